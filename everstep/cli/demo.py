@@ -1,0 +1,95 @@
+"""`everstep demo`: from nothing to a trained model, its text, its score and its picture, in a minute."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from everstep.cli.common import load_run, log
+from everstep.cli.training import finish, go_on, start
+
+if TYPE_CHECKING:
+    from everstep.tasks.config import Config
+    from everstep.tasks.run import Run
+
+RECIPE = "shakespeare-minute"
+
+
+def demo(
+    out: Path = typer.Option(Path("runs/demo"), "--out", "-o", metavar="RUN", help="Folder to make."),
+) -> None:
+    """Train on the bundled text for a minute; sample, score, draw.
+
+    \b
+      everstep demo
+      everstep demo --out runs/another
+
+    A character model of Shakespeare's plays. A second time, it shows what is there; an interrupted one goes on.
+    """
+    from everstep.tasks.config import load_recipe
+
+    if (out / "config.yaml").is_file():
+        if (out / "model.safetensors").is_file():  # written at the end of training
+            log(f"{out} is already trained; this is what is there (to train anew: delete it, or give another --out).")
+            run = load_run(out)
+        else:
+            log(f"{out} was stopped before its end; going on with it.")
+            run = go_on(out)
+    else:
+        log("Training a character model of Shakespeare's plays; this takes a minute.")
+        run = start(load_recipe(RECIPE), out)
+    show(run)
+
+
+def show(run: Run) -> None:
+    """Sample, score beside what knows less, picture, next commands."""
+    decode = run.config.decode
+    sample = run.generate(
+        prompt=decode.prompt, length=500, temperature=decode.temperature, top_k=decode.top_k, top_p=decode.top_p, seed=1
+    )
+    print(f"─── 500 characters from the model ───\n{sample if isinstance(sample, str) else sample[0]}")
+    print("\n─── bits per character on the last tenth of the text, which it was not trained on (lower is better) ───")
+    print(f"  {float(run.evaluate('valid')['bits_per_char']):5.2f}  this model")
+    for bits, name in rivals(run.config):
+        print(f"  {bits:5.2f}  {name}")
+    from everstep.cli.pictures import demo_picture
+
+    print(f"\n─── picture ───\n  {demo_picture(run)}")
+    finish(run)
+    beside = run.path.parent
+    print(f"  everstep train shakespeare --out {beside / 'shakespeare'}    (half an hour, a better model)")
+    print(f"  everstep train text-words data.train=my.txt --out {beside / 'mine'}    (your own text)")
+
+
+def rivals(config: Config) -> list[tuple[float, str]]:
+    """Bits per character of guessers that know less, on the same held-out text (its cut to within a line)."""
+    from everstep.data.text import expand, read_blocks
+
+    text = "".join(read_blocks(expand(config.data.train)))
+    cut = text.find("\n", int(len(text) * (1 - config.data.valid_fraction))) + 1
+    known = len(set(text))
+    return [
+        (counted_bits(text[:cut], text[cut:], 2, known), "counts of three characters in a row"),
+        (counted_bits(text[:cut], text[cut:], 1, known), "counts of two characters in a row"),
+        (counted_bits(text[:cut], text[cut:], 0, known), "counts of single characters"),
+        (math.log2(known), f"chance, {known} characters alike"),
+    ]
+
+
+def counted_bits(train: str, valid: str, order: int, known: int) -> float:
+    """Bits per character of p(c | the `order` before it) = (n(context, c) + 1) / (n(context) + known)."""
+
+    def count(text: str) -> Counter[str]:
+        return Counter(text[i : i + order + 1] for i in range(len(text) - order))
+
+    whole, context = count(train), Counter[str]()
+    for gram, times in whole.items():
+        context[gram[:-1]] += times
+    total = 0.0
+    for gram, times in count(valid).items():
+        total -= times * math.log2((whole[gram] + 1) / (context[gram[:-1]] + known))
+    return total / (len(valid) - order)

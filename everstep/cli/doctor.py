@@ -1,0 +1,91 @@
+"""`everstep doctor`: what this machine has, and what everstep makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def doctor(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")) -> None:
+    """Say what this machine has, and which backends can run.
+
+    \b
+      everstep doctor
+      everstep doctor --json
+
+    Versions, processor, memory, compiler, cache; nothing is changed.
+    """
+    facts = examine()
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    for key, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{key.replace('_', ' '):16}  {'none' if shown in (None, '') else shown}")
+
+
+def examine() -> dict[str, Any]:
+    """The facts, as `doctor --json` prints them."""
+    import torch
+
+    import everstep
+    from everstep.scanning import BACKENDS
+
+    flags = _cpu_field("flags").split()
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    data = os.environ.get("EVERSTEP_DATA", "")
+    return {
+        "everstep": getattr(everstep, "__version__", "unknown"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_field("model name") or platform.processor() or "unknown",
+        "cores": os.cpu_count() or 1,
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "instruction_sets": [name for name in wanted if name in flags],
+        "bfloat16": _bfloat16(flags),
+        "memory_gb": _memory(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)",
+        "compiler": next(filter(None, map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))), None)
+        or "none (not needed by this version)",
+        "backends": [str(backend.name) for backend in BACKENDS.values()],
+        **_cache(),
+        "EVERSTEP_DATA": (data if Path(data).is_dir() else f"{data} (no such folder)")
+        if data
+        else "not set (only the ptb recipes need it)",
+    }
+
+
+def _cpu_field(name: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+
+
+def _bfloat16(flags: list[str]) -> str:
+    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    return f"in hardware ({fast[0]})" if fast else "not in hardware; float32 is faster here"
+
+
+def _memory() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _cache() -> dict[str, Any]:
+    """The folder of tokenised corpora, and how much is in it."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(os.environ.get("EVERSTEP_CACHE") or f"{home}/everstep").expanduser()
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
+    return {"cache": str(folder), "cache_mb": round(size / 2**20, 1)}

@@ -1,0 +1,89 @@
+"""The pictures of a run: what `look` and `demo` draw, and which passage they draw it over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everstep.errors import DataError
+
+if TYPE_CHECKING:
+    from everstep.tasks.config import Config
+    from everstep.tasks.run import Run
+
+PASSAGE = 600  # characters
+NAMES = {"chars": "character", "bytes": "byte", "words": "word", "bpe": "sub-word", "unigram": "sub-word"}
+
+
+def draw(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
+    """Curves and surprise of a run; each picture's path with a sentence that says what to see."""
+    from everstep.look.curves import learning_curves
+    from everstep.look.surprise import surprise_html, surprise_text
+
+    token = NAMES[run.config.data.unit]
+    pairs = surprise(run, text)
+    curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", token)
+    surprise_text(pairs, out / "surprise.png", token=token)
+    surprise_html(pairs, out / "surprise.html", token)
+    gap = (
+        ""
+        if curves.validation
+        else " There was no validation, so the curve does not tell learning from learning by heart."
+    )
+    return [
+        (
+            out / "curves.png",
+            "Falling together: it learns. Validation rising while training falls: it learns by heart; more dropout, or "
+            f"stop earlier.{gap}",
+        ),
+        (
+            out / "surprise.png",
+            f"Dark is where the model did not expect the next {token}: starts of words, names, turns.",
+        ),
+        (out / "surprise.html", "The same in a browser; point at it to see each probability."),
+    ]
+
+
+def demo_picture(run: Run) -> Path:
+    """Learning curve and surprise side by side, in one PNG at the size of a README."""
+    from matplotlib.figure import Figure
+
+    from everstep.look.curves import learning_curves
+    from everstep.look.surprise import save, surprise_text
+
+    token = NAMES[run.config.data.unit]
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
+    learning_curves(run.path / "metrics.jsonl", left, token)
+    left.set_title("learning", fontsize=16, loc="left")
+    right.set_title("surprise at text it never saw", fontsize=16, loc="left")
+    surprise_text(surprise(run, None, 420), right, columns=56, token=token)
+    path: Path = run.path / "pictures" / "demo.png"
+    save(figure, path)
+    return path
+
+
+def surprise(run: Run, text: Path | None, characters: int = PASSAGE) -> list[tuple[str, float]]:
+    """The tokens of a passage with their bits, written so that they can be set one after another."""
+    pairs = run.surprise(passage(run.config, text, characters))
+    if run.config.data.unit == "words":
+        return [(token if token in ("\n", "<eos>") else f"{token.strip()} ", bits) for token, bits in pairs]
+    return [(token.replace("▁", " "), bits) for token, bits in pairs]
+
+
+def passage(config: Config, text: Path | None, characters: int = PASSAGE) -> str:
+    """Whole lines, about that many characters: the head of `text` or of data.valid, else the end of data.train."""
+    from everstep.data.text import expand, read_blocks
+
+    if text is not None or config.data.valid is not None:
+        paths = [text] if text is not None else expand(config.data.valid or ())
+        block = next(read_blocks(paths[:1], "utf-8" if text is not None else config.data.encoding, 1 << 16))
+        head = block[:characters].lstrip("\n")
+        return head[: head.rfind("\n") + 1] or head
+    tail = ""
+    # the held-out part is the end of the last file; its middle would do as well, but needs the split's place
+    for block in read_blocks(expand(config.data.train)[-1:], config.data.encoding):
+        tail = (tail + block)[-characters:]
+    if not tail.strip():
+        raise DataError("there is no text to be surprised by; give --text FILE.")
+    return tail[tail.find("\n") + 1 :].lstrip("\n") or tail

@@ -1,0 +1,85 @@
+"""`everstep recipes`: list, show and copy the recipes that come with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from everstep.errors import ConfigError
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
+def recipes(ctx: typer.Context) -> None:
+    """The recipes that come with everstep: ls, show, cp.
+
+    A recipe says what is learned from what: data, model, training. It is a YAML file; any key can be changed on the
+    command line of `train` (train.max_minutes=5), or copy a recipe and edit it.
+
+    \b
+      everstep recipes                               list them
+      everstep recipes show text-words               print one, with its comments
+      everstep recipes show text-words --all         every key with its value, defaults too
+      everstep recipes cp text-words mine.yaml       start your own
+      everstep train mine.yaml --out runs/mine
+    """
+    if ctx.invoked_subcommand is None:
+        ls(as_json=False)
+
+
+@app.command()
+def ls(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")) -> None:
+    """List the recipes.
+
+    \b
+      everstep recipes ls
+    """
+    from everstep.tasks.config import recipes as shipped
+
+    if as_json:
+        print(json.dumps([{"name": name, "about": about} for name, about in shipped()], ensure_ascii=False))
+        return
+    width = max(len(name) for name, _ in shipped())
+    for name, about in shipped():
+        print(f"{name:{width}}  {about}")
+
+
+@app.command()
+def show(
+    name: str = typer.Argument(help="A shipped name or a YAML file."),
+    every: bool = typer.Option(False, "--all", help="Every key with its value, defaults too."),
+) -> None:
+    """Print a recipe.
+
+    \b
+      everstep recipes show ptb-small
+    """
+    from everstep.tasks.config import load_recipe, recipe_path, to_yaml
+
+    print(to_yaml(load_recipe(name)) if every else recipe_path(name).read_text(encoding="utf-8"), end="")
+
+
+@app.command()
+def cp(
+    name: str = typer.Argument(help="A shipped name."),
+    file: Path = typer.Argument(help="The file to make; an existing one is left alone."),
+) -> None:
+    """Copy a recipe to a file of yours, to be edited.
+
+    \b
+      everstep recipes cp text-words mine.yaml
+    """
+    from everstep.tasks.config import recipe_path
+
+    text = recipe_path(name).read_bytes()
+    if file.is_dir():
+        file = file / f"{name}.yaml"
+    try:
+        with file.open("xb") as out:
+            out.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{file} exists; give another name, or delete it.") from None
+    print(f"{file}: edit it, then  everstep train {file} --out runs/{file.stem}")

@@ -1,0 +1,186 @@
+"""Verbs that use a run: `eval`, `score`, `generate`, `look`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import typer
+
+from everstep.cli.common import load_run, log
+from everstep.errors import DataError
+
+RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
+BLOCK = 1024  # lines scored at a time
+MEANING = {
+    "nats_per_token": "mean of -ln p",
+    "bits_per_token": "mean of -log2 p",
+    "perplexity": "exp of nats per token",
+    "bits_per_char": "whatever the tokens, comparable between models of the same text",
+    "bits_per_byte": "as UTF-8",
+    "word_perplexity": "per word and line end, whatever the tokens",
+}
+
+
+def evaluate(
+    run: Path = RUN,
+    split: Literal["train", "valid", "test"] | None = typer.Option(
+        None, help="Which part; by default test where the run has one, else valid.", show_default=False
+    ),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object, for machines."),
+) -> None:
+    """Score a run on held-out text: nats, bits, perplexity.
+
+    \b
+      everstep eval runs/mine
+      everstep eval runs/mine --split valid --json
+
+    The whole split is read in order with the state carried along; every token counts once.
+    """
+    loaded = load_run(run)
+    scores = loaded.evaluate(split or ("valid" if loaded.config.data.test is None else "test"))
+    if as_json:
+        # JSON has no infinity, which a perplexity can be
+        finite = {key: None if value in (math.inf, -math.inf) else value for key, value in scores.items()}
+        print(json.dumps(finite, ensure_ascii=False))
+        return
+    for key, value in scores.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        print(f"{key.replace('_', ' '):16} {shown:>16}   {MEANING.get(key, '')}".rstrip())
+
+
+def score(
+    run: Path = RUN,
+    as_json: bool = typer.Option(False, "--json", help='JSON lines: {"logp": …, "tokens": …, "line": …}.'),
+    tokens: bool = typer.Option(False, "--tokens", help="With --json: also token_logps, one number a token."),
+) -> None:
+    """Score lines: log-probability, tokens and line for each.
+
+    \b
+      everstep score runs/mine < sentences.txt
+      printf 'To be, or not to be\\n' | everstep score runs/mine --json --tokens
+
+    Prints log-probability<TAB>tokens<TAB>line in the order of the input. The logarithm is natural, the state is fresh
+    for each line, and the line's end counts where the vocabulary has <eos>.
+    """
+    if tokens and not as_json:
+        raise typer.BadParameter("--tokens needs --json.")
+    loaded = load_run(run)
+    if sys.stdin.isatty():
+        log("Reading lines from the keyboard; Ctrl-D ends them.")
+    for block in blocks(read_lines(sys.stdin.buffer)):
+        for item in loaded.score(block) if block else ():
+            if as_json:
+                fields: dict[str, Any] = {"logp": item.logp, "tokens": item.tokens, "line": item.line}
+                if tokens:
+                    fields["token_logps"] = list(item.token_logps)
+                print(json.dumps(fields, ensure_ascii=False))
+            else:
+                print(f"{item.logp:.6f}\t{item.tokens}\t{item.line}")
+
+
+def blocks(lines: Iterator[str]) -> Iterator[list[str]]:
+    """The lines in lists of BLOCK; those before a bad line still come, then its error."""
+    block: list[str] = []
+    try:
+        for line in lines:
+            block.append(line)
+            if len(block) == BLOCK:
+                yield block
+                block = []
+    except DataError:
+        yield block
+        raise
+    yield block
+
+
+def read_lines(stream: BinaryIO) -> Iterator[str]:
+    """Lines without their ends.
+
+    Raises:
+        DataError: one is not UTF-8; names the line and the byte in it.
+    """
+    for number, raw in enumerate(stream, 1):
+        try:
+            yield raw.removesuffix(b"\n").removesuffix(b"\r").decode()
+        except UnicodeDecodeError as error:
+            byte = f"byte {error.start + 1} of it (0x{raw[error.start]:02x})"
+            raise DataError(
+                f"standard input, line {number}: expected UTF-8; {byte} is not. Convert it first, such as by "
+                "iconv -f latin1 -t utf-8."
+            ) from None
+
+
+def generate(
+    run: Path = RUN,
+    prompt: str | None = typer.Option(None, help="The text goes on from this.", show_default="the recipe's"),
+    length: int | None = typer.Option(None, help="Tokens to draw (≥ 1).", show_default="the recipe's"),
+    temperature: float | None = typer.Option(
+        None, help="Below 1 safer, above 1 wilder, 0 always the likeliest (≥ 0).", show_default="the recipe's"
+    ),
+    top_k: int | None = typer.Option(None, help="Only from the K likeliest tokens (≥ 1)."),
+    top_p: float | None = typer.Option(None, help="Only from the likeliest that make up probability P (0 < P ≤ 1)."),
+    seed: int | None = typer.Option(None, help="Same seed, same text (≥ 0).", show_default="another text each time"),
+    count: int = typer.Option(1, help="Samples, with a line --- between two of them (≥ 1)."),
+) -> None:
+    """Write text by a run.
+
+    \b
+      everstep generate runs/mine --prompt "The" --length 200 --temperature 0.8 --top-k 40 --seed 1
+      everstep generate runs/demo --prompt $'ROMEO:\\n' --count 3
+
+    Prints the text alone. What is not given comes from the recipe's decode section.
+    """
+    limits = (
+        ("--length", length, length is None or length >= 1, "a whole number ≥ 1"),
+        ("--temperature", temperature, temperature is None or 0 <= temperature < float("inf"), "a number ≥ 0"),
+        ("--top-k", top_k, top_k is None or top_k >= 1, "a whole number ≥ 1"),
+        ("--top-p", top_p, top_p is None or 0 < top_p <= 1, "a number above 0 and at most 1"),
+        ("--seed", seed, seed is None or 0 <= seed < 2**63, "a whole number ≥ 0"),
+        ("--count", count, count >= 1, "a whole number ≥ 1"),
+        ("--prompt", repr(prompt), _is_text(prompt or ""), "UTF-8"),
+    )
+    for name, value, good, expected in limits:
+        if not good:
+            raise typer.BadParameter(f"expected {expected}; came {value}.", param_hint=name)
+    loaded = load_run(run)
+    decode = loaded.config.decode
+    texts = loaded.generate(
+        prompt=decode.prompt if prompt is None else prompt,
+        length=length or decode.length,
+        temperature=decode.temperature if temperature is None else temperature,
+        top_k=top_k or decode.top_k,
+        top_p=top_p or decode.top_p,
+        seed=seed,
+        count=count,
+    )
+    print("\n---\n".join([texts] if isinstance(texts, str) else texts))
+
+
+def _is_text(argument: str) -> bool:
+    """Whether the shell gave UTF-8: Python stands in for other bytes by surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
+
+
+def look(
+    run: Path = RUN,
+    out: Path | None = typer.Option(None, metavar="DIR", help="Where to draw.", show_default="RUN/pictures"),
+    text: Path | None = typer.Option(None, metavar="FILE", help="A passage of your own to be surprised by."),
+) -> None:
+    """Draw a run: learning curves, and its surprise over a text.
+
+    \b
+      everstep look runs/mine
+      everstep look runs/mine --text letter.txt --out pictures
+
+    Makes curves.png, surprise.png and surprise.html; the passage is from the held-out text, or FILE.
+    """
+    loaded = load_run(run)
+    from everstep.cli.pictures import draw
+
+    for path, what_to_see in draw(loaded, out or run / "pictures", text):
+        print(f"{path}\n    {what_to_see}")

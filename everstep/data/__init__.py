@@ -1,0 +1,48 @@
+"""Text to tokens to batches. Names are resolved on first use: reading and tokenising text never imports torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everstep.data.batches import Batch, Batches
+    from everstep.data.buckets import Buckets
+    from everstep.data.corpus import Corpus, prepare
+    from everstep.data.lanes import Lanes
+    from everstep.data.text import expand, open_text, read_blocks
+    from everstep.data.tokenizer import Counts, Tokenizer
+
+_HOMES = {
+    "Batch": "batches",
+    "Batches": "batches",
+    "Buckets": "buckets",
+    "Corpus": "corpus",
+    "Counts": "tokenizer",
+    "Lanes": "lanes",
+    "Tokenizer": "tokenizer",
+    "expand": "text",
+    "open_text": "text",
+    "prepare": "corpus",
+    "read_blocks": "text",
+}
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Buckets",
+    "Corpus",
+    "Counts",
+    "Lanes",
+    "Tokenizer",
+    "expand",
+    "open_text",
+    "prepare",
+    "read_blocks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"everstep.data.{_HOMES[name]}"), name)

@@ -1,0 +1,49 @@
+"""What the learner sees of a data set: batches by number."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """One step's worth of sequences, B rows of T steps.
+
+    Attributes:
+        inputs: (B, T) int64, the token read at each step.
+        targets: (B, T) int64, the token to be predicted at each step.
+        lengths: (B,) int64 or None (all T): steps at or beyond a row's length are padding.
+        resets: (B, T) bool or None: the state is put back to the initial one before that step.
+        context: the first `context` steps give no loss; they are there for the gradient (k2 > k1).
+        advance: the epoch's next batch starts this many steps after this one does (state-carrying batches only).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None
+    resets: Tensor | None
+    context: int
+    advance: int
+
+    @property
+    def count(self) -> int:
+        """Number of targets that give a loss."""
+        rows, steps = self.targets.shape
+        if self.lengths is None:
+            return rows * (steps - self.context)
+        return int((self.lengths - self.context).clamp_min(0).sum())
+
+
+class Batches(Protocol):
+    """Random access to the batches of every epoch; `batch(epoch, index)` depends on nothing but its arguments.
+
+    `carries_state` says whether row b of batch i + 1 goes on where row b of batch i ended.
+    """
+
+    batch_size: int
+    carries_state: bool
+
+    def __len__(self) -> int: ...
+
+    def batch(self, epoch: int, index: int) -> Batch: ...

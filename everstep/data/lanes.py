@@ -1,0 +1,159 @@
+"""Long streams as parallel lanes, for truncated back-propagation through time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from everstep.data.batches import Batch, Batches
+from everstep.data.corpus import Corpus
+from everstep.errors import ConfigError, DataError
+
+Ints = NDArray[np.int64]
+
+
+class _Order(NamedTuple):
+    """One epoch's documents end to end: `ends` (D,), where each ends in the epoch; `shifts` (D,), to its tokens."""
+
+    epoch: int
+    ends: Ints
+    shifts: Ints
+
+
+class Lanes(Batches):
+    """A corpus cut into `batch_size` lanes of near-equal length; batch i holds targets [i k1, (i + 1) k1) of each.
+
+    Every target is counted once per epoch. Without `begin_id` the first token is no target (nothing stands before it);
+    with it, the first input is `begin_id`. Documents are put in a new order each epoch (`shuffle`); where one starts,
+    the input is `begin_id` and `resets` is True. `resets` is also True at the first step of each lane. The last batch
+    may be shorter, with `lengths` where the lanes differ.
+
+    Args:
+        corpus: what to read; its tokens stay on disk.
+        batch_size: number of lanes B.
+        k1: steps from one update to the next.
+        k2: steps a gradient reaches back; where k2 > k1, a batch starts up to k2 - k1 steps early (`Batch.context`).
+        seed: of the order of documents; the order depends on seed and epoch alone.
+        begin_id: the symbol before the first (`Tokenizer.begin_id`).
+
+    Raises:
+        DataError: fewer targets than lanes, or documents without `begin_id`.
+        ConfigError: a size below 1, or a negative seed.
+
+    Example:
+        >>> lanes = Lanes(Corpus(np.arange(9), np.array([0])), batch_size=2, k1=3)
+        >>> len(lanes), lanes.batch(epoch=0, index=1).targets.tolist()
+        (2, [[4], [8]])
+    """
+
+    carries_state = True
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        k1: int,
+        k2: int | None = None,
+        *,
+        seed: int = 0,
+        begin_id: int | None = None,
+        shuffle: bool = True,
+    ):
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("k1", k1, 1),
+            ("k2", k2 or k1, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"train.{name}={value}: expected {least} or more")
+        if begin_id is None and len(corpus.starts) > 1:
+            raise DataError(
+                f"{len(corpus.starts):,} documents, but no symbol that stands before the first of each: "
+                "the vocabulary has neither <eos> nor newline; set data.eos=true"
+            )
+        self.batch_size = batch_size
+        self.k1 = k1
+        self._overlap = max((k2 or k1) - k1, 0)
+        self._corpus, self._seed, self._begin_id, self._shuffle = corpus, seed, begin_id, shuffle
+        self._first = 0 if begin_id is not None else 1
+        self.targets = max(len(corpus) - self._first, 0)
+        if self.targets < batch_size:
+            raise DataError(
+                f"the text has {len(corpus):,} tokens, {self.targets:,} to predict; train.batch_size={batch_size} "
+                f"needs at least one for each of {batch_size} lanes: lower train.batch_size or give more text"
+            )
+        share, more = divmod(self.targets, batch_size)
+        lanes = np.arange(batch_size)
+        self._lane_starts = lanes * share + np.minimum(lanes, more)
+        self._lane_lengths = share + (lanes < more)
+        self._order = self._arranged(0)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-int(self._lane_lengths[0]) // self.k1)
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Batch `index` of `epoch`; takes time for its own size alone, and for one order of documents per epoch.
+
+        Raises:
+            IndexError: no such batch.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        longest = int(self._lane_lengths[0])
+        start = self._window(index)
+        stop = min((index + 1) * self.k1, longest)
+        valid = np.clip(self._lane_lengths - start, 0, stop - start)
+        inside = np.arange(stop - start) < valid[:, None]
+        targets, inputs, heads = self._gather(epoch, self._lane_starts[:, None] + np.arange(start, stop), inside)
+        heads[:, 0] |= start == 0
+        ragged = bool((valid < stop - start).any())
+        return Batch(
+            torch.from_numpy(inputs),
+            torch.from_numpy(targets),
+            torch.from_numpy(valid) if ragged else None,
+            torch.from_numpy(heads) if heads.any() else None,
+            index * self.k1 - start,
+            min(self._window(index + 1), stop) - start,
+        )
+
+    def _window(self, index: int) -> int:
+        """The step of its lane at which batch `index` starts."""
+        return index * self.k1 - min(index * self.k1, self._overlap)
+
+    def _gather(self, epoch: int, places: Ints, inside: NDArray[np.bool_]) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+        """Targets, inputs and document heads at places (B, T) of the epoch; 0 and False outside the lanes."""
+        order = self._order_of(epoch)
+        places = np.minimum(places, self.targets - 1)
+        document = np.searchsorted(order.ends, places, side="right")
+        source = places + order.shifts[document]
+        heads = places == np.where(document > 0, order.ends[document - 1], 0)
+        tokens = self._corpus.tokens
+        targets = np.where(inside, tokens[source], 0).astype(np.int64)
+        inputs = tokens[np.maximum(source - 1, 0)].astype(np.int64)
+        if self._begin_id is not None:
+            inputs[heads] = self._begin_id
+        if len(order.ends) == 1:  # a stream: its head is the first step of the first lane, which is marked anyway
+            heads = np.zeros_like(heads)
+        return targets, np.where(inside, inputs, 0), heads & inside
+
+    def _order_of(self, epoch: int) -> _Order:
+        order = self._order
+        if order.epoch != epoch:
+            order = self._order = self._arranged(epoch)
+        return order
+
+    def _arranged(self, epoch: int) -> _Order:
+        starts = self._corpus.starts
+        if len(starts) < 2:
+            return _Order(epoch, np.array([self.targets]), np.array([self._first]))
+        order = np.arange(len(starts))
+        if self._shuffle:
+            order = np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(len(starts))
+        lengths = np.diff(starts, append=len(self._corpus))[order]
+        ends = np.cumsum(lengths)
+        return _Order(epoch, ends, starts[order] - (ends - lengths))

@@ -1,0 +1,289 @@
+"""Text files, plain or compressed, read in blocks that end where lines end, in bounded memory.
+
+Newlines are universal: `\\r\\n` and a lone `\\r` become `\\n`. A byte-order mark at the head of a file is dropped.
+Decoding is strict: a byte that is not text in the stated encoding is an error that says where it stands.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import glob
+import gzip
+import io
+import lzma
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TextIO, cast
+
+from everstep.errors import DataError
+
+BLOCK_CHARS = 4 << 20
+_CHUNK_BYTES = 1 << 20
+_BREAK = re.compile(r"\n|(?= )")
+_SCHEME = "everstep:"
+_DEFAULT_DATA = "../shared/data"
+
+
+class Block(NamedTuple):
+    """A piece of a text file. Blocks of one file, joined, are its text.
+
+    Attributes:
+        text: the characters; ends with `\\n` unless the file's last line lacks one or the block was cut inside a line.
+        path: the file.
+        line: number of the line (from 1) in which the block starts.
+        starts_inside: the block starts inside a line, which the block before began.
+        ends_inside: the block ends inside a line, which the next block goes on with.
+        consumed: bytes of the file, as stored on disk, read so far.
+    """
+
+    text: str
+    path: Path
+    line: int
+    starts_inside: bool
+    ends_inside: bool
+    consumed: int
+
+
+def expand(patterns: str | Sequence[str]) -> list[Path]:
+    """The files that names and globs stand for: in the order given, a glob's matches sorted, each file once.
+
+    `~` and environment variables are expanded; EVERSTEP_DATA stands for `../shared/data` where it is not set.
+    `everstep:shakespeare` is the text bundled with the package. A string is one pattern.
+
+    Raises:
+        DataError: nothing matches (with the nearest names there are), or a match is a folder, unreadable or empty.
+
+    Example:
+        >>> [path.name for path in expand("everstep:shakespeare")]
+        ['shakespeare.txt.xz']
+    """
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not wanted:
+        raise DataError("no data file was named: give at least one file name or pattern")
+    found = [path for pattern in wanted for path in _matches(pattern)]
+    for path in found:
+        _check_file(path)
+    return list(dict.fromkeys(found))
+
+
+def _matches(pattern: str) -> list[Path]:
+    if pattern.startswith(_SCHEME):
+        return [_bundled(pattern)]
+    name = pattern
+    if "EVERSTEP_DATA" not in os.environ:
+        name = name.replace("${EVERSTEP_DATA}", _DEFAULT_DATA).replace("$EVERSTEP_DATA", _DEFAULT_DATA)
+    name = os.path.expanduser(os.path.expandvars(name))
+    if os.path.lexists(name):
+        return [Path(name)]
+    matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if not path.is_dir()]
+    if not matches:
+        raise DataError(_no_match(pattern, Path(name)))
+    return matches
+
+
+def _bundled(pattern: str) -> Path:
+    folder = Path(str(files("everstep.data"))) / "texts"
+    path = folder / f"{pattern.removeprefix(_SCHEME)}.txt.xz"
+    if not path.is_file():
+        names = ", ".join(_SCHEME + known.name.removesuffix(".txt.xz") for known in sorted(folder.glob("*.txt.xz")))
+        raise DataError(f"{pattern}: no such bundled text; there is {names}")
+    return path
+
+
+def _no_match(pattern: str, path: Path) -> str:
+    told = pattern if str(path) == pattern else f"{pattern} (that is, {path})"
+    if "$" in str(path):
+        return f"{told}: no file matches; is that environment variable set?"
+    if not path.parent.is_dir():
+        return f"{told}: no file matches; there is no folder {path.parent}"
+    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3, cutoff=0.5)
+    hint = f"; the nearest names there: {', '.join(near)}" if near else ""
+    return f"{told}: no file matches in folder {path.parent}{hint}"
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{path}: expected a text file, came a folder; name its files, for example {path}/*.txt")
+    try:
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if not size and path.is_file():
+        raise DataError(f"{path}: the file is empty")
+
+
+def open_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> TextIO:
+    """A file opened as text, decompressed by its suffix (`.gz`, `.xz`; anything else is plain).
+
+    The caller closes it. For text of any size and helpful errors on bad bytes use `read_blocks`.
+
+    Raises:
+        DataError: the file cannot be opened, or `encoding` is unknown.
+
+    Example:
+        >>> with open_text(expand("everstep:shakespeare")[0]) as lines:
+        ...     next(lines)
+        'First Citizen:\\n'
+    """
+    path = Path(path)
+    _decoder(encoding)
+    try:
+        raw = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return io.TextIOWrapper(_Decompressed(raw, path), encoding=encoding)
+
+
+class _Decompressed(io.BufferedReader):
+    """A compressed file as one stream that closes the file below it, too."""
+
+    def __init__(self, raw: BinaryIO, path: Path):
+        super().__init__(cast(io.RawIOBase, _decompress(raw, path)))
+        self._below = raw
+
+    def close(self) -> None:
+        super().close()
+        self._below.close()
+
+
+def _decompress(raw: BinaryIO, path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+    if path.suffix == ".xz":
+        return cast(BinaryIO, lzma.LZMAFile(raw))
+    return raw
+
+
+def read_blocks(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    encoding: str = "utf-8",
+    block_chars: int = BLOCK_CHARS,
+) -> Iterator[str]:
+    """The text of files in blocks of about `block_chars` characters, each cut after the end of a line.
+
+    A line longer than `block_chars` is cut before its last space, or after `block_chars` characters if it has none, so
+    that memory stays bounded whatever the file.
+
+    Raises:
+        DataError: a file cannot be read, is binary, empty, damaged, or not in that encoding.
+
+    Example:
+        >>> sum(len(block) for block in read_blocks(expand("everstep:shakespeare")))
+        1115394
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else paths
+    for path in listed:
+        for block in file_blocks(Path(path), encoding, block_chars):
+            yield block.text
+
+
+def file_blocks(path: Path, encoding: str = "utf-8", block_chars: int = BLOCK_CHARS) -> Iterator[Block]:
+    """The blocks of one file with where each stands in it; see `read_blocks`."""
+    line, inside, consumed = 1, False, 0
+    parts: list[str] = []
+    size = 0
+    for text, consumed in _decoded(path, encoding):
+        parts.append(text)
+        size += len(text)
+        while size > block_chars:
+            text = "".join(parts)
+            cut = _cut(text, block_chars)
+            block = text[:cut]
+            ends_inside = not block.endswith("\n")
+            yield Block(block, path, line, inside, ends_inside, consumed)
+            line, inside = line + block.count("\n"), ends_inside
+            parts, size = [text[cut:]], size - cut
+    rest = "".join(parts)
+    if rest:
+        yield Block(rest, path, line, inside, False, consumed)
+    elif line == 1 and not inside:
+        raise DataError(f"{path}: the file holds no text")
+
+
+def _cut(text: str, limit: int) -> int:
+    """Where to cut a text longer than `limit`: after a line, else before a space, else at the limit."""
+    return text.rfind("\n", 0, limit) + 1 or max(text.rfind(" ", 0, limit), 0) or limit
+
+
+def pieces(text: str, limit: int) -> Iterator[str]:
+    """A text in pieces of about `limit` characters, cut only after a line or before a space."""
+    start = 0
+    while len(text) - start > limit:
+        end = text.rfind("\n", start, start + limit) + 1 or text.rfind(" ", start + 1, start + limit)
+        if end < 0:
+            later = _BREAK.search(text, start + limit)
+            end = later.end() if later else len(text)
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def _decoded(path: Path, encoding: str) -> Iterator[tuple[str, int]]:
+    """Pieces of the file's text, newlines normalised, each with the bytes of the stored file read so far."""
+    decoder = _decoder(encoding)
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    offset, first = 0, True
+    for chunk, consumed in _chunks(path):
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            raise DataError(_bad_byte(path, encoding, error, offset - held, chunk if first else b"")) from None
+        except UnicodeError as error:  # UTF-16 and UTF-32 without their mark
+            raise DataError(f"{path}: is not {encoding} text ({error}); set data.encoding to the right one") from None
+        if first and "\0" in text:
+            raise DataError(f"{path}: looks binary (it holds NUL bytes); expected a text file")
+        offset += len(chunk)
+        text = newlines.decode(text, final=not chunk)
+        if first and text:
+            text, first = text.removeprefix("\ufeff"), False
+        if text:
+            yield text, consumed
+
+
+def _bad_byte(path: Path, encoding: str, error: UnicodeDecodeError, start: int, first_chunk: bytes) -> str:
+    if b"\0" in first_chunk and not encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
+        return f"{path}: looks binary (it holds NUL bytes); expected a text file"
+    place = f"byte {start + error.start} (0x{error.object[error.start]:02x})"
+    remedy = "set data.encoding=latin-1 (or the right one)"
+    return f"{path}: {place} is not {encoding} text ({error.reason}); {remedy}"
+
+
+def _decoder(encoding: str) -> codecs.IncrementalDecoder:
+    try:
+        b"a".decode(encoding, "ignore")  # refuses the codecs that are from bytes to bytes, such as base64
+        return codecs.getincrementaldecoder(encoding)("strict")
+    except LookupError as error:
+        raise DataError(
+            f"data.encoding={encoding!r}: {error}; expected a name such as utf-8, latin-1, cp1252"
+        ) from None
+
+
+def _chunks(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The decompressed bytes of a file, ended by an empty chunk, with the bytes of the stored file read so far."""
+    with _reading(path), path.open("rb") as raw:
+        stream = _decompress(raw, path)
+        while True:
+            chunk = stream.read(_CHUNK_BYTES)
+            yield chunk, raw.tell()
+            if not chunk:
+                return
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: damaged or incomplete {path.suffix} file ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -1,0 +1,43 @@
+"""What can go wrong for a user, as exceptions whose message says who, what was expected, what came and what to do.
+
+The command line prints the message of an `EverstepError` and leaves with its `exit_code`; no traceback is shown.
+"""
+
+from __future__ import annotations
+
+
+class EverstepError(Exception):
+    """Base of every error a user can cause or meet."""
+
+    exit_code = 2
+
+
+class ConfigError(EverstepError):
+    """A recipe or an option that cannot be used: unknown key, wrong type, impossible value."""
+
+
+class DataError(EverstepError):
+    """Input that cannot be read or used: missing, empty, not text, unknown symbols, too short."""
+
+
+class RunError(EverstepError):
+    """A run folder that cannot be used: it exists, is no run, is locked, is of a newer version."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is incomplete or damaged; names the file and the reason."""
+
+
+class Diverged(EverstepError):
+    """Training met NaN or infinity; the last good checkpoint was kept."""
+
+    exit_code = 3
+
+
+class Interrupted(EverstepError):
+    """Training was asked to stop by a signal, finished its step and saved. `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,5 @@
+"""What an output means: its distribution."""
+
+from everstep.heads.categorical import Categorical, Head
+
+__all__ = ["Categorical", "Head"]

@@ -1,0 +1,89 @@
+"""One symbol out of many."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Head(nn.Module):
+    """Turns outputs of a layer, (batch, time, features), into a distribution over targets."""
+
+    def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """−Σ_t log p(target_t | y_t) of every row, (batch,), in nats; padding counts nothing."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What the head says of every output."""
+        raise NotImplementedError(f"{type(self).__name__} has no predict")
+
+
+class Categorical(Head):
+    """p(k | y) = softmax(W y + b)_k, over K classes.
+
+    >>> head = Categorical(8, 10)
+    >>> head.loss(torch.zeros(2, 7, 8), torch.zeros(2, 7, dtype=torch.int64), torch.tensor([7, 0])).shape
+    torch.Size([2])
+
+    Args:
+        input_size: features D of y.
+        classes: K.
+        tied: an embedding's weight (K, E) to use as W (Press & Wolf 2017; Inan 2017); where E ≠ D, a linear layer
+            without bias takes y to E features first.
+        label_smoothing: in `smoothed`, the share ε of the target's mass spread evenly over all classes (Szegedy 2016).
+            Reported likelihoods are never smoothed.
+
+    Parameters: `weight` (K, D or E), uniform in ±1/√D at first; `bias` (K,), zero at first.
+    """
+
+    def __init__(
+        self, input_size: int, classes: int, *, tied: nn.Parameter | None = None, label_smoothing: float = 0.0
+    ):
+        super().__init__()
+        self.input_size, self.classes, self.label_smoothing = input_size, classes, label_smoothing
+        if tied is not None and tied.shape[0] != classes:
+            raise ValueError(f"Categorical: a tied weight should have {classes} rows, but has {tied.shape[0]}")
+        features = input_size if tied is None else tied.shape[1]
+        self.join = nn.Linear(input_size, features, bias=False) if features != input_size else None
+        bound = features**-0.5
+        self.weight = nn.Parameter(torch.empty(classes, features).uniform_(-bound, bound)) if tied is None else tied
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def logits(self, ys: Tensor) -> Tensor:
+        """W y + b, (…, classes)."""
+        if self.join is not None:
+            ys = self.join(ys)
+        return F.linear(ys, self.weight, self.bias)
+
+    def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """log p(k | y), (…, classes), in float32."""
+        return self.logits(ys).float().log_softmax(-1)
+
+    def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """−Σ_t log p(target_t | y_t), (batch,), nats."""
+        return _sum_rows(self._cross_entropy(ys, target, 0.0), lengths)
+
+    def smoothed(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The loss to learn from, with label smoothing, and the plain one without a gradient; (batch,) nats each."""
+        plain = self._cross_entropy(ys, target, self.label_smoothing)
+        learned = _sum_rows(plain, lengths)
+        if self.label_smoothing == 0:
+            return learned, learned.detach()
+        with torch.no_grad():
+            return learned, self.loss(ys, target, lengths)
+
+    def _cross_entropy(self, ys: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        logits = self.logits(ys).float()
+        flat = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", label_smoothing=smoothing)
+        return flat.view_as(target)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.classes}"
+
+
+def _sum_rows(losses: Tensor, lengths: Tensor | None) -> Tensor:
+    if lengths is None:
+        return losses.sum(1)
+    live = torch.arange(losses.shape[1], device=losses.device) < lengths[:, None]
+    return torch.where(live, losses, 0).sum(1)

@@ -1,0 +1,255 @@
+"""Checkpoints: folders of safetensors and JSON, whole or not there, with a SHA-256 for every byte. No pickle.
+
+    RUN/checkpoints/step-00000123/
+        model.safetensors, …   one file for each group of tensors
+        data.json              everything that is no tensor
+        manifest.json          format, validation, size and SHA-256 of each file, and of the manifest itself
+
+A checkpoint is written to a temporary folder, every file and the folder are fsynced, the folder is renamed and its
+parent fsynced: a crash at any moment leaves every earlier checkpoint as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from everstep.errors import CheckpointError, RunError
+from everstep.learn import files
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_DATA = "data.json"
+_SUFFIX = ".safetensors"
+_STEP = "step-"
+_DAMAGED = "damaged-"
+
+JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: by group and name, on the CPU.
+        data: JSON values.
+        valid: mean validation loss at that step in nats per target; None if it was not measured there.
+    """
+
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    valid: float | None = None
+
+
+def serialize(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The safetensors file of `tensors`. Each is copied first, since the format refuses tensors that share memory."""
+    own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(own, metadata)
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _manifest_bytes(content: dict[str, Any]) -> bytes:
+    """The one way to write a manifest: any other bytes are damage."""
+    digest = hashlib.sha256(_json_bytes(content)).hexdigest()
+    return _json_bytes({**content, "digest": digest})
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` as `folder`, whole or not at all. What was there before under that name is replaced.
+
+    Raises:
+        OSError: the disk is full, the folder cannot be written to, …; what was there is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "step-00000001"
+        >>> save(folder, Checkpoint(data={"step": 1}))
+        >>> load(folder).data
+        {'step': 1}
+    """
+    contents = {f"{group}{_SUFFIX}": serialize(tensors) for group, tensors in checkpoint.tensors.items() if tensors}
+    contents[_DATA] = _json_bytes(checkpoint.data)
+    listing = {n: {"size": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}
+    contents[_MANIFEST] = _manifest_bytes({"format": FORMAT, "valid": checkpoint.valid, "files": listing})
+
+    temporary = folder.with_name(files.TEMPORARY + folder.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in contents.items():
+            files.write_file(temporary / name, content)
+        files.sync_folder(temporary)
+        if folder.exists():  # only a damaged one can be: a step is never saved twice
+            _set_aside(folder)
+        files.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # gives a full disk its space back
+        raise
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint so that it is no longer taken for one, and keep it for whoever wants to look."""
+    aside = folder.with_name(_DAMAGED + folder.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    files.rename(folder, aside)
+    return aside
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path.parent}: {path.name} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path.parent}: {path.name} cannot be read: {error.strerror}") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint `folder`, checked against its own digest.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+        RunError: it is whole, but of a newer version of everstep.
+    """
+    found = _read(folder / _MANIFEST)
+    try:
+        content = json.loads(found)
+        del content["digest"]
+        whole = _manifest_bytes(content) == found
+    except (ValueError, TypeError, KeyError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"checkpoint {folder}: {_MANIFEST} is damaged: it does not match its own digest")
+    if content["format"] > FORMAT:
+        raise RunError(
+            f"checkpoint {folder} was made by a newer version of everstep (format {content['format']}, this version "
+            f"reads up to {FORMAT}); update everstep"
+        )
+    return dict(content)
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read the checkpoint `folder` and check every byte of it.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or changed; names the file and the reason.
+        RunError: the checkpoint is of a newer version of everstep.
+    """
+    manifest = read_manifest(folder)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    data: dict[str, Any] = {}
+    for name, expected in manifest["files"].items():
+        content = _read(folder / name)
+        if len(content) != expected["size"]:
+            raise CheckpointError(
+                f"checkpoint {folder}: {name} has {len(content)} bytes where {expected['size']} were written"
+            )
+        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+            raise CheckpointError(f"checkpoint {folder}: {name} is damaged: its SHA-256 is not the one in {_MANIFEST}")
+        if name == _DATA:
+            data = json.loads(content)
+        else:
+            tensors[name.removesuffix(_SUFFIX)] = safetensors.torch.load(content)
+    return Checkpoint(tensors, data, manifest["valid"])
+
+
+class Store:
+    """The checkpoints of one run, in `root`: the newest `keep_last` and the best by validation are kept."""
+
+    def __init__(self, root: Path, keep_last: int):
+        self.root = root
+        self._keep_last = keep_last
+
+    def folders(self) -> list[Path]:
+        """The folders of all checkpoints, newest first; they may be damaged."""
+        if not self.root.is_dir():
+            return []
+        found = [path for path in self.root.iterdir() if path.name.removeprefix(_STEP).isdecimal()]
+        return sorted(found, key=_step_of, reverse=True)
+
+    def folder(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies."""
+        return self.root / f"{_STEP}{step:08d}"
+
+    def clean(self) -> None:
+        """Remove what a crash left half written."""
+        for path in self.root.glob(files.TEMPORARY + "*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def save(self, step: int, checkpoint: Checkpoint) -> Path:
+        """Write the checkpoint of `step`, then remove those no longer kept; its folder.
+
+        Raises:
+            RunError: it cannot be written; the earlier ones are as they were.
+        """
+        folder = self.folder(step)
+        with files.explained(self.root):
+            if not self.root.is_dir():
+                self.root.mkdir(parents=True)
+                files.sync_folder(self.root.parent)
+            save(folder, checkpoint)
+            self._prune()
+        return folder
+
+    def newest(self, say: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint, or None if there has never been one.
+
+        A damaged newer one is named through `say` and renamed to `damaged-step-…`.
+
+        Raises:
+            CheckpointError: all are damaged; none is touched.
+            RunError: the newest is of a newer version of everstep.
+        """
+        reasons: dict[Path, str] = {}
+        for folder in self.folders():
+            try:
+                checkpoint = load(folder)
+            except CheckpointError as error:
+                reasons[folder] = str(error)
+                continue
+            for damaged, reason in reasons.items():
+                with files.explained(self.root):
+                    aside = _set_aside(damaged)
+                say(f"{reason}. It was set aside as {aside.name}; going on from {folder.name}")
+            return checkpoint
+        if reasons:
+            listed = "\n  ".join(reasons.values())
+            raise CheckpointError(
+                f"no checkpoint in {self.root} can be used; train anew in another folder:\n  {listed}"
+            )
+        return None
+
+    def _prune(self) -> None:
+        folders = self.folders()
+        valids = {folder: valid for folder in folders if (valid := _valid_of(folder)) is not None}
+        best = min(valids, key=lambda folder: valids[folder], default=None)
+        for folder in folders[self._keep_last :]:
+            if folder != best:
+                # Renamed first: a crash within the removal must not leave half a checkpoint under a good name.
+                doomed = folder.with_name(files.TEMPORARY + folder.name)
+                files.rename(folder, doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix(_STEP))
+
+
+def _valid_of(folder: Path) -> float | None:
+    try:
+        valid: float | None = read_manifest(folder)["valid"]
+    except RunError:
+        return None
+    return valid

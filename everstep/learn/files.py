@@ -1,0 +1,77 @@
+"""Writing that survives a crash: every write, fsync and rename of a run goes through these functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from everstep.errors import RunError
+
+TEMPORARY = ".tmp-"  # what a name begins with until it is whole
+
+# Names of their own, so that a test can make the n-th call of each fail.
+_write = os.write
+_fsync = os.fsync
+_rename = os.rename
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block (disk full, read-only folder, …) into a `RunError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise RunError(
+            f"cannot write {where}: {error.strerror or error}. Training has stopped; whole checkpoints in {folder} are "
+            "untouched. Make the folder writable or free some space, then resume"
+        ) from error
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, however few bytes the system takes at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[_write(descriptor, rest) :]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` and wait until the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        write_all(descriptor, data)
+        _fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in `folder`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one folder and wait until the disk has it; a file at `target` is replaced in one motion."""
+    _rename(source, target)
+    sync_folder(target.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give `path` the content `data`; whoever reads it, at any time, sees the old content or the new, whole.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "x"
+        >>> replace_file(path, b"all")
+        >>> path.read_bytes()
+        b'all'
+    """
+    temporary = path.with_name(TEMPORARY + path.name)
+    write_file(temporary, data)
+    rename(temporary, path)

@@ -1,0 +1,137 @@
+"""`fit`: training that can be stopped anywhere and resumed as if it had not been."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from everstep.data.batches import Batches
+from everstep.errors import ConfigError, Interrupted
+from everstep.learn.checkpoint import JSON
+from everstep.learn.learner import Learner
+from everstep.learn.lock import RunLock
+from everstep.learn.objective import Objective
+from everstep.learn.progress import Screen
+from everstep.learn.rules import Rule
+from everstep.learn.run import FitResult, Run, Validate
+from everstep.learn.settings import FitSettings
+from everstep.learn.signals import StopSignals
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    settings: FitSettings,
+    *,
+    out: Path,
+    validate: Validate | None = None,
+    rules: Sequence[Rule] = (),
+    resume: bool = False,
+    identity: dict[str, JSON] | None = None,
+    resume_command: str = "",
+    log: Callable[[str], None] | None = None,
+) -> FitResult:
+    """Minimise `objective` over `batches` until the first limit of `settings`, and leave `model` at its best.
+
+    One step: g = ∇ Σ total / N over N targets, the `rules` in their order, a check that all is finite, clipping to
+    `clip_norm`, the optimizer. At the end, `OUT/model.safetensors` and `model` hold the weights of the lowest
+    validation (the last ones if there is no `validate`), averaged if averaging is on. A run that steps or epochs limit
+    can be killed at any moment and resumed, and gives the same bits, at an equal number of threads.
+
+    When resuming, the nest of the carried state is found by running `objective` once on one batch, without effect.
+
+    Args:
+        model: trained in place, on the device it is on.
+        objective: see `everstep.learn.Objective`.
+        batches: see `everstep.data.batches`.
+        settings: see `FitSettings`.
+        out: the run folder: `checkpoints/`, `metrics.jsonl`, `model.safetensors`.
+        validate: mean nats per target of the model on held-out data; called in eval mode, under the average if one is
+            active, and without effect on any random generator.
+        rules: run after backward and before clipping.
+        resume: go on from the newest whole checkpoint in `out`; from the start, if there has never been one.
+        identity: what the run is of (a digest of the data, …); must be equal when resuming.
+        resume_command: what to tell the user to type after an interruption.
+        log: takes each line for the user; None is stderr, with a live line on a terminal.
+
+    Raises:
+        Diverged: NaN or infinity in a loss, a gradient or a validation; the last checkpoint is named.
+        Interrupted: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
+        CheckpointError: `resume`, and every checkpoint is damaged.
+        RunError: the folder is in use, cannot be written, has a run already (without `resume`) or another run (with).
+        ConfigError: settings that need a `validate` came without one.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from everstep.data.batches import Batch
+        >>> from everstep.learn import Loss
+        >>> class Ones:
+        ...     batch_size, carries_state = 2, False
+        ...     def __len__(self): return 1
+        ...     def batch(self, epoch, index):
+        ...         ones = torch.ones(2, 3, dtype=torch.int64)
+        ...         return Batch(ones, ones, None, None, 0, 3)
+        >>> def objective(model, batch, state):
+        ...     nats = nn.functional.cross_entropy(model(batch.inputs).mT, batch.targets, reduction="none").sum(1)
+        ...     yield Loss(nats, nats.detach(), ())
+        >>> settings = FitSettings(max_steps=3, learning_rate=0.1)
+        >>> out = Path(tempfile.mkdtemp())
+        >>> fit(nn.Embedding(2, 2), objective, Ones(), settings, out=out, log=lambda line: None).stopped_by
+        'max_steps'
+    """
+    _check(settings, validate)
+    screen = Screen(log)
+    try:
+        with RunLock(out), StopSignals(screen.say) as signals:
+            learner = Learner(model, objective, batches, settings, rules)
+            run = Run(learner, out, validate, identity or {}, screen)
+            run.begin(resume)
+            try:
+                stopped_by = _loop(run, signals, resume_command)
+                result = run.finish(stopped_by)
+            finally:
+                run.reporter.close()
+            if signals.caught is not None:
+                raise Interrupted(f"training had just ended ({stopped_by}) when the signal came", signals.caught)
+            return result
+    finally:
+        screen.close()
+
+
+def _check(settings: FitSettings, validate: Validate | None) -> None:
+    if validate is None:
+        needing = {
+            "schedule=plateau": settings.schedule == "plateau",
+            "averaging=nt-asgd": settings.averaging == "nt-asgd",
+            "patience": settings.patience is not None,
+        }
+        for name, needed in needing.items():
+            if needed:
+                raise ConfigError(f"{name} looks at the validation loss, but there is no validation data")
+
+
+def _loop(run: Run, signals: StopSignals, resume_command: str) -> str:
+    """Steps, with whatever is due between them. What is due follows from the counts, so a resume finds it again.
+
+    Returns what the run was stopped by.
+    """
+    while True:
+        if signals.caught is not None:
+            folder = run.save()
+            then = f"; resume with: {resume_command}" if resume_command else ""
+            name = signal.Signals(signals.caught).name
+            raise Interrupted(
+                f"stopped by {name} after step {run.learner.counts.step}, saved in {folder}{then}", signals.caught
+            )
+        limit = run.limit_reached()
+        if run.validation_due(last=bool(limit)):
+            run.validate()
+        if limit or run.stalled():
+            return limit or "early stopping"
+        if run.checkpoint_due():
+            run.save()
+        run.step()

@@ -1,0 +1,241 @@
+"""One optimizer step, and everything that one step changes: what a checkpoint has to hold."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from everstep.data.batches import Batch, Batches
+from everstep.errors import DataError, Diverged
+from everstep.learn.averaging import Averaging
+from everstep.learn.objective import Loss, Objective
+from everstep.learn.optim import make_optimizer, set_learning_rate, trainable
+from everstep.learn.precision import uses_bfloat16
+from everstep.learn.rules import Rule, global_norm, gradients, scale_to_norm
+from everstep.learn.schedules import Plateau, learning_rate
+from everstep.learn.settings import FitSettings
+from everstep.state import State, map_state
+
+_REMEMBERED_NORMS = 10
+_NAMED_AT_MOST = 5
+
+
+@dataclass
+class Counts:
+    """Where a run is: JSON in its checkpoint.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: passes over the data done.
+        index: batches of this pass done.
+        tokens: targets seen.
+        seconds: wall time, up to the last checkpoint; see `Learner.seconds`.
+        validated: the step of the last validation.
+        valid: the last validation in nats per target.
+        best_valid: the lowest.
+        best_step: its step.
+        since_best: validations since then.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    validated: int | None = None
+    valid: float | None = None
+    best_valid: float | None = None
+    best_step: int | None = None
+    since_best: int = 0
+
+
+class StepResult(NamedTuple):
+    """One optimizer step: the plain loss summed over its targets in nats, the gradient's norm, the learning rate."""
+
+    nats: float
+    norm: float
+    rate: float
+
+
+class _Piece(NamedTuple):
+    batch: int  # its number in the epoch
+    total: Tensor  # (B,) detached
+    nats: Tensor  # (B,)
+
+
+class Learner:
+    """A model being fitted: its optimizer, averages, carried state and counts, and the step that moves them all."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        batches: Batches,
+        settings: FitSettings,
+        rules: Sequence[Rule] = (),
+    ):
+        if not len(batches):
+            raise DataError("the training data gives no batch: it is shorter than one batch needs")
+        self.model = model
+        self.objective = objective
+        self.batches = batches
+        self.settings = settings
+        self.rules = rules
+        self.optimizer = make_optimizer(model, settings)
+        self.averaging = Averaging(model, settings)
+        self.plateau = Plateau()
+        self.carried: State | None = None
+        self.counts = Counts()
+        self.norms: deque[float] = deque(maxlen=_REMEMBERED_NORMS)
+        self.device = next(iter(trainable(model).values())).device
+        self.bfloat16, self.notice = uses_bfloat16(settings.precision, self.device)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Let the clock go on from `counts.seconds`."""
+        self._began = time.monotonic() - self.counts.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Wall time over all resumed parts."""
+        return time.monotonic() - self._began
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data, with fraction."""
+        return self.counts.epoch + self.counts.index / len(self.batches)
+
+    @property
+    def progress(self) -> float:
+        """The largest used fraction of the limits that are set, at most 1."""
+        limits = self.settings
+        used = [0.0]
+        if limits.max_steps is not None:
+            used.append(self.counts.step / limits.max_steps)
+        if limits.max_epochs is not None:
+            used.append(self.epoch / limits.max_epochs)
+        if limits.max_minutes is not None:
+            used.append(self.seconds / (60 * limits.max_minutes))
+        return min(1.0, max(used))
+
+    def step(self) -> StepResult:
+        """One optimizer step over `accumulate` batches (fewer at an epoch's end), each target weighing the same.
+
+        Raises:
+            Diverged: a loss or a gradient is not finite; the weights are still those of the step before.
+        """
+        group = self._group()
+        count = sum(batch.count for batch in group)
+        self.optimizer.zero_grad(set_to_none=True)
+        pieces = [piece for offset, batch in enumerate(group) for piece in self._backward(offset, batch, count)]
+        for rule in self.rules:
+            rule(self.model, self.counts.step)
+        found = gradients(self.model)
+        norm = global_norm(found)
+        # The one synchronisation of a step: three numbers at once.
+        sums = [torch.stack([p.total.sum() for p in pieces]).sum(), torch.stack([p.nats.sum() for p in pieces]).sum()]
+        total, nats, norm_value = torch.stack([*sums, norm.to(sums[0])]).tolist()
+        if not math.isfinite(total + nats + norm_value):
+            raise Diverged(self._diagnosis(pieces))
+        if self.settings.clip_norm is not None:
+            scale_to_norm(found, norm, self.settings.clip_norm)
+        rate = self._move()
+        self.norms.append(norm_value)
+        self._advance(len(group), count)
+        return StepResult(nats, norm_value, rate)
+
+    def _group(self) -> list[Batch]:
+        first = self.counts.index
+        last = min(first + self.settings.accumulate, len(self.batches))
+        return [self.batches.batch(self.counts.epoch, index) for index in range(first, last)]
+
+    def _backward(self, offset: int, batch: Batch, count: int) -> Iterator[_Piece]:
+        """Backpropagate each piece of `batch`, its loss divided by the `count` targets of the whole step."""
+        index, last = self.counts.index + offset, None
+        for last in self._losses(batch):
+            torch.autograd.backward(last.total.sum() / max(1, count))
+            yield _Piece(index, last.total.detach(), last.nats.detach())
+        if last is None:
+            raise ValueError("the objective yielded no Loss for a batch; it must yield at least one")
+        self.carried = map_state(self._kept, last.state) if self.batches.carries_state else None
+
+    def _losses(self, batch: Batch) -> Iterator[Loss]:
+        losses = iter(self.objective(self.model, _to(batch, self.device), self.carried))
+        while True:
+            # Entered anew for each piece, so that backward runs outside of it.
+            with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
+                loss = next(losses, None)
+            if loss is None:
+                return
+            yield loss
+
+    def _kept(self, leaf: Tensor) -> Tensor:
+        """A leaf as it is carried on: cut from the graph, in float32, laid out as it would be after a resume."""
+        low = self.bfloat16 and leaf.dtype == torch.bfloat16
+        dtype = torch.float32 if low else leaf.dtype
+        return leaf.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+    def _move(self) -> float:
+        counts = self.counts
+        rate = learning_rate(self.settings, counts.step, counts.epoch, self.progress, self.plateau.factor)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.averaging.update()
+        return rate
+
+    def _advance(self, batches: int, count: int) -> None:
+        self.counts.step += 1
+        self.counts.tokens += count
+        self.counts.index += batches
+        if self.counts.index >= len(self.batches):
+            self.counts.epoch, self.counts.index, self.carried = self.counts.epoch + 1, 0, None
+
+    def probe_state(self) -> State:
+        """An example of the carried state, for its nest alone: the objective is run on one batch and forgotten."""
+        batch = self.batches.batch(self.counts.epoch, self.counts.index)
+        *_, last = self.objective(self.model, _to(batch, self.device), None)
+        return last.state
+
+    def _diagnosis(self, pieces: list[_Piece]) -> str:
+        counts, settings = self.counts, self.settings
+        norms = ", ".join(f"{norm:.4g}" for norm in self.norms) or "none"
+        clip = "off" if settings.clip_norm is None else f"{settings.clip_norm:g}"
+        return (
+            f"training diverged at step {counts.step + 1} (epoch {counts.epoch + 1}): {self._culprit(pieces)}. "
+            f"Gradient norms of the steps before: {norms}. Try a lower learning_rate (now "
+            f"{settings.learning_rate:g}) or a lower clip_norm (now {clip})"
+        )
+
+    def _culprit(self, pieces: list[_Piece]) -> str:
+        for piece in pieces:
+            losses = piece.total + piece.nats
+            bad = (~losses.isfinite()).nonzero().flatten().tolist()
+            if bad:
+                value = float(losses[bad[0]])
+                rows = ", ".join(map(str, bad[:_NAMED_AT_MOST])) + (", …" if len(bad) > _NAMED_AT_MOST else "")
+                return f"the loss of row {rows} of {len(losses)} in batch {piece.batch} is {value}"
+        bad = [n for n, p in trainable(self.model).items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+        if bad:
+            names = ", ".join(bad[:_NAMED_AT_MOST]) + (", …" if len(bad) > _NAMED_AT_MOST else "")
+            return f"the gradient of {names} is not finite"
+        return "the sum of the losses or of the squared gradients is too large for its type"
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    def moved(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(device, non_blocking=True)
+
+    return batch._replace(
+        inputs=batch.inputs.to(device, non_blocking=True),
+        targets=batch.targets.to(device, non_blocking=True),
+        lengths=moved(batch.lengths),
+        resets=moved(batch.resets),
+    )

@@ -1,0 +1,75 @@
+"""`metrics.jsonl`: one JSON object a line, and the same numbers for TensorBoard on request."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from everstep.errors import ConfigError
+from everstep.learn import files
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file, oldest first; a line damaged by a crash is left out. No file: no records."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+class Metrics:
+    """Appends records to `OUT/metrics.jsonl`; those later than step `after` are cut off first.
+
+    Raises:
+        RunError: the file cannot be written.
+        ConfigError: `tensorboard` is asked for and not installed.
+    """
+
+    def __init__(self, out: Path, after: int, tensorboard: bool):
+        self._path = out / METRICS_FILE
+        kept = [record for record in read_metrics(self._path) if record["step"] <= after]
+        with files.explained(out):
+            files.replace_file(self._path, b"".join(map(_line, kept)))
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._board = _tensorboard(out / "tensorboard", after + 1) if tensorboard else None
+
+    def record(self, values: dict[str, Any]) -> None:
+        """Append one record; it holds "step"."""
+        with files.explained(self._path.parent):
+            files.write_all(self._descriptor, _line(values))
+        if self._board is not None:
+            for name in values.keys() - {"step"}:
+                self._board.add_scalar(name, values[name], values["step"])
+
+    def close(self) -> None:
+        """Close the files."""
+        os.close(self._descriptor)
+        if self._board is not None:
+            self._board.close()
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()
+
+
+def _tensorboard(folder: Path, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "train.tensorboard needs a package that is not installed: pip install 'everstep[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=purge_step)

@@ -1,0 +1,98 @@
+"""Optimizers from PyTorch, with weight decay where it belongs and their state as named tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, AdamW, Optimizer, RMSprop
+
+from everstep.errors import ConfigError, RunError
+from everstep.learn.settings import FitSettings
+
+_SEPARATOR = "/"  # between the optimizer's name of a tensor and the parameter's, which holds dots
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name; a shared one once, a frozen one (`requires_grad` False) not at all."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to parameters of two or more dimensions that are no biases."""
+    return parameter.ndim >= 2 and "bias" not in name.rsplit(".", 1)[-1]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for a torch optimizer: those with weight decay and those without; an empty one is left out."""
+    parameters = trainable(model)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in parameters.items() if decays(name, p)], "weight_decay": weight_decay},
+        {"params": [p for name, p in parameters.items() if not decays(name, p)], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(model: nn.Module, settings: FitSettings) -> Optimizer:
+    """The optimizer that `settings` names, over the trainable parameters of `model`.
+
+    AdamW runs as one fused kernel where all parameters are float32 on a CPU or a CUDA device.
+
+    Raises:
+        ConfigError: the model has nothing to learn.
+
+    Example:
+        >>> type(make_optimizer(nn.Linear(2, 2), FitSettings(max_steps=1, optimizer="sgd"))).__name__
+        'SGD'
+    """
+    groups = parameter_groups(model, settings.weight_decay)
+    if not groups:
+        raise ConfigError(f"{type(model).__name__} has no trainable parameter (requires_grad is False for all)")
+    rate = settings.learning_rate
+    if settings.optimizer == "sgd":
+        return SGD(groups, lr=rate, momentum=settings.momentum)
+    if settings.optimizer == "rmsprop":
+        return RMSprop(groups, lr=rate, momentum=settings.momentum)
+    if settings.optimizer == "adagrad":
+        return Adagrad(groups, lr=rate)
+    fused = all(p.dtype == torch.float32 and p.device.type in ("cpu", "cuda") for g in groups for p in g["params"])
+    return AdamW(groups, lr=rate, betas=settings.betas, fused=fused)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give every group of `optimizer` the learning rate `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The state of `optimizer` as tensors named `"exp_avg/layer.weight"`."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trainable(model).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{key}{_SEPARATOR}{name}"] = value
+    return tensors
+
+
+def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave.
+
+    Raises:
+        RunError: the tensors are those of another kind of optimizer or of another model.
+    """
+    states: dict[str, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        key, name = full.split(_SEPARATOR, 1)
+        states.setdefault(name, {})[key] = tensor
+    names = {id(parameter): name for name, parameter in trainable(model).items()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    unknown = set(states) - set(order)
+    if unknown:
+        raise RunError(
+            f"the checkpoint's optimizer has a state for {sorted(unknown)[0]!r}, which the model does not train; "
+            "resume with the model the run was started with"
+        )
+    indexed = {index: states[name] for index, name in enumerate(order) if name in states}
+    optimizer.load_state_dict({"state": indexed, "param_groups": optimizer.state_dict()["param_groups"]})

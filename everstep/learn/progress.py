@@ -1,0 +1,163 @@
+"""What the user sees while training, on stderr: one live line on a terminal, elsewhere a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from everstep.learn.metrics import Metrics
+
+_LIVE_SECONDS = 0.2
+
+
+def plain(text: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+class Screen:
+    """Where lines go: to `log` if given, else to a live line where stderr is a terminal, else to stderr."""
+
+    def __init__(self, log: Callable[[str], None] | None):
+        self._log = log or plain
+        self._live: Any = None
+        if log is None and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (BarColumn(16), TextColumn("{task.percentage:>3.0f}% {task.description}"))
+            console = Console(stderr=True)
+            self._live = Progress(*columns, console=console, auto_refresh=False, transient=True)
+            self._task = self._live.add_task("", total=1.0)
+            self._live.start()
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a live line."""
+        return self._live is not None
+
+    def say(self, text: str) -> None:
+        """Show a line that stays."""
+        if self._live is None:
+            self._log(text)
+        else:
+            self._live.console.print(text, markup=False, highlight=False)
+
+    def show(self, text: str, fraction: float) -> None:
+        """Show where the run stands: redraw the live line, or a plain one."""
+        if self._live is None:
+            self._log(f"{100 * fraction:3.0f}% {text}")
+        else:
+            self._live.update(self._task, description=text, completed=fraction, refresh=True)
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._live is not None:
+            self._live.stop()
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run stands: optimizer steps, epochs (with fraction), targets seen, seconds, fraction of the budget."""
+
+    step: int
+    epoch: float
+    tokens: int
+    seconds: float
+    fraction: float
+
+
+@dataclass
+class _Window:
+    """What was added up since the last record."""
+
+    tokens: int
+    seconds: float
+    nats: float = 0.0
+    steps: int = 0
+
+
+@dataclass
+class Reporter:
+    """Turns steps and validations into records and lines.
+
+    Attributes:
+        every: seconds between two records.
+    """
+
+    screen: Screen
+    metrics: Metrics
+    every: float
+    start: Point
+    last: dict[str, Any] = field(default_factory=dict)
+    _valid: str = ""
+    _shown: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._window = _Window(self.start.tokens, self.start.seconds)
+
+    def step(self, point: Point, nats: float, norm: float, rate: float) -> None:
+        """Take in one optimizer step: its summed loss in nats, its gradient norm and its learning rate."""
+        self._window.nats += nats
+        self._window.steps += 1
+        self._norm, self._rate = norm, rate
+        if point.seconds - self._window.seconds >= self.every:
+            self.flush(point)
+        elif self.screen.live and time.monotonic() - self._shown > _LIVE_SECONDS:
+            self._shown = time.monotonic()
+            self.screen.show(self._text(point), point.fraction)
+
+    def flush(self, point: Point) -> None:
+        """Write a record of the steps since the last one, if there were any."""
+        if not self._window.steps:
+            return
+        speed, loss = self._speed(point), self._loss(point)
+        self.last = {
+            "step": point.step,
+            "epoch": round(point.epoch, 4),
+            "tokens": point.tokens,
+            "seconds": round(point.seconds, 3),
+            "loss": loss,
+            "gradient_norm": self._norm,
+            "learning_rate": self._rate,
+            "tokens_per_second": round(speed, 1),
+        }
+        self.metrics.record(self.last)
+        self.screen.show(self._text(point), point.fraction)
+        self._window = _Window(point.tokens, point.seconds)
+
+    def validation(self, point: Point, valid: float, best: bool) -> None:
+        """Write a record of one validation: its mean loss in nats, and whether it is the best so far."""
+        self.flush(point)
+        self._valid = f"  valid {valid:.4f}"
+        self.screen.say(f"step {point.step}  valid {valid:.4f} nats{'  (best)' if best else ''}")
+        where = {"step": point.step, "epoch": round(point.epoch, 4), "tokens": point.tokens}
+        self.metrics.record({**where, "seconds": round(point.seconds, 3), "valid": valid, "best": best})
+
+    def _loss(self, point: Point) -> float:
+        return self._window.nats / max(1, point.tokens - self._window.tokens)
+
+    def _speed(self, point: Point) -> float:
+        return (point.tokens - self._window.tokens) / max(1e-9, point.seconds - self._window.seconds)
+
+    def _text(self, point: Point) -> str:
+        done = point.fraction - self.start.fraction
+        left = (point.seconds - self.start.seconds) * (1 - point.fraction) / done if done > 0 else 0.0
+        return (
+            f"step {point.step}  epoch {point.epoch:.2f}  loss {self._loss(point):.4f} nats{self._valid}"
+            f"  lr {self._rate:.3g}  {self._speed(point):,.0f} tokens/s  {_duration(left)} left"
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        self.metrics.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

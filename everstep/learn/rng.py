@@ -1,0 +1,59 @@
+"""The state of every random generator a run may draw from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CPU = "cpu"
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch (CPU and CUDA), numpy's global generator and Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - user code may draw from numpy's global generator
+    random.seed(seed)
+
+
+def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of all generators: torch's as tensors, the others as JSON values."""
+    tensors = {_CPU: torch.get_rng_state()}
+    in_use: Callable[[], bool] = torch.cuda.is_initialized  # asking for a state would itself set CUDA up
+    if in_use():
+        tensors |= {str(index): state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    version, internal, gauss = random.getstate()
+    return tensors, {"numpy": [kind, np.asarray(keys).tolist(), *rest], "python": [version, list(internal), gauss]}
+
+
+def restore(tensors: dict[str, Tensor], data: dict[str, Any]) -> None:
+    """Put back what `capture` gave; states of CUDA devices that are not there are left out."""
+    torch.set_rng_state(tensors[_CPU])
+    for index in range(torch.cuda.device_count()):
+        if str(index) in tensors:
+            torch.cuda.set_rng_state(tensors[str(index)], index)
+    kind, keys, *rest = data["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    version, internal, gauss = data["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """What the block draws leaves no trace: afterwards every generator is where it was.
+
+    Example:
+        >>> with untouched():
+        ...     _ = torch.rand(3)
+    """
+    state = capture()
+    try:
+        yield
+    finally:
+        restore(*state)

@@ -1,0 +1,212 @@
+"""A run in its folder: what is due when, and what is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import nn
+
+from everstep.errors import CheckpointError, Diverged, RunError
+from everstep.learn import checkpoint, rng
+from everstep.learn.checkpoint import JSON, Store
+from everstep.learn.learner import Learner
+from everstep.learn.metrics import Metrics
+from everstep.learn.progress import Point, Reporter, Screen
+from everstep.learn.snapshot import pack, unpack
+from everstep.learn.weights import MODEL_FILE, load_weights, save_weights, weights, weights_step
+
+Validate = Callable[[nn.Module], float]
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended.
+
+    Attributes:
+        steps: optimizer steps.
+        epochs: passes over the data, with fraction.
+        tokens: targets seen.
+        seconds: wall time over all resumed parts.
+        best_valid: the lowest validation in nats per target; None if there was none.
+        best_step: its step.
+        stopped_by: "max_steps", "max_epochs", "max_minutes" or "early stopping".
+        metrics: the last record of `metrics.jsonl` on training; empty if this part of the run made no step.
+    """
+
+    steps: int
+    epochs: float
+    tokens: int
+    seconds: float
+    best_valid: float | None
+    best_step: int | None
+    stopped_by: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """A learner in its folder. Whoever makes one holds the folder's lock."""
+
+    def __init__(
+        self, learner: Learner, out: Path, validate: Validate | None, identity: dict[str, JSON], screen: Screen
+    ):
+        self.learner = learner
+        self.store = Store(out / CHECKPOINTS, learner.settings.keep_last)
+        self._settings = learner.settings
+        self._out = out
+        self._validate = validate
+        self._identity: dict[str, JSON] = json.loads(json.dumps(identity))  # as it will come back from a checkpoint
+        self._screen = screen
+        self._saved: int | None = None  # the step of the last checkpoint
+
+    def begin(self, resume: bool) -> None:
+        """Start the run, or go on from its newest whole checkpoint; open the metrics."""
+        self.store.clean()
+        found = self.store.newest(self._screen.say) if resume else None
+        if found is not None:
+            unpack(found, self.learner, self._identity, self._screen.say)
+            self._saved = self.learner.counts.step
+            self._check_best()
+            self._screen.say(f"resuming after step {self._saved}")
+        elif self.store.folders():
+            raise RunError(f"{self._out} holds a run already; resume it, or use another folder")
+        else:
+            if resume:
+                self._screen.say(f"{self._out} has no checkpoint yet: starting from the beginning")
+            rng.seed_all(self._settings.seed)
+        if self.learner.notice:
+            self._screen.say(self.learner.notice)
+        self.learner.model.train()
+        metrics = Metrics(self._out, self.learner.counts.step, self._settings.tensorboard)
+        self.reporter = Reporter(self._screen, metrics, self._settings.log_every_seconds, self._point())
+
+    def _check_best(self) -> None:
+        """Make `model.safetensors` that of the run as resumed: a crash may have left a later one, or none."""
+        counts, path = self.learner.counts, self._out / MODEL_FILE
+        if counts.best_step is None or weights_step(path) == counts.best_step:
+            return
+        try:
+            best = checkpoint.load(self.store.folder(counts.best_step))
+        except CheckpointError:
+            self._screen.say(f"the best weights (step {counts.best_step}) are lost; the next validation starts anew")
+            counts.best_valid = counts.best_step = None
+            return
+        tensors = best.tensors["model"] | best.tensors.get("average", {})
+        save_weights(path, {name: tensors[name] for name in weights(self.learner.model)}, counts.best_step)
+
+    def step(self) -> None:
+        """One optimizer step.
+
+        Raises:
+            Diverged: naming the last checkpoint.
+        """
+        try:
+            result = self.learner.step()
+        except Diverged as error:
+            self._diverged(str(error))
+        self.reporter.step(self._point(), *result)
+
+    def _diverged(self, message: str) -> NoReturn:
+        self.reporter.flush(self._point())
+        folders = self.store.folders()
+        kept = f"the last good checkpoint is {folders[0]}" if folders else "no checkpoint had been saved yet"
+        raise Diverged(f"{message}; {kept}") from None
+
+    def limit_reached(self) -> str:
+        """The limit that has been reached, or ""."""
+        counts, settings = self.learner.counts, self._settings
+        if settings.max_steps is not None and counts.step >= settings.max_steps:
+            return "max_steps"
+        if settings.max_epochs is not None and counts.epoch >= settings.max_epochs:
+            return "max_epochs"
+        if settings.max_minutes is not None and self.learner.seconds >= 60 * settings.max_minutes:
+            return "max_minutes"
+        return ""
+
+    def stalled(self) -> bool:
+        """Whether the validations have not improved for `patience` times."""
+        patience = self._settings.patience
+        return patience is not None and self.learner.counts.since_best >= patience
+
+    def _at(self, every: int | None) -> bool:
+        counts = self.learner.counts
+        return counts.step > 0 and (counts.index == 0 if every is None else counts.step % every == 0)
+
+    def validation_due(self, last: bool) -> bool:
+        """Whether this step is one to validate at, or the `last` one, and has not been validated."""
+        if self._validate is None or self.learner.counts.validated == self.learner.counts.step:
+            return False
+        return self._at(self._settings.validate_every) or last
+
+    def checkpoint_due(self) -> bool:
+        """Whether this step is one to save at and has not been saved."""
+        every = self._settings.checkpoint_every
+        return self._saved != self.learner.counts.step and self._at(every or self._settings.validate_every)
+
+    def validate(self) -> None:
+        """Validate, tell all who go by it, and keep the weights if they are the best so far.
+
+        Raises:
+            Diverged: the result is not finite.
+        """
+        assert self._validate is not None
+        learner, counts = self.learner, self.learner.counts
+        with rng.untouched(), learner.averaging.applied():
+            learner.model.eval()
+            valid = float(self._validate(learner.model))
+            learner.model.train()
+            if not math.isfinite(valid):
+                self._diverged(f"the validation loss at step {counts.step} is {valid}; try a lower learning_rate")
+            best = counts.best_valid is None or valid < counts.best_valid
+            if best:
+                save_weights(self._out / MODEL_FILE, weights(learner.model), counts.step)
+                counts.best_valid, counts.best_step = valid, counts.step
+        counts.valid, counts.validated = valid, counts.step
+        counts.since_best = 0 if best else counts.since_best + 1
+        learner.plateau.observe(valid, self._settings.plateau_factor, self._settings.plateau_patience)
+        if learner.averaging.observe(valid):
+            self._screen.say(f"step {counts.step}: averaging starts")
+        self.reporter.validation(self._point(), valid, best)
+
+    def save(self) -> Path:
+        """Save a checkpoint, if this step has none; its folder.
+
+        A step is saved once. Where a signal came between a step and its validation, its checkpoint is from before the
+        validation, which whoever resumes from it makes up for.
+        """
+        step = self.learner.counts.step
+        if self._saved == step:
+            return self.store.folder(step)
+        folder = self.store.save(step, pack(self.learner, self._identity))
+        self._saved = step
+        return folder
+
+    def finish(self, stopped_by: str) -> FitResult:
+        """Save all, leave the best weights in the model, and sum up."""
+        learner, counts = self.learner, self.learner.counts
+        self.save()
+        self.reporter.flush(self._point())
+        path = self._out / MODEL_FILE
+        if counts.best_step is None:
+            with learner.averaging.applied():
+                save_weights(path, weights(learner.model), counts.step)
+        load_weights(learner.model, path)
+        return FitResult(
+            steps=counts.step,
+            epochs=learner.epoch,
+            tokens=counts.tokens,
+            seconds=learner.seconds,
+            best_valid=counts.best_valid,
+            best_step=counts.best_step,
+            stopped_by=stopped_by,
+            metrics=self.reporter.last,
+        )
+
+    def _point(self) -> Point:
+        learner, counts = self.learner, self.learner.counts
+        return Point(counts.step, learner.epoch, counts.tokens, learner.seconds, learner.progress)

@@ -1,0 +1,101 @@
+"""A learner as a checkpoint, and back, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.errors import RunError
+from everstep.learn import rng
+from everstep.learn.checkpoint import JSON, Checkpoint
+from everstep.learn.learner import Counts, Learner
+from everstep.learn.optim import load_optimizer_tensors, optimizer_tensors
+from everstep.learn.schedules import Plateau
+from everstep.learn.weights import all_tensors, fill
+from everstep.state import leaves, unflatten
+
+
+def pack(learner: Learner, identity: dict[str, JSON]) -> Checkpoint:
+    """Everything the next step depends on. `identity` says what the run is of; it must be equal when resuming."""
+    counts = learner.counts
+    counts.seconds = learner.seconds
+    random_tensors, random_data = rng.capture()
+    carried = learner.carried
+    tensors = {
+        "model": all_tensors(learner.model),
+        "optimizer": optimizer_tensors(learner.optimizer, learner.model),
+        "average": learner.averaging.tensors(),
+        "carried": dict(leaves(carried)) if carried is not None else {},
+        "random": random_tensors,
+    }
+    data = {
+        "counts": asdict(counts),
+        "plateau": asdict(learner.plateau),
+        "average": {"updates": learner.averaging.updates, "earlier": learner.averaging.earlier},
+        "carried": carried is not None,
+        "random": random_data,
+        "norms": list(learner.norms),
+        "threads": torch.get_num_threads(),
+        "settings": asdict(learner.settings),
+        "identity": identity,
+    }
+    return Checkpoint(tensors, data, counts.valid if counts.validated == counts.step else None)
+
+
+def unpack(checkpoint: Checkpoint, learner: Learner, identity: dict[str, JSON], say: Callable[[str], None]) -> None:
+    """Put `learner`, and every random generator, where `pack` found them.
+
+    Raises:
+        RunError: the checkpoint is of another model, other data or another optimizer; names what differs.
+    """
+    tensors, data = checkpoint.tensors, checkpoint.data
+    _check_identity(data["identity"], identity)
+    _note_differences(data, learner, say)
+    learner.counts = Counts(**data["counts"])
+    fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
+    # A file cannot hold its nest, so the objective is asked for one. That may move buffers and generators: both are put
+    # back after it.
+    learner.carried = _carried(learner, tensors.get("carried", {})) if data["carried"] else None
+    fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
+    load_optimizer_tensors(learner.optimizer, learner.model, tensors.get("optimizer", {}))
+    learner.averaging.load(tensors.get("average", {}), **data["average"])
+    learner.plateau = Plateau(**data["plateau"])
+    learner.norms.extend(data["norms"])
+    rng.restore(tensors["random"], data["random"])
+    learner.start_clock()
+
+
+def _carried(learner: Learner, tensors: dict[str, Tensor]) -> Any:
+    example = learner.probe_state()
+    names = [name for name, _ in leaves(example)]
+    if set(names) != set(tensors):
+        raise RunError(
+            f"the checkpoint carries a state of {sorted(tensors)}, the model has {sorted(names)}; resume with the "
+            "model the run was started with"
+        )
+    return unflatten(example, [tensors[name].to(learner.device) for name in names])
+
+
+def _check_identity(stored: dict[str, Any], given: dict[str, Any]) -> None:
+    changed = [key for key in sorted(stored.keys() | given.keys()) if stored.get(key) != given.get(key)]
+    if changed:
+        listed = "; ".join(f"{key}: was {stored.get(key)!r}, now {given.get(key)!r}" for key in changed)
+        raise RunError(f"cannot resume, since this is not the run that was started: {listed}")
+
+
+def _note_differences(data: dict[str, Any], learner: Learner, say: Callable[[str], None]) -> None:
+    threads = torch.get_num_threads()
+    if threads != data["threads"]:
+        say(
+            f"resuming with {threads} threads a run of {data['threads']}: results may differ in the last bits from an "
+            "uninterrupted run"
+        )
+    old, new = data["settings"], asdict(learner.settings)
+    new["betas"] = list(new["betas"])  # as JSON gives it
+    changed = [f"{key} {old.get(key)!r} -> {value!r}" for key, value in new.items() if old.get(key) != value]
+    if changed:
+        say("resuming with other settings: " + ", ".join(changed))

@@ -1,0 +1,127 @@
+"""Learning curves: training and validation loss in bits per token against steps and time."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from everstep.errors import RunError
+
+# Okabe and Ito's blue and vermilion: distinct to the colour-blind, and in grey
+TRAINING, VALIDATION = "#0072B2", "#D55E00"
+BITS = 1 / math.log(2)
+
+
+@dataclass
+class Curves:
+    """What `metrics.jsonl` holds of it, in bits per token: points (step, minutes, bits)."""
+
+    training: list[tuple[int, float, float]] = field(default_factory=list)
+    validation: list[tuple[int, float, float]] = field(default_factory=list)
+
+
+def read_metrics(metrics: Path) -> Curves:
+    """The training and validation losses in a run's `metrics.jsonl`; a line that a crash cut short is left out.
+
+    Raises:
+        RunError: it is missing or holds no loss.
+    """
+    try:
+        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise RunError(f"{metrics}: cannot be read ({error.strerror}); a run writes it while it trains.") from None
+    curves = Curves()
+    for line in lines:
+        try:
+            record = json.loads(line)
+            step, minutes = int(record["step"]), float(record.get("seconds", math.nan)) / 60
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        for key, points in (("loss", curves.training), ("valid", curves.validation)):
+            if isinstance(record.get(key), int | float) and math.isfinite(record[key]):
+                points.append((step, minutes, record[key] * BITS))
+    if not curves.training and not curves.validation:
+        raise RunError(f"{metrics} holds no loss yet; train for longer, then look again.")
+    return curves
+
+
+def learning_curves(metrics: Path, to: Path | Axes, token: str = "token") -> Curves:
+    """Draw a run's training loss (thin: as measured, thick: smoothed) and validation loss.
+
+    Args:
+        metrics: a run's `metrics.jsonl`.
+        to: the PNG to write, or axes to draw on.
+        token: what one token is, for the axis: "character", "word".
+
+    Raises:
+        RunError: there is nothing to draw.
+    """
+    curves = read_metrics(metrics)
+    if isinstance(to, Axes):
+        draw_curves(to, curves, token)
+        return curves
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    draw_curves(figure.subplots(), curves, token)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(to)
+    return curves
+
+
+def draw_curves(axes: Axes, curves: Curves, token: str = "token") -> None:
+    """The curves on given axes."""
+    if curves.training:
+        steps = [step for step, _, _ in curves.training]
+        bits = [value for _, _, value in curves.training]
+        axes.plot(steps, bits, color=TRAINING, alpha=0.25, linewidth=1)
+        axes.plot(steps, smooth(bits), color=TRAINING, linewidth=2.2, label="training (smoothed)")
+    if curves.validation:
+        steps = [step for step, _, _ in curves.validation]
+        bits = [value for _, _, value in curves.validation]
+        axes.plot(steps, bits, color=VALIDATION, linewidth=2.2, marker="o", markersize=6, label="validation")
+        best = min(range(len(bits)), key=bits.__getitem__)
+        axes.annotate(
+            f"best {bits[best]:.2f}",
+            (steps[best], bits[best]),
+            xytext=(0, 14),
+            textcoords="offset points",
+            ha="right" if best > len(bits) / 2 else "left",
+            color=VALIDATION,
+            fontsize=14,
+            fontweight="bold",
+        )
+    axes.set_ylim(*_zoom(curves))
+    axes.set_xlabel(f"optimizer steps{_duration(curves)}", fontsize=14)
+    axes.set_ylabel(f"bits per {token} (lower is better)", fontsize=14)
+    axes.tick_params(labelsize=12)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=13, frameon=False, loc="upper right")
+
+
+def smooth(values: list[float], share: float = 0.05) -> list[float]:
+    """Mean of each value's neighbours, `share` of the curve wide; the ends use the neighbours there are."""
+    half = int(len(values) * share / 2)
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
+
+
+def _zoom(curves: Curves) -> tuple[float, float]:
+    """Limits that leave out the fall of the first twentieth, which would flatten all that follows."""
+    training = curves.training[len(curves.training) // 20 :]
+    values = [bits for _, _, bits in training + curves.validation]
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def _duration(curves: Curves) -> str:
+    minutes = max((minutes for _, minutes, _ in curves.training + curves.validation), default=math.nan)
+    if not math.isfinite(minutes):
+        return ""
+    return f"   ({minutes:.1f} minutes)" if minutes >= 1 else f"   ({60 * minutes:.0f} seconds)"

@@ -1,0 +1,213 @@
+"""Running a step over time: `scan`, the choice of a backend, and `explain`, which says what was chosen and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from everstep.cell import Cell, Layer
+from everstep.scanning import parallel, reference, vendor
+from everstep.state import State, check_nest, leaves, map_state
+
+
+class Backend(Protocol):
+    """One way to run a cell over time, equal in result to `scanning/reference.py`."""
+
+    name: str
+
+    def refuses(self, cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
+        """The reason why it cannot run this, in words that a user understands, or None."""
+
+    def slower(self, cell: Cell, xs: Any) -> str | None:
+        """The reason why another backend is measured to be faster here, or None. `auto` heeds it."""
+
+    def run(
+        self, cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Outputs (batch, time, output_size) and the final state; time ≥ 1, arguments checked."""
+
+
+BACKENDS: dict[str, Backend] = {b.name: b for b in (vendor, parallel, reference)}
+"""In order of preference. The compiled engine belongs between `vendor` and `parallel`."""
+
+
+def scan(
+    layer: Layer,
+    xs: Tensor,
+    state: State = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, State]:
+    """Run a layer over a sequence: y_t, s_t = step(x_t, s_{t-1}) for every t.
+
+    >>> import everstep as es
+    >>> ys, state = scan(es.LSTM(3, 5), torch.zeros(2, 7, 3), lengths=torch.tensor([7, 0]))
+    >>> ys.shape, state.h.shape
+    (torch.Size([2, 7, 5]), torch.Size([2, 5]))
+
+    Args:
+        layer: the cell or wiring.
+        xs: (batch, time, input_size).
+        state: the state to go on from; `layer.initial_state` if None.
+        lengths: (batch,) whole numbers in 0 … time. Steps at or beyond a row's length leave its state untouched and its
+            outputs zero: a padded row equals the row run alone.
+        resets: (batch, time) bool; the state is put back to the initial one before that step of the run.
+        reverse: run every row from its last valid step to its first; outputs keep their places.
+        backend: "auto", or the name of one of `BACKENDS`.
+
+    Returns:
+        Outputs (batch, time, output_size), and the state after each row's last valid step.
+
+    Raises:
+        TypeError: an argument of the wrong type, dtype or nest.
+        ValueError: an argument of the wrong shape, device or range, or a named backend that refuses.
+    """
+    _check(layer, xs, lengths, resets, backend)
+    # under autocast the products are short, but what is carried along the sequence is not
+    autocast = torch.is_autocast_enabled(xs.device.type)
+    initial = layer.initial_state(len(xs), xs.new_empty(0, dtype=torch.float32) if autocast else xs)
+    if state is None:
+        state = initial
+    else:
+        check_nest(f"scan({type(layer).__name__})", state, initial)
+        state = _like_nest(state, initial)
+    if xs.shape[1] == 0:
+        return xs.new_zeros(len(xs), 0, layer.output_size), state
+    if reverse:
+        xs, resets = flip(xs, lengths), None if resets is None else flip(resets, lengths)
+    ys, state = layer.unroll(xs, state, lengths, resets, backend)
+    if autocast:
+        state = map_state(torch.Tensor.float, state)
+    return flip(ys, lengths) if reverse else ys, state
+
+
+def dispatch(
+    cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+) -> tuple[Tensor, State]:
+    """Run one cell on the backend named, or on the first that can and is not measured to be slower."""
+    if backend == "auto":
+        return BACKENDS[_choose(cell, xs, lengths, resets)[0]].run(cell, xs, state, lengths, resets)
+    reason = BACKENDS[backend].refuses(cell, xs, lengths, resets)
+    if reason is not None:
+        raise ValueError(f"scan: backend {backend!r} cannot run {type(cell).__name__}: {reason}")
+    return BACKENDS[backend].run(cell, xs, state, lengths, resets)
+
+
+def _choose(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[str, dict[str, str]]:
+    passed: dict[str, str] = {}
+    for backend in BACKENDS.values():
+        reason = backend.refuses(cell, xs, lengths, resets) or backend.slower(cell, xs)
+        if reason is None:
+            return backend.name, passed
+        passed[backend.name] = reason
+    raise RuntimeError(f"scan: no backend took {type(cell).__name__}: {passed}")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found: the backend of a cell and why others were passed over, or the parts of a wiring."""
+
+    layer: str
+    backend: str | None
+    passed: dict[str, str] = field(default_factory=dict)
+    parts: tuple[Explanation, ...] = ()
+
+    def __str__(self) -> str:
+        if self.backend is None:
+            inner = "\n".join(str(part) for part in self.parts) or "computed at once, without a scan"
+            return f"{self.layer}\n" + "\n".join(f"  {line}" for line in inner.splitlines())
+        lines = [f"{self.layer}: {self.backend}"]
+        return "\n".join(lines + [f"  not {name}: {reason}" for name, reason in self.passed.items()])
+
+
+def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: Tensor | None = None) -> Explanation:
+    """Say which backend `scan` would take for every cell inside `layer`, and what stood in the way of the others.
+
+    >>> import everstep as es
+    >>> print(explain(es.MinGRU(3, 5), torch.zeros(2, 7, 3)))
+    MinGRU(3, 5): parallel
+      not vendor: its step is none of torch.nn.LSTM, GRU, RNN
+    """
+    title = f"{type(layer).__name__}({layer.input_size}, {layer.output_size})"
+    inner = layer.scanned()
+    if isinstance(layer, Cell) and len(inner) == 1 and inner[0] is layer:
+        name, passed = _choose(layer, xs, lengths, resets)
+        return Explanation(title, name, passed)
+    parts = [
+        explain(part, xs.new_empty(1).expand(*xs.shape[:2], part.input_size), lengths=lengths, resets=resets)
+        for part in inner
+    ]
+    return Explanation(title, None, parts=tuple(parts))
+
+
+def flip(xs: Any, lengths: Tensor | None) -> Any:
+    """Turn the valid part of every row (batch, time, ...) round in time; padding stays where it is."""
+    if lengths is None:
+        return map_state(lambda leaf: leaf.flip(1), xs)
+
+    def turn(leaf: Tensor) -> Tensor:
+        steps = torch.arange(leaf.shape[1], device=leaf.device)
+        places = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
+        return leaf.gather(1, places.view(*places.shape, *[1] * (leaf.dim() - 2)).expand_as(leaf))
+
+    return map_state(turn, xs)
+
+
+def _like_nest(state: State, like: State) -> State:
+    """The same leaves in the nest that the layer itself uses (a plain tuple becomes its named tuple)."""
+    values = iter([leaf for _, leaf in leaves(state)] if not isinstance(like, dict) else [])
+    if isinstance(like, dict):
+        return {key: _like_nest(state[key], value) for key, value in like.items()}
+    if isinstance(like, tuple):
+        parts = [_like_nest(state[i], value) for i, value in enumerate(like)]
+        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    return next(values)
+
+
+def _check(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None, backend: str) -> None:
+    if not isinstance(layer, Layer):
+        raise TypeError(f"scan: expected a Cell or a wiring, but {type(layer).__name__} came")
+    who = f"scan({type(layer).__name__})"
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"{who}: backend should be 'auto' or one of {', '.join(BACKENDS)}, but is {backend!r}")
+    if not isinstance(xs, Tensor) or xs.dim() != 3 or xs.shape[2] != layer.input_size:
+        came = f"shape {tuple(xs.shape)}" if isinstance(xs, Tensor) else type(xs).__name__
+        raise ValueError(f"{who}: xs should be (batch, time, input_size={layer.input_size}), but {came} came")
+    if not xs.is_floating_point():
+        raise TypeError(f"{who}: xs should be floating point, but is {xs.dtype}; embed tokens first")
+    parameter = next(layer.parameters(), None)
+    if parameter is not None and parameter.device != xs.device:
+        raise ValueError(f"{who}: xs is on {xs.device}, but the parameters are on {parameter.device}")
+    if parameter is not None and parameter.dtype != xs.dtype and not torch.is_autocast_enabled(xs.device.type):
+        raise TypeError(f"{who}: xs is {xs.dtype}, but the parameters are {parameter.dtype}")
+    if lengths is not None:
+        _check_lengths(who, xs, lengths)
+    if resets is not None:
+        _check_tensor(who, "resets", resets, tuple(xs.shape[:2]), xs.device)
+        if resets.dtype != torch.bool:
+            raise TypeError(f"{who}: resets should be bool, but is {resets.dtype}")
+
+
+def _check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:
+    batch, time = xs.shape[:2]
+    _check_tensor(who, "lengths", lengths, (batch,), xs.device)
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"{who}: lengths should be whole numbers (int64), but is {lengths.dtype}")
+    if batch and (int(lengths.min()) < 0 or int(lengths.max()) > time):
+        row = int(((lengths < 0) | (lengths > time)).nonzero()[0])
+        raise ValueError(f"{who}: lengths should lie in 0 … {time} (time), but row {row} has {int(lengths[row])}")
+
+
+def _check_tensor(who: str, name: str, value: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{who}: {name} should be a tensor of shape {shape}, but is {type(value).__name__}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{who}: {name} should have shape {shape}, but has {tuple(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"{who}: {name} should be on {device} like xs, but is on {value.device}")

@@ -1,0 +1,100 @@
+"""Affine cells by associative scan: O(log T) depth, O(T) memory, gradients of every order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.cell import Affine, Cell
+from everstep.state import State
+
+name = "parallel"
+
+
+def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
+    """Why this cell is no parallel scan."""
+    if not isinstance(cell, Affine):
+        return "its step is not declared affine in the state (see everstep.Affine)"
+    if type(cell).step is not Affine.step:
+        return f"{type(cell).__name__} has a step of its own beside its coefficients"
+    if not isinstance(xs, Tensor):
+        return "its steps take more than one input"
+    return None
+
+
+def slower(cell: Cell, xs: Any) -> str | None:
+    """Below two steps there is nothing to do at once."""
+    return "a single step" if xs.shape[1] < 2 else None
+
+
+def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, State]:
+    """h_t = a_t ∘ h_{t-1} + b_t with all coefficients at once; a = 1, b = 0 beyond a row's length, a = 0 at a reset."""
+    assert isinstance(cell, Affine)
+    batch, time = xs.shape[:2]
+    live = None
+    if lengths is not None:
+        live = (torch.arange(time, device=xs.device) < lengths[:, None])[..., None]
+        xs = torch.where(live, xs, 0)
+    a, b = (part.to(state.dtype).unflatten(0, (batch, time)) for part in cell.coefficients(xs.flatten(0, 1)))
+    if resets is not None:
+        again = resets[..., None]
+        b = torch.where(again, a * cell.initial_state(batch, xs)[:, None] + b, b)
+        a = torch.where(again, 0, a)
+    if live is not None:
+        a, b = torch.where(live, a, 1), torch.where(live, b, 0)
+    hs = linear_scan(a, b, state)
+    return hs if live is None else torch.where(live, hs, 0), hs[:, -1]
+
+
+def linear_scan(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+    """h_t = a_t ∘ h_{t-1} + b_t for t = 0 … T-1, with h_{-1} = `start`.
+
+    Args:
+        a, b: (batch, time, ...) with time ≥ 1.
+        start: (batch, ...).
+
+    Returns:
+        h, (batch, time, ...).
+
+    By recursive doubling on pairs of steps (Brent & Kung 1982): 2T products and sums, O(log T) deep.
+    """
+    return _LinearScan.apply(a, b, start)  # type: ignore[no-any-return]
+
+
+class _LinearScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+        first = torch.addcmul(b[:, :1], a[:, :1], start[:, None])
+        h = _inclusive(a, torch.cat([first, b[:, 1:]], 1))
+        ctx.save_for_backward(a, start, h)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """λ_t = g_t + a_{t+1} ∘ λ_{t+1}, the same recurrence from the end; ∂a_t = λ_t ∘ h_{t-1}, ∂b_t = λ_t."""
+        a, start, h = ctx.saved_tensors
+        # the first coefficient of the reversed run meets a zero state; any value of the right shape will do
+        ahead = torch.cat([a[:, :1], a.flip(1)[:, :-1]], 1)
+        adjoint = linear_scan(ahead, grads[0].flip(1), torch.zeros_like(start)).flip(1)
+        before = torch.cat([start[:, None], h[:, :-1]], 1)
+        return adjoint * before, adjoint, adjoint[:, 0] * a[:, 0]
+
+
+def _inclusive(a: Tensor, b: Tensor) -> Tensor:
+    """h_t = a_t ∘ h_{t-1} + b_t from a zero state: pairs of steps are joined, solved, and split again."""
+    time = b.shape[1]
+    if time == 1:
+        return b
+    half = time // 2
+    left_b = b[:, 0 : 2 * half : 2]
+    right_a, right_b = a[:, 1 : 2 * half : 2], b[:, 1 : 2 * half : 2]
+    odd = _inclusive(right_a * a[:, 0 : 2 * half : 2], torch.addcmul(right_b, right_a, left_b))
+    h = torch.empty_like(b)
+    h[:, 1 : 2 * half : 2] = odd
+    h[:, 0] = b[:, 0]
+    if time > 2:
+        count = (time - 1) // 2
+        h[:, 2::2] = torch.addcmul(b[:, 2::2], a[:, 2::2], odd[:, :count])
+    return h

@@ -1,0 +1,94 @@
+"""Cells that equal `torch.nn.LSTM`, `GRU` or `RNN` run on PyTorch's own kernels (oneDNN, cuDNN, MIOpen)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.cell import Cell, Gated
+from everstep.state import State, leaves, unflatten, where
+
+name = "vendor"
+
+
+def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
+    """Why this cell cannot run on a kernel of PyTorch's."""
+    if not isinstance(cell, Gated) or cell.vendor_kernel() is None:
+        return "its step is none of torch.nn.LSTM, GRU, RNN"
+    owner = next(kind for kind in type(cell).__mro__ if "step" in vars(kind))
+    if "equation" not in vars(owner):
+        return f"{owner.__name__} has a step of its own"
+    if not isinstance(xs, Tensor):
+        return "its steps take more than one input"
+    return None
+
+
+def slower(cell: Cell, xs: Any) -> str | None:
+    """Nothing measured so far is faster for the cells it takes."""
+    return None
+
+
+def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, State]:
+    """One dense call where all rows are whole; else one packed call over the segments between resets."""
+    assert isinstance(cell, Gated)
+    if lengths is not None and bool((lengths == xs.shape[1]).all()):
+        lengths = None
+    if lengths is None and resets is not None and not bool(resets[:, 1:].any()):
+        state = where(resets[:, 0], cell.initial_state(len(xs), xs), state)
+        resets = None
+    if lengths is None and resets is None:
+        return _kernel(cell, xs, None, state)
+    return _segments(cell, xs, state, lengths, resets)
+
+
+def _kernel(cell: Gated, data: Tensor, batch_sizes: Tensor | None, state: State) -> tuple[Tensor, State]:
+    """Call the kernel on (batch, time, features), or on packed data with its batch sizes."""
+    parameters = [p for p in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) if p is not None]
+    biases = cell.bias_ih is not None
+    kernel: Any = getattr(torch, cell.vendor_kernel() or "")
+    hx = [leaf.unsqueeze(0) for _, leaf in leaves(state)]
+    start = hx if len(hx) > 1 else hx[0]
+    # the kernel keeps what backward needs only if told that it trains; `cell.training` says nothing of gradients
+    train = torch.is_grad_enabled()
+    if batch_sizes is None:
+        ys, *final = kernel(data, start, parameters, biases, 1, 0.0, train, False, True)
+    else:
+        ys, *final = kernel(data, batch_sizes, start, parameters, biases, 1, 0.0, train, False)
+    return ys, unflatten(state, [leaf.squeeze(0) for leaf in final])
+
+
+def _segments(
+    cell: Gated, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, State]:
+    """Cut every row at its resets; the segments, longest first, are the sequences of one packed call."""
+    batch, time = xs.shape[:2]
+    if lengths is None:
+        lengths = torch.full((batch,), time, device=xs.device)
+    steps = torch.arange(time, device=xs.device)
+    live = steps < lengths[:, None]
+    starts = live & (steps == 0) if resets is None else live & ((steps == 0) | resets)
+    row, first = starts.nonzero(as_tuple=True)
+    if len(row) == 0:
+        return xs.new_zeros(batch, time, cell.output_size), state
+    last_of_row = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])
+    stop = torch.where(last_of_row, lengths[row], torch.cat([first[1:], first[:1]]))
+    size, order = (stop - first).sort(descending=True, stable=True)
+    row, first, last_of_row = row[order], first[order], last_of_row[order]
+
+    carried = first == 0 if resets is None else (first == 0) & ~resets[row, 0]
+    rows_of_state = unflatten(state, [leaf[row] for _, leaf in leaves(state)])
+    start = where(carried, rows_of_state, cell.initial_state(len(row), xs))
+
+    within = torch.arange(int(size[0]), device=xs.device)[:, None]
+    used = within < size
+    places = (row * time + first + within)[used]
+    packed, final = _kernel(cell, xs.flatten(0, 1).index_select(0, places), used.sum(1).cpu(), start)
+
+    ys = packed.new_zeros(batch * time, cell.output_size).index_copy(0, places, packed).unflatten(0, (batch, time))
+    done = [
+        old.to(new.dtype).index_copy(0, row[last_of_row], new[last_of_row])
+        for (_, old), (_, new) in zip(leaves(state), leaves(final), strict=True)
+    ]
+    return ys, unflatten(state, done)

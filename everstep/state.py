@@ -1,0 +1,112 @@
+"""Nests: the shape that state takes.
+
+A nest is a tensor, or a tuple, named tuple or dict of nests; `()` holds nothing. Every leaf is `(batch, ...)`.
+State is always passed from call to call and never kept on a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+State: TypeAlias = Any
+"""A nest of tensors. `Any`, because Python's type system has no recursive nest that keeps named tuples."""
+
+
+def map_state(fn: Callable[..., Any], nest: State, *others: State) -> State:
+    """Apply `fn` to the leaves of `nest` (and of `others`, of the same shape of nest) and keep the nest.
+
+    >>> map_state(lambda a, b: a + b, (torch.ones(1), {"c": torch.ones(1)}), (torch.ones(1), {"c": torch.ones(1)}))
+    (tensor([2.]), {'c': tensor([2.])})
+    """
+    if isinstance(nest, dict):
+        return {key: map_state(fn, value, *(o[key] for o in others)) for key, value in nest.items()}
+    if isinstance(nest, tuple):
+        parts = [map_state(fn, value, *(o[i] for o in others)) for i, value in enumerate(nest)]
+        return type(nest)(*parts) if hasattr(nest, "_fields") else tuple(parts)
+    return fn(nest, *others)
+
+
+def leaves(nest: State, path: str = "") -> list[tuple[str, Tensor]]:
+    """The leaves with their names, in a fixed order: `("0.h", tensor)`, or `("state", tensor)` for a lone tensor.
+
+    >>> [name for name, _ in leaves((torch.ones(1), {"c": torch.ones(1)}))]
+    ['0', '1.c']
+    """
+    if isinstance(nest, dict):
+        children: Iterator[tuple[Any, Any]] = iter(nest.items())
+    elif isinstance(nest, tuple):
+        children = zip(getattr(nest, "_fields", range(len(nest))), nest, strict=True)
+    else:
+        return [(path or "state", nest)]
+    return [leaf for key, value in children for leaf in leaves(value, f"{path}.{key}" if path else str(key))]
+
+
+def unflatten(like: State, tensors: list[Tensor]) -> State:
+    """The nest of `like` with its leaves replaced, in the order of `leaves`.
+
+    Raises:
+        ValueError: there are not as many tensors as leaves.
+    """
+    expected = len(leaves(like))
+    if len(tensors) != expected:
+        raise ValueError(f"unflatten: the nest has {expected} leaves, {len(tensors)} tensors came")
+    remaining = iter(tensors)
+    return map_state(lambda _: next(remaining), like)
+
+
+def detach(nest: State) -> State:
+    """The same values, cut from the graph: where truncated BPTT stops."""
+    return map_state(lambda leaf: leaf.detach(), nest)
+
+
+def select(nest: State, rows: Tensor) -> State:
+    """The rows `rows` (index or mask over the batch) of every leaf."""
+    return map_state(lambda leaf: leaf[rows], nest)
+
+
+def where(mask: Tensor, new: State, old: State) -> State:
+    """Row by row: `new` where `mask` (batch,) is true, `old` elsewhere."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+    return map_state(pick, new, old)
+
+
+def check_nest(who: str, state: State, expected: State) -> None:
+    """Raise if `state` is not the same nest as `expected`, with the same shapes, dtypes and devices.
+
+    Raises:
+        TypeError: another nest (a tuple where a tensor was expected, other keys, another length), naming the place.
+        ValueError: a leaf of another shape, dtype or device, naming the leaf.
+    """
+    _check_structure(who, state, expected, "state")
+    for (name, leaf), (_, like) in zip(leaves(state), leaves(expected), strict=True):
+        for what, got, want in (
+            ("shape", tuple(leaf.shape), tuple(like.shape)),
+            ("dtype", leaf.dtype, like.dtype),
+            ("device", leaf.device, like.device),
+        ):
+            if got != want:
+                raise ValueError(f"{who}: state leaf {name!r} should have {what} {want}, but has {got}")
+
+
+def _check_structure(who: str, got: State, want: State, path: str) -> None:
+    if isinstance(want, dict):
+        if not isinstance(got, dict) or got.keys() != want.keys():
+            keys = sorted(map(str, got)) if isinstance(got, dict) else type(got).__name__
+            raise TypeError(f"{who}: {path} should be a dict with keys {sorted(map(str, want))}, but is {keys}")
+        for key, value in want.items():
+            _check_structure(who, got[key], value, f"{path}.{key}")
+    elif isinstance(want, tuple):
+        if not isinstance(got, tuple) or len(got) != len(want):
+            came = f"a tuple of {len(got)}" if isinstance(got, tuple) else type(got).__name__
+            raise TypeError(f"{who}: {path} should be a tuple of {len(want)}, but is {came}")
+        for name, a, b in zip(getattr(want, "_fields", range(len(want))), got, want, strict=True):
+            _check_structure(who, a, b, f"{path}.{name}")
+    elif not isinstance(got, Tensor):
+        raise TypeError(f"{who}: {path} should be a tensor, but is {type(got).__name__}")

@@ -1,0 +1,188 @@
+"""The language model: p(x_t | x_<t) by an embedding, a stack of cells and a softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everstep.cell import Cell
+from everstep.cells import GRU, LSTM, RNN, GRUBefore, MinGRU
+from everstep.data.batches import Batch, Batches
+from everstep.heads import Categorical
+from everstep.learn.objective import Loss, Objective
+from everstep.state import State, detach
+from everstep.tasks.config import ModelConfig
+from everstep.wirings import Dropout, Identity, Residual, Stack, VariationalDropout, Zoneout
+
+CELLS: dict[str, Any] = {cell.__name__: cell for cell in (GRU, LSTM, RNN, GRUBefore, MinGRU)}
+
+
+class LanguageModel(nn.Module):
+    """Embedding → stack of cells → categorical head.
+
+    Args:
+        vocabulary: number of symbols V.
+        config: sizes, cell and dropouts, as in a recipe's `model`.
+        label_smoothing: of the head.
+    """
+
+    def __init__(self, vocabulary: int, config: ModelConfig, label_smoothing: float = 0.0):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, config.embedding_size)
+        self.body = _body(config)
+        tied = self.embedding.weight if config.tied else None
+        if config.tied:
+            # a softmax over N(0, 1) rows would start far from uniform
+            nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        self.head = Categorical(self.body.output_size, vocabulary, tied=tied, label_smoothing=label_smoothing)
+        if config.init_range is not None:
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -config.init_range, config.init_range)
+
+    def initial_state(self, batch: int) -> State:
+        """The state before a text begins, leaves (batch, ...)."""
+        return self.body.initial_state(batch, self.embedding.weight)
+
+    def forward(
+        self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Tokens (batch, time) to what the head reads (batch, time, features), and the final state."""
+        return self.body(self.embedding(tokens), state, lengths=lengths, resets=resets)  # type: ignore[no-any-return]
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Tokens (batch,) to log p of the next ones (batch, V) in nats, and the new state: a `StepFn`."""
+        y, state = self.body.step(self.embedding(tokens), state)
+        return self.head.predict(y), state
+
+
+def _body(config: ModelConfig) -> Stack:
+    cells: list[Cell] = []
+    size = config.embedding_size
+    for depth, hidden in enumerate(config.hidden_sizes):
+        cell: Cell = CELLS[config.cell](size, hidden)
+        if config.zoneout:
+            cell = Zoneout(cell, config.zoneout)
+        if config.residual and size == hidden:
+            cell = Residual(cell)
+        cells += _dropped(cell, config.dropout if depth else config.input_dropout, config.variational)
+        size = hidden
+    if config.dropout:
+        cells += _dropped(Identity(size), config.dropout, config.variational)
+    return Stack(*cells)
+
+
+def _dropped(cell: Cell, p: float, variational: bool) -> list[Cell]:
+    if p == 0:
+        return [cell]
+    return [VariationalDropout(cell, p)] if variational else [Dropout(cell.input_size, p), cell]
+
+
+def likelihood(k2: int | None = None) -> Objective:
+    """The objective −Σ log p(x_t | x_<t) under truncated BPTT (Williams & Peng 1990).
+
+    Args:
+        k2: steps that the gradient goes back. Where it is shorter than a batch, the batch is cut into pieces of k2 steps
+            whose gradients are added up; where it is longer, the batch brings the earlier steps along as context, run
+            again with today's weights. None: as far as the batch goes.
+    """
+
+    def objective(model: nn.Module, batch: Batch, state: State | None) -> Iterator[Loss]:
+        time = batch.inputs.shape[1]
+        span = time if k2 is None or batch.context else min(k2, time)
+        for start in range(0, time, span):
+            piece = _narrow(batch, start, start + span)
+            ys, state, carried = _run(model, piece, state)
+            seen = slice(piece.context, None)
+            lengths = None if piece.lengths is None else (piece.lengths - piece.context).clamp_min(0)
+            total, nats = model.head.smoothed(ys[:, seen], piece.targets[:, seen], lengths)  # type: ignore[operator,union-attr]
+            yield Loss(total, nats, carried)
+            state = detach(state)
+
+    return objective
+
+
+def _run(model: nn.Module, batch: Batch, state: State | None) -> tuple[Tensor, State, State]:
+    """Outputs, the final state, and the state where the next batch begins, which may lie within this one."""
+    time = batch.inputs.shape[1]
+    if not 0 < batch.advance < time or batch.context == 0 and batch.advance >= time:
+        ys, state = model(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)
+        return ys, state, state
+    first, rest = _narrow(batch, 0, batch.advance), _narrow(batch, batch.advance, time)
+    before, carried = model(first.inputs, state, lengths=first.lengths, resets=first.resets)
+    after, state = model(rest.inputs, carried, lengths=rest.lengths, resets=rest.resets)
+    return torch.cat([before, after], 1), state, carried
+
+
+def _narrow(batch: Batch, start: int, stop: int) -> Batch:
+    """The steps start … stop of a batch."""
+    if start == 0 and stop >= batch.inputs.shape[1]:
+        return batch
+    window = slice(start, stop)
+    inputs, targets = batch.inputs[:, window], batch.targets[:, window]
+    lengths = None if batch.lengths is None else (batch.lengths - start).clamp(0, inputs.shape[1])
+    resets = None if batch.resets is None else batch.resets[:, window]
+    return Batch(inputs, targets, lengths, resets, max(0, batch.context - start), inputs.shape[1])
+
+
+@torch.no_grad()
+def mean_nats(model: LanguageModel, batches: Batches) -> tuple[float, int]:
+    """Mean −log p per token in nats, and the tokens counted, over one pass; the state is carried where batches carry it."""
+    model.eval()
+    total, count = 0.0, 0
+    state = None
+    for index in range(len(batches)):
+        batch = batches.batch(0, index)
+        ys, state = model(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)
+        total += float(model.head.loss(ys, batch.targets, batch.lengths).double().sum())
+        count += batch.count
+        state = state if batches.carries_state else None
+    return total / max(count, 1), count
+
+
+@torch.inference_mode()
+def token_log_probs(model: LanguageModel, inputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+    """log p(target_t | inputs_≤t) in nats, (batch, time), zero beyond the lengths; long rows in windows, to bound memory."""
+    model.eval()
+    batch, time = inputs.shape
+    window = max(1, 2**24 // (batch * model.head.classes))
+    state: State = model.initial_state(batch)
+    parts = []
+    for start in range(0, time, window):
+        stop = min(start + window, time)
+        live = (lengths - start).clamp(0, stop - start)
+        ys, state = model(inputs[:, start:stop], state, lengths=live)
+        log_p = model.head.predict(ys).gather(-1, targets[:, start:stop, None])[..., 0]
+        parts.append(torch.where(torch.arange(stop - start) < live[:, None], log_p, 0))
+    return torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
+
+
+def report(nats: float, tokens: int, chars: int, size: int, words: int) -> dict[str, float]:
+    """The field's measures of a text from its mean nats per token.
+
+    Args:
+        nats: mean nats per token.
+        tokens: tokens scored.
+        chars: characters, line ends included.
+        size: bytes in UTF-8, likewise.
+        words: words, each line's end counted as one (the `<eos>` of word models).
+
+    Returns:
+        nats_per_token, bits_per_token, perplexity (per token), bits_per_char, bits_per_byte, word_perplexity.
+    """
+    total = nats * tokens
+    return {
+        "nats_per_token": nats,
+        "bits_per_token": nats / math.log(2),
+        "perplexity": _exp(nats),
+        "bits_per_char": total / math.log(2) / max(chars, 1),
+        "bits_per_byte": total / math.log(2) / max(size, 1),
+        "word_perplexity": _exp(total / max(words, 1)),
+    }
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

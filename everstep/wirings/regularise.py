@@ -1,0 +1,184 @@
+"""Randomness along a sequence: dropout between layers, one mask a sequence, and zoneout.
+
+A mask belongs to the sequence. It is drawn when a sequence is run, never kept, and never hidden in a `step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from everstep.cell import Cell, Layer
+from everstep.scanning import dispatch, scan
+from everstep.state import State, leaves, map_state, unflatten
+from everstep.wirings.stack import Identity, zero_padding
+
+
+class Dropout(Identity):
+    """y_t = x_t ∘ m_t / (1 − p), a new mask at every step; the place for it is between layers (Zaremba 2014).
+
+    >>> from everstep import LSTM, Stack
+    >>> cell = Stack(LSTM(3, 8), Dropout(8, 0.5), LSTM(8, 8))
+
+    Args:
+        size: features.
+        p: probability in [0, 1) that a feature is dropped; none is outside of training.
+    """
+
+    def __init__(self, size: int, p: float):
+        super().__init__(size)
+        self.p = _probability(self, "p", p)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step, with a mask of its own."""
+        return F.dropout(x, self.p, self.training), state
+
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        """All steps at once."""
+        return zero_padding(F.dropout(xs, self.p, self.training), lengths), state
+
+    def scanned(self) -> Sequence[Layer]:
+        """Nothing is scanned."""
+        return ()
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, p={self.p}"
+
+
+class VariationalDropout(Cell):
+    """A cell whose inputs are dropped by one mask for the whole sequence (Gal & Ghahramani 2016).
+
+    y_t = cell(x_t ∘ m / (1 − p)), with m drawn anew for every row each time a sequence is run.
+    `VariationalDropout(Identity(n), p)` puts the same on the output of the layer below.
+
+    Args:
+        cell: the cell inside.
+        p: probability in [0, 1) that an input feature is dropped; none is outside of training.
+
+    Raises:
+        RuntimeError: `step` in training, where no sequence is there to hold the mask.
+    """
+
+    def __init__(self, cell: Cell, p: float):
+        super().__init__(cell.input_size, cell.output_size)
+        self.cell, self.p = cell, _probability(self, "p", p)
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The cell's."""
+        return self.cell.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The cell's step, outside of training."""
+        if self.training and self.p > 0:
+            raise RuntimeError(
+                "VariationalDropout: a single step has no sequence to share its mask with; call the cell on a "
+                "sequence, or .eval() it"
+            )
+        return self.cell.step(x, state)
+
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        """One mask a row, then the cell over the whole sequence."""
+        if self.training and self.p > 0:
+            xs = xs * F.dropout(xs.new_ones(len(xs), 1, xs.shape[2]), self.p)
+        return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
+
+    def scanned(self) -> Sequence[Layer]:
+        """The cell."""
+        return (self.cell,)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class Zoneout(Cell):
+    """Each unit of the state keeps its old value with probability p (Krueger 2017).
+
+    s_t = m_t ∘ s_{t-1} + (1 − m_t) ∘ s̃_t with m_t ~ Bernoulli(p), new at every step; outside of training its mean,
+    s_t = p·s_{t-1} + (1 − p)·s̃_t. Where the cell's output is one of its state leaves, so is Zoneout's.
+
+    >>> from everstep import LSTM
+    >>> ys, (h, c) = Zoneout(LSTM(3, 5), {"h": 0.05, "c": 0.5})(torch.zeros(2, 7, 3))
+
+    Args:
+        cell: the cell inside.
+        p: one probability in [0, 1) for every leaf of the state, or a mapping from the leaf's name to its own.
+
+    Known limit: in training the masks enter the step, so that no vendor kernel can run it.
+
+    Raises:
+        ValueError: a probability outside of [0, 1), or for a leaf that the state does not have.
+    """
+
+    def __init__(self, cell: Cell, p: float | Mapping[str, float]):
+        super().__init__(cell.input_size, cell.output_size)
+        self.cell = cell
+        names = [name for name, _ in leaves(cell.initial_state(1, torch.zeros(1)))]
+        given = dict(p) if isinstance(p, Mapping) else dict.fromkeys(names, p)
+        if unknown := sorted(set(given) - set(names)):
+            raise ValueError(f"Zoneout: no state leaf {unknown[0]!r}; {type(cell).__name__} has {', '.join(names)}")
+        self.p = {name: _probability(self, name, given.get(name, 0.0)) for name in names}
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The cell's."""
+        return self.cell.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step; in training with masks of its own."""
+        if self.training:
+            return self.zoned(x, state, map_state(lambda m: m[:, 0], self._draw(state, 1)))
+        return self.zoned(x, state, unflatten(state, [torch.as_tensor(p) for p in self.p.values()]))
+
+    def zoned(self, x: Tensor, state: State, keep: State) -> tuple[Tensor, State]:
+        """One step that keeps `keep` (a mask, or a share) of the old state."""
+        y, new = self.cell.step(x, state)
+        mixed = map_state(lambda old, fresh, k: k * old + (1 - k) * fresh, state, new, keep)
+        for (_, fresh), (_, leaf) in zip(leaves(new), leaves(mixed), strict=True):
+            if fresh is y:
+                return leaf, mixed
+        return y, mixed
+
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        """In training, the masks of all steps are drawn first and fed to the step as further inputs."""
+        if not self.training:
+            return dispatch(self, xs, state, lengths, resets, backend)
+        return dispatch(_Fed(self), (xs, self._draw(state, xs.shape[1])), state, lengths, resets, backend)
+
+    def _draw(self, state: State, steps: int) -> State:
+        masks = [
+            torch.empty(len(leaf), steps, *leaf.shape[1:], dtype=leaf.dtype, device=leaf.device).bernoulli_(p)
+            for (_, leaf), p in zip(leaves(state), self.p.values(), strict=True)
+        ]
+        return unflatten(state, masks)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class _Fed(Cell):
+    """Zoneout whose masks come in with the inputs: a pure step."""
+
+    def __init__(self, zoneout: Zoneout):
+        super().__init__(zoneout.input_size, zoneout.output_size)
+        self.zoneout = zoneout
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        return self.zoneout.initial_state(batch, like)
+
+    def step(self, x: tuple[Tensor, Any], state: State) -> tuple[Tensor, State]:
+        return self.zoneout.zoned(x[0], state, x[1])
+
+
+def _probability(who: Cell, name: str, p: float) -> float:
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
+        raise ValueError(f"{type(who).__name__}: {name} should be a probability in [0, 1), but is {p!r}")
+    return float(p)

@@ -1,0 +1,204 @@
+"""Lanes and buckets against brute force: every target once, in order, with the right input before it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everstep.data.buckets import Buckets
+from everstep.data.corpus import Corpus
+from everstep.data.lanes import Lanes
+from everstep.errors import ConfigError, DataError
+
+BEGIN = 999
+
+
+def corpus_of(lengths: list[int]) -> Corpus:
+    """Documents of the given lengths whose tokens are 1, 2, 3 … throughout."""
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+    return Corpus(np.arange(1, sum(lengths) + 1, dtype=np.uint16), starts)
+
+
+def walk(lanes: Lanes, epoch: int) -> list[list[tuple[int, int, bool]]]:
+    """(input, target, reset) of every step of each lane, put together from the batches as a learner would."""
+    rows: list[list[tuple[int, int, bool]]] = [[] for _ in range(lanes.batch_size)]
+    start = 0
+    for index in range(len(lanes)):
+        batch = lanes.batch(epoch, index)
+        assert batch.inputs.dtype == batch.targets.dtype == torch.int64
+        steps = batch.inputs.shape[1]
+        lengths = [steps] * lanes.batch_size if batch.lengths is None else batch.lengths.tolist()
+        resets = torch.zeros(batch.inputs.shape, dtype=torch.bool) if batch.resets is None else batch.resets
+        for row, length in enumerate(lengths):
+            seen = list(zip(batch.inputs[row].tolist(), batch.targets[row].tolist(), resets[row].tolist(), strict=True))
+            assert all(step == (0, 0, False) for step in seen[length:])
+            assert seen[: batch.context][:length] == rows[row][start : start + batch.context][:length]
+            assert len(rows[row]) == start + batch.context or length <= batch.context
+            rows[row] += seen[batch.context : length]
+        assert batch.count == sum(max(length - batch.context, 0) for length in lengths)
+        start += batch.advance
+    return rows
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.integers(2, 80),
+    rows=st.integers(1, 6),
+    k1=st.integers(1, 9),
+    more=st.integers(-3, 12),
+    begin=st.booleans(),
+    epoch=st.integers(0, 2),
+)
+def test_a_stream_gives_every_target_once_in_order(size, rows, k1, more, begin, epoch):
+    corpus = corpus_of([size])
+    if size - (not begin) < rows:
+        with pytest.raises(DataError, match="batch_size"):
+            Lanes(corpus, rows, k1, begin_id=BEGIN if begin else None)
+        return
+    lanes = Lanes(corpus, rows, k1, max(k1 + more, 1), begin_id=BEGIN if begin else None)
+    found = walk(lanes, epoch)
+    tokens = ([BEGIN] if begin else []) + corpus.tokens.tolist()
+    pairs = [(x, y) for row in found for x, y, _ in row]
+    assert pairs == list(pairwise(tokens))
+    assert {len(row) for row in found} <= {len(pairs) // rows, len(pairs) // rows + 1}
+    for row in found:
+        assert [reset for _, _, reset in row] == [True] + [False] * (len(row) - 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=2, max_size=12),
+    rows=st.integers(1, 4),
+    k1=st.integers(1, 7),
+    more=st.integers(0, 9),
+    shuffle=st.booleans(),
+    epoch=st.integers(0, 2),
+)
+def test_documents_are_whole_and_start_from_begin(lengths, rows, k1, more, shuffle, epoch):
+    corpus = corpus_of(lengths)
+    if sum(lengths) < rows:
+        return
+    lanes = Lanes(corpus, rows, k1, k1 + more, begin_id=BEGIN, seed=3, shuffle=shuffle)
+    found = walk(lanes, epoch)
+    starts = corpus.starts.tolist()
+    documents = [corpus.tokens[a:b].tolist() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    steps = [step for row in found for step in row]
+    seen: list[list[int]] = []
+    for x, y, _ in steps:
+        if x == BEGIN:
+            seen.append([])
+        else:
+            assert x == seen[-1][-1]
+        seen[-1].append(y)
+    assert sorted(seen) == documents
+    if not shuffle:
+        assert seen == documents
+    for row in found:
+        assert [reset for _, _, reset in row] == [i == 0 or x == BEGIN for i, (x, _, _) in enumerate(row)]
+
+
+def test_documents_come_in_a_new_order_each_epoch_that_depends_on_the_seed_alone():
+    corpus = corpus_of([3] * 50)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return Lanes(corpus, 2, 75, begin_id=BEGIN, seed=seed).batch(epoch, 0).targets.flatten().tolist()
+
+    assert order(1, 0) == order(1, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
+
+
+def test_batches_are_random_access():
+    corpus = corpus_of([4, 9, 2, 7])
+    lanes = Lanes(corpus, 2, 3, begin_id=BEGIN)
+    there = [lanes.batch(1, i).targets.tolist() for i in range(len(lanes))]
+    lanes.batch(0, 0)
+    assert [lanes.batch(1, i).targets.tolist() for i in reversed(range(len(lanes)))] == there[::-1]
+    with pytest.raises(IndexError):
+        lanes.batch(0, len(lanes))
+
+
+def test_context_is_what_k2_is_longer_than_k1():
+    lanes = Lanes(corpus_of([21]), 1, 4, 10)
+    shapes = [(b.inputs.shape[1], b.context, b.advance) for b in (lanes.batch(0, i) for i in range(len(lanes)))]
+    assert shapes == [(4, 0, 0), (8, 4, 2), (10, 6, 4), (10, 6, 4), (10, 6, 4)]
+    assert [lanes.batch(0, i).resets is not None for i in range(5)] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"k1": 0}, {"k2": -1}, {"seed": -1}])
+def test_impossible_sizes_of_lanes_are_named(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        Lanes(corpus_of([30]), **{"batch_size": 2, "k1": 3, **bad})
+
+
+def test_documents_need_a_begin_symbol():
+    with pytest.raises(DataError, match=r"data\.eos"):
+        Lanes(corpus_of([3, 3]), 1, 2)
+    with pytest.raises(DataError, match=r"data\.eos"):
+        Buckets(corpus_of([3, 3]), 1, begin_id=None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 15), min_size=1, max_size=40),
+    rows=st.integers(1, 6),
+    pool=st.integers(1, 4),
+    max_tokens=st.none() | st.integers(1, 40),
+    shuffle=st.booleans(),
+)
+def test_buckets_give_every_line_once(lengths, rows, pool, max_tokens, shuffle):
+    corpus = corpus_of(lengths)
+    buckets = Buckets(corpus, rows, begin_id=BEGIN, pool=pool, max_tokens=max_tokens, shuffle=shuffle, seed=7)
+    starts = corpus.starts.tolist()
+    lines = [corpus.tokens[a:b].tolist() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    for epoch in (0, 1):
+        seen = []
+        for index in range(len(buckets)):
+            batch = buckets.batch(epoch, index)
+            assert batch.resets is None
+            assert (batch.context, batch.advance) == (0, 0)
+            assert batch.lengths is not None
+            assert batch.inputs.shape == batch.targets.shape == (len(batch.lengths), int(batch.lengths.max()))
+            assert len(batch.lengths) <= rows
+            if max_tokens is not None:
+                assert len(batch.lengths) == 1 or batch.inputs.numel() <= max_tokens
+            for x, y, n in zip(batch.inputs.tolist(), batch.targets.tolist(), batch.lengths.tolist(), strict=True):
+                assert x[:n] == [BEGIN, *y[: n - 1]]
+                assert not any(x[n:])
+                assert not any(y[n:])
+                seen.append(y[:n])
+        assert sorted(seen) == lines
+
+
+def test_buckets_hold_lines_of_like_length_in_a_new_order_each_epoch():
+    lengths = np.random.default_rng(0).integers(1, 60, 400).tolist()
+    buckets = Buckets(corpus_of(lengths), 8, begin_id=BEGIN, pool=10)
+    batches = [buckets.batch(0, i) for i in range(len(buckets))]
+    padding = sum(b.inputs.numel() - b.count for b in batches) / sum(lengths)
+    assert padding < 0.15  # without sorting it is about 0.8
+    assert batches[0].targets.tolist() != buckets.batch(1, 0).targets.tolist()
+    again = Buckets(corpus_of(lengths), 8, begin_id=BEGIN, pool=10)
+    assert again.batch(0, 3).targets.tolist() == batches[3].targets.tolist()
+
+
+def test_unshuffled_buckets_are_the_same_every_epoch():
+    buckets = Buckets(corpus_of([3, 1, 2, 5, 4]), 2, begin_id=BEGIN, shuffle=False, pool=1)
+    first = [buckets.batch(0, i).targets.tolist() for i in range(3)]
+    assert first == [buckets.batch(4, i).targets.tolist() for i in range(3)]
+    assert [row for rows in first for row in rows] == [
+        [4, 0, 0],
+        [1, 2, 3],
+        [5, 6, 0, 0, 0][:5],
+        [7, 8, 9, 10, 11],
+        [12, 13, 14, 15],
+    ]
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"pool": 0}, {"max_tokens": 0}, {"seed": -1}])
+def test_impossible_sizes_of_buckets_are_named(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        Buckets(corpus_of([30]), **{"batch_size": 2, "begin_id": 0, **bad})

@@ -1,0 +1,271 @@
+"""The laws of the core: what holds for every cell, wiring and backend of `laws.py`."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import CELLS, LAYERS
+from torch import Tensor
+
+import everstep as es
+from everstep.scanning import BACKENDS
+from everstep.state import leaves, map_state, unflatten
+
+F64 = torch.float64
+STEPS = (1, 2, 15, 63, 300)
+
+
+def build(name: str, dtype: torch.dtype = F64) -> es.Layer:
+    torch.manual_seed(7)
+    return LAYERS[name]().to(dtype).eval()
+
+
+def inputs(layer: es.Layer, batch: int, time: int, dtype: torch.dtype = F64) -> Tensor:
+    return torch.randn(batch, time, layer.input_size, dtype=dtype)
+
+
+def carried(layer: es.Layer, batch: int, dtype: torch.dtype = F64) -> object:
+    """A state that is not the initial one."""
+    start = layer.initial_state(batch, torch.zeros(1, dtype=dtype))
+    return map_state(lambda leaf: (leaf + torch.randn_like(leaf) / 3).detach(), start)
+
+
+def everything(layer: es.Layer, xs: Tensor, state: object, backend: str = "auto", **how: object) -> dict[str, Tensor]:
+    """Outputs, final state and every gradient, by name, of one scan."""
+    xs = xs.clone().requires_grad_()
+    state = map_state(lambda leaf: leaf.clone().requires_grad_(), state)
+    ys, final = es.scan(layer, xs, state, backend=backend, **how)
+    named = {"xs": xs, **{f"state.{n}": v for n, v in leaves(state)}, **dict(layer.named_parameters())}
+    total = (ys * torch.linspace(-1, 1, ys.numel(), dtype=ys.dtype).view_as(ys)).sum()
+    for place, (_, leaf) in enumerate(leaves(final)):
+        total = total + (leaf * torch.linspace(0.5, 1 + place, leaf.numel(), dtype=ys.dtype).view_as(leaf)).sum()
+    grads = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
+    found = {"ys": ys.detach(), **{f"final.{n}": v.detach() for n, v in leaves(final)}}
+    return {**found, **{f"grad {n}": g for n, g in zip(named, grads, strict=True)}}
+
+
+def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        scale = max(1.0, float(value.abs().max()) if value.numel() else 1.0)
+        torch.testing.assert_close(got[name], value, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def ways(batch: int, time: int) -> dict[str, dict[str, object]]:
+    lengths = torch.randint(0, time + 1, (batch,))
+    lengths[0], lengths[1] = time, 0
+    resets = torch.rand(batch, time) < 0.3
+    return {
+        "plain": {},
+        "ragged": {"lengths": lengths},
+        "resets": {"resets": resets},
+        "both": {"lengths": lengths, "resets": resets},
+        "reversed": {"lengths": lengths, "resets": resets, "reverse": True},
+    }
+
+
+@pytest.mark.parametrize("time", STEPS)
+@pytest.mark.parametrize("name", CELLS)
+def test_backends_equal_the_reference(name: str, time: int) -> None:
+    for dtype, tolerance in ((F64, 1e-10), (torch.float32, 1e-5)):
+        layer = build(name, dtype)
+        xs, state = inputs(layer, 4, time, dtype), carried(layer, 4, dtype)
+        for way, how in ways(4, time).items():
+            if way != "both" and (time > 15 or dtype != F64):
+                continue
+            want = everything(layer, xs, state, "reference", **how)
+            assert_same(everything(layer, xs, state, "auto", **how), want, tolerance)
+            for backend in BACKENDS:
+                if layer.scanned() == (layer,) and BACKENDS[backend].refuses(layer, xs, None, None) is None:
+                    assert_same(everything(layer, xs, state, backend, **how), want, tolerance)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_padded_equals_alone(name: str) -> None:
+    layer = build(name)
+    xs, state = inputs(layer, 4, 9), carried(layer, 4)
+    for how in ways(4, 9).values():
+        lengths = how.get("lengths", torch.full((4,), 9))
+        padded = xs.clone()
+        for row, n in enumerate(lengths):
+            padded[row, n:] = torch.nan
+        xs_in = padded.clone().requires_grad_()
+        ys, final = es.scan(layer, xs_in, state, **how)
+        grad = torch.autograd.grad(ys.sum(), xs_in)[0]
+        assert torch.isfinite(ys).all()
+        assert torch.isfinite(grad).all()
+        for row, n in enumerate(lengths.tolist()):
+            mine = map_state(lambda leaf, r=row: leaf[r : r + 1], state)
+            resets = None if "resets" not in how else how["resets"][row : row + 1, :n]
+            alone, end = es.scan(
+                layer, xs[row : row + 1, :n], mine, resets=resets, reverse=bool(how.get("reverse", False))
+            )
+            torch.testing.assert_close(ys[row : row + 1, :n], alone, rtol=0, atol=1e-10)
+            assert not ys[row, n:].any()
+            for (_, a), (_, b) in zip(leaves(final), leaves(end), strict=True):
+                torch.testing.assert_close(a[row : row + 1], b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_chunked_equals_whole_and_steps(name: str) -> None:
+    layer = build(name)
+    assert isinstance(layer, es.Cell)
+    xs, state = inputs(layer, 3, 10), carried(layer, 3)
+    whole, end = es.scan(layer, xs, state)
+    first, middle = es.scan(layer, xs[:, :4], state)
+    second, last = es.scan(layer, xs[:, 4:], middle)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=0, atol=1e-10)
+    stepped = []
+    for x in xs.unbind(1):
+        y, state = layer.step(x, state)
+        stepped.append(y)
+    torch.testing.assert_close(torch.stack(stepped, 1), whole, rtol=0, atol=1e-10)
+    for (_, a), (_, b), (_, c) in zip(leaves(end), leaves(last), leaves(state), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+        torch.testing.assert_close(a, c, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_resets_equal_sequences_begun_afresh(name: str) -> None:
+    layer = build(name)
+    xs = inputs(layer, 2, 9)
+    resets = torch.zeros(2, 9, dtype=torch.bool)
+    resets[0, 4] = resets[1, 0] = resets[1, 7] = True
+    together, _ = layer(xs, carried(layer, 2) if isinstance(layer, es.Cell) else None, resets=resets)
+    torch.testing.assert_close(together[:1, 4:], layer(xs[:1, 4:])[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(together[1:, :7], layer(xs[1:, :7])[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(together[1:, 7:], layer(xs[1:, 7:])[0], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_permuting_the_batch_commutes(name: str) -> None:
+    layer = build(name)
+    xs, state, order = inputs(layer, 5, 7), carried(layer, 5), torch.tensor([3, 0, 4, 1, 2])
+    how = ways(5, 7)["both"]
+    ys, final = es.scan(layer, xs, state, **how)
+    moved = {key: value[order] for key, value in how.items()}
+    ys2, final2 = es.scan(layer, xs[order], map_state(lambda leaf: leaf[order], state), **moved)
+    torch.testing.assert_close(ys2, ys[order], rtol=0, atol=1e-12)
+    for (_, a), (_, b) in zip(leaves(final2), leaves(final), strict=True):
+        torch.testing.assert_close(a, b[order], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)])
+def test_nothing_in_nothing_out(name: str, shape: tuple[int, int]) -> None:
+    layer = build(name)
+    state = carried(layer, shape[0])
+    ys, final = es.scan(layer, inputs(layer, *shape), state)
+    assert ys.shape == (*shape, layer.output_size)
+    for (_, a), (_, b) in zip(leaves(final), leaves(state), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_saved_and_loaded_gives_the_same_bits(name: str, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    layer, other = build(name), LAYERS[name]().to(F64).eval()
+    save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    other.load_state_dict(load_file(tmp_path / "layer.safetensors"))
+    xs = inputs(layer, 2, 6)
+    assert torch.equal(layer(xs)[0], other(xs)[0])
+    assert torch.equal(layer(xs)[0], copy.deepcopy(layer)(xs)[0])
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", CELLS)
+def test_gradcheck_and_gradgradcheck(name: str, backend: str) -> None:
+    layer = build(name)
+    xs = inputs(layer, 2, 3).requires_grad_()
+    start = carried(layer, 2)
+    states = [leaf.requires_grad_() for _, leaf in leaves(start)]
+    parameters = list(layer.parameters())
+    names = [n for n, _ in layer.named_parameters()]
+    lengths = torch.tensor([3, 2])
+
+    def run(xs: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        state = unflatten(start, list(rest[: len(states)]))
+        values = dict(zip(names, rest[len(states) :], strict=True))
+        how = {"lengths": lengths, "backend": backend}
+        ys, final = torch.func.functional_call(layer, values, (xs, state), how)
+        return (ys, *(leaf for _, leaf in leaves(final)))
+
+    assert torch.autograd.gradcheck(run, (xs, *states, *parameters), fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, (xs, *states, *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_inputs_need_not_be_contiguous(name: str) -> None:
+    layer = build(name)
+    xs = torch.randn(7, 3, layer.input_size, dtype=F64).transpose(0, 1)
+    torch.testing.assert_close(layer(xs)[0], layer(xs.contiguous())[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_frozen_parameters_and_no_grad(name: str) -> None:
+    layer = build(name).requires_grad_(False)
+    xs = inputs(layer, 2, 5).requires_grad_()
+    ys = layer(xs)[0]
+    (grad,) = torch.autograd.grad(ys.sum(), xs)
+    assert torch.isfinite(grad).all()
+    with torch.no_grad():
+        assert layer(xs)[0].grad_fn is None
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_step_can_be_traced(name: str) -> None:
+    """What the compiled engine will do: follow `step` on fake values."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    layer = build(name)
+    assert isinstance(layer, es.Cell)
+    x, state = inputs(layer, 2, 1)[:, 0], carried(layer, 2)
+    flat = [leaf for _, leaf in leaves(state)]
+
+    def step(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        y, new = layer.step(x, unflatten(state, list(flat)))
+        return (y, *(leaf for _, leaf in leaves(new)))
+
+    graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(x, *flat)
+    for got, want in zip(graph(x, *flat), step(x, *flat), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(CELLS)),
+    batch=st.integers(1, 5),
+    time=st.integers(1, 12),
+    seed=st.integers(0, 10**6),
+    reverse=st.booleans(),
+)
+def test_any_shape_equals_the_reference(name: str, batch: int, time: int, seed: int, reverse: bool) -> None:
+    layer = build(name)
+    torch.manual_seed(seed)
+    xs, state = inputs(layer, batch, time), carried(layer, batch)
+    how = {
+        "lengths": torch.randint(0, time + 1, (batch,)),
+        "resets": torch.rand(batch, time) < torch.rand(()),
+        "reverse": reverse,
+    }
+    want = everything(layer, xs, state, "reference", **how)
+    assert_same(everything(layer, xs, state, **how), want, 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+@pytest.mark.parametrize("name", LAYERS)
+def test_autocast_keeps_the_state_in_float32(name: str, dtype: torch.dtype) -> None:
+    layer = build(name, torch.float32)
+    xs = inputs(layer, 2, 6, torch.float32)
+    want, _ = layer(xs)
+    with torch.autocast("cpu", dtype):
+        first, state = layer(xs[:, :3])
+        second, state = layer(xs[:, 3:], state) if isinstance(layer, es.Cell) else (first, state)
+    assert all(leaf.dtype == torch.float32 for _, leaf in leaves(state))
+    if isinstance(layer, es.Cell):
+        torch.testing.assert_close(torch.cat([first, second], 1).float(), want, rtol=0.05, atol=0.05)
