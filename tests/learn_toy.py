@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def objective(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
 def pieces(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
     """The batch in pieces of two steps, each backpropagated by itself."""
     for at in range(0, batch.inputs.shape[1], 2):
-        part = batch._replace(inputs=batch.inputs[:, at : at + 2], targets=batch.targets[:, at : at + 2])
+        part = replace(batch, inputs=batch.inputs[:, at : at + 2], targets=batch.targets[:, at : at + 2])
         for loss in objective(model, part, state):
             yield loss
             state = {"gru": (loss.state["gru"][0].detach(),)}

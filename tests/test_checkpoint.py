@@ -204,6 +204,23 @@ def test_a_full_disk_stops_the_training_with_one_line(
         shutil.rmtree(out)
 
 
+def test_the_disk_has_all_before_the_name_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    def rename(source: Path, target: Path) -> None:
+        done.append(f"{source.name} -> {target.name}")
+        os.rename(source, target)
+
+    monkeypatch.setattr(files, "_fsync", fsync)
+    monkeypatch.setattr(files, "_rename", rename)
+    checkpoint.save(tmp_path / "c", make())
+    contents = ["model.safetensors", "carried.safetensors", "data.json", "manifest.json"]
+    assert done == [*contents, ".tmp-c", ".tmp-c -> c", tmp_path.name]
+
+
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_write", lambda descriptor, data: os.write(descriptor, data[:3]))
     files.write_file(tmp_path / "x", b"0123456789")
@@ -236,10 +253,11 @@ def test_a_locked_run_is_refused_and_the_holder_named(tmp_path: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         (tmp_path / ".lock").write_text(f"{process.pid}\n")
-        with pytest.raises(RunError, match=f"in use by another process .pid {process.pid}"):
-            toy.run(tmp_path)
-        process.kill()
-        process.wait()
+        try:
+            with pytest.raises(RunError, match=f"in use by another process .pid {process.pid}"):
+                toy.run(tmp_path)
+        finally:
+            process.kill()
     toy.run(tmp_path)  # let go of by the system
     assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
 

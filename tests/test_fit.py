@@ -296,9 +296,17 @@ def test_the_average_is_validated_and_kept(tmp_path: Path, kind: str) -> None:
 
 
 def test_ema_without_validation_is_kept(tmp_path: Path) -> None:
-    toy.run(tmp_path / "a", averaging="ema")
-    toy.run(tmp_path / "b")
-    assert (tmp_path / "a" / "model.safetensors").read_bytes() != (tmp_path / "b" / "model.safetensors").read_bytes()
+    seen: list[torch.Tensor] = []
+    model = toy.Toy()
+    toy.run(tmp_path / "a", rules=[lambda model, step: seen.append(model.out.bias.detach().clone())])
+    toy.run(tmp_path / "b", averaging="ema", ema_decay=0.5, model=model)
+    last = toy.Toy()
+    load_weights(last, tmp_path / "a" / "model.safetensors")
+    expected = seen[0]
+    for n, weights in enumerate([*seen[1:], last.out.bias.detach()]):
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * weights
+    torch.testing.assert_close(model.out.bias.detach(), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -89,7 +89,7 @@ class Buckets(Batches):
         steps = np.arange(lengths.max())
         inside = steps < lengths[:, None]
         source = np.where(inside, np.asarray(self._corpus.starts[rows])[:, None] + steps, 0)
-        targets = np.where(inside, self._corpus.tokens[source], 0).astype(np.int64)
+        targets = np.where(inside, self._corpus.take(source), 0)
         inputs = np.concatenate([np.full((len(rows), 1), self._begin_id), targets[:, :-1]], axis=1) * inside
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(lengths), None, 0, 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -17,18 +18,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data.text import expand
+from everstep.data.text import WHOLE, Span, expand
 from everstep.data.tokenise import SEQUENCES, Layout, Part, tokenised
 from everstep.data.tokenizer import Tokenizer
 from everstep.errors import DataError
 
 _FORMAT = 1
 _TOKENS, _STARTS, _META = "tokens.bin", "starts.npy", "corpus.json"
+_RELEASE_BYTES = 256 << 20
+_NEAR_BYTES = 1 << 16  # what one read brings in around itself
 _STALE_SECONDS = 24 * 3600
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Corpus:
     """A tokenised text.
 
@@ -56,10 +59,24 @@ class Corpus:
     skipped: int = 0
     digest: str = ""
     path: Path | None = field(default=None, repr=False)
+    _touched: int = field(default=0, init=False, repr=False)
 
     def __len__(self) -> int:
         """Number of tokens."""
         return len(self.tokens)
+
+    def take(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens at `places`, of its shape (rows, steps).
+
+        What was read is given back to the system now and then, so that an epoch does not fill memory with the file.
+        """
+        found = self.tokens[places].astype(np.int64)
+        mapped = getattr(self.tokens, "_mmap", None)
+        self._touched += len(places) * _NEAR_BYTES + found.size
+        if self._touched > _RELEASE_BYTES and mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+        return found
 
     def summary(self) -> str:
         """One line on what it holds."""
@@ -78,6 +95,7 @@ def prepare(
     encoding: str = "utf-8",
     sequence: Literal["stream", "documents", "lines"] = "stream",
     document_separator: Literal["blank-line", "file"] = "blank-line",
+    span: Span = WHOLE,
     cache: str | Path | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
@@ -88,6 +106,7 @@ def prepare(
         paths: names and patterns, as for `expand`.
         sequence: `stream`: all files, one after another, as one sequence; `documents`: cut at blank lines (which are
             dropped) or one a file; `lines`: one sequence a line, blank lines dropped.
+        span: only these characters of the files' text, one after another: (first, before which one).
         cache: where token files live; default EVERSTEP_CACHE, else `everstep` in XDG_CACHE_HOME or `~/.cache`.
         progress: called with bytes read and bytes in all (of the files as stored).
         workers: processes; default one a core; below 8 MB of source, or with 1, the work is done here.
@@ -114,6 +133,7 @@ def prepare(
         "tokenizer": tokenizer.digest,
         "encoding": encoding,
         "sequence": layout,
+        "span": list(span),
         "paths": [str(path.resolve()) for path in files],
     }
     key = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:32]
@@ -125,7 +145,7 @@ def prepare(
     with _explained(folder.parent):
         aside = _aside(folder)
         try:
-            parts = tokenised(files, tokenizer, encoding, layout, workers)
+            parts = tokenised(files, tokenizer, encoding, layout, workers, span)
             meta = _write(aside, parts, tokenizer, progress, sum(source["size"] for source in sources))
             _check_unchanged(files, sources)
             hashes = [{**source, "sha256": _sha256(path)} for path, source in zip(files, sources, strict=True)]

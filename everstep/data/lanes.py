@@ -132,9 +132,8 @@ class Lanes(Batches):
         document = np.searchsorted(order.ends, places, side="right")
         source = places + order.shifts[document]
         heads = places == np.where(document > 0, order.ends[document - 1], 0)
-        tokens = self._corpus.tokens
-        targets = np.where(inside, tokens[source], 0).astype(np.int64)
-        inputs = tokens[np.maximum(source - 1, 0)].astype(np.int64)
+        targets = np.where(inside, self._corpus.take(source), 0)
+        inputs = self._corpus.take(np.maximum(source - 1, 0))
         if self._begin_id is not None:
             inputs[heads] = self._begin_id
         if len(order.ends) == 1:  # a stream: its head is the first step of the first lane, which is marked anyway

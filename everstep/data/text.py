@@ -24,6 +24,9 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 from everstep.errors import DataError
 
 BLOCK_CHARS = 4 << 20
+Span = tuple[int, int | None]
+"""From which character to before which one; None is the end."""
+WHOLE: Span = (0, None)
 _CHUNK_BYTES = 1 << 20
 _BREAK = re.compile(r"\n|(?= )")
 _SCHEME = "everstep:"
@@ -166,8 +169,11 @@ def read_blocks(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     encoding: str = "utf-8",
     block_chars: int = BLOCK_CHARS,
+    span: Span = WHOLE,
 ) -> Iterator[str]:
     """The text of files in blocks of about `block_chars` characters, each cut after the end of a line.
+
+    Of the text of all files, one after another, only the characters in `span` are given.
 
     A line longer than `block_chars` is cut before its last space, or after `block_chars` characters if it has none, so
     that memory stays bounded whatever the file.
@@ -180,9 +186,54 @@ def read_blocks(
         1115394
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else paths
-    for path in listed:
-        for block in file_blocks(Path(path), encoding, block_chars):
-            yield block.text
+    for block in spanned([Path(path) for path in listed], encoding, block_chars, span):
+        yield block.text
+
+
+def spanned(
+    paths: Sequence[Path], encoding: str = "utf-8", block_chars: int = BLOCK_CHARS, span: Span = WHOLE
+) -> Iterator[Block]:
+    """The blocks of several files within `span` of their characters; `consumed` counts over all files."""
+    first, last = span
+    seen = before = 0
+    for path in paths:
+        for block in file_blocks(path, encoding, block_chars):
+            size = len(block.text)
+            start, stop = max(first - seen, 0), size if last is None else min(last - seen, size)
+            seen += size
+            if start < stop:
+                yield _within(block, start, stop)._replace(consumed=before + block.consumed)
+        before += path.stat().st_size
+
+
+def _within(block: Block, start: int, stop: int) -> Block:
+    """The characters start … stop of a block."""
+    text = block.text
+    return block._replace(
+        text=text[start:stop],
+        line=block.line + text.count("\n", 0, start),
+        starts_inside=text[start - 1] != "\n" if start else block.starts_inside,
+        ends_inside=text[stop - 1] != "\n" if stop < len(text) else block.ends_inside,
+    )
+
+
+def line_end_at(paths: Sequence[Path], share: float, encoding: str = "utf-8") -> int:
+    """How many characters make up the first `share` (0 … 1) of the files' text, up to the next end of a line.
+
+    Where no line ends after that share of the text, it is cut in the middle of its last line.
+
+    Example:
+        >>> line_end_at(expand("everstep:shakespeare"), 0.9)
+        1003864
+    """
+    target = int(sum(map(len, read_blocks(paths, encoding))) * share)
+    seen = 0
+    for block in read_blocks(paths, encoding):
+        end = block.find("\n", max(target - seen - 1, 0)) + 1
+        if end and seen + len(block) >= target:
+            return seen + end
+        seen += len(block)
+    return target
 
 
 def file_blocks(path: Path, encoding: str = "utf-8", block_chars: int = BLOCK_CHARS) -> Iterator[Block]:

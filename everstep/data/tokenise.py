@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data.text import Block, file_blocks
+from everstep.data.text import WHOLE, Block, Span, spanned
 from everstep.data.tokenizer import Tokenizer
 from everstep.errors import DataError
 
@@ -56,7 +56,7 @@ class _Cut(NamedTuple):
 
 
 def tokenised(
-    files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Layout, workers: int | None
+    files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Layout, workers: int | None, span: Span = WHOLE
 ) -> Iterator[Part]:
     """The blocks of all files in order, tokenised; at most `_IN_FLIGHT` blocks a worker are held at once.
 
@@ -66,16 +66,7 @@ def tokenised(
     count = min(workers or os.cpu_count() or 1, 61)  # 61: what Windows can wait for
     small = sum(path.stat().st_size for path in files) < INLINE_BYTES
     work = _tokenised_here if count == 1 or small else _tokenised_by_workers
-    return _joined(work(_blocks(files, encoding), tokenizer, layout, count), layout)
-
-
-def _blocks(files: list[Path], encoding: str) -> Iterator[tuple[Block, int]]:
-    """All blocks, `consumed` counted over all files."""
-    before = 0
-    for path in files:
-        for block in file_blocks(path, encoding):
-            yield block, before + block.consumed
-        before += path.stat().st_size
+    return _joined(work(spanned(files, encoding, span=span), tokenizer, layout, count), layout)
 
 
 class _Encoded(NamedTuple):
@@ -85,7 +76,7 @@ class _Encoded(NamedTuple):
     open_end: bool
 
 
-def _encode(block: Block, consumed: int, tokenizer: Tokenizer, layout: Layout) -> _Encoded:
+def _encode(block: Block, tokenizer: Tokenizer, layout: Layout) -> _Encoded:
     """Tokenise one block."""
     cut = _cut(block, layout)
     line_end = not block.ends_inside
@@ -94,7 +85,7 @@ def _encode(block: Block, consumed: int, tokenizer: Tokenizer, layout: Layout) -
     except DataError:
         raise tokenizer.unknown_error(block.text, str(block.path), block.line) from None
     counts = np.array(tokenizer.count(cut.text, line_end=line_end), np.int64)
-    return _Encoded(Part(tokens, starts, counts, cut.skipped, consumed), block.path, cut.open_start, cut.open_end)
+    return _Encoded(Part(tokens, starts, counts, cut.skipped, block.consumed), block.path, cut.open_start, cut.open_end)
 
 
 def _cut(block: Block, layout: Layout) -> _Cut:
@@ -148,11 +139,9 @@ def _joined(encoded: Iterable[_Encoded], layout: Layout) -> Iterator[Part]:
         yield part._replace(starts=starts)
 
 
-def _tokenised_here(
-    blocks: Iterator[tuple[Block, int]], tokenizer: Tokenizer, layout: Layout, _: int
-) -> Iterator[_Encoded]:
-    for block, consumed in blocks:
-        yield _encode(block, consumed, tokenizer, layout)
+def _tokenised_here(blocks: Iterator[Block], tokenizer: Tokenizer, layout: Layout, _: int) -> Iterator[_Encoded]:
+    for block in blocks:
+        yield _encode(block, tokenizer, layout)
 
 
 _worker_tokenizer: Tokenizer
@@ -164,19 +153,19 @@ def _start_worker(tokenizer_json: str) -> None:
     _worker_tokenizer = Tokenizer.from_json(tokenizer_json)
 
 
-def _encode_in_worker(block: Block, consumed: int, layout: Layout) -> _Encoded:
-    return _encode(block, consumed, _worker_tokenizer, layout)
+def _encode_in_worker(block: Block, layout: Layout) -> _Encoded:
+    return _encode(block, _worker_tokenizer, layout)
 
 
 def _tokenised_by_workers(
-    blocks: Iterator[tuple[Block, int]], tokenizer: Tokenizer, layout: Layout, workers: int
+    blocks: Iterator[Block], tokenizer: Tokenizer, layout: Layout, workers: int
 ) -> Iterator[_Encoded]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (tokenizer.to_json(),))
     waiting: deque[Future[_Encoded]] = deque()
     try:
-        for block, consumed in blocks:
-            waiting.append(pool.submit(_encode_in_worker, block, consumed, layout))
+        for block in blocks:
+            waiting.append(pool.submit(_encode_in_worker, block, layout))
             if len(waiting) >= workers * _IN_FLIGHT:
                 yield waiting.popleft().result()
         while waiting:

@@ -37,9 +37,7 @@ class Categorical(Head):
     Parameters: `weight` (K, D or E), uniform in ±1/√D at first; `bias` (K,), zero at first.
     """
 
-    def __init__(
-        self, input_size: int, classes: int, *, tied: nn.Parameter | None = None, label_smoothing: float = 0.0
-    ):
+    def __init__(self, input_size: int, classes: int, *, tied: Tensor | None = None, label_smoothing: float = 0.0):
         super().__init__()
         self.input_size, self.classes, self.label_smoothing = input_size, classes, label_smoothing
         if tied is not None and tied.shape[0] != classes:

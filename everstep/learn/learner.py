@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -233,7 +233,8 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     def moved(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(device, non_blocking=True)
 
-    return batch._replace(
+    return replace(
+        batch,
         inputs=batch.inputs.to(device, non_blocking=True),
         targets=batch.targets.to(device, non_blocking=True),
         lengths=moved(batch.lengths),

@@ -85,12 +85,13 @@ def likelihood(k2: int | None = None) -> Objective:
     """The objective −Σ log p(x_t | x_<t) under truncated BPTT (Williams & Peng 1990).
 
     Args:
-        k2: steps that the gradient goes back. Where it is shorter than a batch, the batch is cut into pieces of k2 steps
+        k2: steps that the gradient goes back. Where a batch is longer, it is cut into pieces of k2 steps
             whose gradients are added up; where it is longer, the batch brings the earlier steps along as context, run
             again with today's weights. None: as far as the batch goes.
     """
 
     def objective(model: nn.Module, batch: Batch, state: State | None) -> Iterator[Loss]:
+        assert isinstance(model, LanguageModel)
         time = batch.inputs.shape[1]
         span = time if k2 is None or batch.context else min(k2, time)
         for start in range(0, time, span):
@@ -98,7 +99,7 @@ def likelihood(k2: int | None = None) -> Objective:
             ys, state, carried = _run(model, piece, state)
             seen = slice(piece.context, None)
             lengths = None if piece.lengths is None else (piece.lengths - piece.context).clamp_min(0)
-            total, nats = model.head.smoothed(ys[:, seen], piece.targets[:, seen], lengths)  # type: ignore[operator,union-attr]
+            total, nats = model.head.smoothed(ys[:, seen], piece.targets[:, seen], lengths)
             yield Loss(total, nats, carried)
             state = detach(state)
 
@@ -108,7 +109,7 @@ def likelihood(k2: int | None = None) -> Objective:
 def _run(model: nn.Module, batch: Batch, state: State | None) -> tuple[Tensor, State, State]:
     """Outputs, the final state, and the state where the next batch begins, which may lie within this one."""
     time = batch.inputs.shape[1]
-    if not 0 < batch.advance < time or batch.context == 0 and batch.advance >= time:
+    if not 0 < batch.advance < time:
         ys, state = model(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)
         return ys, state, state
     first, rest = _narrow(batch, 0, batch.advance), _narrow(batch, batch.advance, time)
@@ -130,7 +131,7 @@ def _narrow(batch: Batch, start: int, stop: int) -> Batch:
 
 @torch.no_grad()
 def mean_nats(model: LanguageModel, batches: Batches) -> tuple[float, int]:
-    """Mean −log p per token in nats, and the tokens counted, over one pass; the state is carried where batches carry it."""
+    """Mean −log p per token in nats, and the tokens counted, in one pass with the state carried along."""
     model.eval()
     total, count = 0.0, 0
     state = None
@@ -145,7 +146,7 @@ def mean_nats(model: LanguageModel, batches: Batches) -> tuple[float, int]:
 
 @torch.inference_mode()
 def token_log_probs(model: LanguageModel, inputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-    """log p(target_t | inputs_≤t) in nats, (batch, time), zero beyond the lengths; long rows in windows, to bound memory."""
+    """log p(target_t | inputs_≤t) in nats, (batch, time), zero in the padding; in windows, to bound memory."""
     model.eval()
     batch, time = inputs.shape
     window = max(1, 2**24 // (batch * model.head.classes))

@@ -1,0 +1,97 @@
+"""What a run folder says of itself: `environment.json`, `scores.json` and its card, `README.md`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import everstep
+from everstep.errors import RunError
+from everstep.tasks.config import Config
+
+FORMAT = 1
+"""Of run folders; raised when an older everstep could not read a newer run."""
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write_environment(out: Path) -> None:
+    """`environment.json`: format, versions, machine, threads, time."""
+    content = {
+        "format": FORMAT,
+        "everstep": everstep.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (out / "environment.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_format(out: Path) -> None:
+    """Refuse a run of a newer format.
+
+    Raises:
+        RunError: it is newer, or its `environment.json` is missing or damaged.
+    """
+    path = out / "environment.json"
+    try:
+        content = json.loads(path.read_text())
+        found = int(content["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: missing or damaged ({error}); {out} is not a whole run") from None
+    if found > FORMAT:
+        raise RunError(
+            f"{out} was made by a newer version of everstep ({content.get('everstep')}, run format {found}); "
+            f"this one ({everstep.__version__}) reads formats up to {FORMAT}: upgrade everstep"
+        )
+
+
+def write_card(out: Path, config: Config, summary: dict[str, Any]) -> None:
+    """`README.md` of a run: what it is, how it did, how to use it."""
+    lines = [
+        f"# {out.name}",
+        "",
+        f"A {config.task} trained with everstep {everstep.__version__}.",
+        "",
+        f"- text: `{config.data.train}`, as {config.data.unit}: a vocabulary of {summary['vocabulary']:,}",
+        f"- model: {config.model.cell}, layers of {list(config.model.hidden_sizes)}, "
+        f"{summary['parameters']:,} parameters",
+        f"- training: {summary['steps']:,} steps, {summary['epochs']:.2f} epochs, {summary['minutes']:.1f} minutes on "
+        f"{cpu_name()} with {torch.get_num_threads()} threads; ended by {summary['stopped_by']}; seed {config.seed}",
+        "",
+        "| split | tokens | bits per token | perplexity | bits per character | word perplexity |",
+        "|---|---|---|---|---|---|",
+    ]
+    for split, s in summary["scores"].items():
+        lines.append(
+            f"| {split} | {s['tokens']:,} | {s['bits_per_token']:.4f} | {s['perplexity']:.2f} "
+            f"| {s['bits_per_char']:.4f} | {s['word_perplexity']:.2f} |"
+        )
+    lines += [
+        "",
+        "```sh",
+        f"everstep eval {out}",
+        f"everstep generate {out} --length 200 --temperature 0.8",
+        f"everstep score {out} < sentences.txt",
+        "```",
+        "",
+    ]
+    (out / "README.md").write_text("\n".join(lines))

@@ -1,0 +1,352 @@
+"""Runs: a recipe trained into a folder, and what can be done with such a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.data import Tokenizer
+from everstep.decode import sample
+from everstep.errors import ConfigError, DataError, RunError
+from everstep.learn import FitResult, FitSettings, fit, load_weights
+from everstep.state import State
+from everstep.tasks import card
+from everstep.tasks.config import Config, load_recipe, parse_recipe, to_yaml
+from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats, report, token_log_probs
+from everstep.tasks.texts import Log, Texts, exact_batches, quick_batches, training_batches
+
+SCORED_TOKENS = 4096
+"""Most padded tokens of lines scored in one batch."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One scored line.
+
+    Attributes:
+        logp: log p(line) in nats.
+        tokens: tokens scored, the `<eos>` included where the vocabulary has one.
+        line: the line as it came.
+        token_logps: log p of each token given those before it, in nats.
+    """
+
+    logp: float
+    tokens: int
+    line: str
+    token_logps: tuple[float, ...]
+
+
+class Run:
+    """A trained model with its vocabulary and its recipe.
+
+    Attributes:
+        path: the run folder.
+        config: its recipe, resolved.
+        tokenizer: text to tokens and back.
+        model: the network, in eval mode.
+
+    >>> import everstep as es
+    >>> run = es.train("shakespeare-minute", getfixture("tmp_path") / "run", overrides=["train.max_steps=1"])
+    >>> len(run.generate(prompt="To be", length=20, seed=1))
+    25
+    """
+
+    def __init__(self, path: Path, config: Config, tokenizer: Tokenizer, model: LanguageModel):
+        self.path, self.config, self.tokenizer, self.model = path, config, tokenizer, model.eval()
+        self._scores: dict[str, dict[str, Any]] = {}
+
+    @cached_property
+    def texts(self) -> Texts:
+        """The files of the recipe."""
+        return Texts.of(self.config.data)
+
+    def initial_state(self, batch: int = 1) -> State:
+        """The state before a text begins, leaves (batch, ...)."""
+        return self.model.initial_state(batch)
+
+    @torch.inference_mode()
+    def step_fn(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """A `StepFn`: tokens (batch,) to log p of the next (batch, vocabulary) in nats, and the new state.
+
+        A text begins with `tokenizer.begin_id` (`<eos>`, or the newline where there is none) in `initial_state`.
+        """
+        return self.model.step(tokens, state)
+
+    def generate(
+        self,
+        prompt: str = "",
+        length: int = 500,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        count: int = 1,
+    ) -> Any:
+        """The prompt and `length` tokens drawn after it: a text, or a list of `count` of them where count > 1.
+
+        Same seed, same texts. See `everstep.sample` for the other arguments.
+
+        Raises:
+            DataError: the prompt has a symbol that the vocabulary lacks.
+            ConfigError: an impossible setting.
+        """
+        ids = [int(i) for i in self.tokenizer.encode(prompt, line_end=False)]
+        begin = self.tokenizer.begin_id
+        read = ids if begin is None else [begin, *ids]
+        if not read:
+            raise ConfigError("generate: this vocabulary has neither <eos> nor newline to begin with; give a prompt")
+        generator = torch.Generator()
+        _ = generator.seed() if seed is None else generator.manual_seed(seed)
+        drawn = sample(
+            self.model.step,
+            self.initial_state(count),
+            read,
+            length,
+            count=count,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            generator=generator,
+        )
+        texts = [self.tokenizer.decode([*ids, *row]) for row in drawn.tolist()]
+        return texts[0] if count == 1 else texts
+
+    def score(self, lines: Sequence[str]) -> list[Score]:
+        """log p of each line in nats, each from a fresh state: Σ_t log p(x_t | x_<t).
+
+        The context of the first token is `tokenizer.begin_id`. The end of the line is scored as `<eos>` where the
+        vocabulary has one. The result does not depend on the order of the lines, nor on what else is scored with them.
+
+        Raises:
+            DataError: a line has a symbol that the vocabulary lacks; names the line.
+        """
+        rows = [self._encode(number, line) for number, line in enumerate(lines, 1)]
+        found: list[tuple[float, ...]] = [()] * len(rows)
+        for batch in _batches(sorted(range(len(rows)), key=lambda place: len(rows[place])), rows):
+            lengths = torch.tensor([len(rows[place]) - 1 for place in batch])
+            padded = torch.zeros(len(batch), int(lengths.max()) + 1, dtype=torch.int64)
+            for at, place in enumerate(batch):
+                padded[at, : len(rows[place])] = torch.tensor(rows[place])
+            logps = token_log_probs(self.model, padded[:, :-1], padded[:, 1:], lengths)
+            for place, row, length in zip(batch, logps.tolist(), lengths.tolist(), strict=True):
+                found[place] = tuple(row[:length])
+        return [Score(sum(row), len(row), line, row) for line, row in zip(lines, found, strict=True)]
+
+    def _encode(self, number: int, line: str) -> list[int]:
+        """A line's tokens after the one that stands before the first."""
+        text = line.removesuffix("\n")
+        try:
+            ids = [int(i) for i in self.tokenizer.encode(text, line_end=bool(text))]
+        except DataError as error:
+            raise DataError(f"line {number} of those to score: {error}") from None
+        if not text and self.tokenizer.eos_id is not None:
+            ids = [self.tokenizer.eos_id]
+        begin = self.tokenizer.begin_id
+        return ids or [0] if begin is None else [begin, *ids]
+
+    def evaluate(self, split: str = "valid") -> dict[str, Any]:
+        """The score of a split, read once from its first token to its last with the state carried.
+
+        Returns:
+            task, split, tokens, and the measures of `everstep.tasks.language_model.report`.
+
+        Raises:
+            DataError: the run has no such split, or its text is gone.
+        """
+        if split not in self._scores:
+            corpus = self.texts.corpus(split, self.tokenizer)
+            nats, tokens = mean_nats(self.model, exact_batches(self.config, corpus, self.tokenizer))
+            measures = report(nats, tokens, corpus.chars, corpus.bytes, corpus.words)
+            self._scores[split] = {"task": self.config.task, "split": split, "tokens": tokens, **measures}
+        return dict(self._scores[split])
+
+    def surprise(self, text: str) -> list[tuple[str, float]]:
+        """Each token of a text with −log2 p(token | those before it), in bits."""
+        begin = self.tokenizer.begin_id
+        ids = [int(i) for i in self.tokenizer.encode(text, line_end=False)]
+        row = torch.tensor([ids if begin is None else [begin, *ids]])
+        logps = token_log_probs(self.model, row[:, :-1], row[:, 1:], torch.tensor([row.shape[1] - 1]))
+        bits = (-logps[0] / torch.log(torch.tensor(2.0))).tolist()
+        scored = ids if begin is not None else ids[1:]
+        return [(self.tokenizer.decode([i]), b) for i, b in zip(scored, bits, strict=True)]
+
+
+def _batches(order: list[int], rows: list[list[int]]) -> list[list[int]]:
+    """Places by rising length in batches of at most SCORED_TOKENS padded tokens; empty rows are left out."""
+    batches: list[list[int]] = []
+    for place in order:
+        length = len(rows[place]) - 1
+        if length == 0:
+            continue
+        if not batches or length * (len(batches[-1]) + 1) > SCORED_TOKENS:
+            batches.append([])
+        batches[-1].append(place)
+    return batches
+
+
+def train(
+    recipe: Config | str | Path, out: str | Path, log: Log | None = None, *, overrides: Sequence[str] = ()
+) -> Run:
+    """Train by a recipe into a new folder.
+
+    Args:
+        recipe: a shipped name, a YAML file, or a `Config`.
+        out: the folder to make.
+        log: takes each line for the user; None is stderr.
+        overrides: changes such as "train.max_minutes=5", where `recipe` is a name or a file.
+
+    Raises:
+        ConfigError: the recipe cannot be used; nothing was done.
+        DataError: its text cannot be used; nothing was left behind.
+        RunError: `out` exists, or cannot be written.
+        Diverged, Interrupted: see `everstep.fit`.
+    """
+    config = recipe if isinstance(recipe, Config) else load_recipe(recipe, overrides)
+    out = Path(out)
+    say = log or _stderr
+    with _new_folder(out):
+        texts = Texts.of(config.data)
+        tokenizer = texts.tokenizer()
+        job = _Job(out, config, texts, tokenizer, say)
+        (out / "config.yaml").write_text(to_yaml(config))
+        tokenizer.save(out / "tokenizer.json")
+        card.write_environment(out)
+    return job.fit(resume=False)
+
+
+def resume(out: str | Path, log: Log | None = None) -> Run:
+    """Go on with a run that was stopped; from its newest checkpoint, exactly as if it had not been.
+
+    Raises:
+        RunError: no run, of a newer version, in use, or its text has changed.
+        CheckpointError: every checkpoint is damaged.
+    """
+    out = Path(out)
+    config, tokenizer = _opened(out)
+    return _Job(out, config, Texts.of(config.data), tokenizer, log or _stderr).fit(resume=True)
+
+
+def load(path: str | Path) -> Run:
+    """A trained run, ready to use.
+
+    Raises:
+        RunError: no run, of a newer version, not trained yet, or damaged.
+    """
+    path = Path(path)
+    config, tokenizer = _opened(path)
+    if not (path / "model.safetensors").is_file():
+        raise RunError(f"{path} has no model.safetensors yet; finish it: everstep train --resume {path}")
+    model = LanguageModel(tokenizer.vocab_size, config.model)
+    load_weights(model, path / "model.safetensors")
+    return Run(path, config, tokenizer, model)
+
+
+def _opened(path: Path) -> tuple[Config, Tokenizer]:
+    if not (path / "config.yaml").is_file():
+        what = "has no config.yaml" if path.is_dir() else "does not exist"
+        raise RunError(f"{path} is not a run: it {what}")
+    card.check_format(path)
+    config = parse_recipe((path / "config.yaml").read_text(), str(path / "config.yaml"))
+    return config, Tokenizer.load(path / "tokenizer.json")
+
+
+class _Job:
+    """A recipe with its texts as tokens, ready to be fitted."""
+
+    def __init__(self, out: Path, config: Config, texts: Texts, tokenizer: Tokenizer, say: Log):
+        self.out, self.config, self.tokenizer, self.say = out, config, tokenizer, say
+        if config.train.threads is not None:
+            torch.set_num_threads(config.train.threads)
+        self.corpora = {split: texts.corpus(split, tokenizer) for split in texts.spans}
+        say(f"vocabulary: {tokenizer.vocab_size:,} {config.data.unit}")
+        for split, corpus in self.corpora.items():
+            say(f"{split}: {corpus.summary()}")
+        train, valid = self.corpora["train"], self.corpora.get("valid")
+        if valid is not None and valid.digest == train.digest:
+            say("warning: data.valid is the same text as data.train; its score will say nothing about new text")
+        self.batches = training_batches(config, train, tokenizer)
+        self.quick = None if valid is None else quick_batches(config, valid, tokenizer)
+
+    def fit(self, resume: bool) -> Run:
+        """Train, score, and write the card."""
+        config = self.config
+        torch.manual_seed(config.seed)
+        model = LanguageModel(self.tokenizer.vocab_size, config.model, config.train.label_smoothing)
+        if not resume:
+            self.say(f"model: {model.body}\n{_count(model):,} parameters")
+        names = {field.name for field in fields(FitSettings)} - {"seed"}
+        settings = FitSettings(**config.train.model_dump(include=names), seed=config.seed)
+        quick = self.quick
+        result = fit(
+            model,
+            likelihood(config.train.k2),
+            self.batches,
+            settings,
+            out=self.out,
+            validate=None if quick is None else lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
+            resume=resume,
+            identity={split: corpus.digest for split, corpus in self.corpora.items()},
+            resume_command=f"everstep train --resume {self.out}",
+            log=self.say if self.say is not _stderr else None,
+        )
+        run = Run(self.out, config, self.tokenizer, model)
+        self._report(run, result)
+        return run
+
+    def _report(self, run: Run, result: FitResult) -> None:
+        scores = {split: run.evaluate(split) for split in self.corpora if split != "train"}
+        (self.out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+        summary = {
+            "vocabulary": self.tokenizer.vocab_size,
+            "parameters": _count(run.model),
+            "steps": result.steps,
+            "epochs": result.epochs,
+            "minutes": result.seconds / 60,
+            "stopped_by": result.stopped_by,
+            "scores": scores,
+        }
+        card.write_card(self.out, self.config, summary)
+        self.say(f"done: {result.steps:,} steps, {result.epochs:.2f} epochs, {result.seconds:.0f} s")
+        for split, measures in scores.items():
+            self.say(
+                f"{split}: {measures['nats_per_token']:.4f} nats per token, perplexity {measures['perplexity']:.2f}, "
+                f"{measures['bits_per_char']:.4f} bits per character"
+            )
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[None]:
+    """Make the folder before any work, and take it away again if the work before training fails."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is never overwritten; give another folder, or delete it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise RunError(f"{out}: cannot make a run there ({error.strerror})") from None
+    try:
+        yield
+    except BaseException:
+        for path in out.iterdir():
+            path.unlink()
+        out.rmdir()
+        raise

@@ -1,0 +1,130 @@
+"""From a recipe's `data` section to a tokenizer, token files and batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from everstep.data import Batches, Buckets, Corpus, Lanes, Tokenizer, expand, prepare, read_blocks
+from everstep.data.text import WHOLE, Span, line_end_at
+from everstep.errors import DataError
+from everstep.tasks.config import Config, DataConfig
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The splits of a recipe: which files, and which characters of them."""
+
+    config: DataConfig
+    spans: dict[str, tuple[list[Path], Span]]
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Texts:
+        """Find the files; without data.valid, the end of the training text is held out, from the end of a line on.
+
+        Raises:
+            DataError: a file is missing or cannot be read.
+        """
+        train = expand(config.train)
+        spans: dict[str, tuple[list[Path], Span]] = {"train": (train, WHOLE)}
+        if config.valid is not None:
+            spans["valid"] = (expand(config.valid), WHOLE)
+        elif config.valid_fraction > 0:
+            cut = line_end_at(train, 1 - config.valid_fraction, config.encoding)
+            spans |= {"train": (train, (0, cut)), "valid": (train, (cut, None))}
+        if config.test is not None:
+            spans["test"] = (expand(config.test), WHOLE)
+        return cls(config, spans)
+
+    def read(self, split: str) -> Iterator[str]:
+        """The text of a split in blocks.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        paths, span = self._span(split)
+        return read_blocks(paths, self.config.encoding, span=span)
+
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary of the training text alone."""
+        data = self.config
+        return Tokenizer.train(
+            self.read("train"),
+            data.unit,
+            max_size=data.max_size,
+            min_count=data.min_count,
+            lowercase=data.lowercase,
+            normal_form=data.normal_form,
+            eos=True if data.sequence == "lines" and data.eos is None else data.eos,
+            unk=data.unk,
+        )
+
+    def corpus(self, split: str, tokenizer: Tokenizer) -> Corpus:
+        """A split as tokens, from the cache if it was made before; with a progress bar if it takes long.
+
+        Raises:
+            DataError: there is no such split, or its text cannot be tokenised.
+        """
+        paths, span = self._span(split)
+        data = self.config
+        try:
+            with _bar(f"tokenising {split}") as progress:
+                return prepare(
+                    paths,
+                    tokenizer,
+                    encoding=data.encoding,
+                    sequence=data.sequence,
+                    document_separator=data.document_separator,
+                    span=span,
+                    progress=progress,
+                )
+        except DataError as error:
+            raise DataError(f"data.{split}: {error}") from None
+
+    def _span(self, split: str) -> tuple[list[Path], Span]:
+        if split not in self.spans:
+            raise DataError(f"this run has no {split} split; it has {', '.join(self.spans)}")
+        return self.spans[split]
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def training_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Batches:
+    """What `fit` learns from: lanes with carried state, or lines by themselves."""
+    train = config.train
+    if config.data.sequence == "lines":
+        return Buckets(corpus, train.batch_size, seed=config.seed, begin_id=tokenizer.begin_id)
+    return Lanes(corpus, train.batch_size, train.k1, train.k2, seed=config.seed, begin_id=tokenizer.begin_id)
+
+
+def exact_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Batches:
+    """For a score: one lane from the first token to the last (or lines by themselves), so that no context is lost."""
+    # a window's log-probabilities are held at once
+    window = max(16, min(1024, 2**24 // tokenizer.vocab_size))
+    if config.data.sequence == "lines":
+        return Buckets(corpus, 64, begin_id=tokenizer.begin_id, shuffle=False, max_tokens=window)
+    return Lanes(corpus, 1, window, begin_id=tokenizer.begin_id, shuffle=False)
+
+
+def quick_batches(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> Batches:
+    """For a look at the validation during training: up to 16 lanes side by side, each of which starts afresh."""
+    if config.data.sequence == "lines":
+        return exact_batches(config, corpus, tokenizer)
+    lanes = max(1, min(16, len(corpus) // 500))
+    return Lanes(corpus, lanes, 128, begin_id=tokenizer.begin_id, shuffle=False)
