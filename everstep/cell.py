@@ -363,7 +363,7 @@ def gated(
             "equation": staticmethod(equation),
             "gates": gate_names,
             "state_names": state_names,
-            "state_type": namedtuple(f"{equation.__name__}State", state_names),
+            "state_type": namedtuple("State", state_names),
             "vendor": staticmethod(vendor) if vendor else None,
             "step": Gated.step,
             "__doc__": _document(equation, gate_names, state_names),

@@ -22,6 +22,7 @@ from everstep.cli.app import app
 from everstep.cli.demo import counted_bits
 from everstep.errors import DataError, Diverged, Interrupted
 from everstep.tasks.config import Config, load_recipe, to_yaml
+from everstep.tasks.texts import Texts
 
 SCORES = {
     "task": "language-model",
@@ -48,6 +49,7 @@ class FakeRun:
 
     def __init__(self, path: Path, config: Config):
         self.path, self.config, self.asked = path, config, []  # type: ignore[var-annotated]
+        self.texts = Texts.of(config.data)
 
     def generate(self, **wanted: Any) -> list[str] | str:
         self.asked.append(wanted)
@@ -286,7 +288,7 @@ def test_eval_json_has_no_infinity(cli: Everstep, run: FakeRun, monkeypatch: pyt
 
 
 def test_eval_defaults_to_test_where_there_is_one(cli: Everstep, fake: types.SimpleNamespace, tmp_path: Path) -> None:
-    fake.train(load_recipe("shakespeare", ["data.test=x.txt"]), Path("runs/t"))
+    fake.train(load_recipe("shakespeare", ["data.test=everstep:shakespeare"]), Path("runs/t"))
     assert json.loads(cli("eval", "runs/t", "--json").out)["split"] == "test"
 
 

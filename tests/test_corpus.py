@@ -88,6 +88,22 @@ def test_lines_are_sequences_and_blank_ones_are_counted(source, cache):
         prepare(source, words(eos=False), cache=cache, sequence="lines")
 
 
+@pytest.mark.parametrize("sequence", ["stream", "documents", "lines"])
+def test_spans_share_out_the_text_of_all_files(source, cache, tmp_path, sequence):
+    (tmp_path / "b.txt").write_text("six one\nfive")
+    tokenizer = words()
+    files = [source, tmp_path / "b.txt"]
+    whole = prepare(files, tokenizer, cache=cache, sequence=sequence)
+    size = len(TEXT) + 12
+    for end in (8, 15, 26, len(TEXT), len(TEXT) + 8):  # ends of lines
+        spans = [(0, end), (end, None)]
+        parts = [prepare(files, tokenizer, cache=cache, sequence=sequence, span=span) for span in spans]
+        assert np.concatenate([part.tokens for part in parts]).tolist() == whole.tokens.tolist()
+        assert sum(part.words for part in parts) == whole.words
+    inside = prepare(files, tokenizer, cache=cache, span=(4, size - 2))
+    assert inside.tokens.tolist() == [*tokenizer.encode(TEXT[4:]), *tokenizer.encode("six one\nfi", line_end=False)]
+
+
 def test_an_eos_written_in_the_text_starts_no_line(cache, tmp_path):
     (tmp_path / "a.txt").write_text("one <eos> two\nthree\n\none")
     tokenizer = words()
@@ -114,7 +130,7 @@ def test_no_layout_depends_on_where_blocks_are_cut(tmp_path_factory, text, limit
     tokenizer = Tokenizer.train(["a b c bb bbbbb\n"], kind, eos=True)
 
     def run(limit: int) -> tuple[list[int], list[int], list[int], int]:
-        blocks = ((block, block.consumed) for block in file_blocks(path, block_chars=limit))
+        blocks = file_blocks(path, block_chars=limit)
         parts = list(tokenise._joined(tokenise._tokenised_here(blocks, tokenizer, layout, 1), layout))
         tokens = [token for part in parts for token in part.tokens.tolist()]
         offsets = np.cumsum([0, *(len(part.tokens) for part in parts)])
@@ -243,8 +259,8 @@ def test_workers_give_what_one_process_gives(cache, tmp_path, monkeypatch):
     lines = (" ".join(generator.choices("abcdefgh", k=generator.randrange(12))) for _ in range(60_000))
     (tmp_path / "a.txt").write_text("\n".join(lines))
     monkeypatch.setattr(tokenise, "INLINE_BYTES", 0)
-    blocks = tokenise.file_blocks
-    monkeypatch.setattr(tokenise, "file_blocks", lambda path, encoding: blocks(path, encoding, 50_000))
+    blocks = tokenise.spanned
+    monkeypatch.setattr(tokenise, "spanned", lambda files, encoding, span: blocks(files, encoding, 50_000, span))
     tokenizer = words("a b c d e f g h\n")
     seen: list[tuple[int, int]] = []
     for sequence in ("documents", "lines"):

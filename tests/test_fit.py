@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Halves(toy.Lanes):
         rows = slice(4 * index, 4 * index + 4)
         whole = self._whole
         lengths = None if whole.lengths is None else whole.lengths[rows]
-        return whole._replace(inputs=whole.inputs[rows], targets=whole.targets[rows], lengths=lengths)
+        return replace(whole, inputs=whole.inputs[rows], targets=whole.targets[rows], lengths=lengths)
 
 
 @pytest.mark.parametrize("ragged", [False, True])

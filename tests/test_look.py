@@ -17,6 +17,7 @@ from everstep.errors import DataError, RunError
 from everstep.look.curves import draw_curves, learning_curves, read_metrics, smooth
 from everstep.look.surprise import Piece, layout, surprise_html, surprise_text
 from everstep.tasks.config import load_recipe
+from everstep.tasks.texts import Texts
 
 
 @pytest.fixture
@@ -70,10 +71,19 @@ def test_axes_are_labelled_and_the_best_is_marked(metrics: Path) -> None:
     draw_curves(axes, read_metrics(metrics), "word")
     assert axes.get_ylabel() == "bits per word (lower is better)"
     assert axes.get_xlabel() == "optimizer steps   (4.0 minutes)"
-    assert [text.get_text() for text in axes.texts] == ["best 1.25"]
+    (best,) = axes.texts
+    assert (best.get_text(), best.get_horizontalalignment()) == ("best 1.25", "left")
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["training (smoothed)", "validation"]
+
+
+def test_the_best_at_the_right_edge_is_written_to_its_left(metrics: Path) -> None:
+    curves = read_metrics(metrics)
+    curves.validation[:] = [(40, 4.0, 1.0)]
+    axes = Figure().subplots()
+    draw_curves(axes, curves)
+    assert axes.texts[0].get_horizontalalignment() == "right"
 
 
 @pytest.mark.parametrize("kinds", [("loss",), ("valid",)])
@@ -156,30 +166,40 @@ def test_surprise_page_holds_the_text_and_its_numbers(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- the passage of a run
 
 
-def test_the_passage_is_whole_lines_from_the_end_of_the_training_text() -> None:
-    text = passage(load_recipe("shakespeare-minute"), None, 300)
+class FakeRun:
+    def __init__(self, *recipe: str):
+        self.config = load_recipe(recipe[0], recipe[1:])
+        self.texts = Texts.of(self.config.data)
+
+    def surprise(self, text: str) -> list[tuple[str, float]]:
+        return [("to", 1.0), ("be", 2.0), ("<eos>", 3.0), ("▁or", 4.0)]
+
+
+def read(run: FakeRun, text: Path | None = None, characters: int = 50) -> str:
+    return passage(run, text, characters)  # type: ignore[arg-type]
+
+
+def test_the_passage_is_whole_lines_from_the_held_out_text() -> None:
+    run = FakeRun("shakespeare-minute")
+    valid = "".join(run.texts.read("valid"))
+    text = read(run, characters=300)
     assert 200 < len(text) <= 300
-    assert text.endswith("Whiles thou art waking.\n")
-    assert text.splitlines()[0] == text.splitlines()[0].strip()
+    assert text.endswith("\n")
+    assert valid.lstrip("\n").startswith(text)
 
 
 def test_the_passage_is_the_head_of_valid_or_of_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("one two\n" * 100, encoding="utf-8")
-    config = load_recipe("text-words", [f"data.valid={tmp_path / 'v.txt'}"])
-    assert passage(config, None, 50) == "one two\n" * 6
+    run = FakeRun("text-words", f"data.valid={tmp_path / 'v.txt'}")
+    assert read(run) == "one two\n" * 6
     (tmp_path / "own.txt").write_text("no line end", encoding="utf-8")
-    assert passage(config, tmp_path / "own.txt") == "no line end"
+    assert read(run, tmp_path / "own.txt") == "no line end"
     with pytest.raises(DataError):
-        passage(config, tmp_path / "missing.txt")
+        read(run, tmp_path / "missing.txt")
+    assert read(FakeRun("shakespeare", "data.valid_fraction=0")).startswith("First Citizen:")
 
 
 def test_words_are_set_apart_and_subword_marks_become_spaces() -> None:
-    class Run:
-        config = load_recipe("text-words")
-
-        def surprise(self, text: str) -> list[tuple[str, float]]:
-            return [("to", 1.0), ("be", 2.0), ("<eos>", 3.0), ("▁or", 4.0)]
-
-    assert [token for token, _ in surprise(Run(), None)] == ["to ", "be ", "<eos>", "▁or "]
-    Run.config = load_recipe("text-subwords", ["data.unit=unigram"])
-    assert [token for token, _ in surprise(Run(), None)] == ["to", "be", "<eos>", " or"]
+    words, pieces = FakeRun("text-words"), FakeRun("text-subwords", "data.unit=unigram")
+    assert [token for token, _ in surprise(words, None)] == ["to ", "be ", "<eos>", "▁or "]  # type: ignore[arg-type]
+    assert [token for token, _ in surprise(pieces, None)] == ["to", "be", "<eos>", " or"]  # type: ignore[arg-type]

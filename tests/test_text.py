@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data.text import BLOCK_CHARS, expand, file_blocks, open_text, pieces, read_blocks
+from everstep.data.text import BLOCK_CHARS, expand, file_blocks, line_end_at, open_text, pieces, read_blocks, spanned
 from everstep.errors import DataError
 
 
@@ -125,6 +125,25 @@ def test_pieces_join_to_the_text_and_are_cut_at_breaks(text, limit):
     for piece, after in pairwise(found):
         assert piece.endswith("\n") or after.startswith(" ")
     assert all(len(piece) <= limit or " " not in piece[1:limit] for piece in found)
+
+
+@given(text=lines.filter(bool), other=lines.filter(bool), first=st.integers(0, 50), size=st.none() | st.integers(0, 60))
+def test_a_span_is_a_slice_of_the_text_of_all_files(tmp_path_factory, text, other, first, size):
+    folder = tmp_path_factory.mktemp("span")
+    paths = [write(folder / "a.txt", text), write(folder / "b.txt", other)]
+    whole = "".join(read_blocks(paths))
+    last = None if size is None else first + size
+    assert "".join(read_blocks(paths, block_chars=7, span=(first, last))) == whole[first:last]
+    for block in spanned(paths, block_chars=7, span=(first, last)):
+        clean = "".join(read_blocks(block.path))
+        assert block.text in clean
+        assert block.line <= clean.count("\n") + 1
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.1, 4), (0.5, 8), (0.6, 12), (1.0, 16)])
+def test_a_share_of_a_text_ends_with_a_line(tmp_path, share, size):
+    path = write(tmp_path / "a.txt", "one\ntwo\nsix\nten\n")
+    assert line_end_at([path], share) == size
 
 
 def test_a_mark_of_byte_order_is_dropped_and_newlines_are_one(tmp_path):

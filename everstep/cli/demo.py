@@ -13,7 +13,6 @@ from everstep.cli.common import load_run, log
 from everstep.cli.training import finish, go_on, start
 
 if TYPE_CHECKING:
-    from everstep.tasks.config import Config
     from everstep.tasks.run import Run
 
 RECIPE = "shakespeare-minute"
@@ -54,7 +53,7 @@ def show(run: Run) -> None:
     print(f"─── 500 characters from the model ───\n{sample if isinstance(sample, str) else sample[0]}")
     print("\n─── bits per character on the last tenth of the text, which it was not trained on (lower is better) ───")
     print(f"  {float(run.evaluate('valid')['bits_per_char']):5.2f}  this model")
-    for bits, name in rivals(run.config):
+    for bits, name in rivals(run):
         print(f"  {bits:5.2f}  {name}")
     from everstep.cli.pictures import demo_picture
 
@@ -65,17 +64,14 @@ def show(run: Run) -> None:
     print(f"  everstep train text-words data.train=my.txt --out {beside / 'mine'}    (your own text)")
 
 
-def rivals(config: Config) -> list[tuple[float, str]]:
-    """Bits per character of guessers that know less, on the same held-out text (its cut to within a line)."""
-    from everstep.data.text import expand, read_blocks
-
-    text = "".join(read_blocks(expand(config.data.train)))
-    cut = text.find("\n", int(len(text) * (1 - config.data.valid_fraction))) + 1
-    known = len(set(text))
+def rivals(run: Run) -> list[tuple[float, str]]:
+    """Bits per character of guessers that know less, learned and held out on the same texts."""
+    train, valid = ("".join(run.texts.read(split)) for split in ("train", "valid"))
+    known = len(set(train))
     return [
-        (counted_bits(text[:cut], text[cut:], 2, known), "counts of three characters in a row"),
-        (counted_bits(text[:cut], text[cut:], 1, known), "counts of two characters in a row"),
-        (counted_bits(text[:cut], text[cut:], 0, known), "counts of single characters"),
+        (counted_bits(train, valid, 2, known), "counts of three characters in a row"),
+        (counted_bits(train, valid, 1, known), "counts of two characters in a row"),
+        (counted_bits(train, valid, 0, known), "counts of single characters"),
         (math.log2(known), f"chance, {known} characters alike"),
     ]
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everstep.errors import DataError
-
 if TYPE_CHECKING:
-    from everstep.tasks.config import Config
     from everstep.tasks.run import Run
 
 PASSAGE = 600  # characters
@@ -65,25 +62,17 @@ def demo_picture(run: Run) -> Path:
 
 def surprise(run: Run, text: Path | None, characters: int = PASSAGE) -> list[tuple[str, float]]:
     """The tokens of a passage with their bits, written so that they can be set one after another."""
-    pairs = run.surprise(passage(run.config, text, characters))
+    pairs = run.surprise(passage(run, text, characters))
     if run.config.data.unit == "words":
         return [(token if token in ("\n", "<eos>") else f"{token.strip()} ", bits) for token, bits in pairs]
     return [(token.replace("▁", " "), bits) for token, bits in pairs]
 
 
-def passage(config: Config, text: Path | None, characters: int = PASSAGE) -> str:
-    """Whole lines, about that many characters: the head of `text` or of data.valid, else the end of data.train."""
-    from everstep.data.text import expand, read_blocks
+def passage(run: Run, text: Path | None, characters: int = PASSAGE) -> str:
+    """Whole lines, about that many characters: the head of `text`, else of the held-out text."""
+    from everstep.data.text import read_blocks
 
-    if text is not None or config.data.valid is not None:
-        paths = [text] if text is not None else expand(config.data.valid or ())
-        block = next(read_blocks(paths[:1], "utf-8" if text is not None else config.data.encoding, 1 << 16))
-        head = block[:characters].lstrip("\n")
-        return head[: head.rfind("\n") + 1] or head
-    tail = ""
-    # the held-out part is the end of the last file; its middle would do as well, but needs the split's place
-    for block in read_blocks(expand(config.data.train)[-1:], config.data.encoding):
-        tail = (tail + block)[-characters:]
-    if not tail.strip():
-        raise DataError("there is no text to be surprised by; give --text FILE.")
-    return tail[tail.find("\n") + 1 :].lstrip("\n") or tail
+    splits = run.texts.spans
+    blocks = read_blocks([text]) if text else run.texts.read("valid" if "valid" in splits else "train")
+    head = next(iter(blocks)).lstrip("\n")[:characters]
+    return head[: head.rfind("\n") + 1] or head

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from everstep.cli.common import log, prepare
+from everstep.cli.common import prepare
 from everstep.errors import DataError, Interrupted, RunError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def start(config: Config, out: Path) -> Run:
     from everstep.tasks import run
 
     try:
-        return run.train(config, out, log)
+        return run.train(config, out)
     except Interrupted as stop:
         raise _with_resume(stop, out) from None
 
@@ -91,7 +91,7 @@ def go_on(path: Path) -> Run:
     from everstep.tasks import run
 
     try:
-        return run.resume(path, log)
+        return run.resume(path)
     except Interrupted as stop:
         raise _with_resume(stop, path) from None
 

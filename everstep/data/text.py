@@ -224,7 +224,7 @@ def line_end_at(paths: Sequence[Path], share: float, encoding: str = "utf-8") ->
 
     Example:
         >>> line_end_at(expand("everstep:shakespeare"), 0.9)
-        1003864
+        1003856
     """
     target = int(sum(map(len, read_blocks(paths, encoding))) * share)
     seen = 0

@@ -74,6 +74,7 @@ def learning_curves(metrics: Path, to: Path | Axes, token: str = "token") -> Cur
 
 def draw_curves(axes: Axes, curves: Curves, token: str = "token") -> None:
     """The curves on given axes."""
+    last = max(step for step, _, _ in curves.training + curves.validation)
     if curves.training:
         steps = [step for step, _, _ in curves.training]
         bits = [value for _, _, value in curves.training]
@@ -89,7 +90,7 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token") -> None:
             (steps[best], bits[best]),
             xytext=(0, 14),
             textcoords="offset points",
-            ha="right" if best > len(bits) / 2 else "left",
+            ha="right" if steps[best] > last / 2 else "left",
             color=VALIDATION,
             fontsize=14,
             fontweight="bold",

@@ -1,0 +1,86 @@
+"""The floors of the house: imports go only downward, and the package stays cheap to open."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import everstep
+
+PACKAGE = Path(everstep.__file__).parent
+FLOORS = {
+    "errors": 0,
+    "state": 0,
+    "cell": 1,
+    "scanning": 1,
+    "cells": 2,
+    "wirings": 3,
+    "heads": 3,
+    "data": 3,
+    "learn": 4,
+    "decode": 4,
+    "look": 4,
+    "tasks": 6,
+    "cli": 7,
+}
+OUTSIDE = {"__init__", "__main__"}
+
+
+def room(module: str) -> str:
+    """`everstep.data.text` → `data`."""
+    return module.split(".")[1]
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            found += [f"everstep.{a.name}" for a in node.names] if module == "everstep" else [module]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return [name for name in found if name.startswith("everstep.")]
+
+
+def test_imports_go_only_downward() -> None:
+    checked = 0
+    for path in PACKAGE.rglob("*.py"):
+        here = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if here in OUTSIDE:
+            continue
+        assert here in FLOORS, f"{path}: give the new room {here!r} a floor"
+        for name in imports(path):
+            if room(name) == "__version__":
+                continue
+            there = room(name)
+            checked += 1
+            assert there in FLOORS, f"{path} imports {name}"
+            same = there == here
+            # the one pair that needs each other: a cell called on a sequence scans itself
+            pair = {here, there} == {"cell", "scanning"}
+            assert same or pair or FLOORS[there] < FLOORS[here], f"{path} (floor {FLOORS[here]}) imports {name}"
+    assert checked > 100
+
+
+def test_no_pickle_anywhere() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            assert not {"pickle", "dill", "joblib", "shelve"} & set(names), path
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert called not in ("torch.load", "torch.save"), path
+
+
+def test_help_imports_neither_torch_nor_matplotlib() -> None:
+    code = "import sys, everstep, everstep.cli.app; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_resolves_and_has_a_page() -> None:
+    for name in everstep.__all__:
+        value = getattr(everstep, name)
+        assert name == "__version__" or (value.__doc__ and len(value.__doc__) > 20), name

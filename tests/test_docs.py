@@ -1,0 +1,40 @@
+"""Every example in a docstring and in the README runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import everstep
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    info.name
+    for info in pkgutil.walk_packages(everstep.__path__, "everstep.")
+    if "__main__" not in info.name and not info.name.startswith("everstep.cli")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    module = importlib.import_module(name)
+    import torch
+
+    names = {"torch": torch, "es": everstep, "getfixture": lambda _: tmp_path}
+    found = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert found.failed == 0
+
+
+def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    assert len(blocks) >= 2
+    for block in blocks:
+        exec(compile(block.replace("train.max_minutes=1", "train.max_steps=2"), "README.md", "exec"), {})
