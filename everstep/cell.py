@@ -75,14 +75,15 @@ class Cell(Layer):
     numbers (a mask belongs to the sequence: see `VariationalDropout`, `Zoneout`) and changes nothing in place.
 
     Args:
-        input_size: features of x_t.
+        input_size: features of x_t; a subclass may set both sizes itself instead.
         output_size: features of y_t; `input_size` if not given.
     """
 
-    def __init__(self, input_size: int, output_size: int | None = None):
+    def __init__(self, input_size: int | None = None, output_size: int | None = None):
         super().__init__()
-        self.input_size = check_size(self, "input_size", input_size)
-        self.output_size = check_size(self, "output_size", input_size if output_size is None else output_size)
+        if input_size is not None:
+            self.input_size = check_size(self, "input_size", input_size)
+            self.output_size = check_size(self, "output_size", input_size if output_size is None else output_size)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """Zeros (batch, output_size); override it for any other state."""
@@ -223,7 +224,7 @@ class Gated(Cell):
         dtype: torch.dtype | None = None,
         **options: Any,
     ):
-        super().__init__(input_size, hidden_size)
+        super().__init__(check_size(self, "input_size", input_size), check_size(self, "hidden_size", hidden_size))
         self.hidden_size = hidden_size
         self.options = self._check_options(options)
         for name, value in self.options.items():
@@ -397,8 +398,9 @@ def _source(equation: Callable[..., Any]) -> str:
         text = textwrap.dedent(inspect.getsource(equation))
         function = ast.parse(text).body[0]
     except (OSError, TypeError, SyntaxError):
+        function = None
+    if not isinstance(function, ast.FunctionDef):  # a lambda, or written where no file is
         return f"{equation.__name__}{inspect.signature(equation)}   (source not available)\n"
-    assert isinstance(function, ast.FunctionDef)
     lines = text.splitlines()
     first = function.body[1 if ast.get_docstring(function) else 0].lineno - 1
     return "\n".join([*lines[function.lineno - 1 : function.body[0].lineno - 1], *lines[first:]]) + "\n"

@@ -21,7 +21,7 @@ FLOORS = {
     "data": 3,
     "learn": 4,
     "decode": 4,
-    "look": 4,
+    "look": 5,
     "tasks": 6,
     "cli": 7,
 }

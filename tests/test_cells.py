@@ -221,10 +221,24 @@ def test_a_subclass_with_its_own_step_leaves_the_vendor_kernel() -> None:
     assert es.explain(Renamed(3, 4), xs).backend == "vendor"
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.0, True, None])
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "3", None])
 def test_sizes_are_positive_whole_numbers(size: object) -> None:
     with pytest.raises(ValueError, match="input_size should be a whole number"):
         es.LSTM(size, 4)
+    with pytest.raises(ValueError, match="hidden_size should be a whole number"):
+        es.LSTM(4, size)
+
+
+def test_a_cell_may_set_its_sizes_itself() -> None:
+    class Sizeless(es.Cell):
+        def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            return h + x, h + x
+
+    cell = Sizeless()
+    with pytest.raises(TypeError, match="input_size and output_size not set"):
+        cell(torch.ones(1, 2, 3))
+    cell.input_size = cell.output_size = 3
+    assert cell(torch.ones(1, 2, 3))[0][0, 1].tolist() == [2.0, 2.0, 2.0]
 
 
 XS = torch.zeros(2, 5, 3)

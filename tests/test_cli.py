@@ -56,7 +56,7 @@ class FakeRun:
         texts = [f"text {i} of seed {wanted['seed']}" for i in range(wanted.get("count", 1))]
         return texts if wanted.get("count", 1) > 1 else texts[0]
 
-    def score(self, lines: list[str]) -> list[Score]:
+    def score(self, lines: list[str], first_line: int = 1) -> list[Score]:
         self.asked.append(len(lines))
         return [Score(-0.5 * len(line), len(line) + 1, line, [-0.5] * len(line) + [0.0]) for line in lines]
 
@@ -416,7 +416,7 @@ def test_look_at_a_run_without_metrics(cli: Everstep, run: FakeRun) -> None:
     Path("runs/mine/metrics.jsonl").unlink()
     done = cli("look", "runs/mine")
     assert (done.code, done.out) == (2, "")
-    assert "metrics.jsonl: cannot be read" in done.err
+    assert "metrics.jsonl holds no loss yet" in done.err
 
 
 # ------------------------------------------------------------------------------------------------------------- streams

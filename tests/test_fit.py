@@ -237,6 +237,14 @@ def test_validation_points_and_the_best(tmp_path: Path) -> None:
     assert fresh.out.weight is fresh.embedding.weight
 
 
+def test_checkpoints_also_come_by_the_clock(tmp_path: Path) -> None:
+    options = {"max_steps": 4, "validate_every": 100, "keep_last": 9}
+    toy.run(tmp_path / "rare", **options)
+    toy.run(tmp_path / "often", checkpoint_minutes=1e-9, **options)
+    names = [sorted(path.name[-2:] for path in (tmp_path / n / "checkpoints").iterdir()) for n in ("rare", "often")]
+    assert names == [["04"], ["01", "02", "03", "04"]]
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     toy.run(tmp_path)
     path = tmp_path / "model.safetensors"

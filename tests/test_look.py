@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from everstep.cli.pictures import passage, surprise
 from everstep.errors import DataError, RunError
-from everstep.look.curves import draw_curves, learning_curves, read_metrics, smooth
+from everstep.look.curves import draw_curves, learning_curves, read_curves, smooth
 from everstep.look.surprise import Piece, layout, surprise_html, surprise_text
 from everstep.tasks.config import load_recipe
 from everstep.tasks.texts import Texts
@@ -37,7 +37,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_curves_are_read_in_bits(metrics: Path) -> None:
-    curves = read_metrics(metrics)
+    curves = read_curves(metrics)
     assert len(curves.training) == 40
     assert curves.training[0] == pytest.approx((1, 0.1, 2 / math.log(2)))
     assert [bits for _, _, bits in curves.validation] == pytest.approx([3.0, 1.25, 1.5])
@@ -46,10 +46,10 @@ def test_curves_are_read_in_bits(metrics: Path) -> None:
 def test_curves_skip_what_a_crash_cut_short(metrics: Path) -> None:
     with metrics.open("a", encoding="utf-8") as file:
         file.write('{"step": 41, "loss": 0.0')
-    assert len(read_metrics(metrics).training) == 40
+    assert len(read_curves(metrics).training) == 40
     with metrics.open("a", encoding="utf-8") as file:
         file.write('\n{"step": 41, "loss": NaN}\n[1]\nnull\n{"step": 42, "loss": 1.0}\n')
-    assert [step for step, _, _ in read_metrics(metrics).training][-1] == 42
+    assert [step for step, _, _ in read_curves(metrics).training][-1] == 42
 
 
 def test_no_metrics_is_an_error_that_names_the_file(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_curves_as_a_picture(metrics: Path, tmp_path: Path) -> None:
 
 def test_axes_are_labelled_and_the_best_is_marked(metrics: Path) -> None:
     axes = Figure().subplots()
-    draw_curves(axes, read_metrics(metrics), "word")
+    draw_curves(axes, read_curves(metrics), "word")
     assert axes.get_ylabel() == "bits per word (lower is better)"
     assert axes.get_xlabel() == "optimizer steps   (4.0 minutes)"
     (best,) = axes.texts
@@ -79,7 +79,7 @@ def test_axes_are_labelled_and_the_best_is_marked(metrics: Path) -> None:
 
 
 def test_the_best_at_the_right_edge_is_written_to_its_left(metrics: Path) -> None:
-    curves = read_metrics(metrics)
+    curves = read_curves(metrics)
     curves.validation[:] = [(40, 4.0, 1.0)]
     axes = Figure().subplots()
     draw_curves(axes, curves)

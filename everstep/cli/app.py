@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from everstep import __version__
 from everstep.cli import demo, doctor, recipes, training, using
 from everstep.errors import EverstepError
 
@@ -62,12 +63,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print(f"everstep {version('everstep')}")
-        except PackageNotFoundError:
-            print("everstep (not installed; run from its source)")
+        print(f"everstep {__version__}")
         raise typer.Exit
 
 

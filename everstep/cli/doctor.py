@@ -41,7 +41,7 @@ def examine() -> dict[str, Any]:
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     data = os.environ.get("EVERSTEP_DATA", "")
     return {
-        "everstep": getattr(everstep, "__version__", "unknown"),
+        "everstep": everstep.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "system": f"{platform.system()} {platform.machine()}",

@@ -72,8 +72,8 @@ def score(
     loaded = load_run(run)
     if sys.stdin.isatty():
         log("Reading lines from the keyboard; Ctrl-D ends them.")
-    for block in blocks(read_lines(sys.stdin.buffer)):
-        for item in loaded.score(block) if block else ():
+    for number, block in enumerate(blocks(read_lines(sys.stdin.buffer))):
+        for item in loaded.score(block, number * BLOCK + 1) if block else ():
             if as_json:
                 fields: dict[str, Any] = {"logp": item.logp, "tokens": item.tokens, "line": item.line}
                 if tokens:

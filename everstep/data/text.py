@@ -201,6 +201,8 @@ def spanned(
             size = len(block.text)
             start, stop = max(first - seen, 0), size if last is None else min(last - seen, size)
             seen += size
+            if stop < 0:
+                return
             if start < stop:
                 yield _within(block, start, stop)._replace(consumed=before + block.consumed)
         before += path.stat().st_size
@@ -217,16 +219,17 @@ def _within(block: Block, start: int, stop: int) -> Block:
     )
 
 
-def line_end_at(paths: Sequence[Path], share: float, encoding: str = "utf-8") -> int:
+def line_end_at(paths: Sequence[Path], share: float, encoding: str = "utf-8", most: int | None = None) -> int:
     """How many characters make up the first `share` (0 … 1) of the files' text, up to the next end of a line.
 
-    Where no line ends after that share of the text, it is cut in the middle of its last line.
+    No more than `most` characters are left after it. Where no line ends there, the last line is cut.
 
     Example:
         >>> line_end_at(expand("everstep:shakespeare"), 0.9)
         1003856
     """
-    target = int(sum(map(len, read_blocks(paths, encoding))) * share)
+    total = sum(map(len, read_blocks(paths, encoding)))
+    target = max(int(total * share), 0 if most is None else total - most)
     seen = 0
     for block in read_blocks(paths, encoding):
         end = block.find("\n", max(target - seen - 1, 0)) + 1

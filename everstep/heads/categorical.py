@@ -60,24 +60,26 @@ class Categorical(Head):
 
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """−Σ_t log p(target_t | y_t), (batch,), nats."""
-        return _sum_rows(self._cross_entropy(ys, target, 0.0), lengths)
+        return _sum_rows(_nats(self.logits(ys).float(), target), lengths)
 
     def smoothed(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The loss to learn from, with label smoothing, and the plain one without a gradient; (batch,) nats each."""
-        plain = self._cross_entropy(ys, target, self.label_smoothing)
-        learned = _sum_rows(plain, lengths)
-        if self.label_smoothing == 0:
-            return learned, learned.detach()
-        with torch.no_grad():
-            return learned, self.loss(ys, target, lengths)
-
-    def _cross_entropy(self, ys: Tensor, target: Tensor, smoothing: float) -> Tensor:
         logits = self.logits(ys).float()
-        flat = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", label_smoothing=smoothing)
-        return flat.view_as(target)
+        nats = _nats(logits, target)
+        plain = _sum_rows(nats, lengths)
+        if self.label_smoothing == 0:
+            return plain, plain.detach()
+        # (1 − ε)·(−log p_target) + ε·mean_k(−log p_k), where −log p_k = −log p_target + logit_target − logit_k
+        extra = logits.gather(-1, target[..., None])[..., 0] - logits.mean(-1)
+        return _sum_rows(nats + self.label_smoothing * extra, lengths), plain.detach()
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.classes}"
+
+
+def _nats(logits: Tensor, target: Tensor) -> Tensor:
+    """−log p(target) of every step."""
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
 
 
 def _sum_rows(losses: Tensor, lengths: Tensor | None) -> Tensor:

@@ -63,6 +63,7 @@ class Run:
         self._identity: dict[str, JSON] = json.loads(json.dumps(identity))  # as it will come back from a checkpoint
         self._screen = screen
         self._saved: int | None = None  # the step of the last checkpoint
+        self._saved_at = learner.seconds
 
     def begin(self, resume: bool) -> None:
         """Start the run, or go on from its newest whole checkpoint; open the metrics."""
@@ -70,7 +71,7 @@ class Run:
         found = self.store.newest(self._screen.say) if resume else None
         if found is not None:
             unpack(found, self.learner, self._identity, self._screen.say)
-            self._saved = self.learner.counts.step
+            self._saved, self._saved_at = self.learner.counts.step, self.learner.seconds
             self._check_best()
             self._screen.say(f"resuming after step {self._saved}")
         elif self.store.folders():
@@ -144,9 +145,12 @@ class Run:
         return self._at(self._settings.validate_every) or last
 
     def checkpoint_due(self) -> bool:
-        """Whether this step is one to save at and has not been saved."""
-        every = self._settings.checkpoint_every
-        return self._saved != self.learner.counts.step and self._at(every or self._settings.validate_every)
+        """Whether this step is one to save at, or time is up, and it has not been saved."""
+        settings = self._settings
+        late = self.learner.seconds - self._saved_at >= 60 * settings.checkpoint_minutes
+        return self._saved != self.learner.counts.step and (
+            late or self._at(settings.checkpoint_every or settings.validate_every)
+        )
 
     def validate(self) -> None:
         """Validate, tell all who go by it, and keep the weights if they are the best so far.
@@ -183,7 +187,7 @@ class Run:
         if self._saved == step:
             return self.store.folder(step)
         folder = self.store.save(step, pack(self.learner, self._identity))
-        self._saved = step
+        self._saved, self._saved_at = step, self.learner.seconds
         return folder
 
     def finish(self, stopped_by: str) -> FitResult:

@@ -55,6 +55,7 @@ class FitSettings:
         max_minutes: wall time, over all resumed parts, validation included.
         validate_every: steps; None is at the end of each epoch. There is always one at the end of the run.
         checkpoint_every: steps; None is at each point of validation (also if there is no `validate`).
+        checkpoint_minutes: also one whenever that much wall time has passed since the last.
         keep_last: checkpoints kept, besides the best one.
         log_every_seconds: time between two records of `metrics.jsonl`.
         tensorboard: also write `RUN/tensorboard`.
@@ -92,6 +93,7 @@ class FitSettings:
     max_minutes: float | None = None
     validate_every: int | None = None
     checkpoint_every: int | None = None
+    checkpoint_minutes: float = 5.0
     keep_last: int = 2
     log_every_seconds: float = 10.0
     tensorboard: bool = False
@@ -129,8 +131,8 @@ class FitSettings:
             return "" if self.decay >= 1 else "1 or more"
         if name == "plateau_factor":
             return "" if 0 < self.plateau_factor < 1 else "between 0 and 1"
-        if name in ("learning_rate", "clip_norm", "max_minutes"):
-            optional = name != "learning_rate"
+        if name in ("learning_rate", "clip_norm", "max_minutes", "checkpoint_minutes"):
+            optional = name in ("clip_norm", "max_minutes")
             good = (value is None and optional) or (isinstance(value, int | float) and 0 < value < math.inf)
             return "" if good else "above 0" + (", or null" if optional else "")
         return ""

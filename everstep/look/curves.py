@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from everstep.errors import RunError
+from everstep.learn.metrics import read_metrics
 
 # Okabe and Ito's blue and vermilion: distinct to the colour-blind, and in grey
 TRAINING, VALIDATION = "#0072B2", "#D55E00"
@@ -25,26 +25,18 @@ class Curves:
     validation: list[tuple[int, float, float]] = field(default_factory=list)
 
 
-def read_metrics(metrics: Path) -> Curves:
-    """The training and validation losses in a run's `metrics.jsonl`; a line that a crash cut short is left out.
+def read_curves(metrics: Path) -> Curves:
+    """The training and validation losses in a run's `metrics.jsonl`.
 
     Raises:
         RunError: it is missing or holds no loss.
     """
-    try:
-        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise RunError(f"{metrics}: cannot be read ({error.strerror}); a run writes it while it trains.") from None
     curves = Curves()
-    for line in lines:
-        try:
-            record = json.loads(line)
-            step, minutes = int(record["step"]), float(record.get("seconds", math.nan)) / 60
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
+    for record in read_metrics(metrics):
+        minutes = float(record.get("seconds", math.nan)) / 60
         for key, points in (("loss", curves.training), ("valid", curves.validation)):
             if isinstance(record.get(key), int | float) and math.isfinite(record[key]):
-                points.append((step, minutes, record[key] * BITS))
+                points.append((record["step"], minutes, record[key] * BITS))
     if not curves.training and not curves.validation:
         raise RunError(f"{metrics} holds no loss yet; train for longer, then look again.")
     return curves
@@ -61,7 +53,7 @@ def learning_curves(metrics: Path, to: Path | Axes, token: str = "token") -> Cur
     Raises:
         RunError: there is nothing to draw.
     """
-    curves = read_metrics(metrics)
+    curves = read_curves(metrics)
     if isinstance(to, Axes):
         draw_curves(to, curves, token)
         return curves

@@ -174,6 +174,9 @@ def _check(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | No
     if not isinstance(layer, Layer):
         raise TypeError(f"scan: expected a Cell or a wiring, but {type(layer).__name__} came")
     who = f"scan({type(layer).__name__})"
+    missing = [size for size in ("input_size", "output_size") if not hasattr(layer, size)]
+    if missing:
+        raise TypeError(f"{who}: {' and '.join(missing)} not set; give them to Cell.__init__ or set them there")
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"{who}: backend should be 'auto' or one of {', '.join(BACKENDS)}, but is {backend!r}")
     if not isinstance(xs, Tensor) or xs.dim() != 3 or xs.shape[2] != layer.input_size:

@@ -40,6 +40,7 @@ class DataConfig(_Section):
     train: Files = "everstep:shakespeare"  # path, list or globs; everstep:NAME is a bundled text; ${EVERSTEP_DATA}
     valid: Files | None = None  # None: the last `valid_fraction` of train, cut at a line's end
     valid_fraction: Probability = 0.1  # 0: no validation
+    valid_chars: Count = 2_000_000  # and at most that many characters of it
     test: Files | None = None
     encoding: str = "utf-8"
     unit: Literal["chars", "bytes", "words", "bpe", "unigram"] = "chars"
@@ -117,6 +118,7 @@ class TrainConfig(_Section):
     max_minutes: Positive | None = None
     validate_every: Count | None = None  # steps; None: every epoch
     checkpoint_every: Count | None = None  # steps; None: at each validation
+    checkpoint_minutes: Positive = 5.0  # and whenever that much time has passed
     keep_last: Count = 2
     log_every_seconds: NonNegative = 5.0  # between two records of metrics.jsonl
     tensorboard: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,9 +43,9 @@ class LanguageModel(nn.Module):
             for parameter in self.parameters():
                 nn.init.uniform_(parameter, -config.init_range, config.init_range)
 
-    def initial_state(self, batch: int) -> State:
-        """The state before a text begins, leaves (batch, ...)."""
-        return self.body.initial_state(batch, self.embedding.weight)
+    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
+        """The state before a text begins, leaves (batch, ...), of the dtype and device of `like` or of the weights."""
+        return self.body.initial_state(batch, self.embedding.weight if like is None else like)
 
     def forward(
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
@@ -130,7 +130,9 @@ def _narrow(batch: Batch, start: int, stop: int) -> Batch:
 
 
 @torch.no_grad()
-def mean_nats(model: LanguageModel, batches: Batches) -> tuple[float, int]:
+def mean_nats(
+    model: LanguageModel, batches: Batches, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[float, int]:
     """Mean −log p per token in nats, and the tokens counted, in one pass with the state carried along."""
     model.eval()
     total, count = 0.0, 0
@@ -141,6 +143,7 @@ def mean_nats(model: LanguageModel, batches: Batches) -> tuple[float, int]:
         total += float(model.head.loss(ys, batch.targets, batch.lengths).double().sum())
         count += batch.count
         state = state if batches.carries_state else None
+        progress(index + 1, len(batches))
     return total / max(count, 1), count
 
 

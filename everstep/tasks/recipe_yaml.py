@@ -17,11 +17,12 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} comes twice (first in line {lines[key.value]})",
                     problem_mark=key.start_mark,
                 )
+            lines[getattr(key, "value", "")] = line
         return super().construct_mapping(node, deep)
 
 

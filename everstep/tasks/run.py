@@ -23,7 +23,15 @@ from everstep.state import State
 from everstep.tasks import card
 from everstep.tasks.config import Config, load_recipe, parse_recipe, to_yaml
 from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats, report, token_log_probs
-from everstep.tasks.texts import Log, Texts, exact_batches, quick_batches, training_batches
+from everstep.tasks.texts import (
+    Log,
+    Texts,
+    exact_batches,
+    progress_bar,
+    quick_batches,
+    training_batches,
+    with_absolute_paths,
+)
 
 SCORED_TOKENS = 4096
 """Most padded tokens of lines scored in one batch."""
@@ -121,16 +129,17 @@ class Run:
         texts = [self.tokenizer.decode([*ids, *row]) for row in drawn.tolist()]
         return texts[0] if count == 1 else texts
 
-    def score(self, lines: Sequence[str]) -> list[Score]:
+    def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line in nats, each from a fresh state: Σ_t log p(x_t | x_<t).
 
         The context of the first token is `tokenizer.begin_id`. The end of the line is scored as `<eos>` where the
         vocabulary has one. The result does not depend on the order of the lines, nor on what else is scored with them.
+        `first_line` is the number of the first line, for errors.
 
         Raises:
             DataError: a line has a symbol that the vocabulary lacks; names the line.
         """
-        rows = [self._encode(number, line) for number, line in enumerate(lines, 1)]
+        rows = [self._encode(number, line) for number, line in enumerate(lines, first_line)]
         found: list[tuple[float, ...]] = [()] * len(rows)
         for batch in _batches(sorted(range(len(rows)), key=lambda place: len(rows[place])), rows):
             lengths = torch.tensor([len(rows[place]) - 1 for place in batch])
@@ -165,7 +174,9 @@ class Run:
         """
         if split not in self._scores:
             corpus = self.texts.corpus(split, self.tokenizer)
-            nats, tokens = mean_nats(self.model, exact_batches(self.config, corpus, self.tokenizer))
+            batches = exact_batches(self.config, corpus, self.tokenizer)
+            with progress_bar(f"scoring {split}") as progress:
+                nats, tokens = mean_nats(self.model, batches, progress)
             measures = report(nats, tokens, corpus.chars, corpus.bytes, corpus.words)
             self._scores[split] = {"task": self.config.task, "split": split, "tokens": tokens, **measures}
         return dict(self._scores[split])
@@ -212,6 +223,7 @@ def train(
         Diverged, Interrupted: see `everstep.fit`.
     """
     config = recipe if isinstance(recipe, Config) else load_recipe(recipe, overrides)
+    config = config.model_copy(update={"data": with_absolute_paths(config.data)})
     out = Path(out)
     say = log or _stderr
     with _new_folder(out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ class Texts:
         if config.valid is not None:
             spans["valid"] = (expand(config.valid), WHOLE)
         elif config.valid_fraction > 0:
-            cut = line_end_at(train, 1 - config.valid_fraction, config.encoding)
+            cut = line_end_at(train, 1 - config.valid_fraction, config.encoding, config.valid_chars)
             spans |= {"train": (train, (0, cut)), "valid": (train, (cut, None))}
         if config.test is not None:
             spans["test"] = (expand(config.test), WHOLE)
@@ -73,7 +74,7 @@ class Texts:
         paths, span = self._span(split)
         data = self.config
         try:
-            with _bar(f"tokenising {split}") as progress:
+            with progress_bar(f"tokenising {split}") as progress:
                 return prepare(
                     paths,
                     tokenizer,
@@ -92,14 +93,29 @@ class Texts:
         return self.spans[split]
 
 
+def with_absolute_paths(config: DataConfig) -> DataConfig:
+    """The same files, found from any folder. Bundled texts, `~` and variables stay as they are written."""
+
+    def absolute(name: str) -> str:
+        return name if name.startswith(("everstep:", "~", "$")) else os.path.abspath(name)
+
+    given = {split: getattr(config, split) for split in ("train", "valid", "test")}
+    found = {
+        split: absolute(names) if isinstance(names, str) else tuple(map(absolute, names))
+        for split, names in given.items()
+        if names is not None
+    }
+    return config.model_copy(update=found)
+
+
 @contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, if that is a terminal."""
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, if that is a terminal; gives what to call with how much is done of how much."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn(title), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(title)
         yield lambda done, total: bar.update(task, completed=done, total=total)

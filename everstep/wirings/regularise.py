@@ -43,10 +43,6 @@ class Dropout(Identity):
         """All steps at once."""
         return zero_padding(F.dropout(xs, self.p, self.training), lengths), state
 
-    def scanned(self) -> Sequence[Layer]:
-        """Nothing is scanned."""
-        return ()
-
     def extra_repr(self) -> str:
         return f"{self.input_size}, p={self.p}"
 

@@ -24,6 +24,16 @@ class Identity(Cell):
         """y = x."""
         return x, state
 
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        """All steps at once."""
+        return zero_padding(xs, lengths), state
+
+    def scanned(self) -> Sequence[Layer]:
+        """Nothing is scanned."""
+        return ()
+
 
 class EncoderStack(Layer):
     """Layers on top of one another, some of them acausal; the state is the tuple of theirs.

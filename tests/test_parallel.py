@@ -1,0 +1,78 @@
+"""The associative scan: its depth, its memory, and its numbers at lengths that are no powers of two."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import everstep as es
+from everstep.scanning.parallel import linear_scan
+
+
+class Count(TorchDispatchMode):
+    """Operations, and the largest tensor that one of them made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.operations += 1
+            self.elements += 0 if made._is_view() else made.numel()
+        return made
+
+
+def costs(time: int) -> tuple[int, int]:
+    a, b, start = torch.rand(1, time, 2), torch.rand(1, time, 2), torch.rand(1, 2)
+    a.requires_grad_()
+    with Count() as count:
+        torch.autograd.grad(linear_scan(a, b, start).sum(), a)
+    return count.operations, count.elements
+
+
+def test_depth_is_logarithmic_and_memory_linear() -> None:
+    found = {time: costs(time) for time in (64, 128, 256, 512, 1024, 2048)}
+    steps = [found[2 * t][0] - found[t][0] for t in (64, 128, 256, 512, 1024)]
+    assert len(set(steps)) == 1
+    assert steps[0] < 80
+    for time, (_, elements) in found.items():
+        assert elements < 80 * time, time
+
+
+@pytest.mark.parametrize("time", [1, 2, 3, 5, 8, 13, 100, 1023, 1025])
+def test_equals_the_loop(time: int) -> None:
+    a, b = (torch.randn(2, time, 3, 2, dtype=torch.float64) for _ in range(2))
+    h = start = torch.randn(2, 3, 2, dtype=torch.float64)
+    want = []
+    for t in range(time):
+        h = a[:, t] * h + b[:, t]
+        want.append(h)
+    expected = torch.stack(want, 1)
+    torch.testing.assert_close(linear_scan(a, b, start), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_user_written_affine_cell_runs_in_parallel() -> None:
+    class Decay(es.Affine):
+        def __init__(self, size: int):
+            super().__init__()
+            self.input_size = self.output_size = size
+            self.rate = torch.nn.Parameter(torch.full((size,), 0.9))
+
+        def coefficients(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.rate.expand_as(x), x
+
+    cell, xs = Decay(3), torch.randn(2, 50, 3)
+    assert es.explain(cell, xs).backend == "parallel"
+    torch.testing.assert_close(cell(xs)[0], cell(xs, backend="reference")[0])
+
+    class Loud(Decay):
+        def step(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y, state = super().step(x, state)
+            return 2 * y, state
+
+    assert "a step of its own" in es.explain(Loud(3), xs).passed["parallel"]
+    torch.testing.assert_close(Loud(3)(xs)[0], 2 * cell(xs)[0])
