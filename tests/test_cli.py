@@ -56,6 +56,9 @@ class FakeRun:
         texts = [f"text {i} of seed {wanted['seed']}" for i in range(wanted.get("count", 1))]
         return texts if wanted.get("count", 1) > 1 else texts[0]
 
+    def unknown(self, text: str) -> int:
+        return text.count("unheard")
+
     def score(self, lines: list[str], first_line: int = 1) -> list[Score]:
         self.asked.append(len(lines))
         return [Score(-0.5 * len(line), len(line) + 1, line, [-0.5] * len(line) + [0.0]) for line in lines]
@@ -329,6 +332,12 @@ def test_generate_prints_the_text_alone(cli: Everstep, run: FakeRun) -> None:
     assert cli("generate", "runs/mine", "--seed", "4").out == "text 0 of seed 4\n"
     out = cli("generate", "runs/mine", "--seed", "4", "--count", "2").out
     assert out == "text 0 of seed 4\n---\ntext 1 of seed 4\n"
+
+
+def test_unknown_words_of_a_prompt_are_counted(cli: Everstep, run: FakeRun) -> None:
+    done = cli("generate", "runs/mine", "--prompt", "unheard of")
+    assert done.code == 0
+    assert "1 of the prompt's words are not in the vocabulary" in done.err
 
 
 def test_generate_passes_what_was_asked_and_the_recipes_rest(cli: Everstep, run: FakeRun) -> None:

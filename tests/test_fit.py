@@ -242,7 +242,7 @@ def test_checkpoints_also_come_by_the_clock(tmp_path: Path) -> None:
     toy.run(tmp_path / "rare", **options)
     toy.run(tmp_path / "often", checkpoint_minutes=1e-9, **options)
     names = [sorted(path.name[-2:] for path in (tmp_path / n / "checkpoints").iterdir()) for n in ("rare", "often")]
-    assert names == [["04"], ["01", "02", "03", "04"]]
+    assert names == [["04"], ["00", "01", "02", "03", "04"]]
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

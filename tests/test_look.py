@@ -53,7 +53,7 @@ def test_curves_skip_what_a_crash_cut_short(metrics: Path) -> None:
 
 
 def test_no_metrics_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"metrics.jsonl: cannot be read"):
+    with pytest.raises(RunError, match=r"metrics.jsonl holds no loss yet"):
         learning_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n', encoding="utf-8")
     with pytest.raises(RunError, match="holds no loss yet"):

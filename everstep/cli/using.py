@@ -149,8 +149,11 @@ def generate(
             raise typer.BadParameter(f"expected {expected}; came {value}.", param_hint=name)
     loaded = load_run(run)
     decode = loaded.config.decode
+    prompt = decode.prompt if prompt is None else prompt
+    if unknown := loaded.unknown(prompt):
+        log(f"note: {unknown} of the prompt's words are not in the vocabulary and are read as <unk>")
     texts = loaded.generate(
-        prompt=decode.prompt if prompt is None else prompt,
+        prompt=prompt,
         length=length or decode.length,
         temperature=decode.temperature if temperature is None else temperature,
         top_k=top_k or decode.top_k,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Cell, Gated
-from everstep.state import State, leaves, unflatten, where
+from everstep.state import State, leaves, select, unflatten, where
 
 name = "vendor"
 
@@ -78,8 +78,7 @@ def _segments(
     row, first, last_of_row = row[order], first[order], last_of_row[order]
 
     carried = first == 0 if resets is None else (first == 0) & ~resets[row, 0]
-    rows_of_state = unflatten(state, [leaf[row] for _, leaf in leaves(state)])
-    start = where(carried, rows_of_state, cell.initial_state(len(row), xs))
+    start = where(carried, select(state, row), cell.initial_state(len(row), xs))
 
     within = torch.arange(int(size[0]), device=xs.device)[:, None]
     used = within < size

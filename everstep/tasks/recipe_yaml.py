@@ -22,7 +22,8 @@ class _Loader(yaml.SafeLoader):
                     problem=f"the key {key.value!r} comes twice (first in line {lines[key.value]})",
                     problem_mark=key.start_mark,
                 )
-            lines[getattr(key, "value", "")] = line
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
         return super().construct_mapping(node, deep)
 
 

@@ -129,6 +129,10 @@ class Run:
         texts = [self.tokenizer.decode([*ids, *row]) for row in drawn.tolist()]
         return texts[0] if count == 1 else texts
 
+    def unknown(self, text: str) -> int:
+        """How many tokens of a text are `<unk>` to this vocabulary."""
+        return int((self.tokenizer.encode(text, line_end=False) == self.tokenizer.unk_id).sum()) if text else 0
+
     def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line in nats, each from a fresh state: Σ_t log p(x_t | x_<t).
 
