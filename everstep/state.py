@@ -6,7 +6,7 @@ State is always passed from call to call and never kept on a module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -45,16 +45,16 @@ def leaves(nest: State, path: str = "") -> list[tuple[str, Tensor]]:
     return [leaf for key, value in children for leaf in leaves(value, f"{path}.{key}" if path else str(key))]
 
 
-def unflatten(like: State, tensors: list[Tensor]) -> State:
-    """The nest of `like` with its leaves replaced, in the order of `leaves`.
+def unflatten(like: State, values: Sequence[Any]) -> State:
+    """The nest of `like` with its leaves replaced by `values`, in the order of `leaves`.
 
     Raises:
-        ValueError: there are not as many tensors as leaves.
+        ValueError: there are not as many values as leaves.
     """
     expected = len(leaves(like))
-    if len(tensors) != expected:
-        raise ValueError(f"unflatten: the nest has {expected} leaves, {len(tensors)} tensors came")
-    remaining = iter(tensors)
+    if len(values) != expected:
+        raise ValueError(f"unflatten: the nest has {expected} leaves, {len(values)} values came")
+    remaining = iter(values)
     return map_state(lambda _: next(remaining), like)
 
 

@@ -130,7 +130,7 @@ class Zoneout(Cell):
         """One step; in training with masks of its own."""
         if self.training:
             return self.zoned(x, state, map_state(lambda m: m[:, 0], self._draw(state, 1)))
-        return self.zoned(x, state, unflatten(state, [torch.as_tensor(p) for p in self.p.values()]))
+        return self.zoned(x, state, unflatten(state, list(self.p.values())))
 
     def zoned(self, x: Tensor, state: State, keep: State) -> tuple[Tensor, State]:
         """One step that keeps `keep` (a mask, or a share) of the old state."""
