@@ -217,25 +217,6 @@ def test_frozen_parameters_and_no_grad(name: str) -> None:
         assert layer(xs)[0].grad_fn is None
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_the_step_can_be_traced(name: str) -> None:
-    """What the compiled engine will do: follow `step` on fake values."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    layer = build(name)
-    assert isinstance(layer, es.Cell)
-    x, state = inputs(layer, 2, 1)[:, 0], carried(layer, 2)
-    flat = [leaf for _, leaf in leaves(state)]
-
-    def step(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-        y, new = layer.step(x, unflatten(state, list(flat)))
-        return (y, *(leaf for _, leaf in leaves(new)))
-
-    graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(x, *flat)
-    for got, want in zip(graph(x, *flat), step(x, *flat), strict=True):
-        torch.testing.assert_close(got, want)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(sorted(CELLS)),

@@ -1,0 +1,220 @@
+"""One step as a graph of tensor operations: what an engine can hoist out of the loop, and what has to stay in it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from everstep.cell import Cell
+from everstep.state import leaves, unflatten
+
+ROWS = 7
+"""The batch that is traced: a size that no other dimension is likely to have."""
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+_REDUCTIONS = {
+    "sum",
+    "mean",
+    "var",
+    "var_mean",
+    "amax",
+    "amin",
+    "prod",
+    "native_layer_norm",
+    "_softmax",
+    "_log_softmax",
+}
+_VIEWS = {
+    *("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "squeeze", "unsqueeze", "slice"),
+    *("select", "split", "split_with_sizes", "cat", "stack", "clone", "alias", "detach", "getitem", "_to_copy"),
+    *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "lift_fresh_copy"),
+}
+_EXTRA_POINTWISE = {"_prelu_kernel"}
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), __file__, sys.modules[Cell.__module__].__file__ or "")
+
+
+class Untraceable(Exception):
+    """A step that cannot be followed; the message says which operation stood in the way, and where."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a step.
+
+    Attributes:
+        name: PyTorch's name for it.
+        kind: "product" (with a matrix), "pointwise", "reduction" (over features) or "view".
+        needs: what it depends on, of "x", "state" and "parameters".
+        flops: multiplications and additions for each row of the batch; counted for products alone.
+    """
+
+    name: str
+    kind: str
+    needs: frozenset[str]
+    flops: int
+
+    @property
+    def hoisted(self) -> bool:
+        """Whether it can be computed for all steps at once, before the loop."""
+        return "state" not in self.needs
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """A traced step of `ROWS` rows.
+
+    `module(parameters, x leaves, state leaves)` gives the output and the new state's leaves.
+    """
+
+    module: torch.fx.GraphModule
+    operations: tuple[Operation, ...]
+
+    def __str__(self) -> str:
+        loop = [o for o in self.operations if not o.hoisted]
+        early = sum(o.kind == "product" and o.hoisted and "x" in o.needs for o in self.operations)
+        count = {kind: sum(o.kind == kind for o in loop) for kind in ("product", "reduction", "pointwise")}
+        flops = sum(o.flops for o in loop)
+        inside = ", ".join(f"{number} {kind}" for kind, number in count.items() if number) or "nothing"
+        return f"products that need x alone: {early}; operations that need the state: {inside}; {flops:,} FLOP a row"
+
+
+def trace(cell: Cell, xs: Any) -> StepGraph:
+    """Follow one step of `cell` in eval mode, on fake tensors shaped as one step of `xs` (a nest, (batch, time, …)).
+
+    Raises:
+        Untraceable: control flow that depends on values, a change in place, random numbers, an unknown operation, or a
+            state whose nest, shape or dtype changes.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    xs_leaves = [leaf.new_zeros(ROWS, *leaf.shape[2:]) for _, leaf in leaves(xs)]
+    like = xs_leaves[0]
+    holder = _Step(cell, xs, cell.initial_state(ROWS, like))
+    parameters = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
+    start = [leaf.detach() for _, leaf in leaves(holder.start)]
+
+    def run(values: dict[str, Tensor], inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
+        return torch.func.functional_call(holder, values, (inputs, state))  # type: ignore[no-any-return]
+
+    try:
+        with torch.no_grad(), _evaluating(cell), _Guard():
+            module = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(parameters, xs_leaves, start)
+    except Untraceable:
+        raise
+    except Exception as error:  # what a step can do wrong has no common class
+        where = _users_line((f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)[::-1])
+        reason = str(error).strip().splitlines()[0]
+        raise Untraceable(f"its step cannot be followed{where}: {reason}") from error
+    return StepGraph(module, tuple(_operations(module, len(parameters), len(xs_leaves))))
+
+
+class _Guard(TorchDispatchMode):
+    """Refuses an operation where it is called, so that the refusal can name the user's line."""
+
+    def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = _name(target)
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            problem = f"draws random numbers by {name}; a mask belongs to the sequence: use a wiring"
+        elif target._schema.is_mutable:
+            problem = f"changes a tensor in place by {name}"
+        elif name == "_local_scalar_dense":
+            problem = "decides by the value of a tensor, which differs from row to row"
+        elif target.namespace == "aten" and _kind(target) is None and any(isinstance(arg, Tensor) for arg in args):
+            problem = f"uses {name}, which the engine does not know"
+        else:
+            return target(*args, **(kwargs or {}))
+        raise Untraceable(f"its step {problem}{_users_line(_callers())}")
+
+
+def _callers() -> Iterator[tuple[str, int]]:
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        yield frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+
+
+def _users_line(frames: Iterable[tuple[str, int]]) -> str:
+    """ " (FILE:LINE)" of the innermost frame that is the user's."""
+    found = next((f for f in frames if not f[0].startswith(_NOT_THE_USERS)), None)
+    return f" ({found[0]}:{found[1]})" if found else ""
+
+
+class _Step(nn.Module):
+    """`cell.step` on lists of leaves."""
+
+    def __init__(self, cell: Cell, xs: Any, start: Any):
+        super().__init__()
+        self.cell = cell
+        self._xs, self.start = xs, start
+
+    def forward(self, inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
+        y, new = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
+        ends = leaves(new)
+        for (name, old), (_, leaf) in zip(leaves(self.start), ends, strict=True):
+            if leaf.shape != old.shape or leaf.dtype != old.dtype:
+                raise Untraceable(
+                    f"its step turns state leaf {name!r} from {tuple(old.shape)} {old.dtype} into "
+                    f"{tuple(leaf.shape)} {leaf.dtype}"
+                )
+        return [y, *(leaf for _, leaf in ends)]
+
+
+@contextmanager
+def _evaluating(cell: nn.Module) -> Iterator[None]:
+    """`cell` in eval mode within the block, each module's own mode afterwards."""
+    modes = [(module, module.training) for module in cell.modules()]
+    cell.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _operations(module: torch.fx.GraphModule, parameters: int, inputs: int) -> Iterator[Operation]:
+    needs: dict[torch.fx.Node, frozenset[str]] = {}
+    places = ["parameters"] * parameters + ["x"] * inputs
+    for place, node in enumerate(module.graph.nodes):
+        if node.op == "placeholder":
+            needs[node] = frozenset([places[place] if place < len(places) else "state"])
+        elif node.op == "get_attr":
+            needs[node] = frozenset(["parameters"])
+        elif node.op == "call_function":
+            needs[node] = frozenset().union(*(needs[other] for other in node.all_input_nodes))
+            yield _operation(node, needs[node])
+
+
+def _operation(node: torch.fx.Node, needs: frozenset[str]) -> Operation:
+    kind = _kind(node.target) or "view"  # what is unknown and takes no tensor makes a constant
+    if kind != "product":
+        return Operation(_name(node.target), kind, needs, 0)
+    left, right = [shape for shape in map(_shape, node.all_input_nodes) if len(shape) >= 2][-2:]
+    return Operation(_name(node.target), kind, needs, 2 * left[-1] * right[-1])
+
+
+def _name(target: Any) -> str:
+    return str(getattr(target, "__name__", target)).split(".")[0]
+
+
+def _kind(target: Any) -> str | None:
+    name = _name(target)
+    if name in _PRODUCTS:
+        return "product"
+    if name in _REDUCTIONS:
+        return "reduction"
+    if name in _VIEWS:
+        return "view"
+    return "pointwise" if torch.Tag.pointwise in getattr(target, "tags", ()) or name in _EXTRA_POINTWISE else None
+
+
+def _shape(node: torch.fx.Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
