@@ -233,12 +233,16 @@ class Gated(Cell):
         read_x, read_h = self._dry_run(hidden_size, self.options)
         self.input_gates, self._direct_x = self._layout(read_x)
         self.hidden_gates, self._direct_h = self._layout(read_h)
-        for name, gates, columns in (("ih", self.input_gates, input_size), ("hh", self.hidden_gates, hidden_size)):
-            rows = len(gates) * hidden_size
-            weight = nn.Parameter(torch.empty(rows, columns, device=device, dtype=dtype)) if rows else None
-            vector = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if rows and bias is not False else None
-            self.register_parameter(f"weight_{name}", weight)
-            self.register_parameter(f"bias_{name}", vector)
+        rows_x, rows_h = len(self.input_gates) * hidden_size, len(self.hidden_gates) * hidden_size
+        with_bias = bias is not False
+        for name, shape in (
+            ("weight_ih", (rows_x, input_size)),
+            ("weight_hh", (rows_h, hidden_size)),
+            ("bias_ih", (rows_x * with_bias,)),
+            ("bias_hh", (rows_h * with_bias,)),
+        ):
+            parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if shape[0] else None
+            self.register_parameter(name, parameter)
         self._bias_start = dict(bias) if isinstance(bias, Mapping) else None
         self.reset_parameters()
 

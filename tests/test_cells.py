@@ -71,6 +71,7 @@ def test_ragged_equals_packed(kind: str) -> None:
 @pytest.mark.parametrize(("cell", "module"), [("LSTM", nn.LSTMCell), ("GRU", nn.GRUCell), ("RNN", nn.RNNCell)])
 def test_state_dicts_interchange_with_torch_cells(cell: str, module: type[nn.Module]) -> None:
     theirs, ours = module(3, 4), getattr(es, cell)(3, 4)
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
     ours.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3)

@@ -334,6 +334,20 @@ def test_generate_prints_the_text_alone(cli: Everstep, run: FakeRun) -> None:
     assert out == "text 0 of seed 4\n---\ntext 1 of seed 4\n"
 
 
+def test_next_commands_can_be_typed_where_the_shell_does_not_find_everstep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from everstep.cli.common import me
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / ".venv" / "bin" / "everstep")])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert me() == ".venv/bin/everstep"
+    (tmp_path / "everstep").write_text("")
+    (tmp_path / "everstep").chmod(0o755)
+    assert me() == "everstep"
+
+
 def test_unknown_words_of_a_prompt_are_counted(cli: Everstep, run: FakeRun) -> None:
     done = cli("generate", "runs/mine", "--prompt", "unheard of")
     assert done.code == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,14 @@ def prepare() -> None:
         return
     mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def me() -> str:
+    """What to type for `everstep` here: its name, or its path where the shell does not find it."""
+    program = Path(sys.argv[0])
+    if shutil.which("everstep") or program.name != "everstep":
+        return "everstep"
+    return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
 
 
 def load_run(path: Path) -> Run:

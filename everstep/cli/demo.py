@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from everstep.cli.common import load_run, log
+from everstep.cli.common import load_run, log, me
 from everstep.cli.training import finish, go_on, start
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def show(run: Run) -> None:
     print(f"\n─── picture ───\n  {demo_picture(run)}")
     finish(run)
     beside = run.path.parent
-    print(f"  everstep train shakespeare --out {beside / 'shakespeare'}    (half an hour, a better model)")
-    print(f"  everstep train text-words data.train=my.txt --out {beside / 'mine'}    (your own text)")
+    print(f"  {me()} train shakespeare --out {beside / 'shakespeare'}    (half an hour, a better model)")
+    print(f"  {me()} train text-words data.train=my.txt --out {beside / 'mine'}    (your own text)")
 
 
 def rivals(run: Run) -> list[tuple[float, str]]:

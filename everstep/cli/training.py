@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from everstep.cli.common import prepare
+from everstep.cli.common import me, prepare
 from everstep.errors import DataError, Interrupted, RunError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def finish(run: Run) -> None:
     """Where the run is, and what can be done with it."""
     prompt = "" if run.config.decode.prompt else ' --prompt "The"'
     print(f"\nThe trained model is in {run.path}. Next:")
-    print(f"  everstep eval {run.path}")
-    print(f"  everstep generate {run.path}{prompt} --temperature 0.8")
-    print(f"  everstep score {run.path} < sentences.txt")
-    print(f"  everstep look {run.path}")
+    print(f"  {me()} eval {run.path}")
+    print(f"  {me()} generate {run.path}{prompt} --temperature 0.8")
+    print(f"  {me()} score {run.path} < sentences.txt")
+    print(f"  {me()} look {run.path}")

@@ -50,9 +50,11 @@ class Categorical(Head):
 
     def logits(self, ys: Tensor) -> Tensor:
         """W y + b, (…, classes)."""
+        # in two dimensions the bias is added within the product, which saves a pass over all logits
+        flat = ys.flatten(0, -2)
         if self.join is not None:
-            ys = self.join(ys)
-        return F.linear(ys, self.weight, self.bias)
+            flat = self.join(flat)
+        return F.linear(flat, self.weight, self.bias).view(*ys.shape[:-1], self.classes)
 
     def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
         """log p(k | y), (…, classes), in float32."""
