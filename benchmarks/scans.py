@@ -43,7 +43,7 @@ def step(run: Callable[[Tensor], Tensor], module: torch.nn.Module, xs: Tensor) -
 
     def one() -> list[Tensor]:
         ys = run(xs)
-        return [ys, *torch.autograd.grad(ys.sum(), wanted)]
+        return [ys.detach(), *torch.autograd.grad(ys.sum(), wanted)]
 
     return one
 

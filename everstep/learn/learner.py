@@ -145,7 +145,7 @@ class Learner:
         total, nats, norm_value = torch.stack([*sums, norm.to(sums[0])]).tolist()
         if not math.isfinite(total + nats + norm_value):
             raise Diverged(self._diagnosis(pieces))
-        if self.settings.clip_norm is not None:
+        if self.settings.clip_norm is not None and norm_value > self.settings.clip_norm:  # else a pass for nothing
             scale_to_norm(found, norm, self.settings.clip_norm)
         rate = self._move()
         self.norms.append(norm_value)
