@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "everstep.cell": ["Affine", "Cell", "Layer", "gated"],
+    "everstep.cell": ["Affine", "Cell", "Layer"],
+    "everstep.equation": ["gated"],
     "everstep.scanning": ["explain", "scan"],
     "everstep.cells": ["GRU", "LSTM", "RNN", "Accumulator", "GRUBefore", "MinGRU"],
     "everstep.wirings": [
@@ -37,9 +38,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
-    from everstep.cell import Affine, Cell, Layer, gated
+    from everstep.cell import Affine, Cell, Layer
     from everstep.cells import GRU, LSTM, RNN, Accumulator, GRUBefore, MinGRU
     from everstep.decode import sample
+    from everstep.equation import gated
     from everstep.errors import EverstepError
     from everstep.heads import Categorical
     from everstep.learn import fit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import sigmoid, tanh
 
-from everstep.cell import gated
+from everstep.equation import gated
 
 
 @gated("r z n", state="h", vendor=lambda options: "gru" if options["activation"] is torch.tanh else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import sigmoid, tanh
 
-from everstep.cell import gated
+from everstep.equation import gated
 
 
 @gated("i f g o", state="h c", vendor=lambda options: "lstm")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import tanh
 
-from everstep.cell import gated
+from everstep.equation import gated
 
 _KERNELS = {torch.tanh: "rnn_tanh", torch.relu: "rnn_relu"}
 

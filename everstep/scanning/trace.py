@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from everstep import equation
 from everstep.cell import Cell
 from everstep.state import leaves, unflatten
 
@@ -38,7 +39,12 @@ _VIEWS = {
     *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "lift_fresh_copy"),
 }
 _EXTRA_POINTWISE = {"_prelu_kernel"}
-_NOT_THE_USERS = (str(Path(torch.__file__).parent), __file__, sys.modules[Cell.__module__].__file__ or "")
+_NOT_THE_USERS = (
+    str(Path(torch.__file__).parent),
+    __file__,
+    sys.modules[Cell.__module__].__file__ or "",
+    equation.__file__,
+)
 
 
 class Untraceable(Exception):

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everstep.cell import Cell, Gated
+from everstep.cell import Cell
+from everstep.equation import Gated
 from everstep.state import State, leaves, select, unflatten, where
 
 name = "vendor"

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from everstep.cell import Cell, Gated, Layer
+from everstep.cell import Cell, Layer
 from everstep.cells import GRU, LSTM, RNN
+from everstep.equation import Gated
 from everstep.wirings.bidirectional import Bidirectional
 from everstep.wirings.regularise import Dropout
 from everstep.wirings.stack import EncoderStack, Stack
