@@ -96,21 +96,25 @@ class Cell(Layer):
 
 
 class Affine(Cell):
-    """A cell affine in its state: h_t = a(x_t) ∘ h_{t-1} + b(x_t), and the output is h_t. Subclass it: `coefficients`.
+    """A cell affine in its state: h_t = a(x_t) ∘ h_{t-1} + b(x_t). Subclass it: `coefficients`.
 
-    Such a recurrence is associative, so that it also runs as a parallel scan of O(log T) depth
-    (Blelloch 1990, "Prefix sums and their applications").
+    The output is h_t, or what `output` makes of h_t and x_t. Such a recurrence is associative, so that it also runs as
+    a parallel scan of O(log T) depth (Blelloch 1990, "Prefix sums and their applications").
     """
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a and b, each (batch, output_size), from x (batch, input_size), row by row."""
         raise NotImplementedError(f"{type(self).__name__} has no coefficients(x)")
 
+    def output(self, h: Tensor, x: Tensor) -> Tensor:
+        """The output (batch, output_size) from the new state h and x, row by row; h itself unless overridden."""
+        return h
+
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """h = a ∘ h⁻ + b; the output is h."""
+        """h = a ∘ h⁻ + b."""
         a, b = self.coefficients(x)
         h = a * state + b
-        return h, h
+        return self.output(h, x), h
 
 
 def check_size(who: nn.Module, name: str, size: int) -> int:

@@ -177,10 +177,14 @@ class Gated(Cell):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The equation."""
+        return self.evaluate(x, state, self.options)
+
+    def evaluate(self, x: Tensor, state: State, options: Mapping[str, Any]) -> tuple[Tensor, State]:
+        """One step with other options than the cell's own: for wirings that change what the equation is made of."""
         s = self.state_type(*((state,) if len(self.state_names) == 1 else state))
         px = Projection(x, self.weight_ih, self.bias_ih, self.input_gates, self._direct_x)
         ph = Projection(s[0], self.weight_hh, self.bias_hh, self.hidden_gates, self._direct_h)
-        new = type(self).equation(px, ph, s, **self.options)
+        new = type(self).equation(px, ph, s, **options)
         return (new, new) if len(self.state_names) == 1 else (new[0], self.state_type(*new))
 
     def vendor_kernel(self) -> str | None:

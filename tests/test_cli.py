@@ -21,6 +21,7 @@ import everstep.tasks
 from everstep.cli.app import app
 from everstep.cli.demo import counted_bits
 from everstep.errors import DataError, Diverged, Interrupted
+from everstep.scanning.fused import build
 from everstep.tasks.config import Config, load_recipe, to_yaml
 from everstep.tasks.texts import Texts
 
@@ -376,7 +377,35 @@ def test_doctor(cli: Everstep) -> None:
 def test_doctor_without_a_compiler(cli: Everstep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    assert "not needed" in json.loads(cli("doctor", "--json").out)["compiler"]
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    facts = json.loads(cli("doctor", "--json").out)
+    assert "not needed" in facts["compiler"]
+    assert facts["compiles_for"] is None
+
+
+def test_doctor_with_the_compiler_turned_off(cli: Everstep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSTEP_COMPILER", "none")
+    assert "EVERSTEP_COMPILER=none" in json.loads(cli("doctor", "--json").out)["compiler"]
+
+
+def test_doctor_counts_and_clears_compiled_steps(
+    cli: Everstep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    if build.compiler() is None:
+        pytest.skip("no C++ compiler")
+    build.load('extern "C" int for_doctor() { return 1; }', "for_doctor")
+    facts = json.loads(cli("doctor", "--json").out)
+    assert facts["compiled_steps"] == 1
+    assert facts["compiled_mb"] > 0
+    assert facts["compiler"] == str(build.compiler())
+    assert "native" in facts["compiles_for"]
+    shown = cli("doctor", "--clear").out
+    assert shown.startswith("1 compiled step removed from ")
+    assert shown.endswith(" MB freed\n")
+    assert json.loads(cli("doctor", "--clear", "--json").out) == {
+        "cleared": 0, "freed_bytes": 0, "folder": str(tmp_path / "cache" / "engine")
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo

@@ -45,7 +45,7 @@ def test_zarembas_small_setting_in_mean_per_token_terms() -> None:
     config = load_recipe("ptb-small")
     train, model = config.train, config.model
     assert (model.hidden_sizes, model.embedding_size, model.init_range, model.dropout) == ((200, 200), 200, 0.1, 0.0)
-    assert (train.optimizer, train.schedule, train.constant_epochs, train.decay) == ("sgd", "step", 4, 2.0)
+    assert (train.optimizer, train.schedule, train.constant_epochs, train.decay) == ("sgd", "step", 5, 2.0)
     assert (train.batch_size, train.k1, train.max_epochs) == (20, 20, 13)
     # his sum over k1 steps against our mean
     assert (train.learning_rate / train.k1, train.clip_norm) == (1.0, 5 / train.k1)

@@ -10,7 +10,7 @@ from laws import CELLS, D
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning.trace import ROWS, Untraceable, trace
+from everstep.scanning.trace import Untraceable, trace
 from everstep.state import leaves
 
 
@@ -19,11 +19,11 @@ def test_the_graph_computes_the_step(name: str) -> None:
     torch.manual_seed(0)
     cell = CELLS[name]().double()
     modes = [module.training for module in cell.modules()]
-    x = torch.randn(ROWS, D, dtype=torch.float64)
-    graph = trace(cell, x[:, None])
+    graph = trace(cell, torch.zeros(1, 1, D, dtype=torch.float64))
+    x = torch.randn(graph.rows, D, dtype=torch.float64)
     assert [module.training for module in cell.modules()] == modes
     cell.eval()
-    state = cell.initial_state(ROWS, x)
+    state = cell.initial_state(graph.rows, x)
     flat = [leaf + torch.randn_like(leaf) / 3 for _, leaf in leaves(state)]
     values = {f"cell.{k}": v for k, v in [*cell.named_parameters(), *cell.named_buffers()]}
     got = graph.module(values, [x], flat)

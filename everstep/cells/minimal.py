@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,52 @@ from torch.nn import functional as F
 from everstep.cell import Affine
 
 
-class MinGRU(Affine):
+class InputGated(Affine):
+    """What `MinGRU`, `MinLSTM` and `QRNN` share: one product of x_t for all their gates, `blocks` of H rows each.
+
+    Args:
+        input_size: features D of x_t.
+        hidden_size: features H of h_t.
+        bias: whether the gates have a bias.
+        device, dtype: of the parameters.
+
+    Parameters: `weight_ih` (blocks·H, D), `bias_ih` (blocks·H,); uniform in ±1/√H at first.
+    """
+
+    blocks: ClassVar[int]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(input_size, hidden_size)
+        self.hidden_size = hidden_size
+        rows = self.blocks * self.output_size
+        self.weight_ih = nn.Parameter(torch.empty(rows, input_size, device=device, dtype=dtype))
+        self.bias_ih = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every parameter uniform in ±1/√H."""
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -1 / math.sqrt(self.hidden_size), 1 / math.sqrt(self.hidden_size))
+
+    def rows(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+        """W x + b for the blocks first … last − 1."""
+        span = slice(first * self.hidden_size, last * self.hidden_size)
+        product = F.linear(x, self.weight_ih[span], None if self.bias_ih is None else self.bias_ih[span])
+        return product.chunk(last - first, -1)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}{'' if self.bias_ih is not None else ', bias=False'}"
+
+
+class MinGRU(InputGated):
     """minGRU (Feng 2024, "Were RNNs all we needed?"): a GRU whose gate and candidate see x_t alone.
 
     z = σ(W_z x_t + b_z); n = W_n x_t + b_n; h_t = (1 − z) ∘ h_{t-1} + z ∘ n.
@@ -25,31 +71,38 @@ class MinGRU(Affine):
     Parameters: `weight_ih` (2H, D), `bias_ih` (2H,): the rows of z, then of n; uniform in ±1/√H at first.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__(input_size, hidden_size)
-        self.hidden_size = hidden_size
-        self.weight_ih = nn.Parameter(torch.empty(2 * hidden_size, input_size, device=device, dtype=dtype))
-        self.bias_ih = nn.Parameter(torch.empty(2 * hidden_size, device=device, dtype=dtype)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Every parameter uniform in ±1/√H."""
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(self.hidden_size), 1 / math.sqrt(self.hidden_size))
+    blocks = 2
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a = 1 − z, b = z ∘ n."""
-        gate, candidate = F.linear(x, self.weight_ih, self.bias_ih).chunk(2, -1)
+        gate, candidate = self.rows(x, 0, 2)
         # 1 − σ(u) = σ(−u), without the cancellation
         return torch.sigmoid(-gate), torch.sigmoid(gate) * candidate
 
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}{'' if self.bias_ih is not None else ', bias=False'}"
+
+class MinLSTM(InputGated):
+    """minLSTM (Feng 2024, "Were RNNs all we needed?"): an LSTM whose gates and candidate see x_t alone.
+
+    f, i = σ(W_· x_t + b_·): forget and input gate; n = W_n x_t + b_n: candidate;
+    h_t = f/(f + i) ∘ h_{t-1} + i/(f + i) ∘ n. The gates add up to 1, so that the scale of h does not drift.
+
+    >>> ys, h = MinLSTM(3, 5)(torch.zeros(2, 7, 3))
+
+    Args:
+        input_size: features D of x_t.
+        hidden_size: features H of h_t.
+
+    Parameters: `weight_ih` (3H, D), `bias_ih` (3H,): the rows of f, i, n; uniform in ±1/√H at first.
+
+    Known limit: this is the paper's first form, whose candidate may be negative; its form in the logarithm needs a
+    positive one, and is not needed for the scan that runs here.
+    """
+
+    blocks = 3
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """a = f / (f + i), b = i / (f + i) ∘ n."""
+        f, i, n = self.rows(x, 0, 3)
+        # f/(f + i) = σ(log f − log i), which two small gates do not make 0/0; −log σ(u) = softplus(−u)
+        odds = F.softplus(-i) - F.softplus(-f)
+        return torch.sigmoid(odds), torch.sigmoid(-odds) * n

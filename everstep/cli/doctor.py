@@ -5,22 +5,34 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
 import typer
 
 
-def doctor(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")) -> None:
+def doctor(
+    as_json: bool = typer.Option(False, "--json", help="JSON, for machines."),
+    clear: bool = typer.Option(
+        False, "--clear", help="Remove the compiled steps from the cache; say how much it freed."
+    ),
+) -> None:
     """Say what this machine has, and which backends can run.
 
     \b
       everstep doctor
       everstep doctor --json
+      everstep doctor --clear
 
-    Versions, processor, memory, compiler, cache; nothing is changed.
+    Versions, processor, memory, compiler, cache; nothing is changed, except with --clear.
+
+    Where there is a C++ compiler, steps are compiled for this processor when they first run, and kept in the cache:
+    removing them loses nothing but the time to compile them again. CXX names another compiler; EVERSTEP_COMPILER=none
+    turns compiling off.
     """
+    if clear:
+        _clear(as_json)
+        return
     facts = examine()
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
@@ -28,6 +40,17 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="JSON, for machine
     for key, value in facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         print(f"{key.replace('_', ' '):16}  {'none' if shown in (None, '') else shown}")
+
+
+def _clear(as_json: bool) -> None:
+    from everstep.scanning.fused import build
+
+    count, freed = len(build.entries()), build.clear()
+    if as_json:
+        print(json.dumps({"cleared": count, "freed_bytes": freed, "folder": str(build.folder())}, ensure_ascii=False))
+        return
+    steps = f"{count} compiled step" + "s" * (count != 1)
+    print(f"{steps} removed from {build.folder()}: {freed / 2**20:.2f} MB freed")
 
 
 def examine() -> dict[str, Any]:
@@ -53,8 +76,7 @@ def examine() -> dict[str, Any]:
         "bfloat16": _bfloat16(flags),
         "memory_gb": _memory(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)",
-        "compiler": next(filter(None, map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))), None)
-        or "none (not needed by this version)",
+        **_engine(),
         "backends": [str(backend.name) for backend in BACKENDS.values()],
         **_cache(),
         "EVERSTEP_DATA": (data if Path(data).is_dir() else f"{data} (no such folder)")
@@ -83,9 +105,34 @@ def _memory() -> float | None:
         return None
 
 
+def _engine() -> dict[str, Any]:
+    """The compiler, the processor it compiles for, and what it compiled so far."""
+    from everstep.scanning.fused import build
+
+    compiler = build.compiler()
+    off = os.environ.get("EVERSTEP_COMPILER") == "none"
+    missing = (
+        "turned off by EVERSTEP_COMPILER=none" if off else "none (not needed: steps then run as PyTorch operations)"
+    )
+    entries = build.entries()
+    return {
+        "compiler": str(compiler) if compiler else missing,
+        "compiles_for": " ".join(build.target(compiler)) if compiler else None,
+        "compiled_steps": len(entries),
+        "compiled_mb": round(sum(entry.bytes for entry in entries) / 2**20, 2),
+    }
+
+
 def _cache() -> dict[str, Any]:
-    """The folder of tokenised corpora, and how much is in it."""
+    """The folder of tokenised corpora and compiled steps, and how much is in it."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(os.environ.get("EVERSTEP_CACHE") or f"{home}/everstep").expanduser()
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
+    size = sum(map(_size, folder.rglob("*"))) if folder.is_dir() else 0
     return {"cache": str(folder), "cache_mb": round(size / 2**20, 1)}
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:  # another process has just removed it
+        return 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Cell, Layer
-from everstep.scanning import parallel, reference, vendor
+from everstep.scanning import fused, parallel, reference, vendor
 from everstep.scanning.trace import Untraceable, trace
 from everstep.state import State, check_nest, leaves, map_state
 
@@ -31,7 +31,7 @@ class Backend(Protocol):
         """Outputs (batch, time, output_size) and the final state; time ≥ 1, arguments checked."""
 
 
-BACKENDS: dict[str, Backend] = {b.name: b for b in (vendor, parallel, reference)}
+BACKENDS: dict[str, Backend] = {b.name: b for b in (vendor, fused, parallel, reference)}
 """In order of preference. The compiled engine belongs between `vendor` and `parallel`."""
 
 

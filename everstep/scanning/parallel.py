@@ -45,7 +45,8 @@ def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Te
     if live is not None:
         a, b = torch.where(live, a, 1), torch.where(live, b, 0)
     hs = linear_scan(a, b, state)
-    return hs if live is None else torch.where(live, hs, 0), hs[:, -1]
+    ys = cell.output(hs.flatten(0, 1), xs.flatten(0, 1)).unflatten(0, (batch, time))
+    return ys if live is None else torch.where(live, ys, 0), hs[:, -1]
 
 
 def linear_scan(a: Tensor, b: Tensor, start: Tensor) -> Tensor:

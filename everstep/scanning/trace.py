@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from everstep import equation
 from everstep.cell import Cell
 from everstep.state import leaves, unflatten
 
-ROWS = 7
-"""The batch that is traced: a size that no other dimension is likely to have."""
+_ROWS = (1009, 1013, 1019, 1021)
+"""The batch that is traced: a size that no other dimension has."""
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 _REDUCTIONS = {
     "sum",
@@ -75,12 +75,13 @@ class Operation:
 
 @dataclass(frozen=True)
 class StepGraph:
-    """A traced step of `ROWS` rows.
+    """A traced step of `rows` rows.
 
     `module(parameters, x leaves, state leaves)` gives the output and the new state's leaves.
     """
 
     module: torch.fx.GraphModule
+    rows: int
     operations: tuple[Operation, ...]
 
     def __str__(self) -> str:
@@ -92,8 +93,10 @@ class StepGraph:
         return f"products that need x alone: {early}; operations that need the state: {inside}; {flops:,} FLOP a row"
 
 
-def trace(cell: Cell, xs: Any) -> StepGraph:
-    """Follow one step of `cell` in eval mode, on fake tensors shaped as one step of `xs` (a nest, (batch, time, …)).
+def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
+    """Follow one step of `cell` on fake tensors shaped as one step of `xs` (a nest, (batch, time, …)).
+
+    In eval mode, or, with `training`, in the modes that its modules are in.
 
     Raises:
         Untraceable: control flow that depends on values, a change in place, random numbers, an unknown operation, or a
@@ -101,9 +104,13 @@ def trace(cell: Cell, xs: Any) -> StepGraph:
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    xs_leaves = [leaf.new_zeros(ROWS, *leaf.shape[2:]) for _, leaf in leaves(xs)]
+    parts = [leaf for _, leaf in leaves(xs)]
+    sizes = {n for leaf in (*parts, *cell.parameters(), *cell.buffers()) for n in leaf.shape}
+    rows = next(rows for rows in _ROWS if not any(n and n % rows == 0 for n in sizes))
+    xs_leaves = [leaf.new_zeros(rows, *leaf.shape[2:]) for leaf in parts]
     like = xs_leaves[0]
-    holder = _Step(cell, xs, cell.initial_state(ROWS, like))
+    with torch.no_grad():
+        holder = _Step(cell, xs, cell.initial_state(rows, like))
     parameters = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
     start = [leaf.detach() for _, leaf in leaves(holder.start)]
 
@@ -111,7 +118,7 @@ def trace(cell: Cell, xs: Any) -> StepGraph:
         return torch.func.functional_call(holder, values, (inputs, state))  # type: ignore[no-any-return]
 
     try:
-        with torch.no_grad(), _evaluating(cell), _Guard():
+        with torch.no_grad(), nullcontext() if training else _evaluating(cell), _Guard():
             module = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(parameters, xs_leaves, start)
     except Untraceable:
         raise
@@ -119,14 +126,14 @@ def trace(cell: Cell, xs: Any) -> StepGraph:
         where = _users_line((f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)[::-1])
         reason = str(error).strip().splitlines()[0]
         raise Untraceable(f"its step cannot be followed{where}: {reason}") from error
-    return StepGraph(module, tuple(_operations(module, len(parameters), len(xs_leaves))))
+    return StepGraph(module, rows, tuple(_operations(module, len(parameters), len(xs_leaves))))
 
 
 class _Guard(TorchDispatchMode):
     """Refuses an operation where it is called, so that the refusal can name the user's line."""
 
     def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = _name(target)
+        name = operation_name(target)
         if torch.Tag.nondeterministic_seeded in target.tags:
             problem = f"draws random numbers by {name}; a mask belongs to the sequence: use a wiring"
         elif target._schema.is_mutable:
@@ -201,17 +208,18 @@ def _operations(module: torch.fx.GraphModule, parameters: int, inputs: int) -> I
 def _operation(node: torch.fx.Node, needs: frozenset[str]) -> Operation:
     kind = _kind(node.target) or "view"  # what is unknown and takes no tensor makes a constant
     if kind != "product":
-        return Operation(_name(node.target), kind, needs, 0)
+        return Operation(operation_name(node.target), kind, needs, 0)
     left, right = [shape for shape in map(_shape, node.all_input_nodes) if len(shape) >= 2][-2:]
-    return Operation(_name(node.target), kind, needs, 2 * left[-1] * right[-1])
+    return Operation(operation_name(node.target), kind, needs, 2 * left[-1] * right[-1])
 
 
-def _name(target: Any) -> str:
+def operation_name(target: Any) -> str:
+    """PyTorch's name for an operation, without its overload."""
     return str(getattr(target, "__name__", target)).split(".")[0]
 
 
 def _kind(target: Any) -> str | None:
-    name = _name(target)
+    name = operation_name(target)
     if name in _PRODUCTS:
         return "product"
     if name in _REDUCTIONS:

@@ -31,7 +31,7 @@ class Dropout(Identity):
 
     def __init__(self, size: int, p: float):
         super().__init__(size)
-        self.p = _probability(self, "p", p)
+        self.p = probability(self, "p", p)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step, with a mask of its own."""
@@ -63,7 +63,7 @@ class VariationalDropout(Cell):
 
     def __init__(self, cell: Cell, p: float):
         super().__init__(cell.input_size, cell.output_size)
-        self.cell, self.p = cell, _probability(self, "p", p)
+        self.cell, self.p = cell, probability(self, "p", p)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The cell's."""
@@ -120,7 +120,7 @@ class Zoneout(Cell):
         given = dict(p) if isinstance(p, Mapping) else dict.fromkeys(names, p)
         if unknown := sorted(set(given) - set(names)):
             raise ValueError(f"Zoneout: no state leaf {unknown[0]!r}; {type(cell).__name__} has {', '.join(names)}")
-        self.p = {name: _probability(self, name, given.get(name, 0.0)) for name in names}
+        self.p = {name: probability(self, name, given.get(name, 0.0)) for name in names}
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The cell's."""
@@ -174,7 +174,8 @@ class _Fed(Cell):
         return self.zoneout.zoned(x[0], state, x[1])
 
 
-def _probability(who: Cell, name: str, p: float) -> float:
+def probability(who: Cell, name: str, p: float) -> float:
+    """`p` if it is a number in [0, 1); else a ValueError that names `who` and `name`."""
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
         raise ValueError(f"{type(who).__name__}: {name} should be a probability in [0, 1), but is {p!r}")
     return float(p)

@@ -1,0 +1,65 @@
+"""Cells whose parameters no equation of matrices alone describes: vectors, scalars, several matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from everstep.cell import Cell, check_size
+
+
+class Parametric(Cell):
+    """A cell that names its parameters and their shapes; a subclass calls `declare` and writes `step`.
+
+    >>> class Decay(Parametric):
+    ...     def __init__(self, input_size, hidden_size, **how):
+    ...         super().__init__(input_size, hidden_size)
+    ...         self.declare({"weight_ih": (hidden_size, input_size), "decay": (hidden_size,)}, **how)
+    ...     def step(self, x, h):
+    ...         h = torch.sigmoid(self.decay) * h + x @ self.weight_ih.t()
+    ...         return h, h
+    >>> ys, h = Decay(3, 5)(torch.ones(2, 7, 3))
+
+    Args:
+        input_size: features D of x_t.
+        hidden_size: features H of the state.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(check_size(self, "input_size", input_size), check_size(self, "hidden_size", hidden_size))
+        self.hidden_size = hidden_size
+
+    def declare(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Register a parameter of each shape and start it; with `bias=False` those called `bias…` are None."""
+        for name, shape in shapes.items():
+            absent = name.startswith("bias") and not bias
+            value = None if absent else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, value)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every parameter uniform in ±1/√H."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters(recurse=False):
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}"
+
+
+def between(who: nn.Module, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """`value` if low ≤ value ≤ high; else a ValueError that names `who` and `name`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{type(who).__name__}: {name} should be a number in [{low:g}, {high:g}], but is {value!r}")
+    return value

@@ -1,0 +1,46 @@
+"""The simple gated unit and its deeper form."""
+
+from __future__ import annotations
+
+from torch import Tensor, sigmoid, tanh
+from torch.nn.functional import softplus
+
+from everstep.equation import gated
+
+
+def hard_sigmoid(v: Tensor) -> Tensor:
+    """v / 6 + 1/2, cut off at 0 and 1: `hardsigmoid` of PyTorch, but with exact and with second derivatives."""
+    return (v / 6 + 0.5).clamp(0, 1)
+
+
+@gated("n z", state="h")
+def SGU(x, h, s, *, gate=hard_sigmoid):
+    """Simple gated unit (Gao & Glowacka 2016, "Deep gate recurrent neural network").
+
+    n = tanh(W_hn ((W_xn x_t + b_xn) ∘ h_{t-1}) + b_hn); z = γ(W_xz x_t + b_xz + W_hz h_{t-1} + b_hz): gate, γ = `gate`;
+    h_t = (1 − z) ∘ h_{t-1} + z ∘ softplus(n ∘ h_{t-1}). The paper has no b_hn.
+
+    >>> ys, h = SGU(3, 5)(torch.zeros(2, 7, 3))
+
+    Known limits: softplus lets the state grow without bound (`DSGU` does not); the hard sigmoid is PyTorch's, of slope
+    1/6: pass `gate=lambda v: (0.2 * v + 0.5).clamp(0, 1)` for Theano's, of slope 1/5.
+    """
+    n = tanh(h.of(x.n * s.h).n)
+    z = gate(x.z + h.z)
+    return (1 - z) * s.h + z * softplus(n * s.h)
+
+
+@gated("n z o", state="h")
+def DSGU(x, h, s, *, gate=hard_sigmoid):
+    """Deep simple gated unit (Gao & Glowacka 2016, "Deep gate recurrent neural network").
+
+    n = tanh(W_hn ((W_xn x_t + b_xn) ∘ h_{t-1}) + b_hn); z = γ(W_xz x_t + b_xz + W_hz h_{t-1} + b_hz): gate, γ = `gate`;
+    h_t = (1 − z) ∘ h_{t-1} + z ∘ σ(W_ho (n ∘ h_{t-1}) + b_ho). The paper has neither b_hn nor b_ho.
+
+    >>> ys, h = DSGU(3, 5)(torch.zeros(2, 7, 3))
+
+    Known limit: three products follow one another in every step; for the hard sigmoid see `SGU`.
+    """
+    n = tanh(h.of(x.n * s.h).n)
+    z = gate(x.z + h.z)
+    return (1 - z) * s.h + z * sigmoid(h.of(n * s.h).o)

@@ -1,0 +1,146 @@
+"""Any cell at compiled speed: its step is traced, split, differentiated, written as C++, compiled and kept.
+
+What depends on x alone, PyTorch computes for all steps at once (`lower.py`); the rest is a graph of numbers of one row
+(`graph.py`), whose derivative is another (`adjoint.py`). Both are ordered into products and loops (`plan.py`), written
+as C++ (`cpu.py`), compiled into a cache (`build.py`) and called (`call.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from everstep.cell import Cell
+from everstep.scanning.fused import build
+from everstep.scanning.fused.call import Program, Rows
+from everstep.scanning.fused.lower import lower
+from everstep.scanning.trace import Untraceable, trace
+from everstep.state import State, leaves, map_state, unflatten
+
+name = "fused"
+
+_programs: WeakKeyDictionary[Cell, dict[Any, Program | str]] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
+    """Why no compiled loop can run this cell."""
+    parts = [leaf for _, leaf in leaves(xs)]
+    tensors = [*parts, *cell.parameters(), *cell.buffers()]
+    if any(t.device.type != "cpu" for t in tensors):
+        return "the compiled loop runs on CPUs alone"
+    dtypes = {t.dtype for t in tensors if t.is_floating_point()}
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        return f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "it is inside of a torch.func transform, which sees through the loop that PyTorch runs"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode derivatives need the loop that PyTorch runs"
+    if torch.compiler.is_compiling():
+        return "it is being compiled or exported, which sees through the loop that PyTorch runs"
+    if build.compiler() is None:
+        build.notice(
+            "compiler", "no C++ compiler is found: cells run eagerly (install one, or the extra everstep[zig])"
+        )
+        return "no C++ compiler is found"
+    program = _program(cell, xs)
+    return program if isinstance(program, str) else None
+
+
+def slower(cell: Cell, xs: Any) -> str | None:
+    """Nothing measured so far is faster for the cells it takes."""
+    return None
+
+
+def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, State]:
+    """Hoisted work by PyTorch, then one compiled loop over the steps that there are."""
+    program = _program(cell, xs)
+    assert isinstance(program, Program)
+    parts = [leaf for _, leaf in leaves(xs)]
+    batch, time = parts[0].shape[:2]
+    rows, places = _rows(parts[0], lengths, resets)
+    if rows.steps == 0:
+        return parts[0].new_zeros(batch, time, cell.output_size), state
+    flat = [leaf.flatten(0, 1) if places is None else leaf.flatten(0, 1).index_select(0, places) for leaf in parts]
+    values = program.step.before(*_parameters(cell), *flat, rows.steps)
+    tensors = [v.to(program.dtype) for v in values]
+    start = [leaf for _, leaf in leaves(state)]
+    initial = []
+    if resets is not None:
+        initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
+    ys, final = program.run([*tensors, *start], rows, initial)
+    if places is None:
+        return ys.view(batch, time, *ys.shape[1:]), unflatten(state, final)
+    padded = ys.new_zeros(batch * time, *ys.shape[1:]).index_copy(0, places, ys)
+    return padded.view(batch, time, *ys.shape[1:]), unflatten(state, final)
+
+
+def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> tuple[Rows, Tensor | None]:
+    """The steps that there are, and their places in (batch · time), or None where all are there."""
+    batch, time = like.shape[:2]
+    again = None if resets is None else resets.to(torch.uint8)
+    if lengths is None:
+        full = torch.full((batch,), time)
+        order = torch.arange(batch)
+        return Rows(order, order * time, full, None if again is None else again.flatten(), batch, batch * time), None
+    length = lengths.to(torch.int64)
+    places = (torch.arange(time) < length[:, None]).flatten().nonzero()[:, 0]
+    order = length.argsort(descending=True, stable=True)
+    offset = length.cumsum(0) - length
+    kept = None if again is None else again.flatten()[places]
+    return Rows(order, offset, length, kept, batch, len(places)), places
+
+
+def _parameters(cell: Cell) -> list[Tensor]:
+    return [*cell.parameters(), *cell.buffers()]
+
+
+def _program(cell: Cell, xs: Any) -> Program | str:
+    """The cell's compiled step, or why there is none."""
+    key = _fingerprint(cell, xs)
+    with _lock:
+        known = _programs.setdefault(cell, {})
+        if key not in known:
+            known[key] = _compile(cell, xs)
+        return known[key]
+
+
+def _compile(cell: Cell, xs: Any) -> Program | str:
+    like = leaves(xs)[0][1]
+    try:
+        with torch.autocast("cpu", enabled=False):
+            state = cell.initial_state(1, like)
+            step = trace(cell, map_state(torch.Tensor.detach, xs), training=True)
+            counts = (len(_parameters(cell)), len(leaves(xs)), len(leaves(state)))
+            return Program(lower(step, counts), like.dtype, type(cell).__name__)
+    except (Untraceable, build.BuildError) as reason:
+        return str(reason)
+
+
+def _fingerprint(cell: Cell, xs: Any) -> Any:
+    """Everything that a trace bakes in: shapes, modes, and what the modules hold besides tensors."""
+    shapes = tuple((path, leaf.shape[2:], leaf.dtype) for path, leaf in leaves(xs))
+    modules = tuple((type(m), m.training, _plain(m)) for m in cell.modules())
+    tensors = tuple((t.shape, t.dtype) for t in _parameters(cell))
+    return shapes, modules, tensors
+
+
+_HOUSEHOLD = {*torch.nn.Module().__dict__, "training"}
+
+
+def _plain(module: torch.nn.Module) -> tuple[Any, ...]:
+    return tuple((k, _value(v)) for k, v in vars(module).items() if k not in _HOUSEHOLD)
+
+
+def _value(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return tuple(map(_value, value))
+    if isinstance(value, dict):
+        return tuple((k, _value(v)) for k, v in value.items())
+    return id(value)

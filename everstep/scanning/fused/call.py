@@ -1,0 +1,371 @@
+"""Calling the compiled loops: from tensors to tables of pointers, and back to gradients."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.scanning.fused import build, cpu
+from everstep.scanning.fused.adjoint import Adjoint, derive
+from everstep.scanning.fused.graph import View, whole
+from everstep.scanning.fused.lower import Lowered
+from everstep.scanning.fused.plan import End, Plan, plan
+from everstep.scanning.fused.pool import empty, zeros
+from everstep.scanning.fused.replay import evaluate
+from everstep.scanning.fused.threads import Kernels, kernels
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which steps there are: row i has `length[i]` steps from place `offset[i]` on, and takes its turn by `order`.
+
+    Attributes:
+        order, offset, length: (batch,) int64; `order` sorts the lengths, longest first.
+        resets: (steps,) uint8, or None.
+        count: rows.
+        steps: in all.
+    """
+
+    order: Tensor
+    offset: Tensor
+    length: Tensor
+    resets: Tensor | None
+    count: int
+    steps: int
+
+    @cached_property
+    def starts(self) -> tuple[Tensor, Tensor]:
+        """Rows that have steps, and the places of their first."""
+        rows = self.length.nonzero()[:, 0]
+        return rows, self.offset[rows]
+
+    @cached_property
+    def restarts(self) -> tuple[Tensor, Tensor]:
+        """Rows and places of all resets."""
+        assert self.resets is not None
+        places = self.resets.nonzero()[:, 0]
+        rows, first = self.starts
+        return rows[torch.searchsorted(first, places, right=True) - 1], places
+
+
+class Program:
+    """A step in compiled form, for one cell, one shape of a row and one dtype.
+
+    Raises:
+        build.BuildError: the compiler failed.
+        Untraceable: an operation without a derivative.
+    """
+
+    def __init__(self, step: Lowered, dtype: torch.dtype, name: str):
+        self.step, self.dtype, self.name = step, dtype, name
+        self.bytes = 4 if dtype == torch.float32 else 8
+        self.kernels: Kernels = kernels(dtype)
+        self.adjoint: Adjoint = derive(step)
+        self.states = tuple(_size(shape) for shape in step.states)
+        self.shared = [
+            k
+            for k, view in enumerate(step.following)
+            if view.node is step.output.node and view.whole and step.output.whole
+        ]
+        """Leaves of the state that are the output itself, so that the outputs are also their values at every step."""
+        self.kept = sorted(self.adjoint.kept)
+        self._forward()
+        self._backward()
+
+    def sequence(self, leaf: int) -> str:
+        """The array that holds a leaf after every step."""
+        return "y0" if leaf in self.shared else f"seq{leaf}"
+
+    def _forward(self) -> None:
+        step = self.step
+        ends = [End("y", 0, step.output)]
+        ends += [End("next", k, view) for k, view in enumerate(step.following)]
+        ends += [End("saved", k, whole(node)) for k, node in enumerate(self.adjoint.saved)]
+        self.extra = [k for k in self.kept if k not in self.shared]
+        ends += [End("seq", k, step.following[k]) for k in self.extra]
+        sizes = {f"x{k}": _size(shape) for k, shape in enumerate(step.inputs)}
+        sizes |= {f"const{k}": _size(shape) for k, shape in enumerate(step.constants)}
+        sizes |= {"y0": _size(step.output.shape)}
+        optional = {f"saved{k}": node.size for k, node in enumerate(self.adjoint.saved)}
+        optional |= {f"seq{k}": self.states[k] for k in self.extra}
+        self.forward_plan = plan(step.builder, ends, "next")
+        setting = cpu.Setting(
+            False, self.states, sizes | optional, frozenset(), frozenset(optional), (None,) * len(self.states)
+        )
+        self.forward_code = cpu.generate(self.forward_plan, setting, self.bytes)
+        self.forward = build.load(self.forward_code.source, f"{self.name}-forward").run
+
+    def _backward(self) -> None:
+        step, adjoint = self.step, self.adjoint
+        ends = [End("dprev", k, view) for k, view in enumerate(adjoint.previous)]
+        self.gradients: list[View] = []
+        """What the backward loop leaves of every step: gradients of inputs and of products."""
+        self.totals: list[View] = []
+        """What it adds up over all steps: gradients of constants."""
+
+        def place(view: View, among: list[View]) -> int:
+            found = [k for k, other in enumerate(among) if other.node is view.node and other.place == view.place]
+            if not found:
+                among.append(view)
+            return found[0] if found else len(among) - 1
+
+        self.of_input = {k: place(view, self.gradients) for k, view in adjoint.inputs.items()}
+        self.of_product = [place(whole(p.gradient), self.gradients) for p in adjoint.products]
+        self.of_constant = {k: place(view, self.totals) for k, view in adjoint.constants.items()}
+        ends += [End("g", k, view) for k, view in enumerate(self.gradients)]
+        ends += [End("sum", k, view) for k, view in enumerate(self.totals)]
+        self.backward_plan = plan(step.builder, ends, "dprev")
+        sizes = {f"x{k}": _size(shape) for k, shape in enumerate(step.inputs)}
+        sizes |= {f"const{k}": _size(shape) for k, shape in enumerate(step.constants)}
+        sizes |= {"y0": _size(step.output.shape), "dy0": _size(step.output.shape)}
+        sizes |= {f"saved{k}": node.size for k, node in enumerate(adjoint.saved)}
+        sizes |= {f"seq{k}": self.states[k] for k in self.extra}
+        for k, size in enumerate(self.states):
+            sizes |= {f"before{k}": size, f"before_init{k}": size}
+        optional = {f"g{k}": _size(view.shape) for k, view in enumerate(self.gradients)}
+        sums = {f"sum{k}": _size(view.shape) for k, view in enumerate(self.totals)}
+        following = tuple(self.sequence(k) if k in self.kept else None for k in range(len(self.states)))
+        setting = cpu.Setting(
+            True, self.states, sizes | optional | sums, frozenset(sums), frozenset(optional), following
+        )
+        self.backward_code = cpu.generate(self.backward_plan, setting, self.bytes)
+        self.backward = build.load(self.backward_code.source, f"{self.name}-backward").run
+
+    # running
+
+    def run(self, tensors: Sequence[Tensor], rows: Rows, initial: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Outputs (steps, size) and final state from inputs, constants and start state."""
+        needed = torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *initial))
+        if needed:
+            ys, *final = _Loop.apply(self, rows, *tensors, *initial)
+        else:
+            ys, *final = self.go(tensors, initial, rows, None)
+        return ys, final
+
+    def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
+        """Inputs, constants, start state, initial state."""
+        a = len(self.step.inputs)
+        b = a + len(self.step.constants)
+        c = b + len(self.states)
+        return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]
+
+    def go(
+        self, tensors: Sequence[Tensor], initial: Sequence[Tensor], rows: Rows, keep: dict[str, Tensor] | None
+    ) -> list[Tensor]:
+        """The forward loop; what backward needs goes into `keep`."""
+        xs, constants, start, _ = self.split(tensors)
+        like = tensors[0]
+        ys = empty(like, rows.steps, *self.step.output.shape)
+        final = [empty(like, rows.count, *shape) for shape in self.step.states]
+        arrays = {f"x{k}": x for k, x in enumerate(xs)} | {f"const{k}": c for k, c in enumerate(constants)}
+        arrays["y0"] = ys
+        for k in range(len(self.states)):
+            arrays |= {f"start{k}": start[k], f"end{k}": final[k]}
+            if initial:
+                arrays[f"init{k}"] = initial[k]
+        if keep is not None:
+            for k, node in enumerate(self.adjoint.saved):
+                keep[f"saved{k}"] = empty(like, rows.steps, node.size)
+            for k in self.extra:
+                keep[f"seq{k}"] = empty(like, rows.steps, self.states[k])
+            arrays |= keep
+        self._call(self.forward, self.forward_code, self.forward_plan, arrays, constants, rows)
+        return [ys, *final]
+
+    def back(
+        self,
+        tensors: Sequence[Tensor],
+        keep: dict[str, Tensor],
+        rows: Rows,
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """The backward loop, and a product over all steps for every weight."""
+        xs, constants, start, initial = self.split(tensors)
+        like = tensors[0]
+        arrays = {f"x{k}": x for k, x in enumerate(xs)} | {f"const{k}": c for k, c in enumerate(constants)} | keep
+        dy = grads[0]
+        arrays["dy0"] = zeros(like, rows.steps, *self.step.output.shape) if dy is None else dy.contiguous()
+        ends = []
+        for k, shape in enumerate(self.step.states):
+            grad = grads[1 + k]
+            arrays[f"start{k}"] = zeros(like, rows.count, *shape) if grad is None else grad.contiguous()
+            ends.append(empty(like, rows.count, *shape))
+            arrays |= {f"end{k}": ends[k], f"before{k}": start[k]}
+            if initial:
+                arrays |= {f"init{k}": zeros(like, rows.count, *shape), f"before_init{k}": initial[k]}
+        want_x, want_c, want_start, want_initial = self.split(wanted)
+        used = {m for k, m in self.of_input.items() if want_x[k]}
+        used |= {m for m, p in zip(self.of_product, self.adjoint.products, strict=True) if want_c[p.matrix]}
+        for m in used:
+            arrays[f"g{m}"] = empty(like, rows.steps, *self.gradients[m].shape)
+        threads = self._threads(rows)
+        for m in {m for k, m in self.of_constant.items() if want_c[k]}:
+            width = 2 * cpu.leading(_size(self.totals[m].shape), self.bytes)
+            arrays[f"sum{m}"] = zeros(like, threads, width)
+        self._call(self.backward, self.backward_code, self.backward_plan, arrays, constants, rows)
+
+        d_constants: list[Tensor | None] = [None] * len(constants)
+        for k, m in self.of_constant.items():
+            if want_c[k]:
+                size = _size(self.totals[m].shape)
+                ld = cpu.leading(size, self.bytes)
+                total = arrays[f"sum{m}"].sum(0)
+                d_constants[k] = (total[:size] + total[ld : ld + size]).view_as(constants[k])
+        for product, m in zip(self.adjoint.products, self.of_product, strict=True):
+            if want_c[product.matrix]:
+                operand = self._operand(product.operand, arrays, rows)
+                gradient = (arrays[f"g{m}"].flatten(1).t() @ operand).t()
+                held = d_constants[product.matrix]
+                d_constants[product.matrix] = gradient if held is None else held + gradient
+        d_x = [arrays[f"g{self.of_input[k]}"] if want_x[k] and k in self.of_input else None for k in range(len(xs))]
+        d_start = [ends[k] if want_start[k] else None for k in range(len(ends))]
+        d_initial = [arrays[f"init{k}"] if w else None for k, w in enumerate(want_initial)]
+        return [*d_x, *d_constants, *d_start, *d_initial]
+
+    def _operand(self, view: View, arrays: dict[str, Tensor], rows: Rows) -> Tensor:
+        """A product's operand at every step, (steps, size)."""
+        kind, k = view.node.key
+        if kind == "prev":
+            after = arrays[self.sequence(k)].flatten(1)
+            flat = empty(after, *after.shape)
+            flat[1:] = after[:-1]
+            who, where = rows.starts
+            flat[where] = arrays[f"before{k}"].flatten(1)[who]
+            if rows.resets is not None:
+                who, where = rows.restarts
+                flat[where] = arrays[f"before_init{k}"].flatten(1)[who]
+        else:
+            flat = arrays[f"{kind}{k}"].flatten(1)
+        size = _size(view.shape)
+        return flat if view.whole else flat[:, view.place.offset : view.place.offset + size]
+
+    def _threads(self, rows: Rows) -> int:
+        return max(1, min(torch.get_num_threads(), 64))
+
+    def _call(
+        self,
+        run: Any,
+        code: cpu.Code,
+        order: Plan,
+        arrays: dict[str, Tensor],
+        constants: Sequence[Tensor],
+        rows: Rows,
+    ) -> None:
+        library, threads = self.kernels, self._threads(rows)
+        like = next(iter(arrays.values()))
+        arrays = {name: value.contiguous() for name, value in arrays.items()}
+        for number, node in enumerate(order.products):
+            key, transposed = node.key if isinstance(node.key, tuple) else (node.key, None)
+            matrix = constants[key].t() if transposed else constants[key]
+            arrays[f"pack{number}"] = library.pack(matrix)
+        weight = sum(arrays[f"pack{number}"].numel() for number in range(len(order.products))) * self.bytes
+        by_units = threads > 1 and (rows.count < 4 * threads or weight > library.cache)
+        if by_units and weight < 1 << 16 and rows.count >= threads:
+            by_units = False
+        if rows.count < threads and not by_units:
+            threads = max(1, rows.count)
+        block = rows.count if by_units else min(64, -(-rows.count // threads))
+        share = block * code.row + code.spare
+        memory = empty(like, block * code.row + threads * code.spare if by_units else threads * share)
+        header = {
+            "rows": rows.count,
+            "split": int(by_units),
+            "order": rows.order.data_ptr(),
+            "offset": rows.offset.data_ptr(),
+            "length": rows.length.data_ptr(),
+            "resets": 0 if rows.resets is None else rows.resets.data_ptr(),
+            "gemm": library.gemm,
+            "barrier": library.barrier,
+            "gate": library.gate(),
+            "memory": memory.data_ptr(),
+            "share": share,
+            "block": block,
+            "panel": library.panel,
+        }
+        table = [header[name] for name in cpu.HEADER]
+        table += [arrays[name].data_ptr() if name in arrays else 0 for name in code.arrays]
+        library.parallel(run, (ctypes.c_int64 * len(table))(*table), threads)
+
+
+class _Loop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, program: Program, rows: Rows, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.program, ctx.rows, ctx.keep = program, rows, {}
+        count = len(tensors) - (len(program.states) if rows.resets is not None else 0)
+        ys, *final = program.go(tensors[:count], tensors[count:], rows, ctx.keep)
+        ctx.save_for_backward(*tensors, ys)
+        ctx.set_materialize_grads(False)
+        return ys, *final
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, ys = ctx.saved_tensors
+        program, wanted = ctx.program, ctx.needs_input_grad[2:]
+        if all(grad is None for grad in grads):
+            return (None,) * (2 + len(tensors))
+        if torch.is_grad_enabled():
+            return None, None, *_differentiable(program, ctx.rows, tensors, grads, wanted)
+        keep = {**ctx.keep, "y0": ys}
+        return None, None, *program.back(tensors, keep, ctx.rows, grads, wanted)
+
+
+def _differentiable(
+    program: Program, rows: Rows, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated again: the loop replayed by PyTorch, one step at a time."""
+    with torch.enable_grad():
+        outputs = replay(program, rows, tensors)
+        pairs = [
+            (out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad
+        ]
+        chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]
+        found = iter(
+            torch.autograd.grad(
+                [out for out, _ in pairs], chosen, [grad for _, grad in pairs], create_graph=True, allow_unused=True
+            )
+        )
+    return [next(found) if want else None for want in wanted]
+
+
+def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs and final state, by PyTorch."""
+    xs, constants, state, initial = program.split(tensors)
+    state = list(state)
+    longest = int(rows.length.max())
+    pieces: list[Tensor] = []
+    places: list[Tensor] = []
+
+    def matrix(key: int) -> Tensor:
+        found: Tensor = constants[key]
+        return found
+
+    for t in range(longest):
+        live = (rows.length > t).nonzero()[:, 0]
+        at = rows.offset[live] + t
+        if rows.resets is not None:
+            again = rows.resets[at].bool()
+            if bool(again.any()):
+                who = live[again]
+                state = [s.index_copy(0, who, i[who]) for s, i in zip(state, initial, strict=True)]
+        inputs = {("x", k): x[at] for k, x in enumerate(xs)} | {("const", k): c for k, c in enumerate(constants)}
+        inputs |= {("prev", k): s[live] for k, s in enumerate(state)}
+        y, *new = evaluate([program.step.output, *program.step.following], inputs, matrix)
+        state = [s.index_copy(0, live, n.expand(len(live), *n.shape[1:])) for s, n in zip(state, new, strict=True)]
+        pieces.append(y.expand(len(live), *y.shape[1:]))
+        places.append(at)
+    ys = torch.cat(pieces)
+    return [torch.zeros_like(ys).index_copy(0, torch.cat(places), ys), *state]
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size

@@ -1,0 +1,364 @@
+// Run-time library of the compiled engine: packed matrix products, a borrowed thread team and a barrier.
+//
+// The generated code of a cell multiplies a few rows (the batch) by a weight matrix at every step, so the weights are
+// packed once per call into panels that the inner loop reads from first byte to last, and everything below is about
+// reading them at the speed of the cache they lie in.
+//
+// Every element of a product is one chain of multiply-adds over k = 0, 1, 2, … that starts from zero (or from C). No
+// kernel splits that chain, so a row's result depends neither on the other rows nor on how rows, panels and threads
+// were divided: a padded batch equals its members alone, bit for bit. Keep it that way when tuning.
+//
+// Plain C interface; GCC or Clang vector extensions; compile with -std=gnu++17 -march=native.
+
+#include <cstdint>
+#include <sched.h>
+#include <utility>
+
+#define ES_ALWAYS __attribute__((always_inline))
+#define ES_INLINE inline ES_ALWAYS
+#if defined(__clang__)
+#define ES_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define ES_UNROLL _Pragma("GCC unroll 64")
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64;
+#elif defined(__AVX__)
+constexpr int BYTES = 32;
+#else
+constexpr int BYTES = 16;
+#endif
+
+// Rows of the largest block: two accumulators a row, two registers for the weights, one or two for the row's element.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int ROWS = 14;
+#else
+constexpr int ROWS = 6;
+#endif
+
+constexpr int VECTORS = 2;             // in a row of a panel
+constexpr int64_t CHUNK_ROWS = 64;     // rows of A worked on at once …
+constexpr int64_t CHUNK_BYTES = 4096;  // … and bytes of each: at most a quarter of a megabyte, beside a panel in L2
+
+template <class T> struct Vector;
+template <> struct Vector<float> { typedef float type __attribute__((vector_size(BYTES))); };
+template <> struct Vector<double> { typedef double type __attribute__((vector_size(BYTES))); };
+template <class T> using Vec = typename Vector<T>::type;
+template <class T> constexpr int LANES = BYTES / int(sizeof(T));
+template <class T> constexpr int PANEL = VECTORS * LANES<T>;
+
+template <class T> ES_INLINE Vec<T> load(const T* from) {
+  Vec<T> v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class T> ES_INLINE void store(T* to, Vec<T> v) { __builtin_memcpy(to, &v, sizeof v); }
+
+// x - 0 is x for every x, -0 included, so compilers fold it into a bare broadcast; x + 0 is not, and they cannot.
+template <class T> ES_INLINE Vec<T> splat(T x) { return x - Vec<T>{}; }
+
+// c += a * b, fused. Written out on x86: GCC splits such chains into multiply and add when it tunes for some
+// processors, and it folds the loads of b back into every use, which doubles the traffic to L1.
+#if defined(__x86_64__) && defined(__FMA__)
+ES_INLINE void fma(Vec<float>& c, Vec<float> a, Vec<float> b) {
+  asm("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+}
+ES_INLINE void fma(Vec<double>& c, Vec<double> a, Vec<double> b) {
+  asm("vfmadd231pd %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+}
+#else
+template <class V> ES_INLINE void fma(V& c, V a, V b) { c += a * b; }
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------- gemm
+
+// M rows by P neighbouring panels. `apart` is the distance of two panels, `columns` how many columns of C there are
+// from here on (fewer than P panels hold: the last one is partly padding), `sum` whether to start from C.
+template <class T, int M, int P>
+void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, int64_t ldc, int64_t columns,
+           bool sum) {
+  constexpr int L = LANES<T>, R = P * VECTORS;
+  constexpr int UNROLL = M * R <= 12 ? 4 : 1;  // a step of a large block hides the cost of its loop
+  Vec<T> acc[M][R];
+  const bool whole = columns >= P * PANEL<T>;
+  if (!sum) {
+    ES_UNROLL for (int m = 0; m < M; ++m) ES_UNROLL for (int r = 0; r < R; ++r) acc[m][r] = Vec<T>{};
+  } else if (whole) {
+    ES_UNROLL for (int m = 0; m < M; ++m) ES_UNROLL for (int r = 0; r < R; ++r) acc[m][r] = load(C + m * ldc + r * L);
+  } else {
+    ES_UNROLL for (int m = 0; m < M; ++m) {
+      T row[R * L] = {};
+      __builtin_memcpy(row, C + m * ldc, columns * sizeof(T));
+      ES_UNROLL for (int r = 0; r < R; ++r) acc[m][r] = load(row + r * L);
+    }
+  }
+
+  // One pointer for three rows (x86 addresses p, p + lda and p + 2 lda): fourteen would not fit its registers.
+  constexpr int G = (M + 2) / 3;
+  const T* rows[G];
+  ES_UNROLL for (int g = 0; g < G; ++g) rows[g] = A + 3 * g * lda;
+  const auto element = [&](int m, int u) ES_ALWAYS { return splat(rows[m / 3][m % 3 * lda + u]); };
+  const auto step = [&](int u) ES_ALWAYS {
+    if constexpr (M >= R) {
+      Vec<T> w[R];
+      ES_UNROLL for (int r = 0; r < R; ++r) w[r] = load(W + r / VECTORS * apart + (u * VECTORS + r % VECTORS) * L);
+      ES_UNROLL for (int m = 0; m < M; ++m) {
+        const Vec<T> a = element(m, u);
+        ES_UNROLL for (int r = 0; r < R; ++r) fma(acc[m][r], a, w[r]);
+      }
+    } else {
+      Vec<T> a[M];
+      ES_UNROLL for (int m = 0; m < M; ++m) a[m] = element(m, u);
+      ES_UNROLL for (int r = 0; r < R; ++r) {
+        const Vec<T> w = load(W + r / VECTORS * apart + (u * VECTORS + r % VECTORS) * L);
+        ES_UNROLL for (int m = 0; m < M; ++m) fma(acc[m][r], a[m], w);
+      }
+    }
+  };
+  int64_t k = K;
+  for (; k >= UNROLL; k -= UNROLL) {
+    ES_UNROLL for (int u = 0; u < UNROLL; ++u) step(u);
+    W += UNROLL * PANEL<T>;
+    ES_UNROLL for (int g = 0; g < G; ++g) rows[g] += UNROLL;
+  }
+  for (; k > 0; --k) {
+    step(0);
+    W += PANEL<T>;
+    ES_UNROLL for (int g = 0; g < G; ++g) rows[g] += 1;
+  }
+
+  if (whole) {
+    ES_UNROLL for (int m = 0; m < M; ++m)
+      ES_UNROLL for (int r = 0; r < R; ++r) store<T>(C + m * ldc + r * L, acc[m][r]);
+  } else {
+    ES_UNROLL for (int m = 0; m < M; ++m) {
+      T row[R * L];
+      ES_UNROLL for (int r = 0; r < R; ++r) store<T>(row + r * L, acc[m][r]);
+      __builtin_memcpy(C + m * ldc, row, columns * sizeof(T));
+    }
+  }
+}
+
+template <class T> using Block = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, int64_t, bool);
+
+template <class T, int... M> Block<T> block_of(int64_t rows, std::integer_sequence<int, M...>) {
+  static constexpr Block<T> table[] = {block<T, M + 1, 1>...};
+  return table[rows - 1];
+}
+
+// A few rows: a panel gives too few independent chains to hide the latency of an fma, so several are walked at once.
+template <class T, int M, int P>
+int64_t wide(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, int64_t N, int64_t p, int64_t last, T* C,
+             int64_t ldc, bool sum) {
+  for (; p + P <= last; p += P)
+    block<T, M, P>(A, lda, W + p * apart, apart, K, C + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
+  return p;
+}
+
+// A chunk: at most CHUNK_ROWS rows and CHUNK_BYTES of each. Panels outside, blocks of rows inside: the panel comes from
+// L2 or beyond once and is near for all blocks but the first.
+template <class T>
+void chunk(const T* A, int64_t lda, int64_t M, const T* W, int64_t apart, int64_t K, int64_t N, int64_t p, int64_t last,
+           T* C, int64_t ldc, bool sum) {
+  if (M == 1) p = wide<T, 1, 4>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  if (M == 1) p = wide<T, 1, 2>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  if (M == 2) p = wide<T, 2, 2>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  const int64_t blocks = (M + ROWS - 1) / ROWS, rows = M / blocks, longer = M % blocks;
+  for (; p < last; ++p) {
+    int64_t m = 0;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t n = rows + (b < longer);
+      block_of<T>(n, std::make_integer_sequence<int, ROWS>())(A + m * lda, lda, W + p * apart, apart, K,
+                                                              C + m * ldc + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
+      m += n;
+    }
+  }
+}
+
+// Rows a multiple of 2 kB apart fall into one or two sets of L1, which then cannot hold a line of each: work on a copy
+// whose rows are a line further apart.
+template <class T>
+__attribute__((noinline)) void chunk_copied(const T* A, int64_t lda, int64_t M, const T* W, int64_t apart, int64_t K,
+                                            int64_t N, int64_t p, int64_t last, T* C, int64_t ldc, bool sum) {
+  constexpr int64_t stride = (CHUNK_BYTES + 64) / sizeof(T);
+  T copy[CHUNK_ROWS * stride];
+  for (int64_t m = 0; m < M; ++m) __builtin_memcpy(copy + m * stride, A + m * lda, K * sizeof(T));
+  chunk(copy, stride, M, W, apart, K, N, p, last, C, ldc, sum);
+}
+
+template <class T>
+void gemm(const T* A, int64_t lda, int64_t M, const T* W, int64_t K, int64_t N, int64_t first, int64_t last, T* C,
+          int64_t ldc, bool add) {
+  const int64_t panels = (N + PANEL<T> - 1) / PANEL<T>;
+  if (last > panels) last = panels;
+  if (M <= 0 || first >= last) return;
+  constexpr int64_t most = CHUNK_BYTES / sizeof(T);
+  const int64_t chunks = (M + CHUNK_ROWS - 1) / CHUNK_ROWS, rows = (M + chunks - 1) / chunks;
+  for (int64_t m = 0; m < M; m += rows) {
+    const int64_t n = m + rows < M ? rows : M - m;
+    const bool collide = n > 4 && lda * int64_t(sizeof(T)) % 2048 == 0 && last - first >= 4;
+    int64_t k = 0;
+    do {  // once even where K is 0. Later passes go on from the sums so far, which C holds exactly
+      const int64_t length = k + most < K ? most : K - k;
+      (collide ? chunk_copied<T> : chunk<T>)(A + m * lda + k, lda, n, W + k * PANEL<T>, K * PANEL<T>, length, N, first,
+                                             last, C + m * ldc, ldc, add || k > 0);
+      k += length;
+    } while (k < K);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------- pack
+
+// Lanes I of a and b, those of b counted on from those of a.
+template <class V, int... I> ES_INLINE V shuffled(V a, V b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, decltype(a < b){I...});  // the other one is new in GCC 12
+#endif
+}
+
+// One stage of a transposition in registers: of two rows S apart, exchange the quarter off the diagonal.
+template <int S, class V, int... I> ES_INLINE void exchange(V& a, V& b, std::integer_sequence<int, I...>) {
+  constexpr int L = sizeof...(I);
+  const V upper = shuffled(a, b, std::integer_sequence<int, (I & S ? L + I - S : I)...>());
+  b = shuffled(a, b, std::integer_sequence<int, (I & S ? L + I : I + S)...>());
+  a = upper;
+}
+
+template <class T, int S> ES_INLINE void transpose(Vec<T> (&v)[LANES<T>]) {
+  if constexpr (S < LANES<T>) {
+    ES_UNROLL for (int i = 0; i < LANES<T>; ++i)
+      if (!(i & S)) exchange<S>(v[i], v[i + S], std::make_integer_sequence<int, LANES<T>>());
+    transpose<T, 2 * S>(v);
+  }
+}
+
+// A square of one vector by one vector, from rows of the transposed matrix into rows of a panel.
+template <class T> void square(const T* from, int64_t stride, T* to) {
+  Vec<T> v[LANES<T>];
+  ES_UNROLL for (int i = 0; i < LANES<T>; ++i) v[i] = load(from + i * stride);
+  transpose<T, 1>(v);
+  ES_UNROLL for (int i = 0; i < LANES<T>; ++i) store<T>(to + i * PANEL<T>, v[i]);
+}
+
+// Rows k0 to k1 of the panel that begins with column n0.
+template <class T>
+void pack_part(const T* W, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out, int64_t n0, int64_t k0,
+               int64_t k1) {
+  constexpr int64_t L = LANES<T>, NR = PANEL<T>;
+  const int64_t n = N - n0 < NR ? N - n0 : NR;
+  for (int64_t k = k0; k < k1;) {
+    const T* from = W + k * stride_k + n0 * stride_n;
+    T* to = out + n0 * K + k * NR;
+    if (n == NR && stride_n == 1) {
+      ES_UNROLL for (int v = 0; v < VECTORS; ++v) store<T>(to + v * L, load(from + v * L));
+      k += 1;
+    } else if (n == NR && stride_k == 1 && k + L <= k1) {
+      for (int v = 0; v < VECTORS; ++v) square(from + v * L * stride_n, stride_n, to + v * L);
+      k += L;
+    } else {
+      for (int64_t j = 0; j < NR; ++j) to[j] = j < n ? from[j * stride_n] : T(0);
+      k += 1;
+    }
+  }
+}
+
+template <class T> void pack(const T* W, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out) {
+  // Along the memory of W: few streams, which the processor can foresee, and few pages at a time.
+  const int64_t tall = stride_k == 1 ? K : 16;
+  for (int64_t k = 0; k < K; k += tall)
+    for (int64_t n = 0; n < N; n += PANEL<T>)
+      pack_part(W, K, N, stride_k, stride_n, out, n, k, k + tall < K ? k + tall : K);
+}
+
+// ------------------------------------------------------------------------------------------------------------- threads
+
+// PyTorch's own OpenMP pool: a second one would compete with it for the cores.
+void (*start_team)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+int (*team_index)() = nullptr;
+int (*team_size)() = nullptr;
+
+struct Work {
+  void (*body)(void*, int64_t, int64_t);
+  void* data;
+};
+
+void work(void* given) {
+  const Work* w = static_cast<Work*>(given);
+  w->body(w->data, team_index(), team_size());
+}
+
+struct Barrier {
+  int64_t arrived;
+  char apart[120];  // each word on a line of its own, however the memory is aligned: arriving disturbs no one's wait
+  int64_t round;
+  char rest[120];
+};
+
+ES_INLINE void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+extern "C" {
+
+#define ES_INTERFACE(T, S)                                                                                            \
+  int64_t es_panel_##S(void) { return PANEL<T>; }                                                                     \
+  int64_t es_packed_size_##S(int64_t K, int64_t N) { return (N + PANEL<T> - 1) / PANEL<T> * PANEL<T> * K; }           \
+  void es_pack_##S(const T* W, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, T* out) {                    \
+    pack<T>(W, K, N, stride_k, stride_n, out);                                                                        \
+  }                                                                                                                   \
+  void es_gemm_##S(const T* A, int64_t lda, int64_t M, const T* packed, int64_t K, int64_t N, int64_t first,          \
+                   int64_t last, T* C, int64_t ldc, int add) {                                                        \
+    gemm<T>(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);                                                  \
+  }
+ES_INTERFACE(float, f32)
+ES_INTERFACE(double, f64)
+
+void es_set_openmp(void* GOMP_parallel, void* omp_get_thread_num, void* omp_get_num_threads) {
+  const bool all = GOMP_parallel && omp_get_thread_num && omp_get_num_threads;
+  start_team = all ? reinterpret_cast<decltype(start_team)>(GOMP_parallel) : nullptr;
+  team_index = reinterpret_cast<decltype(team_index)>(omp_get_thread_num);
+  team_size = reinterpret_cast<decltype(team_size)>(omp_get_num_threads);
+}
+
+// The runtime may give fewer threads than wanted, so the size of the team is asked inside it.
+void es_parallel(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted) {
+  if (!start_team || wanted <= 1) return body(data, 0, 1);
+  Work w{body, data};
+  start_team(work, &w, unsigned(wanted), 0);
+}
+
+int64_t es_barrier_bytes(void) { return sizeof(Barrier); }
+
+// The last to arrive opens the next round. No one can miss it: a round ends only after all have read its number.
+void es_barrier(void* barrier, int64_t n) {
+  if (n <= 1) return;
+  Barrier* b = static_cast<Barrier*>(barrier);
+  const int64_t round = __atomic_load_n(&b->round, __ATOMIC_RELAXED);
+  if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_ACQ_REL) == n) {
+    __atomic_store_n(&b->arrived, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&b->round, round + 1, __ATOMIC_RELEASE);
+    return;
+  }
+  for (int spins = 0; __atomic_load_n(&b->round, __ATOMIC_ACQUIRE) == round;) {
+    if (spins < 2000) {
+      ++spins;
+      relax();
+    } else {
+      sched_yield();  // more threads than cores: let the others come
+    }
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,102 @@
+"""The run-time library of the compiled loops: products of matrices, and PyTorch's own threads."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.scanning.fused import build
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    source = (Path(__file__).parent / "native" / "kernels.cpp").read_text(encoding="utf-8")
+    library = build.load(source, "kernels")
+    library.es_set_openmp.argtypes = [ctypes.c_void_p] * 3
+    library.es_set_openmp(*_openmp())
+    for suffix in ("f32", "f64"):
+        getattr(library, f"es_panel_{suffix}").restype = ctypes.c_int64
+        size = getattr(library, f"es_packed_size_{suffix}")
+        size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
+        pack = getattr(library, f"es_pack_{suffix}")
+        pack.restype, pack.argtypes = None, [ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
+    library.es_barrier_bytes.restype = ctypes.c_int64
+    library.es_parallel.restype = None
+    library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    return library
+
+
+def _openmp() -> tuple[int | None, ...]:
+    """The functions of the OpenMP runtime that PyTorch has loaded: a second one would fight it for the cores."""
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None, None, None
+    found = sorted({line.split()[-1] for line in maps.splitlines() if "libgomp" in line})
+    if not found:
+        return None, None, None
+    # PyTorch's wheels carry their own, beside their other libraries
+    runtime = ctypes.CDLL(next((path for path in found if "torch" in path), found[0]))
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    return tuple(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names)
+
+
+class Kernels:
+    """The library's functions for one dtype.
+
+    Attributes:
+        gemm, barrier: addresses, for the generated code.
+        panel: columns that are packed together.
+        cache: bytes of a core's own cache.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        suffix = "f32" if dtype == torch.float32 else "f64"
+        self.library = _library()
+        self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{suffix}"), ctypes.c_void_p).value or 0
+        self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
+        self.panel = int(getattr(self.library, f"es_panel_{suffix}")())
+        self._packed_size = getattr(self.library, f"es_packed_size_{suffix}")
+        self._pack = getattr(self.library, f"es_pack_{suffix}")
+        self.cache = 1 << 20
+
+    def pack(self, matrix: Tensor) -> Tensor:
+        """A matrix (K, N) in the layout that the products read."""
+        rows, columns = matrix.shape
+        packed = matrix.new_empty(self._packed_size(rows, columns) + 16)
+        spare = (-packed.data_ptr() % 64) // packed.element_size()
+        packed = packed[spare:]
+        self._pack(matrix.data_ptr(), rows, columns, matrix.stride(0), matrix.stride(1), packed.data_ptr())
+        return packed
+
+    def gate(self) -> int:
+        """A fresh barrier; it lives until the next is asked for by the same thread."""
+        _gates.value = ctypes.create_string_buffer(int(self.library.es_barrier_bytes()) + 64)
+        return (ctypes.addressof(_gates.value) + 63) // 64 * 64
+
+    def parallel(self, run: Any, table: Any, threads: int) -> None:
+        """Run a generated function on so many threads."""
+        self.library.es_parallel(ctypes.cast(run, ctypes.c_void_p), ctypes.byref(table), threads)
+
+
+class _Local(threading.local):
+    value: Any = None
+
+
+_gates = _Local()
+
+
+@cache
+def kernels(dtype: torch.dtype) -> Kernels:
+    """The library, compiled at first use.
+
+    Raises:
+        build.BuildError: it cannot be compiled.
+    """
+    return Kernels(dtype)

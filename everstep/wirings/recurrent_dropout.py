@@ -1,0 +1,161 @@
+"""Dropout within a recurrence: of what is written to the state, and of the recurrent matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from everstep.cell import Cell, Layer
+from everstep.equation import Gated
+from everstep.scanning import dispatch, scan
+from everstep.state import State
+from everstep.wirings.regularise import probability
+
+
+class RecurrentDropout(Cell):
+    """Drops features of the candidate, so that a dropped unit writes nothing and forgets nothing (Semeniuta 2016).
+
+    For an LSTM: c_t = f ∘ c_{t-1} + i ∘ d(g); for a GRU: h_t = (1 − z) ∘ d(n) + z ∘ h_{t-1}. In training
+    d(g) = g ∘ m / (1 − p) with m ~ Bernoulli(1 − p) for every unit, new at every step or once a sequence (the paper has
+    both); otherwise d(g) = g.
+
+    >>> from everstep import GRU, ActivationLSTM
+    >>> ys, (h, c) = RecurrentDropout(ActivationLSTM(3, 5), 0.25)(torch.zeros(2, 7, 3))
+    >>> ys, h = RecurrentDropout(GRU(3, 5), 0.25, once=True)(torch.zeros(2, 7, 3))
+
+    Args:
+        cell: a cell made by `gated` with the option `activation`, its candidate's. For `LSTM` take `ActivationLSTM`,
+            which has the same parameters.
+        p: probability in [0, 1) that a feature of the candidate is dropped; none is outside of training.
+        once: one mask for the whole sequence.
+
+    Known limit: in training the masks enter the step, so that no vendor kernel can run it. The paper scales by 1 − p
+    outside of training; here the mask is scaled in training, which is the same in the mean.
+
+    Raises:
+        TypeError: a cell without that option, or with a step of its own.
+        RuntimeError: `step` in training, where no sequence is there to hold the mask.
+    """
+
+    def __init__(self, cell: Gated, p: float, *, once: bool = False):
+        owner = next(kind for kind in type(cell).__mro__ if "step" in vars(kind))
+        if not isinstance(cell, Gated) or "equation" not in vars(owner) or "activation" not in cell.options:
+            raise TypeError(
+                f"RecurrentDropout: expected a cell made by `gated` with the option `activation`, as ActivationLSTM "
+                f"and GRU are, but {type(cell).__name__} came"
+            )
+        super().__init__(cell.input_size, cell.output_size)
+        self.cell, self.p, self.once = cell, probability(self, "p", p), once
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The cell's."""
+        return self.cell.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The cell's step, outside of training."""
+        if self.training and self.p > 0:
+            raise RuntimeError(
+                "RecurrentDropout: a single step has no sequence that its mask belongs to; call the cell on a "
+                "sequence, or .eval() it"
+            )
+        return self.cell.step(x, state)
+
+    def dropped(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
+        """One step whose candidate is multiplied by `mask`."""
+        activation = self.cell.options["activation"]
+        options = {**self.cell.options, "activation": lambda value: mask * activation(value)}
+        return self.cell.evaluate(x, state, options)
+
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        """In training, the masks of all steps are drawn first and fed to the step as further inputs."""
+        if not self.training or self.p == 0:
+            return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
+        batch, time = xs.shape[:2]
+        masks = F.dropout(xs.new_ones(batch, 1 if self.once else time, self.output_size), self.p)
+        return dispatch(_Fed(self), (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
+
+    def scanned(self) -> Sequence[Layer]:
+        """The cell."""
+        return (self.cell,)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, once={self.once}"
+
+
+class _Fed(Cell):
+    """Recurrent dropout whose masks come in with the inputs: a pure step."""
+
+    def __init__(self, wiring: RecurrentDropout):
+        super().__init__(wiring.input_size, wiring.output_size)
+        self.wiring = wiring
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        return self.wiring.initial_state(batch, like)
+
+    def step(self, x: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:
+        return self.wiring.dropped(x[0], state, x[1])
+
+
+class WeightDrop(Cell):
+    """DropConnect on the recurrent matrix: the weight drop of the AWD-LSTM (Merity 2018; Wan 2013).
+
+    y_t, s_t = cell(x_t, s_{t-1}), in training with U ∘ M / (1 − p) in place of its matrix U: M ~ Bernoulli(1 − p) for
+    every weight, drawn once each time a sequence is run and shared by all rows.
+
+    >>> from everstep import LSTM
+    >>> cell = WeightDrop(LSTM(3, 5), 0.5)
+    >>> ys, (h, c) = cell(torch.zeros(2, 7, 3))
+    >>> list(cell.state_dict())
+    ['cell.weight_ih', 'cell.weight_hh', 'cell.bias_ih', 'cell.bias_hh']
+
+    Args:
+        cell: the cell inside; its parameters keep their names, and it keeps its fast paths.
+        p: probability in [0, 1) that a weight is dropped; none is outside of training.
+        names: the parameters of the cell to drop from.
+
+    Raises:
+        ValueError: a name that is no parameter of the cell.
+        RuntimeError: `step` in training, where no sequence is there to hold the mask.
+    """
+
+    def __init__(self, cell: Cell, p: float, names: Sequence[str] = ("weight_hh",)):
+        known = [name for name, _ in cell.named_parameters()]
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"WeightDrop: {type(cell).__name__} has no parameter {unknown[0]!r}, but {known}")
+        super().__init__(cell.input_size, cell.output_size)
+        self.cell, self.p, self.names = cell, probability(self, "p", p), tuple(names)
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The cell's."""
+        return self.cell.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The cell's step, outside of training."""
+        if self.training and self.p > 0:
+            raise RuntimeError(
+                "WeightDrop: a single step has no sequence to share its mask with; call the cell on a sequence, or "
+                ".eval() it"
+            )
+        return self.cell.step(x, state)
+
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        """One mask a matrix, then the cell over the whole sequence."""
+        how = {"lengths": lengths, "resets": resets, "backend": backend}
+        if not self.training or self.p == 0:
+            return scan(self.cell, xs, state, **how)  # type: ignore[arg-type]
+        dropped = {name: F.dropout(self.cell.get_parameter(name), self.p) for name in self.names}
+        return torch.func.functional_call(self.cell, dropped, (xs, state), how)  # type: ignore[no-any-return]
+
+    def scanned(self) -> Sequence[Layer]:
+        """The cell."""
+        return (self.cell,)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, names={self.names}"

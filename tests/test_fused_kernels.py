@@ -1,0 +1,273 @@
+"""The run-time library of the compiled engine: packed products, the borrowed thread team, the barrier."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from ctypes import CFUNCTYPE, POINTER, byref, c_char, c_double, c_float, c_int, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import everstep
+
+SOURCE = Path(everstep.__file__).parent / "scanning" / "fused" / "native" / "kernels.cpp"
+FLAGS = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+MACHINES = {"native": "-march=native", "baseline": "-mtune=generic"}
+BODY = CFUNCTYPE(None, c_void_p, c_int64, c_int64)
+REAL: dict[str, Any] = {"f32": c_float, "f64": c_double}
+NUMPY: dict[str, Any] = {"f32": np.float32, "f64": np.float64}
+GUARD = 77.0
+
+
+@pytest.fixture(scope="module", params=MACHINES)
+def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> ctypes.CDLL:
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (c++) on this machine")
+    out = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    subprocess.run([compiler, *FLAGS, MACHINES[request.param], str(SOURCE), "-o", str(out)], check=True)
+    lib = ctypes.CDLL(str(out))
+    size = c_int64
+    for s, real in REAL.items():
+        matrix = POINTER(real)
+        getattr(lib, f"es_panel_{s}").restype = size
+        getattr(lib, f"es_packed_size_{s}").restype = size
+        getattr(lib, f"es_packed_size_{s}").argtypes = [size, size]
+        getattr(lib, f"es_pack_{s}").argtypes = [matrix, size, size, size, size, matrix]
+        getattr(lib, f"es_pack_{s}").restype = None
+        getattr(lib, f"es_gemm_{s}").argtypes = [
+            matrix,
+            size,
+            size,
+            matrix,
+            size,
+            size,
+            size,
+            size,
+            matrix,
+            size,
+            c_int,
+        ]
+        getattr(lib, f"es_gemm_{s}").restype = None
+    lib.es_set_openmp.argtypes = [c_void_p] * 3
+    lib.es_parallel.argtypes = [BODY, c_void_p, size]
+    lib.es_barrier_bytes.restype = size
+    lib.es_barrier.argtypes = [c_void_p, size]
+    for name in ("es_set_openmp", "es_parallel", "es_barrier"):
+        getattr(lib, name).restype = None
+    return lib
+
+
+class Kernels:
+    """One precision of the library on numpy arrays; strides are counted in elements, as the library does."""
+
+    def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
+        self.library, self.suffix, self.dtype = library, suffix, NUMPY[suffix]
+        self.panel: int = getattr(library, f"es_panel_{suffix}")()
+        self.eps = float(np.finfo(self.dtype).eps)
+
+    def at(self, array: np.ndarray) -> Any:
+        return array.ctypes.data_as(POINTER(REAL[self.suffix]))
+
+    def random(self, *shape: int, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(self.dtype)
+
+    def pack(self, weight: np.ndarray) -> np.ndarray:
+        (k, n), item = weight.shape, weight.itemsize
+        size = getattr(self.library, f"es_packed_size_{self.suffix}")(k, n)
+        room = np.full(size + 64, np.nan, self.dtype)
+        start = -room.ctypes.data % 64 // item
+        packed = room[start : start + size]
+        by_k, by_n = (stride // item for stride in weight.strides)
+        getattr(self.library, f"es_pack_{self.suffix}")(self.at(weight), k, n, by_k, by_n, self.at(packed))
+        return packed
+
+    def gemm(
+        self,
+        rows: np.ndarray,
+        packed: np.ndarray,
+        n: int,
+        panels: tuple[int, int] | None = None,
+        add: np.ndarray | None = None,
+        slack: int = 0,
+    ) -> np.ndarray:
+        """C, from an A and a C with `slack` columns more than needed: NaN beside A, guards beside C."""
+        m, k = rows.shape
+        first, last = panels or (0, -(-n // self.panel))
+        a = np.full((m + 1, k + slack), np.nan, self.dtype)
+        a[:m, :k] = rows
+        c = np.full((m + 1, n + slack), GUARD, self.dtype)
+        if add is not None:
+            c[:m, :n] = add
+        product = getattr(self.library, f"es_gemm_{self.suffix}")
+        product(self.at(a), k + slack, m, self.at(packed), k, n, first, last, self.at(c), n + slack, add is not None)
+        assert (c[m:] == GUARD).all()
+        assert (c[:, n:] == GUARD).all()
+        return c[:m, :n]
+
+
+@pytest.fixture(params=["f32", "f64"])
+def kernels(library: ctypes.CDLL, request: pytest.FixtureRequest) -> Kernels:
+    return Kernels(library, request.param)
+
+
+def near(kernels: Kernels, got: np.ndarray, a: np.ndarray, weight: np.ndarray, c: Any = 0.0) -> bool:
+    """Whether `got` is a·weight + c but for the roundings of one sum."""
+    a64, w64, c64 = (np.asarray(x, np.float64) for x in (a, weight, c))
+    bound = 2 * (a.shape[1] + 1) * kernels.eps * (np.abs(a64) @ np.abs(w64) + np.abs(c64))
+    return bool((np.abs(got - (a64 @ w64 + c64)) <= bound).all())
+
+
+@pytest.mark.parametrize("n", [1, 5, 16, 31, 32, 33, 48, 100, 130])
+def test_products_of_every_shape(kernels: Kernels, n: int) -> None:
+    for k in (0, 1, 3, 16, 64, 257):
+        weight = kernels.random(k, n)
+        packed = kernels.pack(weight)
+        for m in range(34):
+            a, c = kernels.random(m, k), kernels.random(m, n, seed=1)
+            assert near(kernels, kernels.gemm(a, packed, n, slack=m % 3), a, weight), (m, k)
+            assert near(kernels, kernels.gemm(a, packed, n, add=c, slack=m % 2), a, weight, c), (m, k)
+
+
+@pytest.mark.parametrize(("m", "k"), [(9, 512), (150, 40), (70, 2048), (3, 2500)])
+def test_products_worked_on_in_parts(kernels: Kernels, m: int, k: int) -> None:
+    weight, a, n = kernels.random(k, 150), kernels.random(m, k), 150
+    packed = kernels.pack(weight)
+    got = kernels.gemm(a, packed, n)
+    assert near(kernels, got, a, weight)
+    assert kernels.gemm(a[2:3], packed, n).tobytes() == got[2].tobytes()
+    assert kernels.gemm(a, packed, n, slack=9).tobytes() == got.tobytes()
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 3), (1, 1), (7, 70), (64, 128), (37, 130)])
+def test_packing_is_the_same_from_any_strides(kernels: Kernels, k: int, n: int) -> None:
+    weight, panel = kernels.random(k, n), kernels.panel
+    panels = -(-n // panel)
+    wanted = np.zeros((k, panels * panel), kernels.dtype)
+    wanted[:, :n] = weight
+    wanted = wanted.reshape(k, panels, panel).swapaxes(0, 1).ravel()
+    sparse = np.full((2 * k + 1, 3 * n), np.nan, kernels.dtype)
+    sparse[: 2 * k : 2, ::3] = weight
+    padded = np.full((n, k + 5), np.nan, kernels.dtype)
+    padded[:, :k] = weight.T
+    for given in (weight, np.ascontiguousarray(weight.T).T, sparse[: 2 * k : 2, ::3], padded[:, :k].T):
+        assert (given == weight).all()
+        np.testing.assert_array_equal(kernels.pack(given), wanted)
+
+
+@pytest.mark.parametrize("n", [5, 130, 300])
+def test_a_row_depends_on_nothing_but_itself(kernels: Kernels, n: int) -> None:
+    weight, a, c = kernels.random(101, n), kernels.random(33, 101), kernels.random(33, n, seed=1)
+    packed = kernels.pack(weight)
+    for add in (None, c):
+        whole = kernels.gemm(a, packed, n, add=add)
+        for m in range(1, 33):
+            part = None if add is None else add[-m:]
+            assert kernels.gemm(a[-m:], packed, n, add=part).tobytes() == whole[-m:].tobytes()
+
+
+def test_panels_are_independent(kernels: Kernels) -> None:
+    n = 9 * kernels.panel + 3
+    a, packed = kernels.random(17, 40), kernels.pack(kernels.random(40, n))
+    for m in (1, 2, 3, 17):
+        whole = kernels.gemm(a[:m], packed, n)
+        for first, last in ((0, 0), (0, 1), (1, 4), (3, 10), (4, 9), (9, 10)):
+            part = kernels.gemm(a[:m], packed, n, panels=(first, last))
+            inside = slice(first * kernels.panel, last * kernels.panel)
+            assert part[:, inside].tobytes() == whole[:, inside].tobytes()
+            part[:, inside] = GUARD
+            assert (part == GUARD).all()
+
+
+def test_nan_and_infinity_go_where_arithmetic_takes_them(kernels: Kernels) -> None:
+    n = kernels.panel + 5
+    weight, a = np.ones((8, n), kernels.dtype), np.ones((6, 8), kernels.dtype)
+    a[1, 3], a[2, 0], a[3, 5], weight[7, n - 1], weight[5, 2] = np.nan, np.inf, -np.inf, np.inf, 0
+    a[4] = 0
+    with np.errstate(invalid="ignore"):
+        wanted = (a[:, :, None] * weight).sum(1)
+    np.testing.assert_array_equal(kernels.gemm(a, kernels.pack(weight), n), wanted)
+
+
+def team(library: ctypes.CDLL, wanted: int) -> list[tuple[int, int]]:
+    """(i, n) of every call."""
+    seen: list[tuple[int, int]] = []
+    library.es_parallel(BODY(lambda _, i, n: seen.append((i, n))), None, wanted)
+    return sorted(seen)
+
+
+def test_without_a_pool_the_caller_works_alone(library: ctypes.CDLL) -> None:
+    library.es_set_openmp(None, None, None)
+    assert team(library, 4) == [(0, 1)]
+
+
+@pytest.fixture
+def pool(library: ctypes.CDLL) -> Any:
+    torch.zeros(1)
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    paths = {line.split(maxsplit=5)[5] for line in lines if "libgomp" in line}
+    if len(paths) != 1:
+        pytest.skip("this PyTorch does not run on one libgomp")
+    openmp = ctypes.CDLL(paths.pop())
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    library.es_set_openmp(*(ctypes.cast(openmp[name], c_void_p) for name in names))
+    yield openmp
+    library.es_set_openmp(None, None, None)
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3])
+def test_every_member_of_a_team_works_once(library: ctypes.CDLL, pool: Any, wanted: int) -> None:
+    pool.omp_set_dynamic(0)
+    assert team(library, wanted) == [(i, wanted) for i in range(wanted)]
+
+
+def test_a_team_within_a_team_is_what_came(library: ctypes.CDLL, pool: Any) -> None:
+    pool.omp_set_max_active_levels(1)
+    inner: list[tuple[int, int]] = []
+    outer = BODY(lambda _, i, n: inner.extend(team(library, 2)))
+    library.es_parallel(outer, None, 2)
+    assert inner == [(0, 1), (0, 1)]
+
+
+def rounds(library: ctypes.CDLL, n: int, run: Callable[[Callable[[int], None]], None]) -> None:
+    """Each of `n` threads counts, waits, and must then find that all have counted."""
+    barrier = (c_char * library.es_barrier_bytes())()
+    counts, wrong = [0] * n, []
+
+    def member(i: int) -> None:
+        for r in range(1, 201):
+            counts[i] = r
+            library.es_barrier(byref(barrier), n)
+            wrong.extend(c for c in counts if c != r)
+            library.es_barrier(byref(barrier), n)
+
+    run(member)
+    assert counts == [200] * n
+    assert not wrong
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_barrier_holds_threads_together(library: ctypes.CDLL, n: int) -> None:
+    def run(member: Callable[[int], None]) -> None:
+        threads = [threading.Thread(target=member, args=(i,)) for i in range(n)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    rounds(library, n, run)
+
+
+def test_a_barrier_within_a_team(library: ctypes.CDLL, pool: Any) -> None:
+    def run(member: Callable[[int], None]) -> None:
+        library.es_parallel(BODY(lambda _, i, n: member(i)), None, 2)
+
+    rounds(library, 2, run)
