@@ -203,7 +203,7 @@ def test_resume(cli: Everstep, fake: types.SimpleNamespace, run: FakeRun) -> Non
         (["train"], "expected a recipe"),
         (["train", "train.max_steps=3", "--out", "x"], "expected a recipe first"),
         (["train", "shakespeare-minute"], "expected --out RUN"),
-        (["train", "shakespeare-minute", "--resume", "runs/mine"], "give no recipe"),
+        (["train", "shakespeare-minute", "--resume", "runs/mine"], "--resume: expected RUN alone"),
         (["train", "--resume", "runs/none"], "runs/none is not a run"),
         (["train", "shakespeare-minute", "--out", "runs/mine"], "runs/mine exists and is not overwritten"),
         (["train", "shakespere", "--out", "x"], "Did you mean shakespeare?"),
@@ -243,6 +243,14 @@ def test_wrong_use_is_one_message_and_exit_code_2(
     assert "Traceback" not in done.err
     assert done.out == ""
     assert sorted(Path.cwd().rglob("*")) == before, "something was made before the mistake was seen"
+
+
+def test_commands_to_type_are_whole_where_the_path_has_a_space(cli: Everstep, fake: types.SimpleNamespace) -> None:
+    done = cli("train", "shakespeare-minute", "--out", "my run")
+    assert "everstep eval 'my run'\n" in done.out
+    assert "everstep train --resume 'my run'\n" in cli("train", "shakespeare-minute", "--out", "my run").err
+    fake.raises = Interrupted("stopped after step 7; resume with: everstep train --resume 'no run'", 2)
+    assert cli("demo", "--out", "no run").err.endswith("after step 7\nTo go on: everstep train --resume 'no run'\n")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -411,6 +412,18 @@ def test_metrics_hold_what_is_promised(tmp_path: Path) -> None:
     assert [record["step"] for record in records] == list(range(1, 13))
     names = {"step", "epoch", "tokens", "seconds", "loss", "gradient_norm", "learning_rate", "tokens_per_second"}
     assert all(record.keys() == names for record in records)
+
+
+def test_speed_is_that_of_the_steps_and_not_of_the_validation(tmp_path: Path) -> None:
+    def slow(model: nn.Module) -> float:
+        time.sleep(0.5)
+        return 1.0
+
+    toy.run(tmp_path, validate=slow, validate_every=6, log_every_seconds=99.0)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    speeds = [record["tokens_per_second"] for record in records if "loss" in record]
+    assert len(speeds) == 2
+    assert min(speeds) > 6 * 4 * 5 / 0.5
 
 
 def test_tensorboard_is_written_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

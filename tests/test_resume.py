@@ -180,6 +180,12 @@ def test_another_run_is_refused_and_the_difference_named(tmp_path: Path) -> None
     with pytest.raises(RunError, match="vocabulary"):
         toy.run(tmp_path, identity={"corpus": "a1"}, **more)
     same: dict[str, Any] = {"identity": {"corpus": "a1", "vocabulary": [1, 2]}}
+    with pytest.raises(RunError, match="batch size: was 4, now 2"):
+        toy.run(tmp_path, batches=toy.Lanes(rows=2), **same, **more)
+    with pytest.raises(RunError, match="batches an epoch: was 7, now 9"):
+        toy.run(tmp_path, batches=toy.Lanes(number=9), **same, **more)
+    with pytest.raises(RunError, match=r"corpus: was 'a1', now 'f0f0f0f0f0f…';"):
+        toy.run(tmp_path, identity={"corpus": "f0" * 32, "vocabulary": (1, 2)}, **more)
     wider = toy.Toy()
     wider.out.bias = nn.Parameter(torch.zeros(12))
     with pytest.raises(RunError, match=r"'out.bias' is \(11,\) in the checkpoint and \(12,\) in the model"):

@@ -260,8 +260,16 @@ def test_surprise_is_minus_log2_p(chars: Run) -> None:
     assert -sum(bits for _, bits in pairs) * math.log(2) == pytest.approx(chars.score(["To be"])[0].logp, abs=1e-4)
 
 
+def test_surprise_shows_the_bytes_of_a_character_as_one(text: Path, tmp_path: Path) -> None:
+    run = trained(text, tmp_path / "run", "data.unit=bytes", steps=1)
+    pairs = run.surprise("a東é\n")
+    assert [shown for shown, _ in pairs] == ["a", "東", "é", "\n"]
+    logps = run.score(["a東é"])[0].token_logps
+    assert pairs[1][1] * math.log(2) == pytest.approx(-sum(logps[1:4]), abs=1e-4)
+
+
 def test_an_unknown_symbol_names_its_line(chars: Run) -> None:
-    with pytest.raises(DataError, match=r"line 2 .*U\+20AC"):
+    with pytest.raises(DataError, match=r"line 2, column 5: .*U\+20AC"):
         chars.score(["fine", "not €"])
 
 
@@ -315,6 +323,20 @@ def test_stopped_by_a_signal_and_resumed_is_bit_for_bit(text: Path, tmp_path: Pa
     assert f"everstep train --resume {stopped}" in said
     subprocess.run([*COMMAND, "--resume", str(stopped)], check=True, capture_output=True, env=env)
     assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_text_too_short_to_hold_some_out_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("short\ntext\n")
+    with pytest.raises(DataError, match=r"held out of data\.train; .*there is none"):
+        trained(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_text_is_named(text: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    es.train("shakespeare-minute", tmp_path, lines.append, overrides=[*TINY, f"data.train={text}", "train.max_steps=1"])
+    assert lines[0] == f"text: {text}"
 
 
 def test_resume_refuses_a_changed_text(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -38,6 +39,11 @@ def me() -> str:
     if shutil.which("everstep") or program.name != "everstep":
         return "everstep"
     return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+
+
+def resuming(run: Path) -> str:
+    """What to type to go on with a run."""
+    return f"{me()} train --resume {shlex.quote(str(run))}"
 
 
 def load_run(path: Path) -> Run:

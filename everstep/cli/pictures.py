@@ -20,8 +20,9 @@ def draw(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]
     token = NAMES[run.config.data.unit]
     pairs = surprise(run, text)
     curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", token)
-    surprise_text(pairs, out / "surprise.png", token=token)
-    surprise_html(pairs, out / "surprise.html", token)
+    shown = _shown(token)
+    surprise_text(pairs, out / "surprise.png", token=shown)
+    surprise_html(pairs, out / "surprise.html", shown)
     gap = (
         ""
         if curves.validation
@@ -35,10 +36,15 @@ def draw(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]
         ),
         (
             out / "surprise.png",
-            f"Dark is where the model did not expect the next {token}: starts of words, names, turns.",
+            f"Dark is where the model did not expect the next {shown}: starts of words, names, turns.",
         ),
         (out / "surprise.html", "The same in a browser; point at it to see each probability."),
     ]
+
+
+def _shown(token: str) -> str:
+    """What one coloured piece of a passage is: bytes are shown as the characters they make."""
+    return "character" if token == "byte" else token
 
 
 def demo_picture(run: Run) -> Path:
@@ -54,7 +60,7 @@ def demo_picture(run: Run) -> Path:
     learning_curves(run.path / "metrics.jsonl", left, token)
     left.set_title("learning", fontsize=16, loc="left")
     right.set_title("surprise at text it never saw", fontsize=16, loc="left")
-    surprise_text(surprise(run, None, 420), right, columns=56, token=token)
+    surprise_text(surprise(run, None, 420), right, columns=56, token=_shown(token))
     path: Path = run.path / "pictures" / "demo.png"
     save(figure, path)
     return path

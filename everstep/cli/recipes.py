@@ -49,7 +49,7 @@ def ls(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")
 
 @app.command()
 def show(
-    name: str = typer.Argument(help="A shipped name or a YAML file."),
+    name: str = typer.Argument(metavar="NAME", help="A shipped name or a YAML file."),
     every: bool = typer.Option(False, "--all", help="Every key with its value, defaults too."),
 ) -> None:
     """Print a recipe.
@@ -64,8 +64,8 @@ def show(
 
 @app.command()
 def cp(
-    name: str = typer.Argument(help="A shipped name."),
-    file: Path = typer.Argument(help="The file to make; an existing one is left alone."),
+    name: str = typer.Argument(metavar="NAME", help="A shipped name."),
+    file: Path = typer.Argument(metavar="FILE", help="The file to make; an existing one is left alone."),
 ) -> None:
     """Copy a recipe to a file of yours, to be edited.
 

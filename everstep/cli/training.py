@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from everstep.cli.common import me, prepare
+from everstep.cli.common import me, prepare, resuming
 from everstep.errors import DataError, Interrupted, RunError
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def train(
     """
     if resume is not None:
         if recipe or out:
-            raise typer.BadParameter("goes on with the recipe in RUN; give no recipe, changes or --out beside it.")
+            raise typer.BadParameter(
+                "expected RUN alone, whose recipe it goes on with; came more.", param_hint="--resume"
+            )
         finish(go_on(resume))
         return
     if recipe is None:
@@ -72,7 +75,7 @@ def start(config: Config, out: Path) -> Run:
     """Train into a new folder; what cannot work is refused before torch is imported."""
     check_files(config)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        hint = f" To go on with it: everstep train --resume {out}" if (out / "config.yaml").is_file() else ""
+        hint = f" To go on with it: {resuming(out)}" if (out / "config.yaml").is_file() else ""
         raise RunError(f"{out} exists and is not overwritten; give another --out, or delete it.{hint}")
     prepare()
     from everstep.tasks import run
@@ -97,16 +100,16 @@ def go_on(path: Path) -> Run:
 
 
 def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
-    command = f"everstep train --resume {out}"
-    text = str(stop)
-    return stop if command in text else Interrupted(f"{text}\nTo go on: {command}", stop.signal_number)
+    text = str(stop).partition("; resume with: ")[0]
+    return Interrupted(f"{text}\nTo go on: {resuming(out)}", stop.signal_number)
 
 
 def finish(run: Run) -> None:
     """Where the run is, and what can be done with it."""
     prompt = "" if run.config.decode.prompt else ' --prompt "The"'
+    path = shlex.quote(str(run.path))
     print(f"\nThe trained model is in {run.path}. Next:")
-    print(f"  {me()} eval {run.path}")
-    print(f"  {me()} generate {run.path}{prompt} --temperature 0.8")
-    print(f"  {me()} score {run.path} < sentences.txt")
-    print(f"  {me()} look {run.path}")
+    print(f"  {me()} eval {path}")
+    print(f"  {me()} generate {path}{prompt} --temperature 0.8")
+    print(f"  {me()} score {path} < sentences.txt")
+    print(f"  {me()} look {path}")

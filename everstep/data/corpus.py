@@ -128,16 +128,8 @@ def prepare(
     """
     layout = _layout(sequence, document_separator, tokenizer)
     files = expand(str(paths) if isinstance(paths, str | Path) else [str(path) for path in paths])
-    request = {
-        "format": _FORMAT,
-        "tokenizer": tokenizer.digest,
-        "encoding": encoding,
-        "sequence": layout,
-        "span": list(span),
-        "paths": [str(path.resolve()) for path in files],
-    }
-    key = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:32]
-    folder = (_default_cache() if cache is None else Path(cache)) / key
+    request = _request(files, tokenizer, encoding, layout, span)
+    folder = (_default_cache() if cache is None else Path(cache)) / _key(request)
     sources = [_stamp(path) for path in files]
     found = _reuse(folder, request, files, sources)
     if found is not None:
@@ -148,18 +140,10 @@ def prepare(
             parts = tokenised(files, tokenizer, encoding, layout, workers, span)
             meta = _write(aside, parts, tokenizer, progress, sum(source["size"] for source in sources))
             _check_unchanged(files, sources)
-            hashes = [{**source, "sha256": _sha256(path)} for path, source in zip(files, sources, strict=True)]
-            _save_json(aside / _META, {"request": request, "sources": hashes, **meta})
-            for _ in range(10):
-                _publish(aside, folder)
-                if (found := _reuse(folder, request, files, sources)) is not None:
-                    return found
-                _discard(folder)
+            _save_json(aside / _META, {"request": request, "sources": _hashed(files, sources), **meta})
+            return _published(aside, folder, request, files, sources)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    raise DataError(
-        f"{folder}: cannot be read back, or other runs keep replacing it; set EVERSTEP_CACHE to another one"
-    )
 
 
 def _layout(sequence: str, separator: str, tokenizer: Tokenizer) -> Layout:
@@ -172,6 +156,23 @@ def _layout(sequence: str, separator: str, tokenizer: Tokenizer) -> Layout:
     if sequence == "documents":
         return "files" if separator == "file" else "paragraphs"
     return "lines" if sequence == "lines" else "stream"
+
+
+def _request(files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Layout, span: Span) -> dict[str, Any]:
+    """All that decides on the tokens, but for what the files hold."""
+    return {
+        "format": _FORMAT,
+        "tokenizer": tokenizer.digest,
+        "encoding": encoding,
+        "sequence": layout,
+        "span": list(span),
+        "paths": [str(path.resolve()) for path in files],
+    }
+
+
+def _key(request: dict[str, Any]) -> str:
+    """The name of the folder that answers a request."""
+    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:32]
 
 
 def _default_cache() -> Path:
@@ -190,6 +191,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _hashed(files: list[Path], sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sources with the SHA-256 of their files."""
+    return [{**source, "sha256": _sha256(path)} for path, source in zip(files, sources, strict=True)]
+
+
 def _check_unchanged(files: list[Path], sources: list[dict[str, Any]]) -> None:
     for path, source in zip(files, sources, strict=True):
         if _stamp(path) != source:
@@ -206,7 +212,7 @@ def _reuse(folder: Path, request: dict[str, Any], files: list[Path], sources: li
         {**source, "sha256": old["sha256"]} for source, old in zip(sources, meta["sources"], strict=True)
     ]:
         return corpus
-    hashes = [{**source, "sha256": _sha256(path)} for path, source in zip(files, sources, strict=True)]
+    hashes = _hashed(files, sources)
     if [new["sha256"] for new in hashes] != [old["sha256"] for old in meta["sources"]]:
         return None
     with contextlib.suppress(OSError):  # only spares the next run the hashing
@@ -252,7 +258,7 @@ def _write(
         file.flush()
         os.fsync(file.fileno())
     if not size:
-        raise DataError("the files hold no text: every line is blank")
+        raise DataError("the files hold no text: there is none, or every line is blank")
     joined = np.concatenate(starts)
     np.save(folder / _STARTS, joined, allow_pickle=False)
     digest.update(joined.data)
@@ -280,6 +286,20 @@ def _aside(folder: Path) -> Path:
             if time.time() - old.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+
+
+def _published(
+    aside: Path, folder: Path, request: dict[str, Any], files: list[Path], sources: list[dict[str, Any]]
+) -> Corpus:
+    """The corpus that was written aside, or an equal one that another run published first."""
+    for _ in range(10):
+        _publish(aside, folder)
+        if (found := _reuse(folder, request, files, sources)) is not None:
+            return found
+        _discard(folder)
+    raise DataError(
+        f"{folder}: cannot be read back, or other runs keep replacing it; set EVERSTEP_CACHE to another one"
+    )
 
 
 def _publish(aside: Path, folder: Path) -> None:

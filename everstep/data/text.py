@@ -308,7 +308,7 @@ def _bad_byte(path: Path, encoding: str, error: UnicodeDecodeError, start: int, 
     if b"\0" in first_chunk and not encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
         return f"{path}: looks binary (it holds NUL bytes); expected a text file"
     place = f"byte {start + error.start} (0x{error.object[error.start]:02x})"
-    remedy = "set data.encoding=latin-1 (or the right one)"
+    remedy = "set data.encoding=latin-1 (or the right one), or convert it: iconv -f latin1 -t utf-8"
     return f"{path}: {place} is not {encoding} text ({error.reason}); {remedy}"
 
 

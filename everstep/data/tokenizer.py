@@ -159,7 +159,8 @@ class Tokenizer:
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as a tokenizer ({error})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path}: cannot be read as a tokenizer ({reason})") from error
         return cls.from_json(text, str(path))
 
     @classmethod

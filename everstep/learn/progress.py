@@ -131,8 +131,11 @@ class Reporter:
         self._window = _Window(point.tokens, point.seconds)
 
     def validation(self, point: Point, valid: float, best: bool) -> None:
-        """Write a record of one validation: its mean loss in nats, and whether it is the best so far."""
-        self.flush(point)
+        """Write a record of one validation: its mean loss in nats, and whether it is the best so far.
+
+        What it took does not count as time of the steps after it; `flush` those before it first.
+        """
+        self._window.seconds = point.seconds
         self._valid = f"  valid {valid:.4f}"
         self.screen.say(f"step {point.step}  valid {valid:.4f} nats{'  (best)' if best else ''}")
         where = {"step": point.step, "epoch": round(point.epoch, 4), "tokens": point.tokens}

@@ -160,6 +160,7 @@ class Run:
         """
         assert self._validate is not None
         learner, counts = self.learner, self.learner.counts
+        self.reporter.flush(self._point())
         with rng.untouched(), learner.averaging.applied():
             learner.model.eval()
             valid = float(self._validate(learner.model))

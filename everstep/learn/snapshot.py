@@ -42,6 +42,7 @@ def pack(learner: Learner, identity: dict[str, JSON]) -> Checkpoint:
         "threads": torch.get_num_threads(),
         "settings": asdict(learner.settings),
         "identity": identity,
+        "batches": _batches(learner),
     }
     return Checkpoint(tensors, data, counts.valid if counts.validated == counts.step else None)
 
@@ -53,7 +54,8 @@ def unpack(checkpoint: Checkpoint, learner: Learner, identity: dict[str, JSON], 
         RunError: the checkpoint is of another model, other data or another optimizer; names what differs.
     """
     tensors, data = checkpoint.tensors, checkpoint.data
-    _check_identity(data["identity"], identity)
+    batches = _batches(learner)
+    _check_identity(data["identity"] | data.get("batches", batches), identity | batches)
     _note_differences(data, learner, say)
     learner.counts = Counts(**data["counts"])
     fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
@@ -80,11 +82,25 @@ def _carried(learner: Learner, tensors: dict[str, Tensor]) -> Any:
     return unflatten(example, [tensors[name].to(learner.device) for name in names])
 
 
+def _batches(learner: Learner) -> dict[str, JSON]:
+    """What the place in an epoch and the carried state are counted in."""
+    return {"batch size": learner.batches.batch_size, "batches an epoch": len(learner.batches)}
+
+
 def _check_identity(stored: dict[str, Any], given: dict[str, Any]) -> None:
     changed = [key for key in sorted(stored.keys() | given.keys()) if stored.get(key) != given.get(key)]
     if changed:
-        listed = "; ".join(f"{key}: was {stored.get(key)!r}, now {given.get(key)!r}" for key in changed)
-        raise RunError(f"cannot resume, since this is not the run that was started: {listed}")
+        listed = "; ".join(f"{key}: was {_short(stored.get(key))}, now {_short(given.get(key))}" for key in changed)
+        raise RunError(
+            f"cannot resume, since this is not the run that was started: {listed}; give it what it was started with, "
+            "or train anew in another folder"
+        )
+
+
+def _short(value: Any) -> str:
+    """A value to be recognised by: of a digest, its head."""
+    shown = repr(value)
+    return shown if len(shown) <= 40 else f"{shown[:12]}…{shown[-1]}"
 
 
 def _note_differences(data: dict[str, Any], learner: Learner, say: Callable[[str], None]) -> None:

@@ -56,7 +56,8 @@ def check_format(out: Path) -> None:
         content = json.loads(path.read_text())
         found = int(content["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: missing or damaged ({error}); {out} is not a whole run") from None
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: missing or damaged ({reason}); {out} is not a whole run") from None
     if found > FORMAT:
         raise RunError(
             f"{out} was made by a newer version of everstep ({content.get('everstep')}, run format {found}); "

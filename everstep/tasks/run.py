@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -160,8 +161,8 @@ class Run:
         text = line.removesuffix("\n")
         try:
             ids = [int(i) for i in self.tokenizer.encode(text, line_end=bool(text))]
-        except DataError as error:
-            raise DataError(f"line {number} of those to score: {error}") from None
+        except DataError:
+            raise self.tokenizer.unknown_error(text, "the lines to score", number) from None
         if not text and self.tokenizer.eos_id is not None:
             ids = [self.tokenizer.eos_id]
         begin = self.tokenizer.begin_id
@@ -186,14 +187,24 @@ class Run:
         return dict(self._scores[split])
 
     def surprise(self, text: str) -> list[tuple[str, float]]:
-        """Each token of a text with −log2 p(token | those before it), in bits."""
+        """Each token of a text with −log2 p(token | those before it), in bits; the bytes of one character are one."""
         begin = self.tokenizer.begin_id
         ids = [int(i) for i in self.tokenizer.encode(text, line_end=False)]
         row = torch.tensor([ids if begin is None else [begin, *ids]])
         logps = token_log_probs(self.model, row[:, :-1], row[:, 1:], torch.tensor([row.shape[1] - 1]))
         bits = (-logps[0] / torch.log(torch.tensor(2.0))).tolist()
         scored = ids if begin is not None else ids[1:]
-        return [(self.tokenizer.decode([i]), b) for i, b in zip(scored, bits, strict=True)]
+        return list(_whole_characters(self.tokenizer, scored, bits))
+
+
+def _whole_characters(tokenizer: Tokenizer, ids: list[int], bits: list[float]) -> Iterator[tuple[str, float]]:
+    """The text of each token with its bits; tokens that are bytes of one character come as that character."""
+    start = 0
+    for stop in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[start:stop])
+        if not text.endswith("\ufffd") or stop == len(ids):
+            yield text, sum(bits[start:stop])
+            start = stop
 
 
 def _batches(order: list[int], rows: list[list[int]]) -> list[list[int]]:
@@ -261,7 +272,7 @@ def load(path: str | Path) -> Run:
     path = Path(path)
     config, tokenizer = _opened(path)
     if not (path / "model.safetensors").is_file():
-        raise RunError(f"{path} has no model.safetensors yet; finish it: everstep train --resume {path}")
+        raise RunError(f"{path} has no model.safetensors yet; finish it: {_resuming(path)}")
     model = LanguageModel(tokenizer.vocab_size, config.model)
     load_weights(model, path / "model.safetensors")
     return Run(path, config, tokenizer, model)
@@ -284,6 +295,7 @@ class _Job:
         if config.train.threads is not None:
             torch.set_num_threads(config.train.threads)
         self.corpora = {split: texts.corpus(split, tokenizer) for split in texts.spans}
+        say(f"text: {config.data.train if isinstance(config.data.train, str) else ', '.join(config.data.train)}")
         say(f"vocabulary: {tokenizer.vocab_size:,} {config.data.unit}")
         for split, corpus in self.corpora.items():
             say(f"{split}: {corpus.summary()}")
@@ -312,7 +324,7 @@ class _Job:
             validate=None if quick is None else lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
             resume=resume,
             identity={split: corpus.digest for split, corpus in self.corpora.items()},
-            resume_command=f"everstep train --resume {self.out}",
+            resume_command=_resuming(self.out),
             log=self.say if self.say is not _stderr else None,
         )
         run = Run(self.out, config, self.tokenizer, model)
@@ -338,6 +350,10 @@ class _Job:
                 f"{split}: {measures['nats_per_token']:.4f} nats per token, perplexity {measures['perplexity']:.2f}, "
                 f"{measures['bits_per_char']:.4f} bits per character"
             )
+
+
+def _resuming(path: Path) -> str:
+    return f"everstep train --resume {shlex.quote(str(path))}"
 
 
 def _count(model: torch.nn.Module) -> int:

@@ -85,7 +85,9 @@ class Texts:
                     progress=progress,
                 )
         except DataError as error:
-            raise DataError(f"data.{split}: {error}") from None
+            held_out = split == "valid" and data.valid is None
+            where = " (held out of data.train; data.valid_fraction=0 for none)" if held_out else ""
+            raise DataError(f"data.{split}{where}: {error}") from None
 
     def _span(self, split: str) -> tuple[list[Path], Span]:
         if split not in self.spans:
