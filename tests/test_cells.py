@@ -12,6 +12,7 @@ from torch import Tensor, nn, sigmoid, tanh
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import everstep as es
+from everstep.scanning import BACKENDS
 from everstep.state import check_nest, leaves, map_state, unflatten
 
 MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
@@ -214,7 +215,7 @@ def test_a_subclass_with_its_own_step_leaves_the_vendor_kernel() -> None:
     plain = es.LSTM(3, 4)
     plain.load_state_dict(cell.state_dict())
     torch.testing.assert_close(cell(xs)[0], 2 * plain(xs)[0])
-    assert "a step of its own" in str(es.explain(cell, xs))
+    assert "a step of its own" in str(BACKENDS["vendor"].refuses(cell, xs, None, None))
 
     class Renamed(es.LSTM):
         pass
@@ -267,7 +268,7 @@ XS = torch.zeros(2, 5, 3)
         ({"state": (torch.zeros(2, 4), torch.zeros(3, 4))}, ValueError, "leaf 'c' should have shape|leaf '1' should"),
         ({"state": (torch.zeros(2, 4), [0])}, TypeError, "state.c should be a tensor, but is list"),
         ({"state": (torch.zeros(2, 4), torch.zeros(2, 4).double())}, ValueError, "dtype torch.float32"),
-        ({"backend": "warp"}, ValueError, "one of vendor, parallel, reference"),
+        ({"backend": "warp"}, ValueError, "one of fused, vendor, parallel, reference"),
         ({"backend": "parallel"}, ValueError, "'parallel' cannot run LSTM: its step is not declared affine"),
         ({"layer": nn.Linear(3, 4)}, TypeError, "a Cell or a wiring, but Linear"),
     ],
@@ -351,7 +352,12 @@ def test_zoneout_keeps_units_in_training_and_their_mean_in_eval() -> None:
 def test_explain_says_what_runs_and_why_not_the_others() -> None:
     stack = es.Stack(es.LSTM(3, 4), es.Dropout(4, 0.1), es.MinGRU(4, 4), es.Residual(es.GRUBefore(4, 4)))
     told = str(es.explain(stack, XS))
-    assert "LSTM(3, 4): vendor" in told
-    assert "MinGRU(4, 4): parallel" in told
-    assert "GRUBefore(4, 4): reference" in told
-    assert "not vendor: its step is none of torch.nn.LSTM, GRU, RNN" in told
+    for cell in ("LSTM(3, 4)", "MinGRU(4, 4)", "GRUBefore(4, 4)"):
+        assert f"{cell}: fused" in told
+    assert "bound by memory" in told
+    assert "2 products" in told
+    half = str(es.explain(stack, XS.bfloat16()))
+    assert "LSTM(3, 4): vendor" in half
+    assert "MinGRU(4, 4): parallel" in half
+    assert "GRUBefore(4, 4): reference" in half
+    assert "not vendor: its step is none of torch.nn.LSTM, GRU, RNN" in half

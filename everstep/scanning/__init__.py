@@ -31,8 +31,8 @@ class Backend(Protocol):
         """Outputs (batch, time, output_size) and the final state; time ≥ 1, arguments checked."""
 
 
-BACKENDS: dict[str, Backend] = {b.name: b for b in (vendor, fused, parallel, reference)}
-"""In order of preference. The compiled engine belongs between `vendor` and `parallel`."""
+BACKENDS: dict[str, Backend] = {b.name: b for b in (fused, vendor, parallel, reference)}
+"""In order of preference."""
 
 
 def scan(
@@ -131,29 +131,34 @@ class Explanation:
 def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: Tensor | None = None) -> Explanation:
     """Say which backend `scan` would take for every cell inside `layer`, and what stood in the way of the others.
 
-    Of each cell's step, in eval mode, it also says what could be computed for all steps at once (products of x alone),
-    and what needs the state of the step before, with the multiplications and additions of its products for a row.
+    Of a compiled step it says what comes in from outside of the loop, what is computed inside, arithmetic and memory,
+    and what bounds its speed; of any other, what needs x alone, and what needs the state.
 
     >>> import everstep as es
-    >>> print(explain(es.MinGRU(3, 5), torch.zeros(2, 7, 3)))
-    MinGRU(3, 5): parallel
+    >>> print(explain(es.Accumulator(3), torch.zeros(2, 7, 3, dtype=torch.bfloat16)))
+    Accumulator(3, 3): parallel
+      not fused: the compiled loop is for float32 or float64, but torch.bfloat16 came
       not vendor: its step is none of torch.nn.LSTM, GRU, RNN
-      step: products that need x alone: 1; operations that need the state: 2 pointwise; 0 FLOP a row
+      step: products that need x alone: 0; operations that need the state: 2 pointwise; 0 FLOP a row
     """
     title = f"{type(layer).__name__}({layer.input_size}, {layer.output_size})"
     inner = layer.scanned()
     if isinstance(layer, Cell) and len(inner) == 1 and inner[0] is layer:
         name, passed = _choose(layer, xs, lengths, resets)
-        try:
-            step = str(trace(layer, xs))
-        except Untraceable as reason:
-            step = str(reason)
+        step = fused.told(layer, xs) if name == "fused" else _step(layer, xs)
         return Explanation(title, name, passed, step)
     parts = [
         explain(part, xs.new_empty(1).expand(*xs.shape[:2], part.input_size), lengths=lengths, resets=resets)
         for part in inner
     ]
     return Explanation(title, None, parts=tuple(parts))
+
+
+def _step(cell: Cell, xs: Tensor) -> str:
+    try:
+        return str(trace(cell, xs))
+    except Untraceable as reason:
+        return str(reason)
 
 
 def flip(xs: Any, lengths: Tensor | None) -> Any:

@@ -35,10 +35,23 @@ _REDUCTIONS = {
 }
 _VIEWS = {
     *("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "squeeze", "unsqueeze", "slice"),
-    *("select", "split", "split_with_sizes", "cat", "stack", "clone", "alias", "detach", "getitem", "_to_copy"),
+    *(
+        "select",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "diagonal",
+        "cat",
+        "stack",
+        "clone",
+        "alias",
+        "detach",
+        "getitem",
+        "_to_copy",
+    ),
     *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "lift_fresh_copy"),
 }
-_EXTRA_POINTWISE = {"_prelu_kernel"}
+_EXTRA_POINTWISE = {"_prelu_kernel", "log_sigmoid_forward"}
 _NOT_THE_USERS = (
     str(Path(torch.__file__).parent),
     __file__,
@@ -209,7 +222,7 @@ def _operation(node: torch.fx.Node, needs: frozenset[str]) -> Operation:
     kind = _kind(node.target) or "view"  # what is unknown and takes no tensor makes a constant
     if kind != "product":
         return Operation(operation_name(node.target), kind, needs, 0)
-    left, right = [shape for shape in map(_shape, node.all_input_nodes) if len(shape) >= 2][-2:]
+    left, right = map(_shape, [arg for arg in node.args if isinstance(arg, torch.fx.Node)][-2:])
     return Operation(operation_name(node.target), kind, needs, 2 * left[-1] * right[-1])
 
 

@@ -8,15 +8,19 @@ as C++ (`cpu.py`), compiled into a cache (`build.py`) and called (`call.py`).
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everstep.cell import Cell
+from everstep.equation import Gated
 from everstep.scanning.fused import build
 from everstep.scanning.fused.call import Program, Rows
+from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.trace import Untraceable, trace
 from everstep.state import State, leaves, map_state, unflatten
@@ -27,10 +31,18 @@ _programs: WeakKeyDictionary[Cell, dict[Any, Program | str]] = WeakKeyDictionary
 _lock = threading.RLock()
 
 
+class _Recent(threading.local):
+    """What `refuses` was last asked, so that `run` need not look for it again."""
+
+    found: tuple[Any, Any, Any] = None, None, None
+
+
+_recent = _Recent()
+
+
 def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
     """Why no compiled loop can run this cell."""
-    parts = [leaf for _, leaf in leaves(xs)]
-    tensors = [*parts, *cell.parameters(), *cell.buffers()]
+    tensors = [*(leaf for _, leaf in leaves(xs)), *_parameters(_modules(cell, []))]
     if any(t.device.type != "cpu" for t in tensors):
         return "the compiled loop runs on CPUs alone"
     dtypes = {t.dtype for t in tensors if t.is_floating_point()}
@@ -42,61 +54,87 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
         return "forward-mode derivatives need the loop that PyTorch runs"
     if torch.compiler.is_compiling():
         return "it is being compiled or exported, which sees through the loop that PyTorch runs"
-    if build.compiler() is None:
-        build.notice(
-            "compiler", "no C++ compiler is found: cells run eagerly (install one, or the extra everstep[zig])"
-        )
-        return "no C++ compiler is found"
     program = _program(cell, xs)
+    _recent.found = cell, xs, program
     return program if isinstance(program, str) else None
 
 
 def slower(cell: Cell, xs: Any) -> str | None:
-    """Nothing measured so far is faster for the cells it takes."""
+    """Under autocast PyTorch's LSTM multiplies in bfloat16, where the loop holds float32 (`benchmarks/engine.py`)."""
+    if torch.is_autocast_enabled("cpu") and isinstance(cell, Gated) and cell.vendor_kernel() == "lstm":
+        return "autocast: PyTorch's LSTM is measured to be faster in bfloat16"
     return None
+
+
+def told(cell: Cell, xs: Any) -> str:
+    """For `explain`: what the compiled loop does."""
+    program = _program(cell, xs)
+    return program if isinstance(program, str) else describe(program, len(leaves(xs)[0][1]))
 
 
 def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, State]:
     """Hoisted work by PyTorch, then one compiled loop over the steps that there are."""
-    program = _program(cell, xs)
+    asked, about, program = _recent.found
+    if asked is not cell or about is not xs:
+        program = _program(cell, xs)
+    _recent.found = None, None, None
     assert isinstance(program, Program)
     parts = [leaf for _, leaf in leaves(xs)]
     batch, time = parts[0].shape[:2]
     rows, places = _rows(parts[0], lengths, resets)
     if rows.steps == 0:
         return parts[0].new_zeros(batch, time, cell.output_size), state
-    flat = [leaf.flatten(0, 1) if places is None else leaf.flatten(0, 1).index_select(0, places) for leaf in parts]
-    values = program.step.before(*_parameters(cell), *flat, rows.steps)
-    tensors = [v.to(program.dtype) for v in values]
+    flat = [leaf.flatten(0, 1) for leaf in parts]
+    if places is not None:
+        flat = [leaf.index_select(0, places) for leaf in flat]
+    values = program.step.before(*_parameters(_modules(cell, [])), *flat, rows.steps)
+    tensors = [v if v.dtype == program.dtype else v.to(program.dtype) for v in values]
     start = [leaf for _, leaf in leaves(state)]
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
     ys, final = program.run([*tensors, *start], rows, initial)
-    if places is None:
-        return ys.view(batch, time, *ys.shape[1:]), unflatten(state, final)
-    padded = ys.new_zeros(batch * time, *ys.shape[1:]).index_copy(0, places, ys)
-    return padded.view(batch, time, *ys.shape[1:]), unflatten(state, final)
+    if places is not None:
+        ys = ys.new_zeros(batch * time, *ys.shape[1:]).index_copy(0, places, ys)
+    return ys.view(batch, time, *ys.shape[1:]), unflatten(state, final)
 
 
 def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> tuple[Rows, Tensor | None]:
     """The steps that there are, and their places in (batch · time), or None where all are there."""
     batch, time = like.shape[:2]
-    again = None if resets is None else resets.to(torch.uint8)
+    again = None if resets is None else resets.to(torch.uint8).flatten()
     if lengths is None:
-        full = torch.full((batch,), time)
-        order = torch.arange(batch)
-        return Rows(order, order * time, full, None if again is None else again.flatten(), batch, batch * time), None
+        rows = _whole(batch, time)
+        return rows if again is None else replace(rows, resets=again), None
     length = lengths.to(torch.int64)
     places = (torch.arange(time) < length[:, None]).flatten().nonzero()[:, 0]
     order = length.argsort(descending=True, stable=True)
     offset = length.cumsum(0) - length
-    kept = None if again is None else again.flatten()[places]
-    return Rows(order, offset, length, kept, batch, len(places)), places
+    kept = None if again is None else again[places]
+    return Rows(order, offset, length, kept, batch, len(places), False), places
 
 
-def _parameters(cell: Cell) -> list[Tensor]:
-    return [*cell.parameters(), *cell.buffers()]
+@lru_cache(64)
+def _whole(batch: int, time: int) -> Rows:
+    """Rows that all have as many steps."""
+    order = torch.arange(batch)
+    return Rows(order, order * time, torch.full((batch,), time), None, batch, batch * time, True)
+
+
+def _modules(module: nn.Module, found: list[nn.Module]) -> list[nn.Module]:
+    """The module and all inside, each once: `nn.Module.modules` without its cost."""
+    found.append(module)
+    for child in module._modules.values():
+        if child is not None and all(child is not other for other in found):
+            _modules(child, found)
+    return found
+
+
+def _parameters(modules: list[nn.Module]) -> list[Tensor]:
+    """Parameters, then buffers, each once, in PyTorch's order."""
+    parameters: dict[int, Tensor] = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
+    buffers: dict[int, Tensor] = {id(b): b for m in modules for b in m._buffers.values() if b is not None}
+    return [*parameters.values(), *buffers.values()]
 
 
 def _program(cell: Cell, xs: Any) -> Program | str:
@@ -110,29 +148,35 @@ def _program(cell: Cell, xs: Any) -> Program | str:
 
 
 def _compile(cell: Cell, xs: Any) -> Program | str:
+    if build.compiler() is None:
+        build.notice("compiler", "no C++ compiler is found, so that cells run step by step; install one")
+        return "no C++ compiler is found"
     like = leaves(xs)[0][1]
     try:
         with torch.autocast("cpu", enabled=False):
             state = cell.initial_state(1, like)
             step = trace(cell, map_state(torch.Tensor.detach, xs), training=True)
-            counts = (len(_parameters(cell)), len(leaves(xs)), len(leaves(state)))
+            counts = (len(_parameters(_modules(cell, []))), len(leaves(xs)), len(leaves(state)))
             return Program(lower(step, counts), like.dtype, type(cell).__name__)
-    except (Untraceable, build.BuildError) as reason:
+    except Untraceable as reason:
         return str(reason)
+    except build.BuildError as error:
+        build.notice("build", str(error))
+        return str(error)
 
 
 def _fingerprint(cell: Cell, xs: Any) -> Any:
     """Everything that a trace bakes in: shapes, modes, and what the modules hold besides tensors."""
+    modules = _modules(cell, [])
     shapes = tuple((path, leaf.shape[2:], leaf.dtype) for path, leaf in leaves(xs))
-    modules = tuple((type(m), m.training, _plain(m)) for m in cell.modules())
-    tensors = tuple((t.shape, t.dtype) for t in _parameters(cell))
-    return shapes, modules, tensors
+    held = tuple((type(m), m.training, _plain(m)) for m in modules)
+    return shapes, held, tuple((t.shape, t.dtype) for t in _parameters(modules))
 
 
-_HOUSEHOLD = {*torch.nn.Module().__dict__, "training"}
+_HOUSEHOLD = frozenset({*nn.Module().__dict__, "training"})
 
 
-def _plain(module: torch.nn.Module) -> tuple[Any, ...]:
+def _plain(module: nn.Module) -> tuple[Any, ...]:
     return tuple((k, _value(v)) for k, v in vars(module).items() if k not in _HOUSEHOLD)
 
 

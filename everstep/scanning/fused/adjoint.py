@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from everstep.scanning.fused.graph import (
     CHEAP,
     REDUCTIONS,
+    STOP,
     Builder,
     Node,
     Place,
@@ -173,7 +174,7 @@ class _Derivation:
         self.contribute(view, build.apply("mul", at, share))
 
     def _pointwise(self, node: Node, gradient: View) -> None:
-        if node.op in _FLAT:
+        if node.op in _FLAT or node.key == STOP:
             return
         rule = _RULES.get(node.op)
         if rule is None:

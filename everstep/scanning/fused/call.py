@@ -30,6 +30,7 @@ class Rows:
         resets: (steps,) uint8, or None.
         count: rows.
         steps: in all.
+        whole: whether all rows have as many.
     """
 
     order: Tensor
@@ -38,6 +39,7 @@ class Rows:
     resets: Tensor | None
     count: int
     steps: int
+    whole: bool
 
     @cached_property
     def starts(self) -> tuple[Tensor, Tensor]:
@@ -94,6 +96,8 @@ class Program:
         sizes |= {"y0": _size(step.output.shape)}
         optional = {f"saved{k}": node.size for k, node in enumerate(self.adjoint.saved)}
         optional |= {f"seq{k}": self.states[k] for k in self.extra}
+        self.kept_sizes = optional
+        """What the forward loop leaves for the backward one, numbers a step."""
         self.forward_plan = plan(step.builder, ends, "next")
         setting = cpu.Setting(
             False, self.states, sizes | optional, frozenset(), frozenset(optional), (None,) * len(self.states)
@@ -159,6 +163,7 @@ class Program:
         self, tensors: Sequence[Tensor], initial: Sequence[Tensor], rows: Rows, keep: dict[str, Tensor] | None
     ) -> list[Tensor]:
         """The forward loop; what backward needs goes into `keep`."""
+        tensors, initial = [t.contiguous() for t in tensors], [t.contiguous() for t in initial]
         xs, constants, start, _ = self.split(tensors)
         like = tensors[0]
         ys = empty(like, rows.steps, *self.step.output.shape)
@@ -170,10 +175,12 @@ class Program:
             if initial:
                 arrays[f"init{k}"] = initial[k]
         if keep is not None:
-            for k, node in enumerate(self.adjoint.saved):
-                keep[f"saved{k}"] = empty(like, rows.steps, node.size)
-            for k in self.extra:
-                keep[f"seq{k}"] = empty(like, rows.steps, self.states[k])
+            # one piece of memory for all: small calls are all overhead
+            kept = empty(like, rows.steps * sum(self.kept_sizes.values()))
+            place = 0
+            for name, size in self.kept_sizes.items():
+                keep[name] = kept[place : place + rows.steps * size].view(rows.steps, size)
+                place += rows.steps * size
             arrays |= keep
         self._call(self.forward, self.forward_code, self.forward_plan, arrays, constants, rows)
         return [ys, *final]
@@ -187,7 +194,7 @@ class Program:
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
         """The backward loop, and a product over all steps for every weight."""
-        xs, constants, start, initial = self.split(tensors)
+        xs, constants, start, initial = self.split([t.contiguous() for t in tensors])
         like = tensors[0]
         arrays = {f"x{k}": x for k, x in enumerate(xs)} | {f"const{k}": c for k, c in enumerate(constants)} | keep
         dy = grads[0]
@@ -205,7 +212,7 @@ class Program:
         used |= {m for m, p in zip(self.of_product, self.adjoint.products, strict=True) if want_c[p.matrix]}
         for m in used:
             arrays[f"g{m}"] = empty(like, rows.steps, *self.gradients[m].shape)
-        threads = self._threads(rows)
+        threads = max(1, torch.get_num_threads())
         for m in {m for k, m in self.of_constant.items() if want_c[k]}:
             width = 2 * cpu.leading(_size(self.totals[m].shape), self.bytes)
             arrays[f"sum{m}"] = zeros(like, threads, width)
@@ -216,8 +223,8 @@ class Program:
             if want_c[k]:
                 size = _size(self.totals[m].shape)
                 ld = cpu.leading(size, self.bytes)
-                total = arrays[f"sum{m}"].sum(0)
-                d_constants[k] = (total[:size] + total[ld : ld + size]).view_as(constants[k])
+                total = arrays[f"sum{m}"][:, ld : ld + size]
+                d_constants[k] = (total.sum(0) if len(total) > 1 else total).view_as(constants[k])
         for product, m in zip(self.adjoint.products, self.of_product, strict=True):
             if want_c[product.matrix]:
                 operand = self._operand(product.operand, arrays, rows)
@@ -234,10 +241,15 @@ class Program:
         kind, k = view.node.key
         if kind == "prev":
             after = arrays[self.sequence(k)].flatten(1)
-            flat = empty(after, *after.shape)
-            flat[1:] = after[:-1]
-            who, where = rows.starts
-            flat[where] = arrays[f"before{k}"].flatten(1)[who]
+            start = arrays[f"before{k}"].flatten(1)
+            if rows.whole:
+                steps = after.view(rows.count, -1, after.shape[1])
+                flat = torch.cat([start[:, None], steps[:, :-1]], 1).flatten(0, 1)
+            else:
+                flat = empty(after, *after.shape)
+                flat[1:] = after[:-1]
+                who, where = rows.starts
+                flat[where] = start[who]
             if rows.resets is not None:
                 who, where = rows.restarts
                 flat[where] = arrays[f"before_init{k}"].flatten(1)[who]
@@ -245,9 +257,6 @@ class Program:
             flat = arrays[f"{kind}{k}"].flatten(1)
         size = _size(view.shape)
         return flat if view.whole else flat[:, view.place.offset : view.place.offset + size]
-
-    def _threads(self, rows: Rows) -> int:
-        return max(1, min(torch.get_num_threads(), 64))
 
     def _call(
         self,
@@ -258,22 +267,25 @@ class Program:
         constants: Sequence[Tensor],
         rows: Rows,
     ) -> None:
-        library, threads = self.kernels, self._threads(rows)
-        like = next(iter(arrays.values()))
-        arrays = {name: value.contiguous() for name, value in arrays.items()}
-        for number, node in enumerate(order.products):
-            key, transposed = node.key if isinstance(node.key, tuple) else (node.key, None)
-            matrix = constants[key].t() if transposed else constants[key]
-            arrays[f"pack{number}"] = library.pack(matrix)
-        weight = sum(arrays[f"pack{number}"].numel() for number in range(len(order.products))) * self.bytes
-        by_units = threads > 1 and (rows.count < 4 * threads or weight > library.cache)
-        if by_units and weight < 1 << 16 and rows.count >= threads:
-            by_units = False
-        if rows.count < threads and not by_units:
-            threads = max(1, rows.count)
+        library = self.kernels
+        matrices = [
+            constants[node.key[0]].t() if isinstance(node.key, tuple) else constants[node.key]
+            for node in order.products
+        ]
+        sizes = [library.packed_size(*matrix.shape) for matrix in matrices]
+        threads, by_units = self._share(rows.count, sum(sizes))
         block = rows.count if by_units else min(64, -(-rows.count // threads))
         share = block * code.row + code.spare
-        memory = empty(like, block * code.row + threads * code.spare if by_units else threads * share)
+        work = block * code.row + threads * code.spare if by_units else threads * share
+        # whole cache lines: 16 numbers of 4 bytes, or twice as much
+        memory = empty(tensors_like(arrays), -(-work // 16) * 16 + sum(-(-size // 16) * 16 for size in sizes) + 16)
+        first = -(-memory.data_ptr() // 64) * 64
+        place = first + -(-work // 16) * 16 * self.bytes
+        packs = {}
+        for number, (matrix, size) in enumerate(zip(matrices, sizes, strict=True)):
+            library.pack(matrix, place)
+            packs[f"pack{number}"] = place
+            place += -(-size // 16) * 16 * self.bytes
         header = {
             "rows": rows.count,
             "split": int(by_units),
@@ -284,14 +296,30 @@ class Program:
             "gemm": library.gemm,
             "barrier": library.barrier,
             "gate": library.gate(),
-            "memory": memory.data_ptr(),
+            "memory": first,
             "share": share,
             "block": block,
             "panel": library.panel,
         }
         table = [header[name] for name in cpu.HEADER]
-        table += [arrays[name].data_ptr() if name in arrays else 0 for name in code.arrays]
+        table += [arrays[name].data_ptr() if name in arrays else packs.get(name, 0) for name in code.arrays]
         library.parallel(run, (ctypes.c_int64 * len(table))(*table), threads)
+
+    def _share(self, rows: int, weights: int) -> tuple[int, bool]:
+        """How many threads, and whether they share the units of all rows (True) or each own rows.
+
+        Rows need no waiting; but with few of them each thread reads all weights for little work, and weights that do
+        not fit in a core's cache are better read once. Threads that wait for one another need some work between.
+        """
+        threads = max(1, torch.get_num_threads())
+        enough = rows >= 4 * threads
+        if threads == 1 or (enough and (weights * self.bytes <= self.kernels.cache or rows >= 32 * threads)):
+            return threads, False
+        # a core does about 60 multiplications and additions, or reads about 25 bytes, in a nanosecond
+        nanoseconds = max(weights * rows / 60, weights * self.bytes / 90)
+        if nanoseconds > 3000:
+            return threads, True
+        return min(threads, rows), False
 
 
 class _Loop(torch.autograd.Function):
@@ -362,6 +390,11 @@ def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tens
         places.append(at)
     ys = torch.cat(pieces)
     return [torch.zeros_like(ys).index_copy(0, torch.cat(places), ys), *state]
+
+
+def tensors_like(arrays: dict[str, Tensor]) -> Tensor:
+    """Any of them, for its dtype."""
+    return next(iter(arrays.values()))
 
 
 def _size(shape: Sequence[int]) -> int:

@@ -94,6 +94,8 @@ class View:
 
 
 REDUCTIONS = ("sum", "amax")
+STOP = "stop"
+"""The key of a copy that lets no gradient through."""
 CHEAP = {
     *(
         "copy",
@@ -181,7 +183,13 @@ class Builder:
     def sliced(self, view: View) -> View:
         """A slice of a sum as a sum of slices, so that no loop over the whole row is needed."""
         node, place = view.node, view.place.reduced()
-        if node.op not in CHEAP or view.whole or len(flat(node.shape)) != 1 or len(place.shape) != 1:
+        if (
+            node.op not in CHEAP
+            or node.key is not None
+            or view.whole
+            or len(flat(node.shape)) != 1
+            or len(place.shape) != 1
+        ):
             return view
         axis = next(d for d, n in enumerate(node.shape) if n != 1)
         first, step = place.offset, place.strides[0]
@@ -217,6 +225,10 @@ class Builder:
     def copy(self, view: View) -> View:
         """The same numbers as a node of their own."""
         return whole(self.node("copy", view.shape, [view]))
+
+    def stop(self, view: View) -> View:
+        """The same numbers, to which no gradient goes."""
+        return whole(self.node("copy", view.shape, [view], key=STOP))
 
     def scatter(self, shape: Shape, parts: Sequence[tuple[Place, View]]) -> View:
         """A row put together from parts; zero where no part is. Parts that overlap are added."""

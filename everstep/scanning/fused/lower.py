@@ -39,7 +39,7 @@ class Lowered:
 
 _FAR = 1 << 40
 """A stride that marks the batch."""
-_SAME = ("alias", "detach", "lift_fresh_copy", "clone")
+_SAME = ("alias", "lift_fresh_copy", "clone")
 _VIEWING = (
     *("t", "transpose", "permute", "view", "_unsafe_view", "expand", "squeeze", "unsqueeze", "slice", "select"),
     *("split", "split_with_sizes", "unbind", "diagonal", "chunk"),
@@ -52,6 +52,7 @@ _DIRECT = {
 }
 _COMPARE = {"gt": "gt", "ge": "ge", "lt": "lt", "le": "le", "eq": "eq", "ne": "ne"}
 _LOGIC = {"logical_and": "and", "logical_or": "or", "logical_not": "not", "bitwise_and": "and", "bitwise_or": "or"}
+_LOGIC |= {"bitwise_not": "not", "bitwise_xor": "ne"}
 
 
 def lower(step: StepGraph, counts: tuple[int, int, int]) -> Lowered:
@@ -95,7 +96,6 @@ class _Lowering:
         for node in nodes:
             inside = node in wanted and node.op == "call_function" and node not in self.early
             if inside and self.needs[node] & {"x", "state"}:
-                self.rank = self._rank(node)
                 self.rowwise[node] = self._call(node)
         results = [self.value(a) for a in output.args[0]]
         views = [self._fit(v, self._shape(a)) for v, a in zip(results, output.args[0], strict=True)]
@@ -146,7 +146,7 @@ class _Lowering:
         if isinstance(value, tuple):
             raise Untraceable(f"{node} is several tensors")
         constant = isinstance(node, fx.Node) and not self.needs[node] & {"x", "state"}
-        if isinstance(value, View) and constant and len(value.shape) == self.rank > 0:
+        if isinstance(value, View) and constant and self._rank(node) == len(value.shape) == self.rank > 0:
             return _without(value, [0])
         return value
 
@@ -182,7 +182,7 @@ class _Lowering:
         """A row of what was computed before the loop. A product's bias is added inside, where it costs nothing."""
         self._check_dtype(node)
         if node.op == "call_function" and operation_name(node.target) == "addmm" and self._plain_addmm(node):
-            bias = self.view(node.args[0])
+            bias = self.value(node.args[0])
             product = self._register(node)
             self.unbiased[node] = node
             return self.build.apply("add", product, bias)
@@ -216,7 +216,12 @@ class _Lowering:
         return broadcast(view, shape) if view.shape != shape else view
 
     def _call(self, node: Any) -> Any:
-        name = operation_name(node.target)
+        outer, self.rank = self.rank, self._rank(node)
+        result = self._translated(node, operation_name(node.target))
+        self.rank = outer
+        return result
+
+    def _translated(self, node: Any, name: str) -> Any:
         if name == "getitem":
             parts = self.value(node.args[0])
             assert isinstance(parts, tuple)
@@ -519,7 +524,7 @@ def _softplus(self: _Lowering, node: Any) -> View:
     view = self.view(node.args[0])
     scaled = self.build.apply("mul", view, beta)
     # exp of what is kept alone, so that the branch not taken overflows into no gradient
-    bounded = self.build.apply("minimum", scaled, threshold)
+    bounded = self.build.apply("clamp_max", scaled, threshold)
     soft = self.build.apply("div", self.build.apply("log1p", self.build.apply("exp", bounded)), beta)
     return self.build.apply("where", self.build.apply("gt", scaled, threshold), view, soft)
 
@@ -534,7 +539,7 @@ def _log_sigmoid(self: _Lowering, node: Any) -> View | tuple[View, ...]:
 def _elu(self: _Lowering, node: Any) -> View:
     alpha, scale, inner = (float(a) for a in (*node.args[1:], *(1.0, 1.0, 1.0)[len(node.args) - 1 :]))
     view = self.view(node.args[0])
-    below = self.build.apply("mul", self.build.apply("minimum", view, 0.0), inner)
+    below = self.build.apply("mul", self.build.apply("clamp_max", view, 0.0), inner)
     curve = self.build.apply("mul", self.build.apply("expm1", below), alpha * scale)
     return self.build.apply("where", self.build.apply("gt", view, 0.0), _scaled(self.build, view, scale), curve)
 
@@ -623,6 +628,7 @@ _HANDLERS: dict[str, Callable[[_Lowering, fx.Node], Any]] = {
     "_log_softmax": lambda self, node: _softmax(self, node, log=True),
     "cat": _cat,
     "stack": lambda self, node: _cat(self, node, stack=True),
+    "detach": lambda self, node: self.build.stop(self.view(node.args[0])),
     "where": _where,
     "clamp": _clamp,
     "clamp_min": _clamp,

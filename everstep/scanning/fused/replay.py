@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everstep.scanning.fused.graph import Node, View, ordered
+from everstep.scanning.fused.graph import STOP, Node, View, ordered
 
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     **{
@@ -42,7 +42,8 @@ def evaluate(
     def read(view: View) -> Tensor:
         if view.node.op == "literal":
             return torch.full((1, *view.shape), view.node.key, dtype=like.dtype, device=like.device)
-        flat = values[id(view.node)].flatten(1)
+        value = values[id(view.node)]
+        flat = value.reshape(len(value), view.node.size)
         if view.whole:
             return flat.reshape(len(flat), *view.shape)
         return flat[:, torch.from_numpy(view.place.indices())].reshape(len(flat), *view.shape)
@@ -53,7 +54,8 @@ def evaluate(
             return value.reshape(1, *node.shape) if node.key[0] == "const" else value
         arguments = [read(arg) for arg in node.args]
         if node.op == "product":
-            return arguments[0].flatten(1) @ matrices(node.key)
+            operand = arguments[0].reshape(len(arguments[0]), -1)
+            return operand @ matrices(node.key)
         if node.op in ("sum", "amax"):
             dims = [d + 1 for d, (a, b) in enumerate(zip(node.over, node.shape, strict=True)) if a != b]
             return getattr(torch, node.op)(arguments[0], dims, keepdim=True)  # type: ignore[no-any-return]
@@ -62,8 +64,10 @@ def evaluate(
             total = like.new_zeros(rows, math.prod(node.shape))
             for place, part in zip(node.parts, arguments, strict=True):
                 where = torch.from_numpy(place.indices())
-                total = total.index_add(1, where, part.flatten(1).expand(rows, -1))
+                total = total.index_add(1, where, part.reshape(len(part), -1).expand(rows, -1))
             return total.view(rows, *node.shape)
+        if node.key == STOP:
+            return arguments[0].detach()
         return _OPERATIONS[node.op](*arguments)
 
     for node in ordered(view.node for view in views):

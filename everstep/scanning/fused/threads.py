@@ -62,18 +62,17 @@ class Kernels:
         self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{suffix}"), ctypes.c_void_p).value or 0
         self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
         self.panel = int(getattr(self.library, f"es_panel_{suffix}")())
-        self._packed_size = getattr(self.library, f"es_packed_size_{suffix}")
         self._pack = getattr(self.library, f"es_pack_{suffix}")
         self.cache = 1 << 20
 
-    def pack(self, matrix: Tensor) -> Tensor:
-        """A matrix (K, N) in the layout that the products read."""
+    def packed_size(self, rows: int, columns: int) -> int:
+        """Numbers that a packed matrix takes."""
+        return -(-columns // self.panel) * self.panel * rows
+
+    def pack(self, matrix: Tensor, address: int) -> None:
+        """Write a matrix (K, N) to memory in the layout that the products read."""
         rows, columns = matrix.shape
-        packed = matrix.new_empty(self._packed_size(rows, columns) + 16)
-        spare = (-packed.data_ptr() % 64) // packed.element_size()
-        packed = packed[spare:]
-        self._pack(matrix.data_ptr(), rows, columns, matrix.stride(0), matrix.stride(1), packed.data_ptr())
-        return packed
+        self._pack(matrix.data_ptr(), rows, columns, matrix.stride(0), matrix.stride(1), address)
 
     def gate(self) -> int:
         """A fresh barrier; it lives until the next is asked for by the same thread."""
