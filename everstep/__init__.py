@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "everstep.cell": ["Affine", "Cell", "Layer"],
     "everstep.equation": ["gated"],
+    "everstep.scanning.fused.stream": ["Stream"],
     "everstep.scanning": ["explain", "scan"],
     "everstep.cells": [
         "ATR",
@@ -77,6 +78,7 @@ _HOMES = {
         "NASCell",
         "NoForgetLSTM",
         "PeepholeLSTM",
+        "ProjectedLSTM",
         "ResLSTM",
         "TauGRU",
         "TreeCell",
@@ -101,6 +103,7 @@ _HOMES = {
         "WeightDrop",
         "Window",
         "Zoneout",
+        "accelerate",
         "from_torch",
         "to_torch",
     ],
@@ -179,6 +182,7 @@ if TYPE_CHECKING:
         NASCell,
         NoForgetLSTM,
         PeepholeLSTM,
+        ProjectedLSTM,
         ResLSTM,
         TauGRU,
         TreeCell,
@@ -196,6 +200,7 @@ if TYPE_CHECKING:
     from everstep.heads import Categorical
     from everstep.learn import fit
     from everstep.scanning import explain, scan
+    from everstep.scanning.fused.stream import Stream
     from everstep.tasks.run import load, train
     from everstep.wirings import (
         Bidirectional,
@@ -210,6 +215,7 @@ if TYPE_CHECKING:
         WeightDrop,
         Window,
         Zoneout,
+        accelerate,
         from_torch,
         to_torch,
     )

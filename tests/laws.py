@@ -78,6 +78,7 @@ CELLS: dict[str, Callable[[], es.Cell]] = {
     "NASCell": lambda: es.NASCell(D, H),
     "NBRC": lambda: es.NBRC(D, H),
     "PeepholeLSTM": lambda: es.PeepholeLSTM(D, H),
+    "ProjectedLSTM": lambda: es.ProjectedLSTM(D, H, 2),
     "RAN": lambda: es.RAN(D, H),
     "RHN": lambda: es.RHN(D, H, depth=2),
     "ResLSTM": lambda: es.ResLSTM(D, H),

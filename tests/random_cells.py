@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.scanning import fused
-from everstep.state import leaves, map_state
+from everstep.state import map_state
 
 Shape = tuple[int, ...]
 STATE_BOUND = 4.0
@@ -62,7 +62,9 @@ class Recipe:
         sizes = {line.name: line.shape for line in self.lines} | {"x": (self.features,)}
         starts = [start.format(*shape, shape="".join(f", {n}" for n in shape)) for shape, start in self.states]
         body = [
-            f"{self._nested(names)} = state" if self.nest != "dict" else "".join(f"{n} = state['{n}']; " for n in names),
+            f"{self._nested(names)} = state"
+            if self.nest != "dict"
+            else "; ".join(f"{n} = state['{n}']" for n in names),
             *(f"{line.name} = {line.code}" for line in lines),
             f"return {self.ends[0]}, {self._nested(self.ends[1:], names)}",
         ]
@@ -71,7 +73,9 @@ class Recipe:
             "initial_state(self, batch, like)": [f"return {self._nested(starts, names)}"],
             "step(self, x, state)": body,
         }
-        written = "".join(f"    def {head}:\n" + "".join(f"        {b}\n" for b in block) for head, block in parts.items())
+        written = "".join(
+            f"    def {head}:\n" + "".join(f"        {b}\n" for b in block) for head, block in parts.items()
+        )
         return f"class RandomCell(es.Cell):\n{written}"
 
     def _nested(self, values: list[str] | tuple[str, ...], names: list[str] | None = None) -> str:
@@ -140,9 +144,9 @@ UNARY: list[tuple[str, Callable[[float], float]]] = [
     ("torch.clamp({0}, -0.5, 0.7)", lambda b: 0.7),
     ("torch.clamp({0}, min=0.1)", lambda b: max(b, 0.1)),
     ("torch.clamp_max({0}, 0.2)", lambda b: max(b, 0.2)),
-    ("torch.sign({0}) * 0.3", lambda b: 0.3),
-    ("torch.floor({0} + 0.37)", lambda b: b + 1),
-    ("({0} > 0.1).to({0}.dtype)", lambda b: 1.0),
+    ("torch.sign({0}) * 0.3 + 0.1 * {0}", lambda b: 0.3 + b / 10),
+    ("torch.floor({0} + 0.37) - 0.4 * {0}", lambda b: b + 1),
+    ("({0} > 0.1).to({0}.dtype) - 0.2 * {0}", lambda b: b + 1),
     ("torch.where({0} <= 0.2, {0} * 0.5, {0})", lambda b: b),
     ("torch.where(({0} > -0.3) & ~({0} > 0.4), {0}, 0.25)", lambda b: max(b, 0.25)),
     ("torch.ones_like({0}) - {0}", lambda b: b + 1),
@@ -163,7 +167,7 @@ BINARY: list[tuple[str, Callable[[float, float], float]]] = [
     ("torch.lerp({0}, {1}, 0.3)", lambda a, b: a + b),
     ("torch.lerp({0}, {1}, torch.sigmoid({0} - {1}))", lambda a, b: a + b),
     ("torch.addcmul({0}, {0}, {1}, value=0.5)", lambda a, b: a + a * b),
-    ("({0} > {1}).to({0}.dtype)", lambda a, b: 1.0),
+    ("({0} > {1}).to({0}.dtype) + 0.1 * {1}", lambda a, b: b + 1),
     ("torch.pow(torch.abs({0}) + 0.3, torch.tanh({1}))", lambda a, b: a + 3.4),
     ("torch.sigmoid({1}) * {0} + (1 - torch.sigmoid({1})) * {1}", lambda a, b: a + b),
 ]
@@ -188,9 +192,11 @@ class _Writer:
         if self.rng.random() < 0.7:
             return self.rng.choice(("like.new_zeros(batch{shape})", "like.new_ones(batch{shape})"))
         name = self.new("nn.Parameter(torch.rand(1))")
-        return f"self.{name}.to(like.dtype).expand(batch{{shape}})" if self.rng.random() < 0 else (
-            f"self.{name}.to(like.dtype) * like.new_ones(batch{{shape}})"
+        ways = (
+            "self.{0}.to(like.dtype).expand(batch{{shape}})",
+            "self.{0}.to(like.dtype) * like.new_ones(batch{{shape}})",
         )
+        return self.rng.choice(ways).format(name)
 
     def new(self, code: str) -> str:
         name = f"p{len(self.made)}"
@@ -199,7 +205,9 @@ class _Writer:
 
     def parameter(self, *shape: int) -> str:
         """Source of a parameter whose numbers are at most 1."""
-        return f"self.{self.new(f'nn.Parameter(torch.rand{shape} * 2 - 1)' if shape else 'nn.Parameter(torch.rand(()))')}"
+        return (
+            f"self.{self.new(f'nn.Parameter(torch.rand{shape} * 2 - 1)' if shape else 'nn.Parameter(torch.rand(()))')}"
+        )
 
     def pick(self, fits: Callable[[Line], bool] = lambda line: True) -> Line | None:
         """A value, a late one more often."""
@@ -286,7 +294,10 @@ class _Writer:
         if axis == -1:
             choices += 2 * [(f"F.layer_norm({name}, ({n},){weight}{bias}, 0.1)", v.shape, 5.0 * v.bound + 1)]
         if len(v.shape) == 2:
-            choices += [(f"{name}.sum((1, 2))", (), v.bound * math.prod(v.shape)), (f"{name}.mean((-1, -2))", (), v.bound)]
+            choices += [
+                (f"{name}.sum((1, 2))", (), v.bound * math.prod(v.shape)),
+                (f"{name}.mean((-1, -2))", (), v.bound),
+            ]
             choices += [(f"{name}.flatten(1).amax(-1)", (), v.bound)]
         code, shape, bound = self.rng.choice(choices)
         return self.add(code, shape, bound, v)
@@ -301,7 +312,10 @@ class _Writer:
             choices += [(f"{name}.unsqueeze(-1)", (*shape, 1)), (f"{name}.unsqueeze(1)", (1, *shape))]
             choices += [(f"{name}.unsqueeze(1).expand(-1, 3{', -1' * rank})", (3, *shape))]
         if rank and shape[-1] == 1:
-            choices += [(f"{name}.squeeze(-1)", shape[:-1]), (f"{name}.expand(-1{', -1' * (rank - 1)}, 3)", (*shape[:-1], 3))]
+            choices += [
+                (f"{name}.squeeze(-1)", shape[:-1]),
+                (f"{name}.expand(-1{', -1' * (rank - 1)}, 3)", (*shape[:-1], 3)),
+            ]
         if rank:
             n = shape[-1]
             low = self.rng.randrange(n)
@@ -362,7 +376,11 @@ class _Writer:
                 return None
             bound = a.bound * other.bound * a.shape[1]
             return self.add(f"torch.bmm({a.name}, {other.name})", (a.shape[0], other.shape[1]), bound, a, other)
-        ways = "torch.einsum('bij,bj->bi', {0}, {1})", "({0} @ {1}.unsqueeze(-1)).squeeze(-1)", "({0} * {1}[:, None]).sum(-1)"
+        ways = (
+            "torch.einsum('bij,bj->bi', {0}, {1})",
+            "({0} @ {1}.unsqueeze(-1)).squeeze(-1)",
+            "({0} * {1}[:, None]).sum(-1)",
+        )
         return self.add(self.rng.choice(ways).format(a.name, v.name), a.shape[:1], a.bound * v.bound * a.shape[1], a, v)
 
     def broadcast(self) -> Line | None:
@@ -385,7 +403,11 @@ class _Writer:
         size = math.prod(shape)
         code = f"self.{self.new(f'nn.Linear({v.shape[0]}, {size})')}({v.name})"
         made = self.add(code, (size,), v.bound * math.sqrt(v.shape[0]) + 1, v)
-        return made if shape == (size,) else self.add(f"{made.name}.view(-1{''.join(f', {n}' for n in shape)})", shape, made.bound, made)
+        return (
+            made
+            if shape == (size,)
+            else self.add(f"{made.name}.view(-1{''.join(f', {n}' for n in shape)})", shape, made.bound, made)
+        )
 
     def end(self, k: int) -> str:
         shape, old = self.states[k][0], self.values[1 + k]

@@ -96,9 +96,25 @@ def test_cho_and_cudnn_gru_differ_only_in_the_place_of_the_reset() -> None:
     assert not torch.allclose(before.step(x, h)[0], after.step(x, h)[0])
 
 
-def test_from_torch_refuses_a_projection_and_other_modules() -> None:
-    with pytest.raises(ValueError, match="proj_size=2"):
-        es.from_torch(nn.LSTM(3, 4, proj_size=2))
+@pytest.mark.parametrize(("layers", "both", "bias"), itertools.product((1, 3), (False, True), (False, True)))
+def test_a_projection_gives_the_same_numbers(layers: int, both: bool, bias: bool) -> None:
+    options = {"bias": bias, "batch_first": True, "bidirectional": both}
+    module = nn.LSTM(3, 4, layers, proj_size=2, **options).double()
+    layer = es.from_torch(module)
+    xs = torch.randn(5, 6, 3, dtype=torch.float64)
+    ys, state = layer(xs)
+    want, final = module(xs)
+    torch.testing.assert_close(ys, want, rtol=0, atol=1e-12)
+    torch.testing.assert_close(states_of(layer, state, module), final, rtol=0, atol=1e-12)
+    back = es.to_torch(layer)
+    assert repr(back) == repr(module)
+    torch.testing.assert_close(back.state_dict(), module.state_dict(), rtol=0, atol=0)
+    assert list(back.state_dict()) == list(module.state_dict())
+    with pytest.raises(ValueError, match="smaller than hidden_size=4"):
+        es.ProjectedLSTM(3, 4, 4)
+
+
+def test_from_torch_refuses_other_modules() -> None:
     with pytest.raises(TypeError, match="Linear"):
         es.from_torch(nn.Linear(3, 4))
 
@@ -110,6 +126,7 @@ def test_from_torch_refuses_a_projection_and_other_modules() -> None:
         es.GRU(3, 4, activation=torch.relu),
         es.Stack(es.LSTM(3, 4), es.GRU(4, 4)),
         es.Stack(es.LSTM(3, 4), es.LSTM(4, 5)),
+        es.Stack(es.ProjectedLSTM(3, 4, 2), es.ProjectedLSTM(2, 4, 3)),
         es.Stack(es.LSTM(3, 4), es.Dropout(4, 0.5)),
         es.Stack(es.LSTM(3, 4), es.Dropout(4, 0.5), es.LSTM(4, 4), es.LSTM(4, 4)),
         es.Stack(es.RNN(3, 4), es.RNN(4, 4, activation=torch.relu)),

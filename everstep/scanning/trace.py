@@ -124,14 +124,14 @@ def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
     like = xs_leaves[0]
     with torch.no_grad():
         holder = _Step(cell, xs, cell.initial_state(rows, like))
-    parameters = {**dict(holder.named_parameters()), **dict(holder.named_buffers())}
+    parameters = {n: p.detach() for n, p in (*holder.named_parameters(), *holder.named_buffers())}
     start = [leaf.detach() for _, leaf in leaves(holder.start)]
 
     def run(values: dict[str, Tensor], inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
         return torch.func.functional_call(holder, values, (inputs, state))  # type: ignore[no-any-return]
 
     try:
-        with torch.no_grad(), nullcontext() if training else _evaluating(cell), _Guard():
+        with torch.enable_grad(), nullcontext() if training else _evaluating(cell), _Guard():
             module = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(parameters, xs_leaves, start)
     except Untraceable:
         raise
@@ -149,6 +149,8 @@ class _Guard(TorchDispatchMode):
         name = operation_name(target)
         if torch.Tag.nondeterministic_seeded in target.tags:
             problem = f"draws random numbers by {name}; a mask belongs to the sequence: use a wiring"
+        elif not torch.is_grad_enabled():
+            problem = f"switches gradients off around {name}; use detach"
         elif target._schema.is_mutable:
             problem = f"changes a tensor in place by {name}"
         elif name == "_local_scalar_dense":

@@ -1,5 +1,6 @@
 """Cells made of cells."""
 
+from everstep.wirings.accelerate import accelerate
 from everstep.wirings.bidirectional import Bidirectional
 from everstep.wirings.interchange import from_torch, to_torch
 from everstep.wirings.recurrent_dropout import RecurrentDropout, WeightDrop
@@ -20,6 +21,7 @@ __all__ = [
     "WeightDrop",
     "Window",
     "Zoneout",
+    "accelerate",
     "from_torch",
     "to_torch",
 ]

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from everstep.cell import Cell, Layer
-from everstep.cells import GRU, LSTM, RNN
-from everstep.equation import Gated
+from everstep.cells import GRU, LSTM, RNN, ProjectedLSTM
 from everstep.wirings.bidirectional import Bidirectional
 from everstep.wirings.regularise import Dropout
 from everstep.wirings.stack import EncoderStack, Stack
@@ -21,7 +20,7 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> Layer:
     """The same network in everstep, with copies of the weights: a cell, a `Stack`, or an `EncoderStack`.
 
     everstep is batch first, whatever the module's `batch_first`. Each layer's state is an entry of the stack's tuple
-    (empty for a dropout), not a row of one tensor.
+    (empty for a dropout), not a row of one tensor. With `proj_size`, the cells are `ProjectedLSTM`.
 
     >>> layer = from_torch(torch.nn.LSTM(3, 5, num_layers=2, dropout=0.1, batch_first=True))
     >>> layer.eval()(torch.zeros(2, 7, 3))[0].shape
@@ -29,14 +28,9 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> Layer:
 
     Raises:
         TypeError: another kind of module.
-        ValueError: `proj_size`, which everstep has no cell for.
     """
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
         raise TypeError(f"from_torch: expected nn.LSTM, nn.GRU or nn.RNN, but {type(module).__name__} came")
-    if module.proj_size:
-        raise ValueError(
-            f"from_torch: proj_size={module.proj_size} is not supported; only nn.LSTM without projection is"
-        )
     layers: list[Layer] = []
     for depth in range(module.num_layers):
         if depth and module.dropout:
@@ -48,13 +42,16 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> Layer:
 
 
 def _cell(module: Any, depth: int, suffix: str) -> Cell:
-    size = module.input_size if depth == 0 else module.hidden_size * (2 if module.bidirectional else 1)
+    width = (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+    size = module.input_size if depth == 0 else width
     weight = getattr(module, f"weight_ih_l{depth}{suffix}")
     options: dict[str, Any] = {"bias": module.bias, "device": weight.device, "dtype": weight.dtype}
     if isinstance(module, nn.RNN):
         options["activation"] = _NONLINEARITIES[module.nonlinearity]
-    kind: type[Gated] = LSTM if isinstance(module, nn.LSTM) else GRU if isinstance(module, nn.GRU) else RNN
-    cell = kind(size, module.hidden_size, **options)
+    if module.proj_size:
+        options["proj_size"] = module.proj_size
+    kind: Any = LSTM if isinstance(module, nn.LSTM) else GRU if isinstance(module, nn.GRU) else RNN
+    cell: Cell = (ProjectedLSTM if module.proj_size else kind)(size, module.hidden_size, **options)
     with torch.no_grad():
         for name, parameter in cell.named_parameters():
             source = getattr(module, f"{name}_l{depth}{suffix}")
@@ -66,8 +63,8 @@ def _cell(module: Any, depth: int, suffix: str) -> Cell:
 def to_torch(layer: Layer, *, batch_first: bool = True) -> nn.LSTM | nn.GRU | nn.RNN:
     """The `torch.nn` module that computes the same, with copies of the weights.
 
-    Takes an LSTM, GRU or RNN cell, or what `from_torch` gives: equal cells or `Bidirectional` pairs of them, stacked,
-    with the same `Dropout` between any two layers or none.
+    Takes an LSTM, ProjectedLSTM, GRU or RNN cell, or what `from_torch` gives: equal cells or `Bidirectional` pairs of
+    them, stacked, with the same `Dropout` between any two layers or none.
 
     Raises:
         ValueError: anything that `torch.nn` has no module for, saying what.
@@ -79,16 +76,17 @@ def to_torch(layer: Layer, *, batch_first: bool = True) -> nn.LSTM | nn.GRU | nn
     cells = [_vendor_cell(cell) for pair in pairs for cell in pair]
     first = cells[0]
     both = isinstance(rows[0], Bidirectional)
-    alike = {(type(c), c.hidden_size, c.bias_ih is None, c.vendor_kernel()) for c in cells}
+    alike = {(type(c), c.hidden_size, c.output_size, c.bias_ih is None, _nonlinearity(c)) for c in cells}
     if len(alike) > 1 or any(
         isinstance(r, Bidirectional) != both or getattr(r, "merge", "concat") != "concat" for r in rows
     ):
         raise ValueError(
             "to_torch: all layers should be of one kind, size, bias and direction, merged by concatenation"
         )
-    kinds: dict[type, Any] = {LSTM: nn.LSTM, GRU: nn.GRU, RNN: nn.RNN}
-    options = {"nonlinearity": (first.vendor_kernel() or "").removeprefix("rnn_")} if type(first) is RNN else {}
-    assert first.weight_ih is not None
+    kinds: dict[type, Any] = {LSTM: nn.LSTM, ProjectedLSTM: nn.LSTM, GRU: nn.GRU, RNN: nn.RNN}
+    options: dict[str, Any] = {"nonlinearity": _nonlinearity(first)} if type(first) is RNN else {}
+    if type(first) is ProjectedLSTM:
+        options["proj_size"] = first.output_size
     module = kinds[type(first)](
         first.input_size,
         first.hidden_size,
@@ -112,10 +110,15 @@ def to_torch(layer: Layer, *, batch_first: bool = True) -> nn.LSTM | nn.GRU | nn
     return module  # type: ignore[no-any-return]
 
 
-def _vendor_cell(layer: Layer) -> Gated:
-    if not isinstance(layer, Gated) or type(layer) not in (LSTM, GRU, RNN) or layer.vendor_kernel() is None:
+def _vendor_cell(layer: Any) -> Any:
+    known = type(layer) in (LSTM, GRU, RNN) and layer.vendor_kernel() is not None
+    if not known and type(layer) is not ProjectedLSTM:
         raise ValueError(f"to_torch: torch.nn has no module for {layer}")
     return layer
+
+
+def _nonlinearity(cell: Any) -> str | None:
+    return str(cell.vendor_kernel()).removeprefix("rnn_") if type(cell) is RNN else None
 
 
 def _common_dropout(parts: list[Layer]) -> float:

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning.fused import build
-from everstep.scanning.fused.call import Program, Rows
+from everstep.scanning.fused.call import Program
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.lower import lower
+from everstep.scanning.fused.table import Rows
 from everstep.scanning.trace import Untraceable, trace
 from everstep.state import State, leaves, map_state, unflatten
 
@@ -42,12 +43,6 @@ _recent = _Recent()
 
 def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
     """Why no compiled loop can run this cell."""
-    tensors = [*(leaf for _, leaf in leaves(xs)), *_parameters(_modules(cell, []))]
-    if any(t.device.type != "cpu" for t in tensors):
-        return "the compiled loop runs on CPUs alone"
-    dtypes = {t.dtype for t in tensors if t.is_floating_point()}
-    if dtypes not in ({torch.float32}, {torch.float64}):
-        return f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "it is inside of a torch.func transform, which sees through the loop that PyTorch runs"
     if torch.autograd.forward_ad._current_level >= 0:
@@ -87,7 +82,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     flat = [leaf.flatten(0, 1) for leaf in parts]
     if places is not None:
         flat = [leaf.index_select(0, places) for leaf in flat]
-    values = program.step.before(*_parameters(_modules(cell, [])), *flat, rows.steps)
+    values = program.step.before.forward(*_parameters(_modules(cell, [])), *flat, rows.steps)
     tensors = [v if v.dtype == program.dtype else v.to(program.dtype) for v in values]
     start = [leaf for _, leaf in leaves(state)]
     initial = []
@@ -148,15 +143,22 @@ def _program(cell: Cell, xs: Any) -> Program | str:
 
 
 def _compile(cell: Cell, xs: Any) -> Program | str:
+    parts = [leaf for _, leaf in leaves(xs)]
+    parameters = _parameters(_modules(cell, []))
+    like = parts[0]
+    if any(t.device.type != "cpu" for t in (*parts, *parameters)):
+        return "the compiled loop runs on CPUs alone"
+    dtypes = {t.dtype for t in (*parts, *parameters) if t.is_floating_point()}
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        return f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came"
     if build.compiler() is None:
         build.notice("compiler", "no C++ compiler is found, so that cells run step by step; install one")
         return "no C++ compiler is found"
-    like = leaves(xs)[0][1]
     try:
         with torch.autocast("cpu", enabled=False):
             state = cell.initial_state(1, like)
             step = trace(cell, map_state(torch.Tensor.detach, xs), training=True)
-            counts = (len(_parameters(_modules(cell, []))), len(leaves(xs)), len(leaves(state)))
+            counts = (len(parameters), len(parts), len(leaves(state)))
             return Program(lower(step, counts), like.dtype, type(cell).__name__)
     except Untraceable as reason:
         return str(reason)
@@ -168,23 +170,23 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
 def _fingerprint(cell: Cell, xs: Any) -> Any:
     """Everything that a trace bakes in: shapes, modes, and what the modules hold besides tensors."""
     modules = _modules(cell, [])
-    shapes = tuple((path, leaf.shape[2:], leaf.dtype) for path, leaf in leaves(xs))
-    held = tuple((type(m), m.training, _plain(m)) for m in modules)
-    return shapes, held, tuple((t.shape, t.dtype) for t in _parameters(modules))
+    shapes = [(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)]
+    held = [(type(m), m.training, *_plain(m)) for m in modules]
+    return *shapes, *held, *[(t.shape, t.dtype, t.device) for t in _parameters(modules)]
 
 
 _HOUSEHOLD = frozenset({*nn.Module().__dict__, "training"})
+_SIMPLE = frozenset({int, float, str, bool, type(None)})
 
 
-def _plain(module: nn.Module) -> tuple[Any, ...]:
-    return tuple((k, _value(v)) for k, v in vars(module).items() if k not in _HOUSEHOLD)
+def _plain(module: nn.Module) -> list[Any]:
+    return [(k, v if type(v) in _SIMPLE else _value(v)) for k, v in vars(module).items() if k not in _HOUSEHOLD]
 
 
 def _value(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    """The value in a form that can be a key; what cannot be compared is itself alone."""
     if isinstance(value, tuple | list):
         return tuple(map(_value, value))
     if isinstance(value, dict):
         return tuple((k, _value(v)) for k, v in value.items())
-    return id(value)
+    return id(value) if type(value).__hash__ is None else value

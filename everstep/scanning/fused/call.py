@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,43 +14,10 @@ from everstep.scanning.fused.graph import View, whole
 from everstep.scanning.fused.lower import Lowered
 from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.pool import empty, zeros
+from everstep.scanning.fused.products import transposed
 from everstep.scanning.fused.replay import evaluate
+from everstep.scanning.fused.table import Rows, table
 from everstep.scanning.fused.threads import Kernels, kernels
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which steps there are: row i has `length[i]` steps from place `offset[i]` on, and takes its turn by `order`.
-
-    Attributes:
-        order, offset, length: (batch,) int64; `order` sorts the lengths, longest first.
-        resets: (steps,) uint8, or None.
-        count: rows.
-        steps: in all.
-        whole: whether all rows have as many.
-    """
-
-    order: Tensor
-    offset: Tensor
-    length: Tensor
-    resets: Tensor | None
-    count: int
-    steps: int
-    whole: bool
-
-    @cached_property
-    def starts(self) -> tuple[Tensor, Tensor]:
-        """Rows that have steps, and the places of their first."""
-        rows = self.length.nonzero()[:, 0]
-        return rows, self.offset[rows]
-
-    @cached_property
-    def restarts(self) -> tuple[Tensor, Tensor]:
-        """Rows and places of all resets."""
-        assert self.resets is not None
-        places = self.resets.nonzero()[:, 0]
-        rows, first = self.starts
-        return rows[torch.searchsorted(first, places, right=True) - 1], places
 
 
 class Program:
@@ -79,6 +43,10 @@ class Program:
         self.kept = sorted(self.adjoint.kept)
         self._forward()
         self._backward()
+        plans = (self.forward_plan, self.backward_plan)
+        read = {arg.node.key for plan in plans for node in plan.nodes for arg in node.args if arg.node.op == "input"}
+        self.elementwise = sorted(k for kind, k in read if kind == "const")
+        """Constants that are read by pointwise operations."""
 
     def sequence(self, leaf: int) -> str:
         """The array that holds a leaf after every step."""
@@ -163,17 +131,17 @@ class Program:
         self, tensors: Sequence[Tensor], initial: Sequence[Tensor], rows: Rows, keep: dict[str, Tensor] | None
     ) -> list[Tensor]:
         """The forward loop; what backward needs goes into `keep`."""
-        tensors, initial = [t.contiguous() for t in tensors], [t.contiguous() for t in initial]
         xs, constants, start, _ = self.split(tensors)
         like = tensors[0]
         ys = empty(like, rows.steps, *self.step.output.shape)
         final = [empty(like, rows.count, *shape) for shape in self.step.states]
-        arrays = {f"x{k}": x for k, x in enumerate(xs)} | {f"const{k}": c for k, c in enumerate(constants)}
+        arrays = self._read(xs, constants)
         arrays["y0"] = ys
         for k in range(len(self.states)):
-            arrays |= {f"start{k}": start[k], f"end{k}": final[k]}
+            arrays[f"start{k}"] = start[k].contiguous()
+            arrays[f"end{k}"] = final[k]
             if initial:
-                arrays[f"init{k}"] = initial[k]
+                arrays[f"init{k}"] = initial[k].contiguous()
         if keep is not None:
             # one piece of memory for all: small calls are all overhead
             kept = empty(like, rows.steps * sum(self.kept_sizes.values()))
@@ -182,7 +150,8 @@ class Program:
                 keep[name] = kept[place : place + rows.steps * size].view(rows.steps, size)
                 place += rows.steps * size
             arrays |= keep
-        self._call(self.forward, self.forward_code, self.forward_plan, arrays, constants, rows)
+        matrices = self._matrices(self.forward_plan, constants)
+        table(self.kernels, self.forward_code, arrays, matrices, rows).run(self.forward)
         return [ys, *final]
 
     def back(
@@ -194,9 +163,10 @@ class Program:
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
         """The backward loop, and a product over all steps for every weight."""
-        xs, constants, start, initial = self.split([t.contiguous() for t in tensors])
+        xs, constants, start, initial = self.split(tensors)
         like = tensors[0]
-        arrays = {f"x{k}": x for k, x in enumerate(xs)} | {f"const{k}": c for k, c in enumerate(constants)} | keep
+        arrays = self._read(xs, constants)
+        arrays.update(keep)
         dy = grads[0]
         arrays["dy0"] = zeros(like, rows.steps, *self.step.output.shape) if dy is None else dy.contiguous()
         ends = []
@@ -204,9 +174,11 @@ class Program:
             grad = grads[1 + k]
             arrays[f"start{k}"] = zeros(like, rows.count, *shape) if grad is None else grad.contiguous()
             ends.append(empty(like, rows.count, *shape))
-            arrays |= {f"end{k}": ends[k], f"before{k}": start[k]}
+            arrays[f"end{k}"] = ends[k]
+            arrays[f"before{k}"] = start[k].contiguous()
             if initial:
-                arrays |= {f"init{k}": zeros(like, rows.count, *shape), f"before_init{k}": initial[k]}
+                arrays[f"init{k}"] = zeros(like, rows.count, *shape)
+                arrays[f"before_init{k}"] = initial[k].contiguous()
         want_x, want_c, want_start, want_initial = self.split(wanted)
         used = {m for k, m in self.of_input.items() if want_x[k]}
         used |= {m for m, p in zip(self.of_product, self.adjoint.products, strict=True) if want_c[p.matrix]}
@@ -216,22 +188,28 @@ class Program:
         for m in {m for k, m in self.of_constant.items() if want_c[k]}:
             width = 2 * cpu.leading(_size(self.totals[m].shape), self.bytes)
             arrays[f"sum{m}"] = zeros(like, threads, width)
-        self._call(self.backward, self.backward_code, self.backward_plan, arrays, constants, rows)
+        matrices = self._matrices(self.backward_plan, constants)
+        table(self.kernels, self.backward_code, arrays, matrices, rows).run(self.backward)
 
         d_constants: list[Tensor | None] = [None] * len(constants)
         for k, m in self.of_constant.items():
             if want_c[k]:
                 size = _size(self.totals[m].shape)
                 ld = cpu.leading(size, self.bytes)
-                total = arrays[f"sum{m}"][:, ld : ld + size]
-                d_constants[k] = (total.sum(0) if len(total) > 1 else total).view_as(constants[k])
+                # a sum makes a tensor of its own: two parameters may share these numbers, but not their memory
+                d_constants[k] = arrays[f"sum{m}"][:, ld : ld + size].sum(0).view_as(constants[k])
         for product, m in zip(self.adjoint.products, self.of_product, strict=True):
             if want_c[product.matrix]:
                 operand = self._operand(product.operand, arrays, rows)
-                gradient = (arrays[f"g{m}"].flatten(1).t() @ operand).t()
+                gradient = transposed(arrays[f"g{m}"].flatten(1), operand).t()
                 held = d_constants[product.matrix]
                 d_constants[product.matrix] = gradient if held is None else held + gradient
-        d_x = [arrays[f"g{self.of_input[k]}"] if want_x[k] and k in self.of_input else None for k in range(len(xs))]
+        d_x: list[Tensor | None] = [None] * len(xs)
+        given: set[int] = set()
+        for k, m in self.of_input.items():
+            if want_x[k]:
+                d_x[k] = arrays[f"g{m}"].clone() if m in given else arrays[f"g{m}"]
+                given.add(m)
         d_start = [ends[k] if want_start[k] else None for k in range(len(ends))]
         d_initial = [arrays[f"init{k}"] if w else None for k, w in enumerate(want_initial)]
         return [*d_x, *d_constants, *d_start, *d_initial]
@@ -258,68 +236,17 @@ class Program:
         size = _size(view.shape)
         return flat if view.whole else flat[:, view.place.offset : view.place.offset + size]
 
-    def _call(
-        self,
-        run: Any,
-        code: cpu.Code,
-        order: Plan,
-        arrays: dict[str, Tensor],
-        constants: Sequence[Tensor],
-        rows: Rows,
-    ) -> None:
-        library = self.kernels
-        matrices = [
-            constants[node.key[0]].t() if isinstance(node.key, tuple) else constants[node.key]
-            for node in order.products
-        ]
-        sizes = [library.packed_size(*matrix.shape) for matrix in matrices]
-        threads, by_units = self._share(rows.count, sum(sizes))
-        block = rows.count if by_units else min(64, -(-rows.count // threads))
-        share = block * code.row + code.spare
-        work = block * code.row + threads * code.spare if by_units else threads * share
-        # whole cache lines: 16 numbers of 4 bytes, or twice as much
-        memory = empty(tensors_like(arrays), -(-work // 16) * 16 + sum(-(-size // 16) * 16 for size in sizes) + 16)
-        first = -(-memory.data_ptr() // 64) * 64
-        place = first + -(-work // 16) * 16 * self.bytes
-        packs = {}
-        for number, (matrix, size) in enumerate(zip(matrices, sizes, strict=True)):
-            library.pack(matrix, place)
-            packs[f"pack{number}"] = place
-            place += -(-size // 16) * 16 * self.bytes
-        header = {
-            "rows": rows.count,
-            "split": int(by_units),
-            "order": rows.order.data_ptr(),
-            "offset": rows.offset.data_ptr(),
-            "length": rows.length.data_ptr(),
-            "resets": 0 if rows.resets is None else rows.resets.data_ptr(),
-            "gemm": library.gemm,
-            "barrier": library.barrier,
-            "gate": library.gate(),
-            "memory": first,
-            "share": share,
-            "block": block,
-            "panel": library.panel,
-        }
-        table = [header[name] for name in cpu.HEADER]
-        table += [arrays[name].data_ptr() if name in arrays else packs.get(name, 0) for name in code.arrays]
-        library.parallel(run, (ctypes.c_int64 * len(table))(*table), threads)
+    def _read(self, xs: Sequence[Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The arrays that loops read element by element."""
+        arrays = {f"x{k}": x.contiguous() for k, x in enumerate(xs)}
+        for k in self.elementwise:
+            arrays[f"const{k}"] = constants[k].contiguous()
+        return arrays
 
-    def _share(self, rows: int, weights: int) -> tuple[int, bool]:
-        """How many threads, and whether they share the units of all rows (True) or each own rows.
-
-        Rows need no waiting; but with few of them each thread reads all weights for little work, and weights that do
-        not fit in a core's cache are better read once. Threads that wait for one another need some work between.
-        """
-        threads = max(1, torch.get_num_threads())
-        enough = rows >= 4 * threads
-        if threads == 1 or (enough and (weights * self.bytes <= self.kernels.cache or rows >= 32 * threads)):
-            return threads, False
-        # a core does about 60 multiplications and additions, or reads about 25 bytes, in a nanosecond
-        nanoseconds = max(weights * rows / 60, weights * self.bytes / 90)
-        if nanoseconds > 3000:
-            return threads, True
-        return min(threads, rows), False
+    def _matrices(self, order: Plan, constants: Sequence[Tensor]) -> list[Tensor]:
+        """The matrix of each product, (operand size, result size)."""
+        keys = [node.key for node in order.products]
+        return [constants[key[0]].t() if isinstance(key, tuple) else constants[key] for key in keys]
 
 
 class _Loop(torch.autograd.Function):
@@ -390,11 +317,6 @@ def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tens
         places.append(at)
     ys = torch.cat(pieces)
     return [torch.zeros_like(ys).index_copy(0, torch.cat(places), ys), *state]
-
-
-def tensors_like(arrays: dict[str, Tensor]) -> Tensor:
-    """Any of them, for its dtype."""
-    return next(iter(arrays.values()))
 
 
 def _size(shape: Sequence[int]) -> int:

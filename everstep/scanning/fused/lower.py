@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from everstep.scanning.fused import products
 from everstep.scanning.fused.graph import Builder, Place, Shape, View, broadcast, dense
 from everstep.scanning.trace import StepGraph, Untraceable, operation_name
 
@@ -55,17 +56,20 @@ _LOGIC = {"logical_and": "and", "logical_or": "or", "logical_not": "not", "bitwi
 _LOGIC |= {"bitwise_not": "not", "bitwise_xor": "ne"}
 
 
-def lower(step: StepGraph, counts: tuple[int, int, int]) -> Lowered:
+def lower(step: StepGraph, counts: tuple[int, int, int], hoist: bool = True) -> Lowered:
     """Split and translate a traced step; `counts` are its numbers of parameters, x leaves and state leaves.
+
+    Without `hoist`, products of x are computed in the loop too, as a single step wants them.
 
     Raises:
         Untraceable: an operation, a shape or a dtype that the compiled loop does not hold.
     """
-    return _Lowering(step, counts).run()
+    return _Lowering(step, counts, hoist).run()
 
 
 class _Lowering:
-    def __init__(self, step: StepGraph, counts: tuple[int, int, int]):
+    def __init__(self, step: StepGraph, counts: tuple[int, int, int], hoist: bool):
+        self.hoist = hoist
         self.graph, self.rows, self.counts = step.module.graph, step.rows, counts
         self.build = Builder()
         self.rowwise: dict[fx.Node, View | tuple[View, ...]] = {}
@@ -118,8 +122,13 @@ class _Lowering:
         for node in reversed(nodes):
             free = "state" not in self.needs[node] and "x" in self.needs[node] and node.op == "call_function"
             wanted = any(user in early for user in node.users)
-            if free and (wanted or not self._known(node) or operation_name(node.target) in _PRODUCTS):
+            product = self.hoist and operation_name(node.target) in _PRODUCTS
+            if free and (wanted or product or not self._known(node)):
                 early.add(node)
+        if early and not self.hoist:
+            raise Untraceable(
+                f"its step uses {operation_name(early.pop().target)}, which the compiled loop does not hold"
+            )
         return early
 
     def _known(self, node: Any) -> bool:
@@ -259,7 +268,10 @@ class _Lowering:
             # a view that needs the numbers in order: put them in order first
             solid = self.build.copy(source)
             shadow = torch.empty(1, device="meta").as_strided(shape, (_FAR, *dense(source.shape)))
-            result = torch.ops.aten.view(shadow, *node.args[1:])
+            try:
+                result = torch.ops.aten.view(shadow, *node.args[1:])
+            except RuntimeError:
+                raise Untraceable("its step folds the batch into another dimension") from None
             source = solid
         results = result if isinstance(result, (list, tuple)) else [result]
         views = tuple(self._row_of(source, r) for r in results)
@@ -307,7 +319,9 @@ class _Lowering:
             if node.op == "get_attr":
                 copies[node] = graph.get_attr(node.target)
             elif node in self.unbiased:
-                copies[node] = graph.call_function(torch.ops.aten.mm.default, tuple(map(argument, node.args[1:])))
+                copies[node] = graph.call_function(products.mm, tuple(map(argument, node.args[1:])))
+            elif node.target is torch.ops.aten.mm.default:
+                copies[node] = graph.call_function(products.mm, tuple(map(argument, node.args)))
             else:
                 arguments = tuple(map(argument, node.args))
                 keywords = {k: argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}

@@ -49,6 +49,11 @@ class Plan:
     scattered: dict[Node, list[tuple[str, int]]]
 
     @property
+    def nodes(self) -> list[Node]:
+        """All that is computed."""
+        return [node for p in self.phases for node in ([p] if isinstance(p, Node) else p.nodes)]
+
+    @property
     def products(self) -> list[Node]:
         """The products, in order."""
         return [p for p in self.phases if isinstance(p, Node)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,7 @@ class Kernels:
     Attributes:
         gemm, barrier: addresses, for the generated code.
         panel: columns that are packed together.
+        barrier_bytes: memory of a barrier.
         cache: bytes of a core's own cache.
     """
 
@@ -63,6 +63,7 @@ class Kernels:
         self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
         self.panel = int(getattr(self.library, f"es_panel_{suffix}")())
         self._pack = getattr(self.library, f"es_pack_{suffix}")
+        self.barrier_bytes = int(self.library.es_barrier_bytes())
         self.cache = 1 << 20
 
     def packed_size(self, rows: int, columns: int) -> int:
@@ -74,21 +75,9 @@ class Kernels:
         rows, columns = matrix.shape
         self._pack(matrix.data_ptr(), rows, columns, matrix.stride(0), matrix.stride(1), address)
 
-    def gate(self) -> int:
-        """A fresh barrier; it lives until the next is asked for by the same thread."""
-        _gates.value = ctypes.create_string_buffer(int(self.library.es_barrier_bytes()) + 64)
-        return (ctypes.addressof(_gates.value) + 63) // 64 * 64
-
     def parallel(self, run: Any, table: Any, threads: int) -> None:
         """Run a generated function on so many threads."""
         self.library.es_parallel(ctypes.cast(run, ctypes.c_void_p), ctypes.byref(table), threads)
-
-
-class _Local(threading.local):
-    value: Any = None
-
-
-_gates = _Local()
 
 
 @cache

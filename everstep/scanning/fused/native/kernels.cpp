@@ -6,7 +6,8 @@
 //
 // Every element of a product is one chain of multiply-adds over k = 0, 1, 2, … that starts from zero (or from C). No
 // kernel splits that chain, so a row's result depends neither on the other rows nor on how rows, panels and threads
-// were divided: a padded batch equals its members alone, bit for bit. Keep it that way when tuning.
+// were divided: a padded batch equals its members alone, bit for bit. Keep it that way when tuning. (A product over
+// steps, es_gemm_tn, adds up chains of some hundred steps; where they end depends on the number of steps alone.)
 //
 // Plain C interface; GCC or Clang vector extensions; compile with -std=gnu++17 -march=native.
 
@@ -43,6 +44,11 @@ constexpr int VECTORS = 2;             // in a row of a panel
 constexpr int64_t CHUNK_ROWS = 64;     // rows of A worked on at once …
 constexpr int64_t CHUNK_BYTES = 4096;  // … and bytes of each: at most a quarter of a megabyte, beside a panel in L2
 
+// Of a product over steps: steps in a chain, columns that are rows of C and bytes of the others, packed in L2 at once.
+constexpr int64_t STEPS = 256;
+constexpr int64_t ACROSS_ROWS = 5 * ROWS;
+constexpr int64_t ACROSS_BYTES = 1 << 19;
+
 template <class T> struct Vector;
 template <> struct Vector<float> { typedef float type __attribute__((vector_size(BYTES))); };
 template <> struct Vector<double> { typedef double type __attribute__((vector_size(BYTES))); };
@@ -77,15 +83,16 @@ template <class V> ES_INLINE void fma(V& c, V a, V b) { c += a * b; }
 // ---------------------------------------------------------------------------------------------------------------- gemm
 
 // M rows by P neighbouring panels. `apart` is the distance of two panels, `columns` how many columns of C there are
-// from here on (fewer than P panels hold: the last one is partly padding), `sum` whether to start from C.
-template <class T, int M, int P>
+// from here on (fewer than P panels hold: the last one is partly padding), `sum` whether to start from C. With ACROSS,
+// A is packed as K times M neighbours, and `sum` adds the finished chain to C.
+template <class T, int M, int P, bool ACROSS>
 void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, int64_t ldc, int64_t columns,
            bool sum) {
   constexpr int L = LANES<T>, R = P * VECTORS;
   constexpr int UNROLL = M * R <= 12 ? 4 : 1;  // a step of a large block hides the cost of its loop
   Vec<T> acc[M][R];
   const bool whole = columns >= P * PANEL<T>;
-  if (!sum) {
+  if (ACROSS || !sum) {
     ES_UNROLL for (int m = 0; m < M; ++m) ES_UNROLL for (int r = 0; r < R; ++r) acc[m][r] = Vec<T>{};
   } else if (whole) {
     ES_UNROLL for (int m = 0; m < M; ++m) ES_UNROLL for (int r = 0; r < R; ++r) acc[m][r] = load(C + m * ldc + r * L);
@@ -97,11 +104,25 @@ void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, 
     }
   }
 
+  if (ACROSS && sum)  // C has not been seen since the chunk before
+    for (int m = 0; m < M; ++m)
+      for (int r = 0; r < R; r += 64 / BYTES) __builtin_prefetch(C + m * ldc + r * L, 1);
+
   // One pointer for three rows (x86 addresses p, p + lda and p + 2 lda): fourteen would not fit its registers.
   constexpr int G = (M + 2) / 3;
   const T* rows[G];
+  if (ACROSS) {
+    lda = 1;
+    asm("" : "+r"(lda));  // GCC that knows the number takes other ways, and leaves the sums in memory
+  }
   ES_UNROLL for (int g = 0; g < G; ++g) rows[g] = A + 3 * g * lda;
-  const auto element = [&](int m, int u) ES_ALWAYS { return splat(rows[m / 3][m % 3 * lda + u]); };
+  const auto element = [&](int m, int u) ES_ALWAYS {
+    return splat(rows[m / 3][m % 3 * lda + (ACROSS ? u * M : u)]);
+  };
+  const auto advance = [&](int u) ES_ALWAYS {
+    W += u * PANEL<T>;
+    ES_UNROLL for (int g = 0; g < G; ++g) rows[g] += ACROSS ? u * M : u;
+  };
   const auto step = [&](int u) ES_ALWAYS {
     if constexpr (M >= R) {
       Vec<T> w[R];
@@ -122,61 +143,69 @@ void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, 
   int64_t k = K;
   for (; k >= UNROLL; k -= UNROLL) {
     ES_UNROLL for (int u = 0; u < UNROLL; ++u) step(u);
-    W += UNROLL * PANEL<T>;
-    ES_UNROLL for (int g = 0; g < G; ++g) rows[g] += UNROLL;
+    advance(UNROLL);
   }
   for (; k > 0; --k) {
     step(0);
-    W += PANEL<T>;
-    ES_UNROLL for (int g = 0; g < G; ++g) rows[g] += 1;
+    advance(1);
   }
 
+  if (ACROSS && sum && whole)
+    ES_UNROLL for (int m = 0; m < M; ++m)
+      ES_UNROLL for (int r = 0; r < R; ++r) acc[m][r] += load(C + m * ldc + r * L);
   if (whole) {
     ES_UNROLL for (int m = 0; m < M; ++m)
       ES_UNROLL for (int r = 0; r < R; ++r) store<T>(C + m * ldc + r * L, acc[m][r]);
   } else {
     ES_UNROLL for (int m = 0; m < M; ++m) {
-      T row[R * L];
+      T row[R * L] = {};
+      if (ACROSS && sum) {
+        __builtin_memcpy(row, C + m * ldc, columns * sizeof(T));
+        ES_UNROLL for (int r = 0; r < R; ++r) acc[m][r] += load(row + r * L);
+      }
       ES_UNROLL for (int r = 0; r < R; ++r) store<T>(row + r * L, acc[m][r]);
       __builtin_memcpy(C + m * ldc, row, columns * sizeof(T));
     }
   }
 }
 
+// `all` in equal parts, the first ones longer by one where that does not come out even.
+struct Even {
+  int64_t all, parts;
+  int64_t at(int64_t part) const { return all / parts * part + (part < all % parts ? part : all % parts); }
+};
+
 template <class T> using Block = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, int64_t, bool);
 
-template <class T, int... M> Block<T> block_of(int64_t rows, std::integer_sequence<int, M...>) {
-  static constexpr Block<T> table[] = {block<T, M + 1, 1>...};
+template <class T, bool ACROSS, int... M> Block<T> block_of(int64_t rows, std::integer_sequence<int, M...>) {
+  static constexpr Block<T> table[] = {block<T, M + 1, 1, ACROSS>...};
   return table[rows - 1];
 }
 
 // A few rows: a panel gives too few independent chains to hide the latency of an fma, so several are walked at once.
-template <class T, int M, int P>
+template <class T, int M, int P, bool ACROSS>
 int64_t wide(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, int64_t N, int64_t p, int64_t last, T* C,
              int64_t ldc, bool sum) {
   for (; p + P <= last; p += P)
-    block<T, M, P>(A, lda, W + p * apart, apart, K, C + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
+    block<T, M, P, ACROSS>(A, lda, W + p * apart, apart, K, C + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
   return p;
 }
 
 // A chunk: at most CHUNK_ROWS rows and CHUNK_BYTES of each. Panels outside, blocks of rows inside: the panel comes from
-// L2 or beyond once and is near for all blocks but the first.
-template <class T>
+// L2 or beyond once and is near for all blocks but the first. With ACROSS, lda is K: blocks lie one after the other.
+template <class T, bool ACROSS = false>
 void chunk(const T* A, int64_t lda, int64_t M, const T* W, int64_t apart, int64_t K, int64_t N, int64_t p, int64_t last,
            T* C, int64_t ldc, bool sum) {
-  if (M == 1) p = wide<T, 1, 4>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
-  if (M == 1) p = wide<T, 1, 2>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
-  if (M == 2) p = wide<T, 2, 2>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
-  const int64_t blocks = (M + ROWS - 1) / ROWS, rows = M / blocks, longer = M % blocks;
-  for (; p < last; ++p) {
-    int64_t m = 0;
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t n = rows + (b < longer);
-      block_of<T>(n, std::make_integer_sequence<int, ROWS>())(A + m * lda, lda, W + p * apart, apart, K,
-                                                              C + m * ldc + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
-      m += n;
+  if (M == 1) p = wide<T, 1, 4, ACROSS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  if (M == 1) p = wide<T, 1, 2, ACROSS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  if (M == 2) p = wide<T, 2, 2, ACROSS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  const Even blocks = {M, (M + ROWS - 1) / ROWS};
+  for (; p < last; ++p)
+    for (int64_t b = 0; b < blocks.parts; ++b) {
+      const int64_t m = blocks.at(b);
+      block_of<T, ACROSS>(blocks.at(b + 1) - m, std::make_integer_sequence<int, ROWS>())(
+          A + m * lda, lda, W + p * apart, apart, K, C + m * ldc + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
     }
-  }
 }
 
 // Rows a multiple of 2 kB apart fall into one or two sets of L1, which then cannot hold a line of each: work on a copy
@@ -261,6 +290,10 @@ void pack_part(const T* W, int64_t K, int64_t N, int64_t stride_k, int64_t strid
     } else if (n == NR && stride_k == 1 && k + L <= k1) {
       for (int v = 0; v < VECTORS; ++v) square(from + v * L * stride_n, stride_n, to + v * L);
       k += L;
+    } else if (stride_n == 1) {
+      __builtin_memcpy(to, from, n * sizeof(T));
+      for (int64_t j = n; j < NR; ++j) to[j] = T(0);
+      k += 1;
     } else {
       for (int64_t j = 0; j < NR; ++j) to[j] = j < n ? from[j * stride_n] : T(0);
       k += 1;
@@ -276,7 +309,172 @@ template <class T> void pack(const T* W, int64_t K, int64_t N, int64_t stride_k,
       pack_part(W, K, N, stride_k, stride_n, out, n, k, k + tall < K ? k + tall : K);
 }
 
+// ------------------------------------------------------------------------------------------------- products over steps
+
+template <class T, int M> void pack_block(const T* A, int64_t lda, int64_t steps, T* out) {
+  for (int64_t s = 0; s < steps; ++s) __builtin_memcpy(out + s * M, A + s * lda, M * sizeof(T));
+}
+
+template <class T> using PackBlock = void (*)(const T*, int64_t, int64_t, T*);
+
+template <class T, int... M> PackBlock<T> pack_block_of(int64_t rows, std::integer_sequence<int, M...>) {
+  static constexpr PackBlock<T> table[] = {pack_block<T, M + 1>...};
+  return table[rows - 1];
+}
+
+// M neighbouring columns of A, in the blocks of `chunk`.
+template <class T> void pack_across(const T* A, int64_t lda, int64_t M, int64_t steps, T* out) {
+  const Even blocks = {M, (M + ROWS - 1) / ROWS};
+  for (int64_t s = 0; s < steps; s += 16) {  // along the rows of A
+    const int64_t length = steps - s < 16 ? steps - s : 16;
+    for (int64_t b = 0; b < blocks.parts; ++b) {
+      const int64_t m = blocks.at(b), n = blocks.at(b + 1) - m;
+      pack_block_of<T>(n, std::make_integer_sequence<int, ROWS>())(A + s * lda + m, lda, length,
+                                                                   out + m * steps + s * n);
+    }
+  }
+}
+
+template <class T> constexpr int64_t ACROSS_PANELS = ACROSS_BYTES / (STEPS * PANEL<T> * sizeof(T));
+
+// C[a, b] = sum of A[s, a] B[s, b] over all steps s.
+template <class T>
+void across(const T* A, int64_t lda, int64_t M, const T* B, int64_t ldb, int64_t N, int64_t steps, T* C, int64_t ldc,
+            T* memory) {
+  constexpr int64_t NR = PANEL<T>;
+  if (M <= 0 || N <= 0) return;
+  if (steps <= 0)
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t n = 0; n < N; ++n) C[m * ldc + n] = T(0);
+  const int64_t panels = (N + NR - 1) / NR;
+  const Even chunks = {steps, (steps + STEPS - 1) / STEPS};
+  const Even parts = {panels, (panels + ACROSS_PANELS<T> - 1) / ACROSS_PANELS<T>};
+  const Even groups = {M, (M + ACROSS_ROWS - 1) / ACROSS_ROWS};
+  T *packed = memory, *group = memory + ACROSS_PANELS<T> * NR * STEPS;
+  for (int64_t i = 0; i < chunks.parts; ++i) {
+    const int64_t s = chunks.at(i), length = chunks.at(i + 1) - s;
+    for (int64_t j = 0; j < parts.parts; ++j) {
+      const int64_t p = parts.at(j), count = parts.at(j + 1) - p, rest = N - p * NR;
+      pack(B + s * ldb + p * NR, length, rest < count * NR ? rest : count * NR, ldb, 1, packed);
+      for (int64_t g = 0; g < groups.parts; ++g) {
+        const int64_t m = groups.at(g), n = groups.at(g + 1) - m;
+        pack_across(A + s * lda + m, lda, n, length, group);
+        chunk<T, true>(group, length, n, packed, length * NR, length, rest, 0, count, C + m * ldc + p * NR, ldc, i > 0);
+      }
+    }
+  }
+}
+
+// U steps of `few`.
+template <class T, int R, int U>
+void few_steps(const T* X, int64_t ldx, const T* G, int64_t ldg, int64_t M, T* sums) {
+  Vec<T> x[U][R];
+  ES_UNROLL for (int u = 0; u < U; ++u) ES_UNROLL for (int r = 0; r < R; ++r) x[u][r] = splat(X[u * ldx + r]);
+  int64_t m = 0;
+  for (; m + LANES<T> <= M; m += LANES<T>) {
+    Vec<T> sum[R];
+    ES_UNROLL for (int r = 0; r < R; ++r) sum[r] = load(sums + r * M + m);
+    ES_UNROLL for (int u = 0; u < U; ++u) {
+      const Vec<T> g = load(G + u * ldg + m);
+      ES_UNROLL for (int r = 0; r < R; ++r) fma(sum[r], g, x[u][r]);
+    }
+    ES_UNROLL for (int r = 0; r < R; ++r) store<T>(sums + r * M + m, sum[r]);
+  }
+  for (; m < M; ++m)
+    for (int r = 0; r < R; ++r) {
+      Vec<T> sum = splat(sums[r * M + m]);
+      ES_UNROLL for (int u = 0; u < U; ++u) fma(sum, splat(G[u * ldg + m]), x[u][r]);
+      sums[r * M + m] = sum[0];
+    }
+}
+
+// R columns of X: G is read once, in order, since that takes longer than the little there is to compute.
+template <class T, int R>
+void few(const T* X, int64_t ldx, const T* G, int64_t ldg, int64_t M, int64_t steps, T* C, int64_t ldc, T* sums) {
+  const Even chunks = {steps, (steps + STEPS - 1) / STEPS};
+  for (int64_t i = 0; i < chunks.parts; ++i) {
+    int64_t s = chunks.at(i);
+    const int64_t end = chunks.at(i + 1);
+    for (int64_t j = 0; j < R * M; ++j) sums[j] = T(0);
+    for (; s + 4 <= end; s += 4) few_steps<T, R, 4>(X + s * ldx, ldx, G + s * ldg, ldg, M, sums);
+    for (; s < end; ++s) few_steps<T, R, 1>(X + s * ldx, ldx, G + s * ldg, ldg, M, sums);
+    for (int64_t m = 0; m < M; ++m)
+      for (int r = 0; r < R; ++r) C[m * ldc + r] = i > 0 ? C[m * ldc + r] + sums[r * M + m] : sums[r * M + m];
+  }
+}
+
+// Few columns of X would leave most of a panel empty; as rows of the transposed product they do not.
+template <class T> bool swapped(int64_t M, int64_t N) {
+  constexpr int64_t NR = PANEL<T>;
+  return N < NR && N * ((M + NR - 1) / NR) < M;
+}
+
+template <class T> int64_t gemm_tn_memory(int64_t M, int64_t N) {
+  return ACROSS_PANELS<T> * PANEL<T> * STEPS + ACROSS_ROWS * STEPS + M * (N < PANEL<T> ? N : PANEL<T>) +
+         64 / sizeof(T);
+}
+
+template <class T>
+void gemm_tn(const T* G, int64_t ldg, const T* X, int64_t ldx, int64_t steps, int64_t N, int64_t m0, int64_t m1, T* C,
+             int64_t ldc, T* memory) {
+  const int64_t M = m1 - m0;
+  if (M <= 0 || N <= 0) return;
+  memory = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
+  G += m0;
+  C += m0 * ldc;
+  if (!swapped<T>(M, N)) return across(G, ldg, M, X, ldx, N, steps, C, ldc, memory);
+  if (N <= 2 && steps > 0 && N * M <= ACROSS_PANELS<T> * PANEL<T> * STEPS)
+    return (N == 1 ? few<T, 1> : few<T, 2>)(X, ldx, G, ldg, M, steps, C, ldc, memory);
+  T* turned = memory + ACROSS_PANELS<T> * PANEL<T> * STEPS + ACROSS_ROWS * STEPS;
+  across(X, ldx, N, G, ldg, M, steps, turned, M, memory);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t n = 0; n < N; ++n) C[m * ldc + n] = turned[n * M + m];
+}
+
 // ------------------------------------------------------------------------------------------------------------- threads
+
+// Part i of n of so many pieces of a size; the last piece may be shorter.
+struct Share {
+  int64_t first, last;
+  Share(int64_t all, int64_t piece, int64_t i, int64_t n) {
+    const Even parts = {(all + piece - 1) / piece, n};
+    first = parts.at(i) * piece;
+    last = parts.at(i + 1) * piece < all ? parts.at(i + 1) * piece : all;
+  }
+};
+
+template <class T> T* at(int64_t address) { return reinterpret_cast<T*>(address); }
+
+template <class T> void panels_body(const int64_t* t, int64_t i, int64_t n) {
+  const int64_t K = t[1], N = t[2], stride_k = t[3], stride_n = t[4];
+  const Share share(N, PANEL<T>, i, n);
+  if (share.first < share.last)
+    pack(at<T>(t[0]) + share.first * stride_n, K, share.last - share.first, stride_k, stride_n,
+         at<T>(t[5]) + share.first * K);
+}
+
+template <class T> void rows_body(const int64_t* t, int64_t i, int64_t n) {
+  const int64_t lda = t[1], M = t[2], K = t[4], N = t[5], ldc = t[7], panels = (N + PANEL<T> - 1) / PANEL<T>;
+  if (M < 4 * ROWS * n && panels >= n) {
+    const Share share(panels, 1, i, n);
+    return gemm(at<T>(t[0]), lda, M, at<T>(t[3]), K, N, share.first, share.last, at<T>(t[6]), ldc, false);
+  }
+  const Share share(M, ROWS, i, n);
+  gemm(at<T>(t[0]) + share.first * lda, lda, share.last - share.first, at<T>(t[3]), K, N, 0, panels,
+       at<T>(t[6]) + share.first * ldc, ldc, false);
+}
+
+template <class T> void columns_body(const int64_t* t, int64_t i, int64_t n) {
+  const int64_t ldg = t[1], ldx = t[3], steps = t[4], M = t[5], N = t[6], ldc = t[8];
+  T* memory = at<T>(t[9]) + i * gemm_tn_memory<T>(M, N);
+  if (M < 2 * ROWS * n && N > M) {
+    const Share share(N, PANEL<T>, i, n);
+    return gemm_tn(at<T>(t[0]), ldg, at<T>(t[2]) + share.first, ldx, steps, share.last - share.first, 0, M,
+                   at<T>(t[7]) + share.first, ldc, memory);
+  }
+  const Share share(M, swapped<T>(M, N) ? PANEL<T> : 1, i, n);
+  gemm_tn(at<T>(t[0]), ldg, at<T>(t[2]), ldx, steps, N, share.first, share.last, at<T>(t[7]), ldc, memory);
+}
 
 // PyTorch's own OpenMP pool: a second one would compete with it for the cores.
 void (*start_team)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
@@ -321,7 +519,19 @@ extern "C" {
   void es_gemm_##S(const T* A, int64_t lda, int64_t M, const T* packed, int64_t K, int64_t N, int64_t first,          \
                    int64_t last, T* C, int64_t ldc, int add) {                                                        \
     gemm<T>(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);                                                  \
-  }
+  }                                                                                                                   \
+  int64_t es_gemm_tn_memory_##S(int64_t M_share, int64_t N) { return gemm_tn_memory<T>(M_share, N); }                 \
+  void es_gemm_tn_##S(const T* G, int64_t ldg, const T* X, int64_t ldx, int64_t steps, int64_t, int64_t N,            \
+                      int64_t m0, int64_t m1, T* C, int64_t ldc, T* memory) {                                         \
+    gemm_tn<T>(G, ldg, X, ldx, steps, N, m0, m1, C, ldc, memory);                                                     \
+  }                                                                                                                   \
+  /* Bodies for es_parallel; `data` is a table of int64.                                                              \
+     W, K, N, stride_k, stride_n, out: es_pack, panels divided. */                                                    \
+  void es_panels_##S(void* data, int64_t i, int64_t n) { panels_body<T>(static_cast<int64_t*>(data), i, n); }         \
+  /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
+  void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
+  /* G, ldg, X, ldx, steps, M, N, C, ldc, memory (es_gemm_tn_memory(M, N) for each): es_gemm_tn, M divided. */        \
+  void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
 ES_INTERFACE(float, f32)
 ES_INTERFACE(double, f64)
 

@@ -1,0 +1,135 @@
+"""Products over all steps at once: inputs by weights and their gradients, by the engine's own kernels.
+
+They differ from PyTorch's in speed, and in that a row of `mm` depends neither on other rows nor on the number of
+threads, to the last bit. (So small products are not left to PyTorch, which has them done some 10 µs earlier.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.threads import kernels
+
+_ALONE = 1e5
+"""Multiply-adds below which waking threads costs more than they save."""
+
+
+class _Bodies:
+    """What a team of threads runs, for one dtype."""
+
+    def __init__(self, dtype: torch.dtype):
+        suffix = "f32" if dtype == torch.float32 else "f64"
+        library = kernels(dtype).library
+        self._parallel = library.es_parallel
+        self.panels, self.rows, self.columns = (
+            ctypes.cast(getattr(library, f"es_{name}_{suffix}"), ctypes.c_void_p)
+            for name in ("panels", "rows", "columns")
+        )
+        self.packed_size, self.memory = (
+            getattr(library, f"es_{name}_{suffix}") for name in ("packed_size", "gemm_tn_memory")
+        )
+        for size in (self.packed_size, self.memory):
+            size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
+
+    def run(self, body: ctypes.c_void_p, threads: int, *table: int) -> None:
+        self._parallel(body, (ctypes.c_int64 * len(table))(*table), threads)
+
+
+_bodies = cache(_Bodies)
+
+
+def mm(x: Tensor, w: Tensor) -> Tensor:
+    """`torch.mm(x, w)`: x (N, K) by w (K, M), of any strides.
+
+    Under autocast, and wherever else the numbers of CPU tensors are not all there is to it, it is PyTorch's.
+
+    Raises:
+        build.BuildError: the kernels cannot be compiled.
+    """
+    if torch.is_autocast_enabled("cpu") or not _plain(x, w) or x.shape[1] != w.shape[0]:
+        return torch.mm(x, w)
+    if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
+        product: Tensor = _Product.apply(x, w)
+        return product
+    return _product(x, w)
+
+
+def transposed(g: Tensor, x: Tensor) -> Tensor:
+    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it."""
+    (steps, rows), columns = g.shape, x.shape[1]
+    g, x = _lines(g), _lines(x)
+    bodies = _bodies(g.dtype)
+    threads = _threads(steps * rows * columns)
+    out = empty(g, rows, columns)
+    memory = empty(g, threads * bodies.memory(rows, columns))
+    table = (g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, columns, out.data_ptr(), columns)
+    bodies.run(bodies.columns, threads, *table, memory.data_ptr())
+    return out
+
+
+def _product(x: Tensor, w: Tensor) -> Tensor:
+    (steps, depth), columns = x.shape, w.shape[1]
+    x = _lines(x)
+    bodies = _bodies(x.dtype)
+    out = empty(x, steps, columns)
+    line = 64 // x.element_size()
+    memory = empty(x, bodies.packed_size(depth, columns) + line)
+    packed = (memory.data_ptr() + 63) // 64 * 64
+    matrix = (w.data_ptr(), depth, columns, *w.stride(), packed)
+    bodies.run(bodies.panels, _threads(depth * columns), *matrix)
+    table = (x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns)
+    bodies.run(bodies.rows, _threads(steps * depth * columns), *table)
+    return out
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.set_materialize_grads(False)
+        return _product(x, w)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        x, w = ctx.saved_tensors
+        want_x, want_w = ctx.needs_input_grad
+        if grad is None:
+            return None, None
+        if torch.is_grad_enabled() or not _plain(grad, x, w):
+            return grad @ w.t() if want_x else None, x.t() @ grad if want_w else None
+        d_w = None
+        if want_w:  # in the layout of w: a parameter's gradient is to be contiguous as the parameter is
+            d_w = transposed(x, grad) if w.is_contiguous() else transposed(grad, x).t()
+        if want_x and x.shape[1] == 1:  # most of a panel would be empty: PyTorch takes half the time
+            return grad @ w.t(), d_w
+        return _product(grad, w.t()) if want_x else None, d_w
+
+
+def _plain(*tensors: Tensor) -> bool:
+    """Whether these are numbers in memory and no one watches what PyTorch does with them."""
+    dtype = tensors[0].dtype
+    return (
+        dtype in (torch.float32, torch.float64)
+        and all(t.dtype == dtype and t.dim() == 2 for t in tensors)
+        and all(t.device.type == "cpu" and t.layout == torch.strided and not t.is_neg() for t in tensors)
+        and all(type(t) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(t) for t in tensors)
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch.autograd.forward_ad._current_level < 0
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _lines(matrix: Tensor) -> Tensor:
+    """The matrix, its rows contiguous."""
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def _threads(work: int) -> int:
+    return 1 if work < _ALONE else max(1, min(torch.get_num_threads(), 64))

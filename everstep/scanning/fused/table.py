@@ -1,0 +1,134 @@
+"""The one argument of the compiled loops: a table of sizes and pointers, with the memory that it points to."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.scanning.fused import cpu
+from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.threads import Kernels
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which steps there are: row i has `length[i]` steps from place `offset[i]` on, and takes its turn by `order`.
+
+    Attributes:
+        order, offset, length: (batch,) int64; `order` sorts the lengths, longest first.
+        resets: (steps,) uint8, or None.
+        count: rows.
+        steps: in all.
+        whole: whether all rows have as many.
+    """
+
+    order: Tensor
+    offset: Tensor
+    length: Tensor
+    resets: Tensor | None
+    count: int
+    steps: int
+    whole: bool
+
+    @cached_property
+    def starts(self) -> tuple[Tensor, Tensor]:
+        """Rows that have steps, and the places of their first."""
+        rows = self.length.nonzero()[:, 0]
+        return rows, self.offset[rows]
+
+    @cached_property
+    def restarts(self) -> tuple[Tensor, Tensor]:
+        """Rows and places of all resets."""
+        assert self.resets is not None
+        places = self.resets.nonzero()[:, 0]
+        rows, first = self.starts
+        return rows[torch.searchsorted(first, places, right=True) - 1], places
+
+
+@dataclass(frozen=True)
+class Table:
+    """A call made ready.
+
+    Attributes:
+        entries: what the compiled loop reads.
+        memory: working memory with the packed matrices, and the threads' barrier: they live as long as the table.
+        threads: how many are to run.
+        kernels: the run-time library.
+    """
+
+    entries: Any
+    memory: tuple[Tensor, Any]
+    threads: int
+    kernels: Kernels
+
+    def run(self, loop: Any) -> None:
+        """Run a compiled loop on it."""
+        self.kernels.parallel(loop, self.entries, self.threads)
+
+
+def table(
+    kernels: Kernels, code: cpu.Code, arrays: Mapping[str, Tensor], matrices: Sequence[Tensor], rows: Rows
+) -> Table:
+    """Work out threads and blocks, pack the matrices, and write everything down; absent arrays are null."""
+    like = next(iter(arrays.values()))
+    each = like.element_size()
+    sizes = [kernels.packed_size(*matrix.shape) for matrix in matrices]
+    threads, by_units = share(kernels, rows.count, sum(sizes), each)
+    block = rows.count if by_units else min(64, -(-rows.count // threads))
+    apart = block * code.row + code.spare
+    work = _lines(block * code.row + threads * code.spare if by_units else threads * apart)
+    memory = empty(like, work + sum(map(_lines, sizes)) + 16)
+    first = -(-memory.data_ptr() // 64) * 64
+    place = first + work * each
+    packs = {}
+    for number, (matrix, size) in enumerate(zip(matrices, sizes, strict=True)):
+        kernels.pack(matrix, place)
+        packs[f"pack{number}"] = place
+        place += _lines(size) * each
+    gate = ctypes.create_string_buffer(kernels.barrier_bytes + 64)
+    header = {
+        "rows": rows.count,
+        "split": int(by_units),
+        "order": rows.order.data_ptr(),
+        "offset": rows.offset.data_ptr(),
+        "length": rows.length.data_ptr(),
+        "resets": 0 if rows.resets is None else rows.resets.data_ptr(),
+        "gemm": kernels.gemm,
+        "barrier": kernels.barrier,
+        "gate": (ctypes.addressof(gate) + 63) // 64 * 64,
+        "memory": first,
+        "share": apart,
+        "block": block,
+        "panel": kernels.panel,
+    }
+    entries = [header[name] for name in cpu.HEADER]
+    entries += [arrays[name].data_ptr() if name in arrays else packs.get(name, 0) for name in code.arrays]
+    return Table((ctypes.c_int64 * len(entries))(*entries), (memory, gate), threads, kernels)
+
+
+def _lines(numbers: int) -> int:
+    """Up to whole cache lines."""
+    return -(-numbers // 16) * 16
+
+
+def share(kernels: Kernels, rows: int, weights: int, each: int) -> tuple[int, bool]:
+    """How many threads, and whether they share the units of all rows (True) or each own rows.
+
+    Rows need no waiting; but with few of them each thread reads all weights for little work, and weights that do not
+    fit in a core's cache are better read once. Threads that wait for one another need some work between.
+    """
+    threads = max(1, torch.get_num_threads())
+    enough = rows >= 4 * threads
+    if threads == 1 or (enough and (weights * each <= kernels.cache or rows >= 32 * threads)):
+        return threads, False
+    # a core does about 60 multiplications and additions, or reads about 90 bytes, in a nanosecond
+    nanoseconds = max(weights * rows / 60, weights * each / 90)
+    if nanoseconds > 3000:
+        return threads, True
+    return min(threads, rows), False
