@@ -138,8 +138,9 @@ def times(found: dict[str, Any], shape: str) -> str:
     return f"- {shape}: {', '.join(parts)}"
 
 
-def page(results: dict[str, Any]) -> str:
+def page() -> str:
     """The whole of docs/cells.md."""
+    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     measured = results.get("cells", {})
     machine = ""
     if measured:
@@ -232,9 +233,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         measure_all(options.measure, [name for name in options.only.split(",") if name])
-        return
-    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    PAGE.write_text(page(results), encoding="utf-8")
+    else:
+        PAGE.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python benchmarks/engine.py [--only grid,cells,ragged,stream] [--quick] [--json FILE]
 
-A training step is forward and backward to all parameters and inputs. Medians of at least 9 (3 where a step takes over 2 s).
+A training step is forward and backward to all parameters and inputs. Medians of at least 9 (3 where a step takes over
+2 s).
 """
 
 from __future__ import annotations
@@ -98,14 +99,11 @@ def grid(shapes: list[tuple[int, int, int, int]], kinds: list[str]) -> list[dict
             gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
             flops = 6 * steps * batch * gates * hidden * (features + hidden)
             speed = flops / found["train"]["fused"]["median_ms"] / 1e6
-            print(
-                f"{kind:5} T{steps:<4} B{batch:<3} D{features:<5} H{hidden:<5}"
-                f" train {found['train']['torch']['median_ms']:9.2f} ms / {found['train']['fused']['median_ms']:9.2f} ms"
-                f" = {found['train']['ratio']['fused']:5.2f}   {speed:5.0f} GFLOP/s"
-                f"   forward {found['forward']['torch']['median_ms']:9.2f} / {found['forward']['fused']['median_ms']:9.2f}"
-                f" = {found['forward']['ratio']['fused']:5.2f}",
-                flush=True,
-            )
+            told = f"{kind:5} T{steps:<4} B{batch:<3} D{features:<5} H{hidden:<5}"
+            for what in ("train", "forward"):
+                torchs, ours_ms = (found[what][name]["median_ms"] for name in ("torch", "fused"))
+                told += f" {what} {torchs:9.2f} / {ours_ms:9.2f} ms = {torchs / ours_ms:5.2f}"
+            print(f"{told}   {speed:5.0f} GFLOP/s", flush=True)
         for what in ("train", "forward"):
             mine = [r[what]["ratio"]["fused"] for r in results if r["kind"] == kind]
             mean = math.exp(sum(map(math.log, mine)) / len(mine))

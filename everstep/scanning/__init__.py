@@ -10,7 +10,7 @@ from torch import Tensor
 
 from everstep.cell import Cell, Layer
 from everstep.scanning import fused, parallel, reference, vendor
-from everstep.scanning.trace import Untraceable, trace
+from everstep.scanning.trace import Untraceable, evaluating, trace
 from everstep.state import State, check_nest, leaves, map_state
 
 
@@ -129,7 +129,7 @@ class Explanation:
 
 
 def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: Tensor | None = None) -> Explanation:
-    """Say which backend `scan` would take for every cell inside `layer`, and what stood in the way of the others.
+    """Say which backend `scan` would take for every cell inside `layer`, in eval mode, and what stood in others' way.
 
     Of a compiled step it says what comes in from outside of the loop, what is computed inside, arithmetic and memory,
     and what bounds its speed; of any other, what needs x alone, and what needs the state.
@@ -141,6 +141,11 @@ def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: 
       not vendor: its step is none of torch.nn.LSTM, GRU, RNN
       step: products that need x alone: 0; operations that need the state: 2 pointwise; 0 FLOP a row
     """
+    with evaluating(layer):
+        return _explained(layer, xs, lengths, resets)
+
+
+def _explained(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Explanation:
     title = f"{type(layer).__name__}({layer.input_size}, {layer.output_size})"
     inner = layer.scanned()
     if isinstance(layer, Cell) and len(inner) == 1 and inner[0] is layer:
@@ -148,8 +153,7 @@ def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: 
         step = fused.told(layer, xs) if name == "fused" else _step(layer, xs)
         return Explanation(title, name, passed, step)
     parts = [
-        explain(part, xs.new_empty(1).expand(*xs.shape[:2], part.input_size), lengths=lengths, resets=resets)
-        for part in inner
+        _explained(part, xs.new_empty(1).expand(*xs.shape[:2], part.input_size), lengths, resets) for part in inner
     ]
     return Explanation(title, None, parts=tuple(parts))
 

@@ -125,13 +125,16 @@ def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
     with torch.no_grad():
         holder = _Step(cell, xs, cell.initial_state(rows, like))
     parameters = {n: p.detach() for n, p in (*holder.named_parameters(), *holder.named_buffers())}
+    places = _places(holder)
     start = [leaf.detach() for _, leaf in leaves(holder.start)]
 
     def run(values: dict[str, Tensor], inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
-        return torch.func.functional_call(holder, values, (inputs, state))  # type: ignore[no-any-return]
+        everywhere = {name: values[first] for name, first in places.items()}
+        # PyTorch's own tying puts the traced tensor into a module that two names share, and leaves it there
+        return torch.func.functional_call(holder, everywhere, (inputs, state), tie_weights=False)  # type: ignore[no-any-return]
 
     try:
-        with torch.enable_grad(), nullcontext() if training else _evaluating(cell), _Guard():
+        with torch.enable_grad(), nullcontext() if training else evaluating(cell), _Guard():
             module = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(parameters, xs_leaves, start)
     except Untraceable:
         raise
@@ -140,6 +143,18 @@ def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
         reason = str(error).strip().splitlines()[0]
         raise Untraceable(f"its step cannot be followed{where}: {reason}") from error
     return StepGraph(module, rows, tuple(_operations(module, len(parameters), len(xs_leaves))))
+
+
+def _places(module: nn.Module) -> dict[str, str]:
+    """Of every place that holds a parameter or buffer, in modules taken once, the first place that holds the same."""
+    first: dict[int, str] = {}
+    found = {}
+    for prefix, inner in module.named_modules():
+        for key, tensor in (*inner._parameters.items(), *inner._buffers.items()):
+            if tensor is not None:
+                name = f"{prefix}.{key}" if prefix else key
+                found[name] = first.setdefault(id(tensor), name)
+    return found
 
 
 class _Guard(TorchDispatchMode):
@@ -196,7 +211,7 @@ class _Step(nn.Module):
 
 
 @contextmanager
-def _evaluating(cell: nn.Module) -> Iterator[None]:
+def evaluating(cell: nn.Module) -> Iterator[None]:
     """`cell` in eval mode within the block, each module's own mode afterwards."""
     modes = [(module, module.training) for module in cell.modules()]
     cell.eval()

@@ -12,7 +12,7 @@ from everstep.cell import Cell, Layer
 from everstep.equation import Gated
 from everstep.scanning import dispatch, scan
 from everstep.state import State
-from everstep.wirings.regularise import probability
+from everstep.wirings.regularise import Fed, probability
 
 
 class RecurrentDropout(Cell):
@@ -49,6 +49,7 @@ class RecurrentDropout(Cell):
             )
         super().__init__(cell.input_size, cell.output_size)
         self.cell, self.p, self.once = cell, probability(self, "p", p), once
+        self._fed = (Fed(self, "dropped"),)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The cell's."""
@@ -77,7 +78,7 @@ class RecurrentDropout(Cell):
             return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
         batch, time = xs.shape[:2]
         masks = F.dropout(xs.new_ones(batch, 1 if self.once else time, self.output_size), self.p)
-        return dispatch(_Fed(self), (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
+        return dispatch(self._fed[0], (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
 
     def scanned(self) -> Sequence[Layer]:
         """The cell."""
@@ -85,20 +86,6 @@ class RecurrentDropout(Cell):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, once={self.once}"
-
-
-class _Fed(Cell):
-    """Recurrent dropout whose masks come in with the inputs: a pure step."""
-
-    def __init__(self, wiring: RecurrentDropout):
-        super().__init__(wiring.input_size, wiring.output_size)
-        self.wiring = wiring
-
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        return self.wiring.initial_state(batch, like)
-
-    def step(self, x: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:
-        return self.wiring.dropped(x[0], state, x[1])
 
 
 class WeightDrop(Cell):

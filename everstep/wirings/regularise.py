@@ -121,6 +121,8 @@ class Zoneout(Cell):
         if unknown := sorted(set(given) - set(names)):
             raise ValueError(f"Zoneout: no state leaf {unknown[0]!r}; {type(cell).__name__} has {', '.join(names)}")
         self.p = {name: probability(self, name, given.get(name, 0.0)) for name in names}
+        # kept, so that it is compiled once; in a tuple, so that it is no module of this one
+        self._fed = (Fed(self, "zoned"),)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The cell's."""
@@ -147,7 +149,7 @@ class Zoneout(Cell):
         """In training, the masks of all steps are drawn first and fed to the step as further inputs."""
         if not self.training:
             return dispatch(self, xs, state, lengths, resets, backend)
-        return dispatch(_Fed(self), (xs, self._draw(state, xs.shape[1])), state, lengths, resets, backend)
+        return dispatch(self._fed[0], (xs, self._draw(state, xs.shape[1])), state, lengths, resets, backend)
 
     def _draw(self, state: State, steps: int) -> State:
         masks = [
@@ -160,18 +162,21 @@ class Zoneout(Cell):
         return f"p={self.p}"
 
 
-class _Fed(Cell):
-    """Zoneout whose masks come in with the inputs: a pure step."""
+class Fed(Cell):
+    """A wiring whose masks come in with the inputs: a pure step, `wiring.METHOD(x, state, masks)`."""
 
-    def __init__(self, zoneout: Zoneout):
-        super().__init__(zoneout.input_size, zoneout.output_size)
-        self.zoneout = zoneout
+    def __init__(self, wiring: Cell, method: str):
+        super().__init__(wiring.input_size, wiring.output_size)
+        self.wiring, self.method = wiring, method
 
     def initial_state(self, batch: int, like: Tensor) -> State:
-        return self.zoneout.initial_state(batch, like)
+        """The wiring's."""
+        return self.wiring.initial_state(batch, like)
 
     def step(self, x: tuple[Tensor, Any], state: State) -> tuple[Tensor, State]:
-        return self.zoneout.zoned(x[0], state, x[1])
+        """One step of the wiring."""
+        y, new = getattr(self.wiring, self.method)(x[0], state, x[1])
+        return y, new
 
 
 def probability(who: Cell, name: str, p: float) -> float:

@@ -70,12 +70,81 @@ static inline double es_tanh(double x) {
 
 template <typename F> static inline F es_sigmoid(F x) { return F(1) / (F(1) + es_exp(-x)); }
 
-static inline float es_log(float x) { return __builtin_logf(x); }
-static inline double es_log(double x) { return __builtin_log(x); }
-static inline float es_log1p(float x) { return __builtin_log1pf(x); }
-static inline double es_log1p(double x) { return __builtin_log1p(x); }
-static inline float es_expm1(float x) { return __builtin_expm1f(x); }
-static inline double es_expm1(double x) { return __builtin_expm1(x); }
+static inline float es_log(float x) {
+  const float scaled = x < 1.17549435e-38f ? x * 8388608.f : x;  // numbers below the smallest normal one
+  const int32_t bits = __builtin_bit_cast(int32_t, scaled);
+  const int32_t above = (bits & 0x007fffff) > 0x003504f3 ? 1 : 0;  // mantissa over the square root of 2
+  const float m = __builtin_bit_cast(float, (bits & 0x007fffff) | ((127 - above) << 23)) - 1.f;
+  const float e = (float)((bits >> 23) - 127 + above) - (x < 1.17549435e-38f ? 23.f : 0.f);
+  const float z = m * m;
+  float p = 7.0376836292E-2f;
+  p = p * m - 1.1514610310E-1f;
+  p = p * m + 1.1676998740E-1f;
+  p = p * m - 1.2420140846E-1f;
+  p = p * m + 1.4249322787E-1f;
+  p = p * m - 1.6668057665E-1f;
+  p = p * m + 2.0000714765E-1f;
+  p = p * m - 2.4999993993E-1f;
+  p = p * m + 3.3333331174E-1f;
+  const float y = m * z * p - e * 2.12194440e-4f - 0.5f * z;
+  const float r = m + y + e * 0.693359375f;
+  return x > 0 ? (x > 3.402823466e38f ? x : r) : x == 0 ? -__builtin_inff() : __builtin_nanf("");
+}
+
+static inline double es_log(double x) {
+  const double scaled = x < 2.2250738585072014e-308 ? x * 4503599627370496. : x;
+  const int64_t bits = __builtin_bit_cast(int64_t, scaled);
+  const int64_t above = (bits & 0x000fffffffffffff) > 0x0006a09e667f3bcd ? 1 : 0;
+  const double m = __builtin_bit_cast(double, (bits & 0x000fffffffffffff) | ((1023 - above) << 52)) - 1.;
+  const double e = (double)((bits >> 52) - 1023 + above) - (x < 2.2250738585072014e-308 ? 52. : 0.);
+  const double z = m * m;
+  double p = 1.01875663804580931796E-4;
+  p = p * m + 4.97494994976747001425E-1;
+  p = p * m + 4.70579119878881725854E0;
+  p = p * m + 1.44989225341610930846E1;
+  p = p * m + 1.79368678507819816313E1;
+  p = p * m + 7.70838733755885391666E0;
+  double q = m + 1.12873587189167450590E1;
+  q = q * m + 4.52279145837532221105E1;
+  q = q * m + 8.29875266912776603211E1;
+  q = q * m + 7.11544750618563894466E1;
+  q = q * m + 2.31251620126765340583E1;
+  const double y = m * (z * p / q) - e * 2.121944400546905827679e-4 - 0.5 * z;
+  const double r = m + y + e * 0.693359375;
+  return x > 0 ? (x > 1.7976931348623157e308 ? x : r) : x == 0 ? -__builtin_inf() : __builtin_nan("");
+}
+
+// log(1 + x) from the log of the rounded sum, corrected for its rounding.
+template <typename F> static inline F es_log1p(F x) {
+  const F u = F(1) + x, d = u - F(1);
+  const F r = es_log(u) * (x / (d == 0 ? F(1) : d));
+  return d == 0 ? x : u > F(3e38) ? es_log(u) : r;
+}
+
+static inline float es_expm1(float x) {
+  float p = 1.9875691500E-4f;
+  p = p * x + 1.3981999507E-3f;
+  p = p * x + 8.3334519073E-3f;
+  p = p * x + 4.1665795894E-2f;
+  p = p * x + 1.6666665459E-1f;
+  p = p * x + 5.0000001201E-1f;
+  const float near = p * (x * x) + x;
+  return x < 0.34f && x > -0.34f ? near : es_exp(x) - 1.f;
+}
+
+static inline double es_expm1(double x) {
+  const double s = x * x;
+  double p = 1.2617719307481059087798E-4;
+  p = p * s + 3.0299440770744196129956E-2;
+  p = (p * s + 9.9999999999999999991025E-1) * x;
+  double q = 3.0019850513866445504159E-6;
+  q = q * s + 2.5244834034968410419224E-3;
+  q = q * s + 2.2726554820815502876593E-1;
+  q = q * s + 2.0000000000000000000897E0;
+  const double near = p / (q - p);
+  return x < 0.5 && x > -0.5 ? near + near : es_exp(x) - 1.;
+}
+
 static inline float es_sqrt(float x) { return __builtin_sqrtf(x); }
 static inline double es_sqrt(double x) { return __builtin_sqrt(x); }
 static inline float es_sin(float x) { return __builtin_sinf(x); }
