@@ -215,10 +215,10 @@ if TYPE_CHECKING:
         WeightDrop,
         Window,
         Zoneout,
-        accelerate,
         from_torch,
         to_torch,
     )
+    from everstep.wirings.accelerate import accelerate
 
 
 def __getattr__(name: str) -> Any:

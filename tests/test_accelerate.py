@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import itertools
 import logging
@@ -20,6 +21,7 @@ import everstep as es
 from everstep.scanning import fused
 
 F64 = torch.float64
+ACCELERATE = importlib.import_module("everstep.wirings.accelerate")
 KINDS = {
     "LSTM": nn.LSTM,
     "GRU": nn.GRU,
@@ -27,6 +29,11 @@ KINDS = {
     "relu": lambda *sizes, **how: nn.RNN(*sizes, nonlinearity="relu", **how),
     "projected": lambda *sizes, **how: nn.LSTM(*sizes, proj_size=2, **how),
 }
+
+
+@pytest.fixture(autouse=True)
+def _also_where_pytorch_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ACCELERATE, "_slower", lambda *arguments: False)
 
 
 @pytest.fixture
@@ -228,6 +235,8 @@ def test_hooks_ties_and_moves_go_on_working(runs: list[str]) -> None:
     model, plain = pair(nn.ModuleList([nn.LSTM(4, 4), nn.LSTM(4, 4)]))
     for both in (model, plain):
         both[1].weight_ih_l0 = both[0].weight_hh_l0  # tied, after the swap
+        both[1].weight_hh_l0 = both[1].weight_ih_l0
+        both[1].bias_hh_l0 = both[0].bias_ih_l0
         both[0].register_forward_hook(lambda module, given, out: (out[0] * 2, out[1]))
     xs = leaf(5, 2, 4)
     whole = [nn.Sequential(m[0], _First(), m[1]) for m in (model, plain)]
@@ -242,6 +251,14 @@ def test_hooks_ties_and_moves_go_on_working(runs: list[str]) -> None:
 class _First(nn.Module):
     def forward(self, given: tuple[Tensor, object]) -> Tensor:
         return given[0]
+
+
+def test_inference_mode() -> None:
+    model, plain = pair(nn.LSTM(3, 4, 2))
+    xs = torch.randn(5, 2, 3, dtype=F64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(xs), plain(xs), rtol=0, atol=1e-10)
+    assert_same(model, plain, leaf(5, 2, 3))
 
 
 def test_double_backward() -> None:
@@ -293,11 +310,27 @@ def test_falls_back(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(half[0](xs.bfloat16())[0], half[1](xs.bfloat16())[0])
     assert model.to("meta")(xs.to("meta"))[0].device.type == "meta"
     model = es.accelerate(copy.deepcopy(plain))
+    with torch.device("meta"):
+        assert torch.equal(model(xs)[0], plain(xs)[0])
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
         model(torch.zeros(5, 2, 3))
     monkeypatch.setattr(fused, "refuses", lambda *arguments: "there is no compiler")
     assert torch.equal(model(xs)[0], plain(xs)[0])
     assert not runs
+
+
+def test_falls_back_where_pytorch_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    few, many = torch.randn(2, 3, 5), torch.randn(20, 3, 5)
+    for plain in (nn.LSTM(5, 4), nn.LSTM(5, 130), nn.GRU(5, 4), nn.RNN(5, 4)):
+        model = es.accelerate(copy.deepcopy(plain))
+        torch.testing.assert_close(model(few), plain(few), rtol=0, atol=0)
+        torch.testing.assert_close(model(many), plain(many))
+    assert not ACCELERATE._slower("lstm", 20, 128)
+    with torch.no_grad():
+        assert ACCELERATE._slower("lstm", 20, 128)
+    assert not ACCELERATE._slower("lstm", 20, None)
+    assert ACCELERATE._slower("gru", 7, None)
 
 
 def test_scripted_and_traced() -> None:

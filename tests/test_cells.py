@@ -96,7 +96,7 @@ def test_cho_and_cudnn_gru_differ_only_in_the_place_of_the_reset() -> None:
     assert not torch.allclose(before.step(x, h)[0], after.step(x, h)[0])
 
 
-@pytest.mark.parametrize(("layers", "both", "bias"), itertools.product((1, 3), (False, True), (False, True)))
+@pytest.mark.parametrize(("layers", "both", "bias"), list(itertools.product((1, 3), (False, True), (False, True))))
 def test_a_projection_gives_the_same_numbers(layers: int, both: bool, bias: bool) -> None:
     options = {"bias": bias, "batch_first": True, "bidirectional": both}
     module = nn.LSTM(3, 4, layers, proj_size=2, **options).double()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import everstep
+from everstep.scanning.fused import build
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -38,3 +39,12 @@ def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(blocks) >= 2
     for block in blocks:
         exec(compile(block.replace("train.max_minutes=1", "train.max_steps=2"), "README.md", "exec"), {})
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+def test_page_of_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    cells_page = importlib.import_module("cells_page")
+    written = cells_page.PAGE.read_text("utf-8")
+    assert [name for name in cells_page.CELLS if f"\n## {name}\n" not in written] == []
+    assert cells_page.page() == written, "docs/cells.md is not of this code: python benchmarks/cells_page.py"

@@ -29,7 +29,7 @@ from everstep.scanning import explain, fused
 from everstep.scanning.fused import build
 
 F64 = torch.float64
-CELLS, SINGLE = 48, 12
+CELLS, SINGLE = 32, 6
 """Random cells that the suite compiles in float64, and those of them that it also compiles in float32."""
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
@@ -69,7 +69,7 @@ def random_cell(seed: int) -> es.Cell | None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(seed=st.integers(0, CELLS - 1), batch=st.integers(0, 6), time=st.integers(0, 9), how=st.integers(0, 10**6))
+@given(seed=st.integers(0, CELLS - 1), batch=st.integers(1, 6), time=st.integers(0, 9), how=st.integers(0, 10**6))
 def test_random_cells_equal_the_reference(seed: int, batch: int, time: int, how: int) -> None:
     cell = random_cell(seed)
     if cell is not None:
@@ -339,6 +339,36 @@ def test_derivatives_of_derivatives(kind: Callable[..., es.Cell]) -> None:
     assert torch.autograd.gradgradcheck(scanned, (xs, *parameters), fast_mode=True)
 
 
+class Shared(es.Cell):
+    """A module under two names, a parameter in two modules, buffers, one of whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4)
+        self.first, self.other, self.inner = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 4)
+        self.second, self.other.weight = self.first, self.first.weight
+        self.register_buffer("shift", torch.randn(4))
+        self.register_buffer("count", torch.tensor(3))
+
+    def step(self, x, h):
+        h = torch.tanh(self.first(x) + self.second(2 * x) - self.other(x) + self.inner(h) + self.shift)
+        return h, h
+
+
+def test_shared_modules_and_parameters() -> None:
+    cell = Shared().double()
+    held = {name: id(p) for name, p in cell.named_parameters(remove_duplicate=False)}
+    xs = inputs(cell, 3, 5)
+    compare(cell, xs)
+    assert {name: id(p) for name, p in cell.named_parameters(remove_duplicate=False)} == held
+    cell.requires_grad_(False)
+    state = carried(cell, 3).requires_grad_()
+    got, want = (
+        torch.autograd.grad(es.scan(cell, xs, state, backend=backend)[0].sum(), state)[0]
+        for backend in ("fused", "reference")
+    )
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
+
+
 def test_gradients_through_chunks() -> None:
     """A carried state that is part of the graph."""
     cell = make(es.LSTM, 3, 5)
@@ -428,6 +458,7 @@ def test_autocast() -> None:
     assert want["ys"].shape == ys.shape
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch itself reads it, where it goes on after the loop
 def test_a_compiled_caller() -> None:
     cell = make()
     xs = inputs(cell, 2, 4)
@@ -616,7 +647,6 @@ def check_unwritable(cache: Path) -> None:
     out = process(
         """
 assert torch.allclose(es.scan(cell, xs, backend="fused")[0], want, atol=1e-6)
-es.scan(es.LEM(3, 4), xs, backend="fused")
 """,
         EVERSTEP_CACHE=str(cache),
     )
@@ -694,14 +724,14 @@ HARNESS = """
     for (long i = 0; i < n; ++i) b[i] = es_##F(a[i]); } \\
   extern "C" void F##_f64(const double* a, double* b, long n) { _Pragma("omp simd") \\
     for (long i = 0; i < n; ++i) b[i] = es_##F(a[i]); }
-EACH(exp) EACH(tanh) EACH(sigmoid)
+EACH(exp) EACH(tanh) EACH(sigmoid) EACH(log) EACH(log1p) EACH(expm1)
 """
-LIMITS = {"exp": (1, 2), "tanh": (2, 2), "sigmoid": (3, 3)}
+LIMITS = {"exp": (1, 2), "tanh": (2, 2), "sigmoid": (3, 3), "log": (1, 1), "log1p": (3, 3), "expm1": (4, 4)}
 """The largest error in units in the last place: float32, float64."""
 
 
 def exact(name: str, x: np.ndarray) -> np.ndarray:
-    return {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[name](x)
+    return 1 / (1 + np.exp(-x)) if name == "sigmoid" else getattr(np, name)(x)
 
 
 def grid(dtype: Any) -> np.ndarray:
@@ -733,6 +763,7 @@ def errors(name: str, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         want = exact(name, x.astype(np.float64 if dtype == np.float32 else np.longdouble))
         rounded = want.astype(dtype)
         assert np.array_equal(np.isinf(got), np.isinf(rounded))
+        assert np.array_equal(np.isnan(got), np.isnan(rounded))
         # a sigmoid below the smallest normal number may be 0
         finite = np.isfinite(rounded) & ((name != "sigmoid") | (np.abs(rounded) >= np.finfo(dtype).tiny))
         assert np.all(got[~finite & np.isfinite(rounded)] <= np.finfo(dtype).tiny)
@@ -755,6 +786,7 @@ def test_elementary_functions_at_the_ends(name: str, dtype: Any) -> None:
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0] * 5, dtype)
     got = np.empty_like(x)
     run(x.ctypes.data, got.ctypes.data, len(x))
-    want = {"exp": [np.inf, 0, 1, 1], "tanh": [1, -1, 0, 0], "sigmoid": [1, 0, 0.5, 0.5]}[name]
+    with np.errstate(all="ignore"):
+        want = exact(name, x)
     assert np.isnan(got[::5]).all()
-    assert np.array_equal(got[1:5], np.array(want, dtype))
+    assert np.array_equal(got, want, equal_nan=True)

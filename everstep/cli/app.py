@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from everstep import __version__
-from everstep.cli import demo, doctor, explaining, recipes, training, using
+from everstep.cli import demo, doctor, explaining, recipes, searching, training, using
 from everstep.errors import EverstepError
 
 TOP = """Recurrent sequence models: train, resume, score, sample and look.
@@ -82,6 +82,7 @@ app.command("score")(using.score)
 app.command("generate")(using.generate)
 app.command("look")(using.look)
 app.command("explain")(explaining.explain)
+app.command("search")(searching.search)
 app.command("doctor")(doctor.doctor)
 
 

@@ -92,6 +92,16 @@ def dispatch(
     cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
 ) -> tuple[Tensor, State]:
     """Run one cell on the backend named, or on the first that can and is not measured to be slower."""
+    if torch.compiler.is_dynamo_compiling():
+        # the caller is compiled around the loop: unrolled, it would compile for minutes and run slower
+        outside: Any = torch._dynamo.disable(_dispatch)
+        return outside(cell, xs, state, lengths, resets, backend)  # type: ignore[no-any-return]
+    return _dispatch(cell, xs, state, lengths, resets, backend)
+
+
+def _dispatch(
+    cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+) -> tuple[Tensor, State]:
     if backend == "auto":
         return BACKENDS[_choose(cell, xs, lengths, resets)[0]].run(cell, xs, state, lengths, resets)
     reason = BACKENDS[backend].refuses(cell, xs, lengths, resets)

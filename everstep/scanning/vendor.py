@@ -23,6 +23,8 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
         return f"{owner.__name__} has a step of its own"
     if not isinstance(xs, Tensor):
         return "its steps take more than one input"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "it is inside of a torch.func transform, for which PyTorch's kernels have no rule"
     return None
 
 

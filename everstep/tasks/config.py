@@ -57,7 +57,7 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The network: embedding, a stack of cells, a softmax."""
 
-    cell: Literal["LSTM", "GRU", "GRUBefore", "RNN", "MinGRU"] = "LSTM"
+    cell: Literal["LSTM", "GRU", "GRUBefore", "RNN", "MinGRU"] | tuple[Any, ...] = "LSTM"  # a list: a `TreeCell`'s tree
     embedding_size: Count = 128
     hidden_size: Count | tuple[Count, ...] = 256  # a list: one size a layer
     layers: Count = 1  # with a list of sizes: its length, may be left out
@@ -156,6 +156,13 @@ class Config(_Section):
 def _disagreements(config: Config) -> Iterable[str]:
     """What no key shows alone."""
     data, model, train = config.data, config.model, config.train
+    if not isinstance(model.cell, str):
+        from everstep.cells.tree_cell import TreeCell
+
+        try:
+            TreeCell(1, 1, model.cell, device="meta")
+        except ValueError as error:
+            yield f"model.cell: {error}"
     if train.max_steps is None and train.max_epochs is None and train.max_minutes is None:
         yield "train: expected at least one of max_steps, max_epochs, max_minutes; none came, so training would not end"
     if isinstance(model.hidden_size, tuple) and len(model.hidden_size) != model.layers:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell
-from everstep.cells import GRU, LSTM, RNN, GRUBefore, MinGRU
+from everstep.cells import GRU, LSTM, RNN, GRUBefore, MinGRU, TreeCell
 from everstep.data.batches import Batch, Batches
 from everstep.heads import Categorical
 from everstep.learn.objective import Loss, Objective
@@ -63,7 +63,8 @@ def _body(config: ModelConfig) -> Stack:
     cells: list[Cell] = []
     size = config.embedding_size
     for depth, hidden in enumerate(config.hidden_sizes):
-        cell: Cell = CELLS[config.cell](size, hidden)
+        kind = config.cell
+        cell: Cell = CELLS[kind](size, hidden) if isinstance(kind, str) else TreeCell(size, hidden, kind)
         if config.zoneout:
             cell = Zoneout(cell, config.zoneout)
         if config.residual and size == hidden:

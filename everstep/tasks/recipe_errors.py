@@ -85,6 +85,8 @@ def _expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return _expected(parts[0], [bound for field in parts[1:] for bound in field.metadata])
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple and parts[0] is Any:
+        return "a tree (see TreeCell)"
     if origin is tuple:
         many = "a list" if parts[-1] is Ellipsis else f"a list of {len(parts)}"
         return f"{many} (each {_expected(parts[0])})"

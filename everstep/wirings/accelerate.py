@@ -30,8 +30,10 @@ def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
     True
 
     PyTorch's own code runs where the engine cannot: on other devices than the CPU, under autocast, for other dtypes
-    than float32 and float64, for empty inputs, inside of `torch.func` transforms, while a model is scripted, traced,
-    compiled or exported, and where there is no C++ compiler. Subclasses of the three are left as they are: they have a
+    than float32 and float64, for empty inputs, inside of `torch.func` transforms and of `torch.device(...)` or another
+    mode, while a model is scripted, traced, compiled or exported, and where there is no C++ compiler. So it does where
+    it is measured to be faster: over fewer than 8 steps (16 in an RNN), and in float32 LSTMs of fewer than 128 units
+    (768 without gradients) on input that is not packed. Subclasses of the three are left as they are: they may have a
     forward of their own. A model pickled whole needs everstep to be loaded.
 
     Args:
@@ -56,8 +58,9 @@ def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
 
 
 def _native() -> bool:
-    """Whether someone looks at the operations themselves, not at what they compute."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+    """Whether someone looks at the operations themselves, or changes them (as a default device does)."""
+    modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
+    return modes > 0 or torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
 
 
 class _Swapped:
@@ -100,7 +103,8 @@ def _kernel(kind: str) -> Any:
     original = getattr(_VF, kind)
 
     def run(*arguments: Any) -> Any:
-        found = _dense(kind, *arguments) if isinstance(arguments[2], list) else _packed(kind, *arguments)
+        dense = isinstance(arguments[2], list)
+        found = _dense(kind, *arguments) if dense else _packed(kind, *arguments)
         return original(*arguments) if found is None else found
 
     return run
@@ -114,99 +118,104 @@ _forwards: dict[type, Any] = {
 }
 
 
-def _dense(
-    kind: str,
-    xs: Tensor,
-    hx: Any,
-    weights: list[Any],
-    bias: bool,
-    layers: int,
-    dropout: float,
-    training: bool,
-    both: bool,
-    batch_first: bool,
-) -> tuple[Tensor, ...] | None:
-    """As `torch.lstm` and its like over rows of one length; None if the engine cannot."""
-    if xs.dim() != 3:
+def _dense(kind: str, xs: Tensor, hx: Any, weights: list[Any], *options: Any) -> tuple[Tensor, ...] | None:
+    """As `torch.lstm` and its like over rows of one length; None if the engine cannot, or is slower."""
+    *how, batch_first = options
+    call = _Call(kind, hx, weights, *how)
+    if xs.dim() != 3 or not call.takes(xs, xs.shape[0 if batch_first else 1], xs.shape[1 if batch_first else 0], False):
         return None
-    found = _run(
-        kind, xs if batch_first else xs.transpose(0, 1), None, hx, weights, bias, layers, dropout * training, both
-    )
-    if found is None:
-        return None
-    ys, *final = found
-    return (ys if batch_first else ys.transpose(0, 1).contiguous()), *final
+    if batch_first:
+        return call.run(xs, None)
+    found = call.run(xs.transpose(0, 1), None)
+    return None if found is None else (found[0].transpose(0, 1).contiguous(), *found[1:])
 
 
 def _packed(
-    kind: str,
-    data: Tensor,
-    batch_sizes: Tensor,
-    hx: Any,
-    weights: list[Any],
-    bias: bool,
-    layers: int,
-    dropout: float,
-    training: bool,
-    both: bool,
+    kind: str, data: Tensor, sizes: Tensor, hx: Any, weights: list[Any], *options: Any
 ) -> tuple[Tensor, ...] | None:
-    """As `torch.lstm` and its like over a packed sequence; None if the engine cannot."""
-    if data.dim() != 2 or len(data) == 0:
+    """The same over a packed sequence, which has `sizes[t]` rows at step t."""
+    call = _Call(kind, hx, weights, *options)
+    if data.dim() != 2 or not call.takes(data, int(sizes[0]), len(sizes), True):
         return None
-    present = torch.arange(int(batch_sizes[0]))[:, None] < batch_sizes  # (batch, time): which steps there are
-    first = batch_sizes.cumsum(0) - batch_sizes
-    inside = (first + torch.arange(len(present))[:, None]) * present  # where in the packed data
-    xs = data.index_select(0, inside.flatten()).view(*present.shape, -1)
-    found = _run(kind, xs, present.sum(1), hx, weights, bias, layers, dropout * training, both)
+    row = torch.arange(int(sizes[0]), device="cpu")
+    present = row[:, None] < sizes  # (batch, time): which steps there are
+    into = (row[:, None] + sizes.cumsum(0) - sizes) * present  # where they are in `data`; any place for the others
+    xs = data.index_select(0, into.flatten()).view(*present.shape, -1)
+    found = call.run(xs, present.sum(1))
     if found is None:
         return None
-    ys, *final = found
-    steps = torch.arange(present.numel()).view_as(present).t()[present.t()]  # and back
-    return ys.flatten(0, 1).index_select(0, steps), *final
+    back = torch.arange(present.numel(), device="cpu").view_as(present).t()[present.t()]
+    return found[0].flatten(0, 1).index_select(0, back), *found[1:]
 
 
-def _run(
-    kind: str,
-    xs: Tensor,
-    lengths: Tensor | None,
-    hx: Any,
-    weights: list[Any],
-    bias: bool,
-    layers: int,
-    dropout: float,
-    both: bool,
-) -> tuple[Tensor, ...] | None:
-    """All layers and directions over (batch, time, features): output and final states, or None."""
-    states = list(hx) if kind == "lstm" else [hx]
-    tensors = [xs, *states, *weights]
-    if any(not isinstance(t, Tensor) or type(t) not in (Tensor, nn.Parameter) for t in tensors):
-        return None
-    plain = all(t.dtype == xs.dtype and t.device.type == "cpu" for t in tensors)
-    if not plain or xs.numel() == 0 or torch.is_autocast_enabled("cpu"):
-        return None
-    directions = 2 if both else 1
-    each = len(weights) // (layers * directions)
-    sizes = [weights[1].shape[1]] if kind != "lstm" or each % 2 == 0 else [weights[1].shape[1], weights[-1].shape[1]]
-    sizes = sizes * (len(states) // len(sizes))
-    if any(s.shape != (layers * directions, len(xs), size) for s, size in zip(states, sizes, strict=True)):
-        return None
-    starts = [state.unbind(0) for state in states]
-    finals = []
-    for layer in range(layers):
-        if layer and dropout:
-            xs = F.dropout(xs, dropout)
-        outputs = []
-        for direction in range(directions):
-            place = layer * directions + direction
-            mine = weights[place * each : (place + 1) * each]
-            start = tuple(s[place] for s in starts)
-            found = _one(kind, flip(xs, lengths) if direction else xs, lengths, start, mine, bias)
-            if found is None:
-                return None
-            outputs.append(flip(found[0], lengths) if direction else found[0])
-            finals.append(found[1])
-        xs = torch.cat(outputs, -1) if both else outputs[0]
-    return xs, *(torch.stack(parts) for parts in zip(*finals, strict=True))
+class _Call:
+    """One call of a kernel: all layers and directions.
+
+    Args:
+        kind: the kernel's name.
+        hx: (layers · directions, batch, features) of the start, twice for "lstm".
+        weights: of all cells, one after another.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        hx: Any,
+        weights: list[Any],
+        bias: bool,
+        layers: int,
+        dropout: float,
+        training: bool,
+        both: bool,
+    ):
+        self.kind, self.weights, self.bias, self.layers = kind, weights, bias, layers
+        self.states: tuple[Any, ...] = tuple(hx) if kind == "lstm" else (hx,)
+        self.dropout = dropout if training else 0.0
+        self.directions = 2 if both else 1
+        self.each = len(weights) // (layers * self.directions)
+        self.projected = kind == "lstm" and self.each % 2 == 1
+
+    def takes(self, xs: Tensor, batch: int, time: int, packed: bool) -> bool:
+        """Whether the engine is for such tensors, and faster."""
+        for t in (xs, *self.states, *self.weights):
+            if type(t) not in (Tensor, nn.Parameter) or t.dtype != xs.dtype or t.device.type != "cpu":
+                return False
+        if xs.numel() == 0 or torch.is_autocast_enabled("cpu"):
+            return False
+        output = self.weights[1].shape[1]
+        sizes = (output, self.weights[-1].shape[1]) if self.projected else (output, output)
+        for state, size in zip(self.states, sizes, strict=False):
+            if state.shape != (self.layers * self.directions, batch, size):
+                return False
+        one_dnn = self.kind == "lstm" and xs.dtype == torch.float32 and not packed and not self.projected
+        return not _slower(self.kind, time, output if one_dnn else None)
+
+    def run(self, xs: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...] | None:
+        """Over (batch, time, features): outputs and final states; None if the engine refuses."""
+        starts = list(zip(*(state.unbind(0) for state in self.states), strict=True))
+        finals = []
+        for layer in range(self.layers):
+            if layer and self.dropout:
+                xs = F.dropout(xs, self.dropout)
+            outputs = []
+            for direction in range(self.directions):
+                place = layer * self.directions + direction
+                weights = self.weights[place * self.each : (place + 1) * self.each]
+                turned = flip(xs, lengths) if direction else xs
+                found = _one(self.kind, turned, lengths, starts[place], weights, self.bias)
+                if found is None:
+                    return None
+                outputs.append(flip(found[0], lengths) if direction else found[0])
+                finals.append(found[1])
+            xs = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        return xs, *(torch.stack(parts) for parts in zip(*finals, strict=True))
+
+
+def _slower(kind: str, time: int, one_dnn: int | None) -> bool:
+    """Whether PyTorch is measured to be faster: over few steps, and where oneDNN runs an LSTM of so few units."""
+    if one_dnn is not None and one_dnn < (128 if torch.is_grad_enabled() else 768):
+        return True
+    return time < (16 if kind.startswith("rnn") else 8)
 
 
 _idle: dict[Any, list[Cell]] = {}

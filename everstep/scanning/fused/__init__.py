@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import lru_cache
+from types import FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -102,7 +103,7 @@ def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> tuple[
         rows = _whole(batch, time)
         return rows if again is None else replace(rows, resets=again), None
     length = lengths.to(torch.int64)
-    places = (torch.arange(time) < length[:, None]).flatten().nonzero()[:, 0]
+    places = (torch.arange(time, device="cpu") < length[:, None]).flatten().nonzero()[:, 0]
     order = length.argsort(descending=True, stable=True)
     offset = length.cumsum(0) - length
     kept = None if again is None else again[places]
@@ -112,8 +113,8 @@ def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> tuple[
 @lru_cache(64)
 def _whole(batch: int, time: int) -> Rows:
     """Rows that all have as many steps."""
-    order = torch.arange(batch)
-    return Rows(order, order * time, torch.full((batch,), time), None, batch, batch * time, True)
+    order = torch.arange(batch, device="cpu")
+    return Rows(order, order * time, torch.full((batch,), time, device="cpu"), None, batch, batch * time, True)
 
 
 def _modules(module: nn.Module, found: list[nn.Module]) -> list[nn.Module]:
@@ -155,7 +156,8 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
         build.notice("compiler", "no C++ compiler is found, so that cells run step by step; install one")
         return "no C++ compiler is found"
     try:
-        with torch.autocast("cpu", enabled=False):
+        # in the plain mode, whatever the mode of the first call: the result is kept for all
+        with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
             state = cell.initial_state(1, like)
             step = trace(cell, map_state(torch.Tensor.detach, xs), training=True)
             counts = (len(parameters), len(parts), len(leaves(state)))
@@ -189,4 +191,8 @@ def _value(value: Any) -> Any:
         return tuple(map(_value, value))
     if isinstance(value, dict):
         return tuple((k, _value(v)) for k, v in value.items())
-    return id(value) if type(value).__hash__ is None else value
+    if type(value).__hash__ is None:
+        return id(value)
+    inside = getattr(value, "__dict__", {})
+    plain = not inside or isinstance(value, nn.Module | type | FunctionType | ModuleType)
+    return value if plain else (value, *((k, v) for k, v in inside.items() if type(v) in _SIMPLE))

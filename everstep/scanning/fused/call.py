@@ -201,7 +201,7 @@ class Program:
         for product, m in zip(self.adjoint.products, self.of_product, strict=True):
             if want_c[product.matrix]:
                 operand = self._operand(product.operand, arrays, rows)
-                gradient = transposed(arrays[f"g{m}"].flatten(1), operand).t()
+                gradient = transposed(_flat(arrays[f"g{m}"]), operand).t()
                 held = d_constants[product.matrix]
                 d_constants[product.matrix] = gradient if held is None else held + gradient
         d_x: list[Tensor | None] = [None] * len(xs)
@@ -218,8 +218,8 @@ class Program:
         """A product's operand at every step, (steps, size)."""
         kind, k = view.node.key
         if kind == "prev":
-            after = arrays[self.sequence(k)].flatten(1)
-            start = arrays[f"before{k}"].flatten(1)
+            after = _flat(arrays[self.sequence(k)])
+            start = _flat(arrays[f"before{k}"])
             if rows.whole:
                 steps = after.view(rows.count, -1, after.shape[1])
                 flat = torch.cat([start[:, None], steps[:, :-1]], 1).flatten(0, 1)
@@ -230,9 +230,9 @@ class Program:
                 flat[where] = start[who]
             if rows.resets is not None:
                 who, where = rows.restarts
-                flat[where] = arrays[f"before_init{k}"].flatten(1)[who]
+                flat[where] = _flat(arrays[f"before_init{k}"])[who]
         else:
-            flat = arrays[f"{kind}{k}"].flatten(1)
+            flat = _flat(arrays[f"{kind}{k}"])
         size = _size(view.shape)
         return flat if view.whole else flat[:, view.place.offset : view.place.offset + size]
 
@@ -317,6 +317,11 @@ def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tens
         places.append(at)
     ys = torch.cat(pieces)
     return [torch.zeros_like(ys).index_copy(0, torch.cat(places), ys), *state]
+
+
+def _flat(array: Tensor) -> Tensor:
+    """(rows or steps, numbers), of single numbers too."""
+    return array.reshape(len(array), -1)
 
 
 def _size(shape: Sequence[int]) -> int:

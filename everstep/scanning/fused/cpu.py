@@ -46,7 +46,7 @@ _EXPRESSIONS = {
     "exp": "es_exp({0})",
     "relu": "({0} <= 0 ? T(0) : {0})",
     "abs": "({0} < 0 ? -{0} : {0})",
-    "sign": "({0} > 0 ? T(1) : {0} < 0 ? T(-1) : {0} * T(0))",
+    "sign": "(T({0} > 0) - T({0} < 0))",
     "sqrt": "es_sqrt({0})",
     "rsqrt": "(T(1) / es_sqrt({0}))",
     "maximum": "({0} > {1} || {0} != {0} ? {0} : {1})",
@@ -346,7 +346,8 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
             "      const int64_t at = offset[ROW(i)] + t; (void)at;",
         ]
         for node in nodes:
-            for where, k in self.plan.scattered[node]:
+            # what is added up over the steps is not cleared in each
+            for where, k in [a for a in self.plan.scattered[node] if f"{a[0]}{a[1]}" not in self.setting.sums]:
                 lines.append(f"      for (int64_t j = 0; j < {node.size}; ++j) {self._target(where, k)}[j] = 0;")
         return [*lines, "    }", "    WAIT();"]
 

@@ -167,7 +167,7 @@ class Stream:
             arrays[f"start{k}"] = arrays[f"end{k}"] = leaf
         arrays["x0"] = arrays["y0"] = self._like
         matrices = [constants[node.key] for node in program.order.products]
-        order = torch.arange(self.batch)
+        order = torch.arange(self.batch, device="cpu")
         rows = Rows(order, order, torch.ones_like(order), None, self.batch, self.batch, True)
         self._held = arrays, rows
         self._table = table(program.kernels, program.code, arrays, matrices, rows)

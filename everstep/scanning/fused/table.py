@@ -120,15 +120,15 @@ def _lines(numbers: int) -> int:
 def share(kernels: Kernels, rows: int, weights: int, each: int) -> tuple[int, bool]:
     """How many threads, and whether they share the units of all rows (True) or each own rows.
 
-    Rows need no waiting; but with few of them each thread reads all weights for little work, and weights that do not
-    fit in a core's cache are better read once. Threads that wait for one another need some work between.
+    Rows need no waiting, and nothing goes from one core's cache to another's. But few rows make each thread read all
+    weights for little work: that is worth sharing where they do not fit in a core's cache, or for one row, if there
+    is enough to do between two waits (`benchmarks/engine.py` at 2 threads).
     """
     threads = max(1, torch.get_num_threads())
-    enough = rows >= 4 * threads
-    if threads == 1 or (enough and (weights * each <= kernels.cache or rows >= 32 * threads)):
-        return threads, False
+    if rows >= 4 * threads or (rows > 1 and weights * each <= kernels.cache):
+        return min(threads, rows), False
     # a core does about 60 multiplications and additions, or reads about 90 bytes, in a nanosecond
     nanoseconds = max(weights * rows / 60, weights * each / 90)
-    if nanoseconds > 3000:
+    if threads > 1 and nanoseconds > 3000:
         return threads, True
     return min(threads, rows), False

@@ -1,0 +1,48 @@
+"""What came of a search: every cell's perplexity in order, beside the yardsticks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from everstep.look.curves import TRAINING, VALIDATION
+
+# of Okabe and Ito's colours; lines also differ in their dashes
+COLOURS, DASHES = (VALIDATION, "#009E73"), ("-", "--")
+
+
+def draw_search(results: Mapping[str, float], yardsticks: Sequence[str], path: Path, diverged: int = 0) -> None:
+    """Draw perplexities in rising order, with a line for each yardstick; the folder is made.
+
+    Args:
+        results: perplexity of each cell by its name, yardsticks among them.
+        yardsticks: names of known cells, at most two.
+        path: the PNG to write.
+        diverged: cells without a result, to be counted in the legend.
+    """
+    values = sorted(value for name, value in results.items() if name not in yardsticks)
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    label = f"{len(values)} random cells" + (f", {diverged} more diverged" if diverged else "")
+    axes.scatter(range(1, len(values) + 1), values, s=40, color=TRAINING, label=label)
+    for name, colour, dash in zip(yardsticks, COLOURS, DASHES, strict=False):
+        if name in results:
+            better = sum(value < results[name] for value in values)
+            label = f"{name} {results[name]:,.1f} ({better} better)"
+            axes.axhline(results[name], color=colour, linestyle=dash, linewidth=2.2, label=label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(MaxNLocator(8))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("cells, the best first", fontsize=14)
+    axes.set_ylabel("validation perplexity (lower is better)", fontsize=14)
+    axes.tick_params(labelsize=12)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=13, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,279 @@
+"""Architecture search at random: cells of `random_tree`, each trained for as many steps, beside an LSTM and a GRU."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from functools import lru_cache
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everstep.cells import random_tree
+from everstep.data import Batches
+from everstep.errors import ConfigError, Diverged, Interrupted, RunError
+from everstep.learn import FitSettings, RunLock, fit
+from everstep.learn.files import replace_file
+from everstep.scanning import Explanation, explain
+from everstep.state import leaves
+from everstep.tasks import card
+from everstep.tasks.config import Config, load_recipe, parse_recipe, to_yaml
+from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats
+from everstep.tasks.texts import Log, Texts, quick_batches, training_batches, with_absolute_paths
+
+YARDSTICKS = ("LSTM", "GRU")
+RECORDS, RECIPE, BEST_TREE, BEST_RECIPE = "search.jsonl", "recipe.yaml", "best.json", "best.yaml"
+Record = dict[str, Any]
+
+
+def search(
+    recipe: Config | str | Path,
+    out: str | Path,
+    log: Log,
+    *,
+    overrides: Sequence[str] = (),
+    cells: int = 50,
+    steps: int | None = None,
+    processes: int = 1,
+    begin: Callable[[], None] | None = None,
+) -> list[Record]:
+    """Train the trees of seeds 0 … cells − 1, an LSTM and a GRU, each for as many steps from the same start.
+
+    What has been tried is in `OUT/search.jsonl`, a line each, and is not tried again: a stopped search goes on by the
+    same call, and a finished one can be asked for more cells. `OUT/best.json` is the best tree, as `model.cell` takes
+    it, and `OUT/best.yaml` the recipe with it.
+
+    Args:
+        recipe: a shipped name, a YAML file, or a `Config`; its `model.cell` is what is searched for.
+        out: the folder of the search.
+        log: takes each line for the user.
+        overrides: changes of the recipe, where it is a name or a file.
+        cells: how many.
+        steps: optimizer steps of each; `train.max_steps` of the recipe if None.
+        processes: cells at a time, each in a process of its own with `train.threads` threads (1 if not given).
+        begin: called at the start of each further process.
+
+    Returns:
+        The records of `search.jsonl`: name; seed and tree (None for LSTM and GRU); outcome, "trained", "diverged" (NaN
+        or infinity) or "refused" (by the compiled engine: not trained, and tried again the next time); reason; backend;
+        perplexity on the validation split, or None; seconds, with compilation; parameters and state of the cells.
+
+    Raises:
+        ConfigError: the recipe or an argument cannot be used.
+        DataError: its text cannot be used.
+        RunError: `out` is no search, one by another recipe, or in use.
+        Interrupted: a signal came; what was finished is kept.
+    """
+    config = recipe if isinstance(recipe, Config) else load_recipe(recipe, overrides)
+    config = _limited(config, cells, steps, processes)
+    out = Path(out)
+    _texts(config)  # what is wrong with them is said before there is a folder; and their tokens are kept for all
+    with RunLock(_folder(out)), _explained(out):
+        _same(out, config)
+        records = {record["name"]: record for record in read_records(out)}
+        wanted: dict[str, Any] = {name: name for name in YARDSTICKS}
+        wanted |= {f"tree-{seed}": random_tree(seed) for seed in range(cells)}
+        todo = {n: c for n, c in wanted.items() if n not in records or records[n]["outcome"] == "refused"}
+        if todo:
+            log(f"{len(wanted) - len(todo)} of {len(wanted)} cells are done; {len(todo)} to go")
+        started = time.monotonic()
+        with closing(_attempts(config, todo, processes, begin)) as attempts:
+            for number, (name, found) in enumerate(attempts, 1):
+                seed = None if name in YARDSTICKS else int(name.removeprefix("tree-"))
+                records[name] = {"name": name, "seed": seed, **found}
+                replace_file(out / RECORDS, "".join(json.dumps(r) + "\n" for r in records.values()).encode())
+                left = (time.monotonic() - started) / number * (len(todo) - number) / 60
+                log(f"{_told(records[name])}   ({number} of {len(todo)}, about {left:.0f} min to go)")
+        trees = [record for record in ranked(list(records.values())) if record["tree"] is not None]
+        if trees:
+            replace_file(out / BEST_TREE, (json.dumps(trees[0]["tree"]) + "\n").encode())
+            replace_file(out / BEST_RECIPE, to_yaml(_with_cell(config, _tuples(trees[0]["tree"]))).encode())
+    return read_records(out)
+
+
+def read_records(out: Path) -> list[Record]:
+    """What `OUT/search.jsonl` holds; nothing if there is none."""
+    path = out / RECORDS
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); delete the line that is not JSON, then search again") from None
+
+
+def ranked(records: list[Record]) -> list[Record]:
+    """Those that were trained, the best first."""
+    return sorted((r for r in records if r["outcome"] == "trained"), key=lambda record: record["perplexity"])
+
+
+def attempt(config: Config, cell: Any) -> Record:
+    """Train a model of that cell (a name or a tree) and validate it, if the compiled engine takes its tree."""
+    started = time.monotonic()
+    torch.set_num_threads(config.train.threads or 1)
+    batches, quick, vocabulary = _texts(config)
+    torch.manual_seed(config.seed)
+    model = LanguageModel(vocabulary, _with_cell(config, cell).model, config.train.label_smoothing)
+    xs = torch.zeros(config.train.batch_size, config.train.k1, config.model.embedding_size)
+    parts = list(_cells(explain(model.body, xs)))
+    found: Record = {
+        "tree": None if isinstance(cell, str) else cell,
+        "outcome": "trained",
+        "reason": None,
+        "backend": ", ".join(sorted({str(part.backend) for part in parts})),
+        "perplexity": None,
+        "parameters": sum(parameter.numel() for parameter in model.body.parameters()),
+        "state": sum(leaf.numel() for _, leaf in leaves(model.initial_state(1))),
+    }
+    if not isinstance(cell, str) and found["backend"] != "fused":
+        reason = next(part.passed["fused"] for part in parts if part.backend != "fused")
+        return {**found, "outcome": "refused", "reason": reason, "seconds": time.monotonic() - started}
+    names = {field.name for field in fields(FitSettings)} - {"seed"}
+    settings = FitSettings(**config.train.model_dump(include=names), seed=config.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            result = fit(
+                model,
+                likelihood(config.train.k2),
+                batches,
+                settings,
+                out=Path(folder),
+                validate=lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
+                log=lambda line: None,
+            )
+            assert result.best_valid is not None
+            found["perplexity"] = math.exp(min(result.best_valid, 700))
+        except Diverged as error:
+            found |= {"outcome": "diverged", "reason": str(error).partition("; ")[0]}
+    return {**found, "seconds": time.monotonic() - started}
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    """Says of an interruption what it did not harm."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as stop:
+        number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+        name = signal.Signals(number).name
+        raise Interrupted(
+            f"stopped by {name}; what was finished is in {out}, and the same call goes on", number
+        ) from None
+
+
+def _limited(config: Config, cells: int, steps: int | None, processes: int) -> Config:
+    """The recipe, limited by steps alone."""
+    for name, value in (("cells", cells), ("steps", steps), ("processes", processes)):
+        if value is not None and value < 1:
+            raise ConfigError(f"search: expected {name} to be a whole number ≥ 1; came {value}")
+    steps = steps or config.train.max_steps
+    if steps is None:
+        raise ConfigError("search: expected steps for each cell, since the recipe has no train.max_steps; came none")
+    if config.data.valid is None and config.data.valid_fraction == 0:
+        raise ConfigError("search: expected data.valid, or data.valid_fraction above 0: cells are compared by it")
+    train = config.train.model_copy(update={"max_steps": steps, "max_epochs": None, "max_minutes": None})
+    return config.model_copy(update={"data": with_absolute_paths(config.data), "train": train})
+
+
+def _folder(out: Path) -> Path:
+    if out.exists() and not (out / RECIPE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is no search; give another folder, or delete it")
+    return out
+
+
+def _same(out: Path, config: Config) -> None:
+    """Begin the folder, or find it begun by the same recipe."""
+    path = out / RECIPE
+    if not path.is_file():
+        card.write_environment(out)
+        replace_file(path, to_yaml(config).encode())
+        return
+    before, now = parse_recipe(path.read_text("utf-8"), str(path)).model_dump(), config.model_dump()
+    sections = [key for key in now if isinstance(now[key], dict)]
+    changed = [f"{s}.{key}" for s in sections for key in now[s] if now[s][key] != before[s][key]]
+    changed += [key for key in now if key not in sections and now[key] != before[key]]
+    if changed:
+        raise RunError(f"{out} is a search by a recipe with another {', '.join(changed)}; give another folder")
+
+
+@lru_cache(1)
+def _texts(config: Config) -> tuple[Batches, Batches, int]:
+    """Batches to learn from, batches to validate with, and the size of the vocabulary."""
+    texts = Texts.of(config.data)
+    tokenizer = texts.tokenizer()
+    train, valid = (texts.corpus(split, tokenizer) for split in ("train", "valid"))
+    batches, quick = training_batches(config, train, tokenizer), quick_batches(config, valid, tokenizer)
+    return batches, quick, tokenizer.vocab_size
+
+
+def _attempts(
+    config: Config, todo: dict[str, Any], processes: int, begin: Callable[[], None] | None
+) -> Generator[tuple[str, Record]]:
+    """Each cell's name with its record, as they are done."""
+    if processes == 1 or len(todo) < 2:
+        for name, cell in todo.items():
+            yield name, attempt(config, cell)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), _worker, (begin,)) as pool:
+        names = {pool.submit(_stoppable, config, cell): name for name, cell in todo.items()}
+        try:
+            for future in as_completed(names):
+                yield names[future], future.result()
+        except BrokenProcessPool:
+            raise RunError("search: a process ended without a word (out of memory?); the same call goes on") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _stoppable(config: Config, cell: Any) -> Record:
+    """`attempt` in a further process, which a signal ends."""
+    try:
+        return attempt(config, cell)
+    except Interrupted:
+        os._exit(1)
+
+
+def _worker(begin: Callable[[], None] | None) -> None:
+    """A process that ends with the one that began it, however that one ends."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=watch, daemon=True).start()
+    if begin is not None:
+        begin()
+
+
+def _cells(explained: Explanation) -> Iterator[Explanation]:
+    """The cells within a wiring."""
+    if explained.backend is not None:
+        yield explained
+    for part in explained.parts:
+        yield from _cells(part)
+
+
+def _with_cell(config: Config, cell: Any) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"cell": cell})})
+
+
+def _tuples(tree: Any) -> Any:
+    return tuple(map(_tuples, tree)) if isinstance(tree, list | tuple) else tree
+
+
+def _told(record: Record) -> str:
+    result = f"perplexity {record['perplexity']:,.1f}" if record["perplexity"] is not None else record["outcome"]
+    return f"{record['name']:8} {result:20} {record['seconds']:5.1f} s {record['parameters']:9,} parameters"
