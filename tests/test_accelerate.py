@@ -33,7 +33,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _also_where_pytorch_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ACCELERATE, "_slower", lambda *arguments: False)
+    monkeypatch.setattr(fused, "outrun", lambda *arguments: False)
 
 
 @pytest.fixture
@@ -326,11 +326,11 @@ def test_falls_back_where_pytorch_is_faster(monkeypatch: pytest.MonkeyPatch) -> 
         model = es.accelerate(copy.deepcopy(plain))
         torch.testing.assert_close(model(few), plain(few), rtol=0, atol=0)
         torch.testing.assert_close(model(many), plain(many))
-    assert not ACCELERATE._slower("lstm", 20, 128)
+    assert not fused.outrun("lstm", 256, 20, True)
     with torch.no_grad():
-        assert ACCELERATE._slower("lstm", 20, 128)
-    assert not ACCELERATE._slower("lstm", 20, None)
-    assert ACCELERATE._slower("gru", 7, None)
+        assert fused.outrun("lstm", 256, 20, True)
+    assert not fused.outrun("lstm", 20, 20, False)
+    assert fused.outrun("gru", 64, 3, True)
 
 
 def test_scripted_and_traced() -> None:

@@ -22,7 +22,7 @@ class Backend(Protocol):
     def refuses(self, cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
         """The reason why it cannot run this, in words that a user understands, or None."""
 
-    def slower(self, cell: Cell, xs: Any) -> str | None:
+    def slower(self, cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
         """The reason why another backend is measured to be faster here, or None. `auto` heeds it."""
 
     def run(
@@ -113,7 +113,7 @@ def _dispatch(
 def _choose(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[str, dict[str, str]]:
     passed: dict[str, str] = {}
     for backend in BACKENDS.values():
-        reason = backend.refuses(cell, xs, lengths, resets) or backend.slower(cell, xs)
+        reason = backend.refuses(cell, xs, lengths, resets) or backend.slower(cell, xs, lengths, resets)
         if reason is None:
             return backend.name, passed
         passed[backend.name] = reason

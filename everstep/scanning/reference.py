@@ -18,7 +18,7 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
     return None
 
 
-def slower(cell: Cell, xs: Any) -> str | None:
+def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
     """Nothing is left to take instead."""
     return None
 

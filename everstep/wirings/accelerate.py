@@ -187,8 +187,8 @@ class _Call:
         for state, size in zip(self.states, sizes, strict=False):
             if state.shape != (self.layers * self.directions, batch, size):
                 return False
-        one_dnn = self.kind == "lstm" and xs.dtype == torch.float32 and not packed and not self.projected
-        return not _slower(self.kind, time, output if one_dnn else None)
+        whole = xs.dtype == torch.float32 and not packed and not self.projected
+        return not fused.outrun(self.kind, output, time, whole)
 
     def run(self, xs: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...] | None:
         """Over (batch, time, features): outputs and final states; None if the engine refuses."""
@@ -209,13 +209,6 @@ class _Call:
                 finals.append(found[1])
             xs = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         return xs, *(torch.stack(parts) for parts in zip(*finals, strict=True))
-
-
-def _slower(kind: str, time: int, one_dnn: int | None) -> bool:
-    """Whether PyTorch is measured to be faster: over few steps, and where oneDNN runs an LSTM of so few units."""
-    if one_dnn is not None and one_dnn < (128 if torch.is_grad_enabled() else 768):
-        return True
-    return time < (16 if kind.startswith("rnn") else 8)
 
 
 _idle: dict[Any, list[Cell]] = {}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from everstep.cell import Cell
 from everstep.equation import Gated
+from everstep.scanning import vendor
 from everstep.scanning.fused import build
 from everstep.scanning.fused.call import Program
 from everstep.scanning.fused.describe import describe
@@ -55,11 +56,33 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
     return program if isinstance(program, str) else None
 
 
-def slower(cell: Cell, xs: Any) -> str | None:
-    """Under autocast PyTorch's LSTM multiplies in bfloat16, where the loop holds float32 (`benchmarks/engine.py`)."""
-    if torch.is_autocast_enabled("cpu") and isinstance(cell, Gated) and cell.vendor_kernel() == "lstm":
-        return "autocast: PyTorch's LSTM is measured to be faster in bfloat16"
+def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
+    """Where PyTorch's own kernel of the same cell is measured to be faster."""
+    if vendor.refuses(cell, xs, lengths, resets) is not None:
+        return None
+    assert isinstance(cell, Gated)
+    kind = cell.vendor_kernel() or ""
+    if torch.is_autocast_enabled("cpu"):
+        # its products are in bfloat16, those of the loop in float32
+        return "autocast: PyTorch's LSTM is measured to be faster in bfloat16" if kind == "lstm" else None
+    whole = lengths is None and resets is None and xs.dtype == torch.float32
+    if outrun(kind, cell.hidden_size, xs.shape[1], whole):
+        return f"PyTorch's own {kind} is measured to be faster at this size"
     return None
+
+
+def outrun(kind: str, hidden: int, steps: int, whole: bool) -> bool:
+    """Whether `torch.lstm`, `gru`, … is measured to be faster than the loop (`benchmarks/engine.py`).
+
+    `whole`: float32 and no ragged rows, for which oneDNN has an LSTM in one piece.
+    """
+    if kind != "lstm" or not whole:
+        return steps < (16 if kind.startswith("rnn") else 4)
+    if not torch.is_grad_enabled() and hidden >= 256:
+        return True
+    if torch.get_num_threads() == 1 and hidden < 128:
+        return True
+    return steps < 16 and hidden < 512
 
 
 def told(cell: Cell, xs: Any) -> str:
