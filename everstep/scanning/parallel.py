@@ -25,7 +25,7 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
 
 
 def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Below 4 steps the loop is faster (a training step on a CPU, `benchmarks/scans.py`)."""
+    """Below 4 steps the loop is faster (a training step on a CPU)."""
     return "fewer than 4 steps: the loop is measured to be faster" if xs.shape[1] < 4 else None
 
 
