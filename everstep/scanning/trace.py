@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -115,6 +116,29 @@ def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
         Untraceable: control flow that depends on values, a change in place, random numbers, an unknown operation, or a
             state whose nest, shape or dtype changes.
     """
+    tensors = {id(t) for t in (*cell.parameters(), *cell.buffers())}
+    try:
+        # a copy that shares the tensors: the tracer puts others in their places, which no other thread should meet
+        found = _trace(_apart(cell), xs, training)
+    except Untraceable:
+        raise
+    except Exception:  # what cannot be copied is traced itself
+        return _trace(cell, xs, training)
+    outside = [getattr(found.module, n.target) for n in found.module.graph.nodes if n.op == "get_attr"]
+    # a function that holds on to the cell itself has read parameters past the copy
+    return _trace(cell, xs, training) if any(id(t) in tensors for t in outside) else found
+
+
+def _apart(cell: Cell) -> Cell:
+    """Another cell with the very same tensors."""
+    memo: dict[int, Any] = {}
+    for module in cell.modules():
+        for held in (vars(module), module._parameters, module._buffers):
+            memo |= {id(value): value for value in held.values() if isinstance(value, Tensor)}
+    return copy.deepcopy(cell, memo)
+
+
+def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     parts = [leaf for _, leaf in leaves(xs)]

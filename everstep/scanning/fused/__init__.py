@@ -35,9 +35,9 @@ _lock = threading.RLock()
 
 
 class _Recent(threading.local):
-    """What `refuses` was last asked, so that `run` need not look for it again."""
+    """What `refuses` was last asked, by identity and so without keeping it, that `run` need not look for it again."""
 
-    found: tuple[Any, Any, Any] = None, None, None
+    found: tuple[int, int, Program | str | None] = 0, 0, None
 
 
 _recent = _Recent()
@@ -52,7 +52,7 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
     if torch.compiler.is_compiling():
         return "it is being compiled or exported, which sees through the loop that PyTorch runs"
     program = _program(cell, xs)
-    _recent.found = cell, xs, program
+    _recent.found = id(cell), id(xs), program
     return program if isinstance(program, str) else None
 
 
@@ -94,9 +94,9 @@ def told(cell: Cell, xs: Any) -> str:
 def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, State]:
     """Hoisted work by PyTorch, then one compiled loop over the steps that there are."""
     asked, about, program = _recent.found
-    if asked is not cell or about is not xs:
+    if (asked, about) != (id(cell), id(xs)):
         program = _program(cell, xs)
-    _recent.found = None, None, None
+    _recent.found = 0, 0, None
     assert isinstance(program, Program)
     parts = [leaf for _, leaf in leaves(xs)]
     batch, time = parts[0].shape[:2]
