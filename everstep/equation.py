@@ -43,6 +43,8 @@ class Projection:
         return Projection(value, self._weight, self._bias, self._gates, (0, 0))
 
     def __getattr__(self, gate: str) -> Tensor:
+        if gate.startswith("_"):  # asked for, by PyTorch's compiler, before there are any gates
+            raise AttributeError(gate)
         if gate not in self._gates or self._weight is None:
             raise AttributeError(f"no gate {gate!r}; this equation declares: {' '.join(self._gates) or 'none'}")
         index = self._gates.index(gate)

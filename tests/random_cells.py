@@ -146,6 +146,8 @@ UNARY: list[tuple[str, Callable[[float], float]]] = [
     ("torch.clamp_max({0}, 0.2)", lambda b: max(b, 0.2)),
     ("torch.sign({0}) * 0.3 + 0.1 * {0}", lambda b: 0.3 + b / 10),
     ("torch.floor({0} + 0.37) - 0.4 * {0}", lambda b: b + 1),
+    ("torch.round({0} + 0.21) - 0.4 * {0}", lambda b: b + 1),
+    ("torch.remainder({0} + 0.13, 2)", lambda b: 2.0),
     ("({0} > 0.1).to({0}.dtype) - 0.2 * {0}", lambda b: b + 1),
     ("torch.where({0} <= 0.2, {0} * 0.5, {0})", lambda b: b),
     ("torch.where(({0} > -0.3) & ~({0} > 0.4), {0}, 0.25)", lambda b: max(b, 0.25)),
@@ -251,7 +253,7 @@ class _Writer:
         return self.add(code.format(*names), v.shape, bound(*bounds), v)
 
     def product(self) -> Line | None:
-        rank = 2 if self.rng.random() < 0.04 else 1
+        rank = 2 if self.rng.random() < 0.2 else 1
         v = self.pick(lambda line: len(line.shape) == rank)
         if v is None:
             return None
@@ -265,6 +267,22 @@ class _Writer:
             name = self.new(f"nn.Parameter((torch.rand({n}, {m}) * 2 - 1) / {n} ** 0.5)")
             code = f"{v.name} @ self.{name}" if kind == 2 else f"F.linear({v.name}, self.{name}.t())"
         return self.add(code, (*v.shape[:-1], m), bound, v)
+
+    def blocks(self) -> Line | None:
+        """A matrix for each part of a row."""
+        v = self.pick(lambda line: len(line.shape) == 2)
+        if v is None:
+            return None
+        (heads, n), m = v.shape, self.rng.choice((1, 2, 3, 4, 7))
+        name = self.new(f"nn.Parameter((torch.rand({heads}, {n}, {m}) * 2 - 1) / {n} ** 0.5)")
+        ways = (
+            "torch.einsum('bhd,hde->bhe', {0}, self.{1})",
+            "torch.bmm({0}.transpose(0, 1), self.{1}).transpose(0, 1)",
+            "torch.bmm(self.{1}.transpose(1, 2), {0}.permute(1, 2, 0)).permute(2, 0, 1)",
+            "({0}.unsqueeze(2) @ self.{1}).squeeze(2)",
+            "(self.{1}.transpose(1, 2) @ {0}.unsqueeze(-1)).squeeze(-1)",
+        )
+        return self.add(self.rng.choice(ways).format(v.name, name), (heads, m), v.bound * math.sqrt(n) + 1, v)
 
     def reduction(self) -> Line | None:
         v = self.pick(lambda line: len(line.shape) > 0)
@@ -433,6 +451,7 @@ class _Writer:
             self.add(f"self.{a}(x) + self.{b}({first.name})", (m,), 8.0, self.values[0], first)
         ways = [self.unary] * 4 + [self.binary] * 4 + [self.reshape] * 3 + [self.product, self.with_parameter] * 2
         ways += [self.reduction, self.reduction, self.join, self.rowwise_product, self.broadcast, self.broadcast]
+        ways += [self.blocks]
         while len(self.lines) < operations:
             line = rng.choice(ways)()
             if line is not None and line.shape == (0,):  # a stack: by either axis

@@ -138,6 +138,40 @@ def test_threads_agree(
             assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+class Elementwise(es.Cell):
+    """h_t = σ(a_t) ∘ h_{t−1} + b_t ∘ v: no number needs another, so that threads can share a row without waiting."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.input_size, self.hidden_size, self.output_size = 2 * size, size, size
+        self.v = nn.Parameter(torch.randn(size))
+
+    def initial_state(self, batch: int, like: Tensor) -> Tensor:
+        return like.new_zeros(batch, self.hidden_size)
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = x.chunk(2, -1)
+        y = torch.sigmoid(a) * h + b * self.v
+        return y, y
+
+
+@pytest.mark.parametrize("how", ["plain", "ragged", "resets", "reverse"])
+@pytest.mark.parametrize(("batch", "time", "size"), [(1, 1100, 33), (2, 200, 96)])
+def test_threads_that_share_rows_without_products(
+    threads: Callable[[int], None], how: str, batch: int, time: int, size: int
+) -> None:
+    cell, xs = make(Elementwise, size), torch.randn(batch, time, 2 * size, dtype=F64)
+    options: dict[str, dict[str, object]] = {
+        "plain": {},
+        "ragged": {"lengths": torch.tensor([time - 100, time - 7][:batch])},
+        "resets": {"resets": torch.rand(batch, time) < 0.1},
+        "reverse": {"reverse": True},
+    }
+    for number in (1, 2, 3):
+        threads(number)
+        compare(cell, xs, **options[how])
+
+
 def test_two_python_threads_at_once() -> None:
     cells = [make(es.LSTM, 3, 16), make(es.GRU, 3, 16)]
     xs = inputs(cells[0], 4, 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +24,10 @@ Weights = dict[str, Tensor]
 
 
 class HardSigmoid(torch.nn.Module):
-    """For theirs: the derivative of PyTorch's own has 1/6 in float32, whatever the dtype, and is off by 1e-8."""
+    """For theirs, whose own is PyTorch's, of slope 1/6: that of Theano, as in other code of the paper's time."""
 
     def forward(self, v: Tensor) -> Tensor:
-        return (v / 6 + 0.5).clamp(0, 1)
+        return (0.2 * v + 0.5).clamp(0, 1)
 
 
 def same(p: Weights) -> Weights:
@@ -158,6 +159,7 @@ EQUAL: dict[str, tuple[Callable[[], es.Cell], dict[str, Any], Callable[[Weights]
     "tauGRU": (lambda: es.TauGRU(D, H, delay=2), {"delay": 2}, delayed),
 }
 DIFFERENT = {"LEM", "NAS", "SCRN"}
+"""Where theirs departs from the authors' code; the tests below name the file."""
 
 
 def their_layer(name: str, size: int = D, **options: Any) -> tuple[torch.nn.Module, Weights]:
@@ -209,6 +211,7 @@ def equals_the_paper_not_theirs(ys: Tensor, paper: Tensor, other: Tensor) -> Non
 
 
 def test_lem_reads_the_new_z() -> None:
+    """tk-rusch/LEM, src/adding/network.py."""
     layer, p = their_layer("LEM", dt=0.7)
     xs = torch.randn(B, T, D, dtype=F64)
     v1, v2, vz, vy = p["weight_ih"].chunk(4)
@@ -228,6 +231,7 @@ def test_lem_reads_the_new_z() -> None:
 
 
 def test_nas_multiplies_in_its_fourth_branch() -> None:
+    """tensorflow/contrib/rnn/python/ops/rnn_cell.py and tensorflow_addons/rnn/nas_cell.py."""
     layer, p = their_layer("NAS")
     xs = torch.randn(B, T, D, dtype=F64)
 
@@ -247,6 +251,7 @@ def test_nas_multiplies_in_its_fourth_branch() -> None:
 
 
 def test_scrn_feeds_its_hidden_layer_back() -> None:
+    """facebookarchive/SCRNNs, mfactory.lua: the comment, whose P s_t is the paper's; below it stands P s_{t-1}."""
     layer, p = their_layer("SCRN", alpha=0.9)
     xs = torch.randn(B, T, D, dtype=F64)
     b, a = p["weight_ih"].chunk(2)
@@ -269,12 +274,29 @@ def test_scrn_feeds_its_hidden_layer_back() -> None:
 
 
 def test_fastgrnn_has_a_sigmoid_for_its_gate() -> None:
+    """microsoft/EdgeML, pytorch/edgeml_pytorch/graph/rnn.py; the starts of its scalars are from there too."""
+    cell = es.FastGRNN(D, H)
+    assert (cell.zeta.item(), cell.nu.item()) == (1, -4)
+    assert (es.FastRNN(D, H).alpha.item(), es.FastRNN(D, H).beta.item()) == (-3, 3)
     layer, p = their_layer("FastGRNN")
     xs = torch.randn(B, T, D, dtype=F64)
     ys, _ = functional_call(es.FastGRNN(D, H).double(), fast_gated(p), (xs,), REFERENCE)
     assert (ys - layer(xs)[0]).abs().max() > 1e-3
     ys, _ = functional_call(es.FastGRNN(D, H, gate=tanh).double(), fast_gated(p), (xs,), REFERENCE)
     torch.testing.assert_close(ys, layer(xs)[0], rtol=0, atol=1e-10)
+
+
+def test_the_hard_sigmoid_of_sgu_has_slope_one_fifth() -> None:
+    v = torch.linspace(-4, 4, 9, dtype=F64)
+    want = torch.tensor([0, 0, 0.1, 0.3, 0.5, 0.7, 0.9, 1, 1], dtype=F64)
+    for make, read in ((es.SGU, math.log(2)), (es.DSGU, 0.5)):  # softplus(0), σ(0)
+        cell = make(1, 9).double()
+        with torch.no_grad():
+            for parameter in cell.parameters():
+                parameter.zero_()
+            cell.gate_rows(cell.bias_ih, "z", cell.input_gates).copy_(v)
+        ys, _ = cell(torch.zeros(1, 1, 1, dtype=F64), backend="reference")
+        torch.testing.assert_close(ys[0, 0], want * read, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("coupled", [True, False])

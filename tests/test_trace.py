@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,8 +12,11 @@ from laws import CELLS, D
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning.trace import Untraceable, trace
+from everstep.scanning.record import Untraceable
+from everstep.scanning.trace import trace
 from everstep.state import leaves
+
+OUTSIDE = torch.tensor([0.5, -1.0, 2.0])
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -25,8 +30,7 @@ def test_the_graph_computes_the_step(name: str) -> None:
     cell.eval()
     state = cell.initial_state(graph.rows, x)
     flat = [leaf + torch.randn_like(leaf) / 3 for _, leaf in leaves(state)]
-    values = {f"cell.{k}": v for k, v in [*cell.named_parameters(), *cell.named_buffers()]}
-    got = graph.module(values, [x], flat)
+    got = graph.module(*cell.parameters(), *cell.buffers(), x, *flat)
     y, new = cell.step(x, es.state.unflatten(state, flat))
     for a, b in zip(got, [y, *(leaf for _, leaf in leaves(new))], strict=True):
         torch.testing.assert_close(a, b)
@@ -51,12 +55,159 @@ def test_what_can_be_hoisted_is_found(cell: es.Cell, early: int, products: int, 
     assert str(graph).startswith(f"products that need x alone: {early}; ")
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, h: h * torch.tensor([1.0, 2.0, 3.0]) + x * torch.tensor(0.5),
+        lambda x, h: h * x.new_tensor([1.0, 2.0, 3.0]) + torch.as_tensor([0.5]),
+        lambda x, h: h * OUTSIDE + x * OUTSIDE[:1],
+        lambda x, h: torch.where(OUTSIDE > 0, h, x),
+        lambda x, h: h @ torch.eye(3) + torch.arange(3, dtype=x.dtype) + x.new_full((len(x), 3), 2.0),
+        lambda x, h: h + torch.scalar_tensor(2.0) * torch.linspace(0, 1, 3, device=x.device) + torch.zeros_like(x),
+        lambda x, h: torch.einsum("bi,bj->bij", x, h).sum(1) + torch.stack(h.unbind(1)[::-1], 1),
+        lambda x, h: torch.func.vmap(lambda a, b: torch.tanh(a) * b + OUTSIDE)(x, h),
+        lambda x, h: (h.t().reshape(3, -1).t() + x).double().float(),
+    ],
+)
+def test_constants_and_shapes_are_followed(function) -> None:
+    graph = trace(stepping(function), torch.zeros(2, 4, 3))
+    x, h = torch.randn(graph.rows, 3), torch.randn(graph.rows, 3)
+    y, new = graph.module(x, h)
+    torch.testing.assert_close(y, function(x, h))
+    torch.testing.assert_close(new, y)
+
+
+def test_a_tensor_made_in_a_step_runs_compiled() -> None:
+    cell, xs = stepping(lambda x, h: torch.tanh(h * torch.tensor([0.1, 0.2, 0.3]) + x)), torch.randn(2, 4, 3)
+    assert es.explain(cell, xs).backend == "fused"
+    torch.testing.assert_close(cell(xs)[0], cell(xs, backend="reference")[0])
+
+
+def test_a_derivative_inside_of_a_step_is_followed() -> None:
+    def function(x: Tensor, h: Tensor) -> Tensor:
+        v = h.detach().requires_grad_()
+        (slope,) = torch.autograd.grad((v * v * x).sum(), v, create_graph=True)
+        return h - 0.1 * slope
+
+    graph = trace(stepping(function), torch.zeros(2, 4, 3))
+    x, h = torch.randn(graph.rows, 3), torch.randn(graph.rows, 3)
+    torch.testing.assert_close(graph.module(x, h)[0], h - 0.2 * h * x)
+
+
+def test_only_the_users_own_detach_is_in_the_graph() -> None:
+    def found(function) -> int:
+        return sum(o.name == "detach" for o in trace(stepping(function), torch.zeros(2, 4, 3)).operations)
+
+    assert found(lambda x, h: h.requires_grad_().tanh()[:, :3].t().t() + x) == 0
+    assert found(lambda x, h: h.detach() + x) == 1
+
+
+def test_the_first_trace_imports_no_compiler() -> None:
+    code = (
+        "import sys, torch, everstep as es; from everstep.scanning.trace import trace; "
+        "trace(es.LSTM(3, 5), torch.zeros(2, 4, 3)); trace(es.LayerNormGRU(3, 5), torch.zeros(2, 4, 3)); "
+        "print([name for name in ('torch._dynamo', 'torch._inductor', 'sympy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_tensor_kept_from_a_traced_step_is_refused() -> None:
+    kept: list[Tensor] = []
+
+    def function(x: Tensor, h: Tensor) -> Tensor:
+        kept.append(h)
+        return kept[0] + x
+
+    cell = stepping(function)
+    trace(cell, torch.zeros(2, 4, 3))
+    with pytest.raises(Untraceable, match=rf"followed \({__file__}:\d+\): a tensor is kept from one call of a step"):
+        trace(cell, torch.zeros(2, 4, 3))
+    with pytest.raises(RuntimeError, match=r"add came upon a tensor that a step has kept"):
+        cell.step(torch.zeros(2, 3), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("outside", ["autocast", "inference", "device"])
+def test_the_callers_modes_stay_outside(outside: str) -> None:
+    weight = nn.Parameter(torch.randn(3, 3))
+    cell, xs = stepping(lambda x, h: torch.tanh(h @ weight.t() + x)), torch.zeros(2, 4, 3)
+    plain = [o.name for o in trace(cell, xs).operations]
+    modes = {
+        "autocast": torch.autocast("cpu", torch.bfloat16),
+        "inference": torch.inference_mode(),
+        "device": torch.device("cpu"),
+    }
+    with modes[outside]:
+        inside = [o.name for o in trace(cell, xs).operations]
+        assert type(nn.functional.linear(torch.ones(2, 3), weight)) is Tensor
+    assert [name for name in inside if name != "_to_copy"] == plain
+
+
+def stepping(function) -> es.Cell:
+    """A cell of 3 features whose step is `function`."""
+
+    class Cell(es.Cell):
+        def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            h = function(x, h)
+            return h, h
+
+    return Cell(3)
+
+
 def looks_at_values(x: Tensor, h: Tensor) -> Tensor:
     return h + x if x.sum() > 0 else h  # the line
 
 
+def compares(x: Tensor, h: Tensor) -> Tensor:
+    return h + x if torch.equal(x, h) else h  # the line
+
+
+def lists(x: Tensor, h: Tensor) -> Tensor:
+    return h * x.tolist()[0][0]  # the line
+
+
+def points(x: Tensor, h: Tensor) -> Tensor:
+    return h * x.data_ptr()  # the line
+
+
+def looks_at_a_constant(x: Tensor, h: Tensor) -> Tensor:
+    return h + x if OUTSIDE[0] > 0 else h  # the line
+
+
 def changes_in_place(x: Tensor, h: Tensor) -> Tensor:
     return h.add_(x)  # the line
+
+
+def sets(x: Tensor, h: Tensor) -> Tensor:
+    made = torch.tensor([1.0, 2.0, 3.0])
+    made[0] = 2.0  # the line
+    return h * made
+
+
+def writes(x: Tensor, h: Tensor) -> Tensor:
+    return torch.add(h, x, out=torch.empty(h.shape))  # the line
+
+
+def differentiates_nothing(x: Tensor, h: Tensor) -> Tensor:
+    with torch.no_grad():
+        return h + x  # the line
+
+
+def infers(x: Tensor, h: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return h + x  # the line
+
+
+def moves(x: Tensor, h: Tensor) -> Tensor:
+    return h + x.to("meta")  # the line
+
+
+def fails(x: Tensor, h: Tensor) -> Tensor:
+    return h @ x  # the line
+
+
+def raises(x: Tensor, h: Tensor) -> Tensor:
+    raise AssertionError  # the line
 
 
 def draws(x: Tensor, h: Tensor) -> Tensor:
@@ -79,7 +230,18 @@ def widens(x: Tensor, h: Tensor) -> Tensor:
     ("function", "message"),
     [
         (looks_at_values, "decides by the value of a tensor"),
+        (compares, "decides by the value of a tensor"),
+        (lists, "decides by the value of a tensor"),
+        (points, "decides by the value of a tensor"),
+        (looks_at_a_constant, "decides by the value of a tensor"),
         (changes_in_place, "in place by add_"),
+        (sets, "in place by (fill_|copy_)"),
+        (writes, "in place by add"),
+        (differentiates_nothing, "switches gradients off around add"),
+        (infers, "switches gradients off around add"),
+        (moves, "works on meta by _to_copy, but x is on cpu"),
+        (fails, "cannot be multiplied"),
+        (raises, "cannot be followed .*: AssertionError"),
         (draws, "random numbers by rand_like; a mask belongs to the sequence"),
         (sorts, "uses sort, which the engine does not know"),
         (grows, r"leaf 'state' from \(\d+, 3\) torch.float32 into \(\d+, 6\)"),
@@ -87,17 +249,22 @@ def widens(x: Tensor, h: Tensor) -> Tensor:
     ],
 )
 def test_refusals_name_the_operation_and_the_line(function, message: str) -> None:
-    class Cell(es.Cell):
-        def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-            h = function(x, h)
-            return h, h
-
+    cell = stepping(function)
     with pytest.raises(Untraceable, match=message) as caught:
-        trace(Cell(3), torch.zeros(2, 4, 3))
+        trace(cell, torch.zeros(2, 4, 3))
     lines, first = inspect.getsourcelines(function)
     marked = [first + place for place, line in enumerate(lines) if "# the line" in line]
     assert all(f"{__file__}:{line}" in str(caught.value) for line in marked)
-    assert str(caught.value) in str(es.explain(Cell(3), torch.zeros(2, 4, 3)))
+    assert str(caught.value) in str(es.explain(cell, torch.zeros(2, 4, 3)))
+
+
+def test_an_output_that_is_no_tensor_is_refused() -> None:
+    class Cell(es.Cell):
+        def step(self, x: Tensor, h: Tensor) -> tuple[float, Tensor]:  # type: ignore[override]
+            return 1.0, h
+
+    with pytest.raises(Untraceable, match="it gives float where a tensor is expected"):
+        trace(Cell(3), torch.zeros(2, 4, 3))
 
 
 def test_user_modules_are_followed() -> None:

@@ -12,7 +12,8 @@ def ATR(x, h, s):
     """Addition-subtraction twin-gated RNN (Zhang 2018, "Simplifying neural machine translation with …").
 
     p = W_xp x_t + b_xp; q = W_hp h_{t-1} + b_hp; i = σ(p + q): input gate; f = σ(p − q): forget gate;
-    h_t = i ∘ p + f ∘ h_{t-1}. The paper has no biases: `bias=False`.
+    h_t = i ∘ p + f ∘ h_{t-1}. The paper has no biases: `bias=False`. Its f is a misprint, as the README of the
+    authors' code says; this is the f of the code.
 
     >>> ys, h = ATR(3, 5)(torch.zeros(2, 7, 3))
 
@@ -24,7 +25,7 @@ def ATR(x, h, s):
 
 @gated("f i n", state="h")
 def CFN(x, h, s):
-    """Chaos-free network (Laurent & von Brecht 2016, "A recurrent neural network without chaos").
+    """Chaos-free network (Laurent & von Brecht 2017, "A recurrent neural network without chaos").
 
     f, i = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·): horizontal (the paper's θ) and vertical gate (η);
     h_t = f ∘ tanh(h_{t-1}) + i ∘ tanh(W_xn x_t + b_xn). The paper has no b_xn.

@@ -15,7 +15,8 @@ class BRC(Parametric):
     """Bistable recurrent cell (Vecoven 2021, "A bio-inspired bistable recurrent cell allows for long-lasting memory").
 
     a = 1 + tanh(W_a x_t + b_a + w_a ∘ h_{t-1}): feedback, bistable where a > 1; c = σ(W_c x_t + b_c + w_c ∘ h_{t-1}):
-    update gate; h_t = c ∘ h_{t-1} + (1 − c) ∘ tanh(W_n x_t + b_n + a ∘ h_{t-1}).
+    update gate; h_t = c ∘ h_{t-1} + (1 − c) ∘ tanh(W_n x_t + b_n + a ∘ h_{t-1}). The authors' code has no b_n, and
+    starts w_a and w_c at 1.
 
     >>> ys, h = BRC(3, 5)(torch.zeros(2, 7, 3))
 
@@ -48,7 +49,7 @@ def NBRC(x, h, s):
 
     a = 1 + tanh(W_xa x_t + b_xa + W_ha h_{t-1} + b_ha): feedback, bistable where a > 1;
     c = σ(W_xc x_t + b_xc + W_hc h_{t-1} + b_hc): update gate;
-    h_t = c ∘ h_{t-1} + (1 − c) ∘ tanh(W_xn x_t + b_xn + a ∘ h_{t-1}).
+    h_t = c ∘ h_{t-1} + (1 − c) ∘ tanh(W_xn x_t + b_xn + a ∘ h_{t-1}). The authors' code has no b_xn.
 
     >>> ys, h = NBRC(3, 5)(torch.zeros(2, 7, 3))
 

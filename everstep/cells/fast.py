@@ -14,7 +14,7 @@ class FastRNN(Parametric):
     """FastRNN (Kusupati 2018, "FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent …").
 
     h_t = α φ(W x_t + U h_{t-1} + b) + β h_{t-1}, with α = σ(`alpha`) and β = σ(`beta`), two learned scalars, and
-    φ = `activation`. α is small at first and β near 1, as in the authors' code (−3 and 3 before σ).
+    φ = `activation`. α is small at first and β near 1, as in the authors' code, EdgeML (−3 and 3 before σ).
 
     >>> ys, h = FastRNN(3, 5)(torch.zeros(2, 7, 3))
 
@@ -54,7 +54,8 @@ class FastGRNN(Parametric):
 
     p = W x_t + U h_{t-1}; z = γ(p + b_z): gate, γ = `gate`; n = tanh(p + b_n): candidate;
     h_t = (ζ (1 − z) + ν) ∘ n + z ∘ h_{t-1}, with ζ = σ(`zeta`) and ν = σ(`nu`), two learned scalars (1 and −4 before σ
-    at first, as in the authors' code). γ is a sigmoid, where torchrecurrent 0.2.5 has tanh unless told otherwise.
+    at first). γ and these starts are those of the authors' code, EdgeML; torchrecurrent 0.2.5 has tanh for γ unless
+    told otherwise.
 
     >>> ys, h = FastGRNN(3, 5)(torch.zeros(2, 7, 3))
 

@@ -27,7 +27,8 @@ class RGLRU(Affine):
     `decay` (size,): Λ, such that σ(Λ)⁸ is uniform in 0.9 … 0.999 at first.
 
     Known limit: the block around it (convolution, gated branch) is not part of it. The first step of a sequence is
-    scaled by √(1 − a²) like all others, as the paper's equation has it.
+    scaled by √(1 − a²) like all others, as the paper's equation has it; the authors' code, recurrentgemma, leaves the
+    first one as it is.
     """
 
     def __init__(self, size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None):

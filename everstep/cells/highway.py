@@ -24,7 +24,7 @@ class RHN(Parametric):
         input_size, hidden_size: features D of x_t and H of h_t.
         depth: layers L within a step.
         coupled: whether the carry gate is 1 − k, as in the paper's experiments.
-        transform_bias: what b_kl starts at; below 0 so that much is carried at first.
+        transform_bias: what b_kl starts at; below 0 so that much is carried at first (−2 or −4 in the authors' code).
         **how: bias, device, dtype.
 
     Parameters, with G = 2 gates (n, k), or 3 (n, k, e): `weight_ih` (G·H, D); `weight_hh` (L·G·H, H) and `bias_hh`

@@ -25,7 +25,8 @@ class IntersectionRNN(Parametric):
 
     Parameters: `weight_ih` (4D, D), `weight_hh` (4D, D), `bias_ih` (4D): the rows of y, h, g, k.
 
-    Known limit: the three sizes are one, because x_t passes on; put a projection before it.
+    Known limit: the three sizes are one, because x_t passes on; put a projection before it. Every bias starts alike,
+    where the first author's cell in TensorFlow adds 1 to a_g and a_k.
     """
 
     weight_ih: Tensor

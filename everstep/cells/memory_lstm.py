@@ -76,7 +76,7 @@ class ResLSTM(PeepholeLSTM):
 
     Parameters: those of `PeepholeLSTM`; `weight_ho` (H, H): P; `weight_io` (H, D): R.
 
-    Known limit: where D = H the paper passes x_t on as it is; here R is learned always.
+    Known limit: R is learned always; where D = H it could be the identity.
     """
 
     weight_ho: Tensor
@@ -95,8 +95,9 @@ class ResLSTM(PeepholeLSTM):
 
 
 class MCLSTM(Parametric):
-    """Memory-controller LSTM ("MC-LSTM", NIPS 2017 workshop): the gates see a vector of their own, not the output.
+    """Memory-controller LSTM (Ben-Ari & Shwartz-Ziv 2017, "Sequence modeling using a memory controller extension …").
 
+    The gates see a vector of their own, not the output.
     With a· = W_· x_t + U_· v_{t-1} + b_·: f, i, o, m = σ(a_·), g = tanh(a_g); c_t = f ∘ c_{t-1} + i ∘ g;
     h_t = o ∘ tanh(c_t): the output; v_t = m ∘ tanh(c_t): the control vector, which recurs in its place.
 
@@ -136,7 +137,7 @@ def WMCLSTM(x, h, s):
     i, f = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h· + tanh(V_· c_{t-1} + d_·)): input and forget gate;
     g = tanh(W_xg x_t + b_xg + W_hg h_{t-1} + b_hg); c_t = f ∘ c_{t-1} + i ∘ g;
     o = σ(W_xo x_t + b_xo + W_ho h_{t-1} + b_ho + tanh(V_o c_t + d_o)); h_t = o ∘ tanh(c_t).
-    V and d of i, f, o are the rows of p, q, r: peepholes with full matrices, squashed.
+    V and d of i, f, o are the rows of p, q, r: peepholes with full matrices, squashed. The paper has no d.
 
     >>> ys, (h, c) = WMCLSTM(3, 5)(torch.zeros(2, 7, 3))
 

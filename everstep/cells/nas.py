@@ -14,7 +14,8 @@ def NASCell(x, h, s):
     With u· = W_x· x_t + b_x· and v· = W_h· h_{t-1} + b_h·, for eight branches a … l:
     p = tanh(tanh(σ(u_a + v_a) ∘ relu(u_b + v_b)) + c_{t-1}); q = tanh(σ(u_d + v_d) + relu(u_e ∘ v_e));
     c_t = p ∘ q; r = tanh(tanh(tanh(u_f + v_f) ∘ σ(u_g + v_g)) + σ(tanh(u_k + v_k) + σ(u_l + v_l)));
-    h_t = tanh(c_t ∘ r). As in the authors' TensorFlow cell, branch e multiplies where the others add.
+    h_t = tanh(c_t ∘ r). Branch e multiplies where the others add, as in the NASCell of TensorFlow (contrib, Addons),
+    which has no biases unless told so; torchrecurrent 0.2.5 adds there too.
 
     >>> ys, (h, c) = NASCell(3, 5)(torch.zeros(2, 7, 3))
 

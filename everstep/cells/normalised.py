@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +23,25 @@ class _LayerNormed(Cell):
         device, dtype: of the parameters.
     """
 
+    gates: ClassVar[int]
+    norms: ClassVar[dict[str, int]]
+    """The features of each normalisation, in multiples of H."""
+
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        gates: int,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__(input_size, hidden_size)
         self.hidden_size = hidden_size
-        self.weight_ih = nn.Parameter(torch.empty(gates * hidden_size, input_size, device=device, dtype=dtype))
-        self.weight_hh = nn.Parameter(torch.empty(gates * hidden_size, hidden_size, device=device, dtype=dtype))
+        self.weight_ih = nn.Parameter(torch.empty(self.gates * hidden_size, input_size, device=device, dtype=dtype))
+        self.weight_hh = nn.Parameter(torch.empty(self.gates * hidden_size, hidden_size, device=device, dtype=dtype))
+        for name, many in self.norms.items():
+            self.add_module(name, nn.LayerNorm(many * hidden_size, device=device, dtype=dtype))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The matrices uniform in ±1/√H; every α = 1 and β = 0."""
@@ -63,17 +71,8 @@ class LayerNormRNN(_LayerNormed):
     Known limit: the sum is normalised, as in the paper, so that no product can be normalised ahead of the loop.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__(input_size, hidden_size, 1, device, dtype)
-        self.norm = nn.LayerNorm(hidden_size, device=device, dtype=dtype)
-        self.reset_parameters()
+    gates, norms = 1, {"norm": 1}
+    norm: nn.LayerNorm
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equation."""
@@ -101,19 +100,10 @@ class LayerNormLSTM(_LayerNormed):
     Known limit: no vendor kernel computes it. c itself is not normalised and may grow.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__(input_size, hidden_size, 4, device, dtype)
-        self.norm_x = nn.LayerNorm(4 * hidden_size, device=device, dtype=dtype)
-        self.norm_h = nn.LayerNorm(4 * hidden_size, device=device, dtype=dtype)
-        self.norm_c = nn.LayerNorm(hidden_size, device=device, dtype=dtype)
-        self.reset_parameters()
+    gates, norms = 4, {"norm_x": 4, "norm_h": 4, "norm_c": 1}
+    norm_x: nn.LayerNorm
+    norm_h: nn.LayerNorm
+    norm_c: nn.LayerNorm
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """Zeros for h and c."""
@@ -149,20 +139,11 @@ class LayerNormGRU(_LayerNormed):
     Known limit: no vendor kernel computes it.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__(input_size, hidden_size, 3, device, dtype)
-        self.norm_x = nn.LayerNorm(2 * hidden_size, device=device, dtype=dtype)
-        self.norm_h = nn.LayerNorm(2 * hidden_size, device=device, dtype=dtype)
-        self.norm_nx = nn.LayerNorm(hidden_size, device=device, dtype=dtype)
-        self.norm_nh = nn.LayerNorm(hidden_size, device=device, dtype=dtype)
-        self.reset_parameters()
+    gates, norms = 3, {"norm_x": 2, "norm_h": 2, "norm_nx": 1, "norm_nh": 1}
+    norm_x: nn.LayerNorm
+    norm_h: nn.LayerNorm
+    norm_nx: nn.LayerNorm
+    norm_nh: nn.LayerNorm
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equation."""

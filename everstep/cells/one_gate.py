@@ -109,7 +109,8 @@ def STAR(x, h, s):
     """Stackable recurrent cell (Turkoglu 2021, "Gating revisited: deep multi-layer RNNs that can be trained").
 
     n = tanh(W_xn x_t + b_xn): candidate, from x alone; k = σ(W_xk x_t + b_xk + W_hk h_{t-1} + b_hk): gate;
-    h_t = tanh((1 − k) ∘ h_{t-1} + k ∘ n).
+    h_t = tanh((1 − k) ∘ h_{t-1} + k ∘ n). With σ(a) = 1 − k, the authors' code gives n the
+    weight 1 − σ(a − 1), as `JANET` does, where the paper has k.
 
     >>> ys, h = STAR(3, 5)(torch.zeros(2, 7, 3))
 
@@ -121,10 +122,11 @@ def STAR(x, h, s):
 
 @gated("n", state="h")
 def SGRN(x, h, s):
-    """Simple gated recurrent network (IET Generation, Transmission & Distribution 2021, doi:10.1049/gtd2.12056).
+    """Simple gated recurrent network (Zu & Wei 2021, "A simple gated recurrent network for detection of power …").
 
     f = σ(W_xn x_t + b_xn + W_hn h_{t-1} + b_hn): forget gate;
-    h_t = tanh((1 − f) ∘ (W_xn x_t + b_xn) + f ∘ h_{t-1}): gate and candidate share one matrix.
+    h_t = tanh((1 − f) ∘ (W_xn x_t + b_xn) + f ∘ h_{t-1}): gate and candidate share one matrix. The paper
+    (doi:10.1049/gtd2.12056) has no b_xn.
 
     >>> ys, h = SGRN(3, 5)(torch.zeros(2, 7, 3))
 

@@ -36,7 +36,8 @@ class ProjectedLSTM(Parametric):
     Raises:
         ValueError: a size below 1, or `proj_size` not below `hidden_size`.
 
-    Known limit: of the paper's two projections only the recurrent one; the other is a `torch.nn.Linear` afterwards.
+    Known limit: of the paper's two projections only the recurrent one; the other is a `torch.nn.Linear` afterwards. The
+    paper's gates have peepholes too (`PeepholeLSTM`).
     """
 
     weight_ih: Tensor

@@ -15,7 +15,8 @@ from everstep.state import State
 class TRNN(InputGated):
     """T-RNN (Balduzzi & Ghifary 2016, "Strongly-typed recurrent neural networks").
 
-    z = W_z x_t + b_z; f = σ(W_f x_t + b_f); h_t = f ∘ h_{t-1} + (1 − f) ∘ z: affine in the state.
+    z = W_z x_t + b_z; f = σ(W_f x_t + b_f); h_t = f ∘ h_{t-1} + (1 − f) ∘ z: affine in the state. The paper has
+    no b_z.
 
     >>> ys, h = TRNN(3, 5)(torch.zeros(2, 7, 3))
 

@@ -25,8 +25,8 @@ class SCRN(Parametric):
 
     s_t = (1 − α) B x_t + α s_{t-1}: context, a running mean of inputs, α = `alpha`;
     h_t = σ(P s_t + A x_t + R h_{t-1}): hidden layer. The output is [h_t; s_t], H + C features, so that a linear head
-    gives the paper's U h_t + V s_t.
-    torchrecurrent 0.2.5 differs: there tanh(U h_t + V s_t) is fed back in the place of h_t.
+    gives the paper's U h_t + V s_t. The authors' code, SCRNNs, has P s_{t-1} in mfactory.lua, and P s_t in the comment
+    above it, as the paper has; in torchrecurrent 0.2.5 tanh(U h_t + V s_t) is fed back in the place of h_t.
 
     >>> ys, (h, s) = SCRN(3, 5, context_size=2)(torch.zeros(2, 7, 3))
     >>> ys.shape
@@ -35,7 +35,7 @@ class SCRN(Parametric):
     Args:
         input_size, hidden_size: features D of x_t and H of h_t.
         context_size: features C of s_t; H if not given.
-        alpha: the share of the context that stays, in [0, 1].
+        alpha: the share of the context that stays, in [0, 1]; 0.95 in the authors' code.
         **how: device, dtype. The paper has no biases.
 
     Parameters: `weight_ih` (C + H, D): the rows of B, then of A; `weight_hh` (H, C + H): [P, R].

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from everstep.cell import Cell, Layer
 from everstep.scanning import fused, parallel, reference, vendor
-from everstep.scanning.trace import Untraceable, evaluating, trace
+from everstep.scanning.record import Untraceable
+from everstep.scanning.trace import evaluating, trace
 from everstep.state import State, check_nest, leaves, map_state
 
 

@@ -3,66 +3,22 @@
 from __future__ import annotations
 
 import copy
-import sys
+import math
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, fx, nn
 
-from everstep import equation
 from everstep.cell import Cell
+from everstep.scanning.record import Recorder, Untraceable, kind_of, operation_name, users_line
 from everstep.state import leaves, unflatten
 
 _ROWS = (1009, 1013, 1019, 1021)
 """The batch that is traced: a size that no other dimension has."""
-_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
-_REDUCTIONS = {
-    "sum",
-    "mean",
-    "var",
-    "var_mean",
-    "amax",
-    "amin",
-    "prod",
-    "native_layer_norm",
-    "_softmax",
-    "_log_softmax",
-}
-_VIEWS = {
-    *("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "squeeze", "unsqueeze", "slice"),
-    *(
-        "select",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "diagonal",
-        "cat",
-        "stack",
-        "clone",
-        "alias",
-        "detach",
-        "getitem",
-        "_to_copy",
-    ),
-    *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "lift_fresh_copy"),
-}
-_EXTRA_POINTWISE = {"_prelu_kernel", "log_sigmoid_forward"}
-_NOT_THE_USERS = (
-    str(Path(torch.__file__).parent),
-    __file__,
-    sys.modules[Cell.__module__].__file__ or "",
-    equation.__file__,
-)
-
-
-class Untraceable(Exception):
-    """A step that cannot be followed; the message says which operation stood in the way, and where."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +47,11 @@ class Operation:
 class StepGraph:
     """A traced step of `rows` rows.
 
-    `module(parameters, x leaves, state leaves)` gives the output and the new state's leaves.
+    `module(*parameters and buffers, *x leaves, *state leaves)` gives the output and the new state's leaves. A node's
+    `meta["val"]` is a tensor on the meta device, or a tuple of them.
     """
 
-    module: torch.fx.GraphModule
+    module: fx.GraphModule
     rows: int
     operations: tuple[Operation, ...]
 
@@ -108,7 +65,7 @@ class StepGraph:
 
 
 def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
-    """Follow one step of `cell` on fake tensors shaped as one step of `xs` (a nest, (batch, time, …)).
+    """Follow one step of `cell` on tensors without numbers, shaped as one step of `xs` (a nest, (batch, time, …)).
 
     In eval mode, or, with `training`, in the modes that its modules are in.
 
@@ -116,17 +73,30 @@ def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
         Untraceable: control flow that depends on values, a change in place, random numbers, an unknown operation, or a
             state whose nest, shape or dtype changes.
     """
-    tensors = {id(t) for t in (*cell.parameters(), *cell.buffers())}
+    with _plainly():
+        tensors = {id(t) for t in (*cell.parameters(), *cell.buffers())}
+        try:
+            # a copy that shares the tensors: the tracer puts others in their places, which no other thread should meet
+            found = _trace(_apart(cell), xs, training)
+        except Untraceable:
+            raise
+        except Exception:  # what cannot be copied is traced itself
+            return _trace(cell, xs, training)
+        outside = [getattr(found.module, n.target) for n in found.module.graph.nodes if n.op == "get_attr"]
+        # a function that holds on to the cell itself has read parameters past the copy
+        return _trace(cell, xs, training) if any(id(t) in tensors for t in outside) else found
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """With derivatives, so that operations come in basic ones, and with nothing traced kept in autocast's cache."""
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
     try:
-        # a copy that shares the tensors: the tracer puts others in their places, which no other thread should meet
-        found = _trace(_apart(cell), xs, training)
-    except Untraceable:
-        raise
-    except Exception:  # what cannot be copied is traced itself
-        return _trace(cell, xs, training)
-    outside = [getattr(found.module, n.target) for n in found.module.graph.nodes if n.op == "get_attr"]
-    # a function that holds on to the cell itself has read parameters past the copy
-    return _trace(cell, xs, training) if any(id(t) in tensors for t in outside) else found
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
 
 
 def _apart(cell: Cell) -> Cell:
@@ -139,8 +109,6 @@ def _apart(cell: Cell) -> Cell:
 
 
 def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     parts = [leaf for _, leaf in leaves(xs)]
     sizes = {n for leaf in (*parts, *cell.parameters(), *cell.buffers()) for n in leaf.shape}
     rows = next(rows for rows in _ROWS if not any(n and n % rows == 0 for n in sizes))
@@ -148,25 +116,24 @@ def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
     like = xs_leaves[0]
     with torch.no_grad():
         holder = _Step(cell, xs, cell.initial_state(rows, like))
-    parameters = {n: p.detach() for n, p in (*holder.named_parameters(), *holder.named_buffers())}
-    places = _places(holder)
-    start = [leaf.detach() for _, leaf in leaves(holder.start)]
-
-    def run(values: dict[str, Tensor], inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
-        everywhere = {name: values[first] for name, first in places.items()}
-        # PyTorch's own tying puts the traced tensor into a module that two names share, and leaves it there
-        return torch.func.functional_call(holder, everywhere, (inputs, state), tie_weights=False)  # type: ignore[no-any-return]
-
+    recorder = Recorder(like.device)
+    parameters = [*holder.named_parameters(), *holder.named_buffers()]
+    values = {name: recorder.input(f"value{k}", parameter) for k, (name, parameter) in enumerate(parameters)}
+    everywhere: dict[str, Tensor] = {name: values[first] for name, first in _places(holder).items()}
+    inputs = [recorder.input(f"x{k}", leaf) for k, leaf in enumerate(xs_leaves)]
+    state = [recorder.input(f"state{k}", leaf) for k, (_, leaf) in enumerate(leaves(holder.start))]
     try:
-        with torch.enable_grad(), nullcontext() if training else evaluating(cell), _Guard():
-            module = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(parameters, xs_leaves, start)
+        with nullcontext() if training else evaluating(cell), recorder:
+            # PyTorch's own tying puts the traced tensor into a module that two names share, and leaves it there
+            results = torch.func.functional_call(holder, everywhere, (inputs, state), tie_weights=False)
+        module = recorder.finish(results)
     except Untraceable:
         raise
     except Exception as error:  # what a step can do wrong has no common class
-        where = _users_line((f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)[::-1])
-        reason = str(error).strip().splitlines()[0]
+        where = users_line((f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)[::-1])
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Untraceable(f"its step cannot be followed{where}: {reason}") from error
-    return StepGraph(module, rows, tuple(_operations(module, len(parameters), len(xs_leaves))))
+    return StepGraph(module, rows, tuple(_operations(module, rows, len(values), len(xs_leaves))))
 
 
 def _places(module: nn.Module) -> dict[str, str]:
@@ -179,39 +146,6 @@ def _places(module: nn.Module) -> dict[str, str]:
                 name = f"{prefix}.{key}" if prefix else key
                 found[name] = first.setdefault(id(tensor), name)
     return found
-
-
-class _Guard(TorchDispatchMode):
-    """Refuses an operation where it is called, so that the refusal can name the user's line."""
-
-    def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = operation_name(target)
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            problem = f"draws random numbers by {name}; a mask belongs to the sequence: use a wiring"
-        elif not torch.is_grad_enabled():
-            problem = f"switches gradients off around {name}; use detach"
-        elif target._schema.is_mutable:
-            problem = f"changes a tensor in place by {name}"
-        elif name == "_local_scalar_dense":
-            problem = "decides by the value of a tensor, which differs from row to row"
-        elif target.namespace == "aten" and _kind(target) is None and any(isinstance(arg, Tensor) for arg in args):
-            problem = f"uses {name}, which the engine does not know"
-        else:
-            return target(*args, **(kwargs or {}))
-        raise Untraceable(f"its step {problem}{_users_line(_callers())}")
-
-
-def _callers() -> Iterator[tuple[str, int]]:
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        yield frame.f_code.co_filename, frame.f_lineno
-        frame = frame.f_back
-
-
-def _users_line(frames: Iterable[tuple[str, int]]) -> str:
-    """ " (FILE:LINE)" of the innermost frame that is the user's."""
-    found = next((f for f in frames if not f[0].startswith(_NOT_THE_USERS)), None)
-    return f" ({found[0]}:{found[1]})" if found else ""
 
 
 class _Step(nn.Module):
@@ -246,8 +180,8 @@ def evaluating(cell: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _operations(module: torch.fx.GraphModule, parameters: int, inputs: int) -> Iterator[Operation]:
-    needs: dict[torch.fx.Node, frozenset[str]] = {}
+def _operations(module: fx.GraphModule, rows: int, parameters: int, inputs: int) -> Iterator[Operation]:
+    needs: dict[fx.Node, frozenset[str]] = {}
     places = ["parameters"] * parameters + ["x"] * inputs
     for place, node in enumerate(module.graph.nodes):
         if node.op == "placeholder":
@@ -256,33 +190,18 @@ def _operations(module: torch.fx.GraphModule, parameters: int, inputs: int) -> I
             needs[node] = frozenset(["parameters"])
         elif node.op == "call_function":
             needs[node] = frozenset().union(*(needs[other] for other in node.all_input_nodes))
-            yield _operation(node, needs[node])
+            yield _operation(node, needs[node], rows)
 
 
-def _operation(node: torch.fx.Node, needs: frozenset[str]) -> Operation:
-    kind = _kind(node.target) or "view"  # what is unknown and takes no tensor makes a constant
+def _operation(node: fx.Node, needs: frozenset[str], rows: int) -> Operation:
+    kind = kind_of(node.target) or "view"  # what is unknown and takes no tensor makes a constant
     if kind != "product":
         return Operation(operation_name(node.target), kind, needs, 0)
-    left, right = map(_shape, [arg for arg in node.args if isinstance(arg, torch.fx.Node)][-2:])
-    return Operation(operation_name(node.target), kind, needs, 2 * left[-1] * right[-1])
+    left, _ = [arg for arg in node.args if isinstance(arg, fx.Node)][-2:]
+    depth = _shape(left)[-1]
+    return Operation(operation_name(node.target), kind, needs, 2 * depth * math.prod(_shape(node)) // rows)
 
 
-def operation_name(target: Any) -> str:
-    """PyTorch's name for an operation, without its overload."""
-    return str(getattr(target, "__name__", target)).split(".")[0]
-
-
-def _kind(target: Any) -> str | None:
-    name = operation_name(target)
-    if name in _PRODUCTS:
-        return "product"
-    if name in _REDUCTIONS:
-        return "reduction"
-    if name in _VIEWS:
-        return "view"
-    return "pointwise" if torch.Tag.pointwise in getattr(target, "tags", ()) or name in _EXTRA_POINTWISE else None
-
-
-def _shape(node: torch.fx.Node) -> tuple[int, ...]:
+def _shape(node: fx.Node) -> tuple[int, ...]:
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()

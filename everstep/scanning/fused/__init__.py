@@ -1,13 +1,14 @@
 """Any cell at compiled speed: its step is traced, split, differentiated, written as C++, compiled and kept.
 
-What depends on x alone, PyTorch computes for all steps at once (`lower.py`); the rest is a graph of numbers of one row
-(`graph.py`), whose derivative is another (`adjoint.py`). Both are ordered into products and loops (`plan.py`), written
-as C++ (`cpu.py`), compiled into a cache (`build.py`) and called (`call.py`).
+What depends on x alone, PyTorch computes for all steps at once (`split.py`); of the rest `lower.py` makes a graph of
+numbers of one row (`graph.py`), whose derivative is another (`adjoint.py`). Both are ordered into products and loops
+(`plan.py`), written as C++ (`cpu.py`), compiled into a cache (`build.py`) and called (`call.py`).
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from types import FunctionType, ModuleType
@@ -25,7 +26,8 @@ from everstep.scanning.fused.call import Program
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.fused.table import Rows
-from everstep.scanning.trace import Untraceable, trace
+from everstep.scanning.record import Untraceable
+from everstep.scanning.trace import trace
 from everstep.state import State, leaves, map_state, unflatten
 
 name = "fused"
@@ -106,13 +108,20 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     flat = [leaf.flatten(0, 1) for leaf in parts]
     if places is not None:
         flat = [leaf.index_select(0, places) for leaf in flat]
-    values = program.step.before.forward(*_parameters(_modules(cell, [])), *flat, rows.steps)
-    tensors = [v if v.dtype == program.dtype else v.to(program.dtype) for v in values]
+    parameters, mixed = _parameters(_modules(cell, [])), torch.is_autocast_enabled("cpu")
+
+    def outside() -> list[Tensor]:
+        """What needs no state, in the precision of the call: backward may ask once more."""
+        with nullcontext() if torch.is_autocast_enabled("cpu") == mixed else torch.autocast("cpu", enabled=mixed):
+            values = program.step.before.forward(*parameters, *flat, rows.steps)
+        values = [v if v.dtype == program.dtype else v.to(program.dtype) for v in values]
+        return [v.contiguous() if k < len(program.step.inputs) else v for k, v in enumerate(values)]
+
     start = [leaf for _, leaf in leaves(state)]
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
-    ys, final = program.run([*tensors, *start], rows, initial)
+    ys, final = program.run(outside, rows, start, initial)
     if places is not None:
         ys = ys.new_zeros(batch * time, *ys.shape[1:]).index_copy(0, places, ys)
     return ys.view(batch, time, *ys.shape[1:]), unflatten(state, final)

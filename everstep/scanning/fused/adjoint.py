@@ -20,7 +20,7 @@ from everstep.scanning.fused.graph import (
     whole,
 )
 from everstep.scanning.fused.lower import Lowered
-from everstep.scanning.trace import Untraceable
+from everstep.scanning.record import Untraceable
 
 _RECOMPUTE = 10
 """What a saved number costs in cheap operations: values that take more are kept, others are computed again."""
@@ -218,7 +218,17 @@ class _Derivation:
             leaf = self.leaf_after[id(node)]
             self.kept.add(leaf)
             return self.build.input("next", leaf, node.shape).node
-        return self._save(node) if self.price(node) > _RECOMPUTE else None
+        return self._save(node) if self._worth(node) else None
+
+    def _worth(self, node: Node) -> bool:
+        """Whether to save a value, not to compute it again: not if it is quickly had from one that is worth saving."""
+        if self.price(node) <= _RECOMPUTE:
+            return False
+        dear = {id(a.node): a.node for a in node.args if self.price(a.node) > _RECOMPUTE}
+        if node.op not in CHEAP or len(dear) != 1:
+            return True
+        (only,) = dear.values()
+        return only.op in ("product", "scatter", *REDUCTIONS) or only.size > node.size
 
     def _save(self, node: Node) -> Node:
         if node not in self.saved:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from everstep.scanning.fused import build, cpu
+from everstep.scanning.fused import build, cpu, overlay
 from everstep.scanning.fused.adjoint import Adjoint, derive
 from everstep.scanning.fused.graph import View, whole
 from everstep.scanning.fused.lower import Lowered
@@ -43,8 +43,9 @@ class Program:
         self.kept = sorted(self.adjoint.kept)
         self._forward()
         self._backward()
-        plans = (self.forward_plan, self.backward_plan)
-        read = {arg.node.key for plan in plans for node in plan.nodes for arg in node.args if arg.node.op == "input"}
+        self._overlay()
+        self._generate()
+        read = {node.key for order in (self.forward_plan, self.backward_plan) for node in overlay.inputs(order)}
         self.elementwise = sorted(k for kind, k in read if kind == "const")
         """Constants that are read by pointwise operations."""
 
@@ -59,19 +60,7 @@ class Program:
         ends += [End("saved", k, whole(node)) for k, node in enumerate(self.adjoint.saved)]
         self.extra = [k for k in self.kept if k not in self.shared]
         ends += [End("seq", k, step.following[k]) for k in self.extra]
-        sizes = {f"x{k}": _size(shape) for k, shape in enumerate(step.inputs)}
-        sizes |= {f"const{k}": _size(shape) for k, shape in enumerate(step.constants)}
-        sizes |= {"y0": _size(step.output.shape)}
-        optional = {f"saved{k}": node.size for k, node in enumerate(self.adjoint.saved)}
-        optional |= {f"seq{k}": self.states[k] for k in self.extra}
-        self.kept_sizes = optional
-        """What the forward loop leaves for the backward one, numbers a step."""
         self.forward_plan = plan(step.builder, ends, "next")
-        setting = cpu.Setting(
-            False, self.states, sizes | optional, frozenset(), frozenset(optional), (None,) * len(self.states)
-        )
-        self.forward_code = cpu.generate(self.forward_plan, setting, self.bytes)
-        self.forward = build.load(self.forward_code.source, f"{self.name}-forward").run
 
     def _backward(self) -> None:
         step, adjoint = self.step, self.adjoint
@@ -93,31 +82,70 @@ class Program:
         ends += [End("g", k, view) for k, view in enumerate(self.gradients)]
         ends += [End("sum", k, view) for k, view in enumerate(self.totals)]
         self.backward_plan = plan(step.builder, ends, "dprev")
-        sizes = {f"x{k}": _size(shape) for k, shape in enumerate(step.inputs)}
+
+    def _overlay(self) -> None:
+        """Which arrays lie in the memory of which input."""
+        sizes = {k: _size(shape) for k, shape in enumerate(self.step.inputs)}
+        # operands of products are read once more, when the loop backward is over
+        operands = {p.operand.node.key for p in self.adjoint.products}
+        hosts = {k: sizes[k] for k in overlay.own(self.step.before, len(sizes)) if ("x", k) not in operands}
+        saved = {k: node.size for k, node in enumerate(self.adjoint.saved) if ("saved", k) not in operands}
+        self.homes = overlay.homes(hosts, saved, self.forward_plan, self.backward_plan)
+        """Saved values that overwrite an input in training."""
+        hosts = {home.host: sizes[home.host] for home in self.homes.values()}
+        self.over: dict[int, int] = {}
+        """Gradients that overwrite an input: the input's number."""
+        for host, size in hosts.items():
+            number = self.of_input.get(host, -1)
+            early = overlay.hindering(self.backward_plan, number, size, host, self.homes)
+            if number not in self.over and early is not None and sum(saved[k] for k in early) < size:
+                self.over[number] = host
+                self.homes = {k: home for k, home in self.homes.items() if k not in early}
+        read = {node.key for node in overlay.inputs(self.backward_plan)} | operands
+        self.needed = sorted({*hosts, *(k for kind, k in read if kind == "x")})
+        """Inputs that backward needs."""
+
+    def _generate(self) -> None:
+        step, adjoint = self.step, self.adjoint
+        inputs = {k: _size(shape) for k, shape in enumerate(step.inputs)}
+        sizes = {f"x{k}": size for k, size in inputs.items()}
         sizes |= {f"const{k}": _size(shape) for k, shape in enumerate(step.constants)}
-        sizes |= {"y0": _size(step.output.shape), "dy0": _size(step.output.shape)}
-        sizes |= {f"saved{k}": node.size for k, node in enumerate(adjoint.saved)}
-        sizes |= {f"seq{k}": self.states[k] for k in self.extra}
+        sizes |= {"y0": _size(step.output.shape)}
+        kept = {f"saved{k}": node.size for k, node in enumerate(adjoint.saved)}
+        kept |= {f"seq{k}": self.states[k] for k in self.extra}
+        apart = {f"saved{k}": inputs[home.host] for k, home in self.homes.items()}
+        self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
+        """What the forward loop leaves for the backward one in memory of its own, numbers a step."""
+        setting = cpu.Setting(
+            False, self.states, sizes | kept, frozenset(), frozenset(kept), (None,) * len(self.states), apart
+        )
+        self.forward_code = cpu.generate(self.forward_plan, setting, self.bytes)
+        self.forward = build.load(self.forward_code.source, f"{self.name}-forward").run
+
+        sizes |= {"dy0": _size(step.output.shape), **kept}
         for k, size in enumerate(self.states):
             sizes |= {f"before{k}": size, f"before_init{k}": size}
         optional = {f"g{k}": _size(view.shape) for k, view in enumerate(self.gradients)}
         sums = {f"sum{k}": _size(view.shape) for k, view in enumerate(self.totals)}
-        following = tuple(self.sequence(k) if k in self.kept else None for k in range(len(self.states)))
+        following = tuple(self.sequence(k) if k in adjoint.kept else None for k in range(len(self.states)))
         setting = cpu.Setting(
-            True, self.states, sizes | optional | sums, frozenset(sums), frozenset(optional), following
+            True, self.states, sizes | optional | sums, frozenset(sums), frozenset(optional), following, apart
         )
         self.backward_code = cpu.generate(self.backward_plan, setting, self.bytes)
         self.backward = build.load(self.backward_code.source, f"{self.name}-backward").run
 
     # running
 
-    def run(self, tensors: Sequence[Tensor], rows: Rows, initial: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Outputs (steps, size) and final state from inputs, constants and start state."""
-        needed = torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *initial))
+    def run(
+        self, again: Callable[[], list[Tensor]], rows: Rows, start: Sequence[Tensor], initial: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Outputs (steps, size) and final state; every call of `again` gives contiguous inputs, and constants."""
+        values = again()
+        needed = torch.is_grad_enabled() and any(t.requires_grad for t in (*values, *start, *initial))
         if needed:
-            ys, *final = _Loop.apply(self, rows, *tensors, *initial)
+            ys, *final = _Loop.apply(self, rows, again, *values, *start, *initial)
         else:
-            ys, *final = self.go(tensors, initial, rows, None)
+            ys, *final = self.go([*values, *start], initial, rows)
         return ys, final
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
@@ -128,45 +156,61 @@ class Program:
         return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]
 
     def go(
-        self, tensors: Sequence[Tensor], initial: Sequence[Tensor], rows: Rows, keep: dict[str, Tensor] | None
+        self, tensors: Sequence[Tensor], initial: Sequence[Tensor], rows: Rows, kept: Tensor | None = None
     ) -> list[Tensor]:
-        """The forward loop; what backward needs goes into `keep`."""
+        """The forward loop; what backward needs goes into `kept` and over inputs."""
         xs, constants, start, _ = self.split(tensors)
         like = tensors[0]
         ys = empty(like, rows.steps, *self.step.output.shape)
         final = [empty(like, rows.count, *shape) for shape in self.step.states]
-        arrays = self._read(xs, constants)
+        arrays = self._read(dict(enumerate(xs)), constants)
         arrays["y0"] = ys
         for k in range(len(self.states)):
             arrays[f"start{k}"] = start[k].contiguous()
             arrays[f"end{k}"] = final[k]
             if initial:
                 arrays[f"init{k}"] = initial[k].contiguous()
-        if keep is not None:
-            # one piece of memory for all: small calls are all overhead
-            kept = empty(like, rows.steps * sum(self.kept_sizes.values()))
-            place = 0
-            for name, size in self.kept_sizes.items():
-                keep[name] = kept[place : place + rows.steps * size].view(rows.steps, size)
-                place += rows.steps * size
-            arrays |= keep
+        if kept is not None:
+            arrays |= self._keep(kept, arrays, rows)
         matrices = self._matrices(self.forward_plan, constants)
         table(self.kernels, self.forward_code, arrays, matrices, rows).run(self.forward)
         return [ys, *final]
 
+    def memory(self, like: Tensor, rows: Rows) -> Tensor:
+        """One piece for all that is kept: small calls are all overhead."""
+        return empty(like, rows.steps * sum(self.kept_sizes.values()))
+
+    def _keep(self, kept: Tensor, arrays: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
+        """The arrays that the forward loop leaves for the backward one."""
+        found = {}
+        place = 0
+        for name, size in self.kept_sizes.items():
+            found[name] = kept[place : place + rows.steps * size].view(rows.steps, size)
+            place += rows.steps * size
+        for k, home in self.homes.items():
+            size = self.adjoint.saved[k].size
+            found[f"saved{k}"] = _flat(arrays[f"x{home.host}"])[:, home.offset : home.offset + size]
+        return found
+
     def back(
         self,
+        xs: Mapping[int, Tensor],
         tensors: Sequence[Tensor],
-        keep: dict[str, Tensor],
+        kept: Tensor,
+        ys: Tensor,
         rows: Rows,
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        """The backward loop, and a product over all steps for every weight."""
-        xs, constants, start, initial = self.split(tensors)
-        like = tensors[0]
+        """The backward loop, and a product over all steps for every weight.
+
+        `xs`: the inputs that it needs; `tensors`: constants, start state, initial state.
+        """
+        _, constants, start, initial = self.split([None] * len(self.step.inputs) + list(tensors))
+        like = ys
         arrays = self._read(xs, constants)
-        arrays.update(keep)
+        arrays |= self._keep(kept, arrays, rows)
+        arrays["y0"] = ys
         dy = grads[0]
         arrays["dy0"] = zeros(like, rows.steps, *self.step.output.shape) if dy is None else dy.contiguous()
         ends = []
@@ -183,7 +227,8 @@ class Program:
         used = {m for k, m in self.of_input.items() if want_x[k]}
         used |= {m for m, p in zip(self.of_product, self.adjoint.products, strict=True) if want_c[p.matrix]}
         for m in used:
-            arrays[f"g{m}"] = empty(like, rows.steps, *self.gradients[m].shape)
+            shape = (rows.steps, *self.gradients[m].shape)
+            arrays[f"g{m}"] = arrays[f"x{self.over[m]}"].detach().view(shape) if m in self.over else empty(like, *shape)
         threads = max(1, torch.get_num_threads())
         for m in {m for k, m in self.of_constant.items() if want_c[k]}:
             width = 2 * cpu.leading(_size(self.totals[m].shape), self.bytes)
@@ -204,7 +249,7 @@ class Program:
                 gradient = transposed(_flat(arrays[f"g{m}"]), operand).t()
                 held = d_constants[product.matrix]
                 d_constants[product.matrix] = gradient if held is None else held + gradient
-        d_x: list[Tensor | None] = [None] * len(xs)
+        d_x: list[Tensor | None] = [None] * len(want_x)
         given: set[int] = set()
         for k, m in self.of_input.items():
             if want_x[k]:
@@ -217,28 +262,32 @@ class Program:
     def _operand(self, view: View, arrays: dict[str, Tensor], rows: Rows) -> Tensor:
         """A product's operand at every step, (steps, size)."""
         kind, k = view.node.key
-        if kind == "prev":
-            after = _flat(arrays[self.sequence(k)])
-            start = _flat(arrays[f"before{k}"])
-            if rows.whole:
-                steps = after.view(rows.count, -1, after.shape[1])
-                flat = torch.cat([start[:, None], steps[:, :-1]], 1).flatten(0, 1)
-            else:
-                flat = empty(after, *after.shape)
-                flat[1:] = after[:-1]
-                who, where = rows.starts
-                flat[where] = start[who]
-            if rows.resets is not None:
-                who, where = rows.restarts
-                flat[where] = _flat(arrays[f"before_init{k}"])[who]
-        else:
-            flat = _flat(arrays[f"{kind}{k}"])
+        if kind == "prev" and f"prev{k}" not in arrays:
+            arrays[f"prev{k}"] = self._previous(k, arrays, rows)
+        flat = _flat(arrays[f"{kind}{k}"])
         size = _size(view.shape)
         return flat if view.whole else flat[:, view.place.offset : view.place.offset + size]
 
-    def _read(self, xs: Sequence[Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _previous(self, k: int, arrays: Mapping[str, Tensor], rows: Rows) -> Tensor:
+        """A leaf of the state before every step, (steps, size)."""
+        after = _flat(arrays[self.sequence(k)])
+        start = _flat(arrays[f"before{k}"])
+        found = empty(after, *after.shape)
+        if rows.whole:
+            before, steps = (array.view(rows.count, -1, after.shape[1]) for array in (found, after))
+            before[:, 1:], before[:, 0] = steps[:, :-1], start
+        else:
+            found[1:] = after[:-1]
+            who, where = rows.starts
+            found[where] = start[who]
+        if rows.resets is not None:
+            who, where = rows.restarts
+            found[where] = _flat(arrays[f"before_init{k}"])[who]
+        return found
+
+    def _read(self, xs: Mapping[int, Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:
         """The arrays that loops read element by element."""
-        arrays = {f"x{k}": x.contiguous() for k, x in enumerate(xs)}
+        arrays = {f"x{k}": x for k, x in xs.items()}
         for k in self.elementwise:
             arrays[f"const{k}"] = constants[k].contiguous()
         return arrays
@@ -251,41 +300,50 @@ class Program:
 
 class _Loop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, program: Program, rows: Rows, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.program, ctx.rows, ctx.keep = program, rows, {}
+    def forward(ctx: Any, program: Program, rows: Rows, again: Callable[[], list[Tensor]], *tensors: Tensor) -> Any:
+        ctx.program, ctx.rows, ctx.again, ctx.spent = program, rows, again, False
         count = len(tensors) - (len(program.states) if rows.resets is not None else 0)
-        ys, *final = program.go(tensors[:count], tensors[count:], rows, ctx.keep)
-        ctx.save_for_backward(*tensors, ys)
+        kept = program.memory(tensors[0], rows)
+        ys, *final = program.go(tensors[:count], tensors[count:], rows, kept)
+        xs = [tensors[k] for k in program.needed]
+        ctx.save_for_backward(kept, ys, *xs, *tensors[len(program.step.inputs) :])
         ctx.set_materialize_grads(False)
         return ys, *final
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, ys = ctx.saved_tensors
-        program, wanted = ctx.program, ctx.needs_input_grad[2:]
+        kept, ys, *rest = ctx.saved_tensors
+        program, rows, wanted = ctx.program, ctx.rows, ctx.needs_input_grad[3:]
+        xs = dict(zip(program.needed, rest, strict=False))
+        others = rest[len(xs) :]
         if all(grad is None for grad in grads):
-            return (None,) * (2 + len(tensors))
+            return (None,) * (3 + len(wanted))
         if torch.is_grad_enabled():
-            return None, None, *_differentiable(program, ctx.rows, tensors, grads, wanted)
-        keep = {**ctx.keep, "y0": ys}
-        return None, None, *program.back(tensors, keep, ctx.rows, grads, wanted)
+            state = others[len(program.step.constants) :]
+            return None, None, None, *_differentiable(program, rows, [*ctx.again(), *state], grads, wanted)
+        if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
+            values = [value.detach() for value in ctx.again()]
+            kept = program.memory(ys, rows)
+            inputs = len(program.step.inputs)
+            _, _, start, initial = program.split([*values, *others[len(values) - inputs :]])
+            program.go([*values, *start], initial, rows, kept)
+            xs = {k: values[k] for k in program.needed}
+        ctx.spent = bool(program.over)
+        return None, None, None, *program.back(xs, others, kept, ys, rows, grads, wanted)
 
 
 def _differentiable(
     program: Program, rows: Rows, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again: the loop replayed by PyTorch, one step at a time."""
-    with torch.enable_grad():
-        outputs = replay(program, rows, tensors)
-        pairs = [
-            (out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad
-        ]
-        chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]
-        found = iter(
-            torch.autograd.grad(
-                [out for out, _ in pairs], chosen, [grad for _, grad in pairs], create_graph=True, allow_unused=True
-            )
+    outputs = replay(program, rows, tensors)
+    pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad]
+    chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]
+    found = iter(
+        torch.autograd.grad(
+            [out for out, _ in pairs], chosen, [grad for _, grad in pairs], create_graph=True, allow_unused=True
         )
+    )
     return [next(found) if want else None for want in wanted]
 
 

@@ -82,12 +82,14 @@ class Code:
         arrays: names of the table's entries after `HEADER`.
         row: numbers of memory that each row of a block needs.
         spare: numbers that each thread needs besides, for what is not kept.
+        loose: numbers of a row's one loop, where no number needs another of the step before; else 0.
     """
 
     source: str
     arrays: tuple[str, ...]
     row: int
     spare: int
+    loose: int
 
 
 def leading(size: int, bytes_each: int) -> int:
@@ -107,6 +109,7 @@ class Setting:
         sums: names of arrays that are added to (gradients of constants).
         optional: names of arrays that may be absent.
         following: for each leaf of the state, the array in which the forward loop left it after every step, or None.
+        apart: distance of the steps of arrays that lie within others.
     """
 
     backward: bool
@@ -115,6 +118,7 @@ class Setting:
     sums: frozenset[str]
     optional: frozenset[str]
     following: tuple[str | None, ...]
+    apart: dict[str, int]
 
 
 def generate(plan: Plan, setting: Setting, bytes_each: int) -> Code:
@@ -138,6 +142,21 @@ class _Writer:
         for name in (*setting.sizes, *self.packs):
             if name not in self.arrays:
                 self.arrays.append(name)
+        self.zeros = [n for n in plan.scattered if sum(math.prod(p.shape) for p in n.parts) < n.size]
+        self.loose = self._loose()
+
+    def _loose(self) -> int:
+        loop = self.plan.phases[0] if len(self.plan.phases) == 1 else None
+        if not isinstance(loop, Loop) or self.zeros:
+            return 0
+        carried = [
+            arg
+            for node in loop.nodes
+            for arg in node.args
+            if arg.node.op == "input" and arg.node.key[0] == ("dnext" if self.setting.backward else "prev")
+        ]
+        divided = _divided(loop, [math.prod(loop.shape)])
+        return math.prod(loop.shape) if divided and all(arg.whole for arg in carried) else 0
 
     # the frame
 
@@ -196,7 +215,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
               memory + i * a[{self._at("share")}] - i * {self.widest});
 }}
 """
-        return Code(source, tuple(self.arrays), row, self.widest)
+        return Code(source, tuple(self.arrays), row, self.widest, self.loose)
 
     def _at(self, name: str) -> int:
         return HEADER.index(name)
@@ -215,7 +234,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
                 lines.append(f"  T* const {name} = a[{slot}] ? {own} : nowhere;")
             elif name in s.optional:
                 lines.append(f"  T* const {name} = a[{slot}] ? (T*)a[{slot}] : nowhere;")
-                lines.append(f"  const int64_t {name}_step = a[{slot}] ? {size} : 0;")
+                lines.append(f"  const int64_t {name}_step = a[{slot}] ? {s.apart.get(name, size)} : 0;")
             else:
                 lines.append(f"  {const}T* const {name} = ({const}T*)a[{slot}];")
         lines += [f"  const T* const {name} = (const T*)a[{self._slot(name)}];" for name in self.packs]
@@ -306,9 +325,10 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
     for (int64_t i = active + me; i < count; i += team) {{
 {chr(10).join(waiting)}
     }}
-    WAIT();
+    {"if (active < count) " if self.loose else ""}WAIT();
 {swap}
   }}
+  {"WAIT();" if self.loose else ""}
   for (int64_t i = me; i < count; i += team) {{
     const int64_t r = ROW(i);
 {self._copy_states("end", "cur", "    ")}
@@ -329,15 +349,16 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
 
     def _step(self) -> list[str]:
         lines = []
-        zeros = [n for n in self.plan.scattered if sum(math.prod(p.shape) for p in n.parts) < n.size]
-        if zeros:
-            lines += self._clear(zeros)
+        if self.zeros:
+            lines += self._clear(self.zeros)
         for number, phase in enumerate(self.plan.phases):
             if isinstance(phase, Node):
                 lines += self._product(phase)
             else:
                 lines += self._loop(phase, f"loop{number}")
-            lines.append("    WAIT();")
+            # numbers that need no others wait where whole rows are moved
+            moved = "resets" if self.setting.backward else "resets || length[ROW(active - 1)] == t + 1"
+            lines.append(f"    if ({moved}) WAIT();" if self.loose else "    WAIT();")
         return lines
 
     def _clear(self, nodes: Sequence[Node]) -> list[str]:
@@ -413,7 +434,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
             return f"({self.setting.following[k]} + at * {self.setting.states[k]})"
         if kind == "const":
             return f"const{k}"
-        return f"({kind}{k} + at * {node.size})"
+        return f"({kind}{k} + at * {self.setting.apart.get(f'{kind}{k}', node.size)})"
 
     def _loop(self, loop: Loop, label: str) -> list[str]:
         """Pointwise values and reductions over one shape, for all active rows."""
@@ -438,7 +459,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
         shape, strides = _collapse(loop.shape, [p.strides for p in places])
 
         inner = shape[-1] if shape else 1
-        divided = len(shape) <= 1 and not loop.reduces and inner >= 32
+        divided = _divided(loop, shape)
         lines = ["    {"]
         if divided:
             # whole vectors for each thread
@@ -482,6 +503,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
         bounds = ("low", "high") if divided else ("0", str(inner))
         lines.append(f"{indent}for (int64_t j = {bounds[0]}; j < {bounds[1]}; ++j) {{")
         variables: dict[int, str] = {}
+        stored = []  # after all reads, which may be of the same memory (overlay.py)
         for node in loop.nodes:
             terms = []
             for arg in node.args:
@@ -507,8 +529,8 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
             for number, (owner, where, k, _) in enumerate(writes):
                 if owner is node:
                     sign = "+=" if f"{where}{k}" in self.setting.sums else "="
-                    lines.append(f"{indent}  {place_of(first_write + number, f'q{number}')} {sign} {variable};")
-        lines.append(f"{indent}}}")
+                    stored.append(f"{indent}  {place_of(first_write + number, f'q{number}')} {sign} {variable};")
+        lines += [*stored, f"{indent}}}"]
         for n in held:
             target = place_of(first_sum + n, f"s{n}")
             new = (
@@ -519,6 +541,11 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
             indent = indent[2:]
             lines.append(f"{indent}}}")
         return [*lines, "      }", "    }"]
+
+
+def _divided(loop: Loop, shape: Sequence[int]) -> bool:
+    """Whether threads share the numbers of a row, not the rows."""
+    return len(shape) <= 1 and not loop.reduces and math.prod(shape) >= 32
 
 
 def _flat_place(place: Place) -> Place:

@@ -14,7 +14,8 @@ from everstep.scanning.fused.lower import Lowered, lower
 from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.table import Rows, table
 from everstep.scanning.fused.threads import Kernels, kernels
-from everstep.scanning.trace import Untraceable, trace
+from everstep.scanning.record import Untraceable
+from everstep.scanning.trace import trace
 from everstep.state import State, leaves, unflatten
 
 
@@ -49,7 +50,7 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
         states = tuple(leaf[0].numel() for _, leaf in leaves(initial))
         sizes = {"x0": like.shape[1], "y0": cell.output_size}
         sizes |= {f"const{k}": torch.Size(shape).numel() for k, shape in enumerate(step.constants)}
-        setting = cpu.Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states))
+        setting = cpu.Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states), {})
         code = cpu.generate(order, setting, like.element_size())
         run = build.load(code.source, f"{type(cell).__name__}-step").run
         return _Step(step, order, code, run, kernels(like.dtype))

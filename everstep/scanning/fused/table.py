@@ -79,8 +79,12 @@ def table(
     like = next(iter(arrays.values()))
     each = like.element_size()
     sizes = [kernels.packed_size(*matrix.shape) for matrix in matrices]
-    threads, by_units = share(kernels, rows.count, sum(sizes), each)
-    block = rows.count if by_units else min(64, -(-rows.count // threads))
+    if matrices:
+        threads, by_units = share(kernels, rows.count, sum(sizes), each)
+    else:
+        threads, by_units = share_loose(rows, code.loose)
+    # without products, rows have nothing in common: one after the other, their memory is read in order
+    block = rows.count if by_units else min(64 if matrices else 1, -(-rows.count // threads))
     apart = block * code.row + code.spare
     work = _lines(block * code.row + threads * code.spare if by_units else threads * apart)
     memory = empty(like, work + sum(map(_lines, sizes)) + 16)
@@ -132,3 +136,11 @@ def share(kernels: Kernels, rows: int, weights: int, each: int) -> tuple[int, bo
     if threads > 1 and nanoseconds > 3000:
         return threads, True
     return min(threads, rows), False
+
+
+def share_loose(rows: Rows, loose: int) -> tuple[int, bool]:
+    """The same where nothing is multiplied: threads own rows, or, where rows are few, numbers that need no others."""
+    threads = max(1, torch.get_num_threads())
+    if rows.count < threads and rows.steps * loose > 1 << 15:
+        return threads, True
+    return min(threads, rows.count), False

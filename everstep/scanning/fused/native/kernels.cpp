@@ -124,6 +124,8 @@ void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, 
     ES_UNROLL for (int g = 0; g < G; ++g) rows[g] += ACROSS ? u * M : u;
   };
   const auto step = [&](int u) ES_ALWAYS {
+    if constexpr (M >= 8)  // the panel comes from L2
+      ES_UNROLL for (int r = 0; r < VECTORS; ++r) __builtin_prefetch(W + (u + 16) * PANEL<T> + r * L);
     if constexpr (M >= R) {
       Vec<T> w[R];
       ES_UNROLL for (int r = 0; r < R; ++r) w[r] = load(W + r / VECTORS * apart + (u * VECTORS + r % VECTORS) * L);

@@ -1,0 +1,199 @@
+"""A traced step in two parts: what PyTorch runs over all steps at once, before the loop, and what the loop computes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from everstep.scanning.fused import products
+from everstep.scanning.fused.graph import Place, Shape
+from everstep.scanning.record import Untraceable, operation_name
+from everstep.scanning.trace import StepGraph
+
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+_ALONG = ("_softmax", "_log_softmax")
+"""What sums over a dimension that it keeps."""
+
+
+class Split:
+    """What of a step needs what.
+
+    Args:
+        step: the traced step.
+        counts: its numbers of parameters, x leaves and state leaves.
+        hoist: whether products of x are computed before the loop.
+        known: whether the loop can compute a node.
+
+    Attributes:
+        rows: the batch that was traced.
+        state: the old state's leaves.
+        ends: output and new state.
+        inside: what the loop computes, in order.
+        inputs: what comes into the loop at every step, in the order of `input`.
+        constants: what depends on the parameters alone, in the order of `constant`: a tensor, or a part of one.
+
+    Raises:
+        Untraceable: without `hoist`, an operation that the loop cannot compute.
+    """
+
+    def __init__(
+        self, step: StepGraph, counts: tuple[int, int, int], hoist: bool, known: Callable[[fx.Node], bool]
+    ) -> None:
+        self.graph, self.rows = step.module.graph, step.rows
+        nodes = list(self.graph.nodes)
+        placeholders = [n for n in nodes if n.op == "placeholder"]
+        kinds = [kind for kind, n in zip(("parameters", "x", "state"), counts, strict=True) for _ in range(n)]
+        self._needs = {node: frozenset([kind]) for kind, node in zip(kinds, placeholders, strict=True)}
+        for node in nodes:
+            if node not in self._needs:
+                self._needs[node] = frozenset().union(*(self._needs[a] for a in node.all_input_nodes))
+        self._given = placeholders[: counts[0] + counts[1]]
+        self.state = placeholders[counts[0] + counts[1] :]
+        (output,) = [n for n in nodes if n.op == "output"]
+        self.ends: tuple[Any, ...] = tuple(output.args[0])
+        self._early = self._found_early(nodes, hoist, known)
+        wanted = set(output.all_input_nodes)
+        for node in reversed(nodes):
+            if node in wanted and node not in self._early:
+                wanted.update(node.all_input_nodes)
+        self.inside = [
+            n
+            for n in nodes
+            if n in wanted and n.op == "call_function" and n not in self._early and not self.is_constant(n)
+        ]
+        self.inputs: list[fx.Node] = []
+        self.constants: list[tuple[fx.Node, Place | None]] = []
+
+    def is_constant(self, node: fx.Node) -> bool:
+        """Whether it depends on the parameters alone."""
+        return not self._needs[node] & {"x", "state"}
+
+    def _found_early(self, nodes: list[fx.Node], hoist: bool, known: Callable[[fx.Node], bool]) -> set[fx.Node]:
+        """What is computed for all steps at once: products of x, what they need, and what the loop cannot do."""
+        free = [n for n in nodes if n.op == "call_function" and self._needs[n] - {"parameters"} == {"x"}]
+        early: set[fx.Node] = set()
+        for node in reversed(free):
+            product = hoist and operation_name(node.target) in _PRODUCTS
+            if product or not known(node) or any(user in early for user in node.users):
+                early.add(node)
+        if early and not hoist:
+            raise Untraceable(
+                f"its step uses {operation_name(early.pop().target)}, which the compiled loop does not hold"
+            )
+        for node in free:
+            # the loop reads rows: what has the batch elsewhere goes on until it is first again
+            if any(arg in early and set(self._batches(arg)) - {(0, 1)} for arg in node.all_input_nodes):
+                early.add(node)
+        for node in early:
+            self._check_rows(node)
+        return early
+
+    def _check_rows(self, node: fx.Node) -> None:
+        """Refuse what, over all steps at once, would mix rows with steps."""
+        read = [place for arg in node.all_input_nodes for place in self._batches(arg)]
+        kept = self._batches(node)
+        along = [place for place in kept if operation_name(node.target) in _ALONG and self._dim(node) == place[0]]
+        if (read and not kept) or along:
+            raise Untraceable(f"its step sets rows of the batch against one another by {operation_name(node.target)}")
+
+    def _batches(self, node: fx.Node) -> list[tuple[int, int]]:
+        value = node.meta.get("val")
+        tensors = value if isinstance(value, (tuple, list)) else [value]
+        places = [self.batch(t.shape) for t in tensors if isinstance(t, Tensor)]
+        return [place for place in places if place]
+
+    @staticmethod
+    def _dim(node: Any) -> int:
+        dim: int = node.args[1] % max(node.meta["val"].dim(), 1)
+        return dim
+
+    def batch(self, shape: torch.Size | tuple[int, ...]) -> tuple[int, int] | None:
+        """Which dimension holds the batch, and how many numbers of a row are folded into it (1: none).
+
+        Raises:
+            Untraceable: two dimensions hold it.
+        """
+        found = [(at, n // self.rows) for at, n in enumerate(shape) if n and n % self.rows == 0]
+        if len(found) > 1:
+            raise Untraceable(f"its step sets rows of the batch against one another ({tuple(shape)})")
+        return found[0] if found else None
+
+    def row(self, shape: torch.Size | tuple[int, ...]) -> Shape:
+        """The shape of a row of a tensor that may hold the batch anywhere."""
+        place = self.batch(shape)
+        if place is None:
+            return tuple(shape)
+        at, folded = place
+        return (*shape[:at], *((folded,) if folded > 1 else ()), *shape[at + 1 :])
+
+    def input(self, node: fx.Node) -> tuple[int, fx.Node | None]:
+        """Its number among the inputs, and the bias of the product that it is: added in the loop it costs nothing."""
+        if node not in self.inputs:
+            self.inputs.append(node)
+        return self.inputs.index(node), self._bias(node)
+
+    def _bias(self, node: fx.Node) -> fx.Node | None:
+        if node.op != "call_function" or operation_name(node.target) != "addmm" or node.kwargs:
+            return None
+        bias: Any = node.args[0]
+        plain = self.is_constant(bias) and bias.meta["val"].dim() == 1
+        return bias if plain and not any(user in self._early for user in node.users) else None
+
+    def constant(self, node: fx.Node, place: Place | None = None) -> int:
+        """Its number among the constants; with a place, that of a part of it."""
+        if (node, place) not in self.constants:
+            self.constants.append((node, place))
+        return self.constants.index((node, place))
+
+    @property
+    def constant_shapes(self) -> tuple[Shape, ...]:
+        """Of each constant."""
+        return tuple(tuple(n.meta["val"].shape) if place is None else place.shape for n, place in self.constants)
+
+    def before(self) -> fx.GraphModule:
+        """The part that PyTorch runs: everything that the inputs and the constants need."""
+        graph = fx.Graph()
+        copies = {node: graph.placeholder(node.name) for node in self._given}
+        rows = graph.placeholder("rows")
+        wanted = {*self.inputs, *(node for node, _ in self.constants)}
+        for node in reversed(self.graph.nodes):
+            if node in wanted:
+                wanted.update(node.all_input_nodes)
+
+        def argument(value: Any) -> Any:
+            if isinstance(value, fx.Node):
+                return copies[value]
+            if isinstance(value, (list, tuple)):
+                return type(value)(argument(v) for v in value)
+            if isinstance(value, int) and value and value % self.rows == 0:
+                many = value // self.rows
+                return rows if many == 1 else graph.call_function(operator.mul, (rows, many))
+            return value
+
+        for node in self.graph.nodes:
+            if node not in wanted or node in copies:
+                continue
+            if node.op == "get_attr":
+                copies[node] = graph.get_attr(node.target)
+                continue
+            target, arguments = node.target, node.args
+            if node in self.inputs and self._bias(node) is not None:
+                target, arguments = products.mm, arguments[1:]
+            elif target is torch.ops.aten.mm.default:
+                target = products.mm
+            keywords = {k: argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
+            copies[node] = graph.call_function(target, tuple(map(argument, arguments)), keywords)
+        constants = [
+            copies[n] if p is None else graph.call_function(_part, (copies[n], p.shape, p.strides, p.offset))
+            for n, p in self.constants
+        ]
+        graph.output([*(copies[n] for n in self.inputs), *constants])
+        return fx.GraphModule(self.graph.owning_module or {}, graph)
+
+
+def _part(value: Tensor, shape: Shape, strides: tuple[int, ...], offset: int) -> Tensor:
+    return value.contiguous().as_strided(shape, strides, offset)

@@ -1,0 +1,114 @@
+"""Arrays of a training step that share memory: nothing is overwritten too early, and a second use is noticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_fused import compare, make
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
+
+import everstep as es
+from everstep.scanning import fused
+from everstep.scanning.fused import build
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+
+
+def program(cell: es.Cell) -> fused.Program:
+    found = fused._program(cell, torch.zeros(2, 3, cell.input_size, dtype=next(cell.parameters()).dtype))
+    assert isinstance(found, fused.Program), found
+    return found
+
+
+@pytest.mark.parametrize(("kind", "kept", "over"), [(es.LSTM, 1, True), (es.GRU, 2, True), (es.RNN, 0, False)])
+def test_what_a_training_step_keeps_besides_its_input(kind: type[es.Cell], kept: int, over: bool) -> None:
+    made = program(make(kind, 3, 16))
+    assert sum(made.kept_sizes.values()) == kept * 16
+    assert bool(made.over) == over
+
+
+class Late(es.Cell):
+    """Reads its hoisted product twice: before and after the product with the state, in order and turned round."""
+
+    input_size, hidden_size, output_size = 3, 16, 16
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+        self.w, self.u = nn.Linear(3, 16), nn.Linear(16, 16, bias=False)
+
+    def initial_state(self, batch: int, like: Tensor) -> Tensor:
+        return like.new_zeros(batch, 16)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.w(x)
+        if self.how == "turned":
+            y = torch.tanh(v) * torch.sigmoid(v.view(-1, 4, 4).transpose(1, 2).flatten(1)) + self.u(state)
+        elif self.how == "later":
+            y = torch.tanh(v + state) * v
+            y = torch.sigmoid(self.u(y) + v) * torch.tanh(v - y)
+        elif self.how == "in products":
+            y = torch.tanh(self.u(torch.sigmoid(v + state)) + v)
+        elif self.how == "for its square":
+            y = torch.tanh(self.w(x) * v + state) * v
+        else:
+            y = torch.tanh(v + torch.sigmoid(self.u(v)) + state)
+        return y, torch.tanh(y)
+
+
+@pytest.mark.parametrize("how", ["turned", "later", "in products", "for its square", "product of a product"])
+def test_an_input_that_is_read_again(how: str) -> None:
+    torch.manual_seed(1)
+    cell = Late(how).double()
+    program(cell)
+    compare(cell, torch.randn(5, 7, 3, dtype=torch.float64), torch.randn(5, 16, dtype=torch.float64))
+
+
+def gradients(cell: es.Cell, xs: Tensor, ys: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(ys.square().sum(), [xs, *cell.parameters()], **options)
+
+
+@pytest.mark.parametrize("kind", [es.LSTM, es.GRU])
+def test_backward_again_and_again(kind: type[es.Cell]) -> None:
+    cell = make(kind, 3, 16)
+    xs = torch.randn(4, 9, 3, dtype=torch.float64, requires_grad=True)
+    ys, _ = es.scan(cell, xs, backend="fused")
+    first = [g.clone() for g in gradients(cell, xs, ys, retain_graph=True)]
+    again = gradients(cell, xs, ys, retain_graph=True)
+    through = gradients(cell, xs, ys, create_graph=True)
+    last = gradients(cell, xs, ys)
+    for one, *others in zip(first, again, last, strict=True):
+        assert all(torch.equal(one, other) for other in others)
+    for one, other in zip(first, through, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("how", ["checkpoint", "saved elsewhere"])
+def test_hooks_on_what_is_saved(how: str) -> None:
+    cell = make(es.LSTM, 3, 16)
+    xs = torch.randn(4, 9, 3, dtype=torch.float64, requires_grad=True)
+    want = gradients(cell, xs, es.scan(cell, xs, backend="fused")[0])
+
+    def outputs(xs: Tensor) -> Tensor:
+        return es.scan(cell, xs, backend="fused")[0]
+
+    if how == "checkpoint":
+        ys = checkpoint(outputs, xs, use_reentrant=False)
+    else:
+        with save_on_cpu():
+            ys = outputs(xs)
+    for got, wanted in zip(gradients(cell, xs, ys), want, strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_backward_again_under_autocast() -> None:
+    cell = make(es.GRU, 16, 16, dtype=torch.float32)
+    xs = torch.randn(4, 9, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ys, _ = es.scan(cell, xs, backend="fused")
+    first = [g.clone() for g in gradients(cell, xs, ys, retain_graph=True)]
+    assert all(torch.equal(a, b) for a, b in zip(first, gradients(cell, xs, ys), strict=True))
