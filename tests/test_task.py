@@ -223,6 +223,8 @@ def test_evaluation_is_the_sum_of_single_steps(text: Path, tmp_path: Path, unit:
     total = -sum(sum(by_hand(run, ids)) for ids in encoded)
     tokens = sum(map(len, encoded))
     assert scores["tokens"] == tokens
+    unk = run.tokenizer.unk_id
+    assert scores.get("unknown") == (None if unk is None else sum(ids.count(unk) for ids in encoded))
     assert scores["nats_per_token"] * tokens == pytest.approx(total, rel=1e-5)
     size = sum(map(len, parts))
     assert scores["bits_per_char"] == pytest.approx(total / math.log(2) / size, rel=1e-5)

@@ -17,6 +17,7 @@ from everstep.errors import DataError
 RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
 BLOCK = 1024  # lines scored at a time
 MEANING = {
+    "unknown": "tokens that are <unk>, of which nothing is known but that they are rare",
     "nats_per_token": "mean of -ln p",
     "bits_per_token": "mean of -log2 p",
     "perplexity": "exp of nats per token",

@@ -172,7 +172,8 @@ class Run:
         """The score of a split, read once from its first token to its last with the state carried.
 
         Returns:
-            task, split, tokens, and the measures of `everstep.tasks.language_model.report`.
+            task, split, tokens, unknown (how many of them are `<unk>`, which is easier to foresee than what it stands
+            for) where the vocabulary has it, and the measures of `everstep.tasks.language_model.report`.
 
         Raises:
             DataError: the run has no such split, or its text is gone.
@@ -183,7 +184,8 @@ class Run:
             with progress_bar(f"scoring {split}") as progress:
                 nats, tokens = mean_nats(self.model, batches, progress)
             measures = report(nats, tokens, corpus.chars, corpus.bytes, corpus.words)
-            self._scores[split] = {"task": self.config.task, "split": split, "tokens": tokens, **measures}
+            unknown = {} if self.tokenizer.unk_id is None else {"unknown": corpus.unknown}
+            self._scores[split] = {"task": self.config.task, "split": split, "tokens": tokens, **unknown, **measures}
         return dict(self._scores[split])
 
     def surprise(self, text: str) -> list[tuple[str, float]]:
