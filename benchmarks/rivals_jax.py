@@ -3,7 +3,7 @@
 Requests and answers are lines of JSON: {"shape": [steps, batch, features, size]} is answered by {"compile_s": seconds},
 and {} by {"seconds": of the second of two steps}. The first line written is the versions.
 
-    python benchmarks/rivals_jax.py THREADS
+    PYTHON rivals_jax.py THREADS
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The peak memory of one training step, `nn.LSTM`'s and ours, each in a process of its own.
 
-    python benchmarks/rivals_memory.py torch|fused STEPS BATCH FEATURES SIZE THREADS
+    PYTHON rivals_memory.py torch|fused STEPS BATCH FEATURES SIZE THREADS
 
 prints what that process needs for a step beyond what it had before: weights and inputs do not count; outputs,
 gradients and all between do. The code is loaded by a step of one row before.

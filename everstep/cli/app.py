@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from everstep import __version__
-from everstep.cli import demo, doctor, explaining, recipes, searching, training, using
+from everstep.cli import benching, demo, doctor, explaining, recipes, searching, training, using
 from everstep.errors import EverstepError
 
 TOP = """Recurrent sequence models: train, resume, score, sample and look.
@@ -83,6 +83,7 @@ app.command("generate")(using.generate)
 app.command("look")(using.look)
 app.command("explain")(explaining.explain)
 app.command("search")(searching.search)
+app.command("bench", context_settings=benching.ANYTHING)(benching.bench)
 app.command("doctor")(doctor.doctor)
 
 

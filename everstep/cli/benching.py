@@ -1,0 +1,54 @@
+"""`everstep bench`: the measurements of a source checkout, by name."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import typer
+
+from everstep.cli.common import log
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def bench(
+    context: typer.Context,
+    name: str | None = typer.Argument(None, metavar="[NAME]", help="Which; without it, a list of all."),
+) -> None:
+    """Measure, beside rivals: the engine, a language model, packages that do the same.
+
+    \b
+      everstep bench                                    what there is
+      everstep bench engine --quick                     the compiled engine beside torch.nn, a few minutes
+      everstep bench engine --help                      the options of one
+      everstep bench lm --json lm.json                  words per second, with the numbers kept
+
+    What follows NAME goes to the script of that name in benchmarks/. Leave the machine alone meanwhile.
+    """
+    known = benchmarks()
+    if name in (None, "-h", "--help"):
+        if name:
+            print(context.get_help(), end="\n\n")
+        for script, does in known.items():
+            print(f"  {script:{max(map(len, known))}} {does}")
+        return
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is no benchmark; there are {', '.join(known)}.")
+    raise typer.Exit(subprocess.call([sys.executable, str(FOLDER / f"{name}.py"), *context.args]))
+
+
+def benchmarks() -> dict[str, str]:
+    """Name and first line of every script that is one."""
+    found = {}
+    for path in sorted(FOLDER.glob("*.py")):
+        told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if f"python benchmarks/{path.name}" in told:
+            found[path.stem] = told.splitlines()[0]
+    if not found:
+        log(f"The benchmarks come with the source of everstep, not with the package: there is no {FOLDER}.")
+        raise typer.Exit(2)
+    return found
