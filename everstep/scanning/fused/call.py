@@ -170,27 +170,32 @@ class Program:
             arrays[f"end{k}"] = final[k]
             if initial:
                 arrays[f"init{k}"] = initial[k].contiguous()
+        inside = {}
         if kept is not None:
-            arrays |= self._keep(kept, arrays, rows)
+            arrays |= self._keep(kept, rows)
+            inside = self._at_home(arrays)
         matrices = self._matrices(self.forward_plan, constants)
-        table(self.kernels, self.forward_code, arrays, matrices, rows).run(self.forward)
+        table(self.kernels, self.forward_code, arrays, matrices, rows, inside).run(self.forward)
         return [ys, *final]
 
     def memory(self, like: Tensor, rows: Rows) -> Tensor:
         """One piece for all that is kept: small calls are all overhead."""
         return empty(like, rows.steps * sum(self.kept_sizes.values()))
 
-    def _keep(self, kept: Tensor, arrays: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
-        """The arrays that the forward loop leaves for the backward one."""
+    def _keep(self, kept: Tensor, rows: Rows) -> dict[str, Tensor]:
+        """The arrays of their own that the forward loop leaves for the backward one."""
         found = {}
         place = 0
         for name, size in self.kept_sizes.items():
             found[name] = kept[place : place + rows.steps * size].view(rows.steps, size)
             place += rows.steps * size
-        for k, home in self.homes.items():
-            size = self.adjoint.saved[k].size
-            found[f"saved{k}"] = _flat(arrays[f"x{home.host}"])[:, home.offset : home.offset + size]
         return found
+
+    def _at_home(self, arrays: Mapping[str, Tensor]) -> dict[str, int]:
+        """Addresses of what it leaves in the memory of inputs."""
+        return {
+            f"saved{k}": arrays[f"x{home.host}"].data_ptr() + home.offset * self.bytes for k, home in self.homes.items()
+        }
 
     def back(
         self,
@@ -209,7 +214,7 @@ class Program:
         _, constants, start, initial = self.split([None] * len(self.step.inputs) + list(tensors))
         like = ys
         arrays = self._read(xs, constants)
-        arrays |= self._keep(kept, arrays, rows)
+        arrays |= self._keep(kept, rows)
         arrays["y0"] = ys
         dy = grads[0]
         arrays["dy0"] = zeros(like, rows.steps, *self.step.output.shape) if dy is None else dy.contiguous()
@@ -234,7 +239,8 @@ class Program:
             width = 2 * cpu.leading(_size(self.totals[m].shape), self.bytes)
             arrays[f"sum{m}"] = zeros(like, threads, width)
         matrices = self._matrices(self.backward_plan, constants)
-        table(self.kernels, self.backward_code, arrays, matrices, rows).run(self.backward)
+        inside = self._at_home(arrays)
+        table(self.kernels, self.backward_code, arrays, matrices, rows, inside).run(self.backward)
 
         d_constants: list[Tensor | None] = [None] * len(constants)
         for k, m in self.of_constant.items():

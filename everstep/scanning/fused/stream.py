@@ -171,6 +171,6 @@ class Stream:
         order = torch.arange(self.batch, device="cpu")
         rows = Rows(order, order, torch.ones_like(order), None, self.batch, self.batch, True)
         self._held = arrays, rows
-        self._table = table(program.kernels, program.code, arrays, matrices, rows)
+        self._table = table(program.kernels, program.code, arrays, matrices, rows, {})
         first = len(cpu.HEADER)
         self._x, self._y = first + program.code.arrays.index("x0"), first + program.code.arrays.index("y0")

@@ -73,9 +73,17 @@ class Table:
 
 
 def table(
-    kernels: Kernels, code: cpu.Code, arrays: Mapping[str, Tensor], matrices: Sequence[Tensor], rows: Rows
+    kernels: Kernels,
+    code: cpu.Code,
+    arrays: Mapping[str, Tensor],
+    matrices: Sequence[Tensor],
+    rows: Rows,
+    inside: Mapping[str, int],
 ) -> Table:
-    """Work out threads and blocks, pack the matrices, and write everything down; absent arrays are null."""
+    """Work out threads and blocks, pack the matrices, and write everything down.
+
+    `inside`: addresses of arrays that lie in others. Absent ones are null.
+    """
     like = next(iter(arrays.values()))
     each = like.element_size()
     sizes = [kernels.packed_size(*matrix.shape) for matrix in matrices]
@@ -90,10 +98,10 @@ def table(
     memory = empty(like, work + sum(map(_lines, sizes)) + 16)
     first = -(-memory.data_ptr() // 64) * 64
     place = first + work * each
-    packs = {}
+    known = dict(inside)
     for number, (matrix, size) in enumerate(zip(matrices, sizes, strict=True)):
         kernels.pack(matrix, place)
-        packs[f"pack{number}"] = place
+        known[f"pack{number}"] = place
         place += _lines(size) * each
     gate = ctypes.create_string_buffer(kernels.barrier_bytes + 64)
     header = {
@@ -112,7 +120,7 @@ def table(
         "panel": kernels.panel,
     }
     entries = [header[name] for name in cpu.HEADER]
-    entries += [arrays[name].data_ptr() if name in arrays else packs.get(name, 0) for name in code.arrays]
+    entries += [arrays[name].data_ptr() if name in arrays else known.get(name, 0) for name in code.arrays]
     return Table((ctypes.c_int64 * len(entries))(*entries), (memory, gate), threads, kernels)
 
 
