@@ -23,6 +23,7 @@ lint: $(DEV)  ## style and types
 bench: $(DEV)  ## speed beside rivals; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/lm.py
 	$(BIN)/python benchmarks/engine.py --only grid,cells,ragged,stream
+	$(BIN)/python benchmarks/rivals.py
 
 SANITIZED := -k "random_cells or sizes or nothing or no_row or threads or unusual or retained or contiguous or functions"
 

@@ -51,9 +51,9 @@ def rounds(*ways: Callable[[], object]) -> int:
     return 3 if longest > 2 else 9 if longest > 0.05 else 25 if longest > 0.005 else 101
 
 
-def ratio(ways: dict[str, Callable[[], object]]) -> dict[str, Any]:
-    """Every way's times, and the first's median over the others'."""
-    seconds = alternately(ways, rounds(*ways.values()))
+def ratio(ways: dict[str, Callable[[], object]], rest: float = 0) -> dict[str, Any]:
+    """Every way's times, and the first's median over the others'; `rest` as in `alternately`."""
+    seconds = alternately(ways, rounds(*ways.values()), rest=rest)
     found: dict[str, Any] = {name: summary(values) for name, values in seconds.items()}
     first = next(iter(found.values()))["median_ms"]
     found["ratio"] = {name: first / found[name]["median_ms"] for name in list(found)[1:]}

@@ -7,11 +7,20 @@ import time
 from collections.abc import Callable
 
 
-def alternately(ways: dict[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each call: A B C A B C …, after `warmup` rounds that do not count."""
+def alternately(
+    ways: dict[str, Callable[[], object]], rounds: int, warmup: int = 2, rest: float = 0
+) -> dict[str, list[float]]:
+    """Seconds of each call: A B C A B C …, after `warmup` rounds that do not count.
+
+    With a `rest` (seconds) before it, and then one call that does not count, no way meets the spinning threads of
+    another that has threads of its own.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(warmup + rounds):
         for name, way in ways.items():
+            if rest:
+                time.sleep(rest)
+                way()
             start = time.perf_counter()
             way()
             if number >= warmup:
