@@ -70,7 +70,7 @@ def homes(hosts: Mapping[int, int], saved: Mapping[int, int], forward: Plan, bac
             Home(host, offset)
             for host, all_of_it in hosts.items()
             if ("x", host) not in still
-            for offset in range(0, all_of_it - size + 1, size)
+            for offset in range(0, all_of_it - size + 1, max(size, 1))
             if all(host != h.host or offset + size <= h.offset or h.offset + n <= offset for h, n in others)
         ]
         fitting = [place for place in places if not _clash(reads, [w.moved(place) for w in writes])]
