@@ -273,7 +273,7 @@ def test_nan_and_infinity_over_steps(kernels: Kernels, shape: tuple[int, int]) -
 
 @pytest.mark.parametrize("members", [1, 2, 3, 40])
 def test_members_of_a_team_share_a_product(kernels: Kernels, members: int) -> None:
-    for rows, k, n in ((5, 9, 140), (400, 9, 70), (3, 4, 2), (300, 3, 120)):
+    for rows, k, n in ((5, 9, 140), (400, 9, 70), (3, 4, 2), (300, 3, 120), (600, 1, 40), (270, 600, 50)):
         a, weight, g = kernels.random(rows, k), kernels.random(n, k), kernels.random(rows, n)
         packed = np.full(getattr(kernels.library, f"es_packed_size_{kernels.suffix}")(k, n), np.nan, kernels.dtype)
         kernels.body("panels", weight, k, n, 1, k, packed, members=members)
@@ -286,8 +286,14 @@ def test_members_of_a_team_share_a_product(kernels: Kernels, members: int) -> No
             size = getattr(kernels.library, f"es_gemm_tn_memory_{kernels.suffix}")(m, columns)
             memory, total = np.full(members * size, np.nan, kernels.dtype), np.full((m, columns), np.nan, kernels.dtype)
             table = (left, m, right, columns, rows, m, columns, total, columns, memory)
-            kernels.body("columns", *table, members=members)
+            kernels.body("columns", *table, 0, 0, 0, members=members)
             assert total.tobytes() == kernels.across(left, right).tobytes()
+            # rows of two matrices, by their places
+            others = kernels.random(4, columns)
+            places = np.where(np.arange(rows) % 7 == 3, -1 - np.arange(rows) % 4, rows - 1 - np.arange(rows))
+            gathered = np.where(places[:, None] < 0, others[(-1 - places) % 4], right[places])
+            kernels.body("columns", *table, places, others, columns, members=members)
+            assert total.tobytes() == kernels.across(left, gathered).tobytes()
 
 
 def team(library: ctypes.CDLL, wanted: int) -> list[tuple[int, int]]:

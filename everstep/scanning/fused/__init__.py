@@ -220,7 +220,7 @@ def _plain(module: nn.Module) -> list[Any]:
 def _value(value: Any) -> Any:
     """The value in a form that can be a key; what cannot be compared is itself alone."""
     if isinstance(value, tuple | list):
-        return tuple(map(_value, value))
+        return tuple(value) if _SIMPLE.issuperset(map(type, value)) else tuple(map(_value, value))
     if isinstance(value, dict):
         return tuple((k, _value(v)) for k, v in value.items())
     if type(value).__hash__ is None:

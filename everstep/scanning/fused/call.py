@@ -172,8 +172,7 @@ class Program:
                 arrays[f"init{k}"] = initial[k].contiguous()
         inside = {}
         if kept is not None:
-            arrays |= self._keep(kept, rows)
-            inside = self._at_home(arrays)
+            inside = self._keep(kept, rows) | self._at_home(arrays)
         matrices = self._matrices(self.forward_plan, constants)
         table(self.kernels, self.forward_code, arrays, matrices, rows, inside).run(self.forward)
         return [ys, *final]
@@ -182,14 +181,23 @@ class Program:
         """One piece for all that is kept: small calls are all overhead."""
         return empty(like, rows.steps * sum(self.kept_sizes.values()))
 
-    def _keep(self, kept: Tensor, rows: Rows) -> dict[str, Tensor]:
-        """The arrays of their own that the forward loop leaves for the backward one."""
+    def _keep(self, kept: Tensor, rows: Rows) -> dict[str, int]:
+        """Addresses of the arrays of their own that the forward loop leaves for the backward one."""
         found = {}
-        place = 0
+        place = kept.data_ptr()
         for name, size in self.kept_sizes.items():
-            found[name] = kept[place : place + rows.steps * size].view(rows.steps, size)
-            place += rows.steps * size
+            found[name] = place
+            place += rows.steps * size * self.bytes
         return found
+
+    def _kept(self, name: str, kept: Tensor, rows: Rows) -> Tensor:
+        """One of them, (steps, size)."""
+        place = 0
+        for other, size in self.kept_sizes.items():
+            if other == name:
+                return kept[place : place + rows.steps * size].view(rows.steps, size)
+            place += rows.steps * size
+        raise KeyError(name)
 
     def _at_home(self, arrays: Mapping[str, Tensor]) -> dict[str, int]:
         """Addresses of what it leaves in the memory of inputs."""
@@ -214,14 +222,14 @@ class Program:
         _, constants, start, initial = self.split([None] * len(self.step.inputs) + list(tensors))
         like = ys
         arrays = self._read(xs, constants)
-        arrays |= self._keep(kept, rows)
         arrays["y0"] = ys
         dy = grads[0]
         arrays["dy0"] = zeros(like, rows.steps, *self.step.output.shape) if dy is None else dy.contiguous()
         ends = []
         for k, shape in enumerate(self.step.states):
             grad = grads[1 + k]
-            arrays[f"start{k}"] = zeros(like, rows.count, *shape) if grad is None else grad.contiguous()
+            if grad is not None:
+                arrays[f"start{k}"] = grad.contiguous()
             ends.append(empty(like, rows.count, *shape))
             arrays[f"end{k}"] = ends[k]
             arrays[f"before{k}"] = start[k].contiguous()
@@ -239,7 +247,7 @@ class Program:
             width = 2 * cpu.leading(_size(self.totals[m].shape), self.bytes)
             arrays[f"sum{m}"] = zeros(like, threads, width)
         matrices = self._matrices(self.backward_plan, constants)
-        inside = self._at_home(arrays)
+        inside = self._keep(kept, rows) | self._at_home(arrays)
         table(self.kernels, self.backward_code, arrays, matrices, rows, inside).run(self.backward)
 
         d_constants: list[Tensor | None] = [None] * len(constants)
@@ -251,8 +259,7 @@ class Program:
                 d_constants[k] = arrays[f"sum{m}"][:, ld : ld + size].sum(0).view_as(constants[k])
         for product, m in zip(self.adjoint.products, self.of_product, strict=True):
             if want_c[product.matrix]:
-                operand = self._operand(product.operand, arrays, rows)
-                gradient = transposed(_flat(arrays[f"g{m}"]), operand).t()
+                gradient = self._over_steps(_flat(arrays[f"g{m}"]), product.operand, arrays, kept, rows).t()
                 held = d_constants[product.matrix]
                 d_constants[product.matrix] = gradient if held is None else held + gradient
         d_x: list[Tensor | None] = [None] * len(want_x)
@@ -265,31 +272,18 @@ class Program:
         d_initial = [arrays[f"init{k}"] if w else None for k, w in enumerate(want_initial)]
         return [*d_x, *d_constants, *d_start, *d_initial]
 
-    def _operand(self, view: View, arrays: dict[str, Tensor], rows: Rows) -> Tensor:
-        """A product's operand at every step, (steps, size)."""
+    def _over_steps(self, gradient: Tensor, view: View, arrays: dict[str, Tensor], kept: Tensor, rows: Rows) -> Tensor:
+        """Σ over all steps of gradientᵀ · operand: a matrix's gradient, transposed."""
         kind, k = view.node.key
-        if kind == "prev" and f"prev{k}" not in arrays:
-            arrays[f"prev{k}"] = self._previous(k, arrays, rows)
-        flat = _flat(arrays[f"{kind}{k}"])
-        size = _size(view.shape)
-        return flat if view.whole else flat[:, view.place.offset : view.place.offset + size]
-
-    def _previous(self, k: int, arrays: Mapping[str, Tensor], rows: Rows) -> Tensor:
-        """A leaf of the state before every step, (steps, size)."""
-        after = _flat(arrays[self.sequence(k)])
+        name = self.sequence(k) if kind == "prev" else f"{kind}{k}"
+        columns = slice(None) if view.whole else slice(view.place.offset, view.place.offset + _size(view.shape))
+        operand = _flat(arrays[name] if name in arrays else self._kept(name, kept, rows))[:, columns]
+        if kind != "prev":
+            return transposed(gradient, operand)
         start = _flat(arrays[f"before{k}"])
-        found = empty(after, *after.shape)
-        if rows.whole:
-            before, steps = (array.view(rows.count, -1, after.shape[1]) for array in (found, after))
-            before[:, 1:], before[:, 0] = steps[:, :-1], start
-        else:
-            found[1:] = after[:-1]
-            who, where = rows.starts
-            found[where] = start[who]
         if rows.resets is not None:
-            who, where = rows.restarts
-            found[where] = _flat(arrays[f"before_init{k}"])[who]
-        return found
+            start = torch.cat([start, _flat(arrays[f"before_init{k}"])])
+        return transposed(gradient, operand, (rows.before, start[:, columns]))
 
     def _read(self, xs: Mapping[int, Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:
         """The arrays that loops read element by element."""

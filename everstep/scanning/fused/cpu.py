@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from everstep.scanning.fused.graph import REDUCTIONS, Node, Place, Shape, dense
@@ -29,7 +30,10 @@ HEADER = (
     "block",
     "panel",
 )
-"""The first entries of the table. `split` is 1 where threads share the units of all rows, 0 where each owns rows."""
+"""The first entries of the table, in the order in which `table.py` writes them.
+
+`split` is 1 where threads share the units of all rows, 0 where each owns rows.
+"""
 
 _PRELUDE = (Path(__file__).parent / "native" / "math.h").read_text(encoding="utf-8")
 
@@ -90,6 +94,11 @@ class Code:
     row: int
     spare: int
     loose: int
+
+    @cached_property
+    def slots(self) -> dict[str, int]:
+        """Where each array's address stands in the table."""
+        return {name: place for place, name in enumerate(self.arrays, len(HEADER))}
 
 
 def leading(size: int, bytes_each: int) -> int:
@@ -270,6 +279,8 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
             )
             target = f"{to}{k}[i * {ld} + j]" if to in ("cur", "nxt") else f"{to}{k}[r * {size} + j]"
             origin = f"{source}{k}[i * {ld} + j]" if source in ("cur", "nxt") else f"{source}{k}[r * {size} + j]"
+            if self.setting.backward and source == "start":
+                origin = f"start{k} ? {origin} : T(0)"
             lines.append(
                 f"{indent}for (int64_t j = 0; j < {size}; ++j) {{ const T v = {origin}; {target} = v;{second} }}"
             )

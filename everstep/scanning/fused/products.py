@@ -60,8 +60,12 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     return _product(x, w)
 
 
-def transposed(g: Tensor, x: Tensor) -> Tensor:
-    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it."""
+def transposed(g: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it.
+
+    `before`: (N,) places and other rows: row p of x instead of row n where p = places[n] ≥ 0, row −1 − p of the other
+    rows where p < 0.
+    """
     (steps, rows), columns = g.shape, x.shape[1]
     g, x = _lines(g), _lines(x)
     bodies = _bodies(g.dtype)
@@ -69,7 +73,12 @@ def transposed(g: Tensor, x: Tensor) -> Tensor:
     out = empty(g, rows, columns)
     memory = empty(g, threads * bodies.memory(rows, columns))
     table = (g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, columns, out.data_ptr(), columns)
-    bodies.run(bodies.columns, threads, *table, memory.data_ptr())
+    if before is None:
+        others = 0, 0, 0
+    else:
+        places, first = before[0], _lines(before[1])
+        others = places.data_ptr(), first.data_ptr(), first.stride(0)
+    bodies.run(bodies.columns, threads, *table, memory.data_ptr(), *others)
     return out
 
 

@@ -50,6 +50,17 @@ class Rows:
         rows, first = self.starts
         return rows[torch.searchsorted(first, places, right=True) - 1], places
 
+    @cached_property
+    def before(self) -> Tensor:
+        """(steps,) int64: the place of the step before; −1 − i where row i starts, −1 − count − i at its resets."""
+        places = torch.arange(-1, self.steps - 1, device="cpu")
+        rows, first = self.starts
+        places[first] = -1 - rows
+        if self.resets is not None:
+            rows, first = self.restarts
+            places[first] = -1 - self.count - rows
+        return places
+
 
 @dataclass(frozen=True)
 class Table:
@@ -97,31 +108,35 @@ def table(
     work = _lines(block * code.row + threads * code.spare if by_units else threads * apart)
     memory = empty(like, work + sum(map(_lines, sizes)) + 16)
     first = -(-memory.data_ptr() // 64) * 64
+    gate = ctypes.create_string_buffer(kernels.barrier_bytes + 64)
+    header = (
+        rows.count,
+        int(by_units),
+        rows.order.data_ptr(),
+        rows.offset.data_ptr(),
+        rows.length.data_ptr(),
+        0 if rows.resets is None else rows.resets.data_ptr(),
+        kernels.gemm,
+        kernels.barrier,
+        (ctypes.addressof(gate) + 63) // 64 * 64,
+        first,
+        apart,
+        block,
+        kernels.panel,
+    )
+    entries = (ctypes.c_int64 * (len(cpu.HEADER) + len(code.arrays)))(*header)
+    slots = code.slots
+    for name, array in arrays.items():
+        if name in slots:
+            entries[slots[name]] = array.data_ptr()
+    for name, address in inside.items():
+        entries[slots[name]] = address
     place = first + work * each
-    known = dict(inside)
     for number, (matrix, size) in enumerate(zip(matrices, sizes, strict=True)):
         kernels.pack(matrix, place)
-        known[f"pack{number}"] = place
+        entries[slots[f"pack{number}"]] = place
         place += _lines(size) * each
-    gate = ctypes.create_string_buffer(kernels.barrier_bytes + 64)
-    header = {
-        "rows": rows.count,
-        "split": int(by_units),
-        "order": rows.order.data_ptr(),
-        "offset": rows.offset.data_ptr(),
-        "length": rows.length.data_ptr(),
-        "resets": 0 if rows.resets is None else rows.resets.data_ptr(),
-        "gemm": kernels.gemm,
-        "barrier": kernels.barrier,
-        "gate": (ctypes.addressof(gate) + 63) // 64 * 64,
-        "memory": first,
-        "share": apart,
-        "block": block,
-        "panel": kernels.panel,
-    }
-    entries = [header[name] for name in cpu.HEADER]
-    entries += [arrays[name].data_ptr() if name in arrays else known.get(name, 0) for name in code.arrays]
-    return Table((ctypes.c_int64 * len(entries))(*entries), (memory, gate), threads, kernels)
+    return Table(entries, (memory, gate), threads, kernels)
 
 
 def _lines(numbers: int) -> int:

@@ -339,10 +339,36 @@ template <class T> void pack_across(const T* A, int64_t lda, int64_t M, int64_t 
 
 template <class T> constexpr int64_t ACROSS_PANELS = ACROSS_BYTES / (STEPS * PANEL<T> * sizeof(T));
 
+// One row for every step: rows of a matrix in their order; or, where there are `places`, row p of the matrix for a
+// place p >= 0, and row -1 - p of another for p < 0: the state before every step, in the array of those after it.
+template <class T> struct Lines {
+  const T* rows;
+  int64_t ld;
+  const int64_t* places;
+  const T* others;
+  int64_t ld_others;
+
+  Lines from(int64_t column) const { return {rows + column, ld, places, others + column, ld_others}; }
+
+  // `count` columns of steps s to s + length, and how far apart they lie; put together in `room` where they must be.
+  std::pair<const T*, int64_t> at(int64_t s, int64_t length, int64_t column, int64_t count, T* room) const {
+    if (!places) return {rows + s * ld + column, ld};
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t p = places[s + i];
+      const T* row = p >= 0 ? rows + p * ld : others + (-1 - p) * ld_others;
+      __builtin_memcpy(room + i * count, row + column, count * sizeof(T));
+    }
+    return {room, count};
+  }
+};
+
+// Numbers of a part of B and of a group of rows of C that are worked on at once.
+template <class T> constexpr int64_t ACROSS_PART = ACROSS_PANELS<T> * PANEL<T> * STEPS;
+constexpr int64_t ACROSS_GROUP = ACROSS_ROWS * STEPS;
+
 // C[a, b] = sum of A[s, a] B[s, b] over all steps s.
 template <class T>
-void across(const T* A, int64_t lda, int64_t M, const T* B, int64_t ldb, int64_t N, int64_t steps, T* C, int64_t ldc,
-            T* memory) {
+void across(const Lines<T>& A, int64_t M, const Lines<T>& B, int64_t N, int64_t steps, T* C, int64_t ldc, T* memory) {
   constexpr int64_t NR = PANEL<T>;
   if (M <= 0 || N <= 0) return;
   if (steps <= 0)
@@ -352,15 +378,18 @@ void across(const T* A, int64_t lda, int64_t M, const T* B, int64_t ldb, int64_t
   const Even chunks = {steps, (steps + STEPS - 1) / STEPS};
   const Even parts = {panels, (panels + ACROSS_PANELS<T> - 1) / ACROSS_PANELS<T>};
   const Even groups = {M, (M + ACROSS_ROWS - 1) / ACROSS_ROWS};
-  T *packed = memory, *group = memory + ACROSS_PANELS<T> * NR * STEPS;
+  T *packed = memory, *group = memory + ACROSS_PART<T>, *room = group + ACROSS_GROUP;
   for (int64_t i = 0; i < chunks.parts; ++i) {
     const int64_t s = chunks.at(i), length = chunks.at(i + 1) - s;
     for (int64_t j = 0; j < parts.parts; ++j) {
       const int64_t p = parts.at(j), count = parts.at(j + 1) - p, rest = N - p * NR;
-      pack(B + s * ldb + p * NR, length, rest < count * NR ? rest : count * NR, ldb, 1, packed);
+      const int64_t columns = rest < count * NR ? rest : count * NR;
+      const auto [b, ldb] = B.at(s, length, p * NR, columns, room);
+      pack(b, length, columns, ldb, 1, packed);
       for (int64_t g = 0; g < groups.parts; ++g) {
         const int64_t m = groups.at(g), n = groups.at(g + 1) - m;
-        pack_across(A + s * lda + m, lda, n, length, group);
+        const auto [a, lda] = A.at(s, length, m, n, room);
+        pack_across(a, lda, n, length, group);
         chunk<T, true>(group, length, n, packed, length * NR, length, rest, 0, count, C + m * ldc + p * NR, ldc, i > 0);
       }
     }
@@ -392,14 +421,16 @@ void few_steps(const T* X, int64_t ldx, const T* G, int64_t ldg, int64_t M, T* s
 
 // R columns of X: G is read once, in order, since that takes longer than the little there is to compute.
 template <class T, int R>
-void few(const T* X, int64_t ldx, const T* G, int64_t ldg, int64_t M, int64_t steps, T* C, int64_t ldc, T* sums) {
+void few(const Lines<T>& lines, const Lines<T>& G, int64_t M, int64_t steps, T* C, int64_t ldc, T* sums, T* room) {
   const Even chunks = {steps, (steps + STEPS - 1) / STEPS};
   for (int64_t i = 0; i < chunks.parts; ++i) {
-    int64_t s = chunks.at(i);
-    const int64_t end = chunks.at(i + 1);
+    const int64_t first = chunks.at(i), length = chunks.at(i + 1) - first;
+    const auto [X, ldx] = lines.at(first, length, 0, R, room);
+    const T* g = G.rows + first * G.ld;
     for (int64_t j = 0; j < R * M; ++j) sums[j] = T(0);
-    for (; s + 4 <= end; s += 4) few_steps<T, R, 4>(X + s * ldx, ldx, G + s * ldg, ldg, M, sums);
-    for (; s < end; ++s) few_steps<T, R, 1>(X + s * ldx, ldx, G + s * ldg, ldg, M, sums);
+    int64_t s = 0;
+    for (; s + 4 <= length; s += 4) few_steps<T, R, 4>(X + s * ldx, ldx, g + s * G.ld, G.ld, M, sums);
+    for (; s < length; ++s) few_steps<T, R, 1>(X + s * ldx, ldx, g + s * G.ld, G.ld, M, sums);
     for (int64_t m = 0; m < M; ++m)
       for (int r = 0; r < R; ++r) C[m * ldc + r] = i > 0 ? C[m * ldc + r] + sums[r * M + m] : sums[r * M + m];
   }
@@ -412,25 +443,23 @@ template <class T> bool swapped(int64_t M, int64_t N) {
 }
 
 template <class T> int64_t gemm_tn_memory(int64_t M, int64_t N) {
-  return ACROSS_PANELS<T> * PANEL<T> * STEPS + ACROSS_ROWS * STEPS + M * (N < PANEL<T> ? N : PANEL<T>) +
-         64 / sizeof(T);
+  return 2 * (ACROSS_PART<T> + ACROSS_GROUP) + M * (N < PANEL<T> ? N : PANEL<T>) + 64 / sizeof(T);
 }
 
 template <class T>
-void gemm_tn(const T* G, int64_t ldg, const T* X, int64_t ldx, int64_t steps, int64_t N, int64_t m0, int64_t m1, T* C,
-             int64_t ldc, T* memory) {
+void gemm_tn(Lines<T> G, Lines<T> X, int64_t steps, int64_t N, int64_t m0, int64_t m1, T* C, int64_t ldc, T* memory) {
   const int64_t M = m1 - m0;
   if (M <= 0 || N <= 0) return;
   memory = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
-  G += m0;
+  G = G.from(m0);
   C += m0 * ldc;
-  if (!swapped<T>(M, N)) return across(G, ldg, M, X, ldx, N, steps, C, ldc, memory);
-  if (N <= 2 && steps > 0 && N * M <= ACROSS_PANELS<T> * PANEL<T> * STEPS)
-    return (N == 1 ? few<T, 1> : few<T, 2>)(X, ldx, G, ldg, M, steps, C, ldc, memory);
-  T* turned = memory + ACROSS_PANELS<T> * PANEL<T> * STEPS + ACROSS_ROWS * STEPS;
-  across(X, ldx, N, G, ldg, M, steps, turned, M, memory);
+  if (!swapped<T>(M, N)) return across(G, M, X, N, steps, C, ldc, memory);
+  T* after = memory + 2 * (ACROSS_PART<T> + ACROSS_GROUP);
+  if (N <= 2 && steps > 0 && N * M <= ACROSS_PART<T>)
+    return (N == 1 ? few<T, 1> : few<T, 2>)(X, G, M, steps, C, ldc, memory, memory + ACROSS_PART<T>);
+  across(X, N, G, M, steps, after, M, memory);
   for (int64_t m = 0; m < M; ++m)
-    for (int64_t n = 0; n < N; ++n) C[m * ldc + n] = turned[n * M + m];
+    for (int64_t n = 0; n < N; ++n) C[m * ldc + n] = after[n * M + m];
 }
 
 // ------------------------------------------------------------------------------------------------------------- threads
@@ -467,15 +496,17 @@ template <class T> void rows_body(const int64_t* t, int64_t i, int64_t n) {
 }
 
 template <class T> void columns_body(const int64_t* t, int64_t i, int64_t n) {
-  const int64_t ldg = t[1], ldx = t[3], steps = t[4], M = t[5], N = t[6], ldc = t[8];
+  const int64_t steps = t[4], M = t[5], N = t[6], ldc = t[8];
+  const Lines<T> G = {at<T>(t[0]), t[1], nullptr, nullptr, 0};
+  const Lines<T> X = {at<T>(t[2]), t[3], at<int64_t>(t[10]), at<T>(t[11]), t[12]};
   T* memory = at<T>(t[9]) + i * gemm_tn_memory<T>(M, N);
   if (M < 2 * ROWS * n && N > M) {
     const Share share(N, PANEL<T>, i, n);
-    return gemm_tn(at<T>(t[0]), ldg, at<T>(t[2]) + share.first, ldx, steps, share.last - share.first, 0, M,
-                   at<T>(t[7]) + share.first, ldc, memory);
+    return gemm_tn(G, X.from(share.first), steps, share.last - share.first, 0, M, at<T>(t[7]) + share.first, ldc,
+                   memory);
   }
   const Share share(M, swapped<T>(M, N) ? PANEL<T> : 1, i, n);
-  gemm_tn(at<T>(t[0]), ldg, at<T>(t[2]), ldx, steps, N, share.first, share.last, at<T>(t[7]), ldc, memory);
+  gemm_tn(G, X, steps, N, share.first, share.last, at<T>(t[7]), ldc, memory);
 }
 
 // PyTorch's own OpenMP pool: a second one would compete with it for the cores.
@@ -525,14 +556,15 @@ extern "C" {
   int64_t es_gemm_tn_memory_##S(int64_t M_share, int64_t N) { return gemm_tn_memory<T>(M_share, N); }                 \
   void es_gemm_tn_##S(const T* G, int64_t ldg, const T* X, int64_t ldx, int64_t steps, int64_t, int64_t N,            \
                       int64_t m0, int64_t m1, T* C, int64_t ldc, T* memory) {                                         \
-    gemm_tn<T>(G, ldg, X, ldx, steps, N, m0, m1, C, ldc, memory);                                                     \
+    gemm_tn<T>({G, ldg, nullptr, nullptr, 0}, {X, ldx, nullptr, nullptr, 0}, steps, N, m0, m1, C, ldc, memory);       \
   }                                                                                                                   \
   /* Bodies for es_parallel; `data` is a table of int64.                                                              \
      W, K, N, stride_k, stride_n, out: es_pack, panels divided. */                                                    \
   void es_panels_##S(void* data, int64_t i, int64_t n) { panels_body<T>(static_cast<int64_t*>(data), i, n); }         \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
-  /* G, ldg, X, ldx, steps, M, N, C, ldc, memory (es_gemm_tn_memory(M, N) for each): es_gemm_tn, M divided. */        \
+  /* G, ldg, X, ldx, steps, M, N, C, ldc, memory (es_gemm_tn_memory(M, N) for each), places, others, ld_others:       \
+     es_gemm_tn, M divided; X as in Lines. */                                                                         \
   void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
 ES_INTERFACE(float, f32)
 ES_INTERFACE(double, f64)
