@@ -189,3 +189,26 @@ def test_rounding(dtype: torch.dtype) -> None:
     for bad, reason in ((lambda x: x % 0.3, "remainder by 0.3"), (lambda x: torch.round(x, decimals=2), "decimals")):
         cell = Heads(lambda h, w, f=bad: f(h))  # type: ignore[misc]
         assert reason in (fused.refuses(cell, torch.zeros(2, 3, 5), None, None) or "")
+
+
+class Unfed(es.Cell):
+    """A cell within a cell, whose inputs are always zero."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4)
+        self.inner = es.GRU(2, 4)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        y, state = self.inner.step(x.new_zeros(len(x), 2), state + x.sum(-1, keepdim=True))
+        return y, state
+
+
+def test_a_product_of_numbers_known_before() -> None:
+    cell = Unfed().double()
+    xs = torch.randn(2, 5, 3, dtype=torch.float64)
+    found = []
+    for backend in ("fused", "reference"):
+        ys, _ = es.scan(cell, xs, backend=backend)
+        found.append([ys, *torch.autograd.grad(ys.square().sum(), list(cell.parameters()))])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-12)

@@ -26,6 +26,7 @@ from everstep.scanning.fused.call import Program
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.fused.table import Rows
+from everstep.scanning.fused.threads import has_short
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
 from everstep.state import State, leaves, map_state, unflatten
@@ -65,8 +66,9 @@ def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -
     assert isinstance(cell, Gated)
     kind = cell.vendor_kernel() or ""
     if torch.is_autocast_enabled("cpu"):
-        # its products are in bfloat16, those of the loop in float32
-        return "autocast: PyTorch's LSTM is measured to be faster in bfloat16" if kind == "lstm" else None
+        if kind != "lstm" or (has_short() and torch.is_grad_enabled()):
+            return None
+        return "autocast: PyTorch's LSTM is measured to be faster in bfloat16"
     whole = lengths is None and resets is None and xs.dtype == torch.float32
     if outrun(kind, cell.hidden_size, xs.shape[1], whole):
         return f"PyTorch's own {kind} is measured to be faster at this size"

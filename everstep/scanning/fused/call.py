@@ -17,7 +17,7 @@ from everstep.scanning.fused.pool import empty, zeros
 from everstep.scanning.fused.products import transposed
 from everstep.scanning.fused.replay import evaluate
 from everstep.scanning.fused.table import Rows, table
-from everstep.scanning.fused.threads import Kernels, kernels
+from everstep.scanning.fused.threads import Kernels, has_short, kernels
 
 
 class Program:
@@ -142,11 +142,17 @@ class Program:
         """Outputs (steps, size) and final state; every call of `again` gives contiguous inputs, and constants."""
         values = again()
         needed = torch.is_grad_enabled() and any(t.requires_grad for t in (*values, *start, *initial))
+        library = self._library()
         if needed:
-            ys, *final = _Loop.apply(self, rows, again, *values, *start, *initial)
+            ys, *final = _Loop.apply(self, rows, again, library, *values, *start, *initial)
         else:
-            ys, *final = self.go([*values, *start], initial, rows)
+            ys, *final = self.go(library, [*values, *start], initial, rows)
         return ys, final
+
+    def _library(self) -> Kernels:
+        """What multiplies: under bfloat16 autocast in bfloat16, where the processor can."""
+        short = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        return kernels(self.dtype, True) if short and self.dtype == torch.float32 and has_short() else self.kernels
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """Inputs, constants, start state, initial state."""
@@ -156,7 +162,12 @@ class Program:
         return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]
 
     def go(
-        self, tensors: Sequence[Tensor], initial: Sequence[Tensor], rows: Rows, kept: Tensor | None = None
+        self,
+        library: Kernels,
+        tensors: Sequence[Tensor],
+        initial: Sequence[Tensor],
+        rows: Rows,
+        kept: Tensor | None = None,
     ) -> list[Tensor]:
         """The forward loop; what backward needs goes into `kept` and over inputs."""
         xs, constants, start, _ = self.split(tensors)
@@ -174,7 +185,7 @@ class Program:
         if kept is not None:
             inside = self._keep(kept, rows) | self._at_home(arrays)
         matrices = self._matrices(self.forward_plan, constants)
-        table(self.kernels, self.forward_code, arrays, matrices, rows, inside).run(self.forward)
+        table(library, self.forward_code, arrays, matrices, rows, inside).run(self.forward)
         return [ys, *final]
 
     def memory(self, like: Tensor, rows: Rows) -> Tensor:
@@ -207,6 +218,7 @@ class Program:
 
     def back(
         self,
+        library: Kernels,
         xs: Mapping[int, Tensor],
         tensors: Sequence[Tensor],
         kept: Tensor,
@@ -248,7 +260,7 @@ class Program:
             arrays[f"sum{m}"] = zeros(like, threads, width)
         matrices = self._matrices(self.backward_plan, constants)
         inside = self._keep(kept, rows) | self._at_home(arrays)
-        table(self.kernels, self.backward_code, arrays, matrices, rows, inside).run(self.backward)
+        table(library, self.backward_code, arrays, matrices, rows, inside).run(self.backward)
 
         d_constants: list[Tensor | None] = [None] * len(constants)
         for k, m in self.of_constant.items():
@@ -259,7 +271,7 @@ class Program:
                 d_constants[k] = arrays[f"sum{m}"][:, ld : ld + size].sum(0).view_as(constants[k])
         for product, m in zip(self.adjoint.products, self.of_product, strict=True):
             if want_c[product.matrix]:
-                gradient = self._over_steps(_flat(arrays[f"g{m}"]), product.operand, arrays, kept, rows).t()
+                gradient = self._over_steps(library, _flat(arrays[f"g{m}"]), product.operand, arrays, kept, rows).t()
                 held = d_constants[product.matrix]
                 d_constants[product.matrix] = gradient if held is None else held + gradient
         d_x: list[Tensor | None] = [None] * len(want_x)
@@ -272,18 +284,20 @@ class Program:
         d_initial = [arrays[f"init{k}"] if w else None for k, w in enumerate(want_initial)]
         return [*d_x, *d_constants, *d_start, *d_initial]
 
-    def _over_steps(self, gradient: Tensor, view: View, arrays: dict[str, Tensor], kept: Tensor, rows: Rows) -> Tensor:
+    def _over_steps(
+        self, library: Kernels, gradient: Tensor, view: View, arrays: dict[str, Tensor], kept: Tensor, rows: Rows
+    ) -> Tensor:
         """Σ over all steps of gradientᵀ · operand: a matrix's gradient, transposed."""
         kind, k = view.node.key
         name = self.sequence(k) if kind == "prev" else f"{kind}{k}"
         columns = slice(None) if view.whole else slice(view.place.offset, view.place.offset + _size(view.shape))
         operand = _flat(arrays[name] if name in arrays else self._kept(name, kept, rows))[:, columns]
         if kind != "prev":
-            return transposed(gradient, operand)
+            return transposed(gradient, operand, short=library.short)
         start = _flat(arrays[f"before{k}"])
         if rows.resets is not None:
             start = torch.cat([start, _flat(arrays[f"before_init{k}"])])
-        return transposed(gradient, operand, (rows.before, start[:, columns]))
+        return transposed(gradient, operand, (rows.before, start[:, columns]), short=library.short)
 
     def _read(self, xs: Mapping[int, Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:
         """The arrays that loops read element by element."""
@@ -300,11 +314,13 @@ class Program:
 
 class _Loop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, program: Program, rows: Rows, again: Callable[[], list[Tensor]], *tensors: Tensor) -> Any:
-        ctx.program, ctx.rows, ctx.again, ctx.spent = program, rows, again, False
+    def forward(
+        ctx: Any, program: Program, rows: Rows, again: Callable[[], list[Tensor]], library: Kernels, *tensors: Tensor
+    ) -> Any:
+        ctx.program, ctx.rows, ctx.again, ctx.library, ctx.spent = program, rows, again, library, False
         count = len(tensors) - (len(program.states) if rows.resets is not None else 0)
         kept = program.memory(tensors[0], rows)
-        ys, *final = program.go(tensors[:count], tensors[count:], rows, kept)
+        ys, *final = program.go(library, tensors[:count], tensors[count:], rows, kept)
         xs = [tensors[k] for k in program.needed]
         ctx.save_for_backward(kept, ys, *xs, *tensors[len(program.step.inputs) :])
         ctx.set_materialize_grads(False)
@@ -313,23 +329,23 @@ class _Loop(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         kept, ys, *rest = ctx.saved_tensors
-        program, rows, wanted = ctx.program, ctx.rows, ctx.needs_input_grad[3:]
+        program, rows, wanted = ctx.program, ctx.rows, ctx.needs_input_grad[4:]
         xs = dict(zip(program.needed, rest, strict=False))
         others = rest[len(xs) :]
         if all(grad is None for grad in grads):
-            return (None,) * (3 + len(wanted))
+            return (None,) * (4 + len(wanted))
         if torch.is_grad_enabled():
             state = others[len(program.step.constants) :]
-            return None, None, None, *_differentiable(program, rows, [*ctx.again(), *state], grads, wanted)
+            return None, None, None, None, *_differentiable(program, rows, [*ctx.again(), *state], grads, wanted)
         if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
             values = [value.detach() for value in ctx.again()]
             kept = program.memory(ys, rows)
             inputs = len(program.step.inputs)
             _, _, start, initial = program.split([*values, *others[len(values) - inputs :]])
-            program.go([*values, *start], initial, rows, kept)
+            program.go(ctx.library, [*values, *start], initial, rows, kept)
             xs = {k: values[k] for k in program.needed}
         ctx.spent = bool(program.over)
-        return None, None, None, *program.back(xs, others, kept, ys, rows, grads, wanted)
+        return None, None, None, None, *program.back(ctx.library, xs, others, kept, ys, rows, grads, wanted)
 
 
 def _differentiable(

@@ -214,8 +214,10 @@ class Builder:
 
     def product(self, vector: View, matrix: Any, size: int) -> View:
         """vector · matrix, `matrix` a key that whoever compiles understands."""
-        at_hand = vector.node.op != "input" or vector.node.key[0] in ("prev", "dnext")
-        return whole(self.node("product", (size,), [self.solid(vector) if at_hand else self.copy(vector)], key=matrix))
+        outside = vector.node.op == "literal" or (
+            vector.node.op == "input" and vector.node.key[0] not in ("prev", "dnext")
+        )
+        return whole(self.node("product", (size,), [self.copy(vector) if outside else self.solid(vector)], key=matrix))
 
     def solid(self, view: View) -> View:
         """The same numbers with stride 1, so that a product can read them."""

@@ -27,6 +27,7 @@ class _Bodies:
         suffix = "f32" if dtype == torch.float32 else "f64"
         library = kernels(dtype).library
         self._parallel = library.es_parallel
+        self.columns_short = ctypes.cast(library.es_columns_short, ctypes.c_void_p)
         self.panels, self.rows, self.columns = (
             ctypes.cast(getattr(library, f"es_{name}_{suffix}"), ctypes.c_void_p)
             for name in ("panels", "rows", "columns")
@@ -60,11 +61,14 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     return _product(x, w)
 
 
-def transposed(g: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def transposed(g: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None, *, short: bool = False) -> Tensor:
     """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it.
 
-    `before`: (N,) places and other rows: row p of x instead of row n where p = places[n] ≥ 0, row −1 − p of the other
-    rows where p < 0.
+    Args:
+        g, x: of one dtype.
+        before: (N,) places and other rows: row p of x instead of row n where p = places[n] ≥ 0, row −1 − p of the
+            other rows where p < 0.
+        short: round both to bfloat16 (`threads.has_short`); sums are in float32.
     """
     (steps, rows), columns = g.shape, x.shape[1]
     g, x = _lines(g), _lines(x)
@@ -78,7 +82,8 @@ def transposed(g: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None
     else:
         places, first = before[0], _lines(before[1])
         others = places.data_ptr(), first.data_ptr(), first.stride(0)
-    bodies.run(bodies.columns, threads, *table, memory.data_ptr(), *others)
+    body = bodies.columns_short if short else bodies.columns
+    bodies.run(body, threads, *table, memory.data_ptr(), *others)
     return out
 
 

@@ -19,8 +19,10 @@ def _library() -> ctypes.CDLL:
     library = build.load(source, "kernels")
     library.es_set_openmp.argtypes = [ctypes.c_void_p] * 3
     library.es_set_openmp(*_openmp())
+    library.es_has_short.restype = ctypes.c_int64
     for suffix in ("f32", "f64"):
         getattr(library, f"es_panel_{suffix}").restype = ctypes.c_int64
+    for suffix in ("f32", "f64", "short"):
         size = getattr(library, f"es_packed_size_{suffix}")
         size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
         pack = getattr(library, f"es_pack_{suffix}")
@@ -47,28 +49,32 @@ def _openmp() -> tuple[int | None, ...]:
 
 
 class Kernels:
-    """The library's functions for one dtype.
+    """The library's functions for one dtype; `short` rounds the factors of float32 products to bfloat16.
 
     Attributes:
+        short: as given.
         gemm, barrier: addresses, for the generated code.
         panel: columns that are packed together.
         barrier_bytes: memory of a barrier.
         cache: bytes of a core's own cache.
     """
 
-    def __init__(self, dtype: torch.dtype):
+    def __init__(self, dtype: torch.dtype, short: bool = False):
         suffix = "f32" if dtype == torch.float32 else "f64"
+        products = "short" if short else suffix
+        self.short = short
         self.library = _library()
-        self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{suffix}"), ctypes.c_void_p).value or 0
+        self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{products}"), ctypes.c_void_p).value or 0
         self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
         self.panel = int(getattr(self.library, f"es_panel_{suffix}")())
-        self._pack = getattr(self.library, f"es_pack_{suffix}")
+        self._pack = getattr(self.library, f"es_pack_{products}")
+        self._packed_size = getattr(self.library, f"es_packed_size_{products}")
         self.barrier_bytes = int(self.library.es_barrier_bytes())
         self.cache = 1 << 20
 
     def packed_size(self, rows: int, columns: int) -> int:
         """Numbers that a packed matrix takes."""
-        return -(-columns // self.panel) * self.panel * rows
+        return int(self._packed_size(rows, columns))
 
     def pack(self, matrix: Tensor, address: int) -> None:
         """Write a matrix (K, N) to memory in the layout that the products read."""
@@ -81,10 +87,16 @@ class Kernels:
 
 
 @cache
-def kernels(dtype: torch.dtype) -> Kernels:
+def kernels(dtype: torch.dtype, short: bool = False) -> Kernels:
     """The library, compiled at first use.
 
     Raises:
         build.BuildError: it cannot be compiled.
     """
-    return Kernels(dtype)
+    return Kernels(dtype, short)
+
+
+@cache
+def has_short() -> bool:
+    """Whether the processor multiplies in bfloat16."""
+    return bool(_library().es_has_short())

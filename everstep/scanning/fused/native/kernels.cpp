@@ -80,12 +80,23 @@ ES_INLINE void fma(Vec<double>& c, Vec<double> a, Vec<double> b) {
 template <class V> ES_INLINE void fma(V& c, V a, V b) { c += a * b; }
 #endif
 
+// c += a * b of pairs: every number of a and b is two neighbours of K in bfloat16, whose products are added in float.
+#if defined(__AVX512BF16__)
+constexpr bool HAS_SHORT = true;
+ES_INLINE void fma_pairs(Vec<float>& c, Vec<float> a, Vec<float> b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+}
+#else
+constexpr bool HAS_SHORT = false;
+ES_INLINE void fma_pairs(Vec<float>& c, Vec<float> a, Vec<float> b) { c += a * b; }  // never called
+#endif
+
 // ---------------------------------------------------------------------------------------------------------------- gemm
 
 // M rows by P neighbouring panels. `apart` is the distance of two panels, `columns` how many columns of C there are
 // from here on (fewer than P panels hold: the last one is partly padding), `sum` whether to start from C. With ACROSS,
-// A is packed as K times M neighbours, and `sum` adds the finished chain to C.
-template <class T, int M, int P, bool ACROSS>
+// A is packed as K times M neighbours, and `sum` adds the finished chain to C. With PAIRS, K counts pairs.
+template <class T, int M, int P, bool ACROSS, bool PAIRS>
 void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, int64_t ldc, int64_t columns,
            bool sum) {
   constexpr int L = LANES<T>, R = P * VECTORS;
@@ -116,6 +127,12 @@ void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, 
     asm("" : "+r"(lda));  // GCC that knows the number takes other ways, and leaves the sums in memory
   }
   ES_UNROLL for (int g = 0; g < G; ++g) rows[g] = A + 3 * g * lda;
+  const auto multiply = [&](Vec<T>& c, Vec<T> a, Vec<T> w) ES_ALWAYS {
+    if constexpr (PAIRS)
+      fma_pairs(c, a, w);
+    else
+      fma(c, a, w);
+  };
   const auto element = [&](int m, int u) ES_ALWAYS {
     return splat(rows[m / 3][m % 3 * lda + (ACROSS ? u * M : u)]);
   };
@@ -131,14 +148,14 @@ void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, 
       ES_UNROLL for (int r = 0; r < R; ++r) w[r] = load(W + r / VECTORS * apart + (u * VECTORS + r % VECTORS) * L);
       ES_UNROLL for (int m = 0; m < M; ++m) {
         const Vec<T> a = element(m, u);
-        ES_UNROLL for (int r = 0; r < R; ++r) fma(acc[m][r], a, w[r]);
+        ES_UNROLL for (int r = 0; r < R; ++r) multiply(acc[m][r], a, w[r]);
       }
     } else {
       Vec<T> a[M];
       ES_UNROLL for (int m = 0; m < M; ++m) a[m] = element(m, u);
       ES_UNROLL for (int r = 0; r < R; ++r) {
         const Vec<T> w = load(W + r / VECTORS * apart + (u * VECTORS + r % VECTORS) * L);
-        ES_UNROLL for (int m = 0; m < M; ++m) fma(acc[m][r], a[m], w);
+        ES_UNROLL for (int m = 0; m < M; ++m) multiply(acc[m][r], a[m], w);
       }
     }
   };
@@ -179,33 +196,34 @@ struct Even {
 
 template <class T> using Block = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, int64_t, bool);
 
-template <class T, bool ACROSS, int... M> Block<T> block_of(int64_t rows, std::integer_sequence<int, M...>) {
-  static constexpr Block<T> table[] = {block<T, M + 1, 1, ACROSS>...};
+template <class T, bool ACROSS, bool PAIRS, int... M>
+Block<T> block_of(int64_t rows, std::integer_sequence<int, M...>) {
+  static constexpr Block<T> table[] = {block<T, M + 1, 1, ACROSS, PAIRS>...};
   return table[rows - 1];
 }
 
 // A few rows: a panel gives too few independent chains to hide the latency of an fma, so several are walked at once.
-template <class T, int M, int P, bool ACROSS>
+template <class T, int M, int P, bool ACROSS, bool PAIRS>
 int64_t wide(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, int64_t N, int64_t p, int64_t last, T* C,
              int64_t ldc, bool sum) {
   for (; p + P <= last; p += P)
-    block<T, M, P, ACROSS>(A, lda, W + p * apart, apart, K, C + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
+    block<T, M, P, ACROSS, PAIRS>(A, lda, W + p * apart, apart, K, C + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
   return p;
 }
 
 // A chunk: at most CHUNK_ROWS rows and CHUNK_BYTES of each. Panels outside, blocks of rows inside: the panel comes from
 // L2 or beyond once and is near for all blocks but the first. With ACROSS, lda is K: blocks lie one after the other.
-template <class T, bool ACROSS = false>
+template <class T, bool ACROSS = false, bool PAIRS = false>
 void chunk(const T* A, int64_t lda, int64_t M, const T* W, int64_t apart, int64_t K, int64_t N, int64_t p, int64_t last,
            T* C, int64_t ldc, bool sum) {
-  if (M == 1) p = wide<T, 1, 4, ACROSS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
-  if (M == 1) p = wide<T, 1, 2, ACROSS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
-  if (M == 2) p = wide<T, 2, 2, ACROSS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  if (M == 1) p = wide<T, 1, 4, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  if (M == 1) p = wide<T, 1, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  if (M == 2) p = wide<T, 2, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
   const Even blocks = {M, (M + ROWS - 1) / ROWS};
   for (; p < last; ++p)
     for (int64_t b = 0; b < blocks.parts; ++b) {
       const int64_t m = blocks.at(b);
-      block_of<T, ACROSS>(blocks.at(b + 1) - m, std::make_integer_sequence<int, ROWS>())(
+      block_of<T, ACROSS, PAIRS>(blocks.at(b + 1) - m, std::make_integer_sequence<int, ROWS>())(
           A + m * lda, lda, W + p * apart, apart, K, C + m * ldc + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
     }
 }
@@ -237,6 +255,82 @@ void gemm(const T* A, int64_t lda, int64_t M, const T* W, int64_t K, int64_t N, 
       const int64_t length = k + most < K ? most : K - k;
       (collide ? chunk_copied<T> : chunk<T>)(A + m * lda + k, lda, n, W + k * PANEL<T>, K * PANEL<T>, length, N, first,
                                              last, C + m * ldc, ldc, add || k > 0);
+      k += length;
+    } while (k < K);
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------- bfloat16 products
+
+// To the nearest bfloat16, ties to even.
+ES_INLINE uint32_t shortened(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return x == x ? rounded : 0x7fc0;
+}
+
+// Two neighbours in the place of a float, which is never read as one.
+ES_INLINE void put_pair(float* to, float first, float second) {
+  const uint32_t bits = shortened(first) | shortened(second) << 16;
+  __builtin_memcpy(to, &bits, 4);
+}
+
+// K numbers as pairs, the last one with a zero where K is odd.
+inline void shorten(const float* from, int64_t K, float* to) {
+  for (int64_t k = 0; k < K / 2; ++k) put_pair(to + k, from[2 * k], from[2 * k + 1]);
+  if (K % 2) put_pair(to + K / 2, from[K - 1], 0);
+}
+
+// Panels as of `pack`, of pairs.
+inline void pack_pairs(const float* W, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, float* out) {
+  constexpr int64_t NR = PANEL<float>;
+  const int64_t pairs = (K + 1) / 2;
+  for (int64_t n0 = 0; n0 < N; n0 += NR) {
+    const int64_t n = N - n0 < NR ? N - n0 : NR;
+    const float* from = W + n0 * stride_n;
+    float* to = out + n0 * pairs;
+    if (n < NR) __builtin_memset(to, 0, pairs * NR * sizeof *to);
+    if (stride_n == 1) {
+      for (int64_t k = 0; k < K / 2; ++k)
+        for (int64_t j = 0; j < n; ++j)
+          put_pair(to + k * NR + j, from[2 * k * stride_k + j], from[(2 * k + 1) * stride_k + j]);
+    } else {
+      for (int64_t j = 0; j < n; ++j)
+        for (int64_t k = 0; k < K / 2; ++k) {
+          const float* two = from + j * stride_n + 2 * k * stride_k;
+          put_pair(to + k * NR + j, two[0], two[stride_k]);
+        }
+    }
+    if (K % 2)
+      for (int64_t j = 0; j < n; ++j) put_pair(to + K / 2 * NR + j, from[(K - 1) * stride_k + j * stride_n], 0);
+  }
+}
+
+__attribute__((noinline)) inline void chunk_short(const float* A, int64_t lda, int64_t M, const float* W, int64_t apart,
+                                                  int64_t K, int64_t N, int64_t p, int64_t last, float* C, int64_t ldc,
+                                                  bool sum) {
+  constexpr int64_t stride = (CHUNK_BYTES + 64) / sizeof(float);
+  float copy[CHUNK_ROWS * stride];
+  for (int64_t m = 0; m < M; ++m) shorten(A + m * lda, K, copy + m * stride);
+  chunk<float, false, true>(copy, stride, M, W, apart, (K + 1) / 2, N, p, last, C, ldc, sum);
+}
+
+// As `gemm`, both factors rounded to bfloat16.
+inline void gemm_short(const float* A, int64_t lda, int64_t M, const float* W, int64_t K, int64_t N, int64_t first,
+                       int64_t last, float* C, int64_t ldc, bool add) {
+  constexpr int64_t NR = PANEL<float>, most = 2 * (CHUNK_BYTES / int64_t(sizeof(float)));
+  const int64_t panels = (N + NR - 1) / NR;
+  if (last > panels) last = panels;
+  if (M <= 0 || first >= last) return;
+  const int64_t chunks = (M + CHUNK_ROWS - 1) / CHUNK_ROWS, rows = (M + chunks - 1) / chunks;
+  for (int64_t m = 0; m < M; m += rows) {
+    const int64_t n = m + rows < M ? rows : M - m;
+    int64_t k = 0;
+    do {
+      const int64_t length = k + most < K ? most : K - k;
+      chunk_short(A + m * lda + k, lda, n, W + k / 2 * NR, (K + 1) / 2 * NR, length, N, first, last, C + m * ldc, ldc,
+                  add || k > 0);
       k += length;
     } while (k < K);
   }
@@ -366,8 +460,17 @@ template <class T> struct Lines {
 template <class T> constexpr int64_t ACROSS_PART = ACROSS_PANELS<T> * PANEL<T> * STEPS;
 constexpr int64_t ACROSS_GROUP = ACROSS_ROWS * STEPS;
 
+// Two steps after one another as one row of pairs, zeros beside the last of an odd number. It may overwrite `from`.
+inline void shorten_steps(const float* from, int64_t ld, int64_t steps, int64_t count, float* to) {
+  for (int64_t s = 0; s < steps / 2; ++s)
+    for (int64_t j = 0; j < count; ++j)
+      put_pair(to + s * count + j, from[2 * s * ld + j], from[(2 * s + 1) * ld + j]);
+  if (steps % 2)
+    for (int64_t j = 0; j < count; ++j) put_pair(to + steps / 2 * count + j, from[(steps - 1) * ld + j], 0);
+}
+
 // C[a, b] = sum of A[s, a] B[s, b] over all steps s.
-template <class T>
+template <class T, bool PAIRS>
 void across(const Lines<T>& A, int64_t M, const Lines<T>& B, int64_t N, int64_t steps, T* C, int64_t ldc, T* memory) {
   constexpr int64_t NR = PANEL<T>;
   if (M <= 0 || N <= 0) return;
@@ -379,18 +482,28 @@ void across(const Lines<T>& A, int64_t M, const Lines<T>& B, int64_t N, int64_t 
   const Even parts = {panels, (panels + ACROSS_PANELS<T> - 1) / ACROSS_PANELS<T>};
   const Even groups = {M, (M + ACROSS_ROWS - 1) / ACROSS_ROWS};
   T *packed = memory, *group = memory + ACROSS_PART<T>, *room = group + ACROSS_GROUP;
+  const auto lines = [room](const Lines<T>& from, int64_t s, int64_t length, int64_t column, int64_t count) {
+    const auto found = from.at(s, length, column, count, room);
+    if constexpr (PAIRS) {
+      shorten_steps(found.first, found.second, length, count, room);
+      return std::pair<const T*, int64_t>{room, count};
+    } else {
+      return found;
+    }
+  };
   for (int64_t i = 0; i < chunks.parts; ++i) {
-    const int64_t s = chunks.at(i), length = chunks.at(i + 1) - s;
+    const int64_t s = chunks.at(i), length = chunks.at(i + 1) - s, depth = PAIRS ? (length + 1) / 2 : length;
     for (int64_t j = 0; j < parts.parts; ++j) {
       const int64_t p = parts.at(j), count = parts.at(j + 1) - p, rest = N - p * NR;
       const int64_t columns = rest < count * NR ? rest : count * NR;
-      const auto [b, ldb] = B.at(s, length, p * NR, columns, room);
-      pack(b, length, columns, ldb, 1, packed);
+      const auto [b, ldb] = lines(B, s, length, p * NR, columns);
+      pack(b, depth, columns, ldb, 1, packed);
       for (int64_t g = 0; g < groups.parts; ++g) {
         const int64_t m = groups.at(g), n = groups.at(g + 1) - m;
-        const auto [a, lda] = A.at(s, length, m, n, room);
-        pack_across(a, lda, n, length, group);
-        chunk<T, true>(group, length, n, packed, length * NR, length, rest, 0, count, C + m * ldc + p * NR, ldc, i > 0);
+        const auto [a, lda] = lines(A, s, length, m, n);
+        pack_across(a, lda, n, depth, group);
+        chunk<T, true, PAIRS>(group, depth, n, packed, depth * NR, depth, rest, 0, count, C + m * ldc + p * NR, ldc,
+                              i > 0);
       }
     }
   }
@@ -446,18 +559,18 @@ template <class T> int64_t gemm_tn_memory(int64_t M, int64_t N) {
   return 2 * (ACROSS_PART<T> + ACROSS_GROUP) + M * (N < PANEL<T> ? N : PANEL<T>) + 64 / sizeof(T);
 }
 
-template <class T>
+template <class T, bool PAIRS = false>
 void gemm_tn(Lines<T> G, Lines<T> X, int64_t steps, int64_t N, int64_t m0, int64_t m1, T* C, int64_t ldc, T* memory) {
   const int64_t M = m1 - m0;
   if (M <= 0 || N <= 0) return;
   memory = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
   G = G.from(m0);
   C += m0 * ldc;
-  if (!swapped<T>(M, N)) return across(G, M, X, N, steps, C, ldc, memory);
+  if (!swapped<T>(M, N)) return across<T, PAIRS>(G, M, X, N, steps, C, ldc, memory);
   T* after = memory + 2 * (ACROSS_PART<T> + ACROSS_GROUP);
   if (N <= 2 && steps > 0 && N * M <= ACROSS_PART<T>)
     return (N == 1 ? few<T, 1> : few<T, 2>)(X, G, M, steps, C, ldc, memory, memory + ACROSS_PART<T>);
-  across(X, N, G, M, steps, after, M, memory);
+  across<T, PAIRS>(X, N, G, M, steps, after, M, memory);
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < N; ++n) C[m * ldc + n] = after[n * M + m];
 }
@@ -495,18 +608,18 @@ template <class T> void rows_body(const int64_t* t, int64_t i, int64_t n) {
        at<T>(t[6]) + share.first * ldc, ldc, false);
 }
 
-template <class T> void columns_body(const int64_t* t, int64_t i, int64_t n) {
+template <class T, bool PAIRS = false> void columns_body(const int64_t* t, int64_t i, int64_t n) {
   const int64_t steps = t[4], M = t[5], N = t[6], ldc = t[8];
   const Lines<T> G = {at<T>(t[0]), t[1], nullptr, nullptr, 0};
   const Lines<T> X = {at<T>(t[2]), t[3], at<int64_t>(t[10]), at<T>(t[11]), t[12]};
   T* memory = at<T>(t[9]) + i * gemm_tn_memory<T>(M, N);
   if (M < 2 * ROWS * n && N > M) {
     const Share share(N, PANEL<T>, i, n);
-    return gemm_tn(G, X.from(share.first), steps, share.last - share.first, 0, M, at<T>(t[7]) + share.first, ldc,
-                   memory);
+    return gemm_tn<T, PAIRS>(G, X.from(share.first), steps, share.last - share.first, 0, M, at<T>(t[7]) + share.first,
+                             ldc, memory);
   }
   const Share share(M, swapped<T>(M, N) ? PANEL<T> : 1, i, n);
-  gemm_tn(G, X, steps, N, share.first, share.last, at<T>(t[7]), ldc, memory);
+  gemm_tn<T, PAIRS>(G, X, steps, N, share.first, share.last, at<T>(t[7]), ldc, memory);
 }
 
 // PyTorch's own OpenMP pool: a second one would compete with it for the cores.
@@ -568,6 +681,22 @@ extern "C" {
   void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
 ES_INTERFACE(float, f32)
 ES_INTERFACE(double, f64)
+
+// Products of numbers in bfloat16, added up in float, where the processor has them.
+int64_t es_has_short(void) { return HAS_SHORT; }
+int64_t es_packed_size_short(int64_t K, int64_t N) {
+  return (N + PANEL<float> - 1) / PANEL<float> * PANEL<float> * ((K + 1) / 2);
+}
+void es_pack_short(const float* W, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, float* out) {
+  pack_pairs(W, K, N, stride_k, stride_n, out);
+}
+void es_gemm_short(const float* A, int64_t lda, int64_t M, const float* packed, int64_t K, int64_t N, int64_t first,
+                   int64_t last, float* C, int64_t ldc, int add) {
+  gemm_short(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);
+}
+void es_columns_short(void* data, int64_t i, int64_t n) {
+  columns_body<float, true>(static_cast<int64_t*>(data), i, n);
+}
 
 void es_set_openmp(void* GOMP_parallel, void* omp_get_thread_num, void* omp_get_num_threads) {
   const bool all = GOMP_parallel && omp_get_thread_num && omp_get_num_threads;

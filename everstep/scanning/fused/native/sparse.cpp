@@ -1,5 +1,6 @@
 // The time loop of a leaky reservoir whose units have equally many connections each:
-// h_t = (1 − a) ∘ h_{t-1} + a ∘ tanh(u_t + s W h_{t-1}).
+// h_t = (1 − a) ∘ h_{t-1} + a ∘ tanh(u_t + s W h_{t-1}), or in a closed loop, with y_t = R h_t + c,
+// h_t = (1 − a) ∘ h_{t-1} + a ∘ tanh(u_t + s W h_{t-1} + F y_{t-1}).
 //
 // W is read once a step, from first byte to last, and a large one at the speed of memory: so its numbers are as short as
 // they can be without loss (bfloat16 where they are so round), and columns take two bytes where that is enough. Slices of
@@ -33,6 +34,12 @@ template <class T> struct Loop {
   const int64_t* lengths;  // (batch,) or null
   const uint8_t* resets;   // (batch, time) or null
   T* memory;               // 2 · 8 · units
+  int64_t outputs;         // features of y; 0: the loop is open, and there is nothing of what follows
+  const T* back;           // F (units, outputs)
+  const T* readout;        // R (outputs, units)
+  const T* offset;         // c (outputs,)
+  T* fed;                  // y_{t-1} (batch, outputs)
+  T* made;                 // y_t (batch, time, outputs)
 };
 
 template <class T> bool live(const Loop<T>& loop, int64_t row, int64_t t) {
@@ -74,6 +81,28 @@ inline void slice(const Loop<T>& loop, const T* h, T* next, int64_t first, int64
   }
 }
 
+// F y_{t-1}, added to what comes from outside.
+template <class T> void feed(const Loop<T>& loop, int64_t row, int64_t t) {
+  T* u = loop.ys + (row * loop.time + t) * loop.units;
+  const T* y = loop.fed + row * loop.outputs;
+  for (int64_t i = 0; i < loop.units; ++i)
+    for (int64_t d = 0; d < loop.outputs; ++d) u[i] += loop.back[i * loop.outputs + d] * y[d];
+}
+
+// y_t from the state of a row that goes on, zeros from one that has ended.
+template <class T> void read(const Loop<T>& loop, int64_t row, int64_t t) {
+  const T* h = loop.ys + (row * loop.time + t) * loop.units;
+  T* y = loop.made + (row * loop.time + t) * loop.outputs;
+  for (int64_t d = 0; d < loop.outputs; ++d) {
+    T sum = 0;
+    const T* weights = loop.readout + d * loop.units;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < loop.units; ++i) sum += weights[i] * h[i];
+    y[d] = live(loop, row, t) ? sum + loop.offset[d] : T(0);
+    if (live(loop, row, t)) loop.fed[row * loop.outputs + d] = y[d];
+  }
+}
+
 // The whole sequence of up to as many rows of the batch as V has numbers.
 template <class T, class W, class I, class V> void block(const Loop<T>& loop, int64_t row, int64_t rows) {
   constexpr int64_t B = sizeof(V) / sizeof(T);
@@ -83,9 +112,13 @@ template <class T, class W, class I, class V> void block(const Loop<T>& loop, in
     for (int64_t i = 0; i < loop.units; ++i) h[i * B + b] = loop.state[(row + b) * loop.units + i];
   for (int64_t t = 0; t < loop.time; ++t) {
     for (int64_t b = 0; b < rows; ++b)
-      if (loop.resets && loop.resets[(row + b) * loop.time + t] && live(loop, row + b, t))
+      if (loop.resets && loop.resets[(row + b) * loop.time + t] && live(loop, row + b, t)) {
         for (int64_t i = 0; i < loop.units; ++i) h[i * B + b] = 0;
+        for (int64_t d = 0; d < loop.outputs; ++d) loop.fed[(row + b) * loop.outputs + d] = 0;
+      }
+    for (int64_t b = 0; b < rows && loop.outputs; ++b) feed(loop, row + b, t);
     for (int64_t first = 0; first < loop.units; first += SLICE) slice<T, W, I, V>(loop, h, next, first, t, row, rows);
+    for (int64_t b = 0; b < rows && loop.outputs; ++b) read(loop, row + b, t);
     T* last = h;
     h = next, next = last;
   }
@@ -116,7 +149,13 @@ template <class T> void dispatch(const int64_t* table, double scale) {
                         (T*)table[8],
                         (const int64_t*)table[9],
                         (const uint8_t*)table[10],
-                        (T*)table[11]};
+                        (T*)table[11],
+                        table[14],
+                        (const T*)table[15],
+                        (const T*)table[16],
+                        (const T*)table[17],
+                        (T*)table[18],
+                        (T*)table[19]};
   const bool short_weights = table[12], short_columns = table[13];
   if (short_weights && short_columns)
     run<T, Short, uint16_t>(loop);
