@@ -91,13 +91,28 @@ _HOMES = {
         "time_scales",
     ],
     "everstep.wirings": [
+        "DTRNN",
         "Bidirectional",
+        "Checkpointed",
+        "Conditioned",
+        "DeepTransition",
+        "Delay",
         "Dropout",
+        "EmbeddingDropout",
         "EncoderStack",
+        "FeedForward",
+        "Feedback",
         "Identity",
+        "Online",
+        "Parallel",
+        "ReadOut",
         "RecurrentDropout",
+        "Reservoir",
         "Residual",
+        "SkipStack",
         "Stack",
+        "StateDropout",
+        "TimeAveraged",
         "TimeSkip",
         "VariationalDropout",
         "WeightDrop",
@@ -108,7 +123,8 @@ _HOMES = {
         "to_torch",
     ],
     "everstep.heads": ["Categorical"],
-    "everstep.learn": ["fit"],
+    "everstep.learn": ["EchoState", "RecursiveLeastSquares", "Ridge", "fit"],
+    "everstep.learn.omega": ["omega"],
     "everstep.decode": ["sample"],
     "everstep.tasks.run": ["load", "train"],
     "everstep.errors": ["EverstepError"],
@@ -198,18 +214,35 @@ if TYPE_CHECKING:
     from everstep.equation import gated
     from everstep.errors import EverstepError
     from everstep.heads import Categorical
-    from everstep.learn import fit
+    from everstep.learn import EchoState, RecursiveLeastSquares, Ridge
+    from everstep.learn.fit import fit
+    from everstep.learn.omega import omega
     from everstep.scanning import explain, scan
     from everstep.scanning.fused.stream import Stream
     from everstep.tasks.run import load, train
     from everstep.wirings import (
+        DTRNN,
         Bidirectional,
+        Checkpointed,
+        Conditioned,
+        DeepTransition,
+        Delay,
         Dropout,
+        EmbeddingDropout,
         EncoderStack,
+        Feedback,
+        FeedForward,
         Identity,
+        Online,
+        Parallel,
+        ReadOut,
         RecurrentDropout,
+        Reservoir,
         Residual,
+        SkipStack,
         Stack,
+        StateDropout,
+        TimeAveraged,
         TimeSkip,
         VariationalDropout,
         WeightDrop,

@@ -38,6 +38,10 @@ class Layer(nn.Module):
         """The layers that `unroll` hands to `scan`; a plain cell runs itself. For `everstep.explain`."""
         return (self,)
 
+    def own_way(self, xs: Tensor) -> str | None:
+        """What `unroll` runs instead of a backend, in words for `everstep.explain`; None: a backend."""
+        return None
+
     def forward(
         self,
         xs: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -409,7 +410,7 @@ def test_recurrent_dropout_works_for_any_candidate_and_refuses_other_cells() -> 
 def test_weight_drop_masks_the_recurrent_matrix_once_a_sequence() -> None:
     inner, plain, xs = made(es.LSTM(D, H)), es.LSTM(D, H).double(), inputs()
     cell = es.WeightDrop(inner, 0.5)
-    assert cell.cell.state_dict().keys() == plain.state_dict().keys()
+    assert cell.state_dict().keys() == plain.state_dict().keys()
     kept = inner.weight_hh.detach().clone()
     torch.manual_seed(11)
     ys, _ = cell(xs)
@@ -435,6 +436,18 @@ def test_weight_drop_of_other_cells_and_its_refusals() -> None:
         cell.step(xs[:, 0], (start, start[:, 0]))
     with pytest.raises(ValueError, match="has no parameter 'weight_hh'"):
         es.WeightDrop(es.MinGRU(D, H), 0.5)
+
+
+def test_weight_drop_has_the_state_dict_of_its_cell() -> None:
+    plain, cell, xs = made(es.LSTM(D, H)), es.WeightDrop(es.LSTM(D, H), 0.5).double(), inputs()
+    assert [name for name, _ in cell.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    cell.load_state_dict(plain.state_dict())
+    same(cell.eval()(xs)[0], plain(xs)[0])
+    other = copy.deepcopy(cell).train()
+    assert (other.cell.training, cell.cell.training) == (True, False)
+    other.load_state_dict({name: 0 * tensor for name, tensor in plain.state_dict().items()})
+    same(cell(xs)[0], plain(xs)[0])
+    assert not other(xs)[0].any()
 
 
 # -- modern recurrences

@@ -470,7 +470,10 @@ def test_demo_leaves_a_strangers_folder_alone(cli: Everstep, fake: types.SimpleN
     assert "thesis exists" in done.err
 
 
-def test_look_prints_paths_and_what_to_see(cli: Everstep, run: FakeRun) -> None:
+def test_look_prints_paths_and_what_to_see(cli: Everstep, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from everstep.cli import pictures
+
+    monkeypatch.setattr(pictures, "drawers", lambda: [pictures.draw_learning])  # the others need a network
     Path("own.txt").write_text("One line.\nAnother.\n", encoding="utf-8")
     done = cli("look", "runs/mine", "--text", "own.txt", "--out", "shown")
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""Every example in a docstring and in the README runs."""
+"""Every example in a docstring, in the README and in the laboratory's page runs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert found.failed == 0
 
 
-def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md"])
+def test_python_on_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
     assert len(blocks) >= 2
     for block in blocks:
-        exec(compile(block.replace("train.max_minutes=1", "train.max_steps=2"), "README.md", "exec"), {})
+        exec(compile(block.replace("train.max_minutes=1", "train.max_steps=2"), page, "exec"), {})
 
 
 @pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")

@@ -141,6 +141,25 @@ def test_chunked_equals_whole_and_steps(name: str) -> None:
         torch.testing.assert_close(a, c, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_chunked_equals_whole_in_second_derivatives(name: str) -> None:
+    layer = build(name)
+    xs, state = inputs(layer, 2, 6), carried(layer, 2)
+    wanted = [xs.requires_grad_(), *layer.parameters()]
+    found = []
+    for sizes in ([6], [2, 1, 3]):
+        end, parts = state, []
+        for chunk in xs.split(sizes, 1):
+            ys, end = es.scan(layer, chunk, end)
+            parts.append(ys)
+        total = torch.cat(parts, 1).square().sum()
+        first = torch.autograd.grad(total, wanted, create_graph=True, allow_unused=True, materialize_grads=True)
+        moved = sum((g.sin().sum() for g in first), total * 0)
+        found.append([*first, *torch.autograd.grad(moved, wanted, allow_unused=True, materialize_grads=True)])
+    for whole, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_resets_equal_sequences_begun_afresh(name: str) -> None:
     layer = build(name)

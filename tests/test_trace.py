@@ -19,7 +19,11 @@ from everstep.state import leaves
 OUTSIDE = torch.tensor([0.5, -1.0, 2.0])
 
 
-@pytest.mark.parametrize("name", CELLS)
+SPARSE = {"Reservoir", "Reservoirs", "EchoState", "EchoState feedback"}
+"""Sparse products are no operation of the engine; reservoirs have a loop of their own."""
+
+
+@pytest.mark.parametrize("name", sorted(CELLS.keys() - SPARSE))
 def test_the_graph_computes_the_step(name: str) -> None:
     torch.manual_seed(0)
     cell = CELLS[name]().double()

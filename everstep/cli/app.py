@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from everstep import __version__
-from everstep.cli import benching, demo, doctor, explaining, recipes, searching, training, using
+from everstep.cli import benching, demo, doctor, explaining, graphing, lab, recipes, searching, training, using
 from everstep.errors import EverstepError
 
 TOP = """Recurrent sequence models: train, resume, score, sample and look.
@@ -20,6 +20,7 @@ TOP = """Recurrent sequence models: train, resume, score, sample and look.
   everstep train text-words data.train=my.txt --out runs/mine
   everstep generate runs/mine --prompt "The" --length 100
   everstep eval runs/mine
+  everstep lab remedies --lags 5,10,20 --minutes 5 --out runs/lab
 
 A RUN is a folder: its recipe, model, tokenizer, metrics, checkpoints and pictures. `everstep VERB --help` has an
 example of each verb. Data goes through stdin and stdout, messages to stderr.
@@ -82,7 +83,9 @@ app.command("score")(using.score)
 app.command("generate")(using.generate)
 app.command("look")(using.look)
 app.command("explain")(explaining.explain)
+app.command("graph")(graphing.graph)
 app.command("search")(searching.search)
+app.add_typer(lab.app, name="lab")
 app.command("bench", context_settings=benching.ANYTHING)(benching.bench)
 app.command("doctor")(doctor.doctor)
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-from typing import Any
-
 import typer
 
+from everstep.cli.loading import load_cell
 from everstep.errors import ConfigError
 
 
@@ -31,38 +27,7 @@ def explain(
     from everstep.cell import Layer
     from everstep.scanning import explain
 
-    made = _made(cell, sizes)
+    made = load_cell("explain", cell, sizes)
     if not isinstance(made, Layer):
         raise ConfigError(f"explain: {cell} should be a cell, but is {type(made).__name__}")
     print(explain(made, torch.zeros(batch, time, made.input_size, dtype=next(made.parameters(), torch.zeros(1)).dtype)))
-
-
-def _made(name: str, sizes: str) -> Any:
-    module, colon, attribute = name.rpartition(":")
-    if not colon or not module or not attribute:
-        raise ConfigError(f"explain: expected MODULE:CELL, such as everstep:LSTM or mycells.py:Mine, but {name!r} came")
-    if module.endswith(".py"):
-        if not Path(module).is_file():
-            raise ConfigError(f"explain: no file {module}")
-        sys.path.insert(0, str(Path(module).parent.resolve()))
-        module = Path(module).stem
-    else:
-        sys.path.insert(0, ".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"explain: no module {error.name!r}; a file is named with its .py") from None
-    except AttributeError:
-        raise ConfigError(f"explain: {module} has no {attribute!r}") from None
-    import torch
-
-    if isinstance(found, torch.nn.Module) or not callable(found):
-        return found
-    try:
-        numbers = [int(part) for part in sizes.split(",") if part.strip()]
-    except ValueError:
-        raise ConfigError(f"explain: --sizes should be whole numbers such as 64,128, but is {sizes!r}") from None
-    try:
-        return found(*numbers)
-    except TypeError as error:
-        raise ConfigError(f"explain: {attribute}({', '.join(map(str, numbers))}) fails: {error}; see --sizes") from None

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from everstep.tasks.run import Run
+
+Drawer: TypeAlias = Callable[[Any, Path, Path | None], list[tuple[Path, str]]]
+"""From a run, a folder and a text of the user's (or None) to pictures, each with a sentence that says what to see."""
 
 PASSAGE = 600  # characters
 NAMES = {"chars": "character", "bytes": "byte", "words": "word", "bpe": "sub-word", "unigram": "sub-word"}
 
 
 def draw(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
-    """Curves and surprise of a run; each picture's path with a sentence that says what to see."""
+    """All pictures of a run; each one's path with a sentence that says what to see."""
+    return [picture for drawer in drawers() for picture in drawer(run, out, text)]
+
+
+def drawers() -> list[Drawer]:
+    """What `look` draws, in this order."""
+    from everstep.cli.activity import draw_gates, draw_units
+    from everstep.cli.remembering import draw_memory
+
+    return [draw_learning, draw_memory, draw_gates, draw_units]
+
+
+def draw_learning(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
+    """Curves and surprise of a run."""
     from everstep.look.curves import learning_curves
     from everstep.look.surprise import surprise_html, surprise_text
 

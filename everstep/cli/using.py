@@ -175,13 +175,19 @@ def look(
     out: Path | None = typer.Option(None, metavar="DIR", help="Where to draw.", show_default="RUN/pictures"),
     text: Path | None = typer.Option(None, metavar="FILE", help="A passage of your own to be surprised by."),
 ) -> None:
-    """Draw a run: learning curves, and its surprise over a text.
+    """Draw a run: how it learned, what surprises it, what it remembers, and what its units do.
 
     \b
       everstep look runs/mine
       everstep look runs/mine --text letter.txt --out pictures
 
-    Makes curves.png, surprise.png and surprise.html; the passage is from the held-out text, or FILE.
+    \b
+      curves, surprise                     learning; the model's surprise over a passage
+      gradient-flow, sensitivity           how far back a gradient reaches; what the first input still changes
+      spectrum, memory                     eigenvalues of its steps; how much context it uses
+      units, saturation, property          units and gates over the passage, and the units that tell something about it
+
+    Pictures as PNG, some as HTML too. The passage is from the held-out text, or FILE.
     """
     loaded = load_run(run)
     from everstep.cli.pictures import draw

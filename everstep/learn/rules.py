@@ -1,9 +1,14 @@
-"""What happens to the gradients between `backward()` and `optimizer.step()`."""
+"""What happens to the gradients between `backward()` and `optimizer.step()`.
+
+No rule hides divergence: what is not finite before a rule is not finite after it, so that `fit` sees it and stops.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +19,18 @@ Rule = Callable[[nn.Module, int], None]
 
 
 def gradients(model: nn.Module) -> list[Tensor]:
-    """The gradients that `model` has, each shared parameter's once, in the order of `model.parameters()`."""
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    """The gradients that `model` has, each shared parameter's once, in the order of `model.parameters()`.
+
+    Of a sparse gradient it is the entries that are there, each place once; changing them changes the gradient.
+    """
+    found = []
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            found.append(parameter.grad._values())
+        elif parameter.grad is not None:
+            found.append(parameter.grad)
+    return found
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
@@ -29,9 +44,13 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def scale_to_norm(tensors: list[Tensor], norm: Tensor, max_norm: float) -> None:
-    """g ← g · min(1, τ / ‖g‖) in place, with `norm` = ‖g‖ already known and τ = `max_norm`."""
+    """g ← g · min(1, τ / ‖g‖) in place, with `norm` = ‖g‖ known and τ = `max_norm`; NaN where ‖g‖ is infinite."""
+    _scale(tensors, norm, (max_norm / norm).clamp(max=1.0))
+
+
+def _scale(tensors: list[Tensor], norm: Tensor, factor: Tensor) -> None:
     if tensors:
-        torch._foreach_mul_(tensors, (max_norm / norm).clamp(max=1.0))
+        torch._foreach_mul_(tensors, factor + 0 * norm)  # 0·∞ is NaN: else an infinite norm would make a gradient of 0
 
 
 def clip_by_global_norm(max_norm: float) -> Rule:
@@ -46,7 +65,7 @@ def clip_by_global_norm(max_norm: float) -> Rule:
         A `Rule`.
 
     Raises:
-        ConfigError: τ is not above 0.
+        ConfigError: τ is not a number above 0.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -55,8 +74,7 @@ def clip_by_global_norm(max_norm: float) -> Rule:
         >>> model.weight.grad
         tensor([[2.]])
     """
-    if not max_norm > 0:
-        raise ConfigError(f"clip_by_global_norm: max_norm must be above 0, got {max_norm}")
+    _positive("clip_by_global_norm", "max_norm", max_norm)
 
     def rule(model: nn.Module, step: int) -> None:
         del step  # the same at every step
@@ -64,3 +82,126 @@ def clip_by_global_norm(max_norm: float) -> Rule:
         scale_to_norm(found, global_norm(found), max_norm)
 
     return rule
+
+
+def scale_to_fixed_norm(norm: float) -> Rule:
+    """g ← g · τ / ‖g‖ at every step, with g all gradients taken as one vector; a gradient of zero stays zero.
+
+    Every step of plain gradient descent at rate η is then η·τ long, on a cliff and on a plateau. So it circles a
+    minimum at that distance unless η falls.
+
+    Args:
+        norm: τ, in the units of the gradient.
+
+    Returns:
+        A `Rule`.
+
+    Raises:
+        ConfigError: τ is not a number above 0.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> model(torch.full((1, 1), 0.125)).sum().backward()
+        >>> scale_to_fixed_norm(2.0)(model, 0)
+        >>> model.weight.grad
+        tensor([[2.]])
+    """
+    _positive("scale_to_fixed_norm", "norm", norm)
+
+    def rule(model: nn.Module, step: int) -> None:
+        del step
+        found = gradients(model)
+        length = global_norm(found)
+        _scale(found, length, torch.where(length == 0, 1.0, norm / length))
+
+    return rule
+
+
+def clip_by_value(max_value: float) -> Rule:
+    """gᵢ ← gᵢ · M / max(|gᵢ|, M) for every entry i by itself, so that |gᵢ| ≤ M; the direction may change.
+
+    The per-element rule Δθ ← Δθ · M / max(|Δθ|, M) and clipping by value, clamp(gᵢ, −M, M), are this one rule: the
+    factor is 1 up to M, and takes g to ±M beyond. It bounds the gradient. What plain gradient descent at rate η adds to
+    a weight is Δθ = −η·g, so that for |Δθ| ≤ M of the weights themselves the bound here is M / η. Optimizers with a
+    state, such as AdamW, make steps of another size.
+
+    Known limit: an entry that is infinite or NaN becomes NaN, as in the formula, and stops the training.
+
+    Args:
+        max_value: M, in the units of the gradient.
+
+    Returns:
+        A `Rule`.
+
+    Raises:
+        ConfigError: M is not a number above 0.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> model(torch.tensor([[8.0, -0.5]])).sum().backward()
+        >>> clip_by_value(2.0)(model, 0)
+        >>> model.weight.grad
+        tensor([[ 2.0000, -0.5000]])
+    """
+    _positive("clip_by_value", "max_value", max_value)
+
+    def rule(model: nn.Module, step: int) -> None:
+        del step
+        for gradient in gradients(model):
+            # a clamp, because M · (g / |g|) may round to more than M; 0·g, because a clamp would make M of ∞
+            gradient.copy_(gradient.clamp(-max_value, max_value) + 0 * gradient)
+
+    return rule
+
+
+def gradient_noise(eta: float, gamma: float = 0.55, seed: int = 0) -> Rule:
+    """g ← g + ε with every entry of ε drawn from N(0, σ_t²), σ_t² = η / (1 + t)^γ, at optimizer step t = 0, 1, ….
+
+    Source: Neelakantan, Vilnis, Le, Sutskever, Kaiser, Kurach and Martens, "Adding Gradient Noise Improves Learning for
+    Very Deep Networks", 2015 (γ = 0.55, η among 0.01, 0.3 and 1).
+
+    The draws depend on `seed` and t alone, and no other generator moves: a resumed run draws the same. To a sparse
+    gradient it is added where there are entries.
+
+    Args:
+        eta: η, the variance at the first step, in squared units of the gradient.
+        gamma: γ, how fast it falls; 0 keeps it.
+        seed: of the draws.
+
+    Returns:
+        A `Rule`.
+
+    Raises:
+        ConfigError: η is not a number above 0, or γ or the seed is below 0.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> model.weight.grad = torch.zeros(1, 1)
+        >>> gradient_noise(0.3)(model, 0)
+        >>> bool(model.weight.grad != 0)
+        True
+    """
+    _positive("gradient_noise", "eta", eta)
+    if not 0 <= gamma < math.inf:
+        raise ConfigError(f"gradient_noise: gamma must be 0 or more, got {gamma}")
+    if seed < 0:
+        raise ConfigError(f"gradient_noise: seed must be 0 or more, got {seed}")
+
+    def rule(model: nn.Module, step: int) -> None:
+        found = gradients(model)
+        if not found:
+            return
+        # one number of both, such that no two pairs share their draws in practice
+        mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
+        generator = torch.Generator(found[0].device).manual_seed(mixed)
+        deviation = math.sqrt(eta / (1 + step) ** gamma)
+        for gradient in found:
+            drawn = torch.empty_like(gradient).normal_(generator=generator)
+            gradient.add_(drawn, alpha=deviation)
+
+    return rule
+
+
+def _positive(who: str, name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{who}: {name} must be above 0, got {value}")

@@ -160,6 +160,9 @@ def _explained(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor 
     title = f"{type(layer).__name__}({layer.input_size}, {layer.output_size})"
     inner = layer.scanned()
     if isinstance(layer, Cell) and len(inner) == 1 and inner[0] is layer:
+        way = layer.own_way(xs)
+        if way is not None:
+            return Explanation(title, "its own", step=way)
         name, passed = _choose(layer, xs, lengths, resets)
         step = fused.told(layer, xs) if name == "fused" else _step(layer, xs)
         return Explanation(title, name, passed, step)

@@ -28,6 +28,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Files = str | tuple[str, ...]
+Names = str | tuple[str, ...]
 
 
 class _Section(BaseModel):
@@ -65,6 +66,9 @@ class ModelConfig(_Section):
     dropout: Probability = 0.0  # between layers and before the head
     input_dropout: Probability = 0.0  # on embeddings
     variational: bool = False  # the same dropout mask at every step
+    embedding_dropout: Probability = 0.0  # whole words
+    weight_drop: Probability = 0.0  # weights of the recurrent matrices
+    state_dropout: Probability = 0.0  # what the recurrent matrices read of h, one mask for all steps
     zoneout: Probability = 0.0
     residual: bool = False
     init_range: Positive | None = None  # r: every weight uniform in [-r, r]; None: each layer's own initialisation
@@ -105,6 +109,14 @@ class TrainConfig(_Section):
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     plateau_patience: Count = 2
     min_learning_rate: NonNegative = 0.0
+    l2: NonNegative = 0.0  # λ: λ·w is added to the gradient of the weights `l2_on`
+    l2_on: Names = "*"  # names of parameters, or a list; * stands for anything
+    activation_penalty: NonNegative = 0.0  # α of AR: α times the mean square of the outputs, after dropout
+    change_penalty: NonNegative = 0.0  # β of TAR: β times the mean square of their change in a step, before dropout
+    clip_value: Positive | None = None  # of each entry of the gradient; comes before fixed_norm and clip_norm
+    fixed_norm: Positive | None = None  # the gradient is scaled to this norm at every step
+    gradient_noise: NonNegative = 0.0  # η: variance η / (1 + step)^γ, added before clip_norm
+    gradient_noise_decay: NonNegative = 0.55  # γ
     clip_norm: Positive | None = 1.0
     label_smoothing: Probability = 0.0
     accumulate: Count = 1  # batches to an update
@@ -173,6 +185,12 @@ def _disagreements(config: Config) -> Iterable[str]:
     elif model.residual and model.layers == 1 and model.embedding_size != model.hidden_sizes[0]:
         sizes = [model.embedding_size, *model.hidden_sizes]
         yield f"model.residual: expected embedding_size = hidden_size, or more than one layer; came {sizes}"
+    yield from _dropout_disagreements(model)
+    if train.fixed_norm is not None and train.clip_norm is not None and train.fixed_norm > train.clip_norm:
+        yield (
+            f"train.fixed_norm: expected at most train.clip_norm ({train.clip_norm:g}), which comes after it; came "
+            f"{train.fixed_norm:g}; set train.clip_norm=null"
+        )
     if data.valid is None and data.valid_fraction == 0:
         for key, needs in (
             ("train.schedule: plateau", train.schedule == "plateau"),
@@ -198,6 +216,17 @@ def _disagreements(config: Config) -> Iterable[str]:
         codecs.lookup(data.encoding)
     except LookupError:
         yield f"data.encoding: expected an encoding that Python knows, such as utf-8 or latin-1; came {data.encoding!r}"
+
+
+def _dropout_disagreements(model: ModelConfig) -> Iterable[str]:
+    """Cells that have no place for a dropout within their recurrence."""
+    if model.weight_drop and model.cell == "MinGRU":
+        yield "model.weight_drop: expected a cell with a recurrent matrix; came MinGRU, which has none"
+    if model.state_dropout and (model.cell == "MinGRU" or not isinstance(model.cell, str)):
+        kind = model.cell if isinstance(model.cell, str) else "a tree"
+        yield f"model.state_dropout: expected cell LSTM, GRU, GRUBefore or RNN beside it; came {kind}"
+    if model.state_dropout and model.zoneout:
+        yield f"model.state_dropout: expected zoneout 0 beside it, which also changes the step; came {model.zoneout:g}"
 
 
 # ---------------------------------------------------------------------------------------------------- recipe to Config

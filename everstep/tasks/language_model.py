@@ -13,10 +13,24 @@ from everstep.cell import Cell
 from everstep.cells import GRU, LSTM, RNN, GRUBefore, MinGRU, TreeCell
 from everstep.data.batches import Batch, Batches
 from everstep.heads import Categorical
+from everstep.learn.bptt import narrow
 from everstep.learn.objective import Loss, Objective
+from everstep.learn.regularisers import activation_penalty, change_penalty, chosen, l2
+from everstep.learn.rules import Rule, clip_by_value, gradient_noise, scale_to_fixed_norm
+from everstep.scanning import scan
 from everstep.state import State, detach
-from everstep.tasks.config import ModelConfig
-from everstep.wirings import Dropout, Identity, Residual, Stack, VariationalDropout, Zoneout
+from everstep.tasks.config import ModelConfig, TrainConfig
+from everstep.wirings import (
+    Dropout,
+    EmbeddingDropout,
+    Identity,
+    Residual,
+    Stack,
+    StateDropout,
+    VariationalDropout,
+    WeightDrop,
+    Zoneout,
+)
 
 CELLS: dict[str, Any] = {cell.__name__: cell for cell in (GRU, LSTM, RNN, GRUBefore, MinGRU)}
 
@@ -32,7 +46,8 @@ class LanguageModel(nn.Module):
 
     def __init__(self, vocabulary: int, config: ModelConfig, label_smoothing: float = 0.0):
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, config.embedding_size)
+        self.embedding = EmbeddingDropout(vocabulary, config.embedding_size, config.embedding_dropout)
+        self._dropped_at_top = config.dropout > 0
         self.body = _body(config)
         tied = self.embedding.weight if config.tied else None
         if config.tied:
@@ -53,6 +68,19 @@ class LanguageModel(nn.Module):
         """Tokens (batch, time) to what the head reads (batch, time, features), and the final state."""
         return self.body(self.embedding(tokens), state, lengths=lengths, resets=resets)  # type: ignore[no-any-return]
 
+    def outputs(
+        self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """As `forward`, and beside what the head reads the same before its dropout."""
+        xs = self.embedding(tokens)
+        inputs, final = [], []
+        layers = self.body.scanned()
+        for layer, start in zip(layers, [None] * len(layers) if state is None else state, strict=True):
+            inputs.append(xs)
+            xs, end = scan(layer, xs, start, lengths=lengths, resets=resets)
+            final.append(end)
+        return xs, inputs[-1] if self._dropped_at_top else xs, tuple(final)
+
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Tokens (batch,) to log p of the next ones (batch, V) in nats, and the new state: a `StepFn`."""
         y, state = self.body.step(self.embedding(tokens), state)
@@ -65,8 +93,13 @@ def _body(config: ModelConfig) -> Stack:
     for depth, hidden in enumerate(config.hidden_sizes):
         kind = config.cell
         cell: Cell = CELLS[kind](size, hidden) if isinstance(kind, str) else TreeCell(size, hidden, kind)
+        if config.state_dropout:
+            cell = StateDropout(cell, config.state_dropout)  # type: ignore[arg-type]
         if config.zoneout:
             cell = Zoneout(cell, config.zoneout)
+        if config.weight_drop:
+            names = [name for name, _ in cell.named_parameters() if name.rpartition(".")[2] == "weight_hh"]
+            cell = WeightDrop(cell, config.weight_drop, names)
         if config.residual and size == hidden:
             cell = Residual(cell)
         cells += _dropped(cell, config.dropout if depth else config.input_dropout, config.variational)
@@ -82,13 +115,35 @@ def _dropped(cell: Cell, p: float, variational: bool) -> list[Cell]:
     return [VariationalDropout(cell, p)] if variational else [Dropout(cell.input_size, p), cell]
 
 
-def likelihood(k2: int | None = None) -> Objective:
-    """The objective −Σ log p(x_t | x_<t) under truncated BPTT (Williams & Peng 1990).
+def update_rules(model: nn.Module, train: TrainConfig, seed: int) -> list[Rule]:
+    """What a recipe does between backward and `clip_norm`, in this order: l2, clip_value, fixed_norm, gradient_noise.
+
+    Raises:
+        ConfigError: `train.l2_on` has a name that no trainable parameter of the model has.
+    """
+    rules: list[Rule] = []
+    if train.l2:
+        names = (train.l2_on,) if isinstance(train.l2_on, str) else train.l2_on
+        chosen(model, names)
+        rules.append(l2(train.l2, names))
+    if train.clip_value is not None:
+        rules.append(clip_by_value(train.clip_value))
+    if train.fixed_norm is not None:
+        rules.append(scale_to_fixed_norm(train.fixed_norm))
+    if train.gradient_noise:
+        rules.append(gradient_noise(train.gradient_noise, train.gradient_noise_decay, seed))
+    return rules
+
+
+def likelihood(k2: int | None = None, activation: float = 0.0, change: float = 0.0) -> Objective:
+    """The objective −Σ log p(x_t | x_<t) under truncated BPTT (Williams & Peng 1990), with AR and TAR if asked for.
 
     Args:
         k2: steps that the gradient goes back. Where a batch is longer, it is cut into pieces of k2 steps
             whose gradients are added up; where it is longer, the batch brings the earlier steps along as context, run
             again with today's weights. None: as far as the batch goes.
+        activation: α of `activation_penalty`, in nats per target.
+        change: β of `change_penalty`, likewise; steps without a loss have none.
     """
 
     def objective(model: nn.Module, batch: Batch, state: State | None) -> Iterator[Loss]:
@@ -96,38 +151,33 @@ def likelihood(k2: int | None = None) -> Objective:
         time = batch.inputs.shape[1]
         span = time if k2 is None or batch.context else min(k2, time)
         for start in range(0, time, span):
-            piece = _narrow(batch, start, start + span)
-            ys, state, carried = _run(model, piece, state)
+            piece = batch if span >= time else narrow(batch, start, start + span)
+            ys, plain, state, carried = _run(model, piece, state)
             seen = slice(piece.context, None)
             lengths = None if piece.lengths is None else (piece.lengths - piece.context).clamp_min(0)
             total, nats = model.head.smoothed(ys[:, seen], piece.targets[:, seen], lengths)
+            if activation:
+                total = total + activation * activation_penalty(ys[:, seen], lengths)
+            if change:
+                resets = None if piece.resets is None else piece.resets[:, seen]
+                total = total + change * change_penalty(plain[:, seen], lengths, resets)
             yield Loss(total, nats, carried)
             state = detach(state)
 
     return objective
 
 
-def _run(model: nn.Module, batch: Batch, state: State | None) -> tuple[Tensor, State, State]:
-    """Outputs, the final state, and the state where the next batch begins, which may lie within this one."""
+def _run(model: LanguageModel, batch: Batch, state: State | None) -> tuple[Tensor, Tensor, State, State]:
+    """Outputs after and before dropout, the final state, and that where the next batch begins, maybe within this."""
     time = batch.inputs.shape[1]
     if not 0 < batch.advance < time:
-        ys, state = model(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)
-        return ys, state, state
-    first, rest = _narrow(batch, 0, batch.advance), _narrow(batch, batch.advance, time)
-    before, carried = model(first.inputs, state, lengths=first.lengths, resets=first.resets)
-    after, state = model(rest.inputs, carried, lengths=rest.lengths, resets=rest.resets)
-    return torch.cat([before, after], 1), state, carried
-
-
-def _narrow(batch: Batch, start: int, stop: int) -> Batch:
-    """The steps start … stop of a batch."""
-    if start == 0 and stop >= batch.inputs.shape[1]:
-        return batch
-    window = slice(start, stop)
-    inputs, targets = batch.inputs[:, window], batch.targets[:, window]
-    lengths = None if batch.lengths is None else (batch.lengths - start).clamp(0, inputs.shape[1])
-    resets = None if batch.resets is None else batch.resets[:, window]
-    return Batch(inputs, targets, lengths, resets, max(0, batch.context - start), inputs.shape[1])
+        ys, plain, state = model.outputs(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)
+        return ys, plain, state, state
+    first, rest = narrow(batch, 0, batch.advance), narrow(batch, batch.advance, time)
+    *before, carried = model.outputs(first.inputs, state, lengths=first.lengths, resets=first.resets)
+    *after, state = model.outputs(rest.inputs, carried, lengths=rest.lengths, resets=rest.resets)
+    ys, plain = (torch.cat(parts, 1) for parts in zip(before, after, strict=True))
+    return ys, plain, state, carried
 
 
 @torch.no_grad()

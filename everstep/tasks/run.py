@@ -23,7 +23,14 @@ from everstep.learn import FitResult, FitSettings, fit, load_weights
 from everstep.state import State
 from everstep.tasks import card
 from everstep.tasks.config import Config, load_recipe, parse_recipe, to_yaml
-from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats, report, token_log_probs
+from everstep.tasks.language_model import (
+    LanguageModel,
+    likelihood,
+    mean_nats,
+    report,
+    token_log_probs,
+    update_rules,
+)
 from everstep.tasks.texts import (
     Log,
     Texts,
@@ -319,11 +326,12 @@ class _Job:
         quick = self.quick
         result = fit(
             model,
-            likelihood(config.train.k2),
+            likelihood(config.train.k2, config.train.activation_penalty, config.train.change_penalty),
             self.batches,
             settings,
             out=self.out,
             validate=None if quick is None else lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
+            rules=update_rules(model, config.train, config.seed),
             resume=resume,
             identity={split: corpus.digest for split, corpus in self.corpora.items()},
             resume_command=_resuming(self.out),

@@ -30,7 +30,7 @@ from everstep.scanning import Explanation, explain
 from everstep.state import leaves
 from everstep.tasks import card
 from everstep.tasks.config import Config, load_recipe, parse_recipe, to_yaml
-from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats
+from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats, update_rules
 from everstep.tasks.texts import Log, Texts, quick_batches, training_batches, with_absolute_paths
 
 YARDSTICKS = ("LSTM", "GRU")
@@ -144,10 +144,11 @@ def attempt(config: Config, cell: Any) -> Record:
         try:
             result = fit(
                 model,
-                likelihood(config.train.k2),
+                likelihood(config.train.k2, config.train.activation_penalty, config.train.change_penalty),
                 batches,
                 settings,
                 out=Path(folder),
+                rules=update_rules(model, config.train, config.seed),
                 validate=lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
                 log=lambda line: None,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -98,10 +99,11 @@ class WeightDrop(Cell):
     >>> cell = WeightDrop(LSTM(3, 5), 0.5)
     >>> ys, (h, c) = cell(torch.zeros(2, 7, 3))
     >>> list(cell.state_dict())
-    ['cell.weight_ih', 'cell.weight_hh', 'cell.bias_ih', 'cell.bias_hh']
+    ['weight_ih', 'weight_hh', 'bias_ih', 'bias_hh']
 
     Args:
-        cell: the cell inside; its parameters keep their names, and it keeps its fast paths.
+        cell: the cell inside, which keeps its fast paths. Its parameters and buffers are this wiring's own, under their
+            own names: the `state_dict` is that of the cell alone.
         p: probability in [0, 1) that a weight is dropped; none is outside of training.
         names: the parameters of the cell to drop from.
 
@@ -115,7 +117,20 @@ class WeightDrop(Cell):
         if unknown := sorted(set(names) - set(known)):
             raise ValueError(f"WeightDrop: {type(cell).__name__} has no parameter {unknown[0]!r}, but {known}")
         super().__init__(cell.input_size, cell.output_size)
-        self.cell, self.p, self.names = cell, probability(self, "p", p), tuple(names)
+        self.p, self.names = probability(self, "p", p), tuple(names)
+        self._inside = (cell,)  # in a tuple, so that it is no module of this one, which has what the cell has
+        self._parameters, self._buffers, self._modules = cell._parameters, cell._buffers, cell._modules
+        self._non_persistent_buffers_set = cell._non_persistent_buffers_set
+
+    @property
+    def cell(self) -> Cell:
+        """The cell inside."""
+        return self._inside[0]
+
+    def train(self, mode: bool = True) -> Self:
+        """Of this wiring and of the cell."""
+        self.cell.train(mode)
+        return super().train(mode)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The cell's."""
@@ -145,4 +160,4 @@ class WeightDrop(Cell):
         return (self.cell,)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, names={self.names}"
+        return f"{type(self.cell).__name__}({self.cell.extra_repr()}), p={self.p}, names={self.names}"

@@ -352,6 +352,8 @@ def _differentiable(
     program: Program, rows: Rows, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again: the loop replayed by PyTorch, one step at a time."""
+    # each on its own: a state that was carried here depends on the parameters too, and that path is not this call's
+    tensors = [t.view_as(t) for t in tensors]
     outputs = replay(program, rows, tensors)
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad]
     chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]

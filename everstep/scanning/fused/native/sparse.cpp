@@ -19,21 +19,18 @@ template <> struct Eight<double> { typedef double type __attribute__((vector_siz
 
 struct Short { uint16_t bits; };  // bfloat16
 
-inline float number(Short w) { return __builtin_bit_cast(float, uint32_t(w.bits) << 16); }
-inline float number(float w) { return w; }
-inline double number(double w) { return w; }
-
 template <class T> struct Loop {
   int64_t batch, time, units, connections;
   const void* weights;
   const void* columns;
   double scale;
   const T* leak;           // (units,)
-  T* ys;                   // (batch, time, units): u_t comes in, h_t goes out
+  T* ys;                   // (batch, time, units): u_t comes in, h_t goes out …
+  int64_t stride;          // … and from one row to the next it is so far
   T* state;                // (batch, units)
   const int64_t* lengths;  // (batch,) or null
   const uint8_t* resets;   // (batch, time) or null
-  T* memory;               // 2 · 8 · units
+  T* memory;               // 2 · 8 · units, rounded up to whole slices
   int64_t outputs;         // features of y; 0: the loop is open, and there is nothing of what follows
   const T* back;           // F (units, outputs)
   const T* readout;        // R (outputs, units)
@@ -46,44 +43,126 @@ template <class T> bool live(const Loop<T>& loop, int64_t row, int64_t t) {
   return !loop.lengths || t < loop.lengths[row];
 }
 
-// One slice of units, at step t: sums over their connections, then what each row makes of them.
-template <class T, class W, class I, class V>
-inline void slice(const Loop<T>& loop, const T* h, T* next, int64_t first, int64_t t, int64_t row, int64_t rows) {
-  constexpr int64_t B = sizeof(V) / sizeof(T);
+template <class T> inline typename Eight<T>::type wide(const Short* w) {
+  typedef uint16_t Halves __attribute__((vector_size(16)));
+  typedef uint32_t Bits __attribute__((vector_size(32)));
+  Halves halves;
+  __builtin_memcpy(&halves, w, sizeof halves);
+  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
+  return __builtin_convertvector((Eight<float>::type)bits, typename Eight<T>::type);
+}
+
+template <class T> inline typename Eight<T>::type wide(const T* w) {
+  typename Eight<T>::type weights;
+  __builtin_memcpy(&weights, w, sizeof weights);
+  return weights;
+}
+
+// W h of one slice of units, without the scale, for one row.
+template <class T, class W, class I> inline void multiply(const Loop<T>& loop, const T* h, T* out, int64_t first) {
+  using V = typename Eight<T>::type;
+  const W* w = (const W*)loop.weights + first * loop.connections;
+  const I* c = (const I*)loop.columns + first * loop.connections;
+  const auto part = [&](int64_t j) {
+    const I* at = c + j * SLICE;
+    const V from = {h[at[0]], h[at[1]], h[at[2]], h[at[3]], h[at[4]], h[at[5]], h[at[6]], h[at[7]]};
+    return from * wide<T>(w + j * SLICE);
+  };
+  V sums = {}, others = {};  // two, so that one waits less for the other
+  int64_t j = 0;
+  for (; j + 3 < loop.connections; j += 4) {
+    sums += part(j), others += part(j + 1);
+    sums += part(j + 2), others += part(j + 3);
+  }
+  for (; j < loop.connections; ++j) sums += part(j);
+  sums += others;
+  __builtin_memcpy(out + first, &sums, sizeof sums);
+}
+
+// The same for eight rows, whose numbers lie interleaved.
+template <class T, class W, class I> inline void multiply_eight(const Loop<T>& loop, const T* h, T* out, int64_t first) {
+  using V = typename Eight<T>::type;
   const W* w = (const W*)loop.weights + first * loop.connections;
   const I* c = (const I*)loop.columns + first * loop.connections;
   V sums[SLICE] = {};
   for (int64_t j = 0; j < loop.connections; ++j, w += SLICE, c += SLICE) {
+    const V weights = wide<T>(w);
 #pragma GCC unroll 8
     for (int u = 0; u < SLICE; ++u) {
       V from;
-      __builtin_memcpy(&from, h + c[u] * B, sizeof from);
-      sums[u] += from * T(number(w[u]));
+      __builtin_memcpy(&from, h + c[u] * SLICE, sizeof from);
+      sums[u] += from * weights[u];
     }
   }
-  T table[SLICE][B];
-  __builtin_memcpy(table, sums, sizeof table);
-  const int64_t count = loop.units - first < SLICE ? loop.units - first : SLICE;
+  __builtin_memcpy(out + first * SLICE, sums, sizeof sums);
+}
+
+// tanh x = -m / (2 + m) with m = e^{-2|x|} - 1, in one division: with e^r - 1 = 2 p / (q - p) (Cephes), n and r as in
+// es_exp, m = (2^n 2 p + (2^n - 1) (q - p)) / (q - p). Nothing cancels, since n <= 0.
+inline double quick_tanh(double x) {
+  const double a = x < 0 ? -x : x;
+  const double y = -2. * (a > 20. ? 20. : a);
+  const double shifted = y * 1.4426950408889634073599 + 6755399441055744.;
+  const int64_t n = __builtin_bit_cast(int64_t, shifted) - __builtin_bit_cast(int64_t, 6755399441055744.);
+  const double k = shifted - 6755399441055744.;
+  const double r = (y - k * 6.93145751953125E-1) - k * 1.42860682030941723212E-6;
+  const double s = r * r;
+  double p = 1.26177193074810590878E-4;
+  p = p * s + 3.02994407707441961300E-2;
+  p = (p * s + 9.99999999999999999910E-1) * r;
+  double q = 3.00198505138664455042E-6;
+  q = q * s + 2.52448340349684104192E-3;
+  q = q * s + 2.27265548208155028766E-1;
+  q = q * s + 2.00000000000000000005E0;
+  const double power = __builtin_bit_cast(double, (uint64_t)(n + 1023) << 52);
+  const double d = q - p, m = power * (p + p) + (power - 1.) * d;
+  const double t = -m / (d + d + m);
+  return x < 0 ? -t : t;
+}
+
+inline float quick_tanh(float x) { return es_tanh(x); }
+
+// What a row alone makes of its sums.
+template <class T> void settle(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row) {
+  T* y = loop.ys + row * loop.stride + t * loop.units;
   const T scale = T(loop.scale);
-  for (int64_t b = 0; b < rows; ++b) {
-    T* y = loop.ys + ((row + b) * loop.time + t) * loop.units + first;
-    T fresh[SLICE] = {};
-    for (int64_t u = 0; u < count; ++u) fresh[u] = y[u];
+  const T* leak = loop.leak;
+  if (!live(loop, row, t)) {
+    for (int64_t i = 0; i < loop.units; ++i) next[i] = h[i], y[i] = 0;
+    return;
+  }
+  const int64_t units = loop.units;
 #pragma omp simd
-    for (int64_t u = 0; u < SLICE; ++u) fresh[u] = es_tanh(fresh[u] + scale * table[u][b]);
-    const bool alive = live(loop, row + b, t);
-    for (int64_t u = 0; u < count; ++u) {
-      const T old = h[(first + u) * B + b], a = loop.leak[first + u];
-      const T now = alive ? (T(1) - a) * old + a * fresh[u] : old;
-      next[(first + u) * B + b] = now;
-      y[u] = alive ? now : T(0);
-    }
+  for (int64_t i = 0; i < units; ++i) {
+    next[i] = (T(1) - leak[i]) * h[i] + leak[i] * quick_tanh(y[i] + scale * next[i]);
+    y[i] = next[i];
+  }
+}
+
+// What up to eight rows, whose numbers lie interleaved, make of theirs.
+template <class T> void settle_eight(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row, int64_t rows) {
+  const T scale = T(loop.scale);
+  bool alive[8] = {};
+  T* ys[8] = {};
+  for (int64_t b = 0; b < rows; ++b) {
+    alive[b] = live(loop, row + b, t);
+    ys[b] = loop.ys + (row + b) * loop.stride + t * loop.units;
+  }
+  for (int64_t i = 0; i < loop.units; ++i) {
+    const T a = loop.leak[i];
+    T fresh[8] = {};
+    for (int64_t b = 0; b < rows; ++b) fresh[b] = ys[b][i];
+#pragma omp simd
+    for (int64_t b = 0; b < 8; ++b)
+      fresh[b] = (T(1) - a) * h[8 * i + b] + a * quick_tanh(fresh[b] + scale * next[8 * i + b]);
+    for (int64_t b = 0; b < 8; ++b) next[8 * i + b] = alive[b] ? fresh[b] : h[8 * i + b];
+    for (int64_t b = 0; b < rows; ++b) ys[b][i] = alive[b] ? fresh[b] : T(0);
   }
 }
 
 // F y_{t-1}, added to what comes from outside.
 template <class T> void feed(const Loop<T>& loop, int64_t row, int64_t t) {
-  T* u = loop.ys + (row * loop.time + t) * loop.units;
+  T* u = loop.ys + row * loop.stride + t * loop.units;
   const T* y = loop.fed + row * loop.outputs;
   for (int64_t i = 0; i < loop.units; ++i)
     for (int64_t d = 0; d < loop.outputs; ++d) u[i] += loop.back[i * loop.outputs + d] * y[d];
@@ -91,7 +170,7 @@ template <class T> void feed(const Loop<T>& loop, int64_t row, int64_t t) {
 
 // y_t from the state of a row that goes on, zeros from one that has ended.
 template <class T> void read(const Loop<T>& loop, int64_t row, int64_t t) {
-  const T* h = loop.ys + (row * loop.time + t) * loop.units;
+  const T* h = loop.ys + row * loop.stride + t * loop.units;
   T* y = loop.made + (row * loop.time + t) * loop.outputs;
   for (int64_t d = 0; d < loop.outputs; ++d) {
     T sum = 0;
@@ -103,11 +182,11 @@ template <class T> void read(const Loop<T>& loop, int64_t row, int64_t t) {
   }
 }
 
-// The whole sequence of up to as many rows of the batch as V has numbers.
-template <class T, class W, class I, class V> void block(const Loop<T>& loop, int64_t row, int64_t rows) {
-  constexpr int64_t B = sizeof(V) / sizeof(T);
-  T *h = loop.memory, *next = loop.memory + B * loop.units;
-  for (int64_t i = 0; i < B * loop.units; ++i) h[i] = next[i] = 0;
+// The whole sequence of one row of the batch, or of up to eight.
+template <class T, class W, class I, int64_t B> void block(const Loop<T>& loop, int64_t row, int64_t rows) {
+  const int64_t size = (loop.units + SLICE - 1) / SLICE * SLICE * B;
+  T *h = loop.memory, *next = loop.memory + size;
+  for (int64_t i = 0; i < size; ++i) h[i] = next[i] = 0;
   for (int64_t b = 0; b < rows; ++b)
     for (int64_t i = 0; i < loop.units; ++i) h[i * B + b] = loop.state[(row + b) * loop.units + i];
   for (int64_t t = 0; t < loop.time; ++t) {
@@ -117,7 +196,16 @@ template <class T, class W, class I, class V> void block(const Loop<T>& loop, in
         for (int64_t d = 0; d < loop.outputs; ++d) loop.fed[(row + b) * loop.outputs + d] = 0;
       }
     for (int64_t b = 0; b < rows && loop.outputs; ++b) feed(loop, row + b, t);
-    for (int64_t first = 0; first < loop.units; first += SLICE) slice<T, W, I, V>(loop, h, next, first, t, row, rows);
+    for (int64_t first = 0; first < loop.units; first += SLICE) {
+      if constexpr (B == 1)
+        multiply<T, W, I>(loop, h, next, first);
+      else
+        multiply_eight<T, W, I>(loop, h, next, first);
+    }
+    if (B == 1)
+      settle(loop, h, next, t, row);
+    else
+      settle_eight(loop, h, next, t, row, rows);
     for (int64_t b = 0; b < rows && loop.outputs; ++b) read(loop, row + b, t);
     T* last = h;
     h = next, next = last;
@@ -130,9 +218,9 @@ template <class T, class W, class I> void run(const Loop<T>& loop) {
   for (int64_t row = 0; row < loop.batch; row += SLICE) {
     const int64_t rows = loop.batch - row < SLICE ? loop.batch - row : SLICE;
     if (rows == 1)
-      block<T, W, I, T>(loop, row, 1);
+      block<T, W, I, 1>(loop, row, 1);
     else
-      block<T, W, I, typename Eight<T>::type>(loop, row, rows);
+      block<T, W, I, SLICE>(loop, row, rows);
   }
 }
 
@@ -146,6 +234,7 @@ template <class T> void dispatch(const int64_t* table, double scale) {
                         scale,
                         (const T*)table[6],
                         (T*)table[7],
+                        table[20],
                         (T*)table[8],
                         (const int64_t*)table[9],
                         (const uint8_t*)table[10],

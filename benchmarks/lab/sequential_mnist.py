@@ -1,0 +1,146 @@
+"""Sequential and permuted MNIST, pixel by pixel: a network's accuracy after some minutes of training.
+
+Trains on all but the last 5,000 training images, validates on those, keeps the weights of the best validation, and
+looks at the 10,000 test images once, at the end. The rate falls along a cosine with the clock, and the forget gates
+start with time constants up to the 784 pixels (chrono initialisation). A stopped run goes on by the same command.
+
+    python benchmarks/lab/sequential_mnist.py --cell LSTM --minutes 30 --threads 2 --out runs/smnist [--permuted]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import everstep as es
+from everstep.cli.common import prepare
+from everstep.errors import EverstepError
+from everstep.learn import FitSettings, read_metrics
+from everstep.learn.learner import Learner
+from everstep.tasks.card import cpu_name
+from everstep.tasks.sequence_images import PERMUTATION_SEED, PixelImages, evaluate, sequential_mnist
+from everstep.tasks.synthetic import Predictor, objective
+
+HELD_OUT, PIXELS = 5000, 784
+
+
+def chrono_lstm(units: int) -> es.Cell:
+    cell = es.LSTM(1, units)
+    es.init_chrono(cell, PIXELS)
+    return cell
+
+
+def chrono_gru(units: int) -> es.Cell:
+    cell = es.GRU(1, units)
+    es.init_chrono(cell, PIXELS, forget="z", input=None)
+    return cell
+
+
+CELLS: dict[str, tuple[Callable[[int], es.Cell], float]] = {  # with a learning rate each
+    "LSTM": (chrono_lstm, 2e-3),
+    "GRU": (chrono_gru, 2e-3),
+    "IRNN": (lambda units: es.IRNN(1, units), 1e-4),
+    "RNN": (lambda units: es.RNN(1, units), 1e-4),
+}
+
+
+def main() -> None:
+    options = arguments()
+    prepare()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    how = {"permuted": options.permuted, "batch_size": options.batch, "seed": options.seed}
+    train, valid = sequential_mnist("train", **how).parted(HELD_OUT)
+    make, rate = CELLS[options.cell]
+    model = Predictor(make(options.hidden), train)
+    settings = FitSettings(
+        learning_rate=options.rate or rate,
+        schedule="cosine",
+        warmup_steps=100,
+        clip_norm=1.0,
+        max_minutes=options.minutes,
+        checkpoint_minutes=2.0,
+        seed=options.seed,
+    )
+    if options.time:
+        print(json.dumps(timed(model, train, settings, options.time)))
+        return
+    result = es.fit(
+        model,
+        objective,
+        train,
+        settings,
+        out=options.out,
+        validate=lambda m: evaluate(m, valid)[0],
+        resume=(options.out / "checkpoints").exists(),
+    )
+    best, right = evaluate(model, valid)
+    nats, accuracy = evaluate(model, sequential_mnist("test", **how))
+    found = {
+        "cell": options.cell,
+        "permuted": options.permuted,
+        "permutation_seed": PERMUTATION_SEED if options.permuted else None,
+        "hidden": options.hidden,
+        "batch": options.batch,
+        "rate": settings.learning_rate,
+        "seed": options.seed,
+        "threads": options.threads,
+        "cpu": cpu_name(),
+        "minutes": result.seconds / 60,
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "valid_nats": best,
+        "valid_accuracy": right,
+        "test_nats": nats,
+        "test_accuracy": accuracy,
+        "curve": [
+            [r["epoch"], r["seconds"] / 60, r["valid"]]
+            for r in read_metrics(options.out / "metrics.jsonl")
+            if "valid" in r
+        ],
+    }
+    (options.out / "result.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps({key: value for key, value in found.items() if key != "curve"}, indent=1))
+
+
+def timed(model: Predictor, train: PixelImages, settings: FitSettings, steps: int) -> dict[str, float]:
+    """Seconds of a step after two that do not count, and of an epoch of such steps."""
+    learner = Learner(model, objective, train, settings)
+    for _ in range(2):
+        learner.step()
+    seconds = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        learner.step()
+        seconds.append(time.perf_counter() - started)
+    median = sorted(seconds)[len(seconds) // 2]
+    return {"step_seconds": median, "least": min(seconds), "epoch_minutes": median * math.ceil(len(train)) / 60}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", choices=list(CELLS), default="LSTM")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--permuted", action="store_true")
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, help="of AdamW; by default what suits the cell")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--time", type=int, metavar="STEPS", help="only time that many steps")
+    parser.add_argument("--out", type=Path, default=Path("runs/smnist"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EverstepError as error:
+        raise SystemExit(f"sequential_mnist: {error}") from None

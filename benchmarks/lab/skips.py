@@ -1,0 +1,113 @@
+"""Shortcuts through time: the adding problem by a tanh network that also sees, or only sees, what it was d steps ago.
+
+The error on held-out sequences against d. At d = 1, "beside" is Elman's network. "Instead" has a second layer, which
+joins the d sequences of the first: without the step before, they never meet. What was tried is in FOLDER/skips.json
+and not tried again.
+
+    python benchmarks/lab/skips.py --lag 100 --steps 5000 --out FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import everstep as es
+from everstep.cli.common import prepare
+from everstep.look.curves import TRAINING, VALIDATION
+from everstep.tasks.card import cpu_name
+from everstep.tasks.remedies import Remedy
+from everstep.tasks.remedy_trials import Experiment, Trial, examine
+
+WAYS = {"beside": "d steps ago beside one step ago", "instead": "d steps ago instead of one step ago"}
+
+
+def remedy(way: str, d: int) -> Remedy:
+    if way == "beside" and d == 1:
+        return Remedy("tanh", "Elman 1990", lambda features, units, lag: es.RNN(features, units))
+    if way == "beside":
+        return Remedy(
+            f"beside {d}",
+            WAYS[way],
+            lambda features, units, lag: es.TimeSkip(es.RNN(features + units, units), d, beside=True),
+        )
+
+    def instead(features: int, units: int, lag: int) -> es.Cell:
+        # the d sequences of the first layer never meet; the second one joins them
+        return es.Stack(es.TimeSkip(es.RNN(features, units), d), es.RNN(units, units))
+
+    return Remedy(f"instead {d}", WAYS[way], instead)
+
+
+def main() -> None:
+    options = arguments()
+    prepare()
+    experiment = Experiment("adding", (options.lag,), hidden=options.hidden, batch=options.batch, steps=options.steps)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "skips.json"
+    names = ("lag", "steps", "hidden", "batch", "rate", "seeds")
+    settings = {name: getattr(options, name) for name in names} | {"cpu": cpu_name()}
+    found: dict[str, Any] = {"settings": settings, "runs": []}
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["settings"] != settings:
+            raise SystemExit(f"skips: {path} is of other settings; give another folder")
+    for way in WAYS:
+        for d in map(int, options.d.split(",")):
+            for seed in range(options.seeds):
+                if any((r["way"], r["d"], r["seed"]) == (way, d, seed) for r in found["runs"]):
+                    continue
+                tried = remedy(way, d)
+                record = examine(tried, Trial(experiment, tried.name, options.lag, options.rate, seed, math.inf))
+                print(f"{way} {d} seed {seed}: {record['outcome']}, {record['relative']:.3f}, {record['steps']} steps")
+                found["runs"].append({"way": way, "d": d, **record})
+                path.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, options.out / "skips.png")
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for way, colour, marker in zip(WAYS, (TRAINING, VALIDATION), "os", strict=True):
+        places = sorted({run["d"] for run in found["runs"] if run["way"] == way})
+        runs = [[r["relative"] for r in found["runs"] if (r["way"], r["d"]) == (way, d)] for d in places]
+        middle = [sorted(values)[len(values) // 2] for values in runs]
+        axes.plot(places, middle, color=colour, marker=marker, markersize=9, linewidth=2.2, label=WAYS[way])
+    axes.axhline(0.06, color="0.4", linestyle=":", linewidth=1.5)
+    axes.annotate("solved below", (1, 0.06), xytext=(0, -16), textcoords="offset points", fontsize=13, color="0.3")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(f"d (steps); the lag is {found['settings']['lag']}", fontsize=14)
+    axes.set_ylabel("held-out loss ÷ loss of not looking", fontsize=14)
+    everywhere = sorted({run["d"] for run in found["runs"]})
+    axes.set_xticks(everywhere, map(str, everywhere))
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(bottom=min(0.02, 0.8 * min(run["relative"] for run in found["runs"])))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.tick_params(labelsize=12)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=13, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    figure.savefig(path)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lag", type=int, default=100)
+    parser.add_argument("--d", default="1,2,5,10,20,50", help="steps back, with commas between")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What `look` draws of a run's units: gates and states over a passage, saturation, and which unit tells what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everstep.errors import DataError
+
+if TYPE_CHECKING:
+    from everstep.look.gates import Activity
+    from everstep.look.units import Telling
+    from everstep.tasks.run import Run
+
+EXCERPT, PASSAGE, LONG = 300, 600, 6000
+"""Characters of a picture of several units, of any other, and of the text on which units are measured."""
+SHOWN = 3
+
+
+def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
+    """Saturation of the gates, the liveliest units over a passage, and a page of all units; each with what to see."""
+    from everstep.look.gates import liveliest, saturation_picture, units_text
+    from everstep.look.gates_page import gates_html
+
+    tokens, found = read(run, passage_of(run, text, PASSAGE))
+    top = found[-1]
+    memory = "c" if "c" in top.state else next(iter(top.state))
+    units = [(memory, unit) for unit in liveliest(top.state[memory], SHOWN)]
+    part = slice(0, _fitting(tokens, EXCERPT))
+    units_text(tokens[part], top.at(part), units, out / "units.png", columns=64)
+    gates_html(tokens, found, out / "units.html")
+    drawn = [
+        (
+            out / "units.png",
+            f"The {SHOWN} units of {memory} that vary most: blue and red are the two signs. A unit that keeps one "
+            "colour over many letters remembers something; see what begins and ends it.",
+        ),
+        (out / "units.html", "Every gate and unit in a browser: choose by the arrow keys, point at a letter."),
+    ]
+    if any(activity.gates for activity in found):
+        saturation_picture(found, out / "saturation.png")
+        what = (
+            "Each mark is a unit. A forget (or update) gate far to the right mostly stays open, so that its unit "
+            "remembers; marks near the origin are never fully open or closed."
+        )
+        drawn.append((out / "saturation.png", what))
+    return drawn
+
+
+def draw_units(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
+    """Which units tell properties of the text: a table, and the best of them over a passage."""
+    from everstep.look.units import PROPERTIES, predictive_units, property_text, table
+
+    tokens, found = read(run, passage_of(run, text, LONG))
+    whole, ends = _ends(tokens)
+    rows: dict[str, Sequence[Telling] | str] = {}
+    targets: dict[str, list[float]] = {}
+    for name, measure in PROPERTIES.items():
+        numbers = measure(whole)
+        targets[name] = [numbers[end] for end in ends]
+        try:
+            rows[name] = predictive_units(found, targets[name], count=SHOWN)
+        except ValueError as reason:
+            rows[name] = str(reason).removeprefix("predictive_units: ").split(",")[0]
+    (out / "properties.md").parent.mkdir(parents=True, exist_ok=True)
+    (out / "properties.md").write_text(table(rows), encoding="utf-8")
+    drawn = [
+        (
+            out / "properties.md",
+            f"The units that tell each property best, chosen on the first half of {len(tokens):,} tokens; the figures "
+            "are of the second half.",
+        )
+    ]
+    told = [(abs(units[0].correlation), name) for name, units in rows.items() if not isinstance(units, str)]
+    # what a letter is, any unit can tell at once; what lies further back has to be remembered
+    told = [item for item in told if item[1] in ("inside quotes", "position in the line", "depth of brackets")] or told
+    if told:
+        _, name = max(told)
+        part = slice(0, _fitting(tokens, PASSAGE))
+        best = rows[name][0]
+        assert not isinstance(best, str)
+        property_text(
+            tokens[part],
+            [activity.at(part) for activity in found],
+            best,
+            targets[name][part],
+            name,
+            out / "property.png",
+        )
+        drawn.append((out / "property.png", f"Left the unit, right what it tells best ({name}): alike where it holds."))
+    return drawn
+
+
+def _fitting(tokens: Sequence[str], characters: int) -> int:
+    """How many tokens a picture shows: whole lines, if there are any."""
+    length, best = 0, 0
+    for place, token in enumerate(tokens, 1):
+        length += len(token)
+        if length > characters:
+            return best or place - 1 or 1
+        if token.endswith("\n"):
+            best = place
+    return len(tokens)
+
+
+def passage_of(run: Run, text: Path | None, characters: int) -> str:
+    """The passage, as `look` chooses it.
+
+    Raises:
+        DataError: the run was trained on no text, or the passage is empty.
+    """
+    if not hasattr(run, "texts"):
+        raise DataError(f"{run.path} was trained on no text: gates and units over a text need a language model")
+    from everstep.cli.pictures import passage
+
+    found = passage(run, text, characters)
+    if not found.strip():
+        raise DataError(f"{text or run.path}: the passage is empty; give a text with some lines: --text FILE")
+    return found
+
+
+def read(run: Run, passage: str) -> tuple[list[str], list[Activity]]:
+    """The tokens of a passage as they are shown, and what every layer does after each.
+
+    The bytes of one character are one token, of which the last is shown.
+    """
+    import torch
+
+    from everstep.look.gates import activities
+
+    begin = run.tokenizer.begin_id
+    ids = [int(i) for i in run.tokenizer.encode(passage, line_end=False)]
+    before = [] if begin is None else [begin]
+    with torch.no_grad():
+        xs = run.model.embedding(torch.tensor([[*before, *ids]]))
+    shown, places = zip(*_whole(run, ids), strict=True)
+    rows = torch.tensor(places) + len(before)
+    return list(shown), [activity.at(rows) for activity in activities(run.model.body, xs)]
+
+
+def _whole(run: Run, ids: list[int]) -> Iterator[tuple[str, int]]:
+    """The text of each whole character or token, with the place of its last id."""
+    start = 0
+    for stop in range(1, len(ids) + 1):
+        token = run.tokenizer.decode(ids[start:stop])
+        if not token.endswith("\ufffd") or stop == len(ids):
+            start = stop
+            if run.config.data.unit == "words":
+                yield token if token in ("\n", "<eos>") else f"{token.strip()} ", stop - 1
+            else:
+                yield token.replace("▁", " "), stop - 1
+
+
+def _ends(tokens: Sequence[str]) -> tuple[str, list[int]]:
+    """The text, and the place of each token's last character that is no space after a word."""
+    whole, ends = "", []
+    for token in tokens:
+        plain = "\n" if token == "<eos>" else token
+        whole += plain
+        ends.append(max(len(whole) - 1 - (len(plain) > 1 and plain.endswith(" ")), 0))
+    return whole, ends

@@ -1,0 +1,53 @@
+"""`everstep graph`: the folded or unfolded graph of a cell, a stack or a run, as SVG or PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from everstep.cli.loading import load_cell
+from everstep.errors import ConfigError
+
+
+def graph(
+    cell: str = typer.Argument(
+        ..., metavar="CELL", help="A cell of everstep (LSTM), MODULE:CELL, FILE.py:CELL, or the folder of a run."
+    ),
+    out: Path = typer.Option(..., metavar="FILE", help="The .svg or .png to draw."),
+    unfolded: int | None = typer.Option(
+        None, metavar="N", help="Unfold it over N steps (2 to 12).", show_default="folded"
+    ),
+    sizes: str = typer.Option("64,128", help="What a class or function is called with: input size, hidden size, …"),
+) -> None:
+    """Draw the graph of a cell: its operations, or boxes, with shapes on the arrows.
+
+    \b
+      everstep graph LSTM --out lstm.svg
+      everstep graph mycells.py:Mine --sizes 32,64 --unfolded 4 --out mine.svg
+      everstep graph runs/mine --out stack.png
+
+    Graphviz lays the operations out where it is installed.
+    """
+    if out.suffix not in (".svg", ".png"):
+        raise typer.BadParameter(f"expected a file that ends in .svg or .png; came {out.name}.", param_hint="--out")
+    if unfolded is not None and not 2 <= unfolded <= 12:
+        raise typer.BadParameter(f"expected 2 to 12; came {unfolded}.", param_hint="--unfolded")
+    from everstep.cell import Cell
+    from everstep.cli.common import load_run
+    from everstep.look.graph import draw_graph
+    from everstep.scanning.record import Untraceable
+
+    if Path(cell).is_dir():
+        made = load_run(Path(cell)).model.body
+    else:
+        made = load_cell("graph", cell if ":" in cell else f"everstep:{cell}", sizes)
+    if not isinstance(made, Cell):
+        raise ConfigError(f"graph: {cell} should be a cell, but is {type(made).__name__}")
+    try:
+        draw_graph(made, out, unfolded=unfolded)
+    except Untraceable as problem:
+        raise ConfigError(
+            f"graph: {cell} has no graph of operations: {problem}. Boxes need none: --unfolded 3"
+        ) from None
+    print(out)

@@ -1,0 +1,45 @@
+"""`everstep lab pictures`: the field's famous pictures, drawn of networks trained on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from everstep.cli.common import log, prepare
+
+
+def pictures(
+    out: Path = typer.Option(Path("pictures"), "--out", "-o", metavar="DIR", help="Where to draw."),
+) -> None:
+    """Draw how a gradient vanishes, how an LSTM keeps it, and the cliff at which it explodes.
+
+    \b
+      everstep lab pictures --out pictures
+
+    Trains a tanh network and an LSTM for some seconds to repeat the first symbol of a sequence when asked. Always the
+    same pictures.
+
+    \b
+      unfolded.png              what every node of the two still knows of the first symbol
+      gradient-flow.png         how much of a gradient is left after how many steps
+      cliff.png                 a loss surface with a cliff, descended with and without clipping
+      lstm.svg, lstm-steps.svg  the graph of an LSTM, folded and unfolded
+    """
+    prepare()
+    from everstep.cells import LSTM
+    from everstep.look.cliff import cliff_picture
+    from everstep.look.graph import draw_graph
+    from everstep.tasks import remember
+
+    log("Training a tanh network and an LSTM; this takes some seconds.")
+    drawn = remember.pictures(out)
+    drawn.append((out / "cliff.png", cliff_picture(out / "cliff.png")))
+    draw_graph(LSTM(64, 128), out / "lstm.svg", graphviz=False)
+    drawn.append(
+        (out / "lstm.svg", "One step of an LSTM: products blue, gates orange; red runs to the next step.")
+    )
+    draw_graph(LSTM(64, 128), out / "lstm-steps.svg", unfolded=4)
+    drawn.append((out / "lstm-steps.svg", "The same unfolded: one box a step, and what is handed on between them."))
+    for path, what_to_see in drawn:
+        print(f"{path}\n    {what_to_see}")

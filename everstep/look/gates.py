@@ -1,0 +1,304 @@
+"""What gates and units do over a text: their values at every step, coloured text, and how often gates saturate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib import colormaps
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from everstep.cell import Cell, Layer
+from everstep.look import text
+from everstep.look.step import gate_values, named_step
+from everstep.look.style import COLOURS, canvas, label, legend
+from everstep.look.style import save as save_plot
+from everstep.look.trajectory import names, ready, real
+from everstep.scanning import scan
+from everstep.scanning.record import Untraceable
+from everstep.state import State, leaves, map_state
+from everstep.wirings import Bidirectional
+
+# both run evenly in lightness, and are told apart by the colour-blind
+DIVERGING, RISING = colormaps["RdBu_r"], colormaps["YlGnBu"]
+LEFT, RIGHT = 0.1, 0.9
+MARKERS = "osD^vP"
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What one layer did at every step of a sequence.
+
+    Attributes:
+        name: of the layer, such as "layer 2 LSTM".
+        gates: name to values (steps, units) in [0, 1].
+        candidates: name to values of the other bounded activations, such as an LSTM's g in [−1, 1].
+        state: name of a leaf ("h" for a lone one) to its values after each step; several dimensions are laid flat.
+        problem: why the gates are not known, where the step cannot be traced.
+    """
+
+    name: str
+    gates: Mapping[str, Tensor]
+    candidates: Mapping[str, Tensor]
+    state: Mapping[str, Tensor]
+    problem: str | None = None
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Everything: state, gates, candidates; where two have one name, the state's leaf has it."""
+        return {**self.state, **{k: v for k, v in {**self.gates, **self.candidates}.items() if k not in self.state}}
+
+    def unit(self, part: str, unit: int) -> Tensor:
+        """The values (steps,) of one unit of a gate, a candidate or a leaf of the state.
+
+        Raises:
+            ValueError: no such part or unit; says which there are.
+        """
+        if part not in self.parts:
+            raise ValueError(f"{self.name}: no gate or state {part!r}; there are {', '.join(self.parts)}{self._why()}")
+        values = self.parts[part]
+        if not 0 <= unit < values.shape[1]:
+            raise ValueError(f"{self.name}: {part} has units 0 … {values.shape[1] - 1}, but {unit} was asked for")
+        return values[:, unit]
+
+    def at(self, steps: slice | Tensor) -> Activity:
+        """The same at some of the steps."""
+        gates, candidates, state = (
+            {name: value[steps] for name, value in kind.items()} for kind in (self.gates, self.candidates, self.state)
+        )
+        return Activity(self.name, gates, candidates, state, self.problem)
+
+    def check_gates(self) -> None:
+        """Raise a ValueError if there are no gates, or none are known."""
+        if not self.gates:
+            other = f" or at {', '.join(self.candidates)}" if self.candidates else ""
+            why = (
+                self._why() or ": no sum of its rows goes through a sigmoid or another activation with values in [0, 1]"
+            )
+            raise ValueError(
+                f"{self.name} has no gates{why}. Look at its state ({', '.join(self.state)}){other}, or take a "
+                "gated cell"
+            )
+
+    def _why(self) -> str:
+        return f" that are known: {self.problem}" if self.problem else ""
+
+
+def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
+    """Gates, candidates and states of every layer with a state at every step of one sequence, in eval mode.
+
+    A gate's value is what its activation gives; how it is found and named is told at `everstep.look.step.named_step`:
+    the first bounded activation of a sum of rows that x_t or h_{t-1} are multiplied by.
+
+    >>> from everstep import LSTM, Residual, Stack
+    >>> lower, upper = activities(Stack(LSTM(3, 5), Residual(LSTM(5, 5))), torch.zeros(1, 7, 3))
+    >>> upper.name, sorted(upper.parts)
+    ('layer 2 LSTM', ['c', 'f', 'g', 'h', 'i', 'o'])
+    >>> upper.gates["f"].shape
+    torch.Size([7, 5])
+
+    Args:
+        layer: a cell or wiring; what reads from right to left is laid out in the order of the text.
+        xs: (1, steps, input_size).
+        state: where to start; the initial state if not given.
+
+    Raises:
+        TypeError: xs is no floating-point tensor.
+        ValueError: xs of another shape, more than one sequence, or no layer with a state.
+    """
+    model, xs = ready("activities", layer, xs, None, shortest=1)
+    if len(xs) != 1:
+        raise ValueError(f"activities: expected one sequence, (1, steps, input_size), but {len(xs)} came")
+    steps = xs.shape[1]
+    found = [(cell, back) for cell, back in _plain(model, False) if leaves(cell.initial_state(1, xs))]
+    if not found:
+        raise ValueError(f"activities: {type(layer).__name__} has no state, so that no unit remembers anything")
+    records = {id(cell): _recorded(cell) for cell, _ in found}
+    with torch.no_grad():
+        scan(model, xs, state, backend="reference")
+    for cell, _ in found:
+        vars(cell).pop("step", None)
+    result, used = [], dict.fromkeys(records, 0)
+    uses = {key: sum(id(cell) == key for cell, _ in found) for key in records}
+    for name, (cell, back) in zip(names([cell for cell, _ in found]), found, strict=True):
+        record, place = records[id(cell)], used[id(cell)]
+        used[id(cell)] += 1
+        share = len(record) // uses[id(cell)]  # a cell that stands at several places runs once for each
+        mine = record[place * share : place * share + steps]
+        result.append(_activity(f"{name}, right to left" if back else name, cell, mine[::-1] if back else mine))
+    return result
+
+
+Record = list[tuple[Tensor, State, State]]
+
+
+def _plain(layer: Layer, back: bool) -> Iterator[tuple[Cell, bool]]:
+    """The cells that are stepped, the lowest first, each with whether it reads from right to left."""
+    for place, inner in enumerate(layer.scanned()):
+        if inner is layer:
+            assert isinstance(layer, Cell)
+            yield layer, back
+        else:
+            yield from _plain(inner, back != (isinstance(layer, Bidirectional) and place == 1))
+
+
+def _recorded(cell: Cell) -> Record:
+    """Have a cell (a copy, that is ours) write down x, the old and the new state of every step."""
+    record: Record = []
+    step = cell.step
+
+    def recording(x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, new = step(x, state)
+        record.append((x, state, new))
+        return y, new
+
+    vars(cell)["step"] = recording
+    return record
+
+
+def _activity(name: str, cell: Cell, record: Record) -> Activity:
+    xs = torch.cat([x for x, _, _ in record])
+    before, after = (map_state(lambda *steps: torch.cat(steps), *(r[k] for r in record)) for k in (1, 2))
+    state = {"h" if leaf == "state" else leaf: value.flatten(1) for leaf, value in real(after) if value.dim() > 1}
+    try:
+        step = named_step(cell, xs)
+    except Untraceable as problem:
+        return Activity(name, {}, {}, state, str(problem))
+    values = gate_values(step, cell, xs, [leaf for _, leaf in leaves(before)])
+    inside = {gate.name for gate in step.gates if gate.low >= 0 and gate.high <= 1}
+    gates = {key: value for key, value in values.items() if key in inside}
+    return Activity(name, gates, {key: value for key, value in values.items() if key not in inside}, state)
+
+
+def pick(found: Sequence[Activity], layer: int) -> Activity:
+    """The layer of that number, from 1; a ValueError says which there are."""
+    if not 1 <= layer <= len(found):
+        there = ", ".join(f"{k} ({activity.name})" for k, activity in enumerate(found, 1))
+        raise ValueError(f"layer {layer} was asked for, but the layers with a state are {there}")
+    return found[layer - 1]
+
+
+def liveliest(values: Tensor, count: int) -> list[int]:
+    """The units (of values (steps, units)) that vary most over the text, the first of equals first."""
+    return torch.argsort(values.double().var(0, correction=0), descending=True, stable=True)[:count].tolist()
+
+
+def scale_of(values: Tensor, gate: bool) -> tuple[Normalize, Colormap]:
+    """Colours: 0 … 1 for a gate; else even about 0, to 1, or, if that is far off, to what 19 of 20 stay below."""
+    if gate:
+        return Normalize(0, 1), RISING
+    top = float(values.double().abs().flatten().quantile(0.95)) if values.numel() else 1.0
+    return Normalize(-_round(top), _round(top)), DIVERGING
+
+
+def _round(top: float) -> float:
+    """1 if that will do, else the next of …, 0.1, 0.2, 0.5, 1, 2, 5, 10, …"""
+    if 0.3 <= top <= 1 or top == 0 or not math.isfinite(top):
+        return 1.0
+    power = math.floor(math.log10(top))
+    return next(float(f"{k}e{power}") for k in (1, 2, 5, 10) if top <= k * 10.0**power * (1 + 1e-9))
+
+
+def units_text(
+    tokens: Sequence[str],
+    activity: Activity,
+    units: Sequence[tuple[str, int]],
+    to: Path,
+    columns: int = 84,
+) -> None:
+    """The text once for each unit, coloured by its value after each token (as in Karpathy, Johnson & Fei-Fei 2015).
+
+    Args:
+        tokens: the text of every step.
+        activity: of one layer over that text.
+        units: part and unit, such as ("c", 17) or ("f", 3), all of one kind: gates, or none of them.
+        to: the PNG to write.
+        columns: characters in a row at most.
+
+    Raises:
+        ValueError: a text of another length, no unit, unknown parts or units, or gates beside what is no gate.
+    """
+    values = [activity.unit(part, unit) for part, unit in units]
+    check_text("units_text", tokens, activity)
+    kinds = {part in activity.gates and part not in activity.state for part, _ in units}
+    if len(kinds) != 1:
+        raise ValueError("units_text: expected units that are all gates, or all none: they have different colours")
+    scale, colours = scale_of(torch.stack(values), kinds.pop())
+    laid = [text.layout(list(zip(tokens, value.tolist(), strict=True)), columns) for value in values]
+    width, height = text.inches(laid[0])
+    figure = Figure(figsize=(width, (height - 0.8) * len(units) + 0.9), dpi=100, layout="constrained")
+    panels = figure.subplots(len(units), 1, squeeze=False)[:, 0]
+    for axes, pieces, (part, unit) in zip(panels, laid, units, strict=True):
+        axes.set_title(f"{activity.name}, {part}, unit {unit}", fontsize=14, loc="left")
+        text.frame(axes, pieces)
+    what = "value of the gate (0 closed, 1 open)" if scale.vmin == 0 else "value of the unit after each token"
+    beyond = "" if scale.vmin == 0 else f"  (beyond ±{scale.vmax:g}: the last colour)"
+    text.legend(panels[-1], scale, colours, what + beyond)
+    for axes, pieces in zip(panels, laid, strict=True):
+        text.paint(axes, pieces, scale, colours)
+    text.save(figure, to)
+
+
+def check_text(who: str, tokens: Sequence[str], activity: Activity) -> None:
+    """Raise a ValueError unless there is one token for each step."""
+    steps = len(next(iter(activity.parts.values())))
+    if len(tokens) != steps:
+        raise ValueError(f"{who}: expected a token for each of the {steps} steps, but {len(tokens)} came")
+
+
+def saturation(activity: Activity) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of each gate, the share of the steps in which each unit is below 0.1, and above 0.9 (Karpathy 2015).
+
+    A forget gate that is often right-saturated keeps what its cell holds; one that is often left-saturated is a unit
+    without memory.
+
+    >>> from everstep import GRU
+    >>> left, right = saturation(activities(GRU(3, 5), torch.zeros(1, 7, 3))[0])["z"]
+
+    Raises:
+        ValueError: a cell with no gates.
+    """
+    activity.check_gates()
+    return {
+        name: ((gate < LEFT).double().mean(0), (gate > RIGHT).double().mean(0)) for name, gate in activity.gates.items()
+    }
+
+
+def saturation_picture(found: Sequence[Activity], to: Path) -> None:
+    """Every unit of every gate: how often it is right-saturated (above 0.9) against left-saturated (below 0.1).
+
+    One panel a gate, one colour and mark a layer. Layers without gates are left out.
+
+    Raises:
+        ValueError: no layer has a gate.
+    """
+    gated = [activity for activity in found if activity.gates]
+    if not gated:
+        found[0].check_gates()
+    shares = {activity.name: saturation(activity) for activity in gated}
+    kinds = list(dict.fromkeys(gate for activity in gated for gate in activity.gates))
+    across = min(4, len(kinds))
+    down = -(-len(kinds) // across)
+    figure = canvas(height=4.6 * down + 0.4)
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+    for axes, kind in zip(panels, kinds, strict=False):
+        for place, activity in enumerate(gated):
+            if kind in activity.gates:
+                left, right = shares[activity.name][kind]
+                look = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+                axes.scatter(right, left, s=34, alpha=0.6, linewidth=0, label=activity.name, **look)
+        axes.plot([0, 1], [1, 0], color="#666666", linewidth=1)
+        axes.set_title(f"gate {kind}", fontsize=15, loc="left")
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        label(axes, "share of steps above 0.9", "share of steps below 0.1")
+        axes.label_outer()
+    for axes in panels[len(kinds) :]:
+        axes.set_axis_off()
+    if len(gated) > 1:
+        legend(panels[0], loc="upper right")
+    save_plot(figure, to)

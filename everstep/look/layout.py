@@ -1,0 +1,215 @@
+"""Where the nodes of a drawn graph go: by Graphviz where it is installed, else layer by layer."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+Point = tuple[float, float]
+Edge = tuple[str, str]
+
+GAP, BETWEEN = 0.55, 0.22
+"""Inches between columns, and between nodes of one column."""
+SWEEPS = 24
+
+
+class Layout(NamedTuple):
+    """Centres of the nodes, and cubic Bézier curves (3k + 1 points) for the edges, in inches, y upwards."""
+
+    centres: dict[str, Point]
+    curves: list[list[Point]]
+
+
+def place(
+    sizes: Mapping[str, Point],
+    edges: Sequence[Edge],
+    first: Sequence[str] = (),
+    last: Sequence[str] = (),
+    graphviz: bool | None = None,
+) -> Layout:
+    """Lay an acyclic graph out from left to right.
+
+    Args:
+        sizes: the width and height of every node in inches, in the order in which equals are placed.
+        edges: pairs of nodes.
+        first: nodes without incoming edges that stand in the first column.
+        last: nodes without outgoing edges that stand in the last column.
+        graphviz: whether `dot` is asked; if it is installed, unless said otherwise.
+
+    The same graph gives the same layout; Graphviz and our own give different ones.
+    """
+    program = shutil.which("dot") if graphviz is not False else None
+    if program is not None:
+        found = _by_dot(program, sizes, edges, first, last)
+        if found is not None:
+            return found
+    return _layered(sizes, edges, first, last)
+
+
+def _by_dot(
+    program: str, sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[str], last: Sequence[str]
+) -> Layout | None:
+    """Graphviz's, or None where it fails."""
+    number = {key: f"n{place}" for place, key in enumerate(sizes)}
+    lines = ["digraph {", f"rankdir=LR; ranksep={GAP}; nodesep={BETWEEN}; node [shape=box fixedsize=true];"]
+    lines += [f"{number[key]} [width={width:.3f} height={height:.3f}];" for key, (width, height) in sizes.items()]
+    lines += [f"{number[a]} -> {number[b]} [arrowhead=none];" for a, b in edges]
+    for rank, group in (("source", first), ("sink", last)):
+        lines.append(f"{{rank={rank}; {' '.join(number[key] + ';' for key in group)}}}")
+    try:
+        done = subprocess.run(
+            [program, "-Tplain"], input="\n".join([*lines, "}"]), capture_output=True, text=True, timeout=60, check=True
+        )
+        rows = [line.split() for line in done.stdout.splitlines()]
+        keys = {name: key for key, name in number.items()}
+        centres = {keys[row[1]]: (float(row[2]), float(row[3])) for row in rows if row[0] == "node"}
+        curves: dict[Edge, list[list[Point]]] = {}
+        for row in rows:
+            if row[0] == "edge":
+                numbers = [float(value) for value in row[4 : 4 + 2 * int(row[3])]]
+                curve = list(zip(numbers[::2], numbers[1::2], strict=True))
+                curves.setdefault((keys[row[1]], keys[row[2]]), []).append(curve)
+        return Layout({key: centres[key] for key in sizes}, [curves[edge].pop(0) for edge in edges])
+    except (OSError, subprocess.SubprocessError, KeyError, IndexError, ValueError):
+        return None
+
+
+def _layered(sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[str], last: Sequence[str]) -> Layout:
+    """Longest-path columns, barycentre order (Sugiyama 1981), and rows as near to their neighbours' as they fit."""
+    column = _columns(sizes, edges, first, last)
+    height = {key: size[1] for key, size in sizes.items()}
+    links: list[Edge] = []
+    chains: list[list[str]] = []
+    for place, (a, b) in enumerate(edges):
+        # an edge over several columns gets a place of its own in each, so that no node stands on it
+        between = [f"\0{place} {k}" for k in range(column[a] + 1, column[b])]
+        column |= {name: column[a] + 1 + k for k, name in enumerate(between)}
+        height |= dict.fromkeys(between, 0.12)
+        chains.append([a, *between, b])
+        links += pairwise(chains[-1])
+    columns: list[list[str]] = [[] for _ in range(max(column.values(), default=0) + 1)]
+    for key, place in column.items():
+        columns[place].append(key)
+    near: dict[str, list[str]] = {key: [] for key in column}
+    for a, b in links:
+        near[a].append(b)
+        near[b].append(a)
+    columns = _ordered(columns, column, near, links)
+    y = _rows(columns, height, near)
+    x: dict[str, float] = {}
+    half: dict[str, float] = {}
+    left = 0.0
+    for keys in columns:
+        wide = max((sizes[key][0] for key in keys if key in sizes), default=0.0)
+        x |= dict.fromkeys(keys, left + wide / 2)
+        half |= dict.fromkeys(keys, wide / 2)
+        left += wide + GAP
+    own = {key: sizes[key][0] / 2 if key in sizes else half[key] for key in column}
+    curves = [list(_curve(chain, x, y, own, half)) for chain in chains]
+    return Layout({key: (x[key], y[key]) for key in sizes}, curves)
+
+
+def _columns(
+    sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[str], last: Sequence[str]
+) -> dict[str, int]:
+    """One more than the column of what comes before; what goes last, behind everything."""
+    before: dict[str, list[str]] = {key: [] for key in sizes}
+    for a, b in edges:
+        before[b].append(a)
+    column: dict[str, int] = {}
+
+    def of(key: str) -> int:
+        if key not in column:
+            start = 0 if key in first or not first else 1
+            column[key] = max((of(other) + 1 for other in before[key]), default=start)
+        return column[key]
+
+    end = max((of(key) for key in sizes if key not in last), default=0) + 1
+    return {key: end if key in last else of(key) for key in sizes}
+
+
+def _ordered(
+    columns: list[list[str]], column: Mapping[str, int], near: Mapping[str, Sequence[str]], links: Sequence[Edge]
+) -> list[list[str]]:
+    """The order in each column with the fewest crossings that sweeps to and fro have found."""
+    best, fewest = columns, _crossings(columns, links)
+    for sweep in range(SWEEPS):
+        step = 1 if sweep % 2 == 0 else -1
+        columns = [list(keys) for keys in columns]
+        for place in range(len(columns))[::step]:
+            order = {key: k for keys in columns for k, key in enumerate(keys)}
+
+            def middle(key: str, order: dict[str, int] = order, side: int = place - step) -> float:
+                seen = [order[other] for other in near[key] if column[other] == side]
+                return sum(seen) / len(seen) if seen else order[key]
+
+            if sweep % 4 > 1:  # equals change places, or they might for ever stand in each other's way
+                columns[place].reverse()
+            columns[place].sort(key=middle)
+        crossings = _crossings(columns, links)
+        if crossings < fewest:
+            best, fewest = columns, crossings
+    return best
+
+
+def _crossings(columns: Sequence[Sequence[str]], links: Sequence[Edge]) -> int:
+    place = {key: (c, k) for c, keys in enumerate(columns) for k, key in enumerate(keys)}
+    found = [(place[a][0], place[a][1], place[b][1]) for a, b in links]
+    return sum(c == d and (a - e) * (b - f) < 0 for k, (c, a, b) in enumerate(found) for d, e, f in found[k + 1 :])
+
+
+def _rows(
+    columns: Sequence[Sequence[str]], height: Mapping[str, float], near: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Heights at which nodes stand near the mean of their neighbours, in order and apart."""
+    y = {key: -float(k) for keys in columns for k, key in enumerate(keys)}
+    for sweep in range(SWEEPS):
+        for keys in columns[:: 1 if sweep % 2 == 0 else -1]:
+            wanted = [sum(y[other] for other in near[key]) / len(near[key]) if near[key] else y[key] for key in keys]
+            y |= zip(keys, _apart(wanted, [height[key] for key in keys]), strict=True)
+    return y
+
+
+def _apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """The places nearest to those wanted (in squares) that fall from node to node by what their heights need."""
+    offsets = [0.0]
+    for above, below in pairwise(heights):
+        offsets.append(offsets[-1] - (above + below) / 2 - BETWEEN)
+    pools: list[list[float]] = []  # sum and number of neighbours that touch (isotonic regression by pooling)
+    for want, offset in zip(wanted, offsets, strict=True):
+        pools.append([want - offset, 1])
+        while len(pools) > 1 and pools[-2][0] / pools[-2][1] < pools[-1][0] / pools[-1][1]:
+            total, count = pools.pop()
+            pools[-1][0] += total
+            pools[-1][1] += count
+    means = [total / count for total, count in pools for _ in range(int(count))]
+    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]
+
+
+def _curve(
+    chain: Sequence[str],
+    x: Mapping[str, float],
+    y: Mapping[str, float],
+    own: Mapping[str, float],
+    half: Mapping[str, float],
+) -> Iterator[Point]:
+    """From the right side of the first node to the left side of the last; it bends between the columns alone."""
+    yield x[chain[0]] + own[chain[0]], y[chain[0]]
+    for a, b in pairwise(chain):
+        start, leave, enter, stop = x[a] + own[a], x[a] + half[a], x[b] - half[b], x[b] - own[b]
+        bend = (leave + enter) / 2
+        if leave > start:
+            yield from _level(start, leave, y[a])
+        yield from ((bend, y[a]), (bend, y[b]), (enter, y[b]))
+        if stop > enter:
+            yield from _level(enter, stop, y[b])
+        if b != chain[-1]:  # level across the column
+            yield from _level(stop, x[b] + own[b], y[b])
+
+
+def _level(start: float, stop: float, y: float) -> Iterator[Point]:
+    for k in (1, 2, 3):
+        yield start + (stop - start) * k / 3, y

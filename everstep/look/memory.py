@@ -1,0 +1,190 @@
+"""Effective memory length, by two definitions: how far gradients reach, and how much context the outputs need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from everstep.cell import Layer
+from everstep.look.flow import Flow
+from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
+from everstep.look.trajectory import check_causal, ready
+
+TargetLoss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs (1, time, features) and targets (1, time) to the loss of each, (1, time)."""
+HELD = 2**24  # numbers of outputs held at once
+
+
+def memory_by_gradient(flow: Flow, fraction: float = 1 / math.e) -> dict[str, float]:
+    """By gradient: the smallest lag at which the mean flow is at most `fraction` of its value at lag 0.
+
+    In steps, for each curve; `inf` if no lag measured is that long. 1/e is the time constant of an exponential decay.
+
+    >>> flow = Flow(("h",), np.arange(4), 0.5 ** np.arange(4).reshape(1, 1, 4))
+    >>> memory_by_gradient(flow), memory_by_gradient(flow, 0.01)
+    ({'h': 2.0}, {'h': inf})
+
+    Raises:
+        ValueError: a fraction not in 0 … 1, or a curve that is 0 at lag 0.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"memory_by_gradient: fraction should lie between 0 and 1, but is {fraction}")
+    found = {}
+    for name, mean in zip(flow.names, flow.mean, strict=True):
+        if not mean[0] > 0:
+            raise ValueError(
+                f"memory_by_gradient: the loss reads nothing of {name} at lag 0, so no share of it is known"
+            )
+        below = np.flatnonzero(mean <= fraction * mean[0])
+        found[name] = float(flow.lags[below[0]]) if below.size else math.inf
+    return found
+
+
+@dataclass(frozen=True)
+class ContextCurve:
+    """What is lost when only the last n inputs are known.
+
+    Attributes:
+        lengths: n = 1 … N.
+        values: (N,): the mean loss with n inputs, or the mean change of the outputs.
+        full: the same with all inputs: the loss, or 0 for the change.
+        unit: what ε is a share of: the full loss; 1 for the change, which is a share already.
+    """
+
+    lengths: NDArray[np.int64]
+    values: NDArray[np.float64]
+    full: float
+    unit: float
+
+    def memory(self, epsilon: float = 0.01) -> float:
+        """By context: the smallest n from which on the value stays within ε·unit of the full one; `inf` if none does.
+
+        (Khandelwal 2018, "Sharp nearby, fuzzy far away", which takes ε = 1 % of perplexity.)
+        """
+        near = abs(self.values - self.full) <= epsilon * self.unit
+        beyond = np.flatnonzero(~near)
+        place = int(beyond[-1]) + 1 if beyond.size else 0
+        return float(self.lengths[place]) if place < len(near) else math.inf
+
+
+def context_loss(
+    cell: Layer, xs: Tensor, targets: Tensor, loss: TargetLoss, *, longest: int, samples: int = 256
+) -> ContextCurve:
+    """The mean loss at the same targets, when the cell starts afresh n inputs before, for every n = 1 … `longest`.
+
+    Args:
+        cell: any cell or causal wiring; a copy of it runs, in eval mode.
+        xs: (1, time, input_size): one row. The full context of a target is all of it.
+        targets: (1, time).
+        loss: of outputs and targets, for each step by itself.
+        longest: N.
+        samples: the last so many steps are the targets; fewer if there are fewer after the first N.
+
+    Raises:
+        TypeError: an acausal layer, or inputs that are no floating-point tensor.
+        ValueError: inputs of another shape, no more steps than `longest`, or a loss that is not finite.
+
+    Known limit: samples + N runs of N steps.
+    """
+    if tuple(targets.shape) != tuple(xs.shape[:2]):
+        raise ValueError(
+            f"context_loss: targets should have the shape {tuple(xs.shape[:2])} of xs without features, but have "
+            f"{tuple(targets.shape)}"
+        )
+
+    def mean(ys: Tensor, full: Tensor) -> float:
+        losses = loss(ys[None], targets[:, -len(ys) :])
+        if losses.shape != (1, len(ys)):
+            raise ValueError(f"context_loss: loss should give {(1, len(ys))}, but gave {tuple(losses.shape)}")
+        return float(losses.double().mean())
+
+    values, full = _by_context("context_loss", cell, xs, longest, samples, mean)
+    return ContextCurve(np.arange(1, longest + 1), values, full, full)
+
+
+def context_change(cell: Layer, xs: Tensor, *, longest: int, samples: int = 256) -> ContextCurve:
+    """The mean change ‖y_t(n) − y_t‖ / ‖y_t‖ of the outputs when the cell starts afresh n inputs before.
+
+    Norms are root mean squares over the last `samples` steps; the other arguments are those of `context_loss`.
+
+    >>> from everstep import Window
+    >>> context_change(Window(2, k=5), torch.randn(1, 40, 2), longest=10).memory()
+    5.0
+
+    Raises:
+        TypeError, ValueError: as `context_loss`.
+    """
+
+    def change(ys: Tensor, full: Tensor) -> float:
+        return float((ys - full).double().norm() / full.double().norm().clamp_min(1e-300))
+
+    values, _ = _by_context("context_change", cell, xs, longest, samples, change)
+    return ContextCurve(np.arange(1, longest + 1), values, 0.0, 1.0)
+
+
+@torch.no_grad()
+def _by_context(
+    who: str, cell: Layer, xs: Tensor, longest: int, samples: int, measure: Callable[[Tensor, Tensor], float]
+) -> tuple[NDArray[np.float64], float]:
+    """`measure` of the outputs at the last steps and of those with full context: for n = 1 … N, and for full context.
+
+    Every stretch of N inputs is one row, so that step n of all rows holds each target once with n inputs known.
+    """
+    cell, xs = ready(who, check_causal(who, cell), xs, None)
+    time = xs.shape[1]
+    if len(xs) != 1:
+        raise ValueError(f"{who}: one row is expected, but xs has {len(xs)}; give xs[:1]")
+    if not 1 <= longest < time:
+        raise ValueError(f"{who}: longest should lie in 1 … {time - 1} for {time} steps, but is {longest}")
+    count = min(max(samples, 1), time - longest)
+    full = cell(xs)[0][0, -count:]
+    rows = count + longest - 1
+    stretches = F.pad(xs[0, time - rows :], (0, 0, 0, longest - 1)).unfold(0, longest, 1).transpose(1, 2)
+    state = cell.initial_state(rows, xs)
+    piece = max(1, HELD // (rows * cell.output_size))
+    values: list[float] = []
+    for start in range(0, longest, piece):
+        ys, state = cell(stretches[:, start : start + piece].contiguous(), state)
+        for n, outputs in enumerate(ys.unbind(1), start + 1):
+            values.append(measure(outputs[longest - n : longest - n + count], full))
+    found = np.array([*values, measure(full, full)])
+    if not np.isfinite(found).all():
+        raise ValueError(f"{who}: a loss or an output is not finite; do the run and its inputs stay finite?")
+    return found[:-1], float(found[-1])
+
+
+def draw_context(curve: ContextCurve, path: Path, unit: str = "step", what: str = "loss in nats") -> str:
+    """Draw the curve with the memory length marked, and give a sentence that says what to see.
+
+    Args:
+        curve: from `context_loss` or `context_change`.
+        path: the PNG to write.
+        unit: what one input is: "step", "character", "word".
+        what: what the curve measures, for the axis.
+    """
+    memory = curve.memory()
+    figure = canvas(5.6)
+    axes = figure.subplots()
+    axes.plot(curve.lengths, curve.values, color=COLOURS[0], linewidth=2.6, label=f"the last n {unit}s")
+    axes.axhline(curve.full, color=GREY, linewidth=1.5, linestyle="--", label="full context")
+    found = (
+        f"{memory:.0f} {unit}{'s' * (memory != 1)}"
+        if math.isfinite(memory)
+        else f"more than {curve.lengths[-1]} {unit}s"
+    )
+    if math.isfinite(memory):
+        axes.axvline(memory, color=COLOURS[1], linewidth=2.2, label=f"within 1 % from {found} on")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    label(axes, f"context $n$: {unit}s known, all before them forgotten", what)
+    legend(axes)
+    save(figure, path)
+    return f"What is lost when only the last n {unit}s are known. Effective memory by context, to within 1 %: {found}."

@@ -1,0 +1,123 @@
+"""Which remedy reaches which lag, as a table and as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+_LOWEST, _DARK = 0.02, 0.25  # of the colours; above _DARK the field is dark
+SOLVED = "✓"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far one remedy got at one lag.
+
+    Attributes:
+        relative: loss on held-out sequences ÷ that of not looking; the median over seeds.
+        solved, diverged, tried: trials.
+        rate: the learning rate that was chosen.
+    """
+
+    relative: float
+    solved: int
+    diverged: int
+    tried: int
+    rate: float
+
+    @property
+    def told(self) -> str:
+        """The number, and a tick if all (or how many) of the trials have solved it."""
+        shown = "diverged" if not math.isfinite(self.relative) else f"{min(self.relative, 9.99):.2g}"
+        if 0.1 <= self.relative < math.inf:
+            shown = f"{min(self.relative, 9.99):.2f}"
+        if self.solved == 0:
+            return shown
+        return f"{shown} {SOLVED}" if self.solved == self.tried else f"{shown} {SOLVED}{self.solved}/{self.tried}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Remedies × lags.
+
+    Attributes:
+        task: its name.
+        goal: what counts as solved, in words.
+        remedies: what each is, by name, in the order of the rows.
+        lags: in the order of the columns.
+        reaches: by (remedy, lag).
+    """
+
+    task: str
+    goal: str
+    remedies: Mapping[str, str]
+    lags: tuple[int, ...]
+    reaches: Mapping[tuple[str, int], Reach]
+
+
+def remedy_table(grid: Grid) -> str:
+    """The grid in Markdown: the relative loss, ticked where solved.
+
+    >>> reaches = {("LSTM", 20): Reach(0.03, 1, 0, 1, 1e-3), ("LSTM", 100): Reach(0.97, 0, 0, 1, 1e-3)}
+    >>> print(remedy_table(Grid("adding", "squared error below 0.01", {"LSTM": "gates"}, (20, 100), reaches)))
+    | remedy | lag 20 | lag 100 | what it is |
+    |---|---|---|---|
+    | LSTM | 0.03 ✓ | 0.97 | gates |
+    """
+    head = ["remedy", *(f"lag {lag}" for lag in grid.lags), "what it is"]
+    rows = [head, ["---"] * len(head)]
+    rows += [
+        [name, *(grid.reaches[name, lag].told for lag in grid.lags), grid.remedies[name]] for name in grid.remedies
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines[1] = "|" + "|".join(rows[1]) + "|"
+    return "\n".join(lines)
+
+
+def draw_remedies(grid: Grid, path: Path) -> None:
+    """Draw the grid: bright where a remedy does no better than not looking, dark where it remembers; ticked if solved.
+
+    Args:
+        grid: see `Grid`.
+        path: the PNG to write; its folder is made.
+    """
+    names = list(grid.remedies)
+    values = [[min(max(grid.reaches[name, lag].relative, _LOWEST), 1.0) for lag in grid.lags] for name in names]
+    figure = Figure(figsize=(12, max(5.0, 1.8 + 0.42 * len(names))), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, norm=LogNorm(_LOWEST, 1), cmap="cividis", aspect="auto")
+    for row, name in enumerate(names):
+        for column, lag in enumerate(grid.lags):
+            reach = grid.reaches[name, lag]
+            axes.text(
+                column,
+                row,
+                reach.told,
+                ha="center",
+                va="center",
+                fontsize=12,
+                color="white" if values[row][column] < _DARK else "black",
+                fontweight="bold" if reach.solved else "normal",
+            )
+    axes.set_xticks(range(len(grid.lags)), [str(lag) for lag in grid.lags], fontsize=13)
+    axes.set_yticks(range(len(names)), names, fontsize=13)
+    axes.set_xticks([k - 0.5 for k in range(1, len(grid.lags))], minor=True)
+    axes.set_yticks([k - 0.5 for k in range(1, len(names))], minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("lag (steps)", fontsize=14)
+    axes.set_title(f"{grid.task}: {SOLVED} solved ({grid.goal})", fontsize=15, loc="left")
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=30)
+    bar.set_ticks([0.02, 0.05, 0.1, 0.2, 0.5, 1.0], labels=["≤ 0.02", "0.05", "0.1", "0.2", "0.5", "≥ 1"])
+    bar.ax.minorticks_off()
+    bar.set_label("held-out loss ÷ loss of not looking", fontsize=13)
+    bar.ax.tick_params(labelsize=12)
+    bar.outline.set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,234 @@
+"""A traced step with names: which rows of which parameters each of its values sums, and which of them are gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from everstep.cell import Cell
+from everstep.scanning.record import kind_of, operation_name
+from everstep.scanning.trace import StepGraph, trace
+
+BOUNDED: dict[str, tuple[float, float]] = {
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "_softmax": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+}
+"""Activations and the range of what they give; `hardtanh` and `clamp` say theirs by their arguments."""
+
+_LINEAR = {"add", "sub", "rsub", "mul", "div", "neg", "addcmul", "_to_copy"}
+_KEEPS_PLACES = {"native_layer_norm"}
+
+
+class Rows(NamedTuple):
+    """Rows `start` … `stop` of a parameter."""
+
+    parameter: str
+    start: int
+    stop: int
+
+
+class Gate(NamedTuple):
+    """A node that is a bounded activation of a sum of rows, with its range."""
+
+    name: str
+    node: fx.Node
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class NamedStep:
+    """A traced step.
+
+    Attributes:
+        graph: the trace.
+        parameters: the name of each placeholder that is a parameter or buffer.
+        inputs: the placeholder of x.
+        state: the placeholders of the state's leaves.
+        rows: of each node, the rows that it sums; empty once they have gone through an activation or a matrix.
+        constant: the nodes that depend on parameters alone.
+        gates: every bounded activation of such a sum, in the order of the step.
+    """
+
+    graph: StepGraph
+    parameters: dict[fx.Node, str]
+    inputs: fx.Node
+    state: tuple[fx.Node, ...]
+    rows: dict[fx.Node, frozenset[Rows]]
+    constant: frozenset[fx.Node]
+    gates: tuple[Gate, ...]
+
+
+def named_step(cell: Cell, x: Tensor) -> NamedStep:
+    """Trace one step of `cell` in eval mode, for inputs like x (batch, input_size), and name what it computes.
+
+    The rows that a value sums are those of the matrices whose products with x or h_{t-1} it is made of by slices,
+    sums, scalings and layer normalisation. The *first bounded activation* (`BOUNDED`) of such a value is a gate, and
+    what it gives is the gate's value. Its name is that of its rows:
+
+    - in a cell made by `gated`, the gate's own (`x.f` and `h.f` are the rows of f);
+    - in a cell with a tuple of names `gates`, the name of the block, the rows being cut into equal blocks;
+    - else the parameter's, where all its rows are summed ("forget" for a module `forget` of type `nn.Linear`), or the
+      numbers of the rows ("0:64").
+
+    Where a value sums several, the names are joined by "+"; the second gate of a name is called f.2, the third f.3.
+
+    Known limit: where a candidate has no activation at all, the next activation that its sum meets is taken for it.
+
+    Raises:
+        Untraceable: the step cannot be followed; with the reason.
+    """
+    graph = trace(cell, x[:1, None])
+    nodes = list(graph.module.graph.nodes)
+    named = [*cell.named_parameters(), *cell.named_buffers()]
+    holders = [node for node in nodes if node.op == "placeholder"]
+    parameters = dict(zip(holders, (name for name, _ in named), strict=False))
+    constant: set[fx.Node] = set(parameters)
+    matrices = {name for name, parameter in cell.named_parameters() if parameter.dim()}
+    rows: dict[fx.Node, frozenset[Rows]] = {}
+    gates: list[Gate] = []
+    for node in nodes:
+        rows[node] = frozenset()
+        if node.op == "get_attr":
+            constant.add(node)
+        elif parameters.get(node) in matrices:
+            rows[node] = frozenset([Rows(parameters[node], 0, len(_value(node)))])
+        elif node.op == "call_function":
+            if all(other in constant for other in node.all_input_nodes):
+                constant.add(node)
+            summed = _summed(node, rows, constant)
+            bounds = _bounds(node)
+            if bounds is not None and summed and node not in constant:
+                gates.append(Gate(_free(_name(cell, summed), gates), node, *bounds))
+            rows[node] = frozenset() if _ends(node) else summed
+    state = tuple(holders[len(named) + 1 :])
+    return NamedStep(graph, parameters, holders[len(named)], state, rows, frozenset(constant), tuple(gates))
+
+
+def gate_values(step: NamedStep, cell: Cell, xs: Tensor, state: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The value (steps, units) of every gate, from the inputs (steps, input_size) and the leaves before each step."""
+    size = step.graph.rows
+    wanted = {gate.node: gate.name for gate in step.gates}
+    found: dict[str, list[Tensor]] = {gate.name: [] for gate in step.gates}
+    parameters = [value.detach() for value in (*cell.parameters(), *cell.buffers())]
+    for start in range(0, len(xs), size):
+        given = [leaf[start : start + size] for leaf in (xs, *state)]
+        count = len(given[0])
+        whole = [torch.cat([leaf, leaf[-1:].expand(size - count, *leaf.shape[1:])]) for leaf in given]
+        watch = _Watch(step.graph.module, wanted)
+        with torch.no_grad():
+            watch.run(*parameters, *whole)
+        for name, value in watch.seen.items():
+            found[name].append(value.expand(size, *value.shape[1:])[:count].flatten(1))
+    return {name: torch.cat(pieces) for name, pieces in found.items()}
+
+
+class _Watch(fx.Interpreter):
+    """Runs the graph and keeps what the wanted nodes give."""
+
+    def __init__(self, module: fx.GraphModule, wanted: dict[fx.Node, str]):
+        super().__init__(module)
+        self.wanted, self.seen = wanted, dict[str, Tensor]()
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        if node in self.wanted:
+            self.seen[self.wanted[node]] = value
+        return value
+
+
+def _value(node: fx.Node) -> Tensor:
+    value: Tensor = node.meta["val"]
+    return value
+
+
+def _ends(node: fx.Node) -> bool:
+    """Whether what comes out is no longer a sum of rows."""
+    name, kind = operation_name(node.target), kind_of(node.target)
+    return name not in _KEEPS_PLACES if kind == "reduction" else kind == "pointwise" and name not in _LINEAR
+
+
+def _bounds(node: fx.Node) -> tuple[float, float] | None:
+    name = operation_name(node.target)
+    if name in ("hardtanh", "clamp"):
+        low, high = (*node.args[1:3], None, None)[:2] if len(node.args) > 1 else (-1.0, 1.0)
+        bounded = isinstance(low, int | float) and isinstance(high, int | float)
+        return (float(low), float(high)) if bounded else None  # type: ignore[arg-type]
+    return BOUNDED.get(name)
+
+
+def _summed(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]], constant: Iterable[fx.Node]) -> frozenset[Rows]:
+    """The rows that the arguments of an operation sum, as its result would hold them if it were linear."""
+    name, kind = operation_name(node.target), kind_of(node.target)
+    if kind == "product":
+        matrices = [other for other in node.all_input_nodes[-2:] if other in constant and _value(other).dim() > 1]
+        return rows[matrices[-1]] if matrices and node not in constant else frozenset()
+    if name == "slice":
+        dim, start, stop = (*node.args[1:4], 0, 0, None)[:3]
+        return _narrowed(node.args[0], dim, start, stop, rows)
+    if name == "select":
+        return rows[node.all_input_nodes[0]]
+    if name == "getitem":
+        source: Any = node.args[0]
+        place: Any = node.args[1]
+        if operation_name(source.target) in ("split", "split_with_sizes"):
+            dim = source.args[2] if len(source.args) > 2 else 0
+            sizes = [part.shape[dim] for part in source.meta["val"]]
+            start = sum(sizes[:place])
+            return _narrowed(source.args[0], dim, start, start + sizes[place], rows)
+        return rows[source]
+    others = [other for other in node.all_input_nodes if other not in constant or node in constant]
+    if name in _KEEPS_PLACES:
+        others = others[:1]
+    return frozenset().union(*(rows[other] for other in others))
+
+
+def _narrowed(source: Any, dim: Any, start: Any, stop: Any, rows: dict[fx.Node, frozenset[Rows]]) -> frozenset[Rows]:
+    """The rows start … stop of each block that lies along that dimension; a block that does not stays whole."""
+    size = _value(source).shape[dim]
+    first, last, _ = slice(start, stop).indices(size)
+    return frozenset(
+        Rows(name, low + first, low + last) if high - low == size else Rows(name, low, high)
+        for name, low, high in rows[source]
+    )
+
+
+def _name(cell: nn.Module, rows: frozenset[Rows]) -> str:
+    known = {rows_name(cell, part) for part in rows}
+    declared = {name for name, is_declared in known if is_declared}
+    return "+".join(sorted(declared or {name for name, _ in known}))
+
+
+def rows_name(cell: nn.Module, rows: Rows) -> tuple[str, bool]:
+    """A name for rows of a parameter, and whether the cell has declared it."""
+    path, _, leaf = rows.parameter.rpartition(".")
+    owner = cell.get_submodule(path)
+    names = _blocks(owner, leaf)
+    whole = len(cell.get_parameter(rows.parameter)) if rows.parameter in dict(cell.named_parameters()) else rows.stop
+    if names and whole % len(names) == 0:
+        size = whole // len(names)
+        if rows.start % size == 0 and rows.stop - rows.start == size:
+            return names[rows.start // size], True
+    if (rows.start, rows.stop) == (0, whole):
+        return (path.rpartition(".")[2] if leaf == "weight" and path else leaf.removeprefix("weight_")), False
+    return f"{rows.start}:{rows.stop}", False
+
+
+def _blocks(owner: nn.Module, leaf: str) -> tuple[str, ...]:
+    """The names of the equal blocks that the rows of a parameter are cut into, as its owner declares them."""
+    attribute = {"weight_ih": "input_gates", "weight_hh": "hidden_gates"}.get(leaf, "gates")
+    names = getattr(owner, attribute, getattr(owner, "gates", ()))
+    return names if isinstance(names, tuple) and all(isinstance(name, str) for name in names) else ()
+
+
+def _free(name: str, taken: Sequence[Gate]) -> str:
+    names = {gate.name for gate in taken}
+    if name not in names:
+        return name
+    return next(f"{name}.{k}" for k in range(2, len(names) + 3) if f"{name}.{k}" not in names)

@@ -1,0 +1,195 @@
+"""The loss over a plane of parameters, and where gradient descent goes on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from torch import Tensor, nn
+
+from everstep.learn.optim import trainable
+from everstep.learn.rules import Rule
+from everstep.look.style import SHADES, canvas, save
+
+Direction = dict[str, Tensor]  # of every trainable parameter, by name
+LossOf = Callable[[nn.Module], Tensor]
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Losses over a plane.
+
+    Attributes:
+        across: (W,) places a along the first direction.
+        up: (H,) places b along the second.
+        losses: (H, W) loss at θ + a·d₁ + b·d₂, in the unit of the loss.
+    """
+
+    across: Tensor
+    up: Tensor
+    losses: Tensor
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where plain gradient descent went.
+
+    Attributes:
+        places: (steps + 1, 2) places in the plane: the nearest point of it, for parameters that have left it.
+        losses: (steps + 1,) at each place.
+        norms: (steps,) of the gradient at each step, before any rule.
+    """
+
+    places: Tensor
+    losses: Tensor
+    norms: Tensor
+
+
+def random_plane(model: nn.Module, seed: int = 0) -> tuple[Direction, Direction]:
+    """Two random directions; each parameter's part has the norm of that parameter (after Li 2018, whole tensors).
+
+    So a place of 1 is as far from the model as its weights are from zero. A parameter that is all zero does not move.
+
+    >>> first, _ = random_plane(nn.Linear(2, 1, bias=False), seed=1)
+    >>> list(first)
+    ['weight']
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn() -> Direction:
+        parts = {}
+        for name, parameter in trainable(model).items():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parts[name] = noise * (parameter.detach().norm() / noise.norm().clamp_min(1e-30))
+        return parts
+
+    return drawn(), drawn()
+
+
+@torch.no_grad()
+def surface(
+    model: nn.Module, loss: LossOf, plane: tuple[Direction, Direction], across: Sequence[float], up: Sequence[float]
+) -> Surface:
+    """The loss at θ + a·d₁ + b·d₂ for a in `across` and b in `up`; `model` is at θ, before and after.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> plane = ({"weight": torch.ones(1, 1)}, {"weight": torch.zeros(1, 1)})
+    >>> surface(model, lambda m: m.weight.sum() - model.weight.sum(), plane, [0.0, 1.0], [0.0]).losses.shape
+    torch.Size([1, 2])
+
+    Raises:
+        ValueError: `plane` is of another model's parameters.
+    """
+    parameters = trainable(model)
+    for direction in plane:
+        if direction.keys() != parameters.keys():
+            raise ValueError(f"surface: the plane is of {sorted(direction)}, but the model has {sorted(parameters)}")
+    start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    losses = torch.empty(len(up), len(across), dtype=torch.float64)
+    try:
+        for i, b in enumerate(up):
+            for j, a in enumerate(across):
+                for name, parameter in parameters.items():
+                    parameter.copy_(start[name] + a * plane[0][name] + b * plane[1][name])
+                losses[i, j] = float(loss(model))
+    finally:
+        for name, parameter in parameters.items():
+            parameter.copy_(start[name])
+    places = [torch.as_tensor(list(values), dtype=torch.float64) for values in (across, up)]
+    return Surface(places[0], places[1], losses)
+
+
+def descend(
+    model: nn.Module,
+    loss: LossOf,
+    plane: tuple[Direction, Direction],
+    origin: Mapping[str, Tensor],
+    *,
+    rate: float,
+    steps: int,
+    rules: Sequence[Rule] = (),
+) -> Descent:
+    """Plain gradient descent on `model`, in place, seen in a plane: θ ← θ − η·g with g after `rules`.
+
+    Args:
+        model: where it starts.
+        loss: a scalar.
+        plane: the two directions.
+        origin: the parameters at place (0, 0).
+        rate: η.
+        steps: at most; it ends where the loss or the gradient is not finite.
+        rules: between the gradient and the step.
+    """
+    parameters = trainable(model)
+    basis = torch.stack([torch.cat([part[name].flatten() for name in parameters]) for part in plane], 1).double()
+    zero = torch.cat([origin[name].detach().flatten() for name in parameters]).double()
+    places, losses, norms = [], [], []
+    for step in range(steps + 1):
+        theta = torch.cat([parameter.detach().flatten() for parameter in parameters.values()]).double()
+        places.append(torch.linalg.lstsq(basis, (theta - zero)[:, None]).solution[:, 0])
+        model.zero_grad(set_to_none=True)
+        value = loss(model)
+        losses.append(float(value.detach()))
+        if step == steps or not math.isfinite(losses[-1]):
+            break
+        torch.autograd.backward(value)
+        found = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        norms.append(float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in found.values()]))))
+        if not math.isfinite(norms[-1]):
+            break
+        for rule in rules:
+            rule(model, step)
+        with torch.no_grad():
+            for parameter in parameters.values():
+                if parameter.grad is not None:
+                    parameter.sub_(rate * parameter.grad)
+    return Descent(torch.stack(places), torch.tensor(losses), torch.tensor(norms))
+
+
+def draw_surface(axes: Axes, found: Surface, x: str, y: str, unit: str = "loss") -> None:
+    """The surface as shades on a scale of powers of ten; what is not finite stays white."""
+    good = found.losses[found.losses.isfinite() & (found.losses > 0)]
+    low, high = (float(good.min()), float(good.max())) if len(good) else (0.1, 1.0)
+    norm = LogNorm(max(low, high * 1e-4), high if high > low else low * 10)
+    across, up, losses = found.across.numpy(), found.up.numpy(), found.losses.clamp_min(norm.vmin or 0).numpy()
+    shades = axes.pcolormesh(across, up, losses, norm=norm, cmap=SHADES, shading="nearest", rasterized=True)
+    figure = axes.figure.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(shades, ax=axes, pad=0.02)
+    bar.set_label(unit, fontsize=15)
+    bar.ax.tick_params(labelsize=13)
+    axes.set_xlabel(x, fontsize=15)
+    axes.set_ylabel(y, fontsize=15)
+    axes.tick_params(labelsize=13)
+    axes.set_xlim(float(across[0]), float(across[-1]))
+    axes.set_ylim(float(up[0]), float(up[-1]))
+
+
+def plane_picture(model: nn.Module, loss: LossOf, to: Path, *, seed: int = 0, span: float = 1.0, side: int = 31) -> str:
+    """Draw the loss around a model along a random plane; the sentence to put under it.
+
+    Args:
+        model: any model, in the mode (train, eval) in which `loss` should see it.
+        loss: of the model: a scalar that draws no random numbers.
+        to: the PNG to write.
+        seed: of the plane; see `random_plane`.
+        span: how far to each side, in norms of the parameters.
+        side: points along each side; there are side² losses to compute.
+    """
+    places = torch.linspace(-span, span, side).tolist()
+    found = surface(model, loss, random_plane(model, seed), places, places)
+    figure = canvas(7.5, 9.0)
+    axes = figure.subplots()
+    draw_surface(axes, found, "along one random direction, in norms of the weights", "along another, likewise", "loss")
+    axes.plot(0, 0, marker="*", color="white", markeredgecolor="black", markersize=20)
+    axes.annotate("the model", (0, 0), xytext=(12, 8), textcoords="offset points", color="white", fontsize=14)
+    save(figure, to)
+    return (
+        "The loss around the model (star) as its weights move along two random directions: an even bowl is easy "
+        "ground; where bands of shade crowd together, a small step changes the loss by powers of ten."
+    )

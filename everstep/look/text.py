@@ -1,0 +1,188 @@
+"""A passage as a picture: each of its tokens on the colour of a number; what every picture over a text shares."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize, to_hex
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
+from matplotlib.patches import Rectangle
+
+Pairs = Sequence[tuple[str, float]]  # (text of a token, its number)
+
+LINE_END = "↵"
+CELL, TALL = 0.125, 2.1  # a character's width in inches, and how many times higher a row is
+NARROWEST = 52
+
+
+class Piece(NamedTuple):
+    """A token, or its part in one line, laid out in the grid."""
+
+    row: int
+    column: int
+    width: int
+    text: str
+    value: float
+
+
+def layout(pairs: Pairs, columns: int) -> list[Piece]:
+    """The tokens in a grid of `columns`: a newline ends its row (and shows as ↵), a long line is wrapped."""
+    pieces: list[Piece] = []
+    row = column = 0
+    for token, value in pairs:
+        for text, ends_line in parts(token):
+            width = sum(map(_width, text.rstrip()))
+            if column and column + width > columns:
+                row, column = row + 1, 0
+            for part in (text[i : i + columns] for i in range(0, len(text), columns)):
+                width = sum(map(_width, part))
+                if column + width > columns + 1:
+                    row, column = row + 1, 0
+                pieces.append(Piece(row, column, width, part, value))
+                column += width
+            if ends_line:
+                row, column = row + 1, 0
+    return pieces
+
+
+def parts(token: str) -> Iterator[tuple[str, bool]]:
+    """A token's lines, each with whether a newline ends it; what cannot be printed shows as a dot."""
+    lines = ("\n" if token == "<eos>" else token).replace("\t", "  ").split("\n")
+    for index, line in enumerate(lines):
+        shown = "".join(c if c.isprintable() else "·" for c in line)
+        ends_line = index < len(lines) - 1
+        if shown or ends_line:
+            yield shown + LINE_END * ends_line, ends_line
+
+
+def _width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def size(pieces: Sequence[Piece]) -> tuple[int, int]:
+    """Rows and columns that the passage takes, wide enough for the legend."""
+    return (
+        max((piece.row for piece in pieces), default=0) + 1,
+        max(NARROWEST, max((piece.column + piece.width for piece in pieces), default=0)),
+    )
+
+
+def inches(pieces: Sequence[Piece]) -> tuple[float, float]:
+    """Width and height of a picture that holds the passage and its legend."""
+    rows, used = size(pieces)
+    return used * CELL + 0.3, rows * CELL * TALL + 1.1
+
+
+def legend(axes: Axes, scale: Normalize, colours: Colormap, label: str) -> None:
+    """A bar under a passage that says what its colours mean."""
+    figure = axes.figure.get_figure(root=True)
+    assert figure is not None
+    mappable = ScalarMappable(scale, colours)
+    bar = figure.colorbar(mappable, ax=axes, location="bottom", aspect=50, shrink=0.95, pad=0.02, panchor=False)
+    bar.set_label(label, fontsize=13)
+    bar.ax.tick_params(labelsize=12)
+
+
+def frame(axes: Axes, pieces: Sequence[Piece]) -> None:
+    """Make axes the grid that the pieces lie on."""
+    rows, used = size(pieces)
+    axes.set_axis_off()
+    axes.set(xlim=(0, used), ylim=(rows, 0))
+    axes.set_aspect(TALL, adjustable="box", anchor="NW")
+
+
+def paint(axes: Axes, pieces: Sequence[Piece], scale: Normalize, colours: Colormap) -> None:
+    """The letters on their colours; the last thing drawn on the axes, whose width says how big a letter is."""
+    _, used = size(pieces)
+    figure = axes.figure.get_figure(root=True)
+    assert figure is not None
+    if not isinstance(figure.get_layout_engine(), PlaceHolderLayoutEngine):
+        figure.draw_without_rendering()  # lays the axes out, once: with letters it takes long
+        figure.set_layout_engine("none")
+    points = axes.get_window_extent().width / used * 72 / figure.dpi / 0.602  # a character is 0.602 em wide
+    for piece in pieces:
+        colour = colour_of(piece.value, scale, colours)
+        axes.add_patch(Rectangle((piece.column, piece.row), piece.width, 1, facecolor=colour, linewidth=0))
+        column = piece.column
+        for character in piece.text:
+            axes.text(
+                column + _width(character) / 2,
+                piece.row + 0.54,
+                character,
+                family="DejaVu Sans Mono",
+                fontsize=points,
+                color=ink(colour),
+                alpha=0.45 if character == LINE_END else 1,
+                ha="center",
+                va="center_baseline",
+                parse_math=False,
+            )
+            column += _width(character)
+
+
+def colour_of(value: float, scale: Normalize, colours: Colormap) -> str:
+    """The colour of a number as #rrggbb; what lies beyond the scale has the colour of its end."""
+    assert scale.vmin is not None
+    assert scale.vmax is not None
+    return to_hex(colours(float(scale(min(max(value, scale.vmin), scale.vmax)))))
+
+
+def ink(colour: str) -> str:
+    """Black on light colours, white on dark ones."""
+    red, green, blue = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture that holds a passage; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with any_script():
+        figure.savefig(path)
+
+
+@contextmanager
+def any_script() -> Iterator[None]:
+    """Without warnings on characters that the font lacks: they show as boxes, and the HTML has them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def shown(token: str) -> str:
+    """A token as HTML."""
+    return html.escape("".join(part + "\n" * ends for part, ends in parts(token)))
+
+
+def bar(colours: Colormap, low: str, high: str) -> str:
+    """The colours of a page from `low` to `high`, as HTML."""
+    steps = ", ".join(to_hex(colours(i / 10)) for i in range(11))
+    return (
+        f'<div style="height:1em;background:linear-gradient(to right, {steps})"></div>'
+        f'<div style="display:flex;justify-content:space-between"><span>{low}</span><span>{high}</span></div>'
+    )
+
+
+def write_page(to: Path, title: str, body: str) -> None:
+    """Write a page of its own, which needs nothing else; its folder is made."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    page = f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; }}
+pre {{ font: 15px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere; }}
+</style>
+{body}
+</html>
+"""
+    to.write_text(page, encoding="utf-8")

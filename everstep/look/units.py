@@ -1,0 +1,245 @@
+"""The units that tell a property of a text: inside quotes, the length of the line so far, depth of brackets, …"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from everstep.look import text
+from everstep.look.gates import Activity, check_text, scale_of
+
+FEWEST = 50
+"""Steps that a half of the text needs at least."""
+PROPERTY_COLOURS = colormaps["YlGnBu"]
+
+
+def _quotes(passage: str) -> list[float]:
+    inside, found = False, []
+    for character in passage:
+        if character in "“”":
+            inside = character == "“"
+        elif character == '"':
+            inside = not inside
+        found.append(float(inside))
+    return found
+
+
+def _position(passage: str) -> list[float]:
+    place, found = 0, []
+    for character in passage:
+        place = 0 if character == "\n" else place + 1
+        found.append(float(place))
+    return found
+
+
+def _depth(passage: str) -> list[float]:
+    depth, found = 0, []
+    for character in passage:
+        depth = max(0, depth + (character in "([{") - (character in ")]}"))
+        found.append(float(depth))
+    return found
+
+
+def _each(holds: Callable[[str], bool]) -> Callable[[str], list[float]]:
+    return lambda passage: [float(holds(character)) for character in passage]
+
+
+def _line_ends_next(passage: str) -> list[float]:
+    return [float(character == "\n") for character in passage[1:]] + [0.0]
+
+
+PROPERTIES: dict[str, Callable[[str], list[float]]] = {
+    "inside quotes": _quotes,
+    "position in the line": _position,
+    "depth of brackets": _depth,
+    "letter": _each(str.isalpha),
+    "space": _each(str.isspace),
+    "upper case": _each(str.isupper),
+    "inside a word": _each(lambda character: character.isalnum() or character in "'’-"),
+    "line ends next": _line_ends_next,
+}
+"""From a text to one number a character, each read after that character: inside “…” or "…"; characters since the line
+began; brackets that are open; what the character is; whether a newline comes next."""
+
+
+class Telling(NamedTuple):
+    """How well one unit tells a property.
+
+    Attributes:
+        layer: the name of its layer.
+        part: leaf of the state, gate or candidate.
+        unit: its number.
+        correlation: Pearson's r of its value and the property on the second half of the text, on which it was not
+            chosen; where the property is 0 or 1, this is the point-biserial correlation.
+        auc: for a property of 0 and 1, the probability on the second half that the unit is higher (or lower, if so it
+            was on the first half) where the property holds than where it does not, ties counted half; else None.
+    """
+
+    layer: str
+    part: str
+    unit: int
+    correlation: float
+    auc: float | None
+
+
+def predictive_units(
+    found: Sequence[Activity],
+    target: Sequence[float] | Callable[[int], float],
+    *,
+    parts: Sequence[str] | None = None,
+    count: int | None = None,
+) -> list[Telling]:
+    """All units by how well they tell a property, chosen on the first half of the text, measured on the second.
+
+    Units are sorted by |r| on the first half of the steps, so that the figures of the first, which are those of the
+    second half, are not flattered by the choice among hundreds (nor need they fall along the list).
+
+    >>> from everstep import GRU
+    >>> from everstep.look.gates import activities
+    >>> found = activities(GRU(3, 5), torch.randn(1, 200, 3))
+    >>> best = predictive_units(found, lambda index: index % 7)[0]
+
+    Args:
+        found: what the layers did at every step.
+        target: the property at each step, or a function from the step's index to it.
+        parts: which parts to look at, such as ("c",); the leaves of the state if not given.
+        count: how many units to give; all of them if not given.
+
+    Raises:
+        ValueError: fewer than 50 steps in a half, a property of another length, not finite, or constant in a half; a
+            part that no layer has.
+    """
+    wanted = _checked(len(next(iter(found[0].parts.values()))), target)
+    half = len(wanted) // 2
+    binary = bool(((wanted == 0) | (wanted == 1)).all())
+    ranked: list[tuple[float, Telling, Tensor]] = []
+    for activity in found:
+        for part in _parts(activity, found, parts):
+            values = activity.parts[part].double().cpu()
+            chosen, held_out = _correlations(values[:half], wanted[:half]), _correlations(values[half:], wanted[half:])
+            for unit, (first, second) in enumerate(zip(chosen.tolist(), held_out.tolist(), strict=True)):
+                ranked.append((first, Telling(activity.name, part, unit, second, None), values[half:, unit]))
+    ranked.sort(key=lambda item: -abs(item[0]))
+    return [
+        # ranks are costly: they are taken of the units that are given alone
+        telling._replace(auc=_auc(values if first >= 0 else -values, wanted[half:]) if binary else None)
+        for first, telling, values in ranked[:count]
+    ]
+
+
+def _checked(steps: int, target: Sequence[float] | Callable[[int], float]) -> Tensor:
+    """The property at every step, if it is one that units could tell."""
+    numbers = [target(step) for step in range(steps)] if callable(target) else target
+    wanted = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+    if len(wanted) != steps:
+        raise ValueError(f"predictive_units: expected a number for each of the {steps} steps, but {len(wanted)} came")
+    half = steps // 2
+    if half < FEWEST:
+        raise ValueError(f"predictive_units: expected {2 * FEWEST} steps or more, but {steps} came; give a longer text")
+    if not bool(wanted.isfinite().all()):
+        raise ValueError("predictive_units: the property should be finite at every step, but is not")
+    for name, piece in (("first", wanted[:half]), ("second", wanted[half:])):
+        if bool((piece == piece[0]).all()):
+            raise ValueError(
+                f"predictive_units: the property is {float(piece[0]):g} all over the {name} half of the text, so that "
+                "nothing can tell it; give a text in which it changes"
+            )
+    return wanted
+
+
+def _parts(activity: Activity, found: Sequence[Activity], parts: Sequence[str] | None) -> list[str]:
+    if parts is None:
+        return list(activity.state)
+    known = dict.fromkeys(name for one in found for name in one.parts)
+    if unknown := [part for part in parts if part not in known]:
+        raise ValueError(f"predictive_units: no layer has a part {unknown[0]!r}; there are {', '.join(known)}")
+    return [part for part in parts if part in activity.parts]
+
+
+def _correlations(values: Tensor, wanted: Tensor) -> Tensor:
+    """Pearson's r of each unit (steps, units) with the property (steps,); 0 for a unit that never changes."""
+    values, wanted = values - values.mean(0), wanted - wanted.mean()
+    spread = values.square().sum(0).sqrt()
+    scale = values.abs().amax(0) if len(values) else spread
+    still = spread <= 1e-12 * (1 + scale)
+    return torch.where(still, 0, (values * wanted[:, None]).sum(0) / (spread * wanted.square().sum().sqrt() + still))
+
+
+def _auc(values: Tensor, wanted: Tensor) -> float:
+    """P(value where the property holds > value where not) + ½ P(equal), by ranks (Mann & Whitney 1947)."""
+    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    rank = (counts.cumsum(0).double() - (counts - 1).double() / 2)[place]
+    positive = wanted == 1
+    number, others = int(positive.sum()), int((~positive).sum())
+    return float((rank[positive].sum() - number * (number + 1) / 2) / (number * others))
+
+
+def table(rows: Mapping[str, Sequence[Telling] | str], count: int = 3) -> str:
+    """The best units of each property as a table in Markdown; for a property that was refused, why."""
+    lines = [
+        "| property | layer | unit | r, held out | AUC, held out |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in rows.items():
+        if isinstance(found, str):
+            lines.append(f"| {name} | | | left out: {found} | |")
+            continue
+        for place, one in enumerate(found[:count]):
+            auc = "" if one.auc is None else f"{one.auc:.3f}"
+            shown = name if place == 0 else ""
+            lines.append(f"| {shown} | {one.layer} | {one.part} {one.unit} | {one.correlation:+.3f} | {auc} |")
+    return "\n".join(lines) + "\n"
+
+
+def property_text(
+    tokens: Sequence[str],
+    found: Sequence[Activity],
+    best: Telling,
+    target: Sequence[float],
+    name: str,
+    to: Path,
+    columns: int = 56,
+) -> None:
+    """The text twice: coloured by a unit's value, and beside it by the property that it tells.
+
+    Args:
+        tokens: the text of every step.
+        found: what the layers did, over that text.
+        best: the unit, with its figures.
+        target: the property at each step.
+        name: of the property.
+        to: the PNG to write.
+        columns: characters in a row at most.
+
+    Raises:
+        ValueError: a text or property of another length than the steps.
+    """
+    activity = next(activity for activity in found if activity.name == best.layer)
+    check_text("property_text", tokens, activity)
+    if len(target) != len(tokens):
+        raise ValueError(f"property_text: expected a number for each of {len(tokens)} tokens, but {len(target)} came")
+    values = activity.unit(best.part, best.unit)
+    low, high = min(target), max(target)
+    scales = (
+        (*scale_of(values, False), f"value of the unit after each token  (r = {best.correlation:+.2f}, held out)"),
+        (Normalize(low, high if high > low else low + 1), PROPERTY_COLOURS, name),
+    )
+    laid = [text.layout(list(zip(tokens, numbers, strict=True)), columns) for numbers in (values.tolist(), target)]
+    width, height = text.inches(laid[0])
+    figure = Figure(figsize=(2 * width, height + 0.4), dpi=100, layout="constrained")
+    panels = figure.subplots(1, 2)
+    titles = f"{activity.name}, {best.part}, unit {best.unit}", f"the property: {name}"
+    for axes, pieces, title, (scale, colours, label) in zip(panels, laid, titles, scales, strict=True):
+        axes.set_title(title, fontsize=14, loc="left")
+        text.frame(axes, pieces)
+        text.legend(axes, scale, colours, label)
+    for axes, pieces, (scale, colours, _) in zip(panels, laid, scales, strict=True):
+        text.paint(axes, pieces, scale, colours)
+    text.save(figure, to)

@@ -1,0 +1,87 @@
+"""Many independent attempts in parallel processes, each of which ends with the one that began it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import TypeVar
+
+from everstep.errors import Interrupted, RunError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def in_processes(
+    work: Callable[[Job], Result], jobs: Mapping[str, Job], processes: int, begin: Callable[[], None] | None = None
+) -> Generator[tuple[str, Result]]:
+    """`work` of every job, by name, as they are done; in this process if `processes` is 1.
+
+    >>> dict(in_processes(str, {"a": 1, "b": 2}, processes=1))
+    {'a': '1', 'b': '2'}
+
+    Args:
+        work: a function of a module, so that another process finds it.
+        jobs: what each is called with.
+        processes: how many at a time.
+        begin: called at the start of each further process.
+
+    Raises:
+        RunError: a process was ended from outside.
+    """
+    if processes == 1 or len(jobs) < 2:
+        for name, job in jobs.items():
+            yield name, work(job)
+        return
+    with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _begin, (begin,)) as pool:
+        names = {pool.submit(_stoppable, work, job): name for name, job in jobs.items()}
+        try:
+            for future in as_completed(names):
+                yield names[future], future.result()
+        except BrokenProcessPool:
+            raise RunError("a process ended without a word (out of memory?); the same command goes on") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """Says of an interruption what it did not harm."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as stop:
+        number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+        name = signal.Signals(number).name
+        raise Interrupted(
+            f"stopped by {name}; what was finished is in {out}, and the same command goes on", number
+        ) from None
+
+
+def _stoppable(work: Callable[[Job], Result], job: Job) -> Result:
+    """`work` in a further process, which a signal ends."""
+    try:
+        return work(job)
+    except Interrupted:
+        os._exit(1)
+
+
+def _begin(begin: Callable[[], None] | None) -> None:
+    """A process that ends with the one that began it, however that one ends."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=watch, daemon=True).start()
+    if begin is not None:
+        begin()

@@ -1,0 +1,117 @@
+"""The output fed back: free running, and teacher forcing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.cell import Cell, Layer
+from everstep.scanning import scan
+from everstep.state import State
+
+
+class Feedback(Cell):
+    """A cell that reads its own last output beside the input: y_t, s_t = cell([x_t; y_{t-1}], s_{t-1}), y_{-1} = 0.
+
+    Output recurrence (Jordan 1986, "Attractor dynamics and parallelism in a connectionist sequential machine"). Called
+    or stepped, it runs free; `teach` feeds the true outputs instead (teacher forcing, Williams & Zipser 1989). The
+    read-out is a part of the cell, which has to end in what the output is. A cell without memory makes a Jordan
+    network, h_t = φ(W x_t + U y_{t-1} + b), y_t = V h_t + c:
+
+    >>> from everstep import FeedForward, GRU, Stack
+    >>> jordan = Feedback(FeedForward(3 + 2, 8, 2, linear_output=True))
+    >>> cell = Feedback(Stack(GRU(3 + 2, 8), FeedForward(8, 2, linear_output=True)))
+    >>> xs, targets = torch.zeros(4, 7, 3), torch.zeros(4, 7, 2)
+    >>> ys, state = cell.teach(xs, targets)
+    >>> more, (inner, last) = cell(xs, state)
+
+    The state is the cell's and y_{t-1}. A cell of as many inputs as outputs reads nothing else: xs is (batch, time, 0).
+
+    Args:
+        cell: the cell inside, whose inputs are those of x_t and then its own output.
+
+    Known limits: free running goes step by step, even if the cell is a stack whose layers could run one by one; random
+    masks inside are not for it (see `VariationalDropout`). Jordan's state units also kept a decaying sum of past
+    outputs; a `LeakyRNN` inside of the cell can do that.
+
+    Raises:
+        ValueError: a cell that takes fewer features than it gives.
+        TypeError: an acausal layer.
+    """
+
+    def __init__(self, cell: Cell):
+        if not isinstance(cell, Cell):
+            raise TypeError(f"Feedback: {type(cell).__name__} is no Cell (it cannot be stepped)")
+        if cell.input_size < cell.output_size:
+            raise ValueError(
+                f"Feedback: the cell takes [x; y], but {type(cell).__name__} has input_size {cell.input_size} and "
+                f"output_size {cell.output_size}"
+            )
+        super().__init__()
+        self.cell = cell
+        self.input_size, self.output_size = cell.input_size - cell.output_size, cell.output_size
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The cell's, and zeros (batch, output_size) for the output before the first."""
+        return self.cell.initial_state(batch, like), like.new_zeros(batch, self.output_size)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step that runs free. To force the output before it, put that in the state: `(state[0], target)`."""
+        y, inner = self.cell.step(torch.cat([x, state[1]], -1), state[0])
+        return y, (inner, y)
+
+    def teach(self, xs: Tensor, targets: Tensor, state: State = None, **how: Any) -> tuple[Tensor, State]:
+        """Run with the true outputs fed back, in one scan of the cell: y_t, s_t = cell([x_t; target_{t-1}], s_{t-1}).
+
+        Args:
+            xs: (batch, time, input_size).
+            targets: (batch, time, output_size), the true output of each step. After a reset, as at the start, zeros
+                are fed.
+            state: the state to go on from.
+            **how: lengths, resets and backend, as for `everstep.scan`.
+
+        Returns:
+            Outputs (batch, time, output_size), and the final state: the cell's and the last target. Chunks so equal
+            the whole, and called from there, the cell goes on by itself.
+
+        Raises:
+            TypeError, ValueError: as `everstep.scan`.
+        """
+        for name, value, size in (("xs", xs, self.input_size), ("targets", targets, self.output_size)):
+            if not isinstance(value, Tensor) or value.shape != (*xs.shape[:2], size) or value.dim() != 3:
+                came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"Feedback.teach: {name} should be (batch, time, {size}) as xs is, but {came} came")
+        return scan(_Taught(self), torch.cat([xs, targets], -1), state, **how)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.output_size}"
+
+
+class _Taught(Layer):
+    """The same cell and state over [x_t; target_t]."""
+
+    def __init__(self, free: Feedback):
+        super().__init__()
+        self.free, self.cell = free, free.cell
+        self.input_size, self.output_size = free.cell.input_size, free.cell.output_size
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        return self.free.initial_state(batch, like)
+
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        inner, last = state
+        x, targets = xs.split([self.input_size - self.output_size, self.output_size], -1)
+        line = torch.cat([last[:, None], targets], 1)  # place t + 1 holds target t
+        before = line[:, :-1] if resets is None else torch.where(resets[..., None], 0, line[:, :-1])
+        ys, inner = scan(self.cell, torch.cat([x, before], -1), inner, lengths=lengths, resets=resets, backend=backend)
+        if lengths is None:
+            return ys, (inner, line[:, -1])
+        return ys, (inner, line[torch.arange(len(line), device=line.device), lengths.long()])
+
+    def scanned(self) -> Sequence[Layer]:
+        return (self.cell,)

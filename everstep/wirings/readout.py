@@ -1,0 +1,139 @@
+"""Many steps to one vector."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from everstep.cell import Layer
+from everstep.scanning import scan
+from everstep.state import State
+from everstep.wirings.bidirectional import Bidirectional
+from everstep.wirings.stack import EncoderStack
+
+How = Literal["last", "sum", "mean", "max", "attention"]
+
+
+class ReadOut(nn.Module):
+    """One vector from a whole sequence: a layer's outputs h_0 … h_{n-1}, n being the row's length, made into one.
+
+    "last": h_{n-1}. Of a `Bidirectional` layer, alone or on top of an `EncoderStack`, each direction's last: that
+    from left to right at step n − 1 and that from right to left at step 0, merged as the layer merges.
+    "sum", "mean", "max": of each feature over the steps.
+    "attention": Σ_t a_t h_t with a = softmax_t(v · tanh(W h_t + b)), W square (Yang 2016, "Hierarchical attention
+    networks for document classification"; the score is that of Bahdanau 2015).
+    Of a row of length 0, zeros, whatever the way.
+
+    >>> from everstep import GRU, Bidirectional
+    >>> classify = ReadOut(Bidirectional(GRU(3, 4), GRU(3, 4)), "max")
+    >>> y, state = classify(torch.zeros(2, 7, 3), lengths=torch.tensor([7, 0]))
+    >>> y.shape
+    torch.Size([2, 8])
+
+    It gives no sequence, so it is no `Layer`: `torch.nn.Linear` or a head goes on top. A row is one sequence: resets
+    are not taken.
+
+    Args:
+        layer: any cell or wiring.
+        how: the way.
+        device, dtype: of the parameters of attention: `score`, W and b, and `score_out`, v.
+
+    Attributes:
+        input_size: features of each x_t.
+        output_size: features of the vector, the layer's output_size.
+
+    Raises:
+        ValueError: another `how`.
+        TypeError: what is no layer.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        how: How,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if not isinstance(layer, Layer):
+            raise TypeError(f"ReadOut: expected a Cell or a wiring, but {type(layer).__name__} came")
+        if how not in get_args(How):
+            raise ValueError(f"ReadOut: how should be one of {', '.join(get_args(How))}, but is {how!r}")
+        self.layer, self.how = layer, how
+        self.input_size, self.output_size = layer.input_size, layer.output_size
+        if how == "attention":
+            size = self.output_size
+            self.score = nn.Linear(size, size, device=device, dtype=dtype)
+            self.score_out = nn.Linear(size, 1, bias=False, device=device, dtype=dtype)
+
+    def forward(
+        self, xs: Tensor, state: State = None, *, lengths: Tensor | None = None, backend: str = "auto"
+    ) -> tuple[Tensor, State]:
+        """Run the layer and read it out.
+
+        Args:
+            xs, state, lengths, backend: as for `everstep.scan`.
+
+        Returns:
+            The vector (batch, output_size), and the layer's final state.
+        """
+        layer, top = _parted(self.layer) if self.how == "last" else (self.layer, None)
+        ys, final = scan(layer, xs, state, lengths=lengths, backend=backend)
+        if ys.shape[1] == 0:
+            return ys.new_zeros(len(ys), self.output_size), final
+        if self.how == "last":
+            ends = _last(ys, lengths)
+            return ends if top is None else _merged(top, ends, ys[:, 0]), final
+        return self._over_time(ys, lengths), final
+
+    def _over_time(self, ys: Tensor, lengths: Tensor | None) -> Tensor:
+        if self.how == "sum":  # padding is zeros already
+            return ys.sum(1)
+        if self.how == "mean":
+            return ys.sum(1) / (ys.shape[1] if lengths is None else lengths.clamp(min=1)[:, None])
+        # of an empty row all steps take part, which are zeros: a maximum or a softmax over nothing would not be finite
+        out = _outside(ys, lengths)
+        if self.how == "max":
+            return ys.masked_fill(out, -torch.inf).amax(1)
+        scores: Tensor = self.score_out(torch.tanh(self.score(ys)))
+        return (scores.masked_fill(out, -torch.inf).softmax(1) * ys).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"how={self.how}"
+
+
+def _outside(ys: Tensor, lengths: Tensor | None) -> Tensor:
+    """Steps that do not take part, (batch, time, 1)."""
+    if lengths is None:
+        return ys.new_zeros(1, 1, 1, dtype=torch.bool)
+    beyond = torch.arange(ys.shape[1], device=ys.device) >= lengths[:, None]
+    return (beyond & (lengths > 0)[:, None])[..., None]
+
+
+def _last(ys: Tensor, lengths: Tensor | None) -> Tensor:
+    """The output of each row's last step; of an empty row that of step 0, which is zeros."""
+    if lengths is None:
+        return ys[:, -1]
+    return ys[torch.arange(len(ys), device=ys.device), (lengths.long() - 1).clamp(min=0)]
+
+
+def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:
+    """The same layer with the directions of a bidirectional top side by side, which only then can be told apart."""
+    if isinstance(layer, Bidirectional):
+        return Bidirectional(layer.ahead, layer.back), layer
+    if isinstance(layer, EncoderStack):
+        *below, top = layer.scanned()
+        parted, both = _parted(top)
+        return (layer, None) if both is None else (EncoderStack(*below, parted), both)
+    return layer, None
+
+
+def _merged(layer: Bidirectional, ends: Tensor, starts: Tensor) -> Tensor:
+    """The forward half of `ends` and the backward half of `starts`, as `layer` merges them."""
+    ahead, back = ends[:, : layer.ahead.output_size], starts[:, layer.ahead.output_size :]
+    if layer.merge == "concat":
+        return torch.cat([ahead, back], -1)
+    return (ahead + back) / 2 if layer.merge == "mean" else ahead + back

@@ -1,0 +1,175 @@
+"""The compiled time loop of a reservoir: sparse product, leak and tanh in one pass over the matrix a step."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from everstep.scanning import fused
+from everstep.scanning.fused import build
+from everstep.scanning.fused.pool import empty
+
+_SLICE = 8  # units that lie interleaved in memory
+_BLOCK = 1 << 16  # numbers that are computed before the loop reads them
+_NATIVE = Path(fused.__file__).parent / "native"
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """The matrix as the loop reads it, and the buffers that it was made of, with their versions."""
+
+    made_of: tuple[tuple[Tensor, int], ...]
+    weights: Tensor  # (slices, connections, 8), as bfloat16 or in the dtype of the cell
+    columns: Tensor  # (slices, connections, 8), as uint16 or int32
+
+
+_packed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
+
+
+def available(*tensors: Tensor) -> bool:
+    """Whether these are plain numbers on a CPU that no gradient is asked for, and there is a compiler."""
+    dtype = tensors[0].dtype
+    return (
+        dtype in (torch.float32, torch.float64)
+        and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+        and all(type(t) in (Tensor, nn.Parameter) and t.dtype == dtype and t.device.type == "cpu" for t in tensors)
+        and all(t.layout == torch.strided and torch._C._has_storage(t) for t in tensors)
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch.autograd.forward_ad._current_level < 0
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.compiler.is_compiling()
+        and _library() is not None
+    )
+
+
+class Closed(NamedTuple):
+    """What closes the loop: F y_{t-1} comes in beside `drive`, and y_t = R h_t + c."""
+
+    back: Tensor  # F (units, outputs)
+    readout: Tensor  # R (outputs, units)
+    offset: Tensor  # c (outputs,)
+    fed: Tensor  # y before the first step (batch, outputs)
+
+
+def run(cell: Any, xs: Tensor, state: Tensor, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """h_t for every step, and the last, from inputs xs (batch, time, input_size).
+
+    Some steps at a time, so that W_in x + b is still in the cache when the loop writes h over it.
+    """
+    ys, state = empty(xs, *xs.shape[:2], cell.units), _copy(state)
+    steps = max(16, _BLOCK // max(1, len(xs) * cell.units))
+    for start in range(0, xs.shape[1], steps):
+        part = ys[:, start : start + steps]
+        for x, y in zip(xs[:, start : start + steps], part, strict=True):
+            torch.addmm(cell.bias, x, cell.weight_ih.t(), out=y)
+        left = None if lengths is None else lengths - start
+        _call(cell, part, state, left, None if resets is None else resets[:, start : start + steps], ())
+    return ys, state
+
+
+def run_driven(
+    cell: Any, drive: Tensor, state: Tensor, lengths: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same from all that comes from outside: `drive` (batch, time, units), which is written over."""
+    drive, state = drive.contiguous(), _copy(state)
+    _call(cell, drive, state, lengths, resets, ())
+    return drive, state
+
+
+def run_closed(
+    cell: Any, drive: Tensor, state: Tensor, closed: Closed, lengths: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y_t for every step, the last state and the last y; `drive` is written over."""
+    drive, state, fed = drive.contiguous(), _copy(state), _copy(closed.fed)
+    made = drive.new_empty(*drive.shape[:2], fed.shape[1])
+    constants = [t.detach().contiguous() for t in closed[:3]]
+    _call(cell, drive, state, lengths, resets, (*constants, fed, made))
+    return made, state, fed
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _call(
+    cell: Any,
+    drive: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    closed: tuple[Tensor, ...],
+) -> None:
+    library = _library()
+    assert library is not None
+    matrix = _pack(cell)
+    lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
+    resets = None if resets is None else resets.contiguous()
+    leak = cell.leak.contiguous()
+    memory = drive.new_empty(2 * _SLICE * (cell.units + _SLICE))
+    table = (
+        *drive.shape,
+        cell.weights.shape[1],
+        *(t.data_ptr() for t in (matrix.weights, matrix.columns, leak, drive, state)),
+        *(0 if t is None else t.data_ptr() for t in (lengths, resets, memory)),
+        matrix.weights.dtype == torch.bfloat16,
+        matrix.columns.dtype == torch.uint16,
+        closed[-1].shape[2] if closed else 0,
+        *(t.data_ptr() for t in closed),
+        *(() if closed else [0] * 5),
+        drive.stride(0),
+    )
+    loop = library.es_reservoir_f32 if drive.dtype == torch.float32 else library.es_reservoir_f64
+    loop((ctypes.c_int64 * len(table))(*table), float(cell.scale))
+
+
+def _pack(cell: Any) -> _Packed:
+    made_of = tuple((t, 0 if t.is_inference() else t._version) for t in (cell.weights, cell.columns))
+    known = _packed.get(cell)
+    if known is not None and all(
+        now is then and version == before for (now, version), (then, before) in zip(made_of, known.made_of, strict=True)
+    ):
+        return known
+    weights, columns = _sliced(cell.weights), _sliced(cell.columns)
+    short = weights.to(torch.bfloat16)
+    fresh = _Packed(
+        made_of,
+        short if torch.equal(short.to(weights.dtype), weights) else weights,
+        columns.to(torch.uint16) if cell.units <= 1 << 16 else columns,
+    )
+    _packed[cell] = fresh
+    return fresh
+
+
+def _sliced(matrix: Tensor) -> Tensor:
+    """(units, connections) as (slices, connections, 8), with zeros for the units that a last slice lacks."""
+    missing = -len(matrix) % _SLICE
+    full = torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])])
+    return full.view(len(full) // _SLICE, _SLICE, matrix.shape[1]).transpose(1, 2).contiguous()
+
+
+def _library() -> ctypes.CDLL | None:
+    """The loop; None where there is no compiler."""
+    return None if os.environ.get("EVERSTEP_COMPILER") == "none" else _compiled()
+
+
+@cache
+def _compiled() -> ctypes.CDLL | None:
+    """The loop, compiled at first use; None, with one notice, where it cannot be."""
+    source = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "sparse.cpp"))
+    try:
+        library = build.load(source, "sparse")
+    except build.BuildError as error:
+        build.notice("sparse", f"reservoirs run without their compiled loop, slowly: {error}")
+        return None
+    for name in ("es_reservoir_f32", "es_reservoir_f64"):
+        loop = getattr(library, name)
+        loop.restype, loop.argtypes = None, [ctypes.c_void_p, ctypes.c_double]
+    return library

@@ -1,0 +1,102 @@
+"""Variational dropout on the arrow from h_{t-1} to h_t."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from everstep.cell import Cell, Layer
+from everstep.equation import Gated, Projection
+from everstep.scanning import dispatch, scan
+from everstep.state import State
+from everstep.wirings.regularise import Fed, probability
+
+
+class StateDropout(Cell):
+    """What the recurrent matrix reads is dropped by one mask for the whole sequence (Gal & Ghahramani 2016).
+
+    In training every product of U reads h_{t-1} ∘ m / (1 − p) instead of h_{t-1} (and r ∘ h_{t-1} ∘ m / (1 − p) where
+    the reset gate stands before the product), with m ~ Bernoulli(1 − p) drawn anew for every row each time a sequence
+    is run. What a gate carries over from the old state is carried whole, so that nothing grows with the steps. With
+    `VariationalDropout` on the inputs and on what leaves the top, every arrow of the paper's figure has its mask.
+
+    >>> from everstep import LSTM, Identity, Stack, VariationalDropout
+    >>> cell = VariationalDropout(StateDropout(LSTM(3, 5), 0.25), 0.25)
+    >>> ys, _ = Stack(cell, VariationalDropout(Identity(5), 0.25))(torch.zeros(2, 7, 3))
+
+    Args:
+        cell: a cell made by `gated`.
+        p: probability in [0, 1) that a feature of h is dropped; none is outside of training.
+
+    Known limit: in training the mask enters the step, so that no vendor kernel can run it.
+
+    Raises:
+        TypeError: a cell that is not made by `gated`, has a step of its own or no recurrent matrix.
+        RuntimeError: `step` in training, where no sequence is there to hold the mask.
+    """
+
+    def __init__(self, cell: Gated, p: float):
+        owner = next(kind for kind in type(cell).__mro__ if "step" in vars(kind))
+        if not isinstance(cell, Gated) or "equation" not in vars(owner) or cell.weight_hh is None:
+            raise TypeError(
+                f"StateDropout: expected a cell made by `gated` with a recurrent matrix, as LSTM and GRU are, but "
+                f"{type(cell).__name__} came"
+            )
+        super().__init__(cell.input_size, cell.output_size)
+        self.cell, self.p = cell, probability(self, "p", p)
+        self._fed = (Fed(self, "dropped"),)  # in a tuple, so that it is no module of this one
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The cell's."""
+        return self.cell.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The cell's step, outside of training."""
+        if self.training and self.p > 0:
+            raise RuntimeError(
+                "StateDropout: a single step has no sequence that its mask belongs to; call the cell on a sequence, or "
+                ".eval() it"
+            )
+        return self.cell.step(x, state)
+
+    def dropped(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
+        """One step whose recurrent products read through `mask`."""
+        cell = self.cell
+        s = cell.state_type(*((state,) if len(cell.state_names) == 1 else state))
+        px = Projection(x, cell.weight_ih, cell.bias_ih, cell.input_gates, cell._direct_x)
+        ph = _Masked(s[0], mask, cell)
+        new = type(cell).equation(px, ph, s, **cell.options)
+        return (new, new) if len(cell.state_names) == 1 else (new[0], cell.state_type(*new))
+
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        """In training, one mask a row is drawn first and fed to every step as a further input."""
+        if not self.training or self.p == 0:
+            return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
+        batch, time = xs.shape[:2]
+        mask = F.dropout(xs.new_ones(batch, 1, self.cell.hidden_size), self.p).expand(-1, time, -1)
+        return dispatch(self._fed[0], (xs, mask), state, lengths, resets, backend)
+
+    def scanned(self) -> Sequence[Layer]:
+        """The cell."""
+        return (self.cell,)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class _Masked(Projection):
+    """h as an equation sees it, where every product reads through a mask."""
+
+    __slots__ = ("_mask",)
+
+    def __init__(self, value: Tensor, mask: Tensor, cell: Gated):
+        super().__init__(value * mask, cell.weight_hh, cell.bias_hh, cell.hidden_gates, cell._direct_h)
+        self._mask = mask
+
+    def of(self, value: Tensor) -> Projection:
+        """The same projection of another vector, through the same mask."""
+        return super().of(value * self._mask)
