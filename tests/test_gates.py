@@ -102,24 +102,24 @@ def test_gates_of_a_coupled_lstm() -> None:
     equal(found, {"f": sigmoid(f), "g": tanh(g), "o": sigmoid(o)})
 
 
-class NamedPeepholes(es.PeepholeLSTM):
-    gates = ("i", "f", "g", "o")
+class UnnamedPeepholes(es.PeepholeLSTM):
+    gates = ()
 
 
 def test_gates_of_a_cell_with_peepholes() -> None:
     cell = es.PeepholeLSTM(D, H, dtype=torch.float64)
-    named = NamedPeepholes(D, H, dtype=torch.float64)
-    named.load_state_dict(cell.state_dict())
+    unnamed = UnnamedPeepholes(D, H, dtype=torch.float64)
+    unnamed.load_state_dict(cell.state_dict())
     xs, states = before(cell, inputs())
     i, f, g, o = rows(cell, xs, torch.cat([s.h for s in states])).chunk(4, -1)
     p_i, p_f, p_o = cell.peephole.chunk(3)
     c = torch.cat([s.c for s in states])
     i, f, g = sigmoid(i + p_i * c), sigmoid(f + p_f * c), tanh(g)
     o = sigmoid(o + p_o * (f * c + i * g))
-    (found,) = activities(named, inputs())
+    (found,) = activities(cell, inputs())
     assert (sorted(found.gates), sorted(found.candidates)) == (["f", "i", "o"], ["g"])
     equal(found, {"i": i, "f": f, "g": g, "o": o})
-    (found,) = activities(cell, inputs())  # where no names are declared, the rows are the names
+    (found,) = activities(unnamed, inputs())  # where no names are declared, the rows are the names
     equal(found, {"0:4": i, "4:8": f, "8:12": g, "12:16": o})
 
 

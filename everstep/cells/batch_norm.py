@@ -55,6 +55,7 @@ class BatchNormLSTM(Cell):
         RuntimeError: `step` in training, where no batch of sequences is there to take statistics of.
     """
 
+    gates = ("i", "f", "g", "o")
     weight_ih: Tensor
     weight_hh: Tensor
     bias: Tensor

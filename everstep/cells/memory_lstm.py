@@ -33,6 +33,7 @@ class PeepholeLSTM(Parametric):
     Known limit: no vendor kernel computes it. Gradients flow through the peepholes, which the paper cuts.
     """
 
+    gates = ("i", "f", "g", "o")
     weight_ih: Tensor
     weight_hh: Tensor
     peephole: Tensor

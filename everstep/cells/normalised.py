@@ -23,7 +23,7 @@ class _LayerNormed(Cell):
         device, dtype: of the parameters.
     """
 
-    gates: ClassVar[int]
+    gates: ClassVar[tuple[str, ...]]
     norms: ClassVar[dict[str, int]]
     """The features of each normalisation, in multiples of H."""
 
@@ -37,8 +37,12 @@ class _LayerNormed(Cell):
     ):
         super().__init__(input_size, hidden_size)
         self.hidden_size = hidden_size
-        self.weight_ih = nn.Parameter(torch.empty(self.gates * hidden_size, input_size, device=device, dtype=dtype))
-        self.weight_hh = nn.Parameter(torch.empty(self.gates * hidden_size, hidden_size, device=device, dtype=dtype))
+        self.weight_ih = nn.Parameter(
+            torch.empty(len(self.gates) * hidden_size, input_size, device=device, dtype=dtype)
+        )
+        self.weight_hh = nn.Parameter(
+            torch.empty(len(self.gates) * hidden_size, hidden_size, device=device, dtype=dtype)
+        )
         for name, many in self.norms.items():
             self.add_module(name, nn.LayerNorm(many * hidden_size, device=device, dtype=dtype))
         self.reset_parameters()
@@ -71,7 +75,7 @@ class LayerNormRNN(_LayerNormed):
     Known limit: the sum is normalised, as in the paper, so that no product can be normalised ahead of the loop.
     """
 
-    gates, norms = 1, {"norm": 1}
+    gates, norms = ("n",), {"norm": 1}
     norm: nn.LayerNorm
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +104,7 @@ class LayerNormLSTM(_LayerNormed):
     Known limit: no vendor kernel computes it. c itself is not normalised and may grow.
     """
 
-    gates, norms = 4, {"norm_x": 4, "norm_h": 4, "norm_c": 1}
+    gates, norms = ("i", "f", "g", "o"), {"norm_x": 4, "norm_h": 4, "norm_c": 1}
     norm_x: nn.LayerNorm
     norm_h: nn.LayerNorm
     norm_c: nn.LayerNorm
@@ -139,7 +143,7 @@ class LayerNormGRU(_LayerNormed):
     Known limit: no vendor kernel computes it.
     """
 
-    gates, norms = 3, {"norm_x": 2, "norm_h": 2, "norm_nx": 1, "norm_nh": 1}
+    gates, norms = ("r", "z", "n"), {"norm_x": 2, "norm_h": 2, "norm_nx": 1, "norm_nh": 1}
     norm_x: nn.LayerNorm
     norm_h: nn.LayerNorm
     norm_nx: nn.LayerNorm

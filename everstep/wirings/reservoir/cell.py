@@ -141,8 +141,9 @@ class Reservoir(Cell):
 
     def own_way(self, xs: Tensor) -> str | None:
         """The compiled loop, where it can run."""
-        able = loop.available(self.initial_state(1, xs), xs, *self._numbers())
-        return f"a compiled loop over {self.weights.numel():,} connections; with gradients, step by step" if able else None
+        if not loop.available(self.initial_state(1, xs), xs, *self._numbers()):
+            return None
+        return f"a compiled loop over {self.weights.numel():,} connections; with gradients, step by step"
 
     def closed_loop(
         self,
