@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import fields
-from functools import lru_cache
-from multiprocessing import get_context, parent_process
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +17,7 @@ import torch
 
 from everstep.cells import random_tree
 from everstep.data import Batches
-from everstep.errors import ConfigError, Diverged, Interrupted, RunError
+from everstep.errors import ConfigError, Diverged, RunError
 from everstep.learn import FitSettings, RunLock, fit
 from everstep.learn.files import replace_file
 from everstep.scanning import Explanation, explain
@@ -32,6 +26,7 @@ from everstep.tasks import card
 from everstep.tasks.config import Config, load_recipe, parse_recipe, to_yaml
 from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats, update_rules
 from everstep.tasks.texts import Log, Texts, quick_batches, training_batches, with_absolute_paths
+from everstep.tasks.workers import in_processes, stoppable
 
 YARDSTICKS = ("LSTM", "GRU")
 RECORDS, RECIPE, BEST_TREE, BEST_RECIPE = "search.jsonl", "recipe.yaml", "best.json", "best.yaml"
@@ -80,7 +75,7 @@ def search(
     config = _limited(config, cells, steps, processes)
     out = Path(out)
     _texts(config)  # what is wrong with them is said before there is a folder; and their tokens are kept for all
-    with RunLock(_folder(out)), _explained(out):
+    with RunLock(_folder(out)), stoppable(out):
         _same(out, config)
         records = {record["name"]: record for record in read_records(out)}
         wanted: dict[str, Any] = {name: name for name in YARDSTICKS}
@@ -89,7 +84,7 @@ def search(
         if todo:
             log(f"{len(wanted) - len(todo)} of {len(wanted)} cells are done; {len(todo)} to go")
         started = time.monotonic()
-        with closing(_attempts(config, todo, processes, begin)) as attempts:
+        with closing(in_processes(partial(attempt, config), todo, processes, begin)) as attempts:
             for number, (name, found) in enumerate(attempts, 1):
                 seed = None if name in YARDSTICKS else int(name.removeprefix("tree-"))
                 records[name] = {"name": name, "seed": seed, **found}
@@ -159,19 +154,6 @@ def attempt(config: Config, cell: Any) -> Record:
     return {**found, "seconds": time.monotonic() - started}
 
 
-@contextmanager
-def _explained(out: Path) -> Iterator[None]:
-    """Says of an interruption what it did not harm."""
-    try:
-        yield
-    except (KeyboardInterrupt, Interrupted) as stop:
-        number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-        name = signal.Signals(number).name
-        raise Interrupted(
-            f"stopped by {name}; what was finished is in {out}, and the same call goes on", number
-        ) from None
-
-
 def _limited(config: Config, cells: int, steps: int | None, processes: int) -> Config:
     """The recipe, limited by steps alone."""
     for name, value in (("cells", cells), ("steps", steps), ("processes", processes)):
@@ -215,48 +197,6 @@ def _texts(config: Config) -> tuple[Batches, Batches, int]:
     train, valid = (texts.corpus(split, tokenizer) for split in ("train", "valid"))
     batches, quick = training_batches(config, train, tokenizer), quick_batches(config, valid, tokenizer)
     return batches, quick, tokenizer.vocab_size
-
-
-def _attempts(
-    config: Config, todo: dict[str, Any], processes: int, begin: Callable[[], None] | None
-) -> Generator[tuple[str, Record]]:
-    """Each cell's name with its record, as they are done."""
-    if processes == 1 or len(todo) < 2:
-        for name, cell in todo.items():
-            yield name, attempt(config, cell)
-        return
-    with ProcessPoolExecutor(processes, get_context("spawn"), _worker, (begin,)) as pool:
-        names = {pool.submit(_stoppable, config, cell): name for name, cell in todo.items()}
-        try:
-            for future in as_completed(names):
-                yield names[future], future.result()
-        except BrokenProcessPool:
-            raise RunError("search: a process ended without a word (out of memory?); the same call goes on") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _stoppable(config: Config, cell: Any) -> Record:
-    """`attempt` in a further process, which a signal ends."""
-    try:
-        return attempt(config, cell)
-    except Interrupted:
-        os._exit(1)
-
-
-def _worker(begin: Callable[[], None] | None) -> None:
-    """A process that ends with the one that began it, however that one ends."""
-
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=watch, daemon=True).start()
-    if begin is not None:
-        begin()
 
 
 def _cells(explained: Explanation) -> Iterator[Explanation]:
