@@ -412,3 +412,9 @@ def test_every_shipped_recipe_trains_a_little(text: Path, tmp_path: Path, shared
         small += ["data.max_size=300"] if name == "text-subwords" else []
         run = es.train(name, tmp_path / name, quietly, overrides=small)
         assert math.isfinite(run.evaluate("valid")["nats_per_token"])
+
+
+def test_a_rule_for_no_parameter_leaves_nothing_behind(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no trainable parameter is called 'nothing'"):
+        trained(text, tmp_path / "run", "train.l2=0.1", "train.l2_on=nothing")
+    assert not (tmp_path / "run").exists()

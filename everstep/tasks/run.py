@@ -313,12 +313,13 @@ class _Job:
             say("warning: data.valid is the same text as data.train; its score will say nothing about new text")
         self.batches = training_batches(config, train, tokenizer)
         self.quick = None if valid is None else quick_batches(config, valid, tokenizer)
+        torch.manual_seed(config.seed)
+        self.model = LanguageModel(tokenizer.vocab_size, config.model, config.train.label_smoothing)
+        self.rules = update_rules(self.model, config.train, config.seed)
 
     def fit(self, resume: bool) -> Run:
         """Train, score, and write the card."""
-        config = self.config
-        torch.manual_seed(config.seed)
-        model = LanguageModel(self.tokenizer.vocab_size, config.model, config.train.label_smoothing)
+        config, model = self.config, self.model
         if not resume:
             self.say(f"model: {model.body}\n{_count(model):,} parameters")
         names = {field.name for field in fields(FitSettings)} - {"seed"}
@@ -331,7 +332,7 @@ class _Job:
             settings,
             out=self.out,
             validate=None if quick is None else lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
-            rules=update_rules(model, config.train, config.seed),
+            rules=self.rules,
             resume=resume,
             identity={split: corpus.digest for split, corpus in self.corpora.items()},
             resume_command=_resuming(self.out),
