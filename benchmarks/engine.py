@@ -1,9 +1,9 @@
 """The compiled engine beside its rivals, in turns in one process: training steps and forward passes.
 
-    python benchmarks/engine.py [--only grid,cells,ragged,stream] [--quick] [--json FILE]
+    python benchmarks/engine.py [--only grid,mixed,cells,ragged,stream] [--quick] [--json FILE]
 
-A training step is forward and backward to all parameters and inputs. Medians of at least 9 (3 where a step takes over
-2 s).
+A training step is forward and backward to all parameters and inputs; `mixed` is part of the grid under bfloat16
+autocast. Medians of at least 9 (3 where a step takes over 2 s).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,9 @@ def forward(run: Callable[[Tensor], Tensor], xs: Tensor) -> Callable[[], object]
     return one
 
 
-def grid(shapes: list[tuple[int, int, int, int]], kinds: list[str]) -> list[dict[str, Any]]:
+def grid(shapes: list[tuple[int, int, int, int]], kinds: list[str], mixed: bool = False) -> list[dict[str, Any]]:
     results = []
+    short = partial(torch.autocast, "cpu", torch.bfloat16, enabled=mixed)
     for kind in kinds:
         for steps, batch, features, hidden in shapes:
             torch.manual_seed(0)
@@ -84,10 +86,12 @@ def grid(shapes: list[tuple[int, int, int, int]], kinds: list[str]) -> list[dict
             xs = torch.randn(batch, steps, features, requires_grad=True)
 
             def ours(x: Tensor, cell: es.Cell = cell) -> Tensor:
-                return es.scan(cell, x, backend="fused")[0]
+                with short():
+                    return es.scan(cell, x, backend="fused")[0].float()
 
             def theirs(x: Tensor, module: nn.Module = module) -> Tensor:
-                return module(x)[0]
+                with short():
+                    return module(x)[0].float()
 
             found = {
                 "kind": kind,
@@ -252,6 +256,8 @@ def main() -> None:
     results: dict[str, Any] = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     if "grid" in options.only:
         results["grid"] = grid(QUICK if options.quick else [*GRID, *EXTRA], options.kinds.split(","))
+    if "mixed" in options.only:
+        results["mixed"] = grid(QUICK, options.kinds.split(","), mixed=True)
     if "cells" in options.only:
         results["cells"] = cells([(100, 32, 256), (200, 8, 128)])
     if "ragged" in options.only:
