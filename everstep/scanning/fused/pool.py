@@ -1,17 +1,12 @@
 """Memory for arrays of many steps, used again from call to call.
 
 The system hands out large pieces of memory page by page, which costs as much as filling them. So large arrays are kept
-when they are no longer in use, up to `KEPT` bytes, and given to the next call that asks for one of their size. Linux
-is asked for huge pages for them: loops that are bound by memory run up to 1.2 times faster.
+when they are no longer in use, up to `KEPT` bytes, and given to the next call that asks for one of their size.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +32,6 @@ def empty(like: Tensor, *shape: int) -> Tensor:
             if block.dtype == like.dtype and size <= block.numel() <= 1.25 * size:
                 return _over(block, shape)
         block = like.new_empty(size)
-        _ask_for_huge_pages(block)
         spare = sum(other.nbytes for other in idle) - KEPT
         for other in idle:
             if spare > 0:
@@ -50,22 +44,6 @@ def empty(like: Tensor, *shape: int) -> Tensor:
 def zeros(like: Tensor, *shape: int) -> Tensor:
     """The same, all zeros."""
     return empty(like, *shape).zero_()
-
-
-@cache
-def _madvise() -> Any:
-    """Linux's `madvise`, or None elsewhere."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    return getattr(library, "madvise", None)
-
-
-def _ask_for_huge_pages(block: Tensor) -> None:
-    """For the whole ones within; that it is refused changes nothing but speed."""
-    madvise, page, wanted = _madvise(), 1 << 21, 14
-    first = -(-block.data_ptr() // page) * page
-    last = (block.data_ptr() + block.nbytes) // page * page
-    if madvise is not None and first < last:
-        madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), wanted)
 
 
 def _idle(block: Tensor) -> bool:
