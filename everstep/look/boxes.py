@@ -44,6 +44,7 @@ class Row(NamedTuple):
 
 
 def row_of(layer: Layer, x: Tensor) -> Row:
+    """A layer as its box; `x` gives dtype and device."""
     state = layer.initial_state(1, x)
     named = [(leaf_name(name), f"({', '.join(['B', *map(str, leaf.shape[1:])])})") for name, leaf in leaves(state)]
     return Row(_named(layer), tuple(named), f"(B, {layer.input_size})", f"(B, {layer.output_size})")

@@ -28,6 +28,7 @@ def inches(left: float, right: float, bottom: float, top: float) -> Axes:
 
 
 def arrow(axes: Axes, curve: Sequence[Point], colour: str = INK) -> None:
+    """A Bézier curve with a head; 3 n + 1 points."""
     codes = [Curve.MOVETO] + [Curve.CURVE4] * (len(curve) - 1)
     head = FancyArrowPatch(
         path=Curve(curve, codes), arrowstyle="-|>", mutation_scale=9, color=colour, linewidth=0.9, shrinkA=0, shrinkB=0
@@ -36,6 +37,7 @@ def arrow(axes: Axes, curve: Sequence[Point], colour: str = INK) -> None:
 
 
 def straight(axes: Axes, start: Point, stop: Point, colour: str = INK) -> None:
+    """A straight arrow."""
     (a, b), (c, d) = start, stop
     arrow(axes, [start, ((2 * a + c) / 3, (2 * b + d) / 3), ((a + 2 * c) / 3, (b + 2 * d) / 3), stop], colour)
 

@@ -15,12 +15,9 @@ from everstep.scanning import scan
 from everstep.state import State, detach, leaves
 from everstep.wirings.embedding_dropout import EmbeddingDropout
 from everstep.wirings.recompute import Piece, recomputed, steps_of_piece, undisturbed
-from everstep.wirings.recurrent_dropout import RecurrentDropout, WeightDrop
-from everstep.wirings.regularise import VariationalDropout
-from everstep.wirings.state_dropout import StateDropout
+from everstep.wirings.regularise import Masking
 
 _PROBES = 8, 16
-_ONE_MASK = (EmbeddingDropout, RecurrentDropout, StateDropout, VariationalDropout, WeightDrop)
 
 
 class Checkpointed(Cell):
@@ -153,9 +150,9 @@ def bytes_of_step(piece: Piece, model: nn.Module, xs: Tensor, state: State) -> i
 def refuse_shared_masks(model: nn.Module, who: str) -> None:
     """Raise where `model`, in training, draws a mask once a sequence: cut into pieces, it would draw one for each."""
     for module in model.modules():
-        if not isinstance(module, _ONE_MASK) or not module.training:
+        if not isinstance(module, Masking | EmbeddingDropout) or not module.training:
             continue
-        if module.p > 0 and getattr(module, "once", True):
+        if module.p > 0 and (isinstance(module, EmbeddingDropout) or module.once):
             raise ValueError(
                 f"{who}: {type(module).__name__} inside draws one mask for a whole sequence, which pieces would not "
                 f"share; put such a wiring around, as in WeightDrop(Checkpointed(cell), …), or .eval() it"

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everstep.cell import Cell, Layer
+from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning import dispatch, scan
 from everstep.state import State
-from everstep.wirings.regularise import Fed, probability
+from everstep.wirings.regularise import Fed, Masking, probability
 
 
-class RecurrentDropout(Cell):
+class RecurrentDropout(Masking):
     """Drops features of the candidate, so that a dropped unit writes nothing and forgets nothing (Semeniuta 2016).
 
     For an LSTM: c_t = f ∘ c_{t-1} + i ∘ d(g); for a GRU: h_t = (1 − z) ∘ d(n) + z ∘ h_{t-1}. In training
@@ -52,24 +52,12 @@ class RecurrentDropout(Cell):
         self.cell, self.p, self.once = cell, probability(self, "p", p), once
         self._fed = (Fed(self, "dropped"),)
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The cell's step, outside of training."""
-        if self.training and self.p > 0:
-            raise RuntimeError(
-                "RecurrentDropout: a single step has no sequence that its mask belongs to; call the cell on a "
-                "sequence, or .eval() it"
-            )
-        return self.cell.step(x, state)
-
     def dropped(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
         """One step whose candidate is multiplied by `mask`."""
         activation = self.cell.options["activation"]
         options = {**self.cell.options, "activation": lambda value: mask * activation(value)}
-        return self.cell.evaluate(x, state, options)
+        y, state = self.cell.evaluate(x, state, options)
+        return y, state
 
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
@@ -81,15 +69,11 @@ class RecurrentDropout(Cell):
         masks = F.dropout(xs.new_ones(batch, 1 if self.once else time, self.output_size), self.p)
         return dispatch(self._fed[0], (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
 
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
-
     def extra_repr(self) -> str:
         return f"p={self.p}, once={self.once}"
 
 
-class WeightDrop(Cell):
+class WeightDrop(Masking):
     """DropConnect on the recurrent matrix: the weight drop of the AWD-LSTM (Merity 2018; Wan 2013).
 
     y_t, s_t = cell(x_t, s_{t-1}), in training with U ∘ M / (1 − p) in place of its matrix U: M ~ Bernoulli(1 − p) for
@@ -132,19 +116,6 @@ class WeightDrop(Cell):
         self.cell.train(mode)
         return super().train(mode)
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The cell's step, outside of training."""
-        if self.training and self.p > 0:
-            raise RuntimeError(
-                "WeightDrop: a single step has no sequence to share its mask with; call the cell on a sequence, or "
-                ".eval() it"
-            )
-        return self.cell.step(x, state)
-
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
@@ -154,10 +125,6 @@ class WeightDrop(Cell):
             return scan(self.cell, xs, state, **how)  # type: ignore[arg-type]
         dropped = {name: F.dropout(self.cell.get_parameter(name), self.p) for name in self.names}
         return torch.func.functional_call(self.cell, dropped, (xs, state), how)  # type: ignore[no-any-return]
-
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
 
     def extra_repr(self) -> str:
         return f"{type(self.cell).__name__}({self.cell.extra_repr()}), p={self.p}, names={self.names}"

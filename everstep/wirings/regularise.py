@@ -47,7 +47,39 @@ class Dropout(Identity):
         return f"{self.input_size}, p={self.p}"
 
 
-class VariationalDropout(Cell):
+class Masking(Cell):
+    """What wirings share that draw a mask in training, around a `cell`, with probability `p`.
+
+    The mask belongs to the sequence: `unroll` draws it, and a single step in training is refused.
+
+    Attributes:
+        once: whether one mask holds for the whole sequence, which then cannot be cut into pieces.
+    """
+
+    cell: Any
+    p: float
+    once: bool = True
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        """The cell's."""
+        return self.cell.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The cell's step, outside of training."""
+        if self.training and self.p > 0:
+            raise RuntimeError(
+                f"{type(self).__name__}: a single step has no sequence that its mask belongs to; call the cell on a "
+                "sequence, or .eval() it"
+            )
+        y, state = self.cell.step(x, state)
+        return y, state
+
+    def scanned(self) -> Sequence[Layer]:
+        """The cell."""
+        return (self.cell,)
+
+
+class VariationalDropout(Masking):
     """A cell whose inputs are dropped by one mask for the whole sequence (Gal & Ghahramani 2016).
 
     y_t = cell(x_t ∘ m / (1 − p)), with m drawn anew for every row each time a sequence is run.
@@ -65,19 +97,6 @@ class VariationalDropout(Cell):
         super().__init__(cell.input_size, cell.output_size)
         self.cell, self.p = cell, probability(self, "p", p)
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The cell's step, outside of training."""
-        if self.training and self.p > 0:
-            raise RuntimeError(
-                "VariationalDropout: a single step has no sequence to share its mask with; call the cell on a "
-                "sequence, or .eval() it"
-            )
-        return self.cell.step(x, state)
-
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
@@ -85,10 +104,6 @@ class VariationalDropout(Cell):
         if self.training and self.p > 0:
             xs = xs * F.dropout(xs.new_ones(len(xs), 1, xs.shape[2]), self.p)
         return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
-
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

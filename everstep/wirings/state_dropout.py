@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional as F
 
-from everstep.cell import Cell, Layer
 from everstep.equation import Gated, Projection
 from everstep.scanning import dispatch, scan
 from everstep.state import State
-from everstep.wirings.regularise import Fed, probability
+from everstep.wirings.regularise import Fed, Masking, probability
 
 
-class StateDropout(Cell):
+class StateDropout(Masking):
     """What the recurrent matrix reads is dropped by one mask for the whole sequence (Gal & Ghahramani 2016).
 
     In training every product of U reads h_{t-1} ∘ m / (1 − p) instead of h_{t-1} (and r ∘ h_{t-1} ∘ m / (1 − p) where
@@ -48,19 +45,6 @@ class StateDropout(Cell):
         self.cell, self.p = cell, probability(self, "p", p)
         self._fed = (Fed(self, "dropped"),)  # in a tuple, so that it is no module of this one
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The cell's step, outside of training."""
-        if self.training and self.p > 0:
-            raise RuntimeError(
-                "StateDropout: a single step has no sequence that its mask belongs to; call the cell on a sequence, or "
-                ".eval() it"
-            )
-        return self.cell.step(x, state)
-
     def dropped(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
         """One step whose recurrent products read through `mask`."""
         cell = self.cell
@@ -79,10 +63,6 @@ class StateDropout(Cell):
         batch, time = xs.shape[:2]
         mask = F.dropout(xs.new_ones(batch, 1, self.cell.hidden_size), self.p).expand(-1, time, -1)
         return dispatch(self._fed[0], (xs, mask), state, lengths, resets, backend)
-
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
