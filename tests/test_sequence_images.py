@@ -35,12 +35,28 @@ def test_pixels_come_in_the_order_of_reading(digits: Path) -> None:
     images = sequential_mnist(folder=digits, batch_size=3)
     batch = images.rows(slice(None))
     assert batch.inputs.shape == (7, 12, 1)
-    assert torch.equal((batch.inputs[..., 0] * 255).round().int(), torch.from_numpy(raw).view(7, 12).int())
+    bytes_again = (batch.inputs[..., 0] * 0.3081 + 0.1307) * 255
+    assert torch.equal(bytes_again.round().int(), torch.from_numpy(raw).view(7, 12).int())
     assert batch.targets.tolist() == [[k] for k in range(7)]
     assert batch.count == 7
     permuted = sequential_mnist(folder=digits, permuted=True).rows(slice(None))
     assert torch.equal(permuted.inputs, batch.inputs[:, permutation(12)])
     assert sorted(permutation(784)) == list(range(784))
+
+
+def test_coarse_images_come_first(digits: Path) -> None:
+    fine = sequential_mnist(folder=digits, batch_size=7)
+    with pytest.raises(ValueError, match="coarse should divide 4 × 3 pixels, but 2 does not"):
+        sequential_mnist(folder=digits, coarse=(2,))
+    images = PixelImages(fine.images[:, :, :2], fine.labels, 7, coarse=(2,))
+    whole = images.rows(slice(None)).inputs.view(7, 2, 2, 2)
+    assert images.batch(1, 0).inputs.shape == (7, 8, 1)
+    coarse = images.batch(0, 0)
+    places = coarse.targets[:, 0]
+    torch.testing.assert_close(coarse.inputs, whole.mean((2, 3))[places][..., None])
+    order = permutation(8)
+    permuted = PixelImages(images.images, images.labels, 7, order=order, coarse=(2,))
+    assert torch.equal(permuted.batch(0, 0).inputs[..., 0], whole.view(7, 8)[:, order[::4]][places])
 
 
 def test_every_image_once_an_epoch_in_another_order(digits: Path) -> None:
@@ -79,7 +95,8 @@ def test_what_cannot_be_read(digits: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_network_learns_them(tmp_path: Path) -> None:
-    images = PixelImages(np.eye(8, dtype=np.uint8)[np.arange(32) % 8] * 255, (np.arange(32) % 8).astype(np.uint8), 8)
+    labels = np.arange(32, dtype=np.uint8) % 8
+    images = PixelImages(np.eye(8, dtype=np.uint8)[labels, None] * 255, labels, 8)
     model = Predictor(es.GRU(1, 16), images)
     settings = FitSettings(max_epochs=60, learning_rate=1e-2)
     es.fit(model, objective, images, settings, out=tmp_path, log=lambda line: None)
@@ -93,6 +110,6 @@ def test_mnist_itself(shared_data: Path) -> None:
     if not (shared_data / "mnist").is_dir():
         pytest.skip("MNIST is not there")
     test = sequential_mnist("test", folder=shared_data / "mnist")
-    assert test.pixels.shape == (10_000, 784)
+    assert test.images.shape == (10_000, 28, 28)
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
-    assert int(test.rows(slice(0, 1)).inputs.gt(0).sum()) == np.count_nonzero(test.pixels[0])
+    assert int(test.rows(slice(0, 1)).inputs.gt(-0.42).sum()) == np.count_nonzero(test.images[0])
