@@ -12,6 +12,7 @@ from torch import Tensor
 
 import everstep as es
 from everstep.learn import echo_state
+from everstep.learn import ridge as ridge_module
 
 F64 = torch.float64
 
@@ -56,6 +57,72 @@ def test_a_penalty_below_rounding_of_the_products_still_works() -> None:
             assert (features @ weight.t() - targets).norm() < 1e-9 * targets.norm()
             want, _ = by_numpy(features, targets, ridge, intercept=False)
             torch.testing.assert_close(weight, want, rtol=0, atol=1e-5)
+
+
+def test_a_penalty_that_matters_to_nothing_costs_no_digits() -> None:
+    """κ² is 1e10 here: the normal equations alone would leave six digits."""
+    left, _ = torch.linalg.qr(torch.randn(400, 10, dtype=F64))
+    features = left * torch.logspace(0, -5, 10, dtype=F64) @ torch.linalg.qr(torch.randn(10, 10, dtype=F64))[0]
+    weight = torch.randn(2, 10, dtype=F64)
+    regression = es.Ridge(intercept=False)
+    regression.add(features, features @ weight.t())
+    torch.testing.assert_close(regression.solve(1e-28)[0], weight, rtol=0, atol=1e-9)
+
+
+def in_long_double(features: Tensor, targets: Tensor, ridge: float) -> np.ndarray:
+    """W by Householder's QR of [H; √λ I], about the means, with 11 more bits."""
+    h, y = (v.numpy().astype(np.longdouble) for v in (features, targets))
+    size = h.shape[1]
+    above = np.hstack([h - h.mean(0), y - y.mean(0)])
+    below = np.hstack([np.sqrt(np.longdouble(ridge)) * np.eye(size), np.zeros((size, y.shape[1]))])
+    rows = np.vstack([above, below])
+    for k in range(size):
+        v = rows[k:, k].copy()
+        v[0] += np.copysign(np.sqrt(v @ v), v[0])
+        rows[k:, k:] -= 2 / (v @ v) * np.outer(v, v @ rows[k:, k:])
+    weight = np.zeros((size, y.shape[1]), np.longdouble)
+    for k in reversed(range(size)):
+        weight[k] = (rows[k, size:] - rows[k, k + 1 : size] @ weight[k + 1 :]) / rows[k, k]
+    return weight.T
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="long double is no longer than float64 here")
+@pytest.mark.parametrize("share", [1e-6, 1e-9, 1e-12, 3e-15])
+@pytest.mark.parametrize("steps", [300, 60], ids=["tall", "wide"])
+def test_the_normal_equations_are_as_exact_as_qr(steps: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a reservoir's features, whose singular values fall to rounding, neither weights nor predictions are worse."""
+    features = reservoir(1, 80)(sines(steps + 100))[0][0, 100:]
+    targets = torch.cat([sines(steps + 101)[0, 101:], 1e-6 * torch.randn(steps, 1, dtype=F64)], 1)
+    about = features - features.mean(0)
+    ridge = share * float(about.square().sum())
+    regression = es.Ridge()
+    regression.add(features, targets)
+    with monkeypatch.context() as by_qr:
+        by_qr.setattr(ridge_module, "_SAFE", math.inf)
+        slow = regression.solve(ridge)[0].numpy()
+    monkeypatch.setattr(torch.linalg, "qr", None)
+    quick = regression.solve(ridge)[0].numpy()
+    want = in_long_double(features, targets, ridge)
+    for basis in (np.eye(80), about.numpy().T):  # the weights themselves, and what they predict
+        size = np.linalg.norm(want @ basis, axis=1)
+        wrong, least = (np.linalg.norm((w - want) @ basis, axis=1) / size for w in (quick, slow))
+        assert (wrong <= 3 * least + 1e-14).all()
+
+
+@pytest.mark.parametrize("steps", [300, 60], ids=["tall", "wide"])
+def test_corrections_mend_wrong_products_or_qr_solves(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, targets = reservoir(1, 80)(sines(steps))[0][0], torch.randn(steps, 2, dtype=F64)
+    targets[:, 1] = 0
+    regression = es.Ridge()
+    regression.add(features, targets)
+    want, exact, qr = regression.solve(1e-4)[0], ridge_module._products, torch.linalg.qr
+    solved: list[bool] = []
+    monkeypatch.setattr(torch.linalg, "qr", lambda *a, **k: (solved.append(True), qr(*a, **k))[1])
+    for factor, by_qr in ((1.01, False), (0.3, True), (-1.0, True)):  # mended; never converges; no Cholesky factor
+        solved.clear()
+        monkeypatch.setattr(ridge_module, "_products", lambda matrix, f=factor: f * exact(matrix))
+        torch.testing.assert_close(regression.solve(1e-4)[0], want, rtol=0, atol=1e-9 * float(want.norm()))
+        assert bool(solved) == by_qr
 
 
 def test_without_penalty_it_is_exact() -> None:

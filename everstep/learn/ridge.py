@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_SAFE = 1e-12
-"""λ over the sum of squares from which on the normal equations, which are quicker, lose nothing that matters."""
+_SAFE = 1e-15
+"""λ over the sum of squares below which it is lost in rounding of Hᵀ H."""
+_CORRECTIONS = 8
+"""At most so many: each divides the error by 10 or more, or λ is too small."""
 
 
 class Ridge:
@@ -17,8 +19,13 @@ class Ridge:
 
     Steps come in chunks. Not they are kept but the triangular factor R of a QR decomposition of [1 H Y], which says the
     same in float64 without squaring the condition number (Golub 1965): memory is that of features², however many steps
-    there are. The normal equations are solved where λ is large enough for that; else QR once more, so that a
-    λ far below rounding in Hᵀ H still works, which free-running predictions are better for.
+    there are.
+
+    W is solved from the normal equations by Cholesky's decomposition, and then corrected from the residual of the
+    equations as they were (Björck 1987, "Stability analysis of the method of seminormal equations") until a correction
+    is below the rounding errors that a QR decomposition makes: ε κ (‖W‖ + ‖Y − H Wᵀ‖ / √λ) for each output, with
+    κ² = ‖H‖² / λ. Where λ is too small for that, QR solves them: a λ far below rounding in Hᵀ H still works, which
+    free-running predictions are better for.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> features = torch.randn(100, 3, generator=rng)
@@ -82,17 +89,13 @@ class Ridge:
         return weight, means[size:] - weight @ means[:size]
 
     def _solved(self, features: Tensor, targets: Tensor, ridge: float) -> Tensor:
-        """(Hᵀ H + λ I)⁻¹ Hᵀ Y, or the same with fewer operations, Hᵀ (H Hᵀ + λ I)⁻¹ Y."""
+        """(Hᵀ H + λ I)⁻¹ Hᵀ Y."""
         wide = features.shape[0] < features.shape[1]
         if wide and ridge == 0:
             raise self._singular(features, ridge)
-        if ridge > 0 and ridge >= _SAFE * float(torch.linalg.vector_norm(features)) ** 2:
-            products = _products(features.t() if wide else features)
-            products.diagonal().add_(ridge)
-            factor = torch.linalg.cholesky(products)
-            if wide:
-                return features.t() @ torch.cholesky_solve(targets, factor)
-            return torch.cholesky_solve(features.t() @ targets, factor)
+        found = _by_products(features, targets, ridge)
+        if found is not None:
+            return found
         if wide:
             base, small = torch.linalg.qr(features.t())
             inside: Tensor = base @ self._by_triangle(small.t(), targets, ridge)
@@ -120,6 +123,39 @@ class Ridge:
             f"Ridge: the equations are singular: rank {rank} of {self._sizes[0]} features after {self.steps} steps, so "
             f"that many read-outs fit equally well; {advice}"
         )
+
+
+def _by_products(features: Tensor, targets: Tensor, ridge: float) -> Tensor | None:
+    """The same by Cholesky and corrections, or with few steps Hᵀ (H Hᵀ + λ I)⁻¹ Y; None if λ is too small for them."""
+    norm = float(torch.linalg.vector_norm(features))
+    if ridge == 0 or ridge < _SAFE * norm**2:
+        return None
+    wide = features.shape[0] < features.shape[1]
+    products = _products(features.t() if wide else features)
+    products.diagonal().add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(products)
+    if bool(failed):
+        return None
+    weight, dual = targets.new_zeros(features.shape[1], targets.shape[1]), torch.zeros_like(targets)
+    rounding = torch.finfo(torch.float64).eps * norm / ridge**0.5
+    for _ in range(1 + _CORRECTIONS):
+        residual = targets - features @ weight
+        gradient = residual - ridge * dual if wide else features.t() @ residual - ridge * weight
+        half = torch.linalg.solve_triangular(factor, gradient, upper=False)
+        change = torch.linalg.solve_triangular(factor.t(), half, upper=True)
+        if wide:
+            dual += change
+            change = features.t() @ change
+        weight += change
+        limit = rounding * (_lengths(weight) + _lengths(residual) / ridge**0.5)
+        if bool((_lengths(change) <= limit).all()):
+            return weight
+    return None
+
+
+def _lengths(columns: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(columns, dim=0)
+    return found
 
 
 def _products(matrix: Tensor) -> Tensor:
