@@ -26,7 +26,7 @@ def checkpointed(objective: Objective, every: int | None = None) -> Objective:
 
     Args:
         objective: yields one `Loss` for a batch, which is the sum over its steps.
-        every: steps of a piece; ⌈8 √T⌉ if None.
+        every: steps of a piece; ⌈16 √T⌉ if None.
 
     Known limits: those of `everstep.Checkpointed`. A batch that begins with context (k2 > k1) is also cut where the
     next one begins, because the state is carried on from there.

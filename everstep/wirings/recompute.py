@@ -32,8 +32,13 @@ def recomputed(piece: Piece, model: nn.Module, inputs: Any, state: State) -> tup
     """
     if not torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
         return piece(model, inputs, state)
-    parameters = dict(model.named_parameters())
-    tensors: list[Tensor] = list(parameters.values())
+    names: dict[str, int] = {}  # a tied parameter has several
+    places: dict[int, int] = {}
+    tensors: list[Tensor] = []
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[name] = places.setdefault(id(parameter), len(tensors))
+        if names[name] == len(tensors):
+            tensors.append(parameter)
 
     def place(leaf: Tensor | None) -> int | None:
         if leaf is None:
@@ -41,19 +46,19 @@ def recomputed(piece: Piece, model: nn.Module, inputs: Any, state: State) -> tup
         tensors.append(leaf)
         return len(tensors) - 1
 
-    again = _Again(piece, model, list(parameters), map_state(place, (inputs, state)))
+    again = _Again(piece, model, names, map_state(place, (inputs, state)))
     found = _Recomputed.apply(again, *tensors)
     out, new = unflatten(again.nest, found)
     return out, new
 
 
 def steps_of_piece(time: int) -> int:
-    """⌈8 √T⌉, or all T steps.
+    """⌈16 √T⌉, or all T steps.
 
-    √T/8 states and 8 √T steps are kept then. A piece has a fixed cost, and a step keeps more than a state: with pieces
-    of √T steps the time would not be that of one more forward run.
+    √T/16 states and 16 √T steps are kept then. A piece has a fixed cost, and a step keeps more than a state: with
+    pieces of √T steps the time would not be that of one more forward run.
     """
-    return min(time, math.ceil(8 * math.sqrt(time)))
+    return min(time, math.ceil(16 * math.sqrt(time)))
 
 
 def undisturbed(piece: Piece, model: nn.Module, inputs: Any, state: State) -> tuple[Any, State]:
@@ -78,7 +83,7 @@ class _Again:
 
     nest: Any
 
-    def __init__(self, piece: Piece, model: nn.Module, names: list[str], places: Any):
+    def __init__(self, piece: Piece, model: nn.Module, names: dict[str, int], places: Any):
         self.piece, self.model, self.names, self.places = piece, model, names, places
         self.buffers: dict[str, Tensor] | None = None
         self.random: _Random | None = None
@@ -107,12 +112,13 @@ class _Again:
 
     def _run(self, tensors: Any, buffers: dict[str, Tensor]) -> list[Tensor]:
         inputs, state = map_state(lambda place: None if place is None else tensors[place], self.places)
-        given = {**dict(zip(self.names, tensors, strict=False)), **buffers}
+        given = {name: tensors[place] for name, place in self.names.items()} | buffers
         enabled, dtype = self.autocast
         # no cache of shortened weights: it would live as long as the caller's autocast, once for every piece
         with torch.enable_grad(), torch.autocast(self.device, dtype, enabled, cache_enabled=False):
             named = {f"model.{name}": tensor for name, tensor in given.items()}
-            outs = torch.func.functional_call(_Caller(self.piece, self.model), named, (inputs, state))
+            caller = _Caller(self.piece, self.model)
+            outs = torch.func.functional_call(caller, named, (inputs, state), tie_weights=False)
         self.nest = map_state(lambda _: None, outs)
         return [leaf for _, leaf in leaves(outs)]
 
