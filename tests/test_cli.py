@@ -20,7 +20,7 @@ import everstep.tasks
 from everstep.cli.app import app
 from everstep.cli.demo import counted_bits
 from everstep.errors import DataError, Diverged, Interrupted
-from everstep.scanning.fused import build
+from everstep.scanning.fused import build, toolchain
 from everstep.tasks.config import Config, load_recipe, to_yaml
 from everstep.tasks.texts import Texts
 
@@ -154,11 +154,11 @@ def test_each_verb_teaches_by_an_example(verb: str, cli: Everstep) -> None:
 
 def test_benchmarks_by_name(cli: Everstep, capfd: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path) -> None:
     names = [line.split()[0] for line in cli("bench").out.splitlines()]
-    assert {"engine", "lm", "rivals"} <= set(names)
+    assert {"engine", "lm", "rivals", "lab/deep", "lab/skips", "lab/sequential_mnist"} <= set(names)
     assert "timing" not in names
     capfd.readouterr()
-    assert cli("bench", "lm", "--help").code == 0
-    assert "word_language_model" in capfd.readouterr().out
+    assert cli("bench", "lab/deep", "--help").code == 0
+    assert "--layers" in capfd.readouterr().out
     unknown = cli("bench", "lmm")
     assert (unknown.code, "engine, " in unknown.err) == (2, True)
     monkeypatch.setattr("everstep.cli.benching.FOLDER", tmp_path)
@@ -393,7 +393,7 @@ def test_doctor(cli: Everstep) -> None:
 def test_doctor_without_a_compiler(cli: Everstep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
     facts = json.loads(cli("doctor", "--json").out)
     assert "not needed" in facts["compiler"]
     assert facts["compiles_for"] is None
@@ -408,13 +408,13 @@ def test_doctor_counts_and_clears_compiled_steps(
     cli: Everstep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
-    if build.compiler() is None:
+    if toolchain.compiler() is None:
         pytest.skip("no C++ compiler")
     build.load('extern "C" int for_doctor() { return 1; }', "for_doctor")
     facts = json.loads(cli("doctor", "--json").out)
     assert facts["compiled_steps"] == 1
     assert facts["compiled_mb"] > 0
-    assert facts["compiler"] == str(build.compiler())
+    assert facts["compiler"] == str(toolchain.compiler())
     assert "native" in facts["compiles_for"]
     shown = cli("doctor", "--clear").out
     assert shown.startswith("1 compiled step removed from ")

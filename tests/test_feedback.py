@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import everstep as es
-from everstep.scanning.fused import build
+from everstep.scanning.fused import toolchain
 from everstep.state import leaves
 
 F64 = torch.float64
@@ -118,7 +118,7 @@ def test_teaching_cuts_the_way_of_gradients_through_outputs() -> None:
         assert bool(grad[:, :-1].any()) == reaches
 
 
-@pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+@pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 @pytest.mark.parametrize("name", CELLS)
 def test_free_running_is_compiled(name: str) -> None:
     assert es.explain(CELLS[name](), data()[0]).backend == "fused"

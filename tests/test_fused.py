@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.scanning import explain, fused
-from everstep.scanning.fused import build
+from everstep.scanning.fused import build, toolchain
 
 F64 = torch.float64
 CELLS, SINGLE = 32, 6
 """Random cells that the suite compiles in float64, and those of them that it also compiles in float32."""
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 import everstep as es
 from everstep.scanning import fused
-from everstep.scanning.fused import build
+from everstep.scanning.fused import toolchain
 
 HEADS, WIDTH = 3, 4
 Product = Callable[[Tensor, Tensor], Tensor]
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
 BLOCKS: dict[str, Product] = {
     "einsum": lambda h, w: torch.einsum("bhd,hde->bhe", h, w),

@@ -18,20 +18,25 @@ from pathlib import Path
 import pytest
 
 from everstep.errors import EverstepError
-from everstep.scanning.fused import build
+from everstep.scanning.fused import build, toolchain
 
 SOURCE = 'extern "C" double twice(double x) { return 2 * x; }\n'
 BROKEN = 'extern "C" double twice(double x) { return 2 * nothing_of_this_name; }\n'
 
-# the module without its package, which would import torch
+# the modules without their package, which would import torch
 ALONE = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("build", {build.__file__!r})
-build = sys.modules["build"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
+import importlib.util, sys, types
+for package in ("everstep.scanning", "everstep.scanning.fused"):
+    sys.modules[package] = types.ModuleType(package)
+for name, path in (("toolchain", {toolchain.__file__!r}), ("build", {build.__file__!r})):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = sys.modules["everstep.scanning.fused." + name] = importlib.util.module_from_spec(spec)
+    setattr(sys.modules["everstep.scanning.fused"], name, module)
+    spec.loader.exec_module(module)
+build = sys.modules["build"]
 """
 
-real = build.compiler()
+real = toolchain.compiler()
 needs_compiler = pytest.mark.skipif(real is None, reason="no C++ compiler")
 
 
@@ -47,8 +52,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a new process, nothing is known of earlier loads."""
-    for name, empty in (("_loaded", {}), ("_failed", {}), ("_noticed", set()), ("_unusable", set())):
+    for name, empty in (("_loaded", {}), ("_failed", {}), ("_unusable", set())):
         monkeypatch.setattr(build, name, empty)
+    monkeypatch.setattr(toolchain, "_noticed", set())
 
 
 def script(path: Path, body: str) -> Path:
@@ -180,15 +186,15 @@ def test_other_flags_another_source_or_another_processor_make_another_entry(
     monkeypatch.setenv("EVERSTEP_CXXFLAGS", "-DMORE='a b'")
     assert flags()[-1] == "-DMORE=a b"
     build.load(SOURCE, "twice")
-    monkeypatch.setattr(build, "_cpu", lambda: {"model name": "another"})
+    monkeypatch.setattr(toolchain, "processor", lambda: {"model name": "another"})
     build.load(SOURCE, "twice")
     assert compiled() == len(list(cache.glob("twice-*.so"))) == len(build.entries()) == 4
 
 
 def test_a_flag_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERSTEP_CXXFLAGS", "-D'open")
-    with pytest.raises(build.BuildError, match="EVERSTEP_CXXFLAGS=-D'open"):
-        build.flags(build.Compiler(("c++",), "c++ 1"))
+    with pytest.raises(toolchain.BuildError, match="EVERSTEP_CXXFLAGS=-D'open"):
+        toolchain.flags(toolchain.Compiler(("c++",), "c++ 1"))
 
 
 @needs_compiler
@@ -202,15 +208,15 @@ def test_any_name_will_do(cache: Path) -> None:
 
 def flags() -> tuple[str, ...]:
     assert real is not None
-    return build.flags(real)
+    return toolchain.flags(real)
 
 
 def test_the_compiler_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERSTEP_COMPILER", "none")
-    assert build.compiler() is None
-    with pytest.raises(build.BuildError, match="no C\\+\\+ compiler"):
+    assert toolchain.compiler() is None
+    with pytest.raises(toolchain.BuildError, match="no C\\+\\+ compiler"):
         build.load(SOURCE, "twice")
-    assert issubclass(build.BuildError, EverstepError)
+    assert issubclass(toolchain.BuildError, EverstepError)
 
 
 @pytest.mark.parametrize("named", ["/of/this/name/there-is-none", "false", "an 'open quote"])
@@ -218,7 +224,7 @@ def test_a_compiler_that_does_not_run_is_skipped_and_said_once(
     named: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CXX", named)
-    found = [build.compiler(), build.compiler()]
+    found = [toolchain.compiler(), toolchain.compiler()]
     assert all(one is None or one.command[0] != named for one in found)
     assert ["does not run" in record.getMessage() for record in caplog.records] == [True]
 
@@ -226,18 +232,18 @@ def test_a_compiler_that_does_not_run_is_skipped_and_said_once(
 def test_order_and_arguments_of_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
-    assert build.compiler() is None
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
+    assert toolchain.compiler() is None
     for name in ("clang++", "g++", "c++"):
         script(tmp_path / name, f"echo {name} 1.2.3")
         monkeypatch.setenv("PATH", str(tmp_path))
-        build._version.cache_clear()
-        assert build.compiler() == build.Compiler((name,), f"{name} 1.2.3")
+        toolchain._version.cache_clear()
+        assert toolchain.compiler() == toolchain.Compiler((name,), f"{name} 1.2.3")
     monkeypatch.setenv("CXX", "g++ -B 'a folder'")
-    found = build.compiler()
-    assert found == build.Compiler(("g++", "-B", "a folder"), "g++ 1.2.3")
+    found = toolchain.compiler()
+    assert found == toolchain.Compiler(("g++", "-B", "a folder"), "g++ 1.2.3")
     assert str(found) == "g++ 1.2.3"
-    build._version.cache_clear()
+    toolchain._version.cache_clear()
 
 
 def test_the_package_ziglang_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,25 +254,25 @@ def test_the_package_ziglang_comes_last(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    build._version.cache_clear()
-    zig = build.compiler()
-    build._version.cache_clear()
-    assert zig == build.Compiler((sys.executable, "-m", "ziglang", "c++"), "clang version 20.1.2")
+    toolchain._version.cache_clear()
+    zig = toolchain.compiler()
+    toolchain._version.cache_clear()
+    assert zig == toolchain.Compiler((sys.executable, "-m", "ziglang", "c++"), "clang version 20.1.2")
     assert str(zig).endswith("-m ziglang c++: clang version 20.1.2")
-    assert build.target(zig) == ("-mcpu=native",)
+    assert toolchain.target(zig) == ("-mcpu=native",)
 
 
 def test_the_processor_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = build.Compiler(("c++",), "c++ 1")
+    plain = toolchain.Compiler(("c++",), "c++ 1")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     for features, expected in (
         ("sse2 avx2", ("-march=native",)),
         ("avx2 avx512f", ("-march=native", "-mprefer-vector-width=512")),
     ):
-        monkeypatch.setattr(build, "_cpu", lambda features=features: {"flags": features})
-        assert build.target(plain) == expected
+        monkeypatch.setattr(toolchain, "processor", lambda features=features: {"flags": features})
+        assert toolchain.target(plain) == expected
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    assert build.target(plain) == ("-mcpu=native",)
+    assert toolchain.target(plain) == ("-mcpu=native",)
 
 
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -322,7 +328,7 @@ def test_without_a_cache_a_private_folder_is_used_with_one_notice(
 def test_a_source_that_fails_without_a_cache_has_its_log_in_the_private_folder(
     no_cache: Path, compiled: Callable[[], int]
 ) -> None:
-    with pytest.raises(build.BuildError, match="nothing_of_this_name") as raised:
+    with pytest.raises(toolchain.BuildError, match="nothing_of_this_name") as raised:
         build.load(BROKEN, "broken")
     assert logged(raised.value).is_relative_to(build._private())
     assert compiled() == 1
@@ -373,15 +379,15 @@ def test_a_library_that_cannot_be_kept_is_used_all_the_same(
 # ------------------------------------------------------------------------------------------------------------- failures
 
 
-def logged(error: build.BuildError) -> Path:
+def logged(error: toolchain.BuildError) -> Path:
     return Path(str(error).partition("full log: ")[2].partition(", with")[0])
 
 
 @needs_compiler
 def test_a_source_that_fails_is_kept_with_its_log_and_not_tried_again(compiled: Callable[[], int], cache: Path) -> None:
-    with pytest.raises(build.BuildError, match="nothing_of_this_name") as first:
+    with pytest.raises(toolchain.BuildError, match="nothing_of_this_name") as first:
         build.load(BROKEN, "broken")
-    found = build.compiler()
+    found = toolchain.compiler()
     assert found is not None
     assert found.version in str(first.value)
     assert "broken.cpp:1:" in str(first.value)
@@ -390,7 +396,7 @@ def test_a_source_that_fails_is_kept_with_its_log_and_not_tried_again(compiled: 
     assert "nothing_of_this_name" in log.read_text("utf-8")
     assert "-std=gnu++17" in log.read_text("utf-8")
     assert log.with_suffix(".cpp").read_text("utf-8") == BROKEN
-    with pytest.raises(build.BuildError) as second:
+    with pytest.raises(toolchain.BuildError) as second:
         build.load(BROKEN, "broken")
     assert str(second.value) == str(first.value)
     assert compiled() == 1
@@ -399,7 +405,7 @@ def test_a_source_that_fails_is_kept_with_its_log_and_not_tried_again(compiled: 
 
 @needs_compiler
 def test_a_library_that_lacks_a_symbol_is_an_error_without_a_notice(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(build.BuildError, match="lacking"):
+    with pytest.raises(toolchain.BuildError, match="lacking"):
         # called before the library is of use, so that the missing name shows when it is loaded
         build.load('extern "C" double lacking();\ndouble made = lacking();\n', "lacking")
     assert caplog.records == []
@@ -413,7 +419,7 @@ def test_a_compiler_that_hangs_is_stopped_with_what_it_started(tmp_path: Path, m
     monkeypatch.setenv("CXX", str(script(tmp_path / "slow-c++", body)))
     monkeypatch.setattr(build, "TIMEOUT", 1.0)
     try:
-        with pytest.raises(build.BuildError, match="stopped after 1 s"):
+        with pytest.raises(toolchain.BuildError, match="stopped after 1 s"):
             build.load(SOURCE, "twice")
         assert os.read(started, 100) == b"started\n"
         assert select.select([started], [], [], 10)[0], "what the compiler started still runs"
@@ -425,13 +431,13 @@ def test_a_compiler_that_hangs_is_stopped_with_what_it_started(tmp_path: Path, m
 def test_a_compiler_that_vanishes_or_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     idle = script(tmp_path / "idle-c++", "echo idle 1")
     monkeypatch.setenv("CXX", str(idle))
-    with pytest.raises(build.BuildError, match=r"idle 1.*wrote no library"):
+    with pytest.raises(toolchain.BuildError, match=r"idle 1.*wrote no library"):
         build.load(SOURCE, "twice")
     script(idle, "echo idle 1; exit 3")
-    with pytest.raises(build.BuildError, match="exit status 3"):
+    with pytest.raises(toolchain.BuildError, match="exit status 3"):
         build.load(f"{SOURCE} ", "twice")
-    monkeypatch.setattr(build, "compiler", lambda: build.Compiler((str(tmp_path / "gone"),), "gone 1"))
-    with pytest.raises(build.BuildError, match="does not start"):
+    monkeypatch.setattr(toolchain, "compiler", lambda: toolchain.Compiler((str(tmp_path / "gone"),), "gone 1"))
+    with pytest.raises(toolchain.BuildError, match="does not start"):
         build.load(SOURCE, "twice")
 
 
@@ -487,7 +493,7 @@ def test_two_threads_at_once_compile_once(compiled: Callable[[], int]) -> None:
 def test_entries_and_clear(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (build.entries(), build.clear()) == ([], 0)
     library = build.load(SOURCE, "twice")
-    with pytest.raises(build.BuildError):
+    with pytest.raises(toolchain.BuildError):
         build.load(BROKEN, "broken")
     (entry,) = build.entries()
     assert (entry.name, entry.created[-6:]) == ("twice", "+00:00")
@@ -511,5 +517,5 @@ def test_entries_and_clear(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_notice_is_given_once_a_kind(caplog: pytest.LogCaptureFixture) -> None:
     for kind in ("one", "two", "one"):
-        build.notice(kind, f"about {kind}")
+        toolchain.notice(kind, f"about {kind}")
     assert [record.getMessage() for record in caplog.records] == ["about one", "about two"]

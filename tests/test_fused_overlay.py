@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 import everstep as es
 from everstep.scanning import fused
-from everstep.scanning.fused import build
+from everstep.scanning.fused import toolchain
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
 
 def program(cell: es.Cell) -> fused.Program:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from everstep.scanning.fused import build, products
+from everstep.scanning.fused import products, toolchain
 from everstep.scanning.fused.products import mm, transposed
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler on this machine")
+pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
 SHAPES = [(0, 3, 4), (1, 1, 1), (5, 3, 7), (40, 1, 33), (37, 20, 1), (6, 0, 4), (300, 33, 70), (700, 64, 100)]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import everstep as es
-from everstep.scanning.fused import build
+from everstep.scanning.fused import build, toolchain
 from everstep.wirings.reservoir import loop, spectral_radius
 
 F64 = torch.float64
-compiled = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+compiled = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
 
 def dense_loop(cell: es.Reservoir, xs: Tensor) -> Tensor:
@@ -120,12 +120,12 @@ def test_no_compiler_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 @compiled
 def test_a_compiler_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def fails(source: str, name: str) -> None:
-        raise build.BuildError("it broke")
+        raise toolchain.BuildError("it broke")
 
     cell, xs = es.Reservoir(2, 30, seed=0), torch.randn(1, 3, 2)
     want = cell(xs)[0]
     monkeypatch.setattr(build, "load", fails)
-    monkeypatch.setattr(build, "_noticed", set())
+    monkeypatch.setattr(toolchain, "_noticed", set())
     loop._compiled.cache_clear()
     try:
         torch.testing.assert_close(cell(xs)[0], want)
@@ -300,5 +300,5 @@ def test_explain_tells_of_its_own_loop() -> None:
     cell = es.Reservoir(3, 20, connections=5)
     told = str(es.explain(cell, torch.zeros(2, 7, 3)))
     own = "a compiled loop over 100 connections"
-    assert (own in told) == (build.compiler() is not None)
+    assert (own in told) == (toolchain.compiler() is not None)
     assert "reference" in str(es.explain(cell.to(torch.bfloat16), torch.zeros(2, 7, 3, dtype=torch.bfloat16)))

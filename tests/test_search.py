@@ -14,12 +14,12 @@ from everstep.cli.app import app
 from everstep.data import expand, read_blocks
 from everstep.errors import ConfigError, DataError, Interrupted, RunError
 from everstep.scanning import fused
-from everstep.scanning.fused import build
+from everstep.scanning.fused import toolchain
 from everstep.tasks import search as searching
 from everstep.tasks.config import load_recipe
 from everstep.tasks.search import read_records, search
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 TINY = ["model.embedding_size=8", "model.hidden_size=8", "train.batch_size=4", "train.k1=16", "train.threads=1"]
 
 

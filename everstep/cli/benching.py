@@ -19,15 +19,16 @@ def bench(
     context: typer.Context,
     name: str | None = typer.Argument(None, metavar="[NAME]", help="Which; without it, a list of all."),
 ) -> None:
-    """Measure, beside rivals: the engine, a language model, packages that do the same.
+    """Measure the engine and models beside their rivals.
 
     \b
       everstep bench                                    what there is
       everstep bench engine --quick                     the compiled engine beside torch.nn, a few minutes
       everstep bench engine --help                      the options of one
       everstep bench lm --json lm.json                  words per second, with the numbers kept
+      everstep bench lab/deep --out runs/deep           an experiment of the laboratory
 
-    What follows NAME goes to the script of that name in benchmarks/. Leave the machine alone meanwhile.
+    What follows NAME goes to benchmarks/NAME.py. Leave the machine alone meanwhile.
     """
     known = benchmarks()
     if name in (None, "-h", "--help"):
@@ -42,12 +43,13 @@ def bench(
 
 
 def benchmarks() -> dict[str, str]:
-    """Name and first line of every script that is one."""
+    """Name (its path in `FOLDER`, without .py) and first line of every script that tells how it is run."""
     found = {}
-    for path in sorted(FOLDER.glob("*.py")):
+    for path in sorted(FOLDER.rglob("*.py")):
+        name = path.relative_to(FOLDER).with_suffix("").as_posix()
         told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        if f"python benchmarks/{path.name}" in told:
-            found[path.stem] = told.splitlines()[0]
+        if f"python benchmarks/{name}.py" in told:
+            found[name] = told.splitlines()[0]
     if not found:
         log(f"The benchmarks come with the source of everstep, not with the package: there is no {FOLDER}.")
         raise typer.Exit(2)

@@ -107,9 +107,9 @@ def _memory() -> float | None:
 
 def _engine() -> dict[str, Any]:
     """The compiler, the processor it compiles for, and what it compiled so far."""
-    from everstep.scanning.fused import build
+    from everstep.scanning.fused import build, toolchain
 
-    compiler = build.compiler()
+    compiler = toolchain.compiler()
     off = os.environ.get("EVERSTEP_COMPILER") == "none"
     missing = (
         "turned off by EVERSTEP_COMPILER=none" if off else "none (not needed: steps then run as PyTorch operations)"
@@ -117,7 +117,7 @@ def _engine() -> dict[str, Any]:
     entries = build.entries()
     return {
         "compiler": str(compiler) if compiler else missing,
-        "compiles_for": " ".join(build.target(compiler)) if compiler else None,
+        "compiles_for": " ".join(toolchain.target(compiler)) if compiler else None,
         "compiled_steps": len(entries),
         "compiled_mb": round(sum(entry.bytes for entry in entries) / 2**20, 2),
     }

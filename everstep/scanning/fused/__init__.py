@@ -2,7 +2,7 @@
 
 What depends on x alone, PyTorch computes for all steps at once (`split.py`); of the rest `lower.py` makes a graph of
 numbers of one row (`graph.py`), whose derivative is another (`adjoint.py`). Both are ordered into products and loops
-(`plan.py`), written as C++ (`cpu.py`), compiled into a cache (`build.py`) and called (`call.py`).
+(`plan.py`), written as C++ (`steps.py`, `cpu.py`), compiled into a cache (`build.py`) and called (`call.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning import vendor
-from everstep.scanning.fused import build
+from everstep.scanning.fused import toolchain
 from everstep.scanning.fused.call import Program
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.lower import lower
@@ -186,8 +186,8 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
     dtypes = {t.dtype for t in (*parts, *parameters) if t.is_floating_point()}
     if dtypes not in ({torch.float32}, {torch.float64}):
         return f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came"
-    if build.compiler() is None:
-        build.notice("compiler", "no C++ compiler is found, so that cells run step by step; install one")
+    if toolchain.compiler() is None:
+        toolchain.notice("compiler", "no C++ compiler is found, so that cells run step by step; install one")
         return "no C++ compiler is found"
     try:
         # in the plain mode, whatever the mode of the first call: the result is kept for all
@@ -198,8 +198,8 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
             return Program(lower(step, counts), like.dtype, type(cell).__name__)
     except Untraceable as reason:
         return str(reason)
-    except build.BuildError as error:
-        build.notice("build", str(error))
+    except toolchain.BuildError as error:
+        toolchain.notice("build", str(error))
         return str(error)
 
 

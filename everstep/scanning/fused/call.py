@@ -16,6 +16,7 @@ from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.pool import empty, zeros
 from everstep.scanning.fused.products import transposed
 from everstep.scanning.fused.replay import evaluate
+from everstep.scanning.fused.steps import Setting, leading
 from everstep.scanning.fused.table import Rows, table
 from everstep.scanning.fused.threads import Kernels, has_short, kernels
 
@@ -24,7 +25,7 @@ class Program:
     """A step in compiled form, for one cell, one shape of a row and one dtype.
 
     Raises:
-        build.BuildError: the compiler failed.
+        toolchain.BuildError: the compiler failed.
         Untraceable: an operation without a derivative.
     """
 
@@ -116,7 +117,7 @@ class Program:
         apart = {f"saved{k}": inputs[home.host] for k, home in self.homes.items()}
         self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
         """What the forward loop leaves for the backward one in memory of its own, numbers a step."""
-        setting = cpu.Setting(
+        setting = Setting(
             False, self.states, sizes | kept, frozenset(), frozenset(kept), (None,) * len(self.states), apart
         )
         self.forward_code = cpu.generate(self.forward_plan, setting, self.bytes)
@@ -128,7 +129,7 @@ class Program:
         optional = {f"g{k}": _size(view.shape) for k, view in enumerate(self.gradients)}
         sums = {f"sum{k}": _size(view.shape) for k, view in enumerate(self.totals)}
         following = tuple(self.sequence(k) if k in adjoint.kept else None for k in range(len(self.states)))
-        setting = cpu.Setting(
+        setting = Setting(
             True, self.states, sizes | optional | sums, frozenset(sums), frozenset(optional), following, apart
         )
         self.backward_code = cpu.generate(self.backward_plan, setting, self.bytes)
@@ -256,7 +257,7 @@ class Program:
             arrays[f"g{m}"] = arrays[f"x{self.over[m]}"].detach().view(shape) if m in self.over else empty(like, *shape)
         threads = max(1, torch.get_num_threads())
         for m in {m for k, m in self.of_constant.items() if want_c[k]}:
-            width = 2 * cpu.leading(_size(self.totals[m].shape), self.bytes)
+            width = 2 * leading(_size(self.totals[m].shape), self.bytes)
             arrays[f"sum{m}"] = zeros(like, threads, width)
         matrices = self._matrices(self.backward_plan, constants)
         inside = self._keep(kept, rows) | self._at_home(arrays)
@@ -266,7 +267,7 @@ class Program:
         for k, m in self.of_constant.items():
             if want_c[k]:
                 size = _size(self.totals[m].shape)
-                ld = cpu.leading(size, self.bytes)
+                ld = leading(size, self.bytes)
                 # a sum makes a tensor of its own: two parameters may share these numbers, but not their memory
                 d_constants[k] = arrays[f"sum{m}"][:, ld : ld + size].sum(0).view_as(constants[k])
         for product, m in zip(self.adjoint.products, self.of_product, strict=True):

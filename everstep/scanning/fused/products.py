@@ -51,7 +51,7 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     Under autocast, and wherever else the numbers of CPU tensors are not all there is to it, it is PyTorch's.
 
     Raises:
-        build.BuildError: the kernels cannot be compiled.
+        BuildError: the kernels cannot be compiled.
     """
     if torch.is_autocast_enabled("cpu") or not _plain(x, w) or x.shape[1] != w.shape[0]:
         return torch.mm(x, w)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Cell
-from everstep.scanning.fused import build, cpu
+from everstep.scanning.fused import build, cpu, toolchain
 from everstep.scanning.fused.lower import Lowered, lower
 from everstep.scanning.fused.plan import End, Plan, plan
+from everstep.scanning.fused.steps import Setting
 from everstep.scanning.fused.table import Rows, table
 from everstep.scanning.fused.threads import Kernels, kernels
 from everstep.scanning.record import Untraceable
@@ -40,7 +41,7 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
     """The compiled step, or why there is none."""
     if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
         return "only float32 and float64 on the CPU are compiled"
-    if build.compiler() is None:
+    if toolchain.compiler() is None:
         return "no C++ compiler is found"
     try:
         counts = (len([*cell.parameters(), *cell.buffers()]), 1, len(leaves(initial)))
@@ -50,11 +51,11 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
         states = tuple(leaf[0].numel() for _, leaf in leaves(initial))
         sizes = {"x0": like.shape[1], "y0": cell.output_size}
         sizes |= {f"const{k}": torch.Size(shape).numel() for k, shape in enumerate(step.constants)}
-        setting = cpu.Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states), {})
+        setting = Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states), {})
         code = cpu.generate(order, setting, like.element_size())
         run = build.load(code.source, f"{type(cell).__name__}-step").run
         return _Step(step, order, code, run, kernels(like.dtype))
-    except (Untraceable, build.BuildError) as reason:
+    except (Untraceable, toolchain.BuildError) as reason:
         return str(reason)
 
 

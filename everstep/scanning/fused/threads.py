@@ -91,7 +91,7 @@ def kernels(dtype: torch.dtype, short: bool = False) -> Kernels:
     """The library, compiled at first use.
 
     Raises:
-        build.BuildError: it cannot be compiled.
+        toolchain.BuildError: it cannot be compiled.
     """
     return Kernels(dtype, short)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from everstep.scanning import fused
-from everstep.scanning.fused import build
+from everstep.scanning.fused import build, toolchain
 from everstep.scanning.fused.pool import empty
 
 _SLICE = 8  # units that lie interleaved in memory
@@ -166,8 +166,8 @@ def _compiled() -> ctypes.CDLL | None:
     source = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "sparse.cpp"))
     try:
         library = build.load(source, "sparse")
-    except build.BuildError as error:
-        build.notice("sparse", f"reservoirs run without their compiled loop, slowly: {error}")
+    except toolchain.BuildError as error:
+        toolchain.notice("sparse", f"reservoirs run without their compiled loop, slowly: {error}")
         return None
     for name in ("es_reservoir_f32", "es_reservoir_f64"):
         loop = getattr(library, name)

@@ -1,0 +1,128 @@
+"""The C++ compiler of this machine: which one, and how it is called."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from everstep.errors import EverstepError
+
+_CPU_FACTS = (
+    "model name",
+    "flags",
+    "CPU implementer",
+    "CPU variant",
+    "CPU part",
+    "Features",
+    "isa",
+)  # x86, ARM, RISC-V
+_noticed: set[str] = set()
+
+
+class BuildError(EverstepError):
+    """Source that could not be compiled or loaded; says by which compiler, why, and where its full log is."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler that runs: how it is called, and the first line of its `--version`."""
+
+    command: tuple[str, ...]
+    version: str
+
+    def __str__(self) -> str:
+        name = Path(self.command[0]).name
+        return self.version if self.version.startswith(name) else f"{shlex.join(self.command)}: {self.version}"
+
+
+def notice(kind: str, text: str) -> None:
+    """Log a warning, once a process for each kind."""
+    if kind not in _noticed:
+        _noticed.add(kind)
+        logging.getLogger("everstep").warning(text)
+
+
+def compiler() -> Compiler | None:
+    """The first that runs of `$CXX`, c++, g++, clang++ and the package ziglang; None with EVERSTEP_COMPILER=none."""
+    if os.environ.get("EVERSTEP_COMPILER") == "none":
+        return None
+    for command in _candidates():
+        if shutil.which(command[0]) and (version := _version(command, os.environ.get("PATH"))):
+            return Compiler(command, version)
+        if command == _chosen():
+            notice("CXX", f"CXX={shlex.join(command)} does not run; everstep looks for another C++ compiler.")
+    return None
+
+
+def _candidates() -> Iterator[tuple[str, ...]]:
+    if chosen := _chosen():
+        yield chosen
+    yield from (("c++",), ("g++",), ("clang++",))
+    if importlib.util.find_spec("ziglang") is not None:
+        yield sys.executable, "-m", "ziglang", "c++"
+
+
+def _chosen() -> tuple[str, ...]:
+    named = os.environ.get("CXX", "")
+    try:
+        return tuple(shlex.split(named))
+    except ValueError:  # an open quote
+        return (named,)
+
+
+@functools.cache
+def _version(command: tuple[str, ...], path: str | None) -> str | None:
+    """The first line of `--version`; `path` is what the command was looked up in, and only part of what is cached."""
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.decode(errors="replace").strip().splitlines()
+    return lines[0].strip() if done.returncode == 0 and lines else None
+
+
+def flags(compiler: Compiler) -> tuple[str, ...]:
+    """The options a step is compiled with; EVERSTEP_CXXFLAGS is appended.
+
+    Numbers keep their meaning: NaN and infinity go through, sums keep their order but in `omp simd` reductions.
+    """
+    optimise = ("-O2", "-ftree-vectorize")  # GCC before 12 vectorises at -O2 only if told to
+    # simd pragmas only: an OpenMP runtime beside PyTorch's would have threads of its own
+    simd = ("-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
+    named = os.environ.get("EVERSTEP_CXXFLAGS", "")
+    try:
+        extra = shlex.split(named)
+    except ValueError as error:  # an open quote
+        raise BuildError(f"EVERSTEP_CXXFLAGS={named}: {error}") from None
+    return ("-std=gnu++17", *optimise, *target(compiler), *simd, "-fPIC", "-shared", *extra)
+
+
+def target(compiler: Compiler) -> tuple[str, ...]:
+    """The options that name the processor compiled for: this one."""
+    if platform.machine() not in ("x86_64", "AMD64", "i686") or "ziglang" in compiler.command:
+        return ("-mcpu=native",)
+    # both GCC and clang otherwise keep to half of the width on some of these processors
+    wide = ("-mprefer-vector-width=512",) if "avx512f" in processor().get("flags", "").split() else ()
+    return ("-march=native", *wide)
+
+
+@functools.cache
+def processor() -> dict[str, str]:
+    """What decides which instructions this processor has."""
+    try:
+        first_core = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
+    except OSError:  # not Linux
+        first_core = ""
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first_core.split("\n"))}
+    known = {name: facts[name] for name in _CPU_FACTS if name in facts}
+    return known or {"machine": platform.machine(), "processor": platform.processor()}
