@@ -484,6 +484,19 @@ def test_qrnn_and_its_window() -> None:
         same(ys[:, t], sigmoid(o) * c)
 
 
+def test_qrnn_takes_the_authors_weights_with_another_sign() -> None:
+    """salesforce/pytorch-qrnn, torchqrnn/qrnn.py: f is what is written there, and 1 − f what is kept."""
+    cell, xs = made(es.QRNN(D, H)), inputs()
+    sign = torch.ones(3 * H, dtype=F64)
+    sign[H : 2 * H] = -1
+    theirs = F.linear(xs, sign[:, None] * cell.weight_ih, sign * cell.bias_ih)
+    c = torch.zeros(B, H, dtype=F64)
+    for t, y in enumerate(cell(xs)[0].unbind(1)):
+        z, f, o = theirs[:, t].chunk(3, 1)
+        c = sigmoid(f) * tanh(z) + (1 - sigmoid(f)) * c
+        same(y, sigmoid(o) * c)
+
+
 @pytest.mark.parametrize("size", [D, H])
 @pytest.mark.parametrize("kind", [es.SRU, es.AffineSRU])
 def test_sru(kind: type[es.Cell], size: int) -> None:

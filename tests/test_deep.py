@@ -7,11 +7,11 @@ import torch
 from torch import nn, sigmoid, tanh
 
 import everstep as es
-from everstep.scanning.fused import build
+from everstep.scanning.fused import toolchain
 
 F64 = torch.float64
 B, D, H, T = 2, 3, 4, 7
-needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
 
 def made(cell: es.Layer) -> es.Layer:
@@ -65,6 +65,16 @@ def test_the_deep_transition_of_the_paper(shortcut: bool) -> None:
         h = sigmoid(z @ u3.T + b3 + (h @ cell.weight_skip.T if shortcut else 0))
         same(ys[:, t], h)
     same(final, h)
+
+
+def test_a_shortcut_over_one_layer_is_that_of_the_authors() -> None:
+    """pascanur/GroundHog, groundhog/layers/rec_layers.py, RecurrentMultiLayerShortPath with two layers."""
+    cell, xs = made(es.DTRNN(D, H, shortcut=True)), inputs()
+    (w1, w2), (b1, b2), h = cell.weight_hh.chunk(2), cell.bias_hh.chunk(2), torch.zeros(B, H, dtype=F64)
+    for x, y in zip(xs.unbind(1), cell(xs)[0].unbind(1), strict=True):
+        below = tanh(h @ w1.T + x @ cell.weight_ih.T + b1)
+        h = tanh(below @ w2.T + h @ cell.weight_skip.T + b2)
+        same(y, h)
 
 
 def test_a_shortcut_lets_gradients_pass() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import everstep
-from everstep.scanning.fused import build
+from everstep.scanning.fused import toolchain
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -42,7 +42,7 @@ def test_python_on_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         exec(compile(block.replace("train.max_minutes=1", "train.max_steps=2"), page, "exec"), {})
 
 
-@pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+@pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 def test_page_of_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     cells_page = importlib.import_module("cells_page")

@@ -28,7 +28,7 @@ def CFN(x, h, s):
     """Chaos-free network (Laurent & von Brecht 2017, "A recurrent neural network without chaos").
 
     f, i = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·): horizontal (the paper's θ) and vertical gate (η);
-    h_t = f ∘ tanh(h_{t-1}) + i ∘ tanh(W_xn x_t + b_xn). The paper has no b_xn.
+    h_t = f ∘ tanh(h_{t-1}) + i ∘ tanh(W_xn x_t + b_xn). The paper's eq. 1 has no b_xn.
 
     >>> ys, h = CFN(3, 5)(torch.zeros(2, 7, 3))
 

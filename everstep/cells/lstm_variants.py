@@ -24,7 +24,7 @@ def NoForgetLSTM(x, h, s, *, activation=tanh):
 
 @gated("f g o", state="h c")
 def CoupledLSTM(x, h, s, *, activation=tanh):
-    """LSTM whose input gate is coupled to its forget gate, i = 1 − f (Greff 2017).
+    """LSTM whose input gate is coupled to its forget gate, i = 1 − f (Greff 2017, where it has peepholes too).
 
     f, o = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·), g = φ(likewise): forget and output gate, candidate;
     c_t = f ∘ c_{t-1} + (1 − f) ∘ g; h_t = o ∘ tanh(c_t); φ = `activation`.

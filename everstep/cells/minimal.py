@@ -69,6 +69,8 @@ class MinGRU(InputGated):
         hidden_size: features H of h_t.
 
     Parameters: `weight_ih` (2H, D), `bias_ih` (2H,): the rows of z, then of n; uniform in ±1/√H at first.
+
+    Known limit: the paper's first form, as in `MinLSTM`.
     """
 
     blocks = 2

@@ -18,7 +18,7 @@ def CoRNN(x, h, s, *, dt=0.1, gamma=1.0, epsilon=1.0):
 
     z_t = z_{t-1} + Δt (tanh(W_xn x_t + b_xn + W_hn y_{t-1} + b_hn + W_hv z_{t-1} + b_hv) − γ y_{t-1} − ε z_{t-1}):
     velocity; y_t = y_{t-1} + Δt z_t: position, the output; Δt = `dt`, frequency γ = `gamma`, damping ε = `epsilon`.
-    The damping is the explicit one, as in the authors' code (coRNN).
+    The paper's eq. 3, with the explicit damping of the authors' code (coRNN).
 
     >>> ys, (y, z) = CoRNN(3, 5, dt=0.05)(torch.zeros(2, 7, 3))
 
@@ -35,8 +35,8 @@ def LEM(x, h, s, *, dt=1.0):
     u, v = Δt σ(W_x· x_t + b_x· + W_h· y_{t-1} + b_h·): step sizes of y and z;
     z_t = (1 − v) ∘ z_{t-1} + v ∘ tanh(W_xz x_t + b_xz + W_hz y_{t-1} + b_hz);
     y_t = (1 − u) ∘ y_{t-1} + u ∘ tanh(W_xy x_t + b_xy + W_hy z_t + b_hy): the output; Δt = `dt`.
-    y reads the new z_t, as in the authors' code (LEM, src/*/network.py), whose Δt is 1 too; torchrecurrent 0.2.5
-    reads z_{t-1}.
+    The paper's eq. 3; y reads the new z_t, as in the authors' code (LEM, src/*/network.py), whose Δt is 1 too, where
+    torchrecurrent 0.2.5 reads z_{t-1}.
 
     >>> ys, (y, z) = LEM(3, 5)(torch.zeros(2, 7, 3))
 

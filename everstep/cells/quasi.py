@@ -16,7 +16,8 @@ class QRNN(InputGated):
     """Quasi-recurrent network with fo-pooling (Bradbury 2017), for a window of one step.
 
     z = tanh(W_z x_t + b_z); f, o = σ(W_· x_t + b_·): candidate, forget and output gate;
-    c_t = f ∘ c_{t-1} + (1 − f) ∘ z; h_t = o ∘ c_t. The state is c.
+    c_t = f ∘ c_{t-1} + (1 − f) ∘ z; h_t = o ∘ c_t. The state is c. In the authors' code, pytorch-qrnn, f stands for
+    1 − f: to take weights from there, change the sign of its rows.
 
     A window of k steps is the paper's masked convolution: put a `Window` below.
 

@@ -29,7 +29,8 @@ def omega(
     Ω = 0 where every step hands the error signal back at its own length, so that it neither vanishes nor explodes.
     A step behind which nothing depends on the state (∂E/∂s_{t+1} = 0), or before which it is reset, adds nothing.
 
-    Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013, eq. 9 and 10.
+    Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013, eq. 9.
+    Their eq. 10 and their code (trainingRNNs) square both norms.
 
     Args:
         cell: any cell; a wiring that draws a mask for each sequence (dropout, zoneout) only in eval mode.
@@ -38,8 +39,9 @@ def omega(
         state: the state to go on from; the cell's initial one if None.
         lengths: (batch,); steps at or beyond count nothing.
         resets: (batch, time) bool; the state is put back before that step.
-        immediate: differentiate Ω as the paper does, with all s_t and ∂E/∂s_{t+1} taken for constants; otherwise its
-            whole derivative, by differentiating twice. The value is the same.
+        immediate: differentiate Ω as the paper does, with all s_t and ∂E/∂s_{t+1} taken for constants (its code takes
+            the slopes of the activations for constants too); otherwise its whole derivative, by differentiating twice.
+            The value is the same.
 
     Returns:
         E (batch,) and Ω (batch,), both differentiable, and the final state.

@@ -119,7 +119,11 @@ def _independent(features: int, units: int, lag: int) -> Cell:
 
 
 def omega_objective(strength: float) -> Objective:
-    """The loss and λ Ω / T (Pascanu 2013), with λ = `strength`."""
+    """The loss and λ Ω / T, with λ = `strength` and Ω of Pascanu 2013, eq. 9.
+
+    The authors' code (trainingRNNs, RNN.py) has λ = 2 and a mean over steps too, but squares both norms, as eq. 10
+    does: near a ratio of 1 that is four times as strong. The paper names 4, for the temporal order (section 4.1.1).
+    """
 
     def objective(model: nn.Module, batch: Batch, state: State | None) -> Iterator[Loss]:
         assert isinstance(model, Predictor)
@@ -141,7 +145,7 @@ REMEDIES = (
     Remedy("orthogonal, kept", "modReLU, its matrix stays orthogonal (expRNN: Lezcano-Casado 2019)", _kept_orthogonal),
     Remedy(
         "tanh, Ω",
-        "a penalty on errors that grow or shrink on their way back (Pascanu 2013), λ = 2 a step",
+        "a penalty on errors that grow or shrink on their way back (Pascanu 2013), λ = 2 a step as in their code",
         lambda d, h, lag: RNN(d, h),
         objective=omega_objective(2.0),
     ),
@@ -162,7 +166,7 @@ REMEDIES = (
     Remedy("antisymmetric", "a stable differential equation (Chang 2019)", lambda d, h, lag: AntisymmetricRNN(d, h)),
     Remedy(
         "coRNN",
-        "coupled oscillators (Rusch & Mishra 2021), with their Δt, γ and ε",
+        "coupled oscillators (Rusch & Mishra 2021), with Δt, γ and ε of their code for adding",
         lambda d, h, lag: CoRNN(d, h, dt=0.06, gamma=66.0, epsilon=15.0),
     ),
     Remedy("LSTM", "all biases near 0 (Hochreiter & Schmidhuber 1997)", lambda d, h, lag: LSTM(d, h)),

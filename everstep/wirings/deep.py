@@ -105,7 +105,9 @@ class DTRNN(Parametric):
     """An RNN whose transition is deep, DT-RNN (Pascanu 2014, "How to construct deep recurrent neural networks").
 
     z_1 = φ(W x_t + U_1 h_{t-1} + b_1), z_l = φ(U_l z_{l-1} + b_l), h_t = z_L; with L = `depth`. With `shortcut`,
-    DT(S)-RNN, S h_{t-1} is added inside of the last φ: a path through time with one φ a step instead of L.
+    DT(S)-RNN, S h_{t-1} is added inside of the last φ: a path through time with one φ a step instead of L. That is the
+    authors' code (GroundHog, groundhog/layers/rec_layers.py) where L = 2; above, it has a shortcut to every layer but
+    the first.
 
     >>> ys, h = DTRNN(3, 5, depth=3, shortcut=True)(torch.zeros(2, 7, 3))
 
