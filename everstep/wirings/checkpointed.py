@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from everstep.cell import Cell, Layer, check_size
+from everstep.cell import Cell, check_size
 from everstep.scanning import scan
 from everstep.state import State, detach, leaves
+from everstep.wirings.around import Around
 from everstep.wirings.embedding_dropout import EmbeddingDropout
 from everstep.wirings.recompute import Piece, recomputed, steps_of_piece, undisturbed
 from everstep.wirings.regularise import Masking
@@ -20,7 +20,7 @@ from everstep.wirings.regularise import Masking
 _PROBES = 8, 16
 
 
-class Checkpointed(Cell):
+class Checkpointed(Around):
     """A cell whose training keeps only the state at the start of each piece of the sequence (Chen 2016; Gruslys 2016).
 
     The T steps are cut into pieces of `every` steps. Forward keeps s_0, s_every, s_2·every, …; backward runs each piece
@@ -38,7 +38,7 @@ class Checkpointed(Cell):
 
     Args:
         cell: the cell or causal wiring inside.
-        every: steps of a piece; ⌈8 √T⌉ if None: pieces much shorter take longer.
+        every: steps of a piece; ⌈16 √T⌉ if None: pieces much shorter take longer.
         budget: bytes for what is kept, instead of `every`: pieces as long as fit. What autograd keeps for a step is
             measured on a few of them; temporary arrays of backward come on top, about as much as a piece again.
 
@@ -67,14 +67,6 @@ class Checkpointed(Cell):
         self.cell = cell
         self.every = None if every is None else check_size(self, "every", every)
         self.budget = None if budget is None else check_size(self, "budget", budget)
-
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
-
-    def step(self, x: Any, state: State) -> tuple[Tensor, State]:
-        """The cell's."""
-        return self.cell.step(x, state)
 
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
@@ -116,10 +108,6 @@ class Checkpointed(Cell):
                 f"{step:,}, a state {kept:,}), but it is {budget:,}; raise it, or put one Checkpointed around another"
             )
         return max(1, int((budget - step + math.sqrt(inside)) / (2 * step)))
-
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
 
     def extra_repr(self) -> str:
         return f"every={self.every}" if self.budget is None else f"budget={self.budget}"

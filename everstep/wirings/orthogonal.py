@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from everstep.cell import Cell, Layer
+from everstep.cell import Cell
 from everstep.state import State
+from everstep.wirings.around import Around
 
 
-class Orthogonal(Cell):
+class Orthogonal(Around):
     """A cell whose recurrent matrix is U = Q exp(A − Aᵀ), always orthogonal (expRNN: Lezcano-Casado 2019).
 
     A is strictly upper triangular, 0 at first; Q is fixed: rotations of pairs of units by angles drawn from −π … π
@@ -56,10 +56,6 @@ class Orthogonal(Cell):
         matrix: Tensor = self.turned @ torch.linalg.matrix_exp(upper - upper.t())
         return matrix
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
-
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The cell's step with U."""
         changed = {"cell.weight_hh": self.matrix()}
@@ -73,10 +69,6 @@ class Orthogonal(Cell):
         return torch.func.functional_call(  # type: ignore[no-any-return]
             self.cell, {"weight_hh": self.matrix()}, (xs, state), how
         )
-
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
 
 
 class _Step(nn.Module):

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from everstep.cell import Cell
 from everstep.equation import Gated
-from everstep.scanning import dispatch, scan
+from everstep.scanning import scan
 from everstep.state import State
-from everstep.wirings.regularise import Fed, Masking, probability
+from everstep.wirings.regularise import FeedingMasks, Masking, probability
 
 
-class RecurrentDropout(Masking):
+class RecurrentDropout(FeedingMasks):
     """Drops features of the candidate, so that a dropped unit writes nothing and forgets nothing (Semeniuta 2016).
 
     For an LSTM: c_t = f ∘ c_{t-1} + i ∘ d(g); for a GRU: h_t = (1 − z) ∘ d(n) + z ∘ h_{t-1}. In training
@@ -48,9 +48,8 @@ class RecurrentDropout(Masking):
                 f"RecurrentDropout: expected a cell made by `gated` with the option `activation`, as ActivationLSTM "
                 f"and GRU are, but {type(cell).__name__} came"
             )
-        super().__init__(cell.input_size, cell.output_size)
-        self.cell, self.p, self.once = cell, probability(self, "p", p), once
-        self._fed = (Fed(self, "dropped"),)
+        super().__init__(cell, p)
+        self.once = once
 
     def dropped(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
         """One step whose candidate is multiplied by `mask`."""
@@ -58,16 +57,6 @@ class RecurrentDropout(Masking):
         options = {**self.cell.options, "activation": lambda value: mask * activation(value)}
         y, state = self.cell.evaluate(x, state, options)
         return y, state
-
-    def unroll(
-        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
-    ) -> tuple[Tensor, State]:
-        """In training, the masks of all steps are drawn first and fed to the step as further inputs."""
-        if not self.training or self.p == 0:
-            return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
-        batch, time = xs.shape[:2]
-        masks = F.dropout(xs.new_ones(batch, 1 if self.once else time, self.output_size), self.p)
-        return dispatch(self._fed[0], (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, once={self.once}"

@@ -5,16 +5,18 @@ A mask belongs to the sequence. It is drawn when a sequence is run, never kept, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everstep.cell import Cell, Layer
+from everstep.cell import Cell
+from everstep.equation import Gated
 from everstep.scanning import dispatch, scan
 from everstep.state import State, leaves, map_state, unflatten
+from everstep.wirings.around import Around
 from everstep.wirings.stack import Identity, zero_padding
 
 
@@ -47,7 +49,7 @@ class Dropout(Identity):
         return f"{self.input_size}, p={self.p}"
 
 
-class Masking(Cell):
+class Masking(Around):
     """What wirings share that draw a mask in training, around a `cell`, with probability `p`.
 
     The mask belongs to the sequence: `unroll` draws it, and a single step in training is refused.
@@ -56,13 +58,8 @@ class Masking(Cell):
         once: whether one mask holds for the whole sequence, which then cannot be cut into pieces.
     """
 
-    cell: Any
     p: float
     once: bool = True
-
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The cell's step, outside of training."""
@@ -71,12 +68,30 @@ class Masking(Cell):
                 f"{type(self).__name__}: a single step has no sequence that its mask belongs to; call the cell on a "
                 "sequence, or .eval() it"
             )
-        y, state = self.cell.step(x, state)
-        return y, state
+        return super().step(x, state)
 
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
+
+class FeedingMasks(Masking):
+    """What wirings share that put their masks into the step of a `gated` cell, by their method `dropped`."""
+
+    def __init__(self, cell: Gated, p: float):
+        super().__init__(cell.input_size, cell.output_size)
+        self.cell, self.p = cell, probability(self, "p", p)
+        self._fed = (Fed(self, "dropped"),)  # in a tuple, so that it is no module of this one
+
+    def dropped(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
+        """One step with a mask (batch, hidden_size)."""
+        raise NotImplementedError
+
+    def unroll(
+        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
+    ) -> tuple[Tensor, State]:
+        """In training, the masks are drawn first, of every step or one a row, and fed to the step as further inputs."""
+        if not self.training or self.p == 0:
+            return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
+        batch, time = xs.shape[:2]
+        masks = F.dropout(xs.new_ones(batch, 1 if self.once else time, self.cell.hidden_size), self.p)
+        return dispatch(self._fed[0], (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
 
 
 class VariationalDropout(Masking):

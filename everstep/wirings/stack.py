@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell, Layer
 from everstep.scanning import scan
 from everstep.state import State
+from everstep.wirings.around import Around
 
 
 class Identity(Cell):
@@ -105,7 +106,7 @@ class Stack(EncoderStack, Cell):
         return x, tuple(new)
 
 
-class Residual(Cell):
+class Residual(Around):
     """y_t = x_t + cell(x_t): a shortcut past a cell whose input and output sizes are equal (He 2016; in GNMT, Wu 2016).
 
     >>> import torch
@@ -126,10 +127,6 @@ class Residual(Cell):
         super().__init__(cell.input_size, cell.output_size)
         self.cell = cell
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
-
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """x + the cell's output."""
         y, state = self.cell.step(x, state)
@@ -141,10 +138,6 @@ class Residual(Cell):
         """The cell over the whole sequence, then one sum; padding stays zero."""
         ys, state = scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
         return ys + zero_padding(xs, lengths), state
-
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
 
 
 def zero_padding(xs: Tensor, lengths: Tensor | None) -> Tensor:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from everstep.equation import Gated, Projection
-from everstep.scanning import dispatch, scan
 from everstep.state import State
-from everstep.wirings.regularise import Fed, Masking, probability
+from everstep.wirings.regularise import FeedingMasks
 
 
-class StateDropout(Masking):
+class StateDropout(FeedingMasks):
     """What the recurrent matrix reads is dropped by one mask for the whole sequence (Gal & Ghahramani 2016).
 
     In training every product of U reads h_{t-1} ∘ m / (1 − p) instead of h_{t-1} (and r ∘ h_{t-1} ∘ m / (1 − p) where
@@ -41,9 +39,7 @@ class StateDropout(Masking):
                 f"StateDropout: expected a cell made by `gated` with a recurrent matrix, as LSTM and GRU are, but "
                 f"{type(cell).__name__} came"
             )
-        super().__init__(cell.input_size, cell.output_size)
-        self.cell, self.p = cell, probability(self, "p", p)
-        self._fed = (Fed(self, "dropped"),)  # in a tuple, so that it is no module of this one
+        super().__init__(cell, p)
 
     def dropped(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
         """One step whose recurrent products read through `mask`."""
@@ -53,16 +49,6 @@ class StateDropout(Masking):
         ph = _Masked(s[0], mask, cell)
         new = type(cell).equation(px, ph, s, **cell.options)
         return (new, new) if len(cell.state_names) == 1 else (new[0], cell.state_type(*new))
-
-    def unroll(
-        self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
-    ) -> tuple[Tensor, State]:
-        """In training, one mask a row is drawn first and fed to every step as a further input."""
-        if not self.training or self.p == 0:
-            return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
-        batch, time = xs.shape[:2]
-        mask = F.dropout(xs.new_ones(batch, 1, self.cell.hidden_size), self.p).expand(-1, time, -1)
-        return dispatch(self._fed[0], (xs, mask), state, lengths, resets, backend)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

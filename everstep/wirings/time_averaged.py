@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from everstep.cell import Cell, Layer
+from everstep.cell import Cell
 from everstep.state import State
+from everstep.wirings.around import Around
 
 
-class TimeAveraged(Cell):
+class TimeAveraged(Around):
     """A cell whose parameters get the mean of their gradient over time, where BPTT gives the sum.
 
     The parameters θ are shared by all steps: dL/dθ = Σ_t ∂L/∂θ_t, with θ_t those that step t used. Here it is
@@ -38,14 +38,6 @@ class TimeAveraged(Cell):
         super().__init__(cell.input_size, cell.output_size)
         self.cell = cell
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's."""
-        return self.cell.initial_state(batch, like)
-
-    def step(self, x: Any, state: State) -> tuple[Tensor, State]:
-        """The cell's."""
-        return self.cell.step(x, state)
-
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
@@ -54,10 +46,6 @@ class TimeAveraged(Cell):
         steps = xs.shape[1] if lengths is None else float(lengths.double().mean())
         shared = {name: _Divided.apply(p, max(steps, 1)) for name, p in self.cell.named_parameters()}
         return torch.func.functional_call(self.cell, shared, (xs, state), how)  # type: ignore[no-any-return]
-
-    def scanned(self) -> Sequence[Layer]:
-        """The cell."""
-        return (self.cell,)
 
 
 class _Divided(torch.autograd.Function):
