@@ -41,6 +41,15 @@ def test_linear_flow_is_the_norm_of_v_w_to_the_k() -> None:
     np.testing.assert_allclose(flow.norms[0], np.tile(expected, (30, 1)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("decay", [1e-6, 1e6])
+def test_a_flow_in_float64_is_followed_to_the_ends_of_float64(decay: float) -> None:
+    v = torch.tensor([3.0, 4.0], dtype=F64)
+    flow = gradient_flow(
+        Linear(decay * torch.eye(2, dtype=F64)), torch.zeros(1, 52, 2, dtype=F64), lags=50, loss=lambda ys: ys @ v
+    )
+    np.testing.assert_allclose(flow.mean[0], 5 * decay ** np.arange(51.0), rtol=1e-12)
+
+
 def test_open_forget_gates_keep_the_cells_gradient_whole() -> None:
     cell = es.LSTM(2, 3, dtype=F64)
     with torch.no_grad():

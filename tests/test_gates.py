@@ -367,5 +367,5 @@ def test_a_run_without_gates_or_text(run: Any, passage: Path, tmp_path: Path) ->
     class Reservoir:
         path = tmp_path / "esn"
 
-    with pytest.raises(DataError, match="was trained on no text: gates and units over a text need a language model"):
+    with pytest.raises(DataError, match="esn was trained on no text; pictures over a text need a language model"):
         draw_units(Reservoir(), tmp_path)  # type: ignore[arg-type]

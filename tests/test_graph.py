@@ -267,7 +267,10 @@ def test_the_verb(tmp_path: Path) -> None:
     assert "has no graph of operations: its step decides by the value of a tensor" in said
     assert run(f"{mine}:Steers", "--sizes", "3", "--out", str(out), "--unfolded", "3")[0] == 0
     for arguments, message in (
-        (("LTSM", "--out", "x.svg"), "graph: everstep has no 'LTSM'"),
+        (("lstm", "--out", "x.svg"), "graph: everstep has no 'lstm'; did you mean LSTM?"),
+        (("Xyz", "--out", "x.svg"), "graph: everstep has no 'Xyz'\n"),
+        (("LSTM", "--out", "x.svg", "--sizes", "0,4"), "LSTM(0, 4) fails: LSTM: input_size should be a whole number"),
+        (("Bidirectional", "--out", "x.svg"), "Bidirectional(64, 128) fails"),
         (("LSTM", "--out", "x.pdf"), "ends in .svg or .png"),
         (("LSTM", "--out", "x.svg", "--unfolded", "99"), "expected 2 to 12"),
         (("Bidirectional", "--out", "x.svg", "--sizes", "a"), "--sizes should be whole numbers"),

@@ -15,7 +15,8 @@ from matplotlib.image import imread
 from everstep.cli.pictures import passage, surprise
 from everstep.errors import DataError, RunError
 from everstep.look.curves import draw_curves, learning_curves, read_curves, smooth
-from everstep.look.surprise import Piece, layout, surprise_html, surprise_text
+from everstep.look.surprise import surprise_html, surprise_text
+from everstep.look.text import Piece, layout
 from everstep.tasks.config import load_recipe
 from everstep.tasks.texts import Texts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from matplotlib.image import imread
 from torch import Tensor
 
 import everstep as es
-from everstep.cli.remembering import draw_memory, target_loss
+from everstep.cli.pictures import target_loss
+from everstep.cli.remembering import draw_memory
 from everstep.errors import DataError
 from everstep.look.flow import Flow, gradient_flow
 from everstep.look.memory import context_change, context_loss, draw_context, memory_by_gradient
@@ -136,13 +138,28 @@ def run(tmp_path: Path) -> Run:
 
 def test_a_run_is_drawn_with_sentences(run: Run, tmp_path: Path) -> None:
     found = draw_memory(run, tmp_path / "pictures")
-    assert [path.name for path, _ in found] == ["gradient-flow.png", "sensitivity.png", "spectrum.png", "memory.png"]
+    names = ["gradient-flow", "sensitivity", "spectrum", "matrices", "memory"]
+    assert [path.name for path, _ in found] == [f"{name}.png" for name in names]
     assert all(imread(path).shape[1] == 1200 for path, _ in found)
-    flow, sensitivity, spectrum, memory = (sentence for _, sentence in found)
+    flow, sensitivity, spectrum, matrices, memory = (sentence for _, sentence in found)
     assert "Effective memory by gradient (1 % left), in characters: layer 1 LSTM " in flow
     assert "after 59 characters" in sensitivity
     assert "Largest Lyapunov exponent -" in spectrum
+    assert matrices.startswith("The top layer's matrices. ")
+    assert "W_hi " in matrices
     assert "Effective memory by context, to within 1 %: " in memory
+
+
+def test_a_gradient_is_followed_below_what_float32_holds(run: Run, tmp_path: Path) -> None:
+    with torch.no_grad():
+        for parameter in run.model.body.parameters():
+            parameter.mul_(0.01)
+            if parameter.dim() == 1:
+                parameter[8:16] -= 2  # of two biases: the forget gates leave σ(−4) = 0.018 of c at each step
+    sentence = draw_memory(run, tmp_path)[0][1]
+    left = [float(number) for number in re.findall(r": (\S+) after 100 characters", sentence)]
+    assert len(left) == 2
+    assert all(0 < share < 1e-100 for share in left), left
 
 
 def test_the_context_curve_of_a_run_ends_at_its_own_score(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from everstep.tasks import remedy_trials as lab
 from everstep.tasks.remedies import REMEDIES, TASKS, Remedy, omega_objective
 from everstep.tasks.remedy_trials import Experiment, Trial, attempt, examine, read_records, remedies
 from everstep.tasks.synthetic import Predictor, measure, objective
+from everstep.tasks.workers import in_processes
 from everstep.wirings.orthogonal import ModReLU, Orthogonal
 
 TWO = ("tanh", "GRU")
@@ -208,19 +210,22 @@ def test_a_start_that_was_killed_is_no_other_folder(tmp_path: Path) -> None:
     assert len(tried(tiny(lags=(3,), remedies=("tanh",)), tmp_path)) == 1
 
 
-def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     asked: list[Trial] = []
 
     def stopping(trial: Trial) -> Any:
         asked.append(trial)
         if len(asked) == 3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
         return attempt(trial)
 
     monkeypatch.setattr(lab, "attempt", stopping)
     out = tmp_path / "run"
-    with pytest.raises(Interrupted, match=r"SIGINT; what was finished is in .*, and the same command goes on"):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"{number.name}; what was finished is in .*, and the same command goes on"):
         tried(tiny(), out)
+    assert signal.getsignal(number) == before
     first = read_records(out)
     assert len(first) == 2
     lines: list[str] = []
@@ -230,6 +235,15 @@ def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(asked) == 5
     assert tried(tiny(), out) == whole
     assert len(asked) == 5
+
+
+def test_what_runs_beside_ends_with_an_interruption() -> None:
+    started = time.monotonic()
+    results = in_processes(time.sleep, {"short": 0.0, "long": 60.0}, processes=2)
+    assert next(results)[0] == "short"
+    with pytest.raises(Interrupted):
+        results.throw(Interrupted("", signal.SIGTERM))
+    assert time.monotonic() - started < 30
 
 
 def without_time(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -352,6 +366,16 @@ def test_wrong_options(changed: list[str], message: str, tmp_path: Path) -> None
 
     assert re.search(message, " ".join(shown.stderr.split())), shown.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_missing_is_said_before_any_work(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["lab", "remedies", "--lags", "5", "--out", str(tmp_path / "run")])
+    assert (shown.exit_code, "expected --minutes or --steps" in " ".join(shown.stderr.split())) == (2, True)
+    (tmp_path / "file").write_text("")
+    shown = CliRunner().invoke(app, ["lab", "pictures", "--out", str(tmp_path / "file")])
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "file: File exists." in shown.stderr
+    assert "Training" not in shown.stderr
 
 
 def test_wrong_folders(done: Path, tmp_path: Path) -> None:

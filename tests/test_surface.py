@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,15 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import everstep as es
+from everstep.cli import landscape
 from everstep.learn.rules import clip_by_global_norm, clip_by_value
 from everstep.look import cliff as cliffs
 from everstep.look.cliff import OneUnit, cliff, cliff_loss, cliff_picture
 from everstep.look.surface import Surface, descend, draw_surface, plane_picture, random_plane, surface
+from everstep.tasks.config import load_recipe
+from everstep.tasks.language_model import LanguageModel
+from everstep.tasks.run import Run
+from everstep.tasks.texts import Texts
 
 
 class Model(nn.Module):
@@ -132,10 +138,72 @@ def test_pictures_are_drawn_with_names_and_a_sentence(tmp_path: Path) -> None:
     said = cliff_picture(tmp_path / "new" / "cliff.png", side=11)
     assert "cliff" in said
     assert (tmp_path / "new" / "cliff.png").stat().st_size > 20_000
-    model = Model()
-    sentence = plane_picture(model, loss_of, tmp_path / "plane.png", side=5)
-    assert sentence.startswith("The loss around the model")
+
+
+def test_the_picture_of_a_plane_tells_the_losses_at_its_middle_and_its_ends(tmp_path: Path) -> None:
+    model, told = Model(), list[tuple[int, int]]()
+    said = plane_picture(
+        model, loss_of, tmp_path / "plane.png", seed=4, span=0.5, side=5, progress=lambda *done: told.append(done)
+    )
+    assert told == [(k, 5) for k in range(1, 6)]
     assert (tmp_path / "plane.png").stat().st_size > 10_000
+    plane, ends = random_plane(model, 4), [(-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)]
+    losses = [float(surface(model, loss_of, plane, [a], [b]).losses) for a, b in ends]
+    assert f"(star: {float(model.loss().detach()):.2f})" in said
+    assert f"{min(losses):.2f} to {max(losses):.2f} at a distance of 0.5" in said
+    for side in (1, 4):
+        with pytest.raises(ValueError, match=rf"side should be odd and ≥ 3, .* but is {side}"):
+            plane_picture(model, loss_of, tmp_path / "no.png", side=side)
+
+
+def test_a_plane_that_is_flat_or_not_finite_is_drawn(tmp_path: Path) -> None:
+    model = Model()
+    for value in (1.0, math.nan):
+        said = plane_picture(model, lambda _, value=value: torch.tensor(value), tmp_path / "p.png", side=3)
+        assert f"(star: {value:.2f})" in said
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """An untrained language model."""
+    torch.manual_seed(0)
+    config = load_recipe("shakespeare-minute", ["model.embedding_size=6", "model.hidden_size=8", "model.layers=2"])
+    tokenizer = Texts.of(config.data).tokenizer()
+    return Run(tmp_path, config, tokenizer, LanguageModel(tokenizer.vocab_size, config.model).eval())
+
+
+def test_the_surface_of_a_run_is_that_of_its_loss_on_the_text(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landscape, "SIDE", 3)
+    text = "To be, or not to be: that is the question:\n" * 12
+    (tmp_path / "own.txt").write_text(text, encoding="utf-8")
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    ((path, said),) = landscape.draw_landscape(run, tmp_path / "p", tmp_path / "own.txt")
+    assert (path.name, path.stat().st_size > 10_000) == ("loss-surface.png", True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
+    ids = [run.tokenizer.begin_id, *run.tokenizer.encode(text, line_end=False).tolist()]
+    logs = []
+    for start in range(0, 8 * 64, 64):
+        state = run.initial_state()
+        for token, target in pairwise(ids[start : start + 65]):
+            log_p, state = run.step_fn(torch.tensor([token]), state)
+            logs.append(float(log_p[0, target]))
+    assert f"(star: {-sum(logs) / len(logs):.2f})" in said
+    assert said.endswith("Measured on 512 characters.")
+
+
+@pytest.mark.parametrize(
+    ("text", "work", "read"), [("ab", 10**12, 2), ("a b c d\n" * 300, 0, 64), ("a b\n" * 600, 10**12, 1024)]
+)
+def test_how_much_of_a_text_a_surface_reads(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, work: int, read: int
+) -> None:
+    monkeypatch.setattr(landscape, "SIDE", 3)
+    monkeypatch.setattr(landscape, "WORK", work)
+    (tmp_path / "own.txt").write_text(text, encoding="utf-8")
+    ((_, said),) = landscape.draw_landscape(run, tmp_path, tmp_path / "own.txt")
+    assert said.endswith(f"Measured on {read:,} characters.")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everstep.errors import DataError
-
 if TYPE_CHECKING:
     from everstep.look.gates import Activity
     from everstep.look.units import Telling
@@ -20,10 +18,11 @@ SHOWN = 3
 
 def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
     """Saturation of the gates, the liveliest units over a passage, and a page of all units; each with what to see."""
+    from everstep.cli.pictures import passage
     from everstep.look.gates import liveliest, saturation_picture, units_text
     from everstep.look.gates_page import gates_html
 
-    tokens, found = read(run, passage_of(run, text, PASSAGE))
+    tokens, found = read(run, passage(run, text, PASSAGE))
     top = found[-1]
     memory = "c" if "c" in top.state else next(iter(top.state))
     units = [(memory, unit) for unit in liveliest(top.state[memory], SHOWN)]
@@ -50,9 +49,10 @@ def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path
 
 def draw_units(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
     """Which units tell properties of the text: a table, and the best of them over a passage."""
+    from everstep.cli.pictures import passage
     from everstep.look.units import PROPERTIES, predictive_units, property_text, table
 
-    tokens, found = read(run, passage_of(run, text, LONG))
+    tokens, found = read(run, passage(run, text, LONG))
     whole, ends = _ends(tokens)
     rows: dict[str, Sequence[Telling] | str] = {}
     targets: dict[str, list[float]] = {}
@@ -102,22 +102,6 @@ def _fitting(tokens: Sequence[str], characters: int) -> int:
         if token.endswith("\n"):
             best = place
     return len(tokens)
-
-
-def passage_of(run: Run, text: Path | None, characters: int) -> str:
-    """The passage, as `look` chooses it.
-
-    Raises:
-        DataError: the run was trained on no text, or the passage is empty.
-    """
-    if not hasattr(run, "texts"):
-        raise DataError(f"{run.path} was trained on no text: gates and units over a text need a language model")
-    from everstep.cli.pictures import passage
-
-    found = passage(run, text, characters)
-    if not found.strip():
-        raise DataError(f"{text or run.path}: the passage is empty; give a text with some lines: --text FILE")
-    return found
 
 
 def read(run: Run, passage: str) -> tuple[list[str], list[Activity]]:

@@ -16,7 +16,9 @@ def explain(
     batch: int = typer.Option(32, min=1, help="Sequences at once."),
     time: int = typer.Option(100, min=1, help="Steps."),
 ) -> None:
-    """Say which backend runs a cell, what was taken out of its loop, what a step costs, and what stood in the way.
+    """Say which backend runs a cell, and what stands in the way.
+
+    What was taken out of its loop, and what a step costs.
 
     \b
       everstep explain everstep:LSTM --sizes 128,256 --batch 8

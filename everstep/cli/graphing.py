@@ -14,20 +14,21 @@ def graph(
     cell: str = typer.Argument(
         ..., metavar="CELL", help="A cell of everstep (LSTM), MODULE:CELL, FILE.py:CELL, or the folder of a run."
     ),
-    out: Path = typer.Option(..., metavar="FILE", help="The .svg or .png to draw."),
+    out: Path = typer.Option(..., "--out", "-o", metavar="FILE", help="The .svg or .png to draw."),
     unfolded: int | None = typer.Option(
         None, metavar="N", help="Unfold it over N steps (2 to 12).", show_default="folded"
     ),
     sizes: str = typer.Option("64,128", help="What a class or function is called with: input size, hidden size, …"),
 ) -> None:
-    """Draw the graph of a cell: its operations, or boxes, with shapes on the arrows.
+    """Draw the graph of a cell or a run, with shapes on the arrows.
 
     \b
       everstep graph LSTM --out lstm.svg
       everstep graph mycells.py:Mine --sizes 32,64 --unfolded 4 --out mine.svg
       everstep graph runs/mine --out stack.png
 
-    Graphviz lays the operations out where it is installed.
+    One step of a cell shows its operations, which Graphviz lays out where it is installed; a stack or steps in a row
+    are boxes.
     """
     if out.suffix not in (".svg", ".png"):
         raise typer.BadParameter(f"expected a file that ends in .svg or .png; came {out.name}.", param_hint="--out")

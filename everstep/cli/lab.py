@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def lab() -> None:
-    """The laboratory: experiments on what recurrent networks can remember.
+    """The laboratory: what recurrent networks can remember.
 
     \b
       everstep lab pictures --out pictures                                     gradients that vanish, gates that open
@@ -35,14 +35,18 @@ def remedies(
         ..., "--out", "-o", metavar="FOLDER", help="Folder of the experiment; it goes on if there is one."
     ),
     task: str = typer.Option("adding", help="adding, order (temporal order of two symbols) or copy (copy memory)."),
-    minutes: float | None = typer.Option(None, help="For all trials together, shared evenly."),
+    minutes: float | None = typer.Option(
+        None, help="For all trials together, shared evenly; this or --steps is needed."
+    ),
     steps: int | None = typer.Option(None, help="Of each trial at most; without minutes, results are reproducible."),
     processes: int = typer.Option(1, help="Trials at a time, one core each."),
     seeds: int = typer.Option(1, help="Trials of each remedy at each lag and rate."),
     rates: str = typer.Option("0.0003,0.003", metavar="X,X,…", help="Learning rates (Adam); the best counts."),
     hidden: int = typer.Option(64, help="Units of every network."),
     batch: int = typer.Option(32, help="Sequences a step."),
-    only: str | None = typer.Option(None, metavar="NAME;NAME", help="Some of the remedies.", show_default="all"),
+    only: str | None = typer.Option(
+        None, metavar="NAME;NAME", help="Some of the remedies; an unknown name lists them.", show_default="all"
+    ),
 ) -> None:
     """Which remedy for vanishing gradients reaches which lag?
 
@@ -66,6 +70,8 @@ def remedies(
     One trial may be luck: believe a difference when it holds over several --seeds. Where minutes limit it, a lag that a
     remedy does not reach may need more of them: look at its curve.
     """
+    if minutes is None and steps is None:
+        raise typer.BadParameter("expected --minutes or --steps, which end a trial that does not solve its problem.")
     chosen = {} if only is None else {"remedies": tuple(name.strip() for name in only.split(";") if name.strip())}
     numbers = tuple(_number("--lags", text, int) for text in lags.split(","))
     learning = tuple(_number("--rates", text, float) for text in rates.split(","))

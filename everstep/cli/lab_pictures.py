@@ -12,13 +12,13 @@ from everstep.cli.common import log, prepare
 def pictures(
     out: Path = typer.Option(Path("pictures"), "--out", "-o", metavar="DIR", help="Where to draw."),
 ) -> None:
-    """Draw how a gradient vanishes, how an LSTM keeps it, and the cliff at which it explodes.
+    """Draw gradients that vanish, last and explode.
 
     \b
       everstep lab pictures --out pictures
 
-    Trains a tanh network and an LSTM for some seconds to repeat the first symbol of a sequence when asked. Always the
-    same pictures.
+    Trains a tanh network and an LSTM for some seconds to repeat the first symbol of a sequence when asked. The same
+    pictures each time.
 
     \b
       unfolded.png              what every node of the two still knows of the first symbol
@@ -32,6 +32,7 @@ def pictures(
     from everstep.look.graph import draw_graph
     from everstep.tasks import remember
 
+    out.mkdir(parents=True, exist_ok=True)  # or the training would be for nothing
     log("Training a tanh network and an LSTM; this takes some seconds.")
     drawn = remember.pictures(out)
     drawn.append((out / "cliff.png", cliff_picture(out / "cliff.png")))

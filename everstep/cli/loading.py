@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ def load_cell(who: str, name: str, sizes: str) -> Any:
     else:
         sys.path.insert(0, ".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        home = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{who}: no module {error.name!r}; a file is named with its .py") from None
-    except AttributeError:
-        raise ConfigError(f"{who}: {module} has no {attribute!r}") from None
+    if not hasattr(home, attribute):
+        known = {one.lower(): one for one in dir(home)}
+        near = [known[one] for one in get_close_matches(attribute.lower(), known, 1)]
+        raise ConfigError(f"{who}: {module} has no {attribute!r}{f'; did you mean {near[0]}?' if near else ''}")
+    found = getattr(home, attribute)
     import torch
 
     if isinstance(found, torch.nn.Module) or not callable(found):
@@ -42,5 +46,8 @@ def load_cell(who: str, name: str, sizes: str) -> Any:
         raise ConfigError(f"{who}: --sizes should be whole numbers such as 64,128, but is {sizes!r}") from None
     try:
         return found(*numbers)
-    except TypeError as error:
-        raise ConfigError(f"{who}: {attribute}({', '.join(map(str, numbers))}) fails: {error}; see --sizes") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        call = f"{attribute}({', '.join(map(str, numbers))})"
+        raise ConfigError(
+            f"{who}: {call} fails: {error}. Give other --sizes, or name a function that makes it: FILE.py:FUNCTION"
+        ) from None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from everstep.errors import DataError
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from everstep.tasks.run import Run
 
 Drawer: TypeAlias = Callable[[Any, Path, Path | None], list[tuple[Path, str]]]
@@ -16,17 +20,19 @@ PASSAGE = 600  # characters
 NAMES = {"chars": "character", "bytes": "byte", "words": "word", "bpe": "sub-word", "unigram": "sub-word"}
 
 
-def draw(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
-    """All pictures of a run; each one's path with a sentence that says what to see."""
-    return [picture for drawer in drawers() for picture in drawer(run, out, text)]
+def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """All pictures of a run, as they are drawn; each one's path with a sentence that says what to see."""
+    for drawer in drawers():
+        yield from drawer(run, out, text)
 
 
 def drawers() -> list[Drawer]:
     """What `look` draws, in this order."""
     from everstep.cli.activity import draw_gates, draw_units
+    from everstep.cli.landscape import draw_landscape
     from everstep.cli.remembering import draw_memory
 
-    return [draw_learning, draw_memory, draw_gates, draw_units]
+    return [draw_learning, draw_memory, draw_gates, draw_units, draw_landscape]
 
 
 def draw_learning(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
@@ -53,7 +59,8 @@ def draw_learning(run: Run, out: Path, text: Path | None = None) -> list[tuple[P
         ),
         (
             out / "surprise.png",
-            f"Dark is where the model did not expect the next {shown}: starts of words, names, turns.",
+            f"Dark is where the model did not expect the next {shown}: "
+            f"{'rare words' if token == 'word' else 'starts of words'}, names, turns.",
         ),
         (out / "surprise.html", "The same in a browser; point at it to see each probability."),
     ]
@@ -66,13 +73,13 @@ def _shown(token: str) -> str:
 
 def demo_picture(run: Run) -> Path:
     """Learning curve and surprise side by side, in one PNG at the size of a README."""
-    from matplotlib.figure import Figure
-
     from everstep.look.curves import learning_curves
-    from everstep.look.surprise import save, surprise_text
+    from everstep.look.style import canvas
+    from everstep.look.surprise import surprise_text
+    from everstep.look.text import save
 
     token = NAMES[run.config.data.unit]
-    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    figure = canvas()
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
     learning_curves(run.path / "metrics.jsonl", left, token)
     left.set_title("learning", fontsize=16, loc="left")
@@ -92,10 +99,43 @@ def surprise(run: Run, text: Path | None, characters: int = PASSAGE) -> list[tup
 
 
 def passage(run: Run, text: Path | None, characters: int = PASSAGE) -> str:
-    """Whole lines, about that many characters: the head of `text`, else of the held-out text."""
+    """Whole lines, about that many characters: the head of `text`, else of the held-out text.
+
+    Raises:
+        DataError: the run was trained on no text, or the passage is blank.
+    """
     from everstep.data.text import read_blocks
 
+    if not hasattr(run, "texts"):
+        raise DataError(f"look: {run.path} was trained on no text; pictures over a text need a language model")
     splits = run.texts.spans
     blocks = read_blocks([text]) if text else run.texts.read("valid" if "valid" in splits else "train")
     head = next(iter(blocks)).lstrip("\n")[:characters]
-    return head[: head.rfind("\n") + 1] or head
+    found = head[: head.rfind("\n") + 1] or head
+    if not found.strip():
+        raise DataError(f"look: {text or run.path}: the passage is empty; give a text with some lines: --text FILE")
+    return found
+
+
+def inputs_and_targets(run: Run, text: Path | None, characters: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """What a model reads of a passage of at most `tokens` tokens, and what it should say: ids (time,) of each.
+
+    Raises:
+        DataError: the passage has fewer than two tokens, or as `passage`.
+    """
+    import torch
+
+    ids = run.tokenizer.encode(passage(run, text, characters), line_end=False)[:tokens].tolist()
+    begin = run.tokenizer.begin_id
+    read = ids if begin is None else [begin, *ids]
+    if len(ids) < 2 or len(read) < 3:
+        raise DataError(
+            f"look: the text has {len(ids)} token; gradients need two or more to travel. Give a longer --text."
+        )
+    row = torch.tensor(read)
+    return row[:-1], row[1:]
+
+
+def target_loss(model: Any) -> Any:
+    """−log p of each target in nats: a function of outputs (batch, time, features) and targets (batch, time)."""
+    return lambda ys, targets: -model.head.predict(ys).gather(-1, targets[..., None])[..., 0]

@@ -1,11 +1,9 @@
-"""What `look` draws of a language model's memory: gradient flow, sensitivity, spectrum, and use of context."""
+"""What `look` draws of a language model's memory: gradient flow, sensitivity, spectra, and use of context."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from everstep.errors import DataError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +16,8 @@ LAGS, ROWS, SAMPLES = 100, 8, 8
 LONGEST, TARGETS = 150, 192
 STEPS = 60  # in the picture of sensitivity
 WIDE = 800  # rows that sensitivity may run at once
-STATE = 2 * 10**9  # n³ of all step Jacobians whose eigenvalues are taken
+STATE = 2 * 10**9  # n³ of all step Jacobians whose eigenvalues are taken, and of all powers of a matrix
+POWERS, LEAST_POWERS, GATES = 50, 8, 6
 
 
 def draw_memory(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
@@ -27,28 +26,22 @@ def draw_memory(run: Run, out: Path, text: Path | None = None) -> list[tuple[Pat
     Raises:
         DataError: the text has fewer than two tokens.
     """
-    import torch
+    from everstep.cli.pictures import NAMES, inputs_and_targets
 
-    from everstep.cli.pictures import NAMES, passage
-
-    ids = run.tokenizer.encode(passage(run, text, CHARACTERS), line_end=False)[:TOKENS].tolist()
-    begin = run.tokenizer.begin_id
-    read = ids if begin is None else [begin, *ids]
-    if len(ids) < 2 or len(read) < 3:
-        raise DataError(
-            f"look: the text has {len(ids)} token; gradients need two or more to travel. Give a longer --text."
-        )
-    row = torch.tensor(read)
-    inputs, targets = row[:-1], row[1:]
+    inputs, targets = inputs_and_targets(run, text, CHARACTERS, TOKENS)
     unit = NAMES[run.config.data.unit]
     drawn = [_flow(run, inputs, targets, out / "gradient-flow.png", unit)]
     drawn.append(_sensitivity(run, inputs, out / "sensitivity.png", unit))
     drawn.append(_spectrum(run, inputs, out / "spectrum.png", unit))
+    drawn += _matrices(run, out / "matrices.png")
     drawn.append(_context(run, inputs, targets, out / "memory.png", unit))
     return drawn
 
 
 def _flow(run: Run, inputs: Tensor, targets: Tensor, path: Path, unit: str) -> tuple[Path, str]:
+    import torch
+
+    from everstep.cli.pictures import target_loss
     from everstep.look.flow import draw_flow, gradient_flow
     from everstep.look.memory import memory_by_gradient
 
@@ -57,7 +50,14 @@ def _flow(run: Run, inputs: Tensor, targets: Tensor, path: Path, unit: str) -> t
     time = min(len(inputs) // rows, LAGS + 2 * SAMPLES)
     xs, aims = model.embedding(inputs[: rows * time].view(rows, time)), targets[: rows * time].view(rows, time)
     loss = target_loss(model)
-    flow = gradient_flow(model.body, xs, lags=min(LAGS, time - 1), loss=lambda ys: loss(ys, aims), samples=SAMPLES)
+    flow = gradient_flow(
+        model.body,
+        xs,
+        lags=min(LAGS, time - 1),
+        loss=lambda ys: loss(ys.to(xs), aims),
+        samples=SAMPLES,
+        dtype=torch.float64,  # float32 would lose what has fallen below 1e-38
+    )
     seen = draw_flow(flow, path, unit)
     reach = ", ".join(f"{name} {_upto(lag, flow.lags[-1])}" for name, lag in memory_by_gradient(flow, 0.01).items())
     return path, f"{seen} Effective memory by gradient (1 % left), in {unit}s: {reach}."
@@ -84,11 +84,29 @@ def _spectrum(run: Run, inputs: Tensor, path: Path, unit: str) -> tuple[Path, st
     found = step_jacobians(body, xs[:, :STEPS], samples=max(1, min(8, STATE // size**3)))
     seen = draw_jacobians(found, path)
     rate = lyapunov_exponents(body, xs, count=1, warm_up=xs.shape[1] // 4).values[0]
-    fate = f"shrinks e-fold in {-1 / rate:.0f} {unit}s" if rate < 0 else "grows: the model is chaotic"
+    fate = f"shrinks e-fold in {-1 / rate:.1f} {unit}s" if rate < 0 else "grows: the model is chaotic"
     return path, f"{seen} Largest Lyapunov exponent {rate:.3f} a {unit}: a small difference of state {fate}."
 
 
+def _matrices(run: Run, path: Path) -> list[tuple[Path, str]]:
+    """The top layer's matrices, one a gate, and their powers; nothing where the state meets no matrix."""
+    from everstep.equation import Gated
+    from everstep.look.spectra import draw_spectrum, spectra
+    from everstep.look.trajectory import innermost, parts
+
+    cells = [cell for layer in parts(run.model.body) if isinstance(cell := innermost(layer), Gated)]
+    multiplied = [cell for cell in cells if cell.weight_hh is not None]
+    if not multiplied:
+        return []
+    top = multiplied[-1]
+    powers = max(LEAST_POWERS, min(POWERS, STATE // top.hidden_size**3))
+    gates = dict(list(spectra(top, powers).items())[:GATES])
+    layer = "The top layer's matrices. " if len(cells) > 1 else ""
+    return [(path, layer + draw_spectrum(gates, path))]
+
+
 def _context(run: Run, inputs: Tensor, targets: Tensor, path: Path, unit: str) -> tuple[Path, str]:
+    from everstep.cli.pictures import target_loss
     from everstep.look.memory import context_loss, draw_context
 
     model = run.model
@@ -96,11 +114,6 @@ def _context(run: Run, inputs: Tensor, targets: Tensor, path: Path, unit: str) -
     xs = model.embedding(inputs[None])
     curve = context_loss(model.body, xs, targets[None], target_loss(model), longest=longest, samples=TARGETS)
     return path, draw_context(curve, path, unit, f"loss in nats per {unit}")
-
-
-def target_loss(model: Any) -> Any:
-    """−log p of each target in nats."""
-    return lambda ys, targets: -model.head.predict(ys).gather(-1, targets[..., None])[..., 0]
 
 
 def _upto(lag: float, longest: int) -> str:

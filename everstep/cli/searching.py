@@ -25,7 +25,7 @@ def search(
     steps: int | None = typer.Option(None, min=1, help="Of each cell.", show_default="the recipe's train.max_steps"),
     processes: int = typer.Option(1, min=1, help="Cells trained at a time, each on train.threads cores (1)."),
 ) -> None:
-    """Search for a cell: train random ones briefly, beside an LSTM and a GRU.
+    """Search for a cell among random ones, beside LSTM and GRU.
 
     \b
       everstep search search-ptb --cells 50 --out runs/search

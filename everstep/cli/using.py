@@ -172,10 +172,12 @@ def _is_text(argument: str) -> bool:
 
 def look(
     run: Path = RUN,
-    out: Path | None = typer.Option(None, metavar="DIR", help="Where to draw.", show_default="RUN/pictures"),
-    text: Path | None = typer.Option(None, metavar="FILE", help="A passage of your own to be surprised by."),
+    out: Path | None = typer.Option(
+        None, "--out", "-o", metavar="DIR", help="Where to draw.", show_default="RUN/pictures"
+    ),
+    text: Path | None = typer.Option(None, metavar="FILE", help="A text of your own to draw all but the curves over."),
 ) -> None:
-    """Draw a run: how it learned, what surprises it, what it remembers, and what its units do.
+    """Draw what a run has learned and what it remembers.
 
     \b
       everstep look runs/mine
@@ -186,11 +188,13 @@ def look(
       gradient-flow, sensitivity           how far back a gradient reaches; what the first input still changes
       spectrum, memory                     eigenvalues of its steps; how much context it uses
       units, saturation, property          units and gates over the passage, and the units that tell something about it
+      loss-surface                         the loss around the model, as its weights move along two random directions
 
-    Pictures as PNG, some as HTML too. The passage is from the held-out text, or FILE.
+    Pictures as PNG, some as HTML too; each is named as soon as it is drawn. The passage is from the held-out text, or
+    FILE.
     """
     loaded = load_run(run)
     from everstep.cli.pictures import draw
 
     for path, what_to_see in draw(loaded, out or run / "pictures", text):
-        print(f"{path}\n    {what_to_see}")
+        print(f"{path}\n    {what_to_see}", flush=True)

@@ -25,7 +25,7 @@ def explained(folder: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or folder
         raise RunError(
-            f"cannot write {where}: {error.strerror or error}. Training has stopped; whole checkpoints in {folder} are "
+            f"cannot write {where}: {error.strerror or error}. What was finished in {folder} is "
             "untouched. Make the folder writable or free some space, then resume"
         ) from error
 

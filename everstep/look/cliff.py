@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell
 from everstep.learn.rules import clip_by_global_norm
 from everstep.look.style import canvas, save
-from everstep.look.surface import Descent, Surface, descend, draw_surface, surface
+from everstep.look.surface import Descent, Surface, descend, draw_surface, say, surface
 
 STEPS, TARGET = 50, 0.7
 START, RATE, NORM = (5.3, -1.7), 0.5, 0.05
@@ -80,8 +80,8 @@ def cliff_picture(to: Path, side: int = 121) -> str:
     jump = _draw_thrown(axes, without)
     _draw_kept(axes, clipped)
     axes.plot(*START, marker="o", color="white", markeredgecolor="black", markersize=13, zorder=6)
-    _say(axes, "the cliff", (4.97, -2.6), (-66, -14), "white")
-    _say(axes, "both start here", START, (12, -26), "white")
+    say(axes, "the cliff", (4.97, -2.6), (-66, -14))
+    say(axes, "both start here", START, (12, -26))
     save(figure, to)
     return (
         "One unit, h_t = w·σ(h_{t-1}) + b, after 50 steps: the edge between yellow and blue is the cliff. Without "
@@ -103,7 +103,7 @@ def _draw_thrown(axes: Axes, path: Descent) -> float:
     made = axes.annotate("", _point(tip), _point(here), arrowprops=arrow, zorder=5)
     if made.arrow_patch is not None:
         made.arrow_patch.set_path_effects(_OUTLINE)
-    _say(axes, f"without clipping:\nthrown to w = {there[0]:.0f}, b = {there[1]:.0f}", _point(tip), (12, -6), THROWN)
+    say(axes, f"without clipping:\nthrown to w = {there[0]:.0f}, b = {there[1]:.0f}", _point(tip), (12, -6), THROWN)
     return lengths[last]
 
 
@@ -125,11 +125,4 @@ def _draw_kept(axes: Axes, path: Descent) -> None:
     axes.plot(*path.places.T.numpy(), color=KEPT, linewidth=1.5, path_effects=_OUTLINE, zorder=3)
     end = _point(path.places[-1])
     axes.plot(*end, marker="*", color=KEPT, markeredgecolor="black", markersize=22, zorder=6)
-    _say(axes, "clipped:\ndown the valley", end, (4, 40), KEPT)
-
-
-def _say(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], colour: str) -> None:
-    note = axes.annotate(
-        text, place, xytext=offset, textcoords="offset points", color=colour, fontsize=16, fontweight="bold", zorder=7
-    )
-    note.set_path_effects([patheffects.withStroke(linewidth=4, foreground="black")])
+    say(axes, "clipped:\ndown the valley", end, (4, 40), KEPT)

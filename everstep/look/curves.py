@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from everstep.errors import RunError
 from everstep.learn.metrics import read_metrics
+from everstep.look.style import COLOURS, canvas, save
 
-# Okabe and Ito's blue and vermilion: distinct to the colour-blind, and in grey
-TRAINING, VALIDATION = "#0072B2", "#D55E00"
+TRAINING, VALIDATION = COLOURS[:2]
 BITS = 1 / math.log(2)
 
 
@@ -57,10 +56,9 @@ def learning_curves(metrics: Path, to: Path | Axes, token: str = "token") -> Cur
     if isinstance(to, Axes):
         draw_curves(to, curves, token)
         return curves
-    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    figure = canvas()
     draw_curves(figure.subplots(), curves, token)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(to)
+    save(figure, to)
     return curves
 
 

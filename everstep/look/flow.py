@@ -97,9 +97,9 @@ def gradient_flow(
     curves: dict[str, list[NDArray[np.float64]]] = {}
     for end in ends:
         window = moments[end - lags : end + 1][::-1]
-        for name, squares in _squares(moments[end][-1].output, heads[:, end], window, kept, called, leaves):
-            curves.setdefault(name, []).append(squares)
-    norms = np.stack([np.sqrt(np.concatenate(found, 0)) for found in curves.values()])
+        for name, norms in _norms(moments[end][-1].output, heads[:, end], window, kept, called, leaves).items():
+            curves.setdefault(name, []).append(norms)
+    norms = np.stack([np.concatenate(found, 0) for found in curves.values()])
     return Flow(tuple(curves), np.arange(lags + 1), norms)
 
 
@@ -118,10 +118,10 @@ def _loss_gradients(ys: Tensor, loss: StepLoss | None) -> Tensor:
     return torch.autograd.grad(losses.sum(), ys)[0]
 
 
-def _squares(
+def _norms(
     y: Tensor, head: Tensor, window: list[list[Moment]], kept: list[int], called: list[str], leaves: bool
-) -> list[tuple[str, NDArray[np.float64]]]:
-    """Squared norms (batch, lags + 1) of the gradient at each layer or leaf, from the window's last step backwards."""
+) -> dict[str, NDArray[np.float64]]:
+    """Norms (batch, lags + 1) of the gradient at each layer or leaf, from the window's last step backwards."""
     places = [(place, name) for place in kept for name, _ in real(window[0][place].state)]
     nodes = [leaf for place in kept for _, leaf in real(window[0][place].made)]
     nodes += [leaf for seen in window[1:] for place in kept for _, leaf in real(seen[place].state)]
@@ -130,20 +130,21 @@ def _squares(
     gradients = [next(found) if node.requires_grad else None for node in nodes]
     total: dict[str, NDArray[np.float64]] = {}
     for column, (place, leaf) in enumerate(places):
-        rows = []
-        for node, gradient in zip(nodes[column :: len(places)], gradients[column :: len(places)], strict=True):
-            # in double precision: the square of a small float32 is no float32
-            rows.append(
-                (torch.zeros_like(node) if gradient is None else gradient)
-                .double()
-                .reshape(len(node), -1)
-                .square()
-                .sum(1)
-            )
+        mine = zip(nodes[column :: len(places)], gradients[column :: len(places)], strict=True)
+        rows = [_norm(torch.zeros_like(node) if gradient is None else gradient) for node, gradient in mine]
         name = f"{called[place]}, {leaf}" if leaves else called[place]
-        squares = torch.stack(rows, 1).numpy(force=True)
-        total[name] = total[name] + squares if name in total else squares
-    return list(total.items())
+        norms = torch.stack(rows, 1).numpy(force=True)
+        total[name] = np.hypot(total[name], norms) if name in total else norms
+    return total
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    """‖·‖₂ of each row (batch,) in float64; scaled, as the square of a small number may be 0."""
+    rows = gradient.double().reshape(len(gradient), -1)
+    limits = torch.finfo(rows.dtype)
+    largest = rows.abs().amax(1, keepdim=True).clamp(limits.tiny, limits.max)
+    shares: Tensor = torch.linalg.vector_norm(rows / largest, dim=1)
+    return largest[:, 0] * shares
 
 
 def draw_flow(flow: Flow | Mapping[str, Flow], path: Path, unit: str = "step") -> str:

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from everstep.cell import Cell, Layer
 from everstep.look import text
 from everstep.look.step import gate_values, named_step
-from everstep.look.style import COLOURS, canvas, label, legend
+from everstep.look.style import COLOURS, GREY, canvas, label, legend
 from everstep.look.style import save as save_plot
 from everstep.look.trajectory import names, ready, real
 from everstep.scanning import scan
@@ -231,7 +230,7 @@ def units_text(
     scale, colours = scale_of(torch.stack(values), kinds.pop())
     laid = [text.layout(list(zip(tokens, value.tolist(), strict=True)), columns) for value in values]
     width, height = text.inches(laid[0])
-    figure = Figure(figsize=(width, (height - 0.8) * len(units) + 0.9), dpi=100, layout="constrained")
+    figure = canvas((height - 0.8) * len(units) + 0.9, width)
     panels = figure.subplots(len(units), 1, squeeze=False)[:, 0]
     for axes, pieces, (part, unit) in zip(panels, laid, units, strict=True):
         axes.set_title(f"{activity.name}, {part}, unit {unit}", fontsize=14, loc="left")
@@ -292,7 +291,7 @@ def saturation_picture(found: Sequence[Activity], to: Path) -> None:
                 left, right = shares[activity.name][kind]
                 look = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
                 axes.scatter(right, left, s=34, alpha=0.6, linewidth=0, label=activity.name, **look)
-        axes.plot([0, 1], [1, 0], color="#666666", linewidth=1)
+        axes.plot([0, 1], [1, 0], color=GREY, linewidth=1)
         axes.set_title(f"gate {kind}", fontsize=15, loc="left")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         label(axes, "share of steps above 0.9", "share of steps below 0.1")

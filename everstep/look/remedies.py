@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
+
+from everstep.look.style import SHADES, canvas, save
 
 _LOWEST, _DARK = 0.02, 0.25  # of the colours; above _DARK the field is dark
 SOLVED = "✓"
@@ -88,9 +89,9 @@ def draw_remedies(grid: Grid, path: Path) -> None:
     """
     names = list(grid.remedies)
     values = [[min(max(grid.reaches[name, lag].relative, _LOWEST), 1.0) for lag in grid.lags] for name in names]
-    figure = Figure(figsize=(12, max(5.0, 1.8 + 0.42 * len(names))), dpi=100, layout="constrained")
+    figure = canvas(max(5.0, 1.8 + 0.42 * len(names)))
     axes = figure.subplots()
-    image = axes.imshow(values, norm=LogNorm(_LOWEST, 1), cmap="cividis", aspect="auto")
+    image = axes.imshow(values, norm=LogNorm(_LOWEST, 1), cmap=SHADES, aspect="auto")
     for row, name in enumerate(names):
         for column, lag in enumerate(grid.lags):
             reach = grid.reaches[name, lag]
@@ -119,5 +120,4 @@ def draw_remedies(grid: Grid, path: Path) -> None:
     bar.set_label("held-out loss ÷ loss of not looking", fontsize=13)
     bar.ax.tick_params(labelsize=12)
     bar.outline.set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from everstep.look.curves import TRAINING, VALIDATION
-
-# of Okabe and Ito's colours; lines also differ in their dashes
-COLOURS, DASHES = (VALIDATION, "#009E73"), ("-", "--")
+from everstep.look.style import COLOURS, DASHES, canvas, save
 
 
 def draw_search(results: Mapping[str, float], yardsticks: Sequence[str], path: Path, diverged: int = 0) -> None:
@@ -24,11 +20,11 @@ def draw_search(results: Mapping[str, float], yardsticks: Sequence[str], path: P
         diverged: cells without a result, to be counted in the legend.
     """
     values = sorted(value for name, value in results.items() if name not in yardsticks)
-    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    figure = canvas()
     axes = figure.subplots()
     label = f"{len(values)} random cells" + (f", {diverged} more diverged" if diverged else "")
-    axes.scatter(range(1, len(values) + 1), values, s=40, color=TRAINING, label=label)
-    for name, colour, dash in zip(yardsticks, COLOURS, DASHES, strict=False):
+    axes.scatter(range(1, len(values) + 1), values, s=40, color=COLOURS[0], label=label)
+    for name, colour, dash in zip(yardsticks[:2], COLOURS[1:], DASHES, strict=False):
         if name in results:
             better = sum(value < results[name] for value in values)
             label = f"{name} {results[name]:,.1f} ({better} better)"
@@ -44,5 +40,4 @@ def draw_search(results: Mapping[str, float], yardsticks: Sequence[str], path: P
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=13, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)

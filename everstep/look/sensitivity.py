@@ -114,7 +114,13 @@ def _outputs(layer: Layer, xs: Tensor) -> dict[str, Tensor]:
 
 
 def draw_sensitivity(result: Sensitivity, path: Path, unit: str = "step") -> str:
-    """Draw the norms as a heat map over time × layer, and give a sentence that says what to see."""
+    """Draw the norms as a heat map over time × layer, and give a sentence that says what to see.
+
+    Args:
+        result: shown as shares of its largest norm, down to 10⁻⁶.
+        path: the PNG to write.
+        unit: what one step is: "step", "character", "word".
+    """
     largest = float(result.norms.max()) or 1.0
     rows, time = result.norms.shape
     figure = canvas(2.4 + 0.7 * rows)

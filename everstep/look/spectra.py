@@ -139,7 +139,12 @@ def draw_spectrum(found: Spectrum | Mapping[str, Spectrum], path: Path) -> str:
 
 
 def draw_jacobians(found: Mapping[str, Jacobians], path: Path) -> str:
-    """Draw the eigenvalues of the step's Jacobians, and how much a step stretches; give a sentence on what to see."""
+    """Draw the eigenvalues of the step's Jacobians, and how much a step stretches; give a sentence on what to see.
+
+    Args:
+        found: of each layer by its name, as `step_jacobians` gives them.
+        path: the PNG to write.
+    """
     values = {name: one.eigenvalues for name, one in found.items()}
     stretches = {name: one.singular_values for name, one in found.items()}
     figure = canvas(6.2)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from everstep.learn.optim import trainable
@@ -18,6 +21,8 @@ from everstep.look.style import SHADES, canvas, save
 
 Direction = dict[str, Tensor]  # of every trainable parameter, by name
 LossOf = Callable[[nn.Module], Tensor]
+Progress = Callable[[int, int], None]
+"""Told how much is done of how much."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,12 @@ def random_plane(model: nn.Module, seed: int = 0) -> tuple[Direction, Direction]
 
 @torch.no_grad()
 def surface(
-    model: nn.Module, loss: LossOf, plane: tuple[Direction, Direction], across: Sequence[float], up: Sequence[float]
+    model: nn.Module,
+    loss: LossOf,
+    plane: tuple[Direction, Direction],
+    across: Sequence[float],
+    up: Sequence[float],
+    progress: Progress = lambda done, total: None,
 ) -> Surface:
     """The loss at θ + a·d₁ + b·d₂ for a in `across` and b in `up`; `model` is at θ, before and after.
 
@@ -82,8 +92,18 @@ def surface(
     >>> surface(model, lambda m: m.weight.sum() - model.weight.sum(), plane, [0.0, 1.0], [0.0]).losses.shape
     torch.Size([1, 2])
 
+    Args:
+        model: in the mode (train, eval) in which `loss` should see it.
+        loss: of the model: a scalar that draws no random numbers.
+        plane: d₁ and d₂.
+        across: places a (W,).
+        up: places b (H,).
+        progress: called after each of the H losses' rows with the rows that are done and H.
+
     Raises:
         ValueError: `plane` is of another model's parameters.
+
+    Known limit: W · H losses, and four times the memory of the parameters.
     """
     parameters = trainable(model)
     for direction in plane:
@@ -93,10 +113,12 @@ def surface(
     losses = torch.empty(len(up), len(across), dtype=torch.float64)
     try:
         for i, b in enumerate(up):
+            row = {name: values + b * plane[1][name] for name, values in start.items()}
             for j, a in enumerate(across):
                 for name, parameter in parameters.items():
-                    parameter.copy_(start[name] + a * plane[0][name] + b * plane[1][name])
+                    parameter.copy_(torch.add(row[name], plane[0][name], alpha=a))
                 losses[i, j] = float(loss(model))
+            progress(i + 1, len(up))
     finally:
         for name, parameter in parameters.items():
             parameter.copy_(start[name])
@@ -151,8 +173,8 @@ def descend(
     return Descent(torch.stack(places), torch.tensor(losses), torch.tensor(norms))
 
 
-def draw_surface(axes: Axes, found: Surface, x: str, y: str, unit: str = "loss") -> None:
-    """The surface as shades on a scale of powers of ten; what is not finite stays white."""
+def draw_surface(axes: Axes, found: Surface, x: str, y: str, unit: str = "loss") -> Colorbar:
+    """The surface as shades on a scale of powers of ten, whose bar is given; what is not finite stays white."""
     good = found.losses[found.losses.isfinite() & (found.losses > 0)]
     low, high = (float(good.min()), float(good.max())) if len(good) else (0.1, 1.0)
     norm = LogNorm(max(low, high * 1e-4), high if high > low else low * 10)
@@ -168,9 +190,28 @@ def draw_surface(axes: Axes, found: Surface, x: str, y: str, unit: str = "loss")
     axes.tick_params(labelsize=13)
     axes.set_xlim(float(across[0]), float(across[-1]))
     axes.set_ylim(float(up[0]), float(up[-1]))
+    return bar
 
 
-def plane_picture(model: nn.Module, loss: LossOf, to: Path, *, seed: int = 0, span: float = 1.0, side: int = 31) -> str:
+def say(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], colour: str = "white") -> None:
+    """Words that can be read on any shade, so many points from a place."""
+    note = axes.annotate(
+        text, place, xytext=offset, textcoords="offset points", color=colour, fontsize=16, fontweight="bold", zorder=7
+    )
+    note.set_path_effects([withStroke(linewidth=4, foreground="black")])
+
+
+def plane_picture(
+    model: nn.Module,
+    loss: LossOf,
+    to: Path,
+    *,
+    seed: int = 0,
+    span: float = 1.0,
+    side: int = 21,
+    unit: str = "loss",
+    progress: Progress = lambda done, total: None,
+) -> str:
     """Draw the loss around a model along a random plane; the sentence to put under it.
 
     Args:
@@ -179,17 +220,47 @@ def plane_picture(model: nn.Module, loss: LossOf, to: Path, *, seed: int = 0, sp
         to: the PNG to write.
         seed: of the plane; see `random_plane`.
         span: how far to each side, in norms of the parameters.
-        side: points along each side; there are side² losses to compute.
+        side: points along each side, odd, so that one of them is the model; there are side² losses to compute.
+        unit: what the loss is, for its scale: "loss in nats per word".
+        progress: see `surface`.
+
+    Raises:
+        ValueError: an even side, or one below 3.
+
+    Known limit: two directions of very many; the ground may be steeper along others.
     """
+    if side < 3 or side % 2 == 0:
+        raise ValueError(f"plane_picture: side should be odd and ≥ 3, so that one place is the model, but is {side}")
     places = torch.linspace(-span, span, side).tolist()
-    found = surface(model, loss, random_plane(model, seed), places, places)
-    figure = canvas(7.5, 9.0)
+    found = surface(model, loss, random_plane(model, seed), places, places, progress)
+    figure = canvas(7.6, 9.0)
     axes = figure.subplots()
-    draw_surface(axes, found, "along one random direction, in norms of the weights", "along another, likewise", "loss")
-    axes.plot(0, 0, marker="*", color="white", markeredgecolor="black", markersize=20)
-    axes.annotate("the model", (0, 0), xytext=(12, 8), textcoords="offset points", color="white", fontsize=14)
+    x = "along one random direction (1: as far as the weights are from 0)"
+    bar = draw_surface(axes, found, x, "along another", unit)
+    _contours(axes, found, bar)
+    axes.set_aspect("equal")
+    axes.locator_params(nbins=5)
+    axes.plot(0, 0, marker="*", color="white", markeredgecolor="black", markersize=22)
+    say(axes, "the model", (0, 0), (12, 8))
     save(figure, to)
+    losses, middle = found.losses, side // 2
+    ends = torch.cat([losses[middle, [0, -1]], losses[[0, -1], middle]])
     return (
-        "The loss around the model (star) as its weights move along two random directions: an even bowl is easy "
-        "ground; where bands of shade crowd together, a small step changes the loss by powers of ten."
+        f"The {unit} around the model (star: {float(losses[middle, middle]):.2f}) as all its weights move along two "
+        f"random directions: {float(ends.min()):.2f} to {float(ends.max()):.2f} at a distance of {span:g}. Wide, even "
+        "rings are easy ground; where lines crowd together, a small step changes much."
     )
+
+
+def _contours(axes: Axes, found: Surface, bar: Colorbar) -> None:
+    """Lines of equal loss with their numbers, evenly over what nine tenths of the places stay below."""
+    good = found.losses[found.losses.isfinite()]
+    if len(good) == 0 or good.min() == good.max():
+        return
+    ticks = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(float(good.min()), float(good.quantile(0.9)))
+    levels = [float(tick) for tick in ticks if good.min() < tick < good.max()]
+    lines = axes.contour(found.across, found.up, found.losses, levels=levels, colors="white", linewidths=1.5)
+    for number in axes.clabel(lines, fontsize=14, fmt="%g"):
+        number.set_path_effects([withStroke(linewidth=3, foreground="black")])
+    bar.set_ticks(levels, labels=[f"{level:g}" for level in levels])
+    bar.ax.minorticks_off()

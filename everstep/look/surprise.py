@@ -10,15 +10,13 @@ from pathlib import Path
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from everstep.look import text
-from everstep.look.text import Pairs, Piece, layout, save
+from everstep.look.style import canvas
+from everstep.look.text import Pairs, Piece
 
 # from light to dark at even steps of lightness: reads the same in grey and to the colour-blind
 COLOURS = colormaps["YlOrRd"]
-
-__all__ = ["Pairs", "Piece", "layout", "mean_bits", "save", "surprise_html", "surprise_text"]
 
 
 def surprise_text(pairs: Pairs, to: Path | Axes, columns: int = 84, token: str = "token") -> None:
@@ -30,13 +28,14 @@ def surprise_text(pairs: Pairs, to: Path | Axes, columns: int = 84, token: str =
         columns: characters in a row at most.
         token: what one token is, for the legend.
     """
-    pieces = layout(pairs, columns)
+    pieces = text.layout(pairs, columns)
     if isinstance(to, Axes):
         _draw(to, pieces, pairs, token)
         return
-    figure = Figure(figsize=text.inches(pieces), dpi=100, layout="constrained")
+    width, height = text.inches(pieces)
+    figure = canvas(height, width)
     _draw(figure.subplots(), pieces, pairs, token)
-    save(figure, to)
+    text.save(figure, to)
 
 
 def _draw(axes: Axes, pieces: Sequence[Piece], pairs: Pairs, token: str) -> None:

@@ -6,7 +6,6 @@ import html
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,8 @@ from matplotlib.colors import Colormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Rectangle
+
+from everstep.look import style
 
 Pairs = Sequence[tuple[str, float]]  # (text of a token, its number)
 
@@ -145,18 +146,13 @@ def ink(colour: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture that holds a passage; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with any_script():
-        figure.savefig(path)
+    """Write a picture that holds a passage; its folder is made.
 
-
-@contextmanager
-def any_script() -> Iterator[None]:
-    """Without warnings on characters that the font lacks: they show as boxes, and the HTML has them."""
+    Characters that the font lacks show as boxes, without warnings: the HTML has them.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
+        style.save(figure, path)
 
 
 def shown(token: str) -> str:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from everstep.look import text
 from everstep.look.gates import Activity, check_text, scale_of
+from everstep.look.style import canvas
 
 FEWEST = 50
 """Steps that a half of the text needs at least."""
@@ -233,7 +233,7 @@ def property_text(
     )
     laid = [text.layout(list(zip(tokens, numbers, strict=True)), columns) for numbers in (values.tolist(), target)]
     width, height = text.inches(laid[0])
-    figure = Figure(figsize=(2 * width, height + 0.4), dpi=100, layout="constrained")
+    figure = canvas(height + 0.4, 2 * width)
     panels = figure.subplots(1, 2)
     titles = f"{activity.name}, {best.part}, unit {best.unit}", f"the property: {name}"
     for axes, pieces, title, (scale, colours, label) in zip(panels, laid, titles, scales, strict=True):

@@ -9,8 +9,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from everstep.errors import Interrupted, RunError
@@ -40,6 +41,7 @@ def in_processes(
         for name, job in jobs.items():
             yield name, work(job)
         return
+    others = set(active_children())
     with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _begin, (begin,)) as pool:
         names = {pool.submit(_stoppable, work, job): name for name, job in jobs.items()}
         try:
@@ -47,13 +49,23 @@ def in_processes(
                 yield names[future], future.result()
         except BrokenProcessPool:
             raise RunError("a process ended without a word (out of memory?); the same command goes on") from None
+        except BaseException:
+            for child in set(active_children()) - others:  # the pool would wait for what they are at
+                child.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
 def stoppable(out: Path) -> Iterator[None]:
-    """Says of an interruption what it did not harm."""
+    """Says of an interruption, by Ctrl-C or SIGTERM, what it did not harm."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("", number)
+
+    main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+    before = signal.signal(signal.SIGTERM, end) if main else None
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as stop:
@@ -62,6 +74,9 @@ def stoppable(out: Path) -> Iterator[None]:
         raise Interrupted(
             f"stopped by {name}; what was finished is in {out}, and the same command goes on", number
         ) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _stoppable(work: Callable[[Job], Result], job: Job) -> Result:
