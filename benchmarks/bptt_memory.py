@@ -9,6 +9,7 @@ measured alternately in one more process. Writes docs/results/bptt_memory.json a
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import json
@@ -137,4 +138,6 @@ if __name__ == "__main__":
         way, time = arguments[0], int(arguments[1])
         print(json.dumps(seconds(time) if way == "time" else peak(way, time)))
     else:
-        main("--quick" in arguments)
+        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--quick", action="store_true", help="the three shortest, and nothing is written")
+        main(parser.parse_args().quick)

@@ -8,6 +8,7 @@ alternately. Writes docs/results/online.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ def online(units: int, rule: str) -> Callable[[], object]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     results = []

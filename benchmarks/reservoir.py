@@ -21,18 +21,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import reservoirpy
 import scipy.sparse
 import torch
 from matplotlib.figure import Figure
-from reservoirpy import mat_gen
-from reservoirpy.nodes import Reservoir as TheirReservoir
-from reservoirpy.nodes import Ridge as TheirRidge
 from timing import alternately, summary
 from torch import Tensor
 
 import everstep as es
 from everstep.tasks.card import cpu_name
+
+try:
+    import reservoirpy
+    from reservoirpy import mat_gen
+    from reservoirpy.nodes import Reservoir as TheirReservoir
+    from reservoirpy.nodes import Ridge as TheirRidge
+except ModuleNotFoundError:
+    raise SystemExit(f"{__doc__}\nReservoirPy is not here: pip install reservoirpy==0.4.2") from None
 
 Result = dict[str, Any]
 F64 = torch.float64
