@@ -139,7 +139,7 @@ def remedies(
 
     Raises:
         RunError: `out` is another kind of folder, of another experiment, or in use.
-        Interrupted: Ctrl-C came; what was finished is kept.
+        Interrupted: Ctrl-C or SIGTERM came; what was finished is kept.
     """
     out = Path(out)
     screen = Screen(log)
