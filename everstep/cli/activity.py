@@ -18,12 +18,12 @@ SHOWN = 3
 
 def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
     """Saturation of the gates, the liveliest units over a passage, and a page of all units; each with what to see."""
-    from everstep.cli.pictures import passage
+    from everstep.cli.pictures import NAMES, passage
     from everstep.look.gates import liveliest, saturation_picture, units_text
     from everstep.look.gates_page import gates_html
 
     tokens, found = read(run, passage(run, text, PASSAGE))
-    top = found[-1]
+    top, token = found[-1], NAMES[run.config.data.unit]
     memory = "c" if "c" in top.state else next(iter(top.state))
     units = [(memory, unit) for unit in liveliest(top.state[memory], SHOWN)]
     part = slice(0, _fitting(tokens, EXCERPT))
@@ -33,9 +33,9 @@ def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path
         (
             out / "units.png",
             f"The {SHOWN} units of {memory} that vary most: blue and red are the two signs. A unit that keeps one "
-            "colour over many letters remembers something; see what begins and ends it.",
+            f"colour over many {token}s remembers something; see what begins and ends it.",
         ),
-        (out / "units.html", "Every gate and unit in a browser: choose by the arrow keys, point at a letter."),
+        (out / "units.html", "Every gate and unit in a browser: choose by the arrow keys, point at the text."),
     ]
     if any(activity.gates for activity in found):
         saturation_picture(found, out / "saturation.png")

@@ -102,7 +102,8 @@ def _matrices(run: Run, path: Path) -> list[tuple[Path, str]]:
     powers = max(LEAST_POWERS, min(POWERS, STATE // top.hidden_size**3))
     gates = dict(list(spectra(top, powers).items())[:GATES])
     layer = "The top layer's matrices. " if len(cells) > 1 else ""
-    return [(path, layer + draw_spectrum(gates, path))]
+    between = " In the step the gates stand between them: compare the Jacobians."
+    return [(path, layer + draw_spectrum(gates, path) + (between if len(gates) > 1 else ""))]
 
 
 def _context(run: Run, inputs: Tensor, targets: Tensor, path: Path, unit: str) -> tuple[Path, str]:
