@@ -26,8 +26,8 @@ from everstep.errors import EverstepError
 from everstep.learn import FitSettings, read_metrics
 from everstep.learn.learner import Learner
 from everstep.tasks.card import cpu_name
-from everstep.tasks.sequence_images import PERMUTATION_SEED, PixelImages, evaluate, sequential_mnist
 from everstep.tasks.synthetic import Predictor, objective
+from everstep.tasks.synthetic.mnist import PERMUTATION_SEED, PixelImages, evaluate, sequential_mnist
 
 HELD_OUT, PIXELS = 5000, 784
 COARSE = (4, 4, 2, 2, 2, 2, 2)

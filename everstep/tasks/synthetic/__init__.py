@@ -1,8 +1,9 @@
-"""Tasks without a data set: generated from a seed, at any lag, without end; and how a layer answers them."""
+"""Small tasks: generated from a seed, at any lag, without end, and MNIST by pixels; and how a layer answers them."""
 
 from everstep.tasks.synthetic.adding import Adding
 from everstep.tasks.synthetic.balls import BouncingBalls
 from everstep.tasks.synthetic.chaos import Lorenz, MackeyGlass, lorenz, mackey_glass
+from everstep.tasks.synthetic.mnist import PixelImages, sequential_mnist
 from everstep.tasks.synthetic.narma import Narma, narma
 from everstep.tasks.synthetic.order import TemporalOrder
 from everstep.tasks.synthetic.predictor import Predictor, Score, measure, objective
@@ -18,6 +19,7 @@ __all__ = [
     "Lorenz",
     "MackeyGlass",
     "Narma",
+    "PixelImages",
     "Predictor",
     "Problem",
     "Score",
@@ -29,4 +31,5 @@ __all__ = [
     "measure",
     "narma",
     "objective",
+    "sequential_mnist",
 ]

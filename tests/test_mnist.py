@@ -13,8 +13,8 @@ import torch
 import everstep as es
 from everstep.errors import DataError
 from everstep.learn import FitSettings
-from everstep.tasks.sequence_images import PixelImages, evaluate, permutation, sequential_mnist
 from everstep.tasks.synthetic import Predictor, objective
+from everstep.tasks.synthetic.mnist import PixelImages, evaluate, permutation, sequential_mnist
 
 
 def written(folder: Path, images: np.ndarray, labels: np.ndarray, split: str = "train") -> Path:
