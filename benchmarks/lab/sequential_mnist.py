@@ -31,8 +31,8 @@ from everstep.tasks.synthetic.mnist import PERMUTATION_SEED, PixelImages, evalua
 
 HELD_OUT, PIXELS = 5000, 784
 COARSE = (4, 4, 2, 2, 2, 2, 2)
-"""Pixels of which one is made, in both directions, in the first epochs. Not of plain networks: their sums grow with the
-number of steps, so that what they learn from few is of no use for many."""
+"""Pixels of which one is made, in both directions, in the first epochs. Not of plain networks, whose sums grow with the
+number of steps: what has learned from 49 may overflow on 784."""
 LOST = 100.0
 """Nats that count for a validation that is not finite: after short sequences alone, long ones may overflow."""
 
