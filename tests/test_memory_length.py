@@ -182,7 +182,7 @@ def test_the_context_curve_of_a_run_ends_at_its_own_score(run: Run) -> None:
 def test_a_short_text_is_enough(run: Run, tmp_path: Path, text: str) -> None:
     own = tmp_path / "own.txt"
     own.write_text(text, encoding="utf-8")
-    assert len(draw_memory(run, tmp_path / "pictures", own)) == 4
+    assert len(draw_memory(run, tmp_path / "pictures", own)) == 5
 
 
 def test_a_text_of_one_token_is_refused(run: Run, tmp_path: Path) -> None:

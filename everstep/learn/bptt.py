@@ -21,12 +21,12 @@ def checkpointed(objective: Objective, every: int | None = None) -> Objective:
 
     Σ_t loss_t and its whole gradient through time, as of `objective` on the batch at once. The batch is cut into pieces
     of `every` steps; embedding, cells, head and loss of a piece run, are forgotten, and run again in backward. So what
-    grows with the T steps of a batch is T/every states and all that `every` steps need, of order √T by default, besides
-    the tokens.
+    grows with the T steps of a batch is T/every states and all that `every` steps need, by default less than √T grows,
+    besides the tokens.
 
     Args:
         objective: yields one `Loss` for a batch, which is the sum over its steps.
-        every: steps of a piece; ⌈16 √T⌉ if None.
+        every: steps of a piece; about 50 ∛T if None.
 
     Known limits: those of `everstep.Checkpointed`. A batch that begins with context (k2 > k1) is also cut where the
     next one begins, because the state is carried on from there.

@@ -25,7 +25,7 @@ class Checkpointed(Around):
 
     The T steps are cut into pieces of `every` steps. Forward keeps s_0, s_every, s_2·every, …; backward runs each piece
     again, from the last to the first, and goes back through it. Outputs and gradients are those of the cell itself; the
-    memory that grows with T is T/every states and `every` steps, both of order √T by default, against T steps; the time
+    memory that grows with T is T/every states and `every` steps, by default T^⅔/50 and 50 ∛T, against T steps; the time
     is that of one more forward run. Pieces run as any sequence does, on the fastest backend. Two levels, one around the
     other, need less: `Checkpointed(Checkpointed(cell, 50), 2500)` keeps T/2500 + 50 states and 50 steps.
 
@@ -38,7 +38,7 @@ class Checkpointed(Around):
 
     Args:
         cell: the cell or causal wiring inside.
-        every: steps of a piece; ⌈16 √T⌉ if None: pieces much shorter take longer.
+        every: steps of a piece; about 50 ∛T if None: pieces much shorter take longer.
         budget: bytes for what is kept, instead of `every`: pieces as long as fit. What autograd keeps for a step is
             measured on a few of them; temporary arrays of backward come on top, about as much as a piece again.
 

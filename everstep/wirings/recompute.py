@@ -53,12 +53,13 @@ def recomputed(piece: Piece, model: nn.Module, inputs: Any, state: State) -> tup
 
 
 def steps_of_piece(time: int) -> int:
-    """⌈16 √T⌉, or all T steps.
+    """50 ∛T or a little less, so that pieces are of one size and use the same memory.
 
-    √T/16 states and 16 √T steps are kept then. A piece has a fixed cost, and a step keeps more than a state: with
-    pieces of √T steps the time would not be that of one more forward run.
+    The states between pieces would ask for √T, but a step keeps far more than a state, and a piece has a fixed cost:
+    so short sequences have few pieces, and what long ones keep grows with less than √T.
     """
-    return min(time, math.ceil(16 * math.sqrt(time)))
+    pieces = max(1, math.ceil(time / (50 * time ** (1 / 3)))) if time else 1
+    return max(1, math.ceil(time / pieces))
 
 
 def undisturbed(piece: Piece, model: nn.Module, inputs: Any, state: State) -> tuple[Any, State]:
