@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from everstep.data.batches import Batch
 from everstep.learn.objective import Loss, Objective
@@ -17,12 +16,12 @@ from everstep.wirings.recompute import recomputed, steps_of_piece
 
 
 def checkpointed(objective: Objective, every: int | None = None) -> Objective:
-    """An objective whose backward keeps only the state at the start of each piece of the batch (Chen et al. 2016).
+    """An objective that keeps only the state at the start of each piece of the batch for backward (Chen et al. 2016).
 
     Σ_t loss_t and its whole gradient through time, as of `objective` on the batch at once. The batch is cut into pieces
-    of `every` steps; embedding, cells, head and loss of a piece run, are forgotten, and run again in backward. So what
-    grows with the T steps of a batch is T/every states and all that `every` steps need, by default less than √T grows,
-    besides the tokens.
+    of `every` steps; embedding, cells, head and loss of a piece run, are forgotten (but for the last), and run again in
+    backward. So what grows with the T steps of a batch is T/every states and all that `every` steps need, by default
+    less than √T grows, besides the tokens.
 
     Args:
         objective: yields one `Loss` for a batch, which is the sum over its steps.
@@ -45,40 +44,33 @@ def checkpointed(objective: Objective, every: int | None = None) -> Objective:
     def in_pieces(model: nn.Module, batch: Batch, state: State | None) -> Iterator[Loss]:
         refuse_shared_masks(model, "checkpointed")
         time = batch.inputs.shape[1]
-        ends = {*range(0, time, every or steps_of_piece(time)), time}
+        size = every or steps_of_piece(time)
         advance = batch.advance if 0 < batch.advance < time else time
-        bounds = sorted({*ends, advance})
-        total: Tensor | None = None
-        nats: Tensor | None = None
-        carried = state
-        for start, stop in pairwise(bounds):
-            loss, more, state = _piece(objective, model, narrow(batch, start, stop), state)
-            total = loss if total is None else total + loss
-            nats = more if nats is None else nats + more
-            if stop == advance:
-                carried = state
-        assert total is not None
-        assert nats is not None
+
+        def until(begin: int, end: int, sums: State) -> State:
+            cuts = [begin, *(cut for cut in range(0, time, size) if begin < cut < end), end]
+            pieces = [narrow(batch, start, stop) for start, stop in pairwise(cuts)]
+            return recomputed(run, model, [tuple(vars(piece).values()) for piece in pieces], sums)[1]
+
+        sums = until(0, advance, (state, None, None))
+        carried = sums[0]
+        if advance < time:
+            sums = until(advance, time, sums)
+        _, total, nats = sums
         yield Loss(total, nats.detach(), carried)
 
-    return in_pieces
-
-
-def _piece(objective: Objective, model: nn.Module, batch: Batch, state: State) -> tuple[Tensor, Tensor, State]:
-    def run(model: nn.Module, inputs: Any, state: State) -> tuple[Any, State]:
-        tokens, targets, lengths, resets = inputs
-        piece = replace(batch, inputs=tokens, targets=targets, lengths=lengths, resets=resets)
-        losses = list(objective(model, piece, state))
+    def run(model: nn.Module, inputs: Any, sums: State) -> tuple[Any, State]:
+        state, total, nats = sums
+        losses = list(objective(model, Batch(*inputs), state))
         if len(losses) != 1:
             raise ValueError(
                 f"checkpointed: the objective should yield one Loss for a batch, but yields {len(losses)}; one that "
                 f"cuts the gradient itself (k2) needs no checkpoints"
             )
-        return (losses[0].total, losses[0].nats), losses[0].state
+        more, more_nats, state = losses[0]
+        return (), (state, more if total is None else total + more, more_nats if nats is None else nats + more_nats)
 
-    inputs = (batch.inputs, batch.targets, batch.lengths, batch.resets)
-    (total, nats), state = recomputed(run, model, inputs, state)
-    return total, nats, state
+    return in_pieces
 
 
 def narrow(batch: Batch, start: int, stop: int) -> Batch:

@@ -23,11 +23,12 @@ _PROBES = 8, 16
 class Checkpointed(Around):
     """A cell whose training keeps only the state at the start of each piece of the sequence (Chen 2016; Gruslys 2016).
 
-    The T steps are cut into pieces of `every` steps. Forward keeps s_0, s_every, s_2·every, …; backward runs each piece
-    again, from the last to the first, and goes back through it. Outputs and gradients are those of the cell itself; the
-    memory that grows with T is T/every states and `every` steps, by default T^⅔/50 and 50 ∛T, against T steps; the time
-    is that of one more forward run. Pieces run as any sequence does, on the fastest backend. Two levels, one around the
-    other, need less: `Checkpointed(Checkpointed(cell, 50), 2500)` keeps T/2500 + 50 states and 50 steps.
+    The T steps are cut into pieces of `every` steps. Forward keeps s_0, s_every, s_2·every, … and all that the last
+    piece needs, where backward starts; backward runs each of the others again, from late to early, and goes back
+    through it. Outputs and gradients are those of the cell itself; the memory that grows with T is T/every states and
+    `every` steps, by default T^⅔/50 and 50 ∛T, against T steps; the time is that of one more forward run. Pieces run as
+    any sequence does, on the fastest backend. Two levels, one around the other, need less:
+    `Checkpointed(Checkpointed(cell, 50), 2500)` keeps T/2500 + 50 states and 50 steps.
 
     >>> from everstep import LSTM
     >>> ys, (h, c) = Checkpointed(LSTM(3, 5))(torch.zeros(2, 1000, 3))
@@ -84,13 +85,13 @@ class Checkpointed(Around):
         every = self.every or steps_of_piece(time)
         if self.budget is not None:
             every = self._within(self.budget, run, xs, state)
-        ys = []
         # split, because the gradient of each slice of xs would be as large as xs
+        inputs = []
         for start, piece in zip(range(0, time, every), xs.split(every, 1), strict=True):
             rest = None if lengths is None else (lengths - start).clamp(0, piece.shape[1])
             again = None if resets is None else resets[:, start : start + every]
-            y, state = recomputed(run, self.cell, (piece, rest, again), state)
-            ys.append(y)
+            inputs.append((piece, rest, again))
+        ys, state = recomputed(run, self.cell, inputs, state)
         return torch.cat(ys, 1), state
 
     def _within(self, budget: int, run: Piece, xs: Tensor, state: State) -> int:

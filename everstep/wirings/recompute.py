@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from everstep.state import State, leaves, map_state, unflatten
+from everstep.state import State, check_nest, leaves, map_state, unflatten
 
 Piece = Callable[[Any, Any, State], tuple[Any, State]]
-"""`piece(model, inputs, state)` gives what comes out and the new state; all are nests of tensors (inputs also None)."""
+"""`piece(model, inputs, state)` gives an output and the new state: nests of tensors. Inputs hold other things too."""
 
 
-def recomputed(piece: Piece, model: nn.Module, inputs: Any, state: State) -> tuple[Any, State]:
-    """`piece(model, inputs, state)`, of which autograd keeps the arguments alone; backward runs it again.
+def recomputed(piece: Piece, model: nn.Module, inputs: Sequence[Any], state: State) -> tuple[tuple[Any, ...], State]:
+    """`piece(model, inputs[0], state)`, `piece(model, inputs[1], …)` with the state after that, and so on.
 
-    Both runs are the same code on the same numbers, random generators of torch, autocast and buffers included, so
-    that the second gives the bits of the first. Without gradients, and inside of torch.func transforms, the piece just
-    runs.
+    Autograd keeps the arguments and the states between, and of the last piece, where backward starts, all that it
+    needs; it runs the others again. Both runs are the same code on the same numbers, random generators of torch,
+    autocast and buffers included, so that the second gives the bits of the first. Without gradients, and inside of
+    torch.func transforms, the pieces just run.
 
     Args:
         piece: what to run. It reads no tensor that needs gradients besides those of its arguments.
         model: its parameters get gradients, also those that stand in for them at this moment
             (`torch.func.functional_call`).
-        inputs: a nest of tensors and None.
-        state: likewise.
+        inputs: for each piece a nest of tensors and of other things, which are handed on as they are.
+        state: a nest of tensors, or None.
+
+    Returns:
+        What comes out of each piece, and the last state.
     """
     if not torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return piece(model, inputs, state)
+        outs = []
+        for given in inputs:
+            out, state = piece(model, given, state)
+            outs.append(out)
+        return tuple(outs), state
     names: dict[str, int] = {}  # a tied parameter has several
     places: dict[int, int] = {}
     tensors: list[Tensor] = []
@@ -40,16 +48,15 @@ def recomputed(piece: Piece, model: nn.Module, inputs: Any, state: State) -> tup
         if names[name] == len(tensors):
             tensors.append(parameter)
 
-    def place(leaf: Tensor | None) -> int | None:
-        if leaf is None:
-            return None
+    def place(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
         tensors.append(leaf)
-        return len(tensors) - 1
+        return _Place(len(tensors) - 1)
 
-    again = _Again(piece, model, names, map_state(place, (inputs, state)))
+    again = _Again(piece, model, names, map_state(place, tuple(inputs)), map_state(place, state), tensors)
     found = _Recomputed.apply(again, *tensors)
-    out, new = unflatten(again.nest, found)
-    return out, new
+    return unflatten(again.nest, found)  # type: ignore[no-any-return]
 
 
 def steps_of_piece(time: int) -> int:
@@ -80,48 +87,58 @@ class _Caller(nn.Module):
 
 
 class _Again:
-    """One piece, and what has to be as it was when it is run again."""
+    """The pieces, and what has to be as it was when they are run again."""
 
     nest: Any
 
-    def __init__(self, piece: Piece, model: nn.Module, names: dict[str, int], places: Any):
-        self.piece, self.model, self.names, self.places = piece, model, names, places
-        self.buffers: dict[str, Tensor] | None = None
-        self.random: _Random | None = None
-
-    def first(self, tensors: tuple[Tensor, ...]) -> list[Tensor]:
-        """Run, and see which random numbers and which buffers that has moved."""
+    def __init__(
+        self, piece: Piece, model: nn.Module, names: dict[str, int], inputs: Any, state: Any, tensors: list[Tensor]
+    ):
+        self.caller, self.names, self.inputs, self.state = _Caller(piece, model), names, inputs, state
         self.device = tensors[0].device.type if tensors else "cpu"
         self.autocast = torch.is_autocast_enabled(self.device), torch.get_autocast_dtype(self.device)
-        random = _Random(tensors)
-        held = {name: (buffer, buffer._version, buffer.clone()) for name, buffer in self.model.named_buffers()}
-        outs = self._run(tensors, {})
-        now = dict(self.model.named_buffers())
-        if any(now[name] is not buffer or buffer._version != version for name, (buffer, version, _) in held.items()):
-            self.buffers = {name: before for name, (_, _, before) in held.items()}
-        if random.moved():
-            self.random = random
+        self.random = _Random(tensors)
+        self.moved: dict[int, tuple[dict[str, Tensor], list[Tensor] | None]] = {}  # of each piece that moves any
+
+    def first(self, number: int, tensors: Sequence[Tensor], state: State) -> tuple[Any, State]:
+        """Run a piece, and see which random numbers and which buffers that has moved."""
+        model, random = self.caller.model, self.random.now()
+        held = {name: (buffer, buffer._version, buffer.clone()) for name, buffer in model.named_buffers()}
+        outs = self._run(number, tensors, state, {})
+        now = dict(model.named_buffers())
+        moved = any(now[name] is not b or b._version != version for name, (b, version, _) in held.items())
+        drawn = any(not torch.equal(*pair) for pair in zip(random, self.random.now(), strict=True))
+        if moved or drawn:
+            buffers = {name: before for name, (_, _, before) in held.items()} if moved else {}
+            self.moved[number] = buffers, random if drawn else None
         return outs
 
-    def second(self, tensors: list[Tensor]) -> list[Tensor]:
+    def second(self, number: int, tensors: Sequence[Tensor], state: State) -> tuple[Any, State]:
         """Run again; buffers that the run changes are copies, which are changed a second time and forgotten."""
-        buffers = {} if self.buffers is None else {name: b.clone() for name, b in self.buffers.items()}
-        if self.random is None:
-            return self._run(tensors, buffers)
-        with self.random.restored():
-            return self._run(tensors, buffers)
+        buffers, random = self.moved.get(number, ({}, None))
+        with self.random.restored(random):
+            return self._run(number, tensors, state, {name: before.clone() for name, before in buffers.items()})
 
-    def _run(self, tensors: Any, buffers: dict[str, Tensor]) -> list[Tensor]:
-        inputs, state = map_state(lambda place: None if place is None else tensors[place], self.places)
+    def _run(
+        self, number: int, tensors: Sequence[Tensor], state: State, buffers: dict[str, Tensor]
+    ) -> tuple[Any, State]:
         given = {name: tensors[place] for name, place in self.names.items()} | buffers
+        named = {f"model.{name}": tensor for name, tensor in given.items()}
         enabled, dtype = self.autocast
         # no cache of shortened weights: it would live as long as the caller's autocast, once for every piece
         with torch.enable_grad(), torch.autocast(self.device, dtype, enabled, cache_enabled=False):
-            named = {f"model.{name}": tensor for name, tensor in given.items()}
-            caller = _Caller(self.piece, self.model)
-            outs = torch.func.functional_call(caller, named, (inputs, state), tie_weights=False)
-        self.nest = map_state(lambda _: None, outs)
-        return [leaf for _, leaf in leaves(outs)]
+            inputs = _at(self.inputs[number], tensors)
+            found = torch.func.functional_call(self.caller, named, (inputs, state), tie_weights=False)
+            return found  # type: ignore[no-any-return]
+
+
+class _Place(int):
+    """Where in a list of tensors a leaf of a nest is."""
+
+
+def _at(nest: Any, tensors: Sequence[Tensor]) -> Any:
+    """The nest with the tensors in their places."""
+    return map_state(lambda leaf: tensors[leaf] if isinstance(leaf, _Place) else leaf, nest)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -130,59 +147,114 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, again: _Again, *tensors: Tensor) -> Any:
-        ctx.again = again
         # gradients are on, although the graph is thrown away: without, another backend might be the fastest
-        outs = again.first(tuple(t.detach().requires_grad_(t.requires_grad) for t in tensors))
-        ctx.save_for_backward(*tensors)
+        inside = [_leaf(tensor) for tensor in tensors]
+        state, outs, flows = _at(again.state, inside), [], []
+        # one array for all states: many small ones would break up the memory that the next piece needs whole
+        between: State = ()
+        last = len(again.inputs) - 1
+        for number in range(last):
+            out, new = map_state(_leaf, again.first(number, inside, state))
+            outs.append(out)
+            if number == 0:
+                between = map_state(lambda leaf: torch.empty_like(leaf[None].expand(last, *leaf.shape)), new)
+            check_nest("checkpointed", new, map_state(lambda leaf: leaf[0], between))
+            map_state(lambda into, leaf, number=number: into[number].copy_(leaf), between, new)
+            flows.append(map_state(lambda leaf: leaf.requires_grad, new))
+            state = _state(between, flows, number)
+            del out, new  # the next piece needs the room
+        ctx.last = inside, state, again.first(last, inside, state)
+        nest = map_state(_leaf, ctx.last[2])
+        nest = (*outs, nest[0]), nest[1]
+        again.nest = map_state(lambda _: None, nest)
+        ctx.again, ctx.flows, ctx.between = again, flows, map_state(lambda _: None, between)
+        ctx.save_for_backward(*tensors, *(leaf for _, leaf in leaves(between)))
         ctx.set_materialize_grads(False)
-        return tuple(_owned(out.detach()) for out in outs)
+        return tuple(leaf.detach() for _, leaf in leaves(nest))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted, twice = ctx.needs_input_grad[1:], torch.is_grad_enabled()
-        # for second derivatives the arguments stay in the graph, each as a tensor of its own: the state hangs on the
-        # parameters through earlier pieces, and that way is not this piece's
-        inside = [t.view_as(t) if twice else t.detach().requires_grad_(t.requires_grad) for t in ctx.saved_tensors]
-        outs = ctx.again.second(inside)
-        pairs = [(out, grad) for out, grad in zip(outs, grads, strict=True) if grad is not None and out.requires_grad]
-        chosen = [t for t, want in zip(inside, wanted, strict=True) if want]
-        if not pairs or not chosen:
-            return None, *(None for _ in wanted)
-        found = iter(
-            torch.autograd.grad(
-                [out for out, _ in pairs], chosen, [grad for _, grad in pairs], create_graph=twice, allow_unused=True
-            )
-        )
-        return None, *(next(found) if want else None for want in wanted)
+        again, wanted, size = ctx.again, ctx.needs_input_grad[1:], len(ctx.needs_input_grad) - 1
+        tensors = ctx.saved_tensors[:size]
+        if torch.is_grad_enabled():
+            return None, *_differentiably(again, tensors, grads, wanted)
+        between = unflatten(ctx.between, ctx.saved_tensors[size:])
+        out_grads, state_grads = unflatten(again.nest, grads)
+        parameters = {*again.names.values()}
+        inside, state, found = ctx.last or ([_leaf(tensor) for tensor in tensors], None, None)
+        ctx.last = None
+        for number in reversed(range(len(again.inputs))):
+            if found is None:
+                state = _at(again.state, inside)
+                if number:
+                    state = _state(between, ctx.flows, number - 1)
+                found = again.second(number, inside, state)
+            own: list[Any] = [place for _, place in leaves(again.inputs[number])]
+            places = parameters.union(place for place in own if isinstance(place, _Place))
+            chosen = [inside[place] for place in places if wanted[place]]
+            chosen += [leaf for _, leaf in leaves(state) if leaf is not None and leaf.requires_grad]
+            _back(found, (out_grads[number], state_grads), chosen)
+            found, state_grads = None, map_state(lambda leaf: None if leaf is None else leaf.grad, state)
+        return None, *(leaf.grad if want else None for leaf, want in zip(inside, wanted, strict=True))
 
 
-def _owned(tensor: Tensor) -> Tensor:
-    """On memory of its own: a last state that is a part of all outputs would keep them all."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+def _back(found: Any, grads: Any, chosen: list[Tensor]) -> None:
+    """Add to the `grad` of the chosen leaves."""
+    pairs = [
+        (out, grad)
+        for (_, out), (_, grad) in zip(leaves(found), leaves(grads), strict=True)
+        if grad is not None and out.requires_grad
+    ]
+    if pairs and chosen:
+        torch.autograd.backward([out for out, _ in pairs], [grad for _, grad in pairs], inputs=chosen)
+
+
+def _differentiably(
+    again: _Again, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
+) -> Iterator[Tensor | None]:
+    """The gradients in the graph of all pieces, kept whole."""
+    inside = [tensor.view_as(tensor) for tensor in tensors]
+    state, outs = _at(again.state, inside), []
+    for number in range(len(again.inputs)):
+        out, state = again.second(number, inside, state)
+        outs.append(out)
+    found = [leaf for _, leaf in leaves((tuple(outs), state))]
+    pairs = [(out, grad) for out, grad in zip(found, grads, strict=True) if grad is not None and out.requires_grad]
+    chosen = [tensor for tensor, want in zip(inside, wanted, strict=True) if want]
+    how = {"create_graph": True, "allow_unused": True}
+    rest = iter(torch.autograd.grad([out for out, _ in pairs], chosen, [grad for _, grad in pairs], **how))
+    return (next(rest) if want else None for want in wanted)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)
+
+
+def _state(between: State, flows: list[Any], number: int) -> State:
+    """The state after piece `number`, as leaves of a graph."""
+    return map_state(lambda leaf, flow: leaf[number].requires_grad_(flow), between, flows[number])
 
 
 class _Random:
-    """The state of torch's generators: the CPU's, and those of the devices that the tensors are on."""
+    """torch's generators: the CPU's, and those of the devices that the tensors are on."""
 
-    def __init__(self, tensors: tuple[Tensor, ...]):
+    def __init__(self, tensors: Sequence[Tensor]):
         self.type = next((t.device.type for t in tensors if t.device.type not in ("cpu", "meta")), "cuda")
         self.devices = sorted({t.get_device() for t in tensors if t.device.type == self.type})
-        self.states = self._now()
 
-    def _now(self) -> list[Tensor]:
+    def now(self) -> list[Tensor]:
         module = getattr(torch, self.type)
         return [torch.get_rng_state(), *(module.get_rng_state(device) for device in self.devices)]
 
-    def moved(self) -> bool:
-        """Whether anything has been drawn since."""
-        return not all(torch.equal(then, now) for then, now in zip(self.states, self._now(), strict=True))
-
     @contextmanager
-    def restored(self) -> Iterator[None]:
-        """Generators as they were here; afterwards as they were before."""
+    def restored(self, states: list[Tensor] | None) -> Iterator[None]:
+        """Generators as they were then; afterwards as they were before. As they are, if None."""
+        if states is None:
+            yield
+            return
         module = getattr(torch, self.type)
         with torch.random.fork_rng(self.devices, device_type=self.type):
-            torch.set_rng_state(self.states[0])
-            for device, state in zip(self.devices, self.states[1:], strict=True):
+            torch.set_rng_state(states[0])
+            for device, state in zip(self.devices, states[1:], strict=True):
                 module.set_rng_state(state, device)
             yield
