@@ -12,6 +12,7 @@ from torch import Tensor
 
 import everstep as es
 from everstep.scanning.fused import build, toolchain
+from everstep.state import leaves
 from everstep.wirings.reservoir import loop, spectral_radius
 
 F64 = torch.float64
@@ -92,6 +93,32 @@ def test_long_sequences_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for chosen in ({}, how):
         for got, want in zip(cell(xs, **chosen), cell(xs, backend="reference", **chosen), strict=True):
             torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+@compiled
+@pytest.mark.parametrize("units", [3, 29, 64])
+@pytest.mark.parametrize("batch", [1, 3, 9, 20])
+def test_threads_change_nothing(units: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few rows they share units, with many they own rows; three are more than there are slices of 3 units."""
+    monkeypatch.setattr(loop, "_WAIT", 0)
+    cell = es.Reservoir(2, units, leak=0.4, bias_scaling=0.3, seed=3, dtype=F64)
+    model = es.EchoState(es.Reservoir(3, units, leak=0.4, seed=4, dtype=F64), 2, feedback=True)
+    torch.nn.init.normal_(model.readout.weight, std=0.1)
+    how = {"lengths": torch.randint(0, 41, (batch,)), "resets": torch.rand(batch, 40) < 0.1}
+    xs, found = torch.randn(batch, 40, 2, dtype=F64), []
+    with torch.no_grad():
+        for threads in (1, 2, 3):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            assert loop._share(batch, 40, cell.weights.numel()) == (
+                (threads, True) if threads > -(-batch // 8) else (min(threads, -(-batch // 8)), False)
+            )
+            outs = [*cell(xs, **how), *cell(xs)]
+            for given in ({}, how):
+                ys, state = model(xs[:, :, :1], **given)
+                outs += [ys, *(leaf for _, leaf in leaves(state))]
+            found.append(outs)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
 
 
 @compiled

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from everstep.scanning.fused.pool import empty
+
 _SAFE = 1e-15
 """λ over the sum of squares below which it is lost in rounding of Hᵀ H."""
 _CORRECTIONS = 8
@@ -45,7 +47,8 @@ class Ridge:
     def __init__(self, *, intercept: bool = True):
         self.intercept = intercept
         self.steps = 0
-        self._rows: list[Tensor] = []  # of [1 H Y], or of what has the same products
+        self._ones: list[Tensor] = []  # of [1 H Y], or of what has the same products, the first column …
+        self._rows: list[Tensor] = []  # … and the others
         self._sizes: tuple[int, int] | None = None
 
     def add(self, features: Tensor, targets: Tensor) -> None:
@@ -66,10 +69,16 @@ class Ridge:
             check_finite("Ridge", name, values, ("step", "feature" if name == "features" else "output"), self.steps)
         self._sizes = sizes
         self.steps += len(features)
-        one = torch.full((len(features), 1), float(self.intercept), dtype=torch.float64, device=features.device)
-        self._rows.append(torch.cat([one, features.detach().double(), targets.detach().double()], 1))
-        if sum(map(len, self._rows)) > 3 * self._rows[0].shape[1]:
-            self._rows = [torch.linalg.qr(torch.cat(self._rows), mode="r")[1]]
+        one = features.new_full((len(features),), float(self.intercept), dtype=torch.float64)
+        rows = empty(one, len(features), sum(sizes))
+        rows[:, : sizes[0]] = features.detach()
+        rows[:, sizes[0] :] = targets.detach()
+        self._ones.append(one)
+        self._rows.append(rows)
+        if sum(map(len, self._rows)) > 3 * (1 + sum(sizes)):
+            both = torch.cat([torch.cat(self._ones)[:, None], torch.cat(self._rows)], 1)
+            factor = torch.linalg.qr(both, mode="r")[1]
+            self._ones, self._rows = [factor[:, 0]], [factor[:, 1:]]
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
         """W (outputs, H) and b (outputs,), float64, for λ = `ridge`; may be asked for several λ.
@@ -81,8 +90,8 @@ class Ridge:
             raise ValueError("Ridge: there is nothing to solve, add steps first")
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"Ridge: ridge should be a finite number of at least 0, but is {ridge}")
-        rows, size = torch.cat(self._rows), self._sizes[0]
-        one, rows = rows[:, 0], rows[:, 1:]
+        one, size = torch.cat(self._ones), self._sizes[0]
+        rows = torch.cat(self._rows, out=empty(one, len(one), sum(self._sizes)))
         means = one @ rows / one.square().sum().clamp(min=1)
         rows.addr_(one, means, alpha=-1)
         weight = self._solved(rows[:, :size], rows[:, size:], ridge).t()
@@ -136,13 +145,12 @@ def _by_products(features: Tensor, targets: Tensor, ridge: float) -> Tensor | No
     factor, failed = torch.linalg.cholesky_ex(products)
     if bool(failed):
         return None
+    residual = targets
     weight, dual = targets.new_zeros(features.shape[1], targets.shape[1]), torch.zeros_like(targets)
     rounding = torch.finfo(torch.float64).eps * norm / ridge**0.5
     for _ in range(1 + _CORRECTIONS):
-        residual = targets - features @ weight
         gradient = residual - ridge * dual if wide else features.t() @ residual - ridge * weight
-        half = torch.linalg.solve_triangular(factor, gradient, upper=False)
-        change = torch.linalg.solve_triangular(factor.t(), half, upper=True)
+        change = torch.cholesky_solve(gradient, factor)
         if wide:
             dual += change
             change = features.t() @ change
@@ -150,6 +158,7 @@ def _by_products(features: Tensor, targets: Tensor, ridge: float) -> Tensor | No
         limit = rounding * (_lengths(weight) + _lengths(residual) / ridge**0.5)
         if bool((_lengths(change) <= limit).all()):
             return weight
+        residual = targets - features @ weight
     return None
 
 
@@ -159,11 +168,17 @@ def _lengths(columns: Tensor) -> Tensor:
 
 
 def _products(matrix: Tensor) -> Tensor:
-    """Aᵀ A: numpy computes half of it, where PyTorch computes all."""
-    if matrix.device.type != "cpu":
-        return matrix.t() @ matrix
-    numbers = matrix.numpy()
-    return torch.from_numpy(numbers.T @ numbers)
+    """Aᵀ A, or of that what is on and below the diagonal."""
+    if matrix.device.type == "cpu" and torch.get_num_threads() == 1:
+        numbers = matrix.numpy()  # NumPy's halves the work best, but with threads of its own, in the way of PyTorch's
+        return torch.from_numpy(numbers.T @ numbers)
+    size = matrix.shape[1]
+    found = empty(matrix, size, size)
+    step = max(64, -(-size // 10))
+    for first in range(0, size, step):
+        end = min(first + step, size)
+        torch.mm(matrix[:, first:end].t(), matrix[:, :end], out=found[first:end, :end])
+    return found
 
 
 def check_finite(who: str, name: str, values: Tensor, axes: tuple[str, ...], first: int = 0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from everstep.scanning import fused
 from everstep.scanning.fused import build, toolchain
 from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.threads import kernels
 
 _SLICE = 8  # units that lie interleaved in memory
 _BLOCK = 1 << 16  # numbers that are computed before the loop reads them
+_WAIT = 1500  # nanoseconds of a step above which threads gain by sharing it
 _NATIVE = Path(fused.__file__).parent / "native"
 
 
@@ -113,7 +116,10 @@ def _call(
     lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
     resets = None if resets is None else resets.contiguous()
     leak = cell.leak.contiguous()
-    memory = drive.new_empty(2 * _SLICE * (cell.units + _SLICE))
+    team = kernels(drive.dtype)
+    threads, shared = _share(len(drive), drive.shape[1], cell.weights.numel())
+    memory = drive.new_empty((1 if shared else threads) * 2 * _SLICE * (cell.units + _SLICE))
+    gate = ctypes.create_string_buffer(team.barrier_bytes + 64)
     table = (
         *drive.shape,
         cell.weights.shape[1],
@@ -125,9 +131,22 @@ def _call(
         *(t.data_ptr() for t in closed),
         *(() if closed else [0] * 5),
         drive.stride(0),
+        *struct.unpack("q", struct.pack("d", float(cell.scale))),
+        shared,
+        team.barrier,
+        (ctypes.addressof(gate) + 63) // 64 * 64,
     )
     loop = library.es_reservoir_f32 if drive.dtype == torch.float32 else library.es_reservoir_f64
-    loop((ctypes.c_int64 * len(table))(*table), float(cell.scale))
+    team.parallel(loop, (ctypes.c_int64 * len(table))(*table), threads)
+
+
+def _share(rows: int, steps: int, connections: int) -> tuple[int, bool]:
+    """How many threads, and whether they share the units of all rows (True) or own rows, eight at a time."""
+    threads, blocks = max(1, torch.get_num_threads()), -(-rows // _SLICE)
+    nanoseconds = 0.3 * connections * min(rows, 3)  # of a step of a block; one of eight rows takes thrice that of one
+    if threads > blocks and nanoseconds > _WAIT and steps * nanoseconds > 10 * _WAIT:
+        return threads, True
+    return max(1, min(threads, blocks)), False
 
 
 def _pack(cell: Any) -> _Packed:
@@ -165,11 +184,9 @@ def _compiled() -> ctypes.CDLL | None:
     """The loop, compiled at first use; None, with one notice, where it cannot be."""
     source = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "sparse.cpp"))
     try:
+        kernels(torch.float32)  # its threads
         library = build.load(source, "sparse")
     except toolchain.BuildError as error:
         toolchain.notice("sparse", f"reservoirs run without their compiled loop, slowly: {error}")
         return None
-    for name in ("es_reservoir_f32", "es_reservoir_f64"):
-        loop = getattr(library, name)
-        loop.restype, loop.argtypes = None, [ctypes.c_void_p, ctypes.c_double]
     return library

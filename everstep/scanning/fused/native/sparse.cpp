@@ -5,7 +5,8 @@
 // W is read once a step, from first byte to last, and a large one at the speed of memory: so its numbers are as short as
 // they can be without loss (bfloat16 where they are so round), and columns take two bytes where that is enough. Slices of
 // eight units lie interleaved, (units / 8, connections, 8): eight sums that wait for nothing of each other. Eight rows of
-// the batch share one pass over W; a row's result does not depend on the others.
+// the batch share one pass over W; a row's result does not depend on the others. Threads own eight rows each, or where
+// rows are few, units of all of them, and wait for one another once a step (in a closed loop twice).
 //
 // Plain C interface; compiled behind math.h; GCC or Clang vector extensions.
 
@@ -30,13 +31,26 @@ template <class T> struct Loop {
   T* state;                // (batch, units)
   const int64_t* lengths;  // (batch,) or null
   const uint8_t* resets;   // (batch, time) or null
-  T* memory;               // 2 · 8 · units, rounded up to whole slices
+  T* memory;               // 2 · 8 · units, rounded up to whole slices, of each thread that owns rows
   int64_t outputs;         // features of y; 0: the loop is open, and there is nothing of what follows
   const T* back;           // F (units, outputs)
   const T* readout;        // R (outputs, units)
   const T* offset;         // c (outputs,)
   T* fed;                  // y_{t-1} (batch, outputs)
   T* made;                 // y_t (batch, time, outputs)
+  bool shared;             // whether threads share the units of all rows
+  void (*barrier)(void*, int64_t);
+  void* gate;
+};
+
+// Who computes a block of rows, and which units of it are this one's: from first to last, padding included.
+struct Team {
+  int64_t thread, count, first, last;
+  void (*barrier)(void*, int64_t);
+  void* gate;
+  void wait() const {
+    if (count > 1) barrier(gate, count);
+  }
 };
 
 template <class T> bool live(const Loop<T>& loop, int64_t row, int64_t t) {
@@ -123,24 +137,26 @@ inline double quick_tanh(double x) {
 inline float quick_tanh(float x) { return es_tanh(x); }
 
 // What a row alone makes of its sums.
-template <class T> void settle(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row) {
+template <class T>
+void settle(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row, int64_t first, int64_t last) {
   T* y = loop.ys + row * loop.stride + t * loop.units;
   const T scale = T(loop.scale);
   const T* leak = loop.leak;
   if (!live(loop, row, t)) {
-    for (int64_t i = 0; i < loop.units; ++i) next[i] = h[i], y[i] = 0;
+    for (int64_t i = first; i < last; ++i) next[i] = h[i], y[i] = 0;
     return;
   }
-  const int64_t units = loop.units;
 #pragma omp simd
-  for (int64_t i = 0; i < units; ++i) {
+  for (int64_t i = first; i < last; ++i) {
     next[i] = (T(1) - leak[i]) * h[i] + leak[i] * quick_tanh(y[i] + scale * next[i]);
     y[i] = next[i];
   }
 }
 
 // What up to eight rows, whose numbers lie interleaved, make of theirs.
-template <class T> void settle_eight(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row, int64_t rows) {
+template <class T>
+void settle_eight(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row, int64_t rows, int64_t first,
+                  int64_t last) {
   const T scale = T(loop.scale);
   bool alive[8] = {};
   T* ys[8] = {};
@@ -148,7 +164,7 @@ template <class T> void settle_eight(const Loop<T>& loop, const T* h, T* next, i
     alive[b] = live(loop, row + b, t);
     ys[b] = loop.ys + (row + b) * loop.stride + t * loop.units;
   }
-  for (int64_t i = 0; i < loop.units; ++i) {
+  for (int64_t i = first; i < last; ++i) {
     const T a = loop.leak[i];
     T fresh[8] = {};
     for (int64_t b = 0; b < rows; ++b) fresh[b] = ys[b][i];
@@ -161,10 +177,10 @@ template <class T> void settle_eight(const Loop<T>& loop, const T* h, T* next, i
 }
 
 // F y_{t-1}, added to what comes from outside.
-template <class T> void feed(const Loop<T>& loop, int64_t row, int64_t t) {
+template <class T> void feed(const Loop<T>& loop, int64_t row, int64_t t, int64_t first, int64_t last) {
   T* u = loop.ys + row * loop.stride + t * loop.units;
   const T* y = loop.fed + row * loop.outputs;
-  for (int64_t i = 0; i < loop.units; ++i)
+  for (int64_t i = first; i < last; ++i)
     for (int64_t d = 0; d < loop.outputs; ++d) u[i] += loop.back[i * loop.outputs + d] * y[d];
 }
 
@@ -183,55 +199,72 @@ template <class T> void read(const Loop<T>& loop, int64_t row, int64_t t) {
 }
 
 // The whole sequence of one row of the batch, or of up to eight.
-template <class T, class W, class I, int64_t B> void block(const Loop<T>& loop, int64_t row, int64_t rows) {
+template <class T, class W, class I, int64_t B>
+void block(const Loop<T>& loop, int64_t row, int64_t rows, T* memory, const Team& team) {
   const int64_t size = (loop.units + SLICE - 1) / SLICE * SLICE * B;
-  T *h = loop.memory, *next = loop.memory + size;
-  for (int64_t i = 0; i < size; ++i) h[i] = next[i] = 0;
+  const int64_t first = team.first, last = team.last < loop.units ? team.last : loop.units;
+  T *h = memory, *next = memory + size;
+  for (int64_t i = first * B; i < team.last * B; ++i) h[i] = next[i] = 0;
   for (int64_t b = 0; b < rows; ++b)
-    for (int64_t i = 0; i < loop.units; ++i) h[i * B + b] = loop.state[(row + b) * loop.units + i];
+    for (int64_t i = first; i < last; ++i) h[i * B + b] = loop.state[(row + b) * loop.units + i];
+  team.wait();
   for (int64_t t = 0; t < loop.time; ++t) {
+    bool anew = false;
     for (int64_t b = 0; b < rows; ++b)
       if (loop.resets && loop.resets[(row + b) * loop.time + t] && live(loop, row + b, t)) {
-        for (int64_t i = 0; i < loop.units; ++i) h[i * B + b] = 0;
-        for (int64_t d = 0; d < loop.outputs; ++d) loop.fed[(row + b) * loop.outputs + d] = 0;
+        anew = true;
+        for (int64_t i = first; i < last; ++i) h[i * B + b] = 0;
+        for (int64_t d = 0; d < loop.outputs && !team.thread; ++d) loop.fed[(row + b) * loop.outputs + d] = 0;
       }
-    for (int64_t b = 0; b < rows && loop.outputs; ++b) feed(loop, row + b, t);
-    for (int64_t first = 0; first < loop.units; first += SLICE) {
+    if (anew) team.wait();
+    for (int64_t b = 0; b < rows && loop.outputs; ++b) feed(loop, row + b, t, first, last);
+    for (int64_t i = first; i < last; i += SLICE) {
       if constexpr (B == 1)
-        multiply<T, W, I>(loop, h, next, first);
+        multiply<T, W, I>(loop, h, next, i);
       else
-        multiply_eight<T, W, I>(loop, h, next, first);
+        multiply_eight<T, W, I>(loop, h, next, i);
     }
-    if (B == 1)
-      settle(loop, h, next, t, row);
+    if constexpr (B == 1)
+      settle(loop, h, next, t, row, first, last);
     else
-      settle_eight(loop, h, next, t, row, rows);
-    for (int64_t b = 0; b < rows && loop.outputs; ++b) read(loop, row + b, t);
-    T* last = h;
-    h = next, next = last;
+      settle_eight(loop, h, next, t, row, rows, first, last);
+    team.wait();
+    if (loop.outputs) {
+      for (int64_t b = 0; b < rows && !team.thread; ++b) read(loop, row + b, t);
+      team.wait();
+    }
+    T* before = h;
+    h = next, next = before;
   }
   for (int64_t b = 0; b < rows; ++b)
-    for (int64_t i = 0; i < loop.units; ++i) loop.state[(row + b) * loop.units + i] = h[i * B + b];
+    for (int64_t i = first; i < last; ++i) loop.state[(row + b) * loop.units + i] = h[i * B + b];
+  team.wait();  // the next rows lie elsewhere in the same memory
 }
 
-template <class T, class W, class I> void run(const Loop<T>& loop) {
-  for (int64_t row = 0; row < loop.batch; row += SLICE) {
+template <class T, class W, class I> void run(const Loop<T>& loop, int64_t thread, int64_t threads) {
+  const int64_t slices = (loop.units + SLICE - 1) / SLICE;
+  const Team alone = {0, 1, 0, slices * SLICE, nullptr, nullptr};
+  const Team together = {thread,       threads,  slices * thread / threads * SLICE, slices * (thread + 1) / threads * SLICE,
+                         loop.barrier, loop.gate};
+  const Team team = loop.shared ? together : alone;
+  T* const memory = loop.memory + (loop.shared ? 0 : thread * 2 * SLICE * SLICE * slices);
+  for (int64_t row = loop.shared ? 0 : thread * SLICE; row < loop.batch; row += loop.shared ? SLICE : threads * SLICE) {
     const int64_t rows = loop.batch - row < SLICE ? loop.batch - row : SLICE;
     if (rows == 1)
-      block<T, W, I, 1>(loop, row, 1);
+      block<T, W, I, 1>(loop, row, 1, memory, team);
     else
-      block<T, W, I, SLICE>(loop, row, rows);
+      block<T, W, I, SLICE>(loop, row, rows, memory, team);
   }
 }
 
-template <class T> void dispatch(const int64_t* table, double scale) {
+template <class T> void dispatch(const int64_t* table, int64_t thread, int64_t threads) {
   const Loop<T> loop = {table[0],
                         table[1],
                         table[2],
                         table[3],
                         (const void*)table[4],
                         (const void*)table[5],
-                        scale,
+                        __builtin_bit_cast(double, table[21]),
                         (const T*)table[6],
                         (T*)table[7],
                         table[20],
@@ -244,19 +277,22 @@ template <class T> void dispatch(const int64_t* table, double scale) {
                         (const T*)table[16],
                         (const T*)table[17],
                         (T*)table[18],
-                        (T*)table[19]};
+                        (T*)table[19],
+                        table[22] != 0,
+                        (void (*)(void*, int64_t))table[23],
+                        (void*)table[24]};
   const bool short_weights = table[12], short_columns = table[13];
   if (short_weights && short_columns)
-    run<T, Short, uint16_t>(loop);
+    run<T, Short, uint16_t>(loop, thread, threads);
   else if (short_weights)
-    run<T, Short, int32_t>(loop);
+    run<T, Short, int32_t>(loop, thread, threads);
   else if (short_columns)
-    run<T, T, uint16_t>(loop);
+    run<T, T, uint16_t>(loop, thread, threads);
   else
-    run<T, T, int32_t>(loop);
+    run<T, T, int32_t>(loop, thread, threads);
 }
 
 }  // namespace
 
-extern "C" void es_reservoir_f32(const int64_t* table, double scale) { dispatch<float>(table, scale); }
-extern "C" void es_reservoir_f64(const int64_t* table, double scale) { dispatch<double>(table, scale); }
+extern "C" void es_reservoir_f32(const int64_t* table, int64_t i, int64_t n) { dispatch<float>(table, i, n); }
+extern "C" void es_reservoir_f64(const int64_t* table, int64_t i, int64_t n) { dispatch<double>(table, i, n); }
