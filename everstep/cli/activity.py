@@ -17,7 +17,7 @@ SHOWN = 3
 
 
 def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
-    """Saturation of the gates, the liveliest units over a passage, and a page of all units; each with what to see."""
+    """The liveliest units and the gates of one over a passage, a page of all, saturation; each with what to see."""
     from everstep.cli.pictures import NAMES, passage
     from everstep.look.gates import liveliest, saturation_picture, units_text
     from everstep.look.gates_page import gates_html
@@ -37,6 +37,12 @@ def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path
         ),
         (out / "units.html", "Every gate and unit in a browser: choose by the arrow keys, point at the text."),
     ]
+    last = units[0][1]
+    gates = [(name, last) for name, values in top.gates.items() if name not in top.state and last < values.shape[1]]
+    if gates:
+        units_text(tokens[part], top.at(part), gates[:SHOWN], out / "gates.png", columns=64)
+        what = f"The gates of unit {last}, which varies most: where they open and close, and what they let through."
+        drawn.append((out / "gates.png", what))
     if any(activity.gates for activity in found):
         saturation_picture(found, out / "saturation.png")
         what = (

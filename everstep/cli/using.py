@@ -187,7 +187,7 @@ def look(
       curves, surprise                     learning; the model's surprise over a passage
       gradient-flow, sensitivity           how far back a gradient reaches; what the first input still changes
       spectrum, memory                     eigenvalues of its steps; how much context it uses
-      units, saturation, property          units and gates over the passage, and the units that tell something about it
+      units, gates, saturation, property   units and gates over the passage, and the units that tell something about it
       loss-surface                         the loss around the model, as its weights move along two random directions
 
     Pictures as PNG, some as HTML too; each is named as soon as it is drawn. The passage is from the held-out text, or
