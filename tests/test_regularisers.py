@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import everstep as es
 from everstep.data.batches import Batch
@@ -20,6 +19,7 @@ from everstep.scanning import BACKENDS
 from everstep.tasks.config import Config, ModelConfig, parse_recipe
 from everstep.tasks.language_model import LanguageModel, likelihood, update_rules
 from everstep.wirings import EmbeddingDropout, StateDropout
+from everstep.wirings.masks import dropout_mask
 
 B, T, D, H = 4, 7, 3, 5
 F64 = torch.float64
@@ -122,7 +122,7 @@ def made(cell: es.Cell) -> es.Cell:
 
 def mask_of(seed: int, width: int = H) -> Tensor:
     torch.manual_seed(seed)
-    return F.dropout(torch.ones(B, 1, width, dtype=F64), 0.4)[:, 0]
+    return dropout_mask(torch.ones(1, dtype=F64), (B, 1, width), 0.4)[:, 0]
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

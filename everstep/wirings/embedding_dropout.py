@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from everstep.wirings.masks import dropout_mask
 
 
 class EmbeddingDropout(nn.Embedding):
@@ -40,7 +40,7 @@ class EmbeddingDropout(nn.Embedding):
         xs = super().forward(input)
         if not self.training or self.p == 0:
             return xs
-        mask = F.dropout(torch.ones(self.num_embeddings, dtype=xs.dtype, device=xs.device), self.p)
+        mask = dropout_mask(xs, (self.num_embeddings,), self.p)
         return xs * mask[input][..., None]
 
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ from everstep.cell import Cell, Layer, check_size
 from everstep.scanning import dispatch
 from everstep.state import State, detach, leaves, unflatten
 from everstep.wirings.influence import Direct, Exact, Influence, RankOne, touching
+from everstep.wirings.masks import bernoulli
 from everstep.wirings.regularise import Dropout, Fed, Zoneout
 from everstep.wirings.row_jacobians import RowJacobians, flat_rows
 
@@ -179,7 +180,7 @@ class Online(Cell):
             raise ValueError(f"scan: backend {backend!r} cannot run Online: it differentiates every step")
         if self.rule != "uoro":
             return dispatch(self, xs, state, lengths, resets, "reference")
-        signs = torch.empty(*xs.shape[:2], self._states, dtype=xs.dtype, device=xs.device).bernoulli_() * 2 - 1
+        signs = bernoulli(xs, (*xs.shape[:2], self._states), 0.5) * 2 - 1
         return dispatch(self._fed[0], (xs, signs), state, lengths, resets, "reference")
 
     def scanned(self) -> Sequence[Layer]:

@@ -7,12 +7,12 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning import scan
 from everstep.state import State
+from everstep.wirings.masks import dropout
 from everstep.wirings.regularise import FeedingMasks, Masking, probability
 
 
@@ -112,7 +112,7 @@ class WeightDrop(Masking):
         how = {"lengths": lengths, "resets": resets, "backend": backend}
         if not self.training or self.p == 0:
             return scan(self.cell, xs, state, **how)  # type: ignore[arg-type]
-        dropped = {name: F.dropout(self.cell.get_parameter(name), self.p) for name in self.names}
+        dropped = {name: dropout(self.cell.get_parameter(name), self.p) for name in self.names}
         return torch.func.functional_call(self.cell, dropped, (xs, state), how)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning import dispatch, scan
 from everstep.state import State, leaves, map_state, unflatten
 from everstep.wirings.around import Around
+from everstep.wirings.masks import bernoulli, dropout, dropout_mask
 from everstep.wirings.stack import Identity, zero_padding
 
 
@@ -37,13 +37,13 @@ class Dropout(Identity):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step, with a mask of its own."""
-        return F.dropout(x, self.p, self.training), state
+        return dropout(x, self.p, self.training), state
 
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
         """All steps at once."""
-        return zero_padding(F.dropout(xs, self.p, self.training), lengths), state
+        return zero_padding(dropout(xs, self.p, self.training), lengths), state
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, p={self.p}"
@@ -90,7 +90,7 @@ class FeedingMasks(Masking):
         if not self.training or self.p == 0:
             return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
         batch, time = xs.shape[:2]
-        masks = F.dropout(xs.new_ones(batch, 1 if self.once else time, self.cell.hidden_size), self.p)
+        masks = dropout_mask(xs, (batch, 1 if self.once else time, self.cell.hidden_size), self.p)
         return dispatch(self._fed[0], (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
 
 
@@ -117,7 +117,7 @@ class VariationalDropout(Masking):
     ) -> tuple[Tensor, State]:
         """One mask a row, then the cell over the whole sequence."""
         if self.training and self.p > 0:
-            xs = xs * F.dropout(xs.new_ones(len(xs), 1, xs.shape[2]), self.p)
+            xs = xs * dropout_mask(xs, (len(xs), 1, xs.shape[2]), self.p)
         return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
 
     def extra_repr(self) -> str:
@@ -183,7 +183,7 @@ class Zoneout(Cell):
 
     def _draw(self, state: State, steps: int) -> State:
         masks = [
-            torch.empty(len(leaf), steps, *leaf.shape[1:], dtype=leaf.dtype, device=leaf.device).bernoulli_(p)
+            bernoulli(leaf, (len(leaf), steps, *leaf.shape[1:]), p)
             for (_, leaf), p in zip(leaves(state), self.p.values(), strict=True)
         ]
         return unflatten(state, masks)

@@ -33,6 +33,7 @@ HEADER = (
 `split` is 1 where threads share the units of all rows, 0 where each owns rows.
 """
 
+_FEW = 6
 _PRELUDE = (Path(__file__).parent / "native" / "math.h").read_text(encoding="utf-8")
 
 
@@ -88,8 +89,8 @@ typedef {real} T;
 typedef void (*Gemm)(const T*, int64_t, int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*, int64_t, int);
 typedef void (*Barrier)(void*, int64_t);
 
-static void over_time(const int64_t* a, int64_t base, int64_t apart, int64_t count, int64_t capacity, int64_t me,
-                      int64_t team, int64_t thread, T* memory) {{
+static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t capacity, int64_t me, int64_t team,
+                      int64_t thread, T* memory) {{
   const int64_t* const order = (const int64_t*)a[{self._at("order")}];
   const int64_t* const offset = (const int64_t*)a[{self._at("offset")}];
   const int64_t* const length = (const int64_t*)a[{self._at("length")}];
@@ -99,7 +100,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t apart, int64_t cou
   void* const gate = (void*)a[{self._at("gate")}];
   const int64_t panel = a[{self._at("panel")}];
   (void)gemm; (void)panel; (void)resets;
-#define ROW(i) order[base + (i) * apart]
+#define ROW(i) order[base + (i)]
 #define WAIT() do {{ if (team > 1) barrier(gate, team); }} while (0)
   T* const nowhere = memory + capacity * {row}{" + thread * " + str(self.widest)};
 {chr(10).join(self._pointers())}
@@ -119,18 +120,50 @@ static void over_time(const int64_t* a, int64_t base, int64_t apart, int64_t cou
 #undef WAIT
 }}
 
+// The first row after those of thread i of n, whose steps cost at most `cost`, or so many that they are all done.
+// A step of few rows costs as much as one of {_FEW if self.plan.products else 1}: what it multiplies by has to be read.
+static int64_t until(const int64_t* a, int64_t i, int64_t cost) {{
+  const int64_t* const order = (const int64_t*)a[{self._at("order")}];
+  const int64_t* const length = (const int64_t*)a[{self._at("length")}];
+  const int64_t rows = a[{self._at("rows")}], few = {_FEW if self.plan.products else 1};
+  int64_t row = 0;
+  for (int64_t thread = 0; thread <= i && row < rows; ++thread) {{
+    int64_t left = cost - few * length[order[row]];
+    for (int64_t taken = 0; row < rows && left >= 0; ++taken, ++row) {{
+      if (taken >= few) left -= length[order[row]];
+      if (left < 0) break;
+    }}
+  }}
+  return row;
+}}
+
+// The rows of thread i are the next of those sorted by length, so that all threads have as much to do, and short ones
+// do not go on long.
+static int64_t part(const int64_t* a, int64_t i, int64_t n) {{
+  const int64_t* const order = (const int64_t*)a[{self._at("order")}];
+  const int64_t* const length = (const int64_t*)a[{self._at("length")}];
+  const int64_t rows = a[{self._at("rows")}];
+  if (!rows || !i || length[order[0]] == length[order[rows - 1]]) return rows * i / n;
+  int64_t low = 0, high = {_FEW} * length[order[0]];
+  for (int64_t row = 0; row < rows; ++row) high += length[order[row]];
+  while (low < high) {{
+    const int64_t cost = low + (high - low) / 2;
+    if (until(a, n - 1, cost) == rows) high = cost; else low = cost + 1;
+  }}
+  return until(a, i - 1, low);
+}}
+
 extern "C" void run(void* table, int64_t i, int64_t n) {{
   const int64_t* const a = (const int64_t*)table;
   T* const memory = (T*)a[{self._at("memory")}];
   const int64_t rows = a[{self._at("rows")}], block = a[{self._at("block")}];
   if (a[{self._at("split")}]) {{
-    over_time(a, 0, 1, rows, rows, i, n, i, memory);
+    over_time(a, 0, rows, rows, i, n, i, memory);
     return;
   }}
-  // rows are sorted by length: every n-th of them, so that all threads have as much to do
-  const int64_t own = rows > i ? (rows - i + n - 1) / n : 0;
-  for (int64_t first = 0; first < own; first += block)
-    over_time(a, i + first * n, n, own - first < block ? own - first : block, block, 0, 1, i,
+  const int64_t end = part(a, i + 1, n);
+  for (int64_t first = part(a, i, n); first < end; first += block)
+    over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i,
               memory + i * a[{self._at("share")}] - i * {self.widest});
 }}
 """

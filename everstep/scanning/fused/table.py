@@ -103,7 +103,8 @@ def table(
     else:
         threads, by_units = share_loose(rows, code.loose)
     # without products, rows have nothing in common: one after the other, their memory is read in order
-    block = rows.count if by_units else min(64 if matrices else 1, -(-rows.count // threads))
+    own = -(-rows.count // threads) if rows.whole else rows.count  # at most
+    block = rows.count if by_units else min(64 if matrices else 1, own)
     apart = block * code.row + code.spare
     work = _lines(block * code.row + threads * code.spare if by_units else threads * apart)
     memory = empty(like, work + sum(map(_lines, sizes)) + 16)
