@@ -6,42 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from everstep.scanning.fused.graph import REDUCTIONS, Node, Place, Shape, dense
-from everstep.scanning.fused.plan import Loop, Plan, fusible
-
-_EXPRESSIONS = {
-    "copy": "{0}",
-    "add": "({0} + {1})",
-    "sub": "({0} - {1})",
-    "mul": "({0} * {1})",
-    "div": "({0} / {1})",
-    "neg": "(-{0})",
-    "reciprocal": "(T(1) / {0})",
-    "sigmoid": "es_sigmoid({0})",
-    "tanh": "es_tanh({0})",
-    "exp": "es_exp({0})",
-    "relu": "({0} <= 0 ? T(0) : {0})",
-    "abs": "({0} < 0 ? -{0} : {0})",
-    "sign": "(T({0} > 0) - T({0} < 0))",
-    "sqrt": "es_sqrt({0})",
-    "rsqrt": "(T(1) / es_sqrt({0}))",
-    "maximum": "({0} > {1} || {0} != {0} ? {0} : {1})",
-    "minimum": "({0} < {1} || {0} != {0} ? {0} : {1})",
-    "clamp_min": "({0} < {1} ? {1} : {0})",
-    "clamp_max": "({0} > {1} ? {1} : {0})",
-    "where": "({0} != 0 ? {1} : {2})",
-    **{
-        name: f"T({{0}} {sign} {{1}})"
-        for name, sign in zip(("gt", "ge", "lt", "le"), (">", ">=", "<", "<="), strict=True)
-    },
-    "eq": "T({0} == {1})",
-    "ne": "T({0} != {1})",
-    "and": "T({0} != 0 && {1} != 0)",
-    "or": "T({0} != 0 || {1} != 0)",
-    "not": "T({0} == 0)",
-    "pow": "es_pow({0}, {1})",
-    **{name: f"es_{name}({{0}})" for name in ("log", "log1p", "expm1", "sin", "cos", "erf", "atan", "floor")},
-}
+from everstep.scanning.fused.graph import Node
+from everstep.scanning.fused.loops import LoopWriter, divided
+from everstep.scanning.fused.plan import Loop, Plan
 
 
 def leading(size: int, bytes_each: int) -> int:
@@ -103,19 +70,19 @@ class Steps:
             for arg in node.args
             if arg.node.op == "input" and arg.node.key[0] == ("dnext" if self.setting.backward else "prev")
         ]
-        divided = _divided(loop, [math.prod(loop.shape)])
-        return math.prod(loop.shape) if divided and all(arg.whole for arg in carried) else 0
+        size = math.prod(loop.shape)
+        return size if divided(loop, [size]) and all(arg.whole for arg in carried) else 0
 
     def write(self) -> list[str]:
         """The lines of the loop's body."""
         lines = []
         if self.zeros:
             lines += self._clear(self.zeros)
-        for number, phase in enumerate(self.plan.phases):
+        for phase in self.plan.phases:
             if isinstance(phase, Node):
                 lines += self._product(phase)
             else:
-                lines += self._loop(phase, f"loop{number}")
+                lines += self._loop(phase)
             # numbers that need no others wait where whole rows are moved
             moved = "resets" if self.setting.backward else "resets || length[ROW(active - 1)] == t + 1"
             lines.append(f"    if ({moved}) WAIT();" if self.loose else "    WAIT();")
@@ -196,145 +163,11 @@ class Steps:
             return f"const{k}"
         return f"({kind}{k} + at * {self.setting.apart.get(f'{kind}{k}', node.size)})"
 
-    def _loop(self, loop: Loop, label: str) -> list[str]:
+    def _loop(self, loop: Loop) -> list[str]:
         """Pointwise values and reductions over one shape, for all active rows."""
-        members = {id(n) for n in loop.nodes}
-        reads: list[tuple[Node, Place]] = []
-        names: dict[tuple[int, Place], str] = {}
-        for node in loop.nodes:
-            for arg in node.args:
-                if arg.node.op == "literal" or (id(arg.node) in members and fusible(node, arg)):
-                    continue
-                place = _flat_place(arg.place)
-                if (id(arg.node), place) not in names:
-                    names[id(arg.node), place] = f"p{len(reads)}"
-                    reads.append((arg.node, place))
-        writes = [
-            (node, where, k, _flat_place(place))
-            for node in loop.nodes
-            for where, k, place in self.plan.stores.get(id(node), [])
-        ]
-        sums = [(n, _flat_place(_reduced_place(n))) for n in loop.nodes if n.op in REDUCTIONS]
-        places = [p for _, p in reads] + [p for *_, p in writes] + [p for _, p in sums]
-        shape, strides = _collapse(loop.shape, [p.strides for p in places])
+        sums = frozenset(self.setting.sums)
+        return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory).write()
 
-        inner = shape[-1] if shape else 1
-        divided = _divided(loop, shape)
-        lines = ["    {"]
-        if divided:
-            # whole vectors for each thread
-            lines.append(f"      const int64_t units = {-(-inner // 16)};")
-            lines.append("      const int64_t low = units * me / team * 16;")
-            lines.append(f"      const int64_t high = me + 1 == team ? {inner} : units * (me + 1) / team * 16;")
-            lines.append("      for (int64_t i = 0; i < active; ++i) {")
-        else:
-            lines.append("      for (int64_t i = me; i < active; i += team) {")
-        lines.append("        const int64_t r = ROW(i), at = offset[r] + t; (void)at; (void)r;")
-        for number, ((node, place), _) in enumerate(zip(reads, places, strict=False)):
-            lines.append(f"        const T* const p{number} = {self._source(node)} + {place.offset};")
-        for number, (_, where, k, place) in enumerate(writes):
-            lines.append(f"        T* const q{number} = {self._target(where, k)} + {place.offset};")
-        for number, (node, _) in enumerate(sums):
-            k = self._scratch[id(node)]
-            start = "T(0)" if node.op == "sum" else "-__builtin_inf()"
-            lines.append(f"        T* const s{number} = w{k} + i * {self.scratch_lds[k]};")
-            lines.append(f"        for (int64_t j = 0; j < {node.size}; ++j) s{number}[j] = {start};")
-        indent = "        "
-        for depth, n in enumerate(shape[:-1]):
-            lines.append(f"{indent}for (int64_t k{depth} = 0; k{depth} < {n}; ++k{depth}) {{")
-            indent += "  "
-
-        def place_of(number: int, variable: str) -> str:
-            outer = "".join(f" + k{d} * {s}" for d, s in enumerate(strides[number][:-1]) if s)
-            last = strides[number][-1] if strides[number] else 0
-            step = "" if last == 0 else " + j" if last == 1 else f" + j * {last}"
-            return f"{variable}[0{outer}{step}]"
-
-        first_write, first_sum = len(reads), len(reads) + len(writes)
-        held = [n for n in range(len(sums)) if not (strides[first_sum + n] and strides[first_sum + n][-1])]
-        clauses = ""
-        for n in held:
-            start = "0" if sums[n][0].op == "sum" else "-__builtin_inf()"
-            lines.append(f"{indent}T h{n} = {start};")
-            if sums[n][0].op == "sum":
-                clauses += f" reduction(+:h{n})"
-        if not any(sums[n][0].op == "amax" for n in held):
-            lines.append(f"{indent}#pragma omp simd{clauses}")
-        bounds = ("low", "high") if divided else ("0", str(inner))
-        lines.append(f"{indent}for (int64_t j = {bounds[0]}; j < {bounds[1]}; ++j) {{")
-        variables: dict[int, str] = {}
-        stored = []  # after all reads, which may be of the same memory (overlay.py)
-        for node in loop.nodes:
-            terms = []
-            for arg in node.args:
-                if arg.node.op == "literal":
-                    terms.append(_number(arg.node.key))
-                elif id(arg.node) in variables and fusible(node, arg):
-                    terms.append(variables[id(arg.node)])
-                else:
-                    name = names[id(arg.node), _flat_place(arg.place)]
-                    terms.append(place_of(int(name[1:]), name))
-            if node.op in REDUCTIONS:
-                n = next(n for n, (other, _) in enumerate(sums) if other is node)
-                target = f"h{n}" if n in held else place_of(first_sum + n, f"s{n}")
-                new = (
-                    f"{target} + {terms[0]}"
-                    if node.op == "sum"
-                    else (f"({terms[0]} > {target} || {terms[0]} != {terms[0]} ? {terms[0]} : {target})")
-                )
-                lines.append(f"{indent}  {target} = {new};")
-                continue
-            variable = variables[id(node)] = f"v{len(variables)}"
-            lines.append(f"{indent}  const T {variable} = {_EXPRESSIONS[node.op].format(*terms)};")
-            for number, (owner, where, k, _) in enumerate(writes):
-                if owner is node:
-                    sign = "+=" if f"{where}{k}" in self.setting.sums else "="
-                    stored.append(f"{indent}  {place_of(first_write + number, f'q{number}')} {sign} {variable};")
-        lines += [*stored, f"{indent}}}"]
-        for n in held:
-            target = place_of(first_sum + n, f"s{n}")
-            new = (
-                f"{target} + h{n}" if sums[n][0].op == "sum" else f"(h{n} > {target} || h{n} != h{n} ? h{n} : {target})"
-            )
-            lines.append(f"{indent}{target} = {new};")
-        for _ in shape[:-1]:
-            indent = indent[2:]
-            lines.append(f"{indent}}}")
-        return [*lines, "      }", "    }"]
-
-
-def _divided(loop: Loop, shape: Sequence[int]) -> bool:
-    """Whether threads share the numbers of a row, not the rows."""
-    return len(shape) <= 1 and not loop.reduces and math.prod(shape) >= 32
-
-
-def _flat_place(place: Place) -> Place:
-    return place.reduced()
-
-
-def _reduced_place(node: Node) -> Place:
-    """Where a reduction's result goes, over the shape that it reads."""
-    strides = tuple(0 if n != m else s for n, m, s in zip(node.over, node.shape, dense(node.shape), strict=True))
-    return Place(node.over, strides)
-
-
-def _collapse(shape: Shape, strides: Sequence[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:
-    """Join neighbouring dimensions that every access walks through as one."""
-    sizes, walks = list(shape), [list(s) for s in strides]
-    d = 0
-    while d + 1 < len(sizes):
-        if all(w[d] == w[d + 1] * sizes[d + 1] for w in walks):
-            sizes[d : d + 2] = [sizes[d] * sizes[d + 1]]
-            for w in walks:
-                w[d : d + 2] = [w[d + 1]]
-        else:
-            d += 1
-    return sizes, walks
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return 'T(__builtin_nan(""))'
-    if math.isinf(value):
-        return "T(__builtin_inf())" if value > 0 else "T(-__builtin_inf())"
-    return f"T({value!r})"
+    def _memory(self, node: Node) -> tuple[int, int]:
+        k = self._scratch[id(node)]
+        return k, self.scratch_lds[k]
