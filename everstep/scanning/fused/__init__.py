@@ -25,6 +25,7 @@ from everstep.scanning.fused import toolchain
 from everstep.scanning.fused.call import Program
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.lower import lower
+from everstep.scanning.fused.packing import packed, padded
 from everstep.scanning.fused.table import Rows
 from everstep.scanning.fused.threads import has_short
 from everstep.scanning.record import Untraceable
@@ -109,7 +110,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
         return parts[0].new_zeros(batch, time, cell.output_size), state
     flat = [leaf.flatten(0, 1) for leaf in parts]
     if places is not None:
-        flat = [leaf.index_select(0, places) for leaf in flat]
+        flat = [packed(leaf, places) for leaf in flat]
     parameters, mixed = _parameters(_modules(cell, [])), torch.is_autocast_enabled("cpu")
 
     def outside() -> list[Tensor]:
@@ -125,7 +126,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
     ys, final = program.run(outside, rows, start, initial)
     if places is not None:
-        ys = ys.new_zeros(batch * time, *ys.shape[1:]).index_copy(0, places, ys)
+        ys = padded(ys, places, batch * time)
     return ys.view(batch, time, *ys.shape[1:]), unflatten(state, final)
 
 

@@ -33,7 +33,7 @@ HEADER = (
 `split` is 1 where threads share the units of all rows, 0 where each owns rows.
 """
 
-_FEW = 6
+_FEW = 3
 _PRELUDE = (Path(__file__).parent / "native" / "math.h").read_text(encoding="utf-8")
 
 
