@@ -253,11 +253,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    results: dict[str, Any] = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    here = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    # parts that are not run now stay as they are
+    known = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.exists() else {}
+    results: dict[str, Any] = known | here
+    kinds = options.kinds.split(",")
     if "grid" in options.only:
-        results["grid"] = grid(QUICK if options.quick else [*GRID, *EXTRA], options.kinds.split(","))
+        others = [found for found in results.get("grid", []) if found["kind"] not in kinds]
+        results["grid"] = others + grid(QUICK if options.quick else [*GRID, *EXTRA], kinds)
     if "mixed" in options.only:
-        results["mixed"] = grid(QUICK, options.kinds.split(","), mixed=True)
+        results["mixed"] = grid(QUICK, kinds, mixed=True)
     if "cells" in options.only:
         results["cells"] = cells([(100, 32, 256), (200, 8, 128)])
     if "ragged" in options.only:
