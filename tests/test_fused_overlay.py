@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import everstep as es
 from everstep.scanning import fused
-from everstep.scanning.fused import toolchain
+from everstep.scanning.fused import pool, toolchain
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
@@ -112,3 +112,12 @@ def test_backward_again_under_autocast() -> None:
         ys, _ = es.scan(cell, xs, backend="fused")
     first = [g.clone() for g in gradients(cell, xs, ys, retain_graph=True)]
     assert all(torch.equal(a, b) for a, b in zip(first, gradients(cell, xs, ys), strict=True))
+
+
+def test_memory_used_again_is_of_the_same_device() -> None:
+    like = torch.empty(1)
+    kept = pool.empty(like, 1 << 18)
+    address = kept.data_ptr()
+    del kept
+    assert pool.empty(like.to("meta"), 1 << 18).device.type == "meta"
+    assert pool.empty(like, 1 << 18).data_ptr() == address

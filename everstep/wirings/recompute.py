@@ -157,7 +157,7 @@ class _Recomputed(torch.autograd.Function):
             out, new = map_state(_leaf, again.first(number, inside, state))
             outs.append(out)
             if number == 0:
-                between = map_state(lambda leaf: torch.empty_like(leaf[None].expand(last, *leaf.shape)), new)
+                between = map_state(lambda leaf: leaf.new_empty(last, *leaf.shape), new)
             check_nest("checkpointed", new, map_state(lambda leaf: leaf[0], between))
             map_state(lambda into, leaf, number=number: into[number].copy_(leaf), between, new)
             flows.append(map_state(lambda leaf: leaf.requires_grad, new))

@@ -120,7 +120,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
 #undef WAIT
 }}
 
-// The first row after those of thread i of n, whose steps cost at most `cost`, or so many that they are all done.
+// The first row that threads 0 … i leave over, if each takes the next rows as long as their steps cost at most `cost`.
 // A step of few rows costs as much as one of {_FEW if self.plan.products else 1}: what it multiplies by has to be read.
 static int64_t until(const int64_t* a, int64_t i, int64_t cost) {{
   const int64_t* const order = (const int64_t*)a[{self._at("order")}];

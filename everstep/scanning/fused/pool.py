@@ -20,11 +20,11 @@ _pool: list[Tensor] = []
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
-    """An array of `like`'s dtype; its numbers are anything."""
+    """An array of `like`'s dtype and device; its numbers are anything."""
     size = 1
     for n in shape:
         size *= n
-    if size < _SMALL:
+    if size < _SMALL or like.device.type != "cpu":
         return like.new_empty(shape)
     with _lock:
         idle = [block for block in _pool if _idle(block)]
