@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import everstep
+from everstep.scanning.fused import build, cpu
 
 SOURCE = Path(everstep.__file__).parent / "scanning" / "fused" / "native" / "kernels.cpp"
 FLAGS = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
@@ -371,3 +372,31 @@ def test_a_barrier_within_a_team(library: ctypes.CDLL, pool: Any) -> None:
         library.es_parallel(BODY(lambda _, i, n: member(i)), None, 2)
 
     rounds(library, 2, run)
+
+
+def test_threads_get_rows_of_equal_cost() -> None:
+    """In order, none left out or twice; for two threads no other cut is better."""
+    native = Path(cpu.__file__).parent / "native"
+    source = (native / "rows.h").read_text(encoding="utf-8") + (
+        'extern "C" int64_t first(const int64_t* order, const int64_t* length, int64_t rows, int64_t few, int64_t i, '
+        "int64_t n) { return es_rows_of(order, length, rows, few, i, n); }"
+    )
+    first = build.load(source, "rows").first
+    first.restype, first.argtypes = ctypes.c_int64, [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 4
+    rng = np.random.default_rng(0)
+    for trial in range(200):
+        rows, few = int(rng.integers(1, 40)), int(rng.choice([1, 3]))
+        length = rng.integers(0, 100, rows) if trial % 10 else np.full(rows, 7)
+        order = np.argsort(-length, kind="stable")
+        steps = length[order].tolist()
+
+        def cost(part: list[int], few: int = few) -> int:
+            return few * part[0] + sum(part[few:]) if part else 0
+
+        for n in (1, 2, 3, 7):
+            cuts = [first(order.ctypes.data, length.ctypes.data, rows, few, i, n) for i in range(n + 1)]
+            assert cuts == sorted(cuts)
+            assert (cuts[0], cuts[-1]) == (0, rows)
+            if n == 2 and trial % 10:
+                worst = max(cost(steps[: cuts[1]]), cost(steps[cuts[1] :]))
+                assert worst == min(max(cost(steps[:cut]), cost(steps[cut:])) for cut in range(rows + 1))

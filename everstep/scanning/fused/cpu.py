@@ -1,7 +1,8 @@
 """C++ for a planned step: the loop over time, forward or backward, over a block of rows or a share of the units.
 
 The generated function has one argument, a table of integers and pointers (`HEADER`, then the arrays in the order of
-`Code.arrays`), so that it is called through a plain C interface and compiles without any header but `native/math.h`.
+`Code.arrays`), so that it is called through a plain C interface and compiles without any header but `native/math.h` and
+`native/rows.h`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ HEADER = (
 """
 
 _FEW = 3
-_PRELUDE = (Path(__file__).parent / "native" / "math.h").read_text(encoding="utf-8")
+"""Rows below which a step with products costs no less."""
+_NATIVE = Path(__file__).parent / "native"
+_PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "rows.h"))
 
 
 @dataclass(frozen=True)
@@ -120,39 +123,6 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
 #undef WAIT
 }}
 
-// The first row that threads 0 … i leave over, if each takes the next rows as long as their steps cost at most `cost`.
-// A step of few rows costs as much as one of {_FEW if self.plan.products else 1}: what it multiplies by has to be read.
-static int64_t until(const int64_t* a, int64_t i, int64_t cost) {{
-  const int64_t* const order = (const int64_t*)a[{self._at("order")}];
-  const int64_t* const length = (const int64_t*)a[{self._at("length")}];
-  const int64_t rows = a[{self._at("rows")}], few = {_FEW if self.plan.products else 1};
-  int64_t row = 0;
-  for (int64_t thread = 0; thread <= i && row < rows; ++thread) {{
-    int64_t left = cost - few * length[order[row]];
-    for (int64_t taken = 0; row < rows && left >= 0; ++taken, ++row) {{
-      if (taken >= few) left -= length[order[row]];
-      if (left < 0) break;
-    }}
-  }}
-  return row;
-}}
-
-// The rows of thread i are the next of those sorted by length, so that all threads have as much to do, and short ones
-// do not go on long.
-static int64_t part(const int64_t* a, int64_t i, int64_t n) {{
-  const int64_t* const order = (const int64_t*)a[{self._at("order")}];
-  const int64_t* const length = (const int64_t*)a[{self._at("length")}];
-  const int64_t rows = a[{self._at("rows")}];
-  if (!rows || !i || length[order[0]] == length[order[rows - 1]]) return rows * i / n;
-  int64_t low = 0, high = {_FEW} * length[order[0]];
-  for (int64_t row = 0; row < rows; ++row) high += length[order[row]];
-  while (low < high) {{
-    const int64_t cost = low + (high - low) / 2;
-    if (until(a, n - 1, cost) == rows) high = cost; else low = cost + 1;
-  }}
-  return until(a, i - 1, low);
-}}
-
 extern "C" void run(void* table, int64_t i, int64_t n) {{
   const int64_t* const a = (const int64_t*)table;
   T* const memory = (T*)a[{self._at("memory")}];
@@ -161,8 +131,10 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
     over_time(a, 0, rows, rows, i, n, i, memory);
     return;
   }}
-  const int64_t end = part(a, i + 1, n);
-  for (int64_t first = part(a, i, n); first < end; first += block)
+  const int64_t* const order = (const int64_t*)a[{self._at("order")}];
+  const int64_t* const length = (const int64_t*)a[{self._at("length")}];
+  const int64_t few = {_FEW if self.plan.products else 1}, end = es_rows_of(order, length, rows, few, i + 1, n);
+  for (int64_t first = es_rows_of(order, length, rows, few, i, n); first < end; first += block)
     over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i,
               memory + i * a[{self._at("share")}] - i * {self.widest});
 }}

@@ -7,6 +7,32 @@
 
 #include <stdint.h>
 
+// e^r - 1 for |r| < 0.35.
+static inline float es_expm1_near(float r) {
+  float p = 1.9875691500E-4f;
+  p = p * r + 1.3981999507E-3f;
+  p = p * r + 8.3334519073E-3f;
+  p = p * r + 4.1665795894E-2f;
+  p = p * r + 1.6666665459E-1f;
+  p = p * r + 5.0000001201E-1f;
+  return p * (r * r) + r;
+}
+
+// 2 p / (q - p) is e^r - 1 for |r| < 0.5.
+struct es_ratio { double p, q; };
+
+static inline es_ratio es_expm1_near(double r) {
+  const double s = r * r;
+  double p = 1.26177193074810590878E-4;
+  p = p * s + 3.02994407707441961300E-2;
+  p = (p * s + 9.99999999999999999910E-1) * r;
+  double q = 3.00198505138664455042E-6;
+  q = q * s + 2.52448340349684104192E-3;
+  q = q * s + 2.27265548208155028766E-1;
+  q = q * s + 2.00000000000000000005E0;
+  return {p, q};
+}
+
 static inline float es_exp(float x) {
   x = x > 100.f ? 100.f : x;
   x = x < -110.f ? -110.f : x;
@@ -14,13 +40,7 @@ static inline float es_exp(float x) {
   const int32_t n = __builtin_bit_cast(int32_t, shifted) - __builtin_bit_cast(int32_t, 12582912.f);
   const float k = shifted - 12582912.f;
   const float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
-  float p = 1.9875691500E-4f;
-  p = p * r + 1.3981999507E-3f;
-  p = p * r + 8.3334519073E-3f;
-  p = p * r + 4.1665795894E-2f;
-  p = p * r + 1.6666665459E-1f;
-  p = p * r + 5.0000001201E-1f;
-  p = p * (r * r) + r + 1.f;
+  const float p = es_expm1_near(r) + 1.f;
   const int32_t half = n >> 1;
   return p * __builtin_bit_cast(float, (uint32_t)(half + 127) << 23) *
          __builtin_bit_cast(float, (uint32_t)(n - half + 127) << 23);
@@ -33,15 +53,8 @@ static inline double es_exp(double x) {
   const int64_t n = __builtin_bit_cast(int64_t, shifted) - __builtin_bit_cast(int64_t, 6755399441055744.);
   const double k = shifted - 6755399441055744.;
   const double r = (x - k * 6.93145751953125E-1) - k * 1.42860682030941723212E-6;
-  const double s = r * r;
-  double p = 1.26177193074810590878E-4;
-  p = p * s + 3.02994407707441961300E-2;
-  p = (p * s + 9.99999999999999999910E-1) * r;
-  double q = 3.00198505138664455042E-6;
-  q = q * s + 2.52448340349684104192E-3;
-  q = q * s + 2.27265548208155028766E-1;
-  q = q * s + 2.00000000000000000005E0;
-  const double e = 1. + 2. * (p / (q - p));
+  const es_ratio near = es_expm1_near(r);
+  const double e = 1. + 2. * (near.p / (near.q - near.p));
   const int64_t half = n >> 1;
   return e * __builtin_bit_cast(double, (uint64_t)(half + 1023) << 52) *
          __builtin_bit_cast(double, (uint64_t)(n - half + 1023) << 52);
@@ -54,13 +67,7 @@ static inline float es_exp_of_gate(float x) {
   const float shifted = x * 1.44269504088896341f + 12582912.f;
   const float k = shifted - 12582912.f;
   const float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
-  float p = 1.9875691500E-4f;
-  p = p * r + 1.3981999507E-3f;
-  p = p * r + 8.3334519073E-3f;
-  p = p * r + 4.1665795894E-2f;
-  p = p * r + 1.6666665459E-1f;
-  p = p * r + 5.0000001201E-1f;
-  p = p * (r * r) + r + 1.f;
+  const float p = es_expm1_near(r) + 1.f;
   // the low bits of `shifted` are n, and the shift drops the others
   return p * __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, shifted) << 23) + 0x3f800000u);
 }
@@ -145,28 +152,12 @@ template <typename F> static inline F es_log1p(F x) {
   return d == 0 ? x : u > F(3e38) ? es_log(u) : r;
 }
 
-static inline float es_expm1(float x) {
-  float p = 1.9875691500E-4f;
-  p = p * x + 1.3981999507E-3f;
-  p = p * x + 8.3334519073E-3f;
-  p = p * x + 4.1665795894E-2f;
-  p = p * x + 1.6666665459E-1f;
-  p = p * x + 5.0000001201E-1f;
-  const float near = p * (x * x) + x;
-  return x < 0.34f && x > -0.34f ? near : es_exp(x) - 1.f;
-}
+static inline float es_expm1(float x) { return x < 0.34f && x > -0.34f ? es_expm1_near(x) : es_exp(x) - 1.f; }
 
 static inline double es_expm1(double x) {
-  const double s = x * x;
-  double p = 1.2617719307481059087798E-4;
-  p = p * s + 3.0299440770744196129956E-2;
-  p = (p * s + 9.9999999999999999991025E-1) * x;
-  double q = 3.0019850513866445504159E-6;
-  q = q * s + 2.5244834034968410419224E-3;
-  q = q * s + 2.2726554820815502876593E-1;
-  q = q * s + 2.0000000000000000000897E0;
-  const double near = p / (q - p);
-  return x < 0.5 && x > -0.5 ? near + near : es_exp(x) - 1.;
+  const es_ratio near = es_expm1_near(x);
+  const double half = near.p / (near.q - near.p);
+  return x < 0.5 && x > -0.5 ? half + half : es_exp(x) - 1.;
 }
 
 static inline float es_sqrt(float x) { return __builtin_sqrtf(x); }

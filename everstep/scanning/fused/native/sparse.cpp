@@ -120,16 +120,9 @@ inline double quick_tanh(double x) {
   const int64_t n = __builtin_bit_cast(int64_t, shifted) - __builtin_bit_cast(int64_t, 6755399441055744.);
   const double k = shifted - 6755399441055744.;
   const double r = (y - k * 6.93145751953125E-1) - k * 1.42860682030941723212E-6;
-  const double s = r * r;
-  double p = 1.26177193074810590878E-4;
-  p = p * s + 3.02994407707441961300E-2;
-  p = (p * s + 9.99999999999999999910E-1) * r;
-  double q = 3.00198505138664455042E-6;
-  q = q * s + 2.52448340349684104192E-3;
-  q = q * s + 2.27265548208155028766E-1;
-  q = q * s + 2.00000000000000000005E0;
+  const es_ratio near = es_expm1_near(r);
   const double power = __builtin_bit_cast(double, (uint64_t)(n + 1023) << 52);
-  const double d = q - p, m = power * (p + p) + (power - 1.) * d;
+  const double d = near.q - near.p, m = power * (near.p + near.p) + (power - 1.) * d;
   const double t = -m / (d + d + m);
   return x < 0 ? -t : t;
 }
