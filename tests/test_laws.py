@@ -248,6 +248,25 @@ def test_frozen_parameters_and_no_grad(name: str) -> None:
         assert layer(xs)[0].grad_fn is None
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_grad_changes_no_number_on_any_threads(name: str) -> None:
+    layer = build(name)
+    xs = inputs(layer, 5, 40)
+    ys, state = layer(xs)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for _ in range(4):  # threads that disturb each other do not do so every time
+                with torch.no_grad():
+                    found, final = layer(xs)
+                torch.testing.assert_close(found, ys.detach(), rtol=0, atol=1e-12)
+                for (_, a), (_, b) in zip(leaves(final), leaves(state), strict=True):
+                    torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-12)
+    finally:
+        torch.set_num_threads(before)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(sorted(CELLS)),

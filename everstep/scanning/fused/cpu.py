@@ -93,7 +93,7 @@ typedef void (*Gemm)(const T*, int64_t, int64_t, const T*, int64_t, int64_t, int
 typedef void (*Barrier)(void*, int64_t);
 
 static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t capacity, int64_t me, int64_t team,
-                      int64_t thread, T* memory) {{
+                      int64_t thread, T* memory, T* nowhere) {{
   const int64_t* const order = (const int64_t*)a[{self._at("order")}];
   const int64_t* const offset = (const int64_t*)a[{self._at("offset")}];
   const int64_t* const length = (const int64_t*)a[{self._at("length")}];
@@ -105,7 +105,6 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   (void)gemm; (void)panel; (void)resets;
 #define ROW(i) order[base + (i)]
 #define WAIT() do {{ if (team > 1) barrier(gate, team); }} while (0)
-  T* const nowhere = memory + capacity * {row}{" + thread * " + str(self.widest)};
 {chr(10).join(self._pointers())}
 {chr(10).join(self._states())}
   if (count == 0) return;
@@ -128,15 +127,15 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
   T* const memory = (T*)a[{self._at("memory")}];
   const int64_t rows = a[{self._at("rows")}], block = a[{self._at("block")}];
   if (a[{self._at("split")}]) {{
-    over_time(a, 0, rows, rows, i, n, i, memory);
+    over_time(a, 0, rows, rows, i, n, i, memory, memory + rows * {row} + i * {self.widest});
     return;
   }}
   const int64_t* const order = (const int64_t*)a[{self._at("order")}];
   const int64_t* const length = (const int64_t*)a[{self._at("length")}];
   const int64_t few = {_FEW if self.plan.products else 1}, end = es_rows_of(order, length, rows, few, i + 1, n);
+  T* const own = memory + i * a[{self._at("share")}];
   for (int64_t first = es_rows_of(order, length, rows, few, i, n); first < end; first += block)
-    over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i,
-              memory + i * a[{self._at("share")}] - i * {self.widest});
+    over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i, own, own + block * {row});
 }}
 """
         return Code(source, tuple(self.arrays), row, self.widest, self.loose)
