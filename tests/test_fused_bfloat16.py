@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 import pytest
 import torch
@@ -90,12 +91,18 @@ def gradients(cell: es.Cell, xs: Tensor, mixed: bool, backend: str = "fused") ->
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_training_step(name: str) -> None:
-    torch.manual_seed(0)
-    cell, xs = CELLS[name](24, 40), torch.randn(5, 30, 24)
-    exact, short = gradients(cell, xs, False), gradients(cell, xs, True)
-    for want, got, loop in zip(exact, short, gradients(cell, xs, True, "reference"), strict=True):
-        error, of_loop = (float((x - want).abs().mean() / want.abs().mean()) for x in (got, loop))
-        assert 1e-5 < error < 1.2 * of_loop
+    logs = []
+    for seed in range(6):  # what one draw of roundings becomes behind a layer norm is chance
+        torch.manual_seed(seed)
+        cell, xs = CELLS[name](24, 40), torch.randn(5, 30, 24)
+        exact, short = gradients(cell, xs, False), gradients(cell, xs, True)
+        errors = [
+            [float((x - want).abs().mean() / want.abs().mean()) for x in (got, loop)]
+            for want, got, loop in zip(exact, short, gradients(cell, xs, True, "reference"), strict=True)
+        ]
+        assert all(error > 1e-5 for error, _ in errors)
+        logs.append([math.log(error / of_loop) for error, of_loop in errors])
+    assert all(sum(of_one) / len(logs) < math.log(1.1) for of_one in zip(*logs, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(short, gradients(cell, xs, True), strict=True))
 
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning import vendor
-from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.call import Program
+from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.fused.packing import packed, padded
+from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.table import Rows
 from everstep.scanning.fused.threads import has_short
 from everstep.scanning.record import Untraceable
@@ -124,7 +124,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
-    ys, final = program.run(outside, rows, start, initial)
+    ys, final = call.run(program, outside, rows, start, initial)
     if places is not None:
         ys = padded(ys, places, batch * time)
     return ys.view(batch, time, *ys.shape[1:]), unflatten(state, final)

@@ -37,6 +37,7 @@ _STALE_SECONDS = 3600
 _KEPT = re.compile(r"[\w.]+-[0-9a-f]{24}\.(so|json|cpp|log)", re.ASCII)
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 _lock = threading.Lock()
+_locks: dict[str, threading.Lock] = {}
 _loaded: dict[str, ctypes.CDLL] = {}
 _failed: dict[str, str] = {}
 _unusable: set[Path] = set()
@@ -173,9 +174,11 @@ def load(source: str, name: str) -> ctypes.CDLL:
     options = toolchain.flags(tool)
     basis = [source, tool.command, tool.version, options, toolchain.processor(), __version__]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    if (known := _loaded.get(key)) is not None:  # without the lock: another source may be compiling
+    if (known := _loaded.get(key)) is not None:  # without a lock: another source may be compiling
         return known
     with _lock:
+        own = _locks.setdefault(key, threading.Lock())
+    with own:
         if key not in _loaded:
             safe_name = re.sub(r"[^\w.]", "_", name, flags=re.ASCII)[:60] or "step"
             _loaded[key] = _obtain(_Job(source, safe_name, key, tool, options))

@@ -28,10 +28,15 @@ HEADER = (
     "share",
     "block",
     "panel",
+    "chunk",
+    "near",
+    "near_share",
 )
 """The first entries of the table, in the order in which `table.py` writes them.
 
-`split` is 1 where threads share the units of all rows, 0 where each owns rows.
+`split` is 1 where threads share the units of all rows, 0 where each owns rows. `chunk` is the number of steps for which
+the products ahead are computed at once, 0 where that is not done here; in `near`, if it is no null pointer, each thread
+has `near_share` numbers for those of one chunk.
 """
 
 _FEW = 3
@@ -48,6 +53,8 @@ class Code:
         source: C++ with one function, `run`.
         arrays: names of the table's entries after `HEADER`.
         row: numbers of memory that each row of a block needs.
+        near: likewise for every step of a chunk.
+        ahead: arrays that the products ahead fill, in the order of `Setting.ahead`.
         spare: numbers that each thread needs besides, for what is not kept.
         loose: numbers of a row's one loop, where no number needs another of the step before; else 0.
     """
@@ -55,6 +62,8 @@ class Code:
     source: str
     arrays: tuple[str, ...]
     row: int
+    near: int
+    ahead: tuple[str, ...]
     spare: int
     loose: int
 
@@ -79,6 +88,7 @@ class _Writer:
         ]
         self.widest = max([16, *(setting.sizes[name] for name in setting.optional | setting.sums)])
         self.packs = [f"pack{k}" for k in range(len(plan.products))]
+        self.packs += [f"ahead{k}" for k in range(len(setting.ahead))]
         for name in (*setting.sizes, *self.packs):
             if name not in self.arrays:
                 self.arrays.append(name)
@@ -101,8 +111,9 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   const Gemm gemm = (Gemm)a[{self._at("gemm")}];
   const Barrier barrier = (Barrier)a[{self._at("barrier")}];
   void* const gate = (void*)a[{self._at("gate")}];
-  const int64_t panel = a[{self._at("panel")}];
-  (void)gemm; (void)panel; (void)resets;
+  const int64_t panel = a[{self._at("panel")}], chunk = a[{self._at("chunk")}];
+  T* const near = a[{self._at("near")}] ? (T*)a[{self._at("near")}] + thread * a[{self._at("near_share")}] : 0;
+  (void)gemm; (void)panel; (void)resets; (void)chunk; (void)near;
 #define ROW(i) order[base + (i)]
 #define WAIT() do {{ if (team > 1) barrier(gate, team); }} while (0)
 {chr(10).join(self._pointers())}
@@ -138,7 +149,9 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
     over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i, own, own + block * {row});
 }}
 """
-        return Code(source, tuple(self.arrays), row, self.widest, self.loose)
+        near = 0 if self.setting.backward else sum(a.width for a in self.setting.ahead)
+        ahead = tuple(a.target for a in self.setting.ahead)
+        return Code(source, tuple(self.arrays), row, near, ahead, self.widest, self.loose)
 
     def _at(self, name: str) -> int:
         return HEADER.index(name)
@@ -148,8 +161,14 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
 
     def _pointers(self) -> list[str]:
         s, lines = self.setting, []
+        ahead = {} if s.backward else {a.target: a.width for a in s.ahead}
+        place = 0
         for name, size in s.sizes.items():
             slot = self._slot(name)
+            if name in ahead:
+                lines.append(f"  T* const {name} = near ? near + capacity * chunk * {place} : (T*)a[{slot}];")
+                place += size
+                continue
             written = self._written(name)
             const = "" if written else "const "
             if name in s.sums:
@@ -171,6 +190,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
         return (
             name in self.setting.sums
             or name in self.setting.optional
+            or any(a.target == name for a in self.setting.ahead)
             or any(f"{where}{k}" == name for stores in self.plan.stores.values() for where, k, _ in stores)
         )
 
@@ -205,6 +225,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
             return f"""  int64_t active = count;
   for (int64_t t = 0; t < last; ++t) {{
     while (active && length[ROW(active - 1)] <= t) --active;
+{chr(10).join(self.steps.ahead())}
     if (resets) {{
       for (int64_t i = me; i < active; i += team) {{
         const int64_t r = ROW(i);
@@ -237,7 +258,8 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
                 f"        for (int64_t j = 0; j < {size}; ++j) {{ init{k}[r * {size} + j] += nxt{k}[i * {ld} + j]; "
                 f"nxt{k}[i * {ld} + j] = 0; }}"
             )
-        return f"""    if (resets) {{
+        return f"""{chr(10).join(self.steps.ahead())}
+    if (resets) {{
       for (int64_t i = me; i < active; i += team) {{
         const int64_t r = ROW(i);
         if (!resets[offset[r] + t]) continue;

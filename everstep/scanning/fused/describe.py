@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from everstep.scanning.fused.call import Program
+from everstep.scanning.fused.program import Program
 
 
 def describe(program: Program, batch: int) -> str:

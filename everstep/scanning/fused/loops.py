@@ -50,7 +50,9 @@ class LoopWriter:
         loop: what to write.
         plan: whose loop it is.
         sums: names of arrays that are added to.
-        source, target: the start of a row's part of what is read, and of an array.
+        source, target: the start of a row's part of what is read, and of an array, at the step `at`.
+        next_step: the place of a step that the loop comes to later, if its memory is to be fetched now: where nothing
+            is multiplied, that takes longest.
         scratch: the number of a node's working memory, and the distance of its rows.
     """
 
@@ -62,8 +64,10 @@ class LoopWriter:
         source: Callable[[Node], str],
         target: Callable[[str, int], str],
         scratch: Callable[[Node], tuple[int, int]],
+        next_step: str = "",
     ):
         self.loop, self.added, self.source, self.target, self.scratch = loop, sums, source, target, scratch
+        self.next_step = next_step
         members = {id(n) for n in loop.nodes}
         self.reads: list[tuple[Node, Place]] = []
         self.numbers: dict[tuple[int, Place], int] = {}  # of the reads
@@ -132,7 +136,19 @@ class LoopWriter:
             k, distance = self.scratch(node)
             lines.append(f"        T* const s{number} = w{k} + i * {distance};")
             lines.append(f"        for (int64_t j = 0; j < {node.size}; ++j) s{number}[j] = {_start(node, 'T(0)')};")
-        return lines
+        return [*lines, *self._fetch()]
+
+    def _fetch(self) -> list[str]:
+        """Ask for the memory of a later step: the processor foresees none beyond a page."""
+        starts = [f"{self.source(node)} + {place.offset}" for node, place in self.reads]
+        starts += [f"{self.target(where, k)} + {place.offset}" for _, where, k, place in self.writes]
+        starts = sorted({s.replace(" at ", f" ({self.next_step}) ") for s in starts if " at " in s})
+        if not self.next_step or not self.divided:
+            return []
+        lines = [f"        const T* const n{number} = {start};" for number, start in enumerate(starts)]
+        lines.append("        for (int64_t j = low; j < high; j += 64 / int64_t(sizeof(T))) {")
+        lines += [f"          __builtin_prefetch(n{number} + j);" for number in range(len(starts))]
+        return [*lines, "        }"]
 
     def _numbers(self) -> list[str]:
         """The innermost loop, with what is set before it and stored after it."""

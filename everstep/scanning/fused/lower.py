@@ -25,6 +25,8 @@ class Lowered:
         before: `before(parameters, x leaves, rows)` gives the inputs of every step, then the constants; PyTorch runs
             it, with its own derivatives, over all steps at once.
         inputs: shape of a row of each input.
+        factors: of the inputs that are products: the number of the constant that `before` gives the other factor of,
+            and the numbers in a row of that.
         constants: shape of each constant: what depends on the parameters alone.
         states: shape of a row of each leaf of the state.
         output, following: y and the new state's leaves.
@@ -33,6 +35,7 @@ class Lowered:
 
     before: fx.GraphModule
     inputs: tuple[Shape, ...]
+    factors: dict[int, tuple[int, int]]
     constants: tuple[Shape, ...]
     states: tuple[Shape, ...]
     output: View
@@ -87,7 +90,13 @@ class _Lowering:
             if new.shape != old:
                 raise Untraceable(f"a state leaf of shape {old} becomes {new.shape}")
         inputs = tuple(self.shape(n) for n in split.inputs)
-        return Lowered(split.before(), inputs, split.constant_shapes, states, y, tuple(following), self.build)
+        factors = {}
+        for number, node in enumerate(split.inputs):
+            found = split.factors(node)
+            if found is not None:
+                factors[number] = split.constant(found[1]), math.prod(self.shape(found[0]))
+        constants = split.constant_shapes
+        return Lowered(split.before(), inputs, factors, constants, states, y, tuple(following), self.build)
 
     def _end(self, node: fx.Node) -> View:
         view, shape = self.view(node), self.shape(node)

@@ -27,7 +27,6 @@ class _Bodies:
         suffix = "f32" if dtype == torch.float32 else "f64"
         library = kernels(dtype).library
         self._parallel = library.es_parallel
-        self.columns_short = ctypes.cast(library.es_columns_short, ctypes.c_void_p)
         self.panels, self.rows, self.columns = (
             ctypes.cast(getattr(library, f"es_{name}_{suffix}"), ctypes.c_void_p)
             for name in ("panels", "rows", "columns")
@@ -43,6 +42,11 @@ class _Bodies:
 
 
 _bodies = cache(_Bodies)
+
+
+@cache
+def _short_columns() -> ctypes.c_void_p:
+    return ctypes.cast(kernels(torch.float32, True).library.es_columns_short, ctypes.c_void_p)
 
 
 def mm(x: Tensor, w: Tensor) -> Tensor:
@@ -82,16 +86,25 @@ def transposed(g: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None
     else:
         places, first = before[0], _lines(before[1])
         others = places.data_ptr(), first.data_ptr(), first.stride(0)
-    body = bodies.columns_short if short else bodies.columns
-    bodies.run(body, threads, *table, memory.data_ptr(), *others)
+    bodies.run(_short_columns() if short else bodies.columns, threads, *table, memory.data_ptr(), *others)
     return out
 
 
-def _product(x: Tensor, w: Tensor) -> Tensor:
+def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, short: bool = False) -> Tensor:
+    """x (N, K) by w (K, M), on the CPU; no gradient goes through it. With `short` as in `transposed`."""
+    if out is None:
+        out = empty(x, len(x), w.shape[1])
+    if short:
+        return out.copy_(torch.mm(x.bfloat16(), w.bfloat16()))
+    return _product(x, w, out)
+
+
+def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     (steps, depth), columns = x.shape, w.shape[1]
     x = _lines(x)
     bodies = _bodies(x.dtype)
-    out = empty(x, steps, columns)
+    if out is None:
+        out = empty(x, steps, columns)
     line = 64 // x.element_size()
     memory = empty(x, bodies.packed_size(depth, columns) + line)
     packed = (memory.data_ptr() + 63) // 64 * 64
@@ -120,8 +133,6 @@ class _Product(torch.autograd.Function):
         d_w = None
         if want_w:  # in the layout of w: a parameter's gradient is to be contiguous as the parameter is
             d_w = transposed(x, grad) if w.is_contiguous() else transposed(grad, x).t()
-        if want_x and x.shape[1] == 1:  # most of a panel would be empty: PyTorch takes half the time
-            return grad @ w.t(), d_w
         return _product(grad, w.t()) if want_x else None, d_w
 
 

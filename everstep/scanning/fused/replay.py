@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from everstep.scanning.fused.graph import STOP, Node, View, ordered
+from everstep.scanning.fused.program import Program
+from everstep.scanning.fused.table import Rows
 
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     **{
@@ -74,3 +76,34 @@ def evaluate(
         if node.op != "literal":
             values[id(node)] = compute(node)
     return [read(view) for view in views]
+
+
+def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs and final state of a compiled step over all steps; `tensors` in the order of `Program.split`."""
+    xs, constants, state, initial = program.split(tensors)
+    factors = program.step.factors
+    xs = [x @ constants[factors[k][0]] if k in factors else x for k, x in enumerate(xs)]
+    state = list(state)
+    pieces: list[Tensor] = []
+    places: list[Tensor] = []
+
+    def matrix(key: int) -> Tensor:
+        found: Tensor = constants[key]
+        return found
+
+    for t in range(int(rows.length.max())):
+        live = (rows.length > t).nonzero()[:, 0]
+        at = rows.offset[live] + t
+        if rows.resets is not None:
+            again = rows.resets[at].bool()
+            if bool(again.any()):
+                who = live[again]
+                state = [s.index_copy(0, who, i[who]) for s, i in zip(state, initial, strict=True)]
+        inputs = {("x", k): x[at] for k, x in enumerate(xs)} | {("const", k): c for k, c in enumerate(constants)}
+        inputs |= {("prev", k): s[live] for k, s in enumerate(state)}
+        y, *new = evaluate([program.step.output, *program.step.following], inputs, matrix)
+        state = [s.index_copy(0, live, n.expand(len(live), *n.shape[1:])) for s, n in zip(state, new, strict=True)]
+        pieces.append(y.expand(len(live), *y.shape[1:]))
+        places.append(at)
+    ys = torch.cat(pieces)
+    return [torch.zeros_like(ys).index_copy(0, torch.cat(places), ys), *state]

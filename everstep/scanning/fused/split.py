@@ -143,6 +143,20 @@ class Split:
         plain = self.is_constant(bias) and bias.meta["val"].dim() == 1
         return bias if plain and not any(user in self._early for user in node.users) else None
 
+    def factors(self, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+        """The two of an input that is a matrix of x times a constant one, which the loop multiplies itself."""
+        if node.op != "call_function" or any(user in self._early for user in node.users):
+            return None
+        left: Any
+        right: Any
+        if operation_name(node.target) == "mm":
+            left, right = node.args
+        elif self._bias(node) is not None:
+            _, left, right = node.args
+        else:
+            return None
+        return (left, right) if self.is_constant(right) and self._batches(left) == [(0, 1)] else None
+
     def constant(self, node: fx.Node, place: Place | None = None) -> int:
         """Its number among the constants; with a place, that of a part of it."""
         if (node, place) not in self.constants:
@@ -159,7 +173,8 @@ class Split:
         graph = fx.Graph()
         copies = {node: graph.placeholder(node.name) for node in self._given}
         rows = graph.placeholder("rows")
-        wanted = {*self.inputs, *(node for node, _ in self.constants)}
+        inputs = [(self.factors(node) or (node, None))[0] for node in self.inputs]
+        wanted = {*inputs, *(node for node, _ in self.constants)}
         for node in reversed(self.graph.nodes):
             if node in wanted:
                 wanted.update(node.all_input_nodes)
@@ -191,7 +206,7 @@ class Split:
             copies[n] if p is None else graph.call_function(_part, (copies[n], p.shape, p.strides, p.offset))
             for n, p in self.constants
         ]
-        graph.output([*(copies[n] for n in self.inputs), *constants])
+        graph.output([*(copies[n] for n in inputs), *constants])
         return fx.GraphModule(self.graph.owning_module or {}, graph)
 
 

@@ -18,6 +18,21 @@ def leading(size: int, bytes_each: int) -> int:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """A product that is computed for many steps at once: of inputs before these steps, of gradients after them.
+
+    Attributes:
+        source, target: names of arrays.
+        depth, width: numbers in a row of each.
+    """
+
+    source: str
+    target: str
+    depth: int
+    width: int
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a loop over time is about.
 
@@ -29,6 +44,7 @@ class Setting:
         optional: names of arrays that may be absent.
         following: for each leaf of the state, the array in which the forward loop left it after every step, or None.
         apart: distance of the steps of arrays that lie within others.
+        ahead: products for many steps at once.
     """
 
     backward: bool
@@ -38,6 +54,7 @@ class Setting:
     optional: frozenset[str]
     following: tuple[str | None, ...]
     apart: dict[str, int]
+    ahead: tuple[Ahead, ...] = ()
 
 
 class Steps:
@@ -87,6 +104,25 @@ class Steps:
             moved = "resets" if self.setting.backward else "resets || length[ROW(active - 1)] == t + 1"
             lines.append(f"    if ({moved}) WAIT();" if self.loose else "    WAIT();")
         return lines
+
+    def ahead(self) -> list[str]:
+        """The products for a chunk of steps that begins at `t`, backward that ends there."""
+        forward = not self.setting.backward
+        if not self.setting.ahead:
+            return []
+        lines = ["    if (chunk && t % chunk == 0) {", *(["      WAIT();"] if self.loose else [])]
+        for number, a in enumerate(self.setting.ahead):
+            place = "(near ? i * chunk : at)" if forward else "at"
+            lines += [
+                f"      if ({a.target}) for (int64_t i = 0; i < active; ++i) {{",
+                "        const int64_t at = offset[ROW(i)] + t, rest = length[ROW(i)] - t;",
+                f"        const int64_t panels = ({a.width} + panel - 1) / panel;",
+                f"        gemm({a.source} + at * {a.depth}, {a.depth}, rest < chunk ? rest : chunk, ahead{number}, "
+                f"{a.depth}, {a.width}, panels * me / team, panels * (me + 1) / team, "
+                f"{a.target} + {place} * {a.width}, {a.width}, 0);",
+                "      }",
+            ]
+        return [*lines, *(["      WAIT();"] if forward else []), "    }"]
 
     def _clear(self, nodes: Sequence[Node]) -> list[str]:
         lines = [
@@ -161,12 +197,16 @@ class Steps:
             return f"({self.setting.following[k]} + at * {self.setting.states[k]})"
         if kind == "const":
             return f"const{k}"
-        return f"({kind}{k} + at * {self.setting.apart.get(f'{kind}{k}', node.size)})"
+        name = f"{kind}{k}"
+        if not self.setting.backward and any(a.target == name for a in self.setting.ahead):
+            return f"({name} + (near ? i * chunk + t % chunk : at) * {node.size})"
+        return f"({name} + at * {self.setting.apart.get(name, node.size)})"
 
     def _loop(self, loop: Loop) -> list[str]:
         """Pointwise values and reductions over one shape, for all active rows."""
         sums = frozenset(self.setting.sums)
-        return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory).write()
+        later = ("at - 2" if self.setting.backward else "at + 2") if self.loose else ""
+        return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory, later).write()
 
     def _memory(self, node: Node) -> tuple[int, int]:
         k = self._scratch[id(node)]

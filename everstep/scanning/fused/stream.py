@@ -13,7 +13,7 @@ from everstep.scanning.fused import build, cpu, toolchain
 from everstep.scanning.fused.lower import Lowered, lower
 from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.steps import Setting
-from everstep.scanning.fused.table import Rows, table
+from everstep.scanning.fused.table import Rows, table, team
 from everstep.scanning.fused.threads import Kernels, kernels
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
@@ -172,6 +172,7 @@ class Stream:
         order = torch.arange(self.batch, device="cpu")
         rows = Rows(order, order, torch.ones_like(order), None, self.batch, self.batch, True)
         self._held = arrays, rows
-        self._table = table(program.kernels, program.code, arrays, matrices, rows, {})
+        work = team(program.kernels, program.code, matrices, [], rows, self._like.element_size())
+        self._table = table(program.kernels, program.code, arrays, matrices, [], rows, work, {})
         first = len(cpu.HEADER)
         self._x, self._y = first + program.code.arrays.index("x0"), first + program.code.arrays.index("y0")

@@ -15,6 +15,15 @@ from everstep.scanning.fused import cpu
 from everstep.scanning.fused.pool import empty
 from everstep.scanning.fused.threads import Kernels
 
+_NEAR = 1 << 21
+"""Bytes of the products ahead that a thread computes at once: they are read again while the cache has them."""
+_STEPS = 14
+"""Rows for which the products' inner loop is fastest."""
+_ALONE = 1 << 22
+"""Multiplications ahead that a thread does sooner than others are called."""
+_LARGE = 1 << 22
+"""Bytes of the matrices for products ahead above which all steps are multiplied at once."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -83,36 +92,81 @@ class Table:
         self.kernels.parallel(loop, self.entries, self.threads)
 
 
-def table(
-    kernels: Kernels,
-    code: cpu.Code,
-    arrays: Mapping[str, Tensor],
-    matrices: Sequence[Tensor],
-    rows: Rows,
-    inside: Mapping[str, int],
-) -> Table:
-    """Work out threads and blocks, pack the matrices, and write everything down.
+@dataclass(frozen=True)
+class Team:
+    """How the work of a call is divided.
 
-    `inside`: addresses of arrays that lie in others. Absent ones are null.
+    Attributes:
+        threads: how many run.
+        by_units: whether they share the units of all rows, or each own rows.
+        block: rows that go side by side on a thread.
+        chunk: steps for which the products ahead are computed at once; 0: not by the loop.
     """
-    like = next(iter(arrays.values()))
-    each = like.element_size()
-    sizes = [kernels.packed_size(*matrix.shape) for matrix in matrices]
+
+    threads: int
+    by_units: bool
+    block: int
+    chunk: int
+
+
+def team(
+    kernels: Kernels, code: cpu.Code, matrices: Sequence[Tensor], ahead: Sequence[Tensor], rows: Rows, each: int
+) -> Team:
+    """Threads and blocks for a call whose loop multiplies by `matrices` in a step, and by `ahead` for many.
+
+    Numbers are of `each` bytes.
+    """
+    size = sum(kernels.packed_size(*matrix.shape) for matrix in matrices)
     if matrices:
-        threads, by_units = share(kernels, rows.count, sum(sizes), each)
+        threads, by_units = share(kernels, rows.count, size, each)
     else:
         threads, by_units = share_loose(rows, code.loose)
     # without products, rows have nothing in common: one after the other, their memory is read in order
     own = -(-rows.count // threads) if rows.whole else rows.count  # at most
     block = rows.count if by_units else min(64 if matrices else 1, own)
-    apart = block * code.row + code.spare
-    work = _lines(block * code.row + threads * code.spare if by_units else threads * apart)
-    memory = empty(like, work + sum(map(_lines, sizes)) + 16)
+    weights = sum(matrix.numel() for matrix in ahead)
+    # large matrices are read less often by a product of all steps; and with few rows other threads would be idle
+    idle = threads < torch.get_num_threads() and rows.steps * weights > _ALONE
+    if not ahead or weights * each > _LARGE or idle:
+        return Team(threads, by_units, block, 0)
+    bytes_a_step = max(1, block * each * sum(max(matrix.shape) for matrix in ahead))
+    longest = rows.steps // max(1, rows.count) if rows.whole else rows.steps  # at most
+    chunk = max(1, _NEAR // bytes_a_step // _STEPS) * _STEPS
+    return Team(threads, by_units, block, min(chunk, max(1, longest)))
+
+
+def table(
+    kernels: Kernels,
+    code: cpu.Code,
+    arrays: Mapping[str, Tensor],
+    matrices: Sequence[Tensor],
+    ahead: Sequence[Tensor],
+    rows: Rows,
+    work: Team,
+    inside: Mapping[str, int],
+) -> Table:
+    """Pack the matrices, and write everything down.
+
+    `inside`: addresses of arrays that lie in others. Absent ones are null; what the products ahead fill without there
+    being an array for it is kept for a chunk alone.
+    """
+    like = next(iter(arrays.values()))
+    each = like.element_size()
+    if not work.chunk:
+        ahead = []
+    sizes = [_lines(kernels.packed_size(*matrix.shape)) for matrix in (*matrices, *ahead)]
+    apart = work.block * code.row + code.spare
+    own = work.block * code.row + work.threads * code.spare if work.by_units else work.threads * apart
+    own = _lines(own)
+    near = code.near > 0 and work.chunk > 0 and not any(name in arrays for name in code.ahead)
+    near_share = _lines(work.block * work.chunk * code.near) if near else 0
+    near_all = near_share if work.by_units else near_share * work.threads
+    memory = empty(like, own + near_all + sum(sizes) + 16)
     first = -(-memory.data_ptr() // 64) * 64
     gate = ctypes.create_string_buffer(kernels.barrier_bytes + 64)
     header = (
         rows.count,
-        int(by_units),
+        int(work.by_units),
         rows.order.data_ptr(),
         rows.offset.data_ptr(),
         rows.length.data_ptr(),
@@ -122,8 +176,11 @@ def table(
         (ctypes.addressof(gate) + 63) // 64 * 64,
         first,
         apart,
-        block,
+        work.block,
         kernels.panel,
+        work.chunk,
+        first + own * each if near else 0,
+        0 if work.by_units else near_share,
     )
     entries = (ctypes.c_int64 * (len(cpu.HEADER) + len(code.arrays)))(*header)
     slots = code.slots
@@ -132,12 +189,13 @@ def table(
             entries[slots[name]] = array.data_ptr()
     for name, address in inside.items():
         entries[slots[name]] = address
-    place = first + work * each
-    for number, (matrix, size) in enumerate(zip(matrices, sizes, strict=True)):
+    place = first + (own + near_all) * each
+    names = [f"pack{k}" for k in range(len(matrices))] + [f"ahead{k}" for k in range(len(ahead))]
+    for name, matrix, size in zip(names, (*matrices, *ahead), sizes, strict=True):
         kernels.pack(matrix, place)
-        entries[slots[f"pack{number}"]] = place
-        place += _lines(size) * each
-    return Table(entries, (memory, gate), threads, kernels)
+        entries[slots[name]] = place
+        place += size * each
+    return Table(entries, (memory, gate), work.threads, kernels)
 
 
 def _lines(numbers: int) -> int:

@@ -12,22 +12,23 @@ from torch import Tensor
 
 from everstep.scanning.fused import build
 
+_MANY = 1 << 16
+"""Numbers from which threads share the packing of a matrix."""
+
 
 @cache
-def _library() -> ctypes.CDLL:
+def _library(numbers: str) -> ctypes.CDLL:
+    """Products of one kind of number, "f32", "f64" or "short": each is compiled when it is first needed."""
     source = (Path(__file__).parent / "native" / "kernels.cpp").read_text(encoding="utf-8")
-    library = build.load(source, "kernels")
+    library = build.load(f"#define ES_{numbers.upper()}\n{source}", f"kernels-{numbers}")
     library.es_set_openmp.argtypes = [ctypes.c_void_p] * 3
     library.es_set_openmp(*_openmp())
-    library.es_has_short.restype = ctypes.c_int64
-    for suffix in ("f32", "f64"):
-        getattr(library, f"es_panel_{suffix}").restype = ctypes.c_int64
-    for suffix in ("f32", "f64", "short"):
-        size = getattr(library, f"es_packed_size_{suffix}")
-        size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
-        pack = getattr(library, f"es_pack_{suffix}")
-        pack.restype, pack.argtypes = None, [ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
-    library.es_barrier_bytes.restype = ctypes.c_int64
+    for name in ("es_has_short", "es_barrier_bytes", f"es_panel_{numbers}"):
+        getattr(library, name).restype = ctypes.c_int64
+    size = getattr(library, f"es_packed_size_{numbers}")
+    size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
+    pack = getattr(library, f"es_pack_{numbers}")
+    pack.restype, pack.argtypes = None, [ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
     library.es_parallel.restype = None
     library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library
@@ -60,15 +61,15 @@ class Kernels:
     """
 
     def __init__(self, dtype: torch.dtype, short: bool = False):
-        suffix = "f32" if dtype == torch.float32 else "f64"
-        products = "short" if short else suffix
+        numbers = "short" if short else "f32" if dtype == torch.float32 else "f64"
         self.short = short
-        self.library = _library()
-        self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{products}"), ctypes.c_void_p).value or 0
+        self.library = _library(numbers)
+        self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{numbers}"), ctypes.c_void_p).value or 0
         self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
-        self.panel = int(getattr(self.library, f"es_panel_{suffix}")())
-        self._pack = getattr(self.library, f"es_pack_{products}")
-        self._packed_size = getattr(self.library, f"es_packed_size_{products}")
+        self.panel = int(getattr(self.library, f"es_panel_{numbers}")())
+        self._pack = getattr(self.library, f"es_pack_{numbers}")
+        self._panels = None if short else ctypes.cast(getattr(self.library, f"es_panels_{numbers}"), ctypes.c_void_p)
+        self._packed_size = getattr(self.library, f"es_packed_size_{numbers}")
         self.barrier_bytes = int(self.library.es_barrier_bytes())
         self.cache = 1 << 20
 
@@ -79,6 +80,10 @@ class Kernels:
     def pack(self, matrix: Tensor, address: int) -> None:
         """Write a matrix (K, N) to memory in the layout that the products read."""
         rows, columns = matrix.shape
+        if self._panels is not None and rows * columns >= _MANY:
+            body = (ctypes.c_int64 * 6)(matrix.data_ptr(), rows, columns, *matrix.stride(), address)
+            self.library.es_parallel(self._panels, body, torch.get_num_threads())
+            return
         self._pack(matrix.data_ptr(), rows, columns, matrix.stride(0), matrix.stride(1), address)
 
     def parallel(self, run: Any, table: Any, threads: int) -> None:
@@ -99,4 +104,4 @@ def kernels(dtype: torch.dtype, short: bool = False) -> Kernels:
 @cache
 def has_short() -> bool:
     """Whether the processor multiplies in bfloat16."""
-    return bool(_library().es_has_short())
+    return bool(kernels(torch.float32).library.es_has_short())

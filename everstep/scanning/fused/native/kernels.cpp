@@ -5,15 +5,23 @@
 // reading them at the speed of the cache they lie in.
 //
 // Every element of a product is one chain of multiply-adds over k = 0, 1, 2, … that starts from zero (or from C). No
-// kernel splits that chain, so a row's result depends neither on the other rows nor on how rows, panels and threads
-// were divided: a padded batch equals its members alone, bit for bit. Keep it that way when tuning. (A product over
-// steps, es_gemm_tn, adds up chains of some hundred steps; where they end depends on the number of steps alone.)
+// kernel splits that chain (but for a single column, always in the same way), so a row's result depends neither on the
+// other rows nor on how rows, panels and threads were divided: a padded batch equals its members alone, bit for bit.
+// Keep it that way when tuning. (A product over steps, es_gemm_tn, adds up chains of some hundred steps; where they end
+// depends on the number of steps alone.)
 //
-// Plain C interface; GCC or Clang vector extensions; compile with -std=gnu++17 -march=native.
+// Plain C interface; GCC or Clang vector extensions; compile with -std=gnu++17 -march=native, and with ES_F32, ES_F64 or
+// ES_SHORT defined for the products of one kind of number alone, which takes a third of the time.
 
 #include <cstdint>
 #include <sched.h>
 #include <utility>
+
+#if !defined(ES_F32) && !defined(ES_F64) && !defined(ES_SHORT)
+#define ES_F32
+#define ES_F64
+#define ES_SHORT
+#endif
 
 #define ES_ALWAYS __attribute__((always_inline))
 #define ES_INLINE inline ES_ALWAYS
@@ -95,10 +103,11 @@ ES_INLINE void fma_pairs(Vec<float>& c, Vec<float> a, Vec<float> b) { c += a * b
 
 // M rows by P neighbouring panels. `apart` is the distance of two panels, `columns` how many columns of C there are
 // from here on (fewer than P panels hold: the last one is partly padding), `sum` whether to start from C. With ACROSS,
-// A is packed as K times M neighbours, and `sum` adds the finished chain to C. With PAIRS, K counts pairs.
+// A is packed as K times M neighbours, `sum` adds the finished chain to C, and the way fetches a line for each of K, `lda`
+// numbers apart, from `next` on: what is packed after this. With PAIRS, K counts pairs.
 template <class T, int M, int P, bool ACROSS, bool PAIRS>
-void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, int64_t ldc, int64_t columns,
-           bool sum) {
+void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, int64_t ldc, int64_t columns, bool sum,
+           const T* next) {
   constexpr int L = LANES<T>, R = P * VECTORS;
   constexpr int UNROLL = M * R <= 12 ? 4 : 1;  // a step of a large block hides the cost of its loop
   Vec<T> acc[M][R];
@@ -122,6 +131,7 @@ void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, 
   // One pointer for three rows (x86 addresses p, p + lda and p + 2 lda): fourteen would not fit its registers.
   constexpr int G = (M + 2) / 3;
   const T* rows[G];
+  const int64_t next_lda = lda;
   if (ACROSS) {
     lda = 1;
     asm("" : "+r"(lda));  // GCC that knows the number takes other ways, and leaves the sums in memory
@@ -143,6 +153,10 @@ void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, 
   const auto step = [&](int u) ES_ALWAYS {
     if constexpr (M >= 8)  // the panel comes from L2
       ES_UNROLL for (int r = 0; r < VECTORS; ++r) __builtin_prefetch(W + (u + 16) * PANEL<T> + r * L);
+    if constexpr (ACROSS) {
+      __builtin_prefetch(next, 0, 2);
+      next += next_lda;
+    }
     if constexpr (M >= R) {
       Vec<T> w[R];
       ES_UNROLL for (int r = 0; r < R; ++r) w[r] = load(W + r / VECTORS * apart + (u * VECTORS + r % VECTORS) * L);
@@ -194,7 +208,8 @@ struct Even {
   int64_t at(int64_t part) const { return all / parts * part + (part < all % parts ? part : all % parts); }
 };
 
-template <class T> using Block = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, int64_t, bool);
+template <class T> using Block = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*, int64_t, int64_t, bool,
+                                          const T*);
 
 template <class T, bool ACROSS, bool PAIRS, int... M>
 Block<T> block_of(int64_t rows, std::integer_sequence<int, M...>) {
@@ -207,25 +222,29 @@ template <class T, int M, int P, bool ACROSS, bool PAIRS>
 int64_t wide(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, int64_t N, int64_t p, int64_t last, T* C,
              int64_t ldc, bool sum) {
   for (; p + P <= last; p += P)
-    block<T, M, P, ACROSS, PAIRS>(A, lda, W + p * apart, apart, K, C + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
+    block<T, M, P, ACROSS, PAIRS>(A, lda, W + p * apart, apart, K, C + p * PANEL<T>, ldc, N - p * PANEL<T>, sum, A);
   return p;
 }
 
 // A chunk: at most CHUNK_ROWS rows and CHUNK_BYTES of each. Panels outside, blocks of rows inside: the panel comes from
-// L2 or beyond once and is near for all blocks but the first. With ACROSS, lda is K: blocks lie one after the other.
+// L2 or beyond once and is near for all blocks but the first. With ACROSS blocks lie one after the other (lda is K), and
+// the first panel fetches what is to be packed next, `next_lda` from one another.
 template <class T, bool ACROSS = false, bool PAIRS = false>
 void chunk(const T* A, int64_t lda, int64_t M, const T* W, int64_t apart, int64_t K, int64_t N, int64_t p, int64_t last,
-           T* C, int64_t ldc, bool sum) {
+           T* C, int64_t ldc, bool sum, const T* next = nullptr, int64_t next_lda = 0) {
   if (M == 1) p = wide<T, 1, 4, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
   if (M == 1) p = wide<T, 1, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
   if (M == 2) p = wide<T, 2, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
   const Even blocks = {M, (M + ROWS - 1) / ROWS};
-  for (; p < last; ++p)
+  for (; p < last; ++p) {
     for (int64_t b = 0; b < blocks.parts; ++b) {
       const int64_t m = blocks.at(b);
       block_of<T, ACROSS, PAIRS>(blocks.at(b + 1) - m, std::make_integer_sequence<int, ROWS>())(
-          A + m * lda, lda, W + p * apart, apart, K, C + m * ldc + p * PANEL<T>, ldc, N - p * PANEL<T>, sum);
+          A + m * lda, next ? next_lda : ACROSS ? 0 : lda, W + p * apart, apart, K, C + m * ldc + p * PANEL<T>, ldc,
+          N - p * PANEL<T>, sum, next ? next + m : A);
     }
+    next = nullptr;
+  }
 }
 
 // Rows a multiple of 2 kB apart fall into one or two sets of L1, which then cannot hold a line of each: work on a copy
@@ -239,12 +258,36 @@ __attribute__((noinline)) void chunk_copied(const T* A, int64_t lda, int64_t M, 
   chunk(copy, stride, M, W, apart, K, N, p, last, C, ldc, sum);
 }
 
+// A single column, which would leave most of a panel empty: four chains a row, along K.
+template <class T>
+void dots(const T* A, int64_t lda, int64_t M, const T* W, int64_t K, T* C, int64_t ldc, bool add) {
+  constexpr int64_t most = CHUNK_BYTES / sizeof(T), L = LANES<T>;
+  T column[most];
+  for (int64_t k0 = 0; k0 < K || k0 == 0; k0 += most) {
+    const int64_t length = K - k0 < most ? K - k0 : most;
+    for (int64_t k = 0; k < length; ++k) column[k] = W[(k0 + k) * PANEL<T>];
+    for (int64_t m = 0; m < M; ++m) {
+      const T* row = A + m * lda + k0;
+      Vec<T> sums[4] = {};
+      int64_t k = 0;
+      for (; k + 4 * L <= length; k += 4 * L)
+        ES_UNROLL for (int s = 0; s < 4; ++s) fma(sums[s], load(row + k + s * L), load(column + k + s * L));
+      const Vec<T> all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+      T sum = add || k0 ? C[m * ldc] : T(0);
+      for (int64_t l = 0; l < L; ++l) sum += all[l];
+      for (; k < length; ++k) sum += row[k] * column[k];
+      C[m * ldc] = sum;
+    }
+  }
+}
+
 template <class T>
 void gemm(const T* A, int64_t lda, int64_t M, const T* W, int64_t K, int64_t N, int64_t first, int64_t last, T* C,
           int64_t ldc, bool add) {
   const int64_t panels = (N + PANEL<T> - 1) / PANEL<T>;
   if (last > panels) last = panels;
   if (M <= 0 || first >= last) return;
+  if (N == 1) return dots(A, lda, M, W, K, C, ldc, add);
   constexpr int64_t most = CHUNK_BYTES / sizeof(T);
   const int64_t chunks = (M + CHUNK_ROWS - 1) / CHUNK_ROWS, rows = (M + chunks - 1) / chunks;
   for (int64_t m = 0; m < M; m += rows) {
@@ -253,8 +296,11 @@ void gemm(const T* A, int64_t lda, int64_t M, const T* W, int64_t K, int64_t N, 
     int64_t k = 0;
     do {  // once even where K is 0. Later passes go on from the sums so far, which C holds exactly
       const int64_t length = k + most < K ? most : K - k;
-      (collide ? chunk_copied<T> : chunk<T>)(A + m * lda + k, lda, n, W + k * PANEL<T>, K * PANEL<T>, length, N, first,
-                                             last, C + m * ldc, ldc, add || k > 0);
+      const T *a = A + m * lda + k, *w = W + k * PANEL<T>;
+      if (collide)
+        chunk_copied(a, lda, n, w, K * PANEL<T>, length, N, first, last, C + m * ldc, ldc, add || k > 0);
+      else
+        chunk(a, lda, n, w, K * PANEL<T>, length, N, first, last, C + m * ldc, ldc, add || k > 0);
       k += length;
     } while (k < K);
   }
@@ -502,8 +548,11 @@ void across(const Lines<T>& A, int64_t M, const Lines<T>& B, int64_t N, int64_t 
         const int64_t m = groups.at(g), n = groups.at(g + 1) - m;
         const auto [a, lda] = lines(A, s, length, m, n);
         pack_across(a, lda, n, depth, group);
+        const bool more = g + 1 < groups.parts, end = i + 1 == chunks.parts && j + 1 == parts.parts;
+        const int64_t after = more || j + 1 < parts.parts ? s : s + length;
+        const T* next = A.places || (end && !more) ? nullptr : A.rows + after * A.ld + (more ? m + n : 0);
         chunk<T, true, PAIRS>(group, depth, n, packed, depth * NR, depth, rest, 0, count, C + m * ldc + p * NR, ldc,
-                              i > 0);
+                              i > 0, next, PAIRS ? 2 * A.ld : A.ld);
       }
     }
   }
@@ -679,11 +728,17 @@ extern "C" {
   /* G, ldg, X, ldx, steps, M, N, C, ldc, memory (es_gemm_tn_memory(M, N) for each), places, others, ld_others:       \
      es_gemm_tn, M divided; X as in Lines. */                                                                         \
   void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
+#ifdef ES_F32
 ES_INTERFACE(float, f32)
+#endif
+#ifdef ES_F64
 ES_INTERFACE(double, f64)
+#endif
 
 // Products of numbers in bfloat16, added up in float, where the processor has them.
 int64_t es_has_short(void) { return HAS_SHORT; }
+#ifdef ES_SHORT
+int64_t es_panel_short(void) { return PANEL<float>; }
 int64_t es_packed_size_short(int64_t K, int64_t N) {
   return (N + PANEL<float> - 1) / PANEL<float> * PANEL<float> * ((K + 1) / 2);
 }
@@ -697,6 +752,7 @@ void es_gemm_short(const float* A, int64_t lda, int64_t M, const float* packed, 
 void es_columns_short(void* data, int64_t i, int64_t n) {
   columns_body<float, true>(static_cast<int64_t*>(data), i, n);
 }
+#endif
 
 void es_set_openmp(void* GOMP_parallel, void* omp_get_thread_num, void* omp_get_num_threads) {
   const bool all = GOMP_parallel && omp_get_thread_num && omp_get_num_threads;

@@ -1,0 +1,164 @@
+"""A step in compiled form: what its loops forward and backward read and leave, in whose memory, and their code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from everstep.scanning.fused import build, cpu, overlay
+from everstep.scanning.fused.adjoint import Adjoint, derive
+from everstep.scanning.fused.graph import View, whole
+from everstep.scanning.fused.lower import Lowered
+from everstep.scanning.fused.plan import End, plan
+from everstep.scanning.fused.steps import Ahead, Setting
+from everstep.scanning.fused.threads import Kernels, kernels
+
+
+class Program:
+    """A step in compiled form, for one cell, one shape of a row and one dtype.
+
+    Raises:
+        toolchain.BuildError: the compiler failed.
+        Untraceable: an operation without a derivative.
+    """
+
+    def __init__(self, step: Lowered, dtype: torch.dtype, name: str):
+        self.step, self.dtype, self.name = step, dtype, name
+        self.bytes = 4 if dtype == torch.float32 else 8
+        self.adjoint: Adjoint = derive(step)
+        self.states = tuple(math.prod(shape) for shape in step.states)
+        self.shared = [
+            k
+            for k, view in enumerate(step.following)
+            if view.node is step.output.node and view.whole and step.output.whole
+        ]
+        """Leaves of the state that are the output itself, so that the outputs are also their values at every step."""
+        self.kept = sorted(self.adjoint.kept)
+        self._forward()
+        self._backward()
+        self._overlay()
+        self._generate()
+        read = {node.key for order in (self.forward_plan, self.backward_plan) for node in overlay.inputs(order)}
+        self.elementwise = sorted(k for kind, k in read if kind == "const")
+        """Constants that are read by pointwise operations."""
+
+    def sequence(self, leaf: int) -> str:
+        """The array that holds a leaf after every step."""
+        return "y0" if leaf in self.shared else f"seq{leaf}"
+
+    def _forward(self) -> None:
+        step = self.step
+        ends = [End("y", 0, step.output)]
+        ends += [End("next", k, view) for k, view in enumerate(step.following)]
+        ends += [End("saved", k, whole(node)) for k, node in enumerate(self.adjoint.saved)]
+        self.extra = [k for k in self.kept if k not in self.shared]
+        ends += [End("seq", k, step.following[k]) for k in self.extra]
+        self.forward_plan = plan(step.builder, ends, "next")
+
+    def _backward(self) -> None:
+        step, adjoint = self.step, self.adjoint
+        ends = [End("dprev", k, view) for k, view in enumerate(adjoint.previous)]
+        self.gradients: list[View] = []
+        """What the backward loop leaves of every step: gradients of inputs and of products."""
+        self.totals: list[View] = []
+        """What it adds up over all steps: gradients of constants."""
+
+        def place(view: View, among: list[View]) -> int:
+            found = [k for k, other in enumerate(among) if other.node is view.node and other.place == view.place]
+            if not found:
+                among.append(view)
+            return found[0] if found else len(among) - 1
+
+        self.of_input = {k: place(view, self.gradients) for k, view in adjoint.inputs.items()}
+        self.of_product = [place(whole(p.gradient), self.gradients) for p in adjoint.products]
+        self.ahead = [k for k in self.step.factors if k in self.of_input]
+        """Inputs whose other factor gets its gradient in the loop."""
+        self.of_constant = {k: place(view, self.totals) for k, view in adjoint.constants.items()}
+        ends += [End("g", k, view) for k, view in enumerate(self.gradients)]
+        ends += [End("sum", k, view) for k, view in enumerate(self.totals)]
+        self.backward_plan = plan(step.builder, ends, "dprev")
+
+    def _overlay(self) -> None:
+        """Which arrays lie in the memory of which input."""
+        sizes = {k: math.prod(shape) for k, shape in enumerate(self.step.inputs)}
+        # operands of products are read once more, when the loop backward is over
+        operands = {p.operand.node.key for p in self.adjoint.products}
+        owned = [*overlay.own(self.step.before, len(sizes)), *self.step.factors]
+        hosts = {k: sizes[k] for k in sorted(set(owned)) if ("x", k) not in operands}
+        saved = {k: node.size for k, node in enumerate(self.adjoint.saved) if ("saved", k) not in operands}
+        self.homes = overlay.homes(hosts, saved, self.forward_plan, self.backward_plan)
+        """Saved values that overwrite an input in training."""
+        hosts = {home.host: sizes[home.host] for home in self.homes.values()}
+        self.over: dict[int, int] = {}
+        """Gradients that overwrite an input: the input's number."""
+        for host, size in hosts.items():
+            number = self.of_input.get(host, -1)
+            early = overlay.hindering(self.backward_plan, number, size, host, self.homes)
+            if number not in self.over and early is not None and sum(saved[k] for k in early) < size:
+                self.over[number] = host
+                self.homes = {k: home for k, home in self.homes.items() if k not in early}
+        read = {node.key for node in overlay.inputs(self.backward_plan)} | operands
+        self.stored = any(kind == "x" and k in self.step.factors for kind, k in read)
+        """Whether backward reads inputs that the loop itself computes."""
+        self.needed = sorted({*hosts, *(k for kind, k in read if kind == "x")})
+        """Inputs that backward needs."""
+
+    def _generate(self) -> None:
+        step, adjoint = self.step, self.adjoint
+        inputs = {k: math.prod(shape) for k, shape in enumerate(step.inputs)}
+        sizes = {f"x{k}": size for k, size in inputs.items()}
+        sizes |= {f"const{k}": math.prod(shape) for k, shape in enumerate(step.constants)}
+        sizes |= {"y0": math.prod(step.output.shape)}
+        kept = {f"saved{k}": node.size for k, node in enumerate(adjoint.saved)}
+        kept |= {f"seq{k}": self.states[k] for k in self.extra}
+        apart = {f"saved{k}": inputs[home.host] for k, home in self.homes.items()}
+        self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
+        """What the forward loop leaves for the backward one in memory of its own, numbers a step."""
+        raws = {f"raw{k}": depth for k, (_, depth) in step.factors.items()}
+        forward = Setting(
+            backward=False,
+            states=self.states,
+            sizes=sizes | kept | raws,
+            sums=frozenset(),
+            optional=frozenset(kept),
+            following=(None,) * len(self.states),
+            apart=apart,
+            ahead=tuple(Ahead(f"raw{k}", f"x{k}", depth, inputs[k]) for k, (_, depth) in step.factors.items()),
+        )
+        sizes |= {"dy0": math.prod(step.output.shape), **kept}
+        for k, size in enumerate(self.states):
+            sizes |= {f"before{k}": size, f"before_init{k}": size}
+        optional = {f"g{k}": math.prod(view.shape) for k, view in enumerate(self.gradients)}
+        sums = {f"sum{k}": math.prod(view.shape) for k, view in enumerate(self.totals)}
+        raws = {f"draw{k}": step.factors[k][1] for k in self.ahead}
+        backward = Setting(
+            backward=True,
+            states=self.states,
+            sizes=sizes | optional | sums | raws,
+            sums=frozenset(sums),
+            optional=frozenset(optional),
+            following=tuple(self.sequence(k) if k in adjoint.kept else None for k in range(len(self.states))),
+            apart=apart,
+            ahead=tuple(Ahead(f"g{self.of_input[k]}", f"draw{k}", inputs[k], step.factors[k][1]) for k in self.ahead),
+        )
+        self.forward_code = cpu.generate(self.forward_plan, forward, self.bytes)
+        self.backward_code = cpu.generate(self.backward_plan, backward, self.bytes)
+        with ThreadPoolExecutor() as pool:
+            library = pool.submit(kernels, self.dtype)
+            loops = [
+                pool.submit(build.load, code.source, f"{self.name}-{way}")
+                for way, code in (("forward", self.forward_code), ("backward", self.backward_code))
+            ]
+            self.kernels: Kernels = library.result()
+            self.forward, self.backward = (loop.result().run for loop in loops)
+
+    def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
+        """Inputs, constants, start state, initial state."""
+        a = len(self.step.inputs)
+        b = a + len(self.step.constants)
+        c = b + len(self.states)
+        return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]
