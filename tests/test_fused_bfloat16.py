@@ -34,7 +34,8 @@ def product(a: Tensor, w: Tensor, c: Tensor | None = None) -> Tensor:
     (m, k), n = a.shape, w.shape[1]
     memory = torch.full((library.packed_size(k, n) + 32,), torch.nan)
     place = -(-memory.data_ptr() // 64) * 64
-    library.pack(w, place)
+    job = (ctypes.c_int64 * 6)(w.data_ptr(), k, n, *w.stride(), place)
+    library.run(0, ctypes.addressof(job), 1, 0, 1)
     out = torch.full((m, n), torch.nan) if c is None else c.clone()
     pointer = ctypes.c_void_p
     numbers = [ctypes.c_int64(v) for v in (a.stride(0), m, k, n, 0, 1 << 20, n)]

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everstep.scanning.fused.cpu import Code
 from everstep.scanning.fused.graph import View
-from everstep.scanning.fused.plan import Plan
 from everstep.scanning.fused.pool import empty, zeros
 from everstep.scanning.fused.products import product, transposed
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.replay import replay
 from everstep.scanning.fused.steps import leading
-from everstep.scanning.fused.table import Rows, table, team
+from everstep.scanning.fused.table import Layout, Rows, layout, table
 from everstep.scanning.fused.threads import Kernels, has_short, kernels
 
 
@@ -84,20 +84,23 @@ class _Call:
             arrays[f"end{k}"] = final[k]
             if initial:
                 arrays[f"init{k}"] = initial[k].contiguous()
-        matrices = self._matrices(program.forward_plan, constants)
-        ahead = [constants[number] for number, _ in step.factors.values()]
-        work = team(self.library, program.forward_code, matrices, ahead, self.rows, program.bytes)
-        if not work.chunk:
-            for k, matrix in zip(step.factors, ahead, strict=True):
-                arrays[f"x{k}"] = product(xs[k], matrix, hosts.get(k), short=self.library.short)
-        elif program.stored:
+        stored = bool(hosts) and program.stored
+        known = self._layout(program.forward_code, ahead=bool(step.factors), near=not stored)
+        if not known.chunk:
+            for k, (number, _) in step.factors.items():
+                arrays[f"x{k}"] = product(xs[k], constants[number], hosts.get(k), short=self.library.short)
+        elif stored:
             arrays |= {f"x{k}": host for k, host in hosts.items()}
         inside = {}
         if memory is not None:
             inside = self._addresses(memory.kept, arrays | {f"x{k}": host for k, host in hosts.items()})
-        code = program.forward_code
-        table(self.library, code, arrays, matrices, ahead, self.rows, work, inside).run(program.forward)
+        matrices = [(constants[k], turned) for k, turned in program.forward_matrices]
+        table(known, arrays, matrices, self.rows, inside).run(program.forward)
         return [ys, *final]
+
+    def _layout(self, code: Code, *, ahead: bool, near: bool) -> Layout:
+        rows = self.rows
+        return layout(self.library, code, rows.count, rows.steps, rows.whole, ahead, near, torch.get_num_threads())
 
     def memory(self, like: Tensor) -> _Memory:
         """Room for what backward needs."""
@@ -151,16 +154,13 @@ class _Call:
         for m in {m for k, m in program.of_constant.items() if want_c[k]}:
             width = 2 * leading(math.prod(program.totals[m].shape), program.bytes)
             arrays[f"sum{m}"] = zeros(ys, max(1, torch.get_num_threads()), width)
-        matrices, ahead = self._matrices(program.backward_plan, constants), []
-        if any(want_x[k] for k in program.ahead):
-            ahead = [constants[step.factors[k][0]].t() for k in program.ahead]
-        work = team(self.library, program.backward_code, matrices, ahead, self.rows, program.bytes)
-        if work.chunk:
+        known = self._layout(program.backward_code, ahead=any(want_x[k] for k in program.ahead), near=False)
+        if known.chunk:
             for k in program.ahead:
                 if want_x[k]:
                     arrays[f"draw{k}"] = empty(ys, self.rows.steps, step.factors[k][1])
-        inside, code = self._addresses(kept, arrays), program.backward_code
-        table(self.library, code, arrays, matrices, ahead, self.rows, work, inside).run(program.backward)
+        matrices = [(constants[k], turned) for k, turned in program.backward_matrices]
+        table(known, arrays, matrices, self.rows, self._addresses(kept, arrays)).run(program.backward)
         d_start = [arrays[f"end{k}"] if w else None for k, w in enumerate(want_start)]
         d_initial = [arrays[f"init{k}"] if w else None for k, w in enumerate(want_initial)]
         d_constants = self._of_constants(raws, constants, arrays, kept, want_c)
@@ -264,12 +264,6 @@ class _Call:
         for k in self.program.elementwise:
             arrays[f"const{k}"] = constants[k].contiguous()
         return arrays
-
-    @staticmethod
-    def _matrices(order: Plan, constants: Sequence[Tensor]) -> list[Tensor]:
-        """The matrix of each product, (operand size, result size)."""
-        keys = [node.key for node in order.products]
-        return [constants[key[0]].t() if isinstance(key, tuple) else constants[key] for key in keys]
 
 
 class _Loop(torch.autograd.Function):

@@ -7,12 +7,13 @@ The generated function has one argument, a table of integers and pointers (`HEAD
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from everstep.scanning.fused.plan import Plan
-from everstep.scanning.fused.steps import Setting, Steps, leading
+from everstep.scanning.fused.steps import Ahead, Setting, Steps, leading
 
 HEADER = (
     "rows",
@@ -45,7 +46,7 @@ _NATIVE = Path(__file__).parent / "native"
 _PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "rows.h"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Code:
     """Generated source.
 
@@ -53,8 +54,8 @@ class Code:
         source: C++ with one function, `run`.
         arrays: names of the table's entries after `HEADER`.
         row: numbers of memory that each row of a block needs.
-        near: likewise for every step of a chunk.
-        ahead: arrays that the products ahead fill, in the order of `Setting.ahead`.
+        matrices: rows and columns of the matrix of each product.
+        ahead: products for many steps at once.
         spare: numbers that each thread needs besides, for what is not kept.
         loose: numbers of a row's one loop, where no number needs another of the step before; else 0.
     """
@@ -62,8 +63,8 @@ class Code:
     source: str
     arrays: tuple[str, ...]
     row: int
-    near: int
-    ahead: tuple[str, ...]
+    matrices: tuple[tuple[int, int], ...]
+    ahead: tuple[Ahead, ...]
     spare: int
     loose: int
 
@@ -149,9 +150,8 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
     over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i, own, own + block * {row});
 }}
 """
-        near = 0 if self.setting.backward else sum(a.width for a in self.setting.ahead)
-        ahead = tuple(a.target for a in self.setting.ahead)
-        return Code(source, tuple(self.arrays), row, near, ahead, self.widest, self.loose)
+        matrices = tuple((math.prod(node.args[0].shape), node.size) for node in self.plan.products)
+        return Code(source, tuple(self.arrays), row, matrices, self.setting.ahead, self.widest, self.loose)
 
     def _at(self, name: str) -> int:
         return HEADER.index(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from everstep.scanning.fused import build, cpu, overlay
 from everstep.scanning.fused.adjoint import Adjoint, derive
 from everstep.scanning.fused.graph import View, whole
 from everstep.scanning.fused.lower import Lowered
-from everstep.scanning.fused.plan import End, plan
+from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.steps import Ahead, Setting
 from everstep.scanning.fused.threads import Kernels, kernels
 
@@ -154,7 +155,10 @@ class Program:
                 for way, code in (("forward", self.forward_code), ("backward", self.backward_code))
             ]
             self.kernels: Kernels = library.result()
-            self.forward, self.backward = (loop.result().run for loop in loops)
+            self.forward, self.backward = (address(loop.result()) for loop in loops)
+        self.forward_matrices = _matrices(self.forward_plan) + [(number, False) for number, _ in step.factors.values()]
+        self.backward_matrices = _matrices(self.backward_plan) + [(step.factors[k][0], True) for k in self.ahead]
+        """The number of the constant that each product multiplies by, and whether it is transposed."""
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """Inputs, constants, start state, initial state."""
@@ -162,3 +166,13 @@ class Program:
         b = a + len(self.step.constants)
         c = b + len(self.states)
         return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]
+
+
+def address(library: ctypes.CDLL) -> int:
+    """Of a compiled loop."""
+    return ctypes.cast(library.run, ctypes.c_void_p).value or 0
+
+
+def _matrices(order: Plan) -> list[tuple[int, bool]]:
+    keys = [node.key for node in order.products]
+    return [(key[0], True) if isinstance(key, tuple) else (key, False) for key in keys]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +11,9 @@ from everstep.cell import Cell
 from everstep.scanning.fused import build, cpu, toolchain
 from everstep.scanning.fused.lower import Lowered, lower
 from everstep.scanning.fused.plan import End, Plan, plan
+from everstep.scanning.fused.program import address
 from everstep.scanning.fused.steps import Setting
-from everstep.scanning.fused.table import Rows, table, team
+from everstep.scanning.fused.table import Rows, layout, table
 from everstep.scanning.fused.threads import Kernels, kernels
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
@@ -27,7 +27,7 @@ class _Step:
     step: Lowered
     order: Plan
     code: cpu.Code
-    run: Any
+    run: int
     kernels: Kernels
 
     @property
@@ -53,7 +53,7 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
         sizes |= {f"const{k}": torch.Size(shape).numel() for k, shape in enumerate(step.constants)}
         setting = Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states), {})
         code = cpu.generate(order, setting, like.element_size())
-        run = build.load(code.source, f"{type(cell).__name__}-step").run
+        run = address(build.load(code.source, f"{type(cell).__name__}-step"))
         return _Step(step, order, code, run, kernels(like.dtype))
     except (Untraceable, toolchain.BuildError) as reason:
         return str(reason)
@@ -147,7 +147,7 @@ class Stream:
             x = x.contiguous()
         entries = self._table.entries
         entries[self._x], entries[self._y] = x.data_ptr(), y.data_ptr()
-        self._table.run(self._program.run)
+        self._table.run(self._program.run, pack=False)
         return y
 
     def _eager(self, x: Tensor, out: Tensor | None) -> Tensor:
@@ -168,11 +168,12 @@ class Stream:
         for k, leaf in enumerate(self._state):
             arrays[f"start{k}"] = arrays[f"end{k}"] = leaf
         arrays["x0"] = arrays["y0"] = self._like
-        matrices = [constants[node.key] for node in program.order.products]
+        matrices = [(constants[node.key], False) for node in program.order.products]
         order = torch.arange(self.batch, device="cpu")
         rows = Rows(order, order, torch.ones_like(order), None, self.batch, self.batch, True)
         self._held = arrays, rows
-        work = team(program.kernels, program.code, matrices, [], rows, self._like.element_size())
-        self._table = table(program.kernels, program.code, arrays, matrices, [], rows, work, {})
+        sizes = (self.batch, self.batch, True, False, False, torch.get_num_threads())
+        self._table = table(layout(program.kernels, program.code, *sizes), arrays, matrices, rows, {})
+        self._table.run(0)
         first = len(cpu.HEADER)
         self._x, self._y = first + program.code.arrays.index("x0"), first + program.code.arrays.index("y0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ _ALONE = 1 << 22
 """Multiplications ahead that a thread does sooner than others are called."""
 _LARGE = 1 << 22
 """Bytes of the matrices for products ahead above which all steps are multiplied at once."""
+_JOB = 6
+"""Numbers that `es_run` needs to pack a matrix."""
+_ROWS, _GATE, _MEMORY, _NEAR_AT = (cpu.HEADER.index(name) for name in ("order", "gate", "memory", "near"))
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class Rows:
     count: int
     steps: int
     whole: bool
+
+    @cached_property
+    def addresses(self) -> tuple[int, int, int, int]:
+        """Of `order`, `offset`, `length` and `resets`."""
+        resets = 0 if self.resets is None else self.resets.data_ptr()
+        return self.order.data_ptr(), self.offset.data_ptr(), self.length.data_ptr(), resets
 
     @cached_property
     def starts(self) -> tuple[Tensor, Tensor]:
@@ -71,131 +80,155 @@ class Rows:
         return places
 
 
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How the work of a call is divided, and its memory; both depend on sizes alone.
+
+    Attributes:
+        kernels: the run-time library.
+        code: the compiled loop.
+        threads: how many run.
+        chunk: steps for which the products ahead are computed at once; 0: not by the loop.
+        numbers: the working memory, packed matrices included.
+        near: where in it the products ahead of a chunk begin; 0: they have an array.
+        packs: of each packed matrix: its slot in the table, and where in the memory it begins.
+        entries: the table, with all that is known before a call; after the arrays' addresses comes what `es_run` needs
+            to pack each matrix.
+    """
+
+    kernels: Kernels
+    code: cpu.Code
+    threads: int
+    chunk: int
+    numbers: int
+    near: int
+    packs: tuple[tuple[int, int], ...]
+    entries: Any
+
+
+@lru_cache(1 << 10)
+def layout(
+    kernels: Kernels, code: cpu.Code, count: int, steps: int, whole: bool, ahead: bool, near: bool, threads: int
+) -> Layout:
+    """For a call of `count` rows with so many steps in all.
+
+    Args:
+        kernels, code: as in `Layout`.
+        count, steps, whole: of `Rows`.
+        ahead: whether products ahead are wanted.
+        near: whether their results are wanted for a chunk alone.
+        threads: how many there are.
+    """
+    size, each = sum(kernels.packed_size(*shape) for shape in code.matrices), kernels.bytes
+    if code.matrices:
+        used, by_units = share(threads, count, size * each, kernels.cache)
+    else:
+        used, by_units = share_loose(threads, count, steps * code.loose)
+    # without products, rows have nothing in common: one after the other, their memory is read in order
+    own = -(-count // used) if whole else count  # at most
+    block = count if by_units else min(64 if code.matrices else 1, own)
+    products = code.ahead if ahead else ()
+    chunk = 0
+    weights = sum(a.depth * a.width for a in products)
+    # large matrices are read less often by a product of all steps; and with few rows other threads would be idle
+    idle = used < threads and steps * weights > _ALONE
+    if products and weights * each <= _LARGE and not idle:
+        chunk = max(1, _NEAR // (block * each * sum(max(a.depth, a.width) for a in products)) // _STEPS) * _STEPS
+        longest = steps // max(1, count) if whole else steps  # at most
+        chunk = min(chunk, max(1, longest))
+    if not chunk:
+        products = ()
+    apart = block * code.row + code.spare
+    place = _lines(block * code.row + used * code.spare if by_units else used * apart)
+    first_near = place if near and chunk else 0
+    near_share = _lines(block * chunk * sum(a.width for a in products)) if first_near else 0
+    place += near_share if by_units else near_share * used
+    shapes = [*code.matrices, *((a.depth, a.width) for a in products)]
+    names = [f"pack{k}" for k in range(len(code.matrices))] + [f"ahead{k}" for k in range(len(products))]
+    entries = (ctypes.c_int64 * (len(cpu.HEADER) + len(code.arrays) + _JOB * len(shapes)))()
+    packs = []
+    for number, (name, shape) in enumerate(zip(names, shapes, strict=True)):
+        packs.append((code.slots[name], place))
+        job = len(cpu.HEADER) + len(code.arrays) + _JOB * number
+        entries[job + 1 : job + 3] = list(shape)
+        place += _lines(kernels.packed_size(*shape))
+    known = {
+        "rows": count,
+        "split": int(by_units),
+        "gemm": kernels.gemm,
+        "barrier": kernels.barrier,
+        "share": apart,
+        "block": block,
+        "panel": kernels.panel,
+        "chunk": chunk,
+        "near_share": 0 if by_units else near_share,
+    }
+    for name, value in known.items():
+        entries[cpu.HEADER.index(name)] = value
+    return Layout(kernels, code, used, chunk, place + 16, first_near, tuple(packs), entries)
+
+
 @dataclass(frozen=True)
 class Table:
     """A call made ready.
 
     Attributes:
+        layout: what was known before.
         entries: what the compiled loop reads.
         memory: working memory with the packed matrices, and the threads' barrier: they live as long as the table.
-        threads: how many are to run.
-        kernels: the run-time library.
     """
 
+    layout: Layout
     entries: Any
     memory: tuple[Tensor, Any]
-    threads: int
-    kernels: Kernels
 
-    def run(self, loop: Any) -> None:
-        """Run a compiled loop on it."""
-        self.kernels.parallel(loop, self.entries, self.threads)
-
-
-@dataclass(frozen=True)
-class Team:
-    """How the work of a call is divided.
-
-    Attributes:
-        threads: how many run.
-        by_units: whether they share the units of all rows, or each own rows.
-        block: rows that go side by side on a thread.
-        chunk: steps for which the products ahead are computed at once; 0: not by the loop.
-    """
-
-    threads: int
-    by_units: bool
-    block: int
-    chunk: int
-
-
-def team(
-    kernels: Kernels, code: cpu.Code, matrices: Sequence[Tensor], ahead: Sequence[Tensor], rows: Rows, each: int
-) -> Team:
-    """Threads and blocks for a call whose loop multiplies by `matrices` in a step, and by `ahead` for many.
-
-    Numbers are of `each` bytes.
-    """
-    size = sum(kernels.packed_size(*matrix.shape) for matrix in matrices)
-    if matrices:
-        threads, by_units = share(kernels, rows.count, size, each)
-    else:
-        threads, by_units = share_loose(rows, code.loose)
-    # without products, rows have nothing in common: one after the other, their memory is read in order
-    own = -(-rows.count // threads) if rows.whole else rows.count  # at most
-    block = rows.count if by_units else min(64 if matrices else 1, own)
-    weights = sum(matrix.numel() for matrix in ahead)
-    # large matrices are read less often by a product of all steps; and with few rows other threads would be idle
-    idle = threads < torch.get_num_threads() and rows.steps * weights > _ALONE
-    if not ahead or weights * each > _LARGE or idle:
-        return Team(threads, by_units, block, 0)
-    bytes_a_step = max(1, block * each * sum(max(matrix.shape) for matrix in ahead))
-    longest = rows.steps // max(1, rows.count) if rows.whole else rows.steps  # at most
-    chunk = max(1, _NEAR // bytes_a_step // _STEPS) * _STEPS
-    return Team(threads, by_units, block, min(chunk, max(1, longest)))
+    def run(self, loop: int, pack: bool = True) -> None:
+        """Pack the matrices, unless they are packed already, and run the compiled loop at this address (0: none)."""
+        known = self.layout
+        jobs = len(known.packs) if pack else 0
+        first = len(cpu.HEADER) + len(known.code.arrays)
+        known.kernels.run(loop, ctypes.addressof(self.entries), known.threads, 8 * first, jobs)
 
 
 def table(
-    kernels: Kernels,
-    code: cpu.Code,
+    known: Layout,
     arrays: Mapping[str, Tensor],
-    matrices: Sequence[Tensor],
-    ahead: Sequence[Tensor],
+    matrices: Sequence[tuple[Tensor, bool]],
     rows: Rows,
-    work: Team,
     inside: Mapping[str, int],
 ) -> Table:
-    """Pack the matrices, and write everything down.
+    """Write everything down.
 
-    `inside`: addresses of arrays that lie in others. Absent ones are null; what the products ahead fill without there
-    being an array for it is kept for a chunk alone.
+    Args:
+        known: the layout.
+        arrays: by name; absent ones are null.
+        matrices: each product's, then those of products ahead, and whether they are to be transposed.
+        rows: the steps.
+        inside: addresses of arrays that lie in others.
     """
-    like = next(iter(arrays.values()))
-    each = like.element_size()
-    if not work.chunk:
-        ahead = []
-    sizes = [_lines(kernels.packed_size(*matrix.shape)) for matrix in (*matrices, *ahead)]
-    apart = work.block * code.row + code.spare
-    own = work.block * code.row + work.threads * code.spare if work.by_units else work.threads * apart
-    own = _lines(own)
-    near = code.near > 0 and work.chunk > 0 and not any(name in arrays for name in code.ahead)
-    near_share = _lines(work.block * work.chunk * code.near) if near else 0
-    near_all = near_share if work.by_units else near_share * work.threads
-    memory = empty(like, own + near_all + sum(sizes) + 16)
-    first = -(-memory.data_ptr() // 64) * 64
-    gate = ctypes.create_string_buffer(kernels.barrier_bytes + 64)
-    header = (
-        rows.count,
-        int(work.by_units),
-        rows.order.data_ptr(),
-        rows.offset.data_ptr(),
-        rows.length.data_ptr(),
-        0 if rows.resets is None else rows.resets.data_ptr(),
-        kernels.gemm,
-        kernels.barrier,
-        (ctypes.addressof(gate) + 63) // 64 * 64,
-        first,
-        apart,
-        work.block,
-        kernels.panel,
-        work.chunk,
-        first + own * each if near else 0,
-        0 if work.by_units else near_share,
-    )
-    entries = (ctypes.c_int64 * (len(cpu.HEADER) + len(code.arrays)))(*header)
-    slots = code.slots
+    memory = empty(next(iter(arrays.values())), known.numbers)
+    first, each = -(-memory.data_ptr() // 64) * 64, known.kernels.bytes
+    gate = ctypes.create_string_buffer(known.kernels.barrier_bytes)
+    entries = type(known.entries).from_buffer_copy(known.entries)
+    entries[_ROWS : _ROWS + 4] = list(rows.addresses)
+    entries[_GATE], entries[_MEMORY] = ctypes.addressof(gate), first
+    if known.near:
+        entries[_NEAR_AT] = first + known.near * each
+    slots = known.code.slots
     for name, array in arrays.items():
         if name in slots:
             entries[slots[name]] = array.data_ptr()
     for name, address in inside.items():
         entries[slots[name]] = address
-    place = first + (own + near_all) * each
-    names = [f"pack{k}" for k in range(len(matrices))] + [f"ahead{k}" for k in range(len(ahead))]
-    for name, matrix, size in zip(names, (*matrices, *ahead), sizes, strict=True):
-        kernels.pack(matrix, place)
-        entries[slots[name]] = place
-        place += size * each
-    return Table(entries, (memory, gate), work.threads, kernels)
+    job = len(cpu.HEADER) + len(known.code.arrays)
+    for (slot, place), (matrix, turned) in zip(known.packs, matrices, strict=False):
+        address = first + place * each
+        down, right = matrix.stride()
+        entries[slot] = entries[job + 5] = address
+        entries[job] = matrix.data_ptr()
+        entries[job + 3], entries[job + 4] = (right, down) if turned else (down, right)
+        job += _JOB
+    return Table(known, entries, (memory, gate))
 
 
 def _lines(numbers: int) -> int:
@@ -203,26 +236,24 @@ def _lines(numbers: int) -> int:
     return -(-numbers // 16) * 16
 
 
-def share(kernels: Kernels, rows: int, weights: int, each: int) -> tuple[int, bool]:
+def share(threads: int, rows: int, weights: int, cache: int) -> tuple[int, bool]:
     """How many threads, and whether they share the units of all rows (True) or each own rows.
 
     Rows need no waiting, and nothing goes from one core's cache to another's. But few rows make each thread read all
     weights for little work: that is worth sharing where they do not fit in a core's cache, or for one row, if there
-    is enough to do between two waits (`benchmarks/engine.py` at 2 threads).
+    is enough to do between two waits (`benchmarks/engine.py` at 2 threads). `weights` and `cache` are in bytes.
     """
-    threads = max(1, torch.get_num_threads())
-    if rows >= 4 * threads or (rows > 1 and weights * each <= kernels.cache):
+    if rows >= 4 * threads or (rows > 1 and weights <= cache):
         return min(threads, rows), False
     # a core does about 60 multiplications and additions, or reads about 90 bytes, in a nanosecond
-    nanoseconds = max(weights * rows / 60, weights * each / 90)
+    nanoseconds = max(weights / 4 * rows / 60, weights / 90)
     if threads > 1 and nanoseconds > 3000:
         return threads, True
     return min(threads, rows), False
 
 
-def share_loose(rows: Rows, loose: int) -> tuple[int, bool]:
+def share_loose(threads: int, rows: int, numbers: int) -> tuple[int, bool]:
     """The same where nothing is multiplied: threads own rows, or, where rows are few, numbers that need no others."""
-    threads = max(1, torch.get_num_threads())
-    if rows.count < threads and rows.steps * loose > 1 << 15:
+    if rows < threads and numbers > 1 << 15:
         return threads, True
-    return min(threads, rows.count), False
+    return min(threads, rows), False

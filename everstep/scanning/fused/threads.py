@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from everstep.scanning.fused import build
-
-_MANY = 1 << 16
-"""Numbers from which threads share the packing of a matrix."""
 
 
 @cache
@@ -27,8 +23,8 @@ def _library(numbers: str) -> ctypes.CDLL:
         getattr(library, name).restype = ctypes.c_int64
     size = getattr(library, f"es_packed_size_{numbers}")
     size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
-    pack = getattr(library, f"es_pack_{numbers}")
-    pack.restype, pack.argtypes = None, [ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p]
+    run = getattr(library, f"es_run_{numbers}")
+    run.restype, run.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3]
     library.es_parallel.restype = None
     library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library
@@ -55,6 +51,7 @@ class Kernels:
     Attributes:
         short: as given.
         gemm, barrier: addresses, for the generated code.
+        bytes: of a number.
         panel: columns that are packed together.
         barrier_bytes: memory of a barrier.
         cache: bytes of a core's own cache.
@@ -62,13 +59,12 @@ class Kernels:
 
     def __init__(self, dtype: torch.dtype, short: bool = False):
         numbers = "short" if short else "f32" if dtype == torch.float32 else "f64"
-        self.short = short
+        self.short, self.bytes = short, dtype.itemsize
         self.library = _library(numbers)
         self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{numbers}"), ctypes.c_void_p).value or 0
         self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
         self.panel = int(getattr(self.library, f"es_panel_{numbers}")())
-        self._pack = getattr(self.library, f"es_pack_{numbers}")
-        self._panels = None if short else ctypes.cast(getattr(self.library, f"es_panels_{numbers}"), ctypes.c_void_p)
+        self._run = getattr(self.library, f"es_run_{numbers}")
         self._packed_size = getattr(self.library, f"es_packed_size_{numbers}")
         self.barrier_bytes = int(self.library.es_barrier_bytes())
         self.cache = 1 << 20
@@ -77,14 +73,16 @@ class Kernels:
         """Numbers that a packed matrix takes."""
         return int(self._packed_size(rows, columns))
 
-    def pack(self, matrix: Tensor, address: int) -> None:
-        """Write a matrix (K, N) to memory in the layout that the products read."""
-        rows, columns = matrix.shape
-        if self._panels is not None and rows * columns >= _MANY:
-            body = (ctypes.c_int64 * 6)(matrix.data_ptr(), rows, columns, *matrix.stride(), address)
-            self.library.es_parallel(self._panels, body, torch.get_num_threads())
-            return
-        self._pack(matrix.data_ptr(), rows, columns, matrix.stride(0), matrix.stride(1), address)
+    def run(self, loop: int, table: int, threads: int, jobs: int, count: int) -> None:
+        """Pack matrices, then run the generated function at the address `loop`, on so many threads.
+
+        Args:
+            loop, table: addresses; 0 for no loop.
+            threads: how many.
+            jobs: where in the table the packing of `count` matrices is described, in bytes.
+            count: of matrices.
+        """
+        self._run(loop, table, threads, jobs, count)
 
     def parallel(self, run: Any, table: Any, threads: int) -> None:
         """Run a generated function on so many threads."""

@@ -41,12 +41,13 @@ constexpr int BYTES = 32;
 constexpr int BYTES = 16;
 #endif
 
-// Rows of the largest block: two accumulators a row, two registers for the weights, one or two for the row's element.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int ROWS = 14;
+constexpr int REGISTERS = 32;
 #else
-constexpr int ROWS = 6;
+constexpr int REGISTERS = 16;
 #endif
+// Rows of the largest block: two accumulators a row, two registers for the weights, one or two for the row's element.
+constexpr int ROWS = REGISTERS / 2 - 2;
 
 constexpr int VECTORS = 2;             // in a row of a panel
 constexpr int64_t CHUNK_ROWS = 64;     // rows of A worked on at once …
@@ -235,6 +236,11 @@ void chunk(const T* A, int64_t lda, int64_t M, const T* W, int64_t apart, int64_
   if (M == 1) p = wide<T, 1, 4, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
   if (M == 1) p = wide<T, 1, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
   if (M == 2) p = wide<T, 2, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  if constexpr (REGISTERS == 32) {
+    if (M == 3) p = wide<T, 3, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+    if (M == 4) p = wide<T, 4, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+    if (M == 5) p = wide<T, 5, 2, ACROSS, PAIRS>(A, lda, W, apart, K, N, p, last, C, ldc, sum);
+  }
   const Even blocks = {M, (M + ROWS - 1) / ROWS};
   for (; p < last; ++p) {
     for (int64_t b = 0; b < blocks.parts; ++b) {
@@ -638,12 +644,15 @@ struct Share {
 
 template <class T> T* at(int64_t address) { return reinterpret_cast<T*>(address); }
 
-template <class T> void panels_body(const int64_t* t, int64_t i, int64_t n) {
+template <class T, bool PAIRS = false> void panels_body(const int64_t* t, int64_t i, int64_t n) {
   const int64_t K = t[1], N = t[2], stride_k = t[3], stride_n = t[4];
   const Share share(N, PANEL<T>, i, n);
-  if (share.first < share.last)
-    pack(at<T>(t[0]) + share.first * stride_n, K, share.last - share.first, stride_k, stride_n,
-         at<T>(t[5]) + share.first * K);
+  if (share.first >= share.last) return;
+  const T* W = at<T>(t[0]) + share.first * stride_n;
+  if constexpr (PAIRS)
+    pack_pairs(W, K, share.last - share.first, stride_k, stride_n, at<T>(t[5]) + share.first * ((K + 1) / 2));
+  else
+    pack(W, K, share.last - share.first, stride_k, stride_n, at<T>(t[5]) + share.first * K);
 }
 
 template <class T> void rows_body(const int64_t* t, int64_t i, int64_t n) {
@@ -686,6 +695,13 @@ void work(void* given) {
   w->body(w->data, team_index(), team_size());
 }
 
+// The runtime may give fewer threads than wanted, so the size of the team is asked inside it.
+void parallel(void (*body)(void*, int64_t, int64_t), void* data, int64_t wanted) {
+  if (!start_team || wanted <= 1) return body(data, 0, 1);
+  Work w{body, data};
+  start_team(work, &w, unsigned(wanted), 0);
+}
+
 struct Barrier {
   int64_t arrived;
   char apart[120];  // each word on a line of its own, however the memory is aligned: arriving disturbs no one's wait
@@ -699,6 +715,41 @@ ES_INLINE void relax() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// The last to arrive opens the next round. No one can miss it: a round ends only after all have read its number.
+void wait(Barrier* b, int64_t n) {
+  if (n <= 1) return;
+  const int64_t round = __atomic_load_n(&b->round, __ATOMIC_RELAXED);
+  if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_ACQ_REL) == n) {
+    __atomic_store_n(&b->arrived, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&b->round, round + 1, __ATOMIC_RELEASE);
+    return;
+  }
+  for (int spins = 0; __atomic_load_n(&b->round, __ATOMIC_ACQUIRE) == round;) {
+    if (spins < 2000) {
+      ++spins;
+      relax();
+    } else {
+      sched_yield();  // more threads than cores: let the others come
+    }
+  }
+}
+
+// Matrices to pack, each as for `panels_body`, and what is to run on the same threads after that.
+struct Run {
+  void (*body)(void* data, int64_t i, int64_t n);
+  void* data;
+  int64_t jobs, count;
+  Barrier packed;
+};
+
+template <class T, bool PAIRS> void run_body(void* given, int64_t i, int64_t n) {
+  Run* r = static_cast<Run*>(given);
+  for (int64_t job = 0; job < r->count; ++job)
+    panels_body<T, PAIRS>(reinterpret_cast<int64_t*>(static_cast<char*>(r->data) + r->jobs) + 6 * job, i, n);
+  if (r->count) wait(&r->packed, n);
+  if (r->body) r->body(r->data, i, n);
 }
 
 }  // namespace
@@ -723,6 +774,12 @@ extern "C" {
   /* Bodies for es_parallel; `data` is a table of int64.                                                              \
      W, K, N, stride_k, stride_n, out: es_pack, panels divided. */                                                    \
   void es_panels_##S(void* data, int64_t i, int64_t n) { panels_body<T>(static_cast<int64_t*>(data), i, n); }         \
+  /* Those of `count` matrices, described `jobs` bytes behind the start of `data`, and then `body`, if it is not null. */ \
+  void es_run_##S(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted, int64_t jobs,           \
+                  int64_t count) {                                                                                    \
+    Run run = {body, data, jobs, count, {}};                                                                          \
+    parallel(run_body<T, false>, &run, wanted);                                                                       \
+  }                                                                                                                   \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
   /* G, ldg, X, ldx, steps, M, N, C, ldc, memory (es_gemm_tn_memory(M, N) for each), places, others, ld_others:       \
@@ -749,6 +806,11 @@ void es_gemm_short(const float* A, int64_t lda, int64_t M, const float* packed, 
                    int64_t last, float* C, int64_t ldc, int add) {
   gemm_short(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);
 }
+void es_run_short(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted, int64_t jobs,
+                  int64_t count) {
+  Run run = {body, data, jobs, count, {}};
+  parallel(run_body<float, true>, &run, wanted);
+}
 void es_columns_short(void* data, int64_t i, int64_t n) {
   columns_body<float, true>(static_cast<int64_t*>(data), i, n);
 }
@@ -761,33 +823,12 @@ void es_set_openmp(void* GOMP_parallel, void* omp_get_thread_num, void* omp_get_
   team_size = reinterpret_cast<decltype(team_size)>(omp_get_num_threads);
 }
 
-// The runtime may give fewer threads than wanted, so the size of the team is asked inside it.
 void es_parallel(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted) {
-  if (!start_team || wanted <= 1) return body(data, 0, 1);
-  Work w{body, data};
-  start_team(work, &w, unsigned(wanted), 0);
+  parallel(body, data, wanted);
 }
 
 int64_t es_barrier_bytes(void) { return sizeof(Barrier); }
 
-// The last to arrive opens the next round. No one can miss it: a round ends only after all have read its number.
-void es_barrier(void* barrier, int64_t n) {
-  if (n <= 1) return;
-  Barrier* b = static_cast<Barrier*>(barrier);
-  const int64_t round = __atomic_load_n(&b->round, __ATOMIC_RELAXED);
-  if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_ACQ_REL) == n) {
-    __atomic_store_n(&b->arrived, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&b->round, round + 1, __ATOMIC_RELEASE);
-    return;
-  }
-  for (int spins = 0; __atomic_load_n(&b->round, __ATOMIC_ACQUIRE) == round;) {
-    if (spins < 2000) {
-      ++spins;
-      relax();
-    } else {
-      sched_yield();  // more threads than cores: let the others come
-    }
-  }
-}
+void es_barrier(void* barrier, int64_t n) { wait(static_cast<Barrier*>(barrier), n); }
 
 }  // extern "C"
