@@ -286,15 +286,19 @@ def test_members_of_a_team_share_a_product(kernels: Kernels, members: int) -> No
             (_, m), columns = left.shape, right.shape[1]
             size = getattr(kernels.library, f"es_gemm_tn_memory_{kernels.suffix}")(m, columns)
             memory, total = np.full(members * size, np.nan, kernels.dtype), np.full((m, columns), np.nan, kernels.dtype)
-            table = (left, m, right, columns, rows, m, columns, total, columns, memory)
-            kernels.body("columns", *table, 0, 0, 0, members=members)
+            table = (left, m, right, columns, rows, m, columns, total, columns)
+            kernels.body("columns", 1, memory, size, *table, 0, 0, 0, members=members)
             assert total.tobytes() == kernels.across(left, right).tobytes()
             # rows of two matrices, by their places
             others = kernels.random(4, columns)
             places = np.where(np.arange(rows) % 7 == 3, -1 - np.arange(rows) % 4, rows - 1 - np.arange(rows))
             gathered = np.where(places[:, None] < 0, others[(-1 - places) % 4], right[places])
-            kernels.body("columns", *table, places, others, columns, members=members)
+            # beside another product
+            again = np.full((m, columns), np.nan, kernels.dtype)
+            second = (left, m, right, columns, rows, m, columns, again, columns, 0, 0, 0)
+            kernels.body("columns", 2, memory, size, *table, places, others, columns, *second, members=members)
             assert total.tobytes() == kernels.across(left, gathered).tobytes()
+            assert again.tobytes() == kernels.across(left, right).tobytes()
 
 
 def team(library: ctypes.CDLL, wanted: int) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everstep.cell import Cell, Layer
 from everstep.scanning import fused, parallel, reference, vendor
@@ -217,7 +217,7 @@ def _check(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | No
         raise ValueError(f"{who}: xs should be (batch, time, input_size={layer.input_size}), but {came} came")
     if not xs.is_floating_point():
         raise TypeError(f"{who}: xs should be floating point, but is {xs.dtype}; embed tokens first")
-    parameter = next(layer.parameters(), None)
+    parameter = _first_parameter(layer)
     if parameter is not None and parameter.device != xs.device:
         raise ValueError(f"{who}: xs is on {xs.device}, but the parameters are on {parameter.device}")
     if parameter is not None and parameter.dtype != xs.dtype and not torch.is_autocast_enabled(xs.device.type):
@@ -228,6 +228,15 @@ def _check(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | No
         _check_tensor(who, "resets", resets, tuple(xs.shape[:2]), xs.device)
         if resets.dtype != torch.bool:
             raise TypeError(f"{who}: resets should be bool, but is {resets.dtype}")
+
+
+def _first_parameter(module: nn.Module) -> Tensor | None:
+    """`next(module.parameters(), None)` without its cost."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    found = (_first_parameter(child) for child in module._modules.values() if child is not None)
+    return next((parameter for parameter in found if parameter is not None), None)
 
 
 def _check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from everstep.scanning.fused.cpu import Code
 from everstep.scanning.fused.graph import View
 from everstep.scanning.fused.pool import empty, zeros
-from everstep.scanning.fused.products import product, transposed
+from everstep.scanning.fused.products import OverSteps, over_steps, product
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.replay import replay
 from everstep.scanning.fused.steps import leading
@@ -217,46 +217,54 @@ class _Call:
         kept: Tensor,
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        program, short = self.program, self.library.short
+        program = self.program
         found: list[Tensor | None] = [None] * len(constants)
 
         def add(k: int, gradient: Tensor) -> None:
             held = found[k]
             found[k] = gradient if held is None else held + gradient
 
+        totals: dict[int, Tensor] = {}
         for k, m in program.of_constant.items():
             if wanted[k]:
                 size = math.prod(program.totals[m].shape)
                 ld = leading(size, program.bytes)
-                # a sum makes a tensor of its own: two parameters may share these numbers, but not their memory
-                add(k, arrays[f"sum{m}"][:, ld : ld + size].sum(0).view_as(constants[k]))
+                # two parameters may share these numbers, but not their memory
+                total = totals[m].clone() if m in totals else arrays[f"sum{m}"][:, ld : ld + size].sum(0)
+                totals[m] = total
+                add(k, total.view_as(constants[k]))
+        sums: list[OverSteps] = []
+        into: list[tuple[int, bool]] = []  # the constant that each is of, and whether it is transposed
         for made, m in zip(program.adjoint.products, program.of_product, strict=True):
             if wanted[made.matrix]:
-                add(made.matrix, self._over_steps(_flat(arrays[f"g{m}"]), made.operand, arrays, kept).t())
+                sums.append(self._over_steps(_flat(arrays[f"g{m}"]), made.operand, arrays, kept))
+                into.append((made.matrix, True))
         for k in program.ahead:
             number = program.step.factors[k][0]
             if wanted[number]:
                 gradient = _flat(arrays[f"g{program.of_input[k]}"])
                 # in the layout of the matrix: a parameter's gradient is to be contiguous as the parameter is
-                if constants[number].is_contiguous():
-                    add(number, transposed(raws[k], gradient, short=short))
-                else:
-                    add(number, transposed(gradient, raws[k], short=short).t())
+                turned = not constants[number].is_contiguous()
+                sums.append(OverSteps(gradient, raws[k]) if turned else OverSteps(raws[k], gradient))
+                into.append((number, turned))
+        for (k, turned), total in zip(into, over_steps(sums, short=self.library.short), strict=True):
+            add(k, total.t() if turned else total)
         return found
 
-    def _over_steps(self, gradient: Tensor, view: View, arrays: Mapping[str, Tensor], kept: Tensor) -> Tensor:
+    def _over_steps(self, gradient: Tensor, view: View, arrays: Mapping[str, Tensor], kept: Tensor) -> OverSteps:
         """Σ over all steps of gradientᵀ · operand: a matrix's gradient, transposed."""
         kind, k = view.node.key
         name = self.program.sequence(k) if kind == "prev" else f"{kind}{k}"
-        columns = slice(None) if view.whole else slice(view.place.offset, view.place.offset + math.prod(view.shape))
-        operand = _flat(arrays[name] if name in arrays else self._kept(name, kept))[:, columns]
-        short = self.library.short
+        operand = _flat(arrays[name] if name in arrays else self._kept(name, kept))
+        columns = slice(view.place.offset, view.place.offset + math.prod(view.shape))
+        if not view.whole:
+            operand = operand[:, columns]
         if kind != "prev":
-            return transposed(gradient, operand, short=short)
+            return OverSteps(gradient, operand)
         start = _flat(arrays[f"before{k}"])
         if self.rows.resets is not None:
             start = torch.cat([start, _flat(arrays[f"before_init{k}"])])
-        return transposed(gradient, operand, (self.rows.before, start[:, columns]), short=short)
+        return OverSteps(gradient, operand, (self.rows.before, start if view.whole else start[:, columns]))
 
     def _read(self, xs: Mapping[int, Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:
         """The arrays that loops read element by element."""
@@ -323,4 +331,4 @@ def _differentiable(
 
 def _flat(array: Tensor) -> Tensor:
     """(rows or steps, numbers), of single numbers too."""
-    return array.reshape(len(array), -1)
+    return array if array.dim() == 2 else array.reshape(len(array), -1)

@@ -7,6 +7,8 @@ threads, to the last bit. (So small products are not left to PyTorch, which has 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,37 +18,35 @@ from torch import Tensor
 from everstep.scanning.fused.pool import empty
 from everstep.scanning.fused.threads import kernels
 
-_ALONE = 1e5
-"""Multiply-adds below which waking threads costs more than they save."""
+_ALONE = 2e6
+"""Multiply-adds below which waking threads, which may be asleep, costs more than they save."""
 
 
 class _Bodies:
     """What a team of threads runs, for one dtype."""
 
     def __init__(self, dtype: torch.dtype):
-        suffix = "f32" if dtype == torch.float32 else "f64"
-        library = kernels(dtype).library
-        self._parallel = library.es_parallel
-        self.panels, self.rows, self.columns = (
-            ctypes.cast(getattr(library, f"es_{name}_{suffix}"), ctypes.c_void_p)
-            for name in ("panels", "rows", "columns")
+        self.kernels = kernels(dtype)
+        suffix, library = "f32" if dtype == torch.float32 else "f64", self.kernels.library
+        self.rows, self.columns = (
+            ctypes.cast(getattr(library, f"es_{name}_{suffix}"), ctypes.c_void_p).value or 0
+            for name in ("rows", "columns")
         )
-        self.packed_size, self.memory = (
-            getattr(library, f"es_{name}_{suffix}") for name in ("packed_size", "gemm_tn_memory")
-        )
-        for size in (self.packed_size, self.memory):
-            size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
+        self.memory = getattr(library, f"es_gemm_tn_memory_{suffix}")
+        self.memory.restype, self.memory.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
 
-    def run(self, body: ctypes.c_void_p, threads: int, *table: int) -> None:
-        self._parallel(body, (ctypes.c_int64 * len(table))(*table), threads)
+    def run(self, body: int, threads: int, table: Sequence[int], matrix: Sequence[int] = ()) -> None:
+        """Pack the matrix, if there is one, and run."""
+        numbers = (ctypes.c_int64 * (len(table) + len(matrix)))(*table, *matrix)
+        self.kernels.run(body, ctypes.addressof(numbers), threads, 8 * len(table), 1 if matrix else 0)
 
 
 _bodies = cache(_Bodies)
 
 
 @cache
-def _short_columns() -> ctypes.c_void_p:
-    return ctypes.cast(kernels(torch.float32, True).library.es_columns_short, ctypes.c_void_p)
+def _short_columns() -> int:
+    return ctypes.cast(kernels(torch.float32, True).library.es_columns_short, ctypes.c_void_p).value or 0
 
 
 def mm(x: Tensor, w: Tensor) -> Tensor:
@@ -65,29 +65,55 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     return _product(x, w)
 
 
-def transposed(g: Tensor, x: Tensor, before: tuple[Tensor, Tensor] | None = None, *, short: bool = False) -> Tensor:
-    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it.
+@dataclass(frozen=True)
+class OverSteps:
+    """gᵀ·x, summed over all steps: a weight's gradient.
 
-    Args:
-        g, x: of one dtype.
+    Attributes:
+        g, x: (N, M) and (N, K), of one dtype.
         before: (N,) places and other rows: row p of x instead of row n where p = places[n] ≥ 0, row −1 − p of the
             other rows where p < 0.
-        short: round both to bfloat16 (`threads.has_short`); sums are in float32.
     """
-    (steps, rows), columns = g.shape, x.shape[1]
-    g, x = _lines(g), _lines(x)
-    bodies = _bodies(g.dtype)
-    threads = _threads(steps * rows * columns)
-    out = empty(g, rows, columns)
-    memory = empty(g, threads * bodies.memory(rows, columns))
-    table = (g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, columns, out.data_ptr(), columns)
-    if before is None:
-        others = 0, 0, 0
-    else:
-        places, first = before[0], _lines(before[1])
-        others = places.data_ptr(), first.data_ptr(), first.stride(0)
-    bodies.run(_short_columns() if short else bodies.columns, threads, *table, memory.data_ptr(), *others)
-    return out
+
+    g: Tensor
+    x: Tensor
+    before: tuple[Tensor, Tensor] | None = None
+
+
+def over_steps(sums: Sequence[OverSteps], *, short: bool = False) -> list[Tensor]:
+    """The sums, each (M, K), on the CPU; no gradient goes through them.
+
+    With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in float32.
+    """
+    if not sums:
+        return []
+    bodies, found, held = _bodies(sums[0].g.dtype), [], []
+    table, memory, work = [len(sums), 0, 0], 0, 0
+    for one in sums:
+        g, x = _lines(one.g), _lines(one.x)
+        (steps, rows), columns = g.shape, x.shape[1]
+        out = empty(g, rows, columns)
+        table += (g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, columns, out.data_ptr(), columns)
+        if one.before is None:
+            table += (0, 0, 0)
+        else:
+            places, first = one.before[0], _lines(one.before[1])
+            table += (places.data_ptr(), first.data_ptr(), first.stride(0))
+            held.append(first)
+        held += (g, x)
+        found.append(out)
+        memory = max(memory, bodies.memory(rows, columns))
+        work += steps * rows * columns
+    threads = _threads(work)
+    room = empty(found[0], threads * memory)
+    table[1:3] = room.data_ptr(), memory
+    bodies.run(_short_columns() if short else bodies.columns, threads, table)
+    return found
+
+
+def transposed(g: Tensor, x: Tensor) -> Tensor:
+    """gᵀ·x of g (N, M) and x (N, K); no gradient goes through it."""
+    return over_steps([OverSteps(g, x)])[0]
 
 
 def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, short: bool = False) -> Tensor:
@@ -106,12 +132,11 @@ def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = empty(x, steps, columns)
     line = 64 // x.element_size()
-    memory = empty(x, bodies.packed_size(depth, columns) + line)
+    memory = empty(x, bodies.kernels.packed_size(depth, columns) + line)
     packed = (memory.data_ptr() + 63) // 64 * 64
-    matrix = (w.data_ptr(), depth, columns, *w.stride(), packed)
-    bodies.run(bodies.panels, _threads(depth * columns), *matrix)
-    table = (x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns)
-    bodies.run(bodies.rows, _threads(steps * depth * columns), *table)
+    table = [x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns]
+    matrix = [w.data_ptr(), depth, columns, *w.stride(), packed]
+    bodies.run(bodies.rows, _threads(steps * depth * columns), table, matrix)
     return out
 
 

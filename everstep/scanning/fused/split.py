@@ -200,6 +200,8 @@ class Split:
                 target, arguments = products.mm, arguments[1:]
             elif target is torch.ops.aten.mm.default:
                 target = products.mm
+            elif target is torch.ops.aten.t.default:
+                target = torch.t  # the same, called sooner
             keywords = {k: argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
             copies[node] = graph.call_function(target, tuple(map(argument, arguments)), keywords)
         constants = [

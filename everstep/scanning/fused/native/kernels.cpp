@@ -666,11 +666,11 @@ template <class T> void rows_body(const int64_t* t, int64_t i, int64_t n) {
        at<T>(t[6]) + share.first * ldc, ldc, false);
 }
 
-template <class T, bool PAIRS = false> void columns_body(const int64_t* t, int64_t i, int64_t n) {
+// One product over steps: G, ldg, X, ldx, steps, M, N, C, ldc, places, others, ld_others; X as in Lines.
+template <class T, bool PAIRS> void columns_share(const int64_t* t, T* memory, int64_t i, int64_t n) {
   const int64_t steps = t[4], M = t[5], N = t[6], ldc = t[8];
   const Lines<T> G = {at<T>(t[0]), t[1], nullptr, nullptr, 0};
-  const Lines<T> X = {at<T>(t[2]), t[3], at<int64_t>(t[10]), at<T>(t[11]), t[12]};
-  T* memory = at<T>(t[9]) + i * gemm_tn_memory<T>(M, N);
+  const Lines<T> X = {at<T>(t[2]), t[3], at<int64_t>(t[9]), at<T>(t[10]), t[11]};
   if (M < 2 * ROWS * n && N > M) {
     const Share share(N, PANEL<T>, i, n);
     return gemm_tn<T, PAIRS>(G, X.from(share.first), steps, share.last - share.first, 0, M, at<T>(t[7]) + share.first,
@@ -678,6 +678,11 @@ template <class T, bool PAIRS = false> void columns_body(const int64_t* t, int64
   }
   const Share share(M, swapped<T>(M, N) ? PANEL<T> : 1, i, n);
   gemm_tn<T, PAIRS>(G, X, steps, N, share.first, share.last, at<T>(t[7]), ldc, memory);
+}
+
+template <class T, bool PAIRS = false> void columns_body(const int64_t* t, int64_t i, int64_t n) {
+  for (int64_t product = 0; product < t[0]; ++product)
+    columns_share<T, PAIRS>(t + 3 + 12 * product, at<T>(t[1]) + i * t[2], i, n);
 }
 
 // PyTorch's own OpenMP pool: a second one would compete with it for the cores.
@@ -782,8 +787,8 @@ extern "C" {
   }                                                                                                                   \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
-  /* G, ldg, X, ldx, steps, M, N, C, ldc, memory (es_gemm_tn_memory(M, N) for each), places, others, ld_others:       \
-     es_gemm_tn, M divided; X as in Lines. */                                                                         \
+  /* How many products, memory, numbers of it for each thread (es_gemm_tn_memory(M, N) of the largest), and of each     \
+     what `columns_share` says: es_gemm_tn, M divided. */                                                             \
   void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
 #ifdef ES_F32
 ES_INTERFACE(float, f32)
