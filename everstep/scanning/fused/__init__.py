@@ -11,18 +11,18 @@ import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
-from types import FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning import vendor
 from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
+from everstep.scanning.fused.fingerprint import Snapshot, fingerprint, modules, parameters
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.fused.packing import packed, padded
 from everstep.scanning.fused.program import Program
@@ -35,6 +35,7 @@ from everstep.state import State, leaves, map_state, unflatten
 name = "fused"
 
 _programs: WeakKeyDictionary[Cell, dict[Any, Program | str]] = WeakKeyDictionary()
+_snapshots: WeakKeyDictionary[Cell, Snapshot] = WeakKeyDictionary()
 _lock = threading.RLock()
 
 
@@ -111,12 +112,12 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     flat = [leaf.flatten(0, 1) for leaf in parts]
     if places is not None:
         flat = [packed(leaf, places) for leaf in flat]
-    parameters, mixed = _parameters(_modules(cell, [])), torch.is_autocast_enabled("cpu")
+    given, mixed = _snapshots[cell].parameters, torch.is_autocast_enabled("cpu")
 
     def outside() -> list[Tensor]:
         """What needs no state, in the precision of the call: backward may ask once more."""
         with nullcontext() if torch.is_autocast_enabled("cpu") == mixed else torch.autocast("cpu", enabled=mixed):
-            values = program.step.before.forward(*parameters, *flat, rows.steps)
+            values = program.outside(given, flat, rows.steps)
         values = [v if v.dtype == program.dtype else v.to(program.dtype) for v in values]
         return [v.contiguous() if k < len(program.step.inputs) else v for k, v in enumerate(values)]
 
@@ -152,39 +153,31 @@ def _whole(batch: int, time: int) -> Rows:
     return Rows(order, order * time, torch.full((batch,), time, device="cpu"), None, batch, batch * time, True)
 
 
-def _modules(module: nn.Module, found: list[nn.Module]) -> list[nn.Module]:
-    """The module and all inside, each once: `nn.Module.modules` without its cost."""
-    found.append(module)
-    for child in module._modules.values():
-        if child is not None and all(child is not other for other in found):
-            _modules(child, found)
-    return found
-
-
-def _parameters(modules: list[nn.Module]) -> list[Tensor]:
-    """Parameters, then buffers, each once, in PyTorch's order."""
-    parameters: dict[int, Tensor] = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
-    buffers: dict[int, Tensor] = {id(b): b for m in modules for b in m._buffers.values() if b is not None}
-    return [*parameters.values(), *buffers.values()]
-
-
 def _program(cell: Cell, xs: Any) -> Program | str:
     """The cell's compiled step, or why there is none."""
-    key = _fingerprint(cell, xs)
+    row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
+    snapshot = _snapshots.get(cell)
+    if snapshot is None or not snapshot.still(cell):
+        snapshot = _snapshots[cell] = Snapshot(cell)
+    elif row in snapshot.found:
+        return snapshot.found[row]  # type: ignore[no-any-return]
+    key = fingerprint(cell, xs)
     with _lock:
         known = _programs.setdefault(cell, {})
         if key not in known:
             known[key] = _compile(cell, xs)
-        return known[key]
+    if row is not None:
+        snapshot.found[row] = known[key]
+    return known[key]
 
 
 def _compile(cell: Cell, xs: Any) -> Program | str:
     parts = [leaf for _, leaf in leaves(xs)]
-    parameters = _parameters(_modules(cell, []))
+    given = parameters(modules(cell))
     like = parts[0]
-    if any(t.device.type != "cpu" for t in (*parts, *parameters)):
+    if any(t.device.type != "cpu" for t in (*parts, *given)):
         return "the compiled loop runs on CPUs alone"
-    dtypes = {t.dtype for t in (*parts, *parameters) if t.is_floating_point()}
+    dtypes = {t.dtype for t in (*parts, *given) if t.is_floating_point()}
     if dtypes not in ({torch.float32}, {torch.float64}):
         return f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came"
     if toolchain.compiler() is None:
@@ -195,39 +188,10 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
         with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
             state = cell.initial_state(1, like)
             step = trace(cell, map_state(torch.Tensor.detach, xs), training=True)
-            counts = (len(parameters), len(parts), len(leaves(state)))
+            counts = (len(given), len(parts), len(leaves(state)))
             return Program(lower(step, counts), like.dtype, type(cell).__name__)
     except Untraceable as reason:
         return str(reason)
     except toolchain.BuildError as error:
         toolchain.notice("build", str(error))
         return str(error)
-
-
-def _fingerprint(cell: Cell, xs: Any) -> Any:
-    """Everything that a trace bakes in: shapes, modes, and what the modules hold besides tensors."""
-    modules = _modules(cell, [])
-    shapes = [(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)]
-    held = [(type(m), m.training, *_plain(m)) for m in modules]
-    return *shapes, *held, *[(t.shape, t.dtype, t.device) for t in _parameters(modules)]
-
-
-_HOUSEHOLD = frozenset({*nn.Module().__dict__, "training"})
-_SIMPLE = frozenset({int, float, str, bool, type(None)})
-
-
-def _plain(module: nn.Module) -> list[Any]:
-    return [(k, v if type(v) in _SIMPLE else _value(v)) for k, v in vars(module).items() if k not in _HOUSEHOLD]
-
-
-def _value(value: Any) -> Any:
-    """The value in a form that can be a key; what cannot be compared is itself alone."""
-    if isinstance(value, tuple | list):
-        return tuple(value) if _SIMPLE.issuperset(map(type, value)) else tuple(map(_value, value))
-    if isinstance(value, dict):
-        return tuple((k, _value(v)) for k, v in value.items())
-    if type(value).__hash__ is None:
-        return id(value)
-    inside = getattr(value, "__dict__", {})
-    plain = not inside or isinstance(value, nn.Module | type | FunctionType | ModuleType)
-    return value if plain else (value, *((k, v) for k, v in inside.items() if type(v) in _SIMPLE))

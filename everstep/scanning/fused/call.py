@@ -88,7 +88,8 @@ class _Call:
         known = self._layout(program.forward_code, ahead=bool(step.factors), near=not stored)
         if not known.chunk:
             for k, (number, _) in step.factors.items():
-                arrays[f"x{k}"] = product(xs[k], constants[number], hosts.get(k), short=self.library.short)
+                matrix = self._straight(constants, number)
+                arrays[f"x{k}"] = product(xs[k], matrix, hosts.get(k), short=self.library.short)
         elif stored:
             arrays |= {f"x{k}": host for k, host in hosts.items()}
         inside = {}
@@ -101,6 +102,10 @@ class _Call:
     def _layout(self, code: Code, *, ahead: bool, near: bool) -> Layout:
         rows = self.rows
         return layout(self.library, code, rows.count, rows.steps, rows.whole, ahead, near, torch.get_num_threads())
+
+    def _straight(self, constants: Sequence[Tensor], number: int) -> Tensor:
+        """A constant as the step has it."""
+        return constants[number].t() if number in self.program.outside.turned else constants[number]
 
     def memory(self, like: Tensor) -> _Memory:
         """Room for what backward needs."""
@@ -203,7 +208,8 @@ class _Call:
             if f"draw{k}" in arrays:
                 found[k] = arrays[f"draw{k}"]
             elif k in factors:
-                found[k] = product(_flat(arrays[f"g{m}"]), constants[factors[k][0]].t(), short=self.library.short)
+                matrix = self._straight(constants, factors[k][0]).t()
+                found[k] = product(_flat(arrays[f"g{m}"]), matrix, short=self.library.short)
             else:
                 found[k] = arrays[f"g{m}"].clone() if m in given else arrays[f"g{m}"]
                 given.add(m)
@@ -233,22 +239,23 @@ class _Call:
                 total = totals[m].clone() if m in totals else arrays[f"sum{m}"][:, ld : ld + size].sum(0)
                 totals[m] = total
                 add(k, total.view_as(constants[k]))
+        turned = program.outside.turned
         sums: list[OverSteps] = []
         into: list[tuple[int, bool]] = []  # the constant that each is of, and whether it is transposed
         for made, m in zip(program.adjoint.products, program.of_product, strict=True):
             if wanted[made.matrix]:
                 sums.append(self._over_steps(_flat(arrays[f"g{m}"]), made.operand, arrays, kept))
-                into.append((made.matrix, True))
+                into.append((made.matrix, made.matrix not in turned))
         for k in program.ahead:
             number = program.step.factors[k][0]
             if wanted[number]:
                 gradient = _flat(arrays[f"g{program.of_input[k]}"])
                 # in the layout of the matrix: a parameter's gradient is to be contiguous as the parameter is
-                turned = not constants[number].is_contiguous()
-                sums.append(OverSteps(gradient, raws[k]) if turned else OverSteps(raws[k], gradient))
-                into.append((number, turned))
-        for (k, turned), total in zip(into, over_steps(sums, short=self.library.short), strict=True):
-            add(k, total.t() if turned else total)
+                straight = number not in turned and constants[number].is_contiguous()
+                sums.append(OverSteps(raws[k], gradient) if straight else OverSteps(gradient, raws[k]))
+                into.append((number, not straight and number not in turned))
+        for (k, turn), total in zip(into, over_steps(sums, short=self.library.short), strict=True):
+            add(k, total.t() if turn else total)
         return found
 
     def _over_steps(self, gradient: Tensor, view: View, arrays: Mapping[str, Tensor], kept: Tensor) -> OverSteps:

@@ -14,7 +14,8 @@ from everstep.scanning.fused import build, cpu, overlay
 from everstep.scanning.fused.adjoint import Adjoint, derive
 from everstep.scanning.fused.graph import View, whole
 from everstep.scanning.fused.lower import Lowered
-from everstep.scanning.fused.plan import End, Plan, plan
+from everstep.scanning.fused.outside import Outside
+from everstep.scanning.fused.plan import End, plan
 from everstep.scanning.fused.steps import Ahead, Setting
 from everstep.scanning.fused.threads import Kernels, kernels
 
@@ -41,11 +42,13 @@ class Program:
         self.kept = sorted(self.adjoint.kept)
         self._forward()
         self._backward()
-        self._overlay()
-        self._generate()
         read = {node.key for order in (self.forward_plan, self.backward_plan) for node in overlay.inputs(order)}
         self.elementwise = sorted(k for kind, k in read if kind == "const")
         """Constants that are read by pointwise operations."""
+        matrices = {number for number, _ in self._multiplied()} - {*self.elementwise}
+        self.outside = Outside(step.before, len(step.inputs), matrices)
+        self._overlay()
+        self._generate()
 
     def sequence(self, leaf: int) -> str:
         """The array that holds a leaf after every step."""
@@ -156,9 +159,19 @@ class Program:
             ]
             self.kernels: Kernels = library.result()
             self.forward, self.backward = (address(loop.result()) for loop in loops)
-        self.forward_matrices = _matrices(self.forward_plan) + [(number, False) for number, _ in step.factors.values()]
-        self.backward_matrices = _matrices(self.backward_plan) + [(step.factors[k][0], True) for k in self.ahead]
+        turned, products = self.outside.turned, len(self.forward_plan.products) + len(step.factors)
+        matrices = [(number, back != (number in turned)) for number, back in self._multiplied()]
+        self.forward_matrices, self.backward_matrices = matrices[:products], matrices[products:]
         """The number of the constant that each product multiplies by, and whether it is transposed."""
+
+    def _multiplied(self) -> list[tuple[int, bool]]:
+        """The constants by which products multiply, forward and then backward, and whether they are transposed."""
+        found = []
+        for order, ahead in ((self.forward_plan, [*self.step.factors]), (self.backward_plan, self.ahead)):
+            keys = [node.key for node in order.products]
+            found += [(key[0], True) if isinstance(key, tuple) else (key, False) for key in keys]
+            found += [(self.step.factors[k][0], order is self.backward_plan) for k in ahead]
+        return found
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """Inputs, constants, start state, initial state."""
@@ -171,8 +184,3 @@ class Program:
 def address(library: ctypes.CDLL) -> int:
     """Of a compiled loop."""
     return ctypes.cast(library.run, ctypes.c_void_p).value or 0
-
-
-def _matrices(order: Plan) -> list[tuple[int, bool]]:
-    keys = [node.key for node in order.products]
-    return [(key[0], True) if isinstance(key, tuple) else (key, False) for key in keys]

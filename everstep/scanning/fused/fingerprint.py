@@ -1,0 +1,108 @@
+"""What a compiled step depends on besides numbers: shapes, modes, and what the cell's modules hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from operator import is_
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everstep.cell import Cell
+from everstep.state import leaves
+
+_HOUSEHOLD = frozenset({*nn.Module().__dict__, "training"})
+_SIMPLE = frozenset({int, float, str, bool, type(None)})
+_FIXED = (FunctionType, BuiltinFunctionType, ModuleType, type, nn.Module, Tensor, torch.dtype, torch.device)
+
+
+def modules(module: nn.Module, found: list[nn.Module] | None = None) -> list[nn.Module]:
+    """The module and all inside, each once: `nn.Module.modules` without its cost."""
+    found = [] if found is None else found
+    found.append(module)
+    for child in module._modules.values():
+        if child is not None and all(child is not other for other in found):
+            modules(child, found)
+    return found
+
+
+def parameters(among: Iterable[nn.Module]) -> list[Tensor]:
+    """Parameters, then buffers, each once, in PyTorch's order."""
+    found: dict[int, Tensor] = {id(p): p for m in among for p in m._parameters.values() if p is not None}
+    buffers: dict[int, Tensor] = {id(b): b for m in among for b in m._buffers.values() if b is not None}
+    return [*found.values(), *buffers.values()]
+
+
+def fingerprint(cell: Cell, xs: Any) -> Any:
+    """Everything that a trace bakes in, as a key."""
+    inside = modules(cell)
+    shapes = [(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)]
+    held = [(type(m), m.training, *_plain(m)) for m in inside]
+    return *shapes, *held, *[(t.shape, t.dtype, t.device) for t in parameters(inside)]
+
+
+def _plain(module: nn.Module) -> list[Any]:
+    return [(k, v if type(v) in _SIMPLE else _value(v)) for k, v in vars(module).items() if k not in _HOUSEHOLD]
+
+
+def _value(value: Any) -> Any:
+    """The value in a form that can be a key; what cannot be compared is itself alone."""
+    if isinstance(value, tuple | list):
+        return tuple(value) if _SIMPLE.issuperset(map(type, value)) else tuple(map(_value, value))
+    if isinstance(value, dict):
+        return tuple((k, _value(v)) for k, v in value.items())
+    if type(value).__hash__ is None:
+        return id(value)
+    inside = getattr(value, "__dict__", {})
+    plain = not inside or isinstance(value, nn.Module | type | FunctionType | ModuleType)
+    return value if plain else (value, *((k, v) for k, v in inside.items() if type(v) in _SIMPLE))
+
+
+class Snapshot:
+    """A cell as it was: whether it still is so is seen sooner than a fingerprint is taken.
+
+    It holds what is inside of the cell, but not the cell.
+
+    Attributes:
+        parameters: as `parameters` has them.
+        found: what belongs to the cell as it was, by the shape of a row, dtype and device of its input.
+    """
+
+    def __init__(self, cell: Cell):
+        inside = modules(cell)
+        self.parameters = parameters(inside)
+        self.found: dict[Any, Any] = {}
+        self._types = type(cell), [(m, type(m)) for m in inside[1:]]
+        self._tensors = [(t, t.shape, t.dtype, t.device) for t in self.parameters]
+        self._held: list[tuple[Collection[Any], tuple[Any, ...]]] = []
+        self._telling = True
+        for module in inside:
+            for names in (vars(module), module._parameters, module._buffers, module._modules):
+                self._hold(names.values())
+            for name, value in vars(module).items():
+                self._telling = self._telling and (name in _HOUSEHOLD or self._fixed(value))
+
+    def _hold(self, values: Collection[Any]) -> None:
+        self._held.append((values, tuple(values)))
+
+    def _fixed(self, value: Any) -> bool:
+        """Whether a change of it is always another object."""
+        if isinstance(value, dict | list):
+            values: Collection[Any] = value.values() if isinstance(value, dict) else value
+            self._hold(values)
+            return all(map(self._fixed, values))
+        if isinstance(value, tuple):
+            return all(map(self._fixed, value))
+        return type(value) in _SIMPLE or isinstance(value, _FIXED)
+
+    def still(self, cell: Cell) -> bool:
+        """Whether the cell is certainly as it was."""
+        return (
+            self._telling
+            and type(cell) is self._types[0]
+            and all(type(m) is kind for m, kind in self._types[1])
+            and all(len(now) == len(then) and all(map(is_, now, then)) for now, then in self._held)
+            and all(t.shape == shape and t.dtype is kind and t.device == at for t, shape, kind, at in self._tensors)
+        )

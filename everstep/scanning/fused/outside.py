@@ -1,0 +1,46 @@
+"""What PyTorch computes before a compiled loop, over all steps at once: the loop's inputs and constants."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+
+class Outside:
+    """`split.Split.before`, without what the loop does as well itself.
+
+    Args:
+        before: gives the inputs, then the constants, of parameters, x leaves and the number of steps.
+        inputs: how many inputs there are.
+        matrices: constants by which the loop multiplies, and which it does not read otherwise.
+
+    Attributes:
+        turned: of those, the ones that are left as they are where `before` transposes them: matrices are packed with
+            any strides, and each transposition would cost a call here, and one for its gradient.
+    """
+
+    def __init__(self, before: fx.GraphModule, inputs: int, matrices: Collection[int]):
+        graph = fx.Graph()
+        values: list[Any] = list(graph.graph_copy(before.graph, {}))  # type: ignore[arg-type]
+        self.turned: set[int] = set()
+        for number in matrices:
+            node = values[inputs + number]
+            if node.op == "call_function" and node.target is torch.t:
+                values[inputs + number] = node.args[0]
+                self.turned.add(number)
+        graph.output(values)
+        graph.eliminate_dead_code()
+        self._module = fx.GraphModule(before, graph)
+        given = [node for node in graph.nodes if node.op == "placeholder"]
+        self._picks = [given.index(v) for v in values] if all(v in given for v in values) else None
+
+    def __call__(self, parameters: Sequence[Tensor], xs: Sequence[Tensor], steps: int) -> list[Tensor]:
+        """The inputs, (steps, …) each, then the constants."""
+        if self._picks is not None:
+            given = [*parameters, *xs]
+            return [given[k] for k in self._picks]
+        found: list[Tensor] = self._module.forward(*parameters, *xs, steps)
+        return found
