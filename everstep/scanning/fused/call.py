@@ -13,7 +13,7 @@ from torch import Tensor
 from everstep.scanning.fused.cpu import Code
 from everstep.scanning.fused.graph import View
 from everstep.scanning.fused.pool import empty, zeros
-from everstep.scanning.fused.products import OverSteps, over_steps, product
+from everstep.scanning.fused.products import OverSteps, OverThreads, over_steps, product
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.replay import replay
 from everstep.scanning.fused.steps import leading
@@ -230,22 +230,20 @@ class _Call:
             held = found[k]
             found[k] = gradient if held is None else held + gradient
 
-        totals: dict[int, Tensor] = {}
-        for k, m in program.of_constant.items():
-            if wanted[k]:
-                size = math.prod(program.totals[m].shape)
-                ld = leading(size, program.bytes)
-                # two parameters may share these numbers, but not their memory
-                total = totals[m].clone() if m in totals else arrays[f"sum{m}"][:, ld : ld + size].sum(0)
-                totals[m] = total
-                add(k, total.view_as(constants[k]))
+        # two parameters may share numbers, but not their memory: each gets a sum of its own
+        constant = [k for k in program.of_constant if wanted[k]]
+        totals = []
+        for m in (program.of_constant[k] for k in constant):
+            size = math.prod(program.totals[m].shape)
+            ld = leading(size, program.bytes)
+            totals.append(OverThreads(arrays[f"sum{m}"], slice(ld, ld + size)))
         turned = program.outside.turned
         sums: list[OverSteps] = []
         into: list[tuple[int, bool]] = []  # the constant that each is of, and whether it is transposed
-        for made, m in zip(program.adjoint.products, program.of_product, strict=True):
-            if wanted[made.matrix]:
-                sums.append(self._over_steps(_flat(arrays[f"g{m}"]), made.operand, arrays, kept))
-                into.append((made.matrix, made.matrix not in turned))
+        for one, m in zip(program.adjoint.products, program.of_product, strict=True):
+            if wanted[one.matrix]:
+                sums.append(self._over_steps(_flat(arrays[f"g{m}"]), one.operand, arrays, kept))
+                into.append((one.matrix, one.matrix not in turned))
         for k in program.ahead:
             number = program.step.factors[k][0]
             if wanted[number]:
@@ -254,8 +252,11 @@ class _Call:
                 straight = number not in turned and constants[number].is_contiguous()
                 sums.append(OverSteps(raws[k], gradient) if straight else OverSteps(gradient, raws[k]))
                 into.append((number, not straight and number not in turned))
-        for (k, turn), total in zip(into, over_steps(sums, short=self.library.short), strict=True):
-            add(k, total.t() if turn else total)
+        made, summed = over_steps(sums, totals, short=self.library.short)
+        for k, total in zip(constant, summed, strict=True):
+            add(k, total.view(constants[k].shape))
+        for (k, turn), product_ in zip(into, made, strict=True):
+            add(k, product_.t() if turn else product_)
         return found
 
     def _over_steps(self, gradient: Tensor, view: View, arrays: Mapping[str, Tensor], kept: Tensor) -> OverSteps:

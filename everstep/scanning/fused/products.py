@@ -80,16 +80,34 @@ class OverSteps:
     before: tuple[Tensor, Tensor] | None = None
 
 
-def over_steps(sums: Sequence[OverSteps], *, short: bool = False) -> list[Tensor]:
-    """The sums, each (M, K), on the CPU; no gradient goes through them.
+@dataclass(frozen=True)
+class OverThreads:
+    """A sum of which each thread has a part.
+
+    Attributes:
+        parts: (threads, numbers).
+        columns: which of the numbers are meant.
+    """
+
+    parts: Tensor
+    columns: slice
+
+
+def over_steps(
+    products: Sequence[OverSteps], totals: Sequence[OverThreads] = (), *, short: bool = False
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The sums, (M, K) of each product and (columns,) of each total, on the CPU; no gradient goes through them.
 
     With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in float32.
     """
-    if not sums:
-        return []
-    bodies, found, held = _bodies(sums[0].g.dtype), [], []
-    table, memory, work = [len(sums), 0, 0], 0, 0
-    for one in sums:
+    if not products and not totals:
+        return [], []
+    like = products[0].g if products else totals[0].parts
+    bodies, held = _bodies(like.dtype), []
+    made: list[Tensor] = []
+    summed: list[Tensor] = []
+    table, memory, work = [len(products), len(totals), 0, 0], 0, 0
+    for one in products:
         g, x = _lines(one.g), _lines(one.x)
         (steps, rows), columns = g.shape, x.shape[1]
         out = empty(g, rows, columns)
@@ -101,19 +119,25 @@ def over_steps(sums: Sequence[OverSteps], *, short: bool = False) -> list[Tensor
             table += (places.data_ptr(), first.data_ptr(), first.stride(0))
             held.append(first)
         held += (g, x)
-        found.append(out)
+        made.append(out)
         memory = max(memory, bodies.memory(rows, columns))
         work += steps * rows * columns
+    for each in totals:
+        start, end = each.columns.start, each.columns.stop
+        out = empty(like, end - start)
+        from_ = each.parts.data_ptr() + start * like.element_size()
+        table += (from_, len(each.parts), each.parts.stride(0), end - start, out.data_ptr())
+        summed.append(out)
     threads = _threads(work)
-    room = empty(found[0], threads * memory)
-    table[1:3] = room.data_ptr(), memory
+    room = empty(like, threads * memory)
+    table[2:4] = room.data_ptr(), memory
     bodies.run(_short_columns() if short else bodies.columns, threads, table)
-    return found
+    return made, summed
 
 
 def transposed(g: Tensor, x: Tensor) -> Tensor:
     """gᵀ·x of g (N, M) and x (N, K); no gradient goes through it."""
-    return over_steps([OverSteps(g, x)])[0]
+    return over_steps([OverSteps(g, x)])[0][0]
 
 
 def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, short: bool = False) -> Tensor:

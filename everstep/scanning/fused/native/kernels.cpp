@@ -680,9 +680,24 @@ template <class T, bool PAIRS> void columns_share(const int64_t* t, T* memory, i
   gemm_tn<T, PAIRS>(G, X, steps, N, share.first, share.last, at<T>(t[7]), ldc, memory);
 }
 
+// Numbers that threads have summed each for itself: from, how many threads, distance of theirs, how many numbers, to.
+template <class T> void total(const int64_t* t) {
+  const T* from = at<T>(t[0]);
+  T* to = at<T>(t[4]);
+  for (int64_t j = 0; j < t[3]; ++j) {
+    T sum = from[j];
+    for (int64_t i = 1; i < t[1]; ++i) sum += from[i * t[2] + j];
+    to[j] = sum;
+  }
+}
+
 template <class T, bool PAIRS = false> void columns_body(const int64_t* t, int64_t i, int64_t n) {
-  for (int64_t product = 0; product < t[0]; ++product)
-    columns_share<T, PAIRS>(t + 3 + 12 * product, at<T>(t[1]) + i * t[2], i, n);
+  const int64_t products = t[0], totals = t[1];
+  T* memory = at<T>(t[2]) + i * t[3];
+  t += 4;
+  for (int64_t k = 0; k < products; ++k, t += 12) columns_share<T, PAIRS>(t, memory, i, n);
+  if (i == 0)
+    for (int64_t k = 0; k < totals; ++k, t += 5) total<T>(t);
 }
 
 // PyTorch's own OpenMP pool: a second one would compete with it for the cores.
@@ -787,8 +802,8 @@ extern "C" {
   }                                                                                                                   \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
-  /* How many products, memory, numbers of it for each thread (es_gemm_tn_memory(M, N) of the largest), and of each     \
-     what `columns_share` says: es_gemm_tn, M divided. */                                                             \
+  /* How many products and totals, memory, numbers of it for each thread (es_gemm_tn_memory(M, N) of the largest), and   \
+     of each what `columns_share` says (es_gemm_tn, M divided), and `total`. */                                           \
   void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
 #ifdef ES_F32
 ES_INTERFACE(float, f32)
