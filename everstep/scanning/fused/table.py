@@ -239,15 +239,16 @@ def _lines(numbers: int) -> int:
 def share(threads: int, rows: int, weights: int, cache: int) -> tuple[int, bool]:
     """How many threads, and whether they share the units of all rows (True) or each own rows.
 
-    Rows need no waiting, and nothing goes from one core's cache to another's. But few rows make each thread read all
-    weights for little work: that is worth sharing where they do not fit in a core's cache, or for one row, if there
-    is enough to do between two waits (`benchmarks/engine.py` at 2 threads). `weights` and `cache` are in bytes.
+    Rows need no waiting, and nothing goes from one core's cache to another's. But each thread then reads all weights:
+    where they do not fit in a core's cache, few rows are little work for that. What is few was measured
+    (`benchmarks/engine.py` at 2 threads). `weights` and `cache` are in bytes.
     """
-    if rows >= 4 * threads or (rows > 1 and weights <= cache):
-        return min(threads, rows), False
+    most = (
+        1 if weights <= cache / 2 else 3 if weights <= cache else 4 * threads if weights <= 8 * cache else 32 * threads
+    )
     # a core does about 60 multiplications and additions, or reads about 90 bytes, in a nanosecond
     nanoseconds = max(weights / 4 * rows / 60, weights / 90)
-    if threads > 1 and nanoseconds > 3000:
+    if threads > 1 and rows <= most and nanoseconds > 3000:  # else there is too little to do between two waits
         return threads, True
     return min(threads, rows), False
 

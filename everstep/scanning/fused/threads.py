@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def _openmp() -> tuple[int | None, ...]:
     return tuple(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names)
 
 
+def _cache() -> int:
+    """Bytes of a core's own second cache; a common size where the system does not say."""
+    try:
+        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 1 << 20
+    except (AttributeError, ValueError, OSError):
+        return 1 << 20
+
+
 class Kernels:
     """The library's functions for one dtype; `short` rounds the factors of float32 products to bfloat16.
 
@@ -67,7 +76,7 @@ class Kernels:
         self._run = getattr(self.library, f"es_run_{numbers}")
         self._packed_size = getattr(self.library, f"es_packed_size_{numbers}")
         self.barrier_bytes = int(self.library.es_barrier_bytes())
-        self.cache = 1 << 20
+        self.cache = _cache()
 
     def packed_size(self, rows: int, columns: int) -> int:
         """Numbers that a packed matrix takes."""
