@@ -153,7 +153,7 @@ void block(const T* A, int64_t lda, const T* W, int64_t apart, int64_t K, T* C, 
   };
   const auto step = [&](int u) ES_ALWAYS {
     if constexpr (M >= 8)  // the panel comes from L2
-      ES_UNROLL for (int r = 0; r < VECTORS; ++r) __builtin_prefetch(W + (u + 16) * PANEL<T> + r * L);
+      ES_UNROLL for (int r = 0; r < VECTORS; ++r) __builtin_prefetch(W + (u + 32) * PANEL<T> + r * L);
     if constexpr (ACROSS) {
       __builtin_prefetch(next, 0, 2);
       next += next_lda;
