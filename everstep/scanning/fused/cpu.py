@@ -1,8 +1,7 @@
 """C++ for a planned step: the loop over time, forward or backward, over a block of rows or a share of the units.
 
 The generated function has one argument, a table of integers and pointers (`HEADER`, then the arrays in the order of
-`Code.arrays`), so that it is called through a plain C interface and compiles without any header but `native/math.h` and
-`native/rows.h`.
+`Code.arrays`), so that it is called through a plain C interface and compiles without any header but those in `native`.
 """
 
 from __future__ import annotations
@@ -32,18 +31,19 @@ HEADER = (
     "chunk",
     "near",
     "near_share",
+    "far",
 )
 """The first entries of the table, in the order in which `table.py` writes them.
 
 `split` is 1 where threads share the units of all rows, 0 where each owns rows. `chunk` is the number of steps for which
 the products ahead are computed at once, 0 where that is not done here; in `near`, if it is no null pointer, each thread
-has `near_share` numbers for those of one chunk.
+has `near_share` numbers for those of one chunk. `far` is 1 where outputs go past the caches.
 """
 
 _FEW = 3
 """Rows below which a step with products costs no less."""
 _NATIVE = Path(__file__).parent / "native"
-_PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "rows.h"))
+_PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "rows.h", "far.h"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +112,9 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   const Gemm gemm = (Gemm)a[{self._at("gemm")}];
   const Barrier barrier = (Barrier)a[{self._at("barrier")}];
   void* const gate = (void*)a[{self._at("gate")}];
-  const int64_t panel = a[{self._at("panel")}], chunk = a[{self._at("chunk")}];
+  const int64_t panel = a[{self._at("panel")}], chunk = a[{self._at("chunk")}], far = a[{self._at("far")}];
   T* const near = a[{self._at("near")}] ? (T*)a[{self._at("near")}] + thread * a[{self._at("near_share")}] : 0;
-  (void)gemm; (void)panel; (void)resets; (void)chunk; (void)near;
+  (void)gemm; (void)panel; (void)resets; (void)chunk; (void)near; (void)far;
 #define ROW(i) order[base + (i)]
 #define WAIT() do {{ if (team > 1) barrier(gate, team); }} while (0)
 {chr(10).join(self._pointers())}
@@ -130,6 +130,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
 {self._time()}
 {body}
 {self._close()}
+{"  if (far) es_far_done();" if self.loose else ""}
 #undef ROW
 #undef WAIT
 }}

@@ -93,6 +93,8 @@ class LoopWriter:
         # sums along the innermost dimension are held in a variable
         self.held = [n for n, walk in enumerate(self.sum_strides) if not (walk and walk[-1])]
         self.divided = divided(loop, self.shape)
+        self.carried = {n: m for n in range(len(self.writes)) if (m := self._same(n)) is not None}
+        """Outputs that are carried to the next step too: those that go far (`native/far.h`) are copied from there."""
 
     def write(self) -> list[str]:
         """The lines."""
@@ -106,6 +108,7 @@ class LoopWriter:
                 for d, n in enumerate(self.shape[:-1])
             ),
             *(indent + line for line in self._numbers()),
+            *(f"        if (far) es_far(far{n} + low, q{n} + low, high - low);" for n in self.carried),
             *("        " + "  " * d + "}" for d in reversed(range(len(self.shape[:-1])))),
             "      }",
             "    }",
@@ -131,20 +134,37 @@ class LoopWriter:
         for number, (node, place) in enumerate(self.reads):
             lines.append(f"        const T* const p{number} = {self.source(node)} + {place.offset};")
         for number, (_, where, k, place) in enumerate(self.writes):
-            lines.append(f"        T* const q{number} = {self.target(where, k)} + {place.offset};")
+            start = f"{self.target(where, k)} + {place.offset}"
+            if number in self.carried:
+                _, where, k, place = self.writes[self.carried[number]]
+                lines.append(f"        T* const far{number} = {start};")
+                start = f"far ? {self.target(where, k)} + {place.offset} : far{number}"
+            lines.append(f"        T* const q{number} = {start};")
         for number, (node, _) in enumerate(self.sums):
             k, distance = self.scratch(node)
             lines.append(f"        T* const s{number} = w{k} + i * {distance};")
             lines.append(f"        for (int64_t j = 0; j < {node.size}; ++j) s{number}[j] = {_start(node, 'T(0)')};")
         return [*lines, *self._fetch()]
 
+    def _same(self, number: int) -> int | None:
+        """Of an output: the write of the same numbers to the next state, in a loop that memory bounds."""
+        node, where, *_ = self.writes[number]
+        if where != "y" or not self.next_step or not self.divided or self.write_strides[number] != [1]:
+            return None
+        same = (m for m, (other, to, *_) in enumerate(self.writes) if other is node and to == "next")
+        return next((m for m in same if self.write_strides[m] == [1]), None)
+
     def _fetch(self) -> list[str]:
         """Ask for the memory of a later step: the processor foresees none beyond a page."""
-        starts = [f"{self.source(node)} + {place.offset}" for node, place in self.reads]
-        starts += [f"{self.target(where, k)} + {place.offset}" for _, where, k, place in self.writes]
-        starts = sorted({s.replace(" at ", f" ({self.next_step}) ") for s in starts if " at " in s})
         if not self.next_step or not self.divided:
             return []
+        starts = [f"{self.source(node)} + {place.offset}" for node, place in self.reads]
+        starts += [
+            f"{self.target(where, k)} + {place.offset}"
+            for number, (_, where, k, place) in enumerate(self.writes)
+            if number not in self.carried
+        ]
+        starts = sorted({s.replace(" at ", f" ({self.next_step}) ") for s in starts if " at " in s})
         lines = [f"        const T* const n{number} = {start};" for number, start in enumerate(starts)]
         lines.append("        for (int64_t j = low; j < high; j += 64 / int64_t(sizeof(T))) {")
         lines += [f"          __builtin_prefetch(n{number} + j);" for number in range(len(starts))]

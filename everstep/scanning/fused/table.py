@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everstep.scanning.fused import cpu
 from everstep.scanning.fused.pool import empty
-from everstep.scanning.fused.threads import Kernels
+from everstep.scanning.fused.threads import Kernels, cache
 
 _NEAR = 1 << 21
 """Bytes of the products ahead that a thread computes at once: they are read again while the cache has them."""
@@ -23,6 +23,8 @@ _ALONE = 1 << 22
 """Multiplications ahead that a thread does sooner than others are called."""
 _LARGE = 1 << 22
 """Bytes of the matrices for products ahead above which all steps are multiplied at once."""
+_FAR = (cache(3) or 1 << 25) // 2
+"""Bytes of outputs that nothing is multiplied for, from which on they would only drive others out of the caches."""
 _JOB = 6
 """Numbers that `es_run` needs to pack a matrix."""
 _ROWS, _GATE, _MEMORY, _NEAR_AT = (cpu.HEADER.index(name) for name in ("order", "gate", "memory", "near"))
@@ -162,6 +164,7 @@ def layout(
         "panel": kernels.panel,
         "chunk": chunk,
         "near_share": 0 if by_units else near_share,
+        "far": int(steps * code.loose * each >= _FAR),
     }
     for name, value in known.items():
         entries[cpu.HEADER.index(name)] = value

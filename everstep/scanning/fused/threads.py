@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
-from functools import cache
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from everstep.scanning.fused import build
 
 
-@cache
+@functools.cache
 def _library(numbers: str) -> ctypes.CDLL:
     """Products of one kind of number, "f32", "f64" or "short": each is compiled when it is first needed."""
     source = (Path(__file__).parent / "native" / "kernels.cpp").read_text(encoding="utf-8")
@@ -46,12 +45,13 @@ def _openmp() -> tuple[int | None, ...]:
     return tuple(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names)
 
 
-def _cache() -> int:
-    """Bytes of a core's own second cache; a common size where the system does not say."""
+def cache(level: int) -> int:
+    """Bytes of the first core's cache of this level; 0 where the system does not say."""
     try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 1 << 20
-    except (AttributeError, ValueError, OSError):
-        return 1 << 20
+        size = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text(encoding="ascii").strip()
+        return int(size.rstrip("KM")) << {"K": 10, "M": 20}.get(size[-1:], 0)
+    except (OSError, ValueError):
+        return 0
 
 
 class Kernels:
@@ -76,7 +76,7 @@ class Kernels:
         self._run = getattr(self.library, f"es_run_{numbers}")
         self._packed_size = getattr(self.library, f"es_packed_size_{numbers}")
         self.barrier_bytes = int(self.library.es_barrier_bytes())
-        self.cache = _cache()
+        self.cache = cache(2) or 1 << 20
 
     def packed_size(self, rows: int, columns: int) -> int:
         """Numbers that a packed matrix takes."""
@@ -98,7 +98,7 @@ class Kernels:
         self.library.es_parallel(ctypes.cast(run, ctypes.c_void_p), ctypes.byref(table), threads)
 
 
-@cache
+@functools.cache
 def kernels(dtype: torch.dtype, short: bool = False) -> Kernels:
     """The library, compiled at first use.
 
@@ -108,7 +108,7 @@ def kernels(dtype: torch.dtype, short: bool = False) -> Kernels:
     return Kernels(dtype, short)
 
 
-@cache
+@functools.cache
 def has_short() -> bool:
     """Whether the processor multiplies in bfloat16."""
     return bool(kernels(torch.float32).library.es_has_short())
