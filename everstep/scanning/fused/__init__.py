@@ -24,7 +24,7 @@ from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.fingerprint import Snapshot, fingerprint, modules, parameters
 from everstep.scanning.fused.lower import lower
-from everstep.scanning.fused.packing import packed, padded
+from everstep.scanning.fused.packing import Ragged, packed, padded
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.table import Rows
 from everstep.scanning.fused.threads import has_short
@@ -40,9 +40,15 @@ _lock = threading.RLock()
 
 
 class _Recent(threading.local):
-    """What `refuses` was last asked, by identity and so without keeping it, that `run` need not look for it again."""
+    """What was last found out.
+
+    Attributes:
+        found: what `refuses` was last asked, by identity and so without keeping it: `run` need not look for it again.
+        ragged: what `_ragged` last gave.
+    """
 
     found: tuple[int, int, Program | str | None] = 0, 0, None
+    ragged: Rows | None = None
 
 
 _recent = _Recent()
@@ -106,12 +112,14 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     assert isinstance(program, Program)
     parts = [leaf for _, leaf in leaves(xs)]
     batch, time = parts[0].shape[:2]
-    rows, places = _rows(parts[0], lengths, resets)
+    rows = _rows(parts[0], lengths, resets)
     if rows.steps == 0:
         return parts[0].new_zeros(batch, time, cell.output_size), state
     flat = [leaf.flatten(0, 1) for leaf in parts]
-    if places is not None:
-        flat = [packed(leaf, places) for leaf in flat]
+    within = program.outside.direct  # the loop itself can pack what comes as it is
+    ragged = None if rows.whole else Ragged(rows, time)
+    if ragged is not None and not within:
+        flat = [packed(leaf, ragged) for leaf in flat]
     given, mixed = _snapshots[cell].parameters, torch.is_autocast_enabled("cpu")
 
     def outside() -> list[Tensor]:
@@ -125,25 +133,38 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
-    ys, final = call.run(program, outside, rows, start, initial)
-    if places is not None:
-        ys = padded(ys, places, batch * time)
+    ys, final = call.run(program, outside, rows, ragged if within else None, start, initial)
+    if ragged is not None and not within:
+        ys = padded(ys, ragged)
     return ys.view(batch, time, *ys.shape[1:]), unflatten(state, final)
 
 
-def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> tuple[Rows, Tensor | None]:
-    """The steps that there are, and their places in (batch · time), or None where all are there."""
+def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:
+    """The steps that there are."""
     batch, time = like.shape[:2]
-    again = None if resets is None else resets.to(torch.uint8).flatten()
-    if lengths is None:
-        rows = _whole(batch, time)
-        return rows if again is None else replace(rows, resets=again), None
+    rows = _whole(batch, time) if lengths is None else _ragged(lengths)
+    if resets is None:
+        return rows
+    again = resets.to(torch.uint8)
+    return replace(rows, resets=again.flatten() if lengths is None else again[_valid(lengths, time)])
+
+
+def _valid(lengths: Tensor, time: int) -> Tensor:
+    """(batch, time) bool: the steps that are no padding."""
+    return torch.arange(time, device="cpu") < lengths[:, None]
+
+
+def _ragged(lengths: Tensor) -> Rows:
+    """Rows of these lengths. Layer after layer asks for the same ones, so the last are kept."""
     length = lengths.to(torch.int64)
-    places = (torch.arange(time, device="cpu") < length[:, None]).flatten().nonzero()[:, 0]
+    known = _recent.ragged
+    if known is not None and torch.equal(known.length, length):
+        return known
+    length = length.clone()
     order = length.argsort(descending=True, stable=True)
-    offset = length.cumsum(0) - length
-    kept = None if again is None else again[places]
-    return Rows(order, offset, length, kept, batch, len(places), False), places
+    rows = Rows(order, length.cumsum(0) - length, length, None, len(length), int(length.sum()), False)
+    _recent.ragged = rows
+    return rows
 
 
 @lru_cache(64)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everstep.scanning.fused.cpu import Code
 from everstep.scanning.fused.graph import View
+from everstep.scanning.fused.packing import Ragged, pack, packed, pad, padded
 from everstep.scanning.fused.pool import empty, zeros
 from everstep.scanning.fused.products import OverSteps, OverThreads, over_steps, product
 from everstep.scanning.fused.program import Program
@@ -25,17 +26,22 @@ def run(
     program: Program,
     again: Callable[[], list[Tensor]],
     rows: Rows,
+    ragged: Ragged | None,
     start: Sequence[Tensor],
     initial: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Outputs (steps, size) and final state; every call of `again` gives contiguous inputs, and constants."""
+    """Outputs (steps, size) and final state; every call of `again` gives contiguous inputs, and constants.
+
+    With `ragged`, inputs have steps that are padding, as have the outputs.
+    """
     values = again()
     needed = torch.is_grad_enabled() and any(t.requires_grad for t in (*values, *start, *initial))
-    call = _Call(program, _library(program), rows)
+    call = _Call(program, _library(program), rows, ragged)
     if needed:
         ys, *final = _Loop.apply(call, again, *values, *start, *initial)
     else:
-        ys, *final = call.forward([*values, *start], initial)
+        ys, *final = call.forward([*call.packed(values), *start], initial)
+        ys = call.padded(ys)
     return ys, final
 
 
@@ -66,6 +72,18 @@ class _Call:
     program: Program
     library: Kernels
     rows: Rows
+    ragged: Ragged | None
+
+    def packed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The same, inputs (which come first) without padding."""
+        if self.ragged is None:
+            return list(tensors)
+        inputs = len(self.program.step.inputs)
+        return [*(pack(t, self.ragged) for t in tensors[:inputs]), *tensors[inputs:]]
+
+    def padded(self, array: Tensor) -> Tensor:
+        """An array of the steps that there are, with padding."""
+        return array if self.ragged is None else pad(array, self.ragged)
 
     def forward(
         self, tensors: Sequence[Tensor], initial: Sequence[Tensor], memory: _Memory | None = None
@@ -288,13 +306,13 @@ class _Loop(torch.autograd.Function):
         ctx.call, ctx.again, ctx.spent = call, again, False
         program = call.program
         count = len(tensors) - (len(program.states) if call.rows.resets is not None else 0)
-        memory = call.memory(tensors[0])
+        memory, tensors = call.memory(tensors[0]), tuple(call.packed(tensors))
         ys, *final = call.forward(tensors[:count], tensors[count:], memory)
         xs = [memory.hosts.get(k, tensors[k]) for k in program.needed]
         raws = [tensors[k] for k in program.step.factors]
         ctx.save_for_backward(memory.kept, ys, *xs, *raws, *tensors[len(program.step.inputs) :])
         ctx.set_materialize_grads(False)
-        return ys, *final
+        return call.padded(ys), *final
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -308,25 +326,35 @@ class _Loop(torch.autograd.Function):
             return (None,) * (2 + len(wanted))
         if torch.is_grad_enabled():
             state = others[len(program.step.constants) :]
-            return None, None, *_differentiable(program, call.rows, [*ctx.again(), *state], grads, wanted)
+            return None, None, *_differentiable(call, [*ctx.again(), *state], grads, wanted)
         if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
-            values = [value.detach() for value in ctx.again()]
+            values = call.packed([value.detach() for value in ctx.again()])
             memory, kept = call.memory(ys), None
             inputs = len(program.step.inputs)
             _, _, start, initial = program.split([*values, *others[len(values) - inputs :]])
             call.forward([*values, *start], initial, memory)
             kept, xs = memory.kept, {k: memory.hosts.get(k, values[k]) for k in program.needed}
         ctx.spent = bool(program.over)
-        return None, None, *call.backward(xs, raws, others, kept, ys, grads, wanted)
+        if call.ragged is not None and grads[0] is not None:
+            grads = pack(grads[0], call.ragged), *grads[1:]
+        found = call.backward(xs, raws, others, kept, ys, grads, wanted)
+        inputs = len(program.step.inputs)
+        return None, None, *(None if g is None else call.padded(g) for g in found[:inputs]), *found[inputs:]
 
 
 def _differentiable(
-    program: Program, rows: Rows, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
+    call: _Call, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again: the loop replayed by PyTorch, one step at a time."""
     # each on its own: a state that was carried here depends on the parameters too, and that path is not this call's
     tensors = [t.view_as(t) for t in tensors]
-    outputs = replay(program, rows, tensors)
+    program, given = call.program, tensors
+    if call.ragged is not None:
+        inputs = len(program.step.inputs)
+        given = [*(packed(t, call.ragged) for t in tensors[:inputs]), *tensors[inputs:]]
+    outputs = replay(program, call.rows, given)
+    if call.ragged is not None:
+        outputs[0] = padded(outputs[0], call.ragged)
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad]
     chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]
     found = iter(

@@ -37,6 +37,11 @@ class Outside:
         given = [node for node in graph.nodes if node.op == "placeholder"]
         self._picks = [given.index(v) for v in values] if all(v in given for v in values) else None
 
+    @property
+    def direct(self) -> bool:
+        """Whether all is passed on as it is."""
+        return self._picks is not None
+
     def __call__(self, parameters: Sequence[Tensor], xs: Sequence[Tensor], steps: int) -> list[Tensor]:
         """The inputs, (steps, …) each, then the constants."""
         if self._picks is not None:

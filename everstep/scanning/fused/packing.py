@@ -2,44 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from everstep.scanning.fused.pool import empty, zeros
+from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.table import Rows
+from everstep.scanning.fused.threads import kernels
+
+_ALONE = 1 << 16
+"""Bytes that one thread moves sooner than others are called."""
 
 
-def packed(values: Tensor, places: Tensor) -> Tensor:
-    """Rows `places` of values (places that there are, …): `index_select`."""
-    found: Tensor = _Packed.apply(values, places)
+class Ragged(NamedTuple):
+    """Rows of steps, each of which has `time` of them with padding."""
+
+    rows: Rows
+    time: int
+
+
+def packed(values: Tensor, ragged: Ragged) -> Tensor:
+    """(rows · time, …) without the padding: (steps that there are, …)."""
+    found: Tensor = _Packed.apply(values, ragged)
     return found
 
 
-def padded(values: Tensor, places: Tensor, size: int) -> Tensor:
-    """(size, …) with values (len(places), …) at `places`, and zeros elsewhere."""
-    found: Tensor = _Padded.apply(values, places, size)
+def padded(values: Tensor, ragged: Ragged) -> Tensor:
+    """(steps that there are, …) with zeros as padding: (rows · time, …)."""
+    found: Tensor = _Padded.apply(values, ragged)
     return found
+
+
+def pack(values: Tensor, ragged: Ragged) -> Tensor:
+    """`packed` without a gradient."""
+    values = values.contiguous()
+    found = empty(values, ragged.rows.steps, *values.shape[1:])
+    _move(found, values, ragged, back=True)
+    return found
+
+
+def pad(values: Tensor, ragged: Ragged) -> Tensor:
+    """`padded` without a gradient."""
+    values = values.contiguous()
+    found = empty(values, ragged.rows.count * ragged.time, *values.shape[1:])
+    _move(values, found, ragged, back=False)
+    return found
+
+
+def _move(steps: Tensor, all_of_them: Tensor, ragged: Ragged, *, back: bool) -> None:
+    rows, time = ragged
+    size = all_of_them.nbytes
+    each = size // max(1, rows.count * time)
+    offset, length = rows.addresses[1:3]
+    table = (steps.data_ptr(), all_of_them.data_ptr(), offset, length, rows.count, time, each, int(back))
+    numbers = (ctypes.c_int64 * len(table))(*table)
+    threads = torch.get_num_threads() if size > _ALONE else 1
+    library = kernels(torch.float64 if steps.dtype == torch.float64 else torch.float32)  # which is there already
+    library.run(library.ragged, ctypes.addressof(numbers), threads, 0, 0)
 
 
 class _Packed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
-        ctx.places, ctx.size = places, len(values)
-        into = empty(values, len(places), *values.shape[1:])
-        return torch.index_select(values, 0, places, out=into)
+    def forward(ctx: Any, values: Tensor, ragged: Ragged) -> Tensor:
+        ctx.ragged = ragged
+        return pack(values, ragged)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return padded(grad, ctx.places, ctx.size), None
+        return padded(grad, ctx.ragged), None
 
 
 class _Padded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, places: Tensor, size: int) -> Tensor:
-        ctx.places = places
-        return zeros(values, size, *values.shape[1:]).index_copy_(0, places, values)
+    def forward(ctx: Any, values: Tensor, ragged: Ragged) -> Tensor:
+        ctx.ragged = ragged
+        return pad(values, ragged)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return packed(grad, ctx.places), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return packed(grad, ctx.ragged), None

@@ -60,6 +60,7 @@ class Kernels:
     Attributes:
         short: as given.
         gemm, barrier: addresses, for the generated code.
+        ragged: likewise of what `packing.py` runs.
         bytes: of a number.
         panel: columns that are packed together.
         barrier_bytes: memory of a barrier.
@@ -71,6 +72,7 @@ class Kernels:
         self.short, self.bytes = short, dtype.itemsize
         self.library = _library(numbers)
         self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{numbers}"), ctypes.c_void_p).value or 0
+        self.ragged = ctypes.cast(self.library.es_ragged, ctypes.c_void_p).value or 0
         self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
         self.panel = int(getattr(self.library, f"es_panel_{numbers}")())
         self._run = getattr(self.library, f"es_run_{numbers}")

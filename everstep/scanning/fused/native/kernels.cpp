@@ -700,6 +700,22 @@ template <class T, bool PAIRS = false> void columns_body(const int64_t* t, int64
     for (int64_t k = 0; k < totals; ++k, t += 5) total<T>(t);
 }
 
+// Rows of steps one after the other without padding, to rows of equal length with zeros behind their steps, or back:
+// packed, padded, offset and length of each row, rows, time, bytes of a step, whether back.
+void ragged_body(const int64_t* t, int64_t i, int64_t n) {
+  const int64_t *offset = at<int64_t>(t[2]), *length = at<int64_t>(t[3]), time = t[5], bytes = t[6];
+  for (int64_t r = i; r < t[4]; r += n) {
+    char *packed = at<char>(t[0]) + offset[r] * bytes, *padded = at<char>(t[1]) + r * time * bytes;
+    const int64_t used = length[r] * bytes;
+    if (t[7]) {
+      __builtin_memcpy(packed, padded, used);
+    } else {
+      __builtin_memcpy(padded, packed, used);
+      __builtin_memset(padded + used, 0, time * bytes - used);
+    }
+  }
+}
+
 // PyTorch's own OpenMP pool: a second one would compete with it for the cores.
 void (*start_team)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
 int (*team_index)() = nullptr;
@@ -846,6 +862,8 @@ void es_set_openmp(void* GOMP_parallel, void* omp_get_thread_num, void* omp_get_
 void es_parallel(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted) {
   parallel(body, data, wanted);
 }
+
+void es_ragged(void* data, int64_t i, int64_t n) { ragged_body(static_cast<int64_t*>(data), i, n); }
 
 int64_t es_barrier_bytes(void) { return sizeof(Barrier); }
 
