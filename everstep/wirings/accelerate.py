@@ -32,9 +32,8 @@ def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
     PyTorch's own code runs where the engine cannot: on other devices than the CPU, under autocast, for other dtypes
     than float32 and float64, for empty inputs, inside of `torch.func` transforms and of `torch.device(...)` or another
     mode, while a model is scripted, traced, compiled or exported, and where there is no C++ compiler. So it does where
-    it is measured to be faster: over fewer than 8 steps (16 in an RNN), and in float32 LSTMs of fewer than 128 units
-    (768 without gradients) on input that is not packed. Subclasses of the three are left as they are: they may have a
-    forward of their own. A model pickled whole needs everstep to be loaded.
+    it is measured to be faster: over fewer than 3 steps (5 in an RNN; 8 in a small LSTM that learns). Subclasses of the
+    three are left as they are: they may have a forward of their own. A model pickled whole needs everstep to be loaded.
 
     Args:
         model: any module; it may be one of the three itself.

@@ -74,7 +74,7 @@ def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -
     assert isinstance(cell, Gated)
     kind = cell.vendor_kernel() or ""
     if torch.is_autocast_enabled("cpu"):
-        if kind != "lstm" or (has_short() and torch.is_grad_enabled()):
+        if kind != "lstm" or (has_short() and (torch.is_grad_enabled() or cell.hidden_size < 512)):
             return None
         return "autocast: PyTorch's LSTM is measured to be faster in bfloat16"
     whole = lengths is None and resets is None and xs.dtype == torch.float32
@@ -88,13 +88,9 @@ def outrun(kind: str, hidden: int, steps: int, whole: bool) -> bool:
 
     `whole`: float32 and no ragged rows, for which oneDNN has an LSTM in one piece.
     """
-    if kind != "lstm" or not whole:
-        return steps < (16 if kind.startswith("rnn") else 4)
-    if not torch.is_grad_enabled() and hidden >= 256:
-        return True
-    if torch.get_num_threads() == 1 and hidden < 128:
-        return True
-    return steps < 16 and hidden < 512
+    if kind == "lstm" and whole:
+        return torch.is_grad_enabled() and steps < 8 and hidden < 128
+    return steps < (5 if kind.startswith("rnn") else 3)
 
 
 def told(cell: Cell, xs: Any) -> str:
