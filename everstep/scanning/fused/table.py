@@ -13,6 +13,7 @@ from torch import Tensor
 
 from everstep.scanning.fused import cpu
 from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.steps import Ahead
 from everstep.scanning.fused.threads import Kernels, cache
 
 _NEAR = 1 << 21
@@ -130,14 +131,10 @@ def layout(
     own = -(-count // used) if whole else count  # at most
     block = count if by_units else min(64 if code.matrices else 1, own)
     products = code.ahead if ahead else ()
-    chunk = 0
-    weights = sum(a.depth * a.width for a in products)
-    # large matrices are read less often by a product of all steps; and with few rows other threads would be idle
-    idle = used < threads and steps * weights > _ALONE
-    if products and weights * each <= _LARGE and not idle:
-        chunk = max(1, _NEAR // (block * each * sum(max(a.depth, a.width) for a in products)) // _STEPS) * _STEPS
-        longest = steps // max(1, count) if whole else steps  # at most
-        chunk = min(chunk, max(1, longest))
+    longest = steps // max(1, count) if whole else steps  # at most
+    # with few rows other threads would be idle
+    idle = used < threads and steps * sum(a.depth * a.width for a in products) > _ALONE
+    chunk = 0 if idle else min(_chunk(products, block, each), max(1, longest))
     if not chunk:
         products = ()
     apart = block * code.row + code.spare
@@ -169,6 +166,15 @@ def layout(
     for name, value in known.items():
         entries[cpu.HEADER.index(name)] = value
     return Layout(kernels, code, used, chunk, place + 16, first_near, tuple(packs), entries)
+
+
+def _chunk(products: Sequence[Ahead], block: int, each: int) -> int:
+    """Steps of `block` rows for which products are computed at once, in numbers of so many bytes; 0: not by the loop."""
+    weights = sum(a.depth * a.width for a in products)
+    if not weights or weights * each > _LARGE:  # which are read less often by one product of all steps
+        return 0
+    bytes_a_step = block * each * sum(max(a.depth, a.width) for a in products)
+    return max(1, _NEAR // bytes_a_step // _STEPS) * _STEPS
 
 
 @dataclass(frozen=True)
