@@ -169,7 +169,7 @@ def layout(
 
 
 def _chunk(products: Sequence[Ahead], block: int, each: int) -> int:
-    """Steps of `block` rows for which products are computed at once, in numbers of so many bytes; 0: not by the loop."""
+    """Steps of `block` rows for which products are computed at once, in numbers of `each` bytes; 0: not by the loop."""
     weights = sum(a.depth * a.width for a in products)
     if not weights or weights * each > _LARGE:  # which are read less often by one product of all steps
         return 0
