@@ -107,10 +107,13 @@ def test_the_ways_are_taken(monkeypatch: pytest.MonkeyPatch, threads: int) -> No
 
     monkeypatch.setattr(fused.call, "layout", note)
     cell, xs = es.LSTM(20, 24), torch.randn(1, 45, 20)
+    found = []
     for way in WAYS:
         with taken(way):
+            chunks.clear()
             es.scan(cell, xs, backend="fused")
-    assert chunks == [14, 45, 0, 45 if threads == 1 else 0]  # one thread: none is idle
+            found.append({*chunks})
+    assert found == [{14}, {45}, {0}, {45 if threads == 1 else 0}]  # one thread: none is idle
 
 
 def test_only_some_gradients(threads: int) -> None:

@@ -58,7 +58,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
         ]
         getattr(lib, f"es_gemm_{s}").restype = None
         getattr(lib, f"es_gemm_tn_memory_{s}").restype = size
-        getattr(lib, f"es_gemm_tn_memory_{s}").argtypes = [size, size]
+        getattr(lib, f"es_gemm_tn_memory_{s}").argtypes = [size, size, size]
         across = getattr(lib, f"es_gemm_tn_{s}")
         across.argtypes = [matrix, size, matrix, *[size] * 6, matrix, size, matrix]
         across.restype = None
@@ -134,7 +134,7 @@ class Kernels:
             given += [self.at(room), room.shape[1]]
         c = np.full((m + 1, n + slack), GUARD, self.dtype)
         for m0, m1 in shares or [(0, m)]:
-            size = getattr(self.library, f"es_gemm_tn_memory_{self.suffix}")(m1 - m0, n)
+            size = getattr(self.library, f"es_gemm_tn_memory_{self.suffix}")(len(g), m1 - m0, n)
             memory = np.full(size + 64, np.nan, self.dtype)
             memory[size:] = GUARD
             product = getattr(self.library, f"es_gemm_tn_{self.suffix}")
@@ -284,7 +284,7 @@ def test_members_of_a_team_share_a_product(kernels: Kernels, members: int) -> No
         assert c.tobytes() == kernels.gemm(a, packed, n).tobytes()
         for left, right in ((g, a), (a, g)):
             (_, m), columns = left.shape, right.shape[1]
-            size = getattr(kernels.library, f"es_gemm_tn_memory_{kernels.suffix}")(m, columns)
+            size = getattr(kernels.library, f"es_gemm_tn_memory_{kernels.suffix}")(rows, m, columns)
             memory, total = np.full(members * size, np.nan, kernels.dtype), np.full((m, columns), np.nan, kernels.dtype)
             table = (left, m, right, columns, rows, m, columns, total, columns)
             kernels.body("columns", 1, 0, memory, size, *table, 0, 0, 0, members=members)

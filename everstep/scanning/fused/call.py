@@ -102,8 +102,10 @@ class _Call:
             arrays[f"end{k}"] = final[k]
             if initial:
                 arrays[f"init{k}"] = initial[k].contiguous()
-        stored = bool(hosts) and program.stored
-        known = self._layout(program.forward_code, ahead=bool(step.factors), near=not stored)
+        known = self._layout(program.forward_code, ahead=bool(step.factors), near=False)
+        stored = bool(hosts) and (program.stored or known.once)  # at once, they fit no worse where they are kept
+        if known.chunk and not stored:
+            known = self._layout(program.forward_code, ahead=bool(step.factors), near=True)
         if not known.chunk:
             for k, (number, _) in step.factors.items():
                 matrix = self._straight(constants, number)

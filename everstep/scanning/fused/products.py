@@ -33,7 +33,7 @@ class _Bodies:
             for name in ("rows", "columns")
         )
         self.memory = getattr(library, f"es_gemm_tn_memory_{suffix}")
-        self.memory.restype, self.memory.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
+        self.memory.restype, self.memory.argtypes = ctypes.c_int64, [ctypes.c_int64] * 3
 
     def run(self, body: int, threads: int, table: Sequence[int], matrix: Sequence[int] = ()) -> None:
         """Pack the matrix, if there is one, and run."""
@@ -120,7 +120,7 @@ def over_steps(
             held.append(first)
         held += (g, x)
         made.append(out)
-        memory = max(memory, bodies.memory(rows, columns))
+        memory = max(memory, bodies.memory(steps, rows, columns))
         work += steps * rows * columns
     for each in totals:
         start, end = each.columns.start, each.columns.stop

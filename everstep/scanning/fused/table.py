@@ -92,6 +92,7 @@ class Layout:
         code: the compiled loop.
         threads: how many run.
         chunk: steps for which the products ahead are computed at once; 0: not by the loop.
+        once: whether these are all steps.
         numbers: the working memory, packed matrices included.
         near: where in it the products ahead of a chunk begin; 0: they have an array.
         packs: of each packed matrix: its slot in the table, and where in the memory it begins.
@@ -103,6 +104,7 @@ class Layout:
     code: cpu.Code
     threads: int
     chunk: int
+    once: bool
     numbers: int
     near: int
     packs: tuple[tuple[int, int], ...]
@@ -165,7 +167,7 @@ def layout(
     }
     for name, value in known.items():
         entries[cpu.HEADER.index(name)] = value
-    return Layout(kernels, code, used, chunk, place + 16, first_near, tuple(packs), entries)
+    return Layout(kernels, code, used, chunk, chunk >= longest, place + 16, first_near, tuple(packs), entries)
 
 
 def _chunk(products: Sequence[Ahead], block: int, each: int) -> int:

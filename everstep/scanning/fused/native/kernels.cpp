@@ -508,9 +508,16 @@ template <class T> struct Lines {
   }
 };
 
-// Numbers of a part of B and of a group of rows of C that are worked on at once.
-template <class T> constexpr int64_t ACROSS_PART = ACROSS_PANELS<T> * PANEL<T> * STEPS;
-constexpr int64_t ACROSS_GROUP = ACROSS_ROWS * STEPS;
+// Numbers of a part of B (N columns) and of a group of rows of C that are worked on at once, and of all that needs.
+template <class T> struct Room {
+  int64_t part, group;
+  Room(int64_t steps, int64_t N) {
+    const int64_t depth = steps < STEPS ? steps : STEPS, panels = (N + PANEL<T> - 1) / PANEL<T>;
+    part = (panels < ACROSS_PANELS<T> ? panels : ACROSS_PANELS<T>) * PANEL<T> * depth;
+    group = ACROSS_ROWS * depth;
+  }
+  int64_t all() const { return part + group + (part > group ? part : group); }
+};
 
 // Two steps after one another as one row of pairs, zeros beside the last of an odd number. It may overwrite `from`.
 inline void shorten_steps(const float* from, int64_t ld, int64_t steps, int64_t count, float* to) {
@@ -533,7 +540,8 @@ void across(const Lines<T>& A, int64_t M, const Lines<T>& B, int64_t N, int64_t 
   const Even chunks = {steps, (steps + STEPS - 1) / STEPS};
   const Even parts = {panels, (panels + ACROSS_PANELS<T> - 1) / ACROSS_PANELS<T>};
   const Even groups = {M, (M + ACROSS_ROWS - 1) / ACROSS_ROWS};
-  T *packed = memory, *group = memory + ACROSS_PART<T>, *room = group + ACROSS_GROUP;
+  const Room<T> size(steps, N);
+  T *packed = memory, *group = memory + size.part, *room = group + size.group;
   const auto lines = [room](const Lines<T>& from, int64_t s, int64_t length, int64_t column, int64_t count) {
     const auto found = from.at(s, length, column, count, room);
     if constexpr (PAIRS) {
@@ -610,8 +618,9 @@ template <class T> bool swapped(int64_t M, int64_t N) {
   return N < NR && N * ((M + NR - 1) / NR) < M;
 }
 
-template <class T> int64_t gemm_tn_memory(int64_t M, int64_t N) {
-  return 2 * (ACROSS_PART<T> + ACROSS_GROUP) + M * (N < PANEL<T> ? N : PANEL<T>) + 64 / sizeof(T);
+template <class T> int64_t gemm_tn_memory(int64_t steps, int64_t M, int64_t N) {
+  const int64_t all = Room<T>(steps, M > N ? M : N).all(), few = 2 * (M + STEPS);
+  return (all > few ? all : few) + M * (N < PANEL<T> ? N : PANEL<T>) + 64 / sizeof(T);
 }
 
 template <class T, bool PAIRS = false>
@@ -622,9 +631,8 @@ void gemm_tn(Lines<T> G, Lines<T> X, int64_t steps, int64_t N, int64_t m0, int64
   G = G.from(m0);
   C += m0 * ldc;
   if (!swapped<T>(M, N)) return across<T, PAIRS>(G, M, X, N, steps, C, ldc, memory);
-  T* after = memory + 2 * (ACROSS_PART<T> + ACROSS_GROUP);
-  if (N <= 2 && steps > 0 && N * M <= ACROSS_PART<T>)
-    return (N == 1 ? few<T, 1> : few<T, 2>)(X, G, M, steps, C, ldc, memory, memory + ACROSS_PART<T>);
+  if (N <= 2 && steps > 0) return (N == 1 ? few<T, 1> : few<T, 2>)(X, G, M, steps, C, ldc, memory, memory + N * M);
+  T* after = memory + Room<T>(steps, M).all();
   across<T, PAIRS>(X, N, G, M, steps, after, M, memory);
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < N; ++n) C[m * ldc + n] = after[n * M + m];
@@ -802,7 +810,7 @@ extern "C" {
                    int64_t last, T* C, int64_t ldc, int add) {                                                        \
     gemm<T>(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);                                                  \
   }                                                                                                                   \
-  int64_t es_gemm_tn_memory_##S(int64_t M_share, int64_t N) { return gemm_tn_memory<T>(M_share, N); }                 \
+  int64_t es_gemm_tn_memory_##S(int64_t steps, int64_t M, int64_t N) { return gemm_tn_memory<T>(steps, M, N); }       \
   void es_gemm_tn_##S(const T* G, int64_t ldg, const T* X, int64_t ldx, int64_t steps, int64_t, int64_t N,            \
                       int64_t m0, int64_t m1, T* C, int64_t ldc, T* memory) {                                         \
     gemm_tn<T>({G, ldg, nullptr, nullptr, 0}, {X, ldx, nullptr, nullptr, 0}, steps, N, m0, m1, C, ldc, memory);       \
@@ -818,7 +826,7 @@ extern "C" {
   }                                                                                                                   \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
-  /* How many products and totals, memory, numbers of it for each thread (es_gemm_tn_memory(M, N) of the largest), and   \
+  /* How many products and totals, memory, numbers of it for each thread (es_gemm_tn_memory of the largest), and   \
      of each what `columns_share` says (es_gemm_tn, M divided), and `total`. */                                           \
   void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
 #ifdef ES_F32
