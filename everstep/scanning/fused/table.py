@@ -167,7 +167,9 @@ def layout(
     }
     for name, value in known.items():
         entries[cpu.HEADER.index(name)] = value
-    return Layout(kernels, code, used, chunk, chunk >= longest, place + 16, first_near, tuple(packs), entries)
+    grain = 1 << max(0, place.bit_length() - 4)  # forward and backward ask for nearly as much: the same memory serves
+    numbers = -(-(place + 16) // grain) * grain
+    return Layout(kernels, code, used, chunk, chunk >= longest, numbers, first_near, tuple(packs), entries)
 
 
 def _chunk(products: Sequence[Ahead], block: int, each: int) -> int:

@@ -618,9 +618,12 @@ template <class T> bool swapped(int64_t M, int64_t N) {
   return N < NR && N * ((M + NR - 1) / NR) < M;
 }
 
+// For a share of M, or of N where that is larger.
 template <class T> int64_t gemm_tn_memory(int64_t steps, int64_t M, int64_t N) {
+  const int64_t line = 64 / sizeof(T);
+  if (N >= PANEL<T> && N <= M) return Room<T>(steps, N).all() + line;  // never swapped
   const int64_t all = Room<T>(steps, M > N ? M : N).all(), few = 2 * (M + STEPS);
-  return (all > few ? all : few) + M * (N < PANEL<T> ? N : PANEL<T>) + 64 / sizeof(T);
+  return (all > few ? all : few) + M * (N < PANEL<T> ? N : PANEL<T>) + line;
 }
 
 template <class T, bool PAIRS = false>
