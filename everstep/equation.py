@@ -210,7 +210,9 @@ class Gated(Cell):
     @classmethod
     def _dry_run(cls, size: int, options: Mapping[str, Any]) -> tuple[_Recorder, _Recorder]:
         """Run the equation once on zeros, to learn which gates it reads and to refuse a wrong one early."""
-        zeros = torch.zeros(1, size, device="cpu")
+        modules = (option for option in options.values() if isinstance(option, nn.Module))
+        learned = next((p for module in modules for p in module.parameters()), None)
+        zeros = torch.zeros(1, size, device="cpu" if learned is None else learned.device)
         x, h = _Recorder(zeros, cls.gates), _Recorder(zeros, cls.gates)
         with torch.no_grad():
             new = cls.equation(x, h, cls.state_type(*[zeros] * len(cls.state_names)), **options)

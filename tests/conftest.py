@@ -13,6 +13,16 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests make tensors; for tests/test_laws.py: cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (device := config.getoption("--device")) != "cpu":  # the CPU named would be another mode of torch's
+        torch.set_default_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # products of 10 bits are none of the laws' business
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -40,9 +40,10 @@ def everything(layer: es.Layer, xs: Tensor, state: object, backend: str = "auto"
     state = map_state(lambda leaf: leaf.clone().requires_grad_(), state)
     ys, final = es.scan(layer, xs, state, backend=backend, **how)
     named = {"xs": xs, **{f"state.{n}": v for n, v in leaves(state)}, **dict(layer.named_parameters())}
-    total = (ys * torch.linspace(-1, 1, ys.numel(), dtype=ys.dtype).view_as(ys)).sum()
+    total = (ys * torch.linspace(-1, 1, ys.numel(), dtype=ys.dtype, device=ys.device).view_as(ys)).sum()
     for place, (_, leaf) in enumerate(leaves(final)):
-        total = total + (leaf * torch.linspace(0.5, 1 + place, leaf.numel(), dtype=ys.dtype).view_as(leaf)).sum()
+        weights = torch.linspace(0.5, 1 + place, leaf.numel(), dtype=ys.dtype, device=ys.device)
+        total = total + (leaf * weights.view_as(leaf)).sum()
     grads = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
     found = {"ys": ys.detach(), **{f"final.{n}": v.detach() for n, v in leaves(final)}}
     return {**found, **{f"grad {n}": g for n, g in zip(named, grads, strict=True)}}
@@ -294,7 +295,7 @@ def test_autocast_keeps_the_state_in_float32(name: str, dtype: torch.dtype) -> N
     layer = build(name, torch.float32)
     xs = inputs(layer, 2, 6, torch.float32)
     want, _ = layer(xs)
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(xs.device.type, dtype):
         first, state = layer(xs[:, :3])
         second, state = layer(xs[:, 3:], state) if isinstance(layer, es.Cell) else (first, state)
     assert all(leaf.dtype == torch.float32 for _, leaf in leaves(state))

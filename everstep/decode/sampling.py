@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from everstep.errors import ConfigError
-from everstep.state import State
+from everstep.state import State, leaves
 
 StepFn = Callable[[Tensor, State], tuple[Tensor, State]]
 """Tokens (batch,) and the state to log p of the next token (batch, vocabulary), in nats, and the new state."""
@@ -33,13 +33,13 @@ def sample(
 
     Args:
         step: the model.
-        state: the state before the prompt, with leaves (count, ...).
+        state: the state before the prompt, with leaves (count, ...); tokens are made on their device.
         prompt: at least one token; the model reads it first.
         length: tokens to draw.
         count: sequences drawn side by side.
         temperature: 1 is the model's own distribution, below 1 sharper; 0 always takes the likeliest.
         top_k, top_p: cuts; None for none.
-        generator: of the random numbers; torch's own if None.
+        generator: of the random numbers, on that device; torch's own if None.
 
     Returns:
         (count, length) int64, without the prompt.
@@ -48,10 +48,11 @@ def sample(
         ConfigError: an impossible setting, or an empty prompt.
     """
     _check(prompt, length, count, temperature, top_k, top_p)
+    device = next((leaf.device for _, leaf in leaves(state)), torch.device("cpu"))
     with torch.inference_mode():
         for token in prompt[:-1]:
-            _, state = step(torch.full((count,), token), state)
-        tokens = torch.full((count,), prompt[-1])
+            _, state = step(torch.full((count,), token, device=device), state)
+        tokens = torch.full((count,), prompt[-1], device=device)
         drawn = []
         for _ in range(length):
             log_p, state = step(tokens, state)

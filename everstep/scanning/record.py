@@ -27,7 +27,7 @@ _VIEWS = {
     *("getitem", "_to_copy", "lift_fresh"),
     *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full"),
 }
-_EXTRA_POINTWISE = {"_prelu_kernel", "log_sigmoid_forward"}
+_EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # without the tag, some in torch 2.11 only
 _NOT_THE_USERS = (
     str(Path(torch.__file__).parent),
     str(Path(__file__).parent),

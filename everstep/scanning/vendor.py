@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,7 +50,9 @@ def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Te
 def _kernel(cell: Gated, data: Tensor, batch_sizes: Tensor | None, state: State) -> tuple[Tensor, State]:
     """Call the kernel on (batch, time, features), or on packed data with its batch sizes."""
     parameters = [p for p in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) if p is not None]
-    biases = cell.bias_ih is not None
+    if data.is_cuda:
+        parameters = _in_one_piece(parameters)
+    biases = len(parameters) == 4
     kernel: Any = getattr(torch, cell.vendor_kernel() or "")
     hx = [leaf.unsqueeze(0) for _, leaf in leaves(state)]
     start = hx if len(hx) > 1 else hx[0]
@@ -60,6 +63,16 @@ def _kernel(cell: Gated, data: Tensor, batch_sizes: Tensor | None, state: State)
     else:
         ys, *final = kernel(data, batch_sizes, start, parameters, biases, 1, 0.0, train, False)
     return ys, unflatten(state, [leaf.squeeze(0) for leaf in final])
+
+
+def _in_one_piece(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Weights and biases in one piece of memory, as cuDNN has them: else it copies them too, with a warning."""
+    if len(parameters) == 2:
+        none = parameters[0].new_zeros(len(parameters[0]))
+        parameters = [*parameters, none, none]
+    flat = torch.cat([p.flatten() for p in parameters])
+    pieces = flat.split([p.numel() for p in parameters])
+    return [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
 
 
 def _segments(
