@@ -52,9 +52,9 @@ class Layer(nn.Module):
         backend: str = "auto",
     ) -> tuple[Tensor, State]:
         """`everstep.scan(self, xs, state, ...)`: outputs (batch, time, output_size) and the final state."""
-        from everstep.scanning import scan
+        import everstep.scanning as scanning
 
-        return scan(self, xs, state, lengths=lengths, resets=resets, backend=backend)
+        return scanning.scan(self, xs, state, lengths=lengths, resets=resets, backend=backend)
 
 
 class Cell(Layer):
@@ -94,9 +94,9 @@ class Cell(Layer):
         self, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
         """Run the step over time on the backend asked for, or on the fastest that can."""
-        from everstep.scanning import dispatch
+        import everstep.scanning as scanning
 
-        return dispatch(self, xs, state, lengths, resets, backend)
+        return scanning.dispatch(self, xs, state, lengths, resets, backend)
 
 
 class Affine(Cell):

@@ -36,6 +36,8 @@ def leaves(nest: State, path: str = "") -> list[tuple[str, Tensor]]:
     >>> [name for name, _ in leaves((torch.ones(1), {"c": torch.ones(1)}))]
     ['0', '1.c']
     """
+    if isinstance(nest, Tensor):
+        return [(path or "state", nest)]
     if isinstance(nest, dict):
         children: Iterator[tuple[Any, Any]] = iter(nest.items())
     elif isinstance(nest, tuple):

@@ -285,7 +285,7 @@ def test_without_gradients_it_runs_at_once() -> None:
 
 
 def test_budget() -> None:
-    pool._pool.clear()  # what lies there unused may be larger than what is asked for
+    pool.clear()  # what lies there unused may be larger than what is asked for
     cell = es.LSTM(3, 32)
     xs = torch.randn(4, 2000, 3)
     state = 2 * 4 * 32 * 4

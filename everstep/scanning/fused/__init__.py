@@ -111,17 +111,16 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     rows = _rows(parts[0], lengths, resets)
     if rows.steps == 0:
         return parts[0].new_zeros(batch, time, cell.output_size), state
-    flat = [leaf.flatten(0, 1) for leaf in parts]
-    within = program.outside.direct  # the loop itself can pack what comes as it is
+    direct = program.outside.direct  # the loop itself flattens and packs what comes as it is
     ragged = None if rows.whole else Ragged(rows, time)
-    if ragged is not None and not within:
-        flat = [packed(leaf, ragged) for leaf in flat]
+    if not direct:
+        parts = [leaf.flatten(0, 1) if ragged is None else packed(leaf, ragged) for leaf in parts]
     given, mixed = _snapshots[cell].parameters, torch.is_autocast_enabled("cpu")
 
     def outside() -> list[Tensor]:
         """What needs no state, in the precision of the call: backward may ask once more."""
         with nullcontext() if torch.is_autocast_enabled("cpu") == mixed else torch.autocast("cpu", enabled=mixed):
-            values = program.outside(given, flat, rows.steps)
+            values = program.outside(given, parts, rows.steps)
         values = [v if v.dtype == program.dtype else v.to(program.dtype) for v in values]
         return [v.contiguous() if k < len(program.step.inputs) else v for k, v in enumerate(values)]
 
@@ -129,10 +128,10 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
-    ys, final = call.run(program, outside, rows, ragged if within else None, start, initial)
-    if ragged is not None and not within:
-        ys = padded(ys, ragged)
-    return ys.view(batch, time, *ys.shape[1:]), unflatten(state, final)
+    ys, final = call.run(program, outside, rows, time if direct else None, start, initial)
+    if not direct:
+        ys = ys.view(batch, time, *ys.shape[1:]) if ragged is None else padded(ys, ragged)
+    return ys, unflatten(state, final)
 
 
 def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:

@@ -14,7 +14,7 @@ from everstep.scanning.fused.cpu import Code
 from everstep.scanning.fused.graph import View
 from everstep.scanning.fused.packing import Ragged, pack, packed, pad, padded
 from everstep.scanning.fused.pool import empty, zeros
-from everstep.scanning.fused.products import OverSteps, OverThreads, over_steps, product
+from everstep.scanning.fused.products import OverSteps, OverThreads, Sums, over_steps, product
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.replay import replay
 from everstep.scanning.fused.steps import leading
@@ -26,22 +26,23 @@ def run(
     program: Program,
     again: Callable[[], list[Tensor]],
     rows: Rows,
-    ragged: Ragged | None,
+    time: int | None,
     start: Sequence[Tensor],
     initial: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Outputs (steps, size) and final state; every call of `again` gives contiguous inputs, and constants.
+    """Outputs (steps, …) and final state; every call of `again` gives contiguous inputs (steps, …), and constants.
 
-    With `ragged`, inputs have steps that are padding, as have the outputs.
+    With `time`, inputs and outputs are (batch, time, …), steps that are padding included.
     """
     values = again()
     needed = torch.is_grad_enabled() and any(t.requires_grad for t in (*values, *start, *initial))
-    call = _Call(program, _library(program), rows, ragged)
+    call = _Call(program, _library(program), rows, time)
     if needed:
         ys, *final = _Loop.apply(call, again, *values, *start, *initial)
     else:
-        ys, *final = call.forward([*call.packed(values), *start], initial)
-        ys = call.padded(ys)
+        ys, *final = call.forward([*call.flat(values), *start], initial)
+        if call.ragged is not None:
+            ys = pad(ys, call.ragged)
     return ys, final
 
 
@@ -52,7 +53,7 @@ def _library(program: Program) -> Kernels:
     return kernels(program.dtype, True) if wanted else program.kernels
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Memory:
     """What the loop forward leaves for the one backward.
 
@@ -65,25 +66,34 @@ class _Memory:
     hosts: dict[int, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Call:
     """One call's program, with what multiplies and the steps that there are."""
 
     program: Program
     library: Kernels
     rows: Rows
-    ragged: Ragged | None
+    time: int | None
 
-    def packed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same, inputs (which come first) without padding."""
-        if self.ragged is None:
+    @property
+    def ragged(self) -> Ragged | None:
+        """What is to be packed, and padded again."""
+        return None if self.time is None or self.rows.whole else Ragged(self.rows, self.time)
+
+    def flat(self, tensors: Sequence[Tensor], pack: Callable[[Tensor, Ragged], Tensor] = pack) -> list[Tensor]:
+        """The same, inputs (which come first) as (steps, …)."""
+        if self.time is None:
             return list(tensors)
-        inputs = len(self.program.step.inputs)
-        return [*(pack(t, self.ragged) for t in tensors[:inputs]), *tensors[inputs:]]
+        ragged, inputs = self.ragged, len(self.program.step.inputs)
+        flat = [t.flatten(0, 1) if ragged is None else pack(t, ragged) for t in tensors[:inputs]]
+        return [*flat, *tensors[inputs:]]
 
-    def padded(self, array: Tensor) -> Tensor:
-        """An array of the steps that there are, with padding."""
-        return array if self.ragged is None else pad(array, self.ragged)
+    def outer(self, array: Tensor) -> Tensor:
+        """(steps, …) as the caller has it."""
+        if self.time is None:
+            return array
+        ragged = self.ragged
+        return array.view(self.rows.count, self.time, *array.shape[1:]) if ragged is None else pad(array, ragged)
 
     def forward(
         self, tensors: Sequence[Tensor], initial: Sequence[Tensor], memory: _Memory | None = None
@@ -91,7 +101,8 @@ class _Call:
         """Outputs and final state; what backward needs goes into `memory` and over inputs."""
         program, step = self.program, self.program.step
         xs, constants, start, _ = program.split(tensors)
-        ys = empty(tensors[0], self.rows.steps, *step.output.shape)
+        whole = self.time is not None and self.rows.whole  # then these are the caller's, who gets no view
+        ys = empty(tensors[0], *((self.rows.count, self.time) if whole else (self.rows.steps,)), *step.output.shape)
         final = [empty(tensors[0], self.rows.count, *shape) for shape in step.states]
         hosts = memory.hosts if memory else {}
         arrays = self._read({k: x for k, x in enumerate(xs) if k not in step.factors}, constants)
@@ -130,10 +141,16 @@ class _Call:
     def memory(self, like: Tensor) -> _Memory:
         """Room for what backward needs."""
         step, steps = self.program.step, self.rows.steps
-        hosts = {}
+        place, ends = steps * sum(self.program.kept_sizes.values()), {}
+        room = place
         if any(k in step.factors for k in self.program.needed):
-            hosts = {k: empty(like, steps, *step.inputs[k]) for k in step.factors}
-        return _Memory(empty(like, steps * sum(self.program.kept_sizes.values())), hosts)
+            for k in step.factors:
+                ends[k] = room = room + steps * math.prod(step.inputs[k])
+        kept, hosts = empty(like, room), {}
+        for k, end in ends.items():
+            hosts[k] = kept[place:end].view(steps, *step.inputs[k])
+            place = end
+        return _Memory(kept, hosts)
 
     def _addresses(self, kept: Tensor, arrays: Mapping[str, Tensor]) -> dict[str, int]:
         """Of the arrays that the loop forward leaves for the one backward."""
@@ -185,10 +202,18 @@ class _Call:
                 if want_x[k]:
                     arrays[f"draw{k}"] = empty(ys, self.rows.steps, step.factors[k][1])
         matrices = [(constants[k], turned) for k, turned in program.backward_matrices]
-        table(known, arrays, matrices, self.rows, self._addresses(kept, arrays)).run(program.backward)
+        ready = table(known, arrays, matrices, self.rows, self._addresses(kept, arrays))
+        constant = [k for k in program.of_constant if want_c[k]]
+        sums, into = self._over_all_steps(raws, constants, arrays, kept, want_c, constant)
+        ready.run(program.backward, sums.then)
         d_start = [arrays[f"end{k}"] if w else None for k, w in enumerate(want_start)]
         d_initial = [arrays[f"init{k}"] if w else None for k, w in enumerate(want_initial)]
-        d_constants = self._of_constants(raws, constants, arrays, kept, want_c)
+        d_constants: list[Tensor | None] = [None] * len(constants)
+        for k, total in zip(constant, sums.summed, strict=True):
+            d_constants[k] = total.view(constants[k].shape)
+        for (k, turned), made in zip(into, sums.made, strict=True):
+            held, gradient = d_constants[k], made.t() if turned else made
+            d_constants[k] = gradient if held is None else held + gradient
         return [*self._of_inputs(constants, arrays, want_x), *d_constants, *d_start, *d_initial]
 
     def _states_back(
@@ -229,69 +254,63 @@ class _Call:
                 found[k] = arrays[f"draw{k}"]
             elif k in factors:
                 matrix = self._straight(constants, factors[k][0]).t()
-                found[k] = product(_flat(arrays[f"g{m}"]), matrix, short=self.library.short)
+                found[k] = product(_flat(arrays[f"g{m}"], self.rows.steps), matrix, short=self.library.short)
             else:
                 found[k] = arrays[f"g{m}"].clone() if m in given else arrays[f"g{m}"]
                 given.add(m)
         return found
 
-    def _of_constants(
+    def _over_all_steps(
         self,
         raws: Mapping[int, Tensor],
         constants: Sequence[Tensor],
         arrays: Mapping[str, Tensor],
         kept: Tensor,
         wanted: Sequence[bool],
-    ) -> list[Tensor | None]:
+        constant: Sequence[int],
+    ) -> tuple[Sums, list[tuple[int, bool]]]:
+        """What makes the gradients of constants when the loop is over: totals of those in `constant`, and products.
+
+        Of each product, the constant that it is of, and whether it is transposed.
+        """
         program = self.program
-        found: list[Tensor | None] = [None] * len(constants)
-
-        def add(k: int, gradient: Tensor) -> None:
-            held = found[k]
-            found[k] = gradient if held is None else held + gradient
-
         # two parameters may share numbers, but not their memory: each gets a sum of its own
-        constant = [k for k in program.of_constant if wanted[k]]
         totals = []
         for m in (program.of_constant[k] for k in constant):
             size = math.prod(program.totals[m].shape)
             ld = leading(size, program.bytes)
             totals.append(OverThreads(arrays[f"sum{m}"], slice(ld, ld + size)))
         turned = program.outside.turned
-        sums: list[OverSteps] = []
-        into: list[tuple[int, bool]] = []  # the constant that each is of, and whether it is transposed
+        products: list[OverSteps] = []
+        into: list[tuple[int, bool]] = []
         for one, m in zip(program.adjoint.products, program.of_product, strict=True):
             if wanted[one.matrix]:
-                sums.append(self._over_steps(_flat(arrays[f"g{m}"]), one.operand, arrays, kept))
+                gradient = _flat(arrays[f"g{m}"], self.rows.steps)
+                products.append(self._over_steps(gradient, one.operand, arrays, kept))
                 into.append((one.matrix, one.matrix not in turned))
         for k in program.ahead:
             number = program.step.factors[k][0]
             if wanted[number]:
-                gradient = _flat(arrays[f"g{program.of_input[k]}"])
+                gradient = _flat(arrays[f"g{program.of_input[k]}"], self.rows.steps)
                 # in the layout of the matrix: a parameter's gradient is to be contiguous as the parameter is
                 straight = number not in turned and constants[number].is_contiguous()
-                sums.append(OverSteps(raws[k], gradient) if straight else OverSteps(gradient, raws[k]))
+                products.append(OverSteps(raws[k], gradient) if straight else OverSteps(gradient, raws[k]))
                 into.append((number, not straight and number not in turned))
-        made, summed = over_steps(sums, totals, short=self.library.short)
-        for k, total in zip(constant, summed, strict=True):
-            add(k, total.view(constants[k].shape))
-        for (k, turn), product_ in zip(into, made, strict=True):
-            add(k, product_.t() if turn else product_)
-        return found
+        return over_steps(products, totals, short=self.library.short), into
 
     def _over_steps(self, gradient: Tensor, view: View, arrays: Mapping[str, Tensor], kept: Tensor) -> OverSteps:
         """Σ over all steps of gradientᵀ · operand: a matrix's gradient, transposed."""
         kind, k = view.node.key
         name = self.program.sequence(k) if kind == "prev" else f"{kind}{k}"
-        operand = _flat(arrays[name] if name in arrays else self._kept(name, kept))
+        operand = _flat(arrays[name] if name in arrays else self._kept(name, kept), self.rows.steps)
         columns = slice(view.place.offset, view.place.offset + math.prod(view.shape))
         if not view.whole:
             operand = operand[:, columns]
         if kind != "prev":
             return OverSteps(gradient, operand)
-        start = _flat(arrays[f"before{k}"])
+        start = _flat(arrays[f"before{k}"], self.rows.count)
         if self.rows.resets is not None:
-            start = torch.cat([start, _flat(arrays[f"before_init{k}"])])
+            start = torch.cat([start, _flat(arrays[f"before_init{k}"], self.rows.count)])
         return OverSteps(gradient, operand, (self.rows.before, start if view.whole else start[:, columns]))
 
     def _read(self, xs: Mapping[int, Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -308,13 +327,14 @@ class _Loop(torch.autograd.Function):
         ctx.call, ctx.again, ctx.spent = call, again, False
         program = call.program
         count = len(tensors) - (len(program.states) if call.rows.resets is not None else 0)
-        memory, tensors = call.memory(tensors[0]), tuple(call.packed(tensors))
+        tensors = tuple(call.flat(tensors))
+        memory = call.memory(tensors[0])
         ys, *final = call.forward(tensors[:count], tensors[count:], memory)
         xs = [memory.hosts.get(k, tensors[k]) for k in program.needed]
         raws = [tensors[k] for k in program.step.factors]
         ctx.save_for_backward(memory.kept, ys, *xs, *raws, *tensors[len(program.step.inputs) :])
         ctx.set_materialize_grads(False)
-        return call.padded(ys), *final
+        return ys if call.ragged is None else pad(ys, call.ragged), *final
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -330,7 +350,7 @@ class _Loop(torch.autograd.Function):
             state = others[len(program.step.constants) :]
             return None, None, *_differentiable(call, [*ctx.again(), *state], grads, wanted)
         if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
-            values = call.packed([value.detach() for value in ctx.again()])
+            values = call.flat([value.detach() for value in ctx.again()])
             memory, kept = call.memory(ys), None
             inputs = len(program.step.inputs)
             _, _, start, initial = program.split([*values, *others[len(values) - inputs :]])
@@ -341,7 +361,7 @@ class _Loop(torch.autograd.Function):
             grads = pack(grads[0], call.ragged), *grads[1:]
         found = call.backward(xs, raws, others, kept, ys, grads, wanted)
         inputs = len(program.step.inputs)
-        return None, None, *(None if g is None else call.padded(g) for g in found[:inputs]), *found[inputs:]
+        return None, None, *(None if g is None else call.outer(g) for g in found[:inputs]), *found[inputs:]
 
 
 def _differentiable(
@@ -350,13 +370,11 @@ def _differentiable(
     """Gradients that can be differentiated again: the loop replayed by PyTorch, one step at a time."""
     # each on its own: a state that was carried here depends on the parameters too, and that path is not this call's
     tensors = [t.view_as(t) for t in tensors]
-    program, given = call.program, tensors
-    if call.ragged is not None:
-        inputs = len(program.step.inputs)
-        given = [*(packed(t, call.ragged) for t in tensors[:inputs]), *tensors[inputs:]]
-    outputs = replay(program, call.rows, given)
+    outputs = replay(call.program, call.rows, call.flat(tensors, packed))
     if call.ragged is not None:
         outputs[0] = padded(outputs[0], call.ragged)
+    elif call.time is not None:
+        outputs[0] = call.outer(outputs[0])
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad]
     chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]
     found = iter(
@@ -367,6 +385,6 @@ def _differentiable(
     return [next(found) if want else None for want in wanted]
 
 
-def _flat(array: Tensor) -> Tensor:
+def _flat(array: Tensor, rows: int) -> Tensor:
     """(rows or steps, numbers), of single numbers too."""
-    return array if array.dim() == 2 else array.reshape(len(array), -1)
+    return array if array.dim() == 2 and array.shape[0] == rows else array.reshape(rows, -1)

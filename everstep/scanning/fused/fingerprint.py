@@ -99,10 +99,15 @@ class Snapshot:
 
     def still(self, cell: Cell) -> bool:
         """Whether the cell is certainly as it was."""
-        return (
-            self._telling
-            and type(cell) is self._types[0]
-            and all(type(m) is kind for m, kind in self._types[1])
-            and all(len(now) == len(then) and all(map(is_, now, then)) for now, then in self._held)
-            and all(t.shape == shape and t.dtype is kind and t.device == at for t, shape, kind, at in self._tensors)
-        )
+        if not self._telling or type(cell) is not self._types[0]:
+            return False
+        for module, kind in self._types[1]:
+            if type(module) is not kind:
+                return False
+        for now, then in self._held:
+            if len(now) != len(then) or not all(map(is_, now, then)):
+                return False
+        for tensor, shape, dtype, device in self._tensors:
+            if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
+                return False
+        return True

@@ -24,13 +24,13 @@ class Ragged(NamedTuple):
 
 
 def packed(values: Tensor, ragged: Ragged) -> Tensor:
-    """(rows · time, …) without the padding: (steps that there are, …)."""
+    """(rows, time, …) without the padding: (steps that there are, …)."""
     found: Tensor = _Packed.apply(values, ragged)
     return found
 
 
 def padded(values: Tensor, ragged: Ragged) -> Tensor:
-    """(steps that there are, …) with zeros as padding: (rows · time, …)."""
+    """(steps that there are, …) with zeros as padding: (rows, time, …)."""
     found: Tensor = _Padded.apply(values, ragged)
     return found
 
@@ -38,7 +38,7 @@ def padded(values: Tensor, ragged: Ragged) -> Tensor:
 def pack(values: Tensor, ragged: Ragged) -> Tensor:
     """`packed` without a gradient."""
     values = values.contiguous()
-    found = empty(values, ragged.rows.steps, *values.shape[1:])
+    found = empty(values, ragged.rows.steps, *values.shape[2:])
     _move(found, values, ragged, back=True)
     return found
 
@@ -46,7 +46,7 @@ def pack(values: Tensor, ragged: Ragged) -> Tensor:
 def pad(values: Tensor, ragged: Ragged) -> Tensor:
     """`padded` without a gradient."""
     values = values.contiguous()
-    found = empty(values, ragged.rows.count * ragged.time, *values.shape[1:])
+    found = empty(values, ragged.rows.count, ragged.time, *values.shape[1:])
     _move(values, found, ragged, back=False)
     return found
 

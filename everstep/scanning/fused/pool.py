@@ -1,12 +1,14 @@
 """Memory for arrays of many steps, used again from call to call.
 
 The system hands out large pieces of memory page by page, which costs as much as filling them. So large arrays are kept
-when they are no longer in use, up to `KEPT` bytes, and given to the next call that asks for one of their size.
+when they are no longer in use, up to `KEPT` bytes, and given to the next call that asks for one of about their size.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,7 +18,30 @@ KEPT = 1 << 29
 _SMALL = 1 << 17
 """Numbers below which the system is fast enough."""
 _lock = threading.Lock()
-_pool: list[Tensor] = []
+
+
+class _Block:
+    """Memory, with the last tensor on it: mostly the next one is to have its shape."""
+
+    __slots__ = ("_storage", "tensor")
+
+    def __init__(self, tensor: Tensor):
+        self.tensor, self._storage = tensor, tensor.untyped_storage()
+
+    def idle(self) -> bool:
+        """Whether no tensor but the last one uses the memory (the second use is the question's own)."""
+        return bool(torch._C._storage_Use_Count(self._storage._cdata) <= 2)
+
+    def over(self, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of its own: no view, so that it can be anything's output."""
+        if self.tensor.shape != shape:
+            strides = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
+            self.tensor = self.tensor.new_empty(0).set_(self._storage, 0, shape, strides)
+        return self.tensor.detach()
+
+
+_pool: dict[tuple[torch.dtype, int], list[_Block]] = {}
+"""Blocks by how many numbers there is room for, a number of five bits and zeros."""
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
@@ -24,21 +49,14 @@ def empty(like: Tensor, *shape: int) -> Tensor:
     size = 1
     for n in shape:
         size *= n
-    if size < _SMALL or like.device.type != "cpu":
+    if size < _SMALL or not like.is_cpu:
         return like.new_empty(shape)
     with _lock:
-        idle = [block for block in _pool if _idle(block)]
-        for block in idle:
-            if block.dtype == like.dtype and size <= block.numel() <= 1.25 * size:
-                return _over(block, shape)
-        block = like.new_empty(size)
-        spare = sum(other.nbytes for other in idle) - KEPT
-        for other in idle:
-            if spare > 0:
-                spare -= other.nbytes
-                _pool[:] = [kept for kept in _pool if kept is not other]
-        _pool.append(block)
-        return _over(block, shape)
+        for room in _rooms(size):
+            for block in _pool.get((like.dtype, room), ()):
+                if block.idle():
+                    return block.over(shape)
+        return _new(like, _rooms(size)[0]).over(shape)
 
 
 def zeros(like: Tensor, *shape: int) -> Tensor:
@@ -46,12 +64,31 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
     return empty(like, *shape).zero_()
 
 
-def _idle(block: Tensor) -> bool:
-    """Whether no tensor but the pool's uses the block's memory (the second use is this question's own)."""
-    return bool(torch._C._storage_Use_Count(block.untyped_storage()._cdata) <= 2)
+def clear() -> None:
+    """Keep nothing that is not in use."""
+    with _lock:
+        _pool.clear()
 
 
-def _over(block: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of its own on a block's memory: no view, so that it can be anything's output."""
-    strides = torch.empty(shape, device="meta").stride()
-    return block.new_empty(0).set_(block.untyped_storage(), 0, shape, strides)
+@lru_cache(1 << 10)
+def _rooms(size: int) -> list[int]:
+    """The least room for so many numbers, then those that are up to a quarter larger."""
+    found, room = [], size
+    while room <= 1.25 * size:
+        grain = 1 << max(0, (room - 1).bit_length() - 5)
+        found.append(-(-room // grain) * grain)
+        room = found[-1] + 1
+    return found
+
+
+def _new(like: Tensor, room: int) -> _Block:
+    """A block of so many numbers; the oldest idle ones go where that makes too many."""
+    blocks = [(key, block) for key, found in _pool.items() for block in found if block.idle()]
+    spare = sum(block.tensor.untyped_storage().nbytes() for _, block in blocks) - KEPT
+    for key, block in blocks:
+        if spare > 0:
+            spare -= block.tensor.untyped_storage().nbytes()
+            _pool[key].remove(block)
+    new = _Block(like.new_empty(room))
+    _pool.setdefault((like.dtype, room), []).append(new)
+    return new

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from everstep.scanning.fused.pool import empty
-from everstep.scanning.fused.threads import kernels
+from everstep.scanning.fused.threads import NOTHING, Kernels, Then, kernels
 
 _ALONE = 2e6
 """Multiply-adds below which waking threads, which may be asleep, costs more than they save."""
@@ -35,10 +35,10 @@ class _Bodies:
         self.memory = getattr(library, f"es_gemm_tn_memory_{suffix}")
         self.memory.restype, self.memory.argtypes = ctypes.c_int64, [ctypes.c_int64] * 3
 
-    def run(self, body: int, threads: int, table: Sequence[int], matrix: Sequence[int] = ()) -> None:
-        """Pack the matrix, if there is one, and run."""
+    def multiply(self, threads: int, table: Sequence[int], matrix: Sequence[int]) -> None:
+        """Pack the matrix, and multiply rows by it."""
         numbers = (ctypes.c_int64 * (len(table) + len(matrix)))(*table, *matrix)
-        self.kernels.run(body, ctypes.addressof(numbers), threads, 8 * len(table), 1 if matrix else 0)
+        self.kernels.run(self.rows, ctypes.addressof(numbers), threads, 8 * len(table), 1)
 
 
 _bodies = cache(_Bodies)
@@ -65,7 +65,7 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     return _product(x, w)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class OverSteps:
     """gᵀ·x, summed over all steps: a weight's gradient.
 
@@ -80,7 +80,7 @@ class OverSteps:
     before: tuple[Tensor, Tensor] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class OverThreads:
     """A sum of which each thread has a part.
 
@@ -93,15 +93,34 @@ class OverThreads:
     columns: slice
 
 
-def over_steps(
-    products: Sequence[OverSteps], totals: Sequence[OverThreads] = (), *, short: bool = False
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The sums, (M, K) of each product and (columns,) of each total, on the CPU; no gradient goes through them.
+@dataclass(slots=True)
+class Sums:
+    """Sums made ready: `made`, (M, K) of each product, and `summed`, (columns,) of each total, when `then` has run.
+
+    Attributes:
+        made, summed: where they will be.
+        then: what makes them.
+        held: what that reads, and works in.
+    """
+
+    made: list[Tensor]
+    summed: list[Tensor]
+    then: Then = NOTHING
+    held: Any = None
+
+    def make(self, library: Kernels) -> Sums:
+        """The same, made."""
+        library.run(0, 0, 1, 0, 0, self.then)
+        return self
+
+
+def over_steps(products: Sequence[OverSteps], totals: Sequence[OverThreads] = (), *, short: bool = False) -> Sums:
+    """Make sums ready, on the CPU; no gradient goes through them.
 
     With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in float32.
     """
     if not products and not totals:
-        return [], []
+        return Sums([], [])
     like = products[0].g if products else totals[0].parts
     bodies, held = _bodies(like.dtype), []
     made: list[Tensor] = []
@@ -126,24 +145,25 @@ def over_steps(
         start, end = each.columns.start, each.columns.stop
         out = empty(like, end - start)
         from_ = each.parts.data_ptr() + start * like.element_size()
-        table += (from_, len(each.parts), each.parts.stride(0), end - start, out.data_ptr())
+        table += (from_, each.parts.shape[0], each.parts.stride(0), end - start, out.data_ptr())
         summed.append(out)
     threads = _threads(work)
     room = empty(like, threads * memory)
     table[2:4] = room.data_ptr(), memory
-    bodies.run(_short_columns() if short else bodies.columns, threads, table)
-    return made, summed
+    numbers = (ctypes.c_int64 * len(table))(*table)
+    then = (_short_columns() if short else bodies.columns, ctypes.addressof(numbers), threads)
+    return Sums(made, summed, then, (numbers, room, held))
 
 
 def transposed(g: Tensor, x: Tensor) -> Tensor:
     """gᵀ·x of g (N, M) and x (N, K); no gradient goes through it."""
-    return over_steps([OverSteps(g, x)])[0][0]
+    return over_steps([OverSteps(g, x)]).make(kernels(g.dtype)).made[0]
 
 
 def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, short: bool = False) -> Tensor:
     """x (N, K) by w (K, M), on the CPU; no gradient goes through it. With `short` as in `transposed`."""
     if out is None:
-        out = empty(x, len(x), w.shape[1])
+        out = empty(x, x.shape[0], w.shape[1])
     if short:
         return out.copy_(torch.mm(x.bfloat16(), w.bfloat16()))
     return _product(x, w, out)
@@ -160,7 +180,7 @@ def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     packed = (memory.data_ptr() + 63) // 64 * 64
     table = [x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns]
     matrix = [w.data_ptr(), depth, columns, *w.stride(), packed]
-    bodies.run(bodies.rows, _threads(steps * depth * columns), table, matrix)
+    bodies.multiply(_threads(steps * depth * columns), table, matrix)
     return out
 
 

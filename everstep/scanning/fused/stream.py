@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from everstep.scanning.fused.lower import Lowered, lower
 from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.program import address
 from everstep.scanning.fused.steps import Setting
-from everstep.scanning.fused.table import Rows, layout, table
+from everstep.scanning.fused.table import GATE, Rows, layout, table
 from everstep.scanning.fused.threads import Kernels, kernels
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
@@ -171,9 +172,10 @@ class Stream:
         matrices = [(constants[node.key], False) for node in program.order.products]
         order = torch.arange(self.batch, device="cpu")
         rows = Rows(order, order, torch.ones_like(order), None, self.batch, self.batch, True)
-        self._held = arrays, rows
+        gate = ctypes.create_string_buffer(GATE)
+        self._held = arrays, rows, gate
         sizes = (self.batch, self.batch, True, False, False, torch.get_num_threads())
-        self._table = table(layout(program.kernels, program.code, *sizes), arrays, matrices, rows, {})
+        self._table = table(layout(program.kernels, program.code, *sizes), arrays, matrices, rows, {}, gate)
         self._table.run(0)
         first = len(cpu.HEADER)
         self._x, self._y = first + program.code.arrays.index("x0"), first + program.code.arrays.index("y0")

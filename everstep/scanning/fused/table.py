@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,7 +15,7 @@ from torch import Tensor
 from everstep.scanning.fused import cpu
 from everstep.scanning.fused.pool import empty
 from everstep.scanning.fused.steps import Ahead
-from everstep.scanning.fused.threads import Kernels, cache
+from everstep.scanning.fused.threads import NOTHING, Kernels, Then, cache
 
 _NEAR = 1 << 21
 """Bytes of the products ahead that a thread computes at once: they are read again while the cache has them."""
@@ -26,6 +27,8 @@ _LARGE = 1 << 22
 """Bytes of the matrices for products ahead above which all steps are multiplied at once."""
 _FAR = (cache(3) or 1 << 25) // 2
 """Bytes of outputs that nothing is multiplied for, from which on they would only drive others out of the caches."""
+GATE = 1 << 10
+"""Bytes that hold a barrier."""
 _JOB = 6
 """Numbers that `es_run` needs to pack a matrix."""
 _ROWS, _GATE, _MEMORY, _NEAR_AT = (cpu.HEADER.index(name) for name in ("order", "gate", "memory", "near"))
@@ -181,26 +184,26 @@ def _chunk(products: Sequence[Ahead], block: int, each: int) -> int:
     return max(1, _NEAR // bytes_a_step // _STEPS) * _STEPS
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Table:
     """A call made ready.
 
     Attributes:
         layout: what was known before.
         entries: what the compiled loop reads.
-        memory: working memory with the packed matrices, and the threads' barrier: they live as long as the table.
+        memory: working memory with the packed matrices, which lives as long as the table.
     """
 
     layout: Layout
     entries: Any
-    memory: tuple[Tensor, Any]
+    memory: Tensor
 
-    def run(self, loop: int, pack: bool = True) -> None:
+    def run(self, loop: int, then: Then = NOTHING, pack: bool = True) -> None:
         """Pack the matrices, unless they are packed already, and run the compiled loop at this address (0: none)."""
         known = self.layout
         jobs = len(known.packs) if pack else 0
         first = len(cpu.HEADER) + len(known.code.arrays)
-        known.kernels.run(loop, ctypes.addressof(self.entries), known.threads, 8 * first, jobs)
+        known.kernels.run(loop, ctypes.addressof(self.entries), known.threads, 8 * first, jobs, then)
 
 
 def table(
@@ -209,8 +212,9 @@ def table(
     matrices: Sequence[tuple[Tensor, bool]],
     rows: Rows,
     inside: Mapping[str, int],
+    gate: Any = None,
 ) -> Table:
-    """Write everything down.
+    """Write everything down, for the thread that calls.
 
     Args:
         known: the layout.
@@ -218,13 +222,13 @@ def table(
         matrices: each product's, then those of products ahead, and whether they are to be transposed.
         rows: the steps.
         inside: addresses of arrays that lie in others.
+        gate: memory of the threads' barrier, for a table that other threads than this one may run.
     """
     memory = empty(next(iter(arrays.values())), known.numbers)
     first, each = -(-memory.data_ptr() // 64) * 64, known.kernels.bytes
-    gate = ctypes.create_string_buffer(known.kernels.barrier_bytes)
     entries = type(known.entries).from_buffer_copy(known.entries)
     entries[_ROWS : _ROWS + 4] = list(rows.addresses)
-    entries[_GATE], entries[_MEMORY] = ctypes.addressof(gate), first
+    entries[_GATE], entries[_MEMORY] = ctypes.addressof(gate or _own.gate), first
     if known.near:
         entries[_NEAR_AT] = first + known.near * each
     slots = known.code.slots
@@ -241,7 +245,17 @@ def table(
         entries[job] = matrix.data_ptr()
         entries[job + 3], entries[job + 4] = (right, down) if turned else (down, right)
         job += _JOB
-    return Table(known, entries, (memory, gate))
+    return Table(known, entries, memory)
+
+
+class _Own(threading.local):
+    """What each thread that calls has for itself: a barrier may be used again when all have passed it."""
+
+    def __init__(self) -> None:
+        self.gate = ctypes.create_string_buffer(GATE)
+
+
+_own = _Own()
 
 
 def _lines(numbers: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -24,7 +24,8 @@ def _library(numbers: str) -> ctypes.CDLL:
     size = getattr(library, f"es_packed_size_{numbers}")
     size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
     run = getattr(library, f"es_run_{numbers}")
-    run.restype, run.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3]
+    run.restype = None
+    run.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 2, ctypes.c_int64]
     library.es_parallel.restype = None
     library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library
@@ -52,6 +53,11 @@ def cache(level: int) -> int:
         return int(size.rstrip("KM")) << {"K": 10, "M": 20}.get(size[-1:], 0)
     except (OSError, ValueError):
         return 0
+
+
+Then: TypeAlias = tuple[int, int, int]
+"""A function's address, that of its table, and how many threads run it."""
+NOTHING: Then = (0, 0, 0)
 
 
 class Kernels:
@@ -84,7 +90,7 @@ class Kernels:
         """Numbers that a packed matrix takes."""
         return int(self._packed_size(rows, columns))
 
-    def run(self, loop: int, table: int, threads: int, jobs: int, count: int) -> None:
+    def run(self, loop: int, table: int, threads: int, jobs: int, count: int, then: Then = NOTHING) -> None:
         """Pack matrices, then run the generated function at the address `loop`, on so many threads.
 
         Args:
@@ -92,8 +98,9 @@ class Kernels:
             threads: how many.
             jobs: where in the table the packing of `count` matrices is described, in bytes.
             count: of matrices.
+            then: what the threads run after that.
         """
-        self._run(loop, table, threads, jobs, count)
+        self._run(loop, table, threads, jobs, count, *then)
 
     def parallel(self, run: Any, table: Any, threads: int) -> None:
         """Run a generated function on so many threads."""

@@ -783,20 +783,29 @@ void wait(Barrier* b, int64_t n) {
   }
 }
 
-// Matrices to pack, each as for `panels_body`, and what is to run on the same threads after that.
+typedef void (*Body)(void* data, int64_t i, int64_t n);
+
+// Matrices to pack, each as for `panels_body`; and then one after the other what so many of the threads are to run.
 struct Run {
-  void (*body)(void* data, int64_t i, int64_t n);
+  Body body;
   void* data;
-  int64_t jobs, count;
-  Barrier packed;
+  int64_t threads, jobs, count;
+  Body then;
+  void* then_data;
+  int64_t then_threads;
+  Barrier done;
 };
 
 template <class T, bool PAIRS> void run_body(void* given, int64_t i, int64_t n) {
   Run* r = static_cast<Run*>(given);
+  const int64_t some = r->threads < n ? r->threads : n, others = r->then_threads < n ? r->then_threads : n;
   for (int64_t job = 0; job < r->count; ++job)
     panels_body<T, PAIRS>(reinterpret_cast<int64_t*>(static_cast<char*>(r->data) + r->jobs) + 6 * job, i, n);
-  if (r->count) wait(&r->packed, n);
-  if (r->body) r->body(r->data, i, n);
+  if (r->count) wait(&r->done, n);
+  if (r->body && i < some) r->body(r->data, i, some);
+  if (!r->then) return;
+  wait(&r->done, n);
+  if (i < others) r->then(r->then_data, i, others);
 }
 
 }  // namespace
@@ -821,11 +830,11 @@ extern "C" {
   /* Bodies for es_parallel; `data` is a table of int64.                                                              \
      W, K, N, stride_k, stride_n, out: es_pack, panels divided. */                                                    \
   void es_panels_##S(void* data, int64_t i, int64_t n) { panels_body<T>(static_cast<int64_t*>(data), i, n); }         \
-  /* Those of `count` matrices, described `jobs` bytes behind the start of `data`, and then `body`, if it is not null. */ \
-  void es_run_##S(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted, int64_t jobs,           \
-                  int64_t count) {                                                                                    \
-    Run run = {body, data, jobs, count, {}};                                                                          \
-    parallel(run_body<T, false>, &run, wanted);                                                                       \
+  /* Those of `count` matrices, described `jobs` bytes behind the start of `data`; `body`, `then`, if not null. */    \
+  void es_run_##S(Body body, void* data, int64_t threads, int64_t jobs, int64_t count, Body then, void* then_data,    \
+                  int64_t then_threads) {                                                                             \
+    Run run = {body, data, threads, jobs, count, then, then_data, then_threads, {}};                                  \
+    parallel(run_body<T, false>, &run, threads > then_threads ? threads : then_threads);                              \
   }                                                                                                                   \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
@@ -853,10 +862,10 @@ void es_gemm_short(const float* A, int64_t lda, int64_t M, const float* packed, 
                    int64_t last, float* C, int64_t ldc, int add) {
   gemm_short(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);
 }
-void es_run_short(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted, int64_t jobs,
-                  int64_t count) {
-  Run run = {body, data, jobs, count, {}};
-  parallel(run_body<float, true>, &run, wanted);
+void es_run_short(Body body, void* data, int64_t threads, int64_t jobs, int64_t count, Body then, void* then_data,
+                  int64_t then_threads) {
+  Run run = {body, data, threads, jobs, count, then, then_data, then_threads, {}};
+  parallel(run_body<float, true>, &run, threads > then_threads ? threads : then_threads);
 }
 void es_columns_short(void* data, int64_t i, int64_t n) {
   columns_body<float, true>(static_cast<int64_t*>(data), i, n);
