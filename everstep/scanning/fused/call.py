@@ -204,7 +204,7 @@ class _Call:
         matrices = [(constants[k], turned) for k, turned in program.backward_matrices]
         ready = table(known, arrays, matrices, self.rows, self._addresses(kept, arrays))
         constant = [k for k in program.of_constant if want_c[k]]
-        sums, into = self._over_all_steps(raws, constants, arrays, kept, want_c, constant)
+        sums, into = self._over_all_steps(raws, constants, arrays, kept, want_c, constant, ready.memory)
         ready.run(program.backward, sums.then)
         d_start = [arrays[f"end{k}"] if w else None for k, w in enumerate(want_start)]
         d_initial = [arrays[f"init{k}"] if w else None for k, w in enumerate(want_initial)]
@@ -268,10 +268,11 @@ class _Call:
         kept: Tensor,
         wanted: Sequence[bool],
         constant: Sequence[int],
+        room: Tensor,
     ) -> tuple[Sums, list[tuple[int, bool]]]:
         """What makes the gradients of constants when the loop is over: totals of those in `constant`, and products.
 
-        Of each product, the constant that it is of, and whether it is transposed.
+        Of each product, the constant that it is of, and whether it is transposed. `room` is memory of the loop's own.
         """
         program = self.program
         # two parameters may share numbers, but not their memory: each gets a sum of its own
@@ -296,7 +297,7 @@ class _Call:
                 straight = number not in turned and constants[number].is_contiguous()
                 products.append(OverSteps(raws[k], gradient) if straight else OverSteps(gradient, raws[k]))
                 into.append((number, not straight and number not in turned))
-        return over_steps(products, totals, short=self.library.short), into
+        return over_steps(products, totals, short=self.library.short, room=room), into
 
     def _over_steps(self, gradient: Tensor, view: View, arrays: Mapping[str, Tensor], kept: Tensor) -> OverSteps:
         """Σ over all steps of gradientᵀ · operand: a matrix's gradient, transposed."""

@@ -114,10 +114,17 @@ class Sums:
         return self
 
 
-def over_steps(products: Sequence[OverSteps], totals: Sequence[OverThreads] = (), *, short: bool = False) -> Sums:
+def over_steps(
+    products: Sequence[OverSteps],
+    totals: Sequence[OverThreads] = (),
+    *,
+    short: bool = False,
+    room: Tensor | None = None,
+) -> Sums:
     """Make sums ready, on the CPU; no gradient goes through them.
 
-    With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in float32.
+    With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in float32. `room` is memory that no
+    one will need when the sums are made: they may be made in it.
     """
     if not products and not totals:
         return Sums([], [])
@@ -148,7 +155,8 @@ def over_steps(products: Sequence[OverSteps], totals: Sequence[OverThreads] = ()
         table += (from_, each.parts.shape[0], each.parts.stride(0), end - start, out.data_ptr())
         summed.append(out)
     threads = _threads(work)
-    room = empty(like, threads * memory)
+    if room is None or room.numel() < threads * memory:
+        room = empty(like, threads * memory)
     table[2:4] = room.data_ptr(), memory
     numbers = (ctypes.c_int64 * len(table))(*table)
     then = (_short_columns() if short else bodies.columns, ctypes.addressof(numbers), threads)

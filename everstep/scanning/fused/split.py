@@ -196,7 +196,10 @@ class Split:
                 copies[node] = graph.get_attr(node.target)
                 continue
             target, arguments = node.target, node.args
-            if node in self.inputs and self._bias(node) is not None:
+            bias: Any = None
+            if target is torch.ops.aten.addmm.default and not node.kwargs:
+                added = node in self.inputs and self._bias(node) is not None  # in the loop
+                bias = None if added else arguments[0]
                 target, arguments = products.mm, arguments[1:]
             elif target is torch.ops.aten.mm.default:
                 target = products.mm
@@ -204,6 +207,8 @@ class Split:
                 target = torch.t  # the same, called sooner
             keywords = {k: argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
             copies[node] = graph.call_function(target, tuple(map(argument, arguments)), keywords)
+            if bias is not None:
+                copies[node] = graph.call_function(torch.add, (copies[node], argument(bias)))
         constants = [
             copies[n] if p is None else graph.call_function(_part, (copies[n], p.shape, p.strides, p.offset))
             for n, p in self.constants
