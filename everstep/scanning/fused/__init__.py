@@ -24,7 +24,7 @@ from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.fingerprint import Snapshot, fingerprint, modules, parameters
 from everstep.scanning.fused.lower import lower
-from everstep.scanning.fused.packing import Ragged, packed, padded
+from everstep.scanning.fused.packing import packed, padded
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.table import Rows
 from everstep.scanning.fused.threads import has_short
@@ -111,10 +111,9 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     rows = _rows(parts[0], lengths, resets)
     if rows.steps == 0:
         return parts[0].new_zeros(batch, time, cell.output_size), state
-    direct = program.outside.direct  # the loop itself flattens and packs what comes as it is
-    ragged = None if rows.whole else Ragged(rows, time)
+    direct = program.outside.direct  # the loop itself passes over padding in what comes as it is
     if not direct:
-        parts = [leaf.flatten(0, 1) if ragged is None else packed(leaf, ragged) for leaf in parts]
+        parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]
     given, mixed = _snapshots[cell].parameters, torch.is_autocast_enabled("cpu")
 
     def outside() -> list[Tensor]:
@@ -128,16 +127,16 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
-    ys, final = call.run(program, outside, rows, time if direct else None, start, initial)
+    ys, final = call.run(program, outside, rows, start, initial)
     if not direct:
-        ys = ys.view(batch, time, *ys.shape[1:]) if ragged is None else padded(ys, ragged)
+        ys = ys.view(batch, time, *ys.shape[1:]) if rows.whole else padded(ys, rows)
     return ys, unflatten(state, final)
 
 
 def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:
     """The steps that there are."""
     batch, time = like.shape[:2]
-    rows = _whole(batch, time) if lengths is None else _ragged(lengths)
+    rows = _whole(batch, time) if lengths is None else _ragged(lengths, time)
     if resets is None:
         return rows
     again = resets.to(torch.uint8)
@@ -149,15 +148,15 @@ def _valid(lengths: Tensor, time: int) -> Tensor:
     return torch.arange(time, device="cpu") < lengths[:, None]
 
 
-def _ragged(lengths: Tensor) -> Rows:
+def _ragged(lengths: Tensor, time: int) -> Rows:
     """Rows of these lengths. Layer after layer asks for the same ones, so the last are kept."""
     length = lengths.to(torch.int64)
     known = _recent.ragged
-    if known is not None and torch.equal(known.length, length):
+    if known is not None and known.time == time and torch.equal(known.length, length):
         return known
     length = length.clone()
     order = length.argsort(descending=True, stable=True)
-    rows = Rows(order, length.cumsum(0) - length, length, None, len(length), int(length.sum()), False)
+    rows = Rows(order, length.cumsum(0) - length, length, None, len(length), int(length.sum()), time)
     _recent.ragged = rows
     return rows
 
@@ -166,7 +165,7 @@ def _ragged(lengths: Tensor) -> Rows:
 def _whole(batch: int, time: int) -> Rows:
     """Rows that all have as many steps."""
     order = torch.arange(batch, device="cpu")
-    return Rows(order, order * time, torch.full((batch,), time, device="cpu"), None, batch, batch * time, True)
+    return Rows(order, order * time, torch.full((batch,), time, device="cpu"), None, batch, batch * time, time)
 
 
 def _program(cell: Cell, xs: Any) -> Program | str:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from everstep.scanning.fused.cpu import Code
 from everstep.scanning.fused.graph import View
-from everstep.scanning.fused.packing import Ragged, pack, packed, pad, padded
+from everstep.scanning.fused.packing import pack, packed, pad, padded
 from everstep.scanning.fused.pool import empty, zeros
-from everstep.scanning.fused.products import OverSteps, OverThreads, Sums, over_steps, product
+from everstep.scanning.fused.products import OverSteps, OverThreads, Padding, Sums, over_steps, product
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.replay import replay
 from everstep.scanning.fused.steps import leading
@@ -26,23 +26,20 @@ def run(
     program: Program,
     again: Callable[[], list[Tensor]],
     rows: Rows,
-    time: int | None,
     start: Sequence[Tensor],
     initial: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Outputs (steps, …) and final state; every call of `again` gives contiguous inputs (steps, …), and constants.
+    """Outputs and final state; every call of `again` gives contiguous inputs, and constants.
 
-    With `time`, inputs and outputs are (batch, time, …), steps that are padding included.
+    Inputs and outputs are (batch, time, …) with padding where the program takes them as they are, else (steps, …).
     """
     values = again()
     needed = torch.is_grad_enabled() and any(t.requires_grad for t in (*values, *start, *initial))
-    call = _Call(program, _library(program), rows, time)
+    call = _Call(program, _library(program), rows, program.outside.direct)
     if needed:
         ys, *final = _Loop.apply(call, again, *values, *start, *initial)
     else:
         ys, *final = call.forward([*call.flat(values), *start], initial)
-        if call.ragged is not None:
-            ys = pad(ys, call.ragged)
     return ys, final
 
 
@@ -68,32 +65,37 @@ class _Memory:
 
 @dataclass(slots=True)
 class _Call:
-    """One call's program, with what multiplies and the steps that there are."""
+    """One call's program, with what multiplies and the steps that there are.
+
+    Attributes:
+        outer: whether inputs and outputs are the caller's, (batch, time, …) with padding.
+    """
 
     program: Program
     library: Kernels
     rows: Rows
-    time: int | None
+    outer: bool
 
     @property
-    def ragged(self) -> Ragged | None:
-        """What is to be packed, and padded again."""
-        return None if self.time is None or self.rows.whole else Ragged(self.rows, self.time)
+    def ragged(self) -> bool:
+        """Whether there is padding in the caller's arrays."""
+        return self.outer and not self.rows.whole
 
-    def flat(self, tensors: Sequence[Tensor], pack: Callable[[Tensor, Ragged], Tensor] = pack) -> list[Tensor]:
-        """The same, inputs (which come first) as (steps, …)."""
-        if self.time is None:
+    def flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The same, inputs (which come first) as (steps, …), padding among them."""
+        if not self.outer:
             return list(tensors)
-        ragged, inputs = self.ragged, len(self.program.step.inputs)
-        flat = [t.flatten(0, 1) if ragged is None else pack(t, ragged) for t in tensors[:inputs]]
-        return [*flat, *tensors[inputs:]]
+        inputs = len(self.program.step.inputs)
+        return [*(t.flatten(0, 1) for t in tensors[:inputs]), *tensors[inputs:]]
 
-    def outer(self, array: Tensor) -> Tensor:
-        """(steps, …) as the caller has it."""
-        if self.time is None:
-            return array
-        ragged = self.ragged
-        return array.view(self.rows.count, self.time, *array.shape[1:]) if ragged is None else pad(array, ragged)
+    def deep(self, array: Tensor) -> Tensor:
+        """Of `flat`, with padding: as the caller has it."""
+        return array.view(self.rows.count, self.rows.time, *array.shape[1:]) if self.outer else array
+
+    def empty(self, like: Tensor, *shape: int) -> Tensor:
+        """An array for the caller."""
+        rows = self.rows
+        return empty(like, *((rows.count, rows.time) if self.outer else (rows.steps,)), *shape)
 
     def forward(
         self, tensors: Sequence[Tensor], initial: Sequence[Tensor], memory: _Memory | None = None
@@ -101,8 +103,7 @@ class _Call:
         """Outputs and final state; what backward needs goes into `memory` and over inputs."""
         program, step = self.program, self.program.step
         xs, constants, start, _ = program.split(tensors)
-        whole = self.time is not None and self.rows.whole  # then these are the caller's, who gets no view
-        ys = empty(tensors[0], *((self.rows.count, self.time) if whole else (self.rows.steps,)), *step.output.shape)
+        ys = self.empty(tensors[0], *step.output.shape)
         final = [empty(tensors[0], self.rows.count, *shape) for shape in step.states]
         hosts = memory.hosts if memory else {}
         arrays = self._read({k: x for k, x in enumerate(xs) if k not in step.factors}, constants)
@@ -120,14 +121,16 @@ class _Call:
         if not known.chunk:
             for k, (number, _) in step.factors.items():
                 matrix = self._straight(constants, number)
-                arrays[f"x{k}"] = product(xs[k], matrix, hosts.get(k), short=self.library.short)
+                x = pack(self.deep(xs[k]), self.rows) if self.ragged else xs[k]
+                arrays[f"x{k}"] = product(x, matrix, hosts.get(k), short=self.library.short)
         elif stored:
             arrays |= {f"x{k}": host for k, host in hosts.items()}
         inside = {}
         if memory is not None:
             inside = self._addresses(memory.kept, arrays | {f"x{k}": host for k, host in hosts.items()})
         matrices = [(constants[k], turned) for k, turned in program.forward_matrices]
-        table(known, arrays, matrices, self.rows, inside).run(program.forward)
+        zeros_behind = over_steps([], [], [Padding(ys, self.rows)]) if self.ragged else Sums([], [])
+        table(known, arrays, matrices, self.rows, inside, self.ragged).run(program.forward, zeros_behind.then)
         return [ys, *final]
 
     def _layout(self, code: Code, *, ahead: bool, near: bool) -> Layout:
@@ -200,9 +203,9 @@ class _Call:
         if known.chunk:
             for k in program.ahead:
                 if want_x[k]:
-                    arrays[f"draw{k}"] = empty(ys, self.rows.steps, step.factors[k][1])
+                    arrays[f"draw{k}"] = self.empty(ys, step.factors[k][1])
         matrices = [(constants[k], turned) for k, turned in program.backward_matrices]
-        ready = table(known, arrays, matrices, self.rows, self._addresses(kept, arrays))
+        ready = table(known, arrays, matrices, self.rows, self._addresses(kept, arrays), self.ragged)
         constant = [k for k in program.of_constant if want_c[k]]
         sums, into = self._over_all_steps(raws, constants, arrays, kept, want_c, constant, ready.memory)
         ready.run(program.backward, sums.then)
@@ -222,7 +225,7 @@ class _Call:
         """Gradients of outputs and final state, and where those of the start state go."""
         step, rows = self.program.step, self.rows
         dy = grads[0]
-        arrays = {"dy0": zeros(ys, rows.steps, *step.output.shape) if dy is None else dy.contiguous()}
+        arrays = {"dy0": self.empty(ys, *step.output.shape).zero_() if dy is None else dy.contiguous()}
         for k, shape in enumerate(step.states):
             grad = grads[1 + k]
             if grad is not None:
@@ -252,12 +255,14 @@ class _Call:
                 continue
             if f"draw{k}" in arrays:
                 found[k] = arrays[f"draw{k}"]
-            elif k in factors:
+                continue
+            if k in factors:
                 matrix = self._straight(constants, factors[k][0]).t()
-                found[k] = product(_flat(arrays[f"g{m}"], self.rows.steps), matrix, short=self.library.short)
+                gradient = product(_flat(arrays[f"g{m}"], self.rows.steps), matrix, short=self.library.short)
             else:
-                found[k] = arrays[f"g{m}"].clone() if m in given else arrays[f"g{m}"]
+                gradient = arrays[f"g{m}"].clone() if m in given else arrays[f"g{m}"]
                 given.add(m)
+            found[k] = pad(gradient, self.rows) if self.ragged else self.deep(gradient)
         return found
 
     def _over_all_steps(
@@ -295,24 +300,34 @@ class _Call:
                 gradient = _flat(arrays[f"g{program.of_input[k]}"], self.rows.steps)
                 # in the layout of the matrix: a parameter's gradient is to be contiguous as the parameter is
                 straight = number not in turned and constants[number].is_contiguous()
-                products.append(OverSteps(raws[k], gradient) if straight else OverSteps(gradient, raws[k]))
+                raw, places = raws[k], (self.rows.used, raws[k]) if self.ragged else None
+                if straight:
+                    packed_raw = pack(self.deep(raw), self.rows) if self.ragged else raw
+                    products.append(OverSteps(packed_raw, gradient))
+                else:
+                    products.append(OverSteps(gradient, raw, places))
                 into.append((number, not straight and number not in turned))
-        return over_steps(products, totals, short=self.library.short, room=room), into
+        paddings = [Padding(array, self.rows) for name, array in arrays.items() if "draw" in name and self.ragged]
+        return over_steps(products, totals, paddings, short=self.library.short, room=room), into
 
     def _over_steps(self, gradient: Tensor, view: View, arrays: Mapping[str, Tensor], kept: Tensor) -> OverSteps:
         """Σ over all steps of gradientᵀ · operand: a matrix's gradient, transposed."""
         kind, k = view.node.key
         name = self.program.sequence(k) if kind == "prev" else f"{kind}{k}"
-        operand = _flat(arrays[name] if name in arrays else self._kept(name, kept), self.rows.steps)
+        outer = self.outer and name in self.program.outer
+        steps = self.rows.count * self.rows.time if outer else self.rows.steps
+        operand = _flat(arrays[name] if name in arrays else self._kept(name, kept), steps)
         columns = slice(view.place.offset, view.place.offset + math.prod(view.shape))
         if not view.whole:
             operand = operand[:, columns]
+        padded_ = outer and self.ragged
         if kind != "prev":
-            return OverSteps(gradient, operand)
+            return OverSteps(gradient, operand, (self.rows.used, operand) if padded_ else None)
         start = _flat(arrays[f"before{k}"], self.rows.count)
         if self.rows.resets is not None:
             start = torch.cat([start, _flat(arrays[f"before_init{k}"], self.rows.count)])
-        return OverSteps(gradient, operand, (self.rows.before, start if view.whole else start[:, columns]))
+        before = self.rows.used_before if padded_ else self.rows.before
+        return OverSteps(gradient, operand, (before, start if view.whole else start[:, columns]))
 
     def _read(self, xs: Mapping[int, Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:
         """The arrays that loops read element by element."""
@@ -335,7 +350,7 @@ class _Loop(torch.autograd.Function):
         raws = [tensors[k] for k in program.step.factors]
         ctx.save_for_backward(memory.kept, ys, *xs, *raws, *tensors[len(program.step.inputs) :])
         ctx.set_materialize_grads(False)
-        return ys if call.ragged is None else pad(ys, call.ragged), *final
+        return ys, *final
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -358,11 +373,7 @@ class _Loop(torch.autograd.Function):
             call.forward([*values, *start], initial, memory)
             kept, xs = memory.kept, {k: memory.hosts.get(k, values[k]) for k in program.needed}
         ctx.spent = bool(program.over)
-        if call.ragged is not None and grads[0] is not None:
-            grads = pack(grads[0], call.ragged), *grads[1:]
-        found = call.backward(xs, raws, others, kept, ys, grads, wanted)
-        inputs = len(program.step.inputs)
-        return None, None, *(None if g is None else call.outer(g) for g in found[:inputs]), *found[inputs:]
+        return None, None, *call.backward(xs, raws, others, kept, ys, grads, wanted)
 
 
 def _differentiable(
@@ -371,11 +382,11 @@ def _differentiable(
     """Gradients that can be differentiated again: the loop replayed by PyTorch, one step at a time."""
     # each on its own: a state that was carried here depends on the parameters too, and that path is not this call's
     tensors = [t.view_as(t) for t in tensors]
-    outputs = replay(call.program, call.rows, call.flat(tensors, packed))
-    if call.ragged is not None:
-        outputs[0] = padded(outputs[0], call.ragged)
-    elif call.time is not None:
-        outputs[0] = call.outer(outputs[0])
+    given, inputs = call.flat(tensors), len(call.program.step.inputs)
+    if call.ragged:
+        given[:inputs] = [packed(t, call.rows) for t in tensors[:inputs]]
+    outputs = replay(call.program, call.rows, given)
+    outputs[0] = padded(outputs[0], call.rows) if call.ragged else call.deep(outputs[0])
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad]
     chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]
     found = iter(

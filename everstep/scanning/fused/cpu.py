@@ -32,12 +32,14 @@ HEADER = (
     "near",
     "near_share",
     "far",
+    "outer",
 )
 """The first entries of the table, in the order in which `table.py` writes them.
 
 `split` is 1 where threads share the units of all rows, 0 where each owns rows. `chunk` is the number of steps for which
 the products ahead are computed at once, 0 where that is not done here; in `near`, if it is no null pointer, each thread
-has `near_share` numbers for those of one chunk. `far` is 1 where outputs go past the caches.
+has `near_share` numbers for those of one chunk. `far` is 1 where outputs go past the caches. `offset` says where a row
+begins among the steps that there are, `outer` where in the caller's arrays.
 """
 
 _FEW = 3
@@ -107,6 +109,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
                       int64_t thread, T* memory, T* nowhere) {{
   const int64_t* const order = (const int64_t*)a[{self._at("order")}];
   const int64_t* const offset = (const int64_t*)a[{self._at("offset")}];
+  const int64_t* const outer = (const int64_t*)a[{self._at("outer")}];
   const int64_t* const length = (const int64_t*)a[{self._at("length")}];
   const uint8_t* const resets = (const uint8_t*)a[{self._at("resets")}];
   const Gemm gemm = (Gemm)a[{self._at("gemm")}];
@@ -114,7 +117,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   void* const gate = (void*)a[{self._at("gate")}];
   const int64_t panel = a[{self._at("panel")}], chunk = a[{self._at("chunk")}], far = a[{self._at("far")}];
   T* const near = a[{self._at("near")}] ? (T*)a[{self._at("near")}] + thread * a[{self._at("near_share")}] : 0;
-  (void)gemm; (void)panel; (void)resets; (void)chunk; (void)near; (void)far;
+  (void)gemm; (void)outer; (void)panel; (void)resets; (void)chunk; (void)near; (void)far;
 #define ROW(i) order[base + (i)]
 #define WAIT() do {{ if (team > 1) barrier(gate, team); }} while (0)
 {chr(10).join(self._pointers())}

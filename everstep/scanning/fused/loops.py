@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from everstep.scanning.fused.graph import REDUCTIONS, Node, Place, Shape, View, dense
@@ -50,9 +51,10 @@ class LoopWriter:
         loop: what to write.
         plan: whose loop it is.
         sums: names of arrays that are added to.
-        source, target: the start of a row's part of what is read, and of an array, at the step `at`.
-        next_step: the place of a step that the loop comes to later, if its memory is to be fetched now: where nothing
-            is multiplied, that takes longest.
+        source, target: the start of a row's part of what is read, and of an array, at the step `at`, or `out` for a
+            caller's.
+        next_step: how far from there is a step that the loop comes to later, if its memory is to be fetched now: where
+            nothing is multiplied, that takes longest.
         scratch: the number of a node's working memory, and the distance of its rows.
     """
 
@@ -130,7 +132,9 @@ class LoopWriter:
         ]
 
     def _pointers(self) -> list[str]:
-        lines = ["        const int64_t r = ROW(i), at = offset[r] + t; (void)at; (void)r;"]
+        lines = [
+            "        const int64_t r = ROW(i), at = offset[r] + t, out = outer[r] + t; (void)at; (void)out; (void)r;"
+        ]
         for number, (node, place) in enumerate(self.reads):
             lines.append(f"        const T* const p{number} = {self.source(node)} + {place.offset};")
         for number, (_, where, k, place) in enumerate(self.writes):
@@ -164,7 +168,8 @@ class LoopWriter:
             for number, (_, where, k, place) in enumerate(self.writes)
             if number not in self.carried
         ]
-        starts = sorted({s.replace(" at ", f" ({self.next_step}) ") for s in starts if " at " in s})
+        later = [re.sub(r" (at|out) ", rf" (\1 {self.next_step}) ", s) for s in starts]
+        starts = sorted({s for s, before in zip(later, starts, strict=True) if s != before})
         lines = [f"        const T* const n{number} = {start};" for number, start in enumerate(starts)]
         lines.append("        for (int64_t j = low; j < high; j += 64 / int64_t(sizeof(T))) {")
         lines += [f"          __builtin_prefetch(n{number} + j);" for number in range(len(starts))]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.table import Rows
 from everstep.scanning.fused.threads import NOTHING, Kernels, Then, kernels
 
 _ALONE = 2e6
@@ -94,6 +95,14 @@ class OverThreads:
 
 
 @dataclass(slots=True)
+class Padding:
+    """Zeros behind the steps of each row of an array (batch, time, …) or (batch · time, …)."""
+
+    array: Tensor
+    rows: Rows
+
+
+@dataclass(slots=True)
 class Sums:
     """Sums made ready: `made`, (M, K) of each product, and `summed`, (columns,) of each total, when `then` has run.
 
@@ -117,22 +126,23 @@ class Sums:
 def over_steps(
     products: Sequence[OverSteps],
     totals: Sequence[OverThreads] = (),
+    paddings: Sequence[Padding] = (),
     *,
     short: bool = False,
     room: Tensor | None = None,
 ) -> Sums:
-    """Make sums ready, on the CPU; no gradient goes through them.
+    """Make sums ready, and zeros, on the CPU; no gradient goes through them.
 
     With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in float32. `room` is memory that no
     one will need when the sums are made: they may be made in it.
     """
-    if not products and not totals:
+    if not (products or totals or paddings):
         return Sums([], [])
-    like = products[0].g if products else totals[0].parts
+    like = products[0].g if products else totals[0].parts if totals else paddings[0].array
     bodies, held = _bodies(like.dtype), []
     made: list[Tensor] = []
     summed: list[Tensor] = []
-    table, memory, work = [len(products), len(totals), 0, 0], 0, 0
+    table, memory, work = [len(products), len(totals), len(paddings), 0, 0], 0, 0
     for one in products:
         g, x = _lines(one.g), _lines(one.x)
         (steps, rows), columns = g.shape, x.shape[1]
@@ -154,10 +164,14 @@ def over_steps(
         from_ = each.parts.data_ptr() + start * like.element_size()
         table += (from_, each.parts.shape[0], each.parts.stride(0), end - start, out.data_ptr())
         summed.append(out)
+    for padding in paddings:
+        array, of = padding.array, padding.rows
+        table += (array.data_ptr(), of.addresses[2], of.count, of.time, array.nbytes // (of.count * of.time))
+        work += array.nbytes
     threads = _threads(work)
     if room is None or room.numel() < threads * memory:
         room = empty(like, threads * memory)
-    table[2:4] = room.data_ptr(), memory
+    table[3:5] = room.data_ptr(), memory
     numbers = (ctypes.c_int64 * len(table))(*table)
     then = (_short_columns() if short else bodies.columns, ctypes.addressof(numbers), threads)
     return Sums(made, summed, then, (numbers, room, held))

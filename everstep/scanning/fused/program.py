@@ -123,6 +123,9 @@ class Program:
         self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
         """What the forward loop leaves for the backward one in memory of its own, numbers a step."""
         raws = {f"raw{k}": depth for k, (_, depth) in step.factors.items()}
+        given = {f"x{k}" for k in inputs if k not in step.factors} if self.outside.direct else set()
+        self.outer = frozenset({"y0", *given})
+        """Arrays that are the caller's, of those that both loops read."""
         forward = Setting(
             backward=False,
             states=self.states,
@@ -132,6 +135,7 @@ class Program:
             following=(None,) * len(self.states),
             apart=apart,
             ahead=tuple(Ahead(f"raw{k}", f"x{k}", depth, inputs[k]) for k, (_, depth) in step.factors.items()),
+            outer=self.outer | {*raws},
         )
         sizes |= {"dy0": math.prod(step.output.shape), **kept}
         for k, size in enumerate(self.states):
@@ -148,6 +152,7 @@ class Program:
             following=tuple(self.sequence(k) if k in adjoint.kept else None for k in range(len(self.states))),
             apart=apart,
             ahead=tuple(Ahead(f"g{self.of_input[k]}", f"draw{k}", inputs[k], step.factors[k][1]) for k in self.ahead),
+            outer=self.outer | {"dy0", *raws},
         )
         self.forward_code = cpu.generate(self.forward_plan, forward, self.bytes)
         self.backward_code = cpu.generate(self.backward_plan, backward, self.bytes)

@@ -45,6 +45,7 @@ class Setting:
         following: for each leaf of the state, the array in which the forward loop left it after every step, or None.
         apart: distance of the steps of arrays that lie within others.
         ahead: products for many steps at once.
+        outer: names of arrays that are the caller's, whose rows may have steps that are padding.
     """
 
     backward: bool
@@ -55,10 +56,13 @@ class Setting:
     following: tuple[str | None, ...]
     apart: dict[str, int]
     ahead: tuple[Ahead, ...] = ()
+    outer: frozenset[str] = frozenset()
 
 
 class Steps:
     """Writes what one step does, in a frame that defines `t`, `active`, `me`, `team`, `ROW`, `WAIT` and the arrays.
+
+    `at` is the step's place among the steps that there are, `out` that in a caller's array.
 
     Attributes:
         carry: what the next step gets: "next", or backward "dprev".
@@ -112,13 +116,14 @@ class Steps:
             return []
         lines = ["    if (chunk && t % chunk == 0) {", *(["      WAIT();"] if self.loose else [])]
         for number, a in enumerate(self.setting.ahead):
-            place = "(near ? i * chunk : at)" if forward else "at"
+            place = "(near ? i * chunk : at)" if forward else self._at(a.target)
             lines += [
                 f"      if ({a.target}) for (int64_t i = 0; i < active; ++i) {{",
-                "        const int64_t at = offset[ROW(i)] + t, rest = length[ROW(i)] - t;",
+                "        const int64_t r = ROW(i), at = offset[r] + t, out = outer[r] + t, rest = length[r] - t;",
+                "        (void)at; (void)out;",
                 f"        const int64_t panels = ({a.width} + panel - 1) / panel;",
-                f"        gemm({a.source} + at * {a.depth}, {a.depth}, rest < chunk ? rest : chunk, ahead{number}, "
-                f"{a.depth}, {a.width}, panels * me / team, panels * (me + 1) / team, "
+                f"        gemm({a.source} + {self._at(a.source)} * {a.depth}, {a.depth}, rest < chunk ? rest : chunk, "
+                f"ahead{number}, {a.depth}, {a.width}, panels * me / team, panels * (me + 1) / team, "
                 f"{a.target} + {place} * {a.width}, {a.width}, 0);",
                 "      }",
             ]
@@ -127,7 +132,7 @@ class Steps:
     def _clear(self, nodes: Sequence[Node]) -> list[str]:
         lines = [
             "    for (int64_t i = me; i < active; i += team) {",
-            "      const int64_t at = offset[ROW(i)] + t; (void)at;",
+            "      const int64_t at = offset[ROW(i)] + t, out = outer[ROW(i)] + t; (void)at; (void)out;",
         ]
         for node in nodes:
             # what is added up over the steps is not cleared in each
@@ -174,7 +179,7 @@ class Steps:
         if name in self.setting.sums:
             return name
         step = f"{name}_step" if name in self.setting.optional else str(self.setting.sizes[name])
-        return f"({name} + at * {step})"
+        return f"({name} + {self._at(name)} * {step})"
 
     def _source(self, node: Node) -> str:
         """The start of this row's part of what is read."""
@@ -191,21 +196,26 @@ class Steps:
             size, array = self.setting.states[k], self.setting.following[k]
             return (
                 f"(resets && resets[at] ? before_init{k} + r * {size} : t == 0 ? before{k} + r * {size} "
-                f": {array} + (at - 1) * {size})"
+                f": {array} + ({self._at(array)} - 1) * {size})"
             )
         if kind == "next":
-            return f"({self.setting.following[k]} + at * {self.setting.states[k]})"
+            array = self.setting.following[k]
+            return f"({array} + {self._at(array)} * {self.setting.states[k]})"
         if kind == "const":
             return f"const{k}"
         name = f"{kind}{k}"
         if not self.setting.backward and any(a.target == name for a in self.setting.ahead):
             return f"({name} + (near ? i * chunk + t % chunk : at) * {node.size})"
-        return f"({name} + at * {self.setting.apart.get(name, node.size)})"
+        return f"({name} + {self._at(name)} * {self.setting.apart.get(name, node.size)})"
+
+    def _at(self, name: str | None) -> str:
+        """The place of this step in an array."""
+        return "out" if name in self.setting.outer else "at"
 
     def _loop(self, loop: Loop) -> list[str]:
         """Pointwise values and reductions over one shape, for all active rows."""
         sums = frozenset(self.setting.sums)
-        later = ("at - 2" if self.setting.backward else "at + 2") if self.loose else ""
+        later = ("- 2" if self.setting.backward else "+ 2") if self.loose else ""
         return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory, later).write()
 
     def _memory(self, node: Node) -> tuple[int, int]:

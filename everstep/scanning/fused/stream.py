@@ -171,11 +171,11 @@ class Stream:
         arrays["x0"] = arrays["y0"] = self._like
         matrices = [(constants[node.key], False) for node in program.order.products]
         order = torch.arange(self.batch, device="cpu")
-        rows = Rows(order, order, torch.ones_like(order), None, self.batch, self.batch, True)
+        rows = Rows(order, order, torch.ones_like(order), None, self.batch, self.batch, 1)
         gate = ctypes.create_string_buffer(GATE)
         self._held = arrays, rows, gate
         sizes = (self.batch, self.batch, True, False, False, torch.get_num_threads())
-        self._table = table(layout(program.kernels, program.code, *sizes), arrays, matrices, rows, {}, gate)
+        self._table = table(layout(program.kernels, program.code, *sizes), arrays, matrices, rows, {}, gate=gate)
         self._table.run(0)
         first = len(cpu.HEADER)
         self._x, self._y = first + program.code.arrays.index("x0"), first + program.code.arrays.index("y0")

@@ -31,7 +31,9 @@ GATE = 1 << 10
 """Bytes that hold a barrier."""
 _JOB = 6
 """Numbers that `es_run` needs to pack a matrix."""
-_ROWS, _GATE, _MEMORY, _NEAR_AT = (cpu.HEADER.index(name) for name in ("order", "gate", "memory", "near"))
+_ROWS, _OUTER, _GATE, _MEMORY, _NEAR_AT = (
+    cpu.HEADER.index(name) for name in ("order", "outer", "gate", "memory", "near")
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Rows:
         resets: (steps,) uint8, or None.
         count: rows.
         steps: in all.
-        whole: whether all rows have as many.
+        time: steps of a row in the caller's arrays, with padding.
     """
 
     order: Tensor
@@ -52,13 +54,33 @@ class Rows:
     resets: Tensor | None
     count: int
     steps: int
-    whole: bool
+    time: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether no row has padding."""
+        return self.steps == self.count * self.time
 
     @cached_property
     def addresses(self) -> tuple[int, int, int, int]:
         """Of `order`, `offset`, `length` and `resets`."""
         resets = 0 if self.resets is None else self.resets.data_ptr()
         return self.order.data_ptr(), self.offset.data_ptr(), self.length.data_ptr(), resets
+
+    @cached_property
+    def outer(self) -> Tensor:
+        """(batch,) int64: where rows begin in the caller's arrays."""
+        return torch.arange(self.count, device="cpu") * self.time
+
+    @cached_property
+    def used(self) -> Tensor:
+        """(steps,) int64: the places of all steps in the caller's arrays."""
+        return torch.arange(self.steps, device="cpu") + (self.outer - self.offset).repeat_interleave(self.length)
+
+    @cached_property
+    def used_before(self) -> Tensor:
+        """`before`, of places in the caller's arrays."""
+        return torch.where(self.before < 0, self.before, self.used[self.before.clamp_min(0)])
 
     @cached_property
     def starts(self) -> tuple[Tensor, Tensor]:
@@ -212,6 +234,7 @@ def table(
     matrices: Sequence[tuple[Tensor, bool]],
     rows: Rows,
     inside: Mapping[str, int],
+    padded: bool = False,
     gate: Any = None,
 ) -> Table:
     """Write everything down, for the thread that calls.
@@ -222,12 +245,14 @@ def table(
         matrices: each product's, then those of products ahead, and whether they are to be transposed.
         rows: the steps.
         inside: addresses of arrays that lie in others.
+        padded: whether the caller's arrays have padding.
         gate: memory of the threads' barrier, for a table that other threads than this one may run.
     """
     memory = empty(next(iter(arrays.values())), known.numbers)
     first, each = -(-memory.data_ptr() // 64) * 64, known.kernels.bytes
     entries = type(known.entries).from_buffer_copy(known.entries)
     entries[_ROWS : _ROWS + 4] = list(rows.addresses)
+    entries[_OUTER] = rows.outer.data_ptr() if padded else rows.addresses[1]
     entries[_GATE], entries[_MEMORY] = ctypes.addressof(gate or _own.gate), first
     if known.near:
         entries[_NEAR_AT] = first + known.near * each

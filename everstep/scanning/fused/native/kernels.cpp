@@ -702,13 +702,21 @@ template <class T> void total(const int64_t* t) {
   }
 }
 
+// Zeros as padding of rows of `time` steps: array, length of each row, rows, time, bytes of a step.
+void pad_body(const int64_t* t, int64_t i, int64_t n) {
+  const int64_t *length = at<int64_t>(t[1]), time = t[3], bytes = t[4];
+  for (int64_t r = i; r < t[2]; r += n)
+    __builtin_memset(at<char>(t[0]) + (r * time + length[r]) * bytes, 0, (time - length[r]) * bytes);
+}
+
 template <class T, bool PAIRS = false> void columns_body(const int64_t* t, int64_t i, int64_t n) {
-  const int64_t products = t[0], totals = t[1];
-  T* memory = at<T>(t[2]) + i * t[3];
-  t += 4;
+  const int64_t products = t[0], totals = t[1], padded = t[2];
+  T* memory = at<T>(t[3]) + i * t[4];
+  t += 5;
   for (int64_t k = 0; k < products; ++k, t += 12) columns_share<T, PAIRS>(t, memory, i, n);
-  if (i == 0)
-    for (int64_t k = 0; k < totals; ++k, t += 5) total<T>(t);
+  for (int64_t k = 0; k < totals; ++k, t += 5)
+    if (i == 0) total<T>(t);
+  for (int64_t k = 0; k < padded; ++k, t += 5) pad_body(t, i, n);
 }
 
 // Rows of steps one after the other without padding, to rows of equal length with zeros behind their steps, or back:
@@ -838,8 +846,8 @@ extern "C" {
   }                                                                                                                   \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
-  /* How many products and totals, memory, numbers of it for each thread (es_gemm_tn_memory of the largest), and   \
-     of each what `columns_share` says (es_gemm_tn, M divided), and `total`. */                                           \
+  /* How many products, totals and arrays with padding, memory, numbers of it for each thread (es_gemm_tn_memory of   \
+     the largest), and of each what `columns_share` says (es_gemm_tn, M divided), `total` and `pad_body`. */          \
   void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
 #ifdef ES_F32
 ES_INTERFACE(float, f32)
