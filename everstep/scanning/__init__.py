@@ -73,7 +73,7 @@ def scan(
     _check(layer, xs, lengths, resets, backend)
     # under autocast the products are short, but what is carried along the sequence is not
     autocast = torch.is_autocast_enabled(xs.device.type)
-    initial = layer.initial_state(len(xs), xs.new_empty(0, dtype=torch.float32) if autocast else xs)
+    initial = layer.initial_state(xs.shape[0], xs.new_empty(0, dtype=torch.float32) if autocast else xs)
     if state is None:
         state = initial
     else:
@@ -207,8 +207,8 @@ def _check(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | No
     if not isinstance(layer, Layer):
         raise TypeError(f"scan: expected a Cell or a wiring, but {type(layer).__name__} came")
     who = f"scan({type(layer).__name__})"
-    missing = [size for size in ("input_size", "output_size") if not hasattr(layer, size)]
-    if missing:
+    if not (hasattr(layer, "input_size") and hasattr(layer, "output_size")):
+        missing = [size for size in ("input_size", "output_size") if not hasattr(layer, size)]
         raise TypeError(f"{who}: {' and '.join(missing)} not set; give them to Cell.__init__ or set them there")
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"{who}: backend should be 'auto' or one of {', '.join(BACKENDS)}, but is {backend!r}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everstep.cell import Cell
 from everstep.equation import Gated
-from everstep.scanning import vendor
+from everstep.scanning import reference, vendor
 from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.fingerprint import Snapshot, fingerprint, modules, parameters
@@ -109,8 +109,8 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     parts = [leaf for _, leaf in leaves(xs)]
     batch, time = parts[0].shape[:2]
     rows = _rows(parts[0], lengths, resets)
-    if rows.steps == 0:
-        return parts[0].new_zeros(batch, time, cell.output_size), state
+    if rows.steps == 0:  # nothing to compute, but zeros that have gradients, of zeros
+        return reference.run(cell, xs, state, lengths, resets)
     direct = program.outside.direct  # the loop itself passes over padding in what comes as it is
     if not direct:
         parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from everstep.scanning.fused.graph import REDUCTIONS, Node, Place, Shape, View, dense
 from everstep.scanning.fused.plan import Loop, Plan, fusible
 
+_PIECE = 128
+"""Numbers that are worked on while the memory of as many is asked for."""
 _EXPRESSIONS = {
     "copy": "{0}",
     "add": "({0} + {1})",
@@ -95,6 +97,8 @@ class LoopWriter:
         # sums along the innermost dimension are held in a variable
         self.held = [n for n, walk in enumerate(self.sum_strides) if not (walk and walk[-1])]
         self.divided = divided(loop, self.shape)
+        self.fetched = bool(self.next_step) and self.divided
+        """Whether the memory of a later step is asked for."""
         self.carried = {n: m for n in range(len(self.writes)) if (m := self._same(n)) is not None}
         """Outputs that are carried to the next step too: those that go far (`native/far.h`) are copied from there."""
 
@@ -109,8 +113,10 @@ class LoopWriter:
                 f"{'        ' + '  ' * d}for (int64_t k{d} = 0; k{d} < {n}; ++k{d}) {{"
                 for d, n in enumerate(self.shape[:-1])
             ),
+            *self._fetch(),
             *(indent + line for line in self._numbers()),
             *(f"        if (far) es_far(far{n} + low, q{n} + low, high - low);" for n in self.carried),
+            *(["        }"] if self.fetched else []),
             *("        " + "  " * d + "}" for d in reversed(range(len(self.shape[:-1])))),
             "      }",
             "    }",
@@ -148,19 +154,19 @@ class LoopWriter:
             k, distance = self.scratch(node)
             lines.append(f"        T* const s{number} = w{k} + i * {distance};")
             lines.append(f"        for (int64_t j = 0; j < {node.size}; ++j) s{number}[j] = {_start(node, 'T(0)')};")
-        return [*lines, *self._fetch()]
+        return lines
 
     def _same(self, number: int) -> int | None:
         """Of an output: the write of the same numbers to the next state, in a loop that memory bounds."""
         node, where, *_ = self.writes[number]
-        if where != "y" or not self.next_step or not self.divided or self.write_strides[number] != [1]:
+        if where != "y" or not self.fetched or self.write_strides[number] != [1]:
             return None
         same = (m for m, (other, to, *_) in enumerate(self.writes) if other is node and to == "next")
         return next((m for m in same if self.write_strides[m] == [1]), None)
 
     def _fetch(self) -> list[str]:
-        """Ask for the memory of a later step: the processor foresees none beyond a page."""
-        if not self.next_step or not self.divided:
+        """Ask for the memory of a later step, which the processor does not foresee, piece by piece beside the work."""
+        if not self.fetched:
             return []
         starts = [f"{self.source(node)} + {place.offset}" for node, place in self.reads]
         starts += [
@@ -171,6 +177,8 @@ class LoopWriter:
         later = [re.sub(r" (at|out) ", rf" (\1 {self.next_step}) ", s) for s in starts]
         starts = sorted({s for s, before in zip(later, starts, strict=True) if s != before})
         lines = [f"        const T* const n{number} = {start};" for number, start in enumerate(starts)]
+        lines.append(f"        for (int64_t from = low, all = high; from < all; from += {_PIECE}) {{")
+        lines.append(f"        const int64_t low = from, high = all - from < {_PIECE} ? all : from + {_PIECE};")
         lines.append("        for (int64_t j = low; j < high; j += 64 / int64_t(sizeof(T))) {")
         lines += [f"          __builtin_prefetch(n{number} + j);" for number in range(len(starts))]
         return [*lines, "        }"]
