@@ -151,7 +151,7 @@ def layout(
     """
     size, each = sum(kernels.packed_size(*shape) for shape in code.matrices), kernels.bytes
     if code.matrices:
-        used, by_units = share(threads, count, size * each, kernels.cache)
+        used, by_units = share(threads, count, steps // max(1, count), size * each, kernels.cache)
     else:
         used, by_units = share_loose(threads, count, steps * code.loose)
     # without products, rows have nothing in common: one after the other, their memory is read in order
@@ -288,7 +288,7 @@ def _lines(numbers: int) -> int:
     return -(-numbers // 16) * 16
 
 
-def share(threads: int, rows: int, weights: int, cache: int) -> tuple[int, bool]:
+def share(threads: int, rows: int, steps: int, weights: int, cache: int) -> tuple[int, bool]:
     """How many threads, and whether they share the units of all rows (True) or each own rows.
 
     Rows need no waiting, and nothing goes from one core's cache to another's. But each thread then reads all weights:
@@ -296,11 +296,12 @@ def share(threads: int, rows: int, weights: int, cache: int) -> tuple[int, bool]
     (`benchmarks/engine.py` at 2 threads). `weights` and `cache` are in bytes.
     """
     most = (
-        1 if weights <= cache / 2 else 3 if weights <= cache else 4 * threads if weights <= 8 * cache else 32 * threads
+        1 if weights <= cache / 2 else 6 if weights <= cache else 4 * threads if weights <= 8 * cache else 32 * threads
     )
     # a core does about 60 multiplications and additions, or reads about 90 bytes, in a nanosecond
     nanoseconds = max(weights / 4 * rows / 60, weights / 90)
-    if threads > 1 and rows <= most and nanoseconds > 3000:  # else there is too little to do between two waits
+    # with less to do between two waits, or before threads that may sleep are called, one does it sooner
+    if threads > 1 and rows <= most and nanoseconds > (2000 if steps > 8 else 3000):
         return threads, True
     return min(threads, rows), False
 
