@@ -22,7 +22,7 @@ from timing import alternately, summary
 from torch import nn
 
 from everstep.cli.common import prepare as tune_malloc
-from everstep.data import Lanes, Tokenizer, prepare, read_blocks
+from everstep.data import Corpus, Lanes, Tokenizer, prepare, read_blocks
 from everstep.learn import FitSettings
 from everstep.learn.learner import Learner
 from everstep.learn.optim import make_optimizer
@@ -117,16 +117,21 @@ def parts(lanes: Lanes, words: int) -> dict[str, Callable[[], object]]:
     }
 
 
+def text() -> tuple[Corpus, Tokenizer]:
+    """Penn Treebank's words; without it, the bundled text's."""
+    folder = Path(os.environ.get("EVERSTEP_DATA", "../shared/data")) / "ptb"
+    source = str(folder / "ptb.train.txt.gz") if folder.is_dir() else "everstep:shakespeare"
+    tokenizer = Tokenizer.train(read_blocks([source]) if folder.is_dir() else _bundled(source), "words")
+    return prepare(source, tokenizer), tokenizer
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     tune_malloc()  # for both: they share the process
-    folder = Path(os.environ.get("EVERSTEP_DATA", "../shared/data")) / "ptb"
-    source = str(folder / "ptb.train.txt.gz") if folder.is_dir() else "everstep:shakespeare"
-    tokenizer = Tokenizer.train(read_blocks([source]) if folder.is_dir() else _bundled(source), "words")
-    corpus = prepare(source, tokenizer)
+    corpus, tokenizer = text()
     words = tokenizer.vocab_size
     lanes = Lanes(corpus, BATCH, WINDOW, begin_id=tokenizer.begin_id)
     tokens = torch.from_numpy(corpus.tokens.astype("int64"))
