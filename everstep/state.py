@@ -44,7 +44,14 @@ def leaves(nest: State, path: str = "") -> list[tuple[str, Tensor]]:
         children = zip(getattr(nest, "_fields", range(len(nest))), nest, strict=True)
     else:
         return [(path or "state", nest)]
-    return [leaf for key, value in children for leaf in leaves(value, f"{path}.{key}" if path else str(key))]
+    found: list[tuple[str, Tensor]] = []
+    for key, value in children:
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Tensor):
+            found.append((name, value))
+        else:
+            found += leaves(value, name)
+    return found
 
 
 def unflatten(like: State, values: Sequence[Any]) -> State:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from operator import is_
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -76,7 +75,7 @@ class Snapshot:
         self.found: dict[Any, Any] = {}
         self._types = type(cell), [(m, type(m)) for m in inside[1:]]
         self._tensors = [(t, t.shape, t.dtype, t.device) for t in self.parameters]
-        self._held: list[tuple[Collection[Any], tuple[Any, ...]]] = []
+        self._held: list[tuple[Collection[Any], list[int], tuple[Any, ...]]] = []
         self._telling = True
         for module in inside:
             for names in (vars(module), module._parameters, module._buffers, module._modules):
@@ -85,7 +84,7 @@ class Snapshot:
                 self._telling = self._telling and (name in _HOUSEHOLD or self._fixed(value))
 
     def _hold(self, values: Collection[Any]) -> None:
-        self._held.append((values, tuple(values)))
+        self._held.append((values, list(map(id, values)), tuple(values)))  # which live as long as their identities
 
     def _fixed(self, value: Any) -> bool:
         """Whether a change of it is always another object."""
@@ -104,8 +103,8 @@ class Snapshot:
         for module, kind in self._types[1]:
             if type(module) is not kind:
                 return False
-        for now, then in self._held:
-            if len(now) != len(then) or not all(map(is_, now, then)):
+        for now, then, _ in self._held:
+            if list(map(id, now)) != then:
                 return False
         for tensor, shape, dtype, device in self._tensors:
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:

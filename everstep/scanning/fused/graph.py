@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class Place:
     strides: tuple[int, ...]
     offset: int = 0
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether it is all of a row of this shape, in order."""
         return self.offset == 0 and all(
@@ -87,7 +88,7 @@ class View:
         """The shape that is read."""
         return self.place.shape
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether element (i, j, …) of the reader is element (i, j, …) of the node."""
         return self.place.whole and self.node.size == math.prod(self.shape)

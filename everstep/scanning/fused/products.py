@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -33,8 +33,9 @@ class _Bodies:
             ctypes.cast(getattr(library, f"es_{name}_{suffix}"), ctypes.c_void_p).value or 0
             for name in ("rows", "columns")
         )
-        self.memory = getattr(library, f"es_gemm_tn_memory_{suffix}")
-        self.memory.restype, self.memory.argtypes = ctypes.c_int64, [ctypes.c_int64] * 3
+        memory = getattr(library, f"es_gemm_tn_memory_{suffix}")
+        memory.restype, memory.argtypes = ctypes.c_int64, [ctypes.c_int64] * 3
+        self.memory = lru_cache(1 << 10)(memory)
 
     def multiply(self, threads: int, table: Sequence[int], matrix: Sequence[int]) -> None:
         """Pack the matrix, and multiply rows by it."""

@@ -6,6 +6,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Program:
         self.bytes = 4 if dtype == torch.float32 else 8
         self.adjoint: Adjoint = derive(step)
         self.states = tuple(math.prod(shape) for shape in step.states)
+        self._ends = tuple(accumulate(map(len, (step.inputs, step.constants, step.states))))
         self.shared = [
             k
             for k, view in enumerate(step.following)
@@ -180,9 +182,7 @@ class Program:
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """Inputs, constants, start state, initial state."""
-        a = len(self.step.inputs)
-        b = a + len(self.step.constants)
-        c = b + len(self.states)
+        a, b, c = self._ends
         return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]
 
 
