@@ -18,7 +18,7 @@ from everstep.scanning.fused.products import OverSteps, OverThreads, Padding, Su
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.replay import replay
 from everstep.scanning.fused.steps import leading
-from everstep.scanning.fused.table import Layout, Rows, layout, table
+from everstep.scanning.fused.table import Layout, Places, Rows, layout, table
 from everstep.scanning.fused.threads import Kernels, has_short, kernels
 
 
@@ -80,6 +80,11 @@ class _Call:
     def ragged(self) -> bool:
         """Whether there is padding in the caller's arrays."""
         return self.outer and not self.rows.whole
+
+    @property
+    def places(self) -> Places:
+        """Of all steps."""
+        return self.rows.places(self.library)
 
     def flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The same, inputs (which come first) as (steps, …), padding among them."""
@@ -300,7 +305,7 @@ class _Call:
                 gradient = _flat(arrays[f"g{program.of_input[k]}"], self.rows.steps)
                 # in the layout of the matrix: a parameter's gradient is to be contiguous as the parameter is
                 straight = number not in turned and constants[number].is_contiguous()
-                raw, places = raws[k], (self.rows.used, raws[k]) if self.ragged else None
+                raw, places = raws[k], (self.places.used, raws[k]) if self.ragged else None
                 if straight:
                     packed_raw = pack(self.deep(raw), self.rows) if self.ragged else raw
                     products.append(OverSteps(packed_raw, gradient))
@@ -322,11 +327,11 @@ class _Call:
             operand = operand[:, columns]
         padded_ = outer and self.ragged
         if kind != "prev":
-            return OverSteps(gradient, operand, (self.rows.used, operand) if padded_ else None)
+            return OverSteps(gradient, operand, (self.places.used, operand) if padded_ else None)
         start = _flat(arrays[f"before{k}"], self.rows.count)
         if self.rows.resets is not None:
             start = torch.cat([start, _flat(arrays[f"before_init{k}"], self.rows.count)])
-        before = self.rows.used_before if padded_ else self.rows.before
+        before = self.places.used_before if padded_ else self.places.before
         return OverSteps(gradient, operand, (before, start if view.whole else start[:, columns]))
 
     def _read(self, xs: Mapping[int, Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:

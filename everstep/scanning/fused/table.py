@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,20 @@ _JOB = 6
 _ROWS, _OUTER, _GATE, _MEMORY, _NEAR_AT = (
     cpu.HEADER.index(name) for name in ("order", "outer", "gate", "memory", "near")
 )
+
+
+class Places(NamedTuple):
+    """(steps,) int64, of every step that there is.
+
+    Attributes:
+        used: its place in the caller's arrays.
+        before: the place of the step before; −1 − i where row i starts, −1 − count − i at its resets.
+        used_before: the same in the caller's arrays.
+    """
+
+    used: Tensor
+    before: Tensor
+    used_before: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,40 +86,16 @@ class Rows:
         """(batch,) int64: where rows begin in the caller's arrays."""
         return torch.arange(self.count, device="cpu") * self.time
 
-    @cached_property
-    def used(self) -> Tensor:
-        """(steps,) int64: the places of all steps in the caller's arrays."""
-        return torch.arange(self.steps, device="cpu") + (self.outer - self.offset).repeat_interleave(self.length)
-
-    @cached_property
-    def used_before(self) -> Tensor:
-        """`before`, of places in the caller's arrays."""
-        return torch.where(self.before < 0, self.before, self.used[self.before.clamp_min(0)])
-
-    @cached_property
-    def starts(self) -> tuple[Tensor, Tensor]:
-        """Rows that have steps, and the places of their first."""
-        rows = self.length.nonzero()[:, 0]
-        return rows, self.offset[rows]
-
-    @cached_property
-    def restarts(self) -> tuple[Tensor, Tensor]:
-        """Rows and places of all resets."""
-        assert self.resets is not None
-        places = self.resets.nonzero()[:, 0]
-        rows, first = self.starts
-        return rows[torch.searchsorted(first, places, right=True) - 1], places
-
-    @cached_property
-    def before(self) -> Tensor:
-        """(steps,) int64: the place of the step before; −1 − i where row i starts, −1 − count − i at its resets."""
-        places = torch.arange(-1, self.steps - 1, device="cpu")
-        rows, first = self.starts
-        places[first] = -1 - rows
-        if self.resets is not None:
-            rows, first = self.restarts
-            places[first] = -1 - self.count - rows
-        return places
+    def places(self, kernels: Kernels) -> Places:
+        """Of all steps."""
+        found: Places | None = self.__dict__.get("_places")
+        if found is None:
+            found = Places(*torch.empty(3, self.steps, dtype=torch.int64, device="cpu").unbind())
+            into = (array.data_ptr() for array in found)
+            numbers = (ctypes.c_int64 * 8)(*self.addresses[1:], self.count, self.time, *into)
+            kernels.library.es_places(ctypes.addressof(numbers))
+            self.__dict__["_places"] = found
+        return found
 
 
 @dataclass(frozen=True, eq=False)

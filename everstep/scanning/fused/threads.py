@@ -26,6 +26,7 @@ def _library(numbers: str) -> ctypes.CDLL:
     run = getattr(library, f"es_run_{numbers}")
     run.restype = None
     run.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 2, ctypes.c_int64]
+    library.es_places.restype, library.es_places.argtypes = None, [ctypes.c_void_p]
     library.es_parallel.restype = None
     library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library

@@ -735,6 +735,23 @@ void ragged_body(const int64_t* t, int64_t i, int64_t n) {
   }
 }
 
+// Of every step: its place with padding, and the places, without and with padding, of the step before it: -1 - r where
+// row r starts, -1 - rows - r at its resets. Offset, length, resets (or null), rows, time, and where the three go.
+void places(const int64_t* t) {
+  const int64_t *offset = at<int64_t>(t[0]), *length = at<int64_t>(t[1]), rows = t[3], time = t[4];
+  const uint8_t* resets = at<uint8_t>(t[2]);
+  int64_t *used = at<int64_t>(t[5]), *before = at<int64_t>(t[6]), *used_before = at<int64_t>(t[7]);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t step = 0; step < length[r]; ++step) {
+      const int64_t here = offset[r] + step, padded = r * time + step;
+      const bool again = resets && resets[here], afresh = again || step == 0;
+      const int64_t start = again ? -1 - rows - r : -1 - r;
+      used[here] = padded;
+      before[here] = afresh ? start : here - 1;
+      used_before[here] = afresh ? start : padded - 1;
+    }
+}
+
 // PyTorch's own OpenMP pool: a second one would compete with it for the cores.
 void (*start_team)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
 int (*team_index)() = nullptr;
@@ -890,6 +907,8 @@ void es_set_openmp(void* GOMP_parallel, void* omp_get_thread_num, void* omp_get_
 void es_parallel(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted) {
   parallel(body, data, wanted);
 }
+
+void es_places(void* data) { places(static_cast<int64_t*>(data)); }
 
 void es_ragged(void* data, int64_t i, int64_t n) { ragged_body(static_cast<int64_t*>(data), i, n); }
 
