@@ -832,3 +832,14 @@ def test_rows_without_any_step_have_gradients_of_zero() -> None:
     ys, _ = es.scan(cell, xs, lengths=torch.zeros(2, dtype=torch.int64), backend="fused")
     grads = torch.autograd.grad(ys.sum(), [xs, *cell.parameters()])
     assert not any(t.any() for t in (ys, *grads))
+
+
+def test_memory_of_inference_mode_serves_training_after_it() -> None:
+    cell, xs = es.LSTM(64, 64), torch.randn(64, 50, 64)
+    for _ in range(2):
+        with torch.inference_mode():
+            want = cell(xs)[0].clone()
+        ys, _ = cell(xs.clone().requires_grad_())
+        ys.square().sum().backward()
+        assert not ys.is_inference()
+        torch.testing.assert_close(ys, want)

@@ -305,14 +305,14 @@ class _Call:
                 gradient = _flat(arrays[f"g{program.of_input[k]}"], self.rows.steps)
                 # in the layout of the matrix: a parameter's gradient is to be contiguous as the parameter is
                 straight = number not in turned and constants[number].is_contiguous()
-                raw, places = raws[k], (self.places.used, raws[k]) if self.ragged else None
+                raw = raws[k]
                 if straight:
-                    packed_raw = pack(self.deep(raw), self.rows) if self.ragged else raw
-                    products.append(OverSteps(packed_raw, gradient))
+                    products.append(OverSteps(pack(self.deep(raw), self.rows) if self.ragged else raw, gradient))
                 else:
-                    products.append(OverSteps(gradient, raw, places))
+                    products.append(OverSteps(gradient, raw, (self.places.used, raw) if self.ragged else None))
                 into.append((number, not straight and number not in turned))
-        paddings = [Padding(array, self.rows) for name, array in arrays.items() if "draw" in name and self.ragged]
+        drawn = [array for name, array in arrays.items() if name.startswith("draw")] if self.ragged else []
+        paddings = [Padding(array, self.rows) for array in drawn]
         return over_steps(products, totals, paddings, short=self.library.short, room=room), into
 
     def _over_steps(self, gradient: Tensor, view: View, arrays: Mapping[str, Tensor], kept: Tensor) -> OverSteps:
@@ -325,13 +325,13 @@ class _Call:
         columns = slice(view.place.offset, view.place.offset + math.prod(view.shape))
         if not view.whole:
             operand = operand[:, columns]
-        padded_ = outer and self.ragged
+        padding = outer and self.ragged
         if kind != "prev":
-            return OverSteps(gradient, operand, (self.places.used, operand) if padded_ else None)
+            return OverSteps(gradient, operand, (self.places.used, operand) if padding else None)
         start = _flat(arrays[f"before{k}"], self.rows.count)
         if self.rows.resets is not None:
             start = torch.cat([start, _flat(arrays[f"before_init{k}"], self.rows.count)])
-        before = self.places.used_before if padded_ else self.places.before
+        before = self.places.used_before if padding else self.places.before
         return OverSteps(gradient, operand, (before, start if view.whole else start[:, columns]))
 
     def _read(self, xs: Mapping[int, Tensor], constants: Sequence[Tensor]) -> dict[str, Tensor]:

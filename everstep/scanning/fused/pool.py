@@ -34,14 +34,14 @@ class _Block:
 
     def over(self, shape: tuple[int, ...]) -> Tensor:
         """A tensor of its own: no view, so that it can be anything's output."""
-        if self.tensor.shape != shape:
+        if self.tensor.shape != shape or self.tensor.is_inference():  # which could not be saved for backward
             strides = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
             self.tensor = self.tensor.new_empty(0).set_(self._storage, 0, shape, strides)
         return self.tensor.detach()
 
 
 _pool: dict[tuple[torch.dtype, int], list[_Block]] = {}
-"""Blocks by how many numbers there is room for, a number of five bits and zeros."""
+"""Blocks by how many numbers there is room for: sizes, rounded up to five significant bits."""
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:

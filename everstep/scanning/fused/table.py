@@ -15,7 +15,7 @@ from torch import Tensor
 from everstep.scanning.fused import cpu
 from everstep.scanning.fused.pool import empty
 from everstep.scanning.fused.steps import Ahead
-from everstep.scanning.fused.threads import NOTHING, Kernels, Then, cache
+from everstep.scanning.fused.threads import GATE, NOTHING, Kernels, Then, cache
 
 _NEAR = 1 << 21
 """Bytes of the products ahead that a thread computes at once: they are read again while the cache has them."""
@@ -27,8 +27,6 @@ _LARGE = 1 << 22
 """Bytes of the matrices for products ahead above which all steps are multiplied at once."""
 _FAR = (cache(3) or 1 << 25) // 2
 """Bytes of outputs that nothing is multiplied for, from which on they would only drive others out of the caches."""
-GATE = 1 << 10
-"""Bytes that hold a barrier."""
 _JOB = 6
 """Numbers that `es_run` needs to pack a matrix."""
 _ROWS, _OUTER, _GATE, _MEMORY, _NEAR_AT = (

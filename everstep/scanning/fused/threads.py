@@ -59,6 +59,8 @@ def cache(level: int) -> int:
 Then: TypeAlias = tuple[int, int, int]
 """A function's address, that of its table, and how many threads run it."""
 NOTHING: Then = (0, 0, 0)
+GATE = 1 << 10
+"""Bytes that hold a barrier."""
 
 
 class Kernels:
@@ -85,6 +87,7 @@ class Kernels:
         self._run = getattr(self.library, f"es_run_{numbers}")
         self._packed_size = getattr(self.library, f"es_packed_size_{numbers}")
         self.barrier_bytes = int(self.library.es_barrier_bytes())
+        assert self.barrier_bytes <= GATE
         self.cache = cache(2) or 1 << 20
 
     def packed_size(self, rows: int, columns: int) -> int:
