@@ -15,6 +15,7 @@ from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.program import address
 from everstep.scanning.fused.steps import Setting
 from everstep.scanning.fused.table import Rows, layout, table
+from everstep.scanning.fused.threads import GATE, Kernels, kernels
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
 from everstep.state import State, leaves, unflatten
