@@ -76,6 +76,7 @@ class _Derivation:
         self.kept: set[int] = set()
         self.again: dict[int, Node] = {}
         self.forward = {id(n) for n in ordered(v.node for v in (step.output, *step.following))}
+        self.exact: set[int] = set()
         self.prices: dict[int, float] = {}
         self.leaf_after = {id(v.node): k for k, v in reversed(list(enumerate(step.following))) if v.whole}
 
@@ -169,6 +170,8 @@ class _Derivation:
         """Shared between the places that reach the maximum, as in PyTorch."""
         view, build = node.args[0], self.build
         at = build.apply("eq", view, broadcast(whole(node), node.over))
+        # found in the forward loop, whose numbers the maximum is of: computed again they may differ in the last bit
+        self.exact.add(id(at.node))
         dims = [d for d, (a, b) in enumerate(zip(node.over, node.shape, strict=True)) if a != b]
         share = build.apply("div", gradient, build.total(at, dims))
         self.contribute(view, build.apply("mul", at, share))
@@ -212,6 +215,8 @@ class _Derivation:
             self.kept.add(node.key[1])
         if node.op in ("input", "literal"):
             return node
+        if id(node) in self.exact:
+            return self._save(node)
         if id(node) not in self.forward:
             return None
         if id(node) in self.leaf_after:

@@ -156,7 +156,8 @@ def _layer_norm(self: Reader, node: Any) -> tuple[View, ...]:
 def _softmax(self: Reader, node: Any, log: bool = False) -> View:
     view, build = self.view(node.args[0]), self.build
     dims = _dims(node, view, node.args[1])
-    shifted = build.apply("sub", view, build.total(view, dims, "amax"))
+    # what is taken from all makes no difference, and so has no gradient
+    shifted = build.apply("sub", view, build.stop(build.total(view, dims, "amax")))
     powers = build.apply("exp", shifted)
     total = build.total(powers, dims)
     return build.apply("sub", shifted, build.apply("log", total)) if log else build.apply("div", powers, total)
