@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--double", action="store_true", help="in float64")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.steps < 3:
+        parser.error(f"--steps should be at least 3, of which two are not timed, but is {options.steps}")
     tune_malloc()  # for both: they share the process
     corpus, tokenizer = text()
     tokens = torch.from_numpy(corpus.tokens.astype("int64"))

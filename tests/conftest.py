@@ -19,6 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if (device := config.getoption("--device")) != "cpu":  # the CPU named would be another mode of torch's
+        if device.partition(":")[0] != "cuda" or not torch.cuda.is_available():
+            raise pytest.UsageError(f"--device {device}: expected cpu, or cuda where there is a CUDA device")
         torch.set_default_device(device)
         torch.backends.cudnn.allow_tf32 = False  # products of 10 bits are none of the laws' business
 
