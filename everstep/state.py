@@ -60,11 +60,24 @@ def unflatten(like: State, values: Sequence[Any]) -> State:
     Raises:
         ValueError: there are not as many values as leaves.
     """
-    expected = len(leaves(like))
-    if len(values) != expected:
-        raise ValueError(f"unflatten: the nest has {expected} leaves, {len(values)} values came")
     remaining = iter(values)
-    return map_state(lambda _: next(remaining), like)
+    try:
+        nest, rest = _filled(like, remaining), list(remaining)
+    except StopIteration:
+        rest = None
+    if rest or rest is None:
+        raise ValueError(f"unflatten: the nest has {len(leaves(like))} leaves, {len(values)} values came")
+    return nest
+
+
+def _filled(like: State, values: Iterator[Any]) -> State:
+    """The nest with the next values as leaves."""
+    if isinstance(like, dict):
+        return {key: _filled(value, values) for key, value in like.items()}
+    if isinstance(like, tuple):
+        parts = [next(values) if isinstance(value, Tensor) else _filled(value, values) for value in like]
+        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    return next(values)
 
 
 def detach(nest: State) -> State:

@@ -12,7 +12,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 import everstep as es
-from everstep.scanning import fused
+from everstep.scanning import dispatch, fused
 from everstep.scanning.fused import pool, toolchain
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
@@ -121,3 +121,25 @@ def test_memory_used_again_is_of_the_same_device() -> None:
     del kept
     assert pool.empty(like.to("meta"), 1 << 18).device.type == "meta"
     assert pool.empty(like, 1 << 18).data_ptr() == address
+
+
+class Twice(es.Cell):
+    """Adds two inputs at different places, so that one array holds the gradients of both."""
+
+    def step(self, x: tuple[Tensor, Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = x
+        h = torch.tanh((a + 0.5 * state) + b)
+        return h, h
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_inputs_of_one_gradient_have_each_their_own(ragged: bool) -> None:
+    cell, found = Twice(5, 5), []
+    lengths = torch.tensor([7, 0, 3]) if ragged else None
+    for backend in ("fused", "reference"):
+        torch.manual_seed(0)
+        a, b = (torch.randn(3, 7, 5, requires_grad=True) for _ in range(2))
+        ys, _ = dispatch(cell, (a, b), torch.zeros(3, 5), lengths, None, backend)
+        found.append(torch.autograd.grad(ys.square().sum(), [a, b]))
+    assert found[0][0].data_ptr() != found[0][1].data_ptr()
+    torch.testing.assert_close(*found)

@@ -8,7 +8,6 @@ numbers of one row (`graph.py`), whose derivative is another (`adjoint.py`). Bot
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -106,7 +105,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
         program = _program(cell, xs)
     _recent.found = 0, 0, None
     assert isinstance(program, Program)
-    parts = [leaf for _, leaf in leaves(xs)]
+    parts = [xs] if isinstance(xs, Tensor) else [leaf for _, leaf in leaves(xs)]
     batch, time = parts[0].shape[:2]
     rows = _rows(parts[0], lengths, resets)
     if rows.steps == 0:  # nothing to compute, but zeros that have gradients, of zeros
@@ -114,20 +113,27 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     direct = program.outside.direct  # the loop itself passes over padding in what comes as it is
     if not direct:
         parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]
-    given, mixed = _snapshots[cell].parameters, torch.is_autocast_enabled("cpu")
+    given = _snapshots[cell].parameters
+    mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
     def outside() -> list[Tensor]:
-        """What needs no state, in the precision of the call: backward may ask once more."""
-        with nullcontext() if torch.is_autocast_enabled("cpu") == mixed else torch.autocast("cpu", enabled=mixed):
-            values = program.outside(given, parts, rows.steps)
+        """What needs no state."""
+        values = program.outside(given, parts, rows.steps)
         values = [v if v.dtype == program.dtype else v.to(program.dtype) for v in values]
-        return [v.contiguous() if k < len(program.step.inputs) else v for k, v in enumerate(values)]
+        for k in range(len(program.step.inputs)):
+            values[k] = values[k].contiguous()
+        return values
+
+    def again() -> list[Tensor]:
+        """The same for backward, in the precision of the call."""
+        with torch.autocast("cpu", mixed, enabled=mixed is not None):
+            return outside()
 
     start = [leaf for _, leaf in leaves(state)]
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
-    ys, final = call.run(program, outside, rows, start, initial)
+    ys, final = call.run(program, outside(), again, rows, start, initial)
     if not direct:
         ys = ys.view(batch, time, *ys.shape[1:]) if rows.whole else padded(ys, rows)
     return ys, unflatten(state, final)

@@ -20,6 +20,7 @@ class Outside:
     Attributes:
         turned: of those, the ones that are left as they are where `before` transposes them: matrices are packed with
             any strides, and each transposition would cost a call here, and one for its gradient.
+        direct: whether all is passed on as it is.
     """
 
     def __init__(self, before: fx.GraphModule, inputs: int, matrices: Collection[int]):
@@ -35,12 +36,8 @@ class Outside:
         graph.eliminate_dead_code()
         self._module = fx.GraphModule(before, graph)
         given = [node for node in graph.nodes if node.op == "placeholder"]
-        self._picks = [given.index(v) for v in values] if all(v in given for v in values) else None
-
-    @property
-    def direct(self) -> bool:
-        """Whether all is passed on as it is."""
-        return self._picks is not None
+        self.direct = all(v in given for v in values)
+        self._picks = [given.index(v) for v in values] if self.direct else None
 
     def __call__(self, parameters: Sequence[Tensor], xs: Sequence[Tensor], steps: int) -> list[Tensor]:
         """The inputs, (steps, …) each, then the constants."""

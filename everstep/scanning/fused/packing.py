@@ -52,7 +52,7 @@ def _move(steps: Tensor, all_of_them: Tensor, rows: Rows, *, back: bool) -> None
     numbers = (ctypes.c_int64 * len(table))(*table)
     threads = torch.get_num_threads() if size > _ALONE else 1
     library = kernels(torch.float64 if steps.dtype == torch.float64 else torch.float32)  # which is there already
-    library.run(library.ragged, ctypes.addressof(numbers), threads, 0, 0)
+    library.run(library.ragged, ctypes.addressof(numbers), threads)
 
 
 class _Packed(torch.autograd.Function):

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from everstep.scanning.fused.form import NULL, Entry, brought
 from everstep.scanning.fused.pool import empty
-from everstep.scanning.fused.table import Rows
-from everstep.scanning.fused.threads import NOTHING, Kernels, Then, kernels
+from everstep.scanning.fused.threads import kernels
 
 _ALONE = 2e6
 """Multiply-adds below which waking threads, which may be asleep, costs more than they save."""
@@ -67,120 +66,104 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     return _product(x, w)
 
 
-@dataclass(slots=True)
-class OverSteps:
-    """gᵀ·x, summed over all steps: a weight's gradient.
+class OverSteps(NamedTuple):
+    """gᵀ·x, summed over all steps (a weight's gradient): what C reads of it.
 
     Attributes:
-        g, x: (N, M) and (N, K), of one dtype.
-        before: (N,) places and other rows: row p of x instead of row n where p = places[n] ≥ 0, row −1 − p of the
-            other rows where p < 0.
+        g, by_g, x, by_x: (steps, rows) and (steps, columns), and the distance of their rows.
+        steps, rows, columns: their sizes.
+        out, by_out: (rows, columns), where the sum goes, and the distance of its rows.
+        places: (steps,) int64, or null: row p of x instead of row n where p = places[n] ≥ 0, row −1 − p of `others`
+            where p < 0.
+        others, by_others: other rows of x, and their distance.
     """
 
-    g: Tensor
-    x: Tensor
-    before: tuple[Tensor, Tensor] | None = None
+    g: Entry
+    by_g: int
+    x: Entry
+    by_x: int
+    steps: Entry
+    rows: int
+    columns: int
+    out: Entry
+    by_out: int
+    places: Entry = NULL
+    others: Entry = NULL
+    by_others: int = 0
 
 
-@dataclass(slots=True)
-class OverThreads:
-    """A sum of which each thread has a part.
+class OverThreads(NamedTuple):
+    """A sum of which each thread has a part: what C reads of it.
 
     Attributes:
-        parts: (threads, numbers).
-        columns: which of the numbers are meant.
+        parts, threads, by: (threads, numbers), how many there are, and their distance.
+        size: how many numbers are meant.
+        out: (size,), where the sum goes.
     """
 
-    parts: Tensor
-    columns: slice
+    parts: Entry
+    threads: Entry
+    by: int
+    size: int
+    out: Entry
 
 
-@dataclass(slots=True)
-class Padding:
-    """Zeros behind the steps of each row of an array (batch, time, …) or (batch · time, …)."""
-
-    array: Tensor
-    rows: Rows
-
-
-@dataclass(slots=True)
-class Sums:
-    """Sums made ready: `made`, (M, K) of each product, and `summed`, (columns,) of each total, when `then` has run.
+class Padding(NamedTuple):
+    """Zeros behind the steps of each row of an array (rows, time, …): what C reads of it.
 
     Attributes:
-        made, summed: where they will be.
-        then: what makes them.
-        held: what that reads, and works in.
+        array, each: the array, and bytes of a step.
+        length: (rows,) int64.
+        rows, time: their numbers.
     """
 
-    made: list[Tensor]
-    summed: list[Tensor]
-    then: Then = NOTHING
-    held: Any = None
-
-    def make(self, library: Kernels) -> Sums:
-        """The same, made."""
-        library.run(0, 0, 1, 0, 0, self.then)
-        return self
+    array: Entry
+    length: Entry
+    rows: Entry
+    time: Entry
+    each: int
 
 
 def over_steps(
-    products: Sequence[OverSteps],
-    totals: Sequence[OverThreads] = (),
-    paddings: Sequence[Padding] = (),
-    *,
-    short: bool = False,
-    room: Tensor | None = None,
-) -> Sums:
-    """Make sums ready, and zeros, on the CPU; no gradient goes through them.
+    products: Sequence[OverSteps], totals: Sequence[OverThreads] = (), paddings: Sequence[Padding] = ()
+) -> list[int | Entry]:
+    """The table of `columns`, which makes sums over steps, and zeros, in the memory that a call brings."""
+    table: list[int | Entry] = [len(products), len(totals), len(paddings)]
+    table += [brought("memory"), brought("room")]
+    for one in (*products, *totals, *paddings):
+        table += one
+    return table
 
-    With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in float32. `room` is memory that no
-    one will need when the sums are made: they may be made in it.
-    """
-    if not (products or totals or paddings):
-        return Sums([], [])
-    like = products[0].g if products else totals[0].parts if totals else paddings[0].array
-    bodies, held = _bodies(like.dtype), []
-    made: list[Tensor] = []
-    summed: list[Tensor] = []
-    table, memory, work = [len(products), len(totals), len(paddings), 0, 0], 0, 0
-    for one in products:
-        g, x = _lines(one.g), _lines(one.x)
-        (steps, rows), columns = g.shape, x.shape[1]
-        out = empty(g, rows, columns)
-        table += (g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, columns, out.data_ptr(), columns)
-        if one.before is None:
-            table += (0, 0, 0)
-        else:
-            places, first = one.before[0], _lines(one.before[1])
-            table += (places.data_ptr(), first.data_ptr(), first.stride(0))
-            held.append(first)
-        held += (g, x)
-        made.append(out)
-        memory = max(memory, bodies.memory(steps, rows, columns))
-        work += steps * rows * columns
-    for each in totals:
-        start, end = each.columns.start, each.columns.stop
-        out = empty(like, end - start)
-        from_ = each.parts.data_ptr() + start * like.element_size()
-        table += (from_, each.parts.shape[0], each.parts.stride(0), end - start, out.data_ptr())
-        summed.append(out)
-    for padding in paddings:
-        array, of = padding.array, padding.rows
-        table += (array.data_ptr(), of.addresses[2], of.count, of.time, array.nbytes // (of.count * of.time))
-        work += array.nbytes
-    threads = _threads(work)
-    if room is None or room.numel() < threads * memory:
-        room = empty(like, threads * memory)
-    table[3:5] = room.data_ptr(), memory
+
+def columns(dtype: torch.dtype, short: bool = False) -> int:
+    """The address of what makes them. With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in
+    float32."""
+    return _short_columns() if short else _bodies(dtype).columns
+
+
+def room_over_steps(dtype: torch.dtype, steps: int, rows: int, columns: int) -> int:
+    """Numbers that a thread needs for one product."""
+    return int(_bodies(dtype).memory(steps, rows, columns))
+
+
+def transposed(
+    g: Tensor, x: Tensor, places: Tensor | None = None, others: Tensor | None = None, *, short: bool = False
+) -> Tensor:
+    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it. More in `OverSteps`, `columns`."""
+    g, x = _lines(g), _lines(x)
+    (steps, rows), width = g.shape, x.shape[1]
+    out, threads = empty(g, rows, width), team(steps * rows * width)
+    room = room_over_steps(g.dtype, steps, rows, width)
+    memory = empty(g, threads * room)
+    table: list[int] = [1, 0, 0, memory.data_ptr(), room]
+    table += [g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, width, out.data_ptr(), width]
+    if places is None or others is None:
+        table += [0, 0, 0]
+    else:
+        table += [places.data_ptr(), others.data_ptr(), others.stride(0)]
     numbers = (ctypes.c_int64 * len(table))(*table)
-    then = (_short_columns() if short else bodies.columns, ctypes.addressof(numbers), threads)
-    return Sums(made, summed, then, (numbers, room, held))
-
-
-def transposed(g: Tensor, x: Tensor) -> Tensor:
-    """gᵀ·x of g (N, M) and x (N, K); no gradient goes through it."""
-    return over_steps([OverSteps(g, x)]).make(kernels(g.dtype)).made[0]
+    kernels(g.dtype).run(columns(g.dtype, short), ctypes.addressof(numbers), threads)
+    return out
 
 
 def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, short: bool = False) -> Tensor:
@@ -203,7 +186,7 @@ def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     packed = (memory.data_ptr() + 63) // 64 * 64
     table = [x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns]
     matrix = [w.data_ptr(), depth, columns, *w.stride(), packed]
-    bodies.multiply(_threads(steps * depth * columns), table, matrix)
+    bodies.multiply(team(steps * depth * columns), table, matrix)
     return out
 
 
@@ -248,5 +231,6 @@ def _lines(matrix: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def _threads(work: int) -> int:
+def team(work: int) -> int:
+    """How many threads so many multiplications are worth."""
     return 1 if work < _ALONE else max(1, min(torch.get_num_threads(), 64))

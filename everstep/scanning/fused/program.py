@@ -34,7 +34,8 @@ class Program:
         self.bytes = 4 if dtype == torch.float32 else 8
         self.adjoint: Adjoint = derive(step)
         self.states = tuple(math.prod(shape) for shape in step.states)
-        self._ends = tuple(accumulate(map(len, (step.inputs, step.constants, step.states))))
+        self.ends = tuple(accumulate(map(len, (step.inputs, step.constants, step.states))))
+        """How many inputs there are; with the constants; with the state."""
         self.shared = [
             k
             for k, view in enumerate(step.following)
@@ -51,6 +52,8 @@ class Program:
         self.outside = Outside(step.before, len(step.inputs), matrices)
         self._overlay()
         self._generate()
+        self.forms: dict[Any, Any] = {}
+        """`forms.py`, by what they depend on."""
 
     def sequence(self, leaf: int) -> str:
         """The array that holds a leaf after every step."""
@@ -112,6 +115,13 @@ class Program:
         """Whether backward reads inputs that the loop itself computes."""
         self.needed = sorted({*hosts, *(k for kind, k in read if kind == "x")})
         """Inputs that backward needs."""
+        self.saved_inputs = sorted({*self.needed, *self.step.factors})
+        """Inputs that are saved for it; in place of those that the loop computes, what they are computed of."""
+        self.hosting = any(k in self.step.factors for k in self.needed)
+        """Whether inputs that the loop computes are kept."""
+        numbers = {self.step.factors[k][0] for k in self.ahead}
+        self.upright = sorted(numbers - self.outside.turned)
+        """Constants that multiply inputs as they are, not transposed."""
 
     def _generate(self) -> None:
         step, adjoint = self.step, self.adjoint
@@ -124,6 +134,12 @@ class Program:
         apart = {f"saved{k}": inputs[home.host] for k, home in self.homes.items()}
         self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
         """What the forward loop leaves for the backward one in memory of its own, numbers a step."""
+        kept_sizes = dict(self.kept_sizes)
+        if self.hosting:
+            kept_sizes |= {f"x{k}": inputs[k] for k in step.factors}
+        *starts, self.kept_numbers = accumulate(kept_sizes.values(), initial=0)
+        self.kept_places = dict(zip(kept_sizes, starts, strict=True))
+        """Where that is in one piece of memory, with inputs that the loop computes: numbers a step before it."""
         raws = {f"raw{k}": depth for k, (_, depth) in step.factors.items()}
         given = {f"x{k}" for k in inputs if k not in step.factors} if self.outside.direct else set()
         self.outer = frozenset({"y0", *given})
@@ -182,7 +198,7 @@ class Program:
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """Inputs, constants, start state, initial state."""
-        a, b, c = self._ends
+        a, b, c = self.ends
         return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]
 
 

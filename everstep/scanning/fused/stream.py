@@ -10,11 +10,12 @@ from torch import Tensor
 
 from everstep.cell import Cell
 from everstep.scanning.fused import build, cpu, toolchain
+from everstep.scanning.fused.form import Entry, Form
 from everstep.scanning.fused.lower import Lowered, lower
 from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.program import address
 from everstep.scanning.fused.steps import Setting
-from everstep.scanning.fused.table import Rows, layout, table
+from everstep.scanning.fused.table import Rows, layout, numbers, table
 from everstep.scanning.fused.threads import GATE, Kernels, kernels
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
@@ -146,9 +147,8 @@ class Stream:
         y = x.new_empty(self.batch, self.cell.output_size) if out is None else out
         if not x.is_contiguous():
             x = x.contiguous()
-        entries = self._table.entries
-        entries[self._x], entries[self._y] = x.data_ptr(), y.data_ptr()
-        self._table.run(self._program.run, pack=False)
+        self._brings[self._x], self._brings[self._y] = x.data_ptr(), y.data_ptr()
+        self._program.kernels.call(self._form.address, ctypes.addressof(self._brings))
         return y
 
     def _eager(self, x: Tensor, out: Tensor | None) -> Tensor:
@@ -169,13 +169,27 @@ class Stream:
         for k, leaf in enumerate(self._state):
             arrays[f"start{k}"] = arrays[f"end{k}"] = leaf
         arrays["x0"] = arrays["y0"] = self._like
-        matrices = [(constants[node.key], False) for node in program.order.products]
+        matrices = [constants[node.key] for node in program.order.products]
         order = torch.arange(self.batch, device="cpu")
         rows = Rows(order, order, torch.ones_like(order), None, self.batch, self.batch, 1)
+        known = layout(
+            program.kernels, program.code, self.batch, self.batch, True, False, False, torch.get_num_threads()
+        )
+        memory = self._like.new_empty(known.numbers)
+        place = -(-memory.data_ptr() // 64) * 64
         gate = ctypes.create_string_buffer(GATE)
-        self._held = arrays, rows, gate
-        sizes = (self.batch, self.batch, True, False, False, torch.get_num_threads())
-        self._table = table(layout(program.kernels, program.code, *sizes), arrays, matrices, rows, {}, gate=gate)
-        self._table.run(0)
-        first = len(cpu.HEADER)
-        self._x, self._y = first + program.code.arrays.index("x0"), first + program.code.arrays.index("y0")
+        brings = [*numbers(program.kernels, known, rows, place, gate=gate)]
+        entries = {}
+        for name, array in arrays.items():
+            entries[name] = Entry(len(brings))
+            brings.append(array.data_ptr())
+        self._x, self._y = entries["x0"].at, entries["y0"].at
+        factors = [(Entry(len(brings) + k), False) for k in range(len(matrices))]
+        brings += [matrix.data_ptr() for matrix in matrices]
+        told, jobs, packs = table(program.kernels, program.code, entries, factors, len(brings), False)
+        brings += [stride for matrix in matrices for stride in matrix.stride()]
+        self._brings = (ctypes.c_int64 * len(brings))(*brings)
+        self._form = Form(program.run, told)
+        self._held = arrays, rows, gate, memory
+        packing = Form(0, told, jobs, packs)
+        program.kernels.call(packing.address, ctypes.addressof(self._brings))

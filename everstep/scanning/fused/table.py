@@ -1,4 +1,4 @@
-"""The one argument of the compiled loops: a table of sizes and pointers, with the memory that it points to."""
+"""The one argument of the compiled loops, a table of sizes and pointers: how the work is divided, and its memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from everstep.scanning.fused import cpu
-from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.form import NULL, Entry, brought
 from everstep.scanning.fused.steps import Ahead
-from everstep.scanning.fused.threads import GATE, NOTHING, Kernels, Then, cache
+from everstep.scanning.fused.threads import GATE, Kernels, cache
 
 _NEAR = 1 << 21
 """Bytes of the products ahead that a thread computes at once: they are read again while the cache has them."""
@@ -27,11 +27,6 @@ _LARGE = 1 << 22
 """Bytes of the matrices for products ahead above which all steps are multiplied at once."""
 _FAR = (cache(3) or 1 << 25) // 2
 """Bytes of outputs that nothing is multiplied for, from which on they would only drive others out of the caches."""
-_JOB = 6
-"""Numbers that `es_run` needs to pack a matrix."""
-_ROWS, _OUTER, _GATE, _MEMORY, _NEAR_AT = (
-    cpu.HEADER.index(name) for name in ("order", "outer", "gate", "memory", "near")
-)
 
 
 class Places(NamedTuple):
@@ -68,16 +63,16 @@ class Rows:
     steps: int
     time: int
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether no row has padding."""
         return self.steps == self.count * self.time
 
     @cached_property
-    def addresses(self) -> tuple[int, int, int, int]:
-        """Of `order`, `offset`, `length` and `resets`."""
+    def addresses(self) -> tuple[int, int, int, int, int]:
+        """Of `order`, `offset`, `length`, `resets` and `outer`."""
         resets = 0 if self.resets is None else self.resets.data_ptr()
-        return self.order.data_ptr(), self.offset.data_ptr(), self.length.data_ptr(), resets
+        return self.order.data_ptr(), self.offset.data_ptr(), self.length.data_ptr(), resets, self.outer.data_ptr()
 
     @cached_property
     def outer(self) -> Tensor:
@@ -90,38 +85,35 @@ class Rows:
         if found is None:
             found = Places(*torch.empty(3, self.steps, dtype=torch.int64, device="cpu").unbind())
             into = (array.data_ptr() for array in found)
-            numbers = (ctypes.c_int64 * 8)(*self.addresses[1:], self.count, self.time, *into)
+            numbers = (ctypes.c_int64 * 8)(*self.addresses[1:4], self.count, self.time, *into)
             kernels.library.es_places(ctypes.addressof(numbers))
             self.__dict__["_places"] = found
         return found
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Layout:
     """How the work of a call is divided, and its memory; both depend on sizes alone.
 
     Attributes:
-        kernels: the run-time library.
-        code: the compiled loop.
         threads: how many run.
         chunk: steps for which the products ahead are computed at once; 0: not by the loop.
         once: whether these are all steps.
         numbers: the working memory, packed matrices included.
         near: where in it the products ahead of a chunk begin; 0: they have an array.
-        packs: of each packed matrix: its slot in the table, and where in the memory it begins.
-        entries: the table, with all that is known before a call; after the arrays' addresses comes what `es_run` needs
-            to pack each matrix.
+        split, share, block, near_share, far: of `cpu.HEADER`.
     """
 
-    kernels: Kernels
-    code: cpu.Code
     threads: int
     chunk: int
     once: bool
     numbers: int
     near: int
-    packs: tuple[tuple[int, int], ...]
-    entries: Any
+    split: int
+    share: int
+    block: int
+    near_share: int
+    far: int
 
 
 @lru_cache(1 << 10)
@@ -131,13 +123,14 @@ def layout(
     """For a call of `count` rows with so many steps in all.
 
     Args:
-        kernels, code: as in `Layout`.
+        kernels: the run-time library.
+        code: the compiled loop.
         count, steps, whole: of `Rows`.
         ahead: whether products ahead are wanted.
         near: whether their results are wanted for a chunk alone.
         threads: how many there are.
     """
-    size, each = sum(kernels.packed_size(*shape) for shape in code.matrices), kernels.bytes
+    size, each = _packed(kernels, code, False), kernels.bytes
     if code.matrices:
         used, by_units = share(threads, count, steps // max(1, count), size * each, kernels.cache)
     else:
@@ -150,39 +143,36 @@ def layout(
     # with few rows other threads would be idle
     idle = used < threads and steps * sum(a.depth * a.width for a in products) > _ALONE
     chunk = 0 if idle else min(_chunk(products, block, each), max(1, longest))
-    if not chunk:
-        products = ()
     apart = block * code.row + code.spare
-    place = _lines(block * code.row + used * code.spare if by_units else used * apart)
+    place = _packed(kernels, code, chunk > 0)
+    place += _lines(block * code.row + used * code.spare if by_units else used * apart)
     first_near = place if near and chunk else 0
     near_share = _lines(block * chunk * sum(a.width for a in products)) if first_near else 0
     place += near_share if by_units else near_share * used
-    shapes = [*code.matrices, *((a.depth, a.width) for a in products)]
-    names = [f"pack{k}" for k in range(len(code.matrices))] + [f"ahead{k}" for k in range(len(products))]
-    entries = (ctypes.c_int64 * (len(cpu.HEADER) + len(code.arrays) + _JOB * len(shapes)))()
-    packs = []
-    for number, (name, shape) in enumerate(zip(names, shapes, strict=True)):
-        packs.append((code.slots[name], place))
-        job = len(cpu.HEADER) + len(code.arrays) + _JOB * number
-        entries[job + 1 : job + 3] = list(shape)
-        place += _lines(kernels.packed_size(*shape))
-    known = {
-        "rows": count,
-        "split": int(by_units),
-        "gemm": kernels.gemm,
-        "barrier": kernels.barrier,
-        "share": apart,
-        "block": block,
-        "panel": kernels.panel,
-        "chunk": chunk,
-        "near_share": 0 if by_units else near_share,
-        "far": int(steps * code.loose * each >= _FAR),
-    }
-    for name, value in known.items():
-        entries[cpu.HEADER.index(name)] = value
     grain = 1 << max(0, place.bit_length() - 4)  # forward and backward ask for nearly as much: the same memory serves
-    numbers = -(-(place + 16) // grain) * grain
-    return Layout(kernels, code, used, chunk, chunk >= longest, numbers, first_near, tuple(packs), entries)
+    return Layout(
+        used,
+        chunk,
+        chunk >= longest,
+        numbers=-(-(place + 16) // grain) * grain,
+        near=first_near,
+        split=int(by_units),
+        share=apart,
+        block=block,
+        near_share=0 if by_units else near_share,
+        far=int(steps * code.loose * each >= _FAR),
+    )
+
+
+@lru_cache
+def _packed(kernels: Kernels, code: cpu.Code, ahead: bool) -> int:
+    """Numbers of the packed matrices, with those of products ahead or without."""
+    return sum(_lines(kernels.packed_size(*shape)) for shape in _matrices(code, ahead))
+
+
+def _matrices(code: cpu.Code, ahead: bool) -> list[tuple[int, int]]:
+    """Rows and columns of the matrices that are packed."""
+    return [*code.matrices, *((a.depth, a.width) for a in code.ahead if ahead)]
 
 
 def _chunk(products: Sequence[Ahead], block: int, each: int) -> int:
@@ -194,71 +184,76 @@ def _chunk(products: Sequence[Ahead], block: int, each: int) -> int:
     return max(1, _NEAR // bytes_a_step // _STEPS) * _STEPS
 
 
-@dataclass(slots=True)
-class Table:
-    """A call made ready.
-
-    Attributes:
-        layout: what was known before.
-        entries: what the compiled loop reads.
-        memory: working memory with the packed matrices, which lives as long as the table.
-    """
-
-    layout: Layout
-    entries: Any
-    memory: Tensor
-
-    def run(self, loop: int, then: Then = NOTHING, pack: bool = True) -> None:
-        """Pack the matrices, unless they are packed already, and run the compiled loop at this address (0: none)."""
-        known = self.layout
-        jobs = len(known.packs) if pack else 0
-        first = len(cpu.HEADER) + len(known.code.arrays)
-        known.kernels.run(loop, ctypes.addressof(self.entries), known.threads, 8 * first, jobs, then)
-
-
 def table(
-    known: Layout,
-    arrays: Mapping[str, Tensor],
-    matrices: Sequence[tuple[Tensor, bool]],
-    rows: Rows,
-    inside: Mapping[str, int],
+    kernels: Kernels,
+    code: cpu.Code,
+    arrays: Mapping[str, Entry],
+    matrices: Sequence[tuple[Entry, bool]],
+    strides: int,
+    ahead: bool,
     padded: bool = False,
-    gate: Any = None,
-) -> Table:
-    """Write everything down, for the thread that calls.
+) -> tuple[list[int | Entry], int, int]:
+    """The table of a compiled loop, and which of its entries are about the first of how many matrices to pack.
 
     Args:
-        known: the layout.
+        kernels, code: as for `layout`.
         arrays: by name; absent ones are null.
         matrices: each product's, then those of products ahead, and whether they are to be transposed.
-        rows: the steps.
-        inside: addresses of arrays that lie in others.
+        strides: among what the call brings, the place of the first of the matrices' strides, two of each.
+        ahead: whether the loop computes the products ahead.
         padded: whether the caller's arrays have padding.
-        gate: memory of the threads' barrier, for a table that other threads than this one may run.
     """
-    memory = empty(next(iter(arrays.values())), known.numbers)
-    first, each = -(-memory.data_ptr() // 64) * 64, known.kernels.bytes
-    entries = type(known.entries).from_buffer_copy(known.entries)
-    entries[_ROWS : _ROWS + 4] = list(rows.addresses)
-    entries[_OUTER] = rows.outer.data_ptr() if padded else rows.addresses[1]
-    entries[_GATE], entries[_MEMORY] = ctypes.addressof(gate or _own.gate), first
-    if known.near:
-        entries[_NEAR_AT] = first + known.near * each
-    slots = known.code.slots
-    for name, array in arrays.items():
-        if name in slots:
-            entries[slots[name]] = array.data_ptr()
-    for name, address in inside.items():
-        entries[slots[name]] = address
-    job = len(cpu.HEADER) + len(known.code.arrays)
-    for (slot, place), (matrix, turned) in zip(known.packs, matrices, strict=False):
-        address = first + place * each
-        down, right = matrix.stride()
-        entries[slot] = entries[job + 5] = address
-        entries[job] = matrix.data_ptr()
-        entries[job + 3], entries[job + 4] = (right, down) if turned else (down, right)
-        job += _JOB
-    return Table(known, entries, memory)
+    each, place = kernels.bytes, 0
+    jobs: list[int | Entry] = []
+    names = [f"pack{k}" for k in range(len(code.matrices))] + [f"ahead{k}" for k in range(len(code.ahead))]
+    packed: dict[str, Entry] = {}
+    for name, shape, (matrix, turned) in zip(names, _matrices(code, ahead), matrices, strict=False):
+        packed[name] = brought("memory").behind(place * each)
+        by_row, by_column = Entry(strides + turned), Entry(strides + 1 - turned)
+        jobs += [matrix, *shape, by_row, by_column, packed[name]]
+        place += _lines(kernels.packed_size(*shape))
+        strides += 2
+    known: dict[str, int | Entry] = {
+        "gemm": kernels.gemm,
+        "barrier": kernels.barrier,
+        "panel": kernels.panel,
+        "memory": brought("memory").behind(place * each),
+        "outer": brought("outer" if padded else "offset"),
+    }
+    header = [known[name] if name in known else brought(name) for name in cpu.HEADER]
+    entries = [*header, *({**arrays, **packed}.get(name, NULL) for name in code.arrays)]
+    return [*entries, *jobs], len(entries), len(jobs) // 6
+
+
+def numbers(
+    kernels: Kernels, known: Layout, rows: Rows, memory: int, then_threads: int = 1, room: int = 0, gate: Any = None
+) -> tuple[int, ...]:
+    """What a call brings, but for its arrays (`form.BRINGS`).
+
+    Args:
+        kernels, known, rows: the library, the layout and the steps.
+        memory: address of `known.numbers` numbers.
+        then_threads, room: on how many threads that runs which comes then, and how many of these numbers each may use.
+        gate: memory of the threads' barrier, for what other threads than this one may call.
+    """
+    return (
+        rows.steps,
+        known.threads,
+        then_threads,
+        rows.count,
+        rows.time,
+        *rows.addresses,
+        ctypes.addressof(gate or _own.gate),
+        memory,
+        known.split,
+        known.share,
+        known.block,
+        known.chunk,
+        memory + known.near * kernels.bytes if known.near else 0,
+        known.near_share,
+        known.far,
+        room,
+    )
 
 
 class _Own(threading.local):

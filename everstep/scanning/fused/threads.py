@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -25,7 +25,9 @@ def _library(numbers: str) -> ctypes.CDLL:
     size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
     run = getattr(library, f"es_run_{numbers}")
     run.restype = None
-    run.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 2, ctypes.c_int64]
+    run.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3]
+    call = getattr(library, f"es_call_{numbers}")
+    call.restype, call.argtypes = None, [ctypes.c_void_p] * 2
     library.es_places.restype, library.es_places.argtypes = None, [ctypes.c_void_p]
     library.es_parallel.restype = None
     library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
@@ -56,9 +58,6 @@ def cache(level: int) -> int:
         return 0
 
 
-Then: TypeAlias = tuple[int, int, int]
-"""A function's address, that of its table, and how many threads run it."""
-NOTHING: Then = (0, 0, 0)
 GATE = 1 << 10
 """Bytes that hold a barrier."""
 
@@ -69,6 +68,7 @@ class Kernels:
     Attributes:
         short: as given.
         gemm, barrier: addresses, for the generated code.
+        call: makes the tables of a call (`form.py`) and runs it, given two addresses.
         ragged: likewise of what `packing.py` runs.
         bytes: of a number.
         panel: columns that are packed together.
@@ -85,6 +85,7 @@ class Kernels:
         self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
         self.panel = int(getattr(self.library, f"es_panel_{numbers}")())
         self._run = getattr(self.library, f"es_run_{numbers}")
+        self.call = getattr(self.library, f"es_call_{numbers}")
         self._packed_size = getattr(self.library, f"es_packed_size_{numbers}")
         self.barrier_bytes = int(self.library.es_barrier_bytes())
         assert self.barrier_bytes <= GATE
@@ -94,17 +95,16 @@ class Kernels:
         """Numbers that a packed matrix takes."""
         return int(self._packed_size(rows, columns))
 
-    def run(self, loop: int, table: int, threads: int, jobs: int, count: int, then: Then = NOTHING) -> None:
-        """Pack matrices, then run the generated function at the address `loop`, on so many threads.
+    def run(self, loop: int, table: int, threads: int, jobs: int = 0, count: int = 0) -> None:
+        """Pack matrices, then run the function at the address `loop`, on so many threads.
 
         Args:
             loop, table: addresses; 0 for no loop.
             threads: how many.
             jobs: where in the table the packing of `count` matrices is described, in bytes.
             count: of matrices.
-            then: what the threads run after that.
         """
-        self._run(loop, table, threads, jobs, count, *then)
+        self._run(loop, table, threads, jobs, count)
 
     def parallel(self, run: Any, table: Any, threads: int) -> None:
         """Run a generated function on so many threads."""

@@ -833,6 +833,25 @@ template <class T, bool PAIRS> void run_body(void* given, int64_t i, int64_t n) 
   if (i < others) r->then(r->then_data, i, others);
 }
 
+// The table of a call, by its form: each entry is one of the numbers that the call brings (-1: none of them), and what is
+// added to it, once and for every step, of which the first number says how many there are.
+void fill(const int64_t* form, int64_t entries, const int64_t* numbers, int64_t* table) {
+  for (int64_t k = 0; k < entries; ++k, form += 3)
+    table[k] = (form[0] < 0 ? 0 : numbers[form[0]]) + form[1] + form[2] * numbers[0];
+}
+
+// The form: a body; how many entries its table has, which entry is the first of the matrices to pack, and how many of
+// these there are; what runs then, and how many entries its table has; the entries of both. The call brings: how many
+// steps; on how many threads each of the two runs; and more.
+template <class T, bool PAIRS> void call(const int64_t* form, const int64_t* numbers) {
+  const int64_t entries = form[1], others = form[5];
+  int64_t* table = static_cast<int64_t*>(__builtin_alloca((entries + others + 1) * sizeof(int64_t)));
+  fill(form + 6, entries + others, numbers, table);
+  Run run = {at<void(void*, int64_t, int64_t)>(form[0]), table, numbers[1], form[2] * int64_t(sizeof(int64_t)), form[3],
+             at<void(void*, int64_t, int64_t)>(form[4]), table + entries, numbers[2], {}};
+  parallel(run_body<T, PAIRS>, &run, numbers[1] > numbers[2] ? numbers[1] : numbers[2]);
+}
+
 }  // namespace
 
 extern "C" {
@@ -855,12 +874,12 @@ extern "C" {
   /* Bodies for es_parallel; `data` is a table of int64.                                                              \
      W, K, N, stride_k, stride_n, out: es_pack, panels divided. */                                                    \
   void es_panels_##S(void* data, int64_t i, int64_t n) { panels_body<T>(static_cast<int64_t*>(data), i, n); }         \
-  /* Those of `count` matrices, described `jobs` bytes behind the start of `data`; `body`, `then`, if not null. */    \
-  void es_run_##S(Body body, void* data, int64_t threads, int64_t jobs, int64_t count, Body then, void* then_data,    \
-                  int64_t then_threads) {                                                                             \
-    Run run = {body, data, threads, jobs, count, then, then_data, then_threads, {}};                                  \
-    parallel(run_body<T, false>, &run, threads > then_threads ? threads : then_threads);                              \
+  /* Those of `count` matrices, described `jobs` bytes behind the start of `data`, then `body` if it is not null. */    \
+  void es_run_##S(Body body, void* data, int64_t threads, int64_t jobs, int64_t count) {                              \
+    Run run = {body, data, threads, jobs, count, nullptr, nullptr, 1, {}};                                            \
+    parallel(run_body<T, false>, &run, threads);                                                                      \
   }                                                                                                                   \
+  void es_call_##S(const int64_t* form, const int64_t* numbers) { call<T, false>(form, numbers); }                    \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
   /* How many products, totals and arrays with padding, memory, numbers of it for each thread (es_gemm_tn_memory of   \
@@ -887,11 +906,11 @@ void es_gemm_short(const float* A, int64_t lda, int64_t M, const float* packed, 
                    int64_t last, float* C, int64_t ldc, int add) {
   gemm_short(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);
 }
-void es_run_short(Body body, void* data, int64_t threads, int64_t jobs, int64_t count, Body then, void* then_data,
-                  int64_t then_threads) {
-  Run run = {body, data, threads, jobs, count, then, then_data, then_threads, {}};
-  parallel(run_body<float, true>, &run, threads > then_threads ? threads : then_threads);
+void es_run_short(Body body, void* data, int64_t threads, int64_t jobs, int64_t count) {
+  Run run = {body, data, threads, jobs, count, nullptr, nullptr, 1, {}};
+  parallel(run_body<float, true>, &run, threads);
 }
+void es_call_short(const int64_t* form, const int64_t* numbers) { call<float, true>(form, numbers); }
 void es_columns_short(void* data, int64_t i, int64_t n) {
   columns_body<float, true>(static_cast<int64_t*>(data), i, n);
 }
