@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, byref, c_char, c_double, c_float, c_int, c_int64, c_void_p
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import pytest
 import torch
 
 import everstep
-from everstep.scanning.fused import build, cpu
 
 SOURCE = Path(everstep.__file__).parent / "scanning" / "fused" / "native" / "kernels.cpp"
 FLAGS = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
@@ -386,29 +386,31 @@ def test_a_barrier_within_a_team(library: ctypes.CDLL, pool: Any) -> None:
     rounds(library, 2, run)
 
 
-def test_threads_get_rows_of_equal_cost() -> None:
-    """In order, none left out or twice; for two threads no other cut is better."""
-    native = Path(cpu.__file__).parent / "native"
-    source = (native / "rows.h").read_text(encoding="utf-8") + (
-        'extern "C" int64_t first(const int64_t* order, const int64_t* length, int64_t rows, int64_t few, int64_t i, '
-        "int64_t n) { return es_rows_of(order, length, rows, few, i, n); }"
-    )
-    first = build.load(source, "rows").first
-    first.restype, first.argtypes = ctypes.c_int64, [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 4
-    rng = np.random.default_rng(0)
+def test_threads_get_rows_of_equal_cost(library: ctypes.CDLL) -> None:
+    """None is left out or done twice; each thread's are sorted; about as much work for all as can be had."""
+    library.es_turns.argtypes, library.es_turns.restype = [c_void_p], None
+    rng, over = np.random.default_rng(0), []
     for trial in range(200):
-        rows, few = int(rng.integers(1, 40)), int(rng.choice([1, 3]))
+        rows, dense = int(rng.integers(1, 40)), bool(rng.integers(2))
         length = rng.integers(0, 100, rows) if trial % 10 else np.full(rows, 7)
         order = np.argsort(-length, kind="stable")
-        steps = length[order].tolist()
 
-        def cost(part: list[int], few: int = few) -> int:
-            return few * part[0] + sum(part[few:]) if part else 0
+        def cost(part: list[int], length: Any = length, dense: bool = dense) -> int:
+            return sum((4 if not dense or n >= 4 else 3 if n else 7) * int(length[row]) for n, row in enumerate(part))
 
         for n in (1, 2, 3, 7):
-            cuts = [first(order.ctypes.data, length.ctypes.data, rows, few, i, n) for i in range(n + 1)]
-            assert cuts == sorted(cuts)
-            assert (cuts[0], cuts[-1]) == (0, rows)
-            if n == 2 and trial % 10:
-                worst = max(cost(steps[: cuts[1]]), cost(steps[cuts[1] :]))
-                assert worst == min(max(cost(steps[:cut]), cost(steps[cut:])) for cut in range(rows + 1))
+            to = np.full(2 * rows + n + 1, -1)
+            table = np.array([order.ctypes.data, length.ctypes.data, rows, n, dense, to.ctypes.data])
+            library.es_turns(table.ctypes.data)
+            starts, turns = to[: n + 1], to[n + 1 : n + 1 + rows].tolist()
+            assert (np.diff(starts) >= 0).all()
+            assert (starts[0], starts[-1]) == (0, rows)
+            assert sorted(turns) == list(range(rows))
+            parts = [turns[a:b] for a, b in pairwise(starts)]
+            assert all(length[a] >= length[b] for part in parts for a, b in pairwise(part))
+            worst = max(map(cost, parts))
+            if n == 2 and trial % 10 and length.max():
+                cuts = [max(cost(order[:cut].tolist()), cost(order[cut:].tolist())) for cut in range(rows + 1)]
+                over.append(worst / min(cuts))
+    assert max(over) <= 1.1  # never much worse than the best cut of the sorted rows
+    assert np.mean(over) < 0.98

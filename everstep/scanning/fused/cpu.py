@@ -17,6 +17,8 @@ from everstep.scanning.fused.steps import Ahead, Setting, Steps, leading
 HEADER = (
     "rows",
     "split",
+    "threads",
+    "starts",
     "order",
     "offset",
     "length",
@@ -36,16 +38,15 @@ HEADER = (
 )
 """The first entries of the table, in the order in which `table.py` writes them.
 
-`split` is 1 where threads share the units of all rows, 0 where each owns rows. `chunk` is the number of steps for which
-the products ahead are computed at once, 0 where that is not done here; in `near`, if it is no null pointer, each thread
-has `near_share` numbers for those of one chunk. `far` is 1 where outputs go past the caches. `offset` says where a row
-begins among the steps that there are, `outer` where in the caller's arrays.
+`split` is 1 where threads share the units of all rows, 0 where each of `threads` owns those of `order` between two of
+`starts`. `chunk` is the number of steps for which the products ahead are computed at once, 0 where that is not done
+here; in `near`, if it is no null pointer, each thread has `near_share` numbers for those of one chunk. `far` is 1 where
+outputs go past the caches. `offset` says where a row begins among the steps that there are, `outer` where in the
+caller's arrays.
 """
 
-_FEW = 3
-"""Rows below which a step with products costs no less."""
 _NATIVE = Path(__file__).parent / "native"
-_PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "rows.h", "far.h"))
+_PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "far.h"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +147,14 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
     over_time(a, 0, rows, rows, i, n, i, memory, memory + rows * {row} + i * {self.widest});
     return;
   }}
-  const int64_t* const order = (const int64_t*)a[{self._at("order")}];
-  const int64_t* const length = (const int64_t*)a[{self._at("length")}];
-  const int64_t few = {_FEW if self.plan.products else 1}, end = es_rows_of(order, length, rows, few, i + 1, n);
+  const int64_t* const starts = (const int64_t*)a[{self._at("starts")}];
   T* const own = memory + i * a[{self._at("share")}];
-  for (int64_t first = es_rows_of(order, length, rows, few, i, n); first < end; first += block)
-    over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i, own, own + block * {row});
+  // there may be fewer threads than were asked for
+  for (int64_t thread = i; thread < a[{self._at("threads")}]; thread += n) {{
+    const int64_t end = starts[thread + 1];
+    for (int64_t first = starts[thread]; first < end; first += block)
+      over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i, own, own + block * {row});
+  }}
 }}
 """
         matrices = tuple((math.prod(node.args[0].shape), node.size) for node in self.plan.products)

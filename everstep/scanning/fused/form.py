@@ -12,6 +12,7 @@ BRINGS = (
     "then_threads",
     "rows",
     "time",
+    "starts",
     "order",
     "offset",
     "length",

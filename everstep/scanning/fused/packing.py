@@ -47,7 +47,7 @@ def pad(values: Tensor, rows: Rows) -> Tensor:
 def _move(steps: Tensor, all_of_them: Tensor, rows: Rows, *, back: bool) -> None:
     size = all_of_them.nbytes
     each = size // max(1, rows.count * rows.time)
-    offset, length = rows.addresses[1:3]
+    offset, length = rows.addresses[:2]
     table = (steps.data_ptr(), all_of_them.data_ptr(), offset, length, rows.count, rows.time, each, int(back))
     numbers = (ctypes.c_int64 * len(table))(*table)
     threads = torch.get_num_threads() if size > _ALONE else 1

@@ -45,7 +45,7 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Which steps there are: row i has `length[i]` steps from place `offset[i]` on, and takes its turn by `order`.
+    """Which steps there are: row i has `length[i]` steps from place `offset[i]` on.
 
     Attributes:
         order, offset, length: (batch,) int64; `order` sorts the lengths, longest first.
@@ -69,10 +69,10 @@ class Rows:
         return self.steps == self.count * self.time
 
     @cached_property
-    def addresses(self) -> tuple[int, int, int, int, int]:
-        """Of `order`, `offset`, `length`, `resets` and `outer`."""
+    def addresses(self) -> tuple[int, int, int, int]:
+        """Of `offset`, `length`, `resets` and `outer`."""
         resets = 0 if self.resets is None else self.resets.data_ptr()
-        return self.order.data_ptr(), self.offset.data_ptr(), self.length.data_ptr(), resets, self.outer.data_ptr()
+        return self.offset.data_ptr(), self.length.data_ptr(), resets, self.outer.data_ptr()
 
     @cached_property
     def outer(self) -> Tensor:
@@ -85,10 +85,25 @@ class Rows:
         if found is None:
             found = Places(*torch.empty(3, self.steps, dtype=torch.int64, device="cpu").unbind())
             into = (array.data_ptr() for array in found)
-            numbers = (ctypes.c_int64 * 8)(*self.addresses[1:4], self.count, self.time, *into)
+            numbers = (ctypes.c_int64 * 8)(*self.addresses[:3], self.count, self.time, *into)
             kernels.library.es_places(ctypes.addressof(numbers))
             self.__dict__["_places"] = found
         return found
+
+    def turns(self, kernels: Kernels, threads: int, dense: bool) -> tuple[int, int]:
+        """The addresses of where each thread's rows begin, and of all threads' rows.
+
+        Each has about as much to do. `dense`: what rows are multiplied by has to be read as well.
+        """
+        known: dict[tuple[int, bool], Tensor] = self.__dict__.setdefault("_turns", {})
+        found = known.get((threads, dense))
+        if found is None:
+            found = known[threads, dense] = torch.empty(2 * self.count + threads + 1, dtype=torch.int64, device="cpu")
+            order, length = self.order.data_ptr(), self.length.data_ptr()
+            numbers = (ctypes.c_int64 * 6)(order, length, self.count, threads, dense, found.data_ptr())
+            kernels.library.es_turns(ctypes.addressof(numbers))
+        start = found.data_ptr()
+        return start, start + 8 * (threads + 1)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,6 +116,7 @@ class Layout:
         once: whether these are all steps.
         numbers: the working memory, packed matrices included.
         near: where in it the products ahead of a chunk begin; 0: they have an array.
+        dense: whether there are products in the loop.
         split, share, block, near_share, far: of `cpu.HEADER`.
     """
 
@@ -109,6 +125,7 @@ class Layout:
     once: bool
     numbers: int
     near: int
+    dense: bool
     split: int
     share: int
     block: int
@@ -156,6 +173,7 @@ def layout(
         chunk >= longest,
         numbers=-(-(place + 16) // grain) * grain,
         near=first_near,
+        dense=bool(code.matrices),
         split=int(by_units),
         share=apart,
         block=block,
@@ -236,12 +254,15 @@ def numbers(
         then_threads, room: on how many threads that runs which comes then, and how many of these numbers each may use.
         gate: memory of the threads' barrier, for what other threads than this one may call.
     """
+    starts, order = rows.turns(kernels, 1 if known.split else known.threads, known.dense)
     return (
         rows.steps,
         known.threads,
         then_threads,
         rows.count,
         rows.time,
+        starts,
+        order,
         *rows.addresses,
         ctypes.addressof(gate or _own.gate),
         memory,

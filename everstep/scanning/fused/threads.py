@@ -28,7 +28,8 @@ def _library(numbers: str) -> ctypes.CDLL:
     run.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3]
     call = getattr(library, f"es_call_{numbers}")
     call.restype, call.argtypes = None, [ctypes.c_void_p] * 2
-    library.es_places.restype, library.es_places.argtypes = None, [ctypes.c_void_p]
+    for name in ("es_places", "es_turns"):
+        getattr(library, name).restype, getattr(library, name).argtypes = None, [ctypes.c_void_p]
     library.es_parallel.restype = None
     library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library

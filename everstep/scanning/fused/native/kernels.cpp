@@ -752,6 +752,54 @@ void places(const int64_t* t) {
     }
 }
 
+// What a step of one more row costs, where a thread has some already, in quarters of the cost of one among many: the first
+// has to read what rows are multiplied by, and the kernels do two to four rows at less than their share.
+int64_t row_cost(int64_t rows, bool dense) { return !dense || rows >= 4 ? 4 : rows ? 3 : 7; }
+
+// Whether all rows find a place if each thread takes, the longest first, those whose steps it can do at this cost.
+bool fits(const int64_t* order, const int64_t* length, int64_t rows, int64_t threads, bool dense, int64_t cost,
+          int64_t* starts, int64_t* turns, int64_t* taken) {
+  for (int64_t r = 0; r < rows; ++r) taken[r] = 0;
+  int64_t placed = 0;
+  for (int64_t thread = 0; thread < threads; ++thread) {
+    starts[thread] = placed;
+    for (int64_t r = 0, left = cost; r < rows; ++r) {
+      const int64_t one = row_cost(placed - starts[thread], dense) * length[order[r]];
+      if (taken[r] || one > left) continue;
+      taken[r] = 1;
+      left -= one;
+      turns[placed++] = order[r];
+    }
+  }
+  starts[threads] = placed;
+  return placed == rows;
+}
+
+// Which rows each thread does, so that all have about as much to do: the least cost for which they fit (MULTIFIT; Coffman,
+// Garey and Johnson 1978, "An application of bin-packing to multiprocessor scheduling"). Order, longest first, length,
+// rows, threads, whether they multiply, and where these go: the first turn of each thread, their end, all turns; as
+// much memory again as turns.
+void turns(const int64_t* t) {
+  const int64_t *order = at<int64_t>(t[0]), *length = at<int64_t>(t[1]), rows = t[2], threads = t[3];
+  const bool dense = t[4];
+  int64_t *starts = at<int64_t>(t[5]), *to = starts + threads + 1, *taken = to + rows;
+  if (!rows || length[order[0]] == length[order[rows - 1]]) {
+    for (int64_t thread = 0; thread <= threads; ++thread) starts[thread] = rows * thread / threads;
+    for (int64_t r = 0; r < rows; ++r) to[r] = order[r];
+    return;
+  }
+  int64_t low = 0, high = 0;  // for which they do not fit, or who knows; and for which they do
+  for (int64_t r = 0; r < rows; ++r) high += row_cost(r, dense) * length[order[r]];
+  while (low < high) {
+    const int64_t cost = low + (high - low) / 2;
+    if (fits(order, length, rows, threads, dense, cost, starts, to, taken))
+      high = cost;
+    else
+      low = cost + 1;
+  }
+  fits(order, length, rows, threads, dense, high, starts, to, taken);
+}
+
 // PyTorch's own OpenMP pool: a second one would compete with it for the cores.
 void (*start_team)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
 int (*team_index)() = nullptr;
@@ -928,6 +976,8 @@ void es_parallel(void (*body)(void* data, int64_t i, int64_t n), void* data, int
 }
 
 void es_places(void* data) { places(static_cast<int64_t*>(data)); }
+
+void es_turns(void* data) { turns(static_cast<int64_t*>(data)); }
 
 void es_ragged(void* data, int64_t i, int64_t n) { ragged_body(static_cast<int64_t*>(data), i, n); }
 
