@@ -135,7 +135,7 @@ def scanned(a: Tensor, b: Tensor) -> Tensor:
 def affine(quick: bool) -> list[Result]:
     """The forward pass of an affine cell: its share of the memory's speed, counting a and b read and h written.
 
-    That speed is of c = a + 3 b over arrays far larger than the caches (McCalpin 1995, "STREAM"), in turns with it.
+    That speed is of c = a + 3 b over arrays far larger than the caches (McCalpin 1995, "STREAM"), in turns with each.
     """
     results: list[Result] = []
     first, second = torch.randn(2, (64 if quick else 512) << 16)
@@ -158,17 +158,18 @@ def affine(quick: bool) -> list[Result]:
             ways = {"associative_scan": forward(rival, xs)}
             for backend in ("parallel", "fused"):
                 ways[backend] = forward(lambda x, c=cell, k=backend: es.scan(c, x, backend=k)[0], xs)
-            ways["triad"] = lambda: torch.add(first, second, alpha=3, out=third)
             found = ratio(ways)
-        bandwidth = 3 * first.nbytes / found["triad"]["median_ms"]
-        shares = {name: 3 * a.nbytes / found[name]["median_ms"] / bandwidth for name in ways}
+            found["memory"], shares = {}, {}
+            for name, way in ways.items():
+                turns = ratio({"triad": lambda: torch.add(first, second, alpha=3, out=third), name: way})
+                found["memory"][name] = turns
+                shares[name] = 3 * a.nbytes / (3 * first.nbytes) * turns["ratio"][name]
         results.append({"shape": (steps, batch, size), "compile_s": took, "share": shares, **found})
-        print(
-            f"T{steps} B{batch} H{size} (associative_scan compiled in {took:.1f} s); memory {bandwidth / 1e6:.1f} GB/s"
-        )
-        for name in ("associative_scan", "parallel", "fused"):
+        print(f"T{steps} B{batch} H{size} (associative_scan compiled in {took:.1f} s)")
+        for name in ways:
+            speed = 3 * first.nbytes / found["memory"][name]["triad"]["median_ms"] / 1e6
             beside = f"; associative_scan / it {found['ratio'][name]:.2f}" if name in found["ratio"] else ""
-            print(f"  {name:17} {told(found[name])} = {shares[name]:.2f} of the memory's speed{beside}", flush=True)
+            print(f"  {name:17} {told(found[name])}; {shares[name]:.2f} of the memory's {speed:.0f} GB/s{beside}")
     best = [max(r["share"]["fused"], r["share"]["parallel"]) for r in results]
     verdict("share of the memory's speed, the better backend", best, each=0.7)
     ahead = [max(r["ratio"]["fused"], r["ratio"]["parallel"]) for r in results]
