@@ -162,7 +162,8 @@ def _ragged(lengths: Tensor, time: int) -> Rows:
         return known
     length = length.clone()
     order = length.argsort(descending=True, stable=True)
-    rows = Rows(order, length.cumsum(0) - length, length, None, len(length), int(length.sum()), time)
+    outer = torch.arange(len(length), device="cpu") * time
+    rows = Rows(order, length.cumsum(0) - length, length, outer, None, len(length), int(length.sum()), time)
     _recent.ragged = rows
     return rows
 
@@ -171,7 +172,8 @@ def _ragged(lengths: Tensor, time: int) -> Rows:
 def _whole(batch: int, time: int) -> Rows:
     """Rows that all have as many steps."""
     order = torch.arange(batch, device="cpu")
-    return Rows(order, order * time, torch.full((batch,), time, device="cpu"), None, batch, batch * time, time)
+    outer, length = order * time, torch.full((batch,), time, device="cpu")
+    return Rows(order, outer, length, outer, None, batch, batch * time, time)
 
 
 def _program(cell: Cell, xs: Any) -> Program | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Rows:
 
     Attributes:
         order, offset, length: (batch,) int64; `order` sorts the lengths, longest first.
+        outer: (batch,) int64: where rows begin in the caller's arrays.
         resets: (steps,) uint8, or None.
         count: rows.
         steps: in all.
@@ -58,10 +59,12 @@ class Rows:
     order: Tensor
     offset: Tensor
     length: Tensor
+    outer: Tensor
     resets: Tensor | None
     count: int
     steps: int
     time: int
+    _turns: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
 
     @cached_property
     def whole(self) -> bool:
@@ -73,11 +76,6 @@ class Rows:
         """Of `offset`, `length`, `resets` and `outer`."""
         resets = 0 if self.resets is None else self.resets.data_ptr()
         return self.offset.data_ptr(), self.length.data_ptr(), resets, self.outer.data_ptr()
-
-    @cached_property
-    def outer(self) -> Tensor:
-        """(batch,) int64: where rows begin in the caller's arrays."""
-        return torch.arange(self.count, device="cpu") * self.time
 
     def places(self, kernels: Kernels) -> Places:
         """Of all steps."""
@@ -95,10 +93,10 @@ class Rows:
 
         Each has about as much to do. `dense`: what rows are multiplied by has to be read as well.
         """
-        known: dict[tuple[int, bool], Tensor] = self.__dict__.setdefault("_turns", {})
-        found = known.get((threads, dense))
+        found = self._turns.get((threads, dense))
         if found is None:
-            found = known[threads, dense] = torch.empty(2 * self.count + threads + 1, dtype=torch.int64, device="cpu")
+            found = torch.empty(2 * self.count + threads + 1, dtype=torch.int64, device="cpu")
+            self._turns[threads, dense] = found
             order, length = self.order.data_ptr(), self.length.data_ptr()
             numbers = (ctypes.c_int64 * 6)(order, length, self.count, threads, dense, found.data_ptr())
             kernels.library.es_turns(ctypes.addressof(numbers))

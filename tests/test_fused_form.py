@@ -1,0 +1,36 @@
+"""Tables of a call are what their form says of what the call brings."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+from everstep.scanning.fused import toolchain
+from everstep.scanning.fused.form import BRINGS, NULL, Entry, Form, brought
+from everstep.scanning.fused.threads import kernels
+
+pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
+BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+def test_the_numbers_that_c_reads_come_first() -> None:
+    assert BRINGS[:3] == ("steps", "threads", "then_threads")
+
+
+def test_entries() -> None:
+    seen: list[tuple[str, list[int]]] = []
+
+    def note(what: str, size: int) -> ctypes._FuncPointer:
+        return BODY(lambda data, i, n: seen.append((what, [*(ctypes.c_int64 * size).from_address(data)])))
+
+    loop, then = note("loop", 5), note("then", 2)
+    places = [ctypes.cast(body, ctypes.c_void_p).value or 0 for body in (loop, then)]
+    end = Entry(len(BRINGS))
+    table = [7, brought("rows"), end.behind(5), end.behind(5, 2), NULL]
+    form = Form(places[0], table, then=places[1], then_table=[Entry(-1, 1, 3), end])
+    numbers = (ctypes.c_int64 * (len(BRINGS) + 1))(10, 1, 1, 4)
+    numbers[len(BRINGS)] = 100
+    kernels(torch.float32).call(form.address, ctypes.addressof(numbers))
+    assert seen == [("loop", [7, 4, 105, 125, 0]), ("then", [31, 100])]
