@@ -722,7 +722,7 @@ class Bad(es.Cell):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("dtype", "turns state leaf 'state' from (1009, 3) torch.float64 into (1009, 3) torch.float32"),
+        ("dtype", "turns state leaf 'state' from (batch, 3) torch.float64 into (batch, 3) torch.float32"),
         ("shape", "turns state leaf 'state' from"),
         ("control flow", "decides by the value of a tensor"),
         ("in place", "changes a tensor in place by add_"),
@@ -741,8 +741,32 @@ def test_refusals_name_the_reason_and_the_place(kind: str, reason: str) -> None:
     with pytest.raises(ValueError, match="backend 'fused' cannot run Bad"):
         es.scan(cell, xs, backend="fused")
     assert "fused" in explain(cell, xs).passed
+    if kind in ("dtype", "shape"):
+        with pytest.raises(
+            ValueError, match=r"Bad\.step gives another state than it gets: state leaf 'state' should have"
+        ):
+            es.scan(cell, xs)
     if kind in ("batch", "unknown", "control flow"):
         assert torch.equal(es.scan(cell, xs)[0], es.scan(cell, xs, backend="reference")[0])
+
+
+def test_a_cell_that_is_not_compiled_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(toolchain, "_noticed", set())
+    xs = torch.randn(2, 3, 3, dtype=F64)
+    es.explain(Bad("unknown"), xs)
+    es.scan(Bad("unknown"), xs, backend="reference")
+    assert not caplog.records  # who asks knows
+    for _ in range(2):
+        es.scan(Bad("unknown"), xs)
+        es.scan(es.Zoneout(Bad("unknown"), 0.5), xs)
+    reason = "runs step by step, not compiled: its step uses cumsum, which the engine does not know"
+    assert [told.split(" (")[0] for told in caplog.messages] == [f"Bad {reason}", f"Zoneout {reason}"]
+    caplog.clear()
+    es.scan(Bad("unknown"), xs.bfloat16())  # nothing that the cell does
+    es.scan(es.Accumulator(3), xs.bfloat16())
+    assert not caplog.records
 
 
 def test_half_precision_is_refused() -> None:

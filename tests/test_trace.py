@@ -230,6 +230,10 @@ def widens(x: Tensor, h: Tensor) -> Tensor:
     return (h + x).double()
 
 
+def doubles(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    return h + x, h
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -248,8 +252,9 @@ def widens(x: Tensor, h: Tensor) -> Tensor:
         (raises, "cannot be followed .*: AssertionError"),
         (draws, "random numbers by rand_like; a mask belongs to the sequence"),
         (sorts, "uses sort, which the engine does not know"),
-        (grows, r"leaf 'state' from \(\d+, 3\) torch.float32 into \(\d+, 6\)"),
+        (grows, r"leaf 'state' from \(batch, 3\) torch.float32 into \(batch, 6\)"),
         (widens, "into .* torch.float64"),
+        (doubles, "gets the state leaves 'state', but gives '0', '1'"),
     ],
 )
 def test_refusals_name_the_operation_and_the_line(function, message: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from everstep.cell import Cell, Layer
 from everstep.scanning import fused, parallel, reference, vendor
+from everstep.scanning.fused import toolchain
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import evaluating, trace
 from everstep.state import State, check_nest, leaves, map_state
@@ -104,7 +105,11 @@ def _dispatch(
     cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
 ) -> tuple[Tensor, State]:
     if backend == "auto":
-        return BACKENDS[_choose(cell, xs, lengths, resets)[0]].run(cell, xs, state, lengths, resets)
+        name, passed = _choose(cell, xs, lengths, resets)
+        if name == reference.name and isinstance(passed[fused.name], fused.Refusal):
+            text = f"{cell._get_name()} runs step by step, not compiled: {passed[fused.name]}"
+            toolchain.notice(text, text)
+        return BACKENDS[name].run(cell, xs, state, lengths, resets)
     reason = BACKENDS[backend].refuses(cell, xs, lengths, resets)
     if reason is not None:
         raise ValueError(f"scan: backend {backend!r} cannot run {type(cell).__name__}: {reason}")

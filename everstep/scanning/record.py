@@ -117,7 +117,7 @@ class Recorder(TorchDispatchMode):
         """Why a step cannot hold this operation."""
         device = kwargs.get("device")
         if torch.Tag.nondeterministic_seeded in target.tags:
-            return f"draws random numbers by {name}; a mask belongs to the sequence: use a wiring"
+            return f"draws random numbers by {name}; a mask belongs to the sequence: see VariationalDropout, Zoneout"
         if not torch.is_grad_enabled():
             return f"switches gradients off around {name}; use detach"
         if target._schema.is_mutable:

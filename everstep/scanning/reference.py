@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Cell
-from everstep.state import State, leaves, map_state, unflatten, where
+from everstep.state import State, check_nest, leaves, map_state, unflatten, where
 
 name = "reference"
 
@@ -24,7 +24,11 @@ def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -
 
 
 def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, State]:
-    """y_t, s_t = step(x_t, s_{t-1}) for t = 0 … T-1; rows past their length stand still and give zeros."""
+    """y_t, s_t = step(x_t, s_{t-1}) for t = 0 … T-1; rows past their length stand still and give zeros.
+
+    Raises:
+        TypeError, ValueError: the step changes the nest, a shape, the dtype or the device of its state.
+    """
     like = leaves(xs)[0][1]
     ys = []
     # unbind, because indexing a tensor that needs gradients step by step costs O(T²) in backward
@@ -33,12 +37,22 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
         if resets is not None:
             again = resets[:, t] if lengths is None else resets[:, t] & (t < lengths)
             state = where(again, cell.initial_state(len(like), like), state)
-        if lengths is None:
-            y, state = cell.step(x, state)
-        else:
-            live = t < lengths
-            # zeros in the padding, so that a NaN there reaches no gradient through the unused branch of `where`
-            y, new = cell.step(where(live, x, map_state(torch.zeros_like, x)), state)
-            y, state = where(live, y, torch.zeros_like(y)), where(live, new, state)
+        live = None if lengths is None else t < lengths
+        # zeros in the padding, so that a NaN there reaches no gradient through the unused branch of `where`
+        y, new = cell.step(x if live is None else where(live, x, map_state(torch.zeros_like, x)), state)
+        if t == 0:
+            _check(cell, new, state)
+        if live is not None:
+            y, new = where(live, y, torch.zeros_like(y)), where(live, new, state)
         ys.append(y)
+        state = new
     return torch.stack(ys, 1), state
+
+
+def _check(cell: Cell, new: State, state: State) -> None:
+    """Raise if the state is not what it was, but for its dtype under autocast, which changes that."""
+    if torch.is_autocast_enabled(leaves(state)[0][1].device.type if leaves(state) else "cpu"):
+        new, state = (
+            map_state(lambda leaf: torch.empty_like(leaf, dtype=torch.float32), nest) for nest in (new, state)
+        )
+    check_nest(f"{cell._get_name()}.step gives another state than it gets", new, state)

@@ -158,14 +158,19 @@ class _Step(nn.Module):
 
     def forward(self, inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
         y, new = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
-        ends = leaves(new)
-        for (name, old), (_, leaf) in zip(leaves(self.start), ends, strict=True):
+        starts, ends = leaves(self.start), leaves(new)
+        if [name for name, _ in starts] != [name for name, _ in ends]:
+            told = [", ".join(repr(name) for name, _ in nest) or "none" for nest in (starts, ends)]
+            raise Untraceable(f"its step gets the state leaves {told[0]}, but gives {told[1]}")
+        for (name, old), (_, leaf) in zip(starts, ends, strict=True):
             if leaf.shape != old.shape or leaf.dtype != old.dtype:
-                raise Untraceable(
-                    f"its step turns state leaf {name!r} from {tuple(old.shape)} {old.dtype} into "
-                    f"{tuple(leaf.shape)} {leaf.dtype}"
-                )
+                told = [f"({', '.join(_size(n, old.shape[0]) for n in s.shape)}) {s.dtype}" for s in (old, leaf)]
+                raise Untraceable(f"its step turns state leaf {name!r} from {told[0]} into {told[1]}")
         return [y, *(leaf for _, leaf in ends)]
+
+
+def _size(size: int, rows: int) -> str:
+    return "batch" if size == rows else str(size)
 
 
 @contextmanager

@@ -199,6 +199,9 @@ class Fed(Cell):
         super().__init__(wiring.input_size, wiring.output_size)
         self.wiring, self.method = wiring, method
 
+    def _get_name(self) -> str:
+        return str(self.wiring._get_name())
+
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The wiring's."""
         return self.wiring.initial_state(batch, like)

@@ -33,6 +33,11 @@ from everstep.state import State, leaves, map_state, unflatten
 
 name = "fused"
 
+
+class Refusal(str):
+    """Why a step cannot be compiled: what it does, and where."""
+
+
 _programs: WeakKeyDictionary[Cell, dict[Any, Program | str]] = WeakKeyDictionary()
 _snapshots: WeakKeyDictionary[Cell, Snapshot] = WeakKeyDictionary()
 _lock = threading.RLock()
@@ -214,7 +219,7 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
             counts = (len(given), len(parts), len(leaves(state)))
             return Program(lower(step, counts), like.dtype, type(cell).__name__)
     except Untraceable as reason:
-        return str(reason)
+        return Refusal(reason)
     except toolchain.BuildError as error:
         toolchain.notice("build", str(error))
         return str(error)
