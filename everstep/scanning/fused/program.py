@@ -123,23 +123,29 @@ class Program:
         self.upright = sorted(numbers - self.outside.turned)
         """Constants that multiply inputs as they are, not transposed."""
 
+    def _keep(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Numbers a step that the forward loop leaves for the backward one, and of the inputs that some lie within."""
+        inputs = {k: math.prod(shape) for k, shape in enumerate(self.step.inputs)}
+        kept = {f"saved{k}": node.size for k, node in enumerate(self.adjoint.saved)}
+        kept |= {f"seq{k}": self.states[k] for k in self.extra}
+        apart = {f"saved{k}": inputs[home.host] for k, home in self.homes.items()}
+        self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
+        """What it leaves in memory of its own, numbers a step."""
+        all_kept = dict(self.kept_sizes)
+        if self.hosting:
+            all_kept |= {f"x{k}": inputs[k] for k in self.step.factors}
+        *starts, self.kept_numbers = accumulate(all_kept.values(), initial=0)
+        self.kept_places = dict(zip(all_kept, starts, strict=True))
+        """Where that is in one piece of memory, with inputs that the loop computes: numbers a step before it."""
+        return kept, apart
+
     def _generate(self) -> None:
         step, adjoint = self.step, self.adjoint
         inputs = {k: math.prod(shape) for k, shape in enumerate(step.inputs)}
         sizes = {f"x{k}": size for k, size in inputs.items()}
         sizes |= {f"const{k}": math.prod(shape) for k, shape in enumerate(step.constants)}
         sizes |= {"y0": math.prod(step.output.shape)}
-        kept = {f"saved{k}": node.size for k, node in enumerate(adjoint.saved)}
-        kept |= {f"seq{k}": self.states[k] for k in self.extra}
-        apart = {f"saved{k}": inputs[home.host] for k, home in self.homes.items()}
-        self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
-        """What the forward loop leaves for the backward one in memory of its own, numbers a step."""
-        kept_sizes = dict(self.kept_sizes)
-        if self.hosting:
-            kept_sizes |= {f"x{k}": inputs[k] for k in step.factors}
-        *starts, self.kept_numbers = accumulate(kept_sizes.values(), initial=0)
-        self.kept_places = dict(zip(kept_sizes, starts, strict=True))
-        """Where that is in one piece of memory, with inputs that the loop computes: numbers a step before it."""
+        kept, apart = self._keep()
         raws = {f"raw{k}": depth for k, (_, depth) in step.factors.items()}
         given = {f"x{k}" for k in inputs if k not in step.factors} if self.outside.direct else set()
         self.outer = frozenset({"y0", *given})
