@@ -143,3 +143,33 @@ def test_inputs_of_one_gradient_have_each_their_own(ragged: bool) -> None:
         found.append(torch.autograd.grad(ys.square().sum(), [a, b]))
     assert found[0][0].data_ptr() != found[0][1].data_ptr()
     torch.testing.assert_close(*found)
+
+
+class Deep(es.Cell):
+    """An LSTM behind a layer, which PyTorch computes before the loop."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 16)
+        self.w, self.v, self.u = nn.Linear(8, 8), nn.Linear(8, 64), nn.Linear(16, 64, bias=False)
+
+    def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_zeros(batch, 16), like.new_zeros(batch, 16)
+
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        h, c = state
+        i, f, g, o = (self.v(torch.tanh(self.w(x))) + self.u(h)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, (h, c)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_second_backward_computes_in_the_precision_of_the_call(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    cell, xs = Deep(), torch.randn(3, 7, 8, requires_grad=True)
+    assert program(cell).over  # so that what the call has kept is overwritten
+    with torch.autocast("cpu", dtype):
+        ys, _ = es.scan(cell, xs, backend="fused")
+    wanted = [xs, *cell.parameters()]
+    first, again = (torch.autograd.grad(ys.sum(), wanted, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
