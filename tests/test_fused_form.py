@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from everstep.scanning.fused import toolchain
+from everstep.scanning.fused import _ragged, toolchain
 from everstep.scanning.fused.form import BRINGS, NULL, Entry, Form, brought
 from everstep.scanning.fused.threads import kernels
 
@@ -34,3 +36,14 @@ def test_entries() -> None:
     numbers[len(BRINGS)] = 100
     kernels(torch.float32).call(form.address, ctypes.addressof(numbers))
     assert seen == [("loop", [7, 4, 105, 125, 0]), ("then", [31, 100])]
+
+
+def test_turns_are_not_seen_before_they_are_made() -> None:
+    """While C makes them, another thread of Python may run the same rows."""
+    rows = _ragged(torch.tensor([3, 9, 4]), 9)
+    seen: list[int] = []
+    library = SimpleNamespace(es_turns=lambda address: seen.append(len(rows._turns)))
+    fake: Any = SimpleNamespace(library=library)
+    rows.turns(fake, 2, True)
+    rows.turns(fake, 2, True)
+    assert seen == [0]

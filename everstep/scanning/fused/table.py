@@ -96,10 +96,10 @@ class Rows:
         found = self._turns.get((threads, dense))
         if found is None:
             found = torch.empty(2 * self.count + threads + 1, dtype=torch.int64, device="cpu")
-            self._turns[threads, dense] = found
             order, length = self.order.data_ptr(), self.length.data_ptr()
             numbers = (ctypes.c_int64 * 6)(order, length, self.count, threads, dense, found.data_ptr())
             kernels.library.es_turns(ctypes.addressof(numbers))
+            self._turns[threads, dense] = found  # not before it is filled: other threads may ask for the same rows
         start = found.data_ptr()
         return start, start + 8 * (threads + 1)
 

@@ -763,7 +763,7 @@ bool fits(const int64_t* order, const int64_t* length, int64_t rows, int64_t thr
   int64_t placed = 0;
   for (int64_t thread = 0; thread < threads; ++thread) {
     starts[thread] = placed;
-    for (int64_t r = 0, left = cost; r < rows; ++r) {
+    for (int64_t r = 0, left = cost; r < rows && placed < rows; ++r) {
       const int64_t one = row_cost(placed - starts[thread], dense) * length[order[r]];
       if (taken[r] || one > left) continue;
       taken[r] = 1;
@@ -783,7 +783,7 @@ void turns(const int64_t* t) {
   const int64_t *order = at<int64_t>(t[0]), *length = at<int64_t>(t[1]), rows = t[2], threads = t[3];
   const bool dense = t[4];
   int64_t *starts = at<int64_t>(t[5]), *to = starts + threads + 1, *taken = to + rows;
-  if (!rows || length[order[0]] == length[order[rows - 1]]) {
+  if (!rows || threads == 1 || length[order[0]] == length[order[rows - 1]]) {
     for (int64_t thread = 0; thread <= threads; ++thread) starts[thread] = rows * thread / threads;
     for (int64_t r = 0; r < rows; ++r) to[r] = order[r];
     return;
