@@ -155,3 +155,29 @@ def test_a_single_column(depth: int, dtype: torch.dtype) -> None:
     rest = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(got.double(), want, rtol=rest, atol=rest * max(1, depth) ** 0.5)
     assert all(torch.equal(products.product(x[i : i + 1], w), got[i : i + 1]) for i in range(len(x)))
+
+
+class Projected(es.Cell):
+    """The weight of x is laid out as `how` says, and what it multiplies by is not."""
+
+    def __init__(self, how: str):
+        super().__init__(20, 24)
+        self.how = how
+        self.weight = nn.Parameter(torch.randn(*((24, 20) if how == "transposed" else (20, 24))))
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step."""
+        weight = self.weight.transpose(0, 1) if self.how == "transposed" else self.weight
+        h = torch.tanh(x @ weight + 0.5 * state)
+        return h, h
+
+
+@pytest.mark.parametrize("how", ["transposed", "as it is"])
+def test_gradients_are_contiguous_as_weights_are(how: str) -> None:
+    torch.manual_seed(0)
+    cell, xs, found = Projected(how), torch.randn(3, 45, 20), {}
+    for backend in ("fused", "reference"):
+        ys, _ = es.scan(cell, xs, backend=backend)
+        (found[backend],) = torch.autograd.grad(ys.square().sum(), [cell.weight])
+    assert found["fused"].is_contiguous()
+    torch.testing.assert_close(found["fused"], found["reference"], rtol=1e-4, atol=1e-4)
