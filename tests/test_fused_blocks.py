@@ -123,12 +123,25 @@ def test_second_derivatives_of_heads() -> None:
 
 
 @pytest.mark.parametrize(
+    "product",
+    [
+        lambda h, w: h.transpose(0, 1).softmax(2).transpose(0, 1),
+        lambda h, w: h * h.transpose(0, 1).sum(2)[:1, :, None].transpose(0, 1),
+        lambda h, w: torch.layer_norm(h.transpose(0, 1), h.shape[2:]).transpose(0, 1),
+    ],
+)
+def test_the_batch_may_stand_behind_heads(product: Product) -> None:
+    torch.manual_seed(5)
+    check(Heads(product), torch.float64, 1e-10)
+
+
+@pytest.mark.parametrize(
     ("product", "reason"),
     [
         (lambda h, w: h + (h[:, 0] @ h[:, 0].t() @ h[:, 0])[:, None], "rows of the batch against one another"),
         (lambda h, w: h + (h[:, 0].t() @ h[:, 0]).sum(), "rows of the batch against one another"),
-        (lambda h, w: h.transpose(0, 1).sum(2)[:1, :, None].transpose(0, 1), "moves the batch to another dimension"),
-        (lambda h, w: h.transpose(0, 1).softmax(2).transpose(0, 1), "moves the batch to another dimension"),
+        (lambda h, w: h.transpose(0, 1).sum(1)[:, None].transpose(0, 1) + h, "against one another by sum"),
+        (lambda h, w: h.transpose(0, 1).softmax(1).transpose(0, 1), "against one another by _softmax"),
         (lambda h, w: h.transpose(0, 1).reshape(-1, WIDTH).view(HEADS, -1, WIDTH).transpose(0, 1), "folds the batch"),
         (lambda h, w: h[:1] + h, "rows of the batch apart"),
         (lambda h, w: h.reshape(-1, WIDTH)[: len(h), None] + h, "rows of the batch apart"),

@@ -124,7 +124,6 @@ def test_a_tensor_kept_from_a_traced_step_is_refused() -> None:
         return kept[0] + x
 
     cell = stepping(function)
-    trace(cell, torch.zeros(2, 4, 3))
     with pytest.raises(Untraceable, match=rf"followed \({__file__}:\d+\): a tensor is kept from one call of a step"):
         trace(cell, torch.zeros(2, 4, 3))
     with pytest.raises(RuntimeError, match=r"add came upon a tensor that a step has kept"):
@@ -182,12 +181,6 @@ def changes_in_place(x: Tensor, h: Tensor) -> Tensor:
     return h.add_(x)  # the line
 
 
-def sets(x: Tensor, h: Tensor) -> Tensor:
-    made = torch.tensor([1.0, 2.0, 3.0])
-    made[0] = 2.0  # the line
-    return h * made
-
-
 def writes(x: Tensor, h: Tensor) -> Tensor:
     return torch.add(h, x, out=torch.empty(h.shape))  # the line
 
@@ -243,10 +236,9 @@ def doubles(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         (points, "decides by the value of a tensor"),
         (looks_at_a_constant, "decides by the value of a tensor"),
         (changes_in_place, "in place by add_"),
-        (sets, "in place by (fill_|copy_)"),
         (writes, "in place by add"),
-        (differentiates_nothing, "switches gradients off around add"),
-        (infers, "switches gradients off around add"),
+        (differentiates_nothing, "calls add with gradients switched off"),
+        (infers, "calls add with gradients switched off"),
         (moves, "works on meta by _to_copy, but x is on cpu"),
         (fails, "cannot be multiplied"),
         (raises, "cannot be followed .*: AssertionError"),
@@ -272,7 +264,7 @@ def test_an_output_that_is_no_tensor_is_refused() -> None:
         def step(self, x: Tensor, h: Tensor) -> tuple[float, Tensor]:  # type: ignore[override]
             return 1.0, h
 
-    with pytest.raises(Untraceable, match="it gives float where a tensor is expected"):
+    with pytest.raises(Untraceable, match=r"gives float, but its output_size asks for \(batch, 3\)"):
         trace(Cell(3), torch.zeros(2, 4, 3))
 
 

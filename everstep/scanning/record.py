@@ -5,27 +5,30 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from everstep import equation
 from everstep.cell import Cell
+from everstep.scanning.decompose import DECOMPOSITIONS, FUNCTIONS
 
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv"}
 _REDUCTIONS = {
-    *("sum", "mean", "var", "var_mean", "amax", "amin", "prod"),
+    *("sum", "mean", "var", "var_mean", "amax", "amin", "any", "all"),
     *("native_layer_norm", "_softmax", "_log_softmax"),
 }
 _VIEWS = {
-    *("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "squeeze", "unsqueeze", "slice"),
+    *("t", "transpose", "permute", "view", "_unsafe_view", "expand", "squeeze", "unsqueeze", "slice"),
     *("select", "split", "split_with_sizes", "unbind", "diagonal", "cat", "stack", "clone", "alias", "detach"),
-    *("getitem", "_to_copy", "lift_fresh"),
-    *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full"),
+    *("unsafe_split", "flip", "getitem", "_to_copy"),
+    *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty"),
 }
 _EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # without the tag, some in torch 2.11 only
 _NOT_THE_USERS = (
@@ -41,16 +44,22 @@ class Untraceable(Exception):
 
 
 class _Traced(Tensor):
-    """A tensor without numbers that knows which node of the graph it is."""
+    """A tensor without numbers that knows which node of the graph it is.
+
+    Attributes:
+        node: which, until the tensor is changed in place.
+        own: whether no other tensor has its memory, so that it may be.
+    """
 
     node: fx.Node
+    own: bool
 
     @staticmethod
-    def __new__(cls, node: fx.Node, value: Tensor, device: torch.device) -> _Traced:
+    def __new__(cls, node: fx.Node, value: Tensor, device: torch.device, own: bool) -> _Traced:
         made: _Traced = Tensor._make_wrapper_subclass(
             cls, value.shape, value.stride(), value.storage_offset(), dtype=value.dtype, device=device
         )
-        made.node = node
+        made.node, made.own = node, own
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -72,63 +81,141 @@ class _Traced(Tensor):
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down the operations below autograd as a graph, and refuses one where it is called, by the user's line."""
+    """Writes down the operations below autograd as a graph, and refuses one where it is called, by the user's line.
+
+    What depends on parameters alone is never refused for being unknown: it is computed before the loop. Each node's
+    `meta` has "val", a tensor on the meta device or a tuple of them; "free", whether it depends on more than
+    parameters; and "line", the user's, as `users_line` tells it.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else PyTorch imports its compiler, which takes a second, for the first operation
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, rows: int):
         super().__init__()
-        self.device, self.graph = device, fx.Graph()
+        self.device, self.rows, self.graph = device, rows, fx.Graph()
         # no traced tensor is held here: PyTorch would see that it is shared, and detach a copy of each view
         self.outside: dict[int, tuple[Tensor, fx.Node]] = {}
+        self._written: dict[int, Tensor] = {}  # by the step itself, out of nothing: the same ones each time
+        self._trouble: Untraceable | None = None
 
-    def input(self, name: str, like: Tensor) -> _Traced:
+    def input(self, name: str, like: Tensor, free: bool) -> _Traced:
         """A traced tensor that comes in, shaped as `like`."""
-        return self._traced(self.graph.placeholder(name), _meta(like))
+        return self._traced(self.graph.placeholder(name), _meta(like), free, own=False)
+
+    def check(self) -> None:
+        """Raise what the step has been refused for, if it caught that."""
+        if self._trouble is not None:
+            raise self._trouble
 
     def finish(self, results: list[Any]) -> fx.GraphModule:
-        """The graph that gives `results`."""
+        """The graph that gives `results`.
+
+        Raises:
+            Untraceable: the step has met with one, and caught it.
+        """
+        self.check()
         self.graph.output([self._node(result) for result in results])
         self.graph.eliminate_dead_code()
         return fx.GraphModule({str(node.target): tensor for tensor, node in self.outside.values()}, self.graph)
 
     def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = operation_name(target)
-        problem = self._problem(target, name, args, kwargs)
+        try:
+            return self._called(target, operation_name(target), args, kwargs)
+        except Untraceable as trouble:
+            self._trouble = self._trouble or trouble
+            raise
+
+    def _called(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+        known = name in DECOMPOSITIONS
+        if torch.Tag.nondeterministic_seeded in target.tags and not known:
+            raise self._refusal(f"draws random numbers by {name}; {DRAWN}")
+        if self._out_of_nothing(name, args, kwargs):
+            made = target(*args, **kwargs)
+            self._written |= {id(tensor): tensor for tensor in _tensors(made, {})}
+            return made
+        if target._schema.is_mutable:
+            return self._changed(target, name, args, kwargs)
+        free = any(self._node(tensor).meta["free"] for tensor in _tensors(args, kwargs))
+        composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+        problem = self._problem(target, name, kwargs, free, known or composite)
         if problem is not None:
-            raise Untraceable(f"its step {problem}{users_line(_callers())}")
-        if name == "lift_fresh":  # torch.tensor(...), which has its numbers
-            node = self._node(args[0])
-            return self._traced(node, node.meta["val"])
+            raise self._refusal(problem)
+        if free and known:
+            with self:
+                return self._decomposed(name, args, kwargs)
+        if composite and name not in _VIEWS:  # called by one of those, below PyTorch's own taking apart
+            with self:
+                return target.decompose(*args, **kwargs)
+        return self._written_down(target, name, args, kwargs, free)
+
+    def _written_down(self, target: Any, name: str, args: Any, kwargs: Any, free: bool) -> Any:
         args_of_node, kwargs_of_node = tree_map_only(Tensor, self._node, (args, kwargs))
         node = self.graph.create_node("call_function", target, args_of_node, kwargs_of_node, name=name)
+        node.meta["line"] = users_line(_callers())
+        view = target.is_view
+        for tensor in _tensors(args, kwargs) if view else []:
+            if isinstance(tensor, _Traced):
+                tensor.own = False
         args, kwargs = tree_map_only(Tensor, lambda tensor: self._node(tensor).meta["val"], (args, kwargs))
         value = _value(target, args, kwargs)
+        if value is None:  # a check of numbers
+            return None
         if isinstance(value, Tensor):
-            return self._traced(node, value)
-        node.meta["val"] = tuple(value)
+            return self._traced(node, value, free, own=not view)
+        node.meta |= {"val": tuple(value), "free": free}
         parts = [self.graph.call_function(operator.getitem, (node, place)) for place in range(len(value))]
-        return [self._traced(part, one) for part, one in zip(parts, value, strict=True)]
+        return [self._traced(part, one, free, own=not view) for part, one in zip(parts, value, strict=True)]
 
-    def _problem(self, target: Any, name: str, args: Any, kwargs: Any) -> str | None:
+    def _out_of_nothing(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Whether this is known now: no parameter, no size of the batch, no tensor that others may change."""
+        if name == "lift_fresh":  # torch.tensor(...)
+            return True
+        given = tree_leaves((args, kwargs))
+        return all(
+            id(one) in self._written if isinstance(one, Tensor) else type(one) is not int or not one or one % self.rows
+            for one in given
+        )
+
+    def _decomposed(self, name: str, args: Any, kwargs: Any) -> Any:
+        try:
+            return DECOMPOSITIONS[name](*args, **kwargs)
+        except NotImplementedError as reason:
+            raise self._refusal(f"uses {name} {reason}") from None
+
+    def _changed(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """A change in place of a tensor that the step has made, and nothing shares, as a new value of it."""
+        changed = args[0] if args else None
+        packet = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
+        functional = getattr(packet, target._overloadname, None)
+        if functional is None or not isinstance(changed, _Traced) or not changed.own:
+            raise self._refusal(f"changes a tensor in place by {name}")
+        with self:
+            new = functional(*args, **kwargs)
+        if new.shape != changed.shape or new.dtype != changed.dtype:
+            raise self._refusal(f"changes a tensor in place by {name}")
+        changed.node = new.node
+        return changed
+
+    def _problem(self, target: Any, name: str, kwargs: Any, free: bool, known: bool) -> str | None:
         """Why a step cannot hold this operation."""
         device = kwargs.get("device")
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            return f"draws random numbers by {name}; a mask belongs to the sequence: see VariationalDropout, Zoneout"
         if not torch.is_grad_enabled():
-            return f"switches gradients off around {name}; use detach"
-        if target._schema.is_mutable:
-            return f"changes a tensor in place by {name}"
+            return f"calls {name} with gradients switched off (no_grad, or an autograd.Function); use detach"
         if torch.Tag.data_dependent_output in target.tags:
-            return "decides by the value of a tensor, which differs from row to row"
+            differs = "differs from row to row" if free else "changes as it learns"
+            return f"decides by the value of a tensor, which {differs}"
         if device is not None and device.type != self.device.type:
             return f"works on {device} by {name}, but x is on {self.device}"
-        if kind_of(target) is None and any(isinstance(arg, Tensor) for arg in args):
-            return f"uses {name}, which the engine does not know"
+        if free and kind_of(target) is None and not known:
+            return f"uses {name}, which the engine does not know{_INSTEAD.get(name, '')}"
         return None
+
+    @staticmethod
+    def _refusal(problem: str) -> Untraceable:
+        return Untraceable(f"its step {problem}{users_line(_callers())}")
 
     def _node(self, tensor: Any) -> fx.Node:
         """The node of a traced tensor; of any other, which is a constant, the node that reads it."""
@@ -140,22 +227,47 @@ class Recorder(TorchDispatchMode):
             raise TypeError(f"it gives {type(tensor).__name__} where a tensor is expected")
         if id(tensor) not in self.outside:
             node = self.graph.get_attr(f"constant{len(self.outside)}")
-            node.meta["val"] = _meta(tensor)
+            node.meta |= {"val": _meta(tensor), "free": False}
             self.outside[id(tensor)] = tensor, node
         return self.outside[id(tensor)][1]
 
-    def _traced(self, node: fx.Node, value: Tensor) -> _Traced:
-        node.meta["val"] = value
-        return _Traced(node, value, self.device)
+    def _traced(self, node: fx.Node, value: Tensor, free: bool, own: bool) -> _Traced:
+        node.meta |= {"val": value, "free": free}
+        return _Traced(node, value, self.device, own)
+
+
+class Functions(TorchFunctionMode):
+    """Puts `decompose.FUNCTIONS` in the place of functions whose operations no graph can hold."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.register_hook:
+            raise Untraceable(f"its step hangs a hook on a gradient{users_line(_callers())}")
+        if function == _WANTS_GRADIENT:
+            return True  # as in training
+        return FUNCTIONS.get(function, function)(*args, **(kwargs or {}))
+
+
+_WANTS_GRADIENT = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+DRAWN = "a mask belongs to the sequence: see VariationalDropout, Zoneout"
+"""What is said of random numbers."""
+_INSTEAD = {
+    "max": "; use torch.amax for the largest value of a row",
+    "min": "; use torch.amin for the least value of a row",
+}
+"""What to use in the place of an operation."""
+
+
+def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 
 def _value(target: Any, args: Any, kwargs: Any) -> Any:
     """What an operation makes of tensors on the meta device.
 
-    Views are made there. Any other is computed, on whatever numbers: many have Python code for the meta device, which
-    imports PyTorch's compiler.
+    Views are made there, and what the engine does not know, which may want numbers of some kind. Any other is computed,
+    on whatever numbers: many have Python code for the meta device, which imports PyTorch's compiler.
     """
-    if target.is_view:
+    if target.is_view or (kind_of(target) is None and target._schema.arguments and _tensors(args, kwargs)):
         return target(*args, **kwargs)
     if operation_name(target) in _PRODUCTS:
         *others, left, right = args
@@ -191,6 +303,34 @@ def users_line(frames: Iterable[tuple[str, int]]) -> str:
     """ " (FILE:LINE)" of the innermost frame that is the user's."""
     found = next((f for f in frames if not f[0].startswith(_NOT_THE_USERS)), None)
     return f" ({found[0]}:{found[1]})" if found else ""
+
+
+def differing(first: fx.GraphModule, second: fx.GraphModule, rows: int, others: int) -> fx.Node | None:
+    """The first node of a graph of `rows` rows that is another in one of `others` rows, in more than sizes."""
+    places = [{node: place for place, node in enumerate(module.graph.nodes)} for module in (first, second)]
+
+    def same(a: Any, b: Any, size: bool = False) -> bool:
+        if isinstance(a, fx.Node):
+            return isinstance(b, fx.Node) and places[0][a] == places[1][b]
+        if isinstance(a, (list, tuple)):
+            return len(a) == len(b) and all(same(p, q, True) for p, q in zip(a, b, strict=True))
+        if size and type(a) is type(b) is int and a % rows == 0:
+            return a * others == b * rows
+        return bool(a == b or a != a)
+
+    def alike(a: fx.Node, b: fx.Node) -> bool:
+        if a.op == b.op == "get_attr":
+            left, right = getattr(first, str(a.target)), getattr(second, str(b.target))
+            return left is right or (left.shape == right.shape and bool(((left == right) | (left != left)).all()))
+        sizes = operation_name(a.target) == "slice"
+        return (
+            (a.op, a.target, len(a.args), a.kwargs.keys()) == (b.op, b.target, len(b.args), b.kwargs.keys())
+            and all(same(p, q, sizes) for p, q in zip(a.args, b.args, strict=True))
+            and all(same(value, b.kwargs[key]) for key, value in a.kwargs.items())
+        )
+
+    pairs = zip_longest(*places)
+    return next((a or b for a, b in pairs if a is None or b is None or not alike(a, b)), None)
 
 
 def operation_name(target: Any) -> str:

@@ -27,7 +27,8 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     """y_t, s_t = step(x_t, s_{t-1}) for t = 0 … T-1; rows past their length stand still and give zeros.
 
     Raises:
-        TypeError, ValueError: the step changes the nest, a shape, the dtype or the device of its state.
+        TypeError, ValueError: the step changes the nest, a shape, the dtype or the device of its state, gives an output
+            of another size than `output_size`, or no state.
     """
     like = leaves(xs)[0][1]
     ys = []
@@ -39,9 +40,10 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
             state = where(again, cell.initial_state(len(like), like), state)
         live = None if lengths is None else t < lengths
         # zeros in the padding, so that a NaN there reaches no gradient through the unused branch of `where`
-        y, new = cell.step(x if live is None else where(live, x, map_state(torch.zeros_like, x)), state)
+        given = cell.step(x if live is None else where(live, x, map_state(torch.zeros_like, x)), state)
         if t == 0:
-            _check(cell, new, state)
+            _check(cell, given, state)
+        y, new = given
         if live is not None:
             y, new = where(live, y, torch.zeros_like(y)), where(live, new, state)
         ys.append(y)
@@ -49,8 +51,19 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     return torch.stack(ys, 1), state
 
 
-def _check(cell: Cell, new: State, state: State) -> None:
-    """Raise if the state is not what it was, but for its dtype under autocast, which changes that."""
+def _check(cell: Cell, given: Any, state: State) -> None:
+    """Raise if the output is of another size than said, or the state not what it was, but for its dtype under autocast,
+    which changes that."""
+    if not isinstance(given, tuple) or len(given) != 2:
+        came = "one tensor" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        raise TypeError(f"{cell._get_name()}.step should give an output and the new state, but gives {came}")
+    y, new = given
+    if not isinstance(y, Tensor) or y.dim() != 2 or y.shape[1] != cell.output_size:
+        came = f"an output of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise ValueError(
+            f"{cell._get_name()}.step gives {came}, but its output_size asks for (batch, {cell.output_size}); "
+            "give output_size to Cell.__init__"
+        )
     if torch.is_autocast_enabled(leaves(state)[0][1].device.type if leaves(state) else "cpu"):
         new, state = (
             map_state(lambda leaf: torch.empty_like(leaf, dtype=torch.float32), nest) for nest in (new, state)

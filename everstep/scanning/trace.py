@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from everstep.cell import Cell
-from everstep.scanning.record import Recorder, Untraceable, kind_of, operation_name, users_line
+from everstep.scanning.record import (
+    DRAWN,
+    Functions,
+    Recorder,
+    Untraceable,
+    differing,
+    kind_of,
+    operation_name,
+    users_line,
+)
 from everstep.state import leaves, unflatten
 
 _ROWS = (1009, 1013, 1019, 1021)
-"""The batch that is traced: a size that no other dimension has."""
+"""The batches that are traced, of sizes that no other dimension has: two, since a number of one step must not be
+that of its rows."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +60,12 @@ class StepGraph:
     """A traced step of `rows` rows.
 
     `module(*parameters and buffers, *x leaves, *state leaves)` gives the output and the new state's leaves. A node's
-    `meta["val"]` is a tensor on the meta device, or a tuple of them.
+    `meta` is `record.Recorder`'s; `dtype` is x's.
     """
 
     module: fx.GraphModule
     rows: int
+    dtype: torch.dtype
     operations: tuple[Operation, ...]
 
     def __str__(self) -> str:
@@ -74,17 +87,31 @@ def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
             state whose nest, shape or dtype changes.
     """
     with _plainly():
-        tensors = {id(t) for t in (*cell.parameters(), *cell.buffers())}
-        try:
-            # a copy that shares the tensors: the tracer puts others in their places, which no other thread should meet
-            found = _trace(_apart(cell), xs, training)
-        except Untraceable:
-            raise
-        except Exception:  # what cannot be copied is traced itself
-            return _trace(cell, xs, training)
-        outside = [getattr(found.module, n.target) for n in found.module.graph.nodes if n.op == "get_attr"]
-        # a function that holds on to the cell itself has read parameters past the copy
-        return _trace(cell, xs, training) if any(id(t) in tensors for t in outside) else found
+        for _ in range(3):  # another thread may draw meanwhile
+            before = _drawn()
+            found = _followed(cell, xs, training)
+            if _drawn() == before:
+                return found
+        raise Untraceable(f"its step draws random numbers; {DRAWN}")
+
+
+def _drawn() -> str:
+    """Where the random numbers of Python and NumPy stand."""
+    return repr((random.getstate(), np.random.get_state(legacy=False)))  # noqa: NPY002
+
+
+def _followed(cell: Cell, xs: Any, training: bool) -> StepGraph:
+    tensors = {id(t) for t in (*cell.parameters(), *cell.buffers())}
+    try:
+        # a copy that shares the tensors: the tracer puts others in their places, which no other thread should meet
+        found = _trace(_apart(cell), xs, training)
+    except Untraceable:
+        raise
+    except Exception:  # what cannot be copied is traced itself
+        return _trace(cell, xs, training)
+    outside = [getattr(found.module, n.target) for n in found.module.graph.nodes if n.op == "get_attr"]
+    # a function that holds on to the cell itself has read parameters past the copy
+    return _trace(cell, xs, training) if any(id(t) in tensors for t in outside) else found
 
 
 @contextmanager
@@ -100,40 +127,65 @@ def _plainly() -> Iterator[None]:
 
 
 def _apart(cell: Cell) -> Cell:
-    """Another cell with the very same tensors."""
-    memo: dict[int, Any] = {}
-    for module in cell.modules():
-        for held in (vars(module), module._parameters, module._buffers):
-            memo |= {id(value): value for value in held.values() if isinstance(value, Tensor)}
-    return copy.deepcopy(cell, memo)
+    """Another cell with the very same tensors, in modules and plain containers of its own."""
+    clones: dict[int, nn.Module] = {}
+
+    def clone(module: nn.Module) -> nn.Module:
+        if id(module) not in clones:
+            made = clones[id(module)] = module.__new__(type(module))
+            made.__dict__.update(
+                {k: copy.copy(v) if type(v) in (list, dict, set) else v for k, v in vars(module).items()}
+            )
+            made.__dict__["_modules"] = {k: m if m is None else clone(m) for k, m in module._modules.items()}
+        return clones[id(module)]
+
+    return clone(cell)  # type: ignore[return-value]
 
 
 def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
     parts = [leaf for _, leaf in leaves(xs)]
+    hooked = next((m for m in cell.modules() if m is not cell and (m._backward_hooks or m._backward_pre_hooks)), None)
+    if hooked is not None:
+        raise Untraceable(f"its {type(hooked).__name__} has a hook on gradients")
     sizes = {n for leaf in (*parts, *cell.parameters(), *cell.buffers()) for n in leaf.shape}
-    rows = next(rows for rows in _ROWS if not any(n and n % rows == 0 for n in sizes))
-    xs_leaves = [leaf.new_zeros(rows, *leaf.shape[2:]) for leaf in parts]
+    rows, others = [rows for rows in _ROWS if not any(n and n % rows == 0 for n in sizes)][:2]
+    module, counts = _recorded(cell, xs, training, rows)
+    other, _ = _recorded(cell, xs, training, others)
+    node = differing(module, other, rows, others)
+    if node is not None:
+        line = next((n.meta["line"] for n in (node, *node.users) if "line" in n.meta), "")
+        raise Untraceable(
+            f"its step computes something else when it is called again with another number of rows{line}; rows do not "
+            "meet, and what a step keeps belongs to the state"
+        )
+    return StepGraph(module, rows, parts[0].dtype, tuple(_operations(module, rows, *counts)))
+
+
+def _recorded(cell: Cell, xs: Any, training: bool, rows: int) -> tuple[fx.GraphModule, tuple[int, int]]:
+    """The graph of a step of so many rows, and how many parameters and x leaves it takes."""
+    xs_leaves = [leaf.new_zeros(rows, *leaf.shape[2:]) for _, leaf in leaves(xs)]
     like = xs_leaves[0]
     with torch.no_grad():
         holder = _Step(cell, xs, cell.initial_state(rows, like))
-    recorder = Recorder(like.device)
+    recorder = Recorder(like.device, rows)
     parameters = [*holder.named_parameters(), *holder.named_buffers()]
-    values = {name: recorder.input(f"value{k}", parameter) for k, (name, parameter) in enumerate(parameters)}
+    values = {name: recorder.input(f"value{k}", parameter, False) for k, (name, parameter) in enumerate(parameters)}
     everywhere: dict[str, Tensor] = {name: values[first] for name, first in _places(holder).items()}
-    inputs = [recorder.input(f"x{k}", leaf) for k, leaf in enumerate(xs_leaves)]
-    state = [recorder.input(f"state{k}", leaf) for k, (_, leaf) in enumerate(leaves(holder.start))]
+    inputs = [recorder.input(f"x{k}", leaf, True) for k, leaf in enumerate(xs_leaves)]
+    state = [recorder.input(f"state{k}", leaf, True) for k, (_, leaf) in enumerate(leaves(holder.start))]
     try:
-        with nullcontext() if training else evaluating(cell), recorder:
+        with nullcontext() if training else evaluating(cell), recorder, Functions():
             # PyTorch's own tying puts the traced tensor into a module that two names share, and leaves it there
             results = torch.func.functional_call(holder, everywhere, (inputs, state), tie_weights=False)
         module = recorder.finish(results)
     except Untraceable:
         raise
     except Exception as error:  # what a step can do wrong has no common class
+        recorder.check()
         where = users_line((f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)[::-1])
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Untraceable(f"its step cannot be followed{where}: {reason}") from error
-    return StepGraph(module, rows, tuple(_operations(module, rows, len(values), len(xs_leaves))))
+    return module, (len(values), len(xs_leaves))
 
 
 def _places(module: nn.Module) -> dict[str, str]:
@@ -157,16 +209,40 @@ class _Step(nn.Module):
         self._xs, self.start = xs, start
 
     def forward(self, inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
-        y, new = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
+        before = _held(self.cell)
+        given = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise self._refusal(f"gives {_told(given)} where an output and the new state are expected")
+        y, new = given
+        if written := [name for name, held in _held(self.cell).items() if held != before.get(name)]:
+            raise self._refusal(f"writes {written[0]!r} on its module; what it keeps belongs to the state")
         starts, ends = leaves(self.start), leaves(new)
         if [name for name, _ in starts] != [name for name, _ in ends]:
             told = [", ".join(repr(name) for name, _ in nest) or "none" for nest in (starts, ends)]
-            raise Untraceable(f"its step gets the state leaves {told[0]}, but gives {told[1]}")
+            raise self._refusal(f"gets the state leaves {told[0]}, but gives {told[1]}")
         for (name, old), (_, leaf) in zip(starts, ends, strict=True):
             if leaf.shape != old.shape or leaf.dtype != old.dtype:
                 told = [f"({', '.join(_size(n, old.shape[0]) for n in s.shape)}) {s.dtype}" for s in (old, leaf)]
-                raise Untraceable(f"its step turns state leaf {name!r} from {told[0]} into {told[1]}")
+                raise self._refusal(f"turns state leaf {name!r} from {told[0]} into {told[1]}")
+        rows = len(inputs[0])
+        if not isinstance(y, Tensor) or y.shape != (rows, self.cell.output_size):
+            came = f"({', '.join(_size(n, rows) for n in y.shape)})" if isinstance(y, Tensor) else _told(y)
+            raise self._refusal(f"gives {came}, but its output_size asks for (batch, {self.cell.output_size})")
         return [y, *(leaf for _, leaf in ends)]
+
+    def _refusal(self, problem: str) -> Untraceable:
+        code = getattr(type(self.cell).step, "__code__", None)
+        return Untraceable(f"its step {problem}{users_line([(code.co_filename, code.co_firstlineno)] if code else [])}")
+
+
+def _told(value: Any) -> str:
+    return "one tensor" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _held(cell: nn.Module) -> dict[str, int]:
+    """Parameters and buffers by name and identity."""
+    tensors = (*cell.named_parameters(remove_duplicate=False), *cell.named_buffers(remove_duplicate=False))
+    return {name: id(tensor) for name, tensor in tensors}
 
 
 def _size(size: int, rows: int) -> str:

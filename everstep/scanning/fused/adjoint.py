@@ -285,8 +285,12 @@ def _extreme(op: str) -> _Rule:
 
 def _pow(b: Builder, g: View, y: View, x: View, power: View) -> tuple[View | None, ...]:
     lower = b.apply("pow", x, b.apply("sub", power, 1.0))
-    by_power = None if power.node.op == "literal" else b.apply("mul", g, b.apply("mul", y, b.apply("log", x)))
-    return b.apply("mul", g, b.apply("mul", power, lower)), by_power
+    by_base = b.apply("mul", g, b.apply("mul", power, lower))
+    if power.node.op == "literal":
+        return by_base, None
+    nothing = b.apply("and", b.apply("eq", x, 0.0), b.apply("ge", power, 0.0))  # 0 · log 0
+    by_power = b.apply("where", nothing, 0.0, b.apply("mul", g, b.apply("mul", y, b.apply("log", x))))
+    return b.apply("where", b.apply("eq", power, 0.0), 0.0, by_base), by_power
 
 
 def _mul(b: Builder, *values: View) -> View:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,10 +46,10 @@ class Lowered:
 
 _FAR = 1 << 40
 """A stride that marks the batch."""
-_SAME = ("alias", "lift_fresh_copy", "clone", "_to_copy")
+_SAME = ("alias", "lift_fresh_copy", "clone")
 _VIEWING = (
     *("t", "transpose", "permute", "view", "_unsafe_view", "expand", "squeeze", "unsqueeze", "slice", "select"),
-    *("split", "split_with_sizes", "unbind", "diagonal", "chunk"),
+    *("split", "split_with_sizes", "unsafe_split", "unbind", "diagonal", "chunk", "flip"),
 )
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 
@@ -61,18 +62,18 @@ def lower(step: StepGraph, counts: tuple[int, int, int], hoist: bool = True) -> 
     Raises:
         Untraceable: an operation, a shape or a dtype that the compiled loop does not hold.
     """
-    return _Lowering(Split(step, counts, hoist, _known)).run()
+    return _Lowering(Split(step, counts, hoist, _known), step.dtype).run()
 
 
 def _known(node: fx.Node) -> bool:
     name = operation_name(node.target)
-    ours = ("getitem", *_SAME, *_VIEWING, *_PRODUCTS)
+    ours = ("getitem", "_to_copy", *_SAME, *_VIEWING, *_PRODUCTS)
     return name in ours or name in POINTWISE or name in ROWWISE or filled(node) is not None
 
 
 class _Lowering:
-    def __init__(self, split: Split):
-        self.split, self.rows = split, split.rows
+    def __init__(self, split: Split, dtype: torch.dtype):
+        self.split, self.rows, self.dtype = split, split.rows, dtype
         self.build = Builder()
         self.rowwise: dict[fx.Node, View | tuple[View, ...]] = {}
         self.at: tuple[int, int] | None = None
@@ -82,25 +83,37 @@ class _Lowering:
         split = self.split
         states = tuple(self.shape(n) for n in split.state)
         for number, (node, shape) in enumerate(zip(split.state, states, strict=True)):
+            self._check_dtype(node, "carries", logic=False)
             self.rowwise[node] = self.build.input("prev", number, shape)
         for node in split.inside:
-            self.rowwise[node] = self._call(node)
+            self.rowwise[node] = self._inside(node)
         y, *following = (self._end(end) for end in split.ends)
-        for new, old in zip(following, states, strict=True):
-            if new.shape != old:
-                raise Untraceable(f"a state leaf of shape {old} becomes {new.shape}")
-        inputs = tuple(self.shape(n) for n in split.inputs)
+        inputs = tuple(self._first(n) for n in split.inputs)
         factors = {}
         for number, node in enumerate(split.inputs):
             found = split.factors(node)
             if found is not None:
-                factors[number] = split.constant(found[1]), math.prod(self.shape(found[0]))
+                factors[number] = split.constant(found[1]), math.prod(self._first(found[0]))
         constants = split.constant_shapes
         return Lowered(split.before(), inputs, factors, constants, states, y, tuple(following), self.build)
 
     def _end(self, node: fx.Node) -> View:
-        view, shape = self.view(node), self.shape(node)
+        self._check_dtype(node, "gives", logic=False)
+        view, shape = self.view(node), self._first(node)
         return view if view.shape == shape else broadcast(view, shape)
+
+    def _first(self, node: fx.Node) -> Shape:
+        """The shape of a row, of a tensor that has the batch first."""
+        if self._batch(node) != (0, 1):
+            raise Untraceable(f"its step has ({self._size(node.meta['val'])}) where the batch should be first")
+        return self.shape(node)
+
+    def _inside(self, node: fx.Node) -> Any:
+        """`_call`, with the user's line in what it refuses."""
+        try:
+            return self._call(node)
+        except Untraceable as reason:
+            raise Untraceable(f"{reason}{node.meta.get('line', '')}") from None
 
     # reading
 
@@ -122,7 +135,7 @@ class _Lowering:
         if self._batch(node):
             wanted = self.at or (self._rank(node), 1)
             if self._from_end(node) != wanted:
-                raise Untraceable(f"its step moves the batch to another dimension ({tuple(node.meta['val'].shape)})")
+                raise Untraceable(f"its step moves the batch to another dimension ({self._size(node.meta['val'])})")
             return value
         beside = self._rank(node) - self.at[0] if self.at and self.at[1] == 1 else -1
         return without(value, [beside]) if beside >= 0 else value
@@ -133,12 +146,26 @@ class _Lowering:
         return value if isinstance(value, View) else self.build.literal(value)
 
     def shape(self, node: Any) -> Shape:
-        """The shape of a row, of a tensor whose batch is first."""
+        """The shape of a row, of a tensor that has the batch somewhere."""
         value = node.meta["val"]
-        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] != self.rows:
-            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise Untraceable(f"{node} should have the batch first, but is {came}")
-        return tuple(int(n) for n in value.shape[1:])
+        if not isinstance(value, Tensor) or self.split.batch(value.shape) is None:
+            came = f"({self._size(value)})" if isinstance(value, Tensor) else type(value).__name__
+            raise Untraceable(f"its step has {came} where rows of the batch are expected")
+        return self.split.row(value.shape)
+
+    def dims(self, node: Any, tensor: Any, given: Sequence[int]) -> list[int]:
+        """Dimensions of a tensor as those of a row; a node that wants the batch's own is refused."""
+        rank, place = self._rank(tensor), self._batch(tensor)
+        dims = [d % rank for d in given]
+        if place is None or place[1] > 1:
+            raise Untraceable(f"its step folds the batch into another dimension ({self._size(tensor.meta['val'])})")
+        if place[0] in dims:
+            raise Untraceable(f"its step sets rows of the batch against one another by {operation_name(node.target)}")
+        return [d - (d > place[0]) for d in dims]
+
+    def _size(self, value: Tensor) -> str:
+        """A shape in words, the traced batch by name."""
+        return ", ".join("batch" if n == self.rows else str(n) for n in value.shape)
 
     def _batch(self, node: fx.Node) -> tuple[int, int] | None:
         value = node.meta.get("val")
@@ -166,14 +193,14 @@ class _Lowering:
         """A row of what was computed before the loop."""
         self._check_dtype(node)
         number, bias = self.split.input(node)
-        view = self.build.input("x", number, self.shape(node))
+        view = self.build.input("x", number, self._first(node))
         return view if bias is None else self.build.apply("add", view, self.value(bias))
 
-    @staticmethod
-    def _check_dtype(node: fx.Node) -> None:
+    def _check_dtype(self, node: fx.Node, what: str = "computes", logic: bool = True) -> None:
+        """Refuse numbers of another kind; with `logic`, true and false are held as 1 and 0."""
         value = node.meta.get("val")
-        if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
-            raise Untraceable(f"{node} is {value.dtype}; the compiled loop holds floating point alone")
+        if isinstance(value, Tensor) and value.dtype != self.dtype and not (logic and value.dtype == torch.bool):
+            raise Untraceable(f"its step {what} {value.dtype}; the compiled loop holds {self.dtype} alone, like x")
 
     # translating
 
@@ -187,12 +214,17 @@ class _Lowering:
         self._check_dtype(node)
         if name in _SAME:
             return self.value(node.args[0])
+        if name == "_to_copy":
+            return self._cast(node)
+        if name == "flip":
+            return self._flipped(node)
         if name in _VIEWING:
             return self._viewed(node, name)
         if name in _PRODUCTS:
             return self._product(node, name)
         if name in ROWWISE:
-            return self._beside(None, ROWWISE[name], node)
+            first: Any = node.args[0]
+            return self._beside(self._from_end(first[0] if isinstance(first, list) else first), ROWWISE[name], node)
         if name in POINTWISE:
             return self._beside(self._from_end(node), POINTWISE[name], node)
         raise Untraceable(f"its step uses {name}, which the compiled loop does not hold")
@@ -202,6 +234,21 @@ class _Lowering:
         result = handler(self, node)
         self.at = outer
         return result
+
+    def _cast(self, node: Any) -> Any:
+        """To numbers or to true and false: `_check_dtype` knows of no other dtype."""
+        came: Any = node.args[0]
+        if node.meta["val"].dtype != torch.bool or came.meta["val"].dtype == torch.bool:
+            return self.value(came)
+        return self._beside(self._from_end(node), lambda self, node: self.build.apply("ne", self.view(came), 0.0), node)
+
+    def _flipped(self, node: Any) -> View:
+        source = self.value(node.args[0])
+        strides, offset = list(source.place.strides), source.place.offset
+        for d in self.dims(node, node, node.args[1]):
+            offset += (source.shape[d] - 1) * strides[d]
+            strides[d] = -strides[d]
+        return View(source.node, Place(source.shape, tuple(strides), offset))
 
     def _viewed(self, node: Any, name: str) -> View | tuple[View, ...]:
         """Ask PyTorch what the strides become, on a tensor without storage."""
@@ -243,7 +290,8 @@ class _Lowering:
         return torch.empty(1, device="meta").as_strided(shape, strides, source.place.offset), step
 
     def _row_of(self, source: View, shadow: Tensor, step: int) -> View:
-        shape, strides, offset = list(shadow.shape), list(shadow.stride()), int(shadow.storage_offset())
+        shape, offset = list(shadow.shape), int(shadow.storage_offset())
+        strides = [0 if n == 1 else stride for n, stride in zip(shape, shadow.stride(), strict=True)]
         place = self.split.batch(shadow.shape)
         if place is not None:
             at, folded = place
@@ -252,7 +300,7 @@ class _Lowering:
             if folded == 1:
                 del shape[at], strides[at]
         if (apart if place else 0) != step or any(s >= _FAR for s in (*strides, offset)) or (step and offset >= step):
-            raise Untraceable(f"its step takes rows of the batch apart ({tuple(shadow.shape)})")
+            raise Untraceable(f"its step takes rows of the batch apart ({self._size(shadow)})")
         return View(source.node, Place(tuple(shape), tuple(strides), offset))
 
     # products

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import fx
 
 from everstep.scanning.fused.graph import Builder, Place, Shape, View, broadcast, dense
@@ -27,8 +28,12 @@ class Reader(Protocol):
     def shape(self, node: Any) -> Shape:
         """The shape of a row."""
 
+    def dims(self, node: Any, tensor: Any, given: Sequence[int]) -> list[int]:
+        """Dimensions of a tensor as those of a row; a node that wants the batch's own is refused."""
+
 
 _FILLS = {"ones_like": 1.0, "zeros_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "zeros": 0.0, "ones": 1.0}
+_FILLS |= dict.fromkeys(("empty_like", "new_empty", "empty"), 0.0)
 _FILLED = {"full_like": 1, "new_full": 2, "full": 1, "scalar_tensor": 0}
 _DIRECT = {
     *("neg", "sigmoid", "tanh", "relu", "exp", "log", "sqrt", "rsqrt", "abs", "sin", "cos", "erf", "log1p", "expm1"),
@@ -74,6 +79,8 @@ def _div(self: Reader, node: Any) -> View:
 
 
 def _add(self: Reader, node: Any, sign: str) -> View:
+    if node.meta["val"].dtype == torch.bool:
+        return _direct(self, node, "or")
     return self.build.apply(
         sign, self.operand(node.args[0]), scaled(self.build, self.view(node.args[1]), _given(node, 2, "alpha", 1))
     )
@@ -89,18 +96,17 @@ def _mv(self: Reader, node: Any) -> View:
     return without(self.build.total(total, [0]), [0])
 
 
-def _dims(node: Any, view: View, given: Any) -> list[int]:
-    """Which of the row's dimensions are reduced."""
-    rank = len(view.shape) + 1
-    dims = [d % rank for d in (given if isinstance(given, (list, tuple)) else [given])] if given is not None else []
-    if not dims or 0 in dims:
-        raise Untraceable(f"its step reduces over the batch by {operation_name(node.target)}")
-    return [d - 1 for d in dims]
+def _dims(self: Reader, node: Any, given: Any) -> list[int]:
+    """Which of the row's dimensions are reduced; none given means all, and so the batch."""
+    source, given = node.args[0], given if isinstance(given, (list, tuple)) else [given]
+    if not given or None in given:
+        given = range(source.meta["val"].dim())
+    return self.dims(node, source, given)
 
 
 def _sum(self: Reader, node: Any, mean: bool = False) -> View:
     view = self.view(node.args[0])
-    dims = _dims(node, view, _given(node, 1, "dim"))
+    dims = _dims(self, node, _given(node, 1, "dim"))
     total = self.build.total(view, dims)
     if mean:
         total = self.build.apply("mul", total, 1 / math.prod(view.shape[d] for d in dims))
@@ -111,10 +117,20 @@ def _extreme(self: Reader, node: Any, least: bool = False) -> View:
     view = self.view(node.args[0])
     if least:
         view = self.build.apply("neg", view)
-    dims = _dims(node, view, _given(node, 1, "dim"))
+    dims = _dims(self, node, _given(node, 1, "dim"))
     total = self.build.total(view, dims, "amax")
     result = total if _given(node, 2, "keepdim") else without(total, dims)
     return self.build.apply("neg", result) if least else result
+
+
+def _any(self: Reader, node: Any, every: bool = False) -> View:
+    view = self.build.apply("ne", self.view(node.args[0]), 0.0)
+    dims = _dims(self, node, _given(node, 1, "dim"))
+    if every:
+        view = self.build.apply("not", view)
+    total = self.build.total(view, dims, "amax")
+    result = total if _given(node, 2, "keepdim") else without(total, dims)
+    return self.build.apply("not", result) if every else result
 
 
 def _moments(build: Builder, view: View, dims: Sequence[int], less: float) -> tuple[View, View, View]:
@@ -128,7 +144,7 @@ def _moments(build: Builder, view: View, dims: Sequence[int], less: float) -> tu
 
 def _var_mean(self: Reader, node: Any) -> tuple[View, ...]:
     view = self.view(node.args[0])
-    dims = _dims(node, view, node.args[1])
+    dims = _dims(self, node, node.args[1])
     if "correction" in node.kwargs:
         given = node.kwargs["correction"]
         less = 1.0 if given is None else float(given)
@@ -155,7 +171,7 @@ def _layer_norm(self: Reader, node: Any) -> tuple[View, ...]:
 
 def _softmax(self: Reader, node: Any, log: bool = False) -> View:
     view, build = self.view(node.args[0]), self.build
-    dims = _dims(node, view, node.args[1])
+    dims = _dims(self, node, node.args[1])
     # what is taken from all makes no difference, and so has no gradient
     shifted = build.apply("sub", view, build.stop(build.total(view, dims, "amax")))
     powers = build.apply("exp", shifted)
@@ -163,18 +179,15 @@ def _softmax(self: Reader, node: Any, log: bool = False) -> View:
     return build.apply("sub", shifted, build.apply("log", total)) if log else build.apply("div", powers, total)
 
 
-def _cat(self: Reader, node: Any, stack: bool = False) -> View:
+def _cat(self: Reader, node: Any) -> View:
     tensors: Any = node.args[0]
     shape = self.shape(node)
-    axis = _given(node, 1, "dim", 0) % (len(shape) + 1) - 1
-    if axis < 0:
-        raise Untraceable("its step joins along the batch")
+    (axis,) = self.dims(node, node, [_given(node, 1, "dim", 0)])
     strides, start, parts = dense(shape), 0, []
     for tensor in tensors:
         part = self.shape(tensor)
-        walked = tuple(s for d, s in enumerate(strides) if d != axis) if stack else strides
-        parts.append((Place(part, walked, start * strides[axis]), broadcast(self.view(tensor), part)))
-        start += 1 if stack else part[axis]
+        parts.append((Place(part, strides, start * strides[axis]), broadcast(self.view(tensor), part)))
+        start += part[axis]
     return self.build.scatter(shape, parts)
 
 
@@ -381,12 +394,13 @@ ROWWISE: dict[str, Handler] = {
     "mean": partial(_sum, mean=True),
     "amax": _extreme,
     "amin": partial(_extreme, least=True),
+    "any": _any,
+    "all": partial(_any, every=True),
     "var": lambda self, node: _var_mean(self, node)[0],
     "var_mean": _var_mean,
     "native_layer_norm": _layer_norm,
     "_softmax": _softmax,
     "_log_softmax": partial(_softmax, log=True),
     "cat": _cat,
-    "stack": partial(_cat, stack=True),
 }
 """Of whole rows, by PyTorch's name. Products and views are `lower.py`'s."""

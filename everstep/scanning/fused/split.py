@@ -81,12 +81,13 @@ class Split:
             if product or not known(node) or any(user in early for user in node.users):
                 early.add(node)
         if early and not hoist:
-            raise Untraceable(
-                f"its step uses {operation_name(early.pop().target)}, which the compiled loop does not hold"
-            )
+            node = early.pop()
+            name, line = operation_name(node.target), node.meta.get("line", "")
+            raise Untraceable(f"its step uses {name}, which the compiled loop does not hold{line}")
         for node in free:
             # the loop reads rows: what has the batch elsewhere goes on until it is first again
-            if any(arg in early and set(self._batches(arg)) - {(0, 1)} for arg in node.all_input_nodes):
+            moved = any(arg in early and set(self._batches(arg)) - {(0, 1)} for arg in node.all_input_nodes)
+            if moved or (operation_name(node.target) == "getitem" and node.args[0] in early):
                 early.add(node)
         for node in early:
             self._check_rows(node)
@@ -119,7 +120,8 @@ class Split:
         """
         found = [(at, n // self.rows) for at, n in enumerate(shape) if n and n % self.rows == 0]
         if len(found) > 1:
-            raise Untraceable(f"its step sets rows of the batch against one another ({tuple(shape)})")
+            told = ", ".join("batch" if n == self.rows else str(n) for n in shape)
+            raise Untraceable(f"its step sets rows of the batch against one another ({told})")
         return found[0] if found else None
 
     def row(self, shape: torch.Size | tuple[int, ...]) -> Shape:
@@ -218,4 +220,5 @@ class Split:
 
 
 def _part(value: Tensor, shape: Shape, strides: tuple[int, ...], offset: int) -> Tensor:
-    return value.contiguous().as_strided(shape, strides, offset)
+    value = value.contiguous()
+    return value.as_strided(shape, strides, value.storage_offset() + offset)  # which counts from the storage's start
