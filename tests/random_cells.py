@@ -154,6 +154,20 @@ UNARY: list[tuple[str, Callable[[float], float]]] = [
     ("torch.ones_like({0}) - {0}", lambda b: b + 1),
     ("{0} * torch.full_like({0}, 0.5)", lambda b: b),
     ("{0}.clone().detach() + {0}", lambda b: 2 * b),
+    ("F.mish({0})", lambda b: b),
+    ("F.hardswish({0})", lambda b: b),
+    ("F.softshrink({0} + 0.03, 0.3)", lambda b: b),
+    ("F.threshold({0} + 0.03, 0.1, -0.2)", lambda b: b + 0.2),
+    ("torch.exp2(-torch.abs({0}))", lambda b: 1.0),
+    ("torch.log2(1.3 + {0} * {0})", lambda b: 2 * b + 1),
+    ("{0}.masked_fill({0} > 0.4, -0.2)", lambda b: b + 0.2),
+    ("{0} * ({0} > 0.3).to({0}.dtype).bool()", lambda b: b),
+    ("{0} * (({0} > 0.3) + ({0} > -0.2))", lambda b: b),
+    ("torch.addcdiv({0}, {0}, 1 + {0} * {0}, value=0.5)", lambda b: b + 0.3),
+    ("torch.logaddexp({0}, -0.5 * {0})", lambda b: b + 0.7),
+    ("{0}.mul(0.5).add_(0.1).tanh_()", lambda b: 1.0),
+    ("F.relu({0} - 0.2, inplace=True)", lambda b: b + 0.2),
+    ("torch.empty_like({0}).fill_(0.3) + {0}", lambda b: b + 0.3),
 ]
 BINARY: list[tuple[str, Callable[[float, float], float]]] = [
     ("{0} + {1}", lambda a, b: a + b),
@@ -306,9 +320,17 @@ class _Writer:
             (f"{name}.var({axis}, unbiased=False, keepdim={keep})", kept, v.bound**2),
             (f"torch.softmax({name}, {axis})", v.shape, 1.0),
             (f"torch.log_softmax({name}, {axis})", v.shape, 2 * v.bound + math.log(n)),
+            (f"{name}.logsumexp({how})", kept, v.bound + math.log(n)),
+            (f"{name}.norm(dim={axis}, keepdim={keep})", kept, v.bound * math.sqrt(n)),
+            (f"F.normalize({name}, dim={axis})", v.shape, 1.0),
+            (f"{name}.cumsum({axis})", v.shape, v.bound * n),
+            (f"torch.sigmoid({name}).prod({axis}, keepdim={keep})", kept, 1.0),
+            (f"({name} > 0.2).any({how}).to({name}.dtype) + 0.1 * {name}.mean({how})", kept, v.bound + 1),
+            (f"torch.stack([{name}, torch.tanh({name})]).mean(0)", v.shape, v.bound),
         ]
         if n > 1:
             choices.append((f"{name}.var({axis}, keepdim={keep})", kept, 2 * v.bound**2))
+            choices.append((f"torch.std({name}, {axis}, keepdim={keep})", kept, 2 * v.bound))
         if axis == -1:
             choices += 2 * [(f"F.layer_norm({name}, ({n},){weight}{bias}, 0.1)", v.shape, 5.0 * v.bound + 1)]
         if len(v.shape) == 2:
@@ -342,6 +364,10 @@ class _Writer:
             choices += [(f"{name}[..., ::2]", (*shape[:-1], (n + 1) // 2)), (f"{name}[:, {shape[0] - 1}]", shape[1:])]
             choices += [(f"{name}.narrow(-1, {low}, {high - low})", (*shape[:-1], high - low))]
             choices += [(f"{name}.select(-1, {low})", shape[:-1])]
+            choices += [(f"{name}.flip(-1)", shape), (f"{name}.roll({low}, -1)", shape)]
+            choices += [(f"F.pad({name}, (1, {low}))", (*shape[:-1], n + 1 + low))]
+            choices += [(f"{name}[..., {[low, high - 1, 0]}]", (*shape[:-1], 3))]
+            choices += [(f"{name}.repeat(1, {'1, ' * (rank - 1)}2)", (*shape[:-1], 2 * n))]
             if n % 2 == 0:
                 which = self.rng.randrange(2)
                 choices += [(f"{name}.chunk(2, -1)[{which}]", (*shape[:-1], n // 2))]

@@ -101,6 +101,8 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "cumprod": lambda v: torch.sigmoid(v).cumprod(-1),
     "roll": lambda v: torch.tanh(torch.roll(v, -2, 1)),
     "flip": lambda v: torch.tanh(v.flip(-1)),
+    "view of a flip": lambda v: torch.tanh(v.flip(-1).view(-1, 2, 3).transpose(1, 2).flatten(1)),
+    "product of a flip": lambda v: torch.tanh(v.flip(-1) @ EYE + (v.flip(-1)[:, None] @ v[:, :, None]).squeeze(2)),
     "list of places": lambda v: torch.tanh(v[:, [2, 0, 1, 3, 5, 4]]),
     "arange of places": lambda v: torch.tanh(v[:, torch.arange(SIZE - 1, -1, -1)]),
     "index_select": lambda v: torch.tanh(v.index_select(1, torch.tensor([5, 3, 1, 0, 2, 4]))),
@@ -402,6 +404,22 @@ def test_a_state_of_another_dtype_is_refused_and_runs_all_the_same(dtype: torch.
     assert torch.equal(ys, want)
     assert torch.equal(other, wanted)
     assert other.dtype == dtype
+
+
+def test_a_state_that_is_no_nest_is_an_error() -> None:
+    class Listed(Idiom):
+        def initial_state(self, batch: int, like: Tensor) -> Any:
+            return [like.new_zeros(batch, SIZE)], like.new_zeros(batch, SIZE)
+
+    with pytest.raises(TypeError, match=r"Listed\.initial_state: leaf '0' is a list; a state is a tensor, or a tuple"):
+        es.scan(Listed(torch.tanh), torch.randn(2, 3, SIZE, dtype=F64))
+
+
+def test_explain_checks_its_arguments_as_scan_does() -> None:
+    with pytest.raises(ValueError, match=r"explain\(Idiom\): xs should be \(batch, time, input_size=6\), but shape"):
+        es.explain(Idiom(torch.tanh), torch.randn(2, SIZE))
+    with pytest.raises(TypeError, match="explain: expected a Cell or a wiring, but LSTM came"):
+        es.explain(nn.LSTM(3, 3), torch.randn(2, 3, 3))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

@@ -75,6 +75,8 @@ def scan(
     # under autocast the products are short, but what is carried along the sequence is not
     autocast = torch.is_autocast_enabled(xs.device.type)
     initial = layer.initial_state(xs.shape[0], xs.new_empty(0, dtype=torch.float32) if autocast else xs)
+    if not isinstance(initial, Tensor):
+        _check_leaves(layer, initial)
     if state is None:
         state = initial
     else:
@@ -156,7 +158,11 @@ def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: 
       not fused: the compiled loop is for float32 or float64, but torch.bfloat16 came
       not vendor: its step is none of torch.nn.LSTM, GRU, RNN
       step: products that need x alone: 0; operations that need the state: 2 pointwise; 0 FLOP a row
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or dtype, as in `scan`.
     """
+    _check(layer, xs, lengths, resets, "auto", "explain")
     with evaluating(layer):
         return _explained(layer, xs, lengths, resets)
 
@@ -208,14 +214,16 @@ def _like_nest(state: State, like: State) -> State:
     return next(values)
 
 
-def _check(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None, backend: str) -> None:
+def _check(
+    layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None, backend: str, caller: str = "scan"
+) -> None:
     if not isinstance(layer, Layer):
-        raise TypeError(f"scan: expected a Cell or a wiring, but {type(layer).__name__} came")
-    who = f"scan({type(layer).__name__})"
+        raise TypeError(f"{caller}: expected a Cell or a wiring, but {type(layer).__name__} came")
+    who = f"{caller}({type(layer).__name__})"
     if not (hasattr(layer, "input_size") and hasattr(layer, "output_size")):
         missing = [size for size in ("input_size", "output_size") if not hasattr(layer, size)]
         raise TypeError(f"{who}: {' and '.join(missing)} not set; give them to Cell.__init__ or set them there")
-    if backend != "auto" and backend not in BACKENDS:
+    if backend != "auto" and (not isinstance(backend, str) or backend not in BACKENDS):
         raise ValueError(f"{who}: backend should be 'auto' or one of {', '.join(BACKENDS)}, but is {backend!r}")
     if not isinstance(xs, Tensor) or xs.dim() != 3 or xs.shape[2] != layer.input_size:
         came = f"shape {tuple(xs.shape)}" if isinstance(xs, Tensor) else type(xs).__name__
@@ -233,6 +241,15 @@ def _check(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | No
         _check_tensor(who, "resets", resets, tuple(xs.shape[:2]), xs.device)
         if resets.dtype != torch.bool:
             raise TypeError(f"{who}: resets should be bool, but is {resets.dtype}")
+
+
+def _check_leaves(layer: Layer, initial: State) -> None:
+    for name, leaf in leaves(initial):
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"{type(layer).__name__}.initial_state: leaf {name!r} is a {type(leaf).__name__}; a state is a tensor, "
+                "or a tuple, named tuple or dict of states"
+            )
 
 
 def _first_parameter(module: nn.Module) -> Tensor | None:

@@ -255,6 +255,8 @@ class _Lowering:
         source, place = self.value(node.args[0]), self._batch(node.args[0])
         if not isinstance(source, View):
             raise Untraceable(f"its step takes a view of {node.args[0]}, which is no single tensor")
+        if min(source.place.strides, default=0) < 0:  # PyTorch has no such tensors
+            source = self.build.copy(source)
         target = torch.ops.aten.view if name == "_unsafe_view" else node.target
         shadow, step = self._shadow(source, place, _FAR)
         try:
