@@ -65,7 +65,8 @@ def scan(
         backend: "auto", or the name of one of `BACKENDS`.
 
     Returns:
-        Outputs (batch, time, output_size), and the state after each row's last valid step.
+        Outputs (batch, time, output_size), and the state after each row's last valid step. Large outputs may lie in
+        memory that is up to a quarter larger, all of which `torch.save` and `pickle` write: save a clone of them.
 
     Raises:
         TypeError: an argument of the wrong type, dtype or nest.

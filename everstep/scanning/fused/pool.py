@@ -2,11 +2,14 @@
 
 The system hands out large pieces of memory page by page, which costs as much as filling them. So large arrays are kept
 when they are no longer in use, up to `KEPT` bytes, and given to the next call that asks for one of about their size.
+
+So an array may be up to a quarter smaller than its memory; `torch.save` and `pickle` write all of that: save a clone.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from functools import lru_cache
 
@@ -23,14 +26,26 @@ _lock = threading.Lock()
 class _Block:
     """Memory, with the last tensor on it: mostly the next one is to have its shape."""
 
-    __slots__ = ("_storage", "tensor")
+    __slots__ = ("_alone", "_made", "_storage", "tensor")
 
     def __init__(self, tensor: Tensor):
         self.tensor, self._storage = tensor, tensor.untyped_storage()
+        self._made, self._alone = self._memory(), self._uses()
+
+    def _memory(self) -> tuple[int, int]:
+        return self._storage.data_ptr(), self._storage.nbytes()
+
+    def _uses(self) -> tuple[int, int]:
+        """By tensors, and by whoever holds the storage itself: it is the same object for all."""
+        return torch._C._storage_Use_Count(self._storage._cdata), sys.getrefcount(self._storage)
+
+    def ours(self) -> bool:
+        """Whether the memory is the one made here: resized, it is another; shared, other processes read it."""
+        return self._memory() == self._made and not self._storage.is_shared()
 
     def idle(self) -> bool:
-        """Whether no tensor but the last one uses the memory (the second use is the question's own)."""
-        return bool(torch._C._storage_Use_Count(self._storage._cdata) <= 2)
+        """Whether the memory is ours, and no tensor but the last one uses it."""
+        return self._uses() == self._alone and self.ours()
 
     def over(self, shape: tuple[int, ...]) -> Tensor:
         """A tensor of its own: no view, so that it can be anything's output."""
@@ -59,11 +74,6 @@ def empty(like: Tensor, *shape: int) -> Tensor:
         return _new(like, _rooms(size)[0]).over(shape)
 
 
-def zeros(like: Tensor, *shape: int) -> Tensor:
-    """The same, all zeros."""
-    return empty(like, *shape).zero_()
-
-
 def clear() -> None:
     """Keep nothing that is not in use."""
     with _lock:
@@ -82,7 +92,9 @@ def _rooms(size: int) -> list[int]:
 
 
 def _new(like: Tensor, room: int) -> _Block:
-    """A block of so many numbers; the oldest idle ones go where that makes too many."""
+    """A block of so many numbers. What is no longer ours goes, and where that makes too many, the oldest idle ones."""
+    for found in _pool.values():
+        found[:] = [block for block in found if block.ours()]
     blocks = [(key, block) for key, found in _pool.items() for block in found if block.idle()]
     spare = sum(block.tensor.untyped_storage().nbytes() for _, block in blocks) - KEPT
     for key, block in blocks:
