@@ -634,6 +634,33 @@ print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert "child 0" in out
 
 
+def test_a_child_forked_while_another_thread_compiles() -> None:
+    out = process("""
+import signal, threading
+from everstep.scanning import fused
+from everstep.scanning.fused import build, pool
+taken, done = threading.Event(), threading.Event()
+def hold():
+    with build._lock, pool._lock, fused._lock:
+        taken.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+taken.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    torch.set_num_threads(1)
+    ys = es.scan(cell, xs, backend="fused")[0]
+    pool.empty(xs, 1 << 18)
+    os._exit(0 if torch.allclose(ys, want, atol=1e-6) else 3)
+done.set()
+thread.join()
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+    assert "child 0" in out
+
+
 def test_without_a_compiler() -> None:
     out = process(
         """

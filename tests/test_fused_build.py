@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from everstep.errors import EverstepError
-from everstep.scanning.fused import build, toolchain
+from everstep.scanning.fused import build, locks, toolchain
 
 SOURCE = 'extern "C" double twice(double x) { return 2 * x; }\n'
 BROKEN = 'extern "C" double twice(double x) { return 2 * nothing_of_this_name; }\n'
@@ -28,7 +28,8 @@ ALONE = f"""
 import importlib.util, sys, types
 for package in ("everstep.scanning", "everstep.scanning.fused"):
     sys.modules[package] = types.ModuleType(package)
-for name, path in (("toolchain", {toolchain.__file__!r}), ("build", {build.__file__!r})):
+files = {{"locks": {locks.__file__!r}, "toolchain": {toolchain.__file__!r}, "build": {build.__file__!r}}}
+for name, path in files.items():
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = sys.modules["everstep.scanning.fused." + name] = importlib.util.module_from_spec(spec)
     setattr(sys.modules["everstep.scanning.fused"], name, module)

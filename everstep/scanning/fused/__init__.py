@@ -22,6 +22,7 @@ from everstep.scanning import reference, vendor
 from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.fingerprint import Snapshot, fingerprint, modules, parameters
+from everstep.scanning.fused.locks import Lock
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.fused.packing import packed, padded
 from everstep.scanning.fused.program import Program
@@ -40,7 +41,7 @@ class Refusal(str):
 
 _programs: WeakKeyDictionary[Cell, dict[Any, Program | str]] = WeakKeyDictionary()
 _snapshots: WeakKeyDictionary[Cell, Snapshot] = WeakKeyDictionary()
-_lock = threading.RLock()
+_lock = Lock()
 
 
 class _Recent(threading.local):

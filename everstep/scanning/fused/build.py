@@ -20,7 +20,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from pathlib import Path
 
 from everstep import __version__
 from everstep.scanning.fused import toolchain
+from everstep.scanning.fused.locks import Lock
 from everstep.scanning.fused.toolchain import BuildError, Compiler, notice
 
 TIMEOUT = 300.0
@@ -36,8 +36,8 @@ TIMEOUT = 300.0
 _STALE_SECONDS = 3600
 _KEPT = re.compile(r"[\w.]+-[0-9a-f]{24}\.(so|json|cpp|log)", re.ASCII)
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
-_lock = threading.Lock()
-_locks: dict[str, threading.Lock] = {}
+_lock = Lock()
+_locks: dict[str, Lock] = {}
 _loaded: dict[str, ctypes.CDLL] = {}
 _failed: dict[str, str] = {}
 _unusable: set[Path] = set()
@@ -177,7 +177,7 @@ def load(source: str, name: str) -> ctypes.CDLL:
     if (known := _loaded.get(key)) is not None:  # without a lock: another source may be compiling
         return known
     with _lock:
-        own = _locks.setdefault(key, threading.Lock())
+        own = _locks.setdefault(key, Lock())
     with own:
         if key not in _loaded:
             safe_name = re.sub(r"[^\w.]", "_", name, flags=re.ASCII)[:60] or "step"

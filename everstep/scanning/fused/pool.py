@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from everstep.scanning.fused.locks import Lock
+
 KEPT = 1 << 29
 """Bytes that are kept though nothing uses them."""
 _SMALL = 1 << 17
 """Numbers below which the system is fast enough."""
-_lock = threading.Lock()
+_lock = Lock()
 
 
 class _Block:
