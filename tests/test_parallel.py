@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import everstep as es
@@ -21,7 +25,7 @@ class Count(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor):
+        if isinstance(made, Tensor):
             self.operations += 1
             self.elements += 0 if made._is_view() else made.numel()
         return made
@@ -63,7 +67,7 @@ def test_a_user_written_affine_cell_runs_in_parallel() -> None:
             self.input_size = self.output_size = size
             self.rate = torch.nn.Parameter(torch.full((size,), 0.9))
 
-        def coefficients(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return self.rate.expand_as(x), x
 
     cell, xs = Decay(3), torch.randn(2, 50, 3)
@@ -71,9 +75,40 @@ def test_a_user_written_affine_cell_runs_in_parallel() -> None:
     torch.testing.assert_close(cell(xs, backend="parallel")[0], cell(xs, backend="reference")[0])
 
     class Loud(Decay):
-        def step(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
             y, state = super().step(x, state)
             return 2 * y, state
 
     assert "a step of its own" in str(BACKENDS["parallel"].refuses(Loud(3), xs, None, None))
     torch.testing.assert_close(Loud(3)(xs)[0], 2 * cell(xs)[0])
+
+
+TRANSFORMS = {
+    "grad": lambda run, xs: torch.func.grad(lambda xs: run(xs).square().sum())(xs),
+    "vmap": lambda run, xs: torch.func.vmap(run)(torch.stack([xs, 2 * xs])),
+    "jvp": lambda run, xs: torch.func.jvp(run, (xs,), (xs.cos(),))[1],
+    "forward mode": lambda run, xs: forward_mode(run, xs),
+}
+
+
+def forward_mode(run: Callable[[Tensor], Tensor], xs: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(run(forward_ad.make_dual(xs, xs.cos()))).tangent
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("kind", [es.MinGRU, es.LSTM])
+def test_under_transforms_another_backend_runs(kind: type[es.Cell], transform: str) -> None:
+    cell, xs = kind(3, 4), torch.randn(2, 9, 3)
+
+    def derived(backend: str) -> Tensor:
+        return TRANSFORMS[transform](lambda xs: es.scan(cell, xs, backend=backend)[0], xs)
+
+    torch.testing.assert_close(derived("auto"), derived("reference"), rtol=1e-4, atol=1e-5)
+
+
+def test_under_transforms_the_parallel_scan_says_why_not() -> None:
+    cell = es.MinGRU(3, 4)
+    with pytest.raises(ValueError, match=r"'parallel' cannot run MinGRU: it is inside of a torch\.func transform"):
+        torch.func.vmap(lambda xs: cell(xs, backend="parallel")[0])(torch.randn(2, 1, 9, 3))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Affine, Cell
+from everstep.scanning.plain import transformed
 from everstep.state import State
 
 name = "parallel"
@@ -21,7 +22,7 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
         return f"{type(cell).__name__} has a step of its own beside its coefficients"
     if not isinstance(xs, Tensor):
         return "its steps take more than one input"
-    return None
+    return transformed()
 
 
 def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:

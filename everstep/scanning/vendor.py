@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everstep.cell import Cell
 from everstep.equation import Gated
+from everstep.scanning.plain import transformed
 from everstep.state import State, leaves, select, unflatten, where
 
 name = "vendor"
@@ -24,9 +25,7 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
         return f"{owner.__name__} has a step of its own"
     if not isinstance(xs, Tensor):
         return "its steps take more than one input"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return "it is inside of a torch.func transform, for which PyTorch's kernels have no rule"
-    return None
+    return transformed()
 
 
 def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
