@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell, Layer
 from everstep.scanning import fused, parallel, reference, vendor
 from everstep.scanning.fused import toolchain
+from everstep.scanning.plain import OPAQUE, plain
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import evaluating, trace
 from everstep.state import State, check_nest, leaves, map_state
@@ -83,6 +84,8 @@ def scan(
     else:
         check_nest(f"scan({type(layer).__name__})", state, initial)
         state = _like_nest(state, initial)
+        if not plain(*[leaf for _, leaf in leaves(state)]):
+            backend = _of_pytorch(layer, backend)
     if xs.shape[1] == 0:
         return xs.new_zeros(len(xs), 0, layer.output_size), state
     if reverse:
@@ -91,6 +94,13 @@ def scan(
     if autocast:
         state = map_state(torch.Tensor.float, state)
     return flip(ys, lengths) if reverse else ys, state
+
+
+def _of_pytorch(layer: Layer, backend: str) -> str:
+    """The backend where the state is one that PyTorch alone can read."""
+    if backend == fused.name:
+        raise ValueError(f"scan: backend {backend!r} cannot run {type(layer).__name__}: its state: {OPAQUE}")
+    return reference.name if backend == "auto" else backend
 
 
 def dispatch(

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
+OPAQUE = "a tensor is no plain memory: a subclass of Tensor, sparse, or negated when it is read"
+"""Why such code refuses tensors that are not `plain`."""
+_TYPES = frozenset({Tensor, nn.Parameter})
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether the memory of these, on whatever device, holds their numbers as they are."""
+    for t in tensors:  # noqa: SIM110 - which is sooner than `all`
+        if type(t) not in _TYPES or not torch._C._has_storage(t) or t.is_neg():
+            return False
+    return True
 
 
 def transformed() -> str | None:
@@ -12,3 +25,12 @@ def transformed() -> str | None:
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode derivatives need the loop that PyTorch runs"
     return None
+
+
+def watched() -> str | None:
+    """Whether what matters is PyTorch's operations, and not only their numbers, in words; None if not."""
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a mode (TorchDispatchMode) looks at the operations of the loop that PyTorch runs"
+    if torch.compiler.is_compiling():
+        return "it is being compiled or exported, which sees through the loop that PyTorch runs"
+    return transformed()

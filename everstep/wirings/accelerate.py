@@ -15,6 +15,7 @@ from torch.nn.modules import rnn
 from everstep.cell import Cell
 from everstep.cells import GRU, LSTM, RNN, ProjectedLSTM
 from everstep.scanning import flip, fused
+from everstep.scanning.plain import plain
 
 
 def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
@@ -176,9 +177,9 @@ class _Call:
 
     def takes(self, xs: Tensor, batch: int, time: int, packed: bool) -> bool:
         """Whether the engine is for such tensors, and faster."""
-        for t in (xs, *self.states, *self.weights):
-            if type(t) not in (Tensor, nn.Parameter) or t.dtype != xs.dtype or t.device.type != "cpu":
-                return False
+        tensors = (xs, *self.states, *self.weights)
+        if not plain(*tensors) or any(t.dtype != xs.dtype or not t.is_cpu for t in tensors):
+            return False
         if xs.numel() == 0 or torch.is_autocast_enabled("cpu"):
             return False
         output = self.weights[1].shape[1]

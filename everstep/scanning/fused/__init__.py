@@ -28,6 +28,7 @@ from everstep.scanning.fused.packing import packed, padded
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.table import Rows
 from everstep.scanning.fused.threads import has_short
+from everstep.scanning.plain import OPAQUE, plain, watched
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
 from everstep.state import State, leaves, map_state, unflatten
@@ -61,12 +62,13 @@ _recent = _Recent()
 
 def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
     """Why no compiled loop can run this cell."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return "it is inside of a torch.func transform, which sees through the loop that PyTorch runs"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode derivatives need the loop that PyTorch runs"
-    if torch.compiler.is_compiling():
-        return "it is being compiled or exported, which sees through the loop that PyTorch runs"
+    reason = watched()
+    if reason is not None:
+        return reason
+    if not (plain(xs) if isinstance(xs, Tensor) else plain(*[leaf for _, leaf in leaves(xs)])):
+        return OPAQUE
+    if not ((lengths is None or plain(lengths)) and (resets is None or plain(resets))):
+        return OPAQUE
     program = _program(cell, xs)
     _recent.found = id(cell), id(xs), program
     return program if isinstance(program, str) else None
@@ -187,7 +189,10 @@ def _program(cell: Cell, xs: Any) -> Program | str:
     row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
     snapshot = _snapshots.get(cell)
     if snapshot is None or not snapshot.still(cell):
-        snapshot = _snapshots[cell] = Snapshot(cell)
+        snapshot = Snapshot(cell)
+        if not plain(*snapshot.parameters):
+            return OPAQUE
+        _snapshots[cell] = snapshot
     elif row in snapshot.found:
         return snapshot.found[row]  # type: ignore[no-any-return]
     key = fingerprint(cell, xs)

@@ -17,6 +17,7 @@ from torch import Tensor
 from everstep.scanning.fused.form import NULL, Entry, brought
 from everstep.scanning.fused.pool import empty
 from everstep.scanning.fused.threads import kernels
+from everstep.scanning.plain import plain, watched
 
 _ALONE = 2e6
 """Multiply-adds below which waking threads, which may be asleep, costs more than they save."""
@@ -58,7 +59,7 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     Raises:
         BuildError: the kernels cannot be compiled.
     """
-    if torch.is_autocast_enabled("cpu") or not _plain(x, w) or x.shape[1] != w.shape[0]:
+    if torch.is_autocast_enabled("cpu") or not _takes(x, w) or x.shape[1] != w.shape[0]:
         return torch.mm(x, w)
     if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
         product: Tensor = _Product.apply(x, w)
@@ -203,7 +204,7 @@ class _Product(torch.autograd.Function):
         want_x, want_w = ctx.needs_input_grad
         if grad is None:
             return None, None
-        if torch.is_grad_enabled() or not _plain(grad, x, w):
+        if torch.is_grad_enabled() or not _takes(grad, x, w):
             return grad @ w.t() if want_x else None, x.t() @ grad if want_w else None
         d_w = None
         if want_w:  # in the layout of w: a parameter's gradient is to be contiguous as the parameter is
@@ -211,18 +212,14 @@ class _Product(torch.autograd.Function):
         return _product(grad, w.t()) if want_x else None, d_w
 
 
-def _plain(*tensors: Tensor) -> bool:
-    """Whether these are numbers in memory and no one watches what PyTorch does with them."""
+def _takes(*tensors: Tensor) -> bool:
+    """Whether the kernels can multiply these."""
     dtype = tensors[0].dtype
     return (
         dtype in (torch.float32, torch.float64)
-        and all(t.dtype == dtype and t.dim() == 2 for t in tensors)
-        and all(t.device.type == "cpu" and t.layout == torch.strided and not t.is_neg() for t in tensors)
-        and all(type(t) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(t) for t in tensors)
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch.autograd.forward_ad._current_level < 0
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch.compiler.is_compiling()
+        and all(t.dtype == dtype and t.dim() == 2 and t.is_cpu for t in tensors)
+        and plain(*tensors)
+        and watched() is None
     )
 
 

@@ -18,6 +18,7 @@ from everstep.scanning import fused
 from everstep.scanning.fused import build, toolchain
 from everstep.scanning.fused.pool import empty
 from everstep.scanning.fused.threads import kernels
+from everstep.scanning.plain import plain, watched
 
 _SLICE = 8  # units that lie interleaved in memory
 _BLOCK = 1 << 16  # numbers that are computed before the loop reads them
@@ -43,12 +44,9 @@ def available(*tensors: Tensor) -> bool:
     return (
         dtype in (torch.float32, torch.float64)
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
-        and all(type(t) in (Tensor, nn.Parameter) and t.dtype == dtype and t.device.type == "cpu" for t in tensors)
-        and all(t.layout == torch.strided and torch._C._has_storage(t) for t in tensors)
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch.autograd.forward_ad._current_level < 0
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch.compiler.is_compiling()
+        and all(t.dtype == dtype and t.is_cpu for t in tensors)
+        and plain(*tensors)
+        and watched() is None
         and _library() is not None
     )
 
