@@ -796,6 +796,22 @@ def test_a_cell_that_is_not_compiled_is_told_of_once(
     assert not caplog.records
 
 
+class Mute(es.Cell):
+    """Gives zeros, whatever comes."""
+
+    def initial_state(self, batch: int, like: Tensor) -> Any:
+        return ()
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return torch.zeros_like(x), state
+
+
+def test_a_step_that_reads_nothing_is_refused() -> None:
+    cell, xs = Mute(3, 3), torch.randn(2, 4, 3)
+    assert torch.equal(es.scan(cell, xs)[0], torch.zeros(2, 4, 3))
+    assert "reads no input" in (fused.refuses(cell, xs, None, None) or "")
+
+
 def test_half_precision_is_refused() -> None:
     cell = make(dtype=torch.bfloat16)
     assert "float32 or float64" in (fused.refuses(cell, inputs(cell, 2, 3, torch.bfloat16), None, None) or "")
