@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from everstep.cell import Cell
 from everstep.scanning.fused import build, cpu, toolchain
+from everstep.scanning.fused.fingerprint import modules, parameters
 from everstep.scanning.fused.form import Entry, Form
 from everstep.scanning.fused.lower import Lowered, lower
 from everstep.scanning.fused.plan import End, Plan, plan
@@ -17,9 +22,10 @@ from everstep.scanning.fused.program import address
 from everstep.scanning.fused.steps import Setting
 from everstep.scanning.fused.table import Rows, layout, numbers, table
 from everstep.scanning.fused.threads import GATE, Kernels, kernels
+from everstep.scanning.plain import OPAQUE, plain
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
-from everstep.state import State, leaves, unflatten
+from everstep.state import State, check_nest, leaves, unflatten
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,18 @@ class _Step:
 
 def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
     """The compiled step, or why there is none."""
-    if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
-        return "only float32 and float64 on the CPU are compiled"
-    if toolchain.compiler() is None:
-        return "no C++ compiler is found"
+    given = parameters(modules(cell))
+    reason = _unfit(like, given, [leaf for _, leaf in leaves(initial)])
+    if reason is not None:
+        return reason
     try:
-        counts = (len([*cell.parameters(), *cell.buffers()]), 1, len(leaves(initial)))
-        step = lower(trace(cell, like[:, None]), counts, hoist=False)
+        counts = (len(given), 1, len(leaves(initial)))
+        with _plainly():
+            step = lower(trace(cell, like[:, None]), counts, hoist=False)
+        if step.output.shape != (cell.output_size,):
+            return f"its step gives {tuple(step.output.shape)} a row, but output_size is {cell.output_size}"
+        if not (step.inputs or step.constants or step.states):
+            return "its step reads no input, parameter or state: nothing is left to compile"
         ends = [End("y", 0, step.output), *(End("next", k, view) for k, view in enumerate(step.following))]
         order = plan(step.builder, ends, "next")
         states = tuple(leaf[0].numel() for _, leaf in leaves(initial))
@@ -57,15 +68,39 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
         code = cpu.generate(order, setting, like.element_size())
         run = address(build.load(code.source, f"{type(cell).__name__}-step"))
         return _Step(step, order, code, run, kernels(like.dtype))
-    except (Untraceable, toolchain.BuildError) as reason:
-        return str(reason)
+    except (Untraceable, toolchain.BuildError) as error:
+        return str(error)
+
+
+def _unfit(like: Tensor, given: list[Tensor], states: list[Tensor]) -> str | None:
+    """Why no step of such tensors is compiled."""
+    if any(not t.is_cpu for t in (like, *given)) or like.dtype not in (torch.float32, torch.float64):
+        return "only float32 and float64 on the CPU are compiled"
+    if len(like) == 0:
+        return "there are no rows"
+    if not plain(like, *given, *states):
+        return OPAQUE
+    dtypes = {t.dtype for t in given if t.is_floating_point()} | {t.dtype for t in states}
+    if not dtypes <= {like.dtype}:
+        return f"numbers of one dtype are compiled, but {', '.join(sorted(map(str, {like.dtype, *dtypes})))} came"
+    if toolchain.compiler() is None:
+        return "no C++ compiler is found"
+    return None
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """In the plain mode, whatever the caller's: what is made is kept."""
+    with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.no_grad():
+        yield
 
 
 class Stream:
     """A cell that is fed one step after another, with its state kept inside: y_t = stream(x_t).
 
     The whole step, products of x included, is one compiled call, with the weights packed once. A weight that changes in
-    place (an optimizer's step) is noticed. Where the cell cannot be compiled (see `reason`), its `step` runs.
+    place (an optimizer's step), gets other data or another dtype, or is replaced, is noticed. Where the cell cannot be
+    compiled (see `reason`), its `step` runs.
 
     >>> import everstep as es
     >>> cell = es.LSTM(3, 5)
@@ -84,20 +119,54 @@ class Stream:
         state: a copy of the state after the last step; set it to go on from another.
         compiled, reason: whether the step is compiled, and why not.
 
-    Known limits: no gradients; one thread of Python at a time; the cell should be in eval mode.
+    Known limits: no gradients; one thread of Python at a time; the cell should be in eval mode. PyTorch does not count
+    what is written through `weight.data` (`weight.data.mul_(2)`) or into weights made in inference mode: it is not seen
+    (use `torch.no_grad()`), and neither is another attribute of a module that is no parameter, buffer or module.
     """
+
+    _versions: list[int]
+    _pointers: list[int] | None
 
     def __init__(self, cell: Cell, batch: int = 1, state: State = None):
         self.cell, self.batch = cell, batch
-        parameter = next(cell.parameters(), torch.zeros(1))
-        self._like = torch.zeros(batch, cell.input_size, dtype=parameter.dtype, device=parameter.device)
-        self._initial = cell.initial_state(batch, self._like)
-        self._parameters = [*cell.parameters(), *cell.buffers()]
-        self._versions: tuple[int, ...] = ()
-        self._state = [leaf.detach().clone().contiguous() for _, leaf in leaves(self._initial)]
-        self._program = _compile(cell, self._like, self._initial)
+        self._state: list[Tensor] = []
+        self._build()
         if state is not None:
             self.state = state
+
+    def _build(self) -> None:
+        """Take the cell as it is, and the state with it where its leaves keep their shapes."""
+        cell, before = self.cell, self._state
+        inside = modules(cell)
+        self._tensors = parameters(inside)
+        self._counting = [t for t in self._tensors if not t.is_inference()]
+        self._kinds = self._kinds_now()
+        held = [names for m in inside for names in (m._parameters, m._buffers, m._modules) if names]
+        self._places = [names.values() for names in held]
+        self._ids = list(map(id, chain.from_iterable(self._places)))
+        self._alive = inside  # and so are their identities
+        parameter = next(cell.parameters(), torch.zeros(1))
+        with torch.no_grad(), torch.inference_mode(False):
+            self._like = torch.zeros(self.batch, cell.input_size, dtype=parameter.dtype, device=parameter.device)
+            self._initial = cell.initial_state(self.batch, self._like)
+            self._state = [leaf.detach().clone().contiguous() for _, leaf in leaves(self._initial)]
+            if [leaf.shape for leaf in before] == [leaf.shape for leaf in self._state]:
+                for own, old in zip(self._state, before, strict=True):
+                    own.copy_(old)
+        self._shape, self._size = tuple(self._like.shape), (self.batch, cell.output_size)
+        self._program = _compile(cell, self._like, self._initial)
+        self._versions, self._pointers = [], None
+
+    def _kinds_now(self) -> list[tuple[Any, ...]]:
+        return [(t.shape, t.dtype, t.device) for t in self._tensors]
+
+    def _follow(self) -> None:
+        """Take up what has changed of the cell's tensors."""
+        same = list(map(id, chain.from_iterable(self._places))) == self._ids
+        if not same or self._kinds_now() != self._kinds:
+            self._build()
+        if self.compiled:
+            self._prepare()
 
     @property
     def compiled(self) -> bool:
@@ -116,8 +185,10 @@ class Stream:
 
     @state.setter
     def state(self, state: State) -> None:
-        for own, (_, given) in zip(self._state, leaves(state), strict=True):
-            own.copy_(given)
+        check_nest(f"Stream({type(self.cell).__name__})", state, self._initial)
+        with torch.no_grad():
+            for own, (_, given) in zip(self._state, leaves(state), strict=True):
+                own.copy_(given)
 
     def reset(self) -> None:
         """Back to the initial state."""
@@ -131,29 +202,47 @@ class Stream:
             out: where y is to be written, (batch, output_size) and contiguous; a new tensor if None.
 
         Raises:
-            ValueError: x of another shape, dtype or device.
+            ValueError: x or out of another shape, dtype or device, or out not contiguous.
         """
-        if x.shape != self._like.shape or x.dtype != self._like.dtype or x.device != self._like.device:
-            raise ValueError(
-                f"Stream({type(self.cell).__name__}): x should be {tuple(self._like.shape)} {self._like.dtype} on "
-                f"{self._like.device}, but is {tuple(x.shape)} {x.dtype} on {x.device}"
-            )
-        if isinstance(self._program, str):
+        if self._changed():
+            self._follow()
+        like = self._like
+        if x.shape != self._shape or x.dtype is not like.dtype or x.device != like.device:
+            self._refuse("x", x, self._shape)
+        if out is not None and (out.shape != self._size or out.dtype is not like.dtype or out.device != like.device):
+            self._refuse("out", out, self._size)
+        if out is not None and not out.is_contiguous():
+            raise ValueError(f"Stream({type(self.cell).__name__}): out should be contiguous, but has gaps")
+        program = self._program
+        if isinstance(program, str) or not plain(x) or (out is not None and not plain(out)):
             return self._eager(x, out)
-        versions = tuple([p._version for p in self._parameters])
-        if versions != self._versions:
-            self._prepare()
-            self._versions = versions
-        y = x.new_empty(self.batch, self.cell.output_size) if out is None else out
+        y = x.new_empty(self._size) if out is None else out
         if not x.is_contiguous():
             x = x.contiguous()
         self._brings[self._x], self._brings[self._y] = x.data_ptr(), y.data_ptr()
-        self._program.kernels.call(self._form.address, ctypes.addressof(self._brings))
+        program.kernels.call(*self._call)
         return y
+
+    def _changed(self) -> bool:
+        """Whether the cell's tensors are others, have changed in place, or lie elsewhere, as far as can be told."""
+        if list(map(id, chain.from_iterable(self._places))) != self._ids:
+            return True
+        if isinstance(self._program, str):
+            return self._kinds_now() != self._kinds
+        if [t._version for t in self._counting] != self._versions:
+            return True
+        return [t.data_ptr() for t in self._tensors] != self._pointers
+
+    def _refuse(self, name: str, value: Tensor, shape: tuple[int, ...]) -> NoReturn:
+        raise ValueError(
+            f"Stream({type(self.cell).__name__}): {name} should be {shape} {self._like.dtype} on {self._like.device}, "
+            f"but is {tuple(value.shape)} {value.dtype} on {value.device}"
+        )
 
     def _eager(self, x: Tensor, out: Tensor | None) -> Tensor:
         with torch.no_grad():
-            y, state = self.cell.step(x, unflatten(self._initial, self._state))
+            # copies: what the step gives may be what it got
+            y, state = self.cell.step(x, self.state)
             for own, (_, leaf) in zip(self._state, leaves(state), strict=True):
                 own.copy_(leaf)
         return y if out is None else out.copy_(y)
@@ -162,9 +251,11 @@ class Stream:
         """Pack the weights and fix all pointers but those of x and y."""
         program = self._program
         assert isinstance(program, _Step)
-        with torch.no_grad():
-            outside = program.step.before.forward(*self._parameters, self._like, self.batch)
-        constants = outside[len(program.step.inputs) :]
+        with _plainly():
+            outside = program.step.before.forward(*self._tensors, self._like, self.batch)
+            # their memory stays, so that other data of a parameter lies elsewhere
+            constants = [t.detach() for t in outside[len(program.step.inputs) :]]
+            before = [t.detach() for t in self._tensors]
         arrays = {f"const{k}": constants[k].to(self._like.dtype).contiguous() for k in program.elementwise}
         for k, leaf in enumerate(self._state):
             arrays[f"start{k}"] = arrays[f"end{k}"] = leaf
@@ -190,6 +281,9 @@ class Stream:
         brings += [stride for matrix in matrices for stride in matrix.stride()]
         self._brings = (ctypes.c_int64 * len(brings))(*brings)
         self._form = Form(program.run, told)
-        self._held = arrays, rows, gate, memory
+        self._call = self._form.address, ctypes.addressof(self._brings)
+        self._held = arrays, rows, gate, memory, constants, before
         packing = Form(0, told, jobs, packs)
         program.kernels.call(packing.address, ctypes.addressof(self._brings))
+        self._versions = [t._version for t in self._counting]
+        self._pointers = [t.data_ptr() for t in self._tensors]
