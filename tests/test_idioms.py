@@ -133,6 +133,44 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+CORNERS: dict[str, tuple[Callable[[Tensor], Tensor], list[float]]] = {
+    "hardswish": (F.hardswish, [-3, 3, 2, -4, 4, 0]),
+    "hardshrink": (F.hardshrink, [-0.5, 0.5, 2, 1, 0, -1]),
+    "softshrink": (F.softshrink, [-0.5, 0.5, 2, 1, 0, -1]),
+    "threshold": (lambda v: F.threshold(v, 0.1, -0.2), [0.1, math.nan, 0, math.inf, 1, -1]),
+    "frac": (torch.frac, [1, -1, 0.5, 0, 2.25, -2.25]),
+    "mish": (F.mish, [math.nan, 30, math.inf, 0, 1, -1]),
+    "nan_to_num": (torch.nan_to_num, [math.nan, math.inf, -math.inf, 0, 1, -1]),
+    "isnan": (lambda v: torch.where(torch.isnan(v), 1.0, v), [math.nan, 0, 1, 2, 3, 4]),
+    "norm": (lambda v: v.norm(dim=-1, keepdim=True).expand_as(v), [0.0] * 6),
+    "norm 1": (lambda v: v.norm(p=1, dim=-1, keepdim=True).expand_as(v), [0, 1, -1, 0, 2, 3]),
+    "norm inf": (lambda v: torch.linalg.vector_norm(v, math.inf, -1, True).expand_as(v), [1, -1, 0, 1, 0.5, 0]),
+    "std": (lambda v: v.std(-1, keepdim=True).expand_as(v), [2.0] * 6),
+    "prod": (lambda v: v.prod(-1, keepdim=True).expand_as(v), [0, 0, 2, 1, 3, 1]),
+    "cumprod": (lambda v: v.cumprod(-1), [2, 0, 3, 0, 1, 1]),
+    "logaddexp": (lambda v: torch.logaddexp(v, v.flip(-1)), [1, 2, 3, 3, 2, 1]),
+    "pow": (lambda v: torch.pow(v.abs(), v.flip(-1).abs()), [0, 2, 1, 3, 2, 0]),
+    "cosine_similarity": (lambda v: F.cosine_similarity(v, v.flip(-1), dim=-1)[:, None].expand_as(v), [0.0] * 6),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_at_corners_values_and_derivatives_are_those_of_pytorch(name: str) -> None:
+    class Corner(es.Cell):
+        def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            y = function(x + 0 * state)
+            return y, state
+
+    function, numbers = CORNERS[name]
+    found = []
+    for backend in ("reference", "fused"):
+        xs = torch.tensor(numbers, dtype=F64).expand(2, 3, SIZE).clone().requires_grad_()
+        ys = es.scan(Corner(SIZE), xs, backend=backend)[0]
+        found.append((ys, *torch.autograd.grad(ys.sum(), xs)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations(name: str) -> None:
     check(Idiom(OPERATIONS[name]))

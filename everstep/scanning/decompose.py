@@ -97,6 +97,10 @@ def _attention(
     return attended, _logsumexp(scores, -1)
 
 
+def _below(x: Tensor, bound: float) -> Tensor:
+    return torch.where(x < -bound, x + bound, torch.where(x != x, x, 0.0))
+
+
 def _glu(x: Tensor, dim: int = -1) -> Tensor:
     half = x.shape[dim] // 2
     return _cut(x, dim, 0, half) * torch.sigmoid(_cut(x, dim, half, 2 * half))
@@ -262,9 +266,9 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
     "frac": lambda x: x - torch.trunc(x.detach()),
     "hypot": lambda a, b: torch.sqrt(a * a + b * b),
     "mish": lambda x: x * torch.tanh(torch.nn.functional.softplus(x)),
-    "hardswish": lambda x: x * ((x + 3).clamp(0, 6) * (1 / 6)),
+    "hardswish": lambda x: torch.where(x < 3, torch.where(x > -3, x * ((x + 3) * (1 / 6)), 0.0), x),
     "hardshrink": lambda x, bound=0.5: torch.where(x.abs() <= bound, 0.0, x),
-    "softshrink": lambda x, bound=0.5: torch.where(x > bound, x - bound, torch.where(x < -bound, x + bound, x * 0.0)),
+    "softshrink": lambda x, bound=0.5: torch.where(x > bound, x - bound, _below(x, bound)),
     "threshold": lambda x, bound, value: torch.where(x <= bound, value, x),
     "nan_to_num": _nan_to_num,
     "isnan": lambda x: x != x,
