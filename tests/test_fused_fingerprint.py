@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import gc
+import math
 import weakref
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +20,7 @@ from torch import Tensor, nn
 import everstep as es
 from everstep.scanning import fused
 from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.fingerprint import Snapshot
+from everstep.scanning.fused.fingerprint import Snapshot, fingerprint
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -64,6 +69,87 @@ def test_changes_are_noticed(change: str) -> None:
     assert not snapshot.still(cell)
     found, _ = es.scan(cell, xs, backend="fused")
     torch.testing.assert_close(found, es.scan(cell, xs, backend="reference")[0])
+
+
+@dataclass
+class Config:
+    """Options that can change, as they are often kept."""
+
+    scale: float = 0.5
+    inner: Any = field(default_factory=lambda: argparse.Namespace(shift=1.0, shifts=[1.0]))
+
+
+@dataclass(slots=True)
+class Slots:
+    """The same without a dictionary."""
+
+    scale: float = 0.5
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What has a hash that it cannot compute."""
+
+    scales: dict[str, float]
+
+
+class Reading(es.Cell):
+    """A step that reads one number of what `options` holds."""
+
+    def __init__(self, options: Any, read: Callable[[Any], float]):
+        super().__init__(3, 3)
+        self.weight, self.options, self.read = nn.Parameter(torch.randn(3, 3)), options, read
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step."""
+        h = torch.tanh(x @ self.weight + state) * self.read(self.options)
+        return h, h
+
+
+def agrees(cell: es.Cell, xs: Tensor) -> None:
+    """That the engine computes what PyTorch does."""
+    found, _ = es.scan(cell, xs, backend="fused")
+    torch.testing.assert_close(found, es.scan(cell, xs, backend="reference")[0])
+
+
+OPTIONS: dict[str, tuple[Any, Callable[[Any], float], Callable[[Any], object]]] = {
+    "a dataclass": (Config(), lambda o: o.scale, lambda o: setattr(o, "scale", 2.0)),
+    "one with slots": (Slots(), lambda o: o.scale, lambda o: setattr(o, "scale", 2.0)),
+    "one inside of another": (Config(), lambda o: o.inner.shift, lambda o: setattr(o.inner, "shift", 2.0)),
+    "a list inside of that": (Config(), lambda o: o.inner.shifts[0], lambda o: o.inner.shifts.__setitem__(0, 2.0)),
+    "a namespace": (argparse.Namespace(scale=0.5), lambda o: o.scale, lambda o: setattr(o, "scale", 2.0)),
+    "a frozen one's dictionary": (Frozen({"a": 0.5}), lambda o: o.scales["a"], lambda o: o.scales.update(a=2.0)),
+    "an array": (np.array([0.5]), lambda o: float(o[0]), lambda o: o.fill(2.0)),
+    "a set": ({1}, lambda o: float(len(o)), lambda o: o.add(2)),
+    "a deque": (deque([0.5]), lambda o: o[0], lambda o: o.appendleft(2.0)),
+    "a method's owner": (Config().__eq__, lambda o: o.__self__.scale, lambda o: setattr(o.__self__, "scale", 2.0)),
+    "the sign of zero": ([0.0], lambda o: math.copysign(1.0, o[0]), lambda o: o.__setitem__(0, -0.0)),
+    "the kind of a number": ([1], lambda o: 1.0 if o[0] is True else 2.0, lambda o: o.__setitem__(0, True)),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_changes_inside_of_objects_are_noticed(kind: str) -> None:
+    options, read, change = OPTIONS[kind]
+    cell, xs = Reading(options, read), torch.randn(2, 4, 3)
+    agrees(cell, xs)
+    change(options)
+    agrees(cell, xs)
+
+
+def test_objects_are_not_taken_for_others_that_had_their_place() -> None:
+    cell, xs = Reading(None, lambda o: o.scale), torch.randn(2, 4, 3)
+    for n in range(6):
+        cell.options = argparse.Namespace(scale=float(n))
+        agrees(cell, xs)
+
+
+def test_an_object_that_refers_to_itself_and_to_much_is_looked_at_in_part() -> None:
+    options = argparse.Namespace(scale=0.5, words=dict.fromkeys(range(1000), 0.5))
+    options.again = options
+    cell, xs = Reading(options, lambda o: o.scale), torch.randn(2, 4, 3)
+    agrees(cell, xs)
+    assert len(str(fingerprint(cell, xs))) < 10_000
 
 
 def test_numbers_of_another_dtype_are_noticed() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import deque
 from collections.abc import Collection, Iterable
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,10 @@ from everstep.state import leaves
 _HOUSEHOLD = frozenset({*nn.Module().__dict__, "training"})
 _SIMPLE = frozenset({int, float, str, bool, type(None)})
 _FIXED = (FunctionType, BuiltinFunctionType, ModuleType, type, nn.Module, Tensor, torch.dtype, torch.device)
+_DEPTH = 4
+"""How far objects and collections are looked into."""
+_MANY = 256
+"""Items of a collection of an object's, up to which they are looked at."""
 
 
 def modules(module: nn.Module, found: list[nn.Module] | None = None) -> list[nn.Module]:
@@ -43,20 +50,72 @@ def fingerprint(cell: Cell, xs: Any) -> Any:
 
 
 def _plain(module: nn.Module) -> list[Any]:
-    return [(k, v if type(v) in _SIMPLE else _value(v)) for k, v in vars(module).items() if k not in _HOUSEHOLD]
+    return [
+        (k, type(v), v) if type(v) in _SIMPLE and v else (k, _value(v))
+        for k, v in vars(module).items()
+        if k not in _HOUSEHOLD
+    ]
 
 
-def _value(value: Any) -> Any:
-    """The value in a form that can be a key; what cannot be compared is itself alone."""
-    if isinstance(value, tuple | list):
-        return tuple(value) if _SIMPLE.issuperset(map(type, value)) else tuple(map(_value, value))
+def _value(value: Any, depth: int = 0) -> Any:
+    """The value in a form that can be a key: equal only for what a step computes the same with, as far as is known."""
+    kind = type(value)
+    if kind in _SIMPLE:
+        return kind, value or str(value)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0
+    if isinstance(value, _FIXED):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return kind, value.shape, str(value.dtype), hashlib.blake2b(value.tobytes()).digest()
+    if isinstance(value, MethodType):
+        return value.__func__, _value(value.__self__, depth)
+    return _Same(value) if depth == _DEPTH else (kind, *_inside(value, depth + 1))
+
+
+def _inside(value: Any, depth: int) -> list[Any]:
+    """What a collection holds; of another object, which it is and what its attributes are."""
     if isinstance(value, dict):
-        return tuple((k, _value(v)) for k, v in value.items())
-    if type(value).__hash__ is None:
-        return id(value)
-    inside = getattr(value, "__dict__", {})
-    plain = not inside or isinstance(value, nn.Module | type | FunctionType | ModuleType)
-    return value if plain else (value, *((k, v) for k, v in inside.items() if type(v) in _SIMPLE))
+        return [(k, _value(v, depth)) for k, v in value.items()]
+    if isinstance(value, tuple | list | set | deque):
+        return [v if type(v) is str else _value(v, depth) for v in value]
+    # what an object refers to may be as large as a corpus
+    return [_known(value), *[(k, _Same(v) if _long(v) else _value(v, depth)) for k, v in _attributes(value)]]
+
+
+def _known(value: Any) -> Any:
+    """The object itself, if it can be a key."""
+    try:
+        hash(value)
+    except TypeError:
+        return _Same(value)
+    return value
+
+
+def _long(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.size > _MANY
+    return isinstance(value, dict | tuple | list | set | deque) and len(value) > _MANY
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    """Of an object, also those that lie in slots."""
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    found = [(name, getattr(value, name)) for name in slots if name[:2] != "__" and hasattr(value, name)]
+    return [*found, *getattr(value, "__dict__", {}).items()]
+
+
+class _Same:
+    """An object as a key, by identity, which is no other's as long as the key lives."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 class Snapshot:
