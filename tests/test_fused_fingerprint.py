@@ -137,6 +137,40 @@ def test_changes_inside_of_objects_are_noticed(kind: str) -> None:
     agrees(cell, xs)
 
 
+class Three(es.Cell):
+    """Weights that can be tied, or absent."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(3, 3)) for _ in range(3))
+        self.d, self.e, self.f = (nn.Linear(3, 3) for _ in range(3))
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step."""
+        h = torch.tanh(x @ self.a + state @ self.b + torch.sigmoid(x) @ self.c)
+        h = torch.tanh(h if self.d is None else self.d(h)) - (h if self.e is None else self.e(h))
+        return self.f(h), h
+
+
+def test_other_ties_are_another_program() -> None:
+    cell, xs = Three(), torch.randn(2, 4, 3)
+    b, e = cell.b, cell.e
+    cell.b, cell.e = cell.a, cell.d
+    agrees(cell, xs)
+    cell.b = cell.c = b  # as many tensors, of the same shapes
+    agrees(cell, xs)
+    cell.e = cell.f = e
+    agrees(cell, xs)
+
+
+def test_a_name_that_another_has_left_is_another_program() -> None:
+    cell, xs = Three(), torch.randn(2, 4, 3)
+    cell.d, e = None, cell.e  # type: ignore[assignment]
+    agrees(cell, xs)
+    cell.d, cell.e = e, None  # type: ignore[assignment]
+    agrees(cell, xs)
+
+
 def test_objects_are_not_taken_for_others_that_had_their_place() -> None:
     cell, xs = Reading(None, lambda o: o.scale), torch.randn(2, 4, 3)
     for n in range(6):

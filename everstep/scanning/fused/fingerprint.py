@@ -44,9 +44,17 @@ def parameters(among: Iterable[nn.Module]) -> list[Tensor]:
 def fingerprint(cell: Cell, xs: Any) -> Any:
     """Everything that a trace bakes in, as a key."""
     inside = modules(cell)
-    shapes = [(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)]
-    held = [(type(m), m.training, *_plain(m)) for m in inside]
-    return *shapes, *held, *[(t.shape, t.dtype, t.device) for t in parameters(inside)]
+    given = parameters(inside)
+    places = {id(held): k for k, held in enumerate([*given, *inside])}
+    shapes = tuple([(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)])
+    held = tuple([(type(m), m.training, *_names(m, places), *_plain(m)) for m in inside])
+    return shapes, held, tuple([(t.shape, t.dtype, t.device) for t in given])
+
+
+def _names(module: nn.Module, places: dict[int, int]) -> list[Any]:
+    """Under which names there is what, so that ties are told apart."""
+    every = (module._parameters, module._buffers, module._modules)
+    return [(name, places.get(id(held))) for names in every for name, held in names.items()]
 
 
 def _plain(module: nn.Module) -> list[Any]:
