@@ -55,6 +55,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     ),
     "a buffer": lambda cell: setattr(cell, "offset", torch.zeros(3)),
     "a module": lambda cell: cell.inner.__setitem__(0, nn.Linear(3, 3, bias=False)),
+    "a hook": lambda cell: cell.inner[0].register_forward_hook(lambda module, given, found: 2 * found),
+    "a hook before": lambda cell: cell.inner[0].register_forward_pre_hook(lambda module, given: (2 * given[0],)),
     "the class of a module": lambda cell: setattr(cell.inner[0], "__class__", type("Other", (nn.Linear,), {})),
 }
 
@@ -169,6 +171,18 @@ def test_a_name_that_another_has_left_is_another_program() -> None:
     agrees(cell, xs)
     cell.d, cell.e = e, None  # type: ignore[assignment]
     agrees(cell, xs)
+
+
+def test_hooks_come_and_go() -> None:
+    cell, xs = Weighted(), torch.randn(2, 4, 3)
+    agrees(cell, xs)
+    for factor in (2, 3):
+        hook = cell.inner[0].register_forward_hook(lambda module, given, found, factor=factor: factor * found)
+        agrees(cell, xs)
+        hook.remove()
+    before = fingerprint(cell, xs)
+    cell.inner[0].register_full_backward_hook(lambda *_: None)
+    assert fingerprint(cell, xs) != before
 
 
 def test_objects_are_not_taken_for_others_that_had_their_place() -> None:

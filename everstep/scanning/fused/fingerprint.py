@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -48,13 +48,20 @@ def fingerprint(cell: Cell, xs: Any) -> Any:
     places = {id(held): k for k, held in enumerate([*given, *inside])}
     shapes = tuple([(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)])
     held = tuple([(type(m), m.training, *_names(m, places), *_plain(m)) for m in inside])
-    return shapes, held, tuple([(t.shape, t.dtype, t.device) for t in given])
+    called = tuple([tuple(hooks.values()) for hooks in _hooks(inside)])
+    return shapes, held, called, tuple([(t.shape, t.dtype, t.device) for t in given])
 
 
 def _names(module: nn.Module, places: dict[int, int]) -> list[Any]:
     """Under which names there is what, so that ties are told apart."""
     every = (module._parameters, module._buffers, module._modules)
     return [(name, places.get(id(held))) for names in every for name, held in names.items()]
+
+
+def _hooks(inside: Sequence[nn.Module]) -> list[dict[int, Any]]:
+    """What is called when a step calls one of the modules inside of the cell."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return [vars(module)[kind] for module in inside[1:] for kind in kinds]
 
 
 def _plain(module: nn.Module) -> list[Any]:
@@ -143,7 +150,8 @@ class Snapshot:
         self._types = type(cell), [(m, type(m)) for m in inside[1:]]
         self._tensors = [(t, t.shape, t.dtype, t.device) for t in self.parameters]
         self._held: list[tuple[Collection[Any], list[int], tuple[Any, ...]]] = []
-        self._telling = True
+        self._hooks = _hooks(inside)
+        self._telling = not any(self._hooks)
         for module in inside:
             for names in (vars(module), module._parameters, module._buffers, module._modules):
                 self._hold(names.values())
@@ -165,7 +173,7 @@ class Snapshot:
 
     def still(self, cell: Cell) -> bool:
         """Whether the cell is certainly as it was."""
-        if not self._telling or type(cell) is not self._types[0]:
+        if not self._telling or any(self._hooks) or type(cell) is not self._types[0]:
             return False
         for module, kind in self._types[1]:
             if type(module) is not kind:
