@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import io
 import math
 import weakref
 from collections import deque
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 import everstep as es
 from everstep.scanning import fused
 from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.fingerprint import Snapshot, fingerprint
+from everstep.scanning.fused.fingerprint import HOME, Snapshot, fingerprint
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -227,10 +228,63 @@ def test_an_unchanged_cell_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
         es.scan(copy.deepcopy(cell), xs, backend="fused")
 
 
-def test_a_known_cell_is_not_kept() -> None:
+class Owned(nn.Module):
+    """A module that refers to what it is in."""
+
+    def __init__(self, owner: nn.Module):
+        super().__init__()
+        self.owner = (owner,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The hyperbolic tangent."""
+        return torch.tanh(x)
+
+
+def test_a_known_cell_goes_at_once() -> None:
     cell = Weighted()
+    es.scan(cell, torch.randn(2, 4, 3), backend="fused")
+    es.scan(cell, torch.randn(2, 4, 3), backend="fused")
+    known = weakref.ref(cell.offset)
+    gc.collect()
+    gc.disable()
+    try:
+        del cell
+        assert known() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("how", ["a method", "a module", "a function"])
+def test_a_known_cell_that_refers_to_itself_is_not_kept(how: str) -> None:
+    cell = Weighted()
+    what = {"a method": cell.step, "a module": Owned(cell), "a function": lambda x, cell=cell: torch.tanh(x)}[how]
+    if how == "a method":
+        cell.again = what  # type: ignore[assignment]
+    else:
+        cell.options["power"] = cell.power = what  # type: ignore[assignment]
+    del what
+    es.scan(cell, torch.randn(2, 4, 3), backend="fused")
     es.scan(cell, torch.randn(2, 4, 3), backend="fused")
     known = weakref.ref(cell)
     del cell
     gc.collect()
     assert known() is None
+
+
+def test_copies_know_nothing_of_what_they_are_copies_of() -> None:
+    cell, xs = Weighted(), torch.randn(2, 4, 3)
+    es.scan(cell, xs, backend="fused")
+    file = io.BytesIO()
+    torch.save(cell, file)
+    file.seek(0)
+    copies = [copy.copy(cell), copy.deepcopy(cell), torch.load(file, weights_only=False)]
+    assert [vars(other)[HOME] is None for other in copies] == [False, True, True]  # a copy shares what it can
+    for other in copies:
+        other.scale = 0.75
+        agrees(other, xs)
+        agrees(cell, xs)
+        assert vars(other)[HOME] is not vars(cell)[HOME]
+    assert HOME not in repr(cell)
+    assert not any(HOME in name for name in cell.state_dict())
+    del vars(cell)[HOME]  # as in an old pickle
+    agrees(cell, xs)

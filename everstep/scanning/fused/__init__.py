@@ -11,7 +11,6 @@ import threading
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from everstep.scanning import reference, vendor
 from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.fingerprint import Snapshot, fingerprint, modules, parameters
+from everstep.scanning.fused.known import known
 from everstep.scanning.fused.locks import Lock
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.fused.packing import packed, padded
@@ -40,8 +40,6 @@ class Refusal(str):
     """Why a step cannot be compiled: what it does, and where."""
 
 
-_programs: WeakKeyDictionary[Cell, dict[Any, Program | str]] = WeakKeyDictionary()
-_snapshots: WeakKeyDictionary[Cell, Snapshot] = WeakKeyDictionary()
 _lock = Lock()
 
 
@@ -121,7 +119,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     direct = program.outside.direct  # the loop itself passes over padding in what comes as it is
     if not direct:
         parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]
-    given = _snapshots[cell].parameters
+    given = known(cell).parameters(cell)
     mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
     def outside() -> list[Tensor]:
@@ -187,22 +185,23 @@ def _whole(batch: int, time: int) -> Rows:
 def _program(cell: Cell, xs: Any) -> Program | str:
     """The cell's compiled step, or why there is none."""
     row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
-    snapshot = _snapshots.get(cell)
+    about = known(cell)
+    snapshot = about.snapshot
     if snapshot is None or not snapshot.still(cell):
-        snapshot = Snapshot(cell)
-        if not plain(*snapshot.parameters):
+        if not plain(*parameters(modules(cell))):
             return OPAQUE
-        _snapshots[cell] = snapshot
+        snapshot = about.snapshot = Snapshot(cell)
     elif row in snapshot.found:
         return snapshot.found[row]  # type: ignore[no-any-return]
     key = fingerprint(cell, xs)
     with _lock:
-        known = _programs.setdefault(cell, {})
-        if key not in known:
-            known[key] = _compile(cell, xs)
+        found = about.program(key)
+        if found is None:
+            found = _compile(cell, xs)
+            about.keep(key, found)
     if row is not None:
-        snapshot.found[row] = known[key]
-    return known[key]
+        snapshot.found[row] = found
+    return found
 
 
 def _compile(cell: Cell, xs: Any) -> Program | str:

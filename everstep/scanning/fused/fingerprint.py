@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from everstep.cell import Cell
 from everstep.state import leaves
 
-_HOUSEHOLD = frozenset({*nn.Module().__dict__, "training"})
+HOME = "_everstep_known"
+"""Under which name a cell has what the engine knows of it."""
+_HOUSEHOLD = frozenset({*nn.Module().__dict__, "training", HOME})
 _SIMPLE = frozenset({int, float, str, bool, type(None)})
 _FIXED = (FunctionType, BuiltinFunctionType, ModuleType, type, nn.Module, Tensor, torch.dtype, torch.device)
 _DEPTH = 4
@@ -67,7 +69,7 @@ def _hooks(inside: Sequence[nn.Module]) -> list[dict[int, Any]]:
 def _plain(module: nn.Module) -> list[Any]:
     return [
         (k, type(v), v) if type(v) in _SIMPLE and v else (k, _value(v))
-        for k, v in vars(module).items()
+        for k, v in list(vars(module).items())  # at once: another thread may run a cell inside, which adds to it
         if k not in _HOUSEHOLD
     ]
 
@@ -136,7 +138,7 @@ class _Same:
 class Snapshot:
     """A cell as it was: whether it still is so is seen sooner than a fingerprint is taken.
 
-    It holds what is inside of the cell, but not the cell.
+    It holds what is inside of the cell, but not the cell, nor its dictionary, in which it lies itself.
 
     Attributes:
         parameters: as `parameters` has them.
@@ -149,13 +151,16 @@ class Snapshot:
         self.found: dict[Any, Any] = {}
         self._types = type(cell), [(m, type(m)) for m in inside[1:]]
         self._tensors = [(t, t.shape, t.dtype, t.device) for t in self.parameters]
+        self._own = list(map(id, vars(cell).values())), [v for k, v in list(vars(cell).items()) if k != HOME]
         self._held: list[tuple[Collection[Any], list[int], tuple[Any, ...]]] = []
         self._hooks = _hooks(inside)
         self._telling = not any(self._hooks)
         for module in inside:
-            for names in (vars(module), module._parameters, module._buffers, module._modules):
+            for names in (module._parameters, module._buffers, module._modules):
                 self._hold(names.values())
-            for name, value in vars(module).items():
+            if module is not cell:
+                self._hold(vars(module).values())
+            for name, value in list(vars(module).items()):
                 self._telling = self._telling and (name in _HOUSEHOLD or self._fixed(value))
 
     def _hold(self, values: Collection[Any]) -> None:
@@ -174,6 +179,8 @@ class Snapshot:
     def still(self, cell: Cell) -> bool:
         """Whether the cell is certainly as it was."""
         if not self._telling or any(self._hooks) or type(cell) is not self._types[0]:
+            return False
+        if list(map(id, vars(cell).values())) != self._own[0]:
             return False
         for module, kind in self._types[1]:
             if type(module) is not kind:
