@@ -6,6 +6,7 @@ import argparse
 import copy
 import gc
 import io
+import logging
 import math
 import weakref
 from collections import deque
@@ -22,6 +23,7 @@ import everstep as es
 from everstep.scanning import fused
 from everstep.scanning.fused import toolchain
 from everstep.scanning.fused.fingerprint import HOME, Snapshot, fingerprint
+from everstep.scanning.fused.known import KEPT
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -288,3 +290,29 @@ def test_copies_know_nothing_of_what_they_are_copies_of() -> None:
     assert not any(HOME in name for name in cell.state_dict())
     del vars(cell)[HOME]  # as in an old pickle
     agrees(cell, xs)
+
+
+def test_the_last_programs_are_kept_and_what_keeps_changing_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    cell, xs = Weighted(), torch.randn(2, 4, 3)
+    with caplog.at_level(logging.WARNING, logger="everstep"):
+        for n in range(KEPT):
+            cell.inner[0].calls = n
+            es.scan(cell, xs, backend="fused")
+        assert not caplog.records
+        es.scan(cell.eval(), xs, backend="fused")
+        assert not caplog.records  # another mode is nothing to tell of
+        for n in range(KEPT, KEPT + 3):
+            cell.inner[0].calls = n
+            agrees(cell, xs)
+    texts = [record.getMessage() for record in caplog.records if "Linear.calls" in record.getMessage()]
+    assert len(texts) == 1
+    assert texts[0].startswith("Weighted is traced and compiled again and again, since Linear.calls")
+    assert len(vars(cell)[HOME]._programs) == KEPT
+
+
+def test_a_tensor_in_an_attribute_that_is_another_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    cell, xs = Weighted(), torch.randn(2, 4, 3)
+    for n in range(KEPT + 3):
+        cell.options["shift"] = torch.full((3,), float(n))
+        agrees(cell, xs)
+    assert "Weighted.options keeps changing" in caplog.text

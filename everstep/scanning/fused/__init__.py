@@ -198,7 +198,7 @@ def _program(cell: Cell, xs: Any) -> Program | str:
         found = about.program(key)
         if found is None:
             found = _compile(cell, xs)
-            about.keep(key, found)
+            about.keep(cell, key, found)
     if row is not None:
         snapshot.found[row] = found
     return found

@@ -54,6 +54,15 @@ def fingerprint(cell: Cell, xs: Any) -> Any:
     return shapes, held, called, tuple([(t.shape, t.dtype, t.device) for t in given])
 
 
+def changed(before: Any, after: Any) -> str | None:
+    """Which attribute or hook makes a fingerprint another one, in words."""
+    for old, new in zip(before[1], after[1], strict=False):
+        for a, b in zip(old[2:], new[2:], strict=False):
+            if hash(a) != hash(b):  # equality of tensors is another matter
+                return f"{new[0].__name__}.{b[0]}"
+    return "a hook" if hash(before[2]) != hash(after[2]) else None
+
+
 def _names(module: nn.Module, places: dict[int, int]) -> list[Any]:
     """Under which names there is what, so that ties are told apart."""
     every = (module._parameters, module._buffers, module._modules)

@@ -8,8 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from everstep.cell import Cell
-from everstep.scanning.fused.fingerprint import HOME, Snapshot, modules, parameters
+from everstep.scanning.fused import toolchain
+from everstep.scanning.fused.fingerprint import HOME, Snapshot, changed, modules, parameters
 from everstep.scanning.fused.program import Program
+
+KEPT = 8
+"""Programs that are kept for one cell."""
 
 
 class Known:
@@ -23,12 +27,13 @@ class Known:
         snapshot: as it last was; None if it should be looked at each time.
     """
 
-    __slots__ = ("_programs", "owner", "snapshot")
+    __slots__ = ("_made", "_programs", "owner", "snapshot")
 
     def __init__(self, cell: Cell):
         self.owner = weakref.ref(cell)
         self.snapshot: Snapshot | None = None
         self._programs: dict[Any, Program | str] = {}
+        self._made = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()
@@ -41,8 +46,14 @@ class Known:
         """The one with this fingerprint."""
         return self._programs.get(key)
 
-    def keep(self, key: Any, program: Program | str) -> None:
-        """A new one."""
+    def keep(self, cell: Cell, key: Any, program: Program | str) -> None:
+        """A new one, in place of the oldest if there are many."""
+        self._made += 1
+        what = changed(next(reversed(self._programs)), key) if self._made > KEPT else None
+        if what is not None:
+            _tell(cell, what)
+        if len(self._programs) == KEPT:
+            del self._programs[next(iter(self._programs))]
         self._programs[key] = program
 
 
@@ -52,3 +63,11 @@ def known(cell: Cell) -> Known:
     if found is None or found.owner() is not cell:
         found = vars(cell)[HOME] = Known(cell)
     return found
+
+
+def _tell(cell: Cell, what: str) -> None:
+    text = (
+        f"{cell._get_name()} is traced and compiled again and again, since {what} keeps changing. "
+        "What changes from call to call should be an input, a buffer or part of the state."
+    )
+    toolchain.notice(text, text)
