@@ -316,3 +316,17 @@ def test_a_tensor_in_an_attribute_that_is_another_each_time(caplog: pytest.LogCa
         cell.options["shift"] = torch.full((3,), float(n))
         agrees(cell, xs)
     assert "Weighted.options keeps changing" in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["fused", "vendor", "auto"])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_weight_that_stands_in_for_a_call_is_not_kept(backend: str, gradients: bool) -> None:
+    cell, xs = es.LSTM(3, 3), torch.randn(2, 9, 3)
+    cell(xs, backend=backend)
+    with torch.set_grad_enabled(gradients):
+        weight = cell.weight_hh * 2  # as a WeightDrop has it
+        known = weakref.ref(weight)
+        torch.func.functional_call(cell, {"weight_hh": weight}, (xs,), {"backend": backend})
+    del weight
+    assert known() is None
+    agrees(cell, xs)

@@ -20,7 +20,7 @@ from everstep.equation import Gated
 from everstep.scanning import reference, vendor
 from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
-from everstep.scanning.fused.fingerprint import Snapshot, fingerprint, modules, parameters
+from everstep.scanning.fused.fingerprint import Snapshot, borrows, fingerprint, modules, parameters
 from everstep.scanning.fused.known import known
 from everstep.scanning.fused.locks import Lock
 from everstep.scanning.fused.lower import lower
@@ -190,7 +190,8 @@ def _program(cell: Cell, xs: Any) -> Program | str:
     if snapshot is None or not snapshot.still(cell):
         if not plain(*parameters(modules(cell))):
             return OPAQUE
-        snapshot = about.snapshot = Snapshot(cell)
+        # what stands there for one call, with the graph behind it, is not held any longer
+        snapshot = about.snapshot = None if borrows(cell) else Snapshot(cell)
     elif row in snapshot.found:
         return snapshot.found[row]  # type: ignore[no-any-return]
     key = fingerprint(cell, xs)
@@ -199,7 +200,7 @@ def _program(cell: Cell, xs: Any) -> Program | str:
         if found is None:
             found = _compile(cell, xs)
             about.keep(cell, key, found)
-    if row is not None:
+    if row is not None and snapshot is not None:
         snapshot.found[row] = found
     return found
 

@@ -43,6 +43,13 @@ def parameters(among: Iterable[nn.Module]) -> list[Tensor]:
     return [*found.values(), *buffers.values()]
 
 
+def borrows(cell: Cell) -> bool:
+    """Whether something stands in a parameter's place for this call (`torch.func.functional_call`)."""
+    inside = modules(cell)
+    given = [t for m in inside for t in m._parameters.values() if t is not None]
+    return not all(isinstance(t, nn.Parameter) for t in given) or not all(t.is_leaf for t in parameters(inside))
+
+
 def fingerprint(cell: Cell, xs: Any) -> Any:
     """Everything that a trace bakes in, as a key."""
     inside = modules(cell)
