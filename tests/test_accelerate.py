@@ -10,6 +10,7 @@ import logging
 import pickle
 import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -208,6 +209,25 @@ def test_copies_and_pickles(runs: list[str]) -> None:
         with torch.no_grad():
             other[0].weight_hh_l0.zero_()
         assert model[0].weight_hh_l0.any()
+
+
+def test_weights_go_with_their_model() -> None:
+    model = es.accelerate(nn.LSTM(3, 4, 2, bidirectional=True).double())
+    for _ in range(2):
+        model(leaf(9, 2, 3))[0].sum().backward()
+    known = [weakref.ref(p) for p in model.parameters()]
+    del model
+    assert [ref() for ref in known] == [None] * len(known)
+
+
+def test_weights_that_are_tied_differently(runs: list[str]) -> None:
+    for ties in ({}, {"bias_hh_l0": "bias_ih_l0"}, {"weight_hh_l0": "weight_ih_l0"}, {}):
+        model, plain = pair(nn.LSTM(4, 4))
+        for both in (model, plain):
+            for name, other in ties.items():
+                setattr(both, name, getattr(both, other))
+        assert_same(model, plain, leaf(9, 2, 4))
+    assert len(runs) == 4
 
 
 def test_accelerate_is_idempotent_and_undone(caplog: pytest.LogCaptureFixture) -> None:

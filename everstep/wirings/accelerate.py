@@ -215,16 +215,23 @@ _idle: dict[Any, list[Cell]] = {}
 """Cells for each shape that no call uses at the moment. They hold no parameters, only what the engine knows of them."""
 
 
+def _ties(weights: Sequence[Tensor]) -> list[int]:
+    """For each, which is the first that is the same."""
+    first: dict[int, int] = {}
+    return [first.setdefault(id(w), k) for k, w in enumerate(weights)]
+
+
 def _one(
     kind: str, xs: Tensor, lengths: Tensor | None, start: tuple[Tensor, ...], weights: Sequence[Tensor], bias: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
     """One layer in one direction, by a cell that borrows the weights for this call."""
-    shape = (kind, *(w.shape for w in weights), bias)
+    shape = (kind, *(w.shape for w in weights), bias, *_ties(weights))
     idle = _idle.setdefault(shape, [])
     try:
         cell = idle.pop()
     except IndexError:
         cell = _cell(kind, xs.shape[2], start, bias)
+        fused.lend(cell)
     names = list(cell._parameters)
     held: Any = cell._parameters
     try:

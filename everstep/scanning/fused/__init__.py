@@ -20,7 +20,7 @@ from everstep.equation import Gated
 from everstep.scanning import reference, vendor
 from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
-from everstep.scanning.fused.fingerprint import Snapshot, borrows, fingerprint, modules, parameters
+from everstep.scanning.fused.fingerprint import Borrower, Snapshot, borrows, fingerprint, modules, parameters
 from everstep.scanning.fused.known import known
 from everstep.scanning.fused.locks import Lock
 from everstep.scanning.fused.lower import lower
@@ -102,6 +102,11 @@ def told(cell: Cell, xs: Any) -> str:
     """For `explain`: what the compiled loop does."""
     program = _program(cell, xs)
     return program if isinstance(program, str) else describe(program, len(leaves(xs)[0][1]))
+
+
+def lend(cell: Cell) -> None:
+    """Nothing but the tensors of this cell will change, to others of the same shapes, dtype and ties; none is kept."""
+    known(cell).snapshot = Borrower()
 
 
 def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, State]:

@@ -157,16 +157,16 @@ class Snapshot:
     It holds what is inside of the cell, but not the cell, nor its dictionary, in which it lies itself.
 
     Attributes:
-        parameters: as `parameters` has them.
+        parameters: as `parameters` has them; None if they are another call by call.
         found: what belongs to the cell as it was, by the shape of a row, dtype and device of its input.
     """
 
     def __init__(self, cell: Cell):
         inside = modules(cell)
-        self.parameters = parameters(inside)
+        self.parameters: list[Tensor] | None = parameters(inside)
         self.found: dict[Any, Any] = {}
         self._types = type(cell), [(m, type(m)) for m in inside[1:]]
-        self._tensors = [(t, t.shape, t.dtype, t.device) for t in self.parameters]
+        self._tensors = [(t, t.shape, t.dtype, t.device) for t in parameters(inside)]
         self._own = list(map(id, vars(cell).values())), [v for k, v in list(vars(cell).items()) if k != HOME]
         self._held: list[tuple[Collection[Any], list[int], tuple[Any, ...]]] = []
         self._hooks = _hooks(inside)
@@ -207,4 +207,20 @@ class Snapshot:
         for tensor, shape, dtype, device in self._tensors:
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
                 return False
+        return True
+
+
+class Borrower(Snapshot):
+    """In a snapshot's place, of a cell whose owner lends it the tensors of each call, always of one dtype and shapes.
+
+    Attributes:
+        parameters: None: they are the call's.
+    """
+
+    def __init__(self) -> None:
+        self.parameters = None
+        self.found = {}
+
+    def still(self, cell: Cell) -> bool:
+        """Yes: nothing but its tensors ever changes."""
         return True

@@ -40,7 +40,10 @@ class Known:
 
     def parameters(self, cell: Cell) -> list[Tensor]:
         """What programs are given."""
-        return parameters(modules(cell)) if self.snapshot is None else self.snapshot.parameters
+        snapshot = self.snapshot
+        if snapshot is None or snapshot.parameters is None:
+            return parameters(modules(cell))
+        return snapshot.parameters
 
     def program(self, key: Any) -> Program | str | None:
         """The one with this fingerprint."""
@@ -59,7 +62,7 @@ class Known:
 
 def known(cell: Cell) -> Known:
     """What is known of the cell."""
-    found: Known | None = vars(cell).get(HOME)
+    found: Known | None = cell.__dict__.get(HOME)
     if found is None or found.owner() is not cell:
         found = vars(cell)[HOME] = Known(cell)
     return found
