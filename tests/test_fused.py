@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -351,6 +352,69 @@ def test_a_retained_graph_and_what_the_user_keeps() -> None:
     for a, b, c in zip(first, copies, torch.autograd.grad(ys.sum() + state.c.sum(), wanted), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
+
+
+class Overwriting(es.Cell):
+    """Its loop backward writes over inputs that were computed of a frozen matrix."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.u = nn.Parameter(torch.randn(4, 16), requires_grad=False)
+        self.b = nn.Parameter(torch.randn(1, 16), requires_grad=False)
+        self.w = nn.Parameter(torch.randn(4, 16))
+
+    def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_zeros(batch, 4), like.new_zeros(batch, 4)
+
+    def step(self, x, state):
+        h, c = state
+        i, f, g, o = (torch.addmm(self.b, x, self.u) + h @ self.w).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, (h, c)
+
+
+class Adding(es.Cell):
+    """Its gradients need no x, but derivatives of them are computed of it."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.w = nn.Parameter(torch.randn(4, 4))
+
+    def step(self, x, h):
+        h = torch.tanh(h @ self.w) + x
+        return h, h
+
+
+@pytest.mark.parametrize("what", ["xs", "u", "b"])
+def test_a_change_in_place_before_a_second_backward(what: str) -> None:
+    cell, xs = Overwriting().double(), torch.randn(3, 5, 4, dtype=F64)
+    loss = es.scan(cell, xs, backend="fused")[0].square().sum()
+    first = torch.autograd.grad(loss, cell.w, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(loss, cell.w, retain_graph=True)[0], first)
+    with torch.no_grad():
+        (xs if what == "xs" else getattr(cell, what)).zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_change_in_place_before_a_second_derivative() -> None:
+    cell, xs = Adding().double(), torch.randn(3, 5, 4, dtype=F64)
+    losses = [es.scan(cell, xs, backend="fused")[0].square().sum() for _ in range(3)]
+    want = torch.autograd.grad(losses[0], cell.w, create_graph=True)[0]
+    xs.zero_()
+    torch.testing.assert_close(torch.autograd.grad(losses[1], cell.w)[0], want, rtol=0, atol=1e-9)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(losses[2], cell.w, create_graph=True)
+
+
+def test_what_inference_mode_has_made_has_no_version() -> None:
+    cell = Overwriting().double()
+    with torch.inference_mode():
+        xs = torch.randn(3, 5, 4, dtype=F64)
+    loss = es.scan(cell, xs, backend="fused")[0].square().sum()
+    first = torch.autograd.grad(loss, cell.w, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(loss, cell.w)[0], first)
 
 
 @pytest.mark.parametrize("kind", [es.GRU, es.LSTM, UserCell])

@@ -21,6 +21,7 @@ from everstep.scanning import reference, vendor
 from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.fingerprint import Borrower, Snapshot, borrows, fingerprint, modules, parameters
+from everstep.scanning.fused.hoisted import Hoisted
 from everstep.scanning.fused.known import known
 from everstep.scanning.fused.locks import Lock
 from everstep.scanning.fused.lower import lower
@@ -124,27 +125,12 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     direct = program.outside.direct  # the loop itself passes over padding in what comes as it is
     if not direct:
         parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]
-    given = known(cell).parameters(cell)
-    mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-
-    def outside() -> list[Tensor]:
-        """What needs no state."""
-        values = program.outside(given, parts, rows.steps)
-        values = [v if v.dtype == program.dtype else v.to(program.dtype) for v in values]
-        for k in range(len(program.step.inputs)):
-            values[k] = values[k].contiguous()
-        return values
-
-    def again() -> list[Tensor]:
-        """The same for backward, in the precision of the call."""
-        with torch.autocast("cpu", mixed, enabled=mixed is not None):
-            return outside()
-
+    hoisted = Hoisted(program, known(cell).parameters(cell), parts, rows.steps)
     start = [leaf for _, leaf in leaves(state)]
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
-    ys, final = call.run(program, outside(), again, rows, start, initial)
+    ys, final = call.run(program, hoisted, rows, start, initial)
     if not direct:
         ys = ys.view(batch, time, *ys.shape[1:]) if rows.whole else padded(ys, rows)
     return ys, unflatten(state, final)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from everstep.scanning.fused.backward_form import DRAWN, READY, SHARED, Backward
 from everstep.scanning.fused.form import Entry
 from everstep.scanning.fused.forms import CallForm, forward_form, place
 from everstep.scanning.fused.graph import Shape
+from everstep.scanning.fused.hoisted import Hoisted
 from everstep.scanning.fused.packing import pack, packed, pad, padded
 from everstep.scanning.fused.pool import empty
 from everstep.scanning.fused.products import product, room_over_steps, team
@@ -25,20 +26,20 @@ from everstep.scanning.fused.threads import Kernels, has_short, kernels
 
 def run(
     program: Program,
-    outside: Sequence[Tensor],
-    again: Callable[[], list[Tensor]],
+    hoisted: Hoisted,
     rows: Rows,
     start: Sequence[Tensor],
     initial: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Outputs and final state of `outside`, contiguous inputs and constants, which `again` gives once more.
+    """Outputs and final state.
 
     Inputs and outputs are (batch, time, …) with padding where the program takes them as they are, else (steps, …).
     """
-    tensors = [*outside, *start, *initial]
+    tensors = [*hoisted(), *start, *initial]
     call = _Call(program, _library(program), rows)
     if torch.is_grad_enabled() and True in [t.requires_grad for t in tensors]:
-        ys, *final = _Loop.apply(call, again, *tensors)
+        hoisted.watch()
+        ys, *final = _Loop.apply(call, hoisted, *tensors)
     else:
         ys, *final = call.forward(tensors, training=False)
     return ys, final
@@ -190,8 +191,8 @@ class _Call:
 
 class _Loop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: _Call, again: Callable[[], list[Tensor]], *tensors: Tensor) -> Any:
-        ctx.call, ctx.again, ctx.spent = call, again, False
+    def forward(ctx: Any, call: _Call, hoisted: Hoisted, *tensors: Tensor) -> Any:
+        ctx.call, ctx.hoisted, ctx.spent = call, hoisted, False
         ys, *final, kept = call.forward(tensors, training=True)
         inputs = [tensors[k] for k in call.program.saved_inputs]
         ctx.save_for_backward(*inputs, *tensors[call.program.ends[0] :], ys, kept)
@@ -200,20 +201,25 @@ class _Loop(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        call, wanted = ctx.call, ctx.needs_input_grad[2:]
-        program, saved = call.program, list(ctx.saved_tensors)
-        if all(grad is None for grad in grads):
-            return (None,) * (2 + len(wanted))
-        inputs, constants = len(program.saved_inputs), len(program.step.constants)
-        if torch.is_grad_enabled():
-            state = saved[inputs + constants : -2]
-            return None, None, *_differentiable(call, [*ctx.again(), *state], grads, wanted)
-        if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
-            values = [value.detach() for value in ctx.again()]
-            saved[:inputs] = [values[k] for k in program.saved_inputs]
-            saved[-1] = call.forward([*values, *saved[inputs + constants : -2]], training=True)[-1]
-        ctx.spent = bool(program.over)
-        return None, None, *call.backward(saved, grads, wanted)
+        found = _gradients(ctx, list(ctx.saved_tensors), grads)
+        return None, None, *found
+
+
+def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
+    call, wanted = ctx.call, ctx.needs_input_grad[2:]
+    program = call.program
+    if all(grad is None for grad in grads):
+        return (None,) * len(wanted)
+    inputs, constants = len(program.saved_inputs), len(program.step.constants)
+    state = saved[inputs + constants : -2]
+    if torch.is_grad_enabled():
+        return _differentiable(call, [*ctx.hoisted.again(), *state], grads, wanted)
+    if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
+        values = [value.detach() for value in ctx.hoisted.again()]
+        saved[:inputs] = [values[k] for k in program.saved_inputs]
+        saved[-1] = call.forward([*values, *state], training=True)[-1]
+    ctx.spent = bool(program.over)
+    return call.backward(saved, grads, wanted)  # type: ignore[no-any-return]
 
 
 def _differentiable(

@@ -21,6 +21,7 @@ class Outside:
         turned: of those, the ones that are left as they are where `before` transposes them: matrices are packed with
             any strides, and each transposition would cost a call here, and one for its gradient.
         direct: whether all is passed on as it is.
+        reads: which of parameters and x leaves are read.
     """
 
     def __init__(self, before: fx.GraphModule, inputs: int, matrices: Collection[int]):
@@ -38,6 +39,7 @@ class Outside:
         given = [node for node in graph.nodes if node.op == "placeholder"]
         self.direct = all(v in given for v in values)
         self._picks = [given.index(v) for v in values] if self.direct else None
+        self.reads = [k for k, node in enumerate(given[:-1]) if node.users]
 
     def __call__(self, parameters: Sequence[Tensor], xs: Sequence[Tensor], steps: int) -> list[Tensor]:
         """The inputs, (steps, …) each, then the constants."""
