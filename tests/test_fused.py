@@ -354,6 +354,22 @@ def test_a_retained_graph_and_what_the_user_keeps() -> None:
         assert torch.equal(a, c)
 
 
+@pytest.mark.parametrize("kind", [es.LSTM, UserCell])
+def test_what_backward_needs_goes_when_it_is_over(kind: Callable[..., es.Cell]) -> None:
+    first, second = (UserCell(), UserCell()) if kind is UserCell else (kind(3, 3), kind(3, 3))
+    ys, _ = es.scan(first, torch.randn(2, 5, first.input_size), backend="fused")
+    between = ys if kind is es.LSTM else ys[..., : second.input_size] * 1
+    known = weakref.ref(between)
+    loss = es.scan(second, between, backend="fused")[0].sum()
+    del ys, between
+    loss.backward(retain_graph=True)
+    assert known() is not None
+    loss.backward()
+    assert known() is None
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
 class Overwriting(es.Cell):
     """Its loop backward writes over inputs that were computed of a frozen matrix."""
 

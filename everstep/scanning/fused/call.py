@@ -23,6 +23,9 @@ from everstep.scanning.fused.replay import replay
 from everstep.scanning.fused.table import Layout, Rows, layout, numbers
 from everstep.scanning.fused.threads import Kernels, has_short, kernels
 
+_retained = torch._C._autograd._get_current_graph_task_keep_graph
+"""Whether the graph that goes backward stays for another time."""
+
 
 def run(
     program: Program,
@@ -202,6 +205,8 @@ class _Loop(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         found = _gradients(ctx, list(ctx.saved_tensors), grads)
+        if not _retained():
+            del ctx.hoisted  # as PyTorch lets go of what it has saved
         return None, None, *found
 
 
