@@ -109,7 +109,7 @@ def _inside(value: Any, depth: int) -> list[Any]:
     if isinstance(value, dict):
         return [(k, _value(v, depth)) for k, v in value.items()]
     if isinstance(value, tuple | list | set | deque):
-        return [v if type(v) is str else _value(v, depth) for v in value]
+        return [repr([*value])] if _SIMPLE.issuperset(map(type, value)) else [_value(v, depth) for v in value]
     # what an object refers to may be as large as a corpus
     return [_known(value), *[(k, _Same(v) if _long(v) else _value(v, depth)) for k, v in _attributes(value)]]
 
