@@ -373,7 +373,7 @@ def test_explain_says_what_runs_and_why_not_the_others() -> None:
         assert f"{cell}: fused" in told
     assert "bound by memory" in told
     assert "2 products" in told
-    half = str(es.explain(stack, XS.bfloat16()))
+    half = str(es.explain(stack.bfloat16(), XS.bfloat16()))
     assert "LSTM(3, 4): vendor" in half
     assert "MinGRU(4, 4): parallel" in half
     assert "GRUBefore(4, 4): reference" in half

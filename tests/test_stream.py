@@ -89,7 +89,7 @@ def test_another_dtype_is_followed_with_the_state(backend: str) -> None:
     if backend == "compiled":
         cell: es.Cell = es.GRU(3, 4)
     else:
-        cell = Bare(zeros, lambda x, h: (h.cumsum(1) + x, h + x))
+        cell = Bare(zeros, lambda x, h: (h.sort(1).values + x, h + x))
         cell.scale = nn.Parameter(torch.ones(1))
     stream, x = es.Stream(cell), torch.randn(1, 3)
     assert stream.compiled == (backend == "compiled")
@@ -142,6 +142,13 @@ def test_out_is_checked(name: str) -> None:
     assert bool(out.isfinite().all())
 
 
+def test_what_has_no_step_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected a Cell, which has a step, but Bidirectional came"):
+        es.Stream(es.Bidirectional(es.GRU(3, 4), es.GRU(3, 4)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch should be at least 0, but is -1"):
+        es.Stream(es.GRU(3, 4), -1)
+
+
 def test_no_rows() -> None:
     stream = es.Stream(es.LSTM(3, 4), 0)
     assert stream(torch.zeros(0, 3)).shape == (0, 4)
@@ -153,15 +160,15 @@ REFUSED = {
         Bare(
             lambda b, like: like.new_zeros(b, 3, dtype=torch.float64), lambda x, h: (torch.tanh(x + h).float(), h + 1)
         ),
-        "numbers of one dtype are compiled, but torch.float32, torch.float64 came",
+        "its step carries torch.float64; the compiled loop holds torch.float32 alone",
     ),
     "a counter": (
         Bare(lambda b, like: torch.zeros(b, 1, dtype=torch.int64), lambda x, n: (x * n, n + 1)),
-        "torch.int64 came",
+        "its step carries torch.int64",
     ),
     "an output of another size": (
         Bare(zeros, lambda x, h: (torch.cat([x, h], 1), h + x), size=4),
-        "its step gives (6,) a row, but output_size is 4",
+        "its step gives (batch, 6), but its output_size asks for (batch, 4)",
     ),
     "a step that reads nothing": (Bare(lambda b, like: (), lambda x, s: (torch.zeros_like(x), s)), "reads no input"),
 }
@@ -179,7 +186,7 @@ def test_what_is_not_compiled_is_stepped(name: str) -> None:
 def test_states_that_change_places(compiled: bool) -> None:
     def step(x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         a, b = state
-        return (b if compiled else b.cumsum(1)), (b, a + x)
+        return (b if compiled else b.sort(1).values), (b, a + x)
 
     stream = es.Stream(Bare(lambda b, like: (zeros(b, like), zeros(b, like)), step))
     assert stream.compiled == compiled

@@ -214,10 +214,7 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
             state = cell.initial_state(1, like)
             step = trace(cell, map_state(torch.Tensor.detach, xs), training=True)
             counts = (len(given), len(parts), len(leaves(state)))
-            lowered = lower(step, counts)
-            if not (lowered.inputs or lowered.constants or lowered.states):
-                return Refusal("its step reads no input, parameter or state: nothing is left to compile")
-            return Program(lowered, like.dtype, type(cell).__name__)
+            return Program(lower(step, counts), like.dtype, type(cell).__name__)
     except Untraceable as reason:
         return Refusal(reason)
     except toolchain.BuildError as error:

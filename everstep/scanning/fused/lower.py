@@ -95,6 +95,8 @@ class _Lowering:
             if found is not None:
                 factors[number] = split.constant(found[1]), math.prod(self._first(found[0]))
         constants = split.constant_shapes
+        if not (inputs or constants or states):
+            raise Untraceable("its step reads no input, parameter or state: nothing is left to compile")
         return Lowered(split.before(), inputs, factors, constants, states, y, tuple(following), self.build)
 
     def _end(self, node: fx.Node) -> View:

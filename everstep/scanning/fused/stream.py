@@ -55,10 +55,6 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
         counts = (len(given), 1, len(leaves(initial)))
         with _plainly():
             step = lower(trace(cell, like[:, None]), counts, hoist=False)
-        if step.output.shape != (cell.output_size,):
-            return f"its step gives {tuple(step.output.shape)} a row, but output_size is {cell.output_size}"
-        if not (step.inputs or step.constants or step.states):
-            return "its step reads no input, parameter or state: nothing is left to compile"
         ends = [End("y", 0, step.output), *(End("next", k, view) for k, view in enumerate(step.following))]
         order = plan(step.builder, ends, "next")
         states = tuple(leaf[0].numel() for _, leaf in leaves(initial))
@@ -80,7 +76,7 @@ def _unfit(like: Tensor, given: list[Tensor], states: list[Tensor]) -> str | Non
         return "there are no rows"
     if not plain(like, *given, *states):
         return OPAQUE
-    dtypes = {t.dtype for t in given if t.is_floating_point()} | {t.dtype for t in states}
+    dtypes = {t.dtype for t in given if t.is_floating_point()}
     if not dtypes <= {like.dtype}:
         return f"numbers of one dtype are compiled, but {', '.join(sorted(map(str, {like.dtype, *dtypes})))} came"
     if toolchain.compiler() is None:
@@ -119,6 +115,10 @@ class Stream:
         state: a copy of the state after the last step; set it to go on from another.
         compiled, reason: whether the step is compiled, and why not.
 
+    Raises:
+        TypeError: `cell` is no cell, or the state no such nest.
+        ValueError: `batch` is negative, or the state of another shape.
+
     Known limits: no gradients; one thread of Python at a time; the cell should be in eval mode. PyTorch does not count
     what is written through `weight.data` (`weight.data.mul_(2)`) or into weights made in inference mode: it is not seen
     (use `torch.no_grad()`), and neither is another attribute of a module that is no parameter, buffer or module.
@@ -128,6 +128,10 @@ class Stream:
     _pointers: list[int] | None
 
     def __init__(self, cell: Cell, batch: int = 1, state: State = None):
+        if not isinstance(cell, Cell):
+            raise TypeError(f"Stream: expected a Cell, which has a step, but {type(cell).__name__} came")
+        if batch < 0:
+            raise ValueError(f"Stream({type(cell).__name__}): batch should be at least 0, but is {batch}")
         self.cell, self.batch = cell, batch
         self._state: list[Tensor] = []
         self._build()
