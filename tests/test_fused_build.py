@@ -215,7 +215,7 @@ def flags() -> tuple[str, ...]:
 def test_the_compiler_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERSTEP_COMPILER", "none")
     assert toolchain.compiler() is None
-    with pytest.raises(toolchain.BuildError, match="no C\\+\\+ compiler"):
+    with pytest.raises(toolchain.BuildError, match="EVERSTEP_COMPILER=none switches"):
         build.load(SOURCE, "twice")
     assert issubclass(toolchain.BuildError, EverstepError)
 
@@ -361,6 +361,19 @@ def test_a_full_disk_while_compiling_leads_to_the_private_folder(
     assert twice(build.load(SOURCE, "twice")) == 42
     assert "No space left on device" in caplog.text
     assert list(cache.iterdir()) == []
+
+
+@needs_compiler
+def test_a_compiler_that_fails_on_a_full_disk_need_not_say_why(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert real is not None
+    body = f'case "$*" in *{cache}*) exit 1 ;; esac\nexec {shlex.join(real.command)} "$@"'
+    monkeypatch.setenv("CXX", str(script(tmp_path / "silent-c++", body)))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda place: usage._replace(free=1 << 10))
+    assert twice(build.load(SOURCE, "twice")) == 42
+    assert "No space left on device" in caplog.text
 
 
 @needs_compiler

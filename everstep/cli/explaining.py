@@ -10,7 +10,9 @@ from everstep.errors import ConfigError
 
 def explain(
     cell: str = typer.Argument(
-        ..., metavar="MODULE:CELL", help="A cell, a class of cells or a function that makes one."
+        ...,
+        metavar="CELL",
+        help="A cell of everstep (LSTM), MODULE:CELL or FILE.py:CELL: a cell, a class or a function.",
     ),
     sizes: str = typer.Option("64,64", help="What a class or function is called with: input size, hidden size, …"),
     batch: int = typer.Option(32, min=1, help="Sequences at once."),
@@ -21,7 +23,7 @@ def explain(
     What was taken out of its loop, and what a step costs.
 
     \b
-      everstep explain everstep:LSTM --sizes 128,256 --batch 8
+      everstep explain LSTM --sizes 128,256 --batch 8
       everstep explain mycells.py:Mine
     """
     import torch

@@ -42,7 +42,7 @@ def graph(
     if Path(cell).is_dir():
         made = load_run(Path(cell)).model.body
     else:
-        made = load_cell("graph", cell if ":" in cell else f"everstep:{cell}", sizes)
+        made = load_cell("graph", cell, sizes)
     if not isinstance(made, Cell):
         raise ConfigError(f"graph: {cell} should be a cell, but is {type(made).__name__}")
     try:

@@ -12,14 +12,16 @@ from everstep.errors import ConfigError
 
 
 def load_cell(who: str, name: str, sizes: str) -> Any:
-    """What MODULE:NAME or FILE.py:NAME is; a class or function is called with `sizes`, such as "64,128".
+    """What NAME of everstep, MODULE:NAME or FILE.py:NAME is; a class or function is called with `sizes` ("64,128").
 
     Raises:
         ConfigError: there is no such thing, or it cannot be called so; `who` is the verb that asks.
     """
-    module, colon, attribute = name.rpartition(":")
+    module, colon, attribute = (name if ":" in name or name.endswith(".py") else f"everstep:{name}").rpartition(":")
     if not colon or not module or not attribute:
-        raise ConfigError(f"{who}: expected MODULE:CELL, such as everstep:LSTM or mycells.py:Mine, but {name!r} came")
+        raise ConfigError(
+            f"{who}: expected LSTM, MODULE:CELL or FILE.py:CELL, such as mycells.py:Mine, but {name!r} came"
+        )
     if module.endswith(".py"):
         if not Path(module).is_file():
             raise ConfigError(f"{who}: no file {module}")

@@ -206,8 +206,9 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
     if dtypes not in ({torch.float32}, {torch.float64}):
         return f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came"
     if toolchain.compiler() is None:
-        toolchain.notice("compiler", "no C++ compiler is found, so that cells run step by step; install one")
-        return "no C++ compiler is found"
+        reason = toolchain.missing()
+        toolchain.notice("compiler", f"{reason}. Cells run on PyTorch's kernels where it has them, else step by step")
+        return reason
     try:
         # in the plain mode, whatever the mode of the first call: the result is kept for all
         with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):

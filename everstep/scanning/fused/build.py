@@ -35,6 +35,8 @@ TIMEOUT = 300.0
 
 _STALE_SECONDS = 3600
 _KEPT = re.compile(r"[\w.]+-[0-9a-f]{24}\.(so|json|cpp|log)", re.ASCII)
+_ROOM = 1 << 20
+"""Bytes that should be free: with less a compiler may fail and not be able to say why."""
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 _lock = Lock()
 _locks: dict[str, Lock] = {}
@@ -168,9 +170,7 @@ def load(source: str, name: str) -> ctypes.CDLL:
     """
     tool = toolchain.compiler()
     if tool is None:
-        raise BuildError(
-            "there is no C++ compiler: install one (c++, g++, clang++, or `pip install ziglang`), or name it in CXX"
-        )
+        raise BuildError(toolchain.missing())
     options = toolchain.flags(tool)
     basis = [source, tool.command, tool.version, options, toolchain.processor(), __version__]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
@@ -280,7 +280,7 @@ def _compiled(job: _Job, aside: Path, place: Path) -> Path:
     if not trouble and library.is_file():
         return library
     output = log.read_text("utf-8", "replace").replace(f"{aside}{os.sep}", "")
-    if any(sign in output for sign in _DISK_FULL):
+    if any(sign in output for sign in _DISK_FULL) or shutil.disk_usage(aside).free < _ROOM:  # for messages too
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
     lines = [line for line in output.splitlines() if "error" in line] or output.splitlines()
     log.write_text(f"{shlex.join(command)}\n{trouble or 'wrote no library'}\n\n{output}", "utf-8")

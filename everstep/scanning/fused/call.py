@@ -22,6 +22,7 @@ from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.replay import replay
 from everstep.scanning.fused.table import Layout, Rows, layout, numbers
 from everstep.scanning.fused.threads import Kernels, has_short, kernels
+from everstep.scanning.plain import plain
 
 _retained = torch._C._autograd._get_current_graph_task_keep_graph
 """Whether the graph that goes backward stays for another time."""
@@ -217,8 +218,10 @@ def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) 
         return (None,) * len(wanted)
     inputs, constants = len(program.saved_inputs), len(program.step.constants)
     state = saved[inputs + constants : -2]
-    if torch.is_grad_enabled():
-        return _differentiable(call, [*ctx.hoisted.again(), *state], grads, wanted)
+    graph = torch.is_grad_enabled()
+    if graph or not plain(*[grad for grad in grads if grad is not None]):
+        with torch.enable_grad():
+            return _differentiable(call, [*ctx.hoisted.again(), *state], grads, wanted, graph)
     if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
         values = [value.detach() for value in ctx.hoisted.again()]
         saved[:inputs] = [values[k] for k in program.saved_inputs]
@@ -228,9 +231,9 @@ def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) 
 
 
 def _differentiable(
-    call: _Call, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
+    call: _Call, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool], graph: bool
 ) -> list[Tensor | None]:
-    """Gradients that can be differentiated again: the loop replayed by PyTorch, one step at a time."""
+    """Gradients by PyTorch, from the loop replayed step by step: with a `graph`, and of gradients of any kind."""
     # each on its own: a state that was carried here depends on the parameters too, and that path is not this call's
     tensors = [t.view_as(t) for t in tensors]
     given, inputs = list(tensors), len(call.program.step.inputs)
@@ -244,7 +247,7 @@ def _differentiable(
     chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]
     found = iter(
         torch.autograd.grad(
-            [out for out, _ in pairs], chosen, [grad for _, grad in pairs], create_graph=True, allow_unused=True
+            [out for out, _ in pairs], chosen, [grad for _, grad in pairs], create_graph=graph, allow_unused=True
         )
     )
     return [next(found) if want else None for want in wanted]

@@ -80,7 +80,7 @@ def _unfit(like: Tensor, given: list[Tensor], states: list[Tensor]) -> str | Non
     if not dtypes <= {like.dtype}:
         return f"numbers of one dtype are compiled, but {', '.join(sorted(map(str, {like.dtype, *dtypes})))} came"
     if toolchain.compiler() is None:
-        return "no C++ compiler is found"
+        return toolchain.missing()
     return None
 
 

@@ -64,6 +64,13 @@ def compiler() -> Compiler | None:
     return None
 
 
+def missing() -> str:
+    """Why there is no compiler, and how to get one."""
+    if os.environ.get("EVERSTEP_COMPILER") == "none":
+        return "EVERSTEP_COMPILER=none switches compiling off"
+    return "no C++ compiler is found: install one (c++, g++, clang++, or `pip install ziglang`), or name it in CXX"
+
+
 def _candidates() -> Iterator[tuple[str, ...]]:
     if chosen := _chosen():
         yield chosen
