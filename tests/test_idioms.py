@@ -22,6 +22,7 @@ from everstep.state import State, leaves
 F64 = torch.float64
 SIZE = 6
 EYE = torch.eye(SIZE, dtype=F64)
+PLACES = torch.arange(SIZE)
 
 
 class Idiom(es.Cell):
@@ -325,6 +326,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "a norm of order 3": (lambda v: v.norm(p=3, dim=-1, keepdim=True) + v, "of order 3"),
     "a roll over all": (lambda v: torch.roll(v, 1), "across the batch"),
     "statistics of the batch": (lambda v: F.batch_norm(v, None, None, training=True), "rows against one another"),
+    "places that may change": (lambda v: v[:, PLACES], "index at places that may change; write them in the step"),
     "dropout": (lambda v: F.dropout(v, 0.5), "random numbers by bernoulli_; a mask"),
     "a wider output": (lambda v: torch.cat([v, v], -1), r"from \(batch, 6\) .* into \(batch, 12\)"),
     "a hook": (lambda v: (v.register_hook(lambda g: g) if v.requires_grad else None, v)[1], "a hook on a gradient"),

@@ -226,7 +226,7 @@ def _indexed(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
 def _selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """Numbers at places that are known: as few runs with a constant step as there are."""
     if type(index) is not Tensor or index.dtype != torch.int64:
-        raise NotImplementedError("at places that are not known before the loop")
+        raise NotImplementedError("at places that may change; write them in the step, as a list")
     with torch.utils._python_dispatch._disable_current_modes():
         places = [p % x.shape[dim] for p in index.tolist()]
     parts = [_run(x, dim, run) for run in _runs(places)]

@@ -180,10 +180,18 @@ class Recorder(TorchDispatchMode):
         )
 
     def _decomposed(self, name: str, args: Any, kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(Tensor, self._constant, (args, kwargs))
         try:
             return DECOMPOSITIONS[name](*args, **kwargs)
         except NotImplementedError as reason:
             raise self._refusal(f"uses {name} {reason}") from None
+
+    def _constant(self, tensor: Tensor) -> Tensor:
+        """What others may change has no numbers here."""
+        if isinstance(tensor, _Traced) or id(tensor) in self._written:
+            return tensor
+        node = self._node(tensor)
+        return self._traced(node, node.meta["val"], False, own=False)
 
     def _changed(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
         """A change in place of a tensor that the step has made, and nothing shares, as a new value of it."""
