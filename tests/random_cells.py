@@ -296,6 +296,10 @@ class _Writer:
             "({0}.unsqueeze(2) @ self.{1}).squeeze(2)",
             "(self.{1}.transpose(1, 2) @ {0}.unsqueeze(-1)).squeeze(-1)",
         )
+        if self.rng.random() < 0.3:
+            vector = self.parameter(n)
+            ways = ("{0} @ {1}", "torch.einsum('bhd,d->bh', {0}, {1})", "F.layer_norm({0}, ({2},)) @ {1}")
+            return self.add(self.rng.choice(ways).format(v.name, vector, n), (heads,), max(v.bound, 3.0) * n, v)
         return self.add(self.rng.choice(ways).format(v.name, name), (heads, m), v.bound * math.sqrt(n) + 1, v)
 
     def reduction(self) -> Line | None:
@@ -380,6 +384,9 @@ class _Writer:
             choices += [(f"{name}.transpose(1, 2)", shape[::-1]), (f"{name}.flatten(1)", (math.prod(shape),))] * 2
             choices += [(f"{name}.transpose(1, 2).reshape(-1, {math.prod(shape)})", (math.prod(shape),))]
             choices += [(f"{name}.unbind(1)[0]", shape[1:])]
+            folded = f"{name}.reshape(-1, {shape[1]})"
+            choices += [(f"torch.softmax({folded}, -1).view(-1, {shape[0]}, {shape[1]})", shape)]
+            choices += [(f"{folded}.mean(-1).view(-1, {shape[0]})", shape[:1])]
             if shape[0] == shape[1]:
                 choices += [(f"{name}.diagonal(dim1=1, dim2=2)", shape[:1])]
         code, shape = self.rng.choice(choices)

@@ -253,6 +253,7 @@ def _run(x: Tensor, dim: int, run: list[int]) -> Tensor:
 
 
 DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
+    "mv": lambda matrix, vector: (matrix * vector).sum(-1),
     "fill": lambda x, value: torch.full_like(x, value),
     "zero": torch.zeros_like,
     "masked_fill": lambda x, mask, value: torch.where(mask, value, x),

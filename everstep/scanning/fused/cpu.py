@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from everstep.scanning.fused.plan import Plan
@@ -70,11 +69,6 @@ class Code:
     ahead: tuple[Ahead, ...]
     spare: int
     loose: int
-
-    @cached_property
-    def slots(self) -> dict[str, int]:
-        """Where each array's address stands in the table."""
-        return {name: place for place, name in enumerate(self.arrays, len(HEADER))}
 
 
 def generate(plan: Plan, setting: Setting, bytes_each: int) -> Code:

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from everstep.scanning.fused.graph import Builder, Place, Shape, View, broadcast, dense
 from everstep.scanning.fused.operations import POINTWISE, ROWWISE, Handler, filled, scaled, without
-from everstep.scanning.fused.split import Split
+from everstep.scanning.fused.split import PRODUCTS, Split
 from everstep.scanning.record import Untraceable, operation_name
 from everstep.scanning.trace import StepGraph
 
@@ -51,7 +51,6 @@ _VIEWING = (
     *("t", "transpose", "permute", "view", "_unsafe_view", "expand", "squeeze", "unsqueeze", "slice", "select"),
     *("split", "split_with_sizes", "unsafe_split", "unbind", "diagonal", "chunk", "flip"),
 )
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 
 
 def lower(step: StepGraph, counts: tuple[int, int, int], hoist: bool = True) -> Lowered:
@@ -67,7 +66,7 @@ def lower(step: StepGraph, counts: tuple[int, int, int], hoist: bool = True) -> 
 
 def _known(node: fx.Node) -> bool:
     name = operation_name(node.target)
-    ours = ("getitem", "_to_copy", *_SAME, *_VIEWING, *_PRODUCTS)
+    ours = ("getitem", "_to_copy", *_SAME, *_VIEWING, *PRODUCTS)
     return name in ours or name in POINTWISE or name in ROWWISE or filled(node) is not None
 
 
@@ -159,11 +158,9 @@ class _Lowering:
         """Dimensions of a tensor as those of a row; a node that wants the batch's own is refused."""
         rank, place = self._rank(tensor), self._batch(tensor)
         dims = [d % rank for d in given]
-        if place is None or place[1] > 1:
-            raise Untraceable(f"its step folds the batch into another dimension ({self._size(tensor.meta['val'])})")
-        if place[0] in dims:
+        if place is None or place[0] in dims:
             raise Untraceable(f"its step sets rows of the batch against one another by {operation_name(node.target)}")
-        return [d - (d > place[0]) for d in dims]
+        return [d - (place[1] == 1 and d > place[0]) for d in dims]
 
     def _size(self, value: Tensor) -> str:
         """A shape in words, the traced batch by name."""
@@ -222,7 +219,7 @@ class _Lowering:
             return self._flipped(node)
         if name in _VIEWING:
             return self._viewed(node, name)
-        if name in _PRODUCTS:
+        if name in PRODUCTS:
             return self._product(node, name)
         if name in ROWWISE:
             first: Any = node.args[0]

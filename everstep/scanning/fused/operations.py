@@ -91,11 +91,6 @@ def _rsub(self: Reader, node: Any) -> View:
     return self.build.apply("sub", self.operand(node.args[1]), less)
 
 
-def _mv(self: Reader, node: Any) -> View:
-    total = self.build.apply("mul", self.view(node.args[0]), self.view(node.args[1]))
-    return without(self.build.total(total, [0]), [0])
-
-
 def _dims(self: Reader, node: Any, given: Any) -> list[int]:
     """Which of the row's dimensions are reduced; none given means all, and so the batch."""
     source, given = node.args[0], given if isinstance(given, (list, tuple)) else [given]
@@ -157,8 +152,8 @@ def _var_mean(self: Reader, node: Any) -> tuple[View, ...]:
 
 def _layer_norm(self: Reader, node: Any) -> tuple[View, ...]:
     source, normalised, weight, bias, eps = node.args
-    view = self.view(source)
-    dims = range(len(view.shape) - len(normalised), len(view.shape))
+    view, rank = self.view(source), source.meta["val"].dim()
+    dims = self.dims(node, source, range(rank - len(normalised), rank))
     deviation, mean, variance = _moments(self.build, view, dims, 0)
     scale = self.build.apply("rsqrt", self.build.apply("add", variance, float(eps)))
     result = self.build.apply("mul", deviation, scale)
@@ -389,7 +384,6 @@ POINTWISE: dict[str, Handler] = {
 """Number by number, by PyTorch's name."""
 
 ROWWISE: dict[str, Handler] = {
-    "mv": _mv,
     "sum": _sum,
     "mean": partial(_sum, mean=True),
     "amax": _extreme,

@@ -14,7 +14,7 @@ from everstep.scanning.fused.graph import Place, Shape
 from everstep.scanning.record import Untraceable, operation_name
 from everstep.scanning.trace import StepGraph
 
-_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 _ALONG = ("_softmax", "_log_softmax")
 """What sums over a dimension that it keeps."""
 
@@ -77,7 +77,7 @@ class Split:
         free = [n for n in nodes if n.op == "call_function" and self._needs[n] - {"parameters"} == {"x"}]
         early: set[fx.Node] = set()
         for node in reversed(free):
-            product = hoist and operation_name(node.target) in _PRODUCTS
+            product = hoist and operation_name(node.target) in PRODUCTS
             if product or not known(node) or any(user in early for user in node.users):
                 early.add(node)
         if early and not hoist:
