@@ -920,7 +920,9 @@ extern "C" {
     gemm_tn<T>({G, ldg, nullptr, nullptr, 0}, {X, ldx, nullptr, nullptr, 0}, steps, N, m0, m1, C, ldc, memory);       \
   }                                                                                                                   \
   /* Bodies for es_parallel; `data` is a table of int64.                                                              \
-     Packs `count` matrices, described `jobs` bytes behind its start, then runs `body` if it is not null. */          \
+     W, K, N, stride_k, stride_n, out: es_pack, panels divided. */                                                    \
+  void es_panels_##S(void* data, int64_t i, int64_t n) { panels_body<T>(static_cast<int64_t*>(data), i, n); }         \
+  /* Those of `count` matrices, described `jobs` bytes behind the start of `data`, then `body` if it is not null. */    \
   void es_run_##S(Body body, void* data, int64_t threads, int64_t jobs, int64_t count) {                              \
     Run run = {body, data, threads, jobs, count, nullptr, nullptr, 1, {}};                                            \
     parallel(run_body<T, false>, &run, threads);                                                                      \
