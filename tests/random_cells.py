@@ -326,7 +326,7 @@ class _Writer:
             (f"torch.log_softmax({name}, {axis})", v.shape, 2 * v.bound + math.log(n)),
             (f"{name}.logsumexp({how})", kept, v.bound + math.log(n)),
             (f"{name}.norm(dim={axis}, keepdim={keep})", kept, v.bound * math.sqrt(n)),
-            (f"F.normalize({name}, dim={axis})", v.shape, 1.0),
+            (f"F.normalize({name}, dim={axis}, eps=0.3)", v.shape, 1.0),
             (f"{name}.cumsum({axis})", v.shape, v.bound * n),
             (f"torch.sigmoid({name}).prod({axis}, keepdim={keep})", kept, 1.0),
             (f"({name} > 0.2).any({how}).to({name}.dtype) + 0.1 * {name}.mean({how})", kept, v.bound + 1),
