@@ -171,7 +171,7 @@ def test_rows_of_x_are_not_mixed_with_steps(mixed: Callable[[Tensor], Tensor]) -
             return super().step(mixed(x), state)
 
     cell, xs = Mixing(BLOCKS["bmm"]), torch.randn(3, 4, 5)
-    assert "rows of the batch against one another" in (fused.refuses(cell, xs, None, None) or "")
+    assert "rows of the batch" in (fused.refuses(cell, xs, None, None) or "")
     assert torch.equal(cell(xs)[0], es.scan(cell, xs, backend="reference")[0])
 
 

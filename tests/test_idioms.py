@@ -58,6 +58,14 @@ def check(cell: es.Cell, rows: int = 3, steps: int = 5, state: State = None) -> 
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+def changed_after_use(v: Tensor) -> Tensor:
+    made = torch.zeros(SIZE, dtype=F64)
+    for _ in range(3):
+        v = torch.tanh(v + made)
+        made += 0.1
+    return v
+
+
 def set_in_place() -> Tensor:
     made = torch.ones(SIZE, dtype=F64)
     made[1] = 0.5
@@ -122,6 +130,22 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum, folded": lambda v: torch.tanh(v + v.reshape(-1, 3).sum(-1, keepdim=True).view(-1, 2).sum(-1, keepdim=True)),
     "cat, folded": lambda v: torch.cat([v.reshape(-1, 3), v.tanh().reshape(-1, 3)], 1).view(-1, 12)[:, 2:8].tanh(),
     "flip, folded": lambda v: torch.tanh(v.reshape(-1, 3).flip(1).view(-1, SIZE)),
+    "constant changed after use": lambda v: changed_after_use(v),
+    "copies that change nothing": lambda v: torch.tanh(v.roll(0, -1).mul_(2) + v),
+    "sum of one changed": lambda v: torch.tanh(v[:, :1].clone().cumsum(-1).add_(1) + v),
+    "power of 0": lambda v: torch.tanh(v + torch.relu(v) ** 0),
+    "any of nothing": lambda v: torch.tanh(v + (v[:, :0] > 0).any(-1, keepdim=True)),
+    "all of nothing": lambda v: torch.tanh(v + (v[:, :0] > 0).all(-1, keepdim=True)),
+    "list of truth values": lambda v: (
+        torch.tanh(v) * v[:, [True, False, False, True, False, False]].sum(-1, True).tanh()
+    ),
+    "power in place": lambda v: torch.tanh((v * 1).pow_(2)),
+    "copied in place": lambda v: torch.tanh(torch.empty_like(v).copy_(v)),
+    "cosine_similarity, broadcast": lambda v: v * F.cosine_similarity(v[:, :1], v, dim=1)[:, None],
+    "cosine_similarity with a constant": lambda v: v * F.cosine_similarity(v, EYE[0] + 1, dim=1)[:, None],
+    "constant repeated for rows": lambda v: torch.tanh(v + EYE[0].repeat(len(v), 1)),
+    "matrices of rows, flipped": lambda v: torch.tanh((v[:, None] @ EYE.expand(len(v), -1, -1).flip(1))[:, 0]),
+    "not of a triangle": lambda v: torch.tanh(v) * (~(v[:, :, None] > v[:, None]).tril()).any(-1),
     "to bool": lambda v: torch.tanh(v) * torch.relu(v).bool(),
     "bool + bool": lambda v: torch.tanh(v) * ((v > 0) + (v > -1)),
     "stack, mean": lambda v: torch.stack([v.tanh(), v.sigmoid()]).mean(0),
@@ -281,6 +305,54 @@ def test_a_part_of_a_parameter_that_lies_within_another() -> None:
     check(cell)
 
 
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda x: x.flip(0),
+        lambda x: torch.cat([x, x * 2])[::2],
+        lambda x: x[torch.arange(len(x) - 1, -1, -1)],
+        lambda x: x.t().reshape(-1, SIZE),
+        lambda x: F.layer_norm(x, tuple(x.shape)),
+        lambda x: F.layer_norm(x.t(), (len(x),)).t(),
+        lambda x: x.tril(),
+        lambda x: torch.stack([x, x * 2]).view(-1, 2, SIZE)[:, 0],
+    ],
+)
+def test_rows_are_not_mixed_before_a_product(mixed: Callable[[Tensor], Tensor]) -> None:
+    one = nn.Linear(SIZE, SIZE, dtype=F64)
+
+    class Mixing(Idiom):
+        def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            return super().step(one(mixed(x)), state)
+
+    cell, xs = Mixing(torch.tanh), torch.randn(3, 4, SIZE, dtype=F64)
+    assert fused.refuses(cell, xs, None, None) is not None
+    assert torch.equal(cell(xs)[0], es.scan(cell, xs, backend="reference")[0])
+
+
+def test_attention_to_nothing_is_nothing() -> None:
+    class Looking(Idiom):
+        def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            places = torch.stack([state, state.sin()], 1)[:, None]
+            seen = (x[:, :2] > 0.3)[:, None, None]
+            read = F.scaled_dot_product_attention(x[:, None, None], places, places, attn_mask=seen)
+            return super().step(x + read[:, 0, 0], state)
+
+    check(Looking(torch.tanh))
+
+
+def test_modules_with_slots() -> None:
+    class Slotted(Idiom):
+        __slots__ = ("scale",)
+
+        def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            return super().step(x * self.scale, state)
+
+    cell = Slotted(torch.tanh)
+    cell.scale = 0.5
+    check(cell)
+
+
 def test_a_chunk_of_a_projection_goes_into_another() -> None:
     one, two = nn.Linear(SIZE, 2 * SIZE, dtype=F64), nn.Linear(SIZE, SIZE, dtype=F64)
 
@@ -341,6 +413,12 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "places that may change": (lambda v: v[:, PLACES], "index at places that may change; write them in the step"),
     "dropout": (lambda v: F.dropout(v, 0.5), "random numbers by bernoulli_; a mask"),
     "a wider output": (lambda v: torch.cat([v, v], -1), r"from \(batch, 6\) .* into \(batch, 12\)"),
+    "an index beyond": (lambda v: v[:, [SIZE]] + v, "index 6 is out of bounds for dimension 1 with size 6"),
+    "truth values summed along": (lambda v: v * (v > 0).cumsum(-1), "cumsum of torch.bool"),
+    "detach in place": (lambda v: (v * 1).detach_(), "in place by detach_; use detach"),
+    "a leaf": (lambda v: v * v.is_leaf, "whether a tensor is a leaf"),
+    "rows counted": (lambda v: v * torch.ones(len(v), dtype=F64).sum(), "rows of the batch against one another by sum"),
+    "variance of all": (lambda v: v / torch.var(v, correction=0), "against one another by var"),
     "a hook": (lambda v: (v.register_hook(lambda g: g) if v.requires_grad else None, v)[1], "a hook on a gradient"),
     "true and false": (lambda v: v > 0, "into .* torch.bool"),
 }

@@ -35,8 +35,15 @@ def _root(x: Tensor) -> Tensor:
     return torch.where(nothing, 0.0, torch.sqrt(torch.where(nothing, 1.0, x)))
 
 
+def _numbers(x: Tensor, dtype: Any = None) -> Tensor:
+    x = x if dtype is None else x.to(dtype)
+    if not x.is_floating_point():
+        raise NotImplementedError(f"of {x.dtype}; make numbers like x of it first")
+    return x
+
+
 def _norm(x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    dims = _dims(x, dim)
+    dims, x = _dims(x, dim), _numbers(x, dtype)
     if order == 2:
         return _root((x * x).sum(dims, keepdim))
     if order == 1:
@@ -93,7 +100,7 @@ def _attention(
         scores = torch.where(seen, scores, -math.inf)
     if attn_mask is not None:
         scores = scores + attn_mask
-    attended = torch.einsum("bhqk,bhkd->bhqd", torch.softmax(scores, -1), value)
+    attended = torch.einsum("bhqk,bhkd->bhqd", _safe_softmax(scores, -1), value)
     return attended, _logsumexp(scores, -1)
 
 
@@ -118,12 +125,11 @@ def _roll(x: Tensor, shifts: Any, dims: Any = ()) -> Tensor:
 
 
 def _repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
-    for _ in range(len(repeats) - x.dim()):
-        x = x.unsqueeze(0)
-    for dim, times in enumerate(repeats):
-        if times != 1:
-            x = torch.cat([x] * times, dim) if times else _cut(x, dim, 0, 0)
-    return x
+    sizes = [1] * (len(repeats) - x.dim()) + list(x.shape)
+    pairs = list(zip(repeats, sizes, strict=True))
+    apart = [n for times, size in pairs for n in ((size,) if times == 1 else (1, size))]
+    often = [n for times, size in pairs for n in ((size,) if times == 1 else (times, size))]
+    return x.reshape(apart).expand(often).clone().reshape([times * size for times, size in pairs])
 
 
 def _pad(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
@@ -141,10 +147,14 @@ def _pad(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
     return x
 
 
+def _nothing(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=like.dtype, device=like.device)
+
+
 def _triangle(keep: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
     def masked(x: Tensor, diagonal: int = 0) -> Tensor:
         kept = keep(torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device), diagonal)
-        return torch.where(kept, x, 0.0)
+        return torch.where(kept, x, _nothing(x))
 
     return masked
 
@@ -153,11 +163,12 @@ def _diag_embed(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> T
     if offset or (dim1 % (x.dim() + 1), dim2 % (x.dim() + 1)) != (x.dim() - 1, x.dim()):
         raise NotImplementedError("off the last two dimensions' diagonal")
     diagonal = torch.eye(x.shape[-1], device=x.device) == 1
-    return torch.where(diagonal, x.unsqueeze(-1), 0.0)
+    return torch.where(diagonal, x.unsqueeze(-1), _nothing(x))
 
 
 def _cumulative(join: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     def along(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+        x = _numbers(x, dtype)
         size, shift = x.shape[dim], 1
         while shift < size:
             moved = join(_cut(x, dim, shift, size), _cut(x, dim, 0, size - shift))
@@ -171,6 +182,7 @@ def _cumulative(join: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tenso
 def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     if dim is None:
         raise NotImplementedError("of all numbers, across the batch")
+    x = _numbers(x, dtype)
     while x.shape[dim] > 1:
         half, size = x.shape[dim] // 2, x.shape[dim]
         rest = [_cut(x, dim, 2 * half, size)] if size % 2 else []
@@ -225,10 +237,16 @@ def _indexed(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
 
 def _selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """Numbers at places that are known: as few runs with a constant step as there are."""
-    if type(index) is not Tensor or index.dtype != torch.int64:
+    if index.dim() != 1:
+        raise NotImplementedError("of one place or a table of places")
+    if type(index) is not Tensor or index.dtype not in (torch.int64, torch.bool):
         raise NotImplementedError("at places that may change; write them in the step, as a list")
     with torch.utils._python_dispatch._disable_current_modes():
-        places = [p % x.shape[dim] for p in index.tolist()]
+        given = (index.nonzero()[:, 0] if index.dtype == torch.bool else index).tolist()
+    size = x.shape[dim]
+    if beyond := [place for place in given if not -size <= place < size]:
+        raise IndexError(f"index {beyond[0]} is out of bounds for dimension {dim} with size {size}")
+    places = [place % size for place in given]
     parts = [_run(x, dim, run) for run in _runs(places)]
     if len(parts) > _RUNS:
         raise NotImplementedError(f"at places in more than {_RUNS} runs")
@@ -256,6 +274,7 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
     "mv": lambda matrix, vector: (matrix * vector).sum(-1),
     "fill": lambda x, value: torch.full_like(x, value),
     "zero": torch.zeros_like,
+    "copy": lambda x, source, blocking=False: source.to(x.dtype).expand(x.shape).clone(),
     "masked_fill": lambda x, mask, value: torch.where(mask, value, x),
     "glu": _glu,
     "addcdiv": lambda x, a, b, *, value=1: x + value * (a / b),
@@ -302,12 +321,13 @@ def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) 
         norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
         return x / (norm + (norm.clamp_min(eps) - norm).detach())  # whose derivative is the norm's, as PyTorch has it
 
+    x1, x2 = torch.broadcast_tensors(x1, x2)
     similarity: Tensor = (turned(x1) * turned(x2)).sum(dim)
     return similarity
 
 
-def _bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    y: Tensor = torch.einsum("...i,oij,...j->...o", x1, weight, x2)
+def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    y: Tensor = torch.einsum("...i,oij,...j->...o", input1, weight, input2)
     return y if bias is None else y + bias
 
 

@@ -92,12 +92,14 @@ class Recorder(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # else PyTorch imports its compiler, which takes a second, for the first operation
 
-    def __init__(self, device: torch.device, rows: int):
+    def __init__(self, device: torch.device, rows: int, written: dict[int, Tensor]):
         super().__init__()
         self.device, self.rows, self.graph = device, rows, fx.Graph()
         # no traced tensor is held here: PyTorch would see that it is shared, and detach a copy of each view
         self.outside: dict[int, tuple[Tensor, fx.Node]] = {}
-        self._written: dict[int, Tensor] = {}  # by the step itself, out of nothing: the same ones each time
+        self._constants: dict[str, Tensor] = {}
+        self._written = written
+        self._within: list[str] = []  # which decompositions
         self._trouble: Untraceable | None = None
 
     def input(self, name: str, like: Tensor, free: bool) -> _Traced:
@@ -118,7 +120,7 @@ class Recorder(TorchDispatchMode):
         self.check()
         self.graph.output([self._node(result) for result in results])
         self.graph.eliminate_dead_code()
-        return fx.GraphModule({str(node.target): tensor for tensor, node in self.outside.values()}, self.graph)
+        return fx.GraphModule(self._constants, self.graph)
 
     def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -133,9 +135,7 @@ class Recorder(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in target.tags and not known:
             raise self._refusal(f"draws random numbers by {name}; {DRAWN}")
         if self._out_of_nothing(name, args, kwargs):
-            made = target(*args, **kwargs)
-            self._written |= {id(tensor): tensor for tensor in _tensors(made, {})}
-            return made
+            return self._made(target, args, kwargs)
         if target._schema.is_mutable:
             return self._changed(target, name, args, kwargs)
         free = any(self._node(tensor).meta["free"] for tensor in _tensors(args, kwargs))
@@ -143,7 +143,7 @@ class Recorder(TorchDispatchMode):
         problem = self._problem(target, name, kwargs, free, known or composite)
         if problem is not None:
             raise self._refusal(problem)
-        if free and known:
+        if known and (free or self._of_rows(args, kwargs)):
             with self:
                 return self._decomposed(name, args, kwargs)
         if composite and name not in _VIEWS:  # called by one of those, below PyTorch's own taking apart
@@ -156,7 +156,7 @@ class Recorder(TorchDispatchMode):
         node = self.graph.create_node("call_function", target, args_of_node, kwargs_of_node, name=name)
         node.meta["line"] = users_line(_callers())
         view = target.is_view
-        for tensor in _tensors(args, kwargs) if view else []:
+        for tensor in _tensors(args, kwargs) if view or name == "unsafe_split" else []:
             if isinstance(tensor, _Traced):
                 tensor.own = False
         args, kwargs = tree_map_only(Tensor, lambda tensor: self._node(tensor).meta["val"], (args, kwargs))
@@ -169,6 +169,17 @@ class Recorder(TorchDispatchMode):
         parts = [self.graph.call_function(operator.getitem, (node, place)) for place in range(len(value))]
         return [self._traced(part, one, free, own=not view) for part, one in zip(parts, value, strict=True)]
 
+    def _made(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A constant; where others are changed for it, the graph has them as they were."""
+        if target._schema.is_mutable:
+            memory = {tensor.untyped_storage().data_ptr() for tensor in _tensors(args, kwargs)}
+            changed = [k for k, (t, _) in self.outside.items() if t.untyped_storage().data_ptr() in memory]
+            for key in changed:
+                del self.outside[key]
+        made = target(*args, **kwargs)
+        self._written |= {id(tensor): tensor for tensor in _tensors(made, {})}
+        return made
+
     def _out_of_nothing(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether this is known now: no parameter, no size of the batch, no tensor that others may change."""
         if name == "lift_fresh":  # torch.tensor(...)
@@ -179,12 +190,25 @@ class Recorder(TorchDispatchMode):
             for one in given
         )
 
+    def _of_rows(self, args: Any, kwargs: Any) -> bool:
+        """Whether a size is that of the batch."""
+        sizes = [n for tensor in _tensors(args, kwargs) for n in tensor.shape]
+        sizes += [one for one in tree_leaves((args, kwargs)) if type(one) is int]
+        return any(n and n % self.rows == 0 for n in sizes)
+
     def _decomposed(self, name: str, args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(Tensor, self._constant, (args, kwargs))
+        if name in self._within:  # of itself: of a mask as large as the batch
+            raise self._refusal(f"uses {name} across the batch")
+        self._within.append(name)
         try:
-            return DECOMPOSITIONS[name](*args, **kwargs)
+            made = DECOMPOSITIONS[name](*args, **kwargs)
         except NotImplementedError as reason:
             raise self._refusal(f"uses {name} {reason}") from None
+        finally:
+            self._within.pop()
+        given = list(map(id, _tensors(args, kwargs)))
+        return tree_map_only(Tensor, lambda t: torch.ops.aten.clone(t) if id(t) in given else t, made)
 
     def _constant(self, tensor: Tensor) -> Tensor:
         """What others may change has no numbers here."""
@@ -197,7 +221,8 @@ class Recorder(TorchDispatchMode):
         """A change in place of a tensor that the step has made, and nothing shares, as a new value of it."""
         changed = args[0] if args else None
         packet = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
-        functional = getattr(packet, target._overloadname, None)
+        overloads = (f"Tensor_{target._overloadname}", target._overloadname)  # the first of pow
+        functional = next((found for one in overloads if (found := getattr(packet, one, None))), None)
         if functional is None or not isinstance(changed, _Traced) or not changed.own:
             raise self._refusal(f"changes a tensor in place by {name}")
         with self:
@@ -234,9 +259,11 @@ class Recorder(TorchDispatchMode):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"it gives {type(tensor).__name__} where a tensor is expected")
         if id(tensor) not in self.outside:
-            node = self.graph.get_attr(f"constant{len(self.outside)}")
+            name = f"constant{len(self._constants)}"
+            node = self.graph.get_attr(name)
             node.meta |= {"val": _meta(tensor), "free": False}
             self.outside[id(tensor)] = tensor, node
+            self._constants[name] = tensor.clone() if id(tensor) in self._written else tensor
         return self.outside[id(tensor)][1]
 
     def _traced(self, node: fx.Node, value: Tensor, free: bool, own: bool) -> _Traced:
@@ -248,14 +275,23 @@ class Functions(TorchFunctionMode):
     """Puts `decompose.FUNCTIONS` in the place of functions whose operations no graph can hold."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is Tensor.register_hook:
-            raise Untraceable(f"its step hangs a hook on a gradient{users_line(_callers())}")
+        if problem := _OF_AUTOGRAD.get(function):
+            raise Untraceable(f"its step {problem}{users_line(_callers())}")
         if function == _WANTS_GRADIENT:
             return True  # as in training
         return FUNCTIONS.get(function, function)(*args, **(kwargs or {}))
 
 
-_WANTS_GRADIENT = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_OF_AUTOGRAD: dict[Any, str] = {
+    Tensor.register_hook: "hangs a hook on a gradient",
+    Tensor.retain_grad: "keeps the gradient of a tensor",
+    Tensor.detach_: "changes a tensor in place by detach_; use detach",
+    vars(torch._C.TensorBase)["data"].__set__: "changes a tensor in place by setting its data",
+    vars(torch._C.TensorBase)["grad_fn"].__get__: "decides by the grad_fn of a tensor",
+    vars(torch._C.TensorBase)["is_leaf"].__get__: "decides by whether a tensor is a leaf",
+}
+"""What has no meaning for a tensor without derivatives, as a traced one is."""
+_WANTS_GRADIENT = vars(torch._C.TensorBase)["requires_grad"].__get__
 DRAWN = "a mask belongs to the sequence: see VariationalDropout, Zoneout"
 """What is said of random numbers."""
 _INSTEAD = {

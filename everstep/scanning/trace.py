@@ -137,6 +137,9 @@ def _apart(cell: Cell) -> Cell:
                 {k: copy.copy(v) if type(v) in (list, dict, set) else v for k, v in vars(module).items()}
             )
             made.__dict__["_modules"] = {k: m if m is None else clone(m) for k, m in module._modules.items()}
+            for name in {name for kind in type(module).__mro__ for name in getattr(kind, "__slots__", ())}:
+                if name[:2] != "__" and hasattr(module, name):
+                    object.__setattr__(made, name, getattr(module, name))
         return clones[id(module)]
 
     return clone(cell)  # type: ignore[return-value]
@@ -149,8 +152,9 @@ def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
         raise Untraceable(f"its {type(hooked).__name__} has a hook on gradients")
     sizes = {n for leaf in (*parts, *cell.parameters(), *cell.buffers()) for n in leaf.shape}
     rows, others = [rows for rows in _ROWS if not any(n and n % rows == 0 for n in sizes)][:2]
-    module, counts = _recorded(cell, xs, training, rows)
-    other, _ = _recorded(cell, xs, training, others)
+    written: dict[int, Tensor] = {}
+    module, counts = _recorded(cell, xs, training, rows, written)
+    other, _ = _recorded(cell, xs, training, others, written)
     node = differing(module, other, rows, others)
     if node is not None:
         line = next((n.meta["line"] for n in (node, *node.users) if "line" in n.meta), "")
@@ -161,13 +165,15 @@ def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
     return StepGraph(module, rows, parts[0].dtype, tuple(_operations(module, rows, *counts)))
 
 
-def _recorded(cell: Cell, xs: Any, training: bool, rows: int) -> tuple[fx.GraphModule, tuple[int, int]]:
+def _recorded(
+    cell: Cell, xs: Any, training: bool, rows: int, written: dict[int, Tensor]
+) -> tuple[fx.GraphModule, tuple[int, int]]:
     """The graph of a step of so many rows, and how many parameters and x leaves it takes."""
     xs_leaves = [leaf.new_zeros(rows, *leaf.shape[2:]) for _, leaf in leaves(xs)]
     like = xs_leaves[0]
     with torch.no_grad():
         holder = _Step(cell, xs, cell.initial_state(rows, like))
-    recorder = Recorder(like.device, rows)
+    recorder = Recorder(like.device, rows, written)
     parameters = [*holder.named_parameters(), *holder.named_buffers()]
     values = {name: recorder.input(f"value{k}", parameter, False) for k, (name, parameter) in enumerate(parameters)}
     everywhere: dict[str, Tensor] = {name: values[first] for name, first in _places(holder).items()}

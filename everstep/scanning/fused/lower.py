@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from everstep.scanning.fused.graph import Builder, Place, Shape, View, broadcast, dense
 from everstep.scanning.fused.operations import POINTWISE, ROWWISE, Handler, filled, scaled, without
 from everstep.scanning.fused.split import PRODUCTS, Split
-from everstep.scanning.record import Untraceable, operation_name
+from everstep.scanning.record import Untraceable, kind_of, operation_name
 from everstep.scanning.trace import StepGraph
 
 
@@ -61,7 +61,9 @@ def lower(step: StepGraph, counts: tuple[int, int, int], hoist: bool = True) -> 
     Raises:
         Untraceable: an operation, a shape or a dtype that the compiled loop does not hold.
     """
-    return _Lowering(Split(step, counts, hoist, _known), step.dtype).run()
+    split = Split(step, counts, hoist, _known)
+    _Before(split, step.dtype).check()
+    return _Lowering(split, step.dtype).run()
 
 
 def _known(node: fx.Node) -> bool:
@@ -360,6 +362,54 @@ class _Lowering:
         if view.whole and view.node.shape == view.shape:
             return number
         return self.split.constant(self.split.constants[number][0], view.place)
+
+
+class _Before(_Lowering):
+    """Follows what is computed before the loop, to refuse what sets rows against one another: there, steps are rows."""
+
+    def check(self) -> None:
+        """Of each node that reads rows, in order."""
+        for node in self.split.graph.nodes:
+            before = node in self.split.early or self.split.is_constant(node)
+            if before and node.op == "call_function" and any(map(self._reads_rows, node.all_input_nodes)):
+                self.rowwise[node] = self._inside(node)
+
+    def _reads_rows(self, node: fx.Node) -> bool:
+        value = node.meta.get("val")
+        several = value if isinstance(value, tuple) else (value,)
+        return any(isinstance(v, Tensor) and self.split.batch(v.shape) for v in several)
+
+    def value(self, node: Any) -> Any:
+        """As for the loop, but of what comes from further outside its shape alone."""
+        if not isinstance(node, fx.Node):
+            return float(node)
+        if node not in self.rowwise:
+            self.rowwise[node] = self._like(node)
+        return self.rowwise[node]
+
+    def _like(self, node: fx.Node) -> Any:
+        number, value = len(self.rowwise), node.meta["val"]
+        several = value if isinstance(value, tuple) else (value,)
+        kinds = ["x" if self.split.batch(v.shape) else "const" for v in several]
+        views = [
+            self.build.input(kind, 1000 * number + k, self.split.row(v.shape))
+            for k, (kind, v) in enumerate(zip(kinds, several, strict=True))
+        ]
+        return tuple(views) if isinstance(value, tuple) else views[0]
+
+    def _call(self, node: fx.Node) -> Any:
+        if _known(node):
+            return super()._call(node)
+        places = {self._from_end(arg) for arg in node.all_input_nodes} - {None}
+        if kind_of(node.target) != "pointwise" or places != {self._from_end(node)}:
+            raise Untraceable(f"its step sets rows of the batch against one another by {operation_name(node.target)}")
+        return self._like(node)
+
+    def _check_dtype(self, node: fx.Node, what: str = "computes", logic: bool = True) -> None:
+        """PyTorch computes in any."""
+
+    def _matrix(self, view: View) -> int:
+        return 0
 
 
 def _plus(self: _Lowering, node: Any, product: View) -> View:

@@ -99,12 +99,18 @@ def _dims(self: Reader, node: Any, given: Any) -> list[int]:
     return self.dims(node, source, given)
 
 
+def _part(view: View, dims: Sequence[int]) -> float:
+    """One over how many numbers there are; of none, NaN."""
+    count = math.prod(view.shape[d] for d in dims)
+    return 1 / count if count else math.nan
+
+
 def _sum(self: Reader, node: Any, mean: bool = False) -> View:
     view = self.view(node.args[0])
     dims = _dims(self, node, _given(node, 1, "dim"))
     total = self.build.total(view, dims)
     if mean:
-        total = self.build.apply("mul", total, 1 / math.prod(view.shape[d] for d in dims))
+        total = self.build.apply("mul", total, _part(view, dims))
     return total if _given(node, 2, "keepdim") else without(total, dims)
 
 
@@ -121,6 +127,8 @@ def _extreme(self: Reader, node: Any, least: bool = False) -> View:
 def _any(self: Reader, node: Any, every: bool = False) -> View:
     view = self.build.apply("ne", self.view(node.args[0]), 0.0)
     dims = _dims(self, node, _given(node, 1, "dim"))
+    if not all(view.shape[d] for d in dims):
+        return self.build.literal(float(every), self.shape(node))
     if every:
         view = self.build.apply("not", view)
     total = self.build.total(view, dims, "amax")
@@ -131,7 +139,7 @@ def _any(self: Reader, node: Any, every: bool = False) -> View:
 def _moments(build: Builder, view: View, dims: Sequence[int], less: float) -> tuple[View, View, View]:
     """Deviations, mean and variance (over n − `less`)."""
     count = math.prod(view.shape[d] for d in dims)
-    mean = build.apply("mul", build.total(view, dims), 1 / count)
+    mean = build.apply("mul", build.total(view, dims), _part(view, dims))
     deviation = build.apply("sub", view, mean)
     total = build.total(build.apply("mul", deviation, deviation), dims)
     return deviation, mean, build.apply("mul", total, 1 / max(count - less, 0) if count > less else math.nan)
@@ -139,7 +147,7 @@ def _moments(build: Builder, view: View, dims: Sequence[int], less: float) -> tu
 
 def _var_mean(self: Reader, node: Any) -> tuple[View, ...]:
     view = self.view(node.args[0])
-    dims = _dims(self, node, node.args[1])
+    dims = _dims(self, node, _given(node, 1, "dim"))
     if "correction" in node.kwargs:
         given = node.kwargs["correction"]
         less = 1.0 if given is None else float(given)
@@ -206,6 +214,8 @@ def _clamped(self: Reader, node: Any, low: Any, high: Any) -> View:
 
 def _pow(self: Reader, node: Any) -> View:
     view, power = self.view(node.args[0]), node.args[1]
+    if power == 0:
+        return self.build.literal(1.0, view.shape)
     if isinstance(power, fx.Node):
         return self.build.apply("pow", view, self.view(power))
     if power == 2:

@@ -15,8 +15,6 @@ from everstep.scanning.record import Untraceable, operation_name
 from everstep.scanning.trace import StepGraph
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
-_ALONG = ("_softmax", "_log_softmax")
-"""What sums over a dimension that it keeps."""
 
 
 class Split:
@@ -32,6 +30,7 @@ class Split:
         rows: the batch that was traced.
         state: the old state's leaves.
         ends: output and new state.
+        early: what is computed before the loop, of x and parameters.
         inside: what the loop computes, in order.
         inputs: what comes into the loop at every step, in the order of `input`.
         constants: what depends on the parameters alone, in the order of `constant`: a tensor, or a part of one.
@@ -55,15 +54,15 @@ class Split:
         self.state = placeholders[counts[0] + counts[1] :]
         (output,) = [n for n in nodes if n.op == "output"]
         self.ends: tuple[Any, ...] = tuple(output.args[0])
-        self._early = self._found_early(nodes, hoist, known)
+        self.early = self._found_early(nodes, hoist, known)
         wanted = set(output.all_input_nodes)
         for node in reversed(nodes):
-            if node in wanted and node not in self._early:
+            if node in wanted and node not in self.early:
                 wanted.update(node.all_input_nodes)
         self.inside = [
             n
             for n in nodes
-            if n in wanted and n.op == "call_function" and n not in self._early and not self.is_constant(n)
+            if n in wanted and n.op == "call_function" and n not in self.early and not self.is_constant(n)
         ]
         self.inputs: list[fx.Node] = []
         self.constants: list[tuple[fx.Node, Place | None]] = []
@@ -89,28 +88,13 @@ class Split:
             moved = any(arg in early and set(self._batches(arg)) - {(0, 1)} for arg in node.all_input_nodes)
             if moved or (operation_name(node.target) == "getitem" and node.args[0] in early):
                 early.add(node)
-        for node in early:
-            self._check_rows(node)
         return early
-
-    def _check_rows(self, node: fx.Node) -> None:
-        """Refuse what, over all steps at once, would mix rows with steps."""
-        read = [place for arg in node.all_input_nodes for place in self._batches(arg)]
-        kept = self._batches(node)
-        along = [place for place in kept if operation_name(node.target) in _ALONG and self._dim(node) == place[0]]
-        if (read and not kept) or along:
-            raise Untraceable(f"its step sets rows of the batch against one another by {operation_name(node.target)}")
 
     def _batches(self, node: fx.Node) -> list[tuple[int, int]]:
         value = node.meta.get("val")
         tensors = value if isinstance(value, (tuple, list)) else [value]
         places = [self.batch(t.shape) for t in tensors if isinstance(t, Tensor)]
         return [place for place in places if place]
-
-    @staticmethod
-    def _dim(node: Any) -> int:
-        dim: int = node.args[1] % max(node.meta["val"].dim(), 1)
-        return dim
 
     def batch(self, shape: torch.Size | tuple[int, ...]) -> tuple[int, int] | None:
         """Which dimension holds the batch, and how many numbers of a row are folded into it (1: none).
@@ -143,11 +127,11 @@ class Split:
             return None
         bias: Any = node.args[0]
         plain = self.is_constant(bias) and bias.meta["val"].dim() == 1
-        return bias if plain and not any(user in self._early for user in node.users) else None
+        return bias if plain and not any(user in self.early for user in node.users) else None
 
     def factors(self, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
         """The two of an input that is a matrix of x times a constant one, which the loop multiplies itself."""
-        if node.op != "call_function" or any(user in self._early for user in node.users):
+        if node.op != "call_function" or any(user in self.early for user in node.users):
             return None
         left: Any
         right: Any
@@ -221,4 +205,7 @@ class Split:
 
 def _part(value: Tensor, shape: Shape, strides: tuple[int, ...], offset: int) -> Tensor:
     value = value.contiguous()
+    if min(strides, default=0) < 0:  # which PyTorch's tensors do not have
+        places = torch.from_numpy(Place(shape, strides, offset).indices())
+        return value.flatten()[places].view(shape)
     return value.as_strided(shape, strides, value.storage_offset() + offset)  # which counts from the storage's start
