@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Callable
@@ -456,8 +457,14 @@ def test_a_refusal_that_the_step_catches_is_one() -> None:
         except Exception:
             return v
 
-    reason = fused.refuses(Idiom(guarded), torch.randn(2, 3, SIZE, dtype=F64), None, None)
-    assert "uses sort" in (reason or "")
+    def hooked(v: Tensor) -> Tensor:
+        with contextlib.suppress(Exception):
+            v.register_hook(lambda grad: grad)
+        return v
+
+    for function, told in ((guarded, "uses sort"), (hooked, "hook on a gradient")):
+        reason = fused.refuses(Idiom(function), torch.randn(2, 3, SIZE, dtype=F64), None, None)
+        assert told in (reason or "")
 
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand])

@@ -124,16 +124,12 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        try:
-            return self._called(target, operation_name(target), args, kwargs)
-        except Untraceable as trouble:
-            self._trouble = self._trouble or trouble
-            raise
+        return self._called(target, operation_name(target), args, kwargs)
 
     def _called(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
         known = name in DECOMPOSITIONS
         if torch.Tag.nondeterministic_seeded in target.tags and not known:
-            raise self._refusal(f"draws random numbers by {name}; {DRAWN}")
+            raise self.refusal(f"draws random numbers by {name}; {DRAWN}")
         if self._out_of_nothing(name, args, kwargs):
             return self._made(target, args, kwargs)
         if target._schema.is_mutable:
@@ -142,7 +138,7 @@ class Recorder(TorchDispatchMode):
         composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
         problem = self._problem(target, name, kwargs, free, known or composite)
         if problem is not None:
-            raise self._refusal(problem)
+            raise self.refusal(problem)
         if known and (free or self._of_rows(args, kwargs)):
             with self:
                 return self._decomposed(name, args, kwargs)
@@ -199,12 +195,12 @@ class Recorder(TorchDispatchMode):
     def _decomposed(self, name: str, args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(Tensor, self._constant, (args, kwargs))
         if name in self._within:  # of itself: of a mask as large as the batch
-            raise self._refusal(f"uses {name} across the batch")
+            raise self.refusal(f"uses {name} across the batch")
         self._within.append(name)
         try:
             made = DECOMPOSITIONS[name](*args, **kwargs)
         except NotImplementedError as reason:
-            raise self._refusal(f"uses {name} {reason}") from None
+            raise self.refusal(f"uses {name} {reason}") from None
         finally:
             self._within.pop()
         given = list(map(id, _tensors(args, kwargs)))
@@ -224,11 +220,11 @@ class Recorder(TorchDispatchMode):
         overloads = (f"Tensor_{target._overloadname}", target._overloadname)  # the first of pow
         functional = next((found for one in overloads if (found := getattr(packet, one, None))), None)
         if functional is None or not isinstance(changed, _Traced) or not changed.own:
-            raise self._refusal(f"changes a tensor in place by {name}")
+            raise self.refusal(f"changes a tensor in place by {name}")
         with self:
             new = functional(*args, **kwargs)
         if new.shape != changed.shape or new.dtype != changed.dtype:
-            raise self._refusal(f"changes a tensor in place by {name}")
+            raise self.refusal(f"changes a tensor in place by {name}")
         changed.node = new.node
         return changed
 
@@ -246,9 +242,11 @@ class Recorder(TorchDispatchMode):
             return f"uses {name}, which the engine does not know{_INSTEAD.get(name, '')}"
         return None
 
-    @staticmethod
-    def _refusal(problem: str) -> Untraceable:
-        return Untraceable(f"its step {problem}{users_line(_callers())}")
+    def refusal(self, problem: str) -> Untraceable:
+        """To be raised; it counts also if the step catches it."""
+        trouble = Untraceable(f"its step {problem}{users_line(_callers())}")
+        self._trouble = self._trouble or trouble
+        return trouble
 
     def _node(self, tensor: Any) -> fx.Node:
         """The node of a traced tensor; of any other, which is a constant, the node that reads it."""
@@ -272,11 +270,15 @@ class Recorder(TorchDispatchMode):
 
 
 class Functions(TorchFunctionMode):
-    """Puts `decompose.FUNCTIONS` in the place of functions whose operations no graph can hold."""
+    """Puts `decompose.FUNCTIONS` in the place of functions whose operations no graph can hold, beside a recorder."""
+
+    def __init__(self, recorder: Recorder):
+        super().__init__()
+        self._recorder = recorder
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if problem := _OF_AUTOGRAD.get(function):
-            raise Untraceable(f"its step {problem}{users_line(_callers())}")
+            raise self._recorder.refusal(problem)
         if function == _WANTS_GRADIENT:
             return True  # as in training
         return FUNCTIONS.get(function, function)(*args, **(kwargs or {}))

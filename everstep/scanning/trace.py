@@ -180,7 +180,7 @@ def _recorded(
     inputs = [recorder.input(f"x{k}", leaf, True) for k, leaf in enumerate(xs_leaves)]
     state = [recorder.input(f"state{k}", leaf, True) for k, (_, leaf) in enumerate(leaves(holder.start))]
     try:
-        with nullcontext() if training else evaluating(cell), recorder, Functions():
+        with nullcontext() if training else evaluating(cell), recorder, Functions(recorder):
             # PyTorch's own tying puts the traced tensor into a module that two names share, and leaves it there
             results = torch.func.functional_call(holder, everywhere, (inputs, state), tie_weights=False)
         module = recorder.finish(results)
