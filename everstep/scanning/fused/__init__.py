@@ -1,6 +1,6 @@
 """Any cell at compiled speed: its step is traced, split, differentiated, written as C++, compiled and kept.
 
-What depends on x alone, PyTorch computes for all steps at once (`split.py`); of the rest `lower.py` makes a graph of
+What depends on x alone, PyTorch computes for all steps at once (`split.py`); of the rest `lowering.py` makes a graph of
 numbers of one row (`graph.py`), whose derivative is another (`adjoint.py`). Both are ordered into products and loops
 (`plan.py`), written as C++ (`steps.py`, `cpu.py`), compiled into a cache (`build.py`) and called (`call.py`).
 """

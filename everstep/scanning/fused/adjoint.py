@@ -19,7 +19,7 @@ from everstep.scanning.fused.graph import (
     ordered,
     whole,
 )
-from everstep.scanning.fused.lower import Lowered
+from everstep.scanning.fused.lowering import Lowered
 from everstep.scanning.record import Untraceable
 
 _RECOMPUTE = 10

@@ -407,4 +407,4 @@ ROWWISE: dict[str, Handler] = {
     "_log_softmax": partial(_softmax, log=True),
     "cat": _cat,
 }
-"""Of whole rows, by PyTorch's name. Products and views are `lower.py`'s."""
+"""Of whole rows, by PyTorch's name. Products and views are `lowering.py`'s."""

@@ -14,7 +14,7 @@ import torch
 from everstep.scanning.fused import build, cpu, overlay
 from everstep.scanning.fused.adjoint import Adjoint, derive
 from everstep.scanning.fused.graph import View, whole
-from everstep.scanning.fused.lower import Lowered
+from everstep.scanning.fused.lowering import Lowered
 from everstep.scanning.fused.outside import Outside
 from everstep.scanning.fused.plan import End, plan
 from everstep.scanning.fused.steps import Ahead, Setting

@@ -16,7 +16,8 @@ from everstep.cell import Cell
 from everstep.scanning.fused import build, cpu, toolchain
 from everstep.scanning.fused.fingerprint import modules, parameters
 from everstep.scanning.fused.form import Entry, Form
-from everstep.scanning.fused.lower import Lowered, lower
+from everstep.scanning.fused.lower import lower
+from everstep.scanning.fused.lowering import Lowered
 from everstep.scanning.fused.plan import End, Plan, plan
 from everstep.scanning.fused.program import address
 from everstep.scanning.fused.steps import Setting
