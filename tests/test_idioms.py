@@ -420,6 +420,9 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "a leaf": (lambda v: v * v.is_leaf, "whether a tensor is a leaf"),
     "rows counted": (lambda v: v * torch.ones(len(v), dtype=F64).sum(), "rows of the batch against one another by sum"),
     "variance of all": (lambda v: v / torch.var(v, correction=0), "against one another by var"),
+    "a view changed in place": (lambda v: ((w := v * 1)[:, :3].mul_(2), w)[1], "in place by mul_"),
+    "changed in place under a view": (lambda v: ((part := (w := v * 1)[:, :1]), w.add_(1), w * part)[2], "by add_"),
+    "a part set": (lambda v: ((w := v * 1)[:, :1].copy_(v[:, 1:2]), w)[1], "in place by copy_"),
     "a hook": (lambda v: (v.register_hook(lambda g: g) if v.requires_grad else None, v)[1], "a hook on a gradient"),
     "true and false": (lambda v: v > 0, "into .* torch.bool"),
 }
