@@ -75,7 +75,7 @@ def scan(
     """
     _check(layer, xs, lengths, resets, backend)
     # under autocast the products are short, but what is carried along the sequence is not
-    autocast = torch.is_autocast_enabled(xs.device.type)
+    autocast = torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(xs.device.type)
     initial = layer.initial_state(xs.shape[0], xs.new_empty(0, dtype=torch.float32) if autocast else xs)
     if not isinstance(initial, Tensor):
         _check_leaves(layer, initial)

@@ -23,7 +23,7 @@ from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.fingerprint import Borrower, Snapshot, borrows, fingerprint, modules, parameters
 from everstep.scanning.fused.hoisted import Hoisted
 from everstep.scanning.fused.known import known
-from everstep.scanning.fused.locks import Lock
+from everstep.scanning.fused.locks import new_lock
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.fused.packing import packed, padded
 from everstep.scanning.fused.program import Program
@@ -41,7 +41,7 @@ class Refusal(str):
     """Why a step cannot be compiled: what it does, and where."""
 
 
-_lock = Lock()
+_lock = new_lock()
 
 
 class _Recent(threading.local):

@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from everstep import __version__
 from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.locks import Lock
+from everstep.scanning.fused.locks import new_lock
 from everstep.scanning.fused.toolchain import BuildError, Compiler, notice
 
 TIMEOUT = 300.0
@@ -38,8 +39,8 @@ _KEPT = re.compile(r"[\w.]+-[0-9a-f]{24}\.(so|json|cpp|log)", re.ASCII)
 _ROOM = 1 << 20
 """Bytes that should be free: with less a compiler may fail and not be able to say why."""
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
-_lock = Lock()
-_locks: dict[str, Lock] = {}
+_lock = new_lock()
+_locks: dict[str, threading.RLock] = {}
 _loaded: dict[str, ctypes.CDLL] = {}
 _failed: dict[str, str] = {}
 _unusable: set[Path] = set()
@@ -177,7 +178,7 @@ def load(source: str, name: str) -> ctypes.CDLL:
     if (known := _loaded.get(key)) is not None:  # without a lock: another source may be compiling
         return known
     with _lock:
-        own = _locks.setdefault(key, Lock())
+        own = _locks.setdefault(key, new_lock())
     with own:
         if key not in _loaded:
             safe_name = re.sub(r"[^\w.]", "_", name, flags=re.ASCII)[:60] or "step"

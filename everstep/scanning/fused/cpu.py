@@ -123,6 +123,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
 {self._copy_states("cur", "start", "      ", "end")}
   }}
   WAIT();
+{chr(10).join(self.steps.strips())}
   const int64_t last = length[ROW(0)];
   (void)last;
 {self._time()}

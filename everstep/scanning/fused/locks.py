@@ -6,32 +6,20 @@ import os
 import threading
 from weakref import WeakSet
 
-
-class Lock:
-    """A lock that the thread which holds it may take again. In a forked child it is a fresh one."""
-
-    def __init__(self) -> None:
-        self._inner = threading.RLock()
-        _all.add(self)
-
-    def __enter__(self) -> None:
-        self._inner.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._inner.release()
-
-    def renew(self) -> None:
-        """Open it, whoever holds it."""
-        self._inner = threading.RLock()
+_all: WeakSet[threading.RLock] = WeakSet()
 
 
-_all: WeakSet[Lock] = WeakSet()
+def new_lock() -> threading.RLock:
+    """A lock that the thread which holds it may take again. In a forked child no one holds it."""
+    lock = threading.RLock()
+    _all.add(lock)
+    return lock
 
 
-def _renew() -> None:
+def _open() -> None:
     for lock in list(_all):
-        lock.renew()
+        lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(after_in_child=_open)

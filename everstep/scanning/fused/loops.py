@@ -60,6 +60,9 @@ class LoopWriter:
         scratch: the number of a node's working memory, and the distance of its rows.
     """
 
+    real = "T"
+    """The type of a value."""
+
     def __init__(
         self,
         loop: Loop,
@@ -107,7 +110,7 @@ class LoopWriter:
         indent = "        " + "  " * len(self.shape[:-1])
         return [
             "    {",
-            *self._rows(),
+            *(self.share() if self.divided else ["      for (int64_t i = me; i < active; i += team) {"]),
             *self._pointers(),
             *(
                 f"{'        ' + '  ' * d}for (int64_t k{d} = 0; k{d} < {n}; ++k{d}) {{"
@@ -126,11 +129,9 @@ class LoopWriter:
     def _inner(self) -> int:
         return self.shape[-1] if self.shape else 1
 
-    def _rows(self) -> list[str]:
-        if not self.divided:
-            return ["      for (int64_t i = me; i < active; i += team) {"]
+    def share(self) -> list[str]:
+        """All rows, of which each thread has the numbers from `low` to `high`, in whole vectors."""
         return [
-            # whole vectors for each thread
             f"      const int64_t units = {-(-self._inner // 16)};",
             "      const int64_t low = units * me / team * 16;",
             f"      const int64_t high = me + 1 == team ? {self._inner} : units * (me + 1) / team * 16;",
@@ -174,8 +175,7 @@ class LoopWriter:
             for number, (_, where, k, place) in enumerate(self.writes)
             if number not in self.carried
         ]
-        later = [re.sub(r" (at|out) ", rf" (\1 {self.next_step}) ", s) for s in starts]
-        starts = sorted({s for s, before in zip(later, starts, strict=True) if s != before})
+        starts = later(starts, self.next_step)
         lines = [f"        const T* const n{number} = {start};" for number, start in enumerate(starts)]
         lines.append(f"        for (int64_t from = low, all = high; from < all; from += {_PIECE}) {{")
         lines.append(f"        const int64_t low = from, high = all - from < {_PIECE} ? all : from + {_PIECE};")
@@ -209,20 +209,33 @@ class LoopWriter:
                 lines.append(f"{target} = {_joined(node, target, terms[0])};")
                 continue
             variable = variables[id(node)] = f"v{len(variables)}"
-            lines.append(f"const T {variable} = {_EXPRESSIONS[node.op].format(*terms)};")
-            for number, (owner, where, k, _) in enumerate(self.writes):
-                if owner is node:
-                    sign = "+=" if f"{where}{k}" in self.added else "="
-                    stored.append(f"{_at(f'q{number}', self.write_strides[number])} {sign} {variable};")
+            lines.append(f"const {self.real} {variable} = {_EXPRESSIONS[node.op].format(*terms)};")
+            stored += [self._store(n, variable) for n, (owner, *_) in enumerate(self.writes) if owner is node]
         return [*lines, *stored]
 
     def _term(self, node: Node, arg: View, variables: dict[int, str]) -> str:
         if arg.node.op == "literal":
-            return _number(arg.node.key)
+            return self._literal(arg.node.key)
         if id(arg.node) in variables and fusible(node, arg):
             return variables[id(arg.node)]
-        number = self.numbers[id(arg.node), _flat_place(arg.place)]
+        return self._load(self.numbers[id(arg.node), _flat_place(arg.place)])
+
+    def _literal(self, value: float) -> str:
+        return _number(value)
+
+    def _load(self, number: int) -> str:
         return _at(f"p{number}", self.read_strides[number])
+
+    def _store(self, number: int, variable: str) -> str:
+        _, where, k, _ = self.writes[number]
+        sign = "+=" if f"{where}{k}" in self.added else "="
+        return f"{_at(f'q{number}', self.write_strides[number])} {sign} {variable};"
+
+
+def later(starts: Sequence[str], distance: str) -> list[str]:
+    """Those of the addresses that depend on the step, at another one."""
+    moved = [re.sub(r" (at|out) ", rf" (\1 {distance}) ", s) for s in starts]
+    return sorted({s for s, before in zip(moved, starts, strict=True) if s != before})
 
 
 def _at(pointer: str, strides: Sequence[int]) -> str:

@@ -15,13 +15,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from everstep.scanning.fused.locks import Lock
+from everstep.scanning.fused.locks import new_lock
 
 KEPT = 1 << 29
 """Bytes that are kept though nothing uses them."""
 _SMALL = 1 << 17
 """Numbers below which the system is fast enough."""
-_lock = Lock()
+_lock = new_lock()
 
 
 class _Block:
@@ -31,10 +31,8 @@ class _Block:
 
     def __init__(self, tensor: Tensor):
         self.tensor, self._storage = tensor, tensor.untyped_storage()
-        self._made, self._alone = self._memory(), self._uses()
-
-    def _memory(self) -> tuple[int, int]:
-        return self._storage.data_ptr(), self._storage.nbytes()
+        self._made = self._storage.data_ptr(), self._storage.nbytes()
+        self._alone = self._uses()
 
     def _uses(self) -> tuple[int, int]:
         """By tensors, and by whoever holds the storage itself: it is the same object for all."""
@@ -42,7 +40,8 @@ class _Block:
 
     def ours(self) -> bool:
         """Whether the memory is the one made here: resized, it is another; shared, other processes read it."""
-        return self._memory() == self._made and not self._storage.is_shared()
+        storage = self._storage
+        return (storage.data_ptr(), storage.nbytes()) == self._made and not storage.is_shared()
 
     def idle(self) -> bool:
         """Whether the memory is ours, and no tensor but the last one uses it."""

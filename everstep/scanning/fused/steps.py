@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from everstep.scanning.fused.graph import Node
 from everstep.scanning.fused.loops import LoopWriter, divided
 from everstep.scanning.fused.plan import Loop, Plan
+from everstep.scanning.fused.strips import StripWriter
 
 
 def leading(size: int, bytes_each: int) -> int:
@@ -217,6 +218,15 @@ class Steps:
         sums = frozenset(self.setting.sums)
         later = ("- 2" if self.setting.backward else "+ 2") if self.loose else ""
         return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory, later).write()
+
+    def strips(self) -> list[str]:
+        """Another way through all steps, taken where memory bounds them."""
+        if not self.loose or self.setting.backward:
+            return []
+        (loop,) = self.plan.phases
+        assert isinstance(loop, Loop)
+        writer = StripWriter(loop, self.plan, frozenset(), self._source, self._target, self._memory)
+        return writer.write() if writer.possible(self.setting.states, self.bytes) else []
 
     def _memory(self, node: Node) -> tuple[int, int]:
         k = self._scratch[id(node)]

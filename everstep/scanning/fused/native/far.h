@@ -13,15 +13,47 @@
 #ifdef ES_FAR_BYTES
 typedef float es_far_line __attribute__((vector_size(ES_FAR_BYTES), may_alias));
 
-static inline void es_far_store(float* to, es_far_line v) {
-#if defined(__clang__)
-  __builtin_nontemporal_store(v, (es_far_line*)to);
-#elif defined(__AVX512F__)
-  __builtin_ia32_movntps512(to, v);
-#elif defined(__AVX__)
-  __builtin_ia32_movntps256(to, v);
+// A line of numbers, which need not begin where lines do.
+template <class T> struct es_line;
+template <> struct es_line<float> { typedef float type __attribute__((vector_size(ES_FAR_BYTES))); };
+template <> struct es_line<double> { typedef double type __attribute__((vector_size(ES_FAR_BYTES))); };
+
+template <class V, class T> static inline V es_get(const T* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+template <class V, class T> static inline void es_put(T* to, V v) { __builtin_memcpy(to, &v, sizeof v); }
+template <class V, class T> static inline V es_all(T x) {
+  V v;
+  for (int j = 0; j < int(sizeof(V) / sizeof(T)); ++j) v[j] = x;
+  return v;
+}
+template <int N> struct es_count { static constexpr int value = N; };
+
+// Lines of state that stay in registers: half of those that there are.
+#if defined(__AVX512F__)
+#define ES_LINES 16
 #else
-  __builtin_ia32_movntps(to, v);
+#define ES_LINES 8
+#endif
+#if defined(__clang__)
+#define ES_EACH _Pragma("unroll")
+#else
+#define ES_EACH _Pragma("GCC unroll 16")
+#endif
+
+// Where a line begins.
+template <class T, class V> static inline void es_far_store(T* to, V v) {
+  const es_far_line line = (es_far_line)v;
+#if defined(__clang__)
+  __builtin_nontemporal_store(line, (es_far_line*)to);
+#elif defined(__AVX512F__)
+  __builtin_ia32_movntps512((float*)to, line);
+#elif defined(__AVX__)
+  __builtin_ia32_movntps256((float*)to, line);
+#else
+  __builtin_ia32_movntps((float*)to, line);
 #endif
 }
 #endif
@@ -33,9 +65,7 @@ template <class T> static inline void es_far(T* to, const T* from, int64_t n) {
   constexpr int64_t L = ES_FAR_BYTES / sizeof(T);
   for (; j < n && (uintptr_t)(to + j) % ES_FAR_BYTES; ++j) to[j] = from[j];
   for (; j + L <= n; j += L) {
-    es_far_line v;
-    __builtin_memcpy(&v, from + j, sizeof v);
-    es_far_store((float*)(to + j), v);
+    es_far_store(to + j, es_get<es_far_line>(from + j));
   }
 #endif
   for (; j < n; ++j) to[j] = from[j];
