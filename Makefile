@@ -33,7 +33,7 @@ sanitize: export EVERSTEP_CACHE = $(CURDIR)/build/sanitized
 sanitize: export CXX := $(CXX)
 sanitize: export ASAN_OPTIONS = detect_leaks=0
 sanitize: $(DEV)  ## the compiled engine under the address and undefined-behaviour sanitizers; minutes
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" $(BIN)/python -m pytest -s tests/test_fused.py tests/test_fused_bfloat16.py tests/test_fused_ahead.py tests/test_idioms.py $(SANITIZED)
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" $(BIN)/python -m pytest -s tests/test_fused.py tests/test_fused_bfloat16.py tests/test_fused_ahead.py tests/test_fused_far.py tests/test_idioms.py $(SANITIZED)
 
 clean:  ## remove what the other targets made, except runs
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

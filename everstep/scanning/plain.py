@@ -20,7 +20,7 @@ def plain(*tensors: Tensor) -> bool:
 
 def transformed() -> str | None:
     """Whether derivatives or a batch are being made of PyTorch's own operations, in words; None if not."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch._C._are_functorch_transforms_active():
         return "it is inside of a torch.func transform, which sees through the loop that PyTorch runs"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode derivatives need the loop that PyTorch runs"

@@ -32,7 +32,7 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 def _drawn(like: Tensor, shape: Sequence[int], p: float) -> Tensor:
     """True with probability p."""
-    if like.device.type != "cpu" or torch._C._functorch.peek_interpreter_stack() is not None:
+    if like.device.type != "cpu" or torch._C._are_functorch_transforms_active():
         return torch.rand(tuple(shape), device=like.device) < p  # vmap has no rule for bits, where it is named
     size = math.prod(shape)
     bits = torch.randint(-(1 << 63), (1 << 63) - 1, (-(-size // 2),))

@@ -34,7 +34,7 @@ def recomputed(piece: Piece, model: nn.Module, inputs: Sequence[Any], state: Sta
     Returns:
         What comes out of each piece, and the last state.
     """
-    if not torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         outs = []
         for given in inputs:
             out, state = piece(model, given, state)

@@ -51,9 +51,11 @@ def run(
 
 def _library(program: Program) -> Kernels:
     """What multiplies: under bfloat16 autocast in bfloat16, where the processor can."""
-    short = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    wanted = short and program.dtype == torch.float32 and has_short()
-    return kernels(program.dtype, True) if wanted else program.kernels
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu"):
+        short = torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if short and program.dtype == torch.float32 and has_short():
+            return kernels(program.dtype, True)
+    return program.kernels
 
 
 class _Call:

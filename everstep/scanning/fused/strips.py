@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from everstep.scanning.fused.loops import LoopWriter, later
 
-_STEPS, _STEPS_WIDE, _WIDE = 16, 256, 1024
-"""Steps of a strip before those of the next, which lies on the same pages of memory; of strips of so many bytes."""
-_AHEAD = "+ 2"
+_STEPS, _WIDE = 16, 1024
+"""Steps of a strip before those of the next, which lies on the same pages; a strip of so many bytes takes them all."""
+_LINES = 16
+"""Of a strip, as far as there are so many."""
+_EARLY = "+ 1"
 """How many steps early an input's memory is asked for."""
 _ARITHMETIC = {"copy", "add", "sub", "mul", "div", "neg"}
 _LINE = 64
-"""Bytes that are stored at once past the caches, at most."""
+"""Bytes of a line, at most."""
 
 
 class StripWriter(LoopWriter):
@@ -52,13 +54,13 @@ class StripWriter(LoopWriter):
             f"  if ({' && '.join(['far', '!chunk', *even, *kept])}) {{",
             "    typedef es_line<T>::type V;",
             "    constexpr int64_t L = ES_FAR_BYTES / sizeof(T);",
-            f"    typedef es_count<(ES_LINES > {len(leaves)} ? ES_LINES / {len(leaves)} : 1)> Many;",
-            f"    constexpr int64_t AT_ONCE = Many::value * ES_FAR_BYTES < {_WIDE} ? {_STEPS} : {_STEPS_WIDE};",
+            f"    constexpr int64_t many = {_LINES} * L;",
             "    const int64_t active = count;",
             *self.share(),
             "        const int64_t r = ROW(i), steps = length[r];",
-            "        for (int64_t begin = 0; begin < steps; begin += AT_ONCE) {",
-            "          const int64_t stop = steps - begin < AT_ONCE ? steps : begin + AT_ONCE;",
+            f"        const int64_t most = many * sizeof(T) < {_WIDE} ? {_STEPS} : steps;",
+            "        for (int64_t begin = 0; begin < steps; begin += most) {",
+            "          const int64_t stop = steps - begin < most ? steps : begin + most;",
             "          const auto strip = [&](auto lines, int64_t from) {",
             "            constexpr int N = decltype(lines)::value;",
             *(f"            V c{k}[N];" for k in leaves),
@@ -80,7 +82,7 @@ class StripWriter(LoopWriter):
             "            }",
             "          };",
             "          int64_t from = low;",
-            "          for (; from + Many::value * L <= high; from += Many::value * L) strip(Many(), from);",
+            f"          for (; from + many <= high; from += many) strip(es_count<{_LINES}>(), from);",
             "          for (; from < high; from += L) strip(es_count<1>(), from);",
             "        }",
             "      }",
@@ -93,7 +95,7 @@ class StripWriter(LoopWriter):
     def _step(self) -> list[str]:
         read = {n: f"{self.source(node)} + {place.offset}" for n, (node, place) in enumerate(self.reads)}
         read = {n: f"{start} + from" if self._whole(n) else start for n, start in read.items()}
-        early = later([start for n, start in read.items() if self._whole(n)], _AHEAD)
+        early = later([start for n, start in read.items() if self._whole(n)], _EARLY)
         return [
             *(f"const T* const p{n} = {start};" for n, start in read.items() if not self._carried(n)),
             *(f"const T* const n{n} = {start};" for n, start in enumerate(early)),

@@ -31,12 +31,7 @@ template <class V, class T> static inline V es_all(T x) {
 }
 template <int N> struct es_count { static constexpr int value = N; };
 
-// Lines of state that stay in registers: half of those that there are.
-#if defined(__AVX512F__)
-#define ES_LINES 16
-#else
-#define ES_LINES 8
-#endif
+// For what is unrolled.
 #if defined(__clang__)
 #define ES_EACH _Pragma("unroll")
 #else
