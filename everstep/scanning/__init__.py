@@ -277,9 +277,10 @@ def _check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:
     _check_tensor(who, "lengths", lengths, (batch,), xs.device)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"{who}: lengths should be whole numbers (int64), but is {lengths.dtype}")
-    if batch and (int(lengths.min()) < 0 or int(lengths.max()) > time):
-        row = int(((lengths < 0) | (lengths > time)).nonzero()[0])
-        raise ValueError(f"{who}: lengths should lie in 0 … {time} (time), but row {row} has {int(lengths[row])}")
+    values = lengths.tolist()
+    if values and (min(values) < 0 or max(values) > time):
+        row, value = next((row, value) for row, value in enumerate(values) if not 0 <= value <= time)
+        raise ValueError(f"{who}: lengths should lie in 0 … {time} (time), but row {row} has {value}")
 
 
 def _check_tensor(who: str, name: str, value: Tensor, shape: tuple[int, ...], device: torch.device) -> None:

@@ -49,11 +49,11 @@ class _Recent(threading.local):
 
     Attributes:
         found: what `refuses` was last asked, by identity and so without keeping it: `run` need not look for it again.
-        ragged: what `_ragged` last gave.
+        ragged: what `_ragged` was last asked, and gave.
     """
 
     found: tuple[int, int, Program | str | None] = 0, 0, None
-    ragged: Rows | None = None
+    ragged: tuple[list[int], Rows] | None = None
 
 
 _recent = _Recent()
@@ -153,15 +153,15 @@ def _valid(lengths: Tensor, time: int) -> Tensor:
 
 def _ragged(lengths: Tensor, time: int) -> Rows:
     """Rows of these lengths. Layer after layer asks for the same ones, so the last are kept."""
-    length = lengths.to(torch.int64)
-    known = _recent.ragged
-    if known is not None and known.time == time and torch.equal(known.length, length):
-        return known
-    length = length.clone()
+    values = lengths.tolist()
+    recent = _recent.ragged
+    if recent is not None and recent[1].time == time and recent[0] == values:
+        return recent[1]
+    length = torch.tensor(values, dtype=torch.int64, device="cpu")
     order = length.argsort(descending=True, stable=True)
     outer = torch.arange(len(length), device="cpu") * time
-    rows = Rows(order, length.cumsum(0) - length, length, outer, None, len(length), int(length.sum()), time)
-    _recent.ragged = rows
+    rows = Rows(order, length.cumsum(0) - length, length, outer, None, len(values), sum(values), time)
+    _recent.ragged = values, rows
     return rows
 
 
