@@ -43,7 +43,7 @@ def run(
     call = _Call(program, _library(program), rows)
     if torch.is_grad_enabled() and True in [t.requires_grad for t in tensors]:
         hoisted.watch()
-        ys, *final = _Loop.apply(call, hoisted, *tensors)
+        ys, *final = _apply(call, hoisted, *tensors)
     else:
         ys, *final = call.forward(tensors, training=False)
     return ys, final
@@ -211,6 +211,10 @@ class _Loop(torch.autograd.Function):
         if not _retained():
             del ctx.hoisted  # as PyTorch lets go of what it has saved
         return None, None, *found
+
+
+_apply = super(torch.autograd.Function, _Loop).apply
+"""As `_Loop.apply`, which first looks for what `torch.func` may have left: such tensors are not `plain`."""
 
 
 def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
