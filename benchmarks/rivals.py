@@ -141,54 +141,36 @@ def affine(quick: bool) -> list[Result]:
     """
     results: list[Result] = []
     first, second = torch.randn(2, (64 if quick else 512) << 16)
-    third = torch.empty_like(first)
-    triad = partial(torch.add, first, second, alpha=3, out=third)
+    triad = partial(torch.add, first, second, alpha=3, out=torch.empty_like(first))
     ours, theirs = ("parallel", "fused"), ("associative_scan", "associative_scan, compiled")
     shapes = [(4096, 1, 1024), (1000, 32, 256), (1000, 16, 1024)]
     for steps, batch, size in [(512, 4, 256)] if quick else shapes:
-        cell = Recurrence(size)
         a, b = torch.rand(batch, steps, size), torch.randn(batch, steps, size)
-        xs = torch.cat([a, b], -1)
-        torch.compiler.reset()
-        compiled = torch.compile(scanned)
-        calls: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
-            theirs[0]: lambda a, b, xs: scanned(a, b),
-            theirs[1]: lambda a, b, xs, compiled=compiled: compiled(a, b),  # type: ignore[misc]
-        }
-        for name in ours:
-            calls[name] = lambda a, b, xs, cell=cell, name=name: es.scan(cell, xs, backend=name)  # type: ignore[misc]
-        ways = {name: partial(call, a, b, xs) for name, call in calls.items()}
-        given = [(a.clone(), b.clone(), xs.clone()) for _ in range(max(1, round(first.nbytes / a.nbytes)))]
+        given = a, b, torch.cat([a, b], -1)
+        calls = _affine_calls(size, ours, theirs)
+        ways = {name: partial(call, *given) for name, call in calls.items()}
+        part = a.nbytes / first.nbytes
+        many = [tuple(t.clone() for t in given) for _ in range(max(1, round(1 / part)))]
         with torch.no_grad(), fresh_cache():
             took = seconds_of(ways[theirs[1]])
             for name in theirs:
-                torch.testing.assert_close(es.scan(cell, xs, backend="fused")[0], ways[name](), rtol=1e-3, atol=1e-3)
+                torch.testing.assert_close(ways["fused"]()[0], ways[name](), rtol=1e-3, atol=1e-3)
             found = ratio(ways)
-            found["memory"], found["alone"], shares, alone = {}, {}, {}, {}
-            for name, call in calls.items():
-                turns = ratio({"triad": triad, name: partial(_each, call, given)})
-                found["memory"][name] = turns
-                shares[name] = len(given) * a.nbytes / first.nbytes * turns["ratio"][name]
-                found["alone"][name] = ratio({"triad": triad, name: ways[name]})
-                alone[name] = a.nbytes / first.nbytes * found["alone"][name]["ratio"][name]
+            memory = {name: ratio({"triad": triad, name: partial(_each, call, many)}) for name, call in calls.items()}
+            alone = {name: ratio({"triad": triad, name: way}) for name, way in ways.items()}
+        found |= {"shape": (steps, batch, size), "compile_s": took, "memory": memory, "alone": alone}
+        found["share"] = {name: len(many) * part * memory[name]["ratio"][name] for name in ways}
+        found["share_alone"] = {name: part * alone[name]["ratio"][name] for name in ways}
         best = min(found[name]["median_ms"] for name in ours)
-        beside = {name: found[name]["median_ms"] / best for name in theirs}
-        results.append(
-            {
-                "shape": (steps, batch, size),
-                "compile_s": took,
-                "share": shares,
-                "share_alone": alone,
-                "beside": beside,
-                **found,
-            }
-        )
+        found["beside"] = {name: found[name]["median_ms"] / best for name in theirs}
+        results.append(found)
         print(f"T{steps} B{batch} H{size} (associative_scan compiled in {took:.1f} s)")
         for name in ways:
-            speed = 3 * first.nbytes / found["memory"][name]["triad"]["median_ms"] / 1e6
-            ahead = f"; / the better of ours {beside[name]:.2f}" if name in beside else ""
-            share = f"{shares[name]:.2f} of the memory's {speed:.0f} GB/s, {alone[name]:.2f} in one call"
-            print(f"  {name:26} {told(found[name])}; {share}{ahead}")
+            speed = 3 * first.nbytes / memory[name]["triad"]["median_ms"] / 1e6
+            ahead = f"; / the better of ours {found['beside'][name]:.2f}" if name in theirs else ""
+            share, single = found["share"][name], found["share_alone"][name]
+            shares = f"{share:.2f} of the memory's {speed:.0f} GB/s, {single:.2f} in one call"
+            print(f"  {name:26} {told(found[name])}; {shares}{ahead}")
     for title, key in (("calls in a row", "share"), ("one call, with empty caches", "share_alone")):
         shares_of_best = [max(r[key][name] for name in ours) for r in results]
         verdict(f"share of the memory's speed, the better backend, {title}", shares_of_best, each=0.7)
@@ -197,9 +179,21 @@ def affine(quick: bool) -> list[Result]:
     return results
 
 
-def _each(call: Callable[..., Any], given: Sequence[tuple[Tensor, ...]]) -> None:
-    for tensors in given:
-        call(*tensors)
+def _affine_calls(size: int, ours: Sequence[str], theirs: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """Every way to run the recurrence, of a, b and both side by side."""
+    cell = Recurrence(size)
+    torch.compiler.reset()
+    compiled = torch.compile(scanned)
+    calls: dict[str, Callable[..., Any]] = {
+        theirs[0]: lambda a, b, xs: scanned(a, b),
+        theirs[1]: lambda a, b, xs: compiled(a, b),
+    }
+    return calls | {name: lambda a, b, xs, name=name: es.scan(cell, xs, backend=name) for name in ours}
+
+
+def _each(call: Callable[..., Any], many: Sequence[tuple[Tensor, ...]]) -> None:
+    for given in many:
+        call(*given)
 
 
 class Elman(es.Cell):
