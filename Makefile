@@ -25,7 +25,7 @@ bench: $(DEV)  ## speed beside rivals; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/engine.py --only grid,cells,ragged,stream
 	$(BIN)/python benchmarks/rivals.py
 
-SANITIZED := -k "random_cells or sizes or nothing or no_row or threads or unusual or retained or contiguous or functions or products or training_step or matter or operations or modules"
+SANITIZED := -k "random_cells or sizes or nothing or no_row or threads or unusual or retained or contiguous or functions or products or training_step or matter or operations or modules or same_numbers or strips or backward_needs"
 
 # shifts of negative numbers are defined since C++20 and by all compilers before; -s, since a report ends the process
 sanitize: export EVERSTEP_CXXFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize=shift -fno-sanitize-recover=undefined
