@@ -287,21 +287,24 @@ def test_members_of_a_team_share_a_product(kernels: Kernels, members: int) -> No
             size = getattr(kernels.library, f"es_gemm_tn_memory_{kernels.suffix}")(rows, m, columns)
             memory, total = np.full(members * size, np.nan, kernels.dtype), np.full((m, columns), np.nan, kernels.dtype)
             table = (left, m, right, columns, rows, m, columns, total, columns)
-            kernels.body("columns", 1, 0, 0, memory, size, *table, 0, 0, 0, members=members)
+            kernels.body("columns", 1, 0, 0, memory, size, *[0] * 5, *table, 0, 0, 0, members=members)
             assert total.tobytes() == kernels.across(left, right).tobytes()
-            # rows of two matrices, by their places
-            others = kernels.random(4, columns)
-            places = np.where(np.arange(rows) % 7 == 3, -1 - np.arange(rows) % 4, rows - 1 - np.arange(rows))
-            gathered = np.where(places[:, None] < 0, others[(-1 - places) % 4], right[places])
+            # of each step the one before it, in rows of which one has none
+            lengths = np.array([rows - rows // 3, 0, rows // 3])
+            offset, resets, time = np.cumsum(lengths) - lengths, np.arange(rows) % 7 == 3, rows + 2
+            others = kernels.random(6, columns)
+            gathered = np.concatenate([others[:1], right[:-1]])
+            gathered[offset[2]] = others[2]
+            gathered[resets] = others[3 + 2 * (np.arange(rows) >= offset[2])[resets]]
             # beside another product, a total of what three threads have summed, and padding
             again, parts = np.full((m, columns), np.nan, kernels.dtype), kernels.random(3, 20)
-            summed = np.full(7, np.nan, kernels.dtype)
-            padded, lengths = kernels.random(3 * 5, 2).reshape(3, 5, 2), np.array([5, 0, 2])
-            wanted = np.where(np.arange(5)[None, :, None] < lengths[:, None, None], padded, 0)
+            summed, padded = np.full(7, np.nan, kernels.dtype), kernels.random(3 * time, 2).reshape(3, time, 2)
+            wanted = np.where(np.arange(time)[None, :, None] < lengths[:, None, None], padded, 0)
+            ragged = (offset, lengths, resets.astype(np.uint8), 3, time)
             second = (left, m, right, columns, rows, m, columns, again, columns, 0, 0, 0, parts, 3, 20, 7, summed)
-            third = (padded, lengths, 3, 5, padded[0, 0].nbytes)
+            third = (padded, padded[0, 0].nbytes)
             kernels.body(
-                "columns", 2, 1, 1, memory, size, *table, places, others, columns, *second, *third, members=members
+                "columns", 2, 1, 1, memory, size, *ragged, *table, 2, others, columns, *second, *third, members=members
             )
             assert padded.tobytes() == wanted.tobytes()
             assert total.tobytes() == kernels.across(left, gathered).tobytes()

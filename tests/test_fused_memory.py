@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from everstep.scanning.fused import pool
+import everstep as es
+from everstep.scanning.fused import pool, toolchain
+from everstep.wirings.checkpointed import bytes_of_step
 
 SIZE = 1 << 18
 LIKE = torch.empty(1)
@@ -53,3 +56,75 @@ def test_memory_whose_storage_a_caller_holds_is_not_used_again() -> None:
     address = storage.data_ptr()
     del storage
     assert pool.empty(LIKE, SIZE).data_ptr() == address
+
+
+def test_what_no_caller_sees_takes_less_than_there_is() -> None:
+    large = pool.empty(LIKE, 4 * SIZE)
+    address = large.data_ptr()
+    assert pool.inner(LIKE, SIZE).data_ptr() != address
+    del large
+    assert pool.empty(LIKE, SIZE).data_ptr() != address
+    small = pool.empty(LIKE, SIZE)
+    found = pool.inner(LIKE, SIZE)
+    assert (found.data_ptr(), found.shape) == (address, (SIZE,))
+    assert not {small.data_ptr(), address} & {pool.inner(LIKE, SIZE).data_ptr(), pool.empty(LIKE, 4 * SIZE).data_ptr()}
+
+
+def test_what_was_taken_in_inference_mode_serves_training() -> None:
+    with torch.inference_mode():
+        address = pool.inner(LIKE, SIZE).data_ptr()
+    found = pool.inner(LIKE, SIZE)
+    assert found.data_ptr() == address
+    weight = torch.ones(SIZE, requires_grad=True)
+    (found.fill_(2) * weight).sum().backward()
+    assert bool((weight.grad == 2).all())
+
+
+def test_scratch_memory_is_the_threads_own() -> None:
+    address = pool.scratch(LIKE, 1000).data_ptr()
+    assert [pool.scratch(LIKE, 1000).data_ptr(), pool.scratch(LIKE.double(), 500).data_ptr()] == [address] * 2
+    there: list[Tensor] = []
+    thread = threading.Thread(target=lambda: there.append(pool.scratch(LIKE, 1000)))
+    thread.start()
+    thread.join()
+    assert there[0].data_ptr() != address
+    assert pool.scratch(LIKE, SIZE).nbytes >= 4 * SIZE
+    large = pool.scratch(LIKE, pool._OWN)
+    assert large.nbytes == 4 * pool._OWN
+    assert large.data_ptr() != pool.scratch(LIKE, SIZE).data_ptr()
+
+
+def test_arrays_apart_have_memory_of_their_own_size() -> None:
+    address = pool.empty(LIKE, 2 * SIZE).data_ptr()
+    with pool.apart():
+        for found in (pool.empty(LIKE, SIZE, 2), pool.inner(LIKE, SIZE)):
+            assert found.untyped_storage().nbytes() == found.nbytes
+            assert found.data_ptr() != address
+    assert pool.empty(LIKE, SIZE, 2).data_ptr() == address
+
+
+def test_where_too_much_is_idle_what_was_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [SIZE, 2 * SIZE, 4 * SIZE]
+    for size in (*sizes, SIZE):
+        pool.empty(LIKE, size)
+    monkeypatch.setattr(pool, "KEPT", 4 * 5 * SIZE)
+    held = pool.empty(LIKE, 8 * SIZE)
+    assert [block.room for block in pool._pool[LIKE.dtype]] == [SIZE, 4 * SIZE, 8 * SIZE]
+    monkeypatch.setattr(pool, "KEPT", 4 * SIZE)
+    pool.empty(LIKE, 16 * SIZE)
+    assert [block.room for block in pool._pool[LIKE.dtype]] == [SIZE, held.numel(), 16 * SIZE]
+
+
+@pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
+def test_a_budget_is_counted_in_what_arrays_need() -> None:
+    cell, xs = es.LSTM(3, 64), torch.randn(512, 9, 3)
+    state = cell.initial_state(512, xs)
+
+    def needed() -> int:
+        return bytes_of_step(lambda model, given, state: es.scan(cell, given[0], state), cell, xs, state)
+
+    first = needed()
+    pool.clear()
+    pool.empty(LIKE, 64 * SIZE)
+    assert needed() == first
+    assert 4 * 64 * 6 < first / 512 < 4 * 64 * 9

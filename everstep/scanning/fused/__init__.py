@@ -8,7 +8,6 @@ numbers of one row (`graph.py`), whose derivative is another (`adjoint.py`). Bot
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -142,8 +141,7 @@ def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:
     rows = _whole(batch, time) if lengths is None else _ragged(lengths, time)
     if resets is None:
         return rows
-    again = resets.to(torch.uint8)
-    return replace(rows, resets=again.flatten() if lengths is None else again[_valid(lengths, time)])
+    return rows.reset_at(resets.flatten().clone() if lengths is None else resets[_valid(lengths, time)])
 
 
 def _valid(lengths: Tensor, time: int) -> Tensor:
@@ -160,7 +158,7 @@ def _ragged(lengths: Tensor, time: int) -> Rows:
     length = torch.tensor(values, dtype=torch.int64, device="cpu")
     order = length.argsort(descending=True, stable=True)
     outer = torch.arange(len(length), device="cpu") * time
-    rows = Rows(order, length.cumsum(0) - length, length, outer, None, len(values), sum(values), time)
+    rows = Rows(order, length.cumsum(0) - length, length, outer, len(values), sum(values), time)
     _recent.ragged = values, rows
     return rows
 
@@ -170,7 +168,7 @@ def _whole(batch: int, time: int) -> Rows:
     """Rows that all have as many steps."""
     order = torch.arange(batch, device="cpu")
     outer, length = order * time, torch.full((batch,), time, device="cpu")
-    return Rows(order, outer, length, outer, None, batch, batch * time, time)
+    return Rows(order, outer, length, outer, batch, batch * time, time)
 
 
 def _program(cell: Cell, xs: Any) -> Program | str:

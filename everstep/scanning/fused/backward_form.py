@@ -7,9 +7,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from everstep.scanning.fused.form import NULL, Entry, brought
-from everstep.scanning.fused.forms import CALLERS, ONCE, ROWS, STEPS, THREADS, CallForm, Maker, place
+from everstep.scanning.fused.forms import CALLERS, INNER, ONCE, ROWS, STEPS, THREADS, CallForm, Maker, place
 from everstep.scanning.fused.graph import Shape, View
-from everstep.scanning.fused.products import OverSteps, OverThreads, columns, over_steps
+from everstep.scanning.fused.products import (
+    ALL,
+    BEFORE,
+    USED,
+    USED_BEFORE,
+    OverSteps,
+    OverThreads,
+    columns,
+    over_steps,
+)
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.steps import leading
 from everstep.scanning.fused.threads import Kernels
@@ -26,7 +35,6 @@ class BackwardForm(CallForm):
     Attributes:
         packed: places of inputs that are needed once more, without padding; behind all that is made.
         joined: places of start and initial state that are needed as one array; behind those.
-        places: whether `Rows.places` come behind those.
         sums: rows and columns of every product over steps.
         padded: bytes of the steps of arrays that get padding.
         results: where the gradient of each tensor is found that is no input, and whether it is to be transposed; of one
@@ -37,7 +45,6 @@ class BackwardForm(CallForm):
 
     packed: tuple[int, ...]
     joined: tuple[tuple[int, int], ...]
-    places: bool
     sums: tuple[tuple[int, int], ...]
     padded: int
     results: tuple[tuple[int, int, bool], ...]
@@ -98,7 +105,7 @@ class _Backward(Maker):
         for k in program.needed:
             arrays[f"x{k}"] = self.hosted(kept, k) if k in step.factors else inputs[k]
         self.lay(kept, inputs)
-        self._states([next(came) if there else None for there in present], start, initial)
+        self._states([next(came) if there else None for there in present], start, initial, want_start, want_initial)
         self._gradients(want_x, want_c)
         drawn = [k for k in program.ahead if ahead and want_x[k]]
         for k in drawn:
@@ -112,10 +119,7 @@ class _Backward(Maker):
         previous = {one.operand.node.key[1] for one in sums if one.operand and one.operand.node.key[0] == "prev"}
         joined = sorted(previous) if self.resets else []
         others = dict(enumerate(start)) | dict(zip(joined, given.come(len(joined)), strict=True))
-        places = given.come(3) if previous or self.ragged else [NULL] * 3
-        products = [
-            self._over_steps(one, out, inputs, bare, others, places) for one, out in zip(sums, outs, strict=True)
-        ]
+        products = [self._over_steps(one, out, inputs, bare, others) for one, out in zip(sums, outs, strict=True)]
         paddings = [self.padding(arrays[f"draw{k}"], step.factors[k][1]) for k in drawn] if self.ragged else []
         a, b, c = program.ends
         results += [(a + one.number, place(out), one.turned) for one, out in zip(sums, outs, strict=True)]
@@ -131,24 +135,32 @@ class _Backward(Maker):
             **known,
             packed=tuple(place(inputs[k]) for k in packed),
             joined=tuple((place(start[k]), place(initial[k])) for k in joined),
-            places=places[0] != NULL,
             sums=tuple(self._shape(one) for one in sums),
             padded=sum(padding.each for padding in paddings),
             results=tuple(results),
             inputs=self._of_inputs(want_x, drawn),
         )
 
-    def _states(self, grads: Sequence[Entry | None], start: Sequence[Entry], initial: Sequence[Entry]) -> None:
-        """Gradients of outputs and final state, and where those of the start state go."""
+    def _states(
+        self,
+        grads: Sequence[Entry | None],
+        start: Sequence[Entry],
+        initial: Sequence[Entry],
+        want_start: Sequence[bool],
+        want_initial: Sequence[bool],
+    ) -> None:
+        """Gradients of outputs and final state, and where those of start and initial state go."""
         step, arrays = self.program.step, self.arrays
         arrays["dy0"] = grads[0] or self.given.make(CALLERS, step.output.shape, zero=True)
         for k, (shape, grad) in enumerate(zip(step.states, grads[1:], strict=True)):
             arrays[f"start{k}"] = grad or NULL
-            arrays[f"end{k}"] = self.given.make(ROWS, shape)
             arrays[f"before{k}"] = start[k]
+            if want_start[k]:
+                arrays[f"end{k}"] = self.given.make(ROWS, shape)
             if self.resets:
-                arrays[f"init{k}"] = self.given.make(ROWS, shape, zero=True)
                 arrays[f"before_init{k}"] = initial[k]
+                if want_initial[k]:
+                    arrays[f"init{k}"] = self.given.make(ROWS, shape, zero=True)
 
     def _gradients(self, want_x: Sequence[bool], want_c: Sequence[bool]) -> None:
         """The gradients of every step that are asked for, or that others are made of."""
@@ -156,10 +168,15 @@ class _Backward(Maker):
         used = {m for k, m in program.of_input.items() if want_x[k] or (k in factors and want_c[factors[k][0]])}
         pairs = zip(program.of_product, program.adjoint.products, strict=True)
         used |= {m for m, p in pairs if want_c[p.matrix]}
+        given = {m for k, m in program.of_input.items() if want_x[k] and k not in factors}
         for m in sorted(used):
             over = program.over.get(m)
-            made = self.given.make(STEPS, program.gradients[m].shape) if over is None else self.arrays[f"x{over}"]
-            self.arrays[f"g{m}"] = made
+            if over is not None:
+                self.arrays[f"g{m}"] = self.arrays[f"x{over}"]
+            elif m in given:
+                self.arrays[f"g{m}"] = self.given.make(STEPS, program.gradients[m].shape)
+            else:
+                self.arrays[f"g{m}"] = self.given.make(INNER, (math.prod(program.gradients[m].shape),))
 
     def _totals(self, want_c: Sequence[bool], results: list[tuple[int, int, bool]]) -> list[OverThreads]:
         """Sums of threads; two parameters may share numbers, but not their memory: each gets a sum of its own."""
@@ -170,7 +187,7 @@ class _Backward(Maker):
             size = math.prod(program.totals[m].shape)
             by = leading(size, program.bytes)
             if f"sum{m}" not in self.arrays:
-                self.arrays[f"sum{m}"] = self.given.make(THREADS, (2 * by,), zero=True)
+                self.arrays[f"sum{m}"] = self.given.make(THREADS, (2 * by,))
             out = self.given.make(ONCE, program.step.constants[k])
             parts = self.arrays[f"sum{m}"].behind(by * program.bytes)
             totals.append(OverThreads(parts, brought("threads"), 2 * by, size, out))
@@ -207,20 +224,18 @@ class _Backward(Maker):
         inputs: dict[int, Entry],
         bare: dict[int, Entry],
         others: dict[int, Entry],
-        places: Sequence[Entry],
     ) -> OverSteps:
         """`inputs`, `bare`: as saved, and without padding; `others`: states before the first step of rows."""
         program, steps = self.program, brought("steps")
         rows, columns = self._shape(one)
-        used, before, used_before = places
         gradient = self.arrays[f"g{one.gradient}"]
         if one.operand is None:
             raw = inputs[one.factor]
             if one.straight:
                 raw = bare.get(one.factor, raw)
                 return OverSteps(raw, rows, gradient, columns, steps, rows, columns, out, columns)
-            pad = (used, raw, columns) if self.ragged else ()
-            return OverSteps(gradient, rows, raw, columns, steps, rows, columns, out, columns, *pad)
+            way = USED if self.ragged else ALL
+            return OverSteps(gradient, rows, raw, columns, steps, rows, columns, out, columns, way)
         kind, k = one.operand.node.key
         name = program.sequence(k) if kind == "prev" else f"{kind}{k}"
         size, offset = one.operand.node.size, one.operand.place.offset * program.bytes
@@ -228,8 +243,8 @@ class _Backward(Maker):
         padded = self.ragged and name in program.outer
         known = gradient, rows, operand, size, steps, rows, columns, out, columns
         if kind == "prev":
-            return OverSteps(*known, used_before if padded else before, others[k].behind(offset), size)
-        return OverSteps(*known, used, operand, size) if padded else OverSteps(*known)
+            return OverSteps(*known, USED_BEFORE if padded else BEFORE, others[k].behind(offset), size)
+        return OverSteps(*known, USED if padded else ALL)
 
     def _of_inputs(self, wanted: Sequence[bool], drawn: Sequence[int]) -> tuple[tuple[int, Entry, Shape, int], ...]:
         program, factors = self.program, self.program.step.factors

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from everstep.scanning.fused.backward_form import DRAWN, READY, SHARED, BackwardForm, backward_form
 from everstep.scanning.fused.form import Entry
-from everstep.scanning.fused.forms import CallForm, forward_form, place
+from everstep.scanning.fused.forms import INNER, CallForm, forward_form, place
 from everstep.scanning.fused.graph import Shape
 from everstep.scanning.fused.hoisted import Hoisted
 from everstep.scanning.fused.packing import pack, packed, pad, padded
-from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.pool import empty, inner, scratch
 from everstep.scanning.fused.products import product, room_over_steps, team
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.replay import replay
@@ -114,8 +114,6 @@ class _Call:
             given.append(self._steps(given[k]))
         for start, initial in form.joined:
             given.append(torch.cat([given[start], given[initial]]))
-        if form.places:
-            given += rows.places(self.library)
         threads, room = self._room(form)
         self._run(form, given, known, threads, room)
         found: list[Tensor | None] = [None] * len(wanted)
@@ -138,14 +136,17 @@ class _Call:
             given[i] = given[i].contiguous()
         like, steps = given[0], (rows.steps,)
         firsts = ((), (rows.count,), steps, (rows.count, rows.time) if self.outer else steps, (known.threads,))
-        given += [empty(like, *firsts[first], *shape) for first, shape in form.made]
+        given += [
+            inner(like, rows.steps * shape[0]) if first == INNER else empty(like, *firsts[first], *shape)
+            for first, shape in form.made
+        ]
         for i in form.zero:
             given[i].zero_()
         return given
 
     def _run(self, form: CallForm, given: Sequence[Tensor], known: Layout, threads: int, room: int = 0) -> None:
         """`threads`, `room`: as `numbers` has them."""
-        memory = empty(given[0], max(known.numbers, threads * room + 16))
+        memory = scratch(given[0], max(known.numbers, threads * room + 16))
         start = -(-memory.data_ptr() // 64) * 64
         told = numbers(self.library, known, self.rows, start, threads, room)
         strides = [stride for i in form.strided for stride in given[i].stride()]

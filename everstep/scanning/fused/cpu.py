@@ -138,6 +138,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
   const int64_t* const a = (const int64_t*)table;
   T* const memory = (T*)a[{self._at("memory")}];
   const int64_t rows = a[{self._at("rows")}], block = a[{self._at("block")}];
+{self._clear()}
   if (a[{self._at("split")}]) {{
     over_time(a, 0, rows, rows, i, n, i, memory, memory + rows * {row} + i * {self.widest});
     return;
@@ -154,6 +155,15 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
 """
         matrices = tuple((math.prod(node.args[0].shape), node.size) for node in self.plan.products)
         return Code(source, tuple(self.arrays), row, matrices, self.setting.ahead, self.widest, self.loose)
+
+    def _clear(self) -> str:
+        """Sums begin at zero, also those of threads that do not come."""
+        lines = [f"  for (int64_t k = i; k < a[{self._at('threads')}]; k += n) {{"]
+        for name in sorted(self.setting.sums):
+            bytes_ = 2 * leading(self.setting.sizes[name], self.bytes) * self.bytes
+            slot = self._slot(name)
+            lines.append(f"    if (a[{slot}]) __builtin_memset((char*)a[{slot}] + k * {bytes_}, 0, {bytes_});")
+        return "\n".join([*lines, "  }"]) if self.setting.sums else ""
 
     def _at(self, name: str) -> int:
         return HEADER.index(name)
@@ -214,11 +224,13 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
                 else ""
             )
             target = f"{to}{k}[i * {ld} + j]" if to in ("cur", "nxt") else f"{to}{k}[r * {size} + j]"
+            wanted = f"if ({to}{k}) " if self.setting.backward and to == "end" else ""
             origin = f"{source}{k}[i * {ld} + j]" if source in ("cur", "nxt") else f"{source}{k}[r * {size} + j]"
             if self.setting.backward and source == "start":
                 origin = f"start{k} ? {origin} : T(0)"
             lines.append(
-                f"{indent}for (int64_t j = 0; j < {size}; ++j) {{ const T v = {origin}; {target} = v;{second} }}"
+                f"{indent}{wanted}for (int64_t j = 0; j < {size}; ++j) "
+                f"{{ const T v = {origin}; {target} = v;{second} }}"
             )
         return "\n".join(lines)
 
@@ -257,8 +269,8 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
         for k, (size, ld) in enumerate(zip(self.setting.states, self.lds, strict=True)):
             waiting.append(f"      for (int64_t j = 0; j < {size}; ++j) nxt{k}[i * {ld} + j] = cur{k}[i * {ld} + j];")
             moved.append(
-                f"        for (int64_t j = 0; j < {size}; ++j) {{ init{k}[r * {size} + j] += nxt{k}[i * {ld} + j]; "
-                f"nxt{k}[i * {ld} + j] = 0; }}"
+                f"        for (int64_t j = 0; j < {size}; ++j) {{ if (init{k}) init{k}[r * {size} + j] += "
+                f"nxt{k}[i * {ld} + j]; nxt{k}[i * {ld} + j] = 0; }}"
             )
         return f"""{chr(10).join(self.steps.ahead())}
     if (resets) {{

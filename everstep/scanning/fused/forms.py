@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from everstep.scanning.fused.cpu import Code
-from everstep.scanning.fused.form import BRINGS, NULL, Entry, Form, brought
+from everstep.scanning.fused.form import BRINGS, NULL, Entry, Form
 from everstep.scanning.fused.graph import Shape
 from everstep.scanning.fused.products import Padding, columns, over_steps
 from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.table import table
 from everstep.scanning.fused.threads import Kernels
 
-ONCE, ROWS, STEPS, CALLERS, THREADS = range(5)
-"""What there is one of in the first dimensions of an array: nothing, rows, steps, steps of the caller's, threads."""
+ONCE, ROWS, STEPS, CALLERS, THREADS, INNER = range(6)
+"""What there is one of in the first dimensions of an array: nothing, rows, steps, steps of the caller's, threads; or
+steps, of one that no caller sees and that need not have dimensions."""
 FIRST = len(BRINGS)
 
 
@@ -147,8 +148,7 @@ class Maker:
 
     def padding(self, array: Entry, size: int) -> Padding:
         """Of a caller's array."""
-        each = size * self.program.bytes
-        return Padding(array, brought("length"), brought("rows"), brought("time"), each)
+        return Padding(array, size * self.program.bytes)
 
 
 def forward_form(
@@ -175,7 +175,7 @@ def forward_form(
             arrays[f"init{k}"] = initial[k]
     kept = NULL
     if training:
-        kept = given.make(STEPS, (program.kept_numbers,))
+        kept = given.make(INNER, (program.kept_numbers,))
         made.lay(kept, inputs)
     before = []
     for k, (number, _) in step.factors.items():

@@ -1,16 +1,23 @@
 """Memory for arrays of many steps, used again from call to call.
 
-The system hands out large pieces of memory page by page, which costs as much as filling them. So large arrays are kept
-when they are no longer in use, up to `KEPT` bytes, and given to the next call that asks for one of about their size.
+The system hands out large pieces of memory page by page, which costs as much as filling them, and they are in no cache.
+So large arrays are kept when they are no longer in use, up to `KEPT` bytes, and given to a later call: to one that asks
+for about as much, or, for what no caller sees, for less.
 
-So an array may be up to a quarter smaller than its memory; `torch.save` and `pickle` write all of that: save a clone.
+So an array that a caller gets may be up to a quarter smaller than its memory; `torch.save` and `pickle` write all of
+that: save a clone.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from functools import lru_cache
+import threading
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter, itemgetter
 
 import torch
 from torch import Tensor
@@ -21,16 +28,27 @@ KEPT = 1 << 29
 """Bytes that are kept though nothing uses them."""
 _SMALL = 1 << 17
 """Numbers below which the system is fast enough."""
+_OWN = 1 << 24
+"""Bytes up to which each thread has `scratch` of its own."""
 _lock = new_lock()
+_clock = itertools.count()
 
 
 class _Block:
-    """Memory, with the last tensor on it: mostly the next one is to have its shape."""
+    """Memory, with the last tensor on it: mostly the next one is to have its shape.
 
-    __slots__ = ("_alone", "_made", "_storage", "tensor")
+    Attributes:
+        room: numbers in it.
+        used: when it was last given away.
+    """
 
-    def __init__(self, tensor: Tensor):
-        self.tensor, self._storage = tensor, tensor.untyped_storage()
+    __slots__ = ("_alone", "_made", "_storage", "_tensor", "_whole", "room", "used")
+
+    def __init__(self, like: Tensor, room: int):
+        with torch.inference_mode(False):  # where tensors could not be saved for backward
+            self._whole = like.new_empty(room)
+        self.room, self.used, self._tensor = room, 0, self._whole.detach()
+        self._storage = self._whole.untyped_storage()
         self._made = self._storage.data_ptr(), self._storage.nbytes()
         self._alone = self._uses()
 
@@ -38,25 +56,50 @@ class _Block:
         """By tensors, and by whoever holds the storage itself: it is the same object for all."""
         return torch._C._storage_Use_Count(self._storage._cdata), sys.getrefcount(self._storage)
 
+    @property
+    def bytes(self) -> int:
+        return self._made[1]
+
     def ours(self) -> bool:
         """Whether the memory is the one made here: resized, it is another; shared, other processes read it."""
         storage = self._storage
         return (storage.data_ptr(), storage.nbytes()) == self._made and not storage.is_shared()
 
     def idle(self) -> bool:
-        """Whether the memory is ours, and no tensor but the last one uses it."""
+        """Whether the memory is ours, and nobody uses it."""
         return self._uses() == self._alone and self.ours()
 
     def over(self, shape: tuple[int, ...]) -> Tensor:
         """A tensor of its own: no view, so that it can be anything's output."""
-        if self.tensor.shape != shape or self.tensor.is_inference():  # which could not be saved for backward
+        if self._tensor.shape != shape or self._tensor.is_inference():
             strides = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
-            self.tensor = self.tensor.new_empty(0).set_(self._storage, 0, shape, strides)
-        return self.tensor.detach()
+            self._tensor = self._whole.new_empty(0).set_(self._storage, 0, shape, strides)
+        return self._tensor.detach()
+
+    def first(self, size: int) -> Tensor:
+        """The first numbers of it."""
+        return self._whole.narrow(0, 0, size)
 
 
-_pool: dict[tuple[torch.dtype, int], list[_Block]] = {}
-"""Blocks by how many numbers there is room for: sizes, rounded up to five significant bits."""
+_room = attrgetter("room")
+_pool: dict[torch.dtype, list[_Block]] = {}
+"""Blocks, the smallest first."""
+
+
+class _Own(threading.local):
+    """What each thread has for itself.
+
+    Attributes:
+        scratch, size: memory for `scratch`, and its bytes.
+        apart: whether arrays lie in memory that is made for them.
+    """
+
+    scratch: Tensor
+    size = 0
+    apart = False
+
+
+_own = _Own()
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
@@ -64,43 +107,76 @@ def empty(like: Tensor, *shape: int) -> Tensor:
     size = 1
     for n in shape:
         size *= n
-    if size < _SMALL or not like.is_cpu:
+    if size < _SMALL or _own.apart or not like.is_cpu:
         return like.new_empty(shape)
     with _lock:
-        for room in _rooms(size):
-            for block in _pool.get((like.dtype, room), ()):
-                if block.idle():
-                    return block.over(shape)
-        return _new(like, _rooms(size)[0]).over(shape)
+        return _block(like, size, 1.25 * size).over(shape)
+
+
+def inner(like: Tensor, size: int) -> Tensor:
+    """So many numbers that no caller sees, of `like`'s dtype, on the CPU."""
+    if size < _SMALL or _own.apart:
+        return like.new_empty(size)
+    with _lock:
+        return _block(like, size, math.inf).first(size)
+
+
+def scratch(like: Tensor, size: int) -> Tensor:
+    """Memory for as many numbers of `like`'s dtype, on the CPU, until the calling thread asks for some again."""
+    wanted = size * like.element_size()
+    if wanted > _own.size:
+        if wanted > _OWN:
+            return inner(like, size)
+        _own.size = 0  # should there be too little memory
+        _own.scratch = like.new_empty(wanted, dtype=torch.uint8)
+        _own.size = wanted
+    return _own.scratch
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, this thread's arrays lie in memory that is made for them, so that its size is theirs."""
+    before, _own.apart = _own.apart, True
+    try:
+        yield
+    finally:
+        _own.apart = before
 
 
 def clear() -> None:
-    """Keep nothing that is not in use."""
+    """Keep nothing that is not in use, nor this thread's scratch memory."""
     with _lock:
         _pool.clear()
+    _own.size, _own.scratch = 0, torch.empty(0)
 
 
-@lru_cache(1 << 10)
-def _rooms(size: int) -> list[int]:
-    """The least room for so many numbers, then those that are up to a quarter larger."""
-    found, room = [], size
-    while room <= 1.25 * size:
-        grain = 1 << max(0, (room - 1).bit_length() - 5)
-        found.append(-(-room // grain) * grain)
-        room = found[-1] + 1
+def _block(like: Tensor, size: int, most: float) -> _Block:
+    """An idle block that has room for so many numbers, and at `most` for so many; else a new one."""
+    blocks = _pool.setdefault(like.dtype, [])
+    found = None
+    for block in blocks[bisect_left(blocks, size, key=_room) :]:
+        if block.room > most:
+            break
+        if block.idle():
+            found = block
+            break
+    if found is None:
+        found = _new(like, size)
+    found.used = next(_clock)
     return found
 
 
-def _new(like: Tensor, room: int) -> _Block:
-    """A block of so many numbers. What is no longer ours goes, and where that makes too many, the oldest idle ones."""
+def _new(like: Tensor, size: int) -> _Block:
+    """A block for so many. What is no longer ours goes, and where too much is idle, what was not used for longest."""
     for found in _pool.values():
         found[:] = [block for block in found if block.ours()]
-    blocks = [(key, block) for key, found in _pool.items() for block in found if block.idle()]
-    spare = sum(block.tensor.untyped_storage().nbytes() for _, block in blocks) - KEPT
-    for key, block in blocks:
+    idle = [(block.used, dtype, block) for dtype, found in _pool.items() for block in found if block.idle()]
+    spare = sum(block.bytes for *_, block in idle) - KEPT
+    for _, dtype, block in sorted(idle, key=itemgetter(0)):
         if spare > 0:
-            spare -= block.tensor.untyped_storage().nbytes()
-            _pool[key].remove(block)
-    new = _Block(like.new_empty(room))
-    _pool.setdefault((like.dtype, room), []).append(new)
+            spare -= block.bytes
+            _pool[dtype].remove(block)
+    grain = 1 << max(0, (size - 1).bit_length() - 5)
+    new = _Block(like, -(-size // grain) * grain)
+    insort(_pool.setdefault(like.dtype, []), new, key=_room)
     return new

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everstep.scanning.fused.form import NULL, Entry, brought
-from everstep.scanning.fused.pool import empty
+from everstep.scanning.fused.pool import empty, scratch
 from everstep.scanning.fused.threads import kernels
 from everstep.scanning.plain import plain, watched
 
@@ -67,6 +67,11 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     return _product(x, w)
 
 
+ALL, USED, BEFORE, USED_BEFORE = range(4)
+"""Rows of a matrix that belong to steps: that of the same number; that of the step's place in the caller's arrays; that
+of the step before it, in either order."""
+
+
 class OverSteps(NamedTuple):
     """gᵀ·x, summed over all steps (a weight's gradient): what C reads of it.
 
@@ -74,9 +79,9 @@ class OverSteps(NamedTuple):
         g, by_g, x, by_x: (steps, rows) and (steps, columns), and the distance of their rows.
         steps, rows, columns: their sizes.
         out, by_out: (rows, columns), where the sum goes, and the distance of its rows.
-        places: (steps,) int64, or null: row p of x instead of row n where p = places[n] ≥ 0, row −1 − p of `others`
-            where p < 0.
-        others, by_others: other rows of x, and their distance.
+        way: which row of x belongs to a step: `ALL`, `USED`, `BEFORE`, `USED_BEFORE`.
+        others, by_others: other rows of x, and their distance: what is before the first step of rows, then what is
+            before their resets.
     """
 
     g: Entry
@@ -88,7 +93,7 @@ class OverSteps(NamedTuple):
     columns: int
     out: Entry
     by_out: int
-    places: Entry = NULL
+    way: int = ALL
     others: Entry = NULL
     by_others: int = 0
 
@@ -114,14 +119,9 @@ class Padding(NamedTuple):
 
     Attributes:
         array, each: the array, and bytes of a step.
-        length: (rows,) int64.
-        rows, time: their numbers.
     """
 
     array: Entry
-    length: Entry
-    rows: Entry
-    time: Entry
     each: int
 
 
@@ -130,7 +130,7 @@ def over_steps(
 ) -> list[int | Entry]:
     """The table of `columns`, which makes sums over steps, and zeros, in the memory that a call brings."""
     table: list[int | Entry] = [len(products), len(totals), len(paddings)]
-    table += [brought("memory"), brought("room")]
+    table += map(brought, ("memory", "room", "offset", "length", "resets", "rows", "time"))
     for one in (*products, *totals, *paddings):
         table += one
     return table
@@ -147,21 +147,16 @@ def room_over_steps(dtype: torch.dtype, steps: int, rows: int, columns: int) -> 
     return int(_bodies(dtype).memory(steps, rows, columns))
 
 
-def transposed(
-    g: Tensor, x: Tensor, places: Tensor | None = None, others: Tensor | None = None, *, short: bool = False
-) -> Tensor:
-    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it. More in `OverSteps`, `columns`."""
+def transposed(g: Tensor, x: Tensor, *, short: bool = False) -> Tensor:
+    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it. `short` as of `columns`."""
     g, x = _lines(g), _lines(x)
     (steps, rows), width = g.shape, x.shape[1]
     out, threads = empty(g, rows, width), team(steps * rows * width)
     room = room_over_steps(g.dtype, steps, rows, width)
-    memory = empty(g, threads * room)
-    table: list[int] = [1, 0, 0, memory.data_ptr(), room]
+    memory = scratch(g, threads * room)
+    table = [1, 0, 0, memory.data_ptr(), room, *[0] * 5]
     table += [g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, width, out.data_ptr(), width]
-    if places is None or others is None:
-        table += [0, 0, 0]
-    else:
-        table += [places.data_ptr(), others.data_ptr(), others.stride(0)]
+    table += [ALL, 0, 0]
     numbers = (ctypes.c_int64 * len(table))(*table)
     kernels(g.dtype).run(columns(g.dtype, short), ctypes.addressof(numbers), threads)
     return out
@@ -183,7 +178,7 @@ def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = empty(x, steps, columns)
     line = 64 // x.element_size()
-    memory = empty(x, bodies.kernels.packed_size(depth, columns) + line)
+    memory = scratch(x, bodies.kernels.packed_size(depth, columns) + line)
     packed = (memory.data_ptr() + 63) // 64 * 64
     table = [x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns]
     matrix = [w.data_ptr(), depth, columns, *w.stride(), packed]

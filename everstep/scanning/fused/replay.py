@@ -96,7 +96,7 @@ def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tens
         live = (rows.length > t).nonzero()[:, 0]
         at = rows.offset[live] + t
         if rows.resets is not None:
-            again = rows.resets[at].bool()
+            again = rows.resets[at]
             if bool(again.any()):
                 who = live[again]
                 state = [s.index_copy(0, who, i[who]) for s, i in zip(state, initial, strict=True)]

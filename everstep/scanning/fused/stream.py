@@ -267,7 +267,7 @@ class Stream:
         arrays["x0"] = arrays["y0"] = self._like
         matrices = [constants[node.key] for node in program.order.products]
         order = torch.arange(self.batch, device="cpu")
-        rows = Rows(order, order, torch.ones_like(order), order, None, self.batch, self.batch, 1)
+        rows = Rows(order, order, torch.ones_like(order), order, self.batch, self.batch, 1)
         known = layout(
             program.kernels, program.code, self.batch, self.batch, True, False, False, torch.get_num_threads()
         )

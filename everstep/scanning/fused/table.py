@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,63 +29,50 @@ _FAR = (cache(3) or 1 << 25) // 2
 """Bytes of outputs that nothing is multiplied for, from which on they would only drive others out of the caches."""
 
 
-class Places(NamedTuple):
-    """(steps,) int64, of every step that there is.
-
-    Attributes:
-        used: its place in the caller's arrays.
-        before: the place of the step before; −1 − i where row i starts, −1 − count − i at its resets.
-        used_before: the same in the caller's arrays.
-    """
-
-    used: Tensor
-    before: Tensor
-    used_before: Tensor
-
-
-@dataclass(frozen=True)
 class Rows:
     """Which steps there are: row i has `length[i]` steps from place `offset[i]` on.
 
-    Attributes:
+    Args, and attributes:
         order, offset, length: (batch,) int64; `order` sorts the lengths, longest first.
         outer: (batch,) int64: where rows begin in the caller's arrays.
-        resets: (steps,) uint8, or None.
         count: rows.
         steps: in all.
         time: steps of a row in the caller's arrays, with padding.
+
+    Attributes:
+        resets: (steps,) bool, or None.
+        whole: whether no row has padding.
+        addresses: of `offset`, `length`, `resets` and `outer`.
     """
 
-    order: Tensor
-    offset: Tensor
-    length: Tensor
-    outer: Tensor
-    resets: Tensor | None
-    count: int
-    steps: int
-    time: int
-    _turns: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
+    __slots__ = (
+        "_turns",
+        "addresses",
+        "count",
+        "length",
+        "offset",
+        "order",
+        "outer",
+        "resets",
+        "steps",
+        "time",
+        "whole",
+    )
 
-    @cached_property
-    def whole(self) -> bool:
-        """Whether no row has padding."""
-        return self.steps == self.count * self.time
+    def __init__(
+        self, order: Tensor, offset: Tensor, length: Tensor, outer: Tensor, count: int, steps: int, time: int
+    ) -> None:
+        self.order, self.offset, self.length, self.outer = order, offset, length, outer
+        self.count, self.steps, self.time, self.whole = count, steps, time, steps == count * time
+        self.resets: Tensor | None = None
+        self.addresses = offset.data_ptr(), length.data_ptr(), 0, outer.data_ptr()
+        self._turns: dict[tuple[int, bool], Tensor] = {}
 
-    @cached_property
-    def addresses(self) -> tuple[int, int, int, int]:
-        """Of `offset`, `length`, `resets` and `outer`."""
-        resets = 0 if self.resets is None else self.resets.data_ptr()
-        return self.offset.data_ptr(), self.length.data_ptr(), resets, self.outer.data_ptr()
-
-    def places(self, kernels: Kernels) -> Places:
-        """Of all steps."""
-        found: Places | None = self.__dict__.get("_places")
-        if found is None:
-            found = Places(*torch.empty(3, self.steps, dtype=torch.int64, device="cpu").unbind())
-            into = (array.data_ptr() for array in found)
-            numbers = (ctypes.c_int64 * 8)(*self.addresses[:3], self.count, self.time, *into)
-            kernels.library.es_places(ctypes.addressof(numbers))
-            self.__dict__["_places"] = found
+    def reset_at(self, resets: Tensor) -> Rows:
+        """The same steps with `resets`, which nobody else changes."""
+        found = Rows(self.order, self.offset, self.length, self.outer, self.count, self.steps, self.time)
+        offset, length, _, outer = self.addresses
+        found.resets, found.addresses, found._turns = resets, (offset, length, resets.data_ptr(), outer), self._turns
         return found
 
     def turns(self, kernels: Kernels, threads: int, dense: bool) -> tuple[int, int]:

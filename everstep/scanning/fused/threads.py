@@ -28,8 +28,7 @@ def _library(numbers: str) -> ctypes.CDLL:
     run.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3]
     call = getattr(library, f"es_call_{numbers}")
     call.restype, call.argtypes = None, [ctypes.c_void_p] * 2
-    for name in ("es_places", "es_turns"):
-        getattr(library, name).restype, getattr(library, name).argtypes = None, [ctypes.c_void_p]
+    library.es_turns.restype, library.es_turns.argtypes = None, [ctypes.c_void_p]
     library.es_parallel.restype = None
     library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library

@@ -485,24 +485,54 @@ template <class T> void pack_across(const T* A, int64_t lda, int64_t M, int64_t 
 
 template <class T> constexpr int64_t ACROSS_PANELS = ACROSS_BYTES / (STEPS * PANEL<T> * sizeof(T));
 
-// One row for every step: rows of a matrix in their order; or, where there are `places`, row p of the matrix for a
-// place p >= 0, and row -1 - p of another for p < 0: the state before every step, in the array of those after it.
+// Rows of steps, as in `Rows` of table.py: row r has `length[r]` from place `offset[r]` on; `resets` may be null. In the
+// caller's arrays every row has `time` of them.
+struct Ragged {
+  const int64_t *offset, *length;
+  const uint8_t* resets;
+  int64_t rows, time;
+
+  // The last row that begins at or before this step: the one that has it.
+  int64_t row_of(int64_t step) const {
+    int64_t low = 0, high = rows;
+    while (high - low > 1) {
+      const int64_t middle = low + (high - low) / 2;
+      (offset[middle] <= step ? low : high) = middle;
+    }
+    return low;
+  }
+};
+
+// What of a matrix belongs to a step: the row of the same number (ALL); the one of its place in the caller's arrays
+// (USED); or that of the step before, in either order (BEFORE, USED_BEFORE).
+enum Way : int64_t { ALL, USED, BEFORE, USED_BEFORE };
+
+// One row for every step. There is no step before the first of row r, nor before one at which it is reset: rows r and
+// `rows` + r of `others` stand for these.
 template <class T> struct Lines {
   const T* rows;
   int64_t ld;
-  const int64_t* places;
+  Way way;
   const T* others;
   int64_t ld_others;
+  const Ragged* ragged;
 
-  Lines from(int64_t column) const { return {rows + column, ld, places, others + column, ld_others}; }
+  Lines from(int64_t column) const { return {rows + column, ld, way, others + column, ld_others, ragged}; }
 
   // `count` columns of steps s to s + length, and how far apart they lie; put together in `room` where they must be.
   std::pair<const T*, int64_t> at(int64_t s, int64_t length, int64_t column, int64_t count, T* room) const {
-    if (!places) return {rows + s * ld + column, ld};
-    for (int64_t i = 0; i < length; ++i) {
-      const int64_t p = places[s + i];
-      const T* row = p >= 0 ? rows + p * ld : others + (-1 - p) * ld_others;
-      __builtin_memcpy(room + i * count, row + column, count * sizeof(T));
+    if (way == ALL) return {rows + s * ld + column, ld};
+    T* to = room;
+    for (int64_t r = ragged->row_of(s), end = s + length; s < end; ++r) {
+      const int64_t first = ragged->offset[r], last = first + ragged->length[r];
+      const int64_t moved = (way == BEFORE ? 0 : r * ragged->time - first) - (way != USED);
+      for (; s < last && s < end; ++s, to += count) {
+        const bool again = way != USED && ragged->resets && ragged->resets[s];
+        const T* row = again ? others + (ragged->rows + r) * ld_others
+                       : way != USED && s == first ? others + r * ld_others
+                                                   : rows + (s + moved) * ld;
+        __builtin_memcpy(to, row + column, count * sizeof(T));
+      }
     }
     return {room, count};
   }
@@ -564,7 +594,7 @@ void across(const Lines<T>& A, int64_t M, const Lines<T>& B, int64_t N, int64_t 
         pack_across(a, lda, n, depth, group);
         const bool more = g + 1 < groups.parts, end = i + 1 == chunks.parts && j + 1 == parts.parts;
         const int64_t after = more || j + 1 < parts.parts ? s : s + length;
-        const T* next = A.places || (end && !more) ? nullptr : A.rows + after * A.ld + (more ? m + n : 0);
+        const T* next = A.way != ALL || (end && !more) ? nullptr : A.rows + after * A.ld + (more ? m + n : 0);
         chunk<T, true, PAIRS>(group, depth, n, packed, depth * NR, depth, rest, 0, count, C + m * ldc + p * NR, ldc,
                               i > 0, next, PAIRS ? 2 * A.ld : A.ld);
       }
@@ -677,11 +707,12 @@ template <class T> void rows_body(const int64_t* t, int64_t i, int64_t n) {
        at<T>(t[6]) + share.first * ldc, ldc, false);
 }
 
-// One product over steps: G, ldg, X, ldx, steps, M, N, C, ldc, places, others, ld_others; X as in Lines.
-template <class T, bool PAIRS> void columns_share(const int64_t* t, T* memory, int64_t i, int64_t n) {
+// One product over steps: G, ldg, X, ldx, steps, M, N, C, ldc, way, others, ld_others; X as in Lines.
+template <class T, bool PAIRS>
+void columns_share(const int64_t* t, const Ragged& ragged, T* memory, int64_t i, int64_t n) {
   const int64_t steps = t[4], M = t[5], N = t[6], ldc = t[8];
-  const Lines<T> G = {at<T>(t[0]), t[1], nullptr, nullptr, 0};
-  const Lines<T> X = {at<T>(t[2]), t[3], at<int64_t>(t[9]), at<T>(t[10]), t[11]};
+  const Lines<T> G = {at<T>(t[0]), t[1], ALL, nullptr, 0, nullptr};
+  const Lines<T> X = {at<T>(t[2]), t[3], Way(t[9]), at<T>(t[10]), t[11], &ragged};
   if (M < 2 * ROWS * n && N > M) {
     const Share share(N, PANEL<T>, i, n);
     return gemm_tn<T, PAIRS>(G, X.from(share.first), steps, share.last - share.first, 0, M, at<T>(t[7]) + share.first,
@@ -702,21 +733,22 @@ template <class T> void total(const int64_t* t) {
   }
 }
 
-// Zeros as padding of rows of `time` steps: array, length of each row, rows, time, bytes of a step.
-void pad_body(const int64_t* t, int64_t i, int64_t n) {
-  const int64_t *length = at<int64_t>(t[1]), time = t[3], bytes = t[4];
-  for (int64_t r = i; r < t[2]; r += n)
+// Zeros as padding: array, bytes of a step.
+void pad_body(const int64_t* t, const Ragged& ragged, int64_t i, int64_t n) {
+  const int64_t *length = ragged.length, time = ragged.time, bytes = t[1];
+  for (int64_t r = i; r < ragged.rows; r += n)
     __builtin_memset(at<char>(t[0]) + (r * time + length[r]) * bytes, 0, (time - length[r]) * bytes);
 }
 
 template <class T, bool PAIRS = false> void columns_body(const int64_t* t, int64_t i, int64_t n) {
   const int64_t products = t[0], totals = t[1], padded = t[2];
   T* memory = at<T>(t[3]) + i * t[4];
-  t += 5;
-  for (int64_t k = 0; k < products; ++k, t += 12) columns_share<T, PAIRS>(t, memory, i, n);
+  const Ragged ragged = {at<int64_t>(t[5]), at<int64_t>(t[6]), at<uint8_t>(t[7]), t[8], t[9]};
+  t += 10;
+  for (int64_t k = 0; k < products; ++k, t += 12) columns_share<T, PAIRS>(t, ragged, memory, i, n);
   for (int64_t k = 0; k < totals; ++k, t += 5)
     if (i == 0) total<T>(t);
-  for (int64_t k = 0; k < padded; ++k, t += 5) pad_body(t, i, n);
+  for (int64_t k = 0; k < padded; ++k, t += 2) pad_body(t, ragged, i, n);
 }
 
 // Rows of steps one after the other without padding, to rows of equal length with zeros behind their steps, or back:
@@ -733,23 +765,6 @@ void ragged_body(const int64_t* t, int64_t i, int64_t n) {
       __builtin_memset(padded + used, 0, time * bytes - used);
     }
   }
-}
-
-// Of every step: its place with padding, and the places, without and with padding, of the step before it: -1 - r where
-// row r starts, -1 - rows - r at its resets. Offset, length, resets (or null), rows, time, and where the three go.
-void places(const int64_t* t) {
-  const int64_t *offset = at<int64_t>(t[0]), *length = at<int64_t>(t[1]), rows = t[3], time = t[4];
-  const uint8_t* resets = at<uint8_t>(t[2]);
-  int64_t *used = at<int64_t>(t[5]), *before = at<int64_t>(t[6]), *used_before = at<int64_t>(t[7]);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t step = 0; step < length[r]; ++step) {
-      const int64_t here = offset[r] + step, padded = r * time + step;
-      const bool again = resets && resets[here], afresh = again || step == 0;
-      const int64_t start = again ? -1 - rows - r : -1 - r;
-      used[here] = padded;
-      before[here] = afresh ? start : here - 1;
-      used_before[here] = afresh ? start : padded - 1;
-    }
 }
 
 // What a step of one more row costs, where a thread has some already, in quarters of the cost of one among many: the first
@@ -917,7 +932,8 @@ extern "C" {
   int64_t es_gemm_tn_memory_##S(int64_t steps, int64_t M, int64_t N) { return gemm_tn_memory<T>(steps, M, N); }       \
   void es_gemm_tn_##S(const T* G, int64_t ldg, const T* X, int64_t ldx, int64_t steps, int64_t, int64_t N,            \
                       int64_t m0, int64_t m1, T* C, int64_t ldc, T* memory) {                                         \
-    gemm_tn<T>({G, ldg, nullptr, nullptr, 0}, {X, ldx, nullptr, nullptr, 0}, steps, N, m0, m1, C, ldc, memory);       \
+    const Lines<T> g = {G, ldg, ALL, nullptr, 0, nullptr}, x = {X, ldx, ALL, nullptr, 0, nullptr};                    \
+    gemm_tn<T>(g, x, steps, N, m0, m1, C, ldc, memory);                                                               \
   }                                                                                                                   \
   /* Bodies for es_parallel; `data` is a table of int64.                                                              \
      W, K, N, stride_k, stride_n, out: es_pack, panels divided. */                                                    \
@@ -931,7 +947,7 @@ extern "C" {
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
   /* How many products, totals and arrays with padding, memory, numbers of it for each thread (es_gemm_tn_memory of   \
-     the largest), and of each what `columns_share` says (es_gemm_tn, M divided), `total` and `pad_body`. */          \
+     the largest), what `Ragged` has, and of each what `columns_share` says, `total` and `pad_body`. */               \
   void es_columns_##S(void* data, int64_t i, int64_t n) { columns_body<T>(static_cast<int64_t*>(data), i, n); }
 #ifdef ES_F32
 ES_INTERFACE(float, f32)
@@ -974,8 +990,6 @@ void es_set_openmp(void* GOMP_parallel, void* omp_get_thread_num, void* omp_get_
 void es_parallel(void (*body)(void* data, int64_t i, int64_t n), void* data, int64_t wanted) {
   parallel(body, data, wanted);
 }
-
-void es_places(void* data) { places(static_cast<int64_t*>(data)); }
 
 void es_turns(void* data) { turns(static_cast<int64_t*>(data)); }
 
