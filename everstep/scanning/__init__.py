@@ -36,6 +36,8 @@ class Backend(Protocol):
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (fused, vendor, parallel, reference)}
 """In order of preference."""
+_WHOLE = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+"""Dtypes of whole numbers with which PyTorch computes."""
 
 
 def scan(
@@ -275,7 +277,7 @@ def _first_parameter(module: nn.Module) -> Tensor | None:
 def _check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:
     batch, time = xs.shape[:2]
     _check_tensor(who, "lengths", lengths, (batch,), xs.device)
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+    if lengths.dtype not in _WHOLE:
         raise TypeError(f"{who}: lengths should be whole numbers (int64), but is {lengths.dtype}")
     values = lengths.tolist()
     if values and (min(values) < 0 or max(values) > time):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -93,7 +94,8 @@ class _Call:
             made = product(x, self._straight(tensors[program.ends[0] + number], number), out, short=short)
             if home is None:
                 given.append(made)
-        self._run(form, given, known, team(rows.count * rows.time * form.padded) if form.padded else 1)
+        threads = team(rows.count * rows.time * form.padded, torch.get_num_threads()) if form.padded else 1
+        self._run(form, given, known, threads)
         return given[form.ys : form.ys + 1 + len(program.states) + training]
 
     def backward(
@@ -114,7 +116,7 @@ class _Call:
             given.append(self._steps(given[k]))
         for start, initial in form.joined:
             given.append(torch.cat([given[start], given[initial]]))
-        threads, room = self._room(form)
+        threads, room = _room(program.dtype, form, rows.steps, rows.count * rows.time, torch.get_num_threads())
         self._run(form, given, known, threads, room)
         found: list[Tensor | None] = [None] * len(wanted)
         for k, i, turned in form.results:
@@ -153,14 +155,6 @@ class _Call:
         brought = form.numbers(*told, *[array.data_ptr() for array in given], *strides)
         self.library.call(form.form.address, ctypes.addressof(brought))
 
-    def _room(self, form: BackwardForm) -> tuple[int, int]:
-        """On how many threads the sums over steps are made, and how many numbers each needs for that."""
-        steps, room, work = self.rows.steps, 0, form.padded * self.rows.count * self.rows.time
-        for rows, columns in form.sums:
-            room = max(room, room_over_steps(self.program.dtype, steps, rows, columns))
-            work += steps * rows * columns
-        return team(work), room
-
     def _steps(self, x: Tensor) -> Tensor:
         """An input as (steps, …), without padding."""
         if not self.outer:
@@ -196,6 +190,16 @@ class _Call:
         return gradient.view(self.rows.count, self.rows.time, *gradient.shape[1:]) if self.outer else gradient
 
 
+@lru_cache(1 << 10)
+def _room(dtype: torch.dtype, form: BackwardForm, steps: int, padded: int, threads: int) -> tuple[int, int]:
+    """On how many threads the sums over `steps` are made, `padded` with padding, and how many numbers each needs."""
+    room, work = 0, form.padded * padded
+    for rows, columns in form.sums:
+        room = max(room, room_over_steps(dtype, steps, rows, columns))
+        work += steps * rows * columns
+    return team(work, threads), room
+
+
 class _Loop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, hoisted: Hoisted, *tensors: Tensor) -> Any:
@@ -221,12 +225,13 @@ _apply = super(torch.autograd.Function, _Loop).apply
 def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
     call, wanted = ctx.call, ctx.needs_input_grad[2:]
     program = call.program
-    if all(grad is None for grad in grads):
+    came = [grad for grad in grads if grad is not None]
+    if not came:
         return (None,) * len(wanted)
     inputs, constants = len(program.saved_inputs), len(program.step.constants)
     state = saved[inputs + constants : -2]
     graph = torch.is_grad_enabled()
-    if graph or not plain(*[grad for grad in grads if grad is not None]):
+    if graph or not plain(*came):
         with torch.enable_grad():
             return _differentiable(call, [*ctx.hoisted.again(), *state], grads, wanted, graph)
     if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept

@@ -151,7 +151,7 @@ def transposed(g: Tensor, x: Tensor, *, short: bool = False) -> Tensor:
     """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it. `short` as of `columns`."""
     g, x = _lines(g), _lines(x)
     (steps, rows), width = g.shape, x.shape[1]
-    out, threads = empty(g, rows, width), team(steps * rows * width)
+    out, threads = empty(g, rows, width), team(steps * rows * width, torch.get_num_threads())
     room = room_over_steps(g.dtype, steps, rows, width)
     memory = scratch(g, threads * room)
     table = [1, 0, 0, memory.data_ptr(), room, *[0] * 5]
@@ -182,7 +182,7 @@ def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     packed = (memory.data_ptr() + 63) // 64 * 64
     table = [x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns]
     matrix = [w.data_ptr(), depth, columns, *w.stride(), packed]
-    bodies.multiply(team(steps * depth * columns), table, matrix)
+    bodies.multiply(team(steps * depth * columns, torch.get_num_threads()), table, matrix)
     return out
 
 
@@ -223,6 +223,6 @@ def _lines(matrix: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def team(work: int) -> int:
-    """How many threads so many multiplications are worth."""
-    return 1 if work < _ALONE else max(1, min(torch.get_num_threads(), 64))
+def team(work: int, threads: int) -> int:
+    """How many of these threads so many multiplications are worth."""
+    return 1 if work < _ALONE else max(1, min(threads, 64))
