@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 
 from everstep.state import State
+
+
+@cache
+def _scanning() -> Any:
+    """The module, which needs this one; to import it in every call would take its time."""
+    return import_module("everstep.scanning")
 
 
 class Layer(nn.Module):
@@ -52,9 +60,8 @@ class Layer(nn.Module):
         backend: str = "auto",
     ) -> tuple[Tensor, State]:
         """`everstep.scan(self, xs, state, ...)`: outputs (batch, time, output_size) and the final state."""
-        import everstep.scanning as scanning
-
-        return scanning.scan(self, xs, state, lengths=lengths, resets=resets, backend=backend)
+        found: tuple[Tensor, State] = _scanning().scan(self, xs, state, lengths=lengths, resets=resets, backend=backend)
+        return found
 
 
 class Cell(Layer):
@@ -94,9 +101,8 @@ class Cell(Layer):
         self, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
         """Run the step over time on the backend asked for, or on the fastest that can."""
-        import everstep.scanning as scanning
-
-        return scanning.dispatch(self, xs, state, lengths, resets, backend)
+        found: tuple[Tensor, State] = _scanning().dispatch(self, xs, state, lengths, resets, backend)
+        return found
 
 
 class Affine(Cell):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import _C, Tensor, nn
+from torch.autograd import forward_ad
 
 OPAQUE = "a tensor is no plain memory: a subclass of Tensor, sparse, or negated when it is read"
 """Why such code refuses tensors that are not `plain`."""
@@ -13,23 +14,23 @@ _TYPES = frozenset({Tensor, nn.Parameter})
 def plain(*tensors: Tensor) -> bool:
     """Whether the memory of these, on whatever device, holds their numbers as they are."""
     for t in tensors:  # noqa: SIM110 - which is sooner than `all`
-        if type(t) not in _TYPES or not torch._C._has_storage(t) or t.is_neg():
+        if type(t) not in _TYPES or not _C._has_storage(t) or t.is_neg():
             return False
     return True
 
 
 def transformed() -> str | None:
     """Whether derivatives or a batch are being made of PyTorch's own operations, in words; None if not."""
-    if torch._C._are_functorch_transforms_active():
+    if _C._are_functorch_transforms_active():
         return "it is inside of a torch.func transform, which sees through the loop that PyTorch runs"
-    if torch.autograd.forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return "forward-mode derivatives need the loop that PyTorch runs"
     return None
 
 
 def watched() -> str | None:
     """Whether what matters is PyTorch's operations, and not only their numbers, in words; None if not."""
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if _C._len_torch_dispatch_stack() > 0:
         return "a mode (TorchDispatchMode) looks at the operations of the loop that PyTorch runs"
     if torch.compiler.is_compiling():
         return "it is being compiled or exported, which sees through the loop that PyTorch runs"
