@@ -255,6 +255,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "scanning":  # cells need it and it needs them; to import it where they are called would take its time
+        return import_module("everstep.scanning")
     if name not in _HOME:
         raise AttributeError(f"module 'everstep' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

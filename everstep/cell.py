@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 
+import everstep
 from everstep.state import State
-
-
-@cache
-def _scanning() -> Any:
-    """The module, which needs this one; to import it in every call would take its time."""
-    return import_module("everstep.scanning")
 
 
 class Layer(nn.Module):
@@ -60,8 +53,7 @@ class Layer(nn.Module):
         backend: str = "auto",
     ) -> tuple[Tensor, State]:
         """`everstep.scan(self, xs, state, ...)`: outputs (batch, time, output_size) and the final state."""
-        found: tuple[Tensor, State] = _scanning().scan(self, xs, state, lengths=lengths, resets=resets, backend=backend)
-        return found
+        return everstep.scanning.scan(self, xs, state, lengths=lengths, resets=resets, backend=backend)
 
 
 class Cell(Layer):
@@ -101,8 +93,7 @@ class Cell(Layer):
         self, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
         """Run the step over time on the backend asked for, or on the fastest that can."""
-        found: tuple[Tensor, State] = _scanning().dispatch(self, xs, state, lengths, resets, backend)
-        return found
+        return everstep.scanning.dispatch(self, xs, state, lengths, resets, backend)
 
 
 class Affine(Cell):
