@@ -42,19 +42,20 @@ KINDS: dict[str, tuple[Any, Any]] = {"LSTM": (es.LSTM, nn.LSTM), "GRU": (es.GRU,
 
 
 def rounds(*ways: Callable[[], object]) -> int:
-    """9 calls of each, fewer where a call takes over 2 s, more where it takes less than 10 ms."""
+    """9 calls of each, fewer where a call takes over 2 s, more where it takes less than 50 ms, and than 10 ms."""
     longest = 0.0
     for way in ways:
         way()
         start = time.perf_counter()
         way()
         longest = max(longest, time.perf_counter() - start)
-    return 3 if longest > 2 else 9 if longest > 0.05 else 25 if longest > 0.005 else 101
+    return 3 if longest > 2 else 9 if longest > 0.05 else 25 if longest > 0.01 else 101
 
 
-def ratio(ways: dict[str, Callable[[], object]], rest: float = 0) -> dict[str, Any]:
-    """Every way's times, and the first's median over the others'; `rest` as in `alternately`."""
-    seconds = alternately(ways, rounds(*ways.values()), rest=rest)
+def ratio(ways: dict[str, Callable[[], object]], rest: float = 0, least: int = 0) -> dict[str, Any]:
+    """Every way's times of at `least` so many calls, and the first's median over the others'; `rest` as in
+    `alternately`."""
+    seconds = alternately(ways, max(least, rounds(*ways.values())), rest=rest)
     found: dict[str, Any] = {name: summary(values) for name, values in seconds.items()}
     first = next(iter(found.values()))["median_ms"]
     found["ratio"] = {name: first / found[name]["median_ms"] for name in list(found)[1:]}
@@ -202,7 +203,7 @@ def ragged() -> list[dict[str, Any]]:
             "resets": train(lambda x, c=cell, r=resets: es.scan(c, x, resets=r, backend="fused")[0], cell, xs),
         }
         # among ours alone: malloc gives back what the rival leaves, hundreds of MB, in whose turn it likes
-        found = ratio(ways)
+        found = ratio(ways, least=101)  # a few hundredths are looked for
         median = {name: found[name]["median_ms"] for name in ways}
         found["rival"] = ratio({"torch packed": rival_step, "ragged": ways["ragged"]})
         fill = float(lengths.sum()) / (batch * steps)

@@ -35,7 +35,8 @@ class Hoisted:
 
     def watch(self) -> None:
         """From here on `again` is to give the same: in the precision of this call, of tensors that stay as they are."""
-        self._mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        mixed = torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu")
+        self._mixed = torch.get_autocast_dtype("cpu") if mixed else None
         self._versions = _versions([*self._given, *self._parts])
 
     def again(self) -> list[Tensor]:
