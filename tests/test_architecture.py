@@ -85,3 +85,8 @@ def test_every_public_name_resolves_and_has_a_page() -> None:
     for name in everstep.__all__:
         value = getattr(everstep, name)
         assert name == "__version__" or (value.__doc__ and len(value.__doc__) > 20), name
+
+
+def test_a_cell_is_called_before_anything_else() -> None:
+    code = "import torch; from everstep.cells import LSTM; print(tuple(LSTM(2, 3)(torch.zeros(1, 4, 2))[0].shape))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "(1, 4, 3)\n"

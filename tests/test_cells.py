@@ -275,6 +275,7 @@ XS = torch.zeros(2, 5, 3)
         ({"lengths": torch.tensor([5, 6])}, ValueError, "row 1 has 6"),
         ({"lengths": torch.tensor([-1, 5])}, ValueError, "row 0 has -1"),
         ({"lengths": torch.tensor([1.0, 2.0])}, TypeError, "whole numbers"),
+        ({"lengths": torch.tensor([1, 2]).to(torch.uint16)}, TypeError, "whole numbers"),
         ({"lengths": torch.tensor([5])}, ValueError, r"shape \(2,\), but has \(1,\)"),
         ({"lengths": [5, 5]}, TypeError, "should be a tensor"),
         ({"lengths": torch.tensor([5, 5]).to("meta")}, ValueError, "lengths should be on cpu"),

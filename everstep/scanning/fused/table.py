@@ -45,20 +45,6 @@ class Rows:
         addresses: of `offset`, `length`, `resets` and `outer`.
     """
 
-    __slots__ = (
-        "_turns",
-        "addresses",
-        "count",
-        "length",
-        "offset",
-        "order",
-        "outer",
-        "resets",
-        "steps",
-        "time",
-        "whole",
-    )
-
     def __init__(
         self, order: Tensor, offset: Tensor, length: Tensor, outer: Tensor, count: int, steps: int, time: int
     ) -> None:
