@@ -355,7 +355,7 @@ def test_online_without_feedback_is_ridge() -> None:
     weight, _ = by_numpy(torch.cat([cell(xs)[0][0, :70], ones], 1), targets[0, :70], 0.5, intercept=False)
     torch.testing.assert_close(model.readout.weight.detach(), weight[:, :-1], rtol=0, atol=1e-8)
     torch.testing.assert_close(model.readout.bias.detach(), weight[:, -1], rtol=0, atol=1e-8)
-    torch.testing.assert_close(state, model.warm_up(xs[:, :70]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(state.state, model.warm_up(xs[:, :70]), rtol=0, atol=1e-12)
 
 
 def test_force_learns_to_go_on_by_itself() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell, check_size
 from everstep.learn.recursive_least_squares import RecursiveLeastSquares
-from everstep.learn.ridge import Ridge, check_finite
+from everstep.learn.ridge import Ridge, check_finite, numbers
 from everstep.scanning import scan
 from everstep.state import State
 from everstep.wirings.reservoir import Reservoir
@@ -17,6 +18,18 @@ from everstep.wirings.stack import zero_padding
 
 CHUNK = 1000
 """Steps whose features are in memory at once, while fitting or generating."""
+
+
+class Learned(NamedTuple):
+    """Where `EchoState.fit_online` stands: what it needs to go on as if it had not stopped.
+
+    Attributes:
+        state: the network's, from which a call or `predict` goes on.
+        inverse: P of `RecursiveLeastSquares`, (1, H + 1, H + 1), float64.
+    """
+
+    state: State
+    inverse: Tensor
 
 
 class EchoState(Cell):
@@ -43,6 +56,8 @@ class EchoState(Cell):
     zero before `fit`, of the dtype of the cell. Where small errors grow, as in a closed loop, take float64.
 
     With feedback and no more inputs than outputs, xs is (batch, time, 0): a generator of its own.
+
+    The methods also take arrays, such as NumPy's, in place of tensors; they are read in the dtype of the cell.
 
     Raises:
         ValueError: with feedback, a cell of fewer inputs than outputs.
@@ -100,10 +115,10 @@ class EchoState(Cell):
     @torch.no_grad()
     def fit(
         self,
-        xs: Tensor,
-        targets: Tensor,
+        xs: Tensor | Any,
+        targets: Tensor | Any,
         *,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Any | None = None,
         washout: int = 100,
         ridge: float | Sequence[float] = 1e-6,
         validation: float = 0.2,
@@ -122,9 +137,12 @@ class EchoState(Cell):
         The λ taken is kept as `ridge`. Features are computed in pieces of some steps and not kept.
 
         Raises:
+            TypeError: what is neither a tensor nor an array of numbers.
             ValueError: shapes that do not fit; NaN or infinity, with its place; no step left after the washout;
                 singular equations (see `Ridge.solve`).
         """
+        xs, targets = self._numbers("fit", "xs", xs), self._numbers("fit", "targets", targets)
+        lengths = None if lengths is None else numbers("EchoState.fit", "lengths", lengths).to(xs.device)
         ends = self._check("fit", xs, targets, lengths, washout)
         several = [float(ridge)] if isinstance(ridge, int | float) else [float(r) for r in ridge]
         if not several or not 0 < validation < 1:
@@ -154,32 +172,58 @@ class EchoState(Cell):
 
     @torch.no_grad()
     def fit_online(
-        self, xs: Tensor, targets: Tensor, *, ridge: float = 1.0, forgetting: float = 1.0, state: State = None
-    ) -> tuple[Tensor, State]:
+        self,
+        xs: Tensor | Any,
+        targets: Tensor | Any,
+        *,
+        ridge: float = 1.0,
+        forgetting: float = 1.0,
+        state: State | Learned = None,
+    ) -> tuple[Tensor, Learned]:
         """Learn while running, one step of recursive least squares a step, from the read-out as it is.
 
         With feedback this is FORCE learning (Sussillo & Abbott 2009): what comes back is the network's own output, not
         the target, so that it learns to correct what it does itself. Without, it is an incremental `fit` whose
-        intercept is penalised too.
+        intercept is penalised too. A stream may come in pieces; each goes on where `state` ended:
+
+        >>> from everstep import Reservoir
+        >>> wave = torch.sin(torch.arange(400.0, dtype=torch.float64) / 5)[None, :, None]
+        >>> model, learned = EchoState(Reservoir(1, 50, leak=0.5, seed=1, dtype=torch.float64), 1), None
+        >>> for x, y in zip(wave[:, :-1].split(10, 1), wave[:, 1:].split(10, 1), strict=True):
+        ...     errors, learned = model.fit_online(x, y, ridge=1e-3, state=learned)
+        >>> bool(errors.abs().max() < 0.01)
+        True
 
         Args:
             xs: (1, time, input_size), one sequence.
             targets: (1, time, output_size).
-            ridge: λ; FORCE's α.
+            ridge: λ; FORCE's α. Where learning goes on, it has had its effect.
             forgetting: see `RecursiveLeastSquares`.
-            state: to go on from; the initial state if None.
+            state: a `Learned`, to go on with the learning; a state of the network (of `warm_up`), to begin learning in
+                it; None, to begin in the initial state.
 
         Returns:
-            Errors before each step's learning (1, time, output_size), and the final state.
+            Errors before each step's learning (1, time, output_size), and the `Learned` to go on from: this method and
+            `predict` take it as it is, a call takes its `state`.
 
         Raises:
+            TypeError: what is neither a tensor nor an array of numbers.
             ValueError: more than one sequence, shapes that do not fit, or NaN or infinity, with its place.
         """
+        xs, targets = self._numbers("fit_online", "xs", xs), self._numbers("fit_online", "targets", targets)
         self._check("fit_online", xs, targets, None, 0)
         if len(xs) != 1:
             raise ValueError(f"EchoState.fit_online: expected one sequence, but {len(xs)} came")
         rls = RecursiveLeastSquares(self.cell.output_size + 1, self.output_size, ridge=ridge, forgetting=forgetting)
         rls.weight.copy_(torch.cat([self.readout.weight, self.readout.bias[:, None]], 1))
+        if isinstance(state, Learned):
+            state, inverse = state
+            if inverse.shape[1:] != rls.inverse.shape:
+                raise ValueError(
+                    f"EchoState.fit_online: this network goes on from an inverse of shape {(1, *rls.inverse.shape)}, "
+                    f"but it has {tuple(inverse.shape)}; give the state of its own learning"
+                )
+            rls.inverse.copy_(inverse[0])
         inner = self.initial_state(1, xs) if state is None else state
         inner, y = inner if self.feedback else (inner, xs.new_zeros(1, self.output_size))
         one, errors = rls.weight.new_ones(1), []
@@ -192,16 +236,21 @@ class EchoState(Cell):
         self.readout.weight.copy_(rls.weight[:, :-1])
         self.readout.bias.copy_(rls.weight[:, -1])
         self.eval()
-        return torch.stack(errors)[None].to(xs), (inner, y) if self.feedback else inner
+        end = (inner, y) if self.feedback else inner
+        return torch.stack(errors)[None].to(xs), Learned(end, rls.inverse[None])
 
     @torch.no_grad()
-    def predict(self, xs: Tensor, state: State = None, *, lengths: Tensor | None = None) -> Tensor:
-        """y (batch, time, output_size) for inputs xs (batch, time, input_size), without gradients."""
-        ys: Tensor = self(xs, state, lengths=lengths)[0]
+    def predict(self, xs: Tensor | Any, state: State | Learned = None, *, lengths: Tensor | None = None) -> Tensor:
+        """y (batch, time, output_size) for inputs xs (batch, time, input_size), without gradients.
+
+        `state` may also be what `fit_online` gave.
+        """
+        state = state.state if isinstance(state, Learned) else state
+        ys: Tensor = self(self._numbers("predict", "xs", xs), state, lengths=lengths)[0]
         return ys
 
     @torch.no_grad()
-    def warm_up(self, xs: Tensor, targets: Tensor | None = None) -> State:
+    def warm_up(self, xs: Tensor | Any, targets: Tensor | Any | None = None) -> State:
         """The state at the end of xs (batch, time, input_size), from which a call or `generate` can go on.
 
         With feedback, targets (batch, time, output_size) are what came back (teacher forcing).
@@ -209,16 +258,18 @@ class EchoState(Cell):
         Raises:
             ValueError: targets are missing with feedback, or do not fit.
         """
+        xs = self._numbers("warm_up", "xs", xs)
         if not self.feedback:
             return self(xs)[1]
         if targets is None:
             raise ValueError("EchoState.warm_up: with feedback, give the targets that come back")
+        targets = self._numbers("warm_up", "targets", targets)
         self._check("warm_up", xs, targets, None, 0)
         _, inner = self.cell(torch.cat([xs, _delayed(targets)], -1))
         return inner, targets[:, -1]
 
     @torch.no_grad()
-    def generate(self, steps: int, warm: Tensor) -> Tensor:
+    def generate(self, steps: int, warm: Tensor | Any) -> Tensor:
         """Run freely after a warm-up: ŷ_t is the next input x_{t+1}. For a network that predicts its next input.
 
         Args:
@@ -232,6 +283,7 @@ class EchoState(Cell):
             ValueError: inputs and outputs of different sizes, or with feedback (`warm_up`, then call the model), or no
                 warm-up.
         """
+        warm = self._numbers("generate", "warm", warm)
         if self.feedback or self.input_size != self.output_size or warm.shape[1] < 1:
             raise ValueError(
                 "EchoState.generate: expected a network without feedback whose outputs are its next inputs, and at "
@@ -266,6 +318,9 @@ class EchoState(Cell):
                 a, b = max(a, start), min(b, start + steps)
                 if a < b:
                     yield hs[row, a - start : b - start], targets[row, a:b]
+
+    def _numbers(self, what: str, name: str, values: Any) -> Tensor:
+        return numbers(f"EchoState.{what}", name, values, self.readout.weight)
 
     def _check(self, what: str, xs: Tensor, targets: Tensor, lengths: Tensor | None, washout: int) -> Tensor:
         """The rows' lengths, after every check that needs no run."""

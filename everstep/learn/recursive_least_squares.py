@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from everstep.learn.ridge import check_finite
+from everstep.learn.ridge import check_finite, numbers
 
 
 class RecursiveLeastSquares:
@@ -47,12 +49,15 @@ class RecursiveLeastSquares:
         self.weight = torch.zeros(outputs, features, dtype=torch.float64)
         self.inverse = torch.eye(features, dtype=torch.float64) / ridge
 
-    def update(self, features: Tensor, target: Tensor) -> Tensor:
-        """Take in one step, h (H,) and y (outputs,); gives the error e (outputs,) before it.
+    def update(self, features: Tensor | Any, target: Tensor | Any) -> Tensor:
+        """Take in one step, h (H,) and y (outputs,), tensors or arrays; gives the error e (outputs,) before it.
 
         Raises:
+            TypeError: what holds no numbers.
             ValueError: NaN or infinity, with its place.
         """
+        features = numbers("RecursiveLeastSquares", "features", features)
+        target = numbers("RecursiveLeastSquares", "target", target)
         check_finite("RecursiveLeastSquares", "features", features, ("feature",))
         check_finite("RecursiveLeastSquares", "target", target, ("output",))
         h = features.detach().to(self.weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,15 +51,17 @@ class Ridge:
         self.steps = 0
         self._ones: list[Tensor] = []  # of [1 H Y], or of what has the same products, the first column …
         self._rows: list[Tensor] = []  # … and the others
-        self._sizes: tuple[int, int] | None = None
+        self._sizes: tuple[int, ...] | None = None
 
-    def add(self, features: Tensor, targets: Tensor) -> None:
-        """Take in more steps: features h (steps, H) and targets y (steps, outputs).
+    def add(self, features: Tensor | Any, targets: Tensor | Any) -> None:
+        """Take in more steps: features h (steps, H) and targets y (steps, outputs), tensors or arrays.
 
         Raises:
+            TypeError: what holds no numbers.
             ValueError: shapes that do not fit one another or what came before, or NaN or infinity, with its place.
         """
-        sizes = (features.shape[-1], targets.shape[-1])
+        features, targets = numbers("Ridge", "features", features), numbers("Ridge", "targets", targets)
+        sizes = tuple((values.shape or (0,))[-1] for values in (features, targets))
         fit = features.dim() == targets.dim() == 2 and len(features) == len(targets)
         if not fit or sizes != (self._sizes or sizes):
             before = f" of {self._sizes} features and outputs, as before" if self._sizes else ""
@@ -179,6 +183,24 @@ def _products(matrix: Tensor) -> Tensor:
         end = min(first + step, size)
         torch.mm(matrix[:, first:end].t(), matrix[:, :end], out=found[first:end, :end])
     return found
+
+
+def numbers(who: str, name: str, values: Any, like: Tensor | None = None) -> Tensor:
+    """A tensor as it is; an array, NumPy's or of another library, as a tensor of the dtype and device of `like`.
+
+    Raises:
+        TypeError: it is neither; `who` and `name` say what it is.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        if like is None:
+            return torch.as_tensor(values)
+        return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{who}: {name} should be a tensor or an array of numbers, but is {type(values).__name__} ({error})"
+        ) from None
 
 
 def check_finite(who: str, name: str, values: Tensor, axes: tuple[str, ...], first: int = 0) -> None:
