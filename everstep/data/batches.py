@@ -30,10 +30,26 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """Number of targets that give a loss."""
-        rows, steps = self.targets.shape
+        """Number of targets that give a loss.
+
+        Targets may also be those of the steps after `context` alone.
+
+        Raises:
+            ValueError: targets of other steps than `lengths` and `context` are counted in.
+        """
+        if self.targets.dim() < 2:
+            raise ValueError(f"Batch: targets should be (B, T), but are {tuple(self.targets.shape)}")
+        rows, steps = self.targets.shape[:2]
+        if self.lengths is None and not self.context:
+            return rows * steps
+        time = self.inputs.shape[1]
+        if steps not in (time, time - self.context):
+            raise ValueError(
+                f"Batch: targets are {tuple(self.targets.shape)}, but inputs have {time} steps, which is what `lengths` "
+                "and `context` count; for targets of another number make a subclass with a `count` of its own"
+            )
         if self.lengths is None:
-            return rows * (steps - self.context)
+            return rows * (time - self.context)
         return int((self.lengths - self.context).clamp_min(0).sum())
 
 

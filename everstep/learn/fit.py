@@ -64,6 +64,8 @@ def fit(
         CheckpointError: `resume`, and every checkpoint is damaged.
         RunError: the folder is in use, cannot be written, has a run already (without `resume`) or another run (with).
         ConfigError: settings that need a `validate` came without one.
+        TypeError, ValueError: `objective` yields no `Loss` of the right form, or a batch counts no targets; shows the
+            right form.
 
     Example:
         >>> import tempfile, torch

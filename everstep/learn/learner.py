@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everstep.data.batches import Batch, Batches
 from everstep.errors import DataError, Diverged
 from everstep.learn.averaging import Averaging
-from everstep.learn.objective import Loss, Objective
+from everstep.learn.objective import Loss, Objective, begun, check_loss
 from everstep.learn.optim import make_optimizer, set_learning_rate, trainable
 from everstep.learn.precision import uses_bfloat16
 from everstep.learn.rules import Rule, global_norm, gradients, scale_to_norm
@@ -26,6 +26,7 @@ from everstep.state import State, map_state
 
 _REMEMBERED_NORMS = 10
 _NAMED_AT_MOST = 5
+_END = object()
 
 
 @dataclass
@@ -131,14 +132,17 @@ class Learner:
 
         Raises:
             Diverged: a loss or a gradient is not finite; the weights are still those of the step before.
+            TypeError, ValueError: the objective yields no losses of the right form, or none of what learns.
         """
         group = self._group()
-        count = sum(batch.count for batch in group)
+        count = sum(map(_count, group))
         self.optimizer.zero_grad(set_to_none=True)
         pieces = [piece for offset, batch in enumerate(group) for piece in self._backward(offset, batch, count)]
         for rule in self.rules:
             rule(self.model, self.counts.step)
         found = gradients(self.model)
+        if not found:
+            raise ValueError(f"the loss reaches no parameter of {type(self.model).__name__} that learns")
         norm = global_norm(found)
         # The one synchronisation of a step: three numbers at once.
         sums = [torch.stack([p.total.sum() for p in pieces]).sum(), torch.stack([p.nats.sum() for p in pieces]).sum()]
@@ -168,13 +172,14 @@ class Learner:
         self.carried = map_state(self._kept, last.state) if self.batches.carries_state else None
 
     def _losses(self, batch: Batch) -> Iterator[Loss]:
-        losses = iter(self.objective(self.model, _to(batch, self.device), self.carried))
+        losses = begun(self.objective, self.model, _to(batch, self.device), self.carried)
         while True:
             # Entered anew for each piece, so that backward runs outside of it.
             with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
-                loss = next(losses, None)
-            if loss is None:
+                loss = next(losses, _END)
+            if loss is _END:
                 return
+            check_loss(loss, len(batch.targets), self.batches.carries_state)
             yield loss
 
     def _kept(self, leaf: Tensor) -> Tensor:
@@ -201,8 +206,10 @@ class Learner:
     def probe_state(self) -> State:
         """An example of the carried state, for its nest alone: the objective is run on one batch and forgotten."""
         batch = self.batches.batch(self.counts.epoch, self.counts.index)
-        *_, last = self.objective(self.model, _to(batch, self.device), None)
-        return last.state
+        *_, last = begun(self.objective, self.model, _to(batch, self.device), None)
+        check_loss(last, len(batch.targets), self.batches.carries_state)
+        state: State = last.state
+        return state
 
     def _diagnosis(self, pieces: list[_Piece]) -> str:
         counts, settings = self.counts, self.settings
@@ -227,6 +234,15 @@ class Learner:
             names = ", ".join(bad[:_NAMED_AT_MOST]) + (", …" if len(bad) > _NAMED_AT_MOST else "")
             return f"the gradient of {names} is not finite"
         return "the sum of the losses or of the squared gradients is too large for its type"
+
+
+def _count(batch: Batch) -> int:
+    count = batch.count
+    if type(count) is not int or count < 0:
+        raise ValueError(
+            f"{type(batch).__name__}.count should be how many targets give a loss, a whole number ≥ 0, but is {count!r}"
+        )
+    return count
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

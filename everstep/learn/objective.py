@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from everstep.data.batches import Batch
-from everstep.state import State
+from everstep.state import State, leaves
 
 
 class Loss(NamedTuple):
@@ -19,6 +20,8 @@ class Loss(NamedTuple):
             smoothing and regularisers. Computed in float32 whatever the precision of the model's products.
         nats: (B,) plain negative log-likelihood of each row in nats, detached: what is reported.
         state: the state after the piece; `fit` detaches the last one and hands it to the next batch.
+
+    `fit` divides the sum of all rows by the number of targets, `Batch.count`: a mean would be divided twice.
     """
 
     total: Tensor
@@ -31,3 +34,55 @@ Objective = Callable[[nn.Module, Batch, State | None], Iterator[Loss]]
 
 `state` is None where the rows start afresh: at an epoch's start, and always where `batches.carries_state` is False.
 """
+
+_RIGHT = """The right form:
+    nats = F.cross_entropy(logits.mT, batch.targets, reduction="none").sum(1)  # (B,), summed over time
+    yield Loss(nats, nats.detach(), state)"""
+
+
+def begun(objective: Objective, model: nn.Module, batch: Batch, state: State | None) -> Iterator[Any]:
+    """The losses of `batch`, not yet asked for.
+
+    Raises:
+        TypeError: the objective returns what it should yield.
+    """
+    given: Any = objective(model, batch, state)
+    if isinstance(given, Loss | Tensor) or not hasattr(given, "__iter__"):
+        raise TypeError(_yields(f"returns {type(given).__name__}"))
+    return iter(given)
+
+
+def check_loss(loss: Any, rows: int, carries_state: bool) -> None:
+    """Refuse what is no `Loss` of a batch of `rows` rows; looks at types and shapes alone.
+
+    Raises:
+        TypeError, ValueError: it is none; says what came and shows the right form.
+    """
+    if not isinstance(loss, Loss):
+        raise TypeError(_yields(f"yields {type(loss).__name__}"))
+    for name, values in (("total", loss.total), ("nats", loss.nats)):
+        if not isinstance(values, Tensor):
+            raise TypeError(f"Loss.{name} should be a tensor, but is {type(values).__name__}. {_RIGHT}")
+        if values.shape != (rows,):
+            raise ValueError(
+                f"Loss.{name} should be ({rows},), the sum over time of each of the batch's {rows} rows, but has shape "
+                f"{tuple(values.shape)}; `fit` itself divides by the number of targets. {_RIGHT}"
+            )
+        if values.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"Loss.{name} should be float32 or float64, but is {values.dtype}. {_RIGHT}")
+    if not loss.total.requires_grad:
+        raise ValueError(
+            "Loss.total has no gradient: it was detached, computed under torch.no_grad(), or of nothing that learns. "
+            f"{_RIGHT}"
+        )
+    if carries_state:
+        for _, leaf in leaves(loss.state):
+            if not isinstance(leaf, Tensor):
+                raise TypeError(
+                    f"Loss.state should be a nest of tensors, since the batches carry state (() for none), but holds "
+                    f"{type(leaf).__name__}. {_RIGHT}"
+                )
+
+
+def _yields(what: str) -> str:
+    return f"the objective should yield a Loss(total, nats, state) for each piece of a batch, but {what}. {_RIGHT}"
