@@ -50,7 +50,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "a tensor": (
         changed(lambda s: s.total),
         TypeError,
-        r"should yield a Loss\(total, nats, state\).*but yields Tensor",
+        r"Loss\(total, nats, state\).*but yields Tensor",
     ),
     "a tuple": (changed(tuple), TypeError, r"but yields tuple"),
     "nothing": (changed(lambda s: None), TypeError, r"but yields NoneType"),

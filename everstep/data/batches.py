@@ -45,8 +45,8 @@ class Batch:
         time = self.inputs.shape[1]
         if steps not in (time, time - self.context):
             raise ValueError(
-                f"Batch: targets are {tuple(self.targets.shape)}, but inputs have {time} steps, which is what `lengths` "
-                "and `context` count; for targets of another number make a subclass with a `count` of its own"
+                f"Batch: targets are {tuple(self.targets.shape)}, but inputs have {time} steps, which `lengths` "
+                "and `context` count in; for targets of another number make a subclass with a `count` of its own"
             )
         if self.lengths is None:
             return rows * (time - self.context)
