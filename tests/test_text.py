@@ -8,6 +8,7 @@ import lzma
 import os
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data.text import BLOCK_CHARS, expand, file_blocks, line_end_at, open_text, pieces, read_blocks, spanned
+from everstep.data.text import (
+    BLOCK_CHARS,
+    expand,
+    file_blocks,
+    file_lines,
+    line_end_at,
+    open_text,
+    pieces,
+    read_blocks,
+    spanned,
+)
 from everstep.errors import DataError
 
 
@@ -167,6 +178,27 @@ def test_a_character_cut_by_the_end_of_the_file_is_told(tmp_path):
     path = write(tmp_path / "a.txt", "aé".encode()[:-1])
     with pytest.raises(DataError, match=r"byte 1 \(0xc3\)"):
         list(read_blocks(path))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("lines", [1, 3, 1 << 19])
+def test_a_bad_byte_is_told_with_its_line(tmp_path, lines, end):
+    path = write(tmp_path / "a.txt", f"ab{end}".encode() * (lines - 1) + b"b\xff\n")
+    with pytest.raises(DataError, match=rf"\(0xff\), in line {lines}, is not utf-8 text"):
+        list(read_blocks(path))
+
+
+@pytest.mark.parametrize("size", [1, 7, BLOCK_CHARS])
+def test_lines_come_whole_and_split_at_newlines_alone(tmp_path, monkeypatch, size):
+    text = "\ufeffone\r\n\r\ntwo words \x85 and\u2028more\x0c\rthe end"
+    path = write(tmp_path / "a.txt", text)
+    monkeypatch.setattr("everstep.data.text.file_blocks", partial(file_blocks, block_chars=size))
+    assert list(file_lines(path)) == ["one\n", "\n", "two words \x85 and\u2028more\x0c\n", "the end"]
+
+
+def test_a_folder_is_a_name_where_folders_are_asked_for(tmp_path):
+    path = write(tmp_path / "a.txt", "x")
+    assert expand([str(tmp_path), str(path)], folders=True) == [tmp_path, path]
 
 
 @pytest.mark.parametrize("content", [b"text \0 text", b"\x7fELF\0\0\xff\xfe", b"\x89PNG\r\n\0"])

@@ -53,11 +53,12 @@ class Block(NamedTuple):
     consumed: int
 
 
-def expand(patterns: str | Sequence[str]) -> list[Path]:
+def expand(patterns: str | Sequence[str], folders: bool = False) -> list[Path]:
     """The files that names and globs stand for: in the order given, a glob's matches sorted, each file once.
 
     `~` and environment variables are expanded; EVERSTEP_DATA stands for `../shared/data` where it is not set.
-    `everstep:shakespeare` is the text bundled with the package. A string is one pattern.
+    `everstep:NAME` is a text bundled with the package, such as `everstep:shakespeare`. A string is one pattern. With
+    `folders`, a name may also be that of a folder, which is given as it is.
 
     Raises:
         DataError: nothing matches (with the nearest names there are), or a match is a folder, unreadable or empty.
@@ -71,7 +72,8 @@ def expand(patterns: str | Sequence[str]) -> list[Path]:
         raise DataError("no data file was named: give at least one file name or pattern")
     found = [path for pattern in wanted for path in _matches(pattern)]
     for path in found:
-        _check_file(path)
+        if not (folders and path.is_dir()):
+            _check_file(path)
     return list(dict.fromkeys(found))
 
 
@@ -92,11 +94,10 @@ def _matches(pattern: str) -> list[Path]:
 
 def _bundled(pattern: str) -> Path:
     folder = Path(str(files("everstep.data"))) / "texts"
-    path = folder / f"{pattern.removeprefix(_SCHEME)}.txt.xz"
-    if not path.is_file():
-        names = ", ".join(_SCHEME + known.name.removesuffix(".txt.xz") for known in sorted(folder.glob("*.txt.xz")))
-        raise DataError(f"{pattern}: no such bundled text; there is {names}")
-    return path
+    known = {_SCHEME + path.with_suffix("").stem: path for path in sorted(folder.glob("*.xz"))}
+    if pattern not in known:
+        raise DataError(f"{pattern}: no such bundled text; there is {', '.join(known)}")
+    return known[pattern]
 
 
 def _no_match(pattern: str, path: Path) -> str:
@@ -244,7 +245,7 @@ def file_blocks(path: Path, encoding: str = "utf-8", block_chars: int = BLOCK_CH
     line, inside, consumed = 1, False, 0
     parts: list[str] = []
     size = 0
-    for text, consumed in _decoded(path, encoding):
+    for text, consumed in decoded(path, encoding):
         parts.append(text)
         size += len(text)
         while size > block_chars:
@@ -260,6 +261,20 @@ def file_blocks(path: Path, encoding: str = "utf-8", block_chars: int = BLOCK_CH
         yield Block(rest, path, line, inside, False, consumed)
     elif line == 1 and not inside:
         raise DataError(f"{path}: the file holds no text")
+
+
+def file_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """The lines of one file, each whole and with its `\\n`; errors as of `read_blocks`."""
+    begun: list[str] = []
+    for block in file_blocks(path, encoding):
+        for line in io.StringIO(block.text):
+            if line.endswith("\n"):
+                yield "".join([*begun, line]) if begun else line
+                begun = []
+            else:
+                begun.append(line)
+    if begun:
+        yield "".join(begun)
 
 
 def _cut(text: str, limit: int) -> int:
@@ -281,35 +296,44 @@ def pieces(text: str, limit: int) -> Iterator[str]:
         yield text[start:]
 
 
-def _decoded(path: Path, encoding: str) -> Iterator[tuple[str, int]]:
+def decoded(path: Path, encoding: str) -> Iterator[tuple[str, int]]:
     """Pieces of the file's text, newlines normalised, each with the bytes of the stored file read so far."""
     decoder = _decoder(encoding)
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    offset, first = 0, True
+    offset, line, first = 0, 1, True
     for chunk, consumed in _chunks(path):
         held = len(decoder.getstate()[0])
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
-            raise DataError(_bad_byte(path, encoding, error, offset - held, chunk if first else b"")) from None
+            good = newlines.decode(error.object[: error.start].decode(encoding, "replace"), final=True)
+            place = _Place(path, line + good.count("\n"), offset - held + error.start)
+            raise DataError(_bad_byte(place, encoding, error, chunk if first else b"")) from None
         except UnicodeError as error:  # UTF-16 and UTF-32 without their mark
             raise DataError(f"{path}: is not {encoding} text ({error}); set data.encoding to the right one") from None
         if first and "\0" in text:
             raise DataError(f"{path}: looks binary (it holds NUL bytes); expected a text file")
         offset += len(chunk)
         text = newlines.decode(text, final=not chunk)
+        line += text.count("\n")
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         if text:
             yield text, consumed
 
 
-def _bad_byte(path: Path, encoding: str, error: UnicodeDecodeError, start: int, first_chunk: bytes) -> str:
+class _Place(NamedTuple):
+    path: Path
+    line: int
+    byte: int
+
+
+def _bad_byte(place: _Place, encoding: str, error: UnicodeDecodeError, first_chunk: bytes) -> str:
     if b"\0" in first_chunk and not encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
-        return f"{path}: looks binary (it holds NUL bytes); expected a text file"
-    place = f"byte {start + error.start} (0x{error.object[error.start]:02x})"
+        return f"{place.path}: looks binary (it holds NUL bytes); expected a text file"
+    byte = f"byte {place.byte} (0x{error.object[error.start]:02x}), in line {place.line},"
     remedy = "set data.encoding=latin-1 (or the right one), or convert it: iconv -f latin1 -t utf-8"
-    return f"{path}: {place} is not {encoding} text ({error.reason}); {remedy}"
+    return f"{place.path}: {byte} is not {encoding} text ({error.reason}); {remedy}"
 
 
 def _decoder(encoding: str) -> codecs.IncrementalDecoder:
