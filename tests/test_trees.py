@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everstep.data.trees import Tree, parse_tree, read_trees
@@ -105,6 +105,7 @@ def rebuilt(tree: Tree) -> str:
     return texts[-1]
 
 
+@settings(deadline=None)
 @given(SHAPES)
 def test_a_tree_is_all_that_its_brackets_say(shape):
     text = written(shape)
@@ -113,3 +114,16 @@ def test_a_tree_is_all_that_its_brackets_say(shape):
     assert all(
         len(phrase.words) == last - first for phrase, (first, last) in zip(tree.phrases(), tree.spans, strict=True)
     )
+
+
+def test_the_stanford_trees_are_all_there(shared_data):
+    folder = shared_data / "sst"
+    counts = [
+        sum(tree.label != "2" for tree in read_trees([folder / name]))
+        for name in ("train.txt.gz", "dev.txt", "test.txt")
+    ]
+    assert counts == [6920, 872, 1821]
+    trees = read_trees([folder / "train.txt.gz"])
+    assert len(trees) == 8544
+    assert sum("\xa0" in word for tree in trees for word in tree.leaves) == 3
+    assert sum(word in "()" for tree in trees for word in tree.leaves) == 712

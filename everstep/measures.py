@@ -1,0 +1,111 @@
+"""What predictions are worth: figures of a classifier, from the ids of targets and predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class ClassMeasures:
+    """Figures of N predictions among K classes.
+
+    For class k, TP is how many targets k were predicted as k, FP how many others were predicted as k, FN how many
+    targets k were predicted as others. Where a quotient has nothing below, it is 0.
+
+    Attributes:
+        count: N.
+        accuracy: share of predictions that are right, 0 … 1.
+        macro_f1: mean of `f1` over the classes that occur among targets or predictions, 0 … 1; what scikit-learn's
+            `f1_score(average="macro")` gives.
+        nats: mean of −ln p(target), or None if it was not given.
+        precision: (K,) TP / (TP + FP): of what was predicted as k, the share that is k.
+        recall: (K,) TP / (TP + FN): of what is k, the share that was predicted as k.
+        f1: (K,) 2 TP / (2 TP + FP + FN), the harmonic mean of the two.
+        support: (K,) int64, targets of each class.
+        predicted: (K,) int64, predictions of each class.
+        cells: (M, 3) int64: (target, prediction, how often) of each pair that occurs, sorted by the first two.
+    """
+
+    count: int
+    accuracy: float
+    macro_f1: float
+    nats: float | None
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+    support: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    cells: NDArray[np.int64]
+
+    def confusion(self) -> NDArray[np.int64]:
+        """How often target i was predicted as j, at [i, j]: (K, K). Made on demand: 10,000 classes take 800 MB."""
+        table = np.zeros((len(self.support),) * 2, np.int64)
+        table[self.cells[:, 0], self.cells[:, 1]] = self.cells[:, 2]
+        return table
+
+
+def class_measures(
+    targets: ArrayLike, predictions: ArrayLike, classes: int, nats: ArrayLike | None = None
+) -> ClassMeasures:
+    """The figures of predictions.
+
+    Args:
+        targets: (N,) class ids, 0 … classes − 1.
+        predictions: (N,) class ids.
+        classes: K, how many classes there are.
+        nats: (N,) −ln p(target) of each, or one number, their mean.
+
+    Raises:
+        ValueError: no targets, shapes that differ, numbers that are no whole numbers, ids out of range.
+
+    Example:
+        >>> measured = class_measures([0, 0, 1, 1], [0, 1, 1, 1], classes=2)
+        >>> measured.accuracy, round(measured.macro_f1, 3), measured.confusion().tolist()
+        (0.75, 0.733, [[1, 1], [0, 2]])
+    """
+    truth, guess = _ids("targets", targets, classes), _ids("predictions", predictions, classes)
+    if len(truth) != len(guess):
+        raise ValueError(f"expected as many predictions as targets, came {len(guess)} for {len(truth)}")
+    if not len(truth):
+        raise ValueError("expected at least one target, came none")
+    pairs, often = np.unique(truth * classes + guess, return_counts=True)
+    support, predicted = np.bincount(truth, minlength=classes), np.bincount(guess, minlength=classes)
+    right = np.bincount(truth[truth == guess], minlength=classes)
+    f1 = _quotient(2 * right, support + predicted)
+    return ClassMeasures(
+        count=len(truth),
+        accuracy=float(right.sum() / len(truth)),
+        macro_f1=float(f1[(support + predicted) > 0].mean()),
+        nats=None if nats is None else _mean(nats, len(truth)),
+        precision=_quotient(right, predicted),
+        recall=_quotient(right, support),
+        f1=f1,
+        support=support,
+        predicted=predicted,
+        cells=np.stack([pairs // classes, pairs % classes, often], axis=1),
+    )
+
+
+def _ids(name: str, values: ArrayLike, classes: int) -> NDArray[np.int64]:
+    ids = np.asarray(values)
+    if ids.ndim != 1:
+        raise ValueError(f"{name}: expected class ids of shape (N,), came shape {ids.shape}")
+    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name}: expected whole numbers, came {ids.dtype}")
+    if ids.size and not (ids.min() >= 0 and ids.max() < classes):
+        raise ValueError(f"{name}: expected ids 0 … {classes - 1}, came {ids.min()} … {ids.max()}")
+    return ids.astype(np.int64)
+
+
+def _quotient(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+
+
+def _mean(nats: ArrayLike, count: int) -> float:
+    values = np.asarray(nats, np.float64)
+    if values.shape not in ((), (count,)):
+        raise ValueError(f"nats: expected one number or shape ({count},), came shape {values.shape}")
+    return float(values.mean())
