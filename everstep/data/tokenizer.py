@@ -19,11 +19,13 @@ from everstep.data import vocabulary
 from everstep.data.text import pieces
 from everstep.data.vocabulary import EOS, METASPACE
 from everstep.errors import DataError
+from everstep.reading import read_small, reason
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _WORD = re.compile(r"\S+|\n")
 _CHAR = re.compile(r"(?s:.)")
 _BATCH_CHARS = 1 << 18
+_LARGEST = 1 << 29  # bytes of a tokenizer.json: millions of words
 
 
 class Counts(NamedTuple):
@@ -85,6 +87,7 @@ class Tokenizer:
         self._json = hf.to_str()
         described = json.loads(self._json)
         self.kind = vocabulary.kind_of(described, source)
+        vocabulary.check_parts(described, source)
         self.vocab_size = hf.get_vocab_size()
         names = {i: name for name, i in hf.get_vocab().items()}
         if sorted(names) != list(range(self.vocab_size)):
@@ -157,10 +160,9 @@ class Tokenizer:
             DataError: the file is missing, damaged, or of no kind that everstep writes.
         """
         try:
-            text = Path(path).read_text("utf-8")
+            text = read_small(path, _LARGEST).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{path}: cannot be read as a tokenizer ({reason})") from error
+            raise DataError(f"{path}: cannot be read as a tokenizer ({reason(error)})") from error
         return cls.from_json(text, str(path))
 
     @classmethod

@@ -32,6 +32,10 @@ UNK = "<unk>"
 KINDS = ("chars", "bytes", "words", "bpe", "unigram")
 NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 METASPACE = "▁"
+_MODEL_SWITCHES = (
+    "dropout", "fuse_unk", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
+)  # fmt: skip
+_NORMALIZERS = (*NORMAL_FORMS, "Lowercase", "Replace")
 # What `str.split()` takes for white space, but the newline, as a class for the regular expressions of both engines.
 _SPACES = r"[\x09\x0B-\x0D\x1C-\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]+"
 _WORD = re.compile(f"{METASPACE}?[^{METASPACE}\n]+|{METASPACE}")
@@ -112,6 +116,29 @@ def kind_of(described: dict[str, Any], source: str) -> str:
             f"{source}: a {parts[0]} model split by {parts[1]} is no tokenizer that everstep made; train one"
         )
     return kind
+
+
+def check_parts(described: dict[str, Any], source: str) -> None:
+    """Refuse what the library would do to a text besides: to cut it, to pad it, to drop merges at random, ….
+
+    Raises:
+        DataError: the JSON of a tokenizer has such a part.
+    """
+    model = described["model"]
+    parts = {name: described[name] for name in ("truncation", "padding", "post_processor")}
+    parts |= {f"model.{name}": model.get(name) for name in _MODEL_SWITCHES}
+    normalizer = described["normalizer"] or {"type": "Sequence", "normalizers": []}
+    steps = normalizer.get("normalizers", [normalizer])
+    if normalizer["type"] != "Sequence" or any(step["type"] not in _NORMALIZERS for step in steps):
+        parts[f"normalizer {', '.join(step['type'] for step in steps)}"] = True
+    for token in described["added_tokens"]:
+        switches = [name for name in ("single_word", "lstrip", "rstrip", "special") if token[name]]
+        if token["content"] != EOS or switches:
+            parts[f"added token {token['content']!r} {' '.join(switches)}".rstrip()] = True
+    if found := [name for name, value in parts.items() if value]:
+        raise DataError(
+            f"{source}: its {', '.join(found)} should not be there; no tokenizer that everstep made has that"
+        )
 
 
 def normalizer(names: Sequence[str]) -> Any:

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from everstep.errors import CheckpointError, RunError
 from everstep.learn import files
+from everstep.reading import parse_json, read_small, reason
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_LARGEST_MANIFEST = 1 << 20  # bytes
 _DATA = "data.json"
 _SUFFIX = ".safetensors"
 _STEP = "step-"
@@ -107,13 +109,13 @@ def _set_aside(folder: Path) -> Path:
     return aside
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
     try:
-        return path.read_bytes()
+        return read_small(path, limit)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path.parent}: {path.name} is missing") from None
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path.parent}: {path.name} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"checkpoint {path.parent}: {path.name} cannot be read: {reason(error)}") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -123,21 +125,39 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CheckpointError: it is missing or damaged.
         RunError: it is whole, but of a newer version of everstep.
     """
-    found = _read(folder / _MANIFEST)
+    found = _read(folder / _MANIFEST, _LARGEST_MANIFEST)
     try:
-        content = json.loads(found)
+        content = parse_json(found)
         del content["digest"]
         whole = _manifest_bytes(content) == found
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         whole = False
-    if not whole:
+    if not whole or not isinstance(content.get("format"), int):
         raise CheckpointError(f"checkpoint {folder}: {_MANIFEST} is damaged: it does not match its own digest")
     if content["format"] > FORMAT:
         raise RunError(
             f"checkpoint {folder} was made by a newer version of everstep (format {content['format']}, this version "
             f"reads up to {FORMAT}); update everstep"
         )
+    if not _is_manifest(content):
+        raise CheckpointError(f"checkpoint {folder}: {_MANIFEST} is none that everstep writes")
     return dict(content)
+
+
+def _is_manifest(content: dict[str, Any]) -> bool:
+    """Whether it is as `save` makes them: a digest that fits can be made for anything."""
+    listed = content.get("files")
+    return (
+        isinstance(content.get("valid", ""), int | float | None)
+        and isinstance(listed, dict)
+        and all(
+            Path(name).name == name
+            and isinstance(said, dict)
+            and isinstance(said.get("size"), int)
+            and "sha256" in said
+            for name, said in listed.items()
+        )
+    )
 
 
 def load(folder: Path) -> Checkpoint:
@@ -151,7 +171,7 @@ def load(folder: Path) -> Checkpoint:
     tensors: dict[str, dict[str, Tensor]] = {}
     data: dict[str, Any] = {}
     for name, expected in manifest["files"].items():
-        content = _read(folder / name)
+        content = _read(folder / name, expected["size"])
         if len(content) != expected["size"]:
             raise CheckpointError(
                 f"checkpoint {folder}: {name} has {len(content)} bytes where {expected['size']} were written"
@@ -219,10 +239,10 @@ class Store:
             except CheckpointError as error:
                 reasons[folder] = str(error)
                 continue
-            for damaged, reason in reasons.items():
+            for damaged, why in reasons.items():
                 with files.explained(self.root):
                     aside = _set_aside(damaged)
-                say(f"{reason}. It was set aside as {aside.name}; going on from {folder.name}")
+                say(f"{why}. It was set aside as {aside.name}; going on from {folder.name}")
             return checkpoint
         if reasons:
             listed = "\n  ".join(reasons.values())

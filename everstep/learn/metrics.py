@@ -7,23 +7,30 @@ import os
 from pathlib import Path
 from typing import Any
 
-from everstep.errors import ConfigError
+from everstep.errors import ConfigError, RunError
 from everstep.learn import files
+from everstep.reading import LARGEST_RECORDS, read_small, reason
 
 METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file, oldest first; a line damaged by a crash is left out. No file: no records."""
+    """The records of a metrics file, oldest first; a line damaged by a crash is left out. No file: no records.
+
+    Raises:
+        RunError: it cannot be read, or is no regular file.
+    """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_small(path, LARGEST_RECORDS).splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}; move it away") from None
     records = []
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)

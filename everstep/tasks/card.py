@@ -13,8 +13,10 @@ import torch
 
 import everstep
 from everstep.errors import RunError
+from everstep.reading import parse_json, read_small, reason
 from everstep.tasks.config import Config
 
+_LARGEST = 1 << 20  # bytes of environment.json
 FORMAT = 1
 """Of run folders; raised when an older everstep could not read a newer run."""
 
@@ -53,11 +55,12 @@ def check_format(out: Path) -> None:
     """
     path = out / "environment.json"
     try:
-        content = json.loads(path.read_text())
-        found = int(content["format"])
+        content = parse_json(read_small(path, _LARGEST))
+        found = content["format"]
+        if not isinstance(found, int):
+            raise ValueError(f"its format is {found!r}, not a whole number")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{path}: missing or damaged ({reason}); {out} is not a whole run") from None
+        raise RunError(f"{path}: missing or damaged ({reason(error)}); {out} is not a whole run") from None
     if found > FORMAT:
         raise RunError(
             f"{out} was made by a newer version of everstep ({content.get('everstep')}, run format {found}); "

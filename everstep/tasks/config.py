@@ -17,9 +17,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from everstep.errors import ConfigError
+from everstep.reading import read_small, reason
 from everstep.tasks.recipe_errors import came, explain, fields, nearest, sections
 from everstep.tasks.recipe_yaml import dump_yaml, parse_yaml
 
+_LARGEST = 1 << 20  # bytes of a recipe; the parser takes seconds for so many
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 Count = Annotated[int, Field(ge=1)]
@@ -151,7 +153,7 @@ class Config(_Section):
     """One recipe, whole: what is learned from what, with every default filled in."""
 
     task: Literal["language-model"] = "language-model"
-    seed: Whole = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig
@@ -212,10 +214,19 @@ def _disagreements(config: Config) -> Iterable[str]:
         yield f"data.unk: expected null or false where data.unit is {data.unit}: no text is unknown to it; came true"
     if not data.train or (isinstance(data.train, tuple) and not all(data.train)):
         yield "data.train: expected a path; came none"
-    try:
-        codecs.lookup(data.encoding)
-    except LookupError:
+    if not _decodes(data.encoding):
         yield f"data.encoding: expected an encoding that Python knows, such as utf-8 or latin-1; came {data.encoding!r}"
+
+
+def _decodes(encoding: str) -> bool:
+    """Whether Python reads text in that encoding, in pieces cut anywhere; `idna`, for one, is for short names alone."""
+    sample = f"{'a' * 100} 1.\n"
+    try:
+        decoder = codecs.getincrementaldecoder(encoding)("strict")
+        read = [decoder.decode(bytes([byte])) for byte in sample.encode(encoding)]
+        return "".join([*read, decoder.decode(b"", final=True)]) == sample
+    except (LookupError, ValueError):  # ValueError: an error of the encoding, or a name with a NUL in it
+        return False
 
 
 def _dropout_disagreements(model: ModelConfig) -> Iterable[str]:
@@ -240,7 +251,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     """
     path = recipe_path(name_or_path)
     source = f"recipe {path.stem}" if path.parent == RECIPES else str(path)
-    return parse_recipe(_read(path), source, overrides)
+    return parse_recipe(read_recipe(path), source, overrides)
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Config:
@@ -272,7 +283,7 @@ def to_yaml(config: Config) -> str:
 def recipes() -> list[tuple[str, str]]:
     """Name and first comment line of each shipped recipe."""
     files = sorted(RECIPES.glob("*.yaml"))
-    return [(file.stem, _read(file).partition("\n")[0].removeprefix("#").strip()) for file in files]
+    return [(file.stem, read_recipe(file).partition("\n")[0].removeprefix("#").strip()) for file in files]
 
 
 def recipe_path(name_or_path: str | Path) -> Path:
@@ -290,11 +301,16 @@ def recipe_path(name_or_path: str | Path) -> Path:
     raise ConfigError(f"no recipe {name!r}: expected a shipped name or a YAML file.{hint}")
 
 
-def _read(path: Path) -> str:
+def read_recipe(path: Path) -> str:
+    """The YAML of a recipe's file.
+
+    Raises:
+        ConfigError: it cannot be read, is no regular file, is too large for a recipe, or is not UTF-8.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_small(path, _LARGEST).decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}.") from None
+        raise ConfigError(f"cannot read {path}: {reason(error)}.") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}: expected YAML in UTF-8; line {line}, byte {error.start} is not UTF-8.") from None

@@ -96,8 +96,12 @@ def _expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return "null"
     word = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
     signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-    bounds = [f"{sign} {getattr(b, name):g}" for b in metadata for name, sign in signs if hasattr(b, name)]
+    bounds = [f"{sign} {_number(getattr(b, name))}" for b in metadata for name, sign in signs if hasattr(b, name)]
     return " ".join([word, " and ".join(bounds)]).strip()
+
+
+def _number(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def came(value: Any) -> str:

@@ -9,6 +9,8 @@ import yaml
 
 from everstep.errors import ConfigError
 
+_DEEPEST, _MOST = 100, 100_000  # levels and values of a recipe
+
 
 class _Loader(yaml.SafeLoader):
     """safe_load by YAML 1.2's idea of a number (1e-3 is one, 12:30 and `no` are text), with keys that come once."""
@@ -31,15 +33,20 @@ class _Dumper(yaml.SafeDumper):
     """Lists in one line; quotes what either kind of YAML would take for something other than text."""
 
 
+_TAG = "tag:yaml.org,2002:"
+_FORMS = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "int": (r"[-+]?(?:0|[1-9][0-9_]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+        "-+0123456789.",
+    ),
+}
 _Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?(?:0|[1-9][0-9_]*)", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+0123456789."),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+for _name, (_pattern, _first) in _FORMS.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), list(_first))
+    _Dumper.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), list(_first))
 _Dumper.add_representer(
     tuple, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 )
@@ -57,10 +64,54 @@ def parse_yaml(text: str, source: str) -> Any:
         ConfigError: not YAML (line and column), or a key that comes twice.
     """
     try:
-        return yaml.load(text, _Loader)  # _Loader is a SafeLoader
+        return _parsed(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}{where}: expected YAML; {error.problem or error.context}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: expected YAML; {' '.join(str(error).split())}.") from None
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ConfigError(f"{source}: expected YAML; {told}.") from None
+
+
+def _parsed(text: str) -> Any:
+    loader = _Loader(text)  # a SafeLoader
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check(root: yaml.Node) -> None:
+    """Refuse what no recipe needs and a parser stumbles over: too deep nests, too large ones by aliases, other types.
+
+    An alias stands for the node itself, so that one that refers to what it is part of is a nest without an end.
+    """
+    rest, seen = [(root, 1)], 0
+    while rest:
+        node, depth = rest.pop()
+        seen += 1
+        if depth > _DEEPEST or seen > _MOST:
+            told = f"deeper than {_DEEPEST} levels" if depth > _DEEPEST else f"of more than {_MOST:,} values"
+            raise yaml.MarkedYAMLError(problem=f"a nest {told}", problem_mark=node.start_mark)
+        _check_type(node)
+        if isinstance(node, yaml.MappingNode):
+            rest += [(part, depth + 1) for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            rest += [(part, depth + 1) for part in node.value]
+
+
+def _check_type(node: yaml.Node) -> None:
+    """`!!timestamp`, `!!binary`, … are no values of a recipe, and `!!int ""` is no value at all."""
+    name = node.tag.removeprefix(_TAG)
+    if isinstance(node, yaml.ScalarNode):
+        fits = name == "str" or (name in _FORMS and re.fullmatch(_FORMS[name][0], node.value) is not None)
+    else:
+        fits = name == ("map" if isinstance(node, yaml.MappingNode) else "seq")
+    if not fits:
+        problem = f"a value of the type {name} that is none" if name in _FORMS else f"a value of the type {node.tag!r}"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)

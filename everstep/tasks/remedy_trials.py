@@ -21,6 +21,7 @@ from everstep.learn.files import TEMPORARY, replace_file
 from everstep.learn.learner import Learner
 from everstep.learn.progress import Screen
 from everstep.look.remedies import Grid, Reach
+from everstep.reading import LARGEST_RECORDS, parse_json, read_small, reason
 from everstep.tasks import card
 from everstep.tasks.remedies import REMEDIES, TASKS, Remedy
 from everstep.tasks.synthetic import Predictor, Score, measure
@@ -168,7 +169,10 @@ def read_records(out: Path) -> list[Record]:
     """What `OUT/remedies.jsonl` holds; nothing if there is none."""
     path = out / RECORDS
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        lines = read_small(path, LARGEST_RECORDS).splitlines() if path.exists() else []
+        return [parse_json(line) for line in lines]
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); delete the line that is not JSON, then go on") from None
 
@@ -296,10 +300,10 @@ def _same(out: Path, experiment: Experiment) -> float:
         replace_file(path, (json.dumps({**now, "seconds_a_trial": share}, indent=1) + "\n").encode())
         return experiment.share
     try:
-        before = json.loads(path.read_text("utf-8"))
+        before = parse_json(read_small(path, LARGEST_RECORDS))
         share = before.pop("seconds_a_trial")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise RunError(f"{path} is damaged ({error}); give another folder") from None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({reason(error)}); give another folder") from None
     if before.get("experiment") != EXPERIMENT:
         raise RunError(f"{out} is of another experiment ({before.get('experiment')}); give another folder")
     changed = [name for name in now if name not in _KEPT and now[name] != before.get(name)]

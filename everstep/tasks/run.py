@@ -22,7 +22,7 @@ from everstep.errors import ConfigError, DataError, RunError
 from everstep.learn import FitResult, FitSettings, fit, load_weights
 from everstep.state import State
 from everstep.tasks import card
-from everstep.tasks.config import Config, load_recipe, parse_recipe, to_yaml
+from everstep.tasks.config import Config, load_recipe, parse_recipe, read_recipe, to_yaml
 from everstep.tasks.language_model import (
     LanguageModel,
     likelihood,
@@ -292,7 +292,7 @@ def _opened(path: Path) -> tuple[Config, Tokenizer]:
         what = "has no config.yaml" if path.is_dir() else "does not exist"
         raise RunError(f"{path} is not a run: it {what}")
     card.check_format(path)
-    config = parse_recipe((path / "config.yaml").read_text(), str(path / "config.yaml"))
+    config = parse_recipe(read_recipe(path / "config.yaml"), str(path / "config.yaml"))
     return config, Tokenizer.load(path / "tokenizer.json")
 
 

@@ -20,10 +20,11 @@ from everstep.data import Batches
 from everstep.errors import ConfigError, Diverged, RunError
 from everstep.learn import FitSettings, RunLock, fit
 from everstep.learn.files import replace_file
+from everstep.reading import LARGEST_RECORDS, parse_json, read_small, reason
 from everstep.scanning import Explanation, explain
 from everstep.state import leaves
 from everstep.tasks import card
-from everstep.tasks.config import Config, load_recipe, parse_recipe, to_yaml
+from everstep.tasks.config import Config, load_recipe, parse_recipe, read_recipe, to_yaml
 from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats, update_rules
 from everstep.tasks.texts import Log, Texts, quick_batches, training_batches, with_absolute_paths
 from everstep.tasks.workers import in_processes, stoppable
@@ -102,7 +103,10 @@ def read_records(out: Path) -> list[Record]:
     """What `OUT/search.jsonl` holds; nothing if there is none."""
     path = out / RECORDS
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        lines = read_small(path, LARGEST_RECORDS).splitlines() if path.exists() else []
+        return [parse_json(line) for line in lines]
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); delete the line that is not JSON, then search again") from None
 
@@ -181,7 +185,7 @@ def _same(out: Path, config: Config) -> None:
         card.write_environment(out)
         replace_file(path, to_yaml(config).encode())
         return
-    before, now = parse_recipe(path.read_text("utf-8"), str(path)).model_dump(), config.model_dump()
+    before, now = parse_recipe(read_recipe(path), str(path)).model_dump(), config.model_dump()
     sections = [key for key in now if isinstance(now[key], dict)]
     changed = [f"{s}.{key}" for s in sections for key in now[s] if now[s][key] != before[s][key]]
     changed += [key for key in now if key not in sections and now[key] != before[key]]

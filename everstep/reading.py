@@ -1,0 +1,91 @@
+"""Reading what anyone may have written: regular files, no larger than they should be, and JSON as its standard says.
+
+A pipe would make a reader wait for ever, and a device or a huge file would fill the memory before anyone sees that it
+is not what was expected.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from typing import Any, NoReturn
+
+LARGEST_RECORDS = 1 << 30
+"""Bytes of a file of records, a line each."""
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """A descriptor of a regular file, to read from; it never waits.
+
+    Raises:
+        OSError: it is missing, cannot be read, or is no regular file; `strerror` says what it is.
+    """
+    # A socket cannot be opened, and a folder not on every system: both should be told by what they are.
+    _check_regular(os.stat(path).st_mode, path)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_regular(os.fstat(descriptor).st_mode, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(mode: int, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"expected a regular file, but it is {kind}", str(path))
+
+
+def read_small(path: str | os.PathLike[str], limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes; nothing of a larger one is read.
+
+    Raises:
+        OSError: it is missing, cannot be read, is no regular file or is larger; `strerror` says which.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "x"
+        >>> _ = path.write_bytes(b"all")
+        >>> read_small(path, limit=10)
+        b'all'
+    """
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b"" if size > limit else file.read(limit + 1)  # it may be growing
+    if max(size, len(content)) > limit:
+        held = max(size, len(content))
+        raise OSError(errno.EFBIG, f"expected at most {limit:,} bytes, but it holds {held:,}", str(path))
+    return content
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value that JSON text stands for.
+
+    Raises:
+        ValueError: it is no JSON: `NaN` and `Infinity` are none; or its lists and objects lie too deep in one another.
+    """
+    try:
+        return json.loads(content, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("its lists and objects lie too deep in one another") from None
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, without the name of the file, which the message has anyway."""
+    return str(getattr(error, "strerror", None) or error)
