@@ -68,7 +68,8 @@ class Cell(Layer):
     [1.0, 2.0, 3.0]
 
     `step` is a pure function of `x`, the state and the parameters: it keeps nothing on the module, draws no random
-    numbers (a mask belongs to the sequence: see `VariationalDropout`, `Zoneout`) and changes nothing in place.
+    numbers (a mask belongs to the sequence: see `VariationalDropout`, `Zoneout`). It may write over x and
+    the state in place: for others both are as they were.
 
     Args:
         input_size: features of x_t; a subclass may set both sizes itself instead.

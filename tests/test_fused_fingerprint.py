@@ -9,6 +9,7 @@ import io
 import logging
 import math
 import weakref
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -124,6 +125,8 @@ OPTIONS: dict[str, tuple[Any, Callable[[Any], float], Callable[[Any], object]]] 
     "a list inside of that": (Config(), lambda o: o.inner.shifts[0], lambda o: o.inner.shifts.__setitem__(0, 2.0)),
     "a namespace": (argparse.Namespace(scale=0.5), lambda o: o.scale, lambda o: setattr(o, "scale", 2.0)),
     "a frozen one's dictionary": (Frozen({"a": 0.5}), lambda o: o.scales["a"], lambda o: o.scales.update(a=2.0)),
+    "bytes": (bytearray([1]), lambda o: float(o[0]), lambda o: o.__setitem__(0, 2)),
+    "an array of Python's": (array("d", [0.5]), lambda o: o[0], lambda o: o.__setitem__(0, 2.0)),
     "an array": (np.array([0.5]), lambda o: float(o[0]), lambda o: o.fill(2.0)),
     "a set": ({1}, lambda o: float(len(o)), lambda o: o.add(2)),
     "a deque": (deque([0.5]), lambda o: o[0], lambda o: o.appendleft(2.0)),

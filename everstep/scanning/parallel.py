@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from everstep.cell import Affine, Cell
-from everstep.scanning.plain import transformed
+from everstep.scanning import fused
+from everstep.scanning.plain import transformed, version, watched
 from everstep.state import State
 
 name = "parallel"
@@ -22,7 +25,12 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
         return f"{type(cell).__name__} has a step of its own beside its coefficients"
     if not isinstance(xs, Tensor):
         return "its steps take more than one input"
-    return transformed()
+    return transformed() or (None if cell.__module__.startswith("everstep.") else _effect(cell, xs))
+
+
+def _effect(cell: Affine, xs: Tensor) -> str | None:
+    """What its step does at every step that can not be done at once."""
+    return None if watched() else fused.effect(cell, xs)
 
 
 def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
@@ -38,7 +46,10 @@ def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Te
     if lengths is not None:
         live = (torch.arange(time, device=xs.device) < lengths[:, None])[..., None]
         xs = torch.where(live, xs, 0)
-    a, b = (part.to(state.dtype).unflatten(0, (batch, time)) for part in cell.coefficients(xs.flatten(0, 1)))
+    flat = xs.flatten(0, 1)
+    with _unwritten(cell, "coefficients", flat):
+        found = cell.coefficients(flat)
+    a, b = (part.to(state.dtype).unflatten(0, (batch, time)) for part in found)
     if resets is not None:
         again = resets[..., None]
         b = torch.where(again, a * cell.initial_state(batch, xs)[:, None] + b, b)
@@ -46,8 +57,21 @@ def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Te
     if live is not None:
         a, b = torch.where(live, a, 1), torch.where(live, b, 0)
     hs = linear_scan(a, b, state)
-    ys = cell.output(hs.flatten(0, 1), xs.flatten(0, 1)).unflatten(0, (batch, time))
+    with _unwritten(cell, "output", flat, hs):
+        ys = cell.output(hs.flatten(0, 1), flat).unflatten(0, (batch, time))
     return ys if live is None else torch.where(live, ys, 0), hs[:, -1]
+
+
+@contextmanager
+def _unwritten(cell: Affine, method: str, *lent: Tensor) -> Iterator[None]:
+    """Raise if these are written over within the block."""
+    before = [version(tensor) for tensor in lent]
+    yield
+    if [version(tensor) for tensor in lent] != before:
+        raise RuntimeError(
+            f"{cell._get_name()}.{method} changes in place what it is given, which others have too: make a new tensor "
+            "instead"
+        )
 
 
 def linear_scan(a: Tensor, b: Tensor, start: Tensor) -> Tensor:

@@ -19,6 +19,11 @@ def plain(*tensors: Tensor) -> bool:
     return True
 
 
+def version(tensor: Tensor) -> int:
+    """How often it has been written over; 0 where nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def transformed() -> str | None:
     """Whether derivatives or a batch are being made of PyTorch's own operations, in words; None if not."""
     if _C._are_functorch_transforms_active():

@@ -43,6 +43,10 @@ class Untraceable(Exception):
     """A step that cannot be followed; the message says which operation stood in the way, and where."""
 
 
+class Impure(Untraceable):
+    """A step that has another effect than its results: only the loop that calls it at every step has the same."""
+
+
 class _Traced(Tensor):
     """A tensor without numbers that knows which node of the graph it is.
 
@@ -104,7 +108,8 @@ class Recorder(TorchDispatchMode):
 
     def input(self, name: str, like: Tensor, free: bool) -> _Traced:
         """A traced tensor that comes in, shaped as `like`."""
-        return self._traced(self.graph.placeholder(name), _meta(like), free, own=False)
+        # what a step is given, it may write over: what it was given is what it was all the same
+        return self._traced(self.graph.placeholder(name), _meta(like), free, own=free)
 
     def check(self) -> None:
         """Raise what the step has been refused for, if it caught that."""
@@ -220,7 +225,7 @@ class Recorder(TorchDispatchMode):
         overloads = (f"Tensor_{target._overloadname}", target._overloadname)  # the first of pow
         functional = next((found for one in overloads if (found := getattr(packet, one, None))), None)
         if functional is None or not isinstance(changed, _Traced) or not changed.own:
-            raise self.refusal(f"changes a tensor in place by {name}")
+            raise self.refusal(f"changes a tensor in place by {name}", Impure)
         with self:
             new = functional(*args, **kwargs)
         if new.shape != changed.shape or new.dtype != changed.dtype:
@@ -242,9 +247,9 @@ class Recorder(TorchDispatchMode):
             return f"uses {name}, which the engine does not know{_INSTEAD.get(name, '')}"
         return None
 
-    def refusal(self, problem: str) -> Untraceable:
+    def refusal(self, problem: str, kind: type[Untraceable] = Untraceable) -> Untraceable:
         """To be raised; it counts also if the step catches it."""
-        trouble = Untraceable(f"its step {problem}{users_line(_callers())}")
+        trouble = kind(f"its step {problem}{users_line(_callers())}")
         self._trouble = self._trouble or trouble
         return trouble
 

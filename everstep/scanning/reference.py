@@ -32,6 +32,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     """
     like = leaves(xs)[0][1]
     ys = []
+    lending = _Lending(cell, like)
     # unbind, because indexing a tensor that needs gradients step by step costs O(T²) in backward
     for t, parts in enumerate(zip(*(leaf.unbind(1) for _, leaf in leaves(xs)), strict=True)):
         x = unflatten(xs, list(parts))
@@ -40,7 +41,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
             state = where(again, cell.initial_state(len(like), like), state)
         live = None if lengths is None else t < lengths
         # zeros in the padding, so that a NaN there reaches no gradient through the unused branch of `where`
-        given = cell.step(x if live is None else where(live, x, map_state(torch.zeros_like, x)), state)
+        given = lending.step(x if live is None else where(live, x, map_state(torch.zeros_like, x)), state)
         if t == 0:
             _check(cell, given, state)
         y, new = given
@@ -49,6 +50,64 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
         ys.append(y)
         state = new
     return torch.stack(ys, 1), state
+
+
+class _Lending:
+    """Calls a step so that it may write over what it is given: x and state are others' too.
+
+    At first it gets copies of all; then of those leaves alone that it has been seen to write over.
+    """
+
+    def __init__(self, cell: Cell, like: Tensor):
+        self._cell = cell
+        self._written: list[bool] | None = None
+        self._copies, self._counted = False, not (torch.is_inference_mode_enabled() or like.is_inference())
+
+    def step(self, x: Any, state: State) -> tuple[Tensor, State]:
+        """As the cell's own.
+
+        Raises:
+            RuntimeError: the step writes over what it did not at first.
+        """
+        lent = _leaves(x) + _leaves(state)
+        written = self._written
+        if written is None:
+            lent = [_copy(leaf) for leaf in lent]
+            before = [leaf._version for leaf in lent]
+            given = self._call(x, state, lent)
+            self._written = [leaf._version != b for leaf, b in zip(lent, before, strict=True)]
+            self._copies = any(self._written)
+            return given
+        if self._copies:
+            lent = [leaf.clone() if copied else leaf for leaf, copied in zip(lent, written, strict=True)]
+        before = [leaf._version for leaf in lent] if self._counted else []
+        given = self._call(x, state, lent) if self._copies else self._cell.step(x, state)
+        if self._counted and [leaf._version for leaf in lent] != before:
+            self._check(lent, before, written)
+        return given
+
+    def _call(self, x: Any, state: State, lent: list[Tensor]) -> tuple[Tensor, State]:
+        count = len(_leaves(x))
+        return self._cell.step(unflatten(x, lent[:count]), unflatten(state, lent[count:]))
+
+    def _check(self, lent: list[Tensor], before: list[int], copied: list[bool]) -> None:
+        if any(leaf._version != b and not c for leaf, b, c in zip(lent, before, copied, strict=True)):
+            raise RuntimeError(
+                f"{self._cell._get_name()}.step changes its input or its state in place at one step, but not at the "
+                "first; what the caller has, or the output before, may be changed with it: make a new tensor instead"
+            )
+
+
+def _leaves(nest: Any) -> list[Tensor]:
+    return [nest] if isinstance(nest, Tensor) else [leaf for _, leaf in leaves(nest)]
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """The same numbers in a tensor that counts how often it is written over, which those of inference mode do not."""
+    if not torch.is_inference_mode_enabled():
+        return tensor.clone()
+    with torch.inference_mode(False), torch.no_grad():
+        return tensor.clone()
 
 
 def _check(cell: Cell, given: Any, state: State) -> None:

@@ -19,6 +19,7 @@ from everstep.cell import Cell
 from everstep.scanning.record import (
     DRAWN,
     Functions,
+    Impure,
     Recorder,
     Untraceable,
     differing,
@@ -26,6 +27,7 @@ from everstep.scanning.record import (
     operation_name,
     users_line,
 )
+from everstep.scanning.writes import Watch
 from everstep.state import leaves, unflatten
 
 _ROWS = (1009, 1013, 1019, 1021)
@@ -215,13 +217,17 @@ class _Step(nn.Module):
         self._xs, self.start = xs, start
 
     def forward(self, inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
-        before = _held(self.cell)
-        given = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
+        watch = Watch(self.cell)
+        try:
+            given = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
+        finally:
+            written = watch.undo()
+        if written is not None:
+            where = users_line(written.frames or self._first_line())
+            raise Impure(f"its step {written.told}; what it keeps belongs to the state{where}")
         if not isinstance(given, tuple) or len(given) != 2:
             raise self._refusal(f"gives {_told(given)} where an output and the new state are expected")
         y, new = given
-        if written := [name for name, held in _held(self.cell).items() if held != before.get(name)]:
-            raise self._refusal(f"writes {written[0]!r} on its module; what it keeps belongs to the state")
         starts, ends = leaves(self.start), leaves(new)
         if [name for name, _ in starts] != [name for name, _ in ends]:
             told = [", ".join(repr(name) for name, _ in nest) or "none" for nest in (starts, ends)]
@@ -237,18 +243,15 @@ class _Step(nn.Module):
         return [y, *(leaf for _, leaf in ends)]
 
     def _refusal(self, problem: str) -> Untraceable:
+        return Untraceable(f"its step {problem}{users_line(self._first_line())}")
+
+    def _first_line(self) -> list[tuple[str, int]]:
         code = getattr(type(self.cell).step, "__code__", None)
-        return Untraceable(f"its step {problem}{users_line([(code.co_filename, code.co_firstlineno)] if code else [])}")
+        return [(code.co_filename, code.co_firstlineno)] if code else []
 
 
 def _told(value: Any) -> str:
     return "one tensor" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _held(cell: nn.Module) -> dict[str, int]:
-    """Parameters and buffers by name and identity."""
-    tensors = (*cell.named_parameters(remove_duplicate=False), *cell.named_buffers(remove_duplicate=False))
-    return {name: id(tensor) for name, tensor in tensors}
 
 
 def _size(size: int, rows: int) -> str:

@@ -21,7 +21,7 @@ from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
 from everstep.scanning.fused.fingerprint import Borrower, Snapshot, borrows, fingerprint, modules, parameters
 from everstep.scanning.fused.hoisted import Hoisted
-from everstep.scanning.fused.known import known
+from everstep.scanning.fused.known import EFFECTS, known
 from everstep.scanning.fused.locks import new_lock
 from everstep.scanning.fused.lower import lower
 from everstep.scanning.fused.packing import packed, padded
@@ -29,7 +29,7 @@ from everstep.scanning.fused.program import Program
 from everstep.scanning.fused.table import Rows
 from everstep.scanning.fused.threads import has_short
 from everstep.scanning.plain import OPAQUE, plain, watched
-from everstep.scanning.record import Untraceable
+from everstep.scanning.record import Impure, Untraceable
 from everstep.scanning.trace import trace
 from everstep.state import State, leaves, map_state, unflatten
 
@@ -38,6 +38,10 @@ name = "fused"
 
 class Refusal(str):
     """Why a step cannot be compiled: what it does, and where."""
+
+
+class Effect(Refusal):
+    """Why it has to be called at every step: what else it does than to give its results."""
 
 
 _lock = new_lock()
@@ -102,6 +106,24 @@ def told(cell: Cell, xs: Any) -> str:
     """For `explain`: what the compiled loop does."""
     program = _program(cell, xs)
     return program if isinstance(program, str) else describe(program, len(leaves(xs)[0][1]))
+
+
+def effect(cell: Cell, xs: Any) -> str | None:
+    """What a step does besides giving its results, for which it has to be called at every step; None: nothing."""
+    found = _program(cell, xs)
+    if isinstance(found, Program | Refusal):
+        return found if isinstance(found, Effect) else None
+    effects = known(cell).effects[cell.training]
+    if not effects:  # not traced, for it is not for the compiled loop
+        try:
+            with torch.inference_mode(False), torch.autocast(leaves(xs)[0][1].device.type, enabled=False):
+                trace(cell, map_state(torch.Tensor.detach, xs), training=True)
+            effects.append(None)
+        except Impure as reason:
+            effects.append(str(reason))
+        except Untraceable:
+            effects.append(None)
+    return effects[-1]
 
 
 def lend(cell: Cell) -> None:
@@ -183,12 +205,16 @@ def _program(cell: Cell, xs: Any) -> Program | str:
         snapshot = about.snapshot = None if borrows(cell) else Snapshot(cell)
     elif row in snapshot.found:
         return snapshot.found[row]  # type: ignore[no-any-return]
+    if len(effects := about.effects[cell.training]) == EFFECTS:
+        return effects[-1]
     key = fingerprint(cell, xs)
     with _lock:
         found = about.program(key)
         if found is None:
             found = _compile(cell, xs)
             about.keep(cell, key, found)
+            if isinstance(found, Effect):
+                effects.append(found)
     if row is not None and snapshot is not None:
         snapshot.found[row] = found
     return found
@@ -215,7 +241,7 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
             counts = (len(given), len(parts), len(leaves(state)))
             return Program(lower(step, counts), like.dtype, type(cell).__name__)
     except Untraceable as reason:
-        return Refusal(reason)
+        return Effect(reason) if isinstance(reason, Impure) else Refusal(reason)
     except toolchain.BuildError as error:
         toolchain.notice("build", str(error))
         return str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -13,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell
+from everstep.scanning.writes import HOME, attributes
 from everstep.state import leaves
 
-HOME = "_everstep_known"
-"""Under which name a cell has what the engine knows of it."""
 _HOUSEHOLD = frozenset({*nn.Module().__dict__, "training", HOME})
 _SIMPLE = frozenset({int, float, str, bool, type(None)})
 _FIXED = (FunctionType, BuiltinFunctionType, ModuleType, type, nn.Module, Tensor, torch.dtype, torch.device)
@@ -99,6 +99,8 @@ def _value(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, np.ndarray) and value.dtype != object:
         return kind, value.shape, str(value.dtype), hashlib.blake2b(value.tobytes()).digest()
+    if isinstance(value, bytearray | array):
+        return kind, hashlib.blake2b(value).digest()
     if isinstance(value, MethodType):
         return value.__func__, _value(value.__self__, depth)
     return _Same(value) if depth == _DEPTH else (kind, *_inside(value, depth + 1))
@@ -111,7 +113,7 @@ def _inside(value: Any, depth: int) -> list[Any]:
     if isinstance(value, tuple | list | set | deque):
         return [repr([*value])] if _SIMPLE.issuperset(map(type, value)) else [_value(v, depth) for v in value]
     # what an object refers to may be as large as a corpus
-    return [_known(value), *[(k, _Same(v) if _long(v) else _value(v, depth)) for k, v in _attributes(value)]]
+    return [_known(value), *[(k, _Same(v) if _long(v) else _value(v, depth)) for k, v in attributes(value)]]
 
 
 def _known(value: Any) -> Any:
@@ -127,13 +129,6 @@ def _long(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.size > _MANY
     return isinstance(value, dict | tuple | list | set | deque) and len(value) > _MANY
-
-
-def _attributes(value: Any) -> list[tuple[str, Any]]:
-    """Of an object, also those that lie in slots."""
-    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    found = [(name, getattr(value, name)) for name in slots if name[:2] != "__" and hasattr(value, name)]
-    return [*found, *getattr(value, "__dict__", {}).items()]
 
 
 class _Same:

@@ -14,6 +14,8 @@ from everstep.scanning.fused.program import Program
 
 KEPT = 8
 """Programs that are kept for one cell."""
+EFFECTS = 3
+"""How often a step is seen to write something before it is believed always to do so."""
 
 
 class Known:
@@ -25,15 +27,17 @@ class Known:
     Attributes:
         owner: the cell.
         snapshot: as it last was; None if it should be looked at each time.
+        effects: what its step was seen to write, in eval mode and in training.
     """
 
-    __slots__ = ("_made", "_programs", "owner", "snapshot")
+    __slots__ = ("_made", "_programs", "effects", "owner", "snapshot")
 
     def __init__(self, cell: Cell):
         self.owner = weakref.ref(cell)
         self.snapshot: Snapshot | None = None
         self._programs: dict[Any, Program | str] = {}
         self._made = 0
+        self.effects: tuple[list[str | None], list[str | None]] = [], []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()

@@ -246,8 +246,8 @@ class Stream:
 
     def _eager(self, x: Tensor, out: Tensor | None) -> Tensor:
         with torch.no_grad():
-            # copies: what the step gives may be what it got
-            y, state = self.cell.step(x, self.state)
+            # copies: what the step gives may be what it got, and it may write over that
+            y, state = self.cell.step(x.clone(), self.state)
             for own, (_, leaf) in zip(self._state, leaves(state), strict=True):
                 own.copy_(leaf)
         return y if out is None else out.copy_(y)

@@ -1,0 +1,316 @@
+"""What a step writes besides its results: all that it can reach is looked at before and after, and put back."""
+
+from __future__ import annotations
+
+import array
+import dis
+import functools
+import random
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Callable, Iterator
+from operator import length_hint
+from pathlib import Path
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+HOME = "_everstep_known"
+"""Under which name a cell has what the engine knows of it."""
+_PLAIN = (int, float, complex, str, bytes, type(None), Tensor, torch.dtype, torch.device, CodeType, ModuleType)
+"""What holds nothing else, or nothing that is looked at."""
+_EQUAL = (int, float, complex, str, bytes)
+"""Of which another one is no change, if it is equal."""
+_ALIVE = ("logging", "threading", "_thread", "weakref", "_weakref", "torch")
+"""Modules whose objects change by themselves."""
+_DEPTH = 6
+"""How far objects, collections and functions are looked into."""
+_MANY = 10_000
+"""Items up to which a collection is looked into."""
+_NOTHING = object()
+_STDLIB = sysconfig.get_paths()["stdlib"]
+_OTHERS = tuple(str(Path(str(m.__file__)).parent) for m in (torch, np, sys.modules["everstep"]))
+
+
+class Write(NamedTuple):
+    """What a step has written.
+
+    Attributes:
+        told: what it was, in words.
+        frames: the file and line where the step does so, if that is found.
+    """
+
+    told: str
+    frames: list[tuple[str, int]]
+
+
+class _Part(NamedTuple):
+    """Something that can change: under which name the step knows it, what it holds, and how to put that back."""
+
+    name: str
+    on: str
+    now: Callable[[], Any]
+    put: Callable[[Any], object]
+    before: Any
+
+
+class Watch:
+    """What the step of a cell can reach, as it is: attributes, collections, objects, globals, closed-over variables.
+
+    Args:
+        cell: whose step is about to be called.
+    """
+
+    def __init__(self, cell: nn.Module):
+        self._parts: list[_Part] = []
+        self._codes: dict[CodeType, None] = {}
+        self._seen: dict[int, Any] = {}
+        for module in cell.modules():
+            self._seen[id(module)] = module
+        for module in cell.modules():
+            self._module(module, 0)
+
+    def undo(self) -> Write | None:
+        """What has been written since, all of which is put back."""
+        found = None
+        for part in self._parts:
+            now = part.now()
+            changed = _difference(part.before, now)
+            if changed is None:
+                continue
+            part.put(part.before)
+            name = changed if part.on and isinstance(changed, str) else part.name
+            told = f"writes {name!r}{part.on}" if part.on else f"changes what {name!r} holds"
+            found = found or Write(told, self._line(name, bool(part.on)))
+        return found
+
+    def _line(self, name: str, written: bool) -> list[tuple[str, int]]:
+        """Where a name is written, or else read."""
+        for kinds in (("STORE", "DELETE"), ("LOAD",))[0 if written else 1 :]:
+            for code in self._codes:
+                if code.co_name == "__init__":
+                    continue
+                line = code.co_firstlineno
+                for one in dis.get_instructions(code):
+                    line = (one.positions.lineno if one.positions else None) or line
+                    if one.argval == name and one.opname.startswith(kinds):
+                        return [(code.co_filename, line)]
+        return []
+
+    # what there is
+
+    def _module(self, module: nn.Module, depth: int) -> None:
+        held = vars(module)
+        # PyTorch's own norms and masks make a weight anew whenever a module is called
+        hooks = [h for h in held["_forward_pre_hooks"].values() if type(h).__module__.startswith("torch.nn.utils")]
+        spared = {getattr(h, key, None) for h in hooks for key in ("name", "_tensor_name")} | {HOME}
+        self._names(held, " on its module", spared)
+        for kind in ("_parameters", "_buffers", "_modules"):
+            self._names(held[kind], " on its module", set())
+            self._seen[id(held[kind])] = held[kind]
+        self._class(type(module), depth)
+        for name, value in list(held.items()):
+            if name not in spared:
+                self._look(value, name, depth + 1)
+
+    def _names(self, held: dict[str, Any], on: str, spared: set[Any]) -> None:
+        """Attributes, each under its own name."""
+
+        def now() -> dict[str, Any]:
+            return {k: v for k, v in list(held.items()) if k not in spared}
+
+        def put(before: dict[str, Any]) -> None:
+            for name in now().keys() - before.keys():
+                del held[name]
+            held.update(before)
+
+        self._add("", on, now, put)
+
+    def _add(self, name: str, on: str, now: Callable[[], Any], put: Callable[[Any], object]) -> None:
+        self._parts.append(_Part(name, on, now, put, now()))
+
+    def _class(self, kind: type, depth: int) -> None:
+        """Functions and attributes of a class that is the user's."""
+        for one in kind.__mro__:
+            if id(one) in self._seen or _foreign(getattr(sys.modules.get(one.__module__), "__file__", None)):
+                continue
+            self._seen[id(one)] = one
+            plain = [k for k in vars(one) if k[:2] != "__" and not isinstance(vars(one)[k], FunctionType | type)]
+            if plain:
+                self._class_attributes(one)
+            for name, value in list(vars(one).items()):
+                value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+                if name[:2] != "__" or isinstance(value, FunctionType):
+                    self._look(value, name, depth + 1)
+
+    def _class_attributes(self, kind: type) -> None:
+        def now() -> dict[str, Any]:
+            return {k: v for k, v in list(vars(kind).items()) if k[:2] != "__" and k[:4] != "_abc"}
+
+        def put(before: dict[str, Any]) -> None:
+            for name in now().keys() - before.keys():
+                delattr(kind, name)
+            for name, value in before.items():
+                if vars(kind).get(name, _NOTHING) is not value:
+                    setattr(kind, name, value)
+
+        self._add("", f" on {kind.__name__}", now, put)
+
+    def _look(self, value: Any, name: str, depth: int) -> None:
+        """At whatever a step knows under a name."""
+        if isinstance(value, _PLAIN) or id(value) in self._seen or depth > _DEPTH:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, FunctionType):
+            self._function(value, depth)
+        elif isinstance(value, MethodType):
+            self._look(value.__func__, name, depth)
+            self._look(value.__self__, name, depth)
+        elif isinstance(value, nn.Module):
+            self._module(value, depth)
+        elif isinstance(value, type):
+            self._class(value, depth)
+        elif type(value).__module__.split(".")[0] not in _ALIVE:
+            self._object(value, name, depth)
+
+    def _object(self, value: Any, name: str, depth: int) -> None:
+        if isinstance(value, tuple | frozenset):
+            inside = [(name, v) for v in value]
+        elif isinstance(value, functools.partial):
+            inside = [(name, v) for v in (value.func, value.args, value.keywords)]
+        else:
+            access = _access(value)
+            if access is not None:
+                self._add(name, "", *access)
+            inside = list(_inside(value, name))
+            attributes = getattr(value, "__dict__", None)
+            if isinstance(attributes, dict):
+                self._names(attributes, f" on a {type(value).__name__}", set())
+            self._class(type(value), depth)
+        for inner, held in inside if len(inside) <= _MANY else []:
+            self._look(held, inner, depth + 1)
+
+    def _function(self, function: FunctionType, depth: int) -> None:
+        """What it can change of what it does not own: variables that it closes over, and globals that it names."""
+        code = function.__code__
+        if _foreign(code.co_filename) or code in self._codes:
+            return
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            self._variable(cell, name, depth)
+        names: set[str] = set()
+        for one in _codes(code):
+            self._codes[one] = None
+            names.update(one.co_names)
+        self._globals(function.__globals__, names, depth)
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self._look(value, function.__name__, depth + 1)
+
+    def _variable(self, cell: CellType, name: str, depth: int) -> None:
+        def now() -> Any:
+            try:
+                return [cell.cell_contents]
+            except ValueError:  # not set yet
+                return []
+
+        def put(before: list[Any]) -> None:
+            if before:
+                cell.cell_contents = before[0]
+
+        self._add(name, " around it", now, put)
+        for value in now():
+            self._look(value, name, depth + 1)
+
+    def _globals(self, held: dict[str, Any], names: set[str], depth: int) -> None:
+        def now() -> dict[str, Any]:
+            return {name: held[name] for name in names if name in held}
+
+        def put(before: dict[str, Any]) -> None:
+            for name in now().keys() - before.keys():
+                del held[name]
+            held.update(before)
+
+        self._add("", " as a global", now, put)
+        for name, value in now().items():
+            if not isinstance(value, ModuleType):
+                self._look(value, name, depth + 1)
+            elif not _foreign(getattr(value, "__file__", None)) and id(value) not in self._seen:
+                self._seen[id(value)] = value
+                self._globals(vars(value), names, depth + 1)
+
+
+def _foreign(file: str | None) -> bool:
+    """Whether code of this file is nobody's who writes steps: Python's own, PyTorch's, NumPy's, ours."""
+    if file is None or file.startswith(_OTHERS):
+        return True
+    return file.startswith((_STDLIB, "<frozen")) and "-packages" not in file
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes(inner)
+
+
+def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """What a collection or an object holds."""
+    if isinstance(value, dict):
+        yield from ((name, v) for v in list(value.values()))
+    elif isinstance(value, list | set | deque):
+        yield from ((name, v) for v in list(value))
+    yield from list(attributes(value))
+
+
+def attributes(value: Any) -> list[tuple[str, Any]]:
+    """Of an object, also those that lie in slots."""
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    found = [(name, getattr(value, name)) for name in slots if name[:2] != "__" and hasattr(value, name)]
+    return [*found, *getattr(value, "__dict__", {}).items()]
+
+
+def _access(value: Any) -> tuple[Callable[[], Any], Callable[[Any], object]] | None:
+    """How to take down what an object holds by itself, apart from its dictionary, and how to put that back."""
+    if isinstance(value, dict):
+        return lambda: dict(value), lambda was: (value.clear(), value.update(was))
+    if isinstance(value, list | deque):
+        return lambda: list(value), lambda was: (value.clear(), value.extend(was))
+    if isinstance(value, set):
+        return lambda: set(value), lambda was: (value.clear(), value.update(was))
+    if isinstance(value, bytearray):
+        return lambda: bytes(value), lambda was: value.__setitem__(slice(None), was)
+    if isinstance(value, array.array):
+        return value.tobytes, lambda was: value.__setitem__(slice(None), array.array(value.typecode, was))
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value.tobytes, lambda was: np.copyto(value, np.frombuffer(was, value.dtype).reshape(value.shape))
+    if isinstance(value, random.Random):
+        return value.getstate, value.setstate
+    if isinstance(value, np.random.Generator):
+        bits = value.bit_generator
+        return lambda: repr(bits.state), lambda was: None
+    if isinstance(value, Iterator):  # of which one can see where it stands, and no more
+        return lambda: (repr(value), length_hint(value, -1)), lambda was: None
+    slots = [name for name, _ in attributes(value) if name not in getattr(value, "__dict__", {})]
+    if slots:
+        return lambda: {k: getattr(value, k, None) for k in slots}, lambda was: [
+            object.__setattr__(value, k, v) for k, v in was.items()
+        ]
+    return None
+
+
+def _difference(before: Any, now: Any) -> Any:
+    """Which key is another, or True if something is; None if all is as it was."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return next((k for k in keys if not _same(before.get(k, _NOTHING), now.get(k, _NOTHING))), None)
+    if isinstance(before, list) and isinstance(now, list):
+        same = len(before) == len(now) and all(map(_same, before, now))
+        return None if same else True
+    return None if before is now or before == now else True
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, _EQUAL) and bool(a == b or a != a))
