@@ -23,8 +23,9 @@ from torch import Tensor, nn
 import everstep as es
 from everstep.scanning import fused
 from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.fingerprint import HOME, Snapshot, fingerprint
+from everstep.scanning.fused.fingerprint import Snapshot, fingerprint
 from everstep.scanning.fused.known import KEPT
+from everstep.scanning.writes import HOME
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import array
 import dis
-import functools
 import random
 import sys
 import sysconfig
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
 from operator import length_hint
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -180,7 +181,7 @@ class Watch:
     def _object(self, value: Any, name: str, depth: int) -> None:
         if isinstance(value, tuple | frozenset):
             inside = [(name, v) for v in value]
-        elif isinstance(value, functools.partial):
+        elif isinstance(value, partial):
             inside = [(name, v) for v in (value.func, value.args, value.keywords)]
         else:
             access = _access(value)
@@ -274,31 +275,38 @@ def attributes(value: Any) -> list[tuple[str, Any]]:
 
 def _access(value: Any) -> tuple[Callable[[], Any], Callable[[Any], object]] | None:
     """How to take down what an object holds by itself, apart from its dictionary, and how to put that back."""
-    if isinstance(value, dict):
-        return lambda: dict(value), lambda was: (value.clear(), value.update(was))
-    if isinstance(value, list | deque):
-        return lambda: list(value), lambda was: (value.clear(), value.extend(was))
-    if isinstance(value, set):
-        return lambda: set(value), lambda was: (value.clear(), value.update(was))
+    if isinstance(value, dict | list | deque | set):
+        copy: Callable[[Any], Any] = dict if isinstance(value, dict) else set if isinstance(value, set) else list
+        return lambda: copy(value), partial(_refill, value)
     if isinstance(value, bytearray):
         return lambda: bytes(value), lambda was: value.__setitem__(slice(None), was)
-    if isinstance(value, array.array):
-        return value.tobytes, lambda was: value.__setitem__(slice(None), array.array(value.typecode, was))
+    if isinstance(value, array):
+        return value.tobytes, lambda was: value.__setitem__(slice(None), array(value.typecode, was))
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value.tobytes, lambda was: np.copyto(value, np.frombuffer(was, value.dtype).reshape(value.shape))
     if isinstance(value, random.Random):
         return value.getstate, value.setstate
     if isinstance(value, np.random.Generator):
-        bits = value.bit_generator
-        return lambda: repr(bits.state), lambda was: None
+        return lambda: deepcopy(value.bit_generator.state), partial(setattr, value.bit_generator, "state")
     if isinstance(value, Iterator):  # of which one can see where it stands, and no more
         return lambda: (repr(value), length_hint(value, -1)), lambda was: None
     slots = [name for name, _ in attributes(value) if name not in getattr(value, "__dict__", {})]
     if slots:
-        return lambda: {k: getattr(value, k, None) for k in slots}, lambda was: [
-            object.__setattr__(value, k, v) for k, v in was.items()
-        ]
+        return lambda: {k: getattr(value, k, None) for k in slots}, partial(_set_slots, value)
     return None
+
+
+def _refill(value: Any, was: Any) -> None:
+    value.clear()
+    if isinstance(value, dict | set):
+        value.update(was)
+    else:
+        value.extend(was)
+
+
+def _set_slots(value: Any, was: dict[str, Any]) -> None:
+    for name, held in was.items():
+        object.__setattr__(value, name, held)
 
 
 def _difference(before: Any, now: Any) -> Any:

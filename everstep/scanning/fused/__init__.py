@@ -118,12 +118,12 @@ def effect(cell: Cell, xs: Any) -> str | None:
         try:
             with torch.inference_mode(False), torch.autocast(leaves(xs)[0][1].device.type, enabled=False):
                 trace(cell, map_state(torch.Tensor.detach, xs), training=True)
-            effects.append(None)
+            effects.append("")
         except Impure as reason:
             effects.append(str(reason))
         except Untraceable:
-            effects.append(None)
-    return effects[-1]
+            effects.append("")
+    return effects[-1] or None
 
 
 def lend(cell: Cell) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from everstep.cell import Cell
 from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.fingerprint import HOME, Snapshot, changed, modules, parameters
+from everstep.scanning.fused.fingerprint import Snapshot, changed, modules, parameters
 from everstep.scanning.fused.program import Program
+from everstep.scanning.writes import HOME
 
 KEPT = 8
 """Programs that are kept for one cell."""
@@ -27,7 +28,7 @@ class Known:
     Attributes:
         owner: the cell.
         snapshot: as it last was; None if it should be looked at each time.
-        effects: what its step was seen to write, in eval mode and in training.
+        effects: what its step was seen to write, in eval mode and in training; "": nothing.
     """
 
     __slots__ = ("_made", "_programs", "effects", "owner", "snapshot")
@@ -37,7 +38,7 @@ class Known:
         self.snapshot: Snapshot | None = None
         self._programs: dict[Any, Program | str] = {}
         self._made = 0
-        self.effects: tuple[list[str | None], list[str | None]] = [], []
+        self.effects: tuple[list[str], list[str]] = [], []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()
