@@ -287,13 +287,26 @@ def _access(value: Any) -> tuple[Callable[[], Any], Callable[[Any], object]] | N
     if isinstance(value, random.Random):
         return value.getstate, value.setstate
     if isinstance(value, np.random.Generator):
-        return lambda: deepcopy(value.bit_generator.state), partial(setattr, value.bit_generator, "state")
+        bits = value.bit_generator
+        return lambda: _State(bits.state), lambda was: setattr(bits, "state", was.state)
     if isinstance(value, Iterator):  # of which one can see where it stands, and no more
         return lambda: (repr(value), length_hint(value, -1)), lambda was: None
     slots = [name for name, _ in attributes(value) if name not in getattr(value, "__dict__", {})]
     if slots:
         return lambda: {k: getattr(value, k, None) for k in slots}, partial(_set_slots, value)
     return None
+
+
+class _State:
+    """Of a generator, in dictionaries and arrays: another one if it reads otherwise."""
+
+    def __init__(self, state: Any):
+        self.state, self._told = deepcopy(state), repr(state)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _State) and self._told == other._told
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _refill(value: Any, was: Any) -> None:
