@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,9 +52,13 @@ class FakeRun:
         self.texts = Texts.of(config.data)
 
     def generate(self, **wanted: Any) -> list[str] | str:
-        self.asked.append(wanted)
-        texts = [f"text {i} of seed {wanted['seed']}" for i in range(wanted.get("count", 1))]
+        texts = ["".join(parts) for parts in zip(*self.stream(**wanted), strict=True)]
         return texts if wanted.get("count", 1) > 1 else texts[0]
+
+    def stream(self, **wanted: Any) -> Iterator[list[str]]:
+        self.asked.append(wanted)
+        rows = range(wanted.get("count", 1))
+        return iter([[f"text {i} of" for i in rows], [f" seed {wanted['seed']}" for _ in rows]])
 
     def unknown(self, text: str) -> int:
         return text.count("unheard")

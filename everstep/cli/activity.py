@@ -139,7 +139,7 @@ def _whole(run: Run, ids: list[int]) -> Iterator[tuple[str, int]]:
             if run.config.data.unit == "words":
                 yield token if token in ("\n", "<eos>") else f"{token.strip()} ", stop - 1
             else:
-                yield token.replace("▁", " "), stop - 1
+                yield token, stop - 1
 
 
 def _ends(tokens: Sequence[str]) -> tuple[str, list[int]]:

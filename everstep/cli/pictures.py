@@ -95,7 +95,7 @@ def surprise(run: Run, text: Path | None, characters: int = PASSAGE) -> list[tup
     pairs = run.surprise(passage(run, text, characters))
     if run.config.data.unit == "words":
         return [(token if token in ("\n", "<eos>") else f"{token.strip()} ", bits) for token, bits in pairs]
-    return [(token.replace("▁", " "), bits) for token, bits in pairs]
+    return pairs
 
 
 def passage(run: Run, text: Path | None, characters: int = PASSAGE) -> str:
@@ -104,13 +104,17 @@ def passage(run: Run, text: Path | None, characters: int = PASSAGE) -> str:
     Raises:
         DataError: the run was trained on no text, or the passage is blank.
     """
+    from everstep.data.decoding import NotText
     from everstep.data.text import read_blocks
 
     if not hasattr(run, "texts"):
         raise DataError(f"look: {run.path} was trained on no text; pictures over a text need a language model")
-    splits = run.texts.spans
-    blocks = read_blocks([text]) if text else run.texts.read("valid" if "valid" in splits else "train")
-    head = next(iter(blocks)).lstrip("\n")[:characters]
+    splits, encoding = run.texts.spans, run.config.data.encoding
+    blocks = read_blocks([text], encoding) if text else run.texts.read("valid" if "valid" in splits else "train")
+    try:
+        head = next(iter(blocks)).lstrip("\n")[:characters]
+    except NotText as error:
+        raise DataError(f"{error} Expected {encoding}, as the training text was: convert it (iconv).") from None
     found = head[: head.rfind("\n") + 1] or head
     if not found.strip():
         raise DataError(f"look: {text or run.path}: the passage is empty; give a text with some lines: --text FILE")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, cast
 
 import typer
 
 from everstep.cli.common import load_run, log
+from everstep.data.decoding import read_lines
 from everstep.errors import DataError
 
 RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
 BLOCK = 1024  # lines scored at a time
+CHUNK = 1 << 16  # bytes read at a time
 MEANING = {
     "unknown": "tokens that are <unk>, of which nothing is known but that they are rare",
     "nats_per_token": "mean of -ln p",
@@ -58,6 +61,7 @@ def score(
     run: Path = RUN,
     as_json: bool = typer.Option(False, "--json", help='JSON lines: {"logp": …, "tokens": …, "line": …}.'),
     tokens: bool = typer.Option(False, "--tokens", help="With --json: also token_logps, one number a token."),
+    encoding: str | None = typer.Option(None, help="Of the lines.", show_default="the recipe's data.encoding"),
 ) -> None:
     """Score lines: log-probability, tokens and line for each.
 
@@ -66,14 +70,14 @@ def score(
       printf 'To be, or not to be\\n' | everstep score runs/mine --json --tokens
 
     Prints log-probability<TAB>tokens<TAB>line in the order of the input. The logarithm is natural, the state is fresh
-    for each line, and the line's end counts where the vocabulary has <eos>.
+    for each line, and the line's end counts where the vocabulary has <eos>. Lines end where they do in training.
     """
     if tokens and not as_json:
         raise typer.BadParameter("--tokens needs --json.")
     loaded = load_run(run)
-    if sys.stdin.isatty():
-        log("Reading lines from the keyboard; Ctrl-D ends them.")
-    for number, block in enumerate(blocks(read_lines(sys.stdin.buffer))):
+    if encoding is None and (encoding := loaded.config.data.encoding).lower() != "utf-8":
+        log(f"note: the lines are read as {encoding}, as the training text was; --encoding utf-8 for others")
+    for number, block in enumerate(blocks(standard_input(encoding))):
         for item in loaded.score(block, number * BLOCK + 1) if block else ():
             if as_json:
                 fields: dict[str, Any] = {"logp": item.logp, "tokens": item.tokens, "line": item.line}
@@ -99,21 +103,19 @@ def blocks(lines: Iterator[str]) -> Iterator[list[str]]:
     yield block
 
 
-def read_lines(stream: BinaryIO) -> Iterator[str]:
-    """Lines without their ends.
+def standard_input(encoding: str) -> Iterator[str]:
+    """The lines of stdin, read as training reads text.
 
     Raises:
-        DataError: one is not UTF-8; names the line and the byte in it.
+        DataError: it is closed, or a line is not text in that encoding; names the line and the byte in it.
     """
-    for number, raw in enumerate(stream, 1):
-        try:
-            yield raw.removesuffix(b"\n").removesuffix(b"\r").decode()
-        except UnicodeDecodeError as error:
-            byte = f"byte {error.start + 1} of it (0x{raw[error.start]:02x})"
-            raise DataError(
-                f"standard input, line {number}: expected UTF-8; {byte} is not. Convert it first, such as by "
-                "iconv -f latin1 -t utf-8."
-            ) from None
+    if sys.stdin is None:
+        raise DataError("standard input is closed: expected lines there, such as … < sentences.txt")
+    if sys.stdin.isatty():
+        log("Reading lines from the keyboard; Ctrl-D ends them.")
+    stream = cast(io.BufferedReader, sys.stdin.buffer)
+    chunks = iter(lambda: stream.read1(CHUNK), b"")
+    return read_lines(chunks, "standard input", encoding, "--encoding ")
 
 
 def generate(
@@ -134,7 +136,7 @@ def generate(
       everstep generate runs/mine --prompt "The" --length 200 --temperature 0.8 --top-k 40 --seed 1
       everstep generate runs/demo --prompt $'ROMEO:\\n' --count 3
 
-    Prints the text alone. What is not given comes from the recipe's decode section.
+    Prints the text alone, as it is drawn; Ctrl-C ends it. What is not given comes from the recipe's decode section.
     """
     limits = (
         ("--length", length, length is None or length >= 1, "a whole number ≥ 1"),
@@ -153,7 +155,7 @@ def generate(
     prompt = decode.prompt if prompt is None else prompt
     if unknown := loaded.unknown(prompt):
         log(f"note: {unknown} of the prompt's words are not in the vocabulary and are read as <unk>")
-    texts = loaded.generate(
+    pieces = loaded.stream(
         prompt=prompt,
         length=length or decode.length,
         temperature=decode.temperature if temperature is None else temperature,
@@ -162,7 +164,25 @@ def generate(
         seed=seed,
         count=count,
     )
-    print("\n---\n".join([texts] if isinstance(texts, str) else texts))
+    write_texts(pieces)
+
+
+def write_texts(pieces: Iterator[list[str]]) -> None:
+    """The first text as it is drawn, the others after it; Ctrl-C leaves of each what was drawn."""
+    others: list[list[str]] = []
+    stopped: KeyboardInterrupt | None = None
+    try:
+        for first, *rest in pieces:
+            print(first, end="", flush=True)
+            if rest:
+                others.append(rest)
+    except KeyboardInterrupt as stop:
+        stopped = stop
+    for text in zip(*others, strict=True):
+        print(f"\n---\n{''.join(text)}", end="")
+    print(flush=True)
+    if stopped is not None:
+        raise stopped
 
 
 def _is_text(argument: str) -> bool:
@@ -175,7 +195,11 @@ def look(
     out: Path | None = typer.Option(
         None, "--out", "-o", metavar="DIR", help="Where to draw.", show_default="RUN/pictures"
     ),
-    text: Path | None = typer.Option(None, metavar="FILE", help="A text of your own to draw all but the curves over."),
+    text: Path | None = typer.Option(
+        None,
+        metavar="FILE",
+        help="A text of your own, in the encoding of the training text, to draw all but the curves over.",
+    ),
 ) -> None:
     """Draw what a run has learned and what it remembers.
 

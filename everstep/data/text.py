@@ -1,12 +1,7 @@
-"""Text files, plain or compressed, read in blocks that end where lines end, in bounded memory.
-
-Newlines are universal: `\\r\\n` and a lone `\\r` become `\\n`. A byte-order mark at the head of a file is dropped.
-Decoding is strict: a byte that is not text in the stated encoding is an error that says where it stands.
-"""
+"""Text files, plain or compressed, read in blocks that end where lines end, in bounded memory; see also `decoding`."""
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import glob
 import gzip
@@ -21,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
+from everstep.data.decoding import MARK, decode, reads_text
 from everstep.errors import DataError
 
 BLOCK_CHARS = 4 << 20
@@ -138,12 +134,18 @@ def open_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> TextIO:
         'First Citizen:\\n'
     """
     path = Path(path)
-    _decoder(encoding)
+    if not reads_text(encoding):
+        raise DataError(f"open_text: expected an encoding that Python reads, such as utf-8, but is {encoding!r}")
     try:
         raw = path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return io.TextIOWrapper(_Decompressed(raw, path), encoding=encoding)
+    stream = _Decompressed(raw, path)
+    mark = MARK.encode(encoding, "ignore")  # of an encoding that has it but does not take it off by itself
+    with _reading(path):
+        if mark and stream.peek(len(mark)).startswith(mark):
+            stream.read(len(mark))
+    return io.TextIOWrapper(stream, encoding=encoding)
 
 
 class _Decompressed(io.BufferedReader):
@@ -298,52 +300,7 @@ def pieces(text: str, limit: int) -> Iterator[str]:
 
 def decoded(path: Path, encoding: str) -> Iterator[tuple[str, int]]:
     """Pieces of the file's text, newlines normalised, each with the bytes of the stored file read so far."""
-    decoder = _decoder(encoding)
-    newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    offset, line, first = 0, 1, True
-    for chunk, consumed in _chunks(path):
-        held = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(chunk, final=not chunk)
-        except UnicodeDecodeError as error:
-            good = newlines.decode(error.object[: error.start].decode(encoding, "replace"), final=True)
-            place = _Place(path, line + good.count("\n"), offset - held + error.start)
-            raise DataError(_bad_byte(place, encoding, error, chunk if first else b"")) from None
-        except UnicodeError as error:  # UTF-16 and UTF-32 without their mark
-            raise DataError(f"{path}: is not {encoding} text ({error}); set data.encoding to the right one") from None
-        if first and "\0" in text:
-            raise DataError(f"{path}: looks binary (it holds NUL bytes); expected a text file")
-        offset += len(chunk)
-        text = newlines.decode(text, final=not chunk)
-        line += text.count("\n")
-        if first and text:
-            text, first = text.removeprefix("\ufeff"), False
-        if text:
-            yield text, consumed
-
-
-class _Place(NamedTuple):
-    path: Path
-    line: int
-    byte: int
-
-
-def _bad_byte(place: _Place, encoding: str, error: UnicodeDecodeError, first_chunk: bytes) -> str:
-    if b"\0" in first_chunk and not encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
-        return f"{place.path}: looks binary (it holds NUL bytes); expected a text file"
-    byte = f"byte {place.byte} (0x{error.object[error.start]:02x}), in line {place.line},"
-    remedy = "set data.encoding=latin-1 (or the right one), or convert it: iconv -f latin1 -t utf-8"
-    return f"{place.path}: {byte} is not {encoding} text ({error.reason}); {remedy}"
-
-
-def _decoder(encoding: str) -> codecs.IncrementalDecoder:
-    try:
-        b"a".decode(encoding, "ignore")  # refuses the codecs that are from bytes to bytes, such as base64
-        return codecs.getincrementaldecoder(encoding)("strict")
-    except LookupError as error:
-        raise DataError(
-            f"data.encoding={encoding!r}: {error}; expected a name such as utf-8, latin-1, cp1252"
-        ) from None
+    return decode(_chunks(path), str(path), encoding)
 
 
 def _chunks(path: Path) -> Iterator[tuple[bytes, int]]:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as HF
 
 from everstep.data import vocabulary
+from everstep.data.spelling import Speller
 from everstep.data.text import pieces
-from everstep.data.vocabulary import EOS, METASPACE
+from everstep.data.vocabulary import EOS, METASPACE, METASPACE_ITSELF
 from everstep.errors import DataError
 from everstep.reading import read_small, reason
 
@@ -93,10 +94,11 @@ class Tokenizer:
         if sorted(names) != list(range(self.vocab_size)):
             raise DataError(f"{source}: the ids of its {self.vocab_size} symbols are not 0 to {self.vocab_size - 1}")
         self._names = [names[i] for i in range(self.vocab_size)]
-        steps = [step["type"] for step in (described["normalizer"] or {}).get("normalizers", [])]
-        self._steps = [step for step in steps if step != "Replace"]
+        steps = (described["normalizer"] or {}).get("normalizers", [])
+        self._steps = [step["type"] for step in steps if step["type"] != "Replace"]
         self._normalizer = vocabulary.normalizer(self._steps)
-        self.eos_id: int | None = hf.token_to_id(EOS) if "Replace" in steps else None
+        replaced = [step["pattern"].get("String") for step in steps if step["type"] == "Replace"]
+        self.eos_id: int | None = hf.token_to_id(EOS) if "\n" in replaced else None
         self.unk_id: int | None = self._find_unk(described["model"])
         newline = vocabulary.byte_names()[10] if self.kind in ("bytes", "bpe") else "\n"
         self.newline_id: int | None = self.eos_id if self.eos_id is not None else hf.token_to_id(newline)
@@ -188,7 +190,8 @@ class Tokenizer:
     @cached_property
     def symbols(self) -> list[str]:
         if self.kind not in ("bytes", "bpe"):
-            return [_printable(name) for name in self._names]
+            escaped = METASPACE.encode("unicode_escape").decode("ascii")
+            return [_printable(name.replace(METASPACE_ITSELF, escaped)) for name in self._names]
         shown = (piece.decode("utf-8", "backslashreplace") for piece in self._bytes)
         return [EOS if i == self.eos_id else _printable(name) for i, name in enumerate(shown)]
 
@@ -203,7 +206,9 @@ class Tokenizer:
     @cached_property
     def _texts(self) -> list[str]:
         """What each symbol of the other kinds spells."""
-        shown = [name.replace(METASPACE, " ") if self.kind == "unigram" else name for name in self._names]
+        shown = list(self._names)
+        if self.kind == "unigram":
+            shown = [name.replace(METASPACE, " ").replace(METASPACE_ITSELF, METASPACE) for name in shown]
         if self.eos_id is not None:
             shown[self.eos_id] = "\n"
         return shown
@@ -353,7 +358,9 @@ class Tokenizer:
         if numbers and not (min(numbers) >= 0 and max(numbers) < self.vocab_size):
             bad = next(i for i in numbers if not 0 <= i < self.vocab_size)
             raise DataError(f"id {bad} is not in the vocabulary of {self.vocab_size} {self.kind}")
-        if self.kind in ("bytes", "bpe"):
-            return b"".join([self._bytes[i] for i in numbers]).decode("utf-8", "replace")
-        texts = [self._texts[i] for i in numbers]
-        return re.sub(" ?\n ?", "\n", " ".join(texts)) if self.kind == "words" else "".join(texts)
+        speller = self.speller()
+        return speller.spell(numbers) + speller.end()
+
+    def speller(self) -> Speller:
+        """Spells ids as they come, as `decode` does all of them."""
+        return Speller(self._bytes if self.kind in ("bytes", "bpe") else self._texts, self.kind == "words")

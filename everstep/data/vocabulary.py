@@ -10,7 +10,8 @@ Every kind is one `tokenizers.Tokenizer`, so that `tokenizer.json` alone says al
 | bpe     | BPE       | newlines alone; ByteLevel              | added token `<eos>`        |
 | unigram | Unigram   | newlines alone; Metaspace              | added token `<eos>`        |
 
-The last step of the normalizer turns `\\n` into `<eos>` where the vocabulary has it.
+The last steps of the normalizer turn `\\n` into `<eos>` where the vocabulary has it and, for unigram, a `▁` of the text
+into U+FDD0; the decoder turns them back.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ UNK = "<unk>"
 KINDS = ("chars", "bytes", "words", "bpe", "unigram")
 NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 METASPACE = "▁"
+METASPACE_ITSELF = "\ufdd0"  # a noncharacter, which no text has: in `unigram`, `▁` is the space
 _MODEL_SWITCHES = (
     "dropout", "fuse_unk", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
 )  # fmt: skip
@@ -225,12 +227,15 @@ def _finish(hf: HF, options: Options) -> HF:
     steps = [getattr(normalizers, name)() for name in options.normalizations]
     if options.eos:
         steps.append(normalizers.Replace("\n", f" {EOS} " if options.kind == "words" else EOS))
+    if options.kind == "unigram":
+        steps.append(normalizers.Replace(METASPACE, METASPACE_ITSELF))
     if steps:
         hf.normalizer = normalizers.Sequence(steps)
     if options.kind != "words":
         ends = [decoders.Replace(EOS, "\n")] * options.eos
-        joins = {"chars": decoders.Fuse(), "unigram": decoders.Metaspace(prepend_scheme="never")}
-        hf.decoder = decoders.Sequence([*ends, joins.get(options.kind, decoders.ByteLevel())])
+        spaces = [decoders.Metaspace(prepend_scheme="never"), decoders.Replace(METASPACE_ITSELF, METASPACE)]
+        joins = {"chars": [decoders.Fuse()], "unigram": spaces}
+        hf.decoder = decoders.Sequence([*ends, *joins.get(options.kind, [decoders.ByteLevel()])])
         if options.eos:
             hf.add_tokens([AddedToken(EOS, normalized=True, special=False)])
     return hf
@@ -293,8 +298,9 @@ def _unigram(blocks: Iterable[str], options: Options) -> HF:
 
 
 def _counting(texts: Iterable[str], words: Counter[str], eos: bool) -> Iterator[str]:
-    """Pass texts on and count what the pre-tokenizer will cut them into."""
+    """Pass texts on, as they will be normalised, and count what the pre-tokenizer will cut them into."""
     for text in texts:
+        text = text.replace(METASPACE, METASPACE_ITSELF)
         words.update(_WORD.findall(text.replace(" ", METASPACE)))
         if not eos:
             words["\n"] += text.count("\n")

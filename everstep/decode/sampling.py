@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from everstep.state import State, leaves
 
 StepFn = Callable[[Tensor, State], tuple[Tensor, State]]
 """Tokens (batch,) and the state to log p of the next token (batch, vocabulary), in nats, and the new state."""
+
+_COLD = 1e-30
+"""Below this temperature no two log-probabilities of different size keep a chance each, and some would overflow."""
 
 
 def sample(
@@ -42,29 +45,56 @@ def sample(
         generator: of the random numbers, on that device; torch's own if None.
 
     Returns:
-        (count, length) int64, without the prompt.
+        (count, length) int64, without the prompt. `draws` gives the same step by step.
 
     Raises:
         ConfigError: an impossible setting, or an empty prompt.
     """
+    drawn = draws(
+        step, state, prompt, length, count=count, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+    )
+    return torch.stack(list(drawn), 1)
+
+
+def draws(
+    step: StepFn,
+    state: State,
+    prompt: Sequence[int],
+    length: int,
+    *,
+    count: int = 1,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """As `sample`, token by token: `length` times (count,) int64, each as soon as it is drawn.
+
+    Raises:
+        ConfigError: an impossible setting, or an empty prompt; at once, before the first token is asked for.
+    """
     _check(prompt, length, count, temperature, top_k, top_p)
+    return _drawn(step, state, prompt, length, count, lambda log_p: _draw(log_p, temperature, top_k, top_p, generator))
+
+
+@torch.inference_mode()
+def _drawn(
+    step: StepFn, state: State, prompt: Sequence[int], length: int, count: int, choose: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
     device = next((leaf.device for _, leaf in leaves(state)), torch.device("cpu"))
-    with torch.inference_mode():
-        for token in prompt[:-1]:
-            _, state = step(torch.full((count,), token, device=device), state)
-        tokens = torch.full((count,), prompt[-1], device=device)
-        drawn = []
-        for _ in range(length):
-            log_p, state = step(tokens, state)
-            tokens = _draw(log_p, temperature, top_k, top_p, generator)
-            drawn.append(tokens)
-    return torch.stack(drawn, 1)
+    for token in prompt[:-1]:
+        _, state = step(torch.full((count,), token, device=device), state)
+    tokens = torch.full((count,), prompt[-1], device=device)
+    for _ in range(length):
+        log_p, state = step(tokens, state)
+        tokens = choose(log_p)
+        yield tokens
 
 
 def _draw(
     log_p: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
 ) -> Tensor:
-    if temperature == 0:
+    if temperature < _COLD:
         return log_p.argmax(-1)
     log_p = (log_p.double() / temperature).log_softmax(-1)
     if top_k is not None and top_k < log_p.shape[-1]:

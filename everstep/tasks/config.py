@@ -6,7 +6,6 @@ is said in one message: the dotted key, what was expected, what came and the nea
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from everstep.data.decoding import reads_text
 from everstep.errors import ConfigError
 from everstep.reading import read_small, reason
 from everstep.tasks.recipe_errors import came, explain, fields, nearest, sections
@@ -214,19 +214,8 @@ def _disagreements(config: Config) -> Iterable[str]:
         yield f"data.unk: expected null or false where data.unit is {data.unit}: no text is unknown to it; came true"
     if not data.train or (isinstance(data.train, tuple) and not all(data.train)):
         yield "data.train: expected a path; came none"
-    if not _decodes(data.encoding):
+    if not reads_text(data.encoding):
         yield f"data.encoding: expected an encoding that Python knows, such as utf-8 or latin-1; came {data.encoding!r}"
-
-
-def _decodes(encoding: str) -> bool:
-    """Whether Python reads text in that encoding, in pieces cut anywhere; `idna`, for one, is for short names alone."""
-    sample = f"{'a' * 100} 1.\n"
-    try:
-        decoder = codecs.getincrementaldecoder(encoding)("strict")
-        read = [decoder.decode(bytes([byte])) for byte in sample.encode(encoding)]
-        return "".join([*read, decoder.decode(b"", final=True)]) == sample
-    except (LookupError, ValueError):  # ValueError: an error of the encoding, or a name with a NUL in it
-        return False
 
 
 def _dropout_disagreements(model: ModelConfig) -> Iterable[str]:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from everstep.data import Tokenizer
-from everstep.decode import sample
+from everstep.data.decoding import as_read
+from everstep.decode import draws
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.learn import FitResult, FitSettings, fit, load_weights
-from everstep.state import State
+from everstep.state import State, leaves
 from everstep.tasks import card
 from everstep.tasks.config import Config, load_recipe, parse_recipe, read_recipe, to_yaml
 from everstep.tasks.language_model import (
@@ -43,6 +44,8 @@ from everstep.tasks.texts import (
 
 SCORED_TOKENS = 4096
 """Most padded tokens of lines scored in one batch."""
+DRAWN_BYTES = 4 << 30
+"""Most memory for texts that are drawn side by side."""
 
 
 @dataclass(frozen=True)
@@ -110,20 +113,42 @@ class Run:
     ) -> Any:
         """The prompt and `length` tokens drawn after it: a text, or a list of `count` of them where count > 1.
 
-        Same seed, same texts. See `everstep.sample` for the other arguments.
+        Same seed, same texts. See `everstep.sample` for the other arguments; `stream` gives the same while it is drawn.
 
         Raises:
             DataError: the prompt has a symbol that the vocabulary lacks.
             ConfigError: an impossible setting.
         """
-        ids = [int(i) for i in self.tokenizer.encode(prompt, line_end=False)]
+        pieces = self.stream(prompt, length, temperature, top_k, top_p, seed, count)
+        texts = ["".join(parts) for parts in zip(*pieces, strict=True)]
+        return texts[0] if count == 1 else texts
+
+    def stream(
+        self,
+        prompt: str = "",
+        length: int = 500,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        count: int = 1,
+    ) -> Iterator[list[str]]:
+        """What `generate` gives, while it is drawn: the next piece of each of `count` texts; the first is the prompt.
+
+        A piece may be empty: the bytes of one character come together.
+
+        Raises:
+            DataError, ConfigError: as `generate`; at once, before the first piece is asked for.
+        """
+        ids = self._ids(prompt)
         begin = self.tokenizer.begin_id
         read = ids if begin is None else [begin, *ids]
         if not read:
             raise ConfigError("generate: this vocabulary has neither <eos> nor newline to begin with; give a prompt")
+        self._check_room(count)
         generator = torch.Generator()
         _ = generator.seed() if seed is None else generator.manual_seed(seed)
-        drawn = sample(
+        drawn = draws(
             self.model.step,
             self.initial_state(count),
             read,
@@ -134,12 +159,32 @@ class Run:
             top_p=top_p,
             generator=generator,
         )
-        texts = [self.tokenizer.decode([*ids, *row]) for row in drawn.tolist()]
-        return texts[0] if count == 1 else texts
+        return self._spelled(ids, drawn, count)
+
+    def _spelled(self, prompt: list[int], drawn: Iterator[Tensor], count: int) -> Iterator[list[str]]:
+        spellers = [self.tokenizer.speller() for _ in range(count)]
+        yield [speller.spell(prompt) for speller in spellers]
+        for tokens in drawn:
+            yield [speller.spell((token,)) for speller, token in zip(spellers, tokens.tolist(), strict=True)]
+        yield [speller.end() for speller in spellers]
+
+    def _check_room(self, count: int) -> None:
+        """Refuse more texts side by side than fit into DRAWN_BYTES."""
+        row = sum(leaf.numel() * leaf.element_size() for _, leaf in leaves(self.initial_state(1)))
+        row += 4 * 8 * self.tokenizer.vocab_size  # a few arrays of float64 over the vocabulary
+        if count * row > DRAWN_BYTES:
+            raise ConfigError(
+                f"generate: count should be at most {DRAWN_BYTES // row:,} for this model, since all texts are drawn "
+                f"side by side ({row:,} bytes each), but is {count:,}; draw them in turns, each with another seed"
+            )
+
+    def _ids(self, text: str) -> list[int]:
+        """The tokens of the beginning of a text."""
+        return self.tokenizer.encode(as_read(text), line_end=False).tolist()  # type: ignore[no-any-return]
 
     def unknown(self, text: str) -> int:
         """How many tokens of a text are `<unk>` to this vocabulary."""
-        return int((self.tokenizer.encode(text, line_end=False) == self.tokenizer.unk_id).sum()) if text else 0
+        return 0 if self.tokenizer.unk_id is None else self._ids(text).count(self.tokenizer.unk_id)
 
     def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line in nats, each from a fresh state: Σ_t log p(x_t | x_<t).
@@ -198,7 +243,7 @@ class Run:
     def surprise(self, text: str) -> list[tuple[str, float]]:
         """Each token of a text with −log2 p(token | those before it), in bits; the bytes of one character are one."""
         begin = self.tokenizer.begin_id
-        ids = [int(i) for i in self.tokenizer.encode(text, line_end=False)]
+        ids = self._ids(text)
         row = torch.tensor([ids if begin is None else [begin, *ids]])
         logps = token_log_probs(self.model, row[:, :-1], row[:, 1:], torch.tensor([row.shape[1] - 1]))
         bits = (-logps[0] / torch.log(torch.tensor(2.0))).tolist()

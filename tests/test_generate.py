@@ -1,0 +1,146 @@
+"""Text as it is drawn: the same as drawn at once, on the terminal piece by piece, and kept when it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+import everstep as es
+from everstep.cli.using import write_texts
+from everstep.data import Tokenizer
+from everstep.data.vocabulary import KINDS
+from everstep.decode import draws, sample
+from everstep.errors import ConfigError
+from everstep.tasks.language_model import LanguageModel
+from everstep.tasks.run import Run
+
+P = torch.tensor([0.4, 0.3, 0.2, 0.1])
+
+
+TEXT = "To be, or not to be: café ▁▂ 東京.\nThat is the question.\n" * 40
+SIZES = ["model.hidden_size=8", "model.embedding_size=4", "train.max_minutes=null", "train.max_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Untrained models of each unit; the one of characters is a run folder, too."""
+    folder = tmp_path_factory.mktemp("generate")
+    text = folder / "text.txt"
+    text.write_text(TEXT, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERSTEP_CACHE", str(folder / "cache"))
+        overrides = [*SIZES, f"data.train={text}", "train.batch_size=4", "train.k1=8"]
+        made = {"chars": es.train("shakespeare-minute", folder / "chars", lambda _: None, overrides=overrides)}
+    for unit in KINDS[1:]:
+        tokenizer = Tokenizer.train([TEXT], unit, max_size={"bpe": 270, "unigram": 60}.get(unit))
+        config = made["chars"].config
+        made[unit] = Run(folder / unit, config, tokenizer, LanguageModel(tokenizer.vocab_size, config.model))
+    return made
+
+
+@pytest.mark.parametrize("unit", KINDS)
+def test_pieces_join_to_the_texts_drawn_at_once(runs: dict[str, Run], unit: str) -> None:
+    wanted = {"prompt": "the question", "length": 40, "seed": 3, "count": 2} | {"temperature": 1.5}
+    if unit != "chars":
+        wanted["prompt"] = "be 東"
+    pieces = list(runs[unit].stream(**wanted))  # type: ignore[arg-type]
+    assert ["".join(parts) for parts in zip(*pieces, strict=True)] == runs[unit].generate(**wanted)  # type: ignore[arg-type]
+    assert len(pieces) == 40 + 2
+
+
+def test_each_token_comes_when_it_is_drawn() -> None:
+    steps = 0
+
+    def step(tokens: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal steps
+        steps += 1
+        return P.log().expand(len(tokens), 4), state
+
+    drawn = draws(step, torch.zeros(1), [0], 10**12, generator=torch.Generator().manual_seed(0))
+    first = [int(tokens) for tokens in islice(drawn, 5)]
+    assert steps == 5
+    assert not torch.is_inference_mode_enabled(), "the mode leaks to whoever asks for the tokens"
+    assert first == sample(step, torch.zeros(1), [0], 5, generator=torch.Generator().manual_seed(0))[0].tolist()
+
+
+@pytest.mark.parametrize("temperature", [1e-308, 5e-324, 1e-200])
+@pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.9}])
+def test_the_smallest_temperatures_take_the_likeliest(temperature: float, cut: dict[str, float]) -> None:
+    def step(tokens: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.linspace(0, 0.5, 100).log_softmax(-1).expand(len(tokens), 100), state
+
+    drawn = sample(step, torch.zeros(3), [0], 20, count=3, temperature=temperature, **cut)  # type: ignore[arg-type]
+    assert drawn.unique().tolist() == [99]
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -1e-320])
+def test_temperatures_that_are_none_are_refused(runs: dict[str, Run], temperature: float) -> None:
+    with pytest.raises(ConfigError, match="temperature should be 0 or more"):
+        runs["chars"].stream(temperature=temperature)
+    with pytest.raises(ConfigError, match="temperature should be 0 or more"):
+        runs["chars"].generate(temperature=temperature)
+
+
+@pytest.mark.parametrize("count", [10**8, 10**12, 10**30])
+def test_more_texts_than_memory_holds_are_refused(runs: dict[str, Run], count: int) -> None:
+    with pytest.raises(ConfigError, match=r"count should be at most [\d,]+ for this model.* but is 1[,0]+"):
+        runs["words"].generate(count=count)
+
+
+def test_a_prompt_is_read_as_training_reads(runs: dict[str, Run]) -> None:
+    run = runs["chars"]
+    for prompt in ("be\r\nTo", "be\rTo", "\ufeffbe\nTo"):
+        assert run.generate(prompt, 10, seed=0) == run.generate("be\nTo", 10, seed=0)
+        assert run.unknown(prompt) == 0
+
+
+def test_stopped_texts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    def pieces() -> Iterator[list[str]]:
+        yield ["a", "b", "c"]
+        yield [" a", " b", " c"]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_texts(pieces())
+    assert capsys.readouterr().out == "a a\n---\nb b\n---\nc c\n"
+
+
+def ready_for_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_text_shows_while_it_is_drawn_and_ctrl_c_keeps_it(runs: dict[str, Run], count: str) -> None:
+    command = [sys.executable, "-m", "everstep", "generate", str(runs["chars"].path), "--count", count]
+    command += ["--seed", "7", "--temperature", "1", "--prompt", "To be", "--length", "100000000"]
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=ready_for_ctrl_c, env=dict(os.environ)
+    )
+    assert started.stdout is not None
+    assert started.stderr is not None
+    with started:
+        shown = started.stdout.read(300)  # long before the end
+        started.send_signal(signal.SIGINT)
+        rest, told = started.stdout.read(), started.stderr.read()
+    assert (started.returncode, told.decode()) == (130, "everstep: interrupted.\n")
+    texts = (shown + rest).decode().removesuffix("\n").split("\n---\n")
+    assert len(texts) == int(count)
+    whole = runs["chars"].generate("To be", 400, seed=7, count=int(count))
+    for text, drawn in zip(texts, [whole] if count == "1" else whole, strict=True):
+        assert text[:200] == drawn[:200]
+
+
+def test_a_reader_that_has_seen_enough_ends_it(runs: dict[str, Run], tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    path = runs["chars"].path
+    line = f"{sys.executable} -m everstep generate {path} --length 100000000 2> {told} | head -c 20"
+    done = subprocess.run(["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=120)
+    assert (done.returncode, len(done.stdout), told.read_text()) == (141, 20, "")
