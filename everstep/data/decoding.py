@@ -150,7 +150,7 @@ def _wide(encoding: str) -> bool:
 
 def _check_mark(head: bytes, source: str, encoding: str, option: str) -> None:
     """UTF-16 and UTF-32 by those names begin with a mark: without it, ASCII would be read as other letters."""
-    if head and _wide(encoding) and "-" not in codecs.lookup(encoding).name[4:]:
+    if len(head) >= 4 and _wide(encoding) and "-" not in codecs.lookup(encoding).name[4:]:
         mark = next((name for mark, name in _MARKS if head.startswith(mark)), None)
         if mark != codecs.lookup(encoding).name:
             found = mark or sniffed(head)
@@ -178,7 +178,7 @@ def _not_text(error: UnicodeError, source: str, encoding: str, option: str, at: 
         remedy = f"It looks like {found}: set {option}{found}."
     else:
         guess = found or "latin-1"
-        other = "latin-1 or " if guess != "latin-1" else ""
+        other = f"{option}latin-1, or " if guess != "latin-1" else ""
         remedy = f"Set {option}{guess} (or {other}the right one), or convert it: iconv -f {guess} -t utf-8."
     if not isinstance(error, UnicodeDecodeError):
         return NotText(f"{source}: is not {encoding} text ({error}). {remedy}")
