@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 
 import everstep
+from everstep import hooks
 from everstep.state import State
 
 
@@ -15,7 +17,11 @@ class Layer(nn.Module):
     """Anything that runs over a sequence: (batch, time, input_size) to (batch, time, output_size), with a state.
 
     A causal layer is a `Cell` and can also be stepped; an acausal one (`Bidirectional`) is only a `Layer`.
-    Calling a layer is `everstep.scan`, whose page explains the arguments.
+    Calling a layer is `everstep.scan`, whose page explains the arguments. Its hooks (PyTorch's, and so the weights that
+    `torch.nn.utils.weight_norm`, `spectral_norm` and `prune` compute) run once each time it is called or scanned, also
+    within a wiring: a forward hook sees what a call gets and gives, `(xs, state)` and `(ys, state)`. Where it is
+    stepped, by `step`, `Stream` or a wiring that has to, they run at every step and see `(x_t, state)` and
+    `(y_t, state)`.
 
     Attributes:
         input_size: features of each x_t.
@@ -24,6 +30,12 @@ class Layer(nn.Module):
 
     input_size: int
     output_size: int
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        forward = vars(cls).get("forward")
+        if isinstance(forward, FunctionType):
+            cls.forward = hooks.own_forward(forward)  # type: ignore[method-assign]
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The state before the first step, every leaf (batch, ...), of the dtype and device of `like`."""
@@ -43,6 +55,7 @@ class Layer(nn.Module):
         """What `unroll` runs instead of a backend, in words for `everstep.explain`; None: a backend."""
         return None
 
+    @hooks.own_forward
     def forward(
         self,
         xs: Tensor,
@@ -53,7 +66,7 @@ class Layer(nn.Module):
         backend: str = "auto",
     ) -> tuple[Tensor, State]:
         """`everstep.scan(self, xs, state, ...)`: outputs (batch, time, output_size) and the final state."""
-        return everstep.scanning.scan(self, xs, state, lengths=lengths, resets=resets, backend=backend)
+        return everstep.scanning.plainly(self, xs, state, lengths, resets, False, backend)
 
 
 class Cell(Layer):
@@ -75,6 +88,12 @@ class Cell(Layer):
         input_size: features of x_t; a subclass may set both sizes itself instead.
         output_size: features of y_t; `input_size` if not given.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        step = vars(cls).get("step")
+        if isinstance(step, FunctionType) and not hasattr(step, "everstep_hooks"):
+            cls.step = hooks.own_step(step)  # type: ignore[method-assign]
 
     def __init__(self, input_size: int | None = None, output_size: int | None = None):
         super().__init__()

@@ -12,6 +12,7 @@ import everstep
 PACKAGE = Path(everstep.__file__).parent
 FLOORS = {
     "errors": 0,
+    "hooks": 0,
     "reading": 0,
     "state": 0,
     "cell": 1,

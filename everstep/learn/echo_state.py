@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from everstep import hooks
 from everstep.cell import Cell, check_size
 from everstep.learn.recursive_least_squares import RecursiveLeastSquares
 from everstep.learn.ridge import Ridge, check_finite, numbers
@@ -99,7 +100,7 @@ class EchoState(Cell):
     ) -> tuple[Tensor, State]:
         """Without feedback the cell over the whole sequence, then the read-out; with it, step by step."""
         if self.feedback:
-            if backend == "auto" and isinstance(self.cell, Reservoir):
+            if backend == "auto" and isinstance(self.cell, Reservoir) and not hooks.pending(self.cell):
                 inner, y = state
                 done = self.cell.closed_loop(xs, inner, y, self.readout, lengths, resets)
                 if done is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from everstep import hooks
 from everstep.cell import Cell, Layer
 from everstep.scanning import fused, parallel, reference, vendor
 from everstep.scanning.fused import toolchain
@@ -75,6 +77,23 @@ def scan(
         TypeError: an argument of the wrong type, dtype or nest.
         ValueError: an argument of the wrong shape, device or range, or a named backend that refuses.
     """
+    if isinstance(layer, Layer) and hooks.pending(layer):
+        how = {"lengths": lengths, "resets": resets, "backend": backend}
+        run = functools.partial(scan, layer, reverse=reverse)
+        return hooks.around(layer, run, xs, *(() if state is None else (state,)), **how)  # type: ignore[no-any-return]
+    return plainly(layer, xs, state, lengths, resets, reverse, backend)
+
+
+def plainly(
+    layer: Layer,
+    xs: Tensor,
+    state: State,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, State]:
+    """`scan` without the layer's own hooks."""
     _check(layer, xs, lengths, resets, backend)
     # under autocast the products are short, but what is carried along the sequence is not
     autocast = torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(xs.device.type)

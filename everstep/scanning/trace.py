@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import random
 import traceback
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from everstep import hooks
 from everstep.cell import Cell
 from everstep.scanning.record import (
     DRAWN,
@@ -219,7 +221,8 @@ class _Step(nn.Module):
     def forward(self, inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
         watch = Watch(self.cell)
         try:
-            given = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
+            with hooks.running(self.cell):  # whose own hooks belong to the sequence
+                given = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
         finally:
             written = watch.undo()
         if written is not None:
@@ -246,7 +249,7 @@ class _Step(nn.Module):
         return Untraceable(f"its step {problem}{users_line(self._first_line())}")
 
     def _first_line(self) -> list[tuple[str, int]]:
-        code = getattr(type(self.cell).step, "__code__", None)
+        code = getattr(inspect.unwrap(type(self.cell).step), "__code__", None)
         return [(code.co_filename, code.co_firstlineno)] if code else []
 
 

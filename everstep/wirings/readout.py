@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal, get_args
 
 import torch
@@ -123,11 +124,17 @@ def _last(ys: Tensor, lengths: Tensor | None) -> Tensor:
 def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:
     """The same layer with the directions of a bidirectional top side by side, which only then can be told apart."""
     if isinstance(layer, Bidirectional):
-        return Bidirectional(layer.ahead, layer.back), layer
+        parted = copy.copy(layer)  # with its hooks
+        parted.merge, parted.output_size = "concat", layer.ahead.output_size + layer.back.output_size
+        return parted, layer
     if isinstance(layer, EncoderStack):
         *below, top = layer.scanned()
-        parted, both = _parted(top)
-        return (layer, None) if both is None else (EncoderStack(*below, parted), both)
+        upper, both = _parted(top)
+        if both is not None:
+            whole = copy.copy(layer)
+            whole._modules = {**layer._modules, "layers": nn.ModuleList([*below, upper])}
+            whole.output_size = upper.output_size
+            return whole, both
     return layer, None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everstep import hooks
 from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning import dispatch, scan
@@ -77,7 +78,14 @@ class FeedingMasks(Masking):
     def __init__(self, cell: Gated, p: float):
         super().__init__(cell.input_size, cell.output_size)
         self.cell, self.p = cell, probability(self, "p", p)
-        self._fed = (Fed(self, "dropped"),)  # in a tuple, so that it is no module of this one
+        self._fed = (Fed(self, "fed"),)  # in a tuple, so that it is no module of this one
+
+    def fed(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
+        """One step with a mask, around which the cell's hooks run as around its own."""
+        if not hooks.pending(self.cell):
+            return self.dropped(x, state, mask)
+        y, new = hooks.around(self.cell, lambda x, state: self.dropped(x, state, mask), x, state)
+        return y, new
 
     def dropped(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
         """One step with a mask (batch, hidden_size)."""

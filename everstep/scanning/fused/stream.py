@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from everstep import hooks
 from everstep.cell import Cell
 from everstep.scanning.fused import build, cpu, toolchain
 from everstep.scanning.fused.fingerprint import modules, parameters
@@ -92,6 +93,24 @@ def _plainly() -> Iterator[None]:
         yield
 
 
+class _Hooked(Cell):
+    """A cell whose step is another's, hooks and all."""
+
+    def __init__(self, cell: Cell):
+        super().__init__(cell.input_size, cell.output_size)
+        self.cell = cell
+
+    def _get_name(self) -> str:
+        return str(self.cell._get_name())
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        return self.cell.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, new = self.cell.step(x, state)
+        return y, new
+
+
 class Stream:
     """A cell that is fed one step after another, with its state kept inside: y_t = stream(x_t).
 
@@ -122,7 +141,8 @@ class Stream:
 
     Known limits: no gradients; one thread of Python at a time; the cell should be in eval mode. PyTorch does not count
     what is written through `weight.data` (`weight.data.mul_(2)`) or into weights made in inference mode: it is not seen
-    (use `torch.no_grad()`), and neither is another attribute of a module that is no parameter, buffer or module.
+    (use `torch.no_grad()`), and neither is another attribute of a module that is no parameter, buffer or module, nor a
+    hook that comes or goes.
     """
 
     _versions: list[int]
@@ -159,7 +179,8 @@ class Stream:
                 for own, old in zip(self._state, before, strict=True):
                     own.copy_(old)
         self._shape, self._size = tuple(self._like.shape), (self.batch, cell.output_size)
-        self._program = _compile(cell, self._like, self._initial)
+        # a trace leaves the hooks of the cell itself to the sequence; here they belong to the step
+        self._program = _compile(_Hooked(cell) if hooks.hooked(cell) else cell, self._like, self._initial)
         self._versions, self._pointers = [], None
 
     def _kinds_now(self) -> list[tuple[Any, ...]]:

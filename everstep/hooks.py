@@ -1,0 +1,101 @@
+"""Hooks of layers: they run wherever a layer is called, scanned or stepped, by a user or within a wiring, and once.
+
+What PyTorch calls hooks (`register_forward_hook`, and what `weight_norm`, `spectral_norm` and `prune` of
+`torch.nn.utils` hang on a module) runs when a module is called. A wiring scans or steps the layers inside of it, and
+`everstep.scan` runs a layer without calling it; so the hooks are run here, by PyTorch's own code.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as everywhere
+
+
+class _Inside(threading.local):
+    """What this thread is in.
+
+    Attributes:
+        ids: modules that are called, whose hooks need not run again.
+        instead: for a module that `around` calls, what is run in place of its `forward`.
+    """
+
+    ids: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        self.instead: dict[int, Callable[..., Any]] = {}
+
+
+_inside = _Inside()
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether anything is to run when the module is called, besides its `forward`."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or everywhere._global_forward_pre_hooks
+        or everywhere._global_forward_hooks
+    )
+
+
+def pending(module: nn.Module) -> bool:
+    """Whether it has hooks that do not run already."""
+    return hooked(module) and id(module) not in _inside.ids
+
+
+@contextmanager
+def running(module: nn.Module) -> Iterator[None]:
+    """Within the block, the module's hooks count as run."""
+    before = _inside.ids
+    _inside.ids = (*before, id(module))
+    try:
+        yield
+    finally:
+        _inside.ids = before
+
+
+def around(module: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`run(*args, **kwargs)` with the module's hooks before and after, as if that were its `forward`."""
+    with running(module):
+        _inside.instead[id(module)] = run
+        try:
+            return module._call_impl(*args, **kwargs)
+        finally:
+            _inside.instead.pop(id(module), None)
+
+
+def own_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's `forward`, within which a scan of the layer does not run its hooks again."""
+
+    @functools.wraps(forward)
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not _inside.instead and not hooked(self):
+            return forward(self, *args, **kwargs)
+        instead = _inside.instead.pop(id(self), None)
+        if instead is not None:
+            return instead(*args, **kwargs)
+        with running(self):
+            return forward(self, *args, **kwargs)
+
+    return run
+
+
+def own_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A cell's `step`, around which its hooks run, unless they have run for the whole sequence."""
+
+    @functools.wraps(step)
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if pending(self):
+            return around(self, functools.partial(step, self), *args, **kwargs)
+        return step(self, *args, **kwargs)
+
+    run.everstep_hooks = True  # type: ignore[attr-defined]
+    return run
