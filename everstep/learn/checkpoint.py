@@ -33,6 +33,8 @@ _DATA = "data.json"
 _SUFFIX = ".safetensors"
 _STEP = "step-"
 _DAMAGED = "damaged-"
+_DIVERGED = "diverged-"
+_EMPTY = ".none-yet"
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
@@ -101,9 +103,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         raise
 
 
-def _set_aside(folder: Path) -> Path:
-    """Rename a damaged checkpoint so that it is no longer taken for one, and keep it for whoever wants to look."""
-    aside = folder.with_name(_DAMAGED + folder.name)
+def _set_aside(folder: Path, why: str = _DAMAGED) -> Path:
+    """Rename a bad checkpoint so that it is no longer taken for one, and keep it for whoever wants to look."""
+    aside = folder.with_name(why + folder.name)
     shutil.rmtree(aside, ignore_errors=True)
     files.rename(folder, aside)
     return aside
@@ -208,6 +210,23 @@ class Store:
         for path in self.root.glob(files.TEMPORARY + "*"):
             shutil.rmtree(path, ignore_errors=True)
 
+    def begin(self) -> None:
+        """Make the folder, with a mark that it has not held a checkpoint yet.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with files.explained(self.root):
+            if not self.root.is_dir():
+                self.root.mkdir(parents=True)
+                files.sync_folder(self.root.parent)
+            files.write_file(self.root / _EMPTY, b"")
+            files.sync_folder(self.root)
+
+    def never_held(self) -> bool:
+        """Whether there has surely never been a checkpoint; else those that were are gone."""
+        return not self.folders() and (self.root / _EMPTY).is_file()
+
     def save(self, step: int, checkpoint: Checkpoint) -> Path:
         """Write the checkpoint of `step`, then remove those no longer kept; its folder.
 
@@ -220,22 +239,36 @@ class Store:
                 self.root.mkdir(parents=True)
                 files.sync_folder(self.root.parent)
             save(folder, checkpoint)
+            (self.root / _EMPTY).unlink(missing_ok=True)
             self._prune()
         return folder
 
-    def newest(self, say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest whole checkpoint, or None if there has never been one.
-
-        A damaged newer one is named through `say` and renamed to `damaged-step-…`.
+    def diverged(self, step: int) -> list[Path]:
+        """Rename those of `step` and later to `diverged-step-…`: what comes after them is not finite. Their folders.
 
         Raises:
-            CheckpointError: all are damaged; none is touched.
+            RunError: the folder cannot be written to.
+        """
+        with files.explained(self.root):
+            return [_set_aside(folder, _DIVERGED) for folder in self.folders() if _step_of(folder) >= step]
+
+    def newest(
+        self, say: Callable[[str], None], fault: Callable[[Checkpoint], str | None] = lambda found: None
+    ) -> Checkpoint | None:
+        """The newest whole checkpoint that has no `fault`, or None if there has never been one.
+
+        A worse newer one is named through `say` and renamed to `damaged-step-…`.
+
+        Raises:
+            CheckpointError: none can be used; none is touched.
             RunError: the newest is of a newer version of everstep.
         """
         reasons: dict[Path, str] = {}
         for folder in self.folders():
             try:
                 checkpoint = load(folder)
+                if found := fault(checkpoint):
+                    raise CheckpointError(f"checkpoint {folder}: {found}")
             except CheckpointError as error:
                 reasons[folder] = str(error)
                 continue

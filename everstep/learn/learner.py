@@ -22,6 +22,7 @@ from everstep.learn.precision import uses_bfloat16
 from everstep.learn.rules import Rule, global_norm, gradients, scale_to_norm
 from everstep.learn.schedules import Plateau, learning_rate
 from everstep.learn.settings import FitSettings
+from everstep.learn.weights import must_be_finite
 from everstep.state import State, map_state
 
 _REMEMBERED_NORMS = 10
@@ -96,6 +97,7 @@ class Learner:
         self.carried: State | None = None
         self.counts = Counts()
         self.norms: deque[float] = deque(maxlen=_REMEMBERED_NORMS)
+        self.watched = must_be_finite(model)
         self.device = next(iter(trainable(model).values())).device
         self.bfloat16, self.notice = uses_bfloat16(settings.precision, self.device)
         self.start_clock()
@@ -212,11 +214,15 @@ class Learner:
         return state
 
     def _diagnosis(self, pieces: list[_Piece]) -> str:
-        counts, settings = self.counts, self.settings
+        where = f"training diverged at step {self.counts.step + 1} (epoch {self.counts.epoch + 1})"
+        return f"{where}: {self._culprit(pieces)}. {self.advice()}"
+
+    def advice(self) -> str:
+        """What to know and to try after a divergence."""
+        settings = self.settings
         norms = ", ".join(f"{norm:.4g}" for norm in self.norms) or "none"
         clip = "off" if settings.clip_norm is None else f"{settings.clip_norm:g}"
         return (
-            f"training diverged at step {counts.step + 1} (epoch {counts.epoch + 1}): {self._culprit(pieces)}. "
             f"Gradient norms of the steps before: {norms}. Try a lower learning_rate (now "
             f"{settings.learning_rate:g}) or a lower clip_norm (now {clip})"
         )

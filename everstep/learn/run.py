@@ -13,12 +13,12 @@ from torch import nn
 
 from everstep.errors import CheckpointError, Diverged, RunError
 from everstep.learn import checkpoint, rng
-from everstep.learn.checkpoint import JSON, Store
+from everstep.learn.checkpoint import JSON, Checkpoint, Store
 from everstep.learn.learner import Learner
 from everstep.learn.metrics import Metrics
 from everstep.learn.progress import Point, Reporter, Screen
-from everstep.learn.snapshot import pack, unpack
-from everstep.learn.weights import MODEL_FILE, load_weights, save_weights, weights, weights_step
+from everstep.learn.snapshot import fault, pack, unpack
+from everstep.learn.weights import MODEL_FILE, holds, load_weights, save_weights, weights, weights_step
 
 Validate = Callable[[nn.Module], float]
 CHECKPOINTS = "checkpoints"
@@ -68,17 +68,15 @@ class Run:
     def begin(self, resume: bool) -> None:
         """Start the run, or go on from its newest whole checkpoint; open the metrics."""
         self.store.clean()
-        found = self.store.newest(self._screen.say) if resume else None
+        found = self.store.newest(self._screen.say, self._fault) if resume else None
         if found is not None:
             unpack(found, self.learner, self._identity, self._screen.say)
             self._saved, self._saved_at = self.learner.counts.step, self.learner.seconds
             self._check_best()
             self._screen.say(f"resuming after step {self._saved}")
-        elif self.store.folders():
-            raise RunError(f"{self._out} holds a run already; resume it, or use another folder")
         else:
-            if resume:
-                self._screen.say(f"{self._out} has no checkpoint yet: starting from the beginning")
+            self._check_new(resume)
+            self.store.begin()
             rng.seed_all(self._settings.seed)
         if self.learner.notice:
             self._screen.say(self.learner.notice)
@@ -86,19 +84,45 @@ class Run:
         metrics = Metrics(self._out, self.learner.counts.step, self._settings.tensorboard)
         self.reporter = Reporter(self._screen, metrics, self._settings.log_every_seconds, self._point())
 
+    def _fault(self, found: Checkpoint) -> str | None:
+        return fault(found, self.learner.watched)
+
+    def _check_new(self, resume: bool) -> None:
+        """Refuse to begin where there is something to lose."""
+        trained = (self._out / MODEL_FILE).exists()
+        if trained and not self.store.folders() and not self.store.never_held():
+            raise RunError(
+                f"{self._out} holds a trained {MODEL_FILE}, but the checkpoints to go on from are gone from "
+                f"{self.store.root}. The model can be used as it is. To train on, put them back; to train anew, use "
+                "another folder"
+            )
+        if not resume and (trained or self.store.folders()):
+            raise RunError(f"{self._out} holds a run already; resume it, or use another folder")
+        if resume:
+            self._screen.say(f"{self._out} has no checkpoint yet: starting from the beginning")
+
     def _check_best(self) -> None:
         """Make `model.safetensors` that of the run as resumed: a crash may have left a later one, or none."""
         counts, path = self.learner.counts, self._out / MODEL_FILE
-        if counts.best_step is None or weights_step(path) == counts.best_step:
+        if counts.best_step is None:
             return
+        step = weights_step(path)
         try:
             best = checkpoint.load(self.store.folder(counts.best_step))
         except CheckpointError:
-            self._screen.say(f"the best weights (step {counts.best_step}) are lost; the next validation starts anew")
-            counts.best_valid = counts.best_step = None
+            if step != counts.best_step:
+                self._screen.say(
+                    f"the best weights (step {counts.best_step}) are lost; the next validation starts anew"
+                )
+                counts.best_valid = counts.best_step = None
             return
         tensors = best.tensors["model"] | best.tensors.get("average", {})
-        save_weights(path, {name: tensors[name] for name in weights(self.learner.model)}, counts.best_step)
+        tensors = {name: tensors[name] for name in weights(self.learner.model)}
+        if step == counts.best_step:
+            if holds(path, tensors):
+                return
+            self._screen.say(f"{path} is not what was saved at step {step}; written again from its checkpoint")
+        save_weights(path, tensors, counts.best_step)
 
     def step(self) -> None:
         """One optimizer step.
@@ -113,10 +137,10 @@ class Run:
         self.reporter.step(self._point(), *result)
 
     def _diverged(self, message: str) -> NoReturn:
+        """What a checkpoint of now, or later, leads to is known not to be finite; that of an earlier one is finite."""
         self.reporter.flush(self._point())
-        folders = self.store.folders()
-        kept = f"the last good checkpoint is {folders[0]}" if folders else "no checkpoint had been saved yet"
-        raise Diverged(f"{message}; {kept}") from None
+        aside = self.store.diverged(self.learner.counts.step)
+        raise Diverged(f"{message}; {_way_back(aside, self.store.folders())}") from None
 
     def limit_reached(self) -> str:
         """The limit that has been reached, or ""."""
@@ -183,11 +207,17 @@ class Run:
 
         A step is saved once. Where a signal came between a step and its validation, its checkpoint is from before the
         validation, which whoever resumes from it makes up for.
+
+        Raises:
+            Diverged: weights, averages or the optimizer's state are not finite.
         """
         step = self.learner.counts.step
         if self._saved == step:
             return self.store.folder(step)
-        folder = self.store.save(step, pack(self.learner, self._identity))
+        packed = pack(self.learner, self._identity)
+        if found := self._fault(packed):
+            self._diverged(f"training diverged at step {step}: {found} after it. {self.learner.advice()}")
+        folder = self.store.save(step, packed)
         self._saved, self._saved_at = step, self.learner.seconds
         return folder
 
@@ -215,3 +245,18 @@ class Run:
     def _point(self) -> Point:
         learner, counts = self.learner, self.learner.counts
         return Point(counts.step, learner.epoch, counts.tokens, learner.seconds, learner.progress)
+
+
+def _way_back(aside: list[Path], good: list[Path]) -> str:
+    """How to go on after a divergence: `good` are the checkpoints left, the newest first."""
+    names = ", ".join(folder.name for folder in aside)
+    moved = f" ({names} led to it and was set aside)" if aside else ""
+    if not good:
+        if not aside:
+            return "no checkpoint had been saved yet"
+        return f"no good checkpoint is left{moved}: train anew in another folder, with a lower learning_rate"
+    further = f"; from {good[1].name}, if {good[0].name} is deleted too" if len(good) > 1 else ""
+    return (
+        f"the last good checkpoint is {good[0]}{moved}. Resuming goes on from it{further}. With the same settings it "
+        "would diverge again: lower learning_rate first"
+    )

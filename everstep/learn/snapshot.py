@@ -15,7 +15,7 @@ from everstep.learn.checkpoint import JSON, Checkpoint
 from everstep.learn.learner import Counts, Learner
 from everstep.learn.optim import load_optimizer_tensors, optimizer_tensors
 from everstep.learn.schedules import Plateau
-from everstep.learn.weights import all_tensors, fill
+from everstep.learn.weights import all_tensors, fill, first_not_finite
 from everstep.state import leaves, unflatten
 
 
@@ -45,6 +45,18 @@ def pack(learner: Learner, identity: dict[str, JSON]) -> Checkpoint:
         "batches": _batches(learner),
     }
     return Checkpoint(tensors, data, counts.valid if counts.validated == counts.step else None)
+
+
+def fault(checkpoint: Checkpoint, watched: frozenset[str]) -> str | None:
+    """What is not finite and should be, in words: of the tensors `watched`, the averages, the optimizer's state."""
+    model = {name: tensor for name, tensor in checkpoint.tensors.get("model", {}).items() if name in watched}
+    if name := first_not_finite(model):
+        return f"{name} is not finite"
+    if name := first_not_finite(checkpoint.tensors.get("average", {})):
+        return f"the average of {name} is not finite"
+    if name := first_not_finite(checkpoint.tensors.get("optimizer", {})):
+        return f"{name} of the optimizer is not finite"
+    return None
 
 
 def unpack(checkpoint: Checkpoint, learner: Learner, identity: dict[str, JSON], say: Callable[[str], None]) -> None:
