@@ -4,13 +4,19 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
 
-.PHONY: demo test lint bench clean coverage sanitize
+.PHONY: demo test test-masked lint bench clean coverage sanitize
 
 demo: $(READY)  ## train on the bundled text for a minute, sample, score, draw
 	@$(BIN)/everstep demo
 
 test: $(DEV)  ## the whole suite
 	$(BIN)/python -m pytest
+
+# PyTorch, oneDNN and, by the first, the compiled engine do without AVX-512; processors of another family ignore both
+test-masked: export ATEN_CPU_CAPABILITY = avx2
+test-masked: export ONEDNN_MAX_CPU_ISA = AVX2
+test-masked: $(DEV)  ## what depends on the processor's instructions, with most of them held back
+	$(BIN)/python -m pytest -m instructions
 
 coverage: $(DEV)  ## branch coverage of the package
 	$(BIN)/python -m pytest --cov --cov-report=term

@@ -32,10 +32,10 @@ import everstep as es
 import everstep.cells
 from everstep.cli.common import prepare as tune_malloc
 from everstep.equation import Gated
+from everstep.processor import name as cpu_name
 from everstep.scanning import BACKENDS, fused
 from everstep.scanning.fused.threads import kernels
 from everstep.state import leaves
-from everstep.tasks.card import cpu_name
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, RESULTS = DOCS / "cells.md", DOCS / "results" / "cells.json"

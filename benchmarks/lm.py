@@ -26,7 +26,7 @@ from everstep.data import Corpus, Lanes, Tokenizer, prepare, read_blocks
 from everstep.learn import FitSettings
 from everstep.learn.learner import Learner
 from everstep.learn.optim import make_optimizer
-from everstep.tasks.card import cpu_name
+from everstep.processor import name as cpu_name
 from everstep.tasks.config import ModelConfig
 from everstep.tasks.language_model import LanguageModel, likelihood
 

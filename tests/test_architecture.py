@@ -13,6 +13,7 @@ PACKAGE = Path(everstep.__file__).parent
 FLOORS = {
     "errors": 0,
     "hooks": 0,
+    "processor": 0,
     "reading": 0,
     "state": 0,
     "cell": 1,

@@ -101,6 +101,7 @@ class Watched(es.Cell):
         return ys, final
 
 
+@pytest.mark.instructions
 @pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize(
     "make",

@@ -124,6 +124,7 @@ def test_free_running_is_compiled(name: str) -> None:
     assert es.explain(CELLS[name](), data()[0]).backend == "fused"
 
 
+@pytest.mark.instructions
 def test_teaching_under_autocast_keeps_the_state_in_float32() -> None:
     cell, (xs, targets) = recurrent().float(), data()
     with torch.autocast("cpu", torch.bfloat16):

@@ -558,6 +558,7 @@ def test_function_transforms_take_another_backend(transform: str) -> None:
         torch.testing.assert_close(along, expected.sum())
 
 
+@pytest.mark.instructions
 def test_autocast() -> None:
     cell = make(es.LSTM, 16, 32, dtype=torch.float32)
     xs = torch.randn(3, 7, 16)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from everstep import processor
 from everstep.errors import EverstepError
 from everstep.scanning.fused import build, locks, toolchain
 
@@ -187,7 +188,7 @@ def test_other_flags_another_source_or_another_processor_make_another_entry(
     monkeypatch.setenv("EVERSTEP_CXXFLAGS", "-DMORE='a b'")
     assert flags()[-1] == "-DMORE=a b"
     build.load(SOURCE, "twice")
-    monkeypatch.setattr(toolchain, "processor", lambda: {"model name": "another"})
+    monkeypatch.setattr(processor, "facts", lambda: {"model name": "another"})
     build.load(SOURCE, "twice")
     assert compiled() == len(list(cache.glob("twice-*.so"))) == len(build.entries()) == 4
 
@@ -264,14 +265,25 @@ def test_the_package_ziglang_comes_last(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_processor_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = toolchain.Compiler(("c++",), "c++ 1")
+    plain, zig = (
+        toolchain.Compiler(("c++",), "c++ 1"),
+        toolchain.Compiler(("python", "-m", "ziglang", "c++"), "clang 20"),
+    )
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     for features, expected in (
         ("sse2 avx2", ("-march=native",)),
         ("avx2 avx512f", ("-march=native", "-mprefer-vector-width=512")),
     ):
-        monkeypatch.setattr(toolchain, "processor", lambda features=features: {"flags": features})
+        monkeypatch.setattr(processor, "instructions", lambda features=features: frozenset(features.split()))
         assert toolchain.target(plain) == expected
+        assert toolchain.target(zig) == ("-mcpu=native",)
+    monkeypatch.setattr(processor, "instructions", lambda: frozenset({"avx2"}))
+    for held, name in (("avx2", "haswell"), ("default", "x86-64"), ("avx512", "native"), ("", "native")):
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", held)
+        assert toolchain.target(plain) == (f"-march={name}",)
+        assert toolchain.target(zig) == (f"-mcpu={name.replace('-', '_')}",)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")  # of another family of processors, what PyTorch has by itself
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert toolchain.target(plain) == ("-mcpu=native",)
 

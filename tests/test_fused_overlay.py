@@ -105,6 +105,7 @@ def test_hooks_on_what_is_saved(how: str) -> None:
         assert torch.equal(got, wanted)
 
 
+@pytest.mark.instructions
 def test_backward_again_under_autocast() -> None:
     cell = make(es.GRU, 16, 16, dtype=torch.float32)
     xs = torch.randn(4, 9, 16, requires_grad=True)
@@ -163,6 +164,7 @@ class Deep(es.Cell):
         return h, (h, c)
 
 
+@pytest.mark.instructions
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_second_backward_computes_in_the_precision_of_the_call(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

@@ -101,6 +101,7 @@ def test_results_do_not_depend_on_threads() -> None:
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
+@pytest.mark.instructions
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_where_pytorch_is_asked_instead(own: list[str]) -> None:
     x, w = draw(5, 3, dtype=torch.float32, grad=True), draw(3, 4, dtype=torch.float32)

@@ -16,6 +16,8 @@ from everstep.scanning import BACKENDS
 from everstep.state import leaves, map_state, unflatten
 
 F64 = torch.float64
+HELD = {"LSTM", "LSTM no bias", "Bidirectional", "EncoderStack", "Feedback"}
+"""Run also where the processor's abilities are held back."""
 STEPS = (1, 2, 15, 63, 300)
 
 
@@ -289,8 +291,10 @@ def test_any_shape_equals_the_reference(name: str, batch: int, time: int, seed: 
     assert_same(everything(layer, xs, state, **how), want, 1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.instructions if name in HELD else ()) for name in LAYERS]
+)
 def test_autocast_keeps_the_state_in_float32(name: str, dtype: torch.dtype) -> None:
     layer = build(name, torch.float32)
     xs = inputs(layer, 2, 6, torch.float32)

@@ -14,7 +14,7 @@ from everstep.errors import ConfigError, RunError
 from everstep.learn import FitSettings, clip_by_global_norm
 from everstep.learn.averaging import Averaging, ema_decay, nt_asgd_triggers
 from everstep.learn.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors, parameter_groups, trainable
-from everstep.learn.precision import _cpu_has_bfloat16, uses_bfloat16
+from everstep.learn.precision import uses_bfloat16
 from everstep.learn.rules import global_norm
 from everstep.learn.schedules import Plateau, learning_rate
 
@@ -217,16 +217,10 @@ def test_settings_that_cannot_be_used_are_named(options: dict[str, Any]) -> None
         settings(**options)
 
 
-def test_precision_follows_the_machine(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "new").write_text("processor : 0\nflags\t: fpu avx512_bf16 sse\n")
-    (tmp_path / "old").write_text("flags\t: fpu avx2\n")
-    _cpu_has_bfloat16.cache_clear()
-    assert _cpu_has_bfloat16(tmp_path / "new")
-    assert not _cpu_has_bfloat16(tmp_path / "old")
-    assert not _cpu_has_bfloat16(tmp_path / "none")
+def test_precision_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for native in (False, True):
-        monkeypatch.setattr("everstep.learn.precision._cpu_has_bfloat16", lambda native=native: native)
+        monkeypatch.setattr("everstep.processor.has_bfloat16", lambda native=native: native)
         assert uses_bfloat16("float32", cpu) == (False, "")
         assert uses_bfloat16("auto", cpu) == (native, "")
         chosen, notice = uses_bfloat16("bfloat16", cpu)

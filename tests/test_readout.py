@@ -234,6 +234,7 @@ def test_no_vector_is_the_vector_of_zeros_and_a_reset_forgets_it(how: str) -> No
         assert torch.equal(state[1][2], start[1][2])
 
 
+@pytest.mark.instructions
 def test_a_vector_alone_makes_a_sequence() -> None:
     torch.manual_seed(0)
     encoder = es.ReadOut(es.Bidirectional(es.GRU(D, H), es.GRU(D, H)), "last")

@@ -215,6 +215,7 @@ def test_inputs_that_are_no_plain_memory() -> None:
     torch.testing.assert_close(stream(torch._neg_view(-x)), want)
 
 
+@pytest.mark.instructions
 def test_the_callers_modes_leave_no_trace() -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         stream = es.Stream(es.LSTM(3, 4))

@@ -153,6 +153,7 @@ class Kept:
         self.tensors = tensors
 
 
+@pytest.mark.instructions
 @pytest.mark.parametrize("outside", ["autocast", "inference", "device"])
 def test_the_callers_modes_stay_outside(outside: str) -> None:
     weight = nn.Parameter(torch.randn(3, 3))

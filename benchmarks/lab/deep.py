@@ -28,7 +28,7 @@ from everstep.errors import Diverged
 from everstep.learn import FitSettings
 from everstep.learn.learner import Learner
 from everstep.look.curves import TRAINING, VALIDATION
-from everstep.tasks.card import cpu_name
+from everstep.processor import name as cpu_name
 from everstep.tasks.synthetic import Predictor, Problem, Sequences, measure, objective
 from everstep.tasks.synthetic.problem import Drawn, Kind, one_hot
 

@@ -25,7 +25,7 @@ from everstep.cli.common import prepare
 from everstep.errors import EverstepError
 from everstep.learn import FitSettings, read_metrics
 from everstep.learn.learner import Learner
-from everstep.tasks.card import cpu_name
+from everstep.processor import name as cpu_name
 from everstep.tasks.synthetic import Predictor, objective
 from everstep.tasks.synthetic.mnist import PERMUTATION_SEED, PixelImages, evaluate, sequential_mnist
 

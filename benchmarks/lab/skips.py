@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import everstep as es
 from everstep.cli.common import prepare
 from everstep.look.curves import TRAINING, VALIDATION
-from everstep.tasks.card import cpu_name
+from everstep.processor import name as cpu_name
 from everstep.tasks.remedies import Remedy
 from everstep.tasks.remedy_trials import Experiment, Trial, examine
 

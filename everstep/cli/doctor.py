@@ -28,7 +28,7 @@ def doctor(
 
     Where there is a C++ compiler, steps are compiled for this processor when they first run, and kept in the cache:
     removing them loses nothing but the time to compile them again. CXX names another compiler; EVERSTEP_COMPILER=none
-    turns compiling off.
+    turns compiling off. ATEN_CPU_CAPABILITY=avx2 holds PyTorch and these steps to AVX2, ONEDNN_MAX_CPU_ISA=AVX2 oneDNN.
     """
     if clear:
         _clear(as_json)
@@ -58,22 +58,25 @@ def examine() -> dict[str, Any]:
     import torch
 
     import everstep
+    from everstep import processor
     from everstep.scanning import BACKENDS
 
-    flags = _cpu_field("flags").split()
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
+    held, short = processor.held(), (torch.bfloat16, torch.float16)
     data = os.environ.get("EVERSTEP_DATA", "")
     return {
         "everstep": everstep.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_field("model name") or platform.processor() or "unknown",
+        "cpu": processor.name(),
         "cores": os.cpu_count() or 1,
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "usable_cores": processor.cores(),
         "threads": torch.get_num_threads(),
-        "instruction_sets": [name for name in wanted if name in flags],
-        "bfloat16": _bfloat16(flags),
+        "instruction_sets": [name for name in wanted if name in processor.instructions()],
+        "held_to": f"{held} by ATEN_CPU_CAPABILITY" if held else None,
+        "onednn_types": [str(kind).removeprefix("torch.") for kind in short if processor.onednn(kind)],
+        "bfloat16": _bfloat16(),
         "memory_gb": _memory(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none (not needed)",
         **_engine(),
@@ -85,17 +88,11 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _cpu_field(name: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+def _bfloat16() -> str:
+    from everstep import processor
 
-
-def _bfloat16(flags: list[str]) -> str:
-    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
-    return f"in hardware ({fast[0]})" if fast else "not in hardware; float32 is faster here"
+    fast = [name for name in ("amx_bf16", "avx512_bf16") if name in processor.instructions()]
+    return f"in hardware ({fast[0]})" if processor.has_bfloat16() else "not in hardware; float32 is faster here"
 
 
 def _memory() -> float | None:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import torch
 
-_CPU_FLAGS = ("avx512_bf16", "amx_bf16")
-
-
-@cache
-def _cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 natively; False where that cannot be found out."""
-    try:
-        text = cpuinfo.read_text()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return any(flag in flags for flag in _CPU_FLAGS)
+from everstep import processor
 
 
 def bfloat16_is_native(device: torch.device) -> bool:
     """Whether `device` computes in bfloat16 faster than it emulates it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and _cpu_has_bfloat16()
+    return device.type == "cpu" and processor.has_bfloat16()
 
 
 def uses_bfloat16(precision: str, device: torch.device) -> tuple[bool, str]:

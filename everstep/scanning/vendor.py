@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everstep import processor
 from everstep.cell import Cell
 from everstep.equation import Gated
 from everstep.scanning.plain import transformed
@@ -33,6 +34,16 @@ def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -
     return None
 
 
+def short_lstm() -> bool:
+    """Whether oneDNN has the LSTM that `torch.lstm` calls under the present autocast on a CPU.
+
+    PyTorch asks that for the inputs as they come, before autocast makes them short: given float32, it fails where there
+    is none.
+    """
+    dtype = torch.get_autocast_dtype("cpu")
+    return processor.onednn(dtype) and not (dtype == torch.float16 and torch.is_grad_enabled())
+
+
 def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, State]:
     """One dense call where all rows are whole; else one packed call over the segments between resets."""
     assert isinstance(cell, Gated)
@@ -49,6 +60,8 @@ def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Te
 def _kernel(cell: Gated, data: Tensor, batch_sizes: Tensor | None, state: State) -> tuple[Tensor, State]:
     """Call the kernel on (batch, time, features), or on packed data with its batch sizes."""
     parameters = [p for p in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) if p is not None]
+    if data.is_cpu and torch.is_autocast_enabled("cpu") and cell.vendor_kernel() == "lstm" and not short_lstm():
+        data = data.to(torch.get_autocast_dtype("cpu"))  # with which PyTorch asks, and runs its own loop
     if data.is_cuda:
         parameters = _in_one_piece(parameters)
     biases = len(parameters) == 4

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import everstep
+from everstep import processor
 from everstep.errors import RunError
 from everstep.reading import parse_json, read_small, reason
 from everstep.tasks.config import Config
@@ -19,16 +20,6 @@ from everstep.tasks.config import Config
 _LARGEST = 1 << 20  # bytes of environment.json
 FORMAT = 1
 """Of run folders; raised when an older everstep could not read a newer run."""
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def write_environment(out: Path) -> None:
@@ -39,7 +30,7 @@ def write_environment(out: Path) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cpu": cpu_name(),
+        "cpu": processor.name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,8 +69,9 @@ def write_card(out: Path, config: Config, summary: dict[str, Any]) -> None:
         f"- text: `{config.data.train}`, as {config.data.unit}: a vocabulary of {summary['vocabulary']:,}",
         f"- model: {config.model.cell}, layers of {list(config.model.hidden_sizes)}, "
         f"{summary['parameters']:,} parameters",
-        f"- training: {summary['steps']:,} steps, {summary['epochs']:.2f} epochs, {summary['minutes']:.1f} minutes on "
-        f"{cpu_name()} with {torch.get_num_threads()} threads; ended by {summary['stopped_by']}; seed {config.seed}",
+        f"- training: {summary['steps']:,} steps, {summary['epochs']:.2f} epochs, {summary['minutes']:.1f} minutes "
+        f"on {processor.name()} with {torch.get_num_threads()} threads; ended by {summary['stopped_by']}; "
+        f"seed {config.seed}",
         "",
         "| split | tokens | bits per token | perplexity | bits per character | word perplexity |",
         "|---|---|---|---|---|---|",

@@ -83,9 +83,11 @@ def slower(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -
     assert isinstance(cell, Gated)
     kind = cell.vendor_kernel() or ""
     if torch.is_autocast_enabled("cpu"):
-        if kind != "lstm" or (has_short() and (torch.is_grad_enabled() or cell.hidden_size < 512)):
+        if kind != "lstm" or not vendor.short_lstm():
             return None
-        return "autocast: PyTorch's LSTM is measured to be faster in bfloat16"
+        if has_short() and (torch.is_grad_enabled() or cell.hidden_size < 512):
+            return None
+        return f"autocast: PyTorch's LSTM is measured to be faster in {torch.get_autocast_dtype('cpu')}"
     whole = lengths is None and resets is None and xs.dtype == torch.float32
     if outrun(kind, cell.hidden_size, xs.shape[1], whole):
         return f"PyTorch's own {kind} is measured to be faster at this size"

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from everstep import __version__
+from everstep import __version__, processor
 from everstep.scanning.fused import toolchain
 from everstep.scanning.fused.locks import new_lock
 from everstep.scanning.fused.toolchain import BuildError, Compiler, notice
@@ -173,7 +173,7 @@ def load(source: str, name: str) -> ctypes.CDLL:
     if tool is None:
         raise BuildError(toolchain.missing())
     options = toolchain.flags(tool)
-    basis = [source, tool.command, tool.version, options, toolchain.processor(), __version__]
+    basis = [source, tool.command, tool.version, options, processor.facts(), __version__]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
     if (known := _loaded.get(key)) is not None:  # without a lock: another source may be compiling
         return known

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everstep import processor
 from everstep.scanning.fused import cpu
 from everstep.scanning.fused.form import NULL, Entry, brought
 from everstep.scanning.fused.steps import Ahead
-from everstep.scanning.fused.threads import GATE, Kernels, cache
+from everstep.scanning.fused.threads import GATE, Kernels
 
 _NEAR = 1 << 21
 """Bytes of the products ahead that a thread computes at once: they are read again while the cache has them."""
@@ -25,7 +26,7 @@ _ALONE = 1 << 22
 """Multiplications ahead that a thread does sooner than others are called."""
 _LARGE = 1 << 22
 """Bytes of the matrices for products ahead above which all steps are multiplied at once."""
-_FAR = (cache(3) or 1 << 25) // 2
+_FAR = (processor.cache(3) or 1 << 25) // 2
 """Bytes of outputs that nothing is multiplied for, from which on they would only drive others out of the caches."""
 
 

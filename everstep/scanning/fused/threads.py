@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from everstep import processor
 from everstep.scanning.fused import build
 
 
@@ -49,15 +50,6 @@ def _openmp() -> tuple[int | None, ...]:
     return tuple(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names)
 
 
-def cache(level: int) -> int:
-    """Bytes of the first core's cache of this level; 0 where the system does not say."""
-    try:
-        size = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text(encoding="ascii").strip()
-        return int(size.rstrip("KM")) << {"K": 10, "M": 20}.get(size[-1:], 0)
-    except (OSError, ValueError):
-        return 0
-
-
 GATE = 1 << 10
 """Bytes that hold a barrier."""
 
@@ -89,7 +81,7 @@ class Kernels:
         self._packed_size = getattr(self.library, f"es_packed_size_{numbers}")
         self.barrier_bytes = int(self.library.es_barrier_bytes())
         assert self.barrier_bytes <= GATE
-        self.cache = cache(2) or 1 << 20
+        self.cache = processor.cache(2) or 1 << 20
 
     def packed_size(self, rows: int, columns: int) -> int:
         """Numbers that a packed matrix takes."""

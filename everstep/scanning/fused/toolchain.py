@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import logging
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -15,17 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from everstep import processor
 from everstep.errors import EverstepError
 
-_CPU_FACTS = (
-    "model name",
-    "flags",
-    "CPU implementer",
-    "CPU variant",
-    "CPU part",
-    "Features",
-    "isa",
-)  # x86, ARM, RISC-V
+_OLDER = {"avx2": "haswell", "default": "x86-64"}
+"""What compilers call a processor that has no more than this."""
 _noticed: set[str] = set()
 
 
@@ -115,21 +108,13 @@ def flags(compiler: Compiler) -> tuple[str, ...]:
 
 
 def target(compiler: Compiler) -> tuple[str, ...]:
-    """The options that name the processor compiled for: this one."""
-    if platform.machine() not in ("x86_64", "AMD64", "i686") or "ziglang" in compiler.command:
+    """The options that name the processor compiled for: this one, or an older one to which `processor.held` says."""
+    held = processor.held()
+    which = "native" if held is None else _OLDER[held]
+    if "ziglang" in compiler.command:
+        return (f"-mcpu={which.replace('-', '_')}",)
+    if not processor.x86():
         return ("-mcpu=native",)
     # both GCC and clang otherwise keep to half of the width on some of these processors
-    wide = ("-mprefer-vector-width=512",) if "avx512f" in processor().get("flags", "").split() else ()
-    return ("-march=native", *wide)
-
-
-@functools.cache
-def processor() -> dict[str, str]:
-    """What decides which instructions this processor has."""
-    try:
-        first_core = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
-    except OSError:  # not Linux
-        first_core = ""
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first_core.split("\n"))}
-    known = {name: facts[name] for name in _CPU_FACTS if name in facts}
-    return known or {"machine": platform.machine(), "processor": platform.processor()}
+    wide = ("-mprefer-vector-width=512",) if "avx512f" in processor.instructions() else ()
+    return (f"-march={which}", *wide)
