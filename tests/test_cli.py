@@ -42,6 +42,7 @@ class Score(NamedTuple):
     tokens: int
     line: str
     token_logps: list[float]
+    unknown: int | None = None
 
 
 class FakeRun:

@@ -201,7 +201,7 @@ def test_scores_depend_on_neither_order_nor_company(chars: Run, words: Run) -> N
 
 def test_long_lines_are_scored_in_windows(chars: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = chars.score(LINES)
-    monkeypatch.setattr("everstep.tasks.run.SCORED_TOKENS", 1)
+    monkeypatch.setattr("everstep.tasks.scoring.SCORED_TOKENS", 1)
     assert [s.logp for s in chars.score(LINES)] == pytest.approx([s.logp for s in whole], abs=1e-4)
 
 

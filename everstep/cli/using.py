@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
@@ -16,11 +16,15 @@ from everstep.cli.common import load_run, log
 from everstep.data.decoding import read_lines
 from everstep.errors import DataError
 
+if TYPE_CHECKING:
+    from everstep.tasks.scoring import Score
+
 RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
 BLOCK = 1024  # lines scored at a time
 CHUNK = 1 << 16  # bytes read at a time
 MEANING = {
     "unknown": "tokens that are <unk>, of which nothing is known but that they are rare",
+    "unknown_share": "of all tokens",
     "nats_per_token": "mean of -ln p",
     "bits_per_token": "mean of -log2 p",
     "perplexity": "exp of nats per token",
@@ -52,14 +56,21 @@ def evaluate(
         finite = {key: None if value in (math.inf, -math.inf) else value for key, value in scores.items()}
         print(json.dumps(finite, ensure_ascii=False))
         return
+    bounds = scores.pop("lower_bounds", ())
     for key, value in scores.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        print(f"{key.replace('_', ' '):16} {shown:>16}   {MEANING.get(key, '')}".rstrip())
+        said = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        meaning = MEANING.get(key, "")
+        if key in bounds:
+            share = f"{scores['unknown_share']:.2%}"
+            said, meaning = f"≥ {said}", f"a lower bound: {share} of the tokens are <unk>, which are not spelled"
+        print(f"{key.replace('_', ' '):16} {said:>16}   {meaning}".rstrip())
 
 
 def score(
     run: Path = RUN,
-    as_json: bool = typer.Option(False, "--json", help='JSON lines: {"logp": …, "tokens": …, "line": …}.'),
+    as_json: bool = typer.Option(
+        False, "--json", help='JSON lines: {"logp": …, "tokens": …, "line": …, "unknown": …}.'
+    ),
     tokens: bool = typer.Option(False, "--tokens", help="With --json: also token_logps, one number a token."),
     encoding: str | None = typer.Option(None, help="Of the lines.", show_default="the recipe's data.encoding"),
 ) -> None:
@@ -77,15 +88,24 @@ def score(
     loaded = load_run(run)
     if encoding is None and (encoding := loaded.config.data.encoding).lower() != "utf-8":
         log(f"note: the lines are read as {encoding}, as the training text was; --encoding utf-8 for others")
+    total = unknown = 0
     for number, block in enumerate(blocks(standard_input(encoding))):
         for item in loaded.score(block, number * BLOCK + 1) if block else ():
-            if as_json:
-                fields: dict[str, Any] = {"logp": item.logp, "tokens": item.tokens, "line": item.line}
-                if tokens:
-                    fields["token_logps"] = list(item.token_logps)
-                print(json.dumps(fields, ensure_ascii=False))
-            else:
-                print(f"{item.logp:.6f}\t{item.tokens}\t{item.line}")
+            total, unknown = total + item.tokens, unknown + (item.unknown or 0)
+            print(_row(item, tokens) if as_json else f"{item.logp:.6f}\t{item.tokens}\t{item.line}")
+    if unknown:
+        share = f"{unknown:,} of the {total:,} tokens ({unknown / total:.2%}) are <unk>"
+        log(f"note: {share}; their probability is that of any unknown word, not of the word that stands there")
+
+
+def _row(item: Score, tokens: bool) -> str:
+    """A scored line as JSON."""
+    fields: dict[str, Any] = {"logp": item.logp, "tokens": item.tokens, "line": item.line}
+    if item.unknown is not None:
+        fields["unknown"] = item.unknown
+    if tokens:
+        fields["token_logps"] = list(item.token_logps)
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def blocks(lines: Iterator[str]) -> Iterator[list[str]]:

@@ -50,14 +50,14 @@ def reads_text(encoding: str) -> bool:
         return False
 
 
-def as_read(text: str) -> str:
-    """A text that did not come from a file, as it would be read from one.
+def as_read(text: str, head: bool = True) -> str:
+    """A text that did not come from a file, as it would be read from one; at its `head` a mark may stand.
 
     Example:
         >>> as_read("\\ufeffone\\r\\ntwo\\rthree")
         'one\\ntwo\\nthree'
     """
-    return _NEWLINE.sub("\n", text.removeprefix(MARK))
+    return _NEWLINE.sub("\n", text.removeprefix(MARK) if head else text)
 
 
 def decode(

@@ -16,6 +16,7 @@ from everstep import processor
 from everstep.errors import RunError
 from everstep.reading import parse_json, read_small, reason
 from everstep.tasks.config import Config
+from everstep.tasks.unknowns import shown
 
 _LARGEST = 1 << 20  # bytes of environment.json
 FORMAT = 1
@@ -73,14 +74,17 @@ def write_card(out: Path, config: Config, summary: dict[str, Any]) -> None:
         f"on {processor.name()} with {torch.get_num_threads()} threads; ended by {summary['stopped_by']}; "
         f"seed {config.seed}",
         "",
-        "| split | tokens | bits per token | perplexity | bits per character | word perplexity |",
-        "|---|---|---|---|---|---|",
+        "| split | tokens | unknown | bits per token | perplexity | bits per character | word perplexity |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for split, s in summary["scores"].items():
+    scores = summary["scores"]
+    for split, s in scores.items():
         lines.append(
-            f"| {split} | {s['tokens']:,} | {s['bits_per_token']:.4f} | {s['perplexity']:.2f} "
-            f"| {s['bits_per_char']:.4f} | {s['word_perplexity']:.2f} |"
+            f"| {split} | {s['tokens']:,} | {s.get('unknown_share', 0):.2%} | {s['bits_per_token']:.4f} "
+            f"| {s['perplexity']:.2f} | {shown(s, 'bits_per_char')} | {shown(s, 'word_perplexity', 2)} |"
         )
+    if any("lower_bounds" in s for s in scores.values()):
+        lines += ["", "≥: a lower bound, since the unknown words have not been spelled."]
     lines += [
         "",
         "```sh",

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from everstep.data import Tokenizer
 from everstep.data.decoding import as_read
 from everstep.decode import draws
-from everstep.errors import ConfigError, DataError, RunError
+from everstep.errors import ConfigError, RunError
 from everstep.learn import FitResult, FitSettings, fit, load_weights
 from everstep.state import State, leaves
 from everstep.tasks import card
@@ -32,6 +32,7 @@ from everstep.tasks.language_model import (
     token_log_probs,
     update_rules,
 )
+from everstep.tasks.scoring import Score, score_lines
 from everstep.tasks.texts import (
     Log,
     Texts,
@@ -41,28 +42,10 @@ from everstep.tasks.texts import (
     training_batches,
     with_absolute_paths,
 )
+from everstep.tasks.unknowns import shown, told, unknown_measures
 
-SCORED_TOKENS = 4096
-"""Most padded tokens of lines scored in one batch."""
 DRAWN_BYTES = 4 << 30
 """Most memory for texts that are drawn side by side."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One scored line.
-
-    Attributes:
-        logp: log p(line) in nats.
-        tokens: tokens scored, the `<eos>` included where the vocabulary has one.
-        line: the line as it came.
-        token_logps: log p of each token given those before it, in nats.
-    """
-
-    logp: float
-    tokens: int
-    line: str
-    token_logps: tuple[float, ...]
 
 
 class Run:
@@ -195,37 +178,16 @@ class Run:
 
         Raises:
             DataError: a line has a symbol that the vocabulary lacks; names the line.
+            TypeError: `lines` is no list of texts.
         """
-        rows = [self._encode(number, line) for number, line in enumerate(lines, first_line)]
-        found: list[tuple[float, ...]] = [()] * len(rows)
-        for batch in _batches(sorted(range(len(rows)), key=lambda place: len(rows[place])), rows):
-            lengths = torch.tensor([len(rows[place]) - 1 for place in batch])
-            padded = torch.zeros(len(batch), int(lengths.max()) + 1, dtype=torch.int64)
-            for at, place in enumerate(batch):
-                padded[at, : len(rows[place])] = torch.tensor(rows[place])
-            logps = token_log_probs(self.model, padded[:, :-1], padded[:, 1:], lengths)
-            for place, row, length in zip(batch, logps.tolist(), lengths.tolist(), strict=True):
-                found[place] = tuple(row[:length])
-        return [Score(sum(row), len(row), line, row) for line, row in zip(lines, found, strict=True)]
-
-    def _encode(self, number: int, line: str) -> list[int]:
-        """A line's tokens after the one that stands before the first."""
-        text = line.removesuffix("\n")
-        try:
-            ids = [int(i) for i in self.tokenizer.encode(text, line_end=bool(text))]
-        except DataError:
-            raise self.tokenizer.unknown_error(text, "the lines to score", number) from None
-        if not text and self.tokenizer.eos_id is not None:
-            ids = [self.tokenizer.eos_id]
-        begin = self.tokenizer.begin_id
-        return ids or [0] if begin is None else [begin, *ids]
+        return score_lines(self.model, self.tokenizer, lines, first_line)
 
     def evaluate(self, split: str = "valid") -> dict[str, Any]:
         """The score of a split, read once from its first token to its last with the state carried.
 
         Returns:
-            task, split, tokens, unknown (how many of them are `<unk>`, which is easier to foresee than what it stands
-            for) where the vocabulary has it, and the measures of `everstep.tasks.language_model.report`.
+            task, split, tokens, what `everstep.tasks.unknowns.unknown_measures` tells of `<unk>`, and the measures of
+            `everstep.tasks.language_model.report`.
 
         Raises:
             DataError: the run has no such split, or its text is gone.
@@ -236,7 +198,7 @@ class Run:
             with progress_bar(f"scoring {split}") as progress:
                 nats, tokens = mean_nats(self.model, batches, progress)
             measures = report(nats, tokens, corpus.chars, corpus.bytes, corpus.words)
-            unknown = {} if self.tokenizer.unk_id is None else {"unknown": corpus.unknown}
+            unknown = unknown_measures(corpus.unknown, tokens, self.tokenizer, self.texts.read(split))
             self._scores[split] = {"task": self.config.task, "split": split, "tokens": tokens, **unknown, **measures}
         return dict(self._scores[split])
 
@@ -259,19 +221,6 @@ def _whole_characters(tokenizer: Tokenizer, ids: list[int], bits: list[float]) -
         if not text.endswith("\ufffd") or stop == len(ids):
             yield text, sum(bits[start:stop])
             start = stop
-
-
-def _batches(order: list[int], rows: list[list[int]]) -> list[list[int]]:
-    """Places by rising length in batches of at most SCORED_TOKENS padded tokens; empty rows are left out."""
-    batches: list[list[int]] = []
-    for place in order:
-        length = len(rows[place]) - 1
-        if length == 0:
-            continue
-        if not batches or length * (len(batches[-1]) + 1) > SCORED_TOKENS:
-            batches.append([])
-        batches[-1].append(place)
-    return batches
 
 
 def train(
@@ -402,9 +351,10 @@ class _Job:
         card.write_card(self.out, self.config, summary)
         self.say(f"done: {result.steps:,} steps, {result.epochs:.2f} epochs, {result.seconds:.0f} s")
         for split, measures in scores.items():
+            unknown = f" ({share})" if (share := told(measures)) else ""
             self.say(
                 f"{split}: {measures['nats_per_token']:.4f} nats per token, perplexity {measures['perplexity']:.2f}, "
-                f"{measures['bits_per_char']:.4f} bits per character"
+                f"{shown(measures, 'bits_per_char')} bits per character{unknown}"
             )
 
 
