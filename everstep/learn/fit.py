@@ -32,6 +32,7 @@ def fit(
     rules: Sequence[Rule] = (),
     resume: bool = False,
     identity: dict[str, JSON] | None = None,
+    recipe: dict[str, JSON] | None = None,
     resume_command: str = "",
     log: Callable[[str], None] | None = None,
 ) -> FitResult:
@@ -39,8 +40,9 @@ def fit(
 
     One step: g = ∇ Σ total / N over N targets, the `rules` in their order, a check that all is finite, clipping to
     `clip_norm`, the optimizer. At the end, `OUT/model.safetensors` and `model` hold the weights of the lowest
-    validation (the last ones if there is no `validate`), averaged if averaging is on. A run that steps or epochs limit
-    can be killed at any moment and resumed, and gives the same bits, at an equal number of threads.
+    validation (the last ones if there is no `validate`), averaged if averaging is on. A run that steps or epochs end
+    can be killed at any moment and resumed, and gives the same bits, at an equal number of threads. `max_minutes`
+    beside them changes nothing unless it will end the run; then `schedule="cosine"` follows the clock, which is told.
 
     When resuming, the nest of the carried state is found by running `objective` once on one batch, without effect.
 
@@ -55,6 +57,7 @@ def fit(
         rules: run after backward and before clipping.
         resume: go on from the newest whole checkpoint in `out`; from the start, if there has never been one.
         identity: what the run is of (a digest of the data, …); must be equal when resuming.
+        recipe: what else it is made by besides `settings` (dropouts, …); what differs when resuming is told.
         resume_command: what to tell the user to type after an interruption.
         log: takes each line for the user; None is stderr, with a live line on a terminal.
 
@@ -90,7 +93,7 @@ def fit(
     try:
         with RunLock(out), StopSignals(screen.say) as signals:
             learner = Learner(model, objective, batches, settings, rules)
-            run = Run(learner, out, validate, identity or {}, screen)
+            run = Run(learner, out, validate, identity or {}, recipe or {}, screen)
             run.begin(resume)
             try:
                 stopped_by = _loop(run, signals, resume_command)

@@ -26,6 +26,8 @@ from everstep.learn.weights import must_be_finite
 from everstep.state import State, map_state
 
 _REMEMBERED_NORMS = 10
+_SETTLED = 0.1
+"""Share of `max_minutes` after which speed is known: what compiles at first is over."""
 _NAMED_AT_MOST = 5
 _END = object()
 
@@ -45,6 +47,7 @@ class Counts:
         best_valid: the lowest.
         best_step: its step.
         since_best: validations since then.
+        clocked: whether the clock has had a part in the learning rate.
     """
 
     step: int = 0
@@ -57,6 +60,7 @@ class Counts:
     best_valid: float | None = None
     best_step: int | None = None
     since_best: int = 0
+    clocked: bool = False
 
 
 class StepResult(NamedTuple):
@@ -118,16 +122,37 @@ class Learner:
 
     @property
     def progress(self) -> float:
-        """The largest used fraction of the limits that are set, at most 1."""
-        limits = self.settings
-        used = [0.0]
+        """What the schedule goes by, at most 1: the used share of the limits that steps and epochs set.
+
+        Where these are not set, or the run will not reach them in time (`counts.clocked`), it is that of the time.
+        """
+        return min(1.0, max(self._counted or 0.0, self._timed if self.counts.clocked else 0.0))
+
+    @property
+    def used(self) -> float:
+        """The largest used share of any limit, at most 1: what a user is shown."""
+        return min(1.0, max(self._counted or 0.0, self._timed))
+
+    @property
+    def _counted(self) -> float | None:
+        limits, used = self.settings, []
         if limits.max_steps is not None:
             used.append(self.counts.step / limits.max_steps)
         if limits.max_epochs is not None:
             used.append(self.epoch / limits.max_epochs)
-        if limits.max_minutes is not None:
-            used.append(self.seconds / (60 * limits.max_minutes))
-        return min(1.0, max(used))
+        return max(used, default=None)
+
+    @property
+    def _timed(self) -> float:
+        minutes = self.settings.max_minutes
+        return 0.0 if minutes is None else self.seconds / (60 * minutes)
+
+    def _look_at_the_clock(self) -> None:
+        """Find out whether time will end the run; the schedule then follows the clock from now on, to end with it."""
+        if self.settings.schedule != "cosine" or self.settings.max_minutes is None:
+            return
+        counted, timed = self._counted, self._timed
+        self.counts.clocked |= counted is None or timed >= max(_SETTLED, counted)
 
     def step(self) -> StepResult:
         """One optimizer step over `accumulate` batches (fewer at an epoch's end), each target weighing the same.
@@ -192,6 +217,7 @@ class Learner:
 
     def _move(self) -> float:
         counts = self.counts
+        self._look_at_the_clock()
         rate = learning_rate(self.settings, counts.step, counts.epoch, self.progress, self.plateau.factor)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()

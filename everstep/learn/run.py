@@ -37,6 +37,7 @@ class FitResult:
         best_step: its step.
         stopped_by: "max_steps", "max_epochs", "max_minutes" or "early stopping".
         metrics: the last record of `metrics.jsonl` on training; empty if this part of the run made no step.
+        clocked: whether the clock had a part in the learning rate; another run then differs.
     """
 
     steps: int
@@ -47,20 +48,28 @@ class FitResult:
     best_step: int | None
     stopped_by: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    clocked: bool = False
 
 
 class Run:
     """A learner in its folder. Whoever makes one holds the folder's lock."""
 
     def __init__(
-        self, learner: Learner, out: Path, validate: Validate | None, identity: dict[str, JSON], screen: Screen
+        self,
+        learner: Learner,
+        out: Path,
+        validate: Validate | None,
+        identity: dict[str, JSON],
+        recipe: dict[str, JSON],
+        screen: Screen,
     ):
         self.learner = learner
         self.store = Store(out / CHECKPOINTS, learner.settings.keep_last)
         self._settings = learner.settings
         self._out = out
         self._validate = validate
-        self._identity: dict[str, JSON] = json.loads(json.dumps(identity))  # as it will come back from a checkpoint
+        as_stored: tuple[dict[str, JSON], dict[str, JSON]] = json.loads(json.dumps((identity, recipe), allow_nan=False))
+        self._identity, self._recipe = as_stored
         self._screen = screen
         self._saved: int | None = None  # the step of the last checkpoint
         self._saved_at = learner.seconds
@@ -70,7 +79,7 @@ class Run:
         self.store.clean()
         found = self.store.newest(self._screen.say, self._fault) if resume else None
         if found is not None:
-            unpack(found, self.learner, self._identity, self._screen.say)
+            unpack(found, self.learner, self._identity, self._recipe, self._screen.say)
             self._saved, self._saved_at = self.learner.counts.step, self.learner.seconds
             self._check_best()
             self._screen.say(f"resuming after step {self._saved}")
@@ -80,6 +89,7 @@ class Run:
             rng.seed_all(self._settings.seed)
         if self.learner.notice:
             self._screen.say(self.learner.notice)
+        self._check_warmup()
         self.learner.model.train()
         metrics = Metrics(self._out, self.learner.counts.step, self._settings.tensorboard)
         self.reporter = Reporter(self._screen, metrics, self._settings.log_every_seconds, self._point())
@@ -100,6 +110,24 @@ class Run:
             raise RunError(f"{self._out} holds a run already; resume it, or use another folder")
         if resume:
             self._screen.say(f"{self._out} has no checkpoint yet: starting from the beginning")
+
+    def _check_warmup(self) -> None:
+        warmup, steps = self._settings.warmup_steps, self._planned
+        if warmup and steps is not None and warmup >= steps:
+            self._screen.say(
+                f"warmup_steps={warmup} is not over when this run of {steps} steps ends: the learning rate hardly "
+                f"reaches {self._settings.learning_rate:g}; set a lower warmup_steps"
+            )
+
+    @property
+    def _planned(self) -> int | None:
+        """The steps after which the run ends at the latest, where steps or epochs limit it."""
+        settings, limits = self._settings, []
+        if settings.max_steps is not None:
+            limits.append(settings.max_steps)
+        if settings.max_epochs is not None:
+            limits.append(settings.max_epochs * -(-len(self.learner.batches) // settings.accumulate))
+        return min(limits, default=None)
 
     def _check_best(self) -> None:
         """Make `model.safetensors` that of the run as resumed: a crash may have left a later one, or none."""
@@ -130,10 +158,17 @@ class Run:
         Raises:
             Diverged: naming the last checkpoint.
         """
+        counts = self.learner.counts
+        clocked = counts.clocked
         try:
             result = self.learner.step()
         except Diverged as error:
             self._diverged(str(error))
+        if counts.clocked and not clocked and (self._settings.max_steps or self._settings.max_epochs):
+            self._screen.say(
+                f"max_minutes will end this run before its steps do: the schedule follows the clock from step "
+                f"{counts.step} on, to end in time, so that another run will differ"
+            )
         self.reporter.step(self._point(), *result)
 
     def _diverged(self, message: str) -> NoReturn:
@@ -214,7 +249,7 @@ class Run:
         step = self.learner.counts.step
         if self._saved == step:
             return self.store.folder(step)
-        packed = pack(self.learner, self._identity)
+        packed = pack(self.learner, self._identity, self._recipe)
         if found := self._fault(packed):
             self._diverged(f"training diverged at step {step}: {found} after it. {self.learner.advice()}")
         folder = self.store.save(step, packed)
@@ -226,6 +261,11 @@ class Run:
         learner, counts = self.learner, self.learner.counts
         self.save()
         self.reporter.flush(self._point())
+        warmup = self._settings.warmup_steps
+        if warmup and counts.step <= warmup and (self._planned is None or warmup < self._planned):
+            self._screen.say(
+                f"warmup_steps={warmup} was not over when the run ended after {counts.step} steps; set a lower one"
+            )
         path = self._out / MODEL_FILE
         if counts.best_step is None:
             with learner.averaging.applied():
@@ -240,11 +280,12 @@ class Run:
             best_step=counts.best_step,
             stopped_by=stopped_by,
             metrics=self.reporter.last,
+            clocked=counts.clocked,
         )
 
     def _point(self) -> Point:
         learner, counts = self.learner, self.learner.counts
-        return Point(counts.step, learner.epoch, counts.tokens, learner.seconds, learner.progress)
+        return Point(counts.step, learner.epoch, counts.tokens, learner.seconds, learner.used)
 
 
 def _way_back(aside: list[Path], good: list[Path]) -> str:

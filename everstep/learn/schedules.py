@@ -1,8 +1,9 @@
 """The learning rate as a pure function of the step, the epoch and the progress of the run.
 
-`progress` is the largest, over the limits that are set, of the used fraction of that limit. Where only steps and epochs
-limit the run, the learning rate therefore depends on the step alone and runs are reproducible bit for bit; where
-`max_minutes` is the deciding limit, the rate of "cosine" follows the clock.
+`progress` is the used share of what limits the run: the larger of those of `max_steps` and `max_epochs`, so that the
+learning rate depends on the step alone and runs are reproducible bit for bit, also where `max_minutes` is set as well.
+Where `max_minutes` alone is set, "cosine" follows the clock; where it will end the run before its steps do (known after
+a tenth of it), from then on, so that the schedule ends with the run on any machine. Such runs are not reproducible.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class FitSettings:
         patience: stop after that many validations in a row without a new best; None never stops early.
         max_steps: optimizer steps.
         max_epochs: passes over the data.
-        max_minutes: wall time, over all resumed parts, validation included.
+        max_minutes: wall time, over all resumed parts, validation included. Where it ends a run, another one differs.
         validate_every: steps; None is at the end of each epoch. There is always one at the end of the run.
         checkpoint_every: steps; None is at each point of validation (also if there is no `validate`).
         checkpoint_minutes: also one whenever that much wall time has passed since the last.

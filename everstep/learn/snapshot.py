@@ -19,8 +19,12 @@ from everstep.learn.weights import all_tensors, fill, first_not_finite
 from everstep.state import leaves, unflatten
 
 
-def pack(learner: Learner, identity: dict[str, JSON]) -> Checkpoint:
-    """Everything the next step depends on. `identity` says what the run is of; it must be equal when resuming."""
+def pack(learner: Learner, identity: dict[str, JSON], recipe: dict[str, JSON]) -> Checkpoint:
+    """Everything the next step depends on.
+
+    `identity` says what the run is of, and must be equal when resuming; `recipe` what else it was made by: its changes
+    are told.
+    """
     counts = learner.counts
     counts.seconds = learner.seconds
     random_tensors, random_data = rng.capture()
@@ -42,6 +46,7 @@ def pack(learner: Learner, identity: dict[str, JSON]) -> Checkpoint:
         "threads": torch.get_num_threads(),
         "settings": asdict(learner.settings),
         "identity": identity,
+        "recipe": recipe,
         "batches": _batches(learner),
     }
     return Checkpoint(tensors, data, counts.valid if counts.validated == counts.step else None)
@@ -59,7 +64,13 @@ def fault(checkpoint: Checkpoint, watched: frozenset[str]) -> str | None:
     return None
 
 
-def unpack(checkpoint: Checkpoint, learner: Learner, identity: dict[str, JSON], say: Callable[[str], None]) -> None:
+def unpack(
+    checkpoint: Checkpoint,
+    learner: Learner,
+    identity: dict[str, JSON],
+    recipe: dict[str, JSON],
+    say: Callable[[str], None],
+) -> None:
     """Put `learner`, and every random generator, where `pack` found them.
 
     Raises:
@@ -67,8 +78,10 @@ def unpack(checkpoint: Checkpoint, learner: Learner, identity: dict[str, JSON], 
     """
     tensors, data = checkpoint.tensors, checkpoint.data
     batches = _batches(learner)
+    if "recipe" not in data:  # an earlier everstep, which did not ask for what is both
+        identity = {key: value for key, value in identity.items() if key not in recipe or key in data["identity"]}
     _check_identity(data["identity"] | data.get("batches", batches), identity | batches)
-    _note_differences(data, learner, say)
+    _note_differences(data, learner, recipe, say)
     learner.counts = Counts(**data["counts"])
     fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
     # A file cannot hold its nest, so the objective is asked for one. That may move buffers and generators: both are put
@@ -115,15 +128,24 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 40 else f"{shown[:12]}…{shown[-1]}"
 
 
-def _note_differences(data: dict[str, Any], learner: Learner, say: Callable[[str], None]) -> None:
+def _note_differences(
+    data: dict[str, Any], learner: Learner, recipe: dict[str, JSON], say: Callable[[str], None]
+) -> None:
     threads = torch.get_num_threads()
     if threads != data["threads"]:
         say(
             f"resuming with {threads} threads a run of {data['threads']}: results may differ in the last bits from an "
             "uninterrupted run"
         )
-    old, new = data["settings"], asdict(learner.settings)
+    new = asdict(learner.settings)
     new["betas"] = list(new["betas"])  # as JSON gives it
-    changed = [f"{key} {old.get(key)!r} -> {value!r}" for key, value in new.items() if old.get(key) != value]
+    changed = _changes(data["settings"], new)
+    if "recipe" in data:
+        changed += _changes(data["recipe"], recipe)
     if changed:
         say("resuming with other settings: " + ", ".join(changed))
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    keys = dict.fromkeys([*new, *old])
+    return [f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)]
