@@ -244,22 +244,26 @@ def test_a_folder_that_cannot_be_made_is_a_run_error(tmp_path: Path) -> None:
 
 
 def test_a_locked_run_is_refused_and_the_holder_named(tmp_path: Path) -> None:
-    holder = (
-        "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.flock(f,fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
-    )
+    holder = """
+import sys
+from pathlib import Path
+from everstep.learn.lock import RunLock
+with RunLock(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
     with subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        (tmp_path / ".lock").write_text(f"{process.pid}\n")
         try:
             with pytest.raises(RunError, match=f"in use by another process .pid {process.pid}"):
                 toy.run(tmp_path)
         finally:
             process.kill()
     toy.run(tmp_path)  # let go of by the system
-    assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+    assert (tmp_path / ".lock").read_text() == f" {os.getpid()}\n"
 
 
 def test_a_lock_that_does_not_work_is_a_run_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,13 @@ from everstep.errors import RunError
 
 TEMPORARY = ".tmp-"  # what a name begins with until it is whole
 
+BINARY = getattr(os, "O_BINARY", 0)
+"""For `os.open`: bytes as they are. Windows would turn line ends into its own."""
+
 # Names of their own, so that a test can make the n-th call of each fail.
 _write = os.write
 _fsync = os.fsync
-_rename = os.rename
+_rename = os.replace
 
 
 @contextmanager
@@ -39,7 +42,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` and wait until the disk has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
     try:
         write_all(descriptor, data)
         _fsync(descriptor)
@@ -48,8 +51,10 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in `folder`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Wait until the disk has the names in `folder`; Windows opens no folders, and has no such request."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _fsync(descriptor)
     finally:

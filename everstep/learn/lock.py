@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
 
+from filelock import lock_descriptor
+
 from everstep.errors import RunError
 from everstep.learn import files
+
+_LOCKED = " "  # what the first byte says, which no one else can read on Windows while it is locked
 
 
 class RunLock:
@@ -30,22 +33,23 @@ class RunLock:
     def __enter__(self) -> RunLock:
         with files.explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | files.BINARY, 0o666)
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(self._descriptor, 32).decode(errors="replace").strip() or "unknown"
-                os.close(self._descriptor)
-                raise RunError(
-                    f"{self._folder} is in use by another process (pid {holder}); wait until it ends, stop it, or use "
-                    "another folder"
-                ) from None
-            except OSError:
+                if not lock_descriptor(self._descriptor, blocking=False):
+                    raise RunError(
+                        f"{self._folder} is in use by another process (pid {self._holder()}); wait until it ends, "
+                        "stop it, or use another folder"
+                    )
+                os.ftruncate(self._descriptor, 0)
+                files.write_all(self._descriptor, f"{_LOCKED}{os.getpid()}\n".encode())
+            except BaseException:
                 os.close(self._descriptor)
                 raise
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
+
+    def _holder(self) -> str:
+        os.lseek(self._descriptor, len(_LOCKED), os.SEEK_SET)
+        return os.read(self._descriptor, 32).decode(errors="replace").strip() or "unknown"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

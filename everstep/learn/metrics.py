@@ -50,7 +50,7 @@ class Metrics:
         kept = [record for record in read_metrics(self._path) if record["step"] <= after]
         with files.explained(out):
             files.replace_file(self._path, b"".join(map(_line, kept)))
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | files.BINARY)
         self._board = _tensorboard(out / "tensorboard", after + 1) if tensorboard else None
 
     def record(self, values: dict[str, Any]) -> None:
