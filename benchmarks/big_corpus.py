@@ -93,7 +93,7 @@ def main() -> None:
             results.append(json.loads(run.stdout) | {"megabytes": options.megabytes, "cores": os.cpu_count()})
             print(json.dumps(results[-1], indent=1))
     if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        options.out.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def main() -> None:
     for name, part in share.items():
         print(f"{name:28} {100 * part['median_ms'] / whole:5.1f} %   {part['median_ms']:.2f} ms")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        options.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 def _bundled(source: str) -> object:

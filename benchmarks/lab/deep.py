@@ -87,14 +87,14 @@ def main() -> None:
     problem = Characters(np.unique(list(text), return_inverse=True)[1], options.window)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "deep.json"
-    found = json.loads(path.read_text()) if path.exists() else {"settings": settings_of(options), "runs": []}
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {"settings": settings_of(options), "runs": []}
     if found["settings"] != settings_of(options):
         raise SystemExit(f"deep: {path} is of other settings; give another folder")
     for seed in range(options.seeds):
         for kind in KINDS:
             if not any((run["kind"], run["seed"]) == (kind, seed) for run in found["runs"]):
                 found["runs"].append(trained(problem, kind, seed, options))
-                path.write_text(json.dumps(found, indent=1) + "\n")
+                path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     draw(found, problem.baseline, options.out / "deep.png")
     for run in found["runs"]:
         print(f"{run['kind']:9} seed {run['seed']}: {run['curve'][-1][1]:.3f} bits, {run['seconds']:.0f} s")

@@ -112,7 +112,7 @@ def main() -> None:
             if "valid" in r
         ],
     }
-    (options.out / "result.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "result.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     print(json.dumps({key: value for key, value in found.items() if key != "curve"}, indent=1))
 
 

@@ -63,7 +63,7 @@ def main() -> None:
     settings = {name: getattr(options, name) for name in names} | {"cpu": cpu_name()}
     found: dict[str, Any] = {"settings": settings, "runs": []}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
         if found["settings"] != settings:
             raise SystemExit(f"skips: {path} is of other settings; give another folder")
     for way in WAYS:
@@ -75,7 +75,7 @@ def main() -> None:
                 record = examine(tried, Trial(experiment, tried.name, options.lag, options.rate, seed, math.inf))
                 print(f"{way} {d} seed {seed}: {record['outcome']}, {record['relative']:.3f}, {record['steps']} steps")
                 found["runs"].append({"way": way, "d": d, **record})
-                path.write_text(json.dumps(found, indent=1) + "\n")
+                path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     draw(found, options.out / "skips.png")
 
 

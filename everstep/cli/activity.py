@@ -70,7 +70,7 @@ def draw_units(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path
         except ValueError as reason:
             rows[name] = str(reason).removeprefix("predictive_units: ").split(",")[0]
     (out / "properties.md").parent.mkdir(parents=True, exist_ok=True)
-    (out / "properties.md").write_text(table(rows), encoding="utf-8")
+    (out / "properties.md").write_text(table(rows), encoding="utf-8", newline="\n")
     drawn = [
         (
             out / "properties.md",

@@ -94,7 +94,11 @@ def remedies(
     records = trials.remedies(experiment, out, begin=prepare)
     grid = trials.grid(experiment, records)
     table, picture = remedy_table(grid), out / "pictures" / "remedies.png"
-    (out / "remedies.md").write_text(f"# {task}: which remedy reaches which lag\n\n{_caption(grid.goal)}\n\n{table}\n")
+    (out / "remedies.md").write_text(
+        f"# {task}: which remedy reaches which lag\n\n{_caption(grid.goal)}\n\n{table}\n",
+        encoding="utf-8",
+        newline="\n",
+    )
     draw_remedies(grid, picture)
     print(table)
     print(f"\n{picture}\n    Dark and ticked: it remembers. Bright: no better than an answer that looks at nothing.")

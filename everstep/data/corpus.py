@@ -274,7 +274,7 @@ def _write(
 
 def _save_json(path: Path, value: dict[str, Any]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=1), "utf-8")
+    aside.write_text(json.dumps(value, indent=1), "utf-8", newline="\n")
     os.replace(aside, path)
 
 

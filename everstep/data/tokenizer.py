@@ -182,7 +182,9 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `tokenizer.json`; `tokenizers.Tokenizer.from_file` reads it and gives the same ids."""
-        Path(path).write_text(json.dumps(json.loads(self._json), ensure_ascii=False, indent=2) + "\n", "utf-8")
+        Path(path).write_text(
+            json.dumps(json.loads(self._json), ensure_ascii=False, indent=2) + "\n", "utf-8", newline="\n"
+        )
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.kind}, {self.vocab_size} symbols)"

@@ -61,7 +61,12 @@ def _by_dot(
         lines.append(f"{{rank={rank}; {' '.join(number[key] + ';' for key in group)}}}")
     try:
         done = subprocess.run(
-            [program, "-Tplain"], input="\n".join([*lines, "}"]), capture_output=True, text=True, timeout=60, check=True
+            [program, "-Tplain"],
+            input="\n".join([*lines, "}"]),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=True,
         )
         rows = [line.split() for line in done.stdout.splitlines()]
         keys = {name: key for key, name in number.items()}

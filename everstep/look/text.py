@@ -181,4 +181,4 @@ pre {{ font: 15px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; white-space: 
 {body}
 </html>
 """
-    to.write_text(page, encoding="utf-8")
+    to.write_text(page, encoding="utf-8", newline="\n")

@@ -36,7 +36,7 @@ def write_environment(out: Path) -> None:
         "threads": torch.get_num_threads(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (out / "environment.json").write_text(json.dumps(content, indent=2) + "\n")
+    (out / "environment.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def check_format(out: Path) -> None:
@@ -94,4 +94,4 @@ def write_card(out: Path, config: Config, summary: dict[str, Any]) -> None:
         "```",
         "",
     ]
-    (out / "README.md").write_text("\n".join(lines))
+    (out / "README.md").write_text("\n".join(lines), encoding="utf-8", newline="\n")

@@ -248,7 +248,7 @@ def train(
         texts = Texts.of(config.data)
         tokenizer = texts.tokenizer()
         job = _Job(out, config, texts, tokenizer, say)
-        (out / "config.yaml").write_text(to_yaml(config))
+        (out / "config.yaml").write_text(to_yaml(config), encoding="utf-8", newline="\n")
         tokenizer.save(out / "tokenizer.json")
         card.write_environment(out)
     return job.fit(resume=False)
@@ -338,7 +338,7 @@ class _Job:
 
     def _report(self, run: Run, result: FitResult) -> None:
         scores = {split: run.evaluate(split) for split in self.corpora if split != "train"}
-        (self.out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+        (self.out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8", newline="\n")
         summary = {
             "vocabulary": self.tokenizer.vocab_size,
             "parameters": _count(run.model),

@@ -249,7 +249,7 @@ def _publish(library: Path, job: _Job, place: Path) -> None:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     beside = _Sidecar(_digest(library), job.name, str(job.compiler), list(job.flags), created)
     sidecar = library.with_suffix(".json")
-    sidecar.write_text(json.dumps(asdict(beside), indent=1), "utf-8")
+    sidecar.write_text(json.dumps(asdict(beside), indent=1), "utf-8", newline="\n")
     os.replace(library, place / f"{job.stem}.so")
     os.replace(sidecar, place / f"{job.stem}.json")
 
@@ -273,7 +273,7 @@ def _compiled(job: _Job, aside: Path, place: Path) -> Path:
         OSError: the folder cannot be written to, or is full.
     """
     source, library, log = (aside / f"{job.name}.{ending}" for ending in ("cpp", "so", "log"))
-    source.write_text(job.source, "utf-8")
+    source.write_text(job.source, "utf-8", newline="\n")
     # the folder's random name stays out of the library, so that two processes make the same one
     same = f"-ffile-prefix-map={aside}=."
     command = [*job.compiler.command, *job.flags, same, str(source), "-o", str(library)]
@@ -284,7 +284,7 @@ def _compiled(job: _Job, aside: Path, place: Path) -> Path:
     if any(sign in output for sign in _DISK_FULL) or shutil.disk_usage(aside).free < _ROOM:  # for messages too
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
     lines = [line for line in output.splitlines() if "error" in line] or output.splitlines()
-    log.write_text(f"{shlex.join(command)}\n{trouble or 'wrote no library'}\n\n{output}", "utf-8")
+    log.write_text(f"{shlex.join(command)}\n{trouble or 'wrote no library'}\n\n{output}", "utf-8", newline="\n")
     kept = place / "failed" / f"{job.stem}.log"
     kept.parent.mkdir(exist_ok=True)
     os.replace(source, kept.with_suffix(".cpp"))

@@ -1,0 +1,169 @@
+"""Without what only Linux, or only POSIX systems, have: simulated here, since there is no other system to run on."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import everstep
+
+PACKAGE = Path(everstep.__file__).parent
+MODES = {kind + binary + more for kind in "rwxa" for binary in ("", "b", "t") for more in ("", "+")}
+
+# What Windows lacks is taken away before everstep is imported, and what it refuses is refused. Other packages are
+# imported first, since they were made for the system that they are on.
+FOREIGN = """
+import builtins, io, os, pathlib, shutil, signal, sys
+import matplotlib.pyplot, numpy, pydantic, safetensors.torch, scipy.linalg, tokenizers, torch, typer, yaml
+import multiprocessing.popen_spawn_posix, multiprocessing.resource_tracker, platform, subprocess, tempfile
+from filelock import lock_descriptor
+
+platform.uname()
+for name in ("fcntl", "grp", "pwd", "resource", "termios", "syslog"):
+    sys.modules[name] = None
+for name in '''
+O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_NOCTTY O_SYNC fork forkpty killpg getpgid setsid pread pwrite getuid
+geteuid getgid getegid fchmod fchown chown lchown sched_getaffinity sched_setaffinity sysconf uname mkfifo nice
+getloadavg posix_fallocate sync statvfs
+'''.split():
+    if hasattr(os, name):
+        delattr(os, name)
+for name in "SIGHUP SIGKILL SIGALRM SIGUSR1 SIGUSR2 SIGPIPE SIGCHLD SIGQUIT alarm pthread_sigmask".split():
+    if hasattr(signal, name):
+        delattr(signal, name)
+
+shutil._use_fd_functions = False
+real_open, real_os_open, real_rename = io.open, os.open, os.rename
+os.O_BINARY = 1 << 30  # a bit of no meaning here
+
+def opened(file, *how, **more):
+    if str(file).startswith(("/proc", "/sys")):
+        raise FileNotFoundError(2, "No such file or directory", str(file))
+    return real_open(file, *how, **more)
+
+def os_opened(path, flags, *how, **more):
+    if str(path).startswith(("/proc", "/sys")):
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    if os.path.isdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+    ours = sys._getframe(1).f_globals.get("__name__", "").startswith("everstep")
+    assert flags & os.O_BINARY or not ours or str(path) == os.devnull, f"{path} is opened for text"
+    return real_os_open(path, flags & ~os.O_BINARY, *how, **more)
+
+def renamed(source, target, **more):
+    if os.path.exists(target):
+        raise FileExistsError(17, "File exists", str(source))
+    real_rename(source, target, **more)
+
+builtins.open = io.open = opened
+os.open, os.rename = os_opened, renamed
+sys.platform = "win32"
+"""
+
+
+def run(body: str, *arguments: str, **environment: str) -> str:
+    """What a script prints on such a system."""
+    done = subprocess.run(
+        [sys.executable, "-c", FOREIGN + body, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_every_module_can_be_imported() -> None:
+    out = run("""
+import importlib, pkgutil, everstep
+names = [m.name for m in pkgutil.walk_packages(everstep.__path__, "everstep.") if not m.name.endswith("__main__")]
+for name in names:
+    importlib.import_module(name)
+for name in dir(everstep):
+    getattr(everstep, name)
+print(len(names), "modules")
+""")
+    assert int(out.split()[-2]) > 100
+
+
+def test_cells_and_ridge() -> None:
+    run(
+        """
+import torch, everstep as es
+cell, xs = es.LayerNormLSTM(3, 5), torch.randn(2, 7, 3, requires_grad=True)
+got, want = (es.scan(cell, xs, backend=name)[0] for name in ("auto", "reference"))
+torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+got.sum().backward()
+wave = torch.sin(torch.arange(300.0).double()).view(1, -1, 1)
+hs, _ = es.scan(es.Reservoir(1, 50, seed=1, dtype=torch.float64), wave)
+ridge = es.Ridge()
+ridge.add(hs[0], hs[0, :, :2])
+ridge.solve(1e-6)
+""",
+        CXX=shutil.which("c++") or "",  # whose name would end in .exe there
+    )
+
+
+def test_runs_and_the_command_line(tmp_path: Path) -> None:
+    run(
+        """
+import pathlib, sys
+import everstep as es
+from everstep.cli.app import app
+from everstep.tasks.run import resume, train
+
+out = pathlib.Path(sys.argv[1])
+text = out / "text.txt"
+text.write_text("ein Maß für alle – 你好\\n" * 200, "utf-8")
+changes = ["model.hidden_size=8", "model.embedding_size=8", "train.max_minutes=null", "train.max_steps=4"]
+changes += [f"data.train={text}", "train.checkpoint_every=2", "train.validate_every=2"]
+train("text-bytes", out / "run", overrides=changes)
+resume(out / "run")
+model = es.load(out / "run")
+for verb in (["doctor"], ["doctor", "--json"], ["eval", str(out / "run")], ["generate", str(out / "run")]):
+    try:
+        app(verb, prog_name="everstep")
+    except SystemExit as end:
+        assert not end.code, verb
+for name in ("config.yaml", "tokenizer.json", "environment.json", "scores.json", "README.md"):
+    assert b"\\r" not in (out / "run" / name).read_bytes(), name
+""",
+        str(tmp_path),
+        EVERSTEP_COMPILER="none",
+        EVERSTEP_CACHE=str(tmp_path / "cache"),
+    )
+
+
+def test_text_is_utf8_with_the_same_line_ends_everywhere() -> None:
+    """By name: what a locale or a system would choose differs."""
+    wrong, seen = [], 0
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            values = [ast.unparse(value) for value in node.args]
+            if name in ("read_text", "write_text"):
+                seen += 1
+                encoding = given.get("encoding", next(iter(values[name == "write_text" :]), "none"))
+                right = encoding in ("'utf-8'", "'ascii'") and (name == "read_text" or given.get("newline") == "'\\n'")
+            elif name in ("open", "fdopen") and not (
+                isinstance(node.func, ast.Attribute) and values[1:2] and "O_" in values[1]
+            ):
+                mode = given.get("mode", next((value for value in values if value.strip("'") in MODES), ""))
+                right = "b" in mode or "encoding" in given
+            elif name in ("run", "Popen", "check_output"):
+                right = not {"text", "universal_newlines"} & set(given)
+            else:
+                continue
+            if not right:
+                wrong.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
+    assert not wrong, "\n".join(wrong)
+    assert seen > 10
