@@ -108,6 +108,11 @@ def _below(x: Tensor, bound: float) -> Tensor:
     return torch.where(x < -bound, x + bound, torch.where(x != x, x, 0.0))
 
 
+def _hardswish(x: Tensor) -> Tensor:
+    inside = torch.where(x.abs() < 3, x, 0.0)  # so that the branch not taken has no gradient of infinity
+    return torch.where(x < 3, torch.where(x > -3, inside * ((inside + 3) * (1 / 6)), 0.0), x)
+
+
 def _glu(x: Tensor, dim: int = -1) -> Tensor:
     half = x.shape[dim] // 2
     return _cut(x, dim, 0, half) * torch.sigmoid(_cut(x, dim, half, 2 * half))
@@ -286,7 +291,7 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
     "frac": lambda x: x - torch.trunc(x.detach()),
     "hypot": lambda a, b: torch.sqrt(a * a + b * b),
     "mish": lambda x: x * torch.tanh(torch.nn.functional.softplus(x)),
-    "hardswish": lambda x: torch.where(x < 3, torch.where(x > -3, x * ((x + 3) * (1 / 6)), 0.0), x),
+    "hardswish": _hardswish,
     "hardshrink": lambda x, bound=0.5: torch.where(x.abs() <= bound, 0.0, x),
     "softshrink": lambda x, bound=0.5: torch.where(x > bound, x - bound, _below(x, bound)),
     "threshold": lambda x, bound, value: torch.where(x <= bound, value, x),

@@ -49,6 +49,8 @@ class Adjoint:
         products: the products, for the weights' gradients.
         saved: what the forward loop has to keep, in the order of the "saved" inputs.
         kept: leaves of the state that are needed at every step.
+        flat_inputs, flat_constants: those that reach results by `floor` and the like alone: their gradient is zero.
+        apart: leaves of the state that reach no result at all, and so have no gradient.
     """
 
     previous: list[View]
@@ -57,6 +59,9 @@ class Adjoint:
     products: list[Product]
     saved: list[Node] = field(default_factory=list)
     kept: set[int] = field(default_factory=set)
+    flat_inputs: set[int] = field(default_factory=set)
+    flat_constants: set[int] = field(default_factory=set)
+    apart: set[int] = field(default_factory=set)
 
 
 def derive(step: Lowered) -> Adjoint:
@@ -74,6 +79,9 @@ class _Derivation:
         self.parts: dict[int, list[tuple[Place, View]]] = {}
         self.saved: list[Node] = []
         self.kept: set[int] = set()
+        self.flat: set[int] = set()
+        """Nodes that reach results, at least on some way by operations whose derivative is zero."""
+        self.flat_matrices: set[int] = set()
         self.again: dict[int, Node] = {}
         self.forward = {id(n) for n in ordered(v.node for v in (step.output, *step.following))}
         self.exact: set[int] = set()
@@ -90,6 +98,7 @@ class _Derivation:
         gradients: dict[int, View] = {}
         for node in reversed(ordered(v.node for v in ends)):
             if id(node) not in self.parts or node.op == "literal":
+                self._flatten(node, id(node) in self.flat)
                 continue
             gradient = gradients[id(node)] = self.gradient(node)
             if node.op == "product":
@@ -113,7 +122,11 @@ class _Derivation:
                 node = self.build.known.get(("input", *self._key(kind, number)))
                 if node is not None and id(node) in gradients:
                     found[number] = self.primal(gradients[id(node)])
+                elif node is not None and id(node) in self.flat:
+                    flat[kind].add(number)
             return found
+
+        flat: dict[str, set[int]] = {"prev": set(), "x": set(), "const": self.flat_matrices}
 
         previous = of("prev", len(step.states))
         zeros = [self.build.literal(0.0, shape) for shape in step.states]
@@ -125,7 +138,18 @@ class _Derivation:
             made,
             self.saved,
             self.kept,
+            flat["x"],
+            flat["const"] | {step.factors[k][0] for k in flat["x"] if k in step.factors},
+            {k for k in range(len(step.states)) if k not in previous and k not in flat["prev"]},
         )
+
+    def _flatten(self, node: Node, flat: bool) -> None:
+        """What a node reads reaches results, with a derivative of zero, if the node does."""
+        if not flat or node.op in _UNRELATED or node.key == STOP:
+            return
+        self.flat.update(id(arg.node) for arg in node.args[node.op == "where" :])
+        if node.op == "product":
+            self.flat_matrices.add(node.key)
 
     def _key(self, kind: str, number: int) -> tuple[object, ...]:
         shape = {"prev": self.step.states, "x": self.step.inputs, "const": self.step.constants}[kind][number]
@@ -177,7 +201,9 @@ class _Derivation:
         self.contribute(view, build.apply("mul", at, share))
 
     def _pointwise(self, node: Node, gradient: View) -> None:
-        if node.op in _FLAT or node.key == STOP:
+        if node.op in _FLAT:
+            self._flatten(node, True)
+        if node.op in _FLAT or node.op in _UNRELATED or node.key == STOP:
             return
         rule = _RULES.get(node.op)
         if rule is None:
@@ -263,7 +289,10 @@ class _Derivation:
 
 
 _Rule = Callable[..., tuple[View | None, ...]]
-_FLAT = {"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not", "sign", "floor"}
+_FLAT = {"sign", "floor"}
+"""Operations whose derivative is zero."""
+_UNRELATED = {"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"}
+"""Those that have none."""
 
 
 def _where(b: Builder, g: View, y: View, condition: View, yes: View, no: View) -> tuple[View | None, ...]:
@@ -274,10 +303,9 @@ def _extreme(op: str) -> _Rule:
     """Of two equal values each has half, as in PyTorch."""
 
     def rule(b: Builder, g: View, y: View, x: View, other: View) -> tuple[View | None, ...]:
-        half = b.apply("mul", g, 0.5)
-        same = b.apply("eq", x, other)
-        first = b.apply("where", b.apply(op, x, other), g, b.apply("where", same, half, 0.0))
-        second = b.apply("where", b.apply(op, other, x), g, b.apply("where", same, half, 0.0))
+        shared = b.apply("where", b.apply("eq", x, other), b.apply("mul", g, 0.5), g)  # of NaN, whole to both
+        first = b.apply("where", b.apply(op, other, x), 0.0, shared)
+        second = b.apply("where", b.apply(op, x, other), 0.0, shared)
         return first, second
 
     return rule
@@ -310,7 +338,7 @@ _RULES: dict[str, _Rule] = {
     "reciprocal": lambda b, g, y, x: (b.apply("neg", _mul(b, g, y, y)),),
     "sigmoid": lambda b, g, y, x: (_mul(b, g, y, b.apply("sub", 1.0, y)),),
     "tanh": lambda b, g, y, x: (_mul(b, g, b.apply("sub", 1.0, _mul(b, y, y))),),
-    "relu": lambda b, g, y, x: (b.apply("where", b.apply("gt", y, 0.0), g, 0.0),),
+    "relu": lambda b, g, y, x: (b.apply("where", b.apply("le", y, 0.0), 0.0, g),),
     "exp": lambda b, g, y, x: (_mul(b, g, y),),
     "expm1": lambda b, g, y, x: (_mul(b, g, b.apply("add", y, 1.0)),),
     "log": lambda b, g, y, x: (b.apply("div", g, x),),

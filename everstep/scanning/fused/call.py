@@ -124,7 +124,20 @@ class _Call:
             found[k] = gradient if held is None else held + gradient
         for k, entry, shape, then in form.inputs:
             found[k] = self._of_input(given, entry, shape, then)
+        for k in program.flat:
+            if wanted[k] and found[k] is None:
+                found[k] = self._zeros(k, saved)
         return found
+
+    def _zeros(self, k: int, saved: Sequence[Tensor]) -> Tensor:
+        """The gradient of an input or a constant that is nothing but zeros."""
+        program, rows = self.program, self.rows
+        inputs = len(program.step.inputs)
+        if k >= inputs:
+            return torch.zeros_like(saved[len(program.saved_inputs) + k - inputs])
+        factor = program.step.factors.get(k)
+        shape = program.step.inputs[k] if factor is None else (factor[1],)
+        return saved[0].new_zeros(*((rows.count, rows.time) if self.outer else (rows.steps,)), *shape)
 
     def _layout(self, *, forward: bool, ahead: bool, near: bool = False) -> Layout:
         rows, program = self.rows, self.program
@@ -225,8 +238,10 @@ _apply = super(torch.autograd.Function, _Loop).apply
 def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
     call, wanted = ctx.call, ctx.needs_input_grad[2:]
     program = call.program
+    if program.adjoint.apart:
+        wanted = program.reaching(wanted)
     came = [grad for grad in grads if grad is not None]
-    if not came:
+    if not came or True not in wanted:
         return (None,) * len(wanted)
     inputs, constants = len(program.saved_inputs), len(program.step.constants)
     state = saved[inputs + constants : -2]

@@ -214,8 +214,8 @@ def _clamped(self: Reader, node: Any, low: Any, high: Any) -> View:
 
 def _pow(self: Reader, node: Any) -> View:
     view, power = self.view(node.args[0]), node.args[1]
-    if power == 0:
-        return self.build.literal(1.0, view.shape)
+    if power == 0:  # 1, which hangs on x as PyTorch's does: with a derivative of zero
+        return self.build.apply("add", self.build.apply("mul", self.build.apply("sign", view), 0.0), 1.0)
     if isinstance(power, fx.Node):
         return self.build.apply("pow", view, self.view(power))
     if power == 2:
@@ -276,7 +276,7 @@ def _softplus(self: Reader, node: Any) -> View:
     view = self.view(node.args[0])
     multiple = self.build.apply("mul", view, beta)
     # exp of what is kept alone, so that the branch not taken overflows into no gradient
-    bounded = self.build.apply("clamp_max", multiple, threshold)
+    bounded = self.build.apply("where", self.build.apply("gt", multiple, threshold), threshold, multiple)
     soft = self.build.apply("div", self.build.apply("log1p", self.build.apply("exp", bounded)), beta)
     return self.build.apply("where", self.build.apply("gt", multiple, threshold), view, soft)
 
@@ -306,7 +306,7 @@ def _exponential(self: Reader, node: Any, alpha: float, scale: float, inner: flo
     view = self.view(node.args[0])
     below = self.build.apply("mul", self.build.apply("clamp_max", view, 0.0), inner)
     curve = self.build.apply("mul", self.build.apply("expm1", below), alpha * scale)
-    return _rectified(self.build, view, scaled(self.build, view, scale), curve)
+    return self.build.apply("where", self.build.apply("le", view, 0.0), curve, scaled(self.build, view, scale))
 
 
 def _leaky_relu(self: Reader, node: Any) -> View:
@@ -322,20 +322,22 @@ def _prelu(self: Reader, node: Any) -> View:
     return _rectified(self.build, view, view, self.build.apply("mul", view, slope))
 
 
-def _between(build: Builder, view: View, low: float, high: float) -> View:
-    """Kept within bounds; no gradient at the bounds themselves."""
-    below = build.apply("where", build.apply("ge", view, high), high, view)
-    return build.apply("where", build.apply("le", view, low), low, below)
+def _between(build: Builder, view: View, low: float, high: float, line: View, ends: tuple[float, float]) -> View:
+    """A line between bounds, beyond which it is constant; no gradient at the bounds themselves."""
+    below = build.apply("where", build.apply("ge", view, high), ends[1], line)
+    return build.apply("where", build.apply("le", view, low), ends[0], below)
 
 
 def _hardtanh(self: Reader, node: Any) -> View:
     low, high = float(_given(node, 1, "min_val", -1)), float(_given(node, 2, "max_val", 1))
-    return _between(self.build, self.view(node.args[0]), low, high)
+    view = self.view(node.args[0])
+    return _between(self.build, view, low, high, view, (low, high))
 
 
 def _hardsigmoid(self: Reader, node: Any) -> View:
-    line = self.build.apply("add", self.build.apply("mul", self.view(node.args[0]), 1 / 6), 0.5)
-    return _between(self.build, line, 0.0, 1.0)
+    view, build = self.view(node.args[0]), self.build
+    line = build.apply("add", build.apply("mul", view, 1 / 6), 0.5)
+    return _between(build, view, -3.0, 3.0, line, (0.0, 1.0))
 
 
 def _gelu(self: Reader, node: Any) -> View:

@@ -36,6 +36,8 @@ class Program:
         self.states = tuple(math.prod(shape) for shape in step.states)
         self.ends = tuple(accumulate(map(len, (step.inputs, step.constants, step.states))))
         """How many inputs there are; with the constants; with the state."""
+        self.flat = sorted(self.adjoint.flat_inputs | {len(step.inputs) + k for k in self.adjoint.flat_constants})
+        """Inputs and constants whose gradient is always zero."""
         self.shared = [
             k
             for k, view in enumerate(step.following)
@@ -201,6 +203,12 @@ class Program:
             found += [(key[0], True) if isinstance(key, tuple) else (key, False) for key in keys]
             found += [(self.step.factors[k][0], order is self.backward_plan) for k in ahead]
         return found
+
+    def reaching(self, wanted: Sequence[bool]) -> tuple[bool, ...]:
+        """`wanted` without leaves of start and initial state that reach no result, and so have no gradient."""
+        first, last = self.ends[1:]
+        live = [k not in self.adjoint.apart for k in range(last - first)]
+        return tuple([w and (k < first or live[(k - first) % (last - first)]) for k, w in enumerate(wanted)])
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """Inputs, constants, start state, initial state."""
