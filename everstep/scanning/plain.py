@@ -33,10 +33,15 @@ def transformed() -> str | None:
     return None
 
 
+def jitted() -> bool:
+    """Whether `torch.jit.trace` is looking."""
+    return torch._C._get_tracing_state() is not None
+
+
 def watched() -> str | None:
     """Whether what matters is PyTorch's operations, and not only their numbers, in words; None if not."""
     if _C._len_torch_dispatch_stack() > 0:
         return "a mode (TorchDispatchMode) looks at the operations of the loop that PyTorch runs"
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or jitted():
         return "it is being compiled or exported, which sees through the loop that PyTorch runs"
     return transformed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
@@ -106,10 +107,12 @@ class Recorder(TorchDispatchMode):
         self._within: list[str] = []  # which decompositions
         self._trouble: Untraceable | None = None
 
-    def input(self, name: str, like: Tensor, free: bool) -> _Traced:
-        """A traced tensor that comes in, shaped as `like`."""
+    def input(self, name: str, told: str, like: Tensor, free: bool) -> _Traced:
+        """A traced tensor that comes in, shaped as `like`; `told`: what it is to the user."""
+        node = self.graph.placeholder(name)
+        node.meta["told"] = told
         # what a step is given, it may write over: what it was given is what it was all the same
-        return self._traced(self.graph.placeholder(name), _meta(like), free, own=free)
+        return self._traced(node, _meta(like), free, own=free)
 
     def check(self) -> None:
         """Raise what the step has been refused for, if it caught that."""
@@ -354,6 +357,24 @@ def users_line(frames: Iterable[tuple[str, int]]) -> str:
     """ " (FILE:LINE)" of the innermost frame that is the user's."""
     found = next((f for f in frames if not f[0].startswith(_NOT_THE_USERS)), None)
     return f" ({found[0]}:{found[1]})" if found else ""
+
+
+def size_told(size: int, rows: int) -> str:
+    """A size of a step that is traced with so many rows, in words."""
+    if not size or size % rows:
+        return str(size)
+    return "batch" if size == rows else f"{size // rows}·batch"
+
+
+def in_words(text: str, rows: int) -> str:
+    """What PyTorch or the user says of tensors that have so many rows, without that number, which is nobody's."""
+    text = re.sub(r"(?<=\d)x(?=\d)", " x ", text)
+    return re.sub(r"(?<![\d.])\d+(?![\d.]*\d)", lambda found: size_told(int(found[0]), rows), text)
+
+
+def node_told(node: fx.Node) -> str:
+    """A value of a step in words."""
+    return str(node.meta.get("told") or f"what {operation_name(node.target)} gives")
 
 
 def differing(first: fx.GraphModule, second: fx.GraphModule, rows: int, others: int) -> fx.Node | None:

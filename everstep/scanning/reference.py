@@ -123,7 +123,7 @@ def _check(cell: Cell, given: Any, state: State) -> None:
             f"{cell._get_name()}.step gives {came}, but its output_size asks for (batch, {cell.output_size}); "
             "give output_size to Cell.__init__"
         )
-    if torch.is_autocast_enabled(leaves(state)[0][1].device.type if leaves(state) else "cpu"):
+    if torch._C._is_any_autocast_enabled():
         new, state = (
             map_state(lambda leaf: torch.empty_like(leaf, dtype=torch.float32), nest) for nest in (new, state)
         )

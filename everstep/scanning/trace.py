@@ -25,8 +25,10 @@ from everstep.scanning.record import (
     Recorder,
     Untraceable,
     differing,
+    in_words,
     kind_of,
     operation_name,
+    size_told,
     users_line,
 )
 from everstep.scanning.writes import Watch
@@ -179,10 +181,15 @@ def _recorded(
         holder = _Step(cell, xs, cell.initial_state(rows, like))
     recorder = Recorder(like.device, rows, written)
     parameters = [*holder.named_parameters(), *holder.named_buffers()]
-    values = {name: recorder.input(f"value{k}", parameter, False) for k, (name, parameter) in enumerate(parameters)}
+    values = {}
+    for k, (name, parameter) in enumerate(parameters):
+        values[name] = recorder.input(f"value{k}", f"its {name.removeprefix('cell.')!r}", parameter, False)
     everywhere: dict[str, Tensor] = {name: values[first] for name, first in _places(holder).items()}
-    inputs = [recorder.input(f"x{k}", leaf, True) for k, leaf in enumerate(xs_leaves)]
-    state = [recorder.input(f"state{k}", leaf, True) for k, (_, leaf) in enumerate(leaves(holder.start))]
+    inputs = [recorder.input(f"x{k}", "x", leaf, True) for k, leaf in enumerate(xs_leaves)]
+    state = [
+        recorder.input(f"state{k}", f"state leaf {name!r}", leaf, True)
+        for k, (name, leaf) in enumerate(leaves(holder.start))
+    ]
     try:
         with nullcontext() if training else evaluating(cell), recorder, Functions(recorder):
             # PyTorch's own tying puts the traced tensor into a module that two names share, and leaves it there
@@ -194,7 +201,7 @@ def _recorded(
         recorder.check()
         where = users_line((f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)[::-1])
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Untraceable(f"its step cannot be followed{where}: {reason}") from error
+        raise Untraceable(f"its step cannot be followed{where}: {in_words(reason, rows)}") from error
     return module, (len(values), len(xs_leaves))
 
 
@@ -237,11 +244,11 @@ class _Step(nn.Module):
             raise self._refusal(f"gets the state leaves {told[0]}, but gives {told[1]}")
         for (name, old), (_, leaf) in zip(starts, ends, strict=True):
             if leaf.shape != old.shape or leaf.dtype != old.dtype:
-                told = [f"({', '.join(_size(n, old.shape[0]) for n in s.shape)}) {s.dtype}" for s in (old, leaf)]
+                told = [f"({', '.join(size_told(n, old.shape[0]) for n in s.shape)}) {s.dtype}" for s in (old, leaf)]
                 raise self._refusal(f"turns state leaf {name!r} from {told[0]} into {told[1]}")
         rows = len(inputs[0])
         if not isinstance(y, Tensor) or y.shape != (rows, self.cell.output_size):
-            came = f"({', '.join(_size(n, rows) for n in y.shape)})" if isinstance(y, Tensor) else _told(y)
+            came = f"({', '.join(size_told(n, rows) for n in y.shape)})" if isinstance(y, Tensor) else _told(y)
             raise self._refusal(f"gives {came}, but its output_size asks for (batch, {self.cell.output_size})")
         return [y, *(leaf for _, leaf in ends)]
 
@@ -257,8 +264,8 @@ def _told(value: Any) -> str:
     return "one tensor" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _size(size: int, rows: int) -> str:
-    return "batch" if size == rows else str(size)
+def _place_told(name: str) -> str:
+    return f"its {name.removeprefix('cell.')!r}"
 
 
 @contextmanager

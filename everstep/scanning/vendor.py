@@ -11,7 +11,7 @@ from torch import Tensor
 from everstep import processor
 from everstep.cell import Cell
 from everstep.equation import Gated
-from everstep.scanning.plain import transformed
+from everstep.scanning.plain import jitted, transformed
 from everstep.state import State, leaves, select, unflatten, where
 
 name = "vendor"
@@ -26,6 +26,10 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
         return f"{owner.__name__} has a step of its own"
     if not isinstance(xs, Tensor):
         return "its steps take more than one input"
+    if xs.is_meta and (lengths is not None or resets is not None):
+        return "xs is on meta, where lengths and resets have no numbers to pack by"
+    if jitted() and (lengths is not None or resets is not None):
+        return "it is being traced by torch.jit, which would keep the lengths and resets of this call"
     return transformed()
 
 
@@ -69,7 +73,8 @@ def _kernel(cell: Gated, data: Tensor, batch_sizes: Tensor | None, state: State)
     hx = [leaf.unsqueeze(0) for _, leaf in leaves(state)]
     start = hx if len(hx) > 1 else hx[0]
     # the kernel keeps what backward needs only if told that it trains; `cell.training` says nothing of gradients
-    train = torch.is_grad_enabled()
+    # (a trace of torch.jit is called for both)
+    train = torch.is_grad_enabled() or jitted()
     if batch_sizes is None:
         ys, *final = kernel(data, start, parameters, biases, 1, 0.0, train, False, True)
     else:

@@ -118,7 +118,7 @@ def effect(cell: Cell, xs: Any) -> str | None:
     effects = known(cell).effects[cell.training]
     if not effects:  # not traced, for it is not for the compiled loop
         try:
-            with torch.inference_mode(False), torch.autocast(leaves(xs)[0][1].device.type, enabled=False):
+            with torch.inference_mode(False):
                 trace(cell, map_state(torch.Tensor.detach, xs), training=True)
             effects.append("")
         except Impure as reason:

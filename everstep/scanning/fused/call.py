@@ -238,7 +238,8 @@ _apply = super(torch.autograd.Function, _Loop).apply
 def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
     call, wanted = ctx.call, ctx.needs_input_grad[2:]
     program = call.program
-    if program.adjoint.apart:
+    # a row without steps gives what it starts from
+    if program.adjoint.apart and int(call.rows.length.min()) > 0:
         wanted = program.reaching(wanted)
     came = [grad for grad in grads if grad is not None]
     if not came or True not in wanted:

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from everstep.scanning.fused.graph import Builder, Place, Shape, View, broadcast, dense
 from everstep.scanning.fused.operations import POINTWISE, ROWWISE, Handler, filled, scaled, without
 from everstep.scanning.fused.split import PRODUCTS, Split
-from everstep.scanning.record import Untraceable, operation_name
+from everstep.scanning.record import Untraceable, node_told, operation_name, size_told
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Lowering:
         """`value` beside what is being computed: of a constant, the dimension beside the batch goes."""
         value: View | float | tuple[View, ...] = self.value(node)
         if isinstance(value, tuple):
-            raise Untraceable(f"{node} is several tensors")
+            raise Untraceable(f"{node_told(node)} is several tensors")
         if isinstance(value, float):
             return value
         if self._batch(node):
@@ -155,7 +155,7 @@ class Lowering:
 
     def _size(self, value: Tensor) -> str:
         """A shape in words, the traced batch by name."""
-        return ", ".join("batch" if n == self.rows else str(n) for n in value.shape)
+        return ", ".join(size_told(n, self.rows) for n in value.shape)
 
     def _batch(self, node: fx.Node) -> tuple[int, int] | None:
         value = node.meta.get("val")
@@ -173,7 +173,7 @@ class Lowering:
     def _constant(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or value.is_complex():
-            raise Untraceable(f"{node} is no tensor of real numbers")
+            raise Untraceable(f"{node_told(node)} is no tensor of real numbers")
         # of a constant that was spread over the batch its row is all that counts
         if self._batch(node) or (node.op == "call_function" and filled(node) is not None):
             return self._call(node)
@@ -244,7 +244,7 @@ class Lowering:
         """Ask PyTorch what the strides become, on a tensor without storage."""
         source, place = self.value(node.args[0]), self._batch(node.args[0])
         if not isinstance(source, View):
-            raise Untraceable(f"its step takes a view of {node.args[0]}, which is no single tensor")
+            raise Untraceable(f"its step takes a view of {node_told(node.args[0])}, which is no single tensor")
         if min(source.place.strides, default=0) < 0:  # PyTorch has no such tensors
             source = self.build.copy(source)
         target = torch.ops.aten.view if name == "_unsafe_view" else node.target

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from everstep.scanning.fused import products
 from everstep.scanning.fused.graph import Place, Shape
-from everstep.scanning.record import Untraceable, operation_name
+from everstep.scanning.record import Untraceable, operation_name, size_told
 from everstep.scanning.trace import StepGraph
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
@@ -104,7 +104,7 @@ class Split:
         """
         found = [(at, n // self.rows) for at, n in enumerate(shape) if n and n % self.rows == 0]
         if len(found) > 1:
-            told = ", ".join("batch" if n == self.rows else str(n) for n in shape)
+            told = ", ".join(size_told(n, self.rows) for n in shape)
             raise Untraceable(f"its step sets rows of the batch against one another ({told})")
         return found[0] if found else None
 
