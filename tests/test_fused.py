@@ -815,7 +815,7 @@ class Bad(es.Cell):
                 return x, x
             return x, h
         if self.kind == "in place":
-            h.add_(x)
+            h[:, :1].add_(x[:, :1])
             return h, h
         if self.kind == "random":
             h = h + torch.rand_like(h)
