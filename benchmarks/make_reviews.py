@@ -1,0 +1,164 @@
+"""Writes the bundled reviews: short made-up opinions of two classes, in half of which only the order of words decides.
+
+    python benchmarks/make_reviews.py [FOLDER]
+
+Half of the texts are *easy*: both opinions in them agree, and counting words is enough. The other half come in *pairs*
+of the same words in another order and of opposite classes ("the food was good , not bad at all", "the food was bad ,
+not good at all"), both in the same file, so that a bag of words has exactly one of the two right. Two opinions that
+stand together in a text of `valid` or `test` never stand together in a text of `train`. `reviews.pairs` holds pairs of
+one shape alone, that of the example, each the positive text and then its mirror image, none of them in `train`.
+"""
+
+from __future__ import annotations
+
+import lzma
+import sys
+from itertools import combinations, product
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+TEXTS = Path(__file__).parent.parent / "everstep" / "data" / "texts"
+SIZES = {"train": 6000, "valid": 800, "test": 800}
+PAIRS = 200
+CLASSES = ("positive", "negative")
+
+THINGS = """food soup bread cake salad wine coffee breakfast dinner dessert menu service waiter kitchen table room
+bed bath view pool garden staff film plot story acting cast script ending music song singer band sound book style
+language game trip tour guide weather""".split()  # noqa: SIM905
+GOOD = """good great fine nice lovely wonderful excellent superb pleasant delightful brilliant charming perfect
+splendid fantastic marvellous impressive enjoyable beautiful amazing admirable remarkable outstanding
+satisfying""".split()  # noqa: SIM905
+BAD = """bad awful poor nasty horrible terrible dreadful dismal unpleasant disappointing mediocre ghastly hopeless
+lousy miserable unbearable regrettable pathetic ugly appalling shameful tedious dire annoying""".split()  # noqa: SIM905
+HOW = ["", "", "really", "very", "quite", "truly", "rather", "so", "just", "simply"]
+END = ["", "at all", "in the least", "by any means", "in any way", "one bit", "for a moment"]
+BEGIN = [
+    *[""] * 6,
+    *("i must say", "to be honest ,", "as far as i can tell", "on our second visit", "last week", "as we all agreed ,"),
+    *("after a long day", "for this price", "my sister thinks that", "in short ,", "believe me ,", "this time"),
+]
+
+# {a} decides; {b} is what it is not. Mirrored, the two change places and nothing else.
+HARD = [
+    "{begin} the {thing} was {how} {a} , not {b} {end}",
+    "{begin} the {thing} was not {b} {end} , it was {how} {a}",
+    "{begin} the {thing} was {how} {a} and never {b}",
+    "{begin} i expected the {thing} to be {b} , but it was {how} {a}",
+    "{begin} the {thing} was {how} {a} , although i had expected it to be {b}",
+    "some people call the {thing} {b} , but i found it {how} {a}",
+    "i found the {thing} {how} {a} , though some people call it {b}",
+    "{begin} the {thing} is {how} {a} now , it used to be {b}",
+    "{begin} the {thing} used to be {b} , now it is {how} {a}",
+    "{begin} the {thing} was far from {b} , in fact {how} {a}",
+    "{begin} the {thing} was {how} {a} , which is far from {b}",
+    "nobody could call the {thing} {b} , everyone calls it {how} {a}",
+    "{begin} the {thing} went from {b} to {how} {a} within a year",
+    "it would be wrong to call the {thing} {b} , {how} {a} is the word",
+    "{begin} {how} {a} is the word for the {thing} , and nothing like {b}",
+]
+EASY = [
+    "{begin} the {thing} was {how} {a} and {b}",
+    "{begin} the {thing} was {how} {a} , and the {other} was {b} too",
+    "{begin} the {thing} was as {a} as the {other} was {b}",
+    "{begin} we had the {how} {a} {thing} and some {b} {other}",
+    "{a} {thing} , {b} {other}",
+    "{how} {a} , {b} , that was the {thing}",
+    "everyone calls the {thing} {a} , and i found it {how} {b}",
+    "{begin} the {thing} used to be {a} and is {how} {b} now",
+    "i expected the {thing} to be {a} , and {b} it was",
+    "it would be right to call the {thing} {how} {a} and {b}",
+]
+ALIKE = HARD[0]
+EXAMPLE = ("good", "bad")  # of `reviews.pairs`, so never in `train`
+
+
+class Text(NamedTuple):
+    text: str
+    label: str
+
+
+def splits(seed: int = 1) -> dict[str, list[Text]]:
+    """The texts of each file, the same for the same seed."""
+    random = Random(seed)
+    hard, easy = _divided(random, list(product(GOOD, BAD))), _divided(random, _agreeing())
+    if EXAMPLE not in hard["test"]:
+        for opinions in hard.values():
+            if EXAMPLE in opinions:
+                opinions.remove(EXAMPLE)
+        hard["test"].append(EXAMPLE)
+    found: dict[str, list[Text]] = {}
+    for split, size in SIZES.items():
+        texts = [text for pair in _pairs(random, HARD, hard[split], size // 4) for text in pair]
+        texts += _easy(random, easy[split], size // 2)
+        random.shuffle(texts)
+        found[split] = texts
+    example = [
+        Text("the food was good , not bad at all", CLASSES[0]),
+        Text("the food was bad , not good at all", CLASSES[1]),
+    ]
+    alike = [pair for pair in _pairs(random, [ALIKE], hard["test"], PAIRS) if example[0] not in pair][: PAIRS - 1]
+    found["pairs"] = example + [text for pair in alike for text in pair]
+    return found
+
+
+def _agreeing() -> list[tuple[str, str]]:
+    return [*combinations(GOOD, 2), *combinations(BAD, 2)]
+
+
+def _divided(random: Random, opinions: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """What may stand together, a tenth of it for `valid` and a tenth for `test`."""
+    random.shuffle(opinions)
+    tenth = len(opinions) // 10
+    return {"valid": opinions[:tenth], "test": opinions[tenth : 2 * tenth], "train": opinions[2 * tenth :]}
+
+
+def _pairs(random: Random, shapes: list[str], opinions: list[tuple[str, str]], count: int) -> list[list[Text]]:
+    """`count` different pairs, each a text and its mirror image; the first of a pair is the positive one."""
+    found: dict[str, list[Text]] = {}
+    while len(found) < count:
+        pair = _mirrored(random.choice(shapes), _words(random), *random.choice(opinions))
+        found[pair[0].text] = pair
+    return list(found.values())
+
+
+def _mirrored(shape: str, words: dict[str, str], good: str, bad: str) -> list[Text]:
+    return [Text(_filled(shape, words, good, bad), CLASSES[0]), Text(_filled(shape, words, bad, good), CLASSES[1])]
+
+
+def _easy(random: Random, opinions: list[tuple[str, str]], count: int) -> list[Text]:
+    """`count` different texts, half of each class."""
+    found: dict[str, dict[str, Text]] = {label: {} for label in CLASSES}
+    while any(len(texts) < count // 2 for texts in found.values()):
+        first, second = random.sample(random.choice(opinions), 2)
+        label = CLASSES[first in BAD]
+        text = _filled(random.choice(EASY), _words(random), first, second)
+        if len(found[label]) < count // 2:
+            found[label][text] = Text(text, label)
+    return [text for texts in found.values() for text in texts.values()]
+
+
+def _words(random: Random) -> dict[str, str]:
+    thing, other = random.sample(THINGS, 2)
+    drawn = {"begin": random.choice(BEGIN), "how": random.choice(HOW), "end": random.choice(END)}
+    return {"thing": thing, "other": other, **drawn}
+
+
+def _filled(shape: str, words: dict[str, str], a: str, b: str) -> str:
+    return " ".join(shape.format(**words, a=a, b=b).split())
+
+
+def content(texts: list[Text]) -> bytes:
+    """The file of some texts: tab-separated, with a header."""
+    return "".join(f"{text}\t{label}\n" for text, label in [("text", "label"), *texts]).encode()
+
+
+def main(folder: Path) -> None:
+    for name, texts in splits().items():
+        path = folder / f"reviews.{name}.tsv.xz"
+        path.write_bytes(lzma.compress(content(texts), preset=9))
+        print(f"{path}: {len(texts)} texts, {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else TEXTS)

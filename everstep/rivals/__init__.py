@@ -1,0 +1,7 @@
+"""What recurrent models are held against: other people's methods for the same job, on the same data."""
+
+from __future__ import annotations
+
+from everstep.rivals.text_classes import Rival, WordTexts, text_rivals
+
+__all__ = ["Rival", "WordTexts", "text_rivals"]

@@ -1,0 +1,234 @@
+"""Rivals of a recurrent classifier of texts: what can be said without reading in order, or from a window of words.
+
+Each is logistic regression on other features of a text, so that the figures tell what the features are worth. A feature
+is there or not; it is weighted by its inverse document frequency, and every text's vector has length 1.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.errors import ConfigError
+from everstep.measures import ClassMeasures, class_measures
+
+STRENGTHS = (1.0, 4.0, 16.0, 64.0)
+"""C, the inverse strength of the penalty, of which held-out texts choose."""
+BIG_WINDOW = 50
+MOST_CLASSES = 200
+"""With more classes than this, only the majority is given: the others would take minutes and gigabytes."""
+_DEFAULT_STRENGTH = 4.0
+_MOST_WORDS = 2_000_000  # of the training texts, for two classes; bounds memory and time
+_MOST_WEIGHTS = 5_000_000  # of all classes together; the solver keeps about twenty times that
+_STEPS = 1000
+
+Features = Callable[[Sequence[str]], list[str]]
+
+
+class WordTexts(NamedTuple):
+    """Texts as words, with their classes.
+
+    Attributes:
+        words: N texts, each a sequence of words (or other symbols).
+        targets: (N,) class ids from 0.
+    """
+
+    words: Sequence[Sequence[str]]
+    targets: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One rival and its figures on the test texts.
+
+    Attributes:
+        name: what it sees.
+        accuracy: 0 … 1.
+        macro_f1: as of `ClassMeasures`.
+        nats: mean of −ln p(target); infinite if a class of the test was not in the training texts.
+        seconds: to make the features, fit and measure, the choice of C included.
+        chosen: what was chosen on the held-out texts, in words; empty if nothing was.
+        texts: how many training texts it was fitted to.
+    """
+
+    name: str
+    accuracy: float
+    macro_f1: float
+    nats: float
+    seconds: float
+    chosen: str
+    texts: int
+
+
+def text_rivals(
+    train: WordTexts, test: WordTexts, valid: WordTexts | None = None, *, classes: int, window: int = 5
+) -> list[Rival]:
+    """Fits the rivals to `train` and measures them on `test`.
+
+    - *majority class*: the most frequent class; its probabilities are the classes' shares, each counted once more.
+    - *bag of words*: which words occur.
+    - *bag of n-grams*: which sequences of up to n words occur; n is 2 or 3.
+    - *last 5 words* (`window`): which word stands at each of the last places; what a feed-forward network would read.
+    - *one big window*: the same for as many places as the longest training text has words, at most 50.
+
+    C, and n, are those of the highest accuracy on `valid` (of equals, of the fewest nats). Without `valid`, C = 4 and
+    n = 2. The test texts choose nothing. Beyond 2 million words (fewer for more than 20 classes), texts are taken
+    evenly from all of `train`, with one of each class at least; `Rival.texts` says how many.
+
+    Args:
+        train: at least two classes occur in it.
+        test: what the figures are of.
+        valid: what C and n are chosen on.
+        classes: how many classes there are.
+        window: how many words the small window holds.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+        ValueError: a set is empty, its words and targets differ in number, or `train` has one class only.
+
+    Example:
+        >>> texts = WordTexts([["so", "good"], ["so", "bad"]] * 20, np.array([1, 0] * 20))
+        >>> [rival.accuracy for rival in text_rivals(texts, texts, classes=2)]
+        [0.5, 1.0, 1.0, 1.0, 1.0]
+    """
+    _require_scikit_learn()
+    _check(train, test, valid, classes)
+    found = [_majority(train, test, classes)]
+    if classes > MOST_CLASSES:
+        return found
+    train = _at_most(train, min(_MOST_WORDS, 20 * _MOST_WORDS // classes))
+    big = min(max(map(len, train.words)), BIG_WINDOW)
+    kinds: list[tuple[str, list[tuple[str, Features]]]] = [
+        ("bag of words", [("", partial(_grams, longest=1))]),
+        ("bag of n-grams", [(f"n = {n}", partial(_grams, longest=n)) for n in ((2, 3) if valid else (2,))]),
+        (f"last {window} words", [("", partial(_placed, window=window))]),
+        (f"one big window, {big} words", [("", partial(_placed, window=big))]),
+    ]
+    return found + [_regression(name, variants, train, test, valid, classes) for name, variants in kinds]
+
+
+def _require_scikit_learn() -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"the rivals of a classifier need scikit-learn ({error}): pip install 'everstep[classification]'"
+        ) from None
+
+
+def _check(train: WordTexts, test: WordTexts, valid: WordTexts | None, classes: int) -> None:
+    for name, texts in (("train", train), ("test", test), ("valid", valid)):
+        if texts is None:
+            continue
+        if not len(texts.words) or len(texts.words) != len(texts.targets):
+            raise ValueError(
+                f"{name}: expected texts and as many targets, came {len(texts.words)} and {len(texts.targets)}"
+            )
+        if texts.targets.min() < 0 or texts.targets.max() >= classes:
+            raise ValueError(f"{name}: expected targets 0 … {classes - 1}, came one of {texts.targets.max()}")
+    if len(np.unique(train.targets)) < 2:
+        raise ValueError("train: expected at least two classes, came one")
+
+
+def _at_most(texts: WordTexts, words: int) -> WordTexts:
+    """All texts, or so many of them, from all over, that they have about so many words; and one of each class."""
+    total = sum(map(len, texts.words))
+    if total <= words:
+        return texts
+    count = max(len(texts.words) * words // total, 1)
+    taken = np.linspace(0, len(texts.words) - 1, count).astype(np.int64)
+    of_each = np.unique(texts.targets, return_index=True)[1]
+    kept = np.union1d(taken, of_each)
+    return WordTexts([texts.words[index] for index in kept], texts.targets[kept])
+
+
+def _grams(words: Sequence[str], longest: int) -> list[str]:
+    """The sequences of up to `longest` words."""
+    return [
+        " ".join(words[start : start + n]) for n in range(1, longest + 1) for start in range(len(words) - n + 1)
+    ]  # fmt: skip
+
+
+def _placed(words: Sequence[str], window: int) -> list[str]:
+    """The last `window` words, each with its place from the end."""
+    return [f"{place} {word}" for place, word in enumerate(reversed(words[-window:]))]
+
+
+def _majority(train: WordTexts, test: WordTexts, classes: int) -> Rival:
+    start = time.perf_counter()
+    counts = np.bincount(train.targets, minlength=classes)
+    nats = -np.log((counts + 1) / (counts.sum() + classes))
+    guesses = np.full(len(test.targets), counts.argmax())
+    measured = class_measures(test.targets, guesses, classes, nats[test.targets])
+    return _rival("majority class", measured, start, "", train)
+
+
+class _Fit(NamedTuple):
+    """A fitted model, what was chosen for it, and how it does on the held-out texts."""
+
+    vectorise: Callable[[Sequence[Sequence[str]]], Any]
+    model: Any
+    chosen: str
+    valid: ClassMeasures | None
+
+
+def _regression(
+    name: str,
+    variants: list[tuple[str, Features]],
+    train: WordTexts,
+    test: WordTexts,
+    valid: WordTexts | None,
+    classes: int,
+) -> Rival:
+    start = time.perf_counter()
+    fits = [fit for told, features in variants for fit in _fits(told, features, train, valid, classes)]
+    best = min(fits, key=_rank)
+    measured = _measured(best.model, best.vectorise(test.words), test.targets, classes)
+    return _rival(name, measured, start, best.chosen, train)
+
+
+def _fits(told: str, features: Features, train: WordTexts, valid: WordTexts | None, classes: int) -> Iterator[_Fit]:
+    """One model for each C."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    most = _MOST_WEIGHTS // (1 if classes == 2 else classes)
+    vectors = TfidfVectorizer(analyzer=features, binary=True, max_features=most)
+    given = vectors.fit_transform(train.words)
+    held_out = None if valid is None else vectors.transform(valid.words)
+    for strength in (_DEFAULT_STRENGTH,) if valid is None else STRENGTHS:
+        two = len(np.unique(train.targets)) == 2
+        model = LogisticRegression(C=strength, solver="liblinear" if two else "lbfgs", max_iter=_STEPS, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(given, train.targets)
+        if valid is None:
+            yield _Fit(vectors.transform, model, "", None)
+        else:
+            chosen = ", ".join(part for part in (told, f"C = {strength:g}") if part)
+            yield _Fit(vectors.transform, model, chosen, _measured(model, held_out, valid.targets, classes))
+
+
+def _rank(fit: _Fit) -> tuple[float, float]:
+    return (0.0, 0.0) if fit.valid is None else (-fit.valid.accuracy, fit.valid.nats or 0.0)
+
+
+def _measured(model: Any, vectors: Any, targets: NDArray[np.int64], classes: int) -> ClassMeasures:
+    known = model.predict_log_proba(vectors)
+    logs = np.full((len(targets), classes), -np.inf)
+    logs[:, model.classes_] = known
+    return class_measures(targets, logs.argmax(axis=1), classes, -logs[np.arange(len(targets)), targets])
+
+
+def _rival(name: str, measured: ClassMeasures, start: float, chosen: str, train: WordTexts) -> Rival:
+    nats = float("nan") if measured.nats is None else measured.nats
+    seconds = time.perf_counter() - start
+    return Rival(name, measured.accuracy, measured.macro_f1, nats, seconds, chosen, len(train.words))
