@@ -4,15 +4,19 @@
 
 Half of the texts are *easy*: both opinions in them agree, and counting words is enough. The other half come in *pairs*
 of the same words in another order and of opposite classes ("the food was good , not bad at all", "the food was bad ,
-not good at all"), both in the same file, so that a bag of words has exactly one of the two right. Two opinions that
-stand together in a text of `valid` or `test` never stand together in a text of `train`. `reviews.pairs` holds pairs of
-one shape alone, that of the example, each the positive text and then its mirror image, none of them in `train`.
+not good at all"), both in the same file, so that a bag of words has exactly one of the two right. Half of the pairs are
+denied by what stands around them ("they wrote that … , and they were wrong"), so that sequences of a few words are at
+chance, too. Two opinions that stand together in a text of `valid` or `test` never stand together in a text of `train`.
+`reviews.pairs` holds pairs of one shape alone, that of the example, each the positive text and then its mirror image,
+none of them in `train`.
 """
 
 from __future__ import annotations
 
 import lzma
 import sys
+from collections.abc import Callable
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from random import Random
@@ -41,21 +45,34 @@ BEGIN = [
 
 # {a} decides; {b} is what it is not. Mirrored, the two change places and nothing else.
 HARD = [
-    "{begin} the {thing} was {how} {a} , not {b} {end}",
-    "{begin} the {thing} was not {b} {end} , it was {how} {a}",
-    "{begin} the {thing} was {how} {a} and never {b}",
-    "{begin} i expected the {thing} to be {b} , but it was {how} {a}",
-    "{begin} the {thing} was {how} {a} , although i had expected it to be {b}",
-    "some people call the {thing} {b} , but i found it {how} {a}",
-    "i found the {thing} {how} {a} , though some people call it {b}",
-    "{begin} the {thing} is {how} {a} now , it used to be {b}",
-    "{begin} the {thing} used to be {b} , now it is {how} {a}",
-    "{begin} the {thing} was far from {b} , in fact {how} {a}",
-    "{begin} the {thing} was {how} {a} , which is far from {b}",
-    "nobody could call the {thing} {b} , everyone calls it {how} {a}",
-    "{begin} the {thing} went from {b} to {how} {a} within a year",
-    "it would be wrong to call the {thing} {b} , {how} {a} is the word",
-    "{begin} {how} {a} is the word for the {thing} , and nothing like {b}",
+    "the {thing} was {how} {a} , not {b} {end}",
+    "the {thing} was not {b} {end} but {how} {a}",
+    "the {thing} was {how} {a} and never {b}",
+    "the {thing} was never {b} {end} but {how} {a}",
+    "the {thing} turned from {b} to {how} {a}",
+    "the {thing} is {how} {a} now and used to be {b}",
+    "the {thing} used to be {b} and is {how} {a} now",
+    "the {thing} was far from {b} and in fact {how} {a}",
+    "the {thing} was {how} {a} , which is far from {b}",
+    "the {thing} , which many call {b} , was {how} {a}",
+    "the {thing} was {how} {a} instead of {b}",
+    "instead of {b} the {thing} was {how} {a}",
+]
+# What stands around such a clause affirms it or, as often, denies it.
+AFFIRMED = [
+    *["{begin} {clause}"] * 5,
+    "{begin} i agree that {clause}",
+    "{begin} it is true that {clause}",
+    "{begin} nobody can deny that {clause}",
+    "they wrote that {clause} , and they were right",
+    "we were told that {clause} , which we found to be true",
+]
+DENIED = [
+    "{begin} i can not agree that {clause}",
+    "{begin} it is not true that {clause}",
+    "{begin} only a fool could say that {clause}",
+    "they wrote that {clause} , and they were wrong",
+    "we were told that {clause} , which we found to be false",
 ]
 EASY = [
     "{begin} the {thing} was {how} {a} and {b}",
@@ -69,7 +86,7 @@ EASY = [
     "i expected the {thing} to be {a} , and {b} it was",
     "it would be right to call the {thing} {how} {a} and {b}",
 ]
-ALIKE = HARD[0]
+ALIKE = "{begin} " + HARD[0]
 EXAMPLE = ("good", "bad")  # of `reviews.pairs`, so never in `train`
 
 
@@ -89,16 +106,13 @@ def splits(seed: int = 1) -> dict[str, list[Text]]:
         hard["test"].append(EXAMPLE)
     found: dict[str, list[Text]] = {}
     for split, size in SIZES.items():
-        texts = [text for pair in _pairs(random, HARD, hard[split], size // 4) for text in pair]
+        texts = [text for pair in _pairs(random, hard[split], size // 4) for text in pair]
         texts += _easy(random, easy[split], size // 2)
         random.shuffle(texts)
         found[split] = texts
-    example = [
-        Text("the food was good , not bad at all", CLASSES[0]),
-        Text("the food was bad , not good at all", CLASSES[1]),
-    ]
-    alike = [pair for pair in _pairs(random, [ALIKE], hard["test"], PAIRS) if example[0] not in pair][: PAIRS - 1]
-    found["pairs"] = example + [text for pair in alike for text in pair]
+    example = _mirrored(ALIKE, {"begin": "", "thing": "food", "how": "", "end": "at all"}, EXAMPLE)
+    alike = _different(lambda: _mirrored(ALIKE, _words(random), random.choice(hard["test"])), PAIRS)
+    found["pairs"] = [text for pair in [example, *(pair for pair in alike if pair != example)][:PAIRS] for text in pair]
     return found
 
 
@@ -113,17 +127,30 @@ def _divided(random: Random, opinions: list[tuple[str, str]]) -> dict[str, list[
     return {"valid": opinions[:tenth], "test": opinions[tenth : 2 * tenth], "train": opinions[2 * tenth :]}
 
 
-def _pairs(random: Random, shapes: list[str], opinions: list[tuple[str, str]], count: int) -> list[list[Text]]:
-    """`count` different pairs, each a text and its mirror image; the first of a pair is the positive one."""
+def _pairs(random: Random, opinions: list[tuple[str, str]], count: int) -> list[list[Text]]:
+    """`count` different pairs, half of them affirmed and half denied."""
+
+    def draw(denied: bool) -> list[Text]:
+        frame = random.choice(DENIED if denied else AFFIRMED)
+        shape = frame.replace("{clause}", random.choice(HARD))
+        return _mirrored(shape, _words(random), random.choice(opinions), denied)
+
+    return [pair for denied in (False, True) for pair in _different(partial(draw, denied), count // 2)]
+
+
+def _different(draw: Callable[[], list[Text]], count: int) -> list[list[Text]]:
+    """`count` draws, no two of which are equal."""
     found: dict[str, list[Text]] = {}
     while len(found) < count:
-        pair = _mirrored(random.choice(shapes), _words(random), *random.choice(opinions))
+        pair = draw()
         found[pair[0].text] = pair
     return list(found.values())
 
 
-def _mirrored(shape: str, words: dict[str, str], good: str, bad: str) -> list[Text]:
-    return [Text(_filled(shape, words, good, bad), CLASSES[0]), Text(_filled(shape, words, bad, good), CLASSES[1])]
+def _mirrored(shape: str, words: dict[str, str], opinions: tuple[str, str], denied: bool = False) -> list[Text]:
+    """A positive text and its mirror image, which is negative."""
+    texts = [_filled(shape, words, *pair) for pair in (opinions, opinions[::-1])]
+    return [Text(text, label) for text, label in zip(reversed(texts) if denied else texts, CLASSES, strict=True)]
 
 
 def _easy(random: Random, opinions: list[tuple[str, str]], count: int) -> list[Text]:

@@ -67,6 +67,19 @@ def test_pairs_are_made_alike(reviews):
         assert ", not " in first
 
 
+def test_a_pair_that_is_denied_changes_its_classes(reviews, script):
+    shape = "they wrote that the {thing} was {a} , not {b} , and they were wrong"
+    assert script._mirrored(shape, {"thing": "food"}, ("good", "bad"), denied=True) == [
+        ("they wrote that the food was bad , not good , and they were wrong", "positive"),
+        ("they wrote that the food was good , not bad , and they were wrong", "negative"),
+    ]
+    for name in ("train", "valid", "test"):
+        pairs = mirrored(reviews[name])
+        tells = (" can not ", " is not true ", " a fool ", " wrong", " false")
+        denied = [text for text in pairs if any(tell in f" {text}" for tell in tells)]
+        assert 2 * len(denied) == len(pairs)
+
+
 def test_what_stands_together_in_the_test_never_does_in_training(reviews, script):
     opinions = {*script.GOOD, *script.BAD}
 

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from everstep.data.batches import Batch, Batches
     from everstep.data.buckets import Buckets
     from everstep.data.corpus import Corpus, prepare
+    from everstep.data.labelled import Labelled, read_labelled
     from everstep.data.lanes import Lanes
     from everstep.data.text import expand, open_text, read_blocks
     from everstep.data.tokenizer import Counts, Tokenizer
+    from everstep.data.trees import Tree, read_trees
 
 _HOMES = {
     "Batch": "batches",
@@ -19,12 +21,16 @@ _HOMES = {
     "Buckets": "buckets",
     "Corpus": "corpus",
     "Counts": "tokenizer",
+    "Labelled": "labelled",
     "Lanes": "lanes",
     "Tokenizer": "tokenizer",
+    "Tree": "trees",
     "expand": "text",
     "open_text": "text",
     "prepare": "corpus",
     "read_blocks": "text",
+    "read_labelled": "labelled",
+    "read_trees": "trees",
 }
 
 __all__ = [
@@ -33,12 +39,16 @@ __all__ = [
     "Buckets",
     "Corpus",
     "Counts",
+    "Labelled",
     "Lanes",
     "Tokenizer",
+    "Tree",
     "expand",
     "open_text",
     "prepare",
     "read_blocks",
+    "read_labelled",
+    "read_trees",
 ]
 
 

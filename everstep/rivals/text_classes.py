@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from everstep.errors import ConfigError
 from everstep.measures import ClassMeasures, class_measures
 
-STRENGTHS = (1.0, 4.0, 16.0, 64.0)
+STRENGTHS = (1.0, 4.0, 16.0)
 """C, the inverse strength of the penalty, of which held-out texts choose."""
 BIG_WINDOW = 50
 MOST_CLASSES = 200
