@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
 from typing import Any, NoReturn
@@ -89,3 +90,23 @@ def _no_number(name: str) -> NoReturn:
 def reason(error: Exception) -> str:
     """What went wrong, without the name of the file, which the message has anyway."""
     return str(getattr(error, "strerror", None) or error)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """JSON of `value`, as `json.dumps` with these options writes it; NaN and infinities, which JSON lacks, are null.
+
+    Example:
+        >>> json_text({"perplexity": float("inf")})
+        '{"perplexity": null}'
+    """
+    return json.dumps(_with_null(value), allow_nan=False, **options)
+
+
+def _with_null(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {_with_null(key): _with_null(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null(entry) for entry in value]
+    return value

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from everstep.reading import json_text
 
 
 def doctor(
@@ -35,7 +36,7 @@ def doctor(
         return
     facts = examine()
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json_text(facts, ensure_ascii=False))
         return
     for key, value in facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
@@ -47,7 +48,7 @@ def _clear(as_json: bool) -> None:
 
     count, freed = len(build.entries()), build.clear()
     if as_json:
-        print(json.dumps({"cleared": count, "freed_bytes": freed, "folder": str(build.folder())}, ensure_ascii=False))
+        print(json_text({"cleared": count, "freed_bytes": freed, "folder": str(build.folder())}, ensure_ascii=False))
         return
     steps = f"{count} compiled step" + "s" * (count != 1)
     print(f"{steps} removed from {build.folder()}: {freed / 2**20:.2f} MB freed")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
 
 from everstep.errors import ConfigError
+from everstep.reading import json_text
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -40,7 +40,7 @@ def ls(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")
     from everstep.tasks.config import recipes as shipped
 
     if as_json:
-        print(json.dumps([{"name": name, "about": about} for name, about in shipped()], ensure_ascii=False))
+        print(json_text([{"name": name, "about": about} for name, about in shipped()], ensure_ascii=False))
         return
     width = max(len(name) for name, _ in shipped())
     for name, about in shipped():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import typer
 from everstep.cli.common import load_run, log
 from everstep.data.decoding import read_lines
 from everstep.errors import DataError
+from everstep.reading import json_text
 
 if TYPE_CHECKING:
     from everstep.tasks.scoring import Score
@@ -52,9 +51,7 @@ def evaluate(
     loaded = load_run(run)
     scores = loaded.evaluate(split or ("valid" if loaded.config.data.test is None else "test"))
     if as_json:
-        # JSON has no infinity, which a perplexity can be
-        finite = {key: None if value in (math.inf, -math.inf) else value for key, value in scores.items()}
-        print(json.dumps(finite, ensure_ascii=False))
+        print(json_text(scores, ensure_ascii=False))
         return
     bounds = scores.pop("lower_bounds", ())
     for key, value in scores.items():
@@ -105,7 +102,7 @@ def _row(item: Score, tokens: bool) -> str:
         fields["unknown"] = item.unknown
     if tokens:
         fields["token_logps"] = list(item.token_logps)
-    return json.dumps(fields, ensure_ascii=False)
+    return json_text(fields, ensure_ascii=False)
 
 
 def blocks(lines: Iterator[str]) -> Iterator[list[str]]:

@@ -172,7 +172,7 @@ def _request(files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Lay
 
 def _key(request: dict[str, Any]) -> str:
     """The name of the folder that answers a request."""
-    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(request, allow_nan=False).encode()).hexdigest()[:32]
 
 
 def _default_cache() -> Path:
@@ -274,7 +274,7 @@ def _write(
 
 def _save_json(path: Path, value: dict[str, Any]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=1), "utf-8", newline="\n")
+    aside.write_text(json.dumps(value, indent=1, allow_nan=False), "utf-8", newline="\n")
     os.replace(aside, path)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from everstep.data.text import decoded, file_lines
 from everstep.errors import DataError
+from everstep.reading import json_text
 
 _PREFIX = "__label__"
 _LABEL = re.compile(rf"(?<![^ \t]){_PREFIX}([^ \t]*)")
@@ -223,7 +224,7 @@ def _jsonl(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row |
             raise DataError(
                 f"{where}: expected a string or a number at {columns.label!r} (data.label), came {_shown(label)}"
             )
-        label = label if isinstance(label, str) else json.dumps(label)
+        label = label if isinstance(label, str) else json_text(label)
         if "\\u" in line and not _is_text(text + label):
             raise DataError(
                 f"{where}: half a surrogate pair (\\ud800 … \\udfff) is no character; expected Unicode text"
@@ -257,7 +258,7 @@ def _json_value(where: str, entry: dict[str, Any], key: str, name: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json_text(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:59] + "…"
 
 

@@ -183,7 +183,9 @@ class Tokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `tokenizer.json`; `tokenizers.Tokenizer.from_file` reads it and gives the same ids."""
         Path(path).write_text(
-            json.dumps(json.loads(self._json), ensure_ascii=False, indent=2) + "\n", "utf-8", newline="\n"
+            json.dumps(json.loads(self._json), ensure_ascii=False, indent=2, allow_nan=False) + "\n",
+            "utf-8",
+            newline="\n",
         )
 
     def __repr__(self) -> str:
@@ -334,7 +336,7 @@ class Tokenizer:
         if self._steps:
             ends = [step for step in described["normalizer"]["normalizers"] if step["type"] == "Replace"]
             described["normalizer"] = {"type": "Sequence", "normalizers": ends} if ends else None
-        return HF.from_str(json.dumps(described))
+        return HF.from_str(json.dumps(described, allow_nan=False))
 
     def _encode_subwords(self, text: str) -> NDArray[Any]:
         text.encode("utf-8")  # the library aborts on lone surrogates with an error of its own

@@ -9,7 +9,7 @@ from typing import Any
 
 from everstep.errors import ConfigError, RunError
 from everstep.learn import files
-from everstep.reading import LARGEST_RECORDS, read_small, reason
+from everstep.reading import LARGEST_RECORDS, json_text, read_small, reason
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -69,7 +69,7 @@ class Metrics:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record) + "\n").encode()
+    return (json_text(record) + "\n").encode()
 
 
 def _tensorboard(folder: Path, purge_step: int) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from everstep.look import text
 from everstep.look.gates import Activity, check_text, liveliest, scale_of
+from everstep.reading import json_text
 
 LONGEST = 4000
 """Most tokens of a page."""
@@ -95,7 +95,7 @@ def gates_html(tokens: Sequence[str], found: Sequence[Activity], to: Path) -> No
     data = [_part(activity, part, values, most) for activity, part, values in parts]
     spans = "".join(f"<span>{text.shown(token)}</span>" for token in tokens)
     # "<" within the data would let a name end the script
-    body = _BODY.replace("DATA", json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
+    body = _BODY.replace("DATA", json_text(data, ensure_ascii=False).replace("<", "\\u003c"))
     text.write_page(to, "Gates and units over a text", body.replace("TEXT", spans))
 
 

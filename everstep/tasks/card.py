@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from datetime import UTC, datetime
@@ -14,11 +13,13 @@ import torch
 import everstep
 from everstep import processor
 from everstep.errors import RunError
-from everstep.reading import parse_json, read_small, reason
+from everstep.reading import json_text, parse_json, read_small, reason
 from everstep.tasks.config import Config
 from everstep.tasks.unknowns import shown
 
 _LARGEST = 1 << 20  # bytes of environment.json
+_SAME = "this recipe gives the same bits on such a machine, with as many threads and these versions"
+_CLOCKED = "the clock had a part in how long it trained or in its learning rate, so that another run will differ"
 FORMAT = 1
 """Of run folders; raised when an older everstep could not read a newer run."""
 
@@ -36,7 +37,7 @@ def write_environment(out: Path) -> None:
         "threads": torch.get_num_threads(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (out / "environment.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+    (out / "environment.json").write_text(json_text(content, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def check_format(out: Path) -> None:
@@ -73,6 +74,7 @@ def write_card(out: Path, config: Config, summary: dict[str, Any]) -> None:
         f"- training: {summary['steps']:,} steps, {summary['epochs']:.2f} epochs, {summary['minutes']:.1f} minutes "
         f"on {processor.name()} with {torch.get_num_threads()} threads; ended by {summary['stopped_by']}; "
         f"seed {config.seed}",
+        f"- again: {_CLOCKED if summary['clocked'] else _SAME}",
         "",
         "| split | tokens | unknown | bits per token | perplexity | bits per character | word perplexity |",
         "|---|---|---|---|---|---|---|",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,6 +23,9 @@ from everstep.tasks.recipe_yaml import dump_yaml, parse_yaml
 
 _LARGEST = 1 << 20  # bytes of a recipe; the parser takes seconds for so many
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+FUNCTION = ("model.cell", "model.residual")
+"""Keys that make another function of the same weights; others that do so change their names or shapes too."""
 
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
@@ -129,7 +132,7 @@ class TrainConfig(_Section):
     patience: Count | None = None  # validations without a better score before it stops
     max_steps: Count | None = None  # at least one of the three; whichever is met first
     max_epochs: Count | None = None
-    max_minutes: Positive | None = None
+    max_minutes: Positive | None = None  # where it ends the run, cosine follows the clock and another run differs
     validate_every: Count | None = None  # steps; None: every epoch
     checkpoint_every: Count | None = None  # steps; None: at each validation
     checkpoint_minutes: Positive = 5.0  # and whenever that much time has passed
@@ -267,6 +270,18 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Confi
 def to_yaml(config: Config) -> str:
     """The whole recipe, every default written out; `load_recipe` reads it back equal."""
     return dump_yaml(config.model_dump())
+
+
+def flat(config: Config, leave_out: Set[str] = frozenset()) -> dict[str, Any]:
+    """Every dotted key of a recipe with its value as JSON has it, but for those to `leave_out`.
+
+    >>> flat(load_recipe("text-words"))["model.cell"]
+    'LSTM'
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.model_dump(mode="json").items():
+        found |= {f"{key}.{name}": entry for name, entry in value.items()} if key in sections(Config) else {key: value}
+    return {key: value for key, value in found.items() if key not in leave_out}
 
 
 def recipes() -> list[tuple[str, str]]:

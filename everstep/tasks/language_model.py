@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell
 from everstep.cells import GRU, LSTM, RNN, GRUBefore, MinGRU, TreeCell
 from everstep.data.batches import Batch, Batches
+from everstep.errors import RunError
 from everstep.heads import Categorical
 from everstep.learn.bptt import narrow
 from everstep.learn.objective import Loss, Objective
@@ -200,7 +201,11 @@ def mean_nats(
 
 @torch.inference_mode()
 def token_log_probs(model: LanguageModel, inputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-    """log p(target_t | inputs_≤t) in nats, (batch, time), zero in the padding; in windows, to bound memory."""
+    """log p(target_t | inputs_≤t) in nats, (batch, time), zero in the padding; in windows, to bound memory.
+
+    Raises:
+        RunError: the model gives NaN or infinity.
+    """
     model.eval()
     batch, time = inputs.shape
     window = max(1, 2**24 // (batch * model.head.classes))
@@ -212,7 +217,19 @@ def token_log_probs(model: LanguageModel, inputs: Tensor, targets: Tensor, lengt
         ys, state = model(inputs[:, start:stop], state, lengths=live)
         log_p = model.head.predict(ys).gather(-1, targets[:, start:stop, None])[..., 0]
         parts.append(torch.where(torch.arange(stop - start) < live[:, None], log_p, 0))
-    return torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
+    found = torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
+    check_finite("the score of a line", float(found.sum()))
+    return found
+
+
+def check_finite(what: str, nats: float) -> None:
+    """Refuse a score that is none.
+
+    Raises:
+        RunError: it is NaN or infinite; `what` says of what it is.
+    """
+    if not math.isfinite(nats):
+        raise RunError(f"{what} is {nats}: the model diverged or its weights are damaged")
 
 
 def report(nats: float, tokens: int, chars: int, size: int, words: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from everstep.learn.files import TEMPORARY, replace_file
 from everstep.learn.learner import Learner
 from everstep.learn.progress import Screen
 from everstep.look.remedies import Grid, Reach
-from everstep.reading import LARGEST_RECORDS, parse_json, read_small, reason
+from everstep.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
 from everstep.tasks import card
 from everstep.tasks.remedies import REMEDIES, TASKS, Remedy
 from everstep.tasks.synthetic import Predictor, Score, measure
@@ -155,7 +155,7 @@ def remedies(
             with closing(in_processes(attempt, todo, experiment.processes, begin)) as found:
                 for number, (name, record) in enumerate(found, 1):
                     records[name] = record
-                    replace_file(out / RECORDS, "".join(json.dumps(r) + "\n" for r in records.values()).encode())
+                    replace_file(out / RECORDS, "".join(json_text(r) + "\n" for r in records.values()).encode())
                     screen.say(_told(name, record))
                     done = len(wanted) - len(todo) + number
                     if screen.live:
@@ -293,11 +293,11 @@ def _folder(out: Path) -> Path:
 def _same(out: Path, experiment: Experiment) -> float:
     """Begin the folder, or find it begun by the same experiment; the seconds of each trial."""
     path = out / SETTINGS
-    now: dict[str, Any] = json.loads(json.dumps({"experiment": EXPERIMENT, **asdict(experiment)}))
+    now: dict[str, Any] = json.loads(json_text({"experiment": EXPERIMENT, **asdict(experiment)}))
     if not path.is_file():
         card.write_environment(out)
         share = None if experiment.minutes is None else experiment.share
-        replace_file(path, (json.dumps({**now, "seconds_a_trial": share}, indent=1) + "\n").encode())
+        replace_file(path, (json_text({**now, "seconds_a_trial": share}, indent=1) + "\n").encode())
         return experiment.share
     try:
         before = parse_json(read_small(path, LARGEST_RECORDS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -19,13 +18,15 @@ from torch import Tensor
 from everstep.data import Tokenizer
 from everstep.data.decoding import as_read
 from everstep.decode import draws
-from everstep.errors import ConfigError, RunError
+from everstep.errors import ConfigError, Diverged, RunError
 from everstep.learn import FitResult, FitSettings, fit, load_weights
+from everstep.reading import json_text
 from everstep.state import State, leaves
 from everstep.tasks import card
-from everstep.tasks.config import Config, load_recipe, parse_recipe, read_recipe, to_yaml
+from everstep.tasks.config import FUNCTION, Config, flat, load_recipe, parse_recipe, read_recipe, to_yaml
 from everstep.tasks.language_model import (
     LanguageModel,
+    check_finite,
     likelihood,
     mean_nats,
     report,
@@ -191,12 +192,14 @@ class Run:
 
         Raises:
             DataError: the run has no such split, or its text is gone.
+            RunError: the model gives NaN or infinity.
         """
         if split not in self._scores:
             corpus = self.texts.corpus(split, self.tokenizer)
             batches = exact_batches(self.config, corpus, self.tokenizer)
             with progress_bar(f"scoring {split}") as progress:
                 nats, tokens = mean_nats(self.model, batches, progress)
+            check_finite(f"the score of {split}", nats)
             measures = report(nats, tokens, corpus.chars, corpus.bytes, corpus.words)
             unknown = unknown_measures(corpus.unknown, tokens, self.tokenizer, self.texts.read(split))
             self._scores[split] = {"task": self.config.task, "split": split, "tokens": tokens, **unknown, **measures}
@@ -318,8 +321,9 @@ class _Job:
             self.say(f"model: {model.body}\n{_count(model):,} parameters")
         names = {field.name for field in fields(FitSettings)} - {"seed"}
         settings = FitSettings(**config.train.model_dump(include=names), seed=config.seed)
+        recipe = flat(config, leave_out={"seed", *(f"train.{name}" for name in names)})
         quick = self.quick
-        result = fit(
+        result = self._fitted(
             model,
             likelihood(config.train.k2, config.train.activation_penalty, config.train.change_penalty),
             self.batches,
@@ -328,7 +332,8 @@ class _Job:
             validate=None if quick is None else lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
             rules=self.rules,
             resume=resume,
-            identity={split: corpus.digest for split, corpus in self.corpora.items()},
+            identity={s: c.digest for s, c in self.corpora.items()} | {key: recipe[key] for key in FUNCTION},
+            recipe=recipe,
             resume_command=_resuming(self.out),
             log=self.say if self.say is not _stderr else None,
         )
@@ -336,9 +341,17 @@ class _Job:
         self._report(run, result)
         return run
 
+    def _fitted(self, *given: Any, **options: Any) -> FitResult:
+        """`fit`, whose advice after a divergence also says where to follow it."""
+        try:
+            return fit(*given, **options)
+        except Diverged as error:
+            where = f"Settings are in {self.out / 'config.yaml'}; then: {_resuming(self.out)}"
+            raise Diverged(f"{error}. {where}") from None
+
     def _report(self, run: Run, result: FitResult) -> None:
         scores = {split: run.evaluate(split) for split in self.corpora if split != "train"}
-        (self.out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8", newline="\n")
+        (self.out / "scores.json").write_text(json_text(scores, indent=2) + "\n", encoding="utf-8", newline="\n")
         summary = {
             "vocabulary": self.tokenizer.vocab_size,
             "parameters": _count(run.model),
@@ -346,6 +359,7 @@ class _Job:
             "epochs": result.epochs,
             "minutes": result.seconds / 60,
             "stopped_by": result.stopped_by,
+            "clocked": result.clocked or result.stopped_by == "max_minutes",
             "scores": scores,
         }
         card.write_card(self.out, self.config, summary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 import time
@@ -20,7 +19,7 @@ from everstep.data import Batches
 from everstep.errors import ConfigError, Diverged, RunError
 from everstep.learn import FitSettings, RunLock, fit
 from everstep.learn.files import replace_file
-from everstep.reading import LARGEST_RECORDS, parse_json, read_small, reason
+from everstep.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
 from everstep.scanning import Explanation, explain
 from everstep.state import leaves
 from everstep.tasks import card
@@ -89,12 +88,12 @@ def search(
             for number, (name, found) in enumerate(attempts, 1):
                 seed = None if name in YARDSTICKS else int(name.removeprefix("tree-"))
                 records[name] = {"name": name, "seed": seed, **found}
-                replace_file(out / RECORDS, "".join(json.dumps(r) + "\n" for r in records.values()).encode())
+                replace_file(out / RECORDS, "".join(json_text(r) + "\n" for r in records.values()).encode())
                 left = (time.monotonic() - started) / number * (len(todo) - number) / 60
                 log(f"{_told(records[name])}   ({number} of {len(todo)}, about {left:.0f} min to go)")
         trees = [record for record in ranked(list(records.values())) if record["tree"] is not None]
         if trees:
-            replace_file(out / BEST_TREE, (json.dumps(trees[0]["tree"]) + "\n").encode())
+            replace_file(out / BEST_TREE, (json_text(trees[0]["tree"]) + "\n").encode())
             replace_file(out / BEST_RECIPE, to_yaml(_with_cell(config, _tuples(trees[0]["tree"]))).encode())
     return read_records(out)
 

@@ -174,7 +174,7 @@ def load(source: str, name: str) -> ctypes.CDLL:
         raise BuildError(toolchain.missing())
     options = toolchain.flags(tool)
     basis = [source, tool.command, tool.version, options, processor.facts(), __version__]
-    key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(basis, allow_nan=False).encode()).hexdigest()
     if (known := _loaded.get(key)) is not None:  # without a lock: another source may be compiling
         return known
     with _lock:
@@ -249,7 +249,7 @@ def _publish(library: Path, job: _Job, place: Path) -> None:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     beside = _Sidecar(_digest(library), job.name, str(job.compiler), list(job.flags), created)
     sidecar = library.with_suffix(".json")
-    sidecar.write_text(json.dumps(asdict(beside), indent=1), "utf-8", newline="\n")
+    sidecar.write_text(json.dumps(asdict(beside), indent=1, allow_nan=False), "utf-8", newline="\n")
     os.replace(library, place / f"{job.stem}.so")
     os.replace(sidecar, place / f"{job.stem}.json")
 
