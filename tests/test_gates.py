@@ -103,7 +103,7 @@ def test_gates_of_a_coupled_lstm() -> None:
 
 
 class UnnamedPeepholes(es.PeepholeLSTM):
-    gates = ()
+    gates, blocks = (), {}
 
 
 def test_gates_of_a_cell_with_peepholes() -> None:
@@ -120,7 +120,7 @@ def test_gates_of_a_cell_with_peepholes() -> None:
     assert (sorted(found.gates), sorted(found.candidates)) == (["f", "i", "o"], ["g"])
     equal(found, {"i": i, "f": f, "g": g, "o": o})
     (found,) = activities(unnamed, inputs())  # where no names are declared, the rows are the names
-    equal(found, {"0:4": i, "4:8": f, "8:12": g, "12:16": o})
+    equal(found, {f"hh+ih {k} of 4": value for k, value in enumerate((i, f, g, o), 1)})
 
 
 def test_gates_of_a_users_equation() -> None:

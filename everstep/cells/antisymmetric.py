@@ -24,7 +24,7 @@ class AntisymmetricRNN(Parametric):
     redundant.
     """
 
-    gates = 1
+    gates: tuple[str, ...] = ("n",)
     weight_ih: Tensor
     weight_hh: Tensor
     bias_ih: Tensor | None
@@ -35,7 +35,7 @@ class AntisymmetricRNN(Parametric):
         super().__init__(input_size, hidden_size)
         self.step_size = between(self, "step_size", step_size)
         self.diffusion = between(self, "diffusion", diffusion)
-        rows = self.gates * hidden_size
+        rows = len(self.gates) * hidden_size
         self.declare(
             {"weight_ih": (rows, input_size), "weight_hh": (hidden_size, hidden_size), "bias_ih": (rows,)}, **how
         )
@@ -63,7 +63,7 @@ class GatedAntisymmetricRNN(AntisymmetricRNN):
     Known limits: those of `AntisymmetricRNN`.
     """
 
-    gates = 2
+    gates = ("z", "n")
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equation."""

@@ -25,6 +25,7 @@ class BRC(Parametric):
     Known limit: units never see one another within a layer; `NBRC` lets them.
     """
 
+    gates, blocks = ("a", "c", "n"), {"vector_hh": ("a", "c")}
     weight_ih: Tensor
     vector_hh: Tensor
     bias_ih: Tensor | None

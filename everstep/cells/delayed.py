@@ -34,6 +34,7 @@ class TauGRU(Parametric):
     Known limits: the state holds d + 1 vectors, which are moved in every step; u + a ∘ z reaches ±2.
     """
 
+    gates = ("u", "g", "a", "z")
     weight_ih: Tensor
     weight_hh: Tensor
     bias_ih: Tensor | None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn, sigmoid, tanh
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ class FastRNN(Parametric):
     Known limit: every unit forgets at one rate.
     """
 
+    gates = ("n",)
     weight_ih: Tensor
     weight_hh: Tensor
     bias_ih: Tensor | None
@@ -64,6 +66,7 @@ class FastGRNN(Parametric):
     Known limit: low-rank, sparse and quantised W and U, which make the model of the paper tiny, are not offered.
     """
 
+    blocks: ClassVar[Mapping[str, tuple[str, ...]]] = {"bias_z": ("z",), "bias_n": ("n",)}
     weight_ih: Tensor
     weight_hh: Tensor
     bias_z: Tensor | None

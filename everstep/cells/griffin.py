@@ -31,6 +31,8 @@ class RGLRU(Affine):
     first one as it is.
     """
 
+    gates = ("r", "i")
+
     def __init__(self, size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
         super().__init__(size)
         self.weight_ih = nn.Parameter(torch.empty(2 * size, size, device=device, dtype=dtype))

@@ -55,6 +55,17 @@ class RHN(Parametric):
         shapes = {"weight_ih": (gates * hidden_size, input_size), "weight_hh": (rows, hidden_size), "bias_hh": (rows,)}
         self.declare(shapes, **how)
 
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """n1 is the candidate of the first layer, k2 the transform gate of the second."""
+        names = "nk" if self.coupled else "nke"
+        return tuple(f"{name}{layer}" for layer in range(1, self.depth + 1) for name in names)
+
+    @property
+    def blocks(self) -> dict[str, tuple[str, ...]]:
+        """x feeds the first layer alone."""
+        return {"weight_ih": self.gates[: len(self.gates) // self.depth]}
+
     def reset_parameters(self) -> None:
         """The biases of the transform gates at `transform_bias`, every other parameter uniform in ±1/√H."""
         super().reset_parameters()

@@ -23,12 +23,13 @@ class IntersectionRNN(Parametric):
         input_size: features D of x_t, of y_t and of h_t.
         activation: φ, ReLU in the paper.
 
-    Parameters: `weight_ih` (4D, D), `weight_hh` (4D, D), `bias_ih` (4D): the rows of y, h, g, k.
+    Parameters: `weight_ih` (4D, D), `weight_hh` (4D, D), `bias_ih` (4D): the rows of a_y, a_h, a_g, a_k.
 
     Known limit: the three sizes are one, because x_t passes on; put a projection before it. Every bias starts alike,
     where the first author's cell in TensorFlow adds 1 to a_g and a_k.
     """
 
+    gates = ("y", "h", "g", "k")
     weight_ih: Tensor
     weight_hh: Tensor
     bias_ih: Tensor | None

@@ -150,6 +150,7 @@ class ClockworkRNN(Cell):
         self.register_buffer("mask", (ticks >= ticks[:, None]).to(ticks), persistent=False)
         self.reset_parameters()
 
+    gates = ("n",)
     ticks: Tensor
     mask: Tensor
 

@@ -33,7 +33,7 @@ class PeepholeLSTM(Parametric):
     Known limit: no vendor kernel computes it. Gradients flow through the peepholes, which the paper cuts.
     """
 
-    gates = ("i", "f", "g", "o")
+    gates, blocks = ("i", "f", "g", "o"), {"peephole": ("i", "f", "o")}
     weight_ih: Tensor
     weight_hh: Tensor
     peephole: Tensor
@@ -109,6 +109,7 @@ class MCLSTM(Parametric):
     Known limit: a quarter more parameters than an LSTM of the same size. The state's names are h (for v) and c.
     """
 
+    gates = ("f", "i", "o", "m", "g")
     weight_ih: Tensor
     weight_hh: Tensor
     bias_ih: Tensor | None

@@ -13,7 +13,7 @@ from everstep.cell import Affine
 
 
 class InputGated(Affine):
-    """What `MinGRU`, `MinLSTM` and `QRNN` share: one product of x_t for all their gates, `blocks` of H rows each.
+    """What `MinGRU`, `MinLSTM` and `QRNN` share: one product of x_t for all their `gates`, H rows each.
 
     Args:
         input_size: features D of x_t.
@@ -21,10 +21,10 @@ class InputGated(Affine):
         bias: whether the gates have a bias.
         device, dtype: of the parameters.
 
-    Parameters: `weight_ih` (blocks·H, D), `bias_ih` (blocks·H,); uniform in ±1/√H at first.
+    Parameters, with G gates: `weight_ih` (G·H, D), `bias_ih` (G·H,); uniform in ±1/√H at first.
     """
 
-    blocks: ClassVar[int]
+    gates: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class InputGated(Affine):
     ):
         super().__init__(input_size, hidden_size)
         self.hidden_size = hidden_size
-        rows = self.blocks * self.output_size
+        rows = len(self.gates) * self.output_size
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size, device=device, dtype=dtype))
         self.bias_ih = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
@@ -48,7 +48,7 @@ class InputGated(Affine):
             nn.init.uniform_(parameter, -1 / math.sqrt(self.hidden_size), 1 / math.sqrt(self.hidden_size))
 
     def rows(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
-        """W x + b for the blocks first … last − 1."""
+        """W x + b for the gates first … last − 1."""
         span = slice(first * self.hidden_size, last * self.hidden_size)
         product = F.linear(x, self.weight_ih[span], None if self.bias_ih is None else self.bias_ih[span])
         return product.chunk(last - first, -1)
@@ -73,7 +73,7 @@ class MinGRU(InputGated):
     Known limit: the paper's first form, as in `MinLSTM`.
     """
 
-    blocks = 2
+    gates = ("z", "n")
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a = 1 − z, b = z ∘ n."""
@@ -100,7 +100,7 @@ class MinLSTM(InputGated):
     positive one, and is not needed for the scan that runs here.
     """
 
-    blocks = 3
+    gates = ("f", "i", "n")
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a = f / (f + i), b = i / (f + i) ∘ n."""

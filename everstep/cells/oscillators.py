@@ -69,6 +69,7 @@ class UnICORNN(Parametric):
     Known limits: units meet in the next layer alone, so that it takes several; nothing is ever forgotten.
     """
 
+    gates = ("force",)
     weight_ih: Tensor
     vector_hh: Tensor
     rate: Tensor

@@ -40,6 +40,7 @@ class ProjectedLSTM(Parametric):
     paper's gates have peepholes too (`PeepholeLSTM`).
     """
 
+    gates = ("i", "f", "g", "o")
     weight_ih: Tensor
     weight_hh: Tensor
     weight_hr: Tensor
@@ -64,8 +65,8 @@ class ProjectedLSTM(Parametric):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The equation."""
         h, c = state
-        gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-        i, f, g, o = gates.chunk(4, -1)
+        both = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
+        i, f, g, o = both.chunk(4, -1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h = F.linear(sigmoid(o) * tanh(c), self.weight_hr)
         return h, Memory(h, c)

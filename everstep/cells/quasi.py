@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class QRNN(InputGated):
     Known limit: fo-pooling alone, without the paper's f- and ifo-pooling; its zoneout is `Zoneout`, which loops.
     """
 
-    blocks = 3
+    gates = ("z", "f", "o")
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a = f, b = (1 − f) ∘ z."""
@@ -50,6 +52,8 @@ class QRNN(InputGated):
 class _SRU(Cell):
     """The parameters of both simple recurrent units."""
 
+    blocks: ClassVar[Mapping[str, tuple[str, ...]]] = {"bias_ih": ("f", "r"), "weight_c": ("f", "r")}
+
     def __init__(
         self,
         input_size: int,
@@ -61,12 +65,18 @@ class _SRU(Cell):
     ):
         super().__init__(input_size, hidden_size)
         self.hidden_size, self.highway_bias = hidden_size, float(highway_bias)
-        blocks = 3 if input_size == hidden_size else 4
-        self.weight_ih = nn.Parameter(torch.empty(blocks * hidden_size, input_size, device=device, dtype=dtype))
+        self.weight_ih = nn.Parameter(
+            torch.empty(len(self.gates) * hidden_size, input_size, device=device, dtype=dtype)
+        )
         self.bias_ih = nn.Parameter(torch.empty(2 * hidden_size, device=device, dtype=dtype))
         if isinstance(self, SRU):
             self.weight_c = nn.Parameter(torch.empty(2 * hidden_size, device=device, dtype=dtype))
         self.reset_parameters()
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The rows of `weight_ih`: n is W, s is W_s."""
+        return ("n", "f", "r") if self.input_size == self.hidden_size else ("n", "f", "r", "s")
 
     def reset_parameters(self) -> None:
         """Weights uniform in ±1/√H; b_f = 0, b_r = `highway_bias`."""

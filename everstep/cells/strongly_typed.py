@@ -26,7 +26,7 @@ class TRNN(InputGated):
     Known limit: what is read never depends on what is remembered; stack several.
     """
 
-    blocks = 2
+    gates = ("z", "f")
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a = f, b = (1 − f) ∘ z."""
@@ -45,6 +45,7 @@ class Typed(NamedTuple):
 class _TwoInputs(Parametric):
     """z, f and o from x_t and x_{t-1}."""
 
+    gates = ("z", "f", "o")
     weight_ih: Tensor
     weight_previous: Tensor
     bias_ih: Tensor | None
@@ -58,7 +59,7 @@ class _TwoInputs(Parametric):
         """Zeros."""
         return Typed(like.new_zeros(batch, self.hidden_size), like.new_zeros(batch, self.input_size))
 
-    def gates(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def activated(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z, σ(a_f) and tanh(a_o)."""
         both = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(previous, self.weight_previous)
         z, f, o = both.chunk(3, -1)
@@ -81,7 +82,7 @@ class TGRU(_TwoInputs):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The equation."""
-        z, f, o = self.gates(x, state[1])
+        z, f, o = self.activated(x, state[1])
         h = f * state[0] + z * o
         return h, Typed(h, x)
 
@@ -101,6 +102,6 @@ class TLSTM(_TwoInputs):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The equation."""
-        z, f, o = self.gates(x, state[1])
+        z, f, o = self.activated(x, state[1])
         c = f * state[0] + (1 - f) * z
         return c * o, Typed(c, x)

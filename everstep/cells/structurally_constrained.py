@@ -56,6 +56,11 @@ class SCRN(Parametric):
         both = self.output_size
         self.declare({"weight_ih": (both, input_size), "weight_hh": (hidden_size, both)}, **how)
 
+    @property
+    def blocks(self) -> dict[str, dict[str, int]]:
+        """The rows of B and of A, by what they make."""
+        return {"weight_ih": {"s": self.context_size, "h": self.hidden_size}}
+
     def initial_state(self, batch: int, like: Tensor) -> State:
         """Zeros."""
         return Context(like.new_zeros(batch, self.hidden_size), like.new_zeros(batch, self.context_size))

@@ -88,6 +88,13 @@ class TreeCell(Parametric):
                 shapes[f"bias_{letter}h"] = (number * hidden_size,)
         self.declare(shapes, **how)
 
+    @property
+    def blocks(self) -> dict[str, tuple[str, ...]]:
+        """The leaves of the tree as they are written: x1, x2, …, and h1, h2, …."""
+        words = list(_words(self.tree))
+        x, h = (tuple(f"{word}{place}" for place in range(1, words.count(word) + 1)) for word in "xh")
+        return {"weight_ih": x, "bias_ih": x, "weight_hh": h, "bias_hh": h}
+
     def initial_state(self, batch: int, like: Tensor) -> State:
         """Zeros: h, and c if the tree reads it."""
         zeros = like.new_zeros(batch, self.hidden_size)

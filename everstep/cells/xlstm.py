@@ -85,6 +85,8 @@ class SLSTM(_XLSTM):
     the initial one needs n > 0.
     """
 
+    gates = ("z", "i", "f", "o")
+
     def __init__(
         self,
         input_size: int,
@@ -161,6 +163,12 @@ class MLSTM(_XLSTM):
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(rows, device=device, dtype=dtype))
         self.reset_parameters()
+
+    @property
+    def blocks(self) -> dict[str, dict[str, int]]:
+        """The gates i and f have one row a head."""
+        rows = dict.fromkeys("qkvo", self.hidden_size) | dict.fromkeys("if", self.heads)
+        return {"weight_ih": rows, "bias": rows}
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """Zeros."""

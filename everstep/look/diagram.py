@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx
 
 from everstep.cell import Cell
-from everstep.look.step import NamedStep, Rows, named_step, rows_name
+from everstep.look.step import NamedStep, Rows, block_name, gate_name, height, named_step, narrowed
 from everstep.scanning.record import kind_of, operation_name
 from everstep.state import leaves
 
@@ -134,6 +134,9 @@ class _Drawer:
         if cut is not None:
             source, start, stop = cut
             return self._value(source, (start, stop) if span is None else (start + span[0], start + span[1]))
+        piece = _piece(node, span)
+        if piece is not None:
+            return self._value(*piece)
         if name == "getitem":  # the value that normalisation gives beside its mean and scale
             return self._value(node.args[0], span)  # type: ignore[arg-type]
         if kind == "view" and name != "cat" and (span is None or _size(node.all_input_nodes[0]) == size):
@@ -141,7 +144,7 @@ class _Drawer:
         if span is not None and not self._passes(node, size):
             whole = self._value(node, None)
             assert whole is not None
-            key = self._add((node, span), (f"[{span[0]}:{span[1]}]",), "pointwise", _shape(node, span))
+            key = self._add((node, span), (f"[{self._part(node, span)}]",), "pointwise", _shape(node, span))
             self.diagram.edges.append((whole, key))
             return key
         if kind == "product":
@@ -184,7 +187,7 @@ class _Drawer:
         lines = [label]
         gate = self.gates.get(node)
         if gate is not None:
-            lines = [f"{gate if span is None else self._gate(node, span)} = {label}"]
+            lines = [f"{gate if span is None else self._part(node.all_input_nodes[0], span)} = {label}"]
         parts = [self._value(other, span) for other in _tensors(node) if other not in self.step.constant]
         return self._joined((node, span), tuple(lines), "gate" if gate is not None else "pointwise", parts)
 
@@ -193,12 +196,9 @@ class _Drawer:
         self.diagram.edges += [(part, key) for part in parts if part is not None]
         return key
 
-    def _gate(self, node: fx.Node, span: tuple[int, int]) -> str:
-        """The name of a part of a block of gates that one activation computes."""
-        summed = self.step.rows[node.all_input_nodes[0]]
-        size = _size(node)
-        parts = [Rows(r.parameter, r.start + span[0], r.start + span[1]) for r in summed if r.stop - r.start == size]
-        return "+".join(sorted({rows_name(self.cell, part)[0] for part in parts})) or f"{span[0]}:{span[1]}"
+    def _part(self, node: fx.Node, span: tuple[int, int]) -> str:
+        """The name of a part of a block of gates."""
+        return gate_name(self.cell, narrowed(self.step.rows[node], _size(node), *span)) or f"{span[0]}:{span[1]}"
 
     def _named(self, node: fx.Node, span: Span) -> str:
         """A parameter by its name, with the rows that are read."""
@@ -207,12 +207,11 @@ class _Drawer:
             sources = [self.step.parameters[n] for n in _ancestors(node) if n in self.step.parameters]
             return ", ".join(sources) or "constant"
         (found,) = rows
-        whole = Rows(found.parameter, 0, len(self.cell.get_parameter(found.parameter)))
         if span is not None and found.stop - found.start > span[1] - span[0]:
             found = Rows(found.parameter, found.start + span[0], found.start + span[1])
-        if found == whole:
-            return found.parameter
-        return f"{found.parameter} [{rows_name(self.cell, found)[0]}]"
+        block, _ = block_name(self.cell, found)
+        whole = found.start == 0 and found.stop == height(self.cell, found.parameter)
+        return found.parameter if whole or not block else f"{found.parameter} [{block}]"
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:
@@ -246,6 +245,20 @@ def _cut(node: fx.Node) -> tuple[fx.Node, int, int] | None:
             return None
         sizes = [part.shape[-1] for part in source.meta["val"]]
         return source.args[0], sum(sizes[:place]), sum(sizes[: place + 1])
+    return None
+
+
+def _piece(node: fx.Node, span: Span) -> tuple[fx.Node, Span] | None:
+    """The one of several values put side by side that holds this span, and where it does."""
+    if span is None or operation_name(node.target) != "cat":
+        return None
+    pieces, dim = (*node.args, 0)[:2]
+    begin = 0
+    for piece in pieces if dim in (-1, _value(node).dim() - 1) else ():  # type: ignore[union-attr]
+        size = _size(piece)  # type: ignore[arg-type]
+        if begin <= span[0] and span[1] <= begin + size:
+            return piece, (span[0] - begin, span[1] - begin)  # type: ignore[return-value]
+        begin += size
     return None
 
 

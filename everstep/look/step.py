@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,11 +26,15 @@ _KEEPS_PLACES = {"native_layer_norm"}
 
 
 class Rows(NamedTuple):
-    """Rows `start` … `stop` of a parameter."""
+    """Rows `start` … `stop` of a parameter, or of one of several matrices that it holds ("weight_hh[0]").
+
+    What they give is all of a value, or what begins at feature `at` of one that was put together.
+    """
 
     parameter: str
     start: int
     stop: int
+    at: int | None = None
 
 
 class Gate(NamedTuple):
@@ -73,11 +77,13 @@ def named_step(cell: Cell, x: Tensor) -> NamedStep:
     what it gives is the gate's value. Its name is that of its rows:
 
     - in a cell made by `gated`, the gate's own (`x.f` and `h.f` are the rows of f);
-    - in a cell with a tuple of names `gates`, the name of the block, the rows being cut into equal blocks;
-    - else the parameter's, where all its rows are summed ("forget" for a module `forget` of type `nn.Linear`), or the
-      numbers of the rows ("0:64").
+    - in a cell with a tuple of names `gates`, the name of the block, the rows being cut into equal blocks; where some
+      are cut otherwise, `blocks` says how: `{"peephole": ("i", "f", "o")}` or `{"weight_ih": {"s": 10, "h": 64}}`;
+    - else the parameter's ("forget" for a module `forget` of type `nn.Linear`), with the place of its rows if it gives
+      several values ("gates 2 of 4").
 
-    Where a value sums several, the names are joined by "+"; the second gate of a name is called f.2, the third f.3.
+    Where a value sums several, the names are joined by "+"; the second gate of a name is called f.2, the third f.3, and
+    σ(−a) is called 1−f where σ(a) is f.
 
     Known limit: where a candidate has no activation at all, the next activation that its sum meets is taken for it.
 
@@ -105,7 +111,8 @@ def named_step(cell: Cell, x: Tensor) -> NamedStep:
             summed = _summed(node, rows, constant)
             bounds = _bounds(node)
             if bounds is not None and summed and node not in constant:
-                gates.append(Gate(_free(_name(cell, summed), gates), node, *bounds))
+                name = f"{'1−' * _is_complement(node)}{gate_name(cell, summed)}"
+                gates.append(Gate(_free(name, gates), node, *bounds))
             rows[node] = frozenset() if _ends(node) else summed
     state = tuple(holders[len(named) + 1 :])
     return NamedStep(graph, parameters, holders[len(named)], state, rows, frozenset(constant), tuple(gates))
@@ -163,6 +170,11 @@ def _bounds(node: fx.Node) -> tuple[float, float] | None:
     return BOUNDED.get(name)
 
 
+def _is_complement(node: fx.Node) -> bool:
+    """Whether this is σ(−a) = 1 − σ(a)."""
+    return operation_name(node.target) == "sigmoid" and operation_name(node.all_input_nodes[0].target) == "neg"
+
+
 def _summed(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]], constant: Iterable[fx.Node]) -> frozenset[Rows]:
     """The rows that the arguments of an operation sum, as its result would hold them if it were linear."""
     name, kind = operation_name(node.target), kind_of(node.target)
@@ -173,58 +185,142 @@ def _summed(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]], constant: Itera
         dim, start, stop = (*node.args[1:4], 0, 0, None)[:3]
         return _narrowed(node.args[0], dim, start, stop, rows)
     if name == "select":
-        return rows[node.all_input_nodes[0]]
-    if name == "getitem":
         source: Any = node.args[0]
-        place: Any = node.args[1]
+        dim, place = node.args[1:3]
+        return frozenset(
+            Rows(f"{part.parameter}[{place}]", 0, _value(source).shape[1]) if _holds_matrices(source, dim) else part
+            for part in rows[source]
+        )
+    if name == "getitem":
+        source = node.args[0]
+        place = node.args[1]
         if operation_name(source.target) in ("split", "split_with_sizes"):
             dim = source.args[2] if len(source.args) > 2 else 0
             sizes = [part.shape[dim] for part in source.meta["val"]]
             start = sum(sizes[:place])
             return _narrowed(source.args[0], dim, start, start + sizes[place], rows)
         return rows[source]
+    if name == "cat":
+        return _joined(node, rows)
     others = [other for other in node.all_input_nodes if other not in constant or node in constant]
     if name in _KEEPS_PLACES:
         others = others[:1]
-    return frozenset().union(*(rows[other] for other in others))
+    found = frozenset[Rows]().union(*(rows[other] for other in others))
+    if found and name in ("add", "sub"):  # a vector that is added may have a name of its own
+        found = found.union(*(rows[other] for other in node.all_input_nodes if other in constant))
+    return found
+
+
+def _holds_matrices(node: Any, dim: Any) -> bool:
+    """Whether what is taken of a parameter along `dim` is one of the matrices that lie one after another in it."""
+    return node.op == "placeholder" and dim == 0 and _value(node).dim() > 2
 
 
 def _narrowed(source: Any, dim: Any, start: Any, stop: Any, rows: dict[fx.Node, frozenset[Rows]]) -> frozenset[Rows]:
     """The rows start … stop of each block that lies along that dimension; a block that does not stays whole."""
     size = _value(source).shape[dim]
     first, last, _ = slice(start, stop).indices(size)
-    return frozenset(
-        Rows(name, low + first, low + last) if high - low == size else Rows(name, low, high)
-        for name, low, high in rows[source]
-    )
+    return narrowed(rows[source], size, first, last)
 
 
-def _name(cell: nn.Module, rows: frozenset[Rows]) -> str:
-    known = {rows_name(cell, part) for part in rows}
-    declared = {name for name, is_declared in known if is_declared}
-    return "+".join(sorted(declared or {name for name, _ in known}))
+def narrowed(rows: Iterable[Rows], size: int, first: int, last: int) -> frozenset[Rows]:
+    """The rows that give the features first … last − 1 of a value of `size`."""
+    found = set()
+    for part in rows:
+        count = part.stop - part.start
+        if part.at is None and count != size:
+            found.add(part)
+            continue
+        begin = part.at or 0
+        low, high = max(first, begin), min(last, begin + count)
+        if low < high:
+            at = None if (low, high) == (first, last) else low - first
+            found.add(Rows(part.parameter, part.start + low - begin, part.start + high - begin, at))
+    return frozenset(found)
 
 
-def rows_name(cell: nn.Module, rows: Rows) -> tuple[str, bool]:
-    """A name for rows of a parameter, and whether the cell has declared it."""
-    path, _, leaf = rows.parameter.rpartition(".")
-    owner = cell.get_submodule(path)
-    names = _blocks(owner, leaf)
-    whole = len(cell.get_parameter(rows.parameter)) if rows.parameter in dict(cell.named_parameters()) else rows.stop
-    if names and whole % len(names) == 0:
-        size = whole // len(names)
-        if rows.start % size == 0 and rows.stop - rows.start == size:
-            return names[rows.start // size], True
-    if (rows.start, rows.stop) == (0, whole):
-        return (path.rpartition(".")[2] if leaf == "weight" and path else leaf.removeprefix("weight_")), False
+def _joined(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]]) -> frozenset[Rows]:
+    """The rows of values that are put side by side, each where it begins."""
+    found: set[Rows] = set()
+    dim: Any = node.args[1] if len(node.args) > 1 else 0
+    begin, pieces = 0, node.args[0]
+    assert isinstance(pieces, list | tuple)
+    for piece in pieces:
+        assert isinstance(piece, fx.Node)
+        size = _value(piece).shape[dim]
+        for part in rows[piece]:
+            if part.at is not None or part.stop - part.start == size:
+                part = part._replace(at=begin + (part.at or 0))
+            found.add(part)
+        begin += size
+    return frozenset(found)
+
+
+def gate_name(cell: nn.Module, rows: Iterable[Rows]) -> str:
+    """A name for a sum of rows: those that the cell declares, else their parameters' with the place of the rows."""
+    blocks = [(part, *block_name(cell, part)) for part in sorted(rows, key=lambda part: part[:3])]
+    if declared := {block for _, block, is_declared in blocks if is_declared}:
+        return "+".join(sorted(declared))
+    places: dict[str, set[str]] = {}
+    matrices = [part for part, _, _ in blocks if cell.get_parameter(part.parameter.partition("[")[0]).dim() > 1]
+    for part, block, _ in blocks:
+        if part in matrices or not matrices:  # a bias has no name to give, unless it is declared
+            places.setdefault(block, set()).add(_short(part.parameter))
+    return "+".join(f"{'+'.join(sorted(names))} {block}".strip() for block, names in sorted(places.items()))
+
+
+def block_name(cell: nn.Module, rows: Rows) -> tuple[str, bool]:
+    """What rows are within their parameter, and whether the cell has declared it.
+
+    A gate's name, or several with commas; "2 of 4" for the second quarter; "64:100" for other rows; "" for all.
+    """
+    whole = height(cell, rows.parameter)
+    cuts = {0: 0}
+    names = _blocks(cell, rows.parameter, whole)
+    for place, (_, size) in enumerate(names, 1):
+        cuts[max(cuts) + size] = place
+    size = rows.stop - rows.start
+    if size == whole:
+        return (names[0][0], True) if len(names) == 1 else ("", False)
+    if rows.start in cuts and rows.stop in cuts:
+        return ", ".join(name for name, _ in names[cuts[rows.start] : cuts[rows.stop]]), True
+    if whole % size == 0 and rows.start % size == 0:
+        return f"{rows.start // size + 1} of {whole // size}", False
     return f"{rows.start}:{rows.stop}", False
 
 
-def _blocks(owner: nn.Module, leaf: str) -> tuple[str, ...]:
-    """The names of the equal blocks that the rows of a parameter are cut into, as its owner declares them."""
-    attribute = {"weight_ih": "input_gates", "weight_hh": "hidden_gates"}.get(leaf, "gates")
-    names = getattr(owner, attribute, getattr(owner, "gates", ()))
-    return names if isinstance(names, tuple) and all(isinstance(name, str) for name in names) else ()
+def _short(parameter: str) -> str:
+    """The module's name for its `weight`, or the parameter's without "weight_"."""
+    path, _, leaf = parameter.rpartition(".")
+    return path.rpartition(".")[2] if leaf == "weight" and path else leaf.removeprefix("weight_")
+
+
+def height(cell: nn.Module, parameter: str) -> int:
+    """The rows of a parameter, or of one matrix of it, "weight_hh[0]"."""
+    name, _, _ = parameter.partition("[")
+    value = dict([*cell.named_parameters(), *cell.named_buffers()])[name]
+    return value.shape[1] if name != parameter else len(value)
+
+
+def _blocks(cell: nn.Module, parameter: str, whole: int) -> list[tuple[str, int]]:
+    """The blocks that the rows of a parameter are cut into, with their sizes, as its owner declares them.
+
+    By `blocks`, a mapping from parameters to names (of blocks that are equal) or to a mapping of names to rows; by the
+    gates of an equation; or by `gates`, a tuple of names.
+    """
+    path, _, leaf = parameter.partition("[")[0].rpartition(".")
+    owner = cell.get_submodule(path)
+    attribute = {"ih": "input_gates", "hh": "hidden_gates"}.get(leaf.rpartition("_")[2], "gates")
+    blocks = getattr(owner, "blocks", None)
+    declared = blocks.get(leaf) if isinstance(blocks, Mapping) else None
+    if declared is None:
+        declared = getattr(owner, attribute, getattr(owner, "gates", ()))
+    if isinstance(declared, Mapping):
+        counted = all(isinstance(rows, int) for rows in declared.values())
+        return list(declared.items()) if counted and sum(declared.values()) == whole else []
+    if not isinstance(declared, tuple) or not all(isinstance(name, str) for name in declared):
+        return []
+    return [(name, whole // len(declared)) for name in declared] if declared and whole % len(declared) == 0 else []
 
 
 def _free(name: str, taken: Sequence[Gate]) -> str:
