@@ -74,9 +74,8 @@ def _shown(token: str) -> str:
 def demo_picture(run: Run) -> Path:
     """Learning curve and surprise side by side, in one PNG at the size of a README."""
     from everstep.look.curves import learning_curves
-    from everstep.look.style import canvas
+    from everstep.look.style import canvas, save
     from everstep.look.surprise import surprise_text
-    from everstep.look.text import save
 
     token = NAMES[run.config.data.unit]
     figure = canvas()

@@ -26,6 +26,17 @@ SYMBOLS = {
     "sum": "Σ",
     "cat": "[ ; ]",
     "reciprocal": "1 ÷",
+    "rsqrt": "1 ÷ √",
+    "sqrt": "√",
+    "abs": "| · |",
+    "remainder": "mod",
+    "where": "choose",
+    "eq": "=",
+    "ne": "≠",
+    "lt": "<",
+    "le": "≤",
+    "gt": ">",
+    "ge": "≥",
     "pow": "power",
     "bmm": "·",
     "mm": "·",
@@ -180,7 +191,10 @@ class _Drawer:
         constants = [self._named(other, span) for other in node.all_input_nodes if other in self.step.constant]
         if name == "rsub":
             label = f"{numbers[0]:g} −" if numbers else "−"
-        elif name in ("add", "sub", "mul", "div", "pow") and numbers:
+        elif name in ("clamp", "hardtanh"):
+            low, high = (_bound(arg) for arg in (*node.args[1:3], None, None)[:2])
+            label = f"clip to {low or '−∞'} … {high or '∞'}"
+        elif name in ("add", "sub", "mul", "div", "pow", "remainder", "eq", "ne", "lt", "le", "gt", "ge") and numbers:
             label = f"{'×' if name == 'mul' else label} {numbers[0]:g}"
         elif name in ("add", "sub", "mul", "div") and constants:
             label = f"{label} {constants[0]}"
@@ -212,6 +226,11 @@ class _Drawer:
         block, _ = block_name(self.cell, found)
         whole = found.start == 0 and found.stop == height(self.cell, found.parameter)
         return found.parameter if whole or not block else f"{found.parameter} [{block}]"
+
+
+def _bound(arg: Any) -> str:
+    """A number as it is written, "" where there is none."""
+    return f"{arg:g}".replace("-", "−") if isinstance(arg, int | float) else ""
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:

@@ -15,8 +15,7 @@ from torch import Tensor
 from everstep.cell import Cell, Layer
 from everstep.look import text
 from everstep.look.step import gate_values, named_step
-from everstep.look.style import COLOURS, GREY, canvas, label, legend
-from everstep.look.style import save as save_plot
+from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 from everstep.look.trajectory import names, ready, real
 from everstep.scanning import scan
 from everstep.scanning.record import Untraceable
@@ -240,7 +239,7 @@ def units_text(
     text.legend(panels[-1], scale, colours, what + beyond)
     for axes, pieces in zip(panels, laid, strict=True):
         text.paint(axes, pieces, scale, colours)
-    text.save(figure, to)
+    save(figure, to)
 
 
 def check_text(who: str, tokens: Sequence[str], activity: Activity) -> None:
@@ -300,4 +299,4 @@ def saturation_picture(found: Sequence[Activity], to: Path) -> None:
         axes.set_axis_off()
     if len(gated) > 1:
         legend(panels[0], loc="upper right")
-    save_plot(figure, to)
+    save(figure, to)

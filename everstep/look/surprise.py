@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from everstep.look import text
-from everstep.look.style import canvas
+from everstep.look.style import canvas, save
 from everstep.look.text import Pairs, Piece
 
 # from light to dark at even steps of lightness: reads the same in grey and to the colour-blind
@@ -35,7 +35,7 @@ def surprise_text(pairs: Pairs, to: Path | Axes, columns: int = 84, token: str =
     width, height = text.inches(pieces)
     figure = canvas(height, width)
     _draw(figure.subplots(), pieces, pairs, token)
-    text.save(figure, to)
+    save(figure, to)
 
 
 def _draw(axes: Axes, pieces: Sequence[Piece], pairs: Pairs, token: str) -> None:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import html
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize, to_hex
-from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import Rectangle
 
-from everstep.look import style
+from everstep.look import bidi, glyphs
 
 Pairs = Sequence[tuple[str, float]]  # (text of a token, its number)
 
 LINE_END = "↵"
 CELL, TALL = 0.125, 2.1  # a character's width in inches, and how many times higher a row is
 NARROWEST = 52
+JOINERS = "\u200c\u200d"
+"""What keeps letters apart or joins them, and is not seen itself."""
 
 
 class Piece(NamedTuple):
@@ -36,39 +38,69 @@ class Piece(NamedTuple):
 
 
 def layout(pairs: Pairs, columns: int) -> list[Piece]:
-    """The tokens in a grid of `columns`: a newline ends its row (and shows as ↵), a long line is wrapped."""
+    """The tokens in a grid of `columns`: a newline ends its row (and shows as ↵), a long line is wrapped.
+
+    What is written from right to left stands in the order in which it is seen, a piece for each of its characters.
+    """
     pieces: list[Piece] = []
     row = column = 0
     for token, value in pairs:
         for text, ends_line in parts(token):
-            width = sum(map(_width, text.rstrip()))
+            width = _wide(text.rstrip())
             if column and column + width > columns:
                 row, column = row + 1, 0
             for part in (text[i : i + columns] for i in range(0, len(text), columns)):
-                width = sum(map(_width, part))
+                width = _wide(part)
                 if column + width > columns + 1:
                     row, column = row + 1, 0
                 pieces.append(Piece(row, column, width, part, value))
                 column += width
             if ends_line:
                 row, column = row + 1, 0
-    return pieces
+    return [piece for _, line in groupby(pieces, lambda piece: piece.row) for piece in _as_seen(list(line))]
+
+
+def _as_seen(line: list[Piece]) -> list[Piece]:
+    """The pieces of a row from left to right."""
+    cells = [(cluster, piece.value) for piece in line for cluster in clusters(piece.text)]
+    order = bidi.seen([cluster for cluster, _ in cells])
+    if [place for place, _ in order] == list(range(len(cells))):
+        return line
+    column, found = 0, []
+    for place, text in order:
+        found.append(Piece(line[0].row, column, _wide(text), text, cells[place][1]))
+        column += found[-1].width
+    return found
 
 
 def parts(token: str) -> Iterator[tuple[str, bool]]:
     """A token's lines, each with whether a newline ends it; what cannot be printed shows as a dot."""
     lines = ("\n" if token == "<eos>" else token).replace("\t", "  ").split("\n")
     for index, line in enumerate(lines):
-        shown = "".join(c if c.isprintable() else "·" for c in line)
+        shown = "".join(c if c.isprintable() or c in JOINERS else "·" for c in line)
         ends_line = index < len(lines) - 1
         if shown or ends_line:
             yield shown + LINE_END * ends_line, ends_line
 
 
-def _width(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+def clusters(text: str) -> list[str]:
+    """Characters, each with the marks that stand on it; one that begins with a mark has lost what it stood on."""
+    found: list[str] = []
+    for character in text:
+        if found and _on_another(character):
+            found[-1] += character
+        else:
+            found.append(character)
+    return found
+
+
+def _on_another(character: str) -> bool:
+    return unicodedata.category(character) in ("Mn", "Me") or character in JOINERS
+
+
+def _wide(text: str) -> int:
+    """The columns that a text takes."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text if not _on_another(c))
 
 
 def size(pieces: Sequence[Piece]) -> tuple[int, int]:
@@ -116,20 +148,31 @@ def paint(axes: Axes, pieces: Sequence[Piece], scale: Normalize, colours: Colorm
         colour = colour_of(piece.value, scale, colours)
         axes.add_patch(Rectangle((piece.column, piece.row), piece.width, 1, facecolor=colour, linewidth=0))
         column = piece.column
-        for character in piece.text:
-            axes.text(
-                column + _width(character) / 2,
-                piece.row + 0.54,
-                character,
-                family="DejaVu Sans Mono",
-                fontsize=points,
-                color=ink(colour),
-                alpha=0.45 if character == LINE_END else 1,
-                ha="center",
-                va="center_baseline",
-                parse_math=False,
-            )
-            column += _width(character)
+        for cluster in clusters(piece.text):
+            width = _wide(cluster)
+            _write(axes, cluster, column + (width / 2 or -0.5), piece.row, points, ink(colour))
+            column += width
+
+
+def _write(axes: Axes, cluster: str, x: float, row: int, points: float, colour: str) -> None:
+    """A character and its marks in its cell; by its number in a frame, where no font has it."""
+    if cluster.isspace() or cluster in JOINERS:
+        return
+    found = glyphs.font_of(cluster[0])
+    how = {"color": colour, "ha": "center", "va": "center_baseline", "parse_math": False}
+    if found is None:
+        half = _wide(cluster) / 2 - 0.08
+        frame = Rectangle((x - half, row + 0.06), 2 * half, 0.88, facecolor="none", edgecolor=colour, linewidth=0.6)
+        axes.add_patch(frame)
+        size = points * (0.42 if half > 0.5 else 0.27)
+        font = FontProperties(family=glyphs.USUAL[0], size=size)
+        number = glyphs.code_point(cluster[0])
+        axes.text(x, row + 0.5, number, fontproperties=font, linespacing=0.95, **{**how, "va": "center"})
+        return
+    narrow = 1 if found == glyphs.usual() or _wide(cluster) > 1 else 0.85
+    font = FontProperties(fname=found, size=points * narrow)
+    text = "".join(character for character in cluster if glyphs.has(found, character))
+    axes.text(x, row + 0.54, text, fontproperties=font, alpha=0.45 if cluster == LINE_END else 1, **how)
 
 
 def colour_of(value: float, scale: Normalize, colours: Colormap) -> str:
@@ -143,16 +186,6 @@ def ink(colour: str) -> str:
     """Black on light colours, white on dark ones."""
     red, green, blue = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture that holds a passage; its folder is made.
-
-    Characters that the font lacks show as boxes, without warnings: the HTML has them.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        style.save(figure, path)
 
 
 def shown(token: str) -> str:
@@ -176,7 +209,8 @@ def write_page(to: Path, title: str, body: str) -> None:
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; }}
-pre {{ font: 15px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere; }}
+pre {{ font: 15px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere;
+unicode-bidi: plaintext; }}
 </style>
 {body}
 </html>

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everstep.look import text
 from everstep.look.gates import Activity, check_text, scale_of
-from everstep.look.style import canvas
+from everstep.look.style import canvas, save
 
 FEWEST = 50
 """Steps that a half of the text needs at least."""
@@ -242,4 +242,4 @@ def property_text(
         text.legend(axes, scale, colours, label)
     for axes, pieces, (scale, colours, _) in zip(panels, laid, scales, strict=True):
         text.paint(axes, pieces, scale, colours)
-    text.save(figure, to)
+    save(figure, to)
