@@ -345,7 +345,7 @@ def test_pictures_of_a_run(run: Any, passage: Path, tmp_path: Path, monkeypatch:
         monkeypatch.setattr(f"everstep.cli.activity.{name}", value)
     drawn = [*draw_gates(run, tmp_path / "p", passage), *draw_units(run, tmp_path / "p", passage)]
     assert [path.name for path, _ in drawn] == [
-        *("units.png", "units.html", "gates.png", "saturation.png", "properties.md", "property.png")
+        *("units.png", "units.html", "gates.png", "saturation.png", "properties.md", "property.png", "property.html")
     ]
     assert all(path.stat().st_size > 500 for path, _ in drawn)
     table = (tmp_path / "p" / "properties.md").read_text(encoding="utf-8")

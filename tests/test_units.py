@@ -161,8 +161,8 @@ def test_the_table_and_the_picture(tmp_path: Path) -> None:
     target = PROPERTIES["depth of brackets"](text)
     told = predictive_units(found, target)
     lines = table({"depth": told, "quotes": "the property is 0"}, count=2).splitlines()
-    assert lines[2] == "| depth | Depth | h 7 | +1.000 |  |"
-    assert lines[4] == "| quotes | | | left out: the property is 0 | |"
+    assert lines[2] == "| depth | Depth | h 7 | +1.000 | +1.000 |  | well |"
+    assert lines[4] == "| quotes | | | | left out: the property is 0 | | |"
     assert len(lines) == 5
     shown = [found[0].at(slice(0, 80))]
     for name in "ab":

@@ -14,49 +14,50 @@ if TYPE_CHECKING:
 EXCERPT, PASSAGE, LONG = 300, 600, 6000
 """Characters of a picture of several units, of any other, and of the text on which units are measured."""
 SHOWN = 3
+REMEMBERED = "inside quotes", "position in the line", "depth of brackets"
 
 
 def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
     """The liveliest units and the gates of one over a passage, a page of all, saturation; each with what to see."""
-    from everstep.cli.pictures import NAMES, passage
-    from everstep.look.gates import liveliest, saturation_picture, units_text
+    from everstep.cli.pictures import NAMES, passage, shown_as
+    from everstep.look.gates import liveliest, saturation_picture, saturation_words, units_text
     from everstep.look.gates_page import gates_html
+    from everstep.look.glyphs import note
 
     tokens, found = read(run, passage(run, text, PASSAGE))
-    top, token = found[-1], NAMES[run.config.data.unit]
+    top, token = found[-1], shown_as(NAMES[run.config.data.unit])
     memory = "c" if "c" in top.state else next(iter(top.state))
     units = [(memory, unit) for unit in liveliest(top.state[memory], SHOWN)]
     part = slice(0, _fitting(tokens, EXCERPT))
+    boxes = note(tokens[part], "units.html")
     units_text(tokens[part], top.at(part), units, out / "units.png", columns=64)
     gates_html(tokens, found, out / "units.html")
     drawn = [
         (
             out / "units.png",
-            f"The {SHOWN} units of {memory} that vary most: blue and red are the two signs. A unit that keeps one "
-            f"colour over many {token}s remembers something; see what begins and ends it.",
+            f"The {len(units)} units of {memory} that vary most, {top.name}: blue is below zero, red above. A unit "
+            f"that keeps one colour over many {token}s remembers something; see what begins and ends it.{boxes}",
         ),
         (out / "units.html", "Every gate and unit in a browser: choose by the arrow keys, point at the text."),
     ]
     last = units[0][1]
-    gates = [(name, last) for name, values in top.gates.items() if name not in top.state and last < values.shape[1]]
+    size = top.state[memory].shape[1]
+    gates = [(name, last) for name, values in top.gates.items() if name not in top.state and values.shape[1] == size]
     if gates:
         units_text(tokens[part], top.at(part), gates[:SHOWN], out / "gates.png", columns=64)
-        what = f"The gates of unit {last}, which varies most: where they open and close, and what they let through."
-        drawn.append((out / "gates.png", what))
+        named = ", ".join(name for name, _ in gates[:SHOWN])
+        what = f"The gates {named} of unit {last}, {top.name}, the one that varies most: dark is open, light is closed."
+        drawn.append((out / "gates.png", what + boxes))
     if any(activity.gates for activity in found):
         saturation_picture(found, out / "saturation.png")
-        what = (
-            "Each mark is a unit. A forget (or update) gate far to the right mostly stays open, so that its unit "
-            "remembers; marks near the origin are never fully open or closed."
-        )
-        drawn.append((out / "saturation.png", what))
+        drawn.append((out / "saturation.png", saturation_words(found)))
     return drawn
 
 
 def draw_units(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
     """Which units tell properties of the text: a table, and the best of them over a passage."""
-    from everstep.cli.pictures import passage
-    from everstep.look.units import PROPERTIES, predictive_units, property_text, table
+    from everstep.cli.pictures import NAMES, passage, shown_as
+    from everstep.look.units import PROPERTIES, predictive_units, table, table_words
 
     tokens, found = read(run, passage(run, text, LONG))
     whole, ends = _ends(tokens)
@@ -71,31 +72,34 @@ def draw_units(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path
             rows[name] = str(reason).removeprefix("predictive_units: ").split(",")[0]
     (out / "properties.md").parent.mkdir(parents=True, exist_ok=True)
     (out / "properties.md").write_text(table(rows), encoding="utf-8", newline="\n")
-    drawn = [
-        (
-            out / "properties.md",
-            f"The units that tell each property best, chosen on the first half of {len(tokens):,} tokens; the figures "
-            "are of the second half.",
-        )
-    ]
-    told = [(abs(units[0].correlation), name) for name, units in rows.items() if not isinstance(units, str)]
+    token = shown_as(NAMES[run.config.data.unit])
+    drawn = [(out / "properties.md", table_words(rows, len(tokens), token))]
+    known = {name: units[0] for name, units in rows.items() if not isinstance(units, str)}
     # what a letter is, any unit can tell at once; what lies further back has to be remembered
-    told = [item for item in told if item[1] in ("inside quotes", "position in the line", "depth of brackets")] or told
-    if told:
-        _, name = max(told)
-        part = slice(0, _fitting(tokens, PASSAGE))
-        best = rows[name][0]
-        assert not isinstance(best, str)
-        property_text(
-            tokens[part],
-            [activity.at(part) for activity in found],
-            best,
-            targets[name][part],
-            name,
-            out / "property.png",
-        )
-        drawn.append((out / "property.png", f"Left the unit, right what it tells best ({name}): alike where it holds."))
+    known = {name: best for name, best in known.items() if name in REMEMBERED} or known
+    if known:
+        name = max(known, key=lambda key: (known[key].much != "not", abs(known[key].correlation)))
+        drawn += _draw_property(tokens, found, known[name], targets[name], name, out)
     return drawn
+
+
+def _draw_property(
+    tokens: list[str], found: list[Activity], best: Telling, target: list[float], name: str, out: Path
+) -> list[tuple[Path, str]]:
+    """A unit and a property over a passage of the second half, by which the unit was not chosen."""
+    from everstep.look.glyphs import note
+    from everstep.look.units import property_html, property_text, property_words
+
+    half = len(tokens) // 2
+    start = next((place + 1 for place in range(half, len(tokens) - 1) if tokens[place].endswith("\n")), half)
+    part = slice(start, start + _fitting(tokens[start:], PASSAGE))
+    shown = [activity.at(part) for activity in found]
+    property_text(tokens[part], shown, best, target[part], name, out / "property.png")
+    property_html(tokens[part], shown, best, target[part], name, out / "property.html")
+    return [
+        (out / "property.png", property_words(best, name) + note(tokens[part], "property.html")),
+        (out / "property.html", "The same in a browser; point at it to see each value."),
+    ]
 
 
 def _fitting(tokens: Sequence[str], characters: int) -> int:

@@ -76,7 +76,8 @@ def remedies(
     numbers = tuple(_number("--lags", text, int) for text in lags.split(","))
     learning = tuple(_number("--rates", text, float) for text in rates.split(","))
     prepare()
-    from everstep.look.remedies import draw_remedies, remedy_table
+    from everstep.look.gallery import write_gallery
+    from everstep.look.remedies import draw_remedies, remedy_table, remedy_words
     from everstep.tasks import remedy_trials as trials
 
     experiment = trials.Experiment(
@@ -94,14 +95,14 @@ def remedies(
     records = trials.remedies(experiment, out, begin=prepare)
     grid = trials.grid(experiment, records)
     table, picture = remedy_table(grid), out / "pictures" / "remedies.png"
-    (out / "remedies.md").write_text(
-        f"# {task}: which remedy reaches which lag\n\n{_caption(grid.goal)}\n\n{table}\n",
-        encoding="utf-8",
-        newline="\n",
-    )
+    title, caption = f"{task}: which remedy reaches which lag", _caption(grid.goal)
+    written = f"# {title}\n\n{caption}\n\n{table}\n"
+    (out / "remedies.md").write_text(written, encoding="utf-8", newline="\n")
     draw_remedies(grid, picture)
+    words = remedy_words(grid)
+    write_gallery(picture.parent, title, [(picture, f"{words} {caption}")])
     print(table)
-    print(f"\n{picture}\n    Dark and ticked: it remembers. Bright: no better than an answer that looks at nothing.")
+    print(f"\n{picture}\n    {words}")
 
 
 def _caption(goal: str) -> str:

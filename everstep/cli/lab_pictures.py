@@ -25,10 +25,12 @@ def pictures(
       gradient-flow.png         how much of a gradient is left after how many steps
       cliff.png                 a loss surface with a cliff, descended with and without clipping
       lstm.svg, lstm-steps.svg  the graph of an LSTM, folded and unfolded
+      README.md                 all of them, each with what to see
     """
     prepare()
     from everstep.cells import LSTM
     from everstep.look.cliff import cliff_picture
+    from everstep.look.gallery import write_gallery
     from everstep.look.graph import draw_graph
     from everstep.tasks import remember
 
@@ -40,5 +42,6 @@ def pictures(
     drawn.append((out / "lstm.svg", "One step of an LSTM: products blue, gates orange; red runs to the next step."))
     draw_graph(LSTM(64, 128), out / "lstm-steps.svg", unfolded=4)
     drawn.append((out / "lstm-steps.svg", "The same unfolded: one box a step, and what is handed on between them."))
+    write_gallery(out, "Gradients that vanish, last and explode", drawn)
     for path, what_to_see in drawn:
         print(f"{path}\n    {what_to_see}")

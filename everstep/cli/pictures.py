@@ -21,9 +21,18 @@ NAMES = {"chars": "character", "bytes": "byte", "words": "word", "bpe": "sub-wor
 
 
 def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, str]]:
-    """All pictures of a run, as they are drawn; each one's path with a sentence that says what to see."""
+    """All pictures of a run, as they are drawn; each one's path with a sentence that says what to see.
+
+    The sentences are also in the folder's README, as far as it has come.
+    """
+    from everstep.look.gallery import write_gallery
+
+    drawn: list[tuple[Path, str]] = []
     for drawer in drawers():
-        yield from drawer(run, out, text)
+        for picture in drawer(run, out, text):
+            drawn.append(picture)
+            yield picture
+        write_gallery(out, f"Pictures of {run.path.resolve().name}", drawn)
 
 
 def drawers() -> list[Drawer]:
@@ -37,55 +46,50 @@ def drawers() -> list[Drawer]:
 
 def draw_learning(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
     """Curves and surprise of a run."""
-    from everstep.look.curves import learning_curves
-    from everstep.look.surprise import surprise_html, surprise_text
+    from everstep.look.curves import curve_words, learning_curves
+    from everstep.look.glyphs import note
+    from everstep.look.surprise import surprise_html, surprise_text, surprise_words
 
     token = NAMES[run.config.data.unit]
     pairs = surprise(run, text)
     curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", token)
-    shown = _shown(token)
+    shown = shown_as(token)
     surprise_text(pairs, out / "surprise.png", token=shown)
     surprise_html(pairs, out / "surprise.html", shown)
-    gap = (
-        ""
-        if curves.validation
-        else " There was no validation, so the curve does not tell learning from learning by heart."
-    )
+    boxes = note([piece for piece, _ in pairs], "surprise.html")
     return [
-        (
-            out / "curves.png",
-            "Falling together: it learns. Validation rising while training falls: it learns by heart; more dropout, or "
-            f"stop earlier.{gap}",
-        ),
-        (
-            out / "surprise.png",
-            f"Dark is where the model did not expect the next {shown}: "
-            f"{'rare words' if token == 'word' else 'starts of words'}, names, turns.",
-        ),
+        (out / "curves.png", curve_words(curves, token)),
+        (out / "surprise.png", surprise_words(pairs, shown) + boxes),
         (out / "surprise.html", "The same in a browser; point at it to see each probability."),
     ]
 
 
-def _shown(token: str) -> str:
+def shown_as(token: str) -> str:
     """What one coloured piece of a passage is: bytes are shown as the characters they make."""
     return "character" if token == "byte" else token
 
 
 def demo_picture(run: Run) -> Path:
     """Learning curve and surprise side by side, in one PNG at the size of a README."""
-    from everstep.look.curves import learning_curves
+    from everstep.look.curves import curve_words, learning_curves
+    from everstep.look.gallery import write_gallery
+    from everstep.look.glyphs import note
     from everstep.look.style import canvas, save
-    from everstep.look.surprise import surprise_text
+    from everstep.look.surprise import surprise_text, surprise_words
 
     token = NAMES[run.config.data.unit]
     figure = canvas()
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
-    learning_curves(run.path / "metrics.jsonl", left, token)
+    curves = learning_curves(run.path / "metrics.jsonl", left, token)
     left.set_title("learning", fontsize=16, loc="left")
     right.set_title("surprise at text it never saw", fontsize=16, loc="left")
-    surprise_text(surprise(run, None, 420), right, columns=56, token=_shown(token))
+    pairs, shown = surprise(run, None, 420), shown_as(token)
+    surprise_text(pairs, right, columns=56, token=shown)
     path: Path = run.path / "pictures" / "demo.png"
     save(figure, path)
+    boxes = note([piece for piece, _ in pairs], "surprise.html of `everstep look`")
+    words = f"Left: {curve_words(curves, token)} Right: {surprise_words(pairs, shown)}{boxes}"
+    write_gallery(path.parent, f"Pictures of {run.path.resolve().name}", [(path, words)])
     return path
 
 

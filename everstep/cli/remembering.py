@@ -70,7 +70,8 @@ def _sensitivity(run: Run, inputs: Tensor, path: Path, unit: str) -> tuple[Path,
     time = min(STEPS, len(inputs))
     rows = max(1, min(WIDE // body.input_size, len(inputs) // time))
     xs = run.model.embedding(inputs[: rows * time].view(rows, time))
-    return path, draw_sensitivity(sensitivity(body, xs), path, unit)
+    over = f" The mean over {rows} stretches of the text." if rows > 1 else ""
+    return path, draw_sensitivity(sensitivity(body, xs), path, unit) + over
 
 
 def _spectrum(run: Run, inputs: Tensor, path: Path, unit: str) -> tuple[Path, str]:
@@ -83,9 +84,20 @@ def _spectrum(run: Run, inputs: Tensor, path: Path, unit: str) -> tuple[Path, st
     size = max(width(layer.initial_state(1, xs)) for layer in parts(body))
     found = step_jacobians(body, xs[:, :STEPS], samples=max(1, min(8, STATE // size**3)))
     seen = draw_jacobians(found, path)
-    rate = lyapunov_exponents(body, xs, count=1, warm_up=xs.shape[1] // 4).values[0]
-    fate = f"shrinks e-fold in {-1 / rate:.1f} {unit}s" if rate < 0 else "grows: the model is chaotic"
-    return path, f"{seen} Largest Lyapunov exponent {rate:.3f} a {unit}: a small difference of state {fate}."
+    warm_up = xs.shape[1] // 4
+    rate = float(lyapunov_exponents(body, xs, count=1, warm_up=warm_up).values[0])
+    return path, f"{seen} {rate_words(rate, xs.shape[1] - warm_up, unit)}"
+
+
+def rate_words(rate: float, steps: int, unit: str) -> str:
+    """What the largest Lyapunov exponent, measured over some steps, says of a small difference of state."""
+    if abs(rate) < 1 / steps:
+        fate = f"neither grows nor shrinks by what {steps} {unit}s can tell"
+    elif rate < 0:
+        fate = f"shrinks e-fold in {-1 / rate:.1f} {unit}s"
+    else:
+        fate = f"grows e-fold in {1 / rate:.1f} {unit}s: the model is chaotic"
+    return f"Largest Lyapunov exponent {rate:.3f} a {unit}: a small difference of state {fate}."
 
 
 def _matrices(run: Run, path: Path) -> list[tuple[Path, str]]:

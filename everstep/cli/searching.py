@@ -53,14 +53,17 @@ def search(
     records = searching.search(config, out, log, cells=cells, steps=steps, processes=processes, begin=prepare)
     ranks = searching.ranked(records)
     print(table(ranks))
-    from everstep.look.search import draw_search
+    from everstep.look.gallery import write_gallery
+    from everstep.look.search import draw_search, search_words
 
     picture = out / "pictures" / "search.png"
     failed = {kind: [r["name"] for r in records if r["outcome"] == kind] for kind in ("diverged", "refused")}
     results = {record["name"]: float(record["perplexity"]) for record in ranks}
     if results:
         draw_search(results, searching.YARDSTICKS, picture, len(failed["diverged"]))
-        print(f"\n{picture}\n    A dot below a line is a cell that did better.")
+        words = search_words(results, searching.YARDSTICKS)
+        write_gallery(picture.parent, f"Cells tried in {out.resolve().name}", [(picture, words)])
+        print(f"\n{picture}\n    {words}")
     if failed["diverged"]:
         print(f"diverged: {', '.join(failed['diverged'])}")
     best = out / searching.BEST_RECIPE

@@ -231,8 +231,8 @@ def look(
       units, gates, saturation, property   units and gates over the passage, and the units that tell something about it
       loss-surface                         the loss around the model, as its weights move along two random directions
 
-    Pictures as PNG, some as HTML too; each is named as soon as it is drawn. The passage is from the held-out text, or
-    FILE.
+    Pictures as PNG, some as HTML too; each is named as soon as it is drawn, and all stand in DIR/README.md with what to
+    see. The passage is from the held-out text, or FILE.
     """
     loaded = load_run(run)
     from everstep.cli.pictures import draw

@@ -14,6 +14,8 @@ from everstep.look.style import COLOURS, canvas, save
 
 TRAINING, VALIDATION = COLOURS[:2]
 BITS = 1 / math.log(2)
+LEVEL = 0.01
+"""A change of the loss by a smaller share is called none."""
 
 
 @dataclass
@@ -93,6 +95,33 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token") -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=13, frameon=False, loc="upper right")
+
+
+def curve_words(curves: Curves, token: str = "token") -> str:
+    """The sentence to put under the curves: whether the training loss fell, and what the validation loss did."""
+    unit = f"bits per {token}"
+    training = smooth([bits for _, _, bits in curves.training])
+    fell = len(training) > 1 and training[-1] < training[0] * (1 - LEVEL)
+    words = ""
+    if training:
+        verb = "fell" if fell else "has not fallen: it went"
+        words = f"The training loss {verb} from {training[0]:.2f} to {training[-1]:.2f} {unit}. "
+    if not curves.validation:
+        return f"{words}There was no validation, so the curve does not tell learning from learning by heart."
+    bits = [value for _, _, value in curves.validation]
+    best = min(range(len(bits)), key=bits.__getitem__)
+    step = curves.validation[best][0]
+    if len(bits) == 1:
+        return f"{words}Validation was measured once: {bits[0]:.2f}."
+    if bits[-1] > bits[best] * (1 + LEVEL):
+        words += f"Validation was best at step {step:,}, {bits[best]:.2f}, and has risen to {bits[-1]:.2f} since: "
+        after = [value for (at, _, _), value in zip(curves.training, training, strict=True) if at >= step]
+        if len(after) > 1 and after[-1] < after[0]:
+            return f"{words}the model learns by heart; more dropout, or stop earlier."
+        return f"{words}the training loss does not fall either; a smaller learning rate may help."
+    if bits[-1] < bits[-2] * (1 - LEVEL):
+        return f"{words}Validation still falls at the end, to {bits[-1]:.2f}: longer training may help."
+    return f"{words}Validation has levelled off at {bits[-1]:.2f}; the best is {bits[best]:.2f}, at step {step:,}."
 
 
 def smooth(values: list[float], share: float = 0.05) -> list[float]:

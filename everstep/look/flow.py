@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,5 +176,19 @@ def draw_flow(flow: Flow | Mapping[str, Flow], path: Path, unit: str = "step") -
     )
     legend(axes)
     save(figure, path)
-    ends = "; ".join(f"{name}: {mean[-1]:.1e} after {lags[-1]} {unit}s" for name, (lags, mean) in curves.items())
-    return f"The share of a loss's gradient left on its way back; a straight fall forgets at a fixed rate. {ends}."
+    ends = "; ".join(
+        f"{name}: {mean[-1]:.1e} after {lags[-1]} {unit}s ({_fate(mean[-1])})" for name, (lags, mean) in curves.items()
+    )
+    counts = " or ".join(str(count) for count in sorted({one.norms.shape[1] for one in flows.values()}))
+    return (
+        f"The share of a loss's gradient left on its way back, the mean of {counts}; a straight fall forgets "
+        f"at a fixed rate. {ends}."
+    )
+
+
+def _fate(share: float) -> str:
+    """What becomes of a gradient of which so much is left."""
+    if not math.isfinite(share):
+        return "beyond what numbers hold"
+    bounds = ((0.01, "it vanishes"), (0.5, "it fades"), (2, "it is kept"), (100, "it grows"))
+    return next((words for bound, words in bounds if share < bound), "it explodes")

@@ -267,6 +267,21 @@ def saturation(activity: Activity) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
+def saturation_words(found: Sequence[Activity]) -> str:
+    """The sentence to put under `saturation_picture`: how many units of every gate stand at an end most of the time."""
+    shares = []
+    for activity in found:
+        for name, (left, right) in (saturation(activity) if activity.gates else {}).items():
+            closed, opened = (float((share > 0.5).double().mean()) for share in (left, right))
+            where = f"{activity.name}, {name}" if sum(bool(one.gates) for one in found) > 1 else name
+            shares.append(f"{where} {opened:.0%} open, {closed:.0%} closed")
+    return (
+        "Each mark is a unit: far to the right its gate is mostly open (above 0.9), far up mostly closed (below 0.1), "
+        "near the origin neither. A gate that lets the old state through (f of an LSTM, z of a GRU) keeps it while it "
+        f"is open. Units that are so in more than half of the steps: {'; '.join(shares)}."
+    )
+
+
 def saturation_picture(found: Sequence[Activity], to: Path) -> None:
     """Every unit of every gate: how often it is right-saturated (above 0.9) against left-saturated (below 0.1).
 

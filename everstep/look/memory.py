@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -57,12 +58,14 @@ class ContextCurve:
         values: (N,): the mean loss with n inputs, or the mean change of the outputs.
         full: the same with all inputs: the loss, or 0 for the change.
         unit: what ε is a share of: the full loss; 1 for the change, which is a share already.
+        count: how many steps each value is the mean of.
     """
 
     lengths: NDArray[np.int64]
     values: NDArray[np.float64]
     full: float
     unit: float
+    count: int
 
     def memory(self, epsilon: float = 0.01) -> float:
         """By context: the smallest n from which on the value stays within ε·unit of the full one; `inf` if none does.
@@ -107,7 +110,7 @@ def context_loss(
         return float(losses.double().mean())
 
     values, full = _by_context("context_loss", cell, xs, longest, samples, mean)
-    return ContextCurve(np.arange(1, longest + 1), values, full, full)
+    return ContextCurve(np.arange(1, longest + 1), values, full, full, _ends(xs, longest, samples))
 
 
 def context_change(cell: Layer, xs: Tensor, *, longest: int, samples: int = 256) -> ContextCurve:
@@ -127,7 +130,12 @@ def context_change(cell: Layer, xs: Tensor, *, longest: int, samples: int = 256)
         return float((ys - full).double().norm() / full.double().norm().clamp_min(1e-300))
 
     values, _ = _by_context("context_change", cell, xs, longest, samples, change)
-    return ContextCurve(np.arange(1, longest + 1), values, 0.0, 1.0)
+    return ContextCurve(np.arange(1, longest + 1), values, 0.0, 1.0, _ends(xs, longest, samples))
+
+
+def _ends(xs: Tensor, longest: int, samples: int) -> int:
+    """How many of the last steps have `longest` inputs before them, at most `samples`."""
+    return min(max(samples, 1), xs.shape[1] - longest)
 
 
 @torch.no_grad()
@@ -144,7 +152,7 @@ def _by_context(
         raise ValueError(f"{who}: one row is expected, but xs has {len(xs)}; give xs[:1]")
     if not 1 <= longest < time:
         raise ValueError(f"{who}: longest should lie in 1 … {time - 1} for {time} steps, but is {longest}")
-    count = min(max(samples, 1), time - longest)
+    count = _ends(xs, longest, samples)
     full = cell(xs)[0][0, -count:]
     rows = count + longest - 1
     stretches = F.pad(xs[0, time - rows :], (0, 0, 0, longest - 1)).unfold(0, longest, 1).transpose(1, 2)
@@ -183,8 +191,26 @@ def draw_context(curve: ContextCurve, path: Path, unit: str = "step", what: str 
     if math.isfinite(memory):
         axes.axvline(memory, color=COLOURS[1], linewidth=2.2, label=f"within 1 % from {found} on")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    label(axes, f"context $n$: {unit}s known, all before them forgotten", what)
+    axes.yaxis.set_major_locator(MaxNLocator(8))
+    mean = f"{what},\nmean over {curve.count} {unit}{'s' * (curve.count != 1)}"
+    label(axes, f"context $n$: {unit}s known, all before them forgotten", mean)
     legend(axes)
     save(figure, path)
-    return f"What is lost when only the last n {unit}s are known. Effective memory by context, to within 1 %: {found}."
+    return f"{_seen(curve, unit, what)} Effective memory by context, to within 1 %: {found}."
+
+
+def _seen(curve: ContextCurve, unit: str, what: str) -> str:
+    """What forgetting does, from the curve's ends."""
+    first, last, longest = float(curve.values[0]), float(curve.values[-1]), curve.lengths[-1]
+    many = f"{curve.count} {unit}s" if curve.count != 1 else f"one {unit}"
+    words = (
+        f"The {what} when only the last n {unit}s are known, the mean over {many}: {first:.3g} with one, {last:.3g} "
+        f"with {longest}, {curve.full:.3g} with all."
+    )
+    if (float(curve.values.min()) - curve.full) < -0.01 * curve.unit:
+        best = int(curve.lengths[curve.values.argmin()])
+        words += f" It does better with fewer than all: {float(curve.values.min()):.3g} with {best}."
+    return words

@@ -80,6 +80,19 @@ def remedy_table(grid: Grid) -> str:
     return "\n".join(lines)
 
 
+def remedy_words(grid: Grid) -> str:
+    """The sentence to put under the grid: what solved its problem at the longest lag that anything solved."""
+    solved = [(lag, name) for (name, lag), reach in grid.reaches.items() if reach.solved]
+    words = "Dark and ticked: it remembers. Bright: no better than an answer that looks at nothing."
+    if not solved:
+        return f"{words} No remedy has solved it at any lag."
+    longest = max(lag for lag, _ in solved)
+    names = [name for name in grid.remedies if (longest, name) in solved]
+    diverged = sum(reach.diverged for reach in grid.reaches.values())
+    lost = f" {diverged} trial{'s' * (diverged != 1)} diverged." if diverged else ""
+    return f"{words} The longest lag that is solved is {longest} of {grid.lags[-1]}, by {', '.join(names)}.{lost}"
+
+
 def draw_remedies(grid: Grid, path: Path) -> None:
     """Draw the grid: bright where a remedy does no better than not looking, dark where it remembers; ticked if solved.
 

@@ -10,6 +10,17 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from everstep.look.style import COLOURS, DASHES, canvas, save
 
 
+def search_words(results: Mapping[str, float], yardsticks: Sequence[str]) -> str:
+    """The sentence to put under the picture: how many random cells did better than each known one."""
+    random = [value for name, value in results.items() if name not in yardsticks]
+    known = [name for name in yardsticks if name in results]
+    better = [
+        f"{sum(value < results[name] for value in random)} of {len(random)} did better than {name}" for name in known
+    ]
+    told = f": {', '.join(better)}" if better else ""
+    return f"A dot below a line is a cell that did better{told}. A few per cent may be luck."
+
+
 def draw_search(results: Mapping[str, float], yardsticks: Sequence[str], path: Path, diverged: int = 0) -> None:
     """Draw perplexities in rising order, with a line for each yardstick; the folder is made.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -133,8 +134,8 @@ def draw_spectrum(found: Spectrum | Mapping[str, Spectrum], path: Path) -> str:
     save(figure, path)
     radii = ", ".join(f"{name} {one.radius:.2f}" for name, one in shown.items())
     return (
-        "Eigenvalues inside the unit circle shrink what is repeated, those outside blow it up; the powers may grow "
-        f"first and then follow ρ^k. Spectral radius ρ: {radii}."
+        "Eigenvalues inside the unit circle (grey) shrink what is repeated, those outside blow it up; the powers may "
+        f"grow first and then follow ρ^k. Spectral radius ρ: {radii}."
     )
 
 
@@ -154,14 +155,16 @@ def draw_jacobians(found: Mapping[str, Jacobians], path: Path) -> str:
         style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
         over_time.plot(one.steps, stretches[name][:, 0], linewidth=2.4, marker="o", label=name, **style)
     over_time.axhline(1, color=GREY, linewidth=1)
+    over_time.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    over_time.margins(x=0.1)
     over_time.set_ylim(0, 1.1 * max(1.0, *(one[:, 0].max() for one in stretches.values())))
     label(over_time, "step $t$", r"largest singular value of $\partial s_t/\partial s_{t-1}$")
     legend(over_time)
     save(figure, path)
     radii = ", ".join(f"{name} {abs(one).max(1).mean():.2f}" for name, one in values.items())
     return (
-        "Eigenvalues of ∂s_t/∂s_{t−1}: those near 1 are what is kept from step to step, those near 0 are forgotten at "
-        f"once. Mean spectral radius: {radii}."
+        "Eigenvalues of ∂s_t/∂s_{t−1}: those near 1 (the grey circle) are what is kept from step to step, those near 0 "
+        f"are forgotten at once. Spectral radius, the mean over {len(next(iter(found.values())).steps)} steps: {radii}."
     )
 
 

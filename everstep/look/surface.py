@@ -243,13 +243,24 @@ def plane_picture(
     axes.plot(0, 0, marker="*", color="white", markeredgecolor="black", markersize=22)
     say(axes, "the model", (0, 0), (12, 8))
     save(figure, to)
-    losses, middle = found.losses, side // 2
+    return _surface_words(found, span, unit)
+
+
+def _surface_words(found: Surface, span: float, unit: str) -> str:
+    """What lies around the middle, where the model is, and whether a lower place was seen."""
+    losses, middle = found.losses, len(found.losses) // 2
+    star = float(losses[middle, middle])
     ends = torch.cat([losses[middle, [0, -1]], losses[[0, -1], middle]])
-    return (
-        f"The {unit} around the model (star: {float(losses[middle, middle]):.2f}) as all its weights move along two "
-        f"random directions: {float(ends.min()):.2f} to {float(ends.max()):.2f} at a distance of {span:g}. Wide, even "
-        "rings are easy ground; where lines crowd together, a small step changes much."
+    good = losses[losses.isfinite()]
+    words = (
+        f"The {unit} around the model (star: {star:.2f}) as all its weights move along two random directions: "
+        f"{float(ends.min()):.2f} to {float(ends.max()):.2f} at a distance of {span:g}. "
     )
+    if len(good) and float(good.min()) < star - 0.01 * abs(star):
+        up, across = divmod(int(torch.where(losses.isfinite(), losses, math.inf).argmin()), losses.shape[1])
+        at = f"({float(found.across[across]):.2g}, {float(found.up[up]):.2g})"
+        words += f"The model does not stand at the lowest place: {float(good.min()):.2f} at {at}. "
+    return words + "Wide, even rings are easy ground; where lines crowd together, a small step changes much."
 
 
 def _contours(axes: Axes, found: Surface, bar: Colorbar) -> None:

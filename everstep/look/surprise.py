@@ -58,6 +58,37 @@ def mean_bits(pairs: Pairs) -> float:
     return sum(bits for _, bits in pairs) / len(pairs) if pairs else 0.0
 
 
+def surprise_words(pairs: Pairs, token: str = "token") -> str:
+    """The sentence to put under a passage: its mean surprise, at the starts of words and within them, and the most."""
+    words = f"Dark is where the model did not expect the next {token}: {mean_bits(pairs):.2f} bits in the mean"
+    starts, inside = _by_place(pairs)
+    if token != "word" and starts and inside:
+        words += f", {mean_bits(starts):.2f} at the starts of words and {mean_bits(inside):.2f} within them"
+    if pairs:
+        shown, most = max(pairs, key=lambda pair: pair[1])
+        words += f"; the most, {most:.1f}, at {_quoted(shown)}"
+    return f"{words}."
+
+
+def _by_place(pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """The tokens that begin a word, and those within one."""
+    starts: list[tuple[str, float]] = []
+    inside: list[tuple[str, float]] = []
+    before = " "
+    for shown, bits in pairs:
+        letters = shown.lstrip()
+        if letters[:1].isalnum():
+            begins = not before.isalnum() or letters != shown
+            (starts if begins else inside).append((shown, bits))
+        before = shown[-1:] or before
+    return starts, inside
+
+
+def _quoted(shown: str) -> str:
+    named = {"\n": "a line's end", "<eos>": "a line's end", " ": "a space"}
+    return named.get(shown) or f"“{shown.strip()}”"
+
+
 def surprise_html(pairs: Pairs, to: Path, token: str = "token") -> None:
     """The same as a page of its own, with each token's bits and probability on hovering."""
     scale = _scale(pairs)

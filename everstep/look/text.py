@@ -193,6 +193,16 @@ def shown(token: str) -> str:
     return html.escape("".join(part + "\n" * ends for part, ends in parts(token)))
 
 
+def spans(pairs: Pairs, scale: Normalize, colours: Colormap, tip: str) -> str:
+    """Tokens on the colours of their numbers as HTML; `tip` says how a number is written on hovering."""
+    found = []
+    for token, value in pairs:
+        colour = colour_of(value, scale, colours)
+        style = f"background:{colour};color:{ink(colour)}"
+        found.append(f'<span style="{style}" title="{tip.format(value)}">{shown(token)}</span>')
+    return "".join(found)
+
+
 def bar(colours: Colormap, low: str, high: str) -> str:
     """The colours of a page from `low` to `high`, as HTML."""
     steps = ", ".join(to_hex(colours(i / 10)) for i in range(11))

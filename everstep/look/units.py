@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib import colormaps
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from torch import Tensor
 
 from everstep.look import text
-from everstep.look.gates import Activity, check_text, scale_of
+from everstep.look.gates import DIVERGING, Activity, check_text
 from everstep.look.style import canvas, save
 
 FEWEST = 50
 """Steps that a half of the text needs at least."""
-PROPERTY_COLOURS = colormaps["YlGnBu"]
+WELL, PARTLY = 0.7, 0.3
+"""Correlations from which a unit is said to tell a property well, and in part."""
 
 
 def _quotes(passage: str) -> list[float]:
@@ -78,6 +79,7 @@ class Telling(NamedTuple):
         unit: its number.
         correlation: Pearson's r of its value and the property on the second half of the text, on which it was not
             chosen; where the property is 0 or 1, this is the point-biserial correlation.
+        first: r on the first half, by which it was chosen.
         auc: for a property of 0 and 1, the probability on the second half that the unit is higher (or lower, if so it
             was on the first half) where the property holds than where it does not, ties counted half; else None.
     """
@@ -86,7 +88,14 @@ class Telling(NamedTuple):
     part: str
     unit: int
     correlation: float
+    first: float
     auc: float | None
+
+    @property
+    def much(self) -> str:
+        """How well it tells: "well", "in part", or "not", as where the sign is another one than on the first half."""
+        size = abs(self.correlation) if self.correlation * self.first > 0 else 0.0
+        return "well" if size >= WELL else "in part" if size >= PARTLY else "not"
 
 
 def predictive_units(
@@ -125,7 +134,7 @@ def predictive_units(
             values = activity.parts[part].double().cpu()
             chosen, held_out = _correlations(values[:half], wanted[:half]), _correlations(values[half:], wanted[half:])
             for unit, (first, second) in enumerate(zip(chosen.tolist(), held_out.tolist(), strict=True)):
-                ranked.append((first, Telling(activity.name, part, unit, second, None), values[half:, unit]))
+                ranked.append((first, Telling(activity.name, part, unit, second, first, None), values[half:, unit]))
     ranked.sort(key=lambda item: -abs(item[0]))
     return [
         # ranks are costly: they are taken of the units that are given alone
@@ -184,18 +193,64 @@ def _auc(values: Tensor, wanted: Tensor) -> float:
 def table(rows: Mapping[str, Sequence[Telling] | str], count: int = 3) -> str:
     """The best units of each property as a table in Markdown; for a property that was refused, why."""
     lines = [
-        "| property | layer | unit | r, held out | AUC, held out |",
-        "|---|---|---|---|---|",
+        "| property | layer | unit | r, chosen by | r, held out | AUC, held out | tells it |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, found in rows.items():
         if isinstance(found, str):
-            lines.append(f"| {name} | | | left out: {found} | |")
+            lines.append(f"| {name} | | | | left out: {found} | | |")
             continue
         for place, one in enumerate(found[:count]):
             auc = "" if one.auc is None else f"{one.auc:.3f}"
             shown = name if place == 0 else ""
-            lines.append(f"| {shown} | {one.layer} | {one.part} {one.unit} | {one.correlation:+.3f} | {auc} |")
+            figures = f"{one.first:+.3f} | {one.correlation:+.3f} | {auc}"
+            lines.append(f"| {shown} | {one.layer} | {one.part} {one.unit} | {figures} | {one.much} |")
     return "\n".join(lines) + "\n"
+
+
+def table_words(rows: Mapping[str, Sequence[Telling] | str], steps: int, token: str = "token") -> str:
+    """The sentence to put under the table: which properties some unit tells, and how well."""
+    told: dict[str, list[str]] = {"well": [], "in part": [], "not": []}
+    left_out = [name for name, found in rows.items() if isinstance(found, str)]
+    for name, found in rows.items():
+        if not isinstance(found, str):
+            told[found[0].much].append(f"{name} ({found[0].correlation:+.2f})")
+    parts = [f"{much}: {', '.join(names)}" for much, names in told.items() if names and much != "not"]
+    if told["not"]:
+        parts.append(f"by no unit: {', '.join(told['not'])}")
+    if left_out:
+        parts.append(f"left out: {', '.join(left_out)}")
+    return (
+        f"The units that tell each property best, chosen by r on the first half of {steps:,} {token}s, with the r of "
+        f"the second half, by which they were not. Told {'; '.join(parts)}."
+    )
+
+
+def property_words(best: Telling, name: str) -> str:
+    """The sentence to put under `property_text`, by the sign and the size of the correlation."""
+    unit = f"unit {best.unit} of {best.part}, {best.layer}"
+    figure = f"r = {best.correlation:+.2f} on text by which it was not chosen"
+    if best.much == "not":
+        turned = abs(best.correlation) >= PARTLY
+        why = f"; by the other half it was chosen for {best.first:+.2f}" if turned else ""
+        return (
+            f"No unit tells the property “{name}”. The nearest one, {unit}, has {figure}{why} (±1 would be all, 0 is "
+            "nothing): left its values, right the property; expect no likeness."
+        )
+    if best.correlation > 0:
+        how, alike = "rises and falls with it", "the colours are alike"
+    else:
+        how, alike = "falls where it rises", "the colours of the property are turned round, so that they are alike"
+    where = "where it tells" if best.much == "well" else "where it tells, which is in some places alone"
+    return (
+        f"Left {unit}, right the property “{name}”, which it tells {best.much}: it {how} ({figure}); {alike} {where}."
+    )
+
+
+def _range(values: Tensor, left_out: float = 0.05) -> Normalize:
+    """From a low value to a high one: `left_out` of them lie beyond each."""
+    low, high = values.double().quantile(torch.tensor([left_out, 1 - left_out], dtype=torch.float64)).tolist()
+    return Normalize(low, high if high > low else low + 1)
 
 
 def property_text(
@@ -207,7 +262,10 @@ def property_text(
     to: Path,
     columns: int = 56,
 ) -> None:
-    """The text twice: coloured by a unit's value, and beside it by the property that it tells.
+    """The text twice: coloured by a unit's value, and beside it by a property, so that what tells it looks alike.
+
+    The unit's colours go from a low value of it to a high one; those of the property likewise, or the other way if r is
+    negative.
 
     Args:
         tokens: the text of every step.
@@ -221,25 +279,66 @@ def property_text(
     Raises:
         ValueError: a text or property of another length than the steps.
     """
+    panels = _panels(tokens, found, best, target, name)
+    laid = [text.layout(panel.pairs, columns) for panel in panels]
+    width, height = text.inches(laid[0])
+    figure = canvas(height + 0.4, 2 * width)
+    both = figure.subplots(1, 2)
+    for axes, pieces, panel in zip(both, laid, panels, strict=True):
+        axes.set_title(panel.title, fontsize=14, loc="left")
+        text.frame(axes, pieces)
+        text.legend(axes, panel.scale, panel.colours, panel.label)
+    for axes, pieces, panel in zip(both, laid, panels, strict=True):
+        text.paint(axes, pieces, panel.scale, panel.colours)
+    save(figure, to)
+
+
+def property_html(
+    tokens: Sequence[str], found: Sequence[Activity], best: Telling, target: Sequence[float], name: str, to: Path
+) -> None:
+    """The same as a page of its own, with each token's value on hovering.
+
+    Args and errors: as `property_text`.
+    """
+    columns = []
+    for panel in _panels(tokens, found, best, target, name):
+        spans = text.spans(panel.pairs, panel.scale, panel.colours, "{:.2f}")
+        bar = text.bar(panel.colours, f"{panel.scale.vmin:.2g}", f"{panel.scale.vmax:.2g}")
+        head = f"<p>{html.escape(panel.title)}: {html.escape(panel.label)}</p>"
+        columns.append(f'<div style="flex:1">{head}{bar}<pre>{spans}</pre></div>')
+    body = f'<p>{html.escape(property_words(best, name))}</p><div style="display:flex;gap:2em">{"".join(columns)}</div>'
+    text.write_page(to, f"A unit and the property: {html.escape(name)}", body)
+
+
+class _Panel(NamedTuple):
+    title: str
+    pairs: list[tuple[str, float]]
+    scale: Normalize
+    colours: Colormap
+    label: str
+
+
+def _panels(
+    tokens: Sequence[str], found: Sequence[Activity], best: Telling, target: Sequence[float], name: str
+) -> tuple[_Panel, _Panel]:
+    """The unit, and the property in colours that are turned round where r is negative."""
     activity = next(activity for activity in found if activity.name == best.layer)
     check_text("property_text", tokens, activity)
     if len(target) != len(tokens):
         raise ValueError(f"property_text: expected a number for each of {len(tokens)} tokens, but {len(target)} came")
-    values = activity.unit(best.part, best.unit)
-    low, high = min(target), max(target)
-    scales = (
-        (*scale_of(values, False), f"value of the unit after each token  (r = {best.correlation:+.2f}, held out)"),
-        (Normalize(low, high if high > low else low + 1), PROPERTY_COLOURS, name),
+    values, against = activity.unit(best.part, best.unit), best.correlation < 0
+    unit = _Panel(
+        f"{activity.name}, {best.part}, unit {best.unit}",
+        list(zip(tokens, values.tolist(), strict=True)),
+        _range(values),
+        DIVERGING,
+        f"value of the unit after each token  (r = {best.correlation:+.2f}, held out)",
     )
-    laid = [text.layout(list(zip(tokens, numbers, strict=True)), columns) for numbers in (values.tolist(), target)]
-    width, height = text.inches(laid[0])
-    figure = canvas(height + 0.4, 2 * width)
-    panels = figure.subplots(1, 2)
-    titles = f"{activity.name}, {best.part}, unit {best.unit}", f"the property: {name}"
-    for axes, pieces, title, (scale, colours, label) in zip(panels, laid, titles, scales, strict=True):
-        axes.set_title(title, fontsize=14, loc="left")
-        text.frame(axes, pieces)
-        text.legend(axes, scale, colours, label)
-    for axes, pieces, (scale, colours, _) in zip(panels, laid, scales, strict=True):
-        text.paint(axes, pieces, scale, colours)
-    save(figure, to)
+    wanted = _Panel(
+        f"the property: {name}",
+        list(zip(tokens, target, strict=True)),
+        _range(torch.tensor(list(target)), 0),
+        DIVERGING.reversed() if against else DIVERGING,
+        f"{name}{'  (colours turned round, as r is negative)' * against}",
+    )
+    return unit, wanted
