@@ -90,7 +90,7 @@ def test_what_never_comes_near_is_longer_than_was_measured() -> None:
 
 def test_one_close_value_on_the_way_is_not_enough() -> None:
     curve = context_change(es.Window(1, 3), torch.randn(1, 30, 1), longest=6)
-    bumpy = type(curve)(curve.lengths, np.array([1.0, 0.005, 0.5, 0.009, 0.0, 0.0]), 0.0, 1.0)
+    bumpy = type(curve)(curve.lengths, np.array([1.0, 0.005, 0.5, 0.009, 0.0, 0.0]), 0.0, 1.0, 24)
     assert bumpy.memory() == 4
 
 

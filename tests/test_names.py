@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.patches import FancyBboxPatch
 from torch import Tensor, nn, sigmoid, tanh
 
 import everstep as es
 from everstep.cli.loading import load_cell
 from everstep.look.diagram import Diagram, step_diagram
 from everstep.look.gates import activities
+from everstep.look.graph import _step
 from everstep.look.step import Rows, gate_name, named_step, narrowed
 
 D, H = 6, 8
@@ -99,6 +101,24 @@ def test_parameters_are_named_with_the_block_that_acts() -> None:
     assert {"weight_ih [q]", "weight_ih [i]", "+ bias [f]"} <= lines
     lines = {line for item in diagram(es.CFN(D, H)).items.values() for line in item.lines}
     assert {"weight_hh [f]", "+ bias_hh [f]", "+ bias_ih [n]"} <= lines
+
+
+@pytest.mark.parametrize(
+    "cell", [es.SLSTM(64, 128), es.MLSTM(64, 128, heads=4), es.NASCell(64, 128), es.TauGRU(64, 128)]
+)
+def test_no_letters_of_a_graph_stand_on_a_node_that_is_not_theirs(cell: es.Cell) -> None:
+    figure = _step(diagram(cell), "title", graphviz=False)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    for text in axes.texts:
+        extent = text.get_window_extent()
+        assert figure.bbox.x0 <= extent.x0 <= extent.x1 <= figure.bbox.x1, text.get_text()
+        if text.get_text().startswith("("):
+            assert not [box for box in boxes if box.overlaps(extent)], text.get_text()
+        for box in boxes:  # what is written in a node stays inside
+            if box.contains(*extent.get_points().mean(0)):
+                assert box.x0 <= extent.x0 <= extent.x1 <= box.x1, text.get_text()
 
 
 class Unnamed(es.Cell):

@@ -84,7 +84,9 @@ def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None, graphviz:
 
 def _step(diagram: Diagram, title: str, graphviz: bool | None) -> Figure:
     sizes = {key: _extent(item) for key, item in diagram.items.items()}
-    laid = layout.place(sizes, diagram.edges, diagram.kind("input"), diagram.kind("output"), graphviz)
+    longest = max(len(item.shape) for item in diagram.items.values())
+    gap = 0.24 + 0.065 * longest  # so that what an arrow carries stands beside the nodes, not on them
+    laid = layout.place(sizes, diagram.edges, diagram.kind("input"), diagram.kind("output"), graphviz, gap)
     corners = [p for curve in laid.curves for p in points_on(curve)]
     for key, (x, y) in laid.centres.items():
         width, height = sizes[key]

@@ -29,6 +29,7 @@ def place(
     first: Sequence[str] = (),
     last: Sequence[str] = (),
     graphviz: bool | None = None,
+    gap: float = GAP,
 ) -> Layout:
     """Lay an acyclic graph out from left to right.
 
@@ -38,23 +39,29 @@ def place(
         first: nodes without incoming edges that stand in the first column.
         last: nodes without outgoing edges that stand in the last column.
         graphviz: whether `dot` is asked; if it is installed, unless said otherwise.
+        gap: inches between columns.
 
     The same graph gives the same layout; Graphviz and our own give different ones.
     """
     program = shutil.which("dot") if graphviz is not False else None
     if program is not None:
-        found = _by_dot(program, sizes, edges, first, last)
+        found = _by_dot(program, sizes, edges, first, last, gap)
         if found is not None:
             return found
-    return _layered(sizes, edges, first, last)
+    return _layered(sizes, edges, first, last, gap)
 
 
 def _by_dot(
-    program: str, sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[str], last: Sequence[str]
+    program: str,
+    sizes: Mapping[str, Point],
+    edges: Sequence[Edge],
+    first: Sequence[str],
+    last: Sequence[str],
+    gap: float,
 ) -> Layout | None:
     """Graphviz's, or None where it fails."""
     number = {key: f"n{place}" for place, key in enumerate(sizes)}
-    lines = ["digraph {", f"rankdir=LR; ranksep={GAP}; nodesep={BETWEEN}; node [shape=box fixedsize=true];"]
+    lines = ["digraph {", f"rankdir=LR; ranksep={gap}; nodesep={BETWEEN}; node [shape=box fixedsize=true];"]
     lines += [f"{number[key]} [width={width:.3f} height={height:.3f}];" for key, (width, height) in sizes.items()]
     lines += [f"{number[a]} -> {number[b]} [arrowhead=none];" for a, b in edges]
     for rank, group in (("source", first), ("sink", last)):
@@ -82,7 +89,9 @@ def _by_dot(
         return None
 
 
-def _layered(sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[str], last: Sequence[str]) -> Layout:
+def _layered(
+    sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[str], last: Sequence[str], gap: float
+) -> Layout:
     """Longest-path columns, barycentre order (Sugiyama 1981), and rows as near to their neighbours' as they fit."""
     column = _columns(sizes, edges, first, last)
     height = {key: size[1] for key, size in sizes.items()}
@@ -111,7 +120,7 @@ def _layered(sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[
         wide = max((sizes[key][0] for key in keys if key in sizes), default=0.0)
         x |= dict.fromkeys(keys, left + wide / 2)
         half |= dict.fromkeys(keys, wide / 2)
-        left += wide + GAP
+        left += wide + gap
     own = {key: sizes[key][0] / 2 if key in sizes else half[key] for key in column}
     curves = [list(_curve(chain, x, y, own, half)) for chain in chains]
     return Layout({key: (x[key], y[key]) for key in sizes}, curves)
