@@ -24,7 +24,9 @@ from everstep.look.remedies import Grid, Reach, remedy_words
 from everstep.look.search import search_words
 from everstep.look.surface import plane_picture
 from everstep.look.surprise import surprise_words
+from everstep.look.unfolded import Unfolded
 from everstep.look.units import Telling, predictive_units, property_html, property_text, property_words, table_words
+from everstep.tasks.remember import unfolded_words
 
 
 def telling(held_out: float, first: float | None = None) -> Telling:
@@ -196,6 +198,17 @@ def test_a_context_curve_says_over_how_many_it_is_the_mean(tmp_path: Path, monke
 
 
 # ------------------------------------------------------------------------------------------------------- other pictures
+
+
+@pytest.mark.parametrize(("left", "word"), [(0.9, "stays (0.9"), (0.01, "fades (0.01"), (3.0, "stays (3")])
+def test_what_is_left_of_the_first_input_and_which_gates_are_open(left: float, word: str) -> None:
+    state = np.array([1.0, 1.0, left])
+    rows = {"x": state, "h": state, "y": state}
+    gates = {"input": np.array([0.9, 0.1, 0.2]), "forget": np.array([0.1, 0.8, 0.9]), "output": np.zeros(3)}
+    words = unfolded_words(Unfolded("", rows, np.zeros(3, dtype=bool), gates))
+    assert f"state {word} " in words
+    assert "input gate is open at step 1, its forget gate is open at every step, its output gate is open never" in words
+    assert "gate" not in unfolded_words(Unfolded("", rows, np.zeros(3, dtype=bool)))
 
 
 def test_saturation_is_counted() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from everstep.errors import RunError
 from everstep.learn.metrics import read_metrics
@@ -86,6 +87,7 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token") -> None:
             color=VALIDATION,
             fontsize=14,
             fontweight="bold",
+            path_effects=[withStroke(linewidth=4, foreground="white")],
         )
     axes.set_ylim(*_zoom(curves))
     axes.set_xlabel(f"optimizer steps{_duration(curves)}", fontsize=14)

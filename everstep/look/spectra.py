@@ -154,7 +154,7 @@ def draw_jacobians(found: Mapping[str, Jacobians], path: Path) -> str:
     for place, (name, one) in enumerate(found.items()):
         style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
         over_time.plot(one.steps, stretches[name][:, 0], linewidth=2.4, marker="o", label=name, **style)
-    over_time.axhline(1, color=GREY, linewidth=1)
+    over_time.axhline(1, color=GREY, linewidth=1, label="neither stretched nor shrunk")
     over_time.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     over_time.margins(x=0.1)
     over_time.set_ylim(0, 1.1 * max(1.0, *(one[:, 0].max() for one in stretches.values())))

@@ -270,8 +270,11 @@ def _contours(axes: Axes, found: Surface, bar: Colorbar) -> None:
         return
     ticks = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(float(good.min()), float(good.quantile(0.9)))
     levels = [float(tick) for tick in ticks if good.min() < tick < good.max()]
+    reach = [0.92 * float(side.abs().max()) for side in (found.across, found.up)]
     lines = axes.contour(found.across, found.up, found.losses, levels=levels, colors="white", linewidths=1.5)
     for number in axes.clabel(lines, fontsize=14, fmt="%g"):
         number.set_path_effects([withStroke(linewidth=3, foreground="black")])
+        x, y = number.get_position()
+        number.set_visible(abs(x) < reach[0] and abs(y) < reach[1])  # or the edge would cut it
     bar.set_ticks(levels, labels=[f"{level:g}" for level in levels])
     bar.ax.minorticks_off()

@@ -134,6 +134,26 @@ def _gates(cell: Any, xs: Tensor) -> dict[str, Any]:
     return {name: gate[:, unit].numpy() for name, gate in (("input", i), ("forget", f), ("output", o))}
 
 
+def unfolded_words(network: Unfolded) -> str:
+    """What is left of the first input, and when the gates of one unit are open."""
+    state = list(network.rows.values())[1]
+    share = float(state[-1] / state[0])
+    what = "fades" if share < 0.5 else "stays"
+    words = f"state {what} ({share:.2g} is left after {len(state) - 1} steps)"
+    for name, values in network.gates.items():
+        first = 1 if name == "forget" else 0  # nothing is kept from before the first step
+        steps = [str(step) for step, value in enumerate(values[first:], first + 1) if value > 0.5]
+        at = (
+            "at every step"
+            if len(steps) == len(values) - first
+            else f"at step {', '.join(steps)}"
+            if steps
+            else "never"
+        )
+        words += f", its {name} gate is open {at}"
+    return words
+
+
 def pictures(out: Path) -> list[tuple[Path, str]]:
     """Train a tanh network and an LSTM for some seconds and draw the unfolded graph and the gradient flow of both.
 
@@ -143,16 +163,18 @@ def pictures(out: Path) -> list[tuple[Path, str]]:
     models = {"tanh network": Recaller(RNN).learn(), "LSTM": Recaller(LSTM).learn()}
     titles = [f"{name}: right at {model.right():.0%} of the steps where it is asked" for name, model in models.items()]
     graph, flow = out / "unfolded.png", out / "gradient-flow.png"
-    draw_unfolded([model.unfolded(title) for model, title in zip(models.values(), titles, strict=True)], graph)
+    unfolded = [model.unfolded(title) for model, title in zip(models.values(), titles, strict=True)]
+    draw_unfolded(unfolded, graph)
+    kept = [f"the {name}'s {unfolded_words(one)}" for name, one in zip(models, unfolded, strict=True)]
     xs = sequences(16, LAGS + 20, seed=2).xs
     flows = {name: gradient_flow(one.cell, xs, lags=LAGS, dtype=torch.float64) for name, one in models.items()}
     sentence = draw_flow(flows, flow)
     return [
         (
             graph,
-            "Both were trained alike to say the first symbol again when asked. The tanh network's shades fade: the "
-            "first input is overwritten. The LSTM's input gate (below the cell; ○ open, — closed) shuts after step 1, "
-            "its forget gate (left) stays open, and its output gate (above) opens when it is asked. Gates of one unit.",
+            "Both were trained alike to say the first symbol again when asked; dark nodes still depend on it. "
+            f"Here {'; '.join(kept)}. Of one unit the input gate is drawn below the cell, the forget gate left of it "
+            "and the output gate above (○ open, — closed).",
         ),
         (flow, sentence),
     ]
