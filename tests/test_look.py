@@ -200,7 +200,7 @@ def test_the_passage_is_the_head_of_valid_or_of_the_users_own(tmp_path: Path) ->
     assert read(FakeRun("shakespeare", "data.valid_fraction=0")).startswith("First Citizen:")
 
 
-def test_words_are_set_apart_and_subword_marks_become_spaces() -> None:
+def test_words_are_set_apart_and_a_lower_bar_of_the_text_stays() -> None:
     words, pieces = FakeRun("text-words"), FakeRun("text-subwords", "data.unit=unigram")
     assert [token for token, _ in surprise(words, None)] == ["to ", "be ", "<eos>", "▁or "]  # type: ignore[arg-type]
-    assert [token for token, _ in surprise(pieces, None)] == ["to", "be", "<eos>", " or"]  # type: ignore[arg-type]
+    assert [token for token, _ in surprise(pieces, None)] == ["to", "be", "<eos>", "▁or"]  # type: ignore[arg-type]
