@@ -100,6 +100,8 @@ def test_the_last_override_wins_and_leaves_the_rest() -> None:
         ("model.hidden_size=[]", ["model.hidden_size", "came []"]),
         ("train.batch_size=0", ["train.batch_size: expected a whole number ≥ 1", "came 0"]),
         ("train.k2=0", ["train.k2", "≥ 1 or null", "came 0"]),
+        ("train.threads=100000", ["train.threads: expected a whole number ≥ 1 and ≤ 1,024 or null", "came 100000"]),
+        ("train.threads=0", ["train.threads: expected a whole number ≥ 1", "came 0"]),
         ("seed=-1", ["seed: expected a whole number ≥ 0", "came -1"]),
         ("model.dropout=1.0", ["model.dropout: expected a number ≥ 0 and < 1", "came 1.0"]),
         ("model.zoneout=-0.1", ["model.zoneout", "came -0.1"]),

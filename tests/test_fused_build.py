@@ -427,6 +427,17 @@ def test_a_library_that_lacks_a_symbol_is_an_error_without_a_notice(caplog: pyte
     assert caplog.records == []
 
 
+def test_a_compiler_that_hangs_is_stopped_where_there_are_no_process_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = 'case "$*" in *--version*) echo slow 1; exit ;; esac\nexec sleep 60'
+    monkeypatch.setenv("CXX", str(script(tmp_path / "slow-c++", body)))
+    monkeypatch.setattr(build, "TIMEOUT", 0.2)
+    monkeypatch.delattr(os, "killpg")
+    with pytest.raises(toolchain.BuildError, match=r"stopped after 0\.2 s"):
+        build.load(SOURCE, "twice")
+
+
 def test_a_compiler_that_hangs_is_stopped_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
 
 import everstep
+from everstep.scanning.fused import threads, toolchain
 
 PACKAGE = Path(everstep.__file__).parent
 MODES = {kind + binary + more for kind in "rwxa" for binary in ("", "b", "t") for more in ("", "+")}
@@ -93,13 +100,14 @@ print(len(names), "modules")
 
 
 def test_cells_and_ridge() -> None:
-    run(
+    out = run(
         """
 import torch, everstep as es
 cell, xs = es.LayerNormLSTM(3, 5), torch.randn(2, 7, 3, requires_grad=True)
 got, want = (es.scan(cell, xs, backend=name)[0] for name in ("auto", "reference"))
 torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 got.sum().backward()
+print(es.explain(cell, xs.detach()).backend, "after", torch.get_num_threads())
 wave = torch.sin(torch.arange(300.0).double()).view(1, -1, 1)
 hs, _ = es.scan(es.Reservoir(1, 50, seed=1, dtype=torch.float64), wave)
 ridge = es.Ridge()
@@ -107,7 +115,11 @@ ridge.add(hs[0], hs[0, :, :2])
 ridge.solve(1e-6)
 """,
         CXX=shutil.which("c++") or "",  # whose name would end in .exe there
+        OMP_NUM_THREADS="2",
     )
+    if shutil.which("c++"):
+        assert "fused after 2" in out
+        assert out.count("compiled loops run on one thread: PyTorch's OpenMP runtime is not found") == 1
 
 
 def test_runs_and_the_command_line(tmp_path: Path) -> None:
@@ -167,3 +179,73 @@ def test_text_is_utf8_with_the_same_line_ends_everywhere() -> None:
                 wrong.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
     assert not wrong, "\n".join(wrong)
     assert seen > 10
+
+
+# ------------------------------------------------------------------------------------------- the compiler and OpenMP
+
+
+def test_on_windows_no_compiler_is_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("EVERSTEP_COMPILER", raising=False)
+    assert toolchain.compiler() is None
+    assert toolchain.missing() == "compiling is untested on Windows: to try it, name a C++ compiler in CXX"
+    assert "-fPIC" not in toolchain.flags(toolchain.Compiler(("c++",), "c++ 1"))
+
+
+def test_libraries_on_a_mac_are_asked_of_its_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [b"/usr/lib/libSystem.B.dylib", "/tmp/ä b/torch/lib/libomp.dylib".encode()]
+
+    def name(k: int) -> bytes:
+        return paths[k]
+
+    loader = SimpleNamespace(_dyld_image_count=lambda: len(paths), _dyld_get_image_name=name)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: loader)
+    assert threads._libraries() == [os.fsdecode(path) for path in paths]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(toolchain, "notice", lambda kind, text: found.append(text))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("loaded", "taken"),
+    [
+        (["/x/sklearn.libs/libgomp-1.so", "/x/torch/lib/libgomp-2.so.1", "/x/libc.so"], "/x/torch/lib/libgomp-2.so.1"),
+        (["/x/torch/lib/libomp.dylib", "/x/libgomp.so"], "/x/torch/lib/libomp.dylib"),
+        (["/x/libiomp5.so", "/x/libgomp.so.1"], "/x/libgomp.so.1"),
+        (["/x/conda/libomp.so"], "/x/conda/libomp.so"),
+        (["/x/torch/lib/libgomp-missing.so", "/x/torch/lib/libomp-other.so"], None),
+        (["/x/libc.so"], None),
+        ([], None),
+    ],
+)
+def test_the_runtime_of_pytorch_is_taken(
+    loaded: list[str], taken: str | None, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def load(path: str) -> Any:
+        if "missing" in path:
+            raise OSError(path)
+        opened.append(path)
+        names = ("GOMP_parallel",) * ("other" not in path) + ("omp_get_thread_num", "omp_get_num_threads")
+        return SimpleNamespace(**dict.fromkeys(names, ctypes.c_void_p(7)))
+
+    monkeypatch.setattr(threads, "_libraries", lambda: loaded)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert threads._openmp() == ((7, 7, 7) if taken else (None, None, None))
+    assert taken is None or opened == [taken]
+    assert [line[:33] for line in said] == ["compiled loops run on one thread:"] * (taken is None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+def test_the_runtime_is_found_here(said: list[str]) -> None:
+    torch.zeros(1)
+    assert any(Path(path).name.startswith("libtorch") for path in threads._libraries())
+    assert all(threads._openmp()) is not bool(said)

@@ -29,6 +29,7 @@ FUNCTION = ("model.cell", "model.residual")
 
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Threads = Annotated[int, Field(ge=1, le=max(1024, os.cpu_count() or 1))]  # of ten thousands, OpenMP ends the process
 Probability = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -139,7 +140,7 @@ class TrainConfig(_Section):
     keep_last: Count = 2
     log_every_seconds: NonNegative = 5.0  # between two records of metrics.jsonl
     tensorboard: bool = False
-    threads: Count | None = None
+    threads: Threads | None = None
 
 
 class DecodeConfig(_Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -42,7 +43,8 @@ def in_processes(
             yield name, work(job)
         return
     others = set(active_children())
-    with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _begin, (begin,)) as pool:
+    most = 61 if sys.platform == "win32" else processes  # what Windows can wait for
+    with ProcessPoolExecutor(min(processes, len(jobs), most), get_context("spawn"), _begin, (begin,)) as pool:
         names = {pool.submit(_stoppable, work, job): name for name, job in jobs.items()}
         try:
             for future in as_completed(names):

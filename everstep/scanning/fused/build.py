@@ -317,8 +317,16 @@ def _run(command: list[str], log: Path, aside: Path) -> str:
                 status = process.wait(TIMEOUT)
             except BaseException as error:
                 with contextlib.suppress(OSError):  # it has just ended
-                    os.killpg(process.pid, signal.SIGKILL)  # what a compiler starts does not end with it
+                    _end(process)
                 if isinstance(error, subprocess.TimeoutExpired):
                     return f"stopped after {TIMEOUT:g} s"
                 raise
     return f"exit status {status}" if status else ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a compiler; and what it has started, where there are process groups: that does not end with it."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()

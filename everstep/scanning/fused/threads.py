@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from everstep import processor
-from everstep.scanning.fused import build
+from everstep.scanning.fused import build, toolchain
 
 
 @functools.cache
@@ -35,19 +38,36 @@ def _library(numbers: str) -> ctypes.CDLL:
     return library
 
 
+_RUNTIMES = ("libgomp", "libomp", "libiomp")
+"""Names of OpenMP runtimes: GNU's, LLVM's and Intel's, which have GNU's functions too."""
+
+
 def _openmp() -> tuple[int | None, ...]:
     """The functions of the OpenMP runtime that PyTorch has loaded: a second one would fight it for the cores."""
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    found = {path: Path(path).name for path in _libraries() if Path(path).name.startswith(_RUNTIMES)}
+    # PyTorch's wheels carry their own, beside their other libraries
+    for path in sorted(found, key=lambda path: ("torch" not in path, not found[path].startswith("libgomp"), path)):
+        with contextlib.suppress(OSError, AttributeError):  # or without GNU's functions
+            runtime = ctypes.CDLL(path)
+            return tuple(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names)
+    if torch.get_num_threads() > 1:
+        toolchain.notice("openmp", "compiled loops run on one thread: PyTorch's OpenMP runtime is not found here.")
+    return None, None, None
+
+
+def _libraries() -> list[str]:
+    """The files of the libraries that this process has loaded, in no order; none where the system does not say."""
+    if sys.platform == "darwin":
+        system = ctypes.CDLL(None)
+        name = system._dyld_get_image_name
+        name.restype, name.argtypes = ctypes.c_char_p, [ctypes.c_uint32]
+        return [os.fsdecode(name(k)) for k in range(system._dyld_image_count())]
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None, None, None
-    found = sorted({line.split()[-1] for line in maps.splitlines() if "libgomp" in line})
-    if not found:
-        return None, None, None
-    # PyTorch's wheels carry their own, beside their other libraries
-    runtime = ctypes.CDLL(next((path for path in found if "torch" in path), found[0]))
-    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-    return tuple(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names)
+        return []
+    return list({fields[5] for line in maps.splitlines() if len(fields := line.split(maxsplit=5)) == 6})
 
 
 GATE = 1 << 10

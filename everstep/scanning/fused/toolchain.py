@@ -46,7 +46,11 @@ def notice(kind: str, text: str) -> None:
 
 
 def compiler() -> Compiler | None:
-    """The first that runs of `$CXX`, c++, g++, clang++ and the package ziglang; None with EVERSTEP_COMPILER=none."""
+    """The first that runs of `$CXX`, c++, g++, clang++ and the package ziglang; None with EVERSTEP_COMPILER=none.
+
+    On Windows only `$CXX` is tried: nothing of this has been run there, and g++ is known to misplace wide vectors on
+    its stack.
+    """
     if os.environ.get("EVERSTEP_COMPILER") == "none":
         return None
     for command in _candidates():
@@ -61,12 +65,16 @@ def missing() -> str:
     """Why there is no compiler, and how to get one."""
     if os.environ.get("EVERSTEP_COMPILER") == "none":
         return "EVERSTEP_COMPILER=none switches compiling off"
+    if sys.platform == "win32":
+        return "compiling is untested on Windows: to try it, name a C++ compiler in CXX"
     return "no C++ compiler is found: install one (c++, g++, clang++, or `pip install ziglang`), or name it in CXX"
 
 
 def _candidates() -> Iterator[tuple[str, ...]]:
     if chosen := _chosen():
         yield chosen
+    if sys.platform == "win32":
+        return
     yield from (("c++",), ("g++",), ("clang++",))
     if importlib.util.find_spec("ziglang") is not None:
         yield sys.executable, "-m", "ziglang", "c++"
@@ -104,7 +112,8 @@ def flags(compiler: Compiler) -> tuple[str, ...]:
         extra = shlex.split(named)
     except ValueError as error:  # an open quote
         raise BuildError(f"EVERSTEP_CXXFLAGS={named}: {error}") from None
-    return ("-std=gnu++17", *optimise, *target(compiler), *simd, "-fPIC", "-shared", *extra)
+    free = () if sys.platform == "win32" else ("-fPIC",)  # there all code is
+    return ("-std=gnu++17", *optimise, *target(compiler), *simd, *free, "-shared", *extra)
 
 
 def target(compiler: Compiler) -> tuple[str, ...]:
