@@ -1,7 +1,8 @@
 """Nests: the shape that state takes.
 
-A nest is a tensor, or a tuple, named tuple or dict of nests; `()` holds nothing. Every leaf is `(batch, ...)`.
-State is always passed from call to call and never kept on a module.
+A nest is a tensor, or a tuple, named tuple, list or dict of nests; `()` holds nothing. Every leaf is `(batch, ...)`.
+The entries of dicts belong together by key, whatever their order. State is always passed from call to call and never
+kept on a module.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ def map_state(fn: Callable[..., Any], nest: State, *others: State) -> State:
     """
     if isinstance(nest, dict):
         return {key: map_state(fn, value, *(o[key] for o in others)) for key, value in nest.items()}
-    if isinstance(nest, tuple):
-        parts = [map_state(fn, value, *(o[i] for o in others)) for i, value in enumerate(nest)]
-        return type(nest)(*parts) if hasattr(nest, "_fields") else tuple(parts)
+    if isinstance(nest, tuple | list):
+        return _sequence(nest, [map_state(fn, value, *(o[i] for o in others)) for i, value in enumerate(nest)])
     return fn(nest, *others)
 
 
 def leaves(nest: State, path: str = "") -> list[tuple[str, Tensor]]:
     """The leaves with their names, in a fixed order: `("0.h", tensor)`, or `("state", tensor)` for a lone tensor.
+
+    A dict's are in the order of its sorted keys, so that dicts of the same keys have their leaves in the same order.
 
     >>> [name for name, _ in leaves((torch.ones(1), {"c": torch.ones(1)}))]
     ['0', '1.c']
@@ -39,8 +41,8 @@ def leaves(nest: State, path: str = "") -> list[tuple[str, Tensor]]:
     if isinstance(nest, Tensor):
         return [(path or "state", nest)]
     if isinstance(nest, dict):
-        children: Iterator[tuple[Any, Any]] = iter(nest.items())
-    elif isinstance(nest, tuple):
+        children: Iterator[tuple[Any, Any]] = ((key, nest[key]) for key in _keys(nest))
+    elif isinstance(nest, tuple | list):
         children = zip(getattr(nest, "_fields", range(len(nest))), nest, strict=True)
     else:
         return [(path or "state", nest)]
@@ -73,11 +75,29 @@ def unflatten(like: State, values: Sequence[Any]) -> State:
 def _filled(like: State, values: Iterator[Any]) -> State:
     """The nest with the next values as leaves."""
     if isinstance(like, dict):
-        return {key: _filled(value, values) for key, value in like.items()}
-    if isinstance(like, tuple):
+        found = {key: _filled(like[key], values) for key in _keys(like)}
+        return {key: found[key] for key in like}
+    if isinstance(like, tuple | list):
         parts = [next(values) if isinstance(value, Tensor) else _filled(value, values) for value in like]
-        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+        return _sequence(like, parts)
     return next(values)
+
+
+def _keys(nest: dict[Any, Any]) -> list[Any]:
+    """The keys in an order that is the same for all dicts of these keys."""
+    return sorted(nest, key=lambda key: (str(key), type(key).__name__))
+
+
+def _sequence(like: tuple[Any, ...] | list[Any], parts: list[Any]) -> State:
+    """The parts as a tuple, named tuple or list, whichever `like` is."""
+    if isinstance(like, list):
+        return parts
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+
+
+def like_nest(nest: State, like: State) -> State:
+    """The same leaves in the very nest of `like`: a plain tuple becomes its named tuple, keys take its order."""
+    return unflatten(like, [leaf for _, leaf in leaves(nest)])
 
 
 def detach(nest: State) -> State:
@@ -103,7 +123,8 @@ def check_nest(who: str, state: State, expected: State) -> None:
     """Raise if `state` is not the same nest as `expected`, with the same shapes, dtypes and devices.
 
     Raises:
-        TypeError: another nest (a tuple where a tensor was expected, other keys, another length), naming the place.
+        TypeError: another nest (a tuple where a tensor was expected, other keys, another length), naming the place. A
+            list may stand for a tuple.
         ValueError: a leaf of another shape, dtype or device, naming the leaf.
     """
     _check_structure(who, state, expected, "state")
@@ -124,10 +145,11 @@ def _check_structure(who: str, got: State, want: State, path: str) -> None:
             raise TypeError(f"{who}: {path} should be a dict with keys {sorted(map(str, want))}, but is {keys}")
         for key, value in want.items():
             _check_structure(who, got[key], value, f"{path}.{key}")
-    elif isinstance(want, tuple):
-        if not isinstance(got, tuple) or len(got) != len(want):
-            came = f"a tuple of {len(got)}" if isinstance(got, tuple) else type(got).__name__
-            raise TypeError(f"{who}: {path} should be a tuple of {len(want)}, but is {came}")
+    elif isinstance(want, tuple | list):
+        if not isinstance(got, tuple | list) or len(got) != len(want):
+            kinds = ["list" if isinstance(nest, list) else "tuple" for nest in (want, got)]
+            came = f"a {kinds[1]} of {len(got)}" if isinstance(got, tuple | list) else type(got).__name__
+            raise TypeError(f"{who}: {path} should be a {kinds[0]} of {len(want)}, but is {came}")
         for name, a, b in zip(getattr(want, "_fields", range(len(want))), got, want, strict=True):
             _check_structure(who, a, b, f"{path}.{name}")
     elif not isinstance(got, Tensor):

@@ -547,12 +547,12 @@ def test_a_state_of_another_dtype_is_refused_and_runs_all_the_same(dtype: torch.
 
 
 def test_a_state_that_is_no_nest_is_an_error() -> None:
-    class Listed(Idiom):
+    class Held(Idiom):
         def initial_state(self, batch: int, like: Tensor) -> Any:
-            return [like.new_zeros(batch, SIZE)], like.new_zeros(batch, SIZE)
+            return {like.new_zeros(batch, SIZE)}, like.new_zeros(batch, SIZE)
 
-    with pytest.raises(TypeError, match=r"Listed\.initial_state: leaf '0' is a list; a state is a tensor, or a tuple"):
-        es.scan(Listed(torch.tanh), torch.randn(2, 3, SIZE, dtype=F64))
+    with pytest.raises(TypeError, match=r"Held\.initial_state: leaf '0' is a set; a state is a tensor, or a tuple"):
+        es.scan(Held(torch.tanh), torch.randn(2, 3, SIZE, dtype=F64))
 
 
 def test_explain_checks_its_arguments_as_scan_does() -> None:

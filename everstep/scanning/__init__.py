@@ -16,7 +16,7 @@ from everstep.scanning.fused import toolchain
 from everstep.scanning.plain import OPAQUE, plain
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import evaluating, trace
-from everstep.state import State, check_nest, leaves, map_state
+from everstep.state import State, check_nest, leaves, like_nest, map_state
 
 
 class Backend(Protocol):
@@ -104,7 +104,7 @@ def plainly(
         state = initial
     else:
         check_nest(f"scan({type(layer).__name__})", state, initial)
-        state = _like_nest(state, initial)
+        state = like_nest(state, initial)
         if not plain(*[leaf for _, leaf in leaves(state)]):
             backend = _of_pytorch(layer, backend)
     if xs.shape[1] == 0:
@@ -235,17 +235,6 @@ def flip(xs: Any, lengths: Tensor | None) -> Any:
     return map_state(turn, xs)
 
 
-def _like_nest(state: State, like: State) -> State:
-    """The same leaves in the nest that the layer itself uses (a plain tuple becomes its named tuple)."""
-    values = iter([leaf for _, leaf in leaves(state)] if not isinstance(like, dict) else [])
-    if isinstance(like, dict):
-        return {key: _like_nest(state[key], value) for key, value in like.items()}
-    if isinstance(like, tuple):
-        parts = [_like_nest(state[i], value) for i, value in enumerate(like)]
-        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
-    return next(values)
-
-
 def _check(
     layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None, backend: str, caller: str = "scan"
 ) -> None:
@@ -280,7 +269,7 @@ def _check_leaves(layer: Layer, initial: State) -> None:
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"{type(layer).__name__}.initial_state: leaf {name!r} is a {type(leaf).__name__}; a state is a tensor, "
-                "or a tuple, named tuple or dict of states"
+                "or a tuple, named tuple, list or dict of states"
             )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Cell
-from everstep.state import State, check_nest, leaves, map_state, unflatten, where
+from everstep.state import State, check_nest, leaves, like_nest, map_state, unflatten, where
 
 name = "reference"
 
@@ -30,7 +30,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
         TypeError, ValueError: the step changes the nest, a shape, the dtype or the device of its state, gives an output
             of another size than `output_size`, or no state.
     """
-    like = leaves(xs)[0][1]
+    like, nest = leaves(xs)[0][1], state
     ys = []
     lending = _Lending(cell, like)
     # unbind, because indexing a tensor that needs gradients step by step costs O(T²) in backward
@@ -49,7 +49,7 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
             y, new = where(live, y, torch.zeros_like(y)), where(live, new, state)
         ys.append(y)
         state = new
-    return torch.stack(ys, 1), state
+    return torch.stack(ys, 1), state if isinstance(state, Tensor) else like_nest(state, nest)
 
 
 class _Lending:

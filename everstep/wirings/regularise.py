@@ -174,8 +174,10 @@ class Zoneout(Cell):
 
     def zoned(self, x: Tensor, state: State, keep: State) -> tuple[Tensor, State]:
         """One step that keeps `keep` (a mask, or a share) of the old state."""
+        # first, because the step may write over its state
+        kept = map_state(lambda old, k: k * old, state, keep)
         y, new = self.cell.step(x, state)
-        mixed = map_state(lambda old, fresh, k: k * old + (1 - k) * fresh, state, new, keep)
+        mixed = map_state(lambda old, fresh, k: old + (1 - k) * fresh, kept, new, keep)
         for (_, fresh), (_, leaf) in zip(leaves(new), leaves(mixed), strict=True):
             if fresh is y:
                 return leaf, mixed
