@@ -160,3 +160,8 @@ LAYERS: dict[str, Callable[[], es.Layer]] = {
     "Delay stack": lambda: es.EncoderStack(es.Delay(UserCell(), 3), es.Delay(es.Stack(es.GRU(H, H), es.RNN(H, 2)), 1)),
     "EncoderStack": lambda: es.EncoderStack(es.Bidirectional(es.LSTM(D, 2), es.LSTM(D, 2), "mean"), es.GRU(2, H)),
 }
+
+WIRINGS = [name for name in LAYERS if list(LAYERS).index(name) >= list(LAYERS).index("Identity")]
+"""What is made of other cells, or has an `unroll` of its own."""
+PLAIN = ["Accumulator", "LSTM", "GRU", "RNN", "MinGRU", "BatchNormLSTM", "UserCell"]
+"""Cells of every kind that backends tell apart."""

@@ -13,6 +13,7 @@ from everstep import hooks
 from everstep.cell import Cell, Layer
 from everstep.scanning import fused, parallel, reference, vendor
 from everstep.scanning.fused import toolchain
+from everstep.scanning.nothing import nothing
 from everstep.scanning.plain import OPAQUE, plain
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import evaluating, trace
@@ -108,7 +109,8 @@ def plainly(
         if not plain(*[leaf for _, leaf in leaves(state)]):
             backend = _of_pytorch(layer, backend)
     if xs.shape[1] == 0:
-        return xs.new_zeros(len(xs), 0, layer.output_size), state
+        among = (*(leaf for _, leaf in leaves(state)), *layer.parameters())
+        return nothing(xs, (len(xs), 0, layer.output_size), among), map_state(torch.clone, state)
     if reverse:
         xs, resets = flip(xs, lengths), None if resets is None else flip(resets, lengths)
     ys, state = layer.unroll(xs, state, lengths, resets, backend)

@@ -59,7 +59,7 @@ def run(cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Te
     hs = linear_scan(a, b, state)
     with _unwritten(cell, "output", flat, hs):
         ys = cell.output(hs.flatten(0, 1), flat).unflatten(0, (batch, time))
-    return ys if live is None else torch.where(live, ys, 0), hs[:, -1]
+    return ys if live is None else torch.where(live, ys, 0), hs[:, -1].clone()
 
 
 @contextmanager

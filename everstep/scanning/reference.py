@@ -49,7 +49,8 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
             y, new = where(live, y, torch.zeros_like(y)), where(live, new, state)
         ys.append(y)
         state = new
-    return torch.stack(ys, 1), state if isinstance(state, Tensor) else like_nest(state, nest)
+    # copies, since a step may give as its state what it got, a part of x, or one tensor twice
+    return torch.stack(ys, 1), map_state(torch.clone, like_nest(state, nest))
 
 
 class _Lending:

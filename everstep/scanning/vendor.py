@@ -11,6 +11,7 @@ from torch import Tensor
 from everstep import processor
 from everstep.cell import Cell
 from everstep.equation import Gated
+from everstep.scanning import reference
 from everstep.scanning.plain import jitted, transformed
 from everstep.state import State, leaves, select, unflatten, where
 
@@ -103,8 +104,8 @@ def _segments(
     live = steps < lengths[:, None]
     starts = live & (steps == 0) if resets is None else live & ((steps == 0) | resets)
     row, first = starts.nonzero(as_tuple=True)
-    if len(row) == 0:
-        return xs.new_zeros(batch, time, cell.output_size), state
+    if len(row) == 0:  # nothing to compute, but zeros that have gradients, of zeros
+        return reference.run(cell, xs, state, lengths, resets)
     last_of_row = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])
     stop = torch.where(last_of_row, lengths[row], torch.cat([first[1:], first[:1]]))
     size, order = (stop - first).sort(descending=True, stable=True)

@@ -111,7 +111,9 @@ class Conditioned(Cell):
             return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
         inner, v = state
         fed = v[:, None].expand(-1, xs.shape[1], -1)
-        if resets is not None:
+        if resets is None:
+            v = v.clone()  # what is given back is not what the caller has
+        else:
             if lengths is not None:
                 resets = resets & (torch.arange(xs.shape[1], device=xs.device) < lengths[:, None])
             known = resets.cumsum(1) == 0

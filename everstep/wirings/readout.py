@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from everstep.cell import Layer
 from everstep.scanning import scan
+from everstep.scanning.nothing import nothing
 from everstep.state import State
 from everstep.wirings.bidirectional import Bidirectional
 from everstep.wirings.stack import EncoderStack
@@ -84,7 +85,7 @@ class ReadOut(nn.Module):
         layer, top = _parted(self.layer) if self.how == "last" else (self.layer, None)
         ys, final = scan(layer, xs, state, lengths=lengths, backend=backend)
         if ys.shape[1] == 0:
-            return ys.new_zeros(len(ys), self.output_size), final
+            return nothing(ys, (len(ys), self.output_size), self.parameters()), final
         if self.how == "last":
             ends = _last(ys, lengths)
             return ends if top is None else _merged(top, ends, ys[:, 0]), final

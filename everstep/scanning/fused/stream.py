@@ -271,7 +271,8 @@ class Stream:
             y, state = self.cell.step(x.clone(), self.state)
             for own, (_, leaf) in zip(self._state, leaves(state), strict=True):
                 own.copy_(leaf)
-        return y if out is None else out.copy_(y)
+        # a copy, since the step may give x itself
+        return y.clone() if out is None else out.copy_(y)
 
     def _prepare(self) -> None:
         """Pack the weights and fix all pointers but those of x and y."""
