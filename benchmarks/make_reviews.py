@@ -1,6 +1,6 @@
 """Writes the bundled reviews: short made-up opinions of two classes, in half of which only the order of words decides.
 
-    python benchmarks/make_reviews.py [FOLDER]
+    python make_reviews.py [FOLDER]      without FOLDER, into the package
 
 Half of the texts are *easy*: both opinions in them agree, and counting words is enough. The other half come in *pairs*
 of the same words in another order and of opposite classes ("the food was good , not bad at all", "the food was bad ,

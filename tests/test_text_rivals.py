@@ -118,7 +118,7 @@ def test_too_many_words_are_cut_evenly_and_no_class_is_lost(monkeypatch):
     train = drawn(1000, 0, 3)
     train.targets[500] = 3
     monkeypatch.setattr(text_classes, "_MOST_WORDS", 400)
-    found = text_rivals(train, drawn(50, 1, 3), classes=4)
+    found = text_rivals(train, WordTexts([["w1x1"], ["w0x0"]], np.array([3, 0])), classes=4)
     assert found[0].texts == 1000
     assert all(90 < rival.texts < 150 for rival in found[1:])
     assert all(math.isfinite(rival.nats) for rival in found)
