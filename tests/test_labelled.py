@@ -289,3 +289,25 @@ def test_what_the_csv_module_and_json_write_is_read_back(tmp_path_factory, rows)
 def test_reading_labels_needs_no_torch():
     code = "import sys, everstep.data.labelled, everstep.data.trees; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+MARKS = ["\t", ",", "\n", "\r\n", '"', "{", "}", "[", ":", " ", "\0", "\ufeff", "\\ud800", "\x85", "é", "1", "null"]
+PIECES = st.sampled_from([*MARKS, "text", "label", '"text": "a", "label": "b"', "__label__", "a"])
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(st.binary(max_size=30), st.lists(PIECES, max_size=20).map(lambda pieces: "".join(pieces).encode())),
+    st.sampled_from(["tsv", "csv", "jsonl", "fasttext", "auto"]),
+    st.sampled_from(["", "text\tlabel\n", "text,label\n"]),
+)
+def test_whatever_a_file_holds_it_is_read_or_told(tmp_path_factory, content, format, header):
+    path = write(tmp_path_factory.getbasetemp() / "whatever.txt", header.encode() + content)
+    try:
+        data = read_labelled(path, format=format, fewest_classes=1)
+    except DataError:
+        return
+    assert len(data) == len(data.labels) > 0
+    assert all(text.strip() and label.strip() for text, label in zip(data.texts, data.labels, strict=True))
+    assert data.place(len(data) - 1).startswith(f"{path}, line ")
+    assert "".join(data.texts + data.labels).encode()
