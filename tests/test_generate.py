@@ -144,3 +144,18 @@ def test_a_reader_that_has_seen_enough_ends_it(runs: dict[str, Run], tmp_path: P
     line = f"{sys.executable} -m everstep generate {path} --length 100000000 2> {told} | head -c 20"
     done = subprocess.run(["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=120)
     assert (done.returncode, len(done.stdout), told.read_text()) == (141, 20, "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("generate {} --length 5 >&-", "everstep: standard output: it is closed.\n"),
+        ("score {} >&- <<< 'to be'", "everstep: standard output: it is closed.\n"),
+        ("eval {} >&-", "everstep: standard output: it is closed.\n"),
+        ("score {} <&-", "everstep: standard input is closed: expected lines there, such as … < sentences.txt\n"),
+    ],
+)
+def test_closed_streams_are_told(runs: dict[str, Run], verb: str, said: str) -> None:
+    line = f"{sys.executable} -m everstep {verb.format(runs['chars'].path)}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)

@@ -1,9 +1,7 @@
-"""The `everstep` command: its verbs, and how it ends (0 done, 2 wrong use, 3 diverged, 130/143 interrupted)."""
+"""The `everstep` command: its verbs."""
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import typer
@@ -11,7 +9,7 @@ from typer.core import TyperGroup
 
 from everstep import __version__
 from everstep.cli import benching, demo, doctor, explaining, graphing, lab, recipes, searching, training, using
-from everstep.errors import EverstepError
+from everstep.cli.ending import ended
 
 TOP = """Recurrent sequence models: train, resume, score, sample and look.
 
@@ -28,27 +26,13 @@ example of each verb. Data goes through stdin and stdout, messages to stderr.
 
 
 class _Verbs(TyperGroup):
-    """Turns what a user can cause into one message and an exit code; anything else is a bug and shows its traceback."""
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with ended():  # --help and --version print here
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except EverstepError as error:
-            print(f"everstep: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("everstep: interrupted.", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # the reader has seen enough (… | head); nothing may be written at exit either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(141) from None
-        except OSError as error:  # disk full, read-only folder, no permission
-            where = f"{error.filename}: " if error.filename else ""
-            print(f"everstep: {where}{error.strerror or error}.", file=sys.stderr)
-            raise typer.Exit(2) from None
+        with ended():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -88,11 +72,3 @@ app.command("search")(searching.search)
 app.add_typer(lab.app, name="lab")
 app.command("bench", context_settings=benching.ANYTHING)(benching.bench)
 app.command("doctor")(doctor.doctor)
-
-
-def main() -> None:
-    """Entry point of the `everstep` script."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    app(prog_name="everstep")
