@@ -7,6 +7,7 @@ is not what was expected.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -85,6 +86,28 @@ def parse_json(content: bytes | str) -> Any:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """The value with the SHA-256 of its JSON as its last key, `seal`; an earlier seal is left out.
+
+    Example:
+        >>> unsealed(sealed({"a": 1}))
+        {'a': 1}
+    """
+    content = {key: part for key, part in value.items() if key != "seal"}
+    return {**content, "seal": hashlib.sha256(json.dumps(content).encode()).hexdigest()}
+
+
+def unsealed(value: dict[str, Any]) -> dict[str, Any]:
+    """What was sealed.
+
+    Raises:
+        ValueError: it was changed since, or has no seal.
+    """
+    if not isinstance(value, dict) or value != sealed(value):
+        raise ValueError("it is not what its SHA-256 was taken of")
+    return {key: part for key, part in value.items() if key != "seal"}
 
 
 def reason(error: Exception) -> str:

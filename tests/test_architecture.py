@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "hooks": 0,
     "processor": 0,
+    "processes": 0,
     "reading": 0,
     "state": 0,
     "cell": 1,

@@ -73,9 +73,11 @@ def check_files(config: Config) -> None:
 
 def start(config: Config, out: Path) -> Run:
     """Train into a new folder; what cannot work is refused before torch is imported."""
+    from everstep.tasks.folder import is_free, is_run
+
     check_files(config)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        hint = f" To go on with it: {resuming(out)}" if (out / "config.yaml").is_file() else ""
+    if not is_free(out):
+        hint = f" To go on with it: {resuming(out)}" if is_run(out) else ""
         raise RunError(f"{out} exists and is not overwritten; give another --out, or delete it.{hint}")
     prepare()
     from everstep.tasks import run
@@ -83,12 +85,14 @@ def start(config: Config, out: Path) -> Run:
     try:
         return run.train(config, out)
     except Interrupted as stop:
-        raise _with_resume(stop, out) from None
+        raise (_with_resume(stop, out) if is_run(out) else stop) from None
 
 
 def go_on(path: Path) -> Run:
     """Resume the run in that folder."""
-    if not (path / "config.yaml").is_file():
+    from everstep.tasks.folder import is_run
+
+    if not is_run(path):
         raise RunError(f"{path} is not a run: it has no config.yaml, so there is nothing to go on with.")
     prepare()
     from everstep.tasks import run

@@ -22,10 +22,13 @@ from everstep.data.text import WHOLE, Span, expand
 from everstep.data.tokenise import SEQUENCES, Layout, Part, tokenised
 from everstep.data.tokenizer import Tokenizer
 from everstep.errors import DataError
+from everstep.reading import open_regular, parse_json, read_small, sealed, unsealed
 
 _FORMAT = 1
 _TOKENS, _STARTS, _META = "tokens.bin", "starts.npy", "corpus.json"
 _RELEASE_BYTES = 256 << 20
+_HASHED_BYTES = 64 << 20  # at a time
+_LARGEST = 1 << 28  # bytes of corpus.json, which names every file
 _NEAR_BYTES = 1 << 16  # what one read brings in around itself
 _STALE_SECONDS = 24 * 3600
 Progress = Callable[[int, int], None]
@@ -137,8 +140,8 @@ def prepare(
     with _explained(folder.parent):
         aside = _aside(folder)
         try:
-            parts = tokenised(files, tokenizer, encoding, layout, workers, span)
-            meta = _write(aside, parts, tokenizer, progress, sum(source["size"] for source in sources))
+            with contextlib.closing(tokenised(files, tokenizer, encoding, layout, workers, span)) as parts:
+                meta = _write(aside, parts, tokenizer, progress, sum(source["size"] for source in sources))
             _check_unchanged(files, sources)
             _save_json(aside / _META, {"request": request, "sources": _hashed(files, sources), **meta})
             return _published(aside, folder, request, files, sources)
@@ -207,7 +210,7 @@ def _reuse(folder: Path, request: dict[str, Any], files: list[Path], sources: li
     corpus = _open(folder, request)
     if corpus is None:
         return None
-    meta = json.loads((folder / _META).read_text("utf-8"))
+    meta = _read_json(folder / _META)
     if meta["sources"] == [
         {**source, "sha256": old["sha256"]} for source, old in zip(sources, meta["sources"], strict=True)
     ]:
@@ -221,18 +224,37 @@ def _reuse(folder: Path, request: dict[str, Any], files: list[Path], sources: li
 
 
 def _open(folder: Path, request: dict[str, Any]) -> Corpus | None:
-    """The corpus in `folder`, or None if it is missing, damaged or another one."""
+    """The corpus in `folder`, or None if it is missing, damaged or another one.
+
+    Every byte is read and its SHA-256 taken, once each time that a corpus is opened: a second for a gigabyte, or
+    two, which training has to read anyway. A file's size and time tell of no bit that a disk or a copy has lost.
+    """
     try:
-        meta = json.loads((folder / _META).read_text("utf-8"))
+        meta = _read_json(folder / _META)
+        if meta["request"] != request:
+            return None
+        for name in (_TOKENS, _STARTS):
+            os.close(open_regular(folder / name))
         tokens = np.memmap(folder / _TOKENS, meta["dtype"], "r")
         starts = np.load(folder / _STARTS, mmap_mode="r", allow_pickle=False)
-        if meta["request"] != request or len(tokens) != meta["tokens"] or len(starts) != meta["starts"]:
-            return None
-        if json.loads((folder / _META).read_text("utf-8"))["digest"] != meta["digest"]:  # replaced while opening
+        if starts.dtype != np.int64 or starts.ndim != 1 or _digest(tokens, starts) != meta["digest"]:
             return None
         return Corpus(tokens, starts, **meta["counts"], digest=meta["digest"], path=folder)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
+
+
+def _digest(tokens: NDArray[Any], starts: NDArray[np.int64]) -> str:
+    """The SHA-256 of a corpus; what is mapped into memory is read in pieces that are given back."""
+    digest = hashlib.sha256()
+    for array in (tokens, starts):
+        mapped = getattr(array, "_mmap", None)
+        rows = _HASHED_BYTES // array.itemsize
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows]).data)
+            if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
+                mapped.madvise(mmap.MADV_DONTNEED)
+    return digest.hexdigest()
 
 
 def _write(
@@ -273,9 +295,19 @@ def _write(
 
 
 def _save_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `corpus.json` in one motion, with the SHA-256 of what it says."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=1, allow_nan=False), "utf-8", newline="\n")
+    aside.write_text(json.dumps(sealed(value), indent=1, allow_nan=False), "utf-8", newline="\n")
     os.replace(aside, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """`corpus.json` as it was written.
+
+    Raises:
+        OSError, ValueError: it is missing or damaged.
+    """
+    return unsealed(parse_json(read_small(path, _LARGEST)))
 
 
 def _aside(folder: Path) -> Path:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from everstep.data.text import WHOLE, Block, Span, spanned
 from everstep.data.tokenizer import Tokenizer
 from everstep.errors import DataError
+from everstep.processes import process_pool
 
 SEQUENCES = ("stream", "documents", "lines")
 Layout = Literal["stream", "paragraphs", "files", "lines"]
@@ -57,7 +57,7 @@ class _Cut(NamedTuple):
 
 def tokenised(
     files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Layout, workers: int | None, span: Span = WHOLE
-) -> Iterator[Part]:
+) -> Generator[Part]:
     """The blocks of all files in order, tokenised; at most `_IN_FLIGHT` blocks a worker are held at once.
 
     Raises:
@@ -122,7 +122,7 @@ def _with_starts(cut: _Cut, tokenizer: Tokenizer, line_end: bool) -> tuple[NDArr
     return np.concatenate(parts), np.cumsum([0, *map(len, parts[:-1])], dtype=np.int64)
 
 
-def _joined(encoded: Iterable[_Encoded], layout: Layout) -> Iterator[Part]:
+def _joined(encoded: Iterable[_Encoded], layout: Layout) -> Generator[Part]:
     """Parts without the starts of what only goes on from the block before."""
     last: Path | None = None
     open_end = False
@@ -160,20 +160,17 @@ def _encode_in_worker(block: Block, layout: Layout) -> _Encoded:
 def _tokenised_by_workers(
     blocks: Iterator[Block], tokenizer: Tokenizer, layout: Layout, workers: int
 ) -> Iterator[_Encoded]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (tokenizer.to_json(),))
     waiting: deque[Future[_Encoded]] = deque()
     try:
-        for block in blocks:
-            waiting.append(pool.submit(_encode_in_worker, block, layout))
-            if len(waiting) >= workers * _IN_FLIGHT:
+        with process_pool(workers, _start_worker, tokenizer.to_json()) as pool:
+            for block in blocks:
+                waiting.append(pool.submit(_encode_in_worker, block, layout))
+                if len(waiting) >= workers * _IN_FLIGHT:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise DataError(
             "a process that tokenises text died: memory may have run out, or a script starts work outside "
             '`if __name__ == "__main__":`; mend that, or ask for workers=1'
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -180,13 +180,13 @@ class Tokenizer:
         """The whole tokenizer as JSON, as `tokenizers.Tokenizer.from_str` reads it."""
         return self._json
 
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        return (json.dumps(json.loads(self._json), ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `tokenizer.json`; `tokenizers.Tokenizer.from_file` reads it and gives the same ids."""
-        Path(path).write_text(
-            json.dumps(json.loads(self._json), ensure_ascii=False, indent=2, allow_nan=False) + "\n",
-            "utf-8",
-            newline="\n",
-        )
+        Path(path).write_bytes(self.to_bytes())
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.kind}, {self.vocab_size} symbols)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +41,21 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[_write(descriptor, rest) :]
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all in it, if it is there; what a link points to is left alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` and wait until the disk has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
+    """Write `data` to a new file `path` and wait until the disk has it.
+
+    What was there is removed first and never written to: it may be a link to a file elsewhere, or a pipe.
+    """
+    remove(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     try:
         write_all(descriptor, data)
         _fsync(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +13,11 @@ from everstep.errors import RunError
 from everstep.learn import files
 
 _LOCKED = " "  # what the first byte says, which no one else can read on Windows while it is locked
+_PID_BYTES = 32
+
+
+def _no_lock(path: Path, what: str) -> RunError:
+    return RunError(f"{path} is {what}; if no process uses {path.parent}, delete it")
 
 
 class RunLock:
@@ -33,23 +39,44 @@ class RunLock:
     def __enter__(self) -> RunLock:
         with files.explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | files.BINARY, 0o666)
+            self._descriptor = self._opened()
             try:
                 if not lock_descriptor(self._descriptor, blocking=False):
                     raise RunError(
                         f"{self._folder} is in use by another process (pid {self._holder()}); wait until it ends, "
                         "stop it, or use another folder"
                     )
-                os.ftruncate(self._descriptor, 0)
-                files.write_all(self._descriptor, f"{_LOCKED}{os.getpid()}\n".encode())
+                removed = os.fstat(self._descriptor).st_nlink == 0  # with its folder, by who held it until now
+                if not removed:
+                    os.ftruncate(self._descriptor, 0)
+                    files.write_all(self._descriptor, f"{_LOCKED}{os.getpid()}\n".encode())
             except BaseException:
                 os.close(self._descriptor)
                 raise
+        if removed:
+            os.close(self._descriptor)
+            return self.__enter__()
         return self
+
+    def _opened(self) -> int:
+        """The lock's file. In a folder from elsewhere it may be a link to another file, which is not to be written."""
+        path = self._folder / ".lock"
+        cautious = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # not on Windows
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | files.BINARY | cautious, 0o666)
+        except OSError:
+            if path.is_symlink():
+                raise _no_lock(path, "a link") from None
+            raise
+        held = os.fstat(descriptor)
+        if not stat.S_ISREG(held.st_mode) or held.st_size > _PID_BYTES or held.st_nlink > 1:
+            os.close(descriptor)
+            raise _no_lock(path, "not a file that everstep wrote")
+        return descriptor
 
     def _holder(self) -> str:
         os.lseek(self._descriptor, len(_LOCKED), os.SEEK_SET)
-        return os.read(self._descriptor, 32).decode(errors="replace").strip() or "unknown"
+        return os.read(self._descriptor, _PID_BYTES).decode(errors="replace").strip() or "unknown"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,7 +1,12 @@
-"""The weights of a model as a file: `model.safetensors`."""
+"""The weights of a model as a file: `model.safetensors`, with its own SHA-256 in its metadata.
+
+The digest is of the file with 64 zeros in the digest's place. Files of earlier versions have none.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from itertools import chain
 from pathlib import Path
 
@@ -13,8 +18,12 @@ from torch import Tensor, nn
 from everstep.errors import RunError
 from everstep.learn import files
 from everstep.learn.checkpoint import serialize
+from everstep.reading import open_regular, parse_json, read_small, reason
 
 MODEL_FILE = "model.safetensors"
+_UNKNOWN = "0" * 64  # where the digest comes
+_HEADER = 100 << 20  # bytes of a header, as the format has it
+_CHUNK = 1 << 20
 
 
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -69,37 +78,78 @@ def save_weights(path: Path, tensors: dict[str, Tensor], step: int) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    # One key only: with more, their order in the file would differ from process to process.
-    content = serialize(tensors, {"step": str(step)})
+    content = _sealed(serialize(tensors, {"step": str(step)}))
     with files.explained(path.parent):
         files.replace_file(path, content)
+
+
+def _sealed(content: bytes) -> bytes:
+    """A safetensors file with its SHA-256. Written here: the library puts several keys in an order of each process."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"]["sha256"] = _UNKNOWN
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    whole = b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[8 + size :]])
+    return whole.replace(_UNKNOWN.encode(), hashlib.sha256(whole).hexdigest().encode(), 1)
+
+
+def _checked(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file that is as it was written, as far as it has a digest.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        ValueError: it is damaged.
+    """
+    with open(open_regular(path), "rb") as file:
+        head = file.read(8)
+        size = int.from_bytes(head, "little")
+        text = file.read(size) if size <= _HEADER else b""
+        try:
+            header = parse_json(text)
+            metadata: dict[str, str] = header.get("__metadata__", {})
+            said = metadata.get("sha256")
+        except (ValueError, AttributeError):
+            raise ValueError("its header is damaged") from None
+        if said is None:
+            return metadata
+        found = hashlib.sha256(head + text.replace(str(said).encode(), _UNKNOWN.encode(), 1))
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    if found.hexdigest() != said:
+        raise ValueError("its SHA-256 is not the one it was written with")
+    return metadata
 
 
 def weights_step(path: Path) -> int | None:
     """The step that the weights in `path` are of; None if there is no such file or it is damaged."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return int(file.metadata()["step"])
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        return int(_checked(path)["step"])
+    except (OSError, KeyError, TypeError, ValueError):
         return None
 
 
 def holds(path: Path, tensors: dict[str, Tensor]) -> bool:
-    """Whether the file `path` holds just these tensors, bit for bit."""
+    """Whether the file `path` holds just these tensors, bit for bit, and is as it was written."""
     try:
-        return serialize(_read(path)) == serialize(tensors)
+        return serialize(_read(path, tensors, sealed=False)) == serialize(tensors)
     except RunError:
         return False
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, sealed: bool = False) -> None:
     """Fill `model` with the weights in `path`, as written by `fit`.
+
+    Args:
+        model: filled in place.
+        path: the file. Its SHA-256 is checked where it has one.
+        sealed: refuse a file without a SHA-256, as those of early versions and of checkpoints are.
 
     Raises:
         RunError: the file is missing, damaged, of another model, or of a training that diverged: it holds NaN or
             infinity where the model should not.
     """
-    tensors = _read(path)
+    tensors = _read(path, weights(model), sealed)
     watched = must_be_finite(model)
     name = first_not_finite({name: tensor for name, tensor in tensors.items() if name in watched})
     if name is not None:
@@ -107,8 +157,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     fill(weights(model), tensors, str(path))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, targets: dict[str, Tensor], sealed: bool) -> dict[str, Tensor]:
     try:
-        return load_bytes(path.read_bytes())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise RunError(f"cannot read the weights {path}: {error}") from error
+        if "sha256" not in _checked(path) and sealed:
+            raise RunError(f"{path} has no SHA-256: it is not the file that training wrote")
+        # those of another model are smaller, too, or are refused here
+        limit = sum(2 * target.nbytes + 1000 for target in targets.values()) + _HEADER
+        return load_bytes(read_small(path, limit))
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise RunError(f"cannot read the weights {path}: {reason(error)}") from error

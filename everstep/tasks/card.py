@@ -13,8 +13,10 @@ import torch
 import everstep
 from everstep import processor
 from everstep.errors import RunError
-from everstep.reading import json_text, parse_json, read_small, reason
+from everstep.learn import files
+from everstep.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 from everstep.tasks.config import Config
+from everstep.tasks.folder import ENVIRONMENT
 from everstep.tasks.unknowns import shown
 
 _LARGEST = 1 << 20  # bytes of environment.json
@@ -24,8 +26,8 @@ FORMAT = 1
 """Of run folders; raised when an older everstep could not read a newer run."""
 
 
-def write_environment(out: Path) -> None:
-    """`environment.json`: format, versions, machine, threads, time."""
+def write_environment(out: Path, **begun: Any) -> None:
+    """`environment.json`: format, versions, machine, threads, time, and of a run what it was begun with; sealed."""
     content = {
         "format": FORMAT,
         "everstep": everstep.__version__,
@@ -36,20 +38,36 @@ def write_environment(out: Path) -> None:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **begun,
     }
-    (out / "environment.json").write_text(json_text(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+    _write_json(out / ENVIRONMENT, sealed(content))
 
 
-def check_format(out: Path) -> None:
-    """Refuse a run of a newer format.
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with files.explained(path.parent):
+        files.replace_file(path, (json_text(content, indent=2) + "\n").encode())
+
+
+def amend_environment(out: Path, **begun: Any) -> None:
+    """Change what a run was begun with, as far as it is known of it."""
+    content = read_environment(out)
+    changed = {name: value for name, value in begun.items() if name in content and content[name] != value}
+    if changed:
+        _write_json(out / ENVIRONMENT, sealed({**content, **changed}))
+
+
+def read_environment(out: Path) -> dict[str, Any]:
+    """What `environment.json` says; that of early versions has no seal, and says less.
 
     Raises:
-        RunError: it is newer, or its `environment.json` is missing or damaged.
+        RunError: it is missing, damaged or of a newer format.
     """
-    path = out / "environment.json"
+    path = out / ENVIRONMENT
     try:
-        content = parse_json(read_small(path, _LARGEST))
+        content: dict[str, Any] = parse_json(read_small(path, _LARGEST))
         found = content["format"]
+        if "seal" in content:
+            content = unsealed(content)
         if not isinstance(found, int):
             raise ValueError(f"its format is {found!r}, not a whole number")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -59,6 +77,12 @@ def check_format(out: Path) -> None:
             f"{out} was made by a newer version of everstep ({content.get('everstep')}, run format {found}); "
             f"this one ({everstep.__version__}) reads formats up to {FORMAT}: upgrade everstep"
         )
+    return content
+
+
+def write_scores(out: Path, scores: dict[str, Any]) -> None:
+    """`scores.json`: what `evaluate` gives of each split that is not trained on."""
+    _write_json(out / "scores.json", scores)
 
 
 def write_card(out: Path, config: Config, summary: dict[str, Any]) -> None:
@@ -96,4 +120,5 @@ def write_card(out: Path, config: Config, summary: dict[str, Any]) -> None:
         "```",
         "",
     ]
-    (out / "README.md").write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    with files.explained(out):
+        files.replace_file(out / "README.md", "\n".join(lines).encode())

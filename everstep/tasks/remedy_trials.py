@@ -25,7 +25,7 @@ from everstep.reading import LARGEST_RECORDS, json_text, parse_json, read_small,
 from everstep.tasks import card
 from everstep.tasks.remedies import REMEDIES, TASKS, Remedy
 from everstep.tasks.synthetic import Predictor, Score, measure
-from everstep.tasks.workers import in_processes, stoppable
+from everstep.tasks.workers import in_processes, kept, stoppable
 
 SETTINGS, RECORDS = "lab.json", "remedies.jsonl"
 EXPERIMENT = "remedies"
@@ -145,7 +145,7 @@ def remedies(
     out = Path(out)
     screen = Screen(log)
     try:
-        with RunLock(_folder(out)), stoppable(out):
+        with RunLock(_folder(out)), stoppable(kept(out)):
             share = _same(out, experiment)
             records = {_name(r["remedy"], r["lag"], r["rate"], r["seed"]): r for r in read_records(out)}
             wanted = {_name(*trial): Trial(experiment, *trial, share) for trial in experiment.trials}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +16,13 @@ from torch import Tensor
 from everstep.data import Tokenizer
 from everstep.data.decoding import as_read
 from everstep.decode import draws
-from everstep.errors import ConfigError, Diverged, RunError
-from everstep.learn import FitResult, FitSettings, fit, load_weights
-from everstep.reading import json_text
+from everstep.errors import ConfigError, Diverged, Interrupted, RunError
+from everstep.learn import FitResult, FitSettings, files, fit, load_weights
+from everstep.learn.weights import MODEL_FILE
 from everstep.state import State, leaves
 from everstep.tasks import card
-from everstep.tasks.config import FUNCTION, Config, flat, load_recipe, parse_recipe, read_recipe, to_yaml
+from everstep.tasks.config import FUNCTION, Config, flat, load_recipe, to_yaml
+from everstep.tasks.folder import RECIPE, TOKENIZER, begun
 from everstep.tasks.language_model import (
     LanguageModel,
     check_finite,
@@ -33,6 +32,7 @@ from everstep.tasks.language_model import (
     token_log_probs,
     update_rules,
 )
+from everstep.tasks.opening import CHANGED, check_recipe, compared, digest, opened
 from everstep.tasks.scoring import Score, score_lines
 from everstep.tasks.texts import (
     Log,
@@ -44,6 +44,7 @@ from everstep.tasks.texts import (
     with_absolute_paths,
 )
 from everstep.tasks.unknowns import shown, told, unknown_measures
+from everstep.tasks.workers import stoppable
 
 DRAWN_BYTES = 4 << 30
 """Most memory for texts that are drawn side by side."""
@@ -187,8 +188,9 @@ class Run:
         """The score of a split, read once from its first token to its last with the state carried.
 
         Returns:
-            task, split, tokens, what `everstep.tasks.unknowns.unknown_measures` tells of `<unk>`, and the measures of
-            `everstep.tasks.language_model.report`.
+            task, split, text ("as trained"; "changed" since the run began, which stderr is told, too; or "not recorded"
+            by an early version), tokens, what `everstep.tasks.unknowns.unknown_measures` tells of `<unk>`, and the
+            measures of `everstep.tasks.language_model.report`.
 
         Raises:
             DataError: the run has no such split, or its text is gone.
@@ -202,7 +204,11 @@ class Run:
             check_finite(f"the score of {split}", nats)
             measures = report(nats, tokens, corpus.chars, corpus.bytes, corpus.words)
             unknown = unknown_measures(corpus.unknown, tokens, self.tokenizer, self.texts.read(split))
-            self._scores[split] = {"task": self.config.task, "split": split, "tokens": tokens, **unknown, **measures}
+            text = compared(self.path, split, corpus.digest)
+            if text == CHANGED:
+                _stderr(f"warning: {split} has changed since {self.path} was begun: this is the score of another text")
+            head = {"task": self.config.task, "split": split, "text": text, "tokens": tokens}
+            self._scores[split] = {**head, **unknown, **measures}
         return dict(self._scores[split])
 
     def surprise(self, text: str) -> list[tuple[str, float]]:
@@ -247,13 +253,11 @@ def train(
     config = config.model_copy(update={"data": with_absolute_paths(config.data)})
     out = Path(out)
     say = log or _stderr
-    with _new_folder(out):
+    with stoppable("training had not begun, and nothing is left of it"), begun(out):
         texts = Texts.of(config.data)
         tokenizer = texts.tokenizer()
         job = _Job(out, config, texts, tokenizer, say)
-        (out / "config.yaml").write_text(to_yaml(config), encoding="utf-8", newline="\n")
-        tokenizer.save(out / "tokenizer.json")
-        card.write_environment(out)
+        job.begin()
     return job.fit(resume=False)
 
 
@@ -265,8 +269,10 @@ def resume(out: str | Path, log: Log | None = None) -> Run:
         CheckpointError: every checkpoint is damaged.
     """
     out = Path(out)
-    config, tokenizer = _opened(out)
-    return _Job(out, config, Texts.of(config.data), tokenizer, log or _stderr).fit(resume=True)
+    with stoppable(f"training had not gone on, and {out} is as it was"):
+        config, tokenizer, _ = opened(out)
+        job = _Job(out, config, Texts.of(config.data), tokenizer, log or _stderr)
+    return job.fit(resume=True)
 
 
 def load(path: str | Path) -> Run:
@@ -276,21 +282,18 @@ def load(path: str | Path) -> Run:
         RunError: no run, of a newer version, not trained yet, or damaged.
     """
     path = Path(path)
-    config, tokenizer = _opened(path)
-    if not (path / "model.safetensors").is_file():
-        raise RunError(f"{path} has no model.safetensors yet; finish it: {_resuming(path)}")
+    config, tokenizer, begun_with = opened(path)
+    if "recipe" in begun_with:
+        check_recipe(path, config, begun_with["recipe"])
+    weights = path / MODEL_FILE
+    if not weights.exists():
+        raise RunError(f"{path} has no {MODEL_FILE} yet; finish it: {_resuming(path)}")
     model = LanguageModel(tokenizer.vocab_size, config.model)
-    load_weights(model, path / "model.safetensors")
+    try:
+        load_weights(model, weights, sealed="recipe" in begun_with)
+    except RunError as error:
+        raise RunError(f"{error}. If its checkpoints are whole, they have it: {_resuming(path)}") from None
     return Run(path, config, tokenizer, model)
-
-
-def _opened(path: Path) -> tuple[Config, Tokenizer]:
-    if not (path / "config.yaml").is_file():
-        what = "has no config.yaml" if path.is_dir() else "does not exist"
-        raise RunError(f"{path} is not a run: it {what}")
-    card.check_format(path)
-    config = parse_recipe(read_recipe(path / "config.yaml"), str(path / "config.yaml"))
-    return config, Tokenizer.load(path / "tokenizer.json")
 
 
 class _Job:
@@ -314,6 +317,20 @@ class _Job:
         self.model = LanguageModel(tokenizer.vocab_size, config.model, config.train.label_smoothing)
         self.rules = update_rules(self.model, config.train, config.seed)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The SHA-256 of the tokens of each split."""
+        return {split: corpus.digest for split, corpus in self.corpora.items()}
+
+    def begin(self) -> None:
+        """Write what makes a run; the recipe last, since there is a run as soon as there is one."""
+        vocabulary = self.tokenizer.to_bytes()
+        begun_with = {"recipe": flat(self.config), "tokenizer": digest(vocabulary), "texts": self.identity}
+        with files.explained(self.out):
+            files.replace_file(self.out / TOKENIZER, vocabulary)
+            card.write_environment(self.out, **begun_with)
+            files.replace_file(self.out / RECIPE, to_yaml(self.config).encode())
+
     def fit(self, resume: bool) -> Run:
         """Train, score, and write the card."""
         config, model = self.config, self.model
@@ -332,7 +349,7 @@ class _Job:
             validate=None if quick is None else lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
             rules=self.rules,
             resume=resume,
-            identity={s: c.digest for s, c in self.corpora.items()} | {key: recipe[key] for key in FUNCTION},
+            identity=self.identity | {key: recipe[key] for key in FUNCTION},
             recipe=recipe,
             resume_command=_resuming(self.out),
             log=self.say if self.say is not _stderr else None,
@@ -342,16 +359,24 @@ class _Job:
         return run
 
     def _fitted(self, *given: Any, **options: Any) -> FitResult:
-        """`fit`, whose advice after a divergence also says where to follow it."""
+        """`fit`, whose advice after a divergence also says where to follow it; what goes on is by the recipe as it is."""
         try:
-            return fit(*given, **options)
+            result = fit(*given, **options)
+            self._amend()
+            return result
+        except Interrupted:
+            self._amend()
+            raise
         except Diverged as error:
             where = f"Settings are in {self.out / 'config.yaml'}; then: {_resuming(self.out)}"
             raise Diverged(f"{error}. {where}") from None
 
+    def _amend(self) -> None:
+        card.amend_environment(self.out, recipe=flat(self.config), texts=self.identity)
+
     def _report(self, run: Run, result: FitResult) -> None:
         scores = {split: run.evaluate(split) for split in self.corpora if split != "train"}
-        (self.out / "scores.json").write_text(json_text(scores, indent=2) + "\n", encoding="utf-8", newline="\n")
+        card.write_scores(self.out, scores)
         summary = {
             "vocabulary": self.tokenizer.vocab_size,
             "parameters": _count(run.model),
@@ -382,23 +407,3 @@ def _count(model: torch.nn.Module) -> int:
 
 def _stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[None]:
-    """Make the folder before any work, and take it away again if the work before training fails."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and is never overwritten; give another folder, or delete it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise RunError(f"{out}: cannot make a run there ({error.strerror})") from None
-    try:
-        yield
-    except BaseException:
-        for path in out.iterdir():
-            path.unlink()
-        out.rmdir()
-        raise

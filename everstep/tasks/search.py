@@ -26,7 +26,7 @@ from everstep.tasks import card
 from everstep.tasks.config import Config, load_recipe, parse_recipe, read_recipe, to_yaml
 from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats, update_rules
 from everstep.tasks.texts import Log, Texts, quick_batches, training_batches, with_absolute_paths
-from everstep.tasks.workers import in_processes, stoppable
+from everstep.tasks.workers import in_processes, kept, stoppable
 
 YARDSTICKS = ("LSTM", "GRU")
 RECORDS, RECIPE, BEST_TREE, BEST_RECIPE = "search.jsonl", "recipe.yaml", "best.json", "best.yaml"
@@ -75,7 +75,7 @@ def search(
     config = _limited(config, cells, steps, processes)
     out = Path(out)
     _texts(config)  # what is wrong with them is said before there is a folder; and their tokens are kept for all
-    with RunLock(_folder(out)), stoppable(out):
+    with RunLock(_folder(out)), stoppable(kept(out)):
         _same(out, config)
         records = {record["name"]: record for record in read_records(out)}
         wanted: dict[str, Any] = {name: name for name in YARDSTICKS}

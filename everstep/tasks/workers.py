@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context, parent_process
-from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
 from everstep.errors import Interrupted, RunError
+from everstep.processes import process_pool
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -42,40 +40,35 @@ def in_processes(
         for name, job in jobs.items():
             yield name, work(job)
         return
-    others = set(active_children())
-    most = 61 if sys.platform == "win32" else processes  # what Windows can wait for
-    with ProcessPoolExecutor(min(processes, len(jobs), most), get_context("spawn"), _begin, (begin,)) as pool:
-        names = {pool.submit(_stoppable, work, job): name for name, job in jobs.items()}
-        try:
+    try:
+        with process_pool(min(processes, len(jobs)), begin) as pool:
+            names = {pool.submit(_stoppable, work, job): name for name, job in jobs.items()}
             for future in as_completed(names):
                 yield names[future], future.result()
-        except BrokenProcessPool:
-            raise RunError("a process ended without a word (out of memory?); the same command goes on") from None
-        except BaseException:
-            for child in set(active_children()) - others:  # the pool would wait for what they are at
-                child.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    except BrokenProcessPool:
+        raise RunError("a process ended without a word (out of memory?); the same command goes on") from None
 
 
 @contextmanager
-def stoppable(out: Path) -> Iterator[None]:
-    """Says of an interruption, by Ctrl-C or SIGTERM, what it did not harm."""
+def stoppable(unharmed: str) -> Iterator[None]:
+    """Says of an interruption, by Ctrl-C or SIGTERM, what it did not harm.
+
+    Raises:
+        Interrupted: one came.
+    """
+    caught: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("", number)
+        caught.append(number)
+        raise KeyboardInterrupt  # which nobody on its way takes for an error of the work
 
     main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
     before = signal.signal(signal.SIGTERM, end) if main else None
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as stop:
-        number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-        name = signal.Signals(number).name
-        raise Interrupted(
-            f"stopped by {name}; what was finished is in {out}, and the same command goes on", number
-        ) from None
+        number = stop.signal_number if isinstance(stop, Interrupted) else (caught or [signal.SIGINT])[0]
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; {unharmed}", number) from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
@@ -89,16 +82,6 @@ def _stoppable(work: Callable[[Job], Result], job: Job) -> Result:
         os._exit(1)
 
 
-def _begin(begin: Callable[[], None] | None) -> None:
-    """A process that ends with the one that began it, however that one ends."""
-
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=watch, daemon=True).start()
-    if begin is not None:
-        begin()
+def kept(out: object) -> str:
+    """What an interruption leaves of work that goes on by itself."""
+    return f"what was finished is in {out}, and the same command goes on"
