@@ -237,7 +237,9 @@ def _open(folder: Path, request: dict[str, Any]) -> Corpus | None:
             os.close(open_regular(folder / name))
         tokens = np.memmap(folder / _TOKENS, meta["dtype"], "r")
         starts = np.load(folder / _STARTS, mmap_mode="r", allow_pickle=False)
-        if starts.dtype != np.int64 or starts.ndim != 1 or _digest(tokens, starts) != meta["digest"]:
+        if starts.dtype != np.int64 or (tokens.shape, starts.shape) != ((meta["tokens"],), (meta["starts"],)):
+            return None
+        if _digest(tokens, starts) != meta["digest"]:
             return None
         return Corpus(tokens, starts, **meta["counts"], digest=meta["digest"], path=folder)
     except (OSError, ValueError, KeyError, TypeError, EOFError):

@@ -359,7 +359,7 @@ class _Job:
         return run
 
     def _fitted(self, *given: Any, **options: Any) -> FitResult:
-        """`fit`, whose advice after a divergence also says where to follow it; what goes on is by the recipe as it is."""
+        """`fit`, whose advice after a divergence says where to follow it; the run then goes by the recipe as it is."""
         try:
             result = fit(*given, **options)
             self._amend()
