@@ -152,7 +152,7 @@ def test_environment_is_sealed(run: Path) -> None:
     for before, after in (
         ('"cores": ', '"cores": 1'),
         ('"valid": "', '"valid": "0'),
-        ('"hidden_size": 16', '"hidden_size": 17'),
+        ('"model.hidden_size": 16', '"model.hidden_size": 17'),
     ):
         assert before in whole
         path.write_text(whole.replace(before, after))
