@@ -20,9 +20,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import everstep as es
+from everstep.cli.pictures import pictures_of
 from everstep.data import expand, read_blocks
 from everstep.errors import CheckpointError, Interrupted, RunError
 from everstep.learn import RunLock, files
+from everstep.learn.files import remove
 from everstep.learn.weights import load_weights, weights_step
 from everstep.tasks import run as runs
 from everstep.tasks.folder import begun, is_free, is_run
@@ -327,3 +329,80 @@ def test_a_signal_while_a_run_begins_leaves_nothing(
         trained(text, tmp_path / "run")
     assert caught.value.exit_code == 128 + number
     assert not (tmp_path / "run").exists()
+
+
+# -------------------------------------------------------------------------------------------- folders from elsewhere
+
+WRITTEN = ["scores.json", "README.md", "metrics.jsonl", "model.safetensors", "environment.json"]
+ASIDE = [f".tmp-{name}" for name in WRITTEN] + ["checkpoints/.tmp-step-00000006", "checkpoints/step-00000006"]
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, *ASIDE])
+@pytest.mark.parametrize("kind", ["symbolic", "dangling", "hard"])
+def test_nothing_is_written_through_a_link(name: str, kind: str, run: Path, tmp_path: Path) -> None:
+    """What is sent as a run cannot write to a file of whoever resumes it."""
+    link, victim = run / name, tmp_path / "victim"
+    content = link.read_bytes() if link.is_file() else b"mine"
+    victim.write_bytes(content)
+    remove(link)
+    if kind == "hard":
+        os.link(victim, link)
+    else:
+        link.symlink_to(victim)
+    if kind == "dangling":
+        victim.unlink()
+    edit(run, "train", max_steps=6)
+    with suppress(RunError):
+        resume(run, quietly)
+    assert (victim.read_bytes() if victim.exists() else None) == (None if kind == "dangling" else content)
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "dangling", "hard", "long", "pipe"])
+def test_a_lock_that_is_none_of_ours_is_refused(kind: str, run: Path, tmp_path: Path) -> None:
+    lock, victim = run / ".lock", tmp_path / "victim"
+    lock.unlink()
+    victim.write_text("mine")
+    if kind == "hard":
+        os.link(victim, lock)
+    elif kind == "long":
+        lock.write_text("a diary, which happens to have that name")
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(victim if kind == "symbolic" else tmp_path / "none")
+    with pytest.raises(RunError, match=r"\.lock is .*; if no process uses .*, delete it"):
+        resume(run, quietly)
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+def test_folders_that_are_links_are_refused(name: str, run: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if name == "checkpoints":
+        shutil.move(run / name, elsewhere)
+        (elsewhere / ".tmp-mine").mkdir()
+    else:
+        pytest.importorskip("tensorboard")
+        elsewhere.mkdir()
+        edit(run, "train", tensorboard=True)
+    before = sorted(elsewhere.rglob("*"))
+    (run / name).symlink_to(elsewhere)
+    edit(run, "train", max_steps=6)
+    with pytest.raises(RunError, match=f"{name} is a link to .*elsewhere; put a folder there, or delete it"):
+        resume(run, quietly)
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_pictures_are_not_drawn_through_links(run: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (run / "pictures").mkdir()
+    (run / "pictures" / "curves.png").symlink_to(victim)
+    (run / "pictures" / "mine.png").write_text("mine, too")
+    assert [path.name for path in pictures_of(run).iterdir()] == ["mine.png"]
+    shutil.rmtree(run / "pictures")
+    (run / "pictures").symlink_to(tmp_path)
+    with pytest.raises(RunError, match="pictures is a link"):
+        pictures_of(run)
+    assert victim.read_text() == "mine"

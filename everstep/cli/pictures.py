@@ -35,6 +35,22 @@ def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, 
         write_gallery(out, f"Pictures of {run.path.resolve().name}", drawn)
 
 
+def pictures_of(run: Path) -> Path:
+    """The folder of a run's pictures, without links, which a drawing would be written through.
+
+    Raises:
+        RunError: it is a link itself.
+    """
+    from everstep.learn import files
+
+    folder = run / "pictures"
+    files.refuse_link(folder)
+    for path in folder.glob("*"):
+        if path.is_symlink():
+            files.remove(path)
+    return folder
+
+
 def drawers() -> list[Drawer]:
     """What `look` draws, in this order."""
     from everstep.cli.activity import draw_gates, draw_units
@@ -85,7 +101,7 @@ def demo_picture(run: Run) -> Path:
     right.set_title("surprise at text it never saw", fontsize=16, loc="left")
     pairs, shown = surprise(run, None, 420), shown_as(token)
     surprise_text(pairs, right, columns=56, token=shown)
-    path: Path = run.path / "pictures" / "demo.png"
+    path: Path = pictures_of(run.path) / "demo.png"
     save(figure, path)
     boxes = note([piece for piece, _ in pairs], "surprise.html of `everstep look`")
     words = f"Left: {curve_words(curves, token)} Right: {surprise_words(pairs, shown)}{boxes}"

@@ -235,7 +235,7 @@ def look(
     see. The passage is from the held-out text, or FILE.
     """
     loaded = load_run(run)
-    from everstep.cli.pictures import draw
+    from everstep.cli.pictures import draw, pictures_of
 
-    for path, what_to_see in draw(loaded, out or run / "pictures", text):
+    for path, what_to_see in draw(loaded, out or pictures_of(run), text):
         print(f"{path}\n    {what_to_see}", flush=True)

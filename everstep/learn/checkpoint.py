@@ -89,12 +89,14 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     contents[_MANIFEST] = _manifest_bytes({"format": FORMAT, "valid": checkpoint.valid, "files": listing})
 
     temporary = folder.with_name(files.TEMPORARY + folder.name)
-    shutil.rmtree(temporary, ignore_errors=True)
+    files.remove(temporary)
     try:
         temporary.mkdir(parents=True)
         for name, content in contents.items():
             files.write_file(temporary / name, content)
         files.sync_folder(temporary)
+        if folder.is_symlink():
+            files.remove(folder)
         if folder.exists():  # only a damaged one can be: a step is never saved twice
             _set_aside(folder)
         files.rename(temporary, folder)
@@ -198,7 +200,8 @@ class Store:
         """The folders of all checkpoints, newest first; they may be damaged."""
         if not self.root.is_dir():
             return []
-        found = [path for path in self.root.iterdir() if path.name.removeprefix(_STEP).isdecimal()]
+        steps = (path for path in self.root.iterdir() if path.name.removeprefix(_STEP).isdecimal())
+        found = [path for path in steps if not path.is_symlink()]
         return sorted(found, key=_step_of, reverse=True)
 
     def folder(self, step: int) -> Path:
@@ -206,9 +209,14 @@ class Store:
         return self.root / f"{_STEP}{step:08d}"
 
     def clean(self) -> None:
-        """Remove what a crash left half written."""
+        """Remove what a crash left half written.
+
+        Raises:
+            RunError: the folder is a link: what lies elsewhere is not for a run to remove or replace.
+        """
+        files.refuse_link(self.root)
         for path in self.root.glob(files.TEMPORARY + "*"):
-            shutil.rmtree(path, ignore_errors=True)
+            files.remove(path)
 
     def begin(self) -> None:
         """Make the folder, with a mark that it has not held a checkpoint yet.

@@ -49,6 +49,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def refuse_link(folder: Path) -> None:
+    """Refuse a folder of a run that is a link: what is written and removed there would be elsewhere.
+
+    Raises:
+        RunError: it is one.
+    """
+    if folder.is_symlink():
+        raise RunError(f"{folder} is a link to {os.readlink(folder)}; put a folder there, or delete it")
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` to a new file `path` and wait until the disk has it.
 

@@ -12,6 +12,7 @@ from everstep.learn import files
 from everstep.reading import LARGEST_RECORDS, json_text, read_small, reason
 
 METRICS_FILE = "metrics.jsonl"
+_BOARD = "tensorboard"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -50,8 +51,9 @@ class Metrics:
         kept = [record for record in read_metrics(self._path) if record["step"] <= after]
         with files.explained(out):
             files.replace_file(self._path, b"".join(map(_line, kept)))
+            files.refuse_link(out / _BOARD)
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | files.BINARY)
-        self._board = _tensorboard(out / "tensorboard", after + 1) if tensorboard else None
+        self._board = _tensorboard(out / _BOARD, after + 1) if tensorboard else None
 
     def record(self, values: dict[str, Any]) -> None:
         """Append one record; it holds "step"."""

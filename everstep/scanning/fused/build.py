@@ -18,15 +18,18 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from everstep import __version__, processor
+from everstep.reading import open_regular, parse_json, read_small
 from everstep.scanning.fused import toolchain
 from everstep.scanning.fused.locks import new_lock
 from everstep.scanning.fused.toolchain import BuildError, Compiler, notice
@@ -62,6 +65,7 @@ class _Job:
     key: str
     compiler: Compiler
     flags: tuple[str, ...]
+    symbols: tuple[str, ...]
 
     @property
     def stem(self) -> str:
@@ -132,12 +136,36 @@ def _sweep(place: Path) -> None:
                 shutil.rmtree(aside, ignore_errors=True)
 
 
+def _own(path: Path) -> bool:
+    """Whether nobody but this user (and root) can have written that file, or made files in that folder.
+
+    Code is loaded from there: in a cache that others can write to, it might be theirs.
+    """
+    if os.name != "posix":
+        return True
+    found = path.stat()
+    return found.st_uid in (os.geteuid(), 0) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _make_own(place: Path) -> None:
+    """Make that folder, or take from others the right to write to it.
+
+    Raises:
+        OSError: it is another user's.
+    """
+    place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not _own(place) and place.stat().st_uid == os.geteuid():
+        place.chmod(stat.S_IMODE(place.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+    if not _own(place):
+        raise PermissionError(errno.EPERM, "the folder belongs to another user, whose code would be run", str(place))
+
+
 def _sidecar(library: Path) -> _Sidecar:
-    return _Sidecar(**json.loads(library.with_suffix(".json").read_text("utf-8")))
+    return _Sidecar(**parse_json(read_small(library.with_suffix(".json"), _ROOM)))
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -157,12 +185,13 @@ def _private() -> Path:
 # ------------------------------------------------------------------------------------------------------------- loading
 
 
-def load(source: str, name: str) -> ctypes.CDLL:
+def load(source: str, name: str, symbols: Sequence[str] = ()) -> ctypes.CDLL:
     """The library that `source` makes: from this process, else from the cache, else compiled now.
 
     Args:
         source: C++17 with `extern "C"` functions.
         name: what its files are called; it need not be unique.
+        symbols: functions that the source has; a library in the cache that lacks one is damaged, and made again.
 
     Where the cache cannot be written to, a folder that lives as long as the process is used, with one notice.
 
@@ -182,7 +211,7 @@ def load(source: str, name: str) -> ctypes.CDLL:
     with own:
         if key not in _loaded:
             safe_name = re.sub(r"[^\w.]", "_", name, flags=re.ASCII)[:60] or "step"
-            _loaded[key] = _obtain(_Job(source, safe_name, key, tool, options))
+            _loaded[key] = _obtain(_Job(source, safe_name, key, tool, options, tuple(symbols)))
         return _loaded[key]
 
 
@@ -200,11 +229,20 @@ def _obtain(job: _Job) -> ctypes.CDLL:
 
 
 def _cached(job: _Job) -> ctypes.CDLL | None:
-    """The library in the cache; one that is damaged is removed."""
+    """The library in the cache, if nobody else can have put it there; one that is damaged is removed."""
     library = folder() / f"{job.stem}.so"
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        if _sidecar(library).sha256 == _digest(library):
-            return ctypes.CDLL(str(library))
+    try:
+        if not _own(library.parent):
+            return None
+    except OSError:  # there is no such folder yet
+        return None
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        beside = _sidecar(library)
+        if _own(library) and beside.sha256 == _digest(library):
+            loaded = ctypes.CDLL(str(library))
+            for symbol in job.symbols:
+                getattr(loaded, symbol)
+            return loaded
     for path in (library.with_suffix(".json"), library):
         with contextlib.suppress(OSError):
             path.unlink()
@@ -231,7 +269,7 @@ def _built(job: _Job) -> ctypes.CDLL:
 
 
 def _build_in(place: Path, job: _Job) -> ctypes.CDLL:
-    place.mkdir(parents=True, exist_ok=True)
+    _make_own(place)
     _sweep(place)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=place, ignore_cleanup_errors=True) as aside:
         library = _compiled(job, Path(aside), place)
@@ -250,6 +288,8 @@ def _publish(library: Path, job: _Job, place: Path) -> None:
     beside = _Sidecar(_digest(library), job.name, str(job.compiler), list(job.flags), created)
     sidecar = library.with_suffix(".json")
     sidecar.write_text(json.dumps(asdict(beside), indent=1, allow_nan=False), "utf-8", newline="\n")
+    library.chmod(0o755)  # whatever the umask allows others: see `_own`
+    sidecar.chmod(0o644)
     os.replace(library, place / f"{job.stem}.so")
     os.replace(sidecar, place / f"{job.stem}.json")
 

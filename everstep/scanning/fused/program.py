@@ -185,7 +185,7 @@ class Program:
         with ThreadPoolExecutor() as pool:
             library = pool.submit(kernels, self.dtype)
             loops = [
-                pool.submit(build.load, code.source, f"{self.name}-{way}")
+                pool.submit(build.load, code.source, f"{self.name}-{way}", ["run"])
                 for way, code in (("forward", self.forward_code), ("backward", self.backward_code))
             ]
             self.kernels: Kernels = library.result()

@@ -64,7 +64,7 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
         sizes |= {f"const{k}": torch.Size(shape).numel() for k, shape in enumerate(step.constants)}
         setting = Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states), {})
         code = cpu.generate(order, setting, like.element_size())
-        run = address(build.load(code.source, f"{type(cell).__name__}-step"))
+        run = address(build.load(code.source, f"{type(cell).__name__}-step", ["run"]))
         return _Step(step, order, code, run, kernels(like.dtype))
     except (Untraceable, toolchain.BuildError) as error:
         return str(error)

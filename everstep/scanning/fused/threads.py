@@ -20,7 +20,9 @@ from everstep.scanning.fused import build, toolchain
 def _library(numbers: str) -> ctypes.CDLL:
     """Products of one kind of number, "f32", "f64" or "short": each is compiled when it is first needed."""
     source = (Path(__file__).parent / "native" / "kernels.cpp").read_text(encoding="utf-8")
-    library = build.load(f"#define ES_{numbers.upper()}\n{source}", f"kernels-{numbers}")
+    each = ("gemm", "panel", "run", "call", "packed_size")
+    symbols = [*(f"es_{name}_{numbers}" for name in each), "es_ragged", "es_barrier", "es_turns", "es_parallel"]
+    library = build.load(f"#define ES_{numbers.upper()}\n{source}", f"kernels-{numbers}", symbols)
     library.es_set_openmp.argtypes = [ctypes.c_void_p] * 3
     library.es_set_openmp(*_openmp())
     for name in ("es_has_short", "es_barrier_bytes", f"es_panel_{numbers}"):

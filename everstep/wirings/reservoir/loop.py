@@ -183,7 +183,7 @@ def _compiled() -> ctypes.CDLL | None:
     source = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "sparse.cpp"))
     try:
         kernels(torch.float32)  # its threads
-        library = build.load(source, "sparse")
+        library = build.load(source, "sparse", ["es_reservoir_f32", "es_reservoir_f64"])
     except toolchain.BuildError as error:
         toolchain.notice("sparse", f"reservoirs run without their compiled loop, slowly: {error}")
         return None
