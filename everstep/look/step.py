@@ -193,12 +193,12 @@ def _summed(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]], constant: Itera
         )
     if name == "getitem":
         source = node.args[0]
-        place = node.args[1]
+        which: Any = node.args[1]
         if operation_name(source.target) in ("split", "split_with_sizes"):
             dim = source.args[2] if len(source.args) > 2 else 0
             sizes = [part.shape[dim] for part in source.meta["val"]]
-            start = sum(sizes[:place])
-            return _narrowed(source.args[0], dim, start, start + sizes[place], rows)
+            start = sum(sizes[:which])
+            return _narrowed(source.args[0], dim, start, start + sizes[which], rows)
         return rows[source]
     if name == "cat":
         return _joined(node, rows)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -159,7 +159,7 @@ def _write(axes: Axes, cluster: str, x: float, row: int, points: float, colour: 
     if cluster.isspace() or cluster in JOINERS:
         return
     found = glyphs.font_of(cluster[0])
-    how = {"color": colour, "ha": "center", "va": "center_baseline", "parse_math": False}
+    how: dict[str, Any] = {"color": colour, "ha": "center", "va": "center_baseline", "parse_math": False}
     if found is None:
         half = _wide(cluster) / 2 - 0.08
         frame = Rectangle((x - half, row + 0.06), 2 * half, 0.88, facecolor="none", edgecolor=colour, linewidth=0.6)
