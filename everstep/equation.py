@@ -274,7 +274,7 @@ def gated(
             "equation": staticmethod(equation),
             "gates": gate_names,
             "state_names": state_names,
-            "state_type": namedtuple("State", state_names),
+            "state_type": _state_type(equation, state_names),
             "vendor": staticmethod(vendor) if vendor else None,
             "step": Gated.step,
             "__doc__": _document(equation, gate_names, state_names),
@@ -288,6 +288,13 @@ def gated(
         return made
 
     return make
+
+
+def _state_type(equation: Callable[..., Any], names: tuple[str, ...]) -> Any:
+    """The named tuple of the states, which `pickle` finds as an attribute of the cell's class."""
+    made: Any = namedtuple(f"{equation.__name__}State", names)  # type: ignore[misc]
+    made.__module__, made.__qualname__ = equation.__module__, f"{equation.__qualname__}.state_type"
+    return made
 
 
 def _option_defaults(equation: Callable[..., Any]) -> dict[str, Any]:

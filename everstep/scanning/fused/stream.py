@@ -159,6 +159,10 @@ class Stream:
         if state is not None:
             self.state = state
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For `copy` and `pickle`: the cell and a copy of the state; the copy packs the weights for itself."""
+        return type(self), (self.cell, self.batch, self.state)
+
     def _build(self) -> None:
         """Take the cell as it is, and the state with it where its leaves keep their shapes."""
         cell, before = self.cell, self._state
