@@ -137,6 +137,7 @@ CELLS: dict[str, Callable[[], es.Cell]] = {
     "Window": lambda: es.Window(D, 3),
     "Window QRNN": lambda: es.Stack(es.Window(D, 2), es.QRNN(2 * D, H)),
     "FeedForward": lambda: es.FeedForward(D, 5, H, linear_output=True),
+    "TimeDistributed": lambda: es.TimeDistributed(torch.nn.Sequential(torch.nn.Linear(D, H), torch.nn.Tanh())),
     "DTRNN": lambda: es.DTRNN(D, H),
     "DTRNN shortcut": lambda: es.DTRNN(D, H, depth=3, shortcut=True, activation=sigmoid),
     "DeepTransition": lambda: es.DeepTransition(es.LSTM(D, H), es.LSTM(1, H), es.PeepholeLSTM(2, H)),

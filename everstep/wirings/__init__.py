@@ -19,6 +19,7 @@ from everstep.wirings.skip import TimeSkip, Window
 from everstep.wirings.stack import EncoderStack, Identity, Residual, Stack
 from everstep.wirings.state_dropout import StateDropout
 from everstep.wirings.time_averaged import TimeAveraged
+from everstep.wirings.time_distributed import TimeDistributed
 
 __all__ = [
     "DTRNN",
@@ -43,6 +44,7 @@ __all__ = [
     "Stack",
     "StateDropout",
     "TimeAveraged",
+    "TimeDistributed",
     "TimeSkip",
     "VariationalDropout",
     "WeightDrop",

@@ -11,6 +11,7 @@ from torch import Tensor
 from everstep.cell import Cell, Layer
 from everstep.scanning import scan
 from everstep.state import State
+from everstep.wirings.time_distributed import check_cell
 
 
 class Bidirectional(Layer):
@@ -32,6 +33,8 @@ class Bidirectional(Layer):
         super().__init__()
         if merge not in ("concat", "sum", "mean"):
             raise ValueError(f"Bidirectional: merge should be 'concat', 'sum' or 'mean', but is {merge!r}")
+        check_cell("Bidirectional", ahead)
+        check_cell("Bidirectional", back)
         if ahead.input_size != back.input_size or (merge != "concat" and ahead.output_size != back.output_size):
             raise ValueError(
                 f"Bidirectional: the cells should agree, but are {ahead.input_size}→{ahead.output_size} and "

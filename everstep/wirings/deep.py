@@ -28,6 +28,7 @@ from everstep.cells.parametric import Parametric
 from everstep.scanning import scan
 from everstep.state import State, check_nest
 from everstep.wirings.stack import zero_padding
+from everstep.wirings.time_distributed import check_cell
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -274,8 +275,7 @@ def _checked_cells(who: str, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
     if not cells:
         raise ValueError(f"{who}: at least one cell is needed")
     for cell in cells:
-        if not isinstance(cell, Cell):
-            raise TypeError(f"{who}: {type(cell).__name__} is no Cell (it cannot be stepped)")
+        check_cell(who, cell)
     return cells
 
 

@@ -11,6 +11,7 @@ from everstep.cell import Cell, Layer, check_size
 from everstep.scanning import scan
 from everstep.state import State
 from everstep.wirings.stack import zero_padding
+from everstep.wirings.time_distributed import check_cell
 
 
 class Delay(Layer):
@@ -40,8 +41,7 @@ class Delay(Layer):
 
     def __init__(self, cell: Cell, d: int):
         super().__init__()
-        if not isinstance(cell, Cell):
-            raise TypeError(f"Delay: {type(cell).__name__} is no Cell (it cannot be stepped)")
+        check_cell("Delay", cell)
         self.cell, self.d = cell, check_size(self, "d", d)
         self.input_size, self.output_size = cell.input_size, cell.output_size
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from everstep.cell import Cell, Layer
 from everstep.scanning import scan
 from everstep.state import State
+from everstep.wirings.time_distributed import check_cell
 
 
 class Feedback(Cell):
@@ -43,8 +44,7 @@ class Feedback(Cell):
     """
 
     def __init__(self, cell: Cell):
-        if not isinstance(cell, Cell):
-            raise TypeError(f"Feedback: {type(cell).__name__} is no Cell (it cannot be stepped)")
+        check_cell("Feedback", cell)
         if cell.input_size < cell.output_size:
             raise ValueError(
                 f"Feedback: the cell takes [x; y], but {type(cell).__name__} has input_size {cell.input_size} and "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell, Layer
 from everstep.scanning import scan
 from everstep.state import State
+from everstep.wirings.time_distributed import check_cell
 
 
 class Parallel(Cell):
@@ -28,9 +29,8 @@ class Parallel(Cell):
     """
 
     def __init__(self, *cells: Cell):
-        acausal = [type(cell).__name__ for cell in cells if not isinstance(cell, Cell)]
-        if acausal:
-            raise TypeError(f"Parallel: {acausal[0]} is no Cell (it cannot be stepped)")
+        for cell in cells:
+            check_cell("Parallel", cell)
         sizes = sorted({cell.input_size for cell in cells})
         if len(sizes) != 1:
             came = f"those of {len(cells)} cells are {sizes}" if cells else "no cell came"

@@ -19,6 +19,7 @@ from everstep.state import State, leaves, map_state, unflatten
 from everstep.wirings.around import Around
 from everstep.wirings.masks import bernoulli, dropout, dropout_mask
 from everstep.wirings.stack import Identity, zero_padding
+from everstep.wirings.time_distributed import check_cell
 
 
 class Dropout(Identity):
@@ -117,6 +118,7 @@ class VariationalDropout(Masking):
     """
 
     def __init__(self, cell: Cell, p: float):
+        check_cell("VariationalDropout", cell)
         super().__init__(cell.input_size, cell.output_size)
         self.cell, self.p = cell, probability(self, "p", p)
 
@@ -152,6 +154,7 @@ class Zoneout(Cell):
     """
 
     def __init__(self, cell: Cell, p: float | Mapping[str, float]):
+        check_cell("Zoneout", cell)
         super().__init__(cell.input_size, cell.output_size)
         self.cell = cell
         names = [name for name, _ in leaves(cell.initial_state(1, torch.zeros(1)))]

@@ -10,6 +10,7 @@ from torch import Tensor
 from everstep.cell import Cell, Layer, check_size
 from everstep.state import State
 from everstep.wirings.stack import zero_padding
+from everstep.wirings.time_distributed import check_cell
 
 
 class TimeSkip(Cell):
@@ -38,6 +39,7 @@ class TimeSkip(Cell):
     """
 
     def __init__(self, cell: Cell, d: int, *, beside: bool = False):
+        check_cell("TimeSkip", cell)
         if beside and cell.input_size <= cell.output_size:
             raise ValueError(
                 f"TimeSkip: beside the step before, the cell takes [x; y], but {type(cell).__name__} has input_size "

@@ -12,6 +12,7 @@ from everstep.cell import Cell, Layer
 from everstep.scanning import scan
 from everstep.state import State
 from everstep.wirings.around import Around
+from everstep.wirings.time_distributed import as_layers, check_cell
 
 
 class Identity(Cell):
@@ -39,6 +40,9 @@ class Identity(Cell):
 class EncoderStack(Layer):
     """Layers on top of one another, some of them acausal; the state is the tuple of theirs.
 
+    Other modules of PyTorch (`Linear`, `LayerNorm`, `ReLU`, …) may stand among them; they run at every step by itself
+    (see `TimeDistributed`), and have the state `()`.
+
     >>> import torch
     >>> from everstep import GRU, LSTM, Bidirectional
     >>> layer = EncoderStack(Bidirectional(LSTM(3, 4), LSTM(3, 4)), GRU(8, 5))
@@ -46,11 +50,13 @@ class EncoderStack(Layer):
     torch.Size([2, 7, 5])
 
     Raises:
+        TypeError: what is neither a layer nor a module for single steps.
         ValueError: no layer, or a layer whose input_size is not the output_size below it.
     """
 
-    def __init__(self, *layers: Layer):
+    def __init__(self, *given: Layer | nn.Module):
         nn.Module.__init__(self)
+        layers = as_layers(type(self).__name__, given)
         _check_chain(self, layers)
         self.layers = nn.ModuleList(layers)
         self.input_size, self.output_size = layers[0].input_size, layers[-1].output_size
@@ -80,18 +86,20 @@ class EncoderStack(Layer):
 class Stack(EncoderStack, Cell):
     """Cells on top of one another: a cell again, whose state is the tuple of theirs.
 
+    Other modules of PyTorch may stand among them, as in `EncoderStack`.
+
     >>> import torch
     >>> from everstep import LSTM, Dropout
     >>> cell = Stack(LSTM(3, 8), Dropout(8, 0.5), LSTM(8, 8))
     >>> ys, (lower, _, upper) = cell(torch.zeros(2, 7, 3))
 
     Raises:
-        TypeError: a layer that is acausal; stack those with `EncoderStack`.
+        TypeError: a layer that is acausal (stack those with `EncoderStack`), or what is no layer.
         ValueError: no cell, or a cell whose input_size is not the output_size below it.
     """
 
-    def __init__(self, *cells: Cell):
-        acausal = [type(cell).__name__ for cell in cells if not isinstance(cell, Cell)]
+    def __init__(self, *cells: Cell | nn.Module):
+        acausal = [type(cell).__name__ for cell in cells if isinstance(cell, Layer) and not isinstance(cell, Cell)]
         if acausal:
             raise TypeError(f"Stack: {acausal[0]} is no Cell (it cannot be stepped); use EncoderStack for such layers")
         EncoderStack.__init__(self, *cells)
@@ -119,6 +127,7 @@ class Residual(Around):
     """
 
     def __init__(self, cell: Cell):
+        check_cell("Residual", cell)
         if cell.input_size != cell.output_size:
             raise ValueError(
                 f"Residual: input and output sizes should be equal, but {type(cell).__name__} has "
