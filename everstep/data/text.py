@@ -10,6 +10,7 @@ import lzma
 import os
 import re
 import zlib
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -25,6 +26,8 @@ Span = tuple[int, int | None]
 WHOLE: Span = (0, None)
 _CHUNK_BYTES = 1 << 20
 _BREAK = re.compile(r"\n|(?= )")
+_FRAME_BYTES = 1 << 10
+_NOTHING = {b"", BOM_UTF8, BOM_UTF16_LE, BOM_UTF16_BE, BOM_UTF32_LE, BOM_UTF32_BE}
 _SCHEME = "everstep:"
 _DEFAULT_DATA = "../shared/data"
 
@@ -54,10 +57,12 @@ def expand(patterns: str | Sequence[str], folders: bool = False) -> list[Path]:
 
     `~` and environment variables are expanded; EVERSTEP_DATA stands for `../shared/data` where it is not set.
     `everstep:NAME` is a text bundled with the package, such as `everstep:shakespeare`. A string is one pattern. With
-    `folders`, a name may also be that of a folder, which is given as it is.
+    `folders`, a name may also be that of a folder, which is given as it is. A glob's empty files are left out, as the
+    `__init__.py` of a source tree; `empty_matches` gives them.
 
     Raises:
-        DataError: nothing matches (with the nearest names there are), or a match is a folder, unreadable or empty.
+        DataError: nothing matches (with the nearest names there are), a match is unreadable, what is named is a folder
+            or empty, or all that a glob matches is.
 
     Example:
         >>> [path.name for path in expand("everstep:shakespeare")]
@@ -66,26 +71,47 @@ def expand(patterns: str | Sequence[str], folders: bool = False) -> list[Path]:
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     if not wanted:
         raise DataError("no data file was named: give at least one file name or pattern")
-    found = [path for pattern in wanted for path in _matches(pattern)]
+    found = [path for pattern in wanted for path in _matches(pattern)[0]]
     for path in found:
         if not (folders and path.is_dir()):
             _check_file(path)
     return list(dict.fromkeys(found))
 
 
-def _matches(pattern: str) -> list[Path]:
+def empty_matches(patterns: str | Sequence[str]) -> list[Path]:
+    """The files without text that globs match and `expand` leaves out; errors as of `expand`."""
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    return list(dict.fromkeys(path for pattern in wanted for path in _matches(pattern)[1]))
+
+
+def _matches(pattern: str) -> tuple[list[Path], list[Path]]:
+    """The files of a name or glob, and those without text that the glob matches, too."""
     if pattern.startswith(_SCHEME):
-        return [_bundled(pattern)]
+        return [_bundled(pattern)], []
     name = pattern
     if "EVERSTEP_DATA" not in os.environ:
         name = name.replace("${EVERSTEP_DATA}", _DEFAULT_DATA).replace("$EVERSTEP_DATA", _DEFAULT_DATA)
     name = os.path.expanduser(os.path.expandvars(name))
     if os.path.lexists(name):
-        return [Path(name)]
+        return [Path(name)], []
     matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if not path.is_dir()]
     if not matches:
         raise DataError(_no_match(pattern, Path(name)))
-    return matches
+    empty = [path for path in matches if _is_empty(path)]
+    if len(empty) == len(matches):
+        raise DataError(f"{pattern}: all {len(matches)} files that match are empty")
+    return [path for path in matches if path not in set(empty)], empty
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file holds nothing, or only what stands around a text: an archive's frame, a byte-order mark."""
+    try:
+        if not path.is_file() or path.stat().st_size > _FRAME_BYTES:
+            return False
+        with path.open("rb") as raw:
+            return _decompress(raw, path).read(len(BOM_UTF32_LE) + 1) in _NOTHING
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
+        return False  # which is told where it is read
 
 
 def _bundled(pattern: str) -> Path:

@@ -305,6 +305,8 @@ class _Job:
             torch.set_num_threads(config.train.threads)
         self.corpora = {split: texts.corpus(split, tokenizer) for split in texts.spans}
         say(f"text: {config.data.train if isinstance(config.data.train, str) else ', '.join(config.data.train)}")
+        if empty := texts.left_out():
+            say(f"left out: {empty}")
         say(f"vocabulary: {tokenizer.vocab_size:,} {config.data.unit}")
         for split, corpus in self.corpora.items():
             say(f"{split}: {corpus.summary()}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everstep.data import Batches, Buckets, Corpus, Lanes, Tokenizer, expand, prepare, read_blocks
-from everstep.data.text import WHOLE, Span, line_end_at
+from everstep.data.text import WHOLE, Span, empty_matches, line_end_at
 from everstep.errors import DataError
 from everstep.tasks.config import Config, DataConfig
 
@@ -41,6 +41,14 @@ class Texts:
         if config.test is not None:
             spans["test"] = (expand(config.test), WHOLE)
         return cls(config, spans)
+
+    def left_out(self) -> str:
+        """In words, how many empty files the globs of each split match; nothing if none."""
+        named = {split: getattr(self.config, split) for split in ("train", "valid", "test")}
+        empty = {split: len(empty_matches(paths)) for split, paths in named.items() if paths is not None}
+        return ", ".join(
+            f"{count:,} empty file{'s' * (count != 1)} of data.{split}" for split, count in empty.items() if count
+        )
 
     def read(self, split: str) -> Iterator[str]:
         """The text of a split in blocks.
