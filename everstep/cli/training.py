@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,10 +111,22 @@ def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
 
 def finish(run: Run) -> None:
     """Where the run is, and what can be done with it."""
-    prompt = "" if run.config.decode.prompt else ' --prompt "The"'
+    prompt = f" --prompt {shlex.quote(known)}" if (known := known_prompt(run)) else ""
     path = shlex.quote(str(run.path))
     print(f"\nThe trained model is in {run.path}. Next:")
     print(f"  {me()} eval {path}")
     print(f"  {me()} generate {path}{prompt} --temperature 0.8")
     print(f"  {me()} score {path} < sentences.txt")
     print(f"  {me()} look {path}")
+
+
+def known_prompt(run: Run) -> str:
+    """A beginning to suggest, of what the vocabulary has; none where the recipe has its own."""
+    if run.config.decode.prompt:
+        return ""
+    first = next(run.texts.read("train"), "").split(maxsplit=1)
+    for prompt in ("The", *first[:1], *(word[:1] for word in first[:1])):
+        with suppress(DataError):  # a symbol that the vocabulary lacks
+            if not run.unknown(prompt):
+                return prompt
+    return ""

@@ -82,9 +82,11 @@ class Lanes(Batches):
         self._first = 0 if begin_id is not None else 1
         self.targets = max(len(corpus) - self._first, 0)
         if self.targets < batch_size:
+            lower = f"set train.batch_size={self.targets}{' or less' if self.targets > 1 else ''}, or "
+            remedy = f"{lower if self.targets else ''}give more text"
             raise DataError(
                 f"the text has {len(corpus):,} tokens, {self.targets:,} to predict; train.batch_size={batch_size} "
-                f"needs at least one for each of {batch_size} lanes: lower train.batch_size or give more text"
+                f"needs at least one for each of {batch_size} lanes: {remedy}"
             )
         share, more = divmod(self.targets, batch_size)
         lanes = np.arange(batch_size)

@@ -251,7 +251,9 @@ def _within(block: Block, start: int, stop: int) -> Block:
 def line_end_at(paths: Sequence[Path], share: float, encoding: str = "utf-8", most: int | None = None) -> int:
     """How many characters make up the first `share` (0 … 1) of the files' text, up to the next end of a line.
 
-    No more than `most` characters are left after it. Where no line ends there, the last line is cut.
+    No more than `most` characters are left after it. With a share below 1 something is left, if there are two
+    characters: where no line ends there but the last, its beginning is that place, unless more than half of the text
+    (or more than `most`) would be left; then the line is cut.
 
     Example:
         >>> line_end_at(expand("everstep:shakespeare"), 0.9)
@@ -259,13 +261,16 @@ def line_end_at(paths: Sequence[Path], share: float, encoding: str = "utf-8", mo
     """
     total = sum(map(len, read_blocks(paths, encoding)))
     target = max(int(total * share), 0 if most is None else total - most)
-    seen = 0
+    seen = before = 0
     for block in read_blocks(paths, encoding):
         end = block.find("\n", max(target - seen - 1, 0)) + 1
-        if end and seen + len(block) >= target:
+        if end and seen + len(block) >= target and (share == 1 or seen + end < total):
             return seen + end
+        inner = block.rfind("\n", 0, max(min(total - 1 - seen, len(block)), 0)) + 1
+        before = seen + inner if inner else before
         seen += len(block)
-    return target
+    left = total - before
+    return before if before and 2 * left <= total and left <= (most or left) and share < 1 else target
 
 
 def file_blocks(path: Path, encoding: str = "utf-8", block_chars: int = BLOCK_CHARS) -> Iterator[Block]:

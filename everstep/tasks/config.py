@@ -198,13 +198,13 @@ def _disagreements(config: Config) -> Iterable[str]:
             f"{train.fixed_norm:g}; set train.clip_norm=null"
         )
     if data.valid is None and data.valid_fraction == 0:
-        for key, needs in (
-            ("train.schedule: plateau", train.schedule == "plateau"),
-            ("train.averaging: nt-asgd", train.averaging == "nt-asgd"),
-            ("train.patience", train.patience is not None),
+        for key, needs, instead in (
+            ("train.schedule: plateau", train.schedule == "plateau", "train.schedule=cosine"),
+            ("train.averaging: nt-asgd", train.averaging == "nt-asgd", "train.averaging=ema"),
+            ("train.patience", train.patience is not None, "train.patience=null"),
         ):
             if needs:
-                yield f"{key} needs validation; set data.valid, or data.valid_fraction above 0"
+                yield f"{key} needs validation; set data.valid, or data.valid_fraction above 0, or {instead}"
     if train.min_learning_rate > train.learning_rate:
         least, most = train.min_learning_rate, train.learning_rate
         yield f"train.min_learning_rate: expected at most train.learning_rate ({most:g}); came {least:g}"

@@ -15,6 +15,7 @@ from everstep.errors import DataError
 from everstep.tasks.config import Config, DataConfig
 
 Log = Callable[[str], None]
+WITHOUT = "without validation: data.valid_fraction=0 train.patience=null"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Texts:
             spans["valid"] = (expand(config.valid), WHOLE)
         elif config.valid_fraction > 0:
             cut = line_end_at(train, 1 - config.valid_fraction, config.encoding, config.valid_chars)
+            if cut == 0:
+                raise DataError(
+                    "data.train: the text is too short to hold some out of it; give more text, or data.valid"
+                )
             spans |= {"train": (train, (0, cut)), "valid": (train, (cut, None))}
         if config.test is not None:
             spans["test"] = (expand(config.test), WHOLE)
@@ -94,7 +99,7 @@ class Texts:
                 )
         except DataError as error:
             held_out = split == "valid" and data.valid is None
-            where = " (held out of data.train; data.valid_fraction=0 for none)" if held_out else ""
+            where = f" (held out of data.train; {WITHOUT})" if held_out else ""
             raise DataError(f"data.{split}{where}: {error}") from None
 
     def _span(self, split: str) -> tuple[list[Path], Span]:
