@@ -37,6 +37,7 @@ def test_shipped_recipes_say_what_they_are() -> None:
         "text-words",
         "text-subwords",
         "text-bytes",
+        "text-chars",
     } <= set(listed)
     assert all(len(about) > 20 and not about.startswith("#") for about in listed.values())
 

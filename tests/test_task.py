@@ -329,9 +329,11 @@ def test_stopped_by_a_signal_and_resumed_is_bit_for_bit(text: Path, tmp_path: Pa
 
 def test_a_text_too_short_to_hold_some_out_is_told(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
-    path.write_text("short\ntext\n")
-    with pytest.raises(DataError, match=r"held out of data\.train; .*there is none"):
-        trained(path, tmp_path / "run")
+    path.write_text("short\n" + "\n" * 8)
+    with pytest.raises(
+        DataError, match=r"held out of data\.train; without validation: .*patience=null\): .*there is none"
+    ):
+        trained(path, tmp_path / "run", "data.sequence=lines")
     assert not (tmp_path / "run").exists()
 
 
@@ -407,7 +409,7 @@ def test_every_shipped_recipe_trains_a_little(text: Path, tmp_path: Path, shared
     monkeypatch.setenv("EVERSTEP_DATA", str(shared_data))
     for name, _ in recipes():
         assert load_recipe(name).train
-    for name in ("text-words", "text-subwords", "text-bytes"):
+    for name in ("text-words", "text-subwords", "text-bytes", "text-chars"):
         small = [*TINY, f"data.train={text}", "train.max_steps=2", "train.max_epochs=null"]
         small += ["data.max_size=300"] if name == "text-subwords" else []
         run = es.train(name, tmp_path / name, quietly, overrides=small)

@@ -40,7 +40,7 @@ def doctor(
         return
     for key, value in facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"{key.replace('_', ' '):16}  {'none' if shown in (None, '') else shown}")
+        print(f"{key if key.isupper() else key.replace('_', ' '):16}  {'none' if shown in (None, '') else shown}")
 
 
 def _clear(as_json: bool) -> None:

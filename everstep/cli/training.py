@@ -50,11 +50,12 @@ def train(
         raise typer.BadParameter("expected a recipe, such as text-words; `everstep recipes` lists them.")
     if "=" in recipe:
         raise typer.BadParameter(f"expected a recipe first, such as text-words; came {recipe!r}.")
-    if out is None:
-        raise typer.BadParameter(f"expected --out RUN, the folder to make, such as --out runs/{Path(recipe).stem}.")
     from everstep.tasks.config import load_recipe
 
-    finish(start(load_recipe(recipe, overrides or []), out))
+    config = load_recipe(recipe, overrides or [])
+    if out is None:
+        raise typer.BadParameter(f"expected --out RUN, the folder to make, such as --out runs/{Path(recipe).stem}.")
+    finish(start(config, out))
 
 
 def check_files(config: Config) -> None:

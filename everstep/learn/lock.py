@@ -20,11 +20,33 @@ def _no_lock(path: Path, what: str) -> RunError:
     return RunError(f"{path} is {what}; if no process uses {path.parent}, delete it")
 
 
+class InUse(RunError):
+    """Another process works in a run's folder; `holder` is its pid."""
+
+    def __init__(self, message: str, holder: str):
+        super().__init__(message)
+        self.holder = holder
+
+
+def check_idle(folder: Path, what: str) -> None:
+    """Raise InUse, with what that means, if another process works in the folder."""
+    if not (folder / ".lock").exists():
+        return
+    try:
+        with RunLock(folder):
+            pass
+    except InUse as error:
+        raise InUse(f"{what} by another process (pid {error.holder}); wait until it ends", error.holder) from None
+    except RunError:  # a folder of someone else's, in which nobody here trains
+        pass
+
+
 class RunLock:
     """Holds `RUN/.lock` within a `with` block. The system lets go of it when the process ends, however it ends.
 
     Raises:
-        RunError: another process holds it (its pid is named), or the folder cannot be written to.
+        InUse: another process holds it; its pid is named.
+        RunError: the folder cannot be written to.
 
     Example:
         >>> import tempfile
@@ -42,9 +64,11 @@ class RunLock:
             self._descriptor = self._opened()
             try:
                 if not lock_descriptor(self._descriptor, blocking=False):
-                    raise RunError(
-                        f"{self._folder} is in use by another process (pid {self._holder()}); wait until it ends, "
-                        "stop it, or use another folder"
+                    holder = self._holder()
+                    raise InUse(
+                        f"{self._folder} is in use by another process (pid {holder}); wait until it ends, stop it, "
+                        "or use another folder",
+                        holder,
                     )
                 removed = os.fstat(self._descriptor).st_nlink == 0  # with its folder, by who held it until now
                 if not removed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -244,7 +245,24 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     """
     path = recipe_path(name_or_path)
     source = f"recipe {path.stem}" if path.parent == RECIPES else str(path)
+    if path.suffix not in (".yaml", ".yml") and not _holds_recipe(path):
+        raise ConfigError(f"{path} is no recipe, which is a YAML file. {_as_text(path, str(path))}")
     return parse_recipe(read_recipe(path), source, overrides)
+
+
+def _holds_recipe(path: Path) -> bool:
+    """Whether a file of any name has a key of a recipe at its top; a text has none."""
+    try:
+        raw = parse_yaml(read_recipe(path), str(path))
+    except ConfigError:
+        return False
+    return isinstance(raw, dict) and not set(raw).isdisjoint(Config.model_fields)
+
+
+def _as_text(path: Path, files: str) -> str:
+    """What to type where a text was given in the place of a recipe."""
+    data = shlex.quote(f"data.train={files}")
+    return f"To learn from it as a text: everstep train text-chars {data} --out runs/{shlex.quote(path.stem or 'mine')}"
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Config:
@@ -300,6 +318,8 @@ def recipe_path(name_or_path: str | Path) -> Path:
         return shipped
     if path.is_file():
         return path
+    if path.is_dir():
+        raise ConfigError(f"{name} is a folder; expected a recipe. {_as_text(path, os.path.join(name, '*.txt'))}")
     names = [known for known, _ in recipes()]
     near = difflib.get_close_matches(path.stem, names, 1)
     hint = f" Did you mean {near[0]}?" if near else f" Shipped: {', '.join(names)}."
@@ -326,7 +346,8 @@ def _override(raw: dict[Any, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
-        raise ConfigError(f"expected key=value, such as train.max_minutes=5; came {override!r}.")
+        hint = f" For a text: {shlex.quote(f'data.train={override}')}." if os.path.exists(override) else ""
+        raise ConfigError(f"expected key=value, such as train.max_minutes=5; came {override!r}.{hint}")
     *above, last = key.split(".")
     for part in above:
         if raw.get(part) is None:

@@ -18,6 +18,7 @@ from everstep.data.decoding import as_read
 from everstep.decode import draws
 from everstep.errors import ConfigError, Diverged, Interrupted, RunError
 from everstep.learn import FitResult, FitSettings, files, fit, load_weights
+from everstep.learn.lock import check_idle
 from everstep.learn.weights import MODEL_FILE
 from everstep.state import State, leaves
 from everstep.tasks import card
@@ -287,6 +288,7 @@ def load(path: str | Path) -> Run:
         check_recipe(path, config, begun_with["recipe"])
     weights = path / MODEL_FILE
     if not weights.exists():
+        check_idle(path, f"{path} has no {MODEL_FILE} yet, since it is being trained")
         raise RunError(f"{path} has no {MODEL_FILE} yet; finish it: {_resuming(path)}")
     model = LanguageModel(tokenizer.vocab_size, config.model)
     try:
