@@ -68,7 +68,7 @@ class ModelConfig(_Section):
     cell: Literal["LSTM", "GRU", "GRUBefore", "RNN", "MinGRU"] | tuple[Any, ...] = "LSTM"  # a list: a `TreeCell`'s tree
     embedding_size: Count = 128
     hidden_size: Count | tuple[Count, ...] = 256  # a list: one size a layer
-    layers: Count = 1  # with a list of sizes: its length, may be left out
+    layers: Annotated[int, Field(ge=1, le=1000)] = 1  # with a list of sizes: its length, may be left out
     tied: bool = False  # the head's weights are the embedding's; a linear layer joins them where sizes differ
     dropout: Probability = 0.0  # between layers and before the head
     input_dropout: Probability = 0.0  # on embeddings

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell
 from everstep.cells import GRU, LSTM, RNN, GRUBefore, MinGRU, TreeCell
 from everstep.data.batches import Batch, Batches
-from everstep.errors import RunError
+from everstep.errors import ConfigError, RunError
 from everstep.heads import Categorical
 from everstep.learn.bptt import narrow
 from everstep.learn.objective import Loss, Objective
@@ -33,6 +35,7 @@ from everstep.wirings import (
     Zoneout,
 )
 
+GATES = {"LSTM": 4, "GRU": 3, "GRUBefore": 3, "RNN": 1, "MinGRU": 2}  # matrices of x, each (hidden, input)
 CELLS: dict[str, Any] = {cell.__name__: cell for cell in (GRU, LSTM, RNN, GRUBefore, MinGRU)}
 
 
@@ -43,10 +46,14 @@ class LanguageModel(nn.Module):
         vocabulary: number of symbols V.
         config: sizes, cell and dropouts, as in a recipe's `model`.
         label_smoothing: of the head.
+
+    Raises:
+        ConfigError: its weights would not fit into this machine's memory.
     """
 
     def __init__(self, vocabulary: int, config: ModelConfig, label_smoothing: float = 0.0):
         super().__init__()
+        _check_size(vocabulary, config)
         self.embedding = EmbeddingDropout(vocabulary, config.embedding_size, config.embedding_dropout)
         self._dropped_at_top = config.dropout > 0
         self.body = _body(config)
@@ -86,6 +93,29 @@ class LanguageModel(nn.Module):
         """Tokens (batch,) to log p of the next ones (batch, V) in nats, and the new state: a `StepFn`."""
         y, state = self.body.step(self.embedding(tokens), state)
         return self.head.predict(y), state
+
+
+def _check_size(vocabulary: int, config: ModelConfig) -> None:
+    """Before anything of it is made: an allocator would end the process, or fill the memory until the system does."""
+    sizes = [config.embedding_size, *config.hidden_sizes]
+    gates = GATES.get(config.cell, 1) if isinstance(config.cell, str) else 1
+    recurrent = config.cell != "MinGRU"
+    count = vocabulary * sizes[0] + (0 if config.tied else vocabulary * sizes[-1])
+    count += sum(gates * new * (old + recurrent * new) for old, new in pairwise(sizes))
+    if 4 * count > _memory():
+        raise ConfigError(
+            f"model: at least {count:,} parameters, {4 * count / 2**30:,.1f} GiB of weights, do not fit into this "
+            f"machine's {_memory() / 2**30:,.1f} GiB of memory; lower model.hidden_size, model.layers or "
+            "model.embedding_size"
+        )
+
+
+def _memory() -> int:
+    """Bytes of this machine; where it does not tell, more than any has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 1 << 42
 
 
 def _body(config: ModelConfig) -> Stack:
