@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from everstep.data import Corpus, Tokenizer, prepare, read_blocks
+from everstep.data import Corpus, Tokenizer, expand, prepare, read_blocks
 from everstep.data import corpus as corpus_module
+from everstep.errors import DataError
 
 
 @pytest.fixture
@@ -75,6 +76,29 @@ def test_what_is_no_file_of_ours_is_made_again(name: str, damage: str, made: Cal
         path.write_bytes({"empty": b"", "zeros": bytes(size), "nested": b"[" * 200_000}[damage])
     assert facts(made()) == expected
     assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    "header", [b"{(", b"'", b"  x\n y", b"(" * 100, b"{'descr': '<i8', 'fortran_order': 1, 'shape': (9,)}"]
+)
+def test_a_header_that_no_parser_reads_is_damage(header: bytes, made: Callable[[], Corpus]) -> None:
+    whole = made()
+    assert whole.path is not None
+    expected, path = facts(whole), whole.path / "starts.npy"
+    content = path.read_bytes()
+    size = int.from_bytes(content[8:10], "little")
+    path.write_bytes(content[:10] + header.ljust(size) + content[10 + size :])
+    assert facts(made()) == expected
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_text_is_a_regular_file(kind: str, tmp_path: Path) -> None:
+    path = Path("/dev/zero")
+    if kind == "pipe":
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+    with pytest.raises(DataError, match=f"cannot be read .expected a regular file, but it is a {kind}"):
+        expand(str(path))
 
 
 @pytest.mark.parametrize("dtype", ["<u8", "<f8", ">i8"])

@@ -236,7 +236,7 @@ def _open(folder: Path, request: dict[str, Any]) -> Corpus | None:
         for name in (_TOKENS, _STARTS):
             os.close(open_regular(folder / name))
         tokens = np.memmap(folder / _TOKENS, meta["dtype"], "r")
-        starts = np.load(folder / _STARTS, mmap_mode="r", allow_pickle=False)
+        starts = _mapped(folder / _STARTS)
         if starts.dtype != np.int64 or (tokens.shape, starts.shape) != ((meta["tokens"],), (meta["starts"],)):
             return None
         if _digest(tokens, starts) != meta["digest"]:
@@ -244,6 +244,13 @@ def _open(folder: Path, request: dict[str, Any]) -> Corpus | None:
         return Corpus(tokens, starts, **meta["counts"], digest=meta["digest"], path=folder)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except Exception as error:  # of Python's parser, too, which reads the header
+        raise ValueError(f"{path} is damaged ({error})") from error
 
 
 def _digest(tokens: NDArray[Any], starts: NDArray[np.int64]) -> str:

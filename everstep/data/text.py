@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from everstep.data.decoding import MARK, decode, reads_text
 from everstep.errors import DataError
+from everstep.reading import open_regular
 
 BLOCK_CHARS = 4 << 20
 Span = tuple[int, int | None]
@@ -138,11 +139,10 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path}: expected a text file, came a folder; name its files, for example {path}/*.txt")
     try:
         size = path.stat().st_size
-        with path.open("rb"):
-            pass
+        os.close(open_regular(path))  # it is read more than once, which no pipe is
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if not size and path.is_file():
+    if not size:
         raise DataError(f"{path}: the file is empty")
 
 

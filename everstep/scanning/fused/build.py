@@ -141,7 +141,7 @@ def _own(path: Path) -> bool:
 
     Code is loaded from there: in a cache that others can write to, it might be theirs.
     """
-    if os.name != "posix":
+    if not hasattr(os, "geteuid"):  # Windows has no such owners and modes
         return True
     found = path.stat()
     return found.st_uid in (os.geteuid(), 0) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
