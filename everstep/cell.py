@@ -55,6 +55,14 @@ class Layer(nn.Module):
         """What `unroll` runs instead of a backend, in words for `everstep.explain`; None: a backend."""
         return None
 
+    def dispatched(self, xs: Tensor) -> tuple[Layer, Any] | None:
+        """The cell that `unroll` hands to a backend as the layer is now, and the inputs; None: it scans what is inside.
+
+        For `everstep.explain`; of the inputs only shapes count.
+        """
+        inner = self.scanned()
+        return (self, xs) if len(inner) == 1 and inner[0] is self else None
+
     @hooks.own_forward
     def forward(
         self,

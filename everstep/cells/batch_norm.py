@@ -162,6 +162,10 @@ class BatchNormLSTM(Cell):
             state = where(live, new, state)
         return torch.stack(ys, 1), state
 
+    def own_way(self, xs: Tensor) -> str | None:
+        """In training a loop."""
+        return "a loop of PyTorch's, which normalises over the rows of the batch" if self.training else None
+
     def _train_step(self, x: Tensor, state: BatchNormState, live: Tensor) -> tuple[Tensor, BatchNormState]:
         """One step normalised over the live rows that are at the same place."""
         place = self.place(state.t).detach()

@@ -16,7 +16,7 @@ from everstep.scanning.fused import toolchain
 from everstep.scanning.nothing import nothing
 from everstep.scanning.plain import OPAQUE, plain
 from everstep.scanning.record import Untraceable
-from everstep.scanning.trace import evaluating, trace
+from everstep.scanning.trace import trace
 from everstep.state import State, check_nest, leaves, like_nest, map_state
 
 
@@ -181,7 +181,9 @@ class Explanation:
 
 
 def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: Tensor | None = None) -> Explanation:
-    """Say which backend `scan` would take for every cell inside `layer`, in eval mode, and what stood in others' way.
+    """Say which backend `scan` would take now for every cell inside `layer`, and what stood in others' way.
+
+    As a call would, it heeds whether the layer is in training or eval mode and whether gradients are switched on.
 
     Of a compiled step it says what comes in from outside of the loop, what is computed inside, arithmetic and memory,
     and what bounds its speed; of any other, what needs x alone, and what needs the state.
@@ -197,29 +199,30 @@ def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: 
         TypeError, ValueError: an argument of the wrong type, shape or dtype, as in `scan`.
     """
     _check(layer, xs, lengths, resets, "auto", "explain")
-    with evaluating(layer):
-        return _explained(layer, xs, lengths, resets)
+    return _explained(layer, xs, lengths, resets)
 
 
 def _explained(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Explanation:
     title = f"{type(layer).__name__}({layer.input_size}, {layer.output_size})"
-    inner = layer.scanned()
-    if isinstance(layer, Cell) and len(inner) == 1 and inner[0] is layer:
-        way = layer.own_way(xs)
-        if way is not None:
-            return Explanation(title, "its own", step=way)
-        name, passed = _choose(layer, xs, lengths, resets)
-        step = fused.told(layer, xs) if name == "fused" else _step(layer, xs)
-        return Explanation(title, name, passed, step)
-    parts = [
-        _explained(part, xs.new_empty(1).expand(*xs.shape[:2], part.input_size), lengths, resets) for part in inner
-    ]
-    return Explanation(title, None, parts=tuple(parts))
+    way = layer.own_way(xs)
+    if way is not None:
+        return Explanation(title, "its own", step=way)
+    found = layer.dispatched(xs)
+    if found is None:
+        parts = [
+            _explained(part, xs.new_empty(1).expand(*xs.shape[:2], part.input_size), lengths, resets)
+            for part in layer.scanned()
+        ]
+        return Explanation(title, None, parts=tuple(parts))
+    cell, given = found
+    assert isinstance(cell, Cell)
+    name, passed = _choose(cell, given, lengths, resets)
+    return Explanation(title, name, passed, fused.told(cell, given) if name == fused.name else _step(cell, given))
 
 
-def _step(cell: Cell, xs: Tensor) -> str:
+def _step(cell: Cell, xs: Any) -> str:
     try:
-        return str(trace(cell, xs))
+        return str(trace(cell, xs, training=True))
     except Untraceable as reason:
         return str(reason)
 

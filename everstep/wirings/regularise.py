@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from everstep import hooks
-from everstep.cell import Cell
+from everstep.cell import Cell, Layer
 from everstep.equation import Gated
 from everstep.scanning import dispatch, scan
 from everstep.state import State, leaves, map_state, unflatten
@@ -101,6 +101,12 @@ class FeedingMasks(Masking):
         batch, time = xs.shape[:2]
         masks = dropout_mask(xs, (batch, 1 if self.once else time, self.cell.hidden_size), self.p)
         return dispatch(self._fed[0], (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
+
+    def dispatched(self, xs: Tensor) -> tuple[Layer, Any] | None:
+        """In training, the step that masks are fed to."""
+        if not self.training or self.p == 0:
+            return None
+        return self._fed[0], (xs, xs.new_empty(1).expand(*xs.shape[:2], self.cell.hidden_size))
 
 
 class VariationalDropout(Masking):
@@ -193,6 +199,14 @@ class Zoneout(Cell):
         if not self.training:
             return dispatch(self, xs, state, lengths, resets, backend)
         return dispatch(self._fed[0], (xs, self._draw(state, xs.shape[1])), state, lengths, resets, backend)
+
+    def dispatched(self, xs: Tensor) -> tuple[Layer, Any] | None:
+        """In training, the step that masks are fed to."""
+        if not self.training:
+            return self, xs
+        like = self.initial_state(1, xs)
+        masks = map_state(lambda leaf: leaf.new_empty(1).expand(*xs.shape[:2], *leaf.shape[1:]), like)
+        return self._fed[0], (xs, masks)
 
     def _draw(self, state: State, steps: int) -> State:
         masks = [
