@@ -543,3 +543,25 @@ def test_dropped_weights_pass_their_gradient_on() -> None:
         m(tokens, [None] * 3)[0].square().mean().backward()
     for (name, mine), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("spec", [True, False])
+def test_what_looks_by_type_finds_them(kind: Any, spec: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"rnn": kind(8, 16), "out": nn.Linear(16, 3)}).eval()
+    fast = es.accelerate(copy.deepcopy(model))
+    found = [torch.ao.quantization.quantize_dynamic(m, {kind, nn.Linear} if spec else None) for m in (fast, model)]
+    assert [type(m["rnn"]) for m in found] == [getattr(torch.ao.nn.quantized.dynamic, kind.__name__)] * 2
+    xs = torch.randn(5, 2, 8)
+    assert torch.equal(found[0]["rnn"](xs)[0], found[1]["rnn"](xs)[0])
+    rnn: Any = fast["rnn"]
+    assert type(rnn) is not kind
+    assert type(rnn) == kind  # noqa: E721 - as people write it
+    assert kind == type(rnn)  # noqa: E721
+    assert {kind: 1}.get(type(rnn)) == 1
+    assert type(rnn) != nn.RNN  # noqa: E721
+    es.accelerate(fast)
+    assert type(pickle.loads(pickle.dumps(fast))["rnn"]).__name__ == f"Accelerated{kind.__name__}"
+    assert type(es.accelerate(fast, undo=True)["rnn"]) is kind  # type: ignore[index]

@@ -21,8 +21,10 @@ from everstep.scanning.plain import plain
 def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
     """Let everstep's compiled engine run every `nn.LSTM`, `nn.GRU` and `nn.RNN` in `model`, which is changed in place.
 
-    Nothing but the class of these modules changes, to a subclass: parameters, their names, `state_dict`, hooks and
-    options stay, and the numbers are the same up to rounding. Dropout between layers draws other masks than PyTorch's.
+    Nothing but the class of these modules changes, to a subclass that is equal to the class it was, so that what looks
+    modules up by their type finds them (`quantize_dynamic`, `type(m) == nn.LSTM`; `type(m) is nn.LSTM` does not).
+    Parameters, their names, `state_dict`, hooks and options stay, and the numbers are the same up to rounding. Dropout
+    between layers draws other masks than PyTorch's.
 
     >>> tagger = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 5, bidirectional=True), "out": torch.nn.Linear(10, 2)})
     >>> accelerate(tagger)["rnn"]
@@ -48,10 +50,10 @@ def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: expected an nn.Module, but {type(model).__name__} came")
-    classes = {new: old for old, new in _CLASSES.items()} if undo else _CLASSES
-    found = [module for module in model.modules() if type(module) in classes]
-    for module in found:
-        module.__class__ = classes[type(module)]
+    pairs = [(new, old) if undo else (old, new) for old, new in _CLASSES.items()]
+    found = [(module, new) for module in model.modules() for old, new in pairs if type(module) is old]
+    for module, new in found:
+        module.__class__ = new
     verb = "put back" if undo else "accelerated"
     logging.getLogger("everstep").info("%s %d modules in %s", verb, len(found), type(model).__name__)
     return model
@@ -70,21 +72,32 @@ class _Swapped:
         return accelerate(self, undo=True)
 
 
-class AcceleratedLSTM(_Swapped, nn.LSTM):
+class _StandsFor(type):
+    """Of classes that are equal to the one that they stand for: what looks a module up by its type finds the original's
+    entry (`torch.ao.quantization.quantize_dynamic`, which else would leave it as it is, `type(m) == nn.LSTM`)."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or cls.__bases__[-1] is other
+
+    def __hash__(cls) -> int:
+        return hash(cls.__bases__[-1])
+
+
+class AcceleratedLSTM(_Swapped, nn.LSTM, metaclass=_StandsFor):
     """`nn.LSTM` on the compiled engine: see `accelerate`."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         return super().forward(input, hx) if _native() else _forwards[nn.LSTM](self, input, hx)
 
 
-class AcceleratedGRU(_Swapped, nn.GRU):
+class AcceleratedGRU(_Swapped, nn.GRU, metaclass=_StandsFor):
     """`nn.GRU` on the compiled engine: see `accelerate`."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         return super().forward(input, hx) if _native() else _forwards[nn.GRU](self, input, hx)
 
 
-class AcceleratedRNN(_Swapped, nn.RNN):
+class AcceleratedRNN(_Swapped, nn.RNN, metaclass=_StandsFor):
     """`nn.RNN` on the compiled engine: see `accelerate`."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
