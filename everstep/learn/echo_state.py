@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from everstep.scanning import scan
 from everstep.state import State
 from everstep.wirings.reservoir import Reservoir
 from everstep.wirings.stack import zero_padding
+
+if TYPE_CHECKING:
+    from everstep.learn.echo_search import Found
 
 CHUNK = 1000
 """Steps whose features are in memory at once, while fitting or generating."""
@@ -52,6 +55,9 @@ class EchoState(Cell):
         cell: what gives h_t (batch, H).
         output_size: features of y_t.
         feedback: whether the last `output_size` inputs of the cell are y_{t-1}.
+
+    How well it runs freely depends on the scales, the leak and the penalty, and with the defaults it mostly does not:
+    `search` finds better ones.
 
     Its state is the cell's, or with feedback the pair of that and y (batch, output_size). `readout` is an `nn.Linear`,
     zero before `fit`, of the dtype of the cell. Where small errors grow, as in a closed loop, take float64.
@@ -176,6 +182,55 @@ class EchoState(Cell):
         self.readout.bias.copy_(bias)
         self.ridge = chosen
         return self.eval()
+
+    @classmethod
+    def search(
+        cls,
+        xs: Tensor | Any,
+        targets: Tensor | Any,
+        *,
+        units: int = 200,
+        trials: int = 40,
+        free: int | None = None,
+        washout: int = 100,
+        validation: float = 0.2,
+        seed: int = 0,
+    ) -> Found:
+        """Find a reservoir for a task, in float64: its radius, leak, scales of inputs and bias, and λ.
+
+        Each trial takes some, learns from the first part of every row and is judged by the rest. The first two are
+        usual ones, up to the half they are drawn anywhere, then near the best so far. The best then learns from all.
+
+        >>> wave = torch.sin(torch.arange(500.0, dtype=torch.float64) / 5)[None, :, None]
+        >>> found = EchoState.search(wave[:, :-1], wave[:, 1:], units=20, trials=4)
+        >>> found.model.generate(30, wave[:, :200]).shape, found.error < 0.1
+        (torch.Size([1, 30, 1]), True)
+
+        Args:
+            xs: (batch, time, features).
+            targets: (batch, time, outputs).
+            units: of the reservoir. More are better and take longer: a trial's time grows with units².
+            trials: how many; 20 to 100.
+            free: it is judged by that many steps on its own, from up to 16 places; the targets are then the next
+                inputs. 0: by predicting one step. None: 100 (half of what is held out, if that is less) where the
+                targets are the next inputs, else 0.
+            washout: first steps of a row that are not learned from, and those read before it runs freely.
+            validation: share of every row's steps after the washout that judges.
+            seed: of the reservoir and of what is drawn; the same seed finds the same network, at an equal number of
+                threads.
+
+        Returns:
+            `Found`: the model, the options of its `Reservoir`, and the error on what was held out; `model.ridge` is λ.
+
+        Raises:
+            TypeError: what is neither a tensor nor an array of numbers.
+            ValueError: shapes that do not fit, NaN or infinity, too few steps, or an argument out of its range.
+        """
+        from everstep.learn.echo_search import search
+
+        return search(
+            xs, targets, units=units, trials=trials, free=free, washout=washout, validation=validation, seed=seed
+        )
 
     @torch.no_grad()
     def fit_online(
