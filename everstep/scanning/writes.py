@@ -198,7 +198,7 @@ class Watch:
     def _function(self, function: FunctionType, depth: int) -> None:
         """What it can change of what it does not own: variables that it closes over, and globals that it names."""
         code = function.__code__
-        if _foreign(code.co_filename) or code in self._codes:
+        if _foreign(code.co_filename):
             self._look(getattr(function, "__wrapped__", None), function.__name__, depth)  # as hooks wrap each step
             return
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):

@@ -37,7 +37,7 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> Layer:
             layers.append(Dropout(layers[-1].output_size, module.dropout))
         cells = [_cell(module, depth, suffix) for suffix in ("", "_reverse")[: 2 if module.bidirectional else 1]]
         layers.append(Bidirectional(cells[0], cells[1]) if module.bidirectional else cells[0])
-    whole = layers[0] if len(layers) == 1 else (EncoderStack if module.bidirectional else Stack)(*layers)  # type: ignore[arg-type]
+    whole = layers[0] if len(layers) == 1 else (EncoderStack if module.bidirectional else Stack)(*layers)
     return whole.train(module.training)
 
 
