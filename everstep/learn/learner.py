@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +203,7 @@ class Learner:
         while True:
             # Entered anew for each piece, so that backward runs outside of it.
             with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
-                loss = next(losses, _END)
+                loss: Any = next(losses, _END)
             if loss is _END:
                 return
             check_loss(loss, len(batch.targets), self.batches.carries_state)

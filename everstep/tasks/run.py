@@ -350,7 +350,7 @@ class _Job:
             self.batches,
             settings,
             out=self.out,
-            validate=None if quick is None else lambda m: mean_nats(m, quick)[0],  # type: ignore[arg-type]
+            validate=None if quick is None else lambda m: mean_nats(m, quick)[0],
             rules=self.rules,
             resume=resume,
             identity=self.identity | {key: recipe[key] for key in FUNCTION},
