@@ -17,7 +17,7 @@ from everstep.scanning.nothing import nothing
 from everstep.scanning.plain import OPAQUE, plain
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
-from everstep.state import State, check_nest, leaves, like_nest, map_state
+from everstep.state import State, check_nest, leaves, like_nest, map_state, unflatten
 
 
 class Backend(Protocol):
@@ -104,10 +104,16 @@ def plainly(
     if state is None:
         state = initial
     else:
+        initial = _as_large(initial, state)
         check_nest(f"scan({type(layer).__name__})", state, initial)
         state = like_nest(state, initial)
         if not plain(*[leaf for _, leaf in leaves(state)]):
             backend = _of_pytorch(layer, backend)
+    if resets is not None and any(0 in leaf.shape[1:] for _, leaf in leaves(layer.initial_state(1, xs[:1, 0]))):
+        raise ValueError(
+            f"scan({type(layer).__name__}): resets put back the initial state, which has no sizes that are free (0 in "
+            "initial_state): run the rows apart"
+        )
     if xs.shape[1] == 0:
         among = (*(leaf for _, leaf in leaves(state)), *layer.parameters())
         return nothing(xs, (len(xs), 0, layer.output_size), among), map_state(torch.clone, state)
@@ -117,6 +123,19 @@ def plainly(
     if autocast:
         state = map_state(torch.Tensor.float, state)
     return flip(ys, lengths) if reverse else ys, state
+
+
+def _as_large(initial: State, state: State) -> State:
+    """`initial`, with each size that is 0 there, and so free, as `state` has it."""
+    given = leaves(state)
+    if len(given) != len(leaves(initial)) or not any(0 in leaf.shape[1:] for _, leaf in leaves(initial)):
+        return initial
+    found = []
+    for (_, leaf), (_, other) in zip(leaves(initial), given, strict=True):
+        free = isinstance(other, Tensor) and other.dim() == leaf.dim() and 0 in leaf.shape[1:]
+        sizes = [n or m for n, m in zip(leaf.shape[1:], other.shape[1:], strict=True)] if free else leaf.shape[1:]
+        found.append(leaf.new_zeros(len(leaf), *sizes) if free else leaf)
+    return unflatten(initial, found)
 
 
 def _of_pytorch(layer: Layer, backend: str) -> str:

@@ -32,7 +32,7 @@ from everstep.scanning.record import (
     users_line,
 )
 from everstep.scanning.writes import Watch
-from everstep.state import leaves, unflatten
+from everstep.state import leaves, map_state, unflatten
 
 _ROWS = (1009, 1013, 1019, 1021)
 """The batches that are traced, of sizes that no other dimension has: two, since a number of one step must not be
@@ -66,13 +66,16 @@ class StepGraph:
     """A traced step of `rows` rows.
 
     `module(*parameters and buffers, *x leaves, *state leaves)` gives the output and the new state's leaves. A node's
-    `meta` is `record.Recorder`'s; `dtype` is x's.
+    `meta` is `record.Recorder`'s; `dtype` is x's; `held` are the numbers of state leaves of free sizes, which are only
+    read, and `free` is what stands for these sizes.
     """
 
     module: fx.GraphModule
     rows: int
     dtype: torch.dtype
     operations: tuple[Operation, ...]
+    held: tuple[int, ...] = ()
+    free: int = 0
 
     def __str__(self) -> str:
         loop = [o for o in self.operations if not o.hoisted]
@@ -83,10 +86,11 @@ class StepGraph:
         return f"products that need x alone: {early}; operations that need the state: {inside}; {flops:,} FLOP a row"
 
 
-def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
+def trace(cell: Cell, xs: Any, training: bool = False, free: int = 0) -> StepGraph:
     """Follow one step of `cell` on tensors without numbers, shaped as one step of `xs` (a nest, (batch, time, …)).
 
-    In eval mode, or, with `training`, in the modes that its modules are in.
+    In eval mode, or, with `training`, in the modes that its modules are in. Sizes of the state that are free
+    (`is_free`) are `free`.
 
     Raises:
         Untraceable: control flow that depends on values, a change in place, random numbers, an unknown operation, or a
@@ -95,7 +99,7 @@ def trace(cell: Cell, xs: Any, training: bool = False) -> StepGraph:
     with _plainly():
         for _ in range(3):  # another thread may draw meanwhile
             before = _drawn()
-            found = _followed(cell, xs, training)
+            found = _followed(cell, xs, training, free)
             if _drawn() == before:
                 return found
         raise Untraceable(f"its step draws random numbers; {DRAWN}")
@@ -106,18 +110,27 @@ def _drawn() -> str:
     return repr((random.getstate(), np.random.get_state(legacy=False)))  # noqa: NPY002
 
 
-def _followed(cell: Cell, xs: Any, training: bool) -> StepGraph:
+def is_free(leaf: Tensor) -> bool:
+    """Whether a leaf of an initial state has sizes that each call brings: those that are 0 there, beside the batch."""
+    return 0 in leaf.shape[1:]
+
+
+def _filled(leaf: Tensor, free: int) -> Tensor:
+    return leaf.new_zeros(len(leaf), *(n or free for n in leaf.shape[1:])) if is_free(leaf) else leaf
+
+
+def _followed(cell: Cell, xs: Any, training: bool, free: int) -> StepGraph:
     tensors = {id(t) for t in (*cell.parameters(), *cell.buffers())}
     try:
         # a copy that shares the tensors: the tracer puts others in their places, which no other thread should meet
-        found = _trace(_apart(cell), xs, training)
+        found = _trace(_apart(cell), xs, training, free)
     except Untraceable:
         raise
     except Exception:  # what cannot be copied is traced itself
-        return _trace(cell, xs, training)
+        return _trace(cell, xs, training, free)
     outside = [getattr(found.module, n.target) for n in found.module.graph.nodes if n.op == "get_attr"]
     # a function that holds on to the cell itself has read parameters past the copy
-    return _trace(cell, xs, training) if any(id(t) in tensors for t in outside) else found
+    return _trace(cell, xs, training, free) if any(id(t) in tensors for t in outside) else found
 
 
 @contextmanager
@@ -151,7 +164,7 @@ def _apart(cell: Cell) -> Cell:
     return clone(cell)  # type: ignore[return-value]
 
 
-def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
+def _trace(cell: Cell, xs: Any, training: bool, free: int) -> StepGraph:
     parts = [leaf for _, leaf in leaves(xs)]
     hooked = next((m for m in cell.modules() if m is not cell and (m._backward_hooks or m._backward_pre_hooks)), None)
     if hooked is not None:
@@ -159,8 +172,8 @@ def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
     sizes = {n for leaf in (*parts, *cell.parameters(), *cell.buffers()) for n in leaf.shape}
     rows, others = [rows for rows in _ROWS if not any(n and n % rows == 0 for n in sizes)][:2]
     written: dict[int, Tensor] = {}
-    module, counts = _recorded(cell, xs, training, rows, written)
-    other, _ = _recorded(cell, xs, training, others, written)
+    module, counts, held = _recorded(cell, xs, training, rows, written, free)
+    other, *_ = _recorded(cell, xs, training, others, written, free)
     node = differing(module, other, rows, others)
     if node is not None:
         line = next((n.meta["line"] for n in (node, *node.users) if "line" in n.meta), "")
@@ -168,17 +181,18 @@ def _trace(cell: Cell, xs: Any, training: bool) -> StepGraph:
             f"its step computes something else when it is called again with another number of rows{line}; rows do not "
             "meet, and what a step keeps belongs to the state"
         )
-    return StepGraph(module, rows, parts[0].dtype, tuple(_operations(module, rows, *counts)))
+    return StepGraph(module, rows, parts[0].dtype, tuple(_operations(module, rows, *counts)), held, free)
 
 
 def _recorded(
-    cell: Cell, xs: Any, training: bool, rows: int, written: dict[int, Tensor]
-) -> tuple[fx.GraphModule, tuple[int, int]]:
-    """The graph of a step of so many rows, and how many parameters and x leaves it takes."""
+    cell: Cell, xs: Any, training: bool, rows: int, written: dict[int, Tensor], free: int
+) -> tuple[fx.GraphModule, tuple[int, int], tuple[int, ...]]:
+    """The graph of a step of so many rows, how many parameters and x leaves it takes, and which leaves are free."""
     xs_leaves = [leaf.new_zeros(rows, *leaf.shape[2:]) for _, leaf in leaves(xs)]
     like = xs_leaves[0]
     with torch.no_grad():
-        holder = _Step(cell, xs, cell.initial_state(rows, like))
+        initial = cell.initial_state(rows, like)
+        holder = _Step(cell, xs, map_state(lambda leaf: _filled(leaf, free), initial) if free else initial)
     recorder = Recorder(like.device, rows, written)
     parameters = [*holder.named_parameters(), *holder.named_buffers()]
     values = {}
@@ -202,7 +216,18 @@ def _recorded(
         where = users_line((f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)[::-1])
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Untraceable(f"its step cannot be followed{where}: {in_words(reason, rows)}") from error
-    return module, (len(values), len(xs_leaves))
+    held = tuple(k for k, (_, leaf) in enumerate(leaves(initial)) if is_free(leaf)) if free else ()
+    places, ends = [n for n in module.graph.nodes if n.op == "placeholder"], _ends(module)
+    for k in held:
+        if ends[1 + k] is not places[len(values) + len(xs_leaves) + k]:
+            name = leaves(initial)[k][0]
+            raise Untraceable(f"its step changes state leaf {name!r}, whose size is free: such a leaf can only be read")
+    return module, (len(values), len(xs_leaves)), held
+
+
+def _ends(module: fx.GraphModule) -> Any:
+    """What the step gives: the output and the new state's leaves."""
+    return next(n.args[0] for n in module.graph.nodes if n.op == "output")
 
 
 def _places(module: nn.Module) -> dict[str, str]:

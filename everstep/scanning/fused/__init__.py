@@ -19,6 +19,7 @@ from everstep.equation import Gated
 from everstep.scanning import reference, vendor
 from everstep.scanning.fused import call, toolchain
 from everstep.scanning.fused.describe import describe
+from everstep.scanning.fused.family import Family, sizes
 from everstep.scanning.fused.fingerprint import Borrower, Snapshot, borrows, fingerprint, modules, parameters
 from everstep.scanning.fused.hoisted import Hoisted
 from everstep.scanning.fused.known import EFFECTS, known
@@ -55,7 +56,7 @@ class _Recent(threading.local):
         ragged: what `_ragged` was last asked, and gave.
     """
 
-    found: tuple[int, int, Program | str | None] = 0, 0, None
+    found: tuple[int, int, Program | Family | str | None] = 0, 0, None
     ragged: tuple[list[int], Rows] | None = None
 
 
@@ -107,13 +108,16 @@ def outrun(kind: str, hidden: int, steps: int, whole: bool) -> bool:
 def told(cell: Cell, xs: Any) -> str:
     """For `explain`: what the compiled loop does."""
     program = _program(cell, xs)
-    return program if isinstance(program, str) else describe(program, len(leaves(xs)[0][1]))
+    if isinstance(program, str):
+        return program
+    whole = program.first if isinstance(program, Family) else program
+    return describe(whole, len(leaves(xs)[0][1]))
 
 
 def effect(cell: Cell, xs: Any) -> str | None:
     """What a step does besides giving its results, for which it has to be called at every step; None: nothing."""
     found = _program(cell, xs)
-    if isinstance(found, Program | Refusal):
+    if not isinstance(found, str) or isinstance(found, Refusal):
         return found if isinstance(found, Effect) else None
     effects = known(cell).effects[cell.training]
     if not effects:  # not traced, for it is not for the compiled loop
@@ -139,9 +143,16 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
     if (asked, about) != (id(cell), id(xs)):
         program = _program(cell, xs)
     _recent.found = 0, 0, None
-    assert isinstance(program, Program)
+    assert program is not None
+    assert not isinstance(program, str)
     parts = [xs] if isinstance(xs, Tensor) else [leaf for _, leaf in leaves(xs)]
     batch, time = parts[0].shape[:2]
+    family = program if isinstance(program, Family) else None
+    if isinstance(program, Family):
+        size = program.size(state)
+        if size is None:
+            return reference.run(cell, xs, state, lengths, resets)
+        program = program.at(size)
     rows = _rows(parts[0], lengths, resets)
     if rows.steps == 0:  # nothing to compute, but zeros that have gradients, of zeros
         return reference.run(cell, xs, state, lengths, resets)
@@ -150,10 +161,15 @@ def run(cell: Cell, xs: Any, state: State, lengths: Tensor | None, resets: Tenso
         parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]
     hoisted = Hoisted(program, known(cell).parameters(cell), parts, rows.steps)
     start = [leaf for _, leaf in leaves(state)]
+    held: list[Tensor] = []
+    if family is not None:
+        start, held = family.parted(start)
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
-    ys, final = call.run(program, hoisted, rows, start, initial)
+    ys, final = call.run(program, hoisted, rows, start, held, initial)
+    if family is not None:
+        final = family.joined(final, [leaf for _, leaf in leaves(state)])
     if not direct:
         ys = ys.view(batch, time, *ys.shape[1:]) if rows.whole else padded(ys, rows)
     return ys, unflatten(state, final)
@@ -195,7 +211,7 @@ def _whole(batch: int, time: int) -> Rows:
     return Rows(order, outer, length, outer, batch, batch * time, time)
 
 
-def _program(cell: Cell, xs: Any) -> Program | str:
+def _program(cell: Cell, xs: Any) -> Program | Family | str:
     """The cell's compiled step, or why there is none."""
     row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
     about = known(cell)
@@ -222,7 +238,7 @@ def _program(cell: Cell, xs: Any) -> Program | str:
     return found
 
 
-def _compile(cell: Cell, xs: Any) -> Program | str:
+def _compile(cell: Cell, xs: Any) -> Program | Family | str:
     parts = [leaf for _, leaf in leaves(xs)]
     given = parameters(modules(cell))
     like = parts[0]
@@ -239,9 +255,18 @@ def _compile(cell: Cell, xs: Any) -> Program | str:
         # in the plain mode, whatever the mode of the first call: the result is kept for all
         with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
             state = cell.initial_state(1, like)
-            step = trace(cell, map_state(torch.Tensor.detach, xs), training=True)
-            counts = (len(given), len(parts), len(leaves(state)))
-            return Program(lower(step, counts), like.dtype, type(cell).__name__)
+            begin = [leaf for _, leaf in leaves(state)]
+            axes = {k: tuple(d for d, n in enumerate(leaf.shape) if d and n == 0) for k, leaf in enumerate(begin)}
+            axes = {k: found for k, found in axes.items() if found}
+
+            def made(free: int) -> Program:
+                step = trace(cell, map_state(torch.Tensor.detach, xs), training=True, free=free)
+                return Program(lower(step, (len(given), len(parts), len(begin))), like.dtype, type(cell).__name__, free)
+
+            if not axes:
+                return made(0)
+            at = sizes([t.shape for t in (*given, *begin)] + [leaf.shape[2:] for leaf in parts])
+            return Family([made(size) for size in at], axes)
     except Untraceable as reason:
         return Effect(reason) if isinstance(reason, Impure) else Refusal(reason)
     except toolchain.BuildError as error:

@@ -39,13 +39,14 @@ class Product:
 class Adjoint:
     """One step backward.
 
-    Reads inputs "x", "const", "prev", "next" (the state after the step), "saved", "dy" and "dnext" (the gradients of
-    the output and of the new state).
+    Reads inputs "x", "const", "prev", "held", "next" (the state after the step), "saved", "dy" and "dnext" (the
+    gradients of the output and of the new state).
 
     Attributes:
         previous: gradient of each leaf of the state before the step.
         inputs: gradient of each input; None where there is none.
         constants: gradient of each constant in pointwise operations, to be summed over rows and steps; None likewise.
+        held: gradient of each leaf that is only read, to be summed over steps.
         products: the products, for the weights' gradients.
         saved: what the forward loop has to keep, in the order of the "saved" inputs.
         kept: leaves of the state that are needed at every step.
@@ -56,6 +57,7 @@ class Adjoint:
     previous: list[View]
     inputs: dict[int, View]
     constants: dict[int, View]
+    held: dict[int, View]
     products: list[Product]
     saved: list[Node] = field(default_factory=list)
     kept: set[int] = field(default_factory=set)
@@ -126,7 +128,7 @@ class _Derivation:
                     flat[kind].add(number)
             return found
 
-        flat: dict[str, set[int]] = {"prev": set(), "x": set(), "const": self.flat_matrices}
+        flat: dict[str, set[int]] = {"prev": set(), "x": set(), "const": self.flat_matrices, "held": set()}
 
         previous = of("prev", len(step.states))
         zeros = [self.build.literal(0.0, shape) for shape in step.states]
@@ -135,6 +137,7 @@ class _Derivation:
             [previous.get(k, zeros[k]) for k in range(len(step.states))],
             of("x", len(step.inputs)),
             of("const", len(step.constants)),
+            of("held", len(step.held)),
             made,
             self.saved,
             self.kept,
@@ -152,7 +155,9 @@ class _Derivation:
             self.flat_matrices.add(node.key)
 
     def _key(self, kind: str, number: int) -> tuple[object, ...]:
-        shape = {"prev": self.step.states, "x": self.step.inputs, "const": self.step.constants}[kind][number]
+        step = self.step
+        shapes = {"prev": step.states, "x": step.inputs, "const": step.constants, "held": step.held}
+        shape = shapes[kind][number]
         return (shape, (), (kind, number), (), ())
 
     @staticmethod

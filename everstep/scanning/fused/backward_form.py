@@ -97,7 +97,7 @@ class _Backward(Maker):
         self, ahead: bool, wanted: Sequence[bool], present: Sequence[bool], straight: Collection[int]
     ) -> BackwardForm:
         program, step, given, arrays = self.program, self.program.step, self.given, self.arrays
-        want_x, want_c, want_start, want_initial = program.split(wanted)
+        want_x, want_c, want_start, want_held, want_initial = program.split(wanted)
         inputs = dict(zip(program.saved_inputs, given.come(len(program.saved_inputs)), strict=True))
         constants, start, initial = self.come_constants()
         arrays["y0"], kept = given.come(2)
@@ -114,6 +114,9 @@ class _Backward(Maker):
         totals = self._totals(want_c, results)
         sums = self._sums(want_c, straight)
         outs = [given.make(ONCE, self._shape(one)) for one in sums]
+        for k in [k for k in program.adjoint.held if want_held[k]]:
+            arrays[f"hold{k}"] = given.make(ROWS, step.held[k], zero=True)
+            results.append((program.ends[2] + k, place(arrays[f"hold{k}"]), False))
         packed = sorted({one.factor for one in sums if one.straight and self.ragged})
         bare = dict(zip(packed, given.come(len(packed)), strict=True))
         previous = {one.operand.node.key[1] for one in sums if one.operand and one.operand.node.key[0] == "prev"}
@@ -121,10 +124,10 @@ class _Backward(Maker):
         others = dict(enumerate(start)) | dict(zip(joined, given.come(len(joined)), strict=True))
         products = [self._over_steps(one, out, inputs, bare, others) for one, out in zip(sums, outs, strict=True)]
         paddings = [self.padding(arrays[f"draw{k}"], step.factors[k][1]) for k in drawn] if self.ragged else []
-        a, b, c = program.ends
+        a, b, _, d = program.ends
         results += [(a + one.number, place(out), one.turned) for one, out in zip(sums, outs, strict=True)]
         results += [(b + k, place(arrays[f"end{k}"]), False) for k, want in enumerate(want_start) if want]
-        results += [(c + k, place(arrays[f"init{k}"]), False) for k, want in enumerate(want_initial) if want]
+        results += [(d + k, place(arrays[f"init{k}"]), False) for k, want in enumerate(want_initial) if want]
         then, then_table = 0, []
         if products or totals or paddings:
             then = columns(program.dtype, self.library.short)

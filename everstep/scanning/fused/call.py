@@ -34,13 +34,14 @@ def run(
     hoisted: Hoisted,
     rows: Rows,
     start: Sequence[Tensor],
+    held: Sequence[Tensor],
     initial: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
     """Outputs and final state.
 
     Inputs and outputs are (batch, time, …) with padding where the program takes them as they are, else (steps, …).
     """
-    tensors = [*hoisted(), *start, *initial]
+    tensors = [*hoisted(), *start, *held, *initial]
     call = _Call(program, _library(program), rows)
     if torch.is_grad_enabled() and True in [t.requires_grad for t in tensors]:
         hoisted.watch()

@@ -44,6 +44,9 @@ outputs go past the caches. `offset` says where a row begins among the steps tha
 caller's arrays.
 """
 
+FREE = "free_size"
+"""The entry, and in the source the name, of a size that each call brings."""
+
 _NATIVE = Path(__file__).parent / "native"
 _PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "far.h"))
 
@@ -71,23 +74,26 @@ class Code:
     loose: int
 
 
-def generate(plan: Plan, setting: Setting, bytes_each: int) -> Code:
-    """The source of one loop over time."""
-    return _Writer(plan, setting, bytes_each).write()
+def generate(plan: Plan, setting: Setting, bytes_each: int, free: bool = False) -> Code:
+    """The source of one loop over time; `free`: its sizes stand for others too (`family.py`)."""
+    return _Writer(plan, setting, bytes_each, free).write()
 
 
 class _Writer:
-    def __init__(self, plan: Plan, setting: Setting, bytes_each: int):
+    def __init__(self, plan: Plan, setting: Setting, bytes_each: int, free: bool):
         self.plan, self.setting, self.bytes = plan, setting, bytes_each
         self.steps = Steps(plan, setting, bytes_each)
         self.lds, self.loose = self.steps.lds, self.steps.loose
         self.arrays: list[str] = [
             name for k in range(len(setting.states)) for name in (f"start{k}", f"init{k}", f"end{k}")
         ]
-        self.widest = max([16, *(setting.sizes[name] for name in setting.optional | setting.sums)])
+        spare = [setting.sizes[name] for name in setting.optional | setting.sums]
+        # free sizes may become the smaller ones
+        self.widest = 16 + sum(spare) if free else max([16, *spare])
         self.packs = [f"pack{k}" for k in range(len(plan.products))]
         self.packs += [f"ahead{k}" for k in range(len(setting.ahead))]
-        for name in (*setting.sizes, *self.packs):
+        self.free = free
+        for name in (*setting.sizes, *self.packs, *([FREE] if free else [])):
             if name not in self.arrays:
                 self.arrays.append(name)
 
@@ -115,6 +121,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   (void)gemm; (void)outer; (void)panel; (void)resets; (void)chunk; (void)near; (void)far;
 #define ROW(i) order[base + (i)]
 #define WAIT() do {{ if (team > 1) barrier(gate, team); }} while (0)
+{self._free()}
 {chr(10).join(self._pointers())}
 {chr(10).join(self._states())}
   if (count == 0) return;
@@ -138,6 +145,7 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
   const int64_t* const a = (const int64_t*)table;
   T* const memory = (T*)a[{self._at("memory")}];
   const int64_t rows = a[{self._at("rows")}], block = a[{self._at("block")}];
+{self._free()}
 {self._clear()}
   if (a[{self._at("split")}]) {{
     over_time(a, 0, rows, rows, i, n, i, memory, memory + rows * {row} + i * {self.widest});
@@ -155,6 +163,9 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
 """
         matrices = tuple((math.prod(node.args[0].shape), node.size) for node in self.plan.products)
         return Code(source, tuple(self.arrays), row, matrices, self.setting.ahead, self.widest, self.loose)
+
+    def _free(self) -> str:
+        return f"  const int64_t {FREE} = a[{self._slot(FREE)}]; (void){FREE};" if self.free else ""
 
     def _clear(self) -> str:
         """Sums begin at zero, also those of threads that do not come."""

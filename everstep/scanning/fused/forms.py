@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from everstep.scanning.fused.cpu import Code
+from everstep.scanning.fused.cpu import FREE, Code
 from everstep.scanning.fused.form import BRINGS, NULL, Entry, Form
 from everstep.scanning.fused.graph import Shape
 from everstep.scanning.fused.products import Padding, columns, over_steps
@@ -48,7 +48,7 @@ class CallForm:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ForwardForm(CallForm):
-    """Of the loop forward. Given: inputs, constants, start state, initial state.
+    """Of the loop forward. Given: inputs, constants, start state, what of it is only read, initial state.
 
     Attributes:
         ys: the place of the outputs; the final state is behind them, and in training what is kept.
@@ -98,15 +98,17 @@ class Maker:
     def __init__(self, program: Program, library: Kernels, resets: bool, ragged: bool):
         self.program, self.library, self.resets, self.ragged = program, library, resets, ragged
         self.given = Given()
-        self.arrays: dict[str, Entry] = {}
+        self.arrays: dict[str, Entry] = {FREE: Entry(-1, program.free)}
 
     def come_constants(self) -> tuple[list[Entry], list[Entry], list[Entry]]:
-        """Constants, start state, initial state."""
+        """Constants, start state, initial state; what is only read goes to its arrays."""
         constants = self.given.come(len(self.program.step.constants))
         for k in self.program.elementwise:
             self.given.even.append(place(constants[k]))
             self.arrays[f"const{k}"] = constants[k]
         start = self.given.come(len(self.program.states), even=True)
+        for k, entry in enumerate(self.given.come(len(self.program.step.held), even=True)):
+            self.arrays[f"held{k}"] = entry
         initial = self.given.come(len(self.program.states) if self.resets else 0, even=True)
         return constants, start, initial
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from everstep.cell import Cell
 from everstep.scanning.fused import toolchain
+from everstep.scanning.fused.family import Family
 from everstep.scanning.fused.fingerprint import Snapshot, changed, modules, parameters
 from everstep.scanning.fused.program import Program
 from everstep.scanning.writes import HOME
@@ -36,7 +37,7 @@ class Known:
     def __init__(self, cell: Cell):
         self.owner = weakref.ref(cell)
         self.snapshot: Snapshot | None = None
-        self._programs: dict[Any, Program | str] = {}
+        self._programs: dict[Any, Program | Family | str] = {}
         self._made = 0
         self.effects: tuple[list[str], list[str]] = [], []
 
@@ -50,11 +51,11 @@ class Known:
             return parameters(modules(cell))
         return snapshot.parameters
 
-    def program(self, key: Any) -> Program | str | None:
+    def program(self, key: Any) -> Program | Family | str | None:
         """The one with this fingerprint."""
         return self._programs.get(key)
 
-    def keep(self, cell: Cell, key: Any, program: Program | str) -> None:
+    def keep(self, cell: Cell, key: Any, program: Program | Family | str) -> None:
         """A new one, in place of the oldest if there are many."""
         self._made += 1
         what = changed(next(reversed(self._programs)), key) if self._made > KEPT else None

@@ -132,7 +132,7 @@ class LoopWriter:
     def share(self) -> list[str]:
         """All rows, of which each thread has the numbers from `low` to `high`, in whole vectors."""
         return [
-            f"      const int64_t units = {-(-self._inner // 16)};",
+            f"      const int64_t units = ({self._inner} + 15) / 16;",
             "      const int64_t low = units * me / team * 16;",
             f"      const int64_t high = me + 1 == team ? {self._inner} : units * (me + 1) / team * 16;",
             "      for (int64_t i = 0; i < active; ++i) {",

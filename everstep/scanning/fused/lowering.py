@@ -28,7 +28,8 @@ class Lowered:
         factors: of the inputs that are products: the number of the constant that `before` gives the other factor of,
             and the numbers in a row of that.
         constants: shape of each constant: what depends on the parameters alone.
-        states: shape of a row of each leaf of the state.
+        states: shape of a row of each leaf of the state that steps change.
+        held: shape of a row of each leaf that they only read, of free sizes.
         output, following: y and the new state's leaves.
         builder: which made the nodes.
     """
@@ -38,6 +39,7 @@ class Lowered:
     factors: dict[int, tuple[int, int]]
     constants: tuple[Shape, ...]
     states: tuple[Shape, ...]
+    held: tuple[Shape, ...]
     output: View
     following: tuple[View, ...]
     builder: Builder
@@ -71,13 +73,11 @@ class Lowering:
 
     def run(self) -> Lowered:
         split = self.split
-        states = tuple(self.shape(n) for n in split.state)
-        for number, (node, shape) in enumerate(zip(split.state, states, strict=True)):
-            self._check_dtype(node, "carries", logic=False)
-            self.rowwise[node] = self.build.input("prev", number, shape)
+        held = self._leaves("held", [n for k, n in enumerate(split.state) if k in split.held])
+        states = self._leaves("prev", [n for k, n in enumerate(split.state) if k not in split.held])
         for node in split.inside:
             self.rowwise[node] = self._inside(node)
-        y, *following = (self._end(end) for end in split.ends)
+        y, *following = (self._end(end) for k, end in enumerate(split.ends) if k - 1 not in split.held)
         inputs = tuple(self._first(n) for n in split.inputs)
         factors = {}
         for number, node in enumerate(split.inputs):
@@ -85,9 +85,17 @@ class Lowering:
             if found is not None:
                 factors[number] = split.constant(found[1]), math.prod(self._first(found[0]))
         constants = split.constant_shapes
-        if not (inputs or constants or states):
+        if not (inputs or constants or states or held):
             raise Untraceable("its step reads no input, parameter or state: nothing is left to compile")
-        return Lowered(split.before(), inputs, factors, constants, states, y, tuple(following), self.build)
+        return Lowered(split.before(), inputs, factors, constants, states, held, y, tuple(following), self.build)
+
+    def _leaves(self, kind: str, nodes: Sequence[fx.Node]) -> tuple[Shape, ...]:
+        """The shapes of a row of leaves of the state, which come in as inputs of this kind."""
+        shapes = tuple(self.shape(node) for node in nodes)
+        for number, (node, shape) in enumerate(zip(nodes, shapes, strict=True)):
+            self._check_dtype(node, "carries", logic=kind == "held")
+            self.rowwise[node] = self.build.input(kind, number, shape)
+        return shapes
 
     def _end(self, node: fx.Node) -> View:
         self._check_dtype(node, "gives", logic=False)
@@ -307,9 +315,11 @@ class Lowering:
         (a, rows_a), (b, rows_b) = self._stacked(left), self._stacked(right)
         if rows_a == 2 or rows_b == 1 or (rows_a, rows_b) == (1, 2):
             raise Untraceable(f"its step sets rows of the batch against one another by {operation_name(node.target)}")
-        if _is_constant(b):
+        # a product for each vector, but of as many as a free size says: these are one loop
+        free = self.split.free and any(n % self.split.free == 0 for n in (*a.shape, b.shape[2]) if n)
+        if _is_constant(b) and not free:
             result = self._by_matrices(a, b)
-        elif _is_constant(a):
+        elif _is_constant(a) and not free:
             result = _turned(self._by_matrices(_turned(b), _turned(a)))
         else:
             (g, n, k), m = a.shape, b.shape[2]

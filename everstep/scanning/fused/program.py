@@ -29,13 +29,13 @@ class Program:
         Untraceable: an operation without a derivative.
     """
 
-    def __init__(self, step: Lowered, dtype: torch.dtype, name: str):
-        self.step, self.dtype, self.name = step, dtype, name
+    def __init__(self, step: Lowered, dtype: torch.dtype, name: str, free: int = 0):
+        self.step, self.dtype, self.name, self.free = step, dtype, name, free
         self.bytes = 4 if dtype == torch.float32 else 8
         self.adjoint: Adjoint = derive(step)
         self.states = tuple(math.prod(shape) for shape in step.states)
-        self.ends = tuple(accumulate(map(len, (step.inputs, step.constants, step.states))))
-        """How many inputs there are; with the constants; with the state."""
+        self.ends = tuple(accumulate(map(len, (step.inputs, step.constants, step.states, step.held))))
+        """How many inputs there are; with the constants; with the state; with what of it is only read."""
         self.flat = sorted(self.adjoint.flat_inputs | {len(step.inputs) + k for k in self.adjoint.flat_constants})
         """Inputs and constants whose gradient is always zero."""
         self.shared = [
@@ -54,6 +54,8 @@ class Program:
         self.outside = Outside(step.before, len(step.inputs), matrices)
         self._overlay()
         self._generate()
+        if not free:
+            self.load(self.forward_code.source, self.backward_code.source)
         self.forms: dict[Any, Any] = {}
         """`forms.py`, by what they depend on."""
 
@@ -91,6 +93,7 @@ class Program:
         self.of_constant = {k: place(view, self.totals) for k, view in adjoint.constants.items()}
         ends += [End("g", k, view) for k, view in enumerate(self.gradients)]
         ends += [End("sum", k, view) for k, view in enumerate(self.totals)]
+        ends += [End("hold", k, view) for k, view in adjoint.held.items()]
         self.backward_plan = plan(step.builder, ends, "dprev")
 
     def _overlay(self) -> None:
@@ -147,6 +150,8 @@ class Program:
         sizes = {f"x{k}": size for k, size in inputs.items()}
         sizes |= {f"const{k}": math.prod(shape) for k, shape in enumerate(step.constants)}
         sizes |= {"y0": math.prod(step.output.shape)}
+        held = {f"held{k}": math.prod(shape) for k, shape in enumerate(step.held)}
+        sizes |= held
         kept, apart = self._keep()
         raws = {f"raw{k}": depth for k, (_, depth) in step.factors.items()}
         given = {f"x{k}" for k in inputs if k not in step.factors} if self.outside.direct else set()
@@ -168,32 +173,37 @@ class Program:
             sizes |= {f"before{k}": size, f"before_init{k}": size}
         optional = {f"g{k}": math.prod(view.shape) for k, view in enumerate(self.gradients)}
         sums = {f"sum{k}": math.prod(view.shape) for k, view in enumerate(self.totals)}
+        holds = {f"hold{k}": math.prod(step.held[k]) for k in adjoint.held}
         raws = {f"draw{k}": step.factors[k][1] for k in self.ahead}
         backward = Setting(
             backward=True,
             states=self.states,
-            sizes=sizes | optional | sums | raws,
+            sizes=sizes | optional | sums | raws | holds,
             sums=frozenset(sums),
-            optional=frozenset(optional),
+            holds=frozenset(holds),
+            optional=frozenset(optional) | frozenset(holds),
             following=tuple(self.sequence(k) if k in adjoint.kept else None for k in range(len(self.states))),
             apart=apart,
             ahead=tuple(Ahead(f"g{self.of_input[k]}", f"draw{k}", inputs[k], step.factors[k][1]) for k in self.ahead),
             outer=self.outer | {"dy0", *raws},
         )
-        self.forward_code = cpu.generate(self.forward_plan, forward, self.bytes)
-        self.backward_code = cpu.generate(self.backward_plan, backward, self.bytes)
-        with ThreadPoolExecutor() as pool:
-            library = pool.submit(kernels, self.dtype)
-            loops = [
-                pool.submit(build.load, code.source, f"{self.name}-{way}", ["run"])
-                for way, code in (("forward", self.forward_code), ("backward", self.backward_code))
-            ]
-            self.kernels: Kernels = library.result()
-            self.forward, self.backward = (address(loop.result()) for loop in loops)
+        self.forward_code = cpu.generate(self.forward_plan, forward, self.bytes, self.free > 0)
+        self.backward_code = cpu.generate(self.backward_plan, backward, self.bytes, self.free > 0)
         turned, products = self.outside.turned, len(self.forward_plan.products) + len(step.factors)
         matrices = [(number, back != (number in turned)) for number, back in self._multiplied()]
         self.forward_matrices, self.backward_matrices = matrices[:products], matrices[products:]
         """The number of the constant that each product multiplies by, and whether it is transposed."""
+
+    def load(self, forward: str, backward: str) -> None:
+        """Compile these sources of the two loops."""
+        with ThreadPoolExecutor() as pool:
+            library = pool.submit(kernels, self.dtype)
+            loops = [
+                pool.submit(build.load, source, f"{self.name}-{way}", ["run"])
+                for way, source in (("forward", forward), ("backward", backward))
+            ]
+            self.kernels: Kernels = library.result()
+            self.forward, self.backward = (address(loop.result()) for loop in loops)
 
     def _multiplied(self) -> list[tuple[int, bool]]:
         """The constants by which products multiply, forward and then backward, and whether they are transposed."""
@@ -206,14 +216,15 @@ class Program:
 
     def reaching(self, wanted: Sequence[bool]) -> tuple[bool, ...]:
         """`wanted` without leaves of start and initial state that reach no result, and so have no gradient."""
-        first, last = self.ends[1:]
-        live = [k not in self.adjoint.apart for k in range(last - first)]
-        return tuple([w and (k < first or live[(k - first) % (last - first)]) for k, w in enumerate(wanted)])
+        first, last, beyond = self.ends[1:]
+        places = [*range(first, last), *range(beyond, beyond + last - first)]
+        apart = {place for k, place in enumerate(places) if k % (last - first) in self.adjoint.apart}
+        return tuple([w and k not in apart for k, w in enumerate(wanted)])
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
-        """Inputs, constants, start state, initial state."""
-        a, b, c = self.ends
-        return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]
+        """Inputs, constants, start state, what of it is only read, initial state."""
+        a, b, c, d = self.ends
+        return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:d], tensors[d:]
 
 
 def address(library: ctypes.CDLL) -> int:

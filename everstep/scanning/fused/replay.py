@@ -80,7 +80,7 @@ def evaluate(
 
 def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Outputs and final state of a compiled step over all steps; `tensors` in the order of `Program.split`."""
-    xs, constants, state, initial = program.split(tensors)
+    xs, constants, state, held, initial = program.split(tensors)
     constants = [c.t() if k in program.outside.turned else c for k, c in enumerate(constants)]
     factors = program.step.factors
     xs = [x @ constants[factors[k][0]] if k in factors else x for k, x in enumerate(xs)]
@@ -101,7 +101,9 @@ def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tens
                 who = live[again]
                 state = [s.index_copy(0, who, i[who]) for s, i in zip(state, initial, strict=True)]
         inputs = {("x", k): x[at] for k, x in enumerate(xs)} | {("const", k): c for k, c in enumerate(constants)}
-        inputs |= {("prev", k): s[live] for k, s in enumerate(state)}
+        inputs |= {("prev", k): s[live] for k, s in enumerate(state)} | {
+            ("held", k): h[live] for k, h in enumerate(held)
+        }
         y, *new = evaluate([program.step.output, *program.step.following], inputs, matrix)
         state = [s.index_copy(0, live, n.expand(len(live), *n.shape[1:])) for s, n in zip(state, new, strict=True)]
         pieces.append(y.expand(len(live), *y.shape[1:]))

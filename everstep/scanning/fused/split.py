@@ -29,6 +29,8 @@ class Split:
     Attributes:
         rows: the batch that was traced.
         state: the old state's leaves.
+        held: the numbers of those that the step only reads.
+        free: what stands for their free sizes; 0: there are none.
         ends: output and new state.
         early: what is computed before the loop, of x and parameters.
         inside: what the loop computes, in order.
@@ -42,7 +44,7 @@ class Split:
     def __init__(
         self, step: StepGraph, counts: tuple[int, int, int], hoist: bool, known: Callable[[fx.Node], bool]
     ) -> None:
-        self.graph, self.rows = step.module.graph, step.rows
+        self.graph, self.rows, self.held, self.free = step.module.graph, step.rows, frozenset(step.held), step.free
         nodes = list(self.graph.nodes)
         placeholders = [n for n in nodes if n.op == "placeholder"]
         kinds = [kind for kind, n in zip(("parameters", "x", "state"), counts, strict=True) for _ in range(n)]

@@ -42,6 +42,7 @@ class Setting:
         states: sizes of the leaves that are carried.
         sizes: numbers in a row of every array, by name.
         sums: names of arrays that are added to (gradients of constants).
+        holds: those of which every row has a place (gradients of leaves that are only read).
         optional: names of arrays that may be absent.
         following: for each leaf of the state, the array in which the forward loop left it after every step, or None.
         apart: distance of the steps of arrays that lie within others.
@@ -58,6 +59,7 @@ class Setting:
     apart: dict[str, int]
     ahead: tuple[Ahead, ...] = ()
     outer: frozenset[str] = frozenset()
+    holds: frozenset[str] = frozenset()
 
 
 class Steps:
@@ -137,7 +139,8 @@ class Steps:
         ]
         for node in nodes:
             # what is added up over the steps is not cleared in each
-            for where, k in [a for a in self.plan.scattered[node] if f"{a[0]}{a[1]}" not in self.setting.sums]:
+            added = self.setting.sums | self.setting.holds
+            for where, k in [a for a in self.plan.scattered[node] if f"{a[0]}{a[1]}" not in added]:
                 lines.append(f"      for (int64_t j = 0; j < {node.size}; ++j) {self._target(where, k)}[j] = 0;")
         return [*lines, "    }", "    WAIT();"]
 
@@ -204,18 +207,22 @@ class Steps:
             return f"({array} + {self._at(array)} * {self.setting.states[k]})"
         if kind == "const":
             return f"const{k}"
+        if kind == "held":
+            return f"(held{k} + r * {node.size})"
         name = f"{kind}{k}"
         if not self.setting.backward and any(a.target == name for a in self.setting.ahead):
             return f"({name} + (near ? i * chunk + t % chunk : at) * {node.size})"
         return f"({name} + {self._at(name)} * {self.setting.apart.get(name, node.size)})"
 
     def _at(self, name: str | None) -> str:
-        """The place of this step in an array."""
+        """The place of this step in an array, or of this row."""
+        if name in self.setting.holds:
+            return "r"
         return "out" if name in self.setting.outer else "at"
 
     def _loop(self, loop: Loop) -> list[str]:
         """Pointwise values and reductions over one shape, for all active rows."""
-        sums = frozenset(self.setting.sums)
+        sums = self.setting.sums | self.setting.holds
         later = ("- 2" if self.setting.backward else "+ 2") if self.loose else ""
         return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory, later).write()
 
