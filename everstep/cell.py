@@ -110,7 +110,11 @@ class Cell(Layer):
             self.output_size = check_size(self, "output_size", input_size if output_size is None else output_size)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
-        """Zeros (batch, output_size); override it for any other state."""
+        """Zeros (batch, output_size); override it for any other state.
+
+        A size of 0 is free: each call's state may have another one there, as the memory that an attention reads has,
+        `like.new_zeros(batch, 0, size)`. Steps only read such a leaf, and no reset puts it back.
+        """
         return like.new_zeros(batch, self.output_size)
 
     def step(self, x: Any, state: State) -> tuple[Tensor, State]:

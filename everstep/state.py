@@ -119,6 +119,23 @@ def where(mask: Tensor, new: State, old: State) -> State:
     return map_state(pick, new, old)
 
 
+def as_large(initial: State, state: State) -> State:
+    """`initial`, with each size that is 0 there, and so free, as `state` has it.
+
+    >>> as_large(torch.zeros(2, 0, 3), torch.ones(2, 5, 3)).shape
+    torch.Size([2, 5, 3])
+    """
+    given = leaves(state)
+    if len(given) != len(leaves(initial)) or not any(0 in leaf.shape[1:] for _, leaf in leaves(initial)):
+        return initial
+    found = []
+    for (_, leaf), (_, other) in zip(leaves(initial), given, strict=True):
+        free = isinstance(other, Tensor) and other.dim() == leaf.dim() and 0 in leaf.shape[1:]
+        sizes = [n or m for n, m in zip(leaf.shape[1:], other.shape[1:], strict=True)] if free else leaf.shape[1:]
+        found.append(leaf.new_zeros(len(leaf), *sizes) if free else leaf)
+    return unflatten(initial, found)
+
+
 def check_nest(who: str, state: State, expected: State) -> None:
     """Raise if `state` is not the same nest as `expected`, with the same shapes, dtypes and devices.
 

@@ -13,6 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from everstep.scanning.fused.fingerprint import Snapshot, fingerprint
 from everstep.scanning.fused.known import KEPT
 from everstep.scanning.writes import HOME
 
+KNOWN = import_module("everstep.scanning.fused.known")  # whose name in `fused` is its function's
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
 
@@ -296,30 +298,87 @@ def test_copies_know_nothing_of_what_they_are_copies_of() -> None:
     agrees(cell, xs)
 
 
-def test_the_last_programs_are_kept_and_what_keeps_changing_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    cell, xs = Weighted(), torch.randn(2, 4, 3)
+def test_what_keeps_changing_is_not_compiled_for_ever(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(KNOWN, "clock", lambda: now)
+    monkeypatch.setattr(fused, "clock", lambda: 0.0)  # nothing takes any time
+    cell, xs, traced, trace = Weighted(), torch.randn(2, 4, 3), [], fused.trace
+    monkeypatch.setattr(fused, "trace", lambda *args, **kwargs: traced.append(1) or trace(*args, **kwargs))
     with caplog.at_level(logging.WARNING, logger="everstep"):
         for n in range(KEPT):
             cell.inner[0].calls = n
             es.scan(cell, xs, backend="fused")
-        assert not caplog.records
         es.scan(cell.eval(), xs, backend="fused")
         assert not caplog.records  # another mode is nothing to tell of
         for n in range(KEPT, KEPT + 3):
             cell.inner[0].calls = n
-            agrees(cell, xs)
-    texts = [record.getMessage() for record in caplog.records if "Linear.calls" in record.getMessage()]
-    assert len(texts) == 1
-    assert texts[0].startswith("Weighted is traced and compiled again and again, since Linear.calls")
+            torch.testing.assert_close(cell(xs), es.scan(cell, xs, backend="reference"))
+    assert len(traced) == KEPT + 1
+    assert len(caplog.records) == 1
+    assert "Weighted runs step by step, not compiled: it would be traced" in caplog.text
+    assert "since Linear.calls keeps changing" in caplog.text
+    es.scan(cell, xs, backend="fused")  # by name
+    assert len(traced) == KEPT + 2
+    now, cell.inner[0].calls = 1.0, -1
+    assert es.explain(cell, xs).backend == "fused"
+    assert len(traced) == KEPT + 3
     assert len(vars(cell)[HOME]._programs) == KEPT
+
+
+def test_what_takes_long_to_compile_is_not_compiled_for_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, cell, xs = 0.0, Weighted().eval(), torch.randn(2, 4, 3)
+    monkeypatch.setattr(KNOWN, "clock", lambda: now)
+    monkeypatch.setattr(fused, "clock", lambda: now)
+    compile_ = fused._compile
+
+    def slowly(*given: Any) -> Any:
+        nonlocal now
+        now += 5
+        return compile_(*given)
+
+    monkeypatch.setattr(fused, "_compile", slowly)
+    found = []
+    for n in range(4):
+        cell.inner[0].calls = n
+        found.append(es.explain(cell, xs).backend)
+        torch.testing.assert_close(cell(xs), es.scan(cell, xs, backend="reference"))
+    now += 101
+    found.append(es.explain(cell, xs).backend)
+    assert found == ["fused", "fused", "reference", "reference", "fused"]
 
 
 def test_a_tensor_in_an_attribute_that_is_another_each_time(caplog: pytest.LogCaptureFixture) -> None:
     cell, xs = Weighted(), torch.randn(2, 4, 3)
     for n in range(KEPT + 3):
         cell.options["shift"] = torch.full((3,), float(n))
-        agrees(cell, xs)
+        torch.testing.assert_close(cell(xs), es.scan(cell, xs, backend="reference"))
     assert "Weighted.options keeps changing" in caplog.text
+
+
+class Remembering(es.Cell):
+    """A step that reads a tensor of its module's, of which there is one for each row, or one for all."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.memory = torch.zeros(1, 3)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.tanh(x + state + self.memory.sum(0) if len(self.memory) == 5 else x + state + self.memory)
+        return h, h
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_what_stood_in_an_attribute_is_let_go(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KNOWN, "_LARGE", 0)
+    cell, xs, held = Remembering(), torch.randn(2, 4, 3), []
+    for _ in range(3):
+        cell.memory = torch.randn(rows, 3)
+        held.append(weakref.ref(cell.memory))
+        torch.testing.assert_close(cell(xs), es.scan(cell, xs, backend="reference"))
+    gc.collect()
+    assert [ref() is not None for ref in held] == [False, False, True]
 
 
 @pytest.mark.parametrize("backend", ["fused", "vendor", "auto"])

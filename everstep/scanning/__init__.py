@@ -17,7 +17,7 @@ from everstep.scanning.nothing import nothing
 from everstep.scanning.plain import OPAQUE, plain
 from everstep.scanning.record import Untraceable
 from everstep.scanning.trace import trace
-from everstep.state import State, check_nest, leaves, like_nest, map_state, unflatten
+from everstep.state import State, as_large, check_nest, leaves, like_nest, map_state
 
 
 class Backend(Protocol):
@@ -101,19 +101,19 @@ def plainly(
     initial = layer.initial_state(xs.shape[0], xs.new_empty(0, dtype=torch.float32) if autocast else xs)
     if not isinstance(initial, Tensor):
         _check_leaves(layer, initial)
-    if state is None:
-        state = initial
-    else:
-        initial = _as_large(initial, state)
-        check_nest(f"scan({type(layer).__name__})", state, initial)
-        state = like_nest(state, initial)
-        if not plain(*[leaf for _, leaf in leaves(state)]):
-            backend = _of_pytorch(layer, backend)
-    if resets is not None and any(0 in leaf.shape[1:] for _, leaf in leaves(layer.initial_state(1, xs[:1, 0]))):
+    if resets is not None and any(0 in leaf.shape[1:] for _, leaf in leaves(initial)):
         raise ValueError(
             f"scan({type(layer).__name__}): resets put back the initial state, which has no sizes that are free (0 in "
             "initial_state): run the rows apart"
         )
+    if state is None:
+        state = initial
+    else:
+        initial = as_large(initial, state)
+        check_nest(f"scan({type(layer).__name__})", state, initial)
+        state = like_nest(state, initial)
+        if not plain(*[leaf for _, leaf in leaves(state)]):
+            backend = _of_pytorch(layer, backend)
     if xs.shape[1] == 0:
         among = (*(leaf for _, leaf in leaves(state)), *layer.parameters())
         return nothing(xs, (len(xs), 0, layer.output_size), among), map_state(torch.clone, state)
@@ -123,19 +123,6 @@ def plainly(
     if autocast:
         state = map_state(torch.Tensor.float, state)
     return flip(ys, lengths) if reverse else ys, state
-
-
-def _as_large(initial: State, state: State) -> State:
-    """`initial`, with each size that is 0 there, and so free, as `state` has it."""
-    given = leaves(state)
-    if len(given) != len(leaves(initial)) or not any(0 in leaf.shape[1:] for _, leaf in leaves(initial)):
-        return initial
-    found = []
-    for (_, leaf), (_, other) in zip(leaves(initial), given, strict=True):
-        free = isinstance(other, Tensor) and other.dim() == leaf.dim() and 0 in leaf.shape[1:]
-        sizes = [n or m for n, m in zip(leaf.shape[1:], other.shape[1:], strict=True)] if free else leaf.shape[1:]
-        found.append(leaf.new_zeros(len(leaf), *sizes) if free else leaf)
-    return unflatten(initial, found)
 
 
 def _of_pytorch(layer: Layer, backend: str) -> str:
@@ -166,6 +153,8 @@ def _dispatch(
             toolchain.notice(text, text)
         return BACKENDS[name].run(cell, xs, state, lengths, resets)
     reason = BACKENDS[backend].refuses(cell, xs, lengths, resets)
+    if isinstance(reason, fused.Hurry):  # which is for `auto` to heed
+        reason = fused.refuses(cell, xs, lengths, resets, patient=True)
     if reason is not None:
         raise ValueError(f"scan: backend {backend!r} cannot run {type(cell).__name__}: {reason}")
     return BACKENDS[backend].run(cell, xs, state, lengths, resets)

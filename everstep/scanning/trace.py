@@ -86,7 +86,7 @@ class StepGraph:
         return f"products that need x alone: {early}; operations that need the state: {inside}; {flops:,} FLOP a row"
 
 
-def trace(cell: Cell, xs: Any, training: bool = False, free: int = 0) -> StepGraph:
+def trace(cell: Cell, xs: Any, training: bool = False, free: int = 48) -> StepGraph:
     """Follow one step of `cell` on tensors without numbers, shaped as one step of `xs` (a nest, (batch, time, …)).
 
     In eval mode, or, with `training`, in the modes that its modules are in. Sizes of the state that are free
@@ -181,7 +181,7 @@ def _trace(cell: Cell, xs: Any, training: bool, free: int) -> StepGraph:
             f"its step computes something else when it is called again with another number of rows{line}; rows do not "
             "meet, and what a step keeps belongs to the state"
         )
-    return StepGraph(module, rows, parts[0].dtype, tuple(_operations(module, rows, *counts)), held, free)
+    return StepGraph(module, rows, parts[0].dtype, tuple(_operations(module, rows, *counts)), held, free if held else 0)
 
 
 def _recorded(

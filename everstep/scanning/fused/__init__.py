@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache
+from time import monotonic as clock
 from typing import Any
 
 import torch
@@ -41,6 +42,10 @@ class Refusal(str):
     """Why a step cannot be compiled: what it does, and where."""
 
 
+class Hurry(Refusal):
+    """Why it is not compiled now."""
+
+
 class Effect(Refusal):
     """Why it has to be called at every step: what else it does than to give its results."""
 
@@ -63,8 +68,8 @@ class _Recent(threading.local):
 _recent = _Recent()
 
 
-def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Why no compiled loop can run this cell."""
+def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None, patient: bool = False) -> str | None:
+    """Why no compiled loop can run this cell; `patient`: however often it is compiled."""
     reason = watched()
     if reason is not None:
         return reason
@@ -72,7 +77,7 @@ def refuses(cell: Cell, xs: Any, lengths: Tensor | None, resets: Tensor | None) 
         return OPAQUE
     if not ((lengths is None or plain(lengths)) and (resets is None or plain(resets))):
         return OPAQUE
-    program = _program(cell, xs)
+    program = _program(cell, xs, patient)
     _recent.found = id(cell), id(xs), program
     return program if isinstance(program, str) else None
 
@@ -211,7 +216,7 @@ def _whole(batch: int, time: int) -> Rows:
     return Rows(order, outer, length, outer, batch, batch * time, time)
 
 
-def _program(cell: Cell, xs: Any) -> Program | Family | str:
+def _program(cell: Cell, xs: Any, patient: bool = False) -> Program | Family | str:
     """The cell's compiled step, or why there is none."""
     row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
     about = known(cell)
@@ -229,8 +234,14 @@ def _program(cell: Cell, xs: Any) -> Program | Family | str:
     with _lock:
         found = about.program(key)
         if found is None:
+            if not patient and (what := about.hurried(key)) is not None:
+                return Hurry(
+                    f"it would be traced and compiled again and again, since {what} keeps changing; what changes from "
+                    "call to call should be an input, a buffer or part of the state (of any size: see initial_state)"
+                )
+            begin = clock()
             found = _compile(cell, xs)
-            about.keep(cell, key, found)
+            about.keep(key, found, clock() - begin)
             if isinstance(found, Effect):
                 effects.append(found)
     if row is not None and snapshot is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from array import array
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
@@ -95,6 +96,8 @@ def _value(value: Any, depth: int = 0) -> Any:
     kind = type(value)
     if kind in _SIMPLE:
         return kind, value or str(value)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0
+    if isinstance(value, Tensor):
+        return _Alive(value)
     if isinstance(value, _FIXED):
         return value
     if isinstance(value, np.ndarray) and value.dtype != object:
@@ -144,6 +147,21 @@ class _Same:
 
     def __hash__(self) -> int:
         return id(self.value)
+
+
+class _Alive:
+    """A tensor as a key, by identity, which does not keep it."""
+
+    __slots__ = ("hash", "value")
+
+    def __init__(self, value: Tensor):
+        self.value, self.hash = weakref.ref(value), id(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Alive) and self.value() is not None and self.value() is other.value()
+
+    def __hash__(self) -> int:
+        return self.hash
 
 
 class Snapshot:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from time import monotonic as clock
 from typing import Any
 
 from torch import Tensor
 
 from everstep.cell import Cell
-from everstep.scanning.fused import toolchain
 from everstep.scanning.fused.family import Family
 from everstep.scanning.fused.fingerprint import Snapshot, changed, modules, parameters
 from everstep.scanning.fused.program import Program
@@ -16,6 +16,12 @@ from everstep.scanning.writes import HOME
 
 KEPT = 8
 """Programs that are kept for one cell."""
+_PATIENCE = 8.0
+"""Seconds in all that making programs may take at once."""
+_SHARE = 20
+"""Beyond both, another one is made after so many times what the last has taken; meanwhile PyTorch's loop runs."""
+_LARGE = 1 << 26
+"""Bytes of tensors that kept programs have for themselves; the last one may have more."""
 EFFECTS = 3
 """How often a step is seen to write something before it is believed always to do so."""
 
@@ -32,13 +38,13 @@ class Known:
         effects: what its step was seen to write, in eval mode and in training; "": nothing.
     """
 
-    __slots__ = ("_made", "_programs", "effects", "owner", "snapshot")
+    __slots__ = ("_again", "_made", "_programs", "_spent", "effects", "owner", "snapshot")
 
     def __init__(self, cell: Cell):
         self.owner = weakref.ref(cell)
         self.snapshot: Snapshot | None = None
         self._programs: dict[Any, Program | Family | str] = {}
-        self._made = 0
+        self._made, self._spent, self._again = 0, 0.0, 0.0
         self.effects: tuple[list[str], list[str]] = [], []
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,15 +61,22 @@ class Known:
         """The one with this fingerprint."""
         return self._programs.get(key)
 
-    def keep(self, cell: Cell, key: Any, program: Program | Family | str) -> None:
-        """A new one, in place of the oldest if there are many."""
+    def hurried(self, key: Any) -> str | None:
+        """Which attribute changes so often that no program is made for now, in words; None: one may be."""
+        if (self._made < KEPT and self._spent < _PATIENCE) or clock() > self._again or not self._programs:
+            return None
+        return changed(next(reversed(self._programs)), key)
+
+    def keep(self, key: Any, program: Program | Family | str, seconds: float) -> None:
+        """A new one, which took some seconds, in place of the oldest if there are many."""
         self._made += 1
-        what = changed(next(reversed(self._programs)), key) if self._made > KEPT else None
-        if what is not None:
-            _tell(cell, what)
+        self._spent += seconds
+        self._again = clock() + _SHARE * seconds
         if len(self._programs) == KEPT:
             del self._programs[next(iter(self._programs))]
         self._programs[key] = program
+        while len(self._programs) > 1 and sum(map(_bytes, self._programs.values())) > _LARGE:
+            del self._programs[next(iter(self._programs))]
 
 
 def known(cell: Cell) -> Known:
@@ -74,9 +87,7 @@ def known(cell: Cell) -> Known:
     return found
 
 
-def _tell(cell: Cell, what: str) -> None:
-    text = (
-        f"{cell._get_name()} is traced and compiled again and again, since {what} keeps changing. "
-        "What changes from call to call should be an input, a buffer or part of the state."
-    )
-    toolchain.notice(text, text)
+def _bytes(program: Program | Family | str) -> int:
+    """Of tensors that are no parameters, which a program has for itself."""
+    whole = program.first if isinstance(program, Family) else program
+    return 0 if isinstance(whole, str) else whole.outside.bytes

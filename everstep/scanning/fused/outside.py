@@ -22,6 +22,7 @@ class Outside:
             any strides, and each transposition would cost a call here, and one for its gradient.
         direct: whether all is passed on as it is.
         reads: which of parameters and x leaves are read.
+        bytes: of tensors that it has besides.
     """
 
     def __init__(self, before: fx.GraphModule, inputs: int, matrices: Collection[int]):
@@ -36,6 +37,7 @@ class Outside:
         graph.output(values)
         graph.eliminate_dead_code()
         self._module = fx.GraphModule(before, graph)
+        self.bytes = sum(tensor.nbytes for tensor in self._module.buffers())
         given = [node for node in graph.nodes if node.op == "placeholder"]
         self.direct = all(v in given for v in values)
         self._picks = [given.index(v) for v in values] if self.direct else None

@@ -26,8 +26,8 @@ from everstep.scanning.fused.table import Rows, layout, numbers, table
 from everstep.scanning.fused.threads import GATE, Kernels, kernels
 from everstep.scanning.plain import OPAQUE, plain
 from everstep.scanning.record import Untraceable
-from everstep.scanning.trace import trace
-from everstep.state import State, check_nest, leaves, unflatten
+from everstep.scanning.trace import is_free, trace
+from everstep.state import State, as_large, check_nest, leaves, unflatten
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class _Step:
 def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
     """The compiled step, or why there is none."""
     given = parameters(modules(cell))
+    if any(is_free(leaf) for _, leaf in leaves(initial)):
+        return "its state has sizes that each state brings: one step of such is not compiled"
     reason = _unfit(like, given, [leaf for _, leaf in leaves(initial)])
     if reason is not None:
         return reason
@@ -179,9 +181,10 @@ class Stream:
             self._like = torch.zeros(self.batch, cell.input_size, dtype=parameter.dtype, device=parameter.device)
             self._initial = cell.initial_state(self.batch, self._like)
             self._state = [leaf.detach().clone().contiguous() for _, leaf in leaves(self._initial)]
-            if [leaf.shape for leaf in before] == [leaf.shape for leaf in self._state]:
-                for own, old in zip(self._state, before, strict=True):
-                    own.copy_(old)
+            if len(before) == len(self._state):
+                like = as_large(self._initial, unflatten(self._initial, before))
+                if [leaf.shape for leaf in before] == [leaf.shape for _, leaf in leaves(like)]:
+                    self._take(before)
         self._shape, self._size = tuple(self._like.shape), (self.batch, cell.output_size)
         # a trace leaves the hooks of the cell itself to the sequence; here they belong to the step
         self._program = _compile(_Hooked(cell) if hooks.hooked(cell) else cell, self._like, self._initial)
@@ -215,10 +218,17 @@ class Stream:
 
     @state.setter
     def state(self, state: State) -> None:
-        check_nest(f"Stream({type(self.cell).__name__})", state, self._initial)
+        check_nest(f"Stream({type(self.cell).__name__})", state, as_large(self._initial, state))
+        self._take([leaf for _, leaf in leaves(state)])
+
+    def _take(self, values: list[Tensor]) -> None:
+        """Copies of these leaves, in the memory that is there but for those of other sizes."""
         with torch.no_grad():
-            for own, (_, given) in zip(self._state, leaves(state), strict=True):
-                own.copy_(given)
+            for k, (own, given) in enumerate(zip(self._state, values, strict=True)):
+                if own.shape == given.shape:
+                    own.copy_(given)
+                else:
+                    self._state[k] = given.detach().to(own).clone(memory_format=torch.contiguous_format)
 
     def reset(self) -> None:
         """Back to the initial state."""
