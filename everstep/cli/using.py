@@ -83,10 +83,11 @@ def score(
     if tokens and not as_json:
         raise typer.BadParameter("--tokens needs --json.")
     loaded = load_run(run)
-    if encoding is None and (encoding := loaded.config.data.encoding).lower() != "utf-8":
-        log(f"note: the lines are read as {encoding}, as the training text was; --encoding utf-8 for others")
+    trained = loaded.config.data.encoding
+    if encoding is None and trained.lower() != "utf-8":
+        log(f"note: the lines are read as {trained}, as the training text was; --encoding utf-8 for others")
     total = unknown = 0
-    for number, block in enumerate(blocks(standard_input(encoding))):
+    for number, block in enumerate(blocks(standard_input(encoding or trained))):
         for item in loaded.score(block, number * BLOCK + 1) if block else ():
             total, unknown = total + item.tokens, unknown + (item.unknown or 0)
             print(_row(item, tokens) if as_json else f"{item.logp:.6f}\t{item.tokens}\t{item.line}")

@@ -161,7 +161,7 @@ def _check_mark(head: bytes, source: str, encoding: str, option: str) -> None:
 def _binary(head: bytes, source: str, encoding: str, option: str) -> str:
     found = sniffed(head)
     if found and found != codecs.lookup(encoding).name:
-        return f"{source}: holds NUL bytes as {found} text does, not {encoding}; set {option}{found}"
+        return f"{source}: is {found} text, as its bytes show, not {encoding}; set {option}{found}"
     return (
         f"{source}: looks binary (it holds NUL bytes); expected a text file. If it is text, take them out: "
         "tr -d '\\000' < OLD > NEW"

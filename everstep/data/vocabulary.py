@@ -233,8 +233,8 @@ def _finish(hf: HF, options: Options) -> HF:
         hf.normalizer = normalizers.Sequence(steps)
     if options.kind != "words":
         ends = [decoders.Replace(EOS, "\n")] * options.eos
-        spaces = [decoders.Metaspace(prepend_scheme="never"), decoders.Replace(METASPACE_ITSELF, METASPACE)]
-        joins = {"chars": [decoders.Fuse()], "unigram": spaces}
+        spaces: list[Any] = [decoders.Metaspace(prepend_scheme="never"), decoders.Replace(METASPACE_ITSELF, METASPACE)]
+        joins: dict[str, list[Any]] = {"chars": [decoders.Fuse()], "unigram": spaces}
         hf.decoder = decoders.Sequence([*ends, *joins.get(options.kind, [decoders.ByteLevel()])])
         if options.eos:
             hf.add_tokens([AddedToken(EOS, normalized=True, special=False)])

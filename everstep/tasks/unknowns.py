@@ -27,7 +27,7 @@ def unknown_measures(unknown: int, tokens: int, tokenizer: Tokenizer, text: Iter
     """
     if tokenizer.unk_id is None:
         return {}
-    found = {"unknown": unknown, "unknown_share": unknown / max(tokens, 1)}
+    found: dict[str, Any] = {"unknown": unknown, "unknown_share": unknown / max(tokens, 1)}
     if unknown and unknown > _written(tokenizer, text):
         found["lower_bounds"] = list(BOUNDS)
     return found
