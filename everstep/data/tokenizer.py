@@ -355,6 +355,9 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
         """The text of ids: `<eos>` is `\\n`, words are joined by one space, bytes that are no UTF-8 become U+FFFD.
 
+        All units but words so give back the text that was encoded, in its normal form and case. Only what became
+        `<unk>` is lost, a written `<eos>` is a line's end, and unigram takes U+FDD0, which no text should have, for `▁`.
+
         Raises:
             DataError: an id outside the vocabulary.
         """
