@@ -356,7 +356,7 @@ class Tokenizer:
         """The text of ids: `<eos>` is `\\n`, words are joined by one space, bytes that are no UTF-8 become U+FFFD.
 
         All units but words so give back the text that was encoded, in its normal form and case. Only what became
-        `<unk>` is lost, a written `<eos>` is a line's end, and unigram takes U+FDD0, which no text should have, for `▁`.
+        `<unk>` is lost, a written `<eos>` is a line's end, and unigram takes U+FDD0, which no text has, for `▁`.
 
         Raises:
             DataError: an id outside the vocabulary.
