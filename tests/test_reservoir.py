@@ -146,7 +146,7 @@ def test_no_compiler_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @compiled
 def test_a_compiler_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fails(source: str, name: str) -> None:
+    def fails(*arguments: object) -> None:
         raise toolchain.BuildError("it broke")
 
     cell, xs = es.Reservoir(2, 30, seed=0), torch.randn(1, 3, 2)
