@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------------- the one place
+
+
+def test_nothing_else_looks_at_the_processor() -> None:
+    looks = re.compile(r"cpuinfo|system/cpu|_is_mkldnn|_is_avx|_is_amx|get_cpu_capab|platform\.(machine|processor)\(")
+    package = Path(es.__file__).parent
+    found = {
+        path.relative_to(package).as_posix() for path in package.rglob("*.py") if looks.search(path.read_text("utf-8"))
+    }
+    assert found - {"cli/doctor.py"} == {"processor.py"}  # doctor names the system
 
 
 def test_what_is_held_back_is_not_there(machine: Any) -> None:
