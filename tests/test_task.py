@@ -383,7 +383,7 @@ def test_a_run_is_never_overwritten_and_a_failed_start_leaves_nothing(chars: Run
     with pytest.raises(RunError, match="cannot make a run there"):
         trained(text, tmp_path / "file" / "run")
     (tmp_path / "short.txt").write_text("ab\n")
-    with pytest.raises(DataError, match=r"lower train\.batch_size"):
+    with pytest.raises(DataError, match=r"set train\.batch_size=3 or less"):
         trained(tmp_path / "short.txt", tmp_path / "run", "data.valid_fraction=0")
     (tmp_path / "one.txt").write_text("aaaa")
     with pytest.raises(DataError, match="vocabulary of 1 symbol"):
