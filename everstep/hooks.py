@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from torch.nn.modules import module as everywhere
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 
 class _Inside(threading.local):
@@ -32,6 +32,8 @@ class _Inside(threading.local):
 
 
 _inside = _Inside()
+_anywhere: list[int] = []
+"""An item for each `around` that goes on, in whatever thread: seen sooner than what is a thread's own."""
 
 
 def hooked(module: nn.Module) -> bool:
@@ -41,8 +43,8 @@ def hooked(module: nn.Module) -> bool:
         or module._forward_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or everywhere._global_forward_pre_hooks
-        or everywhere._global_forward_hooks
+        or _global_forward_pre_hooks
+        or _global_forward_hooks
     )
 
 
@@ -66,9 +68,11 @@ def around(module: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any
     """`run(*args, **kwargs)` with the module's hooks before and after, as if that were its `forward`."""
     with running(module):
         _inside.instead[id(module)] = run
+        _anywhere.append(0)
         try:
             return module._call_impl(*args, **kwargs)
         finally:
+            _anywhere.pop()
             _inside.instead.pop(id(module), None)
 
 
@@ -77,11 +81,13 @@ def own_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not _inside.instead and not hooked(self):
+        if not _anywhere and not hooked(self):
             return forward(self, *args, **kwargs)
         instead = _inside.instead.pop(id(self), None)
         if instead is not None:
             return instead(*args, **kwargs)
+        if not hooked(self):
+            return forward(self, *args, **kwargs)
         with running(self):
             return forward(self, *args, **kwargs)
 

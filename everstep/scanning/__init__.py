@@ -111,7 +111,8 @@ def plainly(
     else:
         initial = as_large(initial, state)
         check_nest(f"scan({type(layer).__name__})", state, initial)
-        state = like_nest(state, initial)
+        if not isinstance(initial, Tensor):
+            state = like_nest(state, initial)
         if not plain(*[leaf for _, leaf in leaves(state)]):
             backend = _of_pytorch(layer, backend)
     if xs.shape[1] == 0:
