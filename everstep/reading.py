@@ -96,7 +96,7 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
         {'a': 1}
     """
     content = {key: part for key, part in value.items() if key != "seal"}
-    return {**content, "seal": hashlib.sha256(json.dumps(content).encode()).hexdigest()}
+    return {**content, "seal": hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()}
 
 
 def unsealed(value: dict[str, Any]) -> dict[str, Any]:

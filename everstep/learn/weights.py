@@ -88,7 +88,7 @@ def _sealed(content: bytes) -> bytes:
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"]["sha256"] = _UNKNOWN
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 8)
     whole = b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[8 + size :]])
     return whole.replace(_UNKNOWN.encode(), hashlib.sha256(whole).hexdigest().encode(), 1)
