@@ -125,8 +125,13 @@ def as_large(initial: State, state: State) -> State:
     >>> as_large(torch.zeros(2, 0, 3), torch.ones(2, 5, 3)).shape
     torch.Size([2, 5, 3])
     """
-    given = leaves(state)
-    if len(given) != len(leaves(initial)) or not any(0 in leaf.shape[1:] for _, leaf in leaves(initial)):
+    if isinstance(initial, Tensor) and initial.numel():  # as nearly always
+        return initial
+    if all(leaf.numel() for _, leaf in leaves(initial)):
+        return initial
+    try:
+        given = leaves(like_nest(state, initial))
+    except (TypeError, ValueError, LookupError):  # another nest, of which `check_nest` tells
         return initial
     found = []
     for (_, leaf), (_, other) in zip(leaves(initial), given, strict=True):

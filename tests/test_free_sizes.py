@@ -182,6 +182,16 @@ def test_a_final_state_goes_on_and_shares_no_memory() -> None:
     assert carried[1]["memory"].data_ptr() != state[1]["memory"].data_ptr()
 
 
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_dict_in_another_order(backend: str) -> None:
+    cell, xs = made("additive"), torch.randn(2, 4, X, dtype=F64)
+    h, there, mask = given(cell, 2, 5)
+    found, _ = es.scan(cell, xs, (h, dict(reversed(there.items())), mask), backend=backend)
+    torch.testing.assert_close(found, es.scan(cell, xs, (h, there, mask), backend=backend)[0], rtol=0, atol=0)
+    with pytest.raises(TypeError, match="should be a dict with keys"):
+        es.scan(cell, xs, (h, {"memory": there["memory"]}, mask), backend=backend)
+
+
 def test_within_a_stack() -> None:
     cell = made("additive")
     layer = es.Stack(es.GRU(3, X).double(), cell)
