@@ -31,15 +31,13 @@ bench: $(DEV)  ## speed beside rivals; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/engine.py --only grid,cells,ragged,stream
 	$(BIN)/python benchmarks/rivals.py
 
-SANITIZED := -k "random_cells or sizes or nothing or no_row or threads or unusual or retained or contiguous or functions or products or training_step or matter or operations or modules or same_numbers or strips or backward_needs or rows_of_steps"
-
 # shifts of negative numbers are defined since C++20 and by all compilers before; -s, since a report ends the process
 sanitize: export EVERSTEP_CXXFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize=shift -fno-sanitize-recover=undefined
 sanitize: export EVERSTEP_CACHE = $(CURDIR)/build/sanitized
 sanitize: export CXX := $(CXX)
 sanitize: export ASAN_OPTIONS = detect_leaks=0
 sanitize: $(DEV)  ## the compiled engine under the address and undefined-behaviour sanitizers; minutes
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" $(BIN)/python -m pytest -s tests/test_fused.py tests/test_fused_bfloat16.py tests/test_fused_ahead.py tests/test_fused_far.py tests/test_fused_ragged.py tests/test_idioms.py $(SANITIZED)
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" $(BIN)/python -m pytest -s -m sanitize
 
 clean:  ## remove what the other targets made, except runs
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

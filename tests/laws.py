@@ -166,3 +166,8 @@ WIRINGS = [name for name in LAYERS if list(LAYERS).index(name) >= list(LAYERS).i
 """What is made of other cells, or has an `unroll` of its own."""
 PLAIN = ["Accumulator", "LSTM", "GRU", "RNN", "MinGRU", "BatchNormLSTM", "UserCell"]
 """Cells of every kind that backends tell apart."""
+LONG = [*PLAIN, "MLSTM", "SLSTM", "Checkpointed", "Stack", "Reservoirs"]
+"""Those that are run over hundreds of steps too: what is kept, cut into pieces or summed over steps in other ways."""
+OWN_DERIVATIVES = [*PLAIN, "Checkpointed", "EchoState", "Feedback", "MLSTM", "Reservoir", "Zoneout"]
+"""Those whose derivatives step by step are held against differences too; of all others the compiled loop's are, which
+are the same to first order."""

@@ -11,17 +11,15 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from laws import UserCell
-from random_cells import differences, recipe, refused
+from random_cells import differences
 from test_laws import assert_same, carried, everything, inputs, ways
 from torch import Tensor, nn
 
@@ -30,18 +28,7 @@ from everstep.scanning import explain, fused
 from everstep.scanning.fused import build, toolchain
 
 F64 = torch.float64
-CELLS, SINGLE = 32, 6
-"""Random cells that the suite compiles in float64, and those of them that it also compiles in float32."""
-
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets PyTorch's threads, and puts them back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def make(cell: Callable[..., es.Cell] = es.GRU, *sizes: int, dtype: torch.dtype = F64, **options: Any) -> es.Cell:
@@ -56,123 +43,10 @@ def compare(cell: es.Cell, xs: Tensor, state: object = None, tolerance: float = 
     assert_same(everything(cell, xs, state, "fused", **how), want, tolerance)
 
 
-# --------------------------------------------------------------------------------------------------------- random cells
-
-_made: dict[int, es.Cell | None] = {}
+# -------------------------------------------------------------------------------------------------------------- threads
 
 
-def random_cell(seed: int) -> es.Cell | None:
-    """The cell of this number, compiled once for all examples; None if the engine refuses it."""
-    if seed not in _made:
-        cell = recipe(seed).cell()
-        _made[seed] = None if refused(cell) else cell
-    return _made[seed]
-
-
-@settings(max_examples=300, deadline=None)
-@given(seed=st.integers(0, CELLS - 1), batch=st.integers(1, 6), time=st.integers(0, 9), how=st.integers(0, 10**6))
-def test_random_cells_equal_the_reference(seed: int, batch: int, time: int, how: int) -> None:
-    cell = random_cell(seed)
-    if cell is not None:
-        assert not differences(cell, F64, how, batch, time), recipe(seed).source()
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, SINGLE - 1), batch=st.integers(1, 6), time=st.integers(1, 9), how=st.integers(0, 10**6))
-def test_random_cells_in_float32(seed: int, batch: int, time: int, how: int) -> None:
-    cell = random_cell(seed)
-    if cell is not None:
-        assert not differences(cell, torch.float32, how, batch, time), recipe(seed).source()
-
-
-def test_few_random_cells_are_refused() -> None:
-    assert sum(random_cell(seed) is None for seed in range(CELLS)) < 0.2 * CELLS
-
-
-# ---------------------------------------------------------------------------------------------------- sizes and threads
-
-
-@pytest.mark.parametrize("sizes", [(1, 1), (2, 7), (3, 16), (5, 17), (4, 33), (2, 64)])
-@pytest.mark.parametrize("batch", [1, 3, 65, 130])
-def test_sizes(sizes: tuple[int, int], batch: int) -> None:
-    cell = make(es.LSTM, *sizes)
-    xs = inputs(cell, batch, 5)
-    for how in ways(batch, 5).values() if batch > 1 else [{}]:
-        compare(cell, xs, **how)
-
-
-@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)])
-@pytest.mark.parametrize("cell", [es.GRU, UserCell])
-def test_nothing(shape: tuple[int, int], cell: Callable[..., es.Cell]) -> None:
-    built = make(cell, 3, 4) if cell is es.GRU else UserCell().double()
-    xs = inputs(built, *shape)
-    compare(built, xs, resets=torch.zeros(shape, dtype=torch.bool))
-    if shape[0]:
-        compare(built, xs, lengths=torch.zeros(shape[0], dtype=torch.int64))
-
-
-def test_no_row_has_steps() -> None:
-    compare(make(), inputs(make(), 3, 4), lengths=torch.zeros(3, dtype=torch.int64))
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("kind", [es.LSTM, es.LayerNormLSTM, es.MLSTM])
-@pytest.mark.parametrize(("batch", "size"), [(1, 80), (2, 48), (7, 33), (66, 20)])
-def test_threads_agree(
-    kind: Callable[..., es.Cell],
-    batch: int,
-    size: int,
-    dtype: torch.dtype,
-    tolerance: float,
-    threads: Callable[[int], None],
-) -> None:
-    """Few rows on many threads share their units; many rows are shared out whole."""
-    cell = make(kind, 3, size, dtype=dtype)
-    xs, state = inputs(cell, batch, 20, dtype), carried(cell, batch, dtype)
-    for how in ways(batch, 20).values() if batch > 1 else [{}]:
-        threads(1)
-        want = everything(cell, xs, state, "fused", **how)
-        for number in (2, 3):
-            threads(number)
-            first, second = (everything(cell, xs, state, "fused", **how) for _ in range(2))
-            assert_same(first, want, tolerance)
-            assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-class Elementwise(es.Cell):
-    """h_t = σ(a_t) ∘ h_{t−1} + b_t ∘ v: no number needs another, so that threads can share a row without waiting."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.input_size, self.hidden_size, self.output_size = 2 * size, size, size
-        self.v = nn.Parameter(torch.randn(size))
-
-    def initial_state(self, batch: int, like: Tensor) -> Tensor:
-        return like.new_zeros(batch, self.hidden_size)
-
-    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = x.chunk(2, -1)
-        y = torch.sigmoid(a) * h + b * self.v
-        return y, y
-
-
-@pytest.mark.parametrize("how", ["plain", "ragged", "resets", "reverse"])
-@pytest.mark.parametrize(("batch", "time", "size"), [(1, 1100, 33), (2, 200, 96)])
-def test_threads_that_share_rows_without_products(
-    threads: Callable[[int], None], how: str, batch: int, time: int, size: int
-) -> None:
-    cell, xs = make(Elementwise, size), torch.randn(batch, time, 2 * size, dtype=F64)
-    options: dict[str, dict[str, object]] = {
-        "plain": {},
-        "ragged": {"lengths": torch.tensor([time - 100, time - 7][:batch])},
-        "resets": {"resets": torch.rand(batch, time) < 0.1},
-        "reverse": {"reverse": True},
-    }
-    for number in (1, 2, 3):
-        threads(number)
-        compare(cell, xs, **options[how])
-
-
+@pytest.mark.sanitize
 def test_two_python_threads_at_once() -> None:
     cells = [make(es.LSTM, 3, 16), make(es.GRU, 3, 16)]
     xs = inputs(cells[0], 4, 30)
@@ -201,6 +75,7 @@ def carried_zero(cell: es.Cell, batch: int) -> object:
 # ------------------------------------------------------------------------------------------------------ unusual numbers
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 5e-324, 1e-310, 1e150])
 @pytest.mark.parametrize("kind", [es.LSTM, es.GRU, es.LayerNormGRU, es.SLSTM, es.MLSTM, es.MinGRU, UserCell])
 def test_nan_infinity_and_denormals_flow_as_in_the_reference(kind: Callable[..., es.Cell], number: float) -> None:
@@ -212,6 +87,7 @@ def test_nan_infinity_and_denormals_flow_as_in_the_reference(kind: Callable[...,
     assert torch.isfinite(want[0]).all()
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("op", ["relu", "sigmoid", "tanh", "abs", "sign", "elu", "softplus", "hardtanh", "leaky_relu"])
 def test_pointwise_operations_on_unusual_numbers(op: str) -> None:
     fn = getattr(torch, op, None) or getattr(nn.functional, op)
@@ -234,6 +110,7 @@ OTHER: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("name", OTHER)
 def test_other_operations_on_unusual_numbers(name: str) -> None:
     check_pointwise(OTHER[name], f"other {name}")
@@ -275,6 +152,7 @@ def with_grad(cell: es.Cell, xs: Tensor, state: Tensor, backend: str) -> tuple[T
 # ------------------------------------------------------------------------------------------------------------- autograd
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("how", ["transposed", "every other", "expanded", "flipped"])
 def test_inputs_that_are_not_contiguous(how: str) -> None:
     cell = make()
@@ -312,6 +190,7 @@ def inputs_again(cell: es.Cell) -> Tensor:
     return inputs(cell, 2, 4)
 
 
+@pytest.mark.sanitize
 def test_nothing_is_saved_without_gradients() -> None:
     cell = make()
     with torch.no_grad():
@@ -336,6 +215,7 @@ def test_only_the_final_state_or_one_leaf_of_it() -> None:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
+@pytest.mark.sanitize
 def test_a_retained_graph_and_what_the_user_keeps() -> None:
     """Large enough for the memory that is used again from call to call."""
     cell = make(es.LSTM, 16, 64, dtype=torch.float32)
@@ -467,6 +347,7 @@ class Shared(es.Cell):
         return h, h
 
 
+@pytest.mark.sanitize
 def test_shared_modules_and_parameters() -> None:
     cell = Shared().double()
     held = {name: id(p) for name, p in cell.named_parameters(remove_duplicate=False)}
@@ -662,6 +543,7 @@ def test_a_change_of_the_cell_is_noticed() -> None:
         assert len(seen) < 2 or not torch.equal(seen[-1], seen[-2])
 
 
+@pytest.mark.sanitize
 def test_functions_that_come_and_go_are_told_apart() -> None:
     cell = Options().double()
     xs = inputs(cell, 1, 3)
@@ -952,6 +834,7 @@ def errors(name: str, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         return x[finite], np.abs((got.astype(want.dtype) - want)[finite] / np.spacing(np.abs(rounded[finite])))
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", LIMITS)
 def test_elementary_functions(name: str, dtype: Any) -> None:
@@ -959,6 +842,7 @@ def test_elementary_functions(name: str, dtype: Any) -> None:
     assert wrong.max() <= LIMITS[name][dtype == np.float64], (x[wrong.argmax()], wrong.max())
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", LIMITS)
 def test_elementary_functions_at_the_ends(name: str, dtype: Any) -> None:
@@ -972,14 +856,6 @@ def test_elementary_functions_at_the_ends(name: str, dtype: Any) -> None:
         want = exact(name, x)
     assert np.isnan(got[::5]).all()
     assert np.array_equal(got, want, equal_nan=True)
-
-
-def test_rows_without_any_step_have_gradients_of_zero() -> None:
-    cell = make()
-    xs = inputs(cell, 2, 4).requires_grad_()
-    ys, _ = es.scan(cell, xs, lengths=torch.zeros(2, dtype=torch.int64), backend="fused")
-    grads = torch.autograd.grad(ys.sum(), [xs, *cell.parameters()])
-    assert not any(t.any() for t in (ys, *grads))
 
 
 def test_memory_of_inference_mode_serves_training_after_it() -> None:

@@ -47,6 +47,7 @@ def product(a: Tensor, w: Tensor, c: Tensor | None = None) -> Tensor:
     return out
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("k", [1, 2, 3, 16, 65, 2048, 2501, 4100])
 def test_products(k: int) -> None:
     torch.manual_seed(k)
@@ -60,6 +61,7 @@ def test_products(k: int) -> None:
         assert torch.equal(product(a[m // 2 : m // 2 + 1], w)[0], got[m // 2])
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("steps", [1, 2, 255, 257, 600])
 def test_products_over_steps(steps: int) -> None:
     torch.manual_seed(steps)
@@ -86,6 +88,7 @@ def gradients(cell: es.Cell, xs: Tensor, mixed: bool, backend: str = "fused") ->
     return [ys.detach().float(), *torch.autograd.grad((ys.float() * scale).sum(), [xs, *cell.parameters()])]
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("name", CELLS)
 def test_a_training_step(name: str) -> None:
     logs = []

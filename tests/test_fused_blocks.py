@@ -84,6 +84,7 @@ def check(cell: es.Cell, dtype: torch.dtype, tolerance: float) -> None:
             assert_same(everything(cell, xs, state, "fused", **how), want, tolerance, exact)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("name", [*BLOCKS, *(f"shared {name}" for name in SHARED)])
 def test_products_of_heads(name: str, dtype: torch.dtype, tolerance: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_fused import compare, make
+from test_fused import make
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
@@ -29,43 +29,6 @@ def test_what_a_training_step_keeps_besides_its_input(kind: type[es.Cell], kept:
     made = program(make(kind, 3, 16))
     assert sum(made.kept_sizes.values()) == kept * 16
     assert bool(made.over) == over
-
-
-class Late(es.Cell):
-    """Reads its hoisted product twice: before and after the product with the state, in order and turned round."""
-
-    input_size, hidden_size, output_size = 3, 16, 16
-
-    def __init__(self, how: str):
-        super().__init__()
-        self.how = how
-        self.w, self.u = nn.Linear(3, 16), nn.Linear(16, 16, bias=False)
-
-    def initial_state(self, batch: int, like: Tensor) -> Tensor:
-        return like.new_zeros(batch, 16)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.w(x)
-        if self.how == "turned":
-            y = torch.tanh(v) * torch.sigmoid(v.view(-1, 4, 4).transpose(1, 2).flatten(1)) + self.u(state)
-        elif self.how == "later":
-            y = torch.tanh(v + state) * v
-            y = torch.sigmoid(self.u(y) + v) * torch.tanh(v - y)
-        elif self.how == "in products":
-            y = torch.tanh(self.u(torch.sigmoid(v + state)) + v)
-        elif self.how == "for its square":
-            y = torch.tanh(self.w(x) * v + state) * v
-        else:
-            y = torch.tanh(v + torch.sigmoid(self.u(v)) + state)
-        return y, torch.tanh(y)
-
-
-@pytest.mark.parametrize("how", ["turned", "later", "in products", "for its square", "product of a product"])
-def test_an_input_that_is_read_again(how: str) -> None:
-    torch.manual_seed(1)
-    cell = Late(how).double()
-    program(cell)
-    compare(cell, torch.randn(5, 7, 3, dtype=torch.float64), torch.randn(5, 16, dtype=torch.float64))
 
 
 def gradients(cell: es.Cell, xs: Tensor, ys: Tensor, **options: Any) -> tuple[Tensor, ...]:

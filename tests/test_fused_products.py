@@ -1,7 +1,8 @@
-"""Products over all steps: PyTorch's numbers and gradients, by the engine's kernels."""
+"""Products over all steps: PyTorch's numbers and gradients, by the engine's kernels, from wherever the factors lie."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from everstep.scanning.fused import products, toolchain
-from everstep.scanning.fused.products import mm, transposed
+import everstep as es
+from everstep.scanning.fused import _rows, products, toolchain
+from everstep.scanning.fused.products import ALL, BEFORE, USED, USED_BEFORE, columns, mm, room_over_steps, transposed
+from everstep.scanning.fused.table import Rows
+from everstep.scanning.fused.threads import has_short, kernels
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -128,3 +132,120 @@ def test_without_gradients(own: list[str]) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(mm(x, w), x @ w)
     assert own == ["rows"] * 2
+
+
+def test_only_some_gradients(threads: int) -> None:
+    """Frozen weights, and inputs that need none, change nothing about the others."""
+    torch.manual_seed(0)
+    cell, xs = es.LSTM(20, 24), torch.randn(5, 45, 20)
+    of = {"x": xs.clone().requires_grad_(), **dict(cell.named_parameters())}
+    ys, state = es.scan(cell, of["x"], backend="fused")
+    scale = torch.linspace(-1, 1, ys.numel()).view_as(ys)
+    total = (ys * scale).sum() + sum(leaf.sum() for _, leaf in es.state.leaves(state))
+    whole = dict(zip(of, torch.autograd.grad(total, list(of.values())), strict=True))
+    for wanted in ("weight_ih", "weight_hh", "x"):
+        for name, parameter in cell.named_parameters():
+            parameter.requires_grad_(name == wanted)
+        inputs = xs.clone().requires_grad_(wanted == "x")
+        target = inputs if wanted == "x" else dict(cell.named_parameters())[wanted]
+        ys, state = es.scan(cell, inputs, backend="fused")
+        total = (ys * scale).sum() + sum(leaf.sum() for _, leaf in es.state.leaves(state))
+        assert torch.equal(torch.autograd.grad(total, target)[0], whole[wanted])
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("depth", [0, 1, 63, 64, 1024, 2500])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_single_column(depth: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(depth)
+    x, w = torch.randn(37, depth, dtype=dtype), torch.randn(depth, 1, dtype=dtype)
+    got, want = products.product(x, w), x.double() @ w.double()
+    rest = 1e-5 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(got.double(), want, rtol=rest, atol=rest * max(1, depth) ** 0.5)
+    assert all(torch.equal(products.product(x[i : i + 1], w), got[i : i + 1]) for i in range(len(x)))
+
+
+class Projected(es.Cell):
+    """The weight of x is laid out as `how` says, and what it multiplies by is not."""
+
+    def __init__(self, how: str):
+        super().__init__(20, 24)
+        self.how = how
+        self.weight = nn.Parameter(torch.randn(*((24, 20) if how == "transposed" else (20, 24))))
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step."""
+        weight = self.weight.transpose(0, 1) if self.how == "transposed" else self.weight
+        h = torch.tanh(x @ weight + 0.5 * state)
+        return h, h
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("how", ["transposed", "as it is"])
+def test_gradients_are_contiguous_as_weights_are(how: str) -> None:
+    torch.manual_seed(0)
+    cell, xs, found = Projected(how), torch.randn(3, 45, 20), {}
+    for backend in ("fused", "reference"):
+        ys, _ = es.scan(cell, xs, backend=backend)
+        (found[backend],) = torch.autograd.grad(ys.square().sum(), [cell.weight])
+    assert found["fused"].is_contiguous()
+    torch.testing.assert_close(found["fused"], found["reference"], rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------- what lies with padding, or belongs to the step before
+
+KINDS = [(torch.float32, False), (torch.float64, False), (torch.float32, True)]
+
+
+def gathered(x: Tensor, others: Tensor, rows: Rows, way: int) -> Tensor:
+    """What belongs to each step, one after the other."""
+    found, here = [], 0
+    for r, length in enumerate(rows.length.tolist()):
+        for step in range(length):
+            before = way in (BEFORE, USED_BEFORE)
+            if before and rows.resets is not None and rows.resets[here]:
+                found.append(others[rows.count + r])
+            elif before and step == 0:
+                found.append(others[r])
+            else:
+                place = here if way in (ALL, BEFORE) else r * rows.time + step
+                found.append(x[place - before])
+            here += 1
+    return torch.stack(found) if found else x[:0]
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize(("dtype", "short"), KINDS)
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("lengths", [[3], [1, 1], [0, 5, 0, 0, 4, 7, 0], [7, 0], [300, 1, 0, 257, 256, 2], [0, 0]])
+def test_rows_of_steps(lengths: list[int], resets: bool, dtype: torch.dtype, short: bool) -> None:
+    if short and not has_short():
+        pytest.skip("no bfloat16 in this processor")
+    torch.manual_seed(0)
+    count, time = len(lengths), max([*lengths, 1]) + 2
+    marks = torch.rand(count, time) < 0.3 if resets else None
+    rows = _rows(torch.empty(count, time), torch.tensor(lengths), marks)
+    for m, n in ((40, 40), (3, 200), (130, 3), (90, 1)):
+        g, padded, others = (
+            torch.randn(k, w, dtype=dtype) for k, w in ((rows.steps, m), (count * time, n), (2 * count, n))
+        )
+        array, width = torch.randn(count * time, 4, dtype=dtype), 4 * dtype.itemsize
+        wanted = array.clone()
+        for r, length in enumerate(lengths):
+            wanted[r * time + length : (r + 1) * time] = 0
+        for way in (ALL, USED, BEFORE, USED_BEFORE):
+            x = padded if way in (USED, USED_BEFORE) else padded[: rows.steps]
+            found = []
+            for threads, of, how in ((1, gathered(x, others, rows, way), ALL), (1, x, way), (3, x, way)):
+                out = torch.full((m, n), torch.nan, dtype=dtype)
+                room = room_over_steps(dtype, rows.steps, m, n)
+                memory = torch.empty(threads * room, dtype=dtype)
+                table = [1, 0, 1, memory.data_ptr(), room, *rows.addresses[:3], count, time]
+                table += [g.data_ptr(), m, of.data_ptr(), n, rows.steps, m, n, out.data_ptr(), n]
+                table += [how, others.data_ptr(), n, array.data_ptr(), width]
+                numbers = (ctypes.c_int64 * len(table))(*table)
+                kernels(dtype, short).run(columns(dtype, short), ctypes.addressof(numbers), threads)
+                found.append(out)
+            assert torch.equal(found[0], found[1]), (way, m, n)
+            assert torch.equal(found[0], found[2]), (way, m, n)
+        assert torch.equal(array, wanted)

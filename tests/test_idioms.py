@@ -203,6 +203,7 @@ def test_at_corners_values_and_derivatives_are_those_of_pytorch(name: str) -> No
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations(name: str) -> None:
     check(Idiom(OPERATIONS[name]))
@@ -257,6 +258,7 @@ class Kept(es.Cell):
         return h, h
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("cell", [Slots, Modules])
 def test_modules(cell: Callable[[], es.Cell]) -> None:
     check(cell())
@@ -331,6 +333,7 @@ def test_rows_are_not_mixed_before_a_product(mixed: Callable[[Tensor], Tensor]) 
     assert torch.equal(cell(xs)[0], es.scan(cell, xs, backend="reference")[0])
 
 
+@pytest.mark.sanitize
 def test_attention_to_nothing_is_nothing() -> None:
     class Looking(Idiom):
         def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -342,6 +345,7 @@ def test_attention_to_nothing_is_nothing() -> None:
     check(Looking(torch.tanh))
 
 
+@pytest.mark.sanitize
 def test_modules_with_slots() -> None:
     class Slotted(Idiom):
         __slots__ = ("scale",)
@@ -384,6 +388,7 @@ def test_tensors_in_lists_are_the_very_same() -> None:
                 weight.mul_(0.5)
 
 
+@pytest.mark.sanitize
 def test_what_a_step_makes_out_of_nothing_can_be_kept() -> None:
     @lru_cache
     def mask() -> Tensor:
