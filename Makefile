@@ -3,14 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
+WORKERS ?= 2
+# a file's tests stay together: they share what they compile
+SPREAD = -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test test-masked lint bench clean coverage sanitize
 
 demo: $(READY)  ## train on the bundled text for a minute, sample, score, draw
 	@$(BIN)/everstep demo
 
-test: $(DEV)  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(DEV)  ## the whole suite, by two processes; WORKERS=1 for one, WORKERS=auto for as many as there are cores
+	$(BIN)/python -m pytest $(SPREAD)
 
 # PyTorch, oneDNN and, by the first, the compiled engine do without AVX-512; processors of another family ignore both
 test-masked: export ATEN_CPU_CAPABILITY = avx2
@@ -19,7 +22,7 @@ test-masked: $(DEV)  ## what depends on the processor's instructions, with most 
 	$(BIN)/python -m pytest -m instructions
 
 coverage: $(DEV)  ## branch coverage of the package
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term
 
 lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
 
@@ -13,7 +14,7 @@ from everstep.data.trees import read_trees
 from everstep.errors import ConfigError
 from everstep.rivals import Rival, WordTexts, text_classes, text_rivals
 
-pytest.importorskip("sklearn")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed")
 
 
 def drawn(count: int, seed: int, classes: int = 2) -> WordTexts:
