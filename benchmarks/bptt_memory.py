@@ -25,11 +25,11 @@ from matplotlib.figure import Figure
 from rivals_memory import status
 from timing import alternately
 
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
 from everstep.learn import Objective, checkpointed
+from everstep.networks.likelihood import likelihood
+from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.scanning.fused import pool
-from everstep.tasks.config import ModelConfig
-from everstep.tasks.language_model import LanguageModel, likelihood
 
 DOCS = Path(__file__).parents[1] / "docs"
 TIMES = (1_000, 3_162, 10_000, 31_623, 100_000)
@@ -39,17 +39,17 @@ WAYS: dict[str, Objective] = {"plain": likelihood(), "checkpointed": checkpointe
 COLOURS = {"plain": "#D55E00", "checkpointed": "#0072B2"}
 
 
-def model() -> LanguageModel:
+def model() -> TokenModel:
     torch.manual_seed(0)
-    return LanguageModel(VOCABULARY, ModelConfig(cell="GRU", embedding_size=UNITS, hidden_size=UNITS))
+    return TokenModel(VOCABULARY, TokenModelSection(cell="GRU", embedding_size=UNITS, hidden_size=UNITS))
 
 
-def tokens(time: int) -> Batch:
+def tokens(time: int) -> TokenBatch:
     both = torch.randint(VOCABULARY, (2, BATCH, time), generator=torch.Generator().manual_seed(1))
-    return Batch(both[0], both[1], None, None, 0, time)
+    return TokenBatch(both[0], both[1], None, None, 0, time)
 
 
-def train(learner: LanguageModel, way: str, batch: Batch) -> None:
+def train(learner: TokenModel, way: str, batch: TokenBatch) -> None:
     learner.zero_grad()
     for loss in WAYS[way](learner, batch, None):
         (loss.total.sum() / batch.count).backward()

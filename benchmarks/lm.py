@@ -26,9 +26,9 @@ from everstep.data import Corpus, Lanes, Tokenizer, prepare, read_blocks
 from everstep.learn import FitSettings
 from everstep.learn.learner import Learner
 from everstep.learn.optim import make_optimizer
+from everstep.networks.likelihood import likelihood
+from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.processor import name as cpu_name
-from everstep.tasks.config import ModelConfig
-from everstep.tasks.language_model import LanguageModel, likelihood
 
 SIZE, LAYERS, BATCH, WINDOW, DROPOUT = 200, 2, 20, 35, 0.2
 STEPS = 10  # in a round
@@ -80,15 +80,19 @@ def rival(tokens: torch.Tensor, words: int) -> Callable[[], None]:
     return run
 
 
-def model_of(words: int) -> LanguageModel:
+def model_of(words: int) -> TokenModel:
     torch.manual_seed(0)
-    config = ModelConfig(embedding_size=SIZE, hidden_size=SIZE, layers=LAYERS, dropout=DROPOUT, input_dropout=DROPOUT)
-    return LanguageModel(words, config).train()
+    config = TokenModelSection(
+        embedding_size=SIZE, hidden_size=SIZE, layers=LAYERS, dropout=DROPOUT, input_dropout=DROPOUT
+    )
+    return TokenModel(words, config).train()
 
 
 def ours(lanes: Lanes, words: int, precision: str) -> Callable[[], None]:
     """STEPS steps of `fit`."""
-    settings = FitSettings(max_epochs=9, optimizer="sgd", learning_rate=20.0, clip_norm=0.25, precision=precision)
+    settings = FitSettings(
+        max_epochs=9, optimizer="sgd", learning_rate=20.0, clip_norm=0.25, precision=precision, schedule="constant"
+    )
     learner = Learner(model_of(words), likelihood(), lanes, settings)
 
     def run() -> None:
@@ -104,7 +108,7 @@ def parts(lanes: Lanes, words: int) -> dict[str, Callable[[], object]]:
     batch = lanes.batch(0, 1)
     xs = model.embedding(batch.inputs).detach().requires_grad_()
     ys = model.body(xs)[0].detach().requires_grad_()
-    optimizer = make_optimizer(model, FitSettings(max_steps=1, optimizer="sgd"))
+    optimizer = make_optimizer(model, FitSettings(max_steps=1, optimizer="sgd", learning_rate=1e-3))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
 

@@ -127,7 +127,14 @@ _HOMES = {
     "everstep.learn": ["EchoState", "RecursiveLeastSquares", "Ridge", "fit"],
     "everstep.learn.omega": ["omega"],
     "everstep.decode": ["sample"],
-    "everstep.tasks.run": ["load", "train"],
+    "everstep.runs.recipe": ["Recipe"],
+    "everstep.runs.task": ["Prediction", "Task"],
+    "everstep.runs.training": ["load", "resume", "train"],
+    "everstep.learn.objective": ["Loss"],
+    "everstep.learn.settings": ["FitSettings"],
+    "everstep.sections": ["Section"],
+    "everstep.data.batches": ["Movable"],
+    "everstep.networks.layers": ["LayersSection", "stack_of"],
     "everstep.errors": ["EverstepError"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -211,16 +218,23 @@ if TYPE_CHECKING:
         random_tree,
         time_scales,
     )
+    from everstep.data.batches import Movable
     from everstep.decode import sample
     from everstep.equation import gated
     from everstep.errors import EverstepError
     from everstep.heads import Categorical
     from everstep.learn import EchoState, RecursiveLeastSquares, Ridge
     from everstep.learn.fit import fit
+    from everstep.learn.objective import Loss
     from everstep.learn.omega import omega
+    from everstep.learn.settings import FitSettings
+    from everstep.networks.layers import LayersSection, stack_of
+    from everstep.runs.recipe import Recipe
+    from everstep.runs.task import Prediction, Task
+    from everstep.runs.training import load, resume, train
     from everstep.scanning import explain, scan
     from everstep.scanning.fused.stream import Stream
-    from everstep.tasks.run import load, train
+    from everstep.sections import Section
     from everstep.wirings import (
         DTRNN,
         Bidirectional,

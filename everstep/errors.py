@@ -5,6 +5,8 @@ The command line prints the message of an `EverstepError` and leaves with its `e
 
 from __future__ import annotations
 
+import math
+
 
 class EverstepError(Exception):
     """Base of every error a user can cause or meet."""
@@ -41,3 +43,13 @@ class Interrupted(EverstepError):
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
+
+
+def check_finite(what: str, loss: float) -> None:
+    """Refuse a score that is none.
+
+    Raises:
+        RunError: it is NaN or infinite; `what` says of what it is.
+    """
+    if not math.isfinite(loss):
+        raise RunError(f"{what} is {loss}: the model diverged or its weights are damaged")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +41,16 @@ class ClassMeasures:
     support: NDArray[np.int64]
     predicted: NDArray[np.int64]
     cells: NDArray[np.int64]
+
+    def report(self, names: Sequence[str]) -> dict[str, Any]:
+        """The figures as JSON takes them; those of each class under its name."""
+        figures = zip(names, self.precision, self.recall, self.f1, self.support, strict=True)
+        by_class = {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+            for name, p, r, f, n in figures
+        }
+        main = {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "classes": by_class}
+        return {"count": self.count, "loss": self.nats, **main}
 
     def confusion(self) -> NDArray[np.int64]:
         """How often target i was predicted as j, at [i, j]: (K, K). Made on demand: 10,000 classes take 800 MB."""

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
 from everstep.learn import FitResult, FitSettings, Loss, fit
 
 VOCABULARY, HIDDEN = 11, 8
+PLAIN: dict[str, Any] = {"schedule": "constant", "clip_norm": None, "precision": "float32", "log_every_seconds": 10.0}
+"""Settings of plain gradient steps."""
 
 
 class Toy(nn.Module):
@@ -48,13 +50,13 @@ class Lanes:
     def __len__(self) -> int:
         return self._number
 
-    def batch(self, epoch: int, index: int) -> Batch:
+    def batch(self, epoch: int, index: int) -> TokenBatch:
         at = index * self._steps
         part = self.tokens[:, at : at + self._steps + 1]
         lengths = None
         if self._ragged:
             lengths = (torch.arange(self.batch_size) + index) % (self._steps + 1)
-        return Batch(part[:, :-1], part[:, 1:], lengths, None, 0, self._steps)
+        return TokenBatch(part[:, :-1], part[:, 1:], lengths, None, 0, self._steps)
 
 
 def row_nats(logits: Tensor, targets: Tensor, lengths: Tensor | None) -> Tensor:
@@ -64,7 +66,7 @@ def row_nats(logits: Tensor, targets: Tensor, lengths: Tensor | None) -> Tensor:
     return nats.sum(1)
 
 
-def objective(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
+def objective(model: nn.Module, batch: TokenBatch, state: Any) -> Iterator[Loss]:
     """The whole batch as one piece. The state is `{"gru": (h,)}`, batch first, to be a nest."""
     past = None if state is None else state["gru"][0].transpose(0, 1).contiguous()
     logits, new = model(batch.inputs, past)
@@ -72,7 +74,7 @@ def objective(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
     yield Loss(nats, nats.detach(), {"gru": (new.transpose(0, 1),)})
 
 
-def pieces(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
+def pieces(model: nn.Module, batch: TokenBatch, state: Any) -> Iterator[Loss]:
     """The batch in pieces of two steps, each backpropagated by itself."""
     for at in range(0, batch.inputs.shape[1], 2):
         part = replace(batch, inputs=batch.inputs[:, at : at + 2], targets=batch.targets[:, at : at + 2])
@@ -96,6 +98,7 @@ def run(out: Path, /, *, resume: bool = False, model: nn.Module | None = None, *
     own = {"objective": objective, "batches": Lanes(), "validate": None, "rules": (), "identity": None}
     own |= {"log": lambda line: None, "resume_command": ""}
     given = {key: options.pop(key, value) for key, value in own.items()}
-    settings = FitSettings(**({"max_steps": 12, "learning_rate": 0.01} | options))
+    seed = options.pop("seed", 0)
+    settings = FitSettings(**({"max_steps": 12, "learning_rate": 0.01} | PLAIN | options))
     goal, batches = given.pop("objective"), given.pop("batches")
-    return fit(model or Toy(), goal, batches, settings, out=out, resume=resume, **given)
+    return fit(model or Toy(), goal, batches, settings, out=out, resume=resume, seed=seed, **given)

@@ -25,12 +25,16 @@ FLOORS = {
     "heads": 3,
     "data": 3,
     "measures": 3,
+    "sections": 3,
     "learn": 4,
     "decode": 4,
     "rivals": 4,
     "look": 5,
-    "tasks": 6,
-    "cli": 7,
+    "networks": 6,
+    "runs": 7,
+    "tasks": 8,
+    "lab": 9,
+    "cli": 10,
 }
 OUTSIDE = {"__init__", "__main__"}
 

@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 import everstep as es
 from everstep.cli.remembering import rate_words
+from everstep.lab.remember import unfolded_words
 from everstep.look import units
 from everstep.look.curves import Curves, curve_words
 from everstep.look.flow import Flow, draw_flow
@@ -26,7 +27,6 @@ from everstep.look.surface import plane_picture
 from everstep.look.surprise import surprise_words
 from everstep.look.unfolded import Unfolded
 from everstep.look.units import Telling, predictive_units, property_html, property_text, property_words, table_words
-from everstep.tasks.remember import unfolded_words
 
 
 def telling(held_out: float, first: float | None = None) -> Telling:

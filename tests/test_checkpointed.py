@@ -15,14 +15,14 @@ from learn_toy import Toy, objective, pieces, run
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
 from everstep.data.corpus import Corpus
 from everstep.data.lanes import Lanes
 from everstep.learn import checkpointed
+from everstep.networks.likelihood import likelihood
+from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.scanning.fused import pool
 from everstep.state import detach, leaves, map_state
-from everstep.tasks.config import ModelConfig
-from everstep.tasks.language_model import LanguageModel, likelihood
 
 F64 = torch.float64
 TIME = 30
@@ -340,28 +340,28 @@ def test_acausal_layers_are_refused() -> None:
 # -- objectives
 
 
-def batch(time: int = 23) -> Batch:
+def batch(time: int = 23) -> TokenBatch:
     torch.manual_seed(8)
     tokens = torch.randint(11, (3, time + 1))
-    return Batch(tokens[:, :-1], tokens[:, 1:], torch.tensor([time, 4, 0]), torch.rand(3, time) < 0.1, 0, time)
+    return TokenBatch(tokens[:, :-1], tokens[:, 1:], torch.tensor([time, 4, 0]), torch.rand(3, time) < 0.1, 0, time)
 
 
 SHORT = 1e-5  # the head sums in float32
 
 
-def losses(goal: Any, model: nn.Module, batch: Batch, state: Any) -> list[Tensor]:
+def losses(goal: Any, model: nn.Module, batch: TokenBatch, state: Any) -> list[Tensor]:
     model.zero_grad()
     (loss,) = goal(model, batch, state)
     loss.total.sum().backward()
-    return [loss.total.detach(), loss.nats, *(v.detach() for _, v in leaves(loss.state))] + [
+    return [loss.total.detach(), loss.reported, *(v.detach() for _, v in leaves(loss.state))] + [
         p.grad.clone() for p in model.parameters() if p.grad is not None
     ]
 
 
-def language_model() -> LanguageModel:
+def language_model() -> TokenModel:
     torch.manual_seed(2)
-    config = ModelConfig(cell="LSTM", embedding_size=6, hidden_size=8, layers=2, tied=True, dropout=0.0)
-    return LanguageModel(11, config, label_smoothing=0.1).double()
+    config = TokenModelSection(cell="LSTM", embedding_size=6, hidden_size=8, layers=2, tied=True, dropout=0.0)
+    return TokenModel(11, config, label_smoothing=0.1).double()
 
 
 @pytest.mark.parametrize("every", [1, 5, 100, None])
@@ -415,7 +415,7 @@ def test_memory_of_the_objective_is_that_of_the_states() -> None:
     model = language_model()
 
     def bytes_(goal: Any, time: int) -> int:
-        one = Batch(*torch.randint(11, (2, 2, time)), None, None, 0, time)
+        one = TokenBatch(*torch.randint(11, (2, 2, time)), None, None, 0, time)
         return kept(lambda: next(goal(model, one, None)).total.sum(), one.inputs, one.targets, *model.parameters())[0]
 
     state = 2 * 2 * 2 * 8 * 8  # layers, leaves, rows, units, float64

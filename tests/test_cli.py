@@ -9,20 +9,19 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from typer.testing import CliRunner
 
-import everstep.tasks
+import everstep.runs
 from everstep.cli.app import app
 from everstep.cli.demo import counted_bits
 from everstep.errors import DataError, Diverged, Interrupted
+from everstep.runs.recipe_files import load_recipe, load_task, to_yaml
 from everstep.scanning.fused import build, toolchain
-from everstep.tasks.config import Config, load_recipe, to_yaml
-from everstep.tasks.texts import Texts
 
 SCORES = {
     "task": "language-model",
@@ -48,9 +47,13 @@ class Score(NamedTuple):
 class FakeRun:
     """What the command line uses of a run, with answers that show what was asked."""
 
-    def __init__(self, path: Path, config: Config):
-        self.path, self.config, self.asked = path, config, []  # type: ignore[var-annotated]
-        self.texts = Texts.of(config.data)
+    def __init__(self, path: Path, task: Any):
+        self.path, self.task, self.recipe, self.asked = path, task, task.recipe, []  # type: ignore[var-annotated]
+        self.model = None
+
+    def able(self, verb: str) -> Any:
+        decoder = lambda model, given: types.SimpleNamespace(unknown=given.count("unheard"))  # noqa: E731
+        return types.SimpleNamespace(recipe=self.recipe, decoder=decoder)
 
     def generate(self, **wanted: Any) -> list[str] | str:
         texts = ["".join(parts) for parts in zip(*self.stream(**wanted), strict=True)]
@@ -61,18 +64,20 @@ class FakeRun:
         rows = range(wanted.get("count", 1))
         return iter([[f"text {i} of" for i in rows], [f" seed {wanted['seed']}" for _ in rows]])
 
-    def unknown(self, text: str) -> int:
-        return text.count("unheard")
-
     def score(self, lines: list[str], first_line: int = 1) -> list[Score]:
         self.asked.append(len(lines))
         return [Score(-0.5 * len(line), len(line) + 1, line, [-0.5] * len(line) + [0.0]) for line in lines]
 
-    def evaluate(self, split: str = "valid") -> dict[str, Any]:
-        return {**SCORES, "split": split}
+    def evaluate(self, split: str | None = None, *, data: Any = None) -> dict[str, Any]:
+        return {**SCORES, "split": split or ("test" if self.recipe.data.test else "valid")}
 
-    def surprise(self, text: str) -> list[tuple[str, float]]:
-        return [(character, 1.0 + index % 5) for index, character in enumerate(text)]
+    def passage(self, text: str | None = None, characters: int = 600) -> Any:
+        shown = (text or "".join(self.task.texts.read("valid")))[:characters]
+        bits = [1.0 + index % 5 for index in range(len(shown))]
+        pairs = list(zip(shown, bits, strict=True))
+        return types.SimpleNamespace(
+            labels=list(shown), surprise=lambda: bits, pairs=pairs, unit="character", shown="character"
+        )
 
 
 class Outcome(NamedTuple):
@@ -86,17 +91,18 @@ Everstep = Callable[..., Outcome]
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNamespace:
-    """`everstep.tasks.run` with nothing behind it; `raises` is what training ends by."""
+    """`everstep.runs.training` with nothing behind it; `raises` is what training ends by."""
     made: dict[Path, FakeRun] = {}
     module = types.SimpleNamespace(raises=None, calls=[], runs=made)
 
-    def load(path: Path) -> FakeRun:
-        return made.setdefault(path, FakeRun(path, load_recipe(path / "config.yaml")))
+    def load(path: Path, **options: Any) -> FakeRun:
+        return made.setdefault(path, FakeRun(path, load_task(path / "config.yaml")))
 
-    def train(config: Config, out: Path, log: Any = None) -> FakeRun:
+    def train(recipe: Any, out: Path, overrides: Sequence[str] = (), **options: Any) -> FakeRun:
+        task = load_task(recipe, overrides) if isinstance(recipe, str) else recipe
         module.calls.append(("train", out))
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        (out / "config.yaml").write_text(to_yaml(task.recipe), encoding="utf-8")
         records = [{"step": s, "seconds": s, "loss": 4 / s} for s in range(1, 9)] + [
             {"step": 8, "seconds": 8, "valid": 1.5}
         ]
@@ -106,14 +112,14 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNamespa
         (out / "model.safetensors").touch()
         return load(out)
 
-    def resume(out: Path, log: Any = None) -> FakeRun:
+    def resume(out: Path, **options: Any) -> FakeRun:
         module.calls.append(("resume", out))
         (out / "model.safetensors").touch()
         return load(out)
 
     module.train, module.resume, module.load = train, resume, load
-    monkeypatch.setitem(sys.modules, "everstep.tasks.run", module)
-    monkeypatch.setattr(everstep.tasks, "run", module, raising=False)
+    monkeypatch.setitem(sys.modules, "everstep.runs.training", module)
+    monkeypatch.setattr(everstep.runs, "training", module, raising=False)
     monkeypatch.chdir(tmp_path)
     return module
 
@@ -131,7 +137,7 @@ def cli() -> Everstep:
 
 @pytest.fixture
 def run(fake: types.SimpleNamespace) -> FakeRun:
-    made: FakeRun = fake.train(load_recipe("shakespeare-minute"), Path("runs/mine"))
+    made: FakeRun = fake.train("shakespeare-minute", Path("runs/mine"))
     fake.calls.clear()
     return made
 
@@ -308,12 +314,12 @@ def test_eval_json_is_one_object_on_stdout(cli: Everstep, run: FakeRun) -> None:
 
 
 def test_eval_json_has_no_infinity(cli: Everstep, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "evaluate", lambda split: {**SCORES, "word_perplexity": float("inf")})
+    monkeypatch.setattr(run, "evaluate", lambda split, data: {**SCORES, "word_perplexity": float("inf")})
     assert json.loads(cli("eval", "runs/mine", "--json").out, parse_constant=pytest.fail)["word_perplexity"] is None
 
 
 def test_eval_defaults_to_test_where_there_is_one(cli: Everstep, fake: types.SimpleNamespace, tmp_path: Path) -> None:
-    fake.train(load_recipe("shakespeare", ["data.test=everstep:shakespeare"]), Path("runs/t"))
+    fake.train("shakespeare", Path("runs/t"), ["data.test=everstep:shakespeare"])
     assert json.loads(cli("eval", "runs/t", "--json").out)["split"] == "test"
 
 
@@ -373,7 +379,7 @@ def test_next_commands_can_be_typed_where_the_shell_does_not_find_everstep(
 def test_unknown_words_of_a_prompt_are_counted(cli: Everstep, run: FakeRun) -> None:
     done = cli("generate", "runs/mine", "--prompt", "unheard of")
     assert done.code == 0
-    assert "1 of the prompt's words are not in the vocabulary" in done.err
+    assert "1 of the prompt's tokens are not in the vocabulary" in done.err
 
 
 def test_generate_passes_what_was_asked_and_the_recipes_rest(cli: Everstep, run: FakeRun) -> None:
@@ -382,9 +388,10 @@ def test_generate_passes_what_was_asked_and_the_recipes_rest(cli: Everstep, run:
     cli("generate", "runs/mine")
     first, second = run.asked
     assert first == {
-        "prompt": "The", "length": 7, "temperature": 0, "top_k": 4, "top_p": 0.5, "seed": 0, "count": 1
+        "prompt": "The", "length": 7, "temperature": 0, "top_k": 4, "top_p": 0.5, "seed": 0, "count": 1,
+        "stop": "", "until_end": False,
     }  # fmt: skip
-    decode = run.config.decode
+    decode = run.recipe.decode
     assert (second["length"], second["temperature"], second["seed"]) == (decode.length, decode.temperature, None)
 
 

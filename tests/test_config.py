@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from everstep.errors import ConfigError
-from everstep.tasks.config import RECIPES, load_recipe, parse_recipe, recipes, to_yaml
+from everstep.runs.recipe_files import RECIPES, explained_keys, load_recipe, parse_recipe, recipes, to_yaml
 
 MINIMAL = "task: language-model\ntrain:\n  max_steps: 3\n"
 
@@ -44,12 +43,12 @@ def test_shipped_recipes_say_what_they_are() -> None:
 
 def test_zarembas_small_setting_in_mean_per_token_terms() -> None:
     config = load_recipe("ptb-small")
-    train, model = config.train, config.model
+    train, model, k1 = config.train, config.model, config.objective.k1
     assert (model.hidden_sizes, model.embedding_size, model.init_range, model.dropout) == ((200, 200), 200, 0.1, 0.0)
     assert (train.optimizer, train.schedule, train.constant_epochs, train.decay) == ("sgd", "step", 5, 2.0)
-    assert (train.batch_size, train.k1, train.max_epochs) == (20, 20, 13)
+    assert (train.batch_size, k1, train.max_epochs) == (20, 20, 13)
     # his sum over k1 steps against our mean
-    assert (train.learning_rate / train.k1, train.clip_norm) == (1.0, 5 / train.k1)
+    assert (train.learning_rate / k1, train.clip_norm) == (1.0, 5 / k1)
 
 
 @pytest.mark.parametrize(
@@ -93,35 +92,35 @@ def test_the_last_override_wins_and_leaves_the_rest() -> None:
         ("train.hiden_size=3", ["train.hiden_size: unknown key", "did you mean model.hidden_size?"]),
         ("train.zzz=3", ["train.zzz: unknown key", "known in train:", "max_minutes"]),
         ("model.layers.x=1", ["model.layers.x: unknown key"]),
-        ("model.layers=two", ["model.layers: expected a whole number ≥ 1", "came 'two' (text)"]),
-        ("model.layers=2.5", ["model.layers: expected a whole number ≥ 1", "came 2.5 (a number)"]),
-        ("model.layers=true", ["model.layers", "came true (true or false)"]),
-        ("model.hidden_size=-4", ["model.hidden_size: expected a whole number ≥ 1", "came -4"]),
-        ("model.hidden_size=[4, -4]", ["model.hidden_size", "or a list", "came [4, -4]"]),
-        ("model.hidden_size=[]", ["model.hidden_size", "came []"]),
-        ("train.batch_size=0", ["train.batch_size: expected a whole number ≥ 1", "came 0"]),
-        ("train.k2=0", ["train.k2", "≥ 1 or null", "came 0"]),
-        ("train.threads=100000", ["train.threads: expected a whole number ≥ 1 and ≤ 1,024 or null", "came 100000"]),
-        ("train.threads=0", ["train.threads: expected a whole number ≥ 1", "came 0"]),
-        ("seed=-1", ["seed: expected a whole number ≥ 0", "came -1"]),
-        ("model.dropout=1.0", ["model.dropout: expected a number ≥ 0 and < 1", "came 1.0"]),
-        ("model.zoneout=-0.1", ["model.zoneout", "came -0.1"]),
-        ("train.label_smoothing=1.5", ["train.label_smoothing", "came 1.5"]),
-        ("train.learning_rate=.nan", ["train.learning_rate: expected a number > 0", "came nan"]),
-        ("train.max_minutes=.inf", ["train.max_minutes", "came inf"]),
-        ("train.betas=[0.9]", ["train.betas: expected a list of 2", "came [0.9]"]),
-        ("model.cell=lstm", ["model.cell: expected one of LSTM, GRU", "did you mean LSTM?"]),
+        ("model.layers=two", ["model.layers: expected a whole number ≥ 1", "got 'two' (text)"]),
+        ("model.layers=2.5", ["model.layers: expected a whole number ≥ 1", "got 2.5 (a number)"]),
+        ("model.layers=true", ["model.layers", "got true (true or false)"]),
+        ("model.hidden_size=-4", ["model.hidden_size: expected a whole number ≥ 1", "got -4"]),
+        ("model.hidden_size=[4, -4]", ["model.hidden_size", "or a list", "got [4, -4]"]),
+        ("model.hidden_size=[]", ["model.hidden_size", "got []"]),
+        ("train.batch_size=0", ["train.batch_size: expected a whole number ≥ 1", "got 0"]),
+        ("objective.k2=0", ["objective.k2", "≥ 1 or null", "got 0"]),
+        ("train.threads=100000", ["train.threads: expected a whole number ≥ 1 and ≤ 1,024 or null", "got 100000"]),
+        ("train.threads=0", ["train.threads: expected a whole number ≥ 1", "got 0"]),
+        ("seed=-1", ["seed: expected a whole number ≥ 0", "got -1"]),
+        ("model.dropout=1.0", ["model.dropout: expected a number ≥ 0 and < 1", "got 1.0"]),
+        ("model.zoneout=-0.1", ["model.zoneout", "got -0.1"]),
+        ("objective.label_smoothing=1.5", ["objective.label_smoothing", "got 1.5"]),
+        ("train.learning_rate=.nan", ["train.learning_rate: expected a number > 0", "got nan"]),
+        ("train.max_minutes=.inf", ["train.max_minutes", "got inf"]),
+        ("train.betas=[0.9]", ["train.betas: expected a list of 2", "got [0.9]"]),
+        ("model.cell=lstm", ["model.cell: expected one of ", "did you mean LSTM?"]),
         ("data.unit=word", ["data.unit", "did you mean words?"]),
-        ("data.lowercase=yes", ["data.lowercase: expected true or false", "came 'yes' (text)"]),
-        ("data.encoding=utf-88", ["data.encoding", "utf-8", "came 'utf-88'"]),
+        ("data.lowercase=yes", ["data.lowercase: expected true or false", "got 'yes' (text)"]),
+        ("data.encoding=utf-88", ["data.encoding", "utf-8", "got 'utf-88'"]),
         ("data.train=", ["data.train: expected a path"]),
-        ("data.train=[a, 3]", ["data.train: expected text or a list (each text)", "came ['a', 3]"]),
-        ("decode.top_p=0", ["decode.top_p: expected a number > 0 and ≤ 1 or null", "came 0"]),
-        ("train=5", ["train: expected a mapping of keys", "came 5"]),
-        ("train.max_steps", ["expected key=value", "came 'train.max_steps'"]),
+        ("data.train=[a, 3]", ["data.train: expected text or a list (each text)", "got ['a', 3]"]),
+        ("decode.top_p=0", ["decode.top_p: expected a number > 0 and ≤ 1 or null", "got 0"]),
+        ("train=5", ["train: expected a mapping of keys", "got 5"]),
+        ("train.max_steps", ["expected key=value", "got 'train.max_steps'"]),
         ("=3", ["expected key=value"]),
         ("model.layers=[", ["the value of model.layers", "line 1, column 2"]),
-        ("task=translation", ["task: expected one of language-model", "came 'translation'"]),
+        ("task=translation", ["task: expected one of ", "language-model", "got 'translation'"]),
     ],
 )
 def test_a_wrong_key_or_value_is_named(override: str, said: list[str]) -> None:
@@ -138,8 +137,8 @@ def test_a_wrong_key_or_value_is_named(override: str, said: list[str]) -> None:
         (["model.embedding_size=8", "model.residual=true"], "model.residual: expected embedding_size = hidden_size"),
         (["train.schedule=plateau", "data.valid_fraction=0"], "plateau needs validation"),
         (["train.averaging=nt-asgd", "data.valid_fraction=0"], "nt-asgd needs validation"),
-        (["train.patience=3", "data.valid_fraction=0"], "train.patience needs validation"),
-        (["data.sequence=lines", "train.k2=5"], "train.k2: expected null"),
+        (["train.patience=3", "data.valid_fraction=0"], "train.patience: patience needs validation"),
+        (["data.sequence=lines", "objective.k2=5"], "objective.k2: expected null"),
         (["train.min_learning_rate=1"], "train.min_learning_rate: expected at most"),
         (["train.momentum=0.9"], "train.momentum: expected optimizer sgd or rmsprop"),
         (["data.unit=bytes", "data.min_count=2"], "data.min_count"),
@@ -169,7 +168,7 @@ def test_every_problem_is_in_the_one_message() -> None:
         ("train: !!python/object:os.system {}\n", "r.yaml, line 1"),
         ("train:\n  max_steps: 3\n  seed: 1\n  max_steps: 4\n", "r.yaml, line 4, column 3"),
         ("[1, 2]: 3\n", "r.yaml"),
-        ("1: 2\n", "1: unknown key"),
+        ("task: language-model\n1: 2\n", "1: unknown key"),
     ],
 )
 def test_unreadable_yaml_is_refused_with_its_place(text: str, said: str) -> None:
@@ -183,8 +182,8 @@ def test_duplicate_keys_are_named_with_both_lines() -> None:
 
 
 def test_an_empty_section_is_one_of_defaults() -> None:
-    assert parse_recipe("model:\ntrain: {max_steps: 1}\n", "r").model.layers == 1
-    assert "at least one of max_steps" in refusal("train:\n")
+    assert parse_recipe("task: language-model\nmodel:\ntrain: {max_steps: 1}\n", "r").model.layers == 1
+    assert "at least one of max_steps" in refusal("task: language-model\ntrain:\n")
 
 
 def test_a_recipe_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -208,14 +207,32 @@ def test_a_file_and_a_shipped_name_do_not_hide_each_other(tmp_path: Path, monkey
     assert load_recipe("ptb-small.yaml").train.max_steps == 3
 
 
-@pytest.mark.parametrize("name", [name for name, _ in recipes()])
-def test_what_a_recipe_says_of_training_is_what_fit_takes(name: str) -> None:
-    from everstep.learn.settings import FitSettings
+def test_settings_made_in_python_are_refused_in_the_words_of_recipes() -> None:
+    from everstep.learn import FitSettings
 
-    names = {field.name for field in dataclasses.fields(FitSettings)} - {"seed"}
-    train = load_recipe(name).train.model_dump()
-    assert names <= set(train)
-    FitSettings(**{key: train[key] for key in names})
+    assert FitSettings(max_steps=3) == parse_recipe(MINIMAL, "r.yaml").train
+    for options, said in (
+        ({}, "at least one of max_steps, max_epochs, max_minutes"),
+        ({"max_steps": 0}, "max_steps: expected a whole number ≥ 1 or null; got 0"),
+        ({"max_steps": 1, "learning_rat": 1.0}, "learning_rat: unknown key; did you mean learning_rate?"),
+        ({"max_steps": 1, "min_learning_rate": 1.0}, "min_learning_rate: expected at most learning_rate"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            FitSettings(**options)
+        assert said in str(caught.value)
+
+
+def test_every_key_says_what_it_means() -> None:
+    for name, _ in recipes():
+        assert [row["key"] for row in explained_keys(name) if not row["meaning"]] == []
+    row = next(row for row in explained_keys("text-words") if row["key"] == "data.min_count")
+    assert row == {
+        "key": "data.min_count",
+        "type": "a whole number ≥ 1",
+        "default": "1",
+        "value": "2",
+        "meaning": "rarer tokens become <unk>",
+    }
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -18,7 +18,7 @@ from everstep.data import expand, read_blocks
 
 SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 OPTIONS = [
-    "model.embedding_size=8", "model.hidden_size=12", "train.batch_size=4", "train.k1=16", "train.max_minutes=null",
+    "model.embedding_size=8", "model.hidden_size=12", "train.batch_size=4", "objective.k1=16", "train.max_minutes=null",
     "train.validate_every=2", "train.max_steps=4", "train.keep_last=1", "data.unk=true",
 ]  # fmt: skip
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {

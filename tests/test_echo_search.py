@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import everstep as es
-from everstep.tasks.synthetic import lorenz, mackey_glass
+from everstep.lab.synthetic import lorenz, mackey_glass
 
 F64 = torch.float64
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.cli.pictures import passage
+from everstep.cli.pictures import own_text
 from everstep.data.decoding import as_read, read_lines, reads_text, sniffed
 from everstep.data.text import file_lines, open_text, read_blocks
 from everstep.errors import DataError
-from everstep.tasks.config import parse_recipe
+from everstep.runs.recipe_files import parse_recipe
 
 ODD = "one\r\ntwo\rthree\x0cstill\u2028three\x85\x1c\x1d\x1e\x0b\u2029end\n\n four \r\r\nlast"
 LINES = ["one", "two", "three\x0cstill\u2028three\x85\x1c\x1d\x1e\x0b\u2029end", "", " four ", "", "last"]
@@ -43,9 +43,8 @@ def by_open_text(path: Path, encoding: str) -> str:
 
 
 def by_passage(path: Path, encoding: str) -> str:
-    config = parse_recipe(f"train: {{max_steps: 1}}\ndata: {{encoding: {encoding}}}", "recipe")
-    run = types.SimpleNamespace(texts=types.SimpleNamespace(spans={}), config=config, path=path.parent)
-    return passage(run, path, 10**6)  # type: ignore[arg-type]
+    text = f"task: language-model\ntrain: {{max_steps: 1}}\ndata: {{encoding: {encoding}}}"
+    return own_text(types.SimpleNamespace(recipe=parse_recipe(text, "recipe")), path)  # type: ignore[arg-type]
 
 
 def by_stdin(path: Path, encoding: str) -> str:
@@ -68,10 +67,7 @@ def test_every_reader_reads_alike(reader: Reader, encoding: str, mark: bool, tmp
     if encoding in ("utf-16", "utf-32") and mark:
         return  # the codec's own mark and one more, which is a symbol of the text
     read = reader(path, encoding)
-    if reader is by_passage:
-        assert read == "\n".join(LINES[:-1]) + "\n"  # whole lines
-    else:
-        assert read.split("\n") == LINES
+    assert read.split("\n") == LINES
 
 
 @settings(max_examples=200, deadline=None)

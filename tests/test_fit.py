@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
 from everstep.errors import ConfigError, DataError, Diverged, Interrupted, RunError
 from everstep.learn import FitSettings, Loss, clip_by_global_norm, files, load_weights, read_metrics
 from everstep.learn.learner import Learner
@@ -33,7 +33,7 @@ def gradients_of(batches: Any, objective: Any = toy.objective, **options: Any) -
     def keep(model: nn.Module, step: int) -> None:
         kept.extend(p.grad.clone() for p in model.parameters() if p.grad is not None)
 
-    settings = FitSettings(max_steps=1, **options)
+    settings = FitSettings(**{"max_steps": 1, **toy.PLAIN, **options})
     Learner(toy.Toy(dropout=0.0), objective, batches, settings, [keep]).step()
     return kept
 
@@ -60,7 +60,7 @@ class Halves(toy.Lanes):
     def __len__(self) -> int:
         return 2
 
-    def batch(self, epoch: int, index: int) -> Batch:
+    def batch(self, epoch: int, index: int) -> TokenBatch:
         rows = slice(4 * index, 4 * index + 4)
         whole = self._whole
         lengths = None if whole.lengths is None else whole.lengths[rows]
@@ -84,9 +84,9 @@ def test_accumulation_ends_with_the_epoch(tmp_path: Path) -> None:
 
 
 def test_pieces_are_backpropagated_one_by_one() -> None:
-    def by_hand(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
+    def by_hand(model: nn.Module, batch: TokenBatch, state: Any) -> Iterator[Loss]:
         *_, last = losses = list(toy.pieces(model, batch, state))
-        yield Loss(sum(loss.total for loss in losses), sum(loss.nats for loss in losses), last.state)
+        yield Loss(sum(loss.total for loss in losses), sum(loss.reported for loss in losses), last.state)
 
     pieces, together = gradients_of(toy.Lanes(), toy.pieces), gradients_of(toy.Lanes(), by_hand)
     truncated = gradients_of(toy.Lanes())
@@ -99,7 +99,7 @@ def test_state_is_carried_within_an_epoch_only(tmp_path: Path) -> None:
     seen: list[torch.Tensor | None] = []
     made: list[torch.Tensor] = []
 
-    def watch(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
+    def watch(model: nn.Module, batch: TokenBatch, state: Any) -> Iterator[Loss]:
         seen.append(None if state is None else state["gru"][0])
         for loss in toy.objective(model, batch, state):
             made.append(loss.state["gru"][0])
@@ -119,12 +119,14 @@ def test_state_is_carried_within_an_epoch_only(tmp_path: Path) -> None:
 def test_bfloat16_keeps_state_and_weights_in_float32() -> None:
     dtypes: list[torch.dtype] = []
 
-    def half(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
+    def half(model: nn.Module, batch: TokenBatch, state: Any) -> Iterator[Loss]:
         dtypes.append(nn.functional.linear(torch.ones(1, 8), model.embedding.weight).dtype)
         for loss in toy.objective(model, batch, state):
             yield loss._replace(state=loss.state["gru"][0].bfloat16())
 
-    learner = Learner(toy.Toy(), half, toy.Lanes(number=1), FitSettings(max_steps=1, precision="bfloat16"))
+    learner = Learner(
+        toy.Toy(), half, toy.Lanes(number=1), FitSettings(**{**toy.PLAIN, "max_steps": 1, "precision": "bfloat16"})
+    )
     learner.batches = toy.Lanes(number=2)
     learner.step()
     assert dtypes == [torch.bfloat16]
@@ -135,7 +137,7 @@ def test_bfloat16_keeps_state_and_weights_in_float32() -> None:
 def spoiling(step: int, lane: int, value: float = math.nan) -> Any:
     calls = iter(range(1, 1000))
 
-    def objective(model: nn.Module, batch: Batch, state: Any) -> Iterator[Loss]:
+    def objective(model: nn.Module, batch: TokenBatch, state: Any) -> Iterator[Loss]:
         for loss in toy.objective(model, batch, state):
             spoiled = loss.total.clone()
             if next(calls) == step:
@@ -191,7 +193,7 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:
 
 
 def test_a_validation_that_is_not_finite_stops(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="validation loss at step 2 is nan"):
+    with pytest.raises(Diverged, match="validation at step 2 gives nan"):
         toy.run(tmp_path, validate=lambda model: math.nan, validate_every=2)
 
 
@@ -278,7 +280,13 @@ def test_the_schedule_is_followed(tmp_path: Path) -> None:
 
 
 def test_plateau_lowers_the_rate(tmp_path: Path) -> None:
-    options = {"schedule": "plateau", "validate_every": 2, "log_every_seconds": 0.0, "max_steps": 8}
+    options = {
+        "schedule": "plateau",
+        "validate_every": 2,
+        "log_every_seconds": 0.0,
+        "max_steps": 8,
+        "plateau_patience": 1,
+    }
     toy.run(tmp_path, validate=lambda model: 1.0, **options)
     rates = [record["learning_rate"] for record in read_metrics(tmp_path / "metrics.jsonl") if "loss" in record]
     assert rates == [0.01] * 4 + [0.005] * 2 + [0.0025] * 2

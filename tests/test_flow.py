@@ -12,10 +12,10 @@ from matplotlib.image import imread
 from torch import Tensor
 
 import everstep as es
+from everstep.lab.remember import ASKED, SHOWN, SYMBOLS, Recaller, pictures, sequences
 from everstep.look.flow import Flow, draw_flow, gradient_flow
 from everstep.look.sensitivity import draw_sensitivity, sensitivity
 from everstep.state import detach, leaves
-from everstep.tasks.remember import ASKED, SHOWN, SYMBOLS, Recaller, pictures, sequences
 
 F64 = torch.float64
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from untrained import untrained
 
 import everstep as es
 from everstep.cli.using import write_texts
@@ -19,8 +20,7 @@ from everstep.data import Tokenizer
 from everstep.data.vocabulary import KINDS
 from everstep.decode import draws, sample
 from everstep.errors import ConfigError
-from everstep.tasks.language_model import LanguageModel
-from everstep.tasks.run import Run
+from everstep.runs.run import Run
 
 P = torch.tensor([0.4, 0.3, 0.2, 0.1])
 
@@ -37,12 +37,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     text.write_text(TEXT, "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERSTEP_CACHE", str(folder / "cache"))
-        overrides = [*SIZES, f"data.train={text}", "train.batch_size=4", "train.k1=8"]
+        overrides = [*SIZES, f"data.train={text}", "train.batch_size=4", "objective.k1=8"]
         made = {"chars": es.train("shakespeare-minute", folder / "chars", lambda _: None, overrides=overrides)}
     for unit in KINDS[1:]:
         tokenizer = Tokenizer.train([TEXT], unit, max_size={"bpe": 270, "unigram": 60}.get(unit))
-        config = made["chars"].config
-        made[unit] = Run(folder / unit, config, tokenizer, LanguageModel(tokenizer.vocab_size, config.model))
+        made[unit] = untrained(folder / unit, "shakespeare-minute", *overrides, tokenizer=tokenizer)
     return made
 
 
@@ -99,7 +98,7 @@ def test_a_prompt_is_read_as_training_reads(runs: dict[str, Run]) -> None:
     run = runs["chars"]
     for prompt in ("be\r\nTo", "be\rTo", "\ufeffbe\nTo"):
         assert run.generate(prompt, 10, seed=0) == run.generate("be\nTo", 10, seed=0)
-        assert run.unknown(prompt) == 0
+        assert run.task.decoder(run.model, prompt).unknown == 0
 
 
 def test_stopped_texts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,6 +64,6 @@ def test_training_says_what_was_left_out(tree: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("EVERSTEP_CACHE", str(tree / "cache"))
     said: list[str] = []
     overrides = [f"data.train={tree}/**/*.py", "train.max_minutes=null", "train.max_steps=1", "train.batch_size=2"]
-    overrides += ["model.hidden_size=8", "train.k1=8"]
+    overrides += ["model.hidden_size=8", "objective.k1=8"]
     es.train("shakespeare-minute", tree / "run", said.append, overrides=overrides)
     assert "left out: 3 empty files of data.train" in said

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from untrained import untrained
 
-from everstep.cli.pictures import passage, surprise
+from everstep.cli.pictures import own_text, passage
 from everstep.errors import DataError, RunError
 from everstep.look.curves import draw_curves, learning_curves, read_curves, smooth
 from everstep.look.surprise import surprise_html, surprise_text
 from everstep.look.text import Piece, layout
-from everstep.tasks.config import load_recipe
-from everstep.tasks.texts import Texts
+from everstep.runs.run import Run
 
 
 @pytest.fixture
@@ -167,22 +167,22 @@ def test_surprise_page_holds_the_text_and_its_numbers(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- the passage of a run
 
 
-class FakeRun:
-    def __init__(self, *recipe: str):
-        self.config = load_recipe(recipe[0], recipe[1:])
-        self.texts = Texts.of(self.config.data)
-
-    def surprise(self, text: str) -> list[tuple[str, float]]:
-        return [("to", 1.0), ("be", 2.0), ("<eos>", 3.0), ("▁or", 4.0)]
+def run_of(folder: Path, *recipe: str) -> Run:
+    return untrained(folder, recipe[0], *TINY, *recipe[1:])
 
 
-def read(run: FakeRun, text: Path | None = None, characters: int = 50) -> str:
-    return passage(run, text, characters)  # type: ignore[arg-type]
+TINY = ("model.hidden_size=4", "model.embedding_size=3")
 
 
-def test_the_passage_is_whole_lines_from_the_held_out_text() -> None:
-    run = FakeRun("shakespeare-minute")
-    valid = "".join(run.texts.read("valid"))
+def read(run: Run, text: str | None = None, characters: int = 50) -> str:
+    found = passage(run, text, characters)
+    assert found is not None
+    return "".join(found.labels)
+
+
+def test_the_passage_is_whole_lines_from_the_held_out_text(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "shakespeare-minute")
+    valid = "".join(run.task.texts.read("valid"))  # type: ignore[attr-defined]
     text = read(run, characters=300)
     assert 200 < len(text) <= 300
     assert text.endswith("\n")
@@ -190,17 +190,21 @@ def test_the_passage_is_whole_lines_from_the_held_out_text() -> None:
 
 
 def test_the_passage_is_the_head_of_valid_or_of_the_users_own(tmp_path: Path) -> None:
-    (tmp_path / "v.txt").write_text("one two\n" * 100, encoding="utf-8")
-    run = FakeRun("text-words", f"data.valid={tmp_path / 'v.txt'}")
-    assert read(run) == "one two\n" * 6
-    (tmp_path / "own.txt").write_text("no line end", encoding="utf-8")
-    assert read(run, tmp_path / "own.txt") == "no line end"
+    (tmp_path / "v.txt").write_text("the king\n" * 100, encoding="utf-8")
+    run = run_of(tmp_path, "text-words", f"data.valid={tmp_path / 'v.txt'}", "model.tied=false")
+    assert read(run) == "the king \n" * 5
+    (tmp_path / "own.txt").write_text("no king", encoding="utf-8")
+    assert read(run, own_text(run, tmp_path / "own.txt")) == "no king "
     with pytest.raises(DataError):
-        read(run, tmp_path / "missing.txt")
-    assert read(FakeRun("shakespeare", "data.valid_fraction=0")).startswith("First Citizen:")
+        own_text(run, tmp_path / "missing.txt")
+    with pytest.raises(DataError, match="look: the passage is empty"):
+        read(run, "\n\n")
+    assert read(run_of(tmp_path, "shakespeare", "data.valid_fraction=0")).startswith("First Citizen:")
 
 
-def test_words_are_set_apart_and_a_lower_bar_of_the_text_stays() -> None:
-    words, pieces = FakeRun("text-words"), FakeRun("text-subwords", "data.unit=unigram")
-    assert [token for token, _ in surprise(words, None)] == ["to ", "be ", "<eos>", "▁or "]  # type: ignore[arg-type]
-    assert [token for token, _ in surprise(pieces, None)] == ["to", "be", "<eos>", "▁or"]  # type: ignore[arg-type]
+def test_words_are_set_apart_and_a_lower_bar_of_the_text_stays(tmp_path: Path) -> None:
+    words = run_of(tmp_path, "text-words", "model.tied=false").passage("the king ▁\n", 20)
+    assert list(words.labels) == ["the ", "king ", "<unk> ", "\n"]
+    pieces = run_of(tmp_path, "shakespeare-minute").passage("to be", 20)
+    assert list(pieces.labels) == list("to be")
+    assert len(words.pairs) == len(words.labels) == len(words.places)

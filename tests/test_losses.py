@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
+from everstep.lab.synthetic import Adding
 from everstep.learn import FitSettings, Loss
 from everstep.learn.learner import Learner
-from everstep.tasks.synthetic import Adding
 
 ROWS = 4  # of `toy.Lanes()`
 
@@ -23,7 +23,7 @@ ROWS = 4  # of `toy.Lanes()`
 def changed(change: Callable[[Loss], Any]) -> Any:
     """The toy's objective, with each `Loss` changed."""
 
-    def objective(model: nn.Module, batch: Batch, state: Any) -> Iterator[Any]:
+    def objective(model: nn.Module, batch: TokenBatch, state: Any) -> Iterator[Any]:
         for loss in toy.objective(model, batch, state):
             yield change(loss)
 
@@ -42,15 +42,23 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "not summed": (changed(lambda s: s._replace(total=s.total[:, None].expand(4, 5))), ValueError, r"\(4, 5\)"),
     "flat": (changed(lambda s: s._replace(total=s.total.repeat(5))), ValueError, r"has shape \(20,\)"),
     "rows lost": (changed(lambda s: s._replace(total=s.total[1:])), ValueError, r"\(4,\).*has shape \(3,\)"),
-    "scalar nats": (changed(lambda s: s._replace(nats=s.nats.sum())), ValueError, r"nats .*\(4,\).*has shape \(\)"),
+    "scalar nats": (
+        changed(lambda s: s._replace(reported=s.reported.sum())),
+        ValueError,
+        r"reported .*\(4,\).*has shape \(\)",
+    ),
     "detached": (changed(lambda s: s._replace(total=s.total.detach())), ValueError, "total has no gradient"),
     "half": (changed(lambda s: s._replace(total=s.total.bfloat16())), ValueError, "float32 or float64.*bfloat16"),
-    "whole numbers": (changed(lambda s: s._replace(nats=s.nats.long())), ValueError, "nats .*float32.*int64"),
-    "a number": (changed(lambda s: s._replace(total=float(s.nats.sum()))), TypeError, "total .*tensor.*float"),
+    "whole numbers": (
+        changed(lambda s: s._replace(reported=s.reported.long())),
+        ValueError,
+        "reported .*float32.*int64",
+    ),
+    "a number": (changed(lambda s: s._replace(total=float(s.reported.sum()))), TypeError, "total .*tensor.*float"),
     "a tensor": (
         changed(lambda s: s.total),
         TypeError,
-        r"Loss\(total, nats, state\).*but yields Tensor",
+        r"Loss\(total, reported, state\).*but yields Tensor",
     ),
     "a tuple": (changed(tuple), TypeError, r"but yields tuple"),
     "nothing": (changed(lambda s: None), TypeError, r"but yields NoneType"),
@@ -81,20 +89,20 @@ def test_a_loss_that_no_parameter_has_a_part_in_is_refused(tmp_path: Path) -> No
 def test_what_is_right_is_taken() -> None:
     for change in (
         lambda s: s._replace(total=s.total.double()),
-        lambda s: s._replace(nats=s.total),  # not detached
+        lambda s: s._replace(reported=s.total),  # not detached
         lambda s: s._replace(state=()),
     ):
-        learner = Learner(toy.Toy(), changed(change), toy.Lanes(), FitSettings(max_steps=1))
-        assert learner.step().nats > 0
+        learner = Learner(toy.Toy(), changed(change), toy.Lanes(), FitSettings(max_steps=1, **toy.PLAIN))
+        assert learner.step().loss > 0
         assert not learner.carried or not learner.carried["gru"][0].requires_grad
 
 
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
-def batch(columns: int, lengths: Tensor | None, context: int = 0, steps: int = 6) -> Batch:
+def batch(columns: int, lengths: Tensor | None, context: int = 0, steps: int = 6) -> TokenBatch:
     tokens = torch.zeros(3, steps, dtype=torch.int64)
-    return Batch(tokens, torch.zeros(3, columns, dtype=torch.int64), lengths, None, context, steps)
+    return TokenBatch(tokens, torch.zeros(3, columns, dtype=torch.int64), lengths, None, context, steps)
 
 
 def test_targets_are_counted_not_words() -> None:
@@ -123,7 +131,7 @@ def test_targets_may_be_vectors() -> None:
 
 def test_fit_refuses_words_as_targets(tmp_path: Path) -> None:
     class Named(toy.Lanes):
-        def batch(self, epoch: int, index: int) -> Batch:
+        def batch(self, epoch: int, index: int) -> TokenBatch:
             found = super().batch(epoch, index)
             return replace(found, targets=found.targets[:, :1], lengths=torch.tensor([5, 1, 2, 3]))
 
@@ -134,13 +142,13 @@ def test_fit_refuses_words_as_targets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [-1, 2.0, True, torch.tensor(3), None])
 def test_a_count_is_a_whole_number(count: Any, tmp_path: Path) -> None:
     @dataclass(frozen=True, eq=False)
-    class Counted(Batch):
+    class Counted(TokenBatch):
         @property
         def count(self) -> int:
             return count  # type: ignore[no-any-return]
 
     class Own(toy.Lanes):
-        def batch(self, epoch: int, index: int) -> Batch:
+        def batch(self, epoch: int, index: int) -> TokenBatch:
             return Counted(**vars(super().batch(epoch, index)))
 
     with pytest.raises(ValueError, match=r"Counted\.count should be how many targets .*, a whole number ≥ 0, but is"):

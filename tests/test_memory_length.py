@@ -11,17 +11,15 @@ import pytest
 import torch
 from matplotlib.image import imread
 from torch import Tensor
+from untrained import untrained
 
 import everstep as es
-from everstep.cli.pictures import target_loss
 from everstep.cli.remembering import draw_memory
 from everstep.errors import DataError
 from everstep.look.flow import Flow, gradient_flow
 from everstep.look.memory import context_change, context_loss, draw_context, memory_by_gradient
-from everstep.tasks.config import load_recipe
-from everstep.tasks.language_model import LanguageModel
-from everstep.tasks.run import Run
-from everstep.tasks.texts import Texts
+from everstep.runs.recipe_files import load_task
+from everstep.runs.run import Run
 
 
 class Leaky(es.Affine):
@@ -131,9 +129,7 @@ def run(tmp_path: Path) -> Run:
     """An untrained model of two layers."""
     torch.manual_seed(0)
     sizes = ["model.embedding_size=6", "model.hidden_size=8", "model.layers=2"]
-    config = load_recipe("shakespeare-minute", sizes)
-    tokenizer = Texts.of(config.data).tokenizer()
-    return Run(tmp_path, config, tokenizer, LanguageModel(tokenizer.vocab_size, config.model))
+    return untrained(tmp_path, "shakespeare-minute", *sizes)
 
 
 def test_a_run_is_drawn_with_sentences(run: Run, tmp_path: Path) -> None:
@@ -164,38 +160,27 @@ def test_a_gradient_is_followed_below_what_float32_holds(run: Run, tmp_path: Pat
 
 def test_the_context_curve_of_a_run_ends_at_its_own_score(run: Run) -> None:
     text = "All the world's a stage,\nAnd all the men and women merely players.\n" * 3
-    ids = run.tokenizer.encode(text, line_end=False)
-    bits = [bits for _, bits in run.surprise(text)]
-    row = torch.tensor([run.tokenizer.begin_id, *ids.tolist()])
-    curve = context_loss(
-        run.model.body,
-        run.model.embedding(row[None, :-1]),
-        row[None, 1:],
-        target_loss(run.model),
-        longest=20,
-        samples=50,
-    )
+    found = run.passage(text, len(text))
+    bits = [bits for _, bits in found.pairs]
+    inputs, targets = found.inputs[None, :-1], found.targets[None]
+    curve = context_loss(found.body, inputs, targets, found.loss, longest=20, samples=50)
     assert curve.full == pytest.approx(np.mean(bits[-50:]) * math.log(2), rel=1e-4)
 
 
 @pytest.mark.parametrize("text", ["ab", "abc\nd", "To be, or not to be\n" * 9])
 def test_a_short_text_is_enough(run: Run, tmp_path: Path, text: str) -> None:
-    own = tmp_path / "own.txt"
-    own.write_text(text, encoding="utf-8")
-    assert len(draw_memory(run, tmp_path / "pictures", own)) == 5
+    assert len(draw_memory(run, tmp_path / "pictures", text)) == 5
 
 
 def test_a_text_of_one_token_is_refused(run: Run, tmp_path: Path) -> None:
-    own = tmp_path / "own.txt"
-    own.write_text("a", encoding="utf-8")
     with pytest.raises(DataError, match=r"look: the text has 1 token; gradients need two.*Give a longer --text"):
-        draw_memory(run, tmp_path / "pictures", own)
-    own.write_text("", encoding="utf-8")
-    with pytest.raises(DataError, match="own"):
-        draw_memory(run, tmp_path / "pictures", own)
+        draw_memory(run, tmp_path / "pictures", "a")
+    with pytest.raises(DataError, match="the passage is empty"):
+        draw_memory(run, tmp_path / "pictures", "")
 
 
 def test_a_run_whose_text_is_gone_says_so(run: Run, tmp_path: Path) -> None:
-    gone = run.config.model_copy(update={"data": run.config.data.model_copy(update={"train": str(tmp_path / "gone")})})
+    gone = load_task("shakespeare-minute", [f"data.train={tmp_path / 'gone'}"])
+    gone.tokenizer = run.task.tokenizer
     with pytest.raises(DataError, match="gone"):
-        draw_memory(Run(tmp_path, gone, run.tokenizer, run.model), tmp_path / "pictures")
+        draw_memory(Run(tmp_path, gone, run.model), tmp_path / "pictures")

@@ -12,9 +12,9 @@ import torch
 
 import everstep as es
 from everstep.errors import DataError
+from everstep.lab.synthetic import Predictor, objective
+from everstep.lab.synthetic.mnist import PixelImages, evaluate, permutation, sequential_mnist
 from everstep.learn import FitSettings
-from everstep.tasks.synthetic import Predictor, objective
-from everstep.tasks.synthetic.mnist import PixelImages, evaluate, permutation, sequential_mnist
 
 
 def written(folder: Path, images: np.ndarray, labels: np.ndarray, split: str = "train") -> Path:
@@ -98,7 +98,7 @@ def test_a_network_learns_them(tmp_path: Path) -> None:
     labels = np.arange(32, dtype=np.uint8) % 8
     images = PixelImages(np.eye(8, dtype=np.uint8)[labels, None] * 255, labels, 8)
     model = Predictor(es.GRU(1, 16), images)
-    settings = FitSettings(max_epochs=60, learning_rate=1e-2)
+    settings = FitSettings(max_epochs=60, learning_rate=1e-2, schedule="constant", clip_norm=None, precision="float32")
     es.fit(model, objective, images, settings, out=tmp_path, log=lambda line: None)
     nats, right = evaluate(model, images, chunk=5)
     assert right == 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import everstep as es
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
 from everstep.learn import FitSettings, Loss, fit
 from everstep.state import detach, leaves, map_state
 
@@ -247,9 +247,9 @@ class Steps:
     def __len__(self) -> int:
         return self.tokens.shape[1] - 1
 
-    def batch(self, epoch: int, index: int) -> Batch:
+    def batch(self, epoch: int, index: int) -> TokenBatch:
         now, later = self.tokens[:, index : index + 1], self.tokens[:, index + 1 : index + 2]
-        return Batch(now, later, None, None, 0, 1)
+        return TokenBatch(now, later, None, None, 0, 1)
 
 
 class Predictor(nn.Module):
@@ -262,7 +262,7 @@ class Predictor(nn.Module):
         self.register_buffer("out", torch.randn(symbols, hidden, dtype=F64))
 
 
-def prediction(model: Predictor, batch: Batch, state: Any) -> Iterator[Loss]:
+def prediction(model: Predictor, batch: TokenBatch, state: Any) -> Iterator[Loss]:
     xs = F.one_hot(batch.inputs, len(model.out)).double()
     ys, state = model.online(xs, state)
     nats = F.cross_entropy((ys @ model.out.mT).mT, batch.targets, reduction="none").sum(1)
@@ -274,7 +274,9 @@ def test_fit_learns_online(tmp_path: Path) -> None:
     tokens = torch.randint(symbols, (3, steps + 1), generator=torch.Generator().manual_seed(2))
     model = Predictor(symbols, hidden)
     start = {name: p.detach().clone() for name, p in model.online.cell.named_parameters()}
-    settings = FitSettings(optimizer="sgd", learning_rate=rate, max_steps=steps)
+    settings = FitSettings(
+        optimizer="sgd", learning_rate=rate, max_steps=steps, schedule="constant", clip_norm=None, precision="float32"
+    )
     fit(model, prediction, Steps(tokens), settings, out=tmp_path, log=lambda line: None)
 
     # by hand: h = tanh(W x + b + U h' + c), ∂h/∂θ = diag(1 − h²) (U ∂h'/∂θ + what θ does directly)

@@ -17,10 +17,16 @@ from everstep.cli.training import known_prompt
 from everstep.data.text import line_end_at
 from everstep.errors import DataError, EverstepError, RunError
 from everstep.learn import RunLock
-from everstep.tasks.config import load_recipe, parse_recipe
-from everstep.tasks.texts import Texts
+from everstep.runs.recipe_files import load_recipe, parse_recipe
+from everstep.runs.texts import Texts
 
-SMALL = ["model.embedding_size=8", "model.hidden_size=8", "train.max_steps=2", "train.max_epochs=null", "train.k1=8"]
+SMALL = [
+    "model.embedding_size=8",
+    "model.hidden_size=8",
+    "train.max_steps=2",
+    "train.max_epochs=null",
+    "objective.k1=8",
+]
 RECIPES = ["text-words", "text-subwords", "text-chars", "text-bytes", "shakespeare-minute"]
 SHORT = {
     "three lines": "The cat sat.\nThe dog ran.\nThe end.\n",
@@ -41,7 +47,7 @@ def test_who_follows_the_advice_gets_a_model(
     text: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("everstep.tasks.run._Job.fit", lambda job, resume: job)
+    monkeypatch.setattr("everstep.runs.training._Job.fit", lambda job, resume: job)
     (tmp_path / "a.txt").write_text(text)
     overrides = [*SMALL, f"data.train={tmp_path}/a.txt"]
     for attempt in range(3):
@@ -94,7 +100,7 @@ def test_what_is_held_out_is_a_part_at_a_lines_end(
 
 def test_a_text_of_one_character_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
-    config = parse_recipe(f"train: {{max_steps: 1}}\ndata: {{train: {tmp_path}/a.txt}}", "recipe")
+    config = parse_recipe(f"task: language-model\ntrain: {{max_steps: 1}}\ndata: {{train: {tmp_path}/a.txt}}", "recipe")
     with pytest.raises(DataError, match="too short to hold some out of it; give more text"):
         Texts.of(config.data)
 
@@ -140,32 +146,31 @@ def test_a_folder_in_the_place_of_a_recipe(tmp_path: Path, monkeypatch: pytest.M
     assert "everstep train text-chars 'data.train=texts/*.txt' --out runs/texts" in call("train", "texts")[2]
     Path("texts/a.txt").write_text("a")
     told = call("train", "text-words", "texts/a.txt", "--out", "run")[2]
-    assert "came 'texts/a.txt'. For a text: data.train=texts/a.txt." in told
+    assert "got 'texts/a.txt'. For a text: data.train=texts/a.txt." in told
 
 
 def test_a_recipe_of_any_name_is_one(tmp_path: Path) -> None:
-    (tmp_path / "recipe.txt").write_text("train: {max_steps: 1}\n")
+    (tmp_path / "recipe.txt").write_text("task: language-model\ntrain: {max_steps: 1}\n")
     assert load_recipe(tmp_path / "recipe.txt").train.max_steps == 1
 
 
 def test_the_prompt_to_try_is_one_that_the_vocabulary_has(tmp_path: Path) -> None:
     def suggested(text: str, known: str, prompt: str = "") -> str:
-        def unknown(tried: str) -> int:
-            if known == "words":
-                return int(tried not in text.split())
-            if set(tried) - set(text):
+        def decoder(model: object, tried: str) -> types.SimpleNamespace:
+            if known != "words" and set(tried) - set(text):
                 raise DataError("unknown")
-            return 0
+            return types.SimpleNamespace(unknown=int(known == "words" and tried not in text.split()))
 
-        texts = types.SimpleNamespace(read=lambda split: iter([text] if text else []))
-        config = types.SimpleNamespace(decode=types.SimpleNamespace(prompt=prompt))
-        return known_prompt(types.SimpleNamespace(texts=texts, config=config, unknown=unknown))  # type: ignore[arg-type]
+        recipe = types.SimpleNamespace(decode=types.SimpleNamespace(prompt=prompt))
+        task = types.SimpleNamespace(recipe=recipe, decoder=decoder)
+        shown = types.SimpleNamespace(labels=list(text))
+        run = types.SimpleNamespace(task=task, model=None, able=lambda verb: task, passage=lambda *_: shown)
+        return known_prompt(run)  # type: ignore[arg-type]
 
     assert suggested("The end, Thea", "chars") == "The"
     assert suggested("no such capital", "chars") == "no"
     assert suggested("The end", "words") == "The"
     assert suggested("no end", "words") == "no"
-    assert suggested("", "words") == ""
     assert suggested("no end", "chars", prompt="x") == ""
 
 

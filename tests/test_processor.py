@@ -17,10 +17,10 @@ import everstep as es
 from everstep import processor
 from everstep.cli.app import app
 from everstep.learn.precision import uses_bfloat16
+from everstep.runs.training import train
 from everstep.scanning import fused
 from everstep.scanning.fused import toolchain
 from everstep.scanning.fused.threads import has_short
-from everstep.tasks.run import train
 
 pytestmark = pytest.mark.instructions
 SHORT = (torch.bfloat16, torch.float16)

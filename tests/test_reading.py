@@ -16,8 +16,8 @@ from everstep.data import Tokenizer
 from everstep.errors import CheckpointError, ConfigError, DataError, RunError
 from everstep.learn import Checkpoint, checkpoint, read_metrics
 from everstep.reading import open_regular, parse_json, read_small
-from everstep.tasks.config import load_recipe
-from everstep.tasks.recipe_yaml import parse_yaml
+from everstep.runs.recipe_files import load_recipe
+from everstep.runs.yaml_text import parse_yaml
 
 RECIPE = "train: {max_steps: 1}\n"
 

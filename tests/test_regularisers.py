@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
 from everstep.errors import ConfigError
-from everstep.learn import FitSettings, fit
+from everstep.learn import fit
 from everstep.learn.regularisers import activation_penalty, change_penalty, l2
+from everstep.learn.update_rules import update_rules
+from everstep.networks.likelihood import likelihood
+from everstep.networks.token_model import TokenModel, TokenModelSection
+from everstep.runs.recipe_files import parse_recipe
 from everstep.scanning import BACKENDS
-from everstep.tasks.config import Config, ModelConfig, parse_recipe
-from everstep.tasks.language_model import LanguageModel, likelihood, update_rules
+from everstep.tasks.language_model import LanguageModelRecipe
 from everstep.wirings import EmbeddingDropout, StateDropout
 from everstep.wirings.masks import dropout_mask
 
@@ -185,14 +188,14 @@ def test_state_dropout_is_the_cell_in_eval_and_refuses_what_it_cannot_do() -> No
 
 # ------------------------------------------------------------------------------------------------------------- recipes
 
-MINIMAL = "train:\n  max_steps: 20\n"
+MINIMAL = "task: language-model\ntrain:\n  max_steps: 20\n"
 KEYS = {
     "model.embedding_dropout": 0.3,
     "model.weight_drop": 0.4,
     "model.state_dropout": 0.3,
     "train.l2": 0.05,
-    "train.activation_penalty": 2.0,
-    "train.change_penalty": 1.0,
+    "objective.activation_penalty": 2.0,
+    "objective.change_penalty": 1.0,
     "train.clip_value": 1e-4,
     "train.fixed_norm": 0.3,
     "train.gradient_noise": 1e-3,
@@ -211,26 +214,26 @@ class Tokens:
     def __len__(self) -> int:
         return 6
 
-    def batch(self, epoch: int, index: int) -> Batch:
+    def batch(self, epoch: int, index: int) -> TokenBatch:
         part = self.tokens[:, 10 * index : 10 * index + 11]
-        return Batch(part[:, :-1], part[:, 1:], None, None, 0, 10)
+        return TokenBatch(part[:, :-1], part[:, 1:], None, None, 0, 10)
 
 
-def recipe(*overrides: str) -> Config:
+def recipe(*overrides: str) -> LanguageModelRecipe:
     return parse_recipe(MINIMAL, "r.yaml", [*SIZES, *overrides])
 
 
-def fitted(out: Path, config: Config, steps: int = 20, resume: bool = False) -> bytes:
+def fitted(out: Path, config: LanguageModelRecipe, steps: int = 20, resume: bool = False) -> bytes:
     torch.manual_seed(0)
-    model, train = LanguageModel(9, config.model), config.train
-    settings = FitSettings(max_steps=steps, learning_rate=0.01, clip_norm=train.clip_norm)
+    model, goal = TokenModel(9, config.model), config.objective
+    settings = config.train.model_copy(update={"max_steps": steps, "learning_rate": 0.01, "schedule": "constant"})
     fit(
         model,
-        likelihood(train.k2, train.activation_penalty, train.change_penalty),
+        likelihood(goal.k2, goal.activation_penalty, goal.change_penalty),
         Tokens(),
         settings,
         out=out,
-        rules=update_rules(model, train, config.seed),
+        seed=config.seed,
         resume=resume,
         log=lambda line: None,
     )
@@ -242,7 +245,7 @@ def test_every_key_has_an_effect_and_together_they_resume_bit_for_bit(tmp_path: 
     alone = {key: fitted(tmp_path / key, recipe(f"{key}={value}")) for key, value in KEYS.items()}
     assert [key for key, found in alone.items() if found == plain] == []
     assert len(set(alone.values())) == len(KEYS)
-    together = recipe(*[f"{key}={value}" for key, value in KEYS.items()], "model.variational=true", "train.k2=4")
+    together = recipe(*[f"{key}={value}" for key, value in KEYS.items()], "model.variational=true", "objective.k2=4")
     whole = fitted(tmp_path / "whole", together)
     fitted(tmp_path / "parts", together, steps=8)
     assert fitted(tmp_path / "parts", together, resume=True) == whole
@@ -251,9 +254,9 @@ def test_every_key_has_an_effect_and_together_they_resume_bit_for_bit(tmp_path: 
 def test_the_recipe_of_an_awd_lstm() -> None:
     """Merity 2018: weight drop, one mask for all steps between layers, whole words dropped, AR, TAR, tied weights."""
     config = recipe(*[f"{k}={v}" for k, v in KEYS.items()], "model.tied=true", "model.variational=true")
-    model = LanguageModel(9, config.model)
+    model = TokenModel(9, config.model)
     assert model.head.weight is model.embedding.weight
-    plain = LanguageModel(9, recipe("model.tied=true").model)
+    plain = TokenModel(9, recipe("model.tied=true").model)
     assert model.embedding.state_dict().keys() == plain.embedding.state_dict().keys()
     assert [name for name, p in model.named_parameters() if p.ndim == 2 and name.endswith("weight_hh")]
     tokens = torch.randint(9, (3, 6))
@@ -268,16 +271,16 @@ def test_the_recipe_of_an_awd_lstm() -> None:
 
 def test_the_penalties_are_in_the_total_and_not_in_what_is_reported() -> None:
     torch.manual_seed(0)
-    model = LanguageModel(9, ModelConfig(embedding_size=4, hidden_size=6))
-    batch = Batch(torch.randint(9, (3, 10)), torch.randint(9, (3, 10)), torch.tensor([10, 6, 0]), None, 0, 10)
+    model = TokenModel(9, TokenModelSection(embedding_size=4, hidden_size=6))
+    batch = TokenBatch(torch.randint(9, (3, 10)), torch.randint(9, (3, 10)), torch.tensor([10, 6, 0]), None, 0, 10)
     (plain,) = likelihood()(model, batch, None)
     (loss,) = likelihood(None, 2.0, 3.0)(model, batch, None)
     ys, _ = model(batch.inputs, lengths=batch.lengths)
     extra = 2 * activation_penalty(ys, batch.lengths) + 3 * change_penalty(ys, batch.lengths)
     torch.testing.assert_close(loss.total, plain.total + extra)
-    assert torch.equal(loss.nats, plain.nats)
+    assert torch.equal(loss.reported, plain.reported)
     assert float(extra[0].detach()) > 0 == float(extra[2].detach())
-    context = Batch(batch.inputs, batch.targets, None, None, 4, 10)
+    context = TokenBatch(batch.inputs, batch.targets, None, None, 4, 10)
     (windowed,) = likelihood(6, 2.0, 3.0)(model, context, None)
     (bare,) = likelihood(6)(model, context, None)
     seen = model(batch.inputs)[0][:, 4:]
@@ -305,12 +308,12 @@ def test_rules_of_a_recipe_come_in_their_order() -> None:
     [
         (["model.weight_drop=1"], "model.weight_drop: expected a number ≥ 0 and < 1"),
         (["model.embeding_dropout=0.1"], "did you mean model.embedding_dropout?"),
-        (["train.activation_penalty=-1"], "train.activation_penalty: expected a number ≥ 0"),
+        (["objective.activation_penalty=-1"], "objective.activation_penalty: expected a number ≥ 0"),
         (["train.clip_value=0"], "train.clip_value: expected a number > 0 or null"),
         (["train.l2_on=[a, 3]"], "train.l2_on: expected text or a list (each text)"),
-        (["train.fixed_norm=2"], "train.fixed_norm: expected at most train.clip_norm (1)"),
+        (["train.fixed_norm=2"], "train.fixed_norm: expected at most clip_norm (1)"),
         (["model.cell=MinGRU", "model.weight_drop=0.1"], "model.weight_drop: expected a cell with a recurrent matrix"),
-        (["model.cell=MinGRU", "model.state_dropout=0.1"], "model.state_dropout: expected cell LSTM, GRU"),
+        (["model.cell=MinGRU", "model.state_dropout=0.1"], "model: StateDropout"),
         (["model.state_dropout=0.1", "model.zoneout=0.1"], "model.state_dropout: expected zoneout 0 beside it"),
     ],
 )
@@ -326,7 +329,7 @@ def test_dropouts_within_the_recurrence_go_with_every_cell_that_has_one(tmp_path
     for kind in ("LSTM", "GRU", "GRUBefore", "RNN"):
         options: dict[str, Any] = {"cell": kind, "embedding_size": 4, "hidden_size": 6, "weight_drop": 0.3}
         for more in ({"state_dropout": 0.3}, {"zoneout": 0.2}, {"residual": True, "layers": 2}):
-            model = LanguageModel(9, ModelConfig(**options, **more))
+            model = TokenModel(9, TokenModelSection(**options, **more))
             ys, _ = model(tokens)
             ys.sum().backward()
             assert math.isfinite(float(ys.detach().sum()))
@@ -337,9 +340,9 @@ def test_dropouts_within_the_recurrence_go_with_every_cell_that_has_one(tmp_path
 @pytest.mark.slow
 def test_a_recipe_trained_by_name_has_the_effects(tmp_path: Path) -> None:
     """As above, by `es.train`: that a recipe's keys come as far as `fit`."""
-    short = ["train.max_steps=3", "train.max_minutes=null", "train.batch_size=4", "train.k1=16", "train.threads=1"]
+    short = ["train.max_steps=3", "train.max_minutes=null", "train.batch_size=4", "objective.k1=16", "train.threads=1"]
     found = {}
-    for key in ("seed", "train.l2", "train.activation_penalty", "train.change_penalty", "train.clip_value"):
+    for key in ("seed", "train.l2", "objective.activation_penalty", "objective.change_penalty", "train.clip_value"):
         value = KEYS.get(key, 1)
         out = tmp_path / key
         es.train("shakespeare-minute", out, lambda line: None, overrides=[*SIZES, *short, f"{key}={value}"])

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import ConfigError, Interrupted, RunError
+from everstep.lab import remedy_trials as lab
+from everstep.lab.remedies import REMEDIES, TASKS, Remedy, omega_objective
+from everstep.lab.remedy_trials import Experiment, Trial, attempt, examine, read_records, remedies
+from everstep.lab.synthetic import Predictor, measure, objective
 from everstep.look.remedies import Grid, Reach, draw_remedies, remedy_table
-from everstep.tasks import remedy_trials as lab
-from everstep.tasks.remedies import REMEDIES, TASKS, Remedy, omega_objective
-from everstep.tasks.remedy_trials import Experiment, Trial, attempt, examine, read_records, remedies
-from everstep.tasks.synthetic import Predictor, measure, objective
-from everstep.tasks.workers import in_processes
+from everstep.runs.workers import in_processes
 from everstep.wirings.orthogonal import ModReLU, Orthogonal
 
 TWO = ("tanh", "GRU")
@@ -132,13 +132,13 @@ def test_omega_is_added_to_the_loss() -> None:
     (none,) = omega_objective(0.0)(model, batch, None)
     assert torch.allclose(none.total, plain.total)
     (some,) = omega_objective(3.0)(model, batch, None)
-    assert torch.equal(some.nats, none.nats)
+    assert torch.equal(some.reported, none.reported)
     _, penalty, _ = es.learn.omega.omega(
         model.layer,
         batch.inputs,
         lambda ys: torch.nn.functional.cross_entropy(model.answer(ys[:, -1]), batch.targets[:, 0], reduction="none"),
     )
-    assert torch.allclose(some.total - some.nats, 3 * penalty / 12, atol=1e-6)
+    assert torch.allclose(some.total - some.reported, 3 * penalty / 12, atol=1e-6)
 
 
 def test_records(done: Path) -> None:

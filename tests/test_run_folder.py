@@ -26,14 +26,15 @@ from everstep.errors import CheckpointError, Interrupted, RunError
 from everstep.learn import RunLock, files
 from everstep.learn.files import remove
 from everstep.learn.weights import load_weights, weights_step
-from everstep.tasks import run as runs
-from everstep.tasks.folder import begun, is_free, is_run
-from everstep.tasks.opening import opened
-from everstep.tasks.run import Run, resume
+from everstep.runs import training as runs
+from everstep.runs.folder import begun, is_free, is_run
+from everstep.runs.opening import opened
+from everstep.runs.run import Run
+from everstep.runs.training import resume
 
 SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 TINY = [
-    "model.embedding_size=8", "model.hidden_size=16", "train.batch_size=4", "train.k1=16", "train.max_minutes=null",
+    "model.embedding_size=8", "model.hidden_size=16", "train.batch_size=4", "objective.k1=16", "train.max_minutes=null",
     "train.validate_every=2", "train.max_steps=4",
 ]  # fmt: skip
 
@@ -89,16 +90,16 @@ def test_a_score_of_a_text_that_changed_is_said_to_be_one(tmp_path: Path, capsys
     where = [f"data.{name}={path}" for name, path in texts.items()]
     run = trained(texts["train"], tmp_path / "run", *where)
     before = {name: es.load(run.path).evaluate(name) for name in texts}
-    assert {score["text"] for score in before.values()} == {"as trained"}
+    assert {score["data"] for score in before.values()} == {"as trained"}
     assert "warning" not in capsys.readouterr().err
     for name, path in texts.items():
         path.write_text(SHAKESPEARE[:2000] + name + "\n")
         score = es.load(run.path).evaluate(name)
-        assert score["text"] == "changed"
+        assert score["data"] == "changed"
         assert score["nats_per_token"] != before[name]["nats_per_token"]
         assert f"warning: {name} has changed since" in capsys.readouterr().err
     scores = json.loads((run.path / "scores.json").read_text())
-    assert {name: score["text"] for name, score in scores.items()} == {"valid": "as trained", "test": "as trained"}
+    assert {name: score["data"] for name, score in scores.items()} == {"valid": "as trained", "test": "as trained"}
 
 
 def test_the_end_of_a_training_text_that_changed_is_another_text(text: Path, tmp_path: Path) -> None:
@@ -107,10 +108,10 @@ def test_the_end_of_a_training_text_that_changed_is_another_text(text: Path, tmp
     run = trained(copy, tmp_path / "run")
     with copy.open("a") as more:
         more.write("Enter a ghost.\n" * 20)
-    assert es.load(run.path).evaluate("valid")["text"] == "changed"
+    assert es.load(run.path).evaluate("valid")["data"] == "changed"
     os.utime(copy)
     copy.write_bytes(text.read_bytes())
-    assert es.load(run.path).evaluate("valid")["text"] == "as trained"
+    assert es.load(run.path).evaluate("valid")["data"] == "as trained"
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,8 @@ def test_what_changes_no_result_may_be_edited(run: Path, text: Path, tmp_path: P
     edit(run, "decode", temperature=0.5)
     edit(run, "train", max_steps=6)
     score = es.load(run).evaluate("valid")
-    assert score["text"] == "as trained"
-    assert resume(run, quietly).config.train.max_steps == 6
+    assert score["data"] == "as trained"
+    assert resume(run, quietly).recipe.train.max_steps == 6
     assert es.load(run).evaluate("valid")["nats_per_token"] != score["nats_per_token"]
 
 
@@ -170,14 +171,14 @@ def test_a_run_of_an_early_version_is_used_as_before(run: Path) -> None:
     early = {
         key: value
         for key, value in json.loads(path.read_text()).items()
-        if key not in ("seal", "recipe", "tokenizer", "texts")
+        if key not in ("seal", "recipe", "files", "data")
     }
-    path.write_text(json.dumps(early))
+    path.write_text(json.dumps(early | {"format": 1}))
     old = es.load(run).evaluate("valid")
-    assert old == scores | {"text": "not recorded"}
+    assert old == scores | {"data": "not recorded"}
     edit(run, "train", max_steps=6)
     resume(run, quietly)
-    assert es.load(run).evaluate("valid")["text"] == "not recorded"
+    assert es.load(run).evaluate("valid")["data"] == "not recorded"
 
 
 # ----------------------------------------------------------------------------------------------------------- weights
@@ -252,7 +253,7 @@ def test_of_two_that_begin_at_once_one_is_refused_before_it_writes(
     monkeypatch.setattr(runs._Job, "fit", lambda job, resume: (second(), fit(job, resume))[1])
     trained(text, out)
     assert len(seen) == 3
-    assert es.load(out).evaluate("valid")["text"] == "as trained"
+    assert es.load(out).evaluate("valid")["data"] == "as trained"
 
 
 def subprocessed(text: Path, out: Path) -> None:
@@ -290,11 +291,11 @@ def test_killed_at_any_write_of_its_beginning_it_is_a_run_or_can_begin_anew(
             patch.setattr(files, f"_{function}", killed)
             jobs[0].begin()
         outcomes.append(is_run(out))
-        assert is_run(out) != is_free(out)
+        assert is_run(out) != is_free(out, ("tokenizer.json",))
         if not is_run(out):
-            with begun(out):
+            with begun(out, ("tokenizer.json",)):
                 jobs[0].begin()
-        assert opened(out)[0] == jobs[0].config
+        assert opened(out, False)[0].recipe == jobs[0].task.recipe
         if next(calls) <= at:
             break
     assert outcomes.count(False) >= 3
@@ -318,7 +319,7 @@ def test_a_folder_of_anything_else_is_never_begun_in(text: Path, tmp_path: Path)
 def test_a_signal_while_a_run_begins_leaves_nothing(
     number: int, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from everstep.tasks import texts
+    from everstep.runs import texts
 
     def signalled(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), number)

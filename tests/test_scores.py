@@ -12,9 +12,15 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import DataError
-from everstep.tasks.run import Run
+from everstep.runs.run import Run
 
-SIZES = ["model.hidden_size=8", "model.embedding_size=8", "train.max_minutes=null", "train.max_steps=2", "train.k1=8"]
+SIZES = [
+    "model.hidden_size=8",
+    "model.embedding_size=8",
+    "train.max_minutes=null",
+    "train.max_steps=2",
+    "objective.k1=8",
+]
 WORDS = ["data.unit=words", "data.min_count=1"]
 KNOWN = "the king is dead and the king lives\n" * 60
 BOUNDS = ["bits_per_char", "bits_per_byte", "word_perplexity"]
@@ -62,8 +68,8 @@ def test_what_unknown_words_hide_is_told(strange: Run) -> None:
     assert marked == {"bits per char", "bits per byte", "word perplexity"}
     assert all("90.00% of the tokens are <unk>" in row for row in rows if "≥" in row)
     card = (strange.path / "README.md").read_text("utf-8")
-    assert "| 90.00% |" in card
-    assert card.count("| ≥ ") == 2
+    assert "90.00% of the tokens are <unk>" in card
+    assert card.count("| ≥ ") == 3
 
 
 def test_the_end_of_training_tells_it(strange: Run, folder: Path) -> None:
@@ -72,7 +78,7 @@ def test_the_end_of_training_tells_it(strange: Run, folder: Path) -> None:
     es.train("shakespeare-minute", folder / "again", said.append, overrides=[*again, "train.batch_size=4"])
     assert said[-1].startswith("valid: ")
     assert "≥ " in said[-1]
-    assert said[-1].endswith("bits per character (90.00 % of the tokens are <unk>)")
+    assert said[-1].endswith("(90.00% of the tokens are <unk>)")
 
 
 def test_an_unk_that_the_text_says_hides_nothing(folder: Path) -> None:

@@ -13,14 +13,14 @@ import everstep as es
 from everstep.cli.app import app
 from everstep.data import expand, read_blocks
 from everstep.errors import ConfigError, DataError, Interrupted, RunError
+from everstep.lab import search as searching
+from everstep.lab.search import read_records, search
+from everstep.runs.recipe_files import load_recipe
 from everstep.scanning import fused
 from everstep.scanning.fused import toolchain
-from everstep.tasks import search as searching
-from everstep.tasks.config import load_recipe
-from everstep.tasks.search import read_records, search
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
-TINY = ["model.embedding_size=8", "model.hidden_size=8", "train.batch_size=4", "train.k1=16", "train.threads=1"]
+TINY = ["model.embedding_size=8", "model.hidden_size=8", "train.batch_size=4", "objective.k1=16", "train.threads=1"]
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +126,13 @@ def test_a_cell_that_is_not_compiled_is_not_trained(
 
 def test_wrong_arguments(done: Path, text: Path, tmp_path: Path, lines: list[str]) -> None:
     for wrong in ({"cells": 0}, {"steps": 0}, {"processes": 0}):
-        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} to be a whole number ≥ 1; came 0"):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} to be a whole number ≥ 1; got 0"):
             searched(text, tmp_path / "run", lines, **wrong)
     with pytest.raises(ConfigError, match="expected steps"):
         searched(text, tmp_path / "run", lines, steps=None)
     with pytest.raises(ConfigError, match=r"data\.valid"):
         searched(text, tmp_path / "run", lines, "data.valid_fraction=0")
-    with pytest.raises(RunError, match=r"another model.layers, train.max_steps; give another folder"):
+    with pytest.raises(RunError, match=r"another train.max_steps, model.layers; give another folder"):
         searched(text, done, lines, "model.layers=2", steps=6)
     with pytest.raises(DataError):
         searched(text, tmp_path / "run", lines, "data.train=nowhere.txt")

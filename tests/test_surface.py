@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from untrained import untrained
 
 import everstep as es
 from everstep.cli import landscape
@@ -17,10 +18,7 @@ from everstep.learn.rules import clip_by_global_norm, clip_by_value
 from everstep.look import cliff as cliffs
 from everstep.look.cliff import OneUnit, cliff, cliff_loss, cliff_picture
 from everstep.look.surface import Surface, descend, draw_surface, plane_picture, random_plane, surface
-from everstep.tasks.config import load_recipe
-from everstep.tasks.language_model import LanguageModel
-from everstep.tasks.run import Run
-from everstep.tasks.texts import Texts
+from everstep.runs.run import Run
 
 
 class Model(nn.Module):
@@ -167,9 +165,8 @@ def test_a_plane_that_is_flat_or_not_finite_is_drawn(tmp_path: Path) -> None:
 def run(tmp_path: Path) -> Run:
     """An untrained language model."""
     torch.manual_seed(0)
-    config = load_recipe("shakespeare-minute", ["model.embedding_size=6", "model.hidden_size=8", "model.layers=2"])
-    tokenizer = Texts.of(config.data).tokenizer()
-    return Run(tmp_path, config, tokenizer, LanguageModel(tokenizer.vocab_size, config.model).eval())
+    sizes = ["model.embedding_size=6", "model.hidden_size=8", "model.layers=2"]
+    return untrained(tmp_path, "shakespeare-minute", *sizes)
 
 
 def test_the_surface_of_a_run_is_that_of_its_loss_on_the_text(
@@ -177,17 +174,17 @@ def test_the_surface_of_a_run_is_that_of_its_loss_on_the_text(
 ) -> None:
     monkeypatch.setattr(landscape, "SIDE", 3)
     text = "To be, or not to be: that is the question:\n" * 12
-    (tmp_path / "own.txt").write_text(text, encoding="utf-8")
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-    ((path, said),) = landscape.draw_landscape(run, tmp_path / "p", tmp_path / "own.txt")
+    ((path, said),) = landscape.draw_landscape(run, tmp_path / "p", text)
     assert (path.name, path.stat().st_size > 10_000) == ("loss-surface.png", True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
-    ids = [run.tokenizer.begin_id, *run.tokenizer.encode(text, line_end=False).tolist()]
+    ids = [run.task.tokenizer.begin_id, *run.task.tokenizer.encode(text, line_end=False).tolist()]
     logs = []
     for start in range(0, 8 * 64, 64):
-        state = run.initial_state()
+        state = run.model.initial_state(1)
         for token, target in pairwise(ids[start : start + 65]):
-            log_p, state = run.step_fn(torch.tensor([token]), state)
+            with torch.no_grad():
+                log_p, state = run.model.step(torch.tensor([token]), state)
             logs.append(float(log_p[0, target]))
     assert f"(star: {-sum(logs) / len(logs):.2f})" in said
     assert said.endswith("Measured on 512 characters.")
@@ -201,8 +198,7 @@ def test_how_much_of_a_text_a_surface_reads(
 ) -> None:
     monkeypatch.setattr(landscape, "SIDE", 3)
     monkeypatch.setattr(landscape, "WORK", work)
-    (tmp_path / "own.txt").write_text(text, encoding="utf-8")
-    ((_, said),) = landscape.draw_landscape(run, tmp_path, tmp_path / "own.txt")
+    ((_, said),) = landscape.draw_landscape(run, tmp_path, text)
     assert said.endswith(f"Measured on {read:,} characters.")
 
 

@@ -17,14 +17,23 @@ import torch
 import everstep as es
 from everstep.cli.demo import counted_bits
 from everstep.data import expand, read_blocks
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
+from everstep.data.text_measures import text_measures
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.learn import FitSettings, fit
-from everstep.tasks.config import ModelConfig, load_recipe
-from everstep.tasks.language_model import LanguageModel, likelihood, mean_nats, report
-from everstep.tasks.run import Run, resume
+from everstep.networks.likelihood import likelihood
+from everstep.networks.token_model import TokenModel, TokenModelSection
+from everstep.runs.recipe_files import load_recipe
+from everstep.runs.run import Run
+from everstep.runs.training import resume
 
-TINY = ["model.embedding_size=8", "model.hidden_size=16", "train.batch_size=4", "train.k1=16", "train.max_minutes=null"]
+TINY = [
+    "model.embedding_size=8",
+    "model.hidden_size=16",
+    "train.batch_size=4",
+    "objective.k1=16",
+    "train.max_minutes=null",
+]
 SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 
 
@@ -62,28 +71,28 @@ def words(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 # ------------------------------------------------------------------------------------------------------ the objective
 
 
-def small_model() -> LanguageModel:
+def small_model() -> TokenModel:
     torch.manual_seed(3)
-    config = ModelConfig(cell="GRU", embedding_size=4, hidden_size=5, layers=2)
-    return LanguageModel(7, config).double()
+    config = TokenModelSection(cell="GRU", embedding_size=4, hidden_size=5, layers=2)
+    return TokenModel(7, config).double()
 
 
-def window(tokens: torch.Tensor, start: int, stop: int, context: int, advance: int) -> Batch:
-    return Batch(tokens[:, start:stop], tokens[:, start + 1 : stop + 1], None, None, context, advance)
+def window(tokens: torch.Tensor, start: int, stop: int, context: int, advance: int) -> TokenBatch:
+    return TokenBatch(tokens[:, start:stop], tokens[:, start + 1 : stop + 1], None, None, context, advance)
 
 
-def gradients(model: LanguageModel) -> list[torch.Tensor]:
+def gradients(model: TokenModel) -> list[torch.Tensor]:
     found = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     model.zero_grad()
     return found
 
 
 def test_the_shapes_a_recipe_can_ask_for() -> None:
-    config = ModelConfig(
-        cell="GRUBefore", embedding_size=6, hidden_size=(4, 6, 6), layers=3, tied=True, dropout=0.1, residual=True,
+    config = TokenModelSection(
+        cell="GRUBefore", embedding_size=6, hidden_size=(6, 6, 6), layers=3, tied=True, dropout=0.1, residual=True,
         input_dropout=0.2, variational=True, zoneout=0.1, init_range=0.05,
     )  # fmt: skip
-    model = LanguageModel(9, config)
+    model = TokenModel(9, config)
     assert max(float(parameter.detach().abs().max()) for parameter in model.parameters()) <= 0.05
     assert model.head.weight is model.embedding.weight
     kinds = [type(part).__name__ for part in model.body.scanned()]
@@ -107,7 +116,7 @@ def test_k2_below_k1_cuts_the_gradient_and_keeps_the_state() -> None:
         torch.testing.assert_close(a, b)
     ys, end = model(tokens[:, :10])
     torch.testing.assert_close(losses[-1].state[1], end[1])
-    torch.testing.assert_close(sum(loss.nats for loss in losses), model.head.loss(ys, tokens[:, 1:11]).detach())
+    torch.testing.assert_close(sum(loss.reported for loss in losses), model.head.loss(ys, tokens[:, 1:11]).detach())
 
 
 def test_k2_above_k1_looks_back_and_carries_the_state_of_the_next_window() -> None:
@@ -129,9 +138,9 @@ def test_k2_above_k1_looks_back_and_carries_the_state_of_the_next_window() -> No
 
 @pytest.mark.parametrize("k2", [5, 16, 40])
 def test_lanes_of_every_k2_count_each_token_once(text: Path, tmp_path: Path, k2: int) -> None:
-    run = trained(text, tmp_path / "run", f"train.k2={k2}", "train.max_epochs=1", "train.max_steps=null")
+    run = trained(text, tmp_path / "run", f"objective.k2={k2}", "train.max_epochs=1", "train.max_steps=null")
     records = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    corpus = run.texts.corpus("train", run.tokenizer)
+    corpus = run.task.texts.corpus("train", run.task.tokenizer)
     assert max(record.get("tokens", 0) for record in records) == len(corpus)
 
 
@@ -142,22 +151,23 @@ def test_it_overfits_one_batch(tmp_path: Path) -> None:
         def __len__(self) -> int:
             return 1
 
-        def batch(self, epoch: int, index: int) -> Batch:
+        def batch(self, epoch: int, index: int) -> TokenBatch:
             tokens = torch.tensor([[1, 5, 2, 6, 3, 0, 4, 1], [3, 3, 0, 2, 6, 6, 1, 5]])
-            return Batch(tokens[:, :-1], tokens[:, 1:], torch.tensor([7, 6]), None, 0, 7)
+            return TokenBatch(tokens[:, :-1], tokens[:, 1:], torch.tensor([7, 6]), None, 0, 7)
 
     torch.manual_seed(0)
-    model = LanguageModel(7, ModelConfig(embedding_size=8, hidden_size=24))
-    settings = FitSettings(max_steps=150, learning_rate=0.03)
+    model = TokenModel(7, TokenModelSection(embedding_size=8, hidden_size=24))
+    settings = FitSettings(max_steps=150, learning_rate=0.03, schedule="constant", precision="float32")
     fit(model, likelihood(), One(), settings, out=tmp_path / "run", log=quietly)
-    assert mean_nats(model, One())[0] < 0.02
+    (loss,) = likelihood()(model.eval(), One().batch(0, 0), None)
+    assert float(loss.reported.sum()) / 13 < 0.02
 
 
 @pytest.mark.slow
 def test_it_beats_counts_of_pairs_on_text_it_never_saw(tmp_path: Path) -> None:
     path = tmp_path / "play.txt"
     path.write_text(SHAKESPEARE[:120_000])
-    run = trained(path, tmp_path / "run", "model.hidden_size=96", "train.batch_size=16", "train.k1=48", steps=350)
+    run = trained(path, tmp_path / "run", "model.hidden_size=96", "train.batch_size=16", "objective.k1=48", steps=350)
     cut = SHAKESPEARE.find("\n", 108_000 - 1) + 1
     train, valid = SHAKESPEARE[:cut], SHAKESPEARE[cut:120_000]
     pairs = counted_bits(train, valid, 1, len(set(train)))
@@ -167,11 +177,13 @@ def test_it_beats_counts_of_pairs_on_text_it_never_saw(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ scores and text
 
 
+@torch.no_grad()
 def by_hand(run: Run, ids: list[int]) -> list[float]:
     """log p of tokens, one step at a time."""
-    state, before, found = run.initial_state(1), run.tokenizer.begin_id, []
+    decoder = run.task.decoder(run.model, "" if run.task.tokenizer.begin_id is not None else " ")
+    state, before, found = decoder.state, run.task.tokenizer.begin_id, []
     for token in ids:
-        log_p, state = run.step_fn(torch.tensor([before]), state)
+        log_p, state = run.model.step(torch.tensor([before]), state)
         found.append(float(log_p[0, token]))
         before = token
     return found
@@ -181,9 +193,9 @@ LINES = ["ROMEO:", "", "What say you to that?", "a", "Before we proceed any furt
 
 
 def test_scores_are_sums_of_single_steps(chars: Run, words: Run) -> None:
-    for run, ending in ((chars, []), (words, [words.tokenizer.eos_id])):
+    for run, ending in ((chars, []), (words, [words.task.tokenizer.eos_id])):
         for score, line in zip(run.score(LINES), LINES, strict=True):
-            ids = run.tokenizer.encode(line, line_end=False).tolist() + ending
+            ids = run.task.tokenizer.encode(line, line_end=False).tolist() + ending
             want = by_hand(run, ids)
             assert score.line == line
             assert score.tokens == len(ids) == len(score.token_logps)
@@ -201,7 +213,7 @@ def test_scores_depend_on_neither_order_nor_company(chars: Run, words: Run) -> N
 
 def test_long_lines_are_scored_in_windows(chars: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = chars.score(LINES)
-    monkeypatch.setattr("everstep.tasks.scoring.SCORED_TOKENS", 1)
+    monkeypatch.setattr("everstep.networks.scoring.SCORED_TOKENS", 1)
     assert [s.logp for s in chars.score(LINES)] == pytest.approx([s.logp for s in whole], abs=1e-4)
 
 
@@ -213,17 +225,17 @@ def test_evaluation_is_the_sum_of_single_steps(text: Path, tmp_path: Path, unit:
     more += ["data.eos=true"] if sequence == "lines" else []
     run = trained(text, tmp_path / "run", *more, steps=2)
     scores = run.evaluate("valid")
-    valid = "".join(run.texts.read("valid"))
+    valid = "".join(run.task.texts.read("valid"))
     parts = [valid]
     if sequence == "documents":
         parts = [part.strip("\n") + "\n" for part in valid.split("\n\n") if part.strip()]
     elif sequence == "lines":
         parts = [line + "\n" for line in valid.splitlines() if line.strip()]
-    encoded = [run.tokenizer.encode(part).tolist() for part in parts]
+    encoded = [run.task.tokenizer.encode(part).tolist() for part in parts]
     total = -sum(sum(by_hand(run, ids)) for ids in encoded)
     tokens = sum(map(len, encoded))
     assert scores["tokens"] == tokens
-    unk = run.tokenizer.unk_id
+    unk = run.task.tokenizer.unk_id
     assert scores.get("unknown") == (None if unk is None else sum(ids.count(unk) for ids in encoded))
     assert scores["nats_per_token"] * tokens == pytest.approx(total, rel=1e-5)
     size = sum(map(len, parts))
@@ -234,12 +246,12 @@ def test_evaluation_is_the_sum_of_single_steps(text: Path, tmp_path: Path, unit:
 
 
 def test_report_converts_units() -> None:
-    measures = report(2.0, 10, 40, 50, 8)
+    measures = text_measures(2.0, 10, 40, 50, 8)
     assert measures["perplexity"] == pytest.approx(math.exp(2))
     assert measures["bits_per_char"] == pytest.approx(20 / math.log(2) / 40)
     assert measures["bits_per_byte"] == pytest.approx(20 / math.log(2) / 50)
     assert measures["word_perplexity"] == pytest.approx(math.exp(20 / 8))
-    assert report(1000.0, 10, 0, 0, 0)["perplexity"] == math.inf
+    assert text_measures(1000.0, 10, 0, 0, 0)["perplexity"] == math.inf
 
 
 def test_generation(chars: Run, words: Run) -> None:
@@ -257,14 +269,14 @@ def test_generation(chars: Run, words: Run) -> None:
 
 
 def test_surprise_is_minus_log2_p(chars: Run) -> None:
-    pairs = chars.surprise("To be")
+    pairs = chars.passage("To be", 5).pairs
     assert "".join(token for token, _ in pairs) == "To be"
     assert -sum(bits for _, bits in pairs) * math.log(2) == pytest.approx(chars.score(["To be"])[0].logp, abs=1e-4)
 
 
 def test_surprise_shows_the_bytes_of_a_character_as_one(text: Path, tmp_path: Path) -> None:
     run = trained(text, tmp_path / "run", "data.unit=bytes", steps=1)
-    pairs = run.surprise("a東é\n")
+    pairs = run.passage("a東é\n", 4).pairs
     assert [shown for shown, _ in pairs] == ["a", "東", "é", "\n"]
     logps = run.score(["a東é"])[0].token_logps
     assert pairs[1][1] * math.log(2) == pytest.approx(-sum(logps[1:4]), abs=1e-4)
@@ -285,7 +297,7 @@ def test_a_run_holds_what_is_promised_and_loads_again(chars: Run) -> None:
     again = es.load(chars.path)
     assert [s.logp for s in again.score(LINES)] == [s.logp for s in chars.score(LINES)]
     assert again.evaluate("valid") == chars.evaluate("valid")
-    assert again.config == chars.config
+    assert again.recipe == chars.recipe
     with pytest.raises(DataError, match="no test split; it has train, valid"):
         again.evaluate("test")
 
@@ -404,7 +416,7 @@ def test_validation_that_is_the_training_text_is_said(text: Path, tmp_path: Path
 
 
 def test_every_shipped_recipe_trains_a_little(text: Path, tmp_path: Path, shared_data: Path, monkeypatch) -> None:
-    from everstep.tasks.config import recipes
+    from everstep.runs.recipe_files import recipes
 
     monkeypatch.setenv("EVERSTEP_DATA", str(shared_data))
     for name, _ in recipes():

@@ -25,12 +25,12 @@ import everstep as es
 from everstep.cli.common import prepare
 from everstep.data import expand, read_blocks
 from everstep.errors import Diverged
+from everstep.lab.synthetic import Predictor, Problem, Sequences, measure, objective
+from everstep.lab.synthetic.problem import Drawn, Kind, one_hot
 from everstep.learn import FitSettings
 from everstep.learn.learner import Learner
 from everstep.look.curves import TRAINING, VALIDATION
 from everstep.processor import name as cpu_name
-from everstep.tasks.synthetic import Predictor, Problem, Sequences, measure, objective
-from everstep.tasks.synthetic.problem import Drawn, Kind, one_hot
 
 CELLS: dict[str, Callable[[int, int], es.Cell]] = {"LSTM": es.LSTM, "GRU": es.GRU, "RNN": es.RNN}
 HELD_OUT = 0.1
@@ -113,7 +113,7 @@ def trained(problem: Problem, kind: str, seed: int, options: argparse.Namespace)
     cells = [make(problem.input_size if layer == 0 else units, units) for layer in range(options.layers)]
     upper = [es.Residual(cell) if kind == "residual" else cell for cell in cells[1:]]
     model = Predictor(es.Stack(cells[0], *upper), problem)
-    how = FitSettings(max_steps=options.steps, learning_rate=options.rate, clip_norm=1.0, seed=seed)
+    how = FitSettings(max_steps=options.steps, learning_rate=options.rate, schedule="constant", precision="float32")
     learner = Learner(model, objective, problem.stream(options.batch, seed), how)
     curve, started = [], time.monotonic()
     try:

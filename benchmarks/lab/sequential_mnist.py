@@ -23,11 +23,11 @@ import torch
 import everstep as es
 from everstep.cli.common import prepare
 from everstep.errors import EverstepError
+from everstep.lab.synthetic import Predictor, objective
+from everstep.lab.synthetic.mnist import PERMUTATION_SEED, PixelImages, evaluate, sequential_mnist
 from everstep.learn import FitSettings, read_metrics
 from everstep.learn.learner import Learner
 from everstep.processor import name as cpu_name
-from everstep.tasks.synthetic import Predictor, objective
-from everstep.tasks.synthetic.mnist import PERMUTATION_SEED, PixelImages, evaluate, sequential_mnist
 
 HELD_OUT, PIXELS = 5000, 784
 COARSE = (4, 4, 2, 2, 2, 2, 2)
@@ -71,7 +71,7 @@ def main() -> None:
         clip_norm=1.0,
         max_minutes=options.minutes,
         checkpoint_minutes=2.0,
-        seed=options.seed,
+        precision="float32",
     )
     if options.time:
         print(json.dumps(timed(model, replace(train, coarse=()), settings, options.time)))
@@ -81,6 +81,7 @@ def main() -> None:
         objective,
         train,
         settings,
+        seed=options.seed,
         out=options.out,
         validate=lambda m: finite(evaluate(m, valid)[0]),
         resume=(options.out / "checkpoints").exists(),

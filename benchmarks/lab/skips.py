@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 
 import everstep as es
 from everstep.cli.common import prepare
+from everstep.lab.remedies import Remedy
+from everstep.lab.remedy_trials import Experiment, Trial, examine
 from everstep.look.curves import TRAINING, VALIDATION
 from everstep.processor import name as cpu_name
-from everstep.tasks.remedies import Remedy
-from everstep.tasks.remedy_trials import Experiment, Trial, examine
 
 WAYS = {"beside": "d steps ago beside one step ago", "instead": "d steps ago instead of one step ago"}
 

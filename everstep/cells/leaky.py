@@ -51,7 +51,7 @@ class LeakyRNN(RNN):  # type: ignore[valid-type, misc]
     ):
         super().__init__(input_size, hidden_size, **options)
         assert self.weight_hh is not None
-        shares = torch.as_tensor(alpha, dtype=torch.float64).detach().cpu()
+        shares = torch.as_tensor(alpha, dtype=torch.float64, device=torch.device("cpu")).detach()
         inside = (shares > 0) & (shares < 1) if learned else (shares >= 0) & (shares <= 1)
         if shares.shape not in ((), (hidden_size,)) or not inside.all():
             span = "(0, 1)" if learned else "[0, 1]"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from everstep.look.gates import Activity
+    from everstep.look.passage import Passage
     from everstep.look.units import Telling
-    from everstep.tasks.run import Run
+    from everstep.runs.run import Run
 
 EXCERPT, PASSAGE, LONG = 300, 600, 6000
 """Characters of a picture of several units, of any other, and of the text on which units are measured."""
@@ -17,15 +18,18 @@ SHOWN = 3
 REMEMBERED = "inside quotes", "position in the line", "depth of brackets"
 
 
-def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
+def draw_gates(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
     """The liveliest units and the gates of one over a passage, a page of all, saturation; each with what to see."""
-    from everstep.cli.pictures import NAMES, passage, shown_as
+    from everstep.cli.pictures import passage
     from everstep.look.gates import liveliest, saturation_picture, saturation_words, units_text
     from everstep.look.gates_page import gates_html
     from everstep.look.glyphs import note
 
-    tokens, found = read(run, passage(run, text, PASSAGE))
-    top, token = found[-1], shown_as(NAMES[run.config.data.unit])
+    given = passage(run, text, PASSAGE)
+    if given is None:
+        return []
+    tokens, found = read(given)
+    top, token = found[-1], given.shown
     memory = "c" if "c" in top.state else next(iter(top.state))
     units = [(memory, unit) for unit in liveliest(top.state[memory], SHOWN)]
     part = slice(0, _fitting(tokens, EXCERPT))
@@ -54,12 +58,15 @@ def draw_gates(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path
     return drawn
 
 
-def draw_units(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
+def draw_units(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
     """Which units tell properties of the text: a table, and the best of them over a passage."""
-    from everstep.cli.pictures import NAMES, passage, shown_as
+    from everstep.cli.pictures import passage
     from everstep.look.units import PROPERTIES, predictive_units, table, table_words
 
-    tokens, found = read(run, passage(run, text, LONG))
+    given = passage(run, text, LONG)
+    if given is None:
+        return []
+    tokens, found = read(given)
     whole, ends = _ends(tokens)
     rows: dict[str, Sequence[Telling] | str] = {}
     targets: dict[str, list[float]] = {}
@@ -72,8 +79,7 @@ def draw_units(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path
             rows[name] = str(reason).removeprefix("predictive_units: ").split(",")[0]
     (out / "properties.md").parent.mkdir(parents=True, exist_ok=True)
     (out / "properties.md").write_text(table(rows), encoding="utf-8", newline="\n")
-    token = shown_as(NAMES[run.config.data.unit])
-    drawn = [(out / "properties.md", table_words(rows, len(tokens), token))]
+    drawn = [(out / "properties.md", table_words(rows, len(tokens), given.shown))]
     known = {name: units[0] for name, units in rows.items() if not isinstance(units, str)}
     # what a letter is, any unit can tell at once; what lies further back has to be remembered
     known = {name: best for name, best in known.items() if name in REMEMBERED} or known
@@ -114,36 +120,14 @@ def _fitting(tokens: Sequence[str], characters: int) -> int:
     return len(tokens)
 
 
-def read(run: Run, passage: str) -> tuple[list[str], list[Activity]]:
-    """The tokens of a passage as they are shown, and what every layer does after each.
-
-    The bytes of one character are one token, of which the last is shown.
-    """
+def read(given: Passage) -> tuple[list[str], list[Activity]]:
+    """The pieces of a passage, and what every layer does after each."""
     import torch
 
     from everstep.look.gates import activities
 
-    begin = run.tokenizer.begin_id
-    ids = [int(i) for i in run.tokenizer.encode(passage, line_end=False)]
-    before = [] if begin is None else [begin]
-    with torch.no_grad():
-        xs = run.model.embedding(torch.tensor([[*before, *ids]]))
-    shown, places = zip(*_whole(run, ids), strict=True)
-    rows = torch.tensor(places) + len(before)
-    return list(shown), [activity.at(rows) for activity in activities(run.model.body, xs)]
-
-
-def _whole(run: Run, ids: list[int]) -> Iterator[tuple[str, int]]:
-    """The text of each whole character or token, with the place of its last id."""
-    start = 0
-    for stop in range(1, len(ids) + 1):
-        token = run.tokenizer.decode(ids[start:stop])
-        if not token.endswith("\ufffd") or stop == len(ids):
-            start = stop
-            if run.config.data.unit == "words":
-                yield token if token in ("\n", "<eos>") else f"{token.strip()} ", stop - 1
-            else:
-                yield token, stop - 1
+    rows = torch.tensor(given.places)
+    return list(given.labels), [activity.at(rows) for activity in activities(given.body, given.inputs[None])]
 
 
 def _ends(tokens: Sequence[str]) -> tuple[str, list[int]]:

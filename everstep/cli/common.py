@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from everstep.errors import RunError
 
 if TYPE_CHECKING:
-    from everstep.tasks.run import Run
+    from everstep.runs.run import Run
 
 
 def log(line: str) -> None:
@@ -46,7 +46,7 @@ def resuming(run: Path) -> str:
     return f"{me()} train --resume {shlex.quote(str(run))}"
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:
     """The run in that folder, ready to use; a path that cannot be one is refused before torch is imported."""
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
@@ -56,6 +56,6 @@ def load_run(path: Path) -> Run:
             f"{path} is not a run: it has no config.yaml, which `everstep train … --out {path}` would write."
         )
     prepare()
-    from everstep.tasks.run import load
+    from everstep.runs.training import load
 
-    return load(path)
+    return load(path, trust_code=trust_code, device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from everstep.cli.common import load_run, log, me
 from everstep.cli.training import finish, go_on, start
 
 if TYPE_CHECKING:
-    from everstep.tasks.run import Run
+    from everstep.runs.run import Run
 
 RECIPE = "shakespeare-minute"
 
@@ -29,8 +29,6 @@ def demo(
 
     A character model of Shakespeare's plays. A second time, it shows what is there; an interrupted one goes on.
     """
-    from everstep.tasks.config import load_recipe
-
     if (out / "config.yaml").is_file():
         if (out / "model.safetensors").is_file():  # written at the end of training
             log(f"{out} is already trained; this is what is there (to train anew: delete it, or give another --out).")
@@ -40,13 +38,15 @@ def demo(
             run = go_on(out)
     else:
         log("Training a character model of Shakespeare's plays; this takes a minute.")
-        run = start(load_recipe(RECIPE), out)
+        from everstep.runs.recipe_files import load_task
+
+        run = start(load_task(RECIPE), out)
     show(run)
 
 
 def show(run: Run) -> None:
     """Sample, score beside what knows less, picture, next commands."""
-    decode = run.config.decode
+    decode: Any = run.task.recipe.decode
     sample = run.generate(
         prompt=decode.prompt, length=500, temperature=decode.temperature, top_k=decode.top_k, top_p=decode.top_p, seed=1
     )
@@ -64,9 +64,9 @@ def show(run: Run) -> None:
     print(f"  {me()} train text-words data.train=my.txt --out {beside / 'mine'}    (your own text)")
 
 
-def rivals(run: Run) -> list[tuple[float, str]]:
+def rivals(run: Any) -> list[tuple[float, str]]:
     """Bits per character of guessers that know less, learned and held out on the same texts."""
-    train, valid = ("".join(run.texts.read(split)) for split in ("train", "valid"))
+    train, valid = ("".join(run.task.texts.read(split)) for split in ("train", "valid"))
     known = len(set(train))
     return [
         (counted_bits(train, valid, 2, known), "counts of three characters in a row"),

@@ -76,9 +76,9 @@ def remedies(
     numbers = tuple(_number("--lags", text, int) for text in lags.split(","))
     learning = tuple(_number("--rates", text, float) for text in rates.split(","))
     prepare()
+    from everstep.lab import remedy_trials as trials
     from everstep.look.gallery import write_gallery
     from everstep.look.remedies import draw_remedies, remedy_table, remedy_words
-    from everstep.tasks import remedy_trials as trials
 
     experiment = trials.Experiment(
         task=task,

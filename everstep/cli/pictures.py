@@ -11,13 +11,13 @@ from everstep.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from everstep.tasks.run import Run
+    from everstep.look.passage import Passage
+    from everstep.runs.run import Run
 
-Drawer: TypeAlias = Callable[[Any, Path, Path | None], list[tuple[Path, str]]]
+Drawer: TypeAlias = Callable[[Any, Path, str | None], list[tuple[Path, str]]]
 """From a run, a folder and a text of the user's (or None) to pictures, each with a sentence that says what to see."""
 
 PASSAGE = 600  # characters
-NAMES = {"chars": "character", "bytes": "byte", "words": "word", "bpe": "sub-word", "unigram": "sub-word"}
 
 
 def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, str]]:
@@ -27,9 +27,10 @@ def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, 
     """
     from everstep.look.gallery import write_gallery
 
+    own = None if text is None else own_text(run, text)
     drawn: list[tuple[Path, str]] = []
     for drawer in drawers():
-        for picture in drawer(run, out, text):
+        for picture in drawer(run, out, own):
             drawn.append(picture)
             yield picture
         write_gallery(out, f"Pictures of {run.path.resolve().name}", drawn)
@@ -52,37 +53,88 @@ def pictures_of(run: Path) -> Path:
 
 
 def drawers() -> list[Drawer]:
-    """What `look` draws, in this order."""
+    """What `look` draws, in this order; each draws what the job's passages allow."""
     from everstep.cli.activity import draw_gates, draw_units
     from everstep.cli.landscape import draw_landscape
     from everstep.cli.remembering import draw_memory
 
-    return [draw_learning, draw_memory, draw_gates, draw_units, draw_landscape]
+    return [draw_learning, draw_own, draw_memory, draw_gates, draw_units, draw_landscape]
 
 
-def draw_learning(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
+def own_text(run: Run, path: Path) -> str:
+    """The head of a text of the user's, in the encoding of the training data.
+
+    Raises:
+        DataError: it cannot be read, or is not in that encoding.
+    """
+    from everstep.cli.using import recipe_encoding
+    from everstep.data.decoding import NotText
+    from everstep.data.text import read_blocks
+
+    encoding = recipe_encoding(run)
+    try:
+        return next(iter(read_blocks([path], encoding)), "")
+    except NotText as error:
+        raise DataError(f"{error} Expected {encoding}, as the training text was: convert it (iconv).") from None
+
+
+def passage(run: Run, text: str | None, characters: int = PASSAGE) -> Passage | None:
+    """What the model reads of about so many characters; None if its job shows no passages.
+
+    Raises:
+        DataError: the passage is blank.
+    """
+    from everstep.runs.task import Draws
+
+    if not isinstance(run.task, Draws):
+        return None
+    try:
+        return run.passage(text, characters)
+    except DataError as error:
+        raise DataError(f"look: {error}") from None
+
+
+def foreseen(found: Passage, tokens: int) -> tuple[Tensor, Tensor]:
+    """What a model reads of a passage of at most `tokens` tokens, and what it is to foresee: (time, features), (time,).
+
+    Raises:
+        DataError: the passage has fewer than two tokens.
+    """
+    assert found.targets is not None
+    time = min(len(found.targets), tokens)
+    if time < 2:
+        raise DataError(f"look: the text has {time} token; gradients need two or more to travel. Give a longer --text.")
+    return found.inputs[:time], found.targets[:time]
+
+
+def draw_learning(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
     """Curves and surprise of a run."""
     from everstep.look.curves import curve_words, learning_curves
     from everstep.look.glyphs import note
     from everstep.look.surprise import surprise_html, surprise_text, surprise_words
 
-    token = NAMES[run.config.data.unit]
-    pairs = surprise(run, text)
-    curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", token)
-    shown = shown_as(token)
-    surprise_text(pairs, out / "surprise.png", token=shown)
-    surprise_html(pairs, out / "surprise.html", shown)
+    found = passage(run, text)
+    unit = run.task.unit if found is None or found.surprise is None else found.unit
+    curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", unit, run.task.loss_unit)
+    drawn = [(out / "curves.png", curve_words(curves, unit, run.task.loss_unit))]
+    if found is None or found.surprise is None:
+        return drawn
+    pairs = found.pairs
+    surprise_text(pairs, out / "surprise.png", token=found.shown)
+    surprise_html(pairs, out / "surprise.html", found.shown)
     boxes = note([piece for piece, _ in pairs], "surprise.html")
     return [
-        (out / "curves.png", curve_words(curves, token)),
-        (out / "surprise.png", surprise_words(pairs, shown) + boxes),
+        *drawn,
+        (out / "surprise.png", surprise_words(pairs, found.shown) + boxes),
         (out / "surprise.html", "The same in a browser; point at it to see each probability."),
     ]
 
 
-def shown_as(token: str) -> str:
-    """What one coloured piece of a passage is: bytes are shown as the characters they make."""
-    return "character" if token == "byte" else token
+def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """The pictures that the job itself knows."""
+    from everstep.runs.task import Pictures
+
+    return list(run.task.pictures(run.model, out)) if isinstance(run.task, Pictures) else []
 
 
 def demo_picture(run: Run) -> Path:
@@ -93,72 +145,17 @@ def demo_picture(run: Run) -> Path:
     from everstep.look.style import canvas, save
     from everstep.look.surprise import surprise_text, surprise_words
 
-    token = NAMES[run.config.data.unit]
+    found = run.passage(None, 420)
     figure = canvas()
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
-    curves = learning_curves(run.path / "metrics.jsonl", left, token)
+    curves = learning_curves(run.path / "metrics.jsonl", left, found.unit)
     left.set_title("learning", fontsize=16, loc="left")
     right.set_title("surprise at text it never saw", fontsize=16, loc="left")
-    pairs, shown = surprise(run, None, 420), shown_as(token)
-    surprise_text(pairs, right, columns=56, token=shown)
+    pairs = found.pairs
+    surprise_text(pairs, right, columns=56, token=found.shown)
     path: Path = pictures_of(run.path) / "demo.png"
     save(figure, path)
     boxes = note([piece for piece, _ in pairs], "surprise.html of `everstep look`")
-    words = f"Left: {curve_words(curves, token)} Right: {surprise_words(pairs, shown)}{boxes}"
+    words = f"Left: {curve_words(curves, found.unit)} Right: {surprise_words(pairs, found.shown)}{boxes}"
     write_gallery(path.parent, f"Pictures of {run.path.resolve().name}", [(path, words)])
     return path
-
-
-def surprise(run: Run, text: Path | None, characters: int = PASSAGE) -> list[tuple[str, float]]:
-    """The tokens of a passage with their bits, written so that they can be set one after another."""
-    pairs = run.surprise(passage(run, text, characters))
-    if run.config.data.unit == "words":
-        return [(token if token in ("\n", "<eos>") else f"{token.strip()} ", bits) for token, bits in pairs]
-    return pairs
-
-
-def passage(run: Run, text: Path | None, characters: int = PASSAGE) -> str:
-    """Whole lines, about that many characters: the head of `text`, else of the held-out text.
-
-    Raises:
-        DataError: the run was trained on no text, or the passage is blank.
-    """
-    from everstep.data.decoding import NotText
-    from everstep.data.text import read_blocks
-
-    if not hasattr(run, "texts"):
-        raise DataError(f"look: {run.path} was trained on no text; pictures over a text need a language model")
-    splits, encoding = run.texts.spans, run.config.data.encoding
-    blocks = read_blocks([text], encoding) if text else run.texts.read("valid" if "valid" in splits else "train")
-    try:
-        head = next(iter(blocks)).lstrip("\n")[:characters]
-    except NotText as error:
-        raise DataError(f"{error} Expected {encoding}, as the training text was: convert it (iconv).") from None
-    found = head[: head.rfind("\n") + 1] or head
-    if not found.strip():
-        raise DataError(f"look: {text or run.path}: the passage is empty; give a text with some lines: --text FILE")
-    return found
-
-
-def inputs_and_targets(run: Run, text: Path | None, characters: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """What a model reads of a passage of at most `tokens` tokens, and what it should say: ids (time,) of each.
-
-    Raises:
-        DataError: the passage has fewer than two tokens, or as `passage`.
-    """
-    import torch
-
-    ids = run.tokenizer.encode(passage(run, text, characters), line_end=False)[:tokens].tolist()
-    begin = run.tokenizer.begin_id
-    read = ids if begin is None else [begin, *ids]
-    if len(ids) < 2 or len(read) < 3:
-        raise DataError(
-            f"look: the text has {len(ids)} token; gradients need two or more to travel. Give a longer --text."
-        )
-    row = torch.tensor(read)
-    return row[:-1], row[1:]
-
-
-def target_loss(model: Any) -> Any:
-    """−log p of each target in nats: a function of outputs (batch, time, features) and targets (batch, time)."""
-    return lambda ys, targets: -model.head.predict(ys).gather(-1, targets[..., None])[..., 0]

@@ -23,6 +23,7 @@ def recipes(ctx: typer.Context) -> None:
       everstep recipes                               list them
       everstep recipes show text-words               print one, with its comments
       everstep recipes show text-words --all         every key with its value, defaults too
+      everstep recipes keys text-words               every key with its type, default and meaning
       everstep recipes cp text-words mine.yaml       start your own
       everstep train mine.yaml --out runs/mine
     """
@@ -37,7 +38,7 @@ def ls(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")
     \b
       everstep recipes ls
     """
-    from everstep.tasks.config import recipes as shipped
+    from everstep.runs.recipe_files import recipes as shipped
 
     if as_json:
         print(json_text([{"name": name, "about": about} for name, about in shipped()], ensure_ascii=False))
@@ -57,9 +58,31 @@ def show(
     \b
       everstep recipes show ptb-small
     """
-    from everstep.tasks.config import load_recipe, recipe_path, to_yaml
+    from everstep.runs.recipe_files import load_recipe, recipe_path, to_yaml
 
     print(to_yaml(load_recipe(name)) if every else recipe_path(name).read_text(encoding="utf-8"), end="")
+
+
+@app.command()
+def keys(
+    name: str = typer.Argument("text-words", metavar="NAME", help="A shipped name or a YAML file: of its job."),
+    as_json: bool = typer.Option(False, "--json", help="JSON, for machines."),
+) -> None:
+    """Explain every key of a recipe: its type, its default, its value there, its meaning.
+
+    \b
+      everstep recipes keys text-words
+      everstep recipes keys mine.yaml | grep dropout
+    """
+    from everstep.runs.recipe_files import explained_keys
+
+    rows = explained_keys(name)
+    if as_json:
+        print(json_text(rows, ensure_ascii=False))
+        return
+    for row in rows:
+        value = "" if row["value"] == row["default"] else f"  (here {row['value']})"
+        print(f"{row['key']} = {row['default']}{value}\n    {row['type']}: {row['meaning']}")
 
 
 @app.command()
@@ -72,7 +95,7 @@ def cp(
     \b
       everstep recipes cp text-words mine.yaml
     """
-    from everstep.tasks.config import recipe_path
+    from everstep.runs.recipe_files import recipe_path
 
     text = recipe_path(name).read_bytes()
     if file.is_dir():

@@ -1,14 +1,15 @@
-"""What `look` draws of a language model's memory: gradient flow, sensitivity, spectra, and use of context."""
+"""What `look` draws of a model's memory: gradient flow, sensitivity, spectra, and use of context."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from everstep.tasks.run import Run
+    from everstep.look.passage import Passage
+    from everstep.runs.run import Run
 
 CHARACTERS = 24_000
 TOKENS = 2048  # of a text, at most
@@ -20,73 +21,74 @@ STATE = 2 * 10**9  # n³ of all step Jacobians whose eigenvalues are taken, and 
 POWERS, LEAST_POWERS, GATES = 50, 8, 6
 
 
-def draw_memory(run: Run, out: Path, text: Path | None = None) -> list[tuple[Path, str]]:
+def draw_memory(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
     """Pictures of what the model remembers of a text, each with a sentence.
 
     Raises:
         DataError: the text has fewer than two tokens.
     """
-    from everstep.cli.pictures import NAMES, inputs_and_targets
+    from everstep.cell import Cell
+    from everstep.cli.pictures import foreseen, passage
 
-    inputs, targets = inputs_and_targets(run, text, CHARACTERS, TOKENS)
-    unit = NAMES[run.config.data.unit]
-    drawn = [_flow(run, inputs, targets, out / "gradient-flow.png", unit)]
-    drawn.append(_sensitivity(run, inputs, out / "sensitivity.png", unit))
-    drawn.append(_spectrum(run, inputs, out / "spectrum.png", unit))
-    drawn += _matrices(run, out / "matrices.png")
-    drawn.append(_context(run, inputs, targets, out / "memory.png", unit))
+    found = passage(run, text, CHARACTERS)
+    if found is None or found.loss is None or not isinstance(found.body, Cell):
+        return []
+    inputs, targets = foreseen(found, TOKENS)
+    drawn = [_flow(found, inputs, targets, out / "gradient-flow.png")]
+    drawn.append(_sensitivity(found, inputs, out / "sensitivity.png"))
+    drawn.append(_spectrum(found, inputs, out / "spectrum.png"))
+    drawn += _matrices(found.body, out / "matrices.png")
+    drawn.append(_context(found, inputs, targets, out / "memory.png"))
     return drawn
 
 
-def _flow(run: Run, inputs: Tensor, targets: Tensor, path: Path, unit: str) -> tuple[Path, str]:
+def _flow(found: Passage, inputs: Tensor, targets: Tensor, path: Path) -> tuple[Path, str]:
     import torch
 
-    from everstep.cli.pictures import target_loss
     from everstep.look.flow import draw_flow, gradient_flow
     from everstep.look.memory import memory_by_gradient
 
-    model = run.model
+    loss = found.loss
+    assert loss is not None
     rows = max(1, min(ROWS, len(inputs) // (LAGS + 2 * SAMPLES)))
     time = min(len(inputs) // rows, LAGS + 2 * SAMPLES)
-    xs, aims = model.embedding(inputs[: rows * time].view(rows, time)), targets[: rows * time].view(rows, time)
-    loss = target_loss(model)
+    xs, aims = inputs[: rows * time].view(rows, time, -1), targets[: rows * time].view(rows, time)
     flow = gradient_flow(
-        model.body,
+        found.body,
         xs,
         lags=min(LAGS, time - 1),
         loss=lambda ys: loss(ys.to(xs), aims),
         samples=SAMPLES,
         dtype=torch.float64,  # float32 would lose what has fallen below 1e-38
     )
-    seen = draw_flow(flow, path, unit)
+    seen = draw_flow(flow, path, found.unit)
     reach = ", ".join(f"{name} {_upto(lag, flow.lags[-1])}" for name, lag in memory_by_gradient(flow, 0.01).items())
-    return path, f"{seen} Effective memory by gradient (1 % left), in {unit}s: {reach}."
+    return path, f"{seen} Effective memory by gradient (1 % left), in {found.unit}s: {reach}."
 
 
-def _sensitivity(run: Run, inputs: Tensor, path: Path, unit: str) -> tuple[Path, str]:
+def _sensitivity(found: Passage, inputs: Tensor, path: Path) -> tuple[Path, str]:
     from everstep.look.sensitivity import draw_sensitivity, sensitivity
 
-    body = run.model.body
+    body = found.body
     time = min(STEPS, len(inputs))
     rows = max(1, min(WIDE // body.input_size, len(inputs) // time))
-    xs = run.model.embedding(inputs[: rows * time].view(rows, time))
+    xs = inputs[: rows * time].view(rows, time, -1)
     over = f" The mean over {rows} stretches of the text." if rows > 1 else ""
-    return path, draw_sensitivity(sensitivity(body, xs), path, unit) + over
+    return path, draw_sensitivity(sensitivity(body, xs), path, found.unit) + over
 
 
-def _spectrum(run: Run, inputs: Tensor, path: Path, unit: str) -> tuple[Path, str]:
+def _spectrum(found: Passage, inputs: Tensor, path: Path) -> tuple[Path, str]:
     from everstep.look.jacobians import lyapunov_exponents, step_jacobians, width
     from everstep.look.spectra import draw_jacobians
     from everstep.look.trajectory import parts
 
-    body = run.model.body
-    xs = run.model.embedding(inputs[None, : STEPS * 4])
-    size = max(width(layer.initial_state(1, xs)) for layer in parts(body))
-    found = step_jacobians(body, xs[:, :STEPS], samples=max(1, min(8, STATE // size**3)))
-    seen = draw_jacobians(found, path)
+    xs = inputs[None, : STEPS * 4]
+    size = max(width(layer.initial_state(1, xs)) for layer in parts(found.body))
+    jacobians = step_jacobians(found.body, xs[:, :STEPS], samples=max(1, min(8, STATE // size**3)))
+    seen = draw_jacobians(jacobians, path)
     warm_up = xs.shape[1] // 4
-    rate = float(lyapunov_exponents(body, xs, count=1, warm_up=warm_up).values[0])
-    return path, f"{seen} {rate_words(rate, xs.shape[1] - warm_up, unit)}"
+    rate = float(lyapunov_exponents(found.body, xs, count=1, warm_up=warm_up).values[0])
+    return path, f"{seen} {rate_words(rate, xs.shape[1] - warm_up, found.unit)}"
 
 
 def rate_words(rate: float, steps: int, unit: str) -> str:
@@ -100,13 +102,13 @@ def rate_words(rate: float, steps: int, unit: str) -> str:
     return f"Largest Lyapunov exponent {rate:.3f} a {unit}: a small difference of state {fate}."
 
 
-def _matrices(run: Run, path: Path) -> list[tuple[Path, str]]:
+def _matrices(body: Any, path: Path) -> list[tuple[Path, str]]:
     """The top layer's matrices, one a gate, and their powers; nothing where the state meets no matrix."""
     from everstep.equation import Gated
     from everstep.look.spectra import draw_spectrum, spectra
     from everstep.look.trajectory import innermost, parts
 
-    cells = [cell for layer in parts(run.model.body) if isinstance(cell := innermost(layer), Gated)]
+    cells = [cell for layer in parts(body) if isinstance(cell := innermost(layer), Gated)]
     multiplied = [cell for cell in cells if cell.weight_hh is not None]
     if not multiplied:
         return []
@@ -118,15 +120,13 @@ def _matrices(run: Run, path: Path) -> list[tuple[Path, str]]:
     return [(path, layer + draw_spectrum(gates, path) + (between if len(gates) > 1 else ""))]
 
 
-def _context(run: Run, inputs: Tensor, targets: Tensor, path: Path, unit: str) -> tuple[Path, str]:
-    from everstep.cli.pictures import target_loss
+def _context(found: Passage, inputs: Tensor, targets: Tensor, path: Path) -> tuple[Path, str]:
     from everstep.look.memory import context_loss, draw_context
 
-    model = run.model
+    assert found.loss is not None
     longest = min(LONGEST, max(1, len(inputs) // 3))
-    xs = model.embedding(inputs[None])
-    curve = context_loss(model.body, xs, targets[None], target_loss(model), longest=longest, samples=TARGETS)
-    return path, draw_context(curve, path, unit, f"loss in nats per {unit}")
+    curve = context_loss(found.body, inputs[None], targets[None], found.loss, longest=longest, samples=TARGETS)
+    return path, draw_context(curve, path, found.unit, f"loss in {found.loss_unit} per {found.unit}")
 
 
 def _upto(lag: float, longest: int) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import typer
 
 from everstep.cli.common import log, me, prepare
-from everstep.cli.training import check_files
 from everstep.errors import RunError
 
 BEST, WORST = 5, 3
@@ -43,14 +42,12 @@ def search(
 
     A few per cent between two cells may be luck: train both for longer, and with other seeds, before you believe it.
     """
-    from everstep.tasks.config import load_recipe
-
-    config = load_recipe(recipe, overrides or [])
-    check_files(config)
     prepare()
-    from everstep.tasks import search as searching
+    from everstep.lab import search as searching
 
-    records = searching.search(config, out, log, cells=cells, steps=steps, processes=processes, begin=prepare)
+    records = searching.search(
+        recipe, out, log, overrides=overrides or [], cells=cells, steps=steps, processes=processes, begin=prepare
+    )
     ranks = searching.ranked(records)
     print(table(ranks))
     from everstep.look.gallery import write_gallery

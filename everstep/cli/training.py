@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,8 +14,8 @@ from everstep.cli.common import me, prepare, resuming
 from everstep.errors import DataError, Interrupted, RunError
 
 if TYPE_CHECKING:
-    from everstep.tasks.config import Config
-    from everstep.tasks.run import Run
+    from everstep.runs.run import Run
+    from everstep.runs.task import Task
 
 
 def train(
@@ -25,6 +25,12 @@ def train(
     overrides: list[str] | None = typer.Argument(None, metavar="KEY=VALUE", help="Changes of the recipe's keys."),
     out: Path | None = typer.Option(None, "--out", "-o", metavar="RUN", help="Folder to make; never overwritten."),
     resume: Path | None = typer.Option(None, "--resume", metavar="RUN", help="Go on with a stopped run."),
+    start_from: Path | None = typer.Option(
+        None, "--from", metavar="RUN", help="Start from the weights and the vocabulary of another run."
+    ),
+    trust_code: bool = typer.Option(
+        False, "--trust-code", help="Run the Python files that a run to go on with, or to start from, holds."
+    ),
 ) -> None:
     """Train by a recipe, or go on with a run that was stopped.
 
@@ -32,75 +38,66 @@ def train(
       everstep train text-words data.train=my.txt --out runs/mine
       everstep train shakespeare model.hidden_size=256 train.max_minutes=10 --out runs/small
       everstep train mine.yaml 'data.train=[a.txt.gz, b.txt]' --out runs/two
+      everstep train text-words data.train=my.txt model.cell=mycells.py:Mine --out runs/own
+      everstep train text-words data.train=more.txt --from runs/mine --out runs/tuned
       everstep train --resume runs/mine
+      everstep train --resume runs/mine train.max_steps=5000
 
-    KEY=VALUE changes any key of the recipe (`everstep recipes show NAME --all` prints them all); values are YAML. All
+    KEY=VALUE changes any key of the recipe (`everstep recipes keys NAME` explains them all); values are YAML. All
     of it is checked before any work.
 
     Ctrl-C and SIGTERM finish the step and save; --resume then goes on exactly as if nothing had happened, bit for bit.
     """
     if resume is not None:
-        if recipe or out:
+        changes = [*([recipe] if recipe else []), *(overrides or [])]
+        if out or start_from or any("=" not in change for change in changes):
             raise typer.BadParameter(
-                "expected RUN alone, whose recipe it goes on with; came more.", param_hint="--resume"
+                "expected RUN alone, or with limits to raise, such as train.max_steps=5000; got more.",
+                param_hint="--resume",
             )
-        finish(go_on(resume))
+        finish(go_on(resume, changes, trust_code))
         return
     if recipe is None:
         raise typer.BadParameter("expected a recipe, such as text-words; `everstep recipes` lists them.")
     if "=" in recipe:
         raise typer.BadParameter(f"expected a recipe first, such as text-words; came {recipe!r}.")
-    from everstep.tasks.config import load_recipe
+    from everstep.runs.recipe_files import load_task
 
-    config = load_recipe(recipe, overrides or [])
+    task = load_task(recipe, overrides or [])
     if out is None:
         raise typer.BadParameter(f"expected --out RUN, the folder to make, such as --out runs/{Path(recipe).stem}.")
-    finish(start(config, out))
+    finish(start(task, out, start_from, trust_code))
 
 
-def check_files(config: Config) -> None:
-    """Says which file is missing, by its key, before torch is imported."""
-    from everstep.data.text import expand
+def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code: bool = False) -> Run:
+    """Train into a new folder."""
+    from everstep.runs.folder import is_free, is_run
+    from everstep.runs.texts import check_files
 
-    for split, paths in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
-        if paths is None:
-            continue
-        try:
-            expand(paths)
-        except DataError as error:
-            unset = "EVERSTEP_DATA" in str(paths) and not os.environ.get("EVERSTEP_DATA")
-            hint = "; EVERSTEP_DATA is not set: set it to the folder that holds the data sets" if unset else ""
-            raise DataError(f"data.{split}: {error}{hint}") from None
-
-
-def start(config: Config, out: Path) -> Run:
-    """Train into a new folder; what cannot work is refused before torch is imported."""
-    from everstep.tasks.folder import is_free, is_run
-
-    check_files(config)
-    if not is_free(out):
+    check_files(getattr(task.recipe, "data", None))
+    if not is_free(out, task.files):
         hint = f" To go on with it: {resuming(out)}" if is_run(out) else ""
         raise RunError(f"{out} exists and is not overwritten; give another --out, or delete it.{hint}")
     prepare()
-    from everstep.tasks import run
+    from everstep.runs import training
 
     try:
-        return run.train(config, out)
+        return training.train(task, out, start_from=start_from, trust_code=trust_code)
     except Interrupted as stop:
         raise (_with_resume(stop, out) if is_run(out) else stop) from None
 
 
-def go_on(path: Path) -> Run:
+def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
     """Resume the run in that folder."""
-    from everstep.tasks.folder import is_run
+    from everstep.runs.folder import is_run
 
     if not is_run(path):
         raise RunError(f"{path} is not a run: it has no config.yaml, so there is nothing to go on with.")
     prepare()
-    from everstep.tasks import run
+    from everstep.runs import training
 
     try:
-        return run.resume(path)
+        return training.resume(path, overrides=overrides, trust_code=trust_code)
     except Interrupted as stop:
         raise _with_resume(stop, path) from None
 
@@ -112,22 +109,29 @@ def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
 
 def finish(run: Run) -> None:
     """Where the run is, and what can be done with it."""
-    prompt = f" --prompt {shlex.quote(known)}" if (known := known_prompt(run)) else ""
-    path = shlex.quote(str(run.path))
+    from everstep.runs.card import EXAMPLES
+    from everstep.runs.task import abilities
+
+    trust = " --trust-code" if run.task.code.digests else ""
     print(f"\nThe trained model is in {run.path}. Next:")
-    print(f"  {me()} eval {path}")
-    print(f"  {me()} generate {path}{prompt} --temperature 0.8")
-    print(f"  {me()} score {path} < sentences.txt")
-    print(f"  {me()} look {path}")
+    for verb in abilities(run.task):
+        if verb in EXAMPLES:
+            print(f"  {EXAMPLES[verb].format(me=me(), run=shlex.quote(str(run.path)))}{trust}{_prompt(run, verb)}")
+
+
+def _prompt(run: Run, verb: str) -> str:
+    known = known_prompt(run) if verb == "generate" else ""
+    return f" --prompt {shlex.quote(known)}" if known else ""
 
 
 def known_prompt(run: Run) -> str:
     """A beginning to suggest, of what the vocabulary has; none where the recipe has its own."""
-    if run.config.decode.prompt:
+    task: Any = run.task
+    if getattr(task.recipe.decode, "prompt", ""):
         return ""
-    first = next(run.texts.read("train"), "").split(maxsplit=1)
+    first = "".join(run.passage(None, 60).labels).split(maxsplit=1)
     for prompt in ("The", *first[:1], *(word[:1] for word in first[:1])):
         with suppress(DataError):  # a symbol that the vocabulary lacks
-            if not run.unknown(prompt):
+            if not run.able("generate").decoder(run.model, prompt).unknown:
                 return prompt
     return ""

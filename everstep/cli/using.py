@@ -16,21 +16,15 @@ from everstep.errors import DataError
 from everstep.reading import json_text
 
 if TYPE_CHECKING:
-    from everstep.tasks.scoring import Score
+    from everstep.networks.scoring import Score
 
 RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
 BLOCK = 1024  # lines scored at a time
 CHUNK = 1 << 16  # bytes read at a time
-MEANING = {
-    "unknown": "tokens that are <unk>, of which nothing is known but that they are rare",
-    "unknown_share": "of all tokens",
-    "nats_per_token": "mean of -ln p",
-    "bits_per_token": "mean of -log2 p",
-    "perplexity": "exp of nats per token",
-    "bits_per_char": "whatever the tokens, comparable between models of the same text",
-    "bits_per_byte": "as UTF-8",
-    "word_perplexity": "per word and line end, whatever the tokens",
-}
+
+
+TRUST = typer.Option(False, "--trust-code", help="Run the Python files that the run holds, with your rights.")
+DEVICE = typer.Option("cpu", help="Where the model runs: cpu, cuda, mps, or auto.")
 
 
 def evaluate(
@@ -38,29 +32,76 @@ def evaluate(
     split: Literal["train", "valid", "test"] | None = typer.Option(
         None, help="Which part; by default test where the run has one, else valid.", show_default=False
     ),
+    data: list[str] | None = typer.Option(
+        None, metavar="FILE", help="Other data, of the kind that the run was trained on, in place of its test part."
+    ),
+    rivals: bool = typer.Option(False, "--rivals", help="Beside it, what simpler models give on the same data."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object, for machines."),
+    device: str = DEVICE,
+    trust_code: bool = TRUST,
 ) -> None:
-    """Score a run on held-out text: nats, bits, perplexity.
+    """Score a run on held-out data.
 
     \b
       everstep eval runs/mine
       everstep eval runs/mine --split valid --json
+      everstep eval runs/mine --data letters.txt
 
-    The whole split is read in order with the state carried along; every token counts once.
+    The whole split is read; every target counts once.
     """
-    loaded = load_run(run)
-    scores = loaded.evaluate(split or ("valid" if loaded.config.data.test is None else "test"))
+    if data and split:
+        raise typer.BadParameter("--data FILE is a part of its own; expected no --split beside it.")
+    loaded = load_run(run, trust_code, device)
+    scores = loaded.evaluate(split, data=data)
+    others = loaded.rivals(split, data=data) if rivals else []
     if as_json:
-        print(json_text(scores, ensure_ascii=False))
+        print(json_text({**scores, **({"rivals": others} if rivals else {})}, ensure_ascii=False))
         return
-    bounds = scores.pop("lower_bounds", ())
+    from everstep.runs.card import meaning_of, shown_measure
+
     for key, value in scores.items():
-        said = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        meaning = MEANING.get(key, "")
-        if key in bounds:
-            share = f"{scores['unknown_share']:.2%}"
-            said, meaning = f"≥ {said}", f"a lower bound: {share} of the tokens are <unk>, which are not spelled"
-        print(f"{key.replace('_', ' '):16} {said:>16}   {meaning}".rstrip())
+        if isinstance(value, dict):
+            print(_table(key, value))
+        elif not isinstance(value, list):
+            meaning = meaning_of(loaded.task, scores, key)
+            print(f"{key.replace('_', ' '):16} {shown_measure(scores, key):>16}   {meaning}".rstrip())
+    if rivals:
+        print(_table("rivals", {str(other.pop("name")): other for other in others}))
+
+
+def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Named rows of the same figures."""
+    from everstep.runs.card import shown_number
+
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    width = max(map(len, [title, *rows]), default=0)
+    head = "".join(f"{name.replace('_', ' '):>12}" for name in columns)
+    body = [
+        f"{name:{width}}" + "".join(f"{shown_number(row.get(column)):>12}" for column in columns)
+        for name, row in rows.items()
+    ]
+    return "\n".join(["", f"{title:{width}}{head}", *body])
+
+
+def predict(
+    run: Path = RUN,
+    as_json: bool = typer.Option(False, "--json", help="JSON lines with everything that is known of each."),
+    encoding: str = typer.Option("utf-8", help="Of the lines."),
+    device: str = DEVICE,
+    trust_code: bool = TRUST,
+) -> None:
+    """Answer lines with lines: labels, tags, translations, by what RUN is.
+
+    \b
+      everstep predict runs/mine < lines.txt > answers.txt
+      echo "not bad at all" | everstep predict runs/reviews --json
+
+    One answer a line, in the order of the input, as they are ready.
+    """
+    loaded = load_run(run, trust_code, device)
+    loaded.able("predict")
+    for found in loaded.predict(standard_input(encoding)):
+        print(json_text(found.record, ensure_ascii=False) if as_json else found.text, flush=sys.stdout.isatty())
 
 
 def score(
@@ -70,6 +111,8 @@ def score(
     ),
     tokens: bool = typer.Option(False, "--tokens", help="With --json: also token_logps, one number a token."),
     encoding: str | None = typer.Option(None, help="Of the lines.", show_default="the recipe's data.encoding"),
+    device: str = DEVICE,
+    trust_code: bool = TRUST,
 ) -> None:
     """Score lines: log-probability, tokens and line for each.
 
@@ -82,8 +125,9 @@ def score(
     """
     if tokens and not as_json:
         raise typer.BadParameter("--tokens needs --json.")
-    loaded = load_run(run)
-    trained = loaded.config.data.encoding
+    loaded = load_run(run, trust_code, device)
+    loaded.able("score")
+    trained = recipe_encoding(loaded)
     if encoding is None and trained.lower() != "utf-8":
         log(f"note: the lines are read as {trained}, as the training text was; --encoding utf-8 for others")
     total = unknown = 0
@@ -121,6 +165,11 @@ def blocks(lines: Iterator[str]) -> Iterator[list[str]]:
     yield block
 
 
+def recipe_encoding(run: Any) -> str:
+    """The encoding of the data that a run was trained on."""
+    return str(getattr(getattr(run.recipe, "data", None), "encoding", "utf-8"))
+
+
 def standard_input(encoding: str) -> Iterator[str]:
     """The lines of stdin, read as training reads text.
 
@@ -147,6 +196,10 @@ def generate(
     top_p: float | None = typer.Option(None, help="Only from the likeliest that make up probability P (0 < P ≤ 1)."),
     seed: int | None = typer.Option(None, help="Same seed, same text (≥ 0).", show_default="another text each time"),
     count: int = typer.Option(1, help="Samples, with a line --- between two of them (≥ 1)."),
+    stop: str | None = typer.Option(None, metavar="TEXT", help="End each sample before this text."),
+    until_end: bool = typer.Option(False, "--until-end", help="End each sample at the symbol that ends a sequence."),
+    device: str = DEVICE,
+    trust_code: bool = TRUST,
 ) -> None:
     """Write text by a run.
 
@@ -168,11 +221,11 @@ def generate(
     for name, value, good, expected in limits:
         if not good:
             raise typer.BadParameter(f"expected {expected}; came {value}.", param_hint=name)
-    loaded = load_run(run)
-    decode = loaded.config.decode
+    loaded = load_run(run, trust_code, device)
+    decode: Any = loaded.able("generate").recipe.decode
     prompt = decode.prompt if prompt is None else prompt
-    if unknown := loaded.unknown(prompt):
-        log(f"note: {unknown} of the prompt's words are not in the vocabulary and are read as <unk>")
+    if unknown := loaded.able("generate").decoder(loaded.model, prompt).unknown:
+        log(f"note: {unknown} of the prompt's tokens are not in the vocabulary and are read as <unk>")
     pieces = loaded.stream(
         prompt=prompt,
         length=length or decode.length,
@@ -181,6 +234,8 @@ def generate(
         top_p=top_p or decode.top_p,
         seed=seed,
         count=count,
+        stop=stop or "",
+        until_end=until_end,
     )
     write_texts(pieces)
 
@@ -218,6 +273,7 @@ def look(
         metavar="FILE",
         help="A text of your own, in the encoding of the training text, to draw all but the curves over.",
     ),
+    trust_code: bool = TRUST,
 ) -> None:
     """Draw what a run has learned and what it remembers.
 
@@ -235,7 +291,7 @@ def look(
     Pictures as PNG, some as HTML too; each is named as soon as it is drawn, and all stand in DIR/README.md with what to
     see. The passage is from the held-out text, or FILE.
     """
-    loaded = load_run(run)
+    loaded = load_run(run, trust_code)
     from everstep.cli.pictures import draw, pictures_of
 
     for path, what_to_see in draw(loaded, out or pictures_of(run), text):

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everstep.data.batches import Batch, Batches
+    from everstep.data.batches import Batches, TokenBatch
     from everstep.data.buckets import Buckets
     from everstep.data.corpus import Corpus, prepare
     from everstep.data.labelled import Labelled, read_labelled
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from everstep.data.trees import Tree, read_trees
 
 _HOMES = {
-    "Batch": "batches",
+    "TokenBatch": "batches",
     "Batches": "batches",
     "Buckets": "buckets",
     "Corpus": "corpus",
@@ -34,13 +34,13 @@ _HOMES = {
 }
 
 __all__ = [
-    "Batch",
     "Batches",
     "Buckets",
     "Corpus",
     "Counts",
     "Labelled",
     "Lanes",
+    "TokenBatch",
     "Tokenizer",
     "Tree",
     "expand",

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor
+
+from everstep.state import map_state
+
+
+class Batch(Protocol):
+    """All that `fit` knows of a batch.
+
+    Attributes:
+        count: number of targets that give a loss; whoever makes a batch counts them.
+
+    A batch may also say its number of `rows`, which the losses of each row are then checked by.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch there."""
+
+
+class Movable:
+    """A frozen dataclass whose tensors, and nests of tensors, move together."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+
+        def move(value: object) -> object:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        moved = {field.name: map_state(move, getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+        return replace(self, **moved)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """One step's worth of sequences, B rows of T steps.
+class TokenBatch(Movable):
+    """One step's worth of sequences of tokens, B rows of T steps.
 
     Attributes:
         inputs: (B, T) int64, the token read at each step.
@@ -27,6 +59,11 @@ class Batch:
     resets: Tensor | None
     context: int
     advance: int
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.inputs)
 
     @property
     def count(self) -> int:
@@ -53,10 +90,14 @@ class Batch:
         return int((self.lengths - self.context).clamp_min(0).sum())
 
 
-class Batches(Protocol):
+B = TypeVar("B", bound=Batch, covariant=True)
+
+
+class Batches(Protocol[B]):
     """Random access to the batches of every epoch; `batch(epoch, index)` depends on nothing but its arguments.
 
-    `carries_state` says whether row b of batch i + 1 goes on where row b of batch i ended.
+    `carries_state` says whether row b of batch i + 1 goes on where row b of batch i ended. `batch_size` is rows, or
+    what else the place in an epoch is counted in.
     """
 
     batch_size: int
@@ -64,4 +105,4 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, epoch: int, index: int) -> Batch: ...
+    def batch(self, epoch: int, index: int) -> B: ...

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from everstep.data.batches import Batch, Batches
+from everstep.data.batches import Batches, TokenBatch
 from everstep.data.corpus import Corpus
 from everstep.errors import ConfigError, DataError
 
@@ -23,7 +23,7 @@ class _Order(NamedTuple):
     shifts: Ints
 
 
-class Lanes(Batches):
+class Lanes(Batches[TokenBatch]):
     """A corpus cut into `batch_size` lanes of near-equal length; batch i holds targets [i k1, (i + 1) k1) of each.
 
     Every target is counted once per epoch. Without `begin_id` the first token is no target (nothing stands before it);
@@ -98,7 +98,7 @@ class Lanes(Batches):
         """Batches in an epoch."""
         return -(-int(self._lane_lengths[0]) // self.k1)
 
-    def batch(self, epoch: int, index: int) -> Batch:
+    def batch(self, epoch: int, index: int) -> TokenBatch:
         """Batch `index` of `epoch`; takes time for its own size alone, and for one order of documents per epoch.
 
         Raises:
@@ -114,7 +114,7 @@ class Lanes(Batches):
         targets, inputs, heads = self._gather(epoch, self._lane_starts[:, None] + np.arange(start, stop), inside)
         heads[:, 0] |= start == 0
         ragged = bool((valid < stop - start).any())
-        return Batch(
+        return TokenBatch(
             torch.from_numpy(inputs),
             torch.from_numpy(targets),
             torch.from_numpy(valid) if ragged else None,

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from everstep.data.batches import Batch
+from everstep.data.batches import TokenBatch
 from everstep.learn.objective import Loss, Objective
 from everstep.state import State
 from everstep.wirings.checkpointed import refuse_shared_masks
 from everstep.wirings.recompute import recomputed, steps_of_piece
 
 
-def checkpointed(objective: Objective, every: int | None = None) -> Objective:
+def checkpointed(objective: Objective[TokenBatch], every: int | None = None) -> Objective[TokenBatch]:
     """An objective that keeps only the state at the start of each piece of the batch for backward (Chen et al. 2016).
 
     Σ_t loss_t and its whole gradient through time, as of `objective` on the batch at once. The batch is cut into pieces
@@ -35,13 +35,13 @@ def checkpointed(objective: Objective, every: int | None = None) -> Objective:
             gradient itself), or in training a wiring that draws one mask for a whole sequence.
 
     Example:
-        >>> from everstep.tasks.language_model import likelihood
+        >>> from everstep.networks.likelihood import likelihood
         >>> objective = checkpointed(likelihood(), every=100)
     """
     if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise ValueError(f"checkpointed: every should be a whole number of at least 1, but is {every!r}")
 
-    def in_pieces(model: nn.Module, batch: Batch, state: State | None) -> Iterator[Loss]:
+    def in_pieces(model: nn.Module, batch: TokenBatch, state: State | None) -> Iterator[Loss]:
         refuse_shared_masks(model, "checkpointed")
         time = batch.inputs.shape[1]
         size = every or steps_of_piece(time)
@@ -61,7 +61,7 @@ def checkpointed(objective: Objective, every: int | None = None) -> Objective:
 
     def run(model: nn.Module, inputs: Any, sums: State) -> tuple[Any, State]:
         state, total, nats = sums
-        losses = list(objective(model, Batch(*inputs), state))
+        losses = list(objective(model, TokenBatch(*inputs), state))
         if len(losses) != 1:
             raise ValueError(
                 f"checkpointed: the objective should yield one Loss for a batch, but yields {len(losses)}; one that "
@@ -73,12 +73,12 @@ def checkpointed(objective: Objective, every: int | None = None) -> Objective:
     return in_pieces
 
 
-def narrow(batch: Batch, start: int, stop: int) -> Batch:
+def narrow(batch: TokenBatch, start: int, stop: int) -> TokenBatch:
     """The steps start … stop of a batch, as a batch."""
     window = slice(start, stop)
     inputs = batch.inputs[:, window]
     steps = inputs.shape[1]
-    return Batch(
+    return TokenBatch(
         inputs,
         batch.targets[:, window],
         None if batch.lengths is None else (batch.lengths - start).clamp(0, steps),

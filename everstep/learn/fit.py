@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,24 +13,32 @@ from everstep.data.batches import Batches
 from everstep.errors import ConfigError, Interrupted
 from everstep.learn.checkpoint import JSON
 from everstep.learn.learner import Learner
+from everstep.learn.listed import as_batches
 from everstep.learn.lock import RunLock
 from everstep.learn.objective import Objective
-from everstep.learn.progress import Screen
+from everstep.learn.optim import MakeOptimizer
+from everstep.learn.progress import Callback, Reporting, Screen, Units
 from everstep.learn.rules import Rule
-from everstep.learn.run import FitResult, Run, Validate
+from everstep.learn.run import FitResult, Run
+from everstep.learn.selection import Validate
 from everstep.learn.settings import FitSettings
 from everstep.learn.signals import StopSignals
+from everstep.learn.update_rules import update_rules
 
 
 def fit(
     model: nn.Module,
-    objective: Objective,
-    batches: Batches,
+    objective: Objective[Any],
+    batches: Batches[Any] | Iterable[Any],
     settings: FitSettings,
     *,
-    out: Path,
+    out: str | Path,
     validate: Validate | None = None,
     rules: Sequence[Rule] = (),
+    optimizer: MakeOptimizer | None = None,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+    units: Units = Units(),  # noqa: B008 - frozen
     resume: bool = False,
     identity: dict[str, JSON] | None = None,
     recipe: dict[str, JSON] | None = None,
@@ -49,12 +58,19 @@ def fit(
     Args:
         model: trained in place, on the device it is on.
         objective: see `everstep.learn.Objective`.
-        batches: see `everstep.data.batches`.
+        batches: see `everstep.data.batches`; or a list or a `DataLoader` of batches, each with a `count` and a `to`.
+            A `DataLoader`'s order is its own, so that a run with one is not resumed exactly.
         settings: see `FitSettings`.
         out: the run folder: `checkpoints/`, `metrics.jsonl`, `model.safetensors`.
-        validate: mean nats per target of the model on held-out data; called in eval mode, under the average if one is
-            active, and without effect on any random generator.
-        rules: run after backward and before clipping.
+        validate: of the model on held-out data: the mean loss per target, or measures by name, of which "loss" is one;
+            `settings.select` says which decides. Called in eval mode, under the average if one is active, and without
+            effect on any random generator.
+        rules: run after backward, after those of `settings` and before clipping.
+        optimizer: makes any torch optimizer of parameters, such as `torch.optim.RAdam`; None: `settings.optimizer`.
+            Its learning rate is set by the schedule at every step.
+        callbacks: called with each record of `metrics.jsonl`; True ends the training.
+        seed: of every random generator, at the start of the run.
+        units: what targets are, what their loss is in, and of which measures the highest is best.
         resume: go on from the newest whole checkpoint in `out`; from the start, if there has never been one.
         identity: what the run is of (a digest of the data, …); must be equal when resuming.
         recipe: what else it is made by besides `settings` (dropouts, …); what differs when resuming is told.
@@ -72,14 +88,14 @@ def fit(
 
     Example:
         >>> import tempfile, torch
-        >>> from everstep.data.batches import Batch
+        >>> from everstep.data.batches import TokenBatch
         >>> from everstep.learn import Loss
         >>> class Ones:
         ...     batch_size, carries_state = 2, False
         ...     def __len__(self): return 1
         ...     def batch(self, epoch, index):
         ...         ones = torch.ones(2, 3, dtype=torch.int64)
-        ...         return Batch(ones, ones, None, None, 0, 3)
+        ...         return TokenBatch(ones, ones, None, None, 0, 3)
         >>> def objective(model, batch, state):
         ...     nats = nn.functional.cross_entropy(model(batch.inputs).mT, batch.targets, reduction="none").sum(1)
         ...     yield Loss(nats, nats.detach(), ())
@@ -89,11 +105,14 @@ def fit(
         'max_steps'
     """
     _check(settings, validate)
+    out = Path(out)
     screen = Screen(log)
     try:
         with RunLock(out), StopSignals(screen.say) as signals:
-            learner = Learner(model, objective, batches, settings, rules)
-            run = Run(learner, out, validate, identity or {}, recipe or {}, screen)
+            every = [*update_rules(model, settings, seed), *rules]
+            learner = Learner(model, objective, as_batches(batches, screen.say), settings, every, optimizer)
+            reporting = Reporting(screen, units, callbacks)
+            run = Run(learner, out, validate, identity or {}, recipe or {}, reporting, seed)
             run.begin(resume)
             try:
                 stopped_by = _loop(run, signals, resume_command)
@@ -108,15 +127,8 @@ def fit(
 
 
 def _check(settings: FitSettings, validate: Validate | None) -> None:
-    if validate is None:
-        needing = {
-            "schedule=plateau": settings.schedule == "plateau",
-            "averaging=nt-asgd": settings.averaging == "nt-asgd",
-            "patience": settings.patience is not None,
-        }
-        for name, needed in needing.items():
-            if needed:
-                raise ConfigError(f"{name} looks at the validation loss, but there is no validation data")
+    for name, instead in settings.needs_validation.items() if validate is None else ():
+        raise ConfigError(f"{name} looks at the validation, but there is no validation data; give some, or {instead}")
 
 
 def _loop(run: Run, signals: StopSignals, resume_command: str) -> str:
@@ -132,7 +144,7 @@ def _loop(run: Run, signals: StopSignals, resume_command: str) -> str:
             raise Interrupted(
                 f"stopped by {name} after step {run.learner.counts.step}, saved in {folder}{then}", signals.caught
             )
-        limit = run.limit_reached()
+        limit = run.limit_reached() or run.reporter.stop
         if run.validation_due(last=bool(limit)):
             run.validate()
         if limit or run.stalled():

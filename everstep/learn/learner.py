@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from everstep.data.batches import Batch, Batches
 from everstep.errors import DataError, Diverged
 from everstep.learn.averaging import Averaging
 from everstep.learn.objective import Loss, Objective, begun, check_loss
-from everstep.learn.optim import make_optimizer, set_learning_rate, trainable
+from everstep.learn.optim import MakeOptimizer, make_optimizer, set_learning_rate, trainable
 from everstep.learn.precision import uses_bfloat16
 from everstep.learn.rules import Rule, global_norm, gradients, scale_to_norm
 from everstep.learn.schedules import Plateau, learning_rate
@@ -43,8 +43,9 @@ class Counts:
         tokens: targets seen.
         seconds: wall time, up to the last checkpoint; see `Learner.seconds`.
         validated: the step of the last validation.
-        valid: the last validation in nats per target.
+        valid: the last validation, of which the lowest is best: of a score, its negative.
         best_valid: the lowest.
+        best_loss: the loss of that validation, which decides between equals.
         best_step: its step.
         since_best: validations since then.
         clocked: whether the clock has had a part in the learning rate.
@@ -58,15 +59,16 @@ class Counts:
     validated: int | None = None
     valid: float | None = None
     best_valid: float | None = None
+    best_loss: float | None = None
     best_step: int | None = None
     since_best: int = 0
     clocked: bool = False
 
 
 class StepResult(NamedTuple):
-    """One optimizer step: the plain loss summed over its targets in nats, the gradient's norm, the learning rate."""
+    """One optimizer step: the plain loss summed over its targets, the gradient's norm, the learning rate."""
 
-    nats: float
+    loss: float
     norm: float
     rate: float
 
@@ -74,7 +76,7 @@ class StepResult(NamedTuple):
 class _Piece(NamedTuple):
     batch: int  # its number in the epoch
     total: Tensor  # (B,) detached
-    nats: Tensor  # (B,)
+    reported: Tensor  # (B,)
 
 
 class Learner:
@@ -83,10 +85,11 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        objective: Objective,
-        batches: Batches,
+        objective: Objective[Any],
+        batches: Batches[Any],
         settings: FitSettings,
         rules: Sequence[Rule] = (),
+        optimizer: MakeOptimizer | None = None,
     ):
         if not len(batches):
             raise DataError("the training data gives no batch: it is shorter than one batch needs")
@@ -95,7 +98,7 @@ class Learner:
         self.batches = batches
         self.settings = settings
         self.rules = rules
-        self.optimizer = make_optimizer(model, settings)
+        self.optimizer = make_optimizer(model, settings, optimizer)
         self.averaging = Averaging(model, settings)
         self.plateau = Plateau()
         self.carried: State | None = None
@@ -172,16 +175,19 @@ class Learner:
             raise ValueError(f"the loss reaches no parameter of {type(self.model).__name__} that learns")
         norm = global_norm(found)
         # The one synchronisation of a step: three numbers at once.
-        sums = [torch.stack([p.total.sum() for p in pieces]).sum(), torch.stack([p.nats.sum() for p in pieces]).sum()]
-        total, nats, norm_value = torch.stack([*sums, norm.to(sums[0])]).tolist()
-        if not math.isfinite(total + nats + norm_value):
+        sums = [
+            torch.stack([p.total.sum() for p in pieces]).sum(),
+            torch.stack([p.reported.sum() for p in pieces]).sum(),
+        ]
+        total, plain, norm_value = torch.stack([*sums, norm.to(sums[0])]).tolist()
+        if not math.isfinite(total + plain + norm_value):
             raise Diverged(self._diagnosis(pieces))
         if self.settings.clip_norm is not None and norm_value > self.settings.clip_norm:  # else a pass for nothing
             scale_to_norm(found, norm, self.settings.clip_norm)
         rate = self._move()
         self.norms.append(norm_value)
         self._advance(len(group), count)
-        return StepResult(nats, norm_value, rate)
+        return StepResult(plain, norm_value, rate)
 
     def _group(self) -> list[Batch]:
         first = self.counts.index
@@ -193,20 +199,20 @@ class Learner:
         index, last = self.counts.index + offset, None
         for last in self._losses(batch):
             torch.autograd.backward(last.total.sum() / max(1, count))
-            yield _Piece(index, last.total.detach(), last.nats.detach())
+            yield _Piece(index, last.total.detach(), last.reported.detach())
         if last is None:
             raise ValueError("the objective yielded no Loss for a batch; it must yield at least one")
         self.carried = map_state(self._kept, last.state) if self.batches.carries_state else None
 
     def _losses(self, batch: Batch) -> Iterator[Loss]:
-        losses = begun(self.objective, self.model, _to(batch, self.device), self.carried)
+        losses = begun(self.objective, self.model, batch.to(self.device), self.carried)
         while True:
             # Entered anew for each piece, so that backward runs outside of it.
             with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
                 loss: Any = next(losses, _END)
             if loss is _END:
                 return
-            check_loss(loss, len(batch.targets), self.batches.carries_state)
+            check_loss(loss, batch, self.batches.carries_state)
             yield loss
 
     def _kept(self, leaf: Tensor) -> Tensor:
@@ -234,8 +240,8 @@ class Learner:
     def probe_state(self) -> State:
         """An example of the carried state, for its nest alone: the objective is run on one batch and forgotten."""
         batch = self.batches.batch(self.counts.epoch, self.counts.index)
-        *_, last = begun(self.objective, self.model, _to(batch, self.device), None)
-        check_loss(last, len(batch.targets), self.batches.carries_state)
+        *_, last = begun(self.objective, self.model, batch.to(self.device), None)
+        check_loss(last, batch, self.batches.carries_state)
         state: State = last.state
         return state
 
@@ -255,7 +261,7 @@ class Learner:
 
     def _culprit(self, pieces: list[_Piece]) -> str:
         for piece in pieces:
-            losses = piece.total + piece.nats
+            losses = piece.total + piece.reported
             bad = (~losses.isfinite()).nonzero().flatten().tolist()
             if bad:
                 value = float(losses[bad[0]])
@@ -268,6 +274,10 @@ class Learner:
         return "the sum of the losses or of the squared gradients is too large for its type"
 
 
+def _sum(parts: list[Tensor]) -> Tensor:
+    return torch.stack([rows.sum() for rows in parts]).sum()
+
+
 def _count(batch: Batch) -> int:
     count = batch.count
     if type(count) is not int or count < 0:
@@ -275,16 +285,3 @@ def _count(batch: Batch) -> int:
             f"{type(batch).__name__}.count should be how many targets give a loss, a whole number ≥ 0, but is {count!r}"
         )
     return count
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    def moved(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(device, non_blocking=True)
-
-    return replace(
-        batch,
-        inputs=batch.inputs.to(device, non_blocking=True),
-        targets=batch.targets.to(device, non_blocking=True),
-        lengths=moved(batch.lengths),
-        resets=moved(batch.resets),
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,21 @@ class Loss(NamedTuple):
     """The loss of one piece of a batch.
 
     Attributes:
-        total: (B,) nats of each row, already summed over time, differentiable: what is backpropagated. It may hold
+        total: (B,) loss of each row, already summed over time, differentiable: what is backpropagated. It may hold
             smoothing and regularisers. Computed in float32 whatever the precision of the model's products.
-        nats: (B,) plain negative log-likelihood of each row in nats, detached: what is reported.
+        reported: (B,) the plain loss of each row, detached, in nats or in the job's own unit: what is shown.
         state: the state after the piece; `fit` detaches the last one and hands it to the next batch.
 
     `fit` divides the sum of all rows by the number of targets, `Batch.count`: a mean would be divided twice.
     """
 
     total: Tensor
-    nats: Tensor
-    state: State
+    reported: Tensor
+    state: State = ()
 
 
-Objective = Callable[[nn.Module, Batch, State | None], Iterator[Loss]]
+B = TypeVar("B", bound=Batch)
+Objective: TypeAlias = Callable[[nn.Module, B, State | None], Iterator[Loss]]
 """`objective(model, batch, state)` yields one `Loss` for each piece; `fit` calls backward on it before asking for more.
 
 `state` is None where the rows start afresh: at an epoch's start, and always where `batches.carries_state` is False.
@@ -40,7 +41,7 @@ _RIGHT = """The right form:
     yield Loss(nats, nats.detach(), state)"""
 
 
-def begun(objective: Objective, model: nn.Module, batch: Batch, state: State | None) -> Iterator[Any]:
+def begun(objective: Objective[Any], model: nn.Module, batch: Batch, state: State | None) -> Iterator[Any]:
     """The losses of `batch`, not yet asked for.
 
     Raises:
@@ -52,21 +53,23 @@ def begun(objective: Objective, model: nn.Module, batch: Batch, state: State | N
     return iter(given)
 
 
-def check_loss(loss: Any, rows: int, carries_state: bool) -> None:
-    """Refuse what is no `Loss` of a batch of `rows` rows; looks at types and shapes alone.
+def check_loss(loss: Any, batch: Batch, carries_state: bool) -> None:
+    """Refuse what is no `Loss` of the batch; looks at types and shapes alone. A batch may say its `rows`.
 
     Raises:
         TypeError, ValueError: it is none; says what came and shows the right form.
     """
     if not isinstance(loss, Loss):
         raise TypeError(_yields(f"yields {type(loss).__name__}"))
-    for name, values in (("total", loss.total), ("nats", loss.nats)):
+    for name, values in (("total", loss.total), ("reported", loss.reported)):
         if not isinstance(values, Tensor):
             raise TypeError(f"Loss.{name} should be a tensor, but is {type(values).__name__}. {_RIGHT}")
-        if values.shape != (rows,):
+        rows = getattr(batch, "rows", None)
+        if values.dim() != 1 or (rows is not None and len(values) != rows) or values.shape != loss.total.shape:
+            expected = "B" if rows is None else rows
             raise ValueError(
-                f"Loss.{name} should be ({rows},), the sum over time of each of the batch's {rows} rows, but has shape "
-                f"{tuple(values.shape)}; `fit` itself divides by the number of targets. {_RIGHT}"
+                f"Loss.{name} should be ({expected},), the sum over time of each of the batch's {expected} rows, but "
+                f"has shape {tuple(values.shape)}; `fit` itself divides by the number of targets. {_RIGHT}"
             )
         if values.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"Loss.{name} should be float32 or float64, but is {values.dtype}. {_RIGHT}")
@@ -85,4 +88,4 @@ def check_loss(loss: Any, rows: int, carries_state: bool) -> None:
 
 
 def _yields(what: str) -> str:
-    return f"the objective should yield a Loss(total, nats, state) for each piece of a batch, but {what}. {_RIGHT}"
+    return f"the objective should yield a Loss(total, reported, state) for each piece of a batch, but {what}. {_RIGHT}"

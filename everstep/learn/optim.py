@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(model: nn.Module, settings: FitSettings) -> Optimizer:
-    """The optimizer that `settings` names, over the trainable parameters of `model`.
+MakeOptimizer: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
+"""Groups of parameters, with `weight_decay` each, to an optimizer: any class of `torch.optim`."""
+
+
+def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer | None = None) -> Optimizer:
+    """The optimizer that `settings` names, or that `make` makes, over the trainable parameters of `model`.
 
     AdamW runs as one fused kernel where all parameters are float32 on a CPU or a CUDA device.
 
@@ -49,6 +54,8 @@ def make_optimizer(model: nn.Module, settings: FitSettings) -> Optimizer:
     groups = parameter_groups(model, settings.weight_decay)
     if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter (requires_grad is False for all)")
+    if make is not None:
+        return make(groups)
     rate = settings.learning_rate
     if settings.optimizer == "sgd":
         return SGD(groups, lr=rate, momentum=settings.momentum)

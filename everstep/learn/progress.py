@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from everstep.learn.metrics import Metrics
+from everstep.learn.selection import Validation
 
 _LIVE_SECONDS = 0.2
 
@@ -71,13 +72,36 @@ class Point:
     fraction: float
 
 
+@dataclass(frozen=True)
+class Units:
+    """What targets are ("token", "sentence") and what their loss is in ("nats")."""
+
+    target: str = "token"
+    loss: str = "nats"
+    scores: frozenset[str] = frozenset()
+    """Measures of which the highest is best."""
+
+
+Callback: TypeAlias = Callable[[dict[str, Any]], bool | None]
+"""Called with each record of `metrics.jsonl`; True ends the training."""
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Where reports go, and in which units."""
+
+    screen: Screen
+    units: Units = Units()
+    callbacks: Sequence[Callback] = ()
+
+
 @dataclass
 class _Window:
     """What was added up since the last record."""
 
     tokens: int
     seconds: float
-    nats: float = 0.0
+    loss: float = 0.0
     steps: int = 0
 
 
@@ -87,22 +111,25 @@ class Reporter:
 
     Attributes:
         every: seconds between two records.
+        stop: "callback" once a callback has asked for the end, else "".
     """
 
-    screen: Screen
+    reporting: Reporting
     metrics: Metrics
     every: float
     start: Point
+    stop: str = ""
     last: dict[str, Any] = field(default_factory=dict)
     _valid: str = ""
     _shown: float = 0.0
 
     def __post_init__(self) -> None:
         self._window = _Window(self.start.tokens, self.start.seconds)
+        self.screen, self.units = self.reporting.screen, self.reporting.units
 
-    def step(self, point: Point, nats: float, norm: float, rate: float) -> None:
-        """Take in one optimizer step: its summed loss in nats, its gradient norm and its learning rate."""
-        self._window.nats += nats
+    def step(self, point: Point, loss: float, norm: float, rate: float) -> None:
+        """Take in one optimizer step: its summed loss, its gradient norm and its learning rate."""
+        self._window.loss += loss
         self._window.steps += 1
         self._norm, self._rate = norm, rate
         if point.seconds - self._window.seconds >= self.every:
@@ -119,30 +146,40 @@ class Reporter:
         self.last = {
             "step": point.step,
             "epoch": round(point.epoch, 4),
-            "tokens": point.tokens,
+            f"{self.units.target}s": point.tokens,
             "seconds": round(point.seconds, 3),
             "loss": loss,
             "gradient_norm": self._norm,
             "learning_rate": self._rate,
-            "tokens_per_second": round(speed, 1),
+            f"{self.units.target}s_per_second": round(speed, 1),
         }
-        self.metrics.record(self.last)
+        self._record(self.last)
         self.screen.show(self._text(point), point.fraction)
         self._window = _Window(point.tokens, point.seconds)
 
-    def validation(self, point: Point, valid: float, best: bool) -> None:
-        """Write a record of one validation: its mean loss in nats, and whether it is the best so far.
+    def validation(self, point: Point, found: Validation, best: bool) -> None:
+        """Write a record of one validation: its mean loss, other measures, and whether it is the best so far.
 
         What it took does not count as time of the steps after it; `flush` those before it first.
         """
         self._window.seconds = point.seconds
-        self._valid = f"  valid {valid:.4f}"
-        self.screen.say(f"step {point.step}  valid {valid:.4f} nats{'  (best)' if best else ''}")
-        where = {"step": point.step, "epoch": round(point.epoch, 4), "tokens": point.tokens}
-        self.metrics.record({**where, "seconds": round(point.seconds, 3), "valid": valid, "best": best})
+        self._valid = f"  valid {found.loss:.4f}"
+        others = "".join(f"  {name} {value:.4f}" for name, value in found.measures.items())
+        self.screen.say(
+            f"step {point.step}  valid {found.loss:.4f} {self.units.loss}{others}{'  (best)' if best else ''}"
+        )
+        where = {"step": point.step, "epoch": round(point.epoch, 4), f"{self.units.target}s": point.tokens}
+        measures = {"valid": found.loss, **{f"valid.{name}": value for name, value in found.measures.items()}}
+        self._record({**where, "seconds": round(point.seconds, 3), **measures, "best": best})
+
+    def _record(self, values: dict[str, Any]) -> None:
+        self.metrics.record(values)
+        for callback in self.reporting.callbacks:
+            if callback(dict(values)):
+                self.stop = "callback"
 
     def _loss(self, point: Point) -> float:
-        return self._window.nats / max(1, point.tokens - self._window.tokens)
+        return self._window.loss / max(1, point.tokens - self._window.tokens)
 
     def _speed(self, point: Point) -> float:
         return (point.tokens - self._window.tokens) / max(1e-9, point.seconds - self._window.seconds)
@@ -151,8 +188,8 @@ class Reporter:
         done = point.fraction - self.start.fraction
         left = (point.seconds - self.start.seconds) * (1 - point.fraction) / done if done > 0 else 0.0
         return (
-            f"step {point.step}  epoch {point.epoch:.2f}  loss {self._loss(point):.4f} nats{self._valid}"
-            f"  lr {self._rate:.3g}  {self._speed(point):,.0f} tokens/s  {_duration(left)} left"
+            f"step {point.step}  epoch {point.epoch:.2f}  loss {self._loss(point):.4f} {self.units.loss}{self._valid}"
+            f"  lr {self._rate:.3g}  {self._speed(point):,.0f} {self.units.target}s/s  {_duration(left)} left"
         )
 
     def close(self) -> None:

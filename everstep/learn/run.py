@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
-
-from torch import nn
 
 from everstep.errors import CheckpointError, Diverged, RunError
 from everstep.learn import checkpoint, rng
 from everstep.learn.checkpoint import JSON, Checkpoint, Store
 from everstep.learn.learner import Learner
 from everstep.learn.metrics import Metrics
-from everstep.learn.progress import Point, Reporter, Screen
+from everstep.learn.progress import Point, Reporter, Reporting
+from everstep.learn.selection import Selection, Validate, finite
 from everstep.learn.snapshot import fault, pack, unpack
 from everstep.learn.weights import MODEL_FILE, holds, load_weights, save_weights, weights, weights_step
 
-Validate = Callable[[nn.Module], float]
 CHECKPOINTS = "checkpoints"
 
 
@@ -33,9 +30,10 @@ class FitResult:
         epochs: passes over the data, with fraction.
         tokens: targets seen.
         seconds: wall time over all resumed parts.
-        best_valid: the lowest validation in nats per target; None if there was none.
+        best_valid: the best validation: the lowest loss per target, or the best of the measure that decides; None if
+            there was none.
         best_step: its step.
-        stopped_by: "max_steps", "max_epochs", "max_minutes" or "early stopping".
+        stopped_by: "max_steps", "max_epochs", "max_minutes", "early stopping" or "callback".
         metrics: the last record of `metrics.jsonl` on training; empty if this part of the run made no step.
         clocked: whether the clock had a part in the learning rate; another run then differs.
     """
@@ -61,7 +59,8 @@ class Run:
         validate: Validate | None,
         identity: dict[str, JSON],
         recipe: dict[str, JSON],
-        screen: Screen,
+        reporting: Reporting,
+        seed: int,
     ):
         self.learner = learner
         self.store = Store(out / CHECKPOINTS, learner.settings.keep_last)
@@ -70,7 +69,8 @@ class Run:
         self._validate = validate
         as_stored: tuple[dict[str, JSON], dict[str, JSON]] = json.loads(json.dumps((identity, recipe), allow_nan=False))
         self._identity, self._recipe = as_stored
-        self._screen = screen
+        self._reporting, self._screen, self._seed = reporting, reporting.screen, seed
+        self._selection = Selection(learner.settings, reporting.units.scores)
         self._saved: int | None = None  # the step of the last checkpoint
         self._saved_at = learner.seconds
 
@@ -86,13 +86,13 @@ class Run:
         else:
             self._check_new(resume)
             self.store.begin()
-            rng.seed_all(self._settings.seed)
+            rng.seed_all(self._seed)
         if self.learner.notice:
             self._screen.say(self.learner.notice)
         self._check_warmup()
         self.learner.model.train()
         metrics = Metrics(self._out, self.learner.counts.step, self._settings.tensorboard)
-        self.reporter = Reporter(self._screen, metrics, self._settings.log_every_seconds, self._point())
+        self.reporter = Reporter(self._reporting, metrics, self._settings.log_every_seconds, self._point())
 
     def _fault(self, found: Checkpoint) -> str | None:
         return fault(found, self.learner.watched)
@@ -222,20 +222,21 @@ class Run:
         self.reporter.flush(self._point())
         with rng.untouched(), learner.averaging.applied():
             learner.model.eval()
-            valid = float(self._validate(learner.model))
+            found = self._selection.read(self._validate(learner.model))
             learner.model.train()
-            if not math.isfinite(valid):
-                self._diverged(f"the validation loss at step {counts.step} is {valid}; try a lower learning_rate")
-            best = counts.best_valid is None or valid < counts.best_valid
+            if not finite(found):
+                shown = found.loss if not math.isfinite(found.loss) else found.value
+                self._diverged(f"the validation at step {counts.step} gives {shown}; try a lower learning_rate")
+            best = self._selection.better(found, counts.best_valid, counts.best_loss)
             if best:
                 save_weights(self._out / MODEL_FILE, weights(learner.model), counts.step)
-                counts.best_valid, counts.best_step = valid, counts.step
-        counts.valid, counts.validated = valid, counts.step
+                counts.best_valid, counts.best_loss, counts.best_step = found.cost, found.loss, counts.step
+        counts.valid, counts.validated = found.cost, counts.step
         counts.since_best = 0 if best else counts.since_best + 1
-        learner.plateau.observe(valid, self._settings.plateau_factor, self._settings.plateau_patience)
-        if learner.averaging.observe(valid):
+        learner.plateau.observe(found.cost, self._settings.plateau_factor, self._settings.plateau_patience)
+        if learner.averaging.observe(found.cost):
             self._screen.say(f"step {counts.step}: averaging starts")
-        self.reporter.validation(self._point(), valid, best)
+        self.reporter.validation(self._point(), found, best)
 
     def save(self) -> Path:
         """Save a checkpoint, if this step has none; its folder.
@@ -276,7 +277,7 @@ class Run:
             epochs=learner.epoch,
             tokens=counts.tokens,
             seconds=learner.seconds,
-            best_valid=counts.best_valid,
+            best_valid=None if counts.best_valid is None else self._selection.value(counts.best_valid),
             best_step=counts.best_step,
             stopped_by=stopped_by,
             metrics=self.reporter.last,

@@ -44,7 +44,7 @@ def pack(learner: Learner, identity: dict[str, JSON], recipe: dict[str, JSON]) -
         "random": random_data,
         "norms": list(learner.norms),
         "threads": torch.get_num_threads(),
-        "settings": asdict(learner.settings),
+        "settings": learner.settings.model_dump(),
         "identity": identity,
         "recipe": recipe,
         "batches": _batches(learner),
@@ -137,9 +137,9 @@ def _note_differences(
             f"resuming with {threads} threads a run of {data['threads']}: results may differ in the last bits from an "
             "uninterrupted run"
         )
-    new = asdict(learner.settings)
-    new["betas"] = list(new["betas"])  # as JSON gives it
-    changed = _changes(data["settings"], new)
+    # settings that an earlier everstep did not have are no changes
+    old, new = data["settings"], learner.settings.model_dump(mode="json")
+    changed = _changes(old, {key: value for key, value in new.items() if key in old})
     if "recipe" in data:
         changed += _changes(data["recipe"], recipe)
     if changed:

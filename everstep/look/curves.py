@@ -1,17 +1,19 @@
-"""Learning curves: training and validation loss in bits per token against steps and time."""
+"""Learning curves: training and validation loss, and other measures of the validation, against steps and time."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
+from typing import TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
 from everstep.errors import RunError
 from everstep.learn.metrics import read_metrics
-from everstep.look.style import COLOURS, canvas, save
+from everstep.look.style import COLOURS, DASHES, canvas, save
 
 TRAINING, VALIDATION = COLOURS[:2]
 BITS = 1 / math.log(2)
@@ -19,16 +21,25 @@ LEVEL = 0.01
 """A change of the loss by a smaller share is called none."""
 
 
+Point: TypeAlias = tuple[int, float, float]
+
+
 @dataclass
 class Curves:
-    """What `metrics.jsonl` holds of it, in bits per token: points (step, minutes, bits)."""
+    """What `metrics.jsonl` holds of it: points (step, minutes, value).
 
-    training: list[tuple[int, float, float]] = field(default_factory=list)
-    validation: list[tuple[int, float, float]] = field(default_factory=list)
+    Attributes:
+        training, validation: the losses; where they are measured in nats, in bits.
+        measures: other measures of the validation by name, in their own units.
+    """
+
+    training: list[Point] = field(default_factory=list)
+    validation: list[Point] = field(default_factory=list)
+    measures: dict[str, list[Point]] = field(default_factory=dict)
 
 
-def read_curves(metrics: Path) -> Curves:
-    """The training and validation losses in a run's `metrics.jsonl`.
+def read_curves(metrics: Path, loss_unit: str = "nats") -> Curves:
+    """The training and validation losses in a run's `metrics.jsonl`, and its other measures of the validation.
 
     Raises:
         RunError: it is missing or holds no loss.
@@ -38,34 +49,64 @@ def read_curves(metrics: Path) -> Curves:
         minutes = float(record.get("seconds", math.nan)) / 60
         for key, points in (("loss", curves.training), ("valid", curves.validation)):
             if isinstance(record.get(key), int | float) and math.isfinite(record[key]):
-                points.append((record["step"], minutes, record[key] * BITS))
+                points.append((record["step"], minutes, record[key] * (BITS if loss_unit == "nats" else 1)))
+        for key, value in record.items():
+            if key.startswith("valid.") and isinstance(value, int | float) and math.isfinite(value):
+                name = key.removeprefix("valid.").replace("_", " ")
+                curves.measures.setdefault(name, []).append((record["step"], minutes, value))
     if not curves.training and not curves.validation:
         raise RunError(f"{metrics} holds no loss yet; train for longer, then look again.")
     return curves
 
 
-def learning_curves(metrics: Path, to: Path | Axes, token: str = "token") -> Curves:
+def learning_curves(metrics: Path, to: Path | Axes, token: str = "token", loss_unit: str = "nats") -> Curves:
     """Draw a run's training loss (thin: as measured, thick: smoothed) and validation loss.
+
+    In a PNG, other measures of the validation stand beside them.
 
     Args:
         metrics: a run's `metrics.jsonl`.
         to: the PNG to write, or axes to draw on.
-        token: what one token is, for the axis: "character", "word".
+        token: what has one loss, for the axis: "character", "word", "text".
+        loss_unit: of the loss; nats are drawn as bits.
 
     Raises:
         RunError: there is nothing to draw.
     """
-    curves = read_curves(metrics)
+    curves = read_curves(metrics, loss_unit)
     if isinstance(to, Axes):
-        draw_curves(to, curves, token)
+        draw_curves(to, curves, token, loss_unit)
         return curves
     figure = canvas()
-    draw_curves(figure.subplots(), curves, token)
+    if curves.measures:
+        left, right = figure.subplots(1, 2)
+        draw_curves(left, curves, token, loss_unit)
+        _draw_measures(right, curves)
+    else:
+        draw_curves(figure.subplots(), curves, token, loss_unit)
     save(figure, to)
     return curves
 
 
-def draw_curves(axes: Axes, curves: Curves, token: str = "token") -> None:
+def _draw_measures(axes: Axes, curves: Curves) -> None:
+    for (name, points), colour, dash in zip(curves.measures.items(), cycle(COLOURS), cycle(DASHES)):
+        steps, values = [step for step, _, _ in points], [value for _, _, value in points]
+        axes.plot(steps, values, color=colour, linestyle=dash, marker="o", linewidth=2.2, label=name)
+    axes.set_xlabel("optimizer steps", fontsize=14)
+    axes.set_ylabel("measures of the validation", fontsize=14)
+    axes.tick_params(labelsize=12)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=13, frameon=False)
+
+
+def per(token: str, loss_unit: str) -> str:
+    """The unit of a drawn loss: "bits per word"."""
+    return f"{'bits' if loss_unit == 'nats' else loss_unit} per {token}"
+
+
+def draw_curves(axes: Axes, curves: Curves, token: str = "token", loss_unit: str = "nats") -> None:
     """The curves on given axes."""
     last = max(step for step, _, _ in curves.training + curves.validation)
     if curves.training:
@@ -91,7 +132,7 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token") -> None:
         )
     axes.set_ylim(*_zoom(curves))
     axes.set_xlabel(f"optimizer steps{_duration(curves)}", fontsize=14)
-    axes.set_ylabel(f"bits per {token} (lower is better)", fontsize=14)
+    axes.set_ylabel(f"{per(token, loss_unit)} (lower is better)", fontsize=14)
     axes.tick_params(labelsize=12)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(alpha=0.3)
@@ -99,9 +140,9 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token") -> None:
     axes.legend(fontsize=13, frameon=False, loc="upper right")
 
 
-def curve_words(curves: Curves, token: str = "token") -> str:
+def curve_words(curves: Curves, token: str = "token", loss_unit: str = "nats") -> str:
     """The sentence to put under the curves: whether the training loss fell, and what the validation loss did."""
-    unit = f"bits per {token}"
+    unit = per(token, loss_unit)
     training = smooth([bits for _, _, bits in curves.training])
     fell = len(training) > 1 and training[-1] < training[0] * (1 - LEVEL)
     words = ""

@@ -1,0 +1,1 @@
+"""The jobs, one file each: the file `my_job.py` defines one `Task`, whose name in recipes is `my-job`."""

@@ -1,290 +1,193 @@
-"""The language model: p(x_t | x_<t) by an embedding, a stack of cells and a softmax."""
+"""The language model: p(x_t | x_<t) of a text, by an embedding, a stack of cells and a softmax."""
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from everstep.cell import Cell
-from everstep.cells import GRU, LSTM, RNN, GRUBefore, MinGRU, TreeCell
-from everstep.data.batches import Batch, Batches
-from everstep.errors import ConfigError, RunError
-from everstep.heads import Categorical
-from everstep.learn.bptt import narrow
-from everstep.learn.objective import Loss, Objective
-from everstep.learn.regularisers import activation_penalty, change_penalty, chosen, l2
-from everstep.learn.rules import Rule, clip_by_value, gradient_noise, scale_to_fixed_norm
-from everstep.scanning import scan
-from everstep.state import State, detach
-from everstep.tasks.config import ModelConfig, TrainConfig
-from everstep.wirings import (
-    Dropout,
-    EmbeddingDropout,
-    Identity,
-    Residual,
-    Stack,
-    StateDropout,
-    VariationalDropout,
-    WeightDrop,
-    Zoneout,
+from everstep.data import Batches, Corpus, Tokenizer
+from everstep.data.batches import TokenBatch
+from everstep.data.decoding import as_read
+from everstep.data.text_measures import MEANING, text_measures
+from everstep.data.unknowns import unknown_measures
+from everstep.decode.decoder import Decoder
+from everstep.decode.section import SamplingSection
+from everstep.errors import ConfigError
+from everstep.learn.files import replace_file
+from everstep.learn.objective import Loss
+from everstep.look.passage import Passage
+from everstep.networks.layers import layer_problems
+from everstep.networks.likelihood import LikelihoodSection, likelihood
+from everstep.networks.scoring import Score, score_lines
+from everstep.networks.streaming import StreamedStep
+from everstep.networks.token_model import TokenModel, TokenModelSection
+from everstep.networks.token_passage import token_passage
+from everstep.runs.recipe import Recipe
+from everstep.runs.task import Progress, Purpose, Say, Speller, Task
+from everstep.runs.texts import (
+    UNITS,
+    Texts,
+    TextSection,
+    exact_batches,
+    quick_batches,
+    training_batches,
+    with_absolute_paths,
 )
-
-GATES = {"LSTM": 4, "GRU": 3, "GRUBefore": 3, "RNN": 1, "MinGRU": 2}  # matrices of x, each (hidden, input)
-CELLS: dict[str, Any] = {cell.__name__: cell for cell in (GRU, LSTM, RNN, GRUBefore, MinGRU)}
+from everstep.state import State
 
 
-class LanguageModel(nn.Module):
-    """Embedding → stack of cells → categorical head.
+class LanguageModelRecipe(Recipe):
+    """A text, a network over its tokens, likelihood."""
 
-    Args:
-        vocabulary: number of symbols V.
-        config: sizes, cell and dropouts, as in a recipe's `model`.
-        label_smoothing: of the head.
+    data: TextSection = TextSection()
+    model: TokenModelSection = TokenModelSection()
+    objective: LikelihoodSection = LikelihoodSection()
+    decode: SamplingSection = SamplingSection()
 
-    Raises:
-        ConfigError: its weights would not fit into this machine's memory.
-    """
+    def validated(self) -> bool:
+        """Whether some text is validated on."""
+        return self.data.validated
 
-    def __init__(self, vocabulary: int, config: ModelConfig, label_smoothing: float = 0.0):
-        super().__init__()
-        _check_size(vocabulary, config)
-        self.embedding = EmbeddingDropout(vocabulary, config.embedding_size, config.embedding_dropout)
-        self._dropped_at_top = config.dropout > 0
-        self.body = _body(config)
-        tied = self.embedding.weight if config.tied else None
-        if config.tied:
-            # a softmax over N(0, 1) rows would start far from uniform
-            nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        self.head = Categorical(self.body.output_size, vocabulary, tied=tied, label_smoothing=label_smoothing)
-        if config.init_range is not None:
-            for parameter in self.parameters():
-                nn.init.uniform_(parameter, -config.init_range, config.init_range)
-
-    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
-        """The state before a text begins, leaves (batch, ...), of the dtype and device of `like` or of the weights."""
-        return self.body.initial_state(batch, self.embedding.weight if like is None else like)
-
-    def forward(
-        self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Tokens (batch, time) to what the head reads (batch, time, features), and the final state."""
-        return self.body(self.embedding(tokens), state, lengths=lengths, resets=resets)  # type: ignore[no-any-return]
-
-    def outputs(
-        self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, State]:
-        """As `forward`, and beside what the head reads the same before its dropout."""
-        xs = self.embedding(tokens)
-        inputs, final = [], []
-        layers = self.body.scanned()
-        for layer, start in zip(layers, [None] * len(layers) if state is None else state, strict=True):
-            inputs.append(xs)
-            xs, end = scan(layer, xs, start, lengths=lengths, resets=resets)
-            final.append(end)
-        return xs, inputs[-1] if self._dropped_at_top else xs, tuple(final)
-
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Tokens (batch,) to log p of the next ones (batch, V) in nats, and the new state: a `StepFn`."""
-        y, state = self.body.step(self.embedding(tokens), state)
-        return self.head.predict(y), state
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Sizes that cannot be added, and k2 where each line is read whole."""
+        yield from super().disagreements()
+        model = self.model
+        if model.residual and model.layers == 1 and model.embedding_size != model.hidden_sizes[0]:
+            sizes = [model.embedding_size, *model.hidden_sizes]
+            yield "model.residual", f"expected embedding_size = hidden_size, or more than one layer; got {sizes}"
+        if self.data.sequence == "lines" and self.objective.k2 is not None:
+            yield "objective.k2", "expected null where data.sequence is lines: gradients go back to each line's start"
 
 
-def _check_size(vocabulary: int, config: ModelConfig) -> None:
-    """Before anything of it is made: an allocator would end the process, or fill the memory until the system does."""
-    sizes = [config.embedding_size, *config.hidden_sizes]
-    gates = GATES.get(config.cell, 1) if isinstance(config.cell, str) else 1
-    recurrent = config.cell != "MinGRU"
-    count = vocabulary * sizes[0] + (0 if config.tied else vocabulary * sizes[-1])
-    count += sum(gates * new * (old + recurrent * new) for old, new in pairwise(sizes))
-    if 4 * count > _memory():
-        raise ConfigError(
-            f"model: at least {count:,} parameters, {4 * count / 2**30:,.1f} GiB of weights, do not fit into this "
-            f"machine's {_memory() / 2**30:,.1f} GiB of memory; lower model.hidden_size, model.layers or "
-            "model.embedding_size"
+class LanguageModel(Task[LanguageModelRecipe]):
+    """What comes next, whatever came before: trains on text, scores it and writes it."""
+
+    Recipe = LanguageModelRecipe
+    files = ("tokenizer.json",)
+    meaning = MEANING
+    shown = ("nats_per_token", "perplexity", "bits_per_char")
+    tokenizer: Tokenizer
+
+    def problems(self) -> Iterator[str]:
+        """A cell that cannot be made."""
+        yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
+
+    def prepare(self, say: Say) -> None:
+        """The vocabulary of the training text, and every split as tokens."""
+        data = with_absolute_paths(self.recipe.data)
+        self.recipe = self.recipe.model_copy(update={"data": data})
+        self.tokenizer = self.texts.tokenizer()
+        for line in [*self.summary(), *(f"{split}: {self.corpus(split).summary()}" for split in self.splits())]:
+            say(line)
+        if "valid" in self.splits() and self.digest("valid") == self.digest("train"):
+            say("warning: data.valid is the same text as data.train; its score will say nothing about new text")
+
+    def save(self, run: Path) -> None:
+        """`tokenizer.json`."""
+        replace_file(run / "tokenizer.json", self.tokenizer.to_bytes())
+
+    def open(self, run: Path) -> None:
+        """`tokenizer.json`."""
+        self.tokenizer = Tokenizer.load(run / "tokenizer.json")
+
+    @cached_property
+    def texts(self) -> Texts:
+        """The files of the recipe."""
+        return Texts.of(self.recipe.data)
+
+    def corpus(self, split: str) -> Corpus:
+        """A split as tokens."""
+        if split not in self._corpora:
+            self._corpora[split] = self.texts.corpus(split, self.tokenizer)
+        return self._corpora[split]
+
+    @cached_property
+    def _corpora(self) -> dict[str, Corpus]:
+        return {}
+
+    def splits(self) -> tuple[str, ...]:
+        """train, valid and test, as far as the recipe names them."""
+        return tuple(self.texts.spans)
+
+    def model(self) -> TokenModel:
+        """Embedding, cells, softmax."""
+        recipe = self.recipe
+        return TokenModel(self.tokenizer.vocab_size, recipe.model, self.code.find, recipe.objective.label_smoothing)
+
+    def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[TokenBatch]:
+        """Lanes of the text with carried state, or its lines."""
+        data, goal = self.recipe.data, self.recipe.objective
+        corpus = self.corpus(split)
+        if purpose == "learn":
+            rows, seed = self.recipe.train.batch_size, self.recipe.seed
+            return training_batches(data, corpus, self.tokenizer, rows, goal.k1, goal.k2, seed)
+        return (quick_batches if purpose == "validate" else exact_batches)(data, corpus, self.tokenizer)
+
+    def objective(self, model: Any, batch: TokenBatch, state: State) -> Iterator[Loss]:
+        """−log p of each next token, under truncated BPTT."""
+        goal = self.recipe.objective
+        yield from likelihood(goal.k2, goal.activation_penalty, goal.change_penalty)(model, batch, state)
+
+    def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+        """The split read once from its first token to its last: nats, bits, perplexity; unknown tokens counted."""
+        corpus = self.corpus(split)
+        nats, tokens = self.mean_loss(model, exact_batches(self.recipe.data, corpus, self.tokenizer), progress)
+        unknown = unknown_measures(corpus.unknown, tokens, self.tokenizer, self.texts.read(split))
+        return {
+            "tokens": tokens,
+            "loss": nats,
+            **unknown,
+            **text_measures(nats, tokens, corpus.chars, corpus.bytes, corpus.words),
+        }
+
+    def digest(self, split: str) -> str:
+        """Of its tokens."""
+        return self.corpus(split).digest
+
+    def summary(self) -> list[str]:
+        """The text and its vocabulary."""
+        data = self.recipe.data
+        named = data.train if isinstance(data.train, str) else ", ".join(data.train)
+        empty = [f"left out: {empty}"] if (empty := self.texts.left_out()) else []
+        return [f"text: {named}", *empty, f"vocabulary: {self.tokenizer.vocab_size:,} {data.unit}"]
+
+    def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
+        """log p of each line, each from a fresh state: Σ_t log p(x_t | x_<t), its end included where it is a token."""
+        return score_lines(model, self.tokenizer, lines, first_line)
+
+    def decoder(self, model: Any, given: str) -> Decoder:
+        """The model ready to go on after a text."""
+        ids = self.tokenizer.encode(as_read(given), line_end=False).tolist()
+        read = self._read(ids)
+        if not read:
+            raise ConfigError("generate: this vocabulary has neither <eos> nor newline to begin with; give a prompt")
+        unknown = 0 if self.tokenizer.unk_id is None else ids.count(self.tokenizer.unk_id)
+        device = model.embedding.weight.device
+        prompt = torch.tensor(read, device=device)
+        return Decoder(
+            StreamedStep(model), model.initial_state(1), prompt, self.tokenizer.eos_id, len(read) - len(ids), unknown
         )
 
+    def speller(self) -> Speller:
+        """Tokens as text."""
+        return self.tokenizer.speller()
 
-def _memory() -> int:
-    """Bytes of this machine; where it does not tell, more than any has."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 1 << 42
+    def passage(self, model: Any, text: str | None, characters: int) -> Passage:
+        """Whole lines of a text, else of the held-out one, with the surprise of each piece."""
+        ids = self.tokenizer.encode(as_read(self.texts.passage(text, characters)), line_end=False).tolist()
+        return token_passage(model, self.tokenizer, ids, UNITS[self.recipe.data.unit])
 
+    @classmethod
+    def upgraded(cls, raw: dict[str, Any], version: int) -> dict[str, Any]:
+        """Format 1 kept the objective's keys in `train`."""
+        train = dict(raw.get("train") or {})
+        moved = {key: train.pop(key) for key in LikelihoodSection.model_fields if key in train}
+        return {**raw, "train": train, "objective": {**moved, **(raw.get("objective") or {})}}
 
-def _body(config: ModelConfig) -> Stack:
-    cells: list[Cell] = []
-    size = config.embedding_size
-    for depth, hidden in enumerate(config.hidden_sizes):
-        kind = config.cell
-        cell: Cell = CELLS[kind](size, hidden) if isinstance(kind, str) else TreeCell(size, hidden, kind)
-        if config.state_dropout:
-            cell = StateDropout(cell, config.state_dropout)  # type: ignore[arg-type]
-        if config.zoneout:
-            cell = Zoneout(cell, config.zoneout)
-        if config.weight_drop:
-            names = [name for name, _ in cell.named_parameters() if name.rpartition(".")[2] == "weight_hh"]
-            cell = WeightDrop(cell, config.weight_drop, names)
-        if config.residual and size == hidden:
-            cell = Residual(cell)
-        cells += _dropped(cell, config.dropout if depth else config.input_dropout, config.variational)
-        size = hidden
-    if config.dropout:
-        cells += _dropped(Identity(size), config.dropout, config.variational)
-    return Stack(*cells)
-
-
-def _dropped(cell: Cell, p: float, variational: bool) -> list[Cell]:
-    if p == 0:
-        return [cell]
-    return [VariationalDropout(cell, p)] if variational else [Dropout(cell.input_size, p), cell]
-
-
-def update_rules(model: nn.Module, train: TrainConfig, seed: int) -> list[Rule]:
-    """What a recipe does between backward and `clip_norm`, in this order: l2, clip_value, fixed_norm, gradient_noise.
-
-    Raises:
-        ConfigError: `train.l2_on` has a name that no trainable parameter of the model has.
-    """
-    rules: list[Rule] = []
-    if train.l2:
-        names = (train.l2_on,) if isinstance(train.l2_on, str) else train.l2_on
-        chosen(model, names)
-        rules.append(l2(train.l2, names))
-    if train.clip_value is not None:
-        rules.append(clip_by_value(train.clip_value))
-    if train.fixed_norm is not None:
-        rules.append(scale_to_fixed_norm(train.fixed_norm))
-    if train.gradient_noise:
-        rules.append(gradient_noise(train.gradient_noise, train.gradient_noise_decay, seed))
-    return rules
-
-
-def likelihood(k2: int | None = None, activation: float = 0.0, change: float = 0.0) -> Objective:
-    """The objective −Σ log p(x_t | x_<t) under truncated BPTT (Williams & Peng 1990), with AR and TAR if asked for.
-
-    Args:
-        k2: steps that the gradient goes back. Where a batch is longer, it is cut into pieces of k2 steps
-            whose gradients are added up; where it is longer, the batch brings the earlier steps along as context, run
-            again with today's weights. None: as far as the batch goes.
-        activation: α of `activation_penalty`, in nats per target.
-        change: β of `change_penalty`, likewise; steps without a loss have none.
-    """
-
-    def objective(model: nn.Module, batch: Batch, state: State | None) -> Iterator[Loss]:
-        assert isinstance(model, LanguageModel)
-        time = batch.inputs.shape[1]
-        span = time if k2 is None or batch.context else min(k2, time)
-        for start in range(0, time, span):
-            piece = batch if span >= time else narrow(batch, start, start + span)
-            ys, plain, state, carried = _run(model, piece, state)
-            seen = slice(piece.context, None)
-            lengths = None if piece.lengths is None else (piece.lengths - piece.context).clamp_min(0)
-            total, nats = model.head.smoothed(ys[:, seen], piece.targets[:, seen], lengths)
-            if activation:
-                total = total + activation * activation_penalty(ys[:, seen], lengths)
-            if change:
-                resets = None if piece.resets is None else piece.resets[:, seen]
-                total = total + change * change_penalty(plain[:, seen], lengths, resets)
-            yield Loss(total, nats, carried)
-            state = detach(state)
-
-    return objective
-
-
-def _run(model: LanguageModel, batch: Batch, state: State | None) -> tuple[Tensor, Tensor, State, State]:
-    """Outputs after and before dropout, the final state, and that where the next batch begins, maybe within this."""
-    time = batch.inputs.shape[1]
-    if not 0 < batch.advance < time:
-        ys, plain, state = model.outputs(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)
-        return ys, plain, state, state
-    first, rest = narrow(batch, 0, batch.advance), narrow(batch, batch.advance, time)
-    *before, carried = model.outputs(first.inputs, state, lengths=first.lengths, resets=first.resets)
-    *after, state = model.outputs(rest.inputs, carried, lengths=rest.lengths, resets=rest.resets)
-    ys, plain = (torch.cat(parts, 1) for parts in zip(before, after, strict=True))
-    return ys, plain, state, carried
-
-
-@torch.no_grad()
-def mean_nats(
-    model: LanguageModel, batches: Batches, progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[float, int]:
-    """Mean −log p per token in nats, and the tokens counted, in one pass with the state carried along."""
-    model.eval()
-    total, count = 0.0, 0
-    state = None
-    for index in range(len(batches)):
-        batch = batches.batch(0, index)
-        ys, state = model(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)
-        total += float(model.head.loss(ys, batch.targets, batch.lengths).double().sum())
-        count += batch.count
-        state = state if batches.carries_state else None
-        progress(index + 1, len(batches))
-    return total / max(count, 1), count
-
-
-@torch.inference_mode()
-def token_log_probs(model: LanguageModel, inputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-    """log p(target_t | inputs_≤t) in nats, (batch, time), zero in the padding; in windows, to bound memory.
-
-    Raises:
-        RunError: the model gives NaN or infinity.
-    """
-    model.eval()
-    batch, time = inputs.shape
-    window = max(1, 2**24 // (batch * model.head.classes))
-    state: State = model.initial_state(batch)
-    parts = []
-    for start in range(0, time, window):
-        stop = min(start + window, time)
-        live = (lengths - start).clamp(0, stop - start)
-        ys, state = model(inputs[:, start:stop], state, lengths=live)
-        log_p = model.head.predict(ys).gather(-1, targets[:, start:stop, None])[..., 0]
-        parts.append(torch.where(torch.arange(stop - start) < live[:, None], log_p, 0))
-    found = torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
-    check_finite("the score of a line", float(found.sum()))
-    return found
-
-
-def check_finite(what: str, nats: float) -> None:
-    """Refuse a score that is none.
-
-    Raises:
-        RunError: it is NaN or infinite; `what` says of what it is.
-    """
-    if not math.isfinite(nats):
-        raise RunError(f"{what} is {nats}: the model diverged or its weights are damaged")
-
-
-def report(nats: float, tokens: int, chars: int, size: int, words: int) -> dict[str, float]:
-    """The field's measures of a text from its mean nats per token.
-
-    Args:
-        nats: mean nats per token.
-        tokens: tokens scored.
-        chars: characters, line ends included.
-        size: bytes in UTF-8, likewise.
-        words: words, each line's end counted as one (the `<eos>` of word models).
-
-    Returns:
-        nats_per_token, bits_per_token, perplexity (per token), bits_per_char, bits_per_byte, word_perplexity.
-    """
-    total = nats * tokens
-    return {
-        "nats_per_token": nats,
-        "bits_per_token": nats / math.log(2),
-        "perplexity": _exp(nats),
-        "bits_per_char": total / math.log(2) / max(chars, 1),
-        "bits_per_byte": total / math.log(2) / max(size, 1),
-        "word_perplexity": _exp(total / max(words, 1)),
-    }
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    def _read(self, ids: list[int]) -> list[int]:
+        begin = self.tokenizer.begin_id
+        return ids if begin is None else [begin, *ids]

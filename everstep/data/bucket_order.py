@@ -1,0 +1,94 @@
+"""Which sequences come together: batches of near-equal length, in an order that depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.errors import ConfigError
+
+Ints = NDArray[np.int64]
+
+
+class BucketOrder:
+    """Sequences by number, in batches of similar length, each once an epoch.
+
+    Each epoch the sequences are shuffled, taken in pools of `pool * batch_size`, sorted by length within each, cut into
+    batches, and the batches shuffled.
+
+    Args:
+        lengths: (N,) of the sequences, N ≥ 1.
+        batch_size: most sequences in a batch.
+        seed: of the order.
+        shuffle: False: the order given within pools sorted by length, the same every epoch.
+        pool: batches in a pool; the larger, the less padding.
+        max_tokens: most sequences times steps in a batch, padding included. All is then one pool, so that every epoch
+            has as many batches; a sequence longer than that is a batch by itself.
+
+    Raises:
+        ConfigError: a size below 1, or a negative seed.
+    """
+
+    def __init__(
+        self,
+        lengths: Ints,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        pool: int = 100,
+        max_tokens: int | None = None,
+    ):
+        sizes = {"batch_size": batch_size, "pool": pool, "max_tokens": 1 if max_tokens is None else max_tokens}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ConfigError(f"train.{name}={value}: expected 1 or more")
+        if seed < 0:
+            raise ConfigError(f"seed={seed}: expected 0 or more")
+        self._lengths, self._batch_size, self._seed, self._shuffle = lengths, batch_size, seed, shuffle
+        number = len(lengths)
+        self._pool = number if max_tokens else pool * batch_size
+        self._bounds = self._cut(max_tokens) if max_tokens else np.append(np.arange(0, number, batch_size), number)
+        self._arranged = (-1, np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._bounds) - 1
+
+    def rows(self, epoch: int, index: int) -> Ints:
+        """The sequences of a batch.
+
+        Raises:
+            IndexError: no such batch.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        sequences, batches = self._order(epoch)
+        place = batches[index]
+        return sequences[self._bounds[place] : self._bounds[place + 1]]
+
+    def _cut(self, max_tokens: int) -> Ints:
+        """Bounds of the batches over all sequences by rising length, each as many as `max_tokens` lets in."""
+        lengths = np.sort(self._lengths)
+        rows = np.arange(1, self._batch_size + 1)
+        bounds = [0]
+        while bounds[-1] < len(lengths):
+            ahead = lengths[bounds[-1] : bounds[-1] + self._batch_size]
+            fit = np.searchsorted(ahead * rows[: len(ahead)], max_tokens, side="right")
+            bounds.append(bounds[-1] + max(int(fit), 1))
+        return np.array(bounds)
+
+    def _order(self, epoch: int) -> tuple[Ints, Ints]:
+        """Sequences in the epoch's order, and the order in which the batches cut from them come."""
+        known, sequences, batches = self._arranged
+        if known != epoch:
+            sequences, batches = np.arange(len(self._lengths)), np.arange(len(self))
+            random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+            if self._shuffle:
+                random.shuffle(sequences)
+                random.shuffle(batches)
+            for start in range(0, len(sequences), self._pool):
+                pool = sequences[start : start + self._pool]
+                sequences[start : start + self._pool] = pool[np.argsort(self._lengths[pool], kind="stable")]
+            self._arranged = (epoch, sequences, batches)
+        return sequences, batches

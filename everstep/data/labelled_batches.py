@@ -1,0 +1,96 @@
+"""Batches of whole sequences of tokens, each with one class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everstep.data.batches import Batches, Movable
+from everstep.data.bucket_order import BucketOrder
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledBatch(Movable):
+    """B sequences of at most T tokens.
+
+    Attributes:
+        tokens: (B, T) int64, 0 beyond each length.
+        lengths: (B,) int64.
+        labels: (B,) int64, class ids.
+        places: (B,) int64, the number of each sequence.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    labels: Tensor
+    places: Tensor
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.labels)
+
+    @property
+    def count(self) -> int:
+        """B: one class each."""
+        return len(self.labels)
+
+
+class LabelledBatches(Batches[LabelledBatch]):
+    """Sequences with classes in padded batches of near-equal length; see `BucketOrder` for the order.
+
+    Args:
+        sequences: token ids of each, N ≥ 1; an empty one is a row of length 0.
+        labels: (N,) class ids.
+        batch_size, seed, shuffle, max_tokens: as of `BucketOrder`.
+
+    Example:
+        >>> batches = LabelledBatches([np.array([5, 6]), np.array([7])], np.array([1, 0]), 2, shuffle=False)
+        >>> batch = batches.batch(0, 0)
+        >>> batch.tokens.tolist(), batch.lengths.tolist(), batch.labels.tolist()
+        ([[7, 0], [5, 6]], [1, 2], [0, 1])
+    """
+
+    carries_state = False
+
+    def __init__(
+        self,
+        sequences: Sequence[Ints],
+        labels: Ints,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        max_tokens: int | None = None,
+    ):
+        self.batch_size = batch_size
+        self._lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        self._starts = np.cumsum(self._lengths) - self._lengths
+        self._tokens = np.concatenate([*sequences, np.zeros(1, np.int64)]).astype(np.int32)
+        self._labels = np.asarray(labels, np.int64)
+        self._order = BucketOrder(self._lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._order)
+
+    def batch(self, epoch: int, index: int) -> LabelledBatch:
+        """Batch `index` of `epoch`.
+
+        Raises:
+            IndexError: no such batch.
+        """
+        rows = self._order.rows(epoch, index)
+        lengths = self._lengths[rows]
+        steps = np.arange(max(1, int(lengths.max())))
+        inside = steps < lengths[:, None]
+        source = np.where(inside, self._starts[rows][:, None] + steps, len(self._tokens) - 1)
+        tokens = np.where(inside, self._tokens[source], 0).astype(np.int64)
+        return LabelledBatch(*map(torch.from_numpy, (tokens, lengths, self._labels[rows], rows.copy())))

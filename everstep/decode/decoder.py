@@ -1,0 +1,30 @@
+"""What decoding sees of a model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from everstep.decode.sampling import StepFn
+from everstep.state import State
+
+
+class Decoder(NamedTuple):
+    """A model ready to be decoded from: all that sampling and search know of it.
+
+    Attributes:
+        step: tokens (batch,) and the state to log p of the next token (batch, vocabulary) in nats, and the new state.
+        state: the state before the prompt, leaves (1, …). Memory, attention keys and coverage are leaves of it.
+        prompt: (n,) int64 tokens, n ≥ 1, that the model reads first; the first of them is the symbol that begins.
+        end: the token that ends a sequence; None: sequences have no end.
+        begins: how many tokens of the prompt stand before what was given, such as a symbol that begins.
+        unknown: how many tokens of what was given are unknown to the vocabulary.
+    """
+
+    step: StepFn
+    state: State
+    prompt: Tensor
+    end: int | None
+    begins: int = 0
+    unknown: int = 0

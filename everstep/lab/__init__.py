@@ -1,0 +1,1 @@
+"""Generated tasks, remedies for vanishing gradients, and the search for a cell."""

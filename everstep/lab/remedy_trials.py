@@ -1,0 +1,332 @@
+"""Trials of remedies: which of them reaches which lag, in parallel processes, and gone on with after a stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.errors import ConfigError, Diverged, RunError
+from everstep.lab.remedies import REMEDIES, TASKS, Remedy
+from everstep.lab.synthetic import Predictor, Score, measure
+from everstep.learn import FitSettings, RunLock
+from everstep.learn.files import TEMPORARY, replace_file
+from everstep.learn.learner import Learner
+from everstep.learn.progress import Screen
+from everstep.look.remedies import Grid, Reach
+from everstep.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
+from everstep.runs import card
+from everstep.runs.workers import in_processes, kept, stoppable
+
+SETTINGS, RECORDS = "lab.json", "remedies.jsonl"
+EXPERIMENT = "remedies"
+CHECK_EVERY, CHECK_ROWS, TEST_ROWS = 100, 500, 2000
+_CHECK, _TEST = 0, 1  # seeds of two sets of held-out sequences
+_MARGIN = 0.8  # a check below that share of the goal ends a trial, so that luck with its sequences alone does not
+_KEPT = ("processes",)  # settings that may differ when going on
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is tried.
+
+    Attributes:
+        task: of `TASKS`.
+        lags: rising.
+        remedies: names out of `REMEDIES`.
+        rates: learning rates of AdamW without weight decay; of each remedy at each lag, the best on the check counts.
+        seeds: trials of each, with seeds 0 … seeds − 1.
+        hidden: units H.
+        batch: sequences a step.
+        minutes: for all trials together, shared evenly; None: steps alone limit them, and results are reproducible.
+        steps: at most, of each trial; None: time alone limits them.
+        processes: trials at a time, one thread each.
+
+    Raises:
+        ConfigError: a value that cannot be used, by name.
+    """
+
+    task: str
+    lags: tuple[int, ...]
+    remedies: tuple[str, ...] = tuple(remedy.name for remedy in REMEDIES)
+    rates: tuple[float, ...] = (1e-3,)
+    seeds: int = 1
+    hidden: int = 64
+    batch: int = 32
+    minutes: float | None = None
+    steps: int | None = None
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        known = [remedy.name for remedy in REMEDIES]
+        _check("task", self.task in TASKS, f"one of {', '.join(TASKS)}", self.task)
+        unknown = [name for name in self.remedies if name not in known]
+        _check("remedies", self.remedies and not unknown, f"some of: {'; '.join(known)}", "; ".join(unknown) or "none")
+        lags = ", ".join(map(str, self.lags)) or "none"
+        _check("lags", self.lags and list(self.lags) == sorted(set(self.lags)), "rising whole numbers", lags)
+        for lag in self.lags:
+            try:
+                TASKS[self.task].problem(lag)
+            except ValueError as error:
+                raise ConfigError(f"lab remedies: a lag of {lag} cannot be used: {error}") from None
+        rates = ", ".join(map(str, self.rates)) or "none"
+        _check("rates", self.rates and all(0 < rate < math.inf for rate in self.rates), "numbers above 0", rates)
+        for name in ("seeds", "hidden", "batch", "processes"):
+            _check(name, getattr(self, name) >= 1, "a whole number ≥ 1", getattr(self, name))
+        _check("minutes", self.minutes is None or 0 < self.minutes < math.inf, "a number above 0", self.minutes)
+        _check("steps", self.steps is None or self.steps >= 1, "a whole number ≥ 1", self.steps)
+        _check("minutes or steps", self.minutes or self.steps, "a limit", "none")
+
+    @property
+    def trials(self) -> list[tuple[str, int, float, int]]:
+        """(remedy, lag, rate, seed) of each, the shortest lags first."""
+        return [
+            (remedy, lag, rate, seed)
+            for lag in self.lags
+            for remedy in self.remedies
+            for rate in self.rates
+            for seed in range(self.seeds)
+        ]
+
+    @property
+    def share(self) -> float:
+        """Seconds of each trial."""
+        if self.minutes is None:
+            return math.inf
+        return 60 * self.minutes * self.processes / len(self.trials)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial, as a process gets it: `Experiment` for its sizes, and what is one's own."""
+
+    experiment: Experiment
+    remedy: str
+    lag: int
+    rate: float
+    seed: int
+    seconds: float
+
+
+def remedies(
+    experiment: Experiment, out: str | Path, *, log: Callable[[str], None] | None = None, begin: Any = None
+) -> list[Record]:
+    """Try every remedy at every lag; what has been tried is in `OUT/remedies.jsonl`, a line each, and not tried again.
+
+    A stopped experiment goes on by the same call; trials that had not ended start afresh. Each trial ends when it has
+    solved its problem, has diverged, or has used its share of the minutes or its steps. Where minutes decide, a faster
+    machine reaches further.
+
+    Args:
+        experiment: see `Experiment`.
+        out: its folder.
+        log: takes each line for the user; None is stderr, with a live line on a terminal.
+        begin: called at the start of each further process.
+
+    Returns:
+        The records: remedy, lag, rate, seed; outcome, "solved", "unsolved" or "diverged"; loss, relative (to the
+        baseline) and error on held-out sequences, of the weights that were best on others; check, relative, on those
+        others; steps, seconds, parameters; curve, the (step, check)s. NaN is None.
+
+    Raises:
+        RunError: `out` is another kind of folder, of another experiment, or in use.
+        Interrupted: Ctrl-C or SIGTERM came; what was finished is kept.
+    """
+    out = Path(out)
+    screen = Screen(log)
+    try:
+        with RunLock(_folder(out)), stoppable(kept(out)):
+            share = _same(out, experiment)
+            records = {_name(r["remedy"], r["lag"], r["rate"], r["seed"]): r for r in read_records(out)}
+            wanted = {_name(*trial): Trial(experiment, *trial, share) for trial in experiment.trials}
+            todo = {name: trial for name, trial in wanted.items() if name not in records}
+            if todo and len(todo) < len(wanted):
+                screen.say(f"{len(wanted) - len(todo)} of {len(wanted)} trials are done; {len(todo)} to go")
+            with closing(in_processes(attempt, todo, experiment.processes, begin)) as found:
+                for number, (name, record) in enumerate(found, 1):
+                    records[name] = record
+                    replace_file(out / RECORDS, "".join(json_text(r) + "\n" for r in records.values()).encode())
+                    screen.say(_told(name, record))
+                    done = len(wanted) - len(todo) + number
+                    if screen.live:
+                        screen.show(f"{done} of {len(wanted)} trials", done / len(wanted))
+            return [records[name] for name in wanted]
+    finally:
+        screen.close()
+
+
+def read_records(out: Path) -> list[Record]:
+    """What `OUT/remedies.jsonl` holds; nothing if there is none."""
+    path = out / RECORDS
+    try:
+        lines = read_small(path, LARGEST_RECORDS).splitlines() if path.exists() else []
+        return [parse_json(line) for line in lines]
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); delete the line that is not JSON, then go on") from None
+
+
+def attempt(trial: Trial) -> Record:
+    """Train that remedy at that lag until it has solved the problem or its share is used."""
+    return examine(next(remedy for remedy in REMEDIES if remedy.name == trial.remedy), trial)
+
+
+def examine(remedy: Remedy, trial: Trial) -> Record:
+    """`attempt` of a remedy that need not be one of `REMEDIES`."""
+    torch.set_num_threads(1)
+    experiment, exam = trial.experiment, TASKS[trial.experiment.task]
+    torch.manual_seed(trial.seed)
+    problem = exam.problem(trial.lag)
+    cell = remedy.cell(problem.input_size, experiment.hidden, trial.lag)
+    model = Predictor(cell, problem)
+    stream = problem.stream(experiment.batch, trial.seed)
+    limit = experiment.steps if experiment.steps is not None else 10**9
+    settings = FitSettings(
+        max_steps=limit,
+        learning_rate=trial.rate,
+        clip_norm=remedy.clip,
+        schedule="constant",
+        precision="float32",
+        log_every_seconds=10.0,
+    )
+    learner = Learner(model, remedy.objective, stream, settings, remedy.rules)
+    curve, diverged, seconds = _learn(learner, model, exam.goal, trial.seconds, limit)
+    score = measure(model, TEST_ROWS, seed=_TEST)
+    return {
+        "remedy": remedy.name,
+        "lag": trial.lag,
+        "rate": trial.rate,
+        "seed": trial.seed,
+        "outcome": "solved" if score.error < exam.goal else "diverged" if diverged else "unsolved",
+        **{name: _finite(value) for name, value in score._asdict().items()},
+        "check": min((relative for _, relative in curve), default=None),
+        "steps": learner.counts.step,
+        "seconds": round(seconds, 3),
+        "parameters": sum(parameter.numel() for parameter in cell.parameters()),
+        "curve": [list(point) for point in curve],
+    }
+
+
+def _learn(
+    learner: Learner, model: Predictor, goal: float, seconds: float, limit: int
+) -> tuple[list[tuple[int, float]], bool, float]:
+    """The curve of checks, whether it diverged, and the seconds that it took; the best weights are left in the model.
+
+    The clock starts after the first step, which may have to compile the cell.
+    """
+    curve: list[tuple[int, float]] = []
+    best: dict[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
+    started = None
+
+    def check() -> Score:
+        score = measure(model, CHECK_ROWS, seed=_CHECK)
+        if not math.isfinite(score.relative):
+            raise Diverged("the check is not finite")
+        if all(score.relative < before for _, before in curve):
+            best.update({name: value.clone() for name, value in model.state_dict().items()})
+        curve.append((learner.counts.step, round(score.relative, 5)))
+        return score
+
+    diverged = False
+    try:
+        error = check().error
+        while error >= _MARGIN * goal and learner.counts.step < limit:
+            if started is not None and time.monotonic() - started >= seconds:
+                break
+            learner.step()
+            started = started or time.monotonic()
+            if learner.counts.step % CHECK_EVERY == 0 or learner.counts.step == limit:
+                error = check().error
+        if curve[-1][0] < learner.counts.step:
+            check()
+    except Diverged:
+        diverged = True
+    model.load_state_dict(best)
+    return curve, diverged, time.monotonic() - (started or time.monotonic())
+
+
+def grid(experiment: Experiment, records: list[Record]) -> Grid:
+    """The records as remedies × lags: at the learning rate that was best on the check, the median over seeds."""
+    reaches = {}
+    for remedy in experiment.remedies:
+        for lag in experiment.lags:
+            mine = [r for r in records if (r["remedy"], r["lag"]) == (remedy, lag)]
+            found = [[r for r in mine if r["rate"] == rate] for rate in experiment.rates]
+            best = min(found, key=_mean_check)
+            known = [r["relative"] for r in best if r["relative"] is not None]
+            reaches[remedy, lag] = Reach(
+                relative=statistics.median(known) if known else math.inf,
+                solved=sum(r["outcome"] == "solved" for r in best),
+                diverged=sum(r["outcome"] == "diverged" for r in best),
+                tried=len(best),
+                rate=best[0]["rate"],
+            )
+    about = {remedy.name: remedy.about for remedy in REMEDIES if remedy.name in experiment.remedies}
+    exam = TASKS[experiment.task]
+    return Grid(experiment.task, f"{exam.measure} below {exam.goal:g}", about, experiment.lags, reaches)
+
+
+def _mean_check(trials: list[Record]) -> float:
+    return statistics.mean(math.inf if r["check"] is None else r["check"] for r in trials)
+
+
+def _check(name: str, good: object, expected: str, came: object) -> None:
+    if not good:
+        raise ConfigError(f"lab remedies: expected {name} to be {expected}; came {came}")
+
+
+def _folder(out: Path) -> Path:
+    begun = {".lock", TEMPORARY + SETTINGS, "environment.json"}  # what a start that was killed may have left
+    if (
+        out.exists()
+        and not (out / SETTINGS).is_file()
+        and (not out.is_dir() or {p.name for p in out.iterdir()} - begun)
+    ):
+        raise RunError(f"{out} exists and is no experiment of the laboratory; give another folder, or delete it")
+    return out
+
+
+def _same(out: Path, experiment: Experiment) -> float:
+    """Begin the folder, or find it begun by the same experiment; the seconds of each trial."""
+    path = out / SETTINGS
+    now: dict[str, Any] = json.loads(json_text({"experiment": EXPERIMENT, **asdict(experiment)}))
+    if not path.is_file():
+        card.write_environment(out)
+        share = None if experiment.minutes is None else experiment.share
+        replace_file(path, (json_text({**now, "seconds_a_trial": share}, indent=1) + "\n").encode())
+        return experiment.share
+    try:
+        before = parse_json(read_small(path, LARGEST_RECORDS))
+        share = before.pop("seconds_a_trial")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({reason(error)}); give another folder") from None
+    if before.get("experiment") != EXPERIMENT:
+        raise RunError(f"{out} is of another experiment ({before.get('experiment')}); give another folder")
+    changed = [name for name in now if name not in _KEPT and now[name] != before.get(name)]
+    if changed:
+        raise RunError(f"{out} is an experiment with other {', '.join(changed)}; give another folder")
+    return math.inf if share is None else float(share)
+
+
+def _name(remedy: str, lag: int, rate: float, seed: int) -> str:
+    return f"{remedy}, lag {lag}, rate {rate:g}, seed {seed}"
+
+
+def _told(name: str, record: Record) -> str:
+    loss = "no loss" if record["relative"] is None else f"{record['relative']:.3f} of the baseline"
+    return f"{name}: {record['outcome']}, {loss}, {record['steps']:,} steps, {record['seconds']:.1f} s"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,187 @@
+"""Handwritten digits pixel by pixel: sequential and permuted MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from everstep.errors import DataError
+from everstep.lab.synthetic.predictor import Predictor, losses
+from everstep.lab.synthetic.problem import Kind, Problem, Sequences
+
+Array = NDArray[Any]
+PERMUTATION_SEED = 0
+CLASSES = 10
+_MEAN, _DEVIATION = 0.1307, 0.3081  # of the 47,040,000 training pixels, over 255
+_NAMES = {"train": "train", "test": "t10k"}
+_IMAGES, _LABELS = 0x0803, 0x0801  # magic numbers: unsigned bytes in 3 dimensions, in 1
+
+
+@dataclass(frozen=True, eq=False)
+class PixelImages(Problem):
+    """Images read pixel by pixel, row after row, with their classes asked for at the end (Le 2015).
+
+    It is a problem for `Predictor` and `Batches` for `fit` at once: every epoch has all images once, in a new order.
+
+    First epochs may be of coarser images, of k² times fewer steps each: a network that has learned those in little time
+    needs but few epochs of the whole (a curriculum, Bengio et al. 2009). In the order of reading k × k pixels are
+    averaged; in another order every k²-th pixel of it is read.
+
+    Attributes:
+        images: (N, R, C) uint8; the network sees `standardised` pixels, T = R·C of them.
+        labels: (N,) uint8.
+        batch_size: images a batch; the last one of an epoch may be smaller.
+        seed: of the order of images.
+        order: (T,) in which order pixels are read; row after row if None.
+        coarse: k of the first epochs; all later ones have k = 1.
+        baseline: ln 10.
+
+    Raises:
+        ValueError: a k that does not divide R and C.
+    """
+
+    images: Array
+    labels: Array
+    batch_size: int = 64
+    seed: int = 0
+    order: Array | None = None
+    coarse: tuple[int, ...] = ()
+    kind: ClassVar[Kind] = "class"
+    carries_state: ClassVar[bool] = False
+    input_size = 1
+    outputs = CLASSES
+    baseline = math.log(CLASSES)
+
+    def __post_init__(self) -> None:
+        rows, columns = self.images.shape[1:]
+        for k in self.coarse:
+            if k < 1 or rows % k or columns % k:
+                raise ValueError(f"PixelImages: coarse should divide {rows} × {columns} pixels, but {k} does not")
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def batch(self, epoch: int, index: int) -> Sequences:  # type: ignore[override]
+        """Batch `index` of that epoch: (B, T/k², 1) inputs and (B, 1) classes; it depends on those numbers alone."""
+        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.images))
+        k = self.coarse[epoch] if epoch < len(self.coarse) else 1
+        return self.rows(order[index * self.batch_size : (index + 1) * self.batch_size], k)
+
+    def rows(self, places: Array | slice, k: int = 1) -> Sequences:
+        """The images at those places, coarser by k in both directions."""
+        pixels = standardised(self.images[places])
+        if self.order is not None:
+            pixels = pixels.flatten(1)[:, torch.from_numpy(self.order[:: k * k])]
+        elif k > 1:
+            pixels = F.avg_pool2d(pixels, k)
+        targets = torch.from_numpy(self.labels[places].astype(np.int64))[:, None]
+        return Sequences(pixels.flatten(1)[..., None], targets, None, None, 0, 0)
+
+    def parted(self, held_out: int) -> tuple[PixelImages, PixelImages]:
+        """All but the last `held_out` images, and those.
+
+        Raises:
+            ValueError: fewer than one image on either side.
+        """
+        if not 0 < held_out < len(self.images):
+            raise ValueError(f"PixelImages: held_out should be in 1 … {len(self.images) - 1}, but is {held_out}")
+        cut = len(self.images) - held_out
+        first, last = (
+            replace(self, images=self.images[part], labels=self.labels[part]) for part in (slice(cut), slice(cut, None))
+        )
+        return first, last
+
+
+def standardised(pixels: Array) -> Tensor:
+    """Bytes less the mean of MNIST's training pixels, over their standard deviation; float32."""
+    return (torch.from_numpy(pixels.astype(np.float32)) / 255 - _MEAN) / _DEVIATION
+
+
+def sequential_mnist(
+    split: str = "train",
+    *,
+    permuted: bool = False,
+    folder: Path | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    coarse: tuple[int, ...] = (),
+) -> PixelImages:
+    """MNIST (LeCun 1998) as 784 pixels: in the order of reading, or in one fixed random order for all images (Le 2015).
+
+    Args:
+        split: "train" (60,000) or "test" (10,000).
+        permuted: the order is `permutation(784)`.
+        folder: of the four `*-ubyte.gz`; `$EVERSTEP_DATA/mnist` if None.
+        batch_size, seed, coarse: see `PixelImages`.
+
+    Raises:
+        ValueError: another split, or a `coarse` that does not divide the images' sides.
+        DataError: a file is missing, damaged, or no IDX file of such a kind.
+    """
+    if split not in _NAMES:
+        raise ValueError(f"sequential_mnist: split should be train or test, but is {split!r}")
+    if folder is None:
+        folder = Path(os.environ.get("EVERSTEP_DATA", "")) / "mnist"
+    images = read_idx(folder / f"{_NAMES[split]}-images-idx3-ubyte.gz", _IMAGES)
+    labels = read_idx(folder / f"{_NAMES[split]}-labels-idx1-ubyte.gz", _LABELS)
+    if len(images) != len(labels) or not len(images):
+        raise DataError(f"{folder}: the {split} split has {len(images)} images but {len(labels)} labels")
+    order = permutation(images[0].size) if permuted else None
+    return PixelImages(images, labels, batch_size, seed, order, coarse)
+
+
+def permutation(size: int, seed: int = PERMUTATION_SEED) -> Array:
+    """The fixed order of permuted MNIST: NumPy's PCG64 at that seed. No two papers share one.
+
+    >>> permutation(784)[:4].tolist()
+    [318, 2, 606, 446]
+    """
+    order: Array = np.random.Generator(np.random.PCG64(seed)).permutation(size)
+    return order
+
+
+def read_idx(path: Path, magic: int) -> Array:
+    """The array in a packed IDX file of unsigned bytes.
+
+    Raises:
+        DataError: missing, damaged or another kind of file.
+    """
+    if not path.is_file():
+        hint = "" if os.environ.get("EVERSTEP_DATA") else "; EVERSTEP_DATA is not set: it names the folder of data sets"
+        raise DataError(f"{path} is missing: expected an IDX file of MNIST, packed by gzip{hint}")
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({error}); get it again") from None
+    dimensions = magic & 0xFF
+    header = np.frombuffer(data[: 4 * (1 + dimensions)].ljust(4 * (1 + dimensions), b"\0"), ">u4")
+    shape = tuple(int(size) for size in header[1:])
+    if header[0] != magic or len(data) != 4 * (1 + dimensions) + math.prod(shape):
+        raise DataError(f"{path} is damaged or no IDX file of unsigned bytes in {dimensions} dimensions; get it again")
+    return np.frombuffer(data, np.uint8, offset=4 * (1 + dimensions)).reshape(shape)
+
+
+def evaluate(model: Predictor, images: PixelImages, chunk: int = 500) -> tuple[float, float]:
+    """Mean nats and share of right answers over all images; the model is left in the mode that it was in."""
+    training = model.training
+    model.eval()
+    nats = right = 0.0
+    with torch.no_grad():
+        for start in range(0, len(images.images), chunk):
+            batch = images.rows(slice(start, start + chunk))
+            answers = model(batch)
+            nats += float(losses(model, batch, answers).sum())
+            right += float((answers.argmax(-1) == batch.targets).sum())
+    model.train(training)
+    return nats / len(images.images), right / len(images.images)

@@ -1,0 +1,123 @@
+"""How a layer answers a problem, what `fit` minimises, and how well it did on fresh sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everstep.cell import Layer
+from everstep.data.batches import TokenBatch
+from everstep.lab.synthetic.problem import Problem, Sequences
+from everstep.learn.objective import Loss
+from everstep.state import State
+
+
+class Predictor(nn.Module):
+    """a_t = V y_t + c of the last K outputs y of a layer: numbers, or logits of classes.
+
+    >>> import everstep as es
+    >>> from everstep.lab.synthetic import Adding
+    >>> model = Predictor(es.GRU(2, 8), Adding(steps=20))
+    >>> model(model.problem.batch(4)).shape
+    torch.Size([4, 1, 1])
+
+    Args:
+        layer: any layer or cell.
+        problem: what is asked.
+
+    Raises:
+        ValueError: the layer's input_size is not the problem's.
+    """
+
+    def __init__(self, layer: Layer, problem: Problem):
+        super().__init__()
+        if layer.input_size != problem.input_size:
+            raise ValueError(
+                f"Predictor: {type(problem).__name__} has {problem.input_size} features, but "
+                f"{type(layer).__name__} takes {layer.input_size}"
+            )
+        self.layer, self.problem = layer, problem
+        self.answer = nn.Linear(layer.output_size, problem.outputs)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, K, outputs) for a batch of K targets."""
+        ys, _ = self.layer(batch.inputs, lengths=batch.lengths)
+        return self.read(ys, batch)
+
+    def read(self, ys: Tensor, batch: TokenBatch) -> Tensor:
+        """The same, from the layer's outputs (B, T, features)."""
+        last = batch.targets.shape[1]
+        if batch.lengths is None:
+            ys = ys[:, ys.shape[1] - last :]
+        else:
+            places = (batch.lengths - last)[:, None] + torch.arange(last, device=ys.device)
+            ys = ys.gather(1, places[..., None].expand(-1, -1, ys.shape[2]))
+        answers: Tensor = self.answer(ys)
+        return answers
+
+
+def losses(model: Predictor, batch: TokenBatch, answers: Tensor) -> Tensor:
+    """(B, K): nats, or the squared error as a mean over the numbers asked for."""
+    if model.problem.kind == "class":
+        return F.cross_entropy(answers.float().mT, batch.targets, reduction="none")
+    return (answers.float() - batch.targets).square().mean(-1)
+
+
+def objective(model: nn.Module, batch: TokenBatch, state: State | None) -> Iterator[Loss]:
+    """The objective of a `Predictor` for `fit`, by BPTT over the whole sequence. What `fit` calls nats is squared error
+    where numbers are asked for."""
+    assert isinstance(model, Predictor)
+    total = losses(model, batch, model(batch)).sum(1)
+    yield Loss(total, total.detach(), ())
+
+
+class Score(NamedTuple):
+    """How a model does on sequences that it never saw.
+
+    Attributes:
+        loss: mean over targets: nats, or squared error.
+        relative: loss ÷ the problem's baseline; 1 is as good as not looking.
+        error: share of wrong classes among the judged steps; where numbers are asked for, the loss.
+    """
+
+    loss: float
+    relative: float
+    error: float
+
+
+def measure(model: Predictor, rows: int = 1000, *, seed: int = 0, chunk: int = 100) -> Score:
+    """The score on `rows` held-out sequences; `seed` tells one set of them from another.
+
+    >>> import everstep as es
+    >>> from everstep.lab.synthetic import CopyMemory
+    >>> model = Predictor(es.GRU(10, 8), CopyMemory(lag=5))
+    >>> 0.5 < measure(model, rows=20).error <= 1  # untrained
+    True
+    """
+    training = model.training
+    model.eval()
+    found: list[tuple[float, float]] = []
+    weights = []
+    with torch.no_grad():
+        for index, start in enumerate(range(0, rows, chunk)):
+            count = min(chunk, rows - start)
+            batch = model.problem.batch(count, seed=seed, index=index, held_out=True)
+            found.append(_scored(model, batch))
+            weights.append(count)
+    model.train(training)
+    loss, error = (sum(f[k] * w for f, w in zip(found, weights, strict=True)) / rows for k in range(2))
+    return Score(loss, loss / model.problem.baseline, error)
+
+
+def _scored(model: Predictor, batch: Sequences) -> tuple[float, float]:
+    answers = model(batch)
+    loss = float(losses(model, batch, answers).mean())
+    if model.problem.kind == "number":
+        return loss, loss
+    judged = batch.targets.shape[1] if model.problem.judged is None else model.problem.judged
+    wrong = answers.argmax(-1) != batch.targets
+    return loss, float(wrong[:, -judged:].float().mean())

@@ -1,0 +1,146 @@
+"""What every generated task is: a rule that draws sequences, and streams of batches of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from everstep.data.batches import TokenBatch
+
+Array: TypeAlias = NDArray[Any]
+Kind = Literal["number", "class"]
+_LEARN, _HELD_OUT, _BASELINE = range(3)  # streams of random numbers that never meet
+_BASELINE_ROWS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences(TokenBatch):
+    """A batch of numbers rather than tokens, whose targets are those of the last K steps.
+
+    Attributes:
+        inputs: (B, T, D) float32.
+        targets: (B, K) int64, classes, or (B, K, outputs) float32, numbers: what is asked of the last K valid outputs.
+    """
+
+    @property
+    def count(self) -> int:
+        """Number of targets, B · K."""
+        return self.targets.shape[0] * self.targets.shape[1]
+
+
+class Drawn(NamedTuple):
+    """Inputs (rows, T, D), targets (rows, K) or (rows, K, outputs), and lengths (rows,) or None, as numpy arrays."""
+
+    inputs: Array
+    targets: Array
+    lengths: Array | None = None
+
+
+class Problem:
+    """A generated task; its subclasses are frozen dataclasses of its sizes.
+
+    `problem.batch(rows, seed=…, epoch=…, index=…)` depends on nothing but the problem and those numbers.
+
+    Attributes:
+        input_size: features D of x_t.
+        kind: "number" (squared error) or "class" (nats).
+        outputs: numbers or classes that are asked for at each of the last K steps.
+        baseline: the loss, a mean over targets, of the best constant answer that looks at no input: what has to be
+            beaten. In nats for classes; the variance of the targets for numbers, exact where it is known, else measured
+            once on 256 sequences.
+        judged: `measure` counts wrong classes among that many last steps; None is all that are asked for.
+    """
+
+    kind: ClassVar[Kind]
+
+    @property
+    def input_size(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def judged(self) -> int | None:
+        return None
+
+    @property
+    def baseline(self) -> float:
+        return _variance(self)
+
+    def draw(self, rows: int, random: np.random.Generator) -> Drawn:
+        """`rows` sequences from `random`."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def batch(self, rows: int, *, seed: int = 0, epoch: int = 0, index: int = 0, held_out: bool = False) -> Sequences:
+        """The batch of that place: (rows, T, D) inputs with their targets.
+
+        Args:
+            rows: how many sequences.
+            seed: of the stream.
+            epoch, index: the place in it.
+            held_out: from another stream, of which no batch without `held_out` is part.
+        """
+        drawn = self.draw(rows, _random(seed, _HELD_OUT if held_out else _LEARN, epoch, index))
+        targets = torch.from_numpy(drawn.targets)
+        return Sequences(
+            inputs=torch.from_numpy(drawn.inputs).float(),
+            targets=targets.long() if self.kind == "class" else targets.float(),
+            lengths=None if drawn.lengths is None else torch.from_numpy(drawn.lengths).long(),
+            resets=None,
+            context=0,
+            advance=0,
+        )
+
+    def stream(self, batch_size: int, seed: int = 0, batches: int = 1000) -> Stream:
+        """`Batches` for `fit`: `batches` fresh ones an epoch, and another set of them at each epoch."""
+        return Stream(self, batch_size, seed, batches)
+
+
+@dataclass
+class Stream:
+    """Batches of a problem, as `fit` takes them; no two are the same."""
+
+    problem: Problem
+    batch_size: int
+    seed: int
+    batches: int
+    carries_state = False
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def batch(self, epoch: int, index: int) -> Sequences:
+        """The batch of that place."""
+        return self.problem.batch(self.batch_size, seed=self.seed, epoch=epoch, index=index)
+
+
+def check_whole(who: Problem, name: str, value: object, least: int) -> None:
+    """Raise a ValueError that names `who` and `name` if `value` is no whole number ≥ `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{type(who).__name__}: {name} should be a whole number ≥ {least}, but is {value!r}")
+
+
+def one_hot(symbols: Array, size: int) -> Array:
+    """(…,) numbers of symbols → (…, size) float32."""
+    vectors: Array = np.eye(size, dtype=np.float32)[symbols]
+    return vectors
+
+
+@lru_cache
+def _variance(problem: Problem) -> float:
+    if problem.kind == "class":
+        return math.log(problem.outputs)
+    targets = problem.draw(_BASELINE_ROWS, _random(0, _BASELINE, 0, 0)).targets
+    return float(targets.reshape(-1, problem.outputs).astype(np.float64).var(0).mean())
+
+
+def _random(*place: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(place))

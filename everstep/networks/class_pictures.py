@@ -1,0 +1,71 @@
+"""What a classifier takes for what, and by which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from everstep.data import Tokenizer
+from everstep.errors import DataError
+from everstep.look.confusion import draw_confusion
+from everstep.look.passage import Passage
+from everstep.look.relevance import draw_relevance, relevance
+from everstep.measures import ClassMeasures
+from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.networks.token_passage import pieces
+
+EXAMPLES, LONGEST = 8, 60  # texts shown, and tokens of each
+
+
+def class_pictures(
+    model: SequenceClassifier,
+    tokenizer: Tokenizer,
+    texts: Sequence[tuple[str, str]],
+    classes: Sequence[str],
+    measured: ClassMeasures,
+    out: Path,
+    unit: str,
+) -> Iterator[tuple[Path, str]]:
+    """The confusion of classes, and some texts (with their classes) in the colours of what decides them."""
+    yield out / "confusion.png", draw_confusion(measured.confusion(), classes, out / "confusion.png")
+    rows = []
+    for line, label in texts[:: max(1, len(texts) // EXAMPLES)][:EXAMPLES]:
+        ids = tokenizer.encode(line, line_end=False).tolist()[:LONGEST]
+        if ids:
+            rows.append(_row(model, tokenizer, ids, label, classes, unit))
+    if rows:
+        yield out / "words.png", draw_relevance(rows, out / "words.png")
+
+
+def text_passage(model: SequenceClassifier, tokenizer: Tokenizer, text: str, unit: str) -> Passage:
+    """A text as the cells read it; nothing is foreseen step by step."""
+    ids = tokenizer.encode(text, line_end=False).tolist()
+    if not ids:
+        raise DataError("the passage is empty; give a text with some words")
+    labels, spans = pieces(tokenizer, ids, unit)
+    with torch.no_grad():
+        inputs = model.embedding(torch.tensor(ids, device=model.embedding.weight.device))
+    shown = "character" if unit == "byte" else unit
+    return Passage(model.body.layer, inputs, labels, [last for _, last in spans], unit, shown)
+
+
+def _row(
+    model: SequenceClassifier, tokenizer: Tokenizer, ids: list[int], label: str, classes: Sequence[str], unit: str
+) -> tuple[str, list[str], list[float]]:
+    with torch.no_grad():
+        inputs = model.embedding(torch.tensor(ids, device=model.embedding.weight.device))
+        log_p = model.head.predict(model.read(inputs[None]))[0, 0]
+    best, second = log_p.topk(2).indices.tolist()
+
+    def lead(xs: Tensor) -> Tensor:
+        scores = model.head.predict(model.read(xs[None]))[0, 0]
+        return scores[best] - scores[second]
+
+    values = relevance(lead, inputs).tolist()
+    labels, spans = pieces(tokenizer, ids, unit)
+    found = "right" if classes[best] == label else f"wrong: it is {label}"
+    title = f"{classes[best]} {log_p[best].exp():.2f} ({found})"
+    return title, labels, [sum(values[first : last + 1]) for first, last in spans]

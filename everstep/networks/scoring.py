@@ -1,0 +1,90 @@
+"""The probability of lines and of sequences of tokens, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from everstep.data import Tokenizer
+from everstep.data.decoding import as_read
+from everstep.errors import DataError
+from everstep.networks.token_model import TokenModel, token_log_probs
+
+SCORED_TOKENS = 4096
+"""Most padded tokens scored in one batch."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One scored line.
+
+    Attributes:
+        logp: log p(line) in nats.
+        tokens: tokens scored, the `<eos>` included where the vocabulary has one.
+        line: the line as it came.
+        token_logps: log p of each token given those before it, in nats.
+        unknown: how many of the tokens are `<unk>`, of which log p says that a word is unknown, not which one it is;
+            None where the vocabulary has no `<unk>`.
+    """
+
+    logp: float
+    tokens: int
+    line: str
+    token_logps: tuple[float, ...]
+    unknown: int | None = None
+
+
+def score_lines(model: TokenModel, tokenizer: Tokenizer, lines: Sequence[str], first_line: int = 1) -> list[Score]:
+    """log p of each line in nats, each from a fresh state; see `Run.score`."""
+    rows = [_encode(tokenizer, number, line) for number, line in enumerate(lines, first_line)]
+    unk = tokenizer.unk_id
+    unknown = [None if unk is None else ids[1:].count(unk) for ids in rows]
+    scored = zip(lines, score_rows(model, rows), unknown, strict=True)
+    return [Score(sum(row), len(row), line, row, count) for line, row, count in scored]
+
+
+def score_rows(model: TokenModel, rows: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+    """log p of each token of each row but the first, given those before it, in nats.
+
+    The result depends neither on the order of the rows nor on what else is scored with them.
+    """
+    device = model.embedding.weight.device
+    found: list[tuple[float, ...]] = [()] * len(rows)
+    for batch in _batches(sorted(range(len(rows)), key=lambda place: len(rows[place])), rows):
+        lengths = torch.tensor([len(rows[place]) - 1 for place in batch])
+        padded = torch.zeros(len(batch), int(lengths.max()) + 1, dtype=torch.int64)
+        for at, place in enumerate(batch):
+            padded[at, : len(rows[place])] = torch.tensor(rows[place])
+        padded = padded.to(device)
+        logps = token_log_probs(model, padded[:, :-1], padded[:, 1:], lengths.to(device))
+        for place, row, length in zip(batch, logps.tolist(), lengths.tolist(), strict=True):
+            found[place] = tuple(row[:length])
+    return found
+
+
+def _batches(order: list[int], rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Places by rising length in batches of at most SCORED_TOKENS padded tokens; empty rows are left out."""
+    batches: list[list[int]] = []
+    for place in order:
+        length = len(rows[place]) - 1
+        if length == 0:
+            continue
+        if not batches or length * (len(batches[-1]) + 1) > SCORED_TOKENS:
+            batches.append([])
+        batches[-1].append(place)
+    return batches
+
+
+def _encode(tokenizer: Tokenizer, number: int, line: str) -> list[int]:
+    """A line's tokens after the one that stands before the first."""
+    text = as_read(line, head=number == 1).removesuffix("\n")
+    try:
+        ids = [int(i) for i in tokenizer.encode(text, line_end=bool(text))]
+    except DataError:
+        raise tokenizer.unknown_error(text, "the lines to score", number) from None
+    if not text and tokenizer.eos_id is not None:
+        ids = [tokenizer.eos_id]
+    begin = tokenizer.begin_id
+    return ids or [0] if begin is None else [begin, *ids]

@@ -1,0 +1,41 @@
+"""One token after another through the compiled step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from everstep.networks.token_model import TokenModel
+from everstep.scanning.fused.stream import Stream
+from everstep.state import State
+
+WARM = 64
+"""Steps by PyTorch before a step is compiled, which takes a second where the cache does not hold it."""
+
+
+class StreamedStep:
+    """The `StepFn` of a model in eval mode: on a CPU, from the 64th step on, by the compiled step of `everstep.Stream`.
+
+    The state goes in and out like that of any step function; while each call gets what the last one gave, nothing is
+    copied back.
+    """
+
+    def __init__(self, model: TokenModel):
+        self._model, self._count = model, 0
+        self._stream: Stream | None = None
+        self._held: State = None
+
+    def __call__(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Tokens (batch,) to log p of the next ones (batch, V) in nats, and the new state."""
+        model, stream = self._model, self._stream
+        self._count += 1
+        if self._count <= WARM or not tokens.is_cpu:
+            return model.step(tokens, state)
+        if stream is None or stream.batch != len(tokens):
+            stream = self._stream = Stream(model.body, len(tokens), state)
+        elif state is not self._held:
+            stream.state = state
+        with torch.inference_mode():
+            y = stream(model.embedding(tokens))
+            self._held = stream.state
+            return model.head.predict(y), self._held

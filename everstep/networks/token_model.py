@@ -1,0 +1,100 @@
+"""p(x_t | x_<t) over tokens: an embedding, a stack of cells and a softmax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from everstep.errors import check_finite
+from everstep.heads import Categorical
+from everstep.networks.cells_by_name import Find, no_code
+from everstep.networks.layers import LayersSection, initialise, stack_of
+from everstep.scanning import scan
+from everstep.sections import Probability, Size
+from everstep.state import State
+from everstep.wirings import EmbeddingDropout
+
+
+class TokenModelSection(LayersSection):
+    """The network: embedding, a stack of cells, a softmax."""
+
+    embedding_size: Size = 128
+    """features of each token"""
+    tied: bool = False
+    """the softmax's weights are the embedding's; a linear layer joins them where sizes differ"""
+    embedding_dropout: Probability = 0.0
+    """of whole tokens: all places of a token at once"""
+
+
+class TokenModel(nn.Module):
+    """Embedding → stack of cells → categorical head.
+
+    Args:
+        vocabulary: number of symbols V.
+        section: sizes, cell and dropouts, as in a recipe's `model`.
+        find: finds cells of the user's own.
+        label_smoothing: of the head.
+    """
+
+    def __init__(self, vocabulary: int, section: TokenModelSection, find: Find = no_code, label_smoothing: float = 0.0):
+        super().__init__()
+        self.embedding = EmbeddingDropout(vocabulary, section.embedding_size, section.embedding_dropout)
+        self._dropped_at_top = section.dropout > 0
+        self.body = stack_of(section, section.embedding_size, find)
+        tied = self.embedding.weight if section.tied else None
+        if section.tied:
+            # a softmax over N(0, 1) rows would start far from uniform
+            nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        self.head = Categorical(self.body.output_size, vocabulary, tied=tied, label_smoothing=label_smoothing)
+        initialise(section, self)
+
+    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
+        """The state before a text begins, leaves (batch, ...), of the dtype and device of `like` or of the weights."""
+        return self.body.initial_state(batch, self.embedding.weight if like is None else like)
+
+    def forward(
+        self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Tokens (batch, time) to what the head reads (batch, time, features), and the final state."""
+        return self.body(self.embedding(tokens), state, lengths=lengths, resets=resets)  # type: ignore[no-any-return]
+
+    def outputs(
+        self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """As `forward`, and beside what the head reads the same before its dropout."""
+        xs = self.embedding(tokens)
+        inputs, final = [], []
+        layers = self.body.scanned()
+        for layer, start in zip(layers, [None] * len(layers) if state is None else state, strict=True):
+            inputs.append(xs)
+            xs, end = scan(layer, xs, start, lengths=lengths, resets=resets)
+            final.append(end)
+        return xs, inputs[-1] if self._dropped_at_top else xs, tuple(final)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Tokens (batch,) to log p of the next ones (batch, V) in nats, and the new state: a `StepFn`."""
+        y, state = self.body.step(self.embedding(tokens), state)
+        return self.head.predict(y), state
+
+
+@torch.inference_mode()
+def token_log_probs(model: TokenModel, inputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+    """log p(target_t | inputs_≤t) in nats, (batch, time), zero in the padding; in windows, to bound memory.
+
+    Raises:
+        RunError: the model gives NaN or infinity.
+    """
+    model.eval()
+    batch, time = inputs.shape
+    window = max(1, 2**24 // (batch * model.head.classes))
+    state: State = model.initial_state(batch)
+    parts = []
+    for start in range(0, time, window):
+        stop = min(start + window, time)
+        live = (lengths - start).clamp(0, stop - start)
+        ys, state = model(inputs[:, start:stop], state, lengths=live)
+        log_p = model.head.predict(ys).gather(-1, targets[:, start:stop, None])[..., 0]
+        parts.append(torch.where(torch.arange(stop - start, device=inputs.device) < live[:, None], log_p, 0))
+    found = torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
+    check_finite("the score of a line", float(found.sum()))
+    return found

@@ -1,0 +1,156 @@
+"""What a run folder says of itself: `environment.json`, `scores.json` and its card, `README.md`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import everstep
+from everstep import processor
+from everstep.errors import RunError
+from everstep.learn import FitResult
+from everstep.learn import files
+from everstep.reading import json_text, parse_json, read_small, reason, sealed, unsealed
+from everstep.runs.folder import ENVIRONMENT
+from everstep.runs.recipe import FORMAT
+from everstep.runs.task import Task, abilities
+
+_LARGEST = 1 << 20  # bytes of environment.json
+_SAME = "this recipe gives the same bits on such a machine, with as many threads and these versions"
+_CLOCKED = "the clock had a part in how long it trained or in its learning rate, so that another run will differ"
+
+
+def write_environment(out: Path, **begun: Any) -> None:
+    """`environment.json`: format, versions, machine, threads, time, and of a run what it was begun with; sealed."""
+    content = {
+        "format": FORMAT,
+        "everstep": everstep.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": processor.name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **begun,
+    }
+    _write_json(out / ENVIRONMENT, sealed(content))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with files.explained(path.parent):
+        files.replace_file(path, (json_text(content, indent=2) + "\n").encode())
+
+
+def amend_environment(out: Path, **begun: Any) -> None:
+    """Change what a run was begun with, as far as it is known of it."""
+    content = read_environment(out)
+    changed = {name: value for name, value in begun.items() if name in content and content[name] != value}
+    if changed:
+        _write_json(out / ENVIRONMENT, sealed({**content, **changed}))
+
+
+def read_environment(out: Path) -> dict[str, Any]:
+    """What `environment.json` says; that of early versions has no seal, and says less.
+
+    Raises:
+        RunError: it is missing, damaged or of a newer format.
+    """
+    path = out / ENVIRONMENT
+    try:
+        content: dict[str, Any] = parse_json(read_small(path, _LARGEST))
+        found = content["format"]
+        if "seal" in content:
+            content = unsealed(content)
+        if not isinstance(found, int):
+            raise ValueError(f"its format is {found!r}, not a whole number")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: missing or damaged ({reason(error)}); {out} is not a whole run") from None
+    if found > FORMAT:
+        raise RunError(
+            f"{out} was made by a newer version of everstep ({content.get('everstep')}, run format {found}); "
+            f"this one ({everstep.__version__}) reads formats up to {FORMAT}: upgrade everstep"
+        )
+    return content
+
+
+def write_scores(out: Path, scores: dict[str, Any]) -> None:
+    """`scores.json`: what `evaluate` gives of each split that is not trained on."""
+    _write_json(out / "scores.json", scores)
+
+
+def write_card(out: Path, task: Task[Any], model: nn.Module, result: FitResult, scores: dict[str, Any]) -> None:
+    """`README.md` of a run: what it is, how it did, how to use it."""
+    recipe = task.recipe
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        f"# {out.name}",
+        "",
+        f"A {recipe.task} run trained with everstep {everstep.__version__}.",
+        "",
+        *(f"- {line}" for line in task.summary()),
+        f"- model: {parameters:,} parameters",
+        f"- training: {result.steps:,} steps, {result.epochs:.2f} epochs, {result.seconds / 60:.1f} minutes on "
+        f"{processor.name()} with {torch.get_num_threads()} threads; ended by {result.stopped_by}; seed {recipe.seed}",
+        f"- again: {_CLOCKED if result.clocked or result.stopped_by == 'max_minutes' else _SAME}",
+        "",
+        *_table(task, scores),
+        "",
+        "```sh",
+        *(example.format(me="everstep", run=out) for verb, example in EXAMPLES.items() if verb in abilities(task)),
+        "```",
+        "",
+    ]
+    with files.explained(out):
+        files.replace_file(out / "README.md", "\n".join(lines).encode())
+
+
+EXAMPLES = {
+    "eval": "{me} eval {run}",
+    "generate": "{me} generate {run} --length 200 --temperature 0.8",
+    "score": "{me} score {run} < sentences.txt",
+    "predict": "{me} predict {run} < lines.txt",
+    "look": "{me} look {run}",
+}
+"""A command for each verb; `me` is what to type for everstep."""
+
+
+def _table(task: Task[Any], scores: dict[str, dict[str, Any]]) -> list[str]:
+    """A row for each measure that is a number, a column for each split."""
+    names = [name for measures in scores.values() for name, value in measures.items() if isinstance(value, int | float)]
+    if not names:
+        return ["No part of the data was held out, so that nothing is known of how well it does."]
+    rows = []
+    for name in dict.fromkeys(names):
+        meaning = next(filter(None, (meaning_of(task, measures, name) for measures in scores.values())), "")
+        shown = " | ".join(shown_measure(measures, name) for measures in scores.values())
+        rows.append(f"| {name.replace('_', ' ')} | {shown} | {meaning} |")
+    return [f"| | {' | '.join(scores)} | |", "|---|" + "---|" * len(scores) + "---|", *rows]
+
+
+def shown_measure(measures: Mapping[str, Any], name: str) -> str:
+    """A measure as it is printed; one among `lower_bounds` as `≥ 0.1900`."""
+    bound = "≥ " if name in measures.get("lower_bounds", ()) else ""
+    return bound + shown_number(measures.get(name))
+
+
+def meaning_of(task: Task[Any], measures: Mapping[str, Any], name: str) -> str:
+    """A measure in words; of a lower bound, why it is one."""
+    if name in measures.get("lower_bounds", ()):
+        share = f"{measures['unknown_share']:.2%}"
+        return f"a lower bound: {share} of the tokens are <unk>, which are not spelled"
+    return task.meaning.get(name, "")
+
+
+def shown_number(value: Any) -> str:
+    """A number as it is printed."""
+    if value is None:
+        return "–"
+    return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

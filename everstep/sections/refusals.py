@@ -1,0 +1,124 @@
+"""What is wrong with settings, in words: the key, what was expected, what was given, the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+DISAGREEMENT = "disagreement"
+"""The kind of error of keys that do not go together; its context holds pairs of key and text."""
+
+
+def sections(config: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The keys that hold keys."""
+    kinds = {name: field.annotation for name, field in config.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+
+
+def fields(config: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Every dotted key."""
+    found = {name: field for name, field in config.model_fields.items() if name not in sections(config)}
+    for section, kind in sections(config).items():
+        found |= {f"{section}.{name}": field for name, field in kind.model_fields.items()}
+    return found
+
+
+def nearest(key: str, config: type[BaseModel]) -> str:
+    """The end of a sentence on an unknown key: the one that was probably meant, or those there are."""
+    section, _, name = key.rpartition(".")
+    best, likeness = "", 0.7
+    siblings = []
+    for other in [*sections(config), *fields(config)]:
+        there, _, word = other.rpartition(".")
+        alike = SequenceMatcher(None, name, word).ratio()
+        if there == section:
+            siblings.append(word)
+            alike += 0.1  # the right section is half of the key
+        if alike > likeness:
+            best, likeness = other, alike
+    if best:
+        return f"; did you mean {best}?"
+    where = f"in {section}" if siblings and section else "at the top"
+    return f"; known {where}: {', '.join(siblings or config.model_fields)}"
+
+
+def explain(error: ValidationError, raw: dict[Any, Any], config: type[BaseModel]) -> list[str]:
+    """One line a problem; the alternatives of one key give one line together."""
+    lines: dict[str, None] = {}
+    for item in error.errors():
+        if item["type"] == DISAGREEMENT:
+            where = [str(part) for part in item["loc"]]
+            for key, text in item["ctx"]["problems"]:
+                lines[f"{'.'.join([*where, *[key][: bool(key)]]) or config.__name__}: {text}"] = None
+            continue
+        section, *rest = (str(part) for part in item["loc"])
+        inside = section in sections(config) and bool(rest)
+        key = f"{section}.{rest[0]}" if inside else section
+        if item["type"] in ("extra_forbidden", "invalid_key"):
+            lines[f"{key}: unknown key{nearest(key, config)}"] = None
+        elif key in sections(config):
+            lines[f"{key}: expected a mapping of keys; got {given(item['input'])}"] = None
+        else:
+            lines[_wrong_value(key, raw[section][rest[0]] if inside else raw[section], fields(config)[key])] = None
+    return list(lines)
+
+
+def _wrong_value(key: str, value: Any, field: FieldInfo) -> str:
+    words = _words(field.annotation) if isinstance(value, str) else []
+    close = {word.lower(): word for word in words}
+    near = difflib.get_close_matches(str(value).lower(), close, 1)
+    hint = f"; did you mean {close[near[0]]}?" if near else ""
+    return f"{key}: expected {expected(field.annotation, field.metadata)}; got {given(value)}{hint}"
+
+
+def _words(annotation: Any) -> list[str]:
+    """The choices of a key that is one of a few words."""
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in get_args(annotation)]
+    return [word for part in get_args(annotation) for word in _words(part)]
+
+
+def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """A type in words: `Count | None` is "a whole number ≥ 1 or null"."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return expected(parts[0], [bound for field in parts[1:] for bound in field.metadata])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple and parts[0] is Any:
+        return "a list (the tree of a TreeCell)"
+    if origin is dict:
+        return "a mapping"
+    if origin is tuple:
+        many = "a list" if parts[-1] is Ellipsis else f"a list of {len(parts)}"
+        return f"{many} (each {expected(parts[0])})"
+    if origin is Union or type(annotation).__name__ == "UnionType":
+        return " or ".join(expected(part, metadata) for part in parts)
+    if annotation is type(None):
+        return "null"
+    word = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
+    signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+    bounds = [f"{sign} {_bound(getattr(b, name))}" for b in metadata for name, sign in signs if hasattr(b, name)]
+    return " ".join([word, " and ".join(bounds)]).strip()
+
+
+def _bound(value: float) -> str:
+    if value == 2**63:
+        return "2^63"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def given(value: Any) -> str:
+    """A value as a user wrote it, and its kind."""
+    kinds = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return f"a mapping ({', '.join(map(str, value))})" if value else "an empty mapping"
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    return f"{shown if len(shown) <= 60 else shown[:57] + '…'} ({kinds.get(type(value), type(value).__name__)})"

@@ -1,0 +1,62 @@
+"""One section of settings: a frozen value with typed keys, each of which says what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from everstep.errors import ConfigError
+from everstep.sections.refusals import DISAGREEMENT, explain
+
+Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**20)]
+Whole = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Files = str | tuple[str, ...]
+Names = str | tuple[str, ...]
+
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+
+class _Refusing(ModelMetaclass):
+    """Settings made in Python are refused in the words that recipes are refused in."""
+
+    def __call__(cls, **values: Any) -> Any:
+        try:
+            return super().__call__(**values)
+        except ValidationError as error:
+            lines = explain(error, values, cast(type[BaseModel], cls))
+            raise ConfigError(f"{cls.__name__}: " + "; ".join(lines)) from None
+
+
+class Section(BaseModel, metaclass=_Refusing):
+    """Keys with types, ranges and defaults. The text below a key says what it means; `everstep recipes keys` prints it.
+
+    Raises:
+        ConfigError: an unknown key, a value of another type or out of its range, NaN, infinity, `disagreements`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Keys that do not go together: the key ("" for the section itself) and what is wrong with it."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        problems = list(self.disagreements())
+        if problems:
+            raise PydanticCustomError(DISAGREEMENT, "keys do not go together", {"problems": problems})
+        return self

@@ -1,0 +1,175 @@
+"""Classification: a text to one class of many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from everstep.data import Batches, Tokenizer
+from everstep.data.labelled_batches import LabelledBatch, LabelledBatches
+from everstep.learn.files import replace_file
+from everstep.learn.objective import Loss
+from everstep.look.passage import Passage
+from everstep.measures import ClassMeasures, class_measures
+from everstep.networks.class_pictures import class_pictures, text_passage
+from everstep.networks.classifying import (
+    ClassSection,
+    balanced_weights,
+    class_log_probs,
+    class_losses,
+    to_score,
+)
+from everstep.networks.layers import layer_problems
+from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
+from everstep.runs.labelled_texts import LabelledSection, LabelledTexts, digest, read_classes, written_classes
+from everstep.runs.recipe import Recipe
+from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
+from everstep.runs.texts import UNITS, with_absolute_paths
+from everstep.state import State
+
+BLOCK = 1024  # lines predicted at a time
+
+
+class ClassificationRecipe(Recipe):
+    """Labelled texts, a network that reads each, −log p of its class."""
+
+    data: LabelledSection = LabelledSection()
+    model: ClassifierSection = ClassifierSection()
+    objective: ClassSection = ClassSection()
+
+    def validated(self) -> bool:
+        """Whether some texts are validated on."""
+        return self.data.valid is not None or self.data.valid_fraction > 0
+
+
+class Classification(Task[ClassificationRecipe]):
+    """Sentiment, topics, questions: reads a text, says which class it is of."""
+
+    Recipe = ClassificationRecipe
+    files = ("tokenizer.json", "classes.json")
+    unit = "text"
+    scores = frozenset({"accuracy", "macro_f1"})
+    shown = ("accuracy", "macro_f1", "loss")
+    meaning = {"loss": "mean of -ln p(class)", "accuracy": "share that is right", "macro_f1": "mean F1 of the classes"}
+    tokenizer: Tokenizer
+    classes: tuple[str, ...]
+
+    def problems(self) -> Iterator[str]:
+        """A cell that cannot be made."""
+        yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
+
+    def prepare(self, say: Say) -> None:
+        """The classes and the vocabulary of the training texts."""
+        self.recipe = self.recipe.model_copy(update={"data": with_absolute_paths(self.recipe.data)})
+        train = self.texts.examples("train")
+        self.classes, self.tokenizer = train.classes, self.texts.tokenizer()
+        for line in self.summary():
+            say(line)
+        for split in self.splits():
+            found = self.texts.examples(split)
+            found.ids(self.classes)  # a class that training never saw is refused before work
+            left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in found.skipped.items())
+            say(f"{split}: {len(found):,} texts{left_out}")
+            for note in found.notes:
+                say(f"note: {note}")
+
+    def save(self, run: Path) -> None:
+        """`tokenizer.json` and `classes.json`."""
+        replace_file(run / "tokenizer.json", self.tokenizer.to_bytes())
+        replace_file(run / "classes.json", written_classes(self.classes))
+
+    def open(self, run: Path) -> None:
+        """What `save` wrote."""
+        self.tokenizer, self.classes = Tokenizer.load(run / "tokenizer.json"), read_classes(run / "classes.json")
+
+    @cached_property
+    def texts(self) -> LabelledTexts:
+        """The files of the recipe."""
+        return LabelledTexts(self.recipe.data, self.recipe.seed)
+
+    def splits(self) -> tuple[str, ...]:
+        """train, valid and test, as far as the recipe names them."""
+        return self.texts.splits()
+
+    def model(self) -> SequenceClassifier:
+        """Embedding, cells, read-out, softmax."""
+        recipe, sizes = self.recipe, (self.tokenizer.vocab_size, len(self.classes))
+        return SequenceClassifier(*sizes, recipe.model, self.code.find, recipe.objective.label_smoothing)
+
+    def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
+        """Texts of near-equal length together."""
+        found = self.texts.examples(split)
+        sequences, labels = self.texts.tokens(found.texts, self.tokenizer), found.ids(self.classes)
+        if purpose == "learn":
+            return LabelledBatches(sequences, labels, self.recipe.train.batch_size, seed=self.recipe.seed)
+        return to_score(sequences, labels)
+
+    def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
+        """−log p(class), weighted by class if asked for."""
+        return class_losses(model, batch, self._weights if model.training else None)
+
+    @cached_property
+    def _weights(self) -> Tensor | None:
+        labels = self.texts.examples("train").ids(self.classes)
+        balanced = self.recipe.objective.class_weights == "balanced"
+        return balanced_weights(labels, len(self.classes)) if balanced else None
+
+    def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+        """Accuracy, macro-F1, nats, and the figures of each class."""
+        return self.measured(model, split, progress).report(self.classes)
+
+    def validate(self, model: Any) -> dict[str, float]:
+        """The loss, accuracy and macro-F1 of the split "valid"."""
+        found = self.measured(model, "valid")
+        return {"loss": found.nats or 0.0, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+
+    def measured(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> ClassMeasures:
+        """All figures of a split."""
+        log_p = class_log_probs(model, self.batches(split, model, "score"), progress)
+        labels = self.texts.examples(split).ids(self.classes)
+        return class_measures(labels, log_p.argmax(1), len(self.classes), -log_p[np.arange(len(labels)), labels])
+
+    def digest(self, split: str) -> str:
+        """Of its texts and classes."""
+        return digest(self.texts.examples(split))
+
+    def summary(self) -> list[str]:
+        """The texts, their classes, their vocabulary."""
+        few = ", ".join(self.classes[:10]) + (", …" if len(self.classes) > 10 else "")
+        vocabulary = f"vocabulary: {self.tokenizer.vocab_size:,} {self.recipe.data.unit}"
+        return [f"texts: {self.recipe.data.train}", f"{len(self.classes):,} classes: {few}", vocabulary]
+
+    def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
+        """label<TAB>probability of each line; all probabilities in the record."""
+        source = iter(lines)
+        while block := [line.removesuffix("\n") for line in islice(source, BLOCK)]:
+            batches = to_score(self.texts.tokens(block, self.tokenizer), np.zeros(len(block), np.int64))
+            probabilities = np.exp(class_log_probs(model, batches))
+            for line, row in zip(block, probabilities, strict=True):
+                best = int(row.argmax())
+                record = {"text": line, "label": self.classes[best], "probability": float(row[best])}
+                every = dict(zip(self.classes, map(float, row), strict=True))
+                yield Prediction(f"{self.classes[best]}\t{row[best]:.4f}", {**record, "probabilities": every})
+
+    def passage(self, model: Any, text: str | None, characters: int) -> Passage:
+        """A held-out text, or one's own, as the cells read it."""
+        return text_passage(model, self.tokenizer, self.texts.passage(text, characters), UNITS[self.recipe.data.unit])
+
+    def rivals(self, split: str) -> list[dict[str, Any]]:
+        """What knows no order, or a window alone, on the same texts."""
+        return self.texts.rivals(split, self.classes)
+
+    def pictures(self, model: Any, out: Path) -> Iterator[tuple[Path, str]]:
+        """Which classes are taken for which, and the words that decide."""
+        split = self.splits()[-1]
+        found = self.texts.examples(split)
+        texts = [(self.texts.spaced(text), label) for text, label in zip(found.texts, found.labels, strict=True)]
+        unit = UNITS[self.recipe.data.unit]
+        measured = self.measured(model, split)
+        yield from class_pictures(model, self.tokenizer, texts, self.classes, measured, out, unit)
