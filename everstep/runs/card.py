@@ -15,8 +15,7 @@ from torch import nn
 import everstep
 from everstep import processor
 from everstep.errors import RunError
-from everstep.learn import FitResult
-from everstep.learn import files
+from everstep.learn import FitResult, files
 from everstep.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT

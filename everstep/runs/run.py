@@ -16,12 +16,12 @@ from everstep.decode import draws
 from everstep.decode.decoder import Decoder
 from everstep.errors import ConfigError, RunError, check_finite
 from everstep.look.passage import Passage
+from everstep.runs.opening import CHANGED, compared
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
-from everstep.runs.opening import CHANGED, compared
 from everstep.runs.recipe_files import changed
-from everstep.runs.task import ABILITIES, Prediction, Score, Task, abilities
 from everstep.runs.spelling import spelled
+from everstep.runs.task import ABILITIES, Prediction, Score, Task, abilities
 from everstep.state import leaves, map_state
 
 DRAWN_BYTES = 4 << 30
@@ -217,8 +217,8 @@ def _check_room(decoder: Decoder, count: int) -> None:
     row += 4 * 8 * log_p.shape[-1]  # a few arrays of float64 over the vocabulary
     if count * row > DRAWN_BYTES:
         raise ConfigError(
-            f"generate: count should be at most {DRAWN_BYTES // row:,} for this model, since all texts are drawn side by "
-            f"side ({row:,} bytes each), but is {count:,}; draw them in turns, each with another seed"
+            f"generate: count should be at most {DRAWN_BYTES // row:,} for this model, since all texts are drawn side "
+            f"by side ({row:,} bytes each), but is {count:,}; draw them in turns, each with another seed"
         )
 
 
@@ -241,5 +241,7 @@ def checked_lines(who: str, lines: Any) -> Any:
     lines = list(lines)
     wrong = next((type(line).__name__ for line in lines if not isinstance(line, str)), None)
     if wrong is not None:
-        raise TypeError(f"{who}: expected a list of lines, such as ['To be, or not to be'], but got one with {wrong} in it")
+        raise TypeError(
+            f"{who}: expected a list of lines, such as ['To be, or not to be'], but got one with {wrong} in it"
+        )
     return lines

@@ -1,0 +1,1 @@
+"""What every job shares: recipes, run folders, training, resuming, cards."""

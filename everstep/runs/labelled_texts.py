@@ -1,0 +1,238 @@
+"""Texts with a class each, as data: a recipe's `data` section to examples, a vocabulary and batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.data import Tokenizer, expand
+from everstep.data.labelled import Labelled, read_labelled
+from everstep.data.trees import read_trees
+from everstep.errors import DataError, RunError
+from everstep.reading import parse_json, read_small, reason
+from everstep.runs.texts import VocabularySection
+from everstep.sections import Count, Files, Probability
+
+Ints = NDArray[np.int64]
+
+
+class LabelledSection(VocabularySection):
+    """Labelled texts: files, columns, classes."""
+
+    takes_folders: ClassVar[bool] = True
+
+    train: Files = "everstep:reviews.train"
+    """path, list, globs, or a folder with a folder per class; ${EVERSTEP_DATA} is filled in"""
+    valid: Files | None = None
+    """null: valid_fraction of train, of each class alike"""
+    valid_fraction: Probability = 0.1
+    """0: no validation"""
+    test: Files | None = None
+    """scored at the end of training"""
+    format: Literal["auto", "tsv", "csv", "jsonl", "fasttext", "folder", "trees"] = "auto"
+    """of the files; auto: by name and first line; trees: bracketed trees whose labels are the classes (SST)"""
+    text: str = "text"
+    """column or key of the texts; a number counts columns from 0"""
+    label: str = "label"
+    """column or key of the classes"""
+    classes: dict[str, tuple[str, ...]] | None = None
+    """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; other labels are left out. null: as they are"""
+    phrases: bool = False
+    """trees: every phrase of the training trees is an example too"""
+    max_length: Count | None = None
+    """tokens of a text that are read; null: all"""
+    unit: Literal["chars", "bytes", "words", "bpe", "unigram"] = "words"
+    """what a token is; bpe and unigram are sub-words"""
+    punctuation_apart: bool = True
+    """words: punctuation marks are words of their own; false: words are what stands between spaces"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Beside those of the vocabulary, phrases of what has none."""
+        yield from super().disagreements()
+        if self.phrases and self.format != "trees":
+            yield "phrases", f"expected format trees beside it; got {self.format}"
+
+
+class LabelledTexts:
+    """The splits of a recipe, read once each.
+
+    Raises:
+        DataError: a file that cannot be read, one class alone, no such split.
+    """
+
+    def __init__(self, section: LabelledSection, seed: int):
+        self.section, self._seed = section, seed
+        self._read: dict[str, Labelled] = {}
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits there are."""
+        section = self.section
+        valid = section.valid is not None or section.valid_fraction > 0
+        return ("train", *(("valid",) if valid else ()), *(("test",) if section.test is not None else ()))
+
+    def examples(self, split: str) -> Labelled:
+        """Texts and classes of a split."""
+        if split not in self.splits():
+            raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
+        if split not in self._read:
+            held_out = split == "valid" and self.section.valid is None
+            found = self._whole["valid" if held_out else split] if held_out or split == "train" else self._given(split)
+            self._read[split] = found
+        return self._read[split]
+
+    @cached_property
+    def _whole(self) -> dict[str, Labelled]:
+        """The training file, and what is held out of it."""
+        section = self.section
+        whole = self._given("train")
+        if section.valid is not None or section.valid_fraction == 0:
+            return {"train": whole}
+        train, valid = whole.held_out(section.valid_fraction, self._seed)
+        return {"train": train, "valid": valid}
+
+    def _given(self, split: str) -> Labelled:
+        section = self.section
+        paths = getattr(section, split)
+        few = 2 if split == "train" else 1
+        if section.format == "trees":
+            found = _of_trees(paths, section.encoding, section.phrases and split == "train")
+        else:
+            found = read_labelled(
+                paths,
+                text=section.text,
+                label=section.label,
+                encoding=section.encoding,
+                format=section.format,
+                fewest_classes=1 if section.classes else few,
+            )
+        return found if section.classes is None else _grouped(found, section.classes, few, split)
+
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary of the training texts. Texts to come may hold anything, so there is an `<unk>`."""
+        section = self.section
+        unk = section.unk
+        if unk is None:
+            unk = None if section.unit in ("bytes", "bpe") else True
+        return Tokenizer.train(
+            (f"{self.spaced(text)}\n" for text in self.examples("train").texts),
+            section.unit,
+            max_size=section.max_size,
+            min_count=section.min_count,
+            lowercase=section.lowercase,
+            normal_form=section.normal_form,
+            eos=section.eos,
+            unk=unk,
+        )
+
+    def tokens(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
+        """Token ids of each text, at most `max_length`."""
+        longest = self.section.max_length
+        return [np.asarray(tokenizer.encode(self.spaced(text), line_end=False))[:longest] for text in texts]
+
+    def spaced(self, text: str) -> str:
+        """A text in one line, as it is tokenised: marks of punctuation apart, where words are the unit."""
+        line = " ".join(text.split("\n"))
+        if self.section.unit != "words" or not self.section.punctuation_apart:
+            return line
+        return " ".join(_WORDS.findall(line))
+
+    def passage(self, text: str | None, characters: int) -> str:
+        """A text of one's own, else the longest held-out one of at most that many characters."""
+        if text is None:
+            held_out = self.examples(self.splits()[-1]).texts
+            text = max((one for one in held_out if len(one) <= characters), key=len, default=held_out[0])
+        return self.spaced(text.strip()[:characters])
+
+    def rivals(self, split: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Names and figures of what simpler models give on a split, fitted on "train", chosen on "valid".
+
+        Raises:
+            ConfigError: scikit-learn is missing.
+        """
+        from everstep.rivals.text_classes import WordTexts, text_rivals
+
+        def read(name: str) -> WordTexts:
+            found = self.examples(name)
+            lines = (self.spaced(text) for text in found.texts)
+            return WordTexts(
+                [(line.lower() if self.section.lowercase else line).split() for line in lines], found.ids(classes)
+            )
+
+        valid = read("valid") if "valid" in self.splits() and split != "valid" else None
+        rivals = text_rivals(read("train"), read(split), valid, classes=len(classes))
+        return [
+            {"name": r.name, "accuracy": r.accuracy, "macro_f1": r.macro_f1, "loss": r.nats, "seconds": r.seconds}
+            for r in rivals
+        ]
+
+
+_WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+
+
+def _of_trees(paths: str | tuple[str, ...], encoding: str, phrases: bool) -> Labelled:
+    """The sentences of trees with their roots' labels; with `phrases`, every distinct phrase as well."""
+    files = expand(paths)
+    texts: list[str] = []
+    labels: list[str] = []
+    lines = array("i")
+    seen: set[tuple[str, str]] = set()
+    for tree in read_trees(files, encoding):
+        parts = [(" ".join(words), label) for label, words in tree.phrases()] if phrases else []
+        for example in [(" ".join(tree.leaves), tree.label), *parts]:
+            if phrases and example in seen:
+                continue
+            seen.add(example)
+            texts.append(example[0])
+            labels.append(example[1])
+            lines.append(tree.line)
+    return Labelled(texts, labels, {}, [], files, array("i", [0] * len(texts)), lines)
+
+
+def _grouped(found: Labelled, classes: dict[str, tuple[str, ...]], few: int, split: str) -> Labelled:
+    """The examples of the classes named, under their new names."""
+    new = {old: name for name, olds in classes.items() for old in olds}
+    kept = [place for place, label in enumerate(found.labels) if label in new]
+    some = found.select(kept)
+    renamed = replace(some, labels=[new[label] for label in some.labels])
+    if len(set(renamed.labels)) < few:
+        known = ", ".join(sorted(set(found.labels))[:10])
+        raise DataError(f"data.{split}: data.classes leaves fewer than {few} classes; the labels are {known}")
+    return renamed
+
+
+def digest(found: Labelled) -> str:
+    """A SHA-256 of all texts and classes."""
+    total = hashlib.sha256()
+    for part in (*found.texts, *found.labels):
+        total.update(part.encode("utf-8", "surrogatepass") + b"\n\0")
+    return total.hexdigest()
+
+
+def written_classes(classes: Sequence[str]) -> bytes:
+    """`classes.json`: the class names in the order of their ids."""
+    return (json.dumps(list(classes), ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """What `classes.json` holds.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        found = parse_json(read_small(path, 1 << 26))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
+    if not (isinstance(found, list) and len(found) > 1 and all(isinstance(name, str) for name in found)):
+        raise RunError(f"{path}: expected a list of two class names or more")
+    return tuple(found)

@@ -1,0 +1,89 @@
+"""What a run folder holds against what the run was begun with: nothing is used in silence that has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from everstep.errors import RunError
+from everstep.reading import read_small, reason
+from everstep.runs import card
+from everstep.runs.folder import CODE, ENVIRONMENT, RECIPE, is_run
+from everstep.runs.recipe import Recipe
+from everstep.runs.recipe_files import flat, parse_task, read_recipe
+from everstep.runs.task import Task
+from everstep.runs.user_code import UserCode
+
+_FREE = ("seed", "train", "valid", "test", "variational", "init_range")
+_LARGEST = 1 << 30  # bytes of a file that a job writes as a run begins
+SAME, CHANGED, UNKNOWN = "as trained", "changed", "not recorded"
+
+
+def opened(path: Path, trust_code: bool) -> tuple[Task[Any], dict[str, Any]]:
+    """The job of a run, with what it learned of its data, and what `environment.json` says that it was begun with.
+
+    Raises:
+        RunError: there is no run, it is of a newer version, damaged, or holds code that is not trusted.
+        ConfigError, DataError: its recipe or what its job saved cannot be used.
+    """
+    if not is_run(path):
+        what = f"has no {RECIPE}" if path.is_dir() else "does not exist"
+        raise RunError(f"{path} is not a run: it {what}")
+    begun_with = card.read_environment(path)
+    code = UserCode(path / CODE, digests=begun_with.get("code", {}), trusted=trust_code, owner=path)
+    task = parse_task(read_recipe(path / RECIPE), str(path / RECIPE), code=code, version=begun_with["format"])
+    for name, before in begun_with.get("files", {}).items():
+        if name in task.files and digest(path / name) != before:
+            raise RunError(
+                f"{path / name} is not the one that the run was begun with: it is damaged, or of another run"
+            )
+    task.open(path)
+    return task, begun_with
+
+
+def digests(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of files of a folder, as `environment.json` has them."""
+    return {name: digest(path / name) for name in names}
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(read_small(path, _LARGEST)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
+
+
+def check_recipe(path: Path, recipe: Recipe, before: dict[str, Any]) -> None:
+    """Refuse a recipe that no longer says what the weights are of, or how data becomes what the model reads.
+
+    `before` has the dotted keys of when training last went on, as `flat` gives them. Which files are read, how training
+    goes and how sequences are drawn is free.
+
+    Raises:
+        RunError: another key differs; names it.
+    """
+    now = flat(recipe)
+    changed = [key for key in before if _decides(key) and key in now and now[key] != before[key]]
+    if changed:
+        told = "; ".join(f"{key}: was {before[key]!r}, now {now[key]!r}" for key in changed)
+        raise RunError(f"{path / RECIPE} is not what the model was trained by: {told}. Put that back")
+
+
+def _decides(key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    return section in ("", "model", "data") and name not in _FREE and not name.endswith(("dropout", "drop"))
+
+
+def compared(path: Path, split: str, now: str | None) -> str:
+    """SAME or CHANGED: whether a split, by its digest, is what it was when the run began; or UNKNOWN."""
+    before = card.read_environment(path).get("data", {}) if (path / ENVIRONMENT).exists() else {}
+    if now is None or split not in before:
+        return UNKNOWN
+    return SAME if before[split] == now else CHANGED

@@ -1,0 +1,240 @@
+"""Recipes from YAML: a shipped name or a file, with `key=value` overrides, checked before any work.
+
+What is wrong is said in one message: the dotted key, what was expected, what was given and the nearest right one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from everstep.errors import ConfigError
+from everstep.reading import read_small, reason
+from everstep.runs.recipe import FORMAT, Recipe
+from everstep.runs.registry import find_task
+from everstep.runs.task import Task
+from everstep.runs.user_code import UserCode
+from everstep.runs.yaml_text import dump_yaml, parse_yaml
+from everstep.sections.refusals import expected, explain, fields, given, nearest, sections
+
+_LARGEST = 1 << 20  # bytes of a recipe; the parser takes seconds for so many
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+ORDER = ("task", "seed", "data", "model", "objective", "train", "decode")
+
+
+def load_task(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Task[Any]:
+    """The job of a recipe: a shipped name or a YAML file, with `key=value` overrides, checked; nothing has been read.
+
+    Raises:
+        ConfigError: it cannot be found, read or used.
+    """
+    path = recipe_path(name_or_path)
+    source = f"recipe {path.stem}" if path.parent == RECIPES else str(path)
+    if path.suffix not in (".yaml", ".yml") and not _holds_recipe(path):
+        raise ConfigError(f"{path} is no recipe, which is a YAML file. {_as_text(path, str(path))}")
+    return parse_task(read_recipe(path), source, overrides)
+
+
+def _holds_recipe(path: Path) -> bool:
+    """Whether a file of any name has a key of a recipe at its top; a text has none."""
+    try:
+        raw = parse_yaml(read_recipe(path), str(path))
+    except ConfigError:
+        return False
+    return isinstance(raw, dict) and not set(raw).isdisjoint(ORDER)
+
+
+def _as_text(path: Path, files: str) -> str:
+    """What to type where a text was given in the place of a recipe."""
+    data = shlex.quote(f"data.train={files}")
+    return f"To learn from it as a text: everstep train text-chars {data} --out runs/{shlex.quote(path.stem or 'mine')}"
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """As `load_task`: its recipe alone."""
+    return load_task(name_or_path, overrides).recipe  # type: ignore[no-any-return]
+
+
+def parse_task(
+    text: str, source: str, overrides: Sequence[str] = (), code: UserCode | None = None, version: int = FORMAT
+) -> Task[Any]:
+    """As `load_task`, from the YAML itself; `source` names it in messages, `version` is the format that it is of."""
+    raw = parse_yaml(text, source)
+    if raw is None:
+        raise ConfigError(f"{source} is empty: expected a recipe, such as `everstep recipes show text-words` prints.")
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{source}: expected a mapping of keys (task, data, model, train, …); got {given(raw)}.")
+    changes = [_split(override) for override in overrides]
+    code = code or UserCode()
+    kind = _kind(raw, changes, code, source)
+    raw = kind.upgraded(raw, version) if version < FORMAT else raw
+    for key, value in changes:
+        _put(raw, key, value, kind.Recipe)
+    task = kind(_validated(raw, source, kind.Recipe), code)
+    problems = list(task.problems())
+    if problems:
+        raise ConfigError(_message(source, problems))
+    return task
+
+
+def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """As `parse_task`: its recipe alone."""
+    return parse_task(text, source, overrides).recipe  # type: ignore[no-any-return]
+
+
+def changed(task: Task[Any], overrides: Sequence[str]) -> Task[Any]:
+    """The same job by a recipe with changes; nothing has been read."""
+    return parse_task(to_yaml(task.recipe), "the recipe", overrides, task.code)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The whole recipe, every default written out; `load_recipe` reads it back equal."""
+    content = recipe.model_dump()
+    return dump_yaml({key: content[key] for key in sorted(content, key=_place)})
+
+
+def flat(recipe: Recipe, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Every dotted key with its value as JSON has it, but for the keys and sections to `leave_out`.
+
+    >>> flat(load_recipe("text-words"))["model.cell"]
+    'LSTM'
+    """
+    found: dict[str, Any] = {}
+    for key, value in recipe.model_dump(mode="json").items():
+        if key not in leave_out:
+            section = key in sections(type(recipe))
+            found |= {f"{key}.{name}": entry for name, entry in value.items()} if section else {key: value}
+    return found
+
+
+def recipes() -> list[tuple[str, str]]:
+    """Name and first comment line of each shipped recipe."""
+    files = sorted(RECIPES.glob("*.yaml"))
+    return [(file.stem, read_recipe(file).partition("\n")[0].removeprefix("#").strip()) for file in files]
+
+
+def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
+    """Every dotted key of a recipe: key, type in words, default, value, meaning."""
+    recipe = load_recipe(name_or_path)
+    values = recipe.model_dump()
+    rows = []
+    for key, field in fields(type(recipe)).items():
+        section, _, name = key.rpartition(".")
+        value = values[section][name] if section else values[name]
+        default = "required" if field.is_required() else dump_yaml(field.default).removesuffix("...\n").strip()
+        shown = dump_yaml(value).removesuffix("...\n").strip()
+        rows.append(
+            {
+                "key": key,
+                "type": expected(field.annotation, field.metadata),
+                "default": default,
+                "value": shown,
+                "meaning": " ".join((field.description or "").split()),
+            }
+        )
+    return sorted(rows, key=lambda row: _place(row["key"].partition(".")[0]))
+
+
+def recipe_path(name_or_path: str | Path) -> Path:
+    """The file of a shipped name, or the path given; what ends in .yaml, exists or has a folder in it is a path."""
+    name = str(name_or_path)
+    shipped = RECIPES / f"{name}.yaml"
+    path = Path(name)
+    if os.sep not in name and path.suffix not in (".yaml", ".yml") and shipped.is_file():
+        return shipped
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ConfigError(f"{name} is a folder; expected a recipe. {_as_text(path, os.path.join(name, '*.txt'))}")
+    names = [known for known, _ in recipes()]
+    near = difflib.get_close_matches(path.stem, names, 1)
+    hint = f" Did you mean {near[0]}?" if near else f" Shipped: {', '.join(names)}."
+    raise ConfigError(f"no recipe {name!r}: expected a shipped name or a YAML file.{hint}")
+
+
+def _place(key: str) -> tuple[int, str]:
+    return (ORDER.index(key) if key in ORDER else len(ORDER), key)
+
+
+def _kind(raw: dict[Any, Any], changes: list[tuple[str, str]], code: UserCode, source: str) -> type[Task[Any]]:
+    """The class of the job that the recipe, or the last override of `task`, names."""
+    named = [value for key, value in changes if key == "task"]
+    try:
+        return find_task(named[-1] if named else raw.get("task"), code)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _validated(raw: dict[Any, Any], source: str, kind: type[Recipe]) -> Recipe:
+    # an empty section (`model:` and nothing below) is one with every default
+    raw = {"train": {}} | {key: {} if value is None and key in sections(kind) else value for key, value in raw.items()}
+    try:
+        return kind.model_validate(_tuples(raw))
+    except ValidationError as error:
+        raise ConfigError(_message(source, explain(error, raw, kind))) from None
+
+
+def _message(source: str, lines: list[str]) -> str:
+    return f"{source}: {lines[0]}" if len(lines) == 1 else f"{source}:" + "".join(f"\n  {line}" for line in lines)
+
+
+def read_recipe(path: Path) -> str:
+    """The YAML of a recipe's file.
+
+    Raises:
+        ConfigError: it cannot be read, is no regular file, is too large for a recipe, or is not UTF-8.
+    """
+    try:
+        return read_small(path, _LARGEST).decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {reason(error)}.") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}: expected YAML in UTF-8; line {line}, byte {error.start} is not UTF-8.") from None
+
+
+def _split(override: str) -> tuple[str, str]:
+    """`a.b=value` as its key and the text of its value."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        hint = f" For a text: {shlex.quote(f'data.train={override}')}." if os.path.exists(override) else ""
+        raise ConfigError(f"expected key=value, such as train.max_minutes=5; got {override!r}.{hint}")
+    return key, text
+
+
+def _put(raw: dict[Any, Any], key: str, text: str, kind: type[Recipe]) -> None:
+    """Puts a value into the nest."""
+    *above, last = key.split(".")
+    for part in above:
+        if raw.get(part) is None:
+            raw[part] = {}
+        raw = raw[part]
+        if not isinstance(raw, dict) or ".".join(above) in fields(kind):
+            raise ConfigError(f"{key}: unknown key{nearest(key, kind)}")
+    raw[last] = _value(key, text, kind)
+
+
+def _value(key: str, text: str, kind: type[Recipe]) -> Any:
+    """YAML, but what a text key is given needs no quotes: decode.prompt=ROMEO: is no mapping."""
+    field = fields(kind).get(key)
+    if field is not None and _takes_text(field.annotation) and not re.match(r"""["'\[{]|null$|~$""", text):
+        return text
+    return parse_yaml(text, f"the value of {key}")
+
+
+def _takes_text(annotation: Any) -> bool:
+    return annotation is str or str in get_args(annotation) or any(map(_takes_text, get_args(annotation)))
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

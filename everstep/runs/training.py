@@ -1,0 +1,250 @@
+"""From a recipe to a run folder, on with one that was stopped, and back to a run that can be used."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from everstep.errors import ConfigError, Diverged, Interrupted, RunError
+from everstep.learn import FitResult, files, fit, load_weights
+from everstep.learn.devices import pick_device
+from everstep.learn.lock import check_idle
+from everstep.learn.progress import Units
+from everstep.learn.update_rules import update_rules
+from everstep.learn.weights import MODEL_FILE
+from everstep.runs import card
+from everstep.runs.folder import RECIPE, begun
+from everstep.runs.model_size import check_fits
+from everstep.runs.opening import check_recipe, digests, opened
+from everstep.runs.recipe import Recipe
+from everstep.runs.recipe_files import changed, flat, load_task, to_yaml
+from everstep.runs.registry import find_task
+from everstep.runs.run import Run, warn
+from everstep.runs.task import Task
+from everstep.runs.texts import check_files
+from everstep.runs.user_code import UserCode
+from everstep.runs.workers import stoppable
+
+Log = Callable[[str], None]
+FUNCTION = ("model.cell", "model.residual")
+"""Keys that make another function of the same weights; others that do so change their names or shapes too."""
+RAISED = ("max_steps", "max_epochs", "max_minutes", "patience", "threads", "log_every_seconds", "keep_last", "device")
+"""Keys of `train` that a run may go on with other values of."""
+
+
+def train(
+    recipe: Recipe | Task[Any] | str | Path,
+    out: str | Path,
+    log: Log | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    start_from: str | Path | None = None,
+    trust_code: bool = False,
+) -> Run:
+    """Train by a recipe into a new folder.
+
+    Args:
+        recipe: a shipped name, a YAML file, a `Recipe`, or a task.
+        out: the folder to make.
+        log: takes each line for the user; None is stderr.
+        overrides: changes such as "train.max_minutes=5", where `recipe` is a name or a file.
+        start_from: a run to start from: its vocabulary, and its weights, of a model of the same shape.
+        trust_code: whether code that `start_from` holds may be run.
+
+    Raises:
+        ConfigError: the recipe cannot be used; nothing was done.
+        DataError: its data cannot be used; nothing was left behind.
+        RunError: `out` exists, or cannot be written; `start_from` is no such run.
+        Diverged, Interrupted: see `everstep.fit`.
+    """
+    task = _task(recipe, overrides)
+    check_files(getattr(task.recipe, "data", None))
+    out = Path(out)
+    say = log or warn
+    before = None if start_from is None else load(start_from, trust_code=trust_code)
+    unharmed = "training had not begun, and nothing is left of it"
+    with stoppable(unharmed), begun(out, task.files):
+        _set_threads(task)
+        if before is None:
+            task.prepare(say)
+        else:
+            task.adopt(before.path, say)
+        job = _Job(out, task, say)
+        if before is not None:
+            load_weights(job.model, before.path / MODEL_FILE)
+        job.begin()
+    return job.fit(resume=False)
+
+
+def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
+    """Go on with a run that was stopped; from its newest checkpoint, exactly as if it had not been.
+
+    Args:
+        out: the run folder.
+        log: takes each line for the user; None is stderr.
+        overrides: other limits, such as "train.max_steps=5000".
+        trust_code: whether code that the run holds may be run.
+
+    Raises:
+        ConfigError: an override of a key that a run cannot change.
+        RunError: no run, of a newer version, in use, or its data has changed.
+        CheckpointError: every checkpoint is damaged.
+    """
+    out = Path(out)
+    with stoppable(f"training had not gone on, and {out} is as it was"):
+        task, _ = opened(out, trust_code)
+        if overrides:
+            task = _raised(task, out, overrides)
+        _set_threads(task)
+        job = _Job(out, task, log or warn)
+        if overrides:
+            with files.explained(out):
+                files.replace_file(out / RECIPE, to_yaml(task.recipe).encode())
+    return job.fit(resume=True)
+
+
+def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> Run:
+    """A trained run, ready to use.
+
+    Args:
+        path: the run folder.
+        trust_code: whether code that the run holds (`RUN/code`) may be run; it has your rights.
+        device: where the model is put.
+
+    Raises:
+        RunError: no run, of a newer version, not trained yet, damaged, or with code that is not trusted.
+    """
+    path = Path(path)
+    task, begun_with = opened(path, trust_code)
+    if "recipe" in begun_with:
+        check_recipe(path, task.recipe, begun_with["recipe"])
+    weights = path / MODEL_FILE
+    if not weights.exists():
+        check_idle(path, f"{path} has no {MODEL_FILE} yet, since it is being trained")
+        raise RunError(f"{path} has no {MODEL_FILE} yet; finish it: {_resuming(path)}")
+    check_fits(task)
+    model = task.model()
+    try:
+        load_weights(model, weights, sealed="recipe" in begun_with)
+    except RunError as error:
+        raise RunError(f"{error}. If its checkpoints are whole, they have it: {_resuming(path)}") from None
+    return Run(path, task, model.to(pick_device(device)))
+
+
+def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str]) -> Task[Any]:
+    if isinstance(recipe, Task):
+        return recipe
+    if isinstance(recipe, Recipe):
+        code = UserCode()
+        return find_task(recipe.task, code)(recipe, code)
+    return load_task(recipe, overrides)
+
+
+def _raised(task: Task[Any], out: Path, overrides: Sequence[str]) -> Task[Any]:
+    """The job with other limits, written into the run."""
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key.removeprefix("train.") not in RAISED or not key.startswith("train."):
+            known = ", ".join(f"train.{name}" for name in RAISED)
+            raise ConfigError(f"--resume: {key} cannot change in the middle of a run; what can: {known}")
+    other = changed(task, overrides)
+    other.open(out)
+    return other
+
+
+class _Job:
+    """A task with its model and batches, ready to be fitted."""
+
+    def __init__(self, out: Path, task: Task[Any], say: Log):
+        self.out, self.task, self.say = out, task, say
+        check_fits(task)
+        torch.manual_seed(task.recipe.seed)
+        self.model: nn.Module = task.model().to(pick_device(task.recipe.train.device))
+        update_rules(self.model, task.recipe.train, task.recipe.seed)  # names of no parameter are refused before work
+        self.batches = task.batches("train", self.model, "learn")
+
+    def begin(self) -> None:
+        """Write what makes a run; the recipe last, since there is a run as soon as there is one."""
+        task, out = self.task, self.out
+        with files.explained(out):
+            task.save(out)
+            task.code.save(out)
+            learned = digests(out, task.files)
+            card.write_environment(out, **self._begun_with, files=learned, code=task.code.digests)
+            files.replace_file(out / RECIPE, to_yaml(task.recipe).encode())
+
+    @property
+    def _begun_with(self) -> dict[str, Any]:
+        return {"recipe": flat(self.task.recipe), "data": self.task.identity()}
+
+    def fit(self, resume: bool) -> Run:
+        """Train, score, and write the card."""
+        task, model, recipe = self.task, self.model, self.task.recipe
+        if not resume:
+            self.say(f"model: {getattr(model, 'body', model)}\n{_count(model):,} parameters")
+        made_by = flat(recipe, leave_out=("seed", "train"))
+        result = self._fitted(
+            model,
+            task.objective,
+            self.batches,
+            recipe.train,
+            out=self.out,
+            validate=task.validate if "valid" in task.splits() else None,
+            seed=recipe.seed,
+            resume=resume,
+            identity=task.identity() | {key: made_by[key] for key in FUNCTION if key in made_by},
+            recipe=made_by,
+            units=Units(task.unit, task.loss_unit, task.scores),
+            resume_command=_resuming(self.out),
+            log=self.say if self.say is not warn else None,
+        )
+        run = Run(self.out, task, model)
+        self._report(run, result)
+        return run
+
+    def _fitted(self, *given: Any, **options: Any) -> FitResult:
+        """`fit`, whose advice after a divergence says where to follow it; the run then goes by the recipe as it is."""
+        try:
+            result = fit(*given, **options)
+            self._amend()
+            return result
+        except Interrupted:
+            self._amend()
+            raise
+        except Diverged as error:
+            where = f"Settings are in {self.out / 'config.yaml'}; then: {_resuming(self.out)}"
+            raise Diverged(f"{error}. {where}") from None
+
+    def _amend(self) -> None:
+        """The recipe may have been edited since the run began."""
+        card.amend_environment(self.out, **self._begun_with)
+
+    def _report(self, run: Run, result: FitResult) -> None:
+        scores = {split: run.evaluate(split) for split in self.task.splits() if split != "train"}
+        card.write_scores(self.out, scores)
+        card.write_card(self.out, self.task, run.model, result, scores)
+        self.say(f"done: {result.steps:,} steps, {result.epochs:.2f} epochs, {result.seconds:.0f} s")
+        for split, measures in scores.items():
+            names = [name for name in self.task.shown if name in measures]
+            share = measures.get("unknown_share")
+            unknown = f" ({share:.2%} of the tokens are <unk>)" if share else ""
+            shown = [f"{name.replace('_', ' ')} {card.shown_measure(measures, name)}" for name in names]
+            self.say(f"{split}: {', '.join(shown)}{unknown}")
+
+
+def _set_threads(task: Task[Any]) -> None:
+    if task.recipe.train.threads is not None:
+        torch.set_num_threads(task.recipe.train.threads)
+
+
+def _resuming(path: Path) -> str:
+    return f"everstep train --resume {shlex.quote(str(path))}"
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
