@@ -258,8 +258,9 @@ def test_what_is_kept_grows_with_the_root_of_time(backend: str) -> None:
         xs = torch.randn(2, time, 3)
         pieces_ = round(time**0.5)
         bytes_, nodes = kept_by(es.Checkpointed(cell, pieces_), xs, backend)
-        states = (pieces_ - 1) * 2 * 2 * 8 * 4  # rows, leaves, units, float32
-        assert bytes_ == states + kept_by(cell, xs[:, -pieces_:], backend)[0]
+        state = 2 * 2 * 8 * 4  # rows, leaves, units, float32
+        lent = state if backend == "reference" else 0  # the first step of a piece gets a copy, which it may write over
+        assert bytes_ == (pieces_ - 1) * state + kept_by(cell, xs[:, -pieces_:], backend)[0] + lent
         assert nodes < 10
         assert kept_by(cell, xs, backend)[0] > time * 2 * 3 * 8 * 4
 

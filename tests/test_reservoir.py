@@ -167,16 +167,16 @@ def test_a_compiler_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch, cap
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
-@pytest.mark.parametrize(("units", "connections"), [(1, 1), (7, 3), (200, 10), (500, 5), (500, 50), (700, 10)])
+@pytest.mark.parametrize(("units", "connections"), [(1, 1), (7, 3), (100, 10), (310, 5), (310, 50)])
 def test_the_radius_is_reached(units: int, connections: int, dtype: torch.dtype) -> None:
     cell = es.Reservoir(1, units, radius=1.3, connections=connections, seed=units, dtype=dtype)
     assert largest(cell.matrix()) == pytest.approx(1.3, rel=1e-6)
     assert ((cell.matrix() != 0).sum(1) == min(connections, units)).all()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_radius_by_iteration_is_that_of_all_eigenvalues(seed: int) -> None:
-    matrix = es.Reservoir(1, 400, radius=None, connections=4, seed=seed, dtype=F64).matrix()
+    matrix = es.Reservoir(1, 310, radius=None, connections=4, seed=seed, dtype=F64).matrix()
     assert spectral_radius(scipy.sparse.csr_array(matrix.numpy())) == pytest.approx(largest(matrix), rel=1e-8)
 
 
