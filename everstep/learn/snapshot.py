@@ -137,9 +137,9 @@ def _note_differences(
             f"resuming with {threads} threads a run of {data['threads']}: results may differ in the last bits from an "
             "uninterrupted run"
         )
-    # settings that an earlier everstep did not have are no changes
     old, new = data["settings"], learner.settings.model_dump(mode="json")
-    changed = _changes(old, {key: value for key, value in new.items() if key in old})
+    both = [key for key in new if key in old]  # what only one version of everstep has is no change
+    changed = _changes({key: old[key] for key in both}, {key: new[key] for key in both})
     if "recipe" in data:
         changed += _changes(data["recipe"], recipe)
     if changed:
