@@ -271,6 +271,10 @@ class Tokenizer:
             )
         return DataError(f"{source}: the vocabulary of {self.vocab_size} {self.kind} cannot encode it")
 
+    def knows(self, text: str) -> bool:
+        """Whether `encode` takes the text: the vocabulary has all its symbols, or `<unk>`."""
+        return self._knows(self.normalize(text))
+
     def _knows(self, text: str) -> bool:
         try:
             self._encode_text(self._ended(text, False))

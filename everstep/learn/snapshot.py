@@ -138,14 +138,11 @@ def _note_differences(
             "uninterrupted run"
         )
     old, new = data["settings"], learner.settings.model_dump(mode="json")
-    both = [key for key in new if key in old]  # what only one version of everstep has is no change
-    changed = _changes({key: old[key] for key in both}, {key: new[key] for key in both})
-    if "recipe" in data:
-        changed += _changes(data["recipe"], recipe)
+    changed = [*_changes(old, new), *_changes(data.get("recipe", {}), recipe)]
     if changed:
         say("resuming with other settings: " + ", ".join(changed))
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    keys = dict.fromkeys([*new, *old])
-    return [f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)]
+    """What has another value; a key that only one of two versions of everstep has is no change."""
+    return [f"{key} {old[key]!r} -> {new[key]!r}" for key in new if key in old and old[key] != new[key]]

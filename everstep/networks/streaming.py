@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from everstep.data import Tokenizer
+from everstep.data.decoding import as_read
+from everstep.decode.decoder import Decoder
+from everstep.errors import ConfigError
 from everstep.networks.token_model import TokenModel
 from everstep.scanning.fused.stream import Stream
 from everstep.state import State
@@ -39,3 +43,24 @@ class StreamedStep:
             y = stream(model.embedding(tokens))
             self._held = stream.state
             return model.head.predict(y), self._held
+
+
+def token_decoder(model: TokenModel, tokenizer: Tokenizer, given: str) -> Decoder:
+    """The model ready to go on after a text, from a fresh state.
+
+    Raises:
+        DataError: the text has a symbol that the vocabulary lacks.
+        ConfigError: there is no text, and no symbol to begin with.
+    """
+    ids = tokenizer.encode(as_read(given), line_end=False).tolist()
+    begin = [] if tokenizer.begin_id is None else [tokenizer.begin_id]
+    if not begin + ids:
+        raise ConfigError("generate: this vocabulary has neither <eos> nor newline to begin with; give a prompt")
+    return Decoder(
+        step=StreamedStep(model),
+        state=model.initial_state(1),
+        prompt=torch.tensor(begin + ids, device=model.embedding.weight.device),
+        end=tokenizer.eos_id,
+        begins=len(begin),
+        unknown=0 if tokenizer.unk_id is None else ids.count(tokenizer.unk_id),
+    )

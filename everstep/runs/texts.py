@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -41,7 +42,7 @@ class VocabularySection(Section):
     eos: bool | None = None
     """whether lines end with <eos>; null: by unit"""
     unk: bool | None = None
-    """whether unknown tokens become <unk>; null: by unit"""
+    """whether unknown tokens become <unk>; null: by unit, and for chars where a held-out text has some"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Units that have no unknown tokens, and encodings that there are not."""
@@ -130,7 +131,14 @@ class Texts:
         return read_blocks(paths, self.config.encoding, span=span)
 
     def tokenizer(self) -> Tokenizer:
-        """The vocabulary of the training text alone."""
+        """The vocabulary of the training text alone; with `<unk>` where another split has symbols that it lacks.
+
+        `data.unk` of true or false is kept to.
+        """
+        found = self._vocabulary(self.config.unk)
+        return found if self.config.unk is not None or self._suffices(found) else self._vocabulary(True)
+
+    def _vocabulary(self, unk: bool | None) -> Tokenizer:
         data = self.config
         return Tokenizer.train(
             self.read("train"),
@@ -140,8 +148,28 @@ class Texts:
             lowercase=data.lowercase,
             normal_form=data.normal_form,
             eos=True if data.sequence == "lines" and data.eos is None else data.eos,
-            unk=data.unk,
+            unk=unk,
         )
+
+    def _suffices(self, tokenizer: Tokenizer) -> bool:
+        """Whether the vocabulary can spell all splits."""
+        if tokenizer.unk_id is not None or tokenizer.kind != "chars":
+            return True
+        return all(self._spelled(split, tokenizer) for split in self.spans if split != "train")
+
+    def _spelled(self, split: str, tokenizer: Tokenizer) -> bool:
+        with self._named(split):
+            return all(map(tokenizer.knows, self.read(split)))
+
+    @contextmanager
+    def _named(self, split: str) -> Iterator[None]:
+        """What is wrong with a split is said by its name."""
+        try:
+            yield
+        except DataError as error:
+            held_out = split == "valid" and self.config.valid is None
+            where = f" (held out of data.train; {WITHOUT})" if held_out else ""
+            raise DataError(f"data.{split}{where}: {error}") from None
 
     def corpus(self, split: str, tokenizer: Tokenizer) -> Corpus:
         """A split as tokens, from the cache if it was made before; with a progress bar if it takes long.
@@ -151,21 +179,16 @@ class Texts:
         """
         paths, span = self._span(split)
         data = self.config
-        try:
-            with progress_bar(f"tokenising {split}") as progress:
-                return prepare(
-                    paths,
-                    tokenizer,
-                    encoding=data.encoding,
-                    sequence=data.sequence,
-                    document_separator=data.document_separator,
-                    span=span,
-                    progress=progress,
-                )
-        except DataError as error:
-            held_out = split == "valid" and data.valid is None
-            where = f" (held out of data.train; {WITHOUT})" if held_out else ""
-            raise DataError(f"data.{split}{where}: {error}") from None
+        with self._named(split), progress_bar(f"tokenising {split}") as progress:
+            return prepare(
+                paths,
+                tokenizer,
+                encoding=data.encoding,
+                sequence=data.sequence,
+                document_separator=data.document_separator,
+                span=span,
+                progress=progress,
+            )
 
     def passage(self, text: str | None, characters: int) -> str:
         """Whole lines, about that many characters: the head of `text`, else of the held-out text.

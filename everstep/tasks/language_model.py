@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from everstep.data import Batches, Corpus, Tokenizer
 from everstep.data.batches import TokenBatch
 from everstep.data.decoding import as_read
@@ -16,14 +14,13 @@ from everstep.data.text_measures import MEANING, text_measures
 from everstep.data.unknowns import unknown_measures
 from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
-from everstep.errors import ConfigError
 from everstep.learn.files import replace_file
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.networks.layers import layer_problems
 from everstep.networks.likelihood import LikelihoodSection, likelihood
 from everstep.networks.scoring import Score, score_lines
-from everstep.networks.streaming import StreamedStep
+from everstep.networks.streaming import token_decoder
 from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.networks.token_passage import token_passage
 from everstep.runs.recipe import Recipe
@@ -83,6 +80,8 @@ class LanguageModel(Task[LanguageModelRecipe]):
         self.tokenizer = self.texts.tokenizer()
         for line in [*self.summary(), *(f"{split}: {self.corpus(split).summary()}" for split in self.splits())]:
             say(line)
+        if data.unit == "chars" and data.unk is None and self.tokenizer.unk_id is not None:
+            say("note: a held-out text has characters that data.train lacks; they are read as <unk>")
         if "valid" in self.splits() and self.digest("valid") == self.digest("train"):
             say("warning: data.valid is the same text as data.train; its score will say nothing about new text")
 
@@ -161,16 +160,7 @@ class LanguageModel(Task[LanguageModelRecipe]):
 
     def decoder(self, model: Any, given: str) -> Decoder:
         """The model ready to go on after a text."""
-        ids = self.tokenizer.encode(as_read(given), line_end=False).tolist()
-        read = self._read(ids)
-        if not read:
-            raise ConfigError("generate: this vocabulary has neither <eos> nor newline to begin with; give a prompt")
-        unknown = 0 if self.tokenizer.unk_id is None else ids.count(self.tokenizer.unk_id)
-        device = model.embedding.weight.device
-        prompt = torch.tensor(read, device=device)
-        return Decoder(
-            StreamedStep(model), model.initial_state(1), prompt, self.tokenizer.eos_id, len(read) - len(ids), unknown
-        )
+        return token_decoder(model, self.tokenizer, given)
 
     def speller(self) -> Speller:
         """Tokens as text."""
@@ -187,7 +177,3 @@ class LanguageModel(Task[LanguageModelRecipe]):
         train = dict(raw.get("train") or {})
         moved = {key: train.pop(key) for key in LikelihoodSection.model_fields if key in train}
         return {**raw, "train": train, "objective": {**moved, **(raw.get("objective") or {})}}
-
-    def _read(self, ids: list[int]) -> list[int]:
-        begin = self.tokenizer.begin_id
-        return ids if begin is None else [begin, *ids]
