@@ -402,7 +402,7 @@ def test_a_run_is_never_overwritten_and_a_failed_start_leaves_nothing(chars: Run
         trained(tmp_path / "one.txt", tmp_path / "run", "data.valid_fraction=0")
     (tmp_path / "valid.txt").write_text("caf\u00e9\n")
     with pytest.raises(DataError, match=r"data\.valid: .*U\+00E9"):
-        trained(text, tmp_path / "run", f"data.valid={tmp_path / 'valid.txt'}")
+        trained(text, tmp_path / "run", f"data.valid={tmp_path / 'valid.txt'}", "data.unk=false")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match=r"train\.bach_size"):
         trained(text, tmp_path / "run", "train.bach_size=3")
