@@ -1,111 +1,75 @@
 """The catalogue of cells, one file a family."""
 
-from everstep.cells.accumulator import Accumulator
-from everstep.cells.additive import ATR, CFN, RAN
-from everstep.cells.antisymmetric import AntisymmetricRNN, GatedAntisymmetricRNN
-from everstep.cells.batch_norm import BatchNormLSTM
-from everstep.cells.bistable import BRC, NBRC
-from everstep.cells.delayed import TauGRU
-from everstep.cells.fast import FastGRNN, FastRNN
-from everstep.cells.griffin import RGLRU
-from everstep.cells.gru import GRU, GRUBefore
-from everstep.cells.highway import RHN
-from everstep.cells.independent import IndRNN
-from everstep.cells.initialise import IRNN, init_bias, init_chrono, init_identity, init_orthogonal
-from everstep.cells.intersection import IntersectionRNN
-from everstep.cells.leaky import ClockworkRNN, LeakyRNN, time_scales
-from everstep.cells.lstm import LSTM
-from everstep.cells.lstm_variants import ActivationLSTM, CoupledLSTM, LaggedLSTM, NoForgetLSTM
-from everstep.cells.memory_lstm import MCLSTM, WMCLSTM, PeepholeLSTM, ResLSTM
-from everstep.cells.minimal import MinGRU, MinLSTM
-from everstep.cells.miru import MiRU1, MiRU2
-from everstep.cells.multiplicative import MultiplicativeLSTM
-from everstep.cells.mut import MUT1, MUT2, MUT3
-from everstep.cells.nas import NASCell
-from everstep.cells.normalised import LayerNormGRU, LayerNormLSTM, LayerNormRNN
-from everstep.cells.one_gate import JANET, MGU, SGRN, STAR, UGRNN, LightRU, LiGRU, MinimalRNN
-from everstep.cells.oscillators import LEM, CoRNN, UnICORNN
-from everstep.cells.projected import ProjectedLSTM
-from everstep.cells.quasi import QRNN, SRU, AffineSRU
-from everstep.cells.rnn import RNN
-from everstep.cells.simple_gated_unit import DSGU, SGU
-from everstep.cells.strongly_typed import TGRU, TLSTM, TRNN
-from everstep.cells.structurally_constrained import SCRN
-from everstep.cells.tree_cell import TreeCell, random_tree
-from everstep.cells.xlstm import MLSTM, SLSTM
-
-__all__ = [
-    "ATR",
-    "BRC",
-    "CFN",
-    "DSGU",
-    "GRU",
-    "IRNN",
-    "JANET",
-    "LEM",
-    "LSTM",
-    "MCLSTM",
-    "MGU",
-    "MLSTM",
-    "MUT1",
-    "MUT2",
-    "MUT3",
-    "NBRC",
-    "QRNN",
-    "RAN",
-    "RGLRU",
-    "RHN",
-    "RNN",
-    "SCRN",
-    "SGRN",
-    "SGU",
-    "SLSTM",
-    "SRU",
-    "STAR",
-    "TGRU",
-    "TLSTM",
-    "TRNN",
-    "UGRNN",
-    "WMCLSTM",
-    "Accumulator",
-    "ActivationLSTM",
-    "AffineSRU",
-    "AntisymmetricRNN",
-    "BatchNormLSTM",
-    "ClockworkRNN",
-    "CoRNN",
-    "CoupledLSTM",
-    "FastGRNN",
-    "FastRNN",
-    "GRUBefore",
-    "GatedAntisymmetricRNN",
-    "IndRNN",
-    "IntersectionRNN",
-    "LaggedLSTM",
-    "LayerNormGRU",
-    "LayerNormLSTM",
-    "LayerNormRNN",
-    "LeakyRNN",
-    "LiGRU",
-    "LightRU",
-    "MiRU1",
-    "MiRU2",
-    "MinGRU",
-    "MinLSTM",
-    "MinimalRNN",
-    "MultiplicativeLSTM",
-    "NASCell",
-    "NoForgetLSTM",
-    "PeepholeLSTM",
-    "ProjectedLSTM",
-    "ResLSTM",
-    "TauGRU",
-    "TreeCell",
-    "UnICORNN",
-    "init_bias",
-    "init_chrono",
-    "init_identity",
-    "init_orthogonal",
-    "random_tree",
-    "time_scales",
-]
+from everstep.cells.accumulator import Accumulator as Accumulator
+from everstep.cells.additive import ATR as ATR
+from everstep.cells.additive import CFN as CFN
+from everstep.cells.additive import RAN as RAN
+from everstep.cells.antisymmetric import AntisymmetricRNN as AntisymmetricRNN
+from everstep.cells.antisymmetric import GatedAntisymmetricRNN as GatedAntisymmetricRNN
+from everstep.cells.batch_norm import BatchNormLSTM as BatchNormLSTM
+from everstep.cells.bistable import BRC as BRC
+from everstep.cells.bistable import NBRC as NBRC
+from everstep.cells.delayed import TauGRU as TauGRU
+from everstep.cells.fast import FastGRNN as FastGRNN
+from everstep.cells.fast import FastRNN as FastRNN
+from everstep.cells.griffin import RGLRU as RGLRU
+from everstep.cells.gru import GRU as GRU
+from everstep.cells.gru import GRUBefore as GRUBefore
+from everstep.cells.highway import RHN as RHN
+from everstep.cells.independent import IndRNN as IndRNN
+from everstep.cells.initialise import IRNN as IRNN
+from everstep.cells.initialise import init_bias as init_bias
+from everstep.cells.initialise import init_chrono as init_chrono
+from everstep.cells.initialise import init_identity as init_identity
+from everstep.cells.initialise import init_orthogonal as init_orthogonal
+from everstep.cells.intersection import IntersectionRNN as IntersectionRNN
+from everstep.cells.leaky import ClockworkRNN as ClockworkRNN
+from everstep.cells.leaky import LeakyRNN as LeakyRNN
+from everstep.cells.leaky import time_scales as time_scales
+from everstep.cells.lstm import LSTM as LSTM
+from everstep.cells.lstm_variants import ActivationLSTM as ActivationLSTM
+from everstep.cells.lstm_variants import CoupledLSTM as CoupledLSTM
+from everstep.cells.lstm_variants import LaggedLSTM as LaggedLSTM
+from everstep.cells.lstm_variants import NoForgetLSTM as NoForgetLSTM
+from everstep.cells.memory_lstm import MCLSTM as MCLSTM
+from everstep.cells.memory_lstm import WMCLSTM as WMCLSTM
+from everstep.cells.memory_lstm import PeepholeLSTM as PeepholeLSTM
+from everstep.cells.memory_lstm import ResLSTM as ResLSTM
+from everstep.cells.minimal import MinGRU as MinGRU
+from everstep.cells.minimal import MinLSTM as MinLSTM
+from everstep.cells.miru import MiRU1 as MiRU1
+from everstep.cells.miru import MiRU2 as MiRU2
+from everstep.cells.multiplicative import MultiplicativeLSTM as MultiplicativeLSTM
+from everstep.cells.mut import MUT1 as MUT1
+from everstep.cells.mut import MUT2 as MUT2
+from everstep.cells.mut import MUT3 as MUT3
+from everstep.cells.nas import NASCell as NASCell
+from everstep.cells.normalised import LayerNormGRU as LayerNormGRU
+from everstep.cells.normalised import LayerNormLSTM as LayerNormLSTM
+from everstep.cells.normalised import LayerNormRNN as LayerNormRNN
+from everstep.cells.one_gate import JANET as JANET
+from everstep.cells.one_gate import MGU as MGU
+from everstep.cells.one_gate import SGRN as SGRN
+from everstep.cells.one_gate import STAR as STAR
+from everstep.cells.one_gate import UGRNN as UGRNN
+from everstep.cells.one_gate import LightRU as LightRU
+from everstep.cells.one_gate import LiGRU as LiGRU
+from everstep.cells.one_gate import MinimalRNN as MinimalRNN
+from everstep.cells.oscillators import LEM as LEM
+from everstep.cells.oscillators import CoRNN as CoRNN
+from everstep.cells.oscillators import UnICORNN as UnICORNN
+from everstep.cells.projected import ProjectedLSTM as ProjectedLSTM
+from everstep.cells.quasi import QRNN as QRNN
+from everstep.cells.quasi import SRU as SRU
+from everstep.cells.quasi import AffineSRU as AffineSRU
+from everstep.cells.rnn import RNN as RNN
+from everstep.cells.simple_gated_unit import DSGU as DSGU
+from everstep.cells.simple_gated_unit import SGU as SGU
+from everstep.cells.strongly_typed import TGRU as TGRU
+from everstep.cells.strongly_typed import TLSTM as TLSTM
+from everstep.cells.strongly_typed import TRNN as TRNN
+from everstep.cells.structurally_constrained import SCRN as SCRN
+from everstep.cells.tree_cell import TreeCell as TreeCell
+from everstep.cells.tree_cell import random_tree as random_tree
+from everstep.cells.xlstm import MLSTM as MLSTM
+from everstep.cells.xlstm import SLSTM as SLSTM

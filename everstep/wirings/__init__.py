@@ -1,56 +1,33 @@
 """Cells made of cells."""
 
-from everstep.wirings.accelerate import accelerate
-from everstep.wirings.bidirectional import Bidirectional
-from everstep.wirings.checkpointed import Checkpointed
-from everstep.wirings.conditioned import Conditioned
-from everstep.wirings.deep import DTRNN, DeepTransition, FeedForward, SkipStack
-from everstep.wirings.delay import Delay
-from everstep.wirings.embedding_dropout import EmbeddingDropout
-from everstep.wirings.feedback import Feedback
-from everstep.wirings.interchange import from_torch, to_torch
-from everstep.wirings.online import Online
-from everstep.wirings.parallel import Parallel
-from everstep.wirings.readout import ReadOut
-from everstep.wirings.recurrent_dropout import RecurrentDropout, WeightDrop
-from everstep.wirings.regularise import Dropout, VariationalDropout, Zoneout
-from everstep.wirings.reservoir import Reservoir
-from everstep.wirings.skip import TimeSkip, Window
-from everstep.wirings.stack import EncoderStack, Identity, Residual, Stack
-from everstep.wirings.state_dropout import StateDropout
-from everstep.wirings.time_averaged import TimeAveraged
-from everstep.wirings.time_distributed import TimeDistributed
-
-__all__ = [
-    "DTRNN",
-    "Bidirectional",
-    "Checkpointed",
-    "Conditioned",
-    "DeepTransition",
-    "Delay",
-    "Dropout",
-    "EmbeddingDropout",
-    "EncoderStack",
-    "FeedForward",
-    "Feedback",
-    "Identity",
-    "Online",
-    "Parallel",
-    "ReadOut",
-    "RecurrentDropout",
-    "Reservoir",
-    "Residual",
-    "SkipStack",
-    "Stack",
-    "StateDropout",
-    "TimeAveraged",
-    "TimeDistributed",
-    "TimeSkip",
-    "VariationalDropout",
-    "WeightDrop",
-    "Window",
-    "Zoneout",
-    "accelerate",
-    "from_torch",
-    "to_torch",
-]
+from everstep.wirings.accelerate import accelerate as accelerate
+from everstep.wirings.bidirectional import Bidirectional as Bidirectional
+from everstep.wirings.checkpointed import Checkpointed as Checkpointed
+from everstep.wirings.conditioned import Conditioned as Conditioned
+from everstep.wirings.deep import DTRNN as DTRNN
+from everstep.wirings.deep import DeepTransition as DeepTransition
+from everstep.wirings.deep import FeedForward as FeedForward
+from everstep.wirings.deep import SkipStack as SkipStack
+from everstep.wirings.delay import Delay as Delay
+from everstep.wirings.embedding_dropout import EmbeddingDropout as EmbeddingDropout
+from everstep.wirings.feedback import Feedback as Feedback
+from everstep.wirings.interchange import from_torch as from_torch
+from everstep.wirings.interchange import to_torch as to_torch
+from everstep.wirings.online import Online as Online
+from everstep.wirings.parallel import Parallel as Parallel
+from everstep.wirings.readout import ReadOut as ReadOut
+from everstep.wirings.recurrent_dropout import RecurrentDropout as RecurrentDropout
+from everstep.wirings.recurrent_dropout import WeightDrop as WeightDrop
+from everstep.wirings.regularise import Dropout as Dropout
+from everstep.wirings.regularise import VariationalDropout as VariationalDropout
+from everstep.wirings.regularise import Zoneout as Zoneout
+from everstep.wirings.reservoir import Reservoir as Reservoir
+from everstep.wirings.skip import TimeSkip as TimeSkip
+from everstep.wirings.skip import Window as Window
+from everstep.wirings.stack import EncoderStack as EncoderStack
+from everstep.wirings.stack import Identity as Identity
+from everstep.wirings.stack import Residual as Residual
+from everstep.wirings.stack import Stack as Stack
+from everstep.wirings.state_dropout import StateDropout as StateDropout
+from everstep.wirings.time_averaged import TimeAveraged as TimeAveraged
+from everstep.wirings.time_distributed import TimeDistributed as TimeDistributed

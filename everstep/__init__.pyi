@@ -1,0 +1,35 @@
+"""The public names, each once. `__init__.py` reads this file, and imports a name when it is used."""
+
+from everstep import scanning as scanning
+from everstep.cell import Affine as Affine
+from everstep.cell import Cell as Cell
+from everstep.cell import Layer as Layer
+from everstep.cells import *
+from everstep.data.batches import Movable as Movable
+from everstep.decode import sample as sample
+from everstep.equation import gated as gated
+from everstep.errors import EverstepError as EverstepError
+from everstep.heads import Categorical as Categorical
+from everstep.learn import EchoState as EchoState
+from everstep.learn import RecursiveLeastSquares as RecursiveLeastSquares
+from everstep.learn import Ridge as Ridge
+from everstep.learn import fit as fit
+from everstep.learn.objective import Loss as Loss
+from everstep.learn.omega import omega as omega
+from everstep.learn.settings import FitSettings as FitSettings
+from everstep.networks.layers import LayersSection as LayersSection
+from everstep.networks.layers import stack_of as stack_of
+from everstep.runs.recipe import Recipe as Recipe
+from everstep.runs.task import Prediction as Prediction
+from everstep.runs.task import Task as Task
+from everstep.runs.training import load as load
+from everstep.runs.training import resume as resume
+from everstep.runs.training import train as train
+from everstep.scanning import explain as explain
+from everstep.scanning import scan as scan
+from everstep.scanning.fused.stream import Stream as Stream
+from everstep.sections import Section as Section
+from everstep.wirings import *
+
+__version__: str
+__all__: list[str]
