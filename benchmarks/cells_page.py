@@ -32,6 +32,7 @@ import everstep as es
 import everstep.cells
 from everstep.cli.common import prepare as tune_malloc
 from everstep.equation import Gated
+from everstep.networks.cells_by_name import cell_names
 from everstep.processor import name as cpu_name
 from everstep.scanning import BACKENDS, fused
 from everstep.scanning.fused.threads import kernels
@@ -42,9 +43,7 @@ PAGE, RESULTS = DOCS / "cells.md", DOCS / "results" / "cells.json"
 SHAPES = [(100, 32, 256), (200, 8, 128), (400, 16, 64)]
 """(time, batch, features in and out)"""
 SIZE = 128
-CELLS: dict[str, type[es.Cell]] = {
-    name: value for name in everstep.cells.__all__ if inspect.isclass(value := getattr(everstep.cells, name))
-}
+CELLS: dict[str, type[es.Cell]] = {name: getattr(es, name) for name in cell_names()}
 MADE: dict[str, Callable[[int], es.Cell]] = {
     "ProjectedLSTM": lambda size: es.ProjectedLSTM(size, size, size // 2),
     "TreeCell": lambda size: es.TreeCell(size, size, es.random_tree(1)),

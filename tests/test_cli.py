@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from everstep.runs.recipe_files import load_recipe, load_task, to_yaml
 from typer.testing import CliRunner
 
 import everstep.runs
 from everstep.cli.app import app
 from everstep.cli.demo import counted_bits
 from everstep.errors import DataError, Diverged, Interrupted
+from everstep.runs.recipe_files import load_recipe, load_task, to_yaml
 from everstep.scanning.fused import build, toolchain
 
 SCORES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from everstep.runs.recipe_files import RECIPES, explained_keys, load_recipe, parse_recipe, recipes, to_yaml
 
 from everstep.errors import ConfigError
+from everstep.runs.recipe_files import RECIPES, explained_keys, load_recipe, parse_recipe, recipes, to_yaml
 
 MINIMAL = "task: language-model\ntrain:\n  max_steps: 3\n"
 

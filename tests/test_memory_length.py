@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from everstep.runs.recipe_files import load_task
 from matplotlib.image import imread
 from torch import Tensor
 from untrained import untrained
@@ -19,6 +18,7 @@ from everstep.cli.remembering import draw_memory
 from everstep.errors import DataError
 from everstep.look.flow import Flow, gradient_flow
 from everstep.look.memory import context_change, context_loss, draw_context, memory_by_gradient
+from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from everstep.runs.model_size import check_fits
-from everstep.runs.recipe_files import load_recipe, load_task
 from untrained import untrained
 
 from everstep.errors import ConfigError
 from everstep.networks.cells_by_name import cell_names
 from everstep.runs import model_size
+from everstep.runs.model_size import check_fits
+from everstep.runs.recipe_files import load_recipe, load_task
 
 SMALL = ("model.hidden_size=12", "model.embedding_size=12")
 

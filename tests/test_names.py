@@ -16,6 +16,7 @@ from everstep.look.diagram import Diagram, step_diagram
 from everstep.look.gates import activities
 from everstep.look.graph import _step
 from everstep.look.step import Rows, gate_name, named_step, narrowed
+from everstep.networks.cells_by_name import cell_names
 
 D, H = 6, 8
 TREE = ("tanh", ("cell", ("add", ("mul", ("sigmoid", ("add", "x", "h")), "c"), ("tanh", "x"))))
@@ -31,7 +32,7 @@ MADE: dict[str, Any] = {
 def exported() -> list[str]:
     import everstep.cells as cells
 
-    kinds = ((name, getattr(cells, name)) for name in cells.__all__)
+    kinds = ((name, getattr(cells, name)) for name in cell_names())
     return sorted(name for name, kind in kinds if isinstance(kind, type) and issubclass(kind, es.Cell))
 
 

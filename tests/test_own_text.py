@@ -7,7 +7,6 @@ import types
 from pathlib import Path
 
 import pytest
-from everstep.runs.recipe_files import load_recipe, parse_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from everstep.cli.training import known_prompt
 from everstep.data.text import line_end_at
 from everstep.errors import DataError, EverstepError, RunError
 from everstep.learn import RunLock
+from everstep.runs.recipe_files import load_recipe, parse_recipe
 from everstep.runs.texts import Texts
 
 SMALL = [

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from everstep.runs.training import train
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -18,6 +17,7 @@ import everstep as es
 from everstep import processor
 from everstep.cli.app import app
 from everstep.learn.precision import uses_bfloat16
+from everstep.runs.training import train
 from everstep.scanning import fused
 from everstep.scanning.fused import toolchain
 from everstep.scanning.fused.threads import has_short

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from everstep.runs.recipe_files import load_recipe
 
 from everstep.data import Tokenizer
 from everstep.errors import CheckpointError, ConfigError, DataError, RunError
 from everstep.learn import Checkpoint, checkpoint, read_metrics
 from everstep.reading import open_regular, parse_json, read_small
+from everstep.runs.recipe_files import load_recipe
 from everstep.runs.yaml_text import parse_yaml
 
 RECIPE = "train: {max_steps: 1}\n"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from everstep.runs.recipe_files import parse_recipe
 from torch import Tensor, nn
 
 import everstep as es
@@ -19,6 +18,7 @@ from everstep.learn.regularisers import activation_penalty, change_penalty, l2
 from everstep.learn.update_rules import update_rules
 from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
+from everstep.runs.recipe_files import parse_recipe
 from everstep.scanning import BACKENDS
 from everstep.tasks.language_model import LanguageModelRecipe
 from everstep.wirings import EmbeddingDropout, StateDropout

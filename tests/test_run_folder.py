@@ -17,9 +17,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from everstep.runs.folder import begun, is_free, is_run
-from everstep.runs.opening import opened
-from everstep.runs.training import resume
 from safetensors.torch import load_file, save_file
 
 import everstep as es
@@ -30,7 +27,10 @@ from everstep.learn import RunLock, files
 from everstep.learn.files import remove
 from everstep.learn.weights import load_weights, weights_step
 from everstep.runs import training as runs
+from everstep.runs.folder import begun, is_free, is_run
+from everstep.runs.opening import opened
 from everstep.runs.run import Run
+from everstep.runs.training import resume
 
 SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 TINY = [

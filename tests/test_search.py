@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from everstep.runs.recipe_files import load_recipe
 from typer.testing import CliRunner
 
 import everstep as es
@@ -16,6 +15,7 @@ from everstep.data import expand, read_blocks
 from everstep.errors import ConfigError, DataError, Interrupted, RunError
 from everstep.lab import search as searching
 from everstep.lab.search import read_records, search
+from everstep.runs.recipe_files import load_recipe
 from everstep.scanning import fused
 from everstep.scanning.fused import toolchain
 

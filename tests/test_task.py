@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from everstep.runs.recipe_files import load_recipe
-from everstep.runs.training import resume
 
 import everstep as es
 from everstep.cli.demo import counted_bits
@@ -25,7 +23,9 @@ from everstep.errors import ConfigError, DataError, RunError
 from everstep.learn import FitSettings, fit
 from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
+from everstep.runs.recipe_files import load_recipe
 from everstep.runs.run import Run
+from everstep.runs.training import resume
 
 TINY = [
     "model.embedding_size=8",

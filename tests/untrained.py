@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from everstep.runs.recipe_files import load_task
-
 from everstep.data import Tokenizer
+from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
 
 
