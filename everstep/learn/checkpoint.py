@@ -235,8 +235,10 @@ class Store:
         """Whether there has surely never been a checkpoint; else those that were are gone."""
         return not self.folders() and (self.root / _EMPTY).is_file()
 
-    def save(self, step: int, checkpoint: Checkpoint) -> Path:
+    def save(self, step: int, checkpoint: Checkpoint, best: int | None = None) -> Path:
         """Write the checkpoint of `step`, then remove those no longer kept; its folder.
+
+        `best` is the step of the best validation. Where it has no checkpoint, that of the best one that has is kept.
 
         Raises:
             RunError: it cannot be written; the earlier ones are as they were.
@@ -248,7 +250,7 @@ class Store:
                 files.sync_folder(self.root.parent)
             save(folder, checkpoint)
             (self.root / _EMPTY).unlink(missing_ok=True)
-            self._prune()
+            self._prune(best)
         return folder
 
     def diverged(self, step: int) -> list[Path]:
@@ -292,12 +294,14 @@ class Store:
             )
         return None
 
-    def _prune(self) -> None:
+    def _prune(self, best: int | None) -> None:
         folders = self.folders()
-        valids = {folder: valid for folder in folders if (valid := _valid_of(folder)) is not None}
-        best = min(valids, key=lambda folder: valids[folder], default=None)
+        kept = None if best is None else self.folder(best)
+        if kept not in folders:
+            valids = {folder: valid for folder in folders if (valid := _valid_of(folder)) is not None}
+            kept = min(valids, key=lambda folder: valids[folder], default=None)
         for folder in folders[self._keep_last :]:
-            if folder != best:
+            if folder != kept:
                 # Renamed first: a crash within the removal must not leave half a checkpoint under a good name.
                 doomed = folder.with_name(files.TEMPORARY + folder.name)
                 files.rename(folder, doomed)

@@ -67,7 +67,7 @@ def fit(
             effect on any random generator.
         rules: run after backward, after those of `settings` and before clipping.
         optimizer: makes any torch optimizer of parameters, such as `torch.optim.RAdam`; None: `settings.optimizer`.
-            Its learning rate is set by the schedule at every step.
+            Its learning rate is set by the schedule at every step; its state, tensors and numbers, is in checkpoints.
         callbacks: called with each record of `metrics.jsonl`; True ends the training.
         seed: of every random generator, at the start of the run.
         units: what targets are, what their loss is in, and of which measures the highest is best.
@@ -82,8 +82,9 @@ def fit(
         Interrupted: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
         CheckpointError: `resume`, and every checkpoint is damaged.
         RunError: the folder is in use, cannot be written, has a run already (without `resume`) or another run (with).
-        ConfigError: settings that need a `validate` came without one.
-        TypeError, ValueError: `objective` yields no `Loss` of the right form, or a batch counts no targets; shows the
+        ConfigError: settings that need a `validate` came without one, or `select` a measure that it does not give; an
+            `optimizer` that cannot be used.
+        TypeError, ValueError: batches, or what `validate` gives, are none; `objective` yields no `Loss` of the right form, or a batch counts no targets; shows the
             right form.
 
     Example:

@@ -279,6 +279,11 @@ def _sum(parts: list[Tensor]) -> Tensor:
 
 
 def _count(batch: Batch) -> int:
+    if not callable(getattr(batch, "to", None)) or not hasattr(batch, "count"):
+        raise TypeError(
+            f"a batch should have a `count` of its targets and a `to(device)`, but is {type(batch).__name__}; make it "
+            "a frozen dataclass that inherits from everstep.Movable, and give it a count"
+        )
     count = batch.count
     if type(count) is not int or count < 0:
         raise ValueError(

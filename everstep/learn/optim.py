@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, AdamW, Optimizer, RMSprop
+from torch.optim import LBFGS, SGD, Adagrad, AdamW, Optimizer, RMSprop
 
 from everstep.errors import ConfigError, RunError
 from everstep.learn.settings import FitSettings
 
 _SEPARATOR = "/"  # between the optimizer's name of a tensor and the parameter's, which holds dots
+_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -55,7 +56,7 @@ def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer 
     if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter (requires_grad is False for all)")
     if make is not None:
-        return make(groups)
+        return _made(make, groups)
     rate = settings.learning_rate
     if settings.optimizer == "sgd":
         return SGD(groups, lr=rate, momentum=settings.momentum)
@@ -67,6 +68,26 @@ def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer 
     return AdamW(groups, lr=rate, betas=settings.betas, fused=fused)
 
 
+def _made(make: MakeOptimizer, groups: list[dict[str, Any]]) -> Optimizer:
+    """The user's optimizer, if `fit` can step it.
+
+    Raises:
+        ConfigError: it is none, or its step asks for the loss again.
+    """
+    expected = "optimizer: expected what makes one of parameters, such as torch.optim.RAdam or functools.partial of it"
+    if not callable(make):
+        raise ConfigError(f"{expected}; got {type(make).__name__}, made already" if isinstance(make, Optimizer) else
+                          f"{expected}; got {type(make).__name__}")  # fmt: skip
+    made: Any = make(groups)
+    if not isinstance(made, Optimizer):
+        raise ConfigError(f"{expected}; it made {type(made).__name__}")
+    if isinstance(made, LBFGS):
+        raise ConfigError(
+            f"{expected}; {type(made).__name__} computes the loss several times a step, which fit does not"
+        )
+    return made
+
+
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Give every group of `optimizer` the learning rate `rate`."""
     for group in optimizer.param_groups:
@@ -74,12 +95,23 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The state of `optimizer` as tensors named `"exp_avg/layer.weight"`."""
+    """The state of `optimizer` as tensors named `"exp_avg/layer.weight"`; a number of Python's as `"step:int/…"`.
+
+    Raises:
+        RunError: it keeps something else, which a checkpoint cannot hold.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in trainable(model).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{key}{_SEPARATOR}{name}"] = value
+            elif (kind := type(value)) in _NUMBERS:
+                tensors[f"{key}:{kind.__name__}{_SEPARATOR}{name}"] = torch.tensor(value, dtype=_NUMBERS[kind])
+            elif value is not None:
+                raise RunError(
+                    f"{type(optimizer).__name__} keeps a {kind.__name__} ({key}) in its state, which a checkpoint "
+                    "cannot hold: expected tensors and numbers; take another optimizer"
+                )
     return tensors
 
 
@@ -87,12 +119,13 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict
     """Put back what `optimizer_tensors` gave.
 
     Raises:
-        RunError: the tensors are those of another kind of optimizer or of another model.
+        RunError: the tensors are those of another model.
     """
-    states: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Any]] = {}
     for full, tensor in tensors.items():
         key, name = full.split(_SEPARATOR, 1)
-        states.setdefault(name, {})[key] = tensor
+        key, _, kind = key.partition(":")
+        states.setdefault(name, {})[key] = tensor.item() if kind else tensor
     names = {id(parameter): name for name, parameter in trainable(model).items()}
     order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     unknown = set(states) - set(order)

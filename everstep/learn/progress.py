@@ -163,7 +163,7 @@ class Reporter:
         What it took does not count as time of the steps after it; `flush` those before it first.
         """
         self._window.seconds = point.seconds
-        self._valid = f"  valid {found.loss:.4f}"
+        self._valid = f"  valid {found.shown}"
         others = "".join(f"  {name} {value:.4f}" for name, value in found.measures.items())
         self.screen.say(
             f"step {point.step}  valid {found.loss:.4f} {self.units.loss}{others}{'  (best)' if best else ''}"

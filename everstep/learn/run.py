@@ -253,7 +253,7 @@ class Run:
         packed = pack(self.learner, self._identity, self._recipe)
         if found := self._fault(packed):
             self._diverged(f"training diverged at step {step}: {found} after it. {self.learner.advice()}")
-        folder = self.store.save(step, packed)
+        folder = self.store.save(step, packed, self.learner.counts.best_step)
         self._saved, self._saved_at = step, self.learner.seconds
         return folder
 

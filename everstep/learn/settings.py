@@ -82,7 +82,7 @@ class FitSettings(Section):
     select: str | None = None
     """the measure of the validation that decides which weights are best, such as accuracy; null: the loss"""
     select_best: Literal["auto", "lowest", "highest"] = "auto"
-    """whether the lowest or the highest of `select` is best; auto: highest for measures that are scores"""
+    """whether the lowest or the highest of `select` is best; auto: as the job says of its measures"""
     max_steps: Count | None = None
     """updates; one of max_steps, max_epochs, max_minutes is needed, and whichever is met first ends the run"""
     max_epochs: Count | None = None

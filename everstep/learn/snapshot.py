@@ -47,7 +47,7 @@ def pack(learner: Learner, identity: dict[str, JSON], recipe: dict[str, JSON]) -
         "settings": learner.settings.model_dump(),
         "identity": identity,
         "recipe": recipe,
-        "batches": _batches(learner),
+        "batches": _counted(learner),
     }
     return Checkpoint(tensors, data, counts.valid if counts.validated == counts.step else None)
 
@@ -77,10 +77,10 @@ def unpack(
         RunError: the checkpoint is of another model, other data or another optimizer; names what differs.
     """
     tensors, data = checkpoint.tensors, checkpoint.data
-    batches = _batches(learner)
+    counted = _counted(learner)
     if "recipe" not in data:  # an earlier everstep, which did not ask for what is both
         identity = {key: value for key, value in identity.items() if key not in recipe or key in data["identity"]}
-    _check_identity(data["identity"] | data.get("batches", batches), identity | batches)
+    _check_identity(data["identity"] | counted | data.get("batches", {}), identity | counted)
     _note_differences(data, learner, recipe, say)
     learner.counts = Counts(**data["counts"])
     fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
@@ -107,9 +107,13 @@ def _carried(learner: Learner, tensors: dict[str, Tensor]) -> Any:
     return unflatten(example, [tensors[name].to(learner.device) for name in names])
 
 
-def _batches(learner: Learner) -> dict[str, JSON]:
-    """What the place in an epoch and the carried state are counted in."""
-    return {"batch size": learner.batches.batch_size, "batches an epoch": len(learner.batches)}
+def _counted(learner: Learner) -> dict[str, JSON]:
+    """What the place in an epoch and the carried state are counted in, and whose state the optimizer's is."""
+    return {
+        "batch size": learner.batches.batch_size,
+        "batches an epoch": len(learner.batches),
+        "optimizer": type(learner.optimizer).__name__,
+    }
 
 
 def _check_identity(stored: dict[str, Any], given: dict[str, Any]) -> None:

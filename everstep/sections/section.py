@@ -31,7 +31,12 @@ else:
 class _Refusing(ModelMetaclass):
     """Settings made in Python are refused in the words that recipes are refused in."""
 
-    def __call__(cls, **values: Any) -> Any:
+    def __call__(cls, *unnamed: Any, **values: Any) -> Any:
+        if unnamed:
+            first, *_ = cast(type[BaseModel], cls).model_fields
+            raise TypeError(
+                f"{cls.__name__}: expected settings by name, such as {first}=…; got {unnamed[0]!r} without one"
+            )
         try:
             return super().__call__(**values)
         except ValidationError as error:
@@ -53,6 +58,17 @@ class Section(BaseModel, metaclass=_Refusing):
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Keys that do not go together: the key ("" for the section itself) and what is wrong with it."""
         yield from ()
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values, checked as new settings are; pydantic's own `model_copy` checks nothing.
+
+        Raises:
+            ConfigError: as for new settings.
+        """
+        return type(self)(**{**dict(self), **changes})
+
+    def __replace__(self, **changes: Any) -> Self:
+        return self.replace(**changes)
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
