@@ -84,8 +84,8 @@ def fit(
         RunError: the folder is in use, cannot be written, has a run already (without `resume`) or another run (with).
         ConfigError: settings that need a `validate` came without one, or `select` a measure that it does not give; an
             `optimizer` that cannot be used.
-        TypeError, ValueError: batches, or what `validate` gives, are none; `objective` yields no `Loss` of the right form, or a batch counts no targets; shows the
-            right form.
+        TypeError, ValueError: batches, or what `validate` gives, are none; `objective` yields no `Loss` of the right
+            form, which is shown, or a batch counts no targets.
 
     Example:
         >>> import tempfile, torch
