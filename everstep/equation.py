@@ -263,6 +263,8 @@ def gated(
         ValueError: a gate or a state named twice, or a name that is no identifier.
         TypeError: an equation that does not return its state (found at once, by a dry run on zeros).
     """
+    if not isinstance(gates, str):
+        raise TypeError(f'gated: expected the names of the gates, as in @gated("z n"); got {type(gates).__name__}')
     gate_names, state_names = tuple(gates.split()), tuple(state.split())
     for kind, names in (("gate", gate_names), ("state", state_names)):
         bad = [n for n in names if not n.isidentifier() or n in ("of", "value") or n.startswith("_")]

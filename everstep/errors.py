@@ -6,6 +6,10 @@ The command line prints the message of an `EverstepError` and leaves with its `e
 from __future__ import annotations
 
 import math
+import traceback
+
+USER_CODE = "everstep_user_code_"
+"""What the names of modules begin with that are made of a file of the user's, which a recipe names."""
 
 
 class EverstepError(Exception):
@@ -53,3 +57,16 @@ def check_finite(what: str, loss: float) -> None:
     """
     if not math.isfinite(loss):
         raise RunError(f"{what} is {loss}: the model diverged or its weights are damaged")
+
+
+def users_part(error: BaseException) -> str:
+    """An error with its traceback cut to files of the user's that a recipe names; "" if it passed through none."""
+    frames = [
+        (frame, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(USER_CODE)
+    ]
+    if not frames:
+        return ""
+    lines = traceback.StackSummary.extract(iter(frames)).format()
+    return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()

@@ -109,7 +109,7 @@ def test_the_last_override_wins_and_leaves_the_rest() -> None:
         ("train.learning_rate=.nan", ["train.learning_rate: expected a number > 0", "got nan"]),
         ("train.max_minutes=.inf", ["train.max_minutes", "got inf"]),
         ("train.betas=[0.9]", ["train.betas: expected a list of 2", "got [0.9]"]),
-        ("model.cell=lstm", ["model.cell: expected one of ", "did you mean LSTM?"]),
+        ("model.cell=lstm", ["model.cell: there is no cell 'lstm'", "did you mean LSTM?"]),
         ("data.unit=word", ["data.unit", "did you mean words?"]),
         ("data.lowercase=yes", ["data.lowercase: expected true or false", "got 'yes' (text)"]),
         ("data.encoding=utf-88", ["data.encoding", "utf-8", "got 'utf-88'"]),

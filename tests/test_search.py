@@ -132,7 +132,7 @@ def test_wrong_arguments(done: Path, text: Path, tmp_path: Path, lines: list[str
         searched(text, tmp_path / "run", lines, steps=None)
     with pytest.raises(ConfigError, match=r"data\.valid"):
         searched(text, tmp_path / "run", lines, "data.valid_fraction=0")
-    with pytest.raises(RunError, match=r"another train.max_steps, model.layers; give another folder"):
+    with pytest.raises(RunError, match=r"another model.layers, train.max_steps; give another folder"):
         searched(text, done, lines, "model.layers=2", steps=6)
     with pytest.raises(DataError):
         searched(text, tmp_path / "run", lines, "data.train=nowhere.txt")

@@ -1,7 +1,8 @@
 """How the command ends: what a user can cause is one message and an exit code, whatever became of its streams.
 
-0 done, 2 wrong use or nowhere to write, 3 diverged, 130 and 143 interrupted, 141 the reader has gone. Anything else is
-a bug and shows its traceback. Nothing heavy is imported here: Ctrl-C may come while everything else still is.
+0 done, 2 wrong use, nowhere to write or a failure in a file of the user's, 3 diverged, 130 and 143 interrupted, 141 the
+reader has gone. Anything else is a bug and shows its traceback. Nothing heavy is imported here: Ctrl-C may come while
+everything else still is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
-from everstep.errors import EverstepError
+from everstep.errors import EverstepError, users_part
 
 _interrupted = False
 
@@ -81,10 +82,12 @@ def ended() -> Iterator[None]:
         _leave(141)
     except OSError as error:  # disk full, read-only folder, no permission
         _leave(2, _why(error))
-    except Exception:
-        if not _interrupted:
-            raise
-        _leave(130, "interrupted.")
+    except Exception as error:
+        if _interrupted:
+            _leave(130, "interrupted.")
+        if lines := users_part(error):
+            _leave(2, f"the code of a file of yours fails:\n{lines}")
+        raise
 
 
 def _why(error: OSError) -> str:

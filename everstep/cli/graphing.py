@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from everstep.cli.loading import load_cell
+from everstep.cli.using import TRUST
 from everstep.errors import ConfigError
 
 
@@ -19,6 +20,7 @@ def graph(
         None, metavar="N", help="Unfold it over N steps (2 to 12).", show_default="folded"
     ),
     sizes: str = typer.Option("64,128", help="What a class or function is called with: input size, hidden size, …"),
+    trust_code: bool = TRUST,
 ) -> None:
     """Draw the graph of a cell or a run, with shapes on the arrows.
 
@@ -40,7 +42,7 @@ def graph(
     from everstep.scanning.record import Untraceable
 
     if Path(cell).is_dir():
-        made = load_run(Path(cell)).model.body
+        made = load_run(Path(cell), trust_code).model.body
     else:
         made = load_cell("graph", cell, sizes)
     if not isinstance(made, Cell):

@@ -17,27 +17,7 @@ def load_cell(who: str, name: str, sizes: str) -> Any:
     Raises:
         ConfigError: there is no such thing, or it cannot be called so; `who` is the verb that asks.
     """
-    module, colon, attribute = (name if ":" in name or name.endswith(".py") else f"everstep:{name}").rpartition(":")
-    if not colon or not module or not attribute:
-        raise ConfigError(
-            f"{who}: expected LSTM, MODULE:CELL or FILE.py:CELL, such as mycells.py:Mine, but {name!r} came"
-        )
-    if module.endswith(".py"):
-        if not Path(module).is_file():
-            raise ConfigError(f"{who}: no file {module}")
-        sys.path.insert(0, str(Path(module).parent.resolve()))
-        module = Path(module).stem
-    else:
-        sys.path.insert(0, ".")
-    try:
-        home = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{who}: no module {error.name!r}; a file is named with its .py") from None
-    if not hasattr(home, attribute):
-        known = {one.lower(): one for one in dir(home)}
-        near = [known[one] for one in get_close_matches(attribute.lower(), known, 1)]
-        raise ConfigError(f"{who}: {module} has no {attribute!r}{f'; did you mean {near[0]}?' if near else ''}")
-    found = getattr(home, attribute)
+    found = _in_file(who, name) if ".py:" in name or name.endswith(".py") else _in_module(who, name)
     import torch
 
     if isinstance(found, torch.nn.Module) or not callable(found):
@@ -49,7 +29,39 @@ def load_cell(who: str, name: str, sizes: str) -> Any:
     try:
         return found(*numbers)
     except (TypeError, ValueError, AttributeError) as error:
-        call = f"{attribute}({', '.join(map(str, numbers))})"
+        call = f"{name.rpartition(':')[2]}({', '.join(map(str, numbers))})"
         raise ConfigError(
             f"{who}: {call} fails: {error}. Give other --sizes, or name a function that makes it: FILE.py:FUNCTION"
         ) from None
+
+
+def _in_file(who: str, name: str) -> Any:
+    """What FILE.py:NAME is; the file may import others beside it."""
+    from everstep.runs.user_code import UserCode
+
+    file, _, attribute = name.rpartition(":")
+    if not attribute or not file:
+        raise _expected(who, name)
+    sys.path.insert(0, str(Path(file).parent.resolve()))
+    return UserCode(alone=False).find(who, name)
+
+
+def _in_module(who: str, name: str) -> Any:
+    """What NAME of everstep or MODULE:NAME is."""
+    module, _, attribute = (name if ":" in name else f"everstep:{name}").rpartition(":")
+    if not module or not attribute:
+        raise _expected(who, name)
+    sys.path.insert(0, ".")
+    try:
+        home = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{who}: no module {error.name!r}; a file is named with its .py") from None
+    if not hasattr(home, attribute):
+        known = {one.lower(): one for one in dir(home)}
+        near = [known[one] for one in get_close_matches(attribute.lower(), known, 1)]
+        raise ConfigError(f"{who}: {module} has no {attribute!r}{f'; did you mean {near[0]}?' if near else ''}")
+    return getattr(home, attribute)
+
+
+def _expected(who: str, name: str) -> ConfigError:
+    return ConfigError(f"{who}: expected LSTM, MODULE:CELL or FILE.py:CELL, such as mycells.py:Mine, but {name!r} came")

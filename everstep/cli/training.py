@@ -63,7 +63,7 @@ def train(
         raise typer.BadParameter(f"expected a recipe first, such as text-words; came {recipe!r}.")
     from everstep.runs.recipe_files import load_task
 
-    task = load_task(recipe, overrides or [])
+    task = load_task(recipe, overrides or [], trust_code)
     if out is None:
         raise typer.BadParameter(f"expected --out RUN, the folder to make, such as --out runs/{Path(recipe).stem}.")
     finish(start(task, out, start_from, trust_code))
@@ -84,7 +84,8 @@ def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code
     try:
         return training.train(task, out, start_from=start_from, trust_code=trust_code)
     except Interrupted as stop:
-        raise (_with_resume(stop, out) if is_run(out) else stop) from None
+        trust = bool(task.code.digests)
+        raise (_with_resume(stop, out, trust) if is_run(out) else stop) from None
 
 
 def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
@@ -99,24 +100,24 @@ def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -
     try:
         return training.resume(path, overrides=overrides, trust_code=trust_code)
     except Interrupted as stop:
-        raise _with_resume(stop, path) from None
+        raise _with_resume(stop, path, trust_code) from None
 
 
-def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
+def _with_resume(stop: Interrupted, out: Path, trust_code: bool) -> Interrupted:
     text = str(stop).partition("; resume with: ")[0]
-    return Interrupted(f"{text}\nTo go on: {resuming(out)}", stop.signal_number)
+    return Interrupted(f"{text}\nTo go on: {resuming(out)}{' --trust-code' if trust_code else ''}", stop.signal_number)
 
 
 def finish(run: Run) -> None:
     """Where the run is, and what can be done with it."""
     from everstep.runs.card import EXAMPLES
-    from everstep.runs.task import abilities
+    from everstep.runs.task import abilities, trusting
 
-    trust = " --trust-code" if run.task.code.digests else ""
+    folder = f"{shlex.quote(str(run.path))}{trusting(run.task)}"
     print(f"\nThe trained model is in {run.path}. Next:")
     for verb in abilities(run.task):
         if verb in EXAMPLES:
-            print(f"  {EXAMPLES[verb].format(me=me(), run=shlex.quote(str(run.path)))}{trust}{_prompt(run, verb)}")
+            print(f"  {EXAMPLES[verb].format(me=me(), run=folder)}{_prompt(run, verb)}")
 
 
 def _prompt(run: Run, verb: str) -> str:

@@ -21,9 +21,10 @@ from everstep.learn.files import replace_file
 from everstep.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
 from everstep.runs import card
 from everstep.runs.recipe import Recipe
-from everstep.runs.recipe_files import changed, load_task, parse_recipe, parse_task, read_recipe, to_yaml
+from everstep.runs.recipe_files import changed, load_task, parse_task, read_recipe, to_yaml
 from everstep.runs.task import Say, Task
 from everstep.runs.workers import in_processes, kept, stoppable
+from everstep.runs.yaml_text import parse_yaml
 from everstep.scanning import Explanation, explain
 from everstep.state import leaves
 
@@ -166,6 +167,9 @@ def _limited(task: Task[Any], cells: int, steps: int | None, processes: int) -> 
         raise ConfigError("search: expected steps for each cell, since the recipe has no train.max_steps; got none")
     if not task.recipe.validated():
         raise ConfigError("search: expected data.valid, or data.valid_fraction above 0: cells are compared by it")
+    if task.code.digests:
+        files = ", ".join(task.code.digests)
+        raise ConfigError(f"search: expected a recipe without files of your own, but it names {files}")
     limits = (f"train.max_steps={steps}", "train.max_epochs=null", "train.max_minutes=null")
     return changed(task, limits)
 
@@ -183,12 +187,18 @@ def _same(out: Path, recipe: Recipe) -> None:
         card.write_environment(out)
         replace_file(path, to_yaml(recipe).encode())
         return
-    before, now = parse_recipe(read_recipe(path), str(path)).model_dump(), recipe.model_dump()
-    sections = [key for key in now if isinstance(now[key], dict)]
-    different = [f"{s}.{key}" for s in sections for key in now[s] if now[s][key] != before[s][key]]
-    different += [key for key in now if key not in sections and now[key] != before[key]]
+    before, now = (_dotted(parse_yaml(text, str(path))) for text in (read_recipe(path), to_yaml(recipe)))
+    different = [key for key in {**now, **before} if now.get(key) != before.get(key)]
     if different:
         raise RunError(f"{out} is a search by a recipe with another {', '.join(different)}; give another folder")
+
+
+def _dotted(raw: Any) -> dict[str, Any]:
+    """The keys of a recipe's YAML with their values; of what anyone may have written, so that no code is loaded."""
+    found: dict[str, Any] = {}
+    for key, value in raw.items() if isinstance(raw, dict) else ():
+        found |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
+    return found
 
 
 @lru_cache(1)

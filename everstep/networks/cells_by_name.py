@@ -7,12 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from everstep.errors import ConfigError
+import torch
+from torch import nn
+
+from everstep.errors import ConfigError, users_part
 
 CellChoice: TypeAlias = str | dict[str, Any] | tuple[Any, ...]
 """`LSTM`; `{type: RHN, depth: 3}`; the tree of a `TreeCell`, as a list; `mycells.py:Mine`, also as `type`."""
 Find: TypeAlias = Callable[[str, str], Any]
 """From a recipe's key and `FILE.py:NAME` to what it is."""
+
+
+SIZES = ("input_size", "hidden_size", "size")
+FUNCTIONS = (
+    "tanh", "sigmoid", "relu", "elu", "selu", "gelu", "silu", "softplus", "softsign", "hardtanh", "hardsigmoid", "sin",
+)  # fmt: skip
+"""What an option may name whose default is a function."""
 
 
 def no_code(key: str, name: str) -> Any:
@@ -47,20 +57,16 @@ def make_cell(choice: CellChoice, input_size: int, hidden_size: int, find: Find,
     if isinstance(choice, tuple):
         options["tree"] = choice
     kind = find("model.cell", name) if ".py:" in name else _exported(cells, name)
-    parameters = _parameters(kind)
-    one_size = len([p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]) == 1
-    sizes = (hidden_size,) if one_size else (input_size, hidden_size)
-    if device is not None and any(p.name == "device" or p.kind is p.VAR_KEYWORD for p in parameters):
-        options["device"] = device
-    try:
-        cell = kind(*sizes, **options)
-    except (TypeError, ValueError, AttributeError) as error:
-        if isinstance(choice, tuple):
-            raise ConfigError(f"model.cell: {error}") from None
-        given = ", ".join(
-            [*map(str, sizes), *(f"{key}={value!r}" for key, value in options.items() if key != "device")]
+    if isinstance(kind, nn.Module) or not callable(kind):
+        raise ConfigError(
+            f"model.cell: expected a class or a function that makes a Cell of (input_size, hidden_size); {name} is "
+            f"a {type(kind).__name__}"
         )
-        raise ConfigError(f"model.cell: {name}({given}) fails: {error}.{_known_options(parameters)}") from None
+    parameters = _parameters(kind)
+    places = [p.kind for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+    one_size = len(places) == 1 and places[0] is not inspect.Parameter.VAR_POSITIONAL
+    sizes = (hidden_size,) if one_size else (input_size, hidden_size)
+    cell = _made(name, kind, sizes, options, device)
     if not isinstance(cell, Cell):
         raise ConfigError(
             f"model.cell: expected a Cell, which is called with (input_size, hidden_size); {name} gives "
@@ -71,16 +77,36 @@ def make_cell(choice: CellChoice, input_size: int, hidden_size: int, find: Find,
     return cell
 
 
+def _made(name: str, kind: Any, sizes: Sequence[int], options: dict[str, Any], device: str | None) -> Any:
+    """What `kind` makes of the sizes and the recipe's options, whose failure is told in the recipe's words."""
+    known = _options(kind)
+    named = [key for key in options if callable(known.get(key)) and known[key] is not inspect.Parameter.empty]
+    functions = {key: _function(key, options[key]) for key in named}
+    place = {"device": device} if device is not None and "device" in known else {}
+    try:
+        return kind(*sizes, **{**options, **functions, **place})
+    except Exception as error:
+        if lines := users_part(error):
+            raise ConfigError(f"model.cell: {name} fails:\n{lines}") from None
+        if not isinstance(error, TypeError | ValueError | AttributeError):
+            raise
+        if "tree" in options:
+            raise ConfigError(f"model.cell: {error}") from None
+        given = ", ".join([*map(str, sizes), *(f"{key}={value!r}" for key, value in options.items())])
+        raise ConfigError(f"model.cell: {name}({given}) fails: {error}.{_known_options(known, options)}") from None
+
+
 def _exported(cells: Any, name: str) -> Any:
     known = cell_names()
     if name in known:
         return getattr(cells, name)
     folded = {one.lower(): one for one in known}
-    near = get_close_matches(name.lower(), folded, 1)
-    hint = f"; did you mean {folded[near[0]]}?" if near else ""
+    if name.endswith(".py"):
+        raise ConfigError(f"model.cell: name the cell in the file: {name}:NAME; got {name!r}")
+    if near := get_close_matches(name.lower(), folded, 1):
+        raise ConfigError(f"model.cell: there is no cell {name!r}; did you mean {folded[near[0]]}?")
     raise ConfigError(
-        f"model.cell: expected one of {', '.join(known)}, {{type: NAME, option: value}}, or FILE.py:NAME; got "
-        f"{name!r}{hint}"
+        f"model.cell: expected one of {', '.join(known)}, {{type: NAME, option: value}}, or FILE.py:NAME; got {name!r}"
     )
 
 
@@ -91,8 +117,32 @@ def _parameters(kind: Any) -> list[inspect.Parameter]:
         return []
 
 
-def _known_options(parameters: Sequence[inspect.Parameter]) -> str:
-    """The options beyond the sizes that the constructor has."""
-    plumbing = ("input_size", "hidden_size", "size", "device", "dtype")
-    own = [p.name for p in parameters if p.name not in plumbing and p.kind is not p.VAR_KEYWORD]
+def _options(kind: Any) -> dict[str, Any]:
+    """The options that a constructor takes, beyond its sizes, with their defaults.
+
+    Those of a base class are among them where it hands on what it does not know.
+    """
+    parameters = _parameters(kind)
+    found = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in SIZES}
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        return found
+    above = kind.__mro__[1:] if isinstance(kind, type) else ()
+    makers = [getattr(kind, "equation", None), getattr(kind, "declare", None), *above]
+    asked = [p for maker in makers for p in _parameters(maker) if p.kind is p.KEYWORD_ONLY]
+    return {"device": None, **{p.name: p.default for p in asked}, **found}
+
+
+def _function(key: str, value: Any) -> Any:
+    """The function that an option names where its default is one: `{type: GRU, activation: relu}`."""
+    if value not in FUNCTIONS:
+        raise ConfigError(f"model.cell: expected {key} to be one of {', '.join(FUNCTIONS)}; got {value!r}")
+    return getattr(torch, value, None) or getattr(nn.functional, value)
+
+
+def _known_options(known: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The end of a sentence on options that failed: the one that was probably meant, or those there are."""
+    own = [key for key in known if key not in ("device", "dtype")]
+    for key in given:
+        if key not in known and (near := get_close_matches(key, own, 1)):
+            return f" Did you mean {near[0]}?"
     return f" Its options: {', '.join(own)}" if own else " It has no options"

@@ -19,7 +19,7 @@ from everstep.learn import FitResult, files
 from everstep.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
-from everstep.runs.task import Task, abilities
+from everstep.runs.task import Task, abilities, trusting
 
 _LARGEST = 1 << 20  # bytes of environment.json
 _SAME = "this recipe gives the same bits on such a machine, with as many threads and these versions"
@@ -89,6 +89,7 @@ def write_card(out: Path, task: Task[Any], model: nn.Module, result: FitResult, 
     """`README.md` of a run: what it is, how it did, how to use it."""
     recipe = task.recipe
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    run = f"{out}{trusting(task)}"
     lines = [
         f"# {out.name}",
         "",
@@ -103,7 +104,7 @@ def write_card(out: Path, task: Task[Any], model: nn.Module, result: FitResult, 
         *_table(task, scores),
         "",
         "```sh",
-        *(example.format(me="everstep", run=out) for verb, example in EXAMPLES.items() if verb in abilities(task)),
+        *(EXAMPLES[verb].format(me="everstep", run=run) for verb in EXAMPLES if verb in abilities(task)),
         "```",
         "",
     ]

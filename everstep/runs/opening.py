@@ -10,11 +10,10 @@ from typing import Any
 from everstep.errors import RunError
 from everstep.reading import read_small, reason
 from everstep.runs import card
-from everstep.runs.folder import CODE, ENVIRONMENT, RECIPE, is_run
+from everstep.runs.folder import ENVIRONMENT, RECIPE, is_run
 from everstep.runs.recipe import Recipe
-from everstep.runs.recipe_files import flat, parse_task, read_recipe
+from everstep.runs.recipe_files import code_of, flat, parse_task, read_recipe
 from everstep.runs.task import Task
-from everstep.runs.user_code import UserCode
 
 _FREE = ("seed", "train", "valid", "test", "variational", "init_range")
 _LARGEST = 1 << 30  # bytes of a file that a job writes as a run begins
@@ -32,8 +31,8 @@ def opened(path: Path, trust_code: bool) -> tuple[Task[Any], dict[str, Any]]:
         what = f"has no {RECIPE}" if path.is_dir() else "does not exist"
         raise RunError(f"{path} is not a run: it {what}")
     begun_with = card.read_environment(path)
-    code = UserCode(path / CODE, digests=begun_with.get("code", {}), trusted=trust_code, owner=path)
-    task = parse_task(read_recipe(path / RECIPE), str(path / RECIPE), code=code, version=begun_with["format"])
+    code, version = code_of(path, begun_with, trust_code)
+    task = parse_task(read_recipe(path / RECIPE), str(path / RECIPE), code=code, version=version)
     for name, before in begun_with.get("files", {}).items():
         if name in task.files and digest(path / name) != before:
             raise RunError(

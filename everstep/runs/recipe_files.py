@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from everstep.errors import ConfigError
 from everstep.reading import read_small, reason
+from everstep.runs import card
+from everstep.runs.folder import CODE, ENVIRONMENT, RECIPE
 from everstep.runs.recipe import FORMAT, Recipe
 from everstep.runs.registry import find_task
 from everstep.runs.task import Task
@@ -29,17 +31,31 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 ORDER = ("task", "seed", "data", "model", "objective", "train", "decode")
 
 
-def load_task(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Task[Any]:
+def load_task(name_or_path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Task[Any]:
     """The job of a recipe: a shipped name or a YAML file, with `key=value` overrides, checked; nothing has been read.
+
+    Files of Python that it names are run. They are looked for in the working folder, then beside the recipe; those of
+    a run's own recipe, RUN/config.yaml, are in RUN/code, and run with `trust_code` alone.
 
     Raises:
         ConfigError: it cannot be found, read or used.
+        RunError: it is of a damaged run, or of one whose code is not trusted.
     """
     path = recipe_path(name_or_path)
     source = f"recipe {path.stem}" if path.parent == RECIPES else str(path)
     if path.suffix not in (".yaml", ".yml") and not _holds_recipe(path):
         raise ConfigError(f"{path} is no recipe, which is a YAML file. {_as_text(path, str(path))}")
-    return parse_task(read_recipe(path), source, overrides)
+    if path.name == RECIPE and (path.parent / ENVIRONMENT).is_file():
+        code, version = code_of(path.parent, card.read_environment(path.parent), trust_code)
+        return parse_task(read_recipe(path), source, overrides, code, version)
+    folders = (Path(), *([path.parent] if path.parent not in (RECIPES, Path()) else []))
+    return parse_task(read_recipe(path), source, overrides, UserCode(folders))
+
+
+def code_of(run: Path, begun_with: dict[str, Any], trust_code: bool) -> tuple[UserCode, int]:
+    """The code that a run keeps, and the format that its recipe is of, by its `environment.json`."""
+    digests = begun_with.get("code", {})
+    return UserCode((run / CODE,), digests=digests, trusted=trust_code, owner=run), begun_with["format"]
 
 
 def _holds_recipe(path: Path) -> bool:

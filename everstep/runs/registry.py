@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
 
 from everstep.errors import ConfigError
+from everstep.runs.recipe import Recipe
 from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode, is_code
 
@@ -19,35 +20,72 @@ GROUP = "everstep.tasks"
 
 def task_names() -> list[str]:
     """The jobs that can be named, without importing them."""
-    own = [module.name.replace("_", "-") for module in pkgutil.iter_modules(importlib.import_module(GROUP).__path__)]
-    return sorted({*own, *(entry.name for entry in entry_points(group=GROUP))})
+    return sorted({*_own_names(), *(entry.name for entry in entry_points(group=GROUP))})
+
+
+def _own_names() -> list[str]:
+    return [module.name.replace("_", "-") for module in pkgutil.iter_modules(importlib.import_module(GROUP).__path__)]
 
 
 def find_task(name: Any, code: UserCode) -> type[Task[Any]]:
-    """The class of a job: the only `Task` that a file of `everstep/tasks` defines, an entry point's, or FILE.py:CLASS.
+    """The class of a job: the only `Task` that a file of `everstep/tasks` defines, FILE.py:CLASS, or an entry point's,
+    which cannot take the name of one of the former.
 
     Raises:
         ConfigError: no such job, what was found is no `Task`, or a package that the job needs is missing.
     """
     found = code.find("task", name) if is_code(name) else _named(name)
     if not (isinstance(found, type) and issubclass(found, Task)):
-        kind = found.__name__ if isinstance(found, type) else type(found).__name__
-        raise ConfigError(f"task: expected a subclass of everstep.Task; {name} is {kind}")
-    missing = [package for package in found.extras if find_spec(package) is None]
+        what = f"the class {found.__name__}, which is none" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise ConfigError(f"task: expected a subclass of everstep.Task; {name} is {what}")
+    _check_whole(name, found)
+    missing = [package for package in found.extras if not _is_installed(package)]
     if missing:
-        raise ConfigError(f"task: {name} needs {', '.join(missing)}: {found.remedy or 'pip install ' + missing[0]}")
+        raise ConfigError(
+            f"task: {name} needs {', '.join(missing)}: {found.remedy or 'pip install ' + ' '.join(missing)}"
+        )
     return found
+
+
+def _check_whole(name: str, kind: type[Task[Any]]) -> None:
+    """Refuse a job that lacks what every job has."""
+    if lacking := sorted(kind.__abstractmethods__):
+        raise ConfigError(f"task: {name} lacks {', '.join(lacking)}, which every everstep.Task has")
+    recipe = getattr(kind, "Recipe", None)
+    if not (isinstance(recipe, type) and issubclass(recipe, Recipe)):
+        raise ConfigError(
+            f"task: {name} lacks Recipe, a subclass of everstep.Recipe with its settings, as in `Recipe = Mine`; "
+            f"got {recipe!r}"
+        )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # what it is a part of is missing
+        return False
 
 
 def _named(name: Any) -> Any:
     known = task_names()
+    words = f"{', '.join(known)}, or FILE.py:CLASS for a job of your own"
+    if name is None:
+        raise ConfigError(f"task: missing; say what the job is: `task: NAME`, where NAME is one of {words}")
     if not isinstance(name, str) or name not in known:
-        near = get_close_matches(str(name), known, 1)
+        near = get_close_matches(str(name).lower(), known, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"task: expected one of {', '.join(known)}, or FILE.py:CLASS; got {name!r}{hint}")
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            return entry.load()
+        hint = f"; name the class in it: {name}:CLASS" if str(name).endswith(".py") else hint
+        raise ConfigError(f"task: expected one of {words}; got {name!r}{hint}")
+    if name not in _own_names():
+        return _from_package(next(entry for entry in entry_points(group=GROUP) if entry.name == name))
     module = importlib.import_module(f"{GROUP}.{name.replace('-', '_')}")
     own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
     return next(item for item in own if issubclass(item, Task))
+
+
+def _from_package(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        package = entry.dist.name if entry.dist is not None else "a package"
+        raise ConfigError(f"task: {entry.name} of {package} ({entry.value}) cannot be imported: {error}") from None

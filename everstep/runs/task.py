@@ -234,6 +234,11 @@ ABILITIES = {"predict": Predicts, "score": Scores, "generate": Generates, "look"
 """What a run can be asked beside `eval`, by the verb that asks."""
 
 
+def trusting(task: Task[Any]) -> str:
+    """What a command of a run of this job needs beside the folder: consent where it holds code of the user's."""
+    return " --trust-code" if task.code.digests else ""
+
+
 def abilities(task: Task[Any]) -> list[str]:
     """The verbs that a run of this job understands."""
     return ["eval", *(verb for verb, protocol in ABILITIES.items() if isinstance(task, protocol))]

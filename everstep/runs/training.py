@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from everstep.errors import ConfigError, Diverged, Interrupted, RunError
 from everstep.learn import FitResult, files, fit, load_weights
 from everstep.learn.devices import pick_device
+from everstep.learn.listed import as_batches
 from everstep.learn.lock import check_idle
 from everstep.learn.progress import Units
 from everstep.learn.update_rules import update_rules
@@ -25,7 +27,7 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, flat, load_task, to_yaml
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
-from everstep.runs.task import Task
+from everstep.runs.task import Task, trusting
 from everstep.runs.texts import check_files
 from everstep.runs.user_code import UserCode
 from everstep.runs.workers import stoppable
@@ -62,7 +64,7 @@ def train(
         RunError: `out` exists, or cannot be written; `start_from` is no such run.
         Diverged, Interrupted: see `everstep.fit`.
     """
-    task = _task(recipe, overrides)
+    task = _task(recipe, overrides, trust_code)
     check_files(getattr(task.recipe, "data", None))
     out = Path(out)
     say = log or warn
@@ -77,6 +79,8 @@ def train(
         job = _Job(out, task, say)
         if before is not None:
             load_weights(job.model, before.path / MODEL_FILE)
+        if task.code.digests:
+            job.try_out()
         job.begin()
     return job.fit(resume=False)
 
@@ -126,23 +130,23 @@ def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> 
     weights = path / MODEL_FILE
     if not weights.exists():
         check_idle(path, f"{path} has no {MODEL_FILE} yet, since it is being trained")
-        raise RunError(f"{path} has no {MODEL_FILE} yet; finish it: {_resuming(path)}")
+        raise RunError(f"{path} has no {MODEL_FILE} yet; finish it: {_resuming(path, task)}")
     check_fits(task)
     model = task.model()
     try:
         load_weights(model, weights, sealed="recipe" in begun_with)
     except RunError as error:
-        raise RunError(f"{error}. If its checkpoints are whole, they have it: {_resuming(path)}") from None
+        raise RunError(f"{error}. If its checkpoints are whole, they have it: {_resuming(path, task)}") from None
     return Run(path, task, model.to(pick_device(device)))
 
 
-def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str]) -> Task[Any]:
+def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str], trust_code: bool) -> Task[Any]:
     if isinstance(recipe, Task):
         return recipe
     if isinstance(recipe, Recipe):
         code = UserCode()
         return find_task(recipe.task, code)(recipe, code)
-    return load_task(recipe, overrides)
+    return load_task(recipe, overrides, trust_code)
 
 
 def _raised(task: Task[Any], out: Path, overrides: Sequence[str]) -> Task[Any]:
@@ -167,6 +171,14 @@ class _Job:
         self.model: nn.Module = task.model().to(pick_device(task.recipe.train.device))
         update_rules(self.model, task.recipe.train, task.recipe.seed)  # names of no parameter are refused before work
         self.batches = task.batches("train", self.model, "learn")
+
+    def try_out(self) -> None:
+        """Code of the user's runs once, on a copy of the model and the first batch, before anything is written."""
+        model = copy.deepcopy(self.model).train()
+        batches = as_batches(self.batches)
+        with torch.random.fork_rng():
+            batch = batches.batch(0, 0).to(next(model.parameters()).device)
+            next(iter(self.task.objective(model, batch, None)), None)
 
     def begin(self) -> None:
         """Write what makes a run; the recipe last, since there is a run as soon as there is one."""
@@ -200,7 +212,7 @@ class _Job:
             identity=task.identity() | {key: made_by[key] for key in FUNCTION if key in made_by},
             recipe=made_by,
             units=Units(task.unit, task.loss_unit, task.scores),
-            resume_command=_resuming(self.out),
+            resume_command=_resuming(self.out, self.task),
             log=self.say if self.say is not warn else None,
         )
         run = Run(self.out, task, model)
@@ -217,7 +229,7 @@ class _Job:
             self._amend()
             raise
         except Diverged as error:
-            where = f"Settings are in {self.out / 'config.yaml'}; then: {_resuming(self.out)}"
+            where = f"Settings are in {self.out / 'config.yaml'}; then: {_resuming(self.out, self.task)}"
             raise Diverged(f"{error}. {where}") from None
 
     def _amend(self) -> None:
@@ -242,8 +254,8 @@ def _set_threads(task: Task[Any]) -> None:
         torch.set_num_threads(task.recipe.train.threads)
 
 
-def _resuming(path: Path) -> str:
-    return f"everstep train --resume {shlex.quote(str(path))}"
+def _resuming(path: Path, task: Task[Any]) -> str:
+    return f"everstep train --resume {shlex.quote(str(path))}{trusting(task)}"
 
 
 def _count(model: nn.Module) -> int:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from everstep.errors import ConfigError, RunError
+from everstep.errors import USER_CODE, ConfigError, RunError, users_part
+from everstep.learn import files
+from everstep.reading import read_small, reason
 from everstep.runs.folder import CODE
 
 LIMIT = 2**20
@@ -26,24 +32,27 @@ def is_code(name: object) -> bool:
 class UserCode:
     """The Python files that a recipe names, each loaded once.
 
-    A file stands by itself: what it imports has to be installed, since the file alone is copied into the run.
+    A file stands by itself, since it alone is copied into the run: what it imports has to be installed.
 
     Args:
-        folder: where FILE.py is looked for; a run's own copies are in `RUN/code`.
+        folders: where FILE.py is looked for, the first first: by default the working folder. Of a run, `RUN/code`.
         digests: the SHA-256 of each file as the run recorded it; None: whatever is there.
         trusted: whether code may run.
         owner: the run that the code came with, for messages.
+        alone: whether a file that imports one beside it is refused.
     """
 
     def __init__(
         self,
-        folder: Path | None = None,
+        folders: Sequence[Path] = (Path(),),
         *,
         digests: dict[str, str] | None = None,
         trusted: bool = True,
         owner: Path | None = None,
+        alone: bool = True,
     ):
-        self._folder, self._digests, self._trusted, self._owner = folder or Path(), digests, trusted, owner
+        self._folders, self._digests, self._trusted, self._owner = folders, digests, trusted, owner
+        self._alone = alone
         self._modules: dict[str, ModuleType] = {}
         self._sources: dict[str, bytes] = {}
 
@@ -57,14 +66,14 @@ class UserCode:
 
         Raises:
             ConfigError: no such file or name, or the file fails; with the part of the traceback that is in it.
-            RunError: code of a run that is not trusted, or that has changed.
+            RunError: code of a run that is not trusted, that has changed, or that is gone.
         """
         file, _, attribute = name.rpartition(":")
         module = self._module(key, file)
-        if not hasattr(module, attribute):
-            names = [known for known in vars(module) if not known.startswith("_")]
-            near = get_close_matches(attribute, names, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+        if not attribute or not hasattr(module, attribute):
+            own = [known for known, value in vars(module).items() if _defined_in(module, value)]
+            near = get_close_matches(attribute, own, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(own)}" if own else ""
             raise ConfigError(f"{key}: {file} has no {attribute!r}{hint}")
         return getattr(module, attribute)
 
@@ -73,54 +82,96 @@ class UserCode:
         for name, source in self._sources.items():
             folder = run / CODE
             folder.mkdir(exist_ok=True)
-            (folder / name).write_bytes(source)
+            files.replace_file(folder / name, source)
 
     def _module(self, key: str, file: str) -> ModuleType:
         base = Path(file).name
+        if self._owner is not None and not self._trusted:
+            raise RunError(
+                f"{self._owner} holds code of its own ({CODE}/{base}), which would run with your rights; read it, "
+                "then give --trust-code (in Python: trust_code=True)"
+            )
+        path = self._path(key, base if self._owner else file)
+        if base in self._modules and (self._owner is None and not _same(self._modules[base], path)):
+            raise ConfigError(
+                f"{key}: {self._modules[base].__file__} and {path} have one name, and a run keeps its files side by "
+                "side; rename one of them"
+            )
         if base not in self._modules:
-            if not self._trusted:
-                raise RunError(
-                    f"{self._owner} holds code of its own ({CODE}/{base}), which would run with your rights; read it, "
-                    "then give --trust-code (in Python: trust_code=True)"
-                )
-            path = self._folder / (base if self._owner else file)
             source = self._read(key, path)
-            self._check(base, source)
+            if self._alone and self._owner is None:
+                _check_alone(key, path, source)
             self._modules[base], self._sources[base] = _executed(key, path, source), source
         return self._modules[base]
 
-    def _read(self, key: str, path: Path) -> bytes:
-        if not path.is_file():
-            raise ConfigError(f"{key}: no file {path}")
-        if path.stat().st_size > LIMIT:
-            raise ConfigError(f"{key}: {path} is larger than {LIMIT // 2**20} MiB, which is no Python file of a cell")
-        return path.read_bytes()
+    def _path(self, key: str, file: str) -> Path:
+        found = next((path for folder in self._folders if (path := folder / file).is_file()), None)
+        if found is not None:
+            return found
+        if self._owner is not None:
+            raise RunError(f"{self._owner} lacks {CODE}/{file}, which it was trained by; put the file back")
+        beside = "" if len(self._folders) == 1 else ", neither in the working folder nor beside the recipe"
+        raise ConfigError(f"{key}: no file {file}{beside}")
 
-    def _check(self, name: str, source: bytes) -> None:
-        if self._digests is None:
-            return
-        if self._digests.get(name) != hashlib.sha256(source).hexdigest():
-            raise RunError(
-                f"{self._owner}/{CODE}/{name} has changed since the run was started; put the file back, or train anew"
-            )
+    def _read(self, key: str, path: Path) -> bytes:
+        try:
+            source = read_small(path, LIMIT)
+        except OSError as error:
+            raise ConfigError(f"{key}: cannot read {path}: {reason(error)}") from None
+        digest = hashlib.sha256(source).hexdigest()
+        if self._digests is not None and self._digests.get(path.name) != digest:
+            raise RunError(f"{path} is not the file that the run was trained by; put that back, or train anew")
+        return source
+
+
+def _same(module: ModuleType, path: Path) -> bool:
+    return module.__file__ is not None and path.samefile(module.__file__)
+
+
+def _defined_in(module: ModuleType, value: Any) -> bool:
+    return getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__name__")
+
+
+def _check_alone(key: str, path: Path, source: bytes) -> None:
+    """Refuse a file that imports one that lies beside it: a run could not be loaded where that is not."""
+    with suppress(SyntaxError, ValueError):  # which are told when it is executed
+        for node in ast.walk(ast.parse(source)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom):
+                names = names if node.level and not node.module else [node.module or ""]
+            for name in names:
+                top = name.partition(".")[0]
+                relative = isinstance(node, ast.ImportFrom) and node.level > 0
+                if relative or (_lies_in(path.parent, top) and not _installed(top)):
+                    raise ConfigError(
+                        f"{key}: {path}, line {node.lineno}: imports {top}, a file beside it; a run keeps {path.name} "
+                        f"alone. Put what it needs of {top} into it, or install {top} as a package"
+                    )
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+
+
+def _installed(name: str) -> bool:
+    """Whether a module is found without the folder that Python was started in."""
+    if name in sys.modules or name in sys.stdlib_module_names:
+        return True
+    others = [finder for finder in sys.meta_path if finder is not PathFinder and hasattr(finder, "find_spec")]
+    return any(finder.find_spec(name, None) for finder in others) or bool(PathFinder.find_spec(name, sys.path[1:]))
 
 
 def _executed(key: str, path: Path, source: bytes) -> ModuleType:
     """The module made of the source. It is found under its name, so that the source of its steps can be read."""
-    name = f"everstep_user_code_{hashlib.sha256(source).hexdigest()[:12]}_{path.stem}"
+    name = f"{USER_CODE}{hashlib.sha256(source).hexdigest()[:12]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ConfigError(f"{key}: {path} fails:\n{_own_traceback(error, path)}") from None
+        told = users_part(error) or "".join(traceback.format_exception_only(error)).rstrip()
+        raise ConfigError(f"{key}: {path} fails:\n{told}") from None
     return module
-
-
-def _own_traceback(error: Exception, path: Path) -> str:
-    """The error, with the frames that are in the user's file."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return "".join([*traceback.format_list(frames), *traceback.format_exception_only(error)]).rstrip()
