@@ -23,6 +23,7 @@ from everstep.runs import card
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, load_task, parse_task, read_recipe, to_yaml
 from everstep.runs.task import Say, Task
+from everstep.runs.texts import with_absolute_paths
 from everstep.runs.workers import in_processes, kept, stoppable
 from everstep.runs.yaml_text import parse_yaml
 from everstep.scanning import Explanation, explain
@@ -171,7 +172,9 @@ def _limited(task: Task[Any], cells: int, steps: int | None, processes: int) -> 
         files = ", ".join(task.code.digests)
         raise ConfigError(f"search: expected a recipe without files of your own, but it names {files}")
     limits = (f"train.max_steps={steps}", "train.max_epochs=null", "train.max_minutes=null")
-    return changed(task, limits)
+    limited = changed(task, limits)
+    limited.recipe = with_absolute_paths(limited.recipe)
+    return limited
 
 
 def _folder(out: Path) -> Path:

@@ -227,22 +227,25 @@ def check_files(section: object) -> None:
             raise DataError(f"data.{split}: {error}{hint}") from None
 
 
-S = TypeVar("S", bound=Section)
+R = TypeVar("R", bound=Section)
 
 
-def with_absolute_paths(config: S) -> S:
-    """The same files, found from any folder. Bundled texts, `~` and variables stay as they are written."""
+def with_absolute_paths(recipe: R) -> R:
+    """The same files of the `data` section, found from any folder. Bundled texts, `~` and variables stay as written."""
+    data = getattr(recipe, "data", None)
+    if not isinstance(data, Section):
+        return recipe
 
     def absolute(name: str) -> str:
         return name if name.startswith(("everstep:", "~", "$")) else os.path.abspath(name)
 
-    given = {split: getattr(config, split) for split in ("train", "valid", "test")}
+    given = {split: getattr(data, split, None) for split in ("train", "valid", "test")}
     found = {
         split: absolute(names) if isinstance(names, str) else tuple(map(absolute, names))
         for split, names in given.items()
-        if names is not None
+        if isinstance(names, str | tuple)
     }
-    return config.model_copy(update=found)
+    return recipe.model_copy(update={"data": data.model_copy(update=found)})
 
 
 def training_batches(

@@ -28,7 +28,7 @@ from everstep.runs.recipe_files import changed, flat, load_task, to_yaml
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
 from everstep.runs.task import Task, trusting
-from everstep.runs.texts import check_files
+from everstep.runs.texts import check_files, with_absolute_paths
 from everstep.runs.user_code import UserCode
 from everstep.runs.workers import stoppable
 
@@ -66,6 +66,7 @@ def train(
     """
     task = _task(recipe, overrides, trust_code)
     check_files(getattr(task.recipe, "data", None))
+    task.recipe = with_absolute_paths(task.recipe)
     out = Path(out)
     say = log or warn
     before = None if start_from is None else load(start_from, trust_code=trust_code)

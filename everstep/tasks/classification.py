@@ -30,7 +30,7 @@ from everstep.networks.sequence_classifier import ClassifierSection, SequenceCla
 from everstep.runs.labelled_texts import LabelledSection, LabelledTexts, digest, read_classes, written_classes
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
-from everstep.runs.texts import UNITS, with_absolute_paths
+from everstep.runs.texts import UNITS
 from everstep.state import State
 
 BLOCK = 1024  # lines predicted at a time
@@ -66,7 +66,6 @@ class Classification(Task[ClassificationRecipe]):
 
     def prepare(self, say: Say) -> None:
         """The classes and the vocabulary of the training texts."""
-        self.recipe = self.recipe.model_copy(update={"data": with_absolute_paths(self.recipe.data)})
         train = self.texts.examples("train")
         self.classes, self.tokenizer = train.classes, self.texts.tokenizer()
         for line in self.summary():

@@ -32,7 +32,6 @@ from everstep.runs.texts import (
     exact_batches,
     quick_batches,
     training_batches,
-    with_absolute_paths,
 )
 from everstep.state import State
 
@@ -75,8 +74,7 @@ class LanguageModel(Task[LanguageModelRecipe]):
 
     def prepare(self, say: Say) -> None:
         """The vocabulary of the training text, and every split as tokens."""
-        data = with_absolute_paths(self.recipe.data)
-        self.recipe = self.recipe.model_copy(update={"data": data})
+        data = self.recipe.data
         self.tokenizer = self.texts.tokenizer()
         for line in [*self.summary(), *(f"{split}: {self.corpus(split).summary()}" for split in self.splits())]:
             say(line)
