@@ -180,7 +180,10 @@ def test_layers_within_wirings() -> None:
 def test_both_directions_and_one_cell_twice() -> None:
     ahead, back = (es.LSTM(D, H, dtype=torch.float64) for _ in range(2))
     found = activities(es.Bidirectional(ahead, back), inputs())
-    assert [activity.name for activity in found] == ["layer 1 LSTM", "layer 2 LSTM, right to left"]
+    assert [activity.name for activity in found] == ["LSTM", "LSTM, right to left"]
+    pairs = [es.Bidirectional(es.LSTM(size, H), es.LSTM(size, H)) for size in (D, 2 * H)]
+    called = [activity.name for activity in activities(es.EncoderStack(*pairs), inputs().float())]
+    assert called == [f"layer {number} LSTM{turned}" for number in (1, 2) for turned in ("", ", right to left")]
     turned = activities(back, inputs().flip(1))[0]
     equal(found[1], {name: value.flip(0) for name, value in turned.parts.items()})
     twice = es.GRU(D, D, dtype=torch.float64)

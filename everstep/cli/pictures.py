@@ -58,7 +58,7 @@ def drawers() -> list[Drawer]:
     from everstep.cli.landscape import draw_landscape
     from everstep.cli.remembering import draw_memory
 
-    return [draw_learning, draw_own, draw_memory, draw_gates, draw_units, draw_landscape]
+    return [draw_learning, draw_beside, draw_own, draw_memory, draw_gates, draw_units, draw_landscape]
 
 
 def own_text(run: Run, path: Path) -> str:
@@ -130,11 +130,28 @@ def draw_learning(run: Run, out: Path, text: str | None = None) -> list[tuple[Pa
     ]
 
 
+def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """The run beside its rivals, as far as training has measured them."""
+    from everstep.look.rivals import draw_rivals
+    from everstep.reading import parse_json, read_small
+
+    path = run.path / "scores.json"
+    scores = parse_json(read_small(path, 1 << 28)) if path.exists() else {}
+    drawn = []
+    for split, measures in scores.items():
+        if rivals := measures.get("rivals"):
+            measure = run.task.shown[0]
+            known = {"this run": measures[measure], **{rival["name"]: rival[measure] for rival in rivals}}
+            words = draw_rivals(known, f"{measure.replace('_', ' ')} on {split}", out / "rivals.png")
+            drawn.append((out / "rivals.png", words))
+    return drawn
+
+
 def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
     """The pictures that the job itself knows."""
     from everstep.runs.task import Pictures
 
-    return list(run.task.pictures(run.model, out)) if isinstance(run.task, Pictures) else []
+    return list(run.task.pictures(run.model, out, text)) if isinstance(run.task, Pictures) else []
 
 
 def demo_picture(run: Run) -> Path:

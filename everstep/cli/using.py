@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
 BLOCK = 1024  # lines scored at a time
 CHUNK = 1 << 16  # bytes read at a time
+MOST_ROWS = 50  # of a printed table
 
 
 TRUST = typer.Option(False, "--trust-code", help="Run the Python files that the run holds, with your rights.")
@@ -73,6 +74,8 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
     """Named rows of the same figures."""
     from everstep.runs.card import shown_number
 
+    left_out = len(rows) - MOST_ROWS
+    rows = dict(list(rows.items())[:MOST_ROWS])
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     width = max(map(len, [title, *rows]), default=0)
     head = "".join(f"{name.replace('_', ' '):>12}" for name in columns)
@@ -80,7 +83,8 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
         f"{name:{width}}" + "".join(f"{shown_number(row.get(column)):>12}" for column in columns)
         for name, row in rows.items()
     ]
-    return "\n".join(["", f"{title:{width}}{head}", *body])
+    more = [f"… and {left_out:,} more; --json gives all"] if left_out > 0 else []
+    return "\n".join(["", f"{title:{width}}{head}", *body, *more])
 
 
 def predict(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everstep.look.style import canvas, save
+from everstep.measures import ClassMeasures
 
 MOST = 30
 """Classes that one picture shows; of more, those with the most mistakes."""
@@ -16,29 +17,28 @@ WRITTEN = 15
 """Up to so many classes, each cell has its number."""
 
 
-def draw_confusion(table: NDArray[np.int64], names: Sequence[str], path: Path) -> str:
+def draw_confusion(measured: ClassMeasures, names: Sequence[str], path: Path) -> str:
     """Draw the counts of (class, prediction) pairs as shares of each class; returns what to see.
 
     Args:
-        table: (K, K), at [i, j] how often class i was predicted as j.
+        measured: predictions of K classes.
         names: of the classes.
         path: the PNG to write.
     """
-    mistakes = table.copy()
-    np.fill_diagonal(mistakes, 0)
-    chosen = np.sort(np.argsort(-(mistakes.sum(0) + mistakes.sum(1)), kind="stable")[:MOST])
-    shown, labels = table[np.ix_(chosen, chosen)], [_short(names[place]) for place in chosen]
-    totals = table.sum(1)[chosen][:, None]
+    chosen = _chosen(measured)
+    shown, totals = measured.confusion(chosen), measured.support[chosen][:, None]
+    labels = [_short(names[place]) for place in chosen]
     shares = np.divide(shown, totals, out=np.zeros(shown.shape), where=totals > 0)
-    size = 5.0 + 0.3 * len(chosen)
-    figure = canvas(size, size + 3.0)
+    size = 4.0 + 0.35 * len(chosen)
+    figure = canvas(size, size + 1.5)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for place, share in np.ndenumerate(shares) if len(chosen) <= WRITTEN else ():
         colour = "white" if share > 0.5 else "black"
         axes.text(place[1], place[0], f"{shown[place]:,}", ha="center", va="center", color=colour, fontsize=13)
     ticks = range(len(chosen))
-    axes.set_xticks(ticks, labels, fontsize=12, rotation=45, ha="right")
+    turned = {"rotation": 45, "ha": "right"} if len(chosen) > 3 or max(map(len, labels)) > 10 else {}
+    axes.set_xticks(ticks, labels, fontsize=12, **turned)
     axes.set_yticks(ticks, labels, fontsize=12)
     axes.set_xlabel("predicted", fontsize=15)
     axes.set_ylabel("class", fontsize=15)
@@ -46,18 +46,31 @@ def draw_confusion(table: NDArray[np.int64], names: Sequence[str], path: Path) -
     save(figure, path)
     some = len(chosen) < len(names)
     part = f" Shown are the {len(chosen)} of {len(names):,} classes with most mistakes." if some else ""
-    return f"{_worst(mistakes, table, names)}{part}"
+    return f"{_worst(measured, names)}{part}"
 
 
-def _worst(mistakes: NDArray[np.int64], table: NDArray[np.int64], names: Sequence[str]) -> str:
-    if not mistakes.any():
-        return f"All {table.sum():,} texts are classed right."
-    of, taken = divmod(int(mistakes.argmax()), len(mistakes))
-    count, total = int(mistakes[of, taken]), int(table[of].sum())
-    right = table.trace() / table.sum()
+def _mistakes(measured: ClassMeasures) -> NDArray[np.int64]:
+    """(M, 3): those of the cells that are off the diagonal."""
+    return measured.cells[measured.cells[:, 0] != measured.cells[:, 1]]
+
+
+def _chosen(measured: ClassMeasures) -> NDArray[np.int64]:
+    """The classes that are shown, in their order: all, or those with the most mistakes."""
+    of, taken, often = _mistakes(measured).T
+    classes = len(measured.support)
+    each = sum(np.bincount(side, often, minlength=classes) for side in (of, taken))
+    return np.sort(np.argsort(-each, kind="stable")[:MOST])
+
+
+def _worst(measured: ClassMeasures, names: Sequence[str]) -> str:
+    mistakes = _mistakes(measured)
+    if not len(mistakes):
+        return f"All {measured.count:,} texts are classed right."
+    of, taken, often = mistakes[mistakes[:, 2].argmax()]
+    total = measured.support[of]
     return (
-        f"{right:.1%} of {table.sum():,} texts are on the diagonal, where they belong. The most frequent mistake: "
-        f"{count:,} of {total:,} texts of class {names[of]} are taken for {names[taken]}."
+        f"{measured.accuracy:.1%} of {measured.count:,} texts are on the diagonal, where they belong. The most "
+        f"frequent mistake: {often:,} of {total:,} texts of class {names[of]} are taken for {names[taken]}."
     )
 
 

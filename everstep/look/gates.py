@@ -16,7 +16,7 @@ from everstep.cell import Cell, Layer
 from everstep.look import text
 from everstep.look.step import gate_values, named_step
 from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
-from everstep.look.trajectory import names, ready, real
+from everstep.look.trajectory import innermost, ready, real
 from everstep.scanning import scan
 from everstep.scanning.record import Untraceable
 from everstep.state import State, leaves, map_state
@@ -113,36 +113,45 @@ def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
     if len(xs) != 1:
         raise ValueError(f"activities: expected one sequence, (1, steps, input_size), but {len(xs)} came")
     steps = xs.shape[1]
-    found = [(cell, back) for cell, back in _plain(model, False) if leaves(cell.initial_state(1, xs))]
+    found = list(_remembering(model, xs, False, 1))
     if not found:
         raise ValueError(f"activities: {type(layer).__name__} has no state, so that no unit remembers anything")
-    records = {id(cell): _recorded(cell) for cell, _ in found}
+    records = {id(cell): _recorded(cell) for cell, _, _ in found}
     with torch.no_grad():
         scan(model, xs, state, backend="reference")
-    for cell, _ in found:
+    for cell, _, _ in found:
         vars(cell).pop("step", None)
     result, used = [], dict.fromkeys(records, 0)
-    uses = {key: sum(id(cell) == key for cell, _ in found) for key in records}
-    for name, (cell, back) in zip(names([cell for cell, _ in found]), found, strict=True):
+    uses = {key: sum(id(cell) == key for cell, _, _ in found) for key in records}
+    several = any(number > 1 for _, _, number in found)
+    for cell, back, number in found:
         record, place = records[id(cell)], used[id(cell)]
         used[id(cell)] += 1
         share = len(record) // uses[id(cell)]  # a cell that stands at several places runs once for each
         mine = record[place * share : place * share + steps]
-        result.append(_activity(f"{name}, right to left" if back else name, cell, mine[::-1] if back else mine))
+        called, turned = type(innermost(cell)).__name__, ", right to left" if back else ""
+        name = f"layer {number} {called}{turned}" if several else called + turned
+        result.append(_activity(name, cell, mine[::-1] if back else mine))
     return result
 
 
 Record = list[tuple[Tensor, State, State]]
 
 
-def _plain(layer: Layer, back: bool) -> Iterator[tuple[Cell, bool]]:
-    """The cells that are stepped, the lowest first, each with whether it reads from right to left."""
+def _remembering(layer: Layer, xs: Tensor, back: bool, number: int) -> Iterator[tuple[Cell, bool, int]]:
+    """The cells that are stepped and have a state, the lowest first; of each whether it reads from right to left, and
+    the number of its layer, which both directions of a layer share."""
+    below = number
     for place, inner in enumerate(layer.scanned()):
         if inner is layer:
             assert isinstance(layer, Cell)
-            yield layer, back
-        else:
-            yield from _plain(inner, back != (isinstance(layer, Bidirectional) and place == 1))
+            if leaves(layer.initial_state(1, xs)):
+                yield layer, back, number
+            continue
+        other = isinstance(layer, Bidirectional) and place == 1
+        for cell, turned, found in _remembering(inner, xs, back != other, below if other else number):
+            yield cell, turned, found
+            number = max(number, found + 1)
 
 
 def _recorded(cell: Cell) -> Record:

@@ -43,23 +43,23 @@ def draw_relevance(rows: Sequence[tuple[str, Sequence[str], Sequence[float]]], p
         path: the PNG to write.
         columns: characters in a row at most.
     """
-    pairs: list[tuple[str, float]] = []
+    laid: list[text.Piece] = []
     for title, pieces, values in rows:
         most = max((abs(value) for value in values), default=0.0) or 1.0
-        pairs += [(f"{title}\n", 0.0), *((piece, value / most) for piece, value in zip(pieces, values, strict=True))]
-        pairs.append(("\n\n", 0.0))
-    laid = text.layout(pairs, columns)
+        row = laid[-1].row + 2 if laid else 0
+        shown = [(piece, value / most) for piece, value in zip(pieces, values, strict=True)]
+        laid += [piece._replace(row=piece.row + row) for piece in text.layout([(title, 0.0)], columns)]
+        row = laid[-1].row + 1
+        laid += [piece._replace(row=piece.row + row) for piece in text.layout(shown, columns)]
     width, height = text.inches(laid)
     figure = canvas(height, width)
     axes = figure.subplots()
     text.frame(axes, laid)
     scale = Normalize(-1, 1)
-    text.legend(
-        axes, scale, COLOURS, "for (blue) or against (red) the predicted class, share of the text's strongest word"
-    )
+    text.legend(axes, scale, COLOURS, "speaks for (blue) or against (red) the predicted class")
     text.paint(axes, laid, scale, COLOURS)
     save(figure, path)
     return (
-        "What each word adds to the score of the predicted class over the next likeliest, by gradient × input: blue "
-        "speaks for it, red against it."
+        "What each word adds to the score of the predicted class over the next likeliest, by gradient × input, to "
+        "first order, as a share of the text's strongest word: blue speaks for it, red against it."
     )

@@ -30,7 +30,7 @@ def class_pictures(
     unit: str,
 ) -> Iterator[tuple[Path, str]]:
     """The confusion of classes, and some texts (with their classes) in the colours of what decides them."""
-    yield out / "confusion.png", draw_confusion(measured.confusion(), classes, out / "confusion.png")
+    yield out / "confusion.png", draw_confusion(measured, classes, out / "confusion.png")
     rows = []
     for line, label in texts[:: max(1, len(texts) // EXAMPLES)][:EXAMPLES]:
         ids = tokenizer.encode(line, line_end=False).tolist()[:LONGEST]
@@ -66,6 +66,6 @@ def _row(
 
     values = relevance(lead, inputs).tolist()
     labels, spans = pieces(tokenizer, ids, unit)
-    found = "right" if classes[best] == label else f"wrong: it is {label}"
-    title = f"{classes[best]} {log_p[best].exp():.2f} ({found})"
+    verdict = f"wrong: it is {label}" if label and classes[best] != label else "right"
+    title = f"{classes[best]} {log_p[best].exp():.2f}" + (f" ({verdict})" if label else "")
     return title, labels, [sum(values[first : last + 1]) for first, last in spans]

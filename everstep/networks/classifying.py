@@ -13,11 +13,14 @@ from torch import Tensor
 from everstep.data.batches import Batches
 from everstep.data.labelled_batches import Ints, LabelledBatch, LabelledBatches
 from everstep.learn.objective import Loss
+from everstep.measures import ClassMeasures, class_measures
 from everstep.networks.sequence_classifier import SequenceClassifier
 from everstep.sections import Probability, Section
 
 SCORED_TOKENS = 16384
 """Most padded tokens that are classified in one batch."""
+LEARNED_TOKENS = 65536
+"""Most padded tokens that are learned from in one batch; a longer text is a batch by itself."""
 
 
 class ClassSection(Section):
@@ -28,12 +31,13 @@ class ClassSection(Section):
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: in training class k counts n / (K n_k), so that rare classes weigh as much as frequent ones"""
 
-
-def balanced_weights(labels: Ints, classes: int) -> Tensor:
-    """n / (K n_k) of each of the K classes, with n_k of the n labels in class k; 0 where n_k is 0."""
-    often = np.bincount(labels, minlength=classes)
-    weights = np.divide(len(labels), classes * often, out=np.zeros(classes), where=often > 0)
-    return torch.from_numpy(weights.astype(np.float32))
+    def weights(self, labels: Ints, classes: int) -> Tensor | None:
+        """(K,) the weight of each class, of which n_k of the n labels are; 0 where none is. None: 1 each."""
+        if self.class_weights == "none":
+            return None
+        often = np.bincount(labels, minlength=classes)
+        weights = np.divide(len(labels), classes * often, out=np.zeros(classes), where=often > 0)
+        return torch.from_numpy(weights.astype(np.float32))
 
 
 def class_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tensor | None) -> Iterator[Loss]:
@@ -45,23 +49,50 @@ def class_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
     yield Loss(total, nats)
 
 
-def to_score(sequences: list[Ints], labels: Ints) -> LabelledBatches:
-    """Batches to be scored: near-equal lengths together, as many as memory holds well."""
+def to_learn(sequences: list[Ints], labels: Ints, batch_size: int, seed: int) -> LabelledBatches:
+    """Batches to learn from, each epoch others; where some texts are so long that memory asks for it, of fewer rows."""
+    longest = max(map(len, sequences), default=0)
+    most = LEARNED_TOKENS if longest * batch_size > LEARNED_TOKENS else None
+    return LabelledBatches(sequences, labels, batch_size, seed=seed, max_tokens=most)
+
+
+def to_score(sequences: list[Ints], labels: Ints | None = None) -> LabelledBatches:
+    """Batches to be scored: near-equal lengths together, as many as memory holds well; unknown labels are 0."""
+    labels = np.zeros(len(sequences), np.int64) if labels is None else labels
     return LabelledBatches(sequences, labels, 256, shuffle=False, max_tokens=SCORED_TOKENS)
 
 
-@torch.inference_mode()
-def class_log_probs(
+def class_probabilities(model: SequenceClassifier, batches: Batches[LabelledBatch]) -> NDArray[Any]:
+    """(N, K) p of every class of every sequence, in the order of the sequences."""
+    found = [_classed(model, batches.batch(0, index)) for index in range(len(batches))]
+    places, log_p = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return np.exp(log_p[places.argsort()])  # type: ignore[no-any-return]
+
+
+def measured_classes(
     model: SequenceClassifier,
     batches: Batches[LabelledBatch],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> NDArray[Any]:
-    """(N, K) log p of every class of every sequence, in the order of the sequences."""
-    model.eval()
-    device, rows, found = model.embedding.weight.device, [], []
+) -> ClassMeasures:
+    """All figures of labelled sequences; the probabilities of one batch are kept at a time."""
+    columns: list[NDArray[Any]] = []
     for index in range(len(batches)):
         batch = batches.batch(0, index)
-        rows.append(batch.places)
-        found.append(model(batch.tokens.to(device), batch.lengths.to(device)).cpu())
+        places, log_p = _classed(model, batch)
+        labels = batch.labels.numpy()
+        columns.append(np.stack([places, labels, log_p.argmax(1), -log_p[np.arange(len(labels)), labels]]))
         progress(index + 1, len(batches))
-    return torch.cat(found)[torch.cat(rows).argsort()].double().numpy()
+    places, labels, guesses, nats = np.concatenate(columns, axis=1)
+    order = places.argsort()  # so that sums do not depend on how the texts were put together
+    return class_measures(
+        labels[order].astype(np.int64), guesses[order].astype(np.int64), model.head.classes, nats[order]
+    )
+
+
+@torch.inference_mode()
+def _classed(model: SequenceClassifier, batch: LabelledBatch) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The numbers of the sequences of a batch, and log p of their classes as float64."""
+    model.eval()
+    device = model.embedding.weight.device
+    log_p = model(batch.tokens.to(device), batch.lengths.to(device))
+    return batch.places.numpy(), log_p.double().cpu().numpy()

@@ -68,7 +68,13 @@ class Rival:
 
 
 def text_rivals(
-    train: WordTexts, test: WordTexts, valid: WordTexts | None = None, *, classes: int, window: int = 5
+    train: WordTexts,
+    test: WordTexts,
+    valid: WordTexts | None = None,
+    *,
+    classes: int,
+    window: int = 5,
+    most_words: int = _MOST_WORDS,
 ) -> list[Rival]:
     """Fits the rivals to `train` and measures them on `test`.
 
@@ -79,7 +85,7 @@ def text_rivals(
     - *one big window*: the same for as many places as the longest training text has words, at most 50.
 
     C, and n, are those of the highest accuracy on `valid` (of equals, of the fewest nats). Without `valid`, C = 4 and
-    n = 2. The test texts choose nothing. Beyond 2 million words (fewer for more than 20 classes), texts are taken
+    n = 2. The test texts choose nothing. Beyond `most_words` (fewer for more than 20 classes), texts are taken
     evenly from all of `train`, with one of each class at least; `Rival.texts` says how many.
 
     Args:
@@ -88,6 +94,7 @@ def text_rivals(
         valid: what C and n are chosen on.
         classes: how many classes there are.
         window: how many words the small window holds.
+        most_words: of the training texts together; bounds time and memory.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -103,7 +110,7 @@ def text_rivals(
     found = [_majority(train, test, classes)]
     if classes > MOST_CLASSES:
         return found
-    train = _at_most(train, min(_MOST_WORDS, 20 * _MOST_WORDS // classes))
+    train = _at_most(train, min(most_words, 20 * most_words // classes))
     big = min(max(map(len, train.words)), BIG_WINDOW)
     kinds: list[tuple[str, list[tuple[str, Features]]]] = [
         ("bag of words", [("", partial(_grams, longest=1))]),

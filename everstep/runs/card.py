@@ -7,19 +7,19 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 import everstep
 from everstep import processor
-from everstep.errors import RunError
+from everstep.errors import ConfigError, RunError
 from everstep.learn import FitResult, files
 from everstep.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
-from everstep.runs.task import Task, abilities, trusting
+from everstep.runs.task import HasRivals, Task, abilities, trusting
 
 _LARGEST = 1 << 20  # bytes of environment.json
 _SAME = "this recipe gives the same bits on such a machine, with as many threads and these versions"
@@ -85,8 +85,36 @@ def write_scores(out: Path, scores: dict[str, Any]) -> None:
     _write_json(out / "scores.json", scores)
 
 
-def write_card(out: Path, task: Task[Any], model: nn.Module, result: FitResult, scores: dict[str, Any]) -> None:
-    """`README.md` of a run: what it is, how it did, how to use it."""
+class Rivals(NamedTuple):
+    """What simpler models give on a split: their names and measures, or why there are none."""
+
+    split: str
+    found: list[dict[str, Any]]
+    missing: str
+
+    def line(self, measure: str) -> str:
+        """One measure of each, for the user."""
+        told = [f"{rival['name']} {shown_number(rival[measure])}" for rival in self.found]
+        return f"rivals on {self.split}, {measure.replace('_', ' ')}: {self.missing or '; '.join(told)}"
+
+
+def quick_rivals(task: HasRivals, split: str) -> Rivals:
+    """The rivals of a job, fitted within seconds."""
+    try:
+        return Rivals(split, task.rivals(split, quick=True), "")
+    except ConfigError as error:
+        return Rivals(split, [], str(error))
+
+
+def write_card(
+    out: Path,
+    task: Task[Any],
+    model: nn.Module,
+    result: FitResult,
+    scores: dict[str, Any],
+    rivals: Rivals | None = None,
+) -> None:
+    """`README.md` of a run: what it is, how it did, how simpler models do, how to use it."""
     recipe = task.recipe
     parameters = sum(parameter.numel() for parameter in model.parameters())
     run = f"{out}{trusting(task)}"
@@ -103,6 +131,7 @@ def write_card(out: Path, task: Task[Any], model: nn.Module, result: FitResult, 
         "",
         *_table(task, scores),
         "",
+        *(_beside(rivals, scores[rivals.split]) if rivals else []),
         "```sh",
         *(EXAMPLES[verb].format(me="everstep", run=run) for verb in EXAMPLES if verb in abilities(task)),
         "```",
@@ -133,6 +162,22 @@ def _table(task: Task[Any], scores: dict[str, dict[str, Any]]) -> list[str]:
         shown = " | ".join(shown_measure(measures, name) for measures in scores.values())
         rows.append(f"| {name.replace('_', ' ')} | {shown} | {meaning} |")
     return [f"| | {' | '.join(scores)} | |", "|---|" + "---|" * len(scores) + "---|", *rows]
+
+
+def _beside(rivals: Rivals, ours: Mapping[str, Any]) -> list[str]:
+    """This run and its rivals on one split, a row each."""
+    if rivals.missing:
+        return [f"Simpler models were not held against it: {rivals.missing}", ""]
+    names = [name for name in rivals.found[0] if name in ours]
+    rows = [{"name": "**this run**", **ours}, *rivals.found]
+    return [
+        f"Beside it, simpler models on {rivals.split}, fitted quickly; `everstep eval RUN --rivals` takes its time.",
+        "",
+        f"| on {rivals.split} | {' | '.join(name.replace('_', ' ') for name in names)} |",
+        "|---|" + "---|" * len(names),
+        *(f"| {row['name']} | {' | '.join(shown_number(row[name]) for name in names)} |" for row in rows),
+        "",
+    ]
 
 
 def shown_measure(measures: Mapping[str, Any], name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,12 +17,15 @@ from numpy.typing import NDArray
 from everstep.data import Tokenizer, expand
 from everstep.data.labelled import Labelled, read_labelled
 from everstep.data.trees import read_trees
+from everstep.data.words import words
 from everstep.errors import DataError, RunError
 from everstep.reading import parse_json, read_small, reason
 from everstep.runs.texts import VocabularySection
 from everstep.sections import Count, Files, Probability
 
 Ints = NDArray[np.int64]
+QUICK_WORDS = 200_000
+"""Of the training texts, for rivals that are fitted in passing."""
 
 
 class LabelledSection(VocabularySection):
@@ -62,6 +64,11 @@ class LabelledSection(VocabularySection):
         if self.phrases and self.format != "trees":
             yield "phrases", f"expected format trees beside it; got {self.format}"
 
+    @property
+    def validated(self) -> bool:
+        """Whether some texts are validated on."""
+        return self.valid is not None or self.valid_fraction > 0
+
 
 class LabelledTexts:
     """The splits of a recipe, read once each.
@@ -73,12 +80,12 @@ class LabelledTexts:
     def __init__(self, section: LabelledSection, seed: int):
         self.section, self._seed = section, seed
         self._read: dict[str, Labelled] = {}
+        self._coded: dict[str, tuple[list[Ints], Ints]] = {}
 
     def splits(self) -> tuple[str, ...]:
         """The splits there are."""
-        section = self.section
-        valid = section.valid is not None or section.valid_fraction > 0
-        return ("train", *(("valid",) if valid else ()), *(("test",) if section.test is not None else ()))
+        valid, test = self.section.validated, self.section.test is not None
+        return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
 
     def examples(self, split: str) -> Labelled:
         """Texts and classes of a split."""
@@ -90,6 +97,42 @@ class LabelledTexts:
             self._read[split] = found
         return self._read[split]
 
+    def shown(self, split: str, text: str | None) -> list[tuple[str, str]]:
+        """Texts for pictures, as they are tokenised, each with its class: of a split, else the lines of `text`, of
+        which no class is known ("")."""
+        if text is not None:
+            return [(self.spaced(line), "") for line in text.splitlines() if not line.isspace() and line]
+        found = self.examples(split)
+        return [(self.spaced(text), label) for text, label in zip(found.texts, found.labels, strict=True)]
+
+    def coded(self, split: str, tokenizer: Tokenizer, classes: Sequence[str]) -> tuple[list[Ints], Ints]:
+        """Tokens and class id of each text of a split; those of "valid" are kept, since each validation asks for them.
+
+        Raises:
+            DataError: a class that is not among `classes`.
+        """
+        if split in self._coded:
+            return self._coded[split]
+        found = self.examples(split)
+        ids = found.ids(classes)
+        coded = self.tokens(found.texts, tokenizer), ids
+        if split == "valid":
+            self._coded[split] = coded
+        return coded
+
+    def told(self, classes: Sequence[str]) -> Iterator[str]:
+        """Lines for the user: of each split how many texts, what was left out of them, and what may be a mistake.
+
+        Raises:
+            DataError: a class that training never saw.
+        """
+        for split in self.splits():
+            found = self.examples(split)
+            found.ids(classes)
+            left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in found.skipped.items())
+            yield f"{split}: {len(found):,} texts{left_out}"
+            yield from (f"note: {note}" for note in found.notes)
+
     @cached_property
     def _whole(self) -> dict[str, Labelled]:
         """The training file, and what is held out of it."""
@@ -98,7 +141,7 @@ class LabelledTexts:
         if section.valid is not None or section.valid_fraction == 0:
             return {"train": whole}
         train, valid = whole.held_out(section.valid_fraction, self._seed)
-        return {"train": train, "valid": valid}
+        return {"train": replace(train, skipped=whole.skipped, notes=whole.notes), "valid": valid}
 
     def _given(self, split: str) -> Labelled:
         section = self.section
@@ -144,7 +187,7 @@ class LabelledTexts:
         line = " ".join(text.split("\n"))
         if self.section.unit != "words" or not self.section.punctuation_apart:
             return line
-        return " ".join(_WORDS.findall(line))
+        return " ".join(words(line))
 
     def passage(self, text: str | None, characters: int) -> str:
         """A text of one's own, else the longest held-out one of at most that many characters."""
@@ -153,8 +196,13 @@ class LabelledTexts:
             text = max((one for one in held_out if len(one) <= characters), key=len, default=held_out[0])
         return self.spaced(text.strip()[:characters])
 
-    def rivals(self, split: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+    def rivals(self, split: str, classes: Sequence[str], quick: bool = False) -> list[dict[str, Any]]:
         """Names and figures of what simpler models give on a split, fitted on "train", chosen on "valid".
+
+        Args:
+            split: what the figures are of.
+            classes: their names, by id.
+            quick: fit on QUICK_WORDS words of the training texts at most, and choose nothing, which takes seconds.
 
         Raises:
             ConfigError: scikit-learn is missing.
@@ -163,20 +211,24 @@ class LabelledTexts:
 
         def read(name: str) -> WordTexts:
             found = self.examples(name)
-            lines = (self.spaced(text) for text in found.texts)
-            return WordTexts(
-                [(line.lower() if self.section.lowercase else line).split() for line in lines], found.ids(classes)
-            )
+            lines = (text.lower() if self.section.lowercase else text for text in found.texts)
+            whole = self.section.unit == "words" and not self.section.punctuation_apart
+            return WordTexts([line.split() if whole else words(line) for line in lines], found.ids(classes))
 
-        valid = read("valid") if "valid" in self.splits() and split != "valid" else None
-        rivals = text_rivals(read("train"), read(split), valid, classes=len(classes))
+        valid = read("valid") if "valid" in self.splits() and split != "valid" and not quick else None
+        most = {"most_words": QUICK_WORDS} if quick else {}
+        train = read("train")
+        rivals = text_rivals(train, read(split), valid, classes=len(classes), **most)
         return [
-            {"name": r.name, "accuracy": r.accuracy, "macro_f1": r.macro_f1, "loss": r.nats, "seconds": r.seconds}
+            {
+                "name": r.name + (f", of {r.texts:,} texts" if r.texts < len(train.words) else ""),
+                "accuracy": r.accuracy,
+                "macro_f1": r.macro_f1,
+                "loss": r.nats,
+                "seconds": r.seconds,
+            }
             for r in rivals
         ]
-
-
-_WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
 def _of_trees(paths: str | tuple[str, ...], encoding: str, phrases: bool) -> Labelled:

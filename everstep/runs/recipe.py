@@ -21,8 +21,8 @@ class Recipe(Section):
     train: FitSettings
 
     def validated(self) -> bool:
-        """Whether the data has a part that is validated on."""
-        return True
+        """Whether the data has a part that is validated on; by default what its section says of itself."""
+        return bool(getattr(getattr(self, "data", None), "validated", True))
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Settings that look at a validation where there is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed
 from everstep.runs.spelling import spelled
 from everstep.runs.task import ABILITIES, Prediction, Score, Task, abilities
+from everstep.runs.texts import absolute_path
 from everstep.state import leaves, map_state
 
 DRAWN_BYTES = 4 << 30
@@ -96,7 +96,7 @@ class Run:
         if data is None:
             splits = self.task.splits()
             return self.task, split or next((name for name in ("test", "valid") if name in splits), "train")
-        other = changed(self.task, ["data.test=" + json.dumps([os.path.abspath(path) for path in data])])
+        other = changed(self.task, ["data.test=" + json.dumps([absolute_path(path) for path in data])])
         other.open(self.path)
         return other, "test"
 

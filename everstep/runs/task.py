@@ -218,16 +218,21 @@ class Draws(Protocol):
 class Pictures(Protocol):
     """A job that has pictures of its own, beside those of its passages."""
 
-    def pictures(self, model: Any, out: Path) -> Iterator[tuple[Path, str]]:
-        """Draw into the folder `out`; each picture with a sentence that says what to see."""
+    def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
+        """Draw into the folder `out`, of a text of the user's if there is one; each with a sentence that says what to
+        see."""
 
 
 @runtime_checkable
 class HasRivals(Protocol):
     """A job that is held against simpler models."""
 
-    def rivals(self, split: str) -> list[dict[str, Any]]:
-        """Of each rival, fitted on "train" alone, its name and measures on a split."""
+    def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
+        """Of each rival, fitted on "train" alone, its name and measures on a split; with `quick`, within seconds.
+
+        Raises:
+            ConfigError: an optional package is missing.
+        """
 
 
 ABILITIES = {"predict": Predicts, "score": Scores, "generate": Generates, "look": Draws, "rivals": HasRivals}

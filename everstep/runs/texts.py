@@ -230,18 +230,19 @@ def check_files(section: object) -> None:
 R = TypeVar("R", bound=Section)
 
 
+def absolute_path(name: str) -> str:
+    """The same file, found from any folder. A bundled text, `~` and variables stay as they are written."""
+    return name if name.startswith(("everstep:", "~", "$")) else os.path.abspath(name)
+
+
 def with_absolute_paths(recipe: R) -> R:
-    """The same files of the `data` section, found from any folder. Bundled texts, `~` and variables stay as written."""
+    """The same files of the `data` section, found from any folder."""
     data = getattr(recipe, "data", None)
     if not isinstance(data, Section):
         return recipe
-
-    def absolute(name: str) -> str:
-        return name if name.startswith(("everstep:", "~", "$")) else os.path.abspath(name)
-
     given = {split: getattr(data, split, None) for split in ("train", "valid", "test")}
     found = {
-        split: absolute(names) if isinstance(names, str) else tuple(map(absolute, names))
+        split: absolute_path(names) if isinstance(names, str) else tuple(map(absolute_path, names))
         for split, names in given.items()
         if isinstance(names, str | tuple)
     }

@@ -27,7 +27,7 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, flat, load_task, to_yaml
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
-from everstep.runs.task import Task, trusting
+from everstep.runs.task import HasRivals, Task, trusting
 from everstep.runs.texts import check_files, with_absolute_paths
 from everstep.runs.user_code import UserCode
 from everstep.runs.workers import stoppable
@@ -248,6 +248,13 @@ class _Job:
             unknown = f" ({share:.2%} of the tokens are <unk>)" if share else ""
             shown = [f"{name.replace('_', ' ')} {card.shown_measure(measures, name)}" for name in names]
             self.say(f"{split}: {', '.join(shown)}{unknown}")
+        if scores and isinstance(self.task, HasRivals):
+            split = list(scores)[-1]
+            rivals = card.quick_rivals(self.task, split)
+            if rivals.found:
+                card.write_scores(self.out, scores | {split: {**scores[split], "rivals": rivals.found}})
+            card.write_card(self.out, self.task, run.model, result, scores, rivals)
+            self.say(rivals.line(self.task.shown[0]))
 
 
 def _set_threads(task: Task[Any]) -> None:

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from everstep.data import Batches, Tokenizer
-from everstep.data.labelled_batches import LabelledBatch, LabelledBatches
+from everstep.data.labelled_batches import LabelledBatch
 from everstep.learn.files import replace_file
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
-from everstep.measures import ClassMeasures, class_measures
+from everstep.measures import ClassMeasures
 from everstep.networks.class_pictures import class_pictures, text_passage
 from everstep.networks.classifying import (
     ClassSection,
-    balanced_weights,
-    class_log_probs,
     class_losses,
+    class_probabilities,
+    measured_classes,
+    to_learn,
     to_score,
 )
 from everstep.networks.layers import layer_problems
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.runs.labelled_texts import LabelledSection, LabelledTexts, digest, read_classes, written_classes
+from everstep.runs.predictions import by_block, class_predictions
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
 from everstep.runs.texts import UNITS
 from everstep.state import State
-
-BLOCK = 1024  # lines predicted at a time
 
 
 class ClassificationRecipe(Recipe):
@@ -42,10 +40,6 @@ class ClassificationRecipe(Recipe):
     data: LabelledSection = LabelledSection()
     model: ClassifierSection = ClassifierSection()
     objective: ClassSection = ClassSection()
-
-    def validated(self) -> bool:
-        """Whether some texts are validated on."""
-        return self.data.valid is not None or self.data.valid_fraction > 0
 
 
 class Classification(Task[ClassificationRecipe]):
@@ -68,15 +62,8 @@ class Classification(Task[ClassificationRecipe]):
         """The classes and the vocabulary of the training texts."""
         train = self.texts.examples("train")
         self.classes, self.tokenizer = train.classes, self.texts.tokenizer()
-        for line in self.summary():
+        for line in [*self.summary(), *self.texts.told(self.classes)]:
             say(line)
-        for split in self.splits():
-            found = self.texts.examples(split)
-            found.ids(self.classes)  # a class that training never saw is refused before work
-            left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in found.skipped.items())
-            say(f"{split}: {len(found):,} texts{left_out}")
-            for note in found.notes:
-                say(f"note: {note}")
 
     def save(self, run: Path) -> None:
         """`tokenizer.json` and `classes.json`."""
@@ -103,11 +90,9 @@ class Classification(Task[ClassificationRecipe]):
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
         """Texts of near-equal length together."""
-        found = self.texts.examples(split)
-        sequences, labels = self.texts.tokens(found.texts, self.tokenizer), found.ids(self.classes)
-        if purpose == "learn":
-            return LabelledBatches(sequences, labels, self.recipe.train.batch_size, seed=self.recipe.seed)
-        return to_score(sequences, labels)
+        coded = self.texts.coded(split, self.tokenizer, self.classes)
+        rows, seed = self.recipe.train.batch_size, self.recipe.seed
+        return to_learn(*coded, rows, seed) if purpose == "learn" else to_score(*coded)
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
         """−log p(class), weighted by class if asked for."""
@@ -116,8 +101,7 @@ class Classification(Task[ClassificationRecipe]):
     @cached_property
     def _weights(self) -> Tensor | None:
         labels = self.texts.examples("train").ids(self.classes)
-        balanced = self.recipe.objective.class_weights == "balanced"
-        return balanced_weights(labels, len(self.classes)) if balanced else None
+        return self.recipe.objective.weights(labels, len(self.classes))
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
         """Accuracy, macro-F1, nats, and the figures of each class."""
@@ -125,14 +109,11 @@ class Classification(Task[ClassificationRecipe]):
 
     def validate(self, model: Any) -> dict[str, float]:
         """The loss, accuracy and macro-F1 of the split "valid"."""
-        found = self.measured(model, "valid")
-        return {"loss": found.nats or 0.0, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+        return self.measured(model, "valid").main
 
     def measured(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> ClassMeasures:
         """All figures of a split."""
-        log_p = class_log_probs(model, self.batches(split, model, "score"), progress)
-        labels = self.texts.examples(split).ids(self.classes)
-        return class_measures(labels, log_p.argmax(1), len(self.classes), -log_p[np.arange(len(labels)), labels])
+        return measured_classes(model, self.batches(split, model, "score"), progress)
 
     def digest(self, split: str) -> str:
         """Of its texts and classes."""
@@ -146,29 +127,23 @@ class Classification(Task[ClassificationRecipe]):
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """label<TAB>probability of each line; all probabilities in the record."""
-        source = iter(lines)
-        while block := [line.removesuffix("\n") for line in islice(source, BLOCK)]:
-            batches = to_score(self.texts.tokens(block, self.tokenizer), np.zeros(len(block), np.int64))
-            probabilities = np.exp(class_log_probs(model, batches))
-            for line, row in zip(block, probabilities, strict=True):
-                best = int(row.argmax())
-                record = {"text": line, "label": self.classes[best], "probability": float(row[best])}
-                every = dict(zip(self.classes, map(float, row), strict=True))
-                yield Prediction(f"{self.classes[best]}\t{row[best]:.4f}", {**record, "probabilities": every})
+
+        def answer(block: list[str]) -> Iterator[Prediction]:
+            found = class_probabilities(model, to_score(self.texts.tokens(block, self.tokenizer)))
+            return class_predictions(block, found, self.classes)
+
+        return by_block(lines, answer)
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
         """A held-out text, or one's own, as the cells read it."""
         return text_passage(model, self.tokenizer, self.texts.passage(text, characters), UNITS[self.recipe.data.unit])
 
-    def rivals(self, split: str) -> list[dict[str, Any]]:
+    def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """What knows no order, or a window alone, on the same texts."""
-        return self.texts.rivals(split, self.classes)
+        return self.texts.rivals(split, self.classes, quick)
 
-    def pictures(self, model: Any, out: Path) -> Iterator[tuple[Path, str]]:
+    def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
         """Which classes are taken for which, and the words that decide."""
-        split = self.splits()[-1]
-        found = self.texts.examples(split)
-        texts = [(self.texts.spaced(text), label) for text, label in zip(found.texts, found.labels, strict=True)]
-        unit = UNITS[self.recipe.data.unit]
-        measured = self.measured(model, split)
+        split, unit = self.splits()[-1], UNITS[self.recipe.data.unit]
+        texts, measured = self.texts.shown(split, text), self.measured(model, split)
         yield from class_pictures(model, self.tokenizer, texts, self.classes, measured, out, unit)

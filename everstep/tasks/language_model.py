@@ -44,10 +44,6 @@ class LanguageModelRecipe(Recipe):
     objective: LikelihoodSection = LikelihoodSection()
     decode: SamplingSection = SamplingSection()
 
-    def validated(self) -> bool:
-        """Whether some text is validated on."""
-        return self.data.validated
-
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Sizes that cannot be added, and k2 where each line is read whole."""
         yield from super().disagreements()

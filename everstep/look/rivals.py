@@ -1,0 +1,34 @@
+"""A model beside simpler ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from everstep.look.style import COLOURS, canvas, save
+
+
+def draw_rivals(values: Mapping[str, float], measure: str, path: Path) -> str:
+    """Draw a measure of several models as bars, the first model in a colour of its own; returns what to see.
+
+    Args:
+        values: the measure of each model by name, 0 … 1; the second model is what chance gives, drawn as a line too.
+        measure: what it is, for the axis.
+        path: the PNG to write.
+    """
+    names, numbers = list(values), list(values.values())
+    figure = canvas(1.8 + 0.55 * len(names), 11.0)
+    axes = figure.subplots()
+    colours = [COLOURS[1], *["#9aa5b1"] * (len(names) - 1)]
+    bars = axes.barh(range(len(names)), numbers, color=colours, height=0.7)
+    axes.bar_label(bars, [f"{number:.1%}" for number in numbers], padding=5, fontsize=13)
+    axes.axvline(numbers[1], color="black", linestyle=":", linewidth=1.5)
+    axes.set_yticks(range(len(names)), names, fontsize=13)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"], fontsize=12)
+    axes.set_xlabel(f"{measure} (dotted: {names[1]})", fontsize=14)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+    best = max(names[1:], key=values.__getitem__)
+    return f"The {measure}: {names[0]} {numbers[0]:.1%}; the best of the others, {best}, {values[best]:.1%}."
