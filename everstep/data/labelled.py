@@ -106,7 +106,10 @@ class Labelled:
         out = np.zeros(len(self), bool)
         out[np.concatenate(drawn)] = True
         if not out.any():
-            raise DataError(f"{self.place(0)}: no class has two texts, so that none can be held out; give data.valid")
+            raise DataError(
+                f"{self.place(0)}: no class has two texts, so that none can be held out; give "
+                "data.valid, or train without validation: data.valid_fraction=0"
+            )
         return self.select(np.flatnonzero(~out)), self.select(np.flatnonzero(out))
 
     def _unknown(self, unknown: set[str], names: list[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from everstep.data import Tokenizer, expand
 from everstep.data.labelled import Labelled, read_labelled
@@ -57,6 +58,18 @@ class LabelledSection(VocabularySection):
     """what a token is; bpe and unigram are sub-words"""
     punctuation_apart: bool = True
     """words: punctuation marks are words of their own; false: words are what stands between spaces"""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _labels_as_text(cls, given: Any) -> Any:
+        """Labels are often numbers, and one alone needs no list."""
+        if not isinstance(given, dict):
+            return given
+        lists = {name: old if isinstance(old, list | tuple) else (old,) for name, old in given.items()}
+        return {
+            name: tuple(str(label) if type(label) in (int, float) else label for label in old)
+            for name, old in lists.items()
+        }
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Beside those of the vocabulary, phrases of what has none."""
