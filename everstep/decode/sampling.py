@@ -96,7 +96,8 @@ def _draw(
 ) -> Tensor:
     if temperature < _COLD:
         return log_p.argmax(-1)
-    log_p = (log_p.double() / temperature).log_softmax(-1)
+    wide = log_p if log_p.device.type == "mps" else log_p.double()  # which has no float64
+    log_p = (wide / temperature).log_softmax(-1)
     if top_k is not None and top_k < log_p.shape[-1]:
         least = log_p.topk(top_k).values[:, -1:]
         log_p = log_p.masked_fill(log_p < least, -torch.inf).log_softmax(-1)

@@ -95,6 +95,6 @@ def token_log_probs(model: TokenModel, inputs: Tensor, targets: Tensor, lengths:
         ys, state = model(inputs[:, start:stop], state, lengths=live)
         log_p = model.head.predict(ys).gather(-1, targets[:, start:stop, None])[..., 0]
         parts.append(torch.where(torch.arange(stop - start, device=inputs.device) < live[:, None], log_p, 0))
-    found = torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
+    found = torch.cat(parts, 1) if parts else inputs.new_zeros(batch, 0, dtype=torch.float32)
     check_finite("the score of a line", float(found.sum()))
     return found

@@ -134,7 +134,7 @@ class Task(ABC, Generic[R]):
         for index in range(len(batches)):
             batch: Batch = batches.batch(0, index).to(device)
             for loss in self.objective(model, batch, state):
-                total += float(loss.reported.double().sum())
+                total += float(loss.reported.cpu().double().sum())  # here, since some devices have no float64
                 state = loss.state
             count += batch.count
             state = state if batches.carries_state else None

@@ -169,7 +169,8 @@ class _Job:
         self.out, self.task, self.say = out, task, say
         check_fits(task)
         torch.manual_seed(task.recipe.seed)
-        self.model: nn.Module = task.model().to(pick_device(task.recipe.train.device))
+        self.device = pick_device(task.recipe.train.device)
+        self.model: nn.Module = task.model().to(self.device)
         update_rules(self.model, task.recipe.train, task.recipe.seed)  # names of no parameter are refused before work
         self.batches = task.batches("train", self.model, "learn")
 
@@ -200,6 +201,8 @@ class _Job:
         task, model, recipe = self.task, self.model, self.task.recipe
         if not resume:
             self.say(f"model: {getattr(model, 'body', model)}\n{_count(model):,} parameters")
+        if recipe.train.device == "auto":
+            self.say(f"device: {self.device} (train.device: auto)")
         made_by = flat(recipe, leave_out=("seed", "train"))
         result = self._fitted(
             model,

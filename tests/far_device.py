@@ -1,0 +1,100 @@
+"""A stand-in for an accelerator: tensors that say they are on "cuda", though they lie in this machine's memory.
+
+What was moved there, and all that is computed of it, is remembered by its memory. As on a GPU, an operation on tensors
+here and there is an error, unless one is a scalar or an index, and NumPy sees only what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+HERE, FAR = torch.device("cpu"), torch.device("cuda:0")
+_CROSSING = {
+    "copy_",
+    "__getitem__",
+    "__setitem__",
+    "_has_compatible_shallow_copy_type",
+    "__set__",
+    "__get__",
+    "backward",
+}
+_PACKED = {"lstm", "gru", "rnn_tanh", "rnn_relu", "_pack_padded_sequence", "_pad_packed_sequence"}
+"""Operations whose sizes of steps, or lengths, are here."""
+
+
+class FarDevice(TorchFunctionMode):
+    """Within it, "cuda" is a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[int, Any] = {}  # kept alive, so that no address is used again
+
+    def is_far(self, tensor: Tensor) -> bool:
+        """Whether the tensor is there."""
+        with torch._C.DisableTorchFunction():
+            return tensor.untyped_storage().data_ptr() in self._kept
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            storage = tensor.untyped_storage()
+            if storage.data_ptr():
+                self._kept[storage.data_ptr()] = storage
+        return tensor
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        far = [tensor for tensor in given if self.is_far(tensor)]
+        name = getattr(func, "__name__", "")
+        owner = getattr(func, "__self__", None)
+        if owner is Tensor.device:
+            return FAR if far else HERE
+        if owner in (Tensor.is_cpu, Tensor.is_cuda):
+            return bool(far) == (owner is Tensor.is_cuda)
+        if name in ("numpy", "__array__") and far:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+        if func is Tensor.cpu:
+            return self._moved((args[0], HERE), {})
+        if func is Tensor.to:
+            return self._moved(args, kwargs)
+        here = [tensor for tensor in given if not self.is_far(tensor) and tensor.dim() and tensor.numel()]
+        if name in _PACKED:
+            here = [tensor for tensor in here if tensor.is_floating_point()]
+        if far and here and name not in _CROSSING:
+            raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found cuda:0 and cpu")
+        device = kwargs.get("device")
+        sent = bool(far)
+        if device is not None:
+            sent = torch.device(device).type == FAR.type
+            kwargs["device"] = HERE
+        result = func(*args, **kwargs)
+        if sent and name not in ("copy_", "__setitem__"):
+            tree_map(lambda leaf: self._send(leaf) if isinstance(leaf, Tensor) else leaf, result)
+        return result
+
+    def _moved(self, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        """`Tensor.to`, of a device, a dtype, or another tensor."""
+        tensor, *others = args
+        to: list[Any] = [FAR if isinstance(one, Tensor) and self.is_far(one) else one for one in others]
+        if others and isinstance(others[0], Tensor):
+            to = [FAR if self.is_far(others[0]) else HERE, others[0].dtype, *others[1:]]
+        device = kwargs.pop("device", None)
+        named = [torch.device(one) for one in [device, *to] if isinstance(one, str | torch.device)]
+        rest = [one for one in to if not isinstance(one, str | torch.device)]
+        there = named[0].type == FAR.type if named else self.is_far(tensor)
+        moves = there != self.is_far(tensor)
+        with torch._C.DisableTorchFunction():
+            result: Tensor = tensor.to(HERE, *rest, **{**kwargs, "copy": True} if moves else kwargs)
+        return self._send(result) if there else result
+
+
+def far_tensors(mode: FarDevice, module: torch.nn.Module) -> Iterator[bool]:
+    """Of each parameter and buffer, whether it is there."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        yield mode.is_far(tensor)
