@@ -38,11 +38,11 @@ class FarDevice(TorchFunctionMode):
     def is_far(self, tensor: Tensor) -> bool:
         """Whether the tensor is there."""
         with torch._C.DisableTorchFunction():
-            return tensor.untyped_storage().data_ptr() in self._kept
+            return _plain(tensor).untyped_storage().data_ptr() in self._kept
 
     def _send(self, tensor: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            storage = tensor.untyped_storage()
+            storage = _plain(tensor).untyped_storage()
             if storage.data_ptr():
                 self._kept[storage.data_ptr()] = storage
         return tensor
@@ -57,6 +57,8 @@ class FarDevice(TorchFunctionMode):
             return FAR if far else HERE
         if owner in (Tensor.is_cpu, Tensor.is_cuda):
             return bool(far) == (owner is Tensor.is_cuda)
+        if name == "numpy" and far and kwargs.get("force"):
+            return self._moved((args[0].detach().resolve_conj().resolve_neg(), HERE), {}).numpy()
         if name in ("numpy", "__array__") and far:
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
         if func is Tensor.cpu:
@@ -86,12 +88,19 @@ class FarDevice(TorchFunctionMode):
             to = [FAR if self.is_far(others[0]) else HERE, others[0].dtype, *others[1:]]
         device = kwargs.pop("device", None)
         named = [torch.device(one) for one in [device, *to] if isinstance(one, str | torch.device)]
-        rest = [one for one in to if not isinstance(one, str | torch.device)]
+        rest = [one for one in to if isinstance(one, torch.dtype)]
         there = named[0].type == FAR.type if named else self.is_far(tensor)
         moves = there != self.is_far(tensor)
         with torch._C.DisableTorchFunction():
             result: Tensor = tensor.to(HERE, *rest, **{**kwargs, "copy": True} if moves else kwargs)
         return self._send(result) if there else result
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The memory behind what `vmap` and its kin wrap."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def far_tensors(mode: FarDevice, module: torch.nn.Module) -> Iterator[bool]:

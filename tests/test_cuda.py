@@ -128,3 +128,23 @@ def test_states_move_with_their_layer() -> None:
     xs = torch.randn(2, 5, 3, device="cuda")
     _, state = layer(xs)
     assert all(leaf.device.type == "cuda" for _, leaf in leaves(state))
+
+
+def test_a_recipe_trains_there_and_goes_on_here(tmp_path: Path) -> None:
+    tiny = ["train.max_minutes=null", "train.max_steps=5", "train.validate_every=5", "model.hidden_size=16"]
+    lines: list[str] = []
+    run = es.train(
+        "shakespeare-minute",
+        tmp_path / "run",
+        lines.append,
+        overrides=[*tiny, "train.precision=float32", "data.valid_chars=3000"],
+    )
+    assert "device: cuda (train.device: auto)" in lines
+    assert next(run.model.parameters()).is_cuda
+    here, there = es.load(run.path), es.load(run.path, device="cuda")
+    assert there.evaluate("valid")["loss"] == pytest.approx(here.evaluate("valid")["loss"], rel=1e-4)
+    assert there.score(["To be"])[0].logp == pytest.approx(here.score(["To be"])[0].logp, rel=1e-4)
+    assert len(there.generate("To be", length=80, seed=1)) == 85
+    on = es.resume(run.path, lines.append, overrides=["train.max_steps=8", "train.device=cpu"])
+    assert not next(on.model.parameters()).is_cuda
+    assert read_metrics(run.path / "metrics.jsonl")[-1]["step"] == 8

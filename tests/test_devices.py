@@ -114,7 +114,7 @@ def test_a_device_that_there_is_not_is_one_message(name: str, monkeypatch: pytes
 def test_a_recipe_for_a_device_that_there_is_not_leaves_nothing(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(ConfigError, match="^device: expected auto or cpu, which this machine has; got cuda$"):
+    with pytest.raises(ConfigError, match=r"^device: expected auto or cpu, which this machine has; got cuda$"):
         trained(tmp_path, "train.device=cuda")
     assert not (tmp_path / "run").exists()
 
@@ -138,3 +138,16 @@ def test_auto_says_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(training, "pick_device", lambda name: torch.device("cpu"))
     _, lines = trained(tmp_path)
     assert "device: cpu (train.device: auto)" in lines
+
+
+@pytest.mark.parametrize("kind", ["text", "classes"])
+def test_pictures_there(kind: str, far: FarDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from everstep.cli.pictures import draw
+
+    monkeypatch.setenv("EVERSTEP_FIXTURES", str(FIXTURES))
+    path = FIXTURES / ("run-format-1" if kind == "text" else "run-format-2")
+    run = es.load(path, device="cuda")
+    assert all(far_tensors(far, run.model))
+    drawn = [picture.name for picture, _ in draw(run, tmp_path)]
+    assert len(drawn) >= 3
+    assert all((tmp_path / name).stat().st_size > 100 for name in drawn)

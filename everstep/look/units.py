@@ -249,7 +249,7 @@ def property_words(best: Telling, name: str) -> str:
 
 def _range(values: Tensor, left_out: float = 0.05) -> Normalize:
     """From a low value to a high one: `left_out` of them lie beyond each."""
-    low, high = values.double().quantile(torch.tensor([left_out, 1 - left_out], dtype=torch.float64)).tolist()
+    low, high = values.cpu().double().quantile(torch.tensor([left_out, 1 - left_out], dtype=torch.float64)).tolist()
     return Normalize(low, high if high > low else low + 1)
 
 
