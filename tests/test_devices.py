@@ -59,6 +59,7 @@ def test_a_language_model_there(more: list[str], far: FarDevice, tmp_path: Path)
     run, lines = trained(tmp_path, *more)
     assert all(far_tensors(far, run.model))
     assert any("cuda" in line for line in lines)  # auto says what it took
+    assert "minutes on a stand-in; ended by max_steps" in (run.path / "README.md").read_text()
     assert run.evaluate("valid")["loss"] > 0
     assert len(run.score(["the cat", "", "a dog"])) == 3
     assert len(run.generate("the", length=80, seed=1, count=1)) == 83

@@ -79,21 +79,30 @@ def learning_curves(metrics: Path, to: Path | Axes, token: str = "token", loss_u
         return curves
     figure = canvas()
     if curves.measures:
-        left, right = figure.subplots(1, 2)
-        draw_curves(left, curves, token, loss_unit)
-        _draw_measures(right, curves)
+        alike = _alike(curves.measures)
+        grid = figure.add_gridspec(len(alike), 2)
+        draw_curves(figure.add_subplot(grid[:, 0]), curves, token, loss_unit)
+        for row, measures in enumerate(alike):
+            _draw_measures(figure.add_subplot(grid[row, 1]), measures)
     else:
         draw_curves(figure.subplots(), curves, token, loss_unit)
     save(figure, to)
     return curves
 
 
-def _draw_measures(axes: Axes, curves: Curves) -> None:
-    for (name, points), colour, dash in zip(curves.measures.items(), cycle(COLOURS), cycle(DASHES)):
+def _alike(measures: dict[str, list[Point]]) -> list[dict[str, list[Point]]]:
+    """Measures that one axis can show: all shares, from 0 to 1, together; each other by itself."""
+    shares = {name: points for name, points in measures.items() if all(0 <= value <= 1 for _, _, value in points)}
+    others = [{name: points} for name, points in measures.items() if name not in shares]
+    return [shares, *others] if shares else others
+
+
+def _draw_measures(axes: Axes, measures: dict[str, list[Point]]) -> None:
+    for (name, points), colour, dash in zip(measures.items(), cycle(COLOURS), cycle(DASHES)):
         steps, values = [step for step, _, _ in points], [value for _, _, value in points]
         axes.plot(steps, values, color=colour, linestyle=dash, marker="o", linewidth=2.2, label=name)
     axes.set_xlabel("optimizer steps", fontsize=14)
-    axes.set_ylabel("measures of the validation", fontsize=14)
+    axes.set_ylabel("of the validation", fontsize=14)
     axes.tick_params(labelsize=12)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(alpha=0.3)

@@ -16,6 +16,7 @@ import everstep
 from everstep import processor
 from everstep.errors import ConfigError, RunError
 from everstep.learn import FitResult, files
+from everstep.learn.devices import device_name
 from everstep.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
@@ -126,7 +127,7 @@ def write_card(
         *(f"- {line}" for line in task.summary()),
         f"- model: {parameters:,} parameters",
         f"- training: {result.steps:,} steps, {result.epochs:.2f} epochs, {result.seconds / 60:.1f} minutes on "
-        f"{processor.name()} with {torch.get_num_threads()} threads; ended by {result.stopped_by}; seed {recipe.seed}",
+        f"{_where(model)}; ended by {result.stopped_by}; seed {recipe.seed}",
         f"- again: {_CLOCKED if result.clocked or result.stopped_by == 'max_minutes' else _SAME}",
         "",
         *_table(task, scores),
@@ -139,6 +140,11 @@ def write_card(
     ]
     with files.explained(out):
         files.replace_file(out / "README.md", "\n".join(lines).encode())
+
+
+def _where(model: nn.Module) -> str:
+    device = next(model.parameters()).device
+    return device_name(device) + (f" with {torch.get_num_threads()} threads" if device.type == "cpu" else "")
 
 
 EXAMPLES = {
