@@ -368,7 +368,7 @@ def test_phrases_of_trees_are_examples_of_training_alone(tmp_path: Path) -> None
     task: Any = load_task(
         recipe(tmp_path, tmp_path / "train.txt", extra + "  classes: {n: ['0', '1'], p: ['3', '4']}\n")
     )
-    task.prepare(quietly)
+    task.prepare()
     train = task.texts.examples("train")
     assert sorted(zip(train.texts, train.labels, strict=True)) == [
         ("The bad food", "n"),

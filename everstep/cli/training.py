@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everstep.cli.common import me, prepare, resuming
+from everstep.cli.using import decode_section
 from everstep.errors import DataError, Interrupted, RunError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _prompt(run: Run, verb: str) -> str:
 def known_prompt(run: Run) -> str:
     """A beginning to suggest, of what the vocabulary has; none where the recipe has its own."""
     task: Any = run.task
-    if getattr(task.recipe.decode, "prompt", ""):
+    if decode_section(task.recipe).prompt:
         return ""
     first = "".join(run.passage(None, 60).labels).split(maxsplit=1)
     for prompt in ("The", *first[:1], *(word[:1] for word in first[:1])):

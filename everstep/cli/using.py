@@ -226,7 +226,7 @@ def generate(
         if not good:
             raise typer.BadParameter(f"expected {expected}; came {value}.", param_hint=name)
     loaded = load_run(run, trust_code, device)
-    decode: Any = loaded.able("generate").recipe.decode
+    decode = decode_section(loaded.able("generate").recipe)
     prompt = decode.prompt if prompt is None else prompt
     if unknown := loaded.able("generate").decoder(loaded.model, prompt).unknown:
         log(f"note: {unknown} of the prompt's tokens are not in the vocabulary and are read as <unk>")
@@ -242,6 +242,13 @@ def generate(
         until_end=until_end,
     )
     write_texts(pieces)
+
+
+def decode_section(recipe: Any) -> Any:
+    """How a recipe says that sequences are drawn; every default where its job has no such section."""
+    from everstep.decode.section import SamplingSection
+
+    return getattr(recipe, "decode", None) or SamplingSection()
 
 
 def write_texts(pieces: Iterator[list[str]]) -> None:

@@ -24,6 +24,7 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, load_task, parse_task, read_recipe, to_yaml
 from everstep.runs.task import Say, Task
 from everstep.runs.texts import with_absolute_paths
+from everstep.runs.training import begin as begin_training
 from everstep.runs.workers import in_processes, kept, stoppable
 from everstep.runs.yaml_text import parse_yaml
 from everstep.scanning import Explanation, explain
@@ -208,7 +209,7 @@ def _dotted(raw: Any) -> dict[str, Any]:
 def _prepared(recipe: str) -> Task[Any]:
     """The job of a recipe's YAML with its data read."""
     task = parse_task(recipe, RECIPE)
-    task.prepare(lambda line: None)
+    begin_training(task, lambda line: None)
     return task
 
 

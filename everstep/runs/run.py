@@ -21,7 +21,7 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed
 from everstep.runs.spelling import spelled
 from everstep.runs.task import ABILITIES, Prediction, Score, Task, abilities
-from everstep.runs.texts import absolute_path
+from everstep.runs.texts import absolute_path, check_files
 from everstep.state import leaves, map_state
 
 DRAWN_BYTES = 4 << 30
@@ -87,7 +87,7 @@ class Run:
         Raises:
             RunError: a job that has no rivals.
         """
-        self.able("rivals")
+        self.able("eval --rivals")
         task, split = self._asked(split, data)
         return task.rivals(split)  # type: ignore[no-any-return, attr-defined]
 
@@ -96,7 +96,10 @@ class Run:
         if data is None:
             splits = self.task.splits()
             return self.task, split or next((name for name in ("test", "valid") if name in splits), "train")
-        other = changed(self.task, ["data.test=" + json.dumps([absolute_path(path) for path in data])])
+        if not hasattr(getattr(self.recipe, "data", None), "test"):
+            raise RunError(f"{self.path} ({self.recipe.task}) reads no files of its own: it has no key data.test")
+        other = changed(self.task, ["data.test=" + json.dumps([absolute_path(str(path)) for path in data])])
+        check_files(other.recipe.data)
         other.open(self.path)
         return other, "test"
 
@@ -169,6 +172,11 @@ class Run:
         task = self.able("generate")
         decoder: Decoder = task.decoder(self.model, prompt)
         _check_room(decoder, count)
+        if until_end and decoder.end is None:
+            raise ConfigError(
+                "generate: until_end (--until-end) needs a symbol that ends a sequence, which this run's vocabulary "
+                "lacks; give a text to stop at (--stop)"
+            )
         generator = torch.Generator(decoder.prompt.device)
         _ = generator.seed() if seed is None else generator.manual_seed(seed)
         drawn = draws(

@@ -63,11 +63,18 @@ class Task(ABC, Generic[R]):
         """What is wrong with the recipe that its types do not show, with the key first; asked before any work."""
         yield from ()
 
-    def prepare(self, say: Say) -> None:
+    def prepare(self) -> None:
         """Read the data and learn what is needed of it; vocabularies and scalings of the split "train" alone.
 
         Raises:
             DataError: data that cannot be used.
+        """
+
+    def ready(self, say: Say) -> None:
+        """Say what a training begins with, after `prepare`, or after `open` where that is another run's.
+
+        Raises:
+            DataError: data that cannot be used with what was learned of it.
         """
         for line in self.summary():
             say(line)
@@ -81,12 +88,6 @@ class Task(ABC, Generic[R]):
         Raises:
             RunError, DataError: a file is missing or damaged.
         """
-
-    def adopt(self, run: Path, say: Say) -> None:
-        """In place of `prepare`: take what another run of this job learned of its data beside weights."""
-        self.open(run)
-        for line in self.summary():
-            say(line)
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
@@ -235,7 +236,7 @@ class HasRivals(Protocol):
         """
 
 
-ABILITIES = {"predict": Predicts, "score": Scores, "generate": Generates, "look": Draws, "rivals": HasRivals}
+ABILITIES = {"predict": Predicts, "score": Scores, "generate": Generates, "look": Draws, "eval --rivals": HasRivals}
 """What a run can be asked beside `eval`, by the verb that asks."""
 
 

@@ -179,6 +179,8 @@ class Texts:
         """
         paths, span = self._span(split)
         data = self.config
+        if tokenizer.kind != data.unit:
+            raise DataError(f"data.unit: the vocabulary is of {tokenizer.kind}, the recipe's of {data.unit}")
         with self._named(split), progress_bar(f"tokenising {split}") as progress:
             return prepare(
                 paths,

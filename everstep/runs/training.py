@@ -70,20 +70,29 @@ def train(
     out = Path(out)
     say = log or warn
     before = None if start_from is None else load(start_from, trust_code=trust_code)
+    if before is not None and type(before.task).__name__ != type(task).__name__:
+        raise RunError(f"{before.path} is of another job ({before.recipe.task}) than the recipe ({task.recipe.task})")
     unharmed = "training had not begun, and nothing is left of it"
     with stoppable(unharmed), begun(out, task.files):
         _set_threads(task)
-        if before is None:
-            task.prepare(say)
-        else:
-            task.adopt(before.path, say)
+        begin(task, say, None if before is None else before.path)
         job = _Job(out, task, say)
         if before is not None:
-            load_weights(job.model, before.path / MODEL_FILE)
+            _fill(job.model, before, task.recipe)
         if task.code.digests:
             job.try_out()
         job.begin()
     return job.fit(resume=False)
+
+
+def begin(task: Task[Any], say: Log, adopted: Path | None = None) -> None:
+    """Make a job ready to train: it learns of its data beside weights, or takes what the run `adopted` did.
+
+    Raises:
+        DataError: data that cannot be used.
+    """
+    task.prepare() if adopted is None else task.open(adopted)
+    task.ready(say)
 
 
 def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
@@ -105,6 +114,7 @@ def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] 
         task, _ = opened(out, trust_code)
         if overrides:
             task = _raised(task, out, overrides)
+            check_idle(out, f"{out} is being trained")
         _set_threads(task)
         job = _Job(out, task, log or warn)
         if overrides:
@@ -148,6 +158,22 @@ def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str], tru
         code = UserCode()
         return find_task(recipe.task, code)(recipe, code)
     return load_task(recipe, overrides, trust_code)
+
+
+def _fill(model: nn.Module, before: Run, recipe: Recipe) -> None:
+    """Give a model the weights of a run, whose recipe may say another shape."""
+    try:
+        load_weights(model, before.path / MODEL_FILE)
+        problem = ""
+    except RunError as error:
+        problem = f"{error}; "
+    old, new = flat(before.recipe), flat(recipe)
+    decide = [key for key in new if key.startswith("model.") and (problem or key in FUNCTION)]
+    keys = [key for key in decide if old.get(key) != new[key]]
+    if problem or keys:
+        told = "; ".join(f"{key} is {old.get(key)!r} there and {new[key]!r} here" for key in keys)
+        source = f"everstep train {before.path / RECIPE} KEY=VALUE --from {before.path}"
+        raise RunError(f"--from {before.path}: {problem}{told}. To take its model as it is: {source}")
 
 
 def _raised(task: Task[Any], out: Path, overrides: Sequence[str]) -> Task[Any]:

@@ -58,10 +58,12 @@ class Classification(Task[ClassificationRecipe]):
         """A cell that cannot be made."""
         yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
 
-    def prepare(self, say: Say) -> None:
+    def prepare(self) -> None:
         """The classes and the vocabulary of the training texts."""
-        train = self.texts.examples("train")
-        self.classes, self.tokenizer = train.classes, self.texts.tokenizer()
+        self.classes, self.tokenizer = self.texts.examples("train").classes, self.texts.tokenizer()
+
+    def ready(self, say: Say) -> None:
+        """Every split's texts, and what was left out of them."""
         for line in [*self.summary(), *self.texts.told(self.classes)]:
             say(line)
 

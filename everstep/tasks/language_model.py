@@ -68,13 +68,15 @@ class LanguageModel(Task[LanguageModelRecipe]):
         """A cell that cannot be made."""
         yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
 
-    def prepare(self, say: Say) -> None:
-        """The vocabulary of the training text, and every split as tokens."""
-        data = self.recipe.data
+    def prepare(self) -> None:
+        """The vocabulary of the training text."""
         self.tokenizer = self.texts.tokenizer()
+
+    def ready(self, say: Say) -> None:
+        """Every split as tokens."""
         for line in [*self.summary(), *(f"{split}: {self.corpus(split).summary()}" for split in self.splits())]:
             say(line)
-        if data.unit == "chars" and data.unk is None and self.tokenizer.unk_id is not None:
+        if self.texts.config.unit == "chars" and self.texts.config.unk is None and self.tokenizer.unk_id is not None:
             say("note: a held-out text has characters that data.train lacks; they are read as <unk>")
         if "valid" in self.splits() and self.digest("valid") == self.digest("train"):
             say("warning: data.valid is the same text as data.train; its score will say nothing about new text")
