@@ -193,7 +193,7 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:
 
 
 def test_a_validation_that_is_not_finite_stops(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="validation at step 2 gives nan"):
+    with pytest.raises(Diverged, match="validation loss at step 2 is nan"):
         toy.run(tmp_path, validate=lambda model: math.nan, validate_every=2)
 
 

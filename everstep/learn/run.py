@@ -225,8 +225,8 @@ class Run:
             found = self._selection.read(self._validate(learner.model))
             learner.model.train()
             if not finite(found):
-                shown = found.loss if not math.isfinite(found.loss) else found.value
-                self._diverged(f"the validation at step {counts.step} gives {shown}; try a lower learning_rate")
+                name, value = (found.name, found.value) if math.isfinite(found.loss) else ("loss", found.loss)
+                self._diverged(f"the validation {name} at step {counts.step} is {value}; try a lower learning_rate")
             best = self._selection.better(found, counts.best_valid, counts.best_loss)
             if best:
                 save_weights(self._out / MODEL_FILE, weights(learner.model), counts.step)
