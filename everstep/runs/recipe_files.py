@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from everstep.errors import ConfigError
-from everstep.reading import read_small, reason
+from everstep.reading import json_text, read_small, reason
 from everstep.runs import card
 from everstep.runs.folder import CODE, ENVIRONMENT, RECIPE
 from everstep.runs.recipe import FORMAT, Recipe
@@ -144,8 +144,8 @@ def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
     for key, field in fields(type(recipe)).items():
         section, _, name = key.rpartition(".")
         value = values[section][name] if section else values[name]
-        default = "required" if field.is_required() else dump_yaml(field.default).removesuffix("...\n").strip()
-        shown = dump_yaml(value).removesuffix("...\n").strip()
+        default = "required" if field.is_required() else _on_one_line(field.default)
+        shown = _on_one_line(value)
         rows.append(
             {
                 "key": key,
@@ -156,6 +156,13 @@ def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
             }
         )
     return sorted(rows, key=lambda row: _place(row["key"].partition(".")[0]))
+
+
+def _on_one_line(value: Any) -> str:
+    """YAML that can follow `key=` on the command line."""
+    if isinstance(value, dict):
+        return json_text(value, ensure_ascii=False)
+    return dump_yaml(value).removesuffix("...\n").strip()
 
 
 def recipe_path(name_or_path: str | Path) -> Path:
