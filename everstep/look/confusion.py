@@ -37,8 +37,8 @@ def draw_confusion(measured: ClassMeasures, names: Sequence[str], path: Path) ->
         colour = "white" if share > 0.5 else "black"
         axes.text(place[1], place[0], f"{shown[place]:,}", ha="center", va="center", color=colour, fontsize=13)
     ticks = range(len(chosen))
-    turned = {"rotation": 45, "ha": "right"} if len(chosen) > 3 or max(map(len, labels)) > 10 else {}
-    axes.set_xticks(ticks, labels, fontsize=12, **turned)
+    turned = len(chosen) > 3 or max(map(len, labels)) > 10
+    axes.set_xticks(ticks, labels, fontsize=12, rotation=45 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(ticks, labels, fontsize=12)
     axes.set_xlabel("predicted", fontsize=15)
     axes.set_ylabel("class", fontsize=15)
@@ -58,8 +58,9 @@ def _chosen(measured: ClassMeasures) -> NDArray[np.int64]:
     """The classes that are shown, in their order: all, or those with the most mistakes."""
     of, taken, often = _mistakes(measured).T
     classes = len(measured.support)
-    each = sum(np.bincount(side, often, minlength=classes) for side in (of, taken))
-    return np.sort(np.argsort(-each, kind="stable")[:MOST])
+    each = np.bincount(of, often, minlength=classes) + np.bincount(taken, often, minlength=classes)
+    chosen: NDArray[np.int64] = np.sort(np.argsort(-each, kind="stable")[:MOST])
+    return chosen
 
 
 def _worst(measured: ClassMeasures, names: Sequence[str]) -> str:

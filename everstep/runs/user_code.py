@@ -136,7 +136,9 @@ def _check_alone(key: str, path: Path, source: bytes) -> None:
     """Refuse a file that imports one that lies beside it: a run could not be loaded where that is not."""
     with suppress(SyntaxError, ValueError):  # which are told when it is executed
         for node in ast.walk(ast.parse(source)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [alias.name for alias in node.names]
             if isinstance(node, ast.ImportFrom):
                 names = names if node.level and not node.module else [node.module or ""]
             for name in names:
