@@ -51,7 +51,8 @@ def draw_confusion(measured: ClassMeasures, names: Sequence[str], path: Path) ->
 
 def _mistakes(measured: ClassMeasures) -> NDArray[np.int64]:
     """(M, 3): those of the cells that are off the diagonal."""
-    return measured.cells[measured.cells[:, 0] != measured.cells[:, 1]]
+    mistakes: NDArray[np.int64] = measured.cells[measured.cells[:, 0] != measured.cells[:, 1]]
+    return mistakes
 
 
 def _chosen(measured: ClassMeasures) -> NDArray[np.int64]:
