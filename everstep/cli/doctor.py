@@ -85,7 +85,7 @@ def examine() -> dict[str, Any]:
         **_cache(),
         "EVERSTEP_DATA": (data if Path(data).is_dir() else f"{data} (no such folder)")
         if data
-        else "not set (only the ptb recipes need it)",
+        else "not set (only recipes of real data need it: ptb, sst2)",
     }
 
 

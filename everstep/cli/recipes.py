@@ -14,7 +14,7 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def recipes(ctx: typer.Context) -> None:
-    """The recipes that come with everstep: ls, show, cp.
+    """The recipes that come with everstep: ls, show, keys, cp.
 
     A recipe says what is learned from what: data, model, training. It is a YAML file; any key can be changed on the
     command line of `train` (train.max_minutes=5), or copy a recipe and edit it.

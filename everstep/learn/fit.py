@@ -127,7 +127,10 @@ def fit(
         screen.close()
 
 
-def _check(settings: FitSettings, validate: Validate | None) -> None:
+def _check(settings: Any, validate: Validate | None) -> None:
+    if not isinstance(settings, FitSettings):
+        given = type(settings).__name__
+        raise TypeError(f"fit: settings should be a FitSettings, such as FitSettings(max_steps=1000), but is {given}")
     for name, instead in settings.needs_validation.items() if validate is None else ():
         raise ConfigError(f"{name} looks at the validation, but there is no validation data; give some, or {instead}")
 

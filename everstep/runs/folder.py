@@ -36,7 +36,7 @@ def is_free(folder: Path, files: Sequence[str] = ()) -> bool:
     except FileNotFoundError:
         return not folder.is_symlink()
     except NotADirectoryError:
-        return False
+        return not os.path.lexists(folder)  # making it will say that it stands in a file
     ours = all(name in (*_BEGINNING, *files) or name.startswith(_TEMPORARY) for name in names)
     return not names or (".lock" in names and ours)
 

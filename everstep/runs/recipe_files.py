@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -87,6 +87,8 @@ def parse_task(
         raise ConfigError(f"{source} is empty: expected a recipe, such as `everstep recipes show text-words` prints.")
     if not isinstance(raw, dict):
         raise ConfigError(f"{source}: expected a mapping of keys (task, data, model, train, …); got {given(raw)}.")
+    if isinstance(overrides, str | Mapping):
+        raise TypeError(f"overrides: expected a list, such as ['train.max_steps=2']; got {type(overrides).__name__}")
     changes = [_split(override) for override in overrides]
     code = code or UserCode()
     kind = _kind(raw, changes, code, source)

@@ -99,7 +99,7 @@ class Run:
         if not hasattr(getattr(self.recipe, "data", None), "test"):
             raise RunError(f"{self.path} ({self.recipe.task}) reads no files of its own: it has no key data.test")
         other = changed(self.task, ["data.test=" + json.dumps([absolute_path(str(path)) for path in data])])
-        check_files(other.recipe.data)
+        check_files(other.recipe.data, ["test"])
         other.open(self.path)
         return other, "test"
 
@@ -170,6 +170,8 @@ class Run:
             RunError, DataError, ConfigError: as `generate`; at once, before the first piece is asked for.
         """
         task = self.able("generate")
+        if not isinstance(prompt, str):
+            raise TypeError(f"generate: prompt should be a text, but is {type(prompt).__name__}")
         decoder: Decoder = task.decoder(self.model, prompt)
         _check_room(decoder, count)
         if until_end and decoder.end is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,13 +211,13 @@ class Texts:
         return self.spans[split]
 
 
-def check_files(section: object) -> None:
+def check_files(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> None:
     """Say which file of a `data` section is missing, by its key, before any work.
 
     Raises:
-        DataError: a name of train, valid or test matches no file.
+        DataError: a name of one of `splits` matches no file.
     """
-    for split in ("train", "valid", "test"):
+    for split in splits:
         paths = getattr(section, split, None)
         if not isinstance(paths, str | tuple):
             continue

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from everstep.errors import ConfigError, Diverged, Interrupted, RunError
-from everstep.learn import FitResult, files, fit, load_weights
+from everstep.learn import FitResult, files, fit, load_weights, rng
 from everstep.learn.devices import pick_device
 from everstep.learn.listed import as_batches
 from everstep.learn.lock import check_idle
 from everstep.learn.progress import Units
+from everstep.learn.selection import LOSS, Selection
 from everstep.learn.update_rules import update_rules
 from everstep.learn.weights import MODEL_FILE
 from everstep.runs import card
@@ -81,6 +82,7 @@ def train(
             _fill(job.model, before, task.recipe)
         if task.code.digests:
             job.try_out()
+        job.try_selection()
         job.begin()
     return job.fit(resume=False)
 
@@ -207,6 +209,18 @@ class _Job:
         with torch.random.fork_rng():
             batch = batches.batch(0, 0).to(next(model.parameters()).device)
             next(iter(self.task.objective(model, batch, None)), None)
+
+    def try_selection(self) -> None:
+        """Validate the untrained model, if only that tells whether there is the measure to select by."""
+        settings, scores = self.task.recipe.train, self.task.scores
+        selection = Selection(settings.model_copy(update={"select_best": "highest"}))
+        if "valid" not in self.task.splits() or selection.name in (LOSS, *scores):
+            return
+        with rng.untouched():
+            self.model.eval()
+            selection.read(self.task.validate(self.model))
+            self.model.train()
+        Selection(settings, scores)  # which of its values are best has to be known, too
 
     def begin(self) -> None:
         """Write what makes a run; the recipe last, since there is a run as soon as there is one."""
