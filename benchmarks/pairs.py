@@ -1,9 +1,9 @@
-"""The two sentences that counting words can not tell apart, and 200 pairs made alike: `classify-minute` beside its rivals.
+"""Two sentences that counting words can not tell apart, and 200 pairs made alike: `classify-minute` beside its rivals.
 
     python benchmarks/pairs.py OUT [--seeds N] [--json FILE] [--pictures FOLDER]
 
-Trains the recipe into OUT/1 … OUT/N, measures each on `everstep:reviews.pairs`, with the rivals fitted on the same training
-texts, and draws how far each is above chance, and which words decide in the two sentences.
+Trains the recipe into OUT/1 … OUT/N, measures each on `everstep:reviews.pairs`, with the rivals fitted on the same
+training texts, and draws how far each is above chance, and which words decide in the two sentences.
 """
 
 from __future__ import annotations

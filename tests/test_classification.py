@@ -17,8 +17,11 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
+from everstep.data.words import words
 from everstep.errors import ConfigError, DataError
 from everstep.learn.progress import Units
+from everstep.look.confusion import draw_confusion
+from everstep.look.relevance import relevance
 from everstep.measures import class_measures
 from everstep.networks.classifying import ClassSection, class_losses, measured_classes, to_learn, to_score
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
@@ -385,3 +388,35 @@ def test_phrases_of_trees_are_examples_of_training_alone(tmp_path: Path) -> None
 def test_units_of_the_progress_line() -> None:
     task = load_task("classify-minute")
     assert Units(task.unit, task.loss_unit, task.scores).scores == {"accuracy", "macro_f1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It isn't bad, (at all)!", ["It", "isn't", "bad", ",", "(", "at", "all", ")", "!"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),  # vowel signs belong to their letters
+        ("nai\u0308ve, e\u0301", ["nai\u0308ve", ",", "e\u0301"]),
+        ("\u2764\ufe0f!", ["\u2764\ufe0f", "!"]),
+        ("  ", []),
+    ],
+)
+def test_words_and_marks(text: str, found: list[str]) -> None:
+    assert words(text) == found
+
+
+def test_the_most_mistaken_of_many_classes_are_drawn(tmp_path: Path) -> None:
+    targets = np.arange(10_000)
+    guesses = targets.copy()
+    guesses[[3, 5]] = 9_999, 3
+    measured = class_measures(targets, guesses, 10_000)
+    told = draw_confusion(measured, [f"class {number}" for number in range(10_000)], tmp_path / "confusion.png")
+    assert told == (
+        "100.0% of 10,000 texts are on the diagonal, where they belong. The most frequent mistake: 1 of 1 texts of "
+        "class class 3 are taken for class 9999. Shown are the 30 of 10,000 classes with most mistakes."
+    )
+    assert measured.confusion([3, 5, 9_999]).tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1]]
+
+
+def test_what_a_word_adds_to_a_linear_score() -> None:
+    xs = torch.tensor([[1.0, 2.0], [0.0, -1.0], [3.0, 0.0]])
+    assert relevance(lambda rows: (rows @ torch.tensor([2.0, -1.0])).sum(), xs).tolist() == [0.0, 1.0, 6.0]
