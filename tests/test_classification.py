@@ -21,8 +21,8 @@ from everstep.data.words import words
 from everstep.errors import ConfigError, DataError
 from everstep.learn.progress import Units
 from everstep.look.confusion import draw_confusion
-from everstep.look.relevance import relevance
 from everstep.measures import class_measures
+from everstep.networks import class_pictures
 from everstep.networks.classifying import ClassSection, class_losses, measured_classes, to_learn, to_score
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.runs.recipe_files import load_task
@@ -417,6 +417,20 @@ def test_the_most_mistaken_of_many_classes_are_drawn(tmp_path: Path) -> None:
     assert measured.confusion([3, 5, 9_999]).tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1]]
 
 
-def test_what_a_word_adds_to_a_linear_score() -> None:
-    xs = torch.tensor([[1.0, 2.0], [0.0, -1.0], [3.0, 0.0]])
-    assert relevance(lambda rows: (rows @ torch.tensor([2.0, -1.0])).sum(), xs).tolist() == [0.0, 1.0, 6.0]
+def test_the_words_that_decide_are_those_whose_loss_is_felt(run: es.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(class_pictures, "draw_confusion", lambda *given: "")
+    monkeypatch.setattr(class_pictures, "draw_relevance", lambda rows, path: drawn.extend(rows) or "")
+    list(run.task.pictures(run.model, Path("nowhere"), "thing good number3"))
+    ((title, pieces, values),) = drawn
+    whole, *without = run.predict(["thing good number3", "good number3", "thing number3", "thing good"])
+    first, second = sorted(whole.record["probabilities"], key=whole.record["probabilities"].get)[:0:-1][:2]
+
+    def lead(found: Any) -> float:
+        p = found.record["probabilities"]
+        return math.log(p[first]) - math.log(p[second])
+
+    assert title == f"pos {whole.record['probability']:.2f}"
+    assert pieces == ["thing ", "good ", "number3 "]
+    assert values == pytest.approx([lead(whole) - lead(found) for found in without], abs=1e-4)
+    assert max(values) == values[1]

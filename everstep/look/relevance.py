@@ -1,38 +1,17 @@
-"""Which inputs decide: gradient × input of one output, for each step."""
+"""Which words decide: what is lost where each is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
-from torch import Tensor
 
 from everstep.look import text
 from everstep.look.style import canvas, save
 
 COLOURS = colormaps["RdBu"]
-
-
-def relevance(output: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Σ_d x_td · ∂f/∂x_td of each step t: what the input there adds to f, to first order (Denil 2014; Li 2016).
-
-    >>> relevance(lambda xs: (xs * torch.tensor([1.0, -2.0])).sum(), torch.ones(3, 2)).tolist()
-    [-1.0, -1.0, -1.0]
-
-    Args:
-        output: inputs (time, features) to one number, such as the logit of a class over that of the next.
-        inputs: (time, features).
-
-    Returns:
-        (time,). Known limit: where the output is flat (saturated gates), what matters can have no gradient.
-    """
-    leaf = inputs.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(output(leaf), leaf)
-    return (gradient * inputs).sum(-1).detach()
 
 
 def draw_relevance(rows: Sequence[tuple[str, Sequence[str], Sequence[float]]], path: Path, columns: int = 84) -> str:
@@ -60,6 +39,6 @@ def draw_relevance(rows: Sequence[tuple[str, Sequence[str], Sequence[float]]], p
     text.paint(axes, laid, scale, COLOURS)
     save(figure, path)
     return (
-        "What each word adds to the score of the predicted class over the next likeliest, by gradient × input, to "
-        "first order, as a share of the text's strongest word: blue speaks for it, red against it."
+        "What the score of the predicted class over the next likeliest loses where a word is left out, as a share of "
+        "the text's strongest word: blue speaks for the class, red against it."
     )

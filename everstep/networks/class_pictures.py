@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from everstep.data import Tokenizer
 from everstep.errors import DataError
 from everstep.look.confusion import draw_confusion
 from everstep.look.passage import Passage
-from everstep.look.relevance import draw_relevance, relevance
+from everstep.look.relevance import draw_relevance
 from everstep.measures import ClassMeasures
+from everstep.networks.classifying import class_probabilities, to_score
 from everstep.networks.sequence_classifier import SequenceClassifier
 from everstep.networks.token_passage import pieces
 
@@ -55,17 +56,12 @@ def text_passage(model: SequenceClassifier, tokenizer: Tokenizer, text: str, uni
 def _row(
     model: SequenceClassifier, tokenizer: Tokenizer, ids: list[int], label: str, classes: Sequence[str], unit: str
 ) -> tuple[str, list[str], list[float]]:
-    with torch.no_grad():
-        inputs = model.embedding(torch.tensor(ids, device=model.embedding.weight.device))
-        log_p = model.head.predict(model.read(inputs[None]))[0, 0]
-    best, second = log_p.topk(2).indices.tolist()
-
-    def lead(xs: Tensor) -> Tensor:
-        scores = model.head.predict(model.read(xs[None]))[0, 0]
-        return scores[best] - scores[second]
-
-    values = relevance(lead, inputs).tolist()
     labels, spans = pieces(tokenizer, ids, unit)
+    shorter = [ids[:first] + ids[last + 1 :] for first, last in spans]
+    unlabelled = to_score([np.array(one, np.int64) for one in [ids, *shorter]])
+    log_p = np.log(class_probabilities(model, unlabelled))
+    second, best = log_p[0].argsort()[-2:]
+    lead = log_p[:, best] - log_p[:, second]
     verdict = f"wrong: it is {label}" if label and classes[best] != label else "right"
-    title = f"{classes[best]} {log_p[best].exp():.2f}" + (f" ({verdict})" if label else "")
-    return title, labels, [sum(values[first : last + 1]) for first, last in spans]
+    title = f"{classes[best]} {np.exp(log_p[0, best]):.2f}" + (f" ({verdict})" if label else "")
+    return title, labels, (lead[0] - lead[1:]).tolist()
