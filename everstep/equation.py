@@ -294,7 +294,8 @@ def gated(
 
 def _state_type(equation: Callable[..., Any], names: tuple[str, ...]) -> Any:
     """The named tuple of the states, which `pickle` finds as an attribute of the cell's class."""
-    made: Any = namedtuple(f"{equation.__name__}State", names)  # type: ignore[misc]
+    cell = equation.__name__ if equation.__name__.isidentifier() else "Cell"  # a lambda has no name
+    made: Any = namedtuple(f"{cell}State", names)  # type: ignore[misc]
     made.__module__, made.__qualname__ = equation.__module__, f"{equation.__qualname__}.state_type"
     return made
 

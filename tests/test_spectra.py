@@ -18,7 +18,7 @@ from everstep.look.spectra import draw_jacobians, draw_spectrum, spectra, spectr
 from everstep.state import leaves, unflatten
 
 F64 = torch.float64
-STATELESS = ("Identity", "Dropout", "FeedForward")
+STATELESS = ("Identity", "Dropout", "FeedForward", "TimeDistributed")
 
 
 class Henon(es.Cell):

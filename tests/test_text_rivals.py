@@ -115,11 +115,10 @@ def test_long_texts_are_seen_through_fifty_places():
     assert text_rivals(texts, texts, classes=2)[-1].name == "one big window, 50 words"
 
 
-def test_too_many_words_are_cut_evenly_and_no_class_is_lost(monkeypatch):
+def test_too_many_words_are_cut_evenly_and_no_class_is_lost():
     train = drawn(1000, 0, 3)
     train.targets[500] = 3
-    monkeypatch.setattr(text_classes, "_MOST_WORDS", 400)
-    found = text_rivals(train, WordTexts([["w1x1"], ["w0x0"]], np.array([3, 0])), classes=4)
+    found = text_rivals(train, WordTexts([["w1x1"], ["w0x0"]], np.array([3, 0])), classes=4, most_words=400)
     assert found[0].texts == 1000
     assert all(90 < rival.texts < 150 for rival in found[1:])
     assert all(math.isfinite(rival.nats) for rival in found)

@@ -285,7 +285,7 @@ def digest(found: Labelled) -> str:
 
 def written_classes(classes: Sequence[str]) -> bytes:
     """`classes.json`: the class names in the order of their ids."""
-    return (json.dumps(list(classes), ensure_ascii=False, indent=1) + "\n").encode()
+    return (json.dumps(list(classes), ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

@@ -98,7 +98,8 @@ class Run:
             return self.task, split or next((name for name in ("test", "valid") if name in splits), "train")
         if not hasattr(getattr(self.recipe, "data", None), "test"):
             raise RunError(f"{self.path} ({self.recipe.task}) reads no files of its own: it has no key data.test")
-        other = changed(self.task, ["data.test=" + json.dumps([absolute_path(str(path)) for path in data])])
+        paths = json.dumps([absolute_path(str(path)) for path in data], allow_nan=False)
+        other = changed(self.task, [f"data.test={paths}"])
         check_files(other.recipe.data, ["test"])
         other.open(self.path)
         return other, "test"
