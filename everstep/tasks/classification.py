@@ -102,8 +102,7 @@ class Classification(Task[ClassificationRecipe]):
 
     @cached_property
     def _weights(self) -> Tensor | None:
-        labels = self.texts.examples("train").ids(self.classes)
-        return self.recipe.objective.weights(labels, len(self.classes))
+        return self.recipe.objective.weights(self.texts.examples("train").ids(self.classes), len(self.classes))
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
         """Accuracy, macro-F1, nats, and the figures of each class."""
@@ -123,9 +122,9 @@ class Classification(Task[ClassificationRecipe]):
 
     def summary(self) -> list[str]:
         """The texts, their classes, their vocabulary."""
-        few = ", ".join(self.classes[:10]) + (", …" if len(self.classes) > 10 else "")
-        vocabulary = f"vocabulary: {self.tokenizer.vocab_size:,} {self.recipe.data.unit}"
-        return [f"texts: {self.recipe.data.train}", f"{len(self.classes):,} classes: {few}", vocabulary]
+        few = f"{len(self.classes):,} classes: {', '.join(self.classes[:10])}{', …' if len(self.classes) > 10 else ''}"
+        data = self.recipe.data
+        return [f"texts: {data.train}", few, f"vocabulary: {self.tokenizer.vocab_size:,} {data.unit}"]
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """label<TAB>probability of each line; all probabilities in the record."""
