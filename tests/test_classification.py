@@ -136,6 +136,18 @@ def test_class_weights_by_hand() -> None:
     torch.testing.assert_close(loss.reported, -model(batch.tokens, batch.lengths)[range(2), batch.labels])
 
 
+def test_the_job_learns_by_class_weights_and_scores_without(tmp_path: Path) -> None:
+    path = recipe(tmp_path, texts(tmp_path, ROWS[:-5]))
+    task = load_task(path, ["objective.class_weights=balanced", "objective.label_smoothing=0"])
+    task.prepare()
+    model = task.model()
+    batch = task.batches("train", model, "score").batch(0, 0)
+    weights = ClassSection(class_weights="balanced").weights(task.texts.examples("train").ids(task.classes), 3)
+    for training, scale in ((True, weights[batch.labels]), (False, 1.0)):
+        (loss,) = task.objective(model.train(training), batch, ())
+        torch.testing.assert_close(loss.total, loss.reported * scale)
+
+
 def test_label_smoothing_moves_mass_and_reports_nats() -> None:
     section = ClassifierSection(embedding_size=3, hidden_size=3)
     model = SequenceClassifier(5, 4, section, label_smoothing=0.2).eval()
