@@ -446,3 +446,31 @@ def test_the_words_that_decide_are_those_whose_loss_is_felt(run: es.Run, monkeyp
     assert pieces == ["thing ", "good ", "number3 "]
     assert values == pytest.approx([lead(whole) - lead(found) for found in without], abs=1e-4)
     assert max(values) == values[1]
+
+
+# --------------------------------------------------------------------------------------------------------------- folds
+
+
+def test_a_fold_is_the_test_and_texts_that_repeat_are_told(tmp_path: Path) -> None:
+    rows = [*ROWS, ("same words", "pos"), ("same words", "pos"), *[("same words", "neg")] * 8]
+    path = recipe(tmp_path, texts(tmp_path, rows), "  valid_fraction: 0.2\n  folds: 5\n  fold: 2\n")
+    task = load_task(path)
+    task.prepare()
+    said: list[str] = []
+    task.ready(said.append)
+    sizes = [len(task.texts.examples(split)) for split in ("train", "valid", "test")]
+    assert (task.splits(), sizes) == (("train", "valid", "test"), [45, 11, 14])
+    seen = {*task.texts.examples("train").texts}
+    repeated = sum(text in seen for text in task.texts.examples("test").texts)
+    assert repeated >= 2
+    assert f"note: {repeated} of the 14 texts of test are texts of train too ({repeated / 14:.1%}): " in "".join(said)
+    again = load_task(path, ["seed=7"])
+    assert again.texts.examples("test").texts == task.texts.examples("test").texts
+    assert again.texts.examples("train").texts != task.texts.examples("train").texts
+    named = load_task(path, [f"data.test={tmp_path}/texts.tsv"])
+    assert len(named.texts.examples("test")) == len(rows)
+    assert len(named.texts.examples("train")) == 45
+    with pytest.raises(ConfigError, match=r"data\.fold: expected at most folds \(5\); got 6"):
+        load_task(path, ["data.fold=6"])
+    with pytest.raises(ConfigError, match=r"data\.fold: expected at most folds \(null, which is none\); got 2"):
+        load_task(path, ["data.folds=null"])

@@ -311,3 +311,48 @@ def test_whatever_a_file_holds_it_is_read_or_told(tmp_path_factory, content, for
     assert all(text.strip() and label.strip() for text, label in zip(data.texts, data.labels, strict=True))
     assert data.place(len(data) - 1).startswith(f"{path}, line ")
     assert "".join(data.texts + data.labels).encode()
+
+
+# ------------------------------------------------------------------------------------------- labels beside their texts
+
+
+def test_a_file_per_class(tmp_path):
+    write(tmp_path / "mpqa.pos", "good\n\n fun\x85here\n".encode("latin-1"))
+    write(tmp_path / "mpqa.neg.gz", gzip.compress(b"dull"))
+    data = read_labelled([tmp_path / "mpqa.pos", tmp_path / "mpqa.neg.gz"], format="lines", encoding="latin-1")
+    assert list(zip(data.texts, data.labels, strict=True)) == [
+        ("good", "pos"),
+        (" fun\x85here", "pos"),
+        ("dull", "neg"),
+    ]
+    assert data.skipped == {"blank line": 1}
+    assert data.place(1) == f"{tmp_path / 'mpqa.pos'}, line 3"
+
+
+def test_labels_in_another_file(tmp_path):
+    write(tmp_path / "text" / "train_text.txt.gz", gzip.compress(b"good\r\ndull \r\n"))
+    write(tmp_path / "text" / "train_labels.txt", "1\n0\n")
+    data = read_labelled(tmp_path / "text" / "train_text.txt.gz", format="parallel", label="labels")
+    assert list(zip(data.texts, data.labels, strict=True)) == [("good", "1"), ("dull ", "0")]
+    write(tmp_path / "text" / "train_labels.txt", "1\n0\n1\n")
+    with pytest.raises(
+        DataError, match=r"train_text\.txt\.gz has 2 lines, .*train_labels\.txt has 3; expected as many"
+    ):
+        read_labelled(tmp_path / "text" / "train_text.txt.gz", format="parallel", label="labels")
+    with pytest.raises(DataError, match=r"one a line, in .*train_label\.txt \(or \.gz, \.xz\), which is not there"):
+        read_labelled(tmp_path / "text" / "train_text.txt.gz", format="parallel")
+    with pytest.raises(DataError, match=r"its name does not hold 'said' \(data\.text\)"):
+        read_labelled(tmp_path / "text" / "train_text.txt.gz", format="parallel", text="said")
+
+
+def test_folds_part_the_texts_alike_in_each_class(tmp_path):
+    data = read(tmp_path, HEADED + "".join(f"text {n}\t{'a' if n < 60 else 'b'}\n" for n in range(97)))
+    parts = [data.fold(number, 10) for number in range(1, 11)]
+    assert sorted(text for _, fold in parts for text in fold.texts) == sorted(data.texts)
+    assert {len(fold) for _, fold in parts} == {9, 10}
+    assert {fold.labels.count("a") for _, fold in parts} == {6}
+    assert all(sorted(rest.texts + fold.texts) == sorted(data.texts) for rest, fold in parts)
+    assert data.fold(3, 10) == parts[2]
+    assert [int(text.split()[1]) for text in parts[0][1].texts] != list(range(0, 97, 10))  # shuffled
+    with pytest.raises(DataError, match=r"expected at least one text a fold, came 97 for 98 folds"):
+        data.fold(1, 98)

@@ -20,11 +20,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data.labelled_formats import Columns, Row, Skipped, rows
+from everstep.data.labelled_formats import rows
+from everstep.data.labelled_rows import Columns, Row, Skipped
 from everstep.data.text import expand
 from everstep.errors import DataError
 
-Format = Literal["auto", "tsv", "csv", "jsonl", "fasttext", "folder"]
+Format = Literal["auto", "tsv", "csv", "jsonl", "fasttext", "lines", "parallel", "folder"]
 _UNFIT = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")  # what a line of predictions cannot hold
 
 
@@ -112,6 +113,29 @@ class Labelled:
             )
         return self.select(np.flatnonzero(~out)), self.select(np.flatnonzero(out))
 
+    def fold(self, number: int, count: int) -> tuple[Labelled, Labelled]:
+        """(the other folds, fold `number` of 1 … `count`): the same parts in every call, each in its old order.
+
+        The texts of each class are shuffled and dealt to the folds in turn, so that sizes of folds, and of a class in
+        them, differ by one text at most.
+
+        Raises:
+            DataError: there are fewer texts than folds.
+
+        Example:
+            >>> ten = Labelled(list("abcdefghij"), ["x", "y"] * 5, {}, [], [Path("f")], array("I", [0] * 10),
+            ...     array("Q", range(10)))
+            >>> [len(ten.fold(number, 3)[1]) for number in (1, 2, 3)]
+            [4, 3, 3]
+        """
+        if len(self) < count:
+            raise DataError(f"{self.place(0)}: expected at least one text a fold, came {len(self)} for {count} folds")
+        random = np.random.default_rng(0)
+        by_class = np.argsort(self.ids()[shuffled := random.permutation(len(self))], kind="stable")
+        dealt = np.empty(len(self), np.int64)
+        dealt[shuffled[by_class]] = np.arange(len(self)) % count
+        return self.select(np.flatnonzero(dealt != number - 1)), self.select(np.flatnonzero(dealt == number - 1))
+
     def _unknown(self, unknown: set[str], names: list[str]) -> str:
         first = next(index for index, label in enumerate(self.labels) if label in unknown)
         label, shown = self.labels[first], ", ".join(map(repr, names[:5]))
@@ -139,6 +163,8 @@ def read_labelled(
     - `csv`: columns parted by commas; a quoted field may hold commas, newlines and doubled quotes.
     - `jsonl`: one JSON object a line. A text is a string; a label is a string, or a number, which becomes its text.
     - `fasttext`: `__label__NAME the text`, one label a line.
+    - `lines`: a text a line, of the class that the file's name tells: of `mpqa.pos` it is pos, of `spam.txt` spam.
+    - `parallel`: a text a line; its label is the same line of the file whose name has `label` for the last `text`.
     - `folder`: a folder of folders; each of these is a class, and each file below it is one text.
 
     In a table the first line names the columns. A column may also be given by its number, from 0; if both are, the

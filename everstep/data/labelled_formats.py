@@ -11,38 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from everstep.data.text import decoded, file_lines
+from everstep.data.labelled_rows import BLANK, Columns, Row, Skipped, text_lines
+from everstep.data.parallel_files import class_of_file, parallel_rows, rows_of_class
+from everstep.data.text import decoded
 from everstep.errors import DataError
 from everstep.reading import json_text
 
 _PREFIX = "__label__"
 _LABEL = re.compile(rf"(?<![^ \t]){_PREFIX}([^ \t]*)")
-_BLANK = "blank line"
 _SUFFIXES = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-
-
-class Columns(NamedTuple):
-    """The names (or, in digits, the numbers from 0) of the columns of texts and labels."""
-
-    text: str
-    label: str
-
-
-class Row(NamedTuple):
-    """One labelled text. `line` is where it starts, from 1; 0 where the whole file is the text."""
-
-    text: str
-    label: str
-    path: Path
-    line: int
-
-
-class Skipped(NamedTuple):
-    """Something that holds no text."""
-
-    reason: str
 
 
 def rows(path: Path, columns: Columns, encoding: str, format: str) -> Iterator[Row | Skipped]:
@@ -54,18 +33,14 @@ def rows(path: Path, columns: Columns, encoding: str, format: str) -> Iterator[R
         return
     if format == "folder":
         raise DataError(f"{path}: expected a folder that holds a folder per class (data.format=folder), came a file")
-    lines = _without_nul(path, file_lines(path, encoding))
+    if format == "parallel":
+        yield from parallel_rows(path, columns, encoding)
+        return
+    lines = text_lines(path, encoding)
     if format == "auto":
         first = next(lines)
         format, lines = _guessed(path, first), chain([first], lines)
     yield from _READERS[format](path, lines, columns)
-
-
-def _without_nul(path: Path, lines: Iterator[str]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        if "\0" in line:
-            raise DataError(f"{path}, line {number}: holds a NUL byte; expected text; remove it (tr -d '\\000')")
-        yield line
 
 
 def _guessed(path: Path, first: str) -> str:
@@ -160,7 +135,7 @@ def _tsv(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row | S
     for number, line in enumerate(lines, 1):
         line = line.removesuffix("\n")
         if not line.strip(" "):
-            yield Skipped(_BLANK)
+            yield Skipped(BLANK)
             continue
         row = table.row(line.split("\t"), number)
         if row is not None:
@@ -179,7 +154,7 @@ def _csv(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row | S
                 raise DataError(_bad_quotes(path, start, reader.line_num, str(error))) from None
             if fields is None:
                 return
-            row = table.row(fields, start) if fields else Skipped(_BLANK)
+            row = table.row(fields, start) if fields else Skipped(BLANK)
             if row is not None:
                 yield row
 
@@ -208,7 +183,7 @@ def _long_fields() -> Iterator[None]:
 def _jsonl(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row | Skipped]:
     for number, line in enumerate(lines, 1):
         if line.isspace():
-            yield Skipped(_BLANK)
+            yield Skipped(BLANK)
             continue
         where = f"{path}, line {number}"
         entry = _json_object(where, line)
@@ -270,7 +245,7 @@ def _fasttext(path: Path, lines: Iterator[str], _: Columns) -> Iterator[Row | Sk
     for number, line in enumerate(lines, 1):
         line = line.rstrip("\n")
         if not line or line.isspace():
-            yield Skipped(_BLANK)
+            yield Skipped(BLANK)
             continue
         found = list(_LABEL.finditer(line))
         if len(found) != 1:
@@ -308,4 +283,5 @@ _READERS: dict[str, Callable[[Path, Iterator[str], Columns], Iterator[Row | Skip
     "csv": _csv,
     "jsonl": _jsonl,
     "fasttext": _fasttext,
+    "lines": lambda path, lines, _: rows_of_class(path, class_of_file(path), lines),
 }

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from everstep.data import Tokenizer, expand
 from everstep.data.labelled import Labelled, read_labelled
@@ -42,12 +42,17 @@ class LabelledSection(VocabularySection):
     """0: no validation"""
     test: Files | None = None
     """scored at the end of training"""
-    format: Literal["auto", "tsv", "csv", "jsonl", "fasttext", "folder", "trees"] = "auto"
-    """of the files; auto: by name and first line; trees: bracketed trees whose labels are the classes (SST)"""
+    folds: int | None = Field(None, ge=2)
+    """cross-validation: train is parted into so many folds, of each class alike, in the same way for every seed"""
+    fold: Count = 1
+    """which of 1 … folds is the test, if no test is named; the others are trained on"""
+    format: Literal["auto", "tsv", "csv", "jsonl", "fasttext", "lines", "parallel", "folder", "trees"] = "auto"
+    """auto: by name and first line; lines: a file a class (mpqa.pos); parallel: labels in another file, line by line;
+    trees: bracketed trees whose labels are the classes (SST)"""
     text: str = "text"
-    """column or key of the texts; a number counts columns from 0"""
+    """column or key of the texts; a number counts columns from 0; parallel: the part of the file's name"""
     label: str = "label"
-    """column or key of the classes"""
+    """column or key of the classes; parallel: the part of the name in its place"""
     classes: dict[str, tuple[str, ...]] | None = None
     """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; other labels are left out. null: as they are"""
     phrases: bool = False
@@ -76,11 +81,18 @@ class LabelledSection(VocabularySection):
         yield from super().disagreements()
         if self.phrases and self.format != "trees":
             yield "phrases", f"expected format trees beside it; got {self.format}"
+        if self.fold > (self.folds or 1):
+            yield "fold", f"expected at most folds ({self.folds or 'null, which is none'}); got {self.fold}"
 
     @property
     def validated(self) -> bool:
         """Whether some texts are validated on."""
         return self.valid is not None or self.valid_fraction > 0
+
+    @property
+    def tested(self) -> bool:
+        """Whether some texts are kept for a test."""
+        return self.test is not None or self.folds is not None
 
 
 class LabelledTexts:
@@ -97,7 +109,7 @@ class LabelledTexts:
 
     def splits(self) -> tuple[str, ...]:
         """The splits there are."""
-        valid, test = self.section.validated, self.section.test is not None
+        valid, test = self.section.validated, self.section.tested
         return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
 
     def examples(self, split: str) -> Labelled:
@@ -105,9 +117,7 @@ class LabelledTexts:
         if split not in self.splits():
             raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
         if split not in self._read:
-            held_out = split == "valid" and self.section.valid is None
-            found = self._whole["valid" if held_out else split] if held_out or split == "train" else self._given(split)
-            self._read[split] = found
+            self._read[split] = self._whole[split] if split in self._parts else self._given(split)
         return self._read[split]
 
     def shown(self, split: str, text: str | None) -> list[tuple[str, str]]:
@@ -145,16 +155,31 @@ class LabelledTexts:
             left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in found.skipped.items())
             yield f"{split}: {len(found):,} texts{left_out}"
             yield from (f"note: {note}" for note in found.notes)
+            if split != "train" and (known := sum(text in self._known for text in found.texts)):
+                some = f"{known:,} of the {len(found):,} texts of {split}"
+                yield f"note: {some} are texts of train too ({known / len(found):.1%}): its figures tell less of new texts"
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.examples("train").texts)
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """The splits that are made of the training files."""
+        section = self.section
+        valid = section.valid is None and section.valid_fraction > 0
+        return ("train", *(("valid",) if valid else ()), *(("test",) if section.folds and section.test is None else ()))
 
     @cached_property
     def _whole(self) -> dict[str, Labelled]:
-        """The training file, and what is held out of it."""
-        section = self.section
-        whole = self._given("train")
-        if section.valid is not None or section.valid_fraction == 0:
-            return {"train": whole}
-        train, valid = whole.held_out(section.valid_fraction, self._seed)
-        return {"train": replace(train, skipped=whole.skipped, notes=whole.notes), "valid": valid}
+        """The training files, parted: one fold for the test, and of the rest some texts held out."""
+        section, whole = self.section, self._given("train")
+        found = {"train": whole}
+        if section.folds:
+            found["train"], found["test"] = whole.fold(section.fold, section.folds)
+        if "valid" in self._parts:
+            found["train"], found["valid"] = found["train"].held_out(section.valid_fraction, self._seed)
+        return {**found, "train": replace(found["train"], skipped=whole.skipped, notes=whole.notes)}
 
     def _given(self, split: str) -> Labelled:
         section = self.section

@@ -1,0 +1,67 @@
+"""Labelled texts whose labels are not beside them: a file a class, or labels in a second file, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+from everstep.data.labelled_rows import BLANK, Columns, Row, Skipped, text_lines, unpacked_name
+from everstep.errors import DataError
+
+
+def class_of_file(path: Path) -> str:
+    """The class that a file's name tells: what stands after its last dot; of `.txt`, or without a dot, the name.
+
+    Example:
+        >>> [class_of_file(Path(name)) for name in ("mpqa.pos", "rt.neg.gz", "spam.txt", "spam")]
+        ['pos', 'neg', 'spam', 'spam']
+    """
+    stem, dot, last = unpacked_name(path).rpartition(".")
+    return stem if dot and last == "txt" else last
+
+
+def rows_of_class(path: Path, label: str, lines: Iterator[str]) -> Iterator[Row | Skipped]:
+    """One text a line, all of one class."""
+    for number, line in enumerate(lines, 1):
+        text = line.removesuffix("\n")
+        yield Skipped(BLANK) if not text else Row(text, label, path, number)
+
+
+def parallel_rows(path: Path, columns: Columns, encoding: str) -> Iterator[Row | Skipped]:
+    """One text a line, whose label is the same line of the file beside it.
+
+    The name of that file is the text's with `columns.label` in place of the last `columns.text`:
+    `train_text.txt` and `train_label.txt`; each may be compressed.
+
+    Raises:
+        DataError: there is no such file, or it has another number of lines.
+    """
+    labels = _beside(path, columns)
+    pairs = zip_longest(text_lines(path, encoding), text_lines(labels, encoding))
+    for number, (text, label) in enumerate(pairs, 1):
+        if text is None or label is None:
+            counts = [sum(1 for _ in text_lines(file, encoding)) for file in (path, labels)]
+            raise DataError(
+                f"{path} has {counts[0]:,} lines, {labels} has {counts[1]:,}; expected as many labels as texts, in the "
+                "same order"
+            )
+        yield Row(text.removesuffix("\n"), label.strip(), path, number)
+
+
+def _beside(path: Path, columns: Columns) -> Path:
+    name = unpacked_name(path)
+    before, found, after = name.rpartition(columns.text)
+    if not (found and columns.text):
+        raise DataError(
+            f"{path}: its name does not hold {columns.text!r} (data.text); with data.format=parallel, the file of the "
+            f"labels has {columns.label!r} (data.label) in its place, as train_text.txt and train_label.txt"
+        )
+    plain = path.with_name(f"{before}{columns.label}{after}")
+    for file in (plain, *(plain.with_name(plain.name + suffix) for suffix in (".gz", ".xz"))):
+        if file.is_file():
+            return file
+    raise DataError(
+        f"{path}: expected its labels, one a line, in {plain} (or .gz, .xz), which is not there; data.text "
+        f"({columns.text!r}) and data.label ({columns.label!r}) say which part of the name differs"
+    )
