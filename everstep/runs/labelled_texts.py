@@ -156,8 +156,8 @@ class LabelledTexts:
             yield f"{split}: {len(found):,} texts{left_out}"
             yield from (f"note: {note}" for note in found.notes)
             if split != "train" and (known := sum(text in self._known for text in found.texts)):
-                some = f"{known:,} of the {len(found):,} texts of {split}"
-                yield f"note: {some} are texts of train too ({known / len(found):.1%}): its figures tell less of new texts"
+                some, share = f"{known:,} of the {len(found):,} texts of {split}", f"{known / len(found):.1%}"
+                yield f"note: {some} are texts of train too ({share}): its figures tell less of new texts"
 
     @cached_property
     def _known(self) -> frozenset[str]:
