@@ -138,3 +138,82 @@ def test_a_second_backward_computes_in_the_precision_of_the_call(dtype: torch.dt
     wanted = [xs, *cell.parameters()]
     first, again = (torch.autograd.grad(ys.sum(), wanted, retain_graph=True) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+class Late(es.Cell):
+    """A gate that is known before the input is read, and is as large as that."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 16)
+        self.w, self.v, self.u = nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 16, bias=False)
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        gate = torch.sigmoid(self.v(h))
+        h = torch.tanh(self.u(gate * h) + self.w(x))
+        return h, h
+
+
+class Turned(es.Cell):
+    """A matrix whose input is read by columns in the loop that writes what backward needs by rows."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 16)
+        self.w, self.v = nn.Linear(3, 16, bias=False), nn.Linear(4, 4)
+
+    def initial_state(self, batch: int, like: Tensor) -> Tensor:
+        return like.new_zeros(batch, 4, 4)
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        m = torch.sigmoid(self.w(x).view(-1, 4, 4).mT + self.v(h))
+        h = m * torch.cos(h)
+        return h.flatten(1), h
+
+
+class Twofold(es.Cell):
+    """Two gates for whose values the input has room, one beside the other."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 16)
+        self.w, self.u = nn.Linear(3, 32), nn.Linear(16, 32, bias=False)
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = (self.w(x) + self.u(h)).chunk(2, -1)
+        a, b = torch.sigmoid(a), torch.sigmoid(b)
+        h = a * torch.cos(h) + b * torch.sin(h)
+        return h, h
+
+
+class Needed(es.Cell):
+    """The input itself is what backward needs."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 16)
+        self.w, self.u = nn.Linear(3, 16), nn.Linear(16, 16, bias=False)
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.sigmoid(self.u(h)) * torch.cos(self.w(x))
+        return h, h
+
+
+class Partly(es.Cell):
+    """A part of the input is never read, so that its gradient is no more than cleared."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 16)
+        self.w, self.u = nn.Linear(3, 32), nn.Linear(16, 16, bias=False)
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        h = 2 * torch.sigmoid(self.w(x)[:, :16] + self.u(h))
+        return h, h
+
+
+@pytest.mark.parametrize("kind", [Late, Turned, Twofold, Needed, Partly])
+def test_nothing_overwrites_what_is_still_to_be_read(kind: type[es.Cell]) -> None:
+    cell, found = kind().double(), []
+    for backend in ("fused", "reference"):
+        torch.manual_seed(0)
+        xs = torch.randn(3, 7, 3, dtype=torch.float64, requires_grad=True)
+        state = torch.randn_like(cell.initial_state(3, xs))
+        ys, _ = es.scan(cell, xs, state, backend=backend)
+        found.append([ys, *gradients(cell, xs, ys)])
+    torch.testing.assert_close(*found)

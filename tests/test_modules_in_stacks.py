@@ -113,8 +113,11 @@ def test_refusals_name_a_way_that_works(make: Any, error: type[Exception], told:
 
 
 def test_the_ways_that_are_named_work() -> None:
-    xs = torch.randn(2, 5, D)
-    es.Stack(es.GRU(D, H), es.from_torch(nn.LSTM(H, 2)))(xs)
-    es.Residual(es.TimeDistributed(nn.Linear(D, D)))(xs)
-    es.Parallel(es.GRU(D, H), es.TimeDistributed(nn.Linear(D, 2)))(xs)
-    es.EncoderStack(es.Bidirectional(es.GRU(D, H), es.GRU(D, H)), nn.Linear(2 * H, 2))(xs)
+    xs, gru, lstm, linear = torch.randn(2, 5, D), es.GRU(D, H), nn.LSTM(H, 2), nn.Linear(D, D)
+    ys = gru(xs)[0]
+    torch.testing.assert_close(es.Stack(gru, es.from_torch(lstm))(xs)[0], lstm(ys.transpose(0, 1))[0].transpose(0, 1))
+    timed = es.TimeDistributed(linear)
+    torch.testing.assert_close(es.Residual(timed)(xs)[0], xs + linear(xs))
+    torch.testing.assert_close(es.Parallel(gru, timed)(xs)[0], torch.cat([ys, linear(xs)], -1))
+    both, last = es.Bidirectional(gru, es.GRU(D, H)), nn.Linear(2 * H, 2)
+    torch.testing.assert_close(es.EncoderStack(both, last)(xs)[0], last(both(xs)[0]))
