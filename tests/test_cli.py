@@ -152,7 +152,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert "everstep demo" in done.stdout
-    heavy = {"torch", "numpy", "pydantic", "matplotlib", "yaml", "tokenizers"}
+    heavy = {"torch", "numpy", "pydantic", "matplotlib", "ruamel", "tokenizers"}
     assert heavy.isdisjoint(done.stdout.split())
 
 

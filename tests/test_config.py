@@ -175,10 +175,10 @@ def test_unreadable_yaml_is_refused_with_its_place(text: str, said: str) -> None
     assert said in refusal(text)
 
 
-def test_duplicate_keys_are_named_with_both_lines() -> None:
+def test_duplicate_keys_are_named_with_line_and_values() -> None:
     message = refusal("seed: 1\ntrain:\n  max_steps: 3\nseed: 2\n")
     assert "line 4" in message
-    assert "the key 'seed' comes twice (first in line 1)" in message
+    assert 'duplicate key "seed" with value "2" (original value: "1")' in message
 
 
 def test_an_empty_section_is_one_of_defaults() -> None:

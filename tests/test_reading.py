@@ -70,10 +70,10 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('seed: !!int ""', "line 1, column 7: .*int that is none"),
-        ('seed: !!float ""', "float that is none"),
-        ("seed: !!bool 3", "bool that is none"),
-        ("seed: !!null 3", "null that is none"),
+        ('seed: !!int ""', "line 1, column 7: .*a tag, .*int"),
+        ('seed: !!float ""', "float"),
+        ("seed: !!bool 3", "bool"),
+        ("seed: !!null 3", "null"),
         ('seed: !!timestamp ""', "timestamp"),
         ("seed: !!timestamp 2001-12-14", "timestamp"),
         ("seed: !!binary aGFsbG8=", "binary"),
@@ -87,9 +87,9 @@ BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         ("? &a [*a]\n: 1", "nest deeper than 100 levels"),
         (BOMB, "nest of more than 100,000 values"),
         ("a: " + "[" * 300 + "]" * 300, "deep"),
-        ("a: " + "[" * 50_000, "nested too deeply"),
-        ("a: " + "{a: " * 50_000, "nested too deeply"),
-        ("- " * 50_000, "nested too deeply"),
+        ("a: " + "[" * 50_000, "deeper than"),
+        ("a: " + "{a: " * 50_000, "deeper than"),
+        ("- " * 50_000, "deeper than"),
         ("a: \x00", "not allowed"),
     ],
 )
@@ -99,7 +99,7 @@ def test_yaml_that_no_recipe_needs_is_refused(text: str, told: str) -> None:
 
 
 def test_an_alias_is_its_anchor() -> None:
-    assert parse_yaml("a: &x [1, two]\nb: *x\nc: !!str 5\nd: 12:30\n", "r") == {
+    assert parse_yaml("a: &x [1, two]\nb: *x\nc: '5'\nd: 12:30\n", "r") == {
         "a": [1, "two"],
         "b": [1, "two"],
         "c": "5",

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 import everstep as es
@@ -31,6 +30,7 @@ from everstep.runs.folder import begun, is_free, is_run
 from everstep.runs.opening import opened
 from everstep.runs.run import Run
 from everstep.runs.training import resume
+from everstep.runs.yaml_text import dump_yaml, parse_yaml
 
 SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 TINY = [
@@ -75,9 +75,9 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 def edit(run: Path, section: str, **values: Any) -> None:
     path = run / "config.yaml"
-    recipe = yaml.safe_load(path.read_text())
+    recipe = parse_yaml(path.read_text(), "config.yaml")
     recipe[section].update(values)
-    path.write_text(yaml.safe_dump(recipe))
+    path.write_text(dump_yaml(recipe))
 
 
 # -------------------------------------------------------------------------------------------------- what has changed
