@@ -23,8 +23,8 @@ _TYPES = {_TAG + name for name in ("map", "seq", "str", "bool", "null", "int", "
 def dump_yaml(value: Any) -> str:
     """Block style, keys in the order given, each list in one line."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False  # type: ignore[assignment]  # declared as None alone
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None alone
     yaml.width = 120
     yaml.representer.add_representer(tuple, _one_line)
     yaml.representer.add_representer(list, _one_line)
