@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.cli.common import prepare as tune_malloc
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 
 def stepper(model: nn.Module, columns: Tensor, rate: float) -> Callable[[int], float]:

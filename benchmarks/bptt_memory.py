@@ -27,9 +27,9 @@ from timing import alternately
 
 from everstep.data.batches import TokenBatch
 from everstep.learn import Objective, checkpointed
+from everstep.native import memory_pool
 from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
-from everstep.scanning.fused import pool
 
 DOCS = Path(__file__).parents[1] / "docs"
 TIMES = (1_000, 3_162, 10_000, 31_623, 100_000)
@@ -59,7 +59,7 @@ def peak(way: str, time: int) -> int:
     """Bytes of resident memory that one step adds at its peak."""
     learner, batch = model(), tokens(time)
     train(learner, way, tokens(100))
-    pool.clear()  # what we keep between calls counts too
+    memory_pool.clear()  # what we keep between calls counts too
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew from here

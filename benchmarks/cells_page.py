@@ -30,12 +30,13 @@ from torch import Tensor, nn
 
 import everstep as es
 import everstep.cells
+from everstep.backends.dispatch import BACKENDS
+from everstep.backends.fused import backend as fused
 from everstep.cli.common import prepare as tune_malloc
 from everstep.equation import Gated
+from everstep.native.kernels import kernels
+from everstep.native.processor import name as cpu_name
 from everstep.networks.cells_by_name import cell_names
-from everstep.processor import name as cpu_name
-from everstep.scanning import BACKENDS, fused
-from everstep.scanning.fused.threads import kernels
 from everstep.state import leaves
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -46,7 +47,7 @@ SIZE = 128
 CELLS: dict[str, type[es.Cell]] = {name: getattr(es, name) for name in cell_names()}
 MADE: dict[str, Callable[[int], es.Cell]] = {
     "ProjectedLSTM": lambda size: es.ProjectedLSTM(size, size, size // 2),
-    "TreeCell": lambda size: es.TreeCell(size, size, es.random_tree(1)),
+    "ExpressionCell": lambda size: es.ExpressionCell(size, size, es.random_tree(1)),
 }
 """What takes more than sizes in and out."""
 THEIRS = {
@@ -112,7 +113,7 @@ def facts(name: str) -> tuple[dict[str, str], str]:
     cell = made(name, SIZE)
     xs = torch.zeros(2, 8, SIZE)
     kernels(torch.float32)
-    with patch("everstep.scanning.fused.build.load", return_value=SimpleNamespace(run=0)):
+    with patch("everstep.native.build.load", return_value=SimpleNamespace(run=0)):
         refused = {name: backend.refuses(cell, xs, None, None) for name, backend in BACKENDS.items()}
         step = fused.told(cell, xs)
     inside = re.search(r"(\d+) products? and (\d+) pointwise loops?", step)

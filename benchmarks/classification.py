@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from everstep.cli.common import prepare as tune_malloc
 from everstep.learn.learner import Learner
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 from everstep.runs.recipe_files import load_task
 
 STEPS = 8  # in a turn

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 import everstep as es
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 GRID = [(t, b, h, h) for b in (1, 16, 64) for h in (64, 256, 1024) for t in (50, 500)]
 EXTRA = [

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import everstep as es
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 
 def measured(recipe: str, out: Path, overrides: list[str], with_rivals: bool) -> dict[str, Any]:

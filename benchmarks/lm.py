@@ -26,9 +26,9 @@ from everstep.data import Corpus, Lanes, Tokenizer, prepare, read_blocks
 from everstep.learn import FitSettings
 from everstep.learn.learner import Learner
 from everstep.learn.optim import make_optimizer
+from everstep.native.processor import name as cpu_name
 from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
-from everstep.processor import name as cpu_name
 
 SIZE, LAYERS, BATCH, WINDOW, DROPOUT = 200, 2, 20, 35, 0.2
 STEPS = 10  # in a round

@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-TEXTS = Path(__file__).parent.parent / "everstep" / "data" / "texts"
+TEXTS = Path(__file__).parent.parent / "everstep" / "data" / "bundled"
 SIZES = {"train": 6000, "valid": 800, "test": 800}
 PAIRS = 200
 CLASSES = ("positive", "negative")

@@ -19,7 +19,7 @@ import torch
 
 import everstep as es
 from everstep.look.rivals import draw_rivals
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 SENTENCES = ["The food was good, not bad at all", "The food was bad, not good at all"]
 PAIRS = ["everstep:reviews.pairs"]

@@ -29,7 +29,7 @@ from timing import alternately, summary
 from torch import Tensor
 
 import everstep as es
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 try:
     import reservoirpy

@@ -29,7 +29,7 @@ from torch._inductor.utils import fresh_cache
 from torch.nn import functional as F
 
 import everstep as es
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 
 class ByHand(es.Cell):

@@ -20,7 +20,7 @@ from engine import EXTRA, GRID, train
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning.fused import pool
+from everstep.native import memory_pool
 
 
 def status(field: str) -> int:
@@ -44,7 +44,7 @@ def peak(who: str, steps: int, batch: int, features: int, size: int) -> int:
     wanted = list(layer.parameters())
     train(run, layer, torch.randn(1, 2, features, requires_grad=True))()
     xs, scale = torch.randn(batch, steps, features, requires_grad=True), torch.randn(batch, steps, size)
-    pool.clear()  # what we keep between calls counts too
+    memory_pool.clear()  # what we keep between calls counts too
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew from here

@@ -28,12 +28,10 @@ def _imported(path: Path) -> dict[str, str]:
 
 _HOME = _imported(Path(__file__).with_suffix(".pyi"))
 
-__all__ = sorted([*(name for name in _HOME if name != "scanning"), "__version__"])
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name == "scanning":  # cells need it and it needs them; to import it where they are called would take its time
-        return import_module("everstep.scanning")
     if name not in _HOME:
         raise AttributeError(f"module 'everstep' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

@@ -1,14 +1,15 @@
 """The public names, each once. `__init__.py` reads this file, and imports a name when it is used."""
 
-from everstep import scanning as scanning
 from everstep.cell import Affine as Affine
 from everstep.cell import Cell as Cell
 from everstep.cell import Layer as Layer
+from everstep.cell import scan as scan
 from everstep.cells import *
 from everstep.data.batches import Movable as Movable
 from everstep.decode import sample as sample
 from everstep.equation import gated as gated
 from everstep.errors import EverstepError as EverstepError
+from everstep.explanation import explain as explain
 from everstep.heads import Categorical as Categorical
 from everstep.learn import EchoState as EchoState
 from everstep.learn import RecursiveLeastSquares as RecursiveLeastSquares
@@ -25,10 +26,8 @@ from everstep.runs.task import Task as Task
 from everstep.runs.training import load as load
 from everstep.runs.training import resume as resume
 from everstep.runs.training import train as train
-from everstep.scanning import explain as explain
-from everstep.scanning import scan as scan
-from everstep.scanning.fused.stream import Stream as Stream
 from everstep.sections import Section as Section
+from everstep.stream import Stream as Stream
 from everstep.wirings import *
 
 __version__: str

@@ -1,16 +1,24 @@
-"""One step of a recurrent network: `Cell`; cells affine in their state; and `Layer`, all that runs over a sequence."""
+"""One step of a recurrent network, `Cell`; all that runs over a sequence, `Layer`; and running it, `scan`."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-import everstep
 from everstep import hooks
-from everstep.state import State
+from everstep.abstract import AbstractAffine, AbstractCell
+from everstep.arguments import check_leaves, check_sequence
+from everstep.backends import reference
+from everstep.backends.dispatch import BACKENDS, dispatch
+from everstep.backends.fused import backend as fused
+from everstep.native.plain_memory import OPAQUE, plain
+from everstep.no_steps import nothing
+from everstep.state import State, as_large, check_nest, flip, leaves, like_nest, map_state
 
 
 class Layer(nn.Module):
@@ -74,10 +82,10 @@ class Layer(nn.Module):
         backend: str = "auto",
     ) -> tuple[Tensor, State]:
         """`everstep.scan(self, xs, state, ...)`: outputs (batch, time, output_size) and the final state."""
-        return everstep.scanning.plainly(self, xs, state, lengths, resets, False, backend)
+        return plainly(self, xs, state, lengths, resets, False, backend)
 
 
-class Cell(Layer):
+class Cell(Layer, AbstractCell):
     """One causal step `y_t, s_t = f(x_t, s_{t-1})`, used again at every t. Subclass it and write `step`.
 
     >>> class Accumulator(Cell):
@@ -125,10 +133,10 @@ class Cell(Layer):
         self, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
         """Run the step over time on the backend asked for, or on the fastest that can."""
-        return everstep.scanning.dispatch(self, xs, state, lengths, resets, backend)
+        return dispatch(self, xs, state, lengths, resets, backend)
 
 
-class Affine(Cell):
+class Affine(Cell, AbstractAffine):
     """A cell affine in its state: h_t = a(x_t) ∘ h_{t-1} + b(x_t). Subclass it: `coefficients`.
 
     The output is h_t, or what `output` makes of h_t and x_t. Such a recurrence is associative, so that it also runs as
@@ -149,9 +157,120 @@ class Affine(Cell):
         h = a * state + b
         return self.output(h, x), h
 
+    def steps_as_declared(self) -> bool:
+        """Whether `step` is what the coefficients say; a subclass may have written another."""
+        return type(self).step is Affine.step
+
 
 def check_size(who: nn.Module, name: str, size: int) -> int:
     """`size` if it is a positive whole number; else a ValueError that names `who` and `name`."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"{type(who).__name__}: {name} should be a whole number of at least 1, but is {size!r}")
     return size
+
+
+def scan(
+    layer: Layer,
+    xs: Tensor,
+    state: State = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, State]:
+    """Run a layer over a sequence: y_t, s_t = step(x_t, s_{t-1}) for every t.
+
+    >>> import everstep as es
+    >>> ys, state = scan(es.LSTM(3, 5), torch.zeros(2, 7, 3), lengths=torch.tensor([7, 0]))
+    >>> ys.shape, state.h.shape
+    (torch.Size([2, 7, 5]), torch.Size([2, 5]))
+
+    Args:
+        layer: the cell or wiring.
+        xs: (batch, time, input_size).
+        state: the state to go on from; `layer.initial_state` if None.
+        lengths: (batch,) whole numbers in 0 … time. Steps at or beyond a row's length leave its state untouched and its
+            outputs zero: a padded row equals the row run alone.
+        resets: (batch, time) bool; the state is put back to the initial one before that step of the run.
+        reverse: run every row from its last valid step to its first; outputs keep their places.
+        backend: "auto", or the name of one of `BACKENDS`.
+
+    Returns:
+        Outputs (batch, time, output_size), and the state after each row's last valid step. Large outputs may lie in
+        memory that is up to a quarter larger, all of which `torch.save` and `pickle` write: save a clone of them.
+
+    Raises:
+        TypeError: an argument of the wrong type, dtype or nest.
+        ValueError: an argument of the wrong shape, device or range, or a named backend that refuses.
+    """
+    if isinstance(layer, Layer) and hooks.pending(layer):
+        how = {"lengths": lengths, "resets": resets, "backend": backend}
+        run = functools.partial(scan, layer, reverse=reverse)
+        return hooks.around(layer, run, xs, *(() if state is None else (state,)), **how)  # type: ignore[no-any-return]
+    return plainly(layer, xs, state, lengths, resets, reverse, backend)
+
+
+def plainly(
+    layer: Layer,
+    xs: Tensor,
+    state: State,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    backend: str,
+) -> tuple[Tensor, State]:
+    """`scan` without the layer's own hooks."""
+    check_call(layer, xs, lengths, resets, backend)
+    # under autocast the products are short, but what is carried along the sequence is not
+    autocast = torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(xs.device.type)
+    initial = layer.initial_state(xs.shape[0], xs.new_empty(0, dtype=torch.float32) if autocast else xs)
+    if not isinstance(initial, Tensor):
+        check_leaves(layer, initial)
+    if resets is not None and any(0 in leaf.shape[1:] for _, leaf in leaves(initial)):
+        raise ValueError(
+            f"scan({type(layer).__name__}): resets put back the initial state, which has no sizes that are free (0 in "
+            "initial_state): run the rows apart"
+        )
+    if state is None:
+        state = initial
+    else:
+        initial = as_large(initial, state)
+        check_nest(f"scan({type(layer).__name__})", state, initial)
+        if not isinstance(initial, Tensor):
+            state = like_nest(state, initial)
+        if not plain(*[leaf for _, leaf in leaves(state)]):
+            backend = _of_pytorch(layer, backend)
+    if xs.shape[1] == 0:
+        among = (*(leaf for _, leaf in leaves(state)), *layer.parameters())
+        return nothing(xs, (len(xs), 0, layer.output_size), among), map_state(torch.clone, state)
+    if reverse:
+        xs, resets = flip(xs, lengths), None if resets is None else flip(resets, lengths)
+    ys, state = layer.unroll(xs, state, lengths, resets, backend)
+    if autocast:
+        state = map_state(torch.Tensor.float, state)
+    return flip(ys, lengths) if reverse else ys, state
+
+
+def _of_pytorch(layer: Layer, backend: str) -> str:
+    """The backend where the state is one that PyTorch alone can read."""
+    if backend == fused.name:
+        raise ValueError(f"scan: backend {backend!r} cannot run {type(layer).__name__}: its state: {OPAQUE}")
+    return reference.name if backend == "auto" else backend
+
+
+def check_call(
+    layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None, backend: str, caller: str = "scan"
+) -> None:
+    """Raise where a call of `scan`, or of `caller`, has arguments that no layer can run over, or names no backend.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, device or range.
+    """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"{caller}: expected a Cell or a wiring, but {type(layer).__name__} came")
+    who = f"{caller}({type(layer).__name__})"
+    if backend != "auto" and (not isinstance(backend, str) or backend not in BACKENDS):
+        raise ValueError(f"{who}: backend should be 'auto' or one of {', '.join(BACKENDS)}, but is {backend!r}")
+    check_sequence(who, layer, xs, lengths, resets)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everstep.abstract import AbstractGated
 from everstep.cell import Cell, check_size
 from everstep.state import State
 
@@ -83,7 +84,7 @@ class _Recorder:
         return torch.zeros_like(self.value)
 
 
-class Gated(Cell):
+class Gated(Cell, AbstractGated):
     """A cell made from an equation by `gated`; its page shows the equation.
 
     Args:
@@ -193,6 +194,10 @@ class Gated(Cell):
         """The name of the `torch` kernel that computes this equation ("lstm", "gru", …), or None."""
         vendor = type(self).vendor
         return None if vendor is None else vendor(self.options)
+
+    def steps_as_declared(self) -> bool:
+        """Whether `step` is the equation; a subclass may have written another."""
+        return type(self).step is Gated.step
 
     def extra_repr(self) -> str:
         options = "".join(f", {k}={getattr(v, '__name__', v)}" for k, v in self.options.items())

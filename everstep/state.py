@@ -119,6 +119,19 @@ def where(mask: Tensor, new: State, old: State) -> State:
     return map_state(pick, new, old)
 
 
+def flip(xs: Any, lengths: Tensor | None) -> Any:
+    """Turn the valid part of every row (batch, time, ...) round in time; padding stays where it is."""
+    if lengths is None:
+        return map_state(lambda leaf: leaf.flip(1), xs)
+
+    def turn(leaf: Tensor) -> Tensor:
+        steps = torch.arange(leaf.shape[1], device=leaf.device)
+        places = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
+        return leaf.gather(1, places.view(*places.shape, *[1] * (leaf.dim() - 2)).expand_as(leaf))
+
+    return map_state(turn, xs)
+
+
 def as_large(initial: State, state: State) -> State:
     """`initial`, with each size that is 0 there, and so free, as `state` has it.
 

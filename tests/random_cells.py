@@ -13,7 +13,7 @@ from test_laws import everything
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning import fused
+from everstep.backends.fused import backend as fused
 from everstep.state import map_state
 
 Shape = tuple[int, ...]

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import everstep as es
-from everstep import processor
-from everstep.scanning import fused
+from everstep.backends.fused import backend as fused
+from everstep.native import processor
 
 F64 = torch.float64
 ACCELERATE = importlib.import_module("everstep.wirings.accelerate")

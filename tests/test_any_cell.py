@@ -18,10 +18,10 @@ from everstep.state import leaves
 
 OPTIONS = {
     "ProjectedLSTM": "{type: ProjectedLSTM, proj_size: 4}",
-    "TreeCell": "[tanh, [add, x, h]]",
+    "ExpressionCell": "[tanh, [add, x, h]]",
     "TauGRU": "{type: TauGRU, delay: 2}",
 }
-QUICK = ("LSTM", "RHN", "ProjectedLSTM", "TauGRU", "TreeCell", "IntersectionRNN")
+QUICK = ("LSTM", "RHN", "ProjectedLSTM", "TauGRU", "ExpressionCell", "IntersectionRNN")
 TINY = ["model.embedding_size=8", "model.hidden_size=16", "train.batch_size=4", "objective.k1=16", "train.max_steps=2"]
 FREE = ["train.max_epochs=null", "train.max_minutes=null", "train.warmup_steps=0"]
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 import everstep as es
+from everstep.backends.dispatch import BACKENDS
 from everstep.state import map_state
 from tests.laws import D, H
 
@@ -643,9 +644,9 @@ def twice(name: str, training: bool, run: Callable[[es.Cell, Tensor], Tensor]) -
 def test_auto_is_the_plain_loop_or_says_that_it_loops(
     name: str, training: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("everstep.scanning.fused.toolchain._noticed", set())
+    monkeypatch.setattr("everstep.native.toolchain._noticed", set())
     ran: list[str] = []
-    for backend in es.scanning.BACKENDS.values():
+    for backend in BACKENDS.values():
         real = backend.run
         monkeypatch.setattr(backend, "run", lambda *given, b=backend.name, real=real: (ran.append(b), real(*given))[1])
     with caplog.at_level(logging.WARNING, "everstep"):

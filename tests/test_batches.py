@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everstep.data.buckets import Buckets
-from everstep.data.corpus import Corpus
 from everstep.data.lanes import Lanes
+from everstep.data.text.corpus import Corpus
 from everstep.errors import ConfigError, DataError
 
 BEGIN = 999

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import everstep as es
-from everstep.cli.remembering import rate_words
 from everstep.lab.remember import unfolded_words
 from everstep.look import units
 from everstep.look.curves import Curves, curve_words
 from everstep.look.flow import Flow, draw_flow
 from everstep.look.gates import DIVERGING, Activity, saturation_words
 from everstep.look.memory import ContextCurve, context_change, draw_context
-from everstep.look.remedies import Grid, Reach, remedy_words
-from everstep.look.search import search_words
+from everstep.look.memory_pictures import rate_words
+from everstep.look.remedy_results import Grid, Reach, remedy_words
+from everstep.look.search_results import search_words
 from everstep.look.surface import plane_picture
 from everstep.look.surprise import surprise_words
 from everstep.look.unfolded import Unfolded

@@ -12,7 +12,8 @@ from torch import Tensor, nn, sigmoid, tanh
 from torch.nn import functional as F
 
 import everstep as es
-from everstep.scanning import BACKENDS, parallel
+from everstep.backends import parallel
+from everstep.backends.dispatch import BACKENDS
 from everstep.state import leaves, map_state
 from everstep.wirings.masks import dropout, dropout_mask
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn, sigmoid, tanh
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import everstep as es
-from everstep.scanning import BACKENDS
+from everstep.backends.dispatch import BACKENDS
 from everstep.state import check_nest, leaves, map_state, unflatten
 
 MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}

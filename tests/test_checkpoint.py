@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from everstep.errors import CheckpointError, EverstepError, RunError
-from everstep.learn import Checkpoint, RunLock, Store, checkpoint, files
+from everstep.learn import Checkpoint, RunLock, Store, checkpoint
+from everstep.storage import files
 
 
 def make(value: float = 1.0, valid: float | None = None) -> Checkpoint:
@@ -247,7 +248,7 @@ def test_a_locked_run_is_refused_and_the_holder_named(tmp_path: Path) -> None:
     holder = """
 import sys
 from pathlib import Path
-from everstep.learn.lock import RunLock
+from everstep.storage.run_lock import RunLock
 with RunLock(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.data.batches import TokenBatch
-from everstep.data.corpus import Corpus
 from everstep.data.lanes import Lanes
+from everstep.data.text.corpus import Corpus
 from everstep.learn import checkpointed
+from everstep.native import memory_pool
 from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
-from everstep.scanning.fused import pool
 from everstep.state import detach, leaves, map_state
 
 F64 = torch.float64
@@ -287,7 +287,7 @@ def test_without_gradients_it_runs_at_once() -> None:
 
 
 def test_budget() -> None:
-    pool.clear()  # what lies there unused may be larger than what is asked for
+    memory_pool.clear()  # what lies there unused may be larger than what is asked for
     cell = es.LSTM(3, 32)
     xs = torch.randn(4, 2000, 3)
     state = 2 * 4 * 32 * 4

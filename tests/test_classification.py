@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
-from everstep.data.words import words
+from everstep.data.text.words import words
 from everstep.errors import ConfigError, DataError
 from everstep.learn.progress import Units
 from everstep.look.confusion import draw_confusion

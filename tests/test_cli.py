@@ -20,8 +20,8 @@ import everstep.runs
 from everstep.cli.app import app
 from everstep.cli.demo import counted_bits
 from everstep.errors import DataError, Diverged, Interrupted
+from everstep.native import build, toolchain
 from everstep.runs.recipe_files import load_recipe, load_task, to_yaml
-from everstep.scanning.fused import build, toolchain
 
 SCORES = {
     "task": "language-model",
@@ -483,7 +483,7 @@ def test_demo_leaves_a_strangers_folder_alone(cli: Everstep, fake: types.SimpleN
 
 
 def test_look_prints_paths_and_what_to_see(cli: Everstep, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    from everstep.cli import pictures
+    from everstep.runs import pictures
 
     monkeypatch.setattr(pictures, "drawers", lambda: [pictures.draw_learning])  # the others need a network
     Path("own.txt").write_text("One line.\nAnother.\n", encoding="utf-8")

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data import corpus as corpus_module
-from everstep.data import tokenise
-from everstep.data.corpus import Corpus, prepare
-from everstep.data.text import Block, expand, file_blocks, read_blocks
-from everstep.data.tokenizer import Tokenizer
+from everstep.data.text import corpus as corpus_module
+from everstep.data.text import tokenise
+from everstep.data.text.corpus import Corpus, prepare
+from everstep.data.text.files import Block, expand, file_blocks, read_blocks
+from everstep.data.text.tokenizer import Tokenizer
 from everstep.errors import DataError
 
 TEXT = "one two\nthree\n\n \nfour one\n\n\nfive\n"

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from everstep.data import Corpus, Tokenizer, expand, prepare, read_blocks
-from everstep.data import corpus as corpus_module
+from everstep.data.text import corpus as corpus_module
 from everstep.errors import DataError
 
 
@@ -135,8 +135,9 @@ def test_the_digest_is_taken_piece_by_piece(made: Callable[[], Corpus], monkeypa
 SCRIPT = """
 import itertools, sys, time
 from pathlib import Path
-from everstep.data import Tokenizer, tokenise
-from everstep.data.text import spanned
+from everstep.data import Tokenizer
+from everstep.data.text import tokenise
+from everstep.data.text.files import spanned
 
 def blocks(*arguments, **options):
     yield from itertools.islice(itertools.cycle(spanned(*arguments, **options)), 40)

@@ -7,7 +7,7 @@ import torch
 from torch import nn, sigmoid, tanh
 
 import everstep as es
-from everstep.scanning.fused import toolchain
+from everstep.native import toolchain
 
 F64 = torch.float64
 B, D, H, T = 2, 3, 4, 7

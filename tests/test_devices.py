@@ -143,7 +143,7 @@ def test_auto_says_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("kind", ["text", "classes"])
 def test_pictures_there(kind: str, far: FarDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from everstep.cli.pictures import draw
+    from everstep.runs.pictures import draw
 
     monkeypatch.setenv("EVERSTEP_FIXTURES", str(FIXTURES))
     path = FIXTURES / ("run-format-1" if kind == "text" else "run-format-2")

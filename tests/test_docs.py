@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import everstep
-from everstep.scanning.fused import toolchain
+from everstep.native import toolchain
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 import everstep as es
 from everstep.errors import Diverged, EverstepError, RunError
 from everstep.learn import checkpoint
-from everstep.reading import parse_json
 from everstep.runs.recipe_files import explained_keys, flat, load_recipe
 from everstep.runs.run import Run
 from everstep.runs.training import resume
+from everstep.storage.reading import parse_json
 
 TINY = ["model.embedding_size=8", "model.hidden_size=8", "train.batch_size=2", "objective.k1=8"]
 DROPOUTS = ["model.dropout=0.1", "model.input_dropout=0.1", "model.layers=2"]

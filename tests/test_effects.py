@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import everstep as es
-from everstep.scanning import fused
-from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.known import EFFECTS
-from everstep.scanning.writes import Watch
+from everstep.backends.fused import backend as fused
+from everstep.backends.fused.runtime.cell_cache import EFFECTS
+from everstep.native import toolchain
 from everstep.state import State
+from everstep.tracing.side_effects import Watch
 
 COUNT = 0
 KEPT: list[Any] = []

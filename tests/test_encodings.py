@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.cli.pictures import own_text
-from everstep.data.decoding import as_read, read_lines, reads_text, sniffed
-from everstep.data.text import file_lines, open_text, read_blocks
+from everstep.data.text.decoding import as_read, read_lines, reads_text, sniffed
+from everstep.data.text.files import file_lines, open_text, read_blocks
 from everstep.errors import DataError
+from everstep.runs.pictures import own_text
 from everstep.runs.recipe_files import parse_recipe
 
 ODD = "one\r\ntwo\rthree\x0cstill\u2028three\x85\x1c\x1d\x1e\x0b\u2029end\n\n four \r\r\nlast"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning import BACKENDS, Explanation
+from everstep.backends.dispatch import BACKENDS
+from everstep.explanation import Explanation
 from everstep.wirings.orthogonal import Orthogonal
 from tests.laws import LAYERS, PLAIN, WIRINGS, D, H
 

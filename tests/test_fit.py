@@ -21,9 +21,10 @@ from torch import nn
 
 from everstep.data.batches import TokenBatch
 from everstep.errors import ConfigError, DataError, Diverged, Interrupted, RunError
-from everstep.learn import FitSettings, Loss, clip_by_global_norm, files, load_weights, read_metrics
+from everstep.learn import FitSettings, Loss, clip_by_global_norm, load_weights, read_metrics
 from everstep.learn.learner import Learner
 from everstep.learn.progress import Screen
+from everstep.storage import files
 
 
 def gradients_of(batches: Any, objective: Any = toy.objective, **options: Any) -> list[torch.Tensor]:

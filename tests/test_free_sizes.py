@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import everstep as es
-from everstep.scanning import fused
-from everstep.scanning.fused import build, toolchain
+from everstep.backends.fused import backend as fused
+from everstep.native import build, toolchain
 from everstep.state import State, leaves
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")

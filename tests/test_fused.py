@@ -24,8 +24,9 @@ from test_laws import assert_same, carried, everything, inputs, ways
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning import explain, fused
-from everstep.scanning.fused import build, toolchain
+from everstep.backends.fused import backend as fused
+from everstep.explanation import explain
+from everstep.native import build, toolchain
 
 F64 = torch.float64
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
@@ -600,8 +601,8 @@ print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_child_forked_while_another_thread_compiles() -> None:
     out = process("""
 import signal, threading
-from everstep.scanning import fused
-from everstep.scanning.fused import build, pool
+from everstep.backends.fused import backend as fused
+from everstep.native import build, memory_pool as pool
 taken, done = threading.Event(), threading.Event()
 def hold():
     with build._lock, pool._lock, fused._lock:
@@ -817,7 +818,7 @@ def grid(dtype: Any) -> np.ndarray:
 
 def errors(name: str, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """The grid, and the error at every place of it in units in the last place of the exact result."""
-    library = build.load((Path(fused.__file__).parent / "native" / "math.h").read_text("utf-8") + HARNESS, "math")
+    library = build.load(Path(build.__file__).with_name("math.h").read_text("utf-8") + HARNESS, "math")
     run = getattr(library, f"{name}_f{np.dtype(dtype).itemsize * 8}")
     run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
     x = grid(dtype)
@@ -846,7 +847,7 @@ def test_elementary_functions(name: str, dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", LIMITS)
 def test_elementary_functions_at_the_ends(name: str, dtype: Any) -> None:
-    library = build.load((Path(fused.__file__).parent / "native" / "math.h").read_text("utf-8") + HARNESS, "math")
+    library = build.load(Path(build.__file__).with_name("math.h").read_text("utf-8") + HARNESS, "math")
     run = getattr(library, f"{name}_f{np.dtype(dtype).itemsize * 8}")
     run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0] * 5, dtype)

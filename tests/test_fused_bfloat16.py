@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import everstep as es
-from everstep.scanning.fused import call
-from everstep.scanning.fused.products import transposed
-from everstep.scanning.fused.threads import has_short, kernels
+from everstep.backends.fused.runtime import call
+from everstep.native.kernels import has_short, kernels
+from everstep.native.products import transposed
 
 pytestmark = pytest.mark.skipif(not has_short(), reason="the processor has no products in bfloat16")
 CELLS = {"LSTM": es.LSTM, "GRU": es.GRU, "GRUBefore": es.GRUBefore, "LayerNormLSTM": es.LayerNormLSTM}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import everstep as es
-from everstep.scanning import fused
-from everstep.scanning.fused import toolchain
+from everstep.backends.fused import backend as fused
+from everstep.native import toolchain
 
 HEADS, WIDTH = 3, 4
 Product = Callable[[Tensor, Tensor], Tensor]

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from everstep import processor
 from everstep.errors import EverstepError
-from everstep.scanning.fused import build, locks, toolchain
+from everstep.native import build, locks, processor, toolchain
 
 SOURCE = 'extern "C" double twice(double x) { return 2 * x; }\n'
 BROKEN = 'extern "C" double twice(double x) { return 2 * nothing_of_this_name; }\n'
@@ -27,13 +26,12 @@ BROKEN = 'extern "C" double twice(double x) { return 2 * nothing_of_this_name; }
 # the modules without their package, which would import torch
 ALONE = f"""
 import importlib.util, sys, types
-for package in ("everstep.scanning", "everstep.scanning.fused"):
-    sys.modules[package] = types.ModuleType(package)
+sys.modules["everstep.native"] = types.ModuleType("everstep.native")
 files = {{"locks": {locks.__file__!r}, "toolchain": {toolchain.__file__!r}, "build": {build.__file__!r}}}
 for name, path in files.items():
     spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = sys.modules["everstep.scanning.fused." + name] = importlib.util.module_from_spec(spec)
-    setattr(sys.modules["everstep.scanning.fused"], name, module)
+    module = sys.modules[name] = sys.modules["everstep.native." + name] = importlib.util.module_from_spec(spec)
+    setattr(sys.modules["everstep.native"], name, module)
     spec.loader.exec_module(module)
 build = sys.modules["build"]
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from everstep.scanning.fused import build, toolchain
+from everstep.native import build, toolchain
 
 SOURCE = 'extern "C" int mine() { return 1; }'
 THEIRS = 'extern "C" int mine() { return 2; }'

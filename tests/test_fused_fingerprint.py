@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning import fused
-from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.fingerprint import Snapshot, fingerprint
-from everstep.scanning.fused.known import KEPT
-from everstep.scanning.writes import HOME
+from everstep.backends.fused import backend as fused
+from everstep.backends.fused.runtime.cell_cache import KEPT
+from everstep.native import toolchain
+from everstep.tracing.guards import Snapshot, fingerprint
+from everstep.tracing.side_effects import HOME
 
-KNOWN = import_module("everstep.scanning.fused.known")  # whose name in `fused` is its function's
+KNOWN = import_module("everstep.backends.fused.runtime.cell_cache")  # whose name in `fused` is its function's
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
 

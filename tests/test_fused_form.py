@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from everstep.scanning.fused import _ragged, toolchain
-from everstep.scanning.fused.form import BRINGS, NULL, Entry, Form, brought
-from everstep.scanning.fused.threads import kernels
+from everstep.backends.fused.backend import _ragged
+from everstep.native import toolchain
+from everstep.native.call_table import BRINGS, NULL, Entry, Form, brought
+from everstep.native.kernels import kernels
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)

@@ -18,7 +18,7 @@ import torch
 
 import everstep
 
-SOURCE = Path(everstep.__file__).parent / "scanning" / "fused" / "native" / "kernels.cpp"
+SOURCE = Path(everstep.__file__).parent / "native" / "kernels.cpp"
 FLAGS = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
 MACHINES = {"native": "-march=native", "baseline": "-mtune=generic"}
 BODY = CFUNCTYPE(None, c_void_p, c_int64, c_int64)

@@ -16,9 +16,10 @@ from test_laws import assert_same, carried, everything, exactly, ways
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning import fused
-from everstep.scanning.fused import table, toolchain
-from everstep.scanning.fused.program import Program
+from everstep.backends.fused import backend as fused
+from everstep.backends.fused.runtime import work_layout
+from everstep.backends.fused.runtime.program import Program
+from everstep.native import toolchain
 
 F64 = torch.float64
 pytestmark = [
@@ -208,10 +209,10 @@ def taken(limit: str) -> Iterator[None]:
     """Layouts as this limit has them."""
     with pytest.MonkeyPatch.context() as changed:
         for constant, value in LIMITS[limit].items():
-            changed.setattr(table, constant, value)
-        table.layout.cache_clear()
+            changed.setattr(work_layout, constant, value)
+        work_layout.layout.cache_clear()
         yield
-    table.layout.cache_clear()
+    work_layout.layout.cache_clear()
 
 
 def source(cell: es.Cell, xs: Tensor) -> str:
@@ -283,9 +284,9 @@ def test_fused_equals_the_reference(name: str, dtype: torch.dtype) -> None:
 def test_limits_of_products_are_heeded(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     torch.set_num_threads(threads)
     chunks: list[int] = []
-    layout = table.layout
+    layout = work_layout.layout
 
-    def note(*given: Any) -> table.Layout:
+    def note(*given: Any) -> work_layout.Layout:
         found = layout(*given)
         chunks.append(found.chunk)
         return found

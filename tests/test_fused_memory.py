@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import everstep as es
-from everstep.scanning.fused import pool, toolchain
+from everstep.native import memory_pool, toolchain
 from everstep.wirings.checkpointed import bytes_of_step
 
 SIZE = 1 << 18
@@ -19,9 +19,9 @@ LIKE = torch.empty(1)
 
 @pytest.fixture(autouse=True)
 def _own_pool() -> Iterator[None]:
-    pool.clear()
+    memory_pool.clear()
     yield
-    pool.clear()
+    memory_pool.clear()
 
 
 def received(sent: Tensor) -> Tensor:
@@ -31,49 +31,52 @@ def received(sent: Tensor) -> Tensor:
 
 
 def test_memory_that_another_process_holds_is_not_used_again() -> None:
-    sent = pool.empty(LIKE, SIZE).fill_(1)
+    sent = memory_pool.empty(LIKE, SIZE).fill_(1)
     there = received(sent)
     del sent
-    pool.empty(LIKE, SIZE).fill_(2)
+    memory_pool.empty(LIKE, SIZE).fill_(2)
     assert bool((there == 1).all())
-    assert [block.ours() for found in pool._pool.values() for block in found] == [True]
+    assert [block.ours() for found in memory_pool._pool.values() for block in found] == [True]
 
 
 @pytest.mark.parametrize("size", [0, 2 * SIZE])
 def test_memory_of_another_size_is_not_used_again(size: int) -> None:
-    array = pool.empty(LIKE, SIZE)
+    array = memory_pool.empty(LIKE, SIZE)
     array.untyped_storage().resize_(4 * size)
     del array
-    fresh = pool.empty(LIKE, SIZE)
+    fresh = memory_pool.empty(LIKE, SIZE)
     assert SIZE <= fresh.untyped_storage().nbytes() // 4 < 1.1 * SIZE
-    assert len(pool._pool) == len([block for found in pool._pool.values() for block in found]) == 1
+    assert len(memory_pool._pool) == len([block for found in memory_pool._pool.values() for block in found]) == 1
 
 
 def test_memory_whose_storage_a_caller_holds_is_not_used_again() -> None:
-    storage = pool.empty(LIKE, SIZE).fill_(1).untyped_storage()
-    pool.empty(LIKE, SIZE).fill_(2)
+    storage = memory_pool.empty(LIKE, SIZE).fill_(1).untyped_storage()
+    memory_pool.empty(LIKE, SIZE).fill_(2)
     assert bool((torch.empty(0).set_(storage) == 1).all())
     address = storage.data_ptr()
     del storage
-    assert pool.empty(LIKE, SIZE).data_ptr() == address
+    assert memory_pool.empty(LIKE, SIZE).data_ptr() == address
 
 
 def test_what_no_caller_sees_takes_less_than_there_is() -> None:
-    large = pool.empty(LIKE, 4 * SIZE)
+    large = memory_pool.empty(LIKE, 4 * SIZE)
     address = large.data_ptr()
-    assert pool.inner(LIKE, SIZE).data_ptr() != address
+    assert memory_pool.inner(LIKE, SIZE).data_ptr() != address
     del large
-    assert pool.empty(LIKE, SIZE).data_ptr() != address
-    small = pool.empty(LIKE, SIZE)
-    found = pool.inner(LIKE, SIZE)
+    assert memory_pool.empty(LIKE, SIZE).data_ptr() != address
+    small = memory_pool.empty(LIKE, SIZE)
+    found = memory_pool.inner(LIKE, SIZE)
     assert (found.data_ptr(), found.shape) == (address, (SIZE,))
-    assert not {small.data_ptr(), address} & {pool.inner(LIKE, SIZE).data_ptr(), pool.empty(LIKE, 4 * SIZE).data_ptr()}
+    assert not {small.data_ptr(), address} & {
+        memory_pool.inner(LIKE, SIZE).data_ptr(),
+        memory_pool.empty(LIKE, 4 * SIZE).data_ptr(),
+    }
 
 
 def test_what_was_taken_in_inference_mode_serves_training() -> None:
     with torch.inference_mode():
-        address = pool.inner(LIKE, SIZE).data_ptr()
-    found = pool.inner(LIKE, SIZE)
+        address = memory_pool.inner(LIKE, SIZE).data_ptr()
+    found = memory_pool.inner(LIKE, SIZE)
     assert found.data_ptr() == address
     weight = torch.ones(SIZE, requires_grad=True)
     (found.fill_(2) * weight).sum().backward()
@@ -81,38 +84,40 @@ def test_what_was_taken_in_inference_mode_serves_training() -> None:
 
 
 def test_scratch_memory_is_the_threads_own() -> None:
-    address = pool.scratch(LIKE, 1000).data_ptr()
-    assert [pool.scratch(LIKE, 1000).data_ptr(), pool.scratch(LIKE.double(), 500).data_ptr()] == [address] * 2
+    address = memory_pool.scratch(LIKE, 1000).data_ptr()
+    assert [memory_pool.scratch(LIKE, 1000).data_ptr(), memory_pool.scratch(LIKE.double(), 500).data_ptr()] == [
+        address
+    ] * 2
     there: list[Tensor] = []
-    thread = threading.Thread(target=lambda: there.append(pool.scratch(LIKE, 1000)))
+    thread = threading.Thread(target=lambda: there.append(memory_pool.scratch(LIKE, 1000)))
     thread.start()
     thread.join()
     assert there[0].data_ptr() != address
-    assert pool.scratch(LIKE, SIZE).nbytes >= 4 * SIZE
-    large = pool.scratch(LIKE, pool._OWN)
-    assert large.nbytes == 4 * pool._OWN
-    assert large.data_ptr() != pool.scratch(LIKE, SIZE).data_ptr()
+    assert memory_pool.scratch(LIKE, SIZE).nbytes >= 4 * SIZE
+    large = memory_pool.scratch(LIKE, memory_pool._OWN)
+    assert large.nbytes == 4 * memory_pool._OWN
+    assert large.data_ptr() != memory_pool.scratch(LIKE, SIZE).data_ptr()
 
 
 def test_arrays_apart_have_memory_of_their_own_size() -> None:
-    address = pool.empty(LIKE, 2 * SIZE).data_ptr()
-    with pool.apart():
-        for found in (pool.empty(LIKE, SIZE, 2), pool.inner(LIKE, SIZE)):
+    address = memory_pool.empty(LIKE, 2 * SIZE).data_ptr()
+    with memory_pool.apart():
+        for found in (memory_pool.empty(LIKE, SIZE, 2), memory_pool.inner(LIKE, SIZE)):
             assert found.untyped_storage().nbytes() == found.nbytes
             assert found.data_ptr() != address
-    assert pool.empty(LIKE, SIZE, 2).data_ptr() == address
+    assert memory_pool.empty(LIKE, SIZE, 2).data_ptr() == address
 
 
 def test_where_too_much_is_idle_what_was_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [SIZE, 2 * SIZE, 4 * SIZE]
     for size in (*sizes, SIZE):
-        pool.empty(LIKE, size)
-    monkeypatch.setattr(pool, "KEPT", 4 * 5 * SIZE)
-    held = pool.empty(LIKE, 8 * SIZE)
-    assert [block.room for block in pool._pool[LIKE.dtype]] == [SIZE, 4 * SIZE, 8 * SIZE]
-    monkeypatch.setattr(pool, "KEPT", 4 * SIZE)
-    pool.empty(LIKE, 16 * SIZE)
-    assert [block.room for block in pool._pool[LIKE.dtype]] == [SIZE, held.numel(), 16 * SIZE]
+        memory_pool.empty(LIKE, size)
+    monkeypatch.setattr(memory_pool, "KEPT", 4 * 5 * SIZE)
+    held = memory_pool.empty(LIKE, 8 * SIZE)
+    assert [block.room for block in memory_pool._pool[LIKE.dtype]] == [SIZE, 4 * SIZE, 8 * SIZE]
+    monkeypatch.setattr(memory_pool, "KEPT", 4 * SIZE)
+    memory_pool.empty(LIKE, 16 * SIZE)
+    assert [block.room for block in memory_pool._pool[LIKE.dtype]] == [SIZE, held.numel(), 16 * SIZE]
 
 
 @pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
@@ -124,7 +129,7 @@ def test_a_budget_is_counted_in_what_arrays_need() -> None:
         return bytes_of_step(lambda model, given, state: es.scan(cell, given[0], state), cell, xs, state)
 
     first = needed()
-    pool.clear()
-    pool.empty(LIKE, 64 * SIZE)
+    memory_pool.clear()
+    memory_pool.empty(LIKE, 64 * SIZE)
     assert needed() == first
     assert 4 * 64 * 6 < first / 512 < 4 * 64 * 9

@@ -12,8 +12,9 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 import everstep as es
-from everstep.scanning import dispatch, fused
-from everstep.scanning.fused import pool, toolchain
+from everstep.backends.dispatch import dispatch
+from everstep.backends.fused import backend as fused
+from everstep.native import memory_pool, toolchain
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
@@ -80,11 +81,11 @@ def test_backward_again_under_autocast() -> None:
 
 def test_memory_used_again_is_of_the_same_device() -> None:
     like = torch.empty(1)
-    kept = pool.empty(like, 1 << 18)
+    kept = memory_pool.empty(like, 1 << 18)
     address = kept.data_ptr()
     del kept
-    assert pool.empty(like.to("meta"), 1 << 18).device.type == "meta"
-    assert pool.empty(like, 1 << 18).data_ptr() == address
+    assert memory_pool.empty(like.to("meta"), 1 << 18).device.type == "meta"
+    assert memory_pool.empty(like, 1 << 18).data_ptr() == address
 
 
 class Twice(es.Cell):

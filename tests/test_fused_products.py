@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning.fused import _rows, products, toolchain
-from everstep.scanning.fused.products import ALL, BEFORE, USED, USED_BEFORE, columns, mm, room_over_steps, transposed
-from everstep.scanning.fused.table import Rows
-from everstep.scanning.fused.threads import has_short, kernels
+from everstep.backends.fused.backend import _rows
+from everstep.backends.fused.runtime.work_layout import Rows
+from everstep.native import products, toolchain
+from everstep.native.kernels import has_short, kernels
+from everstep.native.products import ALL, BEFORE, USED, USED_BEFORE, columns, mm, room_over_steps, transposed
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 

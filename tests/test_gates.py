@@ -16,7 +16,6 @@ from torch import Tensor, nn, sigmoid, tanh
 from torch.nn import functional as F
 
 import everstep as es
-from everstep.cli.activity import draw_gates, draw_units, read
 from everstep.errors import DataError
 from everstep.look.gates import (
     Activity,
@@ -29,6 +28,8 @@ from everstep.look.gates import (
     units_text,
 )
 from everstep.look.gates_page import gates_html
+from everstep.look.unit_pictures import read
+from everstep.runs.pictures import draw_gates, draw_units
 
 D, H, T = 3, 4, 11
 
@@ -347,8 +348,10 @@ def test_a_run_is_read_character_by_character(run: Any, passage: Path) -> None:
 
 
 def test_pictures_of_a_run(run: Any, passage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("EXCERPT", 40), ("PASSAGE", 60), ("LONG", 400)):
-        monkeypatch.setattr(f"everstep.cli.activity.{name}", value)
+    for name, value in (("look.unit_pictures.EXCERPT", 40), ("look.unit_pictures.PASSAGE", 60)):
+        monkeypatch.setattr(f"everstep.{name}", value)
+    for name, value in (("PASSAGE", 60), ("LONG", 400)):
+        monkeypatch.setattr(f"everstep.runs.pictures.{name}", value)
     text = passage.read_text(encoding="utf-8")
     drawn = [*draw_gates(run, tmp_path / "p", text), *draw_units(run, tmp_path / "p", text)]
     assert [path.name for path, _ in drawn] == [
@@ -363,8 +366,8 @@ def test_pictures_of_a_run(run: Any, passage: Path, tmp_path: Path, monkeypatch:
 def test_a_run_without_gates_or_text(run: Any, passage: Path, tmp_path: Path) -> None:
     plain = es.train("text-bytes", tmp_path / "rnn", overrides=[f"data.train={passage}", *SMALL, "model.cell=RNN"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("everstep.cli.activity.EXCERPT", 20)
-        patch.setattr("everstep.cli.activity.PASSAGE", 40)
+        patch.setattr("everstep.look.unit_pictures.EXCERPT", 20)
+        patch.setattr("everstep.runs.pictures.PASSAGE", 40)
         assert [path.name for path, _ in draw_gates(plain, tmp_path / "p")] == ["units.png", "units.html"]
     with pytest.raises(DataError, match="empty"):
         draw_gates(run, tmp_path, "\n\n")

@@ -15,9 +15,9 @@ import torch
 from untrained import untrained
 
 import everstep as es
-from everstep.cli.using import write_texts
+from everstep.cli.run_verbs import write_texts
 from everstep.data import Tokenizer
-from everstep.data.vocabulary import KINDS
+from everstep.data.text.vocabulary import KINDS
 from everstep.decode import draws, sample
 from everstep.errors import ConfigError
 from everstep.runs.run import Run

@@ -18,9 +18,9 @@ import everstep as es
 from everstep.cli.app import app
 from everstep.cli.graphing import graph
 from everstep.look import layout
+from everstep.look.cell_graph import draw_graph
 from everstep.look.diagram import Diagram, step_diagram
-from everstep.look.graph import draw_graph
-from everstep.scanning.record import Untraceable
+from everstep.tracing.recorder import Untraceable
 
 
 def diagram(cell: es.Cell) -> Diagram:

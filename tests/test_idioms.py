@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import everstep as es
-from everstep.scanning import fused
+from everstep.backends.fused import backend as fused
 from everstep.state import State, leaves
 
 F64 = torch.float64

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning.fused import toolchain
+from everstep.native import toolchain
 from everstep.state import State
 
 F64 = torch.float64

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import everstep
-from everstep.reading import json_text, parse_json
+from everstep.storage.reading import json_text, parse_json
 
 PACKAGE = Path(everstep.__file__).parent
 

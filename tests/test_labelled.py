@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data.labelled import Labelled, read_labelled
+from everstep.data.readers.labelled import Labelled, read_labelled
 from everstep.errors import DataError
 
 TEXTS, LABELS = ["good fun", "dull , long", "fine"], ["pos", "neg", "very pos"]
@@ -287,7 +287,7 @@ def test_what_the_csv_module_and_json_write_is_read_back(tmp_path_factory, rows)
 
 
 def test_reading_labels_needs_no_torch():
-    code = "import sys, everstep.data.labelled, everstep.data.trees; print('torch' in sys.modules)"
+    code = "import sys, everstep.data.readers.labelled, everstep.data.readers.trees; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -13,7 +13,7 @@ from laws import CELLS, LAYERS, LONG, OWN_DERIVATIVES
 from torch import Tensor
 
 import everstep as es
-from everstep.scanning import BACKENDS
+from everstep.backends.dispatch import BACKENDS
 from everstep.state import leaves, map_state, unflatten
 
 F64 = torch.float64

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from untrained import untrained
 
-from everstep.cli.pictures import own_text, passage
 from everstep.errors import DataError, RunError
+from everstep.look.coloured_text import Piece, layout
 from everstep.look.curves import draw_curves, learning_curves, read_curves, smooth
 from everstep.look.surprise import surprise_html, surprise_text
-from everstep.look.text import Piece, layout
+from everstep.runs.pictures import own_text, passage
 from everstep.runs.run import Run
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from untrained import untrained
 
 import everstep as es
-from everstep.cli.remembering import draw_memory
 from everstep.errors import DataError
 from everstep.look.flow import Flow, gradient_flow
 from everstep.look.memory import context_change, context_loss, draw_context, memory_by_gradient
+from everstep.runs.pictures import draw_memory
 from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn, sigmoid, tanh
 
 import everstep as es
 from everstep.cli.loading import load_cell
+from everstep.look.cell_graph import _step
 from everstep.look.diagram import Diagram, step_diagram
 from everstep.look.gates import activities
-from everstep.look.graph import _step
 from everstep.look.step import Rows, gate_name, named_step, narrowed
 from everstep.networks.cells_by_name import cell_names
 
@@ -25,7 +25,7 @@ MADE: dict[str, Any] = {
     "IntersectionRNN": lambda: es.IntersectionRNN(H),
     "ProjectedLSTM": lambda: es.ProjectedLSTM(D, H, 3),
     "RGLRU": lambda: es.RGLRU(H),
-    "TreeCell": lambda: es.TreeCell(D, H, TREE),
+    "ExpressionCell": lambda: es.ExpressionCell(D, H, TREE),
 }
 
 
@@ -71,7 +71,7 @@ def test_no_exported_cell_has_a_gate_or_block_without_a_name(name: str) -> None:
         (es.GatedAntisymmetricRNN(D, H), "n z"),
         (es.TLSTM(D, H), "f o"),
         (es.BRC(D, H), "a c n"),
-        (es.TreeCell(D, H, TREE), "h1+x1 x2"),
+        (es.ExpressionCell(D, H, TREE), "h1+x1 x2"),
         (es.LSTM(D, H), "f g i o"),
     ],
 )

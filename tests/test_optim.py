@@ -223,7 +223,7 @@ def test_settings_that_cannot_be_used_are_named(options: dict[str, Any]) -> None
 def test_precision_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for native in (False, True):
-        monkeypatch.setattr("everstep.processor.has_bfloat16", lambda native=native: native)
+        monkeypatch.setattr("everstep.native.processor.has_bfloat16", lambda native=native: native)
         assert uses_bfloat16("float32", cpu) == (False, "")
         assert uses_bfloat16("auto", cpu) == (native, "")
         chosen, notice = uses_bfloat16("bfloat16", cpu)

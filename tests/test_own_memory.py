@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning import BACKENDS
+from everstep.backends.dispatch import BACKENDS
 from everstep.state import leaves, map_state
 from tests.laws import LAYERS, PLAIN, WIRINGS, D, H
 
@@ -106,7 +106,7 @@ def test_gradients_go_on_when_the_final_state_is_written_over(name: str, backend
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_stream_hands_out_nothing_of_its_own(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr("everstep.scanning.fused.stream._compile", lambda *_: "no")
+        monkeypatch.setattr("everstep.stream._compile", lambda *_: "no")
     for make in (lambda: es.GRU(D, H), lambda: es.Identity(D), lambda: es.Window(D, 1)):
         torch.manual_seed(0)
         cell = make().eval()

@@ -11,8 +11,8 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import everstep as es
-from everstep.scanning import BACKENDS
-from everstep.scanning.parallel import linear_scan
+from everstep.backends.dispatch import BACKENDS
+from everstep.backends.parallel import linear_scan
 
 
 class Count(TorchDispatchMode):

@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 import everstep as es
-from everstep.scanning import fused
-from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.products import mm
-from everstep.scanning.plain import plain
+from everstep.backends.fused import backend as fused
+from everstep.native import toolchain
+from everstep.native.plain_memory import plain
+from everstep.native.products import mm
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import everstep
-from everstep.scanning.fused import threads, toolchain
+from everstep.native import kernels, toolchain
 
 PACKAGE = Path(everstep.__file__).parent
 MODES = {kind + binary + more for kind in "rwxa" for binary in ("", "b", "t") for more in ("", "+")}
@@ -204,7 +204,7 @@ def test_libraries_on_a_mac_are_asked_of_its_loader(monkeypatch: pytest.MonkeyPa
     loader = SimpleNamespace(_dyld_image_count=lambda: len(paths), _dyld_get_image_name=name)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", lambda path: loader)
-    assert threads._libraries() == [os.fsdecode(path) for path in paths]
+    assert kernels._libraries() == [os.fsdecode(path) for path in paths]
 
 
 @pytest.fixture
@@ -239,9 +239,9 @@ def test_the_runtime_of_pytorch_is_taken(
         names = ("GOMP_parallel",) * ("other" not in path) + ("omp_get_thread_num", "omp_get_num_threads")
         return SimpleNamespace(**dict.fromkeys(names, ctypes.c_void_p(7)))
 
-    monkeypatch.setattr(threads, "_libraries", lambda: loaded)
+    monkeypatch.setattr(kernels, "_libraries", lambda: loaded)
     monkeypatch.setattr(ctypes, "CDLL", load)
-    assert threads._openmp() == ((7, 7, 7) if taken else (None, None, None))
+    assert kernels._openmp() == ((7, 7, 7) if taken else (None, None, None))
     assert taken is None or opened == [taken]
     assert [line[:33] for line in said] == ["compiled loops run on one thread:"] * (taken is None)
 
@@ -249,5 +249,5 @@ def test_the_runtime_of_pytorch_is_taken(
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
 def test_the_runtime_is_found_here(said: list[str]) -> None:
     torch.zeros(1)
-    assert any(Path(path).name.startswith("libtorch") for path in threads._libraries())
-    assert all(threads._openmp()) is not bool(said)
+    assert any(Path(path).name.startswith("libtorch") for path in kernels._libraries())
+    assert all(kernels._openmp()) is not bool(said)

@@ -14,13 +14,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import everstep as es
-from everstep import processor
+from everstep.backends.fused import backend as fused
 from everstep.cli.app import app
 from everstep.learn.precision import uses_bfloat16
+from everstep.native import processor, toolchain
+from everstep.native.kernels import has_short
 from everstep.runs.training import train
-from everstep.scanning import fused
-from everstep.scanning.fused import toolchain
-from everstep.scanning.fused.threads import has_short
 
 pytestmark = pytest.mark.instructions
 SHORT = (torch.bfloat16, torch.float16)

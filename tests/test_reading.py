@@ -15,9 +15,9 @@ import torch
 from everstep.data import Tokenizer
 from everstep.errors import CheckpointError, ConfigError, DataError, RunError
 from everstep.learn import Checkpoint, checkpoint, read_metrics
-from everstep.reading import open_regular, parse_json, read_small
 from everstep.runs.recipe_files import load_recipe
 from everstep.runs.yaml_text import parse_yaml
+from everstep.storage.reading import open_regular, parse_json, read_small
 
 RECIPE = "task: language-model\ntrain: {max_steps: 1}\n"
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
+from everstep.backends.dispatch import BACKENDS
 from everstep.data.batches import TokenBatch
 from everstep.errors import ConfigError
 from everstep.learn import fit
@@ -19,7 +20,6 @@ from everstep.learn.update_rules import update_rules
 from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.runs.recipe_files import parse_recipe
-from everstep.scanning import BACKENDS
 from everstep.tasks.language_model import LanguageModelRecipe
 from everstep.wirings import EmbeddingDropout, StateDropout
 from everstep.wirings.masks import dropout_mask

@@ -24,7 +24,7 @@ from everstep.lab import remedy_trials as lab
 from everstep.lab.remedies import REMEDIES, TASKS, Remedy, omega_objective
 from everstep.lab.remedy_trials import Experiment, Trial, attempt, examine, read_records, remedies
 from everstep.lab.synthetic import Predictor, measure, objective
-from everstep.look.remedies import Grid, Reach, draw_remedies, remedy_table
+from everstep.look.remedy_results import Grid, Reach, draw_remedies, remedy_table
 from everstep.runs.workers import in_processes
 from everstep.wirings.orthogonal import ModReLU, Orthogonal
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import everstep as es
-from everstep.scanning.fused import build, toolchain
+from everstep.native import build, toolchain
 from everstep.state import leaves
 from everstep.wirings.reservoir import loop, spectral_radius
 

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from everstep.data.labelled import Labelled, read_labelled
-from everstep.data.text import expand, read_blocks
+from everstep.data.readers.labelled import Labelled, read_labelled
+from everstep.data.text.files import expand, read_blocks
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import everstep as es
-from everstep.learn import echo_state
-from everstep.learn import ridge as ridge_module
+from everstep.learn.linear import echo_state
+from everstep.learn.linear import ridge as ridge_module
 
 F64 = torch.float64
 

@@ -10,8 +10,8 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from everstep.data.tokenizer import Tokenizer
-from everstep.data.vocabulary import KINDS
+from everstep.data.text.tokenizer import Tokenizer
+from everstep.data.text.vocabulary import KINDS
 
 LETTERS = "abe ▁▂\t\r\x0c\x1c\u0085\u00a0\u2028\ufeff\n\0é\u0301ﬁ🙂東<>|_\\\u200b\ufffd"
 SAMPLE = (LETTERS + "\n") * 3 + "to be or not to be ▁▂▃ cpu ▁ ▁▁ be\n" * 5

@@ -19,18 +19,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import everstep as es
-from everstep.cli.pictures import pictures_of
 from everstep.data import expand, read_blocks
 from everstep.errors import CheckpointError, Interrupted, RunError
-from everstep.learn import RunLock, files
-from everstep.learn.files import remove
+from everstep.learn import RunLock
 from everstep.learn.weights import load_weights, weights_step
 from everstep.runs import training as runs
 from everstep.runs.folder import begun, is_free, is_run
 from everstep.runs.opening import opened
+from everstep.runs.pictures import pictures_of
 from everstep.runs.run import Run
 from everstep.runs.training import resume
 from everstep.runs.yaml_text import dump_yaml, parse_yaml
+from everstep.storage import files
+from everstep.storage.files import remove
 
 SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 TINY = [
@@ -319,7 +320,7 @@ def test_a_folder_of_anything_else_is_never_begun_in(text: Path, tmp_path: Path)
 def test_a_signal_while_a_run_begins_leaves_nothing(
     number: int, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from everstep.runs import texts
+    from everstep.runs import text_data as texts
 
     def signalled(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), number)

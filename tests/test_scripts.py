@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from everstep.look import glyphs
 from everstep.look.bidi import joined, seen
+from everstep.look.coloured_text import Piece, clusters, layout
 from everstep.look.surprise import surprise_html, surprise_text
-from everstep.look.text import Piece, clusters, layout
 
 A, B, C = "\u05d0", "\u05d1", "\u05d2"  # Hebrew
 BEH, ALEF, DAL, KASRA = "\u0628", "\u0627", "\u062f", "\u0650"  # Arabic

@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 import everstep as es
+from everstep.backends.fused import backend as fused
 from everstep.cli.app import app
 from everstep.data import expand, read_blocks
 from everstep.errors import ConfigError, DataError, Interrupted, RunError
-from everstep.lab import search as searching
-from everstep.lab.search import read_records, search
+from everstep.lab import cell_search as searching
+from everstep.lab.cell_search import read_records, search
+from everstep.native import toolchain
 from everstep.runs.recipe_files import load_recipe
-from everstep.scanning import fused
-from everstep.scanning.fused import toolchain
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 TINY = ["model.embedding_size=8", "model.hidden_size=8", "train.batch_size=4", "objective.k1=16", "train.threads=1"]
@@ -60,7 +60,7 @@ def test_every_cell_is_recorded(done: Path) -> None:
     assert (lstm["parameters"], lstm["state"], lstm["tree"]) == (2 * 4 * 8 * 9, 16, None)
     assert (tree["backend"], tree["state"]) == ("fused", 16)
     assert tree["tree"] == json.loads(json.dumps(es.random_tree(0)))
-    assert tree["parameters"] == sum(p.numel() for p in es.TreeCell(8, 8, tree["tree"]).parameters())
+    assert tree["parameters"] == sum(p.numel() for p in es.ExpressionCell(8, 8, tree["tree"]).parameters())
 
 
 def test_the_best_can_be_trained_for_longer(done: Path, text: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_best_can_be_trained_for_longer(done: Path, text: Path, tmp_path: Pa
     )
     es.train(done / "best.yaml", tmp_path / "run", lambda line: None, overrides=["train.max_steps=3"])
     run = es.load(tmp_path / "run")
-    assert next(m for m in run.model.modules() if isinstance(m, es.TreeCell)).tree == es.random_tree(best["seed"])
+    assert next(m for m in run.model.modules() if isinstance(m, es.ExpressionCell)).tree == es.random_tree(best["seed"])
     assert run.evaluate()["perplexity"] < 80
 
 
@@ -140,7 +140,7 @@ def test_wrong_arguments(done: Path, text: Path, tmp_path: Path, lines: list[str
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="is no search"):
         searched(text, tmp_path / "file", lines)
-    with pytest.raises(ConfigError, match=r"model.cell: TreeCell: tree\[1\] should be a leaf"):
+    with pytest.raises(ConfigError, match=r"model.cell: ExpressionCell: tree\[1\] should be a leaf"):
         load_recipe("shakespeare", ["model.cell=[tanh, y]"])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning.fused import toolchain
+from everstep.native import toolchain
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 

@@ -18,7 +18,7 @@ import everstep as es
 from everstep.cli.demo import counted_bits
 from everstep.data import expand, read_blocks
 from everstep.data.batches import TokenBatch
-from everstep.data.text_measures import text_measures
+from everstep.data.text.perplexity import text_measures
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.learn import FitSettings, fit
 from everstep.networks.likelihood import likelihood

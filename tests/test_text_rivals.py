@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from everstep.data.labelled import read_labelled
-from everstep.data.trees import read_trees
+from everstep.data.readers.labelled import read_labelled
+from everstep.data.readers.trees import read_trees
 from everstep.errors import ConfigError
 from everstep.rivals import Rival, WordTexts, text_classes, text_rivals
 

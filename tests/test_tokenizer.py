@@ -15,9 +15,9 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data.text import expand, read_blocks
-from everstep.data.tokenizer import Tokenizer
-from everstep.data.vocabulary import KINDS
+from everstep.data.text.files import expand, read_blocks
+from everstep.data.text.tokenizer import Tokenizer
+from everstep.data.text.vocabulary import KINDS
 from everstep.errors import DataError
 
 DATA = Path(os.environ.get("EVERSTEP_DATA") or Path(__file__).parent.parent / "../shared/data")
@@ -158,7 +158,7 @@ def test_training_does_not_depend_on_blocks_or_on_the_process(kind, shakespeare)
     size = 400 if kind in ("bpe", "unigram") else None
     digest = Tokenizer.train(blocks, kind, max_size=size).digest
     code = (
-        "import sys; from everstep.data.tokenizer import Tokenizer; "
+        "import sys; from everstep.data.text.tokenizer import Tokenizer; "
         f"print(Tokenizer.train([sys.stdin.buffer.read().decode()], {kind!r}, max_size={size}).digest)"
     )
     other = subprocess.run([sys.executable, "-c", code], input=text.encode(), capture_output=True, check=True)

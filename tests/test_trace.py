@@ -13,9 +13,9 @@ from laws import CELLS, D
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning.record import Untraceable
-from everstep.scanning.trace import trace
 from everstep.state import leaves
+from everstep.tracing.recorder import Untraceable
+from everstep.tracing.trace import trace
 
 OUTSIDE = torch.tensor([0.5, -1.0, 2.0])
 
@@ -109,7 +109,7 @@ def test_only_the_users_own_detach_is_in_the_graph() -> None:
 
 def test_the_first_trace_imports_no_compiler() -> None:
     code = (
-        "import sys, torch, everstep as es; from everstep.scanning.trace import trace; "
+        "import sys, torch, everstep as es; from everstep.tracing.trace import trace; "
         "trace(es.LSTM(3, 5), torch.zeros(2, 4, 3)); trace(es.LayerNormGRU(3, 5), torch.zeros(2, 4, 3)); "
         "print([name for name in ('torch._dynamo', 'torch._inductor', 'sympy') if name in sys.modules])"
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data.trees import Tree, parse_tree, read_trees
+from everstep.data.readers.trees import Tree, parse_tree, read_trees
 from everstep.errors import DataError
 
 

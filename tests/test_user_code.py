@@ -12,7 +12,7 @@ import torch
 import everstep as es
 from everstep.cli import main
 from everstep.errors import ConfigError, RunError
-from everstep.lab.search import search
+from everstep.lab.cell_search import search
 from everstep.runs.recipe_files import load_task
 from everstep.runs.training import resume
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import everstep as es
-from everstep.scanning import fused
-from everstep.scanning.fused import toolchain
+from everstep.backends.fused import backend as fused
+from everstep.native import toolchain
 
 
 class Saying(es.Cell):

@@ -30,7 +30,7 @@ from everstep.lab.synthetic.problem import Drawn, Kind, one_hot
 from everstep.learn import FitSettings
 from everstep.learn.learner import Learner
 from everstep.look.curves import TRAINING, VALIDATION
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 CELLS: dict[str, Callable[[int, int], es.Cell]] = {"LSTM": es.LSTM, "GRU": es.GRU, "RNN": es.RNN}
 HELD_OUT = 0.1

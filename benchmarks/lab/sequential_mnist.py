@@ -27,7 +27,7 @@ from everstep.lab.synthetic import Predictor, objective
 from everstep.lab.synthetic.mnist import PERMUTATION_SEED, PixelImages, evaluate, sequential_mnist
 from everstep.learn import FitSettings, read_metrics
 from everstep.learn.learner import Learner
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 HELD_OUT, PIXELS = 5000, 784
 COARSE = (4, 4, 2, 2, 2, 2, 2)

@@ -24,7 +24,7 @@ from everstep.cli.common import prepare
 from everstep.lab.remedies import Remedy
 from everstep.lab.remedy_trials import Experiment, Trial, examine
 from everstep.look.curves import TRAINING, VALIDATION
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 WAYS = {"beside": "d steps ago beside one step ago", "instead": "d steps ago instead of one step ago"}
 

@@ -10,6 +10,8 @@ from everstep.cells.batch_norm import BatchNormLSTM as BatchNormLSTM
 from everstep.cells.bistable import BRC as BRC
 from everstep.cells.bistable import NBRC as NBRC
 from everstep.cells.delayed import TauGRU as TauGRU
+from everstep.cells.expression_cell import ExpressionCell as ExpressionCell
+from everstep.cells.expression_cell import random_tree as random_tree
 from everstep.cells.fast import FastGRNN as FastGRNN
 from everstep.cells.fast import FastRNN as FastRNN
 from everstep.cells.griffin import RGLRU as RGLRU
@@ -69,7 +71,5 @@ from everstep.cells.strongly_typed import TGRU as TGRU
 from everstep.cells.strongly_typed import TLSTM as TLSTM
 from everstep.cells.strongly_typed import TRNN as TRNN
 from everstep.cells.structurally_constrained import SCRN as SCRN
-from everstep.cells.tree_cell import TreeCell as TreeCell
-from everstep.cells.tree_cell import random_tree as random_tree
 from everstep.cells.xlstm import MLSTM as MLSTM
 from everstep.cells.xlstm import SLSTM as SLSTM

@@ -19,7 +19,7 @@ def NASCell(x, h, s):
 
     >>> ys, (h, c) = NASCell(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: twice the parameters of an LSTM of the same size. `TreeCell` runs any cell of this kind.
+    Known limit: twice the parameters of an LSTM of the same size. `ExpressionCell` runs any cell of this kind.
     """
     p = tanh(tanh(sigmoid(x.a + h.a) * relu(x.b + h.b)) + s.c)
     c = p * tanh(sigmoid(x.d + h.d) + relu(x.e * h.e))

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from everstep import __version__
-from everstep.cli import benching, demo, doctor, explaining, graphing, lab, recipes, searching, training, using
+from everstep.cli import benching, demo, doctor, explaining, graphing, lab, recipes, run_verbs, searching, training
 from everstep.cli.ending import ended
 
 TOP = """Recurrent sequence models: train, resume, score, sample and look.
@@ -62,11 +62,11 @@ def _top(
 app.command("demo")(demo.demo)
 app.add_typer(recipes.app, name="recipes")
 app.command("train")(training.train)
-app.command("eval")(using.evaluate)
-app.command("predict")(using.predict)
-app.command("score")(using.score)
-app.command("generate")(using.generate)
-app.command("look")(using.look)
+app.command("eval")(run_verbs.evaluate)
+app.command("predict")(run_verbs.predict)
+app.command("score")(run_verbs.score)
+app.command("generate")(run_verbs.generate)
+app.command("look")(run_verbs.look)
 app.command("explain")(explaining.explain)
 app.command("graph")(graphing.graph)
 app.command("search")(searching.search)

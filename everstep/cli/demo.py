@@ -55,7 +55,7 @@ def show(run: Run) -> None:
     print(f"  {float(run.evaluate('valid')['bits_per_char']):5.2f}  this model")
     for bits, name in rivals(run):
         print(f"  {bits:5.2f}  {name}")
-    from everstep.cli.pictures import demo_picture
+    from everstep.runs.pictures import demo_picture
 
     print(f"\n─── picture ───\n  {demo_picture(run)}")
     finish(run)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from everstep.reading import json_text
+from everstep.storage.reading import json_text
 
 
 def doctor(
@@ -44,7 +44,7 @@ def doctor(
 
 
 def _clear(as_json: bool) -> None:
-    from everstep.scanning.fused import build
+    from everstep.native import build
 
     count, freed = len(build.entries()), build.clear()
     if as_json:
@@ -59,8 +59,8 @@ def examine() -> dict[str, Any]:
     import torch
 
     import everstep
-    from everstep import processor
-    from everstep.scanning import BACKENDS
+    from everstep.backends.dispatch import BACKENDS
+    from everstep.native import processor
 
     wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
     held, short = processor.held(), (torch.bfloat16, torch.float16)
@@ -90,7 +90,7 @@ def examine() -> dict[str, Any]:
 
 
 def _bfloat16() -> str:
-    from everstep import processor
+    from everstep.native import processor
 
     fast = [name for name in ("amx_bf16", "avx512_bf16") if name in processor.instructions()]
     return f"in hardware ({fast[0]})" if processor.has_bfloat16() else "not in hardware; float32 is faster here"
@@ -105,7 +105,7 @@ def _memory() -> float | None:
 
 def _engine() -> dict[str, Any]:
     """The compiler, the processor it compiles for, and what it compiled so far."""
-    from everstep.scanning.fused import build, toolchain
+    from everstep.native import build, toolchain
 
     compiler = toolchain.compiler()
     off = os.environ.get("EVERSTEP_COMPILER") == "none"

@@ -29,7 +29,7 @@ def explain(
     import torch
 
     from everstep.cell import Layer
-    from everstep.scanning import explain
+    from everstep.explanation import explain
 
     made = load_cell("explain", cell, sizes)
     if not isinstance(made, Layer):

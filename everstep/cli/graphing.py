@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from everstep.cli.loading import load_cell
-from everstep.cli.using import TRUST
+from everstep.cli.run_verbs import TRUST
 from everstep.errors import ConfigError
 
 
@@ -38,8 +38,8 @@ def graph(
         raise typer.BadParameter(f"expected 2 to 12; came {unfolded}.", param_hint="--unfolded")
     from everstep.cell import Cell
     from everstep.cli.common import load_run
-    from everstep.look.graph import draw_graph
-    from everstep.scanning.record import Untraceable
+    from everstep.look.cell_graph import draw_graph
+    from everstep.tracing.recorder import Untraceable
 
     if Path(cell).is_dir():
         made = load_run(Path(cell), trust_code).model.body

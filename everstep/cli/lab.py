@@ -78,7 +78,7 @@ def remedies(
     prepare()
     from everstep.lab import remedy_trials as trials
     from everstep.look.gallery import write_gallery
-    from everstep.look.remedies import draw_remedies, remedy_table, remedy_words
+    from everstep.look.remedy_results import draw_remedies, remedy_table, remedy_words
 
     experiment = trials.Experiment(
         task=task,

@@ -30,9 +30,9 @@ def pictures(
     prepare()
     from everstep.cells import LSTM
     from everstep.lab import remember
+    from everstep.look.cell_graph import draw_graph
     from everstep.look.cliff import cliff_picture
     from everstep.look.gallery import write_gallery
-    from everstep.look.graph import draw_graph
 
     out.mkdir(parents=True, exist_ok=True)  # or the training would be for nothing
     log("Training a tanh network and an LSTM; this takes some seconds.")

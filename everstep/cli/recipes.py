@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from everstep.errors import ConfigError
-from everstep.reading import json_text
+from everstep.storage.reading import json_text
 
 app = typer.Typer(invoke_without_command=True)
 

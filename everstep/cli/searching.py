@@ -43,7 +43,7 @@ def search(
     A few per cent between two cells may be luck: train both for longer, and with other seeds, before you believe it.
     """
     prepare()
-    from everstep.lab import search as searching
+    from everstep.lab import cell_search as searching
 
     records = searching.search(
         recipe, out, log, overrides=overrides or [], cells=cells, steps=steps, processes=processes, begin=prepare
@@ -51,7 +51,7 @@ def search(
     ranks = searching.ranked(records)
     print(table(ranks))
     from everstep.look.gallery import write_gallery
-    from everstep.look.search import draw_search, search_words
+    from everstep.look.search_results import draw_search, search_words
 
     picture = out / "pictures" / "search.png"
     failed = {kind: [r["name"] for r in records if r["outcome"] == kind] for kind in ("diverged", "refused")}

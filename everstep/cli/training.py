@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everstep.cli.common import me, prepare, resuming
-from everstep.cli.using import decode_section
+from everstep.cli.run_verbs import decode_section
 from everstep.errors import DataError, Interrupted, RunError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def train(
 def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code: bool = False) -> Run:
     """Train into a new folder."""
     from everstep.runs.folder import is_free, is_run
-    from everstep.runs.texts import check_files
+    from everstep.runs.text_data import check_files
 
     check_files(getattr(task.recipe, "data", None))
     if not is_free(out, task.files):

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everstep.data.batches import Batches, TokenBatch
     from everstep.data.buckets import Buckets
-    from everstep.data.corpus import Corpus, prepare
-    from everstep.data.labelled import Labelled, read_labelled
     from everstep.data.lanes import Lanes
-    from everstep.data.text import expand, open_text, read_blocks
-    from everstep.data.tokenizer import Counts, Tokenizer
-    from everstep.data.trees import Tree, read_trees
+    from everstep.data.readers.labelled import Labelled, read_labelled
+    from everstep.data.readers.trees import Tree, read_trees
+    from everstep.data.text.corpus import Corpus, prepare
+    from everstep.data.text.files import expand, open_text, read_blocks
+    from everstep.data.text.tokenizer import Counts, Tokenizer
 
 _HOMES = {
     "TokenBatch": "batches",
     "Batches": "batches",
     "Buckets": "buckets",
-    "Corpus": "corpus",
-    "Counts": "tokenizer",
-    "Labelled": "labelled",
+    "Corpus": "text.corpus",
+    "Counts": "text.tokenizer",
+    "Labelled": "readers.labelled",
     "Lanes": "lanes",
-    "Tokenizer": "tokenizer",
-    "Tree": "trees",
-    "expand": "text",
-    "open_text": "text",
-    "prepare": "corpus",
-    "read_blocks": "text",
-    "read_labelled": "labelled",
-    "read_trees": "trees",
+    "Tokenizer": "text.tokenizer",
+    "Tree": "readers.trees",
+    "expand": "text.files",
+    "open_text": "text.files",
+    "prepare": "text.corpus",
+    "read_blocks": "text.files",
+    "read_labelled": "readers.labelled",
+    "read_trees": "readers.trees",
 }
 
 __all__ = [

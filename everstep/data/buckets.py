@@ -7,7 +7,7 @@ import torch
 
 from everstep.data.batches import Batches, TokenBatch
 from everstep.data.bucket_order import BucketOrder
-from everstep.data.corpus import Corpus
+from everstep.data.text.corpus import Corpus
 from everstep.errors import DataError
 
 

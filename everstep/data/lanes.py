@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from everstep.data.batches import Batches, TokenBatch
-from everstep.data.corpus import Corpus
+from everstep.data.text.corpus import Corpus
 from everstep.errors import ConfigError, DataError
 
 Ints = NDArray[np.int64]

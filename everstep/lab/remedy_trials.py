@@ -19,13 +19,13 @@ from everstep.errors import ConfigError, Diverged, RunError
 from everstep.lab.remedies import REMEDIES, TASKS, Remedy
 from everstep.lab.synthetic import Predictor, Score, measure
 from everstep.learn import FitSettings, RunLock
-from everstep.learn.files import TEMPORARY, replace_file
 from everstep.learn.learner import Learner
 from everstep.learn.progress import Screen
-from everstep.look.remedies import Grid, Reach
-from everstep.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
+from everstep.look.remedy_results import Grid, Reach
 from everstep.runs import card
 from everstep.runs.workers import in_processes, kept, stoppable
+from everstep.storage.files import TEMPORARY, replace_file
+from everstep.storage.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
 
 SETTINGS, RECORDS = "lab.json", "remedies.jsonl"
 EXPERIMENT = "remedies"

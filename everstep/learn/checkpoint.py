@@ -23,8 +23,8 @@ import safetensors.torch
 from torch import Tensor
 
 from everstep.errors import CheckpointError, RunError
-from everstep.learn import files
-from everstep.reading import parse_json, read_small, reason
+from everstep.storage import files
+from everstep.storage.reading import parse_json, read_small, reason
 
 FORMAT = 1
 _MANIFEST = "manifest.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from everstep import processor
 from everstep.errors import ConfigError
+from everstep.native import processor
 
 
 def pick_device(name: str) -> torch.device:

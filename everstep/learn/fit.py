@@ -11,19 +11,19 @@ from torch import nn
 
 from everstep.data.batches import Batches
 from everstep.errors import ConfigError, Interrupted
+from everstep.learn.bookkeeping import FitResult, Run
 from everstep.learn.checkpoint import JSON
 from everstep.learn.learner import Learner
 from everstep.learn.listed import as_batches
-from everstep.learn.lock import RunLock
 from everstep.learn.objective import Objective
 from everstep.learn.optim import MakeOptimizer
 from everstep.learn.progress import Callback, Reporting, Screen, Units
 from everstep.learn.rules import Rule
-from everstep.learn.run import FitResult, Run
 from everstep.learn.selection import Validate
 from everstep.learn.settings import FitSettings
 from everstep.learn.signals import StopSignals
 from everstep.learn.update_rules import update_rules
+from everstep.storage.run_lock import RunLock
 
 
 def fit(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from everstep.errors import ConfigError, RunError
-from everstep.learn import files
-from everstep.reading import LARGEST_RECORDS, json_text, read_small, reason
+from everstep.storage import files
+from everstep.storage.reading import LARGEST_RECORDS, json_text, read_small, reason
 
 METRICS_FILE = "metrics.jsonl"
 _BOARD = "tensorboard"

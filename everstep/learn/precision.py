@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from everstep import processor
+from everstep.native import processor
 
 
 def bfloat16_is_native(device: torch.device) -> bool:

@@ -16,9 +16,9 @@ from safetensors.torch import load as load_bytes
 from torch import Tensor, nn
 
 from everstep.errors import RunError
-from everstep.learn import files
 from everstep.learn.checkpoint import serialize
-from everstep.reading import open_regular, parse_json, read_small, reason
+from everstep.storage import files
+from everstep.storage.reading import open_regular, parse_json, read_small, reason
 
 MODEL_FILE = "model.safetensors"
 _UNKNOWN = "0" * 64  # where the digest comes

@@ -12,14 +12,13 @@ from matplotlib import colormaps
 from matplotlib.colors import Colormap, Normalize
 from torch import Tensor
 
-from everstep.cell import Cell, Layer
-from everstep.look import text
+from everstep.cell import Cell, Layer, scan
+from everstep.look import coloured_text
 from everstep.look.step import gate_values, named_step
 from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 from everstep.look.trajectory import innermost, ready, real
-from everstep.scanning import scan
-from everstep.scanning.record import Untraceable
 from everstep.state import State, leaves, map_state
+from everstep.tracing.recorder import Untraceable
 from everstep.wirings import Bidirectional
 
 # both run evenly in lightness, and are told apart by the colour-blind
@@ -236,18 +235,18 @@ def units_text(
     if len(kinds) != 1:
         raise ValueError("units_text: expected units that are all gates, or all none: they have different colours")
     scale, colours = scale_of(torch.stack(values), kinds.pop())
-    laid = [text.layout(list(zip(tokens, value.tolist(), strict=True)), columns) for value in values]
-    width, height = text.inches(laid[0])
+    laid = [coloured_text.layout(list(zip(tokens, value.tolist(), strict=True)), columns) for value in values]
+    width, height = coloured_text.inches(laid[0])
     figure = canvas((height - 0.8) * len(units) + 0.9, width)
     panels = figure.subplots(len(units), 1, squeeze=False)[:, 0]
     for axes, pieces, (part, unit) in zip(panels, laid, units, strict=True):
         axes.set_title(f"{activity.name}, {part}, unit {unit}", fontsize=14, loc="left")
-        text.frame(axes, pieces)
+        coloured_text.frame(axes, pieces)
     what = "value of the gate (0 closed, 1 open)" if scale.vmin == 0 else "value of the unit after each token"
     beyond = "" if scale.vmin == 0 else f"  (beyond ±{scale.vmax:g}: the last colour)"
-    text.legend(panels[-1], scale, colours, what + beyond)
+    coloured_text.legend(panels[-1], scale, colours, what + beyond)
     for axes, pieces in zip(panels, laid, strict=True):
-        text.paint(axes, pieces, scale, colours)
+        coloured_text.paint(axes, pieces, scale, colours)
     save(figure, to)
 
 

@@ -10,9 +10,9 @@ import torch
 from matplotlib.colors import to_hex
 from torch import Tensor
 
-from everstep.look import text
+from everstep.look import coloured_text
 from everstep.look.gates import Activity, check_text, liveliest, scale_of
-from everstep.reading import json_text
+from everstep.storage.reading import json_text
 
 LONGEST = 4000
 """Most tokens of a page."""
@@ -93,10 +93,10 @@ def gates_html(tokens: Sequence[str], found: Sequence[Activity], to: Path) -> No
     parts = [(activity, part, values) for activity in found for part, values in activity.parts.items()]
     most = max(1, VALUES // (len(tokens) * len(parts)))
     data = [_part(activity, part, values, most) for activity, part, values in parts]
-    spans = "".join(f"<span>{text.shown(token)}</span>" for token in tokens)
+    spans = "".join(f"<span>{coloured_text.shown(token)}</span>" for token in tokens)
     # "<" within the data would let a name end the script
     body = _BODY.replace("DATA", json_text(data, ensure_ascii=False).replace("<", "\\u003c"))
-    text.write_page(to, "Gates and units over a text", body.replace("TEXT", spans))
+    coloured_text.write_page(to, "Gates and units over a text", body.replace("TEXT", spans))
 
 
 def _part(activity: Activity, part: str, values: Tensor, most: int) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from everstep.cell import Layer
+from everstep.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ class Passage:
     surprise: Callable[[], Sequence[float]] | None = None
     model_loss: Callable[[Any, int, int], Tensor] | None = None
     alignment: Tensor | None = None
+
+    def foreseen(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """What a model reads of at most `tokens` tokens, and what it is to foresee: (time, features), (time,).
+
+        Raises:
+            DataError: the passage has fewer than two tokens.
+        """
+        assert self.targets is not None
+        time = min(len(self.targets), tokens)
+        if time < 2:
+            raise DataError(
+                f"look: the text has {time} token; gradients need two or more to travel. Give a longer --text."
+            )
+        return self.inputs[:time], self.targets[:time]
 
     @property
     def pairs(self) -> list[tuple[str, float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib import colormaps
 from matplotlib.colors import Normalize
 
-from everstep.look import text
+from everstep.look import coloured_text
 from everstep.look.style import canvas, save
 
 COLOURS = colormaps["RdBu"]
@@ -22,21 +22,21 @@ def draw_relevance(rows: Sequence[tuple[str, Sequence[str], Sequence[float]]], p
         path: the PNG to write.
         columns: characters in a row at most.
     """
-    laid: list[text.Piece] = []
+    laid: list[coloured_text.Piece] = []
     for title, pieces, values in rows:
         most = max((abs(value) for value in values), default=0.0) or 1.0
         row = laid[-1].row + 2 if laid else 0
         shown = [(piece, value / most) for piece, value in zip(pieces, values, strict=True)]
-        laid += [piece._replace(row=piece.row + row) for piece in text.layout([(title, 0.0)], columns)]
+        laid += [piece._replace(row=piece.row + row) for piece in coloured_text.layout([(title, 0.0)], columns)]
         row = laid[-1].row + 1
-        laid += [piece._replace(row=piece.row + row) for piece in text.layout(shown, columns)]
-    width, height = text.inches(laid)
+        laid += [piece._replace(row=piece.row + row) for piece in coloured_text.layout(shown, columns)]
+    width, height = coloured_text.inches(laid)
     figure = canvas(height, width)
     axes = figure.subplots()
-    text.frame(axes, laid)
+    coloured_text.frame(axes, laid)
     scale = Normalize(-1, 1)
-    text.legend(axes, scale, COLOURS, "speaks for (blue) or against (red) the predicted class")
-    text.paint(axes, laid, scale, COLOURS)
+    coloured_text.legend(axes, scale, COLOURS, "speaks for (blue) or against (red) the predicted class")
+    coloured_text.paint(axes, laid, scale, COLOURS)
     save(figure, path)
     return (
         "What the score of the predicted class over the next likeliest loses where a word is left out, as a share of "

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from everstep.cell import Cell
-from everstep.scanning.record import kind_of, operation_name
-from everstep.scanning.trace import StepGraph, trace
+from everstep.tracing.recorder import kind_of, operation_name
+from everstep.tracing.trace import StepGraph, trace
 
 BOUNDED: dict[str, tuple[float, float]] = {
     "sigmoid": (0.0, 1.0),

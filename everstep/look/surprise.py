@@ -11,9 +11,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from everstep.look import text
+from everstep.look import coloured_text
+from everstep.look.coloured_text import Pairs, Piece
 from everstep.look.style import canvas, save
-from everstep.look.text import Pairs, Piece
 
 # from light to dark at even steps of lightness: reads the same in grey and to the colour-blind
 COLOURS = colormaps["YlOrRd"]
@@ -28,11 +28,11 @@ def surprise_text(pairs: Pairs, to: Path | Axes, columns: int = 84, token: str =
         columns: characters in a row at most.
         token: what one token is, for the legend.
     """
-    pieces = text.layout(pairs, columns)
+    pieces = coloured_text.layout(pairs, columns)
     if isinstance(to, Axes):
         _draw(to, pieces, pairs, token)
         return
-    width, height = text.inches(pieces)
+    width, height = coloured_text.inches(pieces)
     figure = canvas(height, width)
     _draw(figure.subplots(), pieces, pairs, token)
     save(figure, to)
@@ -40,10 +40,10 @@ def surprise_text(pairs: Pairs, to: Path | Axes, columns: int = 84, token: str =
 
 def _draw(axes: Axes, pieces: Sequence[Piece], pairs: Pairs, token: str) -> None:
     scale = _scale(pairs)
-    text.frame(axes, pieces)
+    coloured_text.frame(axes, pieces)
     label = f"surprise of each {token}, −log₂ p in bits  (mean here {mean_bits(pairs):.2f})"
-    text.legend(axes, scale, COLOURS, label)
-    text.paint(axes, pieces, scale, COLOURS)
+    coloured_text.legend(axes, scale, COLOURS, label)
+    coloured_text.paint(axes, pieces, scale, COLOURS)
 
 
 def _scale(pairs: Pairs) -> Normalize:
@@ -94,12 +94,12 @@ def surprise_html(pairs: Pairs, to: Path, token: str = "token") -> None:
     scale = _scale(pairs)
     spans = []
     for shown, bits in pairs:
-        colour = text.colour_of(bits, scale, COLOURS)
-        style = f"background:{colour};color:{text.ink(colour)}"
+        colour = coloured_text.colour_of(bits, scale, COLOURS)
+        style = f"background:{colour};color:{coloured_text.ink(colour)}"
         tip = f"{bits:.2f} bits, p = {2**-bits:.3g}"
-        spans.append(f'<span style="{style}" title="{tip}">{text.shown(shown)}</span>')
+        spans.append(f'<span style="{style}" title="{tip}">{coloured_text.shown(shown)}</span>')
     body = f"""<p>How surprised the model is by each {html.escape(token)}: −log₂ p in bits, given all before it; mean
 {mean_bits(pairs):.2f}. Point at one to see its number.</p>
-{text.bar(COLOURS, "0", f"{scale.vmax:g} bits and more")}
+{coloured_text.bar(COLOURS, "0", f"{scale.vmax:g} bits and more")}
 <pre>{"".join(spans)}</pre>"""
-    text.write_page(to, "Surprise", body)
+    coloured_text.write_page(to, "Surprise", body)

@@ -11,7 +11,7 @@ import torch
 from matplotlib.colors import Colormap, Normalize
 from torch import Tensor
 
-from everstep.look import text
+from everstep.look import coloured_text
 from everstep.look.gates import DIVERGING, Activity, check_text
 from everstep.look.style import canvas, save
 
@@ -280,16 +280,16 @@ def property_text(
         ValueError: a text or property of another length than the steps.
     """
     panels = _panels(tokens, found, best, target, name)
-    laid = [text.layout(panel.pairs, columns) for panel in panels]
-    width, height = text.inches(laid[0])
+    laid = [coloured_text.layout(panel.pairs, columns) for panel in panels]
+    width, height = coloured_text.inches(laid[0])
     figure = canvas(height + 0.4, 2 * width)
     both = figure.subplots(1, 2)
     for axes, pieces, panel in zip(both, laid, panels, strict=True):
         axes.set_title(panel.title, fontsize=14, loc="left")
-        text.frame(axes, pieces)
-        text.legend(axes, panel.scale, panel.colours, panel.label)
+        coloured_text.frame(axes, pieces)
+        coloured_text.legend(axes, panel.scale, panel.colours, panel.label)
     for axes, pieces, panel in zip(both, laid, panels, strict=True):
-        text.paint(axes, pieces, panel.scale, panel.colours)
+        coloured_text.paint(axes, pieces, panel.scale, panel.colours)
     save(figure, to)
 
 
@@ -302,12 +302,12 @@ def property_html(
     """
     columns = []
     for panel in _panels(tokens, found, best, target, name):
-        spans = text.spans(panel.pairs, panel.scale, panel.colours, "{:.2f}")
-        bar = text.bar(panel.colours, f"{panel.scale.vmin:.2g}", f"{panel.scale.vmax:.2g}")
+        spans = coloured_text.spans(panel.pairs, panel.scale, panel.colours, "{:.2f}")
+        bar = coloured_text.bar(panel.colours, f"{panel.scale.vmin:.2g}", f"{panel.scale.vmax:.2g}")
         head = f"<p>{html.escape(panel.title)}: {html.escape(panel.label)}</p>"
         columns.append(f'<div style="flex:1">{head}{bar}<pre>{spans}</pre></div>')
     body = f'<p>{html.escape(property_words(best, name))}</p><div style="display:flex;gap:2em">{"".join(columns)}</div>'
-    text.write_page(to, f"A unit and the property: {html.escape(name)}", body)
+    coloured_text.write_page(to, f"A unit and the property: {html.escape(name)}", body)
 
 
 class _Panel(NamedTuple):

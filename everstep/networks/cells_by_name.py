@@ -13,7 +13,7 @@ from torch import nn
 from everstep.errors import ConfigError, users_part
 
 CellChoice: TypeAlias = str | dict[str, Any] | tuple[Any, ...]
-"""`LSTM`; `{type: RHN, depth: 3}`; the tree of a `TreeCell`, as a list; `mycells.py:Mine`, also as `type`."""
+"""`LSTM`; `{type: RHN, depth: 3}`; the tree of a `ExpressionCell`, as a list; `mycells.py:Mine`, also as `type`."""
 Find: TypeAlias = Callable[[str, str], Any]
 """From a recipe's key and `FILE.py:NAME` to what it is."""
 
@@ -51,7 +51,7 @@ def make_cell(choice: CellChoice, input_size: int, hidden_size: int, find: Find,
     from everstep.wirings import FeedForward, Stack
 
     options = dict(choice) if isinstance(choice, Mapping) else {}
-    name = "TreeCell" if isinstance(choice, tuple) else options.pop("type", None) if options else choice
+    name = "ExpressionCell" if isinstance(choice, tuple) else options.pop("type", None) if options else choice
     if not isinstance(name, str):
         raise ConfigError("model.cell: expected {type: NAME, option: value, …}; got no type")
     if isinstance(choice, tuple):

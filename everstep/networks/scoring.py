@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from everstep.data import Tokenizer
-from everstep.data.decoding import as_read
+from everstep.data.text.decoding import as_read
 from everstep.errors import DataError
 from everstep.networks.token_model import TokenModel, token_log_probs
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from everstep.data import Tokenizer
-from everstep.data.decoding import as_read
+from everstep.data.text.decoding import as_read
 from everstep.decode.decoder import Decoder
 from everstep.errors import ConfigError
 from everstep.networks.token_model import TokenModel
-from everstep.scanning.fused.stream import Stream
 from everstep.state import State
+from everstep.stream import Stream
 
 WARM = 64
 """Steps by PyTorch before a step is compiled, which takes a second where the cache does not hold it."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from everstep.cell import scan
 from everstep.errors import check_finite
 from everstep.heads import Categorical
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import LayersSection, initialise, stack_of
-from everstep.scanning import scan
 from everstep.sections import Probability, Size
 from everstep.state import State
 from everstep.wirings import EmbeddingDropout

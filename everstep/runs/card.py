@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 import everstep
-from everstep import processor
 from everstep.errors import ConfigError, RunError
-from everstep.learn import FitResult, files
+from everstep.learn import FitResult
 from everstep.learn.devices import device_name
-from everstep.reading import json_text, parse_json, read_small, reason, sealed, unsealed
+from everstep.native import processor
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
 from everstep.runs.task import HasRivals, Task, abilities, trusting
+from everstep.storage import files
+from everstep.storage.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 
 _LARGEST = 1 << 20  # bytes of environment.json
 _SAME = "this recipe gives the same bits on such a machine, with as many threads and these versions"

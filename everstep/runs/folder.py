@@ -50,8 +50,8 @@ def begun(out: Path, names: Sequence[str] = ()) -> Iterator[None]:
     Raises:
         RunError: there is something, another process begins a run there, or it cannot be made.
     """
-    from everstep.learn import files
-    from everstep.learn.lock import RunLock
+    from everstep.storage import files
+    from everstep.storage.run_lock import RunLock
 
     taken = RunError(f"{out} exists and is never overwritten; give another folder, or delete it")
     try:

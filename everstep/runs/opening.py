@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from everstep.errors import RunError
-from everstep.reading import read_small, reason
 from everstep.runs import card
 from everstep.runs.folder import ENVIRONMENT, RECIPE, is_run
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import code_of, flat, parse_task, read_recipe
 from everstep.runs.task import Task
+from everstep.storage.reading import read_small, reason
 
 _FREE = ("seed", "train", "valid", "test", "variational", "init_range")
 _LARGEST = 1 << 30  # bytes of a file that a job writes as a run begins

@@ -16,7 +16,6 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from everstep.errors import ConfigError
-from everstep.reading import json_text, read_small, reason
 from everstep.runs import card
 from everstep.runs.folder import CODE, ENVIRONMENT, RECIPE
 from everstep.runs.recipe import FORMAT, Recipe
@@ -25,6 +24,7 @@ from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode
 from everstep.runs.yaml_text import dump_yaml, parse_yaml
 from everstep.sections.refusals import expected, explain, fields, given, nearest, sections
+from everstep.storage.reading import json_text, read_small, reason
 
 _LARGEST = 1 << 20  # bytes of a recipe; the parser takes seconds for so many
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

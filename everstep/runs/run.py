@@ -15,13 +15,13 @@ from everstep.decode import draws
 from everstep.decode.decoder import Decoder
 from everstep.errors import ConfigError, RunError, check_finite
 from everstep.look.passage import Passage
+from everstep.runs.drawn_text import spelled
 from everstep.runs.opening import CHANGED, compared
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed
-from everstep.runs.spelling import spelled
 from everstep.runs.task import ABILITIES, Prediction, Score, Task, abilities
-from everstep.runs.texts import absolute_path, check_files
+from everstep.runs.text_data import absolute_path, check_files
 from everstep.state import leaves, map_state
 
 DRAWN_BYTES = 4 << 30

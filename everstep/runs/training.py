@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from everstep.errors import ConfigError, Diverged, Interrupted, RunError
-from everstep.learn import FitResult, files, fit, load_weights, rng
+from everstep.learn import FitResult, fit, load_weights, rng
 from everstep.learn.devices import pick_device
 from everstep.learn.listed import as_batches
-from everstep.learn.lock import check_idle
 from everstep.learn.progress import Units
 from everstep.learn.selection import LOSS, Selection
 from everstep.learn.update_rules import update_rules
@@ -29,9 +28,11 @@ from everstep.runs.recipe_files import changed, flat, load_task, to_yaml
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
 from everstep.runs.task import HasRivals, Task, trusting
-from everstep.runs.texts import check_files, with_absolute_paths
+from everstep.runs.text_data import check_files, with_absolute_paths
 from everstep.runs.user_code import UserCode
 from everstep.runs.workers import stoppable
+from everstep.storage import files
+from everstep.storage.run_lock import check_idle
 
 Log = Callable[[str], None]
 FUNCTION = ("model.cell", "model.residual")

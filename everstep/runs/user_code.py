@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from everstep.errors import USER_CODE, ConfigError, RunError, users_part
-from everstep.learn import files
-from everstep.reading import read_small, reason
 from everstep.runs.folder import CODE
+from everstep.storage import files
+from everstep.storage.reading import read_small, reason
 
 LIMIT = 2**20
 """Most bytes of one file."""

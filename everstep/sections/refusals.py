@@ -91,7 +91,7 @@ def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}"
     if origin is tuple and parts[0] is Any:
-        return "a list (the tree of a TreeCell)"
+        return "a list (the tree of a ExpressionCell)"
     if origin is dict:
         return "a mapping"
     if origin is tuple:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from everstep.data import Batches, Tokenizer
 from everstep.data.labelled_batches import LabelledBatch
-from everstep.learn.files import replace_file
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.measures import ClassMeasures
@@ -26,12 +25,13 @@ from everstep.networks.classifying import (
 )
 from everstep.networks.layers import layer_problems
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
-from everstep.runs.labelled_texts import LabelledSection, LabelledTexts, digest, read_classes, written_classes
+from everstep.runs.labelled_data import LabelledSection, LabelledTexts, digest, read_classes, written_classes
 from everstep.runs.predictions import by_block, class_predictions
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
-from everstep.runs.texts import UNITS
+from everstep.runs.text_data import UNITS
 from everstep.state import State
+from everstep.storage.files import replace_file
 
 
 class ClassificationRecipe(Recipe):

@@ -9,12 +9,11 @@ from typing import Any
 
 from everstep.data import Batches, Corpus, Tokenizer
 from everstep.data.batches import TokenBatch
-from everstep.data.decoding import as_read
-from everstep.data.text_measures import MEANING, text_measures
-from everstep.data.unknowns import unknown_measures
+from everstep.data.text.decoding import as_read
+from everstep.data.text.perplexity import MEANING, text_measures
+from everstep.data.text.unknowns import unknown_measures
 from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
-from everstep.learn.files import replace_file
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.networks.layers import layer_problems
@@ -25,15 +24,9 @@ from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.networks.token_passage import token_passage
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Progress, Purpose, Say, Speller, Task
-from everstep.runs.texts import (
-    UNITS,
-    Texts,
-    TextSection,
-    exact_batches,
-    quick_batches,
-    training_batches,
-)
+from everstep.runs.text_data import UNITS, Texts, TextSection, exact_batches, quick_batches, training_batches
 from everstep.state import State
+from everstep.storage.files import replace_file
 
 
 class LanguageModelRecipe(Recipe):

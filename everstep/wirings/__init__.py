@@ -14,7 +14,6 @@ from everstep.wirings.feedback import Feedback as Feedback
 from everstep.wirings.interchange import from_torch as from_torch
 from everstep.wirings.interchange import to_torch as to_torch
 from everstep.wirings.online import Online as Online
-from everstep.wirings.parallel import Parallel as Parallel
 from everstep.wirings.readout import ReadOut as ReadOut
 from everstep.wirings.recurrent_dropout import RecurrentDropout as RecurrentDropout
 from everstep.wirings.recurrent_dropout import WeightDrop as WeightDrop
@@ -22,6 +21,7 @@ from everstep.wirings.regularise import Dropout as Dropout
 from everstep.wirings.regularise import VariationalDropout as VariationalDropout
 from everstep.wirings.regularise import Zoneout as Zoneout
 from everstep.wirings.reservoir import Reservoir as Reservoir
+from everstep.wirings.side_by_side import Parallel as Parallel
 from everstep.wirings.skip import TimeSkip as TimeSkip
 from everstep.wirings.skip import Window as Window
 from everstep.wirings.stack import EncoderStack as EncoderStack

@@ -12,10 +12,11 @@ from torch import _VF, Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import rnn
 
+from everstep.backends.fused import backend as fused
 from everstep.cell import Cell
 from everstep.cells import GRU, LSTM, RNN, ProjectedLSTM
-from everstep.scanning import flip, fused
-from everstep.scanning.plain import plain
+from everstep.native.plain_memory import plain
+from everstep.state import flip
 
 
 def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:

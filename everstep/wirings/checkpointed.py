@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everstep.cell import Cell, check_size
-from everstep.scanning import scan
-from everstep.scanning.fused import pool
+from everstep.cell import Cell, check_size, scan
+from everstep.native import memory_pool
 from everstep.state import State, detach, leaves
-from everstep.wirings.around import Around
+from everstep.wirings.cell_wrapper import Around
 from everstep.wirings.embedding_dropout import EmbeddingDropout
 from everstep.wirings.recompute import Piece, recomputed, steps_of_piece, undisturbed
 from everstep.wirings.regularise import Masking
@@ -129,7 +128,11 @@ def bytes_of_step(piece: Piece, model: nn.Module, xs: Tensor, state: State) -> i
             return held
 
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        with torch.random.fork_rng(devices, device_type="cuda" if not devices else xs.device.type), hooks, pool.apart():
+        with (
+            torch.random.fork_rng(devices, device_type="cuda" if not devices else xs.device.type),
+            hooks,
+            memory_pool.apart(),
+        ):
             ys, _ = undisturbed(piece, model, (few, None, None), detach(state))
         kept = [ys, *(tensor for ref in saved if (tensor := ref()) is not None)]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from everstep.cell import Cell, Layer, check_size
-from everstep.scanning import scan
+from everstep.cell import Cell, Layer, check_size, scan
 from everstep.state import State, leaves, unflatten
 
 

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everstep.cell import Cell, Layer, check_size
+from everstep.cell import Cell, Layer, check_size, scan
 from everstep.cells.parametric import Parametric
-from everstep.scanning import scan
 from everstep.state import State, check_nest
 from everstep.wirings.stack import zero_padding
 from everstep.wirings.time_distributed import check_cell

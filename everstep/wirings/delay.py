@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from everstep.cell import Cell, Layer, check_size
-from everstep.scanning import scan
+from everstep.cell import Cell, Layer, check_size, scan
 from everstep.state import State
 from everstep.wirings.stack import zero_padding
 from everstep.wirings.time_distributed import check_cell

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everstep.cell import Cell, Layer
-from everstep.scanning import scan
+from everstep.cell import Cell, Layer, scan
 from everstep.state import State
 from everstep.wirings.time_distributed import check_cell
 

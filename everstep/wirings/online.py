@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from everstep.backends.dispatch import dispatch
 from everstep.cell import Cell, Layer, check_size
-from everstep.scanning import dispatch
 from everstep.state import State, detach, leaves, unflatten
 from everstep.wirings.influence import Direct, Exact, Influence, RankOne, touching
 from everstep.wirings.masks import bernoulli

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from everstep.cell import Cell
 from everstep.state import State
-from everstep.wirings.around import Around
+from everstep.wirings.cell_wrapper import Around
 
 
 class Orthogonal(Around):

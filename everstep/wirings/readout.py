@@ -8,9 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from everstep.cell import Layer
-from everstep.scanning import scan
-from everstep.scanning.nothing import nothing
+from everstep.cell import Layer, scan
+from everstep.no_steps import nothing
 from everstep.state import State
 from everstep.wirings.bidirectional import Bidirectional
 from everstep.wirings.stack import EncoderStack

@@ -8,9 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from everstep.cell import Cell
+from everstep.cell import Cell, scan
 from everstep.equation import Gated
-from everstep.scanning import scan
 from everstep.state import State
 from everstep.wirings.masks import dropout
 from everstep.wirings.regularise import FeedingMasks, Masking, probability

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from everstep import hooks
-from everstep.cell import Cell, Layer
+from everstep.backends.dispatch import dispatch
+from everstep.cell import Cell, Layer, scan
 from everstep.equation import Gated
-from everstep.scanning import dispatch, scan
 from everstep.state import State, leaves, map_state, unflatten
-from everstep.wirings.around import Around
+from everstep.wirings.cell_wrapper import Around
 from everstep.wirings.masks import bernoulli, dropout, dropout_mask
 from everstep.wirings.stack import Identity, zero_padding
 from everstep.wirings.time_distributed import check_cell

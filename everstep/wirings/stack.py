@@ -8,10 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from everstep.cell import Cell, Layer
-from everstep.scanning import scan
+from everstep.cell import Cell, Layer, scan
 from everstep.state import State
-from everstep.wirings.around import Around
+from everstep.wirings.cell_wrapper import Around
 from everstep.wirings.time_distributed import as_layers, check_cell
 
 

@@ -14,16 +14,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from everstep.scanning import fused
-from everstep.scanning.fused import build, toolchain
-from everstep.scanning.fused.pool import empty
-from everstep.scanning.fused.threads import kernels
-from everstep.scanning.plain import plain, watched
+from everstep.native import build, toolchain
+from everstep.native.kernels import kernels
+from everstep.native.memory_pool import empty
+from everstep.native.plain_memory import plain, watched
 
 _SLICE = 8  # units that lie interleaved in memory
 _BLOCK = 1 << 16  # numbers that are computed before the loop reads them
 _WAIT = 1500  # nanoseconds of a step above which threads gain by sharing it
-_NATIVE = Path(fused.__file__).parent / "native"
+_NATIVE = Path(build.__file__).parent
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Ways to run a cell over time, each equal in result to `reference.py`."""

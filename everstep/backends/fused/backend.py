@@ -1,0 +1,289 @@
+"""Any cell at compiled speed: its step is traced, split, differentiated, written as C++, compiled and kept.
+
+What depends on x alone, PyTorch computes for all steps at once (`split.py`); of the rest `lowering.py` makes a graph of
+numbers of one row (`graph.py`), whose derivative is another (`adjoint.py`). Both are ordered into products and loops
+(`plan.py`), written as C++ (`steps.py`, `writer.py`), compiled into a cache (`build.py`) and called (`call.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from time import monotonic as clock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.abstract import AbstractCell, AbstractGated
+from everstep.backends import reference, vendor
+from everstep.backends.fused.lower import lower
+from everstep.backends.fused.runtime import call
+from everstep.backends.fused.runtime.cell_cache import EFFECTS, known
+from everstep.backends.fused.runtime.describe import describe
+from everstep.backends.fused.runtime.family import Family, sizes
+from everstep.backends.fused.runtime.hoisted import Hoisted
+from everstep.backends.fused.runtime.packing import packed, padded
+from everstep.backends.fused.runtime.program import Program
+from everstep.backends.fused.runtime.work_layout import Rows
+from everstep.native import toolchain
+from everstep.native.kernels import has_short
+from everstep.native.locks import new_lock
+from everstep.native.plain_memory import OPAQUE, plain, watched
+from everstep.state import State, leaves, map_state, unflatten
+from everstep.tracing.guards import Borrower, Snapshot, borrows, fingerprint, modules, parameters
+from everstep.tracing.recorder import Impure, Untraceable
+from everstep.tracing.trace import trace
+
+name = "fused"
+
+
+class Refusal(str):
+    """Why a step cannot be compiled: what it does, and where."""
+
+
+class Hurry(Refusal):
+    """Why it is not compiled now."""
+
+
+class Effect(Refusal):
+    """Why it has to be called at every step: what else it does than to give its results."""
+
+
+_lock = new_lock()
+
+
+class _Recent(threading.local):
+    """What was last found out.
+
+    Attributes:
+        found: what `refuses` was last asked, by identity and so without keeping it: `run` need not look for it again.
+        ragged: what `_ragged` was last asked, and gave.
+    """
+
+    found: tuple[int, int, Program | Family | str | None] = 0, 0, None
+    ragged: tuple[list[int], Rows] | None = None
+
+
+_recent = _Recent()
+
+
+def refuses(
+    cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None, patient: bool = False
+) -> str | None:
+    """Why no compiled loop can run this cell; `patient`: however often it is compiled."""
+    reason = watched()
+    if reason is not None:
+        return reason
+    if not (plain(xs) if isinstance(xs, Tensor) else plain(*[leaf for _, leaf in leaves(xs)])):
+        return OPAQUE
+    if not ((lengths is None or plain(lengths)) and (resets is None or plain(resets))):
+        return OPAQUE
+    program = _program(cell, xs, patient)
+    _recent.found = id(cell), id(xs), program
+    return program if isinstance(program, str) else None
+
+
+def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
+    """Where PyTorch's own kernel of the same cell is measured to be faster."""
+    if vendor.refuses(cell, xs, lengths, resets) is not None:
+        return None
+    assert isinstance(cell, AbstractGated)
+    kind = cell.vendor_kernel() or ""
+    if torch.is_autocast_enabled("cpu"):
+        if kind != "lstm" or not vendor.short_lstm():
+            return None
+        if has_short() and (torch.is_grad_enabled() or cell.hidden_size < 512):
+            return None
+        return f"autocast: PyTorch's LSTM is measured to be faster in {torch.get_autocast_dtype('cpu')}"
+    whole = lengths is None and resets is None and xs.dtype == torch.float32
+    if outrun(kind, cell.hidden_size, xs.shape[1], whole):
+        return f"PyTorch's own {kind} is measured to be faster at this size"
+    return None
+
+
+def outrun(kind: str, hidden: int, steps: int, whole: bool) -> bool:
+    """Whether `torch.lstm`, `gru`, … is measured to be faster than the loop (`benchmarks/engine.py`).
+
+    `whole`: float32 and no ragged rows, for which oneDNN has an LSTM in one piece.
+    """
+    if kind == "lstm" and whole:
+        return torch.is_grad_enabled() and steps < 8 and hidden < 128
+    return steps < (5 if kind.startswith("rnn") else 3)
+
+
+def told(cell: AbstractCell, xs: Any) -> str:
+    """For `explain`: what the compiled loop does."""
+    program = _program(cell, xs)
+    if isinstance(program, str):
+        return program
+    whole = program.first if isinstance(program, Family) else program
+    return describe(whole, len(leaves(xs)[0][1]))
+
+
+def effect(cell: AbstractCell, xs: Any) -> str | None:
+    """What a step does besides giving its results, for which it has to be called at every step; None: nothing."""
+    found = _program(cell, xs)
+    if not isinstance(found, str) or isinstance(found, Refusal):
+        return found if isinstance(found, Effect) else None
+    effects = known(cell).effects[cell.training]
+    if not effects:  # not traced, for it is not for the compiled loop
+        try:
+            with torch.inference_mode(False):
+                trace(cell, map_state(torch.Tensor.detach, xs), training=True)
+            effects.append("")
+        except Impure as reason:
+            effects.append(str(reason))
+        except Untraceable:
+            effects.append("")
+    return effects[-1] or None
+
+
+def lend(cell: AbstractCell) -> None:
+    """Nothing but the tensors of this cell will change, to others of the same shapes, dtype and ties; none is kept."""
+    known(cell).snapshot = Borrower()
+
+
+def run(
+    cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, State]:
+    """Hoisted work by PyTorch, then one compiled loop over the steps that there are."""
+    asked, about, program = _recent.found
+    if (asked, about) != (id(cell), id(xs)):
+        program = _program(cell, xs)
+    _recent.found = 0, 0, None
+    assert program is not None
+    assert not isinstance(program, str)
+    parts = [xs] if isinstance(xs, Tensor) else [leaf for _, leaf in leaves(xs)]
+    batch, time = parts[0].shape[:2]
+    family = program if isinstance(program, Family) else None
+    if isinstance(program, Family):
+        size = program.size(state)
+        if size is None:
+            return reference.run(cell, xs, state, lengths, resets)
+        program = program.at(size)
+    rows = _rows(parts[0], lengths, resets)
+    if rows.steps == 0:  # nothing to compute, but zeros that have gradients, of zeros
+        return reference.run(cell, xs, state, lengths, resets)
+    direct = program.outside.direct  # the loop itself passes over padding in what comes as it is
+    if not direct:
+        parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]
+    hoisted = Hoisted(program, known(cell).parameters(cell), parts, rows.steps)
+    start = [leaf for _, leaf in leaves(state)]
+    held: list[Tensor] = []
+    if family is not None:
+        start, held = family.parted(start)
+    initial = []
+    if resets is not None:
+        initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
+    ys, final = call.run(program, hoisted, rows, start, held, initial)
+    if family is not None:
+        final = family.joined(final, [leaf for _, leaf in leaves(state)])
+    if not direct:
+        ys = ys.view(batch, time, *ys.shape[1:]) if rows.whole else padded(ys, rows)
+    return ys, unflatten(state, final)
+
+
+def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:
+    """The steps that there are."""
+    batch, time = like.shape[:2]
+    rows = _whole(batch, time) if lengths is None else _ragged(lengths, time)
+    if resets is None:
+        return rows
+    return rows.reset_at(resets.flatten().clone() if lengths is None else resets[_valid(lengths, time)])
+
+
+def _valid(lengths: Tensor, time: int) -> Tensor:
+    """(batch, time) bool: the steps that are no padding."""
+    return torch.arange(time, device="cpu") < lengths[:, None]
+
+
+def _ragged(lengths: Tensor, time: int) -> Rows:
+    """Rows of these lengths. Layer after layer asks for the same ones, so the last are kept."""
+    values = lengths.tolist()
+    recent = _recent.ragged
+    if recent is not None and recent[1].time == time and recent[0] == values:
+        return recent[1]
+    length = torch.tensor(values, dtype=torch.int64, device="cpu")
+    order = length.argsort(descending=True, stable=True)
+    outer = torch.arange(len(length), device="cpu") * time
+    rows = Rows(order, length.cumsum(0) - length, length, outer, len(values), sum(values), time)
+    _recent.ragged = values, rows
+    return rows
+
+
+@lru_cache(64)
+def _whole(batch: int, time: int) -> Rows:
+    """Rows that all have as many steps."""
+    order = torch.arange(batch, device="cpu")
+    outer, length = order * time, torch.full((batch,), time, device="cpu")
+    return Rows(order, outer, length, outer, batch, batch * time, time)
+
+
+def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Family | str:
+    """The cell's compiled step, or why there is none."""
+    row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
+    about = known(cell)
+    snapshot = about.snapshot
+    if snapshot is None or not snapshot.still(cell):
+        if not plain(*parameters(modules(cell))):
+            return OPAQUE
+        # what stands there for one call, with the graph behind it, is not held any longer
+        snapshot = about.snapshot = None if borrows(cell) else Snapshot(cell)
+    elif row in snapshot.found:
+        return snapshot.found[row]  # type: ignore[no-any-return]
+    if len(effects := about.effects[cell.training]) == EFFECTS:
+        return effects[-1]
+    key = fingerprint(cell, xs)
+    with _lock:
+        found = about.program(key)
+        if found is None:
+            if not patient and (what := about.hurried(key)) is not None:
+                return Hurry(
+                    f"it would be traced and compiled again and again, since {what} keeps changing; what changes from "
+                    "call to call should be an input, a buffer or part of the state (of any size: see initial_state)"
+                )
+            begin = clock()
+            found = _compile(cell, xs)
+            about.keep(key, found, clock() - begin)
+            if isinstance(found, Effect):
+                effects.append(found)
+    if row is not None and snapshot is not None:
+        snapshot.found[row] = found
+    return found
+
+
+def _compile(cell: AbstractCell, xs: Any) -> Program | Family | str:
+    parts = [leaf for _, leaf in leaves(xs)]
+    given = parameters(modules(cell))
+    like = parts[0]
+    if any(t.device.type != "cpu" for t in (*parts, *given)):
+        return "the compiled loop runs on CPUs alone"
+    dtypes = {t.dtype for t in (*parts, *given) if t.is_floating_point()}
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        return f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came"
+    if toolchain.compiler() is None:
+        reason = toolchain.missing()
+        toolchain.notice("compiler", f"{reason}. Cells run on PyTorch's kernels where it has them, else step by step")
+        return reason
+    try:
+        # in the plain mode, whatever the mode of the first call: the result is kept for all
+        with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+            state = cell.initial_state(1, like)
+            begin = [leaf for _, leaf in leaves(state)]
+            axes = {k: tuple(d for d, n in enumerate(leaf.shape) if d and n == 0) for k, leaf in enumerate(begin)}
+            axes = {k: found for k, found in axes.items() if found}
+
+            def made(free: int) -> Program:
+                step = trace(cell, map_state(torch.Tensor.detach, xs), training=True, free=free)
+                return Program(lower(step, (len(given), len(parts), len(begin))), like.dtype, type(cell).__name__, free)
+
+            if not axes:
+                return made(0)
+            at = sizes([t.shape for t in (*given, *begin)] + [leaf.shape[2:] for leaf in parts])
+            return Family([made(size) for size in at], axes)
+    except Untraceable as reason:
+        return Effect(reason) if isinstance(reason, Impure) else Refusal(reason)
+    except toolchain.BuildError as error:
+        toolchain.notice("build", str(error))
+        return str(error)

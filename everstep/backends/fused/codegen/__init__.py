@@ -1,0 +1,1 @@
+"""From the graph of a row to C++: order, shared memory, loops."""

@@ -1,0 +1,240 @@
+"""C++ for one step of the loop over time: products, and loops over numbers, for all rows that have such a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from everstep.backends.fused.codegen.loops import LoopWriter, divided
+from everstep.backends.fused.codegen.plan import Loop, Plan
+from everstep.backends.fused.codegen.strips import StripWriter
+from everstep.backends.fused.row_graph import Node
+
+
+def leading(size: int, bytes_each: int) -> int:
+    """The distance of rows in memory: whole vectors, and no power of two, which would fall on the same cache lines."""
+    width = -(-size // 16) * 16
+    return width + 16 if width * bytes_each % 1024 == 0 else width
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A product that is computed for many steps at once: of inputs before these steps, of gradients after them.
+
+    Attributes:
+        source, target: names of arrays.
+        depth, width: numbers in a row of each.
+    """
+
+    source: str
+    target: str
+    depth: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a loop over time is about.
+
+    Attributes:
+        backward: from the last step to the first.
+        states: sizes of the leaves that are carried.
+        sizes: numbers in a row of every array, by name.
+        sums: names of arrays that are added to (gradients of constants).
+        holds: those of which every row has a place (gradients of leaves that are only read).
+        optional: names of arrays that may be absent.
+        following: for each leaf of the state, the array in which the forward loop left it after every step, or None.
+        apart: distance of the steps of arrays that lie within others.
+        ahead: products for many steps at once.
+        outer: names of arrays that are the caller's, whose rows may have steps that are padding.
+    """
+
+    backward: bool
+    states: tuple[int, ...]
+    sizes: dict[str, int]
+    sums: frozenset[str]
+    optional: frozenset[str]
+    following: tuple[str | None, ...]
+    apart: dict[str, int]
+    ahead: tuple[Ahead, ...] = ()
+    outer: frozenset[str] = frozenset()
+    holds: frozenset[str] = frozenset()
+
+
+class Steps:
+    """Writes what one step does, in a frame that defines `t`, `active`, `me`, `team`, `ROW`, `WAIT` and the arrays.
+
+    `at` is the step's place among the steps that there are, `out` that in a caller's array.
+
+    Attributes:
+        carry: what the next step gets: "next", or backward "dprev".
+        lds: distance of the rows of each leaf of the state, in the memory `cur` and `nxt`.
+        scratch_lds: likewise of the memory `w` of values between phases.
+        zeros: values of which no phase writes every number.
+        loose: numbers of a row's one loop, where no number needs another of the step before; else 0.
+    """
+
+    def __init__(self, plan: Plan, setting: Setting, bytes_each: int):
+        self.plan, self.setting, self.bytes = plan, setting, bytes_each
+        self.carry = "dprev" if setting.backward else "next"
+        self.lds = [leading(n, bytes_each) for n in setting.states]
+        self.scratch_lds = [leading(n.size, bytes_each) for n in plan.scratch]
+        self.zeros = [n for n in plan.scattered if sum(math.prod(p.shape) for p in n.parts) < n.size]
+        self.loose = self._loose()
+        self._scratch = {id(n): k for k, n in enumerate(plan.scratch)}
+
+    def _loose(self) -> int:
+        loop = self.plan.phases[0] if len(self.plan.phases) == 1 else None
+        if not isinstance(loop, Loop) or self.zeros:
+            return 0
+        carried = [
+            arg
+            for node in loop.nodes
+            for arg in node.args
+            if arg.node.op == "input" and arg.node.key[0] == ("dnext" if self.setting.backward else "prev")
+        ]
+        size = math.prod(loop.shape)
+        return size if divided(loop, [size]) and all(arg.whole for arg in carried) else 0
+
+    def write(self) -> list[str]:
+        """The lines of the loop's body."""
+        lines = []
+        if self.zeros:
+            lines += self._clear(self.zeros)
+        for phase in self.plan.phases:
+            if isinstance(phase, Node):
+                lines += self._product(phase)
+            else:
+                lines += self._loop(phase)
+            # numbers that need no others wait where whole rows are moved
+            moved = "resets" if self.setting.backward else "resets || length[ROW(active - 1)] == t + 1"
+            lines.append(f"    if ({moved}) WAIT();" if self.loose else "    WAIT();")
+        return lines
+
+    def ahead(self) -> list[str]:
+        """The products for a chunk of steps that begins at `t`, backward that ends there."""
+        forward = not self.setting.backward
+        if not self.setting.ahead:
+            return []
+        lines = ["    if (chunk && t % chunk == 0) {", *(["      WAIT();"] if self.loose else [])]
+        for number, a in enumerate(self.setting.ahead):
+            place = "(near ? i * chunk : at)" if forward else self._at(a.target)
+            lines += [
+                f"      if ({a.target}) for (int64_t i = 0; i < active; ++i) {{",
+                "        const int64_t r = ROW(i), at = offset[r] + t, out = outer[r] + t, rest = length[r] - t;",
+                "        (void)at; (void)out;",
+                f"        const int64_t panels = ({a.width} + panel - 1) / panel;",
+                f"        gemm({a.source} + {self._at(a.source)} * {a.depth}, {a.depth}, rest < chunk ? rest : chunk, "
+                f"ahead{number}, {a.depth}, {a.width}, panels * me / team, panels * (me + 1) / team, "
+                f"{a.target} + {place} * {a.width}, {a.width}, 0);",
+                "      }",
+            ]
+        return [*lines, *(["      WAIT();"] if forward else []), "    }"]
+
+    def _clear(self, nodes: Sequence[Node]) -> list[str]:
+        lines = [
+            "    for (int64_t i = me; i < active; i += team) {",
+            "      const int64_t at = offset[ROW(i)] + t, out = outer[ROW(i)] + t; (void)at; (void)out;",
+        ]
+        for node in nodes:
+            # what is added up over the steps is not cleared in each
+            added = self.setting.sums | self.setting.holds
+            for where, k in [a for a in self.plan.scattered[node] if f"{a[0]}{a[1]}" not in added]:
+                lines.append(f"      for (int64_t j = 0; j < {node.size}; ++j) {self._target(where, k)}[j] = 0;")
+        return [*lines, "    }", "    WAIT();"]
+
+    def _product(self, node: Node) -> list[str]:
+        number = self.plan.products.index(node)
+        view = node.args[0]
+        length = math.prod(view.shape)
+        source, ld = self._compact(view.node)
+        if id(node) in self.plan.carried:
+            target, target_ld = f"nxt{self.plan.carried[id(node)]}", self.lds[self.plan.carried[id(node)]]
+        else:
+            k = self._scratch[id(node)]
+            target, target_ld = f"w{k}", self.scratch_lds[k]
+        return [
+            "    {",
+            f"      const int64_t panels = ({node.size} + panel - 1) / panel;",
+            f"      gemm({source} + {view.place.offset}, {ld}, active, pack{number}, {length}, {node.size}, "
+            f"panels * me / team, panels * (me + 1) / team, {target}, {target_ld}, 0);",
+            "    }",
+        ]
+
+    def _compact(self, node: Node) -> tuple[str, int]:
+        """Where a product finds its operand, row after row."""
+        if node.op == "input":
+            k = node.key[1]
+            return f"cur{k}", self.lds[k]
+        if id(node) in self.plan.carried:
+            k = self.plan.carried[id(node)]
+            return f"nxt{k}", self.lds[k]
+        k = self._scratch[id(node)]
+        return f"w{k}", self.scratch_lds[k]
+
+    def _target(self, where: str, k: int) -> str:
+        """The start of this row's part of an array."""
+        name = f"{where}{k}"
+        if where == "scratch":
+            return f"(w{k} + i * {self.scratch_lds[k]})"
+        if where == self.carry:
+            return f"(nxt{k} + i * {self.lds[k]})"
+        if name in self.setting.sums:
+            return name
+        step = f"{name}_step" if name in self.setting.optional else str(self.setting.sizes[name])
+        return f"({name} + {self._at(name)} * {step})"
+
+    def _source(self, node: Node) -> str:
+        """The start of this row's part of what is read."""
+        if node.op != "input":
+            if id(node) in self.plan.carried:
+                k = self.plan.carried[id(node)]
+                return f"(nxt{k} + i * {self.lds[k]})"
+            k = self._scratch[id(node)]
+            return f"(w{k} + i * {self.scratch_lds[k]})"
+        kind, k = node.key
+        if kind in ("prev", "dnext") and (kind == "dnext") == self.setting.backward:
+            return f"(cur{k} + i * {self.lds[k]})"
+        if kind == "prev":
+            size, array = self.setting.states[k], self.setting.following[k]
+            return (
+                f"(resets && resets[at] ? before_init{k} + r * {size} : t == 0 ? before{k} + r * {size} "
+                f": {array} + ({self._at(array)} - 1) * {size})"
+            )
+        if kind == "next":
+            array = self.setting.following[k]
+            return f"({array} + {self._at(array)} * {self.setting.states[k]})"
+        if kind == "const":
+            return f"const{k}"
+        if kind == "held":
+            return f"(held{k} + r * {node.size})"
+        name = f"{kind}{k}"
+        if not self.setting.backward and any(a.target == name for a in self.setting.ahead):
+            return f"({name} + (near ? i * chunk + t % chunk : at) * {node.size})"
+        return f"({name} + {self._at(name)} * {self.setting.apart.get(name, node.size)})"
+
+    def _at(self, name: str | None) -> str:
+        """The place of this step in an array, or of this row."""
+        if name in self.setting.holds:
+            return "r"
+        return "out" if name in self.setting.outer else "at"
+
+    def _loop(self, loop: Loop) -> list[str]:
+        """Pointwise values and reductions over one shape, for all active rows."""
+        sums = self.setting.sums | self.setting.holds
+        later = ("- 2" if self.setting.backward else "+ 2") if self.loose else ""
+        return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory, later).write()
+
+    def strips(self) -> list[str]:
+        """Another way through all steps, taken where memory bounds them."""
+        if not self.loose or self.setting.backward:
+            return []
+        (loop,) = self.plan.phases
+        assert isinstance(loop, Loop)
+        writer = StripWriter(loop, self.plan, frozenset(), self._source, self._target, self._memory)
+        return writer.write() if writer.possible(self.setting.states, self.bytes) else []
+
+    def _memory(self, node: Node) -> tuple[int, int]:
+        k = self._scratch[id(node)]
+        return k, self.scratch_lds[k]

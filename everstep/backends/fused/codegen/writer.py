@@ -1,0 +1,318 @@
+"""C++ for a planned step: the loop over time, forward or backward, over a block of rows or a share of the units.
+
+The generated function has one argument, a table of integers and pointers (`HEADER`, then the arrays in the order of
+`Code.arrays`), so that it is called through a plain C interface and compiles without any header but those in `native`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from everstep.backends.fused.codegen.plan import Plan
+from everstep.backends.fused.codegen.steps import Ahead, Setting, Steps, leading
+
+HEADER = (
+    "rows",
+    "split",
+    "threads",
+    "starts",
+    "order",
+    "offset",
+    "length",
+    "resets",
+    "gemm",
+    "barrier",
+    "gate",
+    "memory",
+    "share",
+    "block",
+    "panel",
+    "chunk",
+    "near",
+    "near_share",
+    "far",
+    "outer",
+)
+"""The first entries of the table, in the order in which `work_layout.py` writes them.
+
+`split` is 1 where threads share the units of all rows, 0 where each of `threads` owns those of `order` between two of
+`starts`. `chunk` is the number of steps for which the products ahead are computed at once, 0 where that is not done
+here; in `near`, if it is no null pointer, each thread has `near_share` numbers for those of one chunk. `far` is 1 where
+outputs go past the caches. `offset` says where a row begins among the steps that there are, `outer` where in the
+caller's arrays.
+"""
+
+FREE = "free_size"
+"""The entry, and in the source the name, of a size that each call brings."""
+
+_NATIVE = Path(__file__).parents[3] / "native"
+_PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "nontemporal.h"))
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """Generated source.
+
+    Attributes:
+        source: C++ with one function, `run`.
+        arrays: names of the table's entries after `HEADER`.
+        row: numbers of memory that each row of a block needs.
+        matrices: rows and columns of the matrix of each product.
+        ahead: products for many steps at once.
+        spare: numbers that each thread needs besides, for what is not kept.
+        loose: numbers of a row's one loop, where no number needs another of the step before; else 0.
+    """
+
+    source: str
+    arrays: tuple[str, ...]
+    row: int
+    matrices: tuple[tuple[int, int], ...]
+    ahead: tuple[Ahead, ...]
+    spare: int
+    loose: int
+
+
+def generate(plan: Plan, setting: Setting, bytes_each: int, free: bool = False) -> Code:
+    """The source of one loop over time; `free`: its sizes stand for others too (`family.py`)."""
+    return _Writer(plan, setting, bytes_each, free).write()
+
+
+class _Writer:
+    def __init__(self, plan: Plan, setting: Setting, bytes_each: int, free: bool):
+        self.plan, self.setting, self.bytes = plan, setting, bytes_each
+        self.steps = Steps(plan, setting, bytes_each)
+        self.lds, self.loose = self.steps.lds, self.steps.loose
+        self.arrays: list[str] = [
+            name for k in range(len(setting.states)) for name in (f"start{k}", f"init{k}", f"end{k}")
+        ]
+        spare = [setting.sizes[name] for name in setting.optional | setting.sums]
+        # free sizes may become the smaller ones
+        self.widest = 16 + sum(spare) if free else max([16, *spare])
+        self.packs = [f"pack{k}" for k in range(len(plan.products))]
+        self.packs += [f"ahead{k}" for k in range(len(setting.ahead))]
+        self.free = free
+        for name in (*setting.sizes, *self.packs, *([FREE] if free else [])):
+            if name not in self.arrays:
+                self.arrays.append(name)
+
+    def write(self) -> Code:
+        real = "float" if self.bytes == 4 else "double"
+        row = 2 * sum(self.lds) + sum(self.steps.scratch_lds)
+        body = "\n".join(self.steps.write())
+        source = f"""{_PRELUDE}
+typedef {real} T;
+typedef void (*Gemm)(const T*, int64_t, int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*, int64_t, int);
+typedef void (*Barrier)(void*, int64_t);
+
+static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t capacity, int64_t me, int64_t team,
+                      int64_t thread, T* memory, T* nowhere) {{
+  const int64_t* const order = (const int64_t*)a[{self._at("order")}];
+  const int64_t* const offset = (const int64_t*)a[{self._at("offset")}];
+  const int64_t* const outer = (const int64_t*)a[{self._at("outer")}];
+  const int64_t* const length = (const int64_t*)a[{self._at("length")}];
+  const uint8_t* const resets = (const uint8_t*)a[{self._at("resets")}];
+  const Gemm gemm = (Gemm)a[{self._at("gemm")}];
+  const Barrier barrier = (Barrier)a[{self._at("barrier")}];
+  void* const gate = (void*)a[{self._at("gate")}];
+  const int64_t panel = a[{self._at("panel")}], chunk = a[{self._at("chunk")}], far = a[{self._at("far")}];
+  T* const near = a[{self._at("near")}] ? (T*)a[{self._at("near")}] + thread * a[{self._at("near_share")}] : 0;
+  (void)gemm; (void)outer; (void)panel; (void)resets; (void)chunk; (void)near; (void)far;
+#define ROW(i) order[base + (i)]
+#define WAIT() do {{ if (team > 1) barrier(gate, team); }} while (0)
+{self._free()}
+{chr(10).join(self._pointers())}
+{chr(10).join(self._states())}
+  if (count == 0) return;
+  for (int64_t i = me; i < count; i += team) {{
+    const int64_t r = ROW(i);
+{self._copy_states("cur", "start", "      ", "end")}
+  }}
+  WAIT();
+{chr(10).join(self.steps.strips())}
+  const int64_t last = length[ROW(0)];
+  (void)last;
+{self._time()}
+{body}
+{self._close()}
+{"  if (far) es_far_done();" if self.loose else ""}
+#undef ROW
+#undef WAIT
+}}
+
+extern "C" void run(void* table, int64_t i, int64_t n) {{
+  const int64_t* const a = (const int64_t*)table;
+  T* const memory = (T*)a[{self._at("memory")}];
+  const int64_t rows = a[{self._at("rows")}], block = a[{self._at("block")}];
+{self._free()}
+{self._clear()}
+  if (a[{self._at("split")}]) {{
+    over_time(a, 0, rows, rows, i, n, i, memory, memory + rows * {row} + i * {self.widest});
+    return;
+  }}
+  const int64_t* const starts = (const int64_t*)a[{self._at("starts")}];
+  T* const own = memory + i * a[{self._at("share")}];
+  // there may be fewer threads than were asked for
+  for (int64_t thread = i; thread < a[{self._at("threads")}]; thread += n) {{
+    const int64_t end = starts[thread + 1];
+    for (int64_t first = starts[thread]; first < end; first += block)
+      over_time(a, first, end - first < block ? end - first : block, block, 0, 1, i, own, own + block * {row});
+  }}
+}}
+"""
+        matrices = tuple((math.prod(node.args[0].shape), node.size) for node in self.plan.products)
+        return Code(source, tuple(self.arrays), row, matrices, self.setting.ahead, self.widest, self.loose)
+
+    def _free(self) -> str:
+        return f"  const int64_t {FREE} = a[{self._slot(FREE)}]; (void){FREE};" if self.free else ""
+
+    def _clear(self) -> str:
+        """Sums begin at zero, also those of threads that do not come."""
+        lines = [f"  for (int64_t k = i; k < a[{self._at('threads')}]; k += n) {{"]
+        for name in sorted(self.setting.sums):
+            bytes_ = 2 * leading(self.setting.sizes[name], self.bytes) * self.bytes
+            slot = self._slot(name)
+            lines.append(f"    if (a[{slot}]) __builtin_memset((char*)a[{slot}] + k * {bytes_}, 0, {bytes_});")
+        return "\n".join([*lines, "  }"]) if self.setting.sums else ""
+
+    def _at(self, name: str) -> int:
+        return HEADER.index(name)
+
+    def _slot(self, name: str) -> int:
+        return len(HEADER) + self.arrays.index(name)
+
+    def _pointers(self) -> list[str]:
+        s, lines = self.setting, []
+        ahead = {} if s.backward else {a.target: a.width for a in s.ahead}
+        place = 0
+        for name, size in s.sizes.items():
+            slot = self._slot(name)
+            if name in ahead:
+                lines.append(f"  T* const {name} = near ? near + capacity * chunk * {place} : (T*)a[{slot}];")
+                place += size
+                continue
+            written = self._written(name)
+            const = "" if written else "const "
+            if name in s.sums:
+                own = f"(T*)a[{slot}] + thread * {2 * leading(size, self.bytes)}"
+                lines.append(f"  T* const {name} = a[{slot}] ? {own} : nowhere;")
+            elif name in s.optional:
+                lines.append(f"  T* const {name} = a[{slot}] ? (T*)a[{slot}] : nowhere;")
+                lines.append(f"  const int64_t {name}_step = a[{slot}] ? {s.apart.get(name, size)} : 0;")
+            else:
+                lines.append(f"  {const}T* const {name} = ({const}T*)a[{slot}];")
+        lines += [f"  const T* const {name} = (const T*)a[{self._slot(name)}];" for name in self.packs]
+        place = 2 * sum(self.lds)
+        for k, ld in enumerate(self.steps.scratch_lds):
+            lines.append(f"  T* const w{k} = memory + capacity * {place};")
+            place += ld
+        return lines
+
+    def _written(self, name: str) -> bool:
+        return (
+            name in self.setting.sums
+            or name in self.setting.optional
+            or any(a.target == name for a in self.setting.ahead)
+            or any(f"{where}{k}" == name for stores in self.plan.stores.values() for where, k, _ in stores)
+        )
+
+    def _states(self) -> list[str]:
+        lines, place = [], 0
+        for k, ld in enumerate(self.lds):
+            lines.append(f"  T *cur{k} = memory + capacity * {place}, *nxt{k} = memory + capacity * {place + ld};")
+            for name in (f"start{k}", f"init{k}", f"end{k}"):
+                lines += [f"  T* const {name} = (T*)a[{self._slot(name)}];"]
+            place += 2 * ld
+        return lines
+
+    def _copy_states(self, to: str, source: str, indent: str, also: str = "") -> str:
+        lines = []
+        for k, (size, ld) in enumerate(zip(self.setting.states, self.lds, strict=True)):
+            second = (
+                f" if ({also}{k} != {source}{k}) {also}{k}[r * {size} + j] = v;"
+                if also and not self.setting.backward
+                else ""
+            )
+            target = f"{to}{k}[i * {ld} + j]" if to in ("cur", "nxt") else f"{to}{k}[r * {size} + j]"
+            wanted = f"if ({to}{k}) " if self.setting.backward and to == "end" else ""
+            origin = f"{source}{k}[i * {ld} + j]" if source in ("cur", "nxt") else f"{source}{k}[r * {size} + j]"
+            if self.setting.backward and source == "start":
+                origin = f"start{k} ? {origin} : T(0)"
+            lines.append(
+                f"{indent}{wanted}for (int64_t j = 0; j < {size}; ++j) "
+                f"{{ const T v = {origin}; {target} = v;{second} }}"
+            )
+        return "\n".join(lines)
+
+    def _time(self) -> str:
+        if not self.setting.backward:
+            return f"""  int64_t active = count;
+  for (int64_t t = 0; t < last; ++t) {{
+    while (active && length[ROW(active - 1)] <= t) --active;
+{chr(10).join(self.steps.ahead())}
+    if (resets) {{
+      for (int64_t i = me; i < active; i += team) {{
+        const int64_t r = ROW(i);
+        if (!resets[offset[r] + t]) continue;
+{self._copy_states("cur", "init", "        ")}
+      }}
+      WAIT();
+    }}"""
+        return """  int64_t active = 0;
+  for (int64_t t = last - 1; t >= 0; --t) {
+    while (active < count && length[ROW(active)] > t) ++active;"""
+
+    def _close(self) -> str:
+        swap = "\n".join(
+            f"    {{ T* const held = cur{k}; cur{k} = nxt{k}; nxt{k} = held; }}" for k in range(len(self.lds))
+        )
+        if not self.setting.backward:
+            return f"""    for (int64_t i = me; i < active; i += team) {{
+      const int64_t r = ROW(i);
+      if (length[r] != t + 1) continue;
+{self._copy_states("end", "nxt", "      ")}
+    }}
+{swap}
+  }}"""
+        flush = self._flush()
+        moved, waiting = [], []
+        for k, (size, ld) in enumerate(zip(self.setting.states, self.lds, strict=True)):
+            waiting.append(f"      for (int64_t j = 0; j < {size}; ++j) nxt{k}[i * {ld} + j] = cur{k}[i * {ld} + j];")
+            moved.append(
+                f"        for (int64_t j = 0; j < {size}; ++j) {{ if (init{k}) init{k}[r * {size} + j] += "
+                f"nxt{k}[i * {ld} + j]; nxt{k}[i * {ld} + j] = 0; }}"
+            )
+        return f"""{chr(10).join(self.steps.ahead())}
+    if (resets) {{
+      for (int64_t i = me; i < active; i += team) {{
+        const int64_t r = ROW(i);
+        if (!resets[offset[r] + t]) continue;
+{chr(10).join(moved)}
+      }}
+      WAIT();
+    }}
+{flush}
+    // rows that are not yet active keep what came in
+    for (int64_t i = active + me; i < count; i += team) {{
+{chr(10).join(waiting)}
+    }}
+    {"if (active < count) " if self.loose else ""}WAIT();
+{swap}
+  }}
+  {"WAIT();" if self.loose else ""}
+  for (int64_t i = me; i < count; i += team) {{
+    const int64_t r = ROW(i);
+{self._copy_states("end", "cur", "    ")}
+  }}"""
+
+    def _flush(self) -> str:
+        """Sums over many steps are kept short: of 16 steps, then of those."""
+        lines = []
+        for name in sorted(self.setting.sums):
+            size = self.setting.sizes[name]
+            lines.append(
+                f"    if (a[{self._slot(name)}] && (t & 15) == 0) for (int64_t j = 0; j < {size}; ++j) {{ "
+                f"{name}[{leading(size, self.bytes)} + j] += {name}[j]; {name}[j] = 0; }}"
+            )
+        return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Compiled steps: their programs, the tables of a call, and the call itself."""

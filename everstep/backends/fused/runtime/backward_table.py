@@ -1,0 +1,264 @@
+"""The form of a program's loop backward, with the sums over all steps that come after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from everstep.backends.fused.codegen.steps import leading
+from everstep.backends.fused.row_graph import Shape, View
+from everstep.backends.fused.runtime.forward_table import (
+    CALLERS,
+    INNER,
+    ONCE,
+    ROWS,
+    STEPS,
+    THREADS,
+    CallForm,
+    Maker,
+    place,
+)
+from everstep.backends.fused.runtime.program import Program
+from everstep.native.call_table import NULL, Entry, brought
+from everstep.native.kernels import Kernels
+from everstep.native.products import ALL, BEFORE, USED, USED_BEFORE, OverSteps, OverThreads, columns, over_steps
+
+READY, SHARED, DRAWN = -1, -2, -3
+"""Of the gradient of an input: it is there, in an array of steps; another input has the same; it is the caller's."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BackwardForm(CallForm):
+    """Of the loop backward. Given: inputs that are saved, constants, start state, initial state, outputs, what is
+    kept, and those gradients of outputs and final state that there are.
+
+    Attributes:
+        packed: places of inputs that are needed once more, without padding; behind all that is made.
+        joined: places of start and initial state that are needed as one array; behind those.
+        sums: rows and columns of every product over steps.
+        padded: bytes of the steps of arrays that get padding.
+        results: where the gradient of each tensor is found that is no input, and whether it is to be transposed; of one
+            tensor there may be several, to be added.
+        inputs: of each input that is wanted: where its gradient is, the shape of a step of it, and what is to be done:
+            multiply it by this constant, or one of `READY`, `SHARED`, `DRAWN`.
+    """
+
+    packed: tuple[int, ...]
+    joined: tuple[tuple[int, int], ...]
+    sums: tuple[tuple[int, int], ...]
+    padded: int
+    results: tuple[tuple[int, int, bool], ...]
+    inputs: tuple[tuple[int, Entry, Shape, int], ...]
+
+
+def backward_form(
+    program: Program,
+    library: Kernels,
+    resets: bool,
+    ragged: bool,
+    ahead: bool,
+    wanted: Sequence[bool],
+    present: Sequence[bool],
+    straight: Collection[int],
+) -> BackwardForm:
+    """Of the loop backward.
+
+    Args:
+        program, library, resets, ragged, ahead: as of the loop forward.
+        wanted: which gradients, of inputs, constants, start state and initial state.
+        present: which gradients of outputs and final state there are.
+        straight: those constants of `Program.upright` that are contiguous.
+    """
+    return _Backward(program, library, resets, ragged).write(ahead, wanted, present, straight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """A product over steps that is wanted: gᵀ·x of the gradient g of every step, or xᵀ·g.
+
+    Attributes:
+        number, turned: the constant whose gradient it is, or is when it is transposed.
+        gradient: which of the gradients of every step.
+        operand: what x is, if it is a value of the loop.
+        factor: or which input.
+        straight: xᵀ·g, in the layout of the constant: a parameter's gradient is to be contiguous as the parameter is.
+    """
+
+    number: int
+    turned: bool
+    gradient: int
+    operand: View | None = None
+    factor: int = -1
+    straight: bool = False
+
+
+class _Backward(Maker):
+    def write(
+        self, ahead: bool, wanted: Sequence[bool], present: Sequence[bool], straight: Collection[int]
+    ) -> BackwardForm:
+        program, step, given, arrays = self.program, self.program.step, self.given, self.arrays
+        want_x, want_c, want_start, want_held, want_initial = program.split(wanted)
+        inputs = dict(zip(program.saved_inputs, given.come(len(program.saved_inputs)), strict=True))
+        constants, start, initial = self.come_constants()
+        arrays["y0"], kept = given.come(2)
+        came = iter(given.come(sum(present), even=True))
+        for k in program.needed:
+            arrays[f"x{k}"] = self.hosted(kept, k) if k in step.factors else inputs[k]
+        self.lay(kept, inputs)
+        self._states([next(came) if there else None for there in present], start, initial, want_start, want_initial)
+        self._gradients(want_x, want_c)
+        drawn = [k for k in program.ahead if ahead and want_x[k]]
+        for k in drawn:
+            arrays[f"draw{k}"] = given.make(CALLERS, (step.factors[k][1],))
+        results: list[tuple[int, int, bool]] = []
+        totals = self._totals(want_c, results)
+        sums = self._sums(want_c, straight)
+        outs = [given.make(ONCE, self._shape(one)) for one in sums]
+        for k in [k for k in program.adjoint.held if want_held[k]]:
+            arrays[f"hold{k}"] = given.make(ROWS, step.held[k], zero=True)
+            results.append((program.ends[2] + k, place(arrays[f"hold{k}"]), False))
+        packed = sorted({one.factor for one in sums if one.straight and self.ragged})
+        bare = dict(zip(packed, given.come(len(packed)), strict=True))
+        previous = {one.operand.node.key[1] for one in sums if one.operand and one.operand.node.key[0] == "prev"}
+        joined = sorted(previous) if self.resets else []
+        others = dict(enumerate(start)) | dict(zip(joined, given.come(len(joined)), strict=True))
+        products = [self._over_steps(one, out, inputs, bare, others) for one, out in zip(sums, outs, strict=True)]
+        paddings = [self.padding(arrays[f"draw{k}"], step.factors[k][1]) for k in drawn] if self.ragged else []
+        a, b, _, d = program.ends
+        results += [(a + one.number, place(out), one.turned) for one, out in zip(sums, outs, strict=True)]
+        results += [(b + k, place(arrays[f"end{k}"]), False) for k, want in enumerate(want_start) if want]
+        results += [(d + k, place(arrays[f"init{k}"]), False) for k, want in enumerate(want_initial) if want]
+        then, then_table = 0, []
+        if products or totals or paddings:
+            then = columns(program.dtype, self.library.short)
+            then_table = over_steps(products, totals, paddings)
+        matrices = program.backward_matrices
+        known = self.common(program.backward, program.backward_code, constants, matrices, bool(drawn), then, then_table)
+        return BackwardForm(
+            **known,
+            packed=tuple(place(inputs[k]) for k in packed),
+            joined=tuple((place(start[k]), place(initial[k])) for k in joined),
+            sums=tuple(self._shape(one) for one in sums),
+            padded=sum(padding.each for padding in paddings),
+            results=tuple(results),
+            inputs=self._of_inputs(want_x, drawn),
+        )
+
+    def _states(
+        self,
+        grads: Sequence[Entry | None],
+        start: Sequence[Entry],
+        initial: Sequence[Entry],
+        want_start: Sequence[bool],
+        want_initial: Sequence[bool],
+    ) -> None:
+        """Gradients of outputs and final state, and where those of start and initial state go."""
+        step, arrays = self.program.step, self.arrays
+        arrays["dy0"] = grads[0] or self.given.make(CALLERS, step.output.shape, zero=True)
+        for k, (shape, grad) in enumerate(zip(step.states, grads[1:], strict=True)):
+            arrays[f"start{k}"] = grad or NULL
+            arrays[f"before{k}"] = start[k]
+            if want_start[k]:
+                arrays[f"end{k}"] = self.given.make(ROWS, shape)
+            if self.resets:
+                arrays[f"before_init{k}"] = initial[k]
+                if want_initial[k]:
+                    arrays[f"init{k}"] = self.given.make(ROWS, shape, zero=True)
+
+    def _gradients(self, want_x: Sequence[bool], want_c: Sequence[bool]) -> None:
+        """The gradients of every step that are asked for, or that others are made of."""
+        program, factors = self.program, self.program.step.factors
+        used = {m for k, m in program.of_input.items() if want_x[k] or (k in factors and want_c[factors[k][0]])}
+        pairs = zip(program.of_product, program.adjoint.products, strict=True)
+        used |= {m for m, p in pairs if want_c[p.matrix]}
+        given = {m for k, m in program.of_input.items() if want_x[k] and k not in factors}
+        for m in sorted(used):
+            over = program.over.get(m)
+            if over is not None:
+                self.arrays[f"g{m}"] = self.arrays[f"x{over}"]
+            elif m in given:
+                self.arrays[f"g{m}"] = self.given.make(STEPS, program.gradients[m].shape)
+            else:
+                self.arrays[f"g{m}"] = self.given.make(INNER, (math.prod(program.gradients[m].shape),))
+
+    def _totals(self, want_c: Sequence[bool], results: list[tuple[int, int, bool]]) -> list[OverThreads]:
+        """Sums of threads; two parameters may share numbers, but not their memory: each gets a sum of its own."""
+        program, totals = self.program, []
+        for k, m in program.of_constant.items():
+            if not want_c[k]:
+                continue
+            size = math.prod(program.totals[m].shape)
+            by = leading(size, program.bytes)
+            if f"sum{m}" not in self.arrays:
+                self.arrays[f"sum{m}"] = self.given.make(THREADS, (2 * by,))
+            out = self.given.make(ONCE, program.step.constants[k])
+            parts = self.arrays[f"sum{m}"].behind(by * program.bytes)
+            totals.append(OverThreads(parts, brought("threads"), 2 * by, size, out))
+            results.append((len(program.step.inputs) + k, place(out), False))
+        return totals
+
+    def _sums(self, want_c: Sequence[bool], straight: Collection[int]) -> list[_Sum]:
+        program, found = self.program, []
+        turned = program.outside.turned
+        for one, m in zip(program.adjoint.products, program.of_product, strict=True):
+            if want_c[one.matrix]:
+                found.append(_Sum(one.matrix, one.matrix not in turned, m, one.operand))
+        for k in program.ahead:
+            number = program.step.factors[k][0]
+            if want_c[number]:
+                as_is = number not in turned and number in straight
+                found.append(
+                    _Sum(number, not as_is and number not in turned, program.of_input[k], None, k, straight=as_is)
+                )
+        return found
+
+    def _shape(self, one: _Sum) -> tuple[int, int]:
+        """Rows and columns of the sum."""
+        width = math.prod(self.program.gradients[one.gradient].shape)
+        if one.operand is not None:
+            return width, math.prod(one.operand.shape)
+        depth = self.program.step.factors[one.factor][1]
+        return (depth, width) if one.straight else (width, depth)
+
+    def _over_steps(
+        self,
+        one: _Sum,
+        out: Entry,
+        inputs: dict[int, Entry],
+        bare: dict[int, Entry],
+        others: dict[int, Entry],
+    ) -> OverSteps:
+        """`inputs`, `bare`: as saved, and without padding; `others`: states before the first step of rows."""
+        program, steps = self.program, brought("steps")
+        rows, columns = self._shape(one)
+        gradient = self.arrays[f"g{one.gradient}"]
+        if one.operand is None:
+            raw = inputs[one.factor]
+            if one.straight:
+                raw = bare.get(one.factor, raw)
+                return OverSteps(raw, rows, gradient, columns, steps, rows, columns, out, columns)
+            way = USED if self.ragged else ALL
+            return OverSteps(gradient, rows, raw, columns, steps, rows, columns, out, columns, way)
+        kind, k = one.operand.node.key
+        name = program.sequence(k) if kind == "prev" else f"{kind}{k}"
+        size, offset = one.operand.node.size, one.operand.place.offset * program.bytes
+        operand = self.arrays[name].behind(offset)
+        padded = self.ragged and name in program.outer
+        known = gradient, rows, operand, size, steps, rows, columns, out, columns
+        if kind == "prev":
+            return OverSteps(*known, USED_BEFORE if padded else BEFORE, others[k].behind(offset), size)
+        return OverSteps(*known, USED if padded else ALL)
+
+    def _of_inputs(self, wanted: Sequence[bool], drawn: Sequence[int]) -> tuple[tuple[int, Entry, Shape, int], ...]:
+        program, factors = self.program, self.program.step.factors
+        found: list[tuple[int, Entry, Shape, int]] = []
+        given: set[int] = set()
+        for k, m in program.of_input.items():
+            if wanted[k] and k in drawn:
+                found.append((k, self.arrays[f"draw{k}"], (factors[k][1],), DRAWN))
+            elif wanted[k]:
+                then = factors[k][0] if k in factors else SHARED if m in given else READY
+                found.append((k, self.arrays[f"g{m}"], program.gradients[m].shape, then))
+                given.add(m)
+        return tuple(found)

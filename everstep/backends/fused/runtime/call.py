@@ -1,0 +1,282 @@
+"""Calling the compiled loops: from tensors to what the loops are told, and back to gradients."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.backends.fused.row_graph import Shape
+from everstep.backends.fused.runtime.backward_table import DRAWN, READY, SHARED, BackwardForm, backward_form
+from everstep.backends.fused.runtime.forward_table import INNER, CallForm, forward_form, place
+from everstep.backends.fused.runtime.hoisted import Hoisted
+from everstep.backends.fused.runtime.packing import pack, packed, pad, padded
+from everstep.backends.fused.runtime.program import Program
+from everstep.backends.fused.runtime.replay import replay
+from everstep.backends.fused.runtime.work_layout import Layout, Rows, layout, numbers
+from everstep.native.call_table import Entry
+from everstep.native.kernels import Kernels, has_short, kernels
+from everstep.native.memory_pool import empty, inner, scratch
+from everstep.native.plain_memory import plain
+from everstep.native.products import product, room_over_steps, team
+
+_retained = torch._C._autograd._get_current_graph_task_keep_graph
+"""Whether the graph that goes backward stays for another time."""
+
+
+def run(
+    program: Program,
+    hoisted: Hoisted,
+    rows: Rows,
+    start: Sequence[Tensor],
+    held: Sequence[Tensor],
+    initial: Sequence[Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """Outputs and final state.
+
+    Inputs and outputs are (batch, time, …) with padding where the program takes them as they are, else (steps, …).
+    """
+    tensors = [*hoisted(), *start, *held, *initial]
+    call = _Call(program, _library(program), rows)
+    if torch.is_grad_enabled() and True in [t.requires_grad for t in tensors]:
+        hoisted.watch()
+        ys, *final = _apply(call, hoisted, *tensors)
+    else:
+        ys, *final = call.forward(tensors, training=False)
+    return ys, final
+
+
+def _library(program: Program) -> Kernels:
+    """What multiplies: under bfloat16 autocast in bfloat16, where the processor can."""
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu"):
+        short = torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if short and program.dtype == torch.float32 and has_short():
+            return kernels(program.dtype, True)
+    return program.kernels
+
+
+class _Call:
+    """One call's program, with what multiplies and the steps that there are.
+
+    Attributes:
+        outer: whether inputs and outputs are the caller's, (batch, time, …).
+        ragged: whether there is padding in them.
+    """
+
+    __slots__ = ("library", "outer", "program", "ragged", "rows")
+
+    def __init__(self, program: Program, library: Kernels, rows: Rows):
+        self.program, self.library, self.rows = program, library, rows
+        self.outer = program.outside.direct
+        self.ragged = self.outer and not rows.whole
+
+    def forward(self, tensors: Sequence[Tensor], *, training: bool) -> list[Tensor]:
+        """Outputs and final state of inputs, constants, start and initial state; in training also what is kept."""
+        program, rows, short = self.program, self.rows, self.library.short
+        factors = program.step.factors
+        known = self._layout(forward=True, ahead=bool(factors))
+        # at once, they fit no worse where they are kept
+        stored = training and program.hosting and known.chunk > 0 and (program.stored or known.once)
+        if known.chunk and not stored:
+            known = self._layout(forward=True, ahead=True, near=True)
+        ways = (short, training, rows.resets is not None, self.ragged, known.chunk > 0, stored)
+        form = program.forms.get(ways)
+        if form is None:
+            form = program.forms[ways] = forward_form(program, self.library, *ways[1:])
+        given = self._given(form, tensors, known)
+        for k, number, home in form.before:
+            x = self._steps(given[k])
+            out = None if home is None else self._array(given, home, program.step.inputs[k])
+            made = product(x, self._straight(tensors[program.ends[0] + number], number), out, short=short)
+            if home is None:
+                given.append(made)
+        threads = team(rows.count * rows.time * form.padded, torch.get_num_threads()) if form.padded else 1
+        self._run(form, given, known, threads)
+        return given[form.ys : form.ys + 1 + len(program.states) + training]
+
+    def backward(
+        self, saved: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: tuple[bool, ...]
+    ) -> list[Tensor | None]:
+        """Gradients of inputs, constants, start and initial state; `saved` as in `BackwardForm`."""
+        program, rows = self.program, self.rows
+        first = len(program.saved_inputs)
+        known = self._layout(forward=False, ahead=True in [wanted[k] for k in program.ahead])
+        straight = tuple([k for k in program.upright if saved[first + k].is_contiguous()])
+        present = tuple([grad is not None for grad in grads])
+        ways = (self.library.short, rows.resets is not None, self.ragged, known.chunk > 0, wanted, present, straight)
+        form = program.forms.get(ways)
+        if form is None:
+            form = program.forms[ways] = backward_form(program, self.library, *ways[1:])
+        given = self._given(form, [*saved, *[grad for grad in grads if grad is not None]], known)
+        for k in form.packed:
+            given.append(self._steps(given[k]))
+        for start, initial in form.joined:
+            given.append(torch.cat([given[start], given[initial]]))
+        threads, room = _room(program.dtype, form, rows.steps, rows.count * rows.time, torch.get_num_threads())
+        self._run(form, given, known, threads, room)
+        found: list[Tensor | None] = [None] * len(wanted)
+        for k, i, turned in form.results:
+            held, gradient = found[k], given[i].t() if turned else given[i]
+            found[k] = gradient if held is None else held + gradient
+        for k, entry, shape, then in form.inputs:
+            found[k] = self._of_input(given, entry, shape, then)
+        for k in program.flat:
+            if wanted[k] and found[k] is None:
+                found[k] = self._zeros(k, saved)
+        return found
+
+    def _zeros(self, k: int, saved: Sequence[Tensor]) -> Tensor:
+        """The gradient of an input or a constant that is nothing but zeros."""
+        program, rows = self.program, self.rows
+        inputs = len(program.step.inputs)
+        if k >= inputs:
+            return torch.zeros_like(saved[len(program.saved_inputs) + k - inputs])
+        factor = program.step.factors.get(k)
+        shape = program.step.inputs[k] if factor is None else (factor[1],)
+        return saved[0].new_zeros(*((rows.count, rows.time) if self.outer else (rows.steps,)), *shape)
+
+    def _layout(self, *, forward: bool, ahead: bool, near: bool = False) -> Layout:
+        rows, program = self.rows, self.program
+        code = program.forward_code if forward else program.backward_code
+        return layout(self.library, code, rows.count, rows.steps, rows.whole, ahead, near, torch.get_num_threads())
+
+    def _given(self, form: CallForm, tensors: Sequence[Tensor], known: Layout) -> list[Tensor]:
+        """The arrays of a call: those that come in, then those that it makes."""
+        given, rows = list(tensors), self.rows
+        for i in form.even:
+            given[i] = given[i].contiguous()
+        like, steps = given[0], (rows.steps,)
+        firsts = ((), (rows.count,), steps, (rows.count, rows.time) if self.outer else steps, (known.threads,))
+        given += [
+            inner(like, rows.steps * shape[0]) if first == INNER else empty(like, *firsts[first], *shape)
+            for first, shape in form.made
+        ]
+        for i in form.zero:
+            given[i].zero_()
+        return given
+
+    def _run(self, form: CallForm, given: Sequence[Tensor], known: Layout, threads: int, room: int = 0) -> None:
+        """`threads`, `room`: as `numbers` has them."""
+        memory = scratch(given[0], max(known.numbers, threads * room + 16))
+        start = -(-memory.data_ptr() // 64) * 64
+        told = numbers(self.library, known, self.rows, start, threads, room)
+        strides = [stride for i in form.strided for stride in given[i].stride()]
+        brought = form.numbers(*told, *[array.data_ptr() for array in given], *strides)
+        self.library.call(form.form.address, ctypes.addressof(brought))
+
+    def _steps(self, x: Tensor) -> Tensor:
+        """An input as (steps, …), without padding."""
+        if not self.outer:
+            return x
+        return pack(x, self.rows) if self.ragged else x.flatten(0, 1)
+
+    def _straight(self, constant: Tensor, number: int) -> Tensor:
+        """A constant as the step has it."""
+        return constant.t() if number in self.program.outside.turned else constant
+
+    def _array(self, given: Sequence[Tensor], entry: Entry, shape: Shape) -> Tensor:
+        """(steps, …), of an array in which there may be others."""
+        steps, array = self.rows.steps, given[place(entry)].detach()
+        size = steps * math.prod(shape)
+        if array.numel() != size:
+            first = (entry.plus + entry.each * steps) // self.program.bytes
+            array = array.view(-1)[first : first + size]
+        return array.view(steps, *shape)
+
+    def _of_input(self, given: Sequence[Tensor], entry: Entry, shape: Shape, then: int) -> Tensor:
+        """The gradient of an input; `entry`, `shape` and `then` as in `BackwardForm.inputs`."""
+        if then == DRAWN:
+            return given[place(entry)]
+        gradient = self._array(given, entry, shape)
+        if then == SHARED:
+            gradient = gradient.clone()
+        elif then != READY:
+            constant = given[len(self.program.saved_inputs) + then]
+            matrix = self._straight(constant, then).t()
+            gradient = product(gradient.flatten(1), matrix, short=self.library.short)
+        if self.ragged:
+            return pad(gradient, self.rows)
+        return gradient.view(self.rows.count, self.rows.time, *gradient.shape[1:]) if self.outer else gradient
+
+
+@lru_cache(1 << 10)
+def _room(dtype: torch.dtype, form: BackwardForm, steps: int, padded: int, threads: int) -> tuple[int, int]:
+    """On how many threads the sums over `steps` are made, `padded` with padding, and how many numbers each needs."""
+    room, work = 0, form.padded * padded
+    for rows, columns in form.sums:
+        room = max(room, room_over_steps(dtype, steps, rows, columns))
+        work += steps * rows * columns
+    return team(work, threads), room
+
+
+class _Loop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, hoisted: Hoisted, *tensors: Tensor) -> Any:
+        ctx.call, ctx.hoisted, ctx.spent = call, hoisted, False
+        ys, *final, kept = call.forward(tensors, training=True)
+        inputs = [tensors[k] for k in call.program.saved_inputs]
+        ctx.save_for_backward(*inputs, *tensors[call.program.ends[0] :], ys, kept)
+        ctx.set_materialize_grads(False)
+        return ys, *final
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        found = _gradients(ctx, list(ctx.saved_tensors), grads)
+        if not _retained():
+            del ctx.hoisted  # as PyTorch lets go of what it has saved
+        return None, None, *found
+
+
+_apply = super(torch.autograd.Function, _Loop).apply
+"""As `_Loop.apply`, which first looks for what `torch.func` may have left: such tensors are not `plain`."""
+
+
+def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
+    call, wanted = ctx.call, ctx.needs_input_grad[2:]
+    program = call.program
+    # a row without steps gives what it starts from
+    if program.adjoint.apart and int(call.rows.length.min()) > 0:
+        wanted = program.reaching(wanted)
+    came = [grad for grad in grads if grad is not None]
+    if not came or True not in wanted:
+        return (None,) * len(wanted)
+    inputs, constants = len(program.saved_inputs), len(program.step.constants)
+    state = saved[inputs + constants : -2]
+    graph = torch.is_grad_enabled()
+    if graph or not plain(*came):
+        with torch.enable_grad():
+            return _differentiable(call, [*ctx.hoisted.again(), *state], grads, wanted, graph)
+    if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
+        values = [value.detach() for value in ctx.hoisted.again()]
+        saved[:inputs] = [values[k] for k in program.saved_inputs]
+        saved[-1] = call.forward([*values, *state], training=True)[-1]
+    ctx.spent = bool(program.over)
+    return call.backward(saved, grads, wanted)  # type: ignore[no-any-return]
+
+
+def _differentiable(
+    call: _Call, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool], graph: bool
+) -> list[Tensor | None]:
+    """Gradients by PyTorch, from the loop replayed step by step: with a `graph`, and of gradients of any kind."""
+    # each on its own: a state that was carried here depends on the parameters too, and that path is not this call's
+    tensors = [t.view_as(t) for t in tensors]
+    given, inputs = list(tensors), len(call.program.step.inputs)
+    if call.outer:
+        given[:inputs] = [packed(t, call.rows) if call.ragged else t.flatten(0, 1) for t in tensors[:inputs]]
+    outputs = replay(call.program, call.rows, given)
+    if call.outer:
+        ys, rows = outputs[0], call.rows
+        outputs[0] = padded(ys, rows) if call.ragged else ys.view(rows.count, rows.time, *ys.shape[1:])
+    pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None and out.requires_grad]
+    chosen = [t for t, want in zip(tensors, wanted, strict=True) if want]
+    found = iter(
+        torch.autograd.grad(
+            [out for out, _ in pairs], chosen, [grad for _, grad in pairs], create_graph=graph, allow_unused=True
+        )
+    )
+    return [next(found) if want else None for want in wanted]

@@ -1,0 +1,233 @@
+"""A step in compiled form: what its loops forward and backward read and leave, in whose memory, and their code."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from everstep.backends.fused.adjoint import Adjoint, derive
+from everstep.backends.fused.codegen import overlay, writer
+from everstep.backends.fused.codegen.plan import End, plan
+from everstep.backends.fused.codegen.steps import Ahead, Setting
+from everstep.backends.fused.lowering import Lowered
+from everstep.backends.fused.row_graph import View, whole
+from everstep.backends.fused.runtime.outside import Outside
+from everstep.native import build
+from everstep.native.kernels import Kernels, kernels
+
+
+class Program:
+    """A step in compiled form, for one cell, one shape of a row and one dtype.
+
+    Raises:
+        toolchain.BuildError: the compiler failed.
+        Untraceable: an operation without a derivative.
+    """
+
+    def __init__(self, step: Lowered, dtype: torch.dtype, name: str, free: int = 0):
+        self.step, self.dtype, self.name, self.free = step, dtype, name, free
+        self.bytes = 4 if dtype == torch.float32 else 8
+        self.adjoint: Adjoint = derive(step)
+        self.states = tuple(math.prod(shape) for shape in step.states)
+        self.ends = tuple(accumulate(map(len, (step.inputs, step.constants, step.states, step.held))))
+        """How many inputs there are; with the constants; with the state; with what of it is only read."""
+        self.flat = sorted(self.adjoint.flat_inputs | {len(step.inputs) + k for k in self.adjoint.flat_constants})
+        """Inputs and constants whose gradient is always zero."""
+        self.shared = [
+            k
+            for k, view in enumerate(step.following)
+            if view.node is step.output.node and view.whole and step.output.whole
+        ]
+        """Leaves of the state that are the output itself, so that the outputs are also their values at every step."""
+        self.kept = sorted(self.adjoint.kept)
+        self._forward()
+        self._backward()
+        read = {node.key for order in (self.forward_plan, self.backward_plan) for node in overlay.inputs(order)}
+        self.elementwise = sorted(k for kind, k in read if kind == "const")
+        """Constants that are read by pointwise operations."""
+        matrices = {number for number, _ in self._multiplied()} - {*self.elementwise}
+        self.outside = Outside(step.before, len(step.inputs), matrices)
+        self._overlay()
+        self._generate()
+        if not free:
+            self.load(self.forward_code.source, self.backward_code.source)
+        self.forms: dict[Any, Any] = {}
+        """`forward_table.py`, by what they depend on."""
+
+    def sequence(self, leaf: int) -> str:
+        """The array that holds a leaf after every step."""
+        return "y0" if leaf in self.shared else f"seq{leaf}"
+
+    def _forward(self) -> None:
+        step = self.step
+        ends = [End("y", 0, step.output)]
+        ends += [End("next", k, view) for k, view in enumerate(step.following)]
+        ends += [End("saved", k, whole(node)) for k, node in enumerate(self.adjoint.saved)]
+        self.extra = [k for k in self.kept if k not in self.shared]
+        ends += [End("seq", k, step.following[k]) for k in self.extra]
+        self.forward_plan = plan(step.builder, ends, "next")
+
+    def _backward(self) -> None:
+        step, adjoint = self.step, self.adjoint
+        ends = [End("dprev", k, view) for k, view in enumerate(adjoint.previous)]
+        self.gradients: list[View] = []
+        """What the backward loop leaves of every step: gradients of inputs and of products."""
+        self.totals: list[View] = []
+        """What it adds up over all steps: gradients of constants."""
+
+        def place(view: View, among: list[View]) -> int:
+            found = [k for k, other in enumerate(among) if other.node is view.node and other.place == view.place]
+            if not found:
+                among.append(view)
+            return found[0] if found else len(among) - 1
+
+        self.of_input = {k: place(view, self.gradients) for k, view in adjoint.inputs.items()}
+        self.of_product = [place(whole(p.gradient), self.gradients) for p in adjoint.products]
+        self.ahead = [k for k in self.step.factors if k in self.of_input]
+        """Inputs whose other factor gets its gradient in the loop."""
+        self.of_constant = {k: place(view, self.totals) for k, view in adjoint.constants.items()}
+        ends += [End("g", k, view) for k, view in enumerate(self.gradients)]
+        ends += [End("sum", k, view) for k, view in enumerate(self.totals)]
+        ends += [End("hold", k, view) for k, view in adjoint.held.items()]
+        self.backward_plan = plan(step.builder, ends, "dprev")
+
+    def _overlay(self) -> None:
+        """Which arrays lie in the memory of which input."""
+        sizes = {k: math.prod(shape) for k, shape in enumerate(self.step.inputs)}
+        # operands of products are read once more, when the loop backward is over
+        operands = {p.operand.node.key for p in self.adjoint.products}
+        owned = [*overlay.own(self.step.before, len(sizes)), *self.step.factors]
+        hosts = {k: sizes[k] for k in sorted(set(owned)) if ("x", k) not in operands}
+        saved = {k: node.size for k, node in enumerate(self.adjoint.saved) if ("saved", k) not in operands}
+        self.homes = overlay.homes(hosts, saved, self.forward_plan, self.backward_plan)
+        """Saved values that overwrite an input in training."""
+        hosts = {home.host: sizes[home.host] for home in self.homes.values()}
+        self.over: dict[int, int] = {}
+        """Gradients that overwrite an input: the input's number."""
+        for host, size in hosts.items():
+            number = self.of_input.get(host, -1)
+            early = overlay.hindering(self.backward_plan, number, size, host, self.homes)
+            if number not in self.over and early is not None and sum(saved[k] for k in early) < size:
+                self.over[number] = host
+                self.homes = {k: home for k, home in self.homes.items() if k not in early}
+        read = {node.key for node in overlay.inputs(self.backward_plan)} | operands
+        self.stored = any(kind == "x" and k in self.step.factors for kind, k in read)
+        """Whether backward reads inputs that the loop itself computes."""
+        self.needed = sorted({*hosts, *(k for kind, k in read if kind == "x")})
+        """Inputs that backward needs."""
+        self.saved_inputs = sorted({*self.needed, *self.step.factors})
+        """Inputs that are saved for it; in place of those that the loop computes, what they are computed of."""
+        self.hosting = any(k in self.step.factors for k in self.needed)
+        """Whether inputs that the loop computes are kept."""
+        numbers = {self.step.factors[k][0] for k in self.ahead}
+        self.upright = sorted(numbers - self.outside.turned)
+        """Constants that multiply inputs as they are, not transposed."""
+
+    def _keep(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Numbers a step that the forward loop leaves for the backward one, and of the inputs that some lie within."""
+        inputs = {k: math.prod(shape) for k, shape in enumerate(self.step.inputs)}
+        kept = {f"saved{k}": node.size for k, node in enumerate(self.adjoint.saved)}
+        kept |= {f"seq{k}": self.states[k] for k in self.extra}
+        apart = {f"saved{k}": inputs[home.host] for k, home in self.homes.items()}
+        self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
+        """What it leaves in memory of its own, numbers a step."""
+        all_kept = dict(self.kept_sizes)
+        if self.hosting:
+            all_kept |= {f"x{k}": inputs[k] for k in self.step.factors}
+        *starts, self.kept_numbers = accumulate(all_kept.values(), initial=0)
+        self.kept_places = dict(zip(all_kept, starts, strict=True))
+        """Where that is in one piece of memory, with inputs that the loop computes: numbers a step before it."""
+        return kept, apart
+
+    def _generate(self) -> None:
+        step, adjoint = self.step, self.adjoint
+        inputs = {k: math.prod(shape) for k, shape in enumerate(step.inputs)}
+        sizes = {f"x{k}": size for k, size in inputs.items()}
+        sizes |= {f"const{k}": math.prod(shape) for k, shape in enumerate(step.constants)}
+        sizes |= {"y0": math.prod(step.output.shape)}
+        held = {f"held{k}": math.prod(shape) for k, shape in enumerate(step.held)}
+        sizes |= held
+        kept, apart = self._keep()
+        raws = {f"raw{k}": depth for k, (_, depth) in step.factors.items()}
+        given = {f"x{k}" for k in inputs if k not in step.factors} if self.outside.direct else set()
+        self.outer = frozenset({"y0", *given})
+        """Arrays that are the caller's, of those that both loops read."""
+        forward = Setting(
+            backward=False,
+            states=self.states,
+            sizes=sizes | kept | raws,
+            sums=frozenset(),
+            optional=frozenset(kept),
+            following=(None,) * len(self.states),
+            apart=apart,
+            ahead=tuple(Ahead(f"raw{k}", f"x{k}", depth, inputs[k]) for k, (_, depth) in step.factors.items()),
+            outer=self.outer | {*raws},
+        )
+        sizes |= {"dy0": math.prod(step.output.shape), **kept}
+        for k, size in enumerate(self.states):
+            sizes |= {f"before{k}": size, f"before_init{k}": size}
+        optional = {f"g{k}": math.prod(view.shape) for k, view in enumerate(self.gradients)}
+        sums = {f"sum{k}": math.prod(view.shape) for k, view in enumerate(self.totals)}
+        holds = {f"hold{k}": math.prod(step.held[k]) for k in adjoint.held}
+        raws = {f"draw{k}": step.factors[k][1] for k in self.ahead}
+        backward = Setting(
+            backward=True,
+            states=self.states,
+            sizes=sizes | optional | sums | raws | holds,
+            sums=frozenset(sums),
+            holds=frozenset(holds),
+            optional=frozenset(optional) | frozenset(holds),
+            following=tuple(self.sequence(k) if k in adjoint.kept else None for k in range(len(self.states))),
+            apart=apart,
+            ahead=tuple(Ahead(f"g{self.of_input[k]}", f"draw{k}", inputs[k], step.factors[k][1]) for k in self.ahead),
+            outer=self.outer | {"dy0", *raws},
+        )
+        self.forward_code = writer.generate(self.forward_plan, forward, self.bytes, self.free > 0)
+        self.backward_code = writer.generate(self.backward_plan, backward, self.bytes, self.free > 0)
+        turned, products = self.outside.turned, len(self.forward_plan.products) + len(step.factors)
+        matrices = [(number, back != (number in turned)) for number, back in self._multiplied()]
+        self.forward_matrices, self.backward_matrices = matrices[:products], matrices[products:]
+        """The number of the constant that each product multiplies by, and whether it is transposed."""
+
+    def load(self, forward: str, backward: str) -> None:
+        """Compile these sources of the two loops."""
+        with ThreadPoolExecutor() as pool:
+            library = pool.submit(kernels, self.dtype)
+            loops = [
+                pool.submit(build.load, source, f"{self.name}-{way}", ["run"])
+                for way, source in (("forward", forward), ("backward", backward))
+            ]
+            self.kernels: Kernels = library.result()
+            self.forward, self.backward = (address(loop.result()) for loop in loops)
+
+    def _multiplied(self) -> list[tuple[int, bool]]:
+        """The constants by which products multiply, forward and then backward, and whether they are transposed."""
+        found = []
+        for order, ahead in ((self.forward_plan, [*self.step.factors]), (self.backward_plan, self.ahead)):
+            keys = [node.key for node in order.products]
+            found += [(key[0], True) if isinstance(key, tuple) else (key, False) for key in keys]
+            found += [(self.step.factors[k][0], order is self.backward_plan) for k in ahead]
+        return found
+
+    def reaching(self, wanted: Sequence[bool]) -> tuple[bool, ...]:
+        """`wanted` without leaves of start and initial state that reach no result, and so have no gradient."""
+        first, last, beyond = self.ends[1:]
+        places = [*range(first, last), *range(beyond, beyond + last - first)]
+        apart = {place for k, place in enumerate(places) if k % (last - first) in self.adjoint.apart}
+        return tuple([w and k not in apart for k, w in enumerate(wanted)])
+
+    def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
+        """Inputs, constants, start state, what of it is only read, initial state."""
+        a, b, c, d = self.ends
+        return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:d], tensors[d:]
+
+
+def address(library: ctypes.CDLL) -> int:
+    """Of a compiled loop."""
+    return ctypes.cast(library.run, ctypes.c_void_p).value or 0

@@ -1,0 +1,306 @@
+"""Verbs that use a run: `eval`, `score`, `generate`, `look`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import typer
+
+from everstep.cli.common import load_run, log
+from everstep.data.text.decoding import read_lines
+from everstep.errors import DataError
+from everstep.storage.reading import json_text
+
+if TYPE_CHECKING:
+    from everstep.networks.scoring import Score
+
+RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
+BLOCK = 1024  # lines scored at a time
+CHUNK = 1 << 16  # bytes read at a time
+MOST_ROWS = 50  # of a printed table
+
+
+TRUST = typer.Option(False, "--trust-code", help="Run the Python files that the run holds, with your rights.")
+DEVICE = typer.Option("cpu", help="Where the model runs: cpu, cuda, mps, or auto.")
+
+
+def evaluate(
+    run: Path = RUN,
+    split: Literal["train", "valid", "test"] | None = typer.Option(
+        None, help="Which part; by default test where the run has one, else valid.", show_default=False
+    ),
+    data: list[str] | None = typer.Option(
+        None, metavar="FILE", help="Other data, of the kind that the run was trained on, in place of its test part."
+    ),
+    rivals: bool = typer.Option(False, "--rivals", help="Beside it, what simpler models give on the same data."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object, for machines."),
+    device: str = DEVICE,
+    trust_code: bool = TRUST,
+) -> None:
+    """Score a run on held-out data.
+
+    \b
+      everstep eval runs/mine
+      everstep eval runs/mine --split valid --json
+      everstep eval runs/mine --data letters.txt
+
+    The whole split is read; every target counts once.
+    """
+    if data and split:
+        raise typer.BadParameter("--data FILE is a part of its own; expected no --split beside it.")
+    loaded = load_run(run, trust_code, device)
+    scores = loaded.evaluate(split, data=data)
+    others = loaded.rivals(split, data=data) if rivals else []
+    if as_json:
+        print(json_text({**scores, **({"rivals": others} if rivals else {})}, ensure_ascii=False))
+        return
+    from everstep.runs.card import meaning_of, shown_measure
+
+    for key, value in scores.items():
+        if isinstance(value, dict):
+            print(_table(key, value))
+        elif not isinstance(value, list):
+            meaning = meaning_of(loaded.task, scores, key)
+            print(f"{key.replace('_', ' '):16} {shown_measure(scores, key):>16}   {meaning}".rstrip())
+    if rivals:
+        print(_table("rivals", {str(other.pop("name")): other for other in others}))
+
+
+def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Named rows of the same figures."""
+    from everstep.runs.card import shown_number
+
+    left_out = len(rows) - MOST_ROWS
+    rows = dict(list(rows.items())[:MOST_ROWS])
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    width = max(map(len, [title, *rows]), default=0)
+    head = "".join(f"{name.replace('_', ' '):>12}" for name in columns)
+    body = [
+        f"{name:{width}}" + "".join(f"{shown_number(row.get(column)):>12}" for column in columns)
+        for name, row in rows.items()
+    ]
+    more = [f"… and {left_out:,} more; --json gives all"] if left_out > 0 else []
+    return "\n".join(["", f"{title:{width}}{head}", *body, *more])
+
+
+def predict(
+    run: Path = RUN,
+    as_json: bool = typer.Option(False, "--json", help="JSON lines with everything that is known of each."),
+    encoding: str = typer.Option("utf-8", help="Of the lines."),
+    device: str = DEVICE,
+    trust_code: bool = TRUST,
+) -> None:
+    """Answer lines with lines: labels, tags, translations, by what RUN is.
+
+    \b
+      everstep predict runs/mine < lines.txt > answers.txt
+      echo "not bad at all" | everstep predict runs/reviews --json
+
+    One answer a line, in the order of the input, as they are ready.
+    """
+    loaded = load_run(run, trust_code, device)
+    loaded.able("predict")
+    for found in loaded.predict(standard_input(encoding)):
+        print(json_text(found.record, ensure_ascii=False) if as_json else found.text, flush=sys.stdout.isatty())
+
+
+def score(
+    run: Path = RUN,
+    as_json: bool = typer.Option(
+        False, "--json", help='JSON lines: {"logp": …, "tokens": …, "line": …, "unknown": …}.'
+    ),
+    tokens: bool = typer.Option(False, "--tokens", help="With --json: also token_logps, one number a token."),
+    encoding: str | None = typer.Option(None, help="Of the lines.", show_default="the recipe's data.encoding"),
+    device: str = DEVICE,
+    trust_code: bool = TRUST,
+) -> None:
+    """Score lines: log-probability, tokens and line for each.
+
+    \b
+      everstep score runs/mine < sentences.txt
+      printf 'To be, or not to be\\n' | everstep score runs/mine --json --tokens
+
+    Prints log-probability<TAB>tokens<TAB>line in the order of the input. The logarithm is natural, the state is fresh
+    for each line, and the line's end counts where the vocabulary has <eos>. Lines end where they do in training.
+    """
+    if tokens and not as_json:
+        raise typer.BadParameter("--tokens needs --json.")
+    loaded = load_run(run, trust_code, device)
+    loaded.able("score")
+    from everstep.runs.pictures import recipe_encoding
+
+    trained = recipe_encoding(loaded)
+    if encoding is None and trained.lower() != "utf-8":
+        log(f"note: the lines are read as {trained}, as the training text was; --encoding utf-8 for others")
+    total = unknown = 0
+    for number, block in enumerate(blocks(standard_input(encoding or trained))):
+        for item in loaded.score(block, number * BLOCK + 1) if block else ():
+            total, unknown = total + item.tokens, unknown + (item.unknown or 0)
+            print(_row(item, tokens) if as_json else f"{item.logp:.6f}\t{item.tokens}\t{item.line}")
+    if unknown:
+        share = f"{unknown:,} of the {total:,} tokens ({unknown / total:.2%}) are <unk>"
+        log(f"note: {share}; their probability is that of any unknown word, not of the word that stands there")
+
+
+def _row(item: Score, tokens: bool) -> str:
+    """A scored line as JSON."""
+    fields: dict[str, Any] = {"logp": item.logp, "tokens": item.tokens, "line": item.line}
+    if item.unknown is not None:
+        fields["unknown"] = item.unknown
+    if tokens:
+        fields["token_logps"] = list(item.token_logps)
+    return json_text(fields, ensure_ascii=False)
+
+
+def blocks(lines: Iterator[str]) -> Iterator[list[str]]:
+    """The lines in lists of BLOCK; those before a bad line still come, then its error."""
+    block: list[str] = []
+    try:
+        for line in lines:
+            block.append(line)
+            if len(block) == BLOCK:
+                yield block
+                block = []
+    except DataError:
+        yield block
+        raise
+    yield block
+
+
+def standard_input(encoding: str) -> Iterator[str]:
+    """The lines of stdin, read as training reads text.
+
+    Raises:
+        DataError: it is closed, or a line is not text in that encoding; names the line and the byte in it.
+    """
+    if sys.stdin is None:
+        raise DataError("standard input is closed: expected lines there, such as … < sentences.txt")
+    if sys.stdin.isatty():
+        log("Reading lines from the keyboard; Ctrl-D ends them.")
+    stream = cast(io.BufferedReader, sys.stdin.buffer)
+    chunks = iter(lambda: stream.read1(CHUNK), b"")
+    return read_lines(chunks, "standard input", encoding, "--encoding ")
+
+
+def generate(
+    run: Path = RUN,
+    prompt: str | None = typer.Option(None, help="The text goes on from this.", show_default="the recipe's"),
+    length: int | None = typer.Option(None, help="Tokens to draw (≥ 1).", show_default="the recipe's"),
+    temperature: float | None = typer.Option(
+        None, help="Below 1 safer, above 1 wilder, 0 always the likeliest (≥ 0).", show_default="the recipe's"
+    ),
+    top_k: int | None = typer.Option(None, help="Only from the K likeliest tokens (≥ 1)."),
+    top_p: float | None = typer.Option(None, help="Only from the likeliest that make up probability P (0 < P ≤ 1)."),
+    seed: int | None = typer.Option(None, help="Same seed, same text (≥ 0).", show_default="another text each time"),
+    count: int = typer.Option(1, help="Samples, with a line --- between two of them (≥ 1)."),
+    stop: str | None = typer.Option(None, metavar="TEXT", help="End each sample before this text."),
+    until_end: bool = typer.Option(False, "--until-end", help="End each sample at the symbol that ends a sequence."),
+    device: str = DEVICE,
+    trust_code: bool = TRUST,
+) -> None:
+    """Write text by a run.
+
+    \b
+      everstep generate runs/mine --prompt "The" --length 200 --temperature 0.8 --top-k 40 --seed 1
+      everstep generate runs/demo --prompt $'ROMEO:\\n' --count 3
+
+    Prints the text alone, as it is drawn; Ctrl-C ends it. What is not given comes from the recipe's decode section.
+    """
+    limits = (
+        ("--length", length, length is None or length >= 1, "a whole number ≥ 1"),
+        ("--temperature", temperature, temperature is None or 0 <= temperature < float("inf"), "a number ≥ 0"),
+        ("--top-k", top_k, top_k is None or top_k >= 1, "a whole number ≥ 1"),
+        ("--top-p", top_p, top_p is None or 0 < top_p <= 1, "a number above 0 and at most 1"),
+        ("--seed", seed, seed is None or 0 <= seed < 2**63, "a whole number ≥ 0"),
+        ("--count", count, count >= 1, "a whole number ≥ 1"),
+        ("--prompt", repr(prompt), _is_text(prompt or ""), "UTF-8"),
+    )
+    for name, value, good, expected in limits:
+        if not good:
+            raise typer.BadParameter(f"expected {expected}; came {value}.", param_hint=name)
+    loaded = load_run(run, trust_code, device)
+    decode = decode_section(loaded.able("generate").recipe)
+    prompt = decode.prompt if prompt is None else prompt
+    if unknown := loaded.able("generate").decoder(loaded.model, prompt).unknown:
+        log(f"note: {unknown} of the prompt's tokens are not in the vocabulary and are read as <unk>")
+    pieces = loaded.stream(
+        prompt=prompt,
+        length=length or decode.length,
+        temperature=decode.temperature if temperature is None else temperature,
+        top_k=top_k or decode.top_k,
+        top_p=top_p or decode.top_p,
+        seed=seed,
+        count=count,
+        stop=stop or "",
+        until_end=until_end,
+    )
+    write_texts(pieces)
+
+
+def decode_section(recipe: Any) -> Any:
+    """How a recipe says that sequences are drawn; every default where its job has no such section."""
+    from everstep.decode.section import SamplingSection
+
+    return getattr(recipe, "decode", None) or SamplingSection()
+
+
+def write_texts(pieces: Iterator[list[str]]) -> None:
+    """The first text as it is drawn, the others after it; Ctrl-C leaves of each what was drawn."""
+    others: list[list[str]] = []
+    stopped: KeyboardInterrupt | None = None
+    try:
+        for first, *rest in pieces:
+            print(first, end="", flush=True)
+            if rest:
+                others.append(rest)
+    except KeyboardInterrupt as stop:
+        stopped = stop
+    for text in zip(*others, strict=True):
+        print(f"\n---\n{''.join(text)}", end="")
+    print(flush=True)
+    if stopped is not None:
+        raise stopped
+
+
+def _is_text(argument: str) -> bool:
+    """Whether the shell gave UTF-8: Python stands in for other bytes by surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
+
+
+def look(
+    run: Path = RUN,
+    out: Path | None = typer.Option(
+        None, "--out", "-o", metavar="DIR", help="Where to draw.", show_default="RUN/pictures"
+    ),
+    text: Path | None = typer.Option(
+        None,
+        metavar="FILE",
+        help="A text of your own, in the encoding of the training text, to draw all but the curves over.",
+    ),
+    trust_code: bool = TRUST,
+) -> None:
+    """Draw what a run has learned and what it remembers.
+
+    \b
+      everstep look runs/mine
+      everstep look runs/mine --text letter.txt --out pictures
+
+    \b
+      curves, surprise                     learning; the model's surprise over a passage
+      gradient-flow, sensitivity           how far back a gradient reaches; what the first input still changes
+      spectrum, memory                     eigenvalues of its steps; how much context it uses
+      units, gates, saturation, property   units and gates over the passage, and the units that tell something about it
+      loss-surface                         the loss around the model, as its weights move along two random directions
+
+    Pictures as PNG, some as HTML too; each is named as soon as it is drawn, and all stand in DIR/README.md with what to
+    see. The passage is from the held-out text, or FILE.
+    """
+    loaded = load_run(run, trust_code)
+    from everstep.runs.pictures import draw, pictures_of
+
+    for path, what_to_see in draw(loaded, out or pictures_of(run), text):
+        print(f"{path}\n    {what_to_see}", flush=True)

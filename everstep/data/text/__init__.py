@@ -1,0 +1,1 @@
+"""Text: files, decoding, vocabularies, tokens."""

@@ -1,0 +1,372 @@
+"""Token files: text tokenised once, in parallel, into a folder that later runs map into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.data.text.files import WHOLE, Span, expand
+from everstep.data.text.tokenise import SEQUENCES, Layout, Part, tokenised
+from everstep.data.text.tokenizer import Tokenizer
+from everstep.errors import DataError
+from everstep.storage.reading import open_regular, parse_json, read_small, sealed, unsealed
+
+_FORMAT = 1
+_TOKENS, _STARTS, _META = "tokens.bin", "starts.npy", "corpus.json"
+_RELEASE_BYTES = 256 << 20
+_HASHED_BYTES = 64 << 20  # at a time
+_LARGEST = 1 << 28  # bytes of corpus.json, which names every file
+_NEAR_BYTES = 1 << 16  # what one read brings in around itself
+_STALE_SECONDS = 24 * 3600
+Progress = Callable[[int, int], None]
+
+
+@dataclass(eq=False)
+class Corpus:
+    """A tokenised text.
+
+    Attributes:
+        tokens: (N,) ids, unsigned integers; usually a read-only memory map.
+        starts: (documents or lines,) int64, where each begins in `tokens`; `[0]` for one stream.
+        chars, bytes, words: size of the (normalised) text that the tokens stand for; see `Tokenizer.count`.
+        unknown: how many tokens are `<unk>`.
+        skipped: how many blank lines (lines mode) or blank files (one document a file) were left out.
+        digest: SHA-256 (hex) of tokens and starts: a resumed run compares it to know that its data is the same.
+        path: the folder in the cache, or None.
+
+    Example:
+        >>> corpus = Corpus(np.array([3, 1, 2], np.uint8), np.array([0]))
+        >>> len(corpus), corpus.unknown
+        (3, 0)
+    """
+
+    tokens: NDArray[Any]
+    starts: NDArray[np.int64]
+    chars: int = 0
+    bytes: int = 0
+    words: int = 0
+    unknown: int = 0
+    skipped: int = 0
+    digest: str = ""
+    path: Path | None = field(default=None, repr=False)
+    _touched: int = field(default=0, init=False, repr=False)
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    def take(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens at `places`, of its shape (rows, steps).
+
+        What was read is given back to the system now and then, so that an epoch does not fill memory with the file.
+        """
+        found = self.tokens[places].astype(np.int64)
+        mapped = getattr(self.tokens, "_mmap", None)
+        self._touched += len(places) * _NEAR_BYTES + found.size
+        if self._touched > _RELEASE_BYTES and mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+        return found
+
+    def summary(self) -> str:
+        """One line on what it holds."""
+        parts = f"in {len(self.starts):,} parts" if len(self.starts) > 1 else "in one stream"
+        share = 100 * self.unknown / max(len(self), 1)
+        return (
+            f"{len(self):,} tokens {parts}; {self.chars:,} characters, {self.bytes:,} bytes, {self.words:,} words; "
+            f"{self.unknown:,} unknown ({share:.2f} %), {self.skipped:,} blank parts skipped"
+        )
+
+
+def prepare(
+    paths: str | Path | Sequence[str | Path],
+    tokenizer: Tokenizer,
+    *,
+    encoding: str = "utf-8",
+    sequence: Literal["stream", "documents", "lines"] = "stream",
+    document_separator: Literal["blank-line", "file"] = "blank-line",
+    span: Span = WHOLE,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Corpus:
+    """Tokenise text files, or find that it was done before.
+
+    Args:
+        paths: names and patterns, as for `expand`.
+        sequence: `stream`: all files, one after another, as one sequence; `documents`: cut at blank lines (which are
+            dropped) or one a file; `lines`: one sequence a line, blank lines dropped.
+        span: only these characters of the files' text, one after another: (first, before which one).
+        cache: where token files live; default EVERSTEP_CACHE, else `everstep` in XDG_CACHE_HOME or `~/.cache`.
+        progress: called with bytes read and bytes in all (of the files as stored).
+        workers: processes; default one a core; below 8 MB of source, or with 1, the work is done here.
+
+    The token file is used again while every source has its size and time of change, or else its SHA-256. It is written
+    aside and renamed, so that a run that dies leaves nothing half-made and two may prepare the same corpus at once.
+
+    Raises:
+        DataError: a source that cannot be used, a symbol the tokenizer lacks, no tokens, or a cache that cannot be
+            written.
+
+    Example:
+        >>> import tempfile
+        >>> from everstep.data.text.files import read_blocks
+        >>> tokenizer = Tokenizer.train(read_blocks(expand("everstep:shakespeare")), "chars")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     len(prepare("everstep:shakespeare", tokenizer, cache=Path(folder)))
+        1115394
+    """
+    layout = _layout(sequence, document_separator, tokenizer)
+    files = expand(str(paths) if isinstance(paths, str | Path) else [str(path) for path in paths])
+    request = _request(files, tokenizer, encoding, layout, span)
+    folder = (_default_cache() if cache is None else Path(cache)) / _key(request)
+    sources = [_stamp(path) for path in files]
+    found = _reuse(folder, request, files, sources)
+    if found is not None:
+        return found
+    with _explained(folder.parent):
+        aside = _aside(folder)
+        try:
+            with contextlib.closing(tokenised(files, tokenizer, encoding, layout, workers, span)) as parts:
+                meta = _write(aside, parts, tokenizer, progress, sum(source["size"] for source in sources))
+            _check_unchanged(files, sources)
+            _save_json(aside / _META, {"request": request, "sources": _hashed(files, sources), **meta})
+            return _published(aside, folder, request, files, sources)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _layout(sequence: str, separator: str, tokenizer: Tokenizer) -> Layout:
+    if sequence not in SEQUENCES:
+        raise DataError(f"data.sequence={sequence!r}: expected one of {', '.join(SEQUENCES)}")
+    if separator not in ("blank-line", "file"):
+        raise DataError(f"data.document_separator={separator!r}: expected blank-line or file")
+    if sequence == "lines" and tokenizer.eos_id is None:
+        raise DataError("data.sequence=lines: the tokenizer has no <eos> to end a line with; set data.eos=true")
+    if sequence == "documents":
+        return "files" if separator == "file" else "paragraphs"
+    return "lines" if sequence == "lines" else "stream"
+
+
+def _request(files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Layout, span: Span) -> dict[str, Any]:
+    """All that decides on the tokens, but for what the files hold."""
+    return {
+        "format": _FORMAT,
+        "tokenizer": tokenizer.digest,
+        "encoding": encoding,
+        "sequence": layout,
+        "span": list(span),
+        "paths": [str(path.resolve()) for path in files],
+    }
+
+
+def _key(request: dict[str, Any]) -> str:
+    """The name of the folder that answers a request."""
+    return hashlib.sha256(json.dumps(request, allow_nan=False).encode()).hexdigest()[:32]
+
+
+def _default_cache() -> Path:
+    if named := os.environ.get("EVERSTEP_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everstep"
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"path": str(path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hashed(files: list[Path], sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sources with the SHA-256 of their files."""
+    return [{**source, "sha256": _sha256(path)} for path, source in zip(files, sources, strict=True)]
+
+
+def _check_unchanged(files: list[Path], sources: list[dict[str, Any]]) -> None:
+    for path, source in zip(files, sources, strict=True):
+        if _stamp(path) != source:
+            raise DataError(f"{path}: changed while it was being read; run again when it is complete")
+
+
+def _reuse(folder: Path, request: dict[str, Any], files: list[Path], sources: list[dict[str, Any]]) -> Corpus | None:
+    """The corpus in `folder` if it is whole and made from the files as they are now."""
+    corpus = _open(folder, request)
+    if corpus is None:
+        return None
+    meta = _read_json(folder / _META)
+    if meta["sources"] == [
+        {**source, "sha256": old["sha256"]} for source, old in zip(sources, meta["sources"], strict=True)
+    ]:
+        return corpus
+    hashes = _hashed(files, sources)
+    if [new["sha256"] for new in hashes] != [old["sha256"] for old in meta["sources"]]:
+        return None
+    with contextlib.suppress(OSError):  # only spares the next run the hashing
+        _save_json(folder / _META, {**meta, "sources": hashes})
+    return corpus
+
+
+def _open(folder: Path, request: dict[str, Any]) -> Corpus | None:
+    """The corpus in `folder`, or None if it is missing, damaged or another one.
+
+    Every byte is read and its SHA-256 taken, once each time that a corpus is opened: a second for a gigabyte, or
+    two, which training has to read anyway. A file's size and time tell of no bit that a disk or a copy has lost.
+    """
+    try:
+        meta = _read_json(folder / _META)
+        if meta["request"] != request:
+            return None
+        for name in (_TOKENS, _STARTS):
+            os.close(open_regular(folder / name))
+        tokens = np.memmap(folder / _TOKENS, meta["dtype"], "r")
+        starts = _mapped(folder / _STARTS)
+        if starts.dtype != np.int64 or (tokens.shape, starts.shape) != ((meta["tokens"],), (meta["starts"],)):
+            return None
+        if _digest(tokens, starts) != meta["digest"]:
+            return None
+        return Corpus(tokens, starts, **meta["counts"], digest=meta["digest"], path=folder)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except Exception as error:  # of Python's parser, too, which reads the header
+        raise ValueError(f"{path} is damaged ({error})") from error
+
+
+def _digest(tokens: NDArray[Any], starts: NDArray[np.int64]) -> str:
+    """The SHA-256 of a corpus; what is mapped into memory is read in pieces that are given back."""
+    digest = hashlib.sha256()
+    for array in (tokens, starts):
+        mapped = getattr(array, "_mmap", None)
+        rows = _HASHED_BYTES // array.itemsize
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows]).data)
+            if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
+                mapped.madvise(mmap.MADV_DONTNEED)
+    return digest.hexdigest()
+
+
+def _write(
+    folder: Path, parts: Iterator[Part], tokenizer: Tokenizer, progress: Progress | None, total: int
+) -> dict[str, Any]:
+    """Write tokens and starts of all parts in order; gives the rest of `corpus.json`."""
+    digest = hashlib.sha256()
+    size = skipped = unknown = 0
+    counts = np.zeros(3, np.int64)
+    starts = []
+    with (folder / _TOKENS).open("wb") as file:
+        for part in parts:
+            data = np.ascontiguousarray(part.tokens)
+            file.write(data.data)
+            digest.update(data.data)
+            starts.append(part.starts + size)
+            size += len(data)
+            counts += part.counts
+            skipped += part.skipped
+            unknown += 0 if tokenizer.unk_id is None else int(np.count_nonzero(data == tokenizer.unk_id))
+            if progress is not None:
+                progress(part.consumed, total)
+        file.flush()
+        os.fsync(file.fileno())
+    if not size:
+        raise DataError("the files hold no text: there is none, or every line is blank")
+    joined = np.concatenate(starts)
+    np.save(folder / _STARTS, joined, allow_pickle=False)
+    digest.update(joined.data)
+    named = dict(zip(("chars", "bytes", "words"), counts.tolist(), strict=True))
+    return {
+        "dtype": np.dtype(tokenizer.dtype).str,
+        "tokens": size,
+        "starts": len(joined),
+        "counts": {**named, "unknown": unknown, "skipped": skipped},
+        "digest": digest.hexdigest(),
+    }
+
+
+def _save_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `corpus.json` in one motion, with the SHA-256 of what it says."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(sealed(value), indent=1, allow_nan=False), "utf-8", newline="\n")
+    os.replace(aside, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """`corpus.json` as it was written.
+
+    Raises:
+        OSError, ValueError: it is missing or damaged.
+    """
+    return unsealed(parse_json(read_small(path, _LARGEST)))
+
+
+def _aside(folder: Path) -> Path:
+    """A new folder to write in, beside `folder`; what dead runs left there long ago is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for old in folder.parent.glob(f".{folder.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+
+
+def _published(
+    aside: Path, folder: Path, request: dict[str, Any], files: list[Path], sources: list[dict[str, Any]]
+) -> Corpus:
+    """The corpus that was written aside, or an equal one that another run published first."""
+    for _ in range(10):
+        _publish(aside, folder)
+        if (found := _reuse(folder, request, files, sources)) is not None:
+            return found
+        _discard(folder)
+    raise DataError(
+        f"{folder}: cannot be read back, or other runs keep replacing it; set EVERSTEP_CACHE to another one"
+    )
+
+
+def _publish(aside: Path, folder: Path) -> None:
+    """Give a finished folder its name, unless there is one of that name: then the caller looks whether it will do."""
+    try:
+        aside.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder that other runs may be looking for or reading; they keep what they have mapped."""
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with contextlib.suppress(FileNotFoundError):  # another process was first
+        folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _explained(cache: Path) -> Iterator[None]:
+    """Turn what the operating system says about the cache folder into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{cache}: token files cannot be written there ({error.strerror or error}); "
+            "make room, or set EVERSTEP_CACHE to a folder that can be written"
+        ) from error

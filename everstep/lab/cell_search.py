@@ -1,0 +1,238 @@
+"""Architecture search at random: cells of `random_tree`, each trained for as many steps, beside an LSTM and a GRU."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from copy import copy
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everstep.cells import random_tree
+from everstep.errors import ConfigError, Diverged, RunError
+from everstep.explanation import Explanation, explain
+from everstep.learn import RunLock, fit
+from everstep.runs import card
+from everstep.runs.recipe import Recipe
+from everstep.runs.recipe_files import changed, load_task, parse_task, read_recipe, to_yaml
+from everstep.runs.task import Say, Task
+from everstep.runs.text_data import with_absolute_paths
+from everstep.runs.training import begin as begin_training
+from everstep.runs.workers import in_processes, kept, stoppable
+from everstep.runs.yaml_text import parse_yaml
+from everstep.state import leaves
+from everstep.storage.files import replace_file
+from everstep.storage.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
+
+YARDSTICKS = ("LSTM", "GRU")
+STEPS = 32  # of the sequence over which the choice of a backend is asked for
+RECORDS, RECIPE, BEST_TREE, BEST_RECIPE = "search.jsonl", "recipe.yaml", "best.json", "best.yaml"
+Record = dict[str, Any]
+
+
+def search(
+    recipe: str | Path,
+    out: str | Path,
+    log: Say,
+    *,
+    overrides: Sequence[str] = (),
+    cells: int = 50,
+    steps: int | None = None,
+    processes: int = 1,
+    begin: Callable[[], None] | None = None,
+) -> list[Record]:
+    """Train the trees of seeds 0 … cells − 1, an LSTM and a GRU, each for as many steps from the same start.
+
+    What has been tried is in `OUT/search.jsonl`, a line each, and is not tried again: a stopped search goes on by the
+    same call, and a finished one can be asked for more cells. `OUT/best.json` is the best tree, as `model.cell` takes
+    it, and `OUT/best.yaml` the recipe with it.
+
+    Args:
+        recipe: a shipped name or a YAML file; its `model.cell` is what is searched for.
+        out: the folder of the search.
+        log: takes each line for the user.
+        overrides: changes of the recipe, where it is a name or a file.
+        cells: how many.
+        steps: optimizer steps of each; `train.max_steps` of the recipe if None.
+        processes: cells at a time, each in a process of its own with `train.threads` threads (1 if not given).
+        begin: called at the start of each further process.
+
+    Returns:
+        The records of `search.jsonl`: name; seed and tree (None for LSTM and GRU); outcome, "trained", "diverged" (NaN
+        or infinity) or "refused" (by the compiled engine: not trained, and tried again the next time); reason; backend;
+        perplexity on the validation split, or None; seconds, with compilation; parameters and state of the cells.
+
+    Raises:
+        ConfigError: the recipe or an argument cannot be used.
+        DataError: its text cannot be used.
+        RunError: `out` is no search, one by another recipe, or in use.
+        Interrupted: a signal came; what was finished is kept.
+    """
+    task = _limited(load_task(recipe, overrides), cells, steps, processes)
+    out = Path(out)
+    # what is wrong with the data is said before there is a folder; and what was read is kept for all
+    task = _prepared(to_yaml(task.recipe))
+    text = to_yaml(task.recipe)
+    with RunLock(_folder(out)), stoppable(kept(out)):
+        _same(out, task.recipe)
+        records = {record["name"]: record for record in read_records(out)}
+        wanted: dict[str, Any] = {name: name for name in YARDSTICKS}
+        wanted |= {f"tree-{seed}": random_tree(seed) for seed in range(cells)}
+        todo = {n: c for n, c in wanted.items() if n not in records or records[n]["outcome"] == "refused"}
+        if todo:
+            log(f"{len(wanted) - len(todo)} of {len(wanted)} cells are done; {len(todo)} to go")
+        started = time.monotonic()
+        with closing(in_processes(partial(attempt, text), todo, processes, begin)) as attempts:
+            for number, (name, found) in enumerate(attempts, 1):
+                seed = None if name in YARDSTICKS else int(name.removeprefix("tree-"))
+                records[name] = {"name": name, "seed": seed, **found}
+                replace_file(out / RECORDS, "".join(json_text(r) + "\n" for r in records.values()).encode())
+                left = (time.monotonic() - started) / number * (len(todo) - number) / 60
+                log(f"{_told(records[name])}   ({number} of {len(todo)}, about {left:.0f} min to go)")
+        trees = [record for record in ranked(list(records.values())) if record["tree"] is not None]
+        if trees:
+            replace_file(out / BEST_TREE, (json_text(trees[0]["tree"]) + "\n").encode())
+            replace_file(out / BEST_RECIPE, to_yaml(_with_cell(task, _tuples(trees[0]["tree"])).recipe).encode())
+    return read_records(out)
+
+
+def read_records(out: Path) -> list[Record]:
+    """What `OUT/search.jsonl` holds; nothing if there is none."""
+    path = out / RECORDS
+    try:
+        lines = read_small(path, LARGEST_RECORDS).splitlines() if path.exists() else []
+        return [parse_json(line) for line in lines]
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); delete the line that is not JSON, then search again") from None
+
+
+def ranked(records: list[Record]) -> list[Record]:
+    """Those that were trained, the best first."""
+    return sorted((r for r in records if r["outcome"] == "trained"), key=lambda record: record["perplexity"])
+
+
+def attempt(recipe: str, cell: Any) -> Record:
+    """Train a model of that cell (a name or a tree) and validate it, if the compiled engine takes its tree."""
+    started = time.monotonic()
+    task = _prepared(recipe)
+    settings = task.recipe.train
+    torch.set_num_threads(settings.threads or 1)
+    torch.manual_seed(task.recipe.seed)
+    model: Any = _with_cell(task, cell).model()
+    parts = list(_cells(explain(model.body, torch.zeros(settings.batch_size, STEPS, model.body.input_size))))
+    found: Record = {
+        "tree": None if isinstance(cell, str) else cell,
+        "outcome": "trained",
+        "reason": None,
+        "backend": ", ".join(sorted({str(part.backend) for part in parts})),
+        "perplexity": None,
+        "parameters": sum(parameter.numel() for parameter in model.body.parameters()),
+        "state": sum(leaf.numel() for _, leaf in leaves(model.initial_state(1))),
+    }
+    if not isinstance(cell, str) and found["backend"] != "fused":
+        reason = next(part.passed["fused"] for part in parts if part.backend != "fused")
+        return {**found, "outcome": "refused", "reason": reason, "seconds": time.monotonic() - started}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            result = fit(
+                model,
+                task.objective,
+                task.batches("train", model, "learn"),
+                settings,
+                out=Path(folder),
+                seed=task.recipe.seed,
+                validate=task.validate,
+                log=lambda line: None,
+            )
+            assert result.best_valid is not None
+            found["perplexity"] = math.exp(min(result.best_valid, 700))
+        except Diverged as error:
+            found |= {"outcome": "diverged", "reason": str(error).partition("; ")[0]}
+    return {**found, "seconds": time.monotonic() - started}
+
+
+def _limited(task: Task[Any], cells: int, steps: int | None, processes: int) -> Task[Any]:
+    """The job, limited by steps alone."""
+    for name, value in (("cells", cells), ("steps", steps), ("processes", processes)):
+        if value is not None and value < 1:
+            raise ConfigError(f"search: expected {name} to be a whole number ≥ 1; got {value}")
+    steps = steps or task.recipe.train.max_steps
+    if steps is None:
+        raise ConfigError("search: expected steps for each cell, since the recipe has no train.max_steps; got none")
+    if not task.recipe.validated():
+        raise ConfigError("search: expected data.valid, or data.valid_fraction above 0: cells are compared by it")
+    if task.code.digests:
+        files = ", ".join(task.code.digests)
+        raise ConfigError(f"search: expected a recipe without files of your own, but it names {files}")
+    limits = (f"train.max_steps={steps}", "train.max_epochs=null", "train.max_minutes=null")
+    limited = changed(task, limits)
+    limited.recipe = with_absolute_paths(limited.recipe)
+    return limited
+
+
+def _folder(out: Path) -> Path:
+    if out.exists() and not (out / RECIPE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is no search; give another folder, or delete it")
+    return out
+
+
+def _same(out: Path, recipe: Recipe) -> None:
+    """Begin the folder, or find it begun by the same recipe."""
+    path = out / RECIPE
+    if not path.is_file():
+        card.write_environment(out)
+        replace_file(path, to_yaml(recipe).encode())
+        return
+    before, now = (_dotted(parse_yaml(text, str(path))) for text in (read_recipe(path), to_yaml(recipe)))
+    different = [key for key in {**now, **before} if now.get(key) != before.get(key)]
+    if different:
+        raise RunError(f"{out} is a search by a recipe with another {', '.join(different)}; give another folder")
+
+
+def _dotted(raw: Any) -> dict[str, Any]:
+    """The keys of a recipe's YAML with their values; of what anyone may have written, so that no code is loaded."""
+    found: dict[str, Any] = {}
+    for key, value in raw.items() if isinstance(raw, dict) else ():
+        found |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
+    return found
+
+
+@lru_cache(1)
+def _prepared(recipe: str) -> Task[Any]:
+    """The job of a recipe's YAML with its data read."""
+    task = parse_task(recipe, RECIPE)
+    begin_training(task, lambda line: None)
+    return task
+
+
+def _cells(explained: Explanation) -> Iterator[Explanation]:
+    """The cells within a wiring."""
+    if explained.backend is not None:
+        yield explained
+    for part in explained.parts:
+        yield from _cells(part)
+
+
+def _with_cell(task: Task[Any], cell: Any) -> Task[Any]:
+    """The same job, with its data as it was read, and another cell."""
+    model = task.recipe.model.model_copy(update={"cell": cell})
+    other = copy(task)
+    other.recipe = task.recipe.model_copy(update={"model": model})
+    return other
+
+
+def _tuples(tree: Any) -> Any:
+    return tuple(map(_tuples, tree)) if isinstance(tree, list | tuple) else tree
+
+
+def _told(record: Record) -> str:
+    result = f"perplexity {record['perplexity']:,.1f}" if record["perplexity"] is not None else record["outcome"]
+    return f"{record['name']:8} {result:20} {record['seconds']:5.1f} s {record['parameters']:9,} parameters"

@@ -1,0 +1,46 @@
+"""The ground that a model stands on: its loss on a passage along two random directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from everstep.look.passage import Passage
+
+SIDE = 21  # places along each side of the picture
+STEPS, FEWEST, STRETCH = 1024, 64, 64  # of the text at most and at least; so many are read in a row
+WORK = 5 * 10**11  # parameters × steps × places: about a quarter of a minute of one core
+
+
+def draw_landscape(
+    found: Passage, model: nn.Module, out: Path, progress: Callable[[int, int], None]
+) -> list[tuple[Path, str]]:
+    """The loss around the model along a random plane, with its sentence; a large model reads less of the text.
+
+    Raises:
+        DataError: the text has fewer than two tokens.
+    """
+    from everstep.learn.optim import trainable
+    from everstep.look.surface import plane_picture
+
+    if found.model_loss is None:
+        return []
+    weights = sum(parameter.numel() for parameter in trainable(model).values())
+    affordable = WORK // (weights * SIDE**2)
+    steps = len(found.foreseen(max(FEWEST, min(STEPS, affordable)))[0])
+    rows = max(1, steps // STRETCH)
+    time = steps // rows
+    loss, path = found.model_loss, out / "loss-surface.png"
+    seen = plane_picture(
+        model,
+        lambda moved: loss(moved, rows, time),
+        path,
+        side=SIDE,
+        unit=f"loss in {found.loss_unit} per {found.unit}",
+        progress=progress,
+    )
+    return [(path, f"{seen} Measured on {rows * time:,} {found.unit}s.")]

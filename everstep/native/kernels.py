@@ -1,0 +1,140 @@
+"""The run-time library of the compiled loops: products of matrices, and PyTorch's own threads."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everstep.native import build, processor, toolchain
+
+
+@functools.cache
+def _library(numbers: str) -> ctypes.CDLL:
+    """Products of one kind of number, "f32", "f64" or "short": each is compiled when it is first needed."""
+    source = (Path(__file__).with_name("kernels.cpp")).read_text(encoding="utf-8")
+    each = ("gemm", "panel", "run", "call", "packed_size")
+    symbols = [*(f"es_{name}_{numbers}" for name in each), "es_ragged", "es_barrier", "es_turns", "es_parallel"]
+    library = build.load(f"#define ES_{numbers.upper()}\n{source}", f"kernels-{numbers}", symbols)
+    library.es_set_openmp.argtypes = [ctypes.c_void_p] * 3
+    library.es_set_openmp(*_openmp())
+    for name in ("es_has_short", "es_barrier_bytes", f"es_panel_{numbers}"):
+        getattr(library, name).restype = ctypes.c_int64
+    size = getattr(library, f"es_packed_size_{numbers}")
+    size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
+    run = getattr(library, f"es_run_{numbers}")
+    run.restype = None
+    run.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3]
+    call = getattr(library, f"es_call_{numbers}")
+    call.restype, call.argtypes = None, [ctypes.c_void_p] * 2
+    library.es_turns.restype, library.es_turns.argtypes = None, [ctypes.c_void_p]
+    library.es_parallel.restype = None
+    library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    return library
+
+
+_RUNTIMES = ("libgomp", "libomp", "libiomp")
+"""Names of OpenMP runtimes: GNU's, LLVM's and Intel's, which have GNU's functions too."""
+
+
+def _openmp() -> tuple[int | None, ...]:
+    """The functions of the OpenMP runtime that PyTorch has loaded: a second one would fight it for the cores."""
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    found = {path: Path(path).name for path in _libraries() if Path(path).name.startswith(_RUNTIMES)}
+    # PyTorch's wheels carry their own, beside their other libraries
+    for path in sorted(found, key=lambda path: ("torch" not in path, not found[path].startswith("libgomp"), path)):
+        with contextlib.suppress(OSError, AttributeError):  # or without GNU's functions
+            runtime = ctypes.CDLL(path)
+            return tuple(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names)
+    if torch.get_num_threads() > 1:
+        toolchain.notice("openmp", "compiled loops run on one thread: PyTorch's OpenMP runtime is not found here.")
+    return None, None, None
+
+
+def _libraries() -> list[str]:
+    """The files of the libraries that this process has loaded, in no order; none where the system does not say."""
+    if sys.platform == "darwin":
+        system = ctypes.CDLL(None)
+        name = system._dyld_get_image_name
+        name.restype, name.argtypes = ctypes.c_char_p, [ctypes.c_uint32]
+        return [os.fsdecode(name(k)) for k in range(system._dyld_image_count())]
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return list({fields[5] for line in maps.splitlines() if len(fields := line.split(maxsplit=5)) == 6})
+
+
+GATE = 1 << 10
+"""Bytes that hold a barrier."""
+
+
+class Kernels:
+    """The library's functions for one dtype; `short` rounds the factors of float32 products to bfloat16.
+
+    Attributes:
+        short: as given.
+        gemm, barrier: addresses, for the generated code.
+        call: makes the tables of a call (`call_table.py`) and runs it, given two addresses.
+        ragged: likewise of what `packing.py` runs.
+        bytes: of a number.
+        panel: columns that are packed together.
+        barrier_bytes: memory of a barrier.
+        cache: bytes of a core's own cache.
+    """
+
+    def __init__(self, dtype: torch.dtype, short: bool = False):
+        numbers = "short" if short else "f32" if dtype == torch.float32 else "f64"
+        self.short, self.bytes = short, dtype.itemsize
+        self.library = _library(numbers)
+        self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{numbers}"), ctypes.c_void_p).value or 0
+        self.ragged = ctypes.cast(self.library.es_ragged, ctypes.c_void_p).value or 0
+        self.barrier = ctypes.cast(self.library.es_barrier, ctypes.c_void_p).value or 0
+        self.panel = int(getattr(self.library, f"es_panel_{numbers}")())
+        self._run = getattr(self.library, f"es_run_{numbers}")
+        self.call = getattr(self.library, f"es_call_{numbers}")
+        self._packed_size = getattr(self.library, f"es_packed_size_{numbers}")
+        self.barrier_bytes = int(self.library.es_barrier_bytes())
+        assert self.barrier_bytes <= GATE
+        self.cache = processor.cache(2) or 1 << 20
+
+    def packed_size(self, rows: int, columns: int) -> int:
+        """Numbers that a packed matrix takes."""
+        return int(self._packed_size(rows, columns))
+
+    def run(self, loop: int, table: int, threads: int, jobs: int = 0, count: int = 0) -> None:
+        """Pack matrices, then run the function at the address `loop`, on so many threads.
+
+        Args:
+            loop, table: addresses; 0 for no loop.
+            threads: how many.
+            jobs: where in the table the packing of `count` matrices is described, in bytes.
+            count: of matrices.
+        """
+        self._run(loop, table, threads, jobs, count)
+
+    def parallel(self, run: Any, table: Any, threads: int) -> None:
+        """Run a generated function on so many threads."""
+        self.library.es_parallel(ctypes.cast(run, ctypes.c_void_p), ctypes.byref(table), threads)
+
+
+@functools.cache
+def kernels(dtype: torch.dtype, short: bool = False) -> Kernels:
+    """The library, compiled at first use.
+
+    Raises:
+        toolchain.BuildError: it cannot be compiled.
+    """
+    return Kernels(dtype, short)
+
+
+@functools.cache
+def has_short() -> bool:
+    """Whether the processor multiplies in bfloat16."""
+    return bool(kernels(torch.float32).library.es_has_short())

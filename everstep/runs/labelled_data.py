@@ -1,0 +1,328 @@
+"""Texts with a class each, as data: a recipe's `data` section to examples, a vocabulary and batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from everstep.data import Tokenizer, expand
+from everstep.data.readers.labelled import Labelled, read_labelled
+from everstep.data.readers.trees import read_trees
+from everstep.data.text.words import words
+from everstep.errors import DataError, RunError
+from everstep.runs.text_data import VocabularySection
+from everstep.sections import Count, Files, Probability
+from everstep.storage.reading import parse_json, read_small, reason
+
+Ints = NDArray[np.int64]
+QUICK_WORDS = 200_000
+"""Of the training texts, for rivals that are fitted in passing."""
+
+
+class LabelledSection(VocabularySection):
+    """Labelled texts: files, columns, classes."""
+
+    takes_folders: ClassVar[bool] = True
+
+    train: Files = "everstep:reviews.train"
+    """path, list, globs, or a folder with a folder per class; ${EVERSTEP_DATA} is filled in"""
+    valid: Files | None = None
+    """null: valid_fraction of train, of each class alike"""
+    valid_fraction: Probability = 0.1
+    """0: no validation"""
+    test: Files | None = None
+    """scored at the end of training"""
+    folds: int | None = Field(None, ge=2)
+    """cross-validation: train is parted into so many folds, of each class alike, in the same way for every seed"""
+    fold: Count = 1
+    """which of 1 … folds is the test, if no test is named; the others are trained on"""
+    format: Literal["auto", "tsv", "csv", "jsonl", "fasttext", "lines", "parallel", "folder", "trees"] = "auto"
+    """auto: by name and first line; lines: a file a class (mpqa.pos); parallel: labels in another file, line by line;
+    trees: bracketed trees whose labels are the classes (SST)"""
+    text: str = "text"
+    """column or key of the texts; a number counts columns from 0; parallel: the part of the file's name"""
+    label: str = "label"
+    """column or key of the classes; parallel: the part of the name in its place"""
+    classes: dict[str, tuple[str, ...]] | None = None
+    """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; other labels are left out. null: as they are"""
+    phrases: bool = False
+    """trees: every phrase of the training trees is an example too"""
+    max_length: Count | None = None
+    """tokens of a text that are read; null: all"""
+    unit: Literal["chars", "bytes", "words", "bpe", "unigram"] = "words"
+    """what a token is; bpe and unigram are sub-words"""
+    punctuation_apart: bool = True
+    """words: punctuation marks are words of their own; false: words are what stands between spaces"""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _labels_as_text(cls, given: Any) -> Any:
+        """Labels are often numbers, and one alone needs no list."""
+        if not isinstance(given, dict):
+            return given
+        lists = {name: old if isinstance(old, list | tuple) else (old,) for name, old in given.items()}
+        return {
+            name: tuple(str(label) if type(label) in (int, float) else label for label in old)
+            for name, old in lists.items()
+        }
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Beside those of the vocabulary, phrases of what has none."""
+        yield from super().disagreements()
+        if self.phrases and self.format != "trees":
+            yield "phrases", f"expected format trees beside it; got {self.format}"
+        if self.fold > (self.folds or 1):
+            yield "fold", f"expected at most folds ({self.folds or 'null, which is none'}); got {self.fold}"
+
+    @property
+    def validated(self) -> bool:
+        """Whether some texts are validated on."""
+        return self.valid is not None or self.valid_fraction > 0
+
+    @property
+    def tested(self) -> bool:
+        """Whether some texts are kept for a test."""
+        return self.test is not None or self.folds is not None
+
+
+class LabelledTexts:
+    """The splits of a recipe, read once each.
+
+    Raises:
+        DataError: a file that cannot be read, one class alone, no such split.
+    """
+
+    def __init__(self, section: LabelledSection, seed: int):
+        self.section, self._seed = section, seed
+        self._read: dict[str, Labelled] = {}
+        self._coded: dict[str, tuple[list[Ints], Ints]] = {}
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits there are."""
+        valid, test = self.section.validated, self.section.tested
+        return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
+
+    def examples(self, split: str) -> Labelled:
+        """Texts and classes of a split."""
+        if split not in self.splits():
+            raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
+        if split not in self._read:
+            self._read[split] = self._whole[split] if split in self._parts else self._given(split)
+        return self._read[split]
+
+    def shown(self, split: str, text: str | None) -> list[tuple[str, str]]:
+        """Texts for pictures, as they are tokenised, each with its class: of a split, else the lines of `text`, of
+        which no class is known ("")."""
+        if text is not None:
+            return [(self.spaced(line), "") for line in text.splitlines() if not line.isspace() and line]
+        found = self.examples(split)
+        return [(self.spaced(text), label) for text, label in zip(found.texts, found.labels, strict=True)]
+
+    def coded(self, split: str, tokenizer: Tokenizer, classes: Sequence[str]) -> tuple[list[Ints], Ints]:
+        """Tokens and class id of each text of a split; those of "valid" are kept, since each validation asks for them.
+
+        Raises:
+            DataError: a class that is not among `classes`.
+        """
+        if split in self._coded:
+            return self._coded[split]
+        found = self.examples(split)
+        ids = found.ids(classes)
+        coded = self.tokens(found.texts, tokenizer), ids
+        if split == "valid":
+            self._coded[split] = coded
+        return coded
+
+    def told(self, classes: Sequence[str]) -> Iterator[str]:
+        """Lines for the user: of each split how many texts, what was left out of them, and what may be a mistake.
+
+        Raises:
+            DataError: a class that training never saw.
+        """
+        for split in self.splits():
+            found = self.examples(split)
+            found.ids(classes)
+            left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in found.skipped.items())
+            yield f"{split}: {len(found):,} texts{left_out}"
+            yield from (f"note: {note}" for note in found.notes)
+            if split != "train" and (known := sum(text in self._known for text in found.texts)):
+                some, share = f"{known:,} of the {len(found):,} texts of {split}", f"{known / len(found):.1%}"
+                yield f"note: {some} are texts of train too ({share}): its figures tell less of new texts"
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.examples("train").texts)
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """The splits that are made of the training files."""
+        section = self.section
+        valid = section.valid is None and section.valid_fraction > 0
+        return ("train", *(("valid",) if valid else ()), *(("test",) if section.folds and section.test is None else ()))
+
+    @cached_property
+    def _whole(self) -> dict[str, Labelled]:
+        """The training files, parted: one fold for the test, and of the rest some texts held out."""
+        section, whole = self.section, self._given("train")
+        found = {"train": whole}
+        if section.folds:
+            found["train"], found["test"] = whole.fold(section.fold, section.folds)
+        if "valid" in self._parts:
+            found["train"], found["valid"] = found["train"].held_out(section.valid_fraction, self._seed)
+        return {**found, "train": replace(found["train"], skipped=whole.skipped, notes=whole.notes)}
+
+    def _given(self, split: str) -> Labelled:
+        section = self.section
+        paths = getattr(section, split)
+        few = 2 if split == "train" else 1
+        if section.format == "trees":
+            found = _of_trees(paths, section.encoding, section.phrases and split == "train")
+        else:
+            found = read_labelled(
+                paths,
+                text=section.text,
+                label=section.label,
+                encoding=section.encoding,
+                format=section.format,
+                fewest_classes=1 if section.classes else few,
+            )
+        return found if section.classes is None else _grouped(found, section.classes, few, split)
+
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary of the training texts. Texts to come may hold anything, so there is an `<unk>`."""
+        section = self.section
+        unk = section.unk
+        if unk is None:
+            unk = None if section.unit in ("bytes", "bpe") else True
+        return Tokenizer.train(
+            (f"{self.spaced(text)}\n" for text in self.examples("train").texts),
+            section.unit,
+            max_size=section.max_size,
+            min_count=section.min_count,
+            lowercase=section.lowercase,
+            normal_form=section.normal_form,
+            eos=section.eos,
+            unk=unk,
+        )
+
+    def tokens(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
+        """Token ids of each text, at most `max_length`."""
+        longest = self.section.max_length
+        return [np.asarray(tokenizer.encode(self.spaced(text), line_end=False))[:longest] for text in texts]
+
+    def spaced(self, text: str) -> str:
+        """A text in one line, as it is tokenised: marks of punctuation apart, where words are the unit."""
+        line = " ".join(text.split("\n"))
+        if self.section.unit != "words" or not self.section.punctuation_apart:
+            return line
+        return " ".join(words(line))
+
+    def passage(self, text: str | None, characters: int) -> str:
+        """A text of one's own, else the longest held-out one of at most that many characters."""
+        if text is None:
+            held_out = self.examples(self.splits()[-1]).texts
+            text = max((one for one in held_out if len(one) <= characters), key=len, default=held_out[0])
+        return self.spaced(text.strip()[:characters])
+
+    def rivals(self, split: str, classes: Sequence[str], quick: bool = False) -> list[dict[str, Any]]:
+        """Names and figures of what simpler models give on a split, fitted on "train", chosen on "valid".
+
+        Args:
+            split: what the figures are of.
+            classes: their names, by id.
+            quick: fit on QUICK_WORDS words of the training texts at most, and choose nothing, which takes seconds.
+
+        Raises:
+            ConfigError: scikit-learn is missing.
+        """
+        from everstep.rivals.text_classes import WordTexts, text_rivals
+
+        def read(name: str) -> WordTexts:
+            found = self.examples(name)
+            lines = (text.lower() if self.section.lowercase else text for text in found.texts)
+            whole = self.section.unit == "words" and not self.section.punctuation_apart
+            return WordTexts([line.split() if whole else words(line) for line in lines], found.ids(classes))
+
+        valid = read("valid") if "valid" in self.splits() and split != "valid" and not quick else None
+        most = {"most_words": QUICK_WORDS} if quick else {}
+        train = read("train")
+        rivals = text_rivals(train, read(split), valid, classes=len(classes), **most)
+        return [
+            {
+                "name": r.name + (f", of {r.texts:,} texts" if r.texts < len(train.words) else ""),
+                "accuracy": r.accuracy,
+                "macro_f1": r.macro_f1,
+                "loss": r.nats,
+                "seconds": r.seconds,
+            }
+            for r in rivals
+        ]
+
+
+def _of_trees(paths: str | tuple[str, ...], encoding: str, phrases: bool) -> Labelled:
+    """The sentences of trees with their roots' labels; with `phrases`, every distinct phrase as well."""
+    files = expand(paths)
+    texts: list[str] = []
+    labels: list[str] = []
+    lines = array("i")
+    seen: set[tuple[str, str]] = set()
+    for tree in read_trees(files, encoding):
+        parts = [(" ".join(words), label) for label, words in tree.phrases()] if phrases else []
+        for example in [(" ".join(tree.leaves), tree.label), *parts]:
+            if phrases and example in seen:
+                continue
+            seen.add(example)
+            texts.append(example[0])
+            labels.append(example[1])
+            lines.append(tree.line)
+    return Labelled(texts, labels, {}, [], files, array("i", [0] * len(texts)), lines)
+
+
+def _grouped(found: Labelled, classes: dict[str, tuple[str, ...]], few: int, split: str) -> Labelled:
+    """The examples of the classes named, under their new names."""
+    new = {old: name for name, olds in classes.items() for old in olds}
+    kept = [place for place, label in enumerate(found.labels) if label in new]
+    some = found.select(kept)
+    renamed = replace(some, labels=[new[label] for label in some.labels])
+    if len(set(renamed.labels)) < few:
+        known = ", ".join(sorted(set(found.labels))[:10])
+        raise DataError(f"data.{split}: data.classes leaves fewer than {few} classes; the labels are {known}")
+    return renamed
+
+
+def digest(found: Labelled) -> str:
+    """A SHA-256 of all texts and classes."""
+    total = hashlib.sha256()
+    for part in (*found.texts, *found.labels):
+        total.update(part.encode("utf-8", "surrogatepass") + b"\n\0")
+    return total.hexdigest()
+
+
+def written_classes(classes: Sequence[str]) -> bytes:
+    """`classes.json`: the class names in the order of their ids."""
+    return (json.dumps(list(classes), ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """What `classes.json` holds.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        found = parse_json(read_small(path, 1 << 26))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
+    if not (isinstance(found, list) and len(found) > 1 and all(isinstance(name, str) for name in found)):
+        raise RunError(f"{path}: expected a list of two class names or more")
+    return tuple(found)

@@ -1,0 +1,200 @@
+"""The pictures of a run: what `look` and `demo` draw, and which passage they draw it over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from everstep.errors import DataError
+
+if TYPE_CHECKING:
+    from everstep.look.passage import Passage
+    from everstep.runs.run import Run
+
+Drawer: TypeAlias = Callable[[Any, Path, str | None], list[tuple[Path, str]]]
+"""From a run, a folder and a text of the user's (or None) to pictures, each with a sentence that says what to see."""
+
+PASSAGE, LONG, REMEMBERED, LANDSCAPE = 600, 6000, 24_000, 12_000
+"""Characters of a passage that is shown, of one on which units are measured, memory is, and the loss around a model."""
+
+
+def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """All pictures of a run, as they are drawn; each one's path with a sentence that says what to see.
+
+    The sentences are also in the folder's README, as far as it has come.
+    """
+    from everstep.look.gallery import write_gallery
+
+    own = None if text is None else own_text(run, text)
+    drawn: list[tuple[Path, str]] = []
+    for drawer in drawers():
+        for picture in drawer(run, out, own):
+            drawn.append(picture)
+            yield picture
+        write_gallery(out, f"Pictures of {run.path.resolve().name}", drawn)
+
+
+def pictures_of(run: Path) -> Path:
+    """The folder of a run's pictures, without links, which a drawing would be written through.
+
+    Raises:
+        RunError: it is a link itself.
+    """
+    from everstep.storage import files
+
+    folder = run / "pictures"
+    files.refuse_link(folder)
+    for path in folder.glob("*"):
+        if path.is_symlink():
+            files.remove(path)
+    return folder
+
+
+def drawers() -> list[Drawer]:
+    """What `look` draws, in this order; each draws what the job's passages allow."""
+    return [draw_learning, draw_beside, draw_own, draw_memory, draw_gates, draw_units, draw_landscape]
+
+
+def own_text(run: Run, path: Path) -> str:
+    """The head of a text of the user's, in the encoding of the training data.
+
+    Raises:
+        DataError: it cannot be read, or is not in that encoding.
+    """
+    from everstep.data.text.decoding import NotText
+    from everstep.data.text.files import read_blocks
+
+    encoding = recipe_encoding(run)
+    try:
+        return next(iter(read_blocks([path], encoding)), "")
+    except NotText as error:
+        raise DataError(f"{error} Expected {encoding}, as the training text was: convert it (iconv).") from None
+
+
+def recipe_encoding(run: Run) -> str:
+    """The encoding of the data that a run was trained on."""
+    return str(getattr(getattr(run.recipe, "data", None), "encoding", "utf-8"))
+
+
+def passage(run: Run, text: str | None, characters: int = PASSAGE) -> Passage | None:
+    """What the model reads of about so many characters; None if its job shows no passages.
+
+    Raises:
+        DataError: the passage is blank.
+    """
+    from everstep.runs.task import Draws
+
+    if not isinstance(run.task, Draws):
+        return None
+    try:
+        return run.passage(text, characters)
+    except DataError as error:
+        raise DataError(f"look: {error}") from None
+
+
+def draw_learning(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """Curves and surprise of a run."""
+    from everstep.look.curves import curve_words, learning_curves
+    from everstep.look.glyphs import note
+    from everstep.look.surprise import surprise_html, surprise_text, surprise_words
+
+    found = passage(run, text)
+    unit = run.task.unit if found is None or found.surprise is None else found.unit
+    curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", unit, run.task.loss_unit)
+    drawn = [(out / "curves.png", curve_words(curves, unit, run.task.loss_unit))]
+    if found is None or found.surprise is None:
+        return drawn
+    pairs = found.pairs
+    surprise_text(pairs, out / "surprise.png", token=found.shown)
+    surprise_html(pairs, out / "surprise.html", found.shown)
+    boxes = note([piece for piece, _ in pairs], "surprise.html")
+    return [
+        *drawn,
+        (out / "surprise.png", surprise_words(pairs, found.shown) + boxes),
+        (out / "surprise.html", "The same in a browser; point at it to see each probability."),
+    ]
+
+
+def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """The run beside its rivals, as far as training has measured them."""
+    from everstep.look.rivals import draw_rivals
+    from everstep.storage.reading import parse_json, read_small
+
+    path = run.path / "scores.json"
+    scores = parse_json(read_small(path, 1 << 28)) if path.exists() else {}
+    drawn = []
+    for split, measures in scores.items():
+        if rivals := measures.get("rivals"):
+            measure = run.task.shown[0]
+            known = {"this run": measures[measure], **{rival["name"]: rival[measure] for rival in rivals}}
+            words = draw_rivals(known, f"{measure.replace('_', ' ')} on {split}", out / "rivals.png")
+            drawn.append((out / "rivals.png", words))
+    return drawn
+
+
+def draw_memory(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """What the model remembers of a text: `look/memory_pictures.py`."""
+    from everstep.look import memory_pictures
+
+    found = passage(run, text, REMEMBERED)
+    return [] if found is None else memory_pictures.draw_memory(found, out)
+
+
+def draw_gates(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """What its gates and units do over a passage: `look/unit_pictures.py`."""
+    from everstep.look import unit_pictures
+
+    found = passage(run, text, PASSAGE)
+    return [] if found is None else unit_pictures.draw_gates(found, out)
+
+
+def draw_units(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """Which of its units tell properties of a text: `look/unit_pictures.py`."""
+    from everstep.look import unit_pictures
+
+    found = passage(run, text, LONG)
+    return [] if found is None else unit_pictures.draw_units(found, out)
+
+
+def draw_landscape(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """The loss around the model: `look/landscape.py`."""
+    from everstep.look import landscape
+    from everstep.runs.progress_bar import progress_bar
+
+    found = passage(run, text, LANDSCAPE)
+    if found is None:
+        return []
+    with progress_bar("loss around the model") as progress:
+        return landscape.draw_landscape(found, run.model, out, progress)
+
+
+def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """The pictures that the job itself knows."""
+    from everstep.runs.task import Pictures
+
+    return list(run.task.pictures(run.model, out, text)) if isinstance(run.task, Pictures) else []
+
+
+def demo_picture(run: Run) -> Path:
+    """Learning curve and surprise side by side, in one PNG at the size of a README."""
+    from everstep.look.curves import curve_words, learning_curves
+    from everstep.look.gallery import write_gallery
+    from everstep.look.glyphs import note
+    from everstep.look.style import canvas, save
+    from everstep.look.surprise import surprise_text, surprise_words
+
+    found = run.passage(None, 420)
+    figure = canvas()
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
+    curves = learning_curves(run.path / "metrics.jsonl", left, found.unit)
+    left.set_title("learning", fontsize=16, loc="left")
+    right.set_title("surprise at text it never saw", fontsize=16, loc="left")
+    pairs = found.pairs
+    surprise_text(pairs, right, columns=56, token=found.shown)
+    path: Path = pictures_of(run.path) / "demo.png"
+    save(figure, path)
+    boxes = note([piece for piece, _ in pairs], "surprise.html of `everstep look`")
+    words = f"Left: {curve_words(curves, found.unit)} Right: {surprise_words(pairs, found.shown)}{boxes}"
+    write_gallery(path.parent, f"Pictures of {run.path.resolve().name}", [(path, words)])
+    return path

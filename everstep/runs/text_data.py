@@ -1,0 +1,277 @@
+"""Texts as data: a recipe's `data` section to a vocabulary, token files and batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field
+
+from everstep.data import Batches, Buckets, Corpus, Lanes, Tokenizer, expand, prepare, read_blocks
+from everstep.data.batches import TokenBatch
+from everstep.data.text.decoding import reads_text
+from everstep.data.text.files import WHOLE, Span, empty_matches, line_end_at
+from everstep.errors import DataError
+from everstep.runs.progress_bar import progress_bar
+from everstep.sections import Count, Files, Probability, Section
+
+WITHOUT = "without validation: data.valid_fraction=0 train.patience=null"
+UNITS = {"chars": "character", "bytes": "byte", "words": "word", "bpe": "sub-word", "unigram": "sub-word"}
+"""What one token is, by `data.unit`."""
+
+
+class VocabularySection(Section):
+    """What a token of a text is."""
+
+    encoding: str = "utf-8"
+    """of the files"""
+    unit: Literal["chars", "bytes", "words", "bpe", "unigram"] = "chars"
+    """what a token is; bpe and unigram are sub-words"""
+    lowercase: bool = False
+    """reads upper case as lower case"""
+    normal_form: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
+    """Unicode normal form of what is read"""
+    min_count: Count = 1
+    """rarer tokens become <unk>"""
+    max_size: int | None = Field(None, ge=2)
+    """of the vocabulary; null: 8000 sub-words, all of the others"""
+    eos: bool | None = None
+    """whether lines end with <eos>; null: by unit"""
+    unk: bool | None = None
+    """whether unknown tokens become <unk>; null: by unit, and for chars where a held-out text has some"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Units that have no unknown tokens, and encodings that there are not."""
+        if self.unit == "bytes" and (self.max_size is not None or self.min_count > 1):
+            yield "min_count", "expected 1, and max_size null, where unit is bytes: there are 256 of them"
+        if self.unit in ("bytes", "bpe") and self.unk:
+            yield "unk", f"expected null or false where unit is {self.unit}: no text is unknown to it; got true"
+        if not reads_text(self.encoding):
+            yield "encoding", f"expected an encoding that Python knows, such as utf-8; got {self.encoding!r}"
+
+
+class TextSection(VocabularySection):
+    """Which text, what a token of it is, and what stands alone in it."""
+
+    train: Files = "everstep:shakespeare"
+    """path, list or globs; everstep:NAME is a bundled text; ${EVERSTEP_DATA} is filled in"""
+    valid: Files | None = None
+    """null: the last valid_fraction of train, cut at a line's end"""
+    valid_fraction: Probability = 0.1
+    """0: no validation"""
+    valid_chars: Count = 2_000_000
+    """and at most that many characters of it"""
+    test: Files | None = None
+    """scored at the end of training"""
+    sequence: Literal["stream", "documents", "lines"] = "stream"
+    """what the state is carried along: the whole text, each document, each line"""
+    document_separator: Literal["blank-line", "file"] = "blank-line"
+    """what stands between two documents"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Beside those of the vocabulary, a text that is not named."""
+        yield from super().disagreements()
+        if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
+            yield "train", "expected a path; got none"
+
+    @property
+    def validated(self) -> bool:
+        """Whether some text is validated on."""
+        return self.valid is not None or self.valid_fraction > 0
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The splits of a recipe: which files, and which characters of them."""
+
+    config: TextSection
+    spans: dict[str, tuple[list[Path], Span]]
+
+    @classmethod
+    def of(cls, config: TextSection) -> Texts:
+        """Find the files; without data.valid, the end of the training text is held out, from the end of a line on.
+
+        Raises:
+            DataError: a file is missing or cannot be read.
+        """
+        train = expand(config.train)
+        spans: dict[str, tuple[list[Path], Span]] = {"train": (train, WHOLE)}
+        if config.valid is not None:
+            spans["valid"] = (expand(config.valid), WHOLE)
+        elif config.valid_fraction > 0:
+            cut = line_end_at(train, 1 - config.valid_fraction, config.encoding, config.valid_chars)
+            if cut == 0:
+                raise DataError(
+                    "data.train: the text is too short to hold some out of it; give more text, or data.valid"
+                )
+            spans |= {"train": (train, (0, cut)), "valid": (train, (cut, None))}
+        if config.test is not None:
+            spans["test"] = (expand(config.test), WHOLE)
+        return cls(config, spans)
+
+    def left_out(self) -> str:
+        """In words, how many empty files the globs of each split match; nothing if none."""
+        named = {split: getattr(self.config, split) for split in ("train", "valid", "test")}
+        empty = {split: len(empty_matches(paths)) for split, paths in named.items() if paths is not None}
+        return ", ".join(
+            f"{count:,} empty file{'s' * (count != 1)} of data.{split}" for split, count in empty.items() if count
+        )
+
+    def read(self, split: str) -> Iterator[str]:
+        """The text of a split in blocks.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        paths, span = self._span(split)
+        return read_blocks(paths, self.config.encoding, span=span)
+
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary of the training text alone; with `<unk>` where another split has symbols that it lacks.
+
+        `data.unk` of true or false is kept to.
+        """
+        found = self._vocabulary(self.config.unk)
+        return found if self.config.unk is not None or self._suffices(found) else self._vocabulary(True)
+
+    def _vocabulary(self, unk: bool | None) -> Tokenizer:
+        data = self.config
+        return Tokenizer.train(
+            self.read("train"),
+            data.unit,
+            max_size=data.max_size,
+            min_count=data.min_count,
+            lowercase=data.lowercase,
+            normal_form=data.normal_form,
+            eos=True if data.sequence == "lines" and data.eos is None else data.eos,
+            unk=unk,
+        )
+
+    def _suffices(self, tokenizer: Tokenizer) -> bool:
+        """Whether the vocabulary can spell all splits."""
+        if tokenizer.unk_id is not None or tokenizer.kind != "chars":
+            return True
+        return all(self._spelled(split, tokenizer) for split in self.spans if split != "train")
+
+    def _spelled(self, split: str, tokenizer: Tokenizer) -> bool:
+        with self._named(split):
+            return all(map(tokenizer.knows, self.read(split)))
+
+    @contextmanager
+    def _named(self, split: str) -> Iterator[None]:
+        """What is wrong with a split is said by its name."""
+        try:
+            yield
+        except DataError as error:
+            held_out = split == "valid" and self.config.valid is None
+            where = f" (held out of data.train; {WITHOUT})" if held_out else ""
+            raise DataError(f"data.{split}{where}: {error}") from None
+
+    def corpus(self, split: str, tokenizer: Tokenizer) -> Corpus:
+        """A split as tokens, from the cache if it was made before; with a progress bar if it takes long.
+
+        Raises:
+            DataError: there is no such split, or its text cannot be tokenised.
+        """
+        paths, span = self._span(split)
+        data = self.config
+        if tokenizer.kind != data.unit:
+            raise DataError(f"data.unit: the vocabulary is of {tokenizer.kind}, the recipe's of {data.unit}")
+        with self._named(split), progress_bar(f"tokenising {split}") as progress:
+            return prepare(
+                paths,
+                tokenizer,
+                encoding=data.encoding,
+                sequence=data.sequence,
+                document_separator=data.document_separator,
+                span=span,
+                progress=progress,
+            )
+
+    def passage(self, text: str | None, characters: int) -> str:
+        """Whole lines, about that many characters: the head of `text`, else of the held-out text.
+
+        Raises:
+            DataError: the passage is blank.
+        """
+        split = "valid" if "valid" in self.spans else "train"
+        head = (next(self.read(split), "") if text is None else text).lstrip("\n")[:characters]
+        found = head[: head.rfind("\n") + 1] or head
+        if not found.strip():
+            raise DataError("the passage is empty; give a text with some lines")
+        return found
+
+    def _span(self, split: str) -> tuple[list[Path], Span]:
+        if split not in self.spans:
+            raise DataError(f"this run has no {split} split; it has {', '.join(self.spans)}")
+        return self.spans[split]
+
+
+def check_files(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> None:
+    """Say which file of a `data` section is missing, by its key, before any work.
+
+    Raises:
+        DataError: a name of one of `splits` matches no file.
+    """
+    for split in splits:
+        paths = getattr(section, split, None)
+        if not isinstance(paths, str | tuple):
+            continue
+        try:
+            expand(paths, folders=getattr(section, "takes_folders", False))
+        except DataError as error:
+            unset = "EVERSTEP_DATA" in str(paths) and not os.environ.get("EVERSTEP_DATA")
+            hint = "; EVERSTEP_DATA is not set: set it to the folder that holds the data sets" if unset else ""
+            raise DataError(f"data.{split}: {error}{hint}") from None
+
+
+R = TypeVar("R", bound=Section)
+
+
+def absolute_path(name: str) -> str:
+    """The same file, found from any folder. A bundled text, `~` and variables stay as they are written."""
+    return name if name.startswith(("everstep:", "~", "$")) else os.path.abspath(name)
+
+
+def with_absolute_paths(recipe: R) -> R:
+    """The same files of the `data` section, found from any folder."""
+    data = getattr(recipe, "data", None)
+    if not isinstance(data, Section):
+        return recipe
+    given = {split: getattr(data, split, None) for split in ("train", "valid", "test")}
+    found = {
+        split: absolute_path(names) if isinstance(names, str) else tuple(map(absolute_path, names))
+        for split, names in given.items()
+        if isinstance(names, str | tuple)
+    }
+    return recipe.model_copy(update={"data": data.model_copy(update=found)})
+
+
+def training_batches(
+    section: TextSection, corpus: Corpus, tokenizer: Tokenizer, batch_size: int, k1: int, k2: int | None, seed: int
+) -> Batches[TokenBatch]:
+    """What `fit` learns from: lanes with carried state, or lines by themselves."""
+    if section.sequence == "lines":
+        return Buckets(corpus, batch_size, seed=seed, begin_id=tokenizer.begin_id)
+    return Lanes(corpus, batch_size, k1, k2, seed=seed, begin_id=tokenizer.begin_id)
+
+
+def exact_batches(section: TextSection, corpus: Corpus, tokenizer: Tokenizer) -> Batches[TokenBatch]:
+    """For a score: one lane from the first token to the last (or lines by themselves), so that no context is lost."""
+    # a window's log-probabilities are held at once
+    window = max(16, min(1024, 2**24 // tokenizer.vocab_size))
+    if section.sequence == "lines":
+        return Buckets(corpus, 64, begin_id=tokenizer.begin_id, shuffle=False, max_tokens=window)
+    return Lanes(corpus, 1, window, begin_id=tokenizer.begin_id, shuffle=False)
+
+
+def quick_batches(section: TextSection, corpus: Corpus, tokenizer: Tokenizer) -> Batches[TokenBatch]:
+    """For a look at the validation during training: up to 16 lanes side by side, each of which starts afresh."""
+    if section.sequence == "lines":
+        return exact_batches(section, corpus, tokenizer)
+    lanes = max(1, min(16, len(corpus) // 500))
+    return Lanes(corpus, lanes, 128, begin_id=tokenizer.begin_id, shuffle=False)

@@ -1,0 +1,331 @@
+"""One step at a time, compiled: for what arrives as it happens, and for sampling."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from everstep import hooks
+from everstep.backends.fused.codegen import writer
+from everstep.backends.fused.codegen.plan import End, Plan, plan
+from everstep.backends.fused.codegen.steps import Setting
+from everstep.backends.fused.lower import lower
+from everstep.backends.fused.lowering import Lowered
+from everstep.backends.fused.runtime.program import address
+from everstep.backends.fused.runtime.work_layout import Rows, layout, numbers, table
+from everstep.cell import Cell
+from everstep.native import build, toolchain
+from everstep.native.call_table import Entry, Form
+from everstep.native.kernels import GATE, Kernels, kernels
+from everstep.native.plain_memory import OPAQUE, plain
+from everstep.state import State, as_large, check_nest, leaves, unflatten
+from everstep.tracing.guards import modules, parameters
+from everstep.tracing.recorder import Untraceable
+from everstep.tracing.trace import is_free, trace
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A single step, compiled."""
+
+    step: Lowered
+    order: Plan
+    code: writer.Code
+    run: int
+    kernels: Kernels
+
+    @property
+    def elementwise(self) -> list[int]:
+        """Constants that pointwise operations read."""
+        read = {arg.node.key for node in self.order.nodes for arg in node.args if arg.node.op == "input"}
+        return sorted(k for kind, k in read if kind == "const")
+
+
+def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
+    """The compiled step, or why there is none."""
+    given = parameters(modules(cell))
+    if any(is_free(leaf) for _, leaf in leaves(initial)):
+        return "its state has sizes that each state brings: one step of such is not compiled"
+    reason = _unfit(like, given, [leaf for _, leaf in leaves(initial)])
+    if reason is not None:
+        return reason
+    try:
+        counts = (len(given), 1, len(leaves(initial)))
+        with _plainly():
+            step = lower(trace(cell, like[:, None]), counts, hoist=False)
+        ends = [End("y", 0, step.output), *(End("next", k, view) for k, view in enumerate(step.following))]
+        order = plan(step.builder, ends, "next")
+        states = tuple(leaf[0].numel() for _, leaf in leaves(initial))
+        sizes = {"x0": like.shape[1], "y0": cell.output_size}
+        sizes |= {f"const{k}": torch.Size(shape).numel() for k, shape in enumerate(step.constants)}
+        setting = Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states), {})
+        code = writer.generate(order, setting, like.element_size())
+        run = address(build.load(code.source, f"{type(cell).__name__}-step", ["run"]))
+        return _Step(step, order, code, run, kernels(like.dtype))
+    except (Untraceable, toolchain.BuildError) as error:
+        return str(error)
+
+
+def _unfit(like: Tensor, given: list[Tensor], states: list[Tensor]) -> str | None:
+    """Why no step of such tensors is compiled."""
+    if any(not t.is_cpu for t in (like, *given)) or like.dtype not in (torch.float32, torch.float64):
+        return "only float32 and float64 on the CPU are compiled"
+    if len(like) == 0:
+        return "there are no rows"
+    if not plain(like, *given, *states):
+        return OPAQUE
+    dtypes = {t.dtype for t in given if t.is_floating_point()}
+    if not dtypes <= {like.dtype}:
+        return f"numbers of one dtype are compiled, but {', '.join(sorted(map(str, {like.dtype, *dtypes})))} came"
+    if toolchain.compiler() is None:
+        return toolchain.missing()
+    return None
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """In the plain mode, whatever the caller's: what is made is kept."""
+    with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.no_grad():
+        yield
+
+
+class _Hooked(Cell):
+    """A cell whose step is another's, hooks and all."""
+
+    def __init__(self, cell: Cell):
+        super().__init__(cell.input_size, cell.output_size)
+        self.cell = cell
+
+    def _get_name(self) -> str:
+        return str(self.cell._get_name())
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        return self.cell.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, new = self.cell.step(x, state)
+        return y, new
+
+
+class Stream:
+    """A cell that is fed one step after another, with its state kept inside: y_t = stream(x_t).
+
+    The whole step, products of x included, is one compiled call, with the weights packed once. A weight that changes in
+    place (an optimizer's step), gets other data or another dtype, or is replaced, is noticed. Where the cell cannot be
+    compiled (see `reason`), its `step` runs.
+
+    >>> import everstep as es
+    >>> cell = es.LSTM(3, 5)
+    >>> stream = es.Stream(cell)
+    >>> xs = torch.randn(1, 4, 3)
+    >>> ys = torch.stack([stream(x) for x in xs.unbind(1)], 1)
+    >>> torch.allclose(ys, cell(xs)[0], atol=1e-6)
+    True
+
+    Args:
+        cell: the cell, in eval mode.
+        batch: rows that go side by side.
+        state: to go on from; the cell's initial state if None.
+
+    Attributes:
+        state: a copy of the state after the last step; set it to go on from another.
+        compiled, reason: whether the step is compiled, and why not.
+
+    Raises:
+        TypeError: `cell` is no cell, or the state no such nest.
+        ValueError: `batch` is negative, or the state of another shape.
+
+    Known limits: no gradients; one thread of Python at a time; the cell should be in eval mode. PyTorch does not count
+    what is written through `weight.data` (`weight.data.mul_(2)`) or into weights made in inference mode: it is not seen
+    (use `torch.no_grad()`), and neither is another attribute of a module that is no parameter, buffer or module, nor a
+    hook that comes or goes.
+    """
+
+    _versions: list[int]
+    _pointers: list[int] | None
+
+    def __init__(self, cell: Cell, batch: int = 1, state: State = None):
+        if not isinstance(cell, Cell):
+            raise TypeError(f"Stream: expected a Cell, which has a step, but {type(cell).__name__} came")
+        if batch < 0:
+            raise ValueError(f"Stream({type(cell).__name__}): batch should be at least 0, but is {batch}")
+        self.cell, self.batch = cell, batch
+        self._state: list[Tensor] = []
+        self._build()
+        if state is not None:
+            self.state = state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For `copy` and `pickle`: the cell and a copy of the state; the copy packs the weights for itself."""
+        return type(self), (self.cell, self.batch, self.state)
+
+    def _build(self) -> None:
+        """Take the cell as it is, and the state with it where its leaves keep their shapes."""
+        cell, before = self.cell, self._state
+        inside = modules(cell)
+        self._tensors = parameters(inside)
+        self._counting = [t for t in self._tensors if not t.is_inference()]
+        self._kinds = self._kinds_now()
+        held = [names for m in inside for names in (m._parameters, m._buffers, m._modules) if names]
+        self._places = [names.values() for names in held]
+        self._ids = list(map(id, chain.from_iterable(self._places)))
+        self._alive = inside  # and so are their identities
+        parameter = next(cell.parameters(), torch.zeros(1))
+        with torch.no_grad(), torch.inference_mode(False):
+            self._like = torch.zeros(self.batch, cell.input_size, dtype=parameter.dtype, device=parameter.device)
+            self._initial = cell.initial_state(self.batch, self._like)
+            self._state = [leaf.detach().clone().contiguous() for _, leaf in leaves(self._initial)]
+            if len(before) == len(self._state):
+                like = as_large(self._initial, unflatten(self._initial, before))
+                if [leaf.shape for leaf in before] == [leaf.shape for _, leaf in leaves(like)]:
+                    self._take(before)
+        self._shape, self._size = tuple(self._like.shape), (self.batch, cell.output_size)
+        # a trace leaves the hooks of the cell itself to the sequence; here they belong to the step
+        self._program = _compile(_Hooked(cell) if hooks.hooked(cell) else cell, self._like, self._initial)
+        self._versions, self._pointers = [], None
+
+    def _kinds_now(self) -> list[tuple[Any, ...]]:
+        return [(t.shape, t.dtype, t.device) for t in self._tensors]
+
+    def _follow(self) -> None:
+        """Take up what has changed of the cell's tensors."""
+        same = list(map(id, chain.from_iterable(self._places))) == self._ids
+        if not same or self._kinds_now() != self._kinds:
+            self._build()
+        if self.compiled:
+            self._prepare()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the step is compiled."""
+        return isinstance(self._program, _Step)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not."""
+        return self._program if isinstance(self._program, str) else None
+
+    @property
+    def state(self) -> State:
+        """A copy of the state."""
+        return unflatten(self._initial, [leaf.clone() for leaf in self._state])
+
+    @state.setter
+    def state(self, state: State) -> None:
+        check_nest(f"Stream({type(self.cell).__name__})", state, as_large(self._initial, state))
+        self._take([leaf for _, leaf in leaves(state)])
+
+    def _take(self, values: list[Tensor]) -> None:
+        """Copies of these leaves, in the memory that is there but for those of other sizes."""
+        with torch.no_grad():
+            for k, (own, given) in enumerate(zip(self._state, values, strict=True)):
+                if own.shape == given.shape:
+                    own.copy_(given)
+                else:
+                    self._state[k] = given.detach().to(own).clone(memory_format=torch.contiguous_format)
+
+    def reset(self) -> None:
+        """Back to the initial state."""
+        self.state = self.cell.initial_state(self.batch, self._like)
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """One step.
+
+        Args:
+            x: (batch, input_size).
+            out: where y is to be written, (batch, output_size) and contiguous; a new tensor if None.
+
+        Raises:
+            ValueError: x or out of another shape, dtype or device, or out not contiguous.
+        """
+        if self._changed():
+            self._follow()
+        like = self._like
+        if x.shape != self._shape or x.dtype is not like.dtype or x.device != like.device:
+            self._refuse("x", x, self._shape)
+        if out is not None and (out.shape != self._size or out.dtype is not like.dtype or out.device != like.device):
+            self._refuse("out", out, self._size)
+        if out is not None and not out.is_contiguous():
+            raise ValueError(f"Stream({type(self.cell).__name__}): out should be contiguous, but has gaps")
+        program = self._program
+        if isinstance(program, str) or not plain(x) or (out is not None and not plain(out)):
+            return self._eager(x, out)
+        y = x.new_empty(self._size) if out is None else out
+        if not x.is_contiguous():
+            x = x.contiguous()
+        self._brings[self._x], self._brings[self._y] = x.data_ptr(), y.data_ptr()
+        program.kernels.call(*self._call)
+        return y
+
+    def _changed(self) -> bool:
+        """Whether the cell's tensors are others, have changed in place, or lie elsewhere, as far as can be told."""
+        if list(map(id, chain.from_iterable(self._places))) != self._ids:
+            return True
+        if isinstance(self._program, str):
+            return self._kinds_now() != self._kinds
+        if [t._version for t in self._counting] != self._versions:
+            return True
+        return [t.data_ptr() for t in self._tensors] != self._pointers
+
+    def _refuse(self, name: str, value: Tensor, shape: tuple[int, ...]) -> NoReturn:
+        raise ValueError(
+            f"Stream({type(self.cell).__name__}): {name} should be {shape} {self._like.dtype} on {self._like.device}, "
+            f"but is {tuple(value.shape)} {value.dtype} on {value.device}"
+        )
+
+    def _eager(self, x: Tensor, out: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            # copies: what the step gives may be what it got, and it may write over that
+            y, state = self.cell.step(x.clone(), self.state)
+            for own, (_, leaf) in zip(self._state, leaves(state), strict=True):
+                own.copy_(leaf)
+        # a copy, since the step may give x itself
+        return y.clone() if out is None else out.copy_(y)
+
+    def _prepare(self) -> None:
+        """Pack the weights and fix all pointers but those of x and y."""
+        program = self._program
+        assert isinstance(program, _Step)
+        with _plainly():
+            outside = program.step.before.forward(*self._tensors, self._like, self.batch)
+            # their memory stays, so that other data of a parameter lies elsewhere
+            constants = [t.detach() for t in outside[len(program.step.inputs) :]]
+            before = [t.detach() for t in self._tensors]
+        arrays = {f"const{k}": constants[k].to(self._like.dtype).contiguous() for k in program.elementwise}
+        for k, leaf in enumerate(self._state):
+            arrays[f"start{k}"] = arrays[f"end{k}"] = leaf
+        arrays["x0"] = arrays["y0"] = self._like
+        matrices = [constants[node.key] for node in program.order.products]
+        order = torch.arange(self.batch, device="cpu")
+        rows = Rows(order, order, torch.ones_like(order), order, self.batch, self.batch, 1)
+        known = layout(
+            program.kernels, program.code, self.batch, self.batch, True, False, False, torch.get_num_threads()
+        )
+        memory = self._like.new_empty(known.numbers)
+        place = -(-memory.data_ptr() // 64) * 64
+        gate = ctypes.create_string_buffer(GATE)
+        brings = [*numbers(program.kernels, known, rows, place, gate=gate)]
+        entries = {}
+        for name, array in arrays.items():
+            entries[name] = Entry(len(brings))
+            brings.append(array.data_ptr())
+        self._x, self._y = entries["x0"].at, entries["y0"].at
+        factors = [(Entry(len(brings) + k), False) for k in range(len(matrices))]
+        brings += [matrix.data_ptr() for matrix in matrices]
+        told, jobs, packs = table(program.kernels, program.code, entries, factors, len(brings), False)
+        brings += [stride for matrix in matrices for stride in matrix.stride()]
+        self._brings = (ctypes.c_int64 * len(brings))(*brings)
+        self._form = Form(program.run, told)
+        self._call = self._form.address, ctypes.addressof(self._brings)
+        self._held = arrays, rows, gate, memory, constants, before
+        packing = Form(0, told, jobs, packs)
+        program.kernels.call(packing.address, ctypes.addressof(self._brings))
+        self._versions = [t._version for t in self._counting]
+        self._pointers = [t.data_ptr() for t in self._tensors]

@@ -1,0 +1,239 @@
+"""What a compiled step depends on besides numbers: shapes, modes, and what the cell's modules hold."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from array import array
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from everstep.abstract import AbstractCell
+from everstep.state import leaves
+from everstep.tracing.side_effects import HOME, attributes
+
+_HOUSEHOLD = frozenset({*nn.Module().__dict__, "training", HOME})
+_SIMPLE = frozenset({int, float, str, bool, type(None)})
+_FIXED = (FunctionType, BuiltinFunctionType, ModuleType, type, nn.Module, Tensor, torch.dtype, torch.device)
+_DEPTH = 4
+"""How far objects and collections are looked into."""
+_MANY = 256
+"""Items of a collection of an object's, up to which they are looked at."""
+
+
+def modules(module: nn.Module, found: list[nn.Module] | None = None) -> list[nn.Module]:
+    """The module and all inside, each once: `nn.Module.modules` without its cost."""
+    found = [] if found is None else found
+    found.append(module)
+    for child in module._modules.values():
+        if child is not None and all(child is not other for other in found):
+            modules(child, found)
+    return found
+
+
+def parameters(among: Iterable[nn.Module]) -> list[Tensor]:
+    """Parameters, then buffers, each once, in PyTorch's order."""
+    found: dict[int, Tensor] = {id(p): p for m in among for p in m._parameters.values() if p is not None}
+    buffers: dict[int, Tensor] = {id(b): b for m in among for b in m._buffers.values() if b is not None}
+    return [*found.values(), *buffers.values()]
+
+
+def borrows(cell: AbstractCell) -> bool:
+    """Whether something stands in a parameter's place for this call (`torch.func.functional_call`)."""
+    inside = modules(cell)
+    given = [t for m in inside for t in m._parameters.values() if t is not None]
+    return not all(isinstance(t, nn.Parameter) for t in given) or not all(t.is_leaf for t in parameters(inside))
+
+
+def fingerprint(cell: AbstractCell, xs: Any) -> Any:
+    """Everything that a trace bakes in, as a key."""
+    inside = modules(cell)
+    given = parameters(inside)
+    places = {id(held): k for k, held in enumerate([*given, *inside])}
+    shapes = tuple([(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)])
+    held = tuple([(type(m), m.training, *_names(m, places), *_plain(m)) for m in inside])
+    called = tuple([tuple(hooks.values()) for hooks in _hooks(inside)])
+    return shapes, held, called, tuple([(t.shape, t.dtype, t.device) for t in given])
+
+
+def changed(before: Any, after: Any) -> str | None:
+    """Which attribute or hook makes a fingerprint another one, in words."""
+    for old, new in zip(before[1], after[1], strict=False):
+        for a, b in zip(old[2:], new[2:], strict=False):
+            if hash(a) != hash(b):  # equality of tensors is another matter
+                return f"{new[0].__name__}.{b[0]}"
+    return "a hook" if hash(before[2]) != hash(after[2]) else None
+
+
+def _names(module: nn.Module, places: dict[int, int]) -> list[Any]:
+    """Under which names there is what, so that ties are told apart."""
+    every = (module._parameters, module._buffers, module._modules)
+    return [(name, places.get(id(held))) for names in every for name, held in names.items()]
+
+
+def _hooks(inside: Sequence[nn.Module]) -> list[dict[int, Any]]:
+    """What is called when a step calls one of the modules inside of the cell."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return [vars(module)[kind] for module in inside[1:] for kind in kinds]
+
+
+def _plain(module: nn.Module) -> list[Any]:
+    return [
+        (k, type(v), v) if type(v) in _SIMPLE and v else (k, _value(v))
+        for k, v in list(vars(module).items())  # at once: another thread may run a cell inside, which adds to it
+        if k not in _HOUSEHOLD
+    ]
+
+
+def _value(value: Any, depth: int = 0) -> Any:
+    """The value in a form that can be a key: equal only for what a step computes the same with, as far as is known."""
+    kind = type(value)
+    if kind in _SIMPLE:
+        return kind, value or str(value)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0
+    if isinstance(value, Tensor):
+        return _Alive(value)
+    if isinstance(value, _FIXED):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return kind, value.shape, str(value.dtype), hashlib.blake2b(value.tobytes()).digest()
+    if isinstance(value, bytearray | array):
+        return kind, hashlib.blake2b(value).digest()
+    if isinstance(value, MethodType):
+        return value.__func__, _value(value.__self__, depth)
+    return _Same(value) if depth == _DEPTH else (kind, *_inside(value, depth + 1))
+
+
+def _inside(value: Any, depth: int) -> list[Any]:
+    """What a collection holds; of another object, which it is and what its attributes are."""
+    if isinstance(value, dict):
+        return [(k, _value(v, depth)) for k, v in value.items()]
+    if isinstance(value, tuple | list | set | deque):
+        return [repr([*value])] if _SIMPLE.issuperset(map(type, value)) else [_value(v, depth) for v in value]
+    # what an object refers to may be as large as a corpus
+    return [_known(value), *[(k, _Same(v) if _long(v) else _value(v, depth)) for k, v in attributes(value)]]
+
+
+def _known(value: Any) -> Any:
+    """The object itself, if it can be a key."""
+    try:
+        hash(value)
+    except TypeError:
+        return _Same(value)
+    return value
+
+
+def _long(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.size > _MANY
+    return isinstance(value, dict | tuple | list | set | deque) and len(value) > _MANY
+
+
+class _Same:
+    """An object as a key, by identity, which is no other's as long as the key lives."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class _Alive:
+    """A tensor as a key, by identity, which does not keep it."""
+
+    __slots__ = ("hash", "value")
+
+    def __init__(self, value: Tensor):
+        self.value, self.hash = weakref.ref(value), id(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Alive) and self.value() is not None and self.value() is other.value()
+
+    def __hash__(self) -> int:
+        return self.hash
+
+
+class Snapshot:
+    """A cell as it was: whether it still is so is seen sooner than a fingerprint is taken.
+
+    It holds what is inside of the cell, but not the cell, nor its dictionary, in which it lies itself.
+
+    Attributes:
+        parameters: as `parameters` has them; None if they are another call by call.
+        found: what belongs to the cell as it was, by the shape of a row, dtype and device of its input.
+    """
+
+    def __init__(self, cell: AbstractCell):
+        inside = modules(cell)
+        self.parameters: list[Tensor] | None = parameters(inside)
+        self.found: dict[Any, Any] = {}
+        self._types = type(cell), [(m, type(m)) for m in inside[1:]]
+        self._tensors = [(t, t.shape, t.dtype, t.device) for t in parameters(inside)]
+        self._own = list(map(id, vars(cell).values())), [v for k, v in list(vars(cell).items()) if k != HOME]
+        self._held: list[tuple[Collection[Any], list[int], tuple[Any, ...]]] = []
+        self._hooks = _hooks(inside)
+        self._telling = not any(self._hooks)
+        for module in inside:
+            for names in (module._parameters, module._buffers, module._modules):
+                self._hold(names.values())
+            if module is not cell:
+                self._hold(vars(module).values())
+            for name, value in list(vars(module).items()):
+                self._telling = self._telling and (name in _HOUSEHOLD or self._fixed(value))
+
+    def _hold(self, values: Collection[Any]) -> None:
+        self._held.append((values, list(map(id, values)), tuple(values)))  # which live as long as their identities
+
+    def _fixed(self, value: Any) -> bool:
+        """Whether a change of it is always another object."""
+        if isinstance(value, dict | list):
+            values: Collection[Any] = value.values() if isinstance(value, dict) else value
+            self._hold(values)
+            return all(map(self._fixed, values))
+        if isinstance(value, tuple):
+            return all(map(self._fixed, value))
+        return type(value) in _SIMPLE or isinstance(value, _FIXED)
+
+    def still(self, cell: AbstractCell) -> bool:
+        """Whether the cell is certainly as it was."""
+        if not self._telling or any(self._hooks) or type(cell) is not self._types[0]:
+            return False
+        if list(map(id, vars(cell).values())) != self._own[0]:
+            return False
+        for module, kind in self._types[1]:
+            if type(module) is not kind:
+                return False
+        for now, then, _ in self._held:
+            if list(map(id, now)) != then:
+                return False
+        for tensor, shape, dtype, device in self._tensors:
+            if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
+                return False
+        return True
+
+
+class Borrower(Snapshot):
+    """In a snapshot's place, of a cell whose owner lends it the tensors of each call, always of one dtype and shapes.
+
+    Attributes:
+        parameters: None: they are the call's.
+    """
+
+    def __init__(self) -> None:
+        self.parameters = None
+        self.found = {}
+
+    def still(self, cell: AbstractCell) -> bool:
+        """Yes: nothing but its tensors ever changes."""
+        return True
