@@ -295,10 +295,11 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv("HOME", str(tmp_path))
     assert build.folder() == tmp_path / ".cache" / "everstep" / "engine"
 
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def homeless(number: int) -> None:
+        raise KeyError(number)
 
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", homeless)
     assert not build.folder().parent.is_dir()
     assert build.entries() == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import stat
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -107,17 +106,16 @@ SIZES = {key: (1.0 + 0.1 * k, 0.5) for k, key in enumerate("abcdefg")}
 EDGES = [("a", "c"), ("b", "c"), ("c", "d"), ("a", "e"), ("d", "f"), ("e", "f"), ("b", "g"), ("a", "f")]
 
 
-@pytest.mark.parametrize("graphviz", [False, True])
-def test_a_layout_goes_right_and_nothing_overlaps(graphviz: bool) -> None:
-    found = layout.place(SIZES, EDGES, "ab", "fg", graphviz)
-    assert found == layout.place(SIZES, EDGES, "ab", "fg", graphviz)
+def test_a_layout_goes_right_and_nothing_overlaps() -> None:
+    found = layout.place(SIZES, EDGES, "ab", "fg")
+    assert found == layout.place(SIZES, EDGES, "ab", "fg")
     for a, b in EDGES:
         assert found.centres[a][0] < found.centres[b][0]
     for k, (a, (x, y)) in enumerate(found.centres.items()):
         for b, (u, v) in list(found.centres.items())[k + 1 :]:
             apart = abs(x - u) >= (SIZES[a][0] + SIZES[b][0]) / 2 - 1e-3
             assert apart or abs(y - v) >= (SIZES[a][1] + SIZES[b][1]) / 2 - 1e-3
-    assert len({round(found.centres[key][0], 2) for key in "fg"}) == 1 or graphviz
+    assert len({round(found.centres[key][0], 2) for key in "fg"}) == 1
     for (a, b), curve in zip(EDGES, found.curves, strict=True):
         assert len(curve) % 3 == 1
         for key, point in ((a, curve[0]), (b, curve[-1])):
@@ -129,7 +127,7 @@ def test_a_layout_goes_right_and_nothing_overlaps(graphviz: bool) -> None:
 def test_our_layout_crosses_no_node_and_no_line_that_it_need_not() -> None:
     sizes = dict.fromkeys("abcdef", (1.0, 0.5))
     crossed = [("a", "e"), ("b", "d"), ("c", "f"), ("a", "f")]
-    found = layout.place(sizes, crossed, "abc", "def", False)
+    found = layout.place(sizes, crossed, "abc", "def")
     order = [sorted(keys, key=lambda key: found.centres[key][1]) for keys in ("abc", "def")]
     crossings = sum(
         (order[0].index(a) - order[0].index(c)) * (order[1].index(b) - order[1].index(d)) < 0
@@ -137,7 +135,7 @@ def test_our_layout_crosses_no_node_and_no_line_that_it_need_not() -> None:
         for c, d in crossed[k + 1 :]
     )
     assert crossings == 0
-    found = layout.place(SIZES, EDGES, "ab", "fg", False)
+    found = layout.place(SIZES, EDGES, "ab", "fg")
     for edge, curve in zip(EDGES, found.curves, strict=True):
         for key, (x, y) in found.centres.items():
             if key not in edge:
@@ -145,34 +143,6 @@ def test_our_layout_crosses_no_node_and_no_line_that_it_need_not() -> None:
                 for (left, height), (right, _) in level:
                     inside = left < x + SIZES[key][0] / 2 and right > x - SIZES[key][0] / 2
                     assert not (inside and abs(height - y) < SIZES[key][1] / 2), (edge, key)
-
-
-def test_without_graphviz_or_with_a_broken_one_our_own_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = layout.place(SIZES, EDGES, "ab", "fg", False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert layout.place(SIZES, EDGES, "ab", "fg") == own
-    broken = tmp_path / "dot"
-    for script in ("#!/bin/sh\nexit 1\n", "#!/bin/sh\necho graph 1 2 3\n"):
-        broken.write_text(script)
-        broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
-        assert layout.place(SIZES, EDGES, "ab", "fg") == own
-
-
-def test_graphviz_is_asked_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = tmp_path / "dot"
-    fake.write_text(
-        "#!/bin/sh\n/bin/cat > asked\nprintf 'graph 1 4 2\\nnode n0 1 1 1 .5 n0 solid box black white\\n"
-        "node n1 3 1.5 1 .5 n1 solid box black white\\nedge n0 n1 4 1.5 1 2 1 2.1 1.5 2.5 1.5 solid black\\nstop\\n'\n"
-    )
-    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    found = layout.place({"x": (1, 0.5), "y": (1, 0.5)}, [("x", "y")], ["x"], ["y"])
-    assert found.centres == {"x": (1.0, 1.0), "y": (3.0, 1.5)}
-    assert found.curves == [[(1.5, 1.0), (2.0, 1.0), (2.1, 1.5), (2.5, 1.5)]]
-    assert "n0 -> n1" in (tmp_path / "asked").read_text()
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -188,7 +158,7 @@ def words(path: Path) -> list[str]:
 def test_the_svg_is_valid_says_what_it_shows_and_is_the_same_again(tmp_path: Path) -> None:
     cell = es.LSTM(64, 128)
     for name in "ab":
-        draw_graph(cell, tmp_path / f"{name}.svg", graphviz=False)
+        draw_graph(cell, tmp_path / f"{name}.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     shown = words(tmp_path / "a.svg")
     for text in ("f = σ", "i = σ", "g = tanh", "o = σ", "weight_ih [f]", "128 × 64", "(B, 64)", "one step later"):

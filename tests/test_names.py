@@ -108,7 +108,7 @@ def test_parameters_are_named_with_the_block_that_acts() -> None:
     "cell", [es.SLSTM(64, 128), es.MLSTM(64, 128, heads=4), es.NASCell(64, 128), es.TauGRU(64, 128)]
 )
 def test_no_letters_of_a_graph_stand_on_a_node_that_is_not_theirs(cell: es.Cell) -> None:
-    figure = _step(diagram(cell), "title", graphviz=False)
+    figure = _step(diagram(cell), "title")
     figure.draw_without_rendering()
     (axes,) = figure.axes
     boxes = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]

@@ -123,8 +123,9 @@ def _engine() -> dict[str, Any]:
 
 def _cache() -> dict[str, Any]:
     """The folder of tokenised corpora and compiled steps, and how much is in it."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(os.environ.get("EVERSTEP_CACHE") or f"{home}/everstep").expanduser()
+    from everstep.storage.cache_folder import cache_folder
+
+    folder = cache_folder()
     size = sum(map(_size, folder.rglob("*"))) if folder.is_dir() else 0
     return {"cache": str(folder), "cache_mb": round(size / 2**20, 1)}
 

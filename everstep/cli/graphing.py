@@ -29,8 +29,7 @@ def graph(
       everstep graph mycells.py:Mine --sizes 32,64 --unfolded 4 --out mine.svg
       everstep graph runs/mine --out stack.png
 
-    One step of a cell shows its operations, which Graphviz lays out where it is installed; a stack or steps in a row
-    are boxes.
+    One step of a cell shows its operations; a stack or steps in a row are boxes.
     """
     if out.suffix not in (".svg", ".png"):
         raise typer.BadParameter(f"expected a file that ends in .svg or .png; came {out.name}.", param_hint="--out")

@@ -38,7 +38,7 @@ def pictures(
     log("Training a tanh network and an LSTM; this takes some seconds.")
     drawn = remember.pictures(out)
     drawn.append((out / "cliff.png", cliff_picture(out / "cliff.png")))
-    draw_graph(LSTM(64, 128), out / "lstm.svg", graphviz=False)
+    draw_graph(LSTM(64, 128), out / "lstm.svg")
     drawn.append((out / "lstm.svg", "One step of an LSTM: products blue, gates orange; red runs to the next step."))
     draw_graph(LSTM(64, 128), out / "lstm-steps.svg", unfolded=4)
     drawn.append((out / "lstm-steps.svg", "The same unfolded: one box a step, and what is handed on between them."))

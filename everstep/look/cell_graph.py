@@ -36,7 +36,7 @@ from everstep.look.layout import Layout, Point
 from everstep.look.trajectory import check_causal, parts
 
 
-def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None, graphviz: bool | None = None) -> None:
+def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None) -> None:
     """Draw the graph of a cell or stack, dark on white.
 
     Folded, a cell is the operations of its traced step, and what is handed to the next step goes back below, through a
@@ -52,7 +52,6 @@ def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None, graphviz:
         layer: the cell or stack.
         to: an .svg or .png file; its folder is made.
         unfolded: N, 2 … 12; None draws it folded.
-        graphviz: whether Graphviz lays the operations out; if it is installed, unless said otherwise.
 
     Raises:
         TypeError: an acausal layer.
@@ -77,16 +76,16 @@ def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None, graphviz:
         elif len(rows) > 1:
             figure = folded_boxes(rows, f"{name}, {len(rows)} layers")
         else:
-            figure = _step(step_diagram(cell, x), f"One step of {name}; B: sequences at once", graphviz)
+            figure = _step(step_diagram(cell, x), f"One step of {name}; B: sequences at once")
         to.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(to, metadata={"Date": None} if to.suffix == ".svg" else None)
 
 
-def _step(diagram: Diagram, title: str, graphviz: bool | None) -> Figure:
+def _step(diagram: Diagram, title: str) -> Figure:
     sizes = {key: _extent(item) for key, item in diagram.items.items()}
     longest = max(len(item.shape) for item in diagram.items.values())
     gap = 0.24 + 0.065 * longest  # so that what an arrow carries stands beside the nodes, not on them
-    laid = layout.place(sizes, diagram.edges, diagram.kind("input"), diagram.kind("output"), graphviz, gap)
+    laid = layout.place(sizes, diagram.edges, diagram.kind("input"), diagram.kind("output"), gap)
     corners = [p for curve in laid.curves for p in points_on(curve)]
     for key, (x, y) in laid.centres.items():
         width, height = sizes[key]

@@ -1,9 +1,7 @@
-"""Where the nodes of a drawn graph go: by Graphviz where it is installed, else layer by layer."""
+"""Where the nodes of a drawn graph go: column by column."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,7 +26,6 @@ def place(
     edges: Sequence[Edge],
     first: Sequence[str] = (),
     last: Sequence[str] = (),
-    graphviz: bool | None = None,
     gap: float = GAP,
 ) -> Layout:
     """Lay an acyclic graph out from left to right.
@@ -38,61 +35,11 @@ def place(
         edges: pairs of nodes.
         first: nodes without incoming edges that stand in the first column.
         last: nodes without outgoing edges that stand in the last column.
-        graphviz: whether `dot` is asked; if it is installed, unless said otherwise.
         gap: inches between columns.
 
-    The same graph gives the same layout; Graphviz and our own give different ones.
+    Longest-path columns, barycentre order (Sugiyama 1981), and rows as near to their neighbours' as they fit. The same
+    graph gives the same layout.
     """
-    program = shutil.which("dot") if graphviz is not False else None
-    if program is not None:
-        found = _by_dot(program, sizes, edges, first, last, gap)
-        if found is not None:
-            return found
-    return _layered(sizes, edges, first, last, gap)
-
-
-def _by_dot(
-    program: str,
-    sizes: Mapping[str, Point],
-    edges: Sequence[Edge],
-    first: Sequence[str],
-    last: Sequence[str],
-    gap: float,
-) -> Layout | None:
-    """Graphviz's, or None where it fails."""
-    number = {key: f"n{place}" for place, key in enumerate(sizes)}
-    lines = ["digraph {", f"rankdir=LR; ranksep={gap}; nodesep={BETWEEN}; node [shape=box fixedsize=true];"]
-    lines += [f"{number[key]} [width={width:.3f} height={height:.3f}];" for key, (width, height) in sizes.items()]
-    lines += [f"{number[a]} -> {number[b]} [arrowhead=none];" for a, b in edges]
-    for rank, group in (("source", first), ("sink", last)):
-        lines.append(f"{{rank={rank}; {' '.join(number[key] + ';' for key in group)}}}")
-    try:
-        done = subprocess.run(
-            [program, "-Tplain"],
-            input="\n".join([*lines, "}"]),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=60,
-            check=True,
-        )
-        rows = [line.split() for line in done.stdout.splitlines()]
-        keys = {name: key for key, name in number.items()}
-        centres = {keys[row[1]]: (float(row[2]), float(row[3])) for row in rows if row[0] == "node"}
-        curves: dict[Edge, list[list[Point]]] = {}
-        for row in rows:
-            if row[0] == "edge":
-                numbers = [float(value) for value in row[4 : 4 + 2 * int(row[3])]]
-                curve = list(zip(numbers[::2], numbers[1::2], strict=True))
-                curves.setdefault((keys[row[1]], keys[row[2]]), []).append(curve)
-        return Layout({key: centres[key] for key in sizes}, [curves[edge].pop(0) for edge in edges])
-    except (OSError, subprocess.SubprocessError, KeyError, IndexError, ValueError):
-        return None
-
-
-def _layered(
-    sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[str], last: Sequence[str], gap: float
-) -> Layout:
-    """Longest-path columns, barycentre order (Sugiyama 1981), and rows as near to their neighbours' as they fit."""
     column = _columns(sizes, edges, first, last)
     height = {key: size[1] for key, size in sizes.items()}
     links: list[Edge] = []

@@ -32,6 +32,7 @@ from everstep import __version__
 from everstep.native import processor, toolchain
 from everstep.native.locks import new_lock
 from everstep.native.toolchain import BuildError, Compiler, notice
+from everstep.storage.cache_folder import cache_folder
 from everstep.storage.reading import open_regular, parse_json, read_small
 
 TIMEOUT = 300.0
@@ -87,11 +88,9 @@ class _Sidecar:
 
 
 def folder() -> Path:
-    """Where compiled steps are kept: `engine` in EVERSTEP_CACHE, else in `everstep` of XDG_CACHE_HOME or `~/.cache`."""
+    """Where compiled steps are kept: `engine` in the cache folder."""
     try:
-        if named := os.environ.get("EVERSTEP_CACHE"):
-            return (Path(named).expanduser() / "engine").absolute()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "everstep" / "engine"
+        return cache_folder() / "engine"
     except RuntimeError:  # a user without a home: below a file no folder can be made, so nothing is kept
         return Path(os.devnull) / "engine"
 

@@ -22,6 +22,7 @@ from everstep.data.text.files import WHOLE, Span, expand
 from everstep.data.text.tokenise import SEQUENCES, Layout, Part, tokenised
 from everstep.data.text.tokenizer import Tokenizer
 from everstep.errors import DataError
+from everstep.storage.cache_folder import cache_folder
 from everstep.storage.reading import open_regular, parse_json, read_small, sealed, unsealed
 
 _FORMAT = 1
@@ -110,7 +111,7 @@ def prepare(
         sequence: `stream`: all files, one after another, as one sequence; `documents`: cut at blank lines (which are
             dropped) or one a file; `lines`: one sequence a line, blank lines dropped.
         span: only these characters of the files' text, one after another: (first, before which one).
-        cache: where token files live; default EVERSTEP_CACHE, else `everstep` in XDG_CACHE_HOME or `~/.cache`.
+        cache: where token files live; by default the cache folder.
         progress: called with bytes read and bytes in all (of the files as stored).
         workers: processes; default one a core; below 8 MB of source, or with 1, the work is done here.
 
@@ -132,7 +133,7 @@ def prepare(
     layout = _layout(sequence, document_separator, tokenizer)
     files = expand(str(paths) if isinstance(paths, str | Path) else [str(path) for path in paths])
     request = _request(files, tokenizer, encoding, layout, span)
-    folder = (_default_cache() if cache is None else Path(cache)) / _key(request)
+    folder = (cache_folder() if cache is None else Path(cache)) / _key(request)
     sources = [_stamp(path) for path in files]
     found = _reuse(folder, request, files, sources)
     if found is not None:
@@ -176,12 +177,6 @@ def _request(files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Lay
 def _key(request: dict[str, Any]) -> str:
     """The name of the folder that answers a request."""
     return hashlib.sha256(json.dumps(request, allow_nan=False).encode()).hexdigest()[:32]
-
-
-def _default_cache() -> Path:
-    if named := os.environ.get("EVERSTEP_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everstep"
 
 
 def _stamp(path: Path) -> dict[str, Any]:
