@@ -32,11 +32,23 @@ def check_sequence(who: str, layer: nn.Module, xs: Tensor, lengths: Tensor | Non
     if parameter is not None and parameter.dtype != xs.dtype and not torch.is_autocast_enabled(xs.device.type):
         raise TypeError(f"{who}: xs is {xs.dtype}, but the parameters are {parameter.dtype}")
     if lengths is not None:
-        _check_lengths(who, xs, lengths)
+        check_lengths(who, xs, lengths)
     if resets is not None:
         _check_tensor(who, "resets", resets, tuple(xs.shape[:2]), xs.device)
         if resets.dtype != torch.bool:
             raise TypeError(f"{who}: resets should be bool, but is {resets.dtype}")
+
+
+def check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:
+    """Raise where these are no lengths of the rows of xs (batch, time, ...), as `check_sequence` does."""
+    batch, time = xs.shape[:2]
+    _check_tensor(who, "lengths", lengths, (batch,), xs.device)
+    if lengths.dtype not in _WHOLE:
+        raise TypeError(f"{who}: lengths should be whole numbers (int64), but is {lengths.dtype}")
+    values = [] if lengths.is_meta else lengths.tolist()
+    if values and (min(values) < 0 or max(values) > time):
+        row, value = next((row, value) for row, value in enumerate(values) if not 0 <= value <= time)
+        raise ValueError(f"{who}: lengths should lie in 0 … {time} (time), but row {row} has {value}")
 
 
 def check_leaves(layer: nn.Module, initial: State) -> None:
@@ -56,17 +68,6 @@ def _first_parameter(module: nn.Module) -> Tensor | None:
             return parameter
     found = (_first_parameter(child) for child in module._modules.values() if child is not None)
     return next((parameter for parameter in found if parameter is not None), None)
-
-
-def _check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:
-    batch, time = xs.shape[:2]
-    _check_tensor(who, "lengths", lengths, (batch,), xs.device)
-    if lengths.dtype not in _WHOLE:
-        raise TypeError(f"{who}: lengths should be whole numbers (int64), but is {lengths.dtype}")
-    values = [] if lengths.is_meta else lengths.tolist()
-    if values and (min(values) < 0 or max(values) > time):
-        row, value = next((row, value) for row, value in enumerate(values) if not 0 <= value <= time)
-        raise ValueError(f"{who}: lengths should lie in 0 … {time} (time), but row {row} has {value}")
 
 
 def _check_tensor(who: str, name: str, value: Tensor, shape: tuple[int, ...], device: torch.device) -> None:

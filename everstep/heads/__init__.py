@@ -1,5 +1,6 @@
 """What an output means: its distribution."""
 
 from everstep.heads.categorical import Categorical, Head
+from everstep.heads.crf import CRF
 
-__all__ = ["Categorical", "Head"]
+__all__ = ["CRF", "Categorical", "Head"]

@@ -1,0 +1,208 @@
+"""Tags that depend on their neighbours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everstep.arguments import check_lengths
+from everstep.cell import check_size
+from everstep.heads import chain
+from everstep.heads.categorical import Head
+from everstep.heads.chain import NEVER, Chain, Score, live
+from everstep.native.plain_memory import watched
+
+
+class CRF(Head):
+    """A linear-chain conditional random field: one distribution over whole sequences of K tags.
+
+    p(k_1 … k_T | y) = exp(s(k)) / Σ_k' exp(s(k')), where the sum is over all Kᵀ sequences, and
+
+        s(k) = a_{k_1} + Σ_t e_{t, k_t} + Σ_{t>1} A_{k_{t-1}, k_t} + b_{k_T},   e_t = W y_t + c
+
+    e are the emission scores of each step, A (from, to) those of the transitions, a and b those of the first and of the
+    last tag (Lafferty, McCallum & Pereira 2001, "Conditional random fields"; on top of a recurrent network Huang, Xu &
+    Yu 2015). A sequence without steps has probability 1.
+
+    >>> head = CRF(8, 3)
+    >>> ys, lengths = torch.zeros(2, 7, 8), torch.tensor([7, 0])
+    >>> head.loss(ys, torch.zeros(2, 7, dtype=torch.int64), lengths).shape
+    torch.Size([2])
+    >>> head.predict(ys, lengths).shape, head.marginals(ys, lengths).shape
+    (torch.Size([2, 7]), torch.Size([2, 7, 3]))
+
+    What a tag scheme forbids is left out of the sum and out of every prediction, exactly. Here tag 2 (inside) follows
+    tag 1 (begin) or itself, and nothing begins with it:
+
+    >>> follows, first = torch.ones(3, 3, dtype=torch.bool), torch.tensor([True, True, False])
+    >>> follows[0, 2] = False
+    >>> head = CRF(None, 3, allowed=(follows, first, torch.ones(3, dtype=torch.bool)))
+    >>> head.predict(torch.tensor([[[0.0, 0.0, 9.0], [2.0, 0.0, 9.0]]]))
+    tensor([[1, 2]])
+
+    Args:
+        input_size: features D of y; None: y are the emission scores themselves, (batch, time, K).
+        tags: K.
+        allowed: which tags may follow one another (K, K) from row to column, which may be the first (K,) and which the
+            last (K,), all bool; None: all of them.
+
+    Parameters: `linear` (W and c, as in `torch.nn.Linear`; None without input_size), `transitions` (K, K), `start` (K,)
+    and `end` (K,), zero at first: then it is a softmax at each step.
+
+    The sums run over time as a scan, by the compiled engine where there is one: with K exponentials a step and a
+    product where no number is too small for that, else with K². They are done in float32 at least, also under autocast.
+
+    Raises:
+        ValueError, TypeError: sizes below 1, or masks of another shape or dtype; and, of the methods, arguments of
+            another shape, a target that is no tag or that is not allowed, and rows as long as no sequence that is.
+    """
+
+    allowed_transitions: Tensor | None
+    allowed_start: Tensor | None
+    allowed_end: Tensor | None
+
+    def __init__(self, input_size: int | None, tags: int, *, allowed: tuple[Tensor, Tensor, Tensor] | None = None):
+        super().__init__()
+        self.tags = check_size(self, "tags", tags)
+        self.input_size = self.tags if input_size is None else check_size(self, "input_size", input_size)
+        self.linear = None if input_size is None else nn.Linear(self.input_size, self.tags)
+        self.transitions = nn.Parameter(torch.zeros(tags, tags))
+        self.start, self.end = nn.Parameter(torch.zeros(tags)), nn.Parameter(torch.zeros(tags))
+        shapes = {"allowed_transitions": (tags, tags), "allowed_start": (tags,), "allowed_end": (tags,)}
+        for name, mask in zip(shapes, allowed or (None, None, None), strict=True):
+            if mask is not None and (mask.shape != shapes[name] or mask.dtype != torch.bool):
+                raise ValueError(
+                    f"CRF: allowed should be bool masks of shapes {', '.join(map(str, shapes.values()))}, but one is "
+                    f"{mask.dtype} of shape {tuple(mask.shape)}"
+                )
+            self.register_buffer(name, mask)
+
+    def scores(self, ys: Tensor) -> Tensor:
+        """The emission scores e, (batch, time, K), in float32 at least."""
+        if ys.dim() != 3 or ys.shape[2] != self.input_size:
+            raise ValueError(f"CRF: ys should be (batch, time, {self.input_size}), but have shape {tuple(ys.shape)}")
+        # in two dimensions the bias is added within the product
+        scores = ys if self.linear is None else self.linear(ys.flatten(0, 1)).view(*ys.shape[:2], self.tags)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """−log p(target | y) of every row, (batch,), nats. What target holds as padding counts nothing."""
+        scores, lengths = self._given(ys, lengths)
+        target = self._tags(target, ys, lengths)
+        with torch.autocast(scores.device.type, enabled=False):
+            parts = self._chain(scores)
+            gold = chain.score(scores, parts, target[..., None], lengths)
+            if self.allowed_start is not None and watched() is None:
+                _check_allowed(gold, target, lengths)
+            return chain.log_sum(scores, parts, lengths).minus(gold)[:, 0]
+
+    @torch.no_grad()
+    def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The most likely sequence of every row (Viterbi 1967): (batch, time) int64, zeros beyond its length."""
+        scores, lengths = self._given(ys, lengths)
+        with torch.autocast(scores.device.type, enabled=False):
+            parts = self._chain(scores)
+            tags = chain.best(scores, parts, lengths)
+            if self.allowed_start is not None:
+                _check_possible(chain.score(scores, parts, tags[..., None], lengths), lengths)
+        return (tags if lengths is None else _valid(tags, lengths))[:, : ys.shape[1]]
+
+    @torch.no_grad()
+    def nbest(self, ys: Tensor, n: int, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The n most likely sequences of every row, the best first, and log p of each.
+
+        Returns:
+            (batch, n, time) int64, zeros beyond a row's length, and (batch, n) nats. A row that has fewer sequences
+            ends in some of log p = −∞, which are none.
+        """
+        check_size(self, "n", n)
+        scores, lengths = self._given(ys, lengths)
+        with torch.autocast(scores.device.type, enabled=False):
+            parts = self._chain(scores)
+            tags, there = chain.n_best(scores, parts, n, lengths)
+            found = chain.score(scores, parts, tags, lengths)
+            log_p = found.minus(chain.log_sum(scores, parts, lengths))
+            log_p = torch.where(there & found.possible(), log_p, -torch.inf)
+        if lengths is not None:  # of the sequences without a step there is one
+            log_p[:, 1:][lengths == 0] = -torch.inf
+        tags = tags.transpose(1, 2)
+        tags = tags if lengths is None else torch.where(live(lengths, tags.shape[2])[:, None], tags, 0)
+        return tags[..., : ys.shape[1]], log_p
+
+    def marginals(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """p(k_t = k | y) of every tag at every step, (batch, time, K), zeros beyond a row's length.
+
+        They are the gradient of log Σ exp(s) by the scores e, and have gradients themselves.
+        """
+        keep = torch.is_grad_enabled()
+        scores, lengths = self._given(ys, lengths)
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(scores.device.type, enabled=False):
+            if not (keep and scores.requires_grad):
+                scores = scores.detach().clone().requires_grad_()
+            parts = self._chain(scores)
+            every = chain.log_sum(scores, parts, lengths)
+            if self.allowed_start is not None:
+                _check_possible(every, lengths)
+            (found,) = torch.autograd.grad(every.last.sum(), scores, create_graph=keep)
+        return found[:, : ys.shape[1]]
+
+    def _given(self, ys: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The scores and lengths; no step at all as one of padding."""
+        scores = self.scores(ys)
+        if lengths is not None and watched() is None:
+            check_lengths("CRF", ys, lengths)
+        if scores.shape[1] == 0:
+            return F.pad(scores, (0, 0, 0, 1)), torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+        return scores, lengths
+
+    def _tags(self, target: Tensor, ys: Tensor, lengths: Tensor | None) -> Tensor:
+        """The target with zeros as padding."""
+        if target.shape != ys.shape[:2] or target.is_floating_point():
+            came = f"{target.dtype} of shape {tuple(target.shape)}"
+            raise ValueError(f"CRF: target should be whole numbers of shape {tuple(ys.shape[:2])}, but is {came}")
+        target = target.long() if ys.shape[1] else F.pad(target.long(), (0, 1))
+        target = target if lengths is None else _valid(target, lengths)
+        wrong = (target < 0) | (target >= self.tags)
+        if watched() is None and wrong.any():
+            row, step = wrong.nonzero()[0].tolist()
+            came = f"{int(target[row, step])} in row {row} at step {step}"
+            raise ValueError(f"CRF: target should lie in 0 … {self.tags - 1}, but is {came}")
+        return target
+
+    def _chain(self, scores: Tensor) -> Chain:
+        """The other scores, of the dtype of these."""
+        parts = [parameter.to(scores.dtype) for parameter in (self.transitions, self.start, self.end)]
+        masks = (self.allowed_transitions, self.allowed_start, self.allowed_end)
+        return Chain(*[p if m is None else torch.where(m, p, NEVER) for p, m in zip(parts, masks, strict=True)])
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.tags}"
+
+
+def _valid(values: Tensor, lengths: Tensor) -> Tensor:
+    return torch.where(live(lengths, values.shape[1]), values, 0)
+
+
+def _check_allowed(gold: Score, target: Tensor, lengths: Tensor | None) -> None:
+    """The target's score must hold nothing that is forbidden."""
+    possible = gold.possible()[:, 0]
+    if possible.all():
+        return
+    row = int(possible.logical_not().nonzero()[0])
+    tags = target[row, : None if lengths is None else int(lengths[row])].tolist()
+    steps = (gold.steps[row, :, 0] <= NEVER / 2).nonzero().flatten().tolist()
+    where = f"ends with tag {tags[-1]}"
+    if steps:
+        step = steps[0]
+        where = f"has tag {tags[step]} at step {step}, " + (f"after tag {tags[step - 1]}" if step else "the first")
+    raise ValueError(f"CRF: target: row {row} {where}, which `allowed` forbids: correct the tags, or allow it")
+
+
+def _check_possible(found: Score, lengths: Tensor | None) -> None:
+    """Where the best score, or the sum of all, holds what is forbidden, no sequence is allowed."""
+    possible = found.possible().flatten()
+    if not possible.all():
+        row = int(possible.logical_not().nonzero()[0])
+        length = found.steps.shape[1] if lengths is None else int(lengths[row])
+        raise ValueError(f"CRF: row {row} has {length} steps, but `allowed` has no sequence of so many tags")
