@@ -23,6 +23,7 @@ from everstep.learn.progress import Units
 from everstep.look.confusion import draw_confusion
 from everstep.measures import class_measures
 from everstep.networks import class_pictures
+from everstep.networks.answers import OneOf
 from everstep.networks.classifying import ClassSection, class_losses, measured_classes, to_learn, to_score
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.runs.recipe_files import load_task
@@ -81,7 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_one_batch_is_learned_by_heart(read_out: Any, bidirectional: bool) -> None:
     section = ClassifierSection(embedding_size=8, hidden_size=8, read_out=read_out, bidirectional=bidirectional)
-    model = SequenceClassifier(20, 3, section)
+    model = SequenceClassifier(20, OneOf("abc"), section)
     random = np.random.default_rng(0)
     sequences = [random.integers(0, 20, length) for length in (1, 2, 5, 9, 9, 12)]
     labels = np.array([0, 1, 2, 0, 1, 2])
@@ -127,7 +128,7 @@ def test_class_weights_by_hand() -> None:
     assert weights is not None
     assert weights.tolist() == [0.5, 1.5, 0.0, 0.75]  # 6 / (4 · n_k); a class that does not occur has none
     assert ClassSection().weights(np.array([0, 1]), 2) is None
-    model = SequenceClassifier(5, 4, ClassifierSection(embedding_size=3, hidden_size=3)).eval()
+    model = SequenceClassifier(5, OneOf("abcd"), ClassifierSection(embedding_size=3, hidden_size=3)).eval()
     batch = to_score([np.array([1, 2]), np.array([3])], np.array([1, 3])).batch(0, 0)
     (loss,) = class_losses(model, batch, weights)
     (plain,) = class_losses(model, batch, None)
@@ -150,7 +151,7 @@ def test_the_job_learns_by_class_weights_and_scores_without(tmp_path: Path) -> N
 
 def test_label_smoothing_moves_mass_and_reports_nats() -> None:
     section = ClassifierSection(embedding_size=3, hidden_size=3)
-    model = SequenceClassifier(5, 4, section, label_smoothing=0.2).eval()
+    model = SequenceClassifier(5, OneOf("abcd", label_smoothing=0.2), section).eval()
     batch = to_score([np.array([1, 2]), np.array([3])], np.array([1, 3])).batch(0, 0)
     (loss,) = class_losses(model, batch, None)
     log_p = model(batch.tokens, batch.lengths)
@@ -179,7 +180,7 @@ def test_figures_equal_those_computed_by_hand(run: es.Run) -> None:
 
 
 def test_figures_do_not_depend_on_how_texts_are_put_together() -> None:
-    model = SequenceClassifier(20, 3, ClassifierSection(embedding_size=8, hidden_size=8))
+    model = SequenceClassifier(20, OneOf("abc"), ClassifierSection(embedding_size=8, hidden_size=8))
     random = np.random.default_rng(1)
     sequences = [random.integers(0, 20, length) for length in random.integers(0, 30, 600)]
     labels = random.integers(0, 3, 600)
@@ -282,7 +283,8 @@ def test_pictures_are_drawn(run: es.Run, tmp_path: Path) -> None:
     done = cli("look", str(run.path), "--out", str(tmp_path / "drawn"), "--text", str(text))
     assert done.exit_code == 0, done.output
     drawn = {path.name for path in (tmp_path / "drawn").glob("*.png")}
-    assert {"curves.png", "rivals.png", "confusion.png", "words.png", "units.png", "gates.png"} <= drawn
+    ours = {"confusion.png", "reliability.png", "words.png", "words-gradient.png"}
+    assert {"curves.png", "rivals.png", *ours, "units.png", "gates.png"} <= drawn
     assert "All 9 texts are classed right." in (tmp_path / "drawn" / "README.md").read_text()
 
 
@@ -432,9 +434,10 @@ def test_the_most_mistaken_of_many_classes_are_drawn(tmp_path: Path) -> None:
 def test_the_words_that_decide_are_those_whose_loss_is_felt(run: es.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(class_pictures, "draw_confusion", lambda *given: "")
-    monkeypatch.setattr(class_pictures, "draw_relevance", lambda rows, path: drawn.extend(rows) or "")
+    monkeypatch.setattr(class_pictures, "draw_reliability", lambda *given: "")
+    monkeypatch.setattr(class_pictures, "draw_relevance", lambda rows, path, what: drawn.extend(rows) or "")
     list(run.task.pictures(run.model, Path("nowhere"), "thing good number3"))
-    ((title, pieces, values),) = drawn
+    (title, pieces, values), (_, _, slopes) = drawn
     whole, *without = run.predict(["thing good number3", "good number3", "thing number3", "thing good"])
     first, second = sorted(whole.record["probabilities"], key=whole.record["probabilities"].get)[:0:-1][:2]
 
@@ -442,10 +445,12 @@ def test_the_words_that_decide_are_those_whose_loss_is_felt(run: es.Run, monkeyp
         p = found.record["probabilities"]
         return math.log(p[first]) - math.log(p[second])
 
-    assert title == f"pos {whole.record['probability']:.2f}"
+    assert title == f"pos {whole.record['probability']:.4f}"
     assert pieces == ["thing ", "good ", "number3 "]
     assert values == pytest.approx([lead(whole) - lead(found) for found in without], abs=1e-4)
     assert max(values) == values[1]
+    explained = next(run.predict(["thing good number3"], explain=True)).record["explanation"]
+    assert explained == {"pieces": ["thing", "good", "number3"], "gradient": pytest.approx(slopes)}
 
 
 # --------------------------------------------------------------------------------------------------------------- folds

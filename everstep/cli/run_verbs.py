@@ -90,6 +90,11 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
 def predict(
     run: Path = RUN,
     as_json: bool = typer.Option(False, "--json", help="JSON lines with everything that is known of each."),
+    explain: bool = typer.Option(
+        False,
+        "--explain",
+        help="Which words decide: [+for+] and [-against-] the answer; in JSON, their relevance.",
+    ),
     encoding: str = typer.Option("utf-8", help="Of the lines."),
     device: str = DEVICE,
     trust_code: bool = TRUST,
@@ -99,12 +104,13 @@ def predict(
     \b
       everstep predict runs/mine < lines.txt > answers.txt
       echo "not bad at all" | everstep predict runs/reviews --json
+      echo "not bad at all" | everstep predict runs/reviews --explain
 
     One answer a line, in the order of the input, as they are ready.
     """
     loaded = load_run(run, trust_code, device)
-    loaded.able("predict")
-    for found in loaded.predict(standard_input(encoding)):
+    loaded.able("predict --explain" if explain else "predict")
+    for found in loaded.predict(standard_input(encoding), explain):
         print(json_text(found.record, ensure_ascii=False) if as_json else found.text, flush=sys.stdout.isatty())
 
 

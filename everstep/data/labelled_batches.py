@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class LabelledBatch(Movable):
     Attributes:
         tokens: (B, T) int64, 0 beyond each length.
         lengths: (B,) int64.
-        labels: (B,) int64, class ids.
+        labels: (B,) int64, class ids; or (B, …), what is right of each.
         places: (B,) int64, the number of each sequence.
     """
 
@@ -48,7 +49,7 @@ class LabelledBatches(Batches[LabelledBatch]):
 
     Args:
         sequences: token ids of each, N ≥ 1; an empty one is a row of length 0.
-        labels: (N,) class ids.
+        labels: (N,) class ids, or (N, …).
         batch_size, seed, shuffle, max_tokens: as of `BucketOrder`.
 
     Example:
@@ -63,7 +64,7 @@ class LabelledBatches(Batches[LabelledBatch]):
     def __init__(
         self,
         sequences: Sequence[Ints],
-        labels: Ints,
+        labels: NDArray[Any],
         batch_size: int,
         *,
         seed: int = 0,
@@ -74,7 +75,7 @@ class LabelledBatches(Batches[LabelledBatch]):
         self._lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         self._starts = np.cumsum(self._lengths) - self._lengths
         self._tokens = np.concatenate([*sequences, np.zeros(1, np.int64)]).astype(np.int32)
-        self._labels = np.asarray(labels, np.int64)
+        self._labels = np.asarray(labels)
         self._order = BucketOrder(self._lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
 
     def __len__(self) -> int:

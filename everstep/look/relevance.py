@@ -1,4 +1,4 @@
-"""Which words decide: what is lost where each is left out."""
+"""Which words decide: pieces of texts in the colour of what they have to do with the answer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,26 @@ from everstep.look.style import canvas, save
 COLOURS = colormaps["RdBu"]
 
 
-def draw_relevance(rows: Sequence[tuple[str, Sequence[str], Sequence[float]]], path: Path, columns: int = 84) -> str:
+LEFT_OUT = (
+    "What the score of the predicted class over the next likeliest loses where a word is left out, as a share of "
+    "the text's strongest word: blue speaks for the class, red against it."
+)
+GRADIENT = (
+    "Gradient × input: to first order, what the score of the predicted class over the next likeliest owes to each "
+    "word's embedding, as a share of the text's strongest word: blue speaks for the class, red against it."
+)
+ATTENTION = "The weight that the read-out gives to the step of each word, as a share of the text's largest."
+
+
+def draw_relevance(
+    rows: Sequence[tuple[str, Sequence[str], Sequence[float]]], path: Path, what: str = LEFT_OUT, columns: int = 84
+) -> str:
     """Draw texts with each piece on the colour of its relevance; returns what to see.
 
     Args:
         rows: of each text its title, its pieces, and their relevance; each text has a scale of its own.
         path: the PNG to write.
+        what: what relevance is: LEFT_OUT, GRADIENT or ATTENTION.
         columns: characters in a row at most.
     """
     laid: list[coloured_text.Piece] = []
@@ -35,10 +49,8 @@ def draw_relevance(rows: Sequence[tuple[str, Sequence[str], Sequence[float]]], p
     axes = figure.subplots()
     coloured_text.frame(axes, laid)
     scale = Normalize(-1, 1)
-    coloured_text.legend(axes, scale, COLOURS, "speaks for (blue) or against (red) the predicted class")
+    told = "weight" if what == ATTENTION else "speaks for (blue) or against (red) the predicted class"
+    coloured_text.legend(axes, scale, COLOURS, told)
     coloured_text.paint(axes, laid, scale, COLOURS)
     save(figure, path)
-    return (
-        "What the score of the predicted class over the next likeliest loses where a word is left out, as a share of "
-        "the text's strongest word: blue speaks for the class, red against it."
-    )
+    return what

@@ -1,9 +1,10 @@
-"""What a classifier takes for what, and by which words."""
+"""What a classifier takes for what, how sure it is, and by which words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,33 +13,56 @@ from everstep.data import Tokenizer
 from everstep.errors import DataError
 from everstep.look.confusion import draw_confusion
 from everstep.look.passage import Passage
-from everstep.look.relevance import draw_relevance
+from everstep.look.relevance import ATTENTION, GRADIENT, LEFT_OUT, draw_relevance
+from everstep.look.reliability import draw_reliability
 from everstep.measures import ClassMeasures
+from everstep.networks.answers import Figures, Ints
 from everstep.networks.classifying import class_probabilities, to_score
+from everstep.networks.explaining import Relevance, by_piece, relevance
 from everstep.networks.sequence_classifier import SequenceClassifier
 from everstep.networks.token_passage import pieces
 
 EXAMPLES, LONGEST = 8, 60  # texts shown, and tokens of each
 
 
-def class_pictures(
-    model: SequenceClassifier,
-    tokenizer: Tokenizer,
-    texts: Sequence[tuple[str, str]],
-    classes: Sequence[str],
-    measured: ClassMeasures,
-    out: Path,
-    unit: str,
-) -> Iterator[tuple[Path, str]]:
-    """The confusion of classes, and some texts (with their classes) in the colours of what decides them."""
-    yield out / "confusion.png", draw_confusion(measured, classes, out / "confusion.png")
-    rows = []
-    for line, label in texts[:: max(1, len(texts) // EXAMPLES)][:EXAMPLES]:
-        ids = tokenizer.encode(line, line_end=False).tolist()[:LONGEST]
-        if ids:
-            rows.append(_row(model, tokenizer, ids, label, classes, unit))
-    if rows:
-        yield out / "words.png", draw_relevance(rows, out / "words.png")
+class Shown(NamedTuple):
+    """A text in a picture: its class if that is known, its tokens, their pieces, and each piece's first and last."""
+
+    label: str
+    ids: Ints
+    pieces: list[str]
+    spans: list[tuple[int, int]]
+
+
+def figure_pictures(model: SequenceClassifier, measured: Figures, out: Path) -> Iterator[tuple[Path, str]]:
+    """The confusion of classes, and what probabilities are worth."""
+    if isinstance(measured, ClassMeasures):
+        yield out / "confusion.png", draw_confusion(measured, model.answers.names, out / "confusion.png")
+        if measured.reliability is not None:
+            heat = None if model.temperature is None else float(model.temperature)
+            yield out / "reliability.png", draw_reliability(measured.reliability, out / "reliability.png", heat)
+
+
+def word_pictures(model: SequenceClassifier, shown: Sequence[Shown], out: Path) -> Iterator[tuple[Path, str]]:
+    """Texts in the colours of what decides: as each piece is left out, by gradient × input, by attention."""
+    shown = [one for one in shown if len(one.ids)]
+    if not shown:
+        return
+    found = relevance(model, to_score([one.ids for one in shown]))
+    titles = [_title(model, one) for one in shown]
+
+    def rows(values: Sequence[Sequence[float]]) -> list[tuple[str, list[str], Sequence[float]]]:
+        return [(title, one.pieces, some) for title, one, some in zip(titles, shown, values, strict=True)]
+
+    def summed(of: Relevance, one: Shown, name: str) -> list[float]:
+        return by_piece(getattr(of, name), one.spans)
+
+    yield out / "words.png", draw_relevance(rows([_left_out(model, one) for one in shown]), out / "words.png", LEFT_OUT)
+    for name, what in (("gradient", GRADIENT), ("attention", ATTENTION)):
+        if getattr(found[0], name) is not None:
+            path = out / f"words-{name}.png"
+            values = [summed(of, one, name) for of, one in zip(found, shown, strict=True)]
+            yield path, draw_relevance(rows(values), path, what)
 
 
 def text_passage(model: SequenceClassifier, tokenizer: Tokenizer, text: str, unit: str) -> Passage:
@@ -53,15 +77,18 @@ def text_passage(model: SequenceClassifier, tokenizer: Tokenizer, text: str, uni
     return Passage(model.body.layer, inputs, labels, [last for _, last in spans], unit, shown)
 
 
-def _row(
-    model: SequenceClassifier, tokenizer: Tokenizer, ids: list[int], label: str, classes: Sequence[str], unit: str
-) -> tuple[str, list[str], list[float]]:
-    labels, spans = pieces(tokenizer, ids, unit)
-    shorter = [ids[:first] + ids[last + 1 :] for first, last in spans]
-    unlabelled = to_score([np.array(one, np.int64) for one in [ids, *shorter]])
-    log_p = np.log(class_probabilities(model, unlabelled))
+def _title(model: SequenceClassifier, one: Shown) -> str:
+    (p,) = class_probabilities(model, to_score([one.ids]))
+    answer, record = model.answers.said(p)
+    label = str(record["label"])
+    verdict = "right" if label == one.label else f"wrong: it is {one.label}"
+    return answer.replace("\t", " ") + (f" ({verdict})" if one.label else "")
+
+
+def _left_out(model: SequenceClassifier, one: Shown) -> list[float]:
+    """What the lead of the answer loses without each piece."""
+    shorter = [np.concatenate([one.ids[:first], one.ids[last + 1 :]]) for first, last in one.spans]
+    log_p = np.log(class_probabilities(model, to_score([one.ids, *shorter])))
     second, best = log_p[0].argsort()[-2:]
     lead = log_p[:, best] - log_p[:, second]
-    verdict = f"wrong: it is {label}" if label and classes[best] != label else "right"
-    title = f"{classes[best]} {np.exp(log_p[0, best]):.2f}" + (f" ({verdict})" if label else "")
-    return title, labels, (lead[0] - lead[1:]).tolist()
+    return (lead[0] - lead[1:]).tolist()  # type: ignore[no-any-return]

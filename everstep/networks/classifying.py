@@ -1,4 +1,4 @@
-"""−log p(class) of whole sequences, to learn from and to predict with."""
+"""Whole sequences to what is said of each: to learn from, to measure, to predict with."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from torch import Tensor
 from everstep.data.batches import Batches
 from everstep.data.labelled_batches import Ints, LabelledBatch, LabelledBatches
 from everstep.learn.objective import Loss
-from everstep.measures import ClassMeasures, class_measures
+from everstep.networks.answers import Array, Figures
 from everstep.networks.sequence_classifier import SequenceClassifier
 from everstep.sections import Probability, Section
 
+MEANING = {
+    "loss": "mean of -ln p(class)",
+    "accuracy": "share that is right",
+    "macro_f1": "mean F1 of the classes",
+    "ece": "expected calibration error, 15 bins",
+    "temperature": "logits are divided by it, as the validation asked for",
+}
+"""What each figure is."""
 SCORED_TOKENS = 16384
 """Most padded tokens that are classified in one batch."""
 LEARNED_TOKENS = 65536
@@ -30,6 +38,8 @@ class ClassSection(Section):
     """share of the target's mass that is spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: in training class k counts n / (K n_k), so that rare classes weigh as much as frequent ones"""
+    calibrated: bool = False
+    """logits are divided by a temperature that each validation fits, so that probabilities mean what they say"""
 
     def weights(self, labels: Ints, classes: int) -> Tensor | None:
         """(K,) the weight of each class, of which n_k of the n labels are; 0 where none is. None: 1 each."""
@@ -43,27 +53,27 @@ class ClassSection(Section):
 def class_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tensor | None) -> Iterator[Loss]:
     """One loss a batch: −log p(class), times the weight of the class."""
     ys = model.read(model.embedding(batch.tokens), batch.lengths)
-    total, nats = model.head.smoothed(ys, batch.labels[:, None])
+    total, nats = model.answers.losses(model.head, ys, batch.labels)
     if weights is not None:
         total = total * weights.to(total)[batch.labels]
     yield Loss(total, nats)
 
 
-def to_learn(sequences: list[Ints], labels: Ints, batch_size: int, seed: int) -> LabelledBatches:
+def to_learn(sequences: list[Ints], labels: Array, batch_size: int, seed: int) -> LabelledBatches:
     """Batches to learn from, each epoch others; where some texts are so long that memory asks for it, of fewer rows."""
     longest = max(map(len, sequences), default=0)
     most = LEARNED_TOKENS if longest * batch_size > LEARNED_TOKENS else None
     return LabelledBatches(sequences, labels, batch_size, seed=seed, max_tokens=most)
 
 
-def to_score(sequences: list[Ints], labels: Ints | None = None) -> LabelledBatches:
+def to_score(sequences: list[Ints], labels: Array | None = None) -> LabelledBatches:
     """Batches to be scored: near-equal lengths together, as many as memory holds well; unknown labels are 0."""
     labels = np.zeros(len(sequences), np.int64) if labels is None else labels
     return LabelledBatches(sequences, labels, 256, shuffle=False, max_tokens=SCORED_TOKENS)
 
 
 def class_probabilities(model: SequenceClassifier, batches: Batches[LabelledBatch]) -> NDArray[Any]:
-    """(N, K) p of every class of every sequence, in the order of the sequences."""
+    """(N, K) p of every answer of every sequence, in the order of the sequences."""
     found = [_classed(model, batches.batch(0, index)) for index in range(len(batches))]
     places, log_p = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return np.exp(log_p[places.argsort()])  # type: ignore[no-any-return]
@@ -73,25 +83,23 @@ def measured_classes(
     model: SequenceClassifier,
     batches: Batches[LabelledBatch],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> ClassMeasures:
+) -> Figures:
     """All figures of labelled sequences; the probabilities of one batch are kept at a time."""
-    columns: list[NDArray[Any]] = []
+    noted: list[Array] = []
+    places: list[Array] = []
     for index in range(len(batches)):
         batch = batches.batch(0, index)
-        places, log_p = _classed(model, batch)
-        labels = batch.labels.numpy()
-        columns.append(np.stack([places, labels, log_p.argmax(1), -log_p[np.arange(len(labels)), labels]]))
+        some, log_p = _classed(model, batch)
+        places.append(some)
+        noted.append(model.answers.noted(log_p, batch.labels.numpy()))
         progress(index + 1, len(batches))
-    places, labels, guesses, nats = np.concatenate(columns, axis=1)
-    order = places.argsort()  # so that sums do not depend on how the texts were put together
-    return class_measures(
-        labels[order].astype(np.int64), guesses[order].astype(np.int64), model.head.classes, nats[order]
-    )
+    order = np.concatenate(places).argsort()  # so that sums do not depend on how the texts were put together
+    return model.answers.figures(np.concatenate(noted)[order])
 
 
 @torch.inference_mode()
 def _classed(model: SequenceClassifier, batch: LabelledBatch) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The numbers of the sequences of a batch, and log p of their classes as float64."""
+    """The numbers of the sequences of a batch, and log p of their answers as float64."""
     model.eval()
     device = model.embedding.weight.device
     log_p = model(batch.tokens.to(device), batch.lengths.to(device))

@@ -1,13 +1,14 @@
-"""p(class | x_1 … x_n): an embedding, cells in one direction or both, a read-out and a softmax."""
+"""p(answer | x_1 … x_n): an embedding, cells in one direction or both, a read-out and a head."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from everstep.heads import Categorical
+from everstep.networks.answers import Answers
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import LayersSection, encoder_of, initialise, stack_of
 from everstep.sections import Probability, Size
@@ -15,7 +16,7 @@ from everstep.wirings import EmbeddingDropout, ReadOut
 
 
 class ClassifierSection(LayersSection):
-    """The network: embedding, cells, one vector of their outputs, a softmax over classes."""
+    """The network: embedding, cells, one vector of their outputs, a head over classes."""
 
     embedding_size: Size = 128
     """features of each token"""
@@ -34,23 +35,28 @@ class ClassifierSection(LayersSection):
 
 
 class SequenceClassifier(nn.Module):
-    """Embedding → cells → read-out → categorical head.
+    """Embedding → cells → read-out → head → logits / T → log p.
 
     Args:
         vocabulary: number of tokens V.
-        classes: K.
+        answers: what the head says.
         section: a recipe's `model`.
         find: finds cells of the user's own.
-        label_smoothing: of the head.
+        calibrated: whether it has a temperature T, which is kept with the weights.
+
+    Attributes:
+        temperature: T, a tensor without dimensions, 1 at first; None: no such buffer.
     """
+
+    temperature: Tensor | None
 
     def __init__(
         self,
         vocabulary: int,
-        classes: int,
+        answers: Answers,
         section: ClassifierSection,
         find: Find = no_code,
-        label_smoothing: float = 0.0,
+        calibrated: bool = False,
     ):
         super().__init__()
         self.embedding = EmbeddingDropout(vocabulary, section.embedding_size, section.embedding_dropout)
@@ -58,7 +64,9 @@ class SequenceClassifier(nn.Module):
         layers = encoder_of if section.bidirectional else stack_of
         self.body = ReadOut(layers(section, section.embedding_size, find), section.read_out)
         self.dropout = nn.Dropout(section.dropout)
-        self.head = Categorical(self.body.output_size, classes, label_smoothing=label_smoothing)
+        self.answers: Answers = answers
+        self.head = answers.head(self.body.output_size)
+        self.register_buffer("temperature", torch.ones(()) if calibrated else None)
         initialise(section, self)
 
     def read(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -66,6 +74,14 @@ class SequenceClassifier(nn.Module):
         vector, _ = self.body(inputs, lengths=lengths)
         return self.dropout(vector)[:, None]  # type: ignore[no-any-return]
 
+    def logits(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Tokens (batch, time) to what the head gives of each text, (batch, …), before the temperature."""
+        return self.head.logits(self.read(self.embedding(tokens), lengths))[:, 0]  # type: ignore[no-any-return, operator]
+
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Tokens (batch, time) to log p of each class, (batch, classes), in nats."""
-        return self.head.predict(self.read(self.embedding(tokens), lengths))[:, 0]
+        """Tokens (batch, time) to log p of each answer, (batch, answers), in nats."""
+        return self.log_probs(self.logits(tokens, lengths))
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """The head's numbers (batch, …) to log p of each answer, (batch, answers)."""
+        return self.answers.log_probs(self.head, logits if self.temperature is None else logits / self.temperature)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from everstep.data import Tokenizer, expand
@@ -20,11 +19,13 @@ from everstep.data.readers.labelled import Labelled, read_labelled
 from everstep.data.readers.trees import read_trees
 from everstep.data.text.words import words
 from everstep.errors import DataError, RunError
-from everstep.runs.text_data import VocabularySection
+from everstep.networks.answers import Answers, Array, Ints
+from everstep.networks.class_pictures import EXAMPLES, LONGEST, Shown
+from everstep.networks.token_passage import pieces
+from everstep.runs.text_data import UNITS, VocabularySection
 from everstep.sections import Count, Files, Probability
 from everstep.storage.reading import parse_json, read_small, reason
 
-Ints = NDArray[np.int64]
 QUICK_WORDS = 200_000
 """Of the training texts, for rivals that are fitted in passing."""
 
@@ -55,6 +56,8 @@ class LabelledSection(VocabularySection):
     """column or key of the classes; parallel: the part of the name in its place"""
     classes: dict[str, tuple[str, ...]] | None = None
     """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; other labels are left out. null: as they are"""
+    merge: dict[str, tuple[str, ...]] | None = None
+    """as classes, but all labels are learned: predictions and figures are of these names, which other labels lack"""
     phrases: bool = False
     """trees: every phrase of the training trees is an example too"""
     max_length: Count | None = None
@@ -64,7 +67,7 @@ class LabelledSection(VocabularySection):
     punctuation_apart: bool = True
     """words: punctuation marks are words of their own; false: words are what stands between spaces"""
 
-    @field_validator("classes", mode="before")
+    @field_validator("classes", "merge", mode="before")
     @classmethod
     def _labels_as_text(cls, given: Any) -> Any:
         """Labels are often numbers, and one alone needs no list."""
@@ -105,7 +108,8 @@ class LabelledTexts:
     def __init__(self, section: LabelledSection, seed: int):
         self.section, self._seed = section, seed
         self._read: dict[str, Labelled] = {}
-        self._coded: dict[str, tuple[list[Ints], Ints]] = {}
+        self._merged: dict[str, Labelled] = {}
+        self._coded: dict[str, tuple[list[Ints], Array]] = {}
 
     def splits(self) -> tuple[str, ...]:
         """The splits there are."""
@@ -113,47 +117,76 @@ class LabelledTexts:
         return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
 
     def examples(self, split: str) -> Labelled:
-        """Texts and classes of a split."""
+        """The texts of a split with what is to be said of each."""
+        merge = self.section.merge
+        if merge is None:
+            return self.learned(split)
+        if split not in self._merged:
+            self._merged[split] = _grouped(self.learned(split), merge, 1, split, "merge")
+        return self._merged[split]
+
+    def learned(self, split: str = "train") -> Labelled:
+        """The texts of a split with the classes that are learned."""
         if split not in self.splits():
             raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
         if split not in self._read:
             self._read[split] = self._whole[split] if split in self._parts else self._given(split)
         return self._read[split]
 
-    def shown(self, split: str, text: str | None) -> list[tuple[str, str]]:
-        """Texts for pictures, as they are tokenised, each with its class: of a split, else the lines of `text`, of
-        which no class is known ("")."""
-        if text is not None:
-            return [(self.spaced(line), "") for line in text.splitlines() if not line.isspace() and line]
-        found = self.examples(split)
-        return [(self.spaced(text), label) for text, label in zip(found.texts, found.labels, strict=True)]
+    def shown(self, split: str, text: str | None, tokenizer: Tokenizer) -> list[Shown]:
+        """Up to EXAMPLES texts for pictures, cut after LONGEST tokens: of all over a split, else the lines of `text`,
+        of which no class is known ("")."""
+        if text is None:
+            found = self.examples(split)
+            every = list(zip(found.texts, found.labels, strict=True))
+        else:
+            every = [(line, "") for line in text.splitlines() if line and not line.isspace()]
+        some = every[:: max(1, len(every) // EXAMPLES)][:EXAMPLES]
+        ids = [one[:LONGEST] for one in self.tokens([line for line, _ in some], tokenizer)]
+        return [
+            Shown(label, one, *self.pieces(line, one, tokenizer)) for (line, label), one in zip(some, ids, strict=True)
+        ]
 
-    def coded(self, split: str, tokenizer: Tokenizer, classes: Sequence[str]) -> tuple[list[Ints], Ints]:
-        """Tokens and class id of each text of a split; those of "valid" are kept, since each validation asks for them.
+    def summary(self, classes: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+        """Lines for a card: the texts, their classes, their vocabulary."""
+        few = f"{len(classes):,} classes: {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}"
+        merged = [f"{name} ({', '.join(of)})" for name, of in (self.section.merge or {}).items()]
+        said = [f"said of them: {'; '.join(merged)}"] if merged else []
+        vocabulary = f"vocabulary: {tokenizer.vocab_size:,} {self.section.unit}"
+        return [f"texts: {self.section.train}", few, *said, vocabulary]
+
+    def coded(
+        self, split: str, tokenizer: Tokenizer, answers: Answers, learn: bool = False
+    ) -> tuple[list[Ints], Array]:
+        """Tokens of each text of a split, and what is right of it, to be said or to `learn` from.
+
+        Those of "valid" are kept, since each validation asks for them.
 
         Raises:
-            DataError: a class that is not among `classes`.
+            DataError: a label that is not among the answers.
         """
         if split in self._coded:
             return self._coded[split]
-        found = self.examples(split)
-        ids = found.ids(classes)
-        coded = self.tokens(found.texts, tokenizer), ids
+        found = self.learned(split) if learn else self.examples(split)
+        targets = answers.targets(found, learn)
+        coded = self.tokens(found.texts, tokenizer), targets
         if split == "valid":
             self._coded[split] = coded
         return coded
 
-    def told(self, classes: Sequence[str]) -> Iterator[str]:
+    def told(self, answers: Answers) -> Iterator[str]:
         """Lines for the user: of each split how many texts, what was left out of them, and what may be a mistake.
 
         Raises:
             DataError: a class that training never saw.
         """
         for split in self.splits():
-            found = self.examples(split)
-            found.ids(classes)
+            found = self.learned(split)
+            answers.targets(found, learn=True)
             left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in found.skipped.items())
-            yield f"{split}: {len(found):,} texts{left_out}"
+            scored = len(self.examples(split))
+            few = f", {scored:,} of them scored" if scored < len(found) and split != "train" else ""
+            yield f"{split}: {len(found):,} texts{few}{left_out}"
             yield from (f"note: {note}" for note in found.notes)
             if split != "train" and (known := sum(text in self._known for text in found.texts)):
                 some, share = f"{known:,} of the {len(found):,} texts of {split}", f"{known / len(found):.1%}"
@@ -161,7 +194,7 @@ class LabelledTexts:
 
     @cached_property
     def _known(self) -> frozenset[str]:
-        return frozenset(self.examples("train").texts)
+        return frozenset(self.learned().texts)
 
     @property
     def _parts(self) -> tuple[str, ...]:
@@ -196,7 +229,7 @@ class LabelledTexts:
                 format=section.format,
                 fewest_classes=1 if section.classes else few,
             )
-        return found if section.classes is None else _grouped(found, section.classes, few, split)
+        return found if section.classes is None else _grouped(found, section.classes, few, split, "classes")
 
     def tokenizer(self) -> Tokenizer:
         """The vocabulary of the training texts. Texts to come may hold anything, so there is an `<unk>`."""
@@ -205,7 +238,7 @@ class LabelledTexts:
         if unk is None:
             unk = None if section.unit in ("bytes", "bpe") else True
         return Tokenizer.train(
-            (f"{self.spaced(text)}\n" for text in self.examples("train").texts),
+            (f"{self.spaced(text)}\n" for text in self.learned().texts),
             section.unit,
             max_size=section.max_size,
             min_count=section.min_count,
@@ -226,6 +259,13 @@ class LabelledTexts:
         if self.section.unit != "words" or not self.section.punctuation_apart:
             return line
         return " ".join(words(line))
+
+    def pieces(self, text: str, ids: Ints, tokenizer: Tokenizer) -> tuple[list[str], list[tuple[int, int]]]:
+        """What is shown of a text's tokens, with the first and last token of each; words as they are written."""
+        parts, spans = pieces(tokenizer, ids.tolist(), UNITS[self.section.unit])
+        written = self.spaced(text).split()[: len(parts)]
+        whole = self.section.unit == "words" and len(written) == len(parts)
+        return [f"{word} " for word in written] if whole else parts, spans
 
     def passage(self, text: str | None, characters: int) -> str:
         """A text of one's own, else the longest held-out one of at most that many characters."""
@@ -288,7 +328,7 @@ def _of_trees(paths: str | tuple[str, ...], encoding: str, phrases: bool) -> Lab
     return Labelled(texts, labels, {}, [], files, array("i", [0] * len(texts)), lines)
 
 
-def _grouped(found: Labelled, classes: dict[str, tuple[str, ...]], few: int, split: str) -> Labelled:
+def _grouped(found: Labelled, classes: dict[str, tuple[str, ...]], few: int, split: str, key: str) -> Labelled:
     """The examples of the classes named, under their new names."""
     new = {old: name for name, olds in classes.items() for old in olds}
     kept = [place for place, label in enumerate(found.labels) if label in new]
@@ -296,7 +336,7 @@ def _grouped(found: Labelled, classes: dict[str, tuple[str, ...]], few: int, spl
     renamed = replace(some, labels=[new[label] for label in some.labels])
     if len(set(renamed.labels)) < few:
         known = ", ".join(sorted(set(found.labels))[:10])
-        raise DataError(f"data.{split}: data.classes leaves fewer than {few} classes; the labels are {known}")
+        raise DataError(f"data.{split}: data.{key} leaves fewer than {few} classes; the labels are {known}")
     return renamed
 
 

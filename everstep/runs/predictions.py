@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
 
-from numpy.typing import NDArray
-
+from everstep.data import Tokenizer
+from everstep.networks.classifying import class_probabilities, to_score
+from everstep.networks.explaining import by_piece, marked, relevance
+from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.runs.labelled_data import LabelledTexts
 from everstep.runs.task import Prediction
 
 BLOCK = 1024
@@ -23,18 +25,28 @@ def by_block(
         yield from answer(block)
 
 
-def class_predictions(
-    lines: Sequence[str], probabilities: NDArray[Any], classes: Sequence[str]
+def class_explanations(
+    model: SequenceClassifier, tokenizer: Tokenizer, texts: LabelledTexts, lines: list[str]
 ) -> Iterator[Prediction]:
-    """`label<TAB>probability` of each line; all probabilities in the record.
+    """What is said of each line and why: `label<TAB>probability<TAB>text`, marked; the relevance of each piece in the
+    record."""
+    coded = texts.tokens(lines, tokenizer)
+    answers = class_predictions(model, tokenizer, texts, lines)
+    reasons = relevance(model, to_score(coded))
+    for answer, line, ids, found in zip(answers, lines, coded, reasons, strict=True):
+        parts, spans = texts.pieces(line, ids, tokenizer)
+        gradient = by_piece(found.gradient, spans)
+        why = {"pieces": [part.strip() or part for part in parts], "gradient": gradient}
+        if found.attention is not None:
+            why["attention"] = by_piece(found.attention, spans)
+        yield Prediction(f"{answer.text}\t{marked(parts, gradient)}", {**answer.record, "explanation": why})
 
-    Args:
-        lines: N texts.
-        probabilities: (N, K).
-        classes: the K names.
-    """
+
+def class_predictions(
+    model: SequenceClassifier, tokenizer: Tokenizer, texts: LabelledTexts, lines: list[str]
+) -> Iterator[Prediction]:
+    """What is said of each line, such as `label<TAB>probability`; all probabilities in the record."""
+    probabilities = class_probabilities(model, to_score(texts.tokens(lines, tokenizer)))
     for line, row in zip(lines, probabilities, strict=True):
-        best = int(row.argmax())
-        record = {"text": line, "label": classes[best], "probability": float(row[best])}
-        every = dict(zip(classes, map(float, row), strict=True))
-        yield Prediction(f"{classes[best]}\t{row[best]:.4f}", {**record, "probabilities": every})
+        text, record = model.answers.said(row)
+        yield Prediction(text, {"text": line, **record})

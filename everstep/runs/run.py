@@ -104,13 +104,16 @@ class Run:
         other.open(self.path)
         return other, "test"
 
-    def predict(self, lines: Iterable[str]) -> Iterator[Prediction]:
-        """What the run says to each line, in order.
+    def predict(self, lines: Iterable[str], explain: bool = False) -> Iterator[Prediction]:
+        """What the run says to each line, in order; with `explain`, why.
 
         Raises:
-            RunError: a job that predicts nothing.
+            RunError: a job that predicts nothing, or does not know why.
             DataError: a line that cannot be read.
         """
+        if explain:
+            task = self.able("predict --explain")
+            return task.explain(self.model, checked_lines("predict", lines))  # type: ignore[no-any-return]
         return self.able("predict").predict(self.model, checked_lines("predict", lines))  # type: ignore[no-any-return]
 
     def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:

@@ -179,6 +179,14 @@ class Predicts(Protocol):
 
 
 @runtime_checkable
+class Explains(Protocol):
+    """A job that can say why it predicts what it predicts."""
+
+    def explain(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
+        """As `predict`, with what each part of the line has to do with the answer, in text and record."""
+
+
+@runtime_checkable
 class Scores(Protocol):
     """A job that can say how likely a line is."""
 
@@ -236,7 +244,14 @@ class HasRivals(Protocol):
         """
 
 
-ABILITIES = {"predict": Predicts, "score": Scores, "generate": Generates, "look": Draws, "eval --rivals": HasRivals}
+ABILITIES = {
+    "predict": Predicts,
+    "predict --explain": Explains,
+    "score": Scores,
+    "generate": Generates,
+    "look": Draws,
+    "eval --rivals": HasRivals,
+}
 """What a run can be asked beside `eval`, by the verb that asks."""
 
 

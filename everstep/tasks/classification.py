@@ -13,20 +13,21 @@ from everstep.data import Batches, Tokenizer
 from everstep.data.labelled_batches import LabelledBatch
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
-from everstep.measures import ClassMeasures
-from everstep.networks.class_pictures import class_pictures, text_passage
+from everstep.networks.answers import Answers, OneOf
+from everstep.networks.class_pictures import figure_pictures, text_passage, word_pictures
 from everstep.networks.classifying import (
+    MEANING,
     ClassSection,
     class_losses,
-    class_probabilities,
     measured_classes,
     to_learn,
     to_score,
 )
 from everstep.networks.layers import layer_problems
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
+from everstep.networks.temperature import calibrate, temperature_of
 from everstep.runs.labelled_data import LabelledSection, LabelledTexts, digest, read_classes, written_classes
-from everstep.runs.predictions import by_block, class_predictions
+from everstep.runs.predictions import by_block, class_explanations, class_predictions
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
 from everstep.runs.text_data import UNITS
@@ -50,7 +51,7 @@ class Classification(Task[ClassificationRecipe]):
     unit = "text"
     scores = frozenset({"accuracy", "macro_f1"})
     shown = ("accuracy", "macro_f1", "loss")
-    meaning = {"loss": "mean of -ln p(class)", "accuracy": "share that is right", "macro_f1": "mean F1 of the classes"}
+    meaning = MEANING
     tokenizer: Tokenizer
     classes: tuple[str, ...]
 
@@ -60,11 +61,11 @@ class Classification(Task[ClassificationRecipe]):
 
     def prepare(self) -> None:
         """The classes and the vocabulary of the training texts."""
-        self.classes, self.tokenizer = self.texts.examples("train").classes, self.texts.tokenizer()
+        self.classes, self.tokenizer = self.texts.learned().classes, self.texts.tokenizer()
 
     def ready(self, say: Say) -> None:
         """Every split's texts, and what was left out of them."""
-        for line in [*self.summary(), *self.texts.told(self.classes)]:
+        for line in [*self.summary(), *self.texts.told(self.answers)]:
             say(line)
 
     def save(self, run: Path) -> None:
@@ -85,16 +86,22 @@ class Classification(Task[ClassificationRecipe]):
         """train, valid and test, as far as the recipe names them."""
         return self.texts.splits()
 
+    @cached_property
+    def answers(self) -> Answers:
+        """What can be said of a text."""
+        return OneOf(self.classes, self.recipe.data.merge, self.recipe.objective.label_smoothing)
+
     def model(self) -> SequenceClassifier:
         """Embedding, cells, read-out, softmax."""
-        recipe, sizes = self.recipe, (self.tokenizer.vocab_size, len(self.classes))
-        return SequenceClassifier(*sizes, recipe.model, self.code.find, recipe.objective.label_smoothing)
+        recipe, words = self.recipe, self.tokenizer.vocab_size
+        return SequenceClassifier(words, self.answers, recipe.model, self.code.find, recipe.objective.calibrated)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
         """Texts of near-equal length together."""
-        coded = self.texts.coded(split, self.tokenizer, self.classes)
-        rows, seed = self.recipe.train.batch_size, self.recipe.seed
-        return to_learn(*coded, rows, seed) if purpose == "learn" else to_score(*coded)
+        coded = self.texts.coded(split, self.tokenizer, self.answers, learn=purpose == "learn")
+        return (
+            to_learn(*coded, self.recipe.train.batch_size, self.recipe.seed) if purpose == "learn" else to_score(*coded)
+        )
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
         """−log p(class), weighted by class if asked for."""
@@ -102,38 +109,33 @@ class Classification(Task[ClassificationRecipe]):
 
     @cached_property
     def _weights(self) -> Tensor | None:
-        return self.recipe.objective.weights(self.texts.examples("train").ids(self.classes), len(self.classes))
+        return self.recipe.objective.weights(self.texts.learned().ids(self.classes), len(self.classes))
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """Accuracy, macro-F1, nats, and the figures of each class."""
-        return self.measured(model, split, progress).report(self.classes)
+        """Accuracy, macro-F1, nats, calibration, and the figures of each class."""
+        found = measured_classes(model, self.batches(split, model, "score"), progress)
+        return found.report(self.answers.names) | temperature_of(model)
 
     def validate(self, model: Any) -> dict[str, float]:
-        """The loss, accuracy and macro-F1 of the split "valid"."""
-        return self.measured(model, "valid").main
-
-    def measured(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> ClassMeasures:
-        """All figures of a split."""
-        return measured_classes(model, self.batches(split, model, "score"), progress)
+        """The loss, accuracy and macro-F1 of the split "valid", to which a temperature is fitted."""
+        calibrate(model, texts := self.batches("valid", model, "score"))
+        return measured_classes(model, texts).main
 
     def digest(self, split: str) -> str:
         """Of its texts and classes."""
-        return digest(self.texts.examples(split))
+        return digest(self.texts.learned(split))
 
     def summary(self) -> list[str]:
         """The texts, their classes, their vocabulary."""
-        few = f"{len(self.classes):,} classes: {', '.join(self.classes[:10])}{', …' if len(self.classes) > 10 else ''}"
-        data = self.recipe.data
-        return [f"texts: {data.train}", few, f"vocabulary: {self.tokenizer.vocab_size:,} {data.unit}"]
+        return self.texts.summary(self.classes, self.tokenizer)
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """label<TAB>probability of each line; all probabilities in the record."""
+        return by_block(lines, lambda block: class_predictions(model, self.tokenizer, self.texts, block))
 
-        def answer(block: list[str]) -> Iterator[Prediction]:
-            found = class_probabilities(model, to_score(self.texts.tokens(block, self.tokenizer)))
-            return class_predictions(block, found, self.classes)
-
-        return by_block(lines, answer)
+    def explain(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
+        """As `predict`, with the words that decide."""
+        return by_block(lines, lambda block: class_explanations(model, self.tokenizer, self.texts, block))
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
         """A held-out text, or one's own, as the cells read it."""
@@ -141,10 +143,10 @@ class Classification(Task[ClassificationRecipe]):
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """What knows no order, or a window alone, on the same texts."""
-        return self.texts.rivals(split, self.classes, quick)
+        return self.texts.rivals(split, self.answers.names, quick)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
-        """Which classes are taken for which, and the words that decide."""
-        split, unit = self.splits()[-1], UNITS[self.recipe.data.unit]
-        texts, measured = self.texts.shown(split, text), self.measured(model, split)
-        yield from class_pictures(model, self.tokenizer, texts, self.classes, measured, out, unit)
+        """Which classes are taken for which, what probabilities are worth, and the words that decide."""
+        split = self.splits()[-1]
+        yield from figure_pictures(model, measured_classes(model, self.batches(split, model, "score")), out)
+        yield from word_pictures(model, self.texts.shown(split, text, self.tokenizer), out)

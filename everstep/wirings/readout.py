@@ -90,6 +90,17 @@ class ReadOut(nn.Module):
             return ends if top is None else _merged(top, ends, ys[:, 0]), final
         return self._over_time(ys, lengths), final
 
+    def attention(self, xs: Tensor, lengths: Tensor | None = None) -> Tensor | None:
+        """The weight of each step, (batch, time), which sum to 1 over a row's steps; None unless `how` is attention."""
+        if self.how != "attention" or xs.shape[1] == 0:
+            return None
+        ys, _ = scan(self.layer, xs, None, lengths=lengths)
+        return self._weights(ys, _outside(ys, lengths))[..., 0]
+
+    def _weights(self, ys: Tensor, out: Tensor) -> Tensor:
+        scores: Tensor = self.score_out(torch.tanh(self.score(ys)))
+        return scores.masked_fill(out, -torch.inf).softmax(1)
+
     def _over_time(self, ys: Tensor, lengths: Tensor | None) -> Tensor:
         if self.how == "sum":  # padding is zeros already
             return ys.sum(1)
@@ -99,8 +110,7 @@ class ReadOut(nn.Module):
         out = _outside(ys, lengths)
         if self.how == "max":
             return ys.masked_fill(out, -torch.inf).amax(1)
-        scores: Tensor = self.score_out(torch.tanh(self.score(ys)))
-        return (scores.masked_fill(out, -torch.inf).softmax(1) * ys).sum(1)
+        return (self._weights(ys, out) * ys).sum(1)
 
     def extra_repr(self) -> str:
         return f"how={self.how}"

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data.labelled_rows import Columns, Row, Skipped
 from everstep.data.readers.labelled_formats import rows
+from everstep.data.readers.labelled_rows import Columns, Row, Skipped
 from everstep.data.text.files import expand
 from everstep.errors import DataError
 

@@ -13,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from everstep.data.labelled_rows import BLANK, Columns, Row, Skipped, text_lines
-from everstep.data.parallel_files import class_of_file, parallel_rows, rows_of_class
+from everstep.data.readers.labelled_rows import BLANK, Columns, Row, Skipped, text_lines
+from everstep.data.readers.parallel_files import class_of_file, parallel_rows, rows_of_class
 from everstep.data.text.files import decoded
 from everstep.errors import DataError
 from everstep.storage.reading import json_text

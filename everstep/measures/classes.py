@@ -1,4 +1,4 @@
-"""What predictions are worth: figures of a classifier, from the ids of targets and predictions."""
+"""Figures of a classifier, from the ids of targets and predictions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from everstep.measures.calibration import Reliability, reliability
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class ClassMeasures:
         support: (K,) int64, targets of each class.
         predicted: (K,) int64, predictions of each class.
         cells: (M, 3) int64: (target, prediction, how often) of each pair that occurs, sorted by the first two.
+        reliability: what the probabilities of the predictions are worth, or None if they were not given.
     """
 
     count: int
@@ -41,6 +44,7 @@ class ClassMeasures:
     support: NDArray[np.int64]
     predicted: NDArray[np.int64]
     cells: NDArray[np.int64]
+    reliability: Reliability | None = None
 
     def report(self, names: Sequence[str]) -> dict[str, Any]:
         """The figures as JSON takes them; those of each class under its name."""
@@ -49,7 +53,8 @@ class ClassMeasures:
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
             for name, p, r, f, n in figures
         }
-        return {"count": self.count, **self.main, "classes": by_class}
+        ece = {} if self.reliability is None else {"ece": self.reliability.ece}
+        return {"count": self.count, **self.main, **ece, "classes": by_class}
 
     @property
     def main(self) -> dict[str, float]:
@@ -73,7 +78,11 @@ class ClassMeasures:
 
 
 def class_measures(
-    targets: ArrayLike, predictions: ArrayLike, classes: int, nats: ArrayLike | None = None
+    targets: ArrayLike,
+    predictions: ArrayLike,
+    classes: int,
+    nats: ArrayLike | None = None,
+    confidence: ArrayLike | None = None,
 ) -> ClassMeasures:
     """The figures of predictions.
 
@@ -82,6 +91,7 @@ def class_measures(
         predictions: (N,) class ids.
         classes: K, how many classes there are.
         nats: (N,) −ln p(target) of each, or one number, their mean.
+        confidence: (N,) p of each prediction.
 
     Raises:
         ValueError: no targets, shapes that differ, numbers that are no whole numbers, ids out of range.
@@ -111,6 +121,7 @@ def class_measures(
         support=support,
         predicted=predicted,
         cells=np.stack([pairs // classes, pairs % classes, often], axis=1),
+        reliability=None if confidence is None else reliability(confidence, truth == guess),
     )
 
 

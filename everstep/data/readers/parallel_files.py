@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from everstep.data.labelled_rows import BLANK, Columns, Row, Skipped, text_lines, unpacked_name
+from everstep.data.readers.labelled_rows import BLANK, Columns, Row, Skipped, text_lines, unpacked_name
 from everstep.errors import DataError
 
 

@@ -1,0 +1,60 @@
+"""Whether probabilities mean what they say: of predictions made with 80 %, four of five should be right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predictions by how sure they were, in B bins of equal width: bin b holds those with b/B < p ≤ (b + 1)/B.
+
+    Attributes:
+        count: (B,) int64, predictions in each bin.
+        confidence: (B,) mean of p, the probability of what was predicted; 0 where a bin is empty.
+        accuracy: (B,) share that is right; 0 where a bin is empty.
+    """
+
+    count: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error, Σ_b (n_b / N) |accuracy_b − confidence_b|, 0 … 1 (Guo 2017).
+
+        It shrinks with the number of predictions even of a perfect model: of few, bins differ by chance.
+        """
+        return float((self.count * abs(self.accuracy - self.confidence)).sum() / self.count.sum())
+
+
+def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = 15) -> Reliability:
+    """Sort predictions into bins by their confidence.
+
+    Args:
+        confidence: (N,) the probability of each prediction, 0 … 1.
+        right: (N,) bool, whether it came true.
+        bins: B; 15 as Guo et al. (2017), "On calibration of modern neural networks".
+
+    Raises:
+        ValueError: no predictions, shapes that differ, probabilities outside of 0 … 1.
+
+    Example:
+        >>> found = reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False], bins=2)
+        >>> found.count.tolist(), found.accuracy.tolist(), round(found.ece, 3)
+        ([0, 4], [0.0, 0.75], 0.0)
+    """
+    p, hit = np.asarray(confidence, np.float64), np.asarray(right, bool)
+    if p.ndim != 1 or p.shape != hit.shape or not len(p):
+        raise ValueError(f"expected (N,) probabilities and as many truth values, came shapes {p.shape} and {hit.shape}")
+    if not (p.min() >= 0 and p.max() <= 1):
+        raise ValueError(f"confidence: expected 0 … 1, came {p.min():g} … {p.max():g}")
+    places = np.clip(np.ceil(p * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(places, minlength=bins)
+    full = np.maximum(count, 1)
+    return Reliability(
+        count, np.bincount(places, p, minlength=bins) / full, np.bincount(places, hit, minlength=bins) / full
+    )
