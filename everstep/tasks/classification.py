@@ -15,14 +15,7 @@ from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.networks.answers import Answers, OneOf
 from everstep.networks.class_pictures import figure_pictures, text_passage, word_pictures
-from everstep.networks.classifying import (
-    MEANING,
-    ClassSection,
-    class_losses,
-    measured_classes,
-    to_learn,
-    to_score,
-)
+from everstep.networks.classifying import MEANING, ClassSection, class_losses, measured_classes, to_learn, to_score
 from everstep.networks.layers import layer_problems
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.temperature import calibrate, temperature_of
