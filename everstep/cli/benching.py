@@ -52,5 +52,6 @@ def benchmarks() -> dict[str, str]:
             found[name] = told.splitlines()[0]
     if not found:
         log(f"The benchmarks come with the source of everstep, not with the package: there is no {FOLDER}.")
+        log("Clone the repository and run `everstep bench` from there.")
         raise typer.Exit(2)
     return found
