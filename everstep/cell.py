@@ -248,7 +248,7 @@ def plainly(
         xs, resets = flip(xs, lengths), None if resets is None else flip(resets, lengths)
     ys, state = layer.unroll(xs, state, lengths, resets, backend)
     if autocast:
-        state = map_state(torch.Tensor.float, state)
+        state = map_state(lambda leaf, first: leaf.to(first.dtype), state, initial)
     return flip(ys, lengths) if reverse else ys, state
 
 

@@ -59,12 +59,13 @@ class Parity(es.Task[Recipe]):
         losses = nn.functional.binary_cross_entropy_with_logits(logits(model, batch.xs), batch.odd, reduction="none")
         yield es.Loss(losses.sum(1), losses.sum(1).detach())
 
-    def validate(self, model: Any) -> dict[str, float]:
-        right = [(logits(model, batch.xs) > 0) == (batch.odd > 0) for batch in self.batches("valid", model, "validate")]
-        return {"loss": super().validate(model), "accuracy": float(torch.stack(right).float().mean())}
+    def metrics(self, model: Any, split: str, *progress: Any) -> dict[str, Any]:
+        batches = self.batches(split, model, "score")
+        right = [(logits(model, batch.xs) > 0) == (batch.odd > 0) for batch in batches]
+        return {"loss": self.mean_loss(model, batches)[0], "accuracy": float(torch.stack(right).float().mean())}
 
-    def metrics(self, model: Any, split: str, progress: Any = None) -> dict[str, Any]:
-        return self.validate(model)
+    def validate(self, model: Any) -> dict[str, float]:
+        return self.metrics(model, "valid")
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[es.Prediction]:
         for line in lines:

@@ -37,9 +37,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in cell_names()]
 )
 def test_every_exported_cell_is_trained_scored_and_drawn_from(
-    name: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, text: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     changes = [*TINY, *FREE, f"data.train={text}", f"model.cell={OPTIONS.get(name, name)}"]
     run = es.train("text-chars", tmp_path / "run", lambda _: None, overrides=changes)
     assert 0 < run.evaluate("valid")["loss"] < math.inf  # IRNN, Accumulator: after two updates they sum without end

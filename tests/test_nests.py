@@ -209,3 +209,29 @@ def test_functions_of_nests_pair_by_key() -> None:
         check_nest("here", one, {"b": torch.ones(1, 3), "a": torch.zeros(1, 3)})
     with pytest.raises(TypeError, match="here: state should be a list of 2, but is a tuple of 1"):
         check_nest("here", (one["a"],), [one["a"], one["a"]])
+
+
+class Counting(Two):
+    """The second leaf is a whole number, the third float64 whatever x is."""
+
+    def initial_state(self, batch: int, like: Tensor) -> Any:
+        count = torch.zeros(batch, 1, dtype=torch.int64)
+        return [super().initial_state(batch, like), count, torch.zeros(batch, 1, dtype=F64)]
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        pair, count, long = state
+        y, new = super().step(x, pair)
+        return torch.where(count % 2 == 0, y, -y), [new, count + 1, long + 1 / 3]
+
+
+def test_leaves_of_other_dtypes_keep_them_under_autocast() -> None:
+    cell, xs = Counting().float(), torch.randn(2, 6, D)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, (_, count, long) = cell(xs)
+        first, between = cell(xs[:, :3])
+        second, state = cell(xs[:, 3:], between)
+    assert (count.dtype, long.dtype) == (torch.int64, F64)
+    assert count.tolist() == [[6], [6]]
+    torch.testing.assert_close(long, torch.full((2, 1), 2.0, dtype=F64))
+    torch.testing.assert_close(torch.cat([first, second], 1), whole)
+    assert [leaf.dtype for _, leaf in leaves(state)] == [torch.float32, torch.float32, torch.int64, F64]

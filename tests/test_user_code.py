@@ -16,31 +16,9 @@ from everstep.lab.cell_search import search
 from everstep.runs.recipe_files import load_task
 from everstep.runs.training import resume
 
-CELLS = """
-import torch
-from torch import nn, sigmoid, tanh
-import everstep as es
-
-
-@es.gated("z n")
-def Mine(x, h, s):
-    z = sigmoid(x.z + h.z)
-    return (1 - z) * s.h + z * tanh(x.n + h.n)
-
-
-class Plain(es.Cell):
-    def __init__(self, input_size, hidden_size=16, *, scale=1.0):
-        super().__init__(input_size, hidden_size)
-        self.scale = scale
-        self.w = nn.Parameter(torch.randn(hidden_size, input_size + hidden_size) / 10)
-
-    def initial_state(self, batch, like):
-        return like.new_zeros(batch, self.output_size)
-
-    def step(self, x, state):
-        h = torch.tanh(self.scale * torch.cat([x, state], -1) @ self.w.T)
-        return h, h
-
+CELLS = (
+    Path(__file__).with_name("own_cells.py").read_text("utf-8")
+    + """
 
 def made(input_size, hidden_size):
     return es.LSTM(input_size, hidden_size, bias={"f": 1.0})
@@ -53,6 +31,7 @@ class NoCell:
 
 instance = es.GRU(4, 4)
 """
+)
 TINY = [
     "data.train=play.txt", "model.embedding_size=8", "model.hidden_size=16", "train.batch_size=4", "objective.k1=16",
     "train.max_steps=2", "train.max_epochs=null", "train.max_minutes=null", "train.warmup_steps=0",
@@ -60,9 +39,9 @@ TINY = [
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a text and cells."""
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     Path("play.txt").write_text("What say you to that? I say nothing, and so it goes.\n" * 60)
@@ -205,7 +184,7 @@ def command(*words: str) -> Any:
     ("cell", "said"),
     [
         ("mycells.py:Main", "has no 'Main'; did you mean Mine?"),
-        ("mycells.py:", "has no ''; it has Mine, Plain, made, NoCell"),
+        ("mycells.py:", "has no ''; it has Mine, Plain, Stateless, both, made, NoCell"),
         ("mycells.py", "name the cell in the file: mycells.py:NAME"),
         ("mycells.py:NoCell", "expected a Cell"),
         ("mycells.py:instance", "mycells.py:instance is a GRU"),

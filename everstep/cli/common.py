@@ -42,8 +42,10 @@ def me() -> str:
 
 
 def resuming(run: Path) -> str:
-    """What to type to go on with a run."""
-    return f"{me()} train --resume {shlex.quote(str(run))}"
+    """What to type to go on with a run, with consent where it holds code of the user's."""
+    from everstep.runs.folder import CODE
+
+    return f"{me()} train --resume {shlex.quote(str(run))}{' --trust-code' if (run / CODE).is_dir() else ''}"
 
 
 def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from everstep.cli.common import log
 from everstep.cli.loading import load_cell
 from everstep.cli.run_verbs import TRUST
 from everstep.errors import ConfigError
+
+if TYPE_CHECKING:
+    from everstep.runs.run import Run
 
 
 def graph(
@@ -40,10 +45,7 @@ def graph(
     from everstep.look.cell_graph import draw_graph
     from everstep.tracing.recorder import Untraceable
 
-    if Path(cell).is_dir():
-        made = load_run(Path(cell), trust_code).model.body
-    else:
-        made = load_cell("graph", cell, sizes)
+    made = _cell_of(load_run(Path(cell), trust_code)) if Path(cell).is_dir() else load_cell("graph", cell, sizes)
     if not isinstance(made, Cell):
         raise ConfigError(f"graph: {cell} should be a cell, but is {type(made).__name__}")
     try:
@@ -53,3 +55,24 @@ def graph(
             f"graph: {cell} has no graph of operations: {problem}. Boxes need none: --unfolded 3"
         ) from None
     print(out)
+
+
+def _cell_of(run: Run) -> Any:
+    """The cells of a run; where they read in both directions, and so have no step, the first one with a state.
+
+    Raises:
+        ConfigError: its model has none.
+    """
+    from everstep.cell import Cell, Layer
+    from everstep.state import leaves
+
+    layers = [module for module in run.model.modules() if isinstance(module, Layer)]
+    cells = [layer for layer in layers if isinstance(layer, Cell)]
+    if not cells:
+        raise ConfigError(f"graph: the model of {run.path} has no cell")
+    if layers[0] is cells[0]:
+        return cells[0]
+    like = next(run.model.parameters())
+    found = next((cell for cell in cells if leaves(cell.initial_state(1, like))), cells[0])
+    log(f"note: {type(layers[0]).__name__} reads in both directions; this is {type(found).__name__} in it")
+    return found

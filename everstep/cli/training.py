@@ -85,8 +85,7 @@ def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code
     try:
         return training.train(task, out, start_from=start_from, trust_code=trust_code)
     except Interrupted as stop:
-        trust = bool(task.code.digests)
-        raise (_with_resume(stop, out, trust) if is_run(out) else stop) from None
+        raise (_with_resume(stop, out) if is_run(out) else stop) from None
 
 
 def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
@@ -101,12 +100,12 @@ def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -
     try:
         return training.resume(path, overrides=overrides, trust_code=trust_code)
     except Interrupted as stop:
-        raise _with_resume(stop, path, trust_code) from None
+        raise _with_resume(stop, path) from None
 
 
-def _with_resume(stop: Interrupted, out: Path, trust_code: bool) -> Interrupted:
+def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
     text = str(stop).partition("; resume with: ")[0]
-    return Interrupted(f"{text}\nTo go on: {resuming(out)}{' --trust-code' if trust_code else ''}", stop.signal_number)
+    return Interrupted(f"{text}\nTo go on: {resuming(out)}", stop.signal_number)
 
 
 def finish(run: Run) -> None:

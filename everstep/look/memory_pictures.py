@@ -26,8 +26,11 @@ def draw_memory(found: Passage, out: Path) -> list[tuple[Path, str]]:
         DataError: the text has fewer than two tokens.
     """
     from everstep.cell import Cell
+    from everstep.look.trajectory import real
 
     if found.loss is None or not isinstance(found.body, Cell):
+        return []
+    if not real(found.body.initial_state(1, found.inputs)):  # it remembers nothing
         return []
     inputs, targets = found.foreseen(TOKENS)
     drawn = [_flow(found, inputs, targets, out / "gradient-flow.png")]

@@ -23,6 +23,8 @@ def draw_gates(given: Passage, out: Path) -> list[tuple[Path, str]]:
     from everstep.look.gates_page import gates_html
     from everstep.look.glyphs import note
 
+    if not has_units(given):
+        return []
     tokens, found = read(given)
     top, token = found[-1], given.shown
     memory = "c" if "c" in top.state else next(iter(top.state))
@@ -57,6 +59,8 @@ def draw_units(given: Passage, out: Path) -> list[tuple[Path, str]]:
     """Which units tell properties of the text: a table, and the best of them over a passage."""
     from everstep.look.units import PROPERTIES, predictive_units, table, table_words
 
+    if not has_units(given):
+        return []
     tokens, found = read(given)
     whole, ends = _ends(tokens)
     rows: dict[str, Sequence[Telling] | str] = {}
@@ -111,14 +115,22 @@ def _fitting(tokens: Sequence[str], characters: int) -> int:
     return len(tokens)
 
 
+def has_units(given: Passage) -> bool:
+    """Whether what reads the passage keeps more than single numbers from step to step."""
+    from everstep.look.trajectory import real
+
+    return any(leaf.dim() > 1 for _, leaf in real(given.body.initial_state(1, given.inputs)))
+
+
 def read(given: Passage) -> tuple[list[str], list[Activity]]:
-    """The pieces of a passage, and what every layer does after each."""
+    """The pieces of a passage, and what every layer that has units does after each."""
     import torch
 
     from everstep.look.gates import activities
 
     rows = torch.tensor(given.places)
-    return list(given.labels), [activity.at(rows) for activity in activities(given.body, given.inputs[None])]
+    found = activities(given.body, given.inputs[None])
+    return list(given.labels), [activity.at(rows) for activity in found if activity.state]
 
 
 def _ends(tokens: Sequence[str]) -> tuple[str, list[int]]:

@@ -220,6 +220,8 @@ def table_words(rows: Mapping[str, Sequence[Telling] | str], steps: int, token: 
         parts.append(f"by no unit: {', '.join(told['not'])}")
     if left_out:
         parts.append(f"left out: {', '.join(left_out)}")
+    if all(isinstance(found, str) for found in rows.values()):
+        return f"No property could be measured on {steps:,} {token}s; the table says why of each."
     return (
         f"The units that tell each property best, chosen by r on the first half of {steps:,} {token}s, with the r of "
         f"the second half, by which they were not. Told {'; '.join(parts)}."

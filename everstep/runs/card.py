@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,7 +120,7 @@ def write_card(
     """`README.md` of a run: what it is, how it did, how simpler models do, how to use it."""
     recipe = task.recipe
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    run = f"{out}{trusting(task)}"
+    run = f"{shlex.quote(str(out))}{trusting(task)}"
     lines = [
         f"# {out.name}",
         "",

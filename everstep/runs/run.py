@@ -13,7 +13,7 @@ from torch import nn
 
 from everstep.decode import draws
 from everstep.decode.decoder import Decoder
-from everstep.errors import ConfigError, RunError, check_finite
+from everstep.errors import ConfigError, DataError, RunError, check_finite
 from everstep.look.passage import Passage
 from everstep.runs.drawn_text import spelled
 from everstep.runs.opening import CHANGED, compared
@@ -95,6 +95,8 @@ class Run:
         """The job, on other data if that is given, and the split that is meant."""
         if data is None:
             splits = self.task.splits()
+            if split is not None and split not in splits:
+                raise DataError(f"{self.path} has no {split} split; it has {', '.join(splits)}")
             return self.task, split or next((name for name in ("test", "valid") if name in splits), "train")
         if not hasattr(getattr(self.recipe, "data", None), "test"):
             raise RunError(f"{self.path} ({self.recipe.task}) reads no files of its own: it has no key data.test")

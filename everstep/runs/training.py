@@ -29,7 +29,7 @@ from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
 from everstep.runs.task import HasRivals, Task, trusting
 from everstep.runs.text_data import check_files, with_absolute_paths
-from everstep.runs.user_code import UserCode
+from everstep.runs.user_code import UserCode, as_kept
 from everstep.runs.workers import stoppable
 from everstep.storage import files
 from everstep.storage.run_lock import check_idle
@@ -80,7 +80,7 @@ def train(
         begin(task, say, None if before is None else before.path)
         job = _Job(out, task, say)
         if before is not None:
-            _fill(job.model, before, task.recipe)
+            _fill(job.model, before, task, say)
         if task.code.digests:
             job.try_out()
         job.try_selection()
@@ -163,20 +163,27 @@ def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str], tru
     return load_task(recipe, overrides, trust_code)
 
 
-def _fill(model: nn.Module, before: Run, recipe: Recipe) -> None:
+def _fill(model: nn.Module, before: Run, task: Task[Any], say: Log) -> None:
     """Give a model the weights of a run, whose recipe may say another shape."""
     try:
         load_weights(model, before.path / MODEL_FILE)
         problem = ""
     except RunError as error:
         problem = f"{error}; "
-    old, new = flat(before.recipe), flat(recipe)
+    old, new = flat(before.recipe), flat(task.recipe)
     decide = [key for key in new if key.startswith("model.") and (problem or key in FUNCTION)]
-    keys = [key for key in decide if old.get(key) != new[key]]
+    keys = [key for key in decide if as_kept(old.get(key)) != as_kept(new[key])]
     if problem or keys:
         told = "; ".join(f"{key} is {old.get(key)!r} there and {new[key]!r} here" for key in keys)
-        source = f"everstep train {before.path / RECIPE} KEY=VALUE --from {before.path}"
+        run = shlex.quote(str(before.path))
+        recipe = shlex.quote(str(before.path / RECIPE))
+        source = f"everstep train {recipe} KEY=VALUE --from {run}{trusting(before.task)}"
         raise RunError(f"--from {before.path}: {problem}{told}. To take its model as it is: {source}")
+    theirs = before.task.code.digests
+    for name, digest in task.code.digests.items():
+        if theirs.get(name, digest) != digest:
+            was = f"the file that {before.path} was trained by"
+            say(f"warning: {name} is not {was}; its weights may not fit what it does now")
 
 
 def _raised(task: Task[Any], out: Path, overrides: Sequence[str]) -> Task[Any]:

@@ -29,6 +29,13 @@ def is_code(name: object) -> bool:
     return isinstance(name, str) and ".py:" in name
 
 
+def as_kept(value: Any) -> Any:
+    """A value of a recipe with `FOLDER/FILE.py:NAME` as `FILE.py:NAME`: a run keeps its files side by side."""
+    if isinstance(value, dict):
+        return {key: as_kept(entry) for key, entry in value.items()}
+    return Path(value).name if is_code(value) else value
+
+
 class UserCode:
     """The Python files that a recipe names, each loaded once.
 
