@@ -10,8 +10,7 @@ from everstep.decode import sample as sample
 from everstep.equation import gated as gated
 from everstep.errors import EverstepError as EverstepError
 from everstep.explanation import explain as explain
-from everstep.heads import CRF as CRF
-from everstep.heads import Categorical as Categorical
+from everstep.heads import *
 from everstep.learn import EchoState as EchoState
 from everstep.learn import RecursiveLeastSquares as RecursiveLeastSquares
 from everstep.learn import Ridge as Ridge

@@ -1,13 +1,15 @@
-"""Who the laws hold for. A new cell, wiring or layer joins by one line."""
+"""Who the laws hold for. An exported cell of two sizes joins by itself, any other cell, wiring or layer by one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import sigmoid, tanh
 
 import everstep as es
+from everstep.networks.cells_by_name import cell_names
 
 D, H = 3, 4
 
@@ -39,78 +41,28 @@ def ThreeStates(x, h, s):
 
 
 CELLS: dict[str, Callable[[], es.Cell]] = {
+    **{name: partial(getattr(es, name), D, H) for name in cell_names()},
     "Accumulator": lambda: es.Accumulator(D),
-    "RNN": lambda: es.RNN(D, H),
     "RNN relu": lambda: es.RNN(D, H, activation=torch.relu),
     "RNN no bias": lambda: es.RNN(D, H, bias=False),
     "RNN softsign": lambda: es.RNN(D, H, activation=torch.nn.functional.softsign),
     "LSTM": lambda: es.LSTM(D, H, bias={"f": 1.0}),
     "LSTM no bias": lambda: es.LSTM(D, H, bias=False),
-    "GRU": lambda: es.GRU(D, H),
     "GRU no bias": lambda: es.GRU(D, H, bias=False),
     "GRU prelu": lambda: es.GRU(D, H, activation=torch.nn.PReLU()),
-    "GRUBefore": lambda: es.GRUBefore(D, H),
-    "MinGRU": lambda: es.MinGRU(D, H),
-    "ATR": lambda: es.ATR(D, H),
-    "AntisymmetricRNN": lambda: es.AntisymmetricRNN(D, H),
-    "BRC": lambda: es.BRC(D, H),
-    "CFN": lambda: es.CFN(D, H),
-    "CoRNN": lambda: es.CoRNN(D, H),
-    "DSGU": lambda: es.DSGU(D, H),
-    "FastGRNN": lambda: es.FastGRNN(D, H),
-    "FastRNN": lambda: es.FastRNN(D, H),
-    "GatedAntisymmetricRNN": lambda: es.GatedAntisymmetricRNN(D, H),
-    "IndRNN": lambda: es.IndRNN(D, H),
     "IntersectionRNN": lambda: es.IntersectionRNN(D),
-    "JANET": lambda: es.JANET(D, H),
-    "LEM": lambda: es.LEM(D, H),
-    "LiGRU": lambda: es.LiGRU(D, H),
-    "LightRU": lambda: es.LightRU(D, H),
-    "MCLSTM": lambda: es.MCLSTM(D, H),
-    "MGU": lambda: es.MGU(D, H),
-    "MUT1": lambda: es.MUT1(D, H),
-    "MUT2": lambda: es.MUT2(D, H),
-    "MUT3": lambda: es.MUT3(D, H),
-    "MiRU1": lambda: es.MiRU1(D, H),
-    "MiRU2": lambda: es.MiRU2(D, H),
-    "MinimalRNN": lambda: es.MinimalRNN(D, H),
-    "MultiplicativeLSTM": lambda: es.MultiplicativeLSTM(D, H),
-    "NASCell": lambda: es.NASCell(D, H),
-    "NBRC": lambda: es.NBRC(D, H),
-    "PeepholeLSTM": lambda: es.PeepholeLSTM(D, H),
     "ProjectedLSTM": lambda: es.ProjectedLSTM(D, H, 2),
-    "RAN": lambda: es.RAN(D, H),
     "RHN": lambda: es.RHN(D, H, depth=2),
-    "ResLSTM": lambda: es.ResLSTM(D, H),
     "SCRN": lambda: es.SCRN(D, H, context_size=2),
-    "SGRN": lambda: es.SGRN(D, H),
-    "SGU": lambda: es.SGU(D, H),
-    "STAR": lambda: es.STAR(D, H),
-    "TGRU": lambda: es.TGRU(D, H),
-    "TLSTM": lambda: es.TLSTM(D, H),
-    "TRNN": lambda: es.TRNN(D, H),
     "TauGRU": lambda: es.TauGRU(D, H, delay=2),
-    "UGRNN": lambda: es.UGRNN(D, H),
-    "UnICORNN": lambda: es.UnICORNN(D, H),
-    "WMCLSTM": lambda: es.WMCLSTM(D, H),
     "RHN uncoupled": lambda: es.RHN(D, H, depth=2, coupled=False),
     "ExpressionCell": lambda: es.ExpressionCell(D, H, es.random_tree(1)),
     "ExpressionCell no memory": lambda: es.ExpressionCell(D, H, es.random_tree(2, leaves=3, memory=False)),
-    "NoForgetLSTM": lambda: es.NoForgetLSTM(D, H),
-    "CoupledLSTM": lambda: es.CoupledLSTM(D, H),
-    "LaggedLSTM": lambda: es.LaggedLSTM(D, H),
     "ActivationLSTM": lambda: es.ActivationLSTM(D, H, forget_gate=tanh, squash=torch.nn.PReLU()),
     "LeakyRNN": lambda: es.LeakyRNN(D, H, alpha=es.time_scales(H, 1, 50)),
     "LeakyRNN learned": lambda: es.LeakyRNN(D, H, alpha=0.7, learned=True),
     "ClockworkRNN": lambda: es.ClockworkRNN(D, H, periods=(1, 3)),
-    "IRNN": lambda: es.IRNN(D, H),
-    "LayerNormRNN": lambda: es.LayerNormRNN(D, H),
-    "LayerNormGRU": lambda: es.LayerNormGRU(D, H),
-    "LayerNormLSTM": lambda: es.LayerNormLSTM(D, H),
     "BatchNormLSTM": lambda: es.BatchNormLSTM(D, H, steps=5),
-    "MinLSTM": lambda: es.MinLSTM(D, H),
-    "QRNN": lambda: es.QRNN(D, H),
-    "SRU": lambda: es.SRU(D, H),
     "AffineSRU": lambda: es.AffineSRU(D, H, highway_bias=-1.0),
     "AffineSRU square": lambda: es.AffineSRU(D, D),
     "RGLRU": lambda: es.RGLRU(D),

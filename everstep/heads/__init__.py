@@ -1,6 +1,5 @@
 """What an output means: its distribution."""
 
-from everstep.heads.categorical import Categorical, Head
-from everstep.heads.crf import CRF
-
-__all__ = ["CRF", "Categorical", "Head"]
+from everstep.heads.categorical import Categorical as Categorical
+from everstep.heads.categorical import Head as Head
+from everstep.heads.crf import CRF as CRF
