@@ -95,6 +95,11 @@ def predict(
         "--explain",
         help="Which words decide: [+for+] and [-against-] the answer; in JSON, their relevance.",
     ),
+    probabilities: bool = typer.Option(False, "--probabilities", help="Also the probability of what is predicted."),
+    n_best: int = typer.Option(1, "--n-best", metavar="N", help="The N likeliest answers to each (≥ 1)."),
+    format: str | None = typer.Option(
+        None, help="Of the lines, such as text or jsonl.", show_default="that of the training data"
+    ),
     encoding: str = typer.Option("utf-8", help="Of the lines."),
     device: str = DEVICE,
     trust_code: bool = TRUST,
@@ -105,13 +110,19 @@ def predict(
       everstep predict runs/mine < lines.txt > answers.txt
       echo "not bad at all" | everstep predict runs/reviews --json
       echo "not bad at all" | everstep predict runs/reviews --explain
+      everstep predict runs/tags --probabilities --n-best 3 < words.conll
 
-    One answer a line, in the order of the input, as they are ready.
+    The answers in the order of the input, as they are ready: one a line, or, where a sentence is many lines, as many.
+    Which of the options a RUN understands depends on what it is.
     """
+    if n_best < 1:
+        raise typer.BadParameter(f"expected a whole number ≥ 1; came {n_best}.", param_hint="--n-best")
     loaded = load_run(run, trust_code, device)
     loaded.able("predict --explain" if explain else "predict")
-    for found in loaded.predict(standard_input(encoding), explain):
-        print(json_text(found.record, ensure_ascii=False) if as_json else found.text, flush=sys.stdout.isatty())
+    lines = standard_input(encoding)
+    for found in loaded.predict(lines, explain, probabilities=probabilities, n_best=n_best, format=format):
+        if found.record or not as_json:
+            print(json_text(found.record, ensure_ascii=False) if as_json else found.text, flush=sys.stdout.isatty())
 
 
 def score(

@@ -17,13 +17,14 @@ WRITTEN = 15
 """Up to so many classes, each cell has its number."""
 
 
-def draw_confusion(measured: ClassMeasures, names: Sequence[str], path: Path) -> str:
+def draw_confusion(measured: ClassMeasures, names: Sequence[str], path: Path, unit: str = "text") -> str:
     """Draw the counts of (class, prediction) pairs as shares of each class; returns what to see.
 
     Args:
         measured: predictions of K classes.
         names: of the classes.
         path: the PNG to write.
+        unit: what has a class: "text", "word".
     """
     chosen = _chosen(measured)
     shown, totals = measured.confusion(chosen), measured.support[chosen][:, None]
@@ -42,11 +43,11 @@ def draw_confusion(measured: ClassMeasures, names: Sequence[str], path: Path) ->
     axes.set_yticks(ticks, labels, fontsize=12)
     axes.set_xlabel("predicted", fontsize=15)
     axes.set_ylabel("class", fontsize=15)
-    figure.colorbar(image, ax=axes, label="share of the class's texts", fraction=0.046)
+    figure.colorbar(image, ax=axes, label=f"share of the class's {unit}s", fraction=0.046)
     save(figure, path)
     some = len(chosen) < len(names)
     part = f" Shown are the {len(chosen)} of {len(names):,} classes with most mistakes." if some else ""
-    return f"{_worst(measured, names)}{part}"
+    return f"{_worst(measured, names, unit)}{part}"
 
 
 def _mistakes(measured: ClassMeasures) -> NDArray[np.int64]:
@@ -64,15 +65,15 @@ def _chosen(measured: ClassMeasures) -> NDArray[np.int64]:
     return chosen
 
 
-def _worst(measured: ClassMeasures, names: Sequence[str]) -> str:
+def _worst(measured: ClassMeasures, names: Sequence[str], unit: str) -> str:
     mistakes = _mistakes(measured)
     if not len(mistakes):
-        return f"All {measured.count:,} texts are classed right."
+        return f"All {measured.count:,} {unit}s are classed right."
     of, taken, often = mistakes[mistakes[:, 2].argmax()]
     total = measured.support[of]
     return (
-        f"{measured.accuracy:.1%} of {measured.count:,} texts are on the diagonal, where they belong. The most "
-        f"frequent mistake: {often:,} of {total:,} texts of class {names[of]} are taken for {names[taken]}."
+        f"{measured.accuracy:.1%} of {measured.count:,} {unit}s are on the diagonal, where they belong. The most "
+        f"frequent mistake: {often:,} of {total:,} {unit}s of class {names[of]} are taken for {names[taken]}."
     )
 
 

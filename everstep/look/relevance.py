@@ -22,6 +22,10 @@ GRADIENT = (
     "Gradient × input: to first order, what the score of the predicted class over the next likeliest owes to each "
     "word's embedding, as a share of the text's strongest word: blue speaks for the class, red against it."
 )
+CHARACTERS = (
+    "Words that training never saw, by the gradient of log p of the predicted tag, times what is read of each character, "
+    "as a share of the word's strongest: blue speaks for the tag, red against it."
+)
 ATTENTION = "The weight that the read-out gives to the step of each word, as a share of the text's largest."
 
 
@@ -33,7 +37,7 @@ def draw_relevance(
     Args:
         rows: of each text its title, its pieces, and their relevance; each text has a scale of its own.
         path: the PNG to write.
-        what: what relevance is: LEFT_OUT, GRADIENT or ATTENTION.
+        what: what relevance is: LEFT_OUT, GRADIENT, CHARACTERS or ATTENTION.
         columns: characters in a row at most.
     """
     laid: list[coloured_text.Piece] = []

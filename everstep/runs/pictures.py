@@ -126,7 +126,7 @@ def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path
     drawn = []
     for split, measures in scores.items():
         if rivals := measures.get("rivals"):
-            measure = run.task.shown[0]
+            measure = next(name for name in run.task.shown if name in measures)
             known = {"this run": measures[measure], **{rival["name"]: rival[measure] for rival in rivals}}
             words = draw_rivals(known, f"{measure.replace('_', ' ')} on {split}", out / "rivals.png")
             drawn.append((out / "rivals.png", words))

@@ -20,7 +20,7 @@ from everstep.runs.opening import CHANGED, compared
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed
-from everstep.runs.task import ABILITIES, Prediction, Score, Task, abilities
+from everstep.runs.task import ABILITIES, NOTHING_ELSE, Asked, Prediction, Score, Task, abilities
 from everstep.runs.text_data import absolute_path, check_files
 from everstep.state import leaves, map_state
 
@@ -106,17 +106,42 @@ class Run:
         other.open(self.path)
         return other, "test"
 
-    def predict(self, lines: Iterable[str], explain: bool = False) -> Iterator[Prediction]:
+    def predict(
+        self,
+        lines: Iterable[str],
+        explain: bool = False,
+        *,
+        probabilities: bool = False,
+        n_best: int = 1,
+        format: str | None = None,
+    ) -> Iterator[Prediction]:
         """What the run says to each line, in order; with `explain`, why.
 
+        Args:
+            lines: a list of lines, or what gives one after another.
+            explain: with what each part of a line has to do with the answer.
+            probabilities: p of what is predicted beside it.
+            n_best: that many answers to each, the likeliest first.
+            format: of the lines, where it is not that of the training data.
+
         Raises:
-            RunError: a job that predicts nothing, or does not know why.
+            RunError: a job that predicts nothing, does not know why, or not what is asked for beside.
             DataError: a line that cannot be read.
         """
+        task, asked = self.able("predict --explain" if explain else "predict"), Asked(probabilities, n_best, format)
+        if n_best < 1:
+            raise ConfigError(f"predict: n_best should be at least 1, but is {n_best}")
+        for name, default in NOTHING_ELSE._asdict().items():
+            if getattr(asked, name) != default and (explain or name not in task.answers):
+                known = ", ".join([] if explain else sorted(task.answers)) or "nothing beside"
+                raise RunError(
+                    f"{self.path} ({self.recipe.task}) cannot {'explain' if explain else 'predict'} with {name}; "
+                    f"it understands {known}"
+                )
+        checked = checked_lines("predict", lines)
         if explain:
-            task = self.able("predict --explain")
-            return task.explain(self.model, checked_lines("predict", lines))  # type: ignore[no-any-return]
-        return self.able("predict").predict(self.model, checked_lines("predict", lines))  # type: ignore[no-any-return]
+            return task.explain(self.model, checked)  # type: ignore[no-any-return]
+        return task.predict(self.model, checked, *((asked,) if task.answers else ()))  # type: ignore[no-any-return]
 
     def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line in nats, each by itself; `first_line` is the number of the first, for errors.

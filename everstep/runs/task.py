@@ -43,6 +43,7 @@ class Task(ABC, Generic[R]):
         scores: the measures of which the highest is best; of all others it is the lowest.
         meaning: what each measure is, in words, for `everstep eval`.
         shown: the measures that the end of a training prints.
+        answers: the fields of `Asked` that its `predict` understands.
     """
 
     Recipe: ClassVar[type[Any]]
@@ -54,6 +55,7 @@ class Task(ABC, Generic[R]):
     scores: ClassVar[frozenset[str]] = frozenset()
     meaning: ClassVar[dict[str, str]] = {}
     shown: ClassVar[tuple[str, ...]] = ()
+    answers: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, recipe: R, code: UserCode | None = None):
         self.recipe = recipe
@@ -164,10 +166,30 @@ class Task(ABC, Generic[R]):
 
 
 class Prediction(NamedTuple):
-    """One line of `everstep predict`: what is printed, and all that is known of it, as JSON."""
+    """One answer of `everstep predict`: the line, or lines, that are printed, and all that is known of it, as JSON.
+
+    What is given back without an answer has an empty record.
+    """
 
     text: str
     record: dict[str, Any]
+
+
+class Asked(NamedTuple):
+    """What is asked for beside an answer; a job says in `answers` which of these it understands.
+
+    Attributes:
+        probabilities: p of what is predicted beside it, and of all else in the record.
+        n_best: that many answers, the likeliest first.
+        format: of the lines, where it is not that of the training data.
+    """
+
+    probabilities: bool = False
+    n_best: int = 1
+    format: str | None = None
+
+
+NOTHING_ELSE = Asked()
 
 
 @runtime_checkable
@@ -175,7 +197,10 @@ class Predicts(Protocol):
     """A job that answers lines with lines: labels, tags, translations, forecasts."""
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
-        """One prediction a line, in order, whatever the batch; it reads ahead no more than a block of lines."""
+        """One prediction a line, or some lines, in order, whatever the batch; it reads ahead no more than a block.
+
+        A job with `answers` takes an `Asked` as a further argument.
+        """
 
 
 @runtime_checkable

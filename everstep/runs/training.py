@@ -305,7 +305,7 @@ class _Job:
             if rivals.found:
                 card.write_scores(self.out, scores | {split: {**scores[split], "rivals": rivals.found}})
             card.write_card(self.out, self.task, run.model, result, scores, rivals)
-            self.say(rivals.line(self.task.shown[0]))
+            self.say(rivals.line(next(name for name in self.task.shown if name in scores[split])))
 
 
 def _set_threads(task: Task[Any]) -> None:

@@ -1,0 +1,85 @@
+"""What tagging learns of its sentences beside weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from everstep.data.tagged_columns import Sentence
+from everstep.data.tagged_formats import Format
+from everstep.data.word_features import Coded, WordVocabulary
+from everstep.errors import RunError
+from everstep.networks.tag_columns import TagColumn
+from everstep.reading import parse_json, read_small, reason
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a job learned of training sentences beside weights.
+
+    Attributes:
+        words: what words are made of.
+        columns: the columns of tags.
+        format: of the training files, and of what is predicted.
+        separator: what parts columns there.
+    """
+
+    words: WordVocabulary
+    columns: tuple[TagColumn, ...]
+    format: Format
+    separator: str
+
+    def coded(self, sentences: Sequence[Sentence]) -> Coded:
+        """Sentences as numbers; without tags, where they have none."""
+        has_tags = bool(sentences) and bool(sentences[0].tags)
+        columns = [
+            [number for sentence in sentences for number in column.numbers(sentence.tags[place])]
+            if has_tags
+            else np.zeros(sum(len(sentence.words) for sentence in sentences), np.int64)
+            for place, column in enumerate(self.columns)
+        ]
+        tags = np.stack([np.asarray(column, np.int64) for column in columns], axis=1)
+        features = [[sentence.features[place] for sentence in sentences] for place in range(len(self.words.columns))]
+        return self.words.coded([sentence.words for sentence in sentences], features, tags)
+
+    def summary(self) -> list[str]:
+        """In words, the tags of each column, and how large the vocabulary is."""
+        words, characters, _ = self.words.sizes()
+        tags = [
+            f"{len(column.tags):,} tags in column {column.name}: {', '.join(column.tags[:20])}"
+            f"{', …' if len(column.tags) > 20 else ''}"
+            + (f" ({column.learned}; {column.scheme} in the data)" if column.scheme else "")
+            for column in self.columns
+        ]
+        return [*tags, f"vocabulary: {words:,} words, {characters:,} characters"]
+
+    def to_bytes(self) -> bytes:
+        """`vocabulary.json`."""
+        raw = {
+            "format": self.format,
+            "separator": self.separator,
+            "columns": [column.to_json() for column in self.columns],
+            "words": self.words.to_json(),
+        }
+        return (json.dumps(raw, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogatepass")
+
+    @classmethod
+    def load(cls, path: Path) -> Learned:
+        """What `to_bytes` gave.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        try:
+            raw: Any = parse_json(read_small(path, 1 << 30).decode("utf-8", "surrogatepass"))
+            if raw["format"] not in get_args(Format):
+                raise ValueError(f"its format is {raw['format']!r}")
+            columns = tuple(TagColumn.from_json(column) for column in raw["columns"])
+            return cls(WordVocabulary.from_json(raw["words"]), columns, raw["format"], str(raw["separator"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path}: missing or damaged ({reason(error)})") from None

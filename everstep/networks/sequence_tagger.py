@@ -1,0 +1,134 @@
+"""p(tags | words): a reader of words, cells in one direction or both, and for each column of tags a head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from everstep.data.tagged_batches import TaggedBatch
+from everstep.heads import CRF, Categorical, Head
+from everstep.learn.objective import Loss
+from everstep.networks.cells_by_name import Find, no_code
+from everstep.networks.layers import encoder_of, initialise, stack_of
+from everstep.networks.word_reader import WordReader, WordSection
+from everstep.sections import Size
+
+Allowed = tuple[Tensor, Tensor, Tensor]
+"""Which tags may follow one another, which may be the first and which the last; see `CRF`."""
+
+
+class TaggerSection(WordSection):
+    """The network: what is read of words, cells, a head for each column of tags."""
+
+    hidden_size: Size | tuple[Size, ...] = 100
+    """units of each layer, in each direction; a list: one size a layer"""
+    bidirectional: bool = True
+    """each layer reads in both directions; hidden_size units each"""
+    head: Literal["crf", "softmax"] = "crf"
+    """crf: a tag depends on its neighbours, and what the scheme forbids is never predicted; softmax: each by itself"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Beside those of layers, what both directions do not have, and features without letters."""
+        yield from super().disagreements()
+        if self.bidirectional and self.residual:
+            yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
+        if 0 in self.affixes:
+            yield "affixes", "expected lengths of endings, or negative ones of beginnings; got 0"
+        if len(set(self.affixes)) < len(self.affixes):
+            yield "affixes", f"expected each length once; got {list(self.affixes)}"
+
+
+class Decoded(NamedTuple):
+    """What is predicted of the words of a batch, in one column of tags.
+
+    Attributes:
+        tags: (B, N, T) int64: the N best sequences of each sentence, the best first.
+        log_p: (B, N) nats; −∞: there are no so many.
+        marginals: (B, T, K) p(tag) of each word, where they were asked for.
+    """
+
+    tags: Tensor
+    log_p: Tensor
+    marginals: Tensor | None
+
+
+class SequenceTagger(nn.Module):
+    """Word reader → cells → a softmax or a CRF for each column of tags.
+
+    Args:
+        section: a recipe's `model`.
+        reader: reads words.
+        tags: how many tags each column has.
+        allowed: of each column which tags may follow one another, or None: all.
+        find: finds cells of the user's own.
+    """
+
+    def __init__(
+        self,
+        section: TaggerSection,
+        reader: WordReader,
+        tags: Sequence[int],
+        allowed: Sequence[Allowed | None],
+        find: Find = no_code,
+    ):
+        super().__init__()
+        self.reader = reader
+        layers = encoder_of if section.bidirectional else stack_of
+        self.body = layers(section, reader.output_size, find)
+        self.dropout = nn.Dropout(section.dropout if section.bidirectional else 0.0)  # a stack has its own
+        size = self.body.output_size
+        self.heads = nn.ModuleList(
+            CRF(size, many, allowed=masks) if section.head == "crf" else Categorical(size, many)
+            for many, masks in zip(tags, allowed, strict=True)
+        )
+        initialise(section, self)
+
+    def encode(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Vectors of words (B, T, …) to what the heads read, (B, T, features)."""
+        ys, _ = self.body(inputs, lengths=lengths)
+        return self.dropout(ys)  # type: ignore[no-any-return]
+
+    def forward(self, batch: TaggedBatch) -> Tensor:
+        """A batch to what the heads read."""
+        return self.encode(self.reader(batch), batch.lengths)
+
+    def losses(self, batch: TaggedBatch) -> Tensor:
+        """−log p(tags) of each sentence, all columns together, (B,) nats; 0 for one with a tag that is not known."""
+        ys = self(batch)
+        lengths = torch.where(batch.known, batch.lengths, 0)
+        tags = batch.tags.clamp_min(0)
+        losses = [cast(Head, head).loss(ys, tags[..., column], lengths) for column, head in enumerate(self.heads)]
+        return torch.stack(losses).sum(0)
+
+    @torch.no_grad()
+    def decode(self, batch: TaggedBatch, n_best: int = 1, marginals: bool = False) -> list[Decoded]:
+        """The likeliest tags of each column."""
+        ys = self(batch)
+        return [_decoded(head, ys, batch.lengths, n_best, marginals) for head in self.heads]
+
+
+def _decoded(head: nn.Module, ys: Tensor, lengths: Tensor, n_best: int, marginals: bool) -> Decoded:
+    if isinstance(head, CRF):
+        tags, log_p = _best(head, ys, lengths, n_best)
+        return Decoded(tags, log_p, head.marginals(ys, lengths) if marginals else None)
+    assert isinstance(head, Categorical)
+    every = head.predict(ys, lengths)
+    free = CRF(None, head.classes).to(every.device)  # whose transitions are all 0: each tag by itself
+    tags, log_p = _best(free, every, lengths, n_best)
+    return Decoded(tags, log_p, every.exp() if marginals else None)
+
+
+def _best(head: CRF, ys: Tensor, lengths: Tensor, n_best: int) -> tuple[Tensor, Tensor]:
+    if n_best > 1:
+        return head.nbest(ys, n_best, lengths)
+    tags = head.predict(ys, lengths)
+    return tags[:, None], -head.loss(ys, tags, lengths)[:, None]
+
+
+def tag_losses(model: SequenceTagger, batch: TaggedBatch) -> Iterator[Loss]:
+    """One loss a batch: −log p of the tags of each sentence."""
+    nats = model.losses(batch)
+    yield Loss(nats, nats.detach())

@@ -1,0 +1,138 @@
+"""The tags of a column: those of the data, those that a model learns, and the way between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from everstep.errors import DataError
+from everstep.measures.tag_schemes import (
+    OUTSIDE,
+    Scheme,
+    all_tags,
+    allowed,
+    broken,
+    converted,
+    letter_and_type,
+    recognised,
+)
+from everstep.networks.sequence_tagger import Allowed
+
+Ints = NDArray[np.int64]
+UNSEEN = -1
+"""The number of a tag that training never saw."""
+
+
+@dataclass(frozen=True)
+class TagColumn:
+    """One column of tags.
+
+    Attributes:
+        name: the column's, for tables.
+        scheme: of the data's tags; None: they are no tags of spans.
+        learned: the scheme that the model learns.
+        tags: what the model learns, by number.
+
+    Example:
+        >>> column = TagColumn.of("ner", [["I-PER", "I-PER", "O"]], "auto", "iobes")
+        >>> column.scheme, column.tags
+        ('iob1', ('O', 'B-PER', 'I-PER', 'E-PER', 'S-PER'))
+        >>> column.numbers(["I-PER", "I-PER", "O"]), column.written([4, 0])
+        ([1, 3, 0], ['I-PER', 'O'])
+    """
+
+    name: str
+    scheme: Scheme | None
+    learned: Scheme | None
+    tags: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, sentences: Sequence[Sequence[str]], scheme: str, learned: str) -> TagColumn:
+        """The column of training sentences.
+
+        Args:
+            name: of the column.
+            sentences: the tags of each.
+            scheme: a `Scheme`, "none", or "auto": what `recognised` says.
+            learned: a `Scheme`, or "same".
+
+        Raises:
+            DataError: a scheme is named, and a tag is none of spans.
+        """
+        known: Any = recognised(sentences) if scheme == "auto" else None if scheme == "none" else scheme
+        different = sorted({tag for tags in sentences for tag in tags})
+        if known is None:
+            return cls(name, None, None, tuple(different))
+        if wrong := [tag for tag in different if letter_and_type(tag) is None]:
+            raise DataError(
+                f"data.scheme={scheme}: expected tags of spans, such as B-PER and O, in column {name}; "
+                f"came {wrong[0]!r}"
+            )
+        target: Any = known if learned == "same" else learned
+        return cls(name, known, target, tuple(all_tags(different, target)))
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> TagColumn:
+        """What `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(str(raw["name"]), raw["scheme"], raw["learned"], tuple(map(str, raw["tags"])))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON takes it."""
+        return {"name": self.name, "scheme": self.scheme, "learned": self.learned, "tags": list(self.tags)}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {tag: number for number, tag in enumerate(self.tags)}
+
+    def numbers(self, tags: Sequence[str]) -> list[int]:
+        """What the model learns of a sentence's tags; −1 for a tag that training never saw."""
+        if self.scheme is not None and self.learned is not None:
+            own = converted(tags, self.scheme, self.learned)
+            # a tag that is none of its scheme would be read as O
+            return [
+                self._numbers.get(new, UNSEEN) if old == OUTSIDE or new != OUTSIDE else UNSEEN
+                for old, new in zip(tags, own, strict=True)
+            ]
+        return [self._numbers.get(tag, UNSEEN) for tag in tags]
+
+    def written(self, numbers: Sequence[int]) -> list[str]:
+        """The tags of a sentence, as its data writes them."""
+        tags = [self.tags[number] for number in numbers]
+        if self.scheme is None or self.learned is None:
+            return tags
+        return converted(tags, self.learned, self.scheme)
+
+    @property
+    def outside(self) -> str:
+        """What a line gets that has columns and no word."""
+        return "_" if self.scheme is None else OUTSIDE
+
+    def allowed(self) -> Allowed | None:
+        """Which learned tags may follow one another, be the first, and be the last; None: all."""
+        if self.learned is None:
+            return None
+        scheme, tags = self.learned, self.tags
+        return (
+            torch.tensor([[allowed(before, after, scheme) for after in tags] for before in tags]),
+            torch.tensor([allowed(None, tag, scheme) for tag in tags]),
+            torch.tensor([allowed(tag, None, scheme) for tag in tags]),
+        )
+
+    def breaks(self, tags: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """Words of a sentence whose tag its scheme does not allow there, each with what is wrong, in words."""
+        if self.scheme is None:
+            return
+        for place in broken(tags, self.scheme):
+            before = tags[place - 1] if place else "the beginning"
+            after = tags[place] if place < len(tags) else "the end"
+            yield min(place, len(tags) - 1), f"{after} after {before} is no transition of {self.scheme}"

@@ -1,0 +1,151 @@
+"""What a network reads of each word: its embedding, its characters, its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from everstep.cells import LSTM
+from everstep.data.tagged_batches import TaggedBatch
+from everstep.data.word_features import UNKNOWN
+from everstep.networks.layers import LayersSection
+from everstep.sections import NonNegative, Probability, Size, Whole
+from everstep.wirings import Bidirectional, EmbeddingDropout, ReadOut
+
+
+class WordSection(LayersSection):
+    """The network that reads words."""
+
+    embedding_size: Size = 100
+    """features of each word"""
+    embedding_dropout: Probability = 0.0
+    """of whole words: all places of a word at once"""
+    unknown_rate: NonNegative = 0.25
+    """α: in training a word that occurs n times is read as unknown with probability α / (α + n)"""
+    vectors: str | None = None
+    """a file of word vectors in word2vec's or GloVe's text format, of embedding_size numbers, to begin with"""
+    vectors_learned: bool = True
+    """false: the embedding stays as it is at first"""
+    characters: Literal["none", "recurrent", "convolution"] = "recurrent"
+    """what reads the characters of a word: an LSTM in both directions, or filters of three and their maximum"""
+    character_size: Size = 25
+    """features of each character"""
+    character_units: Size = 25
+    """units in each direction; half the filters"""
+    affixes: tuple[int, ...] = ()
+    """lengths of endings that are features of a word, such as [2, 3]; negative ones: of beginnings"""
+    feature_size: Whole = 8
+    """numbers for each feature: capitals, affixes, data.feature_columns; 0: no features"""
+
+
+class Characters(nn.Module):
+    """The characters of words to one vector each, (U, L) and lengths (U,) to (U, output_size).
+
+    "recurrent": an LSTM's last outputs in both directions (Lample 2016, "Neural architectures for named entity
+    recognition"). "convolution": filters over three characters, and the maximum of each (Ma & Hovy 2016, "End-to-end
+    sequence labeling via bi-directional LSTM-CNNs-CRF").
+
+    >>> read = Characters(30, 8, 5, "convolution")
+    >>> read(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])).shape
+    torch.Size([2, 10])
+
+    Args:
+        characters: how many there are.
+        size: features of each.
+        units: of each direction; there are twice as many filters.
+        how: the way.
+    """
+
+    def __init__(self, characters: int, size: int, units: int, how: Literal["recurrent", "convolution"]):
+        super().__init__()
+        self.embedding = nn.Embedding(characters, size)
+        nn.init.uniform_(self.embedding.weight, -((3 / size) ** 0.5), (3 / size) ** 0.5)
+        self.output_size = 2 * units
+        both = Bidirectional(LSTM(size, units), LSTM(size, units))
+        self.reader = ReadOut(both, "last") if how == "recurrent" else None
+        self.filters = None if how == "recurrent" else nn.Conv1d(size, 2 * units, 3, padding=1)
+
+    def forward(self, spelled: Tensor, lengths: Tensor) -> Tensor:
+        """Characters (U, L) to vectors (U, output_size)."""
+        return self.read(self.embedding(spelled), lengths)
+
+    def read(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """Embedded characters (U, L, size) to vectors."""
+        if self.reader is not None:
+            vectors: Tensor = self.reader(embedded, lengths=lengths)[0]
+            return vectors
+        assert self.filters is not None
+        inside = torch.arange(embedded.shape[1], device=embedded.device) < lengths[:, None]
+        found = self.filters((embedded * inside[..., None]).mT)
+        best: Tensor = found.masked_fill(~inside[:, None], -torch.inf).amax(2)
+        return best
+
+
+class WordReader(nn.Module):
+    """Words to vectors: [E[word]; characters; features].
+
+    Args:
+        section: sizes, as in a recipe's `model`.
+        words: how many words there are.
+        characters: how many characters.
+        features: how many values of each feature.
+        counts: how often each word occurs in training, (words,); those of unknown words are 0.
+        vectors: (words, embedding_size) to begin with; rows of NaN begin at random.
+
+    Attributes:
+        output_size: numbers of a vector.
+    """
+
+    counts: Tensor
+
+    def __init__(
+        self,
+        section: WordSection,
+        words: int,
+        characters: int,
+        features: Sequence[int],
+        counts: Sequence[int],
+        vectors: Tensor | None = None,
+    ):
+        super().__init__()
+        self.unknown_rate = section.unknown_rate
+        self.embedding = EmbeddingDropout(words, section.embedding_size, section.embedding_dropout)
+        bound = (3 / section.embedding_size) ** 0.5
+        nn.init.uniform_(self.embedding.weight, -bound, bound)
+        if vectors is not None:
+            begun = torch.where(vectors.isnan(), self.embedding.weight.detach().cpu(), vectors)
+            self.embedding.weight.data.copy_(begun)
+        self.embedding.weight.requires_grad_(section.vectors_learned)
+        self.register_buffer("counts", torch.tensor(counts, dtype=torch.float32), persistent=False)
+        sizes = (section.character_size, section.character_units)
+        self.characters = None if section.characters == "none" else Characters(characters, *sizes, section.characters)
+        kept = features if section.feature_size else ()
+        self.features = nn.ModuleList(nn.Embedding(size, section.feature_size) for size in kept)
+        self.output_size = (
+            section.embedding_size
+            + (0 if self.characters is None else self.characters.output_size)
+            + section.feature_size * len(kept)
+        )
+
+    def forward(self, batch: TaggedBatch) -> Tensor:
+        """A batch of sentences to (B, T, output_size)."""
+        spelled = None if self.characters is None else self.characters(batch.spelled, batch.spelled_lengths)
+        return self.joined(batch, spelled)
+
+    def joined(self, batch: TaggedBatch, spelled: Tensor | None) -> Tensor:
+        """The same, where the vectors of the forms are known, (U, …)."""
+        parts = [self.embedding(self._seen(batch.words))]
+        if spelled is not None:
+            parts.append(spelled[batch.forms])
+        parts += [table(batch.features[..., place]) for place, table in enumerate(self.features)]
+        return torch.cat(parts, -1)
+
+    def _seen(self, words: Tensor) -> Tensor:
+        """The words, some of them as unknown while it learns."""
+        if not self.training or self.unknown_rate == 0:
+            return words
+        share = self.unknown_rate / (self.unknown_rate + self.counts[words])
+        return torch.where(torch.rand(words.shape, device=words.device) < share, UNKNOWN, words)

@@ -1,0 +1,34 @@
+"""The tag that a word has most often: what any tagger has to beat."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+
+def most_frequent_tags(
+    words: Sequence[Sequence[str]], tags: Sequence[Sequence[str]], others: Sequence[Sequence[str]]
+) -> list[list[str]]:
+    """The tags of other sentences: of each word, the one that it has most often in training; of words that training
+    never saw, the one that words have most often which occur once there (of all words, if none does).
+
+    Args:
+        words, tags: of the training sentences.
+        others: the words of the sentences to tag.
+
+    Example:
+        >>> most_frequent_tags([["the", "end", "the"]], [["DET", "NOUN", "DET"]], [["the", "beginning"]])
+        [['DET', 'NOUN']]
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for sentence, of_words in zip(words, tags, strict=True):
+        for word, tag in zip(sentence, of_words, strict=True):
+            counts[word][tag] += 1
+    once = Counter(next(iter(found)) for found in counts.values() if found.total() == 1)
+    rare = _best(once or sum(counts.values(), Counter()))
+    best = {word: _best(found) for word, found in counts.items()}
+    return [[best.get(word, rare) for word in sentence] for sentence in others]
+
+
+def _best(found: Counter[str]) -> str:
+    return min(found, key=lambda tag: (-found[tag], tag))

@@ -1,0 +1,226 @@
+"""Sentences with tags as data: a recipe's `data` section to sentences, vocabularies and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Literal, cast, get_args
+
+from everstep.data.decoding import reads_text
+from everstep.data.tagged import Tagged, read_tagged
+from everstep.data.tagged_columns import Sentence
+from everstep.data.tagged_formats import Format, columns_of, read_sentences
+from everstep.data.word_features import WordVocabulary
+from everstep.errors import ConfigError, DataError
+from everstep.networks.learned_tags import Learned
+from everstep.networks.tag_columns import UNSEEN, TagColumn
+from everstep.sections import Count, Files, Probability, Section
+
+SHOWN_NOTES = 3
+"""Places named of each kind of mistake."""
+
+
+class TaggedSection(Section):
+    """Sentences with tags: files, columns, what of a word is told apart."""
+
+    train: Files = "everstep:orders.train"
+    """path, list or globs; ${EVERSTEP_DATA} is filled in"""
+    valid: Files | None = None
+    """null: valid_fraction of the training sentences"""
+    valid_fraction: Probability = 0.1
+    """0: no validation"""
+    test: Files | None = None
+    """scored at the end of training"""
+    format: Literal["auto", "columns", "conllu", "jsonl"] = "auto"
+    """of the files; auto: by name and first line; columns: a word a line, a blank line after each sentence"""
+    word_column: int | str | None = None
+    """of words: a number from 0, or a name; null: 0, of CoNLL-U form, of JSON lines tokens"""
+    tag_column: int | str | tuple[int | str, ...] | None = None
+    """of tags, or a list of several; null: -1 (the last), of CoNLL-U upos, of JSON lines tags"""
+    feature_columns: tuple[int | str, ...] = ()
+    """further columns that the model reads; they have to be there at prediction too"""
+    separator: str | None = None
+    """what parts columns; null: tabs if the first line has one, else spaces"""
+    comments: bool = True
+    """false: a line that begins with # is a word like any other"""
+    encoding: str = "utf-8"
+    """of the files"""
+    scheme: Literal["auto", "none", "iob1", "iob2", "iobes", "bilou"] = "auto"
+    """how spans are written as tags; auto: as the training tags show; none: tags are no spans"""
+    learned_scheme: Literal["same", "iob1", "iob2", "iobes", "bilou"] = "iobes"
+    """what the model learns of spans; predictions are written in the scheme of the data"""
+    min_count: Count = 1
+    """rarer words are unknown ones"""
+    lowercase: bool = False
+    """words that differ in case alone are one; characters and capitals are still read"""
+    zero_digits: bool = False
+    """words that differ in digits alone are one"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Files that are not named, separators that part nothing, encodings that there are not."""
+        if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
+            yield "train", "expected a path; got none"
+        if self.separator == "" or self.separator == "\n":
+            yield "separator", f"expected one character or more, such as a comma; got {self.separator!r}"
+        if not reads_text(self.encoding):
+            yield "encoding", f"expected an encoding that Python knows, such as utf-8; got {self.encoding!r}"
+        if self.tag_column == ():
+            yield "tag_column", "expected a column or more; got none"
+
+    @property
+    def validated(self) -> bool:
+        """Whether some sentences are validated on."""
+        return self.valid is not None or self.valid_fraction > 0
+
+
+class TaggedTexts:
+    """The splits of a recipe, read once each.
+
+    Raises:
+        DataError: a file that cannot be read; no such split.
+    """
+
+    def __init__(self, section: TaggedSection, seed: int):
+        self.section, self._seed = section, seed
+        self._read: dict[str, Tagged] = {}
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits there are."""
+        valid, test = self.section.validated, self.section.test is not None
+        return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
+
+    def examples(self, split: str) -> Tagged:
+        """The sentences of a split."""
+        if split not in self.splits():
+            raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
+        if split not in self._read:
+            held_out = split == "valid" and self.section.valid is None
+            whole = held_out or split == "train"
+            self._read[split] = self._whole["valid" if held_out else split] if whole else self._given(split)
+        return self._read[split]
+
+    @cached_property
+    def _whole(self) -> dict[str, Tagged]:
+        """The training sentences, and what is held out of them."""
+        whole = self._given("train")
+        if self.section.valid is not None or self.section.valid_fraction == 0:
+            return {"train": whole}
+        train, valid = whole.held_out(self.section.valid_fraction, self._seed)
+        return {"train": train, "valid": valid}
+
+    def _given(self, split: str) -> Tagged:
+        section = self.section
+        return read_tagged(
+            getattr(section, split),
+            word=section.word_column,
+            tags=section.tag_column,
+            features=section.feature_columns,
+            format=None if section.format == "auto" else section.format,
+            separator=section.separator,
+            comments=section.comments,
+            encoding=section.encoding,
+        )
+
+    def learned(self, affixes: Sequence[int], more: Sequence[str] = ()) -> Learned:
+        """What the training sentences say beside weights."""
+        section, train = self.section, self.examples("train")
+        words = WordVocabulary.of(
+            [sentence.words for sentence in train.sentences],
+            [
+                [sentence.features[place] for sentence in train.sentences]
+                for place in range(len(section.feature_columns))
+            ],
+            min_count=section.min_count,
+            lowercase=section.lowercase,
+            zero_digits=section.zero_digits,
+            affixes=affixes,
+            more=more,
+        )
+        names = columns_of(train.format, section.word_column, section.tag_column, section.feature_columns).tags
+        columns = tuple(
+            TagColumn.of(str(name), train.tags(place), section.scheme, section.learned_scheme)
+            for place, name in enumerate(names)
+        )
+        return Learned(words, columns, train.format, train.separator)
+
+    def passage(self, text: str | None, learned: Learned, characters: int) -> list[Sentence]:
+        """The sentences of a text of one's own, a line each, of about so many characters; else the longest held-out one
+        of at most so many.
+
+        Raises:
+            DataError: the text has no word, or no columns that the model reads.
+        """
+        if text is not None:
+            lines = text[:characters].splitlines()
+            read = sentences_to_tag(lines, learned, self.section, "text", "the text")
+            if found := [sentence for sentence in read if sentence.words]:
+                return found
+            raise DataError("the passage is empty; give a text with some words")
+        held_out = self.examples(self.splits()[-1]).sentences
+        some = [one for one in held_out if sum(map(len, one.words)) + len(one.words) <= characters]
+        return [max(some, key=lambda one: len(one.words), default=held_out[0])]
+
+    def told(self, learned: Learned) -> Iterator[str]:
+        """Lines for the user: of each split how much there is, what was left out, and what may be a mistake."""
+        for split in self.splits():
+            found = self.examples(split)
+            words = sum(len(sentence.words) for sentence in found.sentences)
+            left_out = "".join(f"; {count:,} × {what} left out" for what, count in found.skipped.items())
+            yield f"{split}: {len(found):,} sentences of {words:,} words{left_out}"
+            for place, column in enumerate(learned.columns):
+                yield from self._notes(found, place, column)
+
+    def _notes(self, found: Tagged, place: int, column: TagColumn) -> Iterator[str]:
+        """Transitions that the scheme does not have, and tags that training never saw, with the first places."""
+        wrong = [
+            f"{found.place(number, word)}: {what}"
+            for number, tags in enumerate(found.tags(place))
+            for word, what in column.breaks(tags)
+        ]
+        unseen = [
+            f"{found.place(number, word)}: training never saw the tag {tags[word]!r}"
+            for number, tags in enumerate(found.tags(place))
+            for word, tag in enumerate(column.numbers(tags))
+            if tag == UNSEEN
+        ]
+        for places, counted in ((wrong, "invalid transitions, read as conlleval does"), (unseen, "unseen tags, which "
+                                "count as mistakes; their sentences have no part in the loss")):  # fmt: skip
+            if places:
+                more = "; …" if len(places) > SHOWN_NOTES else ""
+                yield f"note: {len(places):,} {counted}: {'; '.join(places[:SHOWN_NOTES])}{more}"
+
+
+def sentences_to_tag(
+    lines: Iterable[str], learned: Learned, section: TaggedSection, format: Format, source: str
+) -> Iterator[Sentence]:
+    """The sentences to be tagged in lines without their ends.
+
+    Raises:
+        DataError: lines that cannot be read; with the number of the line.
+    """
+    if format == "text" and section.feature_columns:
+        needed = ", ".join(map(str, section.feature_columns))
+        raise DataError(f"{source}: plain text lacks the columns that this model reads beside words: {needed}")
+    return read_sentences(
+        lines,
+        format,
+        columns_of(format, section.word_column, section.tag_column, section.feature_columns),
+        source,
+        separator=section.separator,
+        comments=section.comments,
+        alone=learned.separator,
+        words_only=True,
+    )
+
+
+def format_asked(name: str | None, trained: Format) -> Format:
+    """The format of what is predicted: that of training, unless another is asked for.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    if name is None:
+        return trained
+    if name not in get_args(Format):
+        raise ConfigError(f"predict: expected a format among {', '.join(get_args(Format))} (--format); got {name!r}")
+    return cast(Format, name)

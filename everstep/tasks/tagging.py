@@ -1,0 +1,149 @@
+"""Tagging: a tag for each word of a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from everstep.data import Batches
+from everstep.data.tagged_batches import TaggedBatch, TaggedBatches
+from everstep.learn.files import replace_file
+from everstep.learn.objective import Loss
+from everstep.look.passage import Passage
+from everstep.networks.layers import layer_problems
+from everstep.networks.learned_tags import Learned
+from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection, tag_losses
+from everstep.networks.tag_decoding import SCORED_WORDS, frequent_tags_rival, tag_figures
+from everstep.networks.tag_pictures import tag_passage, tag_pictures
+from everstep.networks.word_reader import WordReader
+from everstep.networks.word_vectors import Vectors, read_vectors, saved_vectors, vectors_of
+from everstep.runs.recipe import Recipe
+from everstep.runs.tag_predictions import tag_predictions
+from everstep.runs.tagged_texts import TaggedSection, TaggedTexts
+from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
+from everstep.state import State
+
+
+class TaggingRecipe(Recipe):
+    """Sentences with a tag for each word, a network that reads them, −log p of the tags."""
+
+    data: TaggedSection = TaggedSection()
+    model: TaggerSection = TaggerSection()
+
+
+class Tagging(Task[TaggingRecipe]):
+    """Parts of speech, names, chunks: says of each word of a sentence what it is."""
+
+    Recipe = TaggingRecipe
+    files = ("vocabulary.json", "vectors.safetensors")
+    unit = "word"
+    scores = frozenset({"accuracy", "f1", "precision", "recall"})
+    shown = ("f1", "accuracy", "loss")
+    answers = frozenset({"probabilities", "n_best", "format"})
+    meaning = {
+        "loss": "mean of -ln p(tags) a word",
+        "accuracy": "share of words whose tag is right",
+        "known_accuracy": "of words that training saw",
+        "unknown_accuracy": "of words that training never saw",
+        "unseen_tags": "tags that training never saw",
+        "f1": "of spans, as conlleval counts",
+        "strict_f1": "of spans that are written as the scheme writes them",
+    }
+    learned: Learned
+    vectors: Vectors | None
+
+    def problems(self) -> Iterator[str]:
+        """A cell that cannot be made."""
+        yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
+
+    def prepare(self) -> None:
+        """The vocabulary and the tags of the training sentences; vectors of words, if there are some."""
+        model = self.recipe.model
+        self.vectors = None if model.vectors is None else read_vectors(model.vectors, model.embedding_size)
+        more = () if self.vectors is None else self.vectors.words
+        self.learned = self.texts.learned(model.affixes, more)
+
+    def ready(self, say: Say) -> None:
+        """Every split, what was left out of it, what may be a mistake; how many words have vectors."""
+        for line in [*self.summary(), *self.texts.told(self.learned)]:
+            say(line)
+        if self.vectors is not None:
+            say(self.vectors.coverage(self.learned.words))
+
+    def save(self, run: Path) -> None:
+        """`vocabulary.json`, and the vectors that the embedding begins with."""
+        replace_file(run / "vocabulary.json", self.learned.to_bytes())
+        replace_file(run / "vectors.safetensors", saved_vectors(self.vectors))
+
+    def open(self, run: Path) -> None:
+        """What `save` wrote."""
+        self.learned = Learned.load(run / "vocabulary.json")
+        self.vectors = vectors_of(run / "vectors.safetensors", self.learned.words.more)
+
+    @cached_property
+    def texts(self) -> TaggedTexts:
+        """The files of the recipe."""
+        return TaggedTexts(self.recipe.data, self.recipe.seed)
+
+    def splits(self) -> tuple[str, ...]:
+        """train, valid and test, as far as the recipe names them."""
+        return self.texts.splits()
+
+    def model(self) -> SequenceTagger:
+        """Words, their characters and features; cells; a head for each column of tags."""
+        section, words, columns = self.recipe.model, self.learned.words, self.learned.columns
+        begun = None if self.vectors is None else self.vectors.rows(words)
+        reader = WordReader(section, *words.sizes(), [0, *words.read_counts.values()], begun)
+        masks = [column.allowed() for column in columns]
+        return SequenceTagger(section, reader, [len(column.tags) for column in columns], masks, self.code.find)
+
+    def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[TaggedBatch]:
+        """Sentences of near-equal length together."""
+        coded = self.learned.coded(self.texts.examples(split).sentences)
+        if purpose == "learn":
+            return TaggedBatches(coded, self.recipe.train.batch_size, seed=self.recipe.seed)
+        return TaggedBatches(coded, 256, shuffle=False, max_tokens=SCORED_WORDS)
+
+    def objective(self, model: Any, batch: TaggedBatch, state: State) -> Iterator[Loss]:
+        """−log p(tags), all columns together."""
+        return tag_losses(model, batch)
+
+    def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+        """Accuracy, of known and unknown words; of spans precision, recall and F1, and those of each type."""
+        sentences = self.texts.examples(split).sentences
+        coded = self.learned.coded(sentences)
+        return tag_figures(model, sentences, coded, self.learned.columns, self.learned.words, progress)
+
+    def validate(self, model: Any) -> dict[str, float]:
+        """The loss, accuracy and F1 of the split "valid"."""
+        found = self.metrics(model, "valid")
+        return {name: found[name] for name in ("loss", "accuracy", "f1") if name in found}
+
+    def digest(self, split: str) -> str:
+        """Of its words, features and tags."""
+        return self.texts.examples(split).digest()
+
+    def summary(self) -> list[str]:
+        """The sentences, their tags, their vocabulary."""
+        return [f"sentences: {self.recipe.data.train}", *self.learned.summary()]
+
+    def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
+        """The lines, with tags appended to each word."""
+        return tag_predictions(model, lines, self.learned, self.recipe.data, asked)
+
+    def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
+        """The most frequent tag of each word."""
+        train, others = self.texts.examples("train").sentences, self.texts.examples(split).sentences
+        return frequent_tags_rival(train, others, self.learned.columns, self.learned.words)
+
+    def passage(self, model: Any, text: str | None, characters: int) -> Passage:
+        """Some held-out sentence, or a text of one's own, as the cells read it."""
+        return tag_passage(model, self.learned, self.texts.passage(text, self.learned, characters))
+
+    def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
+        """Which tags are taken for which, spans in colours, which characters tell."""
+        held_out = self.texts.examples(self.splits()[-1]).sentences
+        own = None if text is None else self.texts.passage(text, self.learned, len(text))
+        yield from tag_pictures(model, self.learned, held_out, own, out)
