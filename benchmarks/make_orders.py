@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from random import Random
 
-TEXTS = Path(__file__).parent.parent / "everstep" / "data" / "texts"
+TEXTS = Path(__file__).parent.parent / "everstep" / "data" / "bundled"
 SIZES = {"train": 1500, "valid": 250, "test": 250}
 
 BOTH = """Florence Sydney Austin Jackson Victoria Chelsea Charlotte Georgia Madison Lincoln Savannah Kingston Preston

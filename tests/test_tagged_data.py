@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from everstep.data.readers.tagged import read_tagged
-from everstep.data.tagged_batches import TaggedBatches
 from everstep.data.readers.tagged_columns import Columns, read_columns
 from everstep.data.readers.tagged_formats import columns_of, format_of, read_sentences, with_tags
+from everstep.data.tagged_batches import TaggedBatches
 from everstep.data.text.files import expand, read_blocks
 from everstep.data.word_features import CAPITALS, LONGEST, WordVocabulary, capitals
 from everstep.errors import DataError

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
-from everstep.data.tagged import read_tagged
+from everstep.data.readers.tagged import read_tagged
 from everstep.data.tagged_batches import TaggedBatches
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.measures import conlleval
@@ -26,7 +26,7 @@ from everstep.networks.tag_columns import TagColumn
 from everstep.networks.tag_decoding import column_figures, decoded
 from everstep.networks.word_reader import Characters, WordReader
 from everstep.runs.recipe_files import load_task
-from everstep.runs.tagged_texts import TaggedTexts
+from everstep.runs.tagged_data import TaggedTexts
 from everstep.runs.training import resume
 
 SMALL = (
@@ -263,7 +263,7 @@ def test_json_probabilities_and_n_best_on_the_command_line(run: es.Run) -> None:
 
 
 def read_tagged_text(text: str) -> list[Any]:
-    from everstep.data.tagged_columns import Columns, read_columns
+    from everstep.data.readers.tagged_columns import Columns, read_columns
 
     return [one for one in read_columns(text.splitlines(), Columns(0, (-1,)), "here") if one.words]
 

@@ -23,8 +23,8 @@ GRADIENT = (
     "word's embedding, as a share of the text's strongest word: blue speaks for the class, red against it."
 )
 CHARACTERS = (
-    "Words that training never saw, by the gradient of log p of the predicted tag, times what is read of each character, "
-    "as a share of the word's strongest: blue speaks for the tag, red against it."
+    "Words that training never saw, by the gradient of log p of the predicted tag, times what is read of each "
+    "character, as a share of the word's strongest: blue speaks for the tag, red against it."
 )
 ATTENTION = "The weight that the read-out gives to the step of each word, as a share of the text's largest."
 

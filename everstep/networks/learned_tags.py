@@ -10,12 +10,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from everstep.data.tagged_columns import Sentence
-from everstep.data.tagged_formats import Format
+from everstep.data.readers.tagged_columns import Sentence
+from everstep.data.readers.tagged_formats import Format
 from everstep.data.word_features import Coded, WordVocabulary
 from everstep.errors import RunError
 from everstep.networks.tag_columns import TagColumn
-from everstep.reading import parse_json, read_small, reason
+from everstep.storage.reading import parse_json, read_small, reason
 
 
 @dataclass(frozen=True)

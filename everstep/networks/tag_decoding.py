@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everstep.data.readers.tagged_columns import Sentence
 from everstep.data.tagged_batches import TaggedBatches
-from everstep.data.tagged_columns import Sentence
 from everstep.data.word_features import Coded, WordVocabulary
 from everstep.errors import DataError
 from everstep.measures import ClassMeasures, class_measures, span_measures

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
+from everstep.data.readers.tagged_columns import Sentence
 from everstep.data.tagged_batches import TaggedBatch, TaggedBatches
-from everstep.data.tagged_columns import Sentence
 from everstep.heads import CRF
 from everstep.look.confusion import draw_confusion
 from everstep.look.passage import Passage
 from everstep.look.relevance import CHARACTERS, draw_relevance
-from everstep.look.tagged import Word, draw_tagged, tagged_html
+from everstep.look.tagged_text import Word, draw_tagged, tagged_html
 from everstep.measures.tag_schemes import letter_and_type
 from everstep.networks.learned_tags import Learned
 from everstep.networks.sequence_tagger import SequenceTagger

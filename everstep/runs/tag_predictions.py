@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from everstep.data.tagged_columns import Sentence
-from everstep.data.tagged_formats import Format, with_tags
+from everstep.data.readers.tagged_columns import Sentence
+from everstep.data.readers.tagged_formats import Format, with_tags
 from everstep.measures.tag_schemes import spans
 from everstep.networks.learned_tags import Learned
 from everstep.networks.sequence_tagger import SequenceTagger
 from everstep.networks.tag_columns import TagColumn
 from everstep.networks.tag_decoding import Found, blocks, decoded
-from everstep.runs.tagged_texts import TaggedSection, format_asked, sentences_to_tag
+from everstep.runs.tagged_data import TaggedSection, format_asked, sentences_to_tag
 from everstep.runs.task import Asked, Prediction
 
 SOURCE = "the lines to tag"

@@ -9,7 +9,6 @@ from typing import Any
 
 from everstep.data import Batches
 from everstep.data.tagged_batches import TaggedBatch, TaggedBatches
-from everstep.learn.files import replace_file
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.networks.layers import layer_problems
@@ -21,9 +20,10 @@ from everstep.networks.word_reader import WordReader
 from everstep.networks.word_vectors import Vectors, read_vectors, saved_vectors, vectors_of
 from everstep.runs.recipe import Recipe
 from everstep.runs.tag_predictions import tag_predictions
-from everstep.runs.tagged_texts import TaggedSection, TaggedTexts
+from everstep.runs.tagged_data import TaggedSection, TaggedTexts
 from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.state import State
+from everstep.storage.files import replace_file
 
 
 class TaggingRecipe(Recipe):

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.patches import Patch
 
-from everstep.look import text
+from everstep.look import coloured_text as text
 from everstep.look.style import canvas, save
 
 PALE = ListedColormap([(1.0, 1.0, 1.0), *colormaps["tab20"].colors[1::2], *colormaps["tab20"].colors[::2]])  # type: ignore[attr-defined]

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Literal, cast, get_args
 
-from everstep.data.decoding import reads_text
-from everstep.data.tagged import Tagged, read_tagged
-from everstep.data.tagged_columns import Sentence
-from everstep.data.tagged_formats import Format, columns_of, read_sentences
+from everstep.data.readers.tagged import Tagged, read_tagged
+from everstep.data.readers.tagged_columns import Sentence
+from everstep.data.readers.tagged_formats import Format, columns_of, read_sentences
+from everstep.data.text.decoding import reads_text
 from everstep.data.word_features import WordVocabulary
 from everstep.errors import ConfigError, DataError
 from everstep.networks.learned_tags import Learned
