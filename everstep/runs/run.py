@@ -132,8 +132,8 @@ class Run:
         if n_best < 1:
             raise ConfigError(f"predict: n_best should be at least 1, but is {n_best}")
         for name, default in NOTHING_ELSE._asdict().items():
-            if getattr(asked, name) != default and (explain or name not in task.answers):
-                known = ", ".join([] if explain else sorted(task.answers)) or "nothing beside"
+            if getattr(asked, name) != default and (explain or name not in task.understands):
+                known = ", ".join([] if explain else sorted(task.understands)) or "nothing beside"
                 raise RunError(
                     f"{self.path} ({self.recipe.task}) cannot {'explain' if explain else 'predict'} with {name}; "
                     f"it understands {known}"
@@ -141,7 +141,7 @@ class Run:
         checked = checked_lines("predict", lines)
         if explain:
             return task.explain(self.model, checked)  # type: ignore[no-any-return]
-        return task.predict(self.model, checked, *((asked,) if task.answers else ()))  # type: ignore[no-any-return]
+        return task.predict(self.model, checked, *((asked,) if task.understands else ()))  # type: ignore[no-any-return]
 
     def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line in nats, each by itself; `first_line` is the number of the first, for errors.

@@ -43,7 +43,7 @@ class Task(ABC, Generic[R]):
         scores: the measures of which the highest is best; of all others it is the lowest.
         meaning: what each measure is, in words, for `everstep eval`.
         shown: the measures that the end of a training prints.
-        answers: the fields of `Asked` that its `predict` understands.
+        understands: the fields of `Asked` that its `predict` understands.
     """
 
     Recipe: ClassVar[type[Any]]
@@ -55,7 +55,7 @@ class Task(ABC, Generic[R]):
     scores: ClassVar[frozenset[str]] = frozenset()
     meaning: ClassVar[dict[str, str]] = {}
     shown: ClassVar[tuple[str, ...]] = ()
-    answers: ClassVar[frozenset[str]] = frozenset()
+    understands: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, recipe: R, code: UserCode | None = None):
         self.recipe = recipe
@@ -176,7 +176,7 @@ class Prediction(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is asked for beside an answer; a job says in `answers` which of these it understands.
+    """What is asked for beside an answer; a job says in `understands` which of these it understands.
 
     Attributes:
         probabilities: p of what is predicted beside it, and of all else in the record.
@@ -199,7 +199,7 @@ class Predicts(Protocol):
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """One prediction a line, or some lines, in order, whatever the batch; it reads ahead no more than a block.
 
-        A job with `answers` takes an `Asked` as a further argument.
+        A job that `understands` some takes an `Asked` as a further argument.
         """
 
 

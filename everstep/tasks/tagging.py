@@ -41,7 +41,7 @@ class Tagging(Task[TaggingRecipe]):
     unit = "word"
     scores = frozenset({"accuracy", "f1", "precision", "recall"})
     shown = ("f1", "accuracy", "loss")
-    answers = frozenset({"probabilities", "n_best", "format"})
+    understands = frozenset({"probabilities", "n_best", "format"})
     meaning = {
         "loss": "mean of -ln p(tags) a word",
         "accuracy": "share of words whose tag is right",
