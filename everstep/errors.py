@@ -49,6 +49,15 @@ class Interrupted(EverstepError):
         self.exit_code = 128 + signal_number
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "token"), counted(2000, "token")
+    ('1 token', '2,000 tokens')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def check_finite(what: str, loss: float) -> None:
     """Refuse a score that is none.
 

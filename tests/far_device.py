@@ -1,4 +1,4 @@
-"""A stand-in for an accelerator: tensors that say they are on "cuda", though they lie in this machine's memory.
+"""A stand-in for an accelerator: tensors that say they are on "cuda" or "mps", but lie in this machine's memory.
 
 What was moved there, and all that is computed of it, is remembered by its memory. As on a GPU, an operation on tensors
 here and there is an error, unless one is a scalar or an index, and NumPy sees only what is here.
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-HERE, FAR = torch.device("cpu"), torch.device("cuda:0")
+HERE = torch.device("cpu")
 _CROSSING = {
     "copy_",
     "__getitem__",
@@ -29,10 +29,11 @@ _PACKED = {"lstm", "gru", "rnn_tanh", "rnn_relu", "_pack_padded_sequence", "_pad
 
 
 class FarDevice(TorchFunctionMode):
-    """Within it, "cuda" is a device."""
+    """Within it, there is a device of that kind; "mps" has no float64."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "cuda") -> None:
         super().__init__()
+        self.kind, self.device = kind, torch.device(kind, 0)
         self._kept: dict[int, Any] = {}  # kept alive, so that no address is used again
 
     def is_far(self, tensor: Tensor) -> bool:
@@ -43,6 +44,8 @@ class FarDevice(TorchFunctionMode):
     def _send(self, tensor: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
             storage = _plain(tensor).untyped_storage()
+            if self.kind == "mps" and tensor.dtype == torch.float64:
+                raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support it")
             if storage.data_ptr():
                 self._kept[storage.data_ptr()] = storage
         return tensor
@@ -54,42 +57,56 @@ class FarDevice(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         owner = getattr(func, "__self__", None)
         if owner is Tensor.device:
-            return FAR if far else HERE
-        if owner in (Tensor.is_cpu, Tensor.is_cuda):
-            return bool(far) == (owner is Tensor.is_cuda)
+            return self.device if far else HERE
+        if owner is Tensor.is_cpu:
+            return not far
+        if owner in (Tensor.is_cuda, Tensor.is_mps):
+            return bool(far) and (owner is Tensor.is_cuda) == (self.kind == "cuda")
         if name == "numpy" and far and kwargs.get("force"):
             return self._moved((args[0].detach().resolve_conj().resolve_neg(), HERE), {}).numpy()
         if name in ("numpy", "__array__") and far:
-            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+            raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() first")
         if func is Tensor.cpu:
             return self._moved((args[0], HERE), {})
         if func is Tensor.to:
             return self._moved(args, kwargs)
+        if func is torch.autograd.grad:  # each is where what it is a gradient of is
+            return self._gradients(args, kwargs)
         here = [tensor for tensor in given if not self.is_far(tensor) and tensor.dim() and tensor.numel()]
         if name in _PACKED:
             here = [tensor for tensor in here if tensor.is_floating_point()]
         if far and here and name not in _CROSSING:
-            raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found cuda:0 and cpu")
+            raise RuntimeError(
+                f"{name}: expected all tensors to be on the same device, but found {self.device} and cpu"
+            )
         device = kwargs.get("device")
         sent = bool(far)
         if device is not None:
-            sent = torch.device(device).type == FAR.type
+            sent = torch.device(device).type == self.kind
             kwargs["device"] = HERE
         result = func(*args, **kwargs)
         if sent and name not in ("copy_", "__setitem__"):
             tree_map(lambda leaf: self._send(leaf) if isinstance(leaf, Tensor) else leaf, result)
         return result
 
+    def _gradients(self, args: Any, kwargs: dict[str, Any]) -> Any:
+        inputs = tree_leaves(args[1] if len(args) > 1 else kwargs["inputs"])
+        found = torch.autograd.grad(*args, **kwargs)
+        for one, gradient in zip(inputs, found, strict=True):
+            if gradient is not None and self.is_far(one):
+                self._send(gradient)
+        return found
+
     def _moved(self, args: Any, kwargs: dict[str, Any]) -> Tensor:
         """`Tensor.to`, of a device, a dtype, or another tensor."""
         tensor, *others = args
-        to: list[Any] = [FAR if isinstance(one, Tensor) and self.is_far(one) else one for one in others]
+        to: list[Any] = [self.device if isinstance(one, Tensor) and self.is_far(one) else one for one in others]
         if others and isinstance(others[0], Tensor):
-            to = [FAR if self.is_far(others[0]) else HERE, others[0].dtype, *others[1:]]
+            to = [self.device if self.is_far(others[0]) else HERE, others[0].dtype, *others[1:]]
         device = kwargs.pop("device", None)
         named = [torch.device(one) for one in [device, *to] if isinstance(one, str | torch.device)]
         rest = [one for one in to if isinstance(one, torch.dtype)]
-        there = named[0].type == FAR.type if named else self.is_far(tensor)
+        there = named[0].type == self.kind if named else self.is_far(tensor)
         moves = there != self.is_far(tensor)
         with torch._C.DisableTorchFunction():
             result: Tensor = tensor.to(HERE, *rest, **{**kwargs, "copy": True} if moves else kwargs)

@@ -285,7 +285,7 @@ def test_pictures_are_drawn(run: es.Run, tmp_path: Path) -> None:
     drawn = {path.name for path in (tmp_path / "drawn").glob("*.png")}
     ours = {"confusion.png", "reliability.png", "words.png", "words-gradient.png"}
     assert {"curves.png", "rivals.png", *ours, "units.png", "gates.png"} <= drawn
-    assert "All 9 texts are classed right." in (tmp_path / "drawn" / "README.md").read_text()
+    assert "No mistake in 9 texts." in (tmp_path / "drawn" / "README.md").read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------- going on
@@ -425,8 +425,8 @@ def test_the_most_mistaken_of_many_classes_are_drawn(tmp_path: Path) -> None:
     measured = class_measures(targets, guesses, 10_000)
     told = draw_confusion(measured, [f"class {number}" for number in range(10_000)], tmp_path / "confusion.png")
     assert told == (
-        "100.0% of 10,000 texts are on the diagonal, where they belong. The most frequent mistake: 1 of 1 texts of "
-        "class class 3 are taken for class 9999. Shown are the 30 of 10,000 classes with most mistakes."
+        "100.0% of 10,000 texts on the diagonal, where they belong. The most frequent mistake: 1 of 1 text of "
+        "class class 3 taken for class 9999. Shown are the 30 of 10,000 classes with most mistakes."
     )
     assert measured.confusion([3, 5, 9_999]).tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1]]
 

@@ -379,7 +379,7 @@ def test_next_commands_can_be_typed_where_the_shell_does_not_find_everstep(
 def test_unknown_words_of_a_prompt_are_counted(cli: Everstep, run: FakeRun) -> None:
     done = cli("generate", "runs/mine", "--prompt", "unheard of")
     assert done.code == 0
-    assert "1 of the prompt's tokens are not in the vocabulary" in done.err
+    assert "note: 1 token of the prompt is not in the vocabulary, and read as <unk>" in done.err
 
 
 def test_generate_passes_what_was_asked_and_the_recipes_rest(cli: Everstep, run: FakeRun) -> None:
@@ -389,7 +389,7 @@ def test_generate_passes_what_was_asked_and_the_recipes_rest(cli: Everstep, run:
     first, second = run.asked
     assert first == {
         "prompt": "The", "length": 7, "temperature": 0, "top_k": 4, "top_p": 0.5, "seed": 0, "count": 1,
-        "stop": "", "until_end": False,
+        "stop": "", "until_end": False, "unk": False,
     }  # fmt: skip
     decode = run.recipe.decode
     assert (second["length"], second["temperature"], second["seed"]) == (decode.length, decode.temperature, None)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from everstep.look import curves
-from everstep.look.curves import learning_curves
+from everstep.look.curves import curve_words, learning_curves
 
 
 def test_unlike_measures_have_an_axis_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +29,31 @@ def test_unlike_measures_have_an_axis_each(tmp_path: Path, monkeypatch: pytest.M
         {str(line.get_label()): list(line.get_ydata()) for line in axes.lines} for axes in (shares, perplexity_axes)
     ]
     assert drawn == [{"accuracy": [0.5, 0.9], "macro f1": [0.4, 0.7]}, {"perplexity": [90.0, 30.0]}]
+
+
+@pytest.mark.parametrize(
+    ("select", "kept", "marks", "words"),
+    [
+        (None, 4, ["best 1.44"], "Validation was best at step 4, 1.44, and has risen to 2.89"),
+        ("loss", 4, ["best 1.44"], "Validation was best at step 4"),
+        ("valid.macro_f1", 8, ["kept 2.89", "best 0.70"], "lowest at step 4, 1.44, and has risen to 2.89"),
+        ("accuracy", 4, ["kept 1.44", "best 0.50"], "Kept are the weights of step 4, where accuracy is best, 0.50."),
+    ],
+)
+def test_the_weights_that_are_kept_are_marked(
+    select: str | None, kept: int, marks: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[dict[str, Any]] = []
+    for step, loss, accuracy, f1 in ((4, 1.0, 0.5, 0.4), (8, 2.0, 0.4, 0.7)):
+        measures = {"valid": loss, "valid.accuracy": accuracy, "valid.macro_f1": f1}
+        records.append({"step": step, "seconds": 1.0 * step, **measures, "best": step <= kept})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    figures: list[Figure] = []
+    monkeypatch.setattr(curves, "save", lambda figure, to: figures.append(figure))
+    found = learning_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", "text", select=select)
+    texts = [text for axes in figures[0].axes for text in axes.texts]
+    assert [text.get_text() for text in texts] == marks
+    assert {text.xy[0] for text in texts if isinstance(text, Annotation)} == {kept}
+    said = curve_words(found, "text")
+    assert words in said
+    assert ("Kept are" in said) == (len(marks) > 1)

@@ -128,6 +128,37 @@ def test_resume_raises_limits_and_nothing_else() -> None:
     assert es.load("run").recipe.train.max_steps == 5
 
 
+@pytest.mark.parametrize(
+    ("limit", "done"),
+    [("max_steps=2", "4 steps"), ("max_epochs=1", r"more than 1 epoch"), ("max_minutes=1e-9", r"\d\.\d minutes")],
+)
+def test_a_limit_below_what_is_done_is_refused(limit: str, done: str) -> None:
+    train("run", "train.max_steps=4", "objective.k1=240")  # three steps an epoch
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    key = limit.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{key}: expected more than what is done \({done}\); got .* max_steps=4$"):
+        resume("run", quietly, overrides=[f"train.{limit}"])
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    config = Path("run/config.yaml")
+    config.write_text(
+        config.read_text().replace(f"{key}: {'4' if key == 'max_steps' else 'null'}", f"{key}: {limit[len(key) + 1 :]}")
+    )
+    with pytest.raises(ConfigError, match=rf"^{key}: expected more than"):
+        resume("run", quietly)
+
+
+def test_a_run_that_has_nothing_left_to_do_says_so() -> None:
+    train("run")
+    lines: list[str] = []
+    resume("run", lines.append)
+    assert (
+        "no step was left to make; to train on, raise max_steps: everstep train --resume run train.max_steps=…" in lines
+    )
+    assert lines[-2].endswith("; ended by max_steps")
+    resume("run", lines.append, overrides=["train.max_steps=5", "train.max_epochs=9"])
+    assert len([line for line in lines if "no step was left" in line]) == 1
+
+
 def test_other_files_are_evaluated() -> None:
     run = train("run")
     Path("a.txt").write_text(TEXT[:530])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from far_device import FAR, HERE, FarDevice, far_tensors
+from far_device import HERE, FarDevice, far_tensors
 
 import everstep as es
 from everstep.errors import ConfigError
@@ -29,19 +29,21 @@ TRICKS = [
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
-    """A machine with an accelerator."""
+def far(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FarDevice]:
+    """A machine with an accelerator: CUDA's, unless the test names another."""
+    kind = getattr(request, "param", "cuda")
 
     class Generator(torch.Generator):
         def __new__(cls, device: Any = "cpu") -> Any:
             return super().__new__(cls)
 
     monkeypatch.setattr(torch, "Generator", Generator)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)  # of states of random generators
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *index: "a stand-in")
-    with FarDevice() as mode:
+    with FarDevice(kind) as mode:
         yield mode
 
 
@@ -59,7 +61,10 @@ def test_a_language_model_there(more: list[str], far: FarDevice, tmp_path: Path)
     run, lines = trained(tmp_path, *more)
     assert all(far_tensors(far, run.model))
     assert any("cuda" in line for line in lines)  # auto says what it took
-    assert "minutes on a stand-in; ended by max_steps" in (run.path / "README.md").read_text()
+    card = (run.path / "README.md").read_text()
+    assert "minutes on a stand-in; ended by max_steps" in card
+    assert "- again: this recipe sees the same batches" in card
+    assert "gives the same bits" not in card
     assert run.evaluate("valid")["loss"] > 0
     assert len(run.score(["the cat", "", "a dog"])) == 3
     assert len(run.generate("the", length=80, seed=1, count=1)) == 83
@@ -89,8 +94,9 @@ def test_classes_there(far: FarDevice, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_stand_in_is_as_strict_as_an_accelerator(far: FarDevice) -> None:
-    there, here = torch.ones(3, device=FAR), torch.ones(3)
-    assert (there.device, here.device, there.cpu().device, (there + 1).device) == (FAR, HERE, HERE, FAR)
+    there, here = torch.ones(3, device=far.device), torch.ones(3)
+    assert (there.device, here.device, there.cpu().device) == (far.device, HERE, HERE)
+    assert ((there + 1).device, there.is_mps) == (far.device, False)
     with pytest.raises(RuntimeError, match="same device"):
         there + here
     with pytest.raises(RuntimeError, match="same device"):
@@ -141,13 +147,37 @@ def test_auto_says_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "device: cpu (train.device: auto)" in lines
 
 
-@pytest.mark.parametrize("kind", ["text", "classes"])
+@pytest.mark.parametrize("far", ["mps"], indirect=True)
+def test_the_stand_in_for_metal_has_no_float64(far: FarDevice) -> None:
+    there = torch.ones(3, device="mps")
+    assert (there.device.type, there.is_mps, there.is_cuda, there.is_cpu) == ("mps", True, False, False)
+    assert there.cpu().double().dtype == torch.float64
+    for wide in (
+        there.double,
+        lambda: there.to(torch.float64),
+        lambda: torch.zeros(3, device="mps", dtype=torch.float64),
+    ):
+        with pytest.raises(TypeError, match="float64"):
+            wide()
+
+
+@pytest.mark.parametrize("far", ["mps"], indirect=True)
+def test_a_language_model_on_metal(far: FarDevice, tmp_path: Path) -> None:
+    run, lines = trained(tmp_path, "train.averaging=ema", "train.gradient_noise=0.01", "objective.label_smoothing=0.1")
+    assert all(far_tensors(far, run.model))
+    assert any("mps" in line for line in lines)
+    assert run.evaluate("valid")["loss"] > 0
+    assert len(run.score(["the cat", "", "a dog"])) == 3
+    assert len(run.generate("the", length=5, seed=1, count=3, top_k=3, top_p=0.9)) == 3
+
+
+@pytest.mark.parametrize(("far", "kind"), [("mps", "text"), ("cuda", "classes"), ("mps", "classes")], indirect=["far"])
 def test_pictures_there(kind: str, far: FarDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from everstep.runs.pictures import draw
 
     monkeypatch.setenv("EVERSTEP_FIXTURES", str(FIXTURES))
     path = FIXTURES / ("run-format-1" if kind == "text" else "run-format-2")
-    run = es.load(path, device="cuda")
+    run = es.load(path, device=far.kind)
     assert all(far_tensors(far, run.model))
     drawn = [picture.name for picture, _ in draw(run, tmp_path)]
     assert len(drawn) >= 3

@@ -60,6 +60,23 @@ def test_it_evaluates_as_it_did(kept: tuple[Path, dict[str, Any]]) -> None:
         }
 
 
+SAID = {
+    "run-format-1": "language-model, LSTM 1 × 8, 1,487 parameters, step 12, nats per token 4.1607 on valid",
+    "run-format-2": "classification, GRU 1 × 8, 928 parameters, step 12, accuracy 1.0000 on valid",
+}
+
+
+def test_it_says_in_a_line_what_it_is(kept: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = kept
+    run = es.load(path)
+    job = run.recipe.task
+    whole = next(words for words in SAID.values() if words.startswith(job))
+    assert repr(run) == f"Run({whole}, {path})"
+    for name in ("scores.json", "model.safetensors"):  # of a run that is not trained yet, or damaged
+        (path / name).write_bytes(b"[1]")
+    assert repr(run) == f"Run({whole.partition(', step')[0]}, {path})"
+
+
 def test_it_answers_as_it_did(kept: tuple[Path, dict[str, Any]]) -> None:
     path, known = kept
     verb, *options = known["command"]

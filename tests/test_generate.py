@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from everstep.data import Tokenizer
 from everstep.data.text.vocabulary import KINDS
 from everstep.decode import draws, sample
 from everstep.errors import ConfigError
+from everstep.native import toolchain
+from everstep.networks import streaming
 from everstep.runs.run import Run
 
 P = torch.tensor([0.4, 0.3, 0.2, 0.1])
@@ -86,6 +89,51 @@ def test_temperatures_that_are_none_are_refused(runs: dict[str, Run], temperatur
         runs["chars"].stream(temperature=temperature)
     with pytest.raises(ConfigError, match="temperature should be 0 or more"):
         runs["chars"].generate(temperature=temperature)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "1"])
+def test_seeds_that_are_none_are_refused(runs: dict[str, Run], seed: Any) -> None:
+    with pytest.raises(ConfigError, match=r"generate: seed should be a whole number from 0 to 2\^63 - 1, but is"):
+        runs["words"].generate("be", length=1, seed=seed)
+
+
+@pytest.mark.parametrize("unit", ["chars", "words", "unigram"])
+def test_unknown_symbols_are_not_drawn_unless_asked_for(unit: str, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train([TEXT], unit, max_size=60 if unit == "unigram" else None, unk=True)
+    run = untrained(tmp_path, "shakespeare-minute", *SIZES, tokenizer=tokenizer)
+    with torch.no_grad():
+        run.model.head.bias[tokenizer.unk_id] = 5.0
+    how: dict[str, Any] = {"prompt": "or", "length": 30, "seed": 2}
+    assert run.generate(**how, unk=True).count("<unk>") > 15
+    for cut in ({}, {"temperature": 0}, {"top_k": 1}, {"top_p": 0.5}):
+        text = run.generate(**how, **cut)
+        assert "<unk>" not in text
+        assert len(text) > 10
+
+
+@pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "IndRNN", "MGU", "PeepholeLSTM"])
+def test_texts_of_the_compiled_step_are_those_of_the_loop(
+    cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer.train([TEXT], "chars")
+    run = untrained(tmp_path, "shakespeare-minute", *SIZES, f"model.cell={cell}", tokenizer=tokenizer)
+    made: list[es.Stream] = []
+
+    class Seen(es.Stream):
+        def __init__(self, *given: Any):
+            super().__init__(*given)
+            made.append(self)
+
+    monkeypatch.setattr(streaming, "Stream", Seen)
+    texts: dict[int, list[list[str]]] = {}
+    for warm in (0, 1000):
+        monkeypatch.setattr(streaming, "WARM", warm)
+        texts[warm] = [run.generate("To be", length=150, seed=seed, count=2) for seed in (1, 2, 3)]
+        assert len(made) == 6  # of one row, which is tried first, and of two
+        assert all(stream.compiled for stream in made)
+    assert texts[0] == texts[1000]
+    assert len({text for pair in texts[0] for text in pair}) == 6
 
 
 @pytest.mark.parametrize("count", [10**8, 10**12, 10**30])

@@ -50,7 +50,7 @@ def test_an_empty_file_that_is_named_is_an_error(tree: Path, name: str) -> None:
 
 
 def test_a_glob_of_empty_files_is_an_error(tree: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.\*: all 2 files that match are empty"):
+    with pytest.raises(DataError, match=r"none\.\*: matches 2 empty files and no other"):
         expand(f"{tree}/b/none.*")
 
 

@@ -207,7 +207,7 @@ BAD = [
     ("a.tsv", "", r"a\.tsv: the file is empty"),
     ("a.tsv", "\ufeff", r"holds no text"),
     ("a.tsv", HEADED + "\tpos\n\n", r"no labelled text; left out: 1 × empty text, 1 × blank line"),
-    ("a.tsv", HEADED + "a\tpos\nb\tpos\n", r"expected at least 2 classes, came 1: 'pos' \(all 2 texts\)"),
+    ("a.tsv", HEADED + "a\tpos\nb\tpos\n", r"expected at least 2 classes, came 1: 'pos' \(of 2 texts\)"),
     ("a.tsv", HEADED + "a\tpos\nb\t\n", r"line 3: the label is empty"),
     ("a.tsv", HEADED + "a\tpos\nb\t \n", r"line 3: the label is empty"),
     ("a.csv", 'text,label\na,"p\nos"\n', r"line 2: the class name 'p\\nos' holds a tab, a line break"),

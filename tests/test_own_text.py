@@ -102,7 +102,7 @@ def test_a_text_of_one_character_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     config = parse_recipe(f"task: language-model\ntrain: {{max_steps: 1}}\ndata: {{train: {tmp_path}/a.txt}}", "recipe")
     with pytest.raises(DataError, match="too short to hold some out of it; give more text"):
-        Texts.of(config.data)
+        Texts(config.data).read("train")
 
 
 # --------------------------------------------------------------------------------------------- what stands in its place

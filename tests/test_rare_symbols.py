@@ -32,7 +32,7 @@ def test_one_rare_character_in_the_held_out_part(tmp_path: Path) -> None:
     )
     assert run.task.tokenizer.symbols[0] == "<unk>"
     assert any(line.startswith("valid: 46 tokens") and "1 unknown (2.17 %)" in line for line in lines)
-    assert "note: a held-out text has characters that data.train lacks; they are read as <unk>" in lines
+    assert "note: there are characters that data.train lacks; they are read as <unk>" in lines
     assert lines[-1].endswith("(2.17% of the tokens are <unk>)")
     scores = run.evaluate("valid")
     assert (scores["unknown"], scores["unknown_share"]) == (1, SHARE)
@@ -61,6 +61,24 @@ def test_where_nothing_is_unknown_the_vocabulary_is_as_ever(tmp_path: Path) -> N
     assert sorted(run.task.tokenizer.symbols) == sorted({*KNOWN} - {"\n"} | {"\\n"})
     assert not any("<unk>" in line for line in lines)
     assert "lower_bounds" not in run.evaluate("valid")
+
+
+@pytest.mark.parametrize("cut", ["data.min_count=2", "data.max_size=10"])
+def test_a_cut_brings_it(cut: str, tmp_path: Path) -> None:
+    run, lines = trained(tmp_path, "the çat\n" + KNOWN, cut, "data.valid_fraction=0")
+    assert run.task.tokenizer.symbols[0] == "<unk>"
+    assert "ç" not in run.task.tokenizer.symbols
+    assert len(run.task.tokenizer.symbols) == (10 if "max" in cut else 12)
+    assert any(line.startswith("train: ") and "1 unknown (0.14 %)" in line for line in lines) == ("min" in cut)
+    assert "note: there are characters that data.min_count or data.max_size cuts; they are read as <unk>" in lines
+    with pytest.raises(DataError, match=r"nothing stands for what was cut: leave data\.unk out, or cut nothing"):
+        trained(tmp_path, "the çat\n" + KNOWN, cut, "data.unk=false")
+
+
+def test_a_cut_of_nothing_brings_none(tmp_path: Path) -> None:
+    run, lines = trained(tmp_path, KNOWN, "data.min_count=2", "data.max_size=11")
+    assert run.task.tokenizer.unk_id is None
+    assert not any("<unk>" in line for line in lines)
 
 
 def test_it_is_not_added_where_that_is_refused(tmp_path: Path) -> None:

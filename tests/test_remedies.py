@@ -232,7 +232,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     lines: list[str] = []
     whole = remedies(tiny(), out, log=lines.append)
     assert whole[:2] == first
-    assert lines[0] == "2 of 4 trials are done; 2 to go"
+    assert lines[0] == "done: 2 of 4 trials; 2 to go"
     assert len(asked) == 5
     assert tried(tiny(), out) == whole
     assert len(asked) == 5

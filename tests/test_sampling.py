@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from far_device import FarDevice
 from torch import Tensor
 
 from everstep.decode import sample
@@ -36,6 +37,10 @@ def shares(**how: object) -> Tensor:
         ({"top_p": 0.72}, torch.tensor([4 / 9, 3 / 9, 2 / 9, 0])),
         ({"top_p": 0.01}, torch.tensor([1.0, 0, 0, 0])),
         ({"top_p": 1.0}, P),
+        ({"never": [0]}, torch.tensor([0, 3 / 6, 2 / 6, 1 / 6])),
+        ({"never": [0, 2], "top_k": 1}, torch.tensor([0.0, 1, 0, 0])),
+        ({"never": [0], "temperature": 0}, torch.tensor([0.0, 1, 0, 0])),
+        ({"never": [1], "top_p": 0.5}, torch.tensor([1.0, 0, 0, 0])),
         ({"top_k": 3, "top_p": 0.5}, torch.tensor([4 / 7, 3 / 7, 0, 0])),
     ],
 )
@@ -54,6 +59,21 @@ def test_tokens_drawn_are_fed_back_after_the_prompt() -> None:
     drawn = sample(record, torch.zeros(2), [3, 4, 1], 4, count=2)
     assert drawn.tolist() == [[2, 3, 4, 0]] * 2
     assert seen == [[3, 3], [4, 4], [1, 1], [2, 2], [3, 3], [4, 4]]
+
+
+def test_a_model_without_a_state_is_where_its_prompt_is() -> None:
+    """As on a GPU, a step of a model there takes tokens that are there."""
+
+    def there(tokens: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+        assert far.is_far(tokens)
+        return weights[tokens], state
+
+    with FarDevice() as far:
+        weights = P.log().expand(4, 4).contiguous().to("cuda")
+        prompt = torch.tensor([1, 2]).to("cuda")
+        assert sample(there, (), prompt, 3, count=2, never=[0]).shape == (2, 3)
+        with pytest.raises(RuntimeError, match="same device"):
+            sample(lambda tokens, state: (weights[tokens] + P, state), (), prompt, 3)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_scored_lines_count_their_unknown_words(strange: Run, chars: Run) -> Non
     assert chars.score(["the king"])[0].unknown is None
     code, out, told = call("score", str(strange.path), "--json", stdin=b"zounds king\nthe king\n")
     assert (code, [json.loads(row)["unknown"] for row in out.splitlines()]) == (0, [1, 0])
-    assert "note: 1 of the 6 tokens (16.67%) are <unk>" in told
+    assert "note: 1 of 6 tokens (16.67%) is <unk>; the probability is that of any unknown word" in told
     assert "note" not in call("score", str(strange.path), stdin=b"the king\n")[2]
     assert "unknown" not in json.loads(call("score", str(chars.path), "--json", stdin=b"the king\n")[1])
 

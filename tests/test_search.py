@@ -94,7 +94,7 @@ def test_it_goes_on_where_it_was(text: Path, tmp_path: Path, lines: list[str], m
     more = searched(text, tmp_path / "run", lines, cells=4)
     assert more[:3] == first
     assert [r["seed"] for r in more[3:]] == [1, 2, 3]
-    assert "3 of 6 cells are done; 3 to go" in lines
+    assert "done: 3 of 6 cells; 3 to go" in lines
     assert len(asked) == 7
     assert searched(text, tmp_path / "run", lines, cells=4) == more
     assert len(asked) == 7

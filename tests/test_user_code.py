@@ -81,6 +81,41 @@ def test_a_cell_of_ones_own_is_trained_kept_resumed_and_used(name: str, here: Pa
     assert longer.recipe.train.max_steps == 4
 
 
+@pytest.mark.parametrize("before", ["GRU", "mycells.py:Plain"])
+@pytest.mark.parametrize("named", ["newcells.py:Mine", "{type: deep/newcells.py:Plain, scale: 0.5}"])
+def test_a_runs_recipe_takes_another_cell_of_ones_own(before: str, named: str, here: Path) -> None:
+    """The run's own code is not needed then, and needs no trust; that of an override is the user's."""
+    train("first", cell=before)
+    Path("deep").mkdir()
+    for folder in ("", "deep"):
+        Path(folder, "newcells.py").write_text(CELLS + f"\n# {folder}\n")
+    Path("mycells.py").unlink()
+    other = es.train("first/config.yaml", "second", lambda _: None, overrides=[f"model.cell={named}"])
+    kept = (other.path / "code" / "newcells.py").read_text()
+    assert kept.endswith("# deep\n" if "deep" in named else "# \n")
+    assert [path.name for path in (other.path / "code").iterdir()] == ["newcells.py"]
+    assert es.load("second", trust_code=True).evaluate() == other.evaluate()
+    with pytest.raises(ConfigError, match=r"model\.cell: no file gone\.py"):
+        es.train("first/config.yaml", "third", lambda _: None, overrides=["model.cell=gone.py:Mine"])
+
+
+def test_a_runs_file_and_another_of_its_name(here: Path) -> None:
+    """They cannot be kept side by side; the same name alone means the user's, for every key."""
+    job = "from everstep.tasks.language_model import LanguageModel\nclass Job(LanguageModel): pass\n"
+    Path("mine.py").write_text(job)
+    train("first", "task=mine.py:Job", cell="GRU")
+    Path("deep").mkdir()
+    for path in ("mine.py", "deep/mine.py"):
+        Path(path).write_text(CELLS + job)
+    again: dict[str, Any] = {"log": lambda _: None, "overrides": ["model.cell=deep/mine.py:Mine"]}
+    with pytest.raises(RunError, match="--trust-code"):
+        es.train("first/config.yaml", "second", **again)
+    with pytest.raises(ConfigError, match="have one name"):
+        es.train("first/config.yaml", "second", **again, trust_code=True)
+    es.train("first/config.yaml", "second", **again | {"overrides": ["model.cell=mine.py:Mine"]})
+    assert Path("second/code/mine.py").read_text() == CELLS + job
+
+
 def test_a_second_size_with_a_default_is_given_too(here: Path) -> None:
     run = train(cell="mycells.py:Plain")
     assert run.model.body.scanned()[0].input_size == 8

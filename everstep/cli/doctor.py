@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from everstep.errors import counted
 from everstep.storage.reading import json_text
 
 
@@ -50,8 +51,7 @@ def _clear(as_json: bool) -> None:
     if as_json:
         print(json_text({"cleared": count, "freed_bytes": freed, "folder": str(build.folder())}, ensure_ascii=False))
         return
-    steps = f"{count} compiled step" + "s" * (count != 1)
-    print(f"{steps} removed from {build.folder()}: {freed / 2**20:.2f} MB freed")
+    print(f"{counted(count, 'compiled step')} removed from {build.folder()}: {freed / 2**20:.2f} MB freed")
 
 
 def examine() -> dict[str, Any]:

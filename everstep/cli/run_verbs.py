@@ -12,7 +12,7 @@ import typer
 
 from everstep.cli.common import load_run, log
 from everstep.data.text.decoding import read_lines
-from everstep.errors import DataError
+from everstep.errors import DataError, counted
 from everstep.storage.reading import json_text
 
 if TYPE_CHECKING:
@@ -159,8 +159,10 @@ def score(
             total, unknown = total + item.tokens, unknown + (item.unknown or 0)
             print(_row(item, tokens) if as_json else f"{item.logp:.6f}\t{item.tokens}\t{item.line}")
     if unknown:
-        share = f"{unknown:,} of the {total:,} tokens ({unknown / total:.2%}) are <unk>"
-        log(f"note: {share}; their probability is that of any unknown word, not of the word that stands there")
+        share = (
+            f"{unknown:,} of {counted(total, 'token')} ({unknown / total:.2%}) {'is' if unknown == 1 else 'are'} <unk>"
+        )
+        log(f"note: {share}; the probability is that of any unknown word, not of the word that stands there")
 
 
 def _row(item: Score, tokens: bool) -> str:
@@ -216,6 +218,9 @@ def generate(
     count: int = typer.Option(1, help="Samples, with a line --- between two of them (≥ 1)."),
     stop: str | None = typer.Option(None, metavar="TEXT", help="End each sample before this text."),
     until_end: bool = typer.Option(False, "--until-end", help="End each sample at the symbol that ends a sequence."),
+    unk: bool | None = typer.Option(
+        None, "--unk/--no-unk", help="Whether <unk> is drawn too.", show_default="the recipe's"
+    ),
     device: str = DEVICE,
     trust_code: bool = TRUST,
 ) -> None:
@@ -243,7 +248,8 @@ def generate(
     decode = decode_section(loaded.able("generate").recipe)
     prompt = decode.prompt if prompt is None else prompt
     if unknown := loaded.able("generate").decoder(loaded.model, prompt).unknown:
-        log(f"note: {unknown} of the prompt's tokens are not in the vocabulary and are read as <unk>")
+        tokens = f"{counted(unknown, 'token')} of the prompt {'is' if unknown == 1 else 'are'}"
+        log(f"note: {tokens} not in the vocabulary, and read as <unk>")
     pieces = loaded.stream(
         prompt=prompt,
         length=length or decode.length,
@@ -254,6 +260,7 @@ def generate(
         count=count,
         stop=stop or "",
         until_end=until_end,
+        unk=decode.unk if unk is None else unk,
     )
     write_texts(pieces)
 

@@ -47,7 +47,8 @@ def train(
     KEY=VALUE changes any key of the recipe (`everstep recipes keys NAME` explains them all); values are YAML. All
     of it is checked before any work.
 
-    Ctrl-C and SIGTERM finish the step and save; --resume then goes on exactly as if nothing had happened, bit for bit.
+    Ctrl-C and SIGTERM finish the step and save; --resume then goes on as if nothing had happened: on a CPU, bit for
+    bit.
     """
     if resume is not None:
         changes = [*([recipe] if recipe else []), *(overrides or [])]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from everstep.data.batches import Batches, TokenBatch
 from everstep.data.text.corpus import Corpus
-from everstep.errors import ConfigError, DataError
+from everstep.errors import ConfigError, DataError, counted
 
 Ints = NDArray[np.int64]
 
@@ -85,8 +85,8 @@ class Lanes(Batches[TokenBatch]):
             lower = f"set train.batch_size={self.targets}{' or less' if self.targets > 1 else ''}, or "
             remedy = f"{lower if self.targets else ''}give more text"
             raise DataError(
-                f"the text has {len(corpus):,} tokens, {self.targets:,} to predict; train.batch_size={batch_size} "
-                f"needs at least one for each of {batch_size} lanes: {remedy}"
+                f"the text has {counted(len(corpus), 'token')}, {self.targets:,} to predict; "
+                f"train.batch_size={batch_size} needs at least one for each of {counted(batch_size, 'lane')}: {remedy}"
             )
         share, more = divmod(self.targets, batch_size)
         lanes = np.arange(batch_size)

@@ -20,6 +20,7 @@ class Decoder(NamedTuple):
         end: the token that ends a sequence; None: sequences have no end.
         begins: how many tokens of the prompt stand before what was given, such as a symbol that begins.
         unknown: how many tokens of what was given are unknown to the vocabulary.
+        never: tokens that cannot be written, such as `<unk>`: they are not drawn unless asked for.
     """
 
     step: StepFn
@@ -28,3 +29,4 @@ class Decoder(NamedTuple):
     end: int | None
     begins: int = 0
     unknown: int = 0
+    never: tuple[int, ...] = ()

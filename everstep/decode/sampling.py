@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from everstep.errors import ConfigError
+from everstep.native import processor
 from everstep.state import State, leaves
 
 StepFn = Callable[[Tensor, State], tuple[Tensor, State]]
@@ -20,28 +22,31 @@ _COLD = 1e-30
 def sample(
     step: StepFn,
     state: State,
-    prompt: Sequence[int],
+    prompt: Sequence[int] | Tensor,
     length: int,
     *,
     count: int = 1,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    never: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw x_t ~ p(x | x_<t), one token after another.
 
-    The log-probabilities are divided by the temperature, cut to the `top_k` likeliest (Fan 2018), then to the smallest
-    set of likeliest whose mass reaches `top_p` (Holtzman 2020), and renormalised.
+    Without the tokens `never`, the log-probabilities are divided by the temperature, cut to the `top_k` likeliest (Fan
+    2018), then to the smallest set of likeliest whose mass reaches `top_p` (Holtzman 2020), and renormalised.
 
     Args:
         step: the model.
-        state: the state before the prompt, with leaves (count, ...); tokens are made on their device.
-        prompt: at least one token; the model reads it first.
+        state: the state before the prompt, with leaves (count, ...).
+        prompt: at least one token; the model reads it first. Tokens are made on its device, if it is a tensor; else on
+            that of the state, or where the state has no leaf, on that of the generator.
         length: tokens to draw.
         count: sequences drawn side by side.
         temperature: 1 is the model's own distribution, below 1 sharper; 0 always takes the likeliest.
         top_k, top_p: cuts; None for none.
+        never: tokens that are not drawn, such as `<unk>`.
         generator: of the random numbers, on that device; torch's own if None.
 
     Returns:
@@ -50,22 +55,21 @@ def sample(
     Raises:
         ConfigError: an impossible setting, or an empty prompt.
     """
-    drawn = draws(
-        step, state, prompt, length, count=count, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-    )
-    return torch.stack(list(drawn), 1)
+    cuts: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "never": never}
+    return torch.stack(list(draws(step, state, prompt, length, count=count, generator=generator, **cuts)), 1)
 
 
 def draws(
     step: StepFn,
     state: State,
-    prompt: Sequence[int],
+    prompt: Sequence[int] | Tensor,
     length: int,
     *,
     count: int = 1,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    never: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """As `sample`, token by token: `length` times (count,) int64, each as soon as it is drawn.
@@ -73,15 +77,36 @@ def draws(
     Raises:
         ConfigError: an impossible setting, or an empty prompt; at once, before the first token is asked for.
     """
-    _check(prompt, length, count, temperature, top_k, top_p)
-    return _drawn(step, state, prompt, length, count, lambda log_p: _draw(log_p, temperature, top_k, top_p, generator))
+    device = _device(prompt, state, generator)
+    tokens: list[int] = prompt.tolist() if isinstance(prompt, Tensor) else list(prompt)
+    _check(tokens, length, count, temperature, top_k, top_p)
+    left_out = torch.tensor(list(never), dtype=torch.int64, device=device)
+
+    def choose(log_p: Tensor) -> Tensor:
+        allowed = log_p.index_fill(-1, left_out, -torch.inf) if never else log_p
+        return _draw(allowed, temperature, top_k, top_p, generator)
+
+    return _drawn(step, state, tokens, length, count, choose, device)
+
+
+def _device(prompt: Sequence[int] | Tensor, state: State, generator: torch.Generator | None) -> torch.device:
+    """Where tokens are made: where the model is, as far as what was given tells."""
+    if isinstance(prompt, Tensor):
+        return prompt.device
+    found = (leaf.device for _, leaf in leaves(state))
+    return next(found, torch.device("cpu") if generator is None else generator.device)
 
 
 @torch.inference_mode()
 def _drawn(
-    step: StepFn, state: State, prompt: Sequence[int], length: int, count: int, choose: Callable[[Tensor], Tensor]
+    step: StepFn,
+    state: State,
+    prompt: Sequence[int],
+    length: int,
+    count: int,
+    choose: Callable[[Tensor], Tensor],
+    device: torch.device,
 ) -> Iterator[Tensor]:
-    device = next((leaf.device for _, leaf in leaves(state)), torch.device("cpu"))
     for token in prompt[:-1]:
         _, state = step(torch.full((count,), token, device=device), state)
     tokens = torch.full((count,), prompt[-1], device=device)
@@ -96,7 +121,7 @@ def _draw(
 ) -> Tensor:
     if temperature < _COLD:
         return log_p.argmax(-1)
-    wide = log_p if log_p.device.type == "mps" else log_p.double()  # which has no float64
+    wide = log_p.double() if processor.has_float64(log_p.device) else log_p
     log_p = (wide / temperature).log_softmax(-1)
     if top_k is not None and top_k < log_p.shape[-1]:
         least = log_p.topk(top_k).values[:, -1:]

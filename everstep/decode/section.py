@@ -20,3 +20,5 @@ class SamplingSection(Section):
     """only from the K likeliest tokens"""
     top_p: float | None = Field(None, gt=0, le=1)
     """only from the likeliest that make up probability P"""
+    unk: bool = False
+    """whether <unk>, which stands for what the vocabulary lacks, is drawn too"""

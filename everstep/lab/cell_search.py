@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from everstep.cells import random_tree
-from everstep.errors import ConfigError, Diverged, RunError
+from everstep.errors import ConfigError, Diverged, RunError, counted
 from everstep.explanation import Explanation, explain
 from everstep.learn import RunLock, fit
 from everstep.runs import card
@@ -86,7 +86,7 @@ def search(
         wanted |= {f"tree-{seed}": random_tree(seed) for seed in range(cells)}
         todo = {n: c for n, c in wanted.items() if n not in records or records[n]["outcome"] == "refused"}
         if todo:
-            log(f"{len(wanted) - len(todo)} of {len(wanted)} cells are done; {len(todo)} to go")
+            log(f"done: {len(wanted) - len(todo)} of {counted(len(wanted), 'cell')}; {len(todo)} to go")
         started = time.monotonic()
         with closing(in_processes(partial(attempt, text), todo, processes, begin)) as attempts:
             for number, (name, found) in enumerate(attempts, 1):

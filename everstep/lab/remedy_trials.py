@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everstep.errors import ConfigError, Diverged, RunError
+from everstep.errors import ConfigError, Diverged, RunError, counted
 from everstep.lab.remedies import REMEDIES, TASKS, Remedy
 from everstep.lab.synthetic import Predictor, Score, measure
 from everstep.learn import FitSettings, RunLock
@@ -151,7 +151,7 @@ def remedies(
             wanted = {_name(*trial): Trial(experiment, *trial, share) for trial in experiment.trials}
             todo = {name: trial for name, trial in wanted.items() if name not in records}
             if todo and len(todo) < len(wanted):
-                screen.say(f"{len(wanted) - len(todo)} of {len(wanted)} trials are done; {len(todo)} to go")
+                screen.say(f"done: {len(wanted) - len(todo)} of {counted(len(wanted), 'trial')}; {len(todo)} to go")
             with closing(in_processes(attempt, todo, experiment.processes, begin)) as found:
                 for number, (name, record) in enumerate(found, 1):
                     records[name] = record
@@ -325,7 +325,7 @@ def _name(remedy: str, lag: int, rate: float, seed: int) -> str:
 
 def _told(name: str, record: Record) -> str:
     loss = "no loss" if record["relative"] is None else f"{record['relative']:.3f} of the baseline"
-    return f"{name}: {record['outcome']}, {loss}, {record['steps']:,} steps, {record['seconds']:.1f} s"
+    return f"{name}: {record['outcome']}, {loss}, {counted(record['steps'], 'step')}, {record['seconds']:.1f} s"
 
 
 def _finite(value: float) -> float | None:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from everstep.errors import CheckpointError, Diverged, RunError
+from everstep.errors import CheckpointError, Diverged, RunError, counted
 from everstep.learn import checkpoint, rng
 from everstep.learn.checkpoint import JSON, Checkpoint, Store
-from everstep.learn.learner import Learner
+from everstep.learn.learner import Counts, Learner
+from everstep.learn.limits import check_lowered, limit_reached
 from everstep.learn.metrics import Metrics
 from everstep.learn.progress import Point, Reporter, Reporting
 from everstep.learn.selection import Selection, Validate, finite
+from everstep.learn.settings import FitSettings
 from everstep.learn.snapshot import fault, pack, unpack
 from everstep.learn.weights import MODEL_FILE, holds, load_weights, save_weights, weights, weights_step
 
@@ -80,6 +82,7 @@ class Run:
         found = self.store.newest(self._screen.say, self._fault) if resume else None
         if found is not None:
             unpack(found, self.learner, self._identity, self._recipe, self._screen.say)
+            check_lowered(self._settings, found.data["settings"], self.learner.counts)
             self._saved, self._saved_at = self.learner.counts.step, self.learner.seconds
             self._check_best()
             self._screen.say(f"resuming after step {self._saved}")
@@ -115,8 +118,8 @@ class Run:
         warmup, steps = self._settings.warmup_steps, self._planned
         if warmup and steps is not None and warmup >= steps:
             self._screen.say(
-                f"warmup_steps={warmup} is not over when this run of {steps} steps ends: the learning rate hardly "
-                f"reaches {self._settings.learning_rate:g}; set a lower warmup_steps"
+                f"warmup_steps={warmup} is not over when this run of {counted(steps, 'step')} ends: the learning rate "
+                f"hardly reaches {self._settings.learning_rate:g}; set a lower warmup_steps"
             )
 
     @property
@@ -179,14 +182,7 @@ class Run:
 
     def limit_reached(self) -> str:
         """The limit that has been reached, or ""."""
-        counts, settings = self.learner.counts, self._settings
-        if settings.max_steps is not None and counts.step >= settings.max_steps:
-            return "max_steps"
-        if settings.max_epochs is not None and counts.epoch >= settings.max_epochs:
-            return "max_epochs"
-        if settings.max_minutes is not None and self.learner.seconds >= 60 * settings.max_minutes:
-            return "max_minutes"
-        return ""
+        return limit_reached(self._settings, self.learner.counts, self.learner.seconds)
 
     def stalled(self) -> bool:
         """Whether the validations have not improved for `patience` times."""
@@ -265,7 +261,8 @@ class Run:
         warmup = self._settings.warmup_steps
         if warmup and counts.step <= warmup and (self._planned is None or warmup < self._planned):
             self._screen.say(
-                f"warmup_steps={warmup} was not over when the run ended after {counts.step} steps; set a lower one"
+                f"warmup_steps={warmup} was not over when the run ended after {counted(counts.step, 'step')}; set a "
+                "lower one"
             )
         path = self._out / MODEL_FILE
         if counts.best_step is None:
@@ -287,6 +284,22 @@ class Run:
     def _point(self) -> Point:
         learner, counts = self.learner, self.learner.counts
         return Point(counts.step, learner.epoch, counts.tokens, learner.seconds, learner.used)
+
+
+def check_resumable(out: Path, settings: FitSettings) -> None:
+    """Refuse settings by which the run in a folder would end at once, before anything of it is changed.
+
+    Raises:
+        ConfigError: a limit is lower than what the newest whole checkpoint has done.
+    """
+    for folder in Store(out / CHECKPOINTS, settings.keep_last).folders():
+        try:
+            data = checkpoint.load_data(folder)
+            before, counts = data["settings"], Counts(**data["counts"])
+        except (CheckpointError, KeyError, TypeError):  # which going on will name, and take an earlier one
+            continue
+        check_lowered(settings, before, counts)
+        return
 
 
 def _way_back(aside: list[Path], good: list[Path]) -> str:

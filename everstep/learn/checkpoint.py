@@ -175,18 +175,39 @@ def load(folder: Path) -> Checkpoint:
     tensors: dict[str, dict[str, Tensor]] = {}
     data: dict[str, Any] = {}
     for name, expected in manifest["files"].items():
-        content = _read(folder / name, expected["size"])
-        if len(content) != expected["size"]:
-            raise CheckpointError(
-                f"checkpoint {folder}: {name} has {len(content)} bytes where {expected['size']} were written"
-            )
-        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
-            raise CheckpointError(f"checkpoint {folder}: {name} is damaged: its SHA-256 is not the one in {_MANIFEST}")
+        content = _whole(folder / name, expected)
         if name == _DATA:
             data = json.loads(content)
         else:
             tensors[name.removesuffix(_SUFFIX)] = safetensors.torch.load(content)
     return Checkpoint(tensors, data, manifest["valid"])
+
+
+def load_data(folder: Path) -> dict[str, Any]:
+    """As `load`, but everything that is no tensor alone: little to read, however large the model.
+
+    Raises:
+        CheckpointError, RunError: as `load`.
+    """
+    listed = read_manifest(folder)["files"]
+    if _DATA not in listed:
+        raise CheckpointError(f"checkpoint {folder}: {_DATA} is missing")
+    found: dict[str, Any] = json.loads(_whole(folder / _DATA, listed[_DATA]))
+    return found
+
+
+def _whole(path: Path, expected: dict[str, Any]) -> bytes:
+    """A file of a checkpoint, which is as its manifest says."""
+    content = _read(path, expected["size"])
+    if len(content) != expected["size"]:
+        raise CheckpointError(
+            f"checkpoint {path.parent}: {path.name} has {len(content)} bytes where {expected['size']} were written"
+        )
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise CheckpointError(
+            f"checkpoint {path.parent}: {path.name} is damaged: its SHA-256 is not the one in {_MANIFEST}"
+        )
+    return content
 
 
 class Store:

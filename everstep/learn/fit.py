@@ -50,8 +50,9 @@ def fit(
     One step: g = ∇ Σ total / N over N targets, the `rules` in their order, a check that all is finite, clipping to
     `clip_norm`, the optimizer. At the end, `OUT/model.safetensors` and `model` hold the weights of the lowest
     validation (the last ones if there is no `validate`), averaged if averaging is on. A run that steps or epochs end
-    can be killed at any moment and resumed, and gives the same bits, at an equal number of threads. `max_minutes`
-    beside them changes nothing unless it will end the run; then `schedule="cosine"` follows the clock, which is told.
+    can be killed at any moment and resumed, and gives the same bits on a CPU, at an equal number of threads (a GPU may
+    add in another order each time). `max_minutes` beside them changes nothing unless it will end the run; then
+    `schedule="cosine"` follows the clock, which is told.
 
     When resuming, the nest of the carried state is found by running `objective` once on one batch, without effect.
 

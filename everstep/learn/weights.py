@@ -129,6 +129,15 @@ def weights_step(path: Path) -> int | None:
         return None
 
 
+def said_step(path: Path) -> int | None:
+    """As `weights_step`, by the file's own word, which is not checked: nothing of the weights is read."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return int(file.metadata()["step"])
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
+        return None
+
+
 def holds(path: Path, tensors: dict[str, Tensor]) -> bool:
     """Whether the file `path` holds just these tensors, bit for bit, and is as it was written."""
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from everstep.errors import counted
 from everstep.look.style import canvas, save
 from everstep.measures import ClassMeasures
 
@@ -68,12 +69,12 @@ def _chosen(measured: ClassMeasures) -> NDArray[np.int64]:
 def _worst(measured: ClassMeasures, names: Sequence[str], unit: str) -> str:
     mistakes = _mistakes(measured)
     if not len(mistakes):
-        return f"All {measured.count:,} {unit}s are classed right."
+        return f"No mistake in {counted(measured.count, unit)}."
     of, taken, often = mistakes[mistakes[:, 2].argmax()]
     total = measured.support[of]
     return (
-        f"{measured.accuracy:.1%} of {measured.count:,} {unit}s are on the diagonal, where they belong. The most "
-        f"frequent mistake: {often:,} of {total:,} {unit}s of class {names[of]} are taken for {names[taken]}."
+        f"{measured.accuracy:.1%} of {counted(measured.count, unit)} on the diagonal, where they belong. The most "
+        f"frequent mistake: {often:,} of {counted(total, unit)} of class {names[of]} taken for {names[taken]}."
     )
 
 

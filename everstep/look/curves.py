@@ -31,20 +31,39 @@ class Curves:
     Attributes:
         training, validation: the losses; where they are measured in nats, in bits.
         measures: other measures of the validation by name, in their own units.
+        kept: the step of the weights that the run keeps, where it says so.
+        select: the measure that chose them, if it is not the loss.
     """
 
     training: list[Point] = field(default_factory=list)
     validation: list[Point] = field(default_factory=list)
     measures: dict[str, list[Point]] = field(default_factory=dict)
+    kept: int | None = None
+    select: str | None = None
+
+    def best(self) -> int:
+        """Which validation's weights the run keeps, by its place; as far as that is not said, that of lowest loss."""
+        steps = [step for step, _, _ in self.validation]
+        return steps.index(self.kept) if self.kept in steps else self.lowest()
+
+    def lowest(self) -> int:
+        """Which validation has the lowest loss, by its place."""
+        return min(range(len(self.validation)), key=lambda place: self.validation[place][2])
 
 
-def read_curves(metrics: Path, loss_unit: str = "nats") -> Curves:
+def read_curves(metrics: Path, loss_unit: str = "nats", select: str | None = None) -> Curves:
     """The training and validation losses in a run's `metrics.jsonl`, and its other measures of the validation.
+
+    Args:
+        metrics: the file.
+        loss_unit: of the losses; those in nats become bits.
+        select: the measure that chose the weights, as `train.select` names it; None: the loss.
 
     Raises:
         RunError: it is missing or holds no loss.
     """
-    curves = Curves()
+    named = (select or "loss").removeprefix("valid.")
+    curves = Curves(select=None if named == "loss" else _shown(named))
     for record in read_metrics(metrics):
         minutes = float(record.get("seconds", math.nan)) / 60
         for key, points in (("loss", curves.training), ("valid", curves.validation)):
@@ -52,28 +71,38 @@ def read_curves(metrics: Path, loss_unit: str = "nats") -> Curves:
                 points.append((record["step"], minutes, record[key] * (BITS if loss_unit == "nats" else 1)))
         for key, value in record.items():
             if key.startswith("valid.") and isinstance(value, int | float) and math.isfinite(value):
-                name = key.removeprefix("valid.").replace("_", " ")
+                name = _shown(key.removeprefix("valid."))
                 curves.measures.setdefault(name, []).append((record["step"], minutes, value))
+        if record.get("best") is True:
+            curves.kept = record["step"]
     if not curves.training and not curves.validation:
         raise RunError(f"{metrics} holds no loss yet; train for longer, then look again.")
     return curves
 
 
-def learning_curves(metrics: Path, to: Path | Axes, token: str = "token", loss_unit: str = "nats") -> Curves:
+def _shown(measure: str) -> str:
+    """A measure's name as it is drawn."""
+    return measure.replace("_", " ")
+
+
+def learning_curves(
+    metrics: Path, to: Path | Axes, token: str = "token", loss_unit: str = "nats", select: str | None = None
+) -> Curves:
     """Draw a run's training loss (thin: as measured, thick: smoothed) and validation loss.
 
-    In a PNG, other measures of the validation stand beside them.
+    In a PNG, other measures of the validation stand beside them. Marked is the validation whose weights are kept.
 
     Args:
         metrics: a run's `metrics.jsonl`.
         to: the PNG to write, or axes to draw on.
         token: what has one loss, for the axis: "character", "word", "text".
         loss_unit: of the loss; nats are drawn as bits.
+        select: the measure that chose the weights, as `train.select` names it; None: the loss.
 
     Raises:
         RunError: there is nothing to draw.
     """
-    curves = read_curves(metrics, loss_unit)
+    curves = read_curves(metrics, loss_unit, select)
     if isinstance(to, Axes):
         draw_curves(to, curves, token, loss_unit)
         return curves
@@ -83,7 +112,10 @@ def learning_curves(metrics: Path, to: Path | Axes, token: str = "token", loss_u
         grid = figure.add_gridspec(len(alike), 2)
         draw_curves(figure.add_subplot(grid[:, 0]), curves, token, loss_unit)
         for row, measures in enumerate(alike):
-            _draw_measures(figure.add_subplot(grid[row, 1]), measures)
+            axes = figure.add_subplot(grid[row, 1])
+            _draw_measures(axes, measures)
+            if curves.select in measures:
+                _mark(axes, measures[curves.select], curves.kept, "best")
     else:
         draw_curves(figure.subplots(), curves, token, loss_unit)
     save(figure, to)
@@ -110,6 +142,25 @@ def _draw_measures(axes: Axes, measures: dict[str, list[Point]]) -> None:
     axes.legend(fontsize=13, frameon=False)
 
 
+def _mark(axes: Axes, points: list[Point], kept: int | None, word: str, colour: str = "black") -> None:
+    """A word and the value at the step whose weights are kept."""
+    at = next((place for place, (step, _, _) in enumerate(points) if step == kept), None)
+    if at is None:
+        return
+    step, _, value = points[at]
+    axes.annotate(
+        f"{word} {value:.2f}",
+        (step, value),
+        xytext=(0, 14),
+        textcoords="offset points",
+        ha="right" if step > axes.get_xlim()[1] / 2 else "left",
+        color=colour,
+        fontsize=14,
+        fontweight="bold",
+        path_effects=[withStroke(linewidth=4, foreground="white")],
+    )
+
+
 def per(token: str, loss_unit: str) -> str:
     """The unit of a drawn loss: "bits per word"."""
     return f"{'bits' if loss_unit == 'nats' else loss_unit} per {token}"
@@ -117,7 +168,6 @@ def per(token: str, loss_unit: str) -> str:
 
 def draw_curves(axes: Axes, curves: Curves, token: str = "token", loss_unit: str = "nats") -> None:
     """The curves on given axes."""
-    last = max(step for step, _, _ in curves.training + curves.validation)
     if curves.training:
         steps = [step for step, _, _ in curves.training]
         bits = [value for _, _, value in curves.training]
@@ -127,18 +177,8 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token", loss_unit: str
         steps = [step for step, _, _ in curves.validation]
         bits = [value for _, _, value in curves.validation]
         axes.plot(steps, bits, color=VALIDATION, linewidth=2.2, marker="o", markersize=6, label="validation")
-        best = min(range(len(bits)), key=bits.__getitem__)
-        axes.annotate(
-            f"best {bits[best]:.2f}",
-            (steps[best], bits[best]),
-            xytext=(0, 14),
-            textcoords="offset points",
-            ha="right" if steps[best] > last / 2 else "left",
-            color=VALIDATION,
-            fontsize=14,
-            fontweight="bold",
-            path_effects=[withStroke(linewidth=4, foreground="white")],
-        )
+        word = "best" if curves.select is None else "kept"
+        _mark(axes, curves.validation, steps[curves.best()], word, VALIDATION)
     axes.set_ylim(*_zoom(curves))
     axes.set_xlabel(f"optimizer steps{_duration(curves)}", fontsize=14)
     axes.set_ylabel(f"{per(token, loss_unit)} (lower is better)", fontsize=14)
@@ -150,30 +190,41 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token", loss_unit: str
 
 
 def curve_words(curves: Curves, token: str = "token", loss_unit: str = "nats") -> str:
-    """The sentence to put under the curves: whether the training loss fell, and what the validation loss did."""
+    """The sentences to put under the curves: whether the training loss fell, what the validation loss did, which
+    weights are kept."""
+    kept = ""
+    if curves.select is not None and curves.validation:
+        step = curves.validation[curves.best()][0]
+        values = {at: f", {value:.2f}" for at, _, value in curves.measures.get(curves.select, [])}
+        kept = f" Kept are the weights of step {step:,}, where {curves.select} is best{values.get(step, '')}."
+    return _loss_words(curves, token, loss_unit) + kept
+
+
+def _loss_words(curves: Curves, token: str, loss_unit: str) -> str:
+    """Whether the training loss fell, and what the validation loss did."""
     unit = per(token, loss_unit)
     training = smooth([bits for _, _, bits in curves.training])
     fell = len(training) > 1 and training[-1] < training[0] * (1 - LEVEL)
-    words = ""
+    words, lowest = "", "best" if curves.select is None else "lowest"
     if training:
         verb = "fell" if fell else "has not fallen: it went"
         words = f"The training loss {verb} from {training[0]:.2f} to {training[-1]:.2f} {unit}. "
     if not curves.validation:
         return f"{words}There was no validation, so the curve does not tell learning from learning by heart."
     bits = [value for _, _, value in curves.validation]
-    best = min(range(len(bits)), key=bits.__getitem__)
+    best = curves.lowest()
     step = curves.validation[best][0]
     if len(bits) == 1:
         return f"{words}Validation was measured once: {bits[0]:.2f}."
     if bits[-1] > bits[best] * (1 + LEVEL):
-        words += f"Validation was best at step {step:,}, {bits[best]:.2f}, and has risen to {bits[-1]:.2f} since: "
+        words += f"Validation was {lowest} at step {step:,}, {bits[best]:.2f}, and has risen to {bits[-1]:.2f} since: "
         after = [value for (at, _, _), value in zip(curves.training, training, strict=True) if at >= step]
         if len(after) > 1 and after[-1] < after[0]:
             return f"{words}the model learns by heart; more dropout, or stop earlier."
         return f"{words}the training loss does not fall either; a smaller learning rate may help."
     if bits[-1] < bits[-2] * (1 - LEVEL):
         return f"{words}Validation still falls at the end, to {bits[-1]:.2f}: longer training may help."
-    return f"{words}Validation has levelled off at {bits[-1]:.2f}; the best is {bits[best]:.2f}, at step {step:,}."
+    return f"{words}Validation has levelled off at {bits[-1]:.2f}; the {lowest} is {bits[best]:.2f}, at step {step:,}."
 
 
 def smooth(values: list[float], share: float = 0.05) -> list[float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everstep.cell import Layer
 from everstep.look.style import COLOURS, DASHES, canvas, label, legend, save
-from everstep.look.trajectory import Moment, check_causal, follow, names, parts, ready, real, remembering
+from everstep.look.trajectory import Moment, as_wide, check_causal, follow, names, parts, ready, real, remembering
 from everstep.state import State
 
 StepLoss = Callable[[Tensor], Tensor]
@@ -141,7 +141,7 @@ def _norms(
 
 def _norm(gradient: Tensor) -> Tensor:
     """‖·‖₂ of each row (batch,) in float64; scaled, as the square of a small number may be 0."""
-    rows = gradient.double().reshape(len(gradient), -1)
+    rows = as_wide(gradient).reshape(len(gradient), -1)
     limits = torch.finfo(rows.dtype)
     largest = rows.abs().amax(1, keepdim=True).clamp(limits.tiny, limits.max)
     shares: Tensor = torch.linalg.vector_norm(rows / largest, dim=1)

@@ -191,14 +191,14 @@ def pick(found: Sequence[Activity], layer: int) -> Activity:
 
 def liveliest(values: Tensor, count: int) -> list[int]:
     """The units (of values (steps, units)) that vary most over the text, the first of equals first."""
-    return torch.argsort(values.double().var(0, correction=0), descending=True, stable=True)[:count].tolist()
+    return torch.argsort(values.cpu().double().var(0, correction=0), descending=True, stable=True)[:count].tolist()
 
 
 def scale_of(values: Tensor, gate: bool) -> tuple[Normalize, Colormap]:
     """Colours: 0 … 1 for a gate; else even about 0, to 1, or, if that is far off, to what 19 of 20 stay below."""
     if gate:
         return Normalize(0, 1), RISING
-    top = float(values.double().abs().flatten().quantile(0.95)) if values.numel() else 1.0
+    top = float(values.cpu().double().abs().flatten().quantile(0.95)) if values.numel() else 1.0
     return Normalize(-_round(top), _round(top)), DIVERGING
 
 
@@ -271,7 +271,8 @@ def saturation(activity: Activity) -> dict[str, tuple[Tensor, Tensor]]:
     """
     activity.check_gates()
     return {
-        name: ((gate < LEFT).double().mean(0), (gate > RIGHT).double().mean(0)) for name, gate in activity.gates.items()
+        name: ((gate < LEFT).cpu().double().mean(0), (gate > RIGHT).cpu().double().mean(0))
+        for name, gate in activity.gates.items()
     }
 
 

@@ -104,7 +104,7 @@ def _part(activity: Activity, part: str, values: Tensor, most: int) -> dict[str,
     scale, colours = scale_of(values, gate)
     low, high = scale.vmin or 0.0, scale.vmax or 1.0
     units = list(range(values.shape[1])) if values.shape[1] <= most else sorted(liveliest(values, most))
-    shares = ((values[:, units].double().cpu() - low) / (high - low)).clamp(0, 1)
+    shares = ((values[:, units].cpu().double() - low) / (high - low)).clamp(0, 1)
     levels = (shares * 255).round().to(torch.uint8).T.contiguous()
     notes = [] if len(units) == values.shape[1] else [f"The {len(units)} of {values.shape[1]} units that vary most."]
     if not gate:

@@ -90,7 +90,7 @@ def step_jacobians(
             for place in kept if step in steps else ():
                 below = x if place == 0 else seen[place - 1].output
                 columns = push(layers[place], below, before[place], torch.eye(width(before[place])).to(x))
-                found[called[place]].append(columns.double().numpy(force=True).T)
+                found[called[place]].append(columns.cpu().double().numpy(force=True).T)
     return {name: Jacobians(steps, np.stack(matrices)) for name, matrices in found.items()}
 
 
@@ -164,7 +164,7 @@ def lyapunov_exponents(
             check_finite(who, called, seen, step, time)
             frame, triangle = torch.linalg.qr(pushed)
             if step > warm_up:
-                rates.append(triangle.diagonal().abs().double().log().numpy(force=True))
+                rates.append(triangle.diagonal().abs().cpu().double().log().numpy(force=True))
     history = np.cumsum(rates, 0) / np.arange(1, len(rates) + 1)[:, None]
     return Exponents(np.sort(history[-1])[::-1], history)
 

@@ -107,7 +107,7 @@ def context_loss(
         losses = loss(ys[None], targets[:, -len(ys) :])
         if losses.shape != (1, len(ys)):
             raise ValueError(f"context_loss: loss should give {(1, len(ys))}, but gave {tuple(losses.shape)}")
-        return float(losses.double().mean())
+        return float(losses.cpu().double().mean())
 
     values, full = _by_context("context_loss", cell, xs, longest, samples, mean)
     return ContextCurve(np.arange(1, longest + 1), values, full, full, _ends(xs, longest, samples))
@@ -127,7 +127,8 @@ def context_change(cell: Layer, xs: Tensor, *, longest: int, samples: int = 256)
     """
 
     def change(ys: Tensor, full: Tensor) -> float:
-        return float((ys - full).double().norm() / full.double().norm().clamp_min(1e-300))
+        norms = [values.cpu().double().norm() for values in (ys - full, full)]
+        return float(norms[0] / norms[1].clamp_min(1e-300))
 
     values, _ = _by_context("context_change", cell, xs, longest, samples, change)
     return ContextCurve(np.arange(1, longest + 1), values, 0.0, 1.0, _ends(xs, longest, samples))

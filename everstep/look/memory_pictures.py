@@ -56,7 +56,7 @@ def _flow(found: Passage, inputs: Tensor, targets: Tensor, path: Path) -> tuple[
         found.body,
         xs,
         lags=min(LAGS, time - 1),
-        loss=lambda ys: loss(ys.to(xs), aims),
+        loss=lambda ys: loss(ys.to(xs.dtype).to(xs.device), aims),
         samples=SAMPLES,
         dtype=torch.float64,  # float32 would lose what has fallen below 1e-38
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.colors import LogNorm
 
+from everstep.errors import counted
 from everstep.look.style import SHADES, canvas, save
 
 _LOWEST, _DARK = 0.02, 0.25  # of the colours; above _DARK the field is dark
@@ -89,7 +90,7 @@ def remedy_words(grid: Grid) -> str:
     longest = max(lag for lag, _ in solved)
     names = [name for name in grid.remedies if (longest, name) in solved]
     diverged = sum(reach.diverged for reach in grid.reaches.values())
-    lost = f" {diverged} trial{'s' * (diverged != 1)} diverged." if diverged else ""
+    lost = f" {counted(diverged, 'trial')} diverged." if diverged else ""
     return f"{words} The longest lag that is solved is {longest} of {grid.lags[-1]}, by {', '.join(names)}.{lost}"
 
 

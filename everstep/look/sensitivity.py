@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everstep.cell import Cell, Layer
 from everstep.look.style import SHADES, canvas, label, save
-from everstep.look.trajectory import check_causal, directional, follow, innermost, names, parts, ready, real
+from everstep.look.trajectory import as_wide, check_causal, directional, follow, innermost, names, parts, ready, real
 from everstep.wirings import EncoderStack, Identity
 
 DECADES = 6  # what is smaller than the largest by more is drawn as nothing
@@ -79,7 +79,7 @@ def sensitivity(
     with torch.no_grad():
         slopes = directional(run, (wide[:, source],), (direction,))
     norms = [
-        slope.double().view(batch, features, time, -1).square().sum((1, 3)).sqrt().mean(0).numpy(force=True)
+        as_wide(slope).view(batch, features, time, -1).square().sum((1, 3)).sqrt().mean(0).numpy(force=True)
         for slope in slopes
     ]
     return Sensitivity(tuple(called), source, np.stack(norms))

@@ -52,7 +52,7 @@ def spectrum(matrix: Tensor, powers: int = 50) -> Spectrum:
     """
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"spectrum: expected a square matrix, but its shape is {tuple(matrix.shape)}")
-    w = matrix.detach().double().numpy(force=True)
+    w = matrix.detach().cpu().double().numpy(force=True)
     if not np.isfinite(w).all():
         raise ValueError("spectrum: the matrix holds values that are not finite; did the training diverge?")
     eigenvalues = np.linalg.eigvals(w).astype(np.complex128)

@@ -148,11 +148,12 @@ def descend(
         rules: between the gradient and the step.
     """
     parameters = trainable(model)
-    basis = torch.stack([torch.cat([part[name].flatten() for name in parameters]) for part in plane], 1).double()
-    zero = torch.cat([origin[name].detach().flatten() for name in parameters]).double()
+    basis = torch.stack([torch.cat([part[name].flatten() for name in parameters]) for part in plane], 1)
+    zero = torch.cat([origin[name].detach().flatten() for name in parameters])
+    basis, zero = basis.cpu().double(), zero.cpu().double()
     places, losses, norms = [], [], []
     for step in range(steps + 1):
-        theta = torch.cat([parameter.detach().flatten() for parameter in parameters.values()]).double()
+        theta = torch.cat([parameter.detach().flatten() for parameter in parameters.values()]).cpu().double()
         places.append(torch.linalg.lstsq(basis, (theta - zero)[:, None]).solution[:, 0])
         model.zero_grad(set_to_none=True)
         value = loss(model)

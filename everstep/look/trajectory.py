@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell, Layer
+from everstep.native import processor
 from everstep.state import State, leaves, map_state
 from everstep.wirings import Identity, Stack
 
@@ -78,6 +79,8 @@ def ready(
 ) -> tuple[AnyLayer, Tensor]:
     """A copy of the layer in eval mode, whose parameters take no gradient, and the inputs, in `dtype`.
 
+    Both are on the CPU where that is float64 and their device has none.
+
     Raises:
         TypeError: inputs that are no floating-point tensor.
         ValueError: inputs of another shape, or fewer than `shortest` steps.
@@ -94,8 +97,15 @@ def ready(
         raise ValueError(
             f"{who}: at least {shortest} steps are needed, but xs has {xs.shape[1]}; give a longer sequence"
         )
-    dtype = dtype or xs.dtype
-    return copy.deepcopy(layer).to(dtype).eval().requires_grad_(False), xs.detach().to(dtype)
+    dtype, body = dtype or xs.dtype, copy.deepcopy(layer)
+    if dtype == torch.float64 and not processor.has_float64(xs.device):
+        body, xs = body.cpu(), xs.cpu()
+    return body.to(dtype).eval().requires_grad_(False), xs.detach().to(dtype)
+
+
+def as_wide(values: Tensor) -> Tensor:
+    """The values in float64, on the CPU where their device has none."""
+    return values.double() if processor.has_float64(values.device) else values.cpu().double()
 
 
 def check_causal(who: str, layer: Layer) -> Cell:

@@ -131,7 +131,7 @@ def predictive_units(
     ranked: list[tuple[float, Telling, Tensor]] = []
     for activity in found:
         for part in _parts(activity, found, parts):
-            values = activity.parts[part].double().cpu()
+            values = activity.parts[part].cpu().double()
             chosen, held_out = _correlations(values[:half], wanted[:half]), _correlations(values[half:], wanted[half:])
             for unit, (first, second) in enumerate(zip(chosen.tolist(), held_out.tolist(), strict=True)):
                 ranked.append((first, Telling(activity.name, part, unit, second, first, None), values[half:, unit]))

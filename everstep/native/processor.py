@@ -1,4 +1,5 @@
-"""What this machine's processor has. Nothing else in the package looks: whatever needs an instruction asks here.
+"""What this machine's processor has, and what an accelerator lacks. Nothing else in the package looks: whatever needs
+an instruction asks here.
 
 ATEN_CPU_CAPABILITY, by which PyTorch can be held to older instructions ("avx2" or "default"), holds the compiled engine
 as well; oneDNN is held by ONEDNN_MAX_CPU_ISA. Set both before Python starts: each is read once.
@@ -93,6 +94,11 @@ def has_bfloat16() -> bool:
     import torch
 
     return bool(_BFLOAT16 & instructions()) and onednn(torch.bfloat16)
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Metal does not."""
+    return device.type != "mps"
 
 
 def cache(level: int) -> int:

@@ -103,4 +103,4 @@ def _classed(model: SequenceClassifier, batch: LabelledBatch) -> tuple[NDArray[A
     model.eval()
     device = model.embedding.weight.device
     log_p = model(batch.tokens.to(device), batch.lengths.to(device))
-    return batch.places.numpy(), log_p.double().cpu().numpy()
+    return batch.places.numpy(), log_p.cpu().double().numpy()

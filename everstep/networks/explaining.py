@@ -43,9 +43,9 @@ def _of_batch(model: SequenceClassifier, given: LabelledBatch) -> Iterator[Relev
         read = model.read(embedded, batch.lengths)
         log_p = model.log_probs(model.head.logits(read)[:, 0])  # type: ignore[operator]
         (slopes,) = torch.autograd.grad(model.answers.lead(log_p).sum(), embedded)
-    gradient = (slopes * embedded).sum(-1).detach().double().cpu()
+    gradient = (slopes * embedded).sum(-1).detach().cpu().double()
     weights = model.body.attention(embedded.detach(), batch.lengths)
-    attention = None if weights is None else weights.double().cpu()
+    attention = None if weights is None else weights.cpu().double()
     for row, length in enumerate(batch.lengths.tolist()):
         attended = None if attention is None else attention[row, :length].tolist()
         yield Relevance(gradient[row, :length].tolist(), attended)

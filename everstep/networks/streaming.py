@@ -63,4 +63,5 @@ def token_decoder(model: TokenModel, tokenizer: Tokenizer, given: str) -> Decode
         end=tokenizer.eos_id,
         begins=len(begin),
         unknown=0 if tokenizer.unk_id is None else ids.count(tokenizer.unk_id),
+        never=() if tokenizer.unk_id is None else (tokenizer.unk_id,),
     )

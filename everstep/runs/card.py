@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 import everstep
-from everstep.errors import ConfigError, RunError
+from everstep.errors import ConfigError, RunError, counted
 from everstep.learn import FitResult
 from everstep.learn.devices import device_name
+from everstep.learn.weights import MODEL_FILE, said_step
 from everstep.native import processor
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
@@ -24,8 +25,14 @@ from everstep.runs.task import HasRivals, Task, abilities, trusting
 from everstep.storage import files
 from everstep.storage.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 
+SCORES = "scores.json"
 _LARGEST = 1 << 20  # bytes of environment.json
+_LARGEST_SCORES = 1 << 28
 _SAME = "this recipe gives the same bits on such a machine, with as many threads and these versions"
+_SAME_BUT_FOR_ROUNDING = (
+    "this recipe sees the same batches and draws the same random numbers on such a device with these versions, but a "
+    "GPU may add in another order each time, so that the bits differ"
+)
 _CLOCKED = "the clock had a part in how long it trained or in its learning rate, so that another run will differ"
 
 
@@ -85,7 +92,7 @@ def read_environment(out: Path) -> dict[str, Any]:
 
 def write_scores(out: Path, scores: dict[str, Any]) -> None:
     """`scores.json`: what `evaluate` gives of each split that is not trained on."""
-    _write_json(out / "scores.json", scores)
+    _write_json(out / SCORES, scores)
 
 
 class Rivals(NamedTuple):
@@ -128,9 +135,9 @@ def write_card(
         "",
         *(f"- {line}" for line in task.summary()),
         f"- model: {parameters:,} parameters",
-        f"- training: {result.steps:,} steps, {result.epochs:.2f} epochs, {result.seconds / 60:.1f} minutes on "
-        f"{_where(model)}; ended by {result.stopped_by}; seed {recipe.seed}",
-        f"- again: {_CLOCKED if result.clocked or result.stopped_by == 'max_minutes' else _SAME}",
+        f"- training: {counted(result.steps, 'step')}, {result.epochs:.2f} epochs, {result.seconds / 60:.1f} minutes "
+        f"on {_where(model)}; ended by {result.stopped_by}; seed {recipe.seed}",
+        f"- again: {_again(model, result)}",
         "",
         *_table(task, scores),
         "",
@@ -144,9 +151,40 @@ def write_card(
         files.replace_file(out / "README.md", "\n".join(lines).encode())
 
 
+def in_one_line(out: Path, task: Task[Any], model: nn.Module) -> str:
+    """A run in a few words: its job, cells, parameters, the step of its weights, its first measure on the last split.
+
+    What is not known of it, as before it is trained, is left out; nothing is raised.
+    """
+    section = getattr(task.recipe, "model", None)
+    cell, sizes = getattr(section, "cell", type(model).__name__), getattr(section, "hidden_sizes", ())
+    name = (
+        cell.get("type", "cell") if isinstance(cell, Mapping) else cell if isinstance(cell, str) else "ExpressionCell"
+    )
+    layers = f"{len(sizes)} × {min(sizes)}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
+    words = [task.recipe.task, f"{name} {layers}".strip()]
+    words.append(counted(sum(parameter.numel() for parameter in model.parameters()), "parameter"))
+    if (step := said_step(out / MODEL_FILE)) is not None:
+        words.append(f"step {step:,}")
+    try:
+        split, measures = list(parse_json(read_small(out / SCORES, _LARGEST_SCORES)).items())[-1]
+        measure = next(name for name in (*task.shown, "loss") if name in measures)
+        words.append(f"{measure.replace('_', ' ')} {shown_number(measures[measure])} on {split}")
+    except (OSError, ValueError, AttributeError, TypeError, LookupError, StopIteration):
+        pass
+    return ", ".join(words)
+
+
+def _again(model: nn.Module, result: FitResult) -> str:
+    """What another run of the same recipe gives."""
+    if result.clocked or result.stopped_by == "max_minutes":
+        return _CLOCKED
+    return _SAME if next(model.parameters()).device.type == "cpu" else _SAME_BUT_FOR_ROUNDING
+
+
 def _where(model: nn.Module) -> str:
     device = next(model.parameters()).device
-    return device_name(device) + (f" with {torch.get_num_threads()} threads" if device.type == "cpu" else "")
+    return device_name(device) + (f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else "")
 
 
 EXAMPLES = {

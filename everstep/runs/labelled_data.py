@@ -18,7 +18,7 @@ from everstep.data import Tokenizer, expand
 from everstep.data.readers.labelled import Labelled, read_labelled
 from everstep.data.readers.trees import read_trees
 from everstep.data.text.words import words
-from everstep.errors import DataError, RunError
+from everstep.errors import DataError, RunError, counted
 from everstep.networks.answers import Answers, Array, Ints
 from everstep.networks.class_pictures import EXAMPLES, LONGEST, Shown
 from everstep.networks.token_passage import pieces
@@ -186,7 +186,7 @@ class LabelledTexts:
             left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in found.skipped.items())
             scored = len(self.examples(split))
             few = f", {scored:,} of them scored" if scored < len(found) and split != "train" else ""
-            yield f"{split}: {len(found):,} texts{few}{left_out}"
+            yield f"{split}: {counted(len(found), 'text')}{few}{left_out}"
             yield from (f"note: {note}" for note in found.notes)
             if split != "train" and (known := sum(text in self._known for text in found.texts)):
                 some, share = f"{known:,} of the {len(found):,} texts of {split}", f"{known / len(found):.1%}"
@@ -299,7 +299,7 @@ class LabelledTexts:
         rivals = text_rivals(train, read(split), valid, classes=len(classes), **most)
         return [
             {
-                "name": r.name + (f", of {r.texts:,} texts" if r.texts < len(train.words) else ""),
+                "name": r.name + (f", of {counted(r.texts, 'text')}" if r.texts < len(train.words) else ""),
                 "accuracy": r.accuracy,
                 "macro_f1": r.macro_f1,
                 "loss": r.nats,

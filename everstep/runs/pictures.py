@@ -101,7 +101,8 @@ def draw_learning(run: Run, out: Path, text: str | None = None) -> list[tuple[Pa
 
     found = passage(run, text)
     unit = run.task.unit if found is None or found.surprise is None else found.unit
-    curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", unit, run.task.loss_unit)
+    select = run.recipe.train.select
+    curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", unit, run.task.loss_unit, select)
     drawn = [(out / "curves.png", curve_words(curves, unit, run.task.loss_unit))]
     if found is None or found.surprise is None:
         return drawn
@@ -170,10 +171,20 @@ def draw_landscape(run: Run, out: Path, text: str | None = None) -> list[tuple[P
 
 
 def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """The pictures that the job itself knows."""
+    """The pictures that the job itself knows; over a text of the user's, as far as they need no data that is gone."""
+    from everstep.runs.run import warn
     from everstep.runs.task import Pictures
 
-    return list(run.task.pictures(run.model, out, text)) if isinstance(run.task, Pictures) else []
+    drawn: list[tuple[Path, str]] = []
+    if not isinstance(run.task, Pictures):
+        return drawn
+    try:
+        drawn.extend(run.task.pictures(run.model, out, text))
+    except DataError as error:
+        if text is None or not run.data_gone():
+            raise
+        warn(f"note: {error}; what is drawn of that data is left out")
+    return drawn
 
 
 def demo_picture(run: Run) -> Path:
@@ -187,7 +198,7 @@ def demo_picture(run: Run) -> Path:
     found = run.passage(None, 420)
     figure = canvas()
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
-    curves = learning_curves(run.path / "metrics.jsonl", left, found.unit)
+    curves = learning_curves(run.path / "metrics.jsonl", left, found.unit, select=run.recipe.train.select)
     left.set_title("learning", fontsize=16, loc="left")
     right.set_title("surprise at text it never saw", fontsize=16, loc="left")
     pairs = found.pairs

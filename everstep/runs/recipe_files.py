@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,7 +35,8 @@ def load_task(name_or_path: str | Path, overrides: Sequence[str] = (), trust_cod
     """The job of a recipe: a shipped name or a YAML file, with `key=value` overrides, checked; nothing has been read.
 
     Files of Python that it names are run. They are looked for in the working folder, then beside the recipe; those of
-    a run's own recipe, RUN/config.yaml, are in RUN/code, and run with `trust_code` alone.
+    a run's own recipe, RUN/config.yaml, are in RUN/code, and run with `trust_code` alone. Those that overrides name are
+    always the user's.
 
     Raises:
         ConfigError: it cannot be found, read or used.
@@ -46,16 +47,27 @@ def load_task(name_or_path: str | Path, overrides: Sequence[str] = (), trust_cod
     if path.suffix not in (".yaml", ".yml") and not _holds_recipe(path):
         raise ConfigError(f"{path} is no recipe, which is a YAML file. {_as_text(path, str(path))}")
     if path.name == RECIPE and (path.parent / ENVIRONMENT).is_file():
-        code, version = code_of(path.parent, card.read_environment(path.parent), trust_code)
+        code, version = code_of(path.parent, card.read_environment(path.parent), trust_code, files_named(overrides))
         return parse_task(read_recipe(path), source, overrides, code, version)
     folders = (Path(), *([path.parent] if path.parent not in (RECIPES, Path()) else []))
     return parse_task(read_recipe(path), source, overrides, UserCode(folders))
 
 
-def code_of(run: Path, begun_with: dict[str, Any], trust_code: bool) -> tuple[UserCode, int]:
+def code_of(
+    run: Path, begun_with: dict[str, Any], trust_code: bool, added: Collection[str] = ()
+) -> tuple[UserCode, int]:
     """The code that a run keeps, and the format that its recipe is of, by its `environment.json`."""
     digests = begun_with.get("code", {})
-    return UserCode((run / CODE,), digests=digests, trusted=trust_code, owner=run), begun_with["format"]
+    return UserCode((run / CODE,), digests=digests, trusted=trust_code, owner=run, added=added), begun_with["format"]
+
+
+def files_named(overrides: Sequence[str]) -> list[str]:
+    """The Python files that the values of overrides name.
+
+    >>> files_named(["model.cell={type: my/cells.py:Mine, size: 3}", "train.max_steps=2"])
+    ['my/cells.py']
+    """
+    return [file for override in overrides for file in re.findall(r"""[^\s{}\[\],'"=]+\.py(?=:)""", override)]
 
 
 def _holds_recipe(path: Path) -> bool:

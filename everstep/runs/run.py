@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ from everstep.decode import draws
 from everstep.decode.decoder import Decoder
 from everstep.errors import ConfigError, DataError, RunError, check_finite
 from everstep.look.passage import Passage
+from everstep.runs.card import in_one_line
 from everstep.runs.drawn_text import spelled
+from everstep.runs.folder import RECIPE
 from everstep.runs.opening import CHANGED, compared
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed
 from everstep.runs.task import ABILITIES, NOTHING_ELSE, Asked, Prediction, Score, Task, abilities
-from everstep.runs.text_data import absolute_path, check_files
+from everstep.runs.text_data import absolute_path, check_files, gone
 from everstep.state import leaves, map_state
 
 DRAWN_BYTES = 4 << 30
@@ -51,6 +55,10 @@ class Run:
         """The recipe, resolved."""
         return self.task.recipe  # type: ignore[no-any-return]
 
+    def __repr__(self) -> str:
+        """The job, the model, how long it trained, how well it does, and the folder, in one line."""
+        return f"Run({in_one_line(self.path, self.task, self.model)}, {self.path})"
+
     def evaluate(self, split: str | None = None, *, data: Sequence[str] | None = None) -> dict[str, Any]:
         """The measures of a split: of "test" where the run has one, else "valid", unless another is named.
 
@@ -69,7 +77,7 @@ class Run:
         task, split = self._asked(split, data)
         if data is None and split in self._scores:
             return dict(self._scores[split])
-        with progress_bar(f"scoring {split}") as progress:
+        with progress_bar(f"scoring {split}") as progress, self._where("; to score other files: eval --data FILE"):
             measures = task.metrics(self.model, split, progress)
         if isinstance(loss := measures.get("loss", measures.get("nats_per_token")), float):
             check_finite(f"the score of {split}", loss)
@@ -89,7 +97,8 @@ class Run:
         """
         self.able("eval --rivals")
         task, split = self._asked(split, data)
-        return task.rivals(split)  # type: ignore[no-any-return, attr-defined]
+        with self._where(". Rivals are fitted to the training data, and --data FILE gives but what they are scored on"):
+            return task.rivals(split)  # type: ignore[no-any-return, attr-defined]
 
     def _asked(self, split: str | None, data: Sequence[str] | None) -> tuple[Task[Any], str]:
         """The job, on other data if that is given, and the split that is meant."""
@@ -166,18 +175,20 @@ class Run:
         count: int = 1,
         stop: str = "",
         until_end: bool = False,
+        unk: bool = False,
     ) -> Any:
         """The prompt and `length` tokens drawn after it: a text, or a list of `count` of them where count > 1.
 
         A text ends before `stop` where that has been drawn and, with `until_end`, at the symbol that ends a sequence.
-        Same seed, same texts. See `everstep.sample` for the other arguments; `stream` gives the same while it is drawn.
+        `<unk>`, which stands for what the vocabulary lacks, is drawn with `unk` alone. Same seed, same texts. See
+        `everstep.sample` for the other arguments; `stream` gives the same while it is drawn.
 
         Raises:
             RunError: a job that generates nothing.
             DataError: the prompt has a symbol that the vocabulary lacks.
             ConfigError: an impossible setting.
         """
-        pieces = self.stream(prompt, length, temperature, top_k, top_p, seed, count, stop, until_end)
+        pieces = self.stream(prompt, length, temperature, top_k, top_p, seed, count, stop, until_end, unk)
         texts = ["".join(parts) for parts in zip(*pieces, strict=True)]
         return texts[0] if count == 1 else texts
 
@@ -192,6 +203,7 @@ class Run:
         count: int = 1,
         stop: str = "",
         until_end: bool = False,
+        unk: bool = False,
     ) -> Iterator[list[str]]:
         """What `generate` gives, while it is drawn: the next piece of each of `count` texts; the first is the prompt.
 
@@ -210,17 +222,17 @@ class Run:
                 "generate: until_end (--until-end) needs a symbol that ends a sequence, which this run's vocabulary "
                 "lacks; give a text to stop at (--stop)"
             )
-        generator = torch.Generator(decoder.prompt.device)
-        _ = generator.seed() if seed is None else generator.manual_seed(seed)
+        generator = _generator(seed, decoder.prompt.device)
         drawn = draws(
             decoder.step,
             map_state(lambda leaf: leaf.expand(count, *leaf.shape[1:]), decoder.state),
-            decoder.prompt.tolist(),
+            decoder.prompt,
             length,
             count=count,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            never=() if unk else decoder.never,
             generator=generator,
         )
         spellers = [task.speller() for _ in range(count)]
@@ -233,7 +245,26 @@ class Run:
         Raises:
             RunError: a job that shows none.
         """
-        return self.able("look").passage(self.model, text, characters)  # type: ignore[no-any-return]
+        task = self.able("look")
+        with self._where("; to look at a text of your own: look --text FILE"):
+            return task.passage(self.model, text, characters)  # type: ignore[no-any-return]
+
+    def data_gone(self) -> list[str]:
+        """The keys of the recipe's data whose files are not where they were: "data.train"."""
+        return gone(getattr(self.recipe, "data", None))
+
+    @contextmanager
+    def _where(self, otherwise: str) -> Iterator[None]:
+        """What cannot be read since a run was moved from its data is said with how to go on."""
+        try:
+            yield
+        except DataError as error:
+            if not (keys := self.data_gone()):
+                raise
+            raise DataError(
+                f"{error}. The files of {', '.join(keys)} are not where they were when this run was trained: put them "
+                f"back, or write where they are now into {self.path / RECIPE}{otherwise}"
+            ) from None
 
     def able(self, verb: str) -> Any:
         """The task, if it understands the verb.
@@ -246,6 +277,21 @@ class Run:
             known = ", ".join(abilities(self.task))
             raise RunError(f"{self.path} ({self.recipe.task}) cannot {verb}; it can {known}")
         return task
+
+
+def _generator(seed: int | None, device: torch.device) -> torch.Generator:
+    """Random numbers by a seed, else others each time."""
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+        return generator
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ConfigError(f"generate: seed should be a whole number from 0 to 2^63 - 1, but is {seed!r}")
+    return generator.manual_seed(number)
 
 
 @torch.inference_mode()

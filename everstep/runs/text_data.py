@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -15,7 +14,7 @@ from everstep.data import Batches, Buckets, Corpus, Lanes, Tokenizer, expand, pr
 from everstep.data.batches import TokenBatch
 from everstep.data.text.decoding import reads_text
 from everstep.data.text.files import WHOLE, Span, empty_matches, line_end_at
-from everstep.errors import DataError
+from everstep.errors import DataError, counted
 from everstep.runs.progress_bar import progress_bar
 from everstep.sections import Count, Files, Probability, Section
 
@@ -42,7 +41,7 @@ class VocabularySection(Section):
     eos: bool | None = None
     """whether lines end with <eos>; null: by unit"""
     unk: bool | None = None
-    """whether unknown tokens become <unk>; null: by unit, and for chars where a held-out text has some"""
+    """whether unknown tokens become <unk>; null: by unit, and for chars where a cut or a held-out text needs it"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Units that have no unknown tokens, and encodings that there are not."""
@@ -84,42 +83,30 @@ class TextSection(VocabularySection):
         return self.valid is not None or self.valid_fraction > 0
 
 
-@dataclass(frozen=True)
 class Texts:
-    """The splits of a recipe: which files, and which characters of them."""
+    """The splits of a recipe: which files, and which characters of them. Files are looked at when they are needed.
 
-    config: TextSection
-    spans: dict[str, tuple[list[Path], Span]]
+    Without data.valid, the end of the training text is held out, from the end of a line on.
 
-    @classmethod
-    def of(cls, config: TextSection) -> Texts:
-        """Find the files; without data.valid, the end of the training text is held out, from the end of a line on.
+    Args:
+        config: the recipe's section.
+    """
 
-        Raises:
-            DataError: a file is missing or cannot be read.
-        """
-        train = expand(config.train)
-        spans: dict[str, tuple[list[Path], Span]] = {"train": (train, WHOLE)}
-        if config.valid is not None:
-            spans["valid"] = (expand(config.valid), WHOLE)
-        elif config.valid_fraction > 0:
-            cut = line_end_at(train, 1 - config.valid_fraction, config.encoding, config.valid_chars)
-            if cut == 0:
-                raise DataError(
-                    "data.train: the text is too short to hold some out of it; give more text, or data.valid"
-                )
-            spans |= {"train": (train, (0, cut)), "valid": (train, (cut, None))}
-        if config.test is not None:
-            spans["test"] = (expand(config.test), WHOLE)
-        return cls(config, spans)
+    def __init__(self, config: TextSection):
+        self.config = config
+        self._found: dict[str, tuple[list[Path], Span]] = {}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits there are."""
+        test = self.config.test is not None
+        return ("train", *(("valid",) if self.config.validated else ()), *(("test",) if test else ()))
 
     def left_out(self) -> str:
         """In words, how many empty files the globs of each split match; nothing if none."""
         named = {split: getattr(self.config, split) for split in ("train", "valid", "test")}
         empty = {split: len(empty_matches(paths)) for split, paths in named.items() if paths is not None}
-        return ", ".join(
-            f"{count:,} empty file{'s' * (count != 1)} of data.{split}" for split, count in empty.items() if count
-        )
+        return ", ".join(f"{counted(count, 'empty file')} of data.{split}" for split, count in empty.items() if count)
 
     def read(self, split: str) -> Iterator[str]:
         """The text of a split in blocks.
@@ -155,7 +142,7 @@ class Texts:
         """Whether the vocabulary can spell all splits."""
         if tokenizer.unk_id is not None or tokenizer.kind != "chars":
             return True
-        return all(self._spelled(split, tokenizer) for split in self.spans if split != "train")
+        return all(self._spelled(split, tokenizer) for split in self.splits if split != "train")
 
     def _spelled(self, split: str, tokenizer: Tokenizer) -> bool:
         with self._named(split):
@@ -198,7 +185,7 @@ class Texts:
         Raises:
             DataError: the passage is blank.
         """
-        split = "valid" if "valid" in self.spans else "train"
+        split = "valid" if self.config.validated else "train"
         head = (next(self.read(split), "") if text is None else text).lstrip("\n")[:characters]
         found = head[: head.rfind("\n") + 1] or head
         if not found.strip():
@@ -206,9 +193,28 @@ class Texts:
         return found
 
     def _span(self, split: str) -> tuple[list[Path], Span]:
-        if split not in self.spans:
-            raise DataError(f"this run has no {split} split; it has {', '.join(self.spans)}")
-        return self.spans[split]
+        """The files of a split, and which characters of them.
+
+        Raises:
+            DataError: there is no such split; a file is missing or cannot be read; a text is too short to be parted.
+        """
+        if split not in self.splits:
+            raise DataError(f"this run has no {split} split; it has {', '.join(self.splits)}")
+        if split not in self._found:
+            self._found |= self._look(split)
+        return self._found[split]
+
+    def _look(self, split: str) -> dict[str, tuple[list[Path], Span]]:
+        config = self.config
+        given = {"train": config.train, "valid": config.valid, "test": config.test}[split]
+        if split == "test" or config.valid is not None or not config.validated:
+            assert given is not None
+            return {split: (expand(given), WHOLE)}
+        train = expand(config.train)
+        cut = line_end_at(train, 1 - config.valid_fraction, config.encoding, config.valid_chars)
+        if cut == 0:
+            raise DataError("data.train: the text is too short to hold some out of it; give more text, or data.valid")
+        return {"train": (train, (0, cut)), "valid": (train, (cut, None))}
 
 
 def check_files(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> None:
@@ -227,6 +233,17 @@ def check_files(section: object, splits: Sequence[str] = ("train", "valid", "tes
             unset = "EVERSTEP_DATA" in str(paths) and not os.environ.get("EVERSTEP_DATA")
             hint = "; EVERSTEP_DATA is not set: set it to the folder that holds the data sets" if unset else ""
             raise DataError(f"data.{split}: {error}{hint}") from None
+
+
+def gone(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> list[str]:
+    """The keys of a `data` section whose files are not there, "data.train" first."""
+    found = []
+    for split in splits:
+        try:
+            check_files(section, [split])
+        except DataError:
+            found.append(f"data.{split}")
+    return found
 
 
 R = TypeVar("R", bound=Section)

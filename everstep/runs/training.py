@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from everstep.errors import ConfigError, Diverged, Interrupted, RunError
+from everstep.errors import ConfigError, Diverged, Interrupted, RunError, counted
 from everstep.learn import FitResult, fit, load_weights, rng
+from everstep.learn.bookkeeping import check_resumable
 from everstep.learn.devices import pick_device
 from everstep.learn.listed import as_batches
 from everstep.learn.progress import Units
@@ -108,7 +109,7 @@ def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] 
         trust_code: whether code that the run holds may be run.
 
     Raises:
-        ConfigError: an override of a key that a run cannot change.
+        ConfigError: an override of a key that a run cannot change, or a limit below what is done; nothing was done.
         RunError: no run, of a newer version, in use, or its data has changed.
         CheckpointError: every checkpoint is damaged.
     """
@@ -118,6 +119,7 @@ def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] 
         if overrides:
             task = _raised(task, out, overrides)
             check_idle(out, f"{out} is being trained")
+            check_resumable(out, task.recipe.train)
         _set_threads(task)
         job = _Job(out, task, log or warn)
         if overrides:
@@ -268,6 +270,9 @@ class _Job:
             log=self.say if self.say is not warn else None,
         )
         run = Run(self.out, task, model)
+        if resume and not result.metrics:
+            key = "patience" if result.stopped_by == "early stopping" else result.stopped_by
+            self.say(f"no step was left to make; to train on, raise {key}: {_resuming(self.out, task)} train.{key}=…")
         self._report(run, result)
         return run
 
@@ -292,7 +297,10 @@ class _Job:
         scores = {split: run.evaluate(split) for split in self.task.splits() if split != "train"}
         card.write_scores(self.out, scores)
         card.write_card(self.out, self.task, run.model, result, scores)
-        self.say(f"done: {result.steps:,} steps, {result.epochs:.2f} epochs, {result.seconds:.0f} s")
+        self.say(
+            f"done: {counted(result.steps, 'step')}, {result.epochs:.2f} epochs, {result.seconds:.0f} s; ended by "
+            f"{result.stopped_by}"
+        )
         for split, measures in scores.items():
             names = [name for name in self.task.shown if name in measures]
             share = measures.get("unknown_share")

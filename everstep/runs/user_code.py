@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.machinery import PathFinder
@@ -47,6 +47,8 @@ class UserCode:
         trusted: whether code may run.
         owner: the run that the code came with, for messages.
         alone: whether a file that imports one beside it is refused.
+        added: files, as they are named, that are the user's although the others are a run's: they are looked for in the
+            working folder, and run without further trust.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class UserCode:
         trusted: bool = True,
         owner: Path | None = None,
         alone: bool = True,
+        added: Collection[str] = (),
     ):
         self._folders, self._digests, self._trusted, self._owner = folders, digests, trusted, owner
-        self._alone = alone
+        self._alone, self._added = alone, frozenset(added)
         self._modules: dict[str, ModuleType] = {}
         self._sources: dict[str, bytes] = {}
 
@@ -92,41 +95,42 @@ class UserCode:
             files.replace_file(folder / name, source)
 
     def _module(self, key: str, file: str) -> ModuleType:
-        base = Path(file).name
-        if self._owner is not None and not self._trusted:
+        base, kept = Path(file).name, self._owner is not None and file not in self._added
+        if kept and not self._trusted:
             raise RunError(
                 f"{self._owner} holds code of its own ({CODE}/{base}), which would run with your rights; read it, "
                 "then give --trust-code (in Python: trust_code=True)"
             )
-        path = self._path(key, base if self._owner else file)
-        if base in self._modules and (self._owner is None and not _same(self._modules[base], path)):
+        path = self._path(key, base if kept else file, kept)
+        if base in self._modules and not _same(self._modules[base], path):
             raise ConfigError(
                 f"{key}: {self._modules[base].__file__} and {path} have one name, and a run keeps its files side by "
                 "side; rename one of them"
             )
         if base not in self._modules:
-            source = self._read(key, path)
-            if self._alone and self._owner is None:
+            source = self._read(key, path, self._digests if kept else None)
+            if self._alone and not kept:
                 _check_alone(key, path, source)
             self._modules[base], self._sources[base] = _executed(key, path, source), source
         return self._modules[base]
 
-    def _path(self, key: str, file: str) -> Path:
-        found = next((path for folder in self._folders if (path := folder / file).is_file()), None)
+    def _path(self, key: str, file: str, kept: bool) -> Path:
+        folders = self._folders if kept or self._owner is None else (Path(),)
+        found = next((path for folder in folders if (path := folder / file).is_file()), None)
         if found is not None:
             return found
-        if self._owner is not None:
+        if kept:
             raise RunError(f"{self._owner} lacks {CODE}/{file}, which it was trained by; put the file back")
-        beside = "" if len(self._folders) == 1 else ", neither in the working folder nor beside the recipe"
+        beside = "" if len(folders) == 1 else ", neither in the working folder nor beside the recipe"
         raise ConfigError(f"{key}: no file {file}{beside}")
 
-    def _read(self, key: str, path: Path) -> bytes:
+    def _read(self, key: str, path: Path, digests: dict[str, str] | None) -> bytes:
         try:
             source = read_small(path, LIMIT)
         except OSError as error:
             raise ConfigError(f"{key}: cannot read {path}: {reason(error)}") from None
         digest = hashlib.sha256(source).hexdigest()
-        if self._digests is not None and self._digests.get(path.name) != digest:
+        if digests is not None and digests.get(path.name) != digest:
             raise RunError(f"{path} is not the file that the run was trained by; put that back, or train anew")
         return source
 

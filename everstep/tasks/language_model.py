@@ -70,7 +70,9 @@ class LanguageModel(Task[LanguageModelRecipe]):
         for line in [*self.summary(), *(f"{split}: {self.corpus(split).summary()}" for split in self.splits())]:
             say(line)
         if self.texts.config.unit == "chars" and self.texts.config.unk is None and self.tokenizer.unk_id is not None:
-            say("note: a held-out text has characters that data.train lacks; they are read as <unk>")
+            rare = self.corpus("train").unknown > 0
+            why = "data.min_count or data.max_size cuts" if rare else "data.train lacks"
+            say(f"note: there are characters that {why}; they are read as <unk>")
         if "valid" in self.splits() and self.digest("valid") == self.digest("train"):
             say("warning: data.valid is the same text as data.train; its score will say nothing about new text")
 
@@ -85,7 +87,7 @@ class LanguageModel(Task[LanguageModelRecipe]):
     @cached_property
     def texts(self) -> Texts:
         """The files of the recipe."""
-        return Texts.of(self.recipe.data)
+        return Texts(self.recipe.data)
 
     def corpus(self, split: str) -> Corpus:
         """A split as tokens."""
@@ -99,7 +101,7 @@ class LanguageModel(Task[LanguageModelRecipe]):
 
     def splits(self) -> tuple[str, ...]:
         """train, valid and test, as far as the recipe names them."""
-        return tuple(self.texts.spans)
+        return self.texts.splits
 
     def model(self) -> TokenModel:
         """Embedding, cells, softmax."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from everstep.data.readers.labelled_formats import rows
 from everstep.data.readers.labelled_rows import Columns, Row, Skipped
 from everstep.data.text.files import expand
-from everstep.errors import DataError
+from everstep.errors import DataError, counted
 
 Format = Literal["auto", "tsv", "csv", "jsonl", "fasttext", "lines", "parallel", "folder"]
 _UNFIT = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")  # what a line of predictions cannot hold
@@ -243,7 +243,7 @@ class _Reading:
             only = ", ".join(map(repr, counts))
             raise DataError(
                 f"{names}: expected at least {fewest_classes} classes, came {len(counts)}: {only} "
-                f"(all {len(self._texts)} texts); is data.label the right column?"
+                f"(of {counted(len(self._texts), 'text')}); is data.label the right column?"
             )
         return Labelled(
             self._texts,

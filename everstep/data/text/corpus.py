@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from everstep.data.text.files import WHOLE, Span, expand
 from everstep.data.text.tokenise import SEQUENCES, Layout, Part, tokenised
 from everstep.data.text.tokenizer import Tokenizer
-from everstep.errors import DataError
+from everstep.errors import DataError, counted
 from everstep.storage.cache_folder import cache_folder
 from everstep.storage.reading import open_regular, parse_json, read_small, sealed, unsealed
 
@@ -87,8 +87,9 @@ class Corpus:
         parts = f"in {len(self.starts):,} parts" if len(self.starts) > 1 else "in one stream"
         share = 100 * self.unknown / max(len(self), 1)
         return (
-            f"{len(self):,} tokens {parts}; {self.chars:,} characters, {self.bytes:,} bytes, {self.words:,} words; "
-            f"{self.unknown:,} unknown ({share:.2f} %), {self.skipped:,} blank parts skipped"
+            f"{counted(len(self), 'token')} {parts}; {counted(self.chars, 'character')}, "
+            f"{counted(self.bytes, 'byte')}, {counted(self.words, 'word')}; {self.unknown:,} unknown ({share:.2f} %), "
+            f"{counted(self.skipped, 'blank part')} skipped"
         )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from everstep.data.text.decoding import MARK, decode, reads_text
-from everstep.errors import DataError
+from everstep.errors import DataError, counted
 from everstep.storage.reading import open_regular
 
 BLOCK_CHARS = 4 << 20
@@ -100,7 +100,7 @@ def _matches(pattern: str) -> tuple[list[Path], list[Path]]:
         raise DataError(_no_match(pattern, Path(name)))
     empty = [path for path in matches if _is_empty(path)]
     if len(empty) == len(matches):
-        raise DataError(f"{pattern}: all {len(matches)} files that match are empty")
+        raise DataError(f"{pattern}: matches {counted(len(matches), 'empty file')} and no other")
     return [path for path in matches if path not in set(empty)], empty
 
 

@@ -136,7 +136,7 @@ class Tokenizer:
             min_count: symbols (for `bpe`: merges) seen fewer times are left out.
             lowercase, normal_form: what is done to every text first; NFC, NFD, NFKC, NFKD or None.
             eos: line ends are `<eos>`; default: for `words` and `unigram`.
-            unk: `<unk>` stands for what is missing; default: for `words` and `unigram`.
+            unk: `<unk>` stands for what is missing; default: for `words` and `unigram`, and where `chars` are cut.
 
         Ids: `<eos>`, `<unk>` where present, then by falling frequency, equals by code point order (`bytes` by value,
         `bpe` bytes and then merges). The same text gives the same tokenizer.
@@ -150,7 +150,7 @@ class Tokenizer:
         """
         by_default = kind in ("words", "unigram")
         eos = by_default if eos is None else eos
-        unk = by_default if unk is None else unk
+        unk = by_default or None if unk is None else unk
         options = vocabulary.Options(kind, max_size, min_count, lowercase, normal_form, eos, unk)
         return cls(vocabulary.build(blocks, options))
 

@@ -26,7 +26,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as HF
 
 from everstep.data.text.files import pieces
-from everstep.errors import DataError
+from everstep.errors import DataError, counted
 
 EOS = "<eos>"
 UNK = "<unk>"
@@ -47,7 +47,10 @@ _UNIGRAM_ROUNDS = 4
 
 
 class Options(NamedTuple):
-    """What a vocabulary is asked to be; `max_size` counts every symbol, specials included."""
+    """What a vocabulary is asked to be; `max_size` counts every symbol, specials included.
+
+    Where `unk` is None, there is an `<unk>` if symbols are cut.
+    """
 
     kind: str
     max_size: int | None
@@ -55,7 +58,7 @@ class Options(NamedTuple):
     lowercase: bool
     normal_form: str | None
     eos: bool
-    unk: bool
+    unk: bool | None
 
     @property
     def normalizations(self) -> list[str]:
@@ -73,10 +76,10 @@ def build(blocks: Iterable[str], options: Options) -> HF:
         return _bytes(options)
     steps = normalizer(options.normalizations)
     clean = blocks if steps is None else (normalized(block, steps) for block in blocks)
-    if options.kind == "chars":
-        return _word_level(_kept(_count_chars(clean), options), options)
-    if options.kind == "words":
-        return _word_level(_kept(_count_words(clean), options), options)
+    if options.kind in ("chars", "words"):
+        counts = (_count_chars if options.kind == "chars" else _count_words)(clean)
+        options = options._replace(unk=_cuts(counts, options) if options.unk is None else options.unk)
+        return _word_level(_kept(counts, options), options)
     return _bpe(clean, options) if options.kind == "bpe" else _unigram(clean, options)
 
 
@@ -168,9 +171,16 @@ def _count_words(blocks: Iterable[str]) -> Counter[str]:
     return counts
 
 
+def _cuts(counts: Counter[str], options: Options) -> bool:
+    """Whether symbols of a counted text are too rare or too many to be kept."""
+    symbols = {symbol: count for symbol, count in counts.items() if count and not (options.eos and symbol == "\n")}
+    too_many = options.max_size is not None and len(symbols) > options.max_size - options.eos
+    return too_many or any(count < options.min_count for count in symbols.values())
+
+
 def _kept(counts: Counter[str], options: Options) -> list[str]:
     """The symbols of a counted text: specials, then by falling frequency; equals by code point order."""
-    specials = [EOS] * options.eos + [UNK] * options.unk
+    specials = [EOS] * options.eos + [UNK] * bool(options.unk)
     if options.eos:
         del counts["\n"]
     for special in specials if options.kind == "words" else ():
@@ -181,12 +191,14 @@ def _kept(counts: Counter[str], options: Options) -> list[str]:
         kept = kept[: max(options.max_size - len(specials), 0)]
     if len(kept) < len(ranked) and not options.unk:
         raise DataError(
-            f"min_count={options.min_count} and max_size={options.max_size} cut {len(ranked) - len(kept)} of "
-            f"{len(ranked)} {options.kind}, and nothing stands for what was cut: set data.unk=true or cut nothing"
+            f"min_count={options.min_count} and max_size={options.max_size} cut {len(ranked) - len(kept):,} of "
+            f"{len(ranked):,} {options.kind}, and nothing stands for what was cut: leave data.unk out, or cut nothing"
         )
     symbols = specials + kept
     if len(symbols) < 2:
-        raise DataError(f"vocabulary of {len(symbols)} symbol(s) {symbols}: nothing to predict; give a text with more")
+        raise DataError(
+            f"vocabulary of {counted(len(symbols), 'symbol')} {symbols}: nothing to predict; give a text with more"
+        )
     return symbols
 
 
@@ -272,7 +284,7 @@ def _bpe(blocks: Iterable[str], options: Options) -> HF:
 def _unigram(blocks: Iterable[str], options: Options) -> HF:
     size = options.max_size or _SUBWORD_SIZE
     words: Counter[str] = Counter()
-    specials = [EOS] * options.eos + [UNK] * options.unk
+    specials = [EOS] * options.eos + [UNK] * bool(options.unk)
     splitter = pre_tokenizers.Metaspace(prepend_scheme="never")
     hf = _subword(models.Unigram(), splitter, options.eos)
     trainer = trainers.UnigramTrainer(

@@ -171,7 +171,7 @@ class EchoState(Cell):
             found = [regression.solve(r) for r in several]
             errors = torch.zeros(len(several), dtype=torch.float64)
             for hs, ys in self._harvest(xs, targets, ends, middle, ends):
-                errors += torch.stack([(ys - hs.double() @ w.t() - b).square().sum() for w, b in found])
+                errors += torch.stack([_squared_error(hs.to(w.device), ys.to(w.device), w, b).cpu() for w, b in found])
                 regression.add(hs, ys)
             chosen = several[int(errors.argmin())]
         weight, bias = regression.solve(chosen)
@@ -293,14 +293,14 @@ class EchoState(Cell):
         self.train()
         for x, target in zip(xs[0], targets[0], strict=True):
             hs, inner = self.cell(torch.cat([x[None], y], -1)[:, None] if self.feedback else x[None, None], inner)
-            error = rls.update(torch.cat([hs[0, 0].double(), one]), target)
-            y = (target - error)[None].to(xs)
+            error = rls.update(torch.cat([hs[0, 0].cpu().double(), one]), target)
+            y = (target.cpu() - error)[None].to(xs.dtype).to(xs.device)
             errors.append(error)
         self.readout.weight.copy_(rls.weight[:, :-1])
         self.readout.bias.copy_(rls.weight[:, -1])
         self.eval()
         end = (inner, y) if self.feedback else inner
-        return torch.stack(errors)[None].to(xs), Learned(end, rls.inverse[None])
+        return torch.stack(errors)[None].to(xs.dtype).to(xs.device), Learned(end, rls.inverse[None])
 
     @torch.no_grad()
     def predict(self, xs: Tensor | Any, state: State | Learned = None, *, lengths: Tensor | None = None) -> Tensor:
@@ -403,6 +403,11 @@ class EchoState(Cell):
         for name, values in (("xs", xs), ("targets", targets)):
             check_finite(who, name, zero_padding(values, lengths), ("row", "step", "feature"))
         return ends
+
+
+def _squared_error(hs: Tensor, ys: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """‖Y − H Wᵀ − b‖² in float64."""
+    return (ys - hs.double() @ weight.t() - bias).square().sum()
 
 
 def _delayed(ys: Tensor) -> Tensor:

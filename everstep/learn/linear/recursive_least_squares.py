@@ -60,10 +60,10 @@ class RecursiveLeastSquares:
         target = numbers("RecursiveLeastSquares", "target", target)
         check_finite("RecursiveLeastSquares", "features", features, ("feature",))
         check_finite("RecursiveLeastSquares", "target", target, ("output",))
-        h = features.detach().to(self.weight)
+        h = features.detach().cpu().to(self.weight)
         heard = self.inverse @ h
         size = self.forgetting + torch.dot(h, heard)
-        error = target.detach().to(self.weight) - self.weight @ h
+        error = target.detach().cpu().to(self.weight) - self.weight @ h
         self.weight.addr_(error, heard / size)
         # one vector on both sides: P stays symmetric to the last bit
         root = heard / size.sqrt()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everstep.native import processor
 from everstep.native.memory_pool import empty
 
 _SAFE = 1e-15
@@ -73,6 +74,8 @@ class Ridge:
             check_finite("Ridge", name, values, ("step", "feature" if name == "features" else "output"), self.steps)
         self._sizes = sizes
         self.steps += len(features)
+        if not processor.has_float64(features.device):
+            features, targets = features.cpu(), targets.cpu()
         one = features.new_full((len(features),), float(self.intercept), dtype=torch.float64)
         rows = empty(one, len(features), sum(sizes))
         rows[:, : sizes[0]] = features.detach()
