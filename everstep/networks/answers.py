@@ -55,8 +55,8 @@ class Answers(ABC):
         """
 
     @abstractmethod
-    def losses(self, head: Any, ys: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """From what the head reads, (B, 1, features): the loss to learn from and the one to show; (B,) nats each."""
+    def losses(self, head: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """From the head's numbers, (B, …): the loss to learn from and the one to show; (B,) nats each."""
 
     @abstractmethod
     def log_probs(self, head: Any, logits: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class OneOf(Answers):
     Args:
         classes: what is learned, sorted.
         merged: the classes that each name stands for; others are learned from, and never said. None: each by itself.
-        label_smoothing: of the head.
+        label_smoothing: ε of the loss to learn from, (1 − ε)(−ln p(target)) + ε mean_k(−ln p(k)).
 
     Raises:
         DataError: `merged` has a class that is none.
@@ -116,13 +116,15 @@ class OneOf(Answers):
         self._groups = None if merged is None else [[self.learned.index(c) for c in some] for some in merged.values()]
 
     def head(self, features: int) -> nn.Module:
-        return Categorical(features, len(self.learned), label_smoothing=self._label_smoothing)
+        return Categorical(features, len(self.learned))
 
     def targets(self, found: Labelled, learn: bool = False) -> Array:
         return found.ids(self.learned if learn else self.names)
 
-    def losses(self, head: Categorical, ys: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return head.smoothed(ys, targets[:, None])
+    def losses(self, head: Categorical, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = logits.float().log_softmax(-1)
+        nats = self.nats(log_p, targets)
+        return torch.lerp(nats, -log_p.mean(-1), self._label_smoothing), nats.detach()
 
     def log_probs(self, head: Categorical, logits: Tensor) -> Tensor:
         log_p = logits.float().log_softmax(-1)

@@ -52,8 +52,8 @@ class ClassSection(Section):
 
 def class_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tensor | None) -> Iterator[Loss]:
     """One loss a batch: −log p(class), times the weight of the class."""
-    ys = model.read(model.embedding(batch.tokens), batch.lengths)
-    total, nats = model.answers.losses(model.head, ys, batch.labels)
+    own = batch.labels if model.training else None
+    total, nats = model.answers.losses(model.head, model.logits(batch.tokens, batch.lengths, own), batch.labels)
     if weights is not None:
         total = total * weights.to(total)[batch.labels]
     yield Loss(total, nats)

@@ -18,7 +18,8 @@ class Relevance:
 
     Attributes:
         gradient: of each token e · ∂lead/∂e, "gradient × input": to first order, what the answer's lead over the next
-            likeliest, in nats, owes to that the token's embedding e is not 0. Above 0 it speaks for the answer.
+            likeliest, in nats, owes to that the token's embedding e is not 0, and to its n-grams. Above 0 it speaks for
+            the answer.
         attention: of each token the weight of its step in the read-out, which sum to 1; None: no such read-out.
     """
 
@@ -40,10 +41,13 @@ def _of_batch(model: SequenceClassifier, given: LabelledBatch) -> Iterator[Relev
     batch = given.to(model.embedding.weight.device)
     with torch.enable_grad():
         embedded = model.embedding(batch.tokens).detach().requires_grad_()
-        read = model.read(embedded, batch.lengths)
-        log_p = model.log_probs(model.head.logits(read)[:, 0])  # type: ignore[operator]
-        (slopes,) = torch.autograd.grad(model.answers.lead(log_p).sum(), embedded)
-    gradient = (slopes * embedded).sum(-1).detach().cpu().double()
+        inputs = [embedded]
+        logits = model.head.logits(model.read(embedded, batch.lengths))[:, 0]  # type: ignore[operator]
+        if model.ratios is not None:
+            inputs.append(model.ratios.parts(batch.tokens, batch.lengths).detach().requires_grad_())
+            logits = logits + inputs[1].sum(1)
+        slopes = torch.autograd.grad(model.answers.lead(model.log_probs(logits)).sum(), inputs)
+    gradient = sum((slope * given).sum(-1).detach().cpu().double() for slope, given in zip(slopes, inputs, strict=True))
     weights = model.body.attention(embedded.detach(), batch.lengths)
     attention = None if weights is None else weights.cpu().double()
     for row, length in enumerate(batch.lengths.tolist()):

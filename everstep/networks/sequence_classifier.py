@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from everstep.networks.answers import Answers
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import LayersSection, encoder_of, initialise, stack_of
+from everstep.networks.ngram_ratios import NgramRatios
 from everstep.sections import Probability, Size
 from everstep.wirings import EmbeddingDropout, ReadOut
 
@@ -24,6 +26,8 @@ class ClassifierSection(LayersSection):
     """of whole tokens: all places of a token at once"""
     bidirectional: bool = True
     """each layer reads in both directions; hidden_size units each"""
+    ngrams: int = Field(0, ge=0, le=5)
+    """n: beside the network, what n-grams of up to so many tokens say by their counts (naive Bayes); 0: none"""
     read_out: Literal["last", "mean", "max", "sum", "attention"] = "max"
     """how the outputs of all steps become one vector"""
 
@@ -35,7 +39,7 @@ class ClassifierSection(LayersSection):
 
 
 class SequenceClassifier(nn.Module):
-    """Embedding → cells → read-out → head → logits / T → log p.
+    """Embedding → cells → read-out → head → logits (+ what n-grams say) → / T → log p.
 
     Args:
         vocabulary: number of tokens V.
@@ -45,6 +49,7 @@ class SequenceClassifier(nn.Module):
         calibrated: whether it has a temperature T, which is kept with the weights.
 
     Attributes:
+        ratios: what n-grams say; None: nothing.
         temperature: T, a tensor without dimensions, 1 at first; None: no such buffer.
     """
 
@@ -66,6 +71,7 @@ class SequenceClassifier(nn.Module):
         self.dropout = nn.Dropout(section.dropout)
         self.answers: Answers = answers
         self.head = answers.head(self.body.output_size)
+        self.ratios = NgramRatios(section.ngrams, len(answers.learned)) if section.ngrams else None
         self.register_buffer("temperature", torch.ones(()) if calibrated else None)
         initialise(section, self)
 
@@ -74,11 +80,15 @@ class SequenceClassifier(nn.Module):
         vector, _ = self.body(inputs, lengths=lengths)
         return self.dropout(vector)[:, None]  # type: ignore[no-any-return]
 
-    def logits(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Tokens (batch, time) to what the head gives of each text, (batch, …), before the temperature."""
-        return self.head.logits(self.read(self.embedding(tokens), lengths))[:, 0]  # type: ignore[no-any-return, operator]
+    def logits(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
+        """Tokens (batch, time) to what the head gives of each text, (batch, …), before the temperature.
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        `own` (batch,) are the classes of texts that are learned from, whose n-grams are counted with them.
+        """
+        found: Tensor = self.head.logits(self.read(self.embedding(tokens), lengths))[:, 0]  # type: ignore[operator]
+        return found if self.ratios is None else found + self.ratios(tokens, lengths, own)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (batch, time) to log p of each answer, (batch, answers), in nats."""
         return self.log_probs(self.logits(tokens, lengths))
 

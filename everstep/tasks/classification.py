@@ -92,9 +92,11 @@ class Classification(Task[ClassificationRecipe]):
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
         """Texts of near-equal length together."""
         coded = self.texts.coded(split, self.tokenizer, self.answers, learn=purpose == "learn")
-        return (
-            to_learn(*coded, self.recipe.train.batch_size, self.recipe.seed) if purpose == "learn" else to_score(*coded)
-        )
+        if purpose != "learn":
+            return to_score(*coded)
+        if model.ratios is not None:
+            model.ratios.count(to_score(*coded))
+        return to_learn(*coded, self.recipe.train.batch_size, self.recipe.seed)
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
         """−log p(class), weighted by class if asked for."""
