@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from everstep.errors import ConfigError
 from everstep.networks.answers import Answers
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import LayersSection, encoder_of, initialise, stack_of
-from everstep.networks.ngram_ratios import NgramRatios
+from everstep.networks.ngram_ratios import MOST_CLASSES, NgramRatios
 from everstep.sections import Probability, Size
 from everstep.wirings import EmbeddingDropout, ReadOut
 
@@ -71,6 +72,11 @@ class SequenceClassifier(nn.Module):
         self.dropout = nn.Dropout(section.dropout)
         self.answers: Answers = answers
         self.head = answers.head(self.body.output_size)
+        if section.ngrams and len(answers.learned) > MOST_CLASSES:
+            raise ConfigError(
+                f"model.ngrams: expected 0 where there are more than {MOST_CLASSES} classes; there are "
+                f"{len(answers.learned)}"
+            )
         self.ratios = NgramRatios(section.ngrams, len(answers.learned)) if section.ngrams else None
         self.register_buffer("temperature", torch.ones(()) if calibrated else None)
         initialise(section, self)

@@ -1,0 +1,50 @@
+"""Several labels, each there or not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everstep.heads.categorical import Head
+
+
+class Bernoulli(Head):
+    """p(k is there | y) = σ(W y + b)_k, each of K labels by itself.
+
+    >>> head = Bernoulli(8, 3)
+    >>> head.loss(torch.zeros(2, 7, 8), torch.zeros(2, 7, 3), torch.tensor([7, 0])).shape
+    torch.Size([2])
+
+    Args:
+        input_size: features D of y.
+        classes: K.
+
+    Parameters: `weight` (K, D), uniform in ±1/√D at first; `bias` (K,), zero at first.
+    """
+
+    def __init__(self, input_size: int, classes: int):
+        super().__init__()
+        self.input_size, self.classes = input_size, classes
+        bound = input_size**-0.5
+        self.weight = nn.Parameter(torch.empty(classes, input_size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def logits(self, ys: Tensor) -> Tensor:
+        """W y + b, (…, K)."""
+        return F.linear(ys, self.weight, self.bias)
+
+    def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """log p(k is there | y), (…, K), in float32."""
+        return F.logsigmoid(self.logits(ys).float())
+
+    def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """−Σ_t Σ_k log p(target_tk | y_t), (batch,), nats; targets (batch, time, K) are 0 or 1."""
+        nats = F.binary_cross_entropy_with_logits(self.logits(ys).float(), target.float(), reduction="none").sum(-1)
+        if lengths is None:
+            return nats.sum(1)
+        live = torch.arange(nats.shape[1], device=nats.device) < lengths[:, None]
+        return torch.where(live, nats, 0).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.classes}"

@@ -1,0 +1,75 @@
+"""Classes in an order: where a score lies between thresholds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everstep.heads.categorical import Head
+
+
+class Cumulative(Head):
+    """p(k ≤ j | y) = σ(θ_j − w · y), of K classes in an order, with thresholds θ_1 < … < θ_{K−1}.
+
+    The proportional odds of McCullagh 1980, "Regression models for ordinal data": one score w · y for all classes, so
+    that K classes cost K − 1 numbers more than two. θ_j = θ_1 + Σ_{i<j} softplus(δ_i) keeps their order.
+
+    >>> head = Cumulative(8, 5)
+    >>> head.predict(torch.zeros(2, 7, 8)).exp().sum(-1).mean().item()
+    1.0
+
+    Args:
+        input_size: features D of y.
+        classes: K ≥ 2.
+
+    Parameters: `weight` (1, D), uniform in ±1/√D at first; `first` (), θ_1, and `steps` (K − 2,), δ, so that at first
+    a score of 0 gives each class the same probability.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+
+    def __init__(self, input_size: int, classes: int):
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"Cumulative: expected at least 2 classes, came {classes}")
+        self.input_size, self.classes = input_size, classes
+        bound = input_size**-0.5
+        self.weight = nn.Parameter(torch.empty(1, input_size).uniform_(-bound, bound))
+        even = torch.logit(torch.arange(1, classes) / classes)
+        self.first = nn.Parameter(even[0].clone())
+        self.steps = nn.Parameter(even.diff().expm1().log())  # softplus of it is the difference
+
+    @property
+    def thresholds(self) -> Tensor:
+        """θ, (K − 1,), rising."""
+        return torch.cat([self.first[None], self.first + F.softplus(self.steps).cumsum(0)])
+
+    def logits(self, ys: Tensor) -> Tensor:
+        """θ_j − w · y, (…, K − 1)."""
+        return self.thresholds - F.linear(ys, self.weight)
+
+    @staticmethod
+    def log_probs(logits: Tensor) -> Tensor:
+        """Those numbers, rising in the last dimension, to log p(k | y), (…, K), in float32."""
+        z = logits.float()
+        below, above = F.logsigmoid(z), F.logsigmoid(-z)
+        # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)), which loses no digits where both are near 0 or 1
+        inside = below[..., 1:] + above[..., :-1] + torch.log(-torch.expm1(z[..., :-1] - z[..., 1:]))
+        return torch.cat([below[..., :1], inside, above[..., -1:]], -1)
+
+    def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """log p(k | y), (…, K)."""
+        return self.log_probs(self.logits(ys))
+
+    def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """−Σ_t log p(target_t | y_t), (batch,), nats."""
+        nats = -self.predict(ys).gather(-1, target[..., None])[..., 0]
+        if lengths is None:
+            return nats.sum(1)
+        live = torch.arange(nats.shape[1], device=nats.device) < lengths[:, None]
+        return torch.where(live, nats, 0).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.classes}"
