@@ -98,8 +98,9 @@ def test_the_validation_fits_the_temperature_in_place() -> None:
     assert after.main["accuracy"] == before.main["accuracy"]
     assert after.report("abc")["ece"] < before.report("abc")["ece"]
     tokens = torch.tensor([[1, 2, 3]])
-    logits = model.logits(tokens)
-    torch.testing.assert_close(model(tokens), (logits / model.temperature).log_softmax(-1))
+    lengths = torch.tensor([3])
+    logits = model.logits(tokens, lengths)
+    torch.testing.assert_close(model(tokens, lengths), (logits / model.temperature).log_softmax(-1))
     plain = SequenceClassifier(20, OneOf("abc"), ClassifierSection(embedding_size=8, hidden_size=8))
     calibrate(plain, batches)
     assert "temperature" not in plain.state_dict()
@@ -114,7 +115,7 @@ def test_the_temperature_is_kept_with_the_weights_and_said(run: es.Run) -> None:
     assert run.evaluate("test")["temperature"] == pytest.approx(kept)
     assert "| temperature |" in (run.path / "README.md").read_text()
     (ids,) = run.task.texts.tokens(["nice film"], run.task.tokenizer)
-    logits = run.model.logits(torch.from_numpy(ids.astype(np.int64))[None]).detach()
+    logits = run.model.logits(torch.from_numpy(ids)[None], torch.tensor([len(ids)])).detach()
     p = (logits[0].double() / kept).softmax(0)
     (found,) = run.predict(["nice film"])
     assert found.record["probabilities"]["high"] == pytest.approx(float((p[3] + p[4]) / (p.sum() - p[2])), abs=1e-5)
@@ -162,10 +163,12 @@ def test_gradient_times_input_is_what_a_small_change_of_an_embedding_does(read_o
     found = relevance(model, to_score(sequences))
     assert [len(one.gradient) for one in found] == [4, 2, 0]
     for sequence, one in zip(sequences[:2], found, strict=False):
-        embedded = model.embedding(torch.from_numpy(sequence)[None]).detach()
+        tokens, lengths = torch.from_numpy(sequence)[None], torch.tensor([len(sequence)])
+        embedded = model.embedding(tokens).detach()
 
-        def lead(scale: torch.Tensor, embedded: torch.Tensor = embedded) -> float:
-            logits = model.head.logits(model.read(embedded * scale[None, :, None]))[:, 0].detach()
+        def lead(scale: torch.Tensor, given: Any = (tokens, embedded, lengths)) -> float:
+            tokens, embedded, lengths = given
+            logits = model.head.logits(model.read(tokens, embedded * scale[None, :, None], lengths)).detach()
             first, second = logits.log_softmax(-1).topk(2).values[0]
             return float(first - second)
 

@@ -2,14 +2,19 @@
 
 from everstep.measures.calibration import Reliability, reliability
 from everstep.measures.classes import ClassMeasures, class_measures
+from everstep.measures.label_sets import LabelMeasures, label_measures
+from everstep.measures.ordered import OrderedMeasures
 from everstep.measures.spans import SpanMeasures, conlleval, span_measures
 
 __all__ = [
     "ClassMeasures",
+    "LabelMeasures",
+    "OrderedMeasures",
     "Reliability",
     "SpanMeasures",
     "class_measures",
     "conlleval",
+    "label_measures",
     "reliability",
     "span_measures",
 ]

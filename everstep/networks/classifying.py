@@ -21,6 +21,9 @@ MEANING = {
     "loss": "mean of -ln p(class)",
     "accuracy": "share that is right",
     "macro_f1": "mean F1 of the classes",
+    "micro_f1": "F1 of single decisions, of any label",
+    "mae": "mean distance, in places of the order",
+    "quadratic_kappa": "1: all right, 0: as by chance",
     "ece": "expected calibration error, 15 bins",
     "temperature": "logits are divided by it, as the validation asked for",
 }
@@ -38,8 +41,15 @@ class ClassSection(Section):
     """share of the target's mass that is spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: in training class k counts n / (K n_k), so that rare classes weigh as much as frequent ones"""
+    ordinal: bool = False
+    """classes are in an order, of numbers or of data.classes: a score and thresholds in place of a softmax"""
     calibrated: bool = False
     """logits are divided by a temperature that each validation fits, so that probabilities mean what they say"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """What thresholds do not have."""
+        if self.ordinal and self.label_smoothing:
+            yield "label_smoothing", f"expected 0 beside ordinal; got {self.label_smoothing:g}"
 
     def weights(self, labels: Ints, classes: int) -> Tensor | None:
         """(K,) the weight of each class, of which n_k of the n labels are; 0 where none is. None: 1 each."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from everstep.data.batches import Batches
+from everstep.data.labelled_batches import LabelledBatch
 from everstep.errors import ConfigError
 from everstep.networks.answers import Answers
 from everstep.networks.cells_by_name import Find, no_code
+from everstep.networks.documents import Hierarchy
 from everstep.networks.layers import LayersSection, encoder_of, initialise, stack_of
 from everstep.networks.ngram_ratios import MOST_CLASSES, NgramRatios
+from everstep.networks.pairs import compared
 from everstep.sections import Probability, Size
 from everstep.wirings import EmbeddingDropout, ReadOut
 
@@ -29,6 +33,8 @@ class ClassifierSection(LayersSection):
     """each layer reads in both directions; hidden_size units each"""
     ngrams: int = Field(0, ge=0, le=5)
     """n: beside the network, what n-grams of up to so many tokens say by their counts (naive Bayes); 0: none"""
+    reader: Literal["flat", "hierarchical"] = "flat"
+    """hierarchical: sentences are read to vectors, and these by layers of their own (Yang 2016), for long texts"""
     read_out: Literal["last", "mean", "max", "sum", "attention"] = "max"
     """how the outputs of all steps become one vector"""
 
@@ -37,6 +43,11 @@ class ClassifierSection(LayersSection):
         yield from super().disagreements()
         if self.bidirectional and self.residual:
             yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
+
+    def read_out_of(self, input_size: int, find: Find) -> ReadOut:
+        """The layers over inputs of that size, and how they become one vector."""
+        layers = encoder_of if self.bidirectional else stack_of
+        return ReadOut(layers(self, input_size, find), self.read_out)
 
 
 class SequenceClassifier(nn.Module):
@@ -48,6 +59,8 @@ class SequenceClassifier(nn.Module):
         section: a recipe's `model`.
         find: finds cells of the user's own.
         calibrated: whether it has a temperature T, which is kept with the weights.
+        paired: whether a row is two texts, with the token V between them.
+        ends: tokens that end a sentence, for a hierarchical reader.
 
     Attributes:
         ratios: what n-grams say; None: nothing.
@@ -55,6 +68,7 @@ class SequenceClassifier(nn.Module):
     """
 
     temperature: Tensor | None
+    body: ReadOut | Hierarchy
 
     def __init__(
         self,
@@ -63,15 +77,20 @@ class SequenceClassifier(nn.Module):
         section: ClassifierSection,
         find: Find = no_code,
         calibrated: bool = False,
+        paired: bool = False,
+        ends: Sequence[int] = (),
     ):
         super().__init__()
-        self.embedding = EmbeddingDropout(vocabulary, section.embedding_size, section.embedding_dropout)
+        self.separator = vocabulary if paired else None
+        self.embedding = EmbeddingDropout(vocabulary + paired, section.embedding_size, section.embedding_dropout)
         nn.init.normal_(self.embedding.weight, std=0.1)
-        layers = encoder_of if section.bidirectional else stack_of
-        self.body = ReadOut(layers(section, section.embedding_size, find), section.read_out)
+        body = section.read_out_of(section.embedding_size, find)
+        hierarchical = section.reader == "hierarchical"
+        self.body = Hierarchy(body, section.read_out_of(body.output_size, find)) if hierarchical else body
+        self.ends = tuple(ends)
         self.dropout = nn.Dropout(section.dropout)
         self.answers: Answers = answers
-        self.head = answers.head(self.body.output_size)
+        self.head = answers.head(self.body.output_size * (4 if paired else 1))
         if section.ngrams and len(answers.learned) > MOST_CLASSES:
             raise ConfigError(
                 f"model.ngrams: expected 0 where there are more than {MOST_CLASSES} classes; there are "
@@ -81,17 +100,38 @@ class SequenceClassifier(nn.Module):
         self.register_buffer("temperature", torch.ones(()) if calibrated else None)
         initialise(section, self)
 
-    def read(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embedded tokens (batch, time, features) to what the head reads, (batch, 1, features)."""
-        vector, _ = self.body(inputs, lengths=lengths)
-        return self.dropout(vector)[:, None]  # type: ignore[no-any-return]
+    def count(self, batches: Batches[LabelledBatch]) -> None:
+        """Count the n-grams of the texts to learn from, where they are asked for."""
+        if self.ratios is not None:
+            self.ratios.count(batches)
+
+    def read(self, tokens: Tensor, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens (batch, time), embedded (batch, time, features), to what the head reads, (batch, features)."""
+        if self.separator is not None and isinstance(self.body, ReadOut):
+            vector = compared(self.body, tokens, embedded, lengths, self.separator)
+        elif isinstance(self.body, Hierarchy):
+            vector = self.body(embedded, lengths, self._ending(tokens))
+        else:
+            vector, _ = self.body(embedded, lengths=lengths)
+        return self.dropout(vector)  # type: ignore[no-any-return]
+
+    def attention(self, tokens: Tensor, embedded: Tensor, lengths: Tensor) -> Tensor | None:
+        """The weight of each token in the read-out, (batch, time); None where that is no attention."""
+        if self.separator is not None:
+            return None
+        if isinstance(self.body, Hierarchy):
+            return self.body.attention(embedded, lengths, self._ending(tokens))
+        return self.body.attention(embedded, lengths)
+
+    def _ending(self, tokens: Tensor) -> Tensor:
+        return torch.isin(tokens, torch.tensor(self.ends, dtype=tokens.dtype, device=tokens.device))
 
     def logits(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
         """Tokens (batch, time) to what the head gives of each text, (batch, …), before the temperature.
 
         `own` (batch,) are the classes of texts that are learned from, whose n-grams are counted with them.
         """
-        found: Tensor = self.head.logits(self.read(self.embedding(tokens), lengths))[:, 0]  # type: ignore[operator]
+        found: Tensor = self.head.logits(self.read(tokens, self.embedding(tokens), lengths))  # type: ignore[operator]
         return found if self.ratios is None else found + self.ratios(tokens, lengths, own)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:

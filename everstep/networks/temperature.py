@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from everstep.data.batches import Batches
 from everstep.data.labelled_batches import LabelledBatch
+from everstep.networks.classifying import measured_classes
 from everstep.networks.sequence_classifier import SequenceClassifier
 
 LOWEST, HIGHEST = 0.05, 20.0
@@ -47,9 +49,14 @@ def fitted_temperature(nats: Callable[[float], float]) -> float:
     return math.exp((low + high) / 2)
 
 
-def temperature_of(model: SequenceClassifier) -> dict[str, float]:
-    """The temperature as a figure of the model; none where it has none."""
-    return {} if model.temperature is None else {"temperature": float(model.temperature)}
+def reported(
+    model: SequenceClassifier,
+    batches: Batches[LabelledBatch],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """All figures of labelled texts as JSON takes them, with the temperature where there is one."""
+    figures = measured_classes(model, batches, progress).report(model.answers.names)
+    return figures if model.temperature is None else {**figures, "temperature": float(model.temperature)}
 
 
 @torch.no_grad()

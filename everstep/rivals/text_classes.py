@@ -105,7 +105,7 @@ def text_rivals(
         >>> [rival.accuracy for rival in text_rivals(texts, texts, classes=2)]
         [0.5, 1.0, 1.0, 1.0, 1.0]
     """
-    _require_scikit_learn()
+    require_scikit_learn()
     _check(train, test, valid, classes)
     found = [_majority(train, test, classes)]
     if classes > MOST_CLASSES:
@@ -113,15 +113,20 @@ def text_rivals(
     train = _at_most(train, min(most_words, 20 * most_words // classes))
     big = min(max(map(len, train.words)), BIG_WINDOW)
     kinds: list[tuple[str, list[tuple[str, Features]]]] = [
-        ("bag of words", [("", partial(_grams, longest=1))]),
-        ("bag of n-grams", [(f"n = {n}", partial(_grams, longest=n)) for n in ((2, 3) if valid else (2,))]),
+        ("bag of words", [("", partial(n_grams, longest=1))]),
+        ("bag of n-grams", [(f"n = {n}", partial(n_grams, longest=n)) for n in ((2, 3) if valid else (2,))]),
         (f"last {window} words", [("", partial(_placed, window=window))]),
         (f"one big window, {big} words", [("", partial(_placed, window=big))]),
     ]
     return found + [_regression(name, variants, train, test, valid, classes) for name, variants in kinds]
 
 
-def _require_scikit_learn() -> None:
+def require_scikit_learn() -> None:
+    """Refuse to go on without it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
@@ -156,7 +161,7 @@ def _at_most(texts: WordTexts, words: int) -> WordTexts:
     return WordTexts([texts.words[index] for index in kept], texts.targets[kept])
 
 
-def _grams(words: Sequence[str], longest: int) -> list[str]:
+def n_grams(words: Sequence[str], longest: int) -> list[str]:
     """The sequences of up to `longest` words."""
     return [
         " ".join(words[start : start + n]) for n in range(1, longest + 1) for start in range(len(words) - n + 1)

@@ -3,99 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from everstep.data import Tokenizer, expand
 from everstep.data.readers.labelled import Labelled, read_labelled
 from everstep.data.readers.trees import read_trees
 from everstep.data.text.words import words
-from everstep.errors import DataError, RunError, counted
+from everstep.errors import DataError, counted
 from everstep.networks.answers import Answers, Array, Ints
 from everstep.networks.class_pictures import EXAMPLES, LONGEST, Shown
 from everstep.networks.token_passage import pieces
-from everstep.runs.text_data import UNITS, VocabularySection
-from everstep.sections import Count, Files, Probability
-from everstep.storage.reading import parse_json, read_small, reason
+from everstep.runs.labelled_section import LabelledSection
+from everstep.runs.text_data import UNITS
 
+SENTENCE_ENDS = (".", "!", "?", "…", "。")
 QUICK_WORDS = 200_000
 """Of the training texts, for rivals that are fitted in passing."""
-
-
-class LabelledSection(VocabularySection):
-    """Labelled texts: files, columns, classes."""
-
-    takes_folders: ClassVar[bool] = True
-
-    train: Files = "everstep:reviews.train"
-    """path, list, globs, or a folder with a folder per class; ${EVERSTEP_DATA} is filled in"""
-    valid: Files | None = None
-    """null: valid_fraction of train, of each class alike"""
-    valid_fraction: Probability = 0.1
-    """0: no validation"""
-    test: Files | None = None
-    """scored at the end of training"""
-    folds: int | None = Field(None, ge=2)
-    """cross-validation: train is parted into so many folds, of each class alike, in the same way for every seed"""
-    fold: Count = 1
-    """which of 1 … folds is the test, if no test is named; the others are trained on"""
-    format: Literal["auto", "tsv", "csv", "jsonl", "fasttext", "lines", "parallel", "folder", "trees"] = "auto"
-    """auto: by name and first line; lines: a file a class (mpqa.pos); parallel: labels in another file, line by line;
-    trees: bracketed trees whose labels are the classes (SST)"""
-    text: str = "text"
-    """column or key of the texts; a number counts columns from 0; parallel: the part of the file's name"""
-    label: str = "label"
-    """column or key of the classes; parallel: the part of the name in its place"""
-    classes: dict[str, tuple[str, ...]] | None = None
-    """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; other labels are left out. null: as they are"""
-    merge: dict[str, tuple[str, ...]] | None = None
-    """as classes, but all labels are learned: predictions and figures are of these names, which other labels lack"""
-    phrases: bool = False
-    """trees: every phrase of the training trees is an example too"""
-    max_length: Count | None = None
-    """tokens of a text that are read; null: all"""
-    unit: Literal["chars", "bytes", "words", "bpe", "unigram"] = "words"
-    """what a token is; bpe and unigram are sub-words"""
-    punctuation_apart: bool = True
-    """words: punctuation marks are words of their own; false: words are what stands between spaces"""
-
-    @field_validator("classes", "merge", mode="before")
-    @classmethod
-    def _labels_as_text(cls, given: Any) -> Any:
-        """Labels are often numbers, and one alone needs no list."""
-        if not isinstance(given, dict):
-            return given
-        lists = {name: old if isinstance(old, list | tuple) else (old,) for name, old in given.items()}
-        return {
-            name: tuple(str(label) if type(label) in (int, float) else label for label in old)
-            for name, old in lists.items()
-        }
-
-    def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of the vocabulary, phrases of what has none."""
-        yield from super().disagreements()
-        if self.phrases and self.format != "trees":
-            yield "phrases", f"expected format trees beside it; got {self.format}"
-        if self.fold > (self.folds or 1):
-            yield "fold", f"expected at most folds ({self.folds or 'null, which is none'}); got {self.fold}"
-
-    @property
-    def validated(self) -> bool:
-        """Whether some texts are validated on."""
-        return self.valid is not None or self.valid_fraction > 0
-
-    @property
-    def tested(self) -> bool:
-        """Whether some texts are kept for a test."""
-        return self.test is not None or self.folds is not None
 
 
 class LabelledTexts:
@@ -209,9 +138,10 @@ class LabelledTexts:
         section, whole = self.section, self._given("train")
         found = {"train": whole}
         if section.folds:
-            found["train"], found["test"] = whole.fold(section.fold, section.folds)
+            found["train"], found["test"] = whole.fold(section.fold, section.folds, section.label_separator is None)
         if "valid" in self._parts:
-            found["train"], found["valid"] = found["train"].held_out(section.valid_fraction, self._seed)
+            alike = section.label_separator is None
+            found["train"], found["valid"] = found["train"].held_out(section.valid_fraction, self._seed, alike)
         return {**found, "train": replace(found["train"], skipped=whole.skipped, notes=whole.notes)}
 
     def _given(self, split: str) -> Labelled:
@@ -225,6 +155,7 @@ class LabelledTexts:
                 paths,
                 text=section.text,
                 label=section.label,
+                label_separator=section.label_separator,
                 encoding=section.encoding,
                 format=section.format,
                 fewest_classes=1 if section.classes else few,
@@ -238,7 +169,7 @@ class LabelledTexts:
         if unk is None:
             unk = None if section.unit in ("bytes", "bpe") else True
         return Tokenizer.train(
-            (f"{self.spaced(text)}\n" for text in self.learned().texts),
+            (f"{part}\n" for text in self.learned().texts for part in self.parts(text)),
             section.unit,
             max_size=section.max_size,
             min_count=section.min_count,
@@ -249,9 +180,33 @@ class LabelledTexts:
         )
 
     def tokens(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
-        """Token ids of each text, at most `max_length`."""
+        """Token ids of each text, at most `max_length`; of two texts, with the first free id between them."""
         longest = self.section.max_length
-        return [np.asarray(tokenizer.encode(self.spaced(text), line_end=False))[:longest] for text in texts]
+
+        def ids(part: str) -> Ints:
+            return np.asarray(tokenizer.encode(part, line_end=False), np.int64)[:longest]
+
+        between = np.array([tokenizer.vocab_size])
+        coded = [[ids(part) for part in self.parts(text)] for text in texts]
+        return [np.concatenate([one[0], between, one[1]]) if len(one) == 2 else one[0] for one in coded]
+
+    def parts(self, text: str) -> list[str]:
+        """A text as it is tokenised; where there are two, both.
+
+        Raises:
+            DataError: two are expected, and there is no tab between them.
+        """
+        if not self.section.paired:
+            return [self.spaced(text)]
+        first, tab, second = text.partition("\t")
+        if not tab and text.strip():
+            raise DataError(f"expected two texts with a tab between them, as in training; came {text[:60]!r}")
+        return [self.spaced(first), self.spaced(second)]
+
+    def ends(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The tokens that end a sentence."""
+        coded = [tokenizer.encode(mark, line_end=False).tolist() for mark in SENTENCE_ENDS]
+        return tuple(ids[0] for ids in coded if len(ids) == 1 and ids[0] != tokenizer.unk_id)
 
     def spaced(self, text: str) -> str:
         """A text in one line, as it is tokenised: marks of punctuation apart, where words are the unit."""
@@ -262,24 +217,35 @@ class LabelledTexts:
 
     def pieces(self, text: str, ids: Ints, tokenizer: Tokenizer) -> tuple[list[str], list[tuple[int, int]]]:
         """What is shown of a text's tokens, with the first and last token of each; words as they are written."""
-        parts, spans = pieces(tokenizer, ids.tolist(), UNITS[self.section.unit])
-        written = self.spaced(text).split()[: len(parts)]
-        whole = self.section.unit == "words" and len(written) == len(parts)
-        return [f"{word} " for word in written] if whole else parts, spans
+        found: list[str] = []
+        spans: list[tuple[int, int]] = []
+        cut = np.flatnonzero(ids == tokenizer.vocab_size)[:1]
+        for number, (part, some) in enumerate(zip(self.parts(text), np.split(ids, cut), strict=True)):
+            if number:
+                found.append("| ")
+                spans.append((int(cut[0]), int(cut[0])))
+                some = some[1:]
+            labels, places = pieces(tokenizer, some.tolist(), UNITS[self.section.unit])
+            written = part.split()[: len(labels)]
+            whole = self.section.unit == "words" and len(written) == len(labels)
+            start = spans[-1][1] + 1 if spans else 0
+            found += [f"{word} " for word in written] if whole else labels
+            spans += [(first + start, last + start) for first, last in places]
+        return found, spans
 
     def passage(self, text: str | None, characters: int) -> str:
         """A text of one's own, else the longest held-out one of at most that many characters."""
         if text is None:
             held_out = self.examples(self.splits()[-1]).texts
             text = max((one for one in held_out if len(one) <= characters), key=len, default=held_out[0])
-        return self.spaced(text.strip()[:characters])
+        return self.parts(text.strip()[:characters])[0]
 
-    def rivals(self, split: str, classes: Sequence[str], quick: bool = False) -> list[dict[str, Any]]:
+    def rivals(self, split: str, answers: Answers, quick: bool = False) -> list[dict[str, Any]]:
         """Names and figures of what simpler models give on a split, fitted on "train", chosen on "valid".
 
         Args:
             split: what the figures are of.
-            classes: their names, by id.
+            answers: what can be said of a text.
             quick: fit on QUICK_WORDS words of the training texts at most, and choose nothing, which takes seconds.
 
         Raises:
@@ -289,14 +255,15 @@ class LabelledTexts:
 
         def read(name: str) -> WordTexts:
             found = self.examples(name)
-            lines = (text.lower() if self.section.lowercase else text for text in found.texts)
-            whole = self.section.unit == "words" and not self.section.punctuation_apart
-            return WordTexts([line.split() if whole else words(line) for line in lines], found.ids(classes))
+            return WordTexts([self._words(text) for text in found.texts], answers.targets(found))
+
+        if self.section.label_separator is not None:
+            return label_figures(*read("train"), *read(split))
 
         valid = read("valid") if "valid" in self.splits() and split != "valid" and not quick else None
         most = {"most_words": QUICK_WORDS} if quick else {}
         train = read("train")
-        rivals = text_rivals(train, read(split), valid, classes=len(classes), **most)
+        rivals = text_rivals(train, read(split), valid, classes=len(answers.names), **most)
         return [
             {
                 "name": r.name + (f", of {counted(r.texts, 'text')}" if r.texts < len(train.words) else ""),
@@ -307,6 +274,20 @@ class LabelledTexts:
             }
             for r in rivals
         ]
+
+    def _words(self, text: str) -> list[str]:
+        """For rivals; those of a second text are other words than those of the first."""
+        whole = self.section.unit == "words" and not self.section.punctuation_apart
+        parts = [part.lower() if self.section.lowercase else part for part in self.parts(text)]
+        found = [part.split() if whole else words(part) for part in parts]
+        return [*found[0], *(f"second:{word}" for part in found[1:] for word in part)]
+
+
+def label_figures(*sets: Any) -> list[dict[str, Any]]:
+    """Names and figures of the rivals that give several labels; see `label_rivals`."""
+    from everstep.rivals.label_sets import label_rivals
+
+    return [{"name": r.name, **r.measures.main, "seconds": r.seconds} for r in label_rivals(*sets)]
 
 
 def _of_trees(paths: str | tuple[str, ...], encoding: str, phrases: bool) -> Labelled:
@@ -346,23 +327,3 @@ def digest(found: Labelled) -> str:
     for part in (*found.texts, *found.labels):
         total.update(part.encode("utf-8", "surrogatepass") + b"\n\0")
     return total.hexdigest()
-
-
-def written_classes(classes: Sequence[str]) -> bytes:
-    """`classes.json`: the class names in the order of their ids."""
-    return (json.dumps(list(classes), ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
-
-
-def read_classes(path: Path) -> tuple[str, ...]:
-    """What `classes.json` holds.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        found = parse_json(read_small(path, 1 << 26))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
-    if not (isinstance(found, list) and len(found) > 1 and all(isinstance(name, str) for name in found)):
-        raise RunError(f"{path}: expected a list of two class names or more")
-    return tuple(found)

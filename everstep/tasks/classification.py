@@ -13,13 +13,15 @@ from everstep.data import Batches, Tokenizer
 from everstep.data.labelled_batches import LabelledBatch
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
-from everstep.networks.answers import Answers, OneOf
+from everstep.networks.answers import Answers
 from everstep.networks.class_pictures import figure_pictures, text_passage, word_pictures
 from everstep.networks.classifying import MEANING, ClassSection, class_losses, measured_classes, to_learn, to_score
 from everstep.networks.layers import layer_problems
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
-from everstep.networks.temperature import calibrate, temperature_of
-from everstep.runs.labelled_data import LabelledSection, LabelledTexts, digest, read_classes, written_classes
+from everstep.networks.temperature import calibrate, reported
+from everstep.runs.labelled_answers import answers_of, classes_of, disagreements, read_classes, written_classes
+from everstep.runs.labelled_data import LabelledTexts, digest
+from everstep.runs.labelled_section import LabelledSection
 from everstep.runs.predictions import by_block, class_explanations, class_predictions
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
@@ -42,19 +44,21 @@ class Classification(Task[ClassificationRecipe]):
     Recipe = ClassificationRecipe
     files = ("tokenizer.json", "classes.json")
     unit = "text"
-    scores = frozenset({"accuracy", "macro_f1"})
+    scores = frozenset({"accuracy", "macro_f1", "micro_f1", "quadratic_kappa"})
     shown = ("accuracy", "macro_f1", "loss")
     meaning = MEANING
     tokenizer: Tokenizer
     classes: tuple[str, ...]
 
     def problems(self) -> Iterator[str]:
-        """A cell that cannot be made."""
+        """A cell that cannot be made, and sections that do not go together."""
+        yield from disagreements(self.recipe.data, self.recipe.model, self.recipe.objective)
         yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
 
     def prepare(self) -> None:
         """The classes and the vocabulary of the training texts."""
-        self.classes, self.tokenizer = self.texts.learned().classes, self.texts.tokenizer()
+        self.classes = classes_of(self.texts.learned(), self.recipe.data, self.recipe.objective)
+        self.tokenizer = self.texts.tokenizer()
 
     def ready(self, say: Say) -> None:
         """Every split's texts, and what was left out of them."""
@@ -82,20 +86,20 @@ class Classification(Task[ClassificationRecipe]):
     @cached_property
     def answers(self) -> Answers:
         """What can be said of a text."""
-        return OneOf(self.classes, self.recipe.data.merge, self.recipe.objective.label_smoothing)
+        return answers_of(self.classes, self.recipe.data, self.recipe.objective)
 
     def model(self) -> SequenceClassifier:
         """Embedding, cells, read-out, softmax."""
         recipe, words = self.recipe, self.tokenizer.vocab_size
-        return SequenceClassifier(words, self.answers, recipe.model, self.code.find, recipe.objective.calibrated)
+        ways = (recipe.objective.calibrated, recipe.data.paired, self.texts.ends(self.tokenizer))
+        return SequenceClassifier(words, self.answers, recipe.model, self.code.find, *ways)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
         """Texts of near-equal length together."""
         coded = self.texts.coded(split, self.tokenizer, self.answers, learn=purpose == "learn")
         if purpose != "learn":
             return to_score(*coded)
-        if model.ratios is not None:
-            model.ratios.count(to_score(*coded))
+        model.count(to_score(*coded))
         return to_learn(*coded, self.recipe.train.batch_size, self.recipe.seed)
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
@@ -104,12 +108,11 @@ class Classification(Task[ClassificationRecipe]):
 
     @cached_property
     def _weights(self) -> Tensor | None:
-        return self.recipe.objective.weights(self.texts.learned().ids(self.classes), len(self.classes))
+        return self.recipe.objective.weights(self.answers.targets(self.texts.learned(), True), len(self.classes))
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
         """Accuracy, macro-F1, nats, calibration, and the figures of each class."""
-        found = measured_classes(model, self.batches(split, model, "score"), progress)
-        return found.report(self.answers.names) | temperature_of(model)
+        return reported(model, self.batches(split, model, "score"), progress)
 
     def validate(self, model: Any) -> dict[str, float]:
         """The loss, accuracy and macro-F1 of the split "valid", to which a temperature is fitted."""
@@ -138,7 +141,7 @@ class Classification(Task[ClassificationRecipe]):
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """What knows no order, or a window alone, on the same texts."""
-        return self.texts.rivals(split, self.answers.names, quick)
+        return self.texts.rivals(split, self.answers, quick)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
         """Which classes are taken for which, what probabilities are worth, and the words that decide."""

@@ -87,17 +87,17 @@ class Labelled:
             array("Q", (self._line[index] for index in kept)),
         )
 
-    def held_out(self, share: float, seed: int) -> tuple[Labelled, Labelled]:
+    def held_out(self, share: float, seed: int, alike: bool = True) -> tuple[Labelled, Labelled]:
         """(what is left, what is held out): about `share` of each class, drawn at random, each part in its old order.
 
         Of a class with n texts, round(share · n) are held out; where that gives none at all, one text of the largest
-        class is. No class loses its last text.
+        class is. No class loses its last text. With `alike` false, classes are not looked at.
 
         Raises:
             DataError: no class has two texts.
         """
         random = np.random.default_rng(seed)
-        ids = self.ids()
+        ids = self.ids() if alike else np.zeros(len(self), np.int64)
         members = np.split(np.argsort(ids, kind="stable"), np.cumsum(np.bincount(ids))[:-1])
         sizes = [min(round(share * len(of_class)), len(of_class) - 1) for of_class in members]
         if not any(sizes):
@@ -113,11 +113,11 @@ class Labelled:
             )
         return self.select(np.flatnonzero(~out)), self.select(np.flatnonzero(out))
 
-    def fold(self, number: int, count: int) -> tuple[Labelled, Labelled]:
+    def fold(self, number: int, count: int, alike: bool = True) -> tuple[Labelled, Labelled]:
         """(the other folds, fold `number` of 1 … `count`): the same parts in every call, each in its old order.
 
         The texts of each class are shuffled and dealt to the folds in turn, so that sizes of folds, and of a class in
-        them, differ by one text at most.
+        them, differ by one text at most. With `alike` false, classes are not looked at.
 
         Raises:
             DataError: there are fewer texts than folds.
@@ -131,7 +131,8 @@ class Labelled:
         if len(self) < count:
             raise DataError(f"{self.place(0)}: expected at least one text a fold, came {len(self)} for {count} folds")
         random = np.random.default_rng(0)
-        by_class = np.argsort(self.ids()[shuffled := random.permutation(len(self))], kind="stable")
+        ids = self.ids() if alike else np.zeros(len(self), np.int64)
+        by_class = np.argsort(ids[shuffled := random.permutation(len(self))], kind="stable")
         dealt = np.empty(len(self), np.int64)
         dealt[shuffled[by_class]] = np.arange(len(self)) % count
         return self.select(np.flatnonzero(dealt != number - 1)), self.select(np.flatnonzero(dealt == number - 1))
@@ -151,8 +152,9 @@ class Labelled:
 def read_labelled(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    text: str = "text",
+    text: str | tuple[str, str] = "text",
     label: str = "label",
+    label_separator: str | None = None,
     encoding: str = "utf-8",
     format: Format = "auto",
     fewest_classes: int = 2,
@@ -172,8 +174,10 @@ def read_labelled(
 
     Args:
         paths: names, globs or folders; read in the order given.
-        text: column or key of the texts.
+        text: column or key of the texts; of two columns, both with a tab between them; white space in them is spaces.
         label: column or key of the labels.
+        label_separator: what parts the labels of a text, of which it may have any number: `labels` are as written;
+            a JSON list and several `__label__NAME` are put together by it. None: every text has one.
         encoding: of all files.
         format: `auto` takes a folder for `folder`, and a file by its name (`.tsv`, `.tab`, `.csv`, `.jsonl`,
             `.ndjson`) or, if that tells nothing, by its first line.
@@ -197,17 +201,18 @@ def read_labelled(
         raise DataError(f"data.format={format!r}: expected one of {', '.join(get_args(Format))}")
     named = [paths] if isinstance(paths, str | os.PathLike) else paths
     files = expand([os.fspath(path) for path in named], folders=True)
-    columns = Columns(text, label)
-    read = _Reading(encoding)
+    columns = Columns((text,) if isinstance(text, str) else tuple(text), label, label_separator)
+    read = _Reading(label_separator is not None)
     for path in files:
         read.extend(rows(path, columns, encoding, format))
-    return read.result(files, fewest_classes)
+    return read.result(files, fewest_classes if label_separator is None else 1)
 
 
 class _Reading:
     """What was read so far."""
 
-    def __init__(self, encoding: str):
+    def __init__(self, several: bool):
+        self._several = several  # labels a text, or none
         self._texts: list[str] = []
         self._labels: list[str] = []
         self._known: dict[str, str] = {}  # each class name once, so that a million labels are few strings
@@ -222,7 +227,7 @@ class _Reading:
                 continue
             label = self._known.get(row.label)
             if label is None:
-                label = self._known[row.label] = _checked(row)
+                label = self._known[row.label] = _checked(row, self._several)
             if not row.text or row.text.isspace():
                 self._skipped["empty text"] += 1
                 continue
@@ -256,14 +261,14 @@ class _Reading:
         )
 
 
-def _checked(row: Row) -> str:
+def _checked(row: Row, several: bool) -> str:
     """A class name that was not seen before.
 
     Raises:
         DataError: it is empty, or a line of predictions could not hold it.
     """
     where = f"{row.path}, line {row.line}" if row.line else str(row.path)
-    if not row.label or row.label.isspace():
+    if not several and (not row.label or row.label.isspace()):
         raise DataError(f"{where}: the label is empty; expected the name of a class; label the text or remove it")
     if _UNFIT.search(row.label):
         raise DataError(

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from everstep.data.readers.labelled_rows import BLANK, Columns, Row, Skipped, text_lines
+from everstep.data.readers.labelled_rows import BLANK, Columns, Row, Skipped, joined, pair, text_lines
 from everstep.data.readers.parallel_files import class_of_file, parallel_rows, rows_of_class
 from everstep.data.text.files import decoded
 from everstep.errors import DataError
@@ -29,18 +29,26 @@ def rows(path: Path, columns: Columns, encoding: str, format: str) -> Iterator[R
     if path.is_dir():
         if format not in ("auto", "folder"):
             raise DataError(f"{path}: expected a file (data.format={format}), came a folder")
+        _check_columns(path, columns, "folder")
         yield from _folder(path, encoding)
         return
     if format == "folder":
         raise DataError(f"{path}: expected a folder that holds a folder per class (data.format=folder), came a file")
     if format == "parallel":
+        _check_columns(path, columns, format)
         yield from parallel_rows(path, columns, encoding)
         return
     lines = text_lines(path, encoding)
     if format == "auto":
         first = next(lines)
         format, lines = _guessed(path, first), chain([first], lines)
+    _check_columns(path, columns, format)
     yield from _READERS[format](path, lines, columns)
+
+
+def _check_columns(path: Path, columns: Columns, format: str) -> None:
+    if len(columns.text) > 1 and format not in ("tsv", "csv", "jsonl"):
+        raise DataError(f"{path}: expected a table or JSON lines, for two texts (data.text), came the format {format}")
 
 
 def _guessed(path: Path, first: str) -> str:
@@ -67,8 +75,9 @@ class _Table:
     def __init__(self, path: Path, columns: Columns, parted: str):
         self._path, self._columns, self._parted = path, columns, parted
         self._header: list[str] | None = None
-        self._width = self._text = self._label = 0
-        self._named = not (columns.text.isdecimal() and columns.label.isdecimal())
+        self._width = self._label = 0
+        self._texts: list[int] = []
+        self._named = not all(column.isdecimal() for column in (*columns.text, columns.label))
 
     def row(self, fields: list[str], line: int) -> Row | None:
         """One row of the table; None for the header."""
@@ -76,13 +85,13 @@ class _Table:
             self._width = len(fields)
             if self._named:
                 self._header = fields
-            self._text = self._place("text", self._columns.text, fields, line)
+            self._texts = [self._place("text", column, fields, line) for column in self._columns.text]
             self._label = self._place("label", self._columns.label, fields, line)
             if self._named:
                 return None
         if len(fields) != self._width:
             raise DataError(self._ragged(fields, line))
-        return Row(fields[self._text], fields[self._label], self._path, line)
+        return Row(pair([fields[place] for place in self._texts]), fields[self._label], self._path, line)
 
     def _place(self, key: str, column: str, fields: list[str], line: int) -> int:
         if self._header is not None and self._header.count(column) == 1:
@@ -99,6 +108,7 @@ class _Table:
         raise DataError(self._missing(key, column, fields, line))
 
     def _missing(self, key: str, column: str, fields: list[str], line: int) -> str:
+        told = ", ".join(map(repr, self._columns.text))
         found = ", ".join(repr(name[:40]) for name in fields[:20])
         near = difflib.get_close_matches(column, fields, n=1) or [
             n for n in fields if n.strip().lower() == column.lower()
@@ -109,7 +119,7 @@ class _Table:
         else:
             remedy += "; if the file has no header, count them from 0: data.text=0 data.label=1"
         return (
-            f"{self._path}, line {line}: expected a header with the columns {self._columns.text!r} (data.text) and "
+            f"{self._path}, line {line}: expected a header with the columns {told} (data.text) and "
             f"{self._columns.label!r} (data.label), came {len(fields)} {_columns(len(fields))}: {found}; {remedy}"
         )
 
@@ -187,24 +197,32 @@ def _jsonl(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row |
             continue
         where = f"{path}, line {number}"
         entry = _json_object(where, line)
-        text, label = (_json_value(where, entry, key, name) for key, name in zip(Columns._fields, columns, strict=True))
-        if not isinstance(text, str):
-            raise DataError(f"{where}: expected a string at {columns.text!r} (data.text), came {_shown(text)}")
-        if isinstance(label, list):
-            raise DataError(
-                f"{where}: several labels ({_shown(label)}) are not supported yet; expected one string or number at "
-                f"{columns.label!r} (data.label)"
-            )
-        if isinstance(label, bool) or not isinstance(label, str | int | float):
-            raise DataError(
-                f"{where}: expected a string or a number at {columns.label!r} (data.label), came {_shown(label)}"
-            )
-        label = label if isinstance(label, str) else json_text(label)
+        texts = [_json_value(where, entry, "text", name) for name in columns.text]
+        for name, one in zip(columns.text, texts, strict=True):
+            if not isinstance(one, str):
+                raise DataError(f"{where}: expected a string at {name!r} (data.text), came {_shown(one)}")
+        text, label = pair(texts), _json_label(where, _json_value(where, entry, "label", columns.label), columns)
         if "\\u" in line and not _is_text(text + label):
             raise DataError(
                 f"{where}: half a surrogate pair (\\ud800 … \\udfff) is no character; expected Unicode text"
             )
         yield Row(text, label, path, number)
+
+
+def _json_label(where: str, found: Any, columns: Columns) -> str:
+    several = isinstance(found, list)
+    if several and columns.separator is None:
+        raise DataError(
+            f"{where}: several labels ({_shown(found)}) at {columns.label!r} (data.label); expected one string or "
+            'number, or data.label_separator, such as ",", with which a text may have any number of them'
+        )
+    labels = found if several else [found]
+    for label in labels:
+        if isinstance(label, bool) or not isinstance(label, str | int | float):
+            expected = "strings or numbers" if several else "a string or a number"
+            raise DataError(f"{where}: expected {expected} at {columns.label!r} (data.label), came {_shown(label)}")
+    texts = [label if isinstance(label, str) else json_text(label) for label in labels]
+    return texts[0] if columns.separator is None or not several else joined(where, texts, columns.separator)
 
 
 def _json_object(where: str, line: str) -> dict[str, Any]:
@@ -241,20 +259,23 @@ def _is_text(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _fasttext(path: Path, lines: Iterator[str], _: Columns) -> Iterator[Row | Skipped]:
+def _fasttext(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row | Skipped]:
     for number, line in enumerate(lines, 1):
         line = line.rstrip("\n")
         if not line or line.isspace():
             yield Skipped(BLANK)
             continue
         found = list(_LABEL.finditer(line))
-        if len(found) != 1:
+        where, separator = f"{path}, line {number}", columns.separator
+        if len(found) != 1 and separator is None:
             came = " ".join(match.group() for match in found[:5]) or repr(line[:60])
-            why = "several labels a text are not supported yet" if found else f"every line needs a label, {_PREFIX}NAME"
-            raise DataError(f"{path}, line {number}: expected one label, came {len(found)}: {came}; {why}")
-        start, end = found[0].span()
-        text = f"{line[:start].rstrip(' ')} {line[end:].lstrip(' ')}" if start else line[end:]
-        yield Row(text.strip(" \t"), found[0].group(1), path, number)
+            why = "set data.label_separator for several" if found else f"every line needs a label, {_PREFIX}NAME"
+            raise DataError(f"{where}: expected one label, came {len(found)}: {came}; {why}")
+        label = found[0].group(1) if separator is None else joined(where, [m.group(1) for m in found], separator)
+        for match in reversed(found):
+            start, end = match.span()
+            line = f"{line[:start].rstrip(' ')} {line[end:].lstrip(' ')}" if start else line[end:]
+        yield Row(line.strip(" \t"), label, path, number)
 
 
 def _folder(path: Path, encoding: str) -> Iterator[Row | Skipped]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +13,17 @@ BLANK = "blank line"
 
 
 class Columns(NamedTuple):
-    """The names (or, in digits, the numbers from 0) of the columns of texts and labels."""
+    """The names (or, in digits, the numbers from 0) of the columns of texts and labels.
 
-    text: str
+    Attributes:
+        text: one column, or two, whose texts are put together with a tab between them.
+        label: the column of the labels.
+        separator: what parts the labels of one text; None: there is one.
+    """
+
+    text: tuple[str, ...]
     label: str
+    separator: str | None = None
 
 
 class Row(NamedTuple):
@@ -32,6 +39,28 @@ class Skipped(NamedTuple):
     """Something that holds no text."""
 
     reason: str
+
+
+def pair(parts: Sequence[str]) -> str:
+    """One text as it is; of two, a line: with a tab between them and none in them.
+
+    Example:
+        >>> pair(["so it\\tgoes"]), pair(["so it\\tgoes", "on"])
+        ('so it\\tgoes', 'so it goes\\ton')
+    """
+    return parts[0] if len(parts) == 1 else "\t".join(" ".join(part.split()) for part in parts)
+
+
+def joined(where: str, labels: Sequence[str], separator: str) -> str:
+    """Several labels as one string.
+
+    Raises:
+        DataError: one of them holds the separator.
+    """
+    for label in labels:
+        if separator in label:
+            raise DataError(f"{where}: the label {label!r} holds data.label_separator={separator!r}; take another")
+    return separator.join(labels)
 
 
 def text_lines(path: Path, encoding: str) -> Iterator[str]:

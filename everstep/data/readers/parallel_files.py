@@ -31,7 +31,7 @@ def rows_of_class(path: Path, label: str, lines: Iterator[str]) -> Iterator[Row 
 def parallel_rows(path: Path, columns: Columns, encoding: str) -> Iterator[Row | Skipped]:
     """One text a line, whose label is the same line of the file beside it.
 
-    The name of that file is the text's with `columns.label` in place of the last `columns.text`:
+    The name of that file is the text's with `columns.label` in place of the last `columns.text[0]`:
     `train_text.txt` and `train_label.txt`; each may be compressed.
 
     Raises:
@@ -51,10 +51,11 @@ def parallel_rows(path: Path, columns: Columns, encoding: str) -> Iterator[Row |
 
 def _beside(path: Path, columns: Columns) -> Path:
     name = unpacked_name(path)
-    before, found, after = name.rpartition(columns.text)
-    if not (found and columns.text):
+    (text,) = columns.text
+    before, found, after = name.rpartition(text)
+    if not (found and text):
         raise DataError(
-            f"{path}: its name does not hold {columns.text!r} (data.text); with data.format=parallel, the file of the "
+            f"{path}: its name does not hold {text!r} (data.text); with data.format=parallel, the file of the "
             f"labels has {columns.label!r} (data.label) in its place, as train_text.txt and train_label.txt"
         )
     plain = path.with_name(f"{before}{columns.label}{after}")
@@ -63,5 +64,5 @@ def _beside(path: Path, columns: Columns) -> Path:
             return file
     raise DataError(
         f"{path}: expected its labels, one a line, in {plain} (or .gz, .xz), which is not there; data.text "
-        f"({columns.text!r}) and data.label ({columns.label!r}) say which part of the name differs"
+        f"({text!r}) and data.label ({columns.label!r}) say which part of the name differs"
     )

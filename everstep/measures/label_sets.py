@@ -1,0 +1,102 @@
+"""Figures of predictions of several labels a text, each there or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from everstep.measures.calibration import Reliability, reliability
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LabelMeasures:
+    """Figures of N texts and K labels, of which a text has any number.
+
+    Of label k, TP, FP and FN are counted as of a class (`ClassMeasures`). Where a quotient has nothing below, it is 0.
+
+    Attributes:
+        count: N.
+        accuracy: share of the texts all of whose labels are right, 0 … 1 ("exact match").
+        micro_f1: 2 Σ TP / Σ (2 TP + FP + FN) over all labels: the F1 of single decisions.
+        macro_f1: mean of `f1` over the labels that occur among targets or predictions.
+        nats: mean over texts of −Σ_k ln p(what is right of label k), or None if it was not given.
+        precision, recall, f1: (K,) of each label.
+        support: (K,) int64, texts that have it.
+        reliability: of the single decisions: p(label) beside how often it is there; None if p was not given.
+    """
+
+    count: int
+    accuracy: float
+    micro_f1: float
+    macro_f1: float
+    nats: float | None
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    support: NDArray[np.int64]
+    reliability: Reliability | None = None
+
+    @property
+    def main(self) -> dict[str, float]:
+        """Those of all labels together."""
+        loss = {} if self.nats is None else {"loss": self.nats}
+        return {**loss, "micro_f1": self.micro_f1, "macro_f1": self.macro_f1, "accuracy": self.accuracy}
+
+    def report(self, names: Sequence[str]) -> dict[str, Any]:
+        """The figures as JSON takes them; those of each label under its name."""
+        figures = zip(names, self.precision, self.recall, self.f1, self.support, strict=True)
+        by_label = {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+            for name, p, r, f, n in figures
+        }
+        ece = {} if self.reliability is None else {"ece": self.reliability.ece}
+        return {"count": self.count, **self.main, **ece, "classes": by_label}
+
+
+def label_measures(
+    targets: ArrayLike, predictions: ArrayLike, nats: ArrayLike | None = None, p: ArrayLike | None = None
+) -> LabelMeasures:
+    """The figures of predictions.
+
+    Args:
+        targets: (N, K) bool, which labels are there.
+        predictions: (N, K) bool.
+        nats: (N,) −ln p of what is right of each text.
+        p: (N, K) the probability of each label.
+
+    Raises:
+        ValueError: no targets, or shapes that differ.
+
+    Example:
+        >>> measured = label_measures([[1, 0], [1, 1]], [[1, 0], [1, 0]])
+        >>> measured.accuracy, measured.micro_f1, round(measured.macro_f1, 3)
+        (0.5, 0.8, 0.5)
+    """
+    truth, guess = np.asarray(targets, bool), np.asarray(predictions, bool)
+    if truth.ndim != 2 or truth.shape != guess.shape or not truth.size:
+        raise ValueError(f"expected targets and predictions of one shape (N, K), came {truth.shape} and {guess.shape}")
+    right, predicted, support = (truth & guess).sum(0), guess.sum(0), truth.sum(0)
+    f1 = _quotient(2 * right, support + predicted)
+    there = support + predicted > 0
+    return LabelMeasures(
+        count=len(truth),
+        accuracy=float((truth == guess).all(1).mean()),
+        micro_f1=float(2 * right.sum() / max(1, (support + predicted).sum())),
+        macro_f1=float(f1[there].mean()) if there.any() else 0.0,
+        nats=None if nats is None else float(np.mean(np.asarray(nats, np.float64))),
+        precision=_quotient(right, predicted),
+        recall=_quotient(right, support),
+        f1=f1,
+        support=support,
+        reliability=None if p is None else reliability(np.asarray(p).ravel(), truth.ravel()),
+    )
+
+
+def _quotient(above: NDArray[np.int64], below: NDArray[np.int64]) -> Floats:
+    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)

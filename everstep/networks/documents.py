@@ -1,0 +1,112 @@
+"""Long texts, sentence by sentence: words to the vector of a sentence, sentences to the vector of the text."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from everstep.wirings import ReadOut
+
+LONGEST_SENTENCE = 60
+"""Tokens after which a sentence is cut that has no end."""
+
+
+class Places(NamedTuple):
+    """Where the tokens of a batch stand: of the T of all texts, in which of the S sentences, and of the texts.
+
+    Attributes:
+        row, step: (T,) the token's text, and its place there.
+        sentence, word: (T,) the token's sentence, counted through all texts, and its place there.
+        text, order: (S,) the sentence's text, and its place there.
+    """
+
+    row: Tensor
+    step: Tensor
+    sentence: Tensor
+    word: Tensor
+    text: Tensor
+    order: Tensor
+
+
+class Hierarchy(nn.Module):
+    """A read-out of a text's sentences, each of which is a read-out of its words (Yang 2016, "Hierarchical attention
+    networks for document classification"; there both are attention).
+
+    Args:
+        words: reads the words of a sentence.
+        sentences: reads what `words` gives of the sentences of a text.
+
+    Attributes:
+        layer: that of `words`, for pictures.
+        output_size: features of the vector.
+    """
+
+    def __init__(self, words: ReadOut, sentences: ReadOut):
+        super().__init__()
+        self.words, self.sentences = words, sentences
+        self.layer, self.output_size = words.layer, sentences.output_size
+
+    def forward(self, xs: Tensor, lengths: Tensor, ends: Tensor) -> Tensor:
+        """Texts (batch, time, features) to vectors (batch, output_size); `ends` (batch, time) are sentences' ends."""
+        at = places(lengths, ends)
+        vector, _ = self.sentences(self._sentences(xs, at), lengths=_counts(at.text, len(xs)))
+        return vector  # type: ignore[no-any-return]
+
+    def attention(self, xs: Tensor, lengths: Tensor, ends: Tensor) -> Tensor | None:
+        """The weight of each token, that of its sentence times its own there, (batch, time); None unless both are
+        read out by attention."""
+        at = places(lengths, ends)
+        of_words = self.words.attention(_rows(xs[at.row, at.step], at.sentence, at.word), _counts(at.sentence))
+        of_sentences = self.sentences.attention(self._sentences(xs, at), _counts(at.text, len(xs)))
+        if of_words is None or of_sentences is None:
+            return None
+        weights = of_sentences[at.text, at.order][at.sentence] * of_words[at.sentence, at.word]
+        return xs.new_zeros(xs.shape[:2]).index_put((at.row, at.step), weights)
+
+    def _sentences(self, xs: Tensor, at: Places) -> Tensor:
+        """What `words` gives of each sentence, (batch, sentences, features)."""
+        if not len(at.row):
+            return xs.new_zeros(len(xs), 0, self.words.output_size)
+        vectors, _ = self.words(_rows(xs[at.row, at.step], at.sentence, at.word), lengths=_counts(at.sentence))
+        return _rows(vectors, at.text, at.order, len(xs))
+
+
+def places(lengths: Tensor, ends: Tensor, longest: int = LONGEST_SENTENCE) -> Places:
+    """Cut texts into sentences: after each end, and after `longest` tokens without one.
+
+    Example:
+        >>> at = places(torch.tensor([4, 1]), torch.tensor([[False, True, False, False], [True] * 4]))
+        >>> at.sentence.tolist(), at.word.tolist(), at.text.tolist(), at.order.tolist()
+        ([0, 0, 1, 1, 2], [0, 1, 0, 1, 0], [0, 0, 1], [0, 1, 0])
+    """
+    time = torch.arange(ends.shape[1], device=ends.device).expand_as(ends)
+    starts = torch.ones_like(ends)
+    starts[:, 1:] = ends[:, :-1]
+    starts |= _since(starts, time) % longest == 0
+    live = time < lengths[:, None]
+    row, step = live.nonzero(as_tuple=True)
+    order = starts.cumsum(1) - 1
+    sentences = torch.where(live, order, -1).amax(1) + 1
+    before = sentences.cumsum(0) - sentences
+    sentence = (before[:, None] + order)[live]
+    text = torch.repeat_interleave(sentences)
+    in_text = torch.arange(len(text), device=text.device) - before[text]
+    return Places(row, step, sentence, _since(starts, time)[live], text, in_text)
+
+
+def _since(starts: Tensor, time: Tensor) -> Tensor:
+    """Steps since the last start."""
+    return time - torch.where(starts, time, 0).cummax(1).values
+
+
+def _counts(ids: Tensor, least: int = 0) -> Tensor:
+    return torch.bincount(ids, minlength=least)
+
+
+def _rows(values: Tensor, row: Tensor, place: Tensor, count: int | None = None) -> Tensor:
+    """(N, features) put at their rows and places, (rows, places, features), zeros elsewhere."""
+    rows = int(row[-1]) + 1 if count is None else count
+    longest = int(place.max()) + 1 if len(place) else 0
+    return values.new_zeros(rows, longest, values.shape[-1]).index_put((row, place), values)

@@ -1,0 +1,92 @@
+"""What can be said of labelled texts: their classes, in a file and as answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from everstep.data.readers.labelled import Labelled
+from everstep.errors import DataError, RunError
+from everstep.networks.answer_kinds import Ordered, Several, split_labels
+from everstep.networks.answers import Answers, OneOf
+from everstep.networks.classifying import ClassSection
+from everstep.networks.sequence_classifier import ClassifierSection
+from everstep.runs.labelled_section import LabelledSection
+from everstep.storage.reading import parse_json, read_small, reason
+
+
+def disagreements(data: LabelledSection, model: ClassifierSection, objective: ClassSection) -> Iterator[str]:
+    """Keys of several sections that do not go together."""
+    several, ordinal = data.label_separator is not None, objective.ordinal
+    if several and ordinal:
+        yield "objective.ordinal: expected false beside data.label_separator, whose labels have no order"
+    if several and objective.class_weights != "none":
+        yield "objective.class_weights: expected none beside data.label_separator; got balanced"
+    if several and objective.label_smoothing:
+        yield "objective.label_smoothing: expected 0 beside data.label_separator"
+    if ordinal and data.merge is not None:
+        yield "data.merge: expected null beside objective.ordinal; data.classes joins classes before they are learned"
+    if model.ngrams and (several or ordinal):
+        yield "model.ngrams: expected 0 beside data.label_separator and objective.ordinal: it is of one class of many"
+    if model.reader != "flat" and data.paired:
+        yield f"model.reader: expected flat where data.text names two columns; got {model.reader}"
+    if model.reader != "flat" and data.unit not in ("words", "chars", "bytes"):
+        yield f"model.reader: expected data.unit words, chars or bytes, of which marks end a sentence; got {data.unit}"
+
+
+def classes_of(found: Labelled, data: LabelledSection, objective: ClassSection) -> tuple[str, ...]:
+    """The names that a head learns, in its order.
+
+    Raises:
+        DataError: one label alone; an order is asked for that nothing says.
+    """
+    if data.label_separator is not None:
+        labels = {label for given in set(found.labels) for label in split_labels(given, data.label_separator)}
+        if len(labels) < 2:
+            raise DataError(
+                f"data.train: expected at least two labels, parted by data.label_separator={data.label_separator!r}; "
+                f"came {', '.join(map(repr, labels)) or 'none'}"
+            )
+        return tuple(sorted(labels))
+    if not objective.ordinal:
+        return found.classes
+    if data.classes is not None:
+        return tuple(name for name in data.classes if name in set(found.labels))
+    try:
+        return tuple(sorted(found.classes, key=float))
+    except ValueError:
+        shown = ", ".join(map(repr, found.classes[:5]))
+        raise DataError(
+            f"objective.ordinal: expected numbers as classes, or data.classes, whose order is theirs; came {shown}; "
+            "for example data.classes={bad: bad, fair: fair, good: good}"
+        ) from None
+
+
+def answers_of(classes: Sequence[str], data: LabelledSection, objective: ClassSection) -> Answers:
+    """What is said of a text of these classes."""
+    if data.label_separator is not None:
+        return Several(classes, data.label_separator)
+    if objective.ordinal:
+        return Ordered(classes)
+    return OneOf(classes, data.merge, objective.label_smoothing)
+
+
+def written_classes(classes: Sequence[str]) -> bytes:
+    """`classes.json`: the class names in the order of their ids."""
+    return (json.dumps(list(classes), ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """What `classes.json` holds.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        found = parse_json(read_small(path, 1 << 26))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
+    if not (isinstance(found, list) and len(found) > 1 and all(isinstance(name, str) for name in found)):
+        raise RunError(f"{path}: expected a list of two class names or more")
+    return tuple(found)
