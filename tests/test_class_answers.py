@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
-from everstep.errors import DataError
+from everstep.errors import DataError, RunError
 from everstep.look.reliability import draw_reliability
 from everstep.measures import reliability
 from everstep.networks.answers import OneOf
@@ -23,8 +23,6 @@ from everstep.networks.classifying import measured_classes, to_score
 from everstep.networks.explaining import marked, relevance
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.temperature import calibrate, fitted_temperature
-from everstep.runs.recipe_files import load_task
-from everstep.runs.task import Explains, abilities
 
 WORDS = {"1": "awful", "2": "dull", "3": "plain", "4": "nice", "5": "great"}
 ROWS = [(f"{word} film number{number % 7}", label) for number in range(16) for label, word in WORDS.items()]
@@ -208,6 +206,6 @@ def test_attention_is_drawn_too(run: es.Run, tmp_path: Path) -> None:
     assert drawn == ["confusion.png", "reliability.png", "words.png", "words-gradient.png", "words-attention.png"]
 
 
-def test_a_job_that_explains_says_so(run: es.Run) -> None:
-    assert "predict --explain" in abilities(run.task)
-    assert not issubclass(load_task("shakespeare-minute").__class__, Explains)
+def test_what_it_does_not_understand_is_told(run: es.Run) -> None:
+    with pytest.raises(RunError, match=r"\(classification\) cannot predict with n_best; it understands explain"):
+        run.predict(["so"], n_best=2)

@@ -401,7 +401,7 @@ def test_phrases_of_trees_are_examples_of_training_alone(tmp_path: Path) -> None
 
 def test_units_of_the_progress_line() -> None:
     task = load_task("classify-minute")
-    assert Units(task.unit, task.loss_unit, task.scores).scores == {"accuracy", "macro_f1"}
+    assert Units(task.unit, task.loss_unit, task.scores).scores >= {"accuracy", "macro_f1"}
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_only_jobs_that_say_so_are_asked_for_more(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text(rows)
     settings = [f"data.train={tmp_path / 't.tsv'}", "data.min_count=1", "train.max_steps=1", *SMALL[:1], SMALL[3]]
     found = es.train("classify-own", tmp_path / "run", quietly, overrides=settings)
-    with pytest.raises(RunError, match=r"cannot predict with n_best; it understands nothing beside"):
+    with pytest.raises(RunError, match=r"cannot predict with n_best; it understands explain"):
         found.predict(["good"], n_best=2)
     assert cli("predict", str(found.path), "--format", "text", given="good\n").exit_code == 2
 

@@ -118,7 +118,7 @@ def predict(
     if n_best < 1:
         raise typer.BadParameter(f"expected a whole number ≥ 1; came {n_best}.", param_hint="--n-best")
     loaded = load_run(run, trust_code, device)
-    loaded.able("predict --explain" if explain else "predict")
+    loaded.able("predict")
     lines = standard_input(encoding)
     for found in loaded.predict(lines, explain, probabilities=probabilities, n_best=n_best, format=format):
         if found.record or not as_json:

@@ -134,22 +134,17 @@ class Run:
             format: of the lines, where it is not that of the training data.
 
         Raises:
-            RunError: a job that predicts nothing, does not know why, or not what is asked for beside.
+            RunError: a job that predicts nothing, or not what is asked for beside.
             DataError: a line that cannot be read.
         """
-        task, asked = self.able("predict --explain" if explain else "predict"), Asked(probabilities, n_best, format)
+        task, asked = self.able("predict"), Asked(probabilities, n_best, format, explain)
         if n_best < 1:
             raise ConfigError(f"predict: n_best should be at least 1, but is {n_best}")
         for name, default in NOTHING_ELSE._asdict().items():
-            if getattr(asked, name) != default and (explain or name not in task.understands):
-                known = ", ".join([] if explain else sorted(task.understands)) or "nothing beside"
-                raise RunError(
-                    f"{self.path} ({self.recipe.task}) cannot {'explain' if explain else 'predict'} with {name}; "
-                    f"it understands {known}"
-                )
+            if getattr(asked, name) != default and name not in task.understands:
+                known = ", ".join(sorted(task.understands)) or "nothing beside"
+                raise RunError(f"{self.path} ({self.recipe.task}) cannot predict with {name}; it understands {known}")
         checked = checked_lines("predict", lines)
-        if explain:
-            return task.explain(self.model, checked)  # type: ignore[no-any-return]
         return task.predict(self.model, checked, *((asked,) if task.understands else ()))  # type: ignore[no-any-return]
 
     def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:

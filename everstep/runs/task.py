@@ -182,11 +182,13 @@ class Asked(NamedTuple):
         probabilities: p of what is predicted beside it, and of all else in the record.
         n_best: that many answers, the likeliest first.
         format: of the lines, where it is not that of the training data.
+        explain: what each part of a line has to do with the answer.
     """
 
     probabilities: bool = False
     n_best: int = 1
     format: str | None = None
+    explain: bool = False
 
 
 NOTHING_ELSE = Asked()
@@ -201,14 +203,6 @@ class Predicts(Protocol):
 
         A job that `understands` some takes an `Asked` as a further argument.
         """
-
-
-@runtime_checkable
-class Explains(Protocol):
-    """A job that can say why it predicts what it predicts."""
-
-    def explain(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
-        """As `predict`, with what each part of the line has to do with the answer, in text and record."""
 
 
 @runtime_checkable
@@ -271,7 +265,6 @@ class HasRivals(Protocol):
 
 ABILITIES = {
     "predict": Predicts,
-    "predict --explain": Explains,
     "score": Scores,
     "generate": Generates,
     "look": Draws,

@@ -24,7 +24,7 @@ from everstep.runs.labelled_data import LabelledTexts, digest
 from everstep.runs.labelled_section import LabelledSection
 from everstep.runs.predictions import by_block, class_explanations, class_predictions
 from everstep.runs.recipe import Recipe
-from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
+from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.runs.text_data import UNITS
 from everstep.state import State
 from everstep.storage.files import replace_file
@@ -47,6 +47,7 @@ class Classification(Task[ClassificationRecipe]):
     scores = frozenset({"accuracy", "macro_f1", "micro_f1", "quadratic_kappa"})
     shown = ("accuracy", "macro_f1", "loss")
     meaning = MEANING
+    understands = frozenset({"explain"})
     tokenizer: Tokenizer
     classes: tuple[str, ...]
 
@@ -127,13 +128,10 @@ class Classification(Task[ClassificationRecipe]):
         """The texts, their classes, their vocabulary."""
         return self.texts.summary(self.classes, self.tokenizer)
 
-    def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
-        """label<TAB>probability of each line; all probabilities in the record."""
-        return by_block(lines, lambda block: class_predictions(model, self.tokenizer, self.texts, block))
-
-    def explain(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
-        """As `predict`, with the words that decide."""
-        return by_block(lines, lambda block: class_explanations(model, self.tokenizer, self.texts, block))
+    def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
+        """label<TAB>probability of each line, all of them in the record; with `explain`, the words that decide."""
+        answer = class_explanations if asked.explain else class_predictions
+        return by_block(lines, lambda block: answer(model, self.tokenizer, self.texts, block))
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
         """A held-out text, or one's own, as the cells read it."""
