@@ -414,7 +414,8 @@ def test_pictures_are_drawn(run: es.Run, tmp_path: Path) -> None:
     assert 'title="NOUN">Zanzibar</span>' in page
     assert "&lt;" in page
     held_out = dict(run.task.pictures(run.model, tmp_path / "drawn", None))
-    assert "are on the diagonal" in held_out[tmp_path / "drawn" / "confusion.png"] or "classed right" in str(held_out)
+    told = held_out[tmp_path / "drawn" / "confusion.png"]
+    assert "on the diagonal" in told or "No mistake in" in told
     assert run.passage("Anna saw Rome .").labels == ["Anna ", "saw ", "Rome ", ". "]
     assert len(run.passage().labels) >= 4
 
