@@ -28,6 +28,7 @@ from everstep.runs.training import resume as resume
 from everstep.runs.training import train as train
 from everstep.sections import Section as Section
 from everstep.stream import Stream as Stream
+from everstep.trees import *
 from everstep.wirings import *
 
 __version__: str

@@ -17,7 +17,7 @@ FLOORS = (
     ("backends",),
     ("cell",),
     ("equation", "explanation", "stream"),
-    ("cells",),
+    ("cells", "trees"),
     ("data", "heads", "measures", "wirings"),
     ("decode", "learn", "rivals"),
     ("look",),

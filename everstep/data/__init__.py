@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from everstep.data.buckets import Buckets
     from everstep.data.lanes import Lanes
     from everstep.data.readers.labelled import Labelled, read_labelled
-    from everstep.data.readers.trees import Tree, read_trees
+    from everstep.data.readers.trees import Tree, parse_tree, read_trees
     from everstep.data.text.corpus import Corpus, prepare
     from everstep.data.text.files import expand, open_text, read_blocks
     from everstep.data.text.tokenizer import Counts, Tokenizer
@@ -27,6 +27,7 @@ _HOMES = {
     "Tree": "readers.trees",
     "expand": "text.files",
     "open_text": "text.files",
+    "parse_tree": "readers.trees",
     "prepare": "text.corpus",
     "read_blocks": "text.files",
     "read_labelled": "readers.labelled",
@@ -45,6 +46,7 @@ __all__ = [
     "Tree",
     "expand",
     "open_text",
+    "parse_tree",
     "prepare",
     "read_blocks",
     "read_labelled",

@@ -31,3 +31,5 @@ from everstep.wirings.stack import Stack as Stack
 from everstep.wirings.state_dropout import StateDropout as StateDropout
 from everstep.wirings.time_averaged import TimeAveraged as TimeAveraged
 from everstep.wirings.time_distributed import TimeDistributed as TimeDistributed
+from everstep.wirings.tree import TopDown as TopDown
+from everstep.wirings.tree import Tree as Tree

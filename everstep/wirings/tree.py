@@ -1,0 +1,214 @@
+"""Networks over trees: from the leaves to the roots, and from the roots to the leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everstep.cell import Cell
+from everstep.state import State, leaves, like_nest, map_state, select, unflatten
+from everstep.trees.composition import Children, Composition
+from everstep.trees.forest import Forest, Level
+from everstep.trees.written_out import WrittenOut, run, transformed
+
+
+class Tree(nn.Module):
+    """A composition over whole trees, from the leaves to the roots: whole batches of different trees, level by level.
+
+    All leaves are computed at once, and so is what inner nodes read of their inputs. Then each level is one call of the
+    composition's `combine` for the inner nodes of all trees at that depth, the deepest level first.
+
+    >>> from everstep.data import parse_tree
+    >>> trees = [parse_tree("(3 (2 a) (4 (3 lovely) (2 film)))"), parse_tree("(2 hm)")]
+    >>> network = Tree(es.NaryTreeLSTM(6, 5))
+    >>> ys, (h, c) = network(torch.zeros(4, 6), es.Forest.of(trees))
+    >>> ys.shape, h.shape  # of all nodes, and of the roots
+    (torch.Size([6, 5]), torch.Size([2, 5]))
+
+    A tree alone gives what it gives among others.
+
+    Args:
+        cell: what makes a node's state of its input and of its children's states.
+
+    Attributes:
+        input_size: features D of each x.
+        output_size: features of what each node gives out.
+
+    Raises:
+        TypeError: what is no composition.
+    """
+
+    def __init__(self, cell: Composition):
+        super().__init__()
+        given: object = cell
+        if not isinstance(given, Composition):
+            hint = "; for a cell of sequences, Tree(ChildSum(cell))" if isinstance(given, Cell) else ""
+            raise TypeError(f"Tree: expected a Composition, but {type(cell).__name__} came{hint}")
+        self.cell = cell
+        self.input_size, self.output_size = cell.input_size, cell.output_size
+
+    def forward(self, xs: Tensor, forest: Forest) -> tuple[Tensor, State]:
+        """What every node gives out, and the states of the roots.
+
+        Args:
+            xs: (M, D), the inputs of the nodes that have one, in the order of the nodes.
+            forest: the trees, on the device of xs.
+
+        Returns:
+            The outputs (nodes, output_size) in the order of the nodes, and a nest of (trees, …).
+
+        Raises:
+            ValueError: xs of another shape, a node with more children than the composition takes, or with an input
+                that it does not read.
+        """
+        self._check(xs, forest)
+        if forest.lacking:
+            xs = torch.cat([xs, xs.new_zeros(1, self.input_size)])
+        of_leaves = self._leaves(xs, forest)
+        of_inner = self._inner(xs, forest)
+        if isinstance(self.cell, WrittenOut) and not transformed():
+            return self._written_out(self.cell, forest, of_leaves, of_inner)
+        return self._levels(forest, self.cell.combine, of_leaves, of_inner)
+
+    def _written_out(
+        self, cell: WrittenOut, forest: Forest, of_leaves: State, of_inner: Tensor
+    ) -> tuple[Tensor, State]:
+        """All levels as one node of the graph."""
+        weights, kind = cell.weights(), of_inner.device.type
+        if torch.is_autocast_enabled(kind):  # products are short, states are not
+            weights = [weight.to(torch.get_autocast_dtype(kind)) for weight in weights]
+
+        def again(h: Tensor, c: Tensor, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+            combine = partial(cell.combine_by, weights)
+            ys, (h, c) = self._levels(forest, combine, like_nest((h, c), of_leaves), x)
+            return ys, h, c
+
+        h, c = of_leaves
+        ys, *roots = run(cell, forest, again, h, c, of_inner, weights)
+        return ys, like_nest(tuple(roots), of_leaves)
+
+    def _levels(
+        self, forest: Forest, combine: Callable[[Any, Children], State], of_leaves: State, of_inner: State
+    ) -> tuple[Tensor, State]:
+        """All levels, from the deepest: of all leaves and what all inner nodes read of their inputs."""
+        below = _split(of_leaves, [level.leaves for level in forest.levels])
+        same = not forest.inner_fed  # for all inner nodes
+        rows = [of_inner] * len(below) if same else _split(of_inner, [level.inner for level in forest.levels])
+        like = leaves(of_leaves)[0][1]
+        state: State = None
+        ys: list[Tensor] = []
+        for level in reversed(forest.levels):
+            leaf, x = below.pop(), rows.pop()
+            if level.inner:
+                made = map_state(lambda part: part.to(like.dtype), combine(x, Children(state, level)))
+                state = _merged(leaf, made, level)
+            else:
+                state = leaf
+            ys.append(leaves(state)[0][1])
+        return torch.cat(ys[::-1]).index_select(0, forest.places), state
+
+    def _leaves(self, xs: Tensor, forest: Forest) -> State:
+        """The states of all leaves, in the order of the levels."""
+        states = self.cell.leaf(xs.index_select(0, forest.leaf_inputs))
+        return map_state(lambda leaf: leaf.to(xs.dtype), states)
+
+    def _inner(self, xs: Tensor, forest: Forest) -> State:
+        """What the inner nodes read of their inputs, in the order of the levels; one row if none has an input."""
+        if not self.cell.reads_inner:
+            return None
+        rows = xs.index_select(0, forest.inner_inputs) if forest.inner_fed else xs.new_zeros(1, self.input_size)
+        return map_state(lambda leaf: leaf.to(xs.dtype), self.cell.inputs(rows))
+
+    def _check(self, xs: Tensor, forest: Forest) -> None:
+        cell, who = self.cell, f"Tree({type(self.cell).__name__})"
+        if xs.shape != (forest.inputs, self.input_size):
+            raise ValueError(
+                f"{who}: xs should be ({forest.inputs}, {self.input_size}), a row for each node that has an input, but "
+                f"is {tuple(xs.shape)}"
+            )
+        if xs.device != forest.places.device:
+            raise ValueError(f"{who}: the forest should be on {xs.device}, as xs, but is on {forest.places.device}")
+        if cell.arity is not None and forest.most_children > cell.arity:
+            raise ValueError(
+                f"{who}: expected at most {cell.arity} children of a node, but one has {forest.most_children}; make "
+                "the trees binary, take a larger arity, or a child-sum composition, which takes any number"
+            )
+        if forest.most_children and (fewest := forest.fewest_children) < cell.fewest:
+            raise ValueError(f"{who}: expected at least {cell.fewest} children of an inner node, but one has {fewest}")
+        if forest.inner_fed and not cell.reads_inner:
+            raise ValueError(f"{who}: expected inputs of leaves alone, but inner nodes have some")
+
+
+class TopDown(nn.Module):
+    """A cell of sequences from the roots to the leaves: each node's step begins with its parent's state, a root's with
+    the initial state. What a node gives out is what the cell gives after the path to it.
+
+    y, s = cell.step(x, s of the parent). Above `Tree`, with x its outputs, every node knows the whole tree.
+
+    >>> from everstep.data import parse_tree
+    >>> forest = es.Forest.of([parse_tree("(3 (2 a) (4 (3 lovely) (2 film)))"), parse_tree("(2 hm)")])
+    >>> up, down = Tree(es.NaryTreeLSTM(6, 5)), TopDown(es.GRU(5, 4))
+    >>> ys, _ = up(torch.zeros(4, 6), forest)
+    >>> down(ys, forest).shape
+    torch.Size([6, 4])
+
+    Args:
+        cell: any `Cell`.
+
+    Attributes:
+        input_size: features D of each x.
+        output_size: features of what each node gives out.
+
+    Raises:
+        TypeError: what is no cell.
+    """
+
+    def __init__(self, cell: Cell):
+        super().__init__()
+        if not isinstance(cell, Cell):
+            raise TypeError(f"TopDown: expected a Cell, but {type(cell).__name__} came")
+        self.cell = cell
+        self.input_size, self.output_size = cell.input_size, cell.output_size
+
+    def forward(self, xs: Tensor, forest: Forest) -> Tensor:
+        """What every node gives out, (nodes, output_size), in the order of the nodes.
+
+        Args:
+            xs: (nodes, D), an input for every node.
+            forest: the trees, on the device of xs.
+
+        Raises:
+            ValueError: xs of another shape or on another device.
+        """
+        if xs.shape != (forest.nodes, self.input_size):
+            raise ValueError(
+                f"TopDown: xs should be ({forest.nodes}, {self.input_size}), a row for each node, but is "
+                f"{tuple(xs.shape)}"
+            )
+        if xs.device != forest.places.device:
+            raise ValueError(f"TopDown: the forest should be on {xs.device}, as xs, but is on {forest.places.device}")
+        sizes = [level.leaves + level.inner for level in forest.levels]
+        state = self.cell.initial_state(sizes[0], xs)
+        ys: list[Tensor] = []
+        for level, x in zip(forest.levels, xs.index_select(0, forest.by_level).split(sizes), strict=True):
+            y, state = self.cell.step(x, select(state, level.above) if ys else state)
+            ys.append(y)
+        return torch.cat(ys).index_select(0, forest.places)
+
+
+def _split(nest: State, sizes: list[int]) -> list[State]:
+    """The rows of every leaf, so many at a time."""
+    parts = [leaf.split(sizes) for _, leaf in leaves(nest)]
+    return [unflatten(nest, some) for some in zip(*parts, strict=True)]
+
+
+def _merged(of_leaves: State, of_inner: State, level: Level) -> State:
+    """The states of a level's nodes in their order."""
+    order = level.order
+    if order is None:
+        return of_inner
+    return map_state(lambda a, b: torch.cat([a, b]).index_select(0, order), of_leaves, of_inner)
