@@ -27,7 +27,7 @@ from torch.nn import functional as F
 import everstep as es
 from everstep.cli.common import prepare as tune_malloc
 from everstep.data import Tree, read_trees
-from everstep.processor import name as cpu_name
+from everstep.native.processor import name as cpu_name
 
 E, H, CLASSES, TREES = 300, 150, 5, 25
 
