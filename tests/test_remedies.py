@@ -22,10 +22,11 @@ from everstep.cli.app import app
 from everstep.errors import ConfigError, Interrupted, RunError
 from everstep.lab import remedy_trials as lab
 from everstep.lab.remedies import REMEDIES, TASKS, Remedy, omega_objective
-from everstep.lab.remedy_trials import Experiment, Trial, attempt, examine, read_records, remedies
+from everstep.lab.remedy_trials import RECORDS, Experiment, Trial, attempt, examine, remedies
 from everstep.lab.synthetic import Predictor, measure, objective
 from everstep.look.remedy_results import Grid, Reach, draw_remedies, remedy_table
 from everstep.runs.workers import in_processes
+from everstep.storage.records import read_records
 from everstep.wirings.orthogonal import ModReLU, Orthogonal
 
 TWO = ("tanh", "GRU")
@@ -142,7 +143,7 @@ def test_omega_is_added_to_the_loss() -> None:
 
 
 def test_records(done: Path) -> None:
-    records = read_records(done)
+    records = read_records(done / RECORDS)
     assert [(r["remedy"], r["lag"], r["rate"], r["seed"]) for r in records] == [
         (name, lag, rate, 0) for lag in (3, 5) for name in TWO for rate in (1e-3, 1e-2)
     ]
@@ -227,7 +228,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Interrupted, match=f"{number.name}; what was finished is in .*, and the same command goes on"):
         tried(tiny(), out)
     assert signal.getsignal(number) == before
-    first = read_records(out)
+    first = read_records(out / RECORDS)
     assert len(first) == 2
     lines: list[str] = []
     whole = remedies(tiny(), out, log=lines.append)
@@ -280,11 +281,11 @@ def test_killed_in_parallel_it_goes_on_and_gives_the_same(tmp_path: Path) -> Non
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = read_records(out)
+    kept = read_records(out / RECORDS)
     assert kept
     done = CliRunner().invoke(app, ["lab", "remedies", *options, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    after = {(r["remedy"], r["lag"]): r for r in read_records(out)}
+    after = {(r["remedy"], r["lag"]): r for r in read_records(out / RECORDS)}
     assert len(after) == 4
     assert all(after[r["remedy"], r["lag"]] == r for r in kept)
     alone = without_time(tried(tiny(), tmp_path / "alone"))

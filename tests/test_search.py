@@ -15,9 +15,10 @@ from everstep.cli.app import app
 from everstep.data import expand, read_blocks
 from everstep.errors import ConfigError, DataError, Interrupted, RunError
 from everstep.lab import cell_search as searching
-from everstep.lab.cell_search import read_records, search
+from everstep.lab.cell_search import RECORDS, search
 from everstep.native import toolchain
 from everstep.runs.recipe_files import load_recipe
+from everstep.storage.records import read_records
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 TINY = ["model.embedding_size=8", "model.hidden_size=8", "train.batch_size=4", "objective.k1=16", "train.threads=1"]
@@ -49,7 +50,7 @@ def done(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_cell_is_recorded(done: Path) -> None:
-    records = read_records(done)
+    records = read_records(done / RECORDS)
     assert [r["name"] for r in records] == ["LSTM", "GRU", "tree-0", "tree-1", "tree-2"]
     assert [r["seed"] for r in records] == [None, None, 0, 1, 2]
     for record in records:
@@ -64,7 +65,7 @@ def test_every_cell_is_recorded(done: Path) -> None:
 
 
 def test_the_best_can_be_trained_for_longer(done: Path, text: Path, tmp_path: Path) -> None:
-    trees = [record for record in read_records(done) if record["tree"]]
+    trees = [record for record in read_records(done / RECORDS) if record["tree"]]
     best = min(trees, key=lambda record: record["perplexity"])
     assert json.loads((done / "best.json").read_text()) == best["tree"]
     assert load_recipe(done / "best.yaml") == load_recipe(
@@ -88,7 +89,7 @@ def test_it_goes_on_where_it_was(text: Path, tmp_path: Path, lines: list[str], m
     monkeypatch.setattr(searching, "attempt", stopping)
     with pytest.raises(Interrupted, match="SIGINT; what was finished is in"):
         searched(text, tmp_path / "run", lines)
-    first = read_records(tmp_path / "run")
+    first = read_records(tmp_path / "run" / RECORDS)
     assert [r["name"] for r in first] == ["LSTM", "GRU", "tree-0"]
     assert not (tmp_path / "run" / "best.json").exists()
     more = searched(text, tmp_path / "run", lines, cells=4)
@@ -102,7 +103,7 @@ def test_it_goes_on_where_it_was(text: Path, tmp_path: Path, lines: list[str], m
 
 def test_same_seed_same_result_in_other_processes(done: Path, text: Path, tmp_path: Path, lines: list[str]) -> None:
     two = searched(text, tmp_path / "run", lines, cells=2, processes=2)
-    alone = {r["name"]: r["perplexity"] for r in read_records(done)}
+    alone = {r["name"]: r["perplexity"] for r in read_records(done / RECORDS)}
     assert {r["name"]: r["perplexity"] for r in two} == {name: alone[name] for name in alone if name != "tree-2"}
 
 

@@ -28,12 +28,12 @@ from everstep.runs.workers import in_processes, kept, stoppable
 from everstep.runs.yaml_text import parse_yaml
 from everstep.state import leaves
 from everstep.storage.files import replace_file
-from everstep.storage.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
+from everstep.storage.reading import json_text
+from everstep.storage.records import Record, read_records, write_records
 
 YARDSTICKS = ("LSTM", "GRU")
 STEPS = 32  # of the sequence over which the choice of a backend is asked for
 RECORDS, RECIPE, BEST_TREE, BEST_RECIPE = "search.jsonl", "recipe.yaml", "best.json", "best.yaml"
-Record = dict[str, Any]
 
 
 def search(
@@ -81,7 +81,7 @@ def search(
     text = to_yaml(task.recipe)
     with RunLock(_folder(out)), stoppable(kept(out)):
         _same(out, task.recipe)
-        records = {record["name"]: record for record in read_records(out)}
+        records = {record["name"]: record for record in read_records(out / RECORDS)}
         wanted: dict[str, Any] = {name: name for name in YARDSTICKS}
         wanted |= {f"tree-{seed}": random_tree(seed) for seed in range(cells)}
         todo = {n: c for n, c in wanted.items() if n not in records or records[n]["outcome"] == "refused"}
@@ -92,26 +92,14 @@ def search(
             for number, (name, found) in enumerate(attempts, 1):
                 seed = None if name in YARDSTICKS else int(name.removeprefix("tree-"))
                 records[name] = {"name": name, "seed": seed, **found}
-                replace_file(out / RECORDS, "".join(json_text(r) + "\n" for r in records.values()).encode())
+                write_records(out / RECORDS, records.values())
                 left = (time.monotonic() - started) / number * (len(todo) - number) / 60
                 log(f"{_told(records[name])}   ({number} of {len(todo)}, about {left:.0f} min to go)")
         trees = [record for record in ranked(list(records.values())) if record["tree"] is not None]
         if trees:
             replace_file(out / BEST_TREE, (json_text(trees[0]["tree"]) + "\n").encode())
             replace_file(out / BEST_RECIPE, to_yaml(_with_cell(task, _tuples(trees[0]["tree"])).recipe).encode())
-    return read_records(out)
-
-
-def read_records(out: Path) -> list[Record]:
-    """What `OUT/search.jsonl` holds; nothing if there is none."""
-    path = out / RECORDS
-    try:
-        lines = read_small(path, LARGEST_RECORDS).splitlines() if path.exists() else []
-        return [parse_json(line) for line in lines]
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {reason(error)}") from None
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); delete the line that is not JSON, then search again") from None
+    return read_records(out / RECORDS)
 
 
 def ranked(records: list[Record]) -> list[Record]:

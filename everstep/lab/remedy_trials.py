@@ -26,6 +26,7 @@ from everstep.runs import card
 from everstep.runs.workers import in_processes, kept, stoppable
 from everstep.storage.files import TEMPORARY, replace_file
 from everstep.storage.reading import LARGEST_RECORDS, json_text, parse_json, read_small, reason
+from everstep.storage.records import Record, read_records, write_records
 
 SETTINGS, RECORDS = "lab.json", "remedies.jsonl"
 EXPERIMENT = "remedies"
@@ -33,7 +34,6 @@ CHECK_EVERY, CHECK_ROWS, TEST_ROWS = 100, 500, 2000
 _CHECK, _TEST = 0, 1  # seeds of two sets of held-out sequences
 _MARGIN = 0.8  # a check below that share of the goal ends a trial, so that luck with its sequences alone does not
 _KEPT = ("processes",)  # settings that may differ when going on
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ def remedies(
     try:
         with RunLock(_folder(out)), stoppable(kept(out)):
             share = _same(out, experiment)
-            records = {_name(r["remedy"], r["lag"], r["rate"], r["seed"]): r for r in read_records(out)}
+            path = out / RECORDS
+            records = {_name(r["remedy"], r["lag"], r["rate"], r["seed"]): r for r in read_records(path)}
             wanted = {_name(*trial): Trial(experiment, *trial, share) for trial in experiment.trials}
             todo = {name: trial for name, trial in wanted.items() if name not in records}
             if todo and len(todo) < len(wanted):
@@ -155,7 +156,7 @@ def remedies(
             with closing(in_processes(attempt, todo, experiment.processes, begin)) as found:
                 for number, (name, record) in enumerate(found, 1):
                     records[name] = record
-                    replace_file(out / RECORDS, "".join(json_text(r) + "\n" for r in records.values()).encode())
+                    write_records(path, records.values())
                     screen.say(_told(name, record))
                     done = len(wanted) - len(todo) + number
                     if screen.live:
@@ -163,18 +164,6 @@ def remedies(
             return [records[name] for name in wanted]
     finally:
         screen.close()
-
-
-def read_records(out: Path) -> list[Record]:
-    """What `OUT/remedies.jsonl` holds; nothing if there is none."""
-    path = out / RECORDS
-    try:
-        lines = read_small(path, LARGEST_RECORDS).splitlines() if path.exists() else []
-        return [parse_json(line) for line in lines]
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {reason(error)}") from None
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); delete the line that is not JSON, then go on") from None
 
 
 def attempt(trial: Trial) -> Record:
