@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from everstep import hooks
 from everstep.cell import Cell, check_size, scan
 from everstep.learn.linear.echo_state_search import Found, search
-from everstep.learn.linear.recursive_least_squares import RecursiveLeastSquares
+from everstep.learn.linear.recursive_least_squares import Learned, RecursiveLeastSquares
 from everstep.learn.linear.ridge import Ridge, check_finite, numbers
 from everstep.state import State
 from everstep.wirings.reservoir import Reservoir
@@ -19,18 +19,6 @@ from everstep.wirings.stack import zero_padding
 
 CHUNK = 1000
 """Steps whose features are in memory at once, while fitting or generating."""
-
-
-class Learned(NamedTuple):
-    """Where `EchoState.fit_online` stands: what it needs to go on as if it had not stopped.
-
-    Attributes:
-        state: the network's, from which a call or `predict` goes on.
-        inverse: P of `RecursiveLeastSquares`, (1, H + 1, H + 1), float64.
-    """
-
-    state: State
-    inverse: Tensor
 
 
 class EchoState(Cell):
@@ -224,13 +212,7 @@ class EchoState(Cell):
             ValueError: shapes that do not fit, NaN or infinity, too few steps, or an argument out of its range.
         """
         return search(
-            *(cls, xs, targets),
-            units=units,
-            trials=trials,
-            free=free,
-            washout=washout,
-            validation=validation,
-            seed=seed,
+            cls, xs, targets, units=units, trials=trials, free=free, washout=washout, validation=validation, seed=seed
         )
 
     @torch.no_grad()

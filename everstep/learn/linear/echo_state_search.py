@@ -70,12 +70,12 @@ def search(
     xs: Tensor | Any,
     targets: Tensor | Any,
     *,
-    units: int = 200,
-    trials: int = 40,
-    free: int | None = None,
-    washout: int = 100,
-    validation: float = 0.2,
-    seed: int = 0,
+    units: int,
+    trials: int,
+    free: int | None,
+    washout: int,
+    validation: float,
+    seed: int,
 ) -> Found[N]:
     """See `EchoState.search`; `network` makes one of a reservoir and the number of outputs."""
     xs, targets = (numbers("EchoState.search", n, v).double() for n, v in (("xs", xs), ("targets", targets)))

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from everstep.learn.linear.ridge import check_finite, numbers
+from everstep.state import State
+
+
+class Learned(NamedTuple):
+    """Where `EchoState.fit_online` stands: what it needs to go on as if it had not stopped.
+
+    Attributes:
+        state: the network's, from which a call or `predict` goes on.
+        inverse: P of `RecursiveLeastSquares`, (1, H + 1, H + 1), float64.
+    """
+
+    state: State
+    inverse: Tensor
 
 
 class RecursiveLeastSquares:
