@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,8 +38,7 @@ def lorenz(
     Raises:
         ValueError: dt outside of (0, 0.1], where RK4 is not to be trusted, or no points.
     """
-    if not 0 < dt <= 0.1:
-        raise ValueError(f"lorenz: dt should be in (0, 0.1], but is {dt}")
+    _check_dt("lorenz", dt)
     if count < 1 or discard < 0:
         raise ValueError(f"lorenz: count should be ≥ 1 and discard ≥ 0, but they are {count} and {discard}")
     state: Array = np.asarray(start, np.float64).T
@@ -113,8 +113,35 @@ def _multiple(name: str, value: float, step: float) -> int:
     return round(value / step)
 
 
+def _check_dt(who: str, dt: float) -> None:
+    if not 0 < dt <= 0.1:
+        raise ValueError(f"{who}: dt should be in (0, 0.1], but is {dt}")
+
+
 @dataclass(frozen=True)
-class Lorenz(Problem):
+class _Ahead(Problem):
+    """What a series is `horizon` points later, at every step."""
+
+    steps: int
+    horizon: int = 1
+    kind: ClassVar[Kind] = "number"
+
+    def __post_init__(self) -> None:
+        check_whole(self, "steps", self.steps, 1)
+        check_whole(self, "horizon", self.horizon, 1)
+
+    @abstractmethod
+    def points(self, rows: int, random: np.random.Generator) -> Array:
+        """Series (rows, steps + horizon, features), scaled."""
+
+    def draw(self, rows: int, random: np.random.Generator) -> Drawn:
+        """See the class."""
+        points = self.points(rows, random)
+        return Drawn(points[:, : self.steps], points[:, self.horizon :])
+
+
+@dataclass(frozen=True)
+class Lorenz(_Ahead):
     """Where Lorenz' system is `horizon` points later, at every step; see `lorenz`.
 
     Each sequence is of a trajectory of its own, on the attractor; all three coordinates, less their mean and divided by
@@ -132,29 +159,24 @@ class Lorenz(Problem):
         ValueError: a size below 1, or dt outside of (0, 0.1].
     """
 
-    steps: int
-    horizon: int = 1
     dt: float = 0.02
-    kind: ClassVar[Kind] = "number"
     input_size = 3
     outputs = 3
 
     def __post_init__(self) -> None:
-        check_whole(self, "steps", self.steps, 1)
-        check_whole(self, "horizon", self.horizon, 1)
-        if not 0 < self.dt <= 0.1:
-            raise ValueError(f"Lorenz: dt should be in (0, 0.1], but is {self.dt}")
+        super().__post_init__()
+        _check_dt("Lorenz", self.dt)
 
-    def draw(self, rows: int, random: np.random.Generator) -> Drawn:
-        """See the class."""
+    def points(self, rows: int, random: np.random.Generator) -> Array:
+        """Trajectories on the attractor."""
         start = _LORENZ_MEAN + _LORENZ_SD * random.standard_normal((rows, 3))
         points = lorenz(self.steps + self.horizon, self.dt, start, discard=round(_SETTLED_LORENZ / self.dt))
-        points = (points - _LORENZ_MEAN) / _LORENZ_SD
-        return Drawn(points[:, : self.steps], points[:, self.horizon :])
+        scaled: Array = (points - _LORENZ_MEAN) / _LORENZ_SD
+        return scaled
 
 
 @dataclass(frozen=True)
-class MackeyGlass(Problem):
+class MackeyGlass(_Ahead):
     """What the Mackey–Glass series is `horizon` samples later, at every step; see `mackey_glass`.
 
     Each sequence is of a series of its own, with a constant history drawn from 0.5 … 1.3, from 200 … 455 samples on;
@@ -174,23 +196,19 @@ class MackeyGlass(Problem):
         ValueError: a size below 1, or τ that is no multiple of 0.1.
     """
 
-    steps: int
-    horizon: int = 1
     tau: float = 17.0
-    kind: ClassVar[Kind] = "number"
     input_size = 1
     outputs = 1
 
     def __post_init__(self) -> None:
-        check_whole(self, "steps", self.steps, 1)
-        check_whole(self, "horizon", self.horizon, 1)
+        super().__post_init__()
         _multiple("tau", self.tau, 0.1)
 
-    def draw(self, rows: int, random: np.random.Generator) -> Drawn:
-        """See the class."""
+    def points(self, rows: int, random: np.random.Generator) -> Array:
+        """Series from histories of their own, from places of their own on."""
         history = random.uniform(0.5, 1.3, rows)
         count = self.steps + self.horizon
         series = mackey_glass(count + _SPREAD_MACKEY - 1, self.tau, history=history, discard=_SETTLED_MACKEY)
         places = random.integers(0, _SPREAD_MACKEY, (rows, 1)) + np.arange(count)
-        x = ((np.take_along_axis(series, places, 1) - _MACKEY_MEAN) / _MACKEY_SD)[..., None]
-        return Drawn(x[:, : self.steps], x[:, self.horizon :])
+        scaled: Array = (np.take_along_axis(series, places, 1) - _MACKEY_MEAN) / _MACKEY_SD
+        return scaled[..., None]
