@@ -55,12 +55,12 @@ class FakeRun:
         decoder = lambda model, given: types.SimpleNamespace(unknown=given.count("unheard"))  # noqa: E731
         return types.SimpleNamespace(recipe=self.recipe, decoder=decoder)
 
-    def generate(self, **wanted: Any) -> list[str] | str:
-        texts = ["".join(parts) for parts in zip(*self.stream(**wanted), strict=True)]
-        return texts if wanted.get("count", 1) > 1 else texts[0]
+    @property
+    def decode(self) -> Any:
+        return self.recipe.decode
 
-    def stream(self, **wanted: Any) -> Iterator[list[str]]:
-        self.asked.append(wanted)
+    def stream(self, how: Any, **wanted: Any) -> Iterator[list[str]]:
+        self.asked.append({**dict(how), **wanted})
         rows = range(wanted.get("count", 1))
         return iter([[f"text {i} of" for i in rows], [f" seed {wanted['seed']}" for _ in rows]])
 

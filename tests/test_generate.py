@@ -19,7 +19,8 @@ import everstep as es
 from everstep.cli.run_verbs import write_texts
 from everstep.data import Tokenizer
 from everstep.data.text.vocabulary import KINDS
-from everstep.decode import draws, sample
+from everstep.decode import Sampler, draws, sample
+from everstep.decode.section import SamplingSection
 from everstep.errors import ConfigError
 from everstep.native import toolchain
 from everstep.networks import streaming
@@ -50,11 +51,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 @pytest.mark.parametrize("unit", KINDS)
 def test_pieces_join_to_the_texts_drawn_at_once(runs: dict[str, Run], unit: str) -> None:
-    wanted = {"prompt": "the question", "length": 40, "seed": 3, "count": 2} | {"temperature": 1.5}
-    if unit != "chars":
-        wanted["prompt"] = "be 東"
-    pieces = list(runs[unit].stream(**wanted))  # type: ignore[arg-type]
-    assert ["".join(parts) for parts in zip(*pieces, strict=True)] == runs[unit].generate(**wanted)  # type: ignore[arg-type]
+    prompt = "the question" if unit == "chars" else "be 東"
+    how = SamplingSection(prompt=prompt, length=40, temperature=1.5)
+    pieces = list(runs[unit].stream(how, seed=3, count=2))
+    texts = runs[unit].generate(prompt, 40, 1.5, seed=3, count=2)
+    assert ["".join(parts) for parts in zip(*pieces, strict=True)] == texts
     assert len(pieces) == 40 + 2
 
 
@@ -66,7 +67,7 @@ def test_each_token_comes_when_it_is_drawn() -> None:
         steps += 1
         return P.log().expand(len(tokens), 4), state
 
-    drawn = draws(step, torch.zeros(1), [0], 10**12, generator=torch.Generator().manual_seed(0))
+    drawn = draws(step, torch.zeros(1), [0], 10**12, Sampler(generator=torch.Generator().manual_seed(0)))
     first = [int(tokens) for tokens in islice(drawn, 5)]
     assert steps == 5
     assert not torch.is_inference_mode_enabled(), "the mode leaks to whoever asks for the tokens"
@@ -86,9 +87,17 @@ def test_the_smallest_temperatures_take_the_likeliest(temperature: float, cut: d
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -1e-320])
 def test_temperatures_that_are_none_are_refused(runs: dict[str, Run], temperature: float) -> None:
     with pytest.raises(ConfigError, match="temperature should be 0 or more"):
-        runs["chars"].stream(temperature=temperature)
-    with pytest.raises(ConfigError, match="temperature should be 0 or more"):
+        Sampler(temperature)
+    with pytest.raises(ConfigError, match="temperature: expected a number ≥ 0"):
         runs["chars"].generate(temperature=temperature)
+
+
+def test_without_more_the_recipe_says_how(runs: dict[str, Run]) -> None:
+    run = runs["chars"]
+    decode = run.decode
+    assert decode == run.recipe.decode  # type: ignore[attr-defined]
+    text = "".join(piece for (piece,) in run.stream(seed=4))
+    assert text == run.generate(decode.prompt, decode.length, decode.temperature, decode.top_k, decode.top_p, seed=4)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "1"])

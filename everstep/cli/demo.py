@@ -46,11 +46,8 @@ def demo(
 
 def show(run: Run) -> None:
     """Sample, score beside what knows less, picture, next commands."""
-    decode: Any = run.task.recipe.decode
-    sample = run.generate(
-        prompt=decode.prompt, length=500, temperature=decode.temperature, top_k=decode.top_k, top_p=decode.top_p, seed=1
-    )
-    print(f"─── 500 characters from the model ───\n{sample if isinstance(sample, str) else sample[0]}")
+    sample = "".join(piece for (piece,) in run.stream(run.decode.replace(length=500), seed=1))
+    print(f"─── 500 characters from the model ───\n{sample}")
     print("\n─── bits per character on the last tenth of the text, which it was not trained on (lower is better) ───")
     print(f"  {float(run.evaluate('valid')['bits_per_char']):5.2f}  this model")
     for bits, name in rivals(run):

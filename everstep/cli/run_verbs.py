@@ -245,31 +245,15 @@ def generate(
         if not good:
             raise typer.BadParameter(f"expected {expected}; came {value}.", param_hint=name)
     loaded = load_run(run, trust_code, device)
-    decode = decode_section(loaded.able("generate").recipe)
-    prompt = decode.prompt if prompt is None else prompt
-    if unknown := loaded.able("generate").decoder(loaded.model, prompt).unknown:
+    wanted = {
+        "prompt": prompt, "length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "unk": unk
+    }  # fmt: skip
+    task = loaded.able("generate")
+    how = loaded.decode.replace(**{name: value for name, value in wanted.items() if value is not None})
+    if unknown := task.decoder(loaded.model, how.prompt).unknown:
         tokens = f"{counted(unknown, 'token')} of the prompt {'is' if unknown == 1 else 'are'}"
         log(f"note: {tokens} not in the vocabulary, and read as <unk>")
-    pieces = loaded.stream(
-        prompt=prompt,
-        length=length or decode.length,
-        temperature=decode.temperature if temperature is None else temperature,
-        top_k=top_k or decode.top_k,
-        top_p=top_p or decode.top_p,
-        seed=seed,
-        count=count,
-        stop=stop or "",
-        until_end=until_end,
-        unk=decode.unk if unk is None else unk,
-    )
-    write_texts(pieces)
-
-
-def decode_section(recipe: Any) -> Any:
-    """How a recipe says that sequences are drawn; every default where its job has no such section."""
-    from everstep.decode.section import SamplingSection
-
-    return getattr(recipe, "decode", None) or SamplingSection()
+    write_texts(loaded.stream(how, seed=seed, count=count, stop=stop or "", until_end=until_end))
 
 
 def write_texts(pieces: Iterator[list[str]]) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everstep.cli.common import me, prepare, resuming
-from everstep.cli.run_verbs import decode_section
 from everstep.errors import DataError, Interrupted, RunError
 
 if TYPE_CHECKING:
@@ -128,8 +127,7 @@ def _prompt(run: Run, verb: str) -> str:
 
 def known_prompt(run: Run) -> str:
     """A beginning to suggest, of what the vocabulary has; none where the recipe has its own."""
-    task: Any = run.task
-    if decode_section(task.recipe).prompt:
+    if run.decode.prompt:
         return ""
     first = "".join(run.passage(None, 60).labels).split(maxsplit=1)
     for prompt in ("The", *first[:1], *(word[:1] for word in first[:1])):

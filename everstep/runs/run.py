@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from everstep.decode import draws
+from everstep.decode import Sampler, draws
 from everstep.decode.decoder import Decoder
+from everstep.decode.section import SamplingSection
 from everstep.errors import ConfigError, DataError, RunError, check_finite
 from everstep.look.passage import Passage
 from everstep.runs.card import in_one_line
@@ -183,53 +184,49 @@ class Run:
             DataError: the prompt has a symbol that the vocabulary lacks.
             ConfigError: an impossible setting.
         """
-        pieces = self.stream(prompt, length, temperature, top_k, top_p, seed, count, stop, until_end, unk)
+        if not isinstance(prompt, str):
+            raise TypeError(f"generate: prompt should be a text, but is {type(prompt).__name__}")
+        how = SamplingSection(prompt=prompt, length=length, temperature=temperature, top_k=top_k, top_p=top_p, unk=unk)
+        pieces = self.stream(how, seed=seed, count=count, stop=stop, until_end=until_end)
         texts = ["".join(parts) for parts in zip(*pieces, strict=True)]
         return texts[0] if count == 1 else texts
 
+    @property
+    def decode(self) -> SamplingSection:
+        """How the recipe says that sequences are drawn; the defaults where its job has no such section."""
+        return getattr(self.recipe, "decode", None) or SamplingSection()
+
     def stream(
         self,
-        prompt: str = "",
-        length: int = 500,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
+        how: SamplingSection | None = None,
+        *,
         seed: int | None = None,
         count: int = 1,
         stop: str = "",
         until_end: bool = False,
-        unk: bool = False,
     ) -> Iterator[list[str]]:
         """What `generate` gives, while it is drawn: the next piece of each of `count` texts; the first is the prompt.
 
-        A piece may be empty: the bytes of one character come together.
+        `how` is the recipe's own `decode` section if None. A piece may be empty: the bytes of one character come
+        together.
 
         Raises:
             RunError, DataError, ConfigError: as `generate`; at once, before the first piece is asked for.
         """
+        how = how or self.decode
         task = self.able("generate")
-        if not isinstance(prompt, str):
-            raise TypeError(f"generate: prompt should be a text, but is {type(prompt).__name__}")
-        decoder: Decoder = task.decoder(self.model, prompt)
+        decoder: Decoder = task.decoder(self.model, how.prompt)
         _check_room(decoder, count)
         if until_end and decoder.end is None:
             raise ConfigError(
                 "generate: until_end (--until-end) needs a symbol that ends a sequence, which this run's vocabulary "
                 "lacks; give a text to stop at (--stop)"
             )
+        never = () if how.unk else decoder.never
         generator = _generator(seed, decoder.prompt.device)
-        drawn = draws(
-            decoder.step,
-            map_state(lambda leaf: leaf.expand(count, *leaf.shape[1:]), decoder.state),
-            decoder.prompt,
-            length,
-            count=count,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            never=() if unk else decoder.never,
-            generator=generator,
-        )
+        sampler = Sampler(how.temperature, how.top_k, how.top_p, never, generator)
+        state = map_state(lambda leaf: leaf.expand(count, *leaf.shape[1:]), decoder.state)
+        drawn = draws(decoder.step, state, decoder.prompt, how.length, sampler, count)
         spellers = [task.speller() for _ in range(count)]
         end = decoder.end if until_end else None
         return spelled(spellers, decoder.prompt[decoder.begins :].tolist(), drawn, end, stop)
