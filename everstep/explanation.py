@@ -10,7 +10,7 @@ from torch import Tensor
 from everstep.backends.dispatch import choose
 from everstep.backends.fused import backend as fused
 from everstep.cell import Cell, Layer, check_call
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import trace
 
 

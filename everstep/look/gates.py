@@ -18,7 +18,7 @@ from everstep.look.step import gate_values, named_step
 from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 from everstep.look.trajectory import innermost, ready, real
 from everstep.state import State, leaves, map_state
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 from everstep.wirings import Bidirectional
 
 # both run evenly in lightness, and are told apart by the colour-blind

@@ -32,7 +32,7 @@ from everstep.native.locks import new_lock
 from everstep.native.plain_memory import OPAQUE, plain, watched
 from everstep.state import State, leaves, map_state, unflatten
 from everstep.tracing.guards import Borrower, Snapshot, borrows, fingerprint, modules, parameters
-from everstep.tracing.recorder import Impure, Untraceable
+from everstep.tracing.refusals import Impure, Untraceable
 from everstep.tracing.trace import trace
 
 name = "fused"
