@@ -110,7 +110,7 @@ def _run(
         cell = idle.pop()
     except IndexError:
         cell = kind(scores.shape[2])
-        fused.lend(cell)
+        fused.assume_static(cell)
     held: dict[str, Tensor | None] = cell._parameters  # type: ignore[assignment]
     try:
         held.update(lent)

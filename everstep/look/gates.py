@@ -141,7 +141,7 @@ def _remembering(layer: Layer, xs: Tensor, back: bool, number: int) -> Iterator[
     """The cells that are stepped and have a state, the lowest first; of each whether it reads from right to left, and
     the number of its layer, which both directions of a layer share."""
     below = number
-    for place, inner in enumerate(layer.scanned()):
+    for place, inner in enumerate(layer.sublayers()):
         if inner is layer:
             assert isinstance(layer, Cell)
             if leaves(layer.initial_state(1, xs)):

@@ -34,7 +34,7 @@ def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
         ValueError: a read-out that cannot go on.
     """
     body = model.body
-    if not isinstance(body, ReadOut) or body.how not in READ_OUTS:
+    if not isinstance(body, ReadOut) or body.reduce not in READ_OUTS:
         raise ValueError(f"piece_losses: expected a read-out of {', '.join(READ_OUTS)}, but came {body}")
     state, read = None, None
     own = batch.labels if model.training else None
@@ -42,7 +42,7 @@ def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
         tokens = batch.tokens[:, start : start + size]
         live = (batch.lengths - start).clamp(0, tokens.shape[1])
         ys, state = scan(body.layer, model.embedding(tokens), state, lengths=live)
-        read = _read(body.how, ys, live, read, batch.lengths.clamp(max=start) + live)
+        read = _read(body.reduce, ys, live, read, batch.lengths.clamp(max=start) + live)
         logits = model.head.logits(model.dropout(read))  # type: ignore[operator]
         if model.ratios is not None:
             logits = logits + model.ratios(batch.tokens, batch.lengths, own)
@@ -55,18 +55,18 @@ def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
         state, read = detach(state), read.detach()
 
 
-def _read(how: str, ys: Tensor, live: Tensor, before: Tensor | None, so_far: Tensor) -> Tensor:
+def _read(reduce: str, ys: Tensor, live: Tensor, before: Tensor | None, so_far: Tensor) -> Tensor:
     """The read-out of all that was read, (batch, features), from that of the pieces before and this piece's outputs."""
     there = (torch.arange(ys.shape[1], device=ys.device) < live[:, None])[..., None]
     before = ys.new_zeros(len(ys), ys.shape[-1]) if before is None else before
     some = (live > 0)[:, None]
-    if how == "last":
+    if reduce == "last":
         return torch.where(some, ys[torch.arange(len(ys), device=ys.device), (live - 1).clamp(min=0)], before)
-    if how == "max":
+    if reduce == "max":
         most = ys.masked_fill(~there & some[..., None], -torch.inf).amax(1)
         first = (so_far == live)[:, None]
         return torch.where(some, torch.where(first, most, torch.maximum(most, before)), before)
-    if how == "sum":
+    if reduce == "sum":
         return before + ys.sum(1)
     earlier = (so_far - live)[:, None]
     return (before * earlier + ys.sum(1)) / so_far.clamp(min=1)[:, None]
