@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import everstep as es
-from everstep.native import build, toolchain
+from everstep.native import build, kernels, toolchain
 from everstep.state import leaves
 from everstep.wirings.reservoir import loop, spectral_radius
 
@@ -153,12 +153,12 @@ def test_a_compiler_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch, cap
     want = cell(xs)[0]
     monkeypatch.setattr(build, "load", fails)
     monkeypatch.setattr(toolchain, "_noticed", set())
-    loop._compiled.cache_clear()
+    kernels._loops.cache_clear()
     try:
         torch.testing.assert_close(cell(xs)[0], want)
         cell(xs)
     finally:
-        loop._compiled.cache_clear()
+        kernels._loops.cache_clear()
     told = ["reservoirs run without their compiled loop, slowly: it broke"]
     assert [text for text in caplog.messages if not text.startswith("Reservoir runs step by step")] == told
 

@@ -1,4 +1,7 @@
-"""The recursions of a linear chain of tags: the sum over all sequences, the best sequence, the n best."""
+"""The recursions of a linear chain of tags: the sum over all sequences, the best sequence, the n best.
+
+`compiled_chain.py` does the first two in one compiled pass over each row; here they are loops of PyTorch's operations.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everstep.backends.fused import backend as fused
-from everstep.cell import Cell, scan
-from everstep.native.plain_memory import plain, watched
+from everstep.heads import compiled_chain
+from everstep.native.plain_memory import watched
 
 NEVER = -1e30
 """The score of what is forbidden: e to it is exactly 0, and unlike −∞ it has differences, and gradients of 0."""
@@ -45,92 +47,34 @@ class Score(NamedTuple):
         return (torch.minimum(self.steps.amin(1), self.last) <= NEVER / 2).logical_not()  # NaN is no answer
 
 
-class _Sum(Cell):
-    """One step of log Z: z_j = log Σ_i e^(a_i + A_ij) + x_j. The output is z's largest part, and the state a the rest.
+def nats(scores: Tensor, chain: Chain, lengths: Tensor | None, target: Tensor | None = None) -> Tensor:
+    """−log p of the target (batch, time ≥ 1) of each row: (batch,). It is ∞ where the target is forbidden.
 
-    The output carries no gradient, since the state loses what it adds.
+    Without a target log Z = log Σ_y e^(score of y) over all sequences y; −∞ where all are forbidden.
     """
 
-    transitions: Tensor
-    columns: Tensor
+    def loop(scores: Tensor, *chain: Tensor) -> Tensor:
+        every = log_sum(scores, Chain(*chain), lengths)
+        if target is None:
+            return torch.where(every.possible(), every.steps.sum(1) + every.last, -torch.inf)[:, 0]
+        gold = score(scores, Chain(*chain), target[..., None], lengths)
+        return torch.where(gold.possible(), every.minus(gold), torch.inf)[:, 0]
 
-    def __init__(self, tags: int, features: int = 1):
-        super().__init__(tags, features)
-        for name in ("transitions", "columns"):  # lent for each call
-            self.register_parameter(name, None)
-
-    def initial_state(self, batch: int, like: Tensor) -> Tensor:
-        return like.new_zeros(batch, self.input_size)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        z = (state[:, :, None] + self.transitions).logsumexp(1) + x
-        top = z.amax(1, keepdim=True).detach()
-        return top, z - top
-
-
-class _ScaledSum(_Sum):
-    """The same by K exponentials instead of K² and a product (Rabiner 1989, "A tutorial on hidden Markov models …").
-
-    log Σ_i e^(a_i + A_ij) = log Σ_i e^(a_i) W_ij + c_j with W_ij = e^(A_ij − c_j), c_j = max_i A_ij. The second output
-    is the largest −log Σ_i e^(a_i) W_ij: where it is large, numbers too small to be held may be missing in the sum.
-    """
-
-    def __init__(self, tags: int):
-        super().__init__(tags, 2)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        logs = (state.exp() @ self.transitions).log()
-        z = logs + self.columns + x
-        top = z.amax(1, keepdim=True).detach()
-        return torch.cat([top, -logs.amin(1, keepdim=True).detach()], 1), z - top
-
-
-class _Best(_Sum):
-    """One step of the best sequence (Viterbi 1967): z_j = max_i (a_i + A_ij) + x_j, less its largest part."""
-
-    def __init__(self, tags: int):
-        super().__init__(tags, tags)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        z = (state[:, :, None] + self.transitions).amax(1) + x
-        z = z - z.amax(1, keepdim=True)
-        return z, z
-
-
-_idle: dict[tuple[type[_Sum], int, torch.dtype], list[_Sum]] = {}
-"""Cells that no call uses at the moment. They hold no numbers, only what the engine knows of them."""
-
-
-def _run(
-    kind: type[_Sum], scores: Tensor, state: Tensor, lengths: Tensor | None, **lent: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A scan of a cell that borrows these tensors."""
-    idle = _idle.setdefault((kind, scores.shape[2], scores.dtype), [])
-    try:
-        cell = idle.pop()
-    except IndexError:
-        cell = kind(scores.shape[2])
-        fused.assume_static(cell)
-    held: dict[str, Tensor | None] = cell._parameters  # type: ignore[assignment]
-    try:
-        held.update(lent)
-        backend = "auto" if plain(*lent.values()) else "reference"
-        return scan(cell, scores, state, lengths=lengths, backend=backend)
-    finally:
-        held.update(dict.fromkeys(lent))
-        idle.append(cell)
+    if compiled_chain.available(scores, *chain, lengths, target):
+        return compiled_chain.nats(scores, chain, lengths, target, loop)
+    return loop(scores, *chain)
 
 
 def log_sum(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Score:
-    """log Σ_y e^(score of y) over all sequences y of each row's length, from scores (batch, time ≥ 1, K)."""
+    """log Z, of a sequence for each row."""
     first, rest, further = _parted(scores, lengths)
     z = chain.start + first
-    top = z.detach().amax(1, keepdim=True)
+    top = z.detach().amax(1, keepdim=True)  # without a gradient: what it adds, the state loses
     steps, state = _sum(rest, z - top, chain.transitions, further)
     last = (state + chain.end).logsumexp(1, keepdim=True)
     if lengths is not None:
         top, last = torch.where(lengths[:, None] > 0, top, 0), torch.where(lengths[:, None] > 0, last, 0)
-    return Score(torch.cat([top[:, None], steps], 1), last)
+    return Score(torch.stack([top, *steps], 1), last)
 
 
 def _parted(scores: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -141,17 +85,34 @@ def _parted(scores: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Ten
     return torch.where(lengths[:, None] > 0, first[:, 0], 0), rest, (lengths - 1).clamp(min=0)
 
 
-def _sum(scores: Tensor, state: Tensor, transitions: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What each step adds to log Z (batch, time, 1), and the state after the last."""
-    if watched() is None and scores.numel():  # numbers that can be looked at
-        number = torch.finfo(scores.dtype)
-        columns = transitions.detach().amax(0)
-        weights = (transitions - columns).exp()
-        ys, after = _run(_ScaledSum, scores, state, lengths, transitions=weights, columns=columns)
-        # what is lost in a sum is below K times the smallest number: nothing, beside a sum that is so much larger
-        if ys[..., 1].max() <= -math.log(number.tiny / number.eps):
-            return ys[..., :1], after
-    return _run(_Sum, scores, state, lengths, transitions=transitions)
+def _sum(scores: Tensor, state: Tensor, transitions: Tensor, lengths: Tensor | None) -> tuple[list[Tensor], Tensor]:
+    """What each step adds to log Z, (batch, 1), and the state after the last: log Σ e^… of each tag less the largest.
+
+    z_j = log Σ_i e^(a_i + A_ij) + x_j by K exponentials and a product (Rabiner 1989, "A tutorial on hidden Markov
+    models and selected applications in speech recognition"), as log Σ_i e^(a_i) W_ij + c_j + x_j with
+    W_ij = e^(A_ij − c_j), c_j = max_i A_ij. What is lost in such a sum is below K times the smallest number: nothing
+    beside one that is so much larger. Where one is not, and where numbers cannot be looked at, all is done by K²
+    exponentials instead.
+    """
+    number = torch.finfo(scores.dtype)
+    columns = transitions.detach().amax(0)
+    weights = (transitions - columns).exp()
+    for exact in (True,) if watched() is not None or scores.numel() == 0 else (False, True):
+        steps, a, least = [], state, scores.new_zeros(())
+        for t, x in enumerate(scores.unbind(1)):
+            if exact:
+                z = (a[:, :, None] + transitions).logsumexp(1) + x
+            else:
+                logs = (a.exp() @ weights).log()
+                least = torch.minimum(least, logs.detach().amin())
+                z = logs + columns + x
+            top = z.detach().amax(1, keepdim=True)
+            on = None if lengths is None else (t < lengths)[:, None]
+            steps.append(top if on is None else torch.where(on, top, 0))
+            a = z - top if on is None else torch.where(on, z - top, a)
+        if exact or least >= math.log(number.tiny / number.eps):
+            break
+    return steps, a
 
 
 def score(scores: Tensor, chain: Chain, tags: Tensor, lengths: Tensor | None) -> Score:
@@ -174,18 +135,9 @@ def live(lengths: Tensor, time: int) -> Tensor:
 
 def best(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Tensor:
     """The best sequence of each row (Viterbi 1967): (batch, time ≥ 1), anything beyond a row's length."""
-    first, rest, further = _parted(scores, lengths)
-    start = chain.start + first
-    steps, _ = _run(_Best, rest, start, further, transitions=chain.transitions)
-    sums = torch.cat([start[:, None], steps], 1)
-    last = sums[:, -1] if further is None else sums[torch.arange(len(sums), device=sums.device), further.long()]
-    ending = (last + chain.end).argmax(1)
-    into = chain.transitions.t().contiguous()
-    found = [ending]
-    for t in range(scores.shape[1] - 2, -1, -1):
-        tag = (sums[:, t] + into.index_select(0, found[-1])).argmax(1)
-        found.append(tag if further is None else torch.where(t < further, tag, ending))
-    return torch.stack(found[::-1], 1)
+    if compiled_chain.available(scores, *chain, lengths):
+        return compiled_chain.best(scores, chain, lengths)
+    return n_best(scores, chain, 1, lengths)[0][..., 0]
 
 
 def n_best(scores: Tensor, chain: Chain, n: int, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -224,6 +176,8 @@ def _merged(sums: Tensor, transitions: Tensor) -> tuple[Tensor, Tensor]:
         Their sums, and of what they go on from the place among n · K.
     """
     batch, n, size = sums.shape
+    if n == 1:
+        return (sums[:, 0, :, None] + transitions).max(1, keepdim=True)
     ways = F.pad(sums, (0, 0, 0, 1), value=-torch.inf).flatten(1)
     heads, ranks = sums[:, 0, :, None] + transitions, torch.zeros_like(transitions, dtype=torch.int64)
     ranks, further = ranks.repeat(batch, 1, 1), transitions.expand(batch, -1, -1)

@@ -50,8 +50,12 @@ class CRF(Head):
     Parameters: `linear` (W and c, as in `torch.nn.Linear`; None without input_size), `transitions` (K, K), `start` (K,)
     and `end` (K,), zero at first: then it is a softmax at each step.
 
-    The sums run over time as a scan, by the compiled engine where there is one: with K exponentials a step and a
-    product where no number is too small for that, else with K². They are done in float32 at least, also under autocast.
+    On a CPU with a C++ compiler the recursions are one compiled pass over each row, else loops of PyTorch's operations:
+    a step takes K exponentials and a product, or K² where scores are too far apart for that. They are done in float32
+    at least, also under autocast. A second derivative is that of PyTorch's operations.
+
+    Known limits: the n best are a loop of PyTorch's operations. There are lengths and no mask: steps that are to have
+    no tag (the first of a transformer's, the later pieces of a word) are left out of ys before.
 
     Raises:
         ValueError, TypeError: sizes below 1, or masks of another shape or dtype; and, of the methods, arguments of
@@ -92,10 +96,10 @@ class CRF(Head):
         target = self._tags(target, ys, lengths)
         with torch.autocast(scores.device.type, enabled=False):
             parts = self._chain(scores)
-            gold = chain.score(scores, parts, target[..., None], lengths)
-            if self.allowed_start is not None and watched() is None:
-                _check_allowed(gold, target, lengths)
-            return chain.log_sum(scores, parts, lengths).minus(gold)[:, 0]
+            nats = chain.nats(scores, parts, lengths, target)
+            if self.allowed_start is not None and watched() is None and nats.isinf().any():
+                _check_allowed(chain.score(scores, parts, target[..., None], lengths), target, lengths)
+            return nats
 
     @torch.no_grad()
     def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -105,7 +109,8 @@ class CRF(Head):
             parts = self._chain(scores)
             tags = chain.best(scores, parts, lengths)
             if self.allowed_start is not None:
-                _check_possible(chain.score(scores, parts, tags[..., None], lengths), lengths)
+                found = chain.score(scores, parts, tags[..., None], lengths)
+                _check_possible(found.possible()[:, 0], scores, lengths)
         return (tags if lengths is None else _valid(tags, lengths))[:, : ys.shape[1]]
 
     @torch.no_grad()
@@ -122,7 +127,8 @@ class CRF(Head):
             parts = self._chain(scores)
             tags, there = chain.n_best(scores, parts, n, lengths)
             found = chain.score(scores, parts, tags, lengths)
-            log_p = found.minus(chain.log_sum(scores, parts, lengths))
+            first = Score(found.steps[..., :1], found.last[:, :1])
+            log_p = found.minus(first) - chain.nats(scores, parts, lengths, tags[..., 0])[:, None]
             log_p = torch.where(there & found.possible(), log_p, -torch.inf)
         if lengths is not None:  # of the sequences without a step there is one
             log_p[:, 1:][lengths == 0] = -torch.inf
@@ -140,11 +146,11 @@ class CRF(Head):
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(scores.device.type, enabled=False):
             if not (keep and scores.requires_grad):
                 scores = scores.detach().clone().requires_grad_()
-            parts = self._chain(scores)
-            every = chain.log_sum(scores, parts, lengths)
+            parts = Chain(*[part.clone() if part.is_inference() else part for part in self._chain(scores)])
+            log_sum = chain.nats(scores, parts, lengths)
             if self.allowed_start is not None:
-                _check_possible(every, lengths)
-            (found,) = torch.autograd.grad(every.last.sum(), scores, create_graph=keep)
+                _check_possible(log_sum > -torch.inf, scores, lengths)
+            (found,) = torch.autograd.grad(log_sum.sum(), scores, create_graph=keep)
         return found[:, : ys.shape[1]]
 
     def _given(self, ys: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -199,10 +205,8 @@ def _check_allowed(gold: Score, target: Tensor, lengths: Tensor | None) -> None:
     raise ValueError(f"CRF: target: row {row} {where}, which `allowed` forbids: correct the tags, or allow it")
 
 
-def _check_possible(found: Score, lengths: Tensor | None) -> None:
-    """Where the best score, or the sum of all, holds what is forbidden, no sequence is allowed."""
-    possible = found.possible().flatten()
+def _check_possible(possible: Tensor, scores: Tensor, lengths: Tensor | None) -> None:
     if not possible.all():
         row = int(possible.logical_not().nonzero()[0])
-        length = found.steps.shape[1] if lengths is None else int(lengths[row])
+        length = scores.shape[1] if lengths is None else int(lengths[row])
         raise ValueError(f"CRF: row {row} has {length} steps, but `allowed` has no sequence of so many tags")

@@ -71,6 +71,29 @@ def _libraries() -> list[str]:
     return list({fields[5] for line in maps.splitlines() if len(fields := line.split(maxsplit=5)) == 6})
 
 
+def loops(name: str, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL | None:
+    """`NAME.cpp`, behind math.h, compiled at first use; None without a compiler, or with one notice where it fails.
+
+    Args:
+        name: of the file.
+        symbols: its functions, for `Kernels.parallel`.
+        otherwise: what happens without it, to begin the notice.
+    """
+    return None if os.environ.get("EVERSTEP_COMPILER") == "none" else _loops(name, symbols, otherwise)
+
+
+@functools.cache
+def _loops(name: str, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL | None:
+    here = Path(__file__).parent
+    source = "".join((here / file).read_text(encoding="utf-8") for file in ("math.h", f"{name}.cpp"))
+    try:
+        kernels(torch.float32)  # its threads
+        return build.load(source, name, symbols)
+    except toolchain.BuildError as error:
+        toolchain.notice(name, f"{otherwise}: {error}")
+        return None
+
+
 GATE = 1 << 10
 """Bytes that hold a barrier."""
 

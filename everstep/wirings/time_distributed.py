@@ -66,7 +66,7 @@ class TimeDistributed(Cell):
         ys[live] = rows
         return ys, state
 
-    def sublayers(self) -> Sequence[Layer]:
+    def scanned(self) -> Sequence[Layer]:
         """Nothing is scanned."""
         return ()
 

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from everstep.native import build, toolchain
-from everstep.native.kernels import kernels
+from everstep.native.kernels import kernels, loops
 from everstep.native.memory_pool import empty
 from everstep.native.plain_memory import plain, watched
 
 _SLICE = 8  # units that lie interleaved in memory
 _BLOCK = 1 << 16  # numbers that are computed before the loop reads them
 _WAIT = 1500  # nanoseconds of a step above which threads gain by sharing it
-_NATIVE = Path(build.__file__).parent
+_LOOPS = ("es_reservoir_f32", "es_reservoir_f64")
 
 
 @dataclass(frozen=True)
@@ -173,17 +169,4 @@ def _sliced(matrix: Tensor) -> Tensor:
 
 def _library() -> ctypes.CDLL | None:
     """The loop; None where there is no compiler."""
-    return None if os.environ.get("EVERSTEP_COMPILER") == "none" else _compiled()
-
-
-@cache
-def _compiled() -> ctypes.CDLL | None:
-    """The loop, compiled at first use; None, with one notice, where it cannot be."""
-    source = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "sparse.cpp"))
-    try:
-        kernels(torch.float32)  # its threads
-        library = build.load(source, "sparse", ["es_reservoir_f32", "es_reservoir_f64"])
-    except toolchain.BuildError as error:
-        toolchain.notice("sparse", f"reservoirs run without their compiled loop, slowly: {error}")
-        return None
-    return library
+    return loops("sparse", _LOOPS, "reservoirs run without their compiled loop, slowly")

@@ -1,0 +1,119 @@
+"""The recursions of a linear chain in one compiled pass over each row: `native/chain.cpp`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.native.kernels import kernels, loops
+from everstep.native.memory_pool import empty
+from everstep.native.plain_memory import plain, watched
+
+_NAMES = {torch.float32: "f32", torch.float64: "f64"}
+_LOOPS = tuple(f"es_chain_{loop}_{numbers}" for loop in ("forward", "backward", "best") for numbers in _NAMES.values())
+_VECTOR = 64
+"""Bytes."""
+_SHARE = 1 << 18
+"""Multiplications for which one more thread pays."""
+
+
+def available(*tensors: Tensor | None) -> bool:
+    """Whether these are plain numbers on a CPU, the first of float32 or float64, and there is a compiler."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return (
+        given[0].dtype in _NAMES
+        and all(tensor.is_cpu for tensor in given)
+        and plain(*given)
+        and watched() is None
+        and _library() is not None
+    )
+
+
+def _library() -> ctypes.CDLL | None:
+    return loops("chain", _LOOPS, "CRF runs step by step, slowly")
+
+
+class _Call:
+    """What a loop is given: scores (batch, time, tags) and those of the chain, lengths and target or None."""
+
+    def __init__(self, scores: Tensor, chain: tuple[Tensor, ...], lengths: Tensor | None, target: Tensor | None):
+        self.scores, self.chain = scores.detach().contiguous(), [part.detach().contiguous() for part in chain]
+        self.lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
+        self.target = None if target is None else target.contiguous()
+        self.batch, self.time, self.tags = scores.shape
+        lanes = _VECTOR // scores.itemsize
+        self.wide = -(-self.tags // lanes) * lanes
+        work = self.batch * self.time * self.tags * self.wide
+        self.threads = max(1, min(torch.get_num_threads(), self.batch, work // _SHARE))
+
+    def run(self, loop: str, **own: Tensor | None) -> None:
+        """Run `es_chain_LOOP`; `own` is of state, sums, nats, gradient, by_scores, by_chain, best and moves."""
+        library = _library()
+        assert library is not None
+        memory = self.scores.new_empty(self.threads, 2 * self.tags + 8, self.wide)
+        names = ("state", "sums", "nats", "gradient", "by_scores", "by_chain", "best", "moves")
+        tensors = (self.scores, *self.chain, self.lengths, self.target, *map(own.get, names), memory)
+        places = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        table = (ctypes.c_int64 * (4 + len(places)))(self.batch, self.time, self.tags, self.wide, *places)
+        dtype = self.scores.dtype
+        kernels(dtype).parallel(getattr(library, f"es_chain_{loop}_{_NAMES[dtype]}"), table, self.threads)
+
+
+class _Nats(torch.autograd.Function):
+    """−log p of the target of each row; log Z where there is none."""
+
+    @staticmethod
+    def forward(ctx: Any, lengths: Tensor | None, target: Tensor | None, again: Any, *given: Tensor) -> Tensor:
+        call = _Call(given[0], given[1:], lengths, target)
+        kept: list[Tensor | None] = [None, None]
+        if any(ctx.needs_input_grad):
+            kept = [empty(call.scores, call.batch, call.time, call.wide) for _ in kept]
+        nats = call.scores.new_empty(call.batch)
+        call.run("forward", state=kept[0], sums=kept[1], nats=nats)
+        ctx.again = again
+        ctx.save_for_backward(lengths, target, *kept, *given)
+        return nats
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        lengths, target, state, sums, *given = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative
+            wanted = [tensor for tensor in given if tensor.requires_grad]
+            found = iter(
+                torch.autograd.grad(ctx.again(*given), wanted, gradient, create_graph=True, materialize_grads=True)
+            )
+            return None, None, None, *[next(found) if tensor.requires_grad else None for tensor in given]
+        call = _Call(given[0], tuple(given[1:]), lengths, target)
+        by_scores = empty(call.scores, *call.scores.shape)
+        by_chain = call.scores.new_empty(call.threads, call.tags + 2, call.wide)
+        own = {"gradient": gradient.contiguous(), "by_scores": by_scores, "by_chain": by_chain}
+        call.run("backward", state=state, sums=sums, **own)
+        total = by_chain.sum(0)[:, : call.tags]
+        return None, None, None, by_scores, total[:-2], total[-2], total[-1]
+
+
+def nats(
+    scores: Tensor,
+    chain: tuple[Tensor, ...],
+    lengths: Tensor | None,
+    target: Tensor | None,
+    again: Callable[..., Tensor],
+) -> Tensor:
+    """−log p of the target (batch, time), or log Z where it is None: (batch,).
+
+    `again` computes the same of the scores and the three parts of the chain by PyTorch, for second derivatives.
+    """
+    return _Nats.apply(lengths, target, again, scores, *chain)  # type: ignore[no-any-return]
+
+
+def best(scores: Tensor, chain: tuple[Tensor, ...], lengths: Tensor | None) -> Tensor:
+    """The best sequence of each row, (batch, time) int64, zeros beyond its length."""
+    call = _Call(scores, chain, lengths, None)
+    found = torch.empty(scores.shape[:2], dtype=torch.int64, device="cpu")
+    moves = torch.empty((call.threads, call.time, call.wide), dtype=torch.int32, device="cpu")
+    call.run("best", best=found, moves=moves)
+    return found
