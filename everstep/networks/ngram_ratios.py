@@ -65,7 +65,7 @@ class NgramRatios(nn.Module):
 
     def parts(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
         """What each token has in z, (batch, time, K): an n-gram's part is that of its n tokens, in equal shares."""
-        totals = (self.counts.sum(0) + (self.counts.sum(1) > 0).sum()).log()
+        totals = (self.counts.sum(0) + (self.counts.sum(1) > 0).sum()).clamp(min=1).log()
         total = tokens.new_zeros(len(tokens))
         found = self.counts.new_zeros(*tokens.shape, self.counts.shape[1])
         for n, places, new in self._ngrams(tokens, lengths):
