@@ -115,7 +115,7 @@ def facts(name: str) -> tuple[dict[str, str], str]:
     kernels(torch.float32)
     with patch("everstep.native.build.load", return_value=SimpleNamespace(run=0)):
         refused = {name: backend.refuses(cell, xs, None, None) for name, backend in BACKENDS.items()}
-        step = fused.told(cell, xs)
+        step = fused.describe_step(cell, xs)
     inside = re.search(r"(\d+) products? and (\d+) pointwise loops?", step)
     state = [(path.removeprefix("state"), leaf.shape[1:]) for path, leaf in leaves(cell.initial_state(1, xs))]
     row = {

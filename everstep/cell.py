@@ -55,11 +55,11 @@ class Layer(nn.Module):
         """Run over checked arguments. A wiring scans the layers inside it here: each keeps its own fast path."""
         raise NotImplementedError(f"{type(self).__name__} has no unroll")
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """The layers that `unroll` hands to `scan`; a plain cell runs itself. For `everstep.explain`."""
         return (self,)
 
-    def own_way(self, xs: Tensor) -> str | None:
+    def native_path(self, xs: Tensor) -> str | None:
         """What `unroll` runs instead of a backend, in words for `everstep.explain`; None: a backend."""
         return None
 
@@ -68,7 +68,7 @@ class Layer(nn.Module):
 
         For `everstep.explain`; of the inputs only shapes count.
         """
-        inner = self.scanned()
+        inner = self.sublayers()
         return (self, xs) if len(inner) == 1 and inner[0] is self else None
 
     @hooks.own_forward

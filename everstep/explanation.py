@@ -10,7 +10,7 @@ from torch import Tensor
 from everstep.backends.dispatch import choose
 from everstep.backends.fused import backend as fused
 from everstep.cell import Cell, Layer, check_call
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import trace
 
 
@@ -56,20 +56,22 @@ def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: 
 
 def _explained(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Explanation:
     title = f"{type(layer).__name__}({layer.input_size}, {layer.output_size})"
-    way = layer.own_way(xs)
+    way = layer.native_path(xs)
     if way is not None:
         return Explanation(title, "its own", step=way)
     found = layer.dispatched(xs)
     if found is None:
         parts = [
             _explained(part, xs.new_empty(1).expand(*xs.shape[:2], part.input_size), lengths, resets)
-            for part in layer.scanned()
+            for part in layer.sublayers()
         ]
         return Explanation(title, None, parts=tuple(parts))
     cell, given = found
     assert isinstance(cell, Cell)
     name, passed = choose(cell, given, lengths, resets)
-    return Explanation(title, name, passed, fused.told(cell, given) if name == fused.name else _step(cell, given))
+    return Explanation(
+        title, name, passed, fused.describe_step(cell, given) if name == fused.name else _step(cell, given)
+    )
 
 
 def _step(cell: Cell, xs: Any) -> str:

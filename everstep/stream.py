@@ -27,7 +27,7 @@ from everstep.native.kernels import GATE, Kernels, kernels
 from everstep.native.plain_memory import OPAQUE, plain
 from everstep.state import State, as_large, check_nest, leaves, unflatten
 from everstep.tracing.guards import modules, parameters
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import is_free, trace
 
 

@@ -22,7 +22,8 @@ from everstep.heads import Bernoulli, Cumulative
 from everstep.measures import OrderedMeasures, class_measures, label_measures
 from everstep.networks.answer_kinds import Several
 from everstep.networks.answers import OneOf
-from everstep.networks.classifying import to_score
+from everstep.networks.classifying import class_losses, to_score
+from everstep.networks.document_pieces import piece_losses
 from everstep.networks.documents import Hierarchy
 from everstep.networks.explaining import relevance
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
@@ -358,3 +359,57 @@ def test_documents_are_learned(tmp_path: Path) -> None:
     assert sum(why.record["explanation"]["attention"]) == pytest.approx(1, abs=1e-5)
     with pytest.raises(ConfigError, match=r"model\.reader: expected data\.unit words, chars or bytes"):
         load_task(tmp_path / "recipe.yaml", ["data.unit=bpe"])
+
+
+# ------------------------------------------------------------------------------------------------ documents in pieces
+
+
+@pytest.mark.parametrize("read_out", ["last", "mean", "max", "sum"])
+def test_the_pieces_of_a_text_end_where_the_whole_does(read_out: Any) -> None:
+    torch.manual_seed(0)
+    section = ClassifierSection(embedding_size=4, hidden_size=5, bidirectional=False, read_out=read_out)
+    model = SequenceClassifier(9, OneOf("abc"), section).double().eval()
+    rows = [np.random.default_rng(0).integers(0, 9, length) for length in (0, 1, 4, 5, 11, 12)]
+    batch = to_score(rows, np.array([0, 1, 2, 0, 1, 2])).batch(0, 0)
+    losses = list(piece_losses(model, batch, None, 4))
+    assert len(losses) == 3
+    prefixes = torch.zeros(len(rows))
+    for row, length in enumerate(batch.lengths.tolist()):
+        for start in range(0, max(1, length), 4):
+            stop = min(start + 4, length)
+            log_p = model(batch.tokens[row : row + 1, : max(1, stop)], torch.tensor([stop]))[0]
+            prefixes[row] -= log_p[batch.labels[row]] * ((stop - start) / length if length else 1)
+    torch.testing.assert_close(sum(loss.total for loss in losses), prefixes)
+    torch.testing.assert_close(sum(loss.reported for loss in losses), prefixes)
+    whole = list(piece_losses(model, batch, torch.tensor([1.0, 2.0, 3.0]), 12))
+    (plain,) = class_losses(model, batch, torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(whole[0].total, plain.total)
+
+
+def test_gradients_end_where_a_piece_begins() -> None:
+    section = ClassifierSection(embedding_size=4, hidden_size=5, bidirectional=False, read_out="last")
+    model = SequenceClassifier(9, OneOf("abc"), section)
+    batch = to_score([np.array([1, 2, 3, 4, 5])], np.array([1])).batch(0, 0)
+    touched = []
+    for loss in piece_losses(model, batch, None, 2):
+        model.zero_grad()
+        loss.total.sum().backward()
+        assert model.embedding.weight.grad is not None
+        touched.append(model.embedding.weight.grad.abs().sum(1).nonzero().flatten().tolist())
+    assert touched == [[1, 2], [3, 4], [5]]
+
+
+def test_long_texts_are_learned_in_pieces(tmp_path: Path) -> None:
+    rows = [(f"so it {word} " + "goes on and on " * 5, label) for word, label in (("was", "x"), ("is", "y"))] * 20
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    model = "model: {embedding_size: 8, hidden_size: 8, bidirectional: false, read_out: max}\n"
+    path = recipe(tmp_path, f"train: {tmp_path}/t.tsv", "objective: {bptt: 6}\n", model)
+    assert es.train(path, tmp_path / "run", quietly).evaluate("valid")["accuracy"] == 1
+    for key, told in (
+        ("model.bidirectional=true", r"model\.bidirectional: expected false beside objective\.bptt"),
+        ("model.read_out=attention", r"model\.read_out: expected one of last, sum, mean, max .*got attention"),
+        ("model.reader=hierarchical", r"objective\.bptt: expected null beside model\.reader=hierarchical"),
+        ("model.variational=true", r"model\.variational: expected false"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            load_task(path, [key])

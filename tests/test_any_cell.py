@@ -87,4 +87,4 @@ def test_functions_are_options_by_name() -> None:
     task: Any = load_task("text-chars", [*TINY, "model.cell={type: GRU, activation: relu}"])
     assert task.recipe.model.cell == {"type": "GRU", "activation": "relu"}
     body = es.stack_of(task.recipe.model, 8, task.code.find)
-    assert next(cell for cell in body.scanned() if isinstance(cell, es.GRU)).options["activation"] is torch.relu
+    assert next(cell for cell in body.sublayers() if isinstance(cell, es.GRU)).options["activation"] is torch.relu

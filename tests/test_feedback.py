@@ -61,10 +61,10 @@ def test_a_jordan_network_is_its_equation() -> None:
 def test_free_running_is_teacher_forcing_by_its_own_outputs(name: str) -> None:
     cell, (xs, targets) = CELLS[name](), data()
     free, end = cell(xs)
-    taught, taught_end = cell.teach(xs, free)
+    taught, taught_end = cell.teacher_forced(xs, free)
     same(taught, free)
     same_state(taught_end, end)
-    other, _ = cell.teach(xs, targets)
+    other, _ = cell.teacher_forced(xs, targets)
     same(other[:, 0], free[:, 0])
     assert (other[:, 1:] - free[:, 1:]).abs().amin(-1).min() > 1e-6
 
@@ -82,22 +82,22 @@ def test_teaching_is_one_scan_over_inputs_and_outputs_before(name: str) -> None:
     for t in padded:
         t[1, 5:] = t[2] = torch.nan
         t.requires_grad_()
-    ys, (inner, last) = cell.teach(*padded, start, lengths=lengths, resets=resets)
+    ys, (inner, last) = cell.teacher_forced(*padded, start, lengths=lengths, resets=resets)
     same(ys, want)
     same_state(inner, end)
     same(last, torch.stack([targets[0, -1], targets[1, 4], start[1][2]]))
     grads = torch.autograd.grad(ys.sum(), [*padded, *cell.parameters()])
     assert all(torch.isfinite(grad).all() for grad in grads)
     # the whole row is the first document and then the second, each begun afresh
-    same(ys[:1, 4:], cell.teach(xs[:1, 4:], targets[:1, 4:])[0])
+    same(ys[:1, 4:], cell.teacher_forced(xs[:1, 4:], targets[:1, 4:])[0])
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_taught_in_chunks_and_then_left_alone(name: str) -> None:
     cell, (xs, targets) = CELLS[name](), data()
-    whole, end = cell.teach(xs, targets)
-    first, middle = cell.teach(xs[:, :4], targets[:, :4])
-    second, last = cell.teach(xs[:, 4:], targets[:, 4:], middle)
+    whole, end = cell.teacher_forced(xs, targets)
+    first, middle = cell.teacher_forced(xs[:, :4], targets[:, :4])
+    second, last = cell.teacher_forced(xs[:, 4:], targets[:, 4:], middle)
     same(torch.cat([first, second], 1), whole)
     same_state(last, end)
     alone, _ = cell(xs[:, 4:], middle)
@@ -106,14 +106,14 @@ def test_taught_in_chunks_and_then_left_alone(name: str) -> None:
     same(y, whole[:, 4])
     forced, _ = cell.step(xs[:, 5], (state[0], targets[:, 4]))
     same(forced, whole[:, 5])
-    nothing, kept = cell.teach(xs[:, :0], targets[:, :0], middle)
+    nothing, kept = cell.teacher_forced(xs[:, :0], targets[:, :0], middle)
     assert nothing.shape == (B, 0, OUT)
     same_state(kept, middle)
 
 
 def test_teaching_cuts_the_way_of_gradients_through_outputs() -> None:
     cell, (xs, targets) = jordan(), data()
-    for ys, reaches in ((cell.teach(xs.requires_grad_(), targets)[0], False), (cell(xs)[0], True)):
+    for ys, reaches in ((cell.teacher_forced(xs.requires_grad_(), targets)[0], False), (cell(xs)[0], True)):
         (grad,) = torch.autograd.grad(ys[:, -1].sum(), xs)
         assert bool(grad[:, :-1].any()) == reaches
 
@@ -128,7 +128,7 @@ def test_free_running_is_compiled(name: str) -> None:
 def test_teaching_under_autocast_keeps_the_state_in_float32() -> None:
     cell, (xs, targets) = recurrent().float(), data()
     with torch.autocast("cpu", torch.bfloat16):
-        _, state = cell.teach(xs.float(), targets.float())
+        _, state = cell.teacher_forced(xs.float(), targets.float())
         _, state = cell(xs.float(), state)
     assert all(leaf.dtype == torch.float32 for _, leaf in leaves(state))
 
@@ -150,14 +150,14 @@ def test_taught_a_wave_it_runs_on_by_itself(size: int) -> None:
     optimizer = torch.optim.Adam(cell.parameters(), 0.01)
     for _ in range(400):
         targets = wave(size, 25, torch.rand(16) * 2 * math.pi)
-        ys, _ = cell.teach(targets[..., :0], targets)
+        ys, _ = cell.teacher_forced(targets[..., :0], targets)
         loss = (ys - targets)[:, 5:].square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     truth = wave(size, 30, torch.rand(16) * 2 * math.pi)
     with torch.no_grad():
-        _, state = cell.teach(truth[:, :15, :0], truth[:, :15])
+        _, state = cell.teacher_forced(truth[:, :15, :0], truth[:, :15])
         free, _ = cell(truth[:, 15:, :0], state)
         lost, _ = cell(truth[:, 15:, :0])
     error = (free - truth[:, 15:]).square().mean()
@@ -189,11 +189,11 @@ def test_feedback_refuses_what_does_not_fit() -> None:
         ([1.0], targets, "xs should be .* but list came"),
     ):
         with pytest.raises(ValueError, match=message):
-            cell.teach(x, target)
+            cell.teacher_forced(x, target)
     with pytest.raises(ValueError, match="row 0 has 10"):
-        cell.teach(xs, targets, lengths=torch.tensor([10, 0, 0]))
+        cell.teacher_forced(xs, targets, lengths=torch.tensor([10, 0, 0]))
     with pytest.raises(TypeError, match="state should be a tuple of 2"):
-        cell.teach(xs, targets, torch.zeros(B, OUT))
+        cell.teacher_forced(xs, targets, torch.zeros(B, OUT))
 
 
 # -- outputs that come late

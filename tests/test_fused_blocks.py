@@ -106,7 +106,7 @@ def test_heads_are_products_not_sums() -> None:
     xs = torch.zeros(2, 3, 5)
     for name, product in BLOCKS.items():
         number = {"numbers summed": 0, "einsum that sums over heads": 2}.get(name, 2 * HEADS)
-        assert f"{number} products" in fused.told(Heads(product), xs), name
+        assert f"{number} products" in fused.describe_step(Heads(product), xs), name
 
 
 def test_second_derivatives_of_heads() -> None:

@@ -19,7 +19,7 @@ from everstep.cli.graphing import graph
 from everstep.look import layout
 from everstep.look.cell_graph import draw_graph
 from everstep.look.diagram import Diagram, step_diagram
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 
 
 def diagram(cell: es.Cell) -> Diagram:

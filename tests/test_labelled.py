@@ -223,7 +223,7 @@ BAD = [
     ("a.jsonl", '{"text": "a", "label": null}\n', r"expected a string or a number at 'label' .*, came null"),
     ("a.jsonl", '{"text": "a", "label": true}\n', r"expected a string or a number at 'label' .*, came true"),
     ("a.jsonl", '{"text": "a", "label": {"x": 1}}\n', r"came \{\"x\": 1\}"),
-    ("a.jsonl", '{"text": "a", "label": ["x", "y"]}\n', r"several labels \(\[\"x\", \"y\"\]\) .*or data\.label_separator"),
+    ("a.jsonl", '{"text": "a", "label": ["x", "y"]}\n', r"several labels \(\[\"x\", \"y\"\]\) .*or data\.label_sep"),
     ("a.jsonl", '{"text": "a", "label": NaN}\n', r"line 1: is no JSON \(NaN is no JSON number\)"),
     ("a.jsonl", '{"text": "\\ud800", "label": "a"}\n', r"line 1: half a surrogate pair"),
     ("a.jsonl", "[" * 100_000 + "\n", r"line 1: is no JSON"),

@@ -116,7 +116,7 @@ def test_backends_equal_the_reference(name: str, time: int) -> None:
 
 def named_backends(layer: es.Layer, xs: Tensor) -> list[str]:
     """All that take it but the reference; of a wiring, each part of which has its own, what `auto` finds."""
-    if layer.scanned() != (layer,):
+    if layer.sublayers() != (layer,):
         return ["auto"]
     taken = [n for n in BACKENDS if n != "reference" and BACKENDS[n].refuses(layer, xs, None, None) is None]
     return taken if "fused" in taken else ["auto", *taken]

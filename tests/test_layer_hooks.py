@@ -173,7 +173,7 @@ def test_a_teacher_runs_them() -> None:
     xs, targets = torch.randn(2, 5, D, dtype=torch.float64), torch.randn(2, 5, H, dtype=torch.float64)
     assert isinstance(normed, es.Feedback)
     assert isinstance(plain, es.Feedback)
-    torch.testing.assert_close(normed.teach(xs, targets)[0], plain.teach(xs, targets)[0])
+    torch.testing.assert_close(normed.teacher_forced(xs, targets)[0], plain.teacher_forced(xs, targets)[0])
 
 
 @pytest.mark.parametrize("hang", [lambda cell: prune.l1_unstructured(cell, "weight_hh", 0.5), spectral_norm])

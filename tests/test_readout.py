@@ -105,8 +105,8 @@ def test_the_last_output_is_each_directions_own(name: str) -> None:
             below, _ = lower(below)
         layer = layer.layers[-1]
     if isinstance(layer, es.Bidirectional):
-        ahead = es.scan(layer.ahead, below)[0][:, -1]
-        back = es.scan(layer.back, below.flip(1))[0][:, -1]
+        ahead = es.scan(layer.forward_cell, below)[0][:, -1]
+        back = es.scan(layer.backward_cell, below.flip(1))[0][:, -1]
         want = torch.cat([ahead, back], 1) if layer.merge == "concat" else ahead + back
         want = want / 2 if layer.merge == "mean" else want
         assert not torch.allclose(want, model.layer(xs)[0][:, -1])
@@ -175,7 +175,7 @@ def test_a_read_out_learns_which_row_held_the_mark() -> None:
 
 
 def test_read_outs_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="how should be one of last, sum, mean, max, attention, but is 'first'"):
+    with pytest.raises(ValueError, match="reduce should be one of last, sum, mean, max, attention, but is 'first'"):
         es.ReadOut(es.GRU(D, H), "first")
     with pytest.raises(TypeError, match="a Cell or a wiring, but Linear came"):
         es.ReadOut(nn.Linear(D, H), "last")
@@ -252,7 +252,7 @@ def test_a_vector_alone_makes_a_sequence() -> None:
 
 
 def test_conditioned_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="how should be 'start', 'feed' or 'both', but is 'end'"):
+    with pytest.raises(ValueError, match="mode should be 'start', 'feed' or 'both', but is 'end'"):
         es.Conditioned(es.GRU(D, H), 2, "end")
     with pytest.raises(ValueError, match="GRU has input_size 3 and v has 4 features"):
         es.Conditioned(es.GRU(D, H), 4, "feed")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from everstep.errors import DataError
-from everstep.measures import conlleval, span_measures
+from everstep.measures import Part, aligned_accuracy, aligned_words, conlleval, span_measures
 from everstep.measures.tag_schemes import LETTERS, Scheme, Span, broken, converted, recognised, spans, tags_of
 from everstep.networks.tag_columns import TagColumn
 
+ALIGNED = json.loads((Path(__file__).parent / "fixtures" / "conll18.json").read_text("utf-8"))["cases"]
 CASES = json.loads((Path(__file__).parent / "fixtures" / "conlleval.json").read_text("utf-8"))["cases"]
 SCHEMES: list[Scheme] = ["iob1", "iob2", "iobes", "bilou"]
 
@@ -21,6 +22,19 @@ SCHEMES: list[Scheme] = ["iob1", "iob2", "iobes", "bilou"]
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_what_conlleval_prints(case: dict[str, Any]) -> None:
     assert conlleval(case["targets"], case["predictions"], case["scheme"]) == case["printed"]
+
+
+def test_words_of_two_tokenisers_are_aligned_as_in_the_shared_task() -> None:
+    for case in ALIGNED:
+        gold, system = ([Part(surface, tuple(words)) for surface, words in case[side]] for side in ("gold", "system"))
+        assert len(aligned_words(gold, system)) == case["aligned"]
+        found = aligned_accuracy(gold, case["tags"], system, case["predicted"])
+        assert found == pytest.approx(case["f1"], abs=1e-12)
+    assert aligned_accuracy([], [], [], []) == 0
+    with pytest.raises(ValueError, match=r"expected the same characters; they differ at 'ab' and 'ac'"):
+        aligned_words([Part("ab", ("ab",))], [Part("a c", ("ac",))])
+    with pytest.raises(ValueError, match=r"as many tags as words, \[1, 1\], came 0 and 1"):
+        aligned_accuracy([Part("a", ("a",))], [], [Part("a", ("a",))], ["X"])
 
 
 def layouts(length: int) -> list[list[Span]]:

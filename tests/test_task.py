@@ -95,7 +95,7 @@ def test_the_shapes_a_recipe_can_ask_for() -> None:
     model = TokenModel(9, config)
     assert max(float(parameter.detach().abs().max()) for parameter in model.parameters()) <= 0.05
     assert model.head.weight is model.embedding.weight
-    kinds = [type(part).__name__ for part in model.body.scanned()]
+    kinds = [type(part).__name__ for part in model.body.sublayers()]
     assert kinds == ["VariationalDropout"] * 4
     ys, _ = model(torch.randint(9, (2, 5)))
     assert model.head.predict(ys).shape == (2, 5, 9)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.state import leaves
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import trace
 
 OUTSIDE = torch.tensor([0.5, -1.0, 2.0])

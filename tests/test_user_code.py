@@ -118,7 +118,7 @@ def test_a_runs_file_and_another_of_its_name(here: Path) -> None:
 
 def test_a_second_size_with_a_default_is_given_too(here: Path) -> None:
     run = train(cell="mycells.py:Plain")
-    assert run.model.body.scanned()[0].input_size == 8
+    assert run.model.body.sublayers()[0].input_size == 8
 
 
 def test_a_copy_that_changed_or_went_is_refused(here: Path) -> None:

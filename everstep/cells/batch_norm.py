@@ -162,7 +162,7 @@ class BatchNormLSTM(Cell):
             state = where(live, new, state)
         return torch.stack(ys, 1), state
 
-    def own_way(self, xs: Tensor) -> str | None:
+    def native_path(self, xs: Tensor) -> str | None:
         """In training a loop."""
         return "a loop of PyTorch's, which normalises over the rows of the batch" if self.training else None
 

@@ -43,7 +43,7 @@ def graph(
     from everstep.cell import Cell
     from everstep.cli.common import load_run
     from everstep.look.cell_graph import draw_graph
-    from everstep.tracing.recorder import Untraceable
+    from everstep.tracing.refusals import Untraceable
 
     made = _cell_of(load_run(Path(cell), trust_code)) if Path(cell).is_dir() else load_cell("graph", cell, sizes)
     if not isinstance(made, Cell):

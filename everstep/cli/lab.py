@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from everstep.cli.common import prepare
 from everstep.cli.lab_pictures import pictures
 from everstep.errors import ConfigError
+
+if TYPE_CHECKING:
+    from everstep.look.remedy_results import Grid
 
 N = TypeVar("N", int, float)
 
@@ -77,8 +80,6 @@ def remedies(
     learning = tuple(_number("--rates", text, float) for text in rates.split(","))
     prepare()
     from everstep.lab import remedy_trials as trials
-    from everstep.look.gallery import write_gallery
-    from everstep.look.remedy_results import draw_remedies, remedy_table, remedy_words
 
     experiment = trials.Experiment(
         task=task,
@@ -93,9 +94,17 @@ def remedies(
         **chosen,
     )
     records = trials.remedies(experiment, out, begin=prepare)
-    grid = trials.grid(experiment, records)
+    _report(trials.grid(experiment, records), out)
+
+
+def _report(grid: Grid, out: Path) -> None:
+    """Table and picture of an experiment, in its folder and on the terminal."""
+    from everstep.look.gallery import write_gallery
+    from everstep.look.remedy_results import draw_remedies, remedy_table, remedy_words
+
     table, picture = remedy_table(grid), out / "pictures" / "remedies.png"
-    title, caption = f"{task}: which remedy reaches which lag", _caption(grid.goal)
+    title = f"{grid.task}: which remedy reaches which lag"
+    caption = f"Held-out loss ÷ the loss of not looking (1 is no better); ✓ is solved: {grid.goal}."
     written = f"# {title}\n\n{caption}\n\n{table}\n"
     (out / "remedies.md").write_text(written, encoding="utf-8", newline="\n")
     draw_remedies(grid, picture)
@@ -103,10 +112,6 @@ def remedies(
     write_gallery(picture.parent, title, [(picture, f"{words} {caption}")])
     print(table)
     print(f"\n{picture}\n    {words}")
-
-
-def _caption(goal: str) -> str:
-    return f"Held-out loss ÷ the loss of not looking (1 is no better); ✓ is solved: {goal}."
 
 
 def _number(option: str, text: str, kind: type[N]) -> N:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +18,15 @@ from everstep.learn.progress import Point, Reporter, Reporting
 from everstep.learn.selection import Selection, Validate, finite
 from everstep.learn.settings import FitSettings
 from everstep.learn.snapshot import fault, pack, unpack
-from everstep.learn.weights import MODEL_FILE, holds, load_weights, save_weights, weights, weights_step
+from everstep.learn.weights import (
+    MODEL_FILE,
+    holds,
+    load_weights,
+    save_weights,
+    weights,
+    weights_step,
+    with_todays_names,
+)
 
 CHECKPOINTS = "checkpoints"
 
@@ -81,7 +89,7 @@ class Run:
         self.store.clean()
         found = self.store.newest(self._screen.say, self._fault) if resume else None
         if found is not None:
-            unpack(found, self.learner, self._identity, self._recipe, self._screen.say)
+            unpack(self._of_today(found), self.learner, self._identity, self._recipe, self._screen.say)
             check_lowered(self._settings, found.data["settings"], self.learner.counts)
             self._saved, self._saved_at = self.learner.counts.step, self.learner.seconds
             self._check_best()
@@ -98,7 +106,13 @@ class Run:
         self.reporter = Reporter(self._reporting, metrics, self._settings.log_every_seconds, self._point())
 
     def _fault(self, found: Checkpoint) -> str | None:
-        return fault(found, self.learner.watched)
+        return fault(self._of_today(found), self.learner.watched)
+
+    def _of_today(self, found: Checkpoint) -> Checkpoint:
+        """A checkpoint under the names that its tensors have now."""
+        model, of = self.learner.model, ("model", "optimizer", "average")
+        named = {k: with_todays_names(model, v) if k in of else v for k, v in found.tensors.items()}
+        return replace(found, tensors=named)
 
     def _check_new(self, resume: bool) -> None:
         """Refuse to begin where there is something to lose."""
@@ -139,7 +153,7 @@ class Run:
             return
         step = weights_step(path)
         try:
-            best = checkpoint.load(self.store.folder(counts.best_step))
+            best = self._of_today(checkpoint.load(self.store.folder(counts.best_step)))
         except CheckpointError:
             if step != counts.best_step:
                 self._screen.say(
@@ -150,7 +164,7 @@ class Run:
         tensors = best.tensors["model"] | best.tensors.get("average", {})
         tensors = {name: tensors[name] for name in weights(self.learner.model)}
         if step == counts.best_step:
-            if holds(path, tensors):
+            if holds(path, tensors, self.learner.model):
                 return
             self._screen.say(f"{path} is not what was saved at step {step}; written again from its checkpoint")
         save_weights(path, tensors, counts.best_step)

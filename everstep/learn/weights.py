@@ -37,6 +37,29 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in all_tensors(model).items() if name in persistent}
 
 
+def with_todays_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a run folder under the names that they have now.
+
+    A module whose class has renamed some of its children says so by `RENAMED_CHILDREN`, from the names in earlier
+    run folders to those of today.
+    """
+    renamed = {
+        f"{path}.{old}." if path else f"{old}.": f"{path}.{new}." if path else f"{new}."
+        for path, module in model.named_modules()
+        for old, new in getattr(module, "RENAMED_CHILDREN", {}).items()
+    }
+    if not renamed:
+        return tensors
+    found = {}
+    for name, tensor in tensors.items():
+        head, slash, path = name.rpartition("/")  # the optimizer's are "exp_avg/layer.weight"
+        for old, new in renamed.items():
+            if path.startswith(old):
+                path = new + path[len(old) :]
+        found[head + slash + path] = tensor
+    return found
+
+
 def must_be_finite(model: nn.Module) -> frozenset[str]:
     """The names of all parameters, and of those buffers that are finite now: a mask may hold infinity."""
     parameters = {name for name, _ in model.named_parameters()}
@@ -138,10 +161,10 @@ def said_step(path: Path) -> int | None:
         return None
 
 
-def holds(path: Path, tensors: dict[str, Tensor]) -> bool:
-    """Whether the file `path` holds just these tensors, bit for bit, and is as it was written."""
+def holds(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> bool:
+    """Whether the file `path` holds just these tensors of `model`, bit for bit, and is as it was written."""
     try:
-        return serialize(_read(path, tensors, sealed=False)) == serialize(tensors)
+        return serialize(with_todays_names(model, _read(path, tensors, sealed=False))) == serialize(tensors)
     except RunError:
         return False
 
@@ -158,7 +181,7 @@ def load_weights(model: nn.Module, path: Path, sealed: bool = False) -> None:
         RunError: the file is missing, damaged, of another model, or of a training that diverged: it holds NaN or
             infinity where the model should not.
     """
-    tensors = _read(path, weights(model), sealed)
+    tensors = with_todays_names(model, _read(path, weights(model), sealed))
     watched = must_be_finite(model)
     name = first_not_finite({name: tensor for name, tensor in tensors.items() if name in watched})
     if name is not None:

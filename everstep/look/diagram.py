@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from everstep.cell import Cell
 from everstep.look.step import NamedStep, Rows, block_name, gate_name, height, named_step, narrowed
 from everstep.state import leaves
-from everstep.tracing.recorder import kind_of, operation_name
+from everstep.tracing.operations import kind_of, operation_name
 
 SYMBOLS = {
     "add": "+",

@@ -18,7 +18,7 @@ from everstep.look.step import gate_values, named_step
 from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 from everstep.look.trajectory import innermost, ready, real
 from everstep.state import State, leaves, map_state
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 from everstep.wirings import Bidirectional
 
 # both run evenly in lightness, and are told apart by the colour-blind
@@ -141,7 +141,7 @@ def _remembering(layer: Layer, xs: Tensor, back: bool, number: int) -> Iterator[
     """The cells that are stepped and have a state, the lowest first; of each whether it reads from right to left, and
     the number of its layer, which both directions of a layer share."""
     below = number
-    for place, inner in enumerate(layer.scanned()):
+    for place, inner in enumerate(layer.sublayers()):
         if inner is layer:
             assert isinstance(layer, Cell)
             if leaves(layer.initial_state(1, xs)):

@@ -202,7 +202,7 @@ def _by_layer(layer: Layer, state: State) -> list[State]:
     """The states of `parts(layer)`, in their order."""
     if not plain_stack(layer):
         return [state]
-    return [part for child, own in zip(layer.scanned(), state, strict=True) for part in _by_layer(child, own)]
+    return [part for child, own in zip(layer.sublayers(), state, strict=True) for part in _by_layer(child, own)]
 
 
 def _one_row(who: str, cell: Cell, xs: Tensor, state: State) -> State:

@@ -105,7 +105,7 @@ def _rows(who: str, layer: Layer, xs: Tensor, leaves: bool) -> dict[str, Tensor]
 
 def _outputs(layer: Layer, xs: Tensor) -> dict[str, Tensor]:
     """The same for an acausal layer, which cannot be stepped."""
-    layers = list(layer.scanned()) if isinstance(layer, EncoderStack) else [layer]
+    layers = list(layer.sublayers()) if isinstance(layer, EncoderStack) else [layer]
     rows = {}
     for name, one in zip(names(layers), layers, strict=True):
         xs, _ = one(xs, backend="reference")

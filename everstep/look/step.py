@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from everstep.cell import Cell
-from everstep.tracing.recorder import kind_of, operation_name
+from everstep.tracing.operations import kind_of, operation_name
 from everstep.tracing.trace import StepGraph, trace
 
 BOUNDED: dict[str, tuple[float, float]] = {

@@ -39,7 +39,7 @@ def parts(layer: Layer) -> list[Layer]:
     """The layers that a stack, or a stack of stacks, is made of, the lowest first; any other layer is one."""
     if not plain_stack(layer):
         return [layer]
-    return [part for child in layer.scanned() for part in parts(child)]
+    return [part for child in layer.sublayers() for part in parts(child)]
 
 
 def plain_stack(layer: Layer) -> bool:
@@ -117,7 +117,7 @@ def check_causal(who: str, layer: Layer) -> Cell:
     if not isinstance(layer, Cell):
         raise TypeError(
             f"{who}: expected a Cell, but {type(layer).__name__} is acausal: it has no single state between one step "
-            "and the next. Take a cell in it (such as .ahead of a Bidirectional), or `sensitivity`, for any layer"
+            "and the next. Take a cell in it (a Bidirectional's .forward_cell), or `sensitivity`, for any layer"
         )
     return layer
 
@@ -126,7 +126,7 @@ def walk(cell: Layer, x: Tensor, state: State, seen: list[Moment]) -> tuple[Tens
     """One step, layer by layer; what each layer gives is appended to `seen`."""
     if plain_stack(cell):
         new = []
-        for child, old in zip(cell.scanned(), state, strict=True):
+        for child, old in zip(cell.sublayers(), state, strict=True):
             x, end = walk(child, x, old, seen)
             new.append(end)
         return x, tuple(new)

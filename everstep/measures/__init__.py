@@ -1,5 +1,6 @@
 """What predictions are worth."""
 
+from everstep.measures.aligned import Part, aligned_accuracy, aligned_words
 from everstep.measures.calibration import Reliability, reliability
 from everstep.measures.classes import ClassMeasures, class_measures
 from everstep.measures.label_sets import LabelMeasures, label_measures
@@ -10,8 +11,11 @@ __all__ = [
     "ClassMeasures",
     "LabelMeasures",
     "OrderedMeasures",
+    "Part",
     "Reliability",
     "SpanMeasures",
+    "aligned_accuracy",
+    "aligned_words",
     "class_measures",
     "conlleval",
     "label_measures",

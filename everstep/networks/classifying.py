@@ -15,7 +15,7 @@ from everstep.data.labelled_batches import Ints, LabelledBatch, LabelledBatches
 from everstep.learn.objective import Loss
 from everstep.networks.answers import Array, Figures
 from everstep.networks.sequence_classifier import SequenceClassifier
-from everstep.sections import Probability, Section
+from everstep.sections import Count, Probability, Section
 
 MEANING = {
     "loss": "mean of -ln p(class)",
@@ -41,6 +41,8 @@ class ClassSection(Section):
     """share of the target's mass that is spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: in training class k counts n / (K n_k), so that rare classes weigh as much as frequent ones"""
+    bptt: Count | None = None
+    """of long texts: gradients end after so many tokens, the class is asked for after each such piece; null: never"""
     ordinal: bool = False
     """classes are in an order, of numbers or of data.classes: a score and thresholds in place of a softmax"""
     calibrated: bool = False

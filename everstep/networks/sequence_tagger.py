@@ -46,12 +46,12 @@ class Decoded(NamedTuple):
 
     Attributes:
         tags: (B, N, T) int64: the N best sequences of each sentence, the best first.
-        log_p: (B, N) nats; −∞: there are no so many.
+        log_p: (B, N) nats, where several sequences or probabilities were asked for; −∞: there are not so many.
         marginals: (B, T, K) p(tag) of each word, where they were asked for.
     """
 
     tags: Tensor
-    log_p: Tensor
+    log_p: Tensor | None
     marginals: Tensor | None
 
 
@@ -105,27 +105,29 @@ class SequenceTagger(nn.Module):
 
     @torch.no_grad()
     def decode(self, batch: TaggedBatch, n_best: int = 1, marginals: bool = False) -> list[Decoded]:
-        """The likeliest tags of each column."""
+        """The likeliest tags of each column; with `marginals`, also their probabilities."""
         ys = self(batch)
         return [_decoded(head, ys, batch.lengths, n_best, marginals) for head in self.heads]
 
 
 def _decoded(head: nn.Module, ys: Tensor, lengths: Tensor, n_best: int, marginals: bool) -> Decoded:
     if isinstance(head, CRF):
-        tags, log_p = _best(head, ys, lengths, n_best)
+        tags, log_p = _best(head, ys, lengths, n_best, marginals)
         return Decoded(tags, log_p, head.marginals(ys, lengths) if marginals else None)
     assert isinstance(head, Categorical)
     every = head.predict(ys, lengths)
+    if n_best == 1 and not marginals:
+        return Decoded(every.argmax(-1)[:, None], None, None)
     free = CRF(None, head.classes).to(every.device)  # whose transitions are all 0: each tag by itself
-    tags, log_p = _best(free, every, lengths, n_best)
+    tags, log_p = _best(free, every, lengths, n_best, marginals)
     return Decoded(tags, log_p, every.exp() if marginals else None)
 
 
-def _best(head: CRF, ys: Tensor, lengths: Tensor, n_best: int) -> tuple[Tensor, Tensor]:
+def _best(head: CRF, ys: Tensor, lengths: Tensor, n_best: int, wanted: bool) -> tuple[Tensor, Tensor | None]:
     if n_best > 1:
         return head.nbest(ys, n_best, lengths)
     tags = head.predict(ys, lengths)
-    return tags[:, None], -head.loss(ys, tags, lengths)[:, None]
+    return tags[:, None], -head.loss(ys, tags, lengths)[:, None] if wanted else None
 
 
 def tag_losses(model: SequenceTagger, batch: TaggedBatch) -> Iterator[Loss]:

@@ -29,7 +29,7 @@ class Found(NamedTuple):
     Attributes:
         tags: the likeliest sequences, the best first, as the data writes them.
         learned: the best, by numbers of what the model learns.
-        log_p: log p of each sequence, in nats.
+        log_p: log p of each sequence, in nats, where several or probabilities were asked for.
         marginals: (N, K) p of each learned tag at each word, where they were asked for.
     """
 
@@ -56,12 +56,13 @@ def decoded(
     for index in range(len(batches)):
         batch = batches.batch(0, index)
         for column, of_batch in zip(columns, model.decode(batch.to(device), n_best, marginals), strict=True):
-            tags, log_p = of_batch.tags.tolist(), of_batch.log_p.tolist()
+            tags = of_batch.tags.tolist()
+            log_p = [[]] * len(tags) if of_batch.log_p is None else of_batch.log_p.tolist()
             for row, (place, length) in enumerate(zip(batch.places.tolist(), batch.lengths.tolist(), strict=True)):
-                sequences = [some[:length] for some, nats in zip(tags[row], log_p[row], strict=True) if nats > -np.inf]
+                there = [nats for nats in log_p[row] if nats > -np.inf]
+                sequences = [some[:length] for some in tags[row][: len(there) or 1]]
                 every = None if of_batch.marginals is None else of_batch.marginals[row, :length].cpu().numpy()
-                written = [column.written(some) for some in sequences]
-                found[place].append(Found(written, sequences[0], log_p[row][: len(sequences)], every))
+                found[place].append(Found([column.written(some) for some in sequences], sequences[0], there, every))
         progress(index + 1, len(batches))
     return found
 

@@ -64,7 +64,7 @@ class TokenModel(nn.Module):
         """As `forward`, and beside what the head reads the same before its dropout."""
         xs = self.embedding(tokens)
         inputs, final = [], []
-        layers = self.body.scanned()
+        layers = self.body.sublayers()
         for layer, start in zip(layers, [None] * len(layers) if state is None else state, strict=True):
             inputs.append(xs)
             xs, end = scan(layer, xs, start, lengths=lengths, resets=resets)

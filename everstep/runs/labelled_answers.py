@@ -11,6 +11,7 @@ from everstep.errors import DataError, RunError
 from everstep.networks.answer_kinds import Ordered, Several, split_labels
 from everstep.networks.answers import Answers, OneOf
 from everstep.networks.classifying import ClassSection
+from everstep.networks.document_pieces import READ_OUTS
 from everstep.networks.sequence_classifier import ClassifierSection
 from everstep.runs.labelled_section import LabelledSection
 from everstep.storage.reading import parse_json, read_small, reason
@@ -27,12 +28,26 @@ def disagreements(data: LabelledSection, model: ClassifierSection, objective: Cl
         yield "objective.label_smoothing: expected 0 beside data.label_separator"
     if ordinal and data.merge is not None:
         yield "data.merge: expected null beside objective.ordinal; data.classes joins classes before they are learned"
+    if objective.bptt is not None:
+        yield from _needs_pieces(data, model)
     if model.ngrams and (several or ordinal):
         yield "model.ngrams: expected 0 beside data.label_separator and objective.ordinal: it is of one class of many"
     if model.reader != "flat" and data.paired:
         yield f"model.reader: expected flat where data.text names two columns; got {model.reader}"
     if model.reader != "flat" and data.unit not in ("words", "chars", "bytes"):
         yield f"model.reader: expected data.unit words, chars or bytes, of which marks end a sentence; got {data.unit}"
+
+
+def _needs_pieces(data: LabelledSection, model: ClassifierSection) -> Iterator[str]:
+    """What a text cannot be read in pieces with."""
+    if model.bidirectional:
+        yield "model.bidirectional: expected false beside objective.bptt, which reads a text in pieces, onwards"
+    if model.reader != "flat" or data.paired:
+        yield "objective.bptt: expected null beside model.reader=hierarchical and pairs of texts"
+    if model.read_out not in READ_OUTS:
+        yield f"model.read_out: expected one of {', '.join(READ_OUTS)} beside objective.bptt; got {model.read_out}"
+    if model.variational:
+        yield "model.variational: expected false beside objective.bptt: one mask is for a whole text"
 
 
 def classes_of(found: Labelled, data: LabelledSection, objective: ClassSection) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def _ranked(text: str, rank: int, log_p: Sequence[float], format: Format, last: 
 
 
 def _record(sentence: Sentence, found: list[Found], columns: Sequence[TagColumn]) -> dict[str, Any]:
-    """All that is known of a sentence: of the first column its tags, spans, log p, and, where they were asked for, p of
+    """All that is known of a sentence: of the first column its tags, spans, and, where they were asked for, log p, p of
     each learned tag at each word and the n best; of several columns the same of each, under its name."""
     if not found:
         return {}
@@ -87,7 +87,7 @@ def _record(sentence: Sentence, found: list[Found], columns: Sequence[TagColumn]
 
 
 def _of_column(words: list[str], found: Found, column: TagColumn) -> dict[str, Any]:
-    record: dict[str, Any] = {"tags": found.tags[0], "log_p": found.log_p[0]}
+    record: dict[str, Any] = {"tags": found.tags[0], **({"log_p": found.log_p[0]} if found.log_p else {})}
     if column.scheme is not None:
         record["spans"] = [
             {"start": span.start, "stop": span.stop, "type": span.type, "text": " ".join(words[span.start : span.stop])}

@@ -16,6 +16,7 @@ from everstep.look.passage import Passage
 from everstep.networks.answers import Answers
 from everstep.networks.class_pictures import figure_pictures, text_passage, word_pictures
 from everstep.networks.classifying import MEANING, ClassSection, class_losses, measured_classes, to_learn, to_score
+from everstep.networks.document_pieces import piece_losses
 from everstep.networks.layers import layer_problems
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.temperature import calibrate, reported
@@ -105,7 +106,8 @@ class Classification(Task[ClassificationRecipe]):
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
         """−log p(class), weighted by class if asked for."""
-        return class_losses(model, batch, self._weights if model.training else None)
+        weights, pieces = self._weights if model.training else None, self.recipe.objective.bptt
+        return piece_losses(model, batch, weights, pieces) if pieces else class_losses(model, batch, weights)
 
     @cached_property
     def _weights(self) -> Tensor | None:

@@ -44,7 +44,7 @@ def parameters(among: Iterable[nn.Module]) -> list[Tensor]:
     return [*found.values(), *buffers.values()]
 
 
-def borrows(cell: AbstractCell) -> bool:
+def substituted(cell: AbstractCell) -> bool:
     """Whether something stands in a parameter's place for this call (`torch.func.functional_call`)."""
     inside = modules(cell)
     given = [t for m in inside for t in m._parameters.values() if t is not None]
@@ -223,7 +223,7 @@ class Snapshot:
         return True
 
 
-class Borrower(Snapshot):
+class StaticSnapshot(Snapshot):
     """In a snapshot's place, of a cell whose owner lends it the tensors of each call, always of one dtype and shapes.
 
     Attributes:

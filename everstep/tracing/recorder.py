@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
-import sys
-from collections.abc import Iterable, Iterator
-from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,33 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from everstep.tracing.decompose import DECOMPOSITIONS, FUNCTIONS
-
-_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv"}
-_REDUCTIONS = {
-    *("sum", "mean", "var", "var_mean", "amax", "amin", "any", "all"),
-    *("native_layer_norm", "_softmax", "_log_softmax"),
-}
-_VIEWS = {
-    *("t", "transpose", "permute", "view", "_unsafe_view", "expand", "squeeze", "unsqueeze", "slice"),
-    *("select", "split", "split_with_sizes", "unbind", "diagonal", "cat", "stack", "clone", "alias", "detach"),
-    *("unsafe_split", "flip", "getitem", "_to_copy"),
-    *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty"),
-}
-_EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # without the tag, some in torch 2.11 only
-_PACKAGE = Path(__file__).parents[1]
-_NOT_THE_USERS = (
-    str(Path(torch.__file__).parent),
-    *(str(_PACKAGE / part) for part in ("tracing", "backends", "native", "abstract.py", "cell.py", "equation.py")),
-)
-"""Files whose lines are none of the user's."""
-
-
-class Untraceable(Exception):
-    """A step that cannot be followed; the message says which operation stood in the way, and where."""
-
-
-class Impure(Untraceable):
-    """A step that has another effect than its results: only the loop that calls it at every step has the same."""
+from everstep.tracing.operations import VIEWS, kind_of, on_meta, operation_name, tensors_of, value_of
+from everstep.tracing.refusals import Impure, Untraceable, callers, users_line
 
 
 class _Traced(Tensor):
@@ -110,7 +80,7 @@ class Recorder(TorchDispatchMode):
         node = self.graph.placeholder(name)
         node.meta["told"] = told
         # what a step is given, it may write over: what it was given is what it was all the same
-        return self._traced(node, _meta(like), free, own=free)
+        return self._traced(node, on_meta(like), free, own=free)
 
     def check(self) -> None:
         """Raise what the step has been refused for, if it caught that."""
@@ -140,7 +110,7 @@ class Recorder(TorchDispatchMode):
             return self._made(target, args, kwargs)
         if target._schema.is_mutable:
             return self._changed(target, name, args, kwargs)
-        free = any(self._node(tensor).meta["free"] for tensor in _tensors(args, kwargs))
+        free = any(self._node(tensor).meta["free"] for tensor in tensors_of(args, kwargs))
         composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
         problem = self._problem(target, name, kwargs, free, known or composite)
         if problem is not None:
@@ -148,7 +118,7 @@ class Recorder(TorchDispatchMode):
         if known and (free or self._of_rows(args, kwargs)):
             with self:
                 return self._decomposed(name, args, kwargs)
-        if composite and name not in _VIEWS:  # called by one of those, below PyTorch's own taking apart
+        if composite and name not in VIEWS:  # called by one of those, below PyTorch's own taking apart
             with self:
                 return target.decompose(*args, **kwargs)
         return self._written_down(target, name, args, kwargs, free)
@@ -156,13 +126,13 @@ class Recorder(TorchDispatchMode):
     def _written_down(self, target: Any, name: str, args: Any, kwargs: Any, free: bool) -> Any:
         args_of_node, kwargs_of_node = tree_map_only(Tensor, self._node, (args, kwargs))
         node = self.graph.create_node("call_function", target, args_of_node, kwargs_of_node, name=name)
-        node.meta["line"] = users_line(_callers())
+        node.meta["line"] = users_line(callers())
         view = target.is_view
-        for tensor in _tensors(args, kwargs) if view or name == "unsafe_split" else []:
+        for tensor in tensors_of(args, kwargs) if view or name == "unsafe_split" else []:
             if isinstance(tensor, _Traced):
                 tensor.own = False
         args, kwargs = tree_map_only(Tensor, lambda tensor: self._node(tensor).meta["val"], (args, kwargs))
-        value = _value(target, args, kwargs)
+        value = value_of(target, args, kwargs)
         if value is None:  # a check of numbers
             return None
         if isinstance(value, Tensor):
@@ -174,12 +144,12 @@ class Recorder(TorchDispatchMode):
     def _made(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A constant; where others are changed for it, the graph has them as they were."""
         if target._schema.is_mutable:
-            memory = {tensor.untyped_storage().data_ptr() for tensor in _tensors(args, kwargs)}
+            memory = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(args, kwargs)}
             changed = [k for k, (t, _) in self.outside.items() if t.untyped_storage().data_ptr() in memory]
             for key in changed:
                 del self.outside[key]
         made = target(*args, **kwargs)
-        self._written |= {id(tensor): tensor for tensor in _tensors(made, {})}
+        self._written |= {id(tensor): tensor for tensor in tensors_of(made, {})}
         return made
 
     def _out_of_nothing(self, name: str, args: Any, kwargs: Any) -> bool:
@@ -194,7 +164,7 @@ class Recorder(TorchDispatchMode):
 
     def _of_rows(self, args: Any, kwargs: Any) -> bool:
         """Whether a size is that of the batch."""
-        sizes = [n for tensor in _tensors(args, kwargs) for n in tensor.shape]
+        sizes = [n for tensor in tensors_of(args, kwargs) for n in tensor.shape]
         sizes += [one for one in tree_leaves((args, kwargs)) if type(one) is int]
         return any(n and n % self.rows == 0 for n in sizes)
 
@@ -209,7 +179,7 @@ class Recorder(TorchDispatchMode):
             raise self.refusal(f"uses {name} {reason}") from None
         finally:
             self._within.pop()
-        given = list(map(id, _tensors(args, kwargs)))
+        given = list(map(id, tensors_of(args, kwargs)))
         return tree_map_only(Tensor, lambda t: torch.ops.aten.clone(t) if id(t) in given else t, made)
 
     def _constant(self, tensor: Tensor) -> Tensor:
@@ -250,7 +220,7 @@ class Recorder(TorchDispatchMode):
 
     def refusal(self, problem: str, kind: type[Untraceable] = Untraceable) -> Untraceable:
         """To be raised; it counts also if the step catches it."""
-        trouble = kind(f"its step {problem}{users_line(_callers())}")
+        trouble = kind(f"its step {problem}{users_line(callers())}")
         self._trouble = self._trouble or trouble
         return trouble
 
@@ -265,7 +235,7 @@ class Recorder(TorchDispatchMode):
         if id(tensor) not in self.outside:
             name = f"constant{len(self._constants)}"
             node = self.graph.get_attr(name)
-            node.meta |= {"val": _meta(tensor), "free": False}
+            node.meta |= {"val": on_meta(tensor), "free": False}
             self.outside[id(tensor)] = tensor, node
             self._constants[name] = tensor.clone() if id(tensor) in self._written else tensor
         return self.outside[id(tensor)][1]
@@ -307,114 +277,3 @@ _INSTEAD = {
     "min": "; use torch.amin for the least value of a row",
 }
 """What to use in the place of an operation."""
-
-
-def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-
-
-def _value(target: Any, args: Any, kwargs: Any) -> Any:
-    """What an operation makes of tensors on the meta device.
-
-    Views are made there, and what the engine does not know, which may want numbers of some kind. Any other is computed,
-    on whatever numbers: many have Python code for the meta device, which imports PyTorch's compiler.
-    """
-    if target.is_view or (kind_of(target) is None and target._schema.arguments and _tensors(args, kwargs)):
-        return target(*args, **kwargs)
-    if operation_name(target) in _PRODUCTS:
-        *others, left, right = args
-        if min(left.dim(), right.dim()) > 1 and left.shape[-1] == right.shape[-2]:
-            args = *others, left[..., :0], right[..., :0, :]  # sums of nothing have the same shape, and take no time
-    if any(argument.name == "device" for argument in target._schema.arguments):
-        kwargs = {**kwargs, "device": "cpu"}
-    args, kwargs = tree_map_only(Tensor, _standing, (args, kwargs))
-    return tree_map_only(Tensor, _meta, target(*args, **kwargs))
-
-
-def _standing(like: Tensor) -> Tensor:
-    """A tensor with some numbers, as they come where any will do: memory that is not touched costs nothing."""
-    if like.is_floating_point():
-        return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="cpu")
-    reach = sum((n - 1) * stride for n, stride in zip(like.shape, like.stride(), strict=True)) + 1
-    ones = torch.ones(reach if like.numel() else 0, dtype=like.dtype, device="cpu")
-    return ones.as_strided(like.shape, like.stride())
-
-
-def _meta(like: Tensor) -> Tensor:
-    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="meta")
-
-
-def _callers() -> Iterator[tuple[str, int]]:
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        yield frame.f_code.co_filename, frame.f_lineno
-        frame = frame.f_back
-
-
-def users_line(frames: Iterable[tuple[str, int]]) -> str:
-    """ " (FILE:LINE)" of the innermost frame that is the user's."""
-    found = next((f for f in frames if not f[0].startswith(_NOT_THE_USERS)), None)
-    return f" ({found[0]}:{found[1]})" if found else ""
-
-
-def size_told(size: int, rows: int) -> str:
-    """A size of a step that is traced with so many rows, in words."""
-    if not size or size % rows:
-        return str(size)
-    return "batch" if size == rows else f"{size // rows}·batch"
-
-
-def in_words(text: str, rows: int) -> str:
-    """What PyTorch or the user says of tensors that have so many rows, without that number, which is nobody's."""
-    text = re.sub(r"(?<=\d)x(?=\d)", " x ", text)
-    return re.sub(r"(?<![\d.])\d+(?![\d.]*\d)", lambda found: size_told(int(found[0]), rows), text)
-
-
-def node_told(node: fx.Node) -> str:
-    """A value of a step in words."""
-    return str(node.meta.get("told") or f"what {operation_name(node.target)} gives")
-
-
-def differing(first: fx.GraphModule, second: fx.GraphModule, rows: int, others: int) -> fx.Node | None:
-    """The first node of a graph of `rows` rows that is another in one of `others` rows, in more than sizes."""
-    places = [{node: place for place, node in enumerate(module.graph.nodes)} for module in (first, second)]
-
-    def same(a: Any, b: Any, size: bool = False) -> bool:
-        if isinstance(a, fx.Node):
-            return isinstance(b, fx.Node) and places[0][a] == places[1][b]
-        if isinstance(a, (list, tuple)):
-            return len(a) == len(b) and all(same(p, q, True) for p, q in zip(a, b, strict=True))
-        if size and type(a) is type(b) is int and a % rows == 0:
-            return a * others == b * rows
-        return bool(a == b or a != a)
-
-    def alike(a: fx.Node, b: fx.Node) -> bool:
-        if a.op == b.op == "get_attr":
-            left, right = getattr(first, str(a.target)), getattr(second, str(b.target))
-            return left is right or (left.shape == right.shape and bool(((left == right) | (left != left)).all()))
-        sizes = operation_name(a.target) == "slice"
-        return (
-            (a.op, a.target, len(a.args), a.kwargs.keys()) == (b.op, b.target, len(b.args), b.kwargs.keys())
-            and all(same(p, q, sizes) for p, q in zip(a.args, b.args, strict=True))
-            and all(same(value, b.kwargs[key]) for key, value in a.kwargs.items())
-        )
-
-    pairs = zip_longest(*places)
-    return next((a or b for a, b in pairs if a is None or b is None or not alike(a, b)), None)
-
-
-def operation_name(target: Any) -> str:
-    """PyTorch's name for an operation, without its overload."""
-    return str(getattr(target, "__name__", target)).split(".")[0]
-
-
-def kind_of(target: Any) -> str | None:
-    """Its kind: "product", "reduction", "view" or "pointwise"; None for what is not known."""
-    name = operation_name(target)
-    if name in _PRODUCTS:
-        return "product"
-    if name in _REDUCTIONS:
-        return "reduction"
-    if name in _VIEWS:
-        return "view"
-    return "pointwise" if torch.Tag.pointwise in getattr(target, "tags", ()) or name in _EXTRA_POINTWISE else None

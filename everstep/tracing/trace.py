@@ -19,19 +19,10 @@ from torch import Tensor, fx, nn
 from everstep import hooks
 from everstep.abstract import AbstractCell
 from everstep.state import leaves, map_state, unflatten
-from everstep.tracing.recorder import (
-    DRAWN,
-    Functions,
-    Impure,
-    Recorder,
-    Untraceable,
-    differing,
-    in_words,
-    kind_of,
-    operation_name,
-    size_told,
-    users_line,
-)
+from everstep.tracing.comparison import differing
+from everstep.tracing.operations import kind_of, operation_name
+from everstep.tracing.recorder import DRAWN, Functions, Recorder
+from everstep.tracing.refusals import Impure, Untraceable, in_words, size_told, users_line
 from everstep.tracing.side_effects import Watch
 
 _ROWS = (1009, 1013, 1019, 1021)

@@ -245,7 +245,7 @@ def _one(
         cell = idle.pop()
     except IndexError:
         cell = _cell(kind, xs.shape[2], start, bias)
-        fused.lend(cell)
+        fused.assume_static(cell)
     names = list(cell._parameters)
     held: Any = cell._parameters
     try:

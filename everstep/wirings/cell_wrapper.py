@@ -11,7 +11,7 @@ from everstep.cell import Cell, Layer
 from everstep.state import State
 
 
-class Around(Cell):
+class CellWrapper(Cell):
     """A wiring around one `cell`, whose state and step are the cell's where it does not say otherwise."""
 
     cell: Any
@@ -25,6 +25,6 @@ class Around(Cell):
         y, state = self.cell.step(x, state)
         return y, state
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """The cell."""
         return (self.cell,)

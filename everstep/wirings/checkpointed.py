@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell, check_size, scan
 from everstep.native import memory_pool
 from everstep.state import State, detach, leaves
-from everstep.wirings.cell_wrapper import Around
+from everstep.wirings.cell_wrapper import CellWrapper
 from everstep.wirings.embedding_dropout import EmbeddingDropout
 from everstep.wirings.recompute import Piece, recomputed, steps_of_piece, undisturbed
 from everstep.wirings.regularise import Masking
@@ -20,7 +20,7 @@ from everstep.wirings.regularise import Masking
 _PROBES = 8, 16
 
 
-class Checkpointed(Around):
+class Checkpointed(CellWrapper):
     """A cell whose training keeps only the state at the start of each piece of the sequence (Chen 2016; Gruslys 2016).
 
     The T steps are cut into pieces of `every` steps. Forward keeps s_0, s_every, s_2·every, … and all that the last

@@ -33,28 +33,28 @@ class Conditioned(Cell):
     Args:
         cell: the cell inside; if fed, its inputs are those of x_t and then v.
         size: features of v.
-        how: "start", "feed" or "both".
-        device, dtype: of the parameters: for every leaf of the state one matrix V in `starts`, unless how is "feed".
+        mode: "start", "feed" or "both".
+        device, dtype: of the parameters: for every leaf of the state one matrix V in `starts`, unless mode is "feed".
 
     Known limits: "start" adds to every leaf of the state, so it is not for a state that counts steps.
 
     Raises:
-        ValueError: another `how`, a size below 1, or a fed cell that takes fewer features than v has.
+        ValueError: another `mode`, a size below 1, or a fed cell that takes fewer features than v has.
     """
 
     def __init__(
         self,
         cell: Cell,
         size: int,
-        how: Literal["start", "feed", "both"] = "start",
+        mode: Literal["start", "feed", "both"] = "start",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if how not in ("start", "feed", "both"):
-            raise ValueError(f"Conditioned: how should be 'start', 'feed' or 'both', but is {how!r}")
-        self.size, self.how, self.fed = check_size(self, "size", size), how, how != "start"
+        if mode not in ("start", "feed", "both"):
+            raise ValueError(f"Conditioned: mode should be 'start', 'feed' or 'both', but is {mode!r}")
+        self.size, self.mode, self.fed = check_size(self, "size", size), mode, mode != "start"
         if self.fed and cell.input_size < size:
             raise ValueError(
                 f"Conditioned: fed with v, the cell takes [x; v], but {type(cell).__name__} has input_size "
@@ -66,7 +66,7 @@ class Conditioned(Cell):
         self.starts = nn.ModuleList(
             nn.Linear(size, math.prod(shape), bias=False, device=device, dtype=dtype)
             for shape in shapes
-            if how != "feed"
+            if mode != "feed"
         )
 
     def start(self, v: Tensor) -> State:
@@ -81,7 +81,7 @@ class Conditioned(Cell):
         # as in `scan`: what is carried along the sequence is not short
         like = v.float() if torch.is_autocast_enabled(v.device.type) else v
         state = self.cell.initial_state(len(v), like)
-        if self.how != "feed":
+        if self.mode != "feed":
             parts = [
                 leaf + torch.tanh(linear(v)).view_as(leaf)
                 for (_, leaf), linear in zip(leaves(state), self.starts, strict=True)
@@ -121,9 +121,9 @@ class Conditioned(Cell):
         ys, inner = scan(self.cell, torch.cat([xs, fed], -1), inner, lengths=lengths, resets=resets, backend=backend)
         return ys, (inner, v)
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """The cell."""
         return (self.cell,)
 
     def extra_repr(self) -> str:
-        return f"size={self.size}, how={self.how}"
+        return f"size={self.size}, mode={self.mode}"

@@ -85,7 +85,7 @@ class FeedForward(Cell):
         # before, so that a NaN in the padding reaches no gradient; after, because biases make something of zeros
         return zero_padding(self._apply_layers(zero_padding(xs, lengths)), lengths), state
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """Nothing is scanned."""
         return ()
 
@@ -253,7 +253,7 @@ class SkipStack(Cell):
         how: dict[str, Any] = {"lengths": lengths, "resets": resets, "backend": backend}
         return self._climb(xs, state, lambda cell, wide, old: scan(cell, wide, old, **how))
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """The cells."""
         return self._cells()
 

@@ -71,7 +71,7 @@ class Delay(Layer):
         late = (place + self.d)[..., None].expand(-1, -1, self.output_size)
         return ys.gather(1, late), state
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """The cell."""
         return (self.cell,)
 

@@ -25,7 +25,7 @@ class Feedback(Cell):
     >>> jordan = Feedback(FeedForward(3 + 2, 8, 2, linear_output=True))
     >>> cell = Feedback(Stack(GRU(3 + 2, 8), FeedForward(8, 2, linear_output=True)))
     >>> xs, targets = torch.zeros(4, 7, 3), torch.zeros(4, 7, 2)
-    >>> ys, state = cell.teach(xs, targets)
+    >>> ys, state = cell.teacher_forced(xs, targets)
     >>> more, (inner, last) = cell(xs, state)
 
     The state is the cell's and y_{t-1}. A cell of as many inputs as outputs reads nothing else: xs is (batch, time, 0).
@@ -62,7 +62,7 @@ class Feedback(Cell):
         y, inner = self.cell.step(torch.cat([x, state[1]], -1), state[0])
         return y, (inner, y)
 
-    def teach(self, xs: Tensor, targets: Tensor, state: State = None, **how: Any) -> tuple[Tensor, State]:
+    def teacher_forced(self, xs: Tensor, targets: Tensor, state: State = None, **how: Any) -> tuple[Tensor, State]:
         """Run with the true outputs fed back, in one scan of the cell: y_t, s_t = cell([x_t; target_{t-1}], s_{t-1}).
 
         Args:
@@ -82,7 +82,9 @@ class Feedback(Cell):
         for name, value, size in (("xs", xs, self.input_size), ("targets", targets, self.output_size)):
             if not isinstance(value, Tensor) or value.shape != (*xs.shape[:2], size) or value.dim() != 3:
                 came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"Feedback.teach: {name} should be (batch, time, {size}) as xs is, but {came} came")
+                raise ValueError(
+                    f"Feedback.teacher_forced: {name} should be (batch, time, {size}) as xs is, but {came} came"
+                )
         return scan(_Taught(self), torch.cat([xs, targets], -1), state, **how)
 
     def extra_repr(self) -> str:
@@ -112,5 +114,5 @@ class _Taught(Layer):
             return ys, (inner, line[:, -1])
         return ys, (inner, line[torch.arange(len(line), device=line.device), lengths.long()])
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         return (self.cell,)

@@ -69,10 +69,10 @@ def to_torch(layer: Layer, *, batch_first: bool = True) -> nn.LSTM | nn.GRU | nn
     Raises:
         ValueError: anything that `torch.nn` has no module for, saying what.
     """
-    parts = list(layer.scanned()) if isinstance(layer, EncoderStack) else [layer]
+    parts = list(layer.sublayers()) if isinstance(layer, EncoderStack) else [layer]
     rows = [part for part in parts if not isinstance(part, Dropout)]
     dropout = _common_dropout(parts)
-    pairs = [(part.ahead, part.back) if isinstance(part, Bidirectional) else (part,) for part in rows]
+    pairs = [(part.forward_cell, part.backward_cell) if isinstance(part, Bidirectional) else (part,) for part in rows]
     cells = [_vendor_cell(cell) for pair in pairs for cell in pair]
     first = cells[0]
     both = isinstance(rows[0], Bidirectional)

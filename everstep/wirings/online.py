@@ -183,11 +183,11 @@ class Online(Cell):
         signs = bernoulli(xs, (*xs.shape[:2], self._states), 0.5) * 2 - 1
         return dispatch(self._fed[0], (xs, signs), state, lengths, resets, "reference")
 
-    def own_way(self, xs: Tensor) -> str | None:
+    def native_path(self, xs: Tensor) -> str | None:
         """A loop, whatever the cell."""
         return "a loop of PyTorch's, which differentiates every step"
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """The cell, although it runs as a loop here."""
         return (self.cell,)
 

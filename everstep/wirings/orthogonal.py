@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from everstep.cell import Cell
 from everstep.state import State
-from everstep.wirings.cell_wrapper import Around
+from everstep.wirings.cell_wrapper import CellWrapper
 
 
-class Orthogonal(Around):
+class Orthogonal(CellWrapper):
     """A cell whose recurrent matrix is U = Q exp(A − Aᵀ), always orthogonal (expRNN: Lezcano-Casado 2019).
 
     A is strictly upper triangular, 0 at first; Q is fixed: rotations of pairs of units by angles drawn from −π … π

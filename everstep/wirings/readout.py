@@ -14,7 +14,7 @@ from everstep.state import State
 from everstep.wirings.bidirectional import Bidirectional
 from everstep.wirings.stack import EncoderStack
 
-How = Literal["last", "sum", "mean", "max", "attention"]
+Reduction = Literal["last", "sum", "mean", "max", "attention"]
 
 
 class ReadOut(nn.Module):
@@ -38,7 +38,7 @@ class ReadOut(nn.Module):
 
     Args:
         layer: any cell or wiring.
-        how: the way.
+        reduce: one of those names.
         device, dtype: of the parameters of attention: `score`, W and b, and `score_out`, v.
 
     Attributes:
@@ -46,14 +46,14 @@ class ReadOut(nn.Module):
         output_size: features of the vector, the layer's output_size.
 
     Raises:
-        ValueError: another `how`.
+        ValueError: another `reduce`.
         TypeError: what is no layer.
     """
 
     def __init__(
         self,
         layer: Layer,
-        how: How,
+        reduce: Reduction,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -61,11 +61,11 @@ class ReadOut(nn.Module):
         super().__init__()
         if not isinstance(layer, Layer):
             raise TypeError(f"ReadOut: expected a Cell or a wiring, but {type(layer).__name__} came")
-        if how not in get_args(How):
-            raise ValueError(f"ReadOut: how should be one of {', '.join(get_args(How))}, but is {how!r}")
-        self.layer, self.how = layer, how
+        if reduce not in get_args(Reduction):
+            raise ValueError(f"ReadOut: reduce should be one of {', '.join(get_args(Reduction))}, but is {reduce!r}")
+        self.layer, self.reduce = layer, reduce
         self.input_size, self.output_size = layer.input_size, layer.output_size
-        if how == "attention":
+        if reduce == "attention":
             size = self.output_size
             self.score = nn.Linear(size, size, device=device, dtype=dtype)
             self.score_out = nn.Linear(size, 1, bias=False, device=device, dtype=dtype)
@@ -81,18 +81,18 @@ class ReadOut(nn.Module):
         Returns:
             The vector (batch, output_size), and the layer's final state.
         """
-        layer, top = _parted(self.layer) if self.how == "last" else (self.layer, None)
+        layer, top = _parted(self.layer) if self.reduce == "last" else (self.layer, None)
         ys, final = scan(layer, xs, state, lengths=lengths, backend=backend)
         if ys.shape[1] == 0:
             return nothing(ys, (len(ys), self.output_size), self.parameters()), final
-        if self.how == "last":
+        if self.reduce == "last":
             ends = _last(ys, lengths)
             return ends if top is None else _merged(top, ends, ys[:, 0]), final
         return self._over_time(ys, lengths), final
 
     def attention(self, xs: Tensor, lengths: Tensor | None = None) -> Tensor | None:
-        """The weight of each step, (batch, time), which sum to 1 over a row's steps; None unless `how` is attention."""
-        if self.how != "attention" or xs.shape[1] == 0:
+        """The weight of each step, (batch, time), which sum to 1 over a row's steps; None but for "attention"."""
+        if self.reduce != "attention" or xs.shape[1] == 0:
             return None
         ys, _ = scan(self.layer, xs, None, lengths=lengths)
         return self._weights(ys, _outside(ys, lengths))[..., 0]
@@ -102,18 +102,18 @@ class ReadOut(nn.Module):
         return scores.masked_fill(out, -torch.inf).softmax(1)
 
     def _over_time(self, ys: Tensor, lengths: Tensor | None) -> Tensor:
-        if self.how == "sum":  # padding is zeros already
+        if self.reduce == "sum":  # padding is zeros already
             return ys.sum(1)
-        if self.how == "mean":
+        if self.reduce == "mean":
             return ys.sum(1) / (ys.shape[1] if lengths is None else lengths.clamp(min=1)[:, None])
         # of an empty row all steps take part, which are zeros: a maximum or a softmax over nothing would not be finite
         out = _outside(ys, lengths)
-        if self.how == "max":
+        if self.reduce == "max":
             return ys.masked_fill(out, -torch.inf).amax(1)
         return (self._weights(ys, out) * ys).sum(1)
 
     def extra_repr(self) -> str:
-        return f"how={self.how}"
+        return f"reduce={self.reduce}"
 
 
 def _outside(ys: Tensor, lengths: Tensor | None) -> Tensor:
@@ -135,10 +135,10 @@ def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:
     """The same layer with the directions of a bidirectional top side by side, which only then can be told apart."""
     if isinstance(layer, Bidirectional):
         parted = copy.copy(layer)  # with its hooks
-        parted.merge, parted.output_size = "concat", layer.ahead.output_size + layer.back.output_size
+        parted.merge, parted.output_size = "concat", layer.forward_cell.output_size + layer.backward_cell.output_size
         return parted, layer
     if isinstance(layer, EncoderStack):
-        *below, top = layer.scanned()
+        *below, top = layer.sublayers()
         upper, both = _parted(top)
         if both is not None:
             whole = copy.copy(layer)
@@ -150,7 +150,7 @@ def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:
 
 def _merged(layer: Bidirectional, ends: Tensor, starts: Tensor) -> Tensor:
     """The forward half of `ends` and the backward half of `starts`, as `layer` merges them."""
-    ahead, back = ends[:, : layer.ahead.output_size], starts[:, layer.ahead.output_size :]
+    ahead, back = ends[:, : layer.forward_cell.output_size], starts[:, layer.forward_cell.output_size :]
     if layer.merge == "concat":
         return torch.cat([ahead, back], -1)
     return (ahead + back) / 2 if layer.merge == "mean" else ahead + back

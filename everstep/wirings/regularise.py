@@ -16,7 +16,7 @@ from everstep.backends.dispatch import dispatch
 from everstep.cell import Cell, Layer, scan
 from everstep.equation import Gated
 from everstep.state import State, leaves, map_state, unflatten
-from everstep.wirings.cell_wrapper import Around
+from everstep.wirings.cell_wrapper import CellWrapper
 from everstep.wirings.masks import bernoulli, dropout, dropout_mask
 from everstep.wirings.stack import Identity, zero_padding
 from everstep.wirings.time_distributed import check_cell
@@ -51,7 +51,7 @@ class Dropout(Identity):
         return f"{self.input_size}, p={self.p}"
 
 
-class Masking(Around):
+class Masking(CellWrapper):
     """What wirings share that draw a mask in training, around a `cell`, with probability `p`.
 
     The mask belongs to the sequence: `unroll` draws it, and a single step in training is refused.

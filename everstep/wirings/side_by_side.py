@@ -39,7 +39,7 @@ class Parallel(Cell):
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """The tuple of the cells' initial states."""
-        return tuple(cell.initial_state(batch, like) for cell in self.scanned())
+        return tuple(cell.initial_state(batch, like) for cell in self.sublayers())
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of every cell."""
@@ -52,11 +52,11 @@ class Parallel(Cell):
         """The whole sequence through one cell after another."""
         done = [
             scan(cell, xs, old, lengths=lengths, resets=resets, backend=backend)
-            for cell, old in zip(self.scanned(), state, strict=True)
+            for cell, old in zip(self.sublayers(), state, strict=True)
         ]
         return torch.cat([ys for ys, _ in done], -1), tuple(new for _, new in done)
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """The cells."""
         return self._cells()
 

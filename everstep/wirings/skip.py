@@ -124,7 +124,7 @@ class Window(Cell):
             final.append(torch.where(same[..., None], last, 0)[:, 0])
         return ys, tuple(final)
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """Nothing is scanned."""
         return ()
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from everstep.cell import Cell, Layer, scan
 from everstep.state import State
-from everstep.wirings.cell_wrapper import Around
+from everstep.wirings.cell_wrapper import CellWrapper
 from everstep.wirings.time_distributed import as_layers, check_cell
 
 
@@ -31,7 +31,7 @@ class Identity(Cell):
         """All steps at once."""
         return zero_padding(xs, lengths), state
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """Nothing is scanned."""
         return ()
 
@@ -74,7 +74,7 @@ class EncoderStack(Layer):
             final.append(end)
         return xs, tuple(final)
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """The layers."""
         return self._layers()
 
@@ -113,7 +113,7 @@ class Stack(EncoderStack, Cell):
         return x, tuple(new)
 
 
-class Residual(Around):
+class Residual(CellWrapper):
     """y_t = x_t + cell(x_t): a shortcut past a cell whose input and output sizes are equal (He 2016; in GNMT, Wu 2016).
 
     >>> import torch

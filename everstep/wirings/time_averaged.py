@@ -9,10 +9,10 @@ from torch import Tensor
 
 from everstep.cell import Cell
 from everstep.state import State
-from everstep.wirings.cell_wrapper import Around
+from everstep.wirings.cell_wrapper import CellWrapper
 
 
-class TimeAveraged(Around):
+class TimeAveraged(CellWrapper):
     """A cell whose parameters get the mean of their gradient over time, where BPTT gives the sum.
 
     The parameters θ are shared by all steps: dL/dθ = Σ_t ∂L/∂θ_t, with θ_t those that step t used. Here it is

@@ -66,7 +66,7 @@ class TimeDistributed(Cell):
         ys[live] = rows
         return ys, state
 
-    def scanned(self) -> Sequence[Layer]:
+    def sublayers(self) -> Sequence[Layer]:
         """Nothing is scanned."""
         return ()
 

@@ -20,7 +20,7 @@ from everstep.backends.fused.row_graph import (
     ordered,
     whole,
 )
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 
 _RECOMPUTE = 10
 """What a saved number costs in cheap operations: values that take more are kept, others are computed again."""
@@ -105,18 +105,7 @@ class _Derivation:
             gradient = gradients[id(node)] = self.gradient(node)
             if node.op == "product":
                 products.append((node, gradient))
-                self.contribute(
-                    node.args[0], self.build.product(gradient, (node.key, "transposed"), math.prod(node.args[0].shape))
-                )
-            elif node.op == "sum":
-                self.contribute(node.args[0], broadcast(gradient, node.over))
-            elif node.op == "amax":
-                self._maximum(node, gradient)
-            elif node.op == "scatter":
-                for place, arg in zip(node.parts, node.args, strict=True):
-                    self.contribute(arg, self._reshaped(View(gradient.node, self._within(gradient, place)), arg.shape))
-            elif node.op != "input":
-                self._pointwise(node, gradient)
+            self._hand_on(node, gradient)
 
         def of(kind: str, count: int) -> dict[int, View]:
             found = {}
@@ -145,6 +134,21 @@ class _Derivation:
             flat["const"] | {step.factors[k][0] for k in flat["x"] if k in step.factors},
             {k for k in range(len(step.states)) if k not in previous and k not in flat["prev"]},
         )
+
+    def _hand_on(self, node: Node, gradient: View) -> None:
+        """The gradient of a node, times its derivative, to what it reads."""
+        if node.op == "product":
+            size = math.prod(node.args[0].shape)
+            self.contribute(node.args[0], self.build.product(gradient, (node.key, "transposed"), size))
+        elif node.op == "sum":
+            self.contribute(node.args[0], broadcast(gradient, node.over))
+        elif node.op == "amax":
+            self._maximum(node, gradient)
+        elif node.op == "scatter":
+            for place, arg in zip(node.parts, node.args, strict=True):
+                self.contribute(arg, self._reshaped(View(gradient.node, self._within(gradient, place)), arg.shape))
+        elif node.op != "input":
+            self._pointwise(node, gradient)
 
     def _flatten(self, node: Node, flat: bool) -> None:
         """What a node reads reaches results, with a derivative of zero, if the node does."""

@@ -31,8 +31,8 @@ from everstep.native.kernels import has_short
 from everstep.native.locks import new_lock
 from everstep.native.plain_memory import OPAQUE, plain, watched
 from everstep.state import State, leaves, map_state, unflatten
-from everstep.tracing.guards import Borrower, Snapshot, borrows, fingerprint, modules, parameters
-from everstep.tracing.recorder import Impure, Untraceable
+from everstep.tracing.guards import Snapshot, StaticSnapshot, fingerprint, modules, parameters, substituted
+from everstep.tracing.refusals import Impure, Untraceable
 from everstep.tracing.trace import trace
 
 name = "fused"
@@ -112,7 +112,7 @@ def outrun(kind: str, hidden: int, steps: int, whole: bool) -> bool:
     return steps < (5 if kind.startswith("rnn") else 3)
 
 
-def told(cell: AbstractCell, xs: Any) -> str:
+def describe_step(cell: AbstractCell, xs: Any) -> str:
     """For `explain`: what the compiled loop does."""
     program = _program(cell, xs)
     if isinstance(program, str):
@@ -139,9 +139,9 @@ def effect(cell: AbstractCell, xs: Any) -> str | None:
     return effects[-1] or None
 
 
-def lend(cell: AbstractCell) -> None:
+def assume_static(cell: AbstractCell) -> None:
     """Nothing but the tensors of this cell will change, to others of the same shapes, dtype and ties; none is kept."""
-    known(cell).snapshot = Borrower()
+    known(cell).snapshot = StaticSnapshot()
 
 
 def run(
@@ -229,7 +229,7 @@ def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Fa
         if not plain(*parameters(modules(cell))):
             return OPAQUE
         # what stands there for one call, with the graph behind it, is not held any longer
-        snapshot = about.snapshot = None if borrows(cell) else Snapshot(cell)
+        snapshot = about.snapshot = None if substituted(cell) else Snapshot(cell)
     elif row in snapshot.found:
         return snapshot.found[row]  # type: ignore[no-any-return]
     if len(effects := about.effects[cell.training]) == EFFECTS:

@@ -9,7 +9,8 @@ from torch import Tensor, fx
 from everstep.backends.fused.lowering import Lowered, Lowering, known
 from everstep.backends.fused.row_graph import View
 from everstep.backends.fused.split import Split
-from everstep.tracing.recorder import Untraceable, kind_of, operation_name
+from everstep.tracing.operations import kind_of, operation_name
+from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import StepGraph
 
 

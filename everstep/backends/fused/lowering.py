@@ -1,4 +1,5 @@
-"""From a traced step to the graph of a row: where the batch is, views, products, and all else by `operations.py`."""
+"""From a traced step to the graph of a row: where the batch is, views, products; all else by `pointwise.py` and
+`rowwise.py`."""
 
 from __future__ import annotations
 
@@ -11,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from everstep.backends.fused.operations import POINTWISE, ROWWISE, Handler, filled, scaled, without
+from everstep.backends.fused.pointwise import POINTWISE
+from everstep.backends.fused.reader import Handler, filled, scaled, without
 from everstep.backends.fused.row_graph import Builder, Place, Shape, View, broadcast, dense
+from everstep.backends.fused.rowwise import ROWWISE
 from everstep.backends.fused.split import PRODUCTS, Split
-from everstep.tracing.recorder import Untraceable, node_told, operation_name, size_told
+from everstep.tracing.operations import operation_name
+from everstep.tracing.refusals import Untraceable, node_told, size_told
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from everstep.backends.fused.row_graph import Place, Shape
 from everstep.native import products
-from everstep.tracing.recorder import Untraceable, operation_name, size_told
+from everstep.tracing.operations import operation_name
+from everstep.tracing.refusals import Untraceable, size_told
 from everstep.tracing.trace import StepGraph
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}

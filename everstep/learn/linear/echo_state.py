@@ -100,13 +100,13 @@ class EchoState(Cell):
         hs, state = scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
         return zero_padding(self.readout(hs), lengths), state
 
-    def own_way(self, xs: Tensor) -> str | None:
+    def native_path(self, xs: Tensor) -> str | None:
         """With feedback, the reservoir's compiled loop, where it can run."""
         if not self.feedback or not isinstance(self.cell, Reservoir) or hooks.pending(self.cell):
             return None
-        return None if torch.is_autocast_enabled("cpu") else self.cell.own_way(xs, *self.readout.parameters())
+        return None if torch.is_autocast_enabled("cpu") else self.cell.native_path(xs, *self.readout.parameters())
 
-    def scanned(self) -> Sequence[Cell]:
+    def sublayers(self) -> Sequence[Cell]:
         """The cell, or with feedback the network itself."""
         return (self,) if self.feedback else (self.cell,)
 

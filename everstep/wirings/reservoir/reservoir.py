@@ -139,7 +139,7 @@ class Reservoir(Cell):
             return loop.run_driven(self, drive, state, lengths, resets)
         return dispatch(_Driven(self), drive, state, lengths, resets, backend)
 
-    def own_way(self, xs: Tensor, *others: Tensor) -> str | None:
+    def native_path(self, xs: Tensor, *others: Tensor) -> str | None:
         """The compiled loop, where it can run; `others` are numbers that it would read too."""
         if not loop.available(self.initial_state(1, xs), xs, *others, *self._numbers()):
             return None

@@ -16,7 +16,7 @@ from torch import fx
 from everstep.backends.fused.codegen.plan import Loop, Plan
 from everstep.backends.fused.row_graph import Node
 from everstep.native import products
-from everstep.tracing.recorder import operation_name
+from everstep.tracing.operations import operation_name
 
 _OWN = {"addmm", "add", "sub"}
 """Operations whose result is new memory, and which do not look at it again for their own gradient."""

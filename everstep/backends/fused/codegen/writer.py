@@ -100,12 +100,20 @@ class _Writer:
     def write(self) -> Code:
         real = "float" if self.bytes == 4 else "double"
         row = 2 * sum(self.lds) + sum(self.steps.scratch_lds)
-        body = "\n".join(self.steps.write())
         source = f"""{_PRELUDE}
 typedef {real} T;
 typedef void (*Gemm)(const T*, int64_t, int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*, int64_t, int);
 typedef void (*Barrier)(void*, int64_t);
 
+{self._over_time()}
+{self._run(row)}"""
+        matrices = tuple((math.prod(node.args[0].shape), node.size) for node in self.plan.products)
+        return Code(source, tuple(self.arrays), row, matrices, self.setting.ahead, self.widest, self.loose)
+
+    def _over_time(self) -> str:
+        """All steps of a block of rows, or of a share of the units."""
+        body = "\n".join(self.steps.write())
+        return f"""\
 static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t capacity, int64_t me, int64_t team,
                       int64_t thread, T* memory, T* nowhere) {{
   const int64_t* const order = (const int64_t*)a[{self._at("order")}];
@@ -140,8 +148,11 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
 #undef ROW
 #undef WAIT
 }}
+"""
 
-extern "C" void run(void* table, int64_t i, int64_t n) {{
+    def _run(self, row: int) -> str:
+        """What is called from outside: a thread's share of the work; each row of a block needs `row` numbers."""
+        return f"""extern "C" void run(void* table, int64_t i, int64_t n) {{
   const int64_t* const a = (const int64_t*)table;
   T* const memory = (T*)a[{self._at("memory")}];
   const int64_t rows = a[{self._at("rows")}], block = a[{self._at("block")}];
@@ -161,8 +172,6 @@ extern "C" void run(void* table, int64_t i, int64_t n) {{
   }}
 }}
 """
-        matrices = tuple((math.prod(node.args[0].shape), node.size) for node in self.plan.products)
-        return Code(source, tuple(self.arrays), row, matrices, self.setting.ahead, self.widest, self.loose)
 
     def _free(self) -> str:
         return f"  const int64_t {FREE} = a[{self._slot(FREE)}]; (void){FREE};" if self.free else ""

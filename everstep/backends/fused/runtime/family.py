@@ -18,7 +18,7 @@ from everstep.backends.fused.codegen.writer import FREE
 from everstep.backends.fused.row_graph import Node, ordered
 from everstep.backends.fused.runtime.program import Program
 from everstep.state import State, leaves
-from everstep.tracing.recorder import Untraceable
+from everstep.tracing.refusals import Untraceable
 
 _KEPT = 256
 """Sizes whose programs are kept."""

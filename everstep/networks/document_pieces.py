@@ -1,0 +1,72 @@
+"""A long text in pieces: truncated backpropagation through time where one class is all that is foreseen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from everstep.cell import scan
+from everstep.data.labelled_batches import LabelledBatch
+from everstep.learn.objective import Loss
+from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.state import detach
+from everstep.wirings import ReadOut
+
+READ_OUTS = ("last", "sum", "mean", "max")
+"""Read-outs that go on from what was read before."""
+
+
+def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tensor | None, size: int) -> Iterator[Loss]:
+    """Σ_j (n_j / n) · −log p(class | x_1 … x_{t_j}), one loss for each piece j of `size` tokens that ends at t_j.
+
+    The class is asked for after each piece, of what was read so far; n_j of a text's n tokens are in it. State and
+    read-out are carried on, gradients end where a piece begins: so memory is that of one piece, however long a text.
+
+    Args:
+        model: of a causal reader with one of READ_OUTS.
+        batch: whole texts.
+        weights: (K,) of the classes, or None.
+        size: tokens of a piece.
+
+    Raises:
+        ValueError: a read-out that cannot go on.
+    """
+    body = model.body
+    if not isinstance(body, ReadOut) or body.reduce not in READ_OUTS:
+        raise ValueError(f"piece_losses: expected a read-out of {', '.join(READ_OUTS)}, but came {body}")
+    state, read = None, None
+    own = batch.labels if model.training else None
+    for start in range(0, batch.tokens.shape[1], size):
+        tokens = batch.tokens[:, start : start + size]
+        live = (batch.lengths - start).clamp(0, tokens.shape[1])
+        ys, state = scan(body.layer, model.embedding(tokens), state, lengths=live)
+        read = _read(body.reduce, ys, live, read, batch.lengths.clamp(max=start) + live)
+        logits = model.head.logits(model.dropout(read))  # type: ignore[operator]
+        if model.ratios is not None:
+            logits = logits + model.ratios(batch.tokens, batch.lengths, own)
+        total, nats = model.answers.losses(model.head, logits, batch.labels)
+        share = live / batch.lengths.clamp(min=1)
+        if not start:
+            share = torch.where(batch.lengths == 0, 1.0, share)
+        total = total * share if weights is None else total * share * weights.to(total)[batch.labels]
+        yield Loss(total, nats * share)
+        state, read = detach(state), read.detach()
+
+
+def _read(reduce: str, ys: Tensor, live: Tensor, before: Tensor | None, so_far: Tensor) -> Tensor:
+    """The read-out of all that was read, (batch, features), from that of the pieces before and this piece's outputs."""
+    there = (torch.arange(ys.shape[1], device=ys.device) < live[:, None])[..., None]
+    before = ys.new_zeros(len(ys), ys.shape[-1]) if before is None else before
+    some = (live > 0)[:, None]
+    if reduce == "last":
+        return torch.where(some, ys[torch.arange(len(ys), device=ys.device), (live - 1).clamp(min=0)], before)
+    if reduce == "max":
+        most = ys.masked_fill(~there & some[..., None], -torch.inf).amax(1)
+        first = (so_far == live)[:, None]
+        return torch.where(some, torch.where(first, most, torch.maximum(most, before)), before)
+    if reduce == "sum":
+        return before + ys.sum(1)
+    earlier = (so_far - live)[:, None]
+    return (before * earlier + ys.sum(1)) / so_far.clamp(min=1)[:, None]

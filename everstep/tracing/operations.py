@@ -1,0 +1,76 @@
+"""PyTorch's operations below autograd: their names, their kinds, and the shapes that they give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv"}
+_REDUCTIONS = {
+    *("sum", "mean", "var", "var_mean", "amax", "amin", "any", "all"),
+    *("native_layer_norm", "_softmax", "_log_softmax"),
+}
+VIEWS = {
+    *("t", "transpose", "permute", "view", "_unsafe_view", "expand", "squeeze", "unsqueeze", "slice"),
+    *("select", "split", "split_with_sizes", "unbind", "diagonal", "cat", "stack", "clone", "alias", "detach"),
+    *("unsafe_split", "flip", "getitem", "_to_copy"),
+    *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty"),
+}
+_EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # without the tag, some in torch 2.11 only
+
+
+def operation_name(target: Any) -> str:
+    """PyTorch's name for an operation, without its overload."""
+    return str(getattr(target, "__name__", target)).split(".")[0]
+
+
+def kind_of(target: Any) -> str | None:
+    """Its kind: "product", "reduction", "view" or "pointwise"; None for what is not known."""
+    name = operation_name(target)
+    if name in _PRODUCTS:
+        return "product"
+    if name in _REDUCTIONS:
+        return "reduction"
+    if name in VIEWS:
+        return "view"
+    return "pointwise" if torch.Tag.pointwise in getattr(target, "tags", ()) or name in _EXTRA_POINTWISE else None
+
+
+def value_of(target: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation makes of tensors on the meta device.
+
+    Views are made there, and what the engine does not know, which may want numbers of some kind. Any other is computed,
+    on whatever numbers: many have Python code for the meta device, which imports PyTorch's compiler.
+    """
+    if target.is_view or (kind_of(target) is None and target._schema.arguments and tensors_of(args, kwargs)):
+        return target(*args, **kwargs)
+    if operation_name(target) in _PRODUCTS:
+        *others, left, right = args
+        if min(left.dim(), right.dim()) > 1 and left.shape[-1] == right.shape[-2]:
+            args = *others, left[..., :0], right[..., :0, :]  # sums of nothing have the same shape, and take no time
+    if any(argument.name == "device" for argument in target._schema.arguments):
+        kwargs = {**kwargs, "device": "cpu"}
+    args, kwargs = tree_map_only(Tensor, _standing, (args, kwargs))
+    return tree_map_only(Tensor, on_meta, target(*args, **kwargs))
+
+
+def _standing(like: Tensor) -> Tensor:
+    """A tensor with some numbers, as they come where any will do: memory that is not touched costs nothing."""
+    if like.is_floating_point():
+        return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="cpu")
+    reach = sum((n - 1) * stride for n, stride in zip(like.shape, like.stride(), strict=True)) + 1
+    ones = torch.ones(reach if like.numel() else 0, dtype=like.dtype, device="cpu")
+    return ones.as_strided(like.shape, like.stride())
+
+
+def on_meta(like: Tensor) -> Tensor:
+    """The same tensor without numbers."""
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="meta")
+
+
+def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors among an operation's arguments."""
+    return [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
