@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
+from everstep.data.batches import B, Batches
 from everstep.errors import ConfigError
 
 Ints = NDArray[np.int64]
@@ -92,3 +96,63 @@ class BucketOrder:
                 sequences[start : start + self._pool] = pool[np.argsort(self._lengths[pool], kind="stable")]
             self._arranged = (epoch, sequences, batches)
         return sequences, batches
+
+
+class Bucketed(Batches[B]):
+    """Batches in the order of a `BucketOrder`; a subclass says of which `rows` it makes what.
+
+    Args:
+        lengths: (N,) of the sequences, N ≥ 1.
+        batch_size, seed, shuffle, pool, max_tokens: as of `BucketOrder`.
+    """
+
+    carries_state = False
+
+    def __init__(self, lengths: Ints, batch_size: int, **order: Any):
+        self.batch_size = batch_size
+        self._order = BucketOrder(lengths, batch_size, **order)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._order)
+
+    def batch(self, epoch: int, index: int) -> B:
+        """Batch `index` of `epoch`; takes time for its own size alone, and for one order of sequences per epoch.
+
+        Raises:
+            IndexError: no such batch.
+        """
+        return self.made_of(self._order.rows(epoch, index))
+
+    @abstractmethod
+    def made_of(self, rows: Ints) -> B:
+        """The batch of these sequences."""
+
+
+class Padded(NamedTuple):
+    """Rows of several lengths out of one flat array, side by side.
+
+    >>> rows = Padded.of(np.array([0, 3]), np.array([2, 1]))
+    >>> rows.filled(np.array([5, 6, 0, 7])[rows.places]).tolist()
+    [[5, 6], [7, 0]]
+
+    Attributes:
+        inside: (rows, longest), whether there is no padding.
+        places: (n,) where what is no padding lies in the flat array, row by row.
+    """
+
+    inside: NDArray[np.bool_]
+    places: Ints
+
+    @classmethod
+    def of(cls, starts: Ints, lengths: Ints) -> Padded:
+        """Rows that begin at these places of the flat array, of these lengths; at least one step wide."""
+        steps = np.arange(max(1, int(lengths.max(initial=0))))
+        inside = steps < lengths[:, None]
+        return cls(inside, (starts[:, None] + steps)[inside])
+
+    def filled(self, values: NDArray[Any]) -> Ints:
+        """What lies at `places` (n, …) as (rows, longest, …), zero in the padding."""
+        found = np.zeros((*self.inside.shape, *values.shape[1:]), np.int64)
+        found[self.inside] = values
+        return found

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from everstep.data.batches import Batches, TokenBatch
-from everstep.data.bucket_order import BucketOrder
+from everstep.data.batches import TokenBatch
+from everstep.data.bucket_order import Bucketed, Ints, Padded
 from everstep.data.text.corpus import Corpus
 from everstep.errors import DataError
 
 
-class Buckets(Batches[TokenBatch]):
+class Buckets(Bucketed[TokenBatch]):
     """The sequences of a corpus, each once an epoch, in padded batches of sequences of similar length.
 
     Each epoch the lines are shuffled, taken in pools of `pool * batch_size`, sorted by length within each, cut into
@@ -39,8 +39,6 @@ class Buckets(Batches[TokenBatch]):
         ([[0, 5, 0], [0, 6, 7]], [[5, 0, 0], [6, 7, 0]], [2, 3])
     """
 
-    carries_state = False
-
     def __init__(
         self,
         corpus: Corpus,
@@ -56,28 +54,14 @@ class Buckets(Batches[TokenBatch]):
             raise DataError("the vocabulary has no symbol that stands before a line's first; set data.eos=true")
         if not len(corpus):
             raise DataError("the corpus has no tokens: give a text that is not blank")
-        self.batch_size = batch_size
         self._corpus, self._begin_id = corpus, begin_id
         self._lengths = np.diff(corpus.starts, append=len(corpus))
-        self._order = BucketOrder(
-            self._lengths, batch_size, seed=seed, shuffle=shuffle, pool=pool, max_tokens=max_tokens
-        )
+        super().__init__(self._lengths, batch_size, seed=seed, shuffle=shuffle, pool=pool, max_tokens=max_tokens)
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return len(self._order)
-
-    def batch(self, epoch: int, index: int) -> TokenBatch:
-        """Batch `index` of `epoch`; takes time for its own size alone, and for one order of lines per epoch.
-
-        Raises:
-            IndexError: no such batch.
-        """
-        rows = self._order.rows(epoch, index)
+    def made_of(self, rows: Ints) -> TokenBatch:
+        """Some lines."""
         lengths = self._lengths[rows]
-        steps = np.arange(lengths.max())
-        inside = steps < lengths[:, None]
-        source = np.where(inside, np.asarray(self._corpus.starts[rows])[:, None] + steps, 0)
-        targets = np.where(inside, self._corpus.take(source), 0)
-        inputs = np.concatenate([np.full((len(rows), 1), self._begin_id), targets[:, :-1]], axis=1) * inside
+        padded = Padded.of(np.asarray(self._corpus.starts[rows]), lengths)
+        targets = padded.filled(self._corpus.take(padded.places))
+        inputs = np.concatenate([np.full((len(rows), 1), self._begin_id), targets[:, :-1]], axis=1) * padded.inside
         return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(lengths), None, 0, 0)

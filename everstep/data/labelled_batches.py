@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everstep.data.batches import Batches, Movable
-from everstep.data.bucket_order import BucketOrder
+from everstep.data.batches import Movable
+from everstep.data.bucket_order import Bucketed, Padded
 
 Ints = NDArray[np.int64]
 
@@ -44,7 +44,7 @@ class LabelledBatch(Movable):
         return len(self.labels)
 
 
-class LabelledBatches(Batches[LabelledBatch]):
+class LabelledBatches(Bucketed[LabelledBatch]):
     """Sequences with classes in padded batches of near-equal length; see `BucketOrder` for the order.
 
     Args:
@@ -59,8 +59,6 @@ class LabelledBatches(Batches[LabelledBatch]):
         ([[7, 0], [5, 6]], [1, 2], [0, 1])
     """
 
-    carries_state = False
-
     def __init__(
         self,
         sequences: Sequence[Ints],
@@ -71,27 +69,15 @@ class LabelledBatches(Batches[LabelledBatch]):
         shuffle: bool = True,
         max_tokens: int | None = None,
     ):
-        self.batch_size = batch_size
         self._lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         self._starts = np.cumsum(self._lengths) - self._lengths
         self._tokens = np.concatenate([*sequences, np.zeros(1, np.int64)]).astype(np.int32)
         self._labels = np.asarray(labels)
-        self._order = BucketOrder(self._lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
+        super().__init__(self._lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return len(self._order)
-
-    def batch(self, epoch: int, index: int) -> LabelledBatch:
-        """Batch `index` of `epoch`.
-
-        Raises:
-            IndexError: no such batch.
-        """
-        rows = self._order.rows(epoch, index)
+    def made_of(self, rows: Ints) -> LabelledBatch:
+        """Some sequences."""
         lengths = self._lengths[rows]
-        steps = np.arange(max(1, int(lengths.max())))
-        inside = steps < lengths[:, None]
-        source = np.where(inside, self._starts[rows][:, None] + steps, len(self._tokens) - 1)
-        tokens = np.where(inside, self._tokens[source], 0).astype(np.int64)
+        padded = Padded.of(self._starts[rows], lengths)
+        tokens = padded.filled(self._tokens[padded.places])
         return LabelledBatch(*map(torch.from_numpy, (tokens, lengths, self._labels[rows], rows.copy())))

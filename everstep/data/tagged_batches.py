@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from everstep.data.batches import Batches, Movable
-from everstep.data.bucket_order import BucketOrder
+from everstep.data.batches import Movable
+from everstep.data.bucket_order import Bucketed, Padded
 from everstep.data.word_features import Coded, Ints
 
 
@@ -51,7 +50,7 @@ class TaggedBatch(Movable):
         return (self.tags >= 0).flatten(1).all(1)
 
 
-class TaggedBatches(Batches[TaggedBatch]):
+class TaggedBatches(Bucketed[TaggedBatch]):
     """Sentences in padded batches of near-equal length; see `BucketOrder` for the order.
 
     Args:
@@ -67,8 +66,6 @@ class TaggedBatches(Batches[TaggedBatch]):
         ([[1, 0], [2, 1]], [[2], [1]], [[1, 0], [0, 1]])
     """
 
-    carries_state = False
-
     def __init__(
         self,
         coded: Coded,
@@ -78,53 +75,27 @@ class TaggedBatches(Batches[TaggedBatch]):
         shuffle: bool = True,
         max_tokens: int | None = None,
     ):
-        self.batch_size = batch_size
         self._coded = coded
         self._starts = np.cumsum(coded.lengths) - coded.lengths
         self._spelled_starts = np.cumsum(coded.spelled_lengths) - coded.spelled_lengths
-        self._order = BucketOrder(coded.lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
+        super().__init__(coded.lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return len(self._order)
-
-    def batch(self, epoch: int, index: int) -> TaggedBatch:
-        """Batch `index` of `epoch`.
-
-        Raises:
-            IndexError: no such batch.
-        """
-        rows = self._order.rows(epoch, index)
+    def made_of(self, rows: Ints) -> TaggedBatch:
+        """Some sentences."""
         coded, lengths = self._coded, self._coded.lengths[rows]
-        inside, take = _padded(self._starts[rows], lengths)
-        forms, which = np.unique(take(coded.forms)[inside], return_inverse=True)
+        padded = Padded.of(self._starts[rows], lengths)
+        forms, which = np.unique(coded.forms[padded.places], return_inverse=True)
         spelled_lengths = coded.spelled_lengths[forms]
-        _, take_characters = _padded(self._spelled_starts[forms], spelled_lengths)
-        placed = np.zeros(inside.shape, np.int64)
-        placed[inside] = which
-        tags = take(coded.tags)
+        spelled = Padded.of(self._spelled_starts[forms], spelled_lengths)
+        tags = padded.filled(coded.tags[padded.places])
         return TaggedBatch(
-            words=torch.from_numpy(take(coded.words)),
-            features=torch.from_numpy(take(coded.features)),
-            spelled=torch.from_numpy(take_characters(coded.spelled)),
+            words=torch.from_numpy(padded.filled(coded.words[padded.places])),
+            features=torch.from_numpy(padded.filled(coded.features[padded.places])),
+            spelled=torch.from_numpy(spelled.filled(coded.spelled[spelled.places])),
             spelled_lengths=torch.from_numpy(spelled_lengths),
-            forms=torch.from_numpy(placed),
+            forms=torch.from_numpy(padded.filled(which)),
             lengths=torch.from_numpy(lengths),
             tags=torch.from_numpy(tags),
             places=torch.from_numpy(rows.copy()),
             count=int(lengths[(tags >= 0).all((1, 2))].sum()),
         )
-
-
-def _padded(starts: Ints, lengths: Ints) -> tuple[np.ndarray, Callable[[Ints], Ints]]:
-    """Where rows of these lengths are no padding, (rows, longest), and what takes such rows from a flat array."""
-    steps = np.arange(max(1, int(lengths.max(initial=0))))
-    inside = steps < lengths[:, None]
-    source = (starts[:, None] + steps)[inside]
-
-    def take(flat: Ints) -> Ints:
-        found = np.zeros((*inside.shape, *flat.shape[1:]), np.int64)
-        found[inside] = flat[source]
-        return found
-
-    return inside, take
