@@ -80,6 +80,19 @@ class LayersSection(Section):
             yield "state_dropout", f"expected zoneout 0 beside it, which also changes the step; got {self.zoneout:g}"
 
 
+class EmbeddedSection(LayersSection):
+    """Tokens as vectors, and the layers that read them."""
+
+    embedding_size: Size = 128
+    """features of each token"""
+    embedding_dropout: Probability = 0.0
+    """of whole tokens: all places of a token at once"""
+
+    def problems(self, find: Find) -> Iterator[str]:
+        """A cell that cannot be made."""
+        yield from layer_problems(self, self.embedding_size, find)
+
+
 def layer_problems(section: LayersSection, input_size: int, find: Find) -> Iterator[str]:
     """What is wrong with the layers: they are made once, without memory."""
     small = section.model_copy(update={"dropout": 0.0, "input_dropout": 0.0, "weight_drop": 0.0})

@@ -15,20 +15,15 @@ from everstep.errors import ConfigError
 from everstep.networks.answers import Answers
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.documents import Hierarchy
-from everstep.networks.layers import LayersSection, encoder_of, initialise, stack_of
+from everstep.networks.layers import EmbeddedSection, encoder_of, initialise, stack_of
 from everstep.networks.ngram_ratios import MOST_CLASSES, NgramRatios
 from everstep.networks.pairs import compared
-from everstep.sections import Probability, Size
 from everstep.wirings import EmbeddingDropout, ReadOut
 
 
-class ClassifierSection(LayersSection):
+class ClassifierSection(EmbeddedSection):
     """The network: embedding, cells, one vector of their outputs, a head over classes."""
 
-    embedding_size: Size = 128
-    """features of each token"""
-    embedding_dropout: Probability = 0.0
-    """of whole tokens: all places of a token at once"""
     bidirectional: bool = True
     """each layer reads in both directions; hidden_size units each"""
     ngrams: int = Field(0, ge=0, le=5)

@@ -9,21 +9,16 @@ from everstep.cell import scan
 from everstep.errors import check_finite
 from everstep.heads import Categorical
 from everstep.networks.cells_by_name import Find, no_code
-from everstep.networks.layers import LayersSection, initialise, stack_of
-from everstep.sections import Probability, Size
+from everstep.networks.layers import EmbeddedSection, initialise, stack_of
 from everstep.state import State
 from everstep.wirings import EmbeddingDropout
 
 
-class TokenModelSection(LayersSection):
+class TokenModelSection(EmbeddedSection):
     """The network: embedding, a stack of cells, a softmax."""
 
-    embedding_size: Size = 128
-    """features of each token"""
     tied: bool = False
     """the softmax's weights are the embedding's; a linear layer joins them where sizes differ"""
-    embedding_dropout: Probability = 0.0
-    """of whole tokens: all places of a token at once"""
 
 
 class TokenModel(nn.Module):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from everstep.cells import LSTM
 from everstep.data.tagged_batches import TaggedBatch
 from everstep.data.word_features import UNKNOWN
-from everstep.networks.layers import LayersSection
+from everstep.networks.layers import EmbeddedSection
 from everstep.sections import NonNegative, Probability, Size, Whole
 from everstep.wirings import Bidirectional, EmbeddingDropout, ReadOut
 
 
-class WordSection(LayersSection):
+class WordSection(EmbeddedSection):
     """The network that reads words."""
 
     embedding_size: Size = 100

@@ -18,6 +18,7 @@ from everstep.look.passage import Passage
 from everstep.networks.scoring import Score as Score
 from everstep.runs.recipe import Recipe
 from everstep.runs.user_code import UserCode
+from everstep.sections import Section
 from everstep.state import State
 
 Say = Callable[[str], None]
@@ -62,8 +63,13 @@ class Task(ABC, Generic[R]):
         self.code = code or UserCode()
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the recipe that its types do not show, with the key first; asked before any work."""
-        yield from ()
+        """What is wrong with the recipe that its types do not show, with the key first; asked before any work.
+
+        By default what its sections find, such as a cell that cannot be made.
+        """
+        for _, value in self.recipe:
+            if isinstance(value, Section):
+                yield from value.problems(self.code.find)
 
     def prepare(self) -> None:
         """Read the data and learn what is needed of it; vocabularies and scalings of the split "train" alone.

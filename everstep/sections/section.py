@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -57,6 +57,14 @@ class Section(BaseModel, metaclass=_Refusing):
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Keys that do not go together: the key ("" for the section itself) and what is wrong with it."""
+        yield from ()
+
+    def problems(self, find: Callable[[str, str], Any]) -> Iterator[str]:
+        """What is wrong that types do not show, with the key first; asked before any work.
+
+        `find` gives what `FILE.py:NAME` is, by the recipe's key and that.
+        """
+        del find
         yield from ()
 
     def replace(self, **changes: Any) -> Self:

@@ -17,7 +17,6 @@ from everstep.networks.answers import Answers
 from everstep.networks.class_pictures import figure_pictures, text_passage, word_pictures
 from everstep.networks.classifying import MEANING, ClassSection, class_losses, measured_classes, to_learn, to_score
 from everstep.networks.document_pieces import piece_losses
-from everstep.networks.layers import layer_problems
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.temperature import calibrate, reported
 from everstep.runs.labelled_answers import answers_of, classes_of, disagreements, read_classes, written_classes
@@ -55,7 +54,7 @@ class Classification(Task[ClassificationRecipe]):
     def problems(self) -> Iterator[str]:
         """A cell that cannot be made, and sections that do not go together."""
         yield from disagreements(self.recipe.data, self.recipe.model, self.recipe.objective)
-        yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
+        yield from super().problems()
 
     def prepare(self) -> None:
         """The classes and the vocabulary of the training texts."""

@@ -16,7 +16,6 @@ from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
-from everstep.networks.layers import layer_problems
 from everstep.networks.likelihood import LikelihoodSection, likelihood
 from everstep.networks.scoring import Score, score_lines
 from everstep.networks.streaming import token_decoder
@@ -56,10 +55,6 @@ class LanguageModel(Task[LanguageModelRecipe]):
     meaning = MEANING
     shown = ("nats_per_token", "perplexity", "bits_per_char")
     tokenizer: Tokenizer
-
-    def problems(self) -> Iterator[str]:
-        """A cell that cannot be made."""
-        yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
 
     def prepare(self) -> None:
         """The vocabulary of the training text."""

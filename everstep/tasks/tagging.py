@@ -11,7 +11,6 @@ from everstep.data import Batches
 from everstep.data.tagged_batches import TaggedBatch, TaggedBatches
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
-from everstep.networks.layers import layer_problems
 from everstep.networks.learned_tags import Learned
 from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection, tag_losses
 from everstep.networks.tag_decoding import SCORED_WORDS, frequent_tags_rival, tag_figures
@@ -53,10 +52,6 @@ class Tagging(Task[TaggingRecipe]):
     }
     learned: Learned
     vectors: Vectors | None
-
-    def problems(self) -> Iterator[str]:
-        """A cell that cannot be made."""
-        yield from layer_problems(self.recipe.model, self.recipe.model.embedding_size, self.code.find)
 
     def prepare(self) -> None:
         """The vocabulary and the tags of the training sentences; vectors of words, if there are some."""
