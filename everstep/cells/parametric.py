@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from everstep.cell import Cell, check_size
+from everstep.parameters import Declaring
 
 
-class Parametric(Cell):
+class Parametric(Declaring, Cell):
     """A cell that names its parameters and their shapes; a subclass calls `declare` and writes `step`.
 
     >>> class Decay(Parametric):
@@ -32,21 +31,6 @@ class Parametric(Cell):
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(check_size(self, "input_size", input_size), check_size(self, "hidden_size", hidden_size))
         self.hidden_size = hidden_size
-
-    def declare(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        *,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Register a parameter of each shape and start it; with `bias=False` those called `bias…` are None."""
-        for name, shape in shapes.items():
-            absent = name.startswith("bias") and not bias
-            value = None if absent else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-            self.register_parameter(name, value)
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Every parameter uniform in ±1/√H."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from everstep.cell import check_size
+from everstep.parameters import Declaring
 from everstep.state import State, map_state
 from everstep.trees.forest import Level
 
@@ -40,7 +39,7 @@ class Children:
         return map_state(lambda leaf: self.level.slots(leaf, arity), self.states)
 
 
-class Composition(nn.Module):
+class Composition(Declaring):
     """One step over children instead of over time: a node's state is a function of its input x and of its children's
     states. `everstep.Tree` runs it over whole batches of trees. Subclass it: `leaf`, `inputs`, `combine`.
 
@@ -99,21 +98,6 @@ class Composition(nn.Module):
             children: their states, m ≥ q, of which each node has at least one.
         """
         raise NotImplementedError(f"{type(self).__name__} has no combine(x, children)")
-
-    def declare(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        *,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Register a parameter of each shape and start it; with `bias=False` those called `bias…` are None."""
-        for name, shape in shapes.items():
-            absent = name.startswith("bias") and not bias
-            value = None if absent else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-            self.register_parameter(name, value)
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Every parameter uniform in ±1/√H."""
