@@ -111,7 +111,7 @@ def sentences() -> Any:
     there = (Path(os.environ.get("EVERSTEP_DATA", "../shared/data")) / "sst").is_dir()
     options = ["data.phrases=false"] if there else ["model.embedding_size=300", "model.hidden_size=150"]
     task = load_task("classify-sst2" if there else "classify-minute", ["model.embedding_dropout=0", *options])
-    task.prepare(lambda line: None)
+    task.prepare()
     return task
 
 
@@ -151,7 +151,7 @@ def main() -> None:
     tune_malloc()  # for both: they share the process
     torch.set_num_threads(options.threads)
     task = sentences()
-    sequences, labels = task.texts.coded("train", task.tokenizer, task.classes)
+    sequences, labels = task.texts.coded("train", task.tokenizer, task.answers, learn=True)
     ways = {
         "nn.LSTM, padded": plain(task, sequences, labels, False),
         "nn.LSTM, packed": plain(task, sequences, labels, True),
