@@ -74,20 +74,20 @@ class _Nats(torch.autograd.Function):
             kept = [empty(call.scores, call.batch, call.time, call.wide) for _ in kept]
         nats = call.scores.new_empty(call.batch)
         call.run("forward", state=kept[0], sums=kept[1], nats=nats)
-        ctx.again = again
-        ctx.save_for_backward(lengths, target, *kept, *given)
+        ctx.again, ctx.lengths, ctx.target = again, lengths, target  # whole numbers of inference mode cannot be saved
+        ctx.save_for_backward(*kept, *given)
         return nats
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        lengths, target, state, sums, *given = ctx.saved_tensors
+        state, sums, *given = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a second derivative
             wanted = [tensor for tensor in given if tensor.requires_grad]
             found = iter(
                 torch.autograd.grad(ctx.again(*given), wanted, gradient, create_graph=True, materialize_grads=True)
             )
             return None, None, None, *[next(found) if tensor.requires_grad else None for tensor in given]
-        call = _Call(given[0], tuple(given[1:]), lengths, target)
+        call = _Call(given[0], tuple(given[1:]), ctx.lengths, ctx.target)
         by_scores = empty(call.scores, *call.scores.shape)
         by_chain = call.scores.new_empty(call.threads, call.tags + 2, call.wide)
         own = {"gradient": gradient.contiguous(), "by_scores": by_scores, "by_chain": by_chain}
