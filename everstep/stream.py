@@ -22,7 +22,7 @@ from everstep.backends.fused.runtime.program import address
 from everstep.backends.fused.runtime.work_layout import Rows, layout, numbers, table
 from everstep.cell import Cell
 from everstep.native import build, toolchain
-from everstep.native.call_table import Entry, Form
+from everstep.native.call_table import CallTable, Slot
 from everstep.native.kernels import GATE, Kernels, kernels
 from everstep.native.plain_memory import OPAQUE, plain
 from everstep.state import State, as_large, check_nest, leaves, unflatten
@@ -314,18 +314,18 @@ class Stream:
         brings = [*numbers(program.kernels, known, rows, place, gate=gate)]
         entries = {}
         for name, array in arrays.items():
-            entries[name] = Entry(len(brings))
+            entries[name] = Slot(len(brings))
             brings.append(array.data_ptr())
         self._x, self._y = entries["x0"].at, entries["y0"].at
-        factors = [(Entry(len(brings) + k), False) for k in range(len(matrices))]
+        factors = [(Slot(len(brings) + k), False) for k in range(len(matrices))]
         brings += [matrix.data_ptr() for matrix in matrices]
         told, jobs, packs = table(program.kernels, program.code, entries, factors, len(brings), False)
         brings += [stride for matrix in matrices for stride in matrix.stride()]
         self._brings = (ctypes.c_int64 * len(brings))(*brings)
-        self._form = Form(program.run, told)
+        self._form = CallTable(program.run, told)
         self._call = self._form.address, ctypes.addressof(self._brings)
         self._held = arrays, rows, gate, memory, constants, before
-        packing = Form(0, told, jobs, packs)
+        packing = CallTable(0, told, jobs, packs)
         program.kernels.call(packing.address, ctypes.addressof(self._brings))
         self._versions = [t._version for t in self._counting]
         self._pointers = [t.data_ptr() for t in self._tensors]

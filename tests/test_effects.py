@@ -222,7 +222,7 @@ def test_tracing_leaves_nothing_behind() -> None:
         before = repr({k: v for k, v in vars(cell).items() if k not in ("more", "drawn", "_buffers")})
         reset()
         fused.refuses(cell, torch.zeros(2, 3, 3, dtype=torch.float64), None, None)
-        after = repr({k: v for k, v in vars(cell).items() if k not in ("more", "drawn", "_buffers", "_everstep_known")})
+        after = repr({k: v for k, v in vars(cell).items() if k not in ("more", "drawn", "_buffers", "_everstep_cache")})
         assert (after, COUNT, KEPT, Writing.shared) == (before, 0, [], 0), write.__name__
 
 

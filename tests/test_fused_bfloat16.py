@@ -11,10 +11,10 @@ from torch import Tensor
 
 import everstep as es
 from everstep.backends.fused.runtime import call
-from everstep.native.kernels import has_short, kernels
+from everstep.native.kernels import has_bf16, kernels
 from everstep.native.products import transposed
 
-pytestmark = pytest.mark.skipif(not has_short(), reason="the processor has no products in bfloat16")
+pytestmark = pytest.mark.skipif(not has_bf16(), reason="the processor has no products in bfloat16")
 CELLS = {"LSTM": es.LSTM, "GRU": es.GRU, "GRUBefore": es.GRUBefore, "LayerNormLSTM": es.LayerNormLSTM}
 
 
@@ -40,7 +40,7 @@ def product(a: Tensor, w: Tensor, c: Tensor | None = None) -> Tensor:
     pointer = ctypes.c_void_p
     numbers = [ctypes.c_int64(v) for v in (a.stride(0), m, k, n, 0, 1 << 20, n)]
     lda, m_, k_, n_, first, last, ldc = numbers
-    library.library.es_gemm_short(
+    library.library.es_gemm_bf16(
         pointer(a.data_ptr()), lda, m_, pointer(place), k_, n_, first, last, pointer(out.data_ptr()), ldc,
         ctypes.c_int(c is not None),
     )  # fmt: skip
@@ -67,7 +67,7 @@ def test_products_over_steps(steps: int) -> None:
     torch.manual_seed(steps)
     for m, n in ((40, 40), (130, 3), (3, 200), (600, 50)):
         g, x = torch.randn(steps, m), torch.randn(steps, n)
-        assert near(transposed(g, x, short=True), g.t(), x)
+        assert near(transposed(g, x, bf16=True), g.t(), x)
 
 
 def test_not_a_number_and_infinity() -> None:
@@ -95,24 +95,24 @@ def test_a_training_step(name: str) -> None:
     for seed in range(6):  # what one draw of roundings becomes behind a layer norm is chance
         torch.manual_seed(seed)
         cell, xs = CELLS[name](24, 40), torch.randn(5, 30, 24)
-        exact, short = gradients(cell, xs, False), gradients(cell, xs, True)
+        exact, bf16 = gradients(cell, xs, False), gradients(cell, xs, True)
         errors = [
             [float((x - want).abs().mean() / want.abs().mean()) for x in (got, loop)]
-            for want, got, loop in zip(exact, short, gradients(cell, xs, True, "reference"), strict=True)
+            for want, got, loop in zip(exact, bf16, gradients(cell, xs, True, "reference"), strict=True)
         ]
         assert all(error > 1e-5 for error, _ in errors)
         logs.append([math.log(error / of_loop) for error, of_loop in errors])
     assert all(sum(of_one) / len(logs) < math.log(1.1) for of_one in zip(*logs, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(short, gradients(cell, xs, True), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(bf16, gradients(cell, xs, True), strict=True))
 
 
 def test_where_it_is_not_there_products_stay_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     cell, xs = es.GRU(8, 16), torch.zeros(2, 9, 8)  # nothing to round in the products of x
-    exact, short = gradients(cell, xs, False)[0], gradients(cell, xs, True)[0]
-    monkeypatch.setattr(call, "has_short", lambda: False)
+    exact, bf16 = gradients(cell, xs, False)[0], gradients(cell, xs, True)[0]
+    monkeypatch.setattr(call, "has_bf16", lambda: False)
     without = gradients(cell, xs, True)[0]
-    assert float((without - exact).abs().mean()) < float((short - exact).abs().mean())
+    assert float((without - exact).abs().mean()) < float((bf16 - exact).abs().mean())
 
 
 def test_padded_equals_alone() -> None:

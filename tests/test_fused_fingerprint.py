@@ -28,7 +28,7 @@ from everstep.native import toolchain
 from everstep.tracing.guards import Snapshot, fingerprint
 from everstep.tracing.side_effects import HOME
 
-KNOWN = import_module("everstep.backends.fused.runtime.cell_cache")  # whose name in `fused` is its function's
+CACHE = import_module("everstep.backends.fused.runtime.cell_cache")  # whose name in `fused` is its function's
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
 
@@ -302,7 +302,7 @@ def test_what_keeps_changing_is_not_compiled_for_ever(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(KNOWN, "clock", lambda: now)
+    monkeypatch.setattr(CACHE, "clock", lambda: now)
     monkeypatch.setattr(fused, "clock", lambda: 0.0)  # nothing takes any time
     cell, xs, traced, trace = Weighted(), torch.randn(2, 4, 3), [], fused.trace
     monkeypatch.setattr(fused, "trace", lambda *args, **kwargs: traced.append(1) or trace(*args, **kwargs))
@@ -329,7 +329,7 @@ def test_what_keeps_changing_is_not_compiled_for_ever(
 
 def test_what_takes_long_to_compile_is_not_compiled_for_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     now, cell, xs = 0.0, Weighted().eval(), torch.randn(2, 4, 3)
-    monkeypatch.setattr(KNOWN, "clock", lambda: now)
+    monkeypatch.setattr(CACHE, "clock", lambda: now)
     monkeypatch.setattr(fused, "clock", lambda: now)
     compile_ = fused._compile
 
@@ -371,7 +371,7 @@ class Remembering(es.Cell):
 
 @pytest.mark.parametrize("rows", [2, 5])
 def test_what_stood_in_an_attribute_is_let_go(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KNOWN, "_LARGE", 0)
+    monkeypatch.setattr(CACHE, "_LARGE", 0)
     cell, xs, held = Remembering(), torch.randn(2, 4, 3), []
     for _ in range(3):
         cell.memory = torch.randn(rows, 3)

@@ -312,7 +312,7 @@ def test_members_of_a_team_share_a_product(kernels: Kernels, members: int) -> No
             assert summed.tobytes() == (parts[0, :7] + parts[1, :7] + parts[2, :7]).tobytes()
 
 
-def team(library: ctypes.CDLL, wanted: int) -> list[tuple[int, int]]:
+def threads_for(library: ctypes.CDLL, wanted: int) -> list[tuple[int, int]]:
     """(i, n) of every call."""
     seen: list[tuple[int, int]] = []
     library.es_parallel(BODY(lambda _, i, n: seen.append((i, n))), None, wanted)
@@ -321,7 +321,7 @@ def team(library: ctypes.CDLL, wanted: int) -> list[tuple[int, int]]:
 
 def test_without_a_pool_the_caller_works_alone(library: ctypes.CDLL) -> None:
     library.es_set_openmp(None, None, None)
-    assert team(library, 4) == [(0, 1)]
+    assert threads_for(library, 4) == [(0, 1)]
 
 
 @pytest.fixture
@@ -342,13 +342,13 @@ def pool(library: ctypes.CDLL) -> Any:
 @pytest.mark.parametrize("wanted", [1, 2, 3])
 def test_every_member_of_a_team_works_once(library: ctypes.CDLL, pool: Any, wanted: int) -> None:
     pool.omp_set_dynamic(0)
-    assert team(library, wanted) == [(i, wanted) for i in range(wanted)]
+    assert threads_for(library, wanted) == [(i, wanted) for i in range(wanted)]
 
 
 def test_a_team_within_a_team_is_what_came(library: ctypes.CDLL, pool: Any) -> None:
     pool.omp_set_max_active_levels(1)
     inner: list[tuple[int, int]] = []
-    outer = BODY(lambda _, i, n: inner.extend(team(library, 2)))
+    outer = BODY(lambda _, i, n: inner.extend(threads_for(library, 2)))
     library.es_parallel(outer, None, 2)
     assert inner == [(0, 1), (0, 1)]
 
@@ -391,7 +391,7 @@ def test_a_barrier_within_a_team(library: ctypes.CDLL, pool: Any) -> None:
 
 def test_threads_get_rows_of_equal_cost(library: ctypes.CDLL) -> None:
     """None is left out or done twice; each thread's are sorted; about as much work for all as can be had."""
-    library.es_turns.argtypes, library.es_turns.restype = [c_void_p], None
+    library.es_assign.argtypes, library.es_assign.restype = [c_void_p], None
     rng, over = np.random.default_rng(0), []
     for trial in range(200):
         rows, dense = int(rng.integers(1, 40)), bool(rng.integers(2))
@@ -404,7 +404,7 @@ def test_threads_get_rows_of_equal_cost(library: ctypes.CDLL) -> None:
         for n in (1, 2, 3, 7):
             to = np.full(2 * rows + n + 1, -1)
             table = np.array([order.ctypes.data, length.ctypes.data, rows, n, dense, to.ctypes.data])
-            library.es_turns(table.ctypes.data)
+            library.es_assign(table.ctypes.data)
             starts, turns = to[: n + 1], to[n + 1 : n + 1 + rows].tolist()
             assert (np.diff(starts) >= 0).all()
             assert (starts[0], starts[-1]) == (0, rows)

@@ -138,9 +138,9 @@ PRODUCTS: Limits = UNITS | {
     "all steps before, if a thread is idle": {"_ALONE": 0},
 }
 OUTPUTS: Limits = {
-    "numbers shared": {"share_loose": lambda threads, *_: (threads, True)},
-    "past the caches": {"_FAR": 0},
-    "in the caches": {"_FAR": 1 << 60},
+    "numbers shared": {"partition_elementwise": lambda threads, *_: (threads, True)},
+    "past the caches": {"_NONTEMPORAL": 0},
+    "in the caches": {"_NONTEMPORAL": 1 << 60},
 }
 LIMITS: Limits = PRODUCTS | OUTPUTS
 """What decides in `table` how a loop divides its work, each at its ends: constants, and whether threads share rows."""
@@ -308,7 +308,7 @@ def test_limits_of_products_are_heeded(monkeypatch: pytest.MonkeyPatch, threads:
 def test_outputs_leave_by_strips_where_lines_are_whole(name: str, strips: bool) -> None:
     cell = CASES[name].make()
     code = source(cell, torch.zeros(1, 300, cell.input_size))
-    assert "if (far) es_far(" in code
+    assert "if (nontemporal) es_nontemporal_copy(" in code
     assert ("auto strip" in code) == strips
 
 

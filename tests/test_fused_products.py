@@ -14,8 +14,8 @@ import everstep as es
 from everstep.backends.fused.backend import _rows
 from everstep.backends.fused.runtime.work_layout import Rows
 from everstep.native import products, toolchain
-from everstep.native.kernels import has_short, kernels
-from everstep.native.products import ALL, BEFORE, USED, USED_BEFORE, columns, mm, room_over_steps, transposed
+from everstep.native.kernels import has_bf16, kernels
+from everstep.native.products import ALL, BEFORE, USED, USED_BEFORE, columns, mm, transposed, workspace_over_steps
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -216,11 +216,11 @@ def gathered(x: Tensor, others: Tensor, rows: Rows, way: int) -> Tensor:
 
 
 @pytest.mark.sanitize
-@pytest.mark.parametrize(("dtype", "short"), KINDS)
+@pytest.mark.parametrize(("dtype", "bf16"), KINDS)
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("lengths", [[3], [1, 1], [0, 5, 0, 0, 4, 7, 0], [7, 0], [300, 1, 0, 257, 256, 2], [0, 0]])
-def test_rows_of_steps(lengths: list[int], resets: bool, dtype: torch.dtype, short: bool) -> None:
-    if short and not has_short():
+def test_rows_of_steps(lengths: list[int], resets: bool, dtype: torch.dtype, bf16: bool) -> None:
+    if bf16 and not has_bf16():
         pytest.skip("no bfloat16 in this processor")
     torch.manual_seed(0)
     count, time = len(lengths), max([*lengths, 1]) + 2
@@ -239,13 +239,13 @@ def test_rows_of_steps(lengths: list[int], resets: bool, dtype: torch.dtype, sho
             found = []
             for threads, of, how in ((1, gathered(x, others, rows, way), ALL), (1, x, way), (3, x, way)):
                 out = torch.full((m, n), torch.nan, dtype=dtype)
-                room = room_over_steps(dtype, rows.steps, m, n)
+                room = workspace_over_steps(dtype, rows.steps, m, n)
                 memory = torch.empty(threads * room, dtype=dtype)
                 table = [1, 0, 1, memory.data_ptr(), room, *rows.addresses[:3], count, time]
                 table += [g.data_ptr(), m, of.data_ptr(), n, rows.steps, m, n, out.data_ptr(), n]
                 table += [how, others.data_ptr(), n, array.data_ptr(), width]
                 numbers = (ctypes.c_int64 * len(table))(*table)
-                kernels(dtype, short).run(columns(dtype, short), ctypes.addressof(numbers), threads)
+                kernels(dtype, bf16).run(columns(dtype, bf16), ctypes.addressof(numbers), threads)
                 found.append(out)
             assert torch.equal(found[0], found[1]), (way, m, n)
             assert torch.equal(found[0], found[2]), (way, m, n)

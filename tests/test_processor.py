@@ -18,7 +18,7 @@ from everstep.backends.fused import backend as fused
 from everstep.cli.app import app
 from everstep.learn.precision import uses_bfloat16
 from everstep.native import processor, toolchain
-from everstep.native.kernels import has_short
+from everstep.native.kernels import has_bf16
 from everstep.runs.training import train
 
 pytestmark = pytest.mark.instructions
@@ -99,7 +99,7 @@ def test_without_proc_pytorch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_held_run_is_held_throughout() -> None:
     """PyTorch, oneDNN and the compiled engine agree on what there is."""
     held = processor.held()
-    short = has_short() if toolchain.compiler() else False
+    short = has_bf16() if toolchain.compiler() else False
     if held is None:
         assert short <= ("avx512_bf16" in processor.instructions())
         return
@@ -189,7 +189,7 @@ def test_other_kernels_need_no_onednn(kind: Any, dtype: torch.dtype, monkeypatch
 @pytest.mark.parametrize("dtype", SHORT)
 def test_auto_takes_pytorchs_lstm_only_where_onednn_has_it(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     cell, xs = es.LSTM(4, 512), torch.randn(2, 12, 4)
-    monkeypatch.setattr(fused, "has_short", lambda: False)
+    monkeypatch.setattr(fused, "has_bf16", lambda: False)
     for onednn in (True, False):
         monkeypatch.setattr(processor, "onednn", lambda dtype, onednn=onednn: onednn)
         with torch.no_grad(), torch.autocast("cpu", dtype):

@@ -37,7 +37,7 @@ def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor |
     return None
 
 
-def short_lstm() -> bool:
+def has_autocast_lstm() -> bool:
     """Whether oneDNN has the LSTM that `torch.lstm` calls under the present autocast on a CPU.
 
     PyTorch asks that for the inputs as they come, before autocast makes them short: given float32, it fails where there
@@ -65,7 +65,7 @@ def run(
 def _kernel(cell: AbstractGated, data: Tensor, batch_sizes: Tensor | None, state: State) -> tuple[Tensor, State]:
     """Call the kernel on (batch, time, features), or on packed data with its batch sizes."""
     parameters = [p for p in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) if p is not None]
-    if data.is_cpu and torch.is_autocast_enabled("cpu") and cell.vendor_kernel() == "lstm" and not short_lstm():
+    if data.is_cpu and torch.is_autocast_enabled("cpu") and cell.vendor_kernel() == "lstm" and not has_autocast_lstm():
         data = data.to(torch.get_autocast_dtype("cpu"))  # with which PyTorch asks, and runs its own loop
     if data.is_cuda:
         parameters = _in_one_piece(parameters)

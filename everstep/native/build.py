@@ -51,7 +51,7 @@ _unusable: set[Path] = set()
 
 
 @dataclass(frozen=True)
-class Entry:
+class CachedLibrary:
     """A compiled step in the cache; `created` is in UTC, as ISO 8601."""
 
     name: str
@@ -95,14 +95,14 @@ def folder() -> Path:
         return Path(os.devnull) / "engine"
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CachedLibrary]:
     """The compiled steps in the cache, by name."""
     found = []
     for library in sorted(path for path in _kept() if path.suffix == ".so"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             beside = _sidecar(library)
             size = library.stat().st_size + library.with_suffix(".json").stat().st_size
-            found.append(Entry(beside.name, size, beside.created))
+            found.append(CachedLibrary(beside.name, size, beside.created))
     return found
 
 

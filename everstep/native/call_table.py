@@ -1,4 +1,4 @@
-"""What compiled code is told: forms of tables, known once and for all, that C fills in with what each call brings."""
+"""Tables of numbers and addresses that compiled code reads: what is known once and for all, and slots for the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import NamedTuple
 
-BRINGS = (
+ARGUMENTS = (
     "steps",
     "threads",
     "then_threads",
@@ -21,22 +21,22 @@ BRINGS = (
     "gate",
     "memory",
     "split",
-    "share",
+    "thread_stride",
     "block",
     "chunk",
     "near",
-    "near_share",
-    "far",
-    "room",
+    "near_stride",
+    "nontemporal",
+    "workspace",
 )
 """The numbers that every call brings, the first three where C reads them; after them come addresses of its arrays.
 
-As in `cpu.HEADER`, and: `steps`, `rows`, `time` of `table.Rows`; on how many `threads` the loop runs and what comes
-then; where the working `memory` begins; `room` in it for each thread, for what comes then.
+As in `writer.HEADER`, and: `steps`, `rows`, `time` of `work_layout.Rows`; on how many `threads` the loop runs and what
+comes then; where the working `memory` begins; `workspace` in it for each thread, for what comes then.
 """
 
 
-class Entry(NamedTuple):
+class Slot(NamedTuple):
     """A number in a table.
 
     Attributes:
@@ -49,45 +49,45 @@ class Entry(NamedTuple):
     plus: int = 0
     each: int = 0
 
-    def behind(self, plus: int, each: int = 0) -> Entry:
+    def behind(self, plus: int, each: int = 0) -> Slot:
         """Further on in memory, in bytes."""
-        return Entry(self.at, self.plus + plus, self.each + each)
+        return Slot(self.at, self.plus + plus, self.each + each)
 
 
-NULL = Entry(-1)
+NULL = Slot(-1)
 
 
-def brought(name: str) -> Entry:
-    """One of `BRINGS`."""
-    return Entry(BRINGS.index(name))
+def argument(name: str) -> Slot:
+    """One of `ARGUMENTS`."""
+    return Slot(ARGUMENTS.index(name))
 
 
-class Form:
+class CallTable:
     """The tables of a call.
 
     Args:
         loop: the address of what runs, 0 for nothing.
-        table: its table: numbers that are known, and entries.
-        jobs: where in it the matrices that are to be packed are described, 6 entries each.
+        table: its table: numbers that are known, and slots.
+        jobs: where in it the matrices that are to be packed are described, 6 slots each.
         packs: how many these are.
         then: the address of what runs after that, 0 for nothing.
         then_table: its table.
 
     Attributes:
-        address: where C finds it, as long as the form lives.
+        address: where C finds it, as long as this lives.
     """
 
     def __init__(
         self,
         loop: int,
-        table: Sequence[int | Entry],
+        table: Sequence[int | Slot],
         jobs: int = 0,
         packs: int = 0,
         then: int = 0,
-        then_table: Sequence[int | Entry] = (),
+        then_table: Sequence[int | Slot] = (),
     ):
         numbers = [loop, len(table), jobs, packs, then, len(then_table)]
-        for entry in (*table, *then_table):
-            numbers += entry if isinstance(entry, Entry) else (-1, entry, 0)
+        for slot in (*table, *then_table):
+            numbers += slot if isinstance(slot, Slot) else (-1, slot, 0)
         self._numbers = (ctypes.c_int64 * len(numbers))(*numbers)
         self.address = ctypes.addressof(self._numbers)

@@ -11,16 +11,16 @@
 // depends on the number of steps alone.)
 //
 // Plain C interface; GCC or Clang vector extensions; compile with -std=gnu++17 -march=native, and with ES_F32, ES_F64 or
-// ES_SHORT defined for the products of one kind of number alone, which takes a third of the time.
+// ES_BF16 defined for the products of one kind of number alone, which takes a third of the time.
 
 #include <cstdint>
 #include <sched.h>
 #include <utility>
 
-#if !defined(ES_F32) && !defined(ES_F64) && !defined(ES_SHORT)
+#if !defined(ES_F32) && !defined(ES_F64) && !defined(ES_BF16)
 #define ES_F32
 #define ES_F64
-#define ES_SHORT
+#define ES_BF16
 #endif
 
 #define ES_ALWAYS __attribute__((always_inline))
@@ -91,12 +91,12 @@ template <class V> ES_INLINE void fma(V& c, V a, V b) { c += a * b; }
 
 // c += a * b of pairs: every number of a and b is two neighbours of K in bfloat16, whose products are added in float.
 #if defined(__AVX512BF16__)
-constexpr bool HAS_SHORT = true;
+constexpr bool HAS_BF16 = true;
 ES_INLINE void fma_pairs(Vec<float>& c, Vec<float> a, Vec<float> b) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
 }
 #else
-constexpr bool HAS_SHORT = false;
+constexpr bool HAS_BF16 = false;
 ES_INLINE void fma_pairs(Vec<float>& c, Vec<float> a, Vec<float> b) { c += a * b; }  // never called
 #endif
 
@@ -315,7 +315,7 @@ void gemm(const T* A, int64_t lda, int64_t M, const T* W, int64_t K, int64_t N, 
 // ----------------------------------------------------------------------------------------------------- bfloat16 products
 
 // To the nearest bfloat16, ties to even.
-ES_INLINE uint32_t shortened(float x) {
+ES_INLINE uint32_t to_bf16(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);
   const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -324,12 +324,12 @@ ES_INLINE uint32_t shortened(float x) {
 
 // Two neighbours in the place of a float, which is never read as one.
 ES_INLINE void put_pair(float* to, float first, float second) {
-  const uint32_t bits = shortened(first) | shortened(second) << 16;
+  const uint32_t bits = to_bf16(first) | to_bf16(second) << 16;
   __builtin_memcpy(to, &bits, 4);
 }
 
 // K numbers as pairs, the last one with a zero where K is odd.
-inline void shorten(const float* from, int64_t K, float* to) {
+inline void row_to_bf16(const float* from, int64_t K, float* to) {
   for (int64_t k = 0; k < K / 2; ++k) put_pair(to + k, from[2 * k], from[2 * k + 1]);
   if (K % 2) put_pair(to + K / 2, from[K - 1], 0);
 }
@@ -359,17 +359,17 @@ inline void pack_pairs(const float* W, int64_t K, int64_t N, int64_t stride_k, i
   }
 }
 
-__attribute__((noinline)) inline void chunk_short(const float* A, int64_t lda, int64_t M, const float* W, int64_t apart,
+__attribute__((noinline)) inline void chunk_bf16(const float* A, int64_t lda, int64_t M, const float* W, int64_t apart,
                                                   int64_t K, int64_t N, int64_t p, int64_t last, float* C, int64_t ldc,
                                                   bool sum) {
   constexpr int64_t stride = (CHUNK_BYTES + 64) / sizeof(float);
   float copy[CHUNK_ROWS * stride];
-  for (int64_t m = 0; m < M; ++m) shorten(A + m * lda, K, copy + m * stride);
+  for (int64_t m = 0; m < M; ++m) row_to_bf16(A + m * lda, K, copy + m * stride);
   chunk<float, false, true>(copy, stride, M, W, apart, (K + 1) / 2, N, p, last, C, ldc, sum);
 }
 
 // As `gemm`, both factors rounded to bfloat16.
-inline void gemm_short(const float* A, int64_t lda, int64_t M, const float* W, int64_t K, int64_t N, int64_t first,
+inline void gemm_bf16(const float* A, int64_t lda, int64_t M, const float* W, int64_t K, int64_t N, int64_t first,
                        int64_t last, float* C, int64_t ldc, bool add) {
   constexpr int64_t NR = PANEL<float>, most = 2 * (CHUNK_BYTES / int64_t(sizeof(float)));
   const int64_t panels = (N + NR - 1) / NR;
@@ -381,7 +381,7 @@ inline void gemm_short(const float* A, int64_t lda, int64_t M, const float* W, i
     int64_t k = 0;
     do {
       const int64_t length = k + most < K ? most : K - k;
-      chunk_short(A + m * lda + k, lda, n, W + k / 2 * NR, (K + 1) / 2 * NR, length, N, first, last, C + m * ldc, ldc,
+      chunk_bf16(A + m * lda + k, lda, n, W + k / 2 * NR, (K + 1) / 2 * NR, length, N, first, last, C + m * ldc, ldc,
                   add || k > 0);
       k += length;
     } while (k < K);
@@ -485,7 +485,7 @@ template <class T> void pack_across(const T* A, int64_t lda, int64_t M, int64_t 
 
 template <class T> constexpr int64_t ACROSS_PANELS = ACROSS_BYTES / (STEPS * PANEL<T> * sizeof(T));
 
-// Rows of steps, as in `Rows` of table.py: row r has `length[r]` from place `offset[r]` on; `resets` may be null. In the
+// Rows of steps, as in `Rows` of work_layout.py: row r has `length[r]` from place `offset[r]` on; `resets` may be null. In the
 // caller's arrays every row has `time` of them.
 struct Ragged {
   const int64_t *offset, *length;
@@ -519,10 +519,10 @@ template <class T> struct Lines {
 
   Lines from(int64_t column) const { return {rows + column, ld, way, others + column, ld_others, ragged}; }
 
-  // `count` columns of steps s to s + length, and how far apart they lie; put together in `room` where they must be.
-  std::pair<const T*, int64_t> at(int64_t s, int64_t length, int64_t column, int64_t count, T* room) const {
+  // `count` columns of steps s to s + length, and how far apart they lie; put together in `workspace` where they must be.
+  std::pair<const T*, int64_t> at(int64_t s, int64_t length, int64_t column, int64_t count, T* workspace) const {
     if (way == ALL) return {rows + s * ld + column, ld};
-    T* to = room;
+    T* to = workspace;
     for (int64_t r = ragged->row_of(s), end = s + length; s < end; ++r) {
       const int64_t first = ragged->offset[r], last = first + ragged->length[r];
       const int64_t moved = (way == BEFORE ? 0 : r * ragged->time - first) - (way != USED);
@@ -534,14 +534,14 @@ template <class T> struct Lines {
         __builtin_memcpy(to, row + column, count * sizeof(T));
       }
     }
-    return {room, count};
+    return {workspace, count};
   }
 };
 
 // Numbers of a part of B (N columns) and of a group of rows of C that are worked on at once, and of all that needs.
-template <class T> struct Room {
+template <class T> struct Workspace {
   int64_t part, group;
-  Room(int64_t steps, int64_t N) {
+  Workspace(int64_t steps, int64_t N) {
     const int64_t depth = steps < STEPS ? steps : STEPS, panels = (N + PANEL<T> - 1) / PANEL<T>;
     part = (panels < ACROSS_PANELS<T> ? panels : ACROSS_PANELS<T>) * PANEL<T> * depth;
     group = ACROSS_ROWS * depth;
@@ -550,7 +550,7 @@ template <class T> struct Room {
 };
 
 // Two steps after one another as one row of pairs, zeros beside the last of an odd number. It may overwrite `from`.
-inline void shorten_steps(const float* from, int64_t ld, int64_t steps, int64_t count, float* to) {
+inline void steps_to_bf16(const float* from, int64_t ld, int64_t steps, int64_t count, float* to) {
   for (int64_t s = 0; s < steps / 2; ++s)
     for (int64_t j = 0; j < count; ++j)
       put_pair(to + s * count + j, from[2 * s * ld + j], from[(2 * s + 1) * ld + j]);
@@ -570,13 +570,13 @@ void across(const Lines<T>& A, int64_t M, const Lines<T>& B, int64_t N, int64_t 
   const Even chunks = {steps, (steps + STEPS - 1) / STEPS};
   const Even parts = {panels, (panels + ACROSS_PANELS<T> - 1) / ACROSS_PANELS<T>};
   const Even groups = {M, (M + ACROSS_ROWS - 1) / ACROSS_ROWS};
-  const Room<T> size(steps, N);
-  T *packed = memory, *group = memory + size.part, *room = group + size.group;
-  const auto lines = [room](const Lines<T>& from, int64_t s, int64_t length, int64_t column, int64_t count) {
-    const auto found = from.at(s, length, column, count, room);
+  const Workspace<T> size(steps, N);
+  T *packed = memory, *group = memory + size.part, *workspace = group + size.group;
+  const auto lines = [workspace](const Lines<T>& from, int64_t s, int64_t length, int64_t column, int64_t count) {
+    const auto found = from.at(s, length, column, count, workspace);
     if constexpr (PAIRS) {
-      shorten_steps(found.first, found.second, length, count, room);
-      return std::pair<const T*, int64_t>{room, count};
+      steps_to_bf16(found.first, found.second, length, count, workspace);
+      return std::pair<const T*, int64_t>{workspace, count};
     } else {
       return found;
     }
@@ -627,11 +627,11 @@ void few_steps(const T* X, int64_t ldx, const T* G, int64_t ldg, int64_t M, T* s
 
 // R columns of X: G is read once, in order, since that takes longer than the little there is to compute.
 template <class T, int R>
-void few(const Lines<T>& lines, const Lines<T>& G, int64_t M, int64_t steps, T* C, int64_t ldc, T* sums, T* room) {
+void few(const Lines<T>& lines, const Lines<T>& G, int64_t M, int64_t steps, T* C, int64_t ldc, T* sums, T* workspace) {
   const Even chunks = {steps, (steps + STEPS - 1) / STEPS};
   for (int64_t i = 0; i < chunks.parts; ++i) {
     const int64_t first = chunks.at(i), length = chunks.at(i + 1) - first;
-    const auto [X, ldx] = lines.at(first, length, 0, R, room);
+    const auto [X, ldx] = lines.at(first, length, 0, R, workspace);
     const T* g = G.rows + first * G.ld;
     for (int64_t j = 0; j < R * M; ++j) sums[j] = T(0);
     int64_t s = 0;
@@ -651,8 +651,8 @@ template <class T> bool swapped(int64_t M, int64_t N) {
 // For a share of M, or of N where that is larger.
 template <class T> int64_t gemm_tn_memory(int64_t steps, int64_t M, int64_t N) {
   const int64_t line = 64 / sizeof(T);
-  if (N >= PANEL<T> && N <= M) return Room<T>(steps, N).all() + line;  // never swapped
-  const int64_t all = Room<T>(steps, M > N ? M : N).all(), few = 2 * (M + STEPS);
+  if (N >= PANEL<T> && N <= M) return Workspace<T>(steps, N).all() + line;  // never swapped
+  const int64_t all = Workspace<T>(steps, M > N ? M : N).all(), few = 2 * (M + STEPS);
   return (all > few ? all : few) + M * (N < PANEL<T> ? N : PANEL<T>) + line;
 }
 
@@ -665,7 +665,7 @@ void gemm_tn(Lines<T> G, Lines<T> X, int64_t steps, int64_t N, int64_t m0, int64
   C += m0 * ldc;
   if (!swapped<T>(M, N)) return across<T, PAIRS>(G, M, X, N, steps, C, ldc, memory);
   if (N <= 2 && steps > 0) return (N == 1 ? few<T, 1> : few<T, 2>)(X, G, M, steps, C, ldc, memory, memory + N * M);
-  T* after = memory + Room<T>(steps, M).all();
+  T* after = memory + Workspace<T>(steps, M).all();
   across<T, PAIRS>(X, N, G, M, steps, after, M, memory);
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < N; ++n) C[m * ldc + n] = after[n * M + m];
@@ -674,9 +674,9 @@ void gemm_tn(Lines<T> G, Lines<T> X, int64_t steps, int64_t N, int64_t m0, int64
 // ------------------------------------------------------------------------------------------------------------- threads
 
 // Part i of n of so many pieces of a size; the last piece may be shorter.
-struct Share {
+struct Partition {
   int64_t first, last;
-  Share(int64_t all, int64_t piece, int64_t i, int64_t n) {
+  Partition(int64_t all, int64_t piece, int64_t i, int64_t n) {
     const Even parts = {(all + piece - 1) / piece, n};
     first = parts.at(i) * piece;
     last = parts.at(i + 1) * piece < all ? parts.at(i + 1) * piece : all;
@@ -687,24 +687,24 @@ template <class T> T* at(int64_t address) { return reinterpret_cast<T*>(address)
 
 template <class T, bool PAIRS = false> void panels_body(const int64_t* t, int64_t i, int64_t n) {
   const int64_t K = t[1], N = t[2], stride_k = t[3], stride_n = t[4];
-  const Share share(N, PANEL<T>, i, n);
-  if (share.first >= share.last) return;
-  const T* W = at<T>(t[0]) + share.first * stride_n;
+  const Partition part(N, PANEL<T>, i, n);
+  if (part.first >= part.last) return;
+  const T* W = at<T>(t[0]) + part.first * stride_n;
   if constexpr (PAIRS)
-    pack_pairs(W, K, share.last - share.first, stride_k, stride_n, at<T>(t[5]) + share.first * ((K + 1) / 2));
+    pack_pairs(W, K, part.last - part.first, stride_k, stride_n, at<T>(t[5]) + part.first * ((K + 1) / 2));
   else
-    pack(W, K, share.last - share.first, stride_k, stride_n, at<T>(t[5]) + share.first * K);
+    pack(W, K, part.last - part.first, stride_k, stride_n, at<T>(t[5]) + part.first * K);
 }
 
 template <class T> void rows_body(const int64_t* t, int64_t i, int64_t n) {
   const int64_t lda = t[1], M = t[2], K = t[4], N = t[5], ldc = t[7], panels = (N + PANEL<T> - 1) / PANEL<T>;
   if (M < 4 * ROWS * n && panels >= n) {
-    const Share share(panels, 1, i, n);
-    return gemm(at<T>(t[0]), lda, M, at<T>(t[3]), K, N, share.first, share.last, at<T>(t[6]), ldc, false);
+    const Partition part(panels, 1, i, n);
+    return gemm(at<T>(t[0]), lda, M, at<T>(t[3]), K, N, part.first, part.last, at<T>(t[6]), ldc, false);
   }
-  const Share share(M, ROWS, i, n);
-  gemm(at<T>(t[0]) + share.first * lda, lda, share.last - share.first, at<T>(t[3]), K, N, 0, panels,
-       at<T>(t[6]) + share.first * ldc, ldc, false);
+  const Partition part(M, ROWS, i, n);
+  gemm(at<T>(t[0]) + part.first * lda, lda, part.last - part.first, at<T>(t[3]), K, N, 0, panels,
+       at<T>(t[6]) + part.first * ldc, ldc, false);
 }
 
 // One product over steps: G, ldg, X, ldx, steps, M, N, C, ldc, way, others, ld_others; X as in Lines.
@@ -714,12 +714,12 @@ void columns_share(const int64_t* t, const Ragged& ragged, T* memory, int64_t i,
   const Lines<T> G = {at<T>(t[0]), t[1], ALL, nullptr, 0, nullptr};
   const Lines<T> X = {at<T>(t[2]), t[3], Way(t[9]), at<T>(t[10]), t[11], &ragged};
   if (M < 2 * ROWS * n && N > M) {
-    const Share share(N, PANEL<T>, i, n);
-    return gemm_tn<T, PAIRS>(G, X.from(share.first), steps, share.last - share.first, 0, M, at<T>(t[7]) + share.first,
+    const Partition part(N, PANEL<T>, i, n);
+    return gemm_tn<T, PAIRS>(G, X.from(part.first), steps, part.last - part.first, 0, M, at<T>(t[7]) + part.first,
                              ldc, memory);
   }
-  const Share share(M, swapped<T>(M, N) ? PANEL<T> : 1, i, n);
-  gemm_tn<T, PAIRS>(G, X, steps, N, share.first, share.last, at<T>(t[7]), ldc, memory);
+  const Partition part(M, swapped<T>(M, N) ? PANEL<T> : 1, i, n);
+  gemm_tn<T, PAIRS>(G, X, steps, N, part.first, part.last, at<T>(t[7]), ldc, memory);
 }
 
 // Numbers that threads have summed each for itself: from, how many threads, distance of theirs, how many numbers, to.
@@ -768,12 +768,12 @@ void ragged_body(const int64_t* t, int64_t i, int64_t n) {
 }
 
 // What a step of one more row costs, where a thread has some already, in quarters of the cost of one among many: the first
-// has to read what rows are multiplied by, and the kernels do two to four rows at less than their share.
+// has to read what rows are multiplied by, and the kernels do two to four rows at less than their part.
 int64_t row_cost(int64_t rows, bool dense) { return !dense || rows >= 4 ? 4 : rows ? 3 : 7; }
 
 // Whether all rows find a place if each thread takes, the longest first, those whose steps it can do at this cost.
 bool fits(const int64_t* order, const int64_t* length, int64_t rows, int64_t threads, bool dense, int64_t cost,
-          int64_t* starts, int64_t* turns, int64_t* taken) {
+          int64_t* starts, int64_t* assigned, int64_t* taken) {
   for (int64_t r = 0; r < rows; ++r) taken[r] = 0;
   int64_t placed = 0;
   for (int64_t thread = 0; thread < threads; ++thread) {
@@ -783,7 +783,7 @@ bool fits(const int64_t* order, const int64_t* length, int64_t rows, int64_t thr
       if (taken[r] || one > left) continue;
       taken[r] = 1;
       left -= one;
-      turns[placed++] = order[r];
+      assigned[placed++] = order[r];
     }
   }
   starts[threads] = placed;
@@ -792,9 +792,9 @@ bool fits(const int64_t* order, const int64_t* length, int64_t rows, int64_t thr
 
 // Which rows each thread does, so that all have about as much to do: the least cost for which they fit (MULTIFIT; Coffman,
 // Garey and Johnson 1978, "An application of bin-packing to multiprocessor scheduling"). Order, longest first, length,
-// rows, threads, whether they multiply, and where these go: the first turn of each thread, their end, all turns; as
-// much memory again as turns.
-void turns(const int64_t* t) {
+// rows, threads, whether they multiply, and where these go: the first row of each thread, their end, all rows; as
+// much memory again as rows.
+void assign(const int64_t* t) {
   const int64_t *order = at<int64_t>(t[0]), *length = at<int64_t>(t[1]), rows = t[2], threads = t[3];
   const bool dense = t[4];
   int64_t *starts = at<int64_t>(t[5]), *to = starts + threads + 1, *taken = to + rows;
@@ -896,22 +896,22 @@ template <class T, bool PAIRS> void run_body(void* given, int64_t i, int64_t n) 
   if (i < others) r->then(r->then_data, i, others);
 }
 
-// The table of a call, by its form: each entry is one of the numbers that the call brings (-1: none of them), and what is
+// The table of a call, by its slots: each entry is one of the numbers that the call brings (-1: none of them), and what is
 // added to it, once and for every step, of which the first number says how many there are.
-void fill(const int64_t* form, int64_t entries, const int64_t* numbers, int64_t* table) {
-  for (int64_t k = 0; k < entries; ++k, form += 3)
-    table[k] = (form[0] < 0 ? 0 : numbers[form[0]]) + form[1] + form[2] * numbers[0];
+void fill(const int64_t* slots, int64_t entries, const int64_t* numbers, int64_t* table) {
+  for (int64_t k = 0; k < entries; ++k, slots += 3)
+    table[k] = (slots[0] < 0 ? 0 : numbers[slots[0]]) + slots[1] + slots[2] * numbers[0];
 }
 
-// The form: a body; how many entries its table has, which entry is the first of the matrices to pack, and how many of
+// The slots: a body; how many entries its table has, which entry is the first of the matrices to pack, and how many of
 // these there are; what runs then, and how many entries its table has; the entries of both. The call brings: how many
 // steps; on how many threads each of the two runs; and more.
-template <class T, bool PAIRS> void call(const int64_t* form, const int64_t* numbers) {
-  const int64_t entries = form[1], others = form[5];
+template <class T, bool PAIRS> void call(const int64_t* slots, const int64_t* numbers) {
+  const int64_t entries = slots[1], others = slots[5];
   int64_t* table = static_cast<int64_t*>(__builtin_alloca((entries + others + 1) * sizeof(int64_t)));
-  fill(form + 6, entries + others, numbers, table);
-  Run run = {at<void(void*, int64_t, int64_t)>(form[0]), table, numbers[1], form[2] * int64_t(sizeof(int64_t)), form[3],
-             at<void(void*, int64_t, int64_t)>(form[4]), table + entries, numbers[2], {}};
+  fill(slots + 6, entries + others, numbers, table);
+  Run run = {at<void(void*, int64_t, int64_t)>(slots[0]), table, numbers[1], slots[2] * int64_t(sizeof(int64_t)), slots[3],
+             at<void(void*, int64_t, int64_t)>(slots[4]), table + entries, numbers[2], {}};
   parallel(run_body<T, PAIRS>, &run, numbers[1] > numbers[2] ? numbers[1] : numbers[2]);
 }
 
@@ -943,7 +943,7 @@ extern "C" {
     Run run = {body, data, threads, jobs, count, nullptr, nullptr, 1, {}};                                            \
     parallel(run_body<T, false>, &run, threads);                                                                      \
   }                                                                                                                   \
-  void es_call_##S(const int64_t* form, const int64_t* numbers) { call<T, false>(form, numbers); }                    \
+  void es_call_##S(const int64_t* slots, const int64_t* numbers) { call<T, false>(slots, numbers); }                    \
   /* A, lda, M, packed, K, N, C, ldc: es_gemm, rows divided, or panels where rows are few. */                         \
   void es_rows_##S(void* data, int64_t i, int64_t n) { rows_body<T>(static_cast<int64_t*>(data), i, n); }             \
   /* How many products, totals and arrays with padding, memory, numbers of it for each thread (es_gemm_tn_memory of   \
@@ -957,25 +957,25 @@ ES_INTERFACE(double, f64)
 #endif
 
 // Products of numbers in bfloat16, added up in float, where the processor has them.
-int64_t es_has_short(void) { return HAS_SHORT; }
-#ifdef ES_SHORT
-int64_t es_panel_short(void) { return PANEL<float>; }
-int64_t es_packed_size_short(int64_t K, int64_t N) {
+int64_t es_has_bf16(void) { return HAS_BF16; }
+#ifdef ES_BF16
+int64_t es_panel_bf16(void) { return PANEL<float>; }
+int64_t es_packed_size_bf16(int64_t K, int64_t N) {
   return (N + PANEL<float> - 1) / PANEL<float> * PANEL<float> * ((K + 1) / 2);
 }
-void es_pack_short(const float* W, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, float* out) {
+void es_pack_bf16(const float* W, int64_t K, int64_t N, int64_t stride_k, int64_t stride_n, float* out) {
   pack_pairs(W, K, N, stride_k, stride_n, out);
 }
-void es_gemm_short(const float* A, int64_t lda, int64_t M, const float* packed, int64_t K, int64_t N, int64_t first,
+void es_gemm_bf16(const float* A, int64_t lda, int64_t M, const float* packed, int64_t K, int64_t N, int64_t first,
                    int64_t last, float* C, int64_t ldc, int add) {
-  gemm_short(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);
+  gemm_bf16(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);
 }
-void es_run_short(Body body, void* data, int64_t threads, int64_t jobs, int64_t count) {
+void es_run_bf16(Body body, void* data, int64_t threads, int64_t jobs, int64_t count) {
   Run run = {body, data, threads, jobs, count, nullptr, nullptr, 1, {}};
   parallel(run_body<float, true>, &run, threads);
 }
-void es_call_short(const int64_t* form, const int64_t* numbers) { call<float, true>(form, numbers); }
-void es_columns_short(void* data, int64_t i, int64_t n) {
+void es_call_bf16(const int64_t* slots, const int64_t* numbers) { call<float, true>(slots, numbers); }
+void es_columns_bf16(void* data, int64_t i, int64_t n) {
   columns_body<float, true>(static_cast<int64_t*>(data), i, n);
 }
 #endif
@@ -991,7 +991,7 @@ void es_parallel(void (*body)(void* data, int64_t i, int64_t n), void* data, int
   parallel(body, data, wanted);
 }
 
-void es_turns(void* data) { turns(static_cast<int64_t*>(data)); }
+void es_assign(void* data) { assign(static_cast<int64_t*>(data)); }
 
 void es_ragged(void* data, int64_t i, int64_t n) { ragged_body(static_cast<int64_t*>(data), i, n); }
 

@@ -17,14 +17,14 @@ from everstep.native import build, processor, toolchain
 
 @functools.cache
 def _library(numbers: str) -> ctypes.CDLL:
-    """Products of one kind of number, "f32", "f64" or "short": each is compiled when it is first needed."""
+    """Products of one kind of number, "f32", "f64" or "bf16": each is compiled when it is first needed."""
     source = (Path(__file__).with_name("kernels.cpp")).read_text(encoding="utf-8")
     each = ("gemm", "panel", "run", "call", "packed_size")
-    symbols = [*(f"es_{name}_{numbers}" for name in each), "es_ragged", "es_barrier", "es_turns", "es_parallel"]
+    symbols = [*(f"es_{name}_{numbers}" for name in each), "es_ragged", "es_barrier", "es_assign", "es_parallel"]
     library = build.load(f"#define ES_{numbers.upper()}\n{source}", f"kernels-{numbers}", symbols)
     library.es_set_openmp.argtypes = [ctypes.c_void_p] * 3
     library.es_set_openmp(*_openmp())
-    for name in ("es_has_short", "es_barrier_bytes", f"es_panel_{numbers}"):
+    for name in ("es_has_bf16", "es_barrier_bytes", f"es_panel_{numbers}"):
         getattr(library, name).restype = ctypes.c_int64
     size = getattr(library, f"es_packed_size_{numbers}")
     size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
@@ -33,7 +33,7 @@ def _library(numbers: str) -> ctypes.CDLL:
     run.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3]
     call = getattr(library, f"es_call_{numbers}")
     call.restype, call.argtypes = None, [ctypes.c_void_p] * 2
-    library.es_turns.restype, library.es_turns.argtypes = None, [ctypes.c_void_p]
+    library.es_assign.restype, library.es_assign.argtypes = None, [ctypes.c_void_p]
     library.es_parallel.restype = None
     library.es_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library
@@ -99,10 +99,10 @@ GATE = 1 << 10
 
 
 class Kernels:
-    """The library's functions for one dtype; `short` rounds the factors of float32 products to bfloat16.
+    """The library's functions for one dtype; `bf16` rounds the factors of float32 products to bfloat16.
 
     Attributes:
-        short: as given.
+        bf16: as given.
         gemm, barrier: addresses, for the generated code.
         call: makes the tables of a call (`call_table.py`) and runs it, given two addresses.
         ragged: likewise of what `packing.py` runs.
@@ -112,9 +112,9 @@ class Kernels:
         cache: bytes of a core's own cache.
     """
 
-    def __init__(self, dtype: torch.dtype, short: bool = False):
-        numbers = "short" if short else "f32" if dtype == torch.float32 else "f64"
-        self.short, self.bytes = short, dtype.itemsize
+    def __init__(self, dtype: torch.dtype, bf16: bool = False):
+        numbers = "bf16" if bf16 else "f32" if dtype == torch.float32 else "f64"
+        self.bf16, self.bytes = bf16, dtype.itemsize
         self.library = _library(numbers)
         self.gemm = ctypes.cast(getattr(self.library, f"es_gemm_{numbers}"), ctypes.c_void_p).value or 0
         self.ragged = ctypes.cast(self.library.es_ragged, ctypes.c_void_p).value or 0
@@ -148,16 +148,16 @@ class Kernels:
 
 
 @functools.cache
-def kernels(dtype: torch.dtype, short: bool = False) -> Kernels:
+def kernels(dtype: torch.dtype, bf16: bool = False) -> Kernels:
     """The library, compiled at first use.
 
     Raises:
         toolchain.BuildError: it cannot be compiled.
     """
-    return Kernels(dtype, short)
+    return Kernels(dtype, bf16)
 
 
 @functools.cache
-def has_short() -> bool:
+def has_bf16() -> bool:
     """Whether the processor multiplies in bfloat16."""
-    return bool(kernels(torch.float32).library.es_has_short())
+    return bool(kernels(torch.float32).library.es_has_bf16())

@@ -38,16 +38,16 @@ class _Block:
     """Memory, with the last tensor on it: mostly the next one is to have its shape.
 
     Attributes:
-        room: numbers in it.
+        capacity: numbers in it.
         used: when it was last given away.
     """
 
-    __slots__ = ("_alone", "_made", "_storage", "_tensor", "_whole", "room", "used")
+    __slots__ = ("_alone", "_made", "_storage", "_tensor", "_whole", "capacity", "used")
 
-    def __init__(self, like: Tensor, room: int):
+    def __init__(self, like: Tensor, capacity: int):
         with torch.inference_mode(False):  # where tensors could not be saved for backward
-            self._whole = like.new_empty(room)
-        self.room, self.used, self._tensor = room, 0, self._whole.detach()
+            self._whole = like.new_empty(capacity)
+        self.capacity, self.used, self._tensor = capacity, 0, self._whole.detach()
         self._storage = self._whole.untyped_storage()
         self._made = self._storage.data_ptr(), self._storage.nbytes()
         self._alone = self._uses()
@@ -81,7 +81,7 @@ class _Block:
         return self._whole.as_strided((size,), (1,))
 
 
-_room = attrgetter("room")
+_capacity = attrgetter("capacity")
 _pool: dict[torch.dtype, list[_Block]] = {}
 """Blocks, the smallest first."""
 
@@ -154,8 +154,8 @@ def _block(like: Tensor, size: int, most: float) -> _Block:
     """An idle block that has room for so many numbers, and at `most` for so many; else a new one."""
     blocks = _pool.setdefault(like.dtype, [])
     found = None
-    for block in blocks[bisect_left(blocks, size, key=_room) :]:
-        if block.room > most:
+    for block in blocks[bisect_left(blocks, size, key=_capacity) :]:
+        if block.capacity > most:
             break
         if block.idle():
             found = block
@@ -178,5 +178,5 @@ def _new(like: Tensor, size: int) -> _Block:
             _pool[dtype].remove(block)
     grain = 1 << max(0, (size - 1).bit_length() - 5)
     new = _Block(like, -(-size // grain) * grain)
-    insort(_pool.setdefault(like.dtype, []), new, key=_room)
+    insort(_pool.setdefault(like.dtype, []), new, key=_capacity)
     return new

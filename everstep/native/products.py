@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from everstep.native.call_table import NULL, Entry, brought
+from everstep.native.call_table import NULL, Slot, argument
 from everstep.native.kernels import kernels
 from everstep.native.memory_pool import empty, scratch
 from everstep.native.plain_memory import plain, watched
@@ -47,8 +47,8 @@ _bodies = cache(_Bodies)
 
 
 @cache
-def _short_columns() -> int:
-    return ctypes.cast(kernels(torch.float32, True).library.es_columns_short, ctypes.c_void_p).value or 0
+def _bf16_columns() -> int:
+    return ctypes.cast(kernels(torch.float32, True).library.es_columns_bf16, ctypes.c_void_p).value or 0
 
 
 def mm(x: Tensor, w: Tensor) -> Tensor:
@@ -84,17 +84,17 @@ class OverSteps(NamedTuple):
             before their resets.
     """
 
-    g: Entry
+    g: Slot
     by_g: int
-    x: Entry
+    x: Slot
     by_x: int
-    steps: Entry
+    steps: Slot
     rows: int
     columns: int
-    out: Entry
+    out: Slot
     by_out: int
     way: int = ALL
-    others: Entry = NULL
+    others: Slot = NULL
     by_others: int = 0
 
 
@@ -107,11 +107,11 @@ class OverThreads(NamedTuple):
         out: (size,), where the sum goes.
     """
 
-    parts: Entry
-    threads: Entry
+    parts: Slot
+    threads: Slot
     by: int
     size: int
-    out: Entry
+    out: Slot
 
 
 class Padding(NamedTuple):
@@ -121,52 +121,52 @@ class Padding(NamedTuple):
         array, each: the array, and bytes of a step.
     """
 
-    array: Entry
+    array: Slot
     each: int
 
 
 def over_steps(
     products: Sequence[OverSteps], totals: Sequence[OverThreads] = (), paddings: Sequence[Padding] = ()
-) -> list[int | Entry]:
+) -> list[int | Slot]:
     """The table of `columns`, which makes sums over steps, and zeros, in the memory that a call brings."""
-    table: list[int | Entry] = [len(products), len(totals), len(paddings)]
-    table += map(brought, ("memory", "room", "offset", "length", "resets", "rows", "time"))
+    table: list[int | Slot] = [len(products), len(totals), len(paddings)]
+    table += map(argument, ("memory", "workspace", "offset", "length", "resets", "rows", "time"))
     for one in (*products, *totals, *paddings):
         table += one
     return table
 
 
-def columns(dtype: torch.dtype, short: bool = False) -> int:
-    """The address of what makes them. With `short` factors are rounded to bfloat16 (`threads.has_short`), and summed in
+def columns(dtype: torch.dtype, bf16: bool = False) -> int:
+    """The address of what makes them. With `bf16` factors are rounded to bfloat16 (`kernels.has_bf16`), and summed in
     float32."""
-    return _short_columns() if short else _bodies(dtype).columns
+    return _bf16_columns() if bf16 else _bodies(dtype).columns
 
 
-def room_over_steps(dtype: torch.dtype, steps: int, rows: int, columns: int) -> int:
+def workspace_over_steps(dtype: torch.dtype, steps: int, rows: int, columns: int) -> int:
     """Numbers that a thread needs for one product."""
     return int(_bodies(dtype).memory(steps, rows, columns))
 
 
-def transposed(g: Tensor, x: Tensor, *, short: bool = False) -> Tensor:
-    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it. `short` as of `columns`."""
+def transposed(g: Tensor, x: Tensor, *, bf16: bool = False) -> Tensor:
+    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it. `bf16` as of `columns`."""
     g, x = _lines(g), _lines(x)
     (steps, rows), width = g.shape, x.shape[1]
-    out, threads = empty(g, rows, width), team(steps * rows * width, torch.get_num_threads())
-    room = room_over_steps(g.dtype, steps, rows, width)
-    memory = scratch(g, threads * room)
-    table = [1, 0, 0, memory.data_ptr(), room, *[0] * 5]
+    out, threads = empty(g, rows, width), threads_for(steps * rows * width, torch.get_num_threads())
+    workspace = workspace_over_steps(g.dtype, steps, rows, width)
+    memory = scratch(g, threads * workspace)
+    table = [1, 0, 0, memory.data_ptr(), workspace, *[0] * 5]
     table += [g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, width, out.data_ptr(), width]
     table += [ALL, 0, 0]
     numbers = (ctypes.c_int64 * len(table))(*table)
-    kernels(g.dtype).run(columns(g.dtype, short), ctypes.addressof(numbers), threads)
+    kernels(g.dtype).run(columns(g.dtype, bf16), ctypes.addressof(numbers), threads)
     return out
 
 
-def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, short: bool = False) -> Tensor:
-    """x (N, K) by w (K, M), on the CPU; no gradient goes through it. With `short` as in `transposed`."""
+def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, bf16: bool = False) -> Tensor:
+    """x (N, K) by w (K, M), on the CPU; no gradient goes through it. With `bf16` as in `transposed`."""
     if out is None:
         out = empty(x, x.shape[0], w.shape[1])
-    if short:
+    if bf16:
         return out.copy_(torch.mm(x.bfloat16(), w.bfloat16()))
     return _product(x, w, out)
 
@@ -182,7 +182,7 @@ def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     packed = (memory.data_ptr() + 63) // 64 * 64
     table = [x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns]
     matrix = [w.data_ptr(), depth, columns, *w.stride(), packed]
-    bodies.multiply(team(steps * depth * columns, torch.get_num_threads()), table, matrix)
+    bodies.multiply(threads_for(steps * depth * columns, torch.get_num_threads()), table, matrix)
     return out
 
 
@@ -223,6 +223,6 @@ def _lines(matrix: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def team(work: int, threads: int) -> int:
+def threads_for(work: int, threads: int) -> int:
     """How many of these threads so many multiplications are worth."""
     return 1 if work < _ALONE else max(1, min(threads, 64))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-HOME = "_everstep_known"
+HOME = "_everstep_cache"
 """Under which name a cell has what the engine knows of it."""
 _PLAIN = (int, float, complex, str, bytes, type(None), Tensor, torch.dtype, torch.device, CodeType, ModuleType)
 """What holds nothing else, or nothing that is looked at."""

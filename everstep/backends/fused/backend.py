@@ -19,7 +19,7 @@ from everstep.abstract import AbstractCell, AbstractGated
 from everstep.backends import reference, vendor
 from everstep.backends.fused.lower import lower
 from everstep.backends.fused.runtime import call
-from everstep.backends.fused.runtime.cell_cache import EFFECTS, known
+from everstep.backends.fused.runtime.cell_cache import EFFECTS, cell_cache
 from everstep.backends.fused.runtime.describe import describe
 from everstep.backends.fused.runtime.family import Family, sizes
 from everstep.backends.fused.runtime.hoisted import Hoisted
@@ -27,7 +27,7 @@ from everstep.backends.fused.runtime.packing import packed, padded
 from everstep.backends.fused.runtime.program import Program
 from everstep.backends.fused.runtime.work_layout import Rows
 from everstep.native import toolchain
-from everstep.native.kernels import has_short
+from everstep.native.kernels import has_bf16
 from everstep.native.locks import new_lock
 from everstep.native.plain_memory import OPAQUE, plain, watched
 from everstep.state import State, leaves, map_state, unflatten
@@ -91,9 +91,9 @@ def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor |
     assert isinstance(cell, AbstractGated)
     kind = cell.vendor_kernel() or ""
     if torch.is_autocast_enabled("cpu"):
-        if kind != "lstm" or not vendor.short_lstm():
+        if kind != "lstm" or not vendor.has_autocast_lstm():
             return None
-        if has_short() and (torch.is_grad_enabled() or cell.hidden_size < 512):
+        if has_bf16() and (torch.is_grad_enabled() or cell.hidden_size < 512):
             return None
         return f"autocast: PyTorch's LSTM is measured to be faster in {torch.get_autocast_dtype('cpu')}"
     whole = lengths is None and resets is None and xs.dtype == torch.float32
@@ -126,7 +126,7 @@ def effect(cell: AbstractCell, xs: Any) -> str | None:
     found = _program(cell, xs)
     if not isinstance(found, str) or isinstance(found, Refusal):
         return found if isinstance(found, Effect) else None
-    effects = known(cell).effects[cell.training]
+    effects = cell_cache(cell).effects[cell.training]
     if not effects:  # not traced, for it is not for the compiled loop
         try:
             with torch.inference_mode(False):
@@ -141,7 +141,7 @@ def effect(cell: AbstractCell, xs: Any) -> str | None:
 
 def assume_static(cell: AbstractCell) -> None:
     """Nothing but the tensors of this cell will change, to others of the same shapes, dtype and ties; none is kept."""
-    known(cell).snapshot = StaticSnapshot()
+    cell_cache(cell).snapshot = StaticSnapshot()
 
 
 def run(
@@ -168,7 +168,7 @@ def run(
     direct = program.outside.direct  # the loop itself passes over padding in what comes as it is
     if not direct:
         parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]
-    hoisted = Hoisted(program, known(cell).parameters(cell), parts, rows.steps)
+    hoisted = Hoisted(program, cell_cache(cell).parameters(cell), parts, rows.steps)
     start = [leaf for _, leaf in leaves(state)]
     held: list[Tensor] = []
     if family is not None:
@@ -223,7 +223,7 @@ def _whole(batch: int, time: int) -> Rows:
 def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Family | str:
     """The cell's compiled step, or why there is none."""
     row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
-    about = known(cell)
+    about = cell_cache(cell)
     snapshot = about.snapshot
     if snapshot is None or not snapshot.still(cell):
         if not plain(*parameters(modules(cell))):

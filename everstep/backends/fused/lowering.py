@@ -49,7 +49,7 @@ class Lowered:
     builder: Builder
 
 
-_FAR = 1 << 40
+_BATCH_STRIDE = 1 << 40
 """A stride that marks the batch."""
 _SAME = ("alias", "lift_fresh_copy", "clone")
 _VIEWING = (
@@ -260,7 +260,7 @@ class Lowering:
         if min(source.place.strides, default=0) < 0:  # PyTorch has no such tensors
             source = self.build.copy(source)
         target = torch.ops.aten.view if name == "_unsafe_view" else node.target
-        shadow, step = self._shadow(source, place, _FAR)
+        shadow, step = self._shadow(source, place, _BATCH_STRIDE)
         try:
             result = target(shadow, *node.args[1:], **node.kwargs)
         except RuntimeError:
@@ -303,7 +303,11 @@ class Lowering:
             shape[at] = folded
             if folded == 1:
                 del shape[at], strides[at]
-        if (apart if place else 0) != step or any(s >= _FAR for s in (*strides, offset)) or (step and offset >= step):
+        if (
+            (apart if place else 0) != step
+            or any(s >= _BATCH_STRIDE for s in (*strides, offset))
+            or (step and offset >= step)
+        ):
             raise Untraceable(f"its step takes rows of the batch apart ({self._size(shadow)})")
         return View(source.node, Place(tuple(shape), tuple(strides), offset))
 

@@ -103,7 +103,7 @@ class LoopWriter:
         self.fetched = bool(self.next_step) and self.divided
         """Whether the memory of a later step is asked for."""
         self.carried = {n: m for n in range(len(self.writes)) if (m := self._same(n)) is not None}
-        """Outputs that are carried to the next step too: those that go far (`nontemporal.h`) are copied from there."""
+        """Outputs that are carried to the next step too: those that `nontemporal.h` stores are copied from there."""
 
     def write(self) -> list[str]:
         """The lines."""
@@ -118,7 +118,10 @@ class LoopWriter:
             ),
             *self._fetch(),
             *(indent + line for line in self._numbers()),
-            *(f"        if (far) es_far(far{n} + low, q{n} + low, high - low);" for n in self.carried),
+            *(
+                f"        if (nontemporal) es_nontemporal_copy(nontemporal{n} + low, q{n} + low, high - low);"
+                for n in self.carried
+            ),
             *(["        }"] if self.fetched else []),
             *("        " + "  " * d + "}" for d in reversed(range(len(self.shape[:-1])))),
             "      }",
@@ -148,8 +151,8 @@ class LoopWriter:
             start = f"{self.target(where, k)} + {place.offset}"
             if number in self.carried:
                 _, where, k, place = self.writes[self.carried[number]]
-                lines.append(f"        T* const far{number} = {start};")
-                start = f"far ? {self.target(where, k)} + {place.offset} : far{number}"
+                lines.append(f"        T* const nontemporal{number} = {start};")
+                start = f"nontemporal ? {self.target(where, k)} + {place.offset} : nontemporal{number}"
             lines.append(f"        T* const q{number} = {start};")
         for number, (node, _) in enumerate(self.sums):
             k, distance = self.scratch(node)

@@ -19,7 +19,7 @@ def leading(size: int, bytes_each: int) -> int:
 
 
 @dataclass(frozen=True)
-class Ahead:
+class InputProjection:
     """A product that is computed for many steps at once: of inputs before these steps, of gradients after them.
 
     Attributes:
@@ -46,7 +46,7 @@ class Setting:
         optional: names of arrays that may be absent.
         following: for each leaf of the state, the array in which the forward loop left it after every step, or None.
         apart: distance of the steps of arrays that lie within others.
-        ahead: products for many steps at once.
+        projections: products for many steps at once.
         outer: names of arrays that are the caller's, whose rows may have steps that are padding.
     """
 
@@ -57,7 +57,7 @@ class Setting:
     optional: frozenset[str]
     following: tuple[str | None, ...]
     apart: dict[str, int]
-    ahead: tuple[Ahead, ...] = ()
+    projections: tuple[InputProjection, ...] = ()
     outer: frozenset[str] = frozenset()
     holds: frozenset[str] = frozenset()
 
@@ -72,7 +72,7 @@ class Steps:
         lds: distance of the rows of each leaf of the state, in the memory `cur` and `nxt`.
         scratch_lds: likewise of the memory `w` of values between phases.
         zeros: values of which no phase writes every number.
-        loose: numbers of a row's one loop, where no number needs another of the step before; else 0.
+        elementwise_width: numbers of a row's one loop, where no number needs another of the step before; else 0.
     """
 
     def __init__(self, plan: Plan, setting: Setting, bytes_each: int):
@@ -81,10 +81,10 @@ class Steps:
         self.lds = [leading(n, bytes_each) for n in setting.states]
         self.scratch_lds = [leading(n.size, bytes_each) for n in plan.scratch]
         self.zeros = [n for n in plan.scattered if sum(math.prod(p.shape) for p in n.parts) < n.size]
-        self.loose = self._loose()
+        self.elementwise_width = self._elementwise_width()
         self._scratch = {id(n): k for k, n in enumerate(plan.scratch)}
 
-    def _loose(self) -> int:
+    def _elementwise_width(self) -> int:
         loop = self.plan.phases[0] if len(self.plan.phases) == 1 else None
         if not isinstance(loop, Loop) or self.zeros:
             return 0
@@ -109,16 +109,16 @@ class Steps:
                 lines += self._loop(phase)
             # numbers that need no others wait where whole rows are moved
             moved = "resets" if self.setting.backward else "resets || length[ROW(active - 1)] == t + 1"
-            lines.append(f"    if ({moved}) WAIT();" if self.loose else "    WAIT();")
+            lines.append(f"    if ({moved}) WAIT();" if self.elementwise_width else "    WAIT();")
         return lines
 
-    def ahead(self) -> list[str]:
+    def projections(self) -> list[str]:
         """The products for a chunk of steps that begins at `t`, backward that ends there."""
         forward = not self.setting.backward
-        if not self.setting.ahead:
+        if not self.setting.projections:
             return []
-        lines = ["    if (chunk && t % chunk == 0) {", *(["      WAIT();"] if self.loose else [])]
-        for number, a in enumerate(self.setting.ahead):
+        lines = ["    if (chunk && t % chunk == 0) {", *(["      WAIT();"] if self.elementwise_width else [])]
+        for number, a in enumerate(self.setting.projections):
             place = "(near ? i * chunk : at)" if forward else self._at(a.target)
             lines += [
                 f"      if ({a.target}) for (int64_t i = 0; i < active; ++i) {{",
@@ -126,7 +126,7 @@ class Steps:
                 "        (void)at; (void)out;",
                 f"        const int64_t panels = ({a.width} + panel - 1) / panel;",
                 f"        gemm({a.source} + {self._at(a.source)} * {a.depth}, {a.depth}, rest < chunk ? rest : chunk, "
-                f"ahead{number}, {a.depth}, {a.width}, panels * me / team, panels * (me + 1) / team, "
+                f"projection{number}, {a.depth}, {a.width}, panels * me / team, panels * (me + 1) / team, "
                 f"{a.target} + {place} * {a.width}, {a.width}, 0);",
                 "      }",
             ]
@@ -210,7 +210,7 @@ class Steps:
         if kind == "held":
             return f"(held{k} + r * {node.size})"
         name = f"{kind}{k}"
-        if not self.setting.backward and any(a.target == name for a in self.setting.ahead):
+        if not self.setting.backward and any(a.target == name for a in self.setting.projections):
             return f"({name} + (near ? i * chunk + t % chunk : at) * {node.size})"
         return f"({name} + {self._at(name)} * {self.setting.apart.get(name, node.size)})"
 
@@ -223,12 +223,12 @@ class Steps:
     def _loop(self, loop: Loop) -> list[str]:
         """Pointwise values and reductions over one shape, for all active rows."""
         sums = self.setting.sums | self.setting.holds
-        later = ("- 2" if self.setting.backward else "+ 2") if self.loose else ""
+        later = ("- 2" if self.setting.backward else "+ 2") if self.elementwise_width else ""
         return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory, later).write()
 
     def strips(self) -> list[str]:
         """Another way through all steps, taken where memory bounds them."""
-        if not self.loose or self.setting.backward:
+        if not self.elementwise_width or self.setting.backward:
             return []
         (loop,) = self.plan.phases
         assert isinstance(loop, Loop)

@@ -21,7 +21,7 @@ _LINE = 64
 
 
 class StripWriter(LoopWriter):
-    """All rows and steps of a loop whose outputs go far (`nontemporal.h`) and that leaves nothing for one backward."""
+    """All rows and steps of a loop whose outputs `nontemporal.h` stores and that leaves nothing for one backward."""
 
     real = "V"
 
@@ -47,13 +47,13 @@ class StripWriter(LoopWriter):
         """The lines. The first state comes in, and the last one stays, in `end`."""
         size = self._inner
         leaves = sorted(k for _, where, k in self._leaving if where == "next")
-        even = [f"(uintptr_t){where}{k} % ES_FAR_BYTES == 0" for _, where, k in self._leaving if where == "y"]
+        even = [f"(uintptr_t){where}{k} % ES_NONTEMPORAL_BYTES == 0" for _, where, k in self._leaving if where == "y"]
         kept = [f"{where}{k} == nowhere" for _, where, k, _ in self.writes if where not in ("y", "next")]
         return [
-            "#ifdef ES_FAR_BYTES",
-            f"  if ({' && '.join(['far', '!chunk', *even, *kept])}) {{",
+            "#ifdef ES_NONTEMPORAL_BYTES",
+            f"  if ({' && '.join(['nontemporal', '!chunk', *even, *kept])}) {{",
             "    typedef es_line<T>::type V;",
-            "    constexpr int64_t L = ES_FAR_BYTES / sizeof(T);",
+            "    constexpr int64_t L = ES_NONTEMPORAL_BYTES / sizeof(T);",
             f"    constexpr int64_t many = {_LINES} * L;",
             "    const int64_t active = count;",
             *self.share(),
@@ -86,7 +86,7 @@ class StripWriter(LoopWriter):
             "          for (; from < high; from += L) strip(es_count<1>(), from);",
             "        }",
             "      }",
-            "    es_far_done();",
+            "    es_nontemporal_done();",
             "    return;",
             "  }",
             "#endif",
@@ -127,4 +127,4 @@ class StripWriter(LoopWriter):
         _, where, k, _ = self.writes[number]
         if where == "next":
             return f"c{k}[u] = {variable};"
-        return f"es_far_store(q{number} + j, {variable});" if where == "y" else "// not kept"
+        return f"es_nontemporal_store(q{number} + j, {variable});" if where == "y" else "// not kept"

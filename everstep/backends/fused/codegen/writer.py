@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everstep.backends.fused.codegen.plan import Plan
-from everstep.backends.fused.codegen.steps import Ahead, Setting, Steps, leading
+from everstep.backends.fused.codegen.steps import InputProjection, Setting, Steps, leading
 
 HEADER = (
     "rows",
@@ -26,22 +26,22 @@ HEADER = (
     "barrier",
     "gate",
     "memory",
-    "share",
+    "thread_stride",
     "block",
     "panel",
     "chunk",
     "near",
-    "near_share",
-    "far",
+    "near_stride",
+    "nontemporal",
     "outer",
 )
 """The first entries of the table, in the order in which `work_layout.py` writes them.
 
 `split` is 1 where threads share the units of all rows, 0 where each of `threads` owns those of `order` between two of
-`starts`. `chunk` is the number of steps for which the products ahead are computed at once, 0 where that is not done
-here; in `near`, if it is no null pointer, each thread has `near_share` numbers for those of one chunk. `far` is 1 where
-outputs go past the caches. `offset` says where a row begins among the steps that there are, `outer` where in the
-caller's arrays.
+`starts`. `chunk` is the number of steps for which the input projections are computed at once, 0 where that is not done
+here; in `near`, if it is no null pointer, each thread has `near_stride` numbers for those of one chunk.
+`nontemporal` is 1 where outputs go past the caches. `offset` says where a row begins among the steps that there are,
+`outer` where in the caller's arrays.
 """
 
 FREE = "free_size"
@@ -60,18 +60,18 @@ class Code:
         arrays: names of the table's entries after `HEADER`.
         row: numbers of memory that each row of a block needs.
         matrices: rows and columns of the matrix of each product.
-        ahead: products for many steps at once.
+        projections: products for many steps at once.
         spare: numbers that each thread needs besides, for what is not kept.
-        loose: numbers of a row's one loop, where no number needs another of the step before; else 0.
+        elementwise_width: numbers of a row's one loop, where no number needs another of the step before; else 0.
     """
 
     source: str
     arrays: tuple[str, ...]
     row: int
     matrices: tuple[tuple[int, int], ...]
-    ahead: tuple[Ahead, ...]
+    projections: tuple[InputProjection, ...]
     spare: int
-    loose: int
+    elementwise_width: int
 
 
 def generate(plan: Plan, setting: Setting, bytes_each: int, free: bool = False) -> Code:
@@ -83,7 +83,7 @@ class _Writer:
     def __init__(self, plan: Plan, setting: Setting, bytes_each: int, free: bool):
         self.plan, self.setting, self.bytes = plan, setting, bytes_each
         self.steps = Steps(plan, setting, bytes_each)
-        self.lds, self.loose = self.steps.lds, self.steps.loose
+        self.lds, self.elementwise_width = self.steps.lds, self.steps.elementwise_width
         self.arrays: list[str] = [
             name for k in range(len(setting.states)) for name in (f"start{k}", f"init{k}", f"end{k}")
         ]
@@ -91,7 +91,7 @@ class _Writer:
         # free sizes may become the smaller ones
         self.widest = 16 + sum(spare) if free else max([16, *spare])
         self.packs = [f"pack{k}" for k in range(len(plan.products))]
-        self.packs += [f"ahead{k}" for k in range(len(setting.ahead))]
+        self.packs += [f"projection{k}" for k in range(len(setting.projections))]
         self.free = free
         for name in (*setting.sizes, *self.packs, *([FREE] if free else [])):
             if name not in self.arrays:
@@ -108,7 +108,9 @@ typedef void (*Barrier)(void*, int64_t);
 {self._over_time()}
 {self._run(row)}"""
         matrices = tuple((math.prod(node.args[0].shape), node.size) for node in self.plan.products)
-        return Code(source, tuple(self.arrays), row, matrices, self.setting.ahead, self.widest, self.loose)
+        return Code(
+            source, tuple(self.arrays), row, matrices, self.setting.projections, self.widest, self.elementwise_width
+        )
 
     def _over_time(self) -> str:
         """All steps of a block of rows, or of a share of the units."""
@@ -124,9 +126,10 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   const Gemm gemm = (Gemm)a[{self._at("gemm")}];
   const Barrier barrier = (Barrier)a[{self._at("barrier")}];
   void* const gate = (void*)a[{self._at("gate")}];
-  const int64_t panel = a[{self._at("panel")}], chunk = a[{self._at("chunk")}], far = a[{self._at("far")}];
-  T* const near = a[{self._at("near")}] ? (T*)a[{self._at("near")}] + thread * a[{self._at("near_share")}] : 0;
-  (void)gemm; (void)outer; (void)panel; (void)resets; (void)chunk; (void)near; (void)far;
+  const int64_t panel = a[{self._at("panel")}], chunk = a[{self._at("chunk")}];
+  const int64_t nontemporal = a[{self._at("nontemporal")}];
+  T* const near = a[{self._at("near")}] ? (T*)a[{self._at("near")}] + thread * a[{self._at("near_stride")}] : 0;
+  (void)gemm; (void)outer; (void)panel; (void)resets; (void)chunk; (void)near; (void)nontemporal;
 #define ROW(i) order[base + (i)]
 #define WAIT() do {{ if (team > 1) barrier(gate, team); }} while (0)
 {self._free()}
@@ -144,7 +147,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
 {self._time()}
 {body}
 {self._close()}
-{"  if (far) es_far_done();" if self.loose else ""}
+{"  if (nontemporal) es_nontemporal_done();" if self.elementwise_width else ""}
 #undef ROW
 #undef WAIT
 }}
@@ -163,7 +166,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
     return;
   }}
   const int64_t* const starts = (const int64_t*)a[{self._at("starts")}];
-  T* const own = memory + i * a[{self._at("share")}];
+  T* const own = memory + i * a[{self._at("thread_stride")}];
   // there may be fewer threads than were asked for
   for (int64_t thread = i; thread < a[{self._at("threads")}]; thread += n) {{
     const int64_t end = starts[thread + 1];
@@ -193,11 +196,11 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
 
     def _pointers(self) -> list[str]:
         s, lines = self.setting, []
-        ahead = {} if s.backward else {a.target: a.width for a in s.ahead}
+        projections = {} if s.backward else {a.target: a.width for a in s.projections}
         place = 0
         for name, size in s.sizes.items():
             slot = self._slot(name)
-            if name in ahead:
+            if name in projections:
                 lines.append(f"  T* const {name} = near ? near + capacity * chunk * {place} : (T*)a[{slot}];")
                 place += size
                 continue
@@ -222,7 +225,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
         return (
             name in self.setting.sums
             or name in self.setting.optional
-            or any(a.target == name for a in self.setting.ahead)
+            or any(a.target == name for a in self.setting.projections)
             or any(f"{where}{k}" == name for stores in self.plan.stores.values() for where, k, _ in stores)
         )
 
@@ -259,7 +262,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
             return f"""  int64_t active = count;
   for (int64_t t = 0; t < last; ++t) {{
     while (active && length[ROW(active - 1)] <= t) --active;
-{chr(10).join(self.steps.ahead())}
+{chr(10).join(self.steps.projections())}
     if (resets) {{
       for (int64_t i = me; i < active; i += team) {{
         const int64_t r = ROW(i);
@@ -292,7 +295,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
                 f"        for (int64_t j = 0; j < {size}; ++j) {{ if (init{k}) init{k}[r * {size} + j] += "
                 f"nxt{k}[i * {ld} + j]; nxt{k}[i * {ld} + j] = 0; }}"
             )
-        return f"""{chr(10).join(self.steps.ahead())}
+        return f"""{chr(10).join(self.steps.projections())}
     if (resets) {{
       for (int64_t i = me; i < active; i += team) {{
         const int64_t r = ROW(i);
@@ -306,10 +309,10 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
     for (int64_t i = active + me; i < count; i += team) {{
 {chr(10).join(waiting)}
     }}
-    {"if (active < count) " if self.loose else ""}WAIT();
+    {"if (active < count) " if self.elementwise_width else ""}WAIT();
 {swap}
   }}
-  {"WAIT();" if self.loose else ""}
+  {"WAIT();" if self.elementwise_width else ""}
   for (int64_t i = me; i < count; i += team) {{
     const int64_t r = ROW(i);
 {self._copy_states("end", "cur", "    ")}

@@ -1,4 +1,4 @@
-"""The form of a program's loop backward, with the sums over all steps that come after it."""
+"""The tables of a program's loop backward, with the sums over all steps that come after it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from everstep.backends.fused.runtime.forward_table import (
     ROWS,
     STEPS,
     THREADS,
-    CallForm,
+    LoopTable,
     Maker,
     place,
 )
 from everstep.backends.fused.runtime.program import Program
-from everstep.native.call_table import NULL, Entry, brought
+from everstep.native.call_table import NULL, Slot, argument
 from everstep.native.kernels import Kernels
 from everstep.native.products import ALL, BEFORE, USED, USED_BEFORE, OverSteps, OverThreads, columns, over_steps
 
-READY, SHARED, DRAWN = -1, -2, -3
+READY, SHARED, PROJECTED = -1, -2, -3
 """Of the gradient of an input: it is there, in an array of steps; another input has the same; it is the caller's."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class BackwardForm(CallForm):
+class BackwardTable(LoopTable):
     """Of the loop backward. Given: inputs that are saved, constants, start state, initial state, outputs, what is
     kept, and those gradients of outputs and final state that there are.
 
@@ -41,7 +41,7 @@ class BackwardForm(CallForm):
         results: where the gradient of each tensor is found that is no input, and whether it is to be transposed; of one
             tensor there may be several, to be added.
         inputs: of each input that is wanted: where its gradient is, the shape of a step of it, and what is to be done:
-            multiply it by this constant, or one of `READY`, `SHARED`, `DRAWN`.
+            multiply it by this constant, or one of `READY`, `SHARED`, `PROJECTED`.
     """
 
     packed: tuple[int, ...]
@@ -49,28 +49,28 @@ class BackwardForm(CallForm):
     sums: tuple[tuple[int, int], ...]
     padded: int
     results: tuple[tuple[int, int, bool], ...]
-    inputs: tuple[tuple[int, Entry, Shape, int], ...]
+    inputs: tuple[tuple[int, Slot, Shape, int], ...]
 
 
-def backward_form(
+def backward_table(
     program: Program,
     library: Kernels,
     resets: bool,
     ragged: bool,
-    ahead: bool,
+    projections: bool,
     wanted: Sequence[bool],
     present: Sequence[bool],
-    straight: Collection[int],
-) -> BackwardForm:
+    row_major: Collection[int],
+) -> BackwardTable:
     """Of the loop backward.
 
     Args:
-        program, library, resets, ragged, ahead: as of the loop forward.
+        program, library, resets, ragged, projections: as of the loop forward.
         wanted: which gradients, of inputs, constants, start state and initial state.
         present: which gradients of outputs and final state there are.
-        straight: those constants of `Program.upright` that are contiguous.
+        row_major: those constants of `Program.upright` that are contiguous.
     """
-    return _Backward(program, library, resets, ragged).write(ahead, wanted, present, straight)
+    return _Backward(program, library, resets, ragged).write(projections, wanted, present, row_major)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +78,25 @@ class _Sum:
     """A product over steps that is wanted: gᵀ·x of the gradient g of every step, or xᵀ·g.
 
     Attributes:
-        number, turned: the constant whose gradient it is, or is when it is transposed.
+        number, transposed: the constant whose gradient it is, or is when it is transposed.
         gradient: which of the gradients of every step.
         operand: what x is, if it is a value of the loop.
         factor: or which input.
-        straight: xᵀ·g, in the layout of the constant: a parameter's gradient is to be contiguous as the parameter is.
+        row_major: xᵀ·g, in the layout of the constant: a parameter's gradient is to be contiguous as the parameter is.
     """
 
     number: int
-    turned: bool
+    transposed: bool
     gradient: int
     operand: View | None = None
     factor: int = -1
-    straight: bool = False
+    row_major: bool = False
 
 
 class _Backward(Maker):
     def write(
-        self, ahead: bool, wanted: Sequence[bool], present: Sequence[bool], straight: Collection[int]
-    ) -> BackwardForm:
+        self, projections: bool, wanted: Sequence[bool], present: Sequence[bool], row_major: Collection[int]
+    ) -> BackwardTable:
         program, step, given, arrays = self.program, self.program.step, self.given, self.arrays
         want_x, want_c, want_start, want_held, want_initial = program.split(wanted)
         inputs = dict(zip(program.saved_inputs, given.come(len(program.saved_inputs)), strict=True))
@@ -108,48 +108,50 @@ class _Backward(Maker):
         self.lay(kept, inputs)
         self._states([next(came) if there else None for there in present], start, initial, want_start, want_initial)
         self._gradients(want_x, want_c)
-        drawn = [k for k in program.ahead if ahead and want_x[k]]
-        for k in drawn:
-            arrays[f"draw{k}"] = given.make(CALLERS, (step.factors[k][1],))
+        projected = [k for k in program.projections if projections and want_x[k]]
+        for k in projected:
+            arrays[f"dx_raw{k}"] = given.make(CALLERS, (step.factors[k][1],))
         results: list[tuple[int, int, bool]] = []
         totals = self._totals(want_c, results)
-        sums = self._sums(want_c, straight)
+        sums = self._sums(want_c, row_major)
         outs = [given.make(ONCE, self._shape(one)) for one in sums]
         for k in [k for k in program.adjoint.held if want_held[k]]:
             arrays[f"hold{k}"] = given.make(ROWS, step.held[k], zero=True)
             results.append((program.ends[2] + k, place(arrays[f"hold{k}"]), False))
-        packed = sorted({one.factor for one in sums if one.straight and self.ragged})
+        packed = sorted({one.factor for one in sums if one.row_major and self.ragged})
         bare = dict(zip(packed, given.come(len(packed)), strict=True))
         previous = {one.operand.node.key[1] for one in sums if one.operand and one.operand.node.key[0] == "prev"}
         joined = sorted(previous) if self.resets else []
         others = dict(enumerate(start)) | dict(zip(joined, given.come(len(joined)), strict=True))
         products = [self._over_steps(one, out, inputs, bare, others) for one, out in zip(sums, outs, strict=True)]
-        paddings = [self.padding(arrays[f"draw{k}"], step.factors[k][1]) for k in drawn] if self.ragged else []
+        paddings = [self.padding(arrays[f"dx_raw{k}"], step.factors[k][1]) for k in projected] if self.ragged else []
         a, b, _, d = program.ends
-        results += [(a + one.number, place(out), one.turned) for one, out in zip(sums, outs, strict=True)]
+        results += [(a + one.number, place(out), one.transposed) for one, out in zip(sums, outs, strict=True)]
         results += [(b + k, place(arrays[f"end{k}"]), False) for k, want in enumerate(want_start) if want]
         results += [(d + k, place(arrays[f"init{k}"]), False) for k, want in enumerate(want_initial) if want]
         then, then_table = 0, []
         if products or totals or paddings:
-            then = columns(program.dtype, self.library.short)
+            then = columns(program.dtype, self.library.bf16)
             then_table = over_steps(products, totals, paddings)
         matrices = program.backward_matrices
-        known = self.common(program.backward, program.backward_code, constants, matrices, bool(drawn), then, then_table)
-        return BackwardForm(
+        known = self.common(
+            program.backward, program.backward_code, constants, matrices, bool(projected), then, then_table
+        )
+        return BackwardTable(
             **known,
             packed=tuple(place(inputs[k]) for k in packed),
             joined=tuple((place(start[k]), place(initial[k])) for k in joined),
             sums=tuple(self._shape(one) for one in sums),
             padded=sum(padding.each for padding in paddings),
             results=tuple(results),
-            inputs=self._of_inputs(want_x, drawn),
+            inputs=self._of_inputs(want_x, projected),
         )
 
     def _states(
         self,
-        grads: Sequence[Entry | None],
-        start: Sequence[Entry],
-        initial: Sequence[Entry],
+        grads: Sequence[Slot | None],
+        start: Sequence[Slot],
+        initial: Sequence[Slot],
         want_start: Sequence[bool],
         want_initial: Sequence[bool],
     ) -> None:
@@ -194,22 +196,22 @@ class _Backward(Maker):
                 self.arrays[f"sum{m}"] = self.given.make(THREADS, (2 * by,))
             out = self.given.make(ONCE, program.step.constants[k])
             parts = self.arrays[f"sum{m}"].behind(by * program.bytes)
-            totals.append(OverThreads(parts, brought("threads"), 2 * by, size, out))
+            totals.append(OverThreads(parts, argument("threads"), 2 * by, size, out))
             results.append((len(program.step.inputs) + k, place(out), False))
         return totals
 
-    def _sums(self, want_c: Sequence[bool], straight: Collection[int]) -> list[_Sum]:
+    def _sums(self, want_c: Sequence[bool], row_major: Collection[int]) -> list[_Sum]:
         program, found = self.program, []
-        turned = program.outside.turned
+        transposed = program.outside.transposed
         for one, m in zip(program.adjoint.products, program.of_product, strict=True):
             if want_c[one.matrix]:
-                found.append(_Sum(one.matrix, one.matrix not in turned, m, one.operand))
-        for k in program.ahead:
+                found.append(_Sum(one.matrix, one.matrix not in transposed, m, one.operand))
+        for k in program.projections:
             number = program.step.factors[k][0]
             if want_c[number]:
-                as_is = number not in turned and number in straight
+                as_is = number not in transposed and number in row_major
                 found.append(
-                    _Sum(number, not as_is and number not in turned, program.of_input[k], None, k, straight=as_is)
+                    _Sum(number, not as_is and number not in transposed, program.of_input[k], None, k, row_major=as_is)
                 )
         return found
 
@@ -219,23 +221,23 @@ class _Backward(Maker):
         if one.operand is not None:
             return width, math.prod(one.operand.shape)
         depth = self.program.step.factors[one.factor][1]
-        return (depth, width) if one.straight else (width, depth)
+        return (depth, width) if one.row_major else (width, depth)
 
     def _over_steps(
         self,
         one: _Sum,
-        out: Entry,
-        inputs: dict[int, Entry],
-        bare: dict[int, Entry],
-        others: dict[int, Entry],
+        out: Slot,
+        inputs: dict[int, Slot],
+        bare: dict[int, Slot],
+        others: dict[int, Slot],
     ) -> OverSteps:
         """`inputs`, `bare`: as saved, and without padding; `others`: states before the first step of rows."""
-        program, steps = self.program, brought("steps")
+        program, steps = self.program, argument("steps")
         rows, columns = self._shape(one)
         gradient = self.arrays[f"g{one.gradient}"]
         if one.operand is None:
             raw = inputs[one.factor]
-            if one.straight:
+            if one.row_major:
                 raw = bare.get(one.factor, raw)
                 return OverSteps(raw, rows, gradient, columns, steps, rows, columns, out, columns)
             way = USED if self.ragged else ALL
@@ -250,13 +252,13 @@ class _Backward(Maker):
             return OverSteps(*known, USED_BEFORE if padded else BEFORE, others[k].behind(offset), size)
         return OverSteps(*known, USED if padded else ALL)
 
-    def _of_inputs(self, wanted: Sequence[bool], drawn: Sequence[int]) -> tuple[tuple[int, Entry, Shape, int], ...]:
+    def _of_inputs(self, wanted: Sequence[bool], projected: Sequence[int]) -> tuple[tuple[int, Slot, Shape, int], ...]:
         program, factors = self.program, self.program.step.factors
-        found: list[tuple[int, Entry, Shape, int]] = []
+        found: list[tuple[int, Slot, Shape, int]] = []
         given: set[int] = set()
         for k, m in program.of_input.items():
-            if wanted[k] and k in drawn:
-                found.append((k, self.arrays[f"draw{k}"], (factors[k][1],), DRAWN))
+            if wanted[k] and k in projected:
+                found.append((k, self.arrays[f"dx_raw{k}"], (factors[k][1],), PROJECTED))
             elif wanted[k]:
                 then = factors[k][0] if k in factors else SHARED if m in given else READY
                 found.append((k, self.arrays[f"g{m}"], program.gradients[m].shape, then))

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from everstep.backends.fused.row_graph import Shape
-from everstep.backends.fused.runtime.backward_table import DRAWN, READY, SHARED, BackwardForm, backward_form
-from everstep.backends.fused.runtime.forward_table import INNER, CallForm, forward_form, place
+from everstep.backends.fused.runtime.backward_table import PROJECTED, READY, SHARED, BackwardTable, backward_table
+from everstep.backends.fused.runtime.forward_table import INNER, LoopTable, forward_table, place
 from everstep.backends.fused.runtime.hoisted import Hoisted
 from everstep.backends.fused.runtime.packing import pack, packed, pad, padded
 from everstep.backends.fused.runtime.program import Program
 from everstep.backends.fused.runtime.replay import replay
 from everstep.backends.fused.runtime.work_layout import Layout, Rows, layout, numbers
-from everstep.native.call_table import Entry
-from everstep.native.kernels import Kernels, has_short, kernels
+from everstep.native.call_table import Slot
+from everstep.native.kernels import Kernels, has_bf16, kernels
 from everstep.native.memory_pool import empty, inner, scratch
 from everstep.native.plain_memory import plain
-from everstep.native.products import product, room_over_steps, team
+from everstep.native.products import product, threads_for, workspace_over_steps
 
 _retained = torch._C._autograd._get_current_graph_task_keep_graph
 """Whether the graph that goes backward stays for another time."""
@@ -54,8 +54,8 @@ def run(
 def _library(program: Program) -> Kernels:
     """What multiplies: under bfloat16 autocast in bfloat16, where the processor can."""
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu"):
-        short = torch.get_autocast_dtype("cpu") == torch.bfloat16
-        if short and program.dtype == torch.float32 and has_short():
+        bf16 = torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if bf16 and program.dtype == torch.float32 and has_bf16():
             return kernels(program.dtype, True)
     return program.kernels
 
@@ -77,54 +77,56 @@ class _Call:
 
     def forward(self, tensors: Sequence[Tensor], *, training: bool) -> list[Tensor]:
         """Outputs and final state of inputs, constants, start and initial state; in training also what is kept."""
-        program, rows, short = self.program, self.rows, self.library.short
+        program, rows, bf16 = self.program, self.rows, self.library.bf16
         factors = program.step.factors
-        known = self._layout(forward=True, ahead=bool(factors))
+        work = self._layout(forward=True, projections=bool(factors))
         # at once, they fit no worse where they are kept
-        stored = training and program.hosting and known.chunk > 0 and (program.stored or known.once)
-        if known.chunk and not stored:
-            known = self._layout(forward=True, ahead=True, near=True)
-        ways = (short, training, rows.resets is not None, self.ragged, known.chunk > 0, stored)
-        form = program.forms.get(ways)
-        if form is None:
-            form = program.forms[ways] = forward_form(program, self.library, *ways[1:])
-        given = self._given(form, tensors, known)
-        for k, number, home in form.before:
+        stored = training and program.hosting and work.chunk > 0 and (program.stored or work.once)
+        if work.chunk and not stored:
+            work = self._layout(forward=True, projections=True, near=True)
+        ways = (bf16, training, rows.resets is not None, self.ragged, work.chunk > 0, stored)
+        table = program.call_tables.get(ways)
+        if table is None:
+            table = program.call_tables[ways] = forward_table(program, self.library, *ways[1:])
+        given = self._given(table, tensors, work)
+        for k, number, home in table.before:
             x = self._steps(given[k])
             out = None if home is None else self._array(given, home, program.step.inputs[k])
-            made = product(x, self._straight(tensors[program.ends[0] + number], number), out, short=short)
+            made = product(x, self._as_used(tensors[program.ends[0] + number], number), out, bf16=bf16)
             if home is None:
                 given.append(made)
-        threads = team(rows.count * rows.time * form.padded, torch.get_num_threads()) if form.padded else 1
-        self._run(form, given, known, threads)
-        return given[form.ys : form.ys + 1 + len(program.states) + training]
+        threads = threads_for(rows.count * rows.time * table.padded, torch.get_num_threads()) if table.padded else 1
+        self._run(table, given, work, threads)
+        return given[table.ys : table.ys + 1 + len(program.states) + training]
 
     def backward(
         self, saved: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: tuple[bool, ...]
     ) -> list[Tensor | None]:
-        """Gradients of inputs, constants, start and initial state; `saved` as in `BackwardForm`."""
+        """Gradients of inputs, constants, start and initial state; `saved` as in `BackwardTable`."""
         program, rows = self.program, self.rows
         first = len(program.saved_inputs)
-        known = self._layout(forward=False, ahead=True in [wanted[k] for k in program.ahead])
-        straight = tuple([k for k in program.upright if saved[first + k].is_contiguous()])
+        work = self._layout(forward=False, projections=True in [wanted[k] for k in program.projections])
+        row_major = tuple([k for k in program.upright if saved[first + k].is_contiguous()])
         present = tuple([grad is not None for grad in grads])
-        ways = (self.library.short, rows.resets is not None, self.ragged, known.chunk > 0, wanted, present, straight)
-        form = program.forms.get(ways)
-        if form is None:
-            form = program.forms[ways] = backward_form(program, self.library, *ways[1:])
-        given = self._given(form, [*saved, *[grad for grad in grads if grad is not None]], known)
-        for k in form.packed:
+        ways = (self.library.bf16, rows.resets is not None, self.ragged, work.chunk > 0, wanted, present, row_major)
+        table = program.call_tables.get(ways)
+        if table is None:
+            table = program.call_tables[ways] = backward_table(program, self.library, *ways[1:])
+        given = self._given(table, [*saved, *[grad for grad in grads if grad is not None]], work)
+        for k in table.packed:
             given.append(self._steps(given[k]))
-        for start, initial in form.joined:
+        for start, initial in table.joined:
             given.append(torch.cat([given[start], given[initial]]))
-        threads, room = _room(program.dtype, form, rows.steps, rows.count * rows.time, torch.get_num_threads())
-        self._run(form, given, known, threads, room)
+        threads, workspace = _workspace(
+            program.dtype, table, rows.steps, rows.count * rows.time, torch.get_num_threads()
+        )
+        self._run(table, given, work, threads, workspace)
         found: list[Tensor | None] = [None] * len(wanted)
-        for k, i, turned in form.results:
-            held, gradient = found[k], given[i].t() if turned else given[i]
+        for k, i, transposed in table.results:
+            held, gradient = found[k], given[i].t() if transposed else given[i]
             found[k] = gradient if held is None else held + gradient
-        for k, entry, shape, then in form.inputs:
-            found[k] = self._of_input(given, entry, shape, then)
+        for k, slot, shape, then in table.inputs:
+            found[k] = self._of_input(given, slot, shape, then)
         for k in program.flat:
             if wanted[k] and found[k] is None:
                 found[k] = self._zeros(k, saved)
@@ -140,34 +142,36 @@ class _Call:
         shape = program.step.inputs[k] if factor is None else (factor[1],)
         return saved[0].new_zeros(*((rows.count, rows.time) if self.outer else (rows.steps,)), *shape)
 
-    def _layout(self, *, forward: bool, ahead: bool, near: bool = False) -> Layout:
+    def _layout(self, *, forward: bool, projections: bool, near: bool = False) -> Layout:
         rows, program = self.rows, self.program
         code = program.forward_code if forward else program.backward_code
-        return layout(self.library, code, rows.count, rows.steps, rows.whole, ahead, near, torch.get_num_threads())
+        return layout(
+            self.library, code, rows.count, rows.steps, rows.whole, projections, near, torch.get_num_threads()
+        )
 
-    def _given(self, form: CallForm, tensors: Sequence[Tensor], known: Layout) -> list[Tensor]:
+    def _given(self, table: LoopTable, tensors: Sequence[Tensor], work: Layout) -> list[Tensor]:
         """The arrays of a call: those that come in, then those that it makes."""
         given, rows = list(tensors), self.rows
-        for i in form.even:
+        for i in table.even:
             given[i] = given[i].contiguous()
         like, steps = given[0], (rows.steps,)
-        firsts = ((), (rows.count,), steps, (rows.count, rows.time) if self.outer else steps, (known.threads,))
+        firsts = ((), (rows.count,), steps, (rows.count, rows.time) if self.outer else steps, (work.threads,))
         given += [
             inner(like, rows.steps * shape[0]) if first == INNER else empty(like, *firsts[first], *shape)
-            for first, shape in form.made
+            for first, shape in table.made
         ]
-        for i in form.zero:
+        for i in table.zero:
             given[i].zero_()
         return given
 
-    def _run(self, form: CallForm, given: Sequence[Tensor], known: Layout, threads: int, room: int = 0) -> None:
-        """`threads`, `room`: as `numbers` has them."""
-        memory = scratch(given[0], max(known.numbers, threads * room + 16))
+    def _run(self, table: LoopTable, given: Sequence[Tensor], work: Layout, threads: int, workspace: int = 0) -> None:
+        """`threads`, `workspace`: as `numbers` has them."""
+        memory = scratch(given[0], max(work.numbers, threads * workspace + 16))
         start = -(-memory.data_ptr() // 64) * 64
-        told = numbers(self.library, known, self.rows, start, threads, room)
-        strides = [stride for i in form.strided for stride in given[i].stride()]
-        brought = form.numbers(*told, *[array.data_ptr() for array in given], *strides)
-        self.library.call(form.form.address, ctypes.addressof(brought))
+        told = numbers(self.library, work, self.rows, start, threads, workspace)
+        strides = [stride for i in table.strided for stride in given[i].stride()]
+        arguments = table.numbers(*told, *[array.data_ptr() for array in given], *strides)
+        self.library.call(table.call_table.address, ctypes.addressof(arguments))
 
     def _steps(self, x: Tensor) -> Tensor:
         """An input as (steps, …), without padding."""
@@ -175,43 +179,43 @@ class _Call:
             return x
         return pack(x, self.rows) if self.ragged else x.flatten(0, 1)
 
-    def _straight(self, constant: Tensor, number: int) -> Tensor:
+    def _as_used(self, constant: Tensor, number: int) -> Tensor:
         """A constant as the step has it."""
-        return constant.t() if number in self.program.outside.turned else constant
+        return constant.t() if number in self.program.outside.transposed else constant
 
-    def _array(self, given: Sequence[Tensor], entry: Entry, shape: Shape) -> Tensor:
+    def _array(self, given: Sequence[Tensor], slot: Slot, shape: Shape) -> Tensor:
         """(steps, …), of an array in which there may be others."""
-        steps, array = self.rows.steps, given[place(entry)].detach()
+        steps, array = self.rows.steps, given[place(slot)].detach()
         size = steps * math.prod(shape)
         if array.numel() != size:
-            first = (entry.plus + entry.each * steps) // self.program.bytes
+            first = (slot.plus + slot.each * steps) // self.program.bytes
             array = array.view(-1)[first : first + size]
         return array.view(steps, *shape)
 
-    def _of_input(self, given: Sequence[Tensor], entry: Entry, shape: Shape, then: int) -> Tensor:
-        """The gradient of an input; `entry`, `shape` and `then` as in `BackwardForm.inputs`."""
-        if then == DRAWN:
-            return given[place(entry)]
-        gradient = self._array(given, entry, shape)
+    def _of_input(self, given: Sequence[Tensor], slot: Slot, shape: Shape, then: int) -> Tensor:
+        """The gradient of an input; `slot`, `shape` and `then` as in `BackwardTable.inputs`."""
+        if then == PROJECTED:
+            return given[place(slot)]
+        gradient = self._array(given, slot, shape)
         if then == SHARED:
             gradient = gradient.clone()
         elif then != READY:
             constant = given[len(self.program.saved_inputs) + then]
-            matrix = self._straight(constant, then).t()
-            gradient = product(gradient.flatten(1), matrix, short=self.library.short)
+            matrix = self._as_used(constant, then).t()
+            gradient = product(gradient.flatten(1), matrix, bf16=self.library.bf16)
         if self.ragged:
             return pad(gradient, self.rows)
         return gradient.view(self.rows.count, self.rows.time, *gradient.shape[1:]) if self.outer else gradient
 
 
 @lru_cache(1 << 10)
-def _room(dtype: torch.dtype, form: BackwardForm, steps: int, padded: int, threads: int) -> tuple[int, int]:
+def _workspace(dtype: torch.dtype, table: BackwardTable, steps: int, padded: int, threads: int) -> tuple[int, int]:
     """On how many threads the sums over `steps` are made, `padded` with padding, and how many numbers each needs."""
-    room, work = 0, form.padded * padded
-    for rows, columns in form.sums:
-        room = max(room, room_over_steps(dtype, steps, rows, columns))
+    workspace, work = 0, table.padded * padded
+    for rows, columns in table.sums:
+        workspace = max(workspace, workspace_over_steps(dtype, steps, rows, columns))
         work += steps * rows * columns
-    return team(work, threads), room
+    return threads_for(work, threads), workspace
 
 
 class _Loop(torch.autograd.Function):

@@ -26,7 +26,7 @@ EFFECTS = 3
 """How often a step is seen to write something before it is believed always to do so."""
 
 
-class Known:
+class CellCache:
     """What the engine knows of a cell.
 
     In the cell's own dictionary it goes when the cell goes, whatever refers to what. A copy of the cell knows nothing:
@@ -79,11 +79,11 @@ class Known:
             del self._programs[next(iter(self._programs))]
 
 
-def known(cell: AbstractCell) -> Known:
+def cell_cache(cell: AbstractCell) -> CellCache:
     """What is known of the cell."""
-    found: Known | None = cell.__dict__.get(HOME)
+    found: CellCache | None = cell.__dict__.get(HOME)
     if found is None or found.owner() is not cell:
-        found = vars(cell)[HOME] = Known(cell)
+        found = vars(cell)[HOME] = CellCache(cell)
     return found
 
 

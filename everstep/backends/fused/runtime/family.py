@@ -24,7 +24,17 @@ _KEPT = 256
 """Sizes whose programs are kept."""
 _LARGEST = 1024
 """Size of another dimension up to which a free size can be followed."""
-_APART = ("step", "builder", "forms", "forward_plan", "backward_plan", "outside", "kernels", "forward", "backward")
+_APART = (
+    "step",
+    "builder",
+    "call_tables",
+    "forward_plan",
+    "backward_plan",
+    "outside",
+    "kernels",
+    "forward",
+    "backward",
+)
 
 
 def sizes(shapes: Sequence[Sequence[int]]) -> tuple[int, int, int]:
@@ -145,7 +155,7 @@ class _Blend:
                 setattr(found, name, self.of(value, getattr(second, name)))
         for name in ("kernels", "forward", "backward", "outside", "forward_plan", "backward_plan"):
             setattr(found, name, getattr(first, name, None))
-        found.step, found.forms, found.free = self.of(first.step, second.step), {}, self.size
+        found.step, found.call_tables, found.free = self.of(first.step, second.step), {}, self.size
         return found
 
     def check(self, third: Program) -> None:

@@ -18,8 +18,8 @@ class Outside:
         matrices: constants by which the loop multiplies, and which it does not read otherwise.
 
     Attributes:
-        turned: of those, the ones that are left as they are where `before` transposes them: matrices are packed with
-            any strides, and each transposition would cost a call here, and one for its gradient.
+        transposed: of those, those left as they are where `before` transposes them: matrices are packed with any
+            strides, and each transposition would cost a call here, and one for its gradient.
         direct: whether all is passed on as it is.
         reads: which of parameters and x leaves are read.
         bytes: of tensors that it has besides.
@@ -28,12 +28,12 @@ class Outside:
     def __init__(self, before: fx.GraphModule, inputs: int, matrices: Collection[int]):
         graph = fx.Graph()
         values: list[Any] = list(graph.graph_copy(before.graph, {}))  # type: ignore[arg-type]
-        self.turned: set[int] = set()
+        self.transposed: set[int] = set()
         for number in matrices:
             node = values[inputs + number]
             if node.op == "call_function" and node.target is torch.t:
                 values[inputs + number] = node.args[0]
-                self.turned.add(number)
+                self.transposed.add(number)
         graph.output(values)
         graph.eliminate_dead_code()
         self._module = fx.GraphModule(before, graph)

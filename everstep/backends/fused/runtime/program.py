@@ -14,7 +14,7 @@ import torch
 from everstep.backends.fused.adjoint import Adjoint, derive
 from everstep.backends.fused.codegen import overlay, writer
 from everstep.backends.fused.codegen.plan import End, plan
-from everstep.backends.fused.codegen.steps import Ahead, Setting
+from everstep.backends.fused.codegen.steps import InputProjection, Setting
 from everstep.backends.fused.lowering import Lowered
 from everstep.backends.fused.row_graph import View, whole
 from everstep.backends.fused.runtime.outside import Outside
@@ -57,7 +57,7 @@ class Program:
         self._generate()
         if not free:
             self.load(self.forward_code.source, self.backward_code.source)
-        self.forms: dict[Any, Any] = {}
+        self.call_tables: dict[Any, Any] = {}
         """`forward_table.py`, by what they depend on."""
 
     def sequence(self, leaf: int) -> str:
@@ -89,7 +89,7 @@ class Program:
 
         self.of_input = {k: place(view, self.gradients) for k, view in adjoint.inputs.items()}
         self.of_product = [place(whole(p.gradient), self.gradients) for p in adjoint.products]
-        self.ahead = [k for k in self.step.factors if k in self.of_input]
+        self.projections = [k for k in self.step.factors if k in self.of_input]
         """Inputs whose other factor gets its gradient in the loop."""
         self.of_constant = {k: place(view, self.totals) for k, view in adjoint.constants.items()}
         ends += [End("g", k, view) for k, view in enumerate(self.gradients)]
@@ -125,8 +125,8 @@ class Program:
         """Inputs that are saved for it; in place of those that the loop computes, what they are computed of."""
         self.hosting = any(k in self.step.factors for k in self.needed)
         """Whether inputs that the loop computes are kept."""
-        numbers = {self.step.factors[k][0] for k in self.ahead}
-        self.upright = sorted(numbers - self.outside.turned)
+        numbers = {self.step.factors[k][0] for k in self.projections}
+        self.upright = sorted(numbers - self.outside.transposed)
         """Constants that multiply inputs as they are, not transposed."""
 
     def _keep(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -154,7 +154,7 @@ class Program:
         held = {f"held{k}": math.prod(shape) for k, shape in enumerate(step.held)}
         sizes |= held
         kept, apart = self._keep()
-        raws = {f"raw{k}": depth for k, (_, depth) in step.factors.items()}
+        raws = {f"x_raw{k}": depth for k, (_, depth) in step.factors.items()}
         given = {f"x{k}" for k in inputs if k not in step.factors} if self.outside.direct else set()
         self.outer = frozenset({"y0", *given})
         """Arrays that are the caller's, of those that both loops read."""
@@ -166,7 +166,9 @@ class Program:
             optional=frozenset(kept),
             following=(None,) * len(self.states),
             apart=apart,
-            ahead=tuple(Ahead(f"raw{k}", f"x{k}", depth, inputs[k]) for k, (_, depth) in step.factors.items()),
+            projections=tuple(
+                InputProjection(f"x_raw{k}", f"x{k}", depth, inputs[k]) for k, (_, depth) in step.factors.items()
+            ),
             outer=self.outer | {*raws},
         )
         sizes |= {"dy0": math.prod(step.output.shape), **kept}
@@ -175,7 +177,7 @@ class Program:
         optional = {f"g{k}": math.prod(view.shape) for k, view in enumerate(self.gradients)}
         sums = {f"sum{k}": math.prod(view.shape) for k, view in enumerate(self.totals)}
         holds = {f"hold{k}": math.prod(step.held[k]) for k in adjoint.held}
-        raws = {f"draw{k}": step.factors[k][1] for k in self.ahead}
+        raws = {f"dx_raw{k}": step.factors[k][1] for k in self.projections}
         backward = Setting(
             backward=True,
             states=self.states,
@@ -185,13 +187,16 @@ class Program:
             optional=frozenset(optional) | frozenset(holds),
             following=tuple(self.sequence(k) if k in adjoint.kept else None for k in range(len(self.states))),
             apart=apart,
-            ahead=tuple(Ahead(f"g{self.of_input[k]}", f"draw{k}", inputs[k], step.factors[k][1]) for k in self.ahead),
+            projections=tuple(
+                InputProjection(f"g{self.of_input[k]}", f"dx_raw{k}", inputs[k], step.factors[k][1])
+                for k in self.projections
+            ),
             outer=self.outer | {"dy0", *raws},
         )
         self.forward_code = writer.generate(self.forward_plan, forward, self.bytes, self.free > 0)
         self.backward_code = writer.generate(self.backward_plan, backward, self.bytes, self.free > 0)
-        turned, products = self.outside.turned, len(self.forward_plan.products) + len(step.factors)
-        matrices = [(number, back != (number in turned)) for number, back in self._multiplied()]
+        transposed, products = self.outside.transposed, len(self.forward_plan.products) + len(step.factors)
+        matrices = [(number, back != (number in transposed)) for number, back in self._multiplied()]
         self.forward_matrices, self.backward_matrices = matrices[:products], matrices[products:]
         """The number of the constant that each product multiplies by, and whether it is transposed."""
 
@@ -209,10 +214,10 @@ class Program:
     def _multiplied(self) -> list[tuple[int, bool]]:
         """The constants by which products multiply, forward and then backward, and whether they are transposed."""
         found = []
-        for order, ahead in ((self.forward_plan, [*self.step.factors]), (self.backward_plan, self.ahead)):
+        for order, projections in ((self.forward_plan, [*self.step.factors]), (self.backward_plan, self.projections)):
             keys = [node.key for node in order.products]
             found += [(key[0], True) if isinstance(key, tuple) else (key, False) for key in keys]
-            found += [(self.step.factors[k][0], order is self.backward_plan) for k in ahead]
+            found += [(self.step.factors[k][0], order is self.backward_plan) for k in projections]
         return found
 
     def reaching(self, wanted: Sequence[bool]) -> tuple[bool, ...]:

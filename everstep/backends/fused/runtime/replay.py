@@ -81,7 +81,7 @@ def evaluate(
 def replay(program: Program, rows: Rows, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Outputs and final state of a compiled step over all steps; `tensors` in the order of `Program.split`."""
     xs, constants, state, held, initial = program.split(tensors)
-    constants = [c.t() if k in program.outside.turned else c for k, c in enumerate(constants)]
+    constants = [c.t() if k in program.outside.transposed else c for k, c in enumerate(constants)]
     factors = program.step.factors
     xs = [x @ constants[factors[k][0]] if k in factors else x for k, x in enumerate(xs)]
     state = list(state)

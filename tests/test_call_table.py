@@ -1,4 +1,4 @@
-"""Tables of a call are what their form says of what the call brings."""
+"""Tables of a call are what their slots say of what the call brings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from everstep.backends.fused.backend import _ragged
 from everstep.native import toolchain
-from everstep.native.call_table import BRINGS, NULL, Entry, Form, brought
+from everstep.native.call_table import ARGUMENTS, NULL, CallTable, Slot, argument
 from everstep.native.kernels import kernels
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
@@ -19,7 +19,7 @@ BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
 
 def test_the_numbers_that_c_reads_come_first() -> None:
-    assert BRINGS[:3] == ("steps", "threads", "then_threads")
+    assert ARGUMENTS[:3] == ("steps", "threads", "then_threads")
 
 
 def test_entries() -> None:
@@ -30,12 +30,12 @@ def test_entries() -> None:
 
     loop, then = note("loop", 5), note("then", 2)
     places = [ctypes.cast(body, ctypes.c_void_p).value or 0 for body in (loop, then)]
-    end = Entry(len(BRINGS))
-    table = [7, brought("rows"), end.behind(5), end.behind(5, 2), NULL]
-    form = Form(places[0], table, then=places[1], then_table=[Entry(-1, 1, 3), end])
-    numbers = (ctypes.c_int64 * (len(BRINGS) + 1))(10, 1, 1, 4)
-    numbers[len(BRINGS)] = 100
-    kernels(torch.float32).call(form.address, ctypes.addressof(numbers))
+    end = Slot(len(ARGUMENTS))
+    table = [7, argument("rows"), end.behind(5), end.behind(5, 2), NULL]
+    made = CallTable(places[0], table, then=places[1], then_table=[Slot(-1, 1, 3), end])
+    numbers = (ctypes.c_int64 * (len(ARGUMENTS) + 1))(10, 1, 1, 4)
+    numbers[len(ARGUMENTS)] = 100
+    kernels(torch.float32).call(made.address, ctypes.addressof(numbers))
     assert seen == [("loop", [7, 4, 105, 125, 0]), ("then", [31, 100])]
 
 
@@ -43,8 +43,8 @@ def test_turns_are_not_seen_before_they_are_made() -> None:
     """While C makes them, another thread of Python may run the same rows."""
     rows = _ragged(torch.tensor([3, 9, 4]), 9)
     seen: list[int] = []
-    library = SimpleNamespace(es_turns=lambda address: seen.append(len(rows._turns)))
+    library = SimpleNamespace(es_assign=lambda address: seen.append(len(rows._assignments)))
     fake: Any = SimpleNamespace(library=library)
-    rows.turns(fake, 2, True)
-    rows.turns(fake, 2, True)
+    rows.assignment(fake, 2, True)
+    rows.assignment(fake, 2, True)
     assert seen == [0]
