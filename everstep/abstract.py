@@ -1,7 +1,7 @@
-"""What tracing and the backends know of a cell.
+"""The interfaces of a cell that tracing and the backends use.
 
-They lie below `cell.py`, since a cell that is called on a sequence runs itself on one of them; so they see these
-abstract classes alone, which `Cell`, `Affine` and `Gated` fulfil. Declare more structure, unlock more speed.
+`cell.py` imports the backends, since calling a cell on a sequence runs it on one of them. The backends therefore know
+only these abstract classes, which `Cell`, `Affine` and `Gated` implement. More declared structure allows more speed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from everstep.state import State
 
 
 class AbstractCell(nn.Module):
-    """One step: all that the reference loop and the compiled engine ask for.
+    """One step: all that the reference loop and the compiled engine need.
 
     Attributes:
         input_size: features of each x_t.
@@ -34,7 +34,7 @@ class AbstractCell(nn.Module):
 
 
 class AbstractAffine(AbstractCell):
-    """A step h = a(x) ∘ h⁻ + b(x) with the output `output(h, x)`: what a parallel scan asks for."""
+    """A step h = a(x) ∘ h⁻ + b(x) with the output `output(h, x)`: what a parallel scan needs."""
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a and b, each (batch, output_size), from x (batch, input_size), row by row."""
@@ -45,12 +45,12 @@ class AbstractAffine(AbstractCell):
         raise NotImplementedError(f"{type(self).__name__} has no output(h, x)")
 
     def steps_as_declared(self) -> bool:
-        """Whether `step` is what the coefficients say; a subclass may have written another."""
+        """Whether `step` is the one derived from `coefficients`; a subclass may have overridden it."""
         raise NotImplementedError(f"{type(self).__name__} has no steps_as_declared")
 
 
 class AbstractGated(AbstractCell):
-    """A step that may equal one of `torch.nn`'s: what a vendor's kernel asks for."""
+    """A step that may equal one of `torch.nn`: what a vendor kernel needs."""
 
     hidden_size: int
     weight_ih: Tensor | None
@@ -63,5 +63,5 @@ class AbstractGated(AbstractCell):
         raise NotImplementedError(f"{type(self).__name__} has no vendor_kernel")
 
     def steps_as_declared(self) -> bool:
-        """Whether `step` is the equation; a subclass may have written another."""
+        """Whether `step` is the equation; a subclass may have overridden it."""
         raise NotImplementedError(f"{type(self).__name__} has no steps_as_declared")

@@ -1,4 +1,4 @@
-"""The arguments of a call on a sequence, checked before anything runs: shapes, dtypes, devices, ranges."""
+"""Checks of the arguments of a call on a sequence, before anything runs: shapes, dtypes, devices, ranges."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from everstep.state import State, leaves
 
 _WHOLE = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
-"""Dtypes of whole numbers with which PyTorch computes."""
+"""Integer dtypes that PyTorch can compute with."""
 
 
 def check_sequence(who: str, layer: nn.Module, xs: Tensor, lengths: Tensor | None, resets: Tensor | None) -> None:
-    """Raise where these are not what a layer with `input_size` and `output_size` runs over; `who` begins the message.
+    """Raise if the layer, which needs `input_size` and `output_size`, cannot run on these; `who` begins the message.
 
     Raises:
         TypeError: another type or dtype, or a layer without its sizes.
@@ -40,7 +40,7 @@ def check_sequence(who: str, layer: nn.Module, xs: Tensor, lengths: Tensor | Non
 
 
 def check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:
-    """Raise where these are no lengths of the rows of xs (batch, time, ...), as `check_sequence` does."""
+    """Raise if these are not lengths of the rows of xs (batch, time, ...), as `check_sequence` does."""
     batch, time = xs.shape[:2]
     _check_tensor(who, "lengths", lengths, (batch,), xs.device)
     if lengths.dtype not in _WHOLE:
@@ -52,7 +52,7 @@ def check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:
 
 
 def check_leaves(layer: nn.Module, initial: State) -> None:
-    """Raise a TypeError if a leaf of the initial state is no tensor."""
+    """Raise a TypeError if a leaf of the initial state is not a tensor."""
     for name, leaf in leaves(initial):
         if not isinstance(leaf, Tensor):
             raise TypeError(

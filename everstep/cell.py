@@ -1,4 +1,4 @@
-"""One step of a recurrent network, `Cell`; all that runs over a sequence, `Layer`; and running it, `scan`."""
+"""`Cell`, one step of a recurrent network; `Layer`, anything that runs over a sequence; and `scan`, which runs it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Layer(nn.Module):
     """Anything that runs over a sequence: (batch, time, input_size) to (batch, time, output_size), with a state.
 
     A causal layer is a `Cell` and can also be stepped; an acausal one (`Bidirectional`) is only a `Layer`.
-    Calling a layer is `everstep.scan`, whose page explains the arguments. Its hooks (PyTorch's, and so the weights that
-    `torch.nn.utils.weight_norm`, `spectral_norm` and `prune` compute) run once each time it is called or scanned, also
-    within a wiring: a forward hook sees what a call gets and gives, `(xs, state)` and `(ys, state)`. Where it is
-    stepped, by `step`, `Stream` or a wiring that has to, they run at every step and see `(x_t, state)` and
-    `(y_t, state)`.
+    Calling a layer is `everstep.scan`; its page explains the arguments. PyTorch hooks (including those of
+    `torch.nn.utils.weight_norm`, `spectral_norm` and `prune`) run once each time the layer is called or scanned, also
+    inside a wiring: a forward hook sees the call's arguments and results, `(xs, state)` and `(ys, state)`. Where the
+    layer is stepped (by `step`, by `Stream`, or by a wiring that needs single steps), hooks run at every step and see
+    `(x_t, state)` and `(y_t, state)`.
 
     Attributes:
         input_size: features of each x_t.
@@ -56,17 +56,17 @@ class Layer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no unroll")
 
     def sublayers(self) -> Sequence[Layer]:
-        """The layers that `unroll` hands to `scan`; a plain cell runs itself. For `everstep.explain`."""
+        """The layers that `unroll` passes to `scan`; for a plain cell, itself. Used by `everstep.explain`."""
         return (self,)
 
     def native_path(self, xs: Tensor) -> str | None:
-        """What `unroll` runs instead of a backend, in words for `everstep.explain`; None: a backend."""
+        """What `unroll` runs instead of a backend, described for `everstep.explain`; None if it uses a backend."""
         return None
 
     def dispatched(self, xs: Tensor) -> tuple[Layer, Any] | None:
-        """The cell that `unroll` hands to a backend as the layer is now, and the inputs; None: it scans what is inside.
+        """The cell that `unroll` passes to a backend in the current mode, and its inputs; None if it scans sublayers.
 
-        For `everstep.explain`; of the inputs only shapes count.
+        Used by `everstep.explain`; only the shapes of the inputs matter.
         """
         inner = self.sublayers()
         return (self, xs) if len(inner) == 1 and inner[0] is self else None
@@ -86,7 +86,7 @@ class Layer(nn.Module):
 
 
 class Cell(Layer, AbstractCell):
-    """One causal step `y_t, s_t = f(x_t, s_{t-1})`, used again at every t. Subclass it and write `step`.
+    """One causal step `y_t, s_t = f(x_t, s_{t-1})`, applied at every t. Subclass it and write `step`.
 
     >>> class Accumulator(Cell):
     ...     def step(self, x, h):
@@ -96,9 +96,9 @@ class Cell(Layer, AbstractCell):
     >>> ys.flatten().tolist()
     [1.0, 2.0, 3.0]
 
-    `step` is a pure function of `x`, the state and the parameters: it keeps nothing on the module, draws no random
-    numbers (a mask belongs to the sequence: see `VariationalDropout`, `Zoneout`). It may write over x and
-    the state in place: for others both are as they were.
+    `step` is a pure function of `x`, the state and the parameters: it stores nothing on the module and draws no random
+    numbers (a mask belongs to the sequence: see `VariationalDropout`, `Zoneout`). It may modify x and the state in
+    place: other code still sees the original values.
 
     Args:
         input_size: features of x_t; a subclass may set both sizes itself instead.
@@ -120,8 +120,8 @@ class Cell(Layer, AbstractCell):
     def initial_state(self, batch: int, like: Tensor) -> State:
         """Zeros (batch, output_size); override it for any other state.
 
-        A size of 0 is free: each call's state may have another one there, as the memory that an attention reads has,
-        `like.new_zeros(batch, 0, size)`. Steps only read such a leaf, and no reset puts it back.
+        A size of 0 is free: the state of each call may have any size there, as the memory that attention reads does:
+        `like.new_zeros(batch, 0, size)`. Steps only read such a leaf, and resets do not restore it.
         """
         return like.new_zeros(batch, self.output_size)
 
@@ -132,15 +132,15 @@ class Cell(Layer, AbstractCell):
     def unroll(
         self, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """Run the step over time on the backend asked for, or on the fastest that can."""
+        """Run the step over time on the requested backend, or on the fastest one that supports it."""
         return dispatch(self, xs, state, lengths, resets, backend)
 
 
 class Affine(Cell, AbstractAffine):
-    """A cell affine in its state: h_t = a(x_t) ∘ h_{t-1} + b(x_t). Subclass it: `coefficients`.
+    """A cell affine in its state: h_t = a(x_t) ∘ h_{t-1} + b(x_t). Subclass it and write `coefficients`.
 
-    The output is h_t, or what `output` makes of h_t and x_t. Such a recurrence is associative, so that it also runs as
-    a parallel scan of O(log T) depth (Blelloch 1990, "Prefix sums and their applications").
+    The output is h_t, or `output(h_t, x_t)` if overridden. Affine steps compose associatively, so the recurrence also
+    runs as a parallel scan of O(log T) depth (Blelloch 1990, "Prefix sums and their applications").
     """
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,7 +158,7 @@ class Affine(Cell, AbstractAffine):
         return self.output(h, x), h
 
     def steps_as_declared(self) -> bool:
-        """Whether `step` is what the coefficients say; a subclass may have written another."""
+        """Whether `step` is the one derived from `coefficients`; a subclass may have overridden it."""
         return type(self).step is Affine.step
 
 
@@ -189,20 +189,20 @@ def scan(
     Args:
         layer: the cell or wiring.
         xs: (batch, time, input_size).
-        state: the state to go on from; `layer.initial_state` if None.
+        state: the state to continue from; `layer.initial_state` if None.
         lengths: (batch,) whole numbers in 0 … time. Steps at or beyond a row's length leave its state untouched and its
             outputs zero: a padded row equals the row run alone.
-        resets: (batch, time) bool; the state is put back to the initial one before that step of the run.
-        reverse: run every row from its last valid step to its first; outputs keep their places.
+        resets: (batch, time) bool; where true, the state is reset to the initial one before that step of the run.
+        reverse: run every row from its last valid step to its first; outputs keep their positions.
         backend: "auto", or the name of one of `BACKENDS`.
 
     Returns:
-        Outputs (batch, time, output_size), and the state after each row's last valid step. Large outputs may lie in
-        memory that is up to a quarter larger, all of which `torch.save` and `pickle` write: save a clone of them.
+        Outputs (batch, time, output_size), and the state after each row's last valid step. The storage of large outputs
+        may be up to a quarter larger than needed, and `torch.save` and `pickle` write all of it: save a clone.
 
     Raises:
         TypeError: an argument of the wrong type, dtype or nest.
-        ValueError: an argument of the wrong shape, device or range, or a named backend that refuses.
+        ValueError: an argument of the wrong shape, device or range, or a named backend that cannot run the layer.
     """
     if isinstance(layer, Layer) and hooks.pending(layer):
         how = {"lengths": lengths, "resets": resets, "backend": backend}
@@ -222,7 +222,7 @@ def plainly(
 ) -> tuple[Tensor, State]:
     """`scan` without the layer's own hooks."""
     check_call(layer, xs, lengths, resets, backend)
-    # under autocast the products are short, but what is carried along the sequence is not
+    # under autocast the products are in low precision, but the state carried along the sequence is float32
     autocast = torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(xs.device.type)
     initial = layer.initial_state(xs.shape[0], xs.new_empty(0, dtype=torch.float32) if autocast else xs)
     if not isinstance(initial, Tensor):
@@ -253,7 +253,7 @@ def plainly(
 
 
 def _of_pytorch(layer: Layer, backend: str) -> str:
-    """The backend where the state is one that PyTorch alone can read."""
+    """The backend to use where only PyTorch can read the state."""
     if backend == fused.name:
         raise ValueError(f"scan: backend {backend!r} cannot run {type(layer).__name__}: its state: {OPAQUE}")
     return reference.name if backend == "auto" else backend
@@ -262,7 +262,7 @@ def _of_pytorch(layer: Layer, backend: str) -> str:
 def check_call(
     layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor | None, backend: str, caller: str = "scan"
 ) -> None:
-    """Raise where a call of `scan`, or of `caller`, has arguments that no layer can run over, or names no backend.
+    """Raise if the arguments of `scan` (or of `caller`) are ones that no layer can run on, or `backend` is unknown.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.

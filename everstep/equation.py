@@ -44,7 +44,7 @@ class Projection:
         return Projection(value, self._weight, self._bias, self._gates, (0, 0))
 
     def __getattr__(self, gate: str) -> Tensor:
-        if gate.startswith("_"):  # asked for, by PyTorch's compiler, before there are any gates
+        if gate.startswith("_"):  # PyTorch's compiler asks for these before the gates exist
             raise AttributeError(gate)
         if gate not in self._gates or self._weight is None:
             raise AttributeError(f"no gate {gate!r}; this equation declares: {' '.join(self._gates) or 'none'}")
@@ -65,7 +65,7 @@ class Projection:
 
 
 class _Recorder:
-    """Stands for a projection in the dry run that finds out which gates an equation reads, and how."""
+    """Stand-in for a projection in the dry run, which records the gates that an equation reads, and how."""
 
     def __init__(self, value: Tensor, gates: tuple[str, ...]):
         self.value, self.gates = value, gates
@@ -85,18 +85,18 @@ class _Recorder:
 
 
 class Gated(Cell, AbstractGated):
-    """A cell made from an equation by `gated`; its page shows the equation.
+    """A cell built from an equation by `gated`; its page shows the equation.
 
     Args:
         input_size: features D of x_t.
         hidden_size: features H of every state, and of the output, which is the first state.
-        bias: True (PyTorch's two bias vectors, uniform at first), False, or a mapping from gate to the value its bias
-            starts with, the others starting at 0: `bias={"f": 1.0}` is the forget bias of Gers 2000.
+        bias: True (two bias vectors as in PyTorch, initially uniform), False, or a mapping from gates to initial
+            biases, with 0 for the other gates: `bias={"f": 1.0}` is the forget bias of Gers 2000.
         device, dtype: of the parameters.
         **options: the equation's keyword-only arguments.
 
-    Parameters, with G_x and G_h the gates that the equation reads from x and from h: `weight_ih` (G_x·H, D),
-    `weight_hh` (G_h·H, H), `bias_ih` (G_x·H), `bias_hh` (G_h·H), gate after gate in the declared order; all start
+    Parameters, with G_x and G_h the numbers of gates that the equation reads from x and from h: `weight_ih` (G_x·H, D),
+    `weight_hh` (G_h·H, H), `bias_ih` (G_x·H), `bias_hh` (G_h·H), gate after gate in the declared order; all initially
     uniform in ±1/√H, as in `torch.nn`.
 
     Raises:
@@ -183,7 +183,7 @@ class Gated(Cell, AbstractGated):
         return self.evaluate(x, state, self.options)
 
     def evaluate(self, x: Tensor, state: State, options: Mapping[str, Any]) -> tuple[Tensor, State]:
-        """One step with other options than the cell's own: for wirings that change what the equation is made of."""
+        """One step with other options than the cell's own, for wirings that change parts of the equation."""
         s = self.state_type(*((state,) if len(self.state_names) == 1 else state))
         px = Projection(x, self.weight_ih, self.bias_ih, self.input_gates, self._direct_x)
         ph = Projection(s[0], self.weight_hh, self.bias_hh, self.hidden_gates, self._direct_h)
@@ -196,7 +196,7 @@ class Gated(Cell, AbstractGated):
         return None if vendor is None else vendor(self.options)
 
     def steps_as_declared(self) -> bool:
-        """Whether `step` is the equation; a subclass may have written another."""
+        """Whether `step` is the equation; a subclass may have overridden it."""
         return type(self).step is Gated.step
 
     def extra_repr(self) -> str:
@@ -214,7 +214,7 @@ class Gated(Cell, AbstractGated):
 
     @classmethod
     def _dry_run(cls, size: int, options: Mapping[str, Any]) -> tuple[_Recorder, _Recorder]:
-        """Run the equation once on zeros, to learn which gates it reads and to refuse a wrong one early."""
+        """Run the equation once on zeros, to record which gates it reads and to reject a wrong equation early."""
         modules = (option for option in options.values() if isinstance(option, nn.Module))
         learned = next((p for module in modules for p in module.parameters()), None)
         zeros = torch.zeros(1, size, device="cpu" if learned is None else learned.device)
@@ -234,7 +234,7 @@ class Gated(Cell, AbstractGated):
 
     @classmethod
     def _layout(cls, read: _Recorder) -> tuple[tuple[str, ...], tuple[int, int]]:
-        """The gates that have rows, and the range of them that one product computes."""
+        """The gates that have rows, and the range of gates that a single product computes."""
         gates = tuple(g for g in cls.gates if g in read.direct | read.applied)
         places = [gates.index(g) for g in read.direct]
         return gates, (min(places), max(places) + 1) if places else (0, 0)
@@ -262,11 +262,11 @@ def gated(
     Args:
         gates: names, separated by spaces, in the order of the rows of `weight_ih` and `weight_hh`.
         state: names of the states, separated by spaces.
-        vendor: from the options to the name of the `torch` kernel that computes the same equation, or None.
+        vendor: a function from the options to the name of the `torch` kernel that computes the same equation, or None.
 
     Raises:
-        ValueError: a gate or a state named twice, or a name that is no identifier.
-        TypeError: an equation that does not return its state (found at once, by a dry run on zeros).
+        ValueError: a gate or a state named twice, or a name that is not an identifier.
+        TypeError: an equation that does not return its state (found at definition, by a dry run on zeros).
     """
     if not isinstance(gates, str):
         raise TypeError(f'gated: expected the names of the gates, as in @gated("z n"); got {type(gates).__name__}')
@@ -324,7 +324,7 @@ def _source(equation: Callable[..., Any]) -> str:
         function = ast.parse(text).body[0]
     except (OSError, TypeError, SyntaxError):
         function = None
-    if not isinstance(function, ast.FunctionDef):  # a lambda, or written where no file is
+    if not isinstance(function, ast.FunctionDef):  # a lambda, or defined outside of a file
         return f"{equation.__name__}{inspect.signature(equation)}   (source not available)\n"
     lines = text.splitlines()
     first = function.body[1 if ast.get_docstring(function) else 0].lineno - 1

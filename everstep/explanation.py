@@ -1,4 +1,4 @@
-"""`explain`: which backend a call would take, what was passed over and why. (A module `explain` would hide it.)"""
+"""`explain`: which backend a call would use, and why not others. (A module named `explain` would shadow it.)"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from everstep.tracing.trace import trace
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found: a cell's backend, why others were passed over, its step; or the parts of a wiring."""
+    """The result of `explain`: a cell's backend, why others were rejected, its step; or the parts of a wiring."""
 
     layer: str
     backend: str | None
@@ -33,12 +33,12 @@ class Explanation:
 
 
 def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: Tensor | None = None) -> Explanation:
-    """Say which backend `scan` would take now for every cell inside `layer`, and what stood in others' way.
+    """Report which backend `scan` would use now for every cell inside `layer`, and why the others were rejected.
 
-    As a call would, it heeds whether the layer is in training or eval mode and whether gradients are switched on.
+    As in a call, the answer depends on training or eval mode and on whether gradients are enabled.
 
-    Of a compiled step it says what comes in from outside of the loop, what is computed inside, arithmetic and memory,
-    and what bounds its speed; of any other, what needs x alone, and what needs the state.
+    For a compiled step it reports what is computed outside of the loop and what inside, arithmetic and memory, and what
+    bounds its speed; for any other step, which operations need only x, and which need the state.
 
     >>> import everstep as es
     >>> print(explain(es.Accumulator(3), torch.zeros(2, 7, 3, dtype=torch.bfloat16)))

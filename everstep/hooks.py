@@ -1,8 +1,8 @@
-"""Hooks of layers: they run wherever a layer is called, scanned or stepped, by a user or within a wiring, and once.
+"""Hooks of layers: they run exactly once wherever a layer is called, scanned or stepped, also within a wiring.
 
-What PyTorch calls hooks (`register_forward_hook`, and what `weight_norm`, `spectral_norm` and `prune` of
-`torch.nn.utils` hang on a module) runs when a module is called. A wiring scans or steps the layers inside of it, and
-`everstep.scan` runs a layer without calling it; so the hooks are run here, by PyTorch's own code.
+PyTorch runs hooks (`register_forward_hook`, and those that `weight_norm`, `spectral_norm` and `prune` of
+`torch.nn.utils` register) when a module is called. But a wiring scans or steps the layers inside it, and
+`everstep.scan` runs a layer without calling it; so the hooks are triggered here, through PyTorch's own code.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 
 
 class _Inside(threading.local):
-    """What this thread is in.
+    """The modules that this thread is currently running.
 
     Attributes:
-        ids: modules that are called, whose hooks need not run again.
-        instead: for a module that `around` calls, what is run in place of its `forward`.
+        ids: modules whose hooks have already run for the current call.
+        instead: for a module that `around` calls, the function to run in place of its `forward`.
     """
 
     ids: tuple[int, ...] = ()
@@ -33,11 +33,11 @@ class _Inside(threading.local):
 
 _inside = _Inside()
 _anywhere: list[int] = []
-"""An item for each `around` that goes on, in whatever thread: seen sooner than what is a thread's own."""
+"""One item for each active `around`, in any thread: cheaper to check than thread-local data."""
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether anything is to run when the module is called, besides its `forward`."""
+    """Whether calling the module runs anything besides its `forward`."""
     return bool(
         module._forward_pre_hooks
         or module._forward_hooks
@@ -49,13 +49,13 @@ def hooked(module: nn.Module) -> bool:
 
 
 def pending(module: nn.Module) -> bool:
-    """Whether it has hooks that do not run already."""
+    """Whether the module has hooks that have not run yet for the current call."""
     return hooked(module) and id(module) not in _inside.ids
 
 
 @contextmanager
 def running(module: nn.Module) -> Iterator[None]:
-    """Within the block, the module's hooks count as run."""
+    """Within the block, the module's hooks count as already run."""
     before = _inside.ids
     _inside.ids = (*before, id(module))
     try:
@@ -65,7 +65,7 @@ def running(module: nn.Module) -> Iterator[None]:
 
 
 def around(module: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`run(*args, **kwargs)` with the module's hooks before and after, as if that were its `forward`."""
+    """`run(*args, **kwargs)` with the module's hooks before and after, as if it were its `forward`."""
     with running(module):
         _inside.instead[id(module)] = run
         _anywhere.append(0)
@@ -77,7 +77,7 @@ def around(module: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any
 
 
 def own_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A layer's `forward`, within which a scan of the layer does not run its hooks again."""
+    """Wrap a layer's `forward` so that a scan of the layer inside it does not run its hooks again."""
 
     @functools.wraps(forward)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +95,7 @@ def own_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def own_step(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A cell's `step`, around which its hooks run, unless they have run for the whole sequence."""
+    """Wrap a cell's `step` so that its hooks run around it, unless they have run for the whole sequence."""
 
     @functools.wraps(step)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

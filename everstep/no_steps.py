@@ -1,4 +1,4 @@
-"""Outputs where there is no step."""
+"""The output for a batch without any step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def nothing(like: Tensor, shape: Sequence[int], tensors: Iterable[Tensor]) -> Tensor:
-    """Zeros of this shape by which, and so by whose loss, all of the tensors have a gradient: of zeros.
+    """Zeros of this shape, connected to the graph so that all of the tensors get zero gradients.
 
-    Without it, `backward` of a batch that happens to hold no step would fail where any other does not.
+    Otherwise `backward` would fail for a batch that happens to contain no step.
     """
     zeros = like.new_zeros(tuple(shape))
     empty = [t.reshape(-1)[:0].to(zeros) for t in (like, *tensors) if t.requires_grad]

@@ -1,8 +1,8 @@
-"""Nests: the shape that state takes.
+"""Nests, the structure of a state.
 
 A nest is a tensor, or a tuple, named tuple, list or dict of nests; `()` holds nothing. Every leaf is `(batch, ...)`.
-The entries of dicts belong together by key, whatever their order. State is always passed from call to call and never
-kept on a module.
+Entries of dicts are matched by key, whatever their order. State is always passed from call to call and never stored on
+a module.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 State: TypeAlias = Any
-"""A nest of tensors. `Any`, because Python's type system has no recursive nest that keeps named tuples."""
+"""A nest of tensors. `Any`, because Python's type system cannot express a recursive nest with named tuples."""
 
 
 def map_state(fn: Callable[..., Any], nest: State, *others: State) -> State:
-    """Apply `fn` to the leaves of `nest` (and of `others`, of the same shape of nest) and keep the nest.
+    """Apply `fn` to the leaves of `nest` (and of `others`, which have the same structure) and keep the structure.
 
     >>> map_state(lambda a, b: a + b, (torch.ones(1), {"c": torch.ones(1)}), (torch.ones(1), {"c": torch.ones(1)}))
     (tensor([2.]), {'c': tensor([2.])})
@@ -33,7 +33,7 @@ def map_state(fn: Callable[..., Any], nest: State, *others: State) -> State:
 def leaves(nest: State, path: str = "") -> list[tuple[str, Tensor]]:
     """The leaves with their names, in a fixed order: `("0.h", tensor)`, or `("state", tensor)` for a lone tensor.
 
-    A dict's are in the order of its sorted keys, so that dicts of the same keys have their leaves in the same order.
+    Dicts are traversed in sorted key order, so that dicts with the same keys give their leaves in the same order.
 
     >>> [name for name, _ in leaves((torch.ones(1), {"c": torch.ones(1)}))]
     ['0', '1.c']
@@ -84,7 +84,7 @@ def _filled(like: State, values: Iterator[Any]) -> State:
 
 
 def _keys(nest: dict[Any, Any]) -> list[Any]:
-    """The keys in an order that is the same for all dicts of these keys."""
+    """The keys in an order that is the same for all dicts with these keys."""
     return sorted(nest, key=lambda key: (str(key), type(key).__name__))
 
 
@@ -96,12 +96,12 @@ def _sequence(like: tuple[Any, ...] | list[Any], parts: list[Any]) -> State:
 
 
 def like_nest(nest: State, like: State) -> State:
-    """The same leaves in the very nest of `like`: a plain tuple becomes its named tuple, keys take its order."""
+    """The same leaves in the nest of `like`: a plain tuple becomes its named tuple, keys take its order."""
     return unflatten(like, [leaf for _, leaf in leaves(nest)])
 
 
 def detach(nest: State) -> State:
-    """The same values, cut from the graph: where truncated BPTT stops."""
+    """The same values, detached from the graph: where truncated BPTT stops."""
     return map_state(lambda leaf: leaf.detach(), nest)
 
 
@@ -120,7 +120,7 @@ def where(mask: Tensor, new: State, old: State) -> State:
 
 
 def flip(xs: Any, lengths: Tensor | None) -> Any:
-    """Turn the valid part of every row (batch, time, ...) round in time; padding stays where it is."""
+    """Reverse the valid part of every row (batch, time, ...) in time; padding stays where it is."""
     if lengths is None:
         return map_state(lambda leaf: leaf.flip(1), xs)
 
@@ -133,18 +133,18 @@ def flip(xs: Any, lengths: Tensor | None) -> Any:
 
 
 def as_large(initial: State, state: State) -> State:
-    """`initial`, with each size that is 0 there, and so free, as `state` has it.
+    """`initial`, with each free size (0 in `initial`) replaced by that of `state`.
 
     >>> as_large(torch.zeros(2, 0, 3), torch.ones(2, 5, 3)).shape
     torch.Size([2, 5, 3])
     """
-    if isinstance(initial, Tensor) and initial.numel():  # as nearly always
+    if isinstance(initial, Tensor) and initial.numel():  # the usual case
         return initial
     if all(leaf.numel() for _, leaf in leaves(initial)):
         return initial
     try:
         given = leaves(like_nest(state, initial))
-    except (TypeError, ValueError, LookupError):  # another nest, of which `check_nest` tells
+    except (TypeError, ValueError, LookupError):  # a different nest, which `check_nest` reports
         return initial
     found = []
     for (_, leaf), (_, other) in zip(leaves(initial), given, strict=True):
@@ -158,9 +158,9 @@ def check_nest(who: str, state: State, expected: State) -> None:
     """Raise if `state` is not the same nest as `expected`, with the same shapes, dtypes and devices.
 
     Raises:
-        TypeError: another nest (a tuple where a tensor was expected, other keys, another length), naming the place. A
-            list may stand for a tuple.
-        ValueError: a leaf of another shape, dtype or device, naming the leaf.
+        TypeError: a different nest (a tuple where a tensor was expected, other keys, another length); the message says
+            where. A list is accepted for a tuple.
+        ValueError: a leaf of another shape, dtype or device; the message names the leaf.
     """
     _check_structure(who, state, expected, "state")
     for (name, leaf), (_, like) in zip(leaves(state), leaves(expected), strict=True):

@@ -1,4 +1,4 @@
-"""One step at a time, compiled: for what arrives as it happens, and for sampling."""
+"""One compiled step at a time, for live input and for sampling."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
 
 
 def _unfit(like: Tensor, given: list[Tensor], states: list[Tensor]) -> str | None:
-    """Why no step of such tensors is compiled."""
+    """Why a step on such tensors cannot be compiled, or None."""
     if any(not t.is_cpu for t in (like, *given)) or like.dtype not in (torch.float32, torch.float64):
         return "only float32 and float64 on the CPU are compiled"
     if len(like) == 0:
@@ -91,13 +91,13 @@ def _unfit(like: Tensor, given: list[Tensor], states: list[Tensor]) -> str | Non
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """In the plain mode, whatever the caller's: what is made is kept."""
+    """Clear the caller's modes (device, inference, autocast, grad), since what is built here is kept."""
     with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.no_grad():
         yield
 
 
 class _Hooked(Cell):
-    """A cell whose step is another's, hooks and all."""
+    """A cell whose step is that of another cell, including its hooks."""
 
     def __init__(self, cell: Cell):
         super().__init__(cell.input_size, cell.output_size)
@@ -115,10 +115,10 @@ class _Hooked(Cell):
 
 
 class Stream:
-    """A cell that is fed one step after another, with its state kept inside: y_t = stream(x_t).
+    """Runs a cell one step at a time and keeps its state: y_t = stream(x_t).
 
-    The whole step, products of x included, is one compiled call, with the weights packed once. A weight that changes in
-    place (an optimizer's step), gets other data or another dtype, or is replaced, is noticed. Where the cell cannot be
+    The whole step, including the products of x, is one compiled call, with the weights packed once. Changes to weights
+    are detected: in-place updates (an optimizer step), new data, another dtype, replacement. If the cell cannot be
     compiled (see `reason`), its `step` runs.
 
     >>> import everstep as es
@@ -131,21 +131,21 @@ class Stream:
 
     Args:
         cell: the cell, in eval mode.
-        batch: rows that go side by side.
-        state: to go on from; the cell's initial state if None.
+        batch: number of rows.
+        state: the state to continue from; the cell's initial state if None.
 
     Attributes:
-        state: a copy of the state after the last step; set it to go on from another.
+        state: a copy of the state after the last step; assign to it to continue from another.
         compiled, reason: whether the step is compiled, and why not.
 
     Raises:
-        TypeError: `cell` is no cell, or the state no such nest.
-        ValueError: `batch` is negative, or the state of another shape.
+        TypeError: `cell` is not a cell, or the state is a different nest.
+        ValueError: `batch` is negative, or the state has another shape.
 
-    Known limits: no gradients; one thread of Python at a time; the cell should be in eval mode. PyTorch does not count
-    what is written through `weight.data` (`weight.data.mul_(2)`) or into weights made in inference mode: it is not seen
-    (use `torch.no_grad()`), and neither is another attribute of a module that is no parameter, buffer or module, nor a
-    hook that comes or goes.
+    Known limits: no gradients; one Python thread at a time; the cell should be in eval mode. Changes that are not
+    detected: writes through `weight.data` (`weight.data.mul_(2)`) or into weights created in inference mode, whose
+    versions PyTorch does not count (use `torch.no_grad()`); module attributes other than parameters, buffers and
+    submodules; hooks that are added or removed.
     """
 
     _versions: list[int]
@@ -163,11 +163,11 @@ class Stream:
             self.state = state
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For `copy` and `pickle`: the cell and a copy of the state; the copy packs the weights for itself."""
+        """For `copy` and `pickle`: the cell and a copy of the state; the copy packs its own weights."""
         return type(self), (self.cell, self.batch, self.state)
 
     def _build(self) -> None:
-        """Take the cell as it is, and the state with it where its leaves keep their shapes."""
+        """Read the cell as it is now; keep the state if the shapes of its leaves are unchanged."""
         cell, before = self.cell, self._state
         inside = modules(cell)
         self._tensors = parameters(inside)
@@ -176,7 +176,7 @@ class Stream:
         held = [names for m in inside for names in (m._parameters, m._buffers, m._modules) if names]
         self._places = [names.values() for names in held]
         self._ids = list(map(id, chain.from_iterable(self._places)))
-        self._alive = inside  # and so are their identities
+        self._alive = inside  # keeps their ids valid
         parameter = next(cell.parameters(), torch.zeros(1))
         with torch.no_grad(), torch.inference_mode(False):
             self._like = torch.zeros(self.batch, cell.input_size, dtype=parameter.dtype, device=parameter.device)
@@ -187,7 +187,7 @@ class Stream:
                 if [leaf.shape for leaf in before] == [leaf.shape for _, leaf in leaves(like)]:
                     self._take(before)
         self._shape, self._size = tuple(self._like.shape), (self.batch, cell.output_size)
-        # a trace leaves the hooks of the cell itself to the sequence; here they belong to the step
+        # tracing leaves the cell's own hooks to the sequence call; here they belong to the step
         self._program = _compile(_Hooked(cell) if hooks.hooked(cell) else cell, self._like, self._initial)
         self._versions, self._pointers = [], None
 
@@ -195,7 +195,7 @@ class Stream:
         return [(t.shape, t.dtype, t.device) for t in self._tensors]
 
     def _follow(self) -> None:
-        """Take up what has changed of the cell's tensors."""
+        """Update to the changes of the cell's tensors."""
         same = list(map(id, chain.from_iterable(self._places))) == self._ids
         if not same or self._kinds_now() != self._kinds:
             self._build()
@@ -209,7 +209,7 @@ class Stream:
 
     @property
     def reason(self) -> str | None:
-        """Why it is not."""
+        """Why the step is not compiled."""
         return self._program if isinstance(self._program, str) else None
 
     @property
@@ -223,7 +223,7 @@ class Stream:
         self._take([leaf for _, leaf in leaves(state)])
 
     def _take(self, values: list[Tensor]) -> None:
-        """Copies of these leaves, in the memory that is there but for those of other sizes."""
+        """Copy these leaves into the existing buffers; allocate new ones only where sizes differ."""
         with torch.no_grad():
             for k, (own, given) in enumerate(zip(self._state, values, strict=True)):
                 if own.shape == given.shape:
@@ -240,7 +240,7 @@ class Stream:
 
         Args:
             x: (batch, input_size).
-            out: where y is to be written, (batch, output_size) and contiguous; a new tensor if None.
+            out: tensor for y, (batch, output_size) and contiguous; a new one if None.
 
         Raises:
             ValueError: x or out of another shape, dtype or device, or out not contiguous.
@@ -265,7 +265,7 @@ class Stream:
         return y
 
     def _changed(self) -> bool:
-        """Whether the cell's tensors are others, have changed in place, or lie elsewhere, as far as can be told."""
+        """Whether the cell's tensors were replaced, changed in place, or moved in memory, as far as can be detected."""
         if list(map(id, chain.from_iterable(self._places))) != self._ids:
             return True
         if isinstance(self._program, str):
@@ -282,20 +282,20 @@ class Stream:
 
     def _eager(self, x: Tensor, out: Tensor | None) -> Tensor:
         with torch.no_grad():
-            # copies: what the step gives may be what it got, and it may write over that
+            # copies: the step may return its inputs, and may write over them
             y, state = self.cell.step(x.clone(), self.state)
             for own, (_, leaf) in zip(self._state, leaves(state), strict=True):
                 own.copy_(leaf)
-        # a copy, since the step may give x itself
+        # a copy, since the step may return x itself
         return y.clone() if out is None else out.copy_(y)
 
     def _prepare(self) -> None:
-        """Pack the weights and fix all pointers but those of x and y."""
+        """Pack the weights and set all pointers except those of x and y."""
         program = self._program
         assert isinstance(program, _Step)
         with _plainly():
             outside = program.step.before.forward(*self._tensors, self._like, self.batch)
-            # their memory stays, so that other data of a parameter lies elsewhere
+            # holds their memory, so that new data of a parameter has another address
             constants = [t.detach() for t in outside[len(program.step.inputs) :]]
             before = [t.detach() for t in self._tensors]
         arrays = {f"const{k}": constants[k].to(self._like.dtype).contiguous() for k in program.elementwise}
