@@ -1,4 +1,4 @@
-"""Several labels, each there or not."""
+"""Several labels, each present or absent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from everstep.heads.categorical import Head
 
 
 class Bernoulli(Head):
-    """p(k is there | y) = σ(W y + b)_k, each of K labels by itself.
+    """p(k is present | y) = σ(W y + b)_k, independently for each of K labels.
 
     >>> head = Bernoulli(8, 3)
     >>> head.loss(torch.zeros(2, 7, 8), torch.zeros(2, 7, 3), torch.tensor([7, 0])).shape
@@ -20,7 +20,7 @@ class Bernoulli(Head):
         input_size: features D of y.
         classes: K.
 
-    Parameters: `weight` (K, D), uniform in ±1/√D at first; `bias` (K,), zero at first.
+    Parameters: `weight` (K, D), initially uniform in ±1/√D; `bias` (K,), initially zero.
     """
 
     def __init__(self, input_size: int, classes: int):
@@ -35,7 +35,7 @@ class Bernoulli(Head):
         return F.linear(ys, self.weight, self.bias)
 
     def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """log p(k is there | y), (…, K), in float32."""
+        """log p(k is present | y), (…, K), in float32."""
         return F.logsigmoid(self.logits(ys).float())
 
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""One symbol out of many."""
+"""One class out of many."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 class Head(nn.Module):
-    """Turns outputs of a layer, (batch, time, features), into a distribution over targets."""
+    """Turns the outputs of a layer, (batch, time, features), into a distribution over targets."""
 
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """−Σ_t log p(target_t | y_t) of every row, (batch,), in nats; padding counts nothing."""
+        """−Σ_t log p(target_t | y_t) of every row, (batch,), in nats; padding is ignored."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """What the head says of every output."""
+        """The prediction for every output."""
         raise NotImplementedError(f"{type(self).__name__} has no predict")
 
 
@@ -31,10 +31,10 @@ class Categorical(Head):
         classes: K.
         tied: an embedding's weight (K, E) to use as W (Press & Wolf 2017; Inan 2017); where E ≠ D, a linear layer
             without bias takes y to E features first.
-        label_smoothing: in `smoothed`, the share ε of the target's mass spread evenly over all classes (Szegedy 2016).
-            Reported likelihoods are never smoothed.
+        label_smoothing: in `smoothed`, the share ε of the target probability spread evenly over all classes (Szegedy
+            2016). Reported likelihoods are never smoothed.
 
-    Parameters: `weight` (K, D or E), uniform in ±1/√D at first; `bias` (K,), zero at first.
+    Parameters: `weight` (K, D or E), initially uniform in ±1/√D; `bias` (K,), initially zero.
     """
 
     def __init__(self, input_size: int, classes: int, *, tied: Tensor | None = None, label_smoothing: float = 0.0):
@@ -50,7 +50,7 @@ class Categorical(Head):
 
     def logits(self, ys: Tensor) -> Tensor:
         """W y + b, (…, classes)."""
-        # in two dimensions the bias is added within the product, which saves a pass over all logits
+        # on 2-D input the bias is added within the product, which saves a pass over all logits
         flat = ys.flatten(0, -2)
         if self.join is not None:
             flat = self.join(flat)
@@ -65,7 +65,7 @@ class Categorical(Head):
         return _sum_rows(_nats(self.logits(ys).float(), target), lengths)
 
     def smoothed(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The loss to learn from, with label smoothing, and the plain one without a gradient; (batch,) nats each."""
+        """The training loss, with label smoothing, and the plain loss without a gradient; (batch,) nats each."""
         logits = self.logits(ys).float()
         nats = _nats(logits, target)
         plain = _sum_rows(nats, lengths)

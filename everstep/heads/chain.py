@@ -1,6 +1,6 @@
 """The recursions of a linear chain of tags: the sum over all sequences, the best sequence, the n best.
 
-`compiled_chain.py` does the first two in one compiled pass over each row; here they are loops of PyTorch's operations.
+`compiled_chain.py` does the first two in one compiled pass over each row; here they are loops of PyTorch operations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from everstep.heads import compiled_chain
 from everstep.native.plain_memory import watched
 
 NEVER = -1e30
-"""The score of what is forbidden: e to it is exactly 0, and unlike −∞ it has differences, and gradients of 0."""
+"""The score of anything forbidden: e to it is exactly 0; unlike −∞, its differences and gradients are finite."""
 
 
 class Chain(NamedTuple):
@@ -28,11 +28,11 @@ class Chain(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Scores of n sequences, or a logarithm of a sum of e to scores (n = 1), in small parts, which lose no digits.
+    """Scores of n sequences, or a log-sum-exp of scores (n = 1), as small summands, so that no digits are lost.
 
     Attributes:
-        steps: (batch, time, n), what each step adds; zero beyond a row's length.
-        last: (batch, n), what the end adds; zero for a row without a step.
+        steps: (batch, time, n), the summand of each step; zero beyond a row's length.
+        last: (batch, n), the summand of the end; zero for a row without steps.
     """
 
     steps: Tensor
@@ -43,14 +43,14 @@ class Score(NamedTuple):
         return (self.steps - other.steps).sum(1) + (self.last - other.last)
 
     def possible(self) -> Tensor:
-        """Whether it holds nothing that is forbidden: (batch, n)."""
-        return (torch.minimum(self.steps.amin(1), self.last) <= NEVER / 2).logical_not()  # NaN is no answer
+        """Whether the sequences contain nothing forbidden: (batch, n)."""
+        return (torch.minimum(self.steps.amin(1), self.last) <= NEVER / 2).logical_not()  # NaN is not forbidden
 
 
 def nats(scores: Tensor, chain: Chain, lengths: Tensor | None, target: Tensor | None = None) -> Tensor:
     """−log p of the target (batch, time ≥ 1) of each row: (batch,). It is ∞ where the target is forbidden.
 
-    Without a target log Z = log Σ_y e^(score of y) over all sequences y; −∞ where all are forbidden.
+    Without a target: log Z = log Σ_y e^(score of y) over all sequences y; −∞ where all are forbidden.
     """
 
     def loop(scores: Tensor, *chain: Tensor) -> Tensor:
@@ -66,10 +66,10 @@ def nats(scores: Tensor, chain: Chain, lengths: Tensor | None, target: Tensor | 
 
 
 def log_sum(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Score:
-    """log Z, of a sequence for each row."""
+    """log Z of each row."""
     first, rest, further = _parted(scores, lengths)
     z = chain.start + first
-    top = z.detach().amax(1, keepdim=True)  # without a gradient: what it adds, the state loses
+    top = z.detach().amax(1, keepdim=True)  # without a gradient: it is added to the step and subtracted from the state
     steps, state = _sum(rest, z - top, chain.transitions, further)
     last = (state + chain.end).logsumexp(1, keepdim=True)
     if lengths is not None:
@@ -78,7 +78,7 @@ def log_sum(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Score:
 
 
 def _parted(scores: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The first step, the others, and how many others there are."""
+    """The first step, the remaining steps, and the number of remaining steps."""
     first, rest = scores.split([1, scores.shape[1] - 1], 1)
     if lengths is None:
         return first[:, 0], rest, None
@@ -86,13 +86,13 @@ def _parted(scores: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Ten
 
 
 def _sum(scores: Tensor, state: Tensor, transitions: Tensor, lengths: Tensor | None) -> tuple[list[Tensor], Tensor]:
-    """What each step adds to log Z, (batch, 1), and the state after the last: log Σ e^… of each tag less the largest.
+    """The summand of each step in log Z, (batch, 1), and the final state: the log-sum of each tag minus the largest.
 
     z_j = log Σ_i e^(a_i + A_ij) + x_j by K exponentials and a product (Rabiner 1989, "A tutorial on hidden Markov
     models and selected applications in speech recognition"), as log Σ_i e^(a_i) W_ij + c_j + x_j with
-    W_ij = e^(A_ij − c_j), c_j = max_i A_ij. What is lost in such a sum is below K times the smallest number: nothing
-    beside one that is so much larger. Where one is not, and where numbers cannot be looked at, all is done by K²
-    exponentials instead.
+    W_ij = e^(A_ij − c_j), c_j = max_i A_ij. What underflows in such a sum is below K times the smallest
+    number, negligible beside a much larger sum. Where the sum is not much larger, and where values cannot be inspected,
+    K² exponentials are used instead.
     """
     number = torch.finfo(scores.dtype)
     columns = transitions.detach().amax(0)
@@ -116,7 +116,7 @@ def _sum(scores: Tensor, state: Tensor, transitions: Tensor, lengths: Tensor | N
 
 
 def score(scores: Tensor, chain: Chain, tags: Tensor, lengths: Tensor | None) -> Score:
-    """The score of n sequences for each row: `tags` (batch, time ≥ 1, n), of which any are given as padding."""
+    """The score of n sequences for each row: `tags` (batch, time ≥ 1, n); padding may hold any tags."""
     size = scores.shape[2]
     between = chain.transitions.reshape(-1).index_select(0, (tags[:, :-1] * size + tags[:, 1:]).flatten())
     before = torch.cat([chain.start[tags[:, :1]], between.view_as(tags[:, 1:])], 1)
@@ -129,21 +129,21 @@ def score(scores: Tensor, chain: Chain, tags: Tensor, lengths: Tensor | None) ->
 
 
 def live(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time) bool: the steps that are no padding."""
+    """(batch, time) bool: the steps that are not padding."""
     return torch.arange(time, device=lengths.device) < lengths[:, None]
 
 
 def best(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Tensor:
-    """The best sequence of each row (Viterbi 1967): (batch, time ≥ 1), anything beyond a row's length."""
+    """The best sequence of each row (Viterbi 1967): (batch, time ≥ 1), arbitrary beyond a row's length."""
     if compiled_chain.available(scores, *chain, lengths):
         return compiled_chain.best(scores, chain, lengths)
     return n_best(scores, chain, 1, lengths)[0][..., 0]
 
 
 def n_best(scores: Tensor, chain: Chain, n: int, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The n best sequences of each row, the best first: (batch, time ≥ 1, n), anything beyond a row's length.
+    """The n best sequences of each row, the best first: (batch, time ≥ 1, n), arbitrary beyond a row's length.
 
-    Each step keeps the n best ways to each tag (Schwartz & Chow 1990). And whether there are so many: (batch, n) bool.
+    Each step keeps the n best paths to each tag (Schwartz & Chow 1990). Second result: whether each exists, (batch, n).
     """
     batch, size = scores.shape[0], scores.shape[2]
     first, rest, further = _parted(scores, lengths)
@@ -168,12 +168,12 @@ def n_best(scores: Tensor, chain: Chain, n: int, lengths: Tensor | None) -> tupl
 
 
 def _merged(sums: Tensor, transitions: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the n best ways to each tag before, (batch, n, K), best first, the n best to each tag after it.
+    """From the n best paths to each previous tag, (batch, n, K), best first, the n best paths to each next tag.
 
-    Since each tag's ways are in order, only its first that is not taken can be the next best: K at a time compete.
+    Since the paths of each tag are sorted, only its first unused path can be the next best: K candidates at a time.
 
     Returns:
-        Their sums, and of what they go on from the place among n · K.
+        Their sums, and the indices, among n · K, of the paths that they extend.
     """
     batch, n, size = sums.shape
     if n == 1:

@@ -16,13 +16,13 @@ from everstep.native.plain_memory import plain, watched
 _NAMES = {torch.float32: "f32", torch.float64: "f64"}
 _LOOPS = tuple(f"es_chain_{loop}_{numbers}" for loop in ("forward", "backward", "best") for numbers in _NAMES.values())
 _VECTOR = 64
-"""Bytes."""
+"""Bytes of a vector register."""
 _SHARE = 1 << 18
-"""Multiplications for which one more thread pays."""
+"""Number of multiplications above which one more thread pays off."""
 
 
 def available(*tensors: Tensor | None) -> bool:
-    """Whether these are plain numbers on a CPU, the first of float32 or float64, and there is a compiler."""
+    """Whether these are plain CPU tensors, the first of float32 or float64, and there is a compiler."""
     given = [tensor for tensor in tensors if tensor is not None]
     return (
         given[0].dtype in _NAMES
@@ -38,7 +38,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 class _Call:
-    """What a loop is given: scores (batch, time, tags) and those of the chain, lengths and target or None."""
+    """The arguments of a compiled loop: scores (batch, time, tags), the chain, and lengths and target or None."""
 
     def __init__(self, scores: Tensor, chain: tuple[Tensor, ...], lengths: Tensor | None, target: Tensor | None):
         self.scores, self.chain = scores.detach().contiguous(), [part.detach().contiguous() for part in chain]
@@ -51,7 +51,7 @@ class _Call:
         self.threads = max(1, min(torch.get_num_threads(), self.batch, work // _SHARE))
 
     def run(self, loop: str, **own: Tensor | None) -> None:
-        """Run `es_chain_LOOP`; `own` is of state, sums, nats, gradient, by_scores, by_chain, best and moves."""
+        """Run `es_chain_LOOP`; `own` are some of state, sums, nats, gradient, by_scores, by_chain, best and moves."""
         library = _library()
         assert library is not None
         memory = self.scores.new_empty(self.threads, 2 * self.tags + 8, self.wide)
@@ -64,7 +64,7 @@ class _Call:
 
 
 class _Nats(torch.autograd.Function):
-    """−log p of the target of each row; log Z where there is none."""
+    """−log p of the target of each row; log Z without a target."""
 
     @staticmethod
     def forward(ctx: Any, lengths: Tensor | None, target: Tensor | None, again: Any, *given: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class _Nats(torch.autograd.Function):
             kept = [empty(call.scores, call.batch, call.time, call.wide) for _ in kept]
         nats = call.scores.new_empty(call.batch)
         call.run("forward", state=kept[0], sums=kept[1], nats=nats)
-        ctx.again, ctx.lengths, ctx.target = again, lengths, target  # whole numbers of inference mode cannot be saved
+        ctx.again, ctx.lengths, ctx.target = again, lengths, target  # integers made in inference mode cannot be saved
         ctx.save_for_backward(*kept, *given)
         return nats
 
@@ -103,9 +103,9 @@ def nats(
     target: Tensor | None,
     again: Callable[..., Tensor],
 ) -> Tensor:
-    """−log p of the target (batch, time), or log Z where it is None: (batch,).
+    """−log p of the target (batch, time), or log Z if it is None: (batch,).
 
-    `again` computes the same of the scores and the three parts of the chain by PyTorch, for second derivatives.
+    `again` computes the same from the scores and the three parts of the chain in PyTorch, for second derivatives.
     """
     return _Nats.apply(lengths, target, again, scores, *chain)  # type: ignore[no-any-return]
 

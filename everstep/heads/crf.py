@@ -17,13 +17,13 @@ from everstep.native.plain_memory import watched
 class CRF(Head):
     """A linear-chain conditional random field: one distribution over whole sequences of K tags.
 
-    p(k_1 … k_T | y) = exp(s(k)) / Σ_k' exp(s(k')), where the sum is over all Kᵀ sequences, and
+    p(k_1 … k_T | y) = exp(s(k)) / Σ_k' exp(s(k')), with the sum over all Kᵀ sequences, and
 
         s(k) = a_{k_1} + Σ_t e_{t, k_t} + Σ_{t>1} A_{k_{t-1}, k_t} + b_{k_T},   e_t = W y_t + c
 
-    e are the emission scores of each step, A (from, to) those of the transitions, a and b those of the first and of the
-    last tag (Lafferty, McCallum & Pereira 2001, "Conditional random fields"; on top of a recurrent network Huang, Xu &
-    Yu 2015). A sequence without steps has probability 1.
+    with emission scores e of each step, transition scores A (from, to), and scores a and b of the first and the last
+    tag (Lafferty, McCallum & Pereira 2001, "Conditional random fields"; on top of a recurrent network: Huang, Xu & Yu
+    2015). A sequence without steps has probability 1.
 
     >>> head = CRF(8, 3)
     >>> ys, lengths = torch.zeros(2, 7, 8), torch.tensor([7, 0])
@@ -32,8 +32,8 @@ class CRF(Head):
     >>> head.predict(ys, lengths).shape, head.marginals(ys, lengths).shape
     (torch.Size([2, 7]), torch.Size([2, 7, 3]))
 
-    What a tag scheme forbids is left out of the sum and out of every prediction, exactly. Here tag 2 (inside) follows
-    tag 1 (begin) or itself, and nothing begins with it:
+    Sequences that a tag scheme forbids have probability exactly 0 and are never predicted. Here tag 2 (inside) may
+    follow only tag 1 (begin) or itself, and may not come first:
 
     >>> follows, first = torch.ones(3, 3, dtype=torch.bool), torch.tensor([True, True, False])
     >>> follows[0, 2] = False
@@ -42,24 +42,24 @@ class CRF(Head):
     tensor([[1, 2]])
 
     Args:
-        input_size: features D of y; None: y are the emission scores themselves, (batch, time, K).
+        input_size: features D of y; if None, ys are the emission scores themselves, (batch, time, K).
         tags: K.
-        allowed: which tags may follow one another (K, K) from row to column, which may be the first (K,) and which the
-            last (K,), all bool; None: all of them.
+        allowed: bool masks of the allowed transitions (K, K) from row to column, of the first tags (K,) and of the last
+            tags (K,); None allows all.
 
     Parameters: `linear` (W and c, as in `torch.nn.Linear`; None without input_size), `transitions` (K, K), `start` (K,)
-    and `end` (K,), zero at first: then it is a softmax at each step.
+    and `end` (K,), initially zero, which makes it a softmax at each step.
 
-    On a CPU with a C++ compiler the recursions are one compiled pass over each row, else loops of PyTorch's operations:
-    a step takes K exponentials and a product, or K² where scores are too far apart for that. They are done in float32
-    at least, also under autocast. A second derivative is that of PyTorch's operations.
+    On a CPU with a C++ compiler the recursions are one compiled pass over each row, otherwise loops of PyTorch
+    operations: a step takes K exponentials and a product, or K² exponentials where scores are too far apart. They run
+    in float32 at least, also under autocast. Second derivatives use PyTorch operations.
 
-    Known limits: the n best are a loop of PyTorch's operations. There are lengths and no mask: steps that are to have
-    no tag (the first of a transformer's, the later pieces of a word) are left out of ys before.
+    Known limits: `nbest` is a loop of PyTorch operations. There are lengths but no mask: remove steps without a tag
+    (a transformer's first token, later pieces of a word) from ys beforehand.
 
     Raises:
-        ValueError, TypeError: sizes below 1, or masks of another shape or dtype; and, of the methods, arguments of
-            another shape, a target that is no tag or that is not allowed, and rows as long as no sequence that is.
+        ValueError, TypeError: sizes below 1, or masks of another shape or dtype; in the methods, arguments of another
+            shape, a target that is not a tag or is forbidden, or a row whose length no allowed sequence has.
     """
 
     allowed_transitions: Tensor | None
@@ -86,12 +86,12 @@ class CRF(Head):
         """The emission scores e, (batch, time, K), in float32 at least."""
         if ys.dim() != 3 or ys.shape[2] != self.input_size:
             raise ValueError(f"CRF: ys should be (batch, time, {self.input_size}), but have shape {tuple(ys.shape)}")
-        # in two dimensions the bias is added within the product
+        # on 2-D input the bias is added within the product
         scores = ys if self.linear is None else self.linear(ys.flatten(0, 1)).view(*ys.shape[:2], self.tags)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """−log p(target | y) of every row, (batch,), nats. What target holds as padding counts nothing."""
+        """−log p(target | y) of every row, (batch,), nats. Padding in target is ignored."""
         scores, lengths = self._given(ys, lengths)
         target = self._tags(target, ys, lengths)
         with torch.autocast(scores.device.type, enabled=False):
@@ -118,8 +118,8 @@ class CRF(Head):
         """The n most likely sequences of every row, the best first, and log p of each.
 
         Returns:
-            (batch, n, time) int64, zeros beyond a row's length, and (batch, n) nats. A row that has fewer sequences
-            ends in some of log p = −∞, which are none.
+            (batch, n, time) int64, zeros beyond a row's length, and (batch, n) nats. If a row has fewer than n
+            sequences, the rest have log p = −∞ and are to be ignored.
         """
         check_size(self, "n", n)
         scores, lengths = self._given(ys, lengths)
@@ -130,7 +130,7 @@ class CRF(Head):
             first = Score(found.steps[..., :1], found.last[:, :1])
             log_p = found.minus(first) - chain.nats(scores, parts, lengths, tags[..., 0])[:, None]
             log_p = torch.where(there & found.possible(), log_p, -torch.inf)
-        if lengths is not None:  # of the sequences without a step there is one
+        if lengths is not None:  # there is only one sequence without steps
             log_p[:, 1:][lengths == 0] = -torch.inf
         tags = tags.transpose(1, 2)
         tags = tags if lengths is None else torch.where(live(lengths, tags.shape[2])[:, None], tags, 0)
@@ -139,7 +139,7 @@ class CRF(Head):
     def marginals(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
         """p(k_t = k | y) of every tag at every step, (batch, time, K), zeros beyond a row's length.
 
-        They are the gradient of log Σ exp(s) by the scores e, and have gradients themselves.
+        They are the gradient of log Σ exp(s) with respect to the scores e, and are differentiable themselves.
         """
         keep = torch.is_grad_enabled()
         scores, lengths = self._given(ys, lengths)
@@ -154,7 +154,7 @@ class CRF(Head):
         return found[:, : ys.shape[1]]
 
     def _given(self, ys: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The scores and lengths; no step at all as one of padding."""
+        """The scores and lengths; an empty sequence becomes one step of padding."""
         scores = self.scores(ys)
         if lengths is not None and watched() is None:
             check_lengths("CRF", ys, lengths)
@@ -177,7 +177,7 @@ class CRF(Head):
         return target
 
     def _chain(self, scores: Tensor) -> Chain:
-        """The other scores, of the dtype of these."""
+        """The transition, start and end scores, in the dtype of these scores."""
         parts = [parameter.to(scores.dtype) for parameter in (self.transitions, self.start, self.end)]
         masks = (self.allowed_transitions, self.allowed_start, self.allowed_end)
         return Chain(*[p if m is None else torch.where(m, p, NEVER) for p, m in zip(parts, masks, strict=True)])
@@ -191,7 +191,7 @@ def _valid(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _check_allowed(gold: Score, target: Tensor, lengths: Tensor | None) -> None:
-    """The target's score must hold nothing that is forbidden."""
+    """Raise if the target contains anything forbidden."""
     possible = gold.possible()[:, 0]
     if possible.all():
         return

@@ -1,4 +1,4 @@
-"""Classes in an order: where a score lies between thresholds."""
+"""Ordinal classes: a score compared with thresholds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from everstep.heads.categorical import Head
 
 
 class Cumulative(Head):
-    """p(k ≤ j | y) = σ(θ_j − w · y), of K classes in an order, with thresholds θ_1 < … < θ_{K−1}.
+    """p(k ≤ j | y) = σ(θ_j − w · y), for K ordered classes, with thresholds θ_1 < … < θ_{K−1}.
 
-    The proportional odds of McCullagh 1980, "Regression models for ordinal data": one score w · y for all classes, so
-    that K classes cost K − 1 numbers more than two. θ_j = θ_1 + Σ_{i<j} softplus(δ_i) keeps their order.
+    The proportional-odds model of McCullagh 1980, "Regression models for ordinal data": one score w · y for all
+    classes, and K − 1 thresholds. θ_j = θ_1 + Σ_{i<j} softplus(δ_i) keeps them in order.
 
     >>> head = Cumulative(8, 5)
     >>> head.predict(torch.zeros(2, 7, 8)).exp().sum(-1).mean().item()
@@ -23,8 +23,8 @@ class Cumulative(Head):
         input_size: features D of y.
         classes: K ≥ 2.
 
-    Parameters: `weight` (1, D), uniform in ±1/√D at first; `first` (), θ_1, and `steps` (K − 2,), δ, so that at first
-    a score of 0 gives each class the same probability.
+    Parameters: `weight` (1, D), initially uniform in ±1/√D; `first` (), θ_1, and `steps` (K − 2,), δ, initialised so
+    that a score of 0 gives each class the same probability.
 
     Raises:
         ValueError: fewer than two classes.
@@ -39,11 +39,11 @@ class Cumulative(Head):
         self.weight = nn.Parameter(torch.empty(1, input_size).uniform_(-bound, bound))
         even = torch.logit(torch.arange(1, classes) / classes)
         self.first = nn.Parameter(even[0].clone())
-        self.steps = nn.Parameter(even.diff().expm1().log())  # softplus of it is the difference
+        self.steps = nn.Parameter(even.diff().expm1().log())  # inverse of softplus
 
     @property
     def thresholds(self) -> Tensor:
-        """θ, (K − 1,), rising."""
+        """θ, (K − 1,), increasing."""
         return torch.cat([self.first[None], self.first + F.softplus(self.steps).cumsum(0)])
 
     def logits(self, ys: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ class Cumulative(Head):
 
     @staticmethod
     def log_probs(logits: Tensor) -> Tensor:
-        """Those numbers, rising in the last dimension, to log p(k | y), (…, K), in float32."""
+        """From logits θ_j − w · y, increasing in the last dimension, to log p(k | y), (…, K), in float32."""
         z = logits.float()
         below, above = F.logsigmoid(z), F.logsigmoid(-z)
-        # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)), which loses no digits where both are near 0 or 1
+        # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)), accurate where both are near 0 or 1
         inside = below[..., 1:] + above[..., :-1] + torch.log(-torch.expm1(z[..., :-1] - z[..., 1:]))
         return torch.cat([below[..., :1], inside, above[..., -1:]], -1)
 
