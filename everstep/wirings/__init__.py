@@ -1,4 +1,4 @@
-"""Cells made of cells."""
+"""Layers built from other layers: stacks, both directions, dropout, skip connections and the like."""
 
 from everstep.wirings.accelerate import accelerate as accelerate
 from everstep.wirings.bidirectional import Bidirectional as Bidirectional

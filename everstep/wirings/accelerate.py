@@ -1,4 +1,4 @@
-"""`torch.nn.LSTM`, `GRU` and `RNN` inside any model, run by the compiled engine."""
+"""Run `torch.nn.LSTM`, `GRU` and `RNN` inside any model on the compiled engine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from everstep.state import flip
 
 
 def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
-    """Let everstep's compiled engine run every `nn.LSTM`, `nn.GRU` and `nn.RNN` in `model`, which is changed in place.
+    """Run every `nn.LSTM`, `nn.GRU` and `nn.RNN` in `model` on everstep's compiled engine; changes `model` in place.
 
-    Nothing but the class of these modules changes, to a subclass that is equal to the class it was, so that what looks
-    modules up by their type finds them (`quantize_dynamic`, `type(m) == nn.LSTM`; `type(m) is nn.LSTM` does not).
-    Parameters, their names, `state_dict`, hooks and options stay, and the numbers are the same up to rounding. Dropout
-    between layers draws other masks than PyTorch's.
+    Only the class of these modules changes, to a subclass that compares equal to the original class, so that look-ups
+    by type still find them (`quantize_dynamic`, `type(m) == nn.LSTM`; but not `type(m) is nn.LSTM`). Parameters, their
+    names, `state_dict`, hooks and options stay, and results are equal up to rounding. Dropout between layers draws
+    different masks than PyTorch.
 
     >>> tagger = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 5, bidirectional=True), "out": torch.nn.Linear(10, 2)})
     >>> accelerate(tagger)["rnn"]
@@ -33,11 +33,11 @@ def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
     >>> isinstance(tagger["rnn"], torch.nn.LSTM)
     True
 
-    PyTorch's own code runs where the engine cannot: on other devices than the CPU, under autocast, for other dtypes
-    than float32 and float64, for empty inputs, inside of `torch.func` transforms and of `torch.device(...)` or another
-    mode, while a model is scripted, traced, compiled or exported, and where there is no C++ compiler. So it does where
-    it is measured to be faster: over fewer than 3 steps (5 in an RNN; 8 in a small LSTM that learns). Subclasses of the
-    three are left as they are: they may have a forward of their own. A model pickled whole needs everstep to be loaded.
+    PyTorch's own code runs where the engine cannot: on devices other than the CPU, under autocast, for dtypes other
+    than float32 and float64, for empty inputs, inside `torch.func` transforms, `torch.device(...)` and other modes,
+    while a model is scripted, traced, compiled or exported, and without a C++ compiler. It also runs where it measured
+    faster: over fewer than 3 steps (5 in an RNN; 8 in a small LSTM in training). Subclasses of the three are left
+    alone, since they may override forward. A model pickled whole needs everstep to load.
 
     Args:
         model: any module; it may be one of the three itself.
@@ -47,7 +47,7 @@ def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
         `model`.
 
     Raises:
-        TypeError: what is no module.
+        TypeError: `model` is not a module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: expected an nn.Module, but {type(model).__name__} came")
@@ -61,7 +61,7 @@ def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
 
 
 def _native() -> bool:
-    """Whether someone looks at the operations themselves, or changes them (as a default device does)."""
+    """Whether the operations are being observed or modified (traced, compiled, dispatched, given a default device)."""
     modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
     return modes > 0 or torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
 
@@ -74,8 +74,8 @@ class _Swapped:
 
 
 class _StandsFor(type):
-    """Of classes that are equal to the one that they stand for: what looks a module up by its type finds the original's
-    entry (`torch.ao.quantization.quantize_dynamic`, which else would leave it as it is, `type(m) == nn.LSTM`)."""
+    """Metaclass of classes that compare equal to the one they replace, so that look-ups by type find the original's
+    entry (`type(m) == nn.LSTM`; `torch.ao.quantization.quantize_dynamic`, which would otherwise skip the module)."""
 
     def __eq__(cls, other: object) -> bool:
         return cls is other or cls.__bases__[-1] is other
@@ -113,7 +113,7 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _kernel(kind: str) -> Any:
-    """What stands for PyTorch's kernel of this name: the same arguments, the same results."""
+    """The replacement of PyTorch's kernel of this name: same arguments, same results."""
     original = getattr(_VF, kind)
 
     def run(*arguments: Any) -> Any:
@@ -124,7 +124,7 @@ def _kernel(kind: str) -> Any:
     return run
 
 
-# PyTorch's own forwards, in which the kernels alone are replaced: all checks, messages and conventions are theirs
+# PyTorch's own forwards with only the kernels replaced, which keeps all checks, messages and conventions
 _kernels = SimpleNamespace(**{kind: _kernel(kind) for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")})
 _forwards: dict[type, Any] = {
     kind: FunctionType(kind.forward.__code__, {**vars(rnn), "_VF": _kernels}, argdefs=kind.forward.__defaults__)
@@ -133,7 +133,7 @@ _forwards: dict[type, Any] = {
 
 
 def _dense(kind: str, xs: Tensor, hx: Any, weights: list[Any], *options: Any) -> tuple[Tensor, ...] | None:
-    """As `torch.lstm` and its like over rows of one length; None if the engine cannot, or is slower."""
+    """Like `torch.lstm` and the others on rows of equal length; None if the engine cannot run it or is slower."""
     *how, batch_first = options
     call = _Call(kind, hx, weights, *how)
     if xs.dim() != 3 or not call.takes(xs, xs.shape[0 if batch_first else 1], xs.shape[1 if batch_first else 0], False):
@@ -147,13 +147,13 @@ def _dense(kind: str, xs: Tensor, hx: Any, weights: list[Any], *options: Any) ->
 def _packed(
     kind: str, data: Tensor, sizes: Tensor, hx: Any, weights: list[Any], *options: Any
 ) -> tuple[Tensor, ...] | None:
-    """The same over a packed sequence, which has `sizes[t]` rows at step t."""
+    """The same on a packed sequence, which has `sizes[t]` rows at step t."""
     call = _Call(kind, hx, weights, *options)
     if data.dim() != 2 or not call.takes(data, int(sizes[0]), len(sizes), True):
         return None
     row = torch.arange(int(sizes[0]), device="cpu")
-    present = row[:, None] < sizes  # (batch, time): which steps there are
-    into = (row[:, None] + sizes.cumsum(0) - sizes) * present  # where they are in `data`; any place for the others
+    present = row[:, None] < sizes  # (batch, time): which steps exist
+    into = (row[:, None] + sizes.cumsum(0) - sizes) * present  # their positions in `data`; arbitrary for the others
     xs = data.index_select(0, into.flatten()).view(*present.shape, -1)
     found = call.run(xs, present.sum(1))
     if found is None:
@@ -167,7 +167,7 @@ class _Call:
 
     Args:
         kind: the kernel's name.
-        hx: (layers · directions, batch, features) of the start, twice for "lstm".
+        hx: the initial state, (layers · directions, batch, features); a pair for "lstm".
         weights: of all cells, one after another.
     """
 
@@ -190,7 +190,7 @@ class _Call:
         self.projected = kind == "lstm" and self.each % 2 == 1
 
     def takes(self, xs: Tensor, batch: int, time: int, packed: bool) -> bool:
-        """Whether the engine is for such tensors, and faster."""
+        """Whether the engine supports these tensors and is faster."""
         tensors = (xs, *self.states, *self.weights)
         if not plain(*tensors) or any(t.dtype != xs.dtype or not t.is_cpu for t in tensors):
             return False
@@ -226,11 +226,11 @@ class _Call:
 
 
 _idle: dict[Any, list[Cell]] = {}
-"""Cells for each shape that no call uses at the moment. They hold no parameters, only what the engine knows of them."""
+"""For each shape, the cells that no call is using. They hold no parameters, only what the engine cached for them."""
 
 
 def _ties(weights: Sequence[Tensor]) -> list[int]:
-    """For each, which is the first that is the same."""
+    """For each weight, the index of its first occurrence."""
     first: dict[int, int] = {}
     return [first.setdefault(id(w), k) for k, w in enumerate(weights)]
 

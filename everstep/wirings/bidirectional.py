@@ -1,4 +1,4 @@
-"""Both directions at once."""
+"""A cell in each direction."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from everstep.wirings.time_distributed import check_cell
 class Bidirectional(Layer):
     """One cell from left to right and another from right to left (Schuster & Paliwal 1997).
 
-    y_t = merge(h→_t, h←_t): [h→; h←], their sum, or their mean. It sees the future, so it is a `Layer` and no `Cell`.
-    Padding and resets hold for both directions: the backward cell starts afresh at the end of every document.
+    y_t = merge(h→_t, h←_t): [h→; h←], their sum, or their mean. It sees the future, so it is a `Layer`, not a `Cell`.
+    Padding and resets apply to both directions: the backward cell restarts at the end of every document.
 
     >>> from everstep import LSTM
     >>> ys, (forward, backward) = Bidirectional(LSTM(3, 4), LSTM(3, 4))(torch.zeros(2, 7, 3))
@@ -28,7 +28,7 @@ class Bidirectional(Layer):
         forward_cell, backward_cell: the cell that runs from left to right, and the one from right to left.
 
     Raises:
-        ValueError: cells of different input sizes, or of different output sizes where they are added.
+        ValueError: cells of different input sizes, or of different output sizes if they are added.
     """
 
     RENAMED_CHILDREN: ClassVar = {"ahead": "forward_cell", "back": "backward_cell"}
@@ -75,7 +75,7 @@ class Bidirectional(Layer):
 
 
 def _document_ends(resets: Tensor, lengths: Tensor | None) -> Tensor:
-    """The step before each reset, where the run from right to left must start afresh; resets in padding mark no end."""
+    """The step before each reset, where the backward run must restart; resets in padding are ignored."""
     if lengths is not None:
         resets = resets & (torch.arange(resets.shape[1], device=resets.device) < lengths[:, None])
     return torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1)

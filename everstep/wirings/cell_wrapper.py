@@ -1,4 +1,4 @@
-"""What wirings around one cell share."""
+"""The base class of wirings around one cell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from everstep.state import State
 
 
 class CellWrapper(Cell):
-    """A wiring around one `cell`, whose state and step are the cell's where it does not say otherwise."""
+    """A wiring around one `cell`, whose state and step are the cell's unless overridden."""
 
     cell: Any
 

@@ -23,37 +23,37 @@ _PROBES = 8, 16
 class Checkpointed(CellWrapper):
     """A cell whose training keeps only the state at the start of each piece of the sequence (Chen 2016; Gruslys 2016).
 
-    The T steps are cut into pieces of `every` steps. Forward keeps s_0, s_every, s_2·every, … and all that the last
-    piece needs, where backward starts; backward runs each of the others again, from late to early, and goes back
-    through it. Outputs and gradients are those of the cell itself; the memory that grows with T is T/every states and
-    `every` steps, by default T^⅔/50 and 50 ∛T, against T steps; the time is that of one more forward run. Pieces run as
-    any sequence does, on the fastest backend. Two levels, one around the other, need less:
+    The T steps are cut into pieces of `every` steps. Forward keeps s_0, s_every, s_2·every, … and the activations of
+    the last piece, where backward starts; backward reruns each of the other pieces, from last to first, and
+    back-propagates through it. Outputs and gradients are those of the cell itself. Memory is T/every states and `every`
+    steps (by default T^⅔/50 and 50 ∛T) instead of T steps; the cost is one more forward run. Each piece runs on the
+    fastest backend, like any sequence. Two nested levels need less memory:
     `Checkpointed(Checkpointed(cell, 50), 2500)` keeps T/2500 + 50 states and 50 steps.
 
     >>> from everstep import LSTM
     >>> ys, (h, c) = Checkpointed(LSTM(3, 5))(torch.zeros(2, 1000, 3))
 
-    Dropout masks of each step are drawn anew for each piece, and are the same when it is run again. A mask that holds
-    for a whole sequence has to be drawn outside of the pieces: `VariationalDropout(Checkpointed(cell), p)`,
+    Per-step dropout masks are drawn anew for each piece and are the same when it is rerun. A mask for the whole
+    sequence has to be drawn outside of the pieces: `VariationalDropout(Checkpointed(cell), p)`,
     `WeightDrop(Checkpointed(cell), p, ["cell.weight_hh"])`.
 
     Args:
         cell: the cell or causal wiring inside.
         every: steps of a piece; about 50 ∛T if None: pieces much shorter take longer.
-        budget: bytes for what is kept, instead of `every`: pieces as long as fit. What autograd keeps for a step is
-            measured on a few of them; temporary arrays of backward come on top, about as much as a piece again.
+        budget: bytes for what is kept, instead of `every`: the longest pieces that fit. What autograd keeps for a step
+            is measured on a few steps; temporary arrays of backward are extra, about as much as one more piece.
 
-    Known limits: xs and ys, if the caller keeps them, grow with T; `everstep.learn.checkpointed` takes the
-    embedding and the loss into the pieces. Zoneout and TimeSkip step the cell inside: they belong within, not around. A
-    derivative of the gradients (`create_graph`) is right, but needs the memory that this wiring saves. Random
-    numbers that are not torch's, and attributes that a step changes, are not put back. Sources: Chen et al. 2016,
+    Known limits: xs and ys, if the caller keeps them, grow with T; `everstep.learn.checkpointed` includes the
+    embedding and the loss in the pieces. Zoneout and TimeSkip step the cell inside: place them inside, not around. A
+    derivative of the gradients (`create_graph`) is correct, but needs the memory that this wiring saves. Random
+    generators other than torch's, and attributes that a step changes, are not restored. Sources: Chen et al. 2016,
     "Training deep nets with sublinear memory cost"; Gruslys et al. 2016, "Memory-efficient backpropagation through
     time".
 
     Raises:
         TypeError: an acausal layer, which cannot be cut in time.
-        ValueError: `every` or `budget` below 1, or both; when run, a budget that is too small, or in training a wiring
-            inside that draws one mask for a whole sequence.
+        ValueError: `every` or `budget` below 1, or both given; when run, a budget that is too small, or in training a
+            wiring inside that draws one mask for a whole sequence.
     """
 
     def __init__(self, cell: Cell, every: int | None = None, *, budget: int | None = None):
@@ -72,7 +72,7 @@ class Checkpointed(CellWrapper):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """Piece after piece; all at once where no gradient is wanted."""
+        """Piece after piece; the whole sequence in one run if no gradient is needed."""
         refuse_shared_masks(self.cell, "Checkpointed")
 
         def run(cell: Any, inputs: Any, state: State) -> tuple[Tensor, State]:
@@ -115,7 +115,7 @@ class Checkpointed(CellWrapper):
 
 
 def bytes_of_step(piece: Piece, model: nn.Module, xs: Tensor, state: State) -> int:
-    """Bytes that autograd keeps for one more step of `piece`, its output included; nothing is changed by asking."""
+    """Bytes that autograd keeps for one more step of `piece`, including its output; has no side effects."""
     devices = [] if xs.device.type == "cpu" else [xs.get_device()]
     found: list[int] = []
     for steps in _PROBES:
@@ -123,8 +123,8 @@ def bytes_of_step(piece: Piece, model: nn.Module, xs: Tensor, state: State) -> i
         saved: list[weakref.ref[Tensor]] = []
 
         def keep(tensor: Tensor, saved: list[weakref.ref[Tensor]] = saved) -> Tensor:
-            held = tensor.detach()  # the tensor itself would hold the graph that holds it
-            saved.append(weakref.ref(held))  # weak, because what is saved within a Checkpointed inside is let go
+            held = tensor.detach()  # keeping the tensor itself would make a reference cycle with its graph
+            saved.append(weakref.ref(held))  # weak, because what an inner Checkpointed saves is freed
             return held
 
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
@@ -141,7 +141,7 @@ def bytes_of_step(piece: Piece, model: nn.Module, xs: Tensor, state: State) -> i
 
 
 def refuse_shared_masks(model: nn.Module, who: str) -> None:
-    """Raise where `model`, in training, draws a mask once a sequence: cut into pieces, it would draw one for each."""
+    """Raise if `model`, in training, draws one mask per sequence: cut into pieces, it would draw one per piece."""
     for module in model.modules():
         if not isinstance(module, Masking | EmbeddingDropout) or not module.training:
             continue

@@ -1,4 +1,4 @@
-"""One vector to many steps."""
+"""A sequence conditioned on one vector."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from everstep.state import State, leaves, unflatten
 
 
 class Conditioned(Cell):
-    """A cell that a vector v starts, feeds at every step, or both: how one vector becomes a sequence.
+    """A cell conditioned on a vector v through its initial state, its input at every step, or both.
 
-    "start": s_0 = s + tanh(V v) for every leaf of the state, s being the cell's own initial state (zeros, mostly);
-    without a bias, so that no vector is the vector of zeros (Cho 2014, "Learning phrase representations using RNN
+    "start": s_0 = s + tanh(V v) for every leaf of the state, with s the cell's own initial state (usually zeros);
+    without a bias, so that v = 0 has no effect (Cho 2014, "Learning phrase representations using RNN
     encoder–decoder", and, for both leaves of an LSTM, Xu 2015, "Show, attend and tell").
-    "feed": y_t, s_t = cell([x_t; v], s_{t-1}). "both" does both, as Cho 2014.
+    "feed": y_t, s_t = cell([x_t; v], s_{t-1}). "both": as in Cho 2014.
 
     >>> from everstep import LSTM
     >>> cell = Conditioned(LSTM(3 + 6, 5), 6, "both")
     >>> v, xs = torch.ones(2, 6), torch.zeros(2, 7, 3)
     >>> ys, (state, still_v) = cell(xs, cell.start(v))
 
-    The vector is passed in the state, so that the cell steps and streams as any other: the state is the cell's, and
-    with "feed" and "both" the cell's and v. A reset begins a document whose vector nobody has told: from there on, as
-    in `initial_state`, v is zeros. Where nothing but v goes in, xs is (batch, time, 0).
+    The vector is passed in the state, so that the cell steps and streams like any other: the state is the cell's, or,
+    with "feed" and "both", the cell's and v. After a reset, which begins a document of unknown vector, v is zeros, as
+    in `initial_state`. If v is the only input, xs is (batch, time, 0).
 
     Args:
-        cell: the cell inside; if fed, its inputs are those of x_t and then v.
+        cell: the cell inside; with "feed" and "both", its inputs are those of x_t, then v.
         size: features of v.
         mode: "start", "feed" or "both".
-        device, dtype: of the parameters: for every leaf of the state one matrix V in `starts`, unless mode is "feed".
+        device, dtype: of the parameters: one matrix V in `starts` for every leaf of the state, unless mode is "feed".
 
-    Known limits: "start" adds to every leaf of the state, so it is not for a state that counts steps.
+    Known limits: "start" adds to every leaf of the state, so it does not suit a state that counts steps.
 
     Raises:
         ValueError: another `mode`, a size below 1, or a fed cell that takes fewer features than v has.
@@ -70,7 +70,7 @@ class Conditioned(Cell):
         )
 
     def start(self, v: Tensor) -> State:
-        """The state to begin with, from v (batch, size).
+        """The initial state for v (batch, size).
 
         Raises:
             ValueError: v of another shape.
@@ -78,7 +78,7 @@ class Conditioned(Cell):
         if not isinstance(v, Tensor) or v.dim() != 2 or v.shape[1] != self.size:
             came = f"shape {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
             raise ValueError(f"Conditioned.start: v should be (batch, size={self.size}), but {came} came")
-        # as in `scan`: what is carried along the sequence is not short
+        # as in `scan`: the carried state is not in low precision
         like = v.float() if torch.is_autocast_enabled(v.device.type) else v
         state = self.cell.initial_state(len(v), like)
         if self.mode != "feed":
@@ -90,12 +90,12 @@ class Conditioned(Cell):
         return (state, like) if self.fed else state
 
     def initial_state(self, batch: int, like: Tensor) -> State:
-        """That of no vector: the cell's, and zeros for v."""
+        """Without a vector: the cell's, and zeros for v."""
         state = self.cell.initial_state(batch, like)
         return (state, like.new_zeros(batch, self.size)) if self.fed else state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step; v stays."""
+        """One step; v is unchanged."""
         if not self.fed:
             return self.cell.step(x, state)
         inner, v = state
@@ -105,13 +105,13 @@ class Conditioned(Cell):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """The cell over the whole sequence, v beside every step up to the first reset."""
+        """The cell over the whole sequence, with v appended to every x_t up to the first reset."""
         if not self.fed:
             return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
         inner, v = state
         fed = v[:, None].expand(-1, xs.shape[1], -1)
         if resets is None:
-            v = v.clone()  # what is given back is not what the caller has
+            v = v.clone()  # the result does not share memory with the caller's tensor
         else:
             if lengths is not None:
                 resets = resets & (torch.arange(xs.shape[1], device=xs.device) < lengths[:, None])

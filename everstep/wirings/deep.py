@@ -1,4 +1,4 @@
-"""The other depths of a recurrent network: before it, after it, within one step, and past its layers.
+"""Deep recurrent networks: deep input, output and transition, and skip connections past layers.
 
 The three of Pascanu, Gulcehre, Cho & Bengio 2014 ("How to construct deep recurrent neural networks"):
 
@@ -7,7 +7,7 @@ The three of Pascanu, Gulcehre, Cho & Bengio 2014 ("How to construct deep recurr
 >>> deep_transition = DTRNN(3, 5, depth=3)
 >>> deep_output = Stack(LSTM(3, 5), FeedForward(5, 8, 8))
 
-And the encoder of GNMT (Wu 2016), both directions below and shortcuts from the third layer on:
+And the encoder of GNMT (Wu 2016), with a bidirectional bottom layer and shortcuts from the third layer on:
 
 >>> upper = [LSTM(10, 5), *(Residual(LSTM(5, 5)) for _ in range(6))]
 >>> encoder = EncoderStack(Bidirectional(LSTM(3, 5), LSTM(3, 5)), *upper)
@@ -33,10 +33,10 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class FeedForward(Cell):
-    """A network without memory, the same at every step: z_0 = x_t, z_l = φ(W_l z_{l-1} + b_l), y_t = z_L.
+    """A feed-forward network applied at every step: z_0 = x_t, z_l = φ(W_l z_{l-1} + b_l), y_t = z_L.
 
-    Below a cell it makes the way from input to hidden state deep, above one the way from hidden state to output
-    (Pascanu 2014, "How to construct deep recurrent neural networks"). All steps are computed at once.
+    Below a cell it gives a deep input-to-hidden function, above a cell a deep hidden-to-output function (Pascanu 2014,
+    "How to construct deep recurrent neural networks"). All steps are computed in one batch.
 
     >>> from everstep import GRU, Stack
     >>> cell = Stack(FeedForward(3, 8, 8), GRU(8, 5), FeedForward(5, 2, linear_output=True))
@@ -46,7 +46,7 @@ class FeedForward(Cell):
     Args:
         input_size: features of x_t.
         *sizes: features of z_1 … z_L.
-        activation: φ, a function or a module that works element by element.
+        activation: φ, an elementwise function or module.
         linear_output: leave out the last φ.
         device, dtype: of the parameters.
 
@@ -82,7 +82,7 @@ class FeedForward(Cell):
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
         """All steps at once."""
-        # before, so that a NaN in the padding reaches no gradient; after, because biases make something of zeros
+        # before, so that a NaN in the padding reaches no gradient; after, because biases make zeros nonzero
         return zero_padding(self._apply_layers(zero_padding(xs, lengths)), lengths), state
 
     def sublayers(self) -> Sequence[Layer]:
@@ -105,23 +105,23 @@ class DTRNN(Parametric):
     """An RNN whose transition is deep, DT-RNN (Pascanu 2014, "How to construct deep recurrent neural networks").
 
     z_1 = φ(W x_t + U_1 h_{t-1} + b_1), z_l = φ(U_l z_{l-1} + b_l), h_t = z_L; with L = `depth`. With `shortcut`,
-    DT(S)-RNN, S h_{t-1} is added inside of the last φ: a path through time with one φ a step instead of L. That is the
-    authors' code (GroundHog, groundhog/layers/rec_layers.py) where L = 2; above, it has a shortcut to every layer but
-    the first.
+    DT(S)-RNN, S h_{t-1} is added inside the last φ: a path through time with one φ a step instead of L. For L = 2 that
+    is the authors' code (GroundHog, groundhog/layers/rec_layers.py); for larger L, theirs has a shortcut to every layer
+    but the first.
 
     >>> ys, h = DTRNN(3, 5, depth=3, shortcut=True)(torch.zeros(2, 7, 3))
 
     Args:
         input_size, hidden_size: features D of x_t and H of h_t and every z_l.
         depth: layers L within a step; at least 2.
-        shortcut: whether h_{t-1} also reaches the last of them.
+        shortcut: whether h_{t-1} also reaches the last layer.
         activation: φ.
         **how: bias, device, dtype.
 
     Parameters: `weight_ih` (H, D); `weight_hh` (L·H, H) and `bias_hh` (L·H), layer after layer; `weight_skip` (H, H)
     with a shortcut.
 
-    Known limits: L products follow one another in every step; without the shortcut gradients pass L times as many φ.
+    Known limits: each step has L sequential products; without the shortcut gradients pass through L times as many φ.
 
     Raises:
         ValueError: a size below 1, or a depth below 2.
@@ -169,7 +169,7 @@ class DTRNN(Parametric):
 
 
 class DeepTransition(Cell):
-    """Several cells one after the other within one step, which hand the state on (Miceli Barone 2017).
+    """Several cells in sequence within one step, each passing its state to the next (Miceli Barone 2017).
 
     y^1, s^1 = cell_1(x_t, s_{t-1}); y^l, s^l = cell_l(0, s^{l-1}); y_t = y^L, s_t = s^L. ("Deep architectures for
     neural machine translation"; with RHN cells of depth 1 it is the RHN of depth L, Zilly 2017.)
@@ -180,12 +180,12 @@ class DeepTransition(Cell):
     Args:
         *cells: the first reads x_t. The others read zeros, whatever their input_size; 1 is enough.
 
-    Known limits: the input weights of all cells but the first have no effect, and their gradients are zero. Random
-    masks (`Dropout`, `Zoneout` inside) belong around the whole, since only its steps are run.
+    Known limits: the input weights of all cells but the first have no effect, and their gradients are zero. Put
+    random masks (`Dropout`, `Zoneout`) around the whole, since the cells inside are only stepped.
 
     Raises:
-        ValueError: no cell, or a state of other shapes than the first one's.
-        TypeError: what is no Cell, or a state that is another nest than the first one's.
+        ValueError: no cell, or a cell whose state differs in shape from that of the first.
+        TypeError: an argument that is not a Cell, or a cell whose state is a different nest from that of the first.
     """
 
     def __init__(self, *cells: Cell):
@@ -213,7 +213,7 @@ class DeepTransition(Cell):
 
 
 class SkipStack(Cell):
-    """Cells on top of one another with connections past them: x reaches all, and all reach the output (Graves 2013).
+    """Stacked cells with skip connections: x reaches every cell, and every cell reaches the output (Graves 2013).
 
     h^1 = cell_1(x_t), h^n = cell_n([x_t; h^{n-1}]), y_t = [h^1; …; h^N] ("Generating sequences with recurrent neural
     networks"). The state is the tuple of the cells' states.
@@ -223,8 +223,8 @@ class SkipStack(Cell):
     torch.Size([2, 7, 15])
 
     Raises:
-        ValueError: no cell, or a cell whose input_size is not that of x and of the cell below together.
-        TypeError: what is no Cell.
+        ValueError: no cell, or a cell whose input_size is not the size of x plus the output_size of the cell below.
+        TypeError: an argument that is not a Cell.
     """
 
     def __init__(self, *cells: Cell):

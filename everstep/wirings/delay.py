@@ -1,4 +1,4 @@
-"""Outputs that come some steps late, so that they know some of the future."""
+"""Delayed outputs, which see some steps of the future."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from everstep.wirings.time_distributed import check_cell
 
 
 class Delay(Layer):
-    """A cell whose outputs come d steps late: y_t is its output after it has seen x_{t+d} (Schuster & Paliwal 1997).
+    """A cell with outputs delayed by d steps: y_t is its output after it has seen x_{t+d} (Schuster & Paliwal 1997).
 
-    The cell runs over x_0 … x_{n-1} and d zeros; its first d outputs are dropped, so that outputs and inputs line up.
-    Every row gets its zeros at its own end, and every document at the step before the next reset. It sees d steps of
-    the future, so it is a `Layer` and no `Cell`; a bidirectional layer sees them all. (Compared with it in Graves &
-    Schmidhuber 2005, "Framewise phoneme classification with bidirectional LSTM".)
+    The cell runs over x_0 … x_{n-1} and then d zeros; its first d outputs are dropped, so that outputs align with
+    inputs. The zeros follow the last step of each row, and of each document before a reset. It sees d steps of the
+    future, so it is a `Layer`, not a `Cell`. (Graves & Schmidhuber 2005, "Framewise phoneme classification with
+    bidirectional LSTM", compare it with a bidirectional layer, which sees the whole future.)
 
     >>> from everstep import Window
     >>> Delay(Window(1, 1), 2)(torch.tensor([[[1.0], [2.0], [3.0]]]))[0].flatten().tolist()
     [3.0, 0.0, 0.0]
 
     Args:
-        cell: the cell inside, which can be stepped as the stream comes in, its outputs d steps late.
-        d: how many steps.
+        cell: the cell inside, which can be stepped on live input, with outputs d steps late.
+        d: the delay in steps.
 
-    The final state is the cell's after the zeros; a row of length 0 gets none and keeps its state.
+    The final state is the cell's after the zeros; a row of length 0 gets no zeros and keeps its state.
 
-    Known limit: chunks of a sequence are not the whole of it, since each is followed by zeros.
+    Known limit: running chunk by chunk differs from one run, since zeros follow each chunk.
 
     Raises:
         ValueError: d below 1.
@@ -51,13 +51,13 @@ class Delay(Layer):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """One scan over a longer line, on which every document is followed by d zeros."""
+        """One scan over a longer sequence, in which d zeros follow every document."""
         batch, time = xs.shape[:2]
         steps = torch.arange(time, device=xs.device).expand(batch, time)
         starts = torch.zeros_like(steps, dtype=torch.bool) if resets is None else resets
         ends = torch.full((batch,), time, device=xs.device) if lengths is None else lengths
         starts = starts & (steps < ends[:, None])
-        document = starts.cumsum(1)  # the number of the document of each step
+        document = starts.cumsum(1)  # the index of each step's document
         place = steps + self.d * document
         added = self.d * (document[:, -1] + 1)
         size = time + max(added.tolist(), default=0)

@@ -1,4 +1,4 @@
-"""Dropout of whole words: rows of an embedding."""
+"""Dropout of whole words, the rows of an embedding."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from everstep.wirings.masks import dropout_mask
 
 
 class EmbeddingDropout(nn.Embedding):
-    """An embedding whose rows, that is words, are dropped whole (Gal & Ghahramani 2016; Merity 2018).
+    """An embedding that drops whole rows, that is words (Gal & Ghahramani 2016; Merity 2018).
 
-    x = E[token] · m[token] / (1 − p) with m ~ Bernoulli(1 − p) for every word of the vocabulary, drawn once each time
-    it is called in training: a dropped word is dropped at all its places, in every row of the batch. Outside of
-    training it is `torch.nn.Embedding`, whose parameters and `state_dict` it has. A tied head reads the whole weight.
+    x = E[token] · m[token] / (1 − p) with m ~ Bernoulli(1 − p) for every word of the vocabulary, drawn once per call in
+    training: a dropped word is dropped at all its positions, in every row of the batch. In eval mode it equals
+    `torch.nn.Embedding`; it has the same parameters and `state_dict`. A tied head reads the whole weight.
 
     >>> embedding = EmbeddingDropout(10, 3, 0.1)
     >>> embedding(torch.zeros(2, 7, dtype=torch.int64)).shape, list(embedding.state_dict())

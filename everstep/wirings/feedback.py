@@ -1,4 +1,4 @@
-"""The output fed back: free running, and teacher forcing."""
+"""Output feedback: free running and teacher forcing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from everstep.wirings.time_distributed import check_cell
 
 
 class Feedback(Cell):
-    """A cell that reads its own last output beside the input: y_t, s_t = cell([x_t; y_{t-1}], s_{t-1}), y_{-1} = 0.
+    """A cell that also reads its previous output: y_t, s_t = cell([x_t; y_{t-1}], s_{t-1}), y_{-1} = 0.
 
-    Output recurrence (Jordan 1986, "Attractor dynamics and parallelism in a connectionist sequential machine"). Called
-    or stepped, it runs free; `teach` feeds the true outputs instead (teacher forcing, Williams & Zipser 1989). The
-    read-out is a part of the cell, which has to end in what the output is. A cell without memory makes a Jordan
-    network, h_t = φ(W x_t + U y_{t-1} + b), y_t = V h_t + c:
+    Output recurrence (Jordan 1986, "Attractor dynamics and parallelism in a connectionist sequential machine"). Called or
+    stepped, it runs free; `teacher_forced` feeds the true outputs instead (Williams & Zipser 1989). The read-out is
+    part of the cell, whose output must be the final one. A cell without memory makes a Jordan network,
+    h_t = φ(W x_t + U y_{t-1} + b), y_t = V h_t + c:
 
     >>> from everstep import FeedForward, GRU, Stack
     >>> jordan = Feedback(FeedForward(3 + 2, 8, 2, linear_output=True))
@@ -28,17 +28,18 @@ class Feedback(Cell):
     >>> ys, state = cell.teacher_forced(xs, targets)
     >>> more, (inner, last) = cell(xs, state)
 
-    The state is the cell's and y_{t-1}. A cell of as many inputs as outputs reads nothing else: xs is (batch, time, 0).
+    The state is the cell's and y_{t-1}. If the cell has as many inputs as outputs, it reads nothing else, and xs is
+    (batch, time, 0).
 
     Args:
         cell: the cell inside, whose inputs are those of x_t and then its own output.
 
-    Known limits: free running goes step by step, even if the cell is a stack whose layers could run one by one; random
-    masks inside are not for it (see `VariationalDropout`). Jordan's state units also kept a decaying sum of past
-    outputs; a `LeakyRNN` inside of the cell can do that.
+    Known limits: free running goes step by step, even if the cell is a stack whose layers could run one by one; it does
+    not support random masks inside (see `VariationalDropout`). Jordan's state units also kept a decaying sum of past
+    outputs; a `LeakyRNN` inside the cell can do that.
 
     Raises:
-        ValueError: a cell that takes fewer features than it gives.
+        ValueError: a cell with fewer inputs than outputs.
         TypeError: an acausal layer.
     """
 
@@ -58,7 +59,7 @@ class Feedback(Cell):
         return self.cell.initial_state(batch, like), like.new_zeros(batch, self.output_size)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step that runs free. To force the output before it, put that in the state: `(state[0], target)`."""
+        """One free-running step. To force the previous output, put it in the state: `(state[0], target)`."""
         y, inner = self.cell.step(torch.cat([x, state[1]], -1), state[0])
         return y, (inner, y)
 
@@ -69,12 +70,12 @@ class Feedback(Cell):
             xs: (batch, time, input_size).
             targets: (batch, time, output_size), the true output of each step. After a reset, as at the start, zeros
                 are fed.
-            state: the state to go on from.
+            state: the state to continue from.
             **how: lengths, resets and backend, as for `everstep.scan`.
 
         Returns:
-            Outputs (batch, time, output_size), and the final state: the cell's and the last target. Chunks so equal
-            the whole, and called from there, the cell goes on by itself.
+            Outputs (batch, time, output_size), and the final state: the cell's and the last target. So running chunk
+            by chunk equals one run, and calling the cell with that state continues in free running.
 
         Raises:
             TypeError, ValueError: as `everstep.scan`.
@@ -107,7 +108,7 @@ class _Taught(Layer):
     ) -> tuple[Tensor, State]:
         inner, last = state
         x, targets = xs.split([self.input_size - self.output_size, self.output_size], -1)
-        line = torch.cat([last[:, None], targets], 1)  # place t + 1 holds target t
+        line = torch.cat([last[:, None], targets], 1)  # position t + 1 holds target t
         before = line[:, :-1] if resets is None else torch.where(resets[..., None], 0, line[:, :-1])
         ys, inner = scan(self.cell, torch.cat([x, before], -1), inner, lengths=lengths, resets=resets, backend=backend)
         if lengths is None:
