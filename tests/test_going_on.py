@@ -174,6 +174,101 @@ def test_buffers_may_hold_infinity_where_they_did_from_the_start(tmp_path: Path)
         toy.run(tmp_path, model=Masked(), resume=True, max_steps=13, rules=[spoil])
 
 
+# --------------------------------------------------------------------------------- checkpoints that somebody else made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    toy.run(out, averaging="ema")
+    return out
+
+
+def resumed(finished: Path, out: Path, change: Callable[[checkpoint.Checkpoint], Any]) -> None:
+    """Go on from the run with its checkpoint changed, whose digests fit."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(finished, out)
+    folder = out / "checkpoints" / "step-00000012"
+    found = checkpoint.load(folder)
+    change(found)
+    shutil.rmtree(folder)
+    checkpoint.save(folder, found)
+    toy.run(out, resume=True, averaging="ema", max_steps=13)
+
+
+KEYS = ["identity", "settings", "counts", "carried", "average", "plateau", "norms", "random", "threads"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_checkpoint_without_one_of_its_keys_is_refused_by_name(key: str, finished: Path, tmp_path: Path) -> None:
+    def lose(found: checkpoint.Checkpoint) -> None:
+        del found.data[key]
+
+    with pytest.raises(CheckpointError, match=rf"checkpoint .*step-00000012: its part .*: it lacks '{key}'"):
+        resumed(finished, tmp_path / "run", lose)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_checkpoint_with_something_else_in_its_place_ends_in_no_traceback(
+    key: str, finished: Path, tmp_path: Path
+) -> None:
+    refused = 0
+    for value in (7, "x", [], ["x"], {}, {"x": 1}, None):
+        try:
+            resumed(finished, tmp_path / "run", lambda found, value=value: found.data.update({key: value}))  # type: ignore[misc]
+        except RunError:
+            refused += 1
+    assert refused >= (0 if key == "threads" else 4)
+
+
+LOSSES: dict[str, tuple[Callable[[checkpoint.Checkpoint], Any], str]] = {
+    "the model": (lambda found: found.tensors.pop("model"), "part model .* lacks 'model'"),
+    "a weight": (lambda found: found.tensors["model"].pop("out.bias"), "out.bias"),
+    "an average": (lambda found: found.tensors["average"].pop("out.bias"), "part average .* lacks 'out.bias'"),
+    "a moment": (lambda found: found.tensors["optimizer"].pop("exp_avg/out.bias"), "optimizer lacks exp_avg/out.bias"),
+    "a carried state": (lambda found: found.tensors.pop("carried"), "carries a state of"),
+    "random numbers": (lambda found: found.tensors.pop("random"), "part random .* lacks 'random'"),
+    "random numbers of Python": (lambda found: found.data["random"].pop("python"), "part random .* lacks 'python'"),
+    "another name": (lambda found: found.tensors["optimizer"].update(x=torch.zeros(1)), "part optimizer"),
+    "another shape": (
+        lambda found: found.tensors["optimizer"].update({"exp_avg/out.bias": torch.zeros(3)}),
+        r"exp_avg/out.bias of shape \(3,\)",
+    ),
+    "another random state": (lambda found: found.tensors["random"].update(cpu=torch.zeros(3)), "part random"),
+    "another count": (lambda found: found.data["counts"].update(step="many"), "part counts"),
+    "another limit": (lambda found: found.data["settings"].update(max_steps="many"), "part settings"),
+}
+
+
+@pytest.mark.parametrize("what", LOSSES)
+def test_a_checkpoint_that_lacks_something_is_refused_by_name(what: str, finished: Path, tmp_path: Path) -> None:
+    change, told = LOSSES[what]
+    with pytest.raises(RunError, match=told):
+        resumed(finished, tmp_path / "run", change)
+
+
+@pytest.mark.parametrize(("name", "content"), [("data.json", b"[]"), ("data.json", b"{"), ("model.safetensors", b"x")])
+def test_a_file_of_another_kind_with_the_right_digest_is_refused(
+    name: str, content: bytes, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    folder = out / "checkpoints" / "step-00000012"
+    found = checkpoint.load(folder)
+    shutil.rmtree(folder)
+    written = checkpoint._json_bytes if name == "data.json" else checkpoint.serialize
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            checkpoint,
+            written.__name__,
+            lambda value: content if value is found.data or value is found.tensors["model"] else written(value),
+        )
+        checkpoint.save(folder, found)
+    lines: list[str] = []
+    toy.run(out, resume=True, averaging="ema", log=lines.append)
+    told = next(line for line in lines if f"step-00000012: {name} is none that everstep writes" in line)
+    assert "going on from step-" in told
+
+
 # ------------------------------------------------------------------------------------------------- weights of a file
 
 

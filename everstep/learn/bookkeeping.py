@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 from everstep.errors import CheckpointError, Diverged, RunError, counted
 from everstep.learn import checkpoint, rng
 from everstep.learn.checkpoint import JSON, Checkpoint, Store
-from everstep.learn.learner import Counts, Learner
+from everstep.learn.learner import Learner
 from everstep.learn.limits import check_lowered, limit_reached
 from everstep.learn.metrics import Metrics
 from everstep.learn.progress import Point, Reporter, Reporting
 from everstep.learn.selection import Selection, Validate, finite
 from everstep.learn.settings import FitSettings
-from everstep.learn.snapshot import fault, pack, unpack
+from everstep.learn.snapshot import counts_of, fault, pack, unpack
 from everstep.learn.weights import (
     MODEL_FILE,
     holds,
@@ -89,8 +89,10 @@ class Run:
         self.store.clean()
         found = self.store.newest(self._screen.say, self._fault) if resume else None
         if found is not None:
-            unpack(self._of_today(found), self.learner, self._identity, self._recipe, self._screen.say)
-            check_lowered(self._settings, found.data["settings"], self.learner.counts)
+            try:
+                unpack(self._of_today(found), self.learner, self._identity, self._recipe, self._screen.say)
+            except CheckpointError as error:
+                raise CheckpointError(f"checkpoint {self.store.folders()[0]}: {error}") from None
             self._saved, self._saved_at = self.learner.counts.step, self.learner.seconds
             self._check_best()
             self._screen.say(f"resuming after step {self._saved}")
@@ -309,10 +311,10 @@ def check_resumable(out: Path, settings: FitSettings) -> None:
     for folder in Store(out / CHECKPOINTS, settings.keep_last).folders():
         try:
             data = checkpoint.load_data(folder)
-            before, counts = data["settings"], Counts(**data["counts"])
-        except (CheckpointError, KeyError, TypeError):  # which going on will name, and take an earlier one
+            before, counts = data.get("settings"), counts_of(data)
+        except CheckpointError:  # which going on will name, and take an earlier one
             continue
-        check_lowered(settings, before, counts)
+        check_lowered(settings, before if isinstance(before, dict) else {}, counts)
         return
 
 

@@ -176,10 +176,13 @@ def load(folder: Path) -> Checkpoint:
     data: dict[str, Any] = {}
     for name, expected in manifest["files"].items():
         content = _whole(folder / name, expected)
-        if name == _DATA:
-            data = json.loads(content)
-        else:
-            tensors[name.removesuffix(_SUFFIX)] = safetensors.torch.load(content)
+        try:
+            if name == _DATA:
+                data = _mapping(content)
+            else:
+                tensors[name.removesuffix(_SUFFIX)] = safetensors.torch.load(content)
+        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {folder}: {name} is none that everstep writes: {error}") from None
     return Checkpoint(tensors, data, manifest["valid"])
 
 
@@ -192,7 +195,16 @@ def load_data(folder: Path) -> dict[str, Any]:
     listed = read_manifest(folder)["files"]
     if _DATA not in listed:
         raise CheckpointError(f"checkpoint {folder}: {_DATA} is missing")
-    found: dict[str, Any] = json.loads(_whole(folder / _DATA, listed[_DATA]))
+    try:
+        return _mapping(_whole(folder / _DATA, listed[_DATA]))
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {folder}: {_DATA} is none that everstep writes: {error}") from None
+
+
+def _mapping(content: bytes) -> dict[str, Any]:
+    found = parse_json(content)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a mapping, but it is a {type(found).__name__}")
     return found
 
 

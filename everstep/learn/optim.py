@@ -134,5 +134,28 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict
             f"the checkpoint's optimizer has a state for {sorted(unknown)[0]!r}, which the model does not train; "
             "resume with the model the run was started with"
         )
+    if type(optimizer) in (AdamW, SGD, RMSprop, Adagrad):
+        _check_alike(states, trainable(model))
     indexed = {index: states[name] for index, name in enumerate(order) if name in states}
     optimizer.load_state_dict({"state": indexed, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _check_alike(states: dict[str, dict[str, Any]], parameters: dict[str, nn.Parameter]) -> None:
+    """Refuse a state that an optimizer of `FitSettings` cannot have: it keeps the same of every parameter.
+
+    Raises:
+        RunError: something is missing, or of another shape; names it.
+    """
+    keys = sorted({key for state in states.values() for key in state})
+    for name, state in states.items():
+        for key in keys:
+            if key not in state:
+                raise RunError(
+                    f"the checkpoint's optimizer lacks {key}{_SEPARATOR}{name}, which it has of other weights"
+                )
+            value, shape = state[key], parameters[name].shape
+            if isinstance(value, Tensor) and value.dim() and value.shape != shape:
+                raise RunError(
+                    f"the checkpoint's optimizer has {key}{_SEPARATOR}{name} of shape {tuple(value.shape)}, but the "
+                    f"weight has {tuple(shape)}"
+                )

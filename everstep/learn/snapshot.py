@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from everstep.errors import RunError
+from everstep.errors import CheckpointError, RunError
 from everstep.learn import rng
 from everstep.learn.checkpoint import JSON, Checkpoint
 from everstep.learn.learner import Counts, Learner
+from everstep.learn.limits import check_lowered
 from everstep.learn.optim import load_optimizer_tensors, optimizer_tensors
 from everstep.learn.schedules import Plateau
 from everstep.learn.weights import all_tensors, fill, first_not_finite
@@ -75,25 +78,65 @@ def unpack(
 
     Raises:
         RunError: the checkpoint is of another model, other data or another optimizer; names what differs.
+        CheckpointError: it lacks something, or holds what is none; names the part.
     """
     tensors, data = checkpoint.tensors, checkpoint.data
     counted = _counted(learner)
-    if "recipe" not in data:  # an earlier everstep, which did not ask for what is both
-        identity = {key: value for key, value in identity.items() if key not in recipe or key in data["identity"]}
-    _check_identity(data["identity"] | counted | data.get("batches", {}), identity | counted)
-    _note_differences(data, learner, recipe, say)
-    learner.counts = Counts(**data["counts"])
-    fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
+    with _part("identity"):
+        if "recipe" not in data:  # an earlier everstep, which did not ask for what is both
+            identity = {key: value for key, value in identity.items() if key not in recipe or key in data["identity"]}
+        _check_identity(data["identity"] | counted | data.get("batches", {}), identity | counted)
+    learner.counts = counts_of(data)
+    with _part("settings"):
+        check_lowered(learner.settings, _typed(dict[str, Any], data["settings"]), learner.counts)
+        _note_differences(data, learner, recipe, say)
+    with _part("model"):
+        fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
     # A file cannot hold its nest, so the objective is asked for one. That may move buffers and generators: both are put
     # back after it.
-    learner.carried = _carried(learner, tensors.get("carried", {})) if data["carried"] else None
+    with _part("carried"):
+        carries: bool = _typed(bool, data["carried"])
+    learner.carried = _carried(learner, tensors.get("carried", {})) if carries else None
     fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
-    load_optimizer_tensors(learner.optimizer, learner.model, tensors.get("optimizer", {}))
-    learner.averaging.load(tensors.get("average", {}), **data["average"])
-    learner.plateau = Plateau(**data["plateau"])
-    learner.norms.extend(data["norms"])
-    rng.restore(tensors["random"], data["random"])
+    with _part("optimizer"):
+        load_optimizer_tensors(learner.optimizer, learner.model, tensors.get("optimizer", {}))
+    with _part("average"):
+        learner.averaging.load(tensors.get("average", {}), **data["average"])
+    with _part("plateau"):
+        learner.plateau = _typed(Plateau, data["plateau"])
+    with _part("norms"):
+        learner.norms.extend(_typed(list[float], data["norms"]))
+    with _part("random"):
+        rng.restore(tensors["random"], data["random"])
     learner.start_clock()
+
+
+def counts_of(data: dict[str, Any]) -> Counts:
+    """Where a run was, by a checkpoint's data.
+
+    Raises:
+        CheckpointError: it does not say.
+    """
+    with _part("counts"):
+        found: Counts = _typed(Counts, data["counts"])
+        return found
+
+
+@contextmanager
+def _part(name: str) -> Iterator[None]:
+    """What a checkpoint with right digests lacks, or holds in another form, is said by its part."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"its part {name} is none that everstep writes: it lacks {error}") from None
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        first = str(error).partition("\n")[0]
+        raise CheckpointError(f"its part {name} is none that everstep writes: {first}") from None
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A value of JSON as what it should be, whose types are checked."""
+    return TypeAdapter(kind).validate_python(value, strict=not isinstance(value, dict))
 
 
 def _carried(learner: Learner, tensors: dict[str, Tensor]) -> Any:
