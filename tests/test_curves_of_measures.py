@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from everstep.look import curves
+from everstep.look import curves, rivals
 from everstep.look.curves import curve_words, learning_curves
 
 
@@ -57,3 +58,21 @@ def test_the_weights_that_are_kept_are_marked(
     said = curve_words(found, "text")
     assert words in said
     assert ("Kept are" in said) == (len(marks) > 1)
+
+
+def test_no_number_beside_a_bar_is_crossed_by_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(rivals, "save", lambda figure, to: figures.append(figure))
+    words = rivals.draw_rivals({"run": 0.9, "majority": 0.5, "bag": 0.48}, "accuracy", tmp_path / "rivals.png")
+    assert words == "The accuracy: run 90.0%; the best of the others, majority, 50.0%."
+    (axes,) = figures[0].axes
+    figures[0].draw_without_rendering()
+    (line,) = axes.lines
+    at = line.get_window_extent().x0
+    crossed = [text for text in axes.texts if text.get_window_extent().x0 < at < text.get_window_extent().x1]
+    assert [text.get_text() for text in crossed] == ["48.0%"]
+    for text in crossed:
+        patch = text.get_bbox_patch()
+        assert patch is not None
+        assert to_hex(patch.get_facecolor()) == "#ffffff"
+        assert text.get_zorder() > line.get_zorder()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import everstep as es
 from everstep.data import expand, read_blocks
 from everstep.errors import CheckpointError, Interrupted, RunError
-from everstep.learn import RunLock
+from everstep.learn import RunLock, checkpoint
 from everstep.learn.weights import load_weights, weights_step
 from everstep.runs import training as runs
 from everstep.runs.folder import begun, is_free, is_run
@@ -59,8 +59,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def trained(text: Path, out: Path, *more: str) -> Run:
-    return es.train("shakespeare-minute", out, quietly, overrides=[*TINY, f"data.train={text}", *more])
+def trained(text: Path, out: Path, *more: str, **options: Any) -> Run:
+    return es.train("shakespeare-minute", out, quietly, overrides=[*TINY, f"data.train={text}", *more], **options)
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +165,20 @@ def test_environment_is_sealed(run: Path) -> None:
 
 
 def test_a_run_of_an_early_version_is_used_as_before(run: Path) -> None:
-    """Without digests in its weights and in `environment.json`."""
+    """Without digests in its weights and in `environment.json`, and without a word of which run they are."""
     scores = es.load(run).evaluate("valid")
     save_file(load_file(run / "model.safetensors"), run / "model.safetensors", {"step": "4"})
     path = run / "environment.json"
     early = {
         key: value
         for key, value in json.loads(path.read_text()).items()
-        if key not in ("seal", "recipe", "files", "data")
+        if key not in ("seal", "recipe", "files", "data", "run")
     }
+    for folder in (run / "checkpoints").iterdir():
+        found = checkpoint.load(folder)
+        del found.data["identity"]["run"]
+        shutil.rmtree(folder)
+        checkpoint.save(folder, found)
     path.write_text(json.dumps(early | {"format": 1}))
     old = es.load(run).evaluate("valid")
     assert old == scores | {"data": "not recorded"}
@@ -198,6 +203,27 @@ def test_any_flipped_bit_of_the_weights_is_found(run: Path) -> None:
         assert weights_step(path) in (None, 4)
     path.write_bytes(whole)
     load_weights(model, path, sealed=True)
+
+
+@pytest.mark.parametrize("change", ["seed=7", "train.learning_rate=0.001"])
+def test_weights_of_another_run_of_the_same_shape_are_noticed(
+    change: str, run: Path, text: Path, tmp_path: Path
+) -> None:
+    path = run / "model.safetensors"
+    own, other = path.read_bytes(), trained(text, tmp_path / "other", change).path
+    assert trained(text, tmp_path / "again", "train.keep_last=5").path.joinpath(path.name).read_bytes() == own
+    shutil.copy(other / path.name, path)
+    with pytest.raises(RunError, match=r"model\.safetensors is of another run .*everstep train --resume"):
+        es.load(run)
+    with pytest.raises(RunError, match="is of another run"):
+        trained(text, tmp_path / "tuned", change, start_from=run)
+    resume(run, quietly)
+    assert path.read_bytes() == own
+    shutil.copy(other / path.name, path)
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(other / "checkpoints", run / "checkpoints")
+    with pytest.raises(RunError, match=r"cannot resume, since this is not the run that was started: run: was '"):
+        resume(run, quietly)
 
 
 def test_weights_of_a_checkpoint_are_not_taken_for_the_runs(run: Path) -> None:

@@ -79,6 +79,7 @@ class Run:
         self._validate = validate
         as_stored: tuple[dict[str, JSON], dict[str, JSON]] = json.loads(json.dumps((identity, recipe), allow_nan=False))
         self._identity, self._recipe = as_stored
+        self._name = str(self._identity.get("run", ""))
         self._reporting, self._screen, self._seed = reporting, reporting.screen, seed
         self._selection = Selection(learner.settings, reporting.units.scores)
         self._saved: int | None = None  # the step of the last checkpoint
@@ -153,23 +154,22 @@ class Run:
         counts, path = self.learner.counts, self._out / MODEL_FILE
         if counts.best_step is None:
             return
-        step = weights_step(path)
         try:
             best = self._of_today(checkpoint.load(self.store.folder(counts.best_step)))
-        except CheckpointError:
-            if step != counts.best_step:
+            held = best.tensors["model"] | best.tensors.get("average", {})
+            tensors = {name: held[name] for name in weights(self.learner.model)}
+        except (CheckpointError, KeyError):
+            if weights_step(path, self._name) != counts.best_step:
                 self._screen.say(
                     f"the best weights (step {counts.best_step}) are lost; the next validation starts anew"
                 )
                 counts.best_valid = counts.best_step = None
             return
-        tensors = best.tensors["model"] | best.tensors.get("average", {})
-        tensors = {name: tensors[name] for name in weights(self.learner.model)}
-        if step == counts.best_step:
-            if holds(path, tensors, self.learner.model):
+        if (step := weights_step(path)) == counts.best_step:
+            if holds(path, tensors, self.learner.model, self._name):
                 return
             self._screen.say(f"{path} is not what was saved at step {step}; written again from its checkpoint")
-        save_weights(path, tensors, counts.best_step)
+        save_weights(path, tensors, counts.best_step, self._name)
 
     def step(self) -> None:
         """One optimizer step.
@@ -241,7 +241,7 @@ class Run:
                 self._diverged(f"the validation {name} at step {counts.step} is {value}; try a lower learning_rate")
             best = self._selection.better(found, counts.best_valid, counts.best_loss)
             if best:
-                save_weights(self._out / MODEL_FILE, weights(learner.model), counts.step)
+                save_weights(self._out / MODEL_FILE, weights(learner.model), counts.step, self._name)
                 counts.best_valid, counts.best_loss, counts.best_step = found.cost, found.loss, counts.step
         counts.valid, counts.validated = found.cost, counts.step
         counts.since_best = 0 if best else counts.since_best + 1
@@ -283,7 +283,7 @@ class Run:
         path = self._out / MODEL_FILE
         if counts.best_step is None:
             with learner.averaging.applied():
-                save_weights(path, weights(learner.model), counts.step)
+                save_weights(path, weights(learner.model), counts.step, self._name)
         load_weights(learner.model, path)
         return FitResult(
             steps=counts.step,

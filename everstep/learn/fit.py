@@ -73,7 +73,8 @@ def fit(
         seed: of every random generator, at the start of the run.
         units: what targets are, what their loss is in, and of which measures the highest is best.
         resume: go on from the newest whole checkpoint in `out`; from the start, if there has never been one.
-        identity: what the run is of (a digest of the data, …); must be equal when resuming.
+        identity: what the run is of (a digest of the data, …); must be equal when resuming. Its entry "run", a text,
+            is written into the metadata of `model.safetensors`, too; see `load_weights`.
         recipe: what else it is made by besides `settings` (dropouts, …); what differs when resuming is told.
         resume_command: what to tell the user to type after an interruption.
         log: takes each line for the user; None is stderr, with a live line on a terminal.

@@ -1,6 +1,7 @@
 """The weights of a model as a file: `model.safetensors`, with its own SHA-256 in its metadata.
 
-The digest is of the file with 64 zeros in the digest's place. Files of earlier versions have none.
+The digest is of the file with 64 zeros in the digest's place. Of a run, the metadata also say which one it is, so that
+whole weights of another run of the same shape are noticed. Files of earlier versions have neither.
 """
 
 from __future__ import annotations
@@ -95,22 +96,23 @@ def fill(targets: dict[str, Tensor], tensors: dict[str, Tensor], source: str) ->
         target.copy_(tensors[name])
 
 
-def save_weights(path: Path, tensors: dict[str, Tensor], step: int) -> None:
-    """Write `tensors` to `path` in one motion, with the `step` they are of in the file's metadata.
+def save_weights(path: Path, tensors: dict[str, Tensor], step: int, run: str = "") -> None:
+    """Write `tensors` to `path` in one motion; the file's metadata say of which `step` and `run` they are.
 
     Raises:
         RunError: the file cannot be written.
     """
-    content = _sealed(serialize(tensors, {"step": str(step)}))
+    content = _sealed(serialize(tensors, {"step": str(step)}), run)
     with files.explained(path.parent):
         files.replace_file(path, content)
 
 
-def _sealed(content: bytes) -> bytes:
-    """A safetensors file with its SHA-256. Written here: the library puts several keys in an order of each process."""
+def _sealed(content: bytes, run: str) -> bytes:
+    """A safetensors file with its run and its SHA-256. Written here: the library puts several keys in an order of each
+    process."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
-    header["__metadata__"]["sha256"] = _UNKNOWN
+    header["__metadata__"] |= ({"run": run} if run else {}) | {"sha256": _UNKNOWN}
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 8)
     whole = b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[8 + size :]])
@@ -144,10 +146,11 @@ def _checked(path: Path) -> dict[str, str]:
     return metadata
 
 
-def weights_step(path: Path) -> int | None:
-    """The step that the weights in `path` are of; None if there is no such file or it is damaged."""
+def weights_step(path: Path, run: str | None = None) -> int | None:
+    """The step that the weights in `path` are of; None if there is no such file, it is damaged, or not of the `run`."""
     try:
-        return int(_checked(path)["step"])
+        metadata = _checked(path)
+        return int(metadata["step"]) if run in (None, metadata.get("run", "")) else None
     except (OSError, KeyError, TypeError, ValueError):
         return None
 
@@ -161,27 +164,28 @@ def said_step(path: Path) -> int | None:
         return None
 
 
-def holds(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> bool:
-    """Whether the file `path` holds just these tensors of `model`, bit for bit, and is as it was written."""
+def holds(path: Path, tensors: dict[str, Tensor], model: nn.Module, run: str = "") -> bool:
+    """Whether the file `path` holds just these tensors of `model`, bit for bit, is as written, and of that run."""
     try:
-        return serialize(with_todays_names(model, _read(path, tensors, sealed=False))) == serialize(tensors)
+        return serialize(with_todays_names(model, _read(path, tensors, sealed=False, run=run))) == serialize(tensors)
     except RunError:
         return False
 
 
-def load_weights(model: nn.Module, path: Path, sealed: bool = False) -> None:
+def load_weights(model: nn.Module, path: Path, sealed: bool = False, run: str = "") -> None:
     """Fill `model` with the weights in `path`, as written by `fit`.
 
     Args:
         model: filled in place.
         path: the file. Its SHA-256 is checked where it has one.
         sealed: refuse a file without a SHA-256, as those of early versions and of checkpoints are.
+        run: refuse weights of any other run than this one; "" takes those of any.
 
     Raises:
-        RunError: the file is missing, damaged, of another model, or of a training that diverged: it holds NaN or
-            infinity where the model should not.
+        RunError: the file is missing, damaged, of another model, of another run, or of a training that diverged: it
+            holds NaN or infinity where the model should not.
     """
-    tensors = with_todays_names(model, _read(path, weights(model), sealed))
+    tensors = with_todays_names(model, _read(path, weights(model), sealed, run))
     watched = must_be_finite(model)
     name = first_not_finite({name: tensor for name, tensor in tensors.items() if name in watched})
     if name is not None:
@@ -189,10 +193,13 @@ def load_weights(model: nn.Module, path: Path, sealed: bool = False) -> None:
     fill(weights(model), tensors, str(path))
 
 
-def _read(path: Path, targets: dict[str, Tensor], sealed: bool) -> dict[str, Tensor]:
+def _read(path: Path, targets: dict[str, Tensor], sealed: bool, run: str) -> dict[str, Tensor]:
     try:
-        if "sha256" not in _checked(path) and sealed:
+        metadata = _checked(path)
+        if "sha256" not in metadata and sealed:
             raise RunError(f"{path} has no SHA-256: it is not the file that training wrote")
+        if run and metadata.get("run") != run:
+            raise RunError(f"{path} is of another run than {path.parent}: it is not the file that training wrote there")
         # those of another model are smaller, too, or are refused here
         limit = sum(2 * target.nbytes + 1000 for target in targets.values()) + _HEADER
         return load_bytes(read_small(path, limit))

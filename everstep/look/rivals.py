@@ -21,8 +21,9 @@ def draw_rivals(values: Mapping[str, float], measure: str, path: Path) -> str:
     axes = figure.subplots()
     colours = [COLOURS[1], *["#9aa5b1"] * (len(names) - 1)]
     bars = axes.barh(range(len(names)), numbers, color=colours, height=0.7)
-    axes.bar_label(bars, [f"{number:.1%}" for number in numbers], padding=5, fontsize=13)
     axes.axvline(numbers[1], color="black", linestyle=":", linewidth=1.5)
+    behind = {"facecolor": "white", "linewidth": 0, "pad": 1}  # hides the line where it would cross a number
+    axes.bar_label(bars, [f"{number:.1%}" for number in numbers], padding=5, fontsize=13, bbox=behind, zorder=3)
     axes.set_yticks(range(len(names)), names, fontsize=13)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1)

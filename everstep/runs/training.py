@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from everstep.runs.text_data import check_files, with_absolute_paths
 from everstep.runs.user_code import UserCode, as_kept
 from everstep.runs.workers import stoppable
 from everstep.storage import files
+from everstep.storage.reading import json_text
 from everstep.storage.run_lock import check_idle
 
 Log = Callable[[str], None]
@@ -150,7 +152,7 @@ def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> 
     check_fits(task)
     model = task.model()
     try:
-        load_weights(model, weights, sealed="recipe" in begun_with)
+        load_weights(model, weights, sealed="recipe" in begun_with, run=begun_with.get("run", ""))
     except RunError as error:
         raise RunError(f"{error}. If its checkpoints are whole, they have it: {_resuming(path, task)}") from None
     return Run(path, task, model.to(pick_device(device)))
@@ -168,7 +170,7 @@ def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str], tru
 def _fill(model: nn.Module, before: Run, task: Task[Any], say: Log) -> None:
     """Give a model the weights of a run, whose recipe may say another shape."""
     try:
-        load_weights(model, before.path / MODEL_FILE)
+        load_weights(model, before.path / MODEL_FILE, run=_name(before.path))
         problem = ""
     except RunError as error:
         problem = f"{error}; "
@@ -239,7 +241,8 @@ class _Job:
             task.save(out)
             task.code.save(out)
             learned = digests(out, task.files)
-            card.write_environment(out, **self._begun_with, files=learned, code=task.code.digests)
+            begun = {**self._begun_with, "files": learned, "code": task.code.digests}
+            card.write_environment(out, **begun, run=_name_of(begun))
             files.replace_file(out / RECIPE, to_yaml(task.recipe).encode())
 
     @property
@@ -254,6 +257,7 @@ class _Job:
         if recipe.train.device == "auto":
             self.say(f"device: {self.device} (train.device: auto)")
         made_by = flat(recipe, leave_out=("seed", "train"))
+        name = _name(self.out)
         result = self._fitted(
             model,
             task.objective,
@@ -263,7 +267,9 @@ class _Job:
             validate=task.validate if "valid" in task.splits() else None,
             seed=recipe.seed,
             resume=resume,
-            identity=task.identity() | {key: made_by[key] for key in FUNCTION if key in made_by},
+            identity=task.identity()
+            | {key: made_by[key] for key in FUNCTION if key in made_by}
+            | ({"run": name} if name else {}),
             recipe=made_by,
             units=Units(task.unit, task.loss_unit, task.scores),
             resume_command=_resuming(self.out, self.task),
@@ -314,6 +320,19 @@ class _Job:
                 card.write_scores(self.out, scores | {split: {**scores[split], "rivals": rivals.found}})
             card.write_card(self.out, self.task, run.model, result, scores, rivals)
             self.say(rivals.line(next(name for name in self.task.shown if name in scores[split])))
+
+
+def _name_of(begun: dict[str, Any]) -> str:
+    """What the weights of a run are recognised by: a digest of what it was begun with, but for where its data lies, and
+    for what it may go on with other values of."""
+    free = {f"train.{key}" for key in RAISED} | {f"data.{split}" for split in ("train", "valid", "test")}
+    recipe = {key: value for key, value in begun["recipe"].items() if key not in free}
+    return hashlib.sha256(json_text({**begun, "recipe": recipe}, sort_keys=True).encode()).hexdigest()
+
+
+def _name(out: Path) -> str:
+    """The name of the run in a folder; "" of those that an early version began."""
+    return str(card.read_environment(out).get("run", ""))
 
 
 def _set_threads(task: Task[Any]) -> None:
