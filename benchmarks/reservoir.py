@@ -56,7 +56,8 @@ def speed(quick: bool) -> Iterator[Result]:
 def beside(units: int, connections: int, steps: int) -> Result:
     """Both, of the same matrices."""
     start = time.perf_counter()
-    cell = es.Reservoir(1, units, connections=connections, leak=0.5, seed=0, dtype=F64)
+    scales = {"input_scaling": 1.0, "bias_scaling": 0.0}  # theirs has no bias
+    cell = es.Reservoir(1, units, connections=connections, leak=0.5, **scales, seed=0, dtype=F64)
     drawn = time.perf_counter() - start
     theirs = TheirReservoir(W=csr(cell), Win=cell.weight_ih.numpy(), lr=0.5)
     readout, model, made = TheirRidge(1e-6), es.EchoState(cell, 1), {}

@@ -233,7 +233,7 @@ def test_a_matrix_of_ones_own() -> None:
 
 def test_no_connections_at_all() -> None:
     for radius in (None, 0.0):
-        cell = es.Reservoir(2, 3, connections=0, radius=radius, dtype=F64)
+        cell = es.Reservoir(2, 3, connections=0, radius=radius, bias_scaling=0.0, dtype=F64)
         xs = torch.randn(1, 4, 2, dtype=F64)
         torch.testing.assert_close(cell(xs)[0], torch.tanh(xs @ cell.weight_ih.t()), rtol=0, atol=1e-12)
         torch.testing.assert_close(cell(xs, backend="reference")[0], cell(xs)[0], rtol=0, atol=1e-12)
@@ -286,7 +286,8 @@ def test_changed_weights_are_seen() -> None:
 
 
 def test_noise_is_of_training_and_of_the_sequence() -> None:
-    cell, xs = es.Reservoir(2, 200, noise=0.1, radius=0.0, seed=0, dtype=F64), torch.zeros(4, 30, 2, dtype=F64)
+    cell = es.Reservoir(2, 200, noise=0.1, radius=0.0, bias_scaling=0.0, seed=0, dtype=F64)
+    xs = torch.zeros(4, 30, 2, dtype=F64)
     torch.manual_seed(1)
     noisy = cell(xs)[0]
     assert 0.095 < torch.atanh(noisy).std() < 0.105

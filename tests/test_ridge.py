@@ -251,7 +251,7 @@ def test_recursive_least_squares_refuses() -> None:
 
 
 def reservoir(inputs: int, units: int = 40, **options: object) -> es.Reservoir:
-    return es.Reservoir(inputs, units, seed=1, dtype=F64, **{"leak": 0.6, "bias_scaling": 0.2, **options})
+    return es.Reservoir(inputs, units, seed=1, dtype=F64, **{"leak": 0.6, "input_scaling": 1.0, **options})
 
 
 def sines(steps: int, rows: int = 1) -> Tensor:
@@ -362,7 +362,8 @@ def test_force_learns_to_go_on_by_itself() -> None:
     t = torch.arange(1550, dtype=F64)
     wave = (torch.sin(t / 12) + 0.6 * torch.sin(t / 6) + 0.3 * torch.sin(t / 4))[None, :, None] / 1.5
     nothing = torch.zeros(1, 1550, 0, dtype=F64)
-    cell = es.Reservoir(1, 150, radius=1.5, leak=0.2, seed=0, dtype=F64)  # chaotic before it is taught
+    # chaotic before it is taught
+    cell = es.Reservoir(1, 150, radius=1.5, leak=0.2, input_scaling=1.0, bias_scaling=0.0, seed=0, dtype=F64)
     model = es.EchoState(cell, 1, feedback=True)
     errors, state = model.fit_online(nothing[:, :1400], wave[:, :1400], ridge=0.1)
     assert errors[:, -200:].abs().mean() < 0.05 * wave.abs().mean()

@@ -41,8 +41,8 @@ class EchoState(Cell):
         output_size: features of y_t.
         feedback: whether the last `output_size` inputs of the cell are y_{t-1}.
 
-    How well it runs freely depends on the scales, the leak and the penalty, and with the defaults it mostly does not:
-    `search` finds better ones.
+    How well it runs freely depends on the scales, the leak and the penalty. Those of `Reservoir` suit inputs of mean 0
+    and standard deviation 1; where they do not do, it may run off: `search` finds better ones.
 
     Its state is the cell's, or with feedback the pair of that and y (batch, output_size). `readout` is an `nn.Linear`,
     zero before `fit`, of the dtype of the cell. Where small errors grow, as in a closed loop, take float64.

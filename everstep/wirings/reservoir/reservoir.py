@@ -43,8 +43,8 @@ class Reservoir(Cell):
             eigenvalues of the whole step nearer to 1.)
         connections: units that each unit hears, all where there are fewer. The density of W is connections / units.
         matrix: W itself, units × units, an array or a scipy.sparse matrix, instead of a random one.
-        input_scaling: one number, or one an input.
-        bias_scaling: zero for no bias.
+        input_scaling: one number, or one an input. The default suits inputs of standard deviation 1: standardise them.
+        bias_scaling: zero for no bias; the reservoir is then odd in x, and so is what a linear read-out makes of it.
         leak: the leak rate in (0, 1], one number or one a unit; 1 keeps nothing of the old state.
         noise: standard deviation of ν.
         seed: of W, W_in and b; the same seed makes the same weights on every machine. None draws it from PyTorch's.
@@ -77,8 +77,8 @@ class Reservoir(Cell):
         radius: float | None = 0.9,
         connections: int = 10,
         matrix: Any = None,
-        input_scaling: float | Sequence[float] = 1.0,
-        bias_scaling: float = 0.0,
+        input_scaling: float | Sequence[float] = 0.3,
+        bias_scaling: float = 0.2,
         leak: float | Sequence[float] | Tensor = 1.0,
         noise: float = 0.0,
         seed: int | None = None,
