@@ -16,9 +16,9 @@ from everstep.wirings.time_distributed import check_cell
 class Feedback(Cell):
     """A cell that also reads its previous output: y_t, s_t = cell([x_t; y_{t-1}], s_{t-1}), y_{-1} = 0.
 
-    Output recurrence (Jordan 1986, "Attractor dynamics and parallelism in a connectionist sequential machine"). Called or
-    stepped, it runs free; `teacher_forced` feeds the true outputs instead (Williams & Zipser 1989). The read-out is
-    part of the cell, whose output must be the final one. A cell without memory makes a Jordan network,
+    Output recurrence (Jordan 1986, "Attractor dynamics and parallelism in a connectionist sequential machine").
+    Called or stepped, it runs free; `teacher_forced` feeds the true outputs instead (Williams & Zipser 1989). The
+    read-out is part of the cell, whose output must be the final one. A cell without memory makes a Jordan network,
     h_t = φ(W x_t + U y_{t-1} + b), y_t = V h_t + c:
 
     >>> from everstep import FeedForward, GRU, Stack

@@ -1,7 +1,7 @@
-"""What the state owes to the parameters, carried forward in time: exactly, where it is direct, or as one outer product.
+"""The influence of the parameters on the state, carried forward in time: exact, direct only, or of rank one.
 
-J_t = ∂s_t/∂θ obeys J_t = D_t J_{t-1} + I_t, with D_t = ∂s_t/∂s_{t-1} and I_t what θ does to s_t in step t itself. S is
-the number of state numbers of a row, P that of parameters. Every influence is (batch, …).
+J_t = ∂s_t/∂θ obeys J_t = D_t J_{t-1} + I_t, with D_t = ∂s_t/∂s_{t-1} and I_t the direct effect of θ on s_t in step t.
+S is the size of the state of a row, P the number of parameters. Every influence is (batch, …).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _AT_ONCE = 1 << 22
 
 
 class Influence(nn.Module):
-    """A rule that carries J_t, or a stand-in.
+    """A rule that carries J_t or an approximation of it.
 
     Attributes:
-        numbers: of the influence of one row.
+        numbers: size of the influence of one row.
     """
 
     numbers: int
 
     def start(self, batch: int, like: Tensor, direct: Tensor | None) -> State:
-        """J_0 of every row, from ∂s_0/∂θ (S, P), or None where that is 0."""
+        """J_0 of every row, from ∂s_0/∂θ (S, P), or None if that is 0."""
         raise NotImplementedError
 
     def move(
@@ -71,8 +71,8 @@ class Exact(Influence):
 class Direct(Influence):
     """SnAp-1: J where θ touches s within one step, (batch, C, P); all else is 0.
 
-    The states are coloured so that no parameter touches two of one colour: entry (c, p) belongs to the state
-    `touched[c, p]`, and one product with the sum of a colour's states gives all their entries of I.
+    The states are coloured so that no parameter touches two states of one colour: entry (c, p) belongs to the state
+    `touched[c, p]`, and one product with the sum of the states of a colour gives all their entries of I.
     """
 
     touched: Tensor
@@ -121,7 +121,7 @@ class RankOneState(NamedTuple):
 
 
 class RankOne(Influence):
-    """UORO: J ≈ s̃ θ̃ᵀ, equal in the mean over random signs ν."""
+    """UORO: J ≈ s̃ θ̃ᵀ, unbiased over random signs ν."""
 
     def __init__(self, states: int, parameters: int):
         super().__init__()
@@ -134,7 +134,7 @@ class RankOne(Influence):
     def move(
         self, rows: RowJacobians, parameters: Parameters, state: State, x: Tensor, old: State, signs: Tensor | None
     ) -> State:
-        """s̃ ← ρ₀ D s̃ + ρ₁ ν, θ̃ ← θ̃ / ρ₀ + νᵀ I / ρ₁; ρ₀, ρ₁ make both parts of each product equally long."""
+        """s̃ ← ρ₀ D s̃ + ρ₁ ν, θ̃ ← θ̃ / ρ₀ + νᵀ I / ρ₁; ρ₀, ρ₁ give both factors of each product equal norms."""
         assert signs is not None
         ahead = rows.along(parameters, state, x, old.state)
         direct = rows.by_parameters(parameters, state, x, signs[:, None])[:, 0]
@@ -155,10 +155,10 @@ class RankOne(Influence):
 def touching(rows: RowJacobians, parameters: Parameters, like: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Which states each parameter touches directly, (K, P) with −1 for none, and a colour of every state, (S,).
 
-    Found by differentiating at random places: parameters near theirs, leaves of the state anywhere or as they start.
+    Found by differentiating at random points: parameters near their values, state leaves random or initial.
 
     Raises:
-        ValueError: some parameter touches so many states that the table would have more than `most` numbers.
+        ValueError: some parameter touches so many states that the table would exceed `most` numbers.
     """
     random = torch.Generator().manual_seed(0)
 
@@ -196,7 +196,7 @@ def touching(rows: RowJacobians, parameters: Parameters, like: Tensor, most: int
 
 
 def _coloured(table: Tensor, states: int) -> Tensor:
-    """A colour for every state, not that of any other that some parameter touches too; the first that is free."""
+    """A greedy colouring of the states: two states that some parameter touches differ in colour."""
     apart = torch.zeros(states, states, dtype=torch.bool)
     for one in range(len(table)):
         for other in range(one):

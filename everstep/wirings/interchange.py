@@ -1,4 +1,4 @@
-"""From `torch.nn.LSTM`, `GRU` and `RNN` and back: the same weights, the same numbers."""
+"""Conversion from `torch.nn.LSTM`, `GRU` and `RNN` and back: same weights, same results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> Layer:
     torch.Size([2, 7, 5])
 
     Raises:
-        TypeError: another kind of module.
+        TypeError: any other module.
     """
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
         raise TypeError(f"from_torch: expected nn.LSTM, nn.GRU or nn.RNN, but {type(module).__name__} came")
@@ -61,13 +61,13 @@ def _cell(module: Any, depth: int, suffix: str) -> Cell:
 
 
 def to_torch(layer: Layer, *, batch_first: bool = True) -> nn.LSTM | nn.GRU | nn.RNN:
-    """The `torch.nn` module that computes the same, with copies of the weights.
+    """The equivalent `torch.nn` module, with copies of the weights.
 
-    Takes an LSTM, ProjectedLSTM, GRU or RNN cell, or what `from_torch` gives: equal cells or `Bidirectional` pairs of
-    them, stacked, with the same `Dropout` between any two layers or none.
+    Takes an LSTM, ProjectedLSTM, GRU or RNN cell, or what `from_torch` returns: a stack of cells of one kind, or of
+    `Bidirectional` pairs of them, with the same `Dropout` between all layers or none.
 
     Raises:
-        ValueError: anything that `torch.nn` has no module for, saying what.
+        ValueError: anything without an equivalent in `torch.nn`; the message says what.
     """
     parts = list(layer.sublayers()) if isinstance(layer, EncoderStack) else [layer]
     rows = [part for part in parts if not isinstance(part, Dropout)]

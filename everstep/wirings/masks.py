@@ -1,4 +1,4 @@
-"""Random masks, drawn on a CPU in less time than PyTorch's `dropout` and `bernoulli_` take."""
+"""Random masks, drawn faster on a CPU than by PyTorch's `dropout` and `bernoulli_`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def bernoulli(like: Tensor, shape: Sequence[int], p: float) -> Tensor:
-    """Numbers that are 1 with probability p and else 0, of `like`'s dtype and device, from torch's generator.
+    """Numbers that are 1 with probability p, otherwise 0, of `like`'s dtype and device, from torch's generator.
 
-    On a CPU 32 random bits decide each, so that p is exact to 2⁻³³.
+    On a CPU each uses 32 random bits, so that p is exact to 2⁻³³.
 
     >>> float(bernoulli(torch.zeros(1), (400, 400), 0.25).mean().round(decimals=2))
     0.25
@@ -21,7 +21,7 @@ def bernoulli(like: Tensor, shape: Sequence[int], p: float) -> Tensor:
 
 
 def dropout_mask(like: Tensor, shape: Sequence[int], p: float) -> Tensor:
-    """Numbers that are 0 with probability p and else 1 / (1 − p), so that their mean is 1."""
+    """Numbers that are 0 with probability p, otherwise 1 / (1 − p), so that their mean is 1."""
     return _drawn(like, shape, 1 - p).to(like.dtype).mul_(1 / (1 - p))
 
 
@@ -36,5 +36,5 @@ def _drawn(like: Tensor, shape: Sequence[int], p: float) -> Tensor:
         return torch.rand(tuple(shape), device=like.device) < p  # vmap has no rule for bits, where it is named
     size = math.prod(shape)
     bits = torch.randint(-(1 << 63), (1 << 63) - 1, (-(-size // 2),))
-    # the largest of 2³² numbers would be left out by p = 1 only
+    # the clamp excludes the largest of 2³² numbers, which matters only for p = 1
     return bits.view(torch.int32)[:size].view(tuple(shape)) < min(round(p * (1 << 32)) - (1 << 31), (1 << 31) - 1)

@@ -1,4 +1,4 @@
-"""Learning forward in time: the gradient of every step at that step, with nothing of the past stored."""
+"""Online learning: the gradient of every step is available at that step, with no past steps stored."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ _COPIES = 3
 
 
 class OnlineState(NamedTuple):
-    """The cell's state, and what it owes to the parameters."""
+    """The cell's state, and the influence of the parameters on it."""
 
     cell: State
     influence: State
 
 
 class Online(Cell):
-    """A cell that learns forward in time: dL_t/dθ is there at step t, and no step before it is kept.
+    """A cell that learns online: dL_t/dθ is available at step t, and no earlier step is kept.
 
-    y_t, s_t = cell(x_t, s_{t-1}). Beside s_t, the influence J_t = ∂s_t/∂θ of the parameters θ moves along,
+    y_t, s_t = cell(x_t, s_{t-1}). Beside s_t, the influence J_t = ∂s_t/∂θ of the parameters θ is carried forward,
     J_t = D_t J_{t-1} + I_t with D_t = ∂s_t/∂s_{t-1} and I_t = ∂s_t/∂θ within the step. Backward goes through one step,
-    and what arrives at s_{t-1} becomes a gradient of θ by J_{t-1}: dL_t/dθ = ∂L_t/∂θ + ∂L_t/∂s_{t-1} · J_{t-1}. With
+    and J_{t-1} turns the gradient of s_{t-1} into one of θ: dL_t/dθ = ∂L_t/∂θ + ∂L_t/∂s_{t-1} · J_{t-1}. With
     θ unchanged, the sum over t is the gradient of BPTT. The rules:
 
     - "rtrl" (Williams & Zipser 1989, "A learning algorithm for continually running fully recurrent neural networks"):
-      J exactly; S·P numbers for a row, with S state numbers and P parameters, and of order S²·P operations a step.
+      J exactly; S·P numbers per row, with state size S and P parameters, and O(S²·P) operations per step.
     - "snap1" (Menick 2021, "Practical real time recurrent learning with a sparse approximation"): J where θ touches s
       directly, in one step, and 0 elsewhere; about P numbers where each parameter belongs to one unit. Biased; exact
       where units do not see each other's past (IndRNN).
     - "uoro" (Tallec & Ollivier 2018, "Unbiased online recurrent optimization"): J ≈ s̃ θ̃ᵀ with random signs, S + P
-      numbers; noisy, but right in the mean.
+      numbers; noisy, but unbiased.
 
-    To learn online, call it a step (or a few) at a time, as `fit` does with batches of one step (k1 = 1) and carried
-    state:
+    To learn online, call it on one step (or a few) at a time, as `fit` does with batches of one step (k1 = 1) and a
+    carried state:
 
     >>> from everstep import GRU
     >>> cell, state = Online(GRU(3, 5)), None
@@ -58,21 +58,20 @@ class Online(Cell):
     ...     state = es.state.detach(state)
 
     Args:
-        cell: the cell inside, of any kind; to evaluate it, take `online.cell`, which carries no influence.
+        cell: the cell inside, of any kind; for evaluation use `online.cell`, which carries no influence.
         rule: "rtrl", "snap1" or "uoro".
-        limit: bytes that the influence may take while it moves: three times what is carried.
+        limit: bytes that updating the influence may take, three times what is carried.
 
-    Known limits: it runs as a loop of PyTorch's. x_t gets the gradient of its own step alone: what x_t does to
-    later losses goes back in time, and is lost. Layers below that are to learn exactly belong inside
-    (`Online(Stack(a, b))`), and so does not dropout, which draws random numbers within a step. The gradient cannot be
-    differentiated again. While the weights change, J is of the weights as they were (as in the paper). "snap1" finds
-    out what touches what by trying.
+    Known limits: it runs as a PyTorch loop. x_t gets only the gradient of the loss of its own step, not of later
+    losses. So layers below that should learn exactly belong inside (`Online(Stack(a, b))`); dropout, which draws random
+    numbers within a step, does not. Gradients cannot be differentiated again. While the weights change, J is that of
+    the earlier weights (as in the paper). "snap1" finds which parameters touch which states by trial.
 
     Raises:
         TypeError: an acausal layer.
         ValueError: an unknown rule; a cell without state or trainable parameters; an influence that needs more than
-            `limit` (also when a batch comes); "uoro" of a learned initial state.
-        RuntimeError: dropout inside, in training; `step` by "uoro", whose signs belong to a sequence.
+            `limit` (checked again for each batch); "uoro" with a learned initial state.
+        RuntimeError: dropout inside, in training; `step` with "uoro", whose signs belong to a sequence.
     """
 
     def __init__(self, cell: Cell, rule: OnlineRule = "rtrl", *, limit: int = 2 << 30):
@@ -92,7 +91,7 @@ class Online(Cell):
             what = "trainable parameters" if start else "state"
             raise ValueError(f"Online: {type(cell).__name__} has no {what}, so that there is nothing to carry forward")
         self._states = sum(leaf.numel() for _, leaf in start)
-        # in tuples, so that they are no modules of this one
+        # in tuples, so that they are not registered as submodules
         self._rows = (RowJacobians(cell),)
         self._fed = (Fed(self, "driven"),)
         self.influence = self._begin(like)
@@ -135,7 +134,7 @@ class Online(Cell):
         return f"{others}fewer units or a smaller batch, or raise limit"
 
     def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's, and its influence: none, unless it is learned."""
+        """The cell's, and its influence: zero, unless the initial state is learned."""
         self._check(batch, self.influence.numbers, like)
         with torch.no_grad():
             direct = self._rows[0].of_start(self._trainable(), like)
@@ -143,7 +142,7 @@ class Online(Cell):
         return OnlineState(self.cell.initial_state(batch, like), influence)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step of the cell, and of its influence."""
+        """One step of the cell and of the influence."""
         if self.rule == "uoro":
             raise RuntimeError(
                 "Online: the random signs of 'uoro' belong to a sequence; call it on one, (batch, 1, input_size) for "

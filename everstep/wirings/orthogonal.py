@@ -15,9 +15,9 @@ from everstep.wirings.cell_wrapper import CellWrapper
 class Orthogonal(CellWrapper):
     """A cell whose recurrent matrix is U = Q exp(A − Aᵀ), always orthogonal (expRNN: Lezcano-Casado 2019).
 
-    A is strictly upper triangular, 0 at first; Q is fixed: rotations of pairs of units by angles drawn from −π … π
-    (Henaff 2016). So the state is turned and never shrunk by its own matrix, and all that vanishes is the activation's
-    doing; `ModReLU` keeps lengths, where tanh does not. U is computed once each time a sequence is run.
+    A is strictly upper triangular, initially 0; Q is fixed: rotations of pairs of units by angles drawn from −π … π
+    (Henaff 2016). The matrix thus preserves the norm of the state, so that gradients vanish only through the
+    activation; `ModReLU` avoids that better than tanh. U is computed once per sequence.
 
     >>> from everstep import RNN
     >>> cell = Orthogonal(RNN(3, 6, activation=ModReLU(6)))
@@ -26,12 +26,12 @@ class Orthogonal(CellWrapper):
     True
 
     Args:
-        cell: made by `gated`, of one gate fed by h and an even number of units; its `weight_hh` holds A from now on.
+        cell: built by `gated`, with one gate fed by h and an even number of units; its `weight_hh` then holds A.
 
-    Known limit: exp of an (H, H) matrix at every run, forward and backward.
+    Known limit: the exponential of an (H, H) matrix in every run, forward and backward.
 
     Raises:
-        ValueError: a cell without one square `weight_hh`, or of an odd number of units.
+        ValueError: a cell without one square `weight_hh`, or with an odd number of units.
     """
 
     turned: Tensor
@@ -72,7 +72,7 @@ class Orthogonal(CellWrapper):
 
 
 class _Step(nn.Module):
-    """A cell that is stepped by being called, as `functional_call` does."""
+    """A module whose call is the cell's step, for `functional_call`."""
 
     def __init__(self, cell: Cell):
         super().__init__()
@@ -83,7 +83,7 @@ class _Step(nn.Module):
 
 
 class ModReLU(nn.Module):
-    """sign(a) · max(|a| + b, 0), with a learned b for each unit, 0 at first (Arjovsky 2016, of real numbers).
+    """sign(a) · max(|a| + b, 0), with a learned b for each unit, initially 0 (Arjovsky 2016, for real numbers).
 
     >>> ModReLU(3)(torch.tensor([-2.0, 0.0, 1.0])).tolist()
     [-2.0, 0.0, 1.0]
@@ -102,7 +102,7 @@ class ModReLU(nn.Module):
 
 
 def _rotations(units: int) -> Tensor:
-    """Block diagonal, of rotations of two units each."""
+    """A block diagonal matrix of rotations of two units each."""
     angles = torch.empty(units // 2).uniform_(-math.pi, math.pi)
     cos, sin = angles.cos(), angles.sin()
     blocks: Tensor = torch.block_diag(*torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1))

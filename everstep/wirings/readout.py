@@ -1,4 +1,4 @@
-"""Many steps to one vector."""
+"""From a sequence to one vector."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Reduction = Literal["last", "sum", "mean", "max", "attention"]
 
 
 class ReadOut(nn.Module):
-    """One vector from a whole sequence: a layer's outputs h_0 … h_{n-1}, n being the row's length, made into one.
+    """Reduces a layer's outputs h_0 … h_{n-1}, with n the row's length, to one vector.
 
-    "last": h_{n-1}. Of a `Bidirectional` layer, alone or on top of an `EncoderStack`, each direction's last: that
-    from left to right at step n − 1 and that from right to left at step 0, merged as the layer merges.
-    "sum", "mean", "max": of each feature over the steps.
+    "last": h_{n-1}. For a `Bidirectional` layer, alone or on top of an `EncoderStack`, the last output of each
+    direction: step n − 1 of the forward cell and step 0 of the backward cell, merged as the layer does.
+    "sum", "mean", "max": over the steps, for each feature.
     "attention": Σ_t a_t h_t with a = softmax_t(v · tanh(W h_t + b)), W square (Yang 2016, "Hierarchical attention
     networks for document classification"; the score is that of Bahdanau 2015).
-    Of a row of length 0, zeros, whatever the way.
+    A row of length 0 gives zeros.
 
     >>> from everstep import GRU, Bidirectional
     >>> classify = ReadOut(Bidirectional(GRU(3, 4), GRU(3, 4)), "max")
@@ -33,8 +33,8 @@ class ReadOut(nn.Module):
     >>> y.shape
     torch.Size([2, 8])
 
-    It gives no sequence, so it is no `Layer`: `torch.nn.Linear` or a head goes on top. A row is one sequence: resets
-    are not taken.
+    The result is not a sequence, so this is not a `Layer`: put `torch.nn.Linear` or a head on top. A row is one
+    sequence: resets are not supported.
 
     Args:
         layer: any cell or wiring.
@@ -47,7 +47,7 @@ class ReadOut(nn.Module):
 
     Raises:
         ValueError: another `reduce`.
-        TypeError: what is no layer.
+        TypeError: `layer` is not a layer.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ReadOut(nn.Module):
         return self._over_time(ys, lengths), final
 
     def attention(self, xs: Tensor, lengths: Tensor | None = None) -> Tensor | None:
-        """The weight of each step, (batch, time), which sum to 1 over a row's steps; None but for "attention"."""
+        """The weight of each step, (batch, time), summing to 1 over a row's steps; None unless "attention"."""
         if self.reduce != "attention" or xs.shape[1] == 0:
             return None
         ys, _ = scan(self.layer, xs, None, lengths=lengths)
@@ -106,7 +106,7 @@ class ReadOut(nn.Module):
             return ys.sum(1)
         if self.reduce == "mean":
             return ys.sum(1) / (ys.shape[1] if lengths is None else lengths.clamp(min=1)[:, None])
-        # of an empty row all steps take part, which are zeros: a maximum or a softmax over nothing would not be finite
+        # an empty row uses all its steps, which are zeros: a maximum or a softmax over no steps would not be finite
         out = _outside(ys, lengths)
         if self.reduce == "max":
             return ys.masked_fill(out, -torch.inf).amax(1)
@@ -117,7 +117,7 @@ class ReadOut(nn.Module):
 
 
 def _outside(ys: Tensor, lengths: Tensor | None) -> Tensor:
-    """Steps that do not take part, (batch, time, 1)."""
+    """The steps to leave out, (batch, time, 1)."""
     if lengths is None:
         return ys.new_zeros(1, 1, 1, dtype=torch.bool)
     beyond = torch.arange(ys.shape[1], device=ys.device) >= lengths[:, None]
@@ -125,14 +125,14 @@ def _outside(ys: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _last(ys: Tensor, lengths: Tensor | None) -> Tensor:
-    """The output of each row's last step; of an empty row that of step 0, which is zeros."""
+    """The output of each row's last step; for an empty row that of step 0, which is zeros."""
     if lengths is None:
         return ys[:, -1]
     return ys[torch.arange(len(ys), device=ys.device), (lengths.long() - 1).clamp(min=0)]
 
 
 def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:
-    """The same layer with the directions of a bidirectional top side by side, which only then can be told apart."""
+    """The same layer with the directions of a bidirectional top concatenated, so that they can be separated."""
     if isinstance(layer, Bidirectional):
         parted = copy.copy(layer)  # with its hooks
         parted.merge, parted.output_size = "concat", layer.forward_cell.output_size + layer.backward_cell.output_size

@@ -1,4 +1,4 @@
-"""Gradients without keeping what they need: run, forget, and run again in backward."""
+"""Gradient checkpointing: run without keeping activations, and run again in backward."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from torch import Tensor, nn
 from everstep.state import State, check_nest, leaves, map_state, unflatten
 
 Piece = Callable[[Any, Any, State], tuple[Any, State]]
-"""`piece(model, inputs, state)` gives an output and the new state: nests of tensors. Inputs hold other things too."""
+"""`piece(model, inputs, state)` gives an output and the new state, nests of tensors. Inputs may hold other objects."""
 
 
 def recomputed(piece: Piece, model: nn.Module, inputs: Sequence[Any], state: State) -> tuple[tuple[Any, ...], State]:
     """`piece(model, inputs[0], state)`, `piece(model, inputs[1], …)` with the state after that, and so on.
 
-    Autograd keeps the arguments and the states between, and of the last piece, where backward starts, all that it
-    needs; it runs the others again. Both runs are the same code on the same numbers, random generators of torch,
-    autocast and buffers included, so that the second gives the bits of the first. Without gradients, and inside of
-    torch.func transforms, the pieces just run.
+    Autograd keeps the arguments, the states between pieces, and the activations of the last piece, where backward
+    starts; it reruns the others. Both runs execute the same code on the same numbers, with the same torch random
+    generators, autocast and buffers, so that the results are bit-identical. Without gradients, and inside torch.func
+    transforms, the pieces just run.
 
     Args:
-        piece: what to run. It reads no tensor that needs gradients besides those of its arguments.
-        model: its parameters get gradients, also those that stand in for them at this moment
-            (`torch.func.functional_call`).
-        inputs: for each piece a nest of tensors and of other things, which are handed on as they are.
+        piece: what to run. It must not read tensors that need gradients other than its arguments.
+        model: its parameters get gradients, including replacements by `torch.func.functional_call`.
+        inputs: for each piece a nest of tensors and other objects, which are passed on unchanged.
         state: a nest of tensors, or None.
 
     Returns:
-        What comes out of each piece, and the last state.
+        The output of each piece, and the last state.
     """
     if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         outs = []
@@ -60,17 +59,17 @@ def recomputed(piece: Piece, model: nn.Module, inputs: Sequence[Any], state: Sta
 
 
 def steps_of_piece(time: int) -> int:
-    """50 ∛T or a little less, so that pieces are of one size and use the same memory.
+    """50 ∛T or a little less, so that pieces are of equal size and use the same memory.
 
-    The states between pieces would ask for √T, but a step keeps far more than a state, and a piece has a fixed cost:
-    so short sequences have few pieces, and what long ones keep grows with less than √T.
+    Balancing states and steps would give √T, but a step keeps far more than a state, and each piece has a fixed cost:
+    so short sequences have few pieces, and the memory of long ones grows more slowly than √T.
     """
     pieces = max(1, math.ceil(time / (50 * time ** (1 / 3)))) if time else 1
     return max(1, math.ceil(time / pieces))
 
 
 def undisturbed(piece: Piece, model: nn.Module, inputs: Any, state: State) -> tuple[Any, State]:
-    """`piece(model, inputs, state)` with copies of the buffers, so that those of the model do not move."""
+    """`piece(model, inputs, state)` with copies of the buffers, so that those of the model do not change."""
     buffers = {f"model.{name}": buffer.clone() for name, buffer in model.named_buffers()}
     return torch.func.functional_call(_Caller(piece, model), buffers, (inputs, state))  # type: ignore[no-any-return]
 
@@ -87,7 +86,7 @@ class _Caller(nn.Module):
 
 
 class _Again:
-    """The pieces, and what has to be as it was when they are run again."""
+    """The pieces, and what has to be restored when they are rerun."""
 
     nest: Any
 
@@ -98,10 +97,10 @@ class _Again:
         self.device = tensors[0].device.type if tensors else "cpu"
         self.autocast = torch.is_autocast_enabled(self.device), torch.get_autocast_dtype(self.device)
         self.random = _Random(tensors)
-        self.moved: dict[int, tuple[dict[str, Tensor], list[Tensor] | None]] = {}  # of each piece that moves any
+        self.moved: dict[int, tuple[dict[str, Tensor], list[Tensor] | None]] = {}  # for each piece that changes any
 
     def first(self, number: int, tensors: Sequence[Tensor], state: State) -> tuple[Any, State]:
-        """Run a piece, and see which random numbers and which buffers that has moved."""
+        """Run a piece, and record whether it drew random numbers or changed buffers."""
         model, random = self.caller.model, self.random.now()
         held = {name: (buffer, buffer._version, buffer.clone()) for name, buffer in model.named_buffers()}
         outs = self._run(number, tensors, state, {})
@@ -114,7 +113,7 @@ class _Again:
         return outs
 
     def second(self, number: int, tensors: Sequence[Tensor], state: State) -> tuple[Any, State]:
-        """Run again; buffers that the run changes are copies, which are changed a second time and forgotten."""
+        """Run again, with copies of the buffers that the run changes; the copies are discarded."""
         buffers, random = self.moved.get(number, ({}, None))
         with self.random.restored(random):
             return self._run(number, tensors, state, {name: before.clone() for name, before in buffers.items()})
@@ -125,7 +124,7 @@ class _Again:
         given = {name: tensors[place] for name, place in self.names.items()} | buffers
         named = {f"model.{name}": tensor for name, tensor in given.items()}
         enabled, dtype = self.autocast
-        # no cache of shortened weights: it would live as long as the caller's autocast, once for every piece
+        # no cache of low-precision weights: there would be one per piece, kept as long as the caller's autocast
         with torch.enable_grad(), torch.autocast(self.device, dtype, enabled, cache_enabled=False):
             inputs = _at(self.inputs[number], tensors)
             found = torch.func.functional_call(self.caller, named, (inputs, state), tie_weights=False)
@@ -133,24 +132,24 @@ class _Again:
 
 
 class _Place(int):
-    """Where in a list of tensors a leaf of a nest is."""
+    """The index of a leaf of a nest in a list of tensors."""
 
 
 def _at(nest: Any, tensors: Sequence[Tensor]) -> Any:
-    """The nest with the tensors in their places."""
+    """The nest with the tensors at their places."""
     return map_state(lambda leaf: tensors[leaf] if isinstance(leaf, _Place) else leaf, nest)
 
 
 class _Recomputed(torch.autograd.Function):
-    """Own, because `torch.utils.checkpoint` keeps the graph of the first run: memory for every operation of every step
-    where a loop of PyTorch's runs (use_reentrant=False), or gives no gradient to parameters (True)."""
+    """Replaces `torch.utils.checkpoint`, which keeps the graph of the first run, and so memory for every operation of
+    every step of a PyTorch loop (use_reentrant=False), or gives parameters no gradient (True)."""
 
     @staticmethod
     def forward(ctx: Any, again: _Again, *tensors: Tensor) -> Any:
-        # gradients are on, although the graph is thrown away: without, another backend might be the fastest
+        # gradients are on, although the graph is discarded: without them another backend might be chosen
         inside = [_leaf(tensor) for tensor in tensors]
         state, outs, flows = _at(again.state, inside), [], []
-        # one array for all states: many small ones would break up the memory that the next piece needs whole
+        # one array for all states: many small ones would fragment the memory that the next piece needs contiguous
         between: State = ()
         last = len(again.inputs) - 1
         for number in range(last):
@@ -212,7 +211,7 @@ def _back(found: Any, grads: Any, chosen: list[Tensor]) -> None:
 def _differentiably(
     again: _Again, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> Iterator[Tensor | None]:
-    """The gradients in the graph of all pieces, kept whole."""
+    """The gradients by the whole graph of all pieces, differentiable."""
     inside = [tensor.view_as(tensor) for tensor in tensors]
     state, outs = _at(again.state, inside), []
     for number in range(len(again.inputs)):
@@ -248,7 +247,7 @@ class _Random:
 
     @contextmanager
     def restored(self, states: list[Tensor] | None) -> Iterator[None]:
-        """Generators as they were then; afterwards as they were before. As they are, if None."""
+        """Set the generators to `states` within the block and restore them afterwards; nothing if None."""
         if states is None:
             yield
             return

@@ -1,6 +1,6 @@
-"""Randomness along a sequence: dropout between layers, one mask a sequence, and zoneout.
+"""Randomness along a sequence: dropout between layers, one mask per sequence, and zoneout.
 
-A mask belongs to the sequence. It is drawn when a sequence is run, never kept, and never hidden in a `step`.
+A mask belongs to the sequence. It is drawn when a sequence is run, never stored, and never drawn inside a `step`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from everstep.wirings.time_distributed import check_cell
 
 
 class Dropout(Identity):
-    """y_t = x_t ∘ m_t / (1 − p), a new mask at every step; the place for it is between layers (Zaremba 2014).
+    """y_t = x_t ∘ m_t / (1 − p), a new mask at every step; for use between layers (Zaremba 2014).
 
     >>> from everstep import LSTM, Stack
     >>> cell = Stack(LSTM(3, 8), Dropout(8, 0.5), LSTM(8, 8))
 
     Args:
         size: features.
-        p: probability in [0, 1) that a feature is dropped; none is outside of training.
+        p: probability in [0, 1) that a feature is dropped in training.
     """
 
     def __init__(self, size: int, p: float):
@@ -52,12 +52,12 @@ class Dropout(Identity):
 
 
 class Masking(CellWrapper):
-    """What wirings share that draw a mask in training, around a `cell`, with probability `p`.
+    """Base class of wirings around a `cell` that draw a mask in training, with probability `p`.
 
-    The mask belongs to the sequence: `unroll` draws it, and a single step in training is refused.
+    The mask belongs to the sequence: `unroll` draws it, and a single step in training raises an error.
 
     Attributes:
-        once: whether one mask holds for the whole sequence, which then cannot be cut into pieces.
+        once: whether one mask is used for the whole sequence, which then cannot be cut into pieces.
     """
 
     p: float
@@ -74,15 +74,15 @@ class Masking(CellWrapper):
 
 
 class FeedingMasks(Masking):
-    """What wirings share that put their masks into the step of a `gated` cell, by their method `dropped`."""
+    """Base class of wirings that apply their masks within the step of a `gated` cell, in the method `dropped`."""
 
     def __init__(self, cell: Gated, p: float):
         super().__init__(cell.input_size, cell.output_size)
         self.cell, self.p = cell, probability(self, "p", p)
-        self._fed = (Fed(self, "fed"),)  # in a tuple, so that it is no module of this one
+        self._fed = (Fed(self, "fed"),)  # in a tuple, so that it is not a submodule
 
     def fed(self, x: Tensor, state: State, mask: Tensor) -> tuple[Tensor, State]:
-        """One step with a mask, around which the cell's hooks run as around its own."""
+        """One step with a mask; the cell's hooks run around it as around its own step."""
         if not hooks.pending(self.cell):
             return self.dropped(x, state, mask)
         y, new = hooks.around(self.cell, lambda x, state: self.dropped(x, state, mask), x, state)
@@ -95,7 +95,7 @@ class FeedingMasks(Masking):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """In training, the masks are drawn first, of every step or one a row, and fed to the step as further inputs."""
+        """In training, draw the masks first (per step, or one per row) and pass them to the step as extra inputs."""
         if not self.training or self.p == 0:
             return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
         batch, time = xs.shape[:2]
@@ -103,24 +103,24 @@ class FeedingMasks(Masking):
         return dispatch(self._fed[0], (xs, masks.expand(-1, time, -1)), state, lengths, resets, backend)
 
     def dispatched(self, xs: Tensor) -> tuple[Layer, Any] | None:
-        """In training, the step that masks are fed to."""
+        """In training, the step that takes masks as inputs."""
         if not self.training or self.p == 0:
             return None
         return self._fed[0], (xs, xs.new_empty(1).expand(*xs.shape[:2], self.cell.hidden_size))
 
 
 class VariationalDropout(Masking):
-    """A cell whose inputs are dropped by one mask for the whole sequence (Gal & Ghahramani 2016).
+    """A cell with one input dropout mask for the whole sequence (Gal & Ghahramani 2016).
 
-    y_t = cell(x_t ∘ m / (1 − p)), with m drawn anew for every row each time a sequence is run.
-    `VariationalDropout(Identity(n), p)` puts the same on the output of the layer below.
+    y_t = cell(x_t ∘ m / (1 − p)), with m drawn for every row each time a sequence is run.
+    `VariationalDropout(Identity(n), p)` does the same to the output of the layer below.
 
     Args:
         cell: the cell inside.
-        p: probability in [0, 1) that an input feature is dropped; none is outside of training.
+        p: probability in [0, 1) that an input feature is dropped in training.
 
     Raises:
-        RuntimeError: `step` in training, where no sequence is there to hold the mask.
+        RuntimeError: `step` in training, since the mask belongs to a sequence.
     """
 
     def __init__(self, cell: Cell, p: float):
@@ -131,7 +131,7 @@ class VariationalDropout(Masking):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """One mask a row, then the cell over the whole sequence."""
+        """Draw one mask per row, then run the cell over the whole sequence."""
         if self.training and self.p > 0:
             xs = xs * dropout_mask(xs, (len(xs), 1, xs.shape[2]), self.p)
         return scan(self.cell, xs, state, lengths=lengths, resets=resets, backend=backend)
@@ -143,15 +143,15 @@ class VariationalDropout(Masking):
 class Zoneout(Cell):
     """Each unit of the state keeps its old value with probability p (Krueger 2017).
 
-    s_t = m_t ∘ s_{t-1} + (1 − m_t) ∘ s̃_t with m_t ~ Bernoulli(p), new at every step; outside of training its mean,
-    s_t = p·s_{t-1} + (1 − p)·s̃_t. Where the cell's output is one of its state leaves, so is Zoneout's.
+    s_t = m_t ∘ s_{t-1} + (1 − m_t) ∘ s̃_t with m_t ~ Bernoulli(p), new at every step; in eval mode the mean,
+    s_t = p·s_{t-1} + (1 − p)·s̃_t. If the cell's output is one of its state leaves, so is Zoneout's.
 
     >>> from everstep import LSTM
     >>> ys, (h, c) = Zoneout(LSTM(3, 5), {"h": 0.05, "c": 0.5})(torch.zeros(2, 7, 3))
 
     Args:
         cell: the cell inside.
-        p: one probability in [0, 1) for every leaf of the state, or a mapping from the leaf's name to its own.
+        p: one probability in [0, 1) for all leaves of the state, or a mapping from leaf names to probabilities.
 
     Known limit: in training the masks enter the step, so that no vendor kernel can run it.
 
@@ -168,7 +168,7 @@ class Zoneout(Cell):
         if unknown := sorted(set(given) - set(names)):
             raise ValueError(f"Zoneout: no state leaf {unknown[0]!r}; {type(cell).__name__} has {', '.join(names)}")
         self.p = {name: probability(self, name, given.get(name, 0.0)) for name in names}
-        # kept, so that it is compiled once; in a tuple, so that it is no module of this one
+        # stored, so that it is compiled once; in a tuple, so that it is not a submodule
         self._fed = (Fed(self, "zoned"),)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
@@ -176,14 +176,14 @@ class Zoneout(Cell):
         return self.cell.initial_state(batch, like)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step; in training with masks of its own."""
+        """One step; in training it draws its own masks."""
         if self.training:
             return self.zoned(x, state, map_state(lambda m: m[:, 0], self._draw(state, 1)))
         return self.zoned(x, state, unflatten(state, list(self.p.values())))
 
     def zoned(self, x: Tensor, state: State, keep: State) -> tuple[Tensor, State]:
-        """One step that keeps `keep` (a mask, or a share) of the old state."""
-        # first, because the step may write over its state
+        """One step that keeps the fraction `keep` (a mask or a number) of the old state."""
+        # computed first, because the step may write over its state
         kept = map_state(lambda old, k: k * old, state, keep)
         y, new = self.cell.step(x, state)
         mixed = map_state(lambda old, fresh, k: old + (1 - k) * fresh, kept, new, keep)
@@ -195,13 +195,13 @@ class Zoneout(Cell):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """In training, the masks of all steps are drawn first and fed to the step as further inputs."""
+        """In training, draw the masks of all steps first and pass them to the step as extra inputs."""
         if not self.training:
             return dispatch(self, xs, state, lengths, resets, backend)
         return dispatch(self._fed[0], (xs, self._draw(state, xs.shape[1])), state, lengths, resets, backend)
 
     def dispatched(self, xs: Tensor) -> tuple[Layer, Any] | None:
-        """In training, the step that masks are fed to."""
+        """In training, the step that takes masks as inputs."""
         if not self.training:
             return self, xs
         like = self.initial_state(1, xs)

@@ -1,4 +1,4 @@
-"""Derivatives of a cell's step, row by row: by its state, and by its parameters."""
+"""Derivatives of a cell's step, row by row, with respect to its state and its parameters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Parameters = Mapping[str, Tensor]
 
 
 def flat(values: Iterable[Tensor]) -> Tensor:
-    """All numbers of one row, end to end."""
+    """All values of one row, concatenated."""
     return torch.cat([value.reshape(-1) for value in values])
 
 
 def flat_rows(state: State) -> Tensor:
-    """(batch, numbers of the state of a row)."""
+    """The state as (batch, state size)."""
     return torch.cat([leaf.flatten(1) if leaf.dim() > 1 else leaf[:, None] for _, leaf in leaves(state)], 1)
 
 
@@ -45,7 +45,7 @@ class RowJacobians(nn.Module):
         """D_t = ∂s_t/∂s_{t-1}: (batch, S, S)."""
         out, pull = vjp(lambda s: self._next(parameters, s, x), state)[:2]
         every = torch.eye(out.shape[1], dtype=out.dtype, device=out.device)
-        # rows do not see each other, so that one direction serves them all
+        # rows are independent, so that one direction serves all of them
         found: Tensor = vmap(lambda v: flat_rows(pull(v.expand_as(out))[0]), out_dims=1)(every)
         return found
 

@@ -13,9 +13,9 @@ from everstep.wirings.time_distributed import check_cell
 
 
 class Parallel(Cell):
-    """y_t = [y¹_t; y²_t; …]: cells side by side on the same input; the state is the tuple of theirs.
+    """y_t = [y¹_t; y²_t; …]: cells side by side on the same input; the state is the tuple of their states.
 
-    Reservoirs of several time scales, or a reservoir beside its input (`Identity`), for one read-out.
+    For example reservoirs of several time scales, or a reservoir beside its input (`Identity`), under one read-out.
 
     >>> from everstep import GRU, Identity
     >>> ys, (h, nothing) = Parallel(GRU(3, 5), Identity(3))(torch.zeros(2, 7, 3))
@@ -23,7 +23,7 @@ class Parallel(Cell):
     torch.Size([2, 7, 8])
 
     Raises:
-        TypeError: a layer that is acausal.
+        TypeError: an acausal layer.
         ValueError: no cell, or cells of different input_size.
     """
 

@@ -1,4 +1,4 @@
-"""Connections that skip steps, and windows over the last ones."""
+"""Connections that skip steps, and windows over the last inputs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from everstep.wirings.time_distributed import check_cell
 
 
 class TimeSkip(Cell):
-    """A cell that sees what it was d steps ago, instead of one step ago or beside it (Lin 1996; El Hihi & Bengio 1996).
+    """A cell that reads its state or output of d steps ago (Lin 1996; El Hihi & Bengio 1996).
 
-    Instead: y_t, s_t = cell(x_t, s_{t-d}), whose gradients pass T/d steps rather than T.
-    Beside: y_t, s_t = cell([x_t; y_{t-d}], s_{t-1}), whose gradients have a shortcut; y_t = 0 for t ≤ 0.
-    The state is the tuple of the last d states, the oldest first; beside, it is s and the tuple of the last d outputs.
+    By default y_t, s_t = cell(x_t, s_{t-d}), whose gradients pass T/d steps rather than T. With `beside`,
+    y_t, s_t = cell([x_t; y_{t-d}], s_{t-1}), whose gradients have a shortcut; y_t = 0 for t ≤ 0.
+    The state is the tuple of the last d states, the oldest first; with `beside`, it is s and the tuple of
+    the last d outputs.
 
     >>> from everstep import RNN
     >>> ys, ring = TimeSkip(RNN(3, 5), 4)(torch.zeros(2, 7, 3))
@@ -27,15 +28,15 @@ class TimeSkip(Cell):
     >>> ys, (h, ring) = TimeSkip(RNN(3 + 5, 5), 4, beside=True)(torch.zeros(2, 7, 3))
 
     Args:
-        cell: the cell inside; with `beside`, its inputs are those of x_t and then those of its own output.
+        cell: the cell inside; with `beside`, its inputs are x_t, then its own output.
         d: how many steps back.
-        beside: keep the connection from the step before.
+        beside: keep the connection from the previous step.
 
-    Known limit: it runs as a loop, even if the cell has a faster way. Without the connection from the step before, the
-    steps fall into d sequences that never meet; another layer has to join them.
+    Known limit: it runs as a loop, even if the cell has a faster path. Without the connection from the previous step,
+    the steps form d independent sequences; another layer has to join them.
 
     Raises:
-        ValueError: d below 1, or with `beside` a cell whose inputs are no more than its outputs.
+        ValueError: d below 1, or with `beside` a cell that does not have more inputs than outputs.
     """
 
     def __init__(self, cell: Cell, d: int, *, beside: bool = False):
@@ -49,7 +50,7 @@ class TimeSkip(Cell):
         self.cell, self.d, self.beside = cell, check_size(self, "d", d), beside
 
     def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's d times; beside, the cell's and zeros."""
+        """The cell's initial state d times; with `beside`, the cell's and zeros."""
         if self.beside:
             ring = tuple(like.new_zeros(batch, self.output_size) for _ in range(self.d))
             return self.cell.initial_state(batch, like), ring
@@ -80,7 +81,7 @@ class Window(Cell):
 
     Args:
         size: features of x_t.
-        k: how many steps.
+        k: width of the window in steps.
     """
 
     def __init__(self, size: int, k: int):
@@ -100,12 +101,12 @@ class Window(Cell):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """All steps at once: shifted copies of the inputs, without what lies before a reset."""
+        """All steps at once: shifted copies of the inputs, without steps from before a reset."""
         batch, time = xs.shape[:2]
         back = self.k - 1
         live = zero_padding(xs, lengths)
         line = torch.cat([torch.stack(state, 1).to(xs.dtype), live], 1) if back else live
-        # the number of the document that each place belongs to; zeros stand for the places of another document
+        # the index of the document of each step; zeros replace steps of another document
         starts = xs.new_zeros(batch, time, dtype=torch.bool) if resets is None else resets
         if lengths is not None:
             starts = starts & (torch.arange(time, device=xs.device) < lengths[:, None])

@@ -1,4 +1,4 @@
-"""Depth: cells on cells, and shortcuts past them."""
+"""Stacks of layers, and shortcuts past them."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Identity(Cell):
 
 
 class EncoderStack(Layer):
-    """Layers on top of one another, some of them acausal; the state is the tuple of theirs.
+    """Stacked layers, some of them acausal; the state is the tuple of their states.
 
-    Other modules of PyTorch (`Linear`, `LayerNorm`, `ReLU`, …) may stand among them; they run at every step by itself
-    (see `TimeDistributed`), and have the state `()`.
+    Other modules of PyTorch (`Linear`, `LayerNorm`, `ReLU`, …) may be among them; they are applied to every step
+    separately (see `TimeDistributed`) and have the state `()`.
 
     >>> import torch
     >>> from everstep import GRU, LSTM, Bidirectional
@@ -49,7 +49,7 @@ class EncoderStack(Layer):
     torch.Size([2, 7, 5])
 
     Raises:
-        TypeError: what is neither a layer nor a module for single steps.
+        TypeError: an argument that is neither a layer nor a module for single steps.
         ValueError: no layer, or a layer whose input_size is not the output_size below it.
     """
 
@@ -83,9 +83,9 @@ class EncoderStack(Layer):
 
 
 class Stack(EncoderStack, Cell):
-    """Cells on top of one another: a cell again, whose state is the tuple of theirs.
+    """Stacked cells: again a cell, whose state is the tuple of their states.
 
-    Other modules of PyTorch may stand among them, as in `EncoderStack`.
+    Other modules of PyTorch may be among them, as in `EncoderStack`.
 
     >>> import torch
     >>> from everstep import LSTM, Dropout
@@ -93,7 +93,7 @@ class Stack(EncoderStack, Cell):
     >>> ys, (lower, _, upper) = cell(torch.zeros(2, 7, 3))
 
     Raises:
-        TypeError: a layer that is acausal (stack those with `EncoderStack`), or what is no layer.
+        TypeError: an acausal layer (stack those with `EncoderStack`), or an argument that is not a layer.
         ValueError: no cell, or a cell whose input_size is not the output_size below it.
     """
 

@@ -1,4 +1,4 @@
-"""Variational dropout on the arrow from h_{t-1} to h_t."""
+"""Variational dropout on the recurrent connection from h_{t-1} to h_t."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from everstep.wirings.regularise import FeedingMasks
 
 
 class StateDropout(FeedingMasks):
-    """What the recurrent matrix reads is dropped by one mask for the whole sequence (Gal & Ghahramani 2016).
+    """One dropout mask on the input of the recurrent matrix for the whole sequence (Gal & Ghahramani 2016).
 
     In training every product of U reads h_{t-1} ∘ m / (1 − p) instead of h_{t-1} (and r ∘ h_{t-1} ∘ m / (1 − p) where
-    the reset gate stands before the product), with m ~ Bernoulli(1 − p) drawn anew for every row each time a sequence
-    is run. What a gate carries over from the old state is carried whole, so that nothing grows with the steps. With
-    `VariationalDropout` on the inputs and on what leaves the top, every arrow of the paper's figure has its mask.
+    the reset gate comes before the product), with m ~ Bernoulli(1 − p) drawn for every row each time a sequence is run.
+    The part of the old state that a gate carries over is not dropped or scaled, so that it does not grow over time.
+    With `VariationalDropout` on the inputs and on the top output, every arrow of the paper's figure has its mask.
 
     >>> from everstep import LSTM, Identity, Stack, VariationalDropout
     >>> cell = VariationalDropout(StateDropout(LSTM(3, 5), 0.25), 0.25)
     >>> ys, _ = Stack(cell, VariationalDropout(Identity(5), 0.25))(torch.zeros(2, 7, 3))
 
     Args:
-        cell: a cell made by `gated`.
-        p: probability in [0, 1) that a feature of h is dropped; none is outside of training.
+        cell: a cell built by `gated`.
+        p: probability in [0, 1) that a feature of h is dropped in training.
 
     Known limit: in training the mask enters the step, so that no vendor kernel can run it.
 
     Raises:
-        TypeError: a cell that is not made by `gated`, has a step of its own or no recurrent matrix.
-        RuntimeError: `step` in training, where no sequence is there to hold the mask.
+        TypeError: a cell that is not built by `gated`, overrides `step` or has no recurrent matrix.
+        RuntimeError: `step` in training, since the mask belongs to a sequence.
     """
 
     def __init__(self, cell: Gated, p: float):

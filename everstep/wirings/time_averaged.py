@@ -13,12 +13,12 @@ from everstep.wirings.cell_wrapper import CellWrapper
 
 
 class TimeAveraged(CellWrapper):
-    """A cell whose parameters get the mean of their gradient over time, where BPTT gives the sum.
+    """A cell whose parameter gradients are averaged over time, where BPTT sums them.
 
-    The parameters θ are shared by all steps: dL/dθ = Σ_t ∂L/∂θ_t, with θ_t those that step t used. Here it is
+    The parameters θ are shared by all steps: dL/dθ = Σ_t ∂L/∂θ_t, with θ_t the parameters as used in step t. Here it is
     1/T Σ_t ∂L/∂θ_t, with T the mean length of the rows. Outputs, and all other gradients, are the cell's. It matters
-    where a sequence has one target for many steps: the sum then grows with T, and the learning rate has to shrink.
-    Where every step has a target, `fit` divides by the number of targets already.
+    if a sequence has one target for many steps: the sum grows with T, and the learning rate would have to shrink.
+    Where every step has a target, `fit` already divides by the number of targets.
 
     >>> from everstep import RNN
     >>> ys, h = TimeAveraged(RNN(3, 5))(torch.zeros(2, 7, 3))
@@ -29,7 +29,7 @@ class TimeAveraged(CellWrapper):
     Known limit: `step` alone gives the gradient of one step.
 
     Raises:
-        TypeError: a layer that is no `Cell`.
+        TypeError: a layer that is not a `Cell`.
     """
 
     def __init__(self, cell: Cell):

@@ -1,4 +1,4 @@
-"""Modules of PyTorch that know no time, at every step."""
+"""PyTorch modules without a time dimension, applied at every step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _OTHERS = (Layer, nn.ModuleList, nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.Em
 
 
 class TimeDistributed(Cell):
-    """y_t = module(x_t): a module of PyTorch at every step, on its own, with no state.
+    """y_t = module(x_t): a PyTorch module applied to every step separately, with no state.
 
-    `Stack` and `EncoderStack` put it around what is no layer of everstep by themselves.
+    `Stack` and `EncoderStack` wrap modules that are not everstep layers in it automatically.
 
     >>> from everstep import GRU, Stack
     >>> cell = Stack(GRU(8, 16), torch.nn.Linear(16, 3), torch.nn.LogSoftmax(-1))
@@ -25,13 +25,13 @@ class TimeDistributed(Cell):
     torch.Size([2, 7, 3])
 
     Args:
-        module: takes rows (n, input_size) and gives rows (n, output_size), each by itself. All steps of all sequences
-            come as rows of one call, without padding.
+        module: maps rows (n, input_size) to rows (n, output_size), each independently. One call gets all steps of all
+            sequences as rows, without padding.
         input_size: features of x_t; that of the first `Linear` or norm inside if None.
 
     Raises:
-        TypeError: what is no such module: what takes sequences or tokens, or gives rows of something else.
-        ValueError: a module whose input_size cannot be seen, or one that sets rows against one another.
+        TypeError: a module that takes sequences or tokens, or does not return such rows.
+        ValueError: a module whose input_size cannot be inferred, or one that mixes rows.
     """
 
     def __init__(self, module: nn.Module, input_size: int | None = None):
@@ -57,7 +57,7 @@ class TimeDistributed(Cell):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """All steps at once, without the padding."""
+        """All steps in one call, without the padding."""
         if lengths is None:
             return self.module(xs.flatten(0, 1)).unflatten(0, xs.shape[:2]), state
         live = torch.arange(xs.shape[1], device=xs.device) < lengths[:, None]
@@ -72,7 +72,7 @@ class TimeDistributed(Cell):
 
 
 def remedy(module: object) -> str:
-    """What to do with what is no layer."""
+    """What to use instead of an object that is not a layer."""
     name = type(module).__name__
     if isinstance(module, nn.RNNBase):
         return f"everstep.from_torch turns an nn.{name} into a layer"
@@ -90,7 +90,7 @@ def remedy(module: object) -> str:
 
 
 def check_cell(who: str, cell: object) -> None:
-    """Raise a TypeError that names `who` and a way out if it is no `Cell`."""
+    """Raise a TypeError that names `who` and a remedy if `cell` is not a `Cell`."""
     if isinstance(cell, Layer) and not isinstance(cell, Cell):
         raise TypeError(f"{who}: {type(cell).__name__} is no Cell (it cannot be stepped)")
     if not isinstance(cell, Cell):
@@ -98,10 +98,10 @@ def check_cell(who: str, cell: object) -> None:
 
 
 def as_layers(who: str, given: Sequence[object]) -> list[Layer]:
-    """The layers, with other modules as `TimeDistributed`, which take what the layer below gives.
+    """The layers, with other modules wrapped in `TimeDistributed`, with the output size of the layer below if needed.
 
     Raises:
-        TypeError, ValueError: what is neither.
+        TypeError, ValueError: an object that is neither a layer nor such a module.
     """
     layers: list[Layer] = []
     for place, one in enumerate(given):
@@ -115,7 +115,7 @@ def as_layers(who: str, given: Sequence[object]) -> list[Layer]:
 
 
 def _features(module: nn.Module) -> int | None:
-    """How many the first module inside takes that says so."""
+    """The input size of the first inner module that declares one."""
     for inner in module.modules():
         if isinstance(inner, nn.Linear) and not isinstance(inner, nn.LazyLinear):
             return inner.in_features
@@ -127,14 +127,14 @@ def _features(module: nn.Module) -> int | None:
 
 
 def _width(module: nn.Module, size: int, who: str) -> int:
-    """How many features come out, found by trying a copy on a few rows."""
+    """The number of output features, found by running a copy on a few rows."""
     trial = copy.deepcopy(module).eval()
     like = next((t for t in (*trial.parameters(), *trial.buffers()) if t.is_floating_point()), torch.zeros(0))
     rows = torch.linspace(-1, 1, 3 * size).view(3, size).to(like.device, like.dtype)
     try:
         with torch.no_grad():
             ys, alone = trial(rows), trial(rows[:1])
-    except Exception as error:  # what a module can object to has no common class
+    except Exception as error:  # modules may raise any exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(f"{who} cannot take rows of shape (3, {size}): {reason}") from error
     if not isinstance(ys, Tensor) or ys.dim() != 2 or len(ys) != 3:

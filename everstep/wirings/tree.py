@@ -17,9 +17,9 @@ from everstep.trees.written_out import WrittenOut, run, transformed
 
 
 class Tree(nn.Module):
-    """A composition over whole trees, from the leaves to the roots: whole batches of different trees, level by level.
+    """A composition over batches of different trees, from the leaves to the roots, level by level.
 
-    All leaves are computed at once, and so is what inner nodes read of their inputs. Then each level is one call of the
+    All leaves are computed in one call, and so are the input terms of inner nodes. Then each level is one call of the
     composition's `combine` for the inner nodes of all trees at that depth, the deepest level first.
 
     >>> from everstep.data import parse_tree
@@ -29,17 +29,17 @@ class Tree(nn.Module):
     >>> ys.shape, h.shape  # of all nodes, and of the roots
     (torch.Size([6, 5]), torch.Size([2, 5]))
 
-    A tree alone gives what it gives among others.
+    The result for a tree does not depend on the other trees.
 
     Args:
-        cell: what makes a node's state of its input and of its children's states.
+        cell: computes a node's state from its input and its children's states.
 
     Attributes:
         input_size: features D of each x.
-        output_size: features of what each node gives out.
+        output_size: features of each node's output.
 
     Raises:
-        TypeError: what is no composition.
+        TypeError: `cell` is not a composition.
     """
 
     def __init__(self, cell: Composition):
@@ -52,7 +52,7 @@ class Tree(nn.Module):
         self.input_size, self.output_size = cell.input_size, cell.output_size
 
     def forward(self, xs: Tensor, forest: Forest) -> tuple[Tensor, State]:
-        """What every node gives out, and the states of the roots.
+        """The outputs of all nodes, and the states of the roots.
 
         Args:
             xs: (M, D), the inputs of the nodes that have one, in the order of the nodes.
@@ -62,8 +62,8 @@ class Tree(nn.Module):
             The outputs (nodes, output_size) in the order of the nodes, and a nest of (trees, …).
 
         Raises:
-            ValueError: xs of another shape, a node with more children than the composition takes, or with an input
-                that it does not read.
+            ValueError: xs of another shape, a node with more children than the composition takes, or an inner node with
+                an input that the composition does not read.
         """
         self._check(xs, forest)
         if forest.lacking:
@@ -79,7 +79,7 @@ class Tree(nn.Module):
     ) -> tuple[Tensor, State]:
         """All levels as one node of the graph."""
         weights, kind = cell.weights(), of_inner.device.type
-        if torch.is_autocast_enabled(kind):  # products are short, states are not
+        if torch.is_autocast_enabled(kind):  # products are in low precision, states are not
             weights = [weight.to(torch.get_autocast_dtype(kind)) for weight in weights]
 
         def again(h: Tensor, c: Tensor, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,9 +94,9 @@ class Tree(nn.Module):
     def _levels(
         self, forest: Forest, combine: Callable[[Any, Children], State], of_leaves: State, of_inner: State
     ) -> tuple[Tensor, State]:
-        """All levels, from the deepest: of all leaves and what all inner nodes read of their inputs."""
+        """All levels, from the deepest, given all leaves and the input terms of all inner nodes."""
         below = _split(of_leaves, [level.leaves for level in forest.levels])
-        same = not forest.inner_fed  # for all inner nodes
+        same = not forest.inner_fed  # one row for all inner nodes
         rows = [of_inner] * len(below) if same else _split(of_inner, [level.inner for level in forest.levels])
         like = leaves(of_leaves)[0][1]
         state: State = None
@@ -117,7 +117,7 @@ class Tree(nn.Module):
         return map_state(lambda leaf: leaf.to(xs.dtype), states)
 
     def _inner(self, xs: Tensor, forest: Forest) -> State:
-        """What the inner nodes read of their inputs, in the order of the levels; one row if none has an input."""
+        """The input terms of the inner nodes, in the order of the levels; one row if none has an input."""
         if not self.cell.reads_inner:
             return None
         rows = xs.index_select(0, forest.inner_inputs) if forest.inner_fed else xs.new_zeros(1, self.input_size)
@@ -144,10 +144,10 @@ class Tree(nn.Module):
 
 
 class TopDown(nn.Module):
-    """A cell of sequences from the roots to the leaves: each node's step begins with its parent's state, a root's with
-    the initial state. What a node gives out is what the cell gives after the path to it.
+    """A sequence cell run from the roots to the leaves: each node continues from its parent's state, a root from the
+    initial state. So a node's output is that of the cell on the path to it.
 
-    y, s = cell.step(x, s of the parent). Above `Tree`, with x its outputs, every node knows the whole tree.
+    y, s = cell.step(x, s of the parent). On top of `Tree`, with x its outputs, every node sees the whole tree.
 
     >>> from everstep.data import parse_tree
     >>> forest = es.Forest.of([parse_tree("(3 (2 a) (4 (3 lovely) (2 film)))"), parse_tree("(2 hm)")])
@@ -161,10 +161,10 @@ class TopDown(nn.Module):
 
     Attributes:
         input_size: features D of each x.
-        output_size: features of what each node gives out.
+        output_size: features of each node's output.
 
     Raises:
-        TypeError: what is no cell.
+        TypeError: `cell` is not a Cell.
     """
 
     def __init__(self, cell: Cell):
@@ -175,7 +175,7 @@ class TopDown(nn.Module):
         self.input_size, self.output_size = cell.input_size, cell.output_size
 
     def forward(self, xs: Tensor, forest: Forest) -> Tensor:
-        """What every node gives out, (nodes, output_size), in the order of the nodes.
+        """The outputs of all nodes, (nodes, output_size), in the order of the nodes.
 
         Args:
             xs: (nodes, D), an input for every node.
@@ -201,7 +201,7 @@ class TopDown(nn.Module):
 
 
 def _split(nest: State, sizes: list[int]) -> list[State]:
-    """The rows of every leaf, so many at a time."""
+    """Every leaf split into chunks of these numbers of rows."""
     parts = [leaf.split(sizes) for _, leaf in leaves(nest)]
     return [unflatten(nest, some) for some in zip(*parts, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Reservoirs: recurrent layers that are drawn, not learned."""
+"""Reservoirs: random recurrent layers that are not learned."""
 
 from everstep.wirings.reservoir.matrix import spectral_radius as spectral_radius
 from everstep.wirings.reservoir.reservoir import Reservoir as Reservoir

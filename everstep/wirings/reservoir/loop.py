@@ -1,4 +1,4 @@
-"""The compiled time loop of a reservoir: sparse product, leak and tanh in one pass over the matrix a step."""
+"""The compiled time loop of a reservoir: sparse product, leak and tanh in one pass over the matrix per step."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from everstep.native.kernels import kernels, loops
 from everstep.native.memory_pool import empty
 from everstep.native.plain_memory import plain, watched
 
-_SLICE = 8  # units that lie interleaved in memory
-_BLOCK = 1 << 16  # numbers that are computed before the loop reads them
-_WAIT = 1500  # nanoseconds of a step above which threads gain by sharing it
+_SLICE = 8  # units interleaved in memory
+_BLOCK = 1 << 16  # numbers computed ahead of the loop
+_WAIT = 1500  # nanoseconds per step above which sharing a step among threads pays off
 _LOOPS = ("es_reservoir_f32", "es_reservoir_f64")
 
 
 @dataclass(frozen=True)
 class _Packed:
-    """The matrix as the loop reads it, and the buffers that it was made of, with their versions."""
+    """The matrix in the layout of the loop, and the buffers it was packed from, with their versions."""
 
     made_of: tuple[tuple[Tensor, int], ...]
     weights: Tensor  # (slices, connections, 8), as bfloat16 or in the dtype of the cell
@@ -34,7 +34,7 @@ _packed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
 
 
 def available(*tensors: Tensor) -> bool:
-    """Whether these are plain numbers on a CPU that no gradient is asked for, and there is a compiler."""
+    """Whether these are plain CPU tensors that need no gradient, and there is a compiler."""
     dtype = tensors[0].dtype
     return (
         dtype in (torch.float32, torch.float64)
@@ -47,7 +47,7 @@ def available(*tensors: Tensor) -> bool:
 
 
 class Closed(NamedTuple):
-    """What closes the loop: F y_{t-1} comes in beside `drive`, and y_t = R h_t + c."""
+    """The output feedback: F y_{t-1} is added to `drive`, with y_t = R h_t + c."""
 
     back: Tensor  # F (units, outputs)
     readout: Tensor  # R (outputs, units)
@@ -56,9 +56,9 @@ class Closed(NamedTuple):
 
 
 def run(cell: Any, xs: Tensor, state: Tensor, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """h_t for every step, and the last, from inputs xs (batch, time, input_size).
+    """h_t for every step, and the last one, from inputs xs (batch, time, input_size).
 
-    Some steps at a time, so that W_in x + b is still in the cache when the loop writes h over it.
+    Runs a few steps at a time, so that W_in x + b is still in the cache when the loop writes h over it.
     """
     ys, state = empty(xs, *xs.shape[:2], cell.units), _copy(state)
     steps = max(16, _BLOCK // max(1, len(xs) * cell.units))
@@ -74,7 +74,7 @@ def run(cell: Any, xs: Tensor, state: Tensor, lengths: Tensor | None, resets: Te
 def run_driven(
     cell: Any, drive: Tensor, state: Tensor, lengths: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The same from all that comes from outside: `drive` (batch, time, units), which is written over."""
+    """The same from all external input: `drive` (batch, time, units), which is overwritten."""
     drive, state = drive.contiguous(), _copy(state)
     _call(cell, drive, state, lengths, resets, ())
     return drive, state
@@ -83,7 +83,7 @@ def run_driven(
 def run_closed(
     cell: Any, drive: Tensor, state: Tensor, closed: Closed, lengths: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y_t for every step, the last state and the last y; `drive` is written over."""
+    """y_t for every step, the last state and the last y; `drive` is overwritten."""
     drive, state, fed = drive.contiguous(), _copy(state), _copy(closed.fed)
     made = drive.new_empty(*drive.shape[:2], fed.shape[1])
     constants = [t.detach().contiguous() for t in closed[:3]]
@@ -136,7 +136,7 @@ def _call(
 def _share(rows: int, steps: int, connections: int) -> tuple[int, bool]:
     """How many threads, and whether they share the units of all rows (True) or own rows, eight at a time."""
     threads, blocks = max(1, torch.get_num_threads()), -(-rows // _SLICE)
-    nanoseconds = 0.3 * connections * min(rows, 3)  # of a step of a block; one of eight rows takes thrice that of one
+    nanoseconds = 0.3 * connections * min(rows, 3)  # per step of a block; eight rows take three times one
     if threads > blocks and nanoseconds > _WAIT and steps * nanoseconds > 10 * _WAIT:
         return threads, True
     return max(1, min(threads, blocks)), False
@@ -161,7 +161,7 @@ def _pack(cell: Any) -> _Packed:
 
 
 def _sliced(matrix: Tensor) -> Tensor:
-    """(units, connections) as (slices, connections, 8), with zeros for the units that a last slice lacks."""
+    """(units, connections) as (slices, connections, 8), with zeros for the missing units of the last slice."""
     missing = -len(matrix) % _SLICE
     full = torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])])
     return full.view(len(full) // _SLICE, _SLICE, matrix.shape[1]).transpose(1, 2).contiguous()

@@ -11,10 +11,10 @@ DENSE = 300
 
 
 def random_connections(units: int, connections: int, rng: np.random.Generator) -> tuple[Any, Any]:
-    """Columns and weights, each (units, connections): every unit hears `connections` others, itself allowed.
+    """Columns and weights, each (units, connections): every unit reads `connections` units, possibly itself.
 
     The columns of a row are drawn without replacement and sorted; the weights are uniform in (−1, 1), rounded to
-    bfloat16, which random numbers do not mind: the loop then reads half of the bytes.
+    bfloat16, which does not matter for random weights and halves the bytes that the loop reads.
     """
     columns = np.empty((units, connections), np.int32)
     for row in columns:
@@ -25,9 +25,9 @@ def random_connections(units: int, connections: int, rng: np.random.Generator) -
 
 
 def connections_of(matrix: Any) -> tuple[Any, Any]:
-    """Columns and weights, each (units, most connections of a unit), of a square array or scipy.sparse matrix.
+    """Columns and weights, each (units, most connections of a unit), for a square array or scipy.sparse matrix.
 
-    Rows with fewer connections are filled up with connections of weight 0.
+    Rows with fewer connections are padded with connections of weight 0.
 
     Raises:
         ValueError: NaN or infinity.
@@ -50,10 +50,10 @@ def connections_of(matrix: Any) -> tuple[Any, Any]:
 def spectral_radius(matrix: Any) -> float:
     """ρ(W) = max |λ_i(W)|, the largest absolute value of an eigenvalue, to a relative 1e-8.
 
-    Up to some hundred units all eigenvalues are computed. Beyond, the six largest are, by implicitly restarted Arnoldi
-    iteration (Lehoucq, Sorensen & Yang 1998, ARPACK) in a large basis: the eigenvalues of a random matrix crowd at the
-    rim of their disc, and a small basis, or one eigenvalue alone, may miss the largest. Where it does not converge, all
-    are computed after all. The result does not depend on a random start.
+    Up to a few hundred units all eigenvalues are computed. Above, the six largest, by implicitly restarted Arnoldi
+    iteration (Lehoucq, Sorensen & Yang 1998, ARPACK) in a large basis: the eigenvalues of a random matrix cluster at
+    the edge of their disc, and a small basis, or a single eigenvalue, may miss the largest. If it does not converge,
+    all are computed. The start vector is fixed, so the result is deterministic.
 
     >>> spectral_radius([[0.0, 2.0], [0.5, 0.0]])
     1.0
@@ -61,8 +61,8 @@ def spectral_radius(matrix: Any) -> float:
     Args:
         matrix: square, a scipy.sparse matrix or an array.
 
-    Known limit: exact for what it finds; that no larger eigenvalue exists is checked against all of them in the tests,
-    and not for each matrix.
+    Known limit: the eigenvalues found are exact; that none larger exists is verified in the tests, against all
+    eigenvalues, but not for each matrix.
 
     Raises:
         ValueError: the matrix is not square, or holds NaN or infinity.
@@ -89,7 +89,7 @@ def spectral_radius(matrix: Any) -> float:
 
 
 def _acyclic(rows: Any) -> bool:
-    """Whether no unit hears itself, however indirectly: then W is nilpotent, which rounding would hide."""
+    """Whether no unit feeds back to itself, even indirectly: then W is nilpotent, which rounding would hide."""
     from scipy.sparse.csgraph import connected_components
 
     nonzero = rows.copy()

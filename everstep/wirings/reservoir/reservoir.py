@@ -25,41 +25,41 @@ class Reservoir(Cell):
 
     h_t = (1 − a) ∘ h_{t-1} + a ∘ tanh(W_in x_t + b + W h_{t-1} + ν_t), with a the leak rate (Jaeger 2007; Lukoševičius
     2012, "A practical guide to applying echo state networks"). W_in is uniform in ± `input_scaling`, b in
-    ± `bias_scaling`. Of W every unit has `connections` weights, uniform, at random places, scaled so that the largest
-    absolute eigenvalue of W is `radius`. ν_t ~ N(0, `noise`²) only in training mode, drawn for each sequence.
+    ± `bias_scaling`. Each unit has `connections` incoming weights in W, uniform, from random units; W is scaled so that
+    its largest absolute eigenvalue is `radius`. ν_t ~ N(0, `noise`²) only in training mode, drawn for each sequence.
 
     >>> cell = Reservoir(3, 50, radius=0.9, leak=0.3, seed=0)
     >>> ys, h = cell(torch.zeros(2, 7, 3))
     >>> round(spectral_radius(cell.matrix()), 6)
     0.9
 
-    Feedback from an output (W_fb y_{t-1}) is that many more inputs: see `EchoState`. Several, deep or side
-    by side: `SkipStack` and `Parallel`. As the start of a network that is learned: `to_rnn`.
+    For feedback from an output (W_fb y_{t-1}), which adds that many inputs, see `EchoState`. To combine reservoirs in
+    depth or side by side: `SkipStack` and `Parallel`. To initialise a network that is learned: `to_rnn`.
 
     Args:
         input_size: features of x_t.
         units: features of h_t.
-        radius: spectral radius ρ(W); with `matrix`, None leaves it as it is. (Of W: a leak rate below 1 brings the
-            eigenvalues of the whole step nearer to 1.)
-        connections: units that each unit hears, all where there are fewer. The density of W is connections / units.
+        radius: spectral radius ρ(W); with `matrix`, None leaves it as it is. (This is of W: a leak rate below
+            1 moves the eigenvalues of the whole step towards 1.)
+        connections: number of units that each unit reads, at most `units`. The density of W is connections / units.
         matrix: W itself, units × units, an array or a scipy.sparse matrix, instead of a random one.
-        input_scaling: one number, or one an input. The default suits inputs of standard deviation 1: standardise them.
-        bias_scaling: zero for no bias; the reservoir is then odd in x, and so is what a linear read-out makes of it.
-        leak: the leak rate in (0, 1], one number or one a unit; 1 keeps nothing of the old state.
+        input_scaling: one number, or one per input. The default suits inputs of standard deviation 1: standardise them.
+        bias_scaling: zero for no bias; the reservoir, and a linear read-out of it, is then an odd function of x.
+        leak: the leak rate in (0, 1], one number or one per unit; 1 keeps nothing of the old state.
         noise: standard deviation of ν.
-        seed: of W, W_in and b; the same seed makes the same weights on every machine. None draws it from PyTorch's.
+        seed: of W, W_in and b; the same seed gives the same weights on every machine. None draws one from PyTorch.
         device, dtype: of the buffers.
 
     Buffers, not parameters: `weight_ih` (units, D), `bias` (units,), `leak` (units,), and W, whose row i has
-    scale · weights[i, j] in the column columns[i, j]; (units, connections) both.
+    scale · weights[i, j] in column columns[i, j]; both are (units, connections).
 
-    On a CPU, without gradients, a compiled loop runs the sequence; W is read once a step for eight rows of the batch.
-    Gradients reach inputs and state through PyTorch's operations.
+    On a CPU, without gradients, a compiled loop runs the sequence, reading W once per step for eight rows of the batch.
+    Gradients of inputs and state use PyTorch operations.
 
-    Known limit: with gradients it takes units · connections numbers of memory a row and step.
+    Known limit: with gradients it keeps units · connections numbers per row and step.
 
     Raises:
-        ValueError: a radius that W cannot have (its eigenvalues are all 0), or an argument out of its range.
+        ValueError: a radius that W cannot have (its eigenvalues are all 0), or an argument out of range.
     """
 
     weight_ih: Tensor
@@ -115,7 +115,7 @@ class Reservoir(Cell):
         return self.recur(F.linear(x, self.weight_ih, self.bias), state)
 
     def recur(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step, given all that comes from outside: `drive` (batch, units) is W_in x + b + ν."""
+        """One step from all external input: `drive` (batch, units) is W_in x + b + ν."""
         heard = state.index_select(1, self.columns.flatten()).view(len(state), *self.columns.shape)
         fresh = torch.tanh(drive + self.scale * (heard * self.weights).sum(-1))
         h = (1 - self.leak) * state + self.leak * fresh
@@ -124,7 +124,7 @@ class Reservoir(Cell):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """The compiled loop if it can, else PyTorch's operations step by step."""
+        """The compiled loop if it is available, otherwise PyTorch operations step by step."""
         noisy = self.noise > 0 and self.training
         if xs.dtype != self.weights.dtype and not torch.is_autocast_enabled(xs.device.type):
             raise TypeError(f"scan(Reservoir): xs is {xs.dtype}, but the buffers are {self.weights.dtype}")
@@ -140,7 +140,7 @@ class Reservoir(Cell):
         return dispatch(_Driven(self), drive, state, lengths, resets, backend)
 
     def native_path(self, xs: Tensor, *others: Tensor) -> str | None:
-        """The compiled loop, where it can run; `others` are numbers that it would read too."""
+        """The compiled loop, if it can run; `others` are further tensors that it would read."""
         if not loop.available(self.initial_state(1, xs), xs, *others, *self._numbers()):
             return None
         return f"a compiled loop over {self.weights.numel():,} connections; with gradients, step by step"
@@ -154,7 +154,7 @@ class Reservoir(Cell):
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """y_t = readout(h_t) for inputs [x_t; y_{t-1}], in one compiled loop; None where it cannot run.
+        """y_t = readout(h_t) for inputs [x_t; y_{t-1}], in one compiled loop; None if it cannot run.
 
         Args:
             xs: (batch, time, input_size − outputs).
@@ -183,7 +183,7 @@ class Reservoir(Cell):
         return dense.scatter_add_(1, self.columns.long(), self.scale * self.weights)
 
     def to_rnn(self) -> LeakyRNN:
-        """A `LeakyRNN` of the same numbers, dense, whose weights are parameters: the reservoir as a start for learning.
+        """A dense `LeakyRNN` with the same weights as parameters: the reservoir as an initialisation for learning.
 
         >>> cell = Reservoir(3, 20, leak=0.5)
         >>> xs = torch.randn(2, 7, 3)
@@ -204,7 +204,7 @@ class Reservoir(Cell):
 
 
 class _Driven(Cell):
-    """The recurrence alone; x_t is all that comes from outside."""
+    """The recurrence alone; x_t is all of the external input."""
 
     def __init__(self, reservoir: Reservoir):
         super().__init__(reservoir.units)
@@ -215,7 +215,7 @@ class _Driven(Cell):
 
 
 def _given(matrix: Any, units: int) -> tuple[Any, Any]:
-    """Columns and weights of a matrix given."""
+    """Columns and weights of the given matrix."""
     shape = tuple(getattr(matrix, "shape", ()))
     if shape != (units, units):
         raise ValueError(f"Reservoir: matrix should be {units} × {units} (units), but has shape {shape}")
@@ -223,7 +223,7 @@ def _given(matrix: Any, units: int) -> tuple[Any, Any]:
 
 
 def _factor(columns: Any, weights: Any, radius: float) -> float:
-    """What the weights are multiplied by for the radius asked for."""
+    """The factor on the weights that gives the requested radius."""
     import scipy.sparse
 
     units, connections = weights.shape
@@ -249,7 +249,7 @@ def _number(name: str, value: float) -> float:
 
 
 def _span(name: str, value: float | Sequence[float] | Tensor, size: int, each: str) -> Any:
-    """`value` for each of `size`."""
+    """`value` as an array of `size` numbers."""
     numbers = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
     if numbers.shape not in ((), (size,)) or not torch.isfinite(numbers).all():
         raise ValueError(f"Reservoir: {name} should be one number or {size}, one {each}, but is {value}")
