@@ -1,4 +1,4 @@
-"""The catalogue of cells, one file a family."""
+"""The catalogue of cells, one file per family."""
 
 from everstep.cells.accumulator import Accumulator as Accumulator
 from everstep.cells.additive import ATR as ATR

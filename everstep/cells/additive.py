@@ -12,12 +12,12 @@ def ATR(x, h, s):
     """Addition-subtraction twin-gated RNN (Zhang 2018, "Simplifying neural machine translation with …").
 
     p = W_xp x_t + b_xp; q = W_hp h_{t-1} + b_hp; i = σ(p + q): input gate; f = σ(p − q): forget gate;
-    h_t = i ∘ p + f ∘ h_{t-1}. The paper has no biases: `bias=False`. Its f is a misprint, as the README of the
-    authors' code says; this is the f of the code.
+    h_t = i ∘ p + f ∘ h_{t-1}. The paper has no biases: `bias=False`. Its equation for f is a misprint, according to
+    the README of the authors' code; this is the f of the code.
 
     >>> ys, h = ATR(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: p is not squashed and i and f may both be near 1, so that the state can grow with time.
+    Known limit: p is unbounded and i and f may both be near 1, so that the state can grow over time.
     """
     p, q = x.p, h.p
     return sigmoid(p + q) * p + sigmoid(p - q) * s.h
@@ -32,7 +32,7 @@ def CFN(x, h, s):
 
     >>> ys, h = CFN(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: without input the state always falls to zero.
+    Known limit: without input the state always decays to zero.
     """
     f, i = sigmoid(x.f + h.f), sigmoid(x.i + h.i)
     return f * tanh(s.h) + i * tanh(x.n)
@@ -48,7 +48,7 @@ def RAN(x, h, s, *, activation=tanh):
 
     >>> ys, (h, c) = RAN(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: c is a weighted sum of inputs; what is nonlinear in the state is in the gates alone.
+    Known limit: c is a weighted sum of inputs; only the gates are nonlinear in the state.
     """
     c = sigmoid(x.i + h.i) * x.n + sigmoid(x.f + h.f) * s.c
     return activation(c), c

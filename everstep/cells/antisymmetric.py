@@ -1,4 +1,4 @@
-"""Euler steps of a stable differential equation: recurrent matrices that are antisymmetric but for a diffusion."""
+"""Euler steps of a stable differential equation: recurrent matrices are antisymmetric up to a diffusion."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class AntisymmetricRNN(Parametric):
     """AntisymmetricRNN (Chang 2019, "AntisymmetricRNN: a dynamical system view on recurrent neural networks").
 
     h_t = h_{t-1} + ε tanh((W_h − W_hᵀ − γI) h_{t-1} + W_x x_t + b), with step ε = `step_size` and diffusion γ =
-    `diffusion`: the eigenvalues of W_h − W_hᵀ are imaginary, so that the equation neither explodes nor dies out.
+    `diffusion`: the eigenvalues of W_h − W_hᵀ are imaginary, so that the state neither explodes nor vanishes.
 
     >>> ys, h = AntisymmetricRNN(3, 5)(torch.zeros(2, 7, 3))
 
     Parameters: `weight_ih` (H, D), `weight_hh` (H, H), `bias_ih` (H).
 
-    Known limits: ε and γ are the user's to tune, and Euler's method is stable for small ε alone; half of `weight_hh` is
+    Known limits: ε and γ have to be tuned, and Euler's method is stable only for small ε; half of `weight_hh` is
     redundant.
     """
 

@@ -1,4 +1,4 @@
-"""Batch-normalised LSTM, with statistics for each step."""
+"""Batch-normalised LSTM, with separate statistics for each step."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class BatchNormLSTM(Cell):
     (i, f, g, o) = γ_x ∘ N(W x_t) + γ_h ∘ N(U h_{t-1}) + b; c_t = σ(f) ∘ c_{t-1} + σ(i) ∘ tanh(g);
     h_t = σ(o) ∘ tanh(γ_c ∘ N(c_t) + β_c).
     N(a) = (a − mean) / √(var + ε), feature by feature. In training mean and var are those of the rows of the batch that
-    are at the same step t of their sequence (padding counts for nothing), and the running ones of step t move there by
-    the share `momentum`; in eval they are the running ones of step t. Steps from `steps` on share those of the last.
+    are at the same step t of their sequence (without padding), and the running statistics of step t move towards them
+    by the fraction `momentum`; in eval the running statistics of step t are used. Steps from `steps` on share the last.
 
     >>> cell = BatchNormLSTM(3, 5, steps=10)
     >>> ys, (h, c, t) = cell(torch.randn(4, 7, 3))
@@ -38,21 +38,21 @@ class BatchNormLSTM(Cell):
     Args:
         input_size: features D of x_t.
         hidden_size: features H of h_t.
-        steps: how many steps have statistics of their own.
+        steps: number of steps with separate statistics.
         momentum: how far the running statistics move at each training batch.
         epsilon: ε, which is added to the variance.
         device, dtype: of the parameters.
 
-    Parameters: `weight_ih` (4H, D), `weight_hh` (4H, H), uniform in ±1/√H at first; `bias` (4H,), 0; `gain_x` (4H,),
+    Parameters: `weight_ih` (4H, D), `weight_hh` (4H, H), initially uniform in ±1/√H; `bias` (4H,), 0; `gain_x` (4H,),
     `gain_h` (4H,), `gain_c` (H,): γ, 0.1 as in the paper; `bias_c` (H,): β_c, 0.
-    Buffers: `running_mean` and `running_var` (steps, 9H), those of W x, U h and c; the variance is the biased one.
+    Buffers: `running_mean` and `running_var` (steps, 9H), those of W x, U h and c; the variance is biased.
 
-    Known limit: in training it runs as a loop, and a row that is alone at its step is normalised to 0. Steps that
-    training never reached have mean 0 and variance 1. In eval the statistics of a step are looked up by a product with
-    `steps` · 18H entries. `Zoneout` around it should name its leaves: the count of steps must not stand still.
+    Known limit: in training it runs as a loop, and if only one row reaches a step, it is normalised to 0. Steps never
+    reached in training have mean 0 and variance 1. In eval the statistics of a step are looked up by a product with
+    `steps` · 18H entries. `Zoneout` around it should name its leaves, since the step count must not be zoned out.
 
     Raises:
-        RuntimeError: `step` in training, where no batch of sequences is there to take statistics of.
+        RuntimeError: `step` in training, which has no batch of sequences for the statistics.
     """
 
     gates = ("i", "f", "g", "o")
@@ -97,7 +97,7 @@ class BatchNormLSTM(Cell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The first values that the class names, and running statistics of mean 0 and variance 1."""
+        """The initial values given in the class docstring, and running statistics of mean 0 and variance 1."""
         for matrix in (self.weight_ih, self.weight_hh):
             nn.init.uniform_(matrix, -1 / math.sqrt(self.hidden_size), 1 / math.sqrt(self.hidden_size))
         for gain in (self.gain_x, self.gain_h, self.gain_c):
@@ -134,7 +134,7 @@ class BatchNormLSTM(Cell):
     def equation(
         self, x: Tensor, state: BatchNormState, norm: Callable[[Tensor, slice], Tensor]
     ) -> tuple[Tensor, BatchNormState]:
-        """The equation, with N = `norm`, which is told the columns of its statistics."""
+        """The equation, with N = `norm`, which takes the columns of its statistics."""
         size = self.hidden_size
         ahead = self.gain_x * norm(F.linear(x, self.weight_ih), slice(0, 4 * size))
         again = self.gain_h * norm(F.linear(state.h, self.weight_hh), slice(4 * size, 8 * size))
@@ -147,7 +147,7 @@ class BatchNormLSTM(Cell):
     def unroll(
         self, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """In training a loop over the whole batch, which also moves the running statistics."""
+        """In training, a loop over the whole batch, which also updates the running statistics."""
         if not self.training:
             return super().unroll(xs, state, lengths, resets, backend)
         if backend not in ("auto", "reference"):
@@ -163,11 +163,11 @@ class BatchNormLSTM(Cell):
         return torch.stack(ys, 1), state
 
     def native_path(self, xs: Tensor) -> str | None:
-        """In training a loop."""
+        """In training, a loop."""
         return "a loop of PyTorch's, which normalises over the rows of the batch" if self.training else None
 
     def _train_step(self, x: Tensor, state: BatchNormState, live: Tensor) -> tuple[Tensor, BatchNormState]:
-        """One step normalised over the live rows that are at the same place."""
+        """One step normalised over the live rows that are at the same step."""
         place = self.place(state.t).detach()
         peers = ((place == place[:, None]) & live).to(self.running_mean.dtype)
         peers = peers / peers.sum(1, keepdim=True).clamp(min=1)
@@ -177,7 +177,7 @@ class BatchNormLSTM(Cell):
             a = a.to(peers.dtype)
             with torch.autocast(x.device.type, enabled=False):
                 apart = a - peers @ a
-                # within a place the mean is the same, so that this is the mean square of the differences from it
+                # rows at the same step share a mean, so that this is the mean squared deviation from it
                 var = peers @ apart.square()
             means.append((a - apart).detach())
             variances.append(var.detach())

@@ -22,7 +22,7 @@ class BRC(Parametric):
 
     Parameters: `weight_ih` (3H, D) and `bias_ih` (3H): the rows of a, of c, of n; `vector_hh` (2H): w_a, then w_c.
 
-    Known limit: units never see one another within a layer; `NBRC` lets them.
+    Known limit: units of a layer are not connected to each other; in `NBRC` they are.
     """
 
     gates, blocks = ("a", "c", "n"), {"vector_hh": ("a", "c")}
@@ -54,7 +54,7 @@ def NBRC(x, h, s):
 
     >>> ys, h = NBRC(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: within the candidate a unit feeds back to itself alone.
+    Known limit: within the candidate each unit feeds back only to itself.
     """
     c = sigmoid(x.c + h.c)
     return c * s.h + (1 - c) * tanh(x.n + (1 + tanh(x.a + h.a)) * s.h)

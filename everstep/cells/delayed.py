@@ -1,4 +1,4 @@
-"""The GRU with feedback from some steps ago."""
+"""The GRU with delayed feedback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TauGRU(Parametric):
 
     Parameters: `weight_ih` (4H, D), `weight_hh` (4H, H), `bias_ih` (4H): the rows of u, g, a, z.
 
-    Known limits: the state holds d + 1 vectors, which are moved in every step; u + a ∘ z reaches ±2.
+    Known limits: the state holds d + 1 vectors, which are shifted in every step; u + a ∘ z reaches ±2.
     """
 
     gates = ("u", "g", "a", "z")

@@ -1,4 +1,4 @@
-"""Cells described as data: a small tree of operations, so that a program can write, store and try them."""
+"""Cells described as data, a small tree of operations, so that a program can generate, store and run them."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class ExpressionCell(Parametric):
 
     The tree's value is h_t, the output. A node is one of
 
-    - `"x"`: W x_t + b, and `"h"`: V h_{t-1} + b', with matrices of its own for each time that it appears;
-    - `"c"`: the memory c_{t-1}, as it is;
+    - `"x"`: W x_t + b, and `"h"`: V h_{t-1} + b', with separate matrices for each occurrence;
+    - `"c"`: the memory c_{t-1} itself;
     - `(name, a)`: tanh, sigmoid, relu, sin or identity of the node a;
     - `(name, a, b)`: add, sub, mul or max of the nodes a and b;
-    - `("cell", a)`: the value of a, which is also the new memory c_t; once in a tree that reads `"c"`, else never.
+    - `("cell", a)`: the value of a, which is also the new memory c_t; once if the tree reads `"c"`, otherwise never.
 
-    Lists serve as tuples do, so that a tree can come from JSON; `cell.tree` is the tree in tuples.
+    Lists are accepted for tuples, so that a tree can come from JSON; `cell.tree` is the tree in tuples.
 
     >>> import json
     >>> tree = ("tanh", ("cell", ("add", ("mul", ("sigmoid", ("add", "x", "h")), "c"), ("tanh", "x"))))
@@ -64,10 +64,10 @@ class ExpressionCell(Parametric):
     Parameters, with n_x and n_h the numbers of those leaves, in the order in which the tree is written: `weight_ih`
     (n_x·H, D), `weight_hh` (n_h·H, H), `bias_ih` (n_x·H), `bias_hh` (n_h·H).
 
-    Known limit: nothing keeps a tree of your own from growing without bound over time; those of `random_tree` do not.
+    Known limit: a tree of your own may grow without bound over time; those of `random_tree` do not.
 
     Raises:
-        ValueError: what is no tree, and where; or one that never reads x, or neither h nor c.
+        ValueError: an invalid tree (the message says where); one that never reads x, or reads neither h nor c.
     """
 
     weight_ih: Tensor
@@ -132,12 +132,12 @@ def random_tree(
     activations: Sequence[str] = ("tanh", "sigmoid", "relu", "identity"),
     memory: bool = True,
 ) -> Tree:
-    """A tree drawn as in Zoph & Le 2017: the same for the same seed.
+    """A random tree as in Zoph & Le 2017, determined by the seed.
 
-    Every leaf is φ(x ⊙ h), with ⊙ drawn from `combine` and φ from `activations`; neighbours are joined likewise, level
-    by level, until one node is left. With `memory`, one node n becomes φ(n ⊙ c), and the value of one joint before its
-    φ becomes the new c. So that a cell trains, the φ of the root is tanh, and the φ where c enters tanh or sigmoid:
-    whatever else is drawn, the state stays in bounds as long as x does.
+    Every leaf is φ(x ⊙ h), with ⊙ drawn from `combine` and φ from `activations`; neighbours are joined in the same way,
+    level by level, until one node is left. With `memory`, one node n becomes φ(n ⊙ c), and the value of one joint
+    before its φ becomes the new c. To keep training stable, the φ of the root is tanh, and the φ where c enters is tanh
+    or sigmoid: the state is then bounded if x is, whatever else is drawn.
 
     >>> cell = ExpressionCell(3, 5, random_tree(0))
 
@@ -149,7 +149,7 @@ def random_tree(
         memory: whether the cell has a c.
 
     Raises:
-        ValueError: fewer than 2 leaves, or a name that is unknown.
+        ValueError: fewer than 2 leaves, or an unknown name.
     """
     if isinstance(leaves, bool) or not isinstance(leaves, int) or leaves < 2:
         raise ValueError(f"random_tree: leaves should be a whole number of at least 2, but is {leaves!r}")
@@ -181,7 +181,7 @@ def random_tree(
 
 
 def _words(node: Tree) -> Iterator[str]:
-    """Every name in a tree, in the order in which it is written."""
+    """Every name in a tree, in written order."""
     if isinstance(node, str):
         yield node
     else:
@@ -190,7 +190,7 @@ def _words(node: Tree) -> Iterator[str]:
 
 
 def _checked(tree: Any) -> Tree:
-    """The tree in tuples, if it is one that a cell can run."""
+    """The tree in tuples, if it is valid."""
     found = _node(tree, "tree", 0)
     words = list(_words(found))
     if "x" not in words:

@@ -15,13 +15,13 @@ class FastRNN(Parametric):
     """FastRNN (Kusupati 2018, "FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent …").
 
     h_t = α φ(W x_t + U h_{t-1} + b) + β h_{t-1}, with α = σ(`alpha`) and β = σ(`beta`), two learned scalars, and
-    φ = `activation`. α is small at first and β near 1, as in the authors' code, EdgeML (−3 and 3 before σ).
+    φ = `activation`. Initially α is small and β near 1, as in the authors' code, EdgeML (−3 and 3 before σ).
 
     >>> ys, h = FastRNN(3, 5)(torch.zeros(2, 7, 3))
 
     Parameters: `weight_ih` (H, D), `weight_hh` (H, H), `bias_ih` (H), `alpha` (1), `beta` (1).
 
-    Known limit: every unit forgets at one rate.
+    Known limit: all units forget at the same rate.
     """
 
     gates = ("n",)
@@ -55,9 +55,9 @@ class FastGRNN(Parametric):
     """FastGRNN (Kusupati 2018, "FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent …").
 
     p = W x_t + U h_{t-1}; z = γ(p + b_z): gate, γ = `gate`; n = tanh(p + b_n): candidate;
-    h_t = (ζ (1 − z) + ν) ∘ n + z ∘ h_{t-1}, with ζ = σ(`zeta`) and ν = σ(`nu`), two learned scalars (1 and −4 before σ
-    at first). γ and these starts are those of the authors' code, EdgeML; torchrecurrent 0.2.5 has tanh for γ unless
-    told otherwise.
+    h_t = (ζ (1 − z) + ν) ∘ n + z ∘ h_{t-1}, with ζ = σ(`zeta`) and ν = σ(`nu`), two learned scalars (initially 1 and −4
+    before σ). γ and these initial values are those of the authors' code, EdgeML; torchrecurrent 0.2.5 uses tanh for γ
+    by default.
 
     >>> ys, h = FastGRNN(3, 5)(torch.zeros(2, 7, 3))
 

@@ -15,7 +15,7 @@ class RGLRU(Affine):
     """Real-gated linear recurrent unit, RG-LRU (De 2024, "Griffin").
 
     r = σ(W_a x_t + b_a), i = σ(W_x x_t + b_x): recurrence and input gate;
-    a = σ(Λ)^(8r); h_t = a ∘ h_{t-1} + √(1 − a²) ∘ (i ∘ x_t). Λ: a parameter for each unit.
+    a = σ(Λ)^(8r); h_t = a ∘ h_{t-1} + √(1 − a²) ∘ (i ∘ x_t). Λ is a parameter for each unit.
 
     >>> ys, h = RGLRU(5)(torch.zeros(2, 7, 5))
 
@@ -23,12 +23,12 @@ class RGLRU(Affine):
         size: features of x_t and of h_t.
         device, dtype: of the parameters.
 
-    Parameters: `weight_ih` (2·size, size), `bias_ih` (2·size,): the rows of r, then of i, uniform in ±1/√size at first;
-    `decay` (size,): Λ, such that σ(Λ)⁸ is uniform in 0.9 … 0.999 at first.
+    Parameters: `weight_ih` (2·size, size), `bias_ih` (2·size,): the rows of r, then of i, initially uniform in
+    ±1/√size; `decay` (size,): Λ, initially such that σ(Λ)⁸ is uniform in 0.9 … 0.999.
 
-    Known limit: the block around it (convolution, gated branch) is not part of it. The first step of a sequence is
-    scaled by √(1 − a²) like all others, as the paper's equation has it; the authors' code, recurrentgemma, leaves the
-    first one as it is.
+    Known limit: the surrounding block (convolution, gated branch) is not included. The first step of a sequence is
+    scaled by √(1 − a²) like all others, as in the paper's equation; the authors' code, recurrentgemma, does not scale
+    it.
     """
 
     gates = ("r", "i")
@@ -41,7 +41,7 @@ class RGLRU(Affine):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The gates uniform in ±1/√size; Λ as the class says."""
+        """The gates uniform in ±1/√size; Λ as in the class docstring."""
         for parameter in (self.weight_ih, self.bias_ih):
             nn.init.uniform_(parameter, -1 / math.sqrt(self.input_size), 1 / math.sqrt(self.input_size))
         with torch.no_grad():

@@ -31,7 +31,7 @@ def GRUBefore(x, h, s, *, activation=tanh):
 
     >>> ys, h = GRUBefore(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: two products follow one another in every step, so that no vendor kernel computes it.
+    Known limit: each step has two sequential products, and no vendor kernel computes it.
     """
     r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
     n = activation(x.n + h.of(r * s.h).n)

@@ -24,13 +24,13 @@ class RHN(Parametric):
         input_size, hidden_size: features D of x_t and H of h_t.
         depth: layers L within a step.
         coupled: whether the carry gate is 1 − k, as in the paper's experiments.
-        transform_bias: what b_kl starts at; below 0 so that much is carried at first (−2 or −4 in the authors' code).
+        transform_bias: initial value of b_kl; below 0, so that most is carried (−2 or −4 in the authors' code).
         **how: bias, device, dtype.
 
     Parameters, with G = 2 gates (n, k), or 3 (n, k, e): `weight_ih` (G·H, D); `weight_hh` (L·G·H, H) and `bias_hh`
     (L·G·H): layer after layer.
 
-    Known limits: L products follow one another in every step; without coupling the state may grow without bound.
+    Known limits: each step has L sequential products; without coupling the state may grow without bound.
     """
 
     weight_ih: Tensor
@@ -63,7 +63,7 @@ class RHN(Parametric):
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
-        """x feeds the first layer alone."""
+        """x feeds only the first layer."""
         return {"weight_ih": self.gates[: len(self.gates) // self.depth]}
 
     def reset_parameters(self) -> None:

@@ -1,4 +1,4 @@
-"""The network whose units do not see one another."""
+"""The network without connections between the units of a layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class IndRNN(Parametric):
 
     Parameters: `weight_ih` (H, D): W; `vector_hh` (H): u; `bias_ih` (H): b.
 
-    Known limits: units meet in the next layer alone, so that it takes at least two; with ReLU, |u| above 1 explodes
+    Known limits: units are combined only in the next layer, so use at least two; with ReLU, |u| above 1 explodes
     (the paper clips u to about 2^(1/T)).
     """
 

@@ -1,4 +1,4 @@
-"""Starts for the parameters of an equation's cell (`gated`), gate by gate."""
+"""Initialisation of the parameters of cells built by `gated`, gate by gate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everstep.equation import Gated
 
 
 def init_identity(cell: Gated, scale: float = 1.0, gates: Sequence[str] | None = None) -> None:
-    """Recurrent matrices scale·I and biases 0: with ReLU, the start of Le 2015 (the IRNN).
+    """Recurrent matrices scale·I and biases 0: with ReLU, the initialisation of Le 2015 (IRNN).
 
     >>> cell = RNN(3, 2, activation=torch.relu)
     >>> init_identity(cell, 0.5)
@@ -23,9 +23,9 @@ def init_identity(cell: Gated, scale: float = 1.0, gates: Sequence[str] | None =
             [0.0000, 0.5000]], requires_grad=True)
 
     Args:
-        cell: any cell made by `gated`.
-        scale: of the identity; Le 2015 takes 0.01 where long memory would hurt.
-        gates: whose matrices and biases; all that the equation reads from h if None.
+        cell: any cell built by `gated`.
+        scale: factor of the identity; Le 2015 uses 0.01 where long memory would hurt.
+        gates: the gates to initialise; all that the equation reads from h if None.
 
     Raises:
         ValueError: a gate that h does not feed.
@@ -45,9 +45,9 @@ def init_orthogonal(cell: Gated, gain: float = 1.0, gates: Sequence[str] | None 
     True
 
     Args:
-        cell: any cell made by `gated`.
+        cell: any cell built by `gated`.
         gain: a factor on Q.
-        gates: whose matrices; all that the equation reads from h if None.
+        gates: the gates to initialise; all that the equation reads from h if None.
 
     Raises:
         ValueError: a gate that h does not feed.
@@ -60,7 +60,7 @@ def init_orthogonal(cell: Gated, gain: float = 1.0, gates: Sequence[str] | None 
 def init_bias(cell: Gated, gate: str, value: float | Tensor) -> None:
     """The bias of one gate: `init_bias(cell, "f", 1.0)` is the forget bias (Gers 2000; Jozefowicz 2015).
 
-    Where a gate has two biases, one holds the value and the other 0.
+    If a gate has two biases, one is set to the value and the other to 0.
 
     >>> from everstep import LSTM
     >>> cell = LSTM(3, 2)
@@ -69,9 +69,9 @@ def init_bias(cell: Gated, gate: str, value: float | Tensor) -> None:
     tensor([1., 1.], grad_fn=<SliceBackward0>)
 
     Args:
-        cell: any cell made by `gated`.
+        cell: any cell built by `gated`.
         gate: its name.
-        value: a number, or one for each unit.
+        value: one number, or one per unit.
 
     Raises:
         ValueError: a gate that has no bias.
@@ -91,10 +91,10 @@ def init_chrono(cell: Gated, longest: int, forget: str = "f", input: str | None 
     >>> init_chrono(GRU(3, 5), longest=100, forget="z", input=None)
 
     Args:
-        cell: any cell made by `gated`.
-        longest: the longest time that is expected to matter, in steps; above 2.
-        forget: the gate whose value is the share that is kept.
-        input: the gate of what is written, or None if `forget` decides that too.
+        cell: any cell built by `gated`.
+        longest: the longest expected time dependence, in steps; above 2.
+        forget: the gate whose value is the fraction of the state that is kept.
+        input: the gate that scales what is written, or None if `forget` does that too.
 
     Raises:
         ValueError: a gate that has no bias, or `longest` not above 2.
@@ -108,15 +108,15 @@ def init_chrono(cell: Gated, longest: int, forget: str = "f", input: str | None 
 
 
 class IRNN(RNN):  # type: ignore[valid-type, misc]
-    """`RNN` of rectified linear units that starts as the identity (Le 2015): h_t = relu(W x_t + b + U h_{t-1}).
+    """`RNN` of rectified linear units, initialised to the identity (Le 2015): h_t = relu(W x_t + b + U h_{t-1}).
 
-    At first U = scale·I (`init_identity`), every bias is 0, and W is normal with standard deviation 0.001.
+    Initially U = scale·I (`init_identity`), every bias is 0, and W is normal with standard deviation 0.001.
 
     >>> ys, h = IRNN(3, 5)(torch.zeros(2, 7, 3))
 
     Args:
         input_size, hidden_size: features D of x_t and H of h_t.
-        scale: of the identity.
+        scale: factor of the identity.
         **options: those of `RNN`: bias, device, dtype.
 
     Known limit: nothing bounds h; clip the gradient, as the paper does.
@@ -142,7 +142,7 @@ def _recurrent(cell: Gated, gates: Sequence[str] | None) -> list[tuple[str, Tens
 
 
 def _set_bias(cell: Gated, gate: str, value: float | Tensor) -> bool:
-    """Put `value` into the gate's first bias and 0 into its second; whether there was one."""
+    """Set the gate's first bias to `value` and its second to 0; return whether it has a bias."""
     pairs = ((cell.bias_ih, cell.input_gates), (cell.bias_hh, cell.hidden_gates))
     rows = [cell.gate_rows(vector, gate, gates) for vector, gates in pairs if vector is not None and gate in gates]
     for place, row in enumerate(rows):

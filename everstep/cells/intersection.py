@@ -1,4 +1,4 @@
-"""The network with one gate through time and one through depth."""
+"""The network with one gate over time and one over depth."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class IntersectionRNN(Parametric):
 
     Parameters: `weight_ih` (4D, D), `weight_hh` (4D, D), `bias_ih` (4D): the rows of a_y, a_h, a_g, a_k.
 
-    Known limit: the three sizes are one, because x_t passes on; put a projection before it. Every bias starts alike,
-    where the first author's cell in TensorFlow adds 1 to a_g and a_k.
+    Known limit: x_t, y_t and h_t have one size, because x_t is passed through; put a projection before it if needed.
+    All biases are initialised alike; the first author's cell in TensorFlow adds 1 to a_g and a_k.
     """
 
     gates = ("y", "h", "g", "k")

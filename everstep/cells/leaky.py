@@ -18,8 +18,8 @@ from everstep.state import State
 class LeakyRNN(RNN):  # type: ignore[valid-type, misc]
     """Leaky units (Jaeger 2007): h_t = α ∘ h_{t-1} + (1 − α) ∘ φ(W_xa x_t + b_xa + W_ha h_{t-1} + b_ha).
 
-    α is the share of its state that a unit keeps: one for all, one a unit, or learned; φ = `activation`. A unit forgets
-    with the time constant −1 / log α; `time_scales` spreads them (multiple time scales: Mozer 1992).
+    α is the fraction of its state that a unit keeps: one for all, one per unit, or learned; φ = `activation`. A unit
+    forgets with the time constant −1 / log α; `time_scales` spreads them (multiple time scales: Mozer 1992).
 
     >>> cell = LeakyRNN(3, 8, alpha=time_scales(8, 1, 100))
     >>> ys, h = cell(torch.zeros(2, 7, 3))
@@ -28,13 +28,13 @@ class LeakyRNN(RNN):  # type: ignore[valid-type, misc]
     Args:
         input_size, hidden_size: features D of x_t and H of h_t.
         alpha: a number in [0, 1], or H of them.
-        learned: α is a parameter for each unit, σ(`alpha_logit`), which starts at `alpha`; it must lie in (0, 1) then.
+        learned: α is a parameter for each unit, σ(`alpha_logit`), initially `alpha`, which must then lie in (0, 1).
         **options: those of `RNN`: activation, bias, device, dtype.
 
     Known limit: no vendor kernel computes it.
 
     Raises:
-        ValueError: `alpha` outside of its range, or not one number or H.
+        ValueError: `alpha` outside of its range, or neither one number nor H.
     """
 
     alpha: Tensor
@@ -64,7 +64,7 @@ class LeakyRNN(RNN):  # type: ignore[valid-type, misc]
             self.register_buffer("alpha", shares.to(self.weight_hh, copy=True))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """α of the old state and 1 − α of the simple network's."""
+        """α of the old state plus 1 − α of the simple network's new state."""
         fresh, _ = super().step(x, state)
         alpha = torch.sigmoid(self.alpha_logit) if self.learned else self.alpha
         h = alpha * state + (1 - alpha) * fresh
@@ -97,7 +97,7 @@ class ClockworkState(NamedTuple):
 
 
 class ClockworkRNN(Cell):
-    """Clockwork network (Koutník 2014): modules of units, each of which runs at a period of its own.
+    """Clockwork network (Koutník 2014): modules of units, each of which is updated at its own period.
 
     At step t = 0, 1, … the modules k whose period divides t compute
     h_k = tanh(W_k x_t + Σ_{j: T_j ≥ T_k} U_kj h_j,t-1 + b_k), and the others keep their state; T_k: the period of
@@ -111,18 +111,18 @@ class ClockworkRNN(Cell):
     Args:
         input_size: features D of x_t.
         hidden_size: features H of h_t; the modules share them evenly.
-        periods: a rising sequence of whole numbers, one a module.
+        periods: an increasing sequence of whole numbers, one per module.
         bias: whether to add b.
         device, dtype: of the parameters.
 
     Parameters: `weight_ih` (H, D); `weight_hh` (H, H), whose blocks below the diagonal are not used; `bias` (H,);
-    uniform in ±1/√H at first. The paper starts its clock at an unnamed step; here every module runs at the first.
+    initially uniform in ±1/√H. The paper does not say where its clock starts; here every module runs at the first step.
 
-    Known limit: what stands still is computed all the same, and then not used. In bfloat16 the common period has to
-    stay below 256. `Zoneout` around it should name its leaf, {"h": p}: the clock must not stand still.
+    Known limit: modules that are not updated are computed anyway and discarded. In bfloat16 the common period has to
+    stay below 256. `Zoneout` around it should name its leaf, {"h": p}: the clock must not be zoned out.
 
     Raises:
-        ValueError: periods that do not rise, or whose number does not divide H.
+        ValueError: periods that do not increase, or whose number does not divide H.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class ClockworkRNN(Cell):
         return ClockworkState(like.new_zeros(batch, self.hidden_size), like.new_zeros(batch))
 
     def step(self, x: Tensor, state: ClockworkState) -> tuple[Tensor, ClockworkState]:
-        """The modules whose turn it is compute; the clock goes on."""
+        """Update the modules that are due, and advance the clock."""
         h, t = state
         fresh = torch.tanh(F.linear(x, self.weight_ih, self.bias) + F.linear(h, self.weight_hh * self.mask))
         turns = torch.round(t)[:, None] / self.ticks

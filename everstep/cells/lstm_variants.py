@@ -1,4 +1,4 @@
-"""The LSTM with one part taken out or changed; most are studied in Greff 2017, "LSTM: a search space odyssey"."""
+"""The LSTM with one part removed or changed; most are studied in Greff 2017, "LSTM: a search space odyssey"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from everstep.equation import gated
 
 @gated("i g o", state="h c")
 def NoForgetLSTM(x, h, s, *, activation=tanh):
-    """LSTM without forget gate, whose cell only adds (Hochreiter & Schmidhuber 1997).
+    """LSTM without forget gate, whose memory only accumulates (Hochreiter & Schmidhuber 1997).
 
     i, o = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·), g = φ(likewise): input and output gate, candidate;
     c_t = c_{t-1} + i ∘ g; h_t = o ∘ tanh(c_t); φ = `activation`.
@@ -40,14 +40,14 @@ def CoupledLSTM(x, h, s, *, activation=tanh):
 
 @gated("i f g o", state="h c")
 def LaggedLSTM(x, h, s, *, activation=tanh):
-    """LSTM whose output reads the cell of the step before, c_{t-1} (no source of its own; Gers 2000 reads c_t).
+    """LSTM whose output reads the previous memory, c_{t-1} (no source; Gers 2000 reads c_t).
 
     i, f, o = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·), g = φ(likewise): input, forget and output gate, candidate;
     c_t = f ∘ c_{t-1} + i ∘ g; h_t = o ∘ tanh(c_{t-1}); φ = `activation`.
 
     >>> ys, (h, c) = LaggedLSTM(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: h_t sees x_t through the output gate alone; what is written at t is read at t + 1.
+    Known limit: h_t depends on x_t only through the output gate; what is written at t is read at t + 1.
     """
     c = sigmoid(x.f + h.f) * s.c + sigmoid(x.i + h.i) * activation(x.g + h.g)
     return sigmoid(x.o + h.o) * tanh(s.c), c
@@ -57,12 +57,12 @@ def LaggedLSTM(x, h, s, *, activation=tanh):
 def ActivationLSTM(
     x, h, s, *, input_gate=sigmoid, forget_gate=sigmoid, output_gate=sigmoid, activation=tanh, squash=tanh
 ):
-    """LSTM with any of its five activations replaced; as it stands it equals `LSTM`, and has the same parameters.
+    """LSTM with any of its five activations replaced; by default it equals `LSTM`; it has the same parameters.
 
     i = σ_i(W_xi x_t + b_xi + W_hi h_{t-1} + b_hi), f = σ_f(…), o = σ_o(…), g = φ(…): input, forget and output gate,
     candidate; c_t = f ∘ c_{t-1} + i ∘ g; h_t = o ∘ ψ(c_t); σ_i = `input_gate`, σ_f = `forget_gate`,
     σ_o = `output_gate`, φ = `activation`, ψ = `squash`: elementwise functions or modules
-    (Greff 2017 takes φ or ψ out; `torch.ones_like` for a gate takes that gate out).
+    (Greff 2017 removes φ or ψ; `torch.ones_like` removes a gate).
 
     >>> from torch.nn.functional import hardsigmoid
     >>> cell = ActivationLSTM(3, 5, forget_gate=hardsigmoid, squash=torch.relu)

@@ -1,4 +1,4 @@
-"""LSTMs whose gates see more of the memory, or something else than the output."""
+"""LSTMs whose gates read the memory, or something other than the output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everstep.state import State
 
 
 class Memory(NamedTuple):
-    """What the gates see, h, and the memory c, each (batch, H)."""
+    """The vector h that the gates read, and the memory c, each (batch, H)."""
 
     h: Tensor
     c: Tensor
@@ -23,14 +23,14 @@ class PeepholeLSTM(Parametric):
     """LSTM with peepholes (Gers 2002, "Learning precise timing with LSTM recurrent networks").
 
     i, f = σ(W_· x_t + U_· h_{t-1} + b_· + p_· ∘ c_{t-1}): input and forget gate; g = tanh(W_g x_t + U_g h_{t-1} + b_g);
-    c_t = f ∘ c_{t-1} + i ∘ g; o = σ(W_o x_t + U_o h_{t-1} + b_o + p_o ∘ c_t): it sees the new c; h_t = o ∘ tanh(c_t).
+    c_t = f ∘ c_{t-1} + i ∘ g; o = σ(W_o x_t + U_o h_{t-1} + b_o + p_o ∘ c_t): it reads the new c; h_t = o ∘ tanh(c_t).
 
     >>> ys, (h, c) = PeepholeLSTM(3, 5)(torch.zeros(2, 7, 3))
 
     Parameters: `weight_ih` (4H, D), `weight_hh` (4H, H), `bias_ih` (4H): the rows of i, f, g, o; `peephole` (3H): p of
     i, f, o.
 
-    Known limit: no vendor kernel computes it. Gradients flow through the peepholes, which the paper cuts.
+    Known limit: no vendor kernel computes it. Gradients flow through the peepholes; the paper truncates them.
     """
 
     gates, blocks = ("i", "f", "g", "o"), {"peephole": ("i", "f", "o")}
@@ -77,7 +77,7 @@ class ResLSTM(PeepholeLSTM):
 
     Parameters: those of `PeepholeLSTM`; `weight_ho` (H, H): P; `weight_io` (H, D): R.
 
-    Known limit: R is learned always; where D = H it could be the identity.
+    Known limit: R is always learned; for D = H it could be the identity.
     """
 
     weight_ho: Tensor
@@ -98,9 +98,9 @@ class ResLSTM(PeepholeLSTM):
 class MCLSTM(Parametric):
     """Memory-controller LSTM (Ben-Ari & Shwartz-Ziv 2017, "Sequence modeling using a memory controller extension …").
 
-    The gates see a vector of their own, not the output.
+    The gates read a separate control vector instead of the output.
     With a· = W_· x_t + U_· v_{t-1} + b_·: f, i, o, m = σ(a_·), g = tanh(a_g); c_t = f ∘ c_{t-1} + i ∘ g;
-    h_t = o ∘ tanh(c_t): the output; v_t = m ∘ tanh(c_t): the control vector, which recurs in its place.
+    h_t = o ∘ tanh(c_t): the output; v_t = m ∘ tanh(c_t): the control vector, which is fed back instead.
 
     >>> ys, (v, c) = MCLSTM(3, 5)(torch.zeros(2, 7, 3))
 
@@ -143,7 +143,7 @@ def WMCLSTM(x, h, s):
 
     >>> ys, (h, c) = WMCLSTM(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: nearly twice the recurrent parameters of an LSTM, and a product that has to wait for c_t.
+    Known limit: nearly twice the recurrent parameters of an LSTM, and one product that depends on c_t.
     """
     i = sigmoid(x.i + h.i + tanh(h.of(s.c).p))
     f = sigmoid(x.f + h.f + tanh(h.of(s.c).q))

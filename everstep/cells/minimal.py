@@ -1,4 +1,4 @@
-"""Recurrences whose gates see the input alone, so that they are affine in the state."""
+"""Recurrences whose gates read only the input, so that they are affine in the state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everstep.cell import Affine
 
 
 class InputGated(Affine):
-    """What `MinGRU`, `MinLSTM` and `QRNN` share: one product of x_t for all their `gates`, H rows each.
+    """Base class of `MinGRU`, `MinLSTM` and `QRNN`: one product of x_t for all their `gates`, H rows each.
 
     Args:
         input_size: features D of x_t.
@@ -21,7 +21,7 @@ class InputGated(Affine):
         bias: whether the gates have a bias.
         device, dtype: of the parameters.
 
-    Parameters, with G gates: `weight_ih` (G·H, D), `bias_ih` (G·H,); uniform in ±1/√H at first.
+    Parameters, with G gates: `weight_ih` (G·H, D), `bias_ih` (G·H,); initially uniform in ±1/√H.
     """
 
     gates: ClassVar[tuple[str, ...]]
@@ -58,7 +58,7 @@ class InputGated(Affine):
 
 
 class MinGRU(InputGated):
-    """minGRU (Feng 2024, "Were RNNs all we needed?"): a GRU whose gate and candidate see x_t alone.
+    """minGRU (Feng 2024, "Were RNNs all we needed?"): a GRU whose gate and candidate read only x_t.
 
     z = σ(W_z x_t + b_z); n = W_n x_t + b_n; h_t = (1 − z) ∘ h_{t-1} + z ∘ n.
 
@@ -68,7 +68,7 @@ class MinGRU(InputGated):
         input_size: features D of x_t.
         hidden_size: features H of h_t.
 
-    Parameters: `weight_ih` (2H, D), `bias_ih` (2H,): the rows of z, then of n; uniform in ±1/√H at first.
+    Parameters: `weight_ih` (2H, D), `bias_ih` (2H,): the rows of z, then of n; initially uniform in ±1/√H.
 
     Known limit: the paper's first form, as in `MinLSTM`.
     """
@@ -83,7 +83,7 @@ class MinGRU(InputGated):
 
 
 class MinLSTM(InputGated):
-    """minLSTM (Feng 2024, "Were RNNs all we needed?"): an LSTM whose gates and candidate see x_t alone.
+    """minLSTM (Feng 2024, "Were RNNs all we needed?"): an LSTM whose gates and candidate read only x_t.
 
     f, i = σ(W_· x_t + b_·): forget and input gate; n = W_n x_t + b_n: candidate;
     h_t = f/(f + i) ∘ h_{t-1} + i/(f + i) ∘ n. The gates add up to 1, so that the scale of h does not drift.
@@ -94,10 +94,10 @@ class MinLSTM(InputGated):
         input_size: features D of x_t.
         hidden_size: features H of h_t.
 
-    Parameters: `weight_ih` (3H, D), `bias_ih` (3H,): the rows of f, i, n; uniform in ±1/√H at first.
+    Parameters: `weight_ih` (3H, D), `bias_ih` (3H,): the rows of f, i, n; initially uniform in ±1/√H.
 
-    Known limit: this is the paper's first form, whose candidate may be negative; its form in the logarithm needs a
-    positive one, and is not needed for the scan that runs here.
+    Known limit: this is the paper's first form, whose candidate may be negative; its logarithmic form requires a
+    positive candidate, and the scan used here does not need it.
     """
 
     gates = ("f", "i", "n")
@@ -105,6 +105,6 @@ class MinLSTM(InputGated):
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a = f / (f + i), b = i / (f + i) ∘ n."""
         f, i, n = self.rows(x, 0, 3)
-        # f/(f + i) = σ(log f − log i), which two small gates do not make 0/0; −log σ(u) = softplus(−u)
+        # f/(f + i) = σ(log f − log i), which avoids 0/0 for two small gates; −log σ(u) = softplus(−u)
         odds = F.softplus(-i) - F.softplus(-f)
         return torch.sigmoid(odds), torch.sigmoid(-odds) * n

@@ -1,4 +1,4 @@
-"""GRUs with constants in the place of gates."""
+"""GRUs with constants instead of gates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def MiRU1(x, h, s, *, keep=0.5):
 
     >>> ys, h = MiRU1(3, 5, keep=0.9)(torch.zeros(2, 7, 3))
 
-    Known limit: every unit forgets at one rate, about 1/(1 − λ) steps.
+    Known limit: all units forget at the same rate, with a time constant of about 1/(1 − λ) steps.
     """
     r = sigmoid(x.r + h.r)
     return keep * s.h + (1 - keep) * tanh(x.n + h.of(r * s.h).n)
@@ -30,6 +30,6 @@ def MiRU2(x, h, s, *, keep=0.5, reset=0.5):
 
     >>> ys, h = MiRU2(3, 5, keep=0.9)(torch.zeros(2, 7, 3))
 
-    Known limit: no gate at all; a leaky RNN, whose β only scales W_hn.
+    Known limit: it has no gate; it is a leaky RNN in which β only scales W_hn.
     """
     return keep * s.h + (1 - keep) * tanh(x.n + h.of(reset * s.h).n)

@@ -11,13 +11,13 @@ from everstep.equation import gated
 def MUT1(x, h, s):
     """MUT1 (Jozefowicz 2015, "An empirical exploration of recurrent network architectures").
 
-    z = σ(W_xz x_t + b_xz): update gate, from x alone; r = σ(W_xr x_t + b_xr + W_hr h_{t-1} + b_hr): reset gate;
+    z = σ(W_xz x_t + b_xz): update gate, from x only; r = σ(W_xr x_t + b_xr + W_hr h_{t-1} + b_hr): reset gate;
     n = tanh(W_hn (r ∘ h_{t-1}) + b_hn + tanh(W_xn x_t + b_xn)); h_t = z ∘ n + (1 − z) ∘ h_{t-1}.
     The paper has tanh(x_t), with D = H: that is W_xn = I, b_xn = 0.
 
     >>> ys, h = MUT1(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: two products follow one another in every step.
+    Known limit: each step has two sequential products.
     """
     z, r = sigmoid(x.z), sigmoid(x.r + h.r)
     n = tanh(h.of(r * s.h).n + tanh(x.n))
@@ -30,12 +30,12 @@ def MUT2(x, h, s):
 
     z, r = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·): update and reset gate;
     n = tanh(W_hn (r ∘ h_{t-1}) + b_hn + W_xn x_t + b_xn); h_t = z ∘ n + (1 − z) ∘ h_{t-1}.
-    The paper has x_t itself in r, with D = H: that is W_xr = I, b_xr = 0. Without that it is `GRUBefore`, whose z is
-    1 − z here.
+    The paper has x_t itself in r, with D = H: that is W_xr = I, b_xr = 0. With general W_xr it is `GRUBefore`,
+    whose z is 1 − z here.
 
     >>> ys, h = MUT2(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: two products follow one another in every step.
+    Known limit: each step has two sequential products.
     """
     z, r = sigmoid(x.z + h.z), sigmoid(x.r + h.r)
     n = tanh(x.n + h.of(r * s.h).n)
@@ -52,7 +52,7 @@ def MUT3(x, h, s):
 
     >>> ys, h = MUT3(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: two products follow one another in every step.
+    Known limit: each step has two sequential products.
     """
     z, r = sigmoid(x.z + h.of(tanh(s.h)).z), sigmoid(x.r + h.r)
     n = tanh(x.n + h.of(r * s.h).n)

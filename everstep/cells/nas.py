@@ -1,4 +1,4 @@
-"""The cell that architecture search found."""
+"""The cell found by architecture search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def NASCell(x, h, s):
     p = tanh(tanh(σ(u_a + v_a) ∘ relu(u_b + v_b)) + c_{t-1}); q = tanh(σ(u_d + v_d) + relu(u_e ∘ v_e));
     c_t = p ∘ q; r = tanh(tanh(tanh(u_f + v_f) ∘ σ(u_g + v_g)) + σ(tanh(u_k + v_k) + σ(u_l + v_l)));
     h_t = tanh(c_t ∘ r). Branch e multiplies where the others add, as in the NASCell of TensorFlow (contrib, Addons),
-    which has no biases unless told so; torchrecurrent 0.2.5 adds there too.
+    which has no biases by default; torchrecurrent 0.2.5 adds in branch e too.
 
     >>> ys, (h, c) = NASCell(3, 5)(torch.zeros(2, 7, 3))
 

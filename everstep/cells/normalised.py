@@ -15,7 +15,7 @@ from everstep.state import State
 
 
 class _LayerNormed(Cell):
-    """Two products without bias, whose vectors are normalised.
+    """Base class of cells with two normalised products without bias.
 
     Args:
         input_size: features D of x_t.
@@ -25,7 +25,7 @@ class _LayerNormed(Cell):
 
     gates: ClassVar[tuple[str, ...]]
     norms: ClassVar[dict[str, int]]
-    """The features of each normalisation, in multiples of H."""
+    """The number of features of each normalisation, in multiples of H."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class LayerNormRNN(_LayerNormed):
 
     Parameters: `weight_ih` (H, D): W; `weight_hh` (H, H): U; `norm`: α, β.
 
-    Known limit: the sum is normalised, as in the paper, so that no product can be normalised ahead of the loop.
+    Known limit: the sum is normalised, as in the paper, so that W x cannot be normalised before the loop.
     """
 
     gates, norms = ("n",), {"norm": 1}
@@ -89,8 +89,8 @@ class LayerNormLSTM(_LayerNormed):
 
     (i, f, g, o) = LN(W x_t; α_x, β_x) + LN(U h_{t-1}; α_h, β_h);
     c_t = σ(f) ∘ c_{t-1} + σ(i) ∘ tanh(g); h_t = σ(o) ∘ tanh(LN(c_t; α_c, β_c)).
-    LN(a; α, β) = α ∘ (a − mean a) / √(var a + 1e-5) + β, over all features of a, which for the products are those of
-    the four gates together; α, β learned.
+    LN(a; α, β) = α ∘ (a − mean a) / √(var a + 1e-5) + β, over all features of a (for the products, those of the four
+    gates together); α, β learned.
 
     >>> ys, (h, c) = LayerNormLSTM(3, 5)(torch.zeros(2, 7, 3))
 
@@ -127,9 +127,9 @@ class LayerNormGRU(_LayerNormed):
 
     (r, z) = LN(W x_t; α_x, β_x) + LN(U h_{t-1}; α_h, β_h): reset and update gate;
     n = tanh(LN(W_n x_t; α_m, β_m) + σ(r) ∘ LN(U_n h_{t-1}; α_n, β_n)): candidate;
-    h_t = (1 − σ(z)) ∘ h_{t-1} + σ(z) ∘ n: as in the paper, z is the share of the new (in `GRU`, of the old).
-    LN(a; α, β) = α ∘ (a − mean a) / √(var a + 1e-5) + β, over all features of a, which for the gates are those of both
-    together; α, β learned.
+    h_t = (1 − σ(z)) ∘ h_{t-1} + σ(z) ∘ n: as in the paper, z weights the new state (in `GRU`, the old one).
+    LN(a; α, β) = α ∘ (a − mean a) / √(var a + 1e-5) + β, over all features of a (for the gates, those of both
+    together); α, β learned.
 
     >>> ys, h = LayerNormGRU(3, 5)(torch.zeros(2, 7, 3))
 

@@ -17,7 +17,7 @@ def UGRNN(x, h, s):
 
     >>> ys, h = UGRNN(3, 5, bias={"g": 1.0})(torch.zeros(2, 7, 3))
 
-    Known limit: with g near 1 nothing new is read, so that keeping and reading exclude each other.
+    Known limit: with g near 1 nothing new is read: a unit either keeps its state or reads.
     """
     g = sigmoid(x.g + h.g)
     return g * s.h + (1 - g) * tanh(x.n + h.n)
@@ -27,12 +27,12 @@ def UGRNN(x, h, s):
 def MGU(x, h, s, *, activation=tanh):
     """Minimal gated unit (Zhou 2016, "Minimal gated unit for recurrent neural networks").
 
-    f = σ(W_xf x_t + b_xf + W_hf h_{t-1} + b_hf): forget gate, which serves the GRU's reset gate as well;
+    f = σ(W_xf x_t + b_xf + W_hf h_{t-1} + b_hf): forget gate, which also acts as the GRU's reset gate;
     n = φ(W_xn x_t + b_xn + W_hn (f ∘ h_{t-1}) + b_hn); h_t = (1 − f) ∘ h_{t-1} + f ∘ n; φ = `activation`.
 
     >>> ys, h = MGU(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: two products follow one another in every step.
+    Known limit: each step has two sequential products.
     """
     f = sigmoid(x.f + h.f)
     return (1 - f) * s.h + f * activation(x.n + h.of(f * s.h).n)
@@ -47,8 +47,8 @@ def LiGRU(x, h, s, *, activation=torch.relu):
 
     >>> ys, h = LiGRU(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limits: the paper's batch normalisation of W_x· x_t, which keeps the ReLU in bounds, is left out, because it
-    would make rows of a batch depend on one another; without it large W_hn let the state grow without bound.
+    Known limits: the paper's batch normalisation of W_x· x_t, which keeps the ReLU bounded, is omitted, because it
+    would make the rows of a batch depend on one another; without it, a large W_hn lets the state grow without bound.
     """
     z = sigmoid(x.z + h.z)
     return z * s.h + (1 - z) * activation(x.n + h.n)
@@ -58,12 +58,12 @@ def LiGRU(x, h, s, *, activation=torch.relu):
 def LightRU(x, h, s):
     """Light recurrent unit (Ye 2024, "Light recurrent unit: towards an interpretable recurrent neural network …").
 
-    n = tanh(W_xn x_t + b_xn): candidate, from x alone; f = σ(W_xf x_t + b_xf + W_hf h_{t-1} + b_hf): gate;
+    n = tanh(W_xn x_t + b_xn): candidate, from x only; f = σ(W_xf x_t + b_xf + W_hf h_{t-1} + b_hf): gate;
     h_t = (1 − f) ∘ h_{t-1} + f ∘ n.
 
     >>> ys, h = LightRU(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: features of h meet only inside the gate.
+    Known limit: features of h are combined only inside the gate.
     """
     f = sigmoid(x.f + h.f)
     return (1 - f) * s.h + f * tanh(x.n)
@@ -74,13 +74,13 @@ def JANET(x, h, s, *, beta=1.0):
     """Just another network (van der Westhuizen 2018, "The unreasonable effectiveness of the forget gate").
 
     a = W_xf x_t + b_xf + W_hf h_{t-1} + b_hf; n = tanh(W_xn x_t + b_xn + W_hn h_{t-1} + b_hn): candidate;
-    h_t = σ(a) ∘ h_{t-1} + (1 − σ(a − β)) ∘ n: an LSTM with its forget gate alone; β = `beta` ≥ 0 lets in more than is
-    forgotten.
+    h_t = σ(a) ∘ h_{t-1} + (1 − σ(a − β)) ∘ n: an LSTM with only its forget gate; with β = `beta` > 0, more is let in
+    than is forgotten.
 
     >>> ys, h = JANET(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: it trains well on long sequences from the chrono initialisation of the forget bias alone, as in the
-    paper (`everstep.cells.initialise.init_chrono`, with `input=None`).
+    Known limit: it trains well on long sequences only with chrono initialisation of the forget bias, as in the paper
+    (`everstep.cells.initialise.init_chrono`, with `input=None`).
     """
     a = x.f + h.f
     # 1 − σ(u) = σ(−u), without the cancellation
@@ -91,13 +91,13 @@ def JANET(x, h, s, *, beta=1.0):
 def MinimalRNN(x, h, s):
     """MinimalRNN (Chen 2017, "MinimalRNN: toward more interpretable and trainable recurrent neural networks").
 
-    z = tanh(W_xz x_t + b_xz): the input's place in the state's space;
+    z = tanh(W_xz x_t + b_xz): the input mapped into the space of the state;
     u = σ(W_hu h_{t-1} + b_hu + W_hv z + b_hv): update gate; h_t = u ∘ h_{t-1} + (1 − u) ∘ z.
-    W_hv is the paper's U_z, and b_hv a second bias where the paper has one.
+    W_hv is the paper's U_z, and b_hv is a second bias where the paper has one.
 
     >>> ys, h = MinimalRNN(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: features of h meet only inside the gate.
+    Known limit: features of h are combined only inside the gate.
     """
     z = tanh(x.z)
     u = sigmoid(h.u + h.of(z).v)
@@ -108,13 +108,13 @@ def MinimalRNN(x, h, s):
 def STAR(x, h, s):
     """Stackable recurrent cell (Turkoglu 2021, "Gating revisited: deep multi-layer RNNs that can be trained").
 
-    n = tanh(W_xn x_t + b_xn): candidate, from x alone; k = σ(W_xk x_t + b_xk + W_hk h_{t-1} + b_hk): gate;
+    n = tanh(W_xn x_t + b_xn): candidate, from x only; k = σ(W_xk x_t + b_xk + W_hk h_{t-1} + b_hk): gate;
     h_t = tanh((1 − k) ∘ h_{t-1} + k ∘ n). With σ(a) = 1 − k, the authors' code gives n the
     weight 1 − σ(a − 1), as `JANET` does, where the paper has k.
 
     >>> ys, h = STAR(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: the outer tanh shrinks the state in every step, so that long memory fades even where k = 0.
+    Known limit: the outer tanh shrinks the state in every step, so that long memory fades even if k = 0.
     """
     k = sigmoid(x.k + h.k)
     return tanh((1 - k) * s.h + k * tanh(x.n))
@@ -130,7 +130,7 @@ def SGRN(x, h, s):
 
     >>> ys, h = SGRN(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: what is read and whether it is read cannot be chosen apart.
+    Known limit: the candidate and the gate cannot be learned separately.
     """
     f = sigmoid(x.n + h.n)
     return tanh((1 - f) * x.n + f * s.h)

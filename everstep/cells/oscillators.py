@@ -22,7 +22,7 @@ def CoRNN(x, h, s, *, dt=0.1, gamma=1.0, epsilon=1.0):
 
     >>> ys, (y, z) = CoRNN(3, 5, dt=0.05)(torch.zeros(2, 7, 3))
 
-    Known limit: Δt, γ and ε are the user's to tune, and gradients are bounded for small Δt alone.
+    Known limit: Δt, γ and ε have to be tuned, and gradients are bounded only for small Δt.
     """
     z = s.z + dt * (tanh(x.n + h.n + h.of(s.z).v) - gamma * s.y - epsilon * s.z)
     return s.y + dt * z, z
@@ -35,12 +35,12 @@ def LEM(x, h, s, *, dt=1.0):
     u, v = Δt σ(W_x· x_t + b_x· + W_h· y_{t-1} + b_h·): step sizes of y and z;
     z_t = (1 − v) ∘ z_{t-1} + v ∘ tanh(W_xz x_t + b_xz + W_hz y_{t-1} + b_hz);
     y_t = (1 − u) ∘ y_{t-1} + u ∘ tanh(W_xy x_t + b_xy + W_hy z_t + b_hy): the output; Δt = `dt`.
-    The paper's eq. 3; y reads the new z_t, as in the authors' code (LEM, src/*/network.py), whose Δt is 1 too, where
+    The paper's eq. 3; y reads the new z_t, as in the authors' code (LEM, src/*/network.py), whose Δt is also 1;
     torchrecurrent 0.2.5 reads z_{t-1}.
 
     >>> ys, (y, z) = LEM(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: two products follow one another in every step.
+    Known limit: each step has two sequential products.
     """
     v = dt * sigmoid(x.v + h.v)
     z = (1 - v) * s.z + v * tanh(x.z + h.z)
@@ -63,10 +63,10 @@ class UnICORNN(Parametric):
 
     >>> ys, (y, z) = UnICORNN(3, 5, dt=0.05)(torch.zeros(2, 7, 3))
 
-    Parameters: `weight_ih` (H, D): V; `vector_hh` (H): w, uniform in [0, 1] at first; `rate` (H): c, uniform in ±0.1;
+    Parameters: `weight_ih` (H, D): V; `vector_hh` (H): w, initially uniform in [0, 1]; `rate` (H): c, uniform in ±0.1;
     `bias_ih` (H): b.
 
-    Known limits: units meet in the next layer alone, so that it takes several; nothing is ever forgotten.
+    Known limits: units are combined only in the next layer, so use several; nothing is ever forgotten.
     """
 
     gates = ("force",)

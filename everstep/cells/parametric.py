@@ -1,4 +1,4 @@
-"""Cells whose parameters no equation of matrices alone describes: vectors, scalars, several matrices."""
+"""Base class of cells whose parameters go beyond those of `gated`: vectors, scalars, several matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from everstep.parameters import Declaring
 
 
 class Parametric(Declaring, Cell):
-    """A cell that names its parameters and their shapes; a subclass calls `declare` and writes `step`.
+    """A cell that declares its parameters by name and shape; a subclass calls `declare` and defines `step`.
 
     >>> class Decay(Parametric):
     ...     def __init__(self, input_size, hidden_size, **how):

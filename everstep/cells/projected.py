@@ -36,8 +36,8 @@ class ProjectedLSTM(Parametric):
     Raises:
         ValueError: a size below 1, or `proj_size` not below `hidden_size`.
 
-    Known limit: of the paper's two projections only the recurrent one; the other is a `torch.nn.Linear` afterwards. The
-    paper's gates have peepholes too (`PeepholeLSTM`).
+    Known limit: it has only the recurrent one of the paper's two projections; the other is a `torch.nn.Linear`
+    afterwards. The paper's gates also have peepholes (`PeepholeLSTM`).
     """
 
     gates = ("i", "f", "g", "o")

@@ -1,4 +1,4 @@
-"""Networks that do their products ahead of the recurrence, which is elementwise: QRNN and SRU."""
+"""Networks with all products before an elementwise recurrence: QRNN and SRU."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class QRNN(InputGated):
     """Quasi-recurrent network with fo-pooling (Bradbury 2017), for a window of one step.
 
     z = tanh(W_z x_t + b_z); f, o = σ(W_· x_t + b_·): candidate, forget and output gate;
-    c_t = f ∘ c_{t-1} + (1 − f) ∘ z; h_t = o ∘ c_t. The state is c. In the authors' code, pytorch-qrnn, f stands for
-    1 − f: to take weights from there, change the sign of its rows.
+    c_t = f ∘ c_{t-1} + (1 − f) ∘ z; h_t = o ∘ c_t. The state is c. In the authors' code, pytorch-qrnn, f means
+    1 − f: to import its weights, negate the rows of f.
 
     A window of k steps is the paper's masked convolution: put a `Window` below.
 
@@ -31,9 +31,9 @@ class QRNN(InputGated):
         input_size: features D of x_t.
         hidden_size: features H of h_t.
 
-    Parameters: `weight_ih` (3H, D), `bias_ih` (3H,): the rows of z, f, o; uniform in ±1/√H at first.
+    Parameters: `weight_ih` (3H, D), `bias_ih` (3H,): the rows of z, f, o; initially uniform in ±1/√H.
 
-    Known limit: fo-pooling alone, without the paper's f- and ifo-pooling; its zoneout is `Zoneout`, which loops.
+    Known limit: only fo-pooling, not the paper's f- and ifo-pooling; its zoneout is `Zoneout`, which runs as a loop.
     """
 
     gates = ("z", "f", "o")
@@ -104,20 +104,20 @@ class SRU(_SRU):
 
     f = σ(W_f x_t + v_f ∘ c_{t-1} + b_f), r = σ(W_r x_t + v_r ∘ c_{t-1} + b_r): forget and highway gate;
     c_t = f ∘ c_{t-1} + (1 − f) ∘ (W x_t); h_t = r ∘ c_t + (1 − r) ∘ α x_t. The state is c.
-    α = √(1 + 2e^b) with b = `highway_bias`, the first value of b_r. Where D ≠ H, α W_s x_t stands for α x_t.
+    α = √(1 + 2e^b) with b = `highway_bias`, the initial value of b_r. Where D ≠ H, α W_s x_t replaces α x_t.
 
     >>> ys, c = SRU(3, 5)(torch.zeros(2, 7, 3))
 
     Args:
         input_size: features D of x_t.
         hidden_size: features H of h_t.
-        highway_bias: b; below 0 the shortcut is favoured at first.
+        highway_bias: b; below 0 initially favours the shortcut.
         device, dtype: of the parameters.
 
     Parameters: `weight_ih` (3H, D), or (4H, D) where D ≠ H: the rows of W, W_f, W_r, W_s; `bias_ih` (2H,): b_f, b_r;
-    `weight_c` (2H,): v_f, v_r; weights uniform in ±1/√H at first.
+    `weight_c` (2H,): v_f, v_r; weights initially uniform in ±1/√H.
 
-    Known limit: the gates see c_{t-1}, so that it is not affine in its state: no parallel scan; see `AffineSRU`.
+    Known limit: the gates read c_{t-1}, so the cell is not affine in its state: no parallel scan; see `AffineSRU`.
     """
 
     weight_c: nn.Parameter
@@ -133,7 +133,7 @@ class SRU(_SRU):
 
 
 class AffineSRU(_SRU, Affine):
-    """`SRU` whose gates see x_t alone, v_f = v_r = 0, as first proposed (Lei 2017, "Training RNNs as fast as CNNs").
+    """`SRU` whose gates read only x_t, v_f = v_r = 0, as first proposed (Lei 2017, "Training RNNs as fast as CNNs").
 
     f, r = σ(W_· x_t + b_·): forget and highway gate; c_t = f ∘ c_{t-1} + (1 − f) ∘ (W x_t);
     h_t = r ∘ c_t + (1 − r) ∘ α x_t. The state is c; symbols and arguments as in `SRU`.
@@ -142,7 +142,7 @@ class AffineSRU(_SRU, Affine):
 
     Parameters: `weight_ih` and `bias_ih` as in `SRU`.
 
-    Known limit: α is of the later paper, and the tanh that the first one puts on c_t is left out, as in the later one.
+    Known limit: as in the later paper, α is included, and the first paper's tanh of c_t is omitted.
     """
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:

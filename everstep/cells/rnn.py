@@ -18,6 +18,6 @@ def RNN(x, h, s, *, activation=tanh):
 
     >>> ys, h = RNN(3, 5, activation=torch.relu)(torch.zeros(2, 7, 3))
 
-    Known limit: with tanh, gradients vanish over some tens of steps (Bengio 1994).
+    Known limit: with tanh, gradients vanish over a few tens of steps (Bengio 1994).
     """
     return activation(x.a + h.a)

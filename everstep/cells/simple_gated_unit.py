@@ -9,7 +9,7 @@ from everstep.equation import gated
 
 
 def hard_sigmoid(v: Tensor) -> Tensor:
-    """v / 5 + 1/2, cut off at 0 and 1: Theano's. That of PyTorch, which is younger than the paper, has v / 6."""
+    """v / 5 + 1/2, clipped to [0, 1], as in Theano. That of PyTorch, which is newer than the paper, uses v / 6."""
     return (0.2 * v + 0.5).clamp(0, 1)
 
 
@@ -19,7 +19,7 @@ def SGU(x, h, s, *, gate=hard_sigmoid):
 
     n = tanh(W_hn ((W_xn x_t + b_xn) ∘ h_{t-1}) + b_hn); z = γ(W_xz x_t + b_xz + W_hz h_{t-1} + b_hz): gate, γ = `gate`;
     h_t = (1 − z) ∘ h_{t-1} + z ∘ softplus(n ∘ h_{t-1}). The paper has no b_hn. γ is the hard sigmoid of its time,
-    v/5 + 1/2 between 0 and 1; that of PyTorch, and of torchrecurrent 0.2.5, has v/6: `gate=torch.nn.Hardsigmoid()`.
+    v/5 + 1/2 clipped to [0, 1]; PyTorch and torchrecurrent 0.2.5 use v/6: `gate=torch.nn.Hardsigmoid()`.
 
     >>> ys, h = SGU(3, 5)(torch.zeros(2, 7, 3))
 
@@ -39,7 +39,7 @@ def DSGU(x, h, s, *, gate=hard_sigmoid):
 
     >>> ys, h = DSGU(3, 5)(torch.zeros(2, 7, 3))
 
-    Known limit: three products follow one another in every step. For the hard sigmoid see `SGU`.
+    Known limit: each step has three sequential products. For the hard sigmoid see `SGU`.
     """
     n = tanh(h.of(x.n * s.h).n)
     z = gate(x.z + h.z)

@@ -23,7 +23,7 @@ class TRNN(InputGated):
     Parameters: `weight_ih` (2H, D) and `bias_ih` (2H): the rows of z, then of f. `MinGRU` is the same cell, with 1 − f
     for its gate.
 
-    Known limit: what is read never depends on what is remembered; stack several.
+    Known limit: what is read never depends on the state; stack several layers.
     """
 
     gates = ("z", "f")
@@ -77,7 +77,7 @@ class TGRU(_TwoInputs):
     Parameters: `weight_ih` and `weight_previous` (3H, D), `bias_ih` (3H): the rows of z, f, o. The state: h under the
     name c, and x_{t-1}.
 
-    Known limit: h is linear in its own past; it needs depth.
+    Known limit: h is linear in its own past; stack several layers.
     """
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -97,7 +97,7 @@ class TLSTM(_TwoInputs):
 
     Parameters: `weight_ih` and `weight_previous` (3H, D), `bias_ih` (3H): the rows of z, f, o.
 
-    Known limit: c is linear in its own past; it needs depth.
+    Known limit: c is linear in its own past; stack several layers.
     """
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:

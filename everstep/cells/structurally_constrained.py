@@ -1,4 +1,4 @@
-"""The network with a slow context beside its hidden layer."""
+"""The network with a slow context layer beside its hidden layer."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class SCRN(Parametric):
 
     s_t = (1 − α) B x_t + α s_{t-1}: context, a running mean of inputs, α = `alpha`;
     h_t = σ(P s_t + A x_t + R h_{t-1}): hidden layer. The output is [h_t; s_t], H + C features, so that a linear head
-    gives the paper's U h_t + V s_t. The authors' code, SCRNNs, has P s_{t-1} in mfactory.lua, and P s_t in the comment
-    above it, as the paper has; in torchrecurrent 0.2.5 tanh(U h_t + V s_t) is fed back in the place of h_t.
+    gives the paper's U h_t + V s_t. The authors' code, SCRNNs, has P s_{t-1} in mfactory.lua, but P s_t in the comment
+    above it, as in the paper; torchrecurrent 0.2.5 feeds back tanh(U h_t + V s_t) instead of h_t.
 
     >>> ys, (h, s) = SCRN(3, 5, context_size=2)(torch.zeros(2, 7, 3))
     >>> ys.shape
@@ -35,12 +35,12 @@ class SCRN(Parametric):
     Args:
         input_size, hidden_size: features D of x_t and H of h_t.
         context_size: features C of s_t; H if not given.
-        alpha: the share of the context that stays, in [0, 1]; 0.95 in the authors' code.
+        alpha: the fraction of the context that is kept, in [0, 1]; 0.95 in the authors' code.
         **how: device, dtype. The paper has no biases.
 
     Parameters: `weight_ih` (C + H, D): the rows of B, then of A; `weight_hh` (H, C + H): [P, R].
 
-    Known limit: α is one for all units and is not learned, as in most of the paper.
+    Known limit: α is shared by all units and not learned, as in most of the paper.
     """
 
     weight_ih: Tensor
@@ -58,7 +58,7 @@ class SCRN(Parametric):
 
     @property
     def blocks(self) -> dict[str, dict[str, int]]:
-        """The rows of B and of A, by what they make."""
+        """The rows of B and of A, by the state that they feed."""
         return {"weight_ih": {"s": self.context_size, "h": self.hidden_size}}
 
     def initial_state(self, batch: int, like: Tensor) -> State:

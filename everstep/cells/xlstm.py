@@ -1,4 +1,4 @@
-"""The two cells of xLSTM (Beck 2024): exponential gates, kept in range by a state m that holds their scale."""
+"""The two cells of xLSTM (Beck 2024): exponential gates, kept in range by a state m, the logarithm of their scale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everstep.cell import Cell, check_size
 from everstep.state import State
 
 NOTHING = -1e4
-"""The first m of `SLSTM`: e^m = 0, so that the state before the first step weighs nothing."""
+"""The first m of `SLSTM`: e^m = 0, so that the state before the first step has no weight."""
 
 
 class SLSTMState(NamedTuple):
@@ -34,7 +34,7 @@ class MLSTMState(NamedTuple):
 
 
 class _XLSTM(Cell):
-    """Sizes, heads and the forget gate."""
+    """Base class with sizes, heads and the forget gate."""
 
     def __init__(self, input_size: int, hidden_size: int, heads: int, forget: str):
         super().__init__(input_size, hidden_size)
@@ -51,7 +51,7 @@ class _XLSTM(Cell):
             nn.init.uniform_(parameter, -1 / math.sqrt(self.hidden_size), 1 / math.sqrt(self.hidden_size))
 
     def rescaled(self, i: Tensor, f: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From ĩ, f̃ and the old m: i and f times a scale that keeps both at or below 1, and the new m."""
+        """From ĩ, f̃ and the old m: i and f, scaled so that both are at most 1, and the new m."""
         kept = m + (f if self.forget == "exp" else -F.softplus(-f))
         m = torch.maximum(kept, i)
         return torch.exp(i - m), torch.exp(kept - m), m
@@ -64,10 +64,10 @@ class SLSTM(_XLSTM):
     """sLSTM, the cell of xLSTM with scalar memories (Beck 2024).
 
     z = tanh(z̃), i = e^ĩ, f = σ(f̃) or e^f̃, o = σ(õ), with ·̃ = W_· x_t + R_· h_{t-1} + b_· for each:
-    candidate, input, forget and output gate; R_· is block diagonal, one block a head.
+    candidate, input, forget and output gate; R_· is block diagonal, one block per head.
     c_t = f ∘ c_{t-1} + i ∘ z; n_t = f ∘ n_{t-1} + i; h_t = o ∘ c_t / n_t, with c_0 = n_0 = 0.
-    To keep the exponentials in range, c and n are held times e^(−m), m_t = max(log f + m_{t-1}, ĩ),
-    which h does not depend on.
+    To keep the exponentials in range, c and n are stored times e^(−m), m_t = max(log f + m_{t-1}, ĩ);
+    h does not depend on m.
 
     >>> ys, (h, c, n, m) = SLSTM(3, 6, heads=2)(torch.zeros(2, 7, 3))
 
@@ -79,9 +79,9 @@ class SLSTM(_XLSTM):
         device, dtype: of the parameters.
 
     Parameters: `weight_ih` (4H, D) and `bias` (4H,): the rows of z, i, f, o; `weight_hh` (heads, 4·H/heads, H/heads):
-    those of each head; uniform in ±1/√H at first.
+    those of each head; initially uniform in ±1/√H.
 
-    Known limit: the block around it (convolution, group norm, projections) is not part of it. A state that is not
+    Known limit: the surrounding block (convolution, group norm, projections) is not included. A state that is not
     the initial one needs n > 0.
     """
 
@@ -127,8 +127,8 @@ class MLSTM(_XLSTM):
     q = W_q x_t + b_q, k = W_k x_t / √d + b_k, v = W_v x_t + b_v: query, key and value; o = σ(W_o x_t + b_o);
     for each head, of d = H/heads features: i = e^(w_i·x_t + b_i), f = σ(w_f·x_t + b_f) or its exponential, two numbers;
     C_t = f C_{t-1} + i v kᵀ; n_t = f n_{t-1} + i k; h_t = o ∘ C_t q / max(|n_tᵀ q|, 1).
-    To keep the exponentials in range, C and n are held times e^(−m), m_t = max(log f + m_{t-1}, log i), m_0 = 0,
-    which h does not depend on.
+    To keep the exponentials in range, C and n are stored times e^(−m), m_t = max(log f + m_{t-1}, log i), m_0 = 0;
+    h does not depend on m.
 
     >>> ys, (C, n, m) = MLSTM(3, 6, heads=2)(torch.zeros(2, 7, 3))
     >>> C.shape
@@ -142,9 +142,9 @@ class MLSTM(_XLSTM):
         device, dtype: of the parameters.
 
     Parameters: `weight_ih` (4H + 2·heads, D) and `bias` (4H + 2·heads,): the rows of q, k, v, o, i, f;
-    uniform in ±1/√H at first.
+    initially uniform in ±1/√H.
 
-    Known limit: the block around it (convolution, group norm, projections) is not part of it. It is affine in (C, n),
+    Known limit: the surrounding block (convolution, group norm, projections) is not included. It is affine in (C, n),
     but runs as a loop: a parallel scan would hold a matrix for every step.
     """
 
@@ -166,7 +166,7 @@ class MLSTM(_XLSTM):
 
     @property
     def blocks(self) -> dict[str, dict[str, int]]:
-        """The gates i and f have one row a head."""
+        """The gates i and f have one row per head."""
         rows = dict.fromkeys("qkvo", self.hidden_size) | dict.fromkeys("if", self.heads)
         return {"weight_ih": rows, "bias": rows}
 
@@ -188,7 +188,7 @@ class MLSTM(_XLSTM):
         i, f, m = self.rescaled(ix + ib, fx + fb, m)
         C = f[..., None, None] * C + i[..., None, None] * (v[..., :, None] * k[..., None, :])
         n = f[..., None] * n + i[..., None] * k
-        # max(|n q|, 1), with both sides times e^(−m) or, if that is large, as they are: it never overflows
+        # max(|n q|, 1), with both sides scaled by e^(−m), unless that is large: it never overflows
         scale = torch.exp(m.clamp(max=0))
         total = torch.maximum((n * q).sum(-1).abs() * scale, torch.exp(-m.clamp(min=0)))
         h = (C * q[..., None, :]).sum(-1) * (scale / total)[..., None]
