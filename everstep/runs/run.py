@@ -25,7 +25,7 @@ from everstep.runs.opening import CHANGED, compared
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed
-from everstep.runs.task import ABILITIES, NOTHING_ELSE, Asked, Prediction, Score, Task, abilities
+from everstep.runs.task import ABILITIES, NOTHING_ELSE, Asked, Draws, Prediction, Score, Task, abilities
 from everstep.runs.text_data import absolute_path, check_files, gone
 from everstep.state import leaves, map_state
 
@@ -238,8 +238,10 @@ class Run:
             RunError: a job that shows none.
         """
         task = self.able("look")
+        if not isinstance(task, Draws):
+            raise RunError(f"{self.path} ({self.recipe.task}) shows no passages, but other pictures: everstep look")
         with self._where("; to look at a text of your own: look --text FILE"):
-            return task.passage(self.model, text, characters)  # type: ignore[no-any-return]
+            return task.passage(self.model, text, characters)
 
     def data_gone(self) -> list[str]:
         """The keys of the recipe's data whose files are not where they were: "data.train"."""

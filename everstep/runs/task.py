@@ -269,11 +269,11 @@ class HasRivals(Protocol):
         """
 
 
-ABILITIES = {
+ABILITIES: dict[str, Any] = {
     "predict": Predicts,
     "score": Scores,
     "generate": Generates,
-    "look": Draws,
+    "look": Draws | Pictures,
     "eval --rivals": HasRivals,
 }
 """What a run can be asked beside `eval`, by the verb that asks."""

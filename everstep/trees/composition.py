@@ -99,6 +99,24 @@ class Composition(Declaring):
         """
         raise NotImplementedError(f"{type(self).__name__} has no combine(x, children)")
 
+    def refuses(self, fewest: int, most: int, inner_fed: bool) -> str | None:
+        """What is wrong with a tree for this composition, in words; None: nothing.
+
+        Args:
+            fewest, most: children of an inner node; 0 if there is none.
+            inner_fed: whether an inner node has an input.
+        """
+        if self.arity is not None and most > self.arity:
+            return (
+                f"expected at most {self.arity} children of a node, but one has {most}; make the trees binary, take a "
+                "larger arity, or a child-sum composition, which takes any number"
+            )
+        if most and fewest < self.fewest:
+            return f"expected at least {self.fewest} children of an inner node, but one has {fewest}"
+        if inner_fed and not self.reads_inner:
+            return "expected inputs of leaves alone, but inner nodes have some"
+        return None
+
     def reset_parameters(self) -> None:
         """Every parameter uniform in ±1/√H."""
         bound = 1 / math.sqrt(self.output_size)

@@ -124,7 +124,7 @@ class Tree(nn.Module):
         return map_state(lambda leaf: leaf.to(xs.dtype), self.cell.inputs(rows))
 
     def _check(self, xs: Tensor, forest: Forest) -> None:
-        cell, who = self.cell, f"Tree({type(self.cell).__name__})"
+        who = f"Tree({type(self.cell).__name__})"
         if xs.shape != (forest.inputs, self.input_size):
             raise ValueError(
                 f"{who}: xs should be ({forest.inputs}, {self.input_size}), a row for each node that has an input, but "
@@ -132,15 +132,8 @@ class Tree(nn.Module):
             )
         if xs.device != forest.places.device:
             raise ValueError(f"{who}: the forest should be on {xs.device}, as xs, but is on {forest.places.device}")
-        if cell.arity is not None and forest.most_children > cell.arity:
-            raise ValueError(
-                f"{who}: expected at most {cell.arity} children of a node, but one has {forest.most_children}; make "
-                "the trees binary, take a larger arity, or a child-sum composition, which takes any number"
-            )
-        if forest.most_children and (fewest := forest.fewest_children) < cell.fewest:
-            raise ValueError(f"{who}: expected at least {cell.fewest} children of an inner node, but one has {fewest}")
-        if forest.inner_fed and not cell.reads_inner:
-            raise ValueError(f"{who}: expected inputs of leaves alone, but inner nodes have some")
+        if told := self.cell.refuses(forest.fewest_children, forest.most_children, forest.inner_fed):
+            raise ValueError(f"{who}: {told}")
 
 
 class TopDown(nn.Module):

@@ -7,7 +7,7 @@ go over several lines, and a file holds any number of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +88,19 @@ def read_trees(paths: Sequence[Path], encoding: str = "utf-8") -> list[Tree]:
     return [tree for path in paths for tree in _trees(path, encoding)]
 
 
+def bracketed(lines: Iterable[str], name: str) -> Iterator[Tree]:
+    """The trees that lines hold, one after the other, as far as they are asked for.
+
+    Args:
+        lines: any number of trees in brackets, which may go over several lines.
+        name: of where they are from, for messages.
+
+    Raises:
+        DataError: as of `read_trees`, but for a file.
+    """
+    return _parsed(lines, name)
+
+
 def parse_tree(text: str) -> Tree:
     """The one tree that a string holds.
 
@@ -109,7 +122,7 @@ def _trees(path: Path, encoding: str) -> Iterator[Tree]:
         raise DataError(f"{path}: holds no tree; expected trees in brackets, such as (3 (2 a) (4 film))")
 
 
-def _parsed(lines: Iterator[str] | list[str], name: str) -> Iterator[Tree]:
+def _parsed(lines: Iterable[str], name: str) -> Iterator[Tree]:
     building = _Building(1)
     for number, line in enumerate(lines, 1):
         for match in _PIECE.finditer(line):

@@ -1,0 +1,114 @@
+"""Batches of trees of words, with classes of their nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everstep.data.batches import Batches
+from everstep.data.bucket_order import BucketOrder
+from everstep.trees.forest import Branching, Forest
+
+Ints = NDArray[np.int64]
+NONE = -1
+"""The class of a node of which nothing is said."""
+
+
+class CodedTree(NamedTuple):
+    """A tree in numbers.
+
+    Attributes:
+        tree: its children, and which nodes have a word.
+        words: (M,) int64, the ids of its words, in the order of the nodes.
+        targets: (N,) int64, the class of each node; NONE where there is none.
+    """
+
+    tree: Branching
+    words: Ints
+    targets: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class TreeBatch:
+    """B trees of N nodes together, M of which have a word.
+
+    Attributes:
+        forest: the trees.
+        words: (M,) int64.
+        targets: (N,) int64, class ids; NONE where a node has none.
+        places: (B,) int64, the number of each tree.
+    """
+
+    forest: Forest
+    words: Tensor
+    targets: Tensor
+    places: Tensor
+
+    @property
+    def count(self) -> int:
+        """Nodes that have a class."""
+        return int((self.targets != NONE).sum())
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        return replace(
+            self,
+            forest=self.forest.to(device),
+            words=self.words.to(device),
+            targets=self.targets.to(device),
+            places=self.places.to(device),
+        )
+
+
+class TreeBatches(Batches[TreeBatch]):
+    """Trees in batches, drawn anew each epoch; nothing is padded, so that large and small ones come together.
+
+    Args:
+        trees: N ≥ 1.
+        batch_size, seed, shuffle: as of `BucketOrder`.
+        max_nodes: most trees times nodes of the largest in a batch, which are of near-equal size then.
+
+    Example:
+        >>> from everstep.data import parse_tree
+        >>> tree = parse_tree("(3 (2 a) (4 film))")
+        >>> batches = TreeBatches([CodedTree(tree, np.array([5, 6]), np.array([2, 4, 3]))] * 3, 2, shuffle=False)
+        >>> batch = batches.batch(0, 0)
+        >>> len(batches), batch.forest.nodes, batch.words.tolist(), batch.count
+        (2, 6, [5, 6, 5, 6], 6)
+    """
+
+    carries_state = False
+
+    def __init__(
+        self,
+        trees: Sequence[CodedTree],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        max_nodes: int | None = None,
+    ):
+        self.batch_size, self._trees = batch_size, trees
+        sizes = np.array([len(coded.targets) for coded in trees], np.int64)
+        self._order = BucketOrder(sizes, batch_size, seed=seed, shuffle=shuffle, pool=1, max_tokens=max_nodes)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._order)
+
+    def batch(self, epoch: int, index: int) -> TreeBatch:
+        """Batch `index` of `epoch`.
+
+        Raises:
+            IndexError: no such batch.
+        """
+        rows = self._order.rows(epoch, index)
+        some = [self._trees[row] for row in rows]
+        words, targets = (torch.from_numpy(np.concatenate([one[place] for one in some])) for place in (1, 2))
+        return TreeBatch(Forest.of([one.tree for one in some]), words, targets, torch.from_numpy(rows.copy()))

@@ -1,0 +1,76 @@
+"""A composition as a recipe names it: an exported one, one with options, or one of the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+from everstep import trees
+from everstep.data.readers.tree_formats import AnyTree
+from everstep.errors import ConfigError, DataError
+from everstep.networks.cells_by_name import CellChoice, Find, cell_names, make_cell
+from everstep.trees.composition import Composition
+
+CompositionChoice: TypeAlias = str | dict[str, Any]
+"""`NaryTreeLSTM`; `{type: NaryTreeLSTM, arity: 3}`; `GRU`, a cell, whose children are summed; `mine.py:Mine`."""
+
+
+def composition_names() -> list[str]:
+    """Every exported composition."""
+    found = (name for name in sorted(vars(trees)) if isinstance(getattr(trees, name), type))
+    kinds = {name: getattr(trees, name) for name in found}
+    return [name for name, kind in kinds.items() if issubclass(kind, Composition) and kind is not Composition]
+
+
+def make_composition(choice: CompositionChoice, input_size: int, hidden_size: int, find: Find) -> Composition:
+    """The composition that `model.cell` names, of these sizes.
+
+    Raises:
+        ConfigError: no such composition, or one that cannot be made so.
+    """
+    options = dict(choice) if isinstance(choice, Mapping) else {}
+    name = options.pop("type", None) if options else choice
+    if not isinstance(name, str):
+        raise ConfigError("model.cell: expected {type: NAME, option: value, …}; got no type")
+    known = [one for one in composition_names() if one != "ChildSum"]
+    if name not in known and ".py:" not in name:
+        return _of_cell(name, choice, known, input_size, hidden_size, find)
+    kind = find("model.cell", name) if ".py:" in name else getattr(trees, name)
+    sizes = (hidden_size,) if kind is trees.MVRNN else (input_size, hidden_size)
+    try:
+        made = kind(*sizes, **options)
+    except (TypeError, ValueError) as error:
+        own = [p for p in inspect.signature(kind).parameters if p not in ("input_size", "hidden_size", "how")]
+        raise ConfigError(f"model.cell: {name} fails: {error}. Its options: {', '.join(own) or 'none'}") from None
+    if not isinstance(made, Composition):
+        raise ConfigError(f"model.cell: expected a Composition; {name} gives {type(made).__name__}")
+    return made
+
+
+def check_trees(cell: Composition, trees: Sequence[AnyTree], source: str) -> None:
+    """Refuse trees that the composition does not take.
+
+    Raises:
+        DataError: one has too many or too few children at a node, or words at inner nodes; names its line.
+    """
+    for tree in trees:
+        counts = [len(below) for below in tree.children if below]
+        fed = any(below and word is not None for below, word in zip(tree.children, tree.words, strict=True))
+        if told := cell.refuses(min(counts, default=0), max(counts, default=0), fed):
+            raise DataError(f"{source}, the tree of line {tree.line}: {type(cell).__name__} {told}")
+
+
+def _of_cell(
+    name: str, choice: CellChoice, known: list[str], input_size: int, hidden_size: int, find: Find
+) -> Composition:
+    """A cell of sequences, from the sum of the children's states."""
+    if name in cell_names():
+        return trees.ChildSum(make_cell(choice, input_size, hidden_size, find))
+    near = get_close_matches(name.lower(), folded := {one.lower(): one for one in known}, 1)
+    hint = f"; did you mean {folded[near[0]]}?" if near else ""
+    raise ConfigError(
+        f"model.cell: expected one of {', '.join(known)}, an exported cell, {{type: NAME, option: value}}, or "
+        f"FILE.py:NAME; got {name!r}{hint}"
+    )

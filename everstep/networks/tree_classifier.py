@@ -1,0 +1,136 @@
+"""p(class | tree) of every node: an embedding, a network over the tree, a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from everstep.data.tree_batches import NONE, TreeBatch, TreeBatches
+from everstep.heads import Categorical
+from everstep.learn.objective import Loss
+from everstep.networks.answers import Array, OneOf
+from everstep.networks.cells_by_name import Find, no_code
+from everstep.networks.compositions_by_name import CompositionChoice, make_composition
+from everstep.sections import NonNegative, Probability, Section, Size
+from everstep.trees import Composition
+from everstep.trees.forest import Forest
+from everstep.wirings import EmbeddingDropout, Tree
+
+UNKNOWN = 0
+"""The id of words that are not known."""
+
+
+class TreeNetworkSection(Section):
+    """The network: embedding, composition, a softmax over classes."""
+
+    cell: CompositionChoice = "NaryTreeLSTM"
+    """any exported composition, {type: NAME, option: value}, a cell, whose children are summed, or FILE.py:NAME"""
+    embedding_size: Size = 300
+    """features of each word; the MVRNN takes what it needs"""
+    hidden_size: Size = 150
+    """units of each node"""
+    embedding_dropout: Probability = 0.0
+    """of whole words: all places of a word at once"""
+    input_dropout: Probability = 0.0
+    """on the vectors of words"""
+    dropout: Probability = 0.0
+    """on what the softmax reads"""
+    unknown_rate: NonNegative = 0.0
+    """r: a word that training has n times is the unknown word with probability r / (r + n) while it learns"""
+
+    def composition(self, find: Find) -> Composition:
+        """What the network is of.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        return make_composition(self.cell, self.embedding_size, self.hidden_size, find)
+
+
+class TreeLossSection(Section):
+    """What is minimised: −log p of the classes of nodes."""
+
+    nodes: Literal["all", "roots"] = "all"
+    """which nodes with a class are learned from"""
+    label_smoothing: Probability = 0.0
+    """share of the target's mass that is spread over all classes"""
+
+
+class TreeClassifier(nn.Module):
+    """Words → embedding → composition → softmax, at every node.
+
+    Args:
+        counts: how often training has each word, (V,).
+        answers: the classes.
+        section: a recipe's `model`.
+        find: finds compositions of the user's own.
+    """
+
+    counts: Tensor
+
+    def __init__(self, counts: list[int], answers: OneOf, section: TreeNetworkSection, find: Find = no_code):
+        super().__init__()
+        self.answers, self.unknown_rate = answers, section.unknown_rate
+        self.tree = Tree(section.composition(find))
+        self.embedding = EmbeddingDropout(len(counts), self.tree.input_size, section.embedding_dropout)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.register_buffer("counts", torch.tensor(counts, dtype=torch.float32), persistent=False)
+        self.input_dropout, self.dropout = nn.Dropout(section.input_dropout), nn.Dropout(section.dropout)
+        self.head = Categorical(self.tree.output_size, len(answers.learned))
+
+    def logits(self, words: Tensor, forest: Forest) -> Tensor:
+        """Of all nodes, (N, classes)."""
+        ys, _ = self.tree(self.input_dropout(self.embedding(self._seen(words))), forest)
+        return self.head.logits(self.dropout(ys))
+
+    def forward(self, words: Tensor, forest: Forest) -> Tensor:
+        """log p of each answer at each node, (N, answers)."""
+        return self.answers.log_probs(self.head, self.logits(words, forest))
+
+    def _seen(self, words: Tensor) -> Tensor:
+        """The words, some of them as unknown while it learns."""
+        if not self.training or self.unknown_rate == 0:
+            return words
+        share = self.unknown_rate / (self.unknown_rate + self.counts[words])
+        return torch.where(torch.rand(words.shape, device=words.device) < share, UNKNOWN, words)
+
+
+def tree_losses(model: TreeClassifier, batch: TreeBatch) -> Iterator[Loss]:
+    """One loss a batch: −log p of the class of each node that has one."""
+    chosen = (batch.targets != NONE).nonzero()[:, 0]
+    logits = model.logits(batch.words, batch.forest).index_select(0, chosen)
+    yield Loss(*model.answers.losses(model.head, logits, batch.targets[chosen]))
+
+
+def measured_trees(
+    model: TreeClassifier, batches: TreeBatches, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """The figures of the roots that have a class, and of all nodes that have one."""
+    roots: list[Array] = []
+    right = count = 0
+    for index in range(len(batches)):
+        batch = batches.batch(0, index)
+        log_p, targets = node_log_probs(model, batch), batch.targets.numpy()
+        has = targets != NONE
+        right += int((log_p.argmax(1) == targets)[has].sum())
+        count += int(has.sum())
+        some = batch.forest.roots.numpy()
+        some, places = some[has[some]], batch.places.numpy()[has[some]]
+        roots.append(np.column_stack([places, model.answers.noted(log_p[some], targets[some])]))
+        progress(index + 1, len(batches))
+    noted = np.concatenate(roots)
+    figures = model.answers.figures(noted[noted[:, 0].argsort()][:, 1:])  # so that sums do not depend on the batches
+    return {**figures.report(model.answers.names), "node_accuracy": right / count, "nodes": count}
+
+
+@torch.inference_mode()
+def node_log_probs(model: TreeClassifier, batch: TreeBatch) -> Array:
+    """log p of each answer at each node of a batch, (N, answers), float64."""
+    model.eval()
+    there = batch.to(model.embedding.weight.device)
+    found: Array = model(there.words, there.forest).cpu().double().numpy()
+    return found

@@ -1,0 +1,109 @@
+"""What is said of trees, as lines and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from everstep.data.readers.tree_formats import AnyTree, Format, relabelled
+from everstep.data.readers.trees import Tree
+from everstep.data.tree_batches import NONE, CodedTree, TreeBatches
+from everstep.errors import ConfigError
+from everstep.look.trees import MOST, DrawnTree, draw_trees
+from everstep.networks.answers import Array
+from everstep.networks.compositions_by_name import check_trees
+from everstep.networks.tree_classifier import TreeClassifier, node_log_probs
+from everstep.runs.task import Asked, Prediction
+from everstep.runs.tree_data import Trees
+
+BLOCK = 256
+"""Trees answered at a time."""
+SCORED_NODES = 32768
+"""Most trees times nodes of the largest that are computed in one batch."""
+SOURCE = "the trees to classify"
+SHOWN = 4
+"""Trees in a picture."""
+WRITTEN = ("brackets", "jsonl")
+
+
+def to_score(trees: Sequence[CodedTree]) -> TreeBatches:
+    """Batches to be scored: trees of near-equal size together, as many as memory holds well."""
+    return TreeBatches(trees, BLOCK, shuffle=False, max_nodes=SCORED_NODES)
+
+
+def each_node(model: TreeClassifier, trees: Sequence[CodedTree]) -> list[Array]:
+    """p of each answer at each node of each tree, in their order."""
+    found: list[Array] = [np.empty(0)] * len(trees)
+    batches = to_score(trees)
+    for index in range(len(batches)):
+        batch = batches.batch(0, index)
+        ends = np.cumsum([len(trees[place].targets) for place in batch.places])
+        for place, p in zip(batch.places, np.split(np.exp(node_log_probs(model, batch)), ends[:-1]), strict=True):
+            found[int(place)] = p
+    return found
+
+
+def tree_predictions(
+    model: TreeClassifier, lines: Iterable[str], data: Trees, ids: Mapping[str, int], asked: Asked
+) -> Iterator[Prediction]:
+    """`label<TAB>probability` of each tree; if asked for the format `brackets` or `jsonl`, the tree itself with the
+    predicted label at every node.
+
+    Raises:
+        ConfigError: another format is asked for, or that of a tree that has none.
+        DataError: lines that cannot be read, after the answers to those before.
+    """
+    if asked.format not in (None, *WRITTEN):
+        raise ConfigError(f"--format: expected {' or '.join(WRITTEN)}; got {asked.format!r}")
+    trees = data.read(lines, SOURCE)
+    while block := list(islice(trees, BLOCK)):
+        check_trees(model.tree.cell, block, SOURCE)
+        every = each_node(model, data.coded(unlabelled(block), ids, model.answers))
+        for tree, p in zip(block, every, strict=True):
+            yield _said(tree, p, model, asked.format)
+
+
+def unlabelled(trees: Sequence[AnyTree]) -> list[AnyTree]:
+    """The trees, whose labels are not looked at."""
+    return [cast(AnyTree, _Unlabelled(tree)) for tree in trees]
+
+
+class _Unlabelled:
+    def __init__(self, tree: AnyTree):
+        self.words, self.children, self.line = tree.words, tree.children, tree.line
+        self.labels = ("",) * len(tree.children)
+
+
+def _said(tree: AnyTree, p: Array, model: TreeClassifier, format: str | None) -> Prediction:
+    root = next(node for node in range(len(p)) if node not in {c for some in tree.children for c in some})
+    text, record = model.answers.said(p[root])
+    names = [model.answers.names[place] for place in p.argmax(1)]
+    record = {"text": " ".join(tree.leaves), **record, "nodes": names}
+    if format is None:
+        return Prediction(text, record)
+    if not isinstance(tree, Tree):
+        raise ConfigError(
+            f"--format {format}: expected trees in brackets or JSON, whose nodes have labels; came CoNLL-U"
+        )
+    return Prediction(relabelled(tree, names, cast(Format, format)), record)
+
+
+def tree_pictures(
+    model: TreeClassifier, trees: Sequence[AnyTree], coded: Sequence[CodedTree], out: Path
+) -> Iterator[tuple[Path, str]]:
+    """Some trees with what is said of every node: such as can be read, evenly from all."""
+    small = [place for place, tree in enumerate(trees) if 1 < len(tree.children) <= MOST]
+    chosen = small[:: max(1, len(small) // SHOWN)][:SHOWN]
+    if not chosen:
+        return
+    drawn = []
+    for place, p in zip(chosen, each_node(model, [coded[place] for place in chosen]), strict=True):
+        tree, targets, said = trees[place], coded[place].targets, p.argmax(1)
+        right = [None if target == NONE else bool(target == guess) for target, guess in zip(targets, said, strict=True)]
+        sure = p.max(1).tolist()
+        drawn.append(DrawnTree(tree.words, tree.children, said.tolist(), sure, right))
+    yield out / "trees.png", draw_trees(drawn, model.answers.names, out / "trees.png")

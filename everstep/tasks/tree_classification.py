@@ -1,0 +1,149 @@
+"""Classification of trees: a parse tree of words to the class of each of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from everstep.data.tree_batches import NONE, TreeBatch, TreeBatches
+from everstep.errors import ConfigError
+from everstep.learn.objective import Loss
+from everstep.networks.answers import OneOf
+from everstep.networks.classifying import MEANING
+from everstep.networks.compositions_by_name import check_trees
+from everstep.networks.tree_classifier import (
+    TreeClassifier,
+    TreeLossSection,
+    TreeNetworkSection,
+    measured_trees,
+    tree_losses,
+)
+from everstep.runs.labelled_answers import read_classes, written_classes
+from everstep.runs.recipe import Recipe
+from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
+from everstep.runs.tree_data import Trees, TreeSection, read_words, written_words
+from everstep.runs.tree_predictions import to_score, tree_pictures, tree_predictions, unlabelled
+from everstep.runs.tree_rivals import tree_rivals
+from everstep.state import State
+from everstep.storage.files import replace_file
+
+
+class TreeRecipe(Recipe):
+    """Trees with classes at their nodes, a network over trees, −log p of the classes."""
+
+    data: TreeSection = TreeSection()
+    model: TreeNetworkSection = TreeNetworkSection()
+    objective: TreeLossSection = TreeLossSection()
+
+
+class TreeClassification(Task[TreeRecipe]):
+    """Sentiment of parse trees: says of a sentence, and of each of its phrases, which class it is of."""
+
+    Recipe = TreeRecipe
+    files = ("words.json", "classes.json")
+    unit = "node"
+    scores = frozenset({"accuracy", "macro_f1", "node_accuracy"})
+    shown = ("accuracy", "node_accuracy", "loss")
+    meaning = {**MEANING, "node_accuracy": "share of all nodes with a class that is right", "nodes": "with a class"}
+    understands = frozenset({"format"})
+    words: dict[str, int]
+    classes: tuple[str, ...]
+
+    def problems(self) -> Iterator[str]:
+        """A composition that cannot be made."""
+        try:
+            self.recipe.model.composition(self.code.find)
+        except ConfigError as error:
+            yield str(error)
+
+    def prepare(self) -> None:
+        """The classes and the words of the training trees."""
+        self.classes, self.words = self.trees.classes(), self.trees.words()
+
+    def ready(self, say: Say) -> None:
+        """Every split's trees."""
+        for line in [*self.summary(), *self.trees.told(self.ids, self.answers)]:
+            say(line)
+        cell = self.recipe.model.composition(self.code.find)
+        for split in self.splits():
+            check_trees(cell, self.trees.trees(split), f"data.{split}")
+
+    def save(self, run: Path) -> None:
+        """`words.json` and `classes.json`."""
+        replace_file(run / "words.json", written_words(self.words))
+        replace_file(run / "classes.json", written_classes(self.classes))
+
+    def open(self, run: Path) -> None:
+        """What `save` wrote."""
+        self.words, self.classes = read_words(run / "words.json"), read_classes(run / "classes.json")
+
+    @cached_property
+    def trees(self) -> Trees:
+        """The files of the recipe."""
+        return Trees(self.recipe.data, self.recipe.seed)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The number of each word."""
+        return {word: number for number, word in enumerate(self.words)}
+
+    @cached_property
+    def answers(self) -> OneOf:
+        """What can be said of a node."""
+        return OneOf(self.classes, self.recipe.data.merge, self.recipe.objective.label_smoothing)
+
+    def splits(self) -> tuple[str, ...]:
+        """train, valid and test, as far as the recipe names them."""
+        return self.trees.splits()
+
+    def model(self) -> TreeClassifier:
+        """Embedding, composition, softmax."""
+        return TreeClassifier(list(self.words.values()), self.answers, self.recipe.model, self.code.find)
+
+    def batches(self, split: str, model: Any, purpose: Purpose) -> TreeBatches:
+        """Some trees together; to learn from, those that have a class to learn."""
+        given = self.trees.trees(split)
+        if purpose != "learn":
+            return to_score(self.trees.coded(given, self.ids, self.answers))
+        roots = self.recipe.objective.nodes == "roots"
+        coded = self.trees.coded(given, self.ids, self.answers, learn=True, roots=roots)
+        learned = [one for one in coded if (one.targets != NONE).any()]
+        return TreeBatches(learned, self.recipe.train.batch_size, seed=self.recipe.seed)
+
+    def objective(self, model: Any, batch: TreeBatch, state: State) -> Iterator[Loss]:
+        """−log p(class) of every node that has one."""
+        return tree_losses(model, batch)
+
+    def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+        """Accuracy, macro-F1 and nats of the roots, those of each class, and the accuracy of all nodes."""
+        return measured_trees(model, self.batches(split, model, "score"), progress)
+
+    def validate(self, model: Any) -> dict[str, float]:
+        """The main figures of the split "valid"."""
+        found = self.metrics(model, "valid")
+        return {name: found[name] for name in ("loss", "accuracy", "macro_f1", "node_accuracy")}
+
+    def digest(self, split: str) -> str:
+        """Of its words, labels and children."""
+        return self.trees.digest(split)
+
+    def summary(self) -> list[str]:
+        """The trees, their classes, their vocabulary."""
+        return self.trees.summary(self.classes, self.words)
+
+    def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
+        """label<TAB>probability of each tree, or the tree with the label of every node."""
+        return tree_predictions(model, lines, self.trees, self.ids, asked)
+
+    def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
+        """What knows no trees, fitted on the phrases that are learned from."""
+
+        phrases = self.recipe.objective.nodes == "all"
+        return tree_rivals(self.trees, self.ids, self.answers, split, phrases, quick)
+
+    def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
+        """Some held-out trees, or one's own, with the predicted class of every node."""
+        given = self.trees.trees(self.splits()[-1]) if text is None else unlabelled(self.trees.of(text))
+        return tree_pictures(model, given, self.trees.coded(given, self.ids, self.answers), out)

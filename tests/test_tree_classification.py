@@ -1,0 +1,331 @@
+"""The job `tree-classification`: what it learns, says, counts, draws and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import everstep as es
+from everstep.cli.app import app
+from everstep.data import parse_tree
+from everstep.data.tree_batches import CodedTree, TreeBatches
+from everstep.errors import ConfigError, DataError, RunError
+from everstep.look.trees import DrawnTree, _placed, draw_trees
+from everstep.networks.answers import OneOf
+from everstep.networks.cells_by_name import no_code
+from everstep.networks.compositions_by_name import composition_names, make_composition
+from everstep.networks.tree_classifier import TreeClassifier, TreeNetworkSection, measured_trees, tree_losses
+from everstep.runs.recipe_files import load_task
+from everstep.runs.training import resume
+
+SMALL = ("model.embedding_size=8", "model.hidden_size=8", "train.batch_size=8", "train.threads=1")
+
+
+def quietly(_: str) -> None:
+    pass
+
+
+def opinion(random: np.random.Generator, depth: int) -> tuple[int, str]:
+    """A tree whose class only its structure tells: "not" turns what it stands beside."""
+    kind = random.random()
+    if depth == 0 or kind < 0.2:
+        value, word = [(1, "good"), (1, "fine"), (-1, "bad"), (-1, "awful"), (0, "film")][random.integers(5)]
+        return value, f"({value + 2} {word})"
+    if kind < 0.6:
+        value, below = opinion(random, depth - 1)
+        return -value, f"({2 - value} (2 not) {below})"
+    (a, left), (b, right) = opinion(random, depth - 1), opinion(random, depth - 1)
+    value = int(np.sign(a + b))
+    return value, f"({value + 2} {left} {right})"
+
+
+def written(path: Path, number: int, seed: int) -> Path:
+    random = np.random.default_rng(seed)
+    path.write_text("".join(opinion(random, 3)[1] + "\n" for _ in range(number)))
+    return path
+
+
+def recipe(folder: Path, extra: str = "") -> Path:
+    path = folder / "recipe.yaml"
+    train, test = written(folder / "train.txt", 200, 0), written(folder / "test.txt", 40, 1)
+    path.write_text(
+        f"task: tree-classification\ndata:\n  train: {train}\n  test: {test}\n{extra}train:\n  max_epochs: 15\n"
+        "  learning_rate: 0.03\n  select: accuracy\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
+    """A classifier that has learned what "not" does."""
+    folder = tmp_path_factory.mktemp("trees")
+    return es.train(recipe(folder), folder / "run", quietly, overrides=SMALL)
+
+
+# ------------------------------------------------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize("cell", [*composition_names(), "GRU"])
+def test_one_batch_is_learned_by_heart(cell: str) -> None:
+    if cell == "ChildSum":
+        return  # GRU is one
+    torch.manual_seed(0)
+    random = np.random.default_rng(3)
+    trees = [parse_tree(opinion(random, 3)[1]) for _ in range(6)]
+    words = {"not": 1, "good": 2, "fine": 3, "bad": 4, "awful": 5, "film": 6}
+    coded = [
+        CodedTree(tree, np.array([words[word] for word in tree.leaves]), np.array(list(map(int, tree.labels))) - 1)
+        for tree in trees
+    ]
+    if cell == "MVRNN":  # every inner node has two children there
+        assert all(len(below) in (0, 2) for tree in trees for below in tree.children)
+    section = TreeNetworkSection(cell=cell, embedding_size=8, hidden_size=8)
+    model = TreeClassifier([0, *[1] * 6], OneOf(("1", "2", "3")), section)
+    batches = TreeBatches(coded, 6, shuffle=False)
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    for _ in range(80):
+        batch = batches.batch(0, 0)
+        (loss,) = tree_losses(model, batch)
+        assert len(loss.total) == batch.count == batch.forest.nodes
+        optimizer.zero_grad()
+        loss.total.mean().backward()
+        optimizer.step()
+    found = measured_trees(model, batches)
+    assert (found["accuracy"], found["node_accuracy"], found["count"]) == (1, 1, 6)
+    assert found["loss"] < 0.2
+
+
+def test_it_beats_what_knows_no_trees_and_what_training_says_is_what_eval_says(run: es.Run) -> None:
+    scores = run.evaluate("test")
+    rivals = {rival["name"]: rival["accuracy"] for rival in run.rivals("test")}
+    assert scores["accuracy"] >= 0.8
+    assert scores["accuracy"] > max(rivals.values()) + 0.1
+    assert "majority class" in rivals
+    said = json.loads((run.path / "scores.json").read_text())["test"]
+    assert {**said, "rivals": 0} == {**scores, "rivals": 0}
+    assert es.load(run.path).evaluate("test") == scores
+
+
+def test_roots_alone_are_learned_from_where_that_is_asked(tmp_path: Path) -> None:
+    task = load_task(recipe(tmp_path), [*SMALL, "objective.nodes=roots"])
+    task.prepare()
+    batches = task.batches("train", None, "learn")
+    batch = batches.batch(0, 0)
+    assert batch.count == batch.forest.trees == 8
+    assert (batch.targets[batch.forest.roots] >= 0).all()
+    every = load_task(tmp_path / "recipe.yaml", SMALL)
+    every.prepare()
+    batches = every.batches("train", None, "learn")
+    assert sum(batches.batch(0, index).count for index in range(len(batches))) > 2 * 180
+
+
+KILLED = """
+import os, signal, sys
+import everstep as es
+from everstep.learn import learner
+step, count = learner.Learner.step, 0
+def counted(self, *given, **options):
+    global count
+    found = step(self, *given, **options)
+    count += 1
+    if count == 11:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+learner.Learner.step = counted
+es.train(sys.argv[1], sys.argv[2], print, overrides=sys.argv[3:])
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
+    dropped = [f"model.{name}=0.2" for name in ("dropout", "input_dropout", "embedding_dropout", "unknown_rate")]
+    asked = [*SMALL, "train.max_steps=20", "train.max_epochs=null", "train.validate_every=4", *dropped]
+    path = recipe(tmp_path)
+    whole = es.train(path, tmp_path / "whole", quietly, overrides=asked)
+    command = [sys.executable, "-c", KILLED, str(path), str(tmp_path / "killed"), *asked]
+    ended = subprocess.run(command, capture_output=True, timeout=300, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    again = resume(tmp_path / "killed", quietly)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert again.evaluate("valid") == whole.evaluate("valid")
+    assert os.path.exists(tmp_path / "killed" / "words.json")
+
+
+# ------------------------------------------------------------------------------------------------------------- asking
+
+
+LINES = ["(1 (2 not) (3 good))", "(2 good)", "(0 (0 good) (0 (9 not) (7 (5 good) (5 strange))))", "(1 not)"]
+
+
+def test_predictions_are_those_of_each_tree_alone(run: es.Run) -> None:
+    together = [found.text for found in run.predict(LINES)]
+    assert together == [next(run.predict([line])).text for line in LINES]
+    assert [text.split("\t")[0] for text in together[:2]] == ["1", "3"]
+    assert run.predict([]) is not None
+    trees = [found.text for found in run.predict(LINES, format="brackets")]
+    assert trees[0] == "(1 (2 not) (3 good))"
+    assert [parse_tree(text).leaves for text in trees] == [parse_tree(line).leaves for line in LINES]
+    as_json = next(run.predict(LINES, format="jsonl"))
+    assert json.loads(as_json.text)["children"][1] == {"label": "3", "word": "good"}
+    assert as_json.record["nodes"] == ["2", "3", "1"]
+    assert as_json.record["text"] == "not good"
+    assert sum(as_json.record["probabilities"].values()) == pytest.approx(1)
+
+
+def test_trees_may_come_as_json_or_over_lines_and_wrong_ones_are_told(run: es.Run) -> None:
+    line = '{"children": [{"word": "not"}, {"word": "good"}]}'
+    assert next(run.predict([line])).text == next(run.predict(LINES)).text
+    assert [found.text for found in run.predict(["(1 (2 not)", "", "(3 good)) (2 good)"])] == [
+        found.text for found in run.predict(LINES[:2])
+    ]
+    with pytest.raises(DataError, match="the trees to classify, line 1: expected ten columns"):
+        list(run.predict(["good"]))
+    with pytest.raises(DataError, match="the trees to classify, line 2: the tree that starts here is not closed"):
+        list(run.predict(["(1 good)", "(1 (1 good)"]))
+    with pytest.raises(ConfigError, match="--format: expected brackets or jsonl; got 'csv'"):
+        list(run.predict(LINES, format="csv"))
+    with pytest.raises(ConfigError, match="expected trees in brackets or JSON"):
+        list(run.predict(["1\tgood\t_\t_\t_\t_\t0\troot\t_\t_"], format="brackets"))
+    with pytest.raises(
+        DataError,
+        match=r"classify, the tree of line 1: NaryTreeLSTM expected at most 2 children of a node, but one has 3",
+    ):
+        list(run.predict(["(1 (1 a) (1 b) (1 c))"]))
+
+
+def test_the_command_line_predicts_evaluates_and_draws(run: es.Run, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["predict", str(run.path), "--format", "brackets"], input="\n".join(LINES))
+    assert found.output.splitlines()[0] == "(1 (2 not) (3 good))"
+    other = written(tmp_path / "other.txt", 30, 5)
+    assert run.evaluate(data=[str(other)])["count"] == 30
+    text = tmp_path / "text.txt"
+    text.write_text(f"{LINES[0]}\n")
+    found = CliRunner().invoke(app, ["look", str(run.path), "--out", str(tmp_path / "own"), "--text", str(text)])
+    assert found.exit_code == 0, found.output
+    assert (tmp_path / "own" / "trees.png").stat().st_size > 5000
+    assert "The predicted class of every node" in found.output
+    with pytest.raises(RunError, match="shows no passages, but other pictures"):
+        run.passage()
+    with pytest.raises(RunError, match="cannot generate; it can eval, predict, look, eval --rivals"):
+        run.generate()
+
+
+def test_trees_are_drawn_with_parents_above_their_children(tmp_path: Path) -> None:
+    tree = parse_tree("(3 (2 a) (4 (3 lovely) (2 film)))")
+    drawn = DrawnTree(tree.words, tree.children, [2, 3, 2, 4, 3], [0.5] * 5, [True, False, None, True, True])
+    assert _placed(drawn) == [(0, 1), (1, 2), (2, 2), (1.5, 1), (0.75, 0)]
+    told = draw_trees([drawn, drawn], list("01234"), tmp_path / "trees.png")
+    assert "a thick outline where the node is of another class" in told
+    assert (tmp_path / "trees.png").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ what is unusual
+
+
+def test_labels_may_be_renamed_merged_and_left_out(tmp_path: Path) -> None:
+    merged = 'data.merge={"bad": ["1"], "good": ["3"]}'
+    task = load_task(recipe(tmp_path), [*SMALL, merged])
+    task.prepare()
+    assert (task.classes, task.answers.names) == (("1", "2", "3"), ("bad", "good"))
+    learned, scored = (task.batches("train", None, purpose) for purpose in ("learn", "score"))
+    counts = [sum(one.batch(0, index).count for index in range(len(one))) for one in (learned, scored)]
+    assert counts[0] > counts[1] > 0
+    named = load_task(tmp_path / "recipe.yaml", [*SMALL, 'data.classes={"bad": 1, "good": 3}'])
+    named.prepare()
+    assert named.classes == ("bad", "good")
+    said = list(named.trees.told(named.ids, named.answers))
+    assert said[0].startswith("train: 180 trees")
+
+
+def test_dependencies_with_a_label_each_are_learned(tmp_path: Path) -> None:
+    def sentence(word: str, label: str) -> str:
+        rows = [(1, "It", 2), (2, word, 0), (3, "!", 2)]
+        lines = [f"{number}\t{form}\t_\tX\t_\t_\t{head}\tdep\t_\t_" for number, form, head in rows]
+        return "\n".join([f"# label = {label}", *lines, "", ""])
+
+    (tmp_path / "a.conllu").write_text("".join(sentence(*one) for one in [("works", "pos"), ("fails", "neg")] * 20))
+    (tmp_path / "r.yaml").write_text(f"task: tree-classification\ndata: {{train: {tmp_path}/a.conllu}}\n")
+    asked = [*SMALL, "model.cell=ChildSumTreeLSTM", "train.max_epochs=4", "train.learning_rate=0.05"]
+    found = es.train(tmp_path / "r.yaml", tmp_path / "run", quietly, overrides=asked)
+    assert found.evaluate("valid")["accuracy"] == 1
+    lines = sentence("fails", "").splitlines()[1:]
+    assert next(found.predict(lines)).text.startswith("neg\t")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("(1 a)\n(1 b)\n", "expected nodes of at least two classes, came '1'"),
+        ("(1 a)\n", "valid_fraction=0.1 of 1 tree leaves none to learn from"),
+        ("(1 (2 a)\n", "line 1: the tree that starts here is not closed"),
+    ],
+)
+def test_data_that_cannot_be_used_is_told(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "a.txt").write_text(content * (1 if "tree" in told else 10))
+    (tmp_path / "r.yaml").write_text(
+        f"task: tree-classification\ndata: {{train: {tmp_path}/a.txt}}\ntrain: {{max_epochs: 1}}\n"
+    )
+    with pytest.raises(DataError, match=told):
+        es.train(tmp_path / "r.yaml", tmp_path / "run", quietly)
+
+
+def test_labels_out_of_range_are_told_with_their_line(tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    (tmp_path / "test.txt").write_text("(1 good)\n(3 (7 good) (1 bad))\n")
+    with pytest.raises(DataError, match=r"line 2 has a node of the class '7', which training never saw: it knows '1'"):
+        es.train(path, tmp_path / "run", quietly, overrides=SMALL)
+    (tmp_path / "test.txt").write_text("(1 good)\n(3 (1 good) (1 bad) (1 bad))\n")
+    with pytest.raises(DataError, match=r"data\.test, the tree of line 2: NaryTreeLSTM expected at most 2 children"):
+        es.train(path, tmp_path / "run", quietly, overrides=SMALL)
+    (tmp_path / "test.txt").write_text("( (1 good))\n")
+    with pytest.raises(DataError, match=r"data\.test: expected trees with a class at their root; none has one"):
+        es.train(path, tmp_path / "run", quietly, overrides=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("NaryTreeLTSM", r"expected one of ChildSumTreeGRU.*got 'NaryTreeLTSM'; did you mean NaryTreeLSTM\?"),
+        ({"type": "NaryTreeLSTM", "arty": 3}, r"NaryTreeLSTM fails: .*arty.* Its options: arity"),
+        ({"arity": 3}, "got no type"),
+    ],
+)
+def test_a_composition_that_cannot_be_made_is_told(cell: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.cell: .*{told}"):
+        make_composition(cell, 4, 3, no_code)
+
+
+def test_a_composition_of_ones_own_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import everstep as es\n"
+        "class Mine(es.TreeRNN):\n    def __init__(self, d, h):\n        super().__init__(d, h, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = es.train(
+        recipe(tmp_path), tmp_path / "run", quietly, overrides=[*SMALL, "model.cell=mine.py:Mine", "train.max_epochs=1"]
+    )
+    assert type(found.model.tree.cell).__name__ == "Mine"
+    with pytest.raises(RunError, match="--trust-code"):
+        es.load(tmp_path / "run")
+
+
+def test_damaged_words_are_told(run: es.Run, tmp_path: Path) -> None:
+    from everstep.runs.tree_data import read_words
+
+    for content in (b"[]", b'{"a": 1}', b'{"<unk>": -1}', b"{"):
+        (tmp_path / "words.json").write_bytes(content)
+        with pytest.raises(RunError, match=r"words\.json: (missing or damaged|expected words with their counts)"):
+            read_words(tmp_path / "words.json")
+    assert read_words(run.path / "words.json")["not"] > 100
