@@ -39,6 +39,15 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiler: for what is the same on PyTorch's kernels and loop, to which the laws hold the compiled one."""
+    from everstep.native import toolchain
+
+    monkeypatch.setenv("EVERSTEP_COMPILER", "none")
+    monkeypatch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets; tests that need it skip where it is absent."""

@@ -22,7 +22,7 @@ OPTIONS = {
     "TauGRU": "{type: TauGRU, delay: 2}",
 }
 QUICK = ("LSTM", "RHN", "ProjectedLSTM", "TauGRU", "ExpressionCell", "IntersectionRNN")
-TINY = ["model.embedding_size=8", "model.hidden_size=16", "train.batch_size=4", "objective.k1=16", "train.max_steps=2"]
+TINY = ["model.embedding_size=4", "model.hidden_size=8", "train.batch_size=4", "objective.k1=16", "train.max_steps=2"]
 FREE = ["train.max_epochs=null", "train.max_minutes=null", "train.warmup_steps=0"]
 
 
@@ -41,11 +41,14 @@ def test_every_exported_cell_is_trained_scored_and_drawn_from(
 ) -> None:
     monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     changes = [*TINY, *FREE, f"data.train={text}", f"model.cell={OPTIONS.get(name, name)}"]
-    run = es.train("text-chars", tmp_path / "run", lambda _: None, overrides=changes)
-    assert 0 < run.evaluate("valid")["loss"] < math.inf  # IRNN, Accumulator: after two updates they sum without end
-    assert len(run.generate(prompt="What", length=8, seed=1)) >= 12
-    loaded = es.load(tmp_path / "run")
-    assert loaded.evaluate("valid") == run.evaluate("valid")
+    with monkeypatch.context() as patch:
+        if name not in QUICK:  # the laws hold each compiled cell to PyTorch's loop
+            patch.setenv("EVERSTEP_COMPILER", "none")
+        run = es.train("text-chars", tmp_path / "run", lambda _: None, overrides=changes)
+        assert 0 < run.evaluate("valid")["loss"] < math.inf  # IRNN, Accumulator: after two updates they sum without end
+        assert len(run.generate(prompt="What", length=8, seed=1)) >= 12
+        loaded = es.load(tmp_path / "run")
+        assert loaded.evaluate("valid") == run.evaluate("valid")
     follows(run.model)
 
 
@@ -72,7 +75,7 @@ def follows(model: Any) -> None:
         ("{type: GRU, activaton: relu}", "Did you mean activation?"),
         ("{type: GRU, activation: save}", "expected activation to be one of tanh, sigmoid, relu"),
         ("{type: GRU, activation: 3}", "expected activation to be one of"),
-        ("{type: JANET, colour: 1}", "JANET(8, 16, colour=1) fails"),
+        ("{type: JANET, colour: 1}", "JANET(4, 8, colour=1) fails"),
         ("ProjectedLSTM", "'proj_size'"),
         ("{depth: 3}", "got no type"),
     ],
