@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 HERE = torch.device("cpu")
 _CROSSING = {
@@ -46,14 +45,16 @@ class FarDevice(TorchFunctionMode):
             storage = _plain(tensor).untyped_storage()
             if self.kind == "mps" and tensor.dtype == torch.float64:
                 raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support it")
-            if storage.data_ptr():
-                self._kept[storage.data_ptr()] = storage
+            if address := storage.data_ptr():
+                self._kept[address] = storage
         return tensor
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        far = [tensor for tensor in given if self.is_far(tensor)]
+        far: list[Tensor] = []
+        near: list[Tensor] = []
+        for tensor in _tensors((args, kwargs)):
+            (far if self.is_far(tensor) else near).append(tensor)
         name = getattr(func, "__name__", "")
         owner = getattr(func, "__self__", None)
         if owner is Tensor.device:
@@ -72,7 +73,7 @@ class FarDevice(TorchFunctionMode):
             return self._moved(args, kwargs)
         if func is torch.autograd.grad:  # each is where what it is a gradient of is
             return self._gradients(args, kwargs)
-        here = [tensor for tensor in given if not self.is_far(tensor) and tensor.dim() and tensor.numel()]
+        here = [tensor for tensor in near if tensor.dim() and tensor.numel()] if far else []
         if name in _PACKED:
             here = [tensor for tensor in here if tensor.is_floating_point()]
         if far and here and name not in _CROSSING:
@@ -86,11 +87,12 @@ class FarDevice(TorchFunctionMode):
             kwargs["device"] = HERE
         result = func(*args, **kwargs)
         if sent and name not in ("copy_", "__setitem__"):
-            tree_map(lambda leaf: self._send(leaf) if isinstance(leaf, Tensor) else leaf, result)
+            for tensor in _tensors(result):
+                self._send(tensor)
         return result
 
     def _gradients(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        inputs = tree_leaves(args[1] if len(args) > 1 else kwargs["inputs"])
+        inputs = _tensors(args[1] if len(args) > 1 else kwargs["inputs"])
         found = torch.autograd.grad(*args, **kwargs)
         for one, gradient in zip(inputs, found, strict=True):
             if gradient is not None and self.is_far(one):
@@ -111,6 +113,17 @@ class FarDevice(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             result: Tensor = tensor.to(HERE, *rest, **{**kwargs, "copy": True} if moves else kwargs)
         return self._send(result) if there else result
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All in a nest."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
 
 
 def _plain(tensor: Tensor) -> Tensor:

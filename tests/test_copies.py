@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
-import os
 import pickle
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Outer:
     def Inner(x, h, s):
         return torch.tanh(x.u + s.k), 0.5 * s.k
 
-if __name__ == "__main__":
+def check():
     for kind in (Own, Outer.Inner):
         cell, xs = kind(3, 4), torch.randn(2, 5, 3)
         ys, state = cell(xs)
@@ -43,7 +43,10 @@ if __name__ == "__main__":
         assert type(state2) is type(state) and torch.equal(state2[1], state[1])
         assert torch.equal(cell2(xs, state2)[0], cell(xs, state)[0])
         torch.testing.assert_close(stream(xs[:, 0]), cell(xs, state)[0][:, 0])
-    print(type(Own(3, 4)(xs)[1]).__name__)
+    assert type(Own(3, 4)(xs)[1]).__name__ == "OwnState"
+
+if __name__ == "__main__":
+    check()
 """
 
 
@@ -82,16 +85,15 @@ def test_streams(through: Any, compiled: bool, monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(stream(xs[:, 0]), ys[:, 0])
 
 
-def test_cells_of_users(tmp_path: Path) -> None:
-    (tmp_path / "mycells.py").write_text(SCRIPT, "utf-8")
-    importing = "import mycells, runpy; runpy.run_module('mycells', run_name='__main__', alter_sys=True)"
-    inside = (
-        "import mycells as m, pickle, torch; s = m.Own(3, 4)(torch.randn(1, 2, 3))[1]; pickle.loads(pickle.dumps(s))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(es.__file__).parents[1])}
-    for command in (["mycells.py"], ["-c", importing], ["-c", inside]):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
-        )
-        assert done.returncode == 0, done.stderr
+def test_cells_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a module that is imported, and in the script that runs."""
+    (tmp_path / "cells_of_users.py").write_text(SCRIPT, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = importlib.import_module("cells_of_users")
+    try:
+        imported.check()
+        runpy.run_module("cells_of_users", run_name="__main__", alter_sys=True)
+    finally:
+        del sys.modules["cells_of_users"]
+    runpy.run_path(str(tmp_path / "cells_of_users.py"), run_name="__main__")
     assert [name for name, _ in leaves(ThreeStates(D, H).initial_state(1, torch.zeros(1)))] == ["h", "m", "k"]

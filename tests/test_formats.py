@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import everstep as es
+from everstep.cli.app import app
 from everstep.learn import read_metrics
 from everstep.runs.recipe import FORMAT
 
@@ -80,9 +80,8 @@ def test_it_says_in_a_line_what_it_is(kept: tuple[Path, dict[str, Any]]) -> None
 def test_it_answers_as_it_did(kept: tuple[Path, dict[str, Any]]) -> None:
     path, known = kept
     verb, *options = known["command"]
-    command = [sys.executable, "-m", "everstep", verb, str(path), *options]
-    done = subprocess.run(command, input=known["stdin"], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == (known["stdout"], "")
+    done = CliRunner().invoke(app, [verb, str(path), *options], input=known["stdin"])
+    assert (done.exit_code, done.stdout, done.stderr) == (0, known["stdout"], "")
 
 
 def test_it_goes_on_as_it_would_have(kept: tuple[Path, dict[str, Any]]) -> None:
