@@ -32,6 +32,7 @@ import everstep as es
 import everstep.cells
 from everstep.backends.dispatch import BACKENDS
 from everstep.backends.fused import backend as fused
+from everstep.backends.protocol import Refusal
 from everstep.cli.common import prepare as tune_malloc
 from everstep.equation import Gated
 from everstep.native.kernels import kernels
@@ -114,7 +115,8 @@ def facts(name: str) -> tuple[dict[str, str], str]:
     xs = torch.zeros(2, 8, SIZE)
     kernels(torch.float32)
     with patch("everstep.native.build.load", return_value=SimpleNamespace(run=0)):
-        refused = {name: backend.refuses(cell, xs, None, None) for name, backend in BACKENDS.items()}
+        found = {name: backend.prepare(cell, xs, None, None) for name, backend in BACKENDS.items()}
+        refused = {name: run if isinstance(run, Refusal) else None for name, run in found.items()}
         step = fused.describe_step(cell, xs)
     inside = re.search(r"(\d+) products? and (\d+) pointwise loops?", step)
     state = [(path.removeprefix("state"), leaf.shape[1:]) for path, leaf in leaves(cell.initial_state(1, xs))]

@@ -68,7 +68,7 @@ def _explained(layer: Layer, xs: Tensor, lengths: Tensor | None, resets: Tensor 
         return Explanation(title, None, parts=tuple(parts))
     cell, given = found
     assert isinstance(cell, Cell)
-    name, passed = choose(cell, given, lengths, resets)
+    name, _, passed = choose(cell, given, lengths, resets)
     return Explanation(
         title, name, passed, fused.describe_step(cell, given) if name == fused.name else _step(cell, given)
     )

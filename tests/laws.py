@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import sigmoid, tanh
 
 import everstep as es
+from everstep.backends.protocol import Backend, Refusal
 from everstep.networks.cells_by_name import cell_names
 
 D, H = 3, 4
+
+
+def refused(
+    backend: Backend,
+    cell: es.Cell,
+    xs: Any,
+    lengths: torch.Tensor | None = None,
+    resets: torch.Tensor | None = None,
+) -> str | None:
+    """Why a backend does not take the cell over these inputs; None if it does."""
+    found = backend.prepare(cell, xs, lengths, resets)
+    return found if isinstance(found, Refusal) else None
 
 
 class UserCell(es.Cell):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.backends.fused import backend as fused
+from everstep.backends.protocol import Refusal
 from everstep.state import map_state
 
 Shape = tuple[int, ...]
@@ -527,7 +528,8 @@ def way(seed: int, batch: int, time: int) -> dict[str, object]:
 def refused(cell: es.Cell) -> str | None:
     """Why the compiled loop does not take it."""
     xs = torch.zeros(2, 2, cell.input_size, dtype=next((p.dtype for p in cell.parameters()), torch.float64))
-    return fused.refuses(cell, xs, None, None)
+    found = fused.prepare(cell, xs, None, None)
+    return found if isinstance(found, Refusal) else None
 
 
 def differences(cell: es.Cell, dtype: torch.dtype, seed: int, batch: int, time: int) -> list[str]:

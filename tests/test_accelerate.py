@@ -44,13 +44,13 @@ def _also_where_pytorch_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The cells that the engine ran, in order."""
     found: list[str] = []
-    run = fused.run
+    run = fused._run
 
-    def counted(cell: es.Cell, *arguments: object) -> object:
+    def counted(program: object, cell: es.Cell, *arguments: object) -> object:
         found.append(type(cell).__name__)
-        return run(cell, *arguments)
+        return run(program, cell, *arguments)
 
-    monkeypatch.setattr(fused, "run", counted)
+    monkeypatch.setattr(fused, "_run", counted)
     return found
 
 

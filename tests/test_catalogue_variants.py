@@ -16,6 +16,7 @@ from everstep.backends import parallel
 from everstep.backends.dispatch import BACKENDS
 from everstep.state import leaves, map_state
 from everstep.wirings.masks import dropout, dropout_mask
+from tests.laws import refused
 
 F64 = torch.float64
 D, H, B, T = 3, 4, 5, 7
@@ -261,7 +262,7 @@ def test_chrono_spreads_time_constants() -> None:
 def test_irnn_starts_by_adding_up() -> None:
     cell = es.IRNN(D, H)
     assert torch.equal(cell.weight_hh, torch.eye(H))
-    assert BACKENDS["vendor"].refuses(cell, torch.zeros(1, 2, D), None, None) is None
+    assert refused(BACKENDS["vendor"], cell, torch.zeros(1, 2, D), None, None) is None
     ys, _ = cell(torch.ones(1, 5, D))
     torch.testing.assert_close(ys[0, -1], 5 * torch.relu(cell.weight_ih.sum(1)))
     assert torch.equal(es.IRNN(D, H, scale=0.01, bias=False).weight_hh, 0.01 * torch.eye(H))
@@ -426,7 +427,7 @@ def test_weight_drop_masks_the_recurrent_matrix_once_a_sequence() -> None:
     assert not torch.equal(cell(xs)[0], ys)
     same(cell.eval()(xs)[0], inner(xs)[0])
     same(cell.step(xs[:, 0], cell.initial_state(B, xs))[0], inner(xs[:, :1])[0][:, 0])
-    assert BACKENDS["vendor"].refuses(cell.cell, xs, None, None) is None
+    assert refused(BACKENDS["vendor"], cell.cell, xs, None, None) is None
 
 
 def test_weight_drop_of_other_cells_and_its_refusals() -> None:
@@ -515,7 +516,7 @@ def test_sru(kind: type[es.Cell], size: int) -> None:
         r = sigmoid(x @ W_r.T + v_r * c + b_r)
         c = f * c + (1 - f) * (x @ W.T)
         same(ys[:, t], r * c + (1 - r) * alpha * (x @ W_s[0].T if W_s else x))
-    assert (parallel.refuses(cell, xs, None, None) is None) == (kind is es.AffineSRU)
+    assert (refused(parallel, cell, xs, None, None) is None) == (kind is es.AffineSRU)
 
 
 def test_rg_lru() -> None:
@@ -537,7 +538,7 @@ def test_rg_lru() -> None:
 def test_affine_cells_with_outputs_of_their_own_run_in_parallel(cell: es.Cell) -> None:
     cell, xs = cell.double(), inputs(time=33)
     how = {"lengths": torch.tensor([33, 0, 9, 20, 1]), "resets": torch.rand(B, 33) < 0.1}
-    assert parallel.refuses(cell, xs, None, None) is None
+    assert refused(parallel, cell, xs, None, None) is None
     ys, h = cell(xs, backend="parallel", **how)
     want, end = cell(xs, backend="reference", **how)
     same(ys, want)

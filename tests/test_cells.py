@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import everstep as es
 from everstep.backends.dispatch import BACKENDS
 from everstep.state import check_nest, leaves, map_state, unflatten
+from tests.laws import refused
 
 MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 
@@ -236,12 +237,12 @@ def test_a_subclass_with_its_own_step_leaves_the_vendor_kernel() -> None:
     plain = es.LSTM(3, 4)
     plain.load_state_dict(cell.state_dict())
     torch.testing.assert_close(cell(xs)[0], 2 * plain(xs)[0])
-    assert "a step of its own" in str(BACKENDS["vendor"].refuses(cell, xs, None, None))
+    assert "a step of its own" in str(refused(BACKENDS["vendor"], cell, xs, None, None))
 
     class Renamed(es.LSTM):
         pass
 
-    assert BACKENDS["vendor"].refuses(Renamed(3, 4), xs, None, None) is None
+    assert refused(BACKENDS["vendor"], Renamed(3, 4), xs, None, None) is None
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "3", None])

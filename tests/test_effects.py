@@ -23,6 +23,7 @@ from everstep.backends.fused.runtime.cell_cache import EFFECTS
 from everstep.native import toolchain
 from everstep.state import State
 from everstep.tracing.side_effects import Watch
+from tests.laws import refused
 
 COUNT = 0
 KEPT: list[Any] = []
@@ -194,7 +195,7 @@ def test_what_a_step_writes_is_written_at_every_step(write: Callable[[Any, Tenso
     found = [es.scan(cell, xs[:, t : t + 3])[0] for t in (0, 3, 6)]
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     reset()
-    reason = fused.refuses(Writing(write), xs, None, None)
+    reason = refused(fused, Writing(write), xs, None, None)
     assert isinstance(reason, fused.Effect)
     line = re.search(rf"\({re.escape(__file__)}:(\d+)\)$", reason)
     inner = a_global if write is through_another else write
@@ -208,12 +209,12 @@ def test_a_variable_around_a_step_is_written_at_every_step() -> None:
     other = Writing(around())
     other.load_state_dict(cell.state_dict())
     torch.testing.assert_close(cell(xs)[0], es.scan(other, xs, backend="reference")[0], rtol=0, atol=0)
-    assert "writes 'count' around it" in (fused.refuses(Writing(around()), xs, None, None) or "")
+    assert "writes 'count' around it" in (refused(fused, Writing(around()), xs, None, None) or "")
 
 
 def test_what_an_iterator_gives_is_not_taken_for_constant() -> None:
     cell = Writing(lambda cell, h: float(next(cell.more) % 4))
-    assert "changes what 'more' holds" in (fused.refuses(cell, torch.zeros(2, 3, 3, dtype=torch.float64), None, None))
+    assert "changes what 'more' holds" in (refused(fused, cell, torch.zeros(2, 3, 3, dtype=torch.float64), None, None))
 
 
 def test_tracing_leaves_nothing_behind() -> None:
@@ -221,7 +222,7 @@ def test_tracing_leaves_nothing_behind() -> None:
         cell = Writing(write)
         before = repr({k: v for k, v in vars(cell).items() if k not in ("more", "drawn", "_buffers")})
         reset()
-        fused.refuses(cell, torch.zeros(2, 3, 3, dtype=torch.float64), None, None)
+        refused(fused, cell, torch.zeros(2, 3, 3, dtype=torch.float64), None, None)
         after = repr({k: v for k, v in vars(cell).items() if k not in ("more", "drawn", "_buffers", "_everstep_cache")})
         assert (after, COUNT, KEPT, Writing.shared) == (before, 0, [], 0), write.__name__
 
@@ -234,9 +235,9 @@ def test_what_is_made_once_is_compiled_from_then_on() -> None:
         return float(cell.entries["n"])
 
     cell, xs = Writing(lazily), torch.randn(2, 4, 3, dtype=torch.float64)
-    assert isinstance(fused.refuses(cell, xs, None, None), fused.Effect)
+    assert isinstance(refused(fused, cell, xs, None, None), fused.Effect)
     cell(xs)
-    assert fused.refuses(cell, xs, None, None) is None
+    assert refused(fused, cell, xs, None, None) is None
     torch.testing.assert_close(cell(xs)[0], es.scan(cell, xs, backend="reference")[0])
 
 
@@ -255,7 +256,7 @@ def test_what_pytorch_makes_anew_at_every_call_is_no_effect() -> None:
     cell = Writing(lambda cell, h: 1.0)
     prune.random_unstructured(cell.linear, "weight", 0.5)
     xs = torch.randn(2, 4, 3, dtype=torch.float64)
-    assert fused.refuses(cell, xs, None, None) is None
+    assert refused(fused, cell, xs, None, None) is None
     torch.testing.assert_close(cell(xs)[0], es.scan(cell, xs, backend="reference")[0])
 
 

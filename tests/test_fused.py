@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import UserCell
+from laws import UserCell, refused
 from random_cells import differences
 from test_laws import assert_same, carried, everything, inputs, ways
 from torch import Tensor, nn
@@ -724,7 +724,7 @@ class Bad(es.Cell):
 )
 def test_refusals_name_the_reason_and_the_place(kind: str, reason: str) -> None:
     cell, xs = Bad(kind), torch.randn(2, 3, 3, dtype=F64)
-    why = fused.refuses(cell, xs, None, None)
+    why = refused(fused, cell, xs, None, None)
     assert why is not None
     assert reason in why
     if kind not in ("dtype", "shape", "batch"):
@@ -773,12 +773,12 @@ class Mute(es.Cell):
 def test_a_step_that_reads_nothing_is_refused() -> None:
     cell, xs = Mute(3, 3), torch.randn(2, 4, 3)
     assert torch.equal(es.scan(cell, xs)[0], torch.zeros(2, 4, 3))
-    assert "reads no input" in (fused.refuses(cell, xs, None, None) or "")
+    assert "reads no input" in (refused(fused, cell, xs, None, None) or "")
 
 
 def test_half_precision_is_refused() -> None:
     cell = make(dtype=torch.bfloat16)
-    assert "float32 or float64" in (fused.refuses(cell, inputs(cell, 2, 3, torch.bfloat16), None, None) or "")
+    assert "float32 or float64" in (refused(fused, cell, inputs(cell, 2, 3, torch.bfloat16), None, None) or "")
 
 
 # ------------------------------------------------------------------------------------------------- elementary functions

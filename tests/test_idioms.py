@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations, prune
 import everstep as es
 from everstep.backends.fused import backend as fused
 from everstep.state import State, leaves
+from tests.laws import refused
 
 F64 = torch.float64
 SIZE = 6
@@ -44,7 +45,7 @@ def check(cell: es.Cell, rows: int = 3, steps: int = 5, state: State = None) -> 
     xs = torch.randn(rows, steps, cell.input_size, dtype=F64, requires_grad=True)
     lengths = torch.tensor([steps, steps - 2, 0][:rows])
     resets = torch.rand(rows, steps) < 0.2
-    assert fused.refuses(cell, xs, None, None) is None
+    assert refused(fused, cell, xs, None, None) is None
     wanted = [xs, *(p for p in cell.parameters() if p.requires_grad)]
     found = []
     for backend in ("reference", "fused"):
@@ -329,7 +330,7 @@ def test_rows_are_not_mixed_before_a_product(mixed: Callable[[Tensor], Tensor]) 
             return super().step(one(mixed(x)), state)
 
     cell, xs = Mixing(torch.tanh), torch.randn(3, 4, SIZE, dtype=F64)
-    assert fused.refuses(cell, xs, None, None) is not None
+    assert refused(fused, cell, xs, None, None) is not None
     assert torch.equal(cell(xs)[0], es.scan(cell, xs, backend="reference")[0])
 
 
@@ -436,8 +437,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals_say_what_and_where(name: str) -> None:
     function, told = REFUSED[name]
-    reason = fused.refuses(Idiom(function), torch.randn(2, 3, SIZE, dtype=F64), None, None)
-    assert isinstance(reason, fused.Refusal)
+    reason = refused(fused, Idiom(function), torch.randn(2, 3, SIZE, dtype=F64), None, None)
+    assert isinstance(reason, fused.StepRefusal)
     with pytest.raises(ValueError, match=told):
         raise ValueError(reason)
     assert f"({__file__}:" in reason
@@ -454,7 +455,7 @@ def test_a_function_with_a_derivative_of_its_own_is_refused() -> None:
             return grad / 2
 
     for function in (lambda v: cast(Tensor, Half.apply(v)), lambda v: v @ cast(Tensor, Half.apply(EYE.clone()))):
-        reason = fused.refuses(Idiom(function), torch.randn(2, 3, SIZE, dtype=F64), None, None)
+        reason = refused(fused, Idiom(function), torch.randn(2, 3, SIZE, dtype=F64), None, None)
         assert "gradients switched off (no_grad, or an autograd.Function)" in (reason or "")
 
 
@@ -471,14 +472,14 @@ def test_a_refusal_that_the_step_catches_is_one() -> None:
         return v
 
     for function, told in ((guarded, "uses sort"), (hooked, "hook on a gradient")):
-        reason = fused.refuses(Idiom(function), torch.randn(2, 3, SIZE, dtype=F64), None, None)
+        reason = refused(fused, Idiom(function), torch.randn(2, 3, SIZE, dtype=F64), None, None)
         assert told in (reason or "")
 
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand])
 def test_random_numbers_of_others_are_refused(draw: Callable[[], float]) -> None:
     cell = Idiom(lambda v: v * (draw() > 2))
-    reason = fused.refuses(cell, torch.randn(2, 3, SIZE, dtype=F64), None, None)
+    reason = refused(fused, cell, torch.randn(2, 3, SIZE, dtype=F64), None, None)
     assert "draws random numbers; a mask belongs to the sequence" in (reason or "")
 
 
@@ -491,7 +492,7 @@ def test_a_step_that_counts_its_calls_is_refused() -> None:
             return super().step(x * self.calls, state)
 
     cell = Counting(torch.tanh)
-    reason = fused.refuses(cell, torch.randn(2, 3, SIZE, dtype=F64), None, None)
+    reason = refused(fused, cell, torch.randn(2, 3, SIZE, dtype=F64), None, None)
     assert "writes 'calls' on its module; what it keeps belongs to the state" in (reason or "")
     assert cell.calls == 0
 
@@ -509,7 +510,7 @@ def test_a_step_without_a_state_is_an_error(backend: str) -> None:
 def test_a_hook_on_a_module_s_gradients_is_refused() -> None:
     cell = Idiom(torch.tanh)
     cell.linear.register_full_backward_hook(lambda module, grad_in, grad_out: None)
-    assert "hook on gradients" in (fused.refuses(cell, torch.randn(2, 3, SIZE, dtype=F64), None, None) or "")
+    assert "hook on gradients" in (refused(fused, cell, torch.randn(2, 3, SIZE, dtype=F64), None, None) or "")
 
 
 def test_a_buffer_written_by_the_step_is_refused() -> None:
@@ -520,7 +521,7 @@ def test_a_buffer_written_by_the_step_is_refused() -> None:
 
     cell = Counting(torch.tanh)
     cell.register_buffer("count", torch.zeros((), dtype=F64))
-    reason = fused.refuses(cell, torch.randn(2, 3, SIZE, dtype=F64), None, None)
+    reason = refused(fused, cell, torch.randn(2, 3, SIZE, dtype=F64), None, None)
     assert "writes 'count' on its module; what it keeps belongs to the state" in (reason or "")
 
 
@@ -543,7 +544,7 @@ class Carrying(Idiom):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64])
 def test_a_state_of_another_dtype_is_refused_and_runs_all_the_same(dtype: torch.dtype) -> None:
     cell, xs = Carrying(dtype), torch.randn(4, 6, SIZE, dtype=F64)
-    assert f"its step carries {dtype}" in (fused.refuses(cell, xs, None, None) or "")
+    assert f"its step carries {dtype}" in (refused(fused, cell, xs, None, None) or "")
     ys, (_, other) = es.scan(cell, xs)
     want, (_, wanted) = es.scan(cell, xs, backend="reference")
     assert torch.equal(ys, want)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import CELLS, LAYERS, LONG, OWN_DERIVATIVES
+from laws import CELLS, LAYERS, LONG, OWN_DERIVATIVES, refused
 from torch import Tensor
 
 import everstep as es
@@ -118,7 +118,7 @@ def named_backends(layer: es.Layer, xs: Tensor) -> list[str]:
     """All that take it but the reference; of a wiring, each part of which has its own, what `auto` finds."""
     if layer.sublayers() != (layer,):
         return ["auto"]
-    taken = [n for n in BACKENDS if n != "reference" and BACKENDS[n].refuses(layer, xs, None, None) is None]
+    taken = [n for n in BACKENDS if n != "reference" and refused(BACKENDS[n], layer, xs, None, None) is None]
     return taken if "fused" in taken else ["auto", *taken]
 
 

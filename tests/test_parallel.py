@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import everstep as es
 from everstep.backends.dispatch import BACKENDS
 from everstep.backends.parallel import linear_scan
+from tests.laws import refused
 
 
 class Count(TorchDispatchMode):
@@ -71,7 +72,7 @@ def test_a_user_written_affine_cell_runs_in_parallel() -> None:
             return self.rate.expand_as(x), x
 
     cell, xs = Decay(3), torch.randn(2, 50, 3)
-    assert BACKENDS["parallel"].refuses(cell, xs, None, None) is None
+    assert refused(BACKENDS["parallel"], cell, xs, None, None) is None
     torch.testing.assert_close(cell(xs, backend="parallel")[0], cell(xs, backend="reference")[0])
 
     class Loud(Decay):
@@ -79,7 +80,7 @@ def test_a_user_written_affine_cell_runs_in_parallel() -> None:
             y, state = super().step(x, state)
             return 2 * y, state
 
-    assert "a step of its own" in str(BACKENDS["parallel"].refuses(Loud(3), xs, None, None))
+    assert "a step of its own" in str(refused(BACKENDS["parallel"], Loud(3), xs, None, None))
     torch.testing.assert_close(Loud(3)(xs)[0], 2 * cell(xs)[0])
 
 

@@ -16,6 +16,7 @@ from everstep.backends.fused import backend as fused
 from everstep.native import toolchain
 from everstep.native.plain_memory import plain
 from everstep.native.products import mm
+from tests.laws import refused
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
@@ -65,7 +66,7 @@ def test_inputs_and_states_that_are_no_plain_memory(kind: str) -> None:
         odd_state = tuple(map(KINDS[kind], state))
         same(es.scan(cell, xs, odd_state)[0], want)
         same(es.scan(cell, odd[:, :1].clone(), state)[0], want[:, :1])
-    assert "no plain memory" in (fused.refuses(cell, odd, None, None) or "")
+    assert "no plain memory" in (refused(fused, cell, odd, None, None) or "")
     with pytest.raises(ValueError, match="its state: a tensor is no plain memory"):
         es.scan(cell, xs, odd_state, backend="fused")
 
@@ -87,9 +88,9 @@ def test_parameters_that_are_no_plain_memory() -> None:
     with torch.no_grad():
         for _ in range(2):
             same(es.scan(cell, xs)[0], want)
-    assert "no plain memory" in (fused.refuses(cell, xs, None, None) or "")
+    assert "no plain memory" in (refused(fused, cell, xs, None, None) or "")
     cell.weight_hh = weight
-    assert fused.refuses(cell, xs, None, None) is None
+    assert refused(fused, cell, xs, None, None) is None
 
 
 @pytest.mark.parametrize("kind", [es.LSTM, es.PeepholeLSTM, es.MinGRU])
@@ -98,7 +99,7 @@ def test_fake_tensors(kind: type[es.Cell]) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert cell(mode.from_tensor(xs))[0].shape == (2, 9, 4)
         assert cell(xs)[0].shape == (2, 9, 4)
-    assert fused.refuses(cell, xs, None, None) is None
+    assert refused(fused, cell, xs, None, None) is None
 
 
 def test_a_mode_sees_the_operations() -> None:

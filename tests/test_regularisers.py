@@ -23,6 +23,7 @@ from everstep.runs.recipe_files import parse_recipe
 from everstep.tasks.language_model import LanguageModelRecipe
 from everstep.wirings import EmbeddingDropout, StateDropout
 from everstep.wirings.masks import dropout_mask
+from tests.laws import refused
 
 B, T, D, H = 4, 7, 3, 5
 F64 = torch.float64
@@ -181,9 +182,9 @@ def test_state_dropout_is_the_cell_in_eval_and_refuses_what_it_cannot_do() -> No
             StateDropout(bad, 0.1)
     with pytest.raises(ValueError, match=r"StateDropout: p should be a probability"):
         StateDropout(es.GRU(D, H), 1.0)
-    if BACKENDS["fused"].refuses(inner, xs, None, None) is None:
+    if refused(BACKENDS["fused"], inner, xs, None, None) is None:
         fed = (xs, torch.ones(B, T, H, dtype=F64))
-        assert BACKENDS["fused"].refuses(cell._fed[0], fed, None, None) is None
+        assert refused(BACKENDS["fused"], cell._fed[0], fed, None, None) is None
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,26 +10,9 @@ from torch import Tensor
 from everstep.abstract import AbstractCell
 from everstep.backends import parallel, reference, vendor
 from everstep.backends.fused import backend as fused
+from everstep.backends.protocol import Backend, Refusal, Run
 from everstep.native import toolchain
 from everstep.state import State
-
-
-class Backend(Protocol):
-    """One way to run a cell over time, equal in result to `backends/reference.py`."""
-
-    name: str
-
-    def refuses(self, cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-        """The reason why it cannot run this, in words that a user understands, or None."""
-
-    def slower(self, cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-        """The reason why another backend is measured to be faster here, or None. `auto` heeds it."""
-
-    def run(
-        self, cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None
-    ) -> tuple[Tensor, State]:
-        """Outputs (batch, time, output_size) and the final state; time ≥ 1, arguments checked."""
-
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (fused, vendor, parallel, reference)}
 """In order of preference."""
@@ -50,29 +33,35 @@ def _dispatch(
     cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
 ) -> tuple[Tensor, State]:
     if backend == "auto":
-        name, passed = choose(cell, xs, lengths, resets)
-        if name == reference.name and isinstance(passed[fused.name], fused.Refusal):
+        name, run, passed = choose(cell, xs, lengths, resets)
+        if name == reference.name and isinstance(passed[fused.name], fused.StepRefusal):
             text = f"{cell._get_name()} runs step by step, not compiled: {passed[fused.name]}"
             toolchain.notice(text, text)
-        return BACKENDS[name].run(cell, xs, state, lengths, resets)
-    reason = BACKENDS[backend].refuses(cell, xs, lengths, resets)
-    if isinstance(reason, fused.Hurry):  # which is for `auto` to heed
-        reason = fused.refuses(cell, xs, lengths, resets, patient=True)
-    if reason is not None:
-        raise ValueError(f"scan: backend {backend!r} cannot run {type(cell).__name__}: {reason}")
-    return BACKENDS[backend].run(cell, xs, state, lengths, resets)
+        return run(state)
+    found = BACKENDS[backend].prepare(cell, xs, lengths, resets)
+    if isinstance(found, fused.Hurry):  # which is for `auto` to heed
+        found = fused.prepare(cell, xs, lengths, resets, patient=True)
+    if isinstance(found, Refusal):
+        raise ValueError(f"scan: backend {backend!r} cannot run {type(cell).__name__}: {found}")
+    return found(state)
 
 
-def choose(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[str, dict[str, str]]:
-    """The name of the backend that runs this cell, and why those before it were passed over.
+def choose(
+    cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None
+) -> tuple[str, Run, dict[str, str]]:
+    """The name of the backend that runs this cell, its run, and why those before it were passed over.
 
     Raises:
         RuntimeError: there is none, which is a fault of the package.
     """
     passed: dict[str, str] = {}
     for backend in BACKENDS.values():
-        reason = backend.refuses(cell, xs, lengths, resets) or backend.slower(cell, xs, lengths, resets)
+        found = backend.prepare(cell, xs, lengths, resets)
+        if isinstance(found, Refusal):
+            passed[backend.name] = found
+            continue
+        reason = backend.slower(cell, xs, lengths, resets)
         if reason is None:
-            return backend.name, passed
+            return backend.name, found, passed
         passed[backend.name] = reason
     raise RuntimeError(f"scan: no backend took {type(cell).__name__}: {passed}")

@@ -11,14 +11,21 @@ from torch import Tensor
 
 from everstep.abstract import AbstractAffine, AbstractCell
 from everstep.backends.fused import backend as fused
+from everstep.backends.protocol import Refusal, Run
 from everstep.native.plain_memory import transformed, version, watched
 from everstep.state import State
 
 name = "parallel"
 
 
-def refuses(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Why this cell is no parallel scan."""
+def prepare(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> Run | Refusal:
+    """A parallel scan."""
+    reason = _refusal(cell, xs)
+    return Refusal(reason) if reason is not None else lambda state: _run(cell, xs, state, lengths, resets)
+
+
+def _refusal(cell: AbstractCell, xs: Any) -> str | None:
+    """Why this cell is no parallel scan; None: it is one."""
     if not isinstance(cell, AbstractAffine):
         return "its step is not declared affine in the state (see everstep.Affine)"
     if not cell.steps_as_declared():
@@ -38,7 +45,7 @@ def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor |
     return "fewer than 4 steps: the loop is measured to be faster" if xs.shape[1] < 4 else None
 
 
-def run(
+def _run(
     cell: AbstractCell, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, State]:
     """h_t = a_t ∘ h_{t-1} + b_t with all coefficients at once; a = 1, b = 0 beyond a row's length, a = 0 at a reset."""

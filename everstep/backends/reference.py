@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from everstep.abstract import AbstractCell
+from everstep.backends.protocol import Run
 from everstep.state import State, check_nest, leaves, like_nest, map_state, unflatten, where
 
 name = "reference"
 
 
-def refuses(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Never: any step can be looped over."""
-    return None
+def prepare(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> Run:
+    """Any step can be looped over."""
+    return lambda state: run(cell, xs, state, lengths, resets)
 
 
 def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:

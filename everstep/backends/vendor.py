@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everstep.abstract import AbstractCell, AbstractGated
 from everstep.backends import reference
+from everstep.backends.protocol import Refusal, Run
 from everstep.native import processor
 from everstep.native.plain_memory import jitted, transformed
 from everstep.state import State, leaves, select, unflatten, where
@@ -17,8 +18,14 @@ from everstep.state import State, leaves, select, unflatten, where
 name = "vendor"
 
 
-def refuses(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Why this cell cannot run on a kernel of PyTorch's."""
+def prepare(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> Run | Refusal:
+    """A call of a kernel of PyTorch's."""
+    reason = refusal(cell, xs, lengths, resets)
+    return Refusal(reason) if reason is not None else lambda state: _run(cell, xs, state, lengths, resets)
+
+
+def refusal(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
+    """Why this cell cannot run on a kernel of PyTorch's; None: it can."""
     if not isinstance(cell, AbstractGated) or cell.vendor_kernel() is None:
         return "its step is none of torch.nn.LSTM, GRU, RNN"
     if not cell.steps_as_declared():
@@ -47,7 +54,7 @@ def has_autocast_lstm() -> bool:
     return processor.onednn(dtype) and not (dtype == torch.float16 and torch.is_grad_enabled())
 
 
-def run(
+def _run(
     cell: AbstractCell, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, State]:
     """One dense call where all rows are whole; else one packed call over the segments between resets."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules import rnn
 
 from everstep.backends.fused import backend as fused
+from everstep.backends.protocol import Refusal
 from everstep.cell import Cell
 from everstep.cells import GRU, LSTM, RNN, ProjectedLSTM
 from everstep.native.plain_memory import plain
@@ -250,9 +251,10 @@ def _one(
     held: Any = cell._parameters
     try:
         held.update(zip([n for n in names if bias or not n.startswith("bias")], weights, strict=True))
-        if fused.refuses(cell, xs, lengths, None) is not None:
+        run = fused.prepare(cell, xs, lengths, None)
+        if isinstance(run, Refusal):
             return None
-        ys, final = fused.run(cell, xs, start if len(start) > 1 else start[0], lengths, None)
+        ys, final = run(start if len(start) > 1 else start[0])
         return ys, final if len(start) > 1 else (final,)
     finally:
         held.update(dict.fromkeys(names))

@@ -8,7 +8,7 @@ numbers of one row (`graph.py`), whose derivative is another (`adjoint.py`). Bot
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic as clock
 from typing import Any
 
@@ -26,6 +26,7 @@ from everstep.backends.fused.runtime.hoisted import Hoisted
 from everstep.backends.fused.runtime.packing import packed, padded
 from everstep.backends.fused.runtime.program import Program
 from everstep.backends.fused.runtime.work_layout import Rows
+from everstep.backends.protocol import Refusal, Run
 from everstep.native import toolchain
 from everstep.native.kernels import has_bf16
 from everstep.native.locks import new_lock
@@ -38,15 +39,15 @@ from everstep.tracing.trace import trace
 name = "fused"
 
 
-class Refusal(str):
-    """Why a step cannot be compiled: what it does, and where."""
+class StepRefusal(Refusal):
+    """Why a step cannot be compiled: what it does, and where. The user is told of it."""
 
 
-class Hurry(Refusal):
+class Hurry(StepRefusal):
     """Why it is not compiled now."""
 
 
-class Effect(Refusal):
+class Effect(StepRefusal):
     """Why it has to be called at every step: what else it does than to give its results."""
 
 
@@ -54,39 +55,34 @@ _lock = new_lock()
 
 
 class _Recent(threading.local):
-    """What was last found out.
+    """What `_ragged` was last asked by this thread, and gave."""
 
-    Attributes:
-        found: what `refuses` was last asked, by identity and so without keeping it: `run` need not look for it again.
-        ragged: what `_ragged` was last asked, and gave.
-    """
-
-    found: tuple[int, int, Program | Family | str | None] = 0, 0, None
     ragged: tuple[list[int], Rows] | None = None
 
 
 _recent = _Recent()
 
 
-def refuses(
+def prepare(
     cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None, patient: bool = False
-) -> str | None:
-    """Why no compiled loop can run this cell; `patient`: however often it is compiled."""
+) -> Run | Refusal:
+    """A call of the compiled loop; `patient`: however often it is compiled."""
     reason = watched()
     if reason is not None:
-        return reason
+        return Refusal(reason)
     if not (plain(xs) if isinstance(xs, Tensor) else plain(*[leaf for _, leaf in leaves(xs)])):
-        return OPAQUE
+        return Refusal(OPAQUE)
     if not ((lengths is None or plain(lengths)) and (resets is None or plain(resets))):
-        return OPAQUE
+        return Refusal(OPAQUE)
     program = _program(cell, xs, patient)
-    _recent.found = id(cell), id(xs), program
-    return program if isinstance(program, str) else None
+    if isinstance(program, Refusal):
+        return program
+    return partial(_run, program, cell, xs, lengths, resets)
 
 
 def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
     """Where PyTorch's own kernel of the same cell is measured to be faster."""
-    if vendor.refuses(cell, xs, lengths, resets) is not None:
+    if vendor.refusal(cell, xs, lengths, resets) is not None:
         return None
     assert isinstance(cell, AbstractGated)
     kind = cell.vendor_kernel() or ""
@@ -115,7 +111,7 @@ def outrun(kind: str, hidden: int, steps: int, whole: bool) -> bool:
 def describe_step(cell: AbstractCell, xs: Any) -> str:
     """For `explain`: what the compiled loop does."""
     program = _program(cell, xs)
-    if isinstance(program, str):
+    if isinstance(program, Refusal):
         return program
     whole = program.first if isinstance(program, Family) else program
     return describe(whole, len(leaves(xs)[0][1]))
@@ -124,7 +120,7 @@ def describe_step(cell: AbstractCell, xs: Any) -> str:
 def effect(cell: AbstractCell, xs: Any) -> str | None:
     """What a step does besides giving its results, for which it has to be called at every step; None: nothing."""
     found = _program(cell, xs)
-    if not isinstance(found, str) or isinstance(found, Refusal):
+    if not isinstance(found, Refusal) or isinstance(found, StepRefusal):
         return found if isinstance(found, Effect) else None
     effects = cell_cache(cell).effects[cell.training]
     if not effects:  # not traced, for it is not for the compiled loop
@@ -144,16 +140,10 @@ def assume_static(cell: AbstractCell) -> None:
     cell_cache(cell).snapshot = StaticSnapshot()
 
 
-def run(
-    cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None
+def _run(
+    program: Program | Family, cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None, state: State
 ) -> tuple[Tensor, State]:
     """Hoisted work by PyTorch, then one compiled loop over the steps that there are."""
-    asked, about, program = _recent.found
-    if (asked, about) != (id(cell), id(xs)):
-        program = _program(cell, xs)
-    _recent.found = 0, 0, None
-    assert program is not None
-    assert not isinstance(program, str)
     parts = [xs] if isinstance(xs, Tensor) else [leaf for _, leaf in leaves(xs)]
     batch, time = parts[0].shape[:2]
     family = program if isinstance(program, Family) else None
@@ -220,20 +210,20 @@ def _whole(batch: int, time: int) -> Rows:
     return Rows(order, outer, length, outer, batch, batch * time, time)
 
 
-def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Family | str:
+def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Family | Refusal:
     """The cell's compiled step, or why there is none."""
     row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
     about = cell_cache(cell)
     snapshot = about.snapshot
     if snapshot is None or not snapshot.still(cell):
         if not plain(*parameters(modules(cell))):
-            return OPAQUE
+            return Refusal(OPAQUE)
         # what stands there for one call, with the graph behind it, is not held any longer
         snapshot = about.snapshot = None if substituted(cell) else Snapshot(cell)
     elif row in snapshot.found:
         return snapshot.found[row]  # type: ignore[no-any-return]
     if len(effects := about.effects[cell.training]) == EFFECTS:
-        return effects[-1]
+        return Effect(effects[-1])
     key = fingerprint(cell, xs)
     with _lock:
         found = about.program(key)
@@ -253,19 +243,19 @@ def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Fa
     return found
 
 
-def _compile(cell: AbstractCell, xs: Any) -> Program | Family | str:
+def _compile(cell: AbstractCell, xs: Any) -> Program | Family | Refusal:
     parts = [leaf for _, leaf in leaves(xs)]
     given = parameters(modules(cell))
     like = parts[0]
     if any(t.device.type != "cpu" for t in (*parts, *given)):
-        return "the compiled loop runs on CPUs alone"
+        return Refusal("the compiled loop runs on CPUs alone")
     dtypes = {t.dtype for t in (*parts, *given) if t.is_floating_point()}
     if dtypes not in ({torch.float32}, {torch.float64}):
-        return f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came"
+        return Refusal(f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came")
     if toolchain.compiler() is None:
         reason = toolchain.missing()
         toolchain.notice("compiler", f"{reason}. Cells run on PyTorch's kernels where it has them, else step by step")
-        return reason
+        return Refusal(reason)
     try:
         # in the plain mode, whatever the mode of the first call: the result is kept for all
         with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
@@ -283,7 +273,7 @@ def _compile(cell: AbstractCell, xs: Any) -> Program | Family | str:
             at = sizes([t.shape for t in (*given, *begin)] + [leaf.shape[2:] for leaf in parts])
             return Family([made(size) for size in at], axes)
     except Untraceable as reason:
-        return Effect(reason) if isinstance(reason, Impure) else Refusal(reason)
+        return Effect(reason) if isinstance(reason, Impure) else StepRefusal(reason)
     except toolchain.BuildError as error:
         toolchain.notice("build", str(error))
-        return str(error)
+        return Refusal(error)

@@ -11,6 +11,7 @@ from torch import Tensor
 from everstep.abstract import AbstractCell
 from everstep.backends.fused.runtime.family import Family
 from everstep.backends.fused.runtime.program import Program
+from everstep.backends.protocol import Refusal
 from everstep.tracing.guards import Snapshot, changed, modules, parameters
 from everstep.tracing.side_effects import HOME
 
@@ -43,7 +44,7 @@ class CellCache:
     def __init__(self, cell: AbstractCell):
         self.owner = weakref.ref(cell)
         self.snapshot: Snapshot | None = None
-        self._programs: dict[Any, Program | Family | str] = {}
+        self._programs: dict[Any, Program | Family | Refusal] = {}
         self._made, self._spent, self._again = 0, 0.0, 0.0
         self.effects: tuple[list[str], list[str]] = [], []
 
@@ -57,7 +58,7 @@ class CellCache:
             return parameters(modules(cell))
         return snapshot.parameters
 
-    def program(self, key: Any) -> Program | Family | str | None:
+    def program(self, key: Any) -> Program | Family | Refusal | None:
         """The one with this fingerprint."""
         return self._programs.get(key)
 
@@ -67,7 +68,7 @@ class CellCache:
             return None
         return changed(next(reversed(self._programs)), key)
 
-    def keep(self, key: Any, program: Program | Family | str, seconds: float) -> None:
+    def keep(self, key: Any, program: Program | Family | Refusal, seconds: float) -> None:
         """A new one, which took some seconds, in place of the oldest if there are many."""
         self._made += 1
         self._spent += seconds
@@ -87,7 +88,7 @@ def cell_cache(cell: AbstractCell) -> CellCache:
     return found
 
 
-def _bytes(program: Program | Family | str) -> int:
+def _bytes(program: Program | Family | Refusal) -> int:
     """Of tensors that are no parameters, which a program has for itself."""
     whole = program.first if isinstance(program, Family) else program
-    return 0 if isinstance(whole, str) else whole.outside.bytes
+    return 0 if isinstance(whole, Refusal) else whole.outside.bytes
