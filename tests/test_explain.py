@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.backends.dispatch import BACKENDS
+from everstep.backends.protocol import Refusal
 from everstep.explanation import Explanation
 from everstep.wirings.orthogonal import Orthogonal
 from tests.laws import LAYERS, PLAIN, WIRINGS, D, H
@@ -65,11 +66,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     for name, backend in BACKENDS.items():
 
-        def run(*given: Any, name: str = name, real: Any = backend.run) -> Any:
-            names.append(name)
-            return real(*given)
+        def prepare(*given: Any, name: str = name, real: Any = backend.prepare, **more: Any) -> Any:
+            found = real(*given, **more)
+            return found if isinstance(found, Refusal) else lambda state: names.append(name) or found(state)
 
-        monkeypatch.setattr(backend, "run", run)
+        monkeypatch.setattr(backend, "prepare", prepare)
     return names
 
 
