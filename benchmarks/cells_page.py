@@ -16,7 +16,6 @@ import importlib.util
 import inspect
 import json
 import re
-import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
@@ -100,13 +99,13 @@ def described(cls: type[es.Cell]) -> tuple[str, str]:
 
 
 def equation(cls: type[es.Cell]) -> str:
-    """The source of a `gated` equation without its docstring; "" of other cells."""
-    if not issubclass(cls, Gated) or "equation" not in vars(cls):
+    """The source of a cell that is an equation, without its docstring; "" of other cells."""
+    if not issubclass(cls, Gated) or cls.step is not Gated.step:
         return ""
-    text = textwrap.dedent(inspect.getsource(cls.equation))
-    docstring = ast.parse(text).body[0].body[0]  # type: ignore[attr-defined]
+    text = inspect.getsource(cls)
+    docstring, function, *_ = ast.parse(text).body[0].body  # type: ignore[attr-defined]
     lines = text.splitlines()
-    return "\n".join([*lines[: docstring.lineno - 1], *lines[docstring.end_lineno :]])
+    return "\n".join([*lines[: docstring.lineno - 1], *lines[docstring.end_lineno + 1 : function.end_lineno]])
 
 
 def facts(name: str) -> tuple[dict[str, str], str]:

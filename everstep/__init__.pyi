@@ -7,6 +7,7 @@ from everstep.cell import scan as scan
 from everstep.cells import *
 from everstep.data.batches import Movable as Movable
 from everstep.decode import sample as sample
+from everstep.equation import Gated as Gated
 from everstep.equation import gated as gated
 from everstep.errors import EverstepError as EverstepError
 from everstep.explanation import explain as explain

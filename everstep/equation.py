@@ -1,4 +1,4 @@
-"""An equation that becomes a `Cell` class: `gated`."""
+"""An equation that becomes a `Cell` class: `Gated`, or short, `gated`."""
 
 from __future__ import annotations
 
@@ -85,7 +85,32 @@ class _Recorder:
 
 
 class Gated(Cell, AbstractGated):
-    """A cell built from an equation by `gated`; its page shows the equation.
+    """A cell that is an equation. Subclass it: name its gates and states, and write the static method `equation`.
+
+    `equation` takes `x`, `h` and `s` and returns the new state, in the order of `state`; the first state is also the
+    output. For every gate f, `x.f` is W_xf·x_t + b_xf and `h.f` is W_hf·h_{t-1} + b_hf, with h the first state; `s.c`
+    is the state c_{t-1}; `x.value` is x_t itself; `h.of(v).f` is W_hf·v + b_hf. Rows exist only for gates that the
+    equation reads. Keyword-only arguments become constructor options. `gated` is the same for a function alone.
+
+    >>> from torch import sigmoid, tanh
+    >>> class Minimal(Gated, gates="z n"):
+    ...     "What it is for."
+    ...     @staticmethod
+    ...     def equation(x, h, s, *, activation=tanh):
+    ...         z = sigmoid(x.z + h.z)
+    ...         return (1 - z) * s.h + z * activation(x.n + h.n)
+    >>> ys, h = Minimal(3, 5, activation=torch.relu)(torch.ones(2, 4, 3))
+    >>> ys.shape
+    torch.Size([2, 4, 5])
+
+    Of a class, beside its bases:
+
+    - gates: names, separated by spaces, in the order of the rows of `weight_ih` and `weight_hh`.
+    - state: names of the states, separated by spaces; "h" if not given.
+    - vendor: from the options to the name of the `torch` kernel that computes the same equation, or None.
+
+    A class with gates is whole: it has an equation of its own, which is run once on zeros as the class is made. A
+    subclass of it without gates is the same cell, with what it adds.
 
     Args:
         input_size: features D of x_t.
@@ -100,8 +125,10 @@ class Gated(Cell, AbstractGated):
     uniform in ±1/√H, as in `torch.nn`.
 
     Raises:
-        TypeError: an option that the equation does not have.
-        ValueError: a size below 1, or a bias for a gate that x does not feed.
+        TypeError: an option that the equation does not have; of the class, no equation, one that is no static method or
+            does not return its state.
+        ValueError: a size below 1, or a bias for a gate that x does not feed; of the class, a gate or a state named
+            twice, or a name that is no identifier.
     """
 
     equation: ClassVar[Callable[..., Any]]
@@ -115,6 +142,34 @@ class Gated(Cell, AbstractGated):
     bias_ih: Tensor | None
     bias_hh: Tensor | None
 
+    def __init_subclass__(
+        cls,
+        *,
+        gates: str | None = None,
+        state: str = "h",
+        vendor: Callable[[Mapping[str, Any]], str | None] | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init_subclass__(**others)
+        own = vars(cls).get("equation")
+        if gates is None and own is None:  # the cell above it, with what this class adds
+            return
+        if not isinstance(gates, str):
+            raise TypeError(
+                f"{cls.__name__}: expected the names of the gates beside its equation, as in class "
+                f'{cls.__name__}(Gated, gates="z n"); got {gates!r}'
+            )
+        if not isinstance(own, staticmethod):
+            came = "none" if own is None else f"a {type(own).__name__}"
+            raise TypeError(f"{cls.__name__}: expected a @staticmethod equation(x, h, s); it has {came}")
+        cls.gates, cls.state_names = _names(cls.__name__, gates, state)
+        cls.state_type = _state_type(cls)
+        cls.vendor = None if vendor is None else staticmethod(vendor)
+        cls.__doc__ = _document(cls)
+        defaults = _option_defaults(cls.equation)
+        if inspect.Parameter.empty not in defaults.values():
+            cls._dry_run(8, defaults)
+
     def __init__(
         self,
         input_size: int,
@@ -125,6 +180,10 @@ class Gated(Cell, AbstractGated):
         dtype: torch.dtype | None = None,
         **options: Any,
     ):
+        if not hasattr(type(self), "equation"):
+            raise TypeError(
+                f"{type(self).__name__} has no equation; write a subclass with gates and one, or use a cell"
+            )
         super().__init__(check_size(self, "input_size", input_size), check_size(self, "hidden_size", hidden_size))
         self.hidden_size = hidden_size
         self.options = self._check_options(options)
@@ -243,12 +302,7 @@ class Gated(Cell, AbstractGated):
 def gated(
     gates: str, *, state: str = "h", vendor: Callable[[Mapping[str, Any]], str | None] | None = None
 ) -> Callable[[Callable[..., Any]], type[Gated]]:
-    """Turn an equation into a `Cell` class.
-
-    The decorated function takes `x`, `h` and `s` and returns the new state, in the order of `state`; the first state is
-    also the output. For every declared gate f, `x.f` is W_xf·x_t + b_xf and `h.f` is W_hf·h_{t-1} + b_hf, with h the
-    first state; `s.c` is the state c_{t-1}; `x.value` is x_t itself; `h.of(v).f` is W_hf·v + b_hf. Rows exist only for
-    gates that the equation reads. Keyword-only arguments become constructor options.
+    """Turn an equation into a `Cell` class: `Gated` with that function as its `equation`.
 
     >>> from torch import sigmoid, tanh
     >>> @gated("z n")
@@ -260,48 +314,46 @@ def gated(
     torch.Size([2, 4, 5])
 
     Args:
-        gates: names, separated by spaces, in the order of the rows of `weight_ih` and `weight_hh`.
-        state: names of the states, separated by spaces.
-        vendor: a function from the options to the name of the `torch` kernel that computes the same equation, or None.
+        gates, state, vendor: as of a class, see `Gated`.
 
     Raises:
-        ValueError: a gate or a state named twice, or a name that is not an identifier.
-        TypeError: an equation that does not return its state (found at definition, by a dry run on zeros).
+        TypeError, ValueError: as `Gated` of a class.
+
+    Known limit: type checkers take what it makes for a variable. A cell that others subclass, or name as a type, is
+    written as a class.
     """
     if not isinstance(gates, str):
         raise TypeError(f'gated: expected the names of the gates, as in @gated("z n"); got {type(gates).__name__}')
-    gate_names, state_names = tuple(gates.split()), tuple(state.split())
-    for kind, names in (("gate", gate_names), ("state", state_names)):
-        bad = [n for n in names if not n.isidentifier() or n in ("of", "value") or n.startswith("_")]
-        if bad or len(set(names)) != len(names) or (kind == "state" and not names):
-            raise ValueError(f"gated: {kind} names should be different identifiers, but came as {' '.join(names)!r}")
+    _names("gated", gates, state)
 
     def make(equation: Callable[..., Any]) -> type[Gated]:
         body = {
             "equation": staticmethod(equation),
-            "gates": gate_names,
-            "state_names": state_names,
-            "state_type": _state_type(equation, state_names),
-            "vendor": staticmethod(vendor) if vendor else None,
-            "step": Gated.step,
-            "__doc__": _document(equation, gate_names, state_names),
+            "__doc__": equation.__doc__ or f"{equation.__name__}, a gated cell.",
             "__module__": equation.__module__,
             "__qualname__": equation.__qualname__,
         }
-        made: type[Gated] = type(equation.__name__, (Gated,), body)
-        defaults = _option_defaults(equation)
-        if inspect.Parameter.empty not in defaults.values():
-            made._dry_run(8, defaults)
+        made: type[Gated] = type(equation.__name__, (Gated,), body, gates=gates, state=state, vendor=vendor)
         return made
 
     return make
 
 
-def _state_type(equation: Callable[..., Any], names: tuple[str, ...]) -> Any:
+def _names(who: str, gates: str, state: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of gates and states, if they can be."""
+    found = tuple(gates.split()), tuple(state.split())
+    for kind, names in zip(("gate", "state"), found, strict=True):
+        bad = [n for n in names if not n.isidentifier() or n in ("of", "value") or n.startswith("_")]
+        if bad or len(set(names)) != len(names) or (kind == "state" and not names):
+            raise ValueError(f"{who}: {kind} names should be different identifiers, but came as {' '.join(names)!r}")
+    return found
+
+
+def _state_type(cls: type[Gated]) -> Any:
     """The named tuple of the states, which `pickle` finds as an attribute of the cell's class."""
-    cell = equation.__name__ if equation.__name__.isidentifier() else "Cell"  # a lambda has no name
-    made: Any = namedtuple(f"{cell}State", names)  # type: ignore[misc]
-    made.__module__, made.__qualname__ = equation.__module__, f"{equation.__qualname__}.state_type"
+    cell = cls.__name__ if cls.__name__.isidentifier() else "Cell"  # a lambda has no name
+    made: Any = namedtuple(f"{cell}State", cls.state_names)  # type: ignore[misc]
+    made.__module__, made.__qualname__ = cls.__module__, f"{cls.__qualname__}.state_type"
     return made
 
 
@@ -310,11 +362,15 @@ def _option_defaults(equation: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def _document(equation: Callable[..., Any], gates: tuple[str, ...], states: tuple[str, ...]) -> str:
-    source = _source(equation)
-    text = inspect.cleandoc(equation.__doc__ or f"{equation.__name__}, a gated cell.")
-    names = f"Gates: {' '.join(gates) or 'none'}. State: {' '.join(states)}; the output is {states[0]}."
-    return f"{text}\n\n{names}\n\nThe equation::\n\n{textwrap.indent(source, '    ')}\n{Gated.__doc__}"
+def _document(cls: type[Gated]) -> str:
+    """What a cell says of itself, and where its step is its equation, that, and how it is made."""
+    text = inspect.cleandoc(vars(cls).get("__doc__") or "")
+    if cls.step is not Gated.step:
+        return text
+    gates, (output, *_) = " ".join(cls.gates) or "none", cls.state_names
+    names = f"Gates: {gates}. State: {' '.join(cls.state_names)}; the output is {output}."
+    made = "" if "Args:" in text else str(Gated.__doc__)[str(Gated.__doc__).index("    Args:") :]
+    return f"{text}\n\n{names}\n\nThe equation::\n\n{textwrap.indent(_source(cls.equation), '    ')}\n{made}"
 
 
 def _source(equation: Callable[..., Any]) -> str:

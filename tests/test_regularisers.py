@@ -178,7 +178,7 @@ def test_state_dropout_is_the_cell_in_eval_and_refuses_what_it_cannot_do() -> No
     assert torch.equal(cell.eval()(xs)[0], inner(xs)[0])
     torch.testing.assert_close(cell.step(xs[:, 0], cell.initial_state(B, xs))[0], inner(xs[:, :1])[0][:, 0])
     for bad in (es.MinGRU(D, H), es.Stack(es.GRU(D, H))):
-        with pytest.raises(TypeError, match="StateDropout: expected a cell made by `gated`"):
+        with pytest.raises(TypeError, match="StateDropout: expected a `Gated` cell"):
             StateDropout(bad, 0.1)
     with pytest.raises(ValueError, match=r"StateDropout: p should be a probability"):
         StateDropout(es.GRU(D, H), 1.0)

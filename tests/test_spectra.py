@@ -78,7 +78,7 @@ def test_every_gate_of_every_layer_has_its_matrix() -> None:
 
 
 def test_a_cell_without_matrices_says_what_to_use() -> None:
-    with pytest.raises(TypeError, match=r"expected a cell made by `gated`.*but UnICORNN is not.*step_jacobians"):
+    with pytest.raises(TypeError, match=r"expected a `Gated` cell.*but UnICORNN is not.*step_jacobians"):
         spectra(es.UnICORNN(3, 4))
     with pytest.raises(ValueError, match="spectra: Cumulate has no recurrent matrix"):
         spectra(Cumulate(3, 3))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import sigmoid, tanh
 
-from everstep.equation import gated
+from everstep.equation import Gated
 
 
-@gated("p", state="h")
-def ATR(x, h, s):
+class ATR(Gated, gates="p"):
     """Addition-subtraction twin-gated RNN (Zhang 2018, "Simplifying neural machine translation with …").
 
     p = W_xp x_t + b_xp; q = W_hp h_{t-1} + b_hp; i = σ(p + q): input gate; f = σ(p − q): forget gate;
@@ -19,12 +18,14 @@ def ATR(x, h, s):
 
     Known limit: p is unbounded and i and f may both be near 1, so that the state can grow over time.
     """
-    p, q = x.p, h.p
-    return sigmoid(p + q) * p + sigmoid(p - q) * s.h
+
+    @staticmethod
+    def equation(x, h, s):
+        p, q = x.p, h.p
+        return sigmoid(p + q) * p + sigmoid(p - q) * s.h
 
 
-@gated("f i n", state="h")
-def CFN(x, h, s):
+class CFN(Gated, gates="f i n"):
     """Chaos-free network (Laurent & von Brecht 2017, "A recurrent neural network without chaos").
 
     f, i = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·): horizontal (the paper's θ) and vertical gate (η);
@@ -34,12 +35,14 @@ def CFN(x, h, s):
 
     Known limit: without input the state always decays to zero.
     """
-    f, i = sigmoid(x.f + h.f), sigmoid(x.i + h.i)
-    return f * tanh(s.h) + i * tanh(x.n)
+
+    @staticmethod
+    def equation(x, h, s):
+        f, i = sigmoid(x.f + h.f), sigmoid(x.i + h.i)
+        return f * tanh(s.h) + i * tanh(x.n)
 
 
-@gated("n i f", state="h c")
-def RAN(x, h, s, *, activation=tanh):
+class RAN(Gated, gates="n i f", state="h c"):
     """Recurrent additive network (Lee 2017, "Recurrent additive networks").
 
     n = W_xn x_t + b_xn: content, linear in x alone (the paper has no b_xn);
@@ -50,5 +53,8 @@ def RAN(x, h, s, *, activation=tanh):
 
     Known limit: c is a weighted sum of inputs; only the gates are nonlinear in the state.
     """
-    c = sigmoid(x.i + h.i) * x.n + sigmoid(x.f + h.f) * s.c
-    return activation(c), c
+
+    @staticmethod
+    def equation(x, h, s, *, activation=tanh):
+        c = sigmoid(x.i + h.i) * x.n + sigmoid(x.f + h.f) * s.c
+        return activation(c), c

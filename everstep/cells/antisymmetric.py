@@ -10,21 +10,10 @@ from torch.nn import functional as F
 from everstep.cells.parametric import Parametric, between
 
 
-class AntisymmetricRNN(Parametric):
-    """AntisymmetricRNN (Chang 2019, "AntisymmetricRNN: a dynamical system view on recurrent neural networks").
+class _Antisymmetric(Parametric):
+    """A product by W_h − W_hᵀ − γI, and a step ε; `gates` say how many rows x has, and a subclass writes the step."""
 
-    h_t = h_{t-1} + ε tanh((W_h − W_hᵀ − γI) h_{t-1} + W_x x_t + b), with step ε = `step_size` and diffusion γ =
-    `diffusion`: the eigenvalues of W_h − W_hᵀ are imaginary, so that the state neither explodes nor vanishes.
-
-    >>> ys, h = AntisymmetricRNN(3, 5)(torch.zeros(2, 7, 3))
-
-    Parameters: `weight_ih` (H, D), `weight_hh` (H, H), `bias_ih` (H).
-
-    Known limits: ε and γ have to be tuned, and Euler's method is stable only for small ε; half of `weight_hh` is
-    redundant.
-    """
-
-    gates: tuple[str, ...] = ("n",)
+    gates: tuple[str, ...]
     weight_ih: Tensor
     weight_hh: Tensor
     bias_ih: Tensor | None
@@ -44,13 +33,30 @@ class AntisymmetricRNN(Parametric):
         """(W_h − W_hᵀ − γI) h."""
         return F.linear(state, self.weight_hh - self.weight_hh.t()) - self.diffusion * state
 
+
+class AntisymmetricRNN(_Antisymmetric):
+    """AntisymmetricRNN (Chang 2019, "AntisymmetricRNN: a dynamical system view on recurrent neural networks").
+
+    h_t = h_{t-1} + ε tanh((W_h − W_hᵀ − γI) h_{t-1} + W_x x_t + b), with step ε = `step_size` and diffusion γ =
+    `diffusion`: the eigenvalues of W_h − W_hᵀ are imaginary, so that the equation neither explodes nor dies out.
+
+    >>> ys, h = AntisymmetricRNN(3, 5)(torch.zeros(2, 7, 3))
+
+    Parameters: `weight_ih` (H, D), `weight_hh` (H, H), `bias_ih` (H).
+
+    Known limits: ε and γ are the user's to tune, and Euler's method is stable for small ε alone; half of `weight_hh` is
+    redundant.
+    """
+
+    gates = ("n",)
+
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The equation."""
         h = state + self.step_size * tanh(F.linear(x, self.weight_ih, self.bias_ih) + self.recurrent(state))
         return h, h
 
 
-class GatedAntisymmetricRNN(AntisymmetricRNN):
+class GatedAntisymmetricRNN(_Antisymmetric):
     """AntisymmetricRNN with an input gate (Chang 2019, "AntisymmetricRNN: a dynamical system view on …").
 
     With v = (W_h − W_hᵀ − γI) h_{t-1}: z = σ(v + W_z x_t + b_z): gate;

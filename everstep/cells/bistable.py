@@ -8,7 +8,7 @@ from torch import Tensor, sigmoid, tanh
 from torch.nn import functional as F
 
 from everstep.cells.parametric import Parametric
-from everstep.equation import gated
+from everstep.equation import Gated
 
 
 class BRC(Parametric):
@@ -44,8 +44,7 @@ class BRC(Parametric):
         return h, h
 
 
-@gated("a c n", state="h")
-def NBRC(x, h, s):
+class NBRC(Gated, gates="a c n"):
     """Recurrently neuromodulated bistable cell (Vecoven 2021, "A bio-inspired bistable recurrent cell allows …").
 
     a = 1 + tanh(W_xa x_t + b_xa + W_ha h_{t-1} + b_ha): feedback, bistable where a > 1;
@@ -56,5 +55,8 @@ def NBRC(x, h, s):
 
     Known limit: within the candidate each unit feeds back only to itself.
     """
-    c = sigmoid(x.c + h.c)
-    return c * s.h + (1 - c) * tanh(x.n + (1 + tanh(x.a + h.a)) * s.h)
+
+    @staticmethod
+    def equation(x, h, s):
+        c = sigmoid(x.c + h.c)
+        return c * s.h + (1 - c) * tanh(x.n + (1 + tanh(x.a + h.a)) * s.h)

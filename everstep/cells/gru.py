@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import sigmoid, tanh
 
-from everstep.equation import gated
+from everstep.equation import Gated
 
 
-@gated("r z n", state="h", vendor=lambda options: "gru" if options["activation"] is torch.tanh else None)
-def GRU(x, h, s, *, activation=tanh):
+class GRU(Gated, gates="r z n", vendor=lambda options: "gru" if options["activation"] is torch.tanh else None):
     """GRU with the reset gate after the product, as in cuDNN and `torch.nn.GRU`, which it equals.
 
     r, z = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·): reset and update gate;
@@ -17,13 +16,15 @@ def GRU(x, h, s, *, activation=tanh):
 
     >>> ys, h = GRU(3, 5)(torch.zeros(2, 7, 3))
     """
-    r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
-    n = activation(x.n + r * h.n)
-    return (1 - z) * n + z * s.h
+
+    @staticmethod
+    def equation(x, h, s, *, activation=tanh):
+        r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
+        n = activation(x.n + r * h.n)
+        return (1 - z) * n + z * s.h
 
 
-@gated("r z n", state="h")
-def GRUBefore(x, h, s, *, activation=tanh):
+class GRUBefore(Gated, gates="r z n"):
     """GRU with the reset gate before the product, as published (Cho 2014).
 
     r, z = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·): reset and update gate;
@@ -33,6 +34,9 @@ def GRUBefore(x, h, s, *, activation=tanh):
 
     Known limit: each step has two sequential products, and no vendor kernel computes it.
     """
-    r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
-    n = activation(x.n + h.of(r * s.h).n)
-    return (1 - z) * n + z * s.h
+
+    @staticmethod
+    def equation(x, h, s, *, activation=tanh):
+        r, z = sigmoid(x.r + h.r), sigmoid(x.z + h.z)
+        n = activation(x.n + h.of(r * s.h).n)
+        return (1 - z) * n + z * s.h

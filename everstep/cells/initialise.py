@@ -1,4 +1,4 @@
-"""Initialisation of the parameters of cells built by `gated`, gate by gate."""
+"""Starts for the parameters of an equation's cell (`Gated`), gate by gate."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everstep.cells.rnn import RNN
+from everstep.cells.rnn import simple_kernel
 from everstep.equation import Gated
 
 
 def init_identity(cell: Gated, scale: float = 1.0, gates: Sequence[str] | None = None) -> None:
     """Recurrent matrices scale·I and biases 0: with ReLU, the initialisation of Le 2015 (IRNN).
 
+    >>> from everstep import RNN
     >>> cell = RNN(3, 2, activation=torch.relu)
     >>> init_identity(cell, 0.5)
     >>> cell.weight_hh
@@ -23,9 +24,9 @@ def init_identity(cell: Gated, scale: float = 1.0, gates: Sequence[str] | None =
             [0.0000, 0.5000]], requires_grad=True)
 
     Args:
-        cell: any cell built by `gated`.
-        scale: factor of the identity; Le 2015 uses 0.01 where long memory would hurt.
-        gates: the gates to initialise; all that the equation reads from h if None.
+        cell: any `Gated` cell.
+        scale: of the identity; Le 2015 takes 0.01 where long memory would hurt.
+        gates: whose matrices and biases; all that the equation reads from h if None.
 
     Raises:
         ValueError: a gate that h does not feed.
@@ -45,7 +46,7 @@ def init_orthogonal(cell: Gated, gain: float = 1.0, gates: Sequence[str] | None 
     True
 
     Args:
-        cell: any cell built by `gated`.
+        cell: any `Gated` cell.
         gain: a factor on Q.
         gates: the gates to initialise; all that the equation reads from h if None.
 
@@ -69,7 +70,7 @@ def init_bias(cell: Gated, gate: str, value: float | Tensor) -> None:
     tensor([1., 1.], grad_fn=<SliceBackward0>)
 
     Args:
-        cell: any cell built by `gated`.
+        cell: any `Gated` cell.
         gate: its name.
         value: one number, or one per unit.
 
@@ -91,10 +92,10 @@ def init_chrono(cell: Gated, longest: int, forget: str = "f", input: str | None 
     >>> init_chrono(GRU(3, 5), longest=100, forget="z", input=None)
 
     Args:
-        cell: any cell built by `gated`.
-        longest: the longest expected time dependence, in steps; above 2.
-        forget: the gate whose value is the fraction of the state that is kept.
-        input: the gate that scales what is written, or None if `forget` does that too.
+        cell: any `Gated` cell.
+        longest: the longest time that is expected to matter, in steps; above 2.
+        forget: the gate whose value is the share that is kept.
+        input: the gate of what is written, or None if `forget` decides that too.
 
     Raises:
         ValueError: a gate that has no bias, or `longest` not above 2.
@@ -107,28 +108,34 @@ def init_chrono(cell: Gated, longest: int, forget: str = "f", input: str | None 
         init_bias(cell, input, -bias)
 
 
-class IRNN(RNN):  # type: ignore[valid-type, misc]
-    """`RNN` of rectified linear units, initialised to the identity (Le 2015): h_t = relu(W x_t + b + U h_{t-1}).
+class IRNN(Gated, gates="a", vendor=simple_kernel):
+    """A simple network of rectified linear units that starts as the identity (Le 2015).
 
-    Initially U = scale·I (`init_identity`), every bias is 0, and W is normal with standard deviation 0.001.
+    h_t = φ(W x_t + b + U h_{t-1}), with φ = `activation`, ReLU unless told otherwise. At first U = scale·I
+    (`init_identity`), every bias is 0, and W is normal with standard deviation 0.001.
 
     >>> ys, h = IRNN(3, 5)(torch.zeros(2, 7, 3))
 
     Args:
         input_size, hidden_size: features D of x_t and H of h_t.
-        scale: factor of the identity.
-        **options: those of `RNN`: bias, device, dtype.
+        scale: of the identity.
+        **options: activation, and those of `RNN`: bias, device, dtype.
 
     Known limit: nothing bounds h; clip the gradient, as the paper does.
     """
 
+    @staticmethod
+    def equation(x, h, s, *, activation=torch.relu):
+        return activation(x.a + h.a)
+
     def __init__(self, input_size: int, hidden_size: int, *, scale: float = 1.0, **options: Any):
         self._scale = scale
-        super().__init__(input_size, hidden_size, activation=torch.relu, **options)
+        super().__init__(input_size, hidden_size, **options)
 
     def reset_parameters(self) -> None:
         """U = scale·I, b = 0, W normal."""
         super().reset_parameters()
+        assert self.weight_ih is not None
         nn.init.normal_(self.weight_ih, std=0.001)
         init_identity(self, self._scale)
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everstep.cell import Cell, check_size
-from everstep.cells.rnn import RNN
+from everstep.equation import Gated
 from everstep.state import State
 
 
-class LeakyRNN(RNN):  # type: ignore[valid-type, misc]
+class LeakyRNN(Gated, gates="a"):
     """Leaky units (Jaeger 2007): h_t = α ∘ h_{t-1} + (1 − α) ∘ φ(W_xa x_t + b_xa + W_ha h_{t-1} + b_ha).
 
     α is the fraction of its state that a unit keeps: one for all, one per unit, or learned; φ = `activation`. A unit
@@ -28,8 +28,8 @@ class LeakyRNN(RNN):  # type: ignore[valid-type, misc]
     Args:
         input_size, hidden_size: features D of x_t and H of h_t.
         alpha: a number in [0, 1], or H of them.
-        learned: α is a parameter for each unit, σ(`alpha_logit`), initially `alpha`, which must then lie in (0, 1).
-        **options: those of `RNN`: activation, bias, device, dtype.
+        learned: α is a parameter for each unit, σ(`alpha_logit`), which starts at `alpha`; it must lie in (0, 1) then.
+        **options: activation, and those of `RNN`: bias, device, dtype.
 
     Known limit: no vendor kernel computes it.
 
@@ -39,6 +39,11 @@ class LeakyRNN(RNN):  # type: ignore[valid-type, misc]
 
     alpha: Tensor
     alpha_logit: Tensor
+
+    @staticmethod
+    def equation(x, h, s, *, activation=torch.tanh):
+        """What a unit of no leak would be."""
+        return activation(x.a + h.a)
 
     def __init__(
         self,
@@ -64,8 +69,8 @@ class LeakyRNN(RNN):  # type: ignore[valid-type, misc]
             self.register_buffer("alpha", shares.to(self.weight_hh, copy=True))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """α of the old state plus 1 − α of the simple network's new state."""
-        fresh, _ = super().step(x, state)
+        """α of the old state and 1 − α of the simple network's."""
+        fresh, _ = self.evaluate(x, state, self.options)
         alpha = torch.sigmoid(self.alpha_logit) if self.learned else self.alpha
         h = alpha * state + (1 - alpha) * fresh
         return h, h

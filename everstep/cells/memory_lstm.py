@@ -8,7 +8,7 @@ from torch import Tensor, sigmoid, tanh
 from torch.nn import functional as F
 
 from everstep.cells.parametric import Parametric
-from everstep.equation import gated
+from everstep.equation import Gated
 from everstep.state import State
 
 
@@ -19,19 +19,8 @@ class Memory(NamedTuple):
     c: Tensor
 
 
-class PeepholeLSTM(Parametric):
-    """LSTM with peepholes (Gers 2002, "Learning precise timing with LSTM recurrent networks").
-
-    i, f = σ(W_· x_t + U_· h_{t-1} + b_· + p_· ∘ c_{t-1}): input and forget gate; g = tanh(W_g x_t + U_g h_{t-1} + b_g);
-    c_t = f ∘ c_{t-1} + i ∘ g; o = σ(W_o x_t + U_o h_{t-1} + b_o + p_o ∘ c_t): it reads the new c; h_t = o ∘ tanh(c_t).
-
-    >>> ys, (h, c) = PeepholeLSTM(3, 5)(torch.zeros(2, 7, 3))
-
-    Parameters: `weight_ih` (4H, D), `weight_hh` (4H, H), `bias_ih` (4H): the rows of i, f, g, o; `peephole` (3H): p of
-    i, f, o.
-
-    Known limit: no vendor kernel computes it. Gradients flow through the peepholes; the paper truncates them.
-    """
+class _Peepholes(Parametric):
+    """Gates that see the memory through peepholes, as `PeepholeLSTM` has them; what the output is, a subclass says."""
 
     gates, blocks = ("i", "f", "g", "o"), {"peephole": ("i", "f", "o")}
     weight_ih: Tensor
@@ -52,12 +41,6 @@ class PeepholeLSTM(Parametric):
         """Zeros."""
         return Memory(like.new_zeros(batch, self.hidden_size), like.new_zeros(batch, self.hidden_size))
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The equation."""
-        o, c = self.remember(x, state)
-        h = o * tanh(c)
-        return h, Memory(h, c)
-
     def remember(self, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """The output gate and the new memory."""
         h, c = state
@@ -67,7 +50,28 @@ class PeepholeLSTM(Parametric):
         return sigmoid(o + p_o * c), c
 
 
-class ResLSTM(PeepholeLSTM):
+class PeepholeLSTM(_Peepholes):
+    """LSTM with peepholes (Gers 2002, "Learning precise timing with LSTM recurrent networks").
+
+    i, f = σ(W_· x_t + U_· h_{t-1} + b_· + p_· ∘ c_{t-1}): input and forget gate; g = tanh(W_g x_t + U_g h_{t-1} + b_g);
+    c_t = f ∘ c_{t-1} + i ∘ g; o = σ(W_o x_t + U_o h_{t-1} + b_o + p_o ∘ c_t): it sees the new c; h_t = o ∘ tanh(c_t).
+
+    >>> ys, (h, c) = PeepholeLSTM(3, 5)(torch.zeros(2, 7, 3))
+
+    Parameters: `weight_ih` (4H, D), `weight_hh` (4H, H), `bias_ih` (4H): the rows of i, f, g, o; `peephole` (3H): p of
+    i, f, o.
+
+    Known limit: no vendor kernel computes it. Gradients flow through the peepholes, which the paper cuts.
+    """
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The equation."""
+        o, c = self.remember(x, state)
+        h = o * tanh(c)
+        return h, Memory(h, c)
+
+
+class ResLSTM(_Peepholes):
     """Residual LSTM (Kim 2017, "Residual LSTM: design of a deep recurrent architecture for distant speech …").
 
     i, f, o and c_t as in `PeepholeLSTM`; h_t = o ∘ (P tanh(c_t) + R x_t): a projection of the memory, and a shortcut
@@ -86,7 +90,7 @@ class ResLSTM(PeepholeLSTM):
     @staticmethod
     def shapes(d: int, h: int) -> dict[str, tuple[int, ...]]:
         """Of the parameters, for D and H."""
-        return {**PeepholeLSTM.shapes(d, h), "weight_ho": (h, h), "weight_io": (h, d)}
+        return {**_Peepholes.shapes(d, h), "weight_ho": (h, h), "weight_io": (h, d)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The equation."""
@@ -132,8 +136,7 @@ class MCLSTM(Parametric):
         return sigmoid(o) * seen, Memory(sigmoid(m) * seen, c)
 
 
-@gated("i f g o p q r", state="h c")
-def WMCLSTM(x, h, s):
+class WMCLSTM(Gated, gates="i f g o p q r", state="h c"):
     """LSTM with working memory connections (Landi 2021, "Working memory connections for LSTM").
 
     i, f = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h· + tanh(V_· c_{t-1} + d_·)): input and forget gate;
@@ -145,7 +148,10 @@ def WMCLSTM(x, h, s):
 
     Known limit: nearly twice the recurrent parameters of an LSTM, and one product that depends on c_t.
     """
-    i = sigmoid(x.i + h.i + tanh(h.of(s.c).p))
-    f = sigmoid(x.f + h.f + tanh(h.of(s.c).q))
-    c = f * s.c + i * tanh(x.g + h.g)
-    return sigmoid(x.o + h.o + tanh(h.of(c).r)) * tanh(c), c
+
+    @staticmethod
+    def equation(x, h, s):
+        i = sigmoid(x.i + h.i + tanh(h.of(s.c).p))
+        f = sigmoid(x.f + h.f + tanh(h.of(s.c).q))
+        c = f * s.c + i * tanh(x.g + h.g)
+        return sigmoid(x.o + h.o + tanh(h.of(c).r)) * tanh(c), c

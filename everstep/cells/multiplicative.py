@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import sigmoid, tanh
 
-from everstep.equation import gated
+from everstep.equation import Gated
 
 
-@gated("m i f g o", state="h c")
-def MultiplicativeLSTM(x, h, s):
+class MultiplicativeLSTM(Gated, gates="m i f g o", state="h c"):
     """Multiplicative LSTM (Krause 2016, "Multiplicative LSTM for sequence modelling").
 
     m = (W_xm x_t + b_xm) ∘ (W_hm h_{t-1} + b_hm): replaces h in every gate;
@@ -21,6 +20,9 @@ def MultiplicativeLSTM(x, h, s):
 
     Known limit: each step has two sequential products.
     """
-    m = h.of(x.m * h.m)
-    c = sigmoid(x.f + m.f) * s.c + sigmoid(x.i + m.i) * tanh(x.g + m.g)
-    return sigmoid(x.o + m.o) * tanh(c), c
+
+    @staticmethod
+    def equation(x, h, s):
+        m = h.of(x.m * h.m)
+        c = sigmoid(x.f + m.f) * s.c + sigmoid(x.i + m.i) * tanh(x.g + m.g)
+        return sigmoid(x.o + m.o) * tanh(c), c

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import sigmoid, tanh
 
-from everstep.equation import gated
+from everstep.equation import Gated
 
 
-@gated("z r n", state="h")
-def MUT1(x, h, s):
+class MUT1(Gated, gates="z r n"):
     """MUT1 (Jozefowicz 2015, "An empirical exploration of recurrent network architectures").
 
     z = σ(W_xz x_t + b_xz): update gate, from x only; r = σ(W_xr x_t + b_xr + W_hr h_{t-1} + b_hr): reset gate;
@@ -19,13 +18,15 @@ def MUT1(x, h, s):
 
     Known limit: each step has two sequential products.
     """
-    z, r = sigmoid(x.z), sigmoid(x.r + h.r)
-    n = tanh(h.of(r * s.h).n + tanh(x.n))
-    return z * n + (1 - z) * s.h
+
+    @staticmethod
+    def equation(x, h, s):
+        z, r = sigmoid(x.z), sigmoid(x.r + h.r)
+        n = tanh(h.of(r * s.h).n + tanh(x.n))
+        return z * n + (1 - z) * s.h
 
 
-@gated("z r n", state="h")
-def MUT2(x, h, s):
+class MUT2(Gated, gates="z r n"):
     """MUT2 (Jozefowicz 2015, "An empirical exploration of recurrent network architectures").
 
     z, r = σ(W_x· x_t + b_x· + W_h· h_{t-1} + b_h·): update and reset gate;
@@ -37,13 +38,15 @@ def MUT2(x, h, s):
 
     Known limit: each step has two sequential products.
     """
-    z, r = sigmoid(x.z + h.z), sigmoid(x.r + h.r)
-    n = tanh(x.n + h.of(r * s.h).n)
-    return z * n + (1 - z) * s.h
+
+    @staticmethod
+    def equation(x, h, s):
+        z, r = sigmoid(x.z + h.z), sigmoid(x.r + h.r)
+        n = tanh(x.n + h.of(r * s.h).n)
+        return z * n + (1 - z) * s.h
 
 
-@gated("z r n", state="h")
-def MUT3(x, h, s):
+class MUT3(Gated, gates="z r n"):
     """MUT3 (Jozefowicz 2015, "An empirical exploration of recurrent network architectures").
 
     z = σ(W_xz x_t + b_xz + W_hz tanh(h_{t-1}) + b_hz): update gate;
@@ -54,6 +57,9 @@ def MUT3(x, h, s):
 
     Known limit: each step has two sequential products.
     """
-    z, r = sigmoid(x.z + h.of(tanh(s.h)).z), sigmoid(x.r + h.r)
-    n = tanh(x.n + h.of(r * s.h).n)
-    return z * n + (1 - z) * s.h
+
+    @staticmethod
+    def equation(x, h, s):
+        z, r = sigmoid(x.z + h.of(tanh(s.h)).z), sigmoid(x.r + h.r)
+        n = tanh(x.n + h.of(r * s.h).n)
+        return z * n + (1 - z) * s.h

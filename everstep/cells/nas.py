@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import relu, sigmoid, tanh
 
-from everstep.equation import gated
+from everstep.equation import Gated
 
 
-@gated("a b d e f g k l", state="h c")
-def NASCell(x, h, s):
+class NASCell(Gated, gates="a b d e f g k l", state="h c"):
     """The cell found by reinforcement learning on Penn Treebank (Zoph & Le 2017, "Neural architecture search with …").
 
     With u· = W_x· x_t + b_x· and v· = W_h· h_{t-1} + b_h·, for eight branches a … l:
@@ -21,7 +20,10 @@ def NASCell(x, h, s):
 
     Known limit: twice the parameters of an LSTM of the same size. `ExpressionCell` runs any cell of this kind.
     """
-    p = tanh(tanh(sigmoid(x.a + h.a) * relu(x.b + h.b)) + s.c)
-    c = p * tanh(sigmoid(x.d + h.d) + relu(x.e * h.e))
-    left, right = tanh(x.f + h.f) * sigmoid(x.g + h.g), tanh(x.k + h.k) + sigmoid(x.l + h.l)
-    return tanh(c * tanh(tanh(left) + sigmoid(right))), c
+
+    @staticmethod
+    def equation(x, h, s):
+        p = tanh(tanh(sigmoid(x.a + h.a) * relu(x.b + h.b)) + s.c)
+        c = p * tanh(sigmoid(x.d + h.d) + relu(x.e * h.e))
+        left, right = tanh(x.f + h.f) * sigmoid(x.g + h.g), tanh(x.k + h.k) + sigmoid(x.l + h.l)
+        return tanh(c * tanh(tanh(left) + sigmoid(right))), c

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import sigmoid, tanh
 
-from everstep.equation import gated
+from everstep.equation import Gated
 
 
-@gated("n g", state="h")
-def UGRNN(x, h, s):
+class UGRNN(Gated, gates="n g"):
     """Update gate RNN (Collins 2017, "Capacity and trainability in recurrent neural networks").
 
     n = tanh(W_xn x_t + b_xn + W_hn h_{t-1} + b_hn): candidate; g = σ(likewise): update gate;
@@ -19,12 +18,14 @@ def UGRNN(x, h, s):
 
     Known limit: with g near 1 nothing new is read: a unit either keeps its state or reads.
     """
-    g = sigmoid(x.g + h.g)
-    return g * s.h + (1 - g) * tanh(x.n + h.n)
+
+    @staticmethod
+    def equation(x, h, s):
+        g = sigmoid(x.g + h.g)
+        return g * s.h + (1 - g) * tanh(x.n + h.n)
 
 
-@gated("f n", state="h")
-def MGU(x, h, s, *, activation=tanh):
+class MGU(Gated, gates="f n"):
     """Minimal gated unit (Zhou 2016, "Minimal gated unit for recurrent neural networks").
 
     f = σ(W_xf x_t + b_xf + W_hf h_{t-1} + b_hf): forget gate, which also acts as the GRU's reset gate;
@@ -34,12 +35,14 @@ def MGU(x, h, s, *, activation=tanh):
 
     Known limit: each step has two sequential products.
     """
-    f = sigmoid(x.f + h.f)
-    return (1 - f) * s.h + f * activation(x.n + h.of(f * s.h).n)
+
+    @staticmethod
+    def equation(x, h, s, *, activation=tanh):
+        f = sigmoid(x.f + h.f)
+        return (1 - f) * s.h + f * activation(x.n + h.of(f * s.h).n)
 
 
-@gated("z n", state="h")
-def LiGRU(x, h, s, *, activation=torch.relu):
+class LiGRU(Gated, gates="z n"):
     """Light GRU (Ravanelli 2018, "Light gated recurrent units for speech recognition").
 
     z = σ(W_xz x_t + b_xz + W_hz h_{t-1} + b_hz): update gate; n = φ(likewise): candidate, φ = `activation`;
@@ -50,12 +53,14 @@ def LiGRU(x, h, s, *, activation=torch.relu):
     Known limits: the paper's batch normalisation of W_x· x_t, which keeps the ReLU bounded, is omitted, because it
     would make the rows of a batch depend on one another; without it, a large W_hn lets the state grow without bound.
     """
-    z = sigmoid(x.z + h.z)
-    return z * s.h + (1 - z) * activation(x.n + h.n)
+
+    @staticmethod
+    def equation(x, h, s, *, activation=torch.relu):
+        z = sigmoid(x.z + h.z)
+        return z * s.h + (1 - z) * activation(x.n + h.n)
 
 
-@gated("n f", state="h")
-def LightRU(x, h, s):
+class LightRU(Gated, gates="n f"):
     """Light recurrent unit (Ye 2024, "Light recurrent unit: towards an interpretable recurrent neural network …").
 
     n = tanh(W_xn x_t + b_xn): candidate, from x only; f = σ(W_xf x_t + b_xf + W_hf h_{t-1} + b_hf): gate;
@@ -65,12 +70,14 @@ def LightRU(x, h, s):
 
     Known limit: features of h are combined only inside the gate.
     """
-    f = sigmoid(x.f + h.f)
-    return (1 - f) * s.h + f * tanh(x.n)
+
+    @staticmethod
+    def equation(x, h, s):
+        f = sigmoid(x.f + h.f)
+        return (1 - f) * s.h + f * tanh(x.n)
 
 
-@gated("f n", state="h")
-def JANET(x, h, s, *, beta=1.0):
+class JANET(Gated, gates="f n"):
     """Just another network (van der Westhuizen 2018, "The unreasonable effectiveness of the forget gate").
 
     a = W_xf x_t + b_xf + W_hf h_{t-1} + b_hf; n = tanh(W_xn x_t + b_xn + W_hn h_{t-1} + b_hn): candidate;
@@ -82,13 +89,15 @@ def JANET(x, h, s, *, beta=1.0):
     Known limit: it trains well on long sequences only with chrono initialisation of the forget bias, as in the paper
     (`everstep.cells.initialise.init_chrono`, with `input=None`).
     """
-    a = x.f + h.f
-    # 1 − σ(u) = σ(−u), without the cancellation
-    return sigmoid(a) * s.h + sigmoid(beta - a) * tanh(x.n + h.n)
+
+    @staticmethod
+    def equation(x, h, s, *, beta=1.0):
+        a = x.f + h.f
+        # 1 − σ(u) = σ(−u), without the cancellation
+        return sigmoid(a) * s.h + sigmoid(beta - a) * tanh(x.n + h.n)
 
 
-@gated("z u v", state="h")
-def MinimalRNN(x, h, s):
+class MinimalRNN(Gated, gates="z u v"):
     """MinimalRNN (Chen 2017, "MinimalRNN: toward more interpretable and trainable recurrent neural networks").
 
     z = tanh(W_xz x_t + b_xz): the input mapped into the space of the state;
@@ -99,13 +108,15 @@ def MinimalRNN(x, h, s):
 
     Known limit: features of h are combined only inside the gate.
     """
-    z = tanh(x.z)
-    u = sigmoid(h.u + h.of(z).v)
-    return u * s.h + (1 - u) * z
+
+    @staticmethod
+    def equation(x, h, s):
+        z = tanh(x.z)
+        u = sigmoid(h.u + h.of(z).v)
+        return u * s.h + (1 - u) * z
 
 
-@gated("n k", state="h")
-def STAR(x, h, s):
+class STAR(Gated, gates="n k"):
     """Stackable recurrent cell (Turkoglu 2021, "Gating revisited: deep multi-layer RNNs that can be trained").
 
     n = tanh(W_xn x_t + b_xn): candidate, from x only; k = σ(W_xk x_t + b_xk + W_hk h_{t-1} + b_hk): gate;
@@ -116,12 +127,14 @@ def STAR(x, h, s):
 
     Known limit: the outer tanh shrinks the state in every step, so that long memory fades even if k = 0.
     """
-    k = sigmoid(x.k + h.k)
-    return tanh((1 - k) * s.h + k * tanh(x.n))
+
+    @staticmethod
+    def equation(x, h, s):
+        k = sigmoid(x.k + h.k)
+        return tanh((1 - k) * s.h + k * tanh(x.n))
 
 
-@gated("n", state="h")
-def SGRN(x, h, s):
+class SGRN(Gated, gates="n"):
     """Simple gated recurrent network (Zu & Wei 2021, "A simple gated recurrent network for detection of power …").
 
     f = σ(W_xn x_t + b_xn + W_hn h_{t-1} + b_hn): forget gate;
@@ -132,5 +145,8 @@ def SGRN(x, h, s):
 
     Known limit: the candidate and the gate cannot be learned separately.
     """
-    f = sigmoid(x.n + h.n)
-    return tanh((1 - f) * x.n + f * s.h)
+
+    @staticmethod
+    def equation(x, h, s):
+        f = sigmoid(x.n + h.n)
+        return tanh((1 - f) * x.n + f * s.h)

@@ -8,12 +8,11 @@ from torch import Tensor, nn, sigmoid, tanh
 from torch.nn import functional as F
 
 from everstep.cells.parametric import Parametric, between
-from everstep.equation import gated
+from everstep.equation import Gated
 from everstep.state import State
 
 
-@gated("n v", state="y z")
-def CoRNN(x, h, s, *, dt=0.1, gamma=1.0, epsilon=1.0):
+class CoRNN(Gated, gates="n v", state="y z"):
     """Coupled oscillators (Rusch & Mishra 2021, "Coupled oscillatory recurrent neural network (coRNN)").
 
     z_t = z_{t-1} + Δt (tanh(W_xn x_t + b_xn + W_hn y_{t-1} + b_hn + W_hv z_{t-1} + b_hv) − γ y_{t-1} − ε z_{t-1}):
@@ -24,12 +23,14 @@ def CoRNN(x, h, s, *, dt=0.1, gamma=1.0, epsilon=1.0):
 
     Known limit: Δt, γ and ε have to be tuned, and gradients are bounded only for small Δt.
     """
-    z = s.z + dt * (tanh(x.n + h.n + h.of(s.z).v) - gamma * s.y - epsilon * s.z)
-    return s.y + dt * z, z
+
+    @staticmethod
+    def equation(x, h, s, *, dt=0.1, gamma=1.0, epsilon=1.0):
+        z = s.z + dt * (tanh(x.n + h.n + h.of(s.z).v) - gamma * s.y - epsilon * s.z)
+        return s.y + dt * z, z
 
 
-@gated("u v z y", state="y z")
-def LEM(x, h, s, *, dt=1.0):
+class LEM(Gated, gates="u v z y", state="y z"):
     """Long expressive memory (Rusch 2022, "Long expressive memory for sequence modeling").
 
     u, v = Δt σ(W_x· x_t + b_x· + W_h· y_{t-1} + b_h·): step sizes of y and z;
@@ -42,10 +43,13 @@ def LEM(x, h, s, *, dt=1.0):
 
     Known limit: each step has two sequential products.
     """
-    v = dt * sigmoid(x.v + h.v)
-    z = (1 - v) * s.z + v * tanh(x.z + h.z)
-    u = dt * sigmoid(x.u + h.u)
-    return (1 - u) * s.y + u * tanh(x.y + h.of(z).y), z
+
+    @staticmethod
+    def equation(x, h, s, *, dt=1.0):
+        v = dt * sigmoid(x.v + h.v)
+        z = (1 - v) * s.z + v * tanh(x.z + h.z)
+        u = dt * sigmoid(x.u + h.u)
+        return (1 - u) * s.y + u * tanh(x.y + h.of(z).y), z
 
 
 class Oscillators(NamedTuple):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import tanh
 
-from everstep.equation import gated
+from everstep.equation import Gated
 
 _KERNELS = {torch.tanh: "rnn_tanh", torch.relu: "rnn_relu"}
 
 
-@gated("a", state="h", vendor=lambda options: _KERNELS.get(options["activation"]))
-def RNN(x, h, s, *, activation=tanh):
+def simple_kernel(options: Mapping[str, Any]) -> str | None:
+    """PyTorch's kernel for a simple network with that `activation`, if it has one."""
+    return _KERNELS.get(options["activation"])
+
+
+class RNN(Gated, gates="a", vendor=simple_kernel):
     """Elman's network (Elman 1990, "Finding structure in time"); equal to `torch.nn.RNN`.
 
     h_t = φ(W_xa x_t + b_xa + W_ha h_{t-1} + b_ha), with φ = `activation`: any elementwise function or module.
@@ -20,4 +27,7 @@ def RNN(x, h, s, *, activation=tanh):
 
     Known limit: with tanh, gradients vanish over a few tens of steps (Bengio 1994).
     """
-    return activation(x.a + h.a)
+
+    @staticmethod
+    def equation(x, h, s, *, activation=tanh):
+        return activation(x.a + h.a)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import softplus
 
-from everstep.equation import gated
+from everstep.equation import Gated
 
 
 def hard_sigmoid(v: Tensor) -> Tensor:
@@ -13,8 +13,7 @@ def hard_sigmoid(v: Tensor) -> Tensor:
     return (0.2 * v + 0.5).clamp(0, 1)
 
 
-@gated("n z", state="h")
-def SGU(x, h, s, *, gate=hard_sigmoid):
+class SGU(Gated, gates="n z"):
     """Simple gated unit (Gao & Glowacka 2016, "Deep gate recurrent neural network").
 
     n = tanh(W_hn ((W_xn x_t + b_xn) ∘ h_{t-1}) + b_hn); z = γ(W_xz x_t + b_xz + W_hz h_{t-1} + b_hz): gate, γ = `gate`;
@@ -25,13 +24,15 @@ def SGU(x, h, s, *, gate=hard_sigmoid):
 
     Known limit: softplus lets the state grow without bound (`DSGU` does not).
     """
-    n = tanh(h.of(x.n * s.h).n)
-    z = gate(x.z + h.z)
-    return (1 - z) * s.h + z * softplus(n * s.h)
+
+    @staticmethod
+    def equation(x, h, s, *, gate=hard_sigmoid):
+        n = tanh(h.of(x.n * s.h).n)
+        z = gate(x.z + h.z)
+        return (1 - z) * s.h + z * softplus(n * s.h)
 
 
-@gated("n z o", state="h")
-def DSGU(x, h, s, *, gate=hard_sigmoid):
+class DSGU(Gated, gates="n z o"):
     """Deep simple gated unit (Gao & Glowacka 2016, "Deep gate recurrent neural network").
 
     n = tanh(W_hn ((W_xn x_t + b_xn) ∘ h_{t-1}) + b_hn); z = γ(W_xz x_t + b_xz + W_hz h_{t-1} + b_hz): gate, γ = `gate`;
@@ -41,6 +42,9 @@ def DSGU(x, h, s, *, gate=hard_sigmoid):
 
     Known limit: each step has three sequential products. For the hard sigmoid see `SGU`.
     """
-    n = tanh(h.of(x.n * s.h).n)
-    z = gate(x.z + h.z)
-    return (1 - z) * s.h + z * sigmoid(h.of(n * s.h).o)
+
+    @staticmethod
+    def equation(x, h, s, *, gate=hard_sigmoid):
+        n = tanh(h.of(x.n * s.h).n)
+        z = gate(x.z + h.z)
+        return (1 - z) * s.h + z * sigmoid(h.of(n * s.h).o)

@@ -14,7 +14,8 @@ from torch import Tensor
 from everstep.cell import Cell, Layer
 from everstep.look.style import SHADES, canvas, label, save
 from everstep.look.trajectory import as_wide, check_causal, directional, follow, innermost, names, parts, ready, real
-from everstep.wirings import EncoderStack, Identity
+from everstep.wirings import Dropout, Identity
+from everstep.wirings.stack import Stacked
 
 DECADES = 6  # what is smaller than the largest by more is drawn as nothing
 
@@ -98,14 +99,14 @@ def _rows(who: str, layer: Layer, xs: Tensor, leaves: bool) -> dict[str, Tensor]
             for leaf, (name, _) in enumerate(real(moments[0][place].state)):
                 states = [real(seen[place].state)[leaf][1].reshape(len(xs), -1) for seen in moments]
                 rows[f"{called[place]}, {name}"] = torch.stack(states, 1)
-        elif len(layers) == 1 or not isinstance(innermost(one), Identity):
+        elif len(layers) == 1 or not isinstance(innermost(one), Identity | Dropout):
             rows[called[place]] = torch.stack([seen[place].output for seen in moments], 1)
     return rows
 
 
 def _outputs(layer: Layer, xs: Tensor) -> dict[str, Tensor]:
     """The same for an acausal layer, which cannot be stepped."""
-    layers = list(layer.sublayers()) if isinstance(layer, EncoderStack) else [layer]
+    layers = list(layer.sublayers()) if isinstance(layer, Stacked) else [layer]
     rows = {}
     for name, one in zip(names(layers), layers, strict=True):
         xs, _ = one(xs, backend="reference")

@@ -66,14 +66,14 @@ def spectrum(matrix: Tensor, powers: int = 50) -> Spectrum:
 
 
 def spectra(cell: Layer, powers: int = 50) -> dict[str, Spectrum]:
-    """The spectrum of every recurrent matrix W_h· by the gate that it feeds, of a cell made by `gated` or a stack.
+    """The spectrum of every recurrent matrix W_h· by the gate that it feeds, of a `Gated` cell or a stack.
 
     >>> from everstep import LSTM
     >>> list(spectra(LSTM(3, 5)))
     ['W_hi', 'W_hf', 'W_hg', 'W_ho']
 
     Raises:
-        TypeError: no part of it is a cell made by `gated`.
+        TypeError: no part of it is a `Gated` cell.
         ValueError: nothing is multiplied by the state.
     """
     layers = parts(cell)
@@ -81,7 +81,7 @@ def spectra(cell: Layer, powers: int = 50) -> dict[str, Spectrum]:
     equations = [(name, inner) for name, inner in found if isinstance(inner, Gated)]
     if not equations:
         raise TypeError(
-            f"spectra: expected a cell made by `gated`, whose matrices are known by gate, but {type(cell).__name__} is "
+            f"spectra: expected a `Gated` cell, whose matrices are known by gate, but {type(cell).__name__} is "
             "not. Give a matrix of it to `spectrum`, or see `step_jacobians`, which takes any cell"
         )
     matrices = {

@@ -76,7 +76,7 @@ def named_step(cell: Cell, x: Tensor) -> NamedStep:
     sums, scalings and layer normalisation. The *first bounded activation* (`BOUNDED`) of such a value is a gate, and
     what it gives is the gate's value. Its name is that of its rows:
 
-    - in a cell made by `gated`, the gate's own (`x.f` and `h.f` are the rows of f);
+    - in a `Gated` cell, the gate's own (`x.f` and `h.f` are the rows of f);
     - in a cell with a tuple of names `gates`, the name of the block, the rows being cut into equal blocks; where some
       are cut otherwise, `blocks` says how: `{"peephole": ("i", "f", "o")}` or `{"weight_ih": {"s": 10, "h": 64}}`;
     - else the parameter's ("forget" for a module `forget` of type `nn.Linear`), with the place of its rows if it gives

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from everstep.cell import Cell, Layer
 from everstep.native import processor
 from everstep.state import State, leaves, map_state
-from everstep.wirings import Identity, Stack
+from everstep.wirings import Dropout, Identity, Stack
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
 
@@ -57,7 +57,7 @@ def innermost(layer: nn.Module) -> nn.Module:
 def names(layers: Sequence[Layer]) -> list[str]:
     """A name for each layer: its cell's, and its number where there are several; dropout alone is not counted."""
     cells = [innermost(layer) for layer in layers]
-    counted = [not isinstance(cell, Identity) for cell in cells]
+    counted = [not isinstance(cell, Identity | Dropout) for cell in cells]
     numbers = [f"layer {sum(counted[: place + 1])} " if counts else "" for place, counts in enumerate(counted)]
     return [
         f"{number if len(cells) > 1 else ''}{type(cell).__name__}" for number, cell in zip(numbers, cells, strict=True)

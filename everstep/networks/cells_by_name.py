@@ -120,14 +120,16 @@ def _parameters(kind: Any) -> list[inspect.Parameter]:
 def _options(kind: Any) -> dict[str, Any]:
     """The options that a constructor takes, beyond its sizes, with their defaults.
 
-    Those of a base class are among them where it hands on what it does not know.
+    Where it hands on what it does not know, those of an equation, or of declared parameters, are among them.
     """
+    from everstep.equation import Gated
+
     parameters = _parameters(kind)
     found = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in SIZES}
     if all(p.kind is not p.VAR_KEYWORD for p in parameters):
         return found
-    above = kind.__mro__[1:] if isinstance(kind, type) else ()
-    makers = [getattr(kind, "equation", None), getattr(kind, "declare", None), *above]
+    gated = [Gated] if isinstance(kind, type) and issubclass(kind, Gated) else []
+    makers = [getattr(kind, "equation", None), getattr(kind, "declare", None), *gated]
     asked = [p for maker in makers for p in _parameters(maker) if p.kind is p.KEYWORD_ONLY]
     return {"device": None, **{p.name: p.default for p in asked}, **found}
 

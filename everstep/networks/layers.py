@@ -30,7 +30,7 @@ class LayersSection(Section):
     """Cells on top of one another, and what is dropped where."""
 
     cell: CellChoice = "LSTM"
-    """any exported cell, {type: NAME, option: value}, a list (the tree of a ExpressionCell), or FILE.py:NAME"""
+    """any exported cell, {type: NAME, option: value}, a list (the tree of an ExpressionCell), or FILE.py:NAME"""
     hidden_size: Size | tuple[Size, ...] = 256
     """units of each layer; a list: one size a layer"""
     layers: int = Field(1, ge=1, le=1000)

@@ -26,14 +26,15 @@ from torch.nn import functional as F
 from everstep.cell import Cell, Layer, check_size, scan
 from everstep.cells.parametric import Parametric
 from everstep.state import State, check_nest
+from everstep.wirings.memoryless import Memoryless
 from everstep.wirings.stack import zero_padding
 from everstep.wirings.time_distributed import check_cell
 
 Activation = Callable[[Tensor], Tensor]
 
 
-class FeedForward(Cell):
-    """A feed-forward network applied at every step: z_0 = x_t, z_l = φ(W_l z_{l-1} + b_l), y_t = z_L.
+class FeedForward(Memoryless):
+    """A network without memory, the same at every step: z_0 = x_t, z_l = φ(W_l z_{l-1} + b_l), y_t = z_L.
 
     Below a cell it gives a deep input-to-hidden function, above a cell a deep hidden-to-output function (Pascanu 2014,
     "How to construct deep recurrent neural networks"). All steps are computed in one batch.
@@ -70,10 +71,6 @@ class FeedForward(Cell):
         self.layers = nn.ModuleList(nn.Linear(a, b, device=device, dtype=dtype) for a, b in pairwise(widths))
         self.activation, self.linear_output = activation, linear_output
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """Nothing: `()`."""
-        return ()
-
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The equation."""
         return self._apply_layers(x), state
@@ -84,10 +81,6 @@ class FeedForward(Cell):
         """All steps at once."""
         # before, so that a NaN in the padding reaches no gradient; after, because biases make zeros nonzero
         return zero_padding(self._apply_layers(zero_padding(xs, lengths)), lengths), state
-
-    def sublayers(self) -> Sequence[Layer]:
-        """Nothing is scanned."""
-        return ()
 
     def _apply_layers(self, z: Tensor) -> Tensor:
         for place, layer in enumerate(self.layers, 1):

@@ -11,7 +11,7 @@ from everstep.cell import Cell, Layer
 from everstep.cells import GRU, LSTM, RNN, ProjectedLSTM
 from everstep.wirings.bidirectional import Bidirectional
 from everstep.wirings.regularise import Dropout
-from everstep.wirings.stack import EncoderStack, Stack
+from everstep.wirings.stack import EncoderStack, Stack, Stacked
 
 _NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
 
@@ -69,7 +69,7 @@ def to_torch(layer: Layer, *, batch_first: bool = True) -> nn.LSTM | nn.GRU | nn
     Raises:
         ValueError: anything without an equivalent in `torch.nn`; the message says what.
     """
-    parts = list(layer.sublayers()) if isinstance(layer, EncoderStack) else [layer]
+    parts = list(layer.sublayers()) if isinstance(layer, Stacked) else [layer]
     rows = [part for part in parts if not isinstance(part, Dropout)]
     dropout = _common_dropout(parts)
     pairs = [(part.forward_cell, part.backward_cell) if isinstance(part, Bidirectional) else (part,) for part in rows]

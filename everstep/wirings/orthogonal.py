@@ -26,7 +26,7 @@ class Orthogonal(CellWrapper):
     True
 
     Args:
-        cell: built by `gated`, with one gate fed by h and an even number of units; its `weight_hh` then holds A.
+        cell: a `Gated` one, of one gate fed by h and an even number of units; its `weight_hh` holds A from now on.
 
     Known limit: the exponential of an (H, H) matrix in every run, forward and backward.
 

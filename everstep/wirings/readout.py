@@ -12,7 +12,7 @@ from everstep.cell import Layer, scan
 from everstep.no_steps import nothing
 from everstep.state import State
 from everstep.wirings.bidirectional import Bidirectional
-from everstep.wirings.stack import EncoderStack
+from everstep.wirings.stack import Stacked
 
 Reduction = Literal["last", "sum", "mean", "max", "attention"]
 
@@ -137,7 +137,7 @@ def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:
         parted = copy.copy(layer)  # with its hooks
         parted.merge, parted.output_size = "concat", layer.forward_cell.output_size + layer.backward_cell.output_size
         return parted, layer
-    if isinstance(layer, EncoderStack):
+    if isinstance(layer, Stacked):
         *below, top = layer.sublayers()
         upper, both = _parted(top)
         if both is not None:

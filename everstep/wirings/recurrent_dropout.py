@@ -27,9 +27,9 @@ class RecurrentDropout(FeedingMasks):
     >>> ys, h = RecurrentDropout(GRU(3, 5), 0.25, once=True)(torch.zeros(2, 7, 3))
 
     Args:
-        cell: a cell built by `gated` with an option `activation` for the candidate. Instead of `LSTM` use
-            `ActivationLSTM`, which has the same parameters.
-        p: probability in [0, 1) that a feature of the candidate is dropped in training.
+        cell: a `Gated` cell with the option `activation`, its candidate's. For `LSTM` take `ActivationLSTM`,
+            which has the same parameters.
+        p: probability in [0, 1) that a feature of the candidate is dropped; none is outside of training.
         once: one mask for the whole sequence.
 
     Known limit: in training the masks enter the step, so that no vendor kernel can run it. The paper scales by 1 − p
@@ -41,10 +41,9 @@ class RecurrentDropout(FeedingMasks):
     """
 
     def __init__(self, cell: Gated, p: float, *, once: bool = False):
-        owner = next(kind for kind in type(cell).__mro__ if "step" in vars(kind))
-        if not isinstance(cell, Gated) or "equation" not in vars(owner) or "activation" not in cell.options:
+        if not isinstance(cell, Gated) or not cell.steps_as_declared() or "activation" not in cell.options:
             raise TypeError(
-                f"RecurrentDropout: expected a cell made by `gated` with the option `activation`, as ActivationLSTM "
+                f"RecurrentDropout: expected a `Gated` cell with the option `activation`, as ActivationLSTM "
                 f"and GRU are, but {type(cell).__name__} came"
             )
         super().__init__(cell, p)

@@ -18,12 +18,13 @@ from everstep.equation import Gated
 from everstep.state import State, leaves, map_state, unflatten
 from everstep.wirings.cell_wrapper import CellWrapper
 from everstep.wirings.masks import bernoulli, dropout, dropout_mask
-from everstep.wirings.stack import Identity, zero_padding
+from everstep.wirings.memoryless import Memoryless
+from everstep.wirings.stack import zero_padding
 from everstep.wirings.time_distributed import check_cell
 
 
-class Dropout(Identity):
-    """y_t = x_t ∘ m_t / (1 − p), a new mask at every step; for use between layers (Zaremba 2014).
+class Dropout(Memoryless):
+    """y_t = x_t ∘ m_t / (1 − p), a new mask at every step; the place for it is between layers (Zaremba 2014).
 
     >>> from everstep import LSTM, Stack
     >>> cell = Stack(LSTM(3, 8), Dropout(8, 0.5), LSTM(8, 8))
@@ -74,7 +75,7 @@ class Masking(CellWrapper):
 
 
 class FeedingMasks(Masking):
-    """Base class of wirings that apply their masks within the step of a `gated` cell, in the method `dropped`."""
+    """What wirings share that put their masks into the step of a `Gated` cell, by their method `dropped`."""
 
     def __init__(self, cell: Gated, p: float):
         super().__init__(cell.input_size, cell.output_size)

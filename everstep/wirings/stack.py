@@ -11,15 +11,12 @@ from torch import Tensor, nn
 from everstep.cell import Cell, Layer, scan
 from everstep.state import State
 from everstep.wirings.cell_wrapper import CellWrapper
+from everstep.wirings.memoryless import Memoryless
 from everstep.wirings.time_distributed import as_layers, check_cell
 
 
-class Identity(Cell):
+class Identity(Memoryless):
     """y_t = x_t, with no state and no parameters."""
-
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """Nothing: `()`."""
-        return ()
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y = x."""
@@ -31,27 +28,9 @@ class Identity(Cell):
         """All steps at once."""
         return zero_padding(xs, lengths), state
 
-    def sublayers(self) -> Sequence[Layer]:
-        """Nothing is scanned."""
-        return ()
 
-
-class EncoderStack(Layer):
-    """Stacked layers, some of them acausal; the state is the tuple of their states.
-
-    Other modules of PyTorch (`Linear`, `LayerNorm`, `ReLU`, …) may be among them; they are applied to every step
-    separately (see `TimeDistributed`) and have the state `()`.
-
-    >>> import torch
-    >>> from everstep import GRU, LSTM, Bidirectional
-    >>> layer = EncoderStack(Bidirectional(LSTM(3, 4), LSTM(3, 4)), GRU(8, 5))
-    >>> layer(torch.zeros(2, 7, 3))[0].shape
-    torch.Size([2, 7, 5])
-
-    Raises:
-        TypeError: an argument that is neither a layer nor a module for single steps.
-        ValueError: no layer, or a layer whose input_size is not the output_size below it.
-    """
+class Stacked(Layer):
+    """What `EncoderStack` and `Stack` share: layers on top of one another, whose state is the tuple of theirs."""
 
     def __init__(self, *given: Layer | nn.Module):
         nn.Module.__init__(self)
@@ -82,8 +61,26 @@ class EncoderStack(Layer):
         return list(self.layers)  # type: ignore[arg-type]
 
 
-class Stack(EncoderStack, Cell):
-    """Stacked cells: again a cell, whose state is the tuple of their states.
+class EncoderStack(Stacked):
+    """Layers on top of one another, some of them acausal; the state is the tuple of theirs.
+
+    Other modules of PyTorch (`Linear`, `LayerNorm`, `ReLU`, …) may stand among them; they run at every step by itself
+    (see `TimeDistributed`), and have the state `()`.
+
+    >>> import torch
+    >>> from everstep import GRU, LSTM, Bidirectional
+    >>> layer = EncoderStack(Bidirectional(LSTM(3, 4), LSTM(3, 4)), GRU(8, 5))
+    >>> layer(torch.zeros(2, 7, 3))[0].shape
+    torch.Size([2, 7, 5])
+
+    Raises:
+        TypeError: what is neither a layer nor a module for single steps.
+        ValueError: no layer, or a layer whose input_size is not the output_size below it.
+    """
+
+
+class Stack(Stacked, Cell):
+    """Cells on top of one another: a cell again, whose state is the tuple of theirs.
 
     Other modules of PyTorch may be among them, as in `EncoderStack`.
 
@@ -101,7 +98,7 @@ class Stack(EncoderStack, Cell):
         acausal = [type(cell).__name__ for cell in cells if isinstance(cell, Layer) and not isinstance(cell, Cell)]
         if acausal:
             raise TypeError(f"Stack: {acausal[0]} is no Cell (it cannot be stepped); use EncoderStack for such layers")
-        EncoderStack.__init__(self, *cells)
+        Stacked.__init__(self, *cells)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of every cell, from the lowest up."""

@@ -22,21 +22,20 @@ class StateDropout(FeedingMasks):
     >>> ys, _ = Stack(cell, VariationalDropout(Identity(5), 0.25))(torch.zeros(2, 7, 3))
 
     Args:
-        cell: a cell built by `gated`.
-        p: probability in [0, 1) that a feature of h is dropped in training.
+        cell: a `Gated` cell.
+        p: probability in [0, 1) that a feature of h is dropped; none is outside of training.
 
     Known limit: in training the mask enters the step, so that no vendor kernel can run it.
 
     Raises:
-        TypeError: a cell that is not built by `gated`, overrides `step` or has no recurrent matrix.
-        RuntimeError: `step` in training, since the mask belongs to a sequence.
+        TypeError: a cell that is no `Gated`, has a step of its own or no recurrent matrix.
+        RuntimeError: `step` in training, where no sequence is there to hold the mask.
     """
 
     def __init__(self, cell: Gated, p: float):
-        owner = next(kind for kind in type(cell).__mro__ if "step" in vars(kind))
-        if not isinstance(cell, Gated) or "equation" not in vars(owner) or cell.weight_hh is None:
+        if not isinstance(cell, Gated) or not cell.steps_as_declared() or cell.weight_hh is None:
             raise TypeError(
-                f"StateDropout: expected a cell made by `gated` with a recurrent matrix, as LSTM and GRU are, but "
+                f"StateDropout: expected a `Gated` cell with a recurrent matrix, as LSTM and GRU are, but "
                 f"{type(cell).__name__} came"
             )
         super().__init__(cell, p)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from everstep.cell import Cell, Layer, check_size
 from everstep.state import State
+from everstep.wirings.memoryless import Memoryless
 
 _OTHERS = (Layer, nn.ModuleList, nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag)
 
 
-class TimeDistributed(Cell):
-    """y_t = module(x_t): a PyTorch module applied to every step separately, with no state.
+class TimeDistributed(Memoryless):
+    """y_t = module(x_t): a module of PyTorch at every step, on its own, with no state.
 
     `Stack` and `EncoderStack` wrap modules that are not everstep layers in it automatically.
 
@@ -46,10 +47,6 @@ class TimeDistributed(Cell):
         self.output_size = _width(module, self.input_size, who)
         self.module = module
 
-    def initial_state(self, batch: int, like: Tensor) -> State:
-        """Nothing: `()`."""
-        return ()
-
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y = module(x)."""
         return self.module(x), state
@@ -65,10 +62,6 @@ class TimeDistributed(Cell):
         ys = rows.new_zeros(*xs.shape[:2], rows.shape[1])
         ys[live] = rows
         return ys, state
-
-    def sublayers(self) -> Sequence[Layer]:
-        """Nothing is scanned."""
-        return ()
 
 
 def remedy(module: object) -> str:

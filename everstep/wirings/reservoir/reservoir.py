@@ -192,11 +192,8 @@ class Reservoir(Cell):
         """
         device, dtype = self.weights.device, self.weights.dtype
         rnn = LeakyRNN(self.input_size, self.units, alpha=1 - self.leak, device=device, dtype=dtype)
-        with torch.no_grad():
-            rnn.weight_ih.copy_(self.weight_ih)
-            rnn.weight_hh.copy_(self.matrix())
-            rnn.bias_ih.copy_(self.bias)
-            rnn.bias_hh.zero_()
+        numbers = {"weight_ih": self.weight_ih, "weight_hh": self.matrix(), "bias_ih": self.bias}
+        rnn.load_state_dict({**rnn.state_dict(), **numbers, "bias_hh": torch.zeros_like(self.bias)})
         return rnn
 
     def extra_repr(self) -> str:
