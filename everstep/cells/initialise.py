@@ -40,6 +40,7 @@ def init_identity(cell: Gated, scale: float = 1.0, gates: Sequence[str] | None =
 def init_orthogonal(cell: Gated, gain: float = 1.0, gates: Sequence[str] | None = None) -> None:
     """Recurrent matrices gain·Q, with Q a random orthogonal matrix for each gate (Saxe 2014).
 
+    >>> from everstep import RNN
     >>> cell = RNN(3, 4)
     >>> init_orthogonal(cell)
     >>> torch.allclose(cell.weight_hh @ cell.weight_hh.T, torch.eye(4), atol=1e-6)
