@@ -38,7 +38,7 @@ def test_docstring_examples(
     assert found.failed == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md", "docs/trees.md"])
 def test_python_on_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
