@@ -291,7 +291,7 @@ def test_workers_give_what_one_process_gives(cache, tmp_path, monkeypatch):
 def test_an_unguarded_script_is_told_what_to_do(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from everstep.data import Tokenizer, prepare, tokenise\n"
+        "from everstep.data import Tokenizer, prepare\nfrom everstep.data.text import tokenise\n"
         "from everstep.errors import DataError\n"
         "tokenise.INLINE_BYTES = 0\n"
         "try:\n"

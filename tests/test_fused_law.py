@@ -130,7 +130,7 @@ class Late(es.Cell):
 
 
 Limits = dict[str, dict[str, object]]
-UNITS: Limits = {"units shared": {"share": lambda threads, *_: (threads, True)}}
+UNITS: Limits = {"units shared": {"partition": lambda threads, *_: (threads, True)}}
 PRODUCTS: Limits = UNITS | {
     "some steps at once": {"_NEAR": 1},
     "many steps at once": {"_NEAR": 1 << 40},

@@ -114,10 +114,10 @@ def test_where_too_much_is_idle_what_was_not_used_for_longest_goes(monkeypatch: 
         memory_pool.empty(LIKE, size)
     monkeypatch.setattr(memory_pool, "KEPT", 4 * 5 * SIZE)
     held = memory_pool.empty(LIKE, 8 * SIZE)
-    assert [block.room for block in memory_pool._pool[LIKE.dtype]] == [SIZE, 4 * SIZE, 8 * SIZE]
+    assert [block.capacity for block in memory_pool._pool[LIKE.dtype]] == [SIZE, 4 * SIZE, 8 * SIZE]
     monkeypatch.setattr(memory_pool, "KEPT", 4 * SIZE)
     memory_pool.empty(LIKE, 16 * SIZE)
-    assert [block.room for block in memory_pool._pool[LIKE.dtype]] == [SIZE, held.numel(), 16 * SIZE]
+    assert [block.capacity for block in memory_pool._pool[LIKE.dtype]] == [SIZE, held.numel(), 16 * SIZE]
 
 
 @pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")

@@ -164,7 +164,9 @@ def test_the_prompt_to_try_is_one_that_the_vocabulary_has(tmp_path: Path) -> Non
         recipe = types.SimpleNamespace(decode=types.SimpleNamespace(prompt=prompt))
         task = types.SimpleNamespace(recipe=recipe, decoder=decoder)
         shown = types.SimpleNamespace(labels=list(text))
-        run = types.SimpleNamespace(task=task, model=None, able=lambda verb: task, passage=lambda *_: shown)
+        run = types.SimpleNamespace(
+            task=task, decode=recipe.decode, model=None, able=lambda verb: task, passage=lambda *_: shown
+        )
         return known_prompt(run)  # type: ignore[arg-type]
 
     assert suggested("The end, Thea", "chars") == "The"

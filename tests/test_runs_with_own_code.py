@@ -162,7 +162,8 @@ def test_predict_is_what_the_model_says() -> None:
     task: Any = run.task
     done = cli("predict", "a classes", "--trust-code", "--json", given=LINES["classes"])
     for record, text in zip(map(json.loads, done.stdout.splitlines()), LINES["classes"].splitlines(), strict=True):
-        log_p = run.model(torch.tensor([task.tokenizer.encode(text, line_end=False).tolist()]))[0]
+        tokens = torch.tensor([task.tokenizer.encode(text, line_end=False).tolist()])
+        log_p = run.model(tokens, torch.tensor([tokens.shape[1]]))[0]
         assert record["label"] == task.classes[int(log_p.argmax())]
         assert list(record["probabilities"].values()) == pytest.approx(log_p.exp().tolist(), abs=1e-5)
     answers = cli("predict", "a parity", "--trust-code", given=LINES["parity"]).stdout.split()
