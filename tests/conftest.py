@@ -11,6 +11,9 @@ import pytest
 
 gc.disable()  # imports and collection make much and leave little garbage, in which searches cost a third of their time
 
+# threads that wait by spinning would take the time of those that work: of these and of the other process that tests
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch  # noqa: E402
 
 torch.set_num_threads(1)

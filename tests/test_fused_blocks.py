@@ -52,6 +52,9 @@ SHARED: dict[str, Product] = {
     "of a matrix of ones": lambda h, w: h @ torch.ones_like(w[0]) * w[0, 0, 0],
 }
 
+IN_FLOAT32 = {"einsum", "bmm of columns", "numbers summed", "shared matmul from the left", "shared folded by hand"}
+"""One of each kind of row graph: the rest differ in how they are written, not in what is compiled."""
+
 
 class Heads(es.Cell):
     """Gated, with a product for each head of the state; y has other numbers than the state."""
@@ -86,11 +89,13 @@ def check(cell: es.Cell, dtype: torch.dtype, tolerance: float) -> None:
 
 
 @pytest.mark.sanitize
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("name", [*BLOCKS, *(f"shared {name}" for name in SHARED)])
-def test_products_of_heads(name: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_products_of_heads(name: str) -> None:
     torch.manual_seed(5)
-    check(Heads(BLOCKS[name] if name in BLOCKS else SHARED[name.removeprefix("shared ")]), dtype, tolerance)
+    cell = Heads(BLOCKS[name] if name in BLOCKS else SHARED[name.removeprefix("shared ")])
+    check(cell, torch.float64, 1e-10)
+    if name in IN_FLOAT32:
+        check(cell, torch.float32, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["einsum", "bmm", "matmul of rows"])

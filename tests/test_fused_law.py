@@ -178,8 +178,8 @@ CASES: dict[str, Case] = {
     "weighed": Case(lambda: Weighed(20, 24), AHEAD, PRODUCTS),
     "highway": Case(lambda: Highway(20), AHEAD, PRODUCTS),
     "two products": Case(lambda: es.GRUBefore(20, 24), AHEAD, PRODUCTS),
-    "elementwise": Case(lambda: Elementwise(33), ((1, 1100), (2, 20)), OUTPUTS),
-    "elementwise 96": Case(lambda: Elementwise(96), ((2, 30),), OUTPUTS),
+    "elementwise": Case(lambda: Elementwise(33), ((1, 40), (2, 20)), OUTPUTS),
+    "elementwise 512": Case(lambda: Elementwise(512), ((1, 70), (2, 30)), OUTPUTS),  # the first is shared anyway
     "recurrence 32": Case(lambda: Recurrence(32), ((1, 50), (3, 50)), OUTPUTS, BOTH),
     "recurrence 37": Case(lambda: Recurrence(37), ((1, 50), (3, 50)), OUTPUTS, BOTH),
     "recurrence 496": Case(lambda: Recurrence(496), ((3, 50),), OUTPUTS, BOTH),
