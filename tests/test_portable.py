@@ -25,8 +25,9 @@ MODES = {kind + binary + more for kind in "rwxa" for binary in ("", "b", "t") fo
 # imported first, since they were made for the system that they are on.
 FOREIGN = """
 import builtins, io, os, pathlib, shutil, signal, sys
-import matplotlib.pyplot, numpy, platformdirs, pydantic, safetensors.torch, scipy.linalg, tokenizers, torch, typer, ruamel.yaml
-import multiprocessing.popen_spawn_posix, multiprocessing.resource_tracker, platform, subprocess, tempfile
+import matplotlib.pyplot, numpy, pydantic, safetensors.torch, scipy.linalg, tokenizers, torch, typer, ruamel.yaml
+import multiprocessing.popen_spawn_posix, multiprocessing.resource_tracker, platform, platformdirs
+import subprocess, tempfile
 from filelock import lock_descriptor
 
 platform.uname()

@@ -188,7 +188,7 @@ def test_rare_symbols_are_cut_in_a_stated_order():
 @pytest.mark.parametrize(
     ("kind", "options", "told"),
     [
-        ("chars", {"min_count": 3, "unk": False}, r"data\.unk=true"),
+        ("chars", {"min_count": 3, "unk": False}, r"leave data\.unk out"),
         ("words", {"max_size": 3, "unk": False}, r"cut 1 of 3 words"),
         ("letters", {}, "expected one of chars"),
         ("chars", {"normal_form": "NFX"}, "NFC, NFD"),
