@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import everstep as es
 from everstep.backends.fused import backend as fused
+from everstep.backends.protocol import Refusal
 from everstep.native import processor
 
 F64 = torch.float64
@@ -336,7 +337,7 @@ def test_falls_back(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(model(xs)[0], plain(xs)[0])
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
         model(torch.zeros(5, 2, 3))
-    monkeypatch.setattr(fused, "refuses", lambda *arguments: "there is no compiler")
+    monkeypatch.setattr(fused, "prepare", lambda *given, **more: Refusal("there is no compiler"))
     assert torch.equal(model(xs)[0], plain(xs)[0])
     assert not runs
 

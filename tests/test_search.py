@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.backends.fused import backend as fused
+from everstep.backends.protocol import Refusal
 from everstep.cli.app import app
 from everstep.data import expand, read_blocks
 from everstep.errors import ConfigError, DataError, Interrupted, RunError
@@ -118,7 +119,7 @@ def test_a_cell_that_is_not_compiled_is_not_trained(
     text: Path, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(fused, "refuses", lambda cell, *rest: "for the test")
+        patch.setattr(fused, "prepare", lambda *given, **more: Refusal("for the test"))
         records = searched(text, tmp_path / "run", lines, cells=1)
     assert [r["outcome"] for r in records] == ["trained", "trained", "refused"]
     assert (records[2]["reason"], records[2]["backend"]) == ("for the test", "reference")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -96,8 +95,8 @@ def relabelled(tree: Tree, labels: Sequence[str], format: Format) -> str:
     for label, word, children in zip(labels, tree.words, tree.children, strict=True):
         below = [written[child] for child in children]
         if format == "jsonl":
-            parts = [f'"label": {json.dumps(label)}']
-            parts += [f'"word": {json.dumps(word, ensure_ascii=False)}'] if word is not None else []
+            parts = [f'"label": {json_text(label)}']
+            parts += [f'"word": {json_text(word, ensure_ascii=False)}'] if word is not None else []
             parts += [f'"children": [{", ".join(below)}]'] if below else []
             written.append("{" + ", ".join(parts) + "}")
         else:
