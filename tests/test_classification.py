@@ -275,6 +275,11 @@ def test_without_scikit_learn_it_trains_and_says_so(
     assert "Simpler models were not held against it: " in (tmp_path / "run" / "README.md").read_text()
     with pytest.raises(ConfigError, match=r"pip install 'everstep\[classification\]'"):
         found.rivals()
+    monkeypatch.setattr(type(found), "evaluate", lambda *given, **how: pytest.fail("scored before it was refused"))
+    done = CliRunner().invoke(app, ["eval", str(found.path), "--rivals", "--json"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "need scikit-learn" in done.stderr
+    assert "pip install 'everstep[classification]'" in done.stderr
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

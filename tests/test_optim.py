@@ -13,8 +13,9 @@ from torch import nn
 from everstep.errors import ConfigError, RunError
 from everstep.learn import FitSettings, clip_by_global_norm
 from everstep.learn.averaging import Averaging, ema_decay, nt_asgd_triggers
+from everstep.learn.learner import Learner
 from everstep.learn.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors, parameter_groups, trainable
-from everstep.learn.precision import uses_bfloat16
+from everstep.learn.precision import FEWEST, multiplied, uses_bfloat16
 from everstep.learn.rules import global_norm
 from everstep.learn.schedules import Plateau, learning_rate
 
@@ -229,5 +230,17 @@ def test_precision_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         chosen, notice = uses_bfloat16("bfloat16", cpu)
         assert chosen
         assert bool(notice) is not native
+    assert uses_bfloat16("auto", cpu, FEWEST - 1) == (False, "")  # native, but too little to multiply
+    assert uses_bfloat16("bfloat16", cpu, FEWEST - 1) == (True, "")
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
+    assert uses_bfloat16("auto", torch.device("cuda"), FEWEST - 1) == (True, "")
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
     assert uses_bfloat16("auto", torch.device("cuda")) == (False, "")
+
+
+def test_weights_that_are_multiplied_are_counted_once() -> None:
+    model = toy.Toy()  # its embedding is its softmax, too
+    recurrent = sum(p.numel() for name, p in model.gru.named_parameters() if "weight" in name)
+    assert multiplied(model) == recurrent + model.embedding.weight.numel()
+    assert multiplied(nn.Embedding(9, 9)) == 0
+    assert not Learner(model, toy.objective, toy.Lanes(), settings()).bfloat16

@@ -53,8 +53,8 @@ def evaluate(
     if data and split:
         raise typer.BadParameter("--data FILE is a part of its own; expected no --split beside it.")
     loaded = load_run(run, trust_code, device)
+    others = loaded.rivals(split, data=data) if rivals else []  # first, since they may lack a package, or their data
     scores = loaded.evaluate(split, data=data)
-    others = loaded.rivals(split, data=data) if rivals else []
     if as_json:
         print(json_text({**scores, **({"rivals": others} if rivals else {})}, ensure_ascii=False))
         return

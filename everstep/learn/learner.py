@@ -18,7 +18,7 @@ from everstep.errors import DataError, Diverged
 from everstep.learn.averaging import Averaging
 from everstep.learn.objective import Loss, Objective, begun, check_loss
 from everstep.learn.optim import MakeOptimizer, make_optimizer, set_learning_rate, trainable
-from everstep.learn.precision import uses_bfloat16
+from everstep.learn.precision import multiplied, uses_bfloat16
 from everstep.learn.rules import Rule, global_norm, gradients, scale_to_norm
 from everstep.learn.schedules import Plateau, learning_rate
 from everstep.learn.settings import FitSettings
@@ -106,7 +106,7 @@ class Learner:
         self.norms: deque[float] = deque(maxlen=_REMEMBERED_NORMS)
         self.watched = must_be_finite(model)
         self.device = next(iter(trainable(model).values())).device
-        self.bfloat16, self.notice = uses_bfloat16(settings.precision, self.device)
+        self.bfloat16, self.notice = uses_bfloat16(settings.precision, self.device, multiplied(model))
         self.start_clock()
 
     def start_clock(self) -> None:

@@ -70,7 +70,7 @@ class FitSettings(Section):
     accumulate: Count = 1
     """batches to an update"""
     precision: Precision = "auto"
-    """of the products: float32, bfloat16 (autocast), or auto: bfloat16 where the machine computes in it natively"""
+    """of the products: float32, bfloat16 (autocast), or auto: bfloat16 where it is native and pays"""
     averaging: AveragingName = "none"
     """of the weights: ema, or nt-asgd (Merity 2018)"""
     ema_decay: Probability = 0.999
