@@ -45,7 +45,7 @@ class Classification(Task[ClassificationRecipe]):
     files = ("tokenizer.json", "classes.json")
     unit = "text"
     scores = frozenset({"accuracy", "macro_f1", "micro_f1", "quadratic_kappa"})
-    shown = ("accuracy", "macro_f1", "loss")
+    shown = ("accuracy", "micro_f1", "macro_f1", "mae", "quadratic_kappa", "loss")
     meaning = MEANING
     understands = frozenset({"explain"})
     tokenizer: Tokenizer
