@@ -132,6 +132,15 @@ def flip(xs: Any, lengths: Tensor | None) -> Any:
     return map_state(turn, xs)
 
 
+def valid(lengths: Tensor, time: int) -> Tensor:
+    """(batch, time) bool: whether a step is within its row's length (batch,).
+
+    >>> valid(torch.tensor([2, 0]), 3).tolist()
+    [[True, True, False], [False, False, False]]
+    """
+    return torch.arange(time, device=lengths.device) < lengths[:, None]
+
+
 def as_large(initial: State, state: State) -> State:
     """`initial`, with each free size (0 in `initial`) replaced by that of `state`.
 

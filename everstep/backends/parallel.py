@@ -13,7 +13,7 @@ from everstep.abstract import AbstractAffine, AbstractCell
 from everstep.backends.fused import backend as fused
 from everstep.backends.protocol import Refusal, Run
 from everstep.native.plain_memory import transformed, version, watched
-from everstep.state import State
+from everstep.state import State, valid
 
 name = "parallel"
 
@@ -53,7 +53,7 @@ def _run(
     batch, time = xs.shape[:2]
     live = None
     if lengths is not None:
-        live = (torch.arange(time, device=xs.device) < lengths[:, None])[..., None]
+        live = valid(lengths, time)[..., None]
         xs = torch.where(live, xs, 0)
     flat = xs.flatten(0, 1)
     with _unwritten(cell, "coefficients", flat):

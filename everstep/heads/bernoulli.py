@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everstep.heads.categorical import Head
+from everstep.heads.steps import over_steps
 
 
 class Bernoulli(Head):
@@ -41,10 +42,7 @@ class Bernoulli(Head):
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """−Σ_t Σ_k log p(target_tk | y_t), (batch,), nats; targets (batch, time, K) are 0 or 1."""
         nats = F.binary_cross_entropy_with_logits(self.logits(ys).float(), target.float(), reduction="none").sum(-1)
-        if lengths is None:
-            return nats.sum(1)
-        live = torch.arange(nats.shape[1], device=nats.device) < lengths[:, None]
-        return torch.where(live, nats, 0).sum(1)
+        return over_steps(nats, lengths)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.classes}"

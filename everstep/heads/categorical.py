@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everstep.heads.steps import over_steps
+
 
 class Head(nn.Module):
     """Turns the outputs of a layer, (batch, time, features), into a distribution over targets."""
@@ -62,18 +64,18 @@ class Categorical(Head):
 
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """−Σ_t log p(target_t | y_t), (batch,), nats."""
-        return _sum_rows(_nats(self.logits(ys).float(), target), lengths)
+        return over_steps(_nats(self.logits(ys).float(), target), lengths)
 
     def smoothed(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The training loss, with label smoothing, and the plain loss without a gradient; (batch,) nats each."""
         logits = self.logits(ys).float()
         nats = _nats(logits, target)
-        plain = _sum_rows(nats, lengths)
+        plain = over_steps(nats, lengths)
         if self.label_smoothing == 0:
             return plain, plain.detach()
         # (1 − ε)·(−log p_target) + ε·mean_k(−log p_k), where −log p_k = −log p_target + logit_target − logit_k
         extra = logits.gather(-1, target[..., None])[..., 0] - logits.mean(-1)
-        return _sum_rows(nats + self.label_smoothing * extra, lengths), plain.detach()
+        return over_steps(nats + self.label_smoothing * extra, lengths), plain.detach()
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.classes}"
@@ -82,10 +84,3 @@ class Categorical(Head):
 def _nats(logits: Tensor, target: Tensor) -> Tensor:
     """−log p(target) of every step."""
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
-
-
-def _sum_rows(losses: Tensor, lengths: Tensor | None) -> Tensor:
-    if lengths is None:
-        return losses.sum(1)
-    live = torch.arange(losses.shape[1], device=losses.device) < lengths[:, None]
-    return torch.where(live, losses, 0).sum(1)

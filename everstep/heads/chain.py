@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from everstep.heads import compiled_chain
 from everstep.native.plain_memory import watched
+from everstep.state import valid
 
 NEVER = -1e30
 """The score of anything forbidden: e to it is exactly 0; unlike −∞, its differences and gradients are finite."""
@@ -125,12 +126,7 @@ def score(scores: Tensor, chain: Chain, tags: Tensor, lengths: Tensor | None) ->
         return Score(steps, chain.end[tags[:, -1]])
     ends = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, tags.shape[2])
     last = torch.where(lengths[:, None] > 0, chain.end[tags.gather(1, ends)[:, 0]], 0)
-    return Score(torch.where(live(lengths, tags.shape[1])[..., None], steps, 0), last)
-
-
-def live(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time) bool: the steps that are not padding."""
-    return torch.arange(time, device=lengths.device) < lengths[:, None]
+    return Score(torch.where(valid(lengths, tags.shape[1])[..., None], steps, 0), last)
 
 
 def best(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Tensor:

@@ -10,8 +10,9 @@ from everstep.arguments import check_lengths
 from everstep.cell import check_size
 from everstep.heads import chain
 from everstep.heads.categorical import Head
-from everstep.heads.chain import NEVER, Chain, Score, live
+from everstep.heads.chain import NEVER, Chain, Score
 from everstep.native.plain_memory import watched
+from everstep.state import valid
 
 
 class CRF(Head):
@@ -133,7 +134,7 @@ class CRF(Head):
         if lengths is not None:  # there is only one sequence without steps
             log_p[:, 1:][lengths == 0] = -torch.inf
         tags = tags.transpose(1, 2)
-        tags = tags if lengths is None else torch.where(live(lengths, tags.shape[2])[:, None], tags, 0)
+        tags = tags if lengths is None else torch.where(valid(lengths, tags.shape[2])[:, None], tags, 0)
         return tags[..., : ys.shape[1]], log_p
 
     def marginals(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -187,7 +188,7 @@ class CRF(Head):
 
 
 def _valid(values: Tensor, lengths: Tensor) -> Tensor:
-    return torch.where(live(lengths, values.shape[1]), values, 0)
+    return torch.where(valid(lengths, values.shape[1]), values, 0)
 
 
 def _check_allowed(gold: Score, target: Tensor, lengths: Tensor | None) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everstep.heads.categorical import Head
+from everstep.heads.steps import over_steps
 
 
 class Cumulative(Head):
@@ -66,10 +67,7 @@ class Cumulative(Head):
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """−Σ_t log p(target_t | y_t), (batch,), nats."""
         nats = -self.predict(ys).gather(-1, target[..., None])[..., 0]
-        if lengths is None:
-            return nats.sum(1)
-        live = torch.arange(nats.shape[1], device=nats.device) < lengths[:, None]
-        return torch.where(live, nats, 0).sum(1)
+        return over_steps(nats, lengths)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.classes}"

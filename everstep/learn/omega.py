@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Cell
-from everstep.state import State, leaves, map_state, where
+from everstep.state import State, leaves, map_state, valid, where
 
 
 def omega(
@@ -84,7 +84,7 @@ class _Run:
         state = map_state(_differentiable, initial if state is None else state)
         if lengths is None:
             lengths = torch.full((batch,), time, device=xs.device)
-        self.live = torch.arange(time, device=xs.device) < lengths[:, None]
+        self.live = valid(lengths, time)
         self.counted = self.live if resets is None else self.live & ~resets
         # nothing in the padding can then reach a gradient
         self.xs = torch.where(self.live[..., None], xs, 0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from everstep.errors import ConfigError
 from everstep.learn.optim import trainable
 from everstep.learn.rules import Rule
+from everstep.state import valid
 
 
 def l2(strength: float, names: Sequence[str] = ("*",)) -> Rule:
@@ -119,6 +120,6 @@ def _wide(ys: Tensor) -> Tensor:
 def _sum(values: Tensor, lengths: Tensor | None) -> Tensor:
     """Σ_t of (batch, time), without what lies at or beyond each row's length."""
     if lengths is not None:
-        live = torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+        live = valid(lengths, values.shape[1])
         values = torch.where(live, values, 0)
     return values.sum(1)

@@ -13,6 +13,7 @@ from everstep.data.tagged_batches import TaggedBatch
 from everstep.data.word_features import UNKNOWN
 from everstep.networks.layers import EmbeddedSection
 from everstep.sections import NonNegative, Probability, Size, Whole
+from everstep.state import valid
 from everstep.wirings import Bidirectional, EmbeddingDropout, ReadOut
 
 
@@ -78,7 +79,7 @@ class Characters(nn.Module):
             vectors: Tensor = self.reader(embedded, lengths=lengths)[0]
             return vectors
         assert self.filters is not None
-        inside = torch.arange(embedded.shape[1], device=embedded.device) < lengths[:, None]
+        inside = valid(lengths, embedded.shape[1])
         found = self.filters((embedded * inside[..., None]).mT)
         best: Tensor = found.masked_fill(~inside[:, None], -torch.inf).amax(2)
         return best

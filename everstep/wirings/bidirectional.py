@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Cell, Layer, scan
-from everstep.state import State
+from everstep.state import State, valid
 from everstep.wirings.time_distributed import check_cell
 
 
@@ -77,5 +77,5 @@ class Bidirectional(Layer):
 def _document_ends(resets: Tensor, lengths: Tensor | None) -> Tensor:
     """The step before each reset, where the backward run must restart; resets in padding are ignored."""
     if lengths is not None:
-        resets = resets & (torch.arange(resets.shape[1], device=resets.device) < lengths[:, None])
+        resets = resets & valid(lengths, resets.shape[1])
     return torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1)

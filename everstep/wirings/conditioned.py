@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell, Layer, check_size, scan
-from everstep.state import State, leaves, unflatten
+from everstep.state import State, leaves, unflatten, valid
 
 
 class Conditioned(Cell):
@@ -114,7 +114,7 @@ class Conditioned(Cell):
             v = v.clone()  # the result does not share memory with the caller's tensor
         else:
             if lengths is not None:
-                resets = resets & (torch.arange(xs.shape[1], device=xs.device) < lengths[:, None])
+                resets = resets & valid(lengths, xs.shape[1])
             known = resets.cumsum(1) == 0
             fed = torch.where(known[..., None], fed, 0)
             v = torch.where(known[:, -1:], v, 0)

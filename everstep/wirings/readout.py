@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from everstep.cell import Layer, scan
 from everstep.no_steps import nothing
-from everstep.state import State
+from everstep.state import State, valid
 from everstep.wirings.bidirectional import Bidirectional
 from everstep.wirings.stack import Stacked
 
@@ -120,7 +120,7 @@ def _outside(ys: Tensor, lengths: Tensor | None) -> Tensor:
     """The steps to leave out, (batch, time, 1)."""
     if lengths is None:
         return ys.new_zeros(1, 1, 1, dtype=torch.bool)
-    beyond = torch.arange(ys.shape[1], device=ys.device) >= lengths[:, None]
+    beyond = ~valid(lengths, ys.shape[1])
     return (beyond & (lengths > 0)[:, None])[..., None]
 
 

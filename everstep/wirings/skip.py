@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from everstep.cell import Cell, Layer, check_size
-from everstep.state import State
+from everstep.state import State, valid
 from everstep.wirings.stack import zero_padding
 from everstep.wirings.time_distributed import check_cell
 
@@ -109,7 +109,7 @@ class Window(Cell):
         # the index of the document of each step; zeros replace steps of another document
         starts = xs.new_zeros(batch, time, dtype=torch.bool) if resets is None else resets
         if lengths is not None:
-            starts = starts & (torch.arange(time, device=xs.device) < lengths[:, None])
+            starts = starts & valid(lengths, time)
         document = torch.cat([starts.new_zeros(batch, back), starts], 1).cumsum(1)
         now = document[:, back:]
         parts = [

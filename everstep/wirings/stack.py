@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell, Layer, scan
-from everstep.state import State
+from everstep.state import State, valid
 from everstep.wirings.cell_wrapper import CellWrapper
 from everstep.wirings.memoryless import Memoryless
 from everstep.wirings.time_distributed import as_layers, check_cell
@@ -149,8 +149,7 @@ def zero_padding(xs: Tensor, lengths: Tensor | None) -> Tensor:
     """`xs` (batch, time, features) with zeros at and beyond each row's length."""
     if lengths is None:
         return xs
-    live = torch.arange(xs.shape[1], device=xs.device) < lengths[:, None]
-    return torch.where(live[..., None], xs, 0)
+    return torch.where(valid(lengths, xs.shape[1])[..., None], xs, 0)
 
 
 def _check_chain(who: Layer, layers: Sequence[Layer]) -> None:

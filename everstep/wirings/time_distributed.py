@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell, Layer, check_size
-from everstep.state import State
+from everstep.state import State, valid
 from everstep.wirings.memoryless import Memoryless
 
 _OTHERS = (Layer, nn.ModuleList, nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag)
@@ -57,7 +57,7 @@ class TimeDistributed(Memoryless):
         """All steps in one call, without the padding."""
         if lengths is None:
             return self.module(xs.flatten(0, 1)).unflatten(0, xs.shape[:2]), state
-        live = torch.arange(xs.shape[1], device=xs.device) < lengths[:, None]
+        live = valid(lengths, xs.shape[1])
         rows = self.module(xs[live])
         ys = rows.new_zeros(*xs.shape[:2], rows.shape[1])
         ys[live] = rows

@@ -31,7 +31,7 @@ from everstep.native import toolchain
 from everstep.native.kernels import has_bf16
 from everstep.native.locks import new_lock
 from everstep.native.plain_memory import OPAQUE, plain, watched
-from everstep.state import State, leaves, map_state, unflatten
+from everstep.state import State, leaves, map_state, unflatten, valid
 from everstep.tracing.guards import Snapshot, StaticSnapshot, fingerprint, modules, parameters, substituted
 from everstep.tracing.refusals import Impure, Untraceable
 from everstep.tracing.trace import trace
@@ -180,12 +180,7 @@ def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:
     rows = _whole(batch, time) if lengths is None else _ragged(lengths, time)
     if resets is None:
         return rows
-    return rows.reset_at(resets.flatten().clone() if lengths is None else resets[_valid(lengths, time)])
-
-
-def _valid(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time) bool: the steps that are no padding."""
-    return torch.arange(time, device="cpu") < lengths[:, None]
+    return rows.reset_at(resets.flatten().clone() if lengths is None else resets[valid(lengths, time)])
 
 
 def _ragged(lengths: Tensor, time: int) -> Rows:
