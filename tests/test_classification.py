@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from killed_runs import killed_and_resumed
 from typer.testing import CliRunner
 
 import everstep as es
@@ -28,7 +26,6 @@ from everstep.networks.answers import OneOf
 from everstep.networks.classifying import ClassSection, class_losses, measured_classes, to_learn, to_score
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.runs.recipe_files import load_task
-from everstep.runs.training import resume
 
 SMALL = (
     "model.embedding_size=8",
@@ -297,36 +294,10 @@ def test_pictures_are_drawn(run: es.Run, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- going on
 
 
-KILLED = """
-import os, signal, sys
-import everstep as es
-from everstep.learn import learner
-step, count = learner.Learner.step, 0
-def counted(self, *given, **options):
-    global count
-    found = step(self, *given, **options)
-    count += 1
-    if count == 11:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return found
-learner.Learner.step = counted
-es.train(sys.argv[1], sys.argv[2], print, overrides=sys.argv[3:])
-"""
-
-
 @pytest.mark.slow
 def test_killed_and_resumed_it_has_the_same_bits(small: Path, tmp_path: Path) -> None:
     settings = [*SMALL[:3], "train.max_steps=20", "train.max_epochs=null", "train.validate_every=4"]
-    settings += ["model.dropout=0.2"]
-    whole = es.train(small, tmp_path / "whole", quietly, overrides=settings)
-    command = [sys.executable, "-c", KILLED, str(small), str(tmp_path / "killed"), *settings]
-    ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert not (tmp_path / "killed" / "scores.json").exists()
-    again = resume(tmp_path / "killed", quietly)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert again.evaluate("valid") == {**whole.evaluate("valid")}
+    killed_and_resumed(small, tmp_path, [*settings, "model.dropout=0.2"], after=11)
 
 
 # ------------------------------------------------------------------------------------------------------ what is unusual

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from killed_runs import killed_and_resumed
 from typer.testing import CliRunner
 
 import everstep as es
@@ -27,7 +25,6 @@ from everstep.networks.tag_decoding import column_figures, decoded
 from everstep.networks.word_reader import Characters, WordReader
 from everstep.runs.recipe_files import load_task
 from everstep.runs.tagged_data import TaggedTexts
-from everstep.runs.training import resume
 
 SMALL = (
     "model.embedding_size=8",
@@ -372,36 +369,10 @@ def test_vectors_are_read_once_said_and_learned_or_not(tmp_path: Path) -> None:
         es.train(tmp_path / "recipe.yaml", tmp_path / "other", quietly, overrides=settings)
 
 
-KILLED = """
-import os, signal, sys
-import everstep as es
-from everstep.learn import learner
-step, count = learner.Learner.step, 0
-def counted(self, *given, **options):
-    global count
-    found = step(self, *given, **options)
-    count += 1
-    if count == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return found
-learner.Learner.step = counted
-es.train(sys.argv[1], sys.argv[2], print, overrides=sys.argv[3:])
-"""
-
-
 @pytest.mark.slow
 def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
-    path = recipe(tmp_path, TEXT, BOTH)
     settings = [*SMALL, "train.max_steps=10", "train.max_epochs=null", "train.validate_every=4", "model.dropout=0.2"]
-    whole = es.train(path, tmp_path / "whole", quietly, overrides=settings)
-    command = [sys.executable, "-c", KILLED, str(path), str(tmp_path / "killed"), *settings]
-    ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
-    assert ended.returncode != 0, ended.stderr
-    assert not (tmp_path / "killed" / "scores.json").exists()
-    again = resume(tmp_path / "killed", quietly)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert again.evaluate("valid") == whole.evaluate("valid")
+    killed_and_resumed(recipe(tmp_path, TEXT, BOTH), tmp_path, settings, after=6)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

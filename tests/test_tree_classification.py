@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from killed_runs import killed_and_resumed
 from typer.testing import CliRunner
 
 import everstep as es
@@ -27,7 +23,6 @@ from everstep.networks.cells_by_name import no_code
 from everstep.networks.compositions_by_name import composition_names, make_composition
 from everstep.networks.tree_classifier import TreeClassifier, TreeNetworkSection, measured_trees, tree_losses
 from everstep.runs.recipe_files import load_task
-from everstep.runs.training import resume
 
 SMALL = ("model.embedding_size=8", "model.hidden_size=8", "train.batch_size=8", "train.threads=1")
 
@@ -130,37 +125,11 @@ def test_roots_alone_are_learned_from_where_that_is_asked(tmp_path: Path) -> Non
     assert sum(batches.batch(0, index).count for index in range(len(batches))) > 2 * 180
 
 
-KILLED = """
-import os, signal, sys
-import everstep as es
-from everstep.learn import learner
-step, count = learner.Learner.step, 0
-def counted(self, *given, **options):
-    global count
-    found = step(self, *given, **options)
-    count += 1
-    if count == 11:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return found
-learner.Learner.step = counted
-es.train(sys.argv[1], sys.argv[2], print, overrides=sys.argv[3:])
-"""
-
-
 @pytest.mark.slow
 def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
     dropped = [f"model.{name}=0.2" for name in ("dropout", "input_dropout", "embedding_dropout", "unknown_rate")]
     asked = [*SMALL, "train.max_steps=20", "train.max_epochs=null", "train.validate_every=4", *dropped]
-    path = recipe(tmp_path)
-    whole = es.train(path, tmp_path / "whole", quietly, overrides=asked)
-    command = [sys.executable, "-c", KILLED, str(path), str(tmp_path / "killed"), *asked]
-    ended = subprocess.run(command, capture_output=True, timeout=300, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    again = resume(tmp_path / "killed", quietly)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert again.evaluate("valid") == whole.evaluate("valid")
-    assert os.path.exists(tmp_path / "killed" / "words.json")
+    assert (killed_and_resumed(recipe(tmp_path), tmp_path, asked, after=11).path / "words.json").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- asking

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.errors import ConfigError
+from everstep.errors import ConfigError, counted
 from everstep.measures import ClassMeasures, class_measures
 
 STRENGTHS = (1.0, 4.0, 16.0)
@@ -65,6 +65,12 @@ class Rival:
     seconds: float
     chosen: str
     texts: int
+
+    def record(self, trained: int) -> dict[str, Any]:
+        """Its figures by name; of how many texts it is of is in its name, where they are not all `trained` on."""
+        few = f", of {counted(self.texts, 'text')}" if self.texts < trained else ""
+        figures = {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "loss": self.nats, "seconds": self.seconds}
+        return {"name": self.name + few, **figures}
 
 
 def text_rivals(

@@ -14,7 +14,7 @@ from everstep.networks.classifying import ClassSection
 from everstep.networks.document_pieces import READ_OUTS
 from everstep.networks.sequence_classifier import ClassifierSection
 from everstep.runs.labelled_section import LabelledSection
-from everstep.storage.reading import parse_json, read_small, reason
+from everstep.storage.reading import read_json
 
 
 def disagreements(data: LabelledSection, model: ClassifierSection, objective: ClassSection) -> Iterator[str]:
@@ -98,10 +98,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     Raises:
         RunError: it is missing or damaged.
     """
-    try:
-        found = parse_json(read_small(path, 1 << 26))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
+    found = read_json(path, 1 << 26)
     if not (isinstance(found, list) and len(found) > 1 and all(isinstance(name, str) for name in found)):
         raise RunError(f"{path}: expected a list of two class names or more")
     return tuple(found)

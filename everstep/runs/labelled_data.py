@@ -264,16 +264,7 @@ class LabelledTexts:
         most = {"most_words": QUICK_WORDS} if quick else {}
         train = read("train")
         rivals = text_rivals(train, read(split), valid, classes=len(answers.names), **most)
-        return [
-            {
-                "name": r.name + (f", of {counted(r.texts, 'text')}" if r.texts < len(train.words) else ""),
-                "accuracy": r.accuracy,
-                "macro_f1": r.macro_f1,
-                "loss": r.nats,
-                "seconds": r.seconds,
-            }
-            for r in rivals
-        ]
+        return [rival.record(len(train.words)) for rival in rivals]
 
     def _words(self, text: str) -> list[str]:
         """For rivals; those of a second text are other words than those of the first."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from everstep.runs.text_data import VocabularySection
-from everstep.sections import Count, Files, Probability
+from everstep.sections import Count, Files, LabelGroups, Probability
 
 
 class LabelledSection(VocabularySection):
@@ -38,9 +38,9 @@ class LabelledSection(VocabularySection):
     """column or key of the classes; parallel: the part of the name in its place"""
     label_separator: str | None = Field(None, min_length=1)
     """a text has any number of labels, with this between them, such as a comma; null: it has one class"""
-    classes: dict[str, tuple[str, ...]] | None = None
+    classes: LabelGroups | None = None
     """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; other labels are left out. null: as they are"""
-    merge: dict[str, tuple[str, ...]] | None = None
+    merge: LabelGroups | None = None
     """as classes, but all labels are learned: predictions and figures are of these names, which other labels lack"""
     phrases: bool = False
     """trees: every phrase of the training trees is an example too"""
@@ -50,18 +50,6 @@ class LabelledSection(VocabularySection):
     """what a token is; bpe and unigram are sub-words"""
     punctuation_apart: bool = True
     """words: punctuation marks are words of their own; false: words are what stands between spaces"""
-
-    @field_validator("classes", "merge", mode="before")
-    @classmethod
-    def _labels_as_text(cls, given: Any) -> Any:
-        """Labels are often numbers, and one alone needs no list."""
-        if not isinstance(given, dict):
-            return given
-        lists = {name: old if isinstance(old, list | tuple) else (old,) for name, old in given.items()}
-        return {
-            name: tuple(str(label) if type(label) in (int, float) else label for label in old)
-            for name, old in lists.items()
-        }
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Beside those of the vocabulary, phrases of what has none."""

@@ -7,10 +7,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import field_validator
 
 from everstep.data.readers.tree_formats import AnyTree, format_of, read_any_trees, trees_in
 from everstep.data.text.decoding import reads_text
@@ -19,8 +18,8 @@ from everstep.data.tree_batches import NONE, CodedTree
 from everstep.errors import DataError, RunError, counted
 from everstep.networks.answers import OneOf
 from everstep.networks.tree_classifier import UNKNOWN
-from everstep.sections import Count, Files, Probability, Section
-from everstep.storage.reading import parse_json, read_small, reason
+from everstep.sections import Count, Files, LabelGroups, Probability, Section
+from everstep.storage.reading import read_json
 
 UNK = "<unk>"
 """The first word of every vocabulary: all that training never saw."""
@@ -40,9 +39,9 @@ class TreeSection(Section):
     format: Literal["auto", "brackets", "jsonl", "conllu"] = "auto"
     """auto: by name and first line; brackets: (3 (2 a) (4 film)), as SST has them; jsonl: a tree of {"label", "word",
     "children"} a line; conllu: dependencies, with a comment `# label = …` for each sentence"""
-    classes: dict[str, tuple[str, ...]] | None = None
+    classes: LabelGroups | None = None
     """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; nodes of other labels have no class. null: all"""
-    merge: dict[str, tuple[str, ...]] | None = None
+    merge: LabelGroups | None = None
     """as classes, but all labels are learned: predictions and figures are of these names, which other labels lack"""
     encoding: str = "utf-8"
     """of the files"""
@@ -50,18 +49,6 @@ class TreeSection(Section):
     """words that differ in case alone are one"""
     min_count: Count = 1
     """rarer words are unknown ones"""
-
-    @field_validator("classes", "merge", mode="before")
-    @classmethod
-    def _labels_as_text(cls, given: Any) -> Any:
-        """Labels are often numbers, and one alone needs no list."""
-        if not isinstance(given, dict):
-            return given
-        lists = {name: old if isinstance(old, list | tuple) else (old,) for name, old in given.items()}
-        return {
-            name: tuple(str(label) if type(label) in (int, float) else label for label in old)
-            for name, old in lists.items()
-        }
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Files that are not named, encodings that there are not, names of names."""
@@ -239,10 +226,7 @@ def read_words(path: Path) -> dict[str, int]:
     Raises:
         RunError: it is missing or damaged.
     """
-    try:
-        found = parse_json(read_small(path, 1 << 29))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
+    found = read_json(path, 1 << 29)
     whole = isinstance(found, dict) and all(type(count) is int and count >= 0 for count in found.values())
     if not whole or next(iter(found), None) != UNK:
         raise RunError(f"{path}: expected words with their counts, {UNK} first")

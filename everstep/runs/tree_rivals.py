@@ -9,7 +9,6 @@ import numpy as np
 
 from everstep.data.readers.trees import Tree
 from everstep.data.tree_batches import NONE
-from everstep.errors import counted
 from everstep.networks.answers import OneOf
 from everstep.runs.labelled_data import QUICK_WORDS
 from everstep.runs.tree_data import Trees
@@ -49,13 +48,4 @@ def tree_rivals(
     valid = read("valid") if "valid" in data.splits() and split != "valid" and not quick else None
     most = {"most_words": QUICK_WORDS} if quick else {}
     found = text_rivals(fitted, read(split), valid, classes=len(answers.names), **most)
-    return [
-        {
-            "name": r.name + (f", of {counted(r.texts, 'text')}" if r.texts < len(fitted.words) else ""),
-            "accuracy": r.accuracy,
-            "macro_f1": r.macro_f1,
-            "loss": r.nats,
-            "seconds": r.seconds,
-        }
-        for r in found
-    ]
+    return [rival.record(len(fitted.words)) for rival in found]

@@ -2,6 +2,7 @@
 
 from everstep.sections.section import Count as Count
 from everstep.sections.section import Files as Files
+from everstep.sections.section import LabelGroups as LabelGroups
 from everstep.sections.section import Names as Names
 from everstep.sections.section import NonNegative as NonNegative
 from everstep.sections.section import Positive as Positive

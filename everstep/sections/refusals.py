@@ -87,11 +87,11 @@ def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """A type in words: `Count | None` is "a whole number ≥ 1 or null"."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return expected(parts[0], [bound for field in parts[1:] for bound in field.metadata])
+        return expected(parts[0], [bound for field in parts[1:] for bound in getattr(field, "metadata", ())])
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}"
     if origin is tuple and parts[0] is Any:
-        return "a list (the tree of a ExpressionCell)"
+        return "a list (the tree of an ExpressionCell)"
     if origin is dict:
         return "a mapping"
     if origin is tuple:

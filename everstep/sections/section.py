@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from everstep.errors import ConfigError
@@ -20,6 +20,21 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Files = str | tuple[str, ...]
 Names = str | tuple[str, ...]
+
+
+def _as_groups(given: Any) -> Any:
+    """Labels are often numbers, and one alone needs no list."""
+    if not isinstance(given, dict):
+        return given
+    lists = {name: old if isinstance(old, list | tuple) else (old,) for name, old in given.items()}
+    return {
+        name: tuple(str(label) if type(label) in (int, float) else label for label in old)
+        for name, old in lists.items()
+    }
+
+
+LabelGroups = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_as_groups)]
+"""A name for several labels: `{good: [3, 4], bad: 0}`."""
 
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ import os
 import stat
 from typing import Any, NoReturn
 
+from everstep.errors import RunError
+
 LARGEST_RECORDS = 1 << 30
 """Bytes of a file of records, a line each."""
 
@@ -82,6 +84,18 @@ def parse_json(content: bytes | str) -> Any:
         return json.loads(content, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("its lists and objects lie too deep in one another") from None
+
+
+def read_json(path: str | os.PathLike[str], limit: int) -> Any:
+    """What a JSON file of at most `limit` bytes holds.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        return parse_json(read_small(path, limit))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
 
 
 def _no_number(name: str) -> NoReturn:
