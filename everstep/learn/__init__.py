@@ -1,4 +1,4 @@
-"""Learning: `fit` and what it is made of."""
+"""Training: `fit` and its parts."""
 
 from everstep.learn.averaging import Averaging as Averaging
 from everstep.learn.bookkeeping import FitResult as FitResult

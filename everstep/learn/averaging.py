@@ -1,4 +1,4 @@
-"""Averages of the weights over steps: what is validated and kept, while the optimizer goes on with the last weights."""
+"""Averages of the weights over steps: validated and saved, while the optimizer goes on with the raw weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everstep.learn.settings import FitSettings
 
 
 def ema_decay(decay: float, updates: int) -> float:
-    """min(d, (1 + n) / (10 + n)): the decay after n updates; the start is forgotten sooner than at the full decay d.
+    """min(d, (1 + n) / (10 + n)): the decay after n updates. It starts low, so that the first weights count little.
 
     Example:
         >>> ema_decay(0.99, 0)
@@ -27,8 +27,8 @@ def nt_asgd_triggers(valid: float, earlier: list[float], patience: int) -> bool:
 
     t > n and v > min(v₀ … v_{t−n−1}), with t the number of `earlier` ones, oldest first.
 
-    Source: Merity, Keskar and Socher, "Regularizing and Optimizing LSTM Language Models", 2018, algorithm 1, as in its
-    authors' program. (The paper's print takes the minimum over the *last* n, which their program does not.)
+    Source: Merity, Keskar and Socher, "Regularizing and Optimizing LSTM Language Models", 2018, algorithm 1, as in
+    their code. (As printed, the algorithm takes the minimum over the *last* n validations.)
 
     Example:
         >>> nt_asgd_triggers(3.0, [2.0, 2.5], patience=1)
@@ -41,7 +41,7 @@ class Averaging:
     """The average a of the trainable parameters w, after each step.
 
     "ema": a ← d·a + (1 − d)·w with d = `ema_decay(decay, n)`, from the first step on.
-    "nt-asgd": a = mean of w over the steps since the trigger (`nt_asgd_triggers`), its own included.
+    "nt-asgd": a = mean of w over the steps since the trigger (`nt_asgd_triggers`), including that step.
     "none": never active.
 
     Attributes:
@@ -70,7 +70,7 @@ class Averaging:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights after one optimizer step."""
+        """Add the weights to the average; call after each optimizer step."""
         if not self.active:
             return
         if self._kind == "ema":
@@ -81,7 +81,7 @@ class Averaging:
         self.updates += 1
 
     def observe(self, valid: float) -> bool:
-        """Take in one validation; True if "nt-asgd" starts averaging now."""
+        """Record one validation loss (nats); True if "nt-asgd" starts averaging now."""
         if self._kind != "nt-asgd" or self.active:
             return False
         starts = nt_asgd_triggers(valid, self.earlier, self._patience)
@@ -93,7 +93,7 @@ class Averaging:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the model holds the average, if there is one; afterwards its own weights, bit for bit."""
+        """Within the block the model holds the average, if there is one; afterwards the raw weights, bit for bit."""
         own = [parameter.detach().clone() for parameter in self._parameters.values()] if self.active else []
         try:
             self._fill(self._averages)
@@ -113,7 +113,7 @@ class Averaging:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], updates: int, earlier: list[float]) -> None:
-        """Put back what `tensors`, `updates` and `earlier` were; `tensors` holds every parameter's average or none."""
+        """Restore a saved state; `tensors` holds the averages of all parameters, or none."""
         self.updates, self.earlier = updates, list(earlier)
         if tensors:
             self._averages = [tensors[name].to(p, copy=True) for name, p in self._parameters.items()]

@@ -1,4 +1,4 @@
-"""A run in its folder: what is due when, and what is written."""
+"""A run in its folder: when to validate, save and stop, and what is written."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class FitResult:
         epochs: passes over the data, with fraction.
         tokens: targets seen.
         seconds: wall time over all resumed parts.
-        best_valid: the best validation: the lowest loss per target, or the best of the measure that decides; None if
-            there was none.
-        best_step: its step.
+        best_valid: the lowest validation loss per target, or the best value of the measure that `select` names; None
+            without validation.
+        best_step: the step of `best_valid`.
         stopped_by: "max_steps", "max_epochs", "max_minutes", "early stopping" or "callback".
-        metrics: the last record of `metrics.jsonl` on training; empty if this part of the run made no step.
-        clocked: whether the clock had a part in the learning rate; another run then differs.
+        metrics: the last training record of `metrics.jsonl`; empty if no step was made since the last resume.
+        clocked: whether the learning rate followed the clock; the run is then not reproducible.
     """
 
     steps: int
@@ -60,7 +60,7 @@ class FitResult:
 
 
 class Run:
-    """A learner in its folder. Whoever makes one holds the folder's lock."""
+    """A learner in its folder. The caller must hold the folder's lock."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Run:
         self._saved_at = learner.seconds
 
     def begin(self, resume: bool) -> None:
-        """Start the run, or go on from its newest whole checkpoint; open the metrics."""
+        """Start the run, or resume it from its newest intact checkpoint; open the metrics."""
         self.store.clean()
         found = self.store.newest(self._screen.say, self._fault) if resume else None
         if found is not None:
@@ -112,13 +112,13 @@ class Run:
         return fault(self._of_today(found), self.learner.watched)
 
     def _of_today(self, found: Checkpoint) -> Checkpoint:
-        """A checkpoint under the names that its tensors have now."""
+        """The checkpoint with its tensors under their current names."""
         model, of = self.learner.model, ("model", "optimizer", "average")
         named = {k: with_todays_names(model, v) if k in of else v for k, v in found.tensors.items()}
         return replace(found, tensors=named)
 
     def _check_new(self, resume: bool) -> None:
-        """Refuse to begin where there is something to lose."""
+        """Refuse to begin where a run would be overwritten."""
         trained = (self._out / MODEL_FILE).exists()
         if trained and not self.store.folders() and not self.store.never_held():
             raise RunError(
@@ -141,7 +141,7 @@ class Run:
 
     @property
     def _planned(self) -> int | None:
-        """The steps after which the run ends at the latest, where steps or epochs limit it."""
+        """The number of steps at which `max_steps` or `max_epochs` ends the run; None if neither is set."""
         settings, limits = self._settings, []
         if settings.max_steps is not None:
             limits.append(settings.max_steps)
@@ -150,7 +150,7 @@ class Run:
         return min(limits, default=None)
 
     def _check_best(self) -> None:
-        """Make `model.safetensors` that of the run as resumed: a crash may have left a later one, or none."""
+        """Make `model.safetensors` match the resumed checkpoint: a crash may have left a later file, or none."""
         counts, path = self.learner.counts, self._out / MODEL_FILE
         if counts.best_step is None:
             return
@@ -191,7 +191,7 @@ class Run:
         self.reporter.step(self._point(), *result)
 
     def _diverged(self, message: str) -> NoReturn:
-        """What a checkpoint of now, or later, leads to is known not to be finite; that of an earlier one is finite."""
+        """Set aside the checkpoints from this step on, which lead to the divergence, and raise."""
         self.reporter.flush(self._point())
         aside = self.store.diverged(self.learner.counts.step)
         raise Diverged(f"{message}; {_way_back(aside, self.store.folders())}") from None
@@ -201,7 +201,7 @@ class Run:
         return limit_reached(self._settings, self.learner.counts, self.learner.seconds)
 
     def stalled(self) -> bool:
-        """Whether the validations have not improved for `patience` times."""
+        """Whether the last `patience` validations brought no improvement."""
         patience = self._settings.patience
         return patience is not None and self.learner.counts.since_best >= patience
 
@@ -210,13 +210,13 @@ class Run:
         return counts.step > 0 and (counts.index == 0 if every is None else counts.step % every == 0)
 
     def validation_due(self, last: bool) -> bool:
-        """Whether this step is one to validate at, or the `last` one, and has not been validated."""
+        """Whether to validate now: the step is due or `last`, and has not been validated."""
         if self._validate is None or self.learner.counts.validated == self.learner.counts.step:
             return False
         return self._at(self._settings.validate_every) or last
 
     def checkpoint_due(self) -> bool:
-        """Whether this step is one to save at, or time is up, and it has not been saved."""
+        """Whether to save now: the step or the time is due, and the step has not been saved."""
         settings = self._settings
         late = self.learner.seconds - self._saved_at >= 60 * settings.checkpoint_minutes
         return self._saved != self.learner.counts.step and (
@@ -224,7 +224,7 @@ class Run:
         )
 
     def validate(self) -> None:
-        """Validate, tell all who go by it, and keep the weights if they are the best so far.
+        """Validate, update schedule, averaging and early stopping, and keep the weights if they are the best so far.
 
         Raises:
             Diverged: the result is not finite.
@@ -251,10 +251,10 @@ class Run:
         self.reporter.validation(self._point(), found, best)
 
     def save(self) -> Path:
-        """Save a checkpoint, if this step has none; its folder.
+        """Save a checkpoint unless this step has one, and return its folder.
 
-        A step is saved once. Where a signal came between a step and its validation, its checkpoint is from before the
-        validation, which whoever resumes from it makes up for.
+        If a signal arrives between a step and its validation, the checkpoint precedes the validation, which is made
+        up for at resume.
 
         Raises:
             Diverged: weights, averages or the optimizer's state are not finite.
@@ -270,7 +270,7 @@ class Run:
         return folder
 
     def finish(self, stopped_by: str) -> FitResult:
-        """Save all, leave the best weights in the model, and sum up."""
+        """Save a last checkpoint, load the best weights into the model, and return the result."""
         learner, counts = self.learner, self.learner.counts
         self.save()
         self.reporter.flush(self._point())
@@ -303,23 +303,23 @@ class Run:
 
 
 def check_resumable(out: Path, settings: FitSettings) -> None:
-    """Refuse settings by which the run in a folder would end at once, before anything of it is changed.
+    """Refuse settings that would end a resumed run at once, before any file in the folder is changed.
 
     Raises:
-        ConfigError: a limit is lower than what the newest whole checkpoint has done.
+        ConfigError: a limit is lower than the progress of the newest intact checkpoint.
     """
     for folder in Store(out / CHECKPOINTS, settings.keep_last).folders():
         try:
             data = checkpoint.load_data(folder)
             before, counts = data.get("settings"), counts_of(data)
-        except CheckpointError:  # which going on will name, and take an earlier one
+        except CheckpointError:  # resuming reports it and takes an earlier one
             continue
         check_lowered(settings, before if isinstance(before, dict) else {}, counts)
         return
 
 
 def _way_back(aside: list[Path], good: list[Path]) -> str:
-    """How to go on after a divergence: `good` are the checkpoints left, the newest first."""
+    """Advice after a divergence. `aside`: checkpoints renamed; `good`: those left, newest first."""
     names = ", ".join(folder.name for folder in aside)
     moved = f" ({names} led to it and was set aside)" if aside else ""
     if not good:

@@ -1,4 +1,4 @@
-"""Objectives in little memory: the loss of a long batch, one piece of time after another."""
+"""Objectives in little memory: the loss of a long batch, computed piece by piece in time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from everstep.wirings.recompute import recomputed, steps_of_piece
 
 
 def checkpointed(objective: Objective[TokenBatch], every: int | None = None) -> Objective[TokenBatch]:
-    """An objective that keeps only the state at the start of each piece of the batch for backward (Chen et al. 2016).
+    """An objective that stores only the state at the start of each piece for backward (Chen et al. 2016).
 
-    Σ_t loss_t and its whole gradient through time, as of `objective` on the batch at once. The batch is cut into pieces
-    of `every` steps; embedding, cells, head and loss of a piece run, are forgotten (but for the last), and run again in
-    backward. So what grows with the T steps of a batch is T/every states and all that `every` steps need, by default
-    less than √T grows, besides the tokens.
+    Gives Σ_t loss_t and its full gradient through time, equal to those of `objective` on the whole batch. The batch is
+    cut into pieces of `every` steps. Embedding, cells, head and loss of each piece run forward; the activations of all
+    pieces but the last are discarded and recomputed in backward. Memory for T steps: the tokens, T/every states, and
+    the activations of `every` steps; with the default it grows more slowly than √T.
 
     Args:
-        objective: yields one `Loss` for a batch, which is the sum over its steps.
-        every: steps of a piece; about 50 ∛T if None.
+        objective: yields one `Loss` for a batch, summed over its steps.
+        every: steps in a piece; about 50 ∛T if None.
 
     Known limits: those of `everstep.Checkpointed`. A batch that begins with context (k2 > k1) is also cut where the
-    next one begins, because the state is carried on from there.
+    next batch begins, because the state is carried from there.
 
     Raises:
-        ValueError: `every` below 1; when run, an objective that yields several losses (`likelihood(k2)` cuts the
-            gradient itself), or in training a wiring that draws one mask for a whole sequence.
+        ValueError: `every` is below 1. When run: the objective yields several losses (`likelihood(k2)` cuts the
+            gradient itself), or a wiring in training mode draws one mask for a whole sequence.
 
     Example:
         >>> from everstep.networks.likelihood import likelihood
@@ -74,7 +74,7 @@ def checkpointed(objective: Objective[TokenBatch], every: int | None = None) -> 
 
 
 def narrow(batch: TokenBatch, start: int, stop: int) -> TokenBatch:
-    """The steps start … stop of a batch, as a batch."""
+    """The steps `start` to `stop` (exclusive) of a batch, as a batch."""
     window = slice(start, stop)
     inputs = batch.inputs[:, window]
     steps = inputs.shape[1]

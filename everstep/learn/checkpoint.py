@@ -1,12 +1,12 @@
-"""Checkpoints: folders of safetensors and JSON, whole or not there, with a SHA-256 for every byte. No pickle.
+"""Checkpoints: folders of safetensors and JSON, written atomically, every file with its SHA-256. No pickle.
 
     RUN/checkpoints/step-00000123/
-        model.safetensors, …   one file for each group of tensors
-        data.json              everything that is no tensor
+        model.safetensors, …   one file per group of tensors
+        data.json              everything that is not a tensor
         manifest.json          format, validation, size and SHA-256 of each file, and of the manifest itself
 
-A checkpoint is written to a temporary folder, every file and the folder are fsynced, the folder is renamed and its
-parent fsynced: a crash at any moment leaves every earlier checkpoint as it was.
+A checkpoint is written to a temporary folder; every file and the folder are fsynced; the folder is renamed and its
+parent fsynced. A crash at any moment leaves all earlier checkpoints intact.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         tensors: by group and name, on the CPU.
         data: JSON values.
-        valid: mean validation loss at that step in nats per target; None if it was not measured there.
+        valid: mean validation loss at that step, in nats per target; None if not measured.
     """
 
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 def serialize(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """The safetensors file of `tensors`. Each is copied first, since the format refuses tensors that share memory."""
+    """`tensors` as a safetensors file. Each is copied first, because the format refuses tensors that share memory."""
     own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(own, metadata)
 
@@ -65,16 +65,16 @@ def _json_bytes(value: Any) -> bytes:
 
 
 def _manifest_bytes(content: dict[str, Any]) -> bytes:
-    """The one way to write a manifest: any other bytes are damage."""
+    """A manifest in its only valid serialisation; any other bytes count as damage."""
     digest = hashlib.sha256(_json_bytes(content)).hexdigest()
     return _json_bytes({**content, "digest": digest})
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` as `folder`, whole or not at all. What was there before under that name is replaced.
+    """Write `checkpoint` atomically as `folder`, replacing what was there.
 
     Raises:
-        OSError: the disk is full, the folder cannot be written to, …; what was there is as it was.
+        OSError: the disk is full, the folder cannot be written to, …; nothing was changed.
 
     Example:
         >>> import tempfile
@@ -97,16 +97,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         files.sync_folder(temporary)
         if folder.is_symlink():
             files.remove(folder)
-        if folder.exists():  # only a damaged one can be: a step is never saved twice
+        if folder.exists():  # then it is damaged: a step is never saved twice
             _set_aside(folder)
         files.rename(temporary, folder)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # gives a full disk its space back
+        shutil.rmtree(temporary, ignore_errors=True)  # frees space on a full disk
         raise
 
 
 def _set_aside(folder: Path, why: str = _DAMAGED) -> Path:
-    """Rename a bad checkpoint so that it is no longer taken for one, and keep it for whoever wants to look."""
+    """Rename a bad checkpoint, so that it is ignored but kept for inspection; return its new path."""
     aside = folder.with_name(why + folder.name)
     shutil.rmtree(aside, ignore_errors=True)
     files.rename(folder, aside)
@@ -127,7 +127,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: it is missing or damaged.
-        RunError: it is whole, but of a newer version of everstep.
+        RunError: it is intact, but from a newer version of everstep.
     """
     found = _read(folder / _MANIFEST, _LARGEST_MANIFEST)
     try:
@@ -149,7 +149,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _is_manifest(content: dict[str, Any]) -> bool:
-    """Whether it is as `save` makes them: a digest that fits can be made for anything."""
+    """Whether the content has the form that `save` writes; a matching digest does not imply it."""
     listed = content.get("files")
     return (
         isinstance(content.get("valid", ""), int | float | None)
@@ -165,11 +165,11 @@ def _is_manifest(content: dict[str, Any]) -> bool:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read the checkpoint `folder` and check every byte of it.
+    """Read the checkpoint `folder` and verify every file.
 
     Raises:
-        CheckpointError: a file is missing, truncated or changed; names the file and the reason.
-        RunError: the checkpoint is of a newer version of everstep.
+        CheckpointError: a file is missing, truncated or changed; the message names the file and the reason.
+        RunError: the checkpoint is from a newer version of everstep.
     """
     manifest = read_manifest(folder)
     tensors: dict[str, dict[str, Tensor]] = {}
@@ -187,7 +187,7 @@ def load(folder: Path) -> Checkpoint:
 
 
 def load_data(folder: Path) -> dict[str, Any]:
-    """As `load`, but everything that is no tensor alone: little to read, however large the model.
+    """As `load`, but only `data`, which is small however large the model.
 
     Raises:
         CheckpointError, RunError: as `load`.
@@ -209,7 +209,7 @@ def _mapping(content: bytes) -> dict[str, Any]:
 
 
 def _whole(path: Path, expected: dict[str, Any]) -> bytes:
-    """A file of a checkpoint, which is as its manifest says."""
+    """The content of a checkpoint's file, verified against its manifest."""
     content = _read(path, expected["size"])
     if len(content) != expected["size"]:
         raise CheckpointError(
@@ -223,14 +223,14 @@ def _whole(path: Path, expected: dict[str, Any]) -> bytes:
 
 
 class Store:
-    """The checkpoints of one run, in `root`: the newest `keep_last` and the best by validation are kept."""
+    """The checkpoints of one run in `root`. The newest `keep_last` and the best by validation are kept."""
 
     def __init__(self, root: Path, keep_last: int):
         self.root = root
         self._keep_last = keep_last
 
     def folders(self) -> list[Path]:
-        """The folders of all checkpoints, newest first; they may be damaged."""
+        """The folders of all checkpoints, newest first, not verified."""
         if not self.root.is_dir():
             return []
         steps = (path for path in self.root.iterdir() if path.name.removeprefix(_STEP).isdecimal())
@@ -238,21 +238,21 @@ class Store:
         return sorted(found, key=_step_of, reverse=True)
 
     def folder(self, step: int) -> Path:
-        """Where the checkpoint of `step` lies."""
+        """The path of the checkpoint of `step`."""
         return self.root / f"{_STEP}{step:08d}"
 
     def clean(self) -> None:
-        """Remove what a crash left half written.
+        """Remove partial writes left by a crash.
 
         Raises:
-            RunError: the folder is a link: what lies elsewhere is not for a run to remove or replace.
+            RunError: the folder is a link; a run removes nothing outside its folder.
         """
         files.refuse_link(self.root)
         for path in self.root.glob(files.TEMPORARY + "*"):
             files.remove(path)
 
     def begin(self) -> None:
-        """Make the folder, with a mark that it has not held a checkpoint yet.
+        """Create the folder, with a marker file that says it has not held a checkpoint yet.
 
         Raises:
             RunError: it cannot be written.
@@ -265,16 +265,16 @@ class Store:
             files.sync_folder(self.root)
 
     def never_held(self) -> bool:
-        """Whether there has surely never been a checkpoint; else those that were are gone."""
+        """Whether there has certainly never been a checkpoint; if false and there is none, they were deleted."""
         return not self.folders() and (self.root / _EMPTY).is_file()
 
     def save(self, step: int, checkpoint: Checkpoint, best: int | None = None) -> Path:
-        """Write the checkpoint of `step`, then remove those no longer kept; its folder.
+        """Write the checkpoint of `step`, remove those no longer kept, and return its folder.
 
-        `best` is the step of the best validation. Where it has no checkpoint, that of the best one that has is kept.
+        `best` is the step of the best validation. If it has no checkpoint, the best one that exists is kept.
 
         Raises:
-            RunError: it cannot be written; the earlier ones are as they were.
+            RunError: it cannot be written; earlier ones are unchanged.
         """
         folder = self.folder(step)
         with files.explained(self.root):
@@ -287,7 +287,7 @@ class Store:
         return folder
 
     def diverged(self, step: int) -> list[Path]:
-        """Rename those of `step` and later to `diverged-step-…`: what comes after them is not finite. Their folders.
+        """Rename the checkpoints of `step` and later to `diverged-step-…`, and return their folders.
 
         Raises:
             RunError: the folder cannot be written to.
@@ -298,13 +298,13 @@ class Store:
     def newest(
         self, say: Callable[[str], None], fault: Callable[[Checkpoint], str | None] = lambda found: None
     ) -> Checkpoint | None:
-        """The newest whole checkpoint that has no `fault`, or None if there has never been one.
+        """The newest intact checkpoint without a `fault`, or None if there has never been one.
 
-        A worse newer one is named through `say` and renamed to `damaged-step-…`.
+        Newer ones that are damaged or faulty are reported through `say` and renamed to `damaged-step-…`.
 
         Raises:
-            CheckpointError: none can be used; none is touched.
-            RunError: the newest is of a newer version of everstep.
+            CheckpointError: none can be used; none is renamed.
+            RunError: the newest is from a newer version of everstep.
         """
         reasons: dict[Path, str] = {}
         for folder in self.folders():
@@ -335,7 +335,7 @@ class Store:
             kept = min(valids, key=lambda folder: valids[folder], default=None)
         for folder in folders[self._keep_last :]:
             if folder != kept:
-                # Renamed first: a crash within the removal must not leave half a checkpoint under a good name.
+                # Renamed first: a crash during removal must not leave half a checkpoint under a valid name.
                 doomed = folder.with_name(files.TEMPORARY + folder.name)
                 files.rename(folder, doomed)
                 shutil.rmtree(doomed, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where a model is put."""
+"""The device a model runs on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from everstep.native import processor
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is cuda or mps where there is one, else cpu.
+    """The device called `name`; "auto" picks cuda or mps if present, else cpu.
 
     Raises:
         ConfigError: this machine has no such device.
@@ -31,7 +31,7 @@ def _there_is(number: str) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is sold as."""
+    """The product name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return processor.name() if device.type == "cpu" else device.type

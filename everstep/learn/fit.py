@@ -1,4 +1,4 @@
-"""`fit`: training that can be stopped anywhere and resumed as if it had not been."""
+"""`fit`: training that can be interrupted at any moment and resumed with identical results."""
 
 from __future__ import annotations
 
@@ -45,49 +45,50 @@ def fit(
     resume_command: str = "",
     log: Callable[[str], None] | None = None,
 ) -> FitResult:
-    """Minimise `objective` over `batches` until the first limit of `settings`, and leave `model` at its best.
+    """Minimise `objective` over `batches` until the first limit of `settings`; `model` ends with its best weights.
 
-    One step: g = ∇ Σ total / N over N targets, the `rules` in their order, a check that all is finite, clipping to
-    `clip_norm`, the optimizer. At the end, `OUT/model.safetensors` and `model` hold the weights of the lowest
-    validation (the last ones if there is no `validate`), averaged if averaging is on. A run that steps or epochs end
-    can be killed at any moment and resumed, and gives the same bits on a CPU, at an equal number of threads (a GPU may
-    add in another order each time). `max_minutes` beside them changes nothing unless it will end the run; then
-    `schedule="cosine"` follows the clock, which is told.
+    One step: g = ∇ Σ total / N over N targets, the `rules` in order, a check that g is finite, clipping to `clip_norm`,
+    the optimizer. At the end, `OUT/model.safetensors` and `model` hold the weights of the best validation (the last
+    ones without `validate`), averaged if averaging is on. A run limited by steps or epochs can be killed at any moment
+    and resumed; on a CPU with the same number of threads the result is equal bit for bit (a GPU may sum in another
+    order each time). An additional `max_minutes` changes nothing unless it will end the run; `schedule="cosine"` then
+    follows the clock, and a message says so.
 
-    When resuming, the nest of the carried state is found by running `objective` once on one batch, without effect.
+    At resume, `objective` runs once on one batch, without effect, to find the structure of the carried state.
 
     Args:
-        model: trained in place, on the device it is on.
+        model: trained in place, on its device.
         objective: see `everstep.learn.Objective`.
-        batches: see `everstep.data.batches`; or a list or a `DataLoader` of batches, each with a `count` and a `to`.
-            A `DataLoader`'s order is its own, so that a run with one is not resumed exactly.
+        batches: see `everstep.data.batches`; or a list or a `DataLoader` of batches, each with `count` and `to`.
+            A `DataLoader` draws its own order, so that such a run does not resume exactly.
         settings: see `FitSettings`.
         out: the run folder: `checkpoints/`, `metrics.jsonl`, `model.safetensors`.
-        validate: of the model on held-out data: the mean loss per target, or measures by name, of which "loss" is one;
-            `settings.select` says which decides. Called in eval mode, under the average if one is active, and without
-            effect on any random generator.
-        rules: run after backward, after those of `settings` and before clipping.
-        optimizer: makes any torch optimizer of parameters, such as `torch.optim.RAdam`; None: `settings.optimizer`.
-            Its learning rate is set by the schedule at every step; its state, tensors and numbers, is in checkpoints.
-        callbacks: called with each record of `metrics.jsonl`; True ends the training.
-        seed: of every random generator, at the start of the run.
-        units: what targets are, what their loss is in, and of which measures the highest is best.
-        resume: go on from the newest whole checkpoint in `out`; from the start, if there has never been one.
-        identity: what the run is of (a digest of the data, …); must be equal when resuming. Its entry "run", a text,
-            is written into the metadata of `model.safetensors`, too; see `load_weights`.
-        recipe: what else it is made by besides `settings` (dropouts, …); what differs when resuming is told.
-        resume_command: what to tell the user to type after an interruption.
-        log: takes each line for the user; None is stderr, with a live line on a terminal.
+        validate: returns, for the model on held-out data, the mean loss per target, or a dict of measures that includes
+            "loss"; `settings.select` names the one that decides. Called in eval mode, with the averaged weights if
+            averaging is active, and without effect on any random generator.
+        rules: run after backward and after the rules of `settings`, before clipping.
+        optimizer: a function from parameter groups to a torch optimizer, such as `torch.optim.RAdam`; None:
+            `settings.optimizer`. The schedule sets its learning rate at every step; checkpoints hold its state, which
+            must consist of tensors and numbers.
+        callbacks: called with each record of `metrics.jsonl`; returning True ends the training.
+        seed: seeds every random generator at the start of the run.
+        units: the names of targets and loss unit, and the measures of which the highest is best.
+        resume: continue from the newest intact checkpoint in `out`, or from the start if there has never been one.
+        identity: identifies the run (a digest of the data, …); must be equal at resume. The text of its entry "run" is
+            also written into the metadata of `model.safetensors`; see `load_weights`.
+        recipe: further options besides `settings` (dropouts, …); differences at resume are reported.
+        resume_command: the command shown to the user after an interruption.
+        log: receives each line for the user; None writes to stderr, with a live line on a terminal.
 
     Raises:
-        Diverged: NaN or infinity in a loss, a gradient or a validation; the last checkpoint is named.
-        Interrupted: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
-        CheckpointError: `resume`, and every checkpoint is damaged.
-        RunError: the folder is in use, cannot be written, has a run already (without `resume`) or another run (with).
-        ConfigError: settings that need a `validate` came without one, or `select` a measure that it does not give; an
-            `optimizer` that cannot be used.
-        TypeError, ValueError: batches, or what `validate` gives, are none; `objective` yields no `Loss` of the right
-            form, which is shown, or a batch counts no targets.
+        Diverged: NaN or infinity in a loss, a gradient or a validation; the message names the last checkpoint.
+        Interrupted: SIGINT or SIGTERM; the step was finished and a checkpoint saved.
+        CheckpointError: at resume, every checkpoint is damaged.
+        RunError: the folder is in use, cannot be written, or holds a run already (at resume: another run).
+        ConfigError: settings need a `validate` that is missing, `select` names a measure that it does not return, or
+            `optimizer` cannot be used.
+        TypeError, ValueError: `batches` or the result of `validate` has the wrong type; `objective` yields no `Loss` of
+            the right form (the message shows it); a batch has no targets.
 
     Example:
         >>> import tempfile, torch
@@ -138,9 +139,9 @@ def _check(settings: Any, validate: Validate | None) -> None:
 
 
 def _loop(run: Run, signals: StopSignals, resume_command: str) -> str:
-    """Steps, with whatever is due between them. What is due follows from the counts, so a resume finds it again.
+    """Run steps, validations and checkpoints until a limit; return what stopped the run.
 
-    Returns what the run was stopped by.
+    What is due follows from the counts alone, so that a resumed run does the same.
     """
     while True:
         if signals.caught is not None:

@@ -1,4 +1,4 @@
-"""One optimizer step, and everything that one step changes: what a checkpoint has to hold."""
+"""One optimizer step, and everything it changes, which is what a checkpoint must hold."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from everstep.state import State, map_state
 
 _REMEMBERED_NORMS = 10
 _SETTLED = 0.1
-"""Share of `max_minutes` after which speed is known: what compiles at first is over."""
+"""Share of `max_minutes` after which the measured speed is reliable, because compilation is over."""
 _NAMED_AT_MOST = 5
 _END = object()
 
 
 @dataclass
 class Counts:
-    """Where a run is: JSON in its checkpoint.
+    """The position of a run; stored as JSON in its checkpoint.
 
     Attributes:
         step: optimizer steps done.
-        epoch: passes over the data done.
-        index: batches of this pass done.
+        epoch: completed passes over the data.
+        index: completed batches of this pass.
         tokens: targets seen.
-        seconds: wall time, up to the last checkpoint; see `Learner.seconds`.
+        seconds: wall time up to the last checkpoint; see `Learner.seconds`.
         validated: the step of the last validation.
-        valid: the last validation, of which the lowest is best: of a score, its negative.
-        best_valid: the lowest.
-        best_loss: the loss of that validation, which decides between equals.
-        best_step: its step.
-        since_best: validations since then.
-        clocked: whether the clock has had a part in the learning rate.
+        valid: the cost of the last validation, lower is better (`Validation.cost`).
+        best_valid: the lowest cost.
+        best_loss: the loss of that validation, which breaks ties.
+        best_step: the step of that validation.
+        since_best: validations since the best one.
+        clocked: whether the learning rate has followed the clock.
     """
 
     step: int = 0
@@ -66,7 +66,7 @@ class Counts:
 
 
 class StepResult(NamedTuple):
-    """One optimizer step: the plain loss summed over its targets, the gradient's norm, the learning rate."""
+    """One optimizer step: the reported loss summed over its targets, the gradient norm, the learning rate."""
 
     loss: float
     norm: float
@@ -80,7 +80,7 @@ class _Piece(NamedTuple):
 
 
 class Learner:
-    """A model being fitted: its optimizer, averages, carried state and counts, and the step that moves them all."""
+    """A model in training: optimizer, averages, carried state, counts, and the step that updates them."""
 
     def __init__(
         self,
@@ -110,30 +110,30 @@ class Learner:
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Let the clock go on from `counts.seconds`."""
+        """Start the clock at `counts.seconds`."""
         self._began = time.monotonic() - self.counts.seconds
 
     @property
     def seconds(self) -> float:
-        """Wall time over all resumed parts."""
+        """Wall time in seconds over all resumed parts."""
         return time.monotonic() - self._began
 
     @property
     def epoch(self) -> float:
-        """Passes over the data, with fraction."""
+        """Passes over the data, as a fraction."""
         return self.counts.epoch + self.counts.index / len(self.batches)
 
     @property
     def progress(self) -> float:
-        """What the schedule goes by, at most 1: the used share of the limits that steps and epochs set.
+        """The schedule's argument in [0, 1]: the used share of `max_steps` or `max_epochs`, whichever is larger.
 
-        Where these are not set, or the run will not reach them in time (`counts.clocked`), it is that of the time.
+        If neither is set, or time will end the run first (`counts.clocked`), the used share of `max_minutes`.
         """
         return min(1.0, max(self._counted or 0.0, self._timed if self.counts.clocked else 0.0))
 
     @property
     def used(self) -> float:
-        """The largest used share of any limit, at most 1: what a user is shown."""
+        """The largest used share of any limit, at most 1; shown to the user."""
         return min(1.0, max(self._counted or 0.0, self._timed))
 
     @property
@@ -151,18 +151,19 @@ class Learner:
         return 0.0 if minutes is None else self.seconds / (60 * minutes)
 
     def _look_at_the_clock(self) -> None:
-        """Find out whether time will end the run; the schedule then follows the clock from now on, to end with it."""
+        """If time will end the run before its steps do, let the schedule follow the clock from now on."""
         if self.settings.schedule != "cosine" or self.settings.max_minutes is None:
             return
         counted, timed = self._counted, self._timed
         self.counts.clocked |= counted is None or timed >= max(_SETTLED, counted)
 
     def step(self) -> StepResult:
-        """One optimizer step over `accumulate` batches (fewer at an epoch's end), each target weighing the same.
+        """One optimizer step over `accumulate` batches (fewer at the end of an epoch), all targets weighted equally.
 
         Raises:
-            Diverged: a loss or a gradient is not finite; the weights are still those of the step before.
-            TypeError, ValueError: the objective yields no losses of the right form, or none of what learns.
+            Diverged: a loss or a gradient is not finite; the weights are unchanged.
+            TypeError, ValueError: the objective yields no losses of the right form, or losses that do not depend on
+                any trainable parameter.
         """
         group = self._group()
         count = sum(map(_count, group))
@@ -174,7 +175,7 @@ class Learner:
         if not found:
             raise ValueError(f"the loss reaches no parameter of {type(self.model).__name__} that learns")
         norm = global_norm(found)
-        # The one synchronisation of a step: three numbers at once.
+        # The only device synchronisation of a step: three numbers at once.
         sums = [
             torch.stack([p.total.sum() for p in pieces]).sum(),
             torch.stack([p.reported.sum() for p in pieces]).sum(),
@@ -182,7 +183,7 @@ class Learner:
         total, plain, norm_value = torch.stack([*sums, norm.to(sums[0])]).tolist()
         if not math.isfinite(total + plain + norm_value):
             raise Diverged(self._diagnosis(pieces))
-        if self.settings.clip_norm is not None and norm_value > self.settings.clip_norm:  # else a pass for nothing
+        if self.settings.clip_norm is not None and norm_value > self.settings.clip_norm:  # skips a useless pass
             scale_to_norm(found, norm, self.settings.clip_norm)
         rate = self._move()
         self.norms.append(norm_value)
@@ -207,7 +208,7 @@ class Learner:
     def _losses(self, batch: Batch) -> Iterator[Loss]:
         losses = begun(self.objective, self.model, batch.to(self.device), self.carried)
         while True:
-            # Entered anew for each piece, so that backward runs outside of it.
+            # Entered anew for each piece, so that backward runs outside autocast.
             with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
                 loss: Any = next(losses, _END)
             if loss is _END:
@@ -216,7 +217,7 @@ class Learner:
             yield loss
 
     def _kept(self, leaf: Tensor) -> Tensor:
-        """A leaf as it is carried on: cut from the graph, in float32, laid out as it would be after a resume."""
+        """A leaf of the carried state: detached, in float32, laid out as it would be after a resume."""
         low = self.bfloat16 and leaf.dtype == torch.bfloat16
         dtype = torch.float32 if low else leaf.dtype
         return leaf.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
@@ -238,7 +239,7 @@ class Learner:
             self.counts.epoch, self.counts.index, self.carried = self.counts.epoch + 1, 0, None
 
     def probe_state(self) -> State:
-        """An example of the carried state, for its nest alone: the objective is run on one batch and forgotten."""
+        """An example of the carried state, for its structure only; runs the objective on one batch."""
         batch = self.batches.batch(self.counts.epoch, self.counts.index)
         *_, last = begun(self.objective, self.model, batch.to(self.device), None)
         check_loss(last, batch, self.batches.carries_state)
@@ -250,7 +251,7 @@ class Learner:
         return f"{where}: {self._culprit(pieces)}. {self.advice()}"
 
     def advice(self) -> str:
-        """What to know and to try after a divergence."""
+        """Advice for the user after a divergence."""
         settings = self.settings
         norms = ", ".join(f"{norm:.4g}" for norm in self.norms) or "none"
         clip = "off" if settings.clip_norm is None else f"{settings.clip_norm:g}"

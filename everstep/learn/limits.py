@@ -1,4 +1,4 @@
-"""The limits of a run: which of them it has reached, and which have been set below what is done already."""
+"""The limits of a run: which one is reached, and whether one was lowered below the progress made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from everstep.learn.settings import FitSettings
 
 
 def limit_reached(settings: FitSettings, counts: Counts, seconds: float) -> str:
-    """The key of the limit that has been reached, or ""."""
+    """The key of the first limit reached, or ""."""
     if settings.max_steps is not None and counts.step >= settings.max_steps:
         return "max_steps"
     if settings.max_epochs is not None and counts.epoch >= settings.max_epochs:
@@ -23,10 +23,10 @@ def limit_reached(settings: FitSettings, counts: Counts, seconds: float) -> str:
 
 
 def check_lowered(settings: FitSettings, before: Mapping[str, Any], counts: Counts) -> None:
-    """Refuse a limit lower than it was `before` and than what is done: training would end without a step.
+    """Refuse a limit lower than `before` and lower than the progress made: training would end without a step.
 
     Raises:
-        ConfigError: names the limit, what is done, and what to set.
+        ConfigError: there is such a limit; the message names it, the progress, and what to set.
     """
     begun, minutes = counts.epoch + (counts.index > 0), counts.seconds / 60
     done = {

@@ -1,4 +1,4 @@
-"""Batches that are a list or a `DataLoader`."""
+"""Adapters for batches given as a list or a `DataLoader`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from everstep.errors import DataError
 
 
 def as_batches(given: Batches[Any] | Iterable[Any], say: Callable[[str], None] = lambda line: None) -> Batches[Any]:
-    """Batches by number of what has them, is a list of them, or gives them one after another.
+    """`given` as `Batches`: returned as it is, or wrapped if it is a sequence or an iterable with a length.
 
     Raises:
-        TypeError: it has no length.
+        TypeError: `given` has no length.
     """
     if hasattr(given, "batch") and hasattr(given, "carries_state"):
         return given  # type: ignore[return-value]
@@ -44,7 +44,7 @@ class Listed:
 
 
 class Iterated(Listed):
-    """Batches that come one after another, begun anew in each epoch."""
+    """Batches from an iterable, which is restarted in each epoch."""
 
     def __init__(self, given: Any):
         super().__init__(given)
@@ -52,7 +52,7 @@ class Iterated(Listed):
         self._rest: Iterator[Any] = iter(())
 
     def batch(self, epoch: int, index: int) -> Any:
-        """The next batch; where another one is asked for, those before it are gone through."""
+        """Batch `index` of `epoch`. If it is not the next one, the batches before it are drawn and skipped."""
         if self._place != (epoch, index):
             self._rest = iter(self._given)
             for _ in range(index):

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, and the same numbers for TensorBoard on request."""
+"""`metrics.jsonl`, one JSON object per line, and optionally the same numbers for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _BOARD = "tensorboard"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file, oldest first; a line damaged by a crash is left out. No file: no records.
+    """The records of a metrics file, oldest first, without a line damaged by a crash; empty if there is no file.
 
     Raises:
-        RunError: it cannot be read, or is no regular file.
+        RunError: the file cannot be read, or is not a regular file.
     """
     try:
         lines = read_small(path, LARGEST_RECORDS).splitlines()
@@ -39,11 +39,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Metrics:
-    """Appends records to `OUT/metrics.jsonl`; those later than step `after` are cut off first.
+    """Appends records to `OUT/metrics.jsonl`; existing records later than step `after` are cut off first.
 
     Raises:
         RunError: the file cannot be written.
-        ConfigError: `tensorboard` is asked for and not installed.
+        ConfigError: `tensorboard` is true and not installed.
     """
 
     def __init__(self, out: Path, after: int, tensorboard: bool):
@@ -56,7 +56,7 @@ class Metrics:
         self._board = _tensorboard(out / _BOARD, after + 1) if tensorboard else None
 
     def record(self, values: dict[str, Any]) -> None:
-        """Append one record; it holds "step"."""
+        """Append one record, which must hold "step"."""
         with files.explained(self._path.parent):
             files.write_all(self._descriptor, _line(values))
         if self._board is not None:

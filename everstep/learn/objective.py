@@ -1,4 +1,4 @@
-"""What is minimised: a generator of losses, one for each piece of a batch that is backpropagated by itself."""
+"""Objectives: generators of losses, one for each piece of a batch that is backpropagated separately."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Loss(NamedTuple):
     """The loss of one piece of a batch.
 
     Attributes:
-        total: (B,) loss of each row, already summed over time, differentiable: what is backpropagated. It may hold
-            smoothing and regularisers. Computed in float32 whatever the precision of the model's products.
-        reported: (B,) the plain loss of each row, detached, in nats or in the job's own unit: what is shown.
-        state: the state after the piece; `fit` detaches the last one and hands it to the next batch.
+        total: (B,), the loss of each row summed over time, differentiable; backpropagated. It may include smoothing
+            and regularisers. It must be float32, whatever the precision of the model's products.
+        reported: (B,), the plain loss of each row, detached, in nats or in the job's unit; shown to the user.
+        state: the state after the piece; `fit` detaches the last one and passes it to the next batch.
 
-    `fit` divides the sum of all rows by the number of targets, `Batch.count`: a mean would be divided twice.
+    `fit` divides the sum over rows by the number of targets, `Batch.count`, so `total` must be a sum, not a mean.
     """
 
     total: Tensor
@@ -31,9 +31,9 @@ class Loss(NamedTuple):
 
 B = TypeVar("B", bound=Batch)
 Objective: TypeAlias = Callable[[nn.Module, B, State | None], Iterator[Loss]]
-"""`objective(model, batch, state)` yields one `Loss` for each piece; `fit` calls backward on it before asking for more.
+"""`objective(model, batch, state)` yields one `Loss` per piece; `fit` calls backward on each before taking the next.
 
-`state` is None where the rows start afresh: at an epoch's start, and always where `batches.carries_state` is False.
+`state` is None at the start of an epoch, and always if `batches.carries_state` is False.
 """
 
 _RIGHT = """The right form:
@@ -42,10 +42,10 @@ _RIGHT = """The right form:
 
 
 def begun(objective: Objective[Any], model: nn.Module, batch: Batch, state: State | None) -> Iterator[Any]:
-    """The losses of `batch`, not yet asked for.
+    """The iterator of losses of `batch`, not yet started.
 
     Raises:
-        TypeError: the objective returns what it should yield.
+        TypeError: the objective returns instead of yielding.
     """
     given: Any = objective(model, batch, state)
     if isinstance(given, Loss | Tensor) or not hasattr(given, "__iter__"):
@@ -54,10 +54,10 @@ def begun(objective: Objective[Any], model: nn.Module, batch: Batch, state: Stat
 
 
 def check_loss(loss: Any, batch: Batch, carries_state: bool) -> None:
-    """Refuse what is no `Loss` of the batch; looks at types and shapes alone. A batch may say its `rows`.
+    """Check that `loss` is a `Loss` for `batch`, by types and shapes. B is `batch.rows` if it exists.
 
     Raises:
-        TypeError, ValueError: it is none; says what came and shows the right form.
+        TypeError, ValueError: it is not; the message says what came and shows the right form.
     """
     if not isinstance(loss, Loss):
         raise TypeError(_yields(f"yields {type(loss).__name__}"))

@@ -1,4 +1,4 @@
-"""Pascanu's Ω: a penalty on the error signal growing or shrinking from one step back to the one before."""
+"""Pascanu's Ω, a penalty on error signals that grow or shrink from step to step."""
 
 from __future__ import annotations
 
@@ -21,45 +21,44 @@ def omega(
     resets: Tensor | None = None,
     immediate: bool = False,
 ) -> tuple[Tensor, Tensor, State]:
-    """E and Ω = Σ_t (‖∂E/∂s_{t+1} · ∂s_{t+1}/∂s_t‖ / ‖∂E/∂s_{t+1}‖ − 1)² of every row; add λ·Ω to E to learn from both.
+    """E and Ω = Σ_t (‖∂E/∂s_{t+1} · ∂s_{t+1}/∂s_t‖ / ‖∂E/∂s_{t+1}‖ − 1)² of every row; minimise E + λ·Ω.
 
-    s_t is the row's whole state after t steps, its leaves taken as one vector; s_0 is where the run starts.
-    ∂E/∂s_{t+1} is the whole derivative: through all later steps, and through this one's output where that is itself a
-    leaf of the state, as h of an LSTM is. ∂s_{t+1}/∂s_t is that of one step, x_t held fixed.
-    Ω = 0 where every step hands the error signal back at its own length, so that it neither vanishes nor explodes.
-    A step behind which nothing depends on the state (∂E/∂s_{t+1} = 0), or before which it is reset, adds nothing.
+    s_t is the row's whole state after t steps, its leaves concatenated; s_0 is the state at the start. ∂E/∂s_{t+1} is
+    the total derivative: through all later steps, and through the output of this step if that is itself a leaf of the
+    state, as h of an LSTM is. ∂s_{t+1}/∂s_t is the Jacobian of one step with x_t fixed. Ω = 0 if every step preserves
+    the norm of the error signal, so that it neither vanishes nor explodes. Steps with ∂E/∂s_{t+1} = 0, and steps with
+    a reset before them, contribute nothing.
 
     Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013, eq. 9.
     Their eq. 10 and their code (trainingRNNs) square both norms.
 
     Args:
-        cell: any cell; a wiring that draws a mask for each sequence (dropout, zoneout) only in eval mode.
+        cell: any cell; a wiring that draws one mask per sequence (dropout, zoneout) only in eval mode.
         xs: (batch, time, input_size).
-        loss: from outputs (batch, time, output_size) to E (batch,), row by row, in any unit: Ω does not depend on it.
-        state: the state to go on from; the cell's initial one if None.
-        lengths: (batch,); steps at or beyond count nothing.
-        resets: (batch, time) bool; the state is put back before that step.
-        immediate: differentiate Ω as the paper does, with all s_t and ∂E/∂s_{t+1} taken for constants (its code takes
-            the slopes of the activations for constants too); otherwise its whole derivative, by differentiating twice.
-            The value is the same.
+        loss: maps outputs (batch, time, output_size) to E (batch,), row by row, in any unit; Ω has none.
+        state: the state to continue from; the cell's initial state if None.
+        lengths: (batch,); later steps are ignored.
+        resets: (batch, time) bool; the state is reset before such a step.
+        immediate: differentiate Ω as the paper does, with all s_t and ∂E/∂s_{t+1} held constant (its code also holds
+            the slopes of the activations constant). If false, the total derivative, by differentiating twice. The
+            value of Ω is the same.
 
     Returns:
         E (batch,) and Ω (batch,), both differentiable, and the final state.
 
     Raises:
-        ValueError: E does not come as (batch,).
-        RuntimeError: a cell that has no `step` in training.
+        ValueError: `loss` does not return shape (batch,).
+        RuntimeError: the cell has no `step` in training mode.
 
-    Known limits: the steps run one by one in Python, forward twice and backward twice. An output that is computed
-    beside the state, as that of `Residual`, is no part of it: do in `loss` what should count. Ω is not smooth where one
-    of the two norms is 0.
+    Known limits: the steps run one by one in Python, forward twice and backward twice. An output computed beside the
+    state, such as that of `Residual`, is not part of s_t. Ω is not smooth where one of the two norms is 0.
 
     Example:
         >>> import everstep as es
         >>> cell = es.RNN(1, 2, activation=torch.nn.Identity())
         >>> es.init_identity(cell)
         >>> error, penalty, _ = omega(cell, torch.ones(3, 5, 1), lambda ys: ys[:, -1].sum(1))
-        >>> penalty.detach()  # the identity hands everything back as it is
+        >>> penalty.detach()  # the identity preserves the norm
         tensor([0., 0., 0.])
     """
     wanted = torch.is_grad_enabled()
@@ -75,18 +74,18 @@ def omega(
 
 
 class _Run:
-    """A run of a cell that keeps every state: `before[t]` enters step t, after any reset; `after[t]` has left it."""
+    """A run of a cell that stores every state: `before[t]` enters step t, after any reset; `after[t]` leaves it."""
 
     def __init__(self, cell: Cell, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None):
         batch, time = xs.shape[:2]
         initial = cell.initial_state(batch, xs)
-        # every state is asked for its gradient, also of a cell without parameters
+        # every state needs a gradient, also if the cell has no parameters
         state = map_state(_differentiable, initial if state is None else state)
         if lengths is None:
             lengths = torch.full((batch,), time, device=xs.device)
         self.live = valid(lengths, time)
         self.counted = self.live if resets is None else self.live & ~resets
-        # nothing in the padding can then reach a gradient
+        # so that padding never reaches a gradient
         self.xs = torch.where(self.live[..., None], xs, 0)
         self.cell = cell
         self.before: list[State] = []
@@ -97,7 +96,7 @@ class _Run:
                 state = where(resets[:, t] & self.live[:, t], map_state(_differentiable, initial), state)
             self.before.append(state)
             y, new = _told_apart(*cell.step(x, state))
-            # before it is held still beyond the length, so that its derivative holds what the loss makes of the output
+            # stored before the state is frozen beyond the length, so that its derivative includes the output's share
             self.after.append(new)
             state = where(self.live[:, t], new, state)
             outputs.append(where(self.live[:, t], y, torch.zeros_like(y)))
@@ -105,7 +104,7 @@ class _Run:
         self.ys = torch.stack(outputs, 1)
 
     def omega(self, errors: Tensor, immediate: bool) -> Tensor:
-        """Σ_t of every row: one step over the states of all times at once."""
+        """Ω of every row (batch,), from one step over the states of all times at once."""
         ends = [_learnable(new) for new in self.after]
         if not any(ends):
             return 0 * errors
@@ -139,7 +138,7 @@ class _Run:
 
 
 def _told_apart(y: Tensor, new: State) -> tuple[Tensor, State]:
-    """A step's results with every leaf a tensor of its own: what c does through h = o ∘ tanh(c) is h's, not c's too."""
+    """A step's results with every leaf a separate tensor, so that the effect of c through h = o ∘ tanh(c) is h's."""
     output = y
 
     def own(leaf: Tensor) -> Tensor:
@@ -162,7 +161,7 @@ def _differentiable(leaf: Tensor) -> Tensor:
 
 
 def _norm(parts: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    """‖·‖ of every row of several leaves taken as one vector."""
+    """The norm of every row over several leaves, concatenated: (batch,)."""
     norm: Tensor = torch.linalg.vector_norm(
         torch.cat([part.reshape(len(part), part[0].numel()) for part in parts], 1), dim=1
     )

@@ -1,4 +1,4 @@
-"""Optimizers from PyTorch, with weight decay where it belongs and their state as named tensors."""
+"""PyTorch optimizers, with weight decay on matrices only, and their state as named tensors."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.optim import LBFGS, SGD, Adagrad, AdamW, Optimizer, RMSprop
 from everstep.errors import ConfigError, RunError
 from everstep.learn.settings import FitSettings
 
-_SEPARATOR = "/"  # between the optimizer's name of a tensor and the parameter's, which holds dots
+_SEPARATOR = "/"  # between the optimizer's name of a tensor and the parameter's name, which contains dots
 _NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name; a shared one once, a frozen one (`requires_grad` False) not at all."""
+    """The trainable parameters by name; a shared one once, without frozen ones (`requires_grad` False)."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to parameters of two or more dimensions that are no biases."""
+    """Whether weight decay applies: to parameters of two or more dimensions that are not biases."""
     return parameter.ndim >= 2 and "bias" not in name.rsplit(".", 1)[-1]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for a torch optimizer: those with weight decay and those without; an empty one is left out."""
+    """Parameter groups for a torch optimizer: with weight decay and without; an empty group is omitted."""
     parameters = trainable(model)
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in parameters.items() if decays(name, p)], "weight_decay": weight_decay},
@@ -37,7 +37,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 MakeOptimizer: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
-"""Groups of parameters, with `weight_decay` each, to an optimizer: any class of `torch.optim`."""
+"""A function from parameter groups, each with `weight_decay`, to an optimizer: any class of `torch.optim`."""
 
 
 def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer | None = None) -> Optimizer:
@@ -72,7 +72,7 @@ def _made(make: MakeOptimizer, groups: list[dict[str, Any]]) -> Optimizer:
     """The user's optimizer, if `fit` can step it.
 
     Raises:
-        ConfigError: it is none, or its step asks for the loss again.
+        ConfigError: it is not an optimizer, or its step needs a closure.
     """
     expected = "optimizer: expected what makes one of parameters, such as torch.optim.RAdam or functools.partial of it"
     if not callable(make):
@@ -89,16 +89,16 @@ def _made(make: MakeOptimizer, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every group of `optimizer` the learning rate `rate`."""
+    """Set the learning rate of every group of `optimizer`."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The state of `optimizer` as tensors named `"exp_avg/layer.weight"`; a number of Python's as `"step:int/…"`.
+    """The state of `optimizer` as tensors named `"exp_avg/layer.weight"`; a Python number as `"step:int/…"`.
 
     Raises:
-        RunError: it keeps something else, which a checkpoint cannot hold.
+        RunError: the state holds something else, which a checkpoint cannot store.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in trainable(model).items():
@@ -116,10 +116,10 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
 
 
 def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave.
+    """Restore the state that `optimizer_tensors` returned.
 
     Raises:
-        RunError: the tensors are those of another model.
+        RunError: the tensors belong to another model.
     """
     states: dict[str, dict[str, Any]] = {}
     for full, tensor in tensors.items():
@@ -141,10 +141,10 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict
 
 
 def _check_alike(states: dict[str, dict[str, Any]], parameters: dict[str, nn.Parameter]) -> None:
-    """Refuse a state that an optimizer of `FitSettings` cannot have: it keeps the same of every parameter.
+    """Refuse a state that no optimizer of `FitSettings` has: every parameter must have the same entries.
 
     Raises:
-        RunError: something is missing, or of another shape; names it.
+        RunError: an entry is missing or has another shape; the message names it.
     """
     keys = sorted({key for state in states.values() for key in state})
     for name, state in states.items():

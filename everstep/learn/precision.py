@@ -1,4 +1,4 @@
-"""Whether the products of a step are computed in float32 or bfloat16."""
+"""The choice between float32 and bfloat16 for matrix products."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import nn
 from everstep.native import processor
 
 FEWEST = 20_000
-"""Weights of matrices from which on bfloat16 pays on a CPU: with fewer, its conversions cost more than its products
-save (`benchmarks/precision.py`)."""
+"""Fewest matrix weights for which bfloat16 pays on a CPU. Below, conversions cost more than the products save
+(`benchmarks/precision.py`)."""
 
 
 def bfloat16_is_native(device: torch.device) -> bool:
-    """Whether `device` computes in bfloat16 faster than it emulates it."""
+    """Whether `device` has bfloat16 instructions, rather than emulating them."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and processor.has_bfloat16()
 
 
 def multiplied(model: nn.Module) -> int:
-    """How many weights stand in matrices; those of embeddings, which are looked up, only where they are tied to one.
+    """The number of weights used in matrix products. Embeddings, which are looked up, count only if tied to a matrix.
 
     >>> multiplied(nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3)))
     12
@@ -36,10 +36,10 @@ def multiplied(model: nn.Module) -> int:
 
 
 def uses_bfloat16(precision: str, device: torch.device, weights: int = FEWEST) -> tuple[bool, str]:
-    """Whether to run under bfloat16 autocast, and a notice for the user ("" if there is nothing to say).
+    """Whether to run under bfloat16 autocast, and a notice for the user ("" if none).
 
-    "float32" never; "bfloat16" always, with a notice where `device` has to emulate it; "auto" where it is native and,
-    on a CPU, the model has `FEWEST` of the `weights` that `multiplied` counts.
+    "float32": never; "bfloat16": always, with a notice if `device` emulates it; "auto": if it is native and, on a CPU,
+    `weights` (see `multiplied`) is at least `FEWEST`.
     """
     native = bfloat16_is_native(device)
     if precision == "bfloat16" and not native:

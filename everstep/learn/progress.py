@@ -1,4 +1,4 @@
-"""What the user sees while training, on stderr: one live line on a terminal, elsewhere a plain line now and then."""
+"""Progress of a training on stderr: one live line on a terminal, otherwise a plain line from time to time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plain(text: str) -> None:
 
 
 class Screen:
-    """Where lines go: to `log` if given, else to a live line where stderr is a terminal, else to stderr."""
+    """The destination of lines: `log` if given, else a live line if stderr is a terminal, else stderr."""
 
     def __init__(self, log: Callable[[str], None] | None):
         self._log = log or plain
@@ -38,32 +38,32 @@ class Screen:
 
     @property
     def live(self) -> bool:
-        """Whether there is a live line."""
+        """Whether the live line is used."""
         return self._live is not None
 
     def say(self, text: str) -> None:
-        """Show a line that stays."""
+        """Print a permanent line."""
         if self._live is None:
             self._log(text)
         else:
             self._live.console.print(text, markup=False, highlight=False)
 
     def show(self, text: str, fraction: float) -> None:
-        """Show where the run stands: redraw the live line, or a plain one."""
+        """Show the progress: redraw the live line, or print a plain line."""
         if self._live is None:
             self._log(f"{100 * fraction:3.0f}% {text}")
         else:
             self._live.update(self._task, description=text, completed=fraction, refresh=True)
 
     def close(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._live is not None:
             self._live.stop()
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run stands: optimizer steps, epochs (with fraction), targets seen, seconds, fraction of the budget."""
+    """The position of a run: optimizer steps, epochs (fractional), targets seen, seconds, share of the budget used."""
 
     step: int
     epoch: float
@@ -74,12 +74,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Units:
-    """What targets are ("token", "sentence") and what their loss is in ("nats")."""
+    """The name of a target ("token", "sentence") and the unit of its loss ("nats")."""
 
     target: str = "token"
     loss: str = "nats"
     scores: frozenset[str] = frozenset()
-    """Measures of which the highest is best."""
+    """Names of measures for which higher is better."""
 
 
 Callback: TypeAlias = Callable[[dict[str, Any]], bool | None]
@@ -88,7 +88,7 @@ Callback: TypeAlias = Callable[[dict[str, Any]], bool | None]
 
 @dataclass(frozen=True)
 class Reporting:
-    """Where reports go, and in which units."""
+    """The destination of reports, and their units."""
 
     screen: Screen
     units: Units = Units()
@@ -97,7 +97,7 @@ class Reporting:
 
 @dataclass
 class _Window:
-    """What was added up since the last record."""
+    """Sums since the last record."""
 
     tokens: int
     seconds: float
@@ -111,7 +111,7 @@ class Reporter:
 
     Attributes:
         every: seconds between two records.
-        stop: "callback" once a callback has asked for the end, else "".
+        stop: "callback" once a callback has returned True, else "".
     """
 
     reporting: Reporting
@@ -128,7 +128,7 @@ class Reporter:
         self.screen, self.units = self.reporting.screen, self.reporting.units
 
     def step(self, point: Point, loss: float, norm: float, rate: float) -> None:
-        """Take in one optimizer step: its summed loss, its gradient norm and its learning rate."""
+        """Record one optimizer step: summed loss, gradient norm, learning rate."""
         self._window.loss += loss
         self._window.steps += 1
         self._norm, self._rate = norm, rate
@@ -139,7 +139,7 @@ class Reporter:
             self.screen.show(self._text(point), point.fraction)
 
     def flush(self, point: Point) -> None:
-        """Write a record of the steps since the last one, if there were any."""
+        """Write a record of the steps since the last record, if any."""
         if not self._window.steps:
             return
         speed, loss = self._speed(point), self._loss(point)
@@ -158,9 +158,9 @@ class Reporter:
         self._window = _Window(point.tokens, point.seconds)
 
     def validation(self, point: Point, found: Validation, best: bool) -> None:
-        """Write a record of one validation: its mean loss, other measures, and whether it is the best so far.
+        """Write a record of one validation: mean loss, other measures, and whether it is the best so far.
 
-        What it took does not count as time of the steps after it; `flush` those before it first.
+        Call `flush` before, so that the time of the validation does not count towards the speed of the steps.
         """
         self._window.seconds = point.seconds
         self._valid = f"  valid {found.shown}"

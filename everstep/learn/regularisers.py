@@ -1,4 +1,4 @@
-"""Penalties: on weights (`l2`, a rule), on outputs and on how fast they change (AR and TAR, terms of the loss)."""
+"""Penalties on weights (`l2`, a rule), and on outputs and their changes (AR and TAR, terms of the loss)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from everstep.state import valid
 
 
 def l2(strength: float, names: Sequence[str] = ("*",)) -> Rule:
-    """g_w ← g_w + λ·w for the parameters w that `names` choose: the gradient of λ/2 · Σ w².
+    """g_w ← g_w + λ·w for the parameters w that match `names`: the gradient of λ/2 · Σ w².
 
-    Unlike the `weight_decay` of AdamW, which shrinks a weight apart from its gradient, this goes through the
-    averages of the optimizer as the gradient does; and it is for any parameters, biases included.
+    Unlike the decoupled `weight_decay` of AdamW, this penalty passes through the optimizer's moment estimates like any
+    gradient. It applies to any parameters, biases included.
 
     Args:
         strength: λ, in nats per target per squared unit of weight.
-        names: names of parameters as in `model.named_parameters()`; * stands for anything: "body.*.weight_hh".
+        names: patterns for the names of `model.named_parameters()`; * matches anything: "body.*.weight_hh".
 
     Returns:
         A `Rule`. Frozen parameters are left alone.
 
     Raises:
-        ConfigError: λ is below 0; when the rule first runs: a name that chooses no trainable parameter.
+        ConfigError: λ is below 0; when the rule first runs: a name matches no trainable parameter.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -47,7 +47,7 @@ def l2(strength: float, names: Sequence[str] = ("*",)) -> Rule:
     def rule(model: nn.Module, step: int) -> None:
         del step  # the same at every step
         for parameter in chosen(model, patterns):
-            # not in place, so that it is right for a sparse gradient too
+            # not in place, which sparse gradients would not allow
             penalty = strength * parameter.detach()
             parameter.grad = penalty if parameter.grad is None else penalty + parameter.grad
 
@@ -58,7 +58,7 @@ def chosen(model: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
     """The trainable parameters whose names match one of `names`, each once.
 
     Raises:
-        ConfigError: a name that matches none.
+        ConfigError: a name matches none.
     """
     parameters = trainable(model)
     for pattern in names:
@@ -70,13 +70,13 @@ def chosen(model: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
 def activation_penalty(ys: Tensor, lengths: Tensor | None = None) -> Tensor:
     """AR of every row: Σ_t ‖y_t‖² / H over its valid steps, with y_t the outputs *after* their dropout.
 
-    Source: Merity, McCann and Socher, "Revisiting Activation Regularization for Language RNNs", 2017. As `fit` divides
-    the sum of `Loss.total` by the number of targets, α times this comes to α times the mean square, as in the program
-    of its authors (α = 2 there); Σ_t ‖y_t‖² is H times this.
+    Source: Merity, McCann and Socher, "Revisiting Activation Regularization for Language RNNs", 2017. Since `fit`
+    divides the sum of `Loss.total` by the number of targets, adding α times this penalty adds α times the mean square,
+    as the authors' code does with α = 2.
 
     Args:
         ys: (batch, time, H).
-        lengths: (batch,); steps at or beyond count nothing.
+        lengths: (batch,); later steps are ignored.
 
     Returns:
         (batch,), in squared units of y.
@@ -91,12 +91,12 @@ def activation_penalty(ys: Tensor, lengths: Tensor | None = None) -> Tensor:
 def change_penalty(ys: Tensor, lengths: Tensor | None = None, resets: Tensor | None = None) -> Tensor:
     """TAR of every row: Σ_{t≥1} ‖y_t − y_{t−1}‖² / H over its valid steps, with y_t the outputs *before* their dropout.
 
-    Source: as `activation_penalty` (there β = 1). The first step of the window has no difference, nor has a step before
-    which the state is reset: what stands on both sides of it has nothing to do with one another.
+    Source: as `activation_penalty` (β = 1 there). The first step of the window contributes nothing, nor does a step
+    with a reset before it, since the two sides are unrelated.
 
     Args:
         ys: (batch, time, H).
-        lengths: (batch,); steps at or beyond count nothing.
+        lengths: (batch,); later steps are ignored.
         resets: (batch, time) bool.
 
     Returns:
@@ -118,7 +118,7 @@ def _wide(ys: Tensor) -> Tensor:
 
 
 def _sum(values: Tensor, lengths: Tensor | None) -> Tensor:
-    """Σ_t of (batch, time), without what lies at or beyond each row's length."""
+    """The sum of (batch, time) over each row's valid steps: (batch,)."""
     if lengths is not None:
         live = valid(lengths, values.shape[1])
         values = torch.where(live, values, 0)

@@ -1,4 +1,4 @@
-"""The state of every random generator a run may draw from."""
+"""The state of the random generators that a run may draw from."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _CPU = "cpu"
 
 
 def seed_all(seed: int) -> None:
-    """Seed torch (CPU and CUDA), numpy's global generator and Python's."""
+    """Seed torch (CPU and CUDA) and the global generators of numpy and Python."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - user code may draw from numpy's global generator
     random.seed(seed)
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of all generators: torch's as tensors, the others as JSON values."""
+    """The state of all generators: those of torch as tensors, the others as JSON values."""
     tensors = {_CPU: torch.get_rng_state()}
-    in_use: Callable[[], bool] = torch.cuda.is_initialized  # asking for a state would itself set CUDA up
+    in_use: Callable[[], bool] = torch.cuda.is_initialized  # reading a state would initialise CUDA
     if in_use():
         tensors |= {str(index): state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
@@ -33,7 +33,7 @@ def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(tensors: dict[str, Tensor], data: dict[str, Any]) -> None:
-    """Put back what `capture` gave; states of CUDA devices that are not there are left out."""
+    """Restore what `capture` returned; states of absent CUDA devices are skipped."""
     torch.set_rng_state(tensors[_CPU])
     for index in range(torch.cuda.device_count()):
         if str(index) in tensors:
@@ -46,7 +46,7 @@ def restore(tensors: dict[str, Tensor], data: dict[str, Any]) -> None:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """What the block draws leaves no trace: afterwards every generator is where it was.
+    """A context manager that restores every generator afterwards.
 
     Example:
         >>> with untouched():

@@ -1,6 +1,6 @@
-"""What happens to the gradients between `backward()` and `optimizer.step()`.
+"""Rules that change the gradients between `backward()` and `optimizer.step()`.
 
-No rule hides divergence: what is not finite before a rule is not finite after it, so that `fit` sees it and stops.
+No rule hides divergence: entries that are not finite stay so, and `fit` then stops.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Rule = Callable[[nn.Module, int], None]
 
 
 def gradients(model: nn.Module) -> list[Tensor]:
-    """The gradients that `model` has, each shared parameter's once, in the order of `model.parameters()`.
+    """The gradients of `model` in the order of `model.parameters()`, once per shared parameter.
 
-    Of a sparse gradient it is the entries that are there, each place once; changing them changes the gradient.
+    A sparse gradient is coalesced and given by its stored values; changing them in place changes the gradient.
     """
     found = []
     for parameter in model.parameters():
@@ -34,7 +34,7 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
-    """‖g‖ = √(Σᵢ gᵢ²) over all entries of all tensors: a scalar tensor, 0 if there are none. Nothing is synchronised.
+    """‖g‖ = √(Σᵢ gᵢ²) over all entries of all tensors, a scalar tensor (0 for no tensors); does not synchronise.
 
     Example:
         >>> global_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
@@ -44,17 +44,17 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def scale_to_norm(tensors: list[Tensor], norm: Tensor, max_norm: float) -> None:
-    """g ← g · min(1, τ / ‖g‖) in place, with `norm` = ‖g‖ known and τ = `max_norm`; NaN where ‖g‖ is infinite."""
+    """g ← g · min(1, τ / ‖g‖) in place, with `norm` = ‖g‖ and τ = `max_norm`; NaN if ‖g‖ is infinite."""
     _scale(tensors, norm, (max_norm / norm).clamp(max=1.0))
 
 
 def _scale(tensors: list[Tensor], norm: Tensor, factor: Tensor) -> None:
     if tensors:
-        torch._foreach_mul_(tensors, factor + 0 * norm)  # 0·∞ is NaN: else an infinite norm would make a gradient of 0
+        torch._foreach_mul_(tensors, factor + 0 * norm)  # 0·∞ is NaN, so that an infinite norm does not give 0
 
 
 def clip_by_global_norm(max_norm: float) -> Rule:
-    """Where ‖g‖ > τ, g ← g · τ / ‖g‖, with g all gradients taken as one vector: its direction is kept.
+    """If ‖g‖ > τ, g ← g · τ / ‖g‖, with g all gradients as one vector; the direction is kept.
 
     Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013, algorithm 1.
 
@@ -85,10 +85,10 @@ def clip_by_global_norm(max_norm: float) -> Rule:
 
 
 def scale_to_fixed_norm(norm: float) -> Rule:
-    """g ← g · τ / ‖g‖ at every step, with g all gradients taken as one vector; a gradient of zero stays zero.
+    """g ← g · τ / ‖g‖ at every step, with g all gradients as one vector; a zero gradient stays zero.
 
-    Every step of plain gradient descent at rate η is then η·τ long, on a cliff and on a plateau. So it circles a
-    minimum at that distance unless η falls.
+    Every step of plain gradient descent at rate η then has length η·τ, on cliffs and on plateaus alike. Near a minimum
+    it does not converge unless η decays.
 
     Args:
         norm: τ, in the units of the gradient.
@@ -118,14 +118,13 @@ def scale_to_fixed_norm(norm: float) -> Rule:
 
 
 def clip_by_value(max_value: float) -> Rule:
-    """gᵢ ← gᵢ · M / max(|gᵢ|, M) for every entry i by itself, so that |gᵢ| ≤ M; the direction may change.
+    """gᵢ ← gᵢ · M / max(|gᵢ|, M) for every entry i, so that |gᵢ| ≤ M; the direction may change.
 
-    The per-element rule Δθ ← Δθ · M / max(|Δθ|, M) and clipping by value, clamp(gᵢ, −M, M), are this one rule: the
-    factor is 1 up to M, and takes g to ±M beyond. It bounds the gradient. What plain gradient descent at rate η adds to
-    a weight is Δθ = −η·g, so that for |Δθ| ≤ M of the weights themselves the bound here is M / η. Optimizers with a
-    state, such as AdamW, make steps of another size.
+    This equals clamp(gᵢ, −M, M). It bounds the gradient, not the update: plain gradient descent at rate η moves a
+    weight by Δθ = −η·g, so a bound |Δθ| ≤ M' needs M = M' / η. Optimizers with moment estimates, such as AdamW, make
+    steps of another size.
 
-    Known limit: an entry that is infinite or NaN becomes NaN, as in the formula, and stops the training.
+    Known limit: an infinite or NaN entry becomes NaN and stops the training.
 
     Args:
         max_value: M, in the units of the gradient.
@@ -148,25 +147,25 @@ def clip_by_value(max_value: float) -> Rule:
     def rule(model: nn.Module, step: int) -> None:
         del step
         for gradient in gradients(model):
-            # a clamp, because M · (g / |g|) may round to more than M; 0·g, because a clamp would make M of ∞
+            # clamp, because M · (g / |g|) may round to more than M; + 0·g, because clamp would turn ∞ into M
             gradient.copy_(gradient.clamp(-max_value, max_value) + 0 * gradient)
 
     return rule
 
 
 def gradient_noise(eta: float, gamma: float = 0.55, seed: int = 0) -> Rule:
-    """g ← g + ε with every entry of ε drawn from N(0, σ_t²), σ_t² = η / (1 + t)^γ, at optimizer step t = 0, 1, ….
+    """g ← g + ε, with every entry of ε from N(0, σ_t²), σ_t² = η / (1 + t)^γ, at optimizer step t = 0, 1, ….
 
     Source: Neelakantan, Vilnis, Le, Sutskever, Kaiser, Kurach and Martens, "Adding Gradient Noise Improves Learning for
     Very Deep Networks", 2015 (γ = 0.55, η among 0.01, 0.3 and 1).
 
-    The draws depend on `seed` and t alone, and no other generator moves: a resumed run draws the same. To a sparse
-    gradient it is added where there are entries.
+    The draws depend on `seed` and t alone and leave other generators untouched, so a resumed run draws the same noise.
+    In a sparse gradient only stored entries get noise.
 
     Args:
         eta: η, the variance at the first step, in squared units of the gradient.
-        gamma: γ, how fast it falls; 0 keeps it.
-        seed: of the draws.
+        gamma: γ, the decay exponent; 0 for constant variance.
+        seed: seed of the draws.
 
     Returns:
         A `Rule`.
@@ -191,7 +190,7 @@ def gradient_noise(eta: float, gamma: float = 0.55, seed: int = 0) -> Rule:
         found = gradients(model)
         if not found:
             return
-        # one number of both, such that no two pairs share their draws in practice
+        # hashes (seed, step), so that in practice no two pairs share their draws
         mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
         generator = torch.Generator(found[0].device).manual_seed(mixed)
         deviation = math.sqrt(eta / (1 + step) ** gamma)

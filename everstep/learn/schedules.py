@@ -1,9 +1,9 @@
-"""The learning rate as a pure function of the step, the epoch and the progress of the run.
+"""The learning rate as a pure function of step, epoch and progress of the run.
 
-`progress` is the used share of what limits the run: the larger of those of `max_steps` and `max_epochs`, so that the
-learning rate depends on the step alone and runs are reproducible bit for bit, also where `max_minutes` is set as well.
-Where `max_minutes` alone is set, "cosine" follows the clock; where it will end the run before its steps do (known after
-a tenth of it), from then on, so that the schedule ends with the run on any machine. Such runs are not reproducible.
+`progress` is the used share of `max_steps` or `max_epochs`, whichever is larger. So the learning rate depends on the
+step alone and runs are reproducible bit for bit, even if `max_minutes` is set too. If `max_minutes` is the only limit,
+"cosine" follows the clock. If it will end the run before its steps do (known after a tenth of the time), "cosine"
+follows the clock from then on, so that the schedule ends with the run on any machine. Such runs are not reproducible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from everstep.learn.settings import FitSettings
 
 
 def warmup(step: int, steps: int) -> float:
-    """min(1, (k + 1) / w): the factor of step k (from 0) under a linear warm-up of w = `steps` steps.
+    """min(1, (k + 1) / w): the factor at step k (from 0) in a linear warm-up of w = `steps` steps.
 
     Example:
         >>> [warmup(k, 4) for k in range(5)]
@@ -50,12 +50,12 @@ def step_decay(epoch: int, constant_epochs: int, decay: float) -> float:
 
 @dataclass
 class Plateau:
-    """A factor that shrinks when validation stops improving; part of the checkpoint.
+    """A learning-rate factor that shrinks when validation stops improving; stored in checkpoints.
 
     Attributes:
-        factor: what the learning rate is multiplied by.
-        best: lowest validation so far, in nats.
-        bad: validations since the last best or the last cut.
+        factor: multiplies the learning rate.
+        best: lowest validation cost so far.
+        bad: validations since the last best or the last reduction.
     """
 
     factor: float = 1.0
@@ -63,7 +63,7 @@ class Plateau:
     bad: int = 0
 
     def observe(self, valid: float, cut: float, patience: int) -> None:
-        """Take in one validation; after `patience` in a row without a new best, `factor` is multiplied by `cut`."""
+        """Record one validation; after `patience` in a row without a new best, multiply `factor` by `cut`."""
         if self.best is None or valid < self.best:
             self.best, self.bad = valid, 0
             return

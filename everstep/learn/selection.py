@@ -1,4 +1,4 @@
-"""Which weights are best: what a validation says, and the measure of it that decides."""
+"""The selection of the best weights by a measure of the validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everstep.errors import ConfigError
 from everstep.learn.settings import FitSettings
 
 Validate = Callable[[nn.Module], float | Mapping[str, float]]
-"""Of the model in eval mode: a number, the lower the better, or measures by name, of which "loss" is one."""
+"""Validates a model in eval mode. Returns its loss, lower is better, or a dict of measures that includes "loss"."""
 LOSS = "loss"
 
 
@@ -23,10 +23,10 @@ class Validation:
 
     Attributes:
         loss: the mean loss per target.
-        measures: all others, by name.
-        value: of the measure that decides.
-        cost: what is compared, of which the lowest is best: `value`, or its negative where the highest is best.
-        name: of the measure that decides.
+        measures: all other measures by name.
+        value: the value of the deciding measure.
+        cost: `value`, or its negative if the highest is best; the lowest cost is best.
+        name: the name of the deciding measure.
     """
 
     loss: float
@@ -37,12 +37,12 @@ class Validation:
 
     @property
     def shown(self) -> str:
-        """What decides, in words: a loss by its number alone."""
+        """The deciding measure as text; for the loss, the number alone."""
         return f"{self.value:.4f}" if self.name == LOSS else f"{self.name} {self.value:.4f}"
 
 
 class Selection:
-    """Reads validations by `FitSettings.select`; `scores` are the measures of which the highest is best."""
+    """Compares validations by `FitSettings.select`; `scores` are the measures for which higher is better."""
 
     def __init__(self, settings: FitSettings, scores: Collection[str] = ()):
         self.name = (settings.select or LOSS).removeprefix("valid.")
@@ -55,11 +55,11 @@ class Selection:
         self.highest = best == "highest" or (best == "auto" and self.name in scores)
 
     def read(self, found: Any) -> Validation:
-        """The validation that `validate` returned.
+        """The return value of `validate`, as a `Validation`.
 
         Raises:
-            ConfigError: `select` names a measure that is not among them.
-            TypeError: it is neither a number nor measures, of which "loss" is one.
+            ConfigError: `select` names a measure that was not returned.
+            TypeError: the value is neither a number nor a dict of measures that includes "loss".
         """
         try:
             numbers = (
@@ -78,16 +78,16 @@ class Selection:
         return Validation(loss, value, -value if self.highest else value, others, self.name)
 
     def better(self, found: Validation, cost: float | None, loss: float | None) -> bool:
-        """Whether a validation is better than the best so far; of equals, the one with the lower loss."""
+        """Whether a validation beats the best `cost` so far; at equal cost, the lower loss wins."""
         if cost is None or found.cost < cost:
             return True
         return found.cost == cost and loss is not None and found.loss < loss
 
     def value(self, cost: float) -> float:
-        """The measure whose cost that is."""
+        """The deciding measure's value at this cost."""
         return -cost if self.highest else cost
 
 
 def finite(validation: Validation) -> bool:
-    """Whether the loss and the measure that decides are numbers."""
+    """Whether the loss and the deciding measure are finite."""
     return math.isfinite(validation.loss) and math.isfinite(validation.cost)

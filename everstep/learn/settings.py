@@ -1,4 +1,4 @@
-"""How to fit: the settings that `fit` takes, which are also a recipe's `train` section."""
+"""Settings of `fit`, which are also the `train` section of a recipe."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class FitSettings(Section):
-    """Settings of `fit`. At least one of `max_steps`, `max_epochs`, `max_minutes` is required; the first reached stops.
+    """Settings of `fit`. At least one of `max_steps`, `max_epochs`, `max_minutes` is needed; the first reached stops.
 
     Raises:
-        ConfigError: keys or values that cannot be used, by name.
+        ConfigError: unknown keys, or values out of range; the message names them.
 
     >>> FitSettings(max_steps=100, learning_rate=0.01).optimizer
     'adamw'
     """
 
     batch_size: Count = 32
-    """rows of a batch; read by whoever makes the batches"""
+    """rows in a batch; used by the code that makes batches"""
     optimizer: OptimizerName = "adamw"
     """adamw (Loshchilov and Hutter 2019), sgd, rmsprop (Hinton 2012) or adagrad (Duchi 2011)"""
     learning_rate: Positive = 0.002
-    """η, before the schedule"""
+    """η, before the schedule is applied"""
     momentum: Probability = 0.0
-    """of sgd and rmsprop"""
+    """momentum of sgd and rmsprop"""
     betas: tuple[Probability, Probability] = (0.9, 0.999)
     """β₁ and β₂ of adamw"""
     weight_decay: NonNegative = 0.0
-    """λ, for parameters of two or more dimensions but biases; decoupled for adamw, in the gradient for others"""
+    """λ, for parameters of two or more dimensions except biases; decoupled for adamw, in the gradient for others"""
     schedule: ScheduleName = "cosine"
-    """of the learning rate: constant; cosine down to min_learning_rate; step; plateau"""
+    """schedule of the learning rate: constant, cosine (down to min_learning_rate), step, plateau"""
     warmup_steps: Whole = 0
-    """the rate grows linearly over that many first steps"""
+    """number of first steps over which the rate grows linearly"""
     constant_epochs: Count = 1
-    """step: this many epochs at learning_rate, then divided by decay at each epoch"""
+    """step: number of epochs at learning_rate; then the rate is divided by decay at each epoch"""
     decay: float = Field(2.0, ge=1)
-    """step: what the rate is divided by"""
+    """step: divisor of the rate"""
     plateau_factor: float = Field(0.5, gt=0, lt=1)
-    """plateau: what the rate is multiplied by"""
+    """plateau: factor of the rate"""
     plateau_patience: Count = 2
-    """plateau: after that many validations in a row without a new best"""
+    """plateau: validations in a row without a new best before the rate is reduced"""
     min_learning_rate: NonNegative = 0.0
-    """where cosine ends, and the floor of step and plateau"""
+    """last value of cosine, lower bound of step and plateau"""
     l2: NonNegative = 0.0
-    """λ: λ·w is added to the gradient of the weights l2_on"""
+    """λ: λ·w is added to the gradient of the weights in l2_on"""
     l2_on: Names = "*"
-    """names of parameters, or a list; * stands for anything"""
+    """names of parameters, or a list; * matches anything"""
     clip_value: Positive | None = None
-    """bound of each entry of the gradient; comes before fixed_norm and clip_norm"""
+    """bound of each entry of the gradient; applied before fixed_norm and clip_norm"""
     fixed_norm: Positive | None = None
     """the gradient is scaled to this norm at every step"""
     gradient_noise: NonNegative = 0.0
@@ -66,50 +66,50 @@ class FitSettings(Section):
     gradient_noise_decay: NonNegative = 0.55
     """γ of gradient_noise"""
     clip_norm: Positive | None = 1.0
-    """τ: gradients whose global norm is larger are scaled down to it; null: off"""
+    """τ: gradients with a larger global norm are scaled down to it; null: off"""
     accumulate: Count = 1
-    """batches to an update"""
+    """batches per update"""
     precision: Precision = "auto"
-    """of the products: float32, bfloat16 (autocast), or auto: bfloat16 where it is native and pays"""
+    """precision of matrix products: float32, bfloat16 (autocast), or auto: bfloat16 where it is native and pays"""
     averaging: AveragingName = "none"
-    """of the weights: ema, or nt-asgd (Merity 2018)"""
+    """averaging of the weights: none, ema, or nt-asgd (Merity 2018)"""
     ema_decay: Probability = 0.999
-    """of ema"""
+    """decay of ema per step"""
     nt_asgd_patience: Count = 5
     """n of nt-asgd, in validations"""
     patience: Count | None = None
-    """validations in a row without a new best before it stops; null: never"""
+    """early stopping: validations in a row without a new best; null: never"""
     select: str | None = None
-    """the measure of the validation that decides which weights are best, such as accuracy; null: the loss"""
+    """the validation measure that selects the best weights, such as accuracy; null: the loss"""
     select_best: Literal["auto", "lowest", "highest"] = "auto"
-    """whether the lowest or the highest of `select` is best; auto: as the job says of its measures"""
+    """whether the lowest or the highest value of `select` is best; auto: as the job declares"""
     max_steps: Count | None = None
-    """updates; one of max_steps, max_epochs, max_minutes is needed, and whichever is met first ends the run"""
+    """updates; one of max_steps, max_epochs, max_minutes is needed, and the first reached ends the run"""
     max_epochs: Count | None = None
     """passes over the training data"""
     max_minutes: Positive | None = None
-    """wall time over all resumed parts; where it ends the run, cosine follows the clock and another run differs"""
+    """wall time over all resumed parts; if it ends the run, cosine follows the clock and the run is not reproducible"""
     validate_every: Count | None = None
-    """steps; null: every epoch. There is always one at the end"""
+    """steps between validations; null: every epoch. The last step is always validated"""
     checkpoint_every: Count | None = None
-    """steps; null: at each validation"""
+    """steps between checkpoints; null: at each validation"""
     checkpoint_minutes: Positive = 5.0
-    """and whenever that much time has passed"""
+    """minutes after which a checkpoint is saved in any case"""
     keep_last: Count = 2
-    """checkpoints kept, besides the best one"""
+    """number of newest checkpoints kept, besides the best one"""
     log_every_seconds: NonNegative = 5.0
-    """between two records of metrics.jsonl"""
+    """seconds between two records of metrics.jsonl"""
     tensorboard: bool = False
     """also write RUN/tensorboard"""
     threads: int | None = Field(
         None, ge=1, le=max(1024, os.cpu_count() or 1)
-    )  # of ten thousands, OpenMP ends the process
-    """of PyTorch; null: as many as it takes by itself"""
+    )  # with tens of thousands, OpenMP aborts the process
+    """threads of PyTorch; null: PyTorch's default"""
     device: Device = "auto"
-    """where the model is: cpu, cuda, mps, or auto: cuda or mps where there is one"""
+    """device of the model: cpu, cuda, mps, or auto: cuda or mps if present"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Keys that do not go together."""
+        """Pairs of keys and messages for combinations that are not allowed."""
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             yield "", "expected at least one of max_steps, max_epochs, max_minutes; got none, so training would not end"
         if self.fixed_norm is not None and self.clip_norm is not None and self.fixed_norm > self.clip_norm:
@@ -126,7 +126,7 @@ class FitSettings(Section):
 
     @property
     def needs_validation(self) -> dict[str, str]:
-        """The settings that look at a validation, each with what to set where there is none."""
+        """The settings that need a validation, each with the advice for a run without one."""
         needing = {
             "schedule: plateau": (self.schedule == "plateau", "schedule=cosine"),
             "averaging: nt-asgd": (self.averaging == "nt-asgd", "averaging=ema"),

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a request to stop at the next safe point."""
+"""SIGINT and SIGTERM as requests to stop at the next safe point."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 
 class StopSignals:
-    """Within a `with` block, SIGINT and SIGTERM are noted in `caught` instead of ending the process.
+    """Within a `with` block, SIGINT and SIGTERM are stored in `caught` instead of ending the process.
 
-    Further ones change nothing: a terminal and a wrapper often deliver the same Ctrl-C twice, and the save under way
-    must not be lost to the second. Outside the main thread, where Python allows no handlers, nothing is done.
+    Further signals have no effect: a terminal and a wrapper often deliver the same Ctrl-C twice, and the second must
+    not abort a save. Outside the main thread, where Python allows no handlers, the block changes nothing.
 
     Attributes:
-        caught: number of the first signal that came; None if none did.
+        caught: number of the first signal received, or None.
 
     Example:
         >>> with StopSignals(print) as signals:
@@ -40,7 +40,7 @@ class StopSignals:
         del frame
         if self.caught is None:
             self.caught = number
-            with suppress(RuntimeError):  # it came in the middle of a write to the same stream
+            with suppress(RuntimeError):  # the signal interrupted a write to the same stream
                 self._say(f"{signal.Signals(number).name}: finishing this step, then saving")
 
     def __exit__(

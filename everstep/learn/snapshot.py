@@ -1,4 +1,4 @@
-"""A learner as a checkpoint, and back, bit for bit."""
+"""Conversion of a learner to a checkpoint and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from everstep.state import leaves, unflatten
 
 
 def pack(learner: Learner, identity: dict[str, JSON], recipe: dict[str, JSON]) -> Checkpoint:
-    """Everything the next step depends on.
+    """A checkpoint of everything that the next step depends on.
 
-    `identity` says what the run is of, and must be equal when resuming; `recipe` what else it was made by: its changes
-    are told.
+    `identity` must be equal at resume; differences in `recipe` are only reported.
     """
     counts = learner.counts
     counts.seconds = learner.seconds
@@ -56,7 +55,7 @@ def pack(learner: Learner, identity: dict[str, JSON], recipe: dict[str, JSON]) -
 
 
 def fault(checkpoint: Checkpoint, watched: frozenset[str]) -> str | None:
-    """What is not finite and should be, in words: of the tensors `watched`, the averages, the optimizer's state."""
+    """A message about the first non-finite tensor among `watched`, the averages and the optimizer's state, or None."""
     model = {name: tensor for name, tensor in checkpoint.tensors.get("model", {}).items() if name in watched}
     if name := first_not_finite(model):
         return f"{name} is not finite"
@@ -74,16 +73,16 @@ def unpack(
     recipe: dict[str, JSON],
     say: Callable[[str], None],
 ) -> None:
-    """Put `learner`, and every random generator, where `pack` found them.
+    """Restore `learner` and every random generator to the state that `pack` stored.
 
     Raises:
-        RunError: the checkpoint is of another model, other data or another optimizer; names what differs.
-        CheckpointError: it lacks something, or holds what is none; names the part.
+        RunError: the checkpoint belongs to another model, data or optimizer; the message names what differs.
+        CheckpointError: a part is missing or malformed; the message names it.
     """
     tensors, data = checkpoint.tensors, checkpoint.data
     counted = _counted(learner)
     with _part("identity"):
-        if "recipe" not in data:  # an earlier everstep, which did not ask for what is both
+        if "recipe" not in data:  # written by an earlier everstep, which did not store it
             identity = {key: value for key, value in identity.items() if key not in recipe or key in data["identity"]}
         _check_identity(data["identity"] | counted | data.get("batches", {}), identity | counted)
     learner.counts = counts_of(data)
@@ -92,8 +91,8 @@ def unpack(
         _note_differences(data, learner, recipe, say)
     with _part("model"):
         fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
-    # A file cannot hold its nest, so the objective is asked for one. That may move buffers and generators: both are put
-    # back after it.
+    # Files hold leaves, not the nest, so the objective runs once to give it. That may change buffers and generators,
+    # which are restored below.
     with _part("carried"):
         carries: bool = _typed(bool, data["carried"])
     learner.carried = _carried(learner, tensors.get("carried", {})) if carries else None
@@ -112,10 +111,10 @@ def unpack(
 
 
 def counts_of(data: dict[str, Any]) -> Counts:
-    """Where a run was, by a checkpoint's data.
+    """The counts in a checkpoint's data.
 
     Raises:
-        CheckpointError: it does not say.
+        CheckpointError: they are missing or malformed.
     """
     with _part("counts"):
         found: Counts = _typed(Counts, data["counts"])
@@ -124,7 +123,7 @@ def counts_of(data: dict[str, Any]) -> Counts:
 
 @contextmanager
 def _part(name: str) -> Iterator[None]:
-    """What a checkpoint with right digests lacks, or holds in another form, is said by its part."""
+    """Report missing or malformed content of a checkpoint by the name of its part."""
     try:
         yield
     except KeyError as error:
@@ -135,7 +134,7 @@ def _part(name: str) -> Iterator[None]:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """A value of JSON as what it should be, whose types are checked."""
+    """A JSON value as an instance of `kind`, with checked types."""
     return TypeAdapter(kind).validate_python(value, strict=not isinstance(value, dict))
 
 
@@ -151,7 +150,7 @@ def _carried(learner: Learner, tensors: dict[str, Tensor]) -> Any:
 
 
 def _counted(learner: Learner) -> dict[str, JSON]:
-    """What the place in an epoch and the carried state are counted in, and whose state the optimizer's is."""
+    """What counts, carried state and optimizer state depend on: batches, their size, and the optimizer."""
     return {
         "batch size": learner.batches.batch_size,
         "batches an epoch": len(learner.batches),
@@ -170,7 +169,7 @@ def _check_identity(stored: dict[str, Any], given: dict[str, Any]) -> None:
 
 
 def _short(value: Any) -> str:
-    """A value to be recognised by: of a digest, its head."""
+    """A value as short text; a digest by its first digits."""
     shown = repr(value)
     return shown if len(shown) <= 40 else f"{shown[:12]}…{shown[-1]}"
 
@@ -191,5 +190,5 @@ def _note_differences(
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What has another value; a key that only one of two versions of everstep has is no change."""
+    """The keys with different values, as text; a key that only one version of everstep knows is no change."""
     return [f"{key} {old[key]!r} -> {new[key]!r}" for key in new if key in old and old[key] != new[key]]

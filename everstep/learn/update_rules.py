@@ -1,4 +1,4 @@
-"""The rules that settings ask for."""
+"""The gradient rules named by the settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from everstep.learn.settings import FitSettings
 
 
 def update_rules(model: nn.Module, settings: FitSettings, seed: int) -> list[Rule]:
-    """What is done between backward and `clip_norm`, in this order: l2, clip_value, fixed_norm, gradient_noise.
+    """The rules between backward and `clip_norm`, in this order: l2, clip_value, fixed_norm, gradient_noise.
 
     Raises:
-        ConfigError: `l2_on` has a name that no trainable parameter of the model has.
+        ConfigError: a name in `l2_on` matches no trainable parameter of the model.
     """
     rules: list[Rule] = []
     if settings.l2:

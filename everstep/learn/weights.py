@@ -1,7 +1,7 @@
-"""The weights of a model as a file: `model.safetensors`, with its own SHA-256 in its metadata.
+"""The weights of a model as `model.safetensors`, with the SHA-256 of the file in its metadata.
 
-The digest is of the file with 64 zeros in the digest's place. Of a run, the metadata also say which one it is, so that
-whole weights of another run of the same shape are noticed. Files of earlier versions have neither.
+The digest is computed with 64 zeros in its place. The metadata also identify the run, so that intact weights of another
+run with the same shapes are detected. Files of earlier versions have neither.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from everstep.storage import files
 from everstep.storage.reading import open_regular, parse_json, read_small, reason
 
 MODEL_FILE = "model.safetensors"
-_UNKNOWN = "0" * 64  # where the digest comes
-_HEADER = 100 << 20  # bytes of a header, as the format has it
+_UNKNOWN = "0" * 64  # placeholder of the digest
+_HEADER = 100 << 20  # largest header in bytes that the format allows
 _CHUNK = 1 << 20
 
 
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, each shared one once, those left out of `state_dict` included."""
+    """Parameters and buffers by name, a shared one once, including those not in `state_dict`."""
     return dict(chain(model.named_parameters(), model.named_buffers()))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """What makes the model: its parameters and persistent buffers by name, each shared one once."""
+    """Parameters and persistent buffers by name, a shared one once."""
     persistent = model.state_dict().keys()
     return {name: tensor for name, tensor in all_tensors(model).items() if name in persistent}
 
 
 def with_todays_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a run folder under the names that they have now.
+    """Tensors of a run folder under their current names.
 
-    A module whose class has renamed some of its children says so by `RENAMED_CHILDREN`, from the names in earlier
-    run folders to those of today.
+    A class that has renamed some of its children lists them in `RENAMED_CHILDREN`, from the names in earlier run
+    folders to the current ones.
     """
     renamed = {
         f"{path}.{old}." if path else f"{old}.": f"{path}.{new}." if path else f"{new}."
@@ -53,7 +53,7 @@ def with_todays_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str,
         return tensors
     found = {}
     for name, tensor in tensors.items():
-        head, slash, path = name.rpartition("/")  # the optimizer's are "exp_avg/layer.weight"
+        head, slash, path = name.rpartition("/")  # optimizer tensors are called "exp_avg/layer.weight"
         for old, new in renamed.items():
             if path.startswith(old):
                 path = new + path[len(old) :]
@@ -62,13 +62,13 @@ def with_todays_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str,
 
 
 def must_be_finite(model: nn.Module) -> frozenset[str]:
-    """The names of all parameters, and of those buffers that are finite now: a mask may hold infinity."""
+    """The names of all parameters and of the buffers that are finite now; others, such as masks, may hold infinity."""
     parameters = {name for name, _ in model.named_parameters()}
     return frozenset(name for name, t in all_tensors(model).items() if name in parameters or bool(t.isfinite().all()))
 
 
 def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first that holds NaN or infinity; None if all are finite."""
+    """The name of the first tensor with NaN or infinity; None if all are finite."""
     return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
 
 
@@ -97,7 +97,7 @@ def fill(targets: dict[str, Tensor], tensors: dict[str, Tensor], source: str) ->
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor], step: int, run: str = "") -> None:
-    """Write `tensors` to `path` in one motion; the file's metadata say of which `step` and `run` they are.
+    """Write `tensors` atomically to `path`, with `step` and `run` in the file's metadata.
 
     Raises:
         RunError: the file cannot be written.
@@ -108,8 +108,8 @@ def save_weights(path: Path, tensors: dict[str, Tensor], step: int, run: str = "
 
 
 def _sealed(content: bytes, run: str) -> bytes:
-    """A safetensors file with its run and its SHA-256. Written here: the library puts several keys in an order of each
-    process."""
+    """A safetensors file with its run and SHA-256. Not written by the library, which orders several metadata keys
+    differently in each process."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] |= ({"run": run} if run else {}) | {"sha256": _UNKNOWN}
@@ -120,7 +120,7 @@ def _sealed(content: bytes, run: str) -> bytes:
 
 
 def _checked(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file that is as it was written, as far as it has a digest.
+    """The metadata of a safetensors file, verified if it has a digest.
 
     Raises:
         OSError: it is missing or cannot be read.
@@ -147,7 +147,7 @@ def _checked(path: Path) -> dict[str, str]:
 
 
 def weights_step(path: Path, run: str | None = None) -> int | None:
-    """The step that the weights in `path` are of; None if there is no such file, it is damaged, or not of the `run`."""
+    """The step of the weights in `path`; None if the file is missing, damaged, or from another run than `run`."""
     try:
         metadata = _checked(path)
         return int(metadata["step"]) if run in (None, metadata.get("run", "")) else None
@@ -156,7 +156,7 @@ def weights_step(path: Path, run: str | None = None) -> int | None:
 
 
 def said_step(path: Path) -> int | None:
-    """As `weights_step`, by the file's own word, which is not checked: nothing of the weights is read."""
+    """As `weights_step`, from the metadata alone, without reading or verifying the weights."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             return int(file.metadata()["step"])
@@ -165,7 +165,7 @@ def said_step(path: Path) -> int | None:
 
 
 def holds(path: Path, tensors: dict[str, Tensor], model: nn.Module, run: str = "") -> bool:
-    """Whether the file `path` holds just these tensors of `model`, bit for bit, is as written, and of that run."""
+    """Whether the file `path` is intact, belongs to `run`, and holds exactly `tensors` of `model`, bit for bit."""
     try:
         return serialize(with_todays_names(model, _read(path, tensors, sealed=False, run=run))) == serialize(tensors)
     except RunError:
@@ -177,13 +177,13 @@ def load_weights(model: nn.Module, path: Path, sealed: bool = False, run: str = 
 
     Args:
         model: filled in place.
-        path: the file. Its SHA-256 is checked where it has one.
-        sealed: refuse a file without a SHA-256, as those of early versions and of checkpoints are.
-        run: refuse weights of any other run than this one; "" takes those of any.
+        path: the file; its SHA-256 is checked if it has one.
+        sealed: refuse a file without a SHA-256, such as those of early versions and of checkpoints.
+        run: refuse weights of any other run; "" accepts any.
 
     Raises:
-        RunError: the file is missing, damaged, of another model, of another run, or of a training that diverged: it
-            holds NaN or infinity where the model should not.
+        RunError: the file is missing, damaged, from another model or run, or from a training that diverged: it holds
+            NaN or infinity where the model should not.
     """
     tensors = with_todays_names(model, _read(path, weights(model), sealed, run))
     watched = must_be_finite(model)
@@ -200,7 +200,7 @@ def _read(path: Path, targets: dict[str, Tensor], sealed: bool, run: str) -> dic
             raise RunError(f"{path} has no SHA-256: it is not the file that training wrote")
         if run and metadata.get("run") != run:
             raise RunError(f"{path} is of another run than {path.parent}: it is not the file that training wrote there")
-        # those of another model are smaller, too, or are refused here
+        # a larger file belongs to another model
         limit = sum(2 * target.nbytes + 1000 for target in targets.values()) + _HEADER
         return load_bytes(read_small(path, limit))
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:

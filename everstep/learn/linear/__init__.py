@@ -1,1 +1,1 @@
-"""Linear read-outs in closed form or step by step, and echo state networks."""
+"""Linear read-outs, in closed form or step by step, and echo state networks."""

@@ -1,4 +1,4 @@
-"""Echo state networks: a recurrent layer that stays as it is, and a linear read-out learned in closed form."""
+"""Echo state networks: a fixed recurrent layer with a linear read-out learned in closed form."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from everstep.wirings.reservoir import Reservoir
 from everstep.wirings.stack import zero_padding
 
 CHUNK = 1000
-"""Steps whose features are in memory at once, while fitting or generating."""
+"""Steps whose features are held in memory at once while fitting or generating."""
 
 
 class EchoState(Cell):
-    """y_t = W_out h_t + b_out over a cell that is not learned; W_out and b_out by ridge regression (Jaeger 2001).
+    """y_t = W_out h_t + b_out over a fixed cell; W_out and b_out by ridge regression (Jaeger 2001).
 
-    The cell is usually a `Reservoir`, several of them deep (`SkipStack`; Gallicchio & Micheli 2017) or side by side
-    (`Parallel`), or `Parallel(reservoir, Identity(D))`, whose read-out sees the input too. With `feedback` the cell's
-    inputs are [x_t; y_{t-1}]: while fitting, y is the target (teacher forcing), and later the network's own output.
+    The cell is usually a `Reservoir`, several of them in depth (`SkipStack`; Gallicchio & Micheli 2017) or side by side
+    (`Parallel`), or `Parallel(reservoir, Identity(D))`, whose read-out also sees the input. With `feedback` the cell's
+    inputs are [x_t; y_{t-1}], where y is the target while fitting (teacher forcing) and the network's output later.
 
     >>> wave = torch.sin(torch.arange(400.0, dtype=torch.float64) / 5)[None, :, None]
     >>> from everstep import Reservoir
@@ -37,22 +37,20 @@ class EchoState(Cell):
     True
 
     Args:
-        cell: what gives h_t (batch, H).
+        cell: computes h_t (batch, H).
         output_size: features of y_t.
         feedback: whether the last `output_size` inputs of the cell are y_{t-1}.
 
-    How well it runs freely depends on the scales, the leak and the penalty. Those of `Reservoir` suit inputs of mean 0
-    and standard deviation 1; where they do not do, it may run off: `search` finds better ones.
+    Free running depends on the scales, the leak and the penalty. The defaults of `Reservoir` suit inputs of mean 0 and
+    standard deviation 1; otherwise the outputs may diverge, and `search` finds better values.
 
-    Its state is the cell's, or with feedback the pair of that and y (batch, output_size). `readout` is an `nn.Linear`,
-    zero before `fit`, of the dtype of the cell. Where small errors grow, as in a closed loop, take float64.
-
-    With feedback and no more inputs than outputs, xs is (batch, time, 0): a generator of its own.
-
-    The methods also take arrays, such as NumPy's, in place of tensors; they are read in the dtype of the cell.
+    The state is the cell's; with feedback, the pair of that and y (batch, output_size). `readout` is an `nn.Linear` in
+    the cell's dtype, zero before `fit`. Use float64 where small errors grow, as in a closed loop. With feedback and as
+    many inputs as outputs, xs is (batch, time, 0) and the network generates from its state alone. The methods also
+    accept arrays, such as NumPy's, and convert them to the cell's dtype.
 
     Raises:
-        ValueError: with feedback, a cell of fewer inputs than outputs.
+        ValueError: with feedback, the cell has fewer inputs than outputs.
     """
 
     def __init__(self, cell: Cell, output_size: int, *, feedback: bool = False):
@@ -72,12 +70,12 @@ class EchoState(Cell):
             nn.init.zeros_(parameter)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
-        """The cell's; with feedback, beside zeros for y."""
+        """The cell's initial state; with feedback, paired with zeros for y."""
         inner = self.cell.initial_state(batch, like)
         return (inner, like.new_zeros(batch, self.output_size)) if self.feedback else inner
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step; the output comes back at the next."""
+        """One step; with feedback, the output is an input of the next step."""
         if not self.feedback:
             h, state = self.cell.step(x, state)
             return self.readout(h), state
@@ -89,7 +87,7 @@ class EchoState(Cell):
     def unroll(
         self, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
     ) -> tuple[Tensor, State]:
-        """Without feedback the cell over the whole sequence, then the read-out; with it, step by step."""
+        """Without feedback, the cell over the whole sequence and then the read-out; with feedback, step by step."""
         if self.feedback:
             if backend == "auto" and isinstance(self.cell, Reservoir) and not hooks.pending(self.cell):
                 inner, y = state
@@ -101,13 +99,13 @@ class EchoState(Cell):
         return zero_padding(self.readout(hs), lengths), state
 
     def native_path(self, xs: Tensor) -> str | None:
-        """With feedback, the reservoir's compiled loop, where it can run."""
+        """With feedback, the name of the reservoir's compiled loop if it can run, else None."""
         if not self.feedback or not isinstance(self.cell, Reservoir) or hooks.pending(self.cell):
             return None
         return None if torch.is_autocast_enabled("cpu") else self.cell.native_path(xs, *self.readout.parameters())
 
     def sublayers(self) -> Sequence[Cell]:
-        """The cell, or with feedback the network itself."""
+        """The cell; with feedback, the network itself."""
         return (self,) if self.feedback else (self.cell,)
 
     @torch.no_grad()
@@ -121,23 +119,23 @@ class EchoState(Cell):
         ridge: float | Sequence[float] = 1e-6,
         validation: float = 0.2,
     ) -> EchoState:
-        """Learn the read-out from sequences; leaves the model in eval mode.
+        """Learn the read-out from sequences, and put the model into eval mode.
 
         Args:
             xs: (batch, time, input_size).
             targets: (batch, time, output_size).
-            lengths: (batch,), of ragged rows.
-            washout: first steps of every row that are run, but not learned from: the state forgets its start.
-            ridge: λ of `Ridge`, or several: then the read-out is learned from the first part of every row, the λ of
-                least squared error on the rest is taken, and the read-out learned again from all.
-            validation: share of every row's steps after the washout that chooses among several λ.
+            lengths: (batch,), valid steps of each row.
+            washout: first steps of every row that are run but not learned from, while the state forgets its start.
+            ridge: λ of `Ridge`, or several candidates: the read-out is learned from the first part of every row, the λ
+                with the least squared error on the rest is chosen, and the read-out is learned again from all steps.
+            validation: share of every row's steps after the washout that is held out to choose among several λ.
 
-        The λ taken is kept as `ridge`. Features are computed in pieces of some steps and not kept.
+        The chosen λ is stored as `ridge`. Features are computed in pieces and not stored.
 
         Raises:
-            TypeError: what is neither a tensor nor an array of numbers.
-            ValueError: shapes that do not fit; NaN or infinity, with its place; no step left after the washout;
-                singular equations (see `Ridge.solve`).
+            TypeError: an argument is neither a tensor nor an array of numbers.
+            ValueError: shapes do not match; NaN or infinity, with its position; no steps after the washout; singular
+                equations (see `Ridge.solve`).
         """
         xs, targets = self._numbers("fit", "xs", xs), self._numbers("fit", "targets", targets)
         lengths = None if lengths is None else numbers("EchoState.fit", "lengths", lengths).to(xs.device)
@@ -181,10 +179,11 @@ class EchoState(Cell):
         validation: float = 0.2,
         seed: int = 0,
     ) -> Found[Self]:
-        """Find a reservoir for a task, in float64: its radius, leak, scales of inputs and bias, and λ.
+        """Search for a reservoir in float64: spectral radius, leak, scales of inputs and bias, and λ.
 
-        Each trial takes some, learns from the first part of every row and is judged by the rest. The first two are
-        usual ones, up to the half they are drawn anywhere, then near the best so far. The best then learns from all.
+        Each trial learns from the first part of every row and is scored on the rest. The first two trials use common
+        values, the others up to half of `trials` are random, the rest lie near the best so far. The best network then
+        learns from all steps.
 
         >>> wave = torch.sin(torch.arange(500.0, dtype=torch.float64) / 5)[None, :, None]
         >>> found = EchoState.search(wave[:, :-1], wave[:, 1:], units=20, trials=4)
@@ -194,22 +193,21 @@ class EchoState(Cell):
         Args:
             xs: (batch, time, features).
             targets: (batch, time, outputs).
-            units: of the reservoir. More are better and take longer: a trial's time grows with units².
-            trials: how many; 20 to 100.
-            free: it is judged by that many steps on its own, from up to 16 places; the targets are then the next
-                inputs. 0: by predicting one step. None: 100 (half of what is held out, if that is less) where the
-                targets are the next inputs, else 0.
-            washout: first steps of a row that are not learned from, and those read before it runs freely.
-            validation: share of every row's steps after the washout that judges.
-            seed: of the reservoir and of what is drawn; the same seed finds the same network, at an equal number of
-                threads.
+            units: size of the reservoir. More units are better, but the time of a trial grows with units².
+            trials: number of trials, usually 20 to 100.
+            free: steps of free running over which a trial is scored, from up to 16 positions; the targets must then be
+                the next inputs. 0: score one-step predictions. None: 100 (or half of the held-out steps, if fewer) if
+                the targets are the next inputs, else 0.
+            washout: first steps of a row that are not learned from; also the steps read before free running.
+            validation: share of every row's steps after the washout that is held out for scoring.
+            seed: seed of the reservoir and the draws; with the same number of threads, the search is reproducible.
 
         Returns:
-            `Found`: the model, the options of its `Reservoir`, and the error on what was held out; `model.ridge` is λ.
+            `Found`: the model, the options of its `Reservoir`, and the held-out error; `model.ridge` is λ.
 
         Raises:
-            TypeError: what is neither a tensor nor an array of numbers.
-            ValueError: shapes that do not fit, NaN or infinity, too few steps, or an argument out of its range.
+            TypeError: an argument is neither a tensor nor an array of numbers.
+            ValueError: shapes do not match, NaN or infinity, too few steps, or an argument out of range.
         """
         return search(
             cls, xs, targets, units=units, trials=trials, free=free, washout=washout, validation=validation, seed=seed
@@ -225,11 +223,11 @@ class EchoState(Cell):
         forgetting: float = 1.0,
         state: State | Learned = None,
     ) -> tuple[Tensor, Learned]:
-        """Learn while running, one step of recursive least squares a step, from the read-out as it is.
+        """Learn while running, by one step of recursive least squares per time step, from the current read-out.
 
-        With feedback this is FORCE learning (Sussillo & Abbott 2009): what comes back is the network's own output, not
-        the target, so that it learns to correct what it does itself. Without, it is an incremental `fit` whose
-        intercept is penalised too. A stream may come in pieces; each goes on where `state` ended:
+        With feedback this is FORCE learning (Sussillo & Abbott 2009): the network's own output is fed back, not the
+        target, so that it learns to correct its own errors. Without feedback it is an incremental `fit` that also
+        penalises the intercept. A stream may come in pieces; pass the `state` of one piece to the next:
 
         >>> from everstep import Reservoir
         >>> wave = torch.sin(torch.arange(400.0, dtype=torch.float64) / 5)[None, :, None]
@@ -242,18 +240,14 @@ class EchoState(Cell):
         Args:
             xs: (1, time, input_size), one sequence.
             targets: (1, time, output_size).
-            ridge: λ; FORCE's α. Where learning goes on, it has had its effect.
+            ridge: λ (α in FORCE); ignored when `state` is a `Learned`.
             forgetting: see `RecursiveLeastSquares`.
-            state: a `Learned`, to go on with the learning; a state of the network (of `warm_up`), to begin learning in
-                it; None, to begin in the initial state.
+            state: a `Learned`, to continue learning; a state of the network (from `warm_up`), to begin learning there;
+                None, to begin in the initial state.
 
         Returns:
-            Errors before each step's learning (1, time, output_size), and the `Learned` to go on from: this method and
-            `predict` take it as it is, a call takes its `state`.
-
-        Raises:
-            TypeError: what is neither a tensor nor an array of numbers.
-            ValueError: more than one sequence, shapes that do not fit, or NaN or infinity, with its place.
+            The error of each step before its update (1, time, output_size), and the `Learned` to continue from. Pass it
+            to this method or `predict`, or its `state` to a call.
         """
         xs, targets = self._numbers("fit_online", "xs", xs), self._numbers("fit_online", "targets", targets)
         self._check("fit_online", xs, targets, None, 0)
@@ -288,7 +282,7 @@ class EchoState(Cell):
     def predict(self, xs: Tensor | Any, state: State | Learned = None, *, lengths: Tensor | None = None) -> Tensor:
         """y (batch, time, output_size) for inputs xs (batch, time, input_size), without gradients.
 
-        `state` may also be what `fit_online` gave.
+        `state` may also be a `Learned` from `fit_online`.
         """
         state = state.state if isinstance(state, Learned) else state
         ys: Tensor = self(self._numbers("predict", "xs", xs), state, lengths=lengths)[0]
@@ -296,12 +290,12 @@ class EchoState(Cell):
 
     @torch.no_grad()
     def warm_up(self, xs: Tensor | Any, targets: Tensor | Any | None = None) -> State:
-        """The state at the end of xs (batch, time, input_size), from which a call or `generate` can go on.
+        """The state after xs (batch, time, input_size), from which a call can continue.
 
-        With feedback, targets (batch, time, output_size) are what came back (teacher forcing).
+        With feedback, targets (batch, time, output_size) are fed back (teacher forcing).
 
         Raises:
-            ValueError: targets are missing with feedback, or do not fit.
+            ValueError: with feedback, targets are missing or their shape does not match.
         """
         xs = self._numbers("warm_up", "xs", xs)
         if not self.feedback:
@@ -315,18 +309,18 @@ class EchoState(Cell):
 
     @torch.no_grad()
     def generate(self, steps: int, warm: Tensor | Any) -> Tensor:
-        """Run freely after a warm-up: ŷ_t is the next input x_{t+1}. For a network that predicts its next input.
+        """Free running of a network that predicts its next input: x_{t+1} = ŷ_t, after a warm-up.
 
         Args:
-            steps: how many.
-            warm: (batch, time, input_size), at least one step: true inputs.
+            steps: number of steps to generate.
+            warm: (batch, time, input_size), true inputs, at least one step.
 
         Returns:
-            What would follow `warm`, (batch, steps, output_size); the first is the prediction after its last step.
+            The predicted continuation of `warm`, (batch, steps, output_size).
 
         Raises:
-            ValueError: inputs and outputs of different sizes, or with feedback (`warm_up`, then call the model), or no
-                warm-up.
+            ValueError: inputs and outputs differ in size, `warm` is empty, or the network has feedback (use `warm_up`,
+                then call the model).
         """
         warm = self._numbers("generate", "warm", warm)
         if self.feedback or self.input_size != self.output_size or warm.shape[1] < 1:
@@ -351,7 +345,7 @@ class EchoState(Cell):
     def _harvest(
         self, xs: Tensor, targets: Tensor, ends: Tensor, first: Tensor | int, last: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and targets, (steps, …) both, of the steps from `first` up to `last` of every row, in pieces."""
+        """Features and targets, both (steps, …), of the steps from `first` up to `last` of every row, in pieces."""
         inputs = torch.cat([xs, _delayed(targets)], -1) if self.feedback else xs
         first = torch.as_tensor(first, device=xs.device).expand(len(xs))
         state = None
@@ -368,7 +362,7 @@ class EchoState(Cell):
         return numbers(f"EchoState.{what}", name, values, self.readout.weight)
 
     def _check(self, what: str, xs: Tensor, targets: Tensor, lengths: Tensor | None, washout: int) -> Tensor:
-        """The rows' lengths, after every check that needs no run."""
+        """Check the arguments and return the lengths of the rows (batch,)."""
         who = f"EchoState.{what}"
         if xs.dim() != 3 or targets.dim() != 3 or xs.shape[2] != self.input_size:
             raise ValueError(
@@ -393,5 +387,5 @@ def _squared_error(hs: Tensor, ys: Tensor, weight: Tensor, bias: Tensor) -> Tens
 
 
 def _delayed(ys: Tensor) -> Tensor:
-    """y_{t-1} for every t; zeros before the first."""
+    """y_{t-1} for every t, with zeros before the first."""
     return torch.cat([ys.new_zeros(len(ys), 1, ys.shape[2]), ys[:, :-1]], 1)

@@ -1,4 +1,4 @@
-"""The search for a reservoir: scales, leak, radius and penalty by what an echo state network does on held-out steps."""
+"""Search for the scales, leak, radius and penalty of an echo state network by its error on held-out steps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from everstep.learn.linear.ridge import Ridge, check_finite, numbers
 from everstep.wirings.reservoir import Reservoir
 
 _PLACES = 16
-"""Places, over all rows, from which a network runs freely."""
+"""Positions, over all rows, from which a network runs freely."""
 _WORST = 2.0
-"""Error, in standard deviations, above which nothing tells one network from another."""
+"""Upper bound of an error, in standard deviations; larger errors do not distinguish networks."""
 _RANGES = {
     "radius": (0.2, 1.5),
     "leak": (0.1, 1.0),
@@ -25,18 +25,18 @@ _RANGES = {
     "bias_scaling": (0.03, 2.0),
     "ridge": (1e-10, 1e-2),
 }
-"""Of what is drawn, evenly in its logarithm."""
+"""Ranges of the random options, drawn log-uniformly."""
 _FIRST = (
     {"radius": 0.9, "leak": 1.0, "input_scaling": 0.3, "bias_scaling": 0.1, "ridge": 1e-6},
     {"radius": 0.9, "leak": 0.5, "input_scaling": 0.3, "bias_scaling": 0.3, "ridge": 1e-8},
 )
-"""The first trials: a memory of fast inputs, and a dynamical system."""
+"""The first trials: one suits memory of fast inputs, one a dynamical system."""
 _NEAR = 0.15
-"""Spread about the best so far, as a share of the logarithm's range."""
+"""Standard deviation around the best so far, as a share of the logarithmic range."""
 
 
 class Network(Protocol):
-    """What the search asks of an echo state network (`EchoState`)."""
+    """The part of `EchoState` that the search uses."""
 
     @property
     def cell(self) -> Cell: ...
@@ -52,12 +52,13 @@ N = TypeVar("N", bound=Network)
 
 
 class Found(NamedTuple, Generic[N]):
-    """What a search gives.
+    """The result of a search.
 
     Attributes:
         model: the best network, its read-out learned from all steps.
-        options: of its `Reservoir`, besides sizes, seed and dtype.
-        error: on the held-out steps before that: √(mean square ÷ variance) of a place or row, as a geometric mean.
+        options: the options of its `Reservoir`, except sizes, seed and dtype.
+        error: on the held-out steps, before the last fit: √(mean square error ÷ variance) per position or row,
+            averaged geometrically.
     """
 
     model: N
@@ -77,7 +78,7 @@ def search(
     validation: float,
     seed: int,
 ) -> Found[N]:
-    """See `EchoState.search`; `network` makes one of a reservoir and the number of outputs."""
+    """See `EchoState.search`; `network` makes an echo state network from a reservoir and the number of outputs."""
     xs, targets = (numbers("EchoState.search", n, v).double() for n, v in (("xs", xs), ("targets", targets)))
     cut = _check(xs, targets, trials, washout, validation)
     for name, values in (("xs", xs), ("targets", targets)):
@@ -104,7 +105,7 @@ def search(
 
 
 def _check(xs: Tensor, targets: Tensor, trials: int, washout: int, validation: float) -> int:
-    """The step from which on all is held out."""
+    """Check the arguments and return the first held-out step."""
     if xs.dim() != 3 or targets.dim() != 3 or xs.shape[:2] != targets.shape[:2]:
         raise ValueError(
             "EchoState.search: expected xs (batch, time, features) and targets (batch, time, outputs), but shapes "
@@ -126,7 +127,7 @@ def _check(xs: Tensor, targets: Tensor, trials: int, washout: int, validation: f
 
 
 def _steps(xs: Tensor, targets: Tensor, cut: int, free: int | None) -> int:
-    """How many steps it runs freely."""
+    """The number of steps of free running."""
     follows = xs.shape == targets.shape and torch.equal(targets[:, :-1], xs[:, 1:])
     held = xs.shape[1] - cut
     if free is None:
@@ -148,7 +149,7 @@ class _Exam(NamedTuple):
 
     @torch.no_grad()
     def errors(self, model: Network, ridges: list[float]) -> list[tuple[float, float]]:
-        """The error with each λ, beside it."""
+        """Pairs of error and λ, for each λ."""
         regression, found = Ridge(), []
         hs = model.cell(self.xs[:, : self.cut])[0]
         for features, wanted in zip(hs[:, self.washout :], self.targets[:, self.washout : self.cut], strict=True):
@@ -157,7 +158,7 @@ class _Exam(NamedTuple):
         for ridge in ridges:
             try:
                 weight, bias = regression.solve(ridge)
-            except ValueError:  # singular: λ is lost in rounding
+            except ValueError:  # singular, because λ is lost in rounding
                 found.append((_WORST, ridge))
                 continue
             model.readout.weight.copy_(weight)
@@ -187,7 +188,7 @@ def _drawn(random: np.random.Generator) -> dict[str, float]:
 
 
 def _near(best: dict[str, float], random: np.random.Generator) -> dict[str, float]:
-    """Others near the best so far; all but λ within their ranges."""
+    """Random options near the best so far; all but λ stay within their ranges."""
     found = {}
     for name, (least, most) in _RANGES.items():
         moved = best[name] * (most / least) ** (_NEAR * random.standard_normal())
@@ -196,6 +197,6 @@ def _near(best: dict[str, float], random: np.random.Generator) -> dict[str, floa
 
 
 def _options(drawn: dict[str, float], spread: Tensor) -> dict[str, Any]:
-    """Options of `Reservoir`; what is drawn is the scaling of inputs of standard deviation 1."""
+    """Options of `Reservoir`, with the input scaling divided by the standard deviation of the inputs, `spread`."""
     scales = [drawn["input_scaling"] / max(float(s), 1e-12) for s in spread]
     return {name: drawn[name] for name in ("radius", "leak", "bias_scaling")} | {"input_scaling": scales}

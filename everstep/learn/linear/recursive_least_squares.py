@@ -1,4 +1,4 @@
-"""A linear read-out learned step by step: recursive least squares, and FORCE, which is that in a closed loop."""
+"""Recursive least squares, which learns a linear read-out step by step; in a closed loop, FORCE."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from everstep.state import State
 
 
 class Learned(NamedTuple):
-    """Where `EchoState.fit_online` stands: what it needs to go on as if it had not stopped.
+    """The state of `EchoState.fit_online`; continuing from it equals one uninterrupted run.
 
     Attributes:
-        state: the network's, from which a call or `predict` goes on.
+        state: the network's state, from which a call or `predict` can continue.
         inverse: P of `RecursiveLeastSquares`, (1, H + 1, H + 1), float64.
     """
 
@@ -24,13 +24,14 @@ class Learned(NamedTuple):
 
 
 class RecursiveLeastSquares:
-    """Ridge regression one step at a time, in O(H²) a step (Plackett 1950; Haykin 2002, "Adaptive filter theory").
+    """Ridge regression one step at a time, in O(H²) per step (Plackett 1950; Haykin 2002, "Adaptive filter theory").
 
     e_t = y_t − W_{t-1} h_t,  k_t = P_{t-1} h_t / (f + h_tᵀ P_{t-1} h_t),  W_t = W_{t-1} + e_t k_tᵀ,
     P_t = (P_{t-1} − k_t h_tᵀ P_{t-1}) / f,  from W_0 = 0 and P_0 = I / λ.
 
-    After t steps W is that of `Ridge(intercept=False)` with the same λ, to rounding; with a forgetting factor f < 1, a
-    step s ago, and the λ, count f^s. For an intercept add a feature that is always 1; it is then penalised like others.
+    After t steps W equals that of `Ridge(intercept=False)` with the same λ, to rounding. With a forgetting factor
+    f < 1, a step s steps ago is weighted by f^s, and λ by f^t. For an intercept, add a feature that is always 1; it is
+    penalised like the others.
 
     >>> rls = RecursiveLeastSquares(2, 1, ridge=1e-6)
     >>> for h in torch.eye(2, dtype=torch.float64).repeat(3, 1):
@@ -47,10 +48,10 @@ class RecursiveLeastSquares:
         weight: W (outputs, H), float64.
         inverse: P (H, H), float64.
 
-    Known limit: with f < 1, P grows without bound along directions in which nothing comes.
+    Known limit: with f < 1, P grows without bound along directions that the features do not excite.
 
     Raises:
-        ValueError: λ or f out of range.
+        ValueError: λ or f is out of range.
     """
 
     def __init__(self, features: int, outputs: int, *, ridge: float = 1.0, forgetting: float = 1.0):
@@ -63,11 +64,11 @@ class RecursiveLeastSquares:
         self.inverse = torch.eye(features, dtype=torch.float64) / ridge
 
     def update(self, features: Tensor | Any, target: Tensor | Any) -> Tensor:
-        """Take in one step, h (H,) and y (outputs,), tensors or arrays; gives the error e (outputs,) before it.
+        """Learn from h (H,) and y (outputs,), tensors or arrays; returns the error e (outputs,) before the update.
 
         Raises:
-            TypeError: what holds no numbers.
-            ValueError: NaN or infinity, with its place.
+            TypeError: an argument is neither a tensor nor an array of numbers.
+            ValueError: NaN or infinity, with its position.
         """
         features = numbers("RecursiveLeastSquares", "features", features)
         target = numbers("RecursiveLeastSquares", "target", target)
@@ -78,7 +79,7 @@ class RecursiveLeastSquares:
         size = self.forgetting + torch.dot(h, heard)
         error = target.detach().cpu().to(self.weight) - self.weight @ h
         self.weight.addr_(error, heard / size)
-        # one vector on both sides: P stays symmetric to the last bit
+        # the same vector on both sides, so that P stays exactly symmetric
         root = heard / size.sqrt()
         self.inverse.addr_(root, root, alpha=-1)
         if self.forgetting != 1:

@@ -1,4 +1,4 @@
-"""Linear regression with a penalty, in closed form: `Ridge`."""
+"""Ridge regression in closed form."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from everstep.native import processor
 from everstep.native.memory_pool import empty
 
 _SAFE = 1e-15
-"""λ over the sum of squares below which it is lost in rounding of Hᵀ H."""
+"""Ratio of λ to the sum of squares below which λ is lost in rounding of Hᵀ H."""
 _CORRECTIONS = 8
-"""At most so many: each divides the error by 10 or more, or λ is too small."""
+"""Most corrections; unless each divides the error by 10 or more, λ is too small for this method."""
 
 
 class Ridge:
     """Linear read-out in closed form: the W and b that minimise Σ_t ‖y_t − W h_t − b‖² + λ ‖W‖².
 
-    With H and Y the features and targets of all steps about their means, W = Yᵀ H (Hᵀ H + λ I)⁻¹, and b = ȳ − W h̄ is
-    not penalised (Hoerl & Kennard 1970, "Ridge regression"). Without an intercept the means are taken as 0.
+    With H and Y the features and targets of all steps minus their means, W = Yᵀ H (Hᵀ H + λ I)⁻¹, and b = ȳ − W h̄ is
+    not penalised (Hoerl & Kennard 1970, "Ridge regression"). Without an intercept, means are taken as 0.
 
-    Steps come in chunks. Not they are kept but the triangular factor R of a QR decomposition of [1 H Y], which says the
-    same in float64 without squaring the condition number (Golub 1965): memory is that of features², however many steps
-    there are.
+    Steps are added in chunks. Only the triangular factor R of a QR decomposition of [1 H Y] is stored, in float64; it
+    is equivalent and does not square the condition number (Golub 1965). So memory is O(features²) for any number of
+    steps.
 
-    W is solved from the normal equations by Cholesky's decomposition, and then corrected from the residual of the
-    equations as they were (Björck 1987, "Stability analysis of the method of seminormal equations") until a correction
-    is below the rounding errors that a QR decomposition makes: ε κ (‖W‖ + ‖Y − H Wᵀ‖ / √λ) for each output, with
-    κ² = ‖H‖² / λ. Where λ is too small for that, QR solves them: a λ far below rounding in Hᵀ H still works, which
-    free-running predictions are better for.
+    The normal equations are solved by Cholesky's decomposition, and W is refined with the residual of the original
+    equations (Björck 1987, "Stability analysis of the method of seminormal equations") until a correction is below the
+    rounding error of a QR solution: ε κ (‖W‖ + ‖Y − H Wᵀ‖ / √λ) for each output, with κ² = ‖H‖² / λ. If λ is too small
+    for that, QR solves the equations. So even a λ far below the rounding of Hᵀ H works, as free running often needs.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> features = torch.randn(100, 3, generator=rng)
@@ -41,25 +40,25 @@ class Ridge:
     >>> weight.round(decimals=6).abs(), bias.round(decimals=6)
     (tensor([[2., 0., 0.]], dtype=torch.float64), tensor([1.], dtype=torch.float64))
 
-    λ stands beside sums, not means: for twice the steps, twice the λ penalises as much.
+    λ is added to sums, not means: with twice the steps, twice the λ has the same effect.
 
     Args:
-        intercept: whether there is a b.
+        intercept: whether to learn b.
     """
 
     def __init__(self, *, intercept: bool = True):
         self.intercept = intercept
         self.steps = 0
-        self._ones: list[Tensor] = []  # of [1 H Y], or of what has the same products, the first column …
-        self._rows: list[Tensor] = []  # … and the others
+        self._ones: list[Tensor] = []  # first column of [1 H Y], or of a matrix with the same products
+        self._rows: list[Tensor] = []  # the other columns
         self._sizes: tuple[int, ...] | None = None
 
     def add(self, features: Tensor | Any, targets: Tensor | Any) -> None:
-        """Take in more steps: features h (steps, H) and targets y (steps, outputs), tensors or arrays.
+        """Add steps: features h (steps, H) and targets y (steps, outputs), tensors or arrays.
 
         Raises:
-            TypeError: what holds no numbers.
-            ValueError: shapes that do not fit one another or what came before, or NaN or infinity, with its place.
+            TypeError: an argument is neither a tensor nor an array of numbers.
+            ValueError: shapes do not match each other or earlier steps; NaN or infinity, with its position.
         """
         features, targets = numbers("Ridge", "features", features), numbers("Ridge", "targets", targets)
         sizes = tuple((values.shape or (0,))[-1] for values in (features, targets))
@@ -88,10 +87,10 @@ class Ridge:
             self._ones, self._rows = [factor[:, 0]], [factor[:, 1:]]
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """W (outputs, H) and b (outputs,), float64, for λ = `ridge`; may be asked for several λ.
+        """W (outputs, H) and b (outputs,), float64, for λ = `ridge`. May be called for several λ.
 
         Raises:
-            ValueError: no steps came, λ is negative, or the equations are singular: then no one W is the best.
+            ValueError: no steps were added, λ is negative, or the equations are singular, so that W is not unique.
         """
         if not self.steps or self._sizes is None:
             raise ValueError("Ridge: there is nothing to solve, add steps first")
@@ -142,7 +141,7 @@ class Ridge:
 
 
 def _by_products(features: Tensor, targets: Tensor, ridge: float) -> Tensor | None:
-    """The same by Cholesky and corrections, or with few steps Hᵀ (H Hᵀ + λ I)⁻¹ Y; None if λ is too small for them."""
+    """The same by Cholesky and refinement; with few steps, Hᵀ (H Hᵀ + λ I)⁻¹ Y. None if λ is too small."""
     norm = float(torch.linalg.vector_norm(features))
     if ridge == 0 or ridge < _SAFE * norm**2:
         return None
@@ -175,9 +174,9 @@ def _lengths(columns: Tensor) -> Tensor:
 
 
 def _products(matrix: Tensor) -> Tensor:
-    """Aᵀ A, or of that what is on and below the diagonal."""
+    """Aᵀ A, or only its lower triangle."""
     if matrix.device.type == "cpu" and torch.get_num_threads() == 1:
-        numbers = matrix.numpy()  # NumPy's halves the work best, but with threads of its own, in the way of PyTorch's
+        numbers = matrix.numpy()  # computes one triangle, but with threads that compete with PyTorch's
         return torch.from_numpy(numbers.T @ numbers)
     size = matrix.shape[1]
     found = empty(matrix, size, size)
@@ -189,10 +188,10 @@ def _products(matrix: Tensor) -> Tensor:
 
 
 def numbers(who: str, name: str, values: Any, like: Tensor | None = None) -> Tensor:
-    """A tensor as it is; an array, NumPy's or of another library, as a tensor of the dtype and device of `like`.
+    """A tensor unchanged; an array, of NumPy or another library, as a tensor with the dtype and device of `like`.
 
     Raises:
-        TypeError: it is neither; `who` and `name` say what it is.
+        TypeError: `values` is neither; the message uses `who` and `name`.
     """
     if isinstance(values, Tensor):
         return values
@@ -207,7 +206,7 @@ def numbers(who: str, name: str, values: Any, like: Tensor | None = None) -> Ten
 
 
 def check_finite(who: str, name: str, values: Tensor, axes: tuple[str, ...], first: int = 0) -> None:
-    """Raise a ValueError with the place of the first NaN or infinity; places of the first axis count from `first`."""
+    """Raise a ValueError with the position of the first NaN or infinity; the first axis counts from `first`."""
     if bool(torch.isfinite(values.sum())):
         return
     bad = ~torch.isfinite(values)
