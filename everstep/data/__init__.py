@@ -1,4 +1,4 @@
-"""Text to tokens to batches. Names are resolved on first use: reading and tokenising text never imports torch."""
+"""Data sets: files, tokens, batches. Names are resolved on first use, so that tokenising text never imports torch."""
 
 from __future__ import annotations
 

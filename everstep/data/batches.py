@@ -1,4 +1,4 @@
-"""What the learner sees of a data set: batches by number."""
+"""The interface between data sets and training: batches by number."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from everstep.state import map_state
 
 
 class Batch(Protocol):
-    """All that `fit` knows of a batch.
+    """The interface of a batch in `fit`.
 
     Attributes:
-        count: number of targets that give a loss; whoever makes a batch counts them.
+        count: number of targets that contribute to the loss.
 
-    A batch may also say its number of `rows`, which the losses of each row are then checked by.
+    A batch may also have `rows`, its number of rows; `fit` then checks the shape of losses against it.
     """
 
     @property
     def count(self) -> int: ...
 
     def to(self, device: torch.device) -> Self:
-        """The same batch there."""
+        """The batch on `device`."""
 
 
 class Movable:
-    """A frozen dataclass whose tensors, and nests of tensors, move together."""
+    """A mixin for frozen dataclasses of tensors and nests of tensors: `to` moves all of them."""
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on a device."""
+        """The batch on `device`."""
 
         def move(value: object) -> object:
             return value.to(device) if isinstance(value, Tensor) else value
@@ -42,15 +42,15 @@ class Movable:
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch(Movable):
-    """One step's worth of sequences of tokens, B rows of T steps.
+    """A batch of token sequences, B rows of T steps.
 
     Attributes:
         inputs: (B, T) int64, the token read at each step.
-        targets: (B, T) int64, the token to be predicted at each step.
+        targets: (B, T) int64, the token to predict at each step.
         lengths: (B,) int64 or None (all T): steps at or beyond a row's length are padding.
-        resets: (B, T) bool or None: the state is put back to the initial one before that step.
-        context: the first `context` steps give no loss; they are there for the gradient (k2 > k1).
-        advance: the epoch's next batch starts this many steps after this one does (state-carrying batches only).
+        resets: (B, T) bool or None: the state is reset to the initial one before that step.
+        context: number of first steps without a loss, through which the gradient flows (k2 > k1).
+        advance: steps from the start of this batch to the start of the next (state-carrying batches only).
     """
 
     inputs: Tensor
@@ -67,12 +67,12 @@ class TokenBatch(Movable):
 
     @property
     def count(self) -> int:
-        """Number of targets that give a loss.
+        """Number of targets that contribute to the loss.
 
-        Targets may also be those of the steps after `context` alone.
+        Targets may cover all steps, or only those after `context`.
 
         Raises:
-            ValueError: targets of other steps than `lengths` and `context` are counted in.
+            ValueError: `targets` covers neither, so that `lengths` and `context` do not apply.
         """
         if self.targets.dim() < 2:
             raise ValueError(f"Batch: targets should be (B, T), but are {tuple(self.targets.shape)}")
@@ -94,10 +94,10 @@ B = TypeVar("B", bound=Batch, covariant=True)
 
 
 class Batches(Protocol[B]):
-    """Random access to the batches of every epoch; `batch(epoch, index)` depends on nothing but its arguments.
+    """Random access to the batches of every epoch; `batch(epoch, index)` depends on its arguments alone.
 
-    `carries_state` says whether row b of batch i + 1 goes on where row b of batch i ended. `batch_size` is rows, or
-    what else the place in an epoch is counted in.
+    `carries_state`: whether row b of batch i + 1 continues row b of batch i. `batch_size`: rows in a batch, or another
+    size that determines how an epoch is divided.
     """
 
     batch_size: int

@@ -1,4 +1,4 @@
-"""Which sequences come together: batches of near-equal length, in an order that depends on seed and epoch alone."""
+"""Bucketing: batches of sequences of near-equal length, in an order that depends on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Ints = NDArray[np.int64]
 
 
 class BucketOrder:
-    """Sequences by number, in batches of similar length, each once an epoch.
+    """Indices of sequences, in batches of similar length, each once per epoch.
 
-    Each epoch the sequences are shuffled, taken in pools of `pool * batch_size`, sorted by length within each, cut into
-    batches, and the batches shuffled.
+    In each epoch the sequences are shuffled and divided into pools of `pool * batch_size`; each pool is sorted by
+    length and cut into batches, and the batches are shuffled.
 
     Args:
-        lengths: (N,) of the sequences, N ≥ 1.
+        lengths: (N,) lengths of the sequences, N ≥ 1.
         batch_size: most sequences in a batch.
-        seed: of the order.
-        shuffle: False: the order given within pools sorted by length, the same every epoch.
-        pool: batches in a pool; the larger, the less padding.
-        max_tokens: most sequences times steps in a batch, padding included. All is then one pool, so that every epoch
-            has as many batches; a sequence longer than that is a batch by itself.
+        seed: seed of the order.
+        shuffle: if false, the given order, in pools sorted by length, the same every epoch.
+        pool: batches in a pool; larger pools need less padding.
+        max_tokens: most sequences × steps in a batch, padding included. All sequences then form one pool, so that every
+            epoch has the same number of batches; a longer sequence is a batch by itself.
 
     Raises:
-        ConfigError: a size below 1, or a negative seed.
+        ConfigError: a size is below 1, or the seed is negative.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class BucketOrder:
         return len(self._bounds) - 1
 
     def rows(self, epoch: int, index: int) -> Ints:
-        """The sequences of a batch.
+        """The indices of the sequences in batch `index` of `epoch`.
 
         Raises:
-            IndexError: no such batch.
+            IndexError: there is no such batch.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
@@ -72,7 +72,7 @@ class BucketOrder:
         return sequences[self._bounds[place] : self._bounds[place + 1]]
 
     def _cut(self, max_tokens: int) -> Ints:
-        """Bounds of the batches over all sequences by rising length, each as many as `max_tokens` lets in."""
+        """Bounds of the batches over all sequences sorted by length, each as large as `max_tokens` allows."""
         lengths = np.sort(self._lengths)
         rows = np.arange(1, self._batch_size + 1)
         bounds = [0]
@@ -83,7 +83,7 @@ class BucketOrder:
         return np.array(bounds)
 
     def _order(self, epoch: int) -> tuple[Ints, Ints]:
-        """Sequences in the epoch's order, and the order in which the batches cut from them come."""
+        """The sequences in the epoch's order, and the order of the batches cut from them."""
         known, sequences, batches = self._arranged
         if known != epoch:
             sequences, batches = np.arange(len(self._lengths)), np.arange(len(self))
@@ -99,11 +99,11 @@ class BucketOrder:
 
 
 class Bucketed(Batches[B]):
-    """Batches in the order of a `BucketOrder`; a subclass says of which `rows` it makes what.
+    """Batches in the order of a `BucketOrder`; a subclass makes a batch from `rows` in `made_of`.
 
     Args:
-        lengths: (N,) of the sequences, N ≥ 1.
-        batch_size, seed, shuffle, pool, max_tokens: as of `BucketOrder`.
+        lengths: (N,) lengths of the sequences, N ≥ 1.
+        batch_size, seed, shuffle, pool, max_tokens: see `BucketOrder`.
     """
 
     carries_state = False
@@ -117,10 +117,10 @@ class Bucketed(Batches[B]):
         return len(self._order)
 
     def batch(self, epoch: int, index: int) -> B:
-        """Batch `index` of `epoch`; takes time for its own size alone, and for one order of sequences per epoch.
+        """Batch `index` of `epoch`. The order of an epoch is computed once.
 
         Raises:
-            IndexError: no such batch.
+            IndexError: there is no such batch.
         """
         return self.made_of(self._order.rows(epoch, index))
 
@@ -130,15 +130,15 @@ class Bucketed(Batches[B]):
 
 
 class Padded(NamedTuple):
-    """Rows of several lengths out of one flat array, side by side.
+    """Ragged rows of a flat array, as a padded table.
 
     >>> rows = Padded.of(np.array([0, 3]), np.array([2, 1]))
     >>> rows.filled(np.array([5, 6, 0, 7])[rows.places]).tolist()
     [[5, 6], [7, 0]]
 
     Attributes:
-        inside: (rows, longest), whether there is no padding.
-        places: (n,) where what is no padding lies in the flat array, row by row.
+        inside: (rows, longest) bool, False in the padding.
+        places: (n,) indices of the valid entries in the flat array, row by row.
     """
 
     inside: NDArray[np.bool_]
@@ -146,13 +146,13 @@ class Padded(NamedTuple):
 
     @classmethod
     def of(cls, starts: Ints, lengths: Ints) -> Padded:
-        """Rows that begin at these places of the flat array, of these lengths; at least one step wide."""
+        """Rows with these starts and lengths in the flat array; at least one step wide."""
         steps = np.arange(max(1, int(lengths.max(initial=0))))
         inside = steps < lengths[:, None]
         return cls(inside, (starts[:, None] + steps)[inside])
 
     def filled(self, values: NDArray[Any]) -> Ints:
-        """What lies at `places` (n, …) as (rows, longest, …), zero in the padding."""
+        """`values` (n, …), the entries at `places`, as (rows, longest, …), zero in the padding."""
         found = np.zeros((*self.inside.shape, *values.shape[1:]), np.int64)
         found[self.inside] = values
         return found

@@ -1,4 +1,4 @@
-"""Whole lines in batches of near-equal length, for sentences that do not go on from one to the next."""
+"""Whole lines in batches of near-equal length, for independent sentences."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ from everstep.errors import DataError
 
 
 class Buckets(Bucketed[TokenBatch]):
-    """The sequences of a corpus, each once an epoch, in padded batches of sequences of similar length.
+    """The sequences of a corpus, each once per epoch, in padded batches of similar length; see `BucketOrder`.
 
-    Each epoch the lines are shuffled, taken in pools of `pool * batch_size`, sorted by length within each, cut into
-    batches, and the batches shuffled. A line's inputs are `begin_id` and its tokens but the last; its targets are its
-    tokens. Padding is 0 and lies beyond `lengths`. Lines are never cut, however long.
+    The inputs of a line are `begin_id` and its tokens except the last; its targets are its tokens. Padding is 0 and
+    lies beyond `lengths`. Lines are never cut.
 
     Args:
-        corpus: made with `sequence="lines"` (or documents: each is then one row).
+        corpus: made with `sequence="lines"` (or `"documents"`, each of which is then one row).
         batch_size: most rows in a batch.
-        seed: of the order, which depends on seed and epoch alone.
-        begin_id: the symbol before the first (`Tokenizer.begin_id`).
-        shuffle: False: file order within pools sorted by length, the same every epoch.
-        pool: batches in a pool; the larger, the less padding.
-        max_tokens: most rows times steps in a batch, padding included. The whole corpus is then one pool, so that every
-            epoch has as many batches; a line longer than that is a batch by itself.
+        seed: seed of the order, which depends on seed and epoch alone.
+        begin_id: the symbol before the first token (`Tokenizer.begin_id`).
+        shuffle: if false, file order in pools sorted by length, the same every epoch.
+        pool: batches in a pool; larger pools need less padding.
+        max_tokens: most rows × steps in a batch, padding included; see `BucketOrder`.
 
     Raises:
-        DataError: no `begin_id`, or no tokens.
-        ConfigError: a size below 1, or a negative seed.
+        DataError: there is no `begin_id`, or no tokens.
+        ConfigError: a size is below 1, or the seed is negative.
 
     Example:
         >>> corpus = Corpus(np.array([5, 0, 6, 7, 0]), np.array([0, 2]))
@@ -59,7 +57,7 @@ class Buckets(Bucketed[TokenBatch]):
         super().__init__(self._lengths, batch_size, seed=seed, shuffle=shuffle, pool=pool, max_tokens=max_tokens)
 
     def made_of(self, rows: Ints) -> TokenBatch:
-        """Some lines."""
+        """The batch of the lines with indices `rows`."""
         lengths = self._lengths[rows]
         padded = Padded.of(np.asarray(self._corpus.starts[rows]), lengths)
         targets = padded.filled(self._corpus.take(padded.places))

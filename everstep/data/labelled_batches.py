@@ -1,4 +1,4 @@
-"""Batches of whole sequences of tokens, each with one class."""
+"""Batches of whole token sequences, each with one class."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class LabelledBatch(Movable):
     Attributes:
         tokens: (B, T) int64, 0 beyond each length.
         lengths: (B,) int64.
-        labels: (B,) int64, class ids; or (B, …), what is right of each.
-        places: (B,) int64, the number of each sequence.
+        labels: (B,) int64 class ids; or (B, …), the target of each sequence.
+        places: (B,) int64, the index of each sequence in the data set.
     """
 
     tokens: Tensor
@@ -40,17 +40,17 @@ class LabelledBatch(Movable):
 
     @property
     def count(self) -> int:
-        """B: one class each."""
+        """B, one target per sequence."""
         return len(self.labels)
 
 
 class LabelledBatches(Bucketed[LabelledBatch]):
-    """Sequences with classes in padded batches of near-equal length; see `BucketOrder` for the order.
+    """Sequences with classes in padded batches of near-equal length; for the order see `BucketOrder`.
 
     Args:
-        sequences: token ids of each, N ≥ 1; an empty one is a row of length 0.
-        labels: (N,) class ids, or (N, …).
-        batch_size, seed, shuffle, max_tokens: as of `BucketOrder`.
+        sequences: N ≥ 1 arrays of token ids; an empty one is a row of length 0.
+        labels: (N,) class ids, or (N, …) targets.
+        batch_size, seed, shuffle, max_tokens: see `BucketOrder`.
 
     Example:
         >>> batches = LabelledBatches([np.array([5, 6]), np.array([7])], np.array([1, 0]), 2, shuffle=False)
@@ -76,7 +76,7 @@ class LabelledBatches(Bucketed[LabelledBatch]):
         super().__init__(self._lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
 
     def made_of(self, rows: Ints) -> LabelledBatch:
-        """Some sequences."""
+        """The batch of the sequences with indices `rows`."""
         lengths = self._lengths[rows]
         padded = Padded.of(self._starts[rows], lengths)
         tokens = padded.filled(self._tokens[padded.places])

@@ -1,4 +1,4 @@
-"""Long streams as parallel lanes, for truncated back-propagation through time."""
+"""Long streams as parallel lanes, for truncated backpropagation through time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 
 class _Order(NamedTuple):
-    """One epoch's documents end to end: `ends` (D,), where each ends in the epoch; `shifts` (D,), to its tokens."""
+    """The documents of an epoch, concatenated. `ends` (D,): end positions; `shifts` (D,): offsets to their tokens."""
 
     epoch: int
     ends: Ints
@@ -24,24 +24,26 @@ class _Order(NamedTuple):
 
 
 class Lanes(Batches[TokenBatch]):
-    """A corpus cut into `batch_size` lanes of near-equal length; batch i holds targets [i k1, (i + 1) k1) of each.
+    """A corpus cut into `batch_size` lanes of near-equal length; batch i holds targets [i k1, (i + 1) k1) of each lane.
 
-    Every target is counted once per epoch. Without `begin_id` the first token is no target (nothing stands before it);
-    with it, the first input is `begin_id`. Documents are put in a new order each epoch (`shuffle`); where one starts,
-    the input is `begin_id` and `resets` is True. `resets` is also True at the first step of each lane. The last batch
-    may be shorter, with `lengths` where the lanes differ.
+    Every target is counted once per epoch. With `begin_id`, it is the first input; without it, the first token is not a
+    target. With `shuffle`, documents are reordered in each epoch; where one starts, the input is `begin_id` and
+    `resets` is True. `resets` is also True at the first step of each lane. The last batch may be shorter, with
+    `lengths` if the lanes differ.
 
     Args:
-        corpus: what to read; its tokens stay on disk.
+        corpus: the corpus; its tokens stay on disk.
         batch_size: number of lanes B.
         k1: steps from one update to the next.
-        k2: steps a gradient reaches back; where k2 > k1, a batch starts up to k2 - k1 steps early (`Batch.context`).
-        seed: of the order of documents; the order depends on seed and epoch alone.
-        begin_id: the symbol before the first (`Tokenizer.begin_id`).
+        k2: steps that a gradient reaches back; if k2 > k1, a batch starts up to k2 − k1 steps early
+            (`TokenBatch.context`).
+        seed: seed of the order of documents, which depends on seed and epoch alone.
+        begin_id: the symbol before the first token (`Tokenizer.begin_id`).
+        shuffle: whether to reorder documents in each epoch.
 
     Raises:
-        DataError: fewer targets than lanes, or documents without `begin_id`.
-        ConfigError: a size below 1, or a negative seed.
+        DataError: there are fewer targets than lanes, or documents without `begin_id`.
+        ConfigError: a size is below 1, or the seed is negative.
 
     Example:
         >>> lanes = Lanes(Corpus(np.arange(9), np.array([0])), batch_size=2, k1=3)
@@ -99,10 +101,10 @@ class Lanes(Batches[TokenBatch]):
         return -(-int(self._lane_lengths[0]) // self.k1)
 
     def batch(self, epoch: int, index: int) -> TokenBatch:
-        """Batch `index` of `epoch`; takes time for its own size alone, and for one order of documents per epoch.
+        """Batch `index` of `epoch`. The order of an epoch's documents is computed once.
 
         Raises:
-            IndexError: no such batch.
+            IndexError: there is no such batch.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
@@ -124,11 +126,11 @@ class Lanes(Batches[TokenBatch]):
         )
 
     def _window(self, index: int) -> int:
-        """The step of its lane at which batch `index` starts."""
+        """The step within a lane at which batch `index` starts."""
         return index * self.k1 - min(index * self.k1, self._overlap)
 
     def _gather(self, epoch: int, places: Ints, inside: NDArray[np.bool_]) -> tuple[Ints, Ints, NDArray[np.bool_]]:
-        """Targets, inputs and document heads at places (B, T) of the epoch; 0 and False outside the lanes."""
+        """Targets, inputs and document starts at positions (B, T) of the epoch; 0 and False outside the lanes."""
         order = self._order_of(epoch)
         places = np.minimum(places, self.targets - 1)
         document = np.searchsorted(order.ends, places, side="right")
@@ -138,7 +140,7 @@ class Lanes(Batches[TokenBatch]):
         inputs = self._corpus.take(np.maximum(source - 1, 0))
         if self._begin_id is not None:
             inputs[heads] = self._begin_id
-        if len(order.ends) == 1:  # a stream: its head is the first step of the first lane, which is marked anyway
+        if len(order.ends) == 1:  # one stream starts at the first step of the first lane, which is marked anyway
             heads = np.zeros_like(heads)
         return targets, np.where(inside, inputs, 0), heads & inside
 

@@ -1,4 +1,4 @@
-"""Batches of sentences, each word with its features, characters and tags."""
+"""Batches of sentences whose words have features, characters and tags."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from everstep.data.word_features import Coded, Ints
 
 @dataclass(frozen=True, eq=False)
 class TaggedBatch(Movable):
-    """B sentences of at most T words, of U different forms of at most L characters.
+    """B sentences of at most T words, with U distinct forms of at most L characters.
 
     Attributes:
-        words: (B, T) int64 numbers of words, 0 beyond each length.
+        words: (B, T) int64 word ids, 0 beyond each length.
         features: (B, T, F) int64.
-        spelled: (U, L) int64 characters of each form, 0 beyond its length.
+        spelled: (U, L) int64 character ids of each form, 0 beyond its length.
         spelled_lengths: (U,) int64.
-        forms: (B, T) int64, which of the U each word is.
+        forms: (B, T) int64, the index of each word's form in `spelled`.
         lengths: (B,) int64.
-        tags: (B, T, K) int64; −1 for a tag that training never saw.
-        places: (B,) int64, the number of each sentence.
-        count: words of the sentences whose tags training saw all.
+        tags: (B, T, K) int64; −1 for a tag not seen in training.
+        places: (B,) int64, the index of each sentence in the data set.
+        count: number of words in the sentences whose tags were all seen in training.
     """
 
     words: Tensor
@@ -46,16 +46,16 @@ class TaggedBatch(Movable):
 
     @property
     def known(self) -> Tensor:
-        """(B,) bool: whether training saw all tags of the sentence."""
+        """(B,) bool: whether all tags of the sentence were seen in training."""
         return (self.tags >= 0).flatten(1).all(1)
 
 
 class TaggedBatches(Bucketed[TaggedBatch]):
-    """Sentences in padded batches of near-equal length; see `BucketOrder` for the order.
+    """Sentences in padded batches of near-equal length; for the order see `BucketOrder`.
 
     Args:
         coded: S ≥ 1 sentences; one without words is a row of length 0.
-        batch_size, seed, shuffle, max_tokens: as of `BucketOrder`.
+        batch_size, seed, shuffle, max_tokens: see `BucketOrder`.
 
     Example:
         >>> from everstep.data.word_features import WordVocabulary
@@ -81,7 +81,7 @@ class TaggedBatches(Bucketed[TaggedBatch]):
         super().__init__(coded.lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
 
     def made_of(self, rows: Ints) -> TaggedBatch:
-        """Some sentences."""
+        """The batch of the sentences with indices `rows`."""
         coded, lengths = self._coded, self._coded.lengths[rows]
         padded = Padded.of(self._starts[rows], lengths)
         forms, which = np.unique(coded.forms[padded.places], return_inverse=True)

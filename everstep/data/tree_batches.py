@@ -1,4 +1,4 @@
-"""Batches of trees of words, with classes of their nodes."""
+"""Batches of trees with words and a class for each node."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from everstep.trees.forest import Branching, Forest
 
 Ints = NDArray[np.int64]
 NONE = -1
-"""The class of a node of which nothing is said."""
+"""The class of an unlabelled node."""
 
 
 class CodedTree(NamedTuple):
-    """A tree in numbers.
+    """An encoded tree of N nodes, M of which have a word.
 
     Attributes:
-        tree: its children, and which nodes have a word.
-        words: (M,) int64, the ids of its words, in the order of the nodes.
-        targets: (N,) int64, the class of each node; NONE where there is none.
+        tree: the structure of the tree.
+        words: (M,) int64, the word ids, in node order.
+        targets: (N,) int64, the class of each node; NONE if unlabelled.
     """
 
     tree: Branching
@@ -36,13 +36,13 @@ class CodedTree(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TreeBatch:
-    """B trees of N nodes together, M of which have a word.
+    """B trees with N nodes in total, M of which have a word.
 
     Attributes:
         forest: the trees.
         words: (M,) int64.
-        targets: (N,) int64, class ids; NONE where a node has none.
-        places: (B,) int64, the number of each tree.
+        targets: (N,) int64, class ids; NONE if unlabelled.
+        places: (B,) int64, the index of each tree in the data set.
     """
 
     forest: Forest
@@ -52,11 +52,11 @@ class TreeBatch:
 
     @property
     def count(self) -> int:
-        """Nodes that have a class."""
+        """The number of labelled nodes."""
         return int((self.targets != NONE).sum())
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on a device."""
+        """The batch on `device`."""
         return replace(
             self,
             forest=self.forest.to(device),
@@ -67,12 +67,12 @@ class TreeBatch:
 
 
 class TreeBatches(Batches[TreeBatch]):
-    """Trees in batches, drawn anew each epoch; nothing is padded, so that large and small ones come together.
+    """Trees in batches, shuffled in each epoch. Trees need no padding, so that a batch may mix sizes.
 
     Args:
-        trees: N ≥ 1.
-        batch_size, seed, shuffle: as of `BucketOrder`.
-        max_nodes: most trees times nodes of the largest in a batch, which are of near-equal size then.
+        trees: N ≥ 1 trees.
+        batch_size, seed, shuffle: see `BucketOrder`.
+        max_nodes: most trees × nodes of the largest tree in a batch; trees in a batch then have similar sizes.
 
     Example:
         >>> from everstep.data import parse_tree
@@ -106,7 +106,7 @@ class TreeBatches(Batches[TreeBatch]):
         """Batch `index` of `epoch`.
 
         Raises:
-            IndexError: no such batch.
+            IndexError: there is no such batch.
         """
         rows = self._order.rows(epoch, index)
         some = [self._trees[row] for row in rows]

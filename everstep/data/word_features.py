@@ -1,4 +1,4 @@
-"""What a network reads of a word: its number, its characters, its capitals, its first and last letters."""
+"""Features of words: id, characters, capitalisation, prefixes and suffixes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 UNKNOWN = 0
-"""The number of whatever training never saw, in every vocabulary."""
+"""The id of anything not seen in training, in every vocabulary."""
 CAPITALS = ("other", "lower", "Initial", "UPPER", "miXed", "digits", "d1gits and letters", "mark")
-"""The kinds of words by their characters."""
+"""The classes of words by their characters."""
 LONGEST = 40
-"""Characters of a word that are read: the first and the last half of that where it is longer."""
+"""Most characters read of a word; of a longer one, the first and the last half of this number."""
 _DIGIT = re.compile("[0-9]")
 
 
 def capitals(word: str) -> int:
-    """Which of `CAPITALS` a word is.
+    """The index of a word's class in `CAPITALS`.
 
     Example:
         >>> [CAPITALS[capitals(word)] for word in ("the", "The", "USA", "iPhone", "1996-08", "B2", "...")]
@@ -44,16 +44,16 @@ def capitals(word: str) -> int:
 
 
 class Coded(NamedTuple):
-    """Sentences as numbers; N words in all, of U different forms.
+    """S encoded sentences with N words in total, of U distinct forms.
 
     Attributes:
-        lengths: (S,) words of each sentence.
-        words: (N,) numbers of words.
-        forms: (N,) which of the U forms each word is.
-        features: (N, F) capitals, affixes, and further columns.
-        spelled: (C,) the characters of all forms, one after another.
-        spelled_lengths: (U,) characters of each form.
-        tags: (N, K) of each column of tags; −1 for one that training never saw.
+        lengths: (S,) number of words in each sentence.
+        words: (N,) word ids.
+        forms: (N,) the index of each word's form.
+        features: (N, F) capitalisation, affixes, and further columns.
+        spelled: (C,) the character ids of all forms, concatenated.
+        spelled_lengths: (U,) number of characters of each form.
+        tags: (N, K) tag ids of K columns; −1 for a tag not seen in training.
     """
 
     lengths: Ints
@@ -67,16 +67,16 @@ class Coded(NamedTuple):
 
 @dataclass(frozen=True)
 class WordVocabulary:
-    """What training words are made of. Number 0 is what is not there, in each list.
+    """The words, characters and affixes of the training data. Id 0 is the unknown entry of each list.
 
     Attributes:
-        counts: how often each training word occurs, as it is written, the most frequent first.
-        min_count: rarer words have no number of their own.
-        lowercase, zero_digits: whether words with a number of their own are told apart by case, and by digits.
-        characters: those of training words.
-        affixes: of each length asked for (n > 0: the last n characters; n < 0: the first n), those that occur twice.
-        columns: of each further column, its entries.
-        more: words that have a number though training never saw them, such as those of vectors.
+        counts: how often each training word occurs, as written, most frequent first.
+        min_count: rarer words have no id of their own.
+        lowercase, zero_digits: whether the id of a word ignores case, and maps all digits to 0.
+        characters: the characters of training words.
+        affixes: for each length (n > 0: the last n characters; n < 0: the first −n), the affixes that occur twice.
+        columns: the entries of each further column.
+        more: words with an id that training does not contain, such as those of pretrained vectors.
     """
 
     counts: dict[str, int]
@@ -100,7 +100,7 @@ class WordVocabulary:
         affixes: Sequence[int] = (),
         more: Sequence[str] = (),
     ) -> WordVocabulary:
-        """The vocabulary of sentences of words, and of further columns beside them.
+        """The vocabulary of sentences, and of further columns.
 
         Example:
             >>> words = WordVocabulary.of([["The", "end", "the", "the"]], lowercase=True)
@@ -124,10 +124,10 @@ class WordVocabulary:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> WordVocabulary:
-        """What `to_json` wrote.
+        """The vocabulary that `to_json` wrote.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is something else.
+            ValueError, KeyError, TypeError, AttributeError: `raw` is malformed.
         """
         found = cls(
             {str(word): int(often) for word, often in raw["counts"].items()},
@@ -144,17 +144,17 @@ class WordVocabulary:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON takes it."""
+        """The vocabulary as a JSON value."""
         return {**vars_of(self), "affixes": {str(size): list(ends) for size, ends in self.affixes.items()}}
 
     def read(self, word: str) -> str:
-        """A word as its number is looked up."""
+        """The normalised form of a word, by which its id is looked up."""
         word = word.lower() if self.lowercase else word
         return _DIGIT.sub("0", word) if self.zero_digits else word
 
     @cached_property
     def read_counts(self) -> dict[str, int]:
-        """How often each word with a number of its own occurs in training, in the order of the numbers from 1 on."""
+        """How often each word with its own id occurs in training, in the order of ids, from 1."""
         read: Counter[str] = Counter()
         for word, often in self.counts.items():
             read[self.read(word)] += often
@@ -166,27 +166,27 @@ class WordVocabulary:
         return {word: number for number, word in enumerate(self.read_counts, 1)}
 
     def number(self, word: str) -> int:
-        """The number of a word; 0: it has none of its own."""
+        """The id of a word; 0 if it has none of its own."""
         return self._numbers.get(self.read(word), UNKNOWN)
 
     def knows(self, word: str) -> bool:
-        """Whether training saw the word, written like that."""
+        """Whether training contains the word as written."""
         return word in self.counts
 
     def sizes(self) -> tuple[int, int, tuple[int, ...]]:
-        """How many numbers there are of words, of characters, and of each feature."""
+        """The number of ids of words, of characters, and of each feature."""
         features = (len(CAPITALS), *(len(ends) + 1 for ends in (*self.affixes.values(), *self.columns)))
         return len(self.read_counts) + 1, len(self.characters) + 1, features
 
     def coded(
         self, sentences: Sequence[Sequence[str]], columns: Sequence[Sequence[Sequence[str]]], tags: Ints
     ) -> Coded:
-        """Sentences as numbers.
+        """Encode sentences.
 
         Args:
-            sentences: the words of each.
-            columns: of each further column, the entries of each sentence.
-            tags: (N, K).
+            sentences: the words of each sentence.
+            columns: for each further column, the entries of each sentence.
+            tags: (N, K) tag ids.
         """
         forms: dict[str, int] = {}
         of_words = np.fromiter((forms.setdefault(word, len(forms)) for words in sentences for word in words), np.int64)
@@ -228,11 +228,11 @@ class WordVocabulary:
 
 
 def _affix(word: str, size: int) -> str:
-    """The last `size` characters in lower case, or the first −size where it is negative, marked where all is shown."""
+    """The last `size` characters in lower case, or the first −size if negative; marked if it is the whole word."""
     part = word[-size:] if size > 0 else word[:-size]
     return part.lower() if len(word) > abs(size) else f"={part.lower()}"
 
 
 def vars_of(vocabulary: WordVocabulary) -> dict[str, Any]:
-    """The fields of a vocabulary, without what is computed of them."""
+    """The fields of a vocabulary, without cached properties."""
     return {name: getattr(vocabulary, name) for name in WordVocabulary.__dataclass_fields__}

@@ -1,1 +1,1 @@
-"""Readers of data sets: labelled texts, trees."""
+"""Readers of data sets: labelled texts, tagged sentences, trees."""

@@ -1,4 +1,4 @@
-"""Dependency trees in CoNLL-U: a word a line, each with the number of its head."""
+"""Dependency trees in CoNLL-U: one word per line, with the number of its head."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from everstep.errors import DataError
 
 _LABEL = re.compile(r"#\s*label\s*=\s*(.*?)\s*$")
 _WORD = re.compile(r"[1-9][0-9]*")
-_NO_WORD = re.compile(r"[0-9]+([-.])[0-9]+")  # several words written as one, and words that are not written
+_NO_WORD = re.compile(r"[0-9]+([-.])[0-9]+")  # multiword tokens and empty nodes
 
 
 @dataclass(frozen=True)
 class Dependencies:
-    """A sentence whose words depend on each other: every word is a node, and its head is its parent.
+    """The dependency tree of a sentence of N words: every word is a node, and its head is its parent.
 
     Attributes:
-        words: in the order of the sentence.
-        heads: of each word, the number of its head; −1 for the root.
-        tags: UPOS of each word.
-        relations: of each word to its head.
-        children: of each word, the words that depend on it, in the order of the sentence.
-        label: of the whole sentence, from a comment `# label = …`; "" if there is none.
-        line: of the file, from 1, in which the sentence starts.
+        words: N words in sentence order.
+        heads: for each word, the index of its head; −1 for the root.
+        tags: the UPOS tag of each word.
+        relations: the relation of each word to its head.
+        children: for each word, the indices of its dependents, in sentence order.
+        label: the label of the sentence, from a comment `# label = …`; "" if there is none.
+        line: the first line of the sentence in the file, from 1.
     """
 
     words: tuple[str, ...]
@@ -40,27 +40,27 @@ class Dependencies:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Of each node: the sentence's for the root, "" for all others."""
+        """A label for each node: the sentence's for the root, "" for the others."""
         return tuple(self.label if head < 0 else "" for head in self.heads)
 
     @property
     def leaves(self) -> list[str]:
-        """The words, from left to right."""
+        """The words in sentence order."""
         return list(self.words)
 
 
 def dependencies(lines: Iterable[str], name: str) -> Iterator[Dependencies]:
-    """The sentences of CoNLL-U, one after the other, as far as they are asked for.
+    """Yield the sentences of CoNLL-U lines.
 
-    Ranges (`3-4`) and empty nodes (`8.1`) are left out: they have no head.
+    Multiword tokens (`3-4`) and empty nodes (`8.1`) are skipped, since they have no head.
 
     Args:
-        lines: ten columns parted by tabs, a blank line after each sentence.
-        name: of where they are from, for messages.
+        lines: ten columns separated by tabs, with a blank line after each sentence.
+        name: name of the source, for messages.
 
     Raises:
-        DataError: a line that is no word of CoNLL-U, numbers out of order, a head that is no word, several roots or
-            none, or words in a circle; with the line.
+        DataError: a line is not a word of CoNLL-U, ids are out of order, a head is not a word, there is not exactly one
+            root, or heads form a cycle; the message names the line.
 
     Example:
         >>> lines = ["# label = good", *("\\t".join(row) for row in (

@@ -1,7 +1,7 @@
-"""Texts with one label each, from tables, JSON lines, fastText's format or a folder per class.
+"""Labelled texts from tables, JSON lines, fastText's format or a folder per class.
 
-What cannot be used is an error before any work, with the file and the line. Texts without a word are left out and
-counted. What is legal but suspicious is a note.
+Unusable input is an error before any work, with file and line. Texts without a word are skipped and counted. Legal but
+suspicious input gives a note.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from everstep.data.text.files import expand
 from everstep.errors import DataError, counted
 
 Format = Literal["auto", "tsv", "csv", "jsonl", "fasttext", "lines", "parallel", "folder"]
-_UNFIT = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")  # what a line of predictions cannot hold
+_UNFIT = re.compile("[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")  # a line of predictions cannot hold these
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts and the class of each.
+    """Texts, each with its class.
 
     Attributes:
         texts: the texts, in the order of the files.
         labels: the class name of each text, exactly as written.
-        skipped: how many lines or files were left out, by reason.
-        notes: what may be a mistake in the data, in words; empty if nothing was seen.
+        skipped: number of lines or files skipped, by reason.
+        notes: possible mistakes in the data, as sentences.
     """
 
     texts: list[str]
@@ -45,27 +45,27 @@ class Labelled:
     skipped: dict[str, int]
     notes: list[str]
     _files: list[Path]
-    _file: array[int]  # of each text, which of _files
-    _line: array[int]  # of each text, where it starts; 0 where a file is one text
+    _file: array[int]  # for each text, the index in _files
+    _line: array[int]  # for each text, its first line; 0 if the whole file is one text
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The class names, sorted as text (so "10" stands before "2"); a class's id is its place here."""
+        """The class names, sorted as text (so "10" precedes "2"); the id of a class is its index here."""
         return tuple(sorted(set(self.labels)))
 
     def place(self, index: int) -> str:
-        """Where text number `index` is, for messages: `train.tsv, line 7`; the file alone in a folder of classes."""
+        """The source of text `index` for messages, as `train.tsv, line 7`; in a folder of classes, the file alone."""
         path, line = self._files[self._file[index]], self._line[index]
         return f"{path}, line {line}" if line else str(path)
 
     def ids(self, classes: Sequence[str] | None = None) -> NDArray[np.int64]:
-        """The label of each text as its place in `classes` (by default its own): (N,) int64.
+        """The labels as indices into `classes` (by default `self.classes`): (N,) int64.
 
         Raises:
-            DataError: a label is not among `classes`; names the first such place and the nearest class.
+            DataError: a label is not in `classes`; the message names the first such text and the nearest class.
         """
         names = self.classes if classes is None else classes
         places = {name: number for number, name in enumerate(names)}
@@ -75,7 +75,7 @@ class Labelled:
         return np.fromiter((places[label] for label in self.labels), np.int64, len(self.labels))
 
     def select(self, indices: Iterable[int]) -> Labelled:
-        """Some of the texts, in the order given. `skipped` and `notes` stay with the whole."""
+        """The texts with these indices, in this order. `skipped` and `notes` are not passed on."""
         kept = [int(index) for index in indices]
         return Labelled(
             [self.texts[index] for index in kept],
@@ -88,10 +88,10 @@ class Labelled:
         )
 
     def held_out(self, share: float, seed: int, alike: bool = True) -> tuple[Labelled, Labelled]:
-        """(what is left, what is held out): about `share` of each class, drawn at random, each part in its old order.
+        """A random split into (rest, held out), with about `share` of each class held out; both keep their order.
 
-        Of a class with n texts, round(share · n) are held out; where that gives none at all, one text of the largest
-        class is. No class loses its last text. With `alike` false, classes are not looked at.
+        Of a class with n texts, round(share · n) are held out, but never all of them. If that gives none at all, one
+        text of the largest class is held out. With `alike` false, the split ignores classes.
 
         Raises:
             DataError: no class has two texts.
@@ -114,10 +114,11 @@ class Labelled:
         return self.select(np.flatnonzero(~out)), self.select(np.flatnonzero(out))
 
     def fold(self, number: int, count: int, alike: bool = True) -> tuple[Labelled, Labelled]:
-        """(the other folds, fold `number` of 1 … `count`): the same parts in every call, each in its old order.
+        """A split for cross-validation into (the other folds, fold `number` of 1 … `count`); both keep their order.
 
-        The texts of each class are shuffled and dealt to the folds in turn, so that sizes of folds, and of a class in
-        them, differ by one text at most. With `alike` false, classes are not looked at.
+        The same arguments give the same split. The texts of each class are shuffled and dealt to the folds in turn, so
+        that the sizes of folds, in total and per class, differ by one text at most. With `alike` false, the split
+        ignores classes.
 
         Raises:
             DataError: there are fewer texts than folds.
@@ -161,32 +162,33 @@ def read_labelled(
 ) -> Labelled:
     """Labelled texts from files (plain, `.gz`, `.xz`), globs, bundled names (see `expand`) or folders.
 
-    - `tsv`: columns parted by tabs, one row a line; quotation marks are characters like any other.
-    - `csv`: columns parted by commas; a quoted field may hold commas, newlines and doubled quotes.
-    - `jsonl`: one JSON object a line. A text is a string; a label is a string, or a number, which becomes its text.
-    - `fasttext`: `__label__NAME the text`, one label a line.
-    - `lines`: a text a line, of the class that the file's name tells: of `mpqa.pos` it is pos, of `spam.txt` spam.
-    - `parallel`: a text a line; its label is the same line of the file whose name has `label` for the last `text`.
-    - `folder`: a folder of folders; each of these is a class, and each file below it is one text.
+    - `tsv`: columns separated by tabs, one row per line; quotation marks have no special meaning.
+    - `csv`: columns separated by commas; a quoted field may hold commas, newlines and doubled quotes.
+    - `jsonl`: one JSON object per line. A text is a string; a label is a string or a number.
+    - `fasttext`: `__label__NAME the text`, one label per line.
+    - `lines`: one text per line; the file name gives the class: `mpqa.pos` gives pos, `spam.txt` gives spam.
+    - `parallel`: one text per line; labels are the lines of a second file, whose name has `label` in place of the last
+      `text`.
+    - `folder`: a folder of folders, one per class, in which each file is one text.
 
-    In a table the first line names the columns. A column may also be given by its number, from 0; if both are, the
-    first line is a row like any other. A byte-order mark, Windows' line ends and blank lines are no faults.
+    In a table the first line names the columns. Columns may also be given by number, from 0; if both are, the first
+    line is data. A byte-order mark, Windows line ends and blank lines are accepted.
 
     Args:
-        paths: names, globs or folders; read in the order given.
-        text: column or key of the texts; of two columns, both with a tab between them; white space in them is spaces.
+        paths: names, globs or folders; read in the given order.
+        text: column or key of the texts; or two, whose texts are joined by a tab (white space inside becomes spaces).
         label: column or key of the labels.
-        label_separator: what parts the labels of a text, of which it may have any number: `labels` are as written;
-            a JSON list and several `__label__NAME` are put together by it. None: every text has one.
-        encoding: of all files.
-        format: `auto` takes a folder for `folder`, and a file by its name (`.tsv`, `.tab`, `.csv`, `.jsonl`,
-            `.ndjson`) or, if that tells nothing, by its first line.
-        fewest_classes: how many classes there must be; 1 for examples to be measured only.
+        label_separator: separator of labels, if a text may have any number of them: `labels` holds them as written;
+            a JSON list and several `__label__NAME` are joined with it. None: every text has exactly one.
+        encoding: encoding of all files.
+        format: `auto` takes `folder` for a folder, and for a file decides by its name (`.tsv`, `.tab`, `.csv`,
+            `.jsonl`, `.ndjson`) or else by its first line.
+        fewest_classes: least number of classes; 1 for data that is only evaluated.
 
     Raises:
-        DataError: a file is missing, empty, damaged or not in that encoding; a line is ragged, has an unclosed quote,
-            is no JSON object or lacks a column; a label is missing, empty, holds a tab or a line break, or a line has
-            several; nothing is left; there are fewer classes than `fewest_classes`.
+        DataError: a file is missing, empty, damaged or in another encoding; a line is ragged, has an unclosed quote, is
+            not a JSON object or lacks a column; a label is missing, empty, holds a tab or a line break, or there are
+            several; no text is left; there are fewer classes than `fewest_classes`.
 
     Example:
         >>> import tempfile
@@ -209,13 +211,13 @@ def read_labelled(
 
 
 class _Reading:
-    """What was read so far."""
+    """The rows read so far."""
 
     def __init__(self, several: bool):
-        self._several = several  # labels a text, or none
+        self._several = several  # whether a text may have any number of labels
         self._texts: list[str] = []
         self._labels: list[str] = []
-        self._known: dict[str, str] = {}  # each class name once, so that a million labels are few strings
+        self._known: dict[str, str] = {}  # interned class names, so that a million labels are few strings
         self._skipped: Counter[str] = Counter()
         self._files: list[Path] = []
         self._file, self._line = array("I"), array("Q")
@@ -262,7 +264,7 @@ class _Reading:
 
 
 def _checked(row: Row, several: bool) -> str:
-    """A class name that was not seen before.
+    """The class name of a row, validated.
 
     Raises:
         DataError: it is empty, or a line of predictions could not hold it.
@@ -279,7 +281,7 @@ def _checked(row: Row, several: bool) -> str:
 
 
 def _notes(counts: Counter[str]) -> list[str]:
-    """Class names that differ by case or by spaces around them alone."""
+    """Notes on class names that differ only in case or surrounding spaces."""
     alike: dict[str, list[str]] = {}
     for name in counts:
         alike.setdefault(name.strip().casefold(), []).append(name)

@@ -1,4 +1,4 @@
-"""The rows of labelled files, one generator a format; `everstep.data.readers.labelled` puts them together."""
+"""The rows of labelled files, one generator per format; `everstep.data.readers.labelled` combines them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUFFIXES = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".n
 
 
 def rows(path: Path, columns: Columns, encoding: str, format: str) -> Iterator[Row | Skipped]:
-    """The rows of one file or folder; `format` as of `read_labelled`."""
+    """The rows of one file or folder; for `format` see `read_labelled`."""
     if path.is_dir():
         if format not in ("auto", "folder"):
             raise DataError(f"{path}: expected a file (data.format={format}), came a folder")
@@ -70,7 +70,7 @@ def _guessed(path: Path, first: str) -> str:
 
 
 class _Table:
-    """Which fields of a table's rows are the text and the label; the first row says, unless both are numbers."""
+    """Finds text and label in the rows of a table; the first row names the columns, unless both are numbers."""
 
     def __init__(self, path: Path, columns: Columns, parted: str):
         self._path, self._columns, self._parted = path, columns, parted
@@ -80,7 +80,7 @@ class _Table:
         self._named = not all(column.isdecimal() for column in (*columns.text, columns.label))
 
     def row(self, fields: list[str], line: int) -> Row | None:
-        """One row of the table; None for the header."""
+        """A row of the table, or None for the header."""
         if not self._width:
             self._width = len(fields)
             if self._named:
@@ -182,7 +182,7 @@ def _bad_quotes(path: Path, start: int, end: int, reason: str) -> str:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """A field may be a whole document; Python's limit of 128 KiB is put back."""
+    """Lift Python's limit of 128 KiB per field within the block, since a field may be a whole document."""
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What every format of labelled texts gives: rows, and what was skipped."""
+"""Rows of labelled texts, common to all formats."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Columns(NamedTuple):
     """The names (or, in digits, the numbers from 0) of the columns of texts and labels.
 
     Attributes:
-        text: one column, or two, whose texts are put together with a tab between them.
+        text: one column, or two, whose texts are joined by a tab.
         label: the column of the labels.
-        separator: what parts the labels of one text; None: there is one.
+        separator: separator of the labels of one text; None: a text has one label.
     """
 
     text: tuple[str, ...]
@@ -27,7 +27,7 @@ class Columns(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One labelled text. `line` is where it starts, from 1; 0 where the whole file is the text."""
+    """One labelled text. `line` is its first line, from 1; 0 if the whole file is the text."""
 
     text: str
     label: str
@@ -36,13 +36,13 @@ class Row(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """Something that holds no text."""
+    """An entry without a text, and the reason why it is skipped."""
 
     reason: str
 
 
 def pair(parts: Sequence[str]) -> str:
-    """One text as it is; of two, a line: with a tab between them and none in them.
+    """One text unchanged; two texts joined by a tab, with white space inside each reduced to single spaces.
 
     Example:
         >>> pair(["so it\\tgoes"]), pair(["so it\\tgoes", "on"])
@@ -52,10 +52,10 @@ def pair(parts: Sequence[str]) -> str:
 
 
 def joined(where: str, labels: Sequence[str], separator: str) -> str:
-    """Several labels as one string.
+    """Several labels joined into one string.
 
     Raises:
-        DataError: one of them holds the separator.
+        DataError: a label contains the separator.
     """
     for label in labels:
         if separator in label:
@@ -64,10 +64,10 @@ def joined(where: str, labels: Sequence[str], separator: str) -> str:
 
 
 def text_lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of a file, each with its end.
+    """The lines of a file, including line ends.
 
     Raises:
-        DataError: it cannot be read, or a line holds a NUL byte.
+        DataError: the file cannot be read, or a line holds a NUL byte.
     """
     for number, line in enumerate(file_lines(path, encoding), 1):
         if "\0" in line:
@@ -76,5 +76,5 @@ def text_lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def unpacked_name(path: Path) -> str:
-    """The file's name without the suffix of its compression."""
+    """The file name without a compression suffix."""
     return path.stem if path.suffix in (".gz", ".xz") else path.name

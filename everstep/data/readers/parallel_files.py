@@ -1,4 +1,4 @@
-"""Labelled texts whose labels are not beside them: a file a class, or labels in a second file, line by line."""
+"""Labelled texts in one file per class, or with labels in a second file, line by line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everstep.errors import DataError
 
 
 def class_of_file(path: Path) -> str:
-    """The class that a file's name tells: what stands after its last dot; of `.txt`, or without a dot, the name.
+    """The class given by a file name: its suffix, or its stem if the suffix is `.txt` or missing.
 
     Example:
         >>> [class_of_file(Path(name)) for name in ("mpqa.pos", "rt.neg.gz", "spam.txt", "spam")]
@@ -22,17 +22,17 @@ def class_of_file(path: Path) -> str:
 
 
 def rows_of_class(path: Path, label: str, lines: Iterator[str]) -> Iterator[Row | Skipped]:
-    """One text a line, all of one class."""
+    """One text per line, all of one class."""
     for number, line in enumerate(lines, 1):
         text = line.removesuffix("\n")
         yield Skipped(BLANK) if not text else Row(text, label, path, number)
 
 
 def parallel_rows(path: Path, columns: Columns, encoding: str) -> Iterator[Row | Skipped]:
-    """One text a line, whose label is the same line of the file beside it.
+    """One text per line, with its label on the same line of a second file.
 
-    The name of that file is the text's with `columns.label` in place of the last `columns.text[0]`:
-    `train_text.txt` and `train_label.txt`; each may be compressed.
+    The name of that file has `columns.label` in place of the last `columns.text[0]`: `train_text.txt` and
+    `train_label.txt`. Both may be compressed.
 
     Raises:
         DataError: there is no such file, or it has another number of lines.

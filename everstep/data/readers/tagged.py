@@ -1,4 +1,4 @@
-"""Sentences with a tag for each word, read from files."""
+"""Reading sentences with a tag for each word."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from everstep.errors import DataError
 
 @dataclass(frozen=True)
 class Tagged:
-    """Sentences that were read.
+    """Tagged sentences.
 
     Attributes:
-        sentences: those with words, in the order of the files.
-        files: of each sentence, its file.
-        skipped: what was left out, by reason, and how often.
-        format: of the last file.
-        separator: what parts the columns of the last file.
+        sentences: the sentences with words, in the order of the files.
+        files: the file of each sentence.
+        skipped: number of lines skipped, by reason.
+        format: the format of the last file.
+        separator: the column separator of the last file.
     """
 
     sentences: list[Sentence]
@@ -39,23 +39,23 @@ class Tagged:
         return len(self.sentences)
 
     def place(self, sentence: int, word: int = 0) -> str:
-        """Where a word stands, for messages: `train.conll, line 7`."""
+        """The source of a word for messages, as `train.conll, line 7`."""
         return f"{self.files[sentence]}, line {self.sentences[sentence].numbers[word]}"
 
     def tags(self, column: int) -> list[list[str]]:
-        """The tags of each sentence, of column number `column` of those that were read."""
+        """The tags of each sentence in tag column number `column`, counting the columns that were read."""
         return [sentence.tags[column] for sentence in self.sentences]
 
     def select(self, places: Sequence[int]) -> Tagged:
-        """Some of the sentences; what was left out stays with the whole."""
+        """The sentences with these indices; `skipped` is not passed on."""
         kept = [self.sentences[place] for place in places]
         return Tagged(kept, [self.files[place] for place in places], {}, self.format, self.separator)
 
     def held_out(self, share: float, seed: int) -> tuple[Tagged, Tagged]:
-        """(what is left, what is held out): about `share` of the sentences, drawn at random, each in its old order.
+        """A random split into (rest, held out), with about `share` of the sentences held out; both keep their order.
 
         Raises:
-            DataError: there is one sentence alone.
+            DataError: there is only one sentence.
         """
         if len(self) < 2:
             raise DataError(
@@ -91,15 +91,15 @@ def read_tagged(
     """Tagged sentences from files (plain, `.gz`, `.xz`), globs or bundled names (see `expand`).
 
     Args:
-        paths: names or globs, read in the order given.
-        word, tags, features: which columns (or keys) hold what; None as `columns_of` has it.
-        format: None: by the file's name, or its first line.
-        separator: what parts columns; None: tabs if there is one, else spaces.
-        comments: False: what begins with `#` is a word like any other.
-        encoding: of all files.
+        paths: names or globs, read in the given order.
+        word, tags, features: the columns (or keys) of words, tags and features; for None see `columns_of`.
+        format: the format of all files; None: by the file's name or its first line.
+        separator: the column separator; None: tabs if there are any, else spaces.
+        comments: if false, a line that begins with `#` is a word like any other.
+        encoding: encoding of all files.
 
     Raises:
-        DataError: what cannot be read, with file and line; no sentence at all.
+        DataError: a file cannot be read, with file and line, or there is no sentence.
 
     Example:
         >>> import tempfile
@@ -146,7 +146,7 @@ def _left_out(sentence: Sentence, format: Format) -> Iterator[str]:
 
 
 def _lean(sentence: Sentence, known: dict[str, str]) -> Sentence:
-    """The sentence without its lines, equal texts once in memory."""
+    """The sentence without its lines, with equal strings shared to save memory."""
 
     def once(texts: list[str]) -> list[str]:
         return [known.setdefault(text, text) for text in texts]

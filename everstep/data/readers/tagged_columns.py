@@ -1,11 +1,10 @@
-"""Sentences in columns, a word a line: CoNLL's shared tasks, tables parted by anything, CoNLL-U.
+"""Sentences in columns, one word per line: CoNLL's shared tasks, tables with any separator, CoNLL-U.
 
-A line that is blank, or holds spaces, tabs and byte-order marks alone, ends a sentence. `-DOCSTART-` in the column of
-words marks a document and is no word. A line that begins with `#` is a comment, unless it has as many columns as the
-others, which words such as `#` and `#this` have. Where columns are parted by spaces, `# id 5` is one all the same:
-before the first word of a sentence, with a small letter in its second column. Of CoNLL-U, tokens of several words
-(`1-2`) and empty nodes (`1.1`) are no words. All of these stay with their sentence, so that it can be written as it was
-read.
+A line that is blank, or holds only spaces, tabs and byte-order marks, ends a sentence. `-DOCSTART-` in the column of
+words marks a document. A line that begins with `#` is a comment, unless it has as many columns as the others, as words
+such as `#` and `#this` do. With space-separated columns, a line such as `# id 5` before the first word of a sentence is
+a comment all the same if its second column begins with a lower-case letter. In CoNLL-U, multiword tokens (`1-2`) and
+empty nodes (`1.1`) are not words. All these lines are kept with their sentence, so that it can be written as it was.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from everstep.errors import DataError
 
 DOCUMENT = "-DOCSTART-"
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
-"""The names of CoNLL-U's columns."""
+"""The column names of CoNLL-U."""
 _NOTHING = " \t\ufeff"
 _RUN = re.compile("[ \t]+")
 _ID = re.compile(r"[0-9]+(?P<no_word>-[0-9]+|\.[0-9]+)?")
 
 
 class Columns(NamedTuple):
-    """Which columns, or keys, hold what; numbers from 0, or from −1 backwards, or names."""
+    """The columns or keys of words, tags and features: numbers from 0, or from −1 backwards, or names."""
 
     word: int | str
     tags: tuple[int | str, ...]
@@ -37,17 +36,17 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Sentence:
-    """The words of a sentence, and what stands around them.
+    """The words of a sentence, and the lines it came from.
 
     Attributes:
-        words: N words as they are written.
-        tags: of each column of tags, N; nothing where only words are read.
-        features: of each column of features, N.
-        numbers: of each word, the number of its line, from 1.
-        lines: all lines as they came, without their ends: those before, the words, the blank line after.
-        places: of each word, which of the lines.
-        fillers: lines with columns that are no words, each with what it is: "document", "node" or "header".
-        separator: what parts the columns.
+        words: the N words, as written.
+        tags: for each tag column, N tags; empty if only words are read.
+        features: for each feature column, N features.
+        numbers: the line number of each word, from 1.
+        lines: all lines as they came, without line ends: those before the words, the words, the blank line after.
+        places: the index of each word in `lines`.
+        fillers: lines with columns that are not words, by index, each with its kind: "document", "node" or "header".
+        separator: the column separator.
     """
 
     words: list[str]
@@ -60,11 +59,11 @@ class Sentence:
     separator: str = "\t"
 
     def with_columns(self, added: Mapping[str, Sequence[str]], outside: str = "_") -> list[str]:
-        """The lines with more columns.
+        """The lines with additional columns.
 
         Args:
-            added: of each new column, by its name, N entries.
-            outside: the entry of a document's mark; those of CoNLL-U that are no words get `_`.
+            added: N entries for each new column, by name.
+            outside: the entry for a document mark; CoNLL-U lines that are not words get `_`.
 
         Example:
             >>> (sentence,) = read_columns(["# one", "The DET", "end NOUN", ""], Columns(0, (1,)), "here")
@@ -91,21 +90,21 @@ def read_columns(
     alone: str = "\t",
     words_only: bool = False,
 ) -> Iterator[Sentence]:
-    """The sentences of lines without their ends; what comes after the last word is one without words.
+    """Yield the sentences of a file; lines after the last word form a sentence without words.
 
     Args:
-        lines: of one file.
-        columns: which hold what; if one is named, the first line names all.
+        lines: the lines of one file, without line ends.
+        columns: the columns to read; if any is given by name, the first line names all columns.
         source: the file, for errors.
-        separator: what parts columns; None: a tab if the first line has one, else spaces and tabs, one or more.
-        conllu: whether it is CoNLL-U; its columns are parted by tabs and have the names of `CONLLU`.
-        comments: False: what begins with `#` is a word like any other, but in CoNLL-U.
-        alone: what parts columns that are added where there is one alone.
-        words_only: read no tags, which need not be there.
+        separator: the column separator; None: a tab if the first line has one, else runs of spaces and tabs.
+        conllu: whether the format is CoNLL-U, with tab-separated columns named as in `CONLLU`.
+        comments: if false, a line that begins with `#` is a word like any other, except in CoNLL-U.
+        alone: separator of added columns in a file with a single column.
+        words_only: read no tags; their columns may be missing.
 
     Raises:
-        DataError: ragged columns, a column that is not there, an empty word or tag, an id that CoNLL-U does not have;
-            with the number of the line.
+        DataError: ragged columns, a missing column, an empty word or tag, an invalid CoNLL-U id; the message names the
+            line.
     """
     reader = _Reader(columns, source, "\t" if conllu else separator, conllu, comments, alone, words_only)
     rows = enumerate(lines, 1)
@@ -125,7 +124,7 @@ def read_columns(
 
 
 class _Reader:
-    """How the lines of one file are read; the first that is no comment says how many columns there are."""
+    """Reads the lines of one file; the first line that is not a comment determines the number of columns."""
 
     def __init__(
         self,
@@ -144,7 +143,7 @@ class _Reader:
         self._places: dict[int | str, int] = {}
 
     def begin(self, rows: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
-        """Look at the first lines, as many as it takes to know the columns; returns those that are to be read."""
+        """Read first lines until the columns are known; return the lines that remain to be parsed."""
         head = []
         for number, line in rows:
             head.append((number, line))
@@ -153,7 +152,7 @@ class _Reader:
                 if any(isinstance(column, str) for column in self._wanted) and not self._conllu:
                     self._header = number
                 return head
-        for number, line in head:  # all begin with #, of which those with tabs are words
+        for number, line in head:  # all begin with #; those with tabs are words
             if "\t" in line.strip(_NOTHING) and not self._conllu:
                 self._see(number, line)
                 break
@@ -164,7 +163,7 @@ class _Reader:
         return (self._columns.word, *self._columns.features, *self._tags)
 
     def _see(self, number: int, line: str) -> None:
-        """Learn from the first line of columns."""
+        """Determine columns and separator from the first line of columns."""
         if self._separator is None and "\t" in line.strip(_NOTHING):
             self._separator = "\t"
         fields = self._fields(line)
@@ -200,8 +199,10 @@ class _Reader:
         return _RUN.split(line.strip(_NOTHING)) if self._separator is None else line.split(self._separator)
 
     def kind(self, number: int, line: str, begun: bool) -> str:
-        """What a line is, in a sentence of which a word came before or not: "blank", "comment", "header", "document",
-        "node" or "word"."""
+        """The kind of a line: "blank", "comment", "header", "document", "node" or "word".
+
+        `begun`: whether a word of the sentence came before.
+        """
         if number == self._header:
             return "header"
         if not line.strip(_NOTHING):
@@ -233,7 +234,7 @@ class _Reader:
         )
 
     def sentence(self, block: Sequence[tuple[int, str]]) -> Sentence:
-        """The sentence in some lines."""
+        """The sentence in a block of numbered lines."""
         lines = [line for _, line in block]
         places, numbers, fillers = [], [], {}
         rows: list[list[str]] = []
@@ -263,7 +264,7 @@ class _Reader:
         return [fields[place] for fields in rows]
 
     def _check(self, number: int, fields: list[str]) -> None:
-        """Refuse a word or a tag that is not there."""
+        """Refuse an empty word or tag."""
         where = f"{self._source}, line {number}"
         if not fields[self._places.get(self._columns.word, 0)].strip(_NOTHING):
             raise DataError(f"{where}: expected a word in column {self._columns.word!r}, came nothing")

@@ -1,4 +1,4 @@
-"""Sentences with tags in any format: columns, CoNLL-U, JSON lines, plain text."""
+"""Tagged sentences in any format: columns, CoNLL-U, JSON lines, plain text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from everstep.storage.reading import json_text, parse_json
 
 Format = Literal["columns", "conllu", "jsonl", "text"]
 PREDICTED = "predicted"
-"""The key that predictions get where that of the tags is taken."""
+"""The key for predictions if the key of the tags is taken."""
 _SUFFIXES: dict[str, Format] = {".conllu": "conllu", ".conllup": "conllu", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _DEFAULTS: dict[Format, Columns] = {
     "columns": Columns(0, (-1,)),
@@ -32,7 +32,7 @@ def columns_of(
     tags: Sequence[int | str] | int | str | None,
     features: Sequence[int | str],
 ) -> Columns:
-    """The columns, those that are not given by the format: 0 and −1; form and upos; tokens and tags.
+    """The columns, with defaults by format for None: 0 and −1; form and upos; tokens and tags.
 
     Example:
         >>> columns_of("conllu", None, ["upos", "xpos"], []).word
@@ -44,7 +44,7 @@ def columns_of(
 
 
 def format_of(name: str, lines: Iterator[str]) -> tuple[Format, Iterator[str]]:
-    """The format of a file, by its name or its first line that is neither blank nor a comment; and its lines."""
+    """The format of a file, by its name or its first line that is neither blank nor a comment, and all its lines."""
     plain = re.sub(r"\.(gz|xz)$", "", name)
     for suffix, known in _SUFFIXES.items():
         if plain.lower().endswith(suffix):
@@ -70,14 +70,14 @@ def read_sentences(
     alone: str = "\t",
     words_only: bool = False,
 ) -> Iterator[Sentence]:
-    """The sentences of one file's lines, which come without their ends.
+    """Yield the sentences of one file, given its lines without line ends.
 
     - `columns`, `conllu`: see `read_columns`.
-    - `jsonl`: an object a line, with a list of words, and lists as long of tags and features.
-    - `text`: a sentence a line; its words are those of `everstep.data.text.words`, and it has no tags.
+    - `jsonl`: one object per line, with lists of words, tags and features of equal length.
+    - `text`: one sentence per line, split into words by `everstep.data.text.words`; it has no tags.
 
     Raises:
-        DataError: what cannot be read, with the number of the line.
+        DataError: a line cannot be read; the message names it.
     """
     if format == "text":
         return _text(lines)
@@ -127,7 +127,7 @@ def _json_lines(lines: Iterable[str], columns: Columns, source: str, words_only:
 
 
 def _strings(where: str, entry: dict[str, Any], key: int | str, length: int | None) -> list[str]:
-    """The list of texts at a key, which has to be as long as the sentence."""
+    """The list of strings at a key, which must have `length` entries."""
     if key not in entry:
         came = ", ".join(map(repr, list(entry)[:20])) or "none"
         raise DataError(f"{where}: expected a key {key!r}, came {came}; set data.word_column or data.tag_column")
@@ -142,14 +142,14 @@ def _strings(where: str, entry: dict[str, Any], key: int | str, length: int | No
 
 
 def with_tags(sentence: Sentence, format: Format, added: dict[str, list[str]], outside: str) -> str:
-    """A sentence as it came, with what is added to each word: as text, without the end of its last line.
+    """A sentence in its original form with entries added to each word, as text without the last line end.
 
     Args:
-        sentence: as `read_sentences` gave it.
-        format: what it was read as.
-        added: lists of N entries by name; those named like a key of JSON are written there, or under `predicted` and
-            its name where that key is taken.
-        outside: what is added to a document's mark.
+        sentence: a sentence from `read_sentences`.
+        format: the format it was read in.
+        added: lists of N entries by name. In JSON the name is the key; if it is taken, the first list is written at
+            `predicted`, another at `predicted_NAME`.
+        outside: the entry for a document mark.
     """
     if format != "jsonl":
         return "\n".join(sentence.with_columns(added, outside))

@@ -1,4 +1,4 @@
-"""Trees in brackets, as JSON, and as the dependencies of CoNLL-U; and the same trees with other labels."""
+"""Trees in brackets, as JSON, and as CoNLL-U dependencies; writing trees with new labels."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def read_any_trees(paths: Sequence[Path], format: Format | None = None, encoding
     """The trees of files (plain, `.gz`, `.xz`), in order.
 
     - `brackets`: `(3 (2 a) (4 film))`, see `everstep.data.readers.trees`.
-    - `jsonl`: a tree a line, `{"label": "3", "children": [{"label": "2", "word": "a"}, …]}`; a node has a word,
-      children or both, and may have a label, which is text or a number.
+    - `jsonl`: one tree per line, `{"label": "3", "children": [{"label": "2", "word": "a"}, …]}`; a node has a word,
+      children or both, and may have a label, a string or a number.
     - `conllu`: dependencies, see `everstep.data.readers.dependencies`.
 
     Args:
         paths: the files.
-        format: of all of them; None: by name, else by the first line.
-        encoding: of all.
+        format: the format of all files; None: by name, else by the first line.
+        encoding: encoding of all files.
 
     Raises:
-        DataError: what cannot be read, with the file and the line; a file without a tree.
+        DataError: a file cannot be read, with file and line, or holds no tree.
 
     Example:
         >>> path = getfixture("tmp_path") / "a.jsonl"
@@ -53,7 +53,7 @@ def read_any_trees(paths: Sequence[Path], format: Format | None = None, encoding
 
 
 def format_of(name: str, lines: Iterator[str]) -> tuple[Format, Iterator[str]]:
-    """The format of a file, by its name or its first line that is not blank; and its lines."""
+    """The format of a file, by its name or its first line that is not blank, and all its lines."""
     plain = re.sub(r"\.(gz|xz)$", "", name).lower()
     for suffix, known in _SUFFIXES.items():
         if plain.endswith(suffix):
@@ -67,10 +67,10 @@ def format_of(name: str, lines: Iterator[str]) -> tuple[Format, Iterator[str]]:
 
 
 def trees_in(lines: Iterable[str], format: Format, name: str) -> Iterator[AnyTree]:
-    """The trees of lines, one after the other, as far as they are asked for.
+    """Yield the trees in `lines`.
 
     Raises:
-        DataError: what cannot be read, with the line.
+        DataError: a line cannot be read; the message names it.
     """
     readers: dict[Format, Callable[[Iterable[str], str], Iterator[AnyTree]]] = {
         "brackets": bracketed,
@@ -81,7 +81,7 @@ def trees_in(lines: Iterable[str], format: Format, name: str) -> Iterator[AnyTre
 
 
 def relabelled(tree: Tree, labels: Sequence[str], format: Format) -> str:
-    """A tree as a line of `brackets` or `jsonl`, with other labels.
+    """A tree as a line of `brackets` or `jsonl`, with new labels.
 
     >>> from everstep.data import parse_tree
     >>> relabelled(parse_tree("(3 (2 a) (4 (film)))"), ["x", "y", "z"], "brackets")
@@ -101,7 +101,7 @@ def relabelled(tree: Tree, labels: Sequence[str], format: Format) -> str:
             written.append("{" + ", ".join(parts) + "}")
         else:
             written.append(f"({' '.join([label, *([] if word is None else [_escaped(word)]), *below])})")
-        for child in children:  # a deep tree would be kept once a node
+        for child in children:  # freed here, or the text of a deep tree would be kept once per node
             written[child] = None
     return str(written[-1])
 
@@ -151,7 +151,7 @@ def _json_tree(line: str, where: str, number: int) -> Tree:
 
 
 def _checked(node: Any, where: str) -> tuple[dict[str, Any], list[Any]]:
-    """A node, and its children, the last first."""
+    """A validated node, and its children in reverse order."""
     if not isinstance(node, dict):
         raise DataError(f'{where}: expected a node, {{"label": …, "word": … or "children": […]}}, came {_short(node)}')
     word, below, label = node.get("word"), node.get("children", []), node.get("label", "")

@@ -1,7 +1,7 @@
 """Trees in the brackets of the Penn Treebank, such as those of the Stanford Sentiment Treebank.
 
-`(3 (2 a) (4 (3 lovely) (2 film)))` is a tree: a node is a label and its children, or a label and a word. A tree may
-go over several lines, and a file holds any number of them.
+`(3 (2 a) (4 (3 lovely) (2 film)))` is a tree: a node is a label with children, or a label with a word. A tree may span
+several lines, and a file holds any number of trees.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{
 
 
 class Phrase(NamedTuple):
-    """What one node of a tree stands for: its label and the words below it."""
+    """A node of a tree: its label and the words below it."""
 
     label: str
     words: list[str]
@@ -28,16 +28,17 @@ class Phrase(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree as a table of its nodes. Children stand before their parents, from left to right, and the root is last,
-    so that one loop over the nodes computes from the leaves to the root, however deep the tree.
+    """A tree as a table of its nodes, in postorder: children precede their parents, and the root is last.
+
+    So one loop over the nodes computes from the leaves to the root, however deep the tree.
 
     Attributes:
-        labels: of each node; "" where it has none (the outermost brackets of the Penn Treebank).
-        words: of each node; None for a node with children. `-LRB-`, `-RRB-` and their like, `\\/` and `\\*` have become
-            the characters that they stand for.
-        children: of each node, the numbers of its children; `()` for a leaf.
-        spans: of each node, (first, last + 1) of the words below it, as `leaves` counts them.
-        line: of the file, from 1, in which the tree starts.
+        labels: the label of each node; "" if it has none (the outermost brackets of the Penn Treebank).
+        words: the word of each node; None for a node with children. Escapes (`-LRB-`, `-RRB-`, …, `\\/`, `\\*`) are
+            resolved.
+        children: the indices of each node's children; `()` for a leaf.
+        spans: for each node, (first, last + 1), the range of the words below it in `leaves`.
+        line: the first line of the tree in the file, from 1.
     """
 
     labels: tuple[str, ...]
@@ -51,7 +52,7 @@ class Tree:
 
     @property
     def label(self) -> str:
-        """The root's label."""
+        """The label of the root."""
         return self.labels[-1]
 
     @property
@@ -60,7 +61,7 @@ class Tree:
         return [word for word in self.words if word is not None]
 
     def phrases(self) -> Iterator[Phrase]:
-        """Every node with the words below it, children before parents; the last is the whole tree.
+        """Every node with the words below it, in postorder; the last is the whole tree.
 
         Example:
             >>> [" ".join(phrase.words) for phrase in parse_tree("(3 (2 a) (4 (3 lovely) (2 film)))").phrases()]
@@ -75,8 +76,8 @@ def read_trees(paths: Sequence[Path], encoding: str = "utf-8") -> list[Tree]:
     """The trees of files (plain, `.gz`, `.xz`), in order.
 
     Raises:
-        DataError: a file cannot be read or holds no tree, a bracket has no partner, or a node is neither a label with
-            one word nor a label with children; with the file and the line.
+        DataError: a file cannot be read or holds no tree, brackets do not match, or a node is neither a label with one
+            word nor a label with children; the message names file and line.
 
     Example:
         >>> import tempfile
@@ -89,23 +90,23 @@ def read_trees(paths: Sequence[Path], encoding: str = "utf-8") -> list[Tree]:
 
 
 def bracketed(lines: Iterable[str], name: str) -> Iterator[Tree]:
-    """The trees that lines hold, one after the other, as far as they are asked for.
+    """Yield the trees in `lines`.
 
     Args:
-        lines: any number of trees in brackets, which may go over several lines.
-        name: of where they are from, for messages.
+        lines: any number of trees in brackets, which may span several lines.
+        name: name of the source, for messages.
 
     Raises:
-        DataError: as of `read_trees`, but for a file.
+        DataError: as `read_trees`.
     """
     return _parsed(lines, name)
 
 
 def parse_tree(text: str) -> Tree:
-    """The one tree that a string holds.
+    """Parse a string that holds one tree.
 
     Raises:
-        DataError: as of `read_trees`, or there are several.
+        DataError: as `read_trees`, or there are several trees.
     """
     trees = list(_parsed([text], "the string"))
     if len(trees) != 1:
@@ -143,21 +144,21 @@ def _parsed(lines: Iterable[str], name: str) -> Iterator[Tree]:
 
 
 class _Malformed(Exception):
-    """What is wrong with a piece, in words."""
+    """A malformed piece; the message says what is wrong."""
 
 
 class _Node:
     """A node whose bracket is still open."""
 
     def __init__(self, first: int):
-        self.first = first  # of its words
+        self.first = first  # index of its first word
         self.label: str | None = None
         self.word: str | None = None
         self.children: list[int] = []
 
 
 class _Building:
-    """A tree as far as it was read: the nodes that are closed, and a stack of those that are open."""
+    """A tree being parsed: the closed nodes, and a stack of open ones."""
 
     def __init__(self, line: int):
         self.line = line
@@ -170,7 +171,7 @@ class _Building:
 
     @property
     def open(self) -> int:
-        """How many brackets wait for their partner."""
+        """The number of open brackets."""
         return len(self._stack)
 
     def take(self, piece: str) -> None:

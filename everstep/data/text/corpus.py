@@ -1,4 +1,4 @@
-"""Token files: text tokenised once, in parallel, into a folder that later runs map into memory."""
+"""Token files: text is tokenised once, in parallel, into a folder that later runs map into memory."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from everstep.storage.reading import open_regular, parse_json, read_small, seale
 _FORMAT = 1
 _TOKENS, _STARTS, _META = "tokens.bin", "starts.npy", "corpus.json"
 _RELEASE_BYTES = 256 << 20
-_HASHED_BYTES = 64 << 20  # at a time
-_LARGEST = 1 << 28  # bytes of corpus.json, which names every file
-_NEAR_BYTES = 1 << 16  # what one read brings in around itself
+_HASHED_BYTES = 64 << 20  # bytes hashed at a time
+_LARGEST = 1 << 28  # largest corpus.json in bytes; it lists every file
+_NEAR_BYTES = 1 << 16  # bytes that one read brings into memory around itself
 _STALE_SECONDS = 24 * 3600
 Progress = Callable[[int, int], None]
 
@@ -41,11 +41,11 @@ class Corpus:
 
     Attributes:
         tokens: (N,) ids, unsigned integers; usually a read-only memory map.
-        starts: (documents or lines,) int64, where each begins in `tokens`; `[0]` for one stream.
-        chars, bytes, words: size of the (normalised) text that the tokens stand for; see `Tokenizer.count`.
-        unknown: how many tokens are `<unk>`.
-        skipped: how many blank lines (lines mode) or blank files (one document a file) were left out.
-        digest: SHA-256 (hex) of tokens and starts: a resumed run compares it to know that its data is the same.
+        starts: (documents or lines,) int64, the start of each in `tokens`; `[0]` for one stream.
+        chars, bytes, words: size of the normalised text; see `Tokenizer.count`.
+        unknown: number of `<unk>` tokens.
+        skipped: number of skipped blank lines (lines mode) or blank files (one document per file).
+        digest: SHA-256 (hex) of tokens and starts; a resumed run compares it.
         path: the folder in the cache, or None.
 
     Example:
@@ -70,9 +70,9 @@ class Corpus:
         return len(self.tokens)
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The tokens at `places`, of its shape (rows, steps).
+        """The tokens at `places` (rows, steps), in the same shape.
 
-        What was read is given back to the system now and then, so that an epoch does not fill memory with the file.
+        Mapped pages are released from time to time, so that an epoch does not fill memory with the file.
         """
         found = self.tokens[places].astype(np.int64)
         mapped = getattr(self.tokens, "_mmap", None)
@@ -83,7 +83,7 @@ class Corpus:
         return found
 
     def summary(self) -> str:
-        """One line on what it holds."""
+        """A one-line summary."""
         parts = f"in {len(self.starts):,} parts" if len(self.starts) > 1 else "in one stream"
         share = 100 * self.unknown / max(len(self), 1)
         return (
@@ -105,22 +105,26 @@ def prepare(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Corpus:
-    """Tokenise text files, or find that it was done before.
+    """Tokenise text files, or reuse an earlier result from the cache.
 
     Args:
         paths: names and patterns, as for `expand`.
-        sequence: `stream`: all files, one after another, as one sequence; `documents`: cut at blank lines (which are
-            dropped) or one a file; `lines`: one sequence a line, blank lines dropped.
-        span: only these characters of the files' text, one after another: (first, before which one).
-        cache: where token files live; by default the cache folder.
-        progress: called with bytes read and bytes in all (of the files as stored).
-        workers: processes; default one a core; below 8 MB of source, or with 1, the work is done here.
+        tokenizer: encodes the text.
+        encoding: encoding of the files.
+        sequence: `stream`: all files concatenated into one sequence; `documents`: documents separated by blank lines
+            (which are dropped), or one per file; `lines`: one sequence per line, blank lines dropped.
+        document_separator: what separates documents: blank lines or files.
+        span: range of characters of the concatenated text to use: (first, end).
+        cache: folder of token files; by default the cache folder.
+        progress: called with bytes read and total bytes (of the files as stored).
+        workers: number of processes; by default one per core. With 1, or below 8 MB of source, no process is started.
 
-    The token file is used again while every source has its size and time of change, or else its SHA-256. It is written
-    aside and renamed, so that a run that dies leaves nothing half-made and two may prepare the same corpus at once.
+    A cached token file is reused while every source has the same size and modification time, or else the same SHA-256.
+    It is written to a temporary folder and renamed, so that a crash leaves nothing partial and two processes may
+    prepare the same corpus at once.
 
     Raises:
-        DataError: a source that cannot be used, a symbol the tokenizer lacks, no tokens, or a cache that cannot be
+        DataError: a source cannot be used, the tokenizer lacks a symbol, there are no tokens, or the cache cannot be
             written.
 
     Example:
@@ -164,7 +168,7 @@ def _layout(sequence: str, separator: str, tokenizer: Tokenizer) -> Layout:
 
 
 def _request(files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Layout, span: Span) -> dict[str, Any]:
-    """All that decides on the tokens, but for what the files hold."""
+    """Everything that determines the tokens, except the content of the files."""
     return {
         "format": _FORMAT,
         "tokenizer": tokenizer.digest,
@@ -176,7 +180,7 @@ def _request(files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Lay
 
 
 def _key(request: dict[str, Any]) -> str:
-    """The name of the folder that answers a request."""
+    """The name of the cache folder for a request."""
     return hashlib.sha256(json.dumps(request, allow_nan=False).encode()).hexdigest()[:32]
 
 
@@ -191,7 +195,7 @@ def _sha256(path: Path) -> str:
 
 
 def _hashed(files: list[Path], sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The sources with the SHA-256 of their files."""
+    """The sources, with the SHA-256 of their files added."""
     return [{**source, "sha256": _sha256(path)} for path, source in zip(files, sources, strict=True)]
 
 
@@ -202,7 +206,7 @@ def _check_unchanged(files: list[Path], sources: list[dict[str, Any]]) -> None:
 
 
 def _reuse(folder: Path, request: dict[str, Any], files: list[Path], sources: list[dict[str, Any]]) -> Corpus | None:
-    """The corpus in `folder` if it is whole and made from the files as they are now."""
+    """The corpus in `folder`, if it is intact and made from the current files."""
     corpus = _open(folder, request)
     if corpus is None:
         return None
@@ -214,16 +218,16 @@ def _reuse(folder: Path, request: dict[str, Any], files: list[Path], sources: li
     hashes = _hashed(files, sources)
     if [new["sha256"] for new in hashes] != [old["sha256"] for old in meta["sources"]]:
         return None
-    with contextlib.suppress(OSError):  # only spares the next run the hashing
+    with contextlib.suppress(OSError):  # the update only saves the next run the hashing
         _save_json(folder / _META, {**meta, "sources": hashes})
     return corpus
 
 
 def _open(folder: Path, request: dict[str, Any]) -> Corpus | None:
-    """The corpus in `folder`, or None if it is missing, damaged or another one.
+    """The corpus in `folder`, or None if it is missing, damaged or of another request.
 
-    Every byte is read and its SHA-256 taken, once each time that a corpus is opened: a second for a gigabyte, or
-    two, which training has to read anyway. A file's size and time tell of no bit that a disk or a copy has lost.
+    Each time a corpus is opened, it is verified by its SHA-256, at one or two seconds per gigabyte. Size and
+    modification time would not reveal a bit lost by a disk or a copy.
     """
     try:
         meta = _read_json(folder / _META)
@@ -245,12 +249,12 @@ def _open(folder: Path, request: dict[str, Any]) -> Corpus | None:
 def _mapped(path: Path) -> NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except Exception as error:  # of Python's parser, too, which reads the header
+    except Exception as error:  # any: Python's parser reads the header
         raise ValueError(f"{path} is damaged ({error})") from error
 
 
 def _digest(tokens: NDArray[Any], starts: NDArray[np.int64]) -> str:
-    """The SHA-256 of a corpus; what is mapped into memory is read in pieces that are given back."""
+    """The SHA-256 of a corpus; a memory map is read in pieces, which are released."""
     digest = hashlib.sha256()
     for array in (tokens, starts):
         mapped = getattr(array, "_mmap", None)
@@ -265,7 +269,7 @@ def _digest(tokens: NDArray[Any], starts: NDArray[np.int64]) -> str:
 def _write(
     folder: Path, parts: Iterator[Part], tokenizer: Tokenizer, progress: Progress | None, total: int
 ) -> dict[str, Any]:
-    """Write tokens and starts of all parts in order; gives the rest of `corpus.json`."""
+    """Write tokens and starts of all parts in order; return the remaining entries of `corpus.json`."""
     digest = hashlib.sha256()
     size = skipped = unknown = 0
     counts = np.zeros(3, np.int64)
@@ -300,14 +304,14 @@ def _write(
 
 
 def _save_json(path: Path, value: dict[str, Any]) -> None:
-    """Write `corpus.json` in one motion, with the SHA-256 of what it says."""
+    """Write `corpus.json` atomically, with the SHA-256 of its content."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(json.dumps(sealed(value), indent=1, allow_nan=False), "utf-8", newline="\n")
     os.replace(aside, path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """`corpus.json` as it was written.
+    """Read and verify `corpus.json`.
 
     Raises:
         OSError, ValueError: it is missing or damaged.
@@ -316,7 +320,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _aside(folder: Path) -> Path:
-    """A new folder to write in, beside `folder`; what dead runs left there long ago is removed."""
+    """A new temporary folder beside `folder`; old temporary folders of dead processes are removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for old in folder.parent.glob(f".{folder.name}.*"):
         with contextlib.suppress(OSError):
@@ -328,7 +332,7 @@ def _aside(folder: Path) -> Path:
 def _published(
     aside: Path, folder: Path, request: dict[str, Any], files: list[Path], sources: list[dict[str, Any]]
 ) -> Corpus:
-    """The corpus that was written aside, or an equal one that another run published first."""
+    """The corpus written to `aside`, or an equal one that another process published first."""
     for _ in range(10):
         _publish(aside, folder)
         if (found := _reuse(folder, request, files, sources)) is not None:
@@ -340,7 +344,7 @@ def _published(
 
 
 def _publish(aside: Path, folder: Path) -> None:
-    """Give a finished folder its name, unless there is one of that name: then the caller looks whether it will do."""
+    """Rename a finished folder to its final name; if that exists, do nothing (the caller checks the existing one)."""
     try:
         aside.rename(folder)
     except OSError:
@@ -349,7 +353,7 @@ def _publish(aside: Path, folder: Path) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a folder that other runs may be looking for or reading; they keep what they have mapped."""
+    """Remove a folder that other processes may be reading; they keep what they have mapped."""
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     with contextlib.suppress(FileNotFoundError):  # another process was first
         folder.rename(old)
@@ -358,7 +362,7 @@ def _discard(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(cache: Path) -> Iterator[None]:
-    """Turn what the operating system says about the cache folder into a DataError."""
+    """Convert an OSError about the cache folder into a DataError."""
     try:
         yield
     except OSError as error:

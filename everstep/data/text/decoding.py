@@ -1,8 +1,8 @@
-"""Bytes to text, the same for every reader: training files, `score`'s lines, a passage to look at.
+"""Decoding of bytes, the same for every reader of text.
 
 Newlines are universal: `\\r\\n` and a lone `\\r` become `\\n`, and nothing else ends a line. A byte-order mark at the
-head is dropped. Decoding is strict: a byte that is not text in the stated encoding is an error that says where it
-stands and, where the bytes show it, which encoding they are in.
+start is dropped. Decoding is strict: an invalid byte is an error that gives its position and, if it can be guessed, the
+actual encoding.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SNIFFED = 1 << 16
 
 
 class NotText(DataError):
-    """A byte that is no text in the stated encoding.
+    """A byte that is invalid in the given encoding.
 
     Attributes:
-        place: the byte's value, as `(0xe9)`.
-        remedy: what to do.
+        place: the value of the byte, as `(0xe9)`.
+        remedy: advice for the user.
     """
 
     def __init__(self, message: str, place: str = "", remedy: str = ""):
@@ -40,7 +40,7 @@ class NotText(DataError):
 
 
 def reads_text(encoding: str) -> bool:
-    """Whether Python reads text in that encoding, in pieces cut anywhere; `idna`, for one, is for short names alone."""
+    """Whether Python can decode text incrementally in `encoding`, in pieces cut anywhere; `idna`, for one, cannot."""
     sample = f"{'a' * 100} 1.\n"
     try:
         decoder = codecs.getincrementaldecoder(encoding)("strict")
@@ -51,7 +51,7 @@ def reads_text(encoding: str) -> bool:
 
 
 def as_read(text: str, head: bool = True) -> str:
-    """A text that did not come from a file, as it would be read from one; at its `head` a mark may stand.
+    """Normalise a text as if it had been read from a file; at the `head`, a byte-order mark is dropped.
 
     Example:
         >>> as_read("\\ufeffone\\r\\ntwo\\rthree")
@@ -63,17 +63,17 @@ def as_read(text: str, head: bool = True) -> str:
 def decode(
     chunks: Iterable[tuple[bytes, int]], source: str, encoding: str = "utf-8", option: str = "data.encoding="
 ) -> Iterator[tuple[str, int]]:
-    """The text of bytes that come in chunks, the last of them empty; what precedes a bad byte comes before its error.
+    """Decode chunks of bytes, the last of which is empty. Text before an invalid byte is yielded before the error.
 
     Args:
         chunks: bytes, each with a number that is passed through.
-        source: what the bytes are, for errors.
-        encoding: by Python's name.
-        option: what sets the encoding, for errors.
+        source: name of the source, for errors.
+        encoding: Python's name of the encoding.
+        option: the option that sets the encoding, for errors.
 
     Raises:
-        DataError: the encoding is unknown, or not of text (base64, idna, …).
-        NotText: a byte is not text in that encoding, or the text is binary.
+        DataError: the encoding is unknown, or not a text encoding (base64, idna, …).
+        NotText: a byte is invalid in the encoding, or the content is binary.
     """
     if not reads_text(encoding):
         raise DataError(
@@ -112,10 +112,10 @@ def decode(
 def read_lines(
     chunks: Iterable[bytes], source: str, encoding: str = "utf-8", option: str = "data.encoding="
 ) -> Iterator[str]:
-    """The lines of bytes that come in chunks, without their ends, each as soon as it is whole.
+    """The lines of chunks of bytes, without line ends, each as soon as it is complete.
 
     Raises:
-        DataError: as `decode`; names the line and the byte in it.
+        DataError: as `decode`; the message names the line and the byte.
     """
     number, parts = 1, [""]
     try:
@@ -149,7 +149,7 @@ def _wide(encoding: str) -> bool:
 
 
 def _check_mark(head: bytes, source: str, encoding: str, option: str) -> None:
-    """UTF-16 and UTF-32 by those names begin with a mark: without it, ASCII would be read as other letters."""
+    """Require the byte-order mark that "utf-16" and "utf-32" imply; without it, ASCII would decode to other letters."""
     if len(head) >= 4 and _wide(encoding) and "-" not in codecs.lookup(encoding).name[4:]:
         mark = next((name for mark, name in _MARKS if head.startswith(mark)), None)
         if mark != codecs.lookup(encoding).name:
@@ -169,7 +169,7 @@ def _binary(head: bytes, source: str, encoding: str, option: str) -> str:
 
 
 def _not_text(error: UnicodeError, source: str, encoding: str, option: str, at: tuple[int, int, bytes]) -> NotText:
-    """The error for a byte, from where the decoder's bytes begin, its line, and the bytes around it."""
+    """The error for an invalid byte. `at`: offset of the decoder's buffer, line number, and the bytes around it."""
     begins, line, chunk = at
     found = sniffed(chunk)
     if found == codecs.lookup(encoding).name:
@@ -195,7 +195,7 @@ def _not_text(error: UnicodeError, source: str, encoding: str, option: str, at: 
 
 
 def sniffed(head: bytes) -> str | None:
-    """Which encoding bytes look like, or None: by their mark, by where their NULs stand, or by what decodes.
+    """Guess the encoding of bytes by their mark, by the positions of NULs, or by trial decoding; None if unknown.
 
     Example:
         >>> sniffed("plain".encode("utf-16-le")), sniffed("“curly” é".encode("cp1252")), sniffed("東京".encode())
@@ -212,7 +212,7 @@ def sniffed(head: bytes) -> str | None:
 
 
 def _wide_by_nuls(head: bytes) -> str | None:
-    """UTF-16 and UTF-32 of alphabets: high bytes are few, NUL among them (of the spaces, if of nothing else)."""
+    """UTF-16 or UTF-32 of alphabetic scripts: few distinct high bytes, NUL among them (at least those of spaces)."""
     places = [head[place::4] for place in range(4)]
     nuls = [part.count(0) / max(len(part), 1) for part in places]
     if min(nuls[2], nuls[3]) > 0.9 and nuls[0] < 0.1:
@@ -228,7 +228,7 @@ def _wide_by_nuls(head: bytes) -> str | None:
 
 def _decodes(head: bytes, encoding: str) -> bool:
     try:
-        text = codecs.getincrementaldecoder(encoding)("strict").decode(head)  # which may end inside a character
+        text = codecs.getincrementaldecoder(encoding)("strict").decode(head)  # may end inside a character
     except UnicodeError:
         return False
     return not re.search("[\0-\x08\x0e-\x1a\x7f]", text)

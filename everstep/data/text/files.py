@@ -1,4 +1,4 @@
-"""Text files, plain or compressed, read in blocks that end where lines end, in bounded memory; see also `decoding`."""
+"""Text files, plain or compressed, read in blocks that end at line ends, in bounded memory; see also `decoding`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from everstep.storage.reading import open_regular
 
 BLOCK_CHARS = 4 << 20
 Span = tuple[int, int | None]
-"""From which character to before which one; None is the end."""
+"""A range of characters (first, end); None is the end of the text."""
 WHOLE: Span = (0, None)
 _CHUNK_BYTES = 1 << 20
 _BREAK = re.compile(r"\n|(?= )")
@@ -34,15 +34,15 @@ _DEFAULT_DATA = "../shared/data"
 
 
 class Block(NamedTuple):
-    """A piece of a text file. Blocks of one file, joined, are its text.
+    """A piece of a text file. The blocks of a file, joined, are its text.
 
     Attributes:
         text: the characters; ends with `\\n` unless the file's last line lacks one or the block was cut inside a line.
         path: the file.
-        line: number of the line (from 1) in which the block starts.
-        starts_inside: the block starts inside a line, which the block before began.
-        ends_inside: the block ends inside a line, which the next block goes on with.
-        consumed: bytes of the file, as stored on disk, read so far.
+        line: number of the line, from 1, in which the block starts.
+        starts_inside: whether the block starts inside a line.
+        ends_inside: whether the block ends inside a line.
+        consumed: bytes of the stored file read so far.
     """
 
     text: str
@@ -54,16 +54,16 @@ class Block(NamedTuple):
 
 
 def expand(patterns: str | Sequence[str], folders: bool = False) -> list[Path]:
-    """The files that names and globs stand for: in the order given, a glob's matches sorted, each file once.
+    """The files that names and globs match: in the given order, matches of a glob sorted, each file once.
 
-    `~` and environment variables are expanded; EVERSTEP_DATA stands for `../shared/data` where it is not set.
-    `everstep:NAME` is a text bundled with the package, such as `everstep:shakespeare`. A string is one pattern. With
-    `folders`, a name may also be that of a folder, which is given as it is. A glob's empty files are left out, as the
-    `__init__.py` of a source tree; `empty_matches` gives them.
+    `~` and environment variables are expanded; an unset EVERSTEP_DATA means `../shared/data`. `everstep:NAME` is a text
+    bundled with the package, such as `everstep:shakespeare`. A string is one pattern. With `folders`, a name may be
+    that of a folder, which is returned as it is. A glob skips empty files, such as the `__init__.py` of a source tree;
+    `empty_matches` returns them.
 
     Raises:
-        DataError: nothing matches (with the nearest names there are), a match is unreadable, what is named is a folder
-            or empty, or all that a glob matches is.
+        DataError: nothing matches (the message lists the nearest names), a match is unreadable, a named file is a
+            folder or empty, or a glob matches only empty files.
 
     Example:
         >>> [path.name for path in expand("everstep:shakespeare")]
@@ -80,13 +80,13 @@ def expand(patterns: str | Sequence[str], folders: bool = False) -> list[Path]:
 
 
 def empty_matches(patterns: str | Sequence[str]) -> list[Path]:
-    """The files without text that globs match and `expand` leaves out; errors as of `expand`."""
+    """The files without text that globs match and `expand` skips; raises as `expand`."""
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     return list(dict.fromkeys(path for pattern in wanted for path in _matches(pattern)[1]))
 
 
 def _matches(pattern: str) -> tuple[list[Path], list[Path]]:
-    """The files of a name or glob, and those without text that the glob matches, too."""
+    """The files that a name or glob matches: those with text, and those without."""
     if pattern.startswith(_SCHEME):
         return [_bundled(pattern)], []
     name = pattern
@@ -105,14 +105,14 @@ def _matches(pattern: str) -> tuple[list[Path], list[Path]]:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether a file holds nothing, or only what stands around a text: an archive's frame, a byte-order mark."""
+    """Whether a file holds no text: it is empty, an empty archive, or a byte-order mark."""
     try:
         if not path.is_file() or path.stat().st_size > _FRAME_BYTES:
             return False
         with path.open("rb") as raw:
             return _decompress(raw, path).read(len(BOM_UTF32_LE) + 1) in _NOTHING
     except (OSError, EOFError, zlib.error, lzma.LZMAError):
-        return False  # which is told where it is read
+        return False  # reported when the file is read
 
 
 def _bundled(pattern: str) -> Path:
@@ -139,7 +139,7 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path}: expected a text file, came a folder; name its files, for example {path}/*.txt")
     try:
         size = path.stat().st_size
-        os.close(open_regular(path))  # it is read more than once, which no pipe is
+        os.close(open_regular(path))  # a file is read more than once, which a pipe does not allow
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if not size:
@@ -147,9 +147,9 @@ def _check_file(path: Path) -> None:
 
 
 def open_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> TextIO:
-    """A file opened as text, decompressed by its suffix (`.gz`, `.xz`; anything else is plain).
+    """Open a file as text, decompressed by its suffix (`.gz`, `.xz`; anything else is plain).
 
-    The caller closes it. For text of any size and helpful errors on bad bytes use `read_blocks`.
+    The caller closes it. For text of any size and helpful errors on invalid bytes use `read_blocks`.
 
     Raises:
         DataError: the file cannot be opened, or `encoding` is unknown.
@@ -167,7 +167,7 @@ def open_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> TextIO:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     stream = _Decompressed(raw, path)
-    mark = MARK.encode(encoding, "ignore")  # of an encoding that has it but does not take it off by itself
+    mark = MARK.encode(encoding, "ignore")  # for encodings that have a mark but do not remove it
     with _reading(path):
         if mark and stream.peek(len(mark)).startswith(mark):
             stream.read(len(mark))
@@ -175,7 +175,7 @@ def open_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> TextIO:
 
 
 class _Decompressed(io.BufferedReader):
-    """A compressed file as one stream that closes the file below it, too."""
+    """A decompressing stream that also closes the underlying file."""
 
     def __init__(self, raw: BinaryIO, path: Path):
         super().__init__(cast(io.RawIOBase, _decompress(raw, path)))
@@ -200,15 +200,13 @@ def read_blocks(
     block_chars: int = BLOCK_CHARS,
     span: Span = WHOLE,
 ) -> Iterator[str]:
-    """The text of files in blocks of about `block_chars` characters, each cut after the end of a line.
+    """The text of files in blocks of about `block_chars` characters, cut after line ends.
 
-    Of the text of all files, one after another, only the characters in `span` are given.
-
-    A line longer than `block_chars` is cut before its last space, or after `block_chars` characters if it has none, so
-    that memory stays bounded whatever the file.
+    Only the characters of the concatenated text within `span` are returned. A line longer than `block_chars` is cut
+    before its last space, or after `block_chars` characters if it has none, so that memory is bounded.
 
     Raises:
-        DataError: a file cannot be read, is binary, empty, damaged, or not in that encoding.
+        DataError: a file cannot be read, is binary, empty, damaged, or in another encoding.
 
     Example:
         >>> sum(len(block) for block in read_blocks(expand("everstep:shakespeare")))
@@ -222,7 +220,7 @@ def read_blocks(
 def spanned(
     paths: Sequence[Path], encoding: str = "utf-8", block_chars: int = BLOCK_CHARS, span: Span = WHOLE
 ) -> Iterator[Block]:
-    """The blocks of several files within `span` of their characters; `consumed` counts over all files."""
+    """The blocks of several files within `span` of the concatenated text; `consumed` counts over all files."""
     first, last = span
     seen = before = 0
     for path in paths:
@@ -238,7 +236,7 @@ def spanned(
 
 
 def _within(block: Block, start: int, stop: int) -> Block:
-    """The characters start … stop of a block."""
+    """The characters `start` to `stop` (exclusive) of a block."""
     text = block.text
     return block._replace(
         text=text[start:stop],
@@ -249,11 +247,11 @@ def _within(block: Block, start: int, stop: int) -> Block:
 
 
 def line_end_at(paths: Sequence[Path], share: float, encoding: str = "utf-8", most: int | None = None) -> int:
-    """How many characters make up the first `share` (0 … 1) of the files' text, up to the next end of a line.
+    """The number of characters in the first `share` (0 … 1) of the files' text, up to the next line end.
 
-    No more than `most` characters are left after it. With a share below 1 something is left, if there are two
-    characters: where no line ends there but the last, its beginning is that place, unless more than half of the text
-    (or more than `most`) would be left; then the line is cut.
+    At most `most` characters remain after it. With a share below 1 something remains, if there are at least two
+    characters: if only the last line ends there, the position is its start; if then more than half of the text (or more
+    than `most`) would remain, the line is cut.
 
     Example:
         >>> line_end_at(expand("everstep:shakespeare"), 0.9)
@@ -274,7 +272,7 @@ def line_end_at(paths: Sequence[Path], share: float, encoding: str = "utf-8", mo
 
 
 def file_blocks(path: Path, encoding: str = "utf-8", block_chars: int = BLOCK_CHARS) -> Iterator[Block]:
-    """The blocks of one file with where each stands in it; see `read_blocks`."""
+    """The blocks of one file with their positions; see `read_blocks`."""
     line, inside, consumed = 1, False, 0
     parts: list[str] = []
     size = 0
@@ -297,7 +295,7 @@ def file_blocks(path: Path, encoding: str = "utf-8", block_chars: int = BLOCK_CH
 
 
 def file_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
-    """The lines of one file, each whole and with its `\\n`; errors as of `read_blocks`."""
+    """The whole lines of one file, including `\\n`; raises as `read_blocks`."""
     begun: list[str] = []
     for block in file_blocks(path, encoding):
         for line in io.StringIO(block.text):
@@ -311,7 +309,7 @@ def file_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
 
 
 def _cut(text: str, limit: int) -> int:
-    """Where to cut a text longer than `limit`: after a line, else before a space, else at the limit."""
+    """The index at which to cut a text longer than `limit`: after a line, else before a space, else at the limit."""
     return text.rfind("\n", 0, limit) + 1 or max(text.rfind(" ", 0, limit), 0) or limit
 
 
@@ -330,12 +328,12 @@ def pieces(text: str, limit: int) -> Iterator[str]:
 
 
 def decoded(path: Path, encoding: str) -> Iterator[tuple[str, int]]:
-    """Pieces of the file's text, newlines normalised, each with the bytes of the stored file read so far."""
+    """Pieces of the file's text with normalised newlines, each with the number of stored bytes read so far."""
     return decode(_chunks(path), str(path), encoding)
 
 
 def _chunks(path: Path) -> Iterator[tuple[bytes, int]]:
-    """The decompressed bytes of a file, ended by an empty chunk, with the bytes of the stored file read so far."""
+    """Chunks of the decompressed file, the last one empty, each with the number of stored bytes read so far."""
     with _reading(path), path.open("rb") as raw:
         stream = _decompress(raw, path)
         while True:

@@ -1,4 +1,4 @@
-"""The field's measures of how well a text is foreseen."""
+"""Measures of language models: bits per character, perplexity and others."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MEANING = {
     "bits_per_byte": "as UTF-8",
     "word_perplexity": "per word and line end, whatever the tokens",
 }
-"""What each measure is, in words."""
+"""A description of each measure."""
 
 
 def text_measures(nats: float, tokens: int, chars: int, size: int, words: int) -> dict[str, float]:
-    """The field's measures of a text from its mean nats per token.
+    """Measures of a language model on a text, from the mean loss per token.
 
     Args:
-        nats: mean nats per token.
-        tokens: tokens scored.
-        chars: characters, line ends included.
-        size: bytes in UTF-8, likewise.
-        words: words, each line's end counted as one (the `<eos>` of word models).
+        nats: mean loss in nats per token.
+        tokens: number of scored tokens.
+        chars: number of characters, line ends included.
+        size: number of bytes in UTF-8, line ends included.
+        words: number of words, each line end counted as one (the `<eos>` of word models).
 
     Returns:
         nats_per_token, bits_per_token, perplexity (per token), bits_per_char, bits_per_byte, word_perplexity.

@@ -1,4 +1,4 @@
-"""Ids back to text, as they come: a model's text is shown while it is drawn."""
+"""Incremental conversion of ids to text, to show a text while it is generated."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 
 class Speller:
-    """Spells ids one after another: what it gives, joined, is the text of all of them. `Tokenizer.speller` makes one.
+    """Converts ids to text incrementally; the results, joined, are the text of all ids. See `Tokenizer.speller`.
 
     Args:
-        pieces: what each id spells, by id; bytes for `bytes` and `bpe`, whose characters may be cut anywhere.
-        spaced: one space stands between two pieces, but none at a line's end: words.
+        pieces: the text of each id; bytes for `bytes` and `bpe`, whose tokens may split characters.
+        spaced: whether to put a space between two pieces, except at line ends (for words).
 
     Example:
         >>> speller = Speller(["to", "be", "\\n"], spaced=True)
@@ -25,14 +25,14 @@ class Speller:
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
 
     def spell(self, ids: Iterable[int]) -> str:
-        """The text that is certain once these ids (0 to V - 1) have come; the first bytes of a character are held."""
+        """The text that these ids (0 to V − 1) complete; the bytes of an incomplete character are held back."""
         found = [self._pieces[i] for i in ids]
         if found and isinstance(found[0], bytes):
             return self._bytes.decode(b"".join(found))  # type: ignore[arg-type]
         return "".join(map(self._joined, found) if self._spaced else found)  # type: ignore[arg-type]
 
     def end(self) -> str:
-        """What was held: bytes that never became a character are U+FFFD."""
+        """The text held back; bytes of an incomplete character become U+FFFD."""
         return self._bytes.decode(b"", final=True)
 
     def _joined(self, piece: str) -> str:

@@ -1,4 +1,4 @@
-"""Files to tokens with the places where documents or lines start, block by block, over several processes."""
+"""Tokenisation of files, block by block, in several processes, with the starts of documents or lines."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ SEQUENCES = ("stream", "documents", "lines")
 Layout = Literal["stream", "paragraphs", "files", "lines"]
 INLINE_BYTES = 8 << 20
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_IN_FLIGHT = 2  # blocks a worker, so that reading never runs far ahead of writing
+_IN_FLIGHT = 2  # blocks per worker, so that reading never runs far ahead of writing
 
 
 class Part(NamedTuple):
-    """One block, tokenised.
+    """A tokenised block.
 
     Attributes:
         tokens: (n,) ids.
-        starts: (k,) int64, where documents or lines start in `tokens`.
-        counts: (3,) int64: characters, bytes, words.
-        skipped: blank lines or files left out.
-        consumed: bytes of all files, as stored, read up to the end of this block.
+        starts: (k,) int64, the starts of documents or lines in `tokens`.
+        counts: (3,) int64: numbers of characters, bytes, words.
+        skipped: number of skipped blank lines or files.
+        consumed: stored bytes of all files read up to the end of this block.
     """
 
     tokens: NDArray[Any]
@@ -46,24 +46,24 @@ class Part(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """A block's text without what is dropped, and what its neighbours need to know to join it."""
+    """The text of a block without dropped lines, and what joining it to its neighbours needs."""
 
     text: str
-    lines: list[int]  # the kept lines (by number, from 0) that start something
-    open_start: bool  # its first kept line goes on with what the block before ended with
-    open_end: bool  # its last line was kept
+    lines: list[int]  # indices of the kept lines that start a document or line
+    open_start: bool  # whether its first kept line continues the previous block
+    open_end: bool  # whether its last line was kept
     skipped: int
 
 
 def tokenised(
     files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Layout, workers: int | None, span: Span = WHOLE
 ) -> Generator[Part]:
-    """The blocks of all files in order, tokenised; at most `_IN_FLIGHT` blocks a worker are held at once.
+    """The tokenised blocks of all files in order; at most `_IN_FLIGHT` blocks per worker are in memory at once.
 
     Raises:
-        DataError: what `file_blocks` and `Tokenizer.encode` raise.
+        DataError: as `file_blocks` and `Tokenizer.encode`.
     """
-    count = min(workers or os.cpu_count() or 1, 61)  # 61: what Windows can wait for
+    count = min(workers or os.cpu_count() or 1, 61)  # 61 is the limit of Windows
     small = sum(path.stat().st_size for path in files) < INLINE_BYTES
     work = _tokenised_here if count == 1 or small else _tokenised_by_workers
     return _joined(work(spanned(files, encoding, span=span), tokenizer, layout, count), layout)
@@ -93,7 +93,7 @@ def _cut(block: Block, layout: Layout) -> _Cut:
         drop = layout == "files" and block.line == 1 and not block.starts_inside and not block.text.strip()
         return _Cut("" if drop else block.text, [], True, True, int(drop))
     lines = _LINE.findall(block.text)
-    # A piece of a line is never blank by itself: the rest of the line is in another block.
+    # A piece of a line never counts as blank, because the rest of the line is in another block.
     blank = [line.isspace() for line in lines]
     blank[0] &= not block.starts_inside
     blank[-1] &= not block.ends_inside
@@ -107,7 +107,7 @@ def _cut(block: Block, layout: Layout) -> _Cut:
 
 
 def _with_starts(cut: _Cut, tokenizer: Tokenizer, line_end: bool) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The tokens of the kept text and where its starting lines start in them."""
+    """The tokens of the kept text, and the positions in them of the lines that start something."""
     tokens = tokenizer.encode(cut.text, line_end=line_end)
     if not cut.lines:
         return tokens, np.empty(0, np.int64)
@@ -115,7 +115,7 @@ def _with_starts(cut: _Cut, tokenizer: Tokenizer, line_end: bool) -> tuple[NDArr
     added = tokenizer.eos_id is not None and line_end and not cut.text.endswith("\n")
     if len(ends) == cut.text.count("\n") + added:
         return tokens, np.concatenate([[0], ends + 1])[cut.lines].astype(np.int64)
-    # Lines and newline symbols do not pair off (an `<eos>` written in the text): one start at a time.
+    # Lines and newline symbols do not correspond (the text contains `<eos>`), so each start is found separately.
     lines = _LINE.findall(cut.text)
     bounds = zip(cut.lines, [*cut.lines[1:], len(lines)], strict=True)
     parts = [tokenizer.encode("".join(lines[a:b]), line_end=line_end) for a, b in bounds]
@@ -123,7 +123,7 @@ def _with_starts(cut: _Cut, tokenizer: Tokenizer, line_end: bool) -> tuple[NDArr
 
 
 def _joined(encoded: Iterable[_Encoded], layout: Layout) -> Generator[Part]:
-    """Parts without the starts of what only goes on from the block before."""
+    """The parts, without the starts of lines that continue the previous block."""
     last: Path | None = None
     open_end = False
     for part, path, open_start, opens in encoded:
@@ -149,7 +149,7 @@ _worker_tokenizer: Tokenizer
 
 def _start_worker(tokenizer_json: str) -> None:
     global _worker_tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are parallel already
     _worker_tokenizer = Tokenizer.from_json(tokenizer_json)
 
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back, for characters, bytes, words and sub-words, all kept as one `tokenizer.json`."""
+"""Tokenizers for characters, bytes, words and sub-words, each stored as one `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _WORD = re.compile(r"\S+|\n")
 _CHAR = re.compile(r"(?s:.)")
 _BATCH_CHARS = 1 << 18
-_LARGEST = 1 << 29  # bytes of a tokenizer.json: millions of words
+_LARGEST = 1 << 29  # largest tokenizer.json in bytes; enough for millions of words
 
 
 class Counts(NamedTuple):
-    """Size of a text in what losses are reported per: every newline is a character, a byte and a word."""
+    """Size of a text in the units that losses are reported per; a newline is a character, a byte and a word."""
 
     chars: int
     bytes: int
@@ -38,7 +38,7 @@ class Counts(NamedTuple):
 
 
 class _Words(dict[str, int]):
-    """Word to id; `unknown` stands for words that are missing."""
+    """A dict from word to id that returns `unknown` for missing words."""
 
     unknown: int | None = None
 
@@ -49,7 +49,7 @@ class _Words(dict[str, int]):
 
 
 class _Unknown(Exception):
-    """A symbol is not in the vocabulary; `Tokenizer.unknown_error` finds which."""
+    """A symbol is not in the vocabulary; `Tokenizer.unknown_error` tells which."""
 
 
 def _printable(name: str) -> str:
@@ -57,18 +57,18 @@ def _printable(name: str) -> str:
 
 
 class Tokenizer:
-    """Symbols and their ids. Make one with `train`, `load` or `from_json`.
+    """Maps text to token ids and back. Made with `train`, `load` or `from_json`.
 
-    Text is tokenised line by line, so that the result does not depend on where blocks are cut. With `<eos>` in the
-    vocabulary each line's end is one `<eos>`, also that of a last line without `\\n`, and the literal `<eos>` in a text
-    (for words: as a word by itself) is that symbol, too; so is the word `<unk>`. Without it the newline is a symbol.
+    Text is tokenised line by line, so that the result does not depend on block boundaries. If the vocabulary has
+    `<eos>`, each line end is one `<eos>`, also that of a last line without `\\n`; a literal `<eos>` in the text (for
+    words: as a separate word) is the same symbol, and so is a literal `<unk>`. Otherwise the newline is a symbol.
 
     Attributes:
         kind: `chars`, `bytes`, `words`, `bpe` or `unigram`.
-        vocab_size: number of symbols V; ids are 0 to V - 1.
+        vocab_size: number of symbols V; ids are 0 to V − 1.
         eos_id, unk_id: ids of `<eos>` and `<unk>`, or None.
-        begin_id: the symbol that stands before the first one: `<eos>`, else the newline, else None.
-        newline_id: the symbol of a line's end: `<eos>`, else the newline, else None.
+        begin_id: the input before the first token: `<eos>`, else the newline, else None.
+        newline_id: the symbol of a line end: `<eos>`, else the newline, else None.
         symbols: printable names of the symbols, by id.
         digest: SHA-256 (hex) of the tokenizer's JSON.
         dtype: the smallest of uint8, uint16, uint32 that holds every id.
@@ -127,22 +127,23 @@ class Tokenizer:
         eos: bool | None = None,
         unk: bool | None = None,
     ) -> Tokenizer:
-        """The tokenizer of a text, given in blocks cut at line ends (`read_blocks`) or anywhere between words.
+        """Train a tokenizer on a text, given in blocks cut at line ends (`read_blocks`) or between words.
 
         Args:
             blocks: pieces of the text; each is read once.
             kind: `chars`; `bytes` (always all 256); `words` (split at white space); `bpe` (over bytes); `unigram`.
             max_size: most symbols, specials included; None: no limit (8,000 for `bpe` and `unigram`).
-            min_count: symbols (for `bpe`: merges) seen fewer times are left out.
-            lowercase, normal_form: what is done to every text first; NFC, NFD, NFKC, NFKD or None.
-            eos: line ends are `<eos>`; default: for `words` and `unigram`.
-            unk: `<unk>` stands for what is missing; default: for `words` and `unigram`, and where `chars` are cut.
+            min_count: rarer symbols (for `bpe`: merges) are dropped.
+            lowercase, normal_form: normalisation of every text; the form is NFC, NFD, NFKC, NFKD or None.
+            eos: whether line ends are `<eos>`; by default for `words` and `unigram`.
+            unk: whether `<unk>` replaces missing symbols; by default for `words` and `unigram`, and for `chars` if any
+                are dropped.
 
-        Ids: `<eos>`, `<unk>` where present, then by falling frequency, equals by code point order (`bytes` by value,
-        `bpe` bytes and then merges). The same text gives the same tokenizer.
+        Ids: `<eos>` and `<unk>` if present, then by falling frequency, ties in code point order (`bytes` by value;
+        `bpe` bytes, then merges). The same text gives the same tokenizer.
 
         Raises:
-            DataError: options that do not fit, fewer than 2 symbols, or a cut without `<unk>`.
+            DataError: invalid options, fewer than 2 symbols, or symbols dropped without `<unk>`.
 
         Example:
             >>> Tokenizer.train(["abba\\n"], "chars").symbols
@@ -159,7 +160,7 @@ class Tokenizer:
         """Read a `tokenizer.json` that everstep wrote.
 
         Raises:
-            DataError: the file is missing, damaged, or of no kind that everstep writes.
+            DataError: the file is missing, damaged, or was not written by everstep.
         """
         try:
             text = read_small(path, _LARGEST).decode("utf-8")
@@ -169,7 +170,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, source: str = "tokenizer") -> Tokenizer:
-        """The tokenizer that `to_json` described; `source` is the name used in errors."""
+        """The tokenizer from the result of `to_json`; `source` is its name in errors."""
         try:
             hf = HF.from_str(text)
         except Exception as error:  # the library raises plain Exception
@@ -177,11 +178,11 @@ class Tokenizer:
         return cls(hf, source)
 
     def to_json(self) -> str:
-        """The whole tokenizer as JSON, as `tokenizers.Tokenizer.from_str` reads it."""
+        """The tokenizer as JSON, which `tokenizers.Tokenizer.from_str` reads."""
         return self._json
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
+        """The content of the file that `save` writes."""
         return (json.dumps(json.loads(self._json), ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -201,7 +202,7 @@ class Tokenizer:
 
     @cached_property
     def _bytes(self) -> list[bytes]:
-        """What each symbol of `bytes` and `bpe` spells."""
+        """The bytes of each symbol of `bytes` and `bpe`."""
         value = {name: byte for byte, name in enumerate(vocabulary.byte_names())}
         return [
             b"\n" if i == self.eos_id else bytes(value[char] for char in name) for i, name in enumerate(self._names)
@@ -209,7 +210,7 @@ class Tokenizer:
 
     @cached_property
     def _texts(self) -> list[str]:
-        """What each symbol of the other kinds spells."""
+        """The text of each symbol of the other kinds."""
         shown = list(self._names)
         if self.kind == "unigram":
             shown = [name.replace(METASPACE, " ").replace(METASPACE_ITSELF, METASPACE) for name in shown]
@@ -218,7 +219,7 @@ class Tokenizer:
         return shown
 
     def normalize(self, text: str) -> str:
-        """`text` in the normal form and case of this vocabulary (newlines stay)."""
+        """`text` in the normal form and case of this vocabulary; newlines are kept."""
         if self._normalizer is None:
             return text
         if text.isascii():  # normal forms leave ASCII alone
@@ -229,7 +230,7 @@ class Tokenizer:
             raise DataError(f"the text holds {text[error.start]!r}, half of a character, which has no form") from None
 
     def count(self, text: str, *, line_end: bool = True) -> Counts:
-        """Characters, bytes and words (each newline is one more word) of the normalised text, as `encode` takes it."""
+        """Numbers of characters, bytes and words (each newline counts as a word) of the normalised text."""
         text = self._ended(self.normalize(text), line_end)
         size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         return Counts(len(text), size, len(text.split()) + text.count("\n"))
@@ -238,12 +239,12 @@ class Tokenizer:
         """The ids of a text, (tokens,) of `dtype`.
 
         Args:
-            text: whole lines; any cut after a `\\n` gives the same ids.
-            line_end: a last line without `\\n` gets its `<eos>` all the same (if there is an `<eos>`); False for the
-                beginning of a text that a model is to go on with.
+            text: whole lines; cutting a text after any `\\n` gives the same ids.
+            line_end: whether a last line without `\\n` gets an `<eos>` (if the vocabulary has one); False for a prompt
+                that a model continues.
 
         Raises:
-            DataError: a symbol that the vocabulary lacks, and there is no `<unk>`; says which and where.
+            DataError: the vocabulary lacks a symbol and has no `<unk>`; the message says which and where.
 
         Example:
             >>> Tokenizer.train(["ab\\n"], "chars", eos=True).encode("ab", line_end=False).tolist()
@@ -256,7 +257,7 @@ class Tokenizer:
             raise self.unknown_error(text) from None
 
     def unknown_error(self, text: str, source: str = "the text", first_line: int = 1) -> DataError:
-        """What to tell about a text that `encode` refused: the symbol and its line and column (in normal form)."""
+        """The error for a text that `encode` refused: the symbol, its line and its column (in normal form)."""
         for number, line in enumerate(_LINE.findall(self.normalize(text)), first_line):
             if self._knows(line):
                 continue
@@ -272,7 +273,7 @@ class Tokenizer:
         return DataError(f"{source}: the vocabulary of {self.vocab_size} {self.kind} cannot encode it")
 
     def knows(self, text: str) -> bool:
-        """Whether `encode` takes the text: the vocabulary has all its symbols, or `<unk>`."""
+        """Whether `encode` accepts the text: the vocabulary has all its symbols, or `<unk>`."""
         return self._knows(self.normalize(text))
 
     def _knows(self, text: str) -> bool:
@@ -283,7 +284,7 @@ class Tokenizer:
         return True
 
     def _ended(self, text: str, line_end: bool) -> str:
-        """The text with `\\n` for every `<eos>`, also the last."""
+        """The text with `\\n` for every `<eos>`, including the last."""
         if self.eos_id is None:
             return text
         if self.kind != "words":
@@ -292,7 +293,7 @@ class Tokenizer:
 
     @cached_property
     def _table(self) -> NDArray[Any]:
-        """Code point (chars) or byte value (bytes) to id; the vocabulary's size where there is none and no `<unk>`."""
+        """Table from code point (chars) or byte value (bytes) to id; V for missing symbols without `<unk>`."""
         if self.kind == "bytes":
             codes = {ord(piece): i for i, piece in enumerate(self._bytes)}
         else:
@@ -335,7 +336,7 @@ class Tokenizer:
 
     @cached_property
     def _plain(self) -> HF:
-        """The Hugging Face tokenizer for text that is in normal form already."""
+        """The Hugging Face tokenizer for text that is already in normal form."""
         described = json.loads(self._json)
         if self._steps:
             ends = [step for step in described["normalizer"]["normalizers"] if step["type"] == "Replace"]
@@ -343,7 +344,7 @@ class Tokenizer:
         return HF.from_str(json.dumps(described, allow_nan=False))
 
     def _encode_subwords(self, text: str) -> NDArray[Any]:
-        text.encode("utf-8")  # the library aborts on lone surrogates with an error of its own
+        text.encode("utf-8")  # raises on lone surrogates, before the library aborts on them
         found = [np.empty(0, self.dtype)]
         for piece in pieces(text, _BATCH_CHARS):
             lines = _LINE.findall(piece)
@@ -357,13 +358,14 @@ class Tokenizer:
     _encode_bpe = _encode_unigram = _encode_subwords
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """The text of ids: `<eos>` is `\\n`, words are joined by one space, bytes that are no UTF-8 become U+FFFD.
+        """The text of ids: `<eos>` becomes `\\n`, words are joined by a space, invalid UTF-8 becomes U+FFFD.
 
-        All units but words so give back the text that was encoded, in its normal form and case. Only what became
-        `<unk>` is lost, a written `<eos>` is a line's end, and unigram takes U+FDD0, which no text has, for `▁`.
+        For all kinds but words, this restores the encoded text in its normal form and case, with three exceptions:
+        symbols replaced by `<unk>` are lost, a literal `<eos>` becomes a line end, and in unigram U+FDD0 (a
+        noncharacter) becomes `▁`.
 
         Raises:
-            DataError: an id outside the vocabulary.
+            DataError: an id is outside the vocabulary.
         """
         numbers = np.asarray(ids, dtype=np.int64).tolist()
         if numbers and not (min(numbers) >= 0 and max(numbers) < self.vocab_size):
@@ -373,5 +375,5 @@ class Tokenizer:
         return speller.spell(numbers) + speller.end()
 
     def speller(self) -> Speller:
-        """Spells ids as they come, as `decode` does all of them."""
+        """An incremental `decode`."""
         return Speller(self._bytes if self.kind in ("bytes", "bpe") else self._texts, self.kind == "words")

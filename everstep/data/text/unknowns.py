@@ -1,4 +1,4 @@
-"""What unknown words do to a score: `<unk>` is easier to foresee than the words that it stands for."""
+"""The effect of unknown words on measures: `<unk>` is easier to predict than the words it replaces."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from everstep.data import Tokenizer
 from everstep.data.text.vocabulary import UNK
 
 BOUNDS = ("bits_per_char", "bits_per_byte", "word_perplexity")
-"""Measures per something other than tokens: they compare models of any vocabulary, so they have to pay for all text."""
+"""Measures that are not per token. They compare models with any vocabulary, so they must account for all text."""
 
 
 def unknown_measures(unknown: int, tokens: int, tokenizer: Tokenizer, text: Iterable[str]) -> dict[str, Any]:
-    """What stands in a score beside its measures, given how many of its tokens are `<unk>`.
+    """Entries about `<unk>` to report beside the measures of a text.
 
     Args:
-        unknown: tokens that are `<unk>`.
-        tokens: tokens in all.
-        tokenizer: whose `<unk>` it is.
-        text: the text in blocks, to see where it says `<unk>` itself, as Penn Treebank does; read only if need be.
+        unknown: number of `<unk>` tokens.
+        tokens: total number of tokens.
+        tokenizer: the tokenizer of the text.
+        text: the text in blocks, to count literal `<unk>` as in the Penn Treebank; read only if needed.
 
     Returns:
-        nothing for a vocabulary without `<unk>`; else unknown, unknown_share (0 to 1), and lower_bounds: the names of
-        the measures that would be larger if every `<unk>` had to be spelled. None is where all of them are written so.
+        An empty dict for a vocabulary without `<unk>`; else unknown, unknown_share (0 to 1), and lower_bounds: the
+        names of the measures that would be larger if every `<unk>` had to be spelled (none if all are literal).
     """
     if tokenizer.unk_id is None:
         return {}
@@ -40,12 +40,12 @@ def _written(tokenizer: Tokenizer, text: Iterable[str]) -> int:
 
 
 def shown(scores: Mapping[str, Any], measure: str, digits: int = 4) -> str:
-    """A measure as it is printed: a lower bound as `≥ 0.1900`."""
+    """A measure as text; a lower bound as `≥ 0.1900`."""
     sign = "≥ " if measure in scores.get("lower_bounds", ()) else ""
     return f"{sign}{scores[measure]:.{digits}f}"
 
 
 def told(scores: Mapping[str, Any]) -> str:
-    """The share of `<unk>` in words, or nothing where there is none."""
+    """A sentence about the share of `<unk>`, or "" if there is none."""
     share = scores.get("unknown_share", 0.0)
     return f"{100 * share:.2f} % of the tokens are <unk>" if share else ""

@@ -1,8 +1,8 @@
-"""Which symbols there are: counting them in a text and writing them as a Hugging Face tokenizer.
+"""Vocabularies: counting the symbols of a text and building a Hugging Face tokenizer.
 
-Every kind is one `tokenizers.Tokenizer`, so that `tokenizer.json` alone says all there is to know:
+Every kind is one `tokenizers.Tokenizer`, so that `tokenizer.json` is complete:
 
-| kind    | model     | pre-tokenizer                          | a line's end with eos      |
+| kind    | model     | pre-tokenizer                          | line end with eos          |
 |---------|-----------|----------------------------------------|----------------------------|
 | chars   | WordLevel | split after every character            | added token `<eos>`        |
 | bytes   | BPE, no merges | ByteLevel                         | added token `<eos>`        |
@@ -10,8 +10,8 @@ Every kind is one `tokenizers.Tokenizer`, so that `tokenizer.json` alone says al
 | bpe     | BPE       | newlines alone; ByteLevel              | added token `<eos>`        |
 | unigram | Unigram   | newlines alone; Metaspace              | added token `<eos>`        |
 
-The last steps of the normalizer turn `\\n` into `<eos>` where the vocabulary has it and, for unigram, a `▁` of the text
-into U+FDD0; the decoder turns them back.
+The last steps of the normalizer turn `\\n` into `<eos>` if the vocabulary has it and, for unigram, a literal `▁` into
+U+FDD0; the decoder reverses both.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ UNK = "<unk>"
 KINDS = ("chars", "bytes", "words", "bpe", "unigram")
 NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 METASPACE = "▁"
-METASPACE_ITSELF = "\ufdd0"  # a noncharacter, which no text has: in `unigram`, `▁` is the space
+METASPACE_ITSELF = "\ufdd0"  # a noncharacter, which no text has; `unigram` uses `▁` for the space
 _MODEL_SWITCHES = (
     "dropout", "fuse_unk", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
 )  # fmt: skip
 _NORMALIZERS = (*NORMAL_FORMS, "Lowercase", "Replace")
-# What `str.split()` takes for white space, but the newline, as a class for the regular expressions of both engines.
+# The white space of `str.split()` without the newline, as a character class for both regular expression engines.
 _SPACES = r"[\x09\x0B-\x0D\x1C-\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]+"
 _WORD = re.compile(f"{METASPACE}?[^{METASPACE}\n]+|{METASPACE}")
 _SUBWORD_SIZE = 8000
@@ -47,9 +47,9 @@ _UNIGRAM_ROUNDS = 4
 
 
 class Options(NamedTuple):
-    """What a vocabulary is asked to be; `max_size` counts every symbol, specials included.
+    """Options of a vocabulary; `max_size` counts every symbol, specials included.
 
-    Where `unk` is None, there is an `<unk>` if symbols are cut.
+    If `unk` is None, there is an `<unk>` if symbols are dropped.
     """
 
     kind: str
@@ -66,10 +66,10 @@ class Options(NamedTuple):
 
 
 def build(blocks: Iterable[str], options: Options) -> HF:
-    """The tokenizer of a text given in blocks (cut anywhere between lines; the result does not depend on where).
+    """Build the tokenizer of a text given in blocks, cut between lines; the result does not depend on the cuts.
 
     Raises:
-        DataError: no text, fewer than 2 symbols, or symbols were cut and there is no `<unk>` to stand for them.
+        DataError: no text, fewer than 2 symbols, or symbols dropped without an `<unk>` to replace them.
     """
     check(options)
     if options.kind == "bytes":
@@ -84,7 +84,7 @@ def build(blocks: Iterable[str], options: Options) -> HF:
 
 
 def check(options: Options) -> None:
-    """Raise a DataError for options that no vocabulary can meet."""
+    """Raise a DataError for invalid options."""
     if options.kind not in KINDS:
         raise DataError(f"data.tokenizer={options.kind!r}: expected one of {', '.join(KINDS)}")
     if options.normal_form not in (None, *NORMAL_FORMS):
@@ -106,7 +106,7 @@ def kind_of(described: dict[str, Any], source: str) -> str:
     """The kind of a tokenizer, from its JSON.
 
     Raises:
-        DataError: it is of no kind that `build` makes.
+        DataError: `build` makes no such kind.
     """
     parts: tuple[Any, Any] = (described["model"]["type"], (described["pre_tokenizer"] or {}).get("type"))
     kind = {
@@ -124,10 +124,10 @@ def kind_of(described: dict[str, Any], source: str) -> str:
 
 
 def check_parts(described: dict[str, Any], source: str) -> None:
-    """Refuse what the library would do to a text besides: to cut it, to pad it, to drop merges at random, ….
+    """Refuse a tokenizer with parts that would alter a text: truncation, padding, random dropping of merges, ….
 
     Raises:
-        DataError: the JSON of a tokenizer has such a part.
+        DataError: the JSON has such a part.
     """
     model = described["model"]
     parts = {name: described[name] for name in ("truncation", "padding", "post_processor")}
@@ -147,12 +147,12 @@ def check_parts(described: dict[str, Any], source: str) -> None:
 
 
 def normalizer(names: Sequence[str]) -> Any:
-    """The Hugging Face normalizer made of the named steps, or None if there are none."""
+    """The Hugging Face normalizer with the named steps, or None for no steps."""
     return normalizers.Sequence([getattr(normalizers, name)() for name in names]) if names else None
 
 
 def normalized(text: str, steps: Any) -> str:
-    """`text` through a normalizer; in pieces, because Hugging Face holds many bytes for each character."""
+    """`text` normalised, in pieces, because Hugging Face needs many bytes per character."""
     return "".join(steps.normalize_str(piece) for piece in pieces(text, _PIECE_CHARS))
 
 
@@ -172,14 +172,14 @@ def _count_words(blocks: Iterable[str]) -> Counter[str]:
 
 
 def _cuts(counts: Counter[str], options: Options) -> bool:
-    """Whether symbols of a counted text are too rare or too many to be kept."""
+    """Whether symbols are dropped because they are too rare or too many."""
     symbols = {symbol: count for symbol, count in counts.items() if count and not (options.eos and symbol == "\n")}
     too_many = options.max_size is not None and len(symbols) > options.max_size - options.eos
     return too_many or any(count < options.min_count for count in symbols.values())
 
 
 def _kept(counts: Counter[str], options: Options) -> list[str]:
-    """The symbols of a counted text: specials, then by falling frequency; equals by code point order."""
+    """The symbols kept: specials, then by falling frequency, ties in code point order."""
     specials = [EOS] * options.eos + [UNK] * bool(options.unk)
     if options.eos:
         del counts["\n"]
@@ -203,7 +203,7 @@ def _kept(counts: Counter[str], options: Options) -> list[str]:
 
 
 def _word_level(symbols: list[str], options: Options) -> HF:
-    # An empty name is no symbol of any text: without `<unk>` the model refuses what it does not know.
+    # No text has an empty symbol, so without `<unk>` the model refuses unknown symbols.
     model = models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token=UNK if options.unk else "")
     hf = HF(model)
     if options.kind == "chars":
@@ -215,13 +215,13 @@ def _word_level(symbols: list[str], options: Options) -> HF:
 
 
 def _alphabet(eos: bool) -> list[str]:
-    """The characters by which ByteLevel writes the bytes 0 to 255, without the newline where `<eos>` replaces it."""
+    """The characters that ByteLevel uses for the bytes 0 to 255, without the newline if `<eos>` replaces it."""
     named = byte_names()
     return [named[byte] for byte in range(256) if not (eos and byte == 10)]
 
 
 def byte_names() -> list[str]:
-    """The character by which ByteLevel writes each byte: printable ones by themselves, the others from U+0100 on."""
+    """The character that ByteLevel uses for each byte: printable ones unchanged, the others from U+0100 on."""
     plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte if byte in plain else next(others)) for byte in range(256)]
@@ -235,7 +235,7 @@ def _bytes(options: Options) -> HF:
 
 
 def _finish(hf: HF, options: Options) -> HF:
-    """Add what is common: normalizer, decoder and the way a line's end becomes `<eos>`."""
+    """Add normalizer, decoder and the conversion of line ends to `<eos>`."""
     steps = [getattr(normalizers, name)() for name in options.normalizations]
     if options.eos:
         steps.append(normalizers.Replace("\n", f" {EOS} " if options.kind == "words" else EOS))
@@ -255,14 +255,14 @@ def _finish(hf: HF, options: Options) -> HF:
 
 def _subword(model: models.Model, splitter: Any, eos: bool) -> HF:
     hf = HF(model)
-    # Removed where `<eos>` stands for it: the normalizer leaves none, and in training it must not become a symbol.
+    # With `<eos>` the normalizer leaves no newline, and in training a newline must not become a symbol.
     newlines = pre_tokenizers.Split("\n", "removed" if eos else "isolated")
     hf.pre_tokenizer = pre_tokenizers.Sequence([newlines, splitter])
     return hf
 
 
 def _training_text(blocks: Iterable[str]) -> Iterator[str]:
-    """Small pieces, because the trainer holds hundreds at a time at many bytes a character."""
+    """The text in small pieces, because the trainer holds hundreds at a time, at many bytes per character."""
     for block in blocks:
         for piece in pieces(block, _PIECE_CHARS):
             yield from (piece[i : i + _PIECE_CHARS] for i in range(0, len(piece), _PIECE_CHARS))
@@ -310,7 +310,7 @@ def _unigram(blocks: Iterable[str], options: Options) -> HF:
 
 
 def _counting(texts: Iterable[str], words: Counter[str], eos: bool) -> Iterator[str]:
-    """Pass texts on, as they will be normalised, and count what the pre-tokenizer will cut them into."""
+    """Pass texts on, and count in `words` the pieces into which the pre-tokenizer will split them."""
     for text in texts:
         text = text.replace(METASPACE, METASPACE_ITSELF)
         words.update(_WORD.findall(text.replace(" ", METASPACE)))
@@ -320,10 +320,10 @@ def _counting(texts: Iterable[str], words: Counter[str], eos: bool) -> Iterator[
 
 
 def _unigram_scores(names: list[str], words: Counter[str]) -> dict[str, float]:
-    """Log probabilities of the pieces, found again from integer counts.
+    """Log probabilities of the pieces, recomputed from integer counts.
 
-    The trainer adds its floats in the order of a randomly seeded hash table, so its scores differ from run to run;
-    best-path counting from equal scores does not.
+    The trainer adds floats in the order of a randomly seeded hash table, so that its scores differ between runs. Counts
+    on best paths under equal scores do not.
     """
     names = sorted(names)
     texts = sorted(words)
@@ -336,6 +336,6 @@ def _unigram_scores(names: list[str], words: Counter[str]) -> dict[str, float]:
             paths = hf.encode_batch_fast(texts[start : start + 10_000])
             each = np.repeat(weights[start : start + 10_000], [len(path) for path in paths])
             counts += np.bincount(np.concatenate([path.ids for path in paths]), each, len(names)).astype(np.int64)
-        # Rounded, because the library reads longer numbers inexactly and a loaded tokenizer must be the same.
+        # Rounded, because the library parses longer numbers inexactly, and a loaded tokenizer must be equal.
         scores = np.log(np.maximum(counts, 0.5) / max(counts.sum(), 1)).round(6)
     return dict(zip(names, scores.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Words and marks of punctuation of a text, each by itself."""
+"""Splitting a text into words and punctuation marks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _JOINERS = "\u200c\u200d"
 
 
 def words(text: str) -> list[str]:
-    """Words, and marks that stand between them, in order.
+    """The words and punctuation marks of a text, in order.
 
-    A word is letters, digits and underscores with the accents and vowel signs that belong to them; an apostrophe inside
-    is part of it. Any other character that is no space is a word of its own, with the marks that change it.
+    A word consists of letters, digits and underscores, with their combining marks; an apostrophe inside a word is part
+    of it. Any other character except white space is a word by itself, with its combining marks.
 
     >>> words("The food was good, not bad -- it isn't!")
     ['The', 'food', 'was', 'good', ',', 'not', 'bad', '-', '-', 'it', "isn't", '!']
