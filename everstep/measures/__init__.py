@@ -1,4 +1,4 @@
-"""What predictions are worth."""
+"""Measures of predictions: accuracy, F1, calibration, spans."""
 
 from everstep.measures.aligned import Part, aligned_accuracy, aligned_words
 from everstep.measures.calibration import Reliability, reliability

@@ -1,4 +1,4 @@
-"""Words of one text that two tokenisers have parted otherwise, as the CoNLL 2018 shared task aligns them."""
+"""Alignment of the words of two tokenisations of one text, as in the CoNLL 2018 shared task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Part(NamedTuple):
-    """A token as it stands in a text, and the words that it is made of: itself alone, or several (`can't`: ca, n't)."""
+    """A token of a text and its words: the token itself, or several (`can't`: ca, n't)."""
 
     surface: str
     words: tuple[str, ...]
@@ -21,11 +21,11 @@ class _Placed(NamedTuple):
 
 
 def aligned_words(gold: Sequence[Part], system: Sequence[Part]) -> list[tuple[int, int]]:
-    """Which words of two readings of the same characters are the same word: pairs of their numbers.
+    """Align two tokenisations of the same characters: pairs of word indices (gold, system).
 
-    Two words that are tokens by themselves are the same if they are the same characters of the text, spaces left out.
-    Where a token of several words stands on either side, the words of both sides over the same characters are aligned
-    by a longest common subsequence of their lower-cased forms (Zeman 2018, "CoNLL 2018 shared task").
+    Two single-word tokens are aligned if they cover the same characters of the text, ignoring spaces. In a region with
+    a multiword token on either side, the words of both sides are aligned by a longest common subsequence of their
+    lower-cased forms (Zeman 2018, "CoNLL 2018 shared task").
 
     Raises:
         ValueError: the characters differ.
@@ -66,12 +66,12 @@ def aligned_words(gold: Sequence[Part], system: Sequence[Part]) -> list[tuple[in
 def aligned_accuracy(
     gold: Sequence[Part], tags: Sequence[str], system: Sequence[Part], predicted: Sequence[str]
 ) -> float:
-    """F1 of tagged words, 2 · right / (gold words + system words): a word is right that is aligned to one with its tag.
+    """F1 of tagged words, 2 · correct / (gold words + system words); a word is correct if its aligned word has its tag.
 
-    With the same words on both sides it is the accuracy.
+    With the same words on both sides this is the accuracy.
 
     Raises:
-        ValueError: the characters differ, or there are not as many tags as words.
+        ValueError: the characters differ, or the numbers of tags and words differ.
 
     Example:
         >>> words = [Part("to", ("to",)), Part("go", ("go",))]
@@ -86,7 +86,7 @@ def aligned_accuracy(
 
 
 def _placed(parts: Sequence[Part]) -> list[_Placed]:
-    """Each word with the characters of its token."""
+    """Each word with the character range of its token."""
     found, start = [], 0
     for part in parts:
         stop = start + len("".join(part.surface.split()))
@@ -96,8 +96,10 @@ def _placed(parts: Sequence[Part]) -> list[_Placed]:
 
 
 def _region(ours: list[_Placed], theirs: list[_Placed], i: int, j: int, stop: int) -> tuple[int, int]:
-    """Where the words end, on both sides, that stand over the same characters as tokens of several words, the first of
-    which ends at `stop`."""
+    """The ends (i, j) of a region that multiword tokens cover on either side.
+
+    The first such token ends at character `stop`; the region grows until no token crosses its end.
+    """
     while True:
         inside = [i < len(ours) and _within(ours[i], stop), j < len(theirs) and _within(theirs[j], stop)]
         if not any(inside):

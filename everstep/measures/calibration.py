@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: of predictions made with 80 %, four of five should be right."""
+"""Calibration: of the predictions made with probability 0.8, 80 % should be correct."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predictions by how sure they were, in B bins of equal width: bin b holds those with b/B < p ≤ (b + 1)/B.
+    """Predictions by confidence p, in B bins of equal width: bin b holds those with b/B < p ≤ (b + 1)/B.
 
     Attributes:
         count: (B,) int64, predictions in each bin.
-        confidence: (B,) mean of p, the probability of what was predicted; 0 where a bin is empty.
-        accuracy: (B,) share that is right; 0 where a bin is empty.
+        confidence: (B,) mean of p, the probability of the predicted class; 0 in an empty bin.
+        accuracy: (B,) share of correct predictions; 0 in an empty bin.
     """
 
     count: NDArray[np.int64]
@@ -24,9 +24,9 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error, Σ_b (n_b / N) |accuracy_b − confidence_b|, 0 … 1 (Guo 2017).
+        """The expected calibration error, Σ_b (n_b / N) |accuracy_b − confidence_b|, in [0, 1] (Guo 2017).
 
-        It shrinks with the number of predictions even of a perfect model: of few, bins differ by chance.
+        Known limit: with few predictions it is biased upwards, even for a perfectly calibrated model.
         """
         return float((self.count * abs(self.accuracy - self.confidence)).sum() / self.count.sum())
 
@@ -35,12 +35,12 @@ def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = 15) -> Reli
     """Sort predictions into bins by their confidence.
 
     Args:
-        confidence: (N,) the probability of each prediction, 0 … 1.
-        right: (N,) bool, whether it came true.
-        bins: B; 15 as Guo et al. (2017), "On calibration of modern neural networks".
+        confidence: (N,) the probability of each prediction, in [0, 1].
+        right: (N,) bool, whether the prediction is correct.
+        bins: B; 15 as in Guo et al. (2017), "On calibration of modern neural networks".
 
     Raises:
-        ValueError: no predictions, shapes that differ, probabilities outside of 0 … 1.
+        ValueError: no predictions, shapes that differ, or probabilities outside [0, 1].
 
     Example:
         >>> found = reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False], bins=2)

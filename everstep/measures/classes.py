@@ -1,4 +1,4 @@
-"""Figures of a classifier, from the ids of targets and predictions."""
+"""Measures of a classifier, from the ids of targets and predictions."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from everstep.measures.calibration import Reliability, reliability
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """Figures of N predictions among K classes.
+    """Measures of N predictions among K classes.
 
-    For class k, TP is how many targets k were predicted as k, FP how many others were predicted as k, FN how many
-    targets k were predicted as others. Where a quotient has nothing below, it is 0.
+    For class k, TP counts targets k predicted as k, FP other targets predicted as k, FN targets k predicted as another
+    class. A quotient with denominator 0 is 0.
 
     Attributes:
         count: N.
-        accuracy: share of predictions that are right, 0 … 1.
-        macro_f1: mean of `f1` over the classes that occur among targets or predictions, 0 … 1; what scikit-learn's
-            `f1_score(average="macro")` gives.
+        accuracy: share of correct predictions, in [0, 1].
+        macro_f1: mean of `f1` over the classes that occur among targets or predictions, in [0, 1]; equal to
+            scikit-learn's `f1_score(average="macro")`.
         nats: mean of −ln p(target), or None if it was not given.
-        precision: (K,) TP / (TP + FP): of what was predicted as k, the share that is k.
-        recall: (K,) TP / (TP + FN): of what is k, the share that was predicted as k.
-        f1: (K,) 2 TP / (2 TP + FP + FN), the harmonic mean of the two.
+        precision: (K,) TP / (TP + FP).
+        recall: (K,) TP / (TP + FN).
+        f1: (K,) 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall.
         support: (K,) int64, targets of each class.
         predicted: (K,) int64, predictions of each class.
-        cells: (M, 3) int64: (target, prediction, how often) of each pair that occurs, sorted by the first two.
-        reliability: what the probabilities of the predictions are worth, or None if they were not given.
+        cells: (M, 3) int64: (target, prediction, count) of each pair that occurs, sorted by the first two.
+        reliability: calibration of the predictions, or None if their probabilities were not given.
     """
 
     count: int
@@ -47,7 +47,7 @@ class ClassMeasures:
     reliability: Reliability | None = None
 
     def report(self, names: Sequence[str]) -> dict[str, Any]:
-        """The figures as JSON takes them; those of each class under its name."""
+        """The measures as JSON values, with those of each class under its name."""
         figures = zip(names, self.precision, self.recall, self.f1, self.support, strict=True)
         by_class = {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
@@ -58,14 +58,15 @@ class ClassMeasures:
 
     @property
     def main(self) -> dict[str, float]:
-        """Those of all classes together."""
+        """The measures over all classes."""
         loss = {} if self.nats is None else {"loss": self.nats}
         return {**loss, "accuracy": self.accuracy, "macro_f1": self.macro_f1}
 
     def confusion(self, classes: ArrayLike | None = None) -> NDArray[np.int64]:
-        """How often target i was predicted as j, at [i, j]: (K, K), or of some classes alone, in rising order.
+        """The confusion matrix: how often target i was predicted as j, at [i, j].
 
-        Made on demand: 10,000 classes take 800 MB.
+        (K, K), or only the rows and columns of some classes, in rising order. Computed on demand, since 10,000 classes
+        take 800 MB.
         """
         some = np.arange(len(self.support)) if classes is None else np.asarray(classes)
         place = np.full(len(self.support), -1)
@@ -84,17 +85,17 @@ def class_measures(
     nats: ArrayLike | None = None,
     confidence: ArrayLike | None = None,
 ) -> ClassMeasures:
-    """The figures of predictions.
+    """Compute the measures of predictions.
 
     Args:
         targets: (N,) class ids, 0 … classes − 1.
         predictions: (N,) class ids.
-        classes: K, how many classes there are.
-        nats: (N,) −ln p(target) of each, or one number, their mean.
-        confidence: (N,) p of each prediction.
+        classes: K, the number of classes.
+        nats: (N,) −ln p(target), or their mean.
+        confidence: (N,) the probability of each prediction.
 
     Raises:
-        ValueError: no targets, shapes that differ, numbers that are no whole numbers, ids out of range.
+        ValueError: no targets, shapes that differ, ids that are not whole numbers or out of range.
 
     Example:
         >>> measured = class_measures([0, 0, 1, 1], [0, 1, 1, 1], classes=2)

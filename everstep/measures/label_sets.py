@@ -1,4 +1,4 @@
-"""Figures of predictions of several labels a text, each there or not."""
+"""Measures of multi-label predictions."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelMeasures:
-    """Figures of N texts and K labels, of which a text has any number.
+    """Measures of N texts with any number of K labels each.
 
-    Of label k, TP, FP and FN are counted as of a class (`ClassMeasures`). Where a quotient has nothing below, it is 0.
+    For label k, TP, FP and FN are counted as in `ClassMeasures`. A quotient with denominator 0 is 0.
 
     Attributes:
         count: N.
-        accuracy: share of the texts all of whose labels are right, 0 … 1 ("exact match").
+        accuracy: share of texts whose labels are all correct, in [0, 1] ("exact match").
         micro_f1: 2 Σ TP / Σ (2 TP + FP + FN) over all labels: the F1 of single decisions.
         macro_f1: mean of `f1` over the labels that occur among targets or predictions.
-        nats: mean over texts of −Σ_k ln p(what is right of label k), or None if it was not given.
-        precision, recall, f1: (K,) of each label.
-        support: (K,) int64, texts that have it.
-        reliability: of the single decisions: p(label) beside how often it is there; None if p was not given.
+        nats: mean over texts of −Σ_k ln p(target of label k), or None if it was not given.
+        precision, recall, f1: (K,), for each label.
+        support: (K,) int64, texts with each label.
+        reliability: calibration of the single decisions, by p(label); None if p was not given.
     """
 
     count: int
@@ -44,12 +44,12 @@ class LabelMeasures:
 
     @property
     def main(self) -> dict[str, float]:
-        """Those of all labels together."""
+        """The measures over all labels."""
         loss = {} if self.nats is None else {"loss": self.nats}
         return {**loss, "micro_f1": self.micro_f1, "macro_f1": self.macro_f1, "accuracy": self.accuracy}
 
     def report(self, names: Sequence[str]) -> dict[str, Any]:
-        """The figures as JSON takes them; those of each label under its name."""
+        """The measures as JSON values, with those of each label under its name."""
         figures = zip(names, self.precision, self.recall, self.f1, self.support, strict=True)
         by_label = {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
@@ -62,12 +62,12 @@ class LabelMeasures:
 def label_measures(
     targets: ArrayLike, predictions: ArrayLike, nats: ArrayLike | None = None, p: ArrayLike | None = None
 ) -> LabelMeasures:
-    """The figures of predictions.
+    """Compute the measures of predictions.
 
     Args:
-        targets: (N, K) bool, which labels are there.
+        targets: (N, K) bool, the labels of each text.
         predictions: (N, K) bool.
-        nats: (N,) −ln p of what is right of each text.
+        nats: (N,) −ln p of the targets of each text.
         p: (N, K) the probability of each label.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Figures of predictions of classes in an order, where one class may be nearer to the truth than another."""
+"""Measures of predictions of ordered classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everstep.measures.classes import ClassMeasures
 
 @dataclass(frozen=True)
 class OrderedMeasures(ClassMeasures):
-    """Those of classes, and how far off the predictions are, in places of the order."""
+    """`ClassMeasures`, plus measures of the distance between prediction and target, in ranks."""
 
     @property
     def mae(self) -> float:
@@ -20,10 +20,10 @@ class OrderedMeasures(ClassMeasures):
 
     @property
     def quadratic_kappa(self) -> float:
-        """1 − Σ (i − j)² n_ij / Σ (i − j)² n_i m_j / N (Cohen 1968): 1 if all are right, 0 if no better than chance.
+        """1 − Σ (i − j)² n_ij / (Σ (i − j)² n_i m_j / N) (Cohen 1968): 1 if all are correct, 0 at chance level.
 
-        n_ij texts of class i are taken for j; n_i are of class i, m_j are taken for j. Where there is nothing below,
-        all are of one class and right: 1.
+        n_ij counts targets i predicted as j, n_i targets i, m_j predictions j. If the denominator is 0, all targets and
+        predictions are one class, and the result is 1.
         """
         places = np.arange(len(self.support))
         seen = float((self.cells[:, 2] * (self.cells[:, 0] - self.cells[:, 1]) ** 2).sum())
@@ -33,5 +33,5 @@ class OrderedMeasures(ClassMeasures):
 
     @property
     def main(self) -> dict[str, float]:
-        """Those of all classes together."""
+        """The measures over all classes."""
         return {**super().main, "mae": self.mae, "quadratic_kappa": self.quadratic_kappa}

@@ -1,4 +1,4 @@
-"""What predicted spans are worth, as the script of the CoNLL shared tasks counts (conlleval, Tjong Kim Sang 2004)."""
+"""Measures of predicted spans, counted like the script of the CoNLL shared tasks (conlleval, Tjong Kim Sang 2004)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everstep.measures.tag_schemes import Scheme, converted, spans
 
 
 class Found(NamedTuple):
-    """How many spans there are, how many were predicted, and how many of these are right: same words, same type."""
+    """Numbers of target spans, predicted spans, and correct ones, which have the same words and the same type."""
 
     there: int
     predicted: int
@@ -19,12 +19,12 @@ class Found(NamedTuple):
 
     @property
     def precision(self) -> float:
-        """Of what was predicted, the share that is right; 0 where nothing was."""
+        """Correct / predicted, or 0 if nothing was predicted."""
         return self.right / self.predicted if self.predicted else 0.0
 
     @property
     def recall(self) -> float:
-        """Of what is there, the share that was found; 0 where nothing is."""
+        """Correct / target spans, or 0 if there are none."""
         return self.right / self.there if self.there else 0.0
 
     @property
@@ -41,14 +41,14 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class SpanMeasures:
-    """Figures of the spans of some sentences.
+    """Measures of the spans in a set of sentences.
 
     Attributes:
         words: number of words.
-        right_tags: of these, whose tag is right.
+        right_tags: number of words with the correct tag.
         types: the counts of each type, by name.
-        total: those of all types together.
-        strict: the same, where spans that are not written as their scheme writes them are none.
+        total: the counts over all types.
+        strict: as `total`, but spans that violate their scheme do not count.
     """
 
     words: int
@@ -59,11 +59,11 @@ class SpanMeasures:
 
     @property
     def accuracy(self) -> float:
-        """Share of words whose tag is right."""
+        """Share of words with the correct tag."""
         return self.right_tags / self.words if self.words else 0.0
 
     def __str__(self) -> str:
-        """What conlleval prints."""
+        """The output of conlleval."""
         whole = self.total
         lines = [
             f"processed {self.words} tokens with {whole.there} phrases; "
@@ -72,7 +72,7 @@ class SpanMeasures:
         if self.words:
             share = 100 * self.right_tags / self.words
             lines.append(f"accuracy: {share:6.2f}%; {_shown(whole)}")
-        # it pads bytes, and its list of types lets a type without a name stand twice
+        # conlleval pads bytes, and lists a type without a name twice
         for kind in sorted(self.types):
             found = self.types[kind]
             line = f"{' ' * (17 - len(kind.encode()))}{kind}: {_shown(found)}  {found.predicted}"
@@ -90,15 +90,15 @@ def _shown(found: Found) -> str:
 def span_measures(
     targets: Iterable[Sequence[str]], predictions: Iterable[Sequence[str]], scheme: Scheme = "iob2"
 ) -> SpanMeasures:
-    """The figures of predicted tags.
+    """Compute the measures of predicted tags.
 
     Args:
         targets: the tags of each sentence.
-        predictions: as many tags for each.
-        scheme: of both.
+        predictions: the predicted tags of each sentence.
+        scheme: the tag scheme of both.
 
     Raises:
-        ValueError: sentences or tags that are not as many.
+        ValueError: the numbers of sentences or tags differ.
 
     Example:
         >>> found = span_measures([["B-PER", "I-PER", "O"]], [["B-PER", "O", "B-LOC"]])
@@ -125,7 +125,7 @@ def span_measures(
 
 
 def conlleval(targets: Iterable[Sequence[str]], predictions: Iterable[Sequence[str]], scheme: Scheme = "iob2") -> str:
-    """What the script of the shared tasks prints of these tags, byte by byte; other schemes are made IOB2 for it.
+    """The output of conlleval for these tags, byte for byte; other schemes are converted to IOB2 first.
 
     Example:
         >>> print(conlleval([["B-PER", "I-PER", "O"]], [["B-PER", "O", "B-LOC"]]), end="")

@@ -1,10 +1,10 @@
-"""Spans as one tag a word: IOB1, IOB2, IOBES, BILOU (Ramshaw and Marcus 1995; Tjong Kim Sang and Veenstra 1999).
+"""Spans as one tag per word: IOB1, IOB2, IOBES, BILOU (Ramshaw and Marcus 1995; Tjong Kim Sang and Veenstra 1999).
 
 A tag is `O` (outside) or a letter, a hyphen and the type of a span, such as `B-PER`; a letter alone has the type "".
 
-| scheme | a span of one word | of more words |
+| scheme | span of one word | span of several words |
 |---|---|---|
-| iob1 | I | I I … I; its first is B where the span before it has its type and ends there |
+| iob1 | I | I I … I; the first tag is B if a span of the same type ends just before |
 | iob2 | B | B I … I |
 | iobes | S | B I … E |
 | bilou | U | B I … L |
@@ -25,7 +25,7 @@ _WHOLE = {"iob2": re.compile("BI*"), "iobes": re.compile("S|BI*E"), "bilou": re.
 
 
 class Span(NamedTuple):
-    """Words `start` … `stop` − 1 of a sentence, which are a `type`."""
+    """Words `start` … `stop` − 1 of a sentence, of type `type`."""
 
     start: int
     stop: int
@@ -33,7 +33,7 @@ class Span(NamedTuple):
 
 
 def letter_and_type(tag: str) -> tuple[str, str] | None:
-    """The letter of a tag and its type; ("O", "") outside of spans; None: no tag of spans.
+    """The letter and the type of a tag; ("O", "") outside of spans; None if it is not a span tag.
 
     Example:
         >>> letter_and_type("B-PER"), letter_and_type("I"), letter_and_type("NOUN")
@@ -46,9 +46,9 @@ def letter_and_type(tag: str) -> tuple[str, str] | None:
 
 
 def recognised(sentences: Iterable[Sequence[str]]) -> Scheme | None:
-    """The scheme that the tags of sentences are of; None: they are no tags of spans.
+    """The scheme of the tags of sentences; None if they are not span tags.
 
-    By their letters; where these are B and I alone, by which of IOB1 and IOB2 fewer transitions break; IOB2 of equals.
+    Decided by the letters; if only B and I occur, by whether fewer transitions violate IOB1 or IOB2, with ties to IOB2.
 
     Example:
         >>> recognised([["I-PER", "I-PER", "B-PER", "O"]]), recognised([["DET", "NOUN"]])
@@ -72,7 +72,7 @@ def recognised(sentences: Iterable[Sequence[str]]) -> Scheme | None:
 
 
 def allowed(before: str | None, after: str | None, scheme: Scheme) -> bool:
-    """Whether a tag may follow another in a scheme; None is what stands around a sentence.
+    """Whether a tag may follow another in a scheme; None is the boundary of a sentence.
 
     Example:
         >>> allowed("B-PER", "I-LOC", "iob2"), allowed("B-PER", None, "iobes"), allowed("O", "I-LOC", "iob1")
@@ -94,7 +94,7 @@ def allowed(before: str | None, after: str | None, scheme: Scheme) -> bool:
 
 
 def broken(tags: Sequence[str], scheme: Scheme) -> list[int]:
-    """The words whose tag may not follow the one before; len(tags): the sentence may not end there.
+    """The indices of words whose tag may not follow the one before; len(tags) if the sentence may not end there.
 
     Example:
         >>> broken(["O", "I-PER", "B-LOC"], "iob2")
@@ -107,9 +107,9 @@ def broken(tags: Sequence[str], scheme: Scheme) -> list[int]:
 def spans(tags: Sequence[str], scheme: Scheme, strict: bool = False) -> list[Span]:
     """The spans of a sentence.
 
-    Lenient: a span begins at B, S or U, and at any other tag that cannot go on with the span before it, since there is
-    none, it is closed, or of another type: what conlleval does of B and I. Strict: of these, only those that are
-    written as the scheme writes them.
+    Lenient: a span begins at B, S or U, and at any other tag that cannot continue the span before it because there is
+    none, it is closed, or it has another type; conlleval does the same for B and I. Strict: only those of these spans
+    that obey the scheme.
 
     Example:
         >>> spans(["I-PER", "I-PER", "O", "B-LOC"], "iob2")
@@ -118,7 +118,7 @@ def spans(tags: Sequence[str], scheme: Scheme, strict: bool = False) -> list[Spa
         [Span(start=3, stop=4, type='LOC')]
     """
     found: list[Span] = []
-    letters: list[str] = []  # of the last span
+    letters: list[str] = []  # letters of the last span
     goes_on = False
     for place, tag in enumerate(tags):
         letter, kind = letter_and_type(tag) or (OUTSIDE, "")
@@ -149,7 +149,7 @@ def _is_whole(span: Span, letters: str, before: Span | None, scheme: Scheme) -> 
 
 
 def tags_of(found: Sequence[Span], length: int, scheme: Scheme) -> list[str]:
-    """The tags of a sentence of that length with these spans, which are in order and do not overlap.
+    """The tags of a sentence of `length` words with the spans `found`, which are sorted and do not overlap.
 
     Example:
         >>> tags_of([Span(0, 2, "PER"), Span(3, 4, "LOC")], 4, "iobes")
@@ -169,11 +169,11 @@ def tags_of(found: Sequence[Span], length: int, scheme: Scheme) -> list[str]:
 
 
 def converted(tags: Sequence[str], before: Scheme, after: Scheme) -> list[str]:
-    """The same spans in another scheme; the spans are read leniently."""
+    """The tags converted to another scheme; spans are read leniently."""
     return list(tags) if before == after else tags_of(spans(tags, before), len(tags), after)
 
 
 def all_tags(tags: Iterable[str], scheme: Scheme) -> list[str]:
-    """Every tag of the types that occur: `O`, then each type's letters."""
+    """All tags of the types that occur: `O`, then all letters for each type."""
     types = sorted({cast(tuple[str, str], letter_and_type(tag))[1] for tag in tags if tag != OUTSIDE})
     return [OUTSIDE, *(f"{letter}-{kind}" if kind else letter for kind in types for letter in LETTERS[scheme])]

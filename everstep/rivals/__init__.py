@@ -1,4 +1,4 @@
-"""What recurrent models are held against: other people's methods for the same job, on the same data."""
+"""Baselines without recurrence, trained and evaluated on the same data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tag that a word has most often: what any tagger has to beat."""
+"""A baseline for taggers: the most frequent tag of each word."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Sequence
 def most_frequent_tags(
     words: Sequence[Sequence[str]], tags: Sequence[Sequence[str]], others: Sequence[Sequence[str]]
 ) -> list[list[str]]:
-    """The tags of other sentences: of each word, the one that it has most often in training; of words that training
-    never saw, the one that words have most often which occur once there (of all words, if none does).
+    """Tag each word of other sentences with its most frequent tag in training.
+
+    Unknown words get the most frequent tag of the words that occur once in training (of all words, if there are none).
 
     Args:
-        words, tags: of the training sentences.
-        others: the words of the sentences to tag.
+        words, tags: the training sentences and their tags.
+        others: the sentences to tag.
 
     Example:
         >>> most_frequent_tags([["the", "end", "the"]], [["DET", "NOUN", "DET"]], [["the", "beginning"]])

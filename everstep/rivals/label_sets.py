@@ -1,4 +1,4 @@
-"""Rivals of a classifier that gives a text any number of labels: logistic regression for each label by itself."""
+"""Baselines for multi-label classifiers: one logistic regression per label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_LABELS = 200
 
 
 class LabelRival(NamedTuple):
-    """One rival, its figures on the test texts, and the seconds that it took."""
+    """A baseline, its measures on the test texts, and the seconds it took."""
 
     name: str
     measures: LabelMeasures
@@ -32,12 +32,12 @@ def label_rivals(
     test: Sequence[Sequence[str]],
     targets: NDArray[np.int64],
 ) -> list[LabelRival]:
-    """Fits the rivals to `train` and measures them on `test`: how often each label is, words, words and pairs of words.
+    """Fit baselines to `train` and evaluate them on `test`: label frequencies, words, words and pairs of words.
 
     Args:
         train, test: texts as words.
-        labels, targets: (N, K), 1 where a text has a label. With more than MOST_LABELS labels, the first rival alone is
-            given.
+        labels, targets: (N, K), 1 where a text has a label. With more than MOST_LABELS labels, only the first baseline
+            is computed.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -63,7 +63,7 @@ def label_rivals(
 def _regressions(
     train: Sequence[Sequence[str]], labels: NDArray[np.int64], test: Sequence[Sequence[str]], longest: int
 ) -> NDArray[Any]:
-    """p of each label of the test texts, (N, K)."""
+    """The probability of each label for the test texts, (N, K)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -71,7 +71,7 @@ def _regressions(
     given, asked = vectors.fit_transform(train), vectors.transform(test)
     p = []
     for there in labels.T:
-        if there.min() == there.max():  # a label that all have, or none
+        if there.min() == there.max():  # all texts have the label, or none
             p.append(np.full(len(test), float(there[0])))
             continue
         model = LogisticRegression(C=STRENGTH, solver="liblinear", random_state=0).fit(given, there)

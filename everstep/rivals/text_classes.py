@@ -1,7 +1,7 @@
-"""Rivals of a recurrent classifier of texts: what can be said without reading in order, or from a window of words.
+"""Baselines for text classifiers, which ignore word order or see a window of words.
 
-Each is logistic regression on other features of a text, so that the figures tell what the features are worth. A feature
-is there or not; it is weighted by its inverse document frequency, and every text's vector has length 1.
+Each is a logistic regression on another set of binary features, so that the measures compare the features. Features are
+weighted by inverse document frequency, and the vector of every text has norm 1.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from everstep.errors import ConfigError, counted
 from everstep.measures import ClassMeasures, class_measures
 
 STRENGTHS = (1.0, 4.0, 16.0)
-"""C, the inverse strength of the penalty, of which held-out texts choose."""
+"""C, the inverse strength of the penalty; chosen on held-out texts."""
 BIG_WINDOW = 50
 MOST_CLASSES = 200
-"""With more classes than this, only the majority is given: the others would take minutes and gigabytes."""
+"""With more classes, only the majority class is computed; the others would take minutes and gigabytes."""
 _DEFAULT_STRENGTH = 4.0
-_MOST_WORDS = 2_000_000  # of the training texts, for two classes; bounds memory and time
-_MOST_WEIGHTS = 5_000_000  # of all classes together; the solver keeps about twenty times that
+_MOST_WORDS = 2_000_000  # training words for two classes; bounds memory and time
+_MOST_WEIGHTS = 5_000_000  # weights of all classes; the solver allocates about twenty times as much
 _STEPS = 1000
 
 Features = Callable[[Sequence[str]], list[str]]
 
 
 class WordTexts(NamedTuple):
-    """Texts as words, with their classes.
+    """Texts as words, with classes.
 
     Attributes:
         words: N texts, each a sequence of words (or other symbols).
@@ -46,16 +46,16 @@ class WordTexts(NamedTuple):
 
 @dataclass(frozen=True)
 class Rival:
-    """One rival and its figures on the test texts.
+    """A baseline and its measures on the test texts.
 
     Attributes:
-        name: what it sees.
-        accuracy: 0 … 1.
-        macro_f1: as of `ClassMeasures`.
-        nats: mean of −ln p(target); infinite if a class of the test was not in the training texts.
-        seconds: to make the features, fit and measure, the choice of C included.
-        chosen: what was chosen on the held-out texts, in words; empty if nothing was.
-        texts: how many training texts it was fitted to.
+        name: its features.
+        accuracy: in [0, 1].
+        macro_f1: see `ClassMeasures`.
+        nats: mean of −ln p(target); infinite if the test has a class that training lacks.
+        seconds: time for features, fits, choice of C, and evaluation.
+        chosen: the options chosen on the held-out texts; empty if none.
+        texts: number of training texts it was fitted to.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Rival:
     texts: int
 
     def record(self, trained: int) -> dict[str, Any]:
-        """Its figures by name; of how many texts it is of is in its name, where they are not all `trained` on."""
+        """The measures by name. If not all of the `trained` texts were used, the name includes their number."""
         few = f", of {counted(self.texts, 'text')}" if self.texts < trained else ""
         figures = {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "loss": self.nats, "seconds": self.seconds}
         return {"name": self.name + few, **figures}
@@ -82,25 +82,25 @@ def text_rivals(
     window: int = 5,
     most_words: int = _MOST_WORDS,
 ) -> list[Rival]:
-    """Fits the rivals to `train` and measures them on `test`.
+    """Fit baselines to `train` and evaluate them on `test`.
 
-    - *majority class*: the most frequent class; its probabilities are the classes' shares, each counted once more.
-    - *bag of words*: which words occur.
-    - *bag of n-grams*: which sequences of up to n words occur; n is 2 or 3.
-    - *last 5 words* (`window`): which word stands at each of the last places; what a feed-forward network would read.
-    - *one big window*: the same for as many places as the longest training text has words, at most 50.
+    - *majority class*: the most frequent class, with add-one smoothed class frequencies as probabilities.
+    - *bag of words*: the words that occur.
+    - *bag of n-grams*: the sequences of up to n words that occur; n is 2 or 3.
+    - *last 5 words* (`window`): the word at each of the last positions, as a feed-forward network would read them.
+    - *one big window*: the same for as many positions as the longest training text has words, at most 50.
 
-    C, and n, are those of the highest accuracy on `valid` (of equals, of the fewest nats). Without `valid`, C = 4 and
-    n = 2. The test texts choose nothing. Beyond `most_words` (fewer for more than 20 classes), texts are taken
-    evenly from all of `train`, with one of each class at least; `Rival.texts` says how many.
+    C and n are chosen by the accuracy on `valid` (ties by fewer nats); without `valid`, C = 4 and n = 2. The test texts
+    choose nothing. If `train` has more than `most_words` words (fewer for more than 20 classes), an even sample of the
+    texts is used, with at least one of each class; `Rival.texts` says how many.
 
     Args:
-        train: at least two classes occur in it.
-        test: what the figures are of.
-        valid: what C and n are chosen on.
-        classes: how many classes there are.
-        window: how many words the small window holds.
-        most_words: of the training texts together; bounds time and memory.
+        train: texts of at least two classes.
+        test: texts to evaluate on.
+        valid: texts to choose C and n on.
+        classes: number of classes.
+        window: words in the small window.
+        most_words: most training words; bounds time and memory.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -128,10 +128,10 @@ def text_rivals(
 
 
 def require_scikit_learn() -> None:
-    """Refuse to go on without it.
+    """Check that scikit-learn is installed.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it is not.
     """
     try:
         import sklearn  # noqa: F401
@@ -156,7 +156,7 @@ def _check(train: WordTexts, test: WordTexts, valid: WordTexts | None, classes: 
 
 
 def _at_most(texts: WordTexts, words: int) -> WordTexts:
-    """All texts, or so many of them, from all over, that they have about so many words; and one of each class."""
+    """All texts, or an even sample with about `words` words and at least one text of each class."""
     total = sum(map(len, texts.words))
     if total <= words:
         return texts
@@ -168,14 +168,14 @@ def _at_most(texts: WordTexts, words: int) -> WordTexts:
 
 
 def n_grams(words: Sequence[str], longest: int) -> list[str]:
-    """The sequences of up to `longest` words."""
+    """All n-grams of up to `longest` words."""
     return [
         " ".join(words[start : start + n]) for n in range(1, longest + 1) for start in range(len(words) - n + 1)
     ]  # fmt: skip
 
 
 def _placed(words: Sequence[str], window: int) -> list[str]:
-    """The last `window` words, each with its place from the end."""
+    """The last `window` words, each with its distance from the end."""
     return [f"{place} {word}" for place, word in enumerate(reversed(words[-window:]))]
 
 
@@ -189,7 +189,7 @@ def _majority(train: WordTexts, test: WordTexts, classes: int) -> Rival:
 
 
 class _Fit(NamedTuple):
-    """A fitted model, what was chosen for it, and how it does on the held-out texts."""
+    """A fitted model, its chosen options, and its measures on the held-out texts."""
 
     vectorise: Callable[[Sequence[Sequence[str]]], Any]
     model: Any

@@ -1,4 +1,4 @@
-"""Settings as typed sections: what a key may hold, and what is wrong with a value, in words."""
+"""Settings as typed sections, with error messages for users."""
 
 from everstep.sections.section import Count as Count
 from everstep.sections.section import Files as Files

@@ -1,4 +1,4 @@
-"""What is wrong with settings, in words: the key, what was expected, what was given, the nearest right one."""
+"""Error messages for settings: the key, the expected value, the given value, the nearest valid key."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 DISAGREEMENT = "disagreement"
-"""The kind of error of keys that do not go together; its context holds pairs of key and text."""
+"""The error type for incompatible keys; its context holds pairs of key and message."""
 
 
 def sections(config: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The keys that hold keys."""
+    """The keys whose values are sections, with their classes."""
     kinds = {name: field.annotation for name, field in config.model_fields.items()}
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
 
 
 def fields(config: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Every dotted key."""
+    """Every dotted key with its field."""
     found = {name: field for name, field in config.model_fields.items() if name not in sections(config)}
     for section, kind in sections(config).items():
         found |= {f"{section}.{name}": field for name, field in kind.model_fields.items()}
@@ -29,7 +29,7 @@ def fields(config: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def nearest(key: str, config: type[BaseModel]) -> str:
-    """The end of a sentence on an unknown key: the one that was probably meant, or those there are."""
+    """The end of a message about an unknown key: the key that was probably meant, or all valid keys."""
     section, _, name = key.rpartition(".")
     best, likeness = "", 0.7
     siblings = []
@@ -38,7 +38,7 @@ def nearest(key: str, config: type[BaseModel]) -> str:
         alike = SequenceMatcher(None, name, word).ratio()
         if there == section:
             siblings.append(word)
-            alike += 0.1  # the right section is half of the key
+            alike += 0.1  # a matching section counts too
         if alike > likeness:
             best, likeness = other, alike
     if best:
@@ -48,7 +48,7 @@ def nearest(key: str, config: type[BaseModel]) -> str:
 
 
 def explain(error: ValidationError, raw: dict[Any, Any], config: type[BaseModel]) -> list[str]:
-    """One line a problem; the alternatives of one key give one line together."""
+    """One line per problem; the alternatives of a union give one line together."""
     lines: dict[str, None] = {}
     for item in error.errors():
         if item["type"] == DISAGREEMENT:
@@ -77,14 +77,14 @@ def _wrong_value(key: str, value: Any, field: FieldInfo) -> str:
 
 
 def _words(annotation: Any) -> list[str]:
-    """The choices of a key that is one of a few words."""
+    """The choices of a `Literal` key."""
     if get_origin(annotation) is Literal:
         return [str(word) for word in get_args(annotation)]
     return [word for part in get_args(annotation) for word in _words(part)]
 
 
 def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """A type in words: `Count | None` is "a whole number ≥ 1 or null"."""
+    """A description of a type: `Count | None` gives "a whole number ≥ 1 or null"."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return expected(parts[0], [bound for field in parts[1:] for bound in getattr(field, "metadata", ())])
@@ -114,7 +114,7 @@ def _bound(value: float) -> str:
 
 
 def given(value: Any) -> str:
-    """A value as a user wrote it, and its kind."""
+    """A description of a value, as the user wrote it."""
     kinds = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
     if value is None:
         return "null"

@@ -1,4 +1,4 @@
-"""One section of settings: a frozen value with typed keys, each of which says what it means."""
+"""Sections of settings: frozen values with typed, documented keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Names = str | tuple[str, ...]
 
 
 def _as_groups(given: Any) -> Any:
-    """Labels are often numbers, and one alone needs no list."""
+    """Convert labels given as numbers to text, and a single label to a list."""
     if not isinstance(given, dict):
         return given
     lists = {name: old if isinstance(old, list | tuple) else (old,) for name, old in given.items()}
@@ -34,7 +34,7 @@ def _as_groups(given: Any) -> Any:
 
 
 LabelGroups = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_as_groups)]
-"""A name for several labels: `{good: [3, 4], bad: 0}`."""
+"""Names for groups of labels: `{good: [3, 4], bad: 0}`."""
 
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ else:
 
 
 class _Refusing(ModelMetaclass):
-    """Settings made in Python are refused in the words that recipes are refused in."""
+    """Gives settings made in Python the same error messages as recipes."""
 
     def __call__(cls, *unnamed: Any, **values: Any) -> Any:
         if unnamed:
@@ -60,10 +60,10 @@ class _Refusing(ModelMetaclass):
 
 
 class Section(BaseModel, metaclass=_Refusing):
-    """Keys with types, ranges and defaults. The text below a key says what it means; `everstep recipes keys` prints it.
+    """Keys with types, ranges and defaults. The text below a key documents it; `everstep recipes keys` prints it.
 
     Raises:
-        ConfigError: an unknown key, a value of another type or out of its range, NaN, infinity, `disagreements`.
+        ConfigError: an unknown key, a value of the wrong type or out of range, NaN, infinity, or `disagreements`.
     """
 
     model_config = ConfigDict(
@@ -71,19 +71,19 @@ class Section(BaseModel, metaclass=_Refusing):
     )
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Keys that do not go together: the key ("" for the section itself) and what is wrong with it."""
+        """Incompatible settings, as pairs of key ("" for the section itself) and message."""
         yield from ()
 
     def problems(self, find: Callable[[str, str], Any]) -> Iterator[str]:
-        """What is wrong that types do not show, with the key first; asked before any work.
+        """Messages for problems that types cannot express, each beginning with the key; called before any work.
 
-        `find` gives what `FILE.py:NAME` is, by the recipe's key and that.
+        `find(key, "FILE.py:NAME")` returns the object in the user's file.
         """
         del find
         yield from ()
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values, checked as new settings are; pydantic's own `model_copy` checks nothing.
+        """A copy with other values, validated; pydantic's own `model_copy` does not validate.
 
         Raises:
             ConfigError: as for new settings.

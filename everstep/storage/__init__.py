@@ -1,1 +1,1 @@
-"""Files that outlive a crash: written whole or not at all, locked, and read with care."""
+"""Crash-safe files: atomic writes, locks, bounded reads."""

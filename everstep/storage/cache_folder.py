@@ -1,4 +1,4 @@
-"""Where what can be made again is kept: tokenised corpora and compiled steps."""
+"""The folder for cached files that can be recomputed: tokenised corpora and compiled steps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from platformdirs import user_cache_path
 
 
 def cache_folder() -> Path:
-    """EVERSTEP_CACHE if it is set, else `everstep` in the system's folder for caches (`~/.cache` on Linux).
+    """EVERSTEP_CACHE if set, else `everstep` in the system's cache folder (`~/.cache` on Linux).
 
     Raises:
-        RuntimeError: the folder names a home that the user does not have.
+        RuntimeError: the path contains a home folder that does not exist.
     """
     named = os.environ.get("EVERSTEP_CACHE")
     found = Path(named) if named else user_cache_path("everstep", appauthor=False)

@@ -1,4 +1,4 @@
-"""Writing that survives a crash: every write, fsync and rename of a run goes through these functions."""
+"""Crash-safe writing: every write, fsync and rename of a run goes through these functions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from everstep.errors import RunError
 
-TEMPORARY = ".tmp-"  # what a name begins with until it is whole
+TEMPORARY = ".tmp-"  # prefix of a name until its content is complete
 
 BINARY = getattr(os, "O_BINARY", 0)
-"""For `os.open`: bytes as they are. Windows would turn line ends into its own."""
+"""Flag of `os.open` for binary mode; without it Windows converts line ends."""
 
-# Names of their own, so that a test can make the n-th call of each fail.
+# Module-level names, so that a test can make the n-th call of each fail.
 _write = os.write
 _fsync = os.fsync
 _rename = os.replace
@@ -23,7 +23,7 @@ _rename = os.replace
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn an `OSError` of the block (disk full, read-only folder, …) into a `RunError` that says what to do."""
+    """Convert an `OSError` of the block (disk full, read-only folder, …) into a `RunError` that says what to do."""
     try:
         yield
     except OSError as error:
@@ -35,14 +35,14 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, however few bytes the system takes at a time."""
+    """Write all of `data`, repeating partial writes."""
     rest = memoryview(data)
     while rest:
         rest = rest[_write(descriptor, rest) :]
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all in it, if it is there; what a link points to is left alone."""
+    """Remove a file, a link or a folder with its content, if it exists; the target of a link is not touched."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -50,19 +50,19 @@ def remove(path: Path) -> None:
 
 
 def refuse_link(folder: Path) -> None:
-    """Refuse a folder of a run that is a link: what is written and removed there would be elsewhere.
+    """Refuse a run folder that is a link, because writes and removals would affect another folder.
 
     Raises:
-        RunError: it is one.
+        RunError: it is a link.
     """
     if folder.is_symlink():
         raise RunError(f"{folder} is a link to {os.readlink(folder)}; put a folder there, or delete it")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to a new file `path` and wait until the disk has it.
+    """Write `data` to a new file `path` and fsync it.
 
-    What was there is removed first and never written to: it may be a link to a file elsewhere, or a pipe.
+    An existing file is removed first and never written to, since it may be a link to another file, or a pipe.
     """
     remove(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
@@ -74,7 +74,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in `folder`; Windows opens no folders, and has no such request."""
+    """Fsync the folder `folder`; does nothing on Windows, which cannot."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -85,13 +85,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename within one folder and wait until the disk has it; a file at `target` is replaced in one motion."""
+    """Rename within one folder and fsync the folder; a file at `target` is replaced atomically."""
     _rename(source, target)
     sync_folder(target.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Give `path` the content `data`; whoever reads it, at any time, sees the old content or the new, whole.
+    """Replace the content of `path` by `data` atomically: readers see the old content or the new.
 
     Example:
         >>> import tempfile

@@ -1,7 +1,6 @@
-"""Reading what anyone may have written: regular files, no larger than they should be, and JSON as its standard says.
+"""Safe reading of untrusted files: regular files of bounded size, and strict JSON.
 
-A pipe would make a reader wait for ever, and a device or a huge file would fill the memory before anyone sees that it
-is not what was expected.
+A pipe would block the reader for ever, and a device or a huge file would fill the memory.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, NoReturn
 from everstep.errors import RunError
 
 LARGEST_RECORDS = 1 << 30
-"""Bytes of a file of records, a line each."""
+"""Largest file of records in bytes."""
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -29,12 +28,12 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """A descriptor of a regular file, to read from; it never waits.
+    """Open a regular file for reading without blocking, and return its descriptor.
 
     Raises:
-        OSError: it is missing, cannot be read, or is no regular file; `strerror` says what it is.
+        OSError: the file is missing, cannot be read, or is not a regular file; `strerror` says which.
     """
-    # A socket cannot be opened, and a folder not on every system: both should be told by what they are.
+    # Sockets, and on some systems folders, cannot be opened; checked first so that the error says what they are.
     _check_regular(os.stat(path).st_mode, path)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -52,10 +51,10 @@ def _check_regular(mode: int, path: str | os.PathLike[str]) -> None:
 
 
 def read_small(path: str | os.PathLike[str], limit: int) -> bytes:
-    """All bytes of a regular file of at most `limit` bytes; nothing of a larger one is read.
+    """The content of a regular file of at most `limit` bytes; a larger file is not read.
 
     Raises:
-        OSError: it is missing, cannot be read, is no regular file or is larger; `strerror` says which.
+        OSError: the file is missing, cannot be read, is not regular or is larger; `strerror` says which.
 
     Example:
         >>> import tempfile
@@ -75,10 +74,10 @@ def read_small(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """The value that JSON text stands for.
+    """Parse JSON strictly.
 
     Raises:
-        ValueError: it is no JSON: `NaN` and `Infinity` are none; or its lists and objects lie too deep in one another.
+        ValueError: the text is not JSON (`NaN` and `Infinity` are not), or nested too deeply.
     """
     try:
         return json.loads(content, parse_constant=_no_number)
@@ -87,10 +86,10 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def read_json(path: str | os.PathLike[str], limit: int) -> Any:
-    """What a JSON file of at most `limit` bytes holds.
+    """The value in a JSON file of at most `limit` bytes.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: the file is missing or damaged.
     """
     try:
         return parse_json(read_small(path, limit))
@@ -103,7 +102,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
-    """The value with the SHA-256 of its JSON as its last key, `seal`; an earlier seal is left out.
+    """The value with the SHA-256 of its JSON as its last key, `seal`; an earlier seal is dropped.
 
     Example:
         >>> unsealed(sealed({"a": 1}))
@@ -114,10 +113,10 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(value: dict[str, Any]) -> dict[str, Any]:
-    """What was sealed.
+    """The value without its seal, after verification.
 
     Raises:
-        ValueError: it was changed since, or has no seal.
+        ValueError: the value has changed, or has no seal.
     """
     if not isinstance(value, dict) or value != sealed(value):
         raise ValueError("it is not what its SHA-256 was taken of")
@@ -125,12 +124,12 @@ def unsealed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the name of the file, which the message has anyway."""
+    """The reason of an error, without the file name, which the message already contains."""
     return str(getattr(error, "strerror", None) or error)
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """JSON of `value`, as `json.dumps` with these options writes it; NaN and infinities, which JSON lacks, are null.
+    """`value` as JSON, by `json.dumps` with these options; NaN and infinities, which JSON lacks, become null.
 
     Example:
         >>> json_text({"perplexity": float("inf")})

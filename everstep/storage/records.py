@@ -1,4 +1,4 @@
-"""A file of records: one JSON object a line."""
+"""Files of records, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file, in order; none if there is no file.
+    """The records of a file in order; none if there is no file.
 
     Raises:
-        RunError: it cannot be read, or is damaged.
+        RunError: the file cannot be read, or is damaged.
     """
     try:
         lines = read_small(path, LARGEST_RECORDS).splitlines() if path.exists() else []
@@ -29,5 +29,5 @@ def read_records(path: Path) -> list[Record]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Replace the file by these records, in one step: a stop leaves the old file or the new one."""
+    """Replace the file by these records atomically."""
     replace_file(path, "".join(json_text(record) + "\n" for record in records).encode())

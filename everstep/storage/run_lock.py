@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""The lock of a run folder, which admits one process at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from filelock import lock_descriptor
 from everstep.errors import RunError
 from everstep.storage import files
 
-_LOCKED = " "  # what the first byte says, which no one else can read on Windows while it is locked
+_LOCKED = " "  # the first byte, which on Windows other processes cannot read while it is locked
 _PID_BYTES = 32
 
 
@@ -21,7 +21,7 @@ def _no_lock(path: Path, what: str) -> RunError:
 
 
 class InUse(RunError):
-    """Another process works in a run's folder; `holder` is its pid."""
+    """Another process holds the lock of a run folder; `holder` is its pid."""
 
     def __init__(self, message: str, holder: str):
         super().__init__(message)
@@ -29,7 +29,7 @@ class InUse(RunError):
 
 
 def check_idle(folder: Path, what: str) -> None:
-    """Raise InUse, with what that means, if another process works in the folder."""
+    """Raise InUse if another process works in the folder; `what` completes the message."""
     if not (folder / ".lock").exists():
         return
     try:
@@ -37,15 +37,15 @@ def check_idle(folder: Path, what: str) -> None:
             pass
     except InUse as error:
         raise InUse(f"{what} by another process (pid {error.holder}); wait until it ends", error.holder) from None
-    except RunError:  # a folder of someone else's, in which nobody here trains
+    except RunError:  # a folder without write access, in which this user cannot train
         pass
 
 
 class RunLock:
-    """Holds `RUN/.lock` within a `with` block. The system lets go of it when the process ends, however it ends.
+    """Holds `RUN/.lock` within a `with` block. The system releases the lock when the process ends, however it ends.
 
     Raises:
-        InUse: another process holds it; its pid is named.
+        InUse: another process holds it; the message names its pid.
         RunError: the folder cannot be written to.
 
     Example:
@@ -70,7 +70,7 @@ class RunLock:
                         "or use another folder",
                         holder,
                     )
-                removed = os.fstat(self._descriptor).st_nlink == 0  # with its folder, by who held it until now
+                removed = os.fstat(self._descriptor).st_nlink == 0  # the previous holder removed the folder
                 if not removed:
                     os.ftruncate(self._descriptor, 0)
                     files.write_all(self._descriptor, f"{_LOCKED}{os.getpid()}\n".encode())
@@ -83,7 +83,7 @@ class RunLock:
         return self
 
     def _opened(self) -> int:
-        """The lock's file. In a folder from elsewhere it may be a link to another file, which is not to be written."""
+        """Open the lock file. A link is refused: in a copied folder it may point to another file."""
         path = self._folder / ".lock"
         cautious = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # not on Windows
         try:
@@ -105,4 +105,4 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)  # which unlocks; the file stays, since removing it would race with the next holder
+        os.close(self._descriptor)  # unlocks; the file stays, since removing it would race with the next holder
