@@ -1,1 +1,1 @@
-"""What every job shares: recipes, run folders, training, resuming, cards."""
+"""The parts that all jobs share: recipes, run folders, training, resuming, cards."""

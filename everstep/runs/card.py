@@ -1,4 +1,4 @@
-"""What a run folder says of itself: `environment.json`, `scores.json` and its card, `README.md`."""
+"""The metadata of a run folder: `environment.json`, `scores.json` and the card, `README.md`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from everstep.storage import files
 from everstep.storage.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 
 SCORES = "scores.json"
-_LARGEST = 1 << 20  # bytes of environment.json
+_LARGEST = 1 << 20  # largest environment.json in bytes
 _LARGEST_SCORES = 1 << 28
 _SAME = "this recipe gives the same bits on such a machine, with as many threads and these versions"
 _SAME_BUT_FOR_ROUNDING = (
@@ -37,7 +37,7 @@ _CLOCKED = "the clock had a part in how long it trained or in its learning rate,
 
 
 def write_environment(out: Path, **begun: Any) -> None:
-    """`environment.json`: format, versions, machine, threads, time, and of a run what it was begun with; sealed."""
+    """Write `environment.json`, sealed: format, versions, machine, threads, time, and the entries `begun`."""
     content = {
         "format": FORMAT,
         "everstep": everstep.__version__,
@@ -59,7 +59,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def amend_environment(out: Path, **begun: Any) -> None:
-    """Change what a run was begun with, as far as it is known of it."""
+    """Update entries that `environment.json` already has."""
     content = read_environment(out)
     changed = {name: value for name, value in begun.items() if name in content and content[name] != value}
     if changed:
@@ -67,10 +67,10 @@ def amend_environment(out: Path, **begun: Any) -> None:
 
 
 def read_environment(out: Path) -> dict[str, Any]:
-    """What `environment.json` says; that of early versions has no seal, and says less.
+    """The content of `environment.json`; in early versions it has no seal and fewer entries.
 
     Raises:
-        RunError: it is missing, damaged or of a newer format.
+        RunError: the file is missing, damaged or of a newer format.
     """
     path = out / ENVIRONMENT
     try:
@@ -91,25 +91,25 @@ def read_environment(out: Path) -> dict[str, Any]:
 
 
 def write_scores(out: Path, scores: dict[str, Any]) -> None:
-    """`scores.json`: what `evaluate` gives of each split that is not trained on."""
+    """Write `scores.json`: the result of `evaluate` on each split except "train"."""
     _write_json(out / SCORES, scores)
 
 
 class Rivals(NamedTuple):
-    """What simpler models give on a split: their names and measures, or why there are none."""
+    """Names and measures of baselines on a split, or the reason why there are none."""
 
     split: str
     found: list[dict[str, Any]]
     missing: str
 
     def line(self, measure: str) -> str:
-        """One measure of each, for the user."""
+        """A line with one measure of each baseline, for the user."""
         told = [f"{rival['name']} {shown_number(rival[measure])}" for rival in self.found]
         return f"rivals on {self.split}, {measure.replace('_', ' ')}: {self.missing or '; '.join(told)}"
 
 
 def quick_rivals(task: HasRivals, split: str) -> Rivals:
-    """The rivals of a job, fitted within seconds."""
+    """The baselines of a job, fitted within seconds."""
     try:
         return Rivals(split, task.rivals(split, quick=True), "")
     except ConfigError as error:
@@ -124,7 +124,7 @@ def write_card(
     scores: dict[str, Any],
     rivals: Rivals | None = None,
 ) -> None:
-    """`README.md` of a run: what it is, how it did, how simpler models do, how to use it."""
+    """Write `README.md` of a run: its job and model, its measures beside those of baselines, and its commands."""
     recipe = task.recipe
     parameters = sum(parameter.numel() for parameter in model.parameters())
     run = f"{shlex.quote(str(out))}{trusting(task)}"
@@ -152,9 +152,9 @@ def write_card(
 
 
 def in_one_line(out: Path, task: Task[Any], model: nn.Module) -> str:
-    """A run in a few words: its job, cells, parameters, the step of its weights, its first measure on the last split.
+    """A summary in one line: job, cells, parameters, step of the weights, first measure on the last split.
 
-    What is not known of it, as before it is trained, is left out; nothing is raised.
+    Unknown parts are omitted, for example before training; raises nothing.
     """
     section = getattr(task.recipe, "model", None)
     cell, sizes = getattr(section, "cell", type(model).__name__), getattr(section, "hidden_sizes", ())
@@ -176,7 +176,7 @@ def in_one_line(out: Path, task: Task[Any], model: nn.Module) -> str:
 
 
 def _again(model: nn.Module, result: FitResult) -> str:
-    """What another run of the same recipe gives."""
+    """A sentence on the reproducibility of the run."""
     if result.clocked or result.stopped_by == "max_minutes":
         return _CLOCKED
     return _SAME if next(model.parameters()).device.type == "cpu" else _SAME_BUT_FOR_ROUNDING
@@ -194,11 +194,11 @@ EXAMPLES = {
     "predict": "{me} predict {run} < lines.txt",
     "look": "{me} look {run}",
 }
-"""A command for each verb; `me` is what to type for everstep."""
+"""An example command for each verb; `me` is the name of the everstep command."""
 
 
 def _table(task: Task[Any], scores: dict[str, dict[str, Any]]) -> list[str]:
-    """A row for each measure that is a number, a column for each split."""
+    """A table with a row for each numeric measure and a column for each split."""
     names = [name for measures in scores.values() for name, value in measures.items() if isinstance(value, int | float)]
     if not names:
         return ["No part of the data was held out, so that nothing is known of how well it does."]
@@ -211,7 +211,7 @@ def _table(task: Task[Any], scores: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _beside(rivals: Rivals, ours: Mapping[str, Any]) -> list[str]:
-    """This run and its rivals on one split, a row each."""
+    """A table of this run and its baselines on one split, a row each."""
     if rivals.missing:
         return [f"Simpler models were not held against it: {rivals.missing}", ""]
     names = [name for name in rivals.found[0] if name in ours]
@@ -227,13 +227,13 @@ def _beside(rivals: Rivals, ours: Mapping[str, Any]) -> list[str]:
 
 
 def shown_measure(measures: Mapping[str, Any], name: str) -> str:
-    """A measure as it is printed; one among `lower_bounds` as `≥ 0.1900`."""
+    """A measure as text; one in `lower_bounds` as `≥ 0.1900`."""
     bound = "≥ " if name in measures.get("lower_bounds", ()) else ""
     return bound + shown_number(measures.get(name))
 
 
 def meaning_of(task: Task[Any], measures: Mapping[str, Any], name: str) -> str:
-    """A measure in words; of a lower bound, why it is one."""
+    """The description of a measure; for a lower bound, with the reason."""
     if name in measures.get("lower_bounds", ()):
         share = f"{measures['unknown_share']:.2%}"
         return f"a lower bound: {share} of the tokens are <unk>, which are not spelled"
@@ -241,7 +241,7 @@ def meaning_of(task: Task[Any], measures: Mapping[str, Any], name: str) -> str:
 
 
 def shown_number(value: Any) -> str:
-    """A number as it is printed."""
+    """A number as text."""
     if value is None:
         return "–"
     return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,4 +1,4 @@
-"""Drawn tokens as text, while they are drawn, up to where each text ends."""
+"""Conversion of sampled tokens to text while they are sampled, up to the end of each text."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from everstep.runs.task import Speller
 
 
 class _Row:
-    """One text: what is spelled of it, until its end."""
+    """One text, spelled until its end."""
 
     def __init__(self, speller: Speller, end: int | None, stop: str):
         self._speller, self._end, self._stop = speller, end, stop
-        self._held = ""  # the beginning of `stop`, perhaps
+        self._held = ""  # text that may be the beginning of `stop`
         self.done = False
 
     def spell(self, token: int) -> str:
-        """The text that is sure after one more token."""
+        """The text that is certain after one more token."""
         if self.done:
             return ""
         if token == self._end:
@@ -35,7 +35,7 @@ class _Row:
         return text[: len(text) - keep]
 
     def finish(self) -> str:
-        """What is left."""
+        """The remaining text."""
         if self.done:
             return ""
         self.done = True
@@ -45,9 +45,9 @@ class _Row:
 def spelled(
     spellers: Sequence[Speller], given: Sequence[int], drawn: Iterator[Tensor], end: int | None, stop: str
 ) -> Iterator[list[str]]:
-    """The next piece of each text, for each step of `drawn`; the first is what was given.
+    """Yield the next piece of each text for each step of `drawn`; the first piece is the text of `given`.
 
-    A text ends before the token `end`, or before the text `stop`; where all have ended, no more is drawn.
+    A text ends before the token `end` or the string `stop`; sampling stops when all texts have ended.
     """
     rows = [_Row(speller, end, stop) for speller in spellers]
     yield [speller.spell(given) for speller in spellers]

@@ -1,7 +1,7 @@
-"""The folder of a run: whether it holds one, and how one begins in it.
+"""Run folders: whether a folder holds a run, and how a run begins.
 
-`config.yaml` decides: a run begins under the folder's lock, and that file is the last one written. So of two that begin
-at once, one is refused before it has written anything, and what was stopped before is no run yet and can begin anew.
+A run begins under the folder's lock and writes `config.yaml` last; a folder holds a run if that file exists. So of two
+runs that begin at once, one is refused before it writes anything, and a run stopped earlier can begin anew.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 from everstep.errors import RunError
 
 RECIPE, ENVIRONMENT, CODE = "config.yaml", "environment.json", "code"
-_BEGINNING = (".lock", ENVIRONMENT, CODE)  # what there may be before the recipe is, beside the files of the job
+_BEGINNING = (".lock", ENVIRONMENT, CODE)  # files that may exist before config.yaml, besides those of the job
 _TEMPORARY = ".tmp-"
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run has begun there."""
+    """Whether `folder` holds a run."""
     return (folder / RECIPE).is_file()
 
 
 def is_free(folder: Path, files: Sequence[str] = ()) -> bool:
-    """Whether a run may begin there: nothing is there, or only what was left where one was stopped as it began.
+    """Whether a run may begin in `folder`: it is missing, empty, or holds only the remains of an incomplete beginning.
 
-    `files` are those that the job writes as a run begins.
+    `files` are those that the job writes at the beginning.
 
     Raises:
         OSError: the folder cannot be read.
@@ -36,19 +36,19 @@ def is_free(folder: Path, files: Sequence[str] = ()) -> bool:
     except FileNotFoundError:
         return not folder.is_symlink()
     except NotADirectoryError:
-        return not os.path.lexists(folder)  # making it will say that it stands in a file
+        return not os.path.lexists(folder)  # creating it will report that a parent is a file
     ours = all(name in (*_BEGINNING, *files) or name.startswith(_TEMPORARY) for name in names)
     return not names or (".lock" in names and ours)
 
 
 @contextmanager
 def begun(out: Path, names: Sequence[str] = ()) -> Iterator[None]:
-    """Make the folder and hold its lock; take it away again if the block, which is to write the recipe last, fails.
+    """Create the folder and hold its lock during the block, which must write the recipe last.
 
-    `names` are the files that the job writes as a run begins.
+    If the block fails, the folder is removed. `names` are the files that the job writes at the beginning.
 
     Raises:
-        RunError: there is something, another process begins a run there, or it cannot be made.
+        RunError: the folder is not free, another process begins a run in it, or it cannot be created.
     """
     from everstep.storage import files
     from everstep.storage.run_lock import RunLock
@@ -63,7 +63,7 @@ def begun(out: Path, names: Sequence[str] = ()) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{out}: cannot make a run there ({error.strerror})") from None
     with RunLock(out):
-        if not is_free(out, names):  # as another process made it until now
+        if not is_free(out, names):  # another process has just created it
             raise taken
         try:
             yield

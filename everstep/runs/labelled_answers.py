@@ -1,4 +1,4 @@
-"""What can be said of labelled texts: their classes, in a file and as answers."""
+"""The classes of labelled texts as answers of a head, and their file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from everstep.storage.reading import read_json
 
 
 def disagreements(data: LabelledSection, model: ClassifierSection, objective: ClassSection) -> Iterator[str]:
-    """Keys of several sections that do not go together."""
+    """Incompatible keys of several sections."""
     several, ordinal = data.label_separator is not None, objective.ordinal
     if several and ordinal:
         yield "objective.ordinal: expected false beside data.label_separator, whose labels have no order"
@@ -39,7 +39,7 @@ def disagreements(data: LabelledSection, model: ClassifierSection, objective: Cl
 
 
 def _needs_pieces(data: LabelledSection, model: ClassifierSection) -> Iterator[str]:
-    """What a text cannot be read in pieces with."""
+    """Keys that require whole texts, although the model reads texts in pieces."""
     if model.bidirectional:
         yield "model.bidirectional: expected false beside objective.bptt, which reads a text in pieces, onwards"
     if model.reader != "flat" or data.paired:
@@ -51,10 +51,10 @@ def _needs_pieces(data: LabelledSection, model: ClassifierSection) -> Iterator[s
 
 
 def classes_of(found: Labelled, data: LabelledSection, objective: ClassSection) -> tuple[str, ...]:
-    """The names that a head learns, in its order.
+    """The class names of a head, in its order.
 
     Raises:
-        DataError: one label alone; an order is asked for that nothing says.
+        DataError: there is only one label, or an ordered head without a known order of classes.
     """
     if data.label_separator is not None:
         labels = {label for given in set(found.labels) for label in split_labels(given, data.label_separator)}
@@ -79,7 +79,7 @@ def classes_of(found: Labelled, data: LabelledSection, objective: ClassSection) 
 
 
 def answers_of(classes: Sequence[str], data: LabelledSection, objective: ClassSection) -> Answers:
-    """What is said of a text of these classes."""
+    """The kind of answers for texts with these classes: one class, an ordered class, or several labels."""
     if data.label_separator is not None:
         return Several(classes, data.label_separator)
     if objective.ordinal:
@@ -88,15 +88,15 @@ def answers_of(classes: Sequence[str], data: LabelledSection, objective: ClassSe
 
 
 def written_classes(classes: Sequence[str]) -> bytes:
-    """`classes.json`: the class names in the order of their ids."""
+    """The content of `classes.json`: the class names in the order of their ids."""
     return (json.dumps(list(classes), ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """What `classes.json` holds.
+    """The class names in `classes.json`.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: the file is missing or damaged.
     """
     found = read_json(path, 1 << 26)
     if not (isinstance(found, list) and len(found) > 1 and all(isinstance(name, str) for name in found)):

@@ -1,4 +1,4 @@
-"""Texts with a class each, as data: a recipe's `data` section to examples, a vocabulary and batches."""
+"""Labelled texts of a recipe's `data` section: examples, vocabulary and token ids."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from everstep.runs.text_data import UNITS
 
 SENTENCE_ENDS = (".", "!", "?", "…", "。")
 QUICK_WORDS = 200_000
-"""Of the training texts, for rivals that are fitted in passing."""
+"""Most training words for baselines that are fitted after a training."""
 
 
 class LabelledTexts:
-    """The splits of a recipe, read once each.
+    """The splits of a recipe; each is read once.
 
     Raises:
-        DataError: a file that cannot be read, one class alone, no such split.
+        DataError: a file cannot be read, there is only one class, or no such split.
     """
 
     def __init__(self, section: LabelledSection, seed: int):
@@ -41,12 +41,12 @@ class LabelledTexts:
         self._coded: dict[str, tuple[list[Ints], Array]] = {}
 
     def splits(self) -> tuple[str, ...]:
-        """The splits there are."""
+        """The names of the splits."""
         valid, test = self.section.validated, self.section.tested
         return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
 
     def examples(self, split: str) -> Labelled:
-        """The texts of a split with what is to be said of each."""
+        """The texts of a split with the labels to predict."""
         merge = self.section.merge
         if merge is None:
             return self.learned(split)
@@ -55,7 +55,7 @@ class LabelledTexts:
         return self._merged[split]
 
     def learned(self, split: str = "train") -> Labelled:
-        """The texts of a split with the classes that are learned."""
+        """The texts of a split with the labels to learn (before `merge`)."""
         if split not in self.splits():
             raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
         if split not in self._read:
@@ -63,8 +63,10 @@ class LabelledTexts:
         return self._read[split]
 
     def shown(self, split: str, text: str | None, tokenizer: Tokenizer) -> list[Shown]:
-        """Up to EXAMPLES texts for pictures, cut after LONGEST tokens: of all over a split, else the lines of `text`,
-        of which no class is known ("")."""
+        """Up to EXAMPLES texts for pictures, cut after LONGEST tokens.
+
+        An even sample of a split, or the lines of `text`, whose class is unknown ("").
+        """
         if text is None:
             found = self.examples(split)
             every = list(zip(found.texts, found.labels, strict=True))
@@ -87,12 +89,12 @@ class LabelledTexts:
     def coded(
         self, split: str, tokenizer: Tokenizer, answers: Answers, learn: bool = False
     ) -> tuple[list[Ints], Array]:
-        """Tokens of each text of a split, and what is right of it, to be said or to `learn` from.
+        """Token ids and targets of the texts of a split; with `learn`, the targets of training.
 
-        Those of "valid" are kept, since each validation asks for them.
+        The result for "valid" is cached for repeated validations.
 
         Raises:
-            DataError: a label that is not among the answers.
+            DataError: a label is not among the answers.
         """
         if split in self._coded:
             return self._coded[split]
@@ -104,10 +106,10 @@ class LabelledTexts:
         return coded
 
     def told(self, answers: Answers) -> Iterator[str]:
-        """Lines for the user: of each split how many texts, what was left out of them, and what may be a mistake.
+        """Lines for the user, for each split: number of texts, skipped entries, possible mistakes.
 
         Raises:
-            DataError: a class that training never saw.
+            DataError: a split has a class that training lacks.
         """
         for split in self.splits():
             found = self.learned(split)
@@ -127,14 +129,14 @@ class LabelledTexts:
 
     @property
     def _parts(self) -> tuple[str, ...]:
-        """The splits that are made of the training files."""
+        """The splits taken from the training files."""
         section = self.section
         valid = section.valid is None and section.valid_fraction > 0
         return ("train", *(("valid",) if valid else ()), *(("test",) if section.folds and section.test is None else ()))
 
     @cached_property
     def _whole(self) -> dict[str, Labelled]:
-        """The training files, parted: one fold for the test, and of the rest some texts held out."""
+        """The training files split into test fold, validation and training."""
         section, whole = self.section, self._given("train")
         found = {"train": whole}
         if section.folds:
@@ -163,7 +165,7 @@ class LabelledTexts:
         return found if section.classes is None else _grouped(found, section.classes, few, split, "classes")
 
     def tokenizer(self) -> Tokenizer:
-        """The vocabulary of the training texts. Texts to come may hold anything, so there is an `<unk>`."""
+        """The vocabulary of the training texts, with `<unk>`, since later texts may hold anything."""
         section = self.section
         unk = section.unk
         if unk is None:
@@ -180,7 +182,7 @@ class LabelledTexts:
         )
 
     def tokens(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Ints]:
-        """Token ids of each text, at most `max_length`; of two texts, with the first free id between them."""
+        """Token ids of each text, at most `max_length`; a pair of texts has the first free id as separator."""
         longest = self.section.max_length
 
         def ids(part: str) -> Ints:
@@ -191,10 +193,10 @@ class LabelledTexts:
         return [np.concatenate([one[0], between, one[1]]) if len(one) == 2 else one[0] for one in coded]
 
     def parts(self, text: str) -> list[str]:
-        """A text as it is tokenised; where there are two, both.
+        """The text, or both texts of a pair, as they are tokenised.
 
         Raises:
-            DataError: two are expected, and there is no tab between them.
+            DataError: a pair is expected, but there is no tab.
         """
         if not self.section.paired:
             return [self.spaced(text)]
@@ -204,19 +206,19 @@ class LabelledTexts:
         return [self.spaced(first), self.spaced(second)]
 
     def ends(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """The tokens that end a sentence."""
+        """The ids of tokens that end a sentence."""
         coded = [tokenizer.encode(mark, line_end=False).tolist() for mark in SENTENCE_ENDS]
         return tuple(ids[0] for ids in coded if len(ids) == 1 and ids[0] != tokenizer.unk_id)
 
     def spaced(self, text: str) -> str:
-        """A text in one line, as it is tokenised: marks of punctuation apart, where words are the unit."""
+        """A text in one line as it is tokenised, with separate punctuation marks if the unit is words."""
         line = " ".join(text.split("\n"))
         if self.section.unit != "words" or not self.section.punctuation_apart:
             return line
         return " ".join(words(line))
 
     def pieces(self, text: str, ids: Ints, tokenizer: Tokenizer) -> tuple[list[str], list[tuple[int, int]]]:
-        """What is shown of a text's tokens, with the first and last token of each; words as they are written."""
+        """The pieces of a text to show, each with its first and last token; words as written."""
         found: list[str] = []
         spans: list[tuple[int, int]] = []
         cut = np.flatnonzero(ids == tokenizer.vocab_size)[:1]
@@ -234,19 +236,19 @@ class LabelledTexts:
         return found, spans
 
     def passage(self, text: str | None, characters: int) -> str:
-        """A text of one's own, else the longest held-out one of at most that many characters."""
+        """The user's text, or else the longest held-out text of at most `characters` characters."""
         if text is None:
             held_out = self.examples(self.splits()[-1]).texts
             text = max((one for one in held_out if len(one) <= characters), key=len, default=held_out[0])
         return self.parts(text.strip()[:characters])[0]
 
     def rivals(self, split: str, answers: Answers, quick: bool = False) -> list[dict[str, Any]]:
-        """Names and figures of what simpler models give on a split, fitted on "train", chosen on "valid".
+        """Names and measures of baselines on a split, fitted on "train" and tuned on "valid".
 
         Args:
-            split: what the figures are of.
-            answers: what can be said of a text.
-            quick: fit on QUICK_WORDS words of the training texts at most, and choose nothing, which takes seconds.
+            split: the split to evaluate on.
+            answers: the answers of the head.
+            quick: fit on at most QUICK_WORDS training words without tuning, which takes seconds.
 
         Raises:
             ConfigError: scikit-learn is missing.
@@ -267,7 +269,7 @@ class LabelledTexts:
         return [rival.record(len(train.words)) for rival in rivals]
 
     def _words(self, text: str) -> list[str]:
-        """For rivals; those of a second text are other words than those of the first."""
+        """The words of a text for baselines; those of a second text are marked as different words."""
         whole = self.section.unit == "words" and not self.section.punctuation_apart
         parts = [part.lower() if self.section.lowercase else part for part in self.parts(text)]
         found = [part.split() if whole else words(part) for part in parts]
@@ -275,14 +277,14 @@ class LabelledTexts:
 
 
 def label_figures(*sets: Any) -> list[dict[str, Any]]:
-    """Names and figures of the rivals that give several labels; see `label_rivals`."""
+    """Names and measures of the multi-label baselines; see `label_rivals`."""
     from everstep.rivals.label_sets import label_rivals
 
     return [{"name": r.name, **r.measures.main, "seconds": r.seconds} for r in label_rivals(*sets)]
 
 
 def _of_trees(paths: str | tuple[str, ...], encoding: str, phrases: bool) -> Labelled:
-    """The sentences of trees with their roots' labels; with `phrases`, every distinct phrase as well."""
+    """The sentences of trees with the labels of their roots; with `phrases`, also every distinct phrase."""
     files = expand(paths)
     texts: list[str] = []
     labels: list[str] = []
@@ -301,7 +303,7 @@ def _of_trees(paths: str | tuple[str, ...], encoding: str, phrases: bool) -> Lab
 
 
 def _grouped(found: Labelled, classes: dict[str, tuple[str, ...]], few: int, split: str, key: str) -> Labelled:
-    """The examples of the classes named, under their new names."""
+    """The examples whose labels `classes` lists, under the new names."""
     new = {old: name for name, olds in classes.items() for old in olds}
     kept = [place for place, label in enumerate(found.labels) if label in new]
     some = found.select(kept)

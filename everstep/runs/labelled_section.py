@@ -17,42 +17,42 @@ class LabelledSection(VocabularySection):
     takes_folders: ClassVar[bool] = True
 
     train: Files = "everstep:reviews.train"
-    """path, list, globs, or a folder with a folder per class; ${EVERSTEP_DATA} is filled in"""
+    """path, list, globs, or a folder with a folder per class; ${EVERSTEP_DATA} is expanded"""
     valid: Files | None = None
-    """null: valid_fraction of train, of each class alike"""
+    """null: valid_fraction of train, stratified by class"""
     valid_fraction: Probability = 0.1
     """0: no validation"""
     test: Files | None = None
-    """scored at the end of training"""
+    """evaluated at the end of training"""
     folds: int | None = Field(None, ge=2)
-    """cross-validation: train is parted into so many folds, of each class alike, in the same way for every seed"""
+    """cross-validation: train is divided into this many folds, stratified by class, the same for every seed"""
     fold: Count = 1
-    """which of 1 … folds is the test, if no test is named; the others are trained on"""
+    """the fold (1 … folds) used as test, if test is null; the others are trained on"""
     format: Literal["auto", "tsv", "csv", "jsonl", "fasttext", "lines", "parallel", "folder", "trees"] = "auto"
-    """auto: by name and first line; lines: a file a class (mpqa.pos); parallel: labels in another file, line by line;
-    trees: bracketed trees whose labels are the classes (SST)"""
+    """auto: by name and first line; lines: one file per class (mpqa.pos); parallel: labels in a second file, line by
+    line; trees: bracketed trees whose labels are the classes (SST)"""
     text: str | tuple[str, str] = "text"
-    """column or key of the texts; a number counts columns from 0; [a, b]: two texts, which are read apart and compared;
-    parallel: the part of the file's name"""
+    """column or key of the texts; a number counts columns from 0; [a, b]: a pair of texts, each read by itself, then
+    compared; parallel: the part of the file name"""
     label: str = "label"
-    """column or key of the classes; parallel: the part of the name in its place"""
+    """column or key of the classes; parallel: the part of the file name that replaces it"""
     label_separator: str | None = Field(None, min_length=1)
-    """a text has any number of labels, with this between them, such as a comma; null: it has one class"""
+    """separator, such as a comma, if a text may have any number of labels; null: each text has one class"""
     classes: LabelGroups | None = None
-    """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; other labels are left out. null: as they are"""
+    """names for groups of labels, such as {good: [3, 4], bad: [0, 1]}; texts with other labels are dropped"""
     merge: LabelGroups | None = None
-    """as classes, but all labels are learned: predictions and figures are of these names, which other labels lack"""
+    """as classes, but all labels are learned; predictions and measures use these names and ignore other labels"""
     phrases: bool = False
-    """trees: every phrase of the training trees is an example too"""
+    """trees: every phrase of the training trees is also an example"""
     max_length: Count | None = None
-    """tokens of a text that are read; null: all"""
+    """most tokens read of a text; null: all"""
     unit: Literal["chars", "bytes", "words", "bpe", "unigram"] = "words"
-    """what a token is; bpe and unigram are sub-words"""
+    """kind of tokens; bpe and unigram are sub-words"""
     punctuation_apart: bool = True
-    """words: punctuation marks are words of their own; false: words are what stands between spaces"""
+    """words: punctuation marks are separate words; false: split at spaces only"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of the vocabulary, phrases of what has none."""
+        """Those of the vocabulary, and `phrases` without trees."""
         yield from super().disagreements()
         if self.phrases and self.format != "trees":
             yield "phrases", f"expected format trees beside it; got {self.format}"
@@ -67,15 +67,15 @@ class LabelledSection(VocabularySection):
 
     @property
     def paired(self) -> bool:
-        """Whether there are two texts to each class."""
+        """Whether an example is a pair of texts."""
         return isinstance(self.text, tuple)
 
     @property
     def validated(self) -> bool:
-        """Whether some texts are validated on."""
+        """Whether there is a validation split."""
         return self.valid is not None or self.valid_fraction > 0
 
     @property
     def tested(self) -> bool:
-        """Whether some texts are kept for a test."""
+        """Whether there is a test split."""
         return self.test is not None or self.folds is not None

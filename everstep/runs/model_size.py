@@ -1,4 +1,4 @@
-"""Whether a model fits into memory, found out before anything of it is made."""
+"""A check that a model fits into memory, before it is created."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from everstep.runs.task import Task
 
 
 def check_fits(task: Task[Any]) -> None:
-    """Refuse a model whose weights this machine's memory cannot hold: an allocator would end the process.
+    """Refuse a model whose weights do not fit into this machine's memory, which would kill the process.
 
-    Its tensors are counted without memory of their own. A model that cannot be made so is not looked at.
+    The model is created on the meta device to count its tensors. If that fails, nothing is checked.
 
     Raises:
         ConfigError: it does not fit.
@@ -38,7 +38,7 @@ def check_fits(task: Task[Any]) -> None:
 
 
 def memory() -> int:
-    """Bytes of this machine; where it does not tell, more than any has."""
+    """Physical memory in bytes; if unknown, a number larger than any machine has."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf

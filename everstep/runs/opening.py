@@ -1,4 +1,4 @@
-"""What a run folder holds against what the run was begun with: nothing is used in silence that has changed since."""
+"""Opening a run folder, with checks that its files have not changed since the run began."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from everstep.runs.task import Task
 from everstep.storage.reading import read_small, reason
 
 _FREE = ("seed", "train", "valid", "test", "variational", "init_range")
-_LARGEST = 1 << 30  # bytes of a file that a job writes as a run begins
+_LARGEST = 1 << 30  # largest file in bytes that a job writes at the beginning of a run
 SAME, CHANGED, UNKNOWN = "as trained", "changed", "not recorded"
 
 
 def opened(path: Path, trust_code: bool) -> tuple[Task[Any], dict[str, Any]]:
-    """The job of a run, with what it learned of its data, and what `environment.json` says that it was begun with.
+    """The job of a run, with its vocabularies and scalings, and the `begun` entries of `environment.json`.
 
     Raises:
-        RunError: there is no run, it is of a newer version, damaged, or holds code that is not trusted.
-        ConfigError, DataError: its recipe or what its job saved cannot be used.
+        RunError: there is no run, it is from a newer version, damaged, or holds code that is not trusted.
+        ConfigError, DataError: its recipe or the files of its job cannot be used.
     """
     if not is_run(path):
         what = f"has no {RECIPE}" if path.is_dir() else "does not exist"
@@ -43,7 +43,7 @@ def opened(path: Path, trust_code: bool) -> tuple[Task[Any], dict[str, Any]]:
 
 
 def digests(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """The SHA-256 of files of a folder, as `environment.json` has them."""
+    """The SHA-256 of each file, in the form stored in `environment.json`."""
     return {name: digest(path / name) for name in names}
 
 
@@ -51,7 +51,7 @@ def digest(path: Path) -> str:
     """The SHA-256 of a file.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the file cannot be read.
     """
     try:
         return hashlib.sha256(read_small(path, _LARGEST)).hexdigest()
@@ -60,13 +60,13 @@ def digest(path: Path) -> str:
 
 
 def check_recipe(path: Path, recipe: Recipe, before: dict[str, Any]) -> None:
-    """Refuse a recipe that no longer says what the weights are of, or how data becomes what the model reads.
+    """Refuse a recipe with changed keys that determine the model or the encoding of its data.
 
-    `before` has the dotted keys of when training last went on, as `flat` gives them. Which files are read, how training
-    goes and how sequences are drawn is free.
+    `before` holds the dotted keys (see `flat`) when training last began or resumed. Keys for data files, training and
+    sampling may change.
 
     Raises:
-        RunError: another key differs; names it.
+        RunError: another key differs; the message names it.
     """
     now = flat(recipe)
     changed = [key for key in before if _decides(key) and key in now and now[key] != before[key]]
@@ -81,7 +81,7 @@ def _decides(key: str) -> bool:
 
 
 def compared(path: Path, split: str, now: str | None) -> str:
-    """SAME or CHANGED: whether a split, by its digest, is what it was when the run began; or UNKNOWN."""
+    """SAME or CHANGED: whether a split has the digest it had when the run began; UNKNOWN if not recorded."""
     before = card.read_environment(path).get("data", {}) if (path / ENVIRONMENT).exists() else {}
     if now is None or split not in before:
         return UNKNOWN

@@ -1,4 +1,4 @@
-"""The pictures of a run: what `look` and `demo` draw, and which passage they draw it over."""
+"""The pictures of a run that `look` and `demo` draw, and the passages they use."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from everstep.runs.run import Run
 
 Drawer: TypeAlias = Callable[[Any, Path, str | None], list[tuple[Path, str]]]
-"""From a run, a folder and a text of the user's (or None) to pictures, each with a sentence that says what to see."""
+"""A function of a run, a folder and the user's text (or None) to pictures, each with a caption."""
 
 PASSAGE, LONG, REMEMBERED, LANDSCAPE = 600, 6000, 24_000, 12_000
-"""Characters of a passage that is shown, of one on which units are measured, memory is, and the loss around a model."""
+"""Characters of the passage that is shown, and of those for measuring units, memory, and the loss landscape."""
 
 
 def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, str]]:
-    """All pictures of a run, as they are drawn; each one's path with a sentence that says what to see.
+    """Draw all pictures of a run; yields the path and the caption of each.
 
-    The sentences are also in the folder's README, as far as it has come.
+    The captions are also written to the folder's README as the drawing proceeds.
     """
     from everstep.look.gallery import write_gallery
 
@@ -36,10 +36,10 @@ def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, 
 
 
 def pictures_of(run: Path) -> Path:
-    """The folder of a run's pictures, without links, which a drawing would be written through.
+    """The folder of a run's pictures, after removing links in it, through which a drawing would be written.
 
     Raises:
-        RunError: it is a link itself.
+        RunError: the folder is a link itself.
     """
     from everstep.storage import files
 
@@ -52,15 +52,15 @@ def pictures_of(run: Path) -> Path:
 
 
 def drawers() -> list[Drawer]:
-    """What `look` draws, in this order; each draws what the job's passages allow."""
+    """The drawers of `look` in order; each draws what the passages of the job allow."""
     return [draw_learning, draw_beside, draw_own, draw_memory, draw_gates, draw_units, draw_landscape]
 
 
 def own_text(run: Run, path: Path) -> str:
-    """The head of a text of the user's, in the encoding of the training data.
+    """The beginning of the user's text, decoded with the encoding of the training data.
 
     Raises:
-        DataError: it cannot be read, or is not in that encoding.
+        DataError: the file cannot be read, or has another encoding.
     """
     from everstep.data.text.decoding import NotText
     from everstep.data.text.files import read_blocks
@@ -73,12 +73,12 @@ def own_text(run: Run, path: Path) -> str:
 
 
 def recipe_encoding(run: Run) -> str:
-    """The encoding of the data that a run was trained on."""
+    """The encoding of a run's training data."""
     return str(getattr(getattr(run.recipe, "data", None), "encoding", "utf-8"))
 
 
 def passage(run: Run, text: str | None, characters: int = PASSAGE) -> Passage | None:
-    """What the model reads of about so many characters; None if its job shows no passages.
+    """A passage of about `characters` characters as the model reads it; None if the job has no passages.
 
     Raises:
         DataError: the passage is blank.
@@ -94,7 +94,7 @@ def passage(run: Run, text: str | None, characters: int = PASSAGE) -> Passage | 
 
 
 def draw_learning(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """Curves and surprise of a run."""
+    """The learning curves of a run and its surprise over a passage."""
     from everstep.look.curves import curve_words, learning_curves
     from everstep.look.glyphs import note
     from everstep.look.surprise import surprise_html, surprise_text, surprise_words
@@ -118,7 +118,7 @@ def draw_learning(run: Run, out: Path, text: str | None = None) -> list[tuple[Pa
 
 
 def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """The run beside its rivals, as far as training has measured them."""
+    """The run beside its baselines, if training measured them."""
     from everstep.look.rivals import draw_rivals
     from everstep.storage.reading import parse_json, read_small
 
@@ -135,7 +135,7 @@ def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path
 
 
 def draw_memory(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """What the model remembers of a text: `look/memory_pictures.py`."""
+    """What the model remembers of a text; see `look/memory_pictures.py`."""
     from everstep.look import memory_pictures
 
     found = passage(run, text, REMEMBERED)
@@ -143,7 +143,7 @@ def draw_memory(run: Run, out: Path, text: str | None = None) -> list[tuple[Path
 
 
 def draw_gates(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """What its gates and units do over a passage: `look/unit_pictures.py`."""
+    """Gates and units over a passage; see `look/unit_pictures.py`."""
     from everstep.look import unit_pictures
 
     found = passage(run, text, PASSAGE)
@@ -151,7 +151,7 @@ def draw_gates(run: Run, out: Path, text: str | None = None) -> list[tuple[Path,
 
 
 def draw_units(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """Which of its units tell properties of a text: `look/unit_pictures.py`."""
+    """Units that encode properties of a text; see `look/unit_pictures.py`."""
     from everstep.look import unit_pictures
 
     found = passage(run, text, LONG)
@@ -159,7 +159,7 @@ def draw_units(run: Run, out: Path, text: str | None = None) -> list[tuple[Path,
 
 
 def draw_landscape(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """The loss around the model: `look/landscape.py`."""
+    """The loss around the model; see `look/landscape.py`."""
     from everstep.look import landscape
     from everstep.runs.progress_bar import progress_bar
 
@@ -171,7 +171,7 @@ def draw_landscape(run: Run, out: Path, text: str | None = None) -> list[tuple[P
 
 
 def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """The pictures that the job itself knows; over a text of the user's, as far as they need no data that is gone."""
+    """The pictures that the job itself draws; with the user's text, those that need no missing data."""
     from everstep.runs.run import warn
     from everstep.runs.task import Pictures
 
@@ -188,7 +188,7 @@ def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, s
 
 
 def demo_picture(run: Run) -> Path:
-    """Learning curve and surprise side by side, in one PNG at the size of a README."""
+    """Learning curve and surprise side by side in one PNG, sized for a README."""
     from everstep.look.curves import curve_words, learning_curves
     from everstep.look.gallery import write_gallery
     from everstep.look.glyphs import note

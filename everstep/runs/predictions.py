@@ -1,4 +1,4 @@
-"""What answers lines with lines: some at a time, in order."""
+"""Predictions for lines of text, block by block, in order."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from everstep.runs.labelled_data import LabelledTexts
 from everstep.runs.task import Prediction
 
 BLOCK = 1024
-"""Lines answered at a time."""
+"""Lines predicted at a time."""
 
 
 def by_block(
     lines: Iterable[str], answer: Callable[[list[str]], Iterable[Prediction]], size: int = BLOCK
 ) -> Iterator[Prediction]:
-    """One prediction a line, in order; `answer` is given up to `size` lines at a time, without their ends."""
+    """One prediction per line, in order; `answer` receives up to `size` lines at a time, without line ends."""
     source = iter(lines)
     while block := [line.removesuffix("\n") for line in islice(source, size)]:
         yield from answer(block)
@@ -28,8 +28,10 @@ def by_block(
 def class_explanations(
     model: SequenceClassifier, tokenizer: Tokenizer, texts: LabelledTexts, lines: list[str]
 ) -> Iterator[Prediction]:
-    """What is said of each line and why: `label<TAB>probability<TAB>text`, marked; the relevance of each piece in the
-    record."""
+    """The class of each line, explained: `label<TAB>probability<TAB>text` with marks.
+
+    The record holds the relevance of each piece of the text.
+    """
     coded = texts.tokens(lines, tokenizer)
     answers = class_predictions(model, tokenizer, texts, lines)
     reasons = relevance(model, to_score(coded))
@@ -45,7 +47,7 @@ def class_explanations(
 def class_predictions(
     model: SequenceClassifier, tokenizer: Tokenizer, texts: LabelledTexts, lines: list[str]
 ) -> Iterator[Prediction]:
-    """What is said of each line, such as `label<TAB>probability`; all probabilities in the record."""
+    """The class of each line, as `label<TAB>probability`; the record holds all probabilities."""
     probabilities = class_probabilities(model, to_score(texts.tokens(lines, tokenizer)))
     for line, row in zip(lines, probabilities, strict=True):
         text, record = model.answers.said(row)

@@ -1,4 +1,4 @@
-"""Recipes as typed values: every key, its type, its range and its default, checked before any work."""
+"""Recipes as typed values: every key with type, range and default, validated before any work."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from everstep.learn.settings import FitSettings
 from everstep.sections import Section, Seed
 
 FORMAT = 2
-"""Of run folders; raised when an older everstep could not read a newer run."""
+"""The format of run folders; raised when an older everstep cannot read a newer run."""
 
 
 class Recipe(Section):
-    """What every job's recipe has: the job, the seed, how it learns. A job adds data, model, objective and decode."""
+    """The keys common to all recipes: job, seed, training. A job adds data, model, objective and decode."""
 
     task: str
-    """the job: a name, or FILE.py:CLASS"""
+    """the job: a name or FILE.py:CLASS"""
     seed: Seed = 1
-    """of every random generator"""
+    """seed of all random generators"""
     train: FitSettings
 
     def validated(self) -> bool:
-        """Whether the data has a part that is validated on; by default what its section says of itself."""
+        """Whether the data has a validation split; by default as its section says."""
         return bool(getattr(getattr(self, "data", None), "validated", True))
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Settings that look at a validation where there is none."""
+        """Settings that need a validation, if there is none."""
         if not self.validated():
             for key, instead in self.train.needs_validation.items():
                 name, _, value = key.partition(": ")

@@ -1,6 +1,6 @@
-"""Recipes from YAML: a shipped name or a file, with `key=value` overrides, checked before any work.
+"""Recipes from YAML: a shipped name or a file, with `key=value` overrides, validated before any work.
 
-What is wrong is said in one message: the dotted key, what was expected, what was given and the nearest right one.
+All problems are reported in one message: the dotted key, the expected and the given value, the nearest valid key.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from everstep.runs.yaml_text import dump_yaml, parse_yaml
 from everstep.sections.refusals import expected, explain, fields, given, nearest, sections
 from everstep.storage.reading import json_text, read_small, reason
 
-_LARGEST = 1 << 20  # bytes of a recipe; the parser takes seconds for so many
+_LARGEST = 1 << 20  # largest recipe in bytes, for which the parser takes seconds
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 ORDER = ("task", "seed", "data", "model", "objective", "train", "decode")
 
 
 def load_task(name_or_path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Task[Any]:
-    """The job of a recipe: a shipped name or a YAML file, with `key=value` overrides, checked; nothing has been read.
+    """The job of a recipe: a shipped name or a YAML file, with `key=value` overrides, validated; reads no data.
 
-    Files of Python that it names are run. They are looked for in the working folder, then beside the recipe; those of
-    a run's own recipe, RUN/config.yaml, are in RUN/code, and run with `trust_code` alone. Those that overrides name are
-    always the user's.
+    Executes the Python files that the recipe names. They are searched in the working folder, then beside the recipe.
+    For the recipe of a run, RUN/config.yaml, they are in RUN/code and executed only with `trust_code`. Files named in
+    overrides are always the user's.
 
     Raises:
-        ConfigError: it cannot be found, read or used.
-        RunError: it is of a damaged run, or of one whose code is not trusted.
+        ConfigError: the recipe cannot be found, read or used.
+        RunError: the recipe belongs to a damaged run, or to one with untrusted code.
     """
     path = recipe_path(name_or_path)
     source = f"recipe {path.stem}" if path.parent == RECIPES else str(path)
@@ -56,13 +56,13 @@ def load_task(name_or_path: str | Path, overrides: Sequence[str] = (), trust_cod
 def code_of(
     run: Path, begun_with: dict[str, Any], trust_code: bool, added: Collection[str] = ()
 ) -> tuple[UserCode, int]:
-    """The code that a run keeps, and the format that its recipe is of, by its `environment.json`."""
+    """The code stored in a run, and the format of its recipe according to `environment.json`."""
     digests = begun_with.get("code", {})
     return UserCode((run / CODE,), digests=digests, trusted=trust_code, owner=run, added=added), begun_with["format"]
 
 
 def files_named(overrides: Sequence[str]) -> list[str]:
-    """The Python files that the values of overrides name.
+    """The Python files named in the values of overrides.
 
     >>> files_named(["model.cell={type: my/cells.py:Mine, size: 3}", "train.max_steps=2"])
     ['my/cells.py']
@@ -71,7 +71,7 @@ def files_named(overrides: Sequence[str]) -> list[str]:
 
 
 def _holds_recipe(path: Path) -> bool:
-    """Whether a file of any name has a key of a recipe at its top; a text has none."""
+    """Whether a file, whatever its name, is a recipe: it has a top-level recipe key."""
     try:
         raw = parse_yaml(read_recipe(path), str(path))
     except ConfigError:
@@ -80,20 +80,20 @@ def _holds_recipe(path: Path) -> bool:
 
 
 def _as_text(path: Path, files: str) -> str:
-    """What to type where a text was given in the place of a recipe."""
+    """Advice for a text file given in place of a recipe."""
     data = shlex.quote(f"data.train={files}")
     return f"To learn from it as a text: everstep train text-chars {data} --out runs/{shlex.quote(path.stem or 'mine')}"
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """As `load_task`: its recipe alone."""
+    """The recipe of `load_task`."""
     return load_task(name_or_path, overrides).recipe  # type: ignore[no-any-return]
 
 
 def parse_task(
     text: str, source: str, overrides: Sequence[str] = (), code: UserCode | None = None, version: int = FORMAT
 ) -> Task[Any]:
-    """As `load_task`, from the YAML itself; `source` names it in messages, `version` is the format that it is of."""
+    """As `load_task`, from YAML text; `source` names it in messages, `version` is its format."""
     raw = parse_yaml(text, source)
     if raw is None:
         raise ConfigError(f"{source} is empty: expected a recipe, such as `everstep recipes show text-words` prints.")
@@ -115,23 +115,23 @@ def parse_task(
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """As `parse_task`: its recipe alone."""
+    """The recipe of `parse_task`."""
     return parse_task(text, source, overrides).recipe  # type: ignore[no-any-return]
 
 
 def changed(task: Task[Any], overrides: Sequence[str]) -> Task[Any]:
-    """The same job by a recipe with changes; nothing has been read."""
+    """The job with a changed recipe; reads no data."""
     return parse_task(to_yaml(task.recipe), "the recipe", overrides, task.code)
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The whole recipe, every default written out; `load_recipe` reads it back equal."""
+    """The whole recipe with all defaults; `load_recipe` reads back an equal one."""
     content = recipe.model_dump()
     return dump_yaml({key: content[key] for key in sorted(content, key=_place)})
 
 
 def flat(recipe: Recipe, leave_out: Sequence[str] = ()) -> dict[str, Any]:
-    """Every dotted key with its value as JSON has it, but for the keys and sections to `leave_out`.
+    """Every dotted key with its JSON value, except the keys and sections in `leave_out`.
 
     >>> flat(load_recipe("text-words"))["model.cell"]
     'LSTM'
@@ -151,7 +151,7 @@ def recipes() -> list[tuple[str, str]]:
 
 
 def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
-    """Every dotted key of a recipe: key, type in words, default, value, meaning."""
+    """Every dotted key of a recipe with its type, default, value and documentation, as text."""
     recipe = load_recipe(name_or_path)
     values = recipe.model_dump()
     rows = []
@@ -173,14 +173,14 @@ def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
 
 
 def _on_one_line(value: Any) -> str:
-    """YAML that can follow `key=` on the command line."""
+    """A value as YAML that can follow `key=` on the command line."""
     if isinstance(value, dict):
         return json_text(value, ensure_ascii=False)
     return dump_yaml(value).removesuffix("...\n").strip()
 
 
 def recipe_path(name_or_path: str | Path) -> Path:
-    """The file of a shipped name, or the path given; what ends in .yaml, exists or has a folder in it is a path."""
+    """The file of a shipped name, or the given path. A name that ends in .yaml, exists or has a folder is a path."""
     name = str(name_or_path)
     shipped = RECIPES / f"{name}.yaml"
     path = Path(name)
@@ -201,7 +201,7 @@ def _place(key: str) -> tuple[int, str]:
 
 
 def _kind(raw: dict[Any, Any], changes: list[tuple[str, str]], code: UserCode, source: str) -> type[Task[Any]]:
-    """The class of the job that the recipe, or the last override of `task`, names."""
+    """The class of the job named by the recipe or by the last override of `task`."""
     named = [value for key, value in changes if key == "task"]
     try:
         return find_task(named[-1] if named else raw.get("task"), code)
@@ -210,7 +210,7 @@ def _kind(raw: dict[Any, Any], changes: list[tuple[str, str]], code: UserCode, s
 
 
 def _validated(raw: dict[Any, Any], source: str, kind: type[Recipe]) -> Recipe:
-    # an empty section (`model:` and nothing below) is one with every default
+    # an empty section (`model:` and nothing below) has all defaults
     raw = {"train": {}} | {key: {} if value is None and key in sections(kind) else value for key, value in raw.items()}
     try:
         return kind.model_validate(_tuples(raw))
@@ -223,10 +223,10 @@ def _message(source: str, lines: list[str]) -> str:
 
 
 def read_recipe(path: Path) -> str:
-    """The YAML of a recipe's file.
+    """The YAML text of a recipe file.
 
     Raises:
-        ConfigError: it cannot be read, is no regular file, is too large for a recipe, or is not UTF-8.
+        ConfigError: the file cannot be read, is not regular, is too large, or is not UTF-8.
     """
     try:
         return read_small(path, _LARGEST).decode("utf-8-sig")
@@ -238,7 +238,7 @@ def read_recipe(path: Path) -> str:
 
 
 def _split(override: str) -> tuple[str, str]:
-    """`a.b=value` as its key and the text of its value."""
+    """Split `a.b=value` into key and value text."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
@@ -248,7 +248,7 @@ def _split(override: str) -> tuple[str, str]:
 
 
 def _put(raw: dict[Any, Any], key: str, text: str, kind: type[Recipe]) -> None:
-    """Puts a value into the nest."""
+    """Set a dotted key in the nested dict."""
     *above, last = key.split(".")
     for part in above:
         if raw.get(part) is None:
@@ -260,7 +260,7 @@ def _put(raw: dict[Any, Any], key: str, text: str, kind: type[Recipe]) -> None:
 
 
 def _value(key: str, text: str, kind: type[Recipe]) -> Any:
-    """YAML, but what a text key is given needs no quotes: decode.prompt=ROMEO: is no mapping."""
+    """Parse a value as YAML, except that text keys need no quotes: decode.prompt=ROMEO: is not a mapping."""
     field = fields(kind).get(key)
     if field is not None and _takes_text(field.annotation) and not re.match(r"""["'\[{]|null$|~$""", text):
         return text

@@ -1,4 +1,4 @@
-"""Jobs by name: a file of `everstep/tasks/`, an entry point of another package, or a file of the user's."""
+"""Jobs by name: a file of `everstep/tasks/`, an entry point of another package, or a user's file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode, is_code
 
 GROUP = "everstep.tasks"
-"""The package whose files are jobs, and the group of entry points by which others add one: `name = "module:Class"`."""
+"""The package whose files are jobs, and the entry point group for others: `name = "module:Class"`."""
 
 
 def task_names() -> list[str]:
-    """The jobs that can be named, without importing them."""
+    """The names of all jobs, found without importing them."""
     return sorted({*_own_names(), *(entry.name for entry in entry_points(group=GROUP))})
 
 
@@ -28,11 +28,12 @@ def _own_names() -> list[str]:
 
 
 def find_task(name: Any, code: UserCode) -> type[Task[Any]]:
-    """The class of a job: the only `Task` that a file of `everstep/tasks` defines, FILE.py:CLASS, or an entry point's,
-    which cannot take the name of one of the former.
+    """The class of a job: the only `Task` in a file of `everstep/tasks`, FILE.py:CLASS, or an entry point.
+
+    An entry point cannot replace a job of `everstep/tasks`.
 
     Raises:
-        ConfigError: no such job, what was found is no `Task`, or a package that the job needs is missing.
+        ConfigError: there is no such job, it is not a `Task`, or a package that it needs is missing.
     """
     found = code.find("task", name) if is_code(name) else _named(name)
     if not (isinstance(found, type) and issubclass(found, Task)):
@@ -48,7 +49,7 @@ def find_task(name: Any, code: UserCode) -> type[Task[Any]]:
 
 
 def _check_whole(name: str, kind: type[Task[Any]]) -> None:
-    """Refuse a job that lacks what every job has."""
+    """Refuse a job that lacks a required method."""
     if lacking := sorted(kind.__abstractmethods__):
         raise ConfigError(f"task: {name} lacks {', '.join(lacking)}, which every everstep.Task has")
     recipe = getattr(kind, "Recipe", None)
@@ -62,7 +63,7 @@ def _check_whole(name: str, kind: type[Task[Any]]) -> None:
 def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except ModuleNotFoundError:  # what it is a part of is missing
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 

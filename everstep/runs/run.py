@@ -1,4 +1,4 @@
-"""Runs: a recipe trained into a folder, and what can be done with such a folder."""
+"""Runs: trained models in folders, and their methods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from everstep.runs.text_data import absolute_path, check_files, gone
 from everstep.state import leaves, map_state
 
 DRAWN_BYTES = 4 << 30
-"""Most memory for texts that are drawn side by side."""
+"""Most bytes for texts that are sampled in parallel."""
 
 
 class Run:
@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         path: the run folder.
-        task: the job, with what it learned of the data beside weights.
+        task: the job, with its vocabularies and scalings.
         model: the network, in eval mode.
 
     >>> import everstep as es
@@ -53,27 +53,28 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, resolved."""
+        """The resolved recipe."""
         return self.task.recipe  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
-        """The job, the model, how long it trained, how well it does, and the folder, in one line."""
+        """Job, model, training, measure and folder in one line."""
         return f"Run({in_one_line(self.path, self.task, self.model)}, {self.path})"
 
     def evaluate(self, split: str | None = None, *, data: Sequence[str] | None = None) -> dict[str, Any]:
-        """The measures of a split: of "test" where the run has one, else "valid", unless another is named.
+        """The measures on a split: by default "test" if the run has one, else "valid".
 
         Args:
-            split: which part of the data.
-            data: other files, of the kind that the run was trained on, in place of its test part.
+            split: the name of the split.
+            data: files of the same kind to use in place of the test split.
 
         Returns:
-            task, split, data ("as trained"; "changed" since the run began, which stderr is told, too; "not recorded" by
-            an early version; or the files given), and the measures of the job, of which each target counts once.
+            task, split, data, and the measures of the job, in which each target counts once. data is "as trained",
+            "changed" since the run began (also reported on stderr), "not recorded" by an early version, or the given
+            files.
 
         Raises:
-            DataError: the run has no such split, or its data is gone.
-            RunError: the model gives NaN or infinity.
+            DataError: the run has no such split, or its data is missing.
+            RunError: the model outputs NaN or infinity.
         """
         task, split = self._asked(split, data)
         if data is None and split in self._scores:
@@ -91,10 +92,10 @@ class Run:
         return dict(found)
 
     def rivals(self, split: str | None = None, *, data: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """What simpler models, fitted on the same training data, give on a split; see `evaluate`.
+        """The measures of baselines fitted on the same training data; for the arguments see `evaluate`.
 
         Raises:
-            RunError: a job that has no rivals.
+            RunError: the job has no baselines.
         """
         self.able("eval --rivals")
         task, split = self._asked(split, data)
@@ -102,7 +103,7 @@ class Run:
             return task.rivals(split)  # type: ignore[no-any-return, attr-defined]
 
     def _asked(self, split: str | None, data: Sequence[str] | None) -> tuple[Task[Any], str]:
-        """The job, on other data if that is given, and the split that is meant."""
+        """The job, on other data if given, and the name of the split."""
         if data is None:
             splits = self.task.splits()
             if split is not None and split not in splits:
@@ -125,18 +126,18 @@ class Run:
         n_best: int = 1,
         format: str | None = None,
     ) -> Iterator[Prediction]:
-        """What the run says to each line, in order; with `explain`, why.
+        """The prediction for each line, in order.
 
         Args:
-            lines: a list of lines, or what gives one after another.
-            explain: with what each part of a line has to do with the answer.
-            probabilities: p of what is predicted beside it.
-            n_best: that many answers to each, the likeliest first.
-            format: of the lines, where it is not that of the training data.
+            lines: an iterable of lines.
+            explain: whether to add the relevance of each part of a line.
+            probabilities: whether to add the probability of each prediction.
+            n_best: number of predictions per line, most probable first.
+            format: the format of the lines, if it is not that of the training data.
 
         Raises:
-            RunError: a job that predicts nothing, or not what is asked for beside.
-            DataError: a line that cannot be read.
+            RunError: the job cannot predict, or does not support an option.
+            DataError: a line cannot be read.
         """
         task, asked = self.able("predict"), Asked(probabilities, n_best, format, explain)
         if n_best < 1:
@@ -149,14 +150,14 @@ class Run:
         return task.predict(self.model, checked, *((asked,) if task.understands else ()))  # type: ignore[no-any-return]
 
     def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:
-        """log p of each line in nats, each by itself; `first_line` is the number of the first, for errors.
+        """log p of each line in nats; `first_line` is the number of the first line, for errors.
 
-        The result depends neither on the order of the lines, nor on what else is scored with them.
+        Each line is scored independently of the others and their order.
 
         Raises:
-            RunError: a job that scores nothing.
-            DataError: a line that cannot be read.
-            TypeError: `lines` is no list of texts.
+            RunError: the job cannot score.
+            DataError: a line cannot be read.
+            TypeError: `lines` is not a list of strings.
         """
         return self.able("score").score(self.model, checked_lines("score", lines), first_line)  # type: ignore[no-any-return]
 
@@ -173,16 +174,16 @@ class Run:
         until_end: bool = False,
         unk: bool = False,
     ) -> Any:
-        """The prompt and `length` tokens drawn after it: a text, or a list of `count` of them where count > 1.
+        """The prompt continued by `length` sampled tokens: a text, or a list of `count` texts if count > 1.
 
-        A text ends before `stop` where that has been drawn and, with `until_end`, at the symbol that ends a sequence.
-        `<unk>`, which stands for what the vocabulary lacks, is drawn with `unk` alone. Same seed, same texts. See
-        `everstep.sample` for the other arguments; `stream` gives the same while it is drawn.
+        A text ends before the string `stop` and, with `until_end`, at the symbol that ends a sequence. `<unk>` is
+        sampled only with `unk`. The same seed gives the same texts. For the other arguments see `everstep.sample`;
+        `stream` yields the same text incrementally.
 
         Raises:
-            RunError: a job that generates nothing.
+            RunError: the job cannot generate.
             DataError: the prompt has a symbol that the vocabulary lacks.
-            ConfigError: an impossible setting.
+            ConfigError: a setting is out of range.
         """
         if not isinstance(prompt, str):
             raise TypeError(f"generate: prompt should be a text, but is {type(prompt).__name__}")
@@ -193,7 +194,7 @@ class Run:
 
     @property
     def decode(self) -> SamplingSection:
-        """How the recipe says that sequences are drawn; the defaults where its job has no such section."""
+        """The recipe's sampling settings, or the defaults if the job has no such section."""
         return getattr(self.recipe, "decode", None) or SamplingSection()
 
     def stream(
@@ -205,13 +206,13 @@ class Run:
         stop: str = "",
         until_end: bool = False,
     ) -> Iterator[list[str]]:
-        """What `generate` gives, while it is drawn: the next piece of each of `count` texts; the first is the prompt.
+        """Yield the texts of `generate` incrementally: the next piece of each of `count` texts; first the prompt.
 
-        `how` is the recipe's own `decode` section if None. A piece may be empty: the bytes of one character come
-        together.
+        `how` defaults to the recipe's `decode` section. A piece may be empty, because the bytes of a character are
+        returned together.
 
         Raises:
-            RunError, DataError, ConfigError: as `generate`; at once, before the first piece is asked for.
+            RunError, DataError, ConfigError: as `generate`; at the call, not at the first iteration.
         """
         how = how or self.decode
         task = self.able("generate")
@@ -232,10 +233,10 @@ class Run:
         return spelled(spellers, decoder.prompt[decoder.begins :].tolist(), drawn, end, stop)
 
     def passage(self, text: str | None = None, characters: int = 600) -> Passage:
-        """What the model reads of a text, else of the held-out data, for pictures.
+        """A text, or else held-out data, as the model reads it, for pictures.
 
         Raises:
-            RunError: a job that shows none.
+            RunError: the job has no passages.
         """
         task = self.able("look")
         if not isinstance(task, Draws):
@@ -244,12 +245,12 @@ class Run:
             return task.passage(self.model, text, characters)
 
     def data_gone(self) -> list[str]:
-        """The keys of the recipe's data whose files are not where they were: "data.train"."""
+        """The data keys of the recipe whose files are missing, such as "data.train"."""
         return gone(getattr(self.recipe, "data", None))
 
     @contextmanager
     def _where(self, otherwise: str) -> Iterator[None]:
-        """What cannot be read since a run was moved from its data is said with how to go on."""
+        """Add advice to the error if the data of a moved run cannot be read."""
         try:
             yield
         except DataError as error:
@@ -261,10 +262,10 @@ class Run:
             ) from None
 
     def able(self, verb: str) -> Any:
-        """The task, if it understands the verb.
+        """The task, if it supports the verb.
 
         Raises:
-            RunError: it does not; says what it understands.
+            RunError: it does not; the message lists the verbs it supports.
         """
         task: Any = self.task
         if not isinstance(task, ABILITIES[verb]):
@@ -274,7 +275,7 @@ class Run:
 
 
 def _generator(seed: int | None, device: torch.device) -> torch.Generator:
-    """Random numbers by a seed, else others each time."""
+    """A generator with the given seed, or with a random one."""
     generator = torch.Generator(device)
     if seed is None:
         generator.seed()
@@ -290,7 +291,7 @@ def _generator(seed: int | None, device: torch.device) -> torch.Generator:
 
 @torch.inference_mode()
 def _check_room(decoder: Decoder, count: int) -> None:
-    """Refuse more sequences side by side than fit into DRAWN_BYTES."""
+    """Refuse more parallel sequences than fit into DRAWN_BYTES."""
     if count < 1:
         raise ConfigError(f"generate: count should be at least 1, but is {count}")
     log_p, _ = decoder.step(decoder.prompt[:1], decoder.state)
@@ -304,15 +305,15 @@ def _check_room(decoder: Decoder, count: int) -> None:
 
 
 def warn(line: str) -> None:
-    """A line for the user, on stderr."""
+    """Print a line for the user on stderr."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def checked_lines(who: str, lines: Any) -> Any:
-    """Lines that are a list of texts, or give one after another.
+    """The lines, each checked to be a string.
 
     Raises:
-        TypeError: they are one text, or one of them is none.
+        TypeError: `lines` is a single string, or an entry is not a string.
     """
     if isinstance(lines, str | bytes):
         example = [lines] if isinstance(lines, str) else ["To be, or not to be"]

@@ -1,4 +1,4 @@
-"""Tagged sentences as they are printed, and as records."""
+"""Predictions of tags, as text and as records."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SOURCE = "the lines to tag"
 def tag_predictions(
     model: SequenceTagger, lines: Iterable[str], learned: Learned, section: TaggedSection, asked: Asked
 ) -> Iterator[Prediction]:
-    """Each sentence as it came, with the predicted tags as further columns (or keys).
+    """Each sentence in its original form, with the predicted tags as additional columns (or keys).
 
-    With probabilities, each column of tags is followed by p of these. Of n best, each is a sentence of its own, below a
-    comment (or with keys) that says its rank and log p.
+    With probabilities, each tag column is followed by a column of p. With n best, each is a separate sentence, below a
+    comment (or with keys) that gives its rank and log p.
 
     Raises:
-        ConfigError: no such format.
-        DataError: lines that cannot be read, after the answers to those before.
+        ConfigError: there is no such format.
+        DataError: a line cannot be read; raised after the predictions for the lines before it.
     """
     format = format_asked(asked.format, learned.format)
     read = sentences_to_tag((line.removesuffix("\n") for line in lines), learned, section, format, SOURCE)
@@ -44,7 +44,7 @@ def tag_predictions(
 
 
 def _text(sentence: Sentence, found: list[Found], learned: Learned, format: Format) -> str:
-    """What is printed of a sentence."""
+    """The printed form of a sentence."""
     if not found:
         empty = {column.name: list[str]() for column in learned.columns}
         is_json = format == "jsonl" and bool(sentence.lines[0].strip(" \t\ufeff"))
@@ -67,7 +67,7 @@ def _text(sentence: Sentence, found: list[Found], learned: Learned, format: Form
 
 
 def _ranked(text: str, rank: int, log_p: Sequence[float], format: Format, last: bool) -> str:
-    """One of n best: what it is, and a blank line after it."""
+    """One of n best, with its rank and log p, followed by a blank line."""
     told = " ".join(f"{nats:.4f}" for nats in log_p)
     if format == "jsonl":
         return f'{text[:-1]}, "rank": {rank}, "log_p": [{", ".join(f"{nats:.4f}" for nats in log_p)}]}}'
@@ -75,8 +75,10 @@ def _ranked(text: str, rank: int, log_p: Sequence[float], format: Format, last: 
 
 
 def _record(sentence: Sentence, found: list[Found], columns: Sequence[TagColumn]) -> dict[str, Any]:
-    """All that is known of a sentence: of the first column its tags, spans, and, where they were asked for, log p, p of
-    each learned tag at each word and the n best; of several columns the same of each, under its name."""
+    """The record of a sentence: tags, spans and, if requested, log p, p of each learned tag per word, and the n best.
+
+    Several columns give the same entries for each column, under its name.
+    """
     if not found:
         return {}
     every = [_of_column(sentence.words, of, column) for of, column in zip(found, columns, strict=True)]

@@ -1,4 +1,4 @@
-"""Sentences with tags as data: a recipe's `data` section to sentences, vocabularies and numbers."""
+"""Tagged sentences of a recipe's `data` section: sentences, vocabularies and ids."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from everstep.networks.tag_columns import UNSEEN, TagColumn
 from everstep.sections import Count, Files, Probability, Section
 
 SHOWN_NOTES = 3
-"""Places named of each kind of mistake."""
+"""Most positions listed for each kind of mistake."""
 
 
 class TaggedSection(Section):
-    """Sentences with tags: files, columns, what of a word is told apart."""
+    """Tagged sentences: files, columns, normalisation of words."""
 
     train: Files = "everstep:orders.train"
-    """path, list or globs; ${EVERSTEP_DATA} is filled in"""
+    """path, list or globs; ${EVERSTEP_DATA} is expanded"""
     valid: Files | None = None
     """null: valid_fraction of the training sentences"""
     valid_fraction: Probability = 0.1
     """0: no validation"""
     test: Files | None = None
-    """scored at the end of training"""
+    """evaluated at the end of training"""
     format: Literal["auto", "columns", "conllu", "jsonl"] = "auto"
-    """of the files; auto: by name and first line; columns: a word a line, a blank line after each sentence"""
+    """format of the files; auto: by name and first line; columns: one word per line, blank lines between sentences"""
     word_column: int | str | None = None
-    """of words: a number from 0, or a name; null: 0, of CoNLL-U form, of JSON lines tokens"""
+    """column of words: a number from 0, or a name; null: 0 (CoNLL-U: form; JSON lines: tokens)"""
     tag_column: int | str | tuple[int | str, ...] | None = None
-    """of tags, or a list of several; null: -1 (the last), of CoNLL-U upos, of JSON lines tags"""
+    """column of tags, or a list of several; null: -1, the last (CoNLL-U: upos; JSON lines: tags)"""
     feature_columns: tuple[int | str, ...] = ()
-    """further columns that the model reads; they have to be there at prediction too"""
+    """further columns that the model reads; prediction needs them too"""
     separator: str | None = None
-    """what parts columns; null: tabs if the first line has one, else spaces"""
+    """column separator; null: tabs if the first line has one, else spaces"""
     comments: bool = True
     """false: a line that begins with # is a word like any other"""
     encoding: str = "utf-8"
-    """of the files"""
+    """encoding of the files"""
     scheme: Literal["auto", "none", "iob1", "iob2", "iobes", "bilou"] = "auto"
-    """how spans are written as tags; auto: as the training tags show; none: tags are no spans"""
+    """tag scheme of spans; auto: as found in the training tags; none: tags are not spans"""
     learned_scheme: Literal["same", "iob1", "iob2", "iobes", "bilou"] = "iobes"
-    """what the model learns of spans; predictions are written in the scheme of the data"""
+    """tag scheme that the model learns; predictions are written in the scheme of the data"""
     min_count: Count = 1
-    """rarer words are unknown ones"""
+    """rarer words count as unknown"""
     lowercase: bool = False
-    """words that differ in case alone are one; characters and capitals are still read"""
+    """ignore case in word ids; characters and capitalisation are still read"""
     zero_digits: bool = False
-    """words that differ in digits alone are one"""
+    """treat all digits in word ids as 0"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Files that are not named, separators that part nothing, encodings that there are not."""
+        """Missing file names, unusable separators, unknown encodings."""
         if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
             yield "train", "expected a path; got none"
         if self.separator == "" or self.separator == "\n":
@@ -69,15 +69,15 @@ class TaggedSection(Section):
 
     @property
     def validated(self) -> bool:
-        """Whether some sentences are validated on."""
+        """Whether there is a validation split."""
         return self.valid is not None or self.valid_fraction > 0
 
 
 class TaggedTexts:
-    """The splits of a recipe, read once each.
+    """The splits of a recipe; each is read once.
 
     Raises:
-        DataError: a file that cannot be read; no such split.
+        DataError: a file cannot be read, or there is no such split.
     """
 
     def __init__(self, section: TaggedSection, seed: int):
@@ -85,7 +85,7 @@ class TaggedTexts:
         self._read: dict[str, Tagged] = {}
 
     def splits(self) -> tuple[str, ...]:
-        """The splits there are."""
+        """The names of the splits."""
         valid, test = self.section.validated, self.section.test is not None
         return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
 
@@ -101,7 +101,7 @@ class TaggedTexts:
 
     @cached_property
     def _whole(self) -> dict[str, Tagged]:
-        """The training sentences, and what is held out of them."""
+        """The training sentences, and those held out of them."""
         whole = self._given("train")
         if self.section.valid is not None or self.section.valid_fraction == 0:
             return {"train": whole}
@@ -122,7 +122,7 @@ class TaggedTexts:
         )
 
     def learned(self, affixes: Sequence[int], more: Sequence[str] = ()) -> Learned:
-        """What the training sentences say beside weights."""
+        """The vocabularies and tag columns of the training sentences."""
         section, train = self.section, self.examples("train")
         words = WordVocabulary.of(
             [sentence.words for sentence in train.sentences],
@@ -144,11 +144,12 @@ class TaggedTexts:
         return Learned(words, columns, train.format, train.separator)
 
     def passage(self, text: str | None, learned: Learned, characters: int) -> list[Sentence]:
-        """The sentences of a text of one's own, a line each, of about so many characters; else the longest held-out one
-        of at most so many.
+        """The sentences in about `characters` characters of the user's text; else the longest held-out sentence.
+
+        The text has one sentence per line. The held-out sentence has at most `characters` characters.
 
         Raises:
-            DataError: the text has no word, or no columns that the model reads.
+            DataError: the text has no word, or lacks columns that the model reads.
         """
         if text is not None:
             lines = text[:characters].splitlines()
@@ -161,7 +162,7 @@ class TaggedTexts:
         return [max(some, key=lambda one: len(one.words), default=held_out[0])]
 
     def told(self, learned: Learned) -> Iterator[str]:
-        """Lines for the user: of each split how much there is, what was left out, and what may be a mistake."""
+        """Lines for the user, for each split: its size, skipped entries, possible mistakes."""
         for split in self.splits():
             found = self.examples(split)
             words = sum(len(sentence.words) for sentence in found.sentences)
@@ -171,7 +172,7 @@ class TaggedTexts:
                 yield from self._notes(found, place, column)
 
     def _notes(self, found: Tagged, place: int, column: TagColumn) -> Iterator[str]:
-        """Transitions that the scheme does not have, and tags that training never saw, with the first places."""
+        """Notes on transitions that violate the scheme, and on tags not seen in training, with the first positions."""
         wrong = [
             f"{found.place(number, word)}: {what}"
             for number, tags in enumerate(found.tags(place))
@@ -193,10 +194,10 @@ class TaggedTexts:
 def sentences_to_tag(
     lines: Iterable[str], learned: Learned, section: TaggedSection, format: Format, source: str
 ) -> Iterator[Sentence]:
-    """The sentences to be tagged in lines without their ends.
+    """The sentences to tag, from lines without line ends.
 
     Raises:
-        DataError: lines that cannot be read; with the number of the line.
+        DataError: a line cannot be read; the message gives its number.
     """
     if format == "text" and section.feature_columns:
         needed = ", ".join(map(str, section.feature_columns))
@@ -214,7 +215,7 @@ def sentences_to_tag(
 
 
 def format_asked(name: str | None, trained: Format) -> Format:
-    """The format of what is predicted: that of training, unless another is asked for.
+    """The format of predictions: `name`, or that of the training data if None.
 
     Raises:
         ConfigError: there is no such format.

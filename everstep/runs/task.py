@@ -1,4 +1,4 @@
-"""A job: what its data is, what its model is, what is minimised, what is reported, and what its users can ask of it."""
+"""The interface of a job: data, model, objective, measures, and what a trained run can do."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ R = TypeVar("R", bound=Recipe)
 
 
 class Task(ABC, Generic[R]):
-    """One job. A subclass in one file is all that a job needs: run folders, resume, checkpoints, the command line,
-    cards and pictures know no job.
+    """The base class of jobs. A job is one subclass in one file.
 
-    A task holds settings and what is learned of the data beside weights (vocabularies, scalings); never weights, and
-    never a run folder. `prepare` or `open` is called once, before anything else but `problems`.
+    Run folders, resuming, checkpoints, the command line, cards and pictures work for any job. A task holds settings and
+    what is fitted to the data besides weights (vocabularies, scalings), but no weights and no run folder. `prepare` or
+    `open` is called once, before any other method except `problems`.
 
     Attributes:
-        Recipe: its settings: sections `data`, `model`, `objective`, `decode`; `train` is the same for every job.
-        extras: modules of optional packages that it needs, looked for before any work.
+        Recipe: the class of its settings, with sections `data`, `model`, `objective`, `decode`; `train` is common to
+            all jobs.
+        extras: optional modules that it needs, checked before any work.
         remedy: how to install them: "pip install 'everstep[translation]'".
-        files: the names of the files that `save` writes; their digests are kept, and looked at before `open`.
+        files: the names of the files that `save` writes; their digests are stored, and verified before `open`.
         unit: what `Batch.count` counts: "token", "sentence".
-        loss_unit: what `Loss.reported` is in, per `unit`: "nats".
-        scores: the measures of which the highest is best; of all others it is the lowest.
-        meaning: what each measure is, in words, for `everstep eval`.
-        shown: the measures that the end of a training prints.
-        understands: the fields of `Asked` that its `predict` understands.
+        loss_unit: the unit of `Loss.reported` per `unit`: "nats".
+        scores: the measures for which higher is better; for all others lower is better.
+        meaning: a description of each measure, for `everstep eval`.
+        shown: the measures printed at the end of a training.
+        understands: the fields of `Asked` that its `predict` supports.
     """
 
     Recipe: ClassVar[type[Any]]
@@ -63,35 +64,35 @@ class Task(ABC, Generic[R]):
         self.code = code or UserCode()
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the recipe that its types do not show, with the key first; asked before any work.
+        """Problems of the recipe that types cannot express, each beginning with the key; called before any work.
 
-        By default what its sections find, such as a cell that cannot be made.
+        By default the problems of its sections, such as a cell that cannot be created.
         """
         for _, value in self.recipe:
             if isinstance(value, Section):
                 yield from value.problems(self.code.find)
 
     def prepare(self) -> None:
-        """Read the data and learn what is needed of it; vocabularies and scalings of the split "train" alone.
+        """Read the data, and fit vocabularies and scalings to the split "train".
 
         Raises:
-            DataError: data that cannot be used.
+            DataError: the data cannot be used.
         """
 
     def ready(self, say: Say) -> None:
-        """Say what a training begins with, after `prepare`, or after `open` where that is another run's.
+        """Describe the data of a training to the user; called after `prepare`, or after `open` of another run.
 
         Raises:
-            DataError: data that cannot be used with what was learned of it.
+            DataError: the data does not match the vocabularies and scalings.
         """
         for line in self.summary():
             say(line)
 
     def save(self, run: Path) -> None:
-        """Write what `prepare` learned into the run folder: the `files`."""
+        """Write the results of `prepare` into the run folder, as `files`."""
 
     def open(self, run: Path) -> None:
-        """Read what `save` wrote, which is as it was written, and no data.
+        """Read the `files`, whose digests have been verified; reads no data.
 
         Raises:
             RunError, DataError: a file is missing or damaged.
@@ -99,17 +100,17 @@ class Task(ABC, Generic[R]):
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """The parts of the data, "train" first; "valid" is validated on while training."""
+        """The names of the splits, "train" first; "valid" is used for validation during training."""
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """A new model, from torch's random generator."""
+        """A new model, initialised with torch's random generator."""
 
     @abstractmethod
     def batches(self, split: str, model: nn.Module, purpose: Purpose) -> Batches[Any] | Sequence[Any]:
-        """The batches of a split: to learn from, for a look at the validation, or for a score of every target.
+        """The batches of a split, for training, for a quick validation, or for a score of every target.
 
-        They come by number (`Batches`), or as a list that is the same in every epoch.
+        Either `Batches`, or a list that is the same in every epoch.
 
         Raises:
             DataError: there is no such split, or it cannot be used.
@@ -117,17 +118,17 @@ class Task(ABC, Generic[R]):
 
     @abstractmethod
     def objective(self, model: Any, batch: Any, state: State) -> Iterator[Loss]:
-        """The losses of a batch, one for each piece that is backpropagated by itself; see `everstep.learn.Loss`."""
+        """The losses of a batch, one for each piece that is backpropagated separately; see `everstep.learn.Loss`."""
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """The measures of a split, of which each target counts once. By default the mean loss."""
+        """The measures on a split, in which each target counts once; by default the mean loss."""
         loss, count = self.mean_loss(model, self.batches(split, model, "score"), progress)
         return {f"{self.unit}s": count, "loss": loss}
 
     def validate(self, model: Any) -> float | dict[str, float]:
-        """What a validation says: a number, of which lower is better, or measures, of which "loss" is one.
+        """The validation result: a loss, lower is better, or a dict of measures that includes "loss".
 
-        By default the mean loss of the split "valid". `train.select` says which measure decides.
+        By default the mean loss on the split "valid". `train.select` names the measure that decides.
         """
         return self.mean_loss(model, self.batches("valid", model, "validate"))[0]
 
@@ -135,7 +136,7 @@ class Task(ABC, Generic[R]):
     def mean_loss(
         self, model: Any, given: Batches[Any] | Sequence[Any], progress: Progress = lambda done, total: None
     ) -> tuple[float, int]:
-        """The mean of `Loss.reported` over all targets, and their number, in one pass with the state carried along."""
+        """The mean of `Loss.reported` over all targets, and their number, in one pass that carries the state."""
         model.eval()
         batches = as_batches(given)
         total, count, state = 0.0, 0, None
@@ -143,7 +144,7 @@ class Task(ABC, Generic[R]):
         for index in range(len(batches)):
             batch: Batch = batches.batch(0, index).to(device)
             for loss in self.objective(model, batch, state):
-                total += float(loss.reported.cpu().double().sum())  # here, since some devices have no float64
+                total += float(loss.reported.cpu().double().sum())  # on the CPU, since some devices have no float64
                 state = loss.state
             count += batch.count
             state = state if batches.carries_state else None
@@ -151,30 +152,30 @@ class Task(ABC, Generic[R]):
         return total / max(count, 1), count
 
     def digest(self, split: str) -> str | None:
-        """What a split is recognised by, such as a SHA-256 of its data; None: by nothing."""
+        """An identifier of the content of a split, such as a SHA-256; None if there is none."""
         del split
         return None
 
     def identity(self) -> dict[str, Any]:
-        """JSON that must be equal when a run goes on: the digest of each split."""
+        """JSON that must be equal when a run resumes: by default the digest of each split."""
         found = {split: self.digest(split) for split in self.splits()}
         return {split: value for split, value in found.items() if value is not None}
 
     def summary(self) -> list[str]:
-        """Lines for the run's card: the data, and what was learned of it."""
+        """Lines for the run's card: the data, vocabularies and scalings."""
         return []
 
     @classmethod
     def upgraded(cls, raw: dict[str, Any], version: int) -> dict[str, Any]:
-        """The recipe of a run of an older format, as YAML gave it, with the keys of today."""
+        """Convert the raw recipe of a run of an older format to the current keys."""
         del version
         return raw
 
 
 class Prediction(NamedTuple):
-    """One answer of `everstep predict`: the line, or lines, that are printed, and all that is known of it, as JSON.
+    """One prediction of `everstep predict`: the printed line or lines, and the full record as JSON.
 
-    What is given back without an answer has an empty record.
+    The record is empty for input that is passed through without a prediction.
     """
 
     text: str
@@ -182,13 +183,13 @@ class Prediction(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is asked for beside an answer; a job says in `understands` which of these it understands.
+    """Options of a prediction; a job lists in `understands` those it supports.
 
     Attributes:
-        probabilities: p of what is predicted beside it, and of all else in the record.
-        n_best: that many answers, the likeliest first.
-        format: of the lines, where it is not that of the training data.
-        explain: what each part of a line has to do with the answer.
+        probabilities: whether to print the probability of the prediction, and record all probabilities.
+        n_best: number of predictions, most probable first.
+        format: the format of the lines, if it is not that of the training data.
+        explain: whether to add the relevance of each part of a line.
     """
 
     probabilities: bool = False
@@ -202,67 +203,66 @@ NOTHING_ELSE = Asked()
 
 @runtime_checkable
 class Predicts(Protocol):
-    """A job that answers lines with lines: labels, tags, translations, forecasts."""
+    """A job that predicts from lines of text: labels, tags, translations, forecasts."""
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
-        """One prediction a line, or some lines, in order, whatever the batch; it reads ahead no more than a block.
+        """One prediction per line or group of lines, in order, independent of batching; reads ahead at most a block.
 
-        A job that `understands` some takes an `Asked` as a further argument.
+        If the job `understands` any options, an `Asked` is a further argument.
         """
 
 
 @runtime_checkable
 class Scores(Protocol):
-    """A job that can say how likely a line is."""
+    """A job that gives the probability of a line."""
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
-        """log p of each line in nats; `first_line` is the number of the first, for errors."""
+        """log p of each line in nats; `first_line` is the number of the first line, for errors."""
 
 
 class Speller(Protocol):
-    """Tokens to text, some at a time."""
+    """Incremental conversion of tokens to text."""
 
     def spell(self, ids: Sequence[int]) -> str:
-        """The text that the next tokens complete; it may be empty."""
+        """The text that the next tokens complete; may be empty."""
 
     def end(self) -> str:
-        """The text that is left."""
+        """The remaining text."""
 
 
 @runtime_checkable
 class Generates(Protocol):
-    """A job that can be decoded from."""
+    """A job that generates sequences."""
 
     def decoder(self, model: Any, given: str) -> Decoder:
-        """The model ready to go on after the text `given`."""
+        """The model, ready to continue the text `given`."""
 
     def speller(self) -> Speller:
-        """Turns tokens into text, some at a time."""
+        """An incremental converter from tokens to text."""
 
 
 @runtime_checkable
 class Draws(Protocol):
-    """A job whose model `everstep look` can draw over a passage."""
+    """A job whose model `everstep look` can draw on a passage."""
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
-        """About so many characters of `text`, or of the held-out data where it is None, as the model reads them."""
+        """About `characters` characters of `text`, or of the held-out data if None, as the model reads them."""
 
 
 @runtime_checkable
 class Pictures(Protocol):
-    """A job that has pictures of its own, beside those of its passages."""
+    """A job with pictures besides those of passages."""
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
-        """Draw into the folder `out`, of a text of the user's if there is one; each with a sentence that says what to
-        see."""
+        """Draw into the folder `out`, on the user's text if given; yields the path and the caption of each picture."""
 
 
 @runtime_checkable
 class HasRivals(Protocol):
-    """A job that is held against simpler models."""
+    """A job with baselines."""
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
-        """Of each rival, fitted on "train" alone, its name and measures on a split; with `quick`, within seconds.
+        """Name and measures on a split of each baseline, fitted on "train" alone; with `quick`, within seconds.
 
         Raises:
             ConfigError: an optional package is missing.
@@ -276,14 +276,14 @@ ABILITIES: dict[str, Any] = {
     "look": Draws | Pictures,
     "eval --rivals": HasRivals,
 }
-"""What a run can be asked beside `eval`, by the verb that asks."""
+"""The protocols of a run's abilities besides `eval`, by verb."""
 
 
 def trusting(task: Task[Any]) -> str:
-    """What a command of a run of this job needs beside the folder: consent where it holds code of the user's."""
+    """The option that commands on a run of this job need: consent, if it holds user code; else ""."""
     return " --trust-code" if task.code.digests else ""
 
 
 def abilities(task: Task[Any]) -> list[str]:
-    """The verbs that a run of this job understands."""
+    """The verbs that a run of this job supports."""
     return ["eval", *(verb for verb, protocol in ABILITIES.items() if isinstance(task, protocol))]

@@ -1,4 +1,4 @@
-"""Texts as data: a recipe's `data` section to a vocabulary, token files and batches."""
+"""Texts of a recipe's `data` section: vocabulary, token files and batches."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from everstep.sections import Count, Files, Probability, Section
 
 WITHOUT = "without validation: data.valid_fraction=0 train.patience=null"
 UNITS = {"chars": "character", "bytes": "byte", "words": "word", "bpe": "sub-word", "unigram": "sub-word"}
-"""What one token is, by `data.unit`."""
+"""The name of a token, by `data.unit`."""
 
 
 class VocabularySection(Section):
-    """What a token of a text is."""
+    """Encoding, tokens and vocabulary of a text."""
 
     encoding: str = "utf-8"
-    """of the files"""
+    """encoding of the files"""
     unit: Literal["chars", "bytes", "words", "bpe", "unigram"] = "chars"
-    """what a token is; bpe and unigram are sub-words"""
+    """kind of tokens; bpe and unigram are sub-words"""
     lowercase: bool = False
-    """reads upper case as lower case"""
+    """convert the text to lower case"""
     normal_form: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
-    """Unicode normal form of what is read"""
+    """Unicode normal form of the text"""
     min_count: Count = 1
     """rarer tokens become <unk>"""
     max_size: int | None = Field(None, ge=2)
-    """of the vocabulary; null: 8000 sub-words, all of the others"""
+    """largest vocabulary; null: 8000 sub-words, or all other tokens"""
     eos: bool | None = None
     """whether lines end with <eos>; null: by unit"""
     unk: bool | None = None
-    """whether unknown tokens become <unk>; null: by unit, and for chars where a cut or a held-out text needs it"""
+    """whether unknown tokens become <unk>; null: by unit, and for chars if a limit or a held-out text needs it"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Units that have no unknown tokens, and encodings that there are not."""
+        """`unk` for units without unknown tokens, and unknown encodings."""
         if self.unit == "bytes" and (self.max_size is not None or self.min_count > 1):
             yield "min_count", "expected 1, and max_size null, where unit is bytes: there are 256 of them"
         if self.unit in ("bytes", "bpe") and self.unk:
@@ -54,42 +54,42 @@ class VocabularySection(Section):
 
 
 class TextSection(VocabularySection):
-    """Which text, what a token of it is, and what stands alone in it."""
+    """Files, tokens and sequences of a text."""
 
     train: Files = "everstep:shakespeare"
-    """path, list or globs; everstep:NAME is a bundled text; ${EVERSTEP_DATA} is filled in"""
+    """path, list or globs; everstep:NAME is a bundled text; ${EVERSTEP_DATA} is expanded"""
     valid: Files | None = None
-    """null: the last valid_fraction of train, cut at a line's end"""
+    """null: the last valid_fraction of train, cut at a line end"""
     valid_fraction: Probability = 0.1
     """0: no validation"""
     valid_chars: Count = 2_000_000
-    """and at most that many characters of it"""
+    """most characters of it"""
     test: Files | None = None
-    """scored at the end of training"""
+    """evaluated at the end of training"""
     sequence: Literal["stream", "documents", "lines"] = "stream"
-    """what the state is carried along: the whole text, each document, each line"""
+    """unit over which the state is carried: the whole text, each document, each line"""
     document_separator: Literal["blank-line", "file"] = "blank-line"
-    """what stands between two documents"""
+    """separator of documents"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of the vocabulary, a text that is not named."""
+        """Those of the vocabulary, and missing file names."""
         yield from super().disagreements()
         if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
             yield "train", "expected a path; got none"
 
     @property
     def validated(self) -> bool:
-        """Whether some text is validated on."""
+        """Whether there is a validation split."""
         return self.valid is not None or self.valid_fraction > 0
 
 
 class Texts:
-    """The splits of a recipe: which files, and which characters of them. Files are looked at when they are needed.
+    """The splits of a recipe as files and ranges of characters. Files are read when needed.
 
-    Without data.valid, the end of the training text is held out, from the end of a line on.
+    Without data.valid, the end of the training text is held out, from a line end on.
 
     Args:
-        config: the recipe's section.
+        config: the recipe's `data` section.
     """
 
     def __init__(self, config: TextSection):
@@ -98,12 +98,12 @@ class Texts:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits there are."""
+        """The names of the splits."""
         test = self.config.test is not None
         return ("train", *(("valid",) if self.config.validated else ()), *(("test",) if test else ()))
 
     def left_out(self) -> str:
-        """In words, how many empty files the globs of each split match; nothing if none."""
+        """A sentence on empty files that the globs of each split match; "" if none."""
         named = {split: getattr(self.config, split) for split in ("train", "valid", "test")}
         empty = {split: len(empty_matches(paths)) for split, paths in named.items() if paths is not None}
         return ", ".join(f"{counted(count, 'empty file')} of data.{split}" for split, count in empty.items() if count)
@@ -118,9 +118,9 @@ class Texts:
         return read_blocks(paths, self.config.encoding, span=span)
 
     def tokenizer(self) -> Tokenizer:
-        """The vocabulary of the training text alone; with `<unk>` where another split has symbols that it lacks.
+        """The vocabulary of the training text, with `<unk>` if another split has further symbols.
 
-        `data.unk` of true or false is kept to.
+        `data.unk` overrides this.
         """
         found = self._vocabulary(self.config.unk)
         return found if self.config.unk is not None or self._suffices(found) else self._vocabulary(True)
@@ -139,7 +139,7 @@ class Texts:
         )
 
     def _suffices(self, tokenizer: Tokenizer) -> bool:
-        """Whether the vocabulary can spell all splits."""
+        """Whether the vocabulary covers all splits."""
         if tokenizer.unk_id is not None or tokenizer.kind != "chars":
             return True
         return all(self._spelled(split, tokenizer) for split in self.splits if split != "train")
@@ -150,7 +150,7 @@ class Texts:
 
     @contextmanager
     def _named(self, split: str) -> Iterator[None]:
-        """What is wrong with a split is said by its name."""
+        """Add the name of the split to errors."""
         try:
             yield
         except DataError as error:
@@ -159,7 +159,7 @@ class Texts:
             raise DataError(f"data.{split}{where}: {error}") from None
 
     def corpus(self, split: str, tokenizer: Tokenizer) -> Corpus:
-        """A split as tokens, from the cache if it was made before; with a progress bar if it takes long.
+        """The tokens of a split, from the cache if possible; otherwise with a progress bar.
 
         Raises:
             DataError: there is no such split, or its text cannot be tokenised.
@@ -180,7 +180,7 @@ class Texts:
             )
 
     def passage(self, text: str | None, characters: int) -> str:
-        """Whole lines, about that many characters: the head of `text`, else of the held-out text.
+        """Whole lines with about `characters` characters: the beginning of `text`, or else of the held-out text.
 
         Raises:
             DataError: the passage is blank.
@@ -193,10 +193,10 @@ class Texts:
         return found
 
     def _span(self, split: str) -> tuple[list[Path], Span]:
-        """The files of a split, and which characters of them.
+        """The files of a split, and the range of their characters.
 
         Raises:
-            DataError: there is no such split; a file is missing or cannot be read; a text is too short to be parted.
+            DataError: there is no such split, a file is missing or cannot be read, or a text is too short to split.
         """
         if split not in self.splits:
             raise DataError(f"this run has no {split} split; it has {', '.join(self.splits)}")
@@ -218,10 +218,10 @@ class Texts:
 
 
 def check_files(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> None:
-    """Say which file of a `data` section is missing, by its key, before any work.
+    """Check that the files of a `data` section exist, before any work.
 
     Raises:
-        DataError: a name of one of `splits` matches no file.
+        DataError: a name matches no file; the message names its key.
     """
     for split in splits:
         paths = getattr(section, split, None)
@@ -236,7 +236,7 @@ def check_files(section: object, splits: Sequence[str] = ("train", "valid", "tes
 
 
 def gone(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> list[str]:
-    """The keys of a `data` section whose files are not there, "data.train" first."""
+    """The keys of a `data` section whose files are missing, "data.train" first."""
     found = []
     for split in splits:
         try:
@@ -250,12 +250,12 @@ R = TypeVar("R", bound=Section)
 
 
 def absolute_path(name: str) -> str:
-    """The same file, found from any folder. A bundled text, `~` and variables stay as they are written."""
+    """The absolute path of a file; bundled texts, `~` and variables stay as written."""
     return name if name.startswith(("everstep:", "~", "$")) else os.path.abspath(name)
 
 
 def with_absolute_paths(recipe: R) -> R:
-    """The same files of the `data` section, found from any folder."""
+    """The recipe with absolute paths in its `data` section."""
     data = getattr(recipe, "data", None)
     if not isinstance(data, Section):
         return recipe
@@ -271,15 +271,15 @@ def with_absolute_paths(recipe: R) -> R:
 def training_batches(
     section: TextSection, corpus: Corpus, tokenizer: Tokenizer, batch_size: int, k1: int, k2: int | None, seed: int
 ) -> Batches[TokenBatch]:
-    """What `fit` learns from: lanes with carried state, or lines by themselves."""
+    """Batches for training: lanes with carried state, or separate lines."""
     if section.sequence == "lines":
         return Buckets(corpus, batch_size, seed=seed, begin_id=tokenizer.begin_id)
     return Lanes(corpus, batch_size, k1, k2, seed=seed, begin_id=tokenizer.begin_id)
 
 
 def exact_batches(section: TextSection, corpus: Corpus, tokenizer: Tokenizer) -> Batches[TokenBatch]:
-    """For a score: one lane from the first token to the last (or lines by themselves), so that no context is lost."""
-    # a window's log-probabilities are held at once
+    """Batches for a score: one lane over all tokens (or separate lines), so that no context is lost."""
+    # all log-probabilities of a window are in memory at once
     window = max(16, min(1024, 2**24 // tokenizer.vocab_size))
     if section.sequence == "lines":
         return Buckets(corpus, 64, begin_id=tokenizer.begin_id, shuffle=False, max_tokens=window)
@@ -287,7 +287,7 @@ def exact_batches(section: TextSection, corpus: Corpus, tokenizer: Tokenizer) ->
 
 
 def quick_batches(section: TextSection, corpus: Corpus, tokenizer: Tokenizer) -> Batches[TokenBatch]:
-    """For a look at the validation during training: up to 16 lanes side by side, each of which starts afresh."""
+    """Batches for a quick validation during training: up to 16 parallel lanes, each starting in the initial state."""
     if section.sequence == "lines":
         return exact_batches(section, corpus, tokenizer)
     lanes = max(1, min(16, len(corpus) // 500))

@@ -1,4 +1,4 @@
-"""From a recipe to a run folder, on with one that was stopped, and back to a run that can be used."""
+"""Training a recipe into a run folder, resuming it, and loading it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from everstep.storage.run_lock import check_idle
 
 Log = Callable[[str], None]
 FUNCTION = ("model.cell", "model.residual")
-"""Keys that make another function of the same weights; others that do so change their names or shapes too."""
+"""Keys that change the model's function but not the names or shapes of its weights."""
 RAISED = ("max_steps", "max_epochs", "max_minutes", "patience", "threads", "log_every_seconds", "keep_last", "device")
-"""Keys of `train` that a run may go on with other values of."""
+"""Keys of `train` that may change at resume."""
 
 
 def train(
@@ -53,20 +53,20 @@ def train(
     start_from: str | Path | None = None,
     trust_code: bool = False,
 ) -> Run:
-    """Train by a recipe into a new folder.
+    """Train a recipe into a new folder.
 
     Args:
         recipe: a shipped name, a YAML file, a `Recipe`, or a task.
-        out: the folder to make.
-        log: takes each line for the user; None is stderr.
-        overrides: changes such as "train.max_minutes=5", where `recipe` is a name or a file.
-        start_from: a run to start from: its vocabulary, and its weights, of a model of the same shape.
-        trust_code: whether code that `start_from` holds may be run.
+        out: the folder to create.
+        log: receives each line for the user; None writes to stderr.
+        overrides: changes such as "train.max_minutes=5", if `recipe` is a name or a file.
+        start_from: a run whose vocabulary and weights to start from; its model must have the same shape.
+        trust_code: whether code stored in `start_from` may be executed.
 
     Raises:
         ConfigError: the recipe cannot be used; nothing was done.
-        DataError: its data cannot be used; nothing was left behind.
-        RunError: `out` exists, or cannot be written; `start_from` is no such run.
+        DataError: the data cannot be used; nothing was left behind.
+        RunError: `out` exists or cannot be written; `start_from` is not a matching run.
         Diverged, Interrupted: see `everstep.fit`.
     """
     task = _task(recipe, overrides, trust_code)
@@ -92,27 +92,27 @@ def train(
 
 
 def begin(task: Task[Any], say: Log, adopted: Path | None = None) -> None:
-    """Make a job ready to train: it learns of its data beside weights, or takes what the run `adopted` did.
+    """Prepare a job for training, or take vocabularies and scalings from the run `adopted`.
 
     Raises:
-        DataError: data that cannot be used.
+        DataError: the data cannot be used.
     """
     task.prepare() if adopted is None else task.open(adopted)
     task.ready(say)
 
 
 def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
-    """Go on with a run that was stopped; from its newest checkpoint, exactly as if it had not been.
+    """Resume a stopped run from its newest checkpoint; the result equals that of an uninterrupted run.
 
     Args:
         out: the run folder.
-        log: takes each line for the user; None is stderr.
+        log: receives each line for the user; None writes to stderr.
         overrides: other limits, such as "train.max_steps=5000".
-        trust_code: whether code that the run holds may be run.
+        trust_code: whether code stored in the run may be executed.
 
     Raises:
-        ConfigError: an override of a key that a run cannot change, or a limit below what is done; nothing was done.
-        RunError: no run, of a newer version, in use, or its data has changed.
+        ConfigError: an override of a key that cannot change, or a limit below the progress made; nothing was done.
+        RunError: there is no run, it is from a newer version or in use, or its data has changed.
         CheckpointError: every checkpoint is damaged.
     """
     out = Path(out)
@@ -131,15 +131,15 @@ def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] 
 
 
 def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> Run:
-    """A trained run, ready to use.
+    """Load a trained run.
 
     Args:
         path: the run folder.
-        trust_code: whether code that the run holds (`RUN/code`) may be run; it has your rights.
-        device: where the model is put.
+        trust_code: whether code stored in the run (`RUN/code`) may be executed, with the rights of the caller.
+        device: the device of the model.
 
     Raises:
-        RunError: no run, of a newer version, not trained yet, damaged, or with code that is not trusted.
+        RunError: there is no run, it is from a newer version, not trained yet, damaged, or holds untrusted code.
     """
     path = Path(path)
     task, begun_with = opened(path, trust_code)
@@ -168,7 +168,11 @@ def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str], tru
 
 
 def _fill(model: nn.Module, before: Run, task: Task[Any], say: Log) -> None:
-    """Give a model the weights of a run, whose recipe may say another shape."""
+    """Copy the weights of the run `before` into a model.
+
+    Raises:
+        RunError: shapes differ, or a key of the recipe that changes the model's function.
+    """
     try:
         load_weights(model, before.path / MODEL_FILE, run=_name(before.path))
         problem = ""
@@ -191,7 +195,7 @@ def _fill(model: nn.Module, before: Run, task: Task[Any], say: Log) -> None:
 
 
 def _raised(task: Task[Any], out: Path, overrides: Sequence[str]) -> Task[Any]:
-    """The job with other limits, written into the run."""
+    """The job with new limits, which are written into the run."""
     for override in overrides:
         key = override.partition("=")[0].strip()
         if key.removeprefix("train.") not in RAISED or not key.startswith("train."):
@@ -203,7 +207,7 @@ def _raised(task: Task[Any], out: Path, overrides: Sequence[str]) -> Task[Any]:
 
 
 class _Job:
-    """A task with its model and batches, ready to be fitted."""
+    """A task with its model and batches."""
 
     def __init__(self, out: Path, task: Task[Any], say: Log):
         self.out, self.task, self.say = out, task, say
@@ -211,11 +215,11 @@ class _Job:
         torch.manual_seed(task.recipe.seed)
         self.device = pick_device(task.recipe.train.device)
         self.model: nn.Module = task.model().to(self.device)
-        update_rules(self.model, task.recipe.train, task.recipe.seed)  # names of no parameter are refused before work
+        update_rules(self.model, task.recipe.train, task.recipe.seed)  # refuses unknown parameters before any work
         self.batches = task.batches("train", self.model, "learn")
 
     def try_out(self) -> None:
-        """Code of the user's runs once, on a copy of the model and the first batch, before anything is written."""
+        """Run user code once, on a copy of the model and the first batch, before anything is written."""
         model = copy.deepcopy(self.model).train()
         batches = as_batches(self.batches)
         with torch.random.fork_rng():
@@ -223,7 +227,7 @@ class _Job:
             next(iter(self.task.objective(model, batch, None)), None)
 
     def try_selection(self) -> None:
-        """Validate the untrained model, if only that tells whether there is the measure to select by."""
+        """Validate the untrained model if only this shows whether the measure `select` exists."""
         settings, scores = self.task.recipe.train, self.task.scores
         selection = Selection(settings.model_copy(update={"select_best": "highest"}))
         if "valid" not in self.task.splits() or selection.name in (LOSS, *scores):
@@ -232,10 +236,10 @@ class _Job:
             self.model.eval()
             selection.read(self.task.validate(self.model))
             self.model.train()
-        Selection(settings, scores)  # which of its values are best has to be known, too
+        Selection(settings, scores)  # also checks that the best direction is known
 
     def begin(self) -> None:
-        """Write what makes a run; the recipe last, since there is a run as soon as there is one."""
+        """Write the files of a run, the recipe last, since its existence makes the folder a run."""
         task, out = self.task, self.out
         with files.explained(out):
             task.save(out)
@@ -250,7 +254,7 @@ class _Job:
         return {"recipe": flat(self.task.recipe), "data": self.task.identity()}
 
     def fit(self, resume: bool) -> Run:
-        """Train, score, and write the card."""
+        """Train, evaluate, and write the card."""
         task, model, recipe = self.task, self.model, self.task.recipe
         if not resume:
             self.say(f"model: {getattr(model, 'body', model)}\n{_count(model):,} parameters")
@@ -283,7 +287,7 @@ class _Job:
         return run
 
     def _fitted(self, *given: Any, **options: Any) -> FitResult:
-        """`fit`, whose advice after a divergence says where to follow it; the run then goes by the recipe as it is."""
+        """`fit`, with advice after a divergence on where to edit the recipe, which a resume reads again."""
         try:
             result = fit(*given, **options)
             self._amend()
@@ -296,7 +300,7 @@ class _Job:
             raise Diverged(f"{error}. {where}") from None
 
     def _amend(self) -> None:
-        """The recipe may have been edited since the run began."""
+        """Store the digests of the recipe, which may have been edited since the run began."""
         card.amend_environment(self.out, **self._begun_with)
 
     def _report(self, run: Run, result: FitResult) -> None:
@@ -323,15 +327,14 @@ class _Job:
 
 
 def _name_of(begun: dict[str, Any]) -> str:
-    """What the weights of a run are recognised by: a digest of what it was begun with, but for where its data lies, and
-    for what it may go on with other values of."""
+    """The name of a run in its weights: a digest of its `begun` entries, without data paths and changeable keys."""
     free = {f"train.{key}" for key in RAISED} | {f"data.{split}" for split in ("train", "valid", "test")}
     recipe = {key: value for key, value in begun["recipe"].items() if key not in free}
     return hashlib.sha256(json_text({**begun, "recipe": recipe}, sort_keys=True).encode()).hexdigest()
 
 
 def _name(out: Path) -> str:
-    """The name of the run in a folder; "" of those that an early version began."""
+    """The name of the run in a folder; "" for runs begun by an early version."""
     return str(card.read_environment(out).get("run", ""))
 
 

@@ -1,4 +1,4 @@
-"""Trees with classes as data: a recipe's `data` section to trees, vocabularies and batches."""
+"""Labelled trees of a recipe's `data` section: trees, vocabulary and ids."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from everstep.sections import Count, Files, LabelGroups, Probability, Section
 from everstep.storage.reading import read_json
 
 UNK = "<unk>"
-"""The first word of every vocabulary: all that training never saw."""
+"""The first word of every vocabulary, for words not seen in training."""
 
 
 class TreeSection(Section):
-    """Trees with classes: files, labels, words."""
+    """Labelled trees: files, labels, words."""
 
     train: Files = "trees.txt"
-    """path, list or globs; ${EVERSTEP_DATA} is filled in"""
+    """path, list or globs; ${EVERSTEP_DATA} is expanded"""
     valid: Files | None = None
     """null: valid_fraction of the training trees"""
     valid_fraction: Probability = 0.1
     """0: no validation"""
     test: Files | None = None
-    """scored at the end of training"""
+    """evaluated at the end of training"""
     format: Literal["auto", "brackets", "jsonl", "conllu"] = "auto"
-    """auto: by name and first line; brackets: (3 (2 a) (4 film)), as SST has them; jsonl: a tree of {"label", "word",
-    "children"} a line; conllu: dependencies, with a comment `# label = …` for each sentence"""
+    """auto: by name and first line; brackets: (3 (2 a) (4 film)), as in SST; jsonl: one tree of {"label", "word",
+    "children"} per line; conllu: dependencies, with a comment `# label = …` for each sentence"""
     classes: LabelGroups | None = None
-    """a name for several labels, such as {good: [3, 4], bad: [0, 1]}; nodes of other labels have no class. null: all"""
+    """names for groups of labels, such as {good: [3, 4], bad: [0, 1]}; nodes with other labels have no class"""
     merge: LabelGroups | None = None
-    """as classes, but all labels are learned: predictions and figures are of these names, which other labels lack"""
+    """as classes, but all labels are learned; predictions and measures use these names and ignore other labels"""
     encoding: str = "utf-8"
-    """of the files"""
+    """encoding of the files"""
     lowercase: bool = False
-    """words that differ in case alone are one"""
+    """ignore case in words"""
     min_count: Count = 1
-    """rarer words are unknown ones"""
+    """rarer words count as unknown"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Files that are not named, encodings that there are not, names of names."""
+        """Missing file names, unknown encodings, and `merge` together with `classes`."""
         if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
             yield "train", "expected a path; got none"
         if not reads_text(self.encoding):
@@ -61,15 +61,15 @@ class TreeSection(Section):
 
     @property
     def validated(self) -> bool:
-        """Whether some trees are validated on."""
+        """Whether there is a validation split."""
         return self.valid is not None or self.valid_fraction > 0
 
 
 class Trees:
-    """The splits of a recipe, read once each.
+    """The splits of a recipe; each is read once.
 
     Raises:
-        DataError: a file that cannot be read, a split without a class at a root, one class alone, no such split.
+        DataError: a file cannot be read, a split has no root with a class, there is only one class, or no such split.
     """
 
     def __init__(self, section: TreeSection, seed: int):
@@ -77,7 +77,7 @@ class Trees:
         self._read: dict[str, list[AnyTree]] = {}
 
     def splits(self) -> tuple[str, ...]:
-        """The splits there are."""
+        """The names of the splits."""
         valid, test = self.section.validated, self.section.test is not None
         return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
 
@@ -93,7 +93,7 @@ class Trees:
         return self._read[split]
 
     def _part(self) -> None:
-        """The training trees, and what is held out of them."""
+        """Split the training files into training and held-out trees."""
         whole = self._given("train")
         self._read["train"] = whole
         if self.section.valid is None and self.section.valid_fraction > 0:
@@ -112,11 +112,11 @@ class Trees:
         return read_any_trees(expand(getattr(self.section, split)), format, self.section.encoding)
 
     def of(self, text: str) -> list[AnyTree]:
-        """The trees of a text of the user's."""
+        """The trees in the user's text."""
         return list(self.read(text.splitlines(), "the text"))
 
     def read(self, lines: Iterable[str], name: str) -> Iterator[AnyTree]:
-        """The trees of lines, as far as they are asked for."""
+        """Yield the trees in `lines`."""
         source: Iterator[str] = iter(lines)
         if self.section.format != "auto":
             return trees_in(source, self.section.format, name)
@@ -124,7 +124,7 @@ class Trees:
         return trees_in(source, format, name)
 
     def classes(self) -> tuple[str, ...]:
-        """The classes that the labels of the training trees have, sorted."""
+        """The classes of the training trees, sorted."""
         found = set(
             self._renamed(self.section.classes, [label for tree in self.trees("train") for label in tree.labels])
         )
@@ -134,22 +134,22 @@ class Trees:
         return tuple(sorted(found - {""}))
 
     def words(self) -> dict[str, int]:
-        """The words of the training trees and how often each occurs, the unknown word first."""
+        """The words of the training trees with their counts, the unknown word first."""
         often = Counter(self.word(word) for tree in self.trees("train") for word in tree.words if word is not None)
         kept = {word: count for word, count in often.most_common() if count >= self.section.min_count}
         return {UNK: 0, **{word: count for word, count in kept.items() if word != UNK}}
 
     def word(self, word: str) -> str:
-        """A word as the vocabulary has it."""
+        """The normalised form of a word."""
         return word.lower() if self.section.lowercase else word
 
     def coded(
         self, trees: Sequence[AnyTree], ids: Mapping[str, int], answers: OneOf, learn: bool = False, roots: bool = False
     ) -> list[CodedTree]:
-        """Trees in numbers, with the class of each node, to be said or to `learn` from; of the `roots` alone if asked.
+        """Encode trees with the class of each node, or with `roots` of the root alone; with `learn`, those to learn.
 
         Raises:
-            DataError: a label that training never saw.
+            DataError: a label was not seen in training.
         """
         names = {name: place for place, name in enumerate(answers.learned if learn else answers.names)}
         naming = self.section.classes if learn or self.section.merge is None else self.section.merge
@@ -176,17 +176,17 @@ class Trees:
         return names[label]
 
     def _renamed(self, naming: Mapping[str, Sequence[str]] | None, labels: Sequence[str]) -> list[str]:
-        """Labels as the recipe names them; "" for those that it does not name."""
+        """Labels under the recipe's names; "" for labels without a name."""
         if naming is None:
             return list(labels)
         new = {old: name for name, olds in naming.items() for old in olds}
         return [new.get(label, "") for label in labels]
 
     def told(self, ids: Mapping[str, int], answers: OneOf) -> Iterator[str]:
-        """Lines for the user: of each split how many trees and nodes with a class.
+        """Lines for the user, for each split: numbers of trees and labelled nodes.
 
         Raises:
-            DataError: a split without a class at any root.
+            DataError: no root of a split has a class.
         """
         for split in self.splits():
             coded = self.coded(self.trees(split), ids, answers)
@@ -214,17 +214,17 @@ class Trees:
 
 
 def written_words(words: Mapping[str, int]) -> bytes:
-    """`words.json`: the words in the order of their ids, and how often training has each."""
+    """The content of `words.json`: the words in the order of their ids, with their counts in training."""
     return (json.dumps(dict(words), ensure_ascii=False, indent=0, allow_nan=False) + "\n").encode(
         "utf-8", "surrogatepass"
     )
 
 
 def read_words(path: Path) -> dict[str, int]:
-    """What `words.json` holds.
+    """The words in `words.json`.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: the file is missing or damaged.
     """
     found = read_json(path, 1 << 29)
     whole = isinstance(found, dict) and all(type(count) is int and count >= 0 for count in found.values())

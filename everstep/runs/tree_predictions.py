@@ -1,4 +1,4 @@
-"""What is said of trees, as lines and as pictures."""
+"""Predictions for trees, as lines and as pictures."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from everstep.runs.task import Asked, Prediction
 from everstep.runs.tree_data import Trees
 
 BLOCK = 256
-"""Trees answered at a time."""
+"""Trees predicted at a time."""
 SCORED_NODES = 32768
-"""Most trees times nodes of the largest that are computed in one batch."""
+"""Most trees × nodes of the largest tree in a batch."""
 SOURCE = "the trees to classify"
 SHOWN = 4
 """Trees in a picture."""
@@ -31,12 +31,12 @@ WRITTEN = ("brackets", "jsonl")
 
 
 def to_score(trees: Sequence[CodedTree]) -> TreeBatches:
-    """Batches to be scored: trees of near-equal size together, as many as memory holds well."""
+    """Batches for evaluation: trees of near-equal size, with bounded memory."""
     return TreeBatches(trees, BLOCK, shuffle=False, max_nodes=SCORED_NODES)
 
 
 def each_node(model: TreeClassifier, trees: Sequence[CodedTree]) -> list[Array]:
-    """p of each answer at each node of each tree, in their order."""
+    """For each tree, p of each answer at each node, in node order."""
     found: list[Array] = [np.empty(0)] * len(trees)
     batches = to_score(trees)
     for index in range(len(batches)):
@@ -50,12 +50,11 @@ def each_node(model: TreeClassifier, trees: Sequence[CodedTree]) -> list[Array]:
 def tree_predictions(
     model: TreeClassifier, lines: Iterable[str], data: Trees, ids: Mapping[str, int], asked: Asked
 ) -> Iterator[Prediction]:
-    """`label<TAB>probability` of each tree; if asked for the format `brackets` or `jsonl`, the tree itself with the
-    predicted label at every node.
+    """`label<TAB>probability` for each tree; with format `brackets` or `jsonl`, the tree with predicted labels.
 
     Raises:
-        ConfigError: another format is asked for, or that of a tree that has none.
-        DataError: lines that cannot be read, after the answers to those before.
+        ConfigError: the format is another one, or cannot express the tree.
+        DataError: a line cannot be read; raised after the predictions for the lines before it.
     """
     if asked.format not in (None, *WRITTEN):
         raise ConfigError(f"--format: expected {' or '.join(WRITTEN)}; got {asked.format!r}")
@@ -68,7 +67,7 @@ def tree_predictions(
 
 
 def unlabelled(trees: Sequence[AnyTree]) -> list[AnyTree]:
-    """The trees, whose labels are not looked at."""
+    """The trees with their labels hidden."""
     return [cast(AnyTree, _Unlabelled(tree)) for tree in trees]
 
 
@@ -95,7 +94,7 @@ def _said(tree: AnyTree, p: Array, model: TreeClassifier, format: str | None) ->
 def tree_pictures(
     model: TreeClassifier, trees: Sequence[AnyTree], coded: Sequence[CodedTree], out: Path
 ) -> Iterator[tuple[Path, str]]:
-    """Some trees with what is said of every node: such as can be read, evenly from all."""
+    """Draw some trees with the prediction at every node: an even sample of those small enough to read."""
     small = [place for place, tree in enumerate(trees) if 1 < len(tree.children) <= MOST]
     chosen = small[:: max(1, len(small) // SHOWN)][:SHOWN]
     if not chosen:

@@ -1,4 +1,4 @@
-"""What knows no trees, on the same sentences."""
+"""Baselines without trees, on the same sentences."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from everstep.runs.tree_data import Trees
 def tree_rivals(
     data: Trees, ids: Mapping[str, int], answers: OneOf, split: str, phrases: bool, quick: bool
 ) -> list[dict[str, Any]]:
-    """Names and figures of what simpler models say of the roots of a split, fitted on "train", chosen on "valid".
+    """Names and measures of baselines for the root classes of a split, fitted on "train" and tuned on "valid".
 
     Args:
         data: the splits.
-        ids: the number of each word.
-        answers: what can be said.
-        split: what the figures are of.
-        phrases: fit on the words below every node of trees in brackets or JSON, else on sentences.
-        quick: fit on QUICK_WORDS words of the training texts at most, and choose nothing, which takes seconds.
+        ids: the id of each word.
+        answers: the answers of the head.
+        split: the split to evaluate on.
+        phrases: whether to fit on the words below every node (of trees in brackets or JSON), else on sentences.
+        quick: fit on at most QUICK_WORDS training words without tuning, which takes seconds.
 
     Raises:
         ConfigError: scikit-learn is missing.

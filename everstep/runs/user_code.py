@@ -1,4 +1,4 @@
-"""Python files of the user's that a recipe names, such as `mycells.py:Mine`: loaded, copied into the run, checked."""
+"""The user's Python files in a recipe, such as `mycells.py:Mine`: loaded, copied into the run, verified."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from everstep.storage import files
 from everstep.storage.reading import read_small, reason
 
 LIMIT = 2**20
-"""Most bytes of one file."""
+"""Largest file in bytes."""
 
 
 def is_code(name: object) -> bool:
-    """Whether a value of a recipe names something in a Python file: `FILE.py:NAME`."""
+    """Whether a value of a recipe has the form `FILE.py:NAME`."""
     return isinstance(name, str) and ".py:" in name
 
 
 def as_kept(value: Any) -> Any:
-    """A value of a recipe with `FOLDER/FILE.py:NAME` as `FILE.py:NAME`: a run keeps its files side by side."""
+    """A recipe value with `FOLDER/FILE.py:NAME` reduced to `FILE.py:NAME`, since a run has one folder of code."""
     if isinstance(value, dict):
         return {key: as_kept(entry) for key, entry in value.items()}
     return Path(value).name if is_code(value) else value
 
 
 class UserCode:
-    """The Python files that a recipe names, each loaded once.
+    """The Python files that a recipe names; each is loaded once.
 
-    A file stands by itself, since it alone is copied into the run: what it imports has to be installed.
+    A file must be self-contained, since only it is copied into the run: what it imports must be installed.
 
     Args:
-        folders: where FILE.py is looked for, the first first: by default the working folder. Of a run, `RUN/code`.
-        digests: the SHA-256 of each file as the run recorded it; None: whatever is there.
-        trusted: whether code may run.
-        owner: the run that the code came with, for messages.
-        alone: whether a file that imports one beside it is refused.
-        added: files, as they are named, that are the user's although the others are a run's: they are looked for in the
-            working folder, and run without further trust.
+        folders: folders searched for FILE.py, in order; by default the working folder. For a run, `RUN/code`.
+        digests: the recorded SHA-256 of each file; None accepts any content.
+        trusted: whether code may be executed.
+        owner: the run that the code belongs to, for messages.
+        alone: whether to refuse a file that imports a neighbouring file.
+        added: names of files that are the user's, although the others belong to a run; they are searched in the
+            working folder and executed without further trust.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class UserCode:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Name and SHA-256 of every file loaded."""
+        """Name and SHA-256 of every loaded file."""
         return {name: hashlib.sha256(source).hexdigest() for name, source in self._sources.items()}
 
     def find(self, key: str, name: str) -> Any:
-        """What `FILE.py:NAME` is; `key` is the recipe's, for messages.
+        """The object `FILE.py:NAME`; `key` is the key of the recipe, for messages.
 
         Raises:
-            ConfigError: no such file or name, or the file fails; with the part of the traceback that is in it.
-            RunError: code of a run that is not trusted, that has changed, or that is gone.
+            ConfigError: there is no such file or name, or the file fails, with the part of the traceback in it.
+            RunError: the code belongs to a run, and is not trusted, has changed, or is missing.
         """
         file, _, attribute = name.rpartition(":")
         module = self._module(key, file)
@@ -88,7 +88,7 @@ class UserCode:
         return getattr(module, attribute)
 
     def save(self, run: Path) -> None:
-        """Copy the files loaded into the run."""
+        """Copy the loaded files into the run."""
         for name, source in self._sources.items():
             folder = run / CODE
             folder.mkdir(exist_ok=True)
@@ -144,8 +144,8 @@ def _defined_in(module: ModuleType, value: Any) -> bool:
 
 
 def _check_alone(key: str, path: Path, source: bytes) -> None:
-    """Refuse a file that imports one that lies beside it: a run could not be loaded where that is not."""
-    with suppress(SyntaxError, ValueError):  # which are told when it is executed
+    """Refuse a file that imports a neighbouring file, without which the run could not be loaded elsewhere."""
+    with suppress(SyntaxError, ValueError):  # reported when the file is executed
         for node in ast.walk(ast.parse(source)):
             if not isinstance(node, ast.Import | ast.ImportFrom):
                 continue
@@ -167,7 +167,7 @@ def _lies_in(folder: Path, name: str) -> bool:
 
 
 def _installed(name: str) -> bool:
-    """Whether a module is found without the folder that Python was started in."""
+    """Whether a module is found without the working folder on the path."""
     if name in sys.modules or name in sys.stdlib_module_names:
         return True
     others = [finder for finder in sys.meta_path if finder is not PathFinder and hasattr(finder, "find_spec")]
@@ -175,7 +175,7 @@ def _installed(name: str) -> bool:
 
 
 def _executed(key: str, path: Path, source: bytes) -> ModuleType:
-    """The module made of the source. It is found under its name, so that the source of its steps can be read."""
+    """The module of the source, registered by name so that `inspect` finds the source of its steps."""
     name = f"{USER_CODE}{hashlib.sha256(source).hexdigest()[:12]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

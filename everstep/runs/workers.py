@@ -1,4 +1,4 @@
-"""Many independent attempts in parallel processes, each of which ends with the one that began it."""
+"""Independent jobs in parallel processes, which end with their parent."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Result = TypeVar("Result")
 def in_processes(
     work: Callable[[Job], Result], jobs: Mapping[str, Job], processes: int, begin: Callable[[], None] | None = None
 ) -> Generator[tuple[str, Result]]:
-    """`work` of every job, by name, as they are done; in this process if `processes` is 1.
+    """Yield (name, `work(job)`) for every job, as they finish; in this process if `processes` is 1.
 
     >>> dict(in_processes(str, {"a": 1, "b": 2}, processes=1))
     {'a': '1', 'b': '2'}
 
     Args:
-        work: a function of a module, so that another process finds it.
-        jobs: what each is called with.
-        processes: how many at a time.
-        begin: called at the start of each further process.
+        work: a module-level function, so that another process can import it.
+        jobs: the argument of each call, by name.
+        processes: number of processes.
+        begin: called at the start of each new process.
 
     Raises:
-        RunError: a process was ended from outside.
+        RunError: a process was killed.
     """
     if processes == 1 or len(jobs) < 2:
         for name, job in jobs.items():
@@ -51,18 +51,18 @@ def in_processes(
 
 @contextmanager
 def stoppable(unharmed: str) -> Iterator[None]:
-    """Says of an interruption, by Ctrl-C or SIGTERM, what it did not harm.
+    """Convert SIGINT and SIGTERM into `Interrupted`, with a message that says what is preserved (`unharmed`).
 
     Raises:
-        Interrupted: one came.
+        Interrupted: a signal arrived.
     """
     caught: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        raise KeyboardInterrupt  # which nobody on its way takes for an error of the work
+        raise KeyboardInterrupt  # not an `Exception`, so that no handler takes it for an error of the work
 
-    main = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+    main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
     before = signal.signal(signal.SIGTERM, end) if main else None
     try:
         yield
@@ -75,7 +75,7 @@ def stoppable(unharmed: str) -> Iterator[None]:
 
 
 def _stoppable(work: Callable[[Job], Result], job: Job) -> Result:
-    """`work` in a further process, which a signal ends."""
+    """`work` in another process, which SIGTERM ends."""
     try:
         return work(job)
     except Interrupted:
@@ -83,5 +83,5 @@ def _stoppable(work: Callable[[Job], Result], job: Job) -> Result:
 
 
 def kept(out: object) -> str:
-    """What an interruption leaves of work that goes on by itself."""
+    """A sentence on what an interruption preserves of resumable work."""
     return f"what was finished is in {out}, and the same command goes on"

@@ -1,4 +1,4 @@
-"""Recipes as YAML 1.2: safe, bounded, and strict about keys that are given twice."""
+"""YAML 1.2 for recipes: safe, bounded, without duplicate keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TYPES = {_TAG + name for name in ("map", "seq", "str", "bool", "null", "int", "
 
 
 def dump_yaml(value: Any) -> str:
-    """Block style, keys in the order given, each list in one line."""
+    """`value` as YAML in block style, keys in the given order, each list in one line."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None alone
@@ -38,10 +38,11 @@ def _one_line(representer: Any, items: Any) -> Any:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """What the text says; `source` names it in messages.
+    """Parse a recipe; `source` names it in messages.
 
     Raises:
-        ConfigError: not YAML (line and column), a key that is given twice, a nest too deep or too large.
+        ConfigError: the text is not YAML (with line and column), has a duplicate key, or is nested too deeply or too
+            large.
     """
     try:
         yaml = YAML(typ="safe", pure=True)
@@ -60,7 +61,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _check_events(events: Iterable[Event]) -> None:
-    """Refuse explicit types (`!!int ""`, `!!binary`, `!!python/object`) and deep nests, before either is built."""
+    """Refuse explicit types (`!!int ""`, `!!binary`, `!!python/object`) and deep nesting before anything is built."""
     depth = 0
     for event in events:
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -71,9 +72,9 @@ def _check_events(events: Iterable[Event]) -> None:
 
 
 def _check(root: Node) -> None:
-    """Refuse nests that are too deep or too large by their aliases.
+    """Refuse nodes that are too deep or too large once aliases are expanded.
 
-    An alias is the node itself, so that one that refers to what it is part of is a nest without an end.
+    An alias is the node itself, so that an alias to an enclosing node has infinite depth.
     """
     rest, seen = [(root, 1)], 0
     while rest:
@@ -82,7 +83,7 @@ def _check(root: Node) -> None:
         if depth > _DEEPEST or seen > _MOST:
             told = _TOO_DEEP if depth > _DEEPEST else f"a nest of more than {_MOST:,} values"
             raise MarkedYAMLError(problem=told, problem_mark=node.start_mark)
-        if str(node.tag) not in _TYPES:  # a date, `<<`: no recipe means anything but text by it
+        if str(node.tag) not in _TYPES:  # a date or `<<`, which in a recipe is text
             node.ctag = Tag(suffix=_TAG + "str")
         if isinstance(node, MappingNode):
             rest += [(part, depth + 1) for pair in node.value for part in pair]
