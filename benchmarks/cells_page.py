@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
+from textwrap import fill
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -162,7 +163,7 @@ def page(names: Iterable[str] = CELLS) -> str:
         parts = [f"## {name}", about]
         parts += [f"```text\n{lines}\n```"] if lines else []
         parts += [f"```python\n{code}\n```"] if (code := equation(CELLS[name])) else []
-        parts += [f"Not compiled: {refused}."] if refused else []
+        parts += [fill(f"Not compiled: {refused}.", 120, break_on_hyphens=False)] if refused else []
         parts += ["Training step:\n\n" + "\n".join(times(found, label(s)) for s in SHAPES)] if found else []
         sections.append("\n\n".join(parts))
     table = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]

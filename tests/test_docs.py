@@ -48,6 +48,15 @@ def test_python_on_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         exec(compile(block.replace("train.max_minutes=1", "train.max_steps=2"), page, "exec"), {})
 
 
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_lines_are_short_but_for_tables(page: Path) -> None:
+    lines = enumerate(page.read_text("utf-8").splitlines(), 1)
+    assert not [number for number, line in lines if len(line) > 120 and not line.startswith("|")]
+
+
 @pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 def test_page_of_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
