@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 import everstep as es
 from everstep.cli.common import prepare as tune_malloc
-from everstep.data import Tree, read_trees
+from everstep.data import LabelledTree, read_trees
 from everstep.native.processor import name as cpu_name
 
 E, H, CLASSES, TREES = 300, 150, 5, 25
@@ -63,7 +63,7 @@ class Plain(nn.Module):
 class Batch:
     """Some trees, and what each way needs of them, prepared beforehand."""
 
-    def __init__(self, trees: list[Tree]):
+    def __init__(self, trees: list[LabelledTree]):
         self.trees = trees
         self.forest = es.Forest.of(trees)
         self.words = torch.randn(self.forest.inputs, E, requires_grad=True)

@@ -25,8 +25,8 @@ from everstep.networks.answers import OneOf
 from everstep.networks.classifying import class_losses, to_score
 from everstep.networks.document_pieces import piece_losses
 from everstep.networks.documents import Hierarchy
-from everstep.networks.explaining import relevance
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
+from everstep.networks.token_contributions import relevance
 from everstep.runs.recipe_files import load_task
 
 SMALL = "train: {max_epochs: 8, threads: 1, batch_size: 8, learning_rate: 0.05}\n"

@@ -32,7 +32,7 @@ OUTSIDE = {"__init__", "__main__"}
 
 
 def module_of(path: Path) -> str:
-    """`…/everstep/data/text/files.py` → `everstep.data.text.files`."""
+    """`…/everstep/data/text/text_files.py` → `everstep.data.text.text_files`."""
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -99,6 +99,17 @@ def test_no_files_need_each_other() -> None:
     arrows = {module: imports(path) - {module} for module, path in FILES.items()}
     assert sum(map(len, arrows.values())) > 1000
     assert circle(arrows) == []
+
+
+def test_no_two_files_or_public_classes_share_a_name() -> None:
+    names: dict[str, list[str]] = {}
+    for module, path in FILES.items():
+        classes = [node.name for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
+        stem = [] if path.stem in OUTSIDE else [f"{path.stem}.py"]
+        for name in [*stem, *(f"class {name}" for name in classes if not name.startswith("_"))]:
+            names.setdefault(name, []).append(module)
+    assert len(names) > 500
+    assert not {name: where for name, where in names.items() if len(where) > 1}
 
 
 def test_no_pickle_anywhere() -> None:

@@ -20,9 +20,9 @@ from everstep.look.reliability import draw_reliability
 from everstep.measures import reliability
 from everstep.networks.answers import OneOf
 from everstep.networks.classifying import measured_classes, to_score
-from everstep.networks.explaining import marked, relevance
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.temperature import calibrate, fitted_temperature
+from everstep.networks.token_contributions import marked, relevance
 
 WORDS = {"1": "awful", "2": "dull", "3": "plain", "4": "nice", "5": "great"}
 ROWS = [(f"{word} film number{number % 7}", label) for number in range(16) for label, word in WORDS.items()]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from everstep.data.text import corpus as corpus_module
 from everstep.data.text import tokenise
 from everstep.data.text.corpus import Corpus, prepare
-from everstep.data.text.files import Block, expand, file_blocks, read_blocks
+from everstep.data.text.text_files import Block, expand, file_blocks, read_blocks
 from everstep.data.text.tokenizer import Tokenizer
 from everstep.errors import DataError
 

@@ -137,7 +137,7 @@ import itertools, sys, time
 from pathlib import Path
 from everstep.data import Tokenizer
 from everstep.data.text import tokenise
-from everstep.data.text.files import spanned
+from everstep.data.text.text_files import spanned
 
 def blocks(*arguments, **options):
     yield from itertools.islice(itertools.cycle(spanned(*arguments, **options)), 40)

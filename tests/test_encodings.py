@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everstep.data.text.decoding import as_read, read_lines, reads_text, sniffed
-from everstep.data.text.files import file_lines, open_text, read_blocks
+from everstep.data.text.text_files import file_lines, open_text, read_blocks
 from everstep.errors import DataError
 from everstep.runs.pictures import own_text
 from everstep.runs.recipe_files import parse_recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import everstep as es
-from everstep.data.text.files import empty_matches, expand, read_blocks
+from everstep.data.text.text_files import empty_matches, expand, read_blocks
 from everstep.errors import DataError
 
 TEXT = "def f(x):\n    return x\n" * 30

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import everstep as es
-from everstep.cli.training import start
+from everstep.cli.train_verb import start
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.runs.recipe_files import load_task
 from everstep.tasks.classification import Classification

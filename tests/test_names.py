@@ -15,7 +15,7 @@ from everstep.cli.loading import load_cell
 from everstep.look.cell_graph import _step
 from everstep.look.diagram import Diagram, step_diagram
 from everstep.look.gates import activities
-from everstep.look.step import Rows, gate_name, named_step, narrowed
+from everstep.look.step import ParameterRows, gate_name, named_step, narrowed
 from everstep.networks.cells_by_name import cell_names
 
 D, H = 6, 8
@@ -144,13 +144,17 @@ def test_without_names_a_gate_is_called_by_its_parameters_and_its_place() -> Non
 
 def test_rows_of_odd_sizes_are_numbered() -> None:
     cell = nn.Linear(3, 10)
-    assert gate_name(cell, [Rows("weight", 0, 4)]) == "weight 0:4"
-    assert gate_name(cell, [Rows("weight", 0, 5)]) == "weight 1 of 2"
-    assert gate_name(cell, [Rows("weight", 0, 10)]) == "weight"
+    assert gate_name(cell, [ParameterRows("weight", 0, 4)]) == "weight 0:4"
+    assert gate_name(cell, [ParameterRows("weight", 0, 5)]) == "weight 1 of 2"
+    assert gate_name(cell, [ParameterRows("weight", 0, 10)]) == "weight"
 
 
 def test_what_is_put_together_is_cut_where_it_was_joined() -> None:
-    joined = [Rows("a", 0, 4, at=0), Rows("b", 2, 6, at=4), Rows("c", 0, 8)]
-    assert narrowed(joined, 8, 4, 8) == {Rows("b", 2, 6), Rows("c", 4, 8)}
-    assert narrowed(joined, 8, 2, 6) == {Rows("a", 2, 4, at=0), Rows("b", 2, 4, at=2), Rows("c", 2, 6)}
-    assert narrowed(joined, 8, 0, 2) == {Rows("a", 0, 2), Rows("c", 0, 2)}
+    joined = [ParameterRows("a", 0, 4, at=0), ParameterRows("b", 2, 6, at=4), ParameterRows("c", 0, 8)]
+    assert narrowed(joined, 8, 4, 8) == {ParameterRows("b", 2, 6), ParameterRows("c", 4, 8)}
+    assert narrowed(joined, 8, 2, 6) == {
+        ParameterRows("a", 2, 4, at=0),
+        ParameterRows("b", 2, 4, at=2),
+        ParameterRows("c", 2, 6),
+    }
+    assert narrowed(joined, 8, 0, 2) == {ParameterRows("a", 0, 2), ParameterRows("c", 0, 2)}

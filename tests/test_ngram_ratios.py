@@ -15,9 +15,9 @@ import everstep as es
 from everstep.errors import ConfigError
 from everstep.networks.answers import OneOf
 from everstep.networks.classifying import class_losses, to_score
-from everstep.networks.explaining import relevance
 from everstep.networks.ngram_ratios import NgramRatios
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
+from everstep.networks.token_contributions import relevance
 
 LONGEST, CLASSES = 3, 3
 

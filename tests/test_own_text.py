@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
-from everstep.cli.training import known_prompt
-from everstep.data.text.files import line_end_at
+from everstep.cli.train_verb import known_prompt
+from everstep.data.text.text_files import line_end_at
 from everstep.errors import DataError, EverstepError, RunError
 from everstep.learn import RunLock
 from everstep.runs.recipe_files import load_recipe, parse_recipe

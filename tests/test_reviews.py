@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from everstep.data.readers.labelled import Labelled, read_labelled
-from everstep.data.text.files import expand, read_blocks
+from everstep.data.text.text_files import expand, read_blocks
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from everstep.data.readers.tagged import read_tagged
-from everstep.data.readers.tagged_columns import Columns, read_columns
+from everstep.data.readers.tagged_columns import TagColumns, read_columns
 from everstep.data.readers.tagged_formats import columns_of, format_of, read_sentences, with_tags
 from everstep.data.tagged_batches import TaggedBatches
-from everstep.data.text.files import expand, read_blocks
+from everstep.data.text.text_files import expand, read_blocks
 from everstep.data.word_features import CAPITALS, LONGEST, WordVocabulary, capitals
 from everstep.errors import DataError
 from everstep.measures.tag_schemes import broken, recognised, spans
@@ -191,16 +191,16 @@ def test_what_is_read_is_written_with_a_column_more(text: str, format: Any) -> N
     assert kinds["<"] == words
     # and what was written is read again, its last column as tags
     last = [f"<{word}>" for sentence in read for word in sentence.words]
-    again = read_sentences(written, format, Columns(columns.word, (-1,)), "here")
+    again = read_sentences(written, format, TagColumns(columns.word, (-1,)), "here")
     assert [tag for sentence in again for (tags,) in [sentence.tags] for tag in tags] == last
 
 
 def test_marks_and_nodes_get_an_entry_so_that_columns_stay_even() -> None:
-    (sentence, _) = read_columns(lines_of(CONLLU), Columns("form", ()), "here", conllu=True)
+    (sentence, _) = read_columns(lines_of(CONLLU), TagColumns("form", ()), "here", conllu=True)
     written = sentence.with_columns({"t": ["V", "P", "V"]})
     assert written[2] == lines_of(CONLLU)[2] + "\t_"
     assert [line.count("\t") for line in written[2:7]] == [10] * 5
-    (first, _) = read_columns(lines_of(CONLL), Columns(0, ()), "here")
+    (first, _) = read_columns(lines_of(CONLL), TagColumns(0, ()), "here")
     assert first.with_columns({"t": ["1", "2", "3"]}, "O")[:4] == [
         "-DOCSTART- -X- O O O",
         "",
@@ -211,7 +211,7 @@ def test_marks_and_nodes_get_an_entry_so_that_columns_stay_even() -> None:
 
 def test_a_header_names_the_new_column() -> None:
     lines = ["form\tpos", "The\tDET"]
-    (sentence,) = read_columns(lines, Columns("form", ("pos",)), "here", words_only=True)
+    (sentence,) = read_columns(lines, TagColumns("form", ("pos",)), "here", words_only=True)
     assert sentence.with_columns({"pos": ["X"]}) == ["form\tpos\tpos", "The\tDET\tX"]
 
 
@@ -220,12 +220,12 @@ def test_json_keeps_its_keys_and_tags() -> None:
     (sentence,) = read_sentences([line], "jsonl", columns_of("jsonl", None, None, ()), "here", words_only=True)
     added = {"tags": ["P", "Q"]}
     assert json.loads(with_tags(sentence, "jsonl", added, "O")) == {**json.loads(line), "predicted": ["P", "Q"]}
-    (plain,) = read_sentences(['{"tokens": ["a"]}'], "jsonl", Columns("tokens", ("tags",)), "here", words_only=True)
+    (plain,) = read_sentences(['{"tokens": ["a"]}'], "jsonl", TagColumns("tokens", ("tags",)), "here", words_only=True)
     assert json.loads(with_tags(plain, "jsonl", {"tags": ["P"]}, "O")) == {"tokens": ["a"], "tags": ["P"]}
 
 
 def test_plain_text_is_parted_into_words() -> None:
-    found = list(read_sentences(["It isn't bad.", ""], "text", Columns(0, ()), "here"))
+    found = list(read_sentences(["It isn't bad.", ""], "text", TagColumns(0, ()), "here"))
     assert [sentence.words for sentence in found] == [["It", "isn't", "bad", "."], []]
     assert found[0].with_columns({"t": ["a", "b", "c", "d"]}) == ["It\ta", "isn't\tb", "bad\tc", ".\td", ""]
 

@@ -260,9 +260,9 @@ def test_json_probabilities_and_n_best_on_the_command_line(run: es.Run) -> None:
 
 
 def read_tagged_text(text: str) -> list[Any]:
-    from everstep.data.readers.tagged_columns import Columns, read_columns
+    from everstep.data.readers.tagged_columns import TagColumns, read_columns
 
-    return [one for one in read_columns(text.splitlines(), Columns(0, (-1,)), "here") if one.words]
+    return [one for one in read_columns(text.splitlines(), TagColumns(0, (-1,)), "here") if one.words]
 
 
 def test_plain_text_and_json_lines_are_tagged_too(run: es.Run) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data.text.files import (
+from everstep.data.text.text_files import (
     BLOCK_CHARS,
     expand,
     file_blocks,

@@ -15,7 +15,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data.text.files import expand, read_blocks
+from everstep.data.text.text_files import expand, read_blocks
 from everstep.data.text.tokenizer import Tokenizer
 from everstep.data.text.vocabulary import KINDS
 from everstep.errors import DataError

@@ -17,7 +17,7 @@ from everstep.cli.app import app
 from everstep.data import parse_tree
 from everstep.data.tree_batches import CodedTree, TreeBatches
 from everstep.errors import ConfigError, DataError, RunError
-from everstep.look.trees import DrawnTree, _placed, draw_trees
+from everstep.look.tree_pictures import DrawnTree, _placed, draw_trees
 from everstep.networks.answers import OneOf
 from everstep.networks.cells_by_name import no_code
 from everstep.networks.compositions_by_name import composition_names, make_composition

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everstep.data.readers.trees import Tree, parse_tree, read_trees
+from everstep.data.readers.trees import LabelledTree, parse_tree, read_trees
 from everstep.errors import DataError
 
 
@@ -97,7 +97,7 @@ def written(shape: object) -> str:
     return f"({label} {below if isinstance(below, str) else ' '.join(map(written, below))})"
 
 
-def rebuilt(tree: Tree) -> str:
+def rebuilt(tree: LabelledTree) -> str:
     """The brackets of a tree, from its table alone."""
     texts: list[str] = []
     for label, word, children in zip(tree.labels, tree.words, tree.children, strict=True):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from everstep.cells.parametric import Parametric
 from everstep.state import State
 
-Tree: TypeAlias = "str | tuple[Any, ...]"
+Expression: TypeAlias = "str | tuple[Any, ...]"
 
 UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -108,7 +108,7 @@ class ExpressionCell(Parametric):
             rows["h"] = iter(F.linear(h, self.weight_hh, self.bias_hh).split(self.hidden_size, -1))
         memory: list[Tensor] = []
 
-        def value(node: Tree) -> Any:
+        def value(node: Expression) -> Any:
             if isinstance(node, str):
                 return c if node == "c" else next(rows[node])
             values = [value(child) for child in node[1:]]
@@ -131,7 +131,7 @@ def random_tree(
     combine: Sequence[str] = ("add", "mul"),
     activations: Sequence[str] = ("tanh", "sigmoid", "relu", "identity"),
     memory: bool = True,
-) -> Tree:
+) -> Expression:
     """A random tree as in Zoph & Le 2017, determined by the seed.
 
     Every leaf is φ(x ⊙ h), with ⊙ drawn from `combine` and φ from `activations`; neighbours are joined in the same way,
@@ -161,7 +161,7 @@ def random_tree(
     leaves_out = draw.randrange(leaves - 1) if memory else None  # a joint, likewise
     drawn = 0
 
-    def inject(node: Tree) -> Tree:
+    def inject(node: Expression) -> Expression:
         nonlocal drawn
         drawn += 1
         return (draw.choice(("tanh", "sigmoid")), (draw.choice(combine), node, "c")) if drawn - 1 == enters else node
@@ -169,9 +169,9 @@ def random_tree(
     level = [inject((draw.choice(activations), (draw.choice(combine), "x", "h"))) for _ in range(leaves)]
     joints = 0
     while len(level) > 1:
-        above: list[Tree] = []
+        above: list[Expression] = []
         for left, right in zip(level[0::2], level[1::2], strict=False):
-            joint: Tree = (draw.choice(combine), left, right)
+            joint: Expression = (draw.choice(combine), left, right)
             joint = ("cell", joint) if joints == leaves_out else joint
             joints += 1
             root = joints == leaves - 1
@@ -180,7 +180,7 @@ def random_tree(
     return level[0]
 
 
-def _words(node: Tree) -> Iterator[str]:
+def _words(node: Expression) -> Iterator[str]:
     """Every name in a tree, in written order."""
     if isinstance(node, str):
         yield node
@@ -189,7 +189,7 @@ def _words(node: Tree) -> Iterator[str]:
             yield from _words(part)
 
 
-def _checked(tree: Any) -> Tree:
+def _checked(tree: Any) -> Expression:
     """The tree in tuples, if it is valid."""
     found = _node(tree, "tree", 0)
     words = list(_words(found))
@@ -206,7 +206,7 @@ def _checked(tree: Any) -> Tree:
     return found
 
 
-def _node(node: Any, where: str, depth: int) -> Tree:
+def _node(node: Any, where: str, depth: int) -> Expression:
     if isinstance(node, str):
         if node not in LEAVES:
             raise ValueError(f"ExpressionCell: {where} should be a leaf, one of x, h, c, or a node, but is {node!r}")

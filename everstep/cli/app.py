@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from everstep import __version__
-from everstep.cli import benching, demo, doctor, explaining, graphing, lab, recipes, run_verbs, searching, training
+from everstep.cli import benching, demo, doctor, explaining, graphing, lab, recipes, run_verbs, searching, train_verb
 from everstep.cli.ending import ended
 
 TOP = """Recurrent sequence models: train, resume, score, sample and look.
@@ -61,7 +61,7 @@ def _top(
 
 app.command("demo")(demo.demo)
 app.add_typer(recipes.app, name="recipes")
-app.command("train")(training.train)
+app.command("train")(train_verb.train)
 app.command("eval")(run_verbs.evaluate)
 app.command("predict")(run_verbs.predict)
 app.command("score")(run_verbs.score)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everstep.cli.common import load_run, log, me
-from everstep.cli.training import finish, go_on, start
+from everstep.cli.train_verb import finish, go_on, start
 
 if TYPE_CHECKING:
     from everstep.runs.run import Run

@@ -77,14 +77,15 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
     left_out = len(rows) - MOST_ROWS
     rows = dict(list(rows.items())[:MOST_ROWS])
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    width = max(map(len, [title, *rows]), default=0)
-    head = "".join(f"{name.replace('_', ' '):>12}" for name in columns)
-    body = [
-        f"{name:{width}}" + "".join(f"{shown_number(row.get(column)):>12}" for column in columns)
-        for name, row in rows.items()
+    table = [[title, *(name.replace("_", " ") for name in columns)]]
+    table += [[name, *(shown_number(row.get(column)) for column in columns)] for name, row in rows.items()]
+    first, *others = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    lines = [
+        "  ".join([f"{name:{first}}", *(f"{cell:>{max(width, 10)}}" for cell, width in zip(row, others, strict=True))])
+        for name, *row in table
     ]
     more = [f"… and {left_out:,} more; --json gives all"] if left_out > 0 else []
-    return "\n".join(["", f"{title:{width}}{head}", *body, *more])
+    return "\n".join(["", *lines, *more])
 
 
 def predict(

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from everstep.data.buckets import Buckets
     from everstep.data.lanes import Lanes
     from everstep.data.readers.labelled import Labelled, read_labelled
-    from everstep.data.readers.trees import Tree, parse_tree, read_trees
+    from everstep.data.readers.trees import LabelledTree, parse_tree, read_trees
     from everstep.data.text.corpus import Corpus, prepare
-    from everstep.data.text.files import expand, open_text, read_blocks
+    from everstep.data.text.text_files import expand, open_text, read_blocks
     from everstep.data.text.tokenizer import Counts, Tokenizer
 
 _HOMES = {
@@ -24,12 +24,12 @@ _HOMES = {
     "Labelled": "readers.labelled",
     "Lanes": "lanes",
     "Tokenizer": "text.tokenizer",
-    "Tree": "readers.trees",
-    "expand": "text.files",
-    "open_text": "text.files",
+    "LabelledTree": "readers.trees",
+    "expand": "text.text_files",
+    "open_text": "text.text_files",
     "parse_tree": "readers.trees",
     "prepare": "text.corpus",
-    "read_blocks": "text.files",
+    "read_blocks": "text.text_files",
     "read_labelled": "readers.labelled",
     "read_trees": "readers.trees",
 }
@@ -40,10 +40,10 @@ __all__ = [
     "Corpus",
     "Counts",
     "Labelled",
+    "LabelledTree",
     "Lanes",
     "TokenBatch",
     "Tokenizer",
-    "Tree",
     "expand",
     "open_text",
     "parse_tree",

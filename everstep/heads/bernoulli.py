@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everstep.heads.categorical import Head
-from everstep.heads.steps import over_steps
+from everstep.heads.sum_over_steps import over_steps
 
 
 class Bernoulli(Head):

@@ -28,7 +28,7 @@ class Chain(NamedTuple):
     end: Tensor
 
 
-class Score(NamedTuple):
+class ChainScore(NamedTuple):
     """Scores of n sequences, or a log-sum-exp of scores (n = 1), as small summands, so that no digits are lost.
 
     Attributes:
@@ -39,7 +39,7 @@ class Score(NamedTuple):
     steps: Tensor
     last: Tensor
 
-    def minus(self, other: Score) -> Tensor:
+    def minus(self, other: ChainScore) -> Tensor:
         """The difference, (batch, n)."""
         return (self.steps - other.steps).sum(1) + (self.last - other.last)
 
@@ -66,7 +66,7 @@ def nats(scores: Tensor, chain: Chain, lengths: Tensor | None, target: Tensor | 
     return loop(scores, *chain)
 
 
-def log_sum(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Score:
+def log_sum(scores: Tensor, chain: Chain, lengths: Tensor | None) -> ChainScore:
     """log Z of each row."""
     first, rest, further = _parted(scores, lengths)
     z = chain.start + first
@@ -75,7 +75,7 @@ def log_sum(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Score:
     last = (state + chain.end).logsumexp(1, keepdim=True)
     if lengths is not None:
         top, last = torch.where(lengths[:, None] > 0, top, 0), torch.where(lengths[:, None] > 0, last, 0)
-    return Score(torch.stack([top, *steps], 1), last)
+    return ChainScore(torch.stack([top, *steps], 1), last)
 
 
 def _parted(scores: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -116,17 +116,17 @@ def _sum(scores: Tensor, state: Tensor, transitions: Tensor, lengths: Tensor | N
     return steps, a
 
 
-def score(scores: Tensor, chain: Chain, tags: Tensor, lengths: Tensor | None) -> Score:
+def score(scores: Tensor, chain: Chain, tags: Tensor, lengths: Tensor | None) -> ChainScore:
     """The score of n sequences for each row: `tags` (batch, time ≥ 1, n); padding may hold any tags."""
     size = scores.shape[2]
     between = chain.transitions.reshape(-1).index_select(0, (tags[:, :-1] * size + tags[:, 1:]).flatten())
     before = torch.cat([chain.start[tags[:, :1]], between.view_as(tags[:, 1:])], 1)
     steps = scores.gather(2, tags) + before
     if lengths is None:
-        return Score(steps, chain.end[tags[:, -1]])
+        return ChainScore(steps, chain.end[tags[:, -1]])
     ends = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, tags.shape[2])
     last = torch.where(lengths[:, None] > 0, chain.end[tags.gather(1, ends)[:, 0]], 0)
-    return Score(torch.where(valid(lengths, tags.shape[1])[..., None], steps, 0), last)
+    return ChainScore(torch.where(valid(lengths, tags.shape[1])[..., None], steps, 0), last)
 
 
 def best(scores: Tensor, chain: Chain, lengths: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from everstep.arguments import check_lengths
 from everstep.cell import check_size
 from everstep.heads import chain
 from everstep.heads.categorical import Head
-from everstep.heads.chain import NEVER, Chain, Score
+from everstep.heads.chain import NEVER, Chain, ChainScore
 from everstep.native.plain_memory import watched
 from everstep.state import valid
 
@@ -128,7 +128,7 @@ class CRF(Head):
             parts = self._chain(scores)
             tags, there = chain.n_best(scores, parts, n, lengths)
             found = chain.score(scores, parts, tags, lengths)
-            first = Score(found.steps[..., :1], found.last[:, :1])
+            first = ChainScore(found.steps[..., :1], found.last[:, :1])
             log_p = found.minus(first) - chain.nats(scores, parts, lengths, tags[..., 0])[:, None]
             log_p = torch.where(there & found.possible(), log_p, -torch.inf)
         if lengths is not None:  # there is only one sequence without steps
@@ -191,7 +191,7 @@ def _valid(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.where(valid(lengths, values.shape[1]), values, 0)
 
 
-def _check_allowed(gold: Score, target: Tensor, lengths: Tensor | None) -> None:
+def _check_allowed(gold: ChainScore, target: Tensor, lengths: Tensor | None) -> None:
     """Raise if the target contains anything forbidden."""
     possible = gold.possible()[:, 0]
     if possible.all():

@@ -63,7 +63,7 @@ class Exam:
 
     Attributes:
         problem: of a lag.
-        goal: for `Score.error`.
+        goal: for `HeldOutScore.error`.
         measure: what that error is, for people.
     """
 

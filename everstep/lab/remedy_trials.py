@@ -17,7 +17,7 @@ from torch import Tensor
 
 from everstep.errors import ConfigError, Diverged, RunError, counted
 from everstep.lab.remedies import REMEDIES, TASKS, Remedy
-from everstep.lab.synthetic import Predictor, Score, measure
+from everstep.lab.synthetic import HeldOutScore, Predictor, measure
 from everstep.learn import FitSettings, RunLock
 from everstep.learn.learner import Learner
 from everstep.learn.progress import Screen
@@ -218,7 +218,7 @@ def _learn(
     best: dict[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
     started = None
 
-    def check() -> Score:
+    def check() -> HeldOutScore:
         score = measure(model, CHECK_ROWS, seed=_CHECK)
         if not math.isfinite(score.relative):
             raise Diverged("the check is not finite")

@@ -59,7 +59,7 @@ class FitResult:
     clocked: bool = False
 
 
-class Run:
+class TrainingRun:
     """A learner in its folder. The caller must hold the folder's lock."""
 
     def __init__(

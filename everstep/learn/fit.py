@@ -11,7 +11,7 @@ from torch import nn
 
 from everstep.data.batches import Batches
 from everstep.errors import ConfigError, Interrupted
-from everstep.learn.bookkeeping import FitResult, Run
+from everstep.learn.bookkeeping import FitResult, TrainingRun
 from everstep.learn.checkpoint import JSON
 from everstep.learn.learner import Learner
 from everstep.learn.listed import as_batches
@@ -116,7 +116,7 @@ def fit(
             every = [*update_rules(model, settings, seed), *rules]
             learner = Learner(model, objective, as_batches(batches, screen.say), settings, every, optimizer)
             reporting = Reporting(screen, units, callbacks)
-            run = Run(learner, out, validate, identity or {}, recipe or {}, reporting, seed)
+            run = TrainingRun(learner, out, validate, identity or {}, recipe or {}, reporting, seed)
             run.begin(resume)
             try:
                 stopped_by = _loop(run, signals, resume_command)
@@ -138,7 +138,7 @@ def _check(settings: Any, validate: Validate | None) -> None:
         raise ConfigError(f"{name} looks at the validation, but there is no validation data; give some, or {instead}")
 
 
-def _loop(run: Run, signals: StopSignals, resume_command: str) -> str:
+def _loop(run: TrainingRun, signals: StopSignals, resume_command: str) -> str:
     """Run steps, validations and checkpoints until a limit; return what stopped the run.
 
     What is due follows from the counts alone, so that a resumed run does the same.

@@ -33,7 +33,7 @@ _END = object()
 
 
 @dataclass
-class Counts:
+class RunCounts:
     """The position of a run; stored as JSON in its checkpoint.
 
     Attributes:
@@ -102,7 +102,7 @@ class Learner:
         self.averaging = Averaging(model, settings)
         self.plateau = Plateau()
         self.carried: State | None = None
-        self.counts = Counts()
+        self.counts = RunCounts()
         self.norms: deque[float] = deque(maxlen=_REMEMBERED_NORMS)
         self.watched = must_be_finite(model)
         self.device = next(iter(trainable(model).values())).device

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from everstep.errors import ConfigError, counted
-from everstep.learn.learner import Counts
+from everstep.learn.learner import RunCounts
 from everstep.learn.settings import FitSettings
 
 
-def limit_reached(settings: FitSettings, counts: Counts, seconds: float) -> str:
+def limit_reached(settings: FitSettings, counts: RunCounts, seconds: float) -> str:
     """The key of the first limit reached, or ""."""
     if settings.max_steps is not None and counts.step >= settings.max_steps:
         return "max_steps"
@@ -22,7 +22,7 @@ def limit_reached(settings: FitSettings, counts: Counts, seconds: float) -> str:
     return ""
 
 
-def check_lowered(settings: FitSettings, before: Mapping[str, Any], counts: Counts) -> None:
+def check_lowered(settings: FitSettings, before: Mapping[str, Any], counts: RunCounts) -> None:
     """Refuse a limit lower than `before` and lower than the progress made: training would end without a step.
 
     Raises:

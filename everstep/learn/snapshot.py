@@ -14,7 +14,7 @@ from torch import Tensor
 from everstep.errors import CheckpointError, RunError
 from everstep.learn import rng
 from everstep.learn.checkpoint import JSON, Checkpoint
-from everstep.learn.learner import Counts, Learner
+from everstep.learn.learner import Learner, RunCounts
 from everstep.learn.limits import check_lowered
 from everstep.learn.optim import load_optimizer_tensors, optimizer_tensors
 from everstep.learn.schedules import Plateau
@@ -110,14 +110,14 @@ def unpack(
     learner.start_clock()
 
 
-def counts_of(data: dict[str, Any]) -> Counts:
+def counts_of(data: dict[str, Any]) -> RunCounts:
     """The counts in a checkpoint's data.
 
     Raises:
         CheckpointError: they are missing or malformed.
     """
     with _part("counts"):
-        found: Counts = _typed(Counts, data["counts"])
+        found: RunCounts = _typed(RunCounts, data["counts"])
         return found
 
 

@@ -34,7 +34,7 @@ ACROSS, UP = 1.7, 0.85
 """Inches between the boxes of an unfolded graph."""
 
 
-class Row(NamedTuple):
+class LayerBox(NamedTuple):
     """A layer as a box: its name, the leaves of its state with their shapes, and what goes in and out."""
 
     name: str
@@ -43,11 +43,11 @@ class Row(NamedTuple):
     gives: str
 
 
-def row_of(layer: Layer, x: Tensor) -> Row:
+def row_of(layer: Layer, x: Tensor) -> LayerBox:
     """A layer as its box; `x` gives dtype and device."""
     state = layer.initial_state(1, x)
     named = [(leaf_name(name), f"({', '.join(['B', *map(str, leaf.shape[1:])])})") for name, leaf in leaves(state)]
-    return Row(_named(layer), tuple(named), f"(B, {layer.input_size})", f"(B, {layer.output_size})")
+    return LayerBox(_named(layer), tuple(named), f"(B, {layer.input_size})", f"(B, {layer.output_size})")
 
 
 def _named(layer: Layer) -> str:
@@ -56,11 +56,11 @@ def _named(layer: Layer) -> str:
     return f"{name}({_named(inside)})" if isinstance(inside, Cell) else name
 
 
-def _widest(rows: Sequence[Row]) -> float:
+def _widest(rows: Sequence[LayerBox]) -> float:
     return max(BOX[0] / 2, *(0.1 * len(row.name) + 0.3 for row in rows))
 
 
-def _heights(rows: Sequence[Row]) -> list[float]:
+def _heights(rows: Sequence[LayerBox]) -> list[float]:
     """The centre of each box; a state of many leaves needs room."""
     y, found = 0.0, []
     for row in rows:
@@ -70,7 +70,9 @@ def _heights(rows: Sequence[Row]) -> list[float]:
     return found
 
 
-def _upright(axes: Axes, x: float, ys: Sequence[float], rows: Sequence[Row], when: str, shapes: bool = True) -> None:
+def _upright(
+    axes: Axes, x: float, ys: Sequence[float], rows: Sequence[LayerBox], when: str, shapes: bool = True
+) -> None:
     """A column of boxes, from its input below to its output above."""
     width = _widest(rows)
     bottom, top = ys[0] - BOX[1] / 2 - UP, ys[-1] + BOX[1] / 2 + UP
@@ -91,7 +93,7 @@ def _span(ys: Sequence[float]) -> Point:
     return ys[0] - BOX[1] / 2 - UP - 0.45, ys[-1] + BOX[1] / 2 + UP + 0.45
 
 
-def folded_boxes(rows: Sequence[Row], title: str) -> Figure:
+def folded_boxes(rows: Sequence[LayerBox], title: str) -> Figure:
     """One column, with a delay beside each layer that has a state."""
     ys, width = _heights(rows), _widest(rows)
     bottom, top = _span(ys)
@@ -111,12 +113,12 @@ def folded_boxes(rows: Sequence[Row], title: str) -> Figure:
     return figure_of(axes)
 
 
-def _state_lines(row: Row) -> list[str]:
+def _state_lines(row: LayerBox) -> list[str]:
     shown = [f"{name} {shape}" for name, shape in row.state[:5]]
     return shown if len(row.state) <= 5 else [*shown, f"and {len(row.state) - 5} more"]
 
 
-def unfolded_boxes(rows: Sequence[Row], steps: int, title: str) -> Figure:
+def unfolded_boxes(rows: Sequence[LayerBox], steps: int, title: str) -> Figure:
     """A column for each step, and the states on the arrows between them."""
     ys, width = _heights(rows), _widest(rows)
     bottom, top = _span(ys)
@@ -135,7 +137,7 @@ def unfolded_boxes(rows: Sequence[Row], steps: int, title: str) -> Figure:
     return figure_of(axes)
 
 
-def _between(axes: Axes, row: Row, y: float, left: float, right: float, step: int, gap: float) -> None:
+def _between(axes: Axes, row: LayerBox, y: float, left: float, right: float, step: int, gap: float) -> None:
     """The arrows of a layer's state from one step to the next: one a leaf, up to three; one for all of more."""
     few = row.state if len(row.state) <= 3 else ()
     lines = [f"{symbol(name, str(step))} {shape}" for name, shape in few] or ["\n".join(_state_lines(row))]

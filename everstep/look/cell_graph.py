@@ -32,7 +32,7 @@ from everstep.look.drawing import (
     square,
     straight,
 )
-from everstep.look.layout import Layout, Point
+from everstep.look.layout import NodeLayout, Point
 from everstep.look.trajectory import check_causal, parts
 
 
@@ -156,7 +156,7 @@ def _shape(axes: Axes, curve: Sequence[Point], shape: str) -> None:
 
 def _delay(
     axes: Axes,
-    laid: Layout,
+    laid: NodeLayout,
     sizes: dict[str, Point],
     edge: tuple[str, str],
     lane: int,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx
 
 from everstep.cell import Cell
-from everstep.look.step import NamedStep, Rows, block_name, gate_name, height, named_step, narrowed
+from everstep.look.step import NamedStep, ParameterRows, block_name, gate_name, height, named_step, narrowed
 from everstep.state import leaves
 from everstep.tracing.operations import kind_of, operation_name
 
@@ -222,7 +222,7 @@ class _Drawer:
             return ", ".join(sources) or "constant"
         (found,) = rows
         if span is not None and found.stop - found.start > span[1] - span[0]:
-            found = Rows(found.parameter, found.start + span[0], found.start + span[1])
+            found = ParameterRows(found.parameter, found.start + span[0], found.start + span[1])
         block, _ = block_name(self.cell, found)
         whole = found.start == 0 and found.stop == height(self.cell, found.parameter)
         return found.parameter if whole or not block else f"{found.parameter} [{block}]"

@@ -14,7 +14,7 @@ GAP, BETWEEN = 0.55, 0.22
 SWEEPS = 24
 
 
-class Layout(NamedTuple):
+class NodeLayout(NamedTuple):
     """Centres of the nodes, and cubic Bézier curves (3k + 1 points) for the edges, in inches, y upwards."""
 
     centres: dict[str, Point]
@@ -27,7 +27,7 @@ def place(
     first: Sequence[str] = (),
     last: Sequence[str] = (),
     gap: float = GAP,
-) -> Layout:
+) -> NodeLayout:
     """Lay an acyclic graph out from left to right.
 
     Args:
@@ -70,7 +70,7 @@ def place(
         left += wide + gap
     own = {key: sizes[key][0] / 2 if key in sizes else half[key] for key in column}
     curves = [list(_curve(chain, x, y, own, half)) for chain in chains]
-    return Layout({key: (x[key], y[key]) for key in sizes}, curves)
+    return NodeLayout({key: (x[key], y[key]) for key in sizes}, curves)
 
 
 def _columns(

@@ -25,7 +25,7 @@ _LINEAR = {"add", "sub", "rsub", "mul", "div", "neg", "addcmul", "_to_copy"}
 _KEEPS_PLACES = {"native_layer_norm"}
 
 
-class Rows(NamedTuple):
+class ParameterRows(NamedTuple):
     """Rows `start` … `stop` of a parameter, or of one of several matrices that it holds ("weight_hh[0]").
 
     What they give is all of a value, or what begins at feature `at` of one that was put together.
@@ -64,7 +64,7 @@ class NamedStep:
     parameters: dict[fx.Node, str]
     inputs: fx.Node
     state: tuple[fx.Node, ...]
-    rows: dict[fx.Node, frozenset[Rows]]
+    rows: dict[fx.Node, frozenset[ParameterRows]]
     constant: frozenset[fx.Node]
     gates: tuple[Gate, ...]
 
@@ -97,14 +97,14 @@ def named_step(cell: Cell, x: Tensor) -> NamedStep:
     parameters = dict(zip(holders, (name for name, _ in named), strict=False))
     constant: set[fx.Node] = set(parameters)
     matrices = {name for name, parameter in cell.named_parameters() if parameter.dim()}
-    rows: dict[fx.Node, frozenset[Rows]] = {}
+    rows: dict[fx.Node, frozenset[ParameterRows]] = {}
     gates: list[Gate] = []
     for node in nodes:
         rows[node] = frozenset()
         if node.op == "get_attr":
             constant.add(node)
         elif parameters.get(node) in matrices:
-            rows[node] = frozenset([Rows(parameters[node], 0, len(_value(node)))])
+            rows[node] = frozenset([ParameterRows(parameters[node], 0, len(_value(node)))])
         elif node.op == "call_function":
             if all(other in constant for other in node.all_input_nodes):
                 constant.add(node)
@@ -175,7 +175,9 @@ def _is_complement(node: fx.Node) -> bool:
     return operation_name(node.target) == "sigmoid" and operation_name(node.all_input_nodes[0].target) == "neg"
 
 
-def _summed(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]], constant: Iterable[fx.Node]) -> frozenset[Rows]:
+def _summed(
+    node: fx.Node, rows: dict[fx.Node, frozenset[ParameterRows]], constant: Iterable[fx.Node]
+) -> frozenset[ParameterRows]:
     """The rows that the arguments of an operation sum, as its result would hold them if it were linear."""
     name, kind = operation_name(node.target), kind_of(node.target)
     if kind == "product":
@@ -188,7 +190,9 @@ def _summed(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]], constant: Itera
         source: Any = node.args[0]
         dim, place = node.args[1:3]
         return frozenset(
-            Rows(f"{part.parameter}[{place}]", 0, _value(source).shape[1]) if _holds_matrices(source, dim) else part
+            ParameterRows(f"{part.parameter}[{place}]", 0, _value(source).shape[1])
+            if _holds_matrices(source, dim)
+            else part
             for part in rows[source]
         )
     if name == "getitem":
@@ -205,7 +209,7 @@ def _summed(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]], constant: Itera
     others = [other for other in node.all_input_nodes if other not in constant or node in constant]
     if name in _KEEPS_PLACES:
         others = others[:1]
-    found = frozenset[Rows]().union(*(rows[other] for other in others))
+    found = frozenset[ParameterRows]().union(*(rows[other] for other in others))
     if found and name in ("add", "sub"):  # a vector that is added may have a name of its own
         found = found.union(*(rows[other] for other in node.all_input_nodes if other in constant))
     return found
@@ -216,14 +220,16 @@ def _holds_matrices(node: Any, dim: Any) -> bool:
     return node.op == "placeholder" and dim == 0 and _value(node).dim() > 2
 
 
-def _narrowed(source: Any, dim: Any, start: Any, stop: Any, rows: dict[fx.Node, frozenset[Rows]]) -> frozenset[Rows]:
+def _narrowed(
+    source: Any, dim: Any, start: Any, stop: Any, rows: dict[fx.Node, frozenset[ParameterRows]]
+) -> frozenset[ParameterRows]:
     """The rows start … stop of each block that lies along that dimension; a block that does not stays whole."""
     size = _value(source).shape[dim]
     first, last, _ = slice(start, stop).indices(size)
     return narrowed(rows[source], size, first, last)
 
 
-def narrowed(rows: Iterable[Rows], size: int, first: int, last: int) -> frozenset[Rows]:
+def narrowed(rows: Iterable[ParameterRows], size: int, first: int, last: int) -> frozenset[ParameterRows]:
     """The rows that give the features first … last − 1 of a value of `size`."""
     found = set()
     for part in rows:
@@ -235,13 +241,13 @@ def narrowed(rows: Iterable[Rows], size: int, first: int, last: int) -> frozense
         low, high = max(first, begin), min(last, begin + count)
         if low < high:
             at = None if (low, high) == (first, last) else low - first
-            found.add(Rows(part.parameter, part.start + low - begin, part.start + high - begin, at))
+            found.add(ParameterRows(part.parameter, part.start + low - begin, part.start + high - begin, at))
     return frozenset(found)
 
 
-def _joined(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]]) -> frozenset[Rows]:
+def _joined(node: fx.Node, rows: dict[fx.Node, frozenset[ParameterRows]]) -> frozenset[ParameterRows]:
     """The rows of values that are put side by side, each where it begins."""
-    found: set[Rows] = set()
+    found: set[ParameterRows] = set()
     dim: Any = node.args[1] if len(node.args) > 1 else 0
     begin, pieces = 0, node.args[0]
     assert isinstance(pieces, list | tuple)
@@ -256,7 +262,7 @@ def _joined(node: fx.Node, rows: dict[fx.Node, frozenset[Rows]]) -> frozenset[Ro
     return frozenset(found)
 
 
-def gate_name(cell: nn.Module, rows: Iterable[Rows]) -> str:
+def gate_name(cell: nn.Module, rows: Iterable[ParameterRows]) -> str:
     """A name for a sum of rows: those that the cell declares, else their parameters' with the place of the rows."""
     blocks = [(part, *block_name(cell, part)) for part in sorted(rows, key=lambda part: part[:3])]
     if declared := {block for _, block, is_declared in blocks if is_declared}:
@@ -269,7 +275,7 @@ def gate_name(cell: nn.Module, rows: Iterable[Rows]) -> str:
     return "+".join(f"{'+'.join(sorted(names))} {block}".strip() for block, names in sorted(places.items()))
 
 
-def block_name(cell: nn.Module, rows: Rows) -> tuple[str, bool]:
+def block_name(cell: nn.Module, rows: ParameterRows) -> tuple[str, bool]:
     """What rows are within their parameter, and whether the cell has declared it.
 
     A gate's name, or several with commas; "2 of 4" for the second quarter; "64:100" for other rows; "" for all.

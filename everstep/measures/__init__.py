@@ -3,7 +3,7 @@
 from everstep.measures.aligned import Part, aligned_accuracy, aligned_words
 from everstep.measures.calibration import Reliability, reliability
 from everstep.measures.classes import ClassMeasures, class_measures
-from everstep.measures.label_sets import LabelMeasures, label_measures
+from everstep.measures.multi_label import LabelMeasures, label_measures
 from everstep.measures.ordered import OrderedMeasures
 from everstep.measures.spans import SpanMeasures, conlleval, span_measures
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from everstep.measures.tag_schemes import Scheme, converted, spans
 
 
-class Found(NamedTuple):
+class SpanCounts(NamedTuple):
     """Numbers of target spans, predicted spans, and correct ones, which have the same words and the same type."""
 
     there: int
@@ -53,9 +53,9 @@ class SpanMeasures:
 
     words: int
     right_tags: int
-    types: dict[str, Found]
-    total: Found
-    strict: Found
+    types: dict[str, SpanCounts]
+    total: SpanCounts
+    strict: SpanCounts
 
     @property
     def accuracy(self) -> float:
@@ -80,7 +80,7 @@ class SpanMeasures:
         return "".join(line + "\n" for line in lines)
 
 
-def _shown(found: Found) -> str:
+def _shown(found: SpanCounts) -> str:
     precision = 100 * found.right / found.predicted if found.predicted else 0.0
     recall = 100 * found.right / found.there if found.there else 0.0
     f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
@@ -120,8 +120,8 @@ def span_measures(
                     strict[which] += len(some)
                 else:
                     counts[which].update(span.type for span in some)
-    types = {kind: Found(*(count[kind] for count in counts)) for kind in sorted(counts[0] | counts[1])}
-    return SpanMeasures(words, right_tags, types, Found(*(count.total() for count in counts)), Found(*strict))
+    types = {kind: SpanCounts(*(count[kind] for count in counts)) for kind in sorted(counts[0] | counts[1])}
+    return SpanMeasures(words, right_tags, types, SpanCounts(*(count.total() for count in counts)), SpanCounts(*strict))
 
 
 def conlleval(targets: Iterable[Sequence[str]], predictions: Iterable[Sequence[str]], scheme: Scheme = "iob2") -> str:

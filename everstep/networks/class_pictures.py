@@ -18,8 +18,8 @@ from everstep.look.reliability import draw_reliability
 from everstep.measures import ClassMeasures
 from everstep.networks.answers import Figures, Ints
 from everstep.networks.classifying import class_probabilities, to_score
-from everstep.networks.explaining import Relevance, by_piece, relevance
 from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.networks.token_contributions import Relevance, by_piece, relevance
 from everstep.networks.token_passage import pieces
 
 EXAMPLES, LONGEST = 8, 60  # texts shown, and tokens of each

@@ -23,7 +23,7 @@ SCORED_WORDS = 8192
 """Most padded words that are tagged in one batch."""
 
 
-class Found(NamedTuple):
+class DecodedTags(NamedTuple):
     """What is predicted of a sentence of N words in one column.
 
     Attributes:
@@ -47,12 +47,12 @@ def decoded(
     n_best: int = 1,
     marginals: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[list[Found]]:
+) -> list[list[DecodedTags]]:
     """Of each sentence, in order, what is predicted in each column."""
     model.eval()
     device = model.reader.embedding.weight.device
     batches = TaggedBatches(coded, 256, shuffle=False, max_tokens=SCORED_WORDS)
-    found: list[list[Found]] = [[] for _ in coded.lengths]
+    found: list[list[DecodedTags]] = [[] for _ in coded.lengths]
     for index in range(len(batches)):
         batch = batches.batch(0, index)
         for column, of_batch in zip(columns, model.decode(batch.to(device), n_best, marginals), strict=True):
@@ -62,7 +62,9 @@ def decoded(
                 there = [nats for nats in log_p[row] if nats > -np.inf]
                 sequences = [some[:length] for some in tags[row][: len(there) or 1]]
                 every = None if of_batch.marginals is None else of_batch.marginals[row, :length].cpu().numpy()
-                found[place].append(Found([column.written(some) for some in sequences], sequences[0], there, every))
+                found[place].append(
+                    DecodedTags([column.written(some) for some in sequences], sequences[0], there, every)
+                )
         progress(index + 1, len(batches))
     return found
 

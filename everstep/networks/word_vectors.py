@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from everstep.data.text.files import expand, file_lines
+from everstep.data.text.text_files import expand, file_lines
 from everstep.data.word_features import WordVocabulary
 from everstep.errors import DataError, RunError
 from everstep.storage.reading import read_small, reason

@@ -63,7 +63,7 @@ def own_text(run: Run, path: Path) -> str:
         DataError: the file cannot be read, or has another encoding.
     """
     from everstep.data.text.decoding import NotText
-    from everstep.data.text.files import read_blocks
+    from everstep.data.text.text_files import read_blocks
 
     encoding = recipe_encoding(run)
     try:

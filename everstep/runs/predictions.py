@@ -7,8 +7,8 @@ from itertools import islice
 
 from everstep.data import Tokenizer
 from everstep.networks.classifying import class_probabilities, to_score
-from everstep.networks.explaining import by_piece, marked, relevance
 from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.networks.token_contributions import by_piece, marked, relevance
 from everstep.runs.labelled_data import LabelledTexts
 from everstep.runs.task import Prediction
 

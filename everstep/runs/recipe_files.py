@@ -23,7 +23,7 @@ from everstep.runs.registry import find_task
 from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode
 from everstep.runs.yaml_text import dump_yaml, parse_yaml
-from everstep.sections.refusals import expected, explain, fields, given, nearest, sections
+from everstep.sections.messages import expected, explain, fields, given, nearest, sections
 from everstep.storage.reading import json_text, read_small, reason
 
 _LARGEST = 1 << 20  # largest recipe in bytes, for which the parser takes seconds

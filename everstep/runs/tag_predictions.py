@@ -11,7 +11,7 @@ from everstep.measures.tag_schemes import spans
 from everstep.networks.learned_tags import Learned
 from everstep.networks.sequence_tagger import SequenceTagger
 from everstep.networks.tag_columns import TagColumn
-from everstep.networks.tag_decoding import Found, blocks, decoded
+from everstep.networks.tag_decoding import DecodedTags, blocks, decoded
 from everstep.runs.tagged_data import TaggedSection, format_asked, sentences_to_tag
 from everstep.runs.task import Asked, Prediction
 
@@ -43,7 +43,7 @@ def tag_predictions(
             yield Prediction(text, _record(sentence, found, learned.columns))
 
 
-def _text(sentence: Sentence, found: list[Found], learned: Learned, format: Format) -> str:
+def _text(sentence: Sentence, found: list[DecodedTags], learned: Learned, format: Format) -> str:
     """The printed form of a sentence."""
     if not found:
         empty = {column.name: list[str]() for column in learned.columns}
@@ -74,7 +74,7 @@ def _ranked(text: str, rank: int, log_p: Sequence[float], format: Format, last: 
     return f"# rank {rank}, log p {told}\n{text}" + ("" if last or text.endswith("\n") else "\n")
 
 
-def _record(sentence: Sentence, found: list[Found], columns: Sequence[TagColumn]) -> dict[str, Any]:
+def _record(sentence: Sentence, found: list[DecodedTags], columns: Sequence[TagColumn]) -> dict[str, Any]:
     """The record of a sentence: tags, spans and, if requested, log p, p of each learned tag per word, and the n best.
 
     Several columns give the same entries for each column, under its name.
@@ -88,7 +88,7 @@ def _record(sentence: Sentence, found: list[Found], columns: Sequence[TagColumn]
     return record
 
 
-def _of_column(words: list[str], found: Found, column: TagColumn) -> dict[str, Any]:
+def _of_column(words: list[str], found: DecodedTags, column: TagColumn) -> dict[str, Any]:
     record: dict[str, Any] = {"tags": found.tags[0], **({"log_p": found.log_p[0]} if found.log_p else {})}
     if column.scheme is not None:
         record["spans"] = [

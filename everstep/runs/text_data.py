@@ -13,7 +13,7 @@ from pydantic import Field
 from everstep.data import Batches, Buckets, Corpus, Lanes, Tokenizer, expand, prepare, read_blocks
 from everstep.data.batches import TokenBatch
 from everstep.data.text.decoding import reads_text
-from everstep.data.text.files import WHOLE, Span, empty_matches, line_end_at
+from everstep.data.text.text_files import WHOLE, Span, empty_matches, line_end_at
 from everstep.errors import DataError, counted
 from everstep.runs.progress_bar import progress_bar
 from everstep.sections import Count, Files, Probability, Section

@@ -13,7 +13,7 @@ import numpy as np
 
 from everstep.data.readers.tree_formats import AnyTree, format_of, read_any_trees, trees_in
 from everstep.data.text.decoding import reads_text
-from everstep.data.text.files import expand
+from everstep.data.text.text_files import expand
 from everstep.data.tree_batches import NONE, CodedTree
 from everstep.errors import DataError, RunError, counted
 from everstep.networks.answers import OneOf

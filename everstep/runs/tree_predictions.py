@@ -10,10 +10,10 @@ from typing import cast
 import numpy as np
 
 from everstep.data.readers.tree_formats import AnyTree, Format, relabelled
-from everstep.data.readers.trees import Tree
+from everstep.data.readers.trees import LabelledTree
 from everstep.data.tree_batches import NONE, CodedTree, TreeBatches
 from everstep.errors import ConfigError
-from everstep.look.trees import MOST, DrawnTree, draw_trees
+from everstep.look.tree_pictures import MOST, DrawnTree, draw_trees
 from everstep.networks.answers import Array
 from everstep.networks.compositions_by_name import check_trees
 from everstep.networks.tree_classifier import TreeClassifier, node_log_probs
@@ -84,7 +84,7 @@ def _said(tree: AnyTree, p: Array, model: TreeClassifier, format: str | None) ->
     record = {"text": " ".join(tree.leaves), **record, "nodes": names}
     if format is None:
         return Prediction(text, record)
-    if not isinstance(tree, Tree):
+    if not isinstance(tree, LabelledTree):
         raise ConfigError(
             f"--format {format}: expected trees in brackets or JSON, whose nodes have labels; came CoNLL-U"
         )

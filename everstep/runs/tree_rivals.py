@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from everstep.data.readers.trees import Tree
+from everstep.data.readers.trees import LabelledTree
 from everstep.data.tree_batches import NONE
 from everstep.networks.answers import OneOf
 from everstep.runs.labelled_data import QUICK_WORDS
@@ -39,7 +39,7 @@ def tree_rivals(
         for tree, coded in zip(trees, data.coded(trees, ids, answers, roots=not phrases), strict=True):
             leaves = [data.word(word) for word in tree.leaves]
             for node in np.flatnonzero(coded.targets != NONE):
-                first, last = tree.spans[node] if isinstance(tree, Tree) else (0, len(leaves))
+                first, last = tree.spans[node] if isinstance(tree, LabelledTree) else (0, len(leaves))
                 texts.append(leaves[first:last])
                 targets.append(int(coded.targets[node]))
         return WordTexts(texts, np.array(targets))

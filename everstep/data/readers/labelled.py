@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from everstep.data.readers.labelled_formats import rows
 from everstep.data.readers.labelled_rows import Columns, Row, Skipped
-from everstep.data.text.files import expand
+from everstep.data.text.text_files import expand
 from everstep.errors import DataError, counted
 
 Format = Literal["auto", "tsv", "csv", "jsonl", "fasttext", "lines", "parallel", "folder"]

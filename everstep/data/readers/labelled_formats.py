@@ -15,7 +15,7 @@ from typing import Any
 
 from everstep.data.readers.labelled_rows import BLANK, Columns, Row, Skipped, joined, pair, text_lines
 from everstep.data.readers.parallel_files import class_of_file, parallel_rows, rows_of_class
-from everstep.data.text.files import decoded
+from everstep.data.text.text_files import decoded
 from everstep.errors import DataError
 from everstep.storage.reading import json_text
 

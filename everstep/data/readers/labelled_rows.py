@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from everstep.data.text.files import file_lines
+from everstep.data.text.text_files import file_lines
 from everstep.errors import DataError
 
 BLANK = "blank line"

@@ -13,7 +13,7 @@ import numpy as np
 
 from everstep.data.readers.tagged_columns import Sentence
 from everstep.data.readers.tagged_formats import Format, columns_of, format_of, read_sentences
-from everstep.data.text.files import expand, file_lines
+from everstep.data.text.text_files import expand, file_lines
 from everstep.errors import DataError
 
 

@@ -26,7 +26,7 @@ _RUN = re.compile("[ \t]+")
 _ID = re.compile(r"[0-9]+(?P<no_word>-[0-9]+|\.[0-9]+)?")
 
 
-class Columns(NamedTuple):
+class TagColumns(NamedTuple):
     """The columns or keys of words, tags and features: numbers from 0, or from −1 backwards, or names."""
 
     word: int | str
@@ -81,7 +81,7 @@ class Sentence:
 
 def read_columns(
     lines: Iterable[str],
-    columns: Columns,
+    columns: TagColumns,
     source: str,
     *,
     separator: str | None = None,
@@ -128,7 +128,7 @@ class _Reader:
 
     def __init__(
         self,
-        columns: Columns,
+        columns: TagColumns,
         source: str,
         separator: str | None,
         conllu: bool,

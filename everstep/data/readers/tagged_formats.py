@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal
 
-from everstep.data.readers.tagged_columns import Columns, Sentence, read_columns
+from everstep.data.readers.tagged_columns import Sentence, TagColumns, read_columns
 from everstep.data.text.words import words
 from everstep.errors import DataError
 from everstep.storage.reading import json_text, parse_json
@@ -17,11 +17,11 @@ Format = Literal["columns", "conllu", "jsonl", "text"]
 PREDICTED = "predicted"
 """The key for predictions if the key of the tags is taken."""
 _SUFFIXES: dict[str, Format] = {".conllu": "conllu", ".conllup": "conllu", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_DEFAULTS: dict[Format, Columns] = {
-    "columns": Columns(0, (-1,)),
-    "conllu": Columns("form", ("upos",)),
-    "jsonl": Columns("tokens", ("tags",)),
-    "text": Columns(0, ()),
+_DEFAULTS: dict[Format, TagColumns] = {
+    "columns": TagColumns(0, (-1,)),
+    "conllu": TagColumns("form", ("upos",)),
+    "jsonl": TagColumns("tokens", ("tags",)),
+    "text": TagColumns(0, ()),
 }
 _FIRST = re.compile(r"1(-[0-9]+)?(\t[^\t]*){9}")
 
@@ -31,7 +31,7 @@ def columns_of(
     word: int | str | None,
     tags: Sequence[int | str] | int | str | None,
     features: Sequence[int | str],
-) -> Columns:
+) -> TagColumns:
     """The columns, with defaults by format for None: 0 and −1; form and upos; tokens and tags.
 
     Example:
@@ -40,7 +40,7 @@ def columns_of(
     """
     default = _DEFAULTS[format]
     chosen = default.tags if tags is None else (tags,) if isinstance(tags, int | str) else tuple(tags)
-    return Columns(default.word if word is None else word, chosen, tuple(features))
+    return TagColumns(default.word if word is None else word, chosen, tuple(features))
 
 
 def format_of(name: str, lines: Iterator[str]) -> tuple[Format, Iterator[str]]:
@@ -62,7 +62,7 @@ def format_of(name: str, lines: Iterator[str]) -> tuple[Format, Iterator[str]]:
 def read_sentences(
     lines: Iterable[str],
     format: Format,
-    columns: Columns,
+    columns: TagColumns,
     source: str,
     *,
     separator: str | None = None,
@@ -101,7 +101,7 @@ def _text(lines: Iterable[str]) -> Iterator[Sentence]:
         yield Sentence(found, numbers=[number] * len(found), lines=[*found, ""], places=range(len(found)))
 
 
-def _json_lines(lines: Iterable[str], columns: Columns, source: str, words_only: bool) -> Iterator[Sentence]:
+def _json_lines(lines: Iterable[str], columns: TagColumns, source: str, words_only: bool) -> Iterator[Sentence]:
     for number, line in enumerate(lines, 1):
         if not line.strip(" \t\ufeff"):
             yield Sentence([], lines=[line])

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from everstep.data.readers.dependencies import Dependencies, dependencies
-from everstep.data.readers.trees import Tree, bracketed
-from everstep.data.text.files import file_lines
+from everstep.data.readers.trees import LabelledTree, bracketed
+from everstep.data.text.text_files import file_lines
 from everstep.errors import DataError
 from everstep.storage.reading import json_text, parse_json
 
 Format = Literal["brackets", "jsonl", "conllu"]
-AnyTree: TypeAlias = Tree | Dependencies
+AnyTree: TypeAlias = LabelledTree | Dependencies
 _SUFFIXES: dict[str, Format] = {".conllu": "conllu", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -80,7 +80,7 @@ def trees_in(lines: Iterable[str], format: Format, name: str) -> Iterator[AnyTre
     return readers[format](lines, name)
 
 
-def relabelled(tree: Tree, labels: Sequence[str], format: Format) -> str:
+def relabelled(tree: LabelledTree, labels: Sequence[str], format: Format) -> str:
     """A tree as a line of `brackets` or `jsonl`, with new labels.
 
     >>> from everstep.data import parse_tree
@@ -110,13 +110,13 @@ def _escaped(word: str) -> str:
     return word.replace("(", "-LRB-").replace(")", "-RRB-")
 
 
-def _json_trees(lines: Iterable[str], name: str) -> Iterator[Tree]:
+def _json_trees(lines: Iterable[str], name: str) -> Iterator[LabelledTree]:
     for number, line in enumerate(lines, 1):
         if line.strip(" \t\r\n\ufeff"):
             yield _json_tree(line, f"{name}, line {number}", number)
 
 
-def _json_tree(line: str, where: str, number: int) -> Tree:
+def _json_tree(line: str, where: str, number: int) -> LabelledTree:
     try:
         root = parse_json(line)
     except (ValueError, RecursionError) as error:
@@ -147,7 +147,7 @@ def _json_tree(line: str, where: str, number: int) -> Tree:
         spans.append((first, leaves))
         if stack:
             stack[-1][2].append(len(labels) - 1)
-    return Tree(tuple(labels), tuple(words), tuple(children), tuple(spans), number)
+    return LabelledTree(tuple(labels), tuple(words), tuple(children), tuple(spans), number)
 
 
 def _checked(node: Any, where: str) -> tuple[dict[str, Any], list[Any]]:

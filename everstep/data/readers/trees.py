@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from everstep.data.text.files import file_lines
+from everstep.data.text.text_files import file_lines
 from everstep.errors import DataError
 
 _PIECE = re.compile(r"[()]|[^() \t\n]+")  # a no-break space is part of a word
@@ -27,7 +27,7 @@ class Phrase(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tree:
+class LabelledTree:
     """A tree as a table of its nodes, in postorder: children precede their parents, and the root is last.
 
     So one loop over the nodes computes from the leaves to the root, however deep the tree.
@@ -72,7 +72,7 @@ class Tree:
             yield Phrase(label, leaves[first:last])
 
 
-def read_trees(paths: Sequence[Path], encoding: str = "utf-8") -> list[Tree]:
+def read_trees(paths: Sequence[Path], encoding: str = "utf-8") -> list[LabelledTree]:
     """The trees of files (plain, `.gz`, `.xz`), in order.
 
     Raises:
@@ -89,7 +89,7 @@ def read_trees(paths: Sequence[Path], encoding: str = "utf-8") -> list[Tree]:
     return [tree for path in paths for tree in _trees(path, encoding)]
 
 
-def bracketed(lines: Iterable[str], name: str) -> Iterator[Tree]:
+def bracketed(lines: Iterable[str], name: str) -> Iterator[LabelledTree]:
     """Yield the trees in `lines`.
 
     Args:
@@ -102,7 +102,7 @@ def bracketed(lines: Iterable[str], name: str) -> Iterator[Tree]:
     return _parsed(lines, name)
 
 
-def parse_tree(text: str) -> Tree:
+def parse_tree(text: str) -> LabelledTree:
     """Parse a string that holds one tree.
 
     Raises:
@@ -114,7 +114,7 @@ def parse_tree(text: str) -> Tree:
     return trees[0]
 
 
-def _trees(path: Path, encoding: str) -> Iterator[Tree]:
+def _trees(path: Path, encoding: str) -> Iterator[LabelledTree]:
     found = False
     for tree in _parsed(file_lines(path, encoding), str(path)):
         found = True
@@ -123,7 +123,7 @@ def _trees(path: Path, encoding: str) -> Iterator[Tree]:
         raise DataError(f"{path}: holds no tree; expected trees in brackets, such as (3 (2 a) (4 film))")
 
 
-def _parsed(lines: Iterable[str], name: str) -> Iterator[Tree]:
+def _parsed(lines: Iterable[str], name: str) -> Iterator[LabelledTree]:
     building = _Building(1)
     for number, line in enumerate(lines, 1):
         for match in _PIECE.finditer(line):
@@ -214,8 +214,10 @@ class _Building:
         if self._stack:
             self._stack[-1].children.append(len(self._labels) - 1)
 
-    def tree(self) -> Tree:
-        return Tree(tuple(self._labels), tuple(self._words), tuple(self._children), tuple(self._spans), self.line)
+    def tree(self) -> LabelledTree:
+        return LabelledTree(
+            tuple(self._labels), tuple(self._words), tuple(self._children), tuple(self._spans), self.line
+        )
 
 
 def _unescaped(word: str) -> str:

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data.text.files import WHOLE, Span, expand
-from everstep.data.text.tokenise import SEQUENCES, Layout, Part, tokenised
+from everstep.data.text.text_files import WHOLE, Span, expand
+from everstep.data.text.tokenise import SEQUENCES, Layout, TokenisedBlock, tokenised
 from everstep.data.text.tokenizer import Tokenizer
 from everstep.errors import DataError, counted
 from everstep.storage.cache_folder import cache_folder
@@ -129,7 +129,7 @@ def prepare(
 
     Example:
         >>> import tempfile
-        >>> from everstep.data.text.files import read_blocks
+        >>> from everstep.data.text.text_files import read_blocks
         >>> tokenizer = Tokenizer.train(read_blocks(expand("everstep:shakespeare")), "chars")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     len(prepare("everstep:shakespeare", tokenizer, cache=Path(folder)))
@@ -267,7 +267,7 @@ def _digest(tokens: NDArray[Any], starts: NDArray[np.int64]) -> str:
 
 
 def _write(
-    folder: Path, parts: Iterator[Part], tokenizer: Tokenizer, progress: Progress | None, total: int
+    folder: Path, parts: Iterator[TokenisedBlock], tokenizer: Tokenizer, progress: Progress | None, total: int
 ) -> dict[str, Any]:
     """Write tokens and starts of all parts in order; return the remaining entries of `corpus.json`."""
     digest = hashlib.sha256()

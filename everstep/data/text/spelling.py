@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 
 
-class Speller:
+class TokenSpeller:
     """Converts ids to text incrementally; the results, joined, are the text of all ids. See `Tokenizer.speller`.
 
     Args:

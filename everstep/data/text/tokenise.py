@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data.text.files import WHOLE, Block, Span, spanned
+from everstep.data.text.text_files import WHOLE, Block, Span, spanned
 from everstep.data.text.tokenizer import Tokenizer
 from everstep.errors import DataError
 from everstep.processes import process_pool
@@ -27,7 +27,7 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _IN_FLIGHT = 2  # blocks per worker, so that reading never runs far ahead of writing
 
 
-class Part(NamedTuple):
+class TokenisedBlock(NamedTuple):
     """A tokenised block.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Cut(NamedTuple):
 
 def tokenised(
     files: list[Path], tokenizer: Tokenizer, encoding: str, layout: Layout, workers: int | None, span: Span = WHOLE
-) -> Generator[Part]:
+) -> Generator[TokenisedBlock]:
     """The tokenised blocks of all files in order; at most `_IN_FLIGHT` blocks per worker are in memory at once.
 
     Raises:
@@ -70,7 +70,7 @@ def tokenised(
 
 
 class _Encoded(NamedTuple):
-    part: Part
+    part: TokenisedBlock
     path: Path
     open_start: bool
     open_end: bool
@@ -85,7 +85,9 @@ def _encode(block: Block, tokenizer: Tokenizer, layout: Layout) -> _Encoded:
     except DataError:
         raise tokenizer.unknown_error(block.text, str(block.path), block.line) from None
     counts = np.array(tokenizer.count(cut.text, line_end=line_end), np.int64)
-    return _Encoded(Part(tokens, starts, counts, cut.skipped, block.consumed), block.path, cut.open_start, cut.open_end)
+    return _Encoded(
+        TokenisedBlock(tokens, starts, counts, cut.skipped, block.consumed), block.path, cut.open_start, cut.open_end
+    )
 
 
 def _cut(block: Block, layout: Layout) -> _Cut:
@@ -122,7 +124,7 @@ def _with_starts(cut: _Cut, tokenizer: Tokenizer, line_end: bool) -> tuple[NDArr
     return np.concatenate(parts), np.cumsum([0, *map(len, parts[:-1])], dtype=np.int64)
 
 
-def _joined(encoded: Iterable[_Encoded], layout: Layout) -> Generator[Part]:
+def _joined(encoded: Iterable[_Encoded], layout: Layout) -> Generator[TokenisedBlock]:
     """The parts, without the starts of lines that continue the previous block."""
     last: Path | None = None
     open_end = False

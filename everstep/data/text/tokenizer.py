@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as HF
 
 from everstep.data.text import vocabulary
-from everstep.data.text.files import pieces
-from everstep.data.text.spelling import Speller
+from everstep.data.text.spelling import TokenSpeller
+from everstep.data.text.text_files import pieces
 from everstep.data.text.vocabulary import EOS, METASPACE, METASPACE_ITSELF
 from everstep.errors import DataError
 from everstep.storage.reading import read_small, reason
@@ -374,6 +374,6 @@ class Tokenizer:
         speller = self.speller()
         return speller.spell(numbers) + speller.end()
 
-    def speller(self) -> Speller:
+    def speller(self) -> TokenSpeller:
         """An incremental `decode`."""
-        return Speller(self._bytes if self.kind in ("bytes", "bpe") else self._texts, self.kind == "words")
+        return TokenSpeller(self._bytes if self.kind in ("bytes", "bpe") else self._texts, self.kind == "words")

@@ -25,7 +25,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HF
 
-from everstep.data.text.files import pieces
+from everstep.data.text.text_files import pieces
 from everstep.errors import DataError, counted
 
 EOS = "<eos>"

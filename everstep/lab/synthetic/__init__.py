@@ -6,8 +6,8 @@ from everstep.lab.synthetic.chaos import Lorenz, MackeyGlass, lorenz, mackey_gla
 from everstep.lab.synthetic.mnist import PixelImages, sequential_mnist
 from everstep.lab.synthetic.narma import Narma, narma
 from everstep.lab.synthetic.order import TemporalOrder
-from everstep.lab.synthetic.predictor import Predictor, Score, measure, objective
-from everstep.lab.synthetic.problem import Problem, Sequences, Stream
+from everstep.lab.synthetic.predictor import HeldOutScore, Predictor, measure, objective
+from everstep.lab.synthetic.problem import Problem, ProblemStream, Sequences
 from everstep.lab.synthetic.recall import AssociativeRecall, CopyMemory, Echo
 
 __all__ = [
@@ -16,15 +16,15 @@ __all__ = [
     "BouncingBalls",
     "CopyMemory",
     "Echo",
+    "HeldOutScore",
     "Lorenz",
     "MackeyGlass",
     "Narma",
     "PixelImages",
     "Predictor",
     "Problem",
-    "Score",
+    "ProblemStream",
     "Sequences",
-    "Stream",
     "TemporalOrder",
     "lorenz",
     "mackey_glass",

@@ -75,7 +75,7 @@ def objective(model: nn.Module, batch: TokenBatch, state: State | None) -> Itera
     yield Loss(total, total.detach(), ())
 
 
-class Score(NamedTuple):
+class HeldOutScore(NamedTuple):
     """How a model does on sequences that it never saw.
 
     Attributes:
@@ -89,7 +89,7 @@ class Score(NamedTuple):
     error: float
 
 
-def measure(model: Predictor, rows: int = 1000, *, seed: int = 0, chunk: int = 100) -> Score:
+def measure(model: Predictor, rows: int = 1000, *, seed: int = 0, chunk: int = 100) -> HeldOutScore:
     """The score on `rows` held-out sequences; `seed` tells one set of them from another.
 
     >>> import everstep as es
@@ -110,7 +110,7 @@ def measure(model: Predictor, rows: int = 1000, *, seed: int = 0, chunk: int = 1
             weights.append(count)
     model.train(training)
     loss, error = (sum(f[k] * w for f, w in zip(found, weights, strict=True)) / rows for k in range(2))
-    return Score(loss, loss / model.problem.baseline, error)
+    return HeldOutScore(loss, loss / model.problem.baseline, error)
 
 
 def _scored(model: Predictor, batch: Sequences) -> tuple[float, float]:

@@ -99,13 +99,13 @@ class Problem:
             advance=0,
         )
 
-    def stream(self, batch_size: int, seed: int = 0, batches: int = 1000) -> Stream:
+    def stream(self, batch_size: int, seed: int = 0, batches: int = 1000) -> ProblemStream:
         """`Batches` for `fit`: `batches` fresh ones an epoch, and another set of them at each epoch."""
-        return Stream(self, batch_size, seed, batches)
+        return ProblemStream(self, batch_size, seed, batches)
 
 
 @dataclass
-class Stream:
+class ProblemStream:
     """Batches of a problem, as `fit` takes them; no two are the same."""
 
     problem: Problem

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from everstep import hooks
 from everstep.cell import Cell, check_size, scan
 from everstep.learn.linear.echo_state_search import Found, search
-from everstep.learn.linear.recursive_least_squares import Learned, RecursiveLeastSquares
+from everstep.learn.linear.recursive_least_squares import OnlineFit, RecursiveLeastSquares
 from everstep.learn.linear.ridge import Ridge, check_finite, numbers
 from everstep.state import State
 from everstep.wirings.reservoir import Reservoir
@@ -221,8 +221,8 @@ class EchoState(Cell):
         *,
         ridge: float = 1.0,
         forgetting: float = 1.0,
-        state: State | Learned = None,
-    ) -> tuple[Tensor, Learned]:
+        state: State | OnlineFit = None,
+    ) -> tuple[Tensor, OnlineFit]:
         """Learn while running, by one step of recursive least squares per time step, from the current read-out.
 
         With feedback this is FORCE learning (Sussillo & Abbott 2009): the network's own output is fed back, not the
@@ -240,14 +240,14 @@ class EchoState(Cell):
         Args:
             xs: (1, time, input_size), one sequence.
             targets: (1, time, output_size).
-            ridge: λ (α in FORCE); ignored when `state` is a `Learned`.
+            ridge: λ (α in FORCE); ignored when `state` is an `OnlineFit`.
             forgetting: see `RecursiveLeastSquares`.
-            state: a `Learned`, to continue learning; a state of the network (from `warm_up`), to begin learning there;
-                None, to begin in the initial state.
+            state: an `OnlineFit`, to continue learning; a state of the network (from `warm_up`), to begin learning
+                there; None, to begin in the initial state.
 
         Returns:
-            The error of each step before its update (1, time, output_size), and the `Learned` to continue from. Pass it
-            to this method or `predict`, or its `state` to a call.
+            The error of each step before its update (1, time, output_size), and the `OnlineFit` to continue from. Pass
+            it to this method or `predict`, or its `state` to a call.
         """
         xs, targets = self._numbers("fit_online", "xs", xs), self._numbers("fit_online", "targets", targets)
         self._check("fit_online", xs, targets, None, 0)
@@ -255,7 +255,7 @@ class EchoState(Cell):
             raise ValueError(f"EchoState.fit_online: expected one sequence, but {len(xs)} came")
         rls = RecursiveLeastSquares(self.cell.output_size + 1, self.output_size, ridge=ridge, forgetting=forgetting)
         rls.weight.copy_(torch.cat([self.readout.weight, self.readout.bias[:, None]], 1))
-        if isinstance(state, Learned):
+        if isinstance(state, OnlineFit):
             state, inverse = state
             if inverse.shape[1:] != rls.inverse.shape:
                 raise ValueError(
@@ -276,15 +276,15 @@ class EchoState(Cell):
         self.readout.bias.copy_(rls.weight[:, -1])
         self.eval()
         end = (inner, y) if self.feedback else inner
-        return torch.stack(errors)[None].to(xs.dtype).to(xs.device), Learned(end, rls.inverse[None])
+        return torch.stack(errors)[None].to(xs.dtype).to(xs.device), OnlineFit(end, rls.inverse[None])
 
     @torch.no_grad()
-    def predict(self, xs: Tensor | Any, state: State | Learned = None, *, lengths: Tensor | None = None) -> Tensor:
+    def predict(self, xs: Tensor | Any, state: State | OnlineFit = None, *, lengths: Tensor | None = None) -> Tensor:
         """y (batch, time, output_size) for inputs xs (batch, time, input_size), without gradients.
 
-        `state` may also be a `Learned` from `fit_online`.
+        `state` may also be a `OnlineFit` from `fit_online`.
         """
-        state = state.state if isinstance(state, Learned) else state
+        state = state.state if isinstance(state, OnlineFit) else state
         ys: Tensor = self(self._numbers("predict", "xs", xs), state, lengths=lengths)[0]
         return ys
 

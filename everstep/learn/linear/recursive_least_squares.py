@@ -11,7 +11,7 @@ from everstep.learn.linear.ridge import check_finite, numbers
 from everstep.state import State
 
 
-class Learned(NamedTuple):
+class OnlineFit(NamedTuple):
     """The state of `EchoState.fit_online`; continuing from it equals one uninterrupted run.
 
     Attributes:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from everstep.errors import ConfigError
-from everstep.sections.refusals import DISAGREEMENT, explain
+from everstep.sections.messages import DISAGREEMENT, explain
 
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=1, le=2**20)]
