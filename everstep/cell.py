@@ -121,7 +121,8 @@ class Cell(Layer, AbstractCell):
         """Zeros (batch, output_size); override it for any other state.
 
         A size of 0 is free: the state of each call may have any size there, as the memory that attention reads does:
-        `like.new_zeros(batch, 0, size)`. Steps only read such a leaf, and resets do not restore it.
+        `like.new_zeros(batch, 0, size)`. A reset leaves such a leaf as it is, and a step that only reads it is compiled
+        once for all sizes.
         """
         return like.new_zeros(batch, self.output_size)
 
@@ -192,7 +193,8 @@ def scan(
         state: the state to continue from; `layer.initial_state` if None.
         lengths: (batch,) whole numbers in 0 … time. Steps at or beyond a row's length leave its state untouched and its
             outputs zero: a padded row equals the row run alone.
-        resets: (batch, time) bool; where true, the state is reset to the initial one before that step of the run.
+        resets: (batch, time) bool; where true, the state is reset to the initial one before that step of the run, but
+            for leaves of a free size (`Cell.initial_state`), which stay.
         reverse: run every row from its last valid step to its first; outputs keep their positions.
         backend: "auto", or the name of one of `BACKENDS`.
 
@@ -227,11 +229,6 @@ def plainly(
     initial = layer.initial_state(xs.shape[0], xs.new_empty(0, dtype=torch.float32) if autocast else xs)
     if not isinstance(initial, Tensor):
         check_leaves(layer, initial)
-    if resets is not None and any(0 in leaf.shape[1:] for _, leaf in leaves(initial)):
-        raise ValueError(
-            f"scan({type(layer).__name__}): resets put back the initial state, which has no sizes that are free (0 in "
-            "initial_state): run the rows apart"
-        )
     if state is None:
         state = initial
     else:

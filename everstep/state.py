@@ -163,6 +163,15 @@ def as_large(initial: State, state: State) -> State:
     return unflatten(initial, found)
 
 
+def renewed(initial: State, state: State) -> State:
+    """`initial`, with the leaves of a free size (0 in `initial`) of `state`: what a reset makes of a state.
+
+    >>> renewed((torch.zeros(2, 3), torch.zeros(2, 0)), (torch.ones(2, 3), torch.ones(2, 1)))[1].tolist()
+    [[1.0], [1.0]]
+    """
+    return map_state(lambda leaf, now: now if 0 in leaf.shape[1:] else leaf, initial, state)
+
+
 def check_nest(who: str, state: State, expected: State) -> None:
     """Raise if `state` is not the same nest as `expected`, with the same shapes, dtypes and devices.
 

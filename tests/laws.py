@@ -112,6 +112,14 @@ CELLS: dict[str, Callable[[], es.Cell]] = {
     "Feedback Jordan": lambda: es.Feedback(es.FeedForward(D + 2, H, 2)),
     "Conditioned start": lambda: es.Conditioned(UserCell(), 2),
     "Conditioned": lambda: es.Conditioned(es.LSTM(D + 2, H), 2, "both"),
+    "Attend": lambda: es.Attend(es.LSTM(D + 2, H), es.AdditiveAttention(H, 2, 3)),
+    "Attend feeding": lambda: es.Attend(
+        es.GRU(D + H, H), es.GeneralAttention(H, 2), "after", output="mixed", input_feeding=True
+    ),
+    "Attend after": lambda: es.Attend(
+        es.Stack(es.LSTM(D, 3), es.GRU(3, H)), es.MultiHeadAttention(H, 2, 4, heads=2), "after", output="both"
+    ),
+    "Attend coverage": lambda: es.Attend(es.GRU(D, H), es.CoverageAttention(H, 2, 3), "after"),
     "Reservoir": lambda: es.Reservoir(D, H, connections=2, leak=(0.3, 0.5, 1.0, 0.9), bias_scaling=0.2),
     "Reservoirs": lambda: es.Parallel(es.SkipStack(es.Reservoir(D, 9), es.Reservoir(D + 9, H)), es.Identity(D)),
     "EchoState": lambda: es.EchoState(es.Reservoir(D, H), 2),

@@ -132,6 +132,19 @@ def test_a_memory_may_be_empty(name: str, size: int) -> None:
     torch.testing.assert_close(*(everything(cell, xs, state, b) for b in ("fused", "reference")))
 
 
+@pytest.mark.parametrize("name", ["additive", "dot"])
+def test_a_reset_leaves_the_memory(name: str) -> None:
+    cell, lengths = made(name), torch.tensor([6, 2, 0])
+    resets = torch.tensor([[0, 0, 1, 0, 1, 0], [1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]]).bool()
+    for size in (4, 9):
+        xs, state = torch.randn(3, 6, X, dtype=F64, requires_grad=True), given(cell, 3, size)
+        how = {"lengths": lengths, "resets": resets}
+        torch.testing.assert_close(*(everything(cell, xs, state, b, **how) for b in ("fused", "reference")))
+        ys, _ = es.scan(cell, xs, state, resets=resets, backend="fused")
+        rest = (torch.zeros_like(state[0]), *state[1:])
+        torch.testing.assert_close(ys[0, 4:], es.scan(cell, xs[:, 4:], rest, backend="reference")[0][0])
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_rows_and_threads(threads: int, rows: int) -> None:
@@ -259,8 +272,6 @@ def test_two_memories(sizes: tuple[int, int]) -> None:
 @pytest.mark.parametrize("backend", ["auto", "fused", "reference"])
 def test_what_cannot_be_is_told(backend: str) -> None:
     cell, xs = made("additive"), torch.randn(2, 4, X, dtype=F64)
-    with pytest.raises(ValueError, match="resets put back the initial state, which has no sizes that are free"):
-        es.scan(cell, xs, given(cell, 2, 3), resets=torch.zeros(2, 4, dtype=torch.bool), backend=backend)
     h, there, mask = given(cell, 2, 3)
     with pytest.raises(ValueError, match=r"leaf '1.memory' should have shape \(2, 3, 6\), but has \(2, 3, 7\)"):
         es.scan(cell, xs, (h, there | {"memory": torch.zeros(2, 3, 7, dtype=F64)}, mask), backend=backend)

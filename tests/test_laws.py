@@ -14,7 +14,7 @@ from torch import Tensor
 
 import everstep as es
 from everstep.backends.dispatch import BACKENDS
-from everstep.state import leaves, map_state, unflatten
+from everstep.state import leaves, map_state, renewed, select, unflatten
 
 F64 = torch.float64
 HELD = {"LSTM", "LSTM no bias", "Bidirectional", "EncoderStack", "Feedback"}
@@ -47,9 +47,14 @@ def inputs(layer: es.Layer, batch: int, time: int, dtype: torch.dtype = F64) -> 
 
 
 def carried(layer: es.Layer, batch: int, dtype: torch.dtype = F64) -> object:
-    """A state that is not the initial one."""
-    start = layer.initial_state(batch, torch.zeros(1, dtype=dtype))
-    return map_state(lambda leaf: (leaf + torch.randn_like(leaf) / 3).detach(), start)
+    """A state that is not the initial one, with 3 for every free size."""
+
+    def moved(leaf: Tensor) -> Tensor:
+        if 0 in leaf.shape[1:]:
+            leaf = leaf.new_zeros(batch, *(size or 3 for size in leaf.shape[1:]))
+        return (leaf + torch.randn_like(leaf) / 3).detach()
+
+    return map_state(moved, layer.initial_state(batch, torch.zeros(1, dtype=dtype)))
 
 
 def everything(layer: es.Layer, xs: Tensor, state: object, backend: str = "auto", **how: object) -> dict[str, Tensor]:
@@ -192,10 +197,18 @@ def test_resets_equal_sequences_begun_afresh(name: str) -> None:
     xs = inputs(layer, 2, 9)
     resets = torch.zeros(2, 9, dtype=torch.bool)
     resets[0, 4] = resets[1, 0] = resets[1, 7] = True
-    together, _ = layer(xs, carried(layer, 2) if isinstance(layer, es.Cell) else None, resets=resets)
-    torch.testing.assert_close(together[:1, 4:], layer(xs[:1, 4:])[0], rtol=0, atol=1e-10)
-    torch.testing.assert_close(together[1:, :7], layer(xs[1:, :7])[0], rtol=0, atol=1e-10)
-    torch.testing.assert_close(together[1:, 7:], layer(xs[1:, 7:])[0], rtol=0, atol=1e-10)
+    state = carried(layer, 2) if isinstance(layer, es.Cell) else None
+    together, _ = layer(xs, state, resets=resets)
+
+    def afresh(row: int, steps: slice) -> Tensor:
+        begin = layer.initial_state(1, xs)
+        if state is not None:  # a memory stays
+            begin = renewed(begin, select(state, torch.tensor([row])))
+        return layer(xs[row : row + 1, steps], begin)[0]
+
+    torch.testing.assert_close(together[:1, 4:], afresh(0, slice(4, None)), rtol=0, atol=1e-10)
+    torch.testing.assert_close(together[1:, :7], afresh(1, slice(7)), rtol=0, atol=1e-10)
+    torch.testing.assert_close(together[1:, 7:], afresh(1, slice(7, None)), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from everstep.abstract import AbstractCell
 from everstep.backends.protocol import Run
-from everstep.state import State, check_nest, leaves, like_nest, map_state, unflatten, where
+from everstep.state import State, check_nest, leaves, like_nest, map_state, renewed, unflatten, where
 
 name = "reference"
 
@@ -41,7 +41,7 @@ def run(
         x = unflatten(xs, list(parts))
         if resets is not None:
             again = resets[:, t] if lengths is None else resets[:, t] & (t < lengths)
-            state = where(again, cell.initial_state(len(like), like), state)
+            state = where(again, renewed(cell.initial_state(len(like), like), state), state)
         live = None if lengths is None else t < lengths
         # zeros in the padding, so that a NaN there reaches no gradient through the unused branch of `where`
         given = lending.step(x if live is None else where(live, x, map_state(torch.zeros_like, x)), state)

@@ -1,6 +1,19 @@
 """Layers built from other layers: stacks, both directions, dropout, skip connections and the like."""
 
 from everstep.wirings.accelerate import accelerate as accelerate
+from everstep.wirings.attend import Attend as Attend
+from everstep.wirings.attend import AttendState as AttendState
+from everstep.wirings.attention import AdditiveAttention as AdditiveAttention
+from everstep.wirings.attention import Attention as Attention
+from everstep.wirings.attention import AttentionMemory as AttentionMemory
+from everstep.wirings.attention import ConcatAttention as ConcatAttention
+from everstep.wirings.attention import CoverageAttention as CoverageAttention
+from everstep.wirings.attention import DotAttention as DotAttention
+from everstep.wirings.attention import GeneralAttention as GeneralAttention
+from everstep.wirings.attention import LocalMonotonicAttention as LocalMonotonicAttention
+from everstep.wirings.attention import LocalPredictiveAttention as LocalPredictiveAttention
+from everstep.wirings.attention import LocationAwareAttention as LocationAwareAttention
+from everstep.wirings.attention import MultiHeadAttention as MultiHeadAttention
 from everstep.wirings.bidirectional import Bidirectional as Bidirectional
 from everstep.wirings.checkpointed import Checkpointed as Checkpointed
 from everstep.wirings.conditioned import Conditioned as Conditioned

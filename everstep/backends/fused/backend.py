@@ -166,6 +166,8 @@ def _run(
     initial = []
     if resets is not None:
         initial = [leaf for _, leaf in leaves(cell.initial_state(batch, parts[0]))]
+        if family is not None:
+            initial, _ = family.parted(initial)
     ys, final = call.run(program, hoisted, rows, start, held, initial)
     if family is not None:
         final = family.joined(final, [leaf for _, leaf in leaves(state)])
