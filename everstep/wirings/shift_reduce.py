@@ -196,7 +196,7 @@ class ShiftReduce(Composed):
         return self.tracker.initial_state(len(seen), seen)
 
     def _fed(self, e: Tensor) -> Tensor:
-        return e if self.feed is None else self.feed(e)  # type: ignore[no-any-return]
+        return e if self.feed is None else self.feed(e)
 
     def _check_parses(self) -> None:
         if self.reduces is None:
