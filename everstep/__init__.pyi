@@ -6,6 +6,11 @@ from everstep.cell import Layer as Layer
 from everstep.cell import scan as scan
 from everstep.cells import *
 from everstep.data.batches import Movable as Movable
+from everstep.decode import BeamSection as BeamSection
+from everstep.decode import Decoder as Decoder
+from everstep.decode import Phrases as Phrases
+from everstep.decode import beam_search as beam_search
+from everstep.decode import ensemble as ensemble
 from everstep.decode import sample as sample
 from everstep.equation import Gated as Gated
 from everstep.equation import gated as gated

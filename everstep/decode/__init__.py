@@ -1,5 +1,23 @@
 """Text from a model: all that decoding sees is a step function."""
 
+from everstep.decode.beam import beam_search
+from everstep.decode.constraints import Constraint, Phrases
+from everstep.decode.decoder import Decoder
+from everstep.decode.ensemble import ensemble
+from everstep.decode.hypotheses import Hypothesis
 from everstep.decode.sampling import Sampler, StepFn, draws, sample
+from everstep.decode.section import BeamSection
 
-__all__ = ["Sampler", "StepFn", "draws", "sample"]
+__all__ = [
+    "BeamSection",
+    "Constraint",
+    "Decoder",
+    "Hypothesis",
+    "Phrases",
+    "Sampler",
+    "StepFn",
+    "beam_search",
+    "draws",
+    "ensemble",
+    "sample",
+]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from everstep.data.readers.labelled import Labelled
 from everstep.errors import DataError
 from everstep.heads import Categorical
-from everstep.measures import Reliability, class_measures
+from everstep.measures import class_measures
 
 Ints = NDArray[np.int64]
 Array = NDArray[Any]
@@ -26,10 +26,6 @@ class Figures(Protocol):
     @property
     def main(self) -> dict[str, float]:
         """Those that a validation shows, "loss" among them."""
-
-    @property
-    def reliability(self) -> Reliability | None:
-        """What probabilities are worth, if they are known."""
 
     def report(self, names: Sequence[str]) -> dict[str, Any]:
         """All, as JSON takes them."""

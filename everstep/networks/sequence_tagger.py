@@ -14,7 +14,7 @@ from everstep.learn.objective import Loss
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import encoder_of, initialise, stack_of
 from everstep.networks.word_reader import WordReader, WordSection
-from everstep.sections import Section, Size
+from everstep.sections import Size
 
 Allowed = tuple[Tensor, Tensor, Tensor]
 """Which tags may follow one another, which may be the first and which the last; see `CRF`."""
@@ -41,14 +41,6 @@ class TaggerSection(WordSection):
             yield "affixes", f"expected each length once; got {list(self.affixes)}"
 
 
-class TagDecodeSection(Section):
-    """How tags are predicted."""
-
-    outside_penalty: float = 0.0
-    """subtracted from the score of O at each word, where tags are of spans: above 0, more spans are predicted and fewer
-    of them are right; choose it by F1 on the validation split; it may change after training"""
-
-
 class Decoded(NamedTuple):
     """What is predicted of the words of a batch, in one column of tags.
 
@@ -72,8 +64,6 @@ class SequenceTagger(nn.Module):
         tags: how many tags each column has.
         allowed: of each column which tags may follow one another, or None: all.
         find: finds cells of the user's own.
-        biases: of each column (K,), added to the scores of its tags when they are predicted, but not in the loss; None:
-            nothing is added.
     """
 
     def __init__(
@@ -83,11 +73,9 @@ class SequenceTagger(nn.Module):
         tags: Sequence[int],
         allowed: Sequence[Allowed | None],
         find: Find = no_code,
-        biases: Sequence[Tensor | None] = (),
     ):
         super().__init__()
         self.reader = reader
-        self.biases = list(biases) or [None] * len(tags)
         layers = encoder_of if section.bidirectional else stack_of
         self.body = layers(section, reader.output_size, find)
         self.dropout = nn.Dropout(section.dropout if section.bidirectional else 0.0)  # a stack has its own
@@ -117,29 +105,17 @@ class SequenceTagger(nn.Module):
 
     @torch.no_grad()
     def decode(self, batch: TaggedBatch, n_best: int = 1, marginals: bool = False) -> list[Decoded]:
-        """The likeliest tags of each column; with `marginals`, also their probabilities.
-
-        With a bias b, all of it is of p(tags) · e^(Σ_t b at the tag of word t), made to sum to 1.
-        """
+        """The likeliest tags of each column; with `marginals`, also their probabilities."""
         ys = self(batch)
-        return [
-            _decoded(head, ys, batch.lengths, n_best, marginals, bias)
-            for head, bias in zip(self.heads, self.biases, strict=True)
-        ]
+        return [_decoded(head, ys, batch.lengths, n_best, marginals) for head in self.heads]
 
 
-def _decoded(
-    head: nn.Module, ys: Tensor, lengths: Tensor, n_best: int, marginals: bool, bias: Tensor | None
-) -> Decoded:
+def _decoded(head: nn.Module, ys: Tensor, lengths: Tensor, n_best: int, marginals: bool) -> Decoded:
     if isinstance(head, CRF):
-        if bias is not None:
-            head, ys = head.of_scores(), head.scores(ys) + bias.to(ys.device)
         tags, log_p = _best(head, ys, lengths, n_best, marginals)
         return Decoded(tags, log_p, head.marginals(ys, lengths) if marginals else None)
     assert isinstance(head, Categorical)
     every = head.predict(ys, lengths)
-    if bias is not None:
-        every = (every + bias.to(ys.device)).log_softmax(-1)
     if n_best == 1 and not marginals:
         return Decoded(every.argmax(-1)[:, None], None, None)
     free = CRF(None, head.classes).to(every.device)  # whose transitions are all 0: each tag by itself

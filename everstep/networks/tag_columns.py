@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from everstep.errors import DataError
 from everstep.measures.tag_schemes import (
@@ -117,12 +116,6 @@ class TagColumn:
     def outside(self) -> str:
         """What a line gets that has columns and no word."""
         return "_" if self.scheme is None else OUTSIDE
-
-    def bias(self, outside_penalty: float) -> Tensor | None:
-        """(K,) what is added to the scores of the tags so that O is the less likely; None where there is no O."""
-        if not outside_penalty or self.learned is None or OUTSIDE not in self.tags:
-            return None
-        return -outside_penalty * torch.tensor([float(tag == OUTSIDE) for tag in self.tags])
 
     def allowed(self) -> Allowed | None:
         """Which learned tags may follow one another, be the first, and be the last; None: all."""

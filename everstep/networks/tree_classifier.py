@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from everstep.data.tree_batches import NONE, TreeBatch, TreeBatches
-from everstep.errors import ConfigError
 from everstep.heads import Categorical
 from everstep.learn.objective import Loss
 from everstep.networks.answers import Array, OneOf
-from everstep.networks.cells_by_name import CellChoice, Find, make_cell, no_code
+from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.compositions_by_name import CompositionChoice, make_composition
 from everstep.sections import NonNegative, Probability, Section, Size
 from everstep.trees import Composition
 from everstep.trees.forest import Forest
-from everstep.wirings import EmbeddingDropout, ShiftReduce, Tree
+from everstep.wirings import EmbeddingDropout, Tree
 
 UNKNOWN = 0
 """The id of words that are not known."""
@@ -30,11 +29,6 @@ class TreeNetworkSection(Section):
 
     cell: CompositionChoice = "NaryTreeLSTM"
     """any exported composition, {type: NAME, option: value}, a cell, whose children are summed, or FILE.py:NAME"""
-    tracker: CellChoice | None = None
-    """a cell that watches trees being built from left to right with a stack, and feeds every inner node (SPINN); it
-    takes several times as long as null: no tracker, whole levels at once"""
-    tracker_size: Size = 64
-    """units of the tracker"""
     embedding_size: Size = 300
     """features of each word; the MVRNN takes what it needs"""
     hidden_size: Size = 150
@@ -55,24 +49,6 @@ class TreeNetworkSection(Section):
             ConfigError: it cannot be made.
         """
         return make_composition(self.cell, self.embedding_size, self.hidden_size, find)
-
-    def network(self, find: Find) -> Tree | ShiftReduce:
-        """The composition over trees, with the tracker if there is one.
-
-        Raises:
-            ConfigError: one of them cannot be made, or they do not go together.
-        """
-        composition = self.composition(find)
-        if self.tracker is None:
-            return Tree(composition)
-        try:
-            tracker = make_cell(self.tracker, 3 * composition.output_size, self.tracker_size, find)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("model.cell", "model.tracker", 1)) from None
-        try:
-            return ShiftReduce(composition, tracker)
-        except ValueError as error:
-            raise ConfigError(f"model.tracker: {error}") from None
 
 
 class TreeLossSection(Section):
@@ -99,7 +75,7 @@ class TreeClassifier(nn.Module):
     def __init__(self, counts: list[int], answers: OneOf, section: TreeNetworkSection, find: Find = no_code):
         super().__init__()
         self.answers, self.unknown_rate = answers, section.unknown_rate
-        self.tree = section.network(find)
+        self.tree = Tree(section.composition(find))
         self.embedding = EmbeddingDropout(len(counts), self.tree.input_size, section.embedding_dropout)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.register_buffer("counts", torch.tensor(counts, dtype=torch.float32), persistent=False)

@@ -194,9 +194,8 @@ class Run:
 
     @property
     def decode(self) -> SamplingSection:
-        """The recipe's sampling settings, or the defaults if the job does not sample."""
-        section = getattr(self.recipe, "decode", None)
-        return section if isinstance(section, SamplingSection) else SamplingSection()
+        """The recipe's sampling settings, or the defaults if the job has no such section."""
+        return getattr(self.recipe, "decode", None) or SamplingSection()
 
     def stream(
         self,

@@ -1,0 +1,162 @@
+"""What every search does of a step: the model, what is legal, and what a finished sequence scores."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from everstep.decode.decoder import Decoder
+from everstep.decode.legality import Legality, Wishes
+from everstep.decode.ranking import Ranking
+from everstep.decode.section import BeamSection
+from everstep.errors import ConfigError, RunError
+from everstep.native import processor
+from everstep.state import State, leaves, select, valid
+
+
+class Beginnings(NamedTuple):
+    """Beginnings that a search goes on with, by lane. A nest, so that `select` reorders all of it."""
+
+    state: State
+    lane: Tensor
+    """(R,) a lane is a group of a source"""
+    token: Tensor
+    """(R,) the last"""
+    log_p: Tensor
+    """(R,) in nats"""
+    covered: Tensor | tuple[()] = ()
+    """(R, S) the attention that each place of the source got"""
+    written: Tensor | tuple[()] = ()
+    """(R, t) the tokens so far, if no n of them may be repeated"""
+    numbers: Tensor | tuple[()] = ()
+    """(R,) states of the automata"""
+
+
+class Next(NamedTuple):
+    """What a step says of R rows."""
+
+    rows: Beginnings
+    """The rows with their new state."""
+    log_p: Tensor
+    """(R, vocabulary) of the next token"""
+    legal: Tensor
+    """(R, vocabulary) the same, -∞ where it may not be written"""
+    attention: Tensor | None
+    """(R, S)"""
+
+
+class Walk:
+    """Beginnings, and the steps from them.
+
+    Raises:
+        ConfigError: settings or wishes that do not fit the decoder.
+    """
+
+    def __init__(self, decoder: Decoder, how: BeamSection, wishes: Wishes):
+        self.decoder, self.how = decoder, how
+        sources = _sources(decoder)
+        if how.coverage_penalty and decoder.attention is None:
+            raise ConfigError("beam_search: coverage_penalty needs attention, which this decoder lacks")
+        self.lanes = sources * how.groups
+        self.legality = Legality(decoder, how, wishes, sources)
+        self.ranking = Ranking(how.length_penalty, how.coverage_penalty)
+
+    def begin(self) -> Beginnings:
+        """One row a lane, which has read the prompt but for its last token."""
+        prompt, state = self.decoder.prompt, self.decoder.state
+        *first, last = prompt.expand(self.lanes // self.how.groups, prompt.shape[-1]).unbind(1)
+        for token in first:
+            _, state = self.decoder.step(token, state)
+        lane = torch.arange(self.lanes, device=prompt.device)
+        source = self.source(lane)
+        wide = torch.float64 if processor.has_float64(prompt.device) else torch.float32
+        log_p = torch.zeros(self.lanes, dtype=wide, device=prompt.device)
+        written = lane.new_zeros(self.lanes, 0) if self.how.no_repeat else ()
+        return Beginnings(select(state, source), lane, last[source], log_p, written=written)
+
+    def source(self, lane: Tensor) -> Tensor:
+        return lane // self.how.groups
+
+    def step(self, rows: Beginnings, t: int) -> Next:
+        """The rows' next token, which is token t of what is written."""
+        log_p, state = self.decoder.step(rows.token, rows.state)
+        if t == 0:
+            self.legality.learn(log_p.shape[1])
+            if self.legality.automata is not None:
+                rows = rows._replace(numbers=self.legality.automata.start)
+        attention = None if self.decoder.attention is None else self.decoder.attention(state)
+        if attention is not None:
+            rows = rows._replace(covered=rows.covered + attention if isinstance(rows.covered, Tensor) else attention)
+        legal = self.legality.legal(log_p, t, rows.lane, rows.numbers, rows.written)
+        return Next(rows._replace(state=state), log_p, legal, attention)
+
+    def totals(self, then: Next, row: Tensor, token: Tensor) -> Tensor:
+        """(n,) log p of beginnings that are one token longer.
+
+        Raises:
+            RunError: one is NaN.
+        """
+        total: Tensor = then.rows.log_p[row] + then.log_p[row, token]
+        if total.isnan().any():
+            raise RunError("beam_search: log p of a token is NaN: the model diverged or its weights are damaged")
+        return total
+
+    def ends(self, lane: Tensor, token: Tensor, t: int) -> Tensor:
+        """(n,) bool: whether a sequence is over with this token, which is token t of it."""
+        if self.decoder.end is None:
+            return self.legality.longest[lane] == t + 1
+        return token == self.decoder.end
+
+    def by_itself(self, then: Next, row: Tensor, t: int) -> Tensor:
+        """(n,) bool, of rows that end: whether they had room for more, or the end was the likeliest token anyway."""
+        if self.decoder.end is None:
+            return torch.zeros_like(row, dtype=torch.bool)
+        log_p = then.log_p[row]
+        return (t < self.legality.longest[then.rows.lane[row]]) | (log_p[:, self.decoder.end] == log_p.amax(1))
+
+    def score(self, then: Next, row: Tensor, total: Tensor, t: int) -> Tensor:
+        """(n,) scores of sequences that are over with token t."""
+        if not self.how.coverage_penalty or not isinstance(then.rows.covered, Tensor):
+            return self.ranking.score(total, t + 1)
+        covered, lengths = then.rows.covered[row], self.decoder.source_lengths
+        inside = torch.ones_like(covered, dtype=torch.bool)
+        if lengths is not None:
+            inside = valid(lengths[self.source(then.rows.lane[row])], covered.shape[1])
+        return self.ranking.score(total, t + 1, self.ranking.missed(covered, inside))
+
+    def bound(self, lane: Tensor, total: Tensor) -> Tensor:
+        """(n,) what no sequence scores above that begins so."""
+        return self.ranking.bound(total, self.legality.longest[lane] + (self.decoder.end is not None))
+
+    def onward(self, rows: Beginnings, row: Tensor, token: Tensor, total: Tensor) -> Beginnings:
+        """The rows `row` with a token more."""
+        rows = select(rows, row)._replace(token=token, log_p=total)
+        if isinstance(rows.written, Tensor):
+            rows = rows._replace(written=torch.cat([rows.written, token[:, None]], 1))
+        if self.legality.automata is not None and isinstance(rows.numbers, Tensor):
+            rows = rows._replace(numbers=self.legality.automata.advance(rows.numbers, token))
+        return rows
+
+
+def _sources(decoder: Decoder) -> int:
+    """How many rows the decoder has.
+
+    Raises:
+        ConfigError: parts of it that do not fit together.
+    """
+    prompt, lengths = decoder.prompt, decoder.source_lengths
+    sizes = {name: len(leaf) for name, leaf in leaves(decoder.state)}
+    if prompt.dim() == 2:
+        sizes["prompt"] = len(prompt)
+    if lengths is not None:
+        sizes["source_lengths"] = len(lengths)
+    if len(set(sizes.values())) > 1:
+        raise ConfigError(f"beam_search: the parts of the decoder should have as many rows, but have {sizes}")
+    if prompt.dim() not in (1, 2) or not prompt.shape[-1]:
+        raise ConfigError(
+            f"beam_search: the prompt should be (n,) or (sources, n) with n ≥ 1, but has shape {tuple(prompt.shape)}; "
+            "the model needs at least one token to start from"
+        )
+    return next(iter(sizes.values()), 1)

@@ -1,0 +1,263 @@
+"""Search: exact where the beam is wide enough, and whatever the batch, the order and the padding."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toy_decoders import PACKS, alone, plain_search, toy
+
+from everstep.decode import BeamSection, Decoder, Hypothesis, Phrases, beam_search
+from everstep.errors import ConfigError, RunError
+from everstep.state import select
+
+ALPHAS, BETAS = (0.0, 0.6, 1.0, 2.5), (0.0, 0.2, 1.0)
+
+
+def settings(draw: random.Random) -> dict[str, Any]:
+    high = draw.randint(0, 5)
+    return {
+        "length_penalty": draw.choice(ALPHAS),
+        "coverage_penalty": draw.choice(BETAS),
+        "max_length": max(1, high),
+        "min_length": draw.randint(0, max(1, high)),
+    }
+
+
+def plainly(decoder: Decoder, width: float, how: BeamSection, **legal: Any) -> list[tuple[tuple[int, ...], float]]:
+    return plain_search(
+        decoder, width, how.n_best, how.length_penalty, how.coverage_penalty, how.min_length, how.max_length, **legal
+    )
+
+
+def same(found: list[Hypothesis], wanted: list[tuple[tuple[int, ...], float]]) -> None:
+    assert [tuple(one.tokens) for one in found] == [tokens for tokens, _ in wanted]
+    assert [one.score for one in found] == pytest.approx([score for _, score in wanted], rel=0, abs=1e-10)
+
+
+@pytest.mark.parametrize("kind", PACKS)
+@pytest.mark.parametrize("batch", range(4))
+def test_any_beam_is_the_plain_one_and_a_full_one_is_exhaustive(kind: str, batch: int) -> None:
+    draw = random.Random(batch)
+    for seed in range(10 * batch, 10 * batch + 10):
+        vocabulary = draw.choice((2, 3, 3, 4))
+        decoder = toy(seed, vocabulary, kind=kind, end=draw.choice((0, 0, 0, None)), sure=draw.choice((0.3, 2, 5)))
+        more = settings(draw)
+        if decoder.end is None:
+            more["max_length"] = min(3, more["max_length"])
+            more["min_length"] = 0
+        for width in (draw.randint(1, 4), 1000):
+            how = BeamSection(beam_width=width, n_best=draw.randint(1, min(width, 6)), **more)
+            (found,) = beam_search(decoder, how)
+            same(found, plainly(decoder, width, how))
+
+
+class Even:
+    """An automaton: an even number of ones, and never two twos in a row."""
+
+    start = (0, False)
+
+    def __init__(self, vocabulary: int):
+        self.vocabulary = vocabulary
+
+    def allowed(self, state: Any) -> Tensor | None:
+        mask = torch.ones(self.vocabulary, dtype=torch.bool)
+        mask[2] = not state[1]
+        return mask if state[1] else None
+
+    def advance(self, state: Any, token: int) -> Any:
+        return (state[0] + (token == 1)) % 2, token == 2
+
+    def accepts(self, state: Any) -> bool:
+        return bool(state[0] == 0)
+
+
+class Misshapen(Even):
+    def allowed(self, state: Any) -> Tensor:
+        return torch.ones(3, dtype=torch.bool)
+
+
+def has_phrases(phrases: list[list[int]], tokens: tuple[int, ...]) -> bool:
+    return all(any(list(tokens[k : k + len(p)]) == p for k in range(len(tokens))) for p in phrases)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_full_beam_obeys_constraints_and_finds_the_best(seed: int) -> None:
+    draw = random.Random(seed)
+    decoder = toy(seed, 4, kind=draw.choice(list(PACKS)), end=draw.choice((0, 0, None)))
+    high = draw.randint(2, 4 if decoder.end is not None else 3)
+    how = BeamSection(
+        beam_width=2000,
+        n_best=5,
+        max_length=high,
+        length_penalty=draw.choice(ALPHAS),
+        coverage_penalty=draw.choice(BETAS),
+    )
+    phrases = [[draw.randint(1, 3) for _ in range(draw.randint(1, 2))] for _ in range(2)]
+    prefix = [draw.randint(1, 3) for _ in range(draw.randint(0, 2))]
+
+    def over(tokens: tuple[int, ...]) -> bool:
+        return tokens[-1] == decoder.end if decoder.end is not None else len(tokens) == high
+
+    def even(tokens: tuple[int, ...]) -> bool:
+        return "22" not in "".join(map(str, tokens)) and (not over(tokens) or tokens.count(1) % 2 == 0)
+
+    def phrased(tokens: tuple[int, ...]) -> bool:
+        return not over(tokens) or has_phrases(phrases, tokens)
+
+    def prefixed(tokens: tuple[int, ...]) -> bool:
+        return list(tokens[: len(prefix)]) == prefix[: len(tokens)]
+
+    def new_pairs(tokens: tuple[int, ...]) -> bool:
+        pairs = list(itertools.pairwise(tokens))
+        return len(pairs) == len(set(pairs)) and 3 not in tokens
+
+    same(beam_search(decoder, how, constraints=[Even(4)])[0], plainly(decoder, 2000, how, legal=even))
+    same(beam_search(decoder, how, constraints=[Phrases(phrases)])[0], plainly(decoder, 2000, how, legal=phrased))
+    same(beam_search(decoder, how, prefixes=[prefix])[0], plainly(decoder, 2000, how, legal=prefixed))
+    wanted = plainly(decoder, 2000, how, legal=new_pairs)
+    same(beam_search(decoder, how.replace(no_repeat=2), banned=[3])[0], wanted)
+    same(beam_search(decoder, how.replace(no_repeat=2), allowed=[0, 1, 2])[0], wanted)
+    same(beam_search(decoder._replace(never=(3,)), how.replace(no_repeat=2))[0], wanted)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_a_narrow_beam_gives_is_legal(seed: int) -> None:
+    draw = random.Random(seed)
+    decoder = toy(seed, 6, sources=3)
+    phrases = [[draw.randint(1, 5) for _ in range(draw.randint(1, 3))] for _ in range(draw.randint(1, 3))]
+    for width in (1, 2, 4):
+        how = BeamSection(beam_width=width, n_best=width, max_length=10)
+        constraints = [Phrases(phrases), None, Even(6)]
+        with_phrases, free, even = beam_search(decoder, how, constraints=constraints)
+        assert with_phrases
+        assert all(has_phrases(phrases, tuple(one.tokens)) for one in with_phrases)
+        assert [one.tokens for one in free] == [one.tokens for one in beam_search(alone(decoder, 1), how)[0]]
+        for one in even:
+            assert one.tokens.count(1) % 2 == 0
+            assert "22" not in "".join(map(str, one.tokens))
+
+
+@pytest.mark.parametrize("kind", PACKS)
+def test_a_source_is_searched_as_if_alone(kind: str) -> None:
+    for seed in range(8):
+        draw = random.Random(seed)
+        decoder = toy(seed, 6, sources=7, places=4, kind=kind, sure=draw.choice((0.5, 2, 4)))
+        how = BeamSection(
+            beam_width=4,
+            n_best=4,
+            groups=draw.choice((1, 2)),
+            length_penalty=draw.choice(ALPHAS),
+            coverage_penalty=draw.choice(BETAS),
+            length_ratio=2,
+            min_ratio=draw.choice((0, 0.5)),
+        )
+        together = beam_search(decoder, how)
+        order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
+        moved = decoder._replace(
+            state=select(decoder.state, order),
+            source_lengths=decoder.source_lengths[order],
+            prompt=decoder.prompt.expand(7, 1),
+        )
+        shuffled = beam_search(moved, how)
+        for source in range(7):
+            for other in (shuffled[order.tolist().index(source)], beam_search(alone(decoder, source), how)[0]):
+                same(together[source], [(tuple(one.tokens), one.score) for one in other])
+                for one, two in zip(together[source], other, strict=True):
+                    assert torch.allclose(one.attention, two.attention)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_is_reported_is_what_the_model_says_of_the_sequence(dtype: torch.dtype) -> None:
+    for seed in range(10):
+        decoder = toy(seed, 5, sources=4, places=4, sure=3, says=dtype)
+        how = BeamSection(beam_width=4, n_best=4, coverage_penalty=0.3, max_length=30)
+        for source, found in enumerate(beam_search(decoder, how)):
+            model = alone(decoder, source)
+            for one in found:
+                log_p, attention, state, last = [], [], model.state, model.prompt
+                for token in [*one.tokens, 0]:
+                    p, state = model.step(last, state)
+                    log_p.append(p[0, token].item())
+                    attention.append(model.attention(state)[0, : model.source_lengths])
+                    last = torch.tensor([token])
+                near = 1e-10 if dtype == torch.float64 else 1e-5
+                assert one.token_log_p == pytest.approx(log_p, rel=0, abs=near)
+                assert one.log_p == pytest.approx(sum(log_p), rel=0, abs=near)
+                torch.testing.assert_close(one.attention, torch.stack(attention))
+                assert one.attention.sum(1).tolist() == pytest.approx([1] * len(log_p))
+                missed = one.attention.sum(0).clamp(1e-9, 1).log().sum().item()
+                assert one.score == pytest.approx(one.log_p / ((5 + len(log_p)) / 6) ** 0.6 + 0.3 * missed)
+                assert one.ended == (len(one.tokens) < 30 or p.argmax() == 0)
+
+
+def test_width_1_is_greedy() -> None:
+    for seed in range(40):
+        decoder = toy(seed, 6, sure=3)
+        (found,) = beam_search(decoder, BeamSection(beam_width=1, max_length=12))[0]
+        state, last, tokens = decoder.state, decoder.prompt, []
+        while True:
+            log_p, state = decoder.step(last, state)
+            last = log_p.argmax(1)
+            if last == 0 or len(tokens) == 12:
+                break
+            tokens.append(int(last))
+        assert found.tokens == tokens
+        assert found.ended == (last.item() == 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"n_best": 6}, "n_best: a beam of 5 cannot give 6; raise beam_width to 6 or lower n_best"),
+        ({"groups": 2}, "groups: a beam of 5 cannot be divided into 2 equal groups"),
+        ({"min_length": 9, "max_length": 8}, "min_length: 9 is more than max_length, 8"),
+        ({"min_ratio": 2.0, "length_ratio": 1.0}, "min_ratio: 2 is more than length_ratio, 1"),
+        ({"beam_width": 0}, "beam_width: expected a whole number ≥ 1"),
+        ({"length_penalty": -0.1}, "length_penalty: expected a number ≥ 0"),
+    ],
+)
+def test_impossible_settings_are_refused(how: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BeamSection(**how)
+
+
+@pytest.mark.parametrize(
+    ("how", "change", "wishes", "message"),
+    [
+        ({"coverage_penalty": 0.1}, {"attention": None}, {}, "coverage_penalty needs attention"),
+        ({"length_ratio": 2.0}, {"source_lengths": None}, {}, "need the lengths of sources"),
+        ({}, {"prompt": torch.empty(0, dtype=torch.int64)}, {}, "at least one token to start from"),
+        ({}, {"prompt": torch.zeros(3, 1, dtype=torch.int64)}, {}, r"as many rows, but have .*'prompt': 3"),
+        ({}, {"source_lengths": torch.ones(3, dtype=torch.int64)}, {}, "as many rows"),
+        ({}, {"end": 9}, {}, "token 9 is not among the model's 4, 0 … 3"),
+        ({}, {}, {"banned": [4]}, "token 4 is not among"),
+        ({}, {}, {"allowed": [-1]}, "token -1 is not among"),
+        ({}, {}, {"prefixes": [[1]]}, "expected prefixes for 2 sources; got 1"),
+        ({}, {}, {"constraints": [None]}, "expected constraints for 2 sources; got 1"),
+        ({"max_length": 1}, {}, {"prefixes": [[1], [1, 1]]}, "prefix 1 has 2 tokens, but at most 1"),
+        ({}, {}, {"prefixes": [[1], [0]]}, "prefix 1 has the token that ends"),
+        ({}, {}, {"prefixes": [[7], []]}, "token 7 is not among"),
+        ({}, {}, {"constraints": [Misshapen(4), None]}, r"Misshapen.allowed: the mask should be bool of shape \(4,\)"),
+    ],
+)
+def test_wishes_that_do_not_fit_are_refused(how: Any, change: Any, wishes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        beam_search(toy(0, 4, sources=2)._replace(**change), BeamSection(**how), **wishes)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_nan_is_an_error(width: int) -> None:
+    decoder = toy(0, 4)
+    broken = decoder._replace(step=lambda tokens, state: (decoder.step(tokens, state)[0] * torch.nan, state))
+    with pytest.raises(RunError, match="log p of a token is NaN"):
+        beam_search(broken, BeamSection(beam_width=width))
+
+
+def test_an_empty_phrase_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one is empty"):
+        Phrases([[1], []])
