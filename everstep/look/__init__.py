@@ -1,1 +1,1 @@
-"""Pictures of what a model learned. Nothing here opens a window; matplotlib is imported by the modules that draw."""
+"""Pictures of trained models. Nothing here opens a window; matplotlib is imported only by the modules that draw."""

@@ -1,4 +1,4 @@
-"""Writing from right to left: the order in which the characters of a line are seen, and Arabic letters joined."""
+"""Right-to-left writing: the visual order of the characters of a line, and joined forms of Arabic letters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _STRONG = {"L": "L", "R": "R", "AL": "R", "EN": "N", "AN": "N"}
 
 
 def seen(line: Sequence[str]) -> list[tuple[int, str]]:
-    """The characters of a line from left to right as a reader sees them: the place of each, and what is drawn for it.
+    """The characters of a line in visual order, from left to right: the index of each, and the glyph to draw.
 
-    The Unicode bidirectional algorithm (UAX 9) without marks of embedding: a line runs as its first letter does, words
-    of the other direction run the other way within it, numbers always from left to right, brackets with what they hold,
-    and what else has no direction (spaces, stops) with its neighbours if they agree, else with the line. Brackets are
-    turned round where text runs from right to left, and Arabic letters have the form that joins them.
+    The Unicode bidirectional algorithm (UAX 9) without embedding marks. The first letter sets the direction of the
+    line; words of the other direction run the other way within it. Numbers run from left to right, and brackets follow
+    their content. Other neutral characters (spaces, stops) follow their neighbours if these agree, else the line. In
+    right-to-left text, brackets are mirrored and Arabic letters take their joined forms.
 
     >>> seen("abc")
     [(0, 'a'), (1, 'b'), (2, 'c')]
@@ -24,14 +24,14 @@ def seen(line: Sequence[str]) -> list[tuple[int, str]]:
     [3, 4, 2, 1, 0]
 
     Args:
-        line: each character (with the marks on it).
+        line: the characters, each with its combining marks.
     """
     kinds = [_STRONG.get(unicodedata.bidirectional(character[:1]), "") for character in line]
     if "R" not in kinds:
         return list(enumerate(line))
     levels = _levels(line, kinds)
     order = list(range(len(line)))
-    for level in range(max(levels), 0, -1):  # each run of that level or a deeper one is turned round
+    for level in range(max(levels), 0, -1):  # reverse each run of this level or a deeper one
         start = 0
         while start < len(order):
             stop = start
@@ -45,12 +45,12 @@ def seen(line: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def _levels(line: Sequence[str], kinds: Sequence[str]) -> list[int]:
-    """1 where text runs from right to left, 0 or, within such a line, 2 where it does not."""
+    """The embedding level of each character: 1 for right-to-left text; 0, or 2 in such a line, for left-to-right."""
     base = last = next(kind for kind in kinds if kind in ("L", "R"))
     strong: list[str] = []
     for kind in kinds:
         last = kind if kind in ("L", "R") else last
-        strong.append("L" if kind == "N" and last == "L" else kind)  # a number after letters goes with them
+        strong.append("L" if kind == "N" and last == "L" else kind)  # a number follows the letters before it
     _brackets(line, strong, base)
     found = list(strong)
     start = 0
@@ -67,7 +67,7 @@ def _levels(line: Sequence[str], kinds: Sequence[str]) -> list[int]:
 
 
 def _brackets(line: Sequence[str], strong: list[str], base: str) -> None:
-    """Pairs of brackets run as the line does if what they hold does in part, else as what stands within and before."""
+    """Set the direction of bracket pairs: that of the line if the content has it, else by content and context."""
     open_ones: list[int] = []
     for place, character in enumerate(line):
         if strong[place] or character not in MIRRORED:
@@ -87,7 +87,7 @@ def _brackets(line: Sequence[str], strong: list[str], base: str) -> None:
 
 @cache
 def _forms() -> dict[tuple[str, str], str]:
-    """From an Arabic letter and its place in a word to the character that is drawn there."""
+    """Map an Arabic letter and its position in a word to the character of its form."""
     found = {}
     for code in (*range(0xFB50, 0xFBB2), *range(0xFE80, 0xFEF5)):
         place, _, letter = unicodedata.decomposition(chr(code)).partition(" ")
@@ -97,7 +97,7 @@ def _forms() -> dict[tuple[str, str], str]:
 
 
 def joined(line: Sequence[str]) -> list[str]:
-    """Arabic letters in the forms that they take beside their neighbours, in the order of reading; others as they are.
+    """The characters of a line in reading order, with Arabic letters in their contextual forms.
 
     >>> [unicodedata.name(letter) for letter in joined("\u0628\u0628")]
     ['ARABIC LETTER BEH INITIAL FORM', 'ARABIC LETTER BEH FINAL FORM']

@@ -1,4 +1,4 @@
-"""Layers as boxes, one above another: folded, with a delay beside each, or unfolded, a column for each step."""
+"""Layers as stacked boxes: folded, with a delay beside each layer, or unfolded, with a column for each step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ACROSS, UP = 1.7, 0.85
 
 
 class LayerBox(NamedTuple):
-    """A layer as a box: its name, the leaves of its state with their shapes, and what goes in and out."""
+    """A layer as a box: its name, its state leaves with shapes, and the shapes of input and output."""
 
     name: str
     state: tuple[tuple[str, str], ...]
@@ -44,7 +44,7 @@ class LayerBox(NamedTuple):
 
 
 def row_of(layer: Layer, x: Tensor) -> LayerBox:
-    """A layer as its box; `x` gives dtype and device."""
+    """The box of a layer; `x` gives dtype and device."""
     state = layer.initial_state(1, x)
     named = [(leaf_name(name), f"({', '.join(['B', *map(str, leaf.shape[1:])])})") for name, leaf in leaves(state)]
     return LayerBox(_named(layer), tuple(named), f"(B, {layer.input_size})", f"(B, {layer.output_size})")
@@ -61,7 +61,7 @@ def _widest(rows: Sequence[LayerBox]) -> float:
 
 
 def _heights(rows: Sequence[LayerBox]) -> list[float]:
-    """The centre of each box; a state of many leaves needs room."""
+    """The height of each box's centre; states with many leaves need more space."""
     y, found = 0.0, []
     for row in rows:
         tall = max(BOX[1], 0.34 * min(len(row.state), 6))
@@ -73,7 +73,7 @@ def _heights(rows: Sequence[LayerBox]) -> list[float]:
 def _upright(
     axes: Axes, x: float, ys: Sequence[float], rows: Sequence[LayerBox], when: str, shapes: bool = True
 ) -> None:
-    """A column of boxes, from its input below to its output above."""
+    """Draw a column of boxes, from the input at the bottom to the output at the top."""
     width = _widest(rows)
     bottom, top = ys[0] - BOX[1] / 2 - UP, ys[-1] + BOX[1] / 2 + UP
     for row, y, below in zip(rows, ys, [bottom, *(y + BOX[1] / 2 for y in ys[:-1])], strict=True):
@@ -94,7 +94,7 @@ def _span(ys: Sequence[float]) -> Point:
 
 
 def folded_boxes(rows: Sequence[LayerBox], title: str) -> Figure:
-    """One column, with a delay beside each layer that has a state."""
+    """A column of boxes, with a delay beside each layer that has a state."""
     ys, width = _heights(rows), _widest(rows)
     bottom, top = _span(ys)
     wide = 0.085 * max((len(line) for row in rows for line in _state_lines(row)), default=0)
@@ -119,7 +119,7 @@ def _state_lines(row: LayerBox) -> list[str]:
 
 
 def unfolded_boxes(rows: Sequence[LayerBox], steps: int, title: str) -> Figure:
-    """A column for each step, and the states on the arrows between them."""
+    """A column of boxes for each step, with the states on the arrows between them."""
     ys, width = _heights(rows), _widest(rows)
     bottom, top = _span(ys)
     gap = max(ACROSS, *(0.085 * len(line) + 0.35 for row in rows for line in _state_lines(row)), 0)
@@ -138,7 +138,7 @@ def unfolded_boxes(rows: Sequence[LayerBox], steps: int, title: str) -> Figure:
 
 
 def _between(axes: Axes, row: LayerBox, y: float, left: float, right: float, step: int, gap: float) -> None:
-    """The arrows of a layer's state from one step to the next: one a leaf, up to three; one for all of more."""
+    """Draw the arrows of a layer's state between two steps: one per leaf for up to three leaves, else one in total."""
     few = row.state if len(row.state) <= 3 else ()
     lines = [f"{symbol(name, str(step))} {shape}" for name, shape in few] or ["\n".join(_state_lines(row))]
     spread = BOX[1] / len(lines)

@@ -1,4 +1,4 @@
-"""The folded and the unfolded graph of a cell or stack, as SVG or PNG, with shapes on the arrows."""
+"""Folded and unfolded graphs of a cell or stack, as SVG or PNG, with shapes on the arrows."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ from everstep.look.trajectory import check_causal, parts
 def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None) -> None:
     """Draw the graph of a cell or stack, dark on white.
 
-    Folded, a cell is the operations of its traced step, and what is handed to the next step goes back below, through a
-    small square: a delay of one step. A stack is a box for each layer, one above another, each with its delay.
-    Unfolded, there is a column of boxes for each of N steps, the first to the left, with the states on the arrows
-    between them. B is the batch.
+    Folded, a cell shows the operations of its traced step; the state returns below through a small square, a delay of
+    one step. A stack shows a box for each layer, each with its delay. Unfolded, there is a column of boxes for each of
+    N steps from left to right, with the states on the arrows between them. B is the batch size.
 
     >>> from everstep import LSTM
     >>> draw_graph(LSTM(64, 128), getfixture("tmp_path") / "lstm.svg")
@@ -50,16 +49,16 @@ def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None) -> None:
 
     Args:
         layer: the cell or stack.
-        to: an .svg or .png file; its folder is made.
-        unfolded: N, 2 … 12; None draws it folded.
+        to: an .svg or .png file; its folder is created.
+        unfolded: N, 2 … 12; None draws the folded graph.
 
     Raises:
-        TypeError: an acausal layer.
-        ValueError: another kind of file, or N out of range.
-        Untraceable: the step cannot be followed; with the reason. Boxes need no trace.
+        TypeError: the layer is acausal.
+        ValueError: another file type, or N out of range.
+        Untraceable: the step cannot be traced, with the reason. Boxes need no trace.
 
-    Known limits: of two values that are subtracted or divided, the picture does not say which is first. A cell of many
-    operations makes a wide picture.
+    Known limits: the picture does not show the order of operands of a subtraction or division. A cell with many
+    operations gives a wide picture.
     """
     if to.suffix not in (".svg", ".png"):
         raise ValueError(f"draw_graph: expected a file that ends in .svg or .png, but {to.name!r} came")
@@ -84,7 +83,7 @@ def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None) -> None:
 def _step(diagram: Diagram, title: str) -> Figure:
     sizes = {key: _extent(item) for key, item in diagram.items.items()}
     longest = max(len(item.shape) for item in diagram.items.values())
-    gap = 0.24 + 0.065 * longest  # so that what an arrow carries stands beside the nodes, not on them
+    gap = 0.24 + 0.065 * longest  # so that shapes on arrows fit between the nodes
     laid = layout.place(sizes, diagram.edges, diagram.kind("input"), diagram.kind("output"), gap)
     corners = [p for curve in laid.curves for p in points_on(curve)]
     for key, (x, y) in laid.centres.items():
@@ -98,7 +97,7 @@ def _step(diagram: Diagram, title: str) -> Figure:
     shown: set[str] = set()
     for (source, _), curve in zip(diagram.edges, laid.curves, strict=True):
         arrow(axes, curve)
-        if source not in shown:  # every arrow out of a node carries the same
+        if source not in shown:  # all arrows out of a node carry the same shape
             shown.add(source)
             _shape(axes, curve, diagram.items[source].shape)
     for key, item in diagram.items.items():
@@ -115,7 +114,7 @@ def _extent(item: Item) -> Point:
 
 
 def _plain(line: str) -> str:
-    """About as many characters as the mathtext will show."""
+    """The line with about as many characters as its mathtext shows."""
     for mark in (r"\mathit", "$", "{", "}", "\\"):
         line = line.replace(mark, "")
     return line.replace("_", "", line.count("_") if "t" in line[-4:] else 0)
@@ -147,7 +146,7 @@ def _letters(item: Item, line: int) -> float:
 
 
 def _shape(axes: Axes, curve: Sequence[Point], shape: str) -> None:
-    """What an arrow carries, where it starts."""
+    """Write the shape at the start of an arrow."""
     (x, y), up = curve[0], 1 if curve[3][1] >= curve[0][1] else -1
     behind: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
     side = "bottom" if up > 0 else "top"
@@ -163,7 +162,7 @@ def _delay(
     low: float,
     ends: Point,
 ) -> None:
-    """From an output back to an input, below everything, through the square that stands for one step."""
+    """Draw the edge from an output back to an input, below the graph, through the square of a delay."""
     (ax, ay), (bx, by) = (laid.centres[key] for key in edge)
     out, back = ends[1] + 0.18 + 0.16 * lane, ends[0] - 0.18 - 0.16 * lane
     floor = low - 0.3 - 0.34 * lane

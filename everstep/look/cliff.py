@@ -1,4 +1,4 @@
-"""The cliff that gradients explode at, and what clipping does there."""
+"""A loss cliff, where gradients explode, and the effect of clipping there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from everstep.look.surface import Descent, Surface, descend, draw_surface, say, 
 STEPS, TARGET = 50, 0.7
 START, RATE, NORM = (5.3, -1.7), 0.5, 0.05
 WINDOW = (3.8, 5.8), (-2.7, -1.35)
-THROWN, KEPT = "#E69F00", "#FFFFFF"  # orange and white: told apart on blue and on yellow, also by the colour-blind
+THROWN, KEPT = "#E69F00", "#FFFFFF"  # orange and white, distinct on blue and yellow, also for the colour-blind
 _OUTLINE: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=5, foreground="black")]
 
 
@@ -29,7 +29,7 @@ class OneUnit(Cell):
     True
 
     Args:
-        w, b: where the two parameters start; of type float64.
+        w, b: initial values of the two parameters, which are float64.
     """
 
     def __init__(self, w: float, b: float):
@@ -38,17 +38,17 @@ class OneUnit(Cell):
         self.b = nn.Parameter(torch.tensor([b], dtype=torch.float64))
 
     def initial_state(self, batch: int, like: Tensor) -> Tensor:
-        """A half."""
+        """0.5."""
         return like.new_full((batch, 1), 0.5)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step; x is not read."""
+        """One step; x is ignored."""
         h = self.w * torch.sigmoid(state) + self.b
         return h, h
 
 
 def cliff_loss(model: nn.Module) -> Tensor:
-    """(σ(h_50) − 0.7)² of a `OneUnit`, a scalar."""
+    """(σ(h_50) − 0.7)² of a `OneUnit`; a scalar."""
     ys, _ = model(torch.zeros(1, STEPS, 1, dtype=torch.float64))
     return (torch.sigmoid(ys[0, -1, 0]) - TARGET) ** 2
 
@@ -58,7 +58,7 @@ def cliff(side: int = 121, steps: int = 400) -> tuple[Surface, Descent, Descent]
 
     Args:
         side: points along each axis.
-        steps: of each descent.
+        steps: number of steps of each descent.
     """
     along_w, along_b = ({n: torch.tensor([float(n == axis)], dtype=torch.float64) for n in "wb"} for axis in "wb")
     across, up = (torch.linspace(low, high, side, dtype=torch.float64).tolist() for low, high in WINDOW)
@@ -72,7 +72,7 @@ def cliff(side: int = 121, steps: int = 400) -> tuple[Surface, Descent, Descent]
 
 
 def cliff_picture(to: Path, side: int = 121) -> str:
-    """Draw the cliff with both descents; the sentence to put under it."""
+    """Draw the cliff with both descents; returns the caption."""
     found, without, clipped = cliff(side)
     figure = canvas(8.0, 11.0)
     axes = figure.subplots()
@@ -92,7 +92,7 @@ def cliff_picture(to: Path, side: int = 121) -> str:
 
 
 def _draw_thrown(axes: Axes, path: Descent) -> float:
-    """The descent up to its longest step, which is an arrow; the length of that step."""
+    """Draw a descent up to its longest step, as an arrow; returns the length of that step."""
     lengths = [float((after - before).norm()) for before, after in pairwise(path.places)]
     last = max(range(len(lengths)), key=lengths.__getitem__)
     here, there = path.places[last], path.places[last + 1]
@@ -112,7 +112,7 @@ def _point(place: Tensor) -> tuple[float, float]:
 
 
 def _leaving(here: Tensor, there: Tensor) -> float:
-    """The share of the way from here to there at which it leaves the window; at most 1."""
+    """The share of the way from `here` to `there` at which it leaves the window; at most 1."""
     shares = [1.0]
     for axis, (low, high) in enumerate(WINDOW):
         way = float(there[axis] - here[axis])

@@ -1,4 +1,4 @@
-"""A passage as a picture: each of its tokens on the colour of a number; what every picture over a text shares."""
+"""A passage as a picture, each token coloured by a number; shared by all pictures of texts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from everstep.look import bidi, glyphs
 Pairs = Sequence[tuple[str, float]]  # (text of a token, its number)
 
 LINE_END = "↵"
-CELL, TALL = 0.125, 2.1  # a character's width in inches, and how many times higher a row is
+CELL, TALL = 0.125, 2.1  # width of a character in inches, and height of a row relative to it
 NARROWEST = 52
 JOINERS = "\u200c\u200d"
-"""What keeps letters apart or joins them, and is not seen itself."""
+"""Invisible characters that separate or join letters."""
 
 
 class Piece(NamedTuple):
-    """A token, or its part in one line, laid out in the grid."""
+    """A token, or its part in one line, with its position in the grid."""
 
     row: int
     column: int
@@ -38,9 +38,9 @@ class Piece(NamedTuple):
 
 
 def layout(pairs: Pairs, columns: int) -> list[Piece]:
-    """The tokens in a grid of `columns`: a newline ends its row (and shows as ↵), a long line is wrapped.
+    """Place the tokens in a grid of `columns`: a newline ends its row (shown as ↵), long lines are wrapped.
 
-    What is written from right to left stands in the order in which it is seen, a piece for each of its characters.
+    Right-to-left text is placed in visual order, one piece per character.
     """
     pieces: list[Piece] = []
     row = column = 0
@@ -61,7 +61,7 @@ def layout(pairs: Pairs, columns: int) -> list[Piece]:
 
 
 def _as_seen(line: list[Piece]) -> list[Piece]:
-    """The pieces of a row from left to right."""
+    """The pieces of a row in visual order."""
     cells = [(cluster, piece.value) for piece in line for cluster in clusters(piece.text)]
     order = bidi.seen([cluster for cluster, _ in cells])
     if [place for place, _ in order] == list(range(len(cells))):
@@ -74,7 +74,7 @@ def _as_seen(line: list[Piece]) -> list[Piece]:
 
 
 def parts(token: str) -> Iterator[tuple[str, bool]]:
-    """A token's lines, each with whether a newline ends it; what cannot be printed shows as a dot."""
+    """The lines of a token, each with whether a newline ends it; unprintable characters become dots."""
     lines = ("\n" if token == "<eos>" else token).replace("\t", "  ").split("\n")
     for index, line in enumerate(lines):
         shown = "".join(c if c.isprintable() or c in JOINERS else "·" for c in line)
@@ -84,7 +84,7 @@ def parts(token: str) -> Iterator[tuple[str, bool]]:
 
 
 def clusters(text: str) -> list[str]:
-    """Characters, each with the marks that stand on it; one that begins with a mark has lost what it stood on."""
+    """Characters with their combining marks; an entry that begins with a mark has no base character."""
     found: list[str] = []
     for character in text:
         if found and _on_another(character):
@@ -99,12 +99,12 @@ def _on_another(character: str) -> bool:
 
 
 def _wide(text: str) -> int:
-    """The columns that a text takes."""
+    """The number of columns of a text."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text if not _on_another(c))
 
 
 def size(pieces: Sequence[Piece]) -> tuple[int, int]:
-    """Rows and columns that the passage takes, wide enough for the legend."""
+    """Rows and columns of the passage, wide enough for the legend."""
     return (
         max((piece.row for piece in pieces), default=0) + 1,
         max(NARROWEST, max((piece.column + piece.width for piece in pieces), default=0)),
@@ -112,13 +112,13 @@ def size(pieces: Sequence[Piece]) -> tuple[int, int]:
 
 
 def inches(pieces: Sequence[Piece]) -> tuple[float, float]:
-    """Width and height of a picture that holds the passage and its legend."""
+    """Width and height in inches of a picture of the passage and its legend."""
     rows, used = size(pieces)
     return used * CELL + 0.3, rows * CELL * TALL + 1.1
 
 
 def legend(axes: Axes, scale: Normalize, colours: Colormap, label: str) -> None:
-    """A bar under a passage that says what its colours mean."""
+    """Draw a colour bar under a passage."""
     figure = axes.figure.get_figure(root=True)
     assert figure is not None
     mappable = ScalarMappable(scale, colours)
@@ -128,7 +128,7 @@ def legend(axes: Axes, scale: Normalize, colours: Colormap, label: str) -> None:
 
 
 def frame(axes: Axes, pieces: Sequence[Piece]) -> None:
-    """Make axes the grid that the pieces lie on."""
+    """Set up axes as the grid of the pieces."""
     rows, used = size(pieces)
     axes.set_axis_off()
     axes.set(xlim=(0, used), ylim=(rows, 0))
@@ -136,12 +136,12 @@ def frame(axes: Axes, pieces: Sequence[Piece]) -> None:
 
 
 def paint(axes: Axes, pieces: Sequence[Piece], scale: Normalize, colours: Colormap) -> None:
-    """The letters on their colours; the last thing drawn on the axes, whose width says how big a letter is."""
+    """Draw the letters on their colours. Call it last, since the width of the axes determines the size of letters."""
     _, used = size(pieces)
     figure = axes.figure.get_figure(root=True)
     assert figure is not None
     if not isinstance(figure.get_layout_engine(), PlaceHolderLayoutEngine):
-        figure.draw_without_rendering()  # lays the axes out, once: with letters it takes long
+        figure.draw_without_rendering()  # computes the layout before letters are added, which make it slow
         figure.set_layout_engine("none")
     points = axes.get_window_extent().width / used * 72 / figure.dpi / 0.602  # a character is 0.602 em wide
     for piece in pieces:
@@ -155,7 +155,7 @@ def paint(axes: Axes, pieces: Sequence[Piece], scale: Normalize, colours: Colorm
 
 
 def _write(axes: Axes, cluster: str, x: float, row: int, points: float, colour: str) -> None:
-    """A character and its marks in its cell; by its number in a frame, where no font has it."""
+    """Draw a character with its marks in its cell; if no font has it, its code point in a frame."""
     if cluster.isspace() or cluster in JOINERS:
         return
     found = glyphs.font_of(cluster[0])
@@ -176,25 +176,25 @@ def _write(axes: Axes, cluster: str, x: float, row: int, points: float, colour: 
 
 
 def colour_of(value: float, scale: Normalize, colours: Colormap) -> str:
-    """The colour of a number as #rrggbb; what lies beyond the scale has the colour of its end."""
+    """The colour of a number as #rrggbb, clipped to the ends of the scale."""
     assert scale.vmin is not None
     assert scale.vmax is not None
     return to_hex(colours(float(scale(min(max(value, scale.vmin), scale.vmax)))))
 
 
 def ink(colour: str) -> str:
-    """Black on light colours, white on dark ones."""
+    """The text colour on a background: black on light colours, white on dark ones."""
     red, green, blue = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
 def shown(token: str) -> str:
-    """A token as HTML."""
+    """A token as escaped HTML."""
     return html.escape("".join(part + "\n" * ends for part, ends in parts(token)))
 
 
 def spans(pairs: Pairs, scale: Normalize, colours: Colormap, tip: str) -> str:
-    """Tokens on the colours of their numbers as HTML; `tip` says how a number is written on hovering."""
+    """Tokens coloured by their numbers, as HTML; `tip` is the format of a number shown on hovering."""
     found = []
     for token, value in pairs:
         colour = colour_of(value, scale, colours)
@@ -204,7 +204,7 @@ def spans(pairs: Pairs, scale: Normalize, colours: Colormap, tip: str) -> str:
 
 
 def bar(colours: Colormap, low: str, high: str) -> str:
-    """The colours of a page from `low` to `high`, as HTML."""
+    """A colour bar from `low` to `high`, as HTML."""
     steps = ", ".join(to_hex(colours(i / 10)) for i in range(11))
     return (
         f'<div style="height:1em;background:linear-gradient(to right, {steps})"></div>'
@@ -213,7 +213,7 @@ def bar(colours: Colormap, low: str, high: str) -> str:
 
 
 def write_page(to: Path, title: str, body: str) -> None:
-    """Write a page of its own, which needs nothing else; its folder is made."""
+    """Write a self-contained HTML page; its folder is created."""
     to.parent.mkdir(parents=True, exist_ok=True)
     page = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>

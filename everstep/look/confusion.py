@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Confusion matrices."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from everstep.look.style import canvas, save
 from everstep.measures import ClassMeasures
 
 MOST = 30
-"""Classes that one picture shows; of more, those with the most mistakes."""
+"""Most classes in a picture; beyond that, those with the most mistakes are shown."""
 WRITTEN = 15
-"""Up to so many classes, each cell has its number."""
+"""Most classes for which cells show their numbers."""
 
 
 def draw_confusion(measured: ClassMeasures, names: Sequence[str], path: Path, unit: str = "text") -> str:
-    """Draw the counts of (class, prediction) pairs as shares of each class; returns what to see.
+    """Draw the counts of (class, prediction) pairs as shares of each class; returns the caption.
 
     Args:
         measured: predictions of K classes.
-        names: of the classes.
+        names: the class names.
         path: the PNG to write.
-        unit: what has a class: "text", "word".
+        unit: the name of a classified item: "text", "word".
     """
     chosen = _chosen(measured)
     shown, totals = measured.confusion(chosen), measured.support[chosen][:, None]
@@ -52,13 +52,13 @@ def draw_confusion(measured: ClassMeasures, names: Sequence[str], path: Path, un
 
 
 def _mistakes(measured: ClassMeasures) -> NDArray[np.int64]:
-    """(M, 3): those of the cells that are off the diagonal."""
+    """The off-diagonal rows of `cells`, (M, 3)."""
     mistakes: NDArray[np.int64] = measured.cells[measured.cells[:, 0] != measured.cells[:, 1]]
     return mistakes
 
 
 def _chosen(measured: ClassMeasures) -> NDArray[np.int64]:
-    """The classes that are shown, in their order: all, or those with the most mistakes."""
+    """The classes to show, in order: all, or those with the most mistakes."""
     of, taken, often = _mistakes(measured).T
     classes = len(measured.support)
     each = np.bincount(of, often, minlength=classes) + np.bincount(taken, often, minlength=classes)

@@ -1,4 +1,4 @@
-"""Learning curves: training and validation loss, and other measures of the validation, against steps and time."""
+"""Learning curves: training and validation loss, and other validation measures, against steps and time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from everstep.look.style import COLOURS, DASHES, canvas, save
 TRAINING, VALIDATION = COLOURS[:2]
 BITS = 1 / math.log(2)
 LEVEL = 0.01
-"""A change of the loss by a smaller share is called none."""
+"""Smaller relative changes of the loss count as none."""
 
 
 Point: TypeAlias = tuple[int, float, float]
@@ -26,13 +26,13 @@ Point: TypeAlias = tuple[int, float, float]
 
 @dataclass
 class Curves:
-    """What `metrics.jsonl` holds of it: points (step, minutes, value).
+    """Learning curves from `metrics.jsonl`, as points (step, minutes, value).
 
     Attributes:
-        training, validation: the losses; where they are measured in nats, in bits.
-        measures: other measures of the validation by name, in their own units.
-        kept: the step of the weights that the run keeps, where it says so.
-        select: the measure that chose them, if it is not the loss.
+        training, validation: the losses; nats are converted to bits.
+        measures: other validation measures by name, in their own units.
+        kept: the step of the kept weights, if recorded.
+        select: the measure that selected them, if it is not the loss.
     """
 
     training: list[Point] = field(default_factory=list)
@@ -42,25 +42,25 @@ class Curves:
     select: str | None = None
 
     def best(self) -> int:
-        """Which validation's weights the run keeps, by its place; as far as that is not said, that of lowest loss."""
+        """The index of the validation whose weights are kept; if not recorded, that of the lowest loss."""
         steps = [step for step, _, _ in self.validation]
         return steps.index(self.kept) if self.kept in steps else self.lowest()
 
     def lowest(self) -> int:
-        """Which validation has the lowest loss, by its place."""
+        """The index of the validation with the lowest loss."""
         return min(range(len(self.validation)), key=lambda place: self.validation[place][2])
 
 
 def read_curves(metrics: Path, loss_unit: str = "nats", select: str | None = None) -> Curves:
-    """The training and validation losses in a run's `metrics.jsonl`, and its other measures of the validation.
+    """Read the losses and other validation measures in a run's `metrics.jsonl`.
 
     Args:
         metrics: the file.
-        loss_unit: of the losses; those in nats become bits.
-        select: the measure that chose the weights, as `train.select` names it; None: the loss.
+        loss_unit: the unit of the losses; nats are converted to bits.
+        select: the measure that selected the weights (`train.select`); None: the loss.
 
     Raises:
-        RunError: it is missing or holds no loss.
+        RunError: the file is missing or holds no loss.
     """
     named = (select or "loss").removeprefix("valid.")
     curves = Curves(select=None if named == "loss" else _shown(named))
@@ -81,7 +81,7 @@ def read_curves(metrics: Path, loss_unit: str = "nats", select: str | None = Non
 
 
 def _shown(measure: str) -> str:
-    """A measure's name as it is drawn."""
+    """The displayed name of a measure."""
     return measure.replace("_", " ")
 
 
@@ -90,17 +90,17 @@ def learning_curves(
 ) -> Curves:
     """Draw a run's training loss (thin: as measured, thick: smoothed) and validation loss.
 
-    In a PNG, other measures of the validation stand beside them. Marked is the validation whose weights are kept.
+    A PNG also shows other validation measures. The validation whose weights are kept is marked.
 
     Args:
         metrics: a run's `metrics.jsonl`.
         to: the PNG to write, or axes to draw on.
-        token: what has one loss, for the axis: "character", "word", "text".
-        loss_unit: of the loss; nats are drawn as bits.
-        select: the measure that chose the weights, as `train.select` names it; None: the loss.
+        token: the name of an item with one loss, for the axis: "character", "word", "text".
+        loss_unit: the unit of the loss; nats are drawn as bits.
+        select: the measure that selected the weights (`train.select`); None: the loss.
 
     Raises:
-        RunError: there is nothing to draw.
+        RunError: the file is missing or holds no loss.
     """
     curves = read_curves(metrics, loss_unit, select)
     if isinstance(to, Axes):
@@ -123,7 +123,7 @@ def learning_curves(
 
 
 def _alike(measures: dict[str, list[Point]]) -> list[dict[str, list[Point]]]:
-    """Measures that one axis can show: all shares, from 0 to 1, together; each other by itself."""
+    """Groups of measures that share an axis: all measures in [0, 1] together, each other one by itself."""
     shares = {name: points for name, points in measures.items() if all(0 <= value <= 1 for _, _, value in points)}
     others = [{name: points} for name, points in measures.items() if name not in shares]
     return [shares, *others] if shares else others
@@ -143,7 +143,7 @@ def _draw_measures(axes: Axes, measures: dict[str, list[Point]]) -> None:
 
 
 def _mark(axes: Axes, points: list[Point], kept: int | None, word: str, colour: str = "black") -> None:
-    """A word and the value at the step whose weights are kept."""
+    """Mark the step whose weights are kept with `word` and the value there."""
     at = next((place for place, (step, _, _) in enumerate(points) if step == kept), None)
     if at is None:
         return
@@ -162,12 +162,12 @@ def _mark(axes: Axes, points: list[Point], kept: int | None, word: str, colour: 
 
 
 def per(token: str, loss_unit: str) -> str:
-    """The unit of a drawn loss: "bits per word"."""
+    """The unit of a drawn loss, such as "bits per word"."""
     return f"{'bits' if loss_unit == 'nats' else loss_unit} per {token}"
 
 
 def draw_curves(axes: Axes, curves: Curves, token: str = "token", loss_unit: str = "nats") -> None:
-    """The curves on given axes."""
+    """Draw the curves on `axes`."""
     if curves.training:
         steps = [step for step, _, _ in curves.training]
         bits = [value for _, _, value in curves.training]
@@ -190,8 +190,7 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token", loss_unit: str
 
 
 def curve_words(curves: Curves, token: str = "token", loss_unit: str = "nats") -> str:
-    """The sentences to put under the curves: whether the training loss fell, what the validation loss did, which
-    weights are kept."""
+    """The caption: whether the training loss fell, how the validation loss changed, which weights are kept."""
     kept = ""
     if curves.select is not None and curves.validation:
         step = curves.validation[curves.best()][0]
@@ -201,7 +200,7 @@ def curve_words(curves: Curves, token: str = "token", loss_unit: str = "nats") -
 
 
 def _loss_words(curves: Curves, token: str, loss_unit: str) -> str:
-    """Whether the training loss fell, and what the validation loss did."""
+    """Sentences on the change of training and validation loss."""
     unit = per(token, loss_unit)
     training = smooth([bits for _, _, bits in curves.training])
     fell = len(training) > 1 and training[-1] < training[0] * (1 - LEVEL)
@@ -228,14 +227,14 @@ def _loss_words(curves: Curves, token: str, loss_unit: str) -> str:
 
 
 def smooth(values: list[float], share: float = 0.05) -> list[float]:
-    """Mean of each value's neighbours, `share` of the curve wide; the ends use the neighbours there are."""
+    """Moving average over a window of `share` of the curve, truncated at the ends."""
     half = int(len(values) * share / 2)
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
 def _zoom(curves: Curves) -> tuple[float, float]:
-    """Limits that leave out the fall of the first twentieth, which would flatten all that follows."""
+    """Limits of the loss axis that exclude the first twentieth, whose steep fall would flatten the rest."""
     training = curves.training[len(curves.training) // 20 :]
     values = [bits for _, _, bits in training + curves.validation]
     low, high = min(values), max(values)

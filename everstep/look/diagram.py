@@ -1,4 +1,4 @@
-"""The step of a cell as a diagram: products, pointwise operations with their symbols, gates by their names."""
+"""The step of a cell as a diagram of products, pointwise operations and named gates."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ SYMBOLS = {
     "mv": "·",
 }
 Span = tuple[int, int] | None
-"""Of a value's last dimension; None for all of it."""
+"""A range of a value's last dimension; None for all of it."""
 
 
 class Item(NamedTuple):
-    """A node: its text, line by line, its kind ("input", "product", "gate", "pointwise", "output") and its shape."""
+    """A node: its lines of text, its kind ("input", "product", "gate", "pointwise", "output") and its shape."""
 
     lines: tuple[str, ...]
     kind: str
@@ -56,7 +56,7 @@ class Item(NamedTuple):
 
 @dataclass
 class Diagram:
-    """Nodes and edges; `delays` go from an output back to the input that it is one step later."""
+    """Nodes and edges; `delays` lead from an output to the input that it becomes one step later."""
 
     items: dict[str, Item] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
@@ -68,24 +68,24 @@ class Diagram:
 
 
 def step_diagram(cell: Cell, x: Tensor) -> Diagram:
-    """One step of `cell` for inputs like x (batch, input_size), traced in eval mode.
+    """The diagram of one step of `cell` for inputs like x (batch, input_size), traced in eval mode.
 
-    Slices and other views are no nodes: what they cut out is a node of its own, so that the one product that computes
-    four gates reads as four. Parameters are named where they act.
+    Slices and other views are not nodes. Each slice of a value is a separate node instead, so that a product that
+    computes four gates appears as four. Parameters are named at the operations that use them.
 
     Raises:
-        Untraceable: the step cannot be followed; with the reason.
+        Untraceable: the step cannot be traced, with the reason.
     """
     return _Drawer(cell, named_step(cell, x)).draw(x)
 
 
 def leaf_name(name: str) -> str:
-    """A name for a leaf of the state: h for a lone one, s0 for one that has but a number."""
+    """The name of a state leaf: h for a single one, s0 for one with only an index."""
     return "h" if name == "state" else f"s{name}" if name[0].isdigit() else name
 
 
 def symbol(name: str, when: str) -> str:
-    """A name with the time below it, as mathtext."""
+    """A name with the time as subscript, as mathtext."""
     plain = name.replace("_", r"\_")
     return rf"$\mathit{{{plain}}}_{{{when}}}$"
 
@@ -104,7 +104,7 @@ class _Drawer:
         output, *ends = self._results()
         shown: dict[str, list[str]] = {}
         nodes: dict[str, fx.Node] = {}
-        for name, node in (("y", output), *zip(names, ends, strict=True)):  # a state may be called y too
+        for name, node in (("y", output), *zip(names, ends, strict=True)):  # a state leaf may also be called y
             key = self._value(node, None)
             assert key is not None
             shown[key] = list(dict.fromkeys([*shown.get(key, []), name]))
@@ -132,7 +132,7 @@ class _Drawer:
         return key
 
     def _value(self, node: fx.Node, span: Span) -> str | None:
-        """The node of the diagram that gives this part of a value; None for what parameters alone give."""
+        """The node of the diagram for this part of a value; None for what depends on parameters alone."""
         if node in self.step.constant:
             return None
         size = _size(node)
@@ -148,7 +148,7 @@ class _Drawer:
         piece = _piece(node, span)
         if piece is not None:
             return self._value(*piece)
-        if name == "getitem":  # the value that normalisation gives beside its mean and scale
+        if name == "getitem":  # normalisation returns its value with mean and scale
             return self._value(node.args[0], span)  # type: ignore[arg-type]
         if kind == "view" and name != "cat" and (span is None or _size(node.all_input_nodes[0]) == size):
             return self._value(node.all_input_nodes[0], span)
@@ -163,7 +163,7 @@ class _Drawer:
         return self._operation(node, span)
 
     def _passes(self, node: fx.Node, size: int) -> bool:
-        """Whether a part of the result needs just that part of each argument."""
+        """Whether a part of the result depends only on the same part of each argument."""
         if kind_of(node.target) == "product":
             return any(other in self.step.constant for other in node.all_input_nodes)
         inputs = node.all_input_nodes
@@ -211,11 +211,11 @@ class _Drawer:
         return key
 
     def _part(self, node: fx.Node, span: tuple[int, int]) -> str:
-        """The name of a part of a block of gates."""
+        """The name of a slice of a block of gates."""
         return gate_name(self.cell, narrowed(self.step.rows[node], _size(node), *span)) or f"{span[0]}:{span[1]}"
 
     def _named(self, node: fx.Node, span: Span) -> str:
-        """A parameter by its name, with the rows that are read."""
+        """The name of a parameter with the rows that are used."""
         rows = self.step.rows.get(node, frozenset())
         if len(rows) != 1:
             sources = [self.step.parameters[n] for n in _ancestors(node) if n in self.step.parameters]
@@ -229,12 +229,12 @@ class _Drawer:
 
 
 def _bound(arg: Any) -> str:
-    """A number as it is written, "" where there is none."""
+    """A number as text, "" for None."""
     return f"{arg:g}".replace("-", "−") if isinstance(arg, int | float) else ""
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:
-    """The arguments, one as often as it comes, lists opened."""
+    """The arguments that are nodes, with repetitions, lists flattened."""
     found: list[fx.Node] = []
     for arg in node.args:
         found += [part for part in (arg if isinstance(arg, list | tuple) else [arg]) if isinstance(part, fx.Node)]
@@ -249,7 +249,7 @@ def _ancestors(node: fx.Node) -> list[fx.Node]:
 
 
 def _cut(node: fx.Node) -> tuple[fx.Node, int, int] | None:
-    """The source and range of what is cut out of a last dimension."""
+    """The source and range of a slice of the last dimension; None if the node is not one."""
     source: Any = node.args[0] if node.args else None
     if operation_name(node.target) == "slice":
         dim, start, stop = (*node.args[1:4], 0, 0, None)[:3]
@@ -268,7 +268,7 @@ def _cut(node: fx.Node) -> tuple[fx.Node, int, int] | None:
 
 
 def _piece(node: fx.Node, span: Span) -> tuple[fx.Node, Span] | None:
-    """The one of several values put side by side that holds this span, and where it does."""
+    """The operand of a concatenation that contains this span, and the span within it."""
     if span is None or operation_name(node.target) != "cat":
         return None
     pieces, dim = (*node.args, 0)[:2]

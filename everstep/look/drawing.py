@@ -1,4 +1,4 @@
-"""What drawn graphs share: axes in inches, arrows, boxes, the square that is a delay, colours and sizes of letters."""
+"""Elements of drawn graphs: axes in inches, arrows, boxes, delay squares, colours, font sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.path import Path as Curve
 
 from everstep.look.layout import Point
 
-# Okabe and Ito's, made light: what a node is, is also said by its text and its shape
+# light versions of the colours of Okabe and Ito; the kind of a node also shows in its text and shape
 FILLS = {"input": "white", "output": "white", "product": "#DCEBF7", "gate": "#FCE3C5", "pointwise": "#E6F2E6"}
 INK, FAINT, BACK = "#222222", "#555555", "#B34700"
 SIZE, SMALL = 11, 9
@@ -19,7 +19,7 @@ LATER = "one step later"
 
 
 def inches(left: float, right: float, bottom: float, top: float) -> Axes:
-    """Axes on which one unit is one inch."""
+    """Axes in which one unit is one inch."""
     figure = Figure(figsize=(right - left, top - bottom), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -28,7 +28,7 @@ def inches(left: float, right: float, bottom: float, top: float) -> Axes:
 
 
 def arrow(axes: Axes, curve: Sequence[Point], colour: str = INK) -> None:
-    """A Bézier curve with a head; 3 n + 1 points."""
+    """Draw a cubic Bézier curve of 3 n + 1 points with an arrow head."""
     codes = [Curve.MOVETO] + [Curve.CURVE4] * (len(curve) - 1)
     head = FancyArrowPatch(
         path=Curve(curve, codes), arrowstyle="-|>", mutation_scale=9, color=colour, linewidth=0.9, shrinkA=0, shrinkB=0
@@ -37,13 +37,13 @@ def arrow(axes: Axes, curve: Sequence[Point], colour: str = INK) -> None:
 
 
 def straight(axes: Axes, start: Point, stop: Point, colour: str = INK) -> None:
-    """A straight arrow."""
+    """Draw a straight arrow."""
     (a, b), (c, d) = start, stop
     arrow(axes, [start, ((2 * a + c) / 3, (2 * b + d) / 3), ((a + 2 * c) / 3, (b + 2 * d) / 3), stop], colour)
 
 
 def box(axes: Axes, centre: Point, size: Point, colour: str, rounded: float) -> None:
-    """A box with corners of that radius."""
+    """Draw a box with corner radius `rounded`."""
     (x, y), (width, height) = centre, size
     style = f"round,pad=0,rounding_size={min(rounded, width / 2, height / 2)}" if rounded else "square,pad=0"
     corner = (x - width / 2, y - height / 2)
@@ -51,7 +51,7 @@ def box(axes: Axes, centre: Point, size: Point, colour: str, rounded: float) -> 
 
 
 def square(axes: Axes, centre: Point) -> None:
-    """The delay of one step."""
+    """Draw the square of a one-step delay."""
     x, y = centre
     axes.add_patch(Rectangle((x - 0.08, y - 0.08), 0.16, 0.16, facecolor=BACK, edgecolor=BACK))
 
@@ -64,14 +64,14 @@ def figure_of(axes: Axes) -> Figure:
 
 
 def heading(axes: Axes, title: str) -> None:
-    """What is drawn, above it at the left."""
+    """Write a title at the top left."""
     axes.annotate(
         title, (0, 1), (12, -10), "axes fraction", "offset points", fontsize=SIZE + 2, color=INK, va="top", ha="left"
     )
 
 
 def points_on(curve: Sequence[Point]) -> list[Point]:
-    """Some points that a Bézier curve passes, its ends among them; its control points may lie far off."""
+    """Points on a Bézier curve, including its ends (control points may lie far from the curve)."""
     found = [curve[0]]
     for place in range(0, len(curve) - 1, 3):
         a, b, c, d = curve[place : place + 4]

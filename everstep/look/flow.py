@@ -1,4 +1,4 @@
-"""Gradient flow: how much of a loss's gradient is left after travelling back through time."""
+"""Gradient flow: the norm of a loss gradient after propagation back through time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from everstep.look.trajectory import Moment, as_wide, check_causal, follow, name
 from everstep.state import State
 
 StepLoss = Callable[[Tensor], Tensor]
-"""Outputs (batch, time, features) to the loss of each step (batch, time), which depends on that step's output alone."""
+"""Maps outputs (batch, time, features) to the loss of each step (batch, time), which depends on its output alone."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Flow:
     """‖∂L_t/∂h_k‖ against the lag t − k.
 
     Attributes:
-        names: of the curves: layers, or leaves of their states.
+        names: the names of the curves: layers, or leaves of their states.
         lags: 0 … K, in steps.
-        norms: (curves, samples, K + 1): one sample for each row and each t.
+        norms: (curves, samples, K + 1), with one sample for each row and each t.
     """
 
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ class Flow:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """(curves, K + 1): the mean over the samples."""
+        """The mean over the samples, (curves, K + 1)."""
         return np.asarray(self.norms.mean(1))
 
 
@@ -52,11 +52,11 @@ def gradient_flow(
     leaves: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Flow:
-    """‖∂L_t/∂h_k‖₂ for lags t − k = 0 … K, exact, with h_k the state of a layer from which step k + 1 starts.
+    """‖∂L_t/∂h_k‖₂ for lags t − k = 0 … K, exactly, with h_k the state of a layer before step k + 1.
 
-    All leaves of a layer's state are one vector h_k; the states of a stack's other layers at k are held. It vanishes
-    or explodes like the products of the step's Jacobians (Hochreiter 1991; Bengio 1994; Pascanu 2013). At lag 0, where
-    no step starts from h_t any more, it is the gradient at each leaf as it is made within step t.
+    h_k concatenates all leaves of a layer's state; the states of the other layers of a stack at k are held fixed. The
+    norm vanishes or explodes like the products of the step's Jacobians (Hochreiter 1991; Bengio 1994; Pascanu 2013). At
+    lag 0 it is the gradient at each leaf as computed within step t.
 
     >>> from everstep import LSTM
     >>> flow = gradient_flow(LSTM(3, 5), torch.randn(2, 40, 3), lags=30)
@@ -64,21 +64,21 @@ def gradient_flow(
     (1, 31)
 
     Args:
-        cell: any cell or causal wiring; a copy of it runs, in eval mode. Each layer of a `Stack` gives a curve.
+        cell: any cell or causal wiring; a copy of it runs in eval mode. Each layer of a `Stack` gives a curve.
         xs: (batch, time, input_size).
         lags: K; half of the steps if None.
-        loss: from outputs to the loss of each step; Σ v·y_t if None, with v a random unit vector, always the same.
-        state: where to start, if not in the initial state.
-        samples: at how many t, spread evenly over the steps K + 1 … T.
-        leaves: a curve for each leaf of the state (h, c, …) rather than for all of a layer's leaves together.
-        dtype: to compute in; `torch.float64` lets a gradient fall to 1e-300 before it is lost, float32 to 1e-38.
+        loss: maps outputs to the loss of each step; if None, v·y_t with a fixed random unit vector v.
+        state: the state to start from; the initial state if None.
+        samples: number of t, spread evenly over the steps K + 1 … T.
+        leaves: whether to give a curve for each leaf of the state (h, c, …), instead of one per layer.
+        dtype: the dtype to compute in; gradients underflow below 1e-300 in `torch.float64`, below 1e-38 in float32.
 
     Raises:
-        TypeError: an acausal layer, or inputs that are no floating-point tensor.
+        TypeError: the layer is acausal, or the inputs are not a floating-point tensor.
         ValueError: inputs of another shape, lags not in 1 … T − 1, a cell without a state, a loss of another shape,
             or a state that is not finite.
 
-    Known limit: all T steps are kept for the backward pass, as in training.
+    Known limit: all T steps are stored for the backward pass, as in training.
     """
     who = "gradient_flow"
     body, xs = ready(who, check_causal(who, cell), xs, dtype)
@@ -90,7 +90,7 @@ def gradient_flow(
     kept = remembering(layers, xs)
     if not kept:
         raise ValueError(f"{who}: {type(cell).__name__} has no state that a gradient could flow through")
-    # inputs that take a gradient, so that a state made of them alone has a place in the graph
+    # inputs require a gradient, so that a state that depends on them alone is in the graph
     moments = follow(who, body, xs.requires_grad_(), state)
     ends = np.unique(np.linspace(lags, time - 1, min(max(samples, 1), time - lags)).round().astype(int))
     heads = _loss_gradients(torch.stack([seen[-1].output for seen in moments], 1), loss)
@@ -105,7 +105,7 @@ def gradient_flow(
 
 
 def _loss_gradients(ys: Tensor, loss: StepLoss | None) -> Tensor:
-    """∂L_t/∂y_t for every step, (batch, time, features)."""
+    """∂L_t/∂y_t for every step: (batch, time, features)."""
     ys = ys.detach().requires_grad_()
     if loss is None:
         direction = torch.randn(ys.shape[2], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -122,7 +122,7 @@ def _loss_gradients(ys: Tensor, loss: StepLoss | None) -> Tensor:
 def _norms(
     y: Tensor, head: Tensor, window: list[list[Moment]], kept: list[int], called: list[str], leaves: bool
 ) -> dict[str, NDArray[np.float64]]:
-    """Norms (batch, lags + 1) of the gradient at each layer or leaf, from the window's last step backwards."""
+    """The norms (batch, lags + 1) of the gradient at each layer or leaf, from the last step of the window backwards."""
     places = [(place, name) for place in kept for name, _ in real(window[0][place].state)]
     nodes = [leaf for place in kept for _, leaf in real(window[0][place].made)]
     nodes += [leaf for seen in window[1:] for place in kept for _, leaf in real(seen[place].state)]
@@ -140,7 +140,7 @@ def _norms(
 
 
 def _norm(gradient: Tensor) -> Tensor:
-    """‖·‖₂ of each row (batch,) in float64; scaled, as the square of a small number may be 0."""
+    """The norm of each row (batch,) in float64; scaled, since squares of small numbers may underflow."""
     rows = as_wide(gradient).reshape(len(gradient), -1)
     limits = torch.finfo(rows.dtype)
     largest = rows.abs().amax(1, keepdim=True).clamp(limits.tiny, limits.max)
@@ -149,12 +149,12 @@ def _norm(gradient: Tensor) -> Tensor:
 
 
 def draw_flow(flow: Flow | Mapping[str, Flow], path: Path, unit: str = "step") -> str:
-    """Draw mean norms against the lag on a logarithmic scale, and give a sentence that says what to see.
+    """Draw mean norms against the lag on a logarithmic scale; returns the caption.
 
     Args:
-        flow: one, or several by the name of their model, to be drawn on one another.
+        flow: one flow, or several by the name of their model, drawn on the same axes.
         path: the PNG to write.
-        unit: what one step is: "step", "character", "word".
+        unit: the name of a step: "step", "character", "word".
     """
     flows = flow if isinstance(flow, Mapping) else {"": flow}
     curves = {
@@ -187,7 +187,7 @@ def draw_flow(flow: Flow | Mapping[str, Flow], path: Path, unit: str = "step") -
 
 
 def _fate(share: float) -> str:
-    """What becomes of a gradient of which so much is left."""
+    """A description of a gradient of which `share` is left."""
     if not math.isfinite(share):
         return "beyond what numbers hold"
     bounds = ((0.01, "it vanishes"), (0.5, "it fades"), (2, "it is kept"), (100, "it grows"))

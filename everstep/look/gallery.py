@@ -1,4 +1,4 @@
-"""The README of a folder of pictures: each picture with the sentence that says what to see."""
+"""The README of a folder of pictures, with a caption for each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SHOWN = (".png", ".svg")
 
 
 def write_gallery(folder: Path, title: str, drawn: Sequence[tuple[Path, str]]) -> Path:
-    """Write `README.md`, or `PICTURES.md` where the folder has a README of another kind; give its path.
+    """Write `README.md`, or `PICTURES.md` if the folder has another README; returns its path.
 
-    Sections of pictures that are not drawn anew stay as they are, as long as the file is there.
+    Sections of other pictures are kept as long as their files exist.
 
     >>> folder = getfixture("tmp_path")
     >>> _ = (folder / "a.png").write_bytes(b"")
@@ -21,9 +21,9 @@ def write_gallery(folder: Path, title: str, drawn: Sequence[tuple[Path, str]]) -
     ## a.png
 
     Args:
-        folder: where the pictures lie.
-        title: of the page.
-        drawn: the path of each picture, in the folder, and its sentence.
+        folder: the folder of the pictures.
+        title: the title of the page.
+        drawn: the path of each picture, in the folder, and its caption.
     """
     path = folder / "README.md"
     if path.exists() and not _ours(path):
@@ -47,7 +47,7 @@ def _section(name: str, words: str) -> str:
 
 
 def _plain(words: str) -> str:
-    """Words as they are, without what Markdown would make of them."""
+    """The text with Markdown characters escaped."""
     return re.sub(r"([\\`*_<>\[\]|#$])", r"\\\1", words)
 
 

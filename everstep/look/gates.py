@@ -1,4 +1,4 @@
-"""What gates and units do over a text: their values at every step, coloured text, and how often gates saturate."""
+"""Gates and units over a text: values at every step, coloured text, saturation of gates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from everstep.state import State, leaves, map_state
 from everstep.tracing.refusals import Untraceable
 from everstep.wirings import Bidirectional
 
-# both run evenly in lightness, and are told apart by the colour-blind
+# both are even in lightness and suitable for the colour-blind
 DIVERGING, RISING = colormaps["RdBu_r"], colormaps["YlGnBu"]
 LEFT, RIGHT = 0.1, 0.9
 MARKERS = "osD^vP"
@@ -29,14 +29,14 @@ MARKERS = "osD^vP"
 
 @dataclass(frozen=True)
 class Activity:
-    """What one layer did at every step of a sequence.
+    """Gates, candidates and states of one layer at every step of a sequence.
 
     Attributes:
-        name: of the layer, such as "layer 2 LSTM".
-        gates: name to values (steps, units) in [0, 1].
-        candidates: name to values of the other bounded activations, such as an LSTM's g in [−1, 1].
-        state: name of a leaf ("h" for a lone one) to its values after each step; several dimensions are laid flat.
-        problem: why the gates are not known, where the step cannot be traced.
+        name: the name of the layer, such as "layer 2 LSTM".
+        gates: by name, values (steps, units) in [0, 1].
+        candidates: by name, values of the other bounded activations, such as g of an LSTM in [−1, 1].
+        state: by name of the leaf ("h" for a single one), its values after each step, flattened to (steps, units).
+        problem: the reason why gates are unknown, if the step cannot be traced.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Activity:
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """Everything: state, gates, candidates; where two have one name, the state's leaf has it."""
+        """State, gates and candidates by name; at equal names, the leaf of the state is returned."""
         return {**self.state, **{k: v for k, v in {**self.gates, **self.candidates}.items() if k not in self.state}}
 
     def unit(self, part: str, unit: int) -> Tensor:
         """The values (steps,) of one unit of a gate, a candidate or a leaf of the state.
 
         Raises:
-            ValueError: no such part or unit; says which there are.
+            ValueError: there is no such part or unit; the message lists those that exist.
         """
         if part not in self.parts:
             raise ValueError(f"{self.name}: no gate or state {part!r}; there are {', '.join(self.parts)}{self._why()}")
@@ -64,14 +64,14 @@ class Activity:
         return values[:, unit]
 
     def at(self, steps: slice | Tensor) -> Activity:
-        """The same at some of the steps."""
+        """The activity at some of the steps."""
         gates, candidates, state = (
             {name: value[steps] for name, value in kind.items()} for kind in (self.gates, self.candidates, self.state)
         )
         return Activity(self.name, gates, candidates, state, self.problem)
 
     def check_gates(self) -> None:
-        """Raise a ValueError if there are no gates, or none are known."""
+        """Raise a ValueError if there are no gates, or they are unknown."""
         if not self.gates:
             other = f" or at {', '.join(self.candidates)}" if self.candidates else ""
             why = (
@@ -87,10 +87,10 @@ class Activity:
 
 
 def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
-    """Gates, candidates and states of every layer with a state at every step of one sequence, in eval mode.
+    """Gates, candidates and states of every layer with a state, at every step of one sequence, in eval mode.
 
-    A gate's value is what its activation gives; how it is found and named is told at `everstep.look.step.named_step`:
-    the first bounded activation of a sum of rows that x_t or h_{t-1} are multiplied by.
+    A gate is the first bounded activation of a sum of products with x_t or h_{t-1}; its value is the output of the
+    activation. For its detection and name see `everstep.look.step.named_step`.
 
     >>> from everstep import LSTM, Residual, Stack
     >>> lower, upper = activities(Stack(LSTM(3, 5), Residual(LSTM(5, 5))), torch.zeros(1, 7, 3))
@@ -100,13 +100,13 @@ def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
     torch.Size([7, 5])
 
     Args:
-        layer: a cell or wiring; what reads from right to left is laid out in the order of the text.
+        layer: a cell or wiring; the values of backward cells are given in the order of the text.
         xs: (1, steps, input_size).
-        state: where to start; the initial state if not given.
+        state: the state to start from; the initial state if None.
 
     Raises:
-        TypeError: xs is no floating-point tensor.
-        ValueError: xs of another shape, more than one sequence, or no layer with a state.
+        TypeError: xs is not a floating-point tensor.
+        ValueError: xs has another shape or more than one sequence, or no layer has a state.
     """
     model, xs = ready("activities", layer, xs, None, shortest=1)
     if len(xs) != 1:
@@ -126,7 +126,7 @@ def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
     for cell, back, number in found:
         record, place = records[id(cell)], used[id(cell)]
         used[id(cell)] += 1
-        share = len(record) // uses[id(cell)]  # a cell that stands at several places runs once for each
+        share = len(record) // uses[id(cell)]  # a cell used in several positions runs once for each
         mine = record[place * share : place * share + steps]
         called, turned = type(innermost(cell)).__name__, ", right to left" if back else ""
         name = f"layer {number} {called}{turned}" if several else called + turned
@@ -138,8 +138,10 @@ Record = list[tuple[Tensor, State, State]]
 
 
 def _remembering(layer: Layer, xs: Tensor, back: bool, number: int) -> Iterator[tuple[Cell, bool, int]]:
-    """The cells that are stepped and have a state, the lowest first; of each whether it reads from right to left, and
-    the number of its layer, which both directions of a layer share."""
+    """The cells with a state, lowest first, each with whether it runs backward, and the number of its layer.
+
+    Both directions of a layer share its number.
+    """
     below = number
     for place, inner in enumerate(layer.sublayers()):
         if inner is layer:
@@ -154,7 +156,7 @@ def _remembering(layer: Layer, xs: Tensor, back: bool, number: int) -> Iterator[
 
 
 def _recorded(cell: Cell) -> Record:
-    """Have a cell (a copy, that is ours) write down x, the old and the new state of every step."""
+    """Make a cell (a private copy) record x, the old and the new state of every step."""
     record: Record = []
     step = cell.step
 
@@ -182,7 +184,7 @@ def _activity(name: str, cell: Cell, record: Record) -> Activity:
 
 
 def pick(found: Sequence[Activity], layer: int) -> Activity:
-    """The layer of that number, from 1; a ValueError says which there are."""
+    """The layer with number `layer`, from 1; raises a ValueError that lists the layers."""
     if not 1 <= layer <= len(found):
         there = ", ".join(f"{k} ({activity.name})" for k, activity in enumerate(found, 1))
         raise ValueError(f"layer {layer} was asked for, but the layers with a state are {there}")
@@ -190,12 +192,12 @@ def pick(found: Sequence[Activity], layer: int) -> Activity:
 
 
 def liveliest(values: Tensor, count: int) -> list[int]:
-    """The units (of values (steps, units)) that vary most over the text, the first of equals first."""
+    """The indices of the `count` units of values (steps, units) that vary most, ties in order."""
     return torch.argsort(values.cpu().double().var(0, correction=0), descending=True, stable=True)[:count].tolist()
 
 
 def scale_of(values: Tensor, gate: bool) -> tuple[Normalize, Colormap]:
-    """Colours: 0 … 1 for a gate; else even about 0, to 1, or, if that is far off, to what 19 of 20 stay below."""
+    """The colour scale: 0 … 1 for a gate; else symmetric about 0, up to 1 or, if very different, the 95 % quantile."""
     if gate:
         return Normalize(0, 1), RISING
     top = float(values.cpu().double().abs().flatten().quantile(0.95)) if values.numel() else 1.0
@@ -203,7 +205,7 @@ def scale_of(values: Tensor, gate: bool) -> tuple[Normalize, Colormap]:
 
 
 def _round(top: float) -> float:
-    """1 if that will do, else the next of …, 0.1, 0.2, 0.5, 1, 2, 5, 10, …"""
+    """1 if suitable, else the next larger of …, 0.1, 0.2, 0.5, 1, 2, 5, 10, …"""
     if 0.3 <= top <= 1 or top == 0 or not math.isfinite(top):
         return 1.0
     power = math.floor(math.log10(top))
@@ -217,17 +219,17 @@ def units_text(
     to: Path,
     columns: int = 84,
 ) -> None:
-    """The text once for each unit, coloured by its value after each token (as in Karpathy, Johnson & Fei-Fei 2015).
+    """Draw the text once per unit, coloured by its value after each token (as in Karpathy, Johnson & Fei-Fei 2015).
 
     Args:
         tokens: the text of every step.
-        activity: of one layer over that text.
-        units: part and unit, such as ("c", 17) or ("f", 3), all of one kind: gates, or none of them.
+        activity: the activity of one layer over the text.
+        units: pairs of part and unit, such as ("c", 17) or ("f", 3); either all are gates or none.
         to: the PNG to write.
-        columns: characters in a row at most.
+        columns: most characters in a row.
 
     Raises:
-        ValueError: a text of another length, no unit, unknown parts or units, or gates beside what is no gate.
+        ValueError: a text of another length, no unit, unknown parts or units, or gates mixed with other parts.
     """
     values = [activity.unit(part, unit) for part, unit in units]
     check_text("units_text", tokens, activity)
@@ -258,16 +260,16 @@ def check_text(who: str, tokens: Sequence[str], activity: Activity) -> None:
 
 
 def saturation(activity: Activity) -> dict[str, tuple[Tensor, Tensor]]:
-    """Of each gate, the share of the steps in which each unit is below 0.1, and above 0.9 (Karpathy 2015).
+    """For each gate, the shares of steps in which each unit is below 0.1 and above 0.9 (Karpathy 2015).
 
-    A forget gate that is often right-saturated keeps what its cell holds; one that is often left-saturated is a unit
-    without memory.
+    A forget gate that is mostly above 0.9 (right-saturated) preserves the memory of its unit; one that is mostly below
+    0.1 (left-saturated) erases it.
 
     >>> from everstep import GRU
     >>> left, right = saturation(activities(GRU(3, 5), torch.zeros(1, 7, 3))[0])["z"]
 
     Raises:
-        ValueError: a cell with no gates.
+        ValueError: the cell has no gates.
     """
     activity.check_gates()
     return {
@@ -277,7 +279,7 @@ def saturation(activity: Activity) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def saturation_words(found: Sequence[Activity]) -> str:
-    """The sentence to put under `saturation_picture`: how many units of every gate stand at an end most of the time."""
+    """The caption of `saturation_picture`: how many units of each gate are saturated most of the time."""
     shares = []
     for activity in found:
         for name, (left, right) in (saturation(activity) if activity.gates else {}).items():
@@ -292,9 +294,9 @@ def saturation_words(found: Sequence[Activity]) -> str:
 
 
 def saturation_picture(found: Sequence[Activity], to: Path) -> None:
-    """Every unit of every gate: how often it is right-saturated (above 0.9) against left-saturated (below 0.1).
+    """Draw for every unit of every gate how often it is above 0.9 against how often it is below 0.1.
 
-    One panel a gate, one colour and mark a layer. Layers without gates are left out.
+    One panel per gate, one colour and marker per layer. Layers without gates are omitted.
 
     Raises:
         ValueError: no layer has a gate.

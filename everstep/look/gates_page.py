@@ -1,4 +1,4 @@
-"""Every gate and unit over a text as one page of HTML: choose by select or keyboard, point at a token for its value."""
+"""An HTML page of every gate and unit over a text: select by menu or keyboard, hover over a token for its value."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from everstep.look.gates import Activity, check_text, liveliest, scale_of
 from everstep.storage.reading import json_text
 
 LONGEST = 4000
-"""Most tokens of a page."""
+"""Most tokens on a page."""
 VALUES = 1_500_000
-"""Most values of a page, a byte each."""
+"""Most values on a page, one byte each."""
 
 _BODY = """<p>One unit over a text. Choose it here, or by the keys <b>←</b> <b>→</b> (unit) and <b>↑</b> <b>↓</b>
 (layer and gate or state). Point at a token to see its value.</p>
@@ -73,18 +73,18 @@ choose();
 
 
 def gates_html(tokens: Sequence[str], found: Sequence[Activity], to: Path) -> None:
-    """A page of its own on which one looks at every gate and unit over a text.
+    """Write a self-contained page that shows every gate and unit over a text.
 
-    Where there are more than 1.5 million values, each gate or state shows the units that vary most, and says so.
-    Values are rounded to 256 steps of their colours' range.
+    With more than 1.5 million values, each gate or state shows only the units that vary most, and the page says so.
+    Values are rounded to 256 levels of the colour range.
 
     Args:
         tokens: the text of every step, at most 4,000.
-        found: what the layers did, over that text.
-        to: the HTML to write.
+        found: the activities of the layers over the text.
+        to: the HTML file to write.
 
     Raises:
-        ValueError: a text too long, or of another length than the steps.
+        ValueError: the text is too long, or its length differs from the number of steps.
     """
     if len(tokens) > LONGEST:
         raise ValueError(f"gates_html: expected at most {LONGEST} tokens, but {len(tokens)} came; give a shorter text")
@@ -94,7 +94,7 @@ def gates_html(tokens: Sequence[str], found: Sequence[Activity], to: Path) -> No
     most = max(1, VALUES // (len(tokens) * len(parts)))
     data = [_part(activity, part, values, most) for activity, part, values in parts]
     spans = "".join(f"<span>{coloured_text.shown(token)}</span>" for token in tokens)
-    # "<" within the data would let a name end the script
+    # "<" is escaped, because "</script>" in a name would end the script
     body = _BODY.replace("DATA", json_text(data, ensure_ascii=False).replace("<", "\\u003c"))
     coloured_text.write_page(to, "Gates and units over a text", body.replace("TEXT", spans))
 

@@ -1,4 +1,4 @@
-"""Which font has a character, and what is drawn where none has it."""
+"""Fonts for characters, and a substitute for characters without a font."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from matplotlib import font_manager
 
 USUAL = "DejaVu Sans Mono", "DejaVu Sans"
 LIKELY = "cjk", "han", "hei", "song", "ming", "gothic", "noto", "unifont", "droid", "arial unicode", "emoji", "symbol"
-"""Parts of the names of fonts that have what the usual ones lack; these are asked first."""
+"""Parts of the names of fonts that are likely to have rare characters; searched first."""
 UNFIT = "last resort", "stixnonunicode", "cmb", "cme", "cmm", "cmr", "cms", "cmt"
 MOST = 200
-"""Fonts of the machine that are opened at most."""
+"""Most fonts to open."""
 
 
 def font_of(character: str) -> str | None:
-    """The file of a font that has a character: the usual ones' first, then any that the machine has; None if none.
+    """The file of a font that has a character: a default font, else any installed one; None if there is none.
 
-    A character for private use is another thing in every font: none has it.
+    Private-use characters, which differ between fonts, count as missing.
     """
     if unicodedata.category(character) == "Co":
         return None
@@ -31,7 +31,7 @@ def font_of(character: str) -> str | None:
 
 
 def usual() -> str:
-    """The file of the font whose letters are all equally wide."""
+    """The file of the default monospaced font."""
     return _usual()[0]
 
 
@@ -41,11 +41,11 @@ def has(path: str, character: str) -> bool:
 
 
 def note(texts: Iterable[str], page: str) -> str:
-    """The sentence to put under a picture of texts of which no font has some characters; else nothing.
+    """A sentence for the caption about characters without a font, or "".
 
     Args:
-        texts: of the tokens.
-        page: the file in which a browser shows them.
+        texts: the texts of the tokens.
+        page: the HTML file in which a browser shows them.
     """
     lacking = missing(texts)
     if not lacking:
@@ -59,7 +59,7 @@ def note(texts: Iterable[str], page: str) -> str:
 
 
 def code_point(character: str) -> str:
-    """A character by its number, four or six hexadecimal digits in two lines.
+    """The code point of a character, four or six hexadecimal digits in two lines.
 
     >>> code_point("中"), code_point("🎉")
     ('4E\\n2D', '01F\\n389')
@@ -69,7 +69,7 @@ def code_point(character: str) -> str:
 
 
 def missing(texts: Iterable[str]) -> list[str]:
-    """The characters of some texts that no font of this machine has, the most frequent first."""
+    """The characters of texts that no installed font has, most frequent first."""
     counts: dict[str, int] = {}
     for text in texts:
         for character in text:
@@ -79,7 +79,7 @@ def missing(texts: Iterable[str]) -> list[str]:
 
 
 def _selects(character: str) -> bool:
-    """Whether it only says how the character before it is drawn."""
+    """Whether the character is a variation selector, which modifies the character before it."""
     return "\ufe00" <= character <= "\ufe0f"
 
 
@@ -95,7 +95,7 @@ def _other(code: int) -> str | None:
 
 @cache
 def _installed() -> tuple[str, ...]:
-    """Other fonts with outlines, those first that are likely to help, without those of boxes and formulas."""
+    """Installed outline fonts, likely ones first, without placeholder and formula fonts."""
     entries = {
         str(entry.fname): entry.name.lower()
         for entry in font_manager.fontManager.ttflist
@@ -107,7 +107,7 @@ def _installed() -> tuple[str, ...]:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """The code points that a font draws; none where it cannot be read or has but pictures of one size."""
+    """The code points that a font draws; none if it cannot be read or holds only bitmaps of one size."""
     try:
         font = font_manager.get_font(path)
         found = frozenset(font.get_charmap()) if font.scalable else frozenset[int]()

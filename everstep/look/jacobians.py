@@ -1,4 +1,4 @@
-"""The Jacobian of a cell's step along a run, and its Lyapunov exponents."""
+"""Jacobians of a cell's step along a run, and Lyapunov exponents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Real = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Jacobians:
-    """The Jacobian J_t = ∂s_t/∂s_{t-1} of one layer at some steps, s being all leaves of its state in one vector.
+    """The Jacobians J_t = ∂s_t/∂s_{t-1} of one layer at some steps; s concatenates all leaves of its state.
 
     Attributes:
         steps: t, counted from 1.
@@ -42,36 +42,36 @@ class Jacobians:
 
     @property
     def eigenvalues(self) -> NDArray[np.complex128]:
-        """(steps, n) complex."""
+        """The eigenvalues, (steps, n), complex."""
         return np.asarray(np.linalg.eigvals(self.matrices), dtype=np.complex128)
 
     @property
     def singular_values(self) -> Real:
-        """(steps, n), the largest first: the most and the least that one step stretches a small difference."""
+        """(steps, n), largest first: the factors by which one step stretches small differences."""
         return np.asarray(np.linalg.svd(self.matrices, compute_uv=False))
 
 
 def step_jacobians(
     cell: Layer, xs: Tensor, *, samples: int | None = None, state: State = None, dtype: torch.dtype | None = None
 ) -> dict[str, Jacobians]:
-    """The true Jacobian of the step, ∂s_t/∂s_{t-1}, along a run, for each layer that has a state.
+    """The exact Jacobian of the step, ∂s_t/∂s_{t-1}, along a run, for each layer that has a state.
 
-    A layer of a stack is differentiated with its input held, so that its matrix is the block on the diagonal of the
-    stack's; these blocks' eigenvalues together are the stack's.
+    A layer of a stack is differentiated with its input held fixed. Its matrix is a diagonal block of the stack's
+    Jacobian, and the eigenvalues of all blocks are those of the stack.
 
     >>> from everstep import LSTM
     >>> step_jacobians(LSTM(3, 5), torch.randn(1, 20, 3))["LSTM"].matrices.shape
     (20, 10, 10)
 
     Args:
-        cell: any cell or causal wiring; a copy of it runs, in eval mode.
-        xs: (1, time, input_size): one row.
-        samples: at how many steps, evenly spread; at all if None.
-        state: where to start, if not in the initial state.
-        dtype: to compute in.
+        cell: any cell or causal wiring; a copy of it runs in eval mode.
+        xs: (1, time, input_size), one row.
+        samples: number of steps, evenly spread; all steps if None.
+        state: the state to start from; the initial state if None.
+        dtype: the dtype to compute in.
 
     Raises:
-        TypeError: an acausal layer, or inputs that are no floating-point tensor.
+        TypeError: the layer is acausal, or the inputs are not a floating-point tensor.
         ValueError: inputs of another shape, a cell without a state, or a state that is not finite.
     """
     who = "step_jacobians"
@@ -96,10 +96,10 @@ def step_jacobians(
 
 @dataclass(frozen=True)
 class Exponents:
-    """Lyapunov exponents: the mean rates at which small differences of the state grow, in nats per step.
+    """Lyapunov exponents: mean growth rates of small differences of the state, in nats per step.
 
     Attributes:
-        values: (k,), the largest first; −inf where the state forgets a direction at once.
+        values: (k,), largest first; −inf for a direction that the state forgets at once.
         history: (steps, k): the estimate after every step, in the order of the directions.
     """
 
@@ -118,8 +118,8 @@ def lyapunov_exponents(
 ) -> Exponents:
     """λ_i = lim (1/T) Σ_t ln |R_t,ii| of a cell driven by given inputs, with J_t Q_{t-1} = Q_t R_t (QR each step).
 
-    Negative: two runs on the same inputs from different states come together, e-fold in 1/|λ| steps. Positive: chaos.
-    Benettin 1980; for recurrent networks Engelken 2020.
+    If the largest is negative, runs on the same inputs from different states converge, by a factor e in 1/|λ| steps; if
+    positive, the dynamics are chaotic (Benettin 1980; for recurrent networks Engelken 2020).
 
     >>> class Halve(es.Cell):
     ...     def step(self, x, h):
@@ -128,20 +128,20 @@ def lyapunov_exponents(
     [-0.6931]
 
     Args:
-        cell: any cell or causal wiring; a copy of it runs, in eval mode.
-        xs: (1, time, input_size): one row.
-        count: how many exponents, from the largest; all if None.
-        warm_up: steps at the start that are run and turn the directions, but are not counted.
-        state: where to start, if not in the initial state.
-        dtype: to compute in.
+        cell: any cell or causal wiring; a copy of it runs in eval mode.
+        xs: (1, time, input_size), one row.
+        count: number of exponents, from the largest; all if None.
+        warm_up: first steps, which align the directions but are not counted.
+        state: the state to start from; the initial state if None.
+        dtype: the dtype to compute in.
 
     Raises:
-        TypeError: an acausal layer, or inputs that are no floating-point tensor.
+        TypeError: the layer is acausal, or the inputs are not a floating-point tensor.
         ValueError: inputs of another shape, a count or a warm_up out of range, a cell without a state, or a state that
             is not finite.
 
-    Known limit: a finite mean; the error falls as 1/T at best, and all exponents of n numbers cost n steps each step.
-    A leaf that counts steps, as some cells have, is a number like any other and gives an exponent of 0.
+    Known limits: the mean is over finite time, so that the error falls as 1/T at best. All n exponents cost n
+    directional derivatives per step. A leaf that counts steps, as some cells have, gives an exponent of 0.
     """
     who = "lyapunov_exponents"
     body, xs = ready(who, check_causal(who, cell), xs, dtype)
@@ -194,19 +194,19 @@ def push(cell: Layer, x: Tensor, state: State, directions: Tensor) -> Tensor:
 
 
 def width(state: State) -> int:
-    """How many real numbers one row of a state holds."""
+    """The number of real values in one row of a state."""
     return sum(leaf[0].numel() for _, leaf in real(state))
 
 
 def _by_layer(layer: Layer, state: State) -> list[State]:
-    """The states of `parts(layer)`, in their order."""
+    """The states of the layers `parts(layer)`, in order."""
     if not plain_stack(layer):
         return [state]
     return [part for child, own in zip(layer.sublayers(), state, strict=True) for part in _by_layer(child, own)]
 
 
 def _one_row(who: str, cell: Cell, xs: Tensor, state: State) -> State:
-    """Where the run starts; raises where there is more than one row, or no state."""
+    """The initial state; raises if there is more than one row, or no state."""
     if len(xs) != 1:
         raise ValueError(f"{who}: one row is expected, as each has a run of its own, but xs has {len(xs)}; give xs[:1]")
     state = cell.initial_state(1, xs) if state is None else state

@@ -1,4 +1,4 @@
-"""The ground that a model stands on: its loss on a passage along two random directions."""
+"""The loss landscape around a model: its loss on a passage along two random directions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
     from everstep.look.passage import Passage
 
-SIDE = 21  # places along each side of the picture
-STEPS, FEWEST, STRETCH = 1024, 64, 64  # of the text at most and at least; so many are read in a row
-WORK = 5 * 10**11  # parameters × steps × places: about a quarter of a minute of one core
+SIDE = 21  # points along each side of the picture
+STEPS, FEWEST, STRETCH = 1024, 64, 64  # most and fewest steps of the text; length of a row
+WORK = 5 * 10**11  # most parameters × steps × points: about 15 seconds on one core
 
 
 def draw_landscape(
     found: Passage, model: nn.Module, out: Path, progress: Callable[[int, int], None]
 ) -> list[tuple[Path, str]]:
-    """The loss around the model along a random plane, with its sentence; a large model reads less of the text.
+    """Draw the loss around the model in a random plane, with a caption; a large model reads less of the text.
 
     Raises:
         DataError: the text has fewer than two tokens.

@@ -1,4 +1,4 @@
-"""Where the nodes of a drawn graph go: column by column."""
+"""Layout of a drawn graph in columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SWEEPS = 24
 
 
 class NodeLayout(NamedTuple):
-    """Centres of the nodes, and cubic Bézier curves (3k + 1 points) for the edges, in inches, y upwards."""
+    """Centres of the nodes, and cubic Bézier curves (3k + 1 points) of the edges, in inches, y upwards."""
 
     centres: dict[str, Point]
     curves: list[list[Point]]
@@ -31,21 +31,21 @@ def place(
     """Lay an acyclic graph out from left to right.
 
     Args:
-        sizes: the width and height of every node in inches, in the order in which equals are placed.
+        sizes: width and height of every node in inches; the order breaks ties.
         edges: pairs of nodes.
-        first: nodes without incoming edges that stand in the first column.
-        last: nodes without outgoing edges that stand in the last column.
+        first: nodes without incoming edges to put into the first column.
+        last: nodes without outgoing edges to put into the last column.
         gap: inches between columns.
 
-    Longest-path columns, barycentre order (Sugiyama 1981), and rows as near to their neighbours' as they fit. The same
-    graph gives the same layout.
+    Columns by longest path, order by barycentres (Sugiyama 1981), rows as close to their neighbours as possible. The
+    same graph gives the same layout.
     """
     column = _columns(sizes, edges, first, last)
     height = {key: size[1] for key, size in sizes.items()}
     links: list[Edge] = []
     chains: list[list[str]] = []
     for place, (a, b) in enumerate(edges):
-        # an edge over several columns gets a place of its own in each, so that no node stands on it
+        # an edge over several columns gets a position in each, so that no node covers it
         between = [f"\0{place} {k}" for k in range(column[a] + 1, column[b])]
         column |= {name: column[a] + 1 + k for k, name in enumerate(between)}
         height |= dict.fromkeys(between, 0.12)
@@ -76,7 +76,7 @@ def place(
 def _columns(
     sizes: Mapping[str, Point], edges: Sequence[Edge], first: Sequence[str], last: Sequence[str]
 ) -> dict[str, int]:
-    """One more than the column of what comes before; what goes last, behind everything."""
+    """The column of each node: one more than its predecessors; `last` nodes come after all others."""
     before: dict[str, list[str]] = {key: [] for key in sizes}
     for a, b in edges:
         before[b].append(a)
@@ -95,7 +95,7 @@ def _columns(
 def _ordered(
     columns: list[list[str]], column: Mapping[str, int], near: Mapping[str, Sequence[str]], links: Sequence[Edge]
 ) -> list[list[str]]:
-    """The order in each column with the fewest crossings that sweeps to and fro have found."""
+    """The best order of each column, by number of crossings, found in sweeps in both directions."""
     best, fewest = columns, _crossings(columns, links)
     for sweep in range(SWEEPS):
         step = 1 if sweep % 2 == 0 else -1
@@ -107,7 +107,7 @@ def _ordered(
                 seen = [order[other] for other in near[key] if column[other] == side]
                 return sum(seen) / len(seen) if seen else order[key]
 
-            if sweep % 4 > 1:  # equals change places, or they might for ever stand in each other's way
+            if sweep % 4 > 1:  # reverses ties, which might otherwise block each other for ever
                 columns[place].reverse()
             columns[place].sort(key=middle)
         crossings = _crossings(columns, links)
@@ -125,7 +125,7 @@ def _crossings(columns: Sequence[Sequence[str]], links: Sequence[Edge]) -> int:
 def _rows(
     columns: Sequence[Sequence[str]], height: Mapping[str, float], near: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """Heights at which nodes stand near the mean of their neighbours, in order and apart."""
+    """The heights of nodes, near the mean of their neighbours, in order and without overlap."""
     y = {key: -float(k) for keys in columns for k, key in enumerate(keys)}
     for sweep in range(SWEEPS):
         for keys in columns[:: 1 if sweep % 2 == 0 else -1]:
@@ -135,11 +135,11 @@ def _rows(
 
 
 def _apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """The places nearest to those wanted (in squares) that fall from node to node by what their heights need."""
+    """The decreasing positions closest to `wanted` in least squares, with the distances that `heights` require."""
     offsets = [0.0]
     for above, below in pairwise(heights):
         offsets.append(offsets[-1] - (above + below) / 2 - BETWEEN)
-    pools: list[list[float]] = []  # sum and number of neighbours that touch (isotonic regression by pooling)
+    pools: list[list[float]] = []  # sum and number of adjacent nodes (isotonic regression by pooling)
     for want, offset in zip(wanted, offsets, strict=True):
         pools.append([want - offset, 1])
         while len(pools) > 1 and pools[-2][0] / pools[-2][1] < pools[-1][0] / pools[-1][1]:
@@ -157,7 +157,7 @@ def _curve(
     own: Mapping[str, float],
     half: Mapping[str, float],
 ) -> Iterator[Point]:
-    """From the right side of the first node to the left side of the last; it bends between the columns alone."""
+    """The curve from the right side of the first node to the left side of the last; it bends only between columns."""
     yield x[chain[0]] + own[chain[0]], y[chain[0]]
     for a, b in pairwise(chain):
         start, leave, enter, stop = x[a] + own[a], x[a] + half[a], x[b] - half[b], x[b] - own[b]
@@ -167,7 +167,7 @@ def _curve(
         yield from ((bend, y[a]), (bend, y[b]), (enter, y[b]))
         if stop > enter:
             yield from _level(enter, stop, y[b])
-        if b != chain[-1]:  # level across the column
+        if b != chain[-1]:  # horizontal across the column
             yield from _level(stop, x[b] + own[b], y[b])
 
 

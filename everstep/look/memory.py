@@ -1,4 +1,4 @@
-"""Effective memory length, by two definitions: how far gradients reach, and how much context the outputs need."""
+"""Effective memory length, defined by the reach of gradients or by the context that outputs need."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 from everstep.look.trajectory import check_causal, ready
 
 TargetLoss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs (1, time, features) and targets (1, time) to the loss of each, (1, time)."""
-HELD = 2**24  # numbers of outputs held at once
+"""Maps outputs (1, time, features) and targets (1, time) to the loss of each step, (1, time)."""
+HELD = 2**24  # most output values in memory at once
 
 
 def memory_by_gradient(flow: Flow, fraction: float = 1 / math.e) -> dict[str, float]:
-    """By gradient: the smallest lag at which the mean flow is at most `fraction` of its value at lag 0.
+    """The smallest lag at which the mean gradient flow is at most `fraction` of its value at lag 0.
 
-    In steps, for each curve; `inf` if no lag measured is that long. 1/e is the time constant of an exponential decay.
+    In steps, for each curve; `inf` if no measured lag is long enough. For an exponential decay, 1/e gives its time
+    constant.
 
     >>> flow = Flow(("h",), np.arange(4), 0.5 ** np.arange(4).reshape(1, 1, 4))
     >>> memory_by_gradient(flow), memory_by_gradient(flow, 0.01)
     ({'h': 2.0}, {'h': inf})
 
     Raises:
-        ValueError: a fraction not in 0 … 1, or a curve that is 0 at lag 0.
+        ValueError: the fraction is not in (0, 1), or a curve is 0 at lag 0.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"memory_by_gradient: fraction should lie between 0 and 1, but is {fraction}")
@@ -51,14 +52,14 @@ def memory_by_gradient(flow: Flow, fraction: float = 1 / math.e) -> dict[str, fl
 
 @dataclass(frozen=True)
 class ContextCurve:
-    """What is lost when only the last n inputs are known.
+    """The effect of knowing only the last n inputs.
 
     Attributes:
         lengths: n = 1 … N.
-        values: (N,): the mean loss with n inputs, or the mean change of the outputs.
-        full: the same with all inputs: the loss, or 0 for the change.
-        unit: what ε is a share of: the full loss; 1 for the change, which is a share already.
-        count: how many steps each value is the mean of.
+        values: (N,), the mean loss with n inputs, or the mean relative change of the outputs.
+        full: the value with all inputs: the loss, or 0 for the change.
+        unit: the reference of ε: the full loss, or 1 for the change, which is relative already.
+        count: number of steps averaged in each value.
     """
 
     lengths: NDArray[np.int64]
@@ -68,9 +69,9 @@ class ContextCurve:
     count: int
 
     def memory(self, epsilon: float = 0.01) -> float:
-        """By context: the smallest n from which on the value stays within ε·unit of the full one; `inf` if none does.
+        """The smallest n from which on values stay within ε·unit of `full`; `inf` if none.
 
-        (Khandelwal 2018, "Sharp nearby, fuzzy far away", which takes ε = 1 % of perplexity.)
+        Source: Khandelwal 2018, "Sharp nearby, fuzzy far away", with ε = 1 % of perplexity.
         """
         near = abs(self.values - self.full) <= epsilon * self.unit
         beyond = np.flatnonzero(~near)
@@ -81,21 +82,21 @@ class ContextCurve:
 def context_loss(
     cell: Layer, xs: Tensor, targets: Tensor, loss: TargetLoss, *, longest: int, samples: int = 256
 ) -> ContextCurve:
-    """The mean loss at the same targets, when the cell starts afresh n inputs before, for every n = 1 … `longest`.
+    """The mean loss of the same targets if the cell starts in its initial state n inputs before, for n = 1 … `longest`.
 
     Args:
-        cell: any cell or causal wiring; a copy of it runs, in eval mode.
-        xs: (1, time, input_size): one row. The full context of a target is all of it.
+        cell: any cell or causal wiring; a copy of it runs in eval mode.
+        xs: (1, time, input_size), one row, which is the full context.
         targets: (1, time).
-        loss: of outputs and targets, for each step by itself.
+        loss: maps outputs and targets to the loss of each step.
         longest: N.
-        samples: the last so many steps are the targets; fewer if there are fewer after the first N.
+        samples: number of targets, the last steps of the row; fewer if fewer steps follow the first N.
 
     Raises:
-        TypeError: an acausal layer, or inputs that are no floating-point tensor.
+        TypeError: the layer is acausal, or the inputs are not a floating-point tensor.
         ValueError: inputs of another shape, no more steps than `longest`, or a loss that is not finite.
 
-    Known limit: samples + N runs of N steps.
+    Known limit: costs samples + N runs of N steps.
     """
     if tuple(targets.shape) != tuple(xs.shape[:2]):
         raise ValueError(
@@ -114,9 +115,9 @@ def context_loss(
 
 
 def context_change(cell: Layer, xs: Tensor, *, longest: int, samples: int = 256) -> ContextCurve:
-    """The mean change ‖y_t(n) − y_t‖ / ‖y_t‖ of the outputs when the cell starts afresh n inputs before.
+    """The mean change ‖y_t(n) − y_t‖ / ‖y_t‖ of the outputs if the cell starts in its initial state n inputs before.
 
-    Norms are root mean squares over the last `samples` steps; the other arguments are those of `context_loss`.
+    Norms are root mean squares over the last `samples` steps; for the other arguments see `context_loss`.
 
     >>> from everstep import Window
     >>> context_change(Window(2, k=5), torch.randn(1, 40, 2), longest=10).memory()
@@ -135,7 +136,7 @@ def context_change(cell: Layer, xs: Tensor, *, longest: int, samples: int = 256)
 
 
 def _ends(xs: Tensor, longest: int, samples: int) -> int:
-    """How many of the last steps have `longest` inputs before them, at most `samples`."""
+    """The number of last steps with `longest` inputs before them, at most `samples`."""
     return min(max(samples, 1), xs.shape[1] - longest)
 
 
@@ -143,9 +144,9 @@ def _ends(xs: Tensor, longest: int, samples: int) -> int:
 def _by_context(
     who: str, cell: Layer, xs: Tensor, longest: int, samples: int, measure: Callable[[Tensor, Tensor], float]
 ) -> tuple[NDArray[np.float64], float]:
-    """`measure` of the outputs at the last steps and of those with full context: for n = 1 … N, and for full context.
+    """`measure` of the outputs at the last steps, beside those with full context: for n = 1 … N, and for full context.
 
-    Every stretch of N inputs is one row, so that step n of all rows holds each target once with n inputs known.
+    Every window of N inputs is one row, so that step n of all rows holds each target once, with n inputs known.
     """
     cell, xs = ready(who, check_causal(who, cell), xs, None)
     time = xs.shape[1]
@@ -171,13 +172,13 @@ def _by_context(
 
 
 def draw_context(curve: ContextCurve, path: Path, unit: str = "step", what: str = "loss in nats") -> str:
-    """Draw the curve with the memory length marked, and give a sentence that says what to see.
+    """Draw the curve with the memory length marked; returns the caption.
 
     Args:
-        curve: from `context_loss` or `context_change`.
+        curve: a curve of `context_loss` or `context_change`.
         path: the PNG to write.
-        unit: what one input is: "step", "character", "word".
-        what: what the curve measures, for the axis.
+        unit: the name of a step: "step", "character", "word".
+        what: the name of the measured value, for the axis.
     """
     memory = curve.memory()
     figure = canvas(5.6)
@@ -204,7 +205,7 @@ def draw_context(curve: ContextCurve, path: Path, unit: str = "step", what: str 
 
 
 def _seen(curve: ContextCurve, unit: str, what: str) -> str:
-    """What forgetting does, from the curve's ends."""
+    """A sentence on the effect of missing context, from the ends of the curve."""
     first, last, longest = float(curve.values[0]), float(curve.values[-1]), curve.lengths[-1]
     many = f"{curve.count} {unit}s" if curve.count != 1 else f"one {unit}"
     words = (

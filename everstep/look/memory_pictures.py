@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
     from everstep.look.passage import Passage
 
-TOKENS = 2048  # of a text, at most
+TOKENS = 2048  # most tokens of a text
 LAGS, ROWS, SAMPLES = 100, 8, 8
 LONGEST, TARGETS = 150, 192
-STEPS = 60  # in the picture of sensitivity
-WIDE = 800  # rows that sensitivity may run at once
-STATE = 2 * 10**9  # n³ of all step Jacobians whose eigenvalues are taken, and of all powers of a matrix
+STEPS = 60  # steps in the picture of sensitivity
+WIDE = 800  # most rows that sensitivity runs at once
+STATE = 2 * 10**9  # most n³ over all step Jacobians, and over all powers of a matrix
 POWERS, LEAST_POWERS, GATES = 50, 8, 6
 
 
 def draw_memory(found: Passage, out: Path) -> list[tuple[Path, str]]:
-    """Pictures of what a model remembers of a passage that it foresees, each with a sentence.
+    """Draw what a model that predicts each step remembers of a passage, each picture with a caption.
 
     Raises:
         DataError: the text has fewer than two tokens.
@@ -30,7 +30,7 @@ def draw_memory(found: Passage, out: Path) -> list[tuple[Path, str]]:
 
     if found.loss is None or not isinstance(found.body, Cell):
         return []
-    if not real(found.body.initial_state(1, found.inputs)):  # it remembers nothing
+    if not real(found.body.initial_state(1, found.inputs)):  # no memory
         return []
     inputs, targets = found.foreseen(TOKENS)
     drawn = [_flow(found, inputs, targets, out / "gradient-flow.png")]
@@ -58,7 +58,7 @@ def _flow(found: Passage, inputs: Tensor, targets: Tensor, path: Path) -> tuple[
         lags=min(LAGS, time - 1),
         loss=lambda ys: loss(ys.to(xs.dtype).to(xs.device), aims),
         samples=SAMPLES,
-        dtype=torch.float64,  # float32 would lose what has fallen below 1e-38
+        dtype=torch.float64,  # float32 underflows below 1e-38
     )
     seen = draw_flow(flow, path, found.unit)
     reach = ", ".join(f"{name} {_upto(lag, flow.lags[-1])}" for name, lag in memory_by_gradient(flow, 0.01).items())
@@ -91,7 +91,7 @@ def _spectrum(found: Passage, inputs: Tensor, path: Path) -> tuple[Path, str]:
 
 
 def rate_words(rate: float, steps: int, unit: str) -> str:
-    """What the largest Lyapunov exponent, measured over some steps, says of a small difference of state."""
+    """A sentence on small differences of the state, from the largest Lyapunov exponent over `steps` steps."""
     if abs(rate) < 1 / steps:
         fate = f"neither grows nor shrinks by what {steps} {unit}s can tell"
     elif rate < 0:
@@ -102,7 +102,7 @@ def rate_words(rate: float, steps: int, unit: str) -> str:
 
 
 def _matrices(body: Any, path: Path) -> list[tuple[Path, str]]:
-    """The top layer's matrices, one a gate, and their powers; nothing where the state meets no matrix."""
+    """Draw the recurrent matrices of the top layer, one per gate, and their powers; nothing if there are none."""
     from everstep.equation import Gated
     from everstep.look.spectra import draw_spectrum, spectra
     from everstep.look.trajectory import innermost, parts

@@ -1,4 +1,4 @@
-"""A passage: what a model reads of one input, step by step, with what pictures need to know of it."""
+"""A passage: one input as a model reads it, step by step, with the data that pictures need."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from everstep.errors import DataError
 
 @dataclass(frozen=True)
 class Passage:
-    """One sequence as a model reads it. `look` draws what the fields that are given allow.
+    """One sequence as a model reads it. `look` draws what the given fields allow.
 
     Attributes:
         body: the layers that run over it.
-        inputs: (time, features), what the body reads at each step.
-        labels: the text of each piece shown, in order.
-        places: the step after which each piece has been read; as many as labels.
-        unit: what one step is: "character", "word".
-        shown: what one piece is; bytes are shown as characters.
-        targets: (time,), what each step is to foresee; None: nothing is foreseen step by step.
-        loss: outputs of the body (batch, time, features) and targets (batch, time) to the loss of each step
-            (batch, time), which depends on that step's output alone; None with `targets`.
-        loss_unit: of the loss: "nats".
-        surprise: gives −log₂ p of each piece given those before it, in bits; None: the model foresees nothing.
-        model_loss: from a model like this one, and in how many rows of how many steps the passage's head is read, to
-            its mean loss there; None: no such loss.
-        alignment: (outputs, pieces), which piece each output attends to; None: no attention.
+        inputs: (time, features), the inputs of the body.
+        labels: the text of each displayed piece, in order.
+        places: for each piece, the step after which it has been read.
+        unit: the name of a step: "character", "word".
+        shown: the name of a piece; bytes are shown as characters.
+        targets: (time,), the target of each step; None if the model does not predict step by step.
+        loss: maps outputs of the body (batch, time, features) and targets (batch, time) to the loss of each step
+            (batch, time), which depends on that step's output alone; None together with `targets`.
+        loss_unit: the unit of the loss: "nats".
+        surprise: returns −log₂ p of each piece given those before it, in bits; None if the model predicts nothing.
+        model_loss: maps a model of the same class, and the numbers of rows and steps in which to read the beginning of
+            the passage, to its mean loss; None if there is none.
+        alignment: (outputs, pieces), the attention of each output over the pieces; None without attention.
     """
 
     body: Layer
@@ -47,7 +47,7 @@ class Passage:
     alignment: Tensor | None = None
 
     def foreseen(self, tokens: int) -> tuple[Tensor, Tensor]:
-        """What a model reads of at most `tokens` tokens, and what it is to foresee: (time, features), (time,).
+        """The inputs and targets of at most `tokens` tokens: (time, features), (time,).
 
         Raises:
             DataError: the passage has fewer than two tokens.
@@ -62,5 +62,5 @@ class Passage:
 
     @property
     def pairs(self) -> list[tuple[str, float]]:
-        """Each piece with its surprise in bits; empty where the model foresees nothing."""
+        """Each piece with its surprise in bits; empty if the model predicts nothing."""
         return [] if self.surprise is None else list(zip(self.labels, self.surprise(), strict=True))

@@ -1,4 +1,4 @@
-"""Which words decide: pieces of texts in the colour of what they have to do with the answer."""
+"""Texts whose pieces are coloured by their relevance to the prediction."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ATTENTION = "The weight that the read-out gives to the step of each word, as a s
 def draw_relevance(
     rows: Sequence[tuple[str, Sequence[str], Sequence[float]]], path: Path, what: str = LEFT_OUT, columns: int = 84
 ) -> str:
-    """Draw texts with each piece on the colour of its relevance; returns what to see.
+    """Draw texts with each piece coloured by its relevance; returns the caption.
 
     Args:
-        rows: of each text its title, its pieces, and their relevance; each text has a scale of its own.
+        rows: for each text, its title, its pieces, and their relevance; each text has its own scale.
         path: the PNG to write.
-        what: what relevance is: LEFT_OUT, GRADIENT, CHARACTERS or ATTENTION.
-        columns: characters in a row at most.
+        what: the definition of relevance: LEFT_OUT, GRADIENT, CHARACTERS or ATTENTION.
+        columns: most characters in a row.
     """
     laid: list[coloured_text.Piece] = []
     for title, pieces, values in rows:

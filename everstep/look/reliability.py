@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say."""
+"""Reliability diagrams."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from everstep.measures import Reliability
 
 
 def draw_reliability(found: Reliability, path: Path, temperature: float | None = None) -> str:
-    """Draw the share of predictions that are right over the probability they were made with; returns what to see.
+    """Draw the share of correct predictions against their probability; returns the caption.
 
     Args:
         found: the predictions in bins.
         path: the PNG to write.
-        temperature: by which the logits were divided, for the sentence.
+        temperature: the divisor of the logits, for the caption.
     """
     figure = canvas(7.0, 8.5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

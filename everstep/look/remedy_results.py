@@ -1,4 +1,4 @@
-"""Which remedy reaches which lag, as a table and as a picture."""
+"""The lags that each remedy solves, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SOLVED = "✓"
 
 @dataclass(frozen=True)
 class Reach:
-    """How far one remedy got at one lag.
+    """The result of one remedy at one lag.
 
     Attributes:
-        relative: loss on held-out sequences ÷ that of not looking; the median over seeds.
-        solved, diverged, tried: trials.
-        rate: the learning rate that was chosen.
+        relative: loss on held-out sequences ÷ loss of ignoring the input; the median over seeds.
+        solved, diverged, tried: numbers of trials.
+        rate: the chosen learning rate.
     """
 
     relative: float
@@ -34,7 +34,7 @@ class Reach:
 
     @property
     def told(self) -> str:
-        """The number, and a tick if all (or how many) of the trials have solved it."""
+        """The relative loss, with a tick if all trials solved the task, or the number that did."""
         shown = "diverged" if not math.isfinite(self.relative) else f"{min(self.relative, 9.99):.2g}"
         if 0.1 <= self.relative < math.inf:
             shown = f"{min(self.relative, 9.99):.2f}"
@@ -48,11 +48,11 @@ class Grid:
     """Remedies × lags.
 
     Attributes:
-        task: its name.
-        goal: what counts as solved, in words.
-        remedies: what each is, by name, in the order of the rows.
-        lags: in the order of the columns.
-        reaches: by (remedy, lag).
+        task: the name of the task.
+        goal: the criterion for solved, as text.
+        remedies: descriptions by name, in the order of the rows.
+        lags: the lags, in the order of the columns.
+        reaches: results by (remedy, lag).
     """
 
     task: str
@@ -63,7 +63,7 @@ class Grid:
 
 
 def remedy_table(grid: Grid) -> str:
-    """The grid in Markdown: the relative loss, ticked where solved.
+    """The grid as a Markdown table of relative losses, ticked if solved.
 
     >>> reaches = {("LSTM", 20): Reach(0.03, 1, 0, 1, 1e-3), ("LSTM", 100): Reach(0.97, 0, 0, 1, 1e-3)}
     >>> print(remedy_table(Grid("adding", "squared error below 0.01", {"LSTM": "gates"}, (20, 100), reaches)))
@@ -82,7 +82,7 @@ def remedy_table(grid: Grid) -> str:
 
 
 def remedy_words(grid: Grid) -> str:
-    """The sentence to put under the grid: what solved its problem at the longest lag that anything solved."""
+    """The caption of the grid: the remedies that solved the longest lag solved by any."""
     solved = [(lag, name) for (name, lag), reach in grid.reaches.items() if reach.solved]
     words = "Dark and ticked: it remembers. Bright: no better than an answer that looks at nothing."
     if not solved:
@@ -95,11 +95,11 @@ def remedy_words(grid: Grid) -> str:
 
 
 def draw_remedies(grid: Grid, path: Path) -> None:
-    """Draw the grid: bright where a remedy does no better than not looking, dark where it remembers; ticked if solved.
+    """Draw the grid: bright where a remedy is no better than ignoring the input, dark where it is; ticked if solved.
 
     Args:
-        grid: see `Grid`.
-        path: the PNG to write; its folder is made.
+        grid: the results.
+        path: the PNG to write; its folder is created.
     """
     names = list(grid.remedies)
     values = [[min(max(grid.reaches[name, lag].relative, _LOWEST), 1.0) for lag in grid.lags] for name in names]

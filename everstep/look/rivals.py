@@ -1,4 +1,4 @@
-"""A model beside simpler ones."""
+"""A model beside baselines."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from everstep.look.style import COLOURS, canvas, save
 
 
 def draw_rivals(values: Mapping[str, float], measure: str, path: Path) -> str:
-    """Draw a measure of several models as bars, the first model in a colour of its own; returns what to see.
+    """Draw a measure of several models as bars, the first model in its own colour; returns the caption.
 
     Args:
-        values: the measure of each model by name, 0 … 1; the second model is what chance gives, drawn as a line too.
-        measure: what it is, for the axis.
+        values: the measure of each model by name, in [0, 1]; the second model is chance level, also drawn as a line.
+        measure: the name of the measure, for the axis.
         path: the PNG to write.
     """
     names, numbers = list(values), list(values.values())
@@ -22,7 +22,7 @@ def draw_rivals(values: Mapping[str, float], measure: str, path: Path) -> str:
     colours = [COLOURS[1], *["#9aa5b1"] * (len(names) - 1)]
     bars = axes.barh(range(len(names)), numbers, color=colours, height=0.7)
     axes.axvline(numbers[1], color="black", linestyle=":", linewidth=1.5)
-    behind = {"facecolor": "white", "linewidth": 0, "pad": 1}  # hides the line where it would cross a number
+    behind = {"facecolor": "white", "linewidth": 0, "pad": 1}  # hides the line behind numbers
     axes.bar_label(bars, [f"{number:.1%}" for number in numbers], padding=5, fontsize=13, bbox=behind, zorder=3)
     axes.set_yticks(range(len(names)), names, fontsize=13)
     axes.invert_yaxis()

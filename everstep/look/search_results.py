@@ -1,4 +1,4 @@
-"""What came of a search: every cell's perplexity in order, beside the yardsticks."""
+"""Results of a search: the perplexities of all cells in order, beside known cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everstep.look.style import COLOURS, DASHES, canvas, save
 
 
 def search_words(results: Mapping[str, float], yardsticks: Sequence[str]) -> str:
-    """The sentence to put under the picture: how many random cells did better than each known one."""
+    """The caption: how many random cells beat each known one."""
     random = [value for name, value in results.items() if name not in yardsticks]
     known = [name for name in yardsticks if name in results]
     better = [
@@ -22,13 +22,13 @@ def search_words(results: Mapping[str, float], yardsticks: Sequence[str]) -> str
 
 
 def draw_search(results: Mapping[str, float], yardsticks: Sequence[str], path: Path, diverged: int = 0) -> None:
-    """Draw perplexities in rising order, with a line for each yardstick; the folder is made.
+    """Draw perplexities in rising order, with a line for each known cell; the folder is created.
 
     Args:
-        results: perplexity of each cell by its name, yardsticks among them.
-        yardsticks: names of known cells, at most two.
+        results: the perplexity of each cell by name, including the known cells.
+        yardsticks: the names of at most two known cells.
         path: the PNG to write.
-        diverged: cells without a result, to be counted in the legend.
+        diverged: number of cells without a result, for the legend.
     """
     values = sorted(value for name, value in results.items() if name not in yardsticks)
     figure = canvas()

@@ -1,4 +1,4 @@
-"""Sensitivity: how much every later output still depends on one input."""
+"""Sensitivity of later outputs to one input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from everstep.look.trajectory import as_wide, check_causal, directional, follow,
 from everstep.wirings import Dropout, Identity
 from everstep.wirings.stack import Stacked
 
-DECADES = 6  # what is smaller than the largest by more is drawn as nothing
+DECADES = 6  # range of the colour scale, below the largest norm
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Sensitivity:
     """‖∂y_t/∂x_s‖ of every layer at every step.
 
     Attributes:
-        names: of the rows: layers from the lowest up, or leaves of their states.
-        source: s, counted from 0.
+        names: the names of the rows: layers from the lowest up, or leaves of their states.
+        source: s, from 0.
         norms: (rows, time), the mean over the batch.
     """
 
@@ -38,27 +38,27 @@ class Sensitivity:
 def sensitivity(
     layer: Layer, xs: Tensor, *, source: int = 0, leaves: bool = False, dtype: torch.dtype | None = None
 ) -> Sensitivity:
-    """‖∂y_t/∂x_s‖_F of every layer's outputs y_t to one input x_s (the first), exact, by forward differentiation.
+    """‖∂y_t/∂x_s‖_F of the outputs y_t of every layer and one input x_s, exact, by forward differentiation.
 
-    Drawn over the unfolded graph it is the picture of Graves 2012 ("Supervised sequence labelling with recurrent
-    neural networks", figures 4.1 and 4.4): a plain network's shades fade, an LSTM's stay while its gates let them.
+    Drawn over the unfolded graph, it gives the picture of Graves 2012 ("Supervised sequence labelling with recurrent
+    neural networks", figures 4.1 and 4.4): shades fade in a plain network; in an LSTM they persist while gates allow.
 
     >>> from everstep import LSTM, Stack
     >>> sensitivity(Stack(LSTM(3, 5), LSTM(5, 4)), torch.randn(2, 20, 3)).norms.shape
     (2, 20)
 
     Args:
-        layer: any cell or wiring, acausal ones too; a copy of it runs, in eval mode. Layers of a stack are rows.
+        layer: any cell or wiring, also acausal; a copy of it runs in eval mode. Each layer of a stack is a row.
         xs: (batch, time, input_size).
         source: s, from 0.
-        leaves: the leaves of the states (h, c, …) of a cell rather than its outputs.
-        dtype: to compute in.
+        leaves: whether to use the leaves of a cell's states (h, c, …) instead of its outputs.
+        dtype: the dtype to compute in.
 
     Raises:
-        TypeError: inputs that are no floating-point tensor, or `leaves` of an acausal layer.
-        ValueError: inputs of another shape, a source outside of them, a state that is not finite.
+        TypeError: the inputs are not a floating-point tensor, or `leaves` is set for an acausal layer.
+        ValueError: inputs of another shape, a source out of range, or a state that is not finite.
 
-    Known limit: batch · input_size rows are run at once.
+    Known limit: runs batch · input_size rows at once.
     """
     who = "sensitivity"
     if leaves:
@@ -87,7 +87,7 @@ def sensitivity(
 
 
 def _rows(who: str, layer: Layer, xs: Tensor, leaves: bool) -> dict[str, Tensor]:
-    """What the rows of the picture stand for, (batch, time, …) by name, the lowest layer first."""
+    """The values of the rows of the picture, (batch, time, …) by name, lowest layer first."""
     if not isinstance(layer, Cell):
         return _outputs(layer, xs)
     layers = parts(layer)
@@ -105,7 +105,7 @@ def _rows(who: str, layer: Layer, xs: Tensor, leaves: bool) -> dict[str, Tensor]
 
 
 def _outputs(layer: Layer, xs: Tensor) -> dict[str, Tensor]:
-    """The same for an acausal layer, which cannot be stepped."""
+    """The outputs of the layers for an acausal layer, which cannot be stepped."""
     layers = list(layer.sublayers()) if isinstance(layer, Stacked) else [layer]
     rows = {}
     for name, one in zip(names(layers), layers, strict=True):
@@ -115,12 +115,12 @@ def _outputs(layer: Layer, xs: Tensor) -> dict[str, Tensor]:
 
 
 def draw_sensitivity(result: Sensitivity, path: Path, unit: str = "step") -> str:
-    """Draw the norms as a heat map over time × layer, and give a sentence that says what to see.
+    """Draw the norms as a heat map over time × layer; returns the caption.
 
     Args:
-        result: shown as shares of its largest norm, down to 10⁻⁶.
+        result: norms, shown relative to the largest, down to 10⁻⁶.
         path: the PNG to write.
-        unit: what one step is: "step", "character", "word".
+        unit: the name of a step: "step", "character", "word".
     """
     largest = float(result.norms.max()) or 1.0
     rows, time = result.norms.shape

@@ -1,4 +1,4 @@
-"""Spectra: of recurrent matrices and of their powers; and how spectra are drawn."""
+"""Spectra of recurrent matrices and their powers, and drawings of spectra."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What a recurrent matrix W does when it is applied again and again.
+    """The spectrum of a recurrent matrix W, and the norms of its powers.
 
     Attributes:
-        eigenvalues: (H,) complex, the largest first.
-        singular_values: (H,), the largest first.
-        power_norms: ‖W^k‖₂ for k = 0 … K, which for a matrix that is not normal may first grow though ρ < 1.
+        eigenvalues: (H,) complex, largest first.
+        singular_values: (H,), largest first.
+        power_norms: ‖W^k‖₂ for k = 0 … K; for a non-normal matrix they may grow at first although ρ < 1.
     """
 
     eigenvalues: NDArray[np.complex128]
@@ -37,7 +37,7 @@ class Spectrum:
 
     @property
     def radius(self) -> float:
-        """The spectral radius ρ = max |λ|: ‖W^k‖^(1/k) tends to it."""
+        """The spectral radius ρ = max |λ| = lim ‖W^k‖^(1/k)."""
         return float(abs(self.eigenvalues[0]))
 
 
@@ -48,7 +48,7 @@ def spectrum(matrix: Tensor, powers: int = 50) -> Spectrum:
     [1.0, 0.5, 0.25]
 
     Raises:
-        ValueError: a matrix that is not square or not finite.
+        ValueError: the matrix is not square or not finite.
     """
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"spectrum: expected a square matrix, but its shape is {tuple(matrix.shape)}")
@@ -66,15 +66,15 @@ def spectrum(matrix: Tensor, powers: int = 50) -> Spectrum:
 
 
 def spectra(cell: Layer, powers: int = 50) -> dict[str, Spectrum]:
-    """The spectrum of every recurrent matrix W_h· by the gate that it feeds, of a `Gated` cell or a stack.
+    """The spectrum of every recurrent matrix W_h· of a `Gated` cell or a stack, by its gate.
 
     >>> from everstep import LSTM
     >>> list(spectra(LSTM(3, 5)))
     ['W_hi', 'W_hf', 'W_hg', 'W_ho']
 
     Raises:
-        TypeError: no part of it is a `Gated` cell.
-        ValueError: nothing is multiplied by the state.
+        TypeError: the layer contains no `Gated` cell.
+        ValueError: there is no recurrent matrix.
     """
     layers = parts(cell)
     found = [(name, inner) for name, one in zip(names(layers), layers, strict=True) if (inner := innermost(one))]
@@ -101,10 +101,10 @@ def spectra(cell: Layer, powers: int = 50) -> dict[str, Spectrum]:
 
 
 def draw_spectrum(found: Spectrum | Mapping[str, Spectrum], path: Path) -> str:
-    """Draw eigenvalues beside the unit circle, and ‖W^k‖ beside ρ^k; give a sentence that says what to see.
+    """Draw eigenvalues with the unit circle, and ‖W^k‖ with ρ^k; returns the caption.
 
     Args:
-        found: one matrix, or up to six by their names.
+        found: one spectrum, or up to six by name.
         path: the PNG to write.
     """
     shown = dict(found) if isinstance(found, Mapping) else {"W": found}
@@ -140,10 +140,10 @@ def draw_spectrum(found: Spectrum | Mapping[str, Spectrum], path: Path) -> str:
 
 
 def draw_jacobians(found: Mapping[str, Jacobians], path: Path) -> str:
-    """Draw the eigenvalues of the step's Jacobians, and how much a step stretches; give a sentence on what to see.
+    """Draw the eigenvalues of the step's Jacobians, and the stretching of a step; returns the caption.
 
     Args:
-        found: of each layer by its name, as `step_jacobians` gives them.
+        found: the Jacobians of each layer by name, from `step_jacobians`.
         path: the PNG to write.
     """
     values = {name: one.eigenvalues for name, one in found.items()}
@@ -169,7 +169,7 @@ def draw_jacobians(found: Mapping[str, Jacobians], path: Path) -> str:
 
 
 def _plane(axes: Axes, values: Mapping[str, NDArray[np.complex128]]) -> None:
-    """Eigenvalues in the complex plane, with the unit circle."""
+    """Draw eigenvalues in the complex plane, with the unit circle."""
     angle = np.linspace(0, 2 * np.pi, 400)
     axes.plot(np.cos(angle), np.sin(angle), color=GREY, linewidth=1.5)
     for place, (name, found) in enumerate(values.items()):

@@ -1,4 +1,4 @@
-"""A traced step with names: which rows of which parameters each of its values sums, and which of them are gates."""
+"""A traced step with names: the parameter rows that each value sums, and the values that are gates."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ BOUNDED: dict[str, tuple[float, float]] = {
     "_softmax": (0.0, 1.0),
     "tanh": (-1.0, 1.0),
 }
-"""Activations and the range of what they give; `hardtanh` and `clamp` say theirs by their arguments."""
+"""Activations and their ranges; those of `hardtanh` and `clamp` depend on their arguments."""
 
 _LINEAR = {"add", "sub", "rsub", "mul", "div", "neg", "addcmul", "_to_copy"}
 _KEEPS_PLACES = {"native_layer_norm"}
 
 
 class ParameterRows(NamedTuple):
-    """Rows `start` … `stop` of a parameter, or of one of several matrices that it holds ("weight_hh[0]").
+    """Rows `start` … `stop` of a parameter, or of one of the matrices in it ("weight_hh[0]").
 
-    What they give is all of a value, or what begins at feature `at` of one that was put together.
+    Their products form a whole value, or the part of a concatenated value that begins at feature `at`.
     """
 
     parameter: str
@@ -38,7 +38,7 @@ class ParameterRows(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """A node that is a bounded activation of a sum of rows, with its range."""
+    """A node that is a bounded activation of a sum of products, with its range."""
 
     name: str
     node: fx.Node
@@ -52,10 +52,10 @@ class NamedStep:
 
     Attributes:
         graph: the trace.
-        parameters: the name of each placeholder that is a parameter or buffer.
+        parameters: the name of each placeholder of a parameter or buffer.
         inputs: the placeholder of x.
         state: the placeholders of the state's leaves.
-        rows: of each node, the rows that it sums; empty once they have gone through an activation or a matrix.
+        rows: for each node, the rows whose products it sums; empty after an activation or a further matrix.
         constant: the nodes that depend on parameters alone.
         gates: every bounded activation of such a sum, in the order of the step.
     """
@@ -70,25 +70,25 @@ class NamedStep:
 
 
 def named_step(cell: Cell, x: Tensor) -> NamedStep:
-    """Trace one step of `cell` in eval mode, for inputs like x (batch, input_size), and name what it computes.
+    """Trace one step of `cell` in eval mode, for inputs like x (batch, input_size), and name its values.
 
-    The rows that a value sums are those of the matrices whose products with x or h_{t-1} it is made of by slices,
-    sums, scalings and layer normalisation. The *first bounded activation* (`BOUNDED`) of such a value is a gate, and
-    what it gives is the gate's value. Its name is that of its rows:
+    The rows of a value are those of the matrices whose products with x or h_{t-1} it combines by slices, sums, scalings
+    and layer normalisation. The *first bounded activation* (`BOUNDED`) of such a value is a gate; its output is the
+    gate's value. A gate is named after its rows:
 
-    - in a `Gated` cell, the gate's own (`x.f` and `h.f` are the rows of f);
-    - in a cell with a tuple of names `gates`, the name of the block, the rows being cut into equal blocks; where some
-      are cut otherwise, `blocks` says how: `{"peephole": ("i", "f", "o")}` or `{"weight_ih": {"s": 10, "h": 64}}`;
-    - else the parameter's ("forget" for a module `forget` of type `nn.Linear`), with the place of its rows if it gives
-      several values ("gates 2 of 4").
+    - in a `Gated` cell, by the gate (`x.f` and `h.f` are the rows of f);
+    - in a cell with a tuple of names `gates`, by the block, with rows divided into equal blocks. `blocks` declares
+      other divisions: `{"peephole": ("i", "f", "o")}` or `{"weight_ih": {"s": 10, "h": 64}}`;
+    - else by the parameter ("forget" for a module `forget` of type `nn.Linear`), with the position of the rows if it
+      gives several values ("gates 2 of 4").
 
-    Where a value sums several, the names are joined by "+"; the second gate of a name is called f.2, the third f.3, and
-    σ(−a) is called 1−f where σ(a) is f.
+    If a value sums several rows, their names are joined by "+". The second gate of a name is called f.2, the third f.3;
+    σ(−a) is called 1−f if σ(a) is f.
 
-    Known limit: where a candidate has no activation at all, the next activation that its sum meets is taken for it.
+    Known limit: if a candidate has no activation, the next activation of its sum is taken for it.
 
     Raises:
-        Untraceable: the step cannot be followed; with the reason.
+        Untraceable: the step cannot be traced, with the reason.
     """
     graph = trace(cell, x[:1, None])
     nodes = list(graph.module.graph.nodes)
@@ -119,7 +119,7 @@ def named_step(cell: Cell, x: Tensor) -> NamedStep:
 
 
 def gate_values(step: NamedStep, cell: Cell, xs: Tensor, state: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The value (steps, units) of every gate, from the inputs (steps, input_size) and the leaves before each step."""
+    """The values (steps, units) of every gate, from the inputs (steps, input_size) and the leaves before each step."""
     size = step.graph.rows
     wanted = {gate.node: gate.name for gate in step.gates}
     found: dict[str, list[Tensor]] = {gate.name: [] for gate in step.gates}
@@ -137,7 +137,7 @@ def gate_values(step: NamedStep, cell: Cell, xs: Tensor, state: Sequence[Tensor]
 
 
 class _Watch(fx.Interpreter):
-    """Runs the graph and keeps what the wanted nodes give."""
+    """Runs the graph and stores the values of the `wanted` nodes."""
 
     def __init__(self, module: fx.GraphModule, wanted: dict[fx.Node, str]):
         super().__init__(module)
@@ -156,7 +156,7 @@ def _value(node: fx.Node) -> Tensor:
 
 
 def _ends(node: fx.Node) -> bool:
-    """Whether what comes out is no longer a sum of rows."""
+    """Whether the result of the node is no longer a sum of rows."""
     name, kind = operation_name(node.target), kind_of(node.target)
     return name not in _KEEPS_PLACES if kind == "reduction" else kind == "pointwise" and name not in _LINEAR
 
@@ -171,14 +171,14 @@ def _bounds(node: fx.Node) -> tuple[float, float] | None:
 
 
 def _is_complement(node: fx.Node) -> bool:
-    """Whether this is σ(−a) = 1 − σ(a)."""
+    """Whether the node is σ(−a) = 1 − σ(a)."""
     return operation_name(node.target) == "sigmoid" and operation_name(node.all_input_nodes[0].target) == "neg"
 
 
 def _summed(
     node: fx.Node, rows: dict[fx.Node, frozenset[ParameterRows]], constant: Iterable[fx.Node]
 ) -> frozenset[ParameterRows]:
-    """The rows that the arguments of an operation sum, as its result would hold them if it were linear."""
+    """The rows of the arguments of an operation, positioned as in the result, as if the operation were linear."""
     name, kind = operation_name(node.target), kind_of(node.target)
     if kind == "product":
         matrices = [other for other in node.all_input_nodes[-2:] if other in constant and _value(other).dim() > 1]
@@ -210,27 +210,27 @@ def _summed(
     if name in _KEEPS_PLACES:
         others = others[:1]
     found = frozenset[ParameterRows]().union(*(rows[other] for other in others))
-    if found and name in ("add", "sub"):  # a vector that is added may have a name of its own
+    if found and name in ("add", "sub"):  # an added vector may have its own name
         found = found.union(*(rows[other] for other in node.all_input_nodes if other in constant))
     return found
 
 
 def _holds_matrices(node: Any, dim: Any) -> bool:
-    """Whether what is taken of a parameter along `dim` is one of the matrices that lie one after another in it."""
+    """Whether a slice of a parameter along `dim` is one of several matrices stored in it."""
     return node.op == "placeholder" and dim == 0 and _value(node).dim() > 2
 
 
 def _narrowed(
     source: Any, dim: Any, start: Any, stop: Any, rows: dict[fx.Node, frozenset[ParameterRows]]
 ) -> frozenset[ParameterRows]:
-    """The rows start … stop of each block that lies along that dimension; a block that does not stays whole."""
+    """The rows `start` … `stop` of each block along the dimension; blocks along another dimension stay whole."""
     size = _value(source).shape[dim]
     first, last, _ = slice(start, stop).indices(size)
     return narrowed(rows[source], size, first, last)
 
 
 def narrowed(rows: Iterable[ParameterRows], size: int, first: int, last: int) -> frozenset[ParameterRows]:
-    """The rows that give the features first … last − 1 of a value of `size`."""
+    """The rows of the features `first` … `last` − 1 of a value with `size` features."""
     found = set()
     for part in rows:
         count = part.stop - part.start
@@ -246,7 +246,7 @@ def narrowed(rows: Iterable[ParameterRows], size: int, first: int, last: int) ->
 
 
 def _joined(node: fx.Node, rows: dict[fx.Node, frozenset[ParameterRows]]) -> frozenset[ParameterRows]:
-    """The rows of values that are put side by side, each where it begins."""
+    """The rows of concatenated values, each with its offset."""
     found: set[ParameterRows] = set()
     dim: Any = node.args[1] if len(node.args) > 1 else 0
     begin, pieces = 0, node.args[0]
@@ -263,22 +263,23 @@ def _joined(node: fx.Node, rows: dict[fx.Node, frozenset[ParameterRows]]) -> fro
 
 
 def gate_name(cell: nn.Module, rows: Iterable[ParameterRows]) -> str:
-    """A name for a sum of rows: those that the cell declares, else their parameters' with the place of the rows."""
+    """A name for a sum of rows: as the cell declares it, else the parameter names with the position of the rows."""
     blocks = [(part, *block_name(cell, part)) for part in sorted(rows, key=lambda part: part[:3])]
     if declared := {block for _, block, is_declared in blocks if is_declared}:
         return "+".join(sorted(declared))
     places: dict[str, set[str]] = {}
     matrices = [part for part, _, _ in blocks if cell.get_parameter(part.parameter.partition("[")[0]).dim() > 1]
     for part, block, _ in blocks:
-        if part in matrices or not matrices:  # a bias has no name to give, unless it is declared
+        if part in matrices or not matrices:  # a bias gives a name only if it is declared
             places.setdefault(block, set()).add(_short(part.parameter))
     return "+".join(f"{'+'.join(sorted(names))} {block}".strip() for block, names in sorted(places.items()))
 
 
 def block_name(cell: nn.Module, rows: ParameterRows) -> tuple[str, bool]:
-    """What rows are within their parameter, and whether the cell has declared it.
+    """A name for rows within their parameter, and whether the cell declares it.
 
-    A gate's name, or several with commas; "2 of 4" for the second quarter; "64:100" for other rows; "" for all.
+    The name of a gate, or of several with commas; else "2 of 4" for the second quarter, "64:100" for other rows, "" for
+    all rows.
     """
     whole = height(cell, rows.parameter)
     cuts = {0: 0}
@@ -296,23 +297,23 @@ def block_name(cell: nn.Module, rows: ParameterRows) -> tuple[str, bool]:
 
 
 def _short(parameter: str) -> str:
-    """The module's name for its `weight`, or the parameter's without "weight_"."""
+    """The name of the module for its `weight`, else the parameter's name without "weight_"."""
     path, _, leaf = parameter.rpartition(".")
     return path.rpartition(".")[2] if leaf == "weight" and path else leaf.removeprefix("weight_")
 
 
 def height(cell: nn.Module, parameter: str) -> int:
-    """The rows of a parameter, or of one matrix of it, "weight_hh[0]"."""
+    """The number of rows of a parameter, or of one matrix in it, "weight_hh[0]"."""
     name, _, _ = parameter.partition("[")
     value = dict([*cell.named_parameters(), *cell.named_buffers()])[name]
     return value.shape[1] if name != parameter else len(value)
 
 
 def _blocks(cell: nn.Module, parameter: str, whole: int) -> list[tuple[str, int]]:
-    """The blocks that the rows of a parameter are cut into, with their sizes, as its owner declares them.
+    """The blocks of a parameter's rows with their sizes, as its owner declares them.
 
-    By `blocks`, a mapping from parameters to names (of blocks that are equal) or to a mapping of names to rows; by the
-    gates of an equation; or by `gates`, a tuple of names.
+    Declared by `blocks`, a mapping from parameters to names of equal blocks or to a mapping from names to numbers of
+    rows; by the gates of an equation; or by `gates`, a tuple of names.
     """
     path, _, leaf = parameter.partition("[")[0].rpartition(".")
     owner = cell.get_submodule(path)

@@ -1,4 +1,4 @@
-"""The loss over a plane of parameters, and where gradient descent goes on it."""
+"""The loss over a plane of parameters, and the path of gradient descent on it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from everstep.learn.optim import trainable
 from everstep.learn.rules import Rule
 from everstep.look.style import SHADES, canvas, save
 
-Direction = dict[str, Tensor]  # of every trainable parameter, by name
+Direction = dict[str, Tensor]  # one entry for every trainable parameter, by name
 LossOf = Callable[[nn.Module], Tensor]
 Progress = Callable[[int, int], None]
-"""Told how much is done of how much."""
+"""Called with the amounts (done, total)."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Surface:
     """Losses over a plane.
 
     Attributes:
-        across: (W,) places a along the first direction.
-        up: (H,) places b along the second.
+        across: (W,) coordinates a along the first direction.
+        up: (H,) coordinates b along the second direction.
         losses: (H, W) loss at θ + a·d₁ + b·d₂, in the unit of the loss.
     """
 
@@ -42,12 +42,12 @@ class Surface:
 
 @dataclass(frozen=True)
 class Descent:
-    """Where plain gradient descent went.
+    """The path of plain gradient descent.
 
     Attributes:
-        places: (steps + 1, 2) places in the plane: the nearest point of it, for parameters that have left it.
-        losses: (steps + 1,) at each place.
-        norms: (steps,) of the gradient at each step, before any rule.
+        places: (steps + 1, 2) coordinates in the plane; for parameters outside it, those of the nearest point.
+        losses: (steps + 1,) losses along the path.
+        norms: (steps,) gradient norms, before any rule.
     """
 
     places: Tensor
@@ -56,9 +56,9 @@ class Descent:
 
 
 def random_plane(model: nn.Module, seed: int = 0) -> tuple[Direction, Direction]:
-    """Two random directions; each parameter's part has the norm of that parameter (after Li 2018, whole tensors).
+    """Two random directions, scaled per parameter to the norm of that parameter (after Li 2018, whole tensors).
 
-    So a place of 1 is as far from the model as its weights are from zero. A parameter that is all zero does not move.
+    So a point at coordinate 1 is as far from the model as the model is from zero. A parameter of zeros does not move.
 
     >>> first, _ = random_plane(nn.Linear(2, 1, bias=False), seed=1)
     >>> list(first)
@@ -85,7 +85,7 @@ def surface(
     up: Sequence[float],
     progress: Progress = lambda done, total: None,
 ) -> Surface:
-    """The loss at θ + a·d₁ + b·d₂ for a in `across` and b in `up`; `model` is at θ, before and after.
+    """The loss at θ + a·d₁ + b·d₂ for a in `across` and b in `up`; `model` holds θ before and after.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> plane = ({"weight": torch.ones(1, 1)}, {"weight": torch.zeros(1, 1)})
@@ -93,17 +93,17 @@ def surface(
     torch.Size([1, 2])
 
     Args:
-        model: in the mode (train, eval) in which `loss` should see it.
-        loss: of the model: a scalar that draws no random numbers.
+        model: the model, in the mode (train, eval) that `loss` needs.
+        loss: maps the model to a scalar, without random numbers.
         plane: d₁ and d₂.
-        across: places a (W,).
-        up: places b (H,).
-        progress: called after each of the H losses' rows with the rows that are done and H.
+        across: coordinates a (W,).
+        up: coordinates b (H,).
+        progress: called after each of the H rows, with the number of finished rows and H.
 
     Raises:
-        ValueError: `plane` is of another model's parameters.
+        ValueError: `plane` belongs to the parameters of another model.
 
-    Known limit: W · H losses, and four times the memory of the parameters.
+    Known limits: computes W · H losses, and needs four times the memory of the parameters.
     """
     parameters = trainable(model)
     for direction in plane:
@@ -136,16 +136,16 @@ def descend(
     steps: int,
     rules: Sequence[Rule] = (),
 ) -> Descent:
-    """Plain gradient descent on `model`, in place, seen in a plane: θ ← θ − η·g with g after `rules`.
+    """Plain gradient descent on `model`, in place, projected onto a plane: θ ← θ − η·g with g after `rules`.
 
     Args:
-        model: where it starts.
-        loss: a scalar.
+        model: the starting point.
+        loss: maps the model to a scalar.
         plane: the two directions.
-        origin: the parameters at place (0, 0).
+        origin: the parameters at coordinates (0, 0).
         rate: η.
-        steps: at most; it ends where the loss or the gradient is not finite.
-        rules: between the gradient and the step.
+        steps: most steps; ends earlier if the loss or the gradient is not finite.
+        rules: applied to the gradient before each step.
     """
     parameters = trainable(model)
     basis = torch.stack([torch.cat([part[name].flatten() for name in parameters]) for part in plane], 1)
@@ -175,7 +175,7 @@ def descend(
 
 
 def draw_surface(axes: Axes, found: Surface, x: str, y: str, unit: str = "loss") -> Colorbar:
-    """The surface as shades on a scale of powers of ten, whose bar is given; what is not finite stays white."""
+    """Draw the surface in shades on a logarithmic scale, non-finite losses white; returns the colour bar."""
     good = found.losses[found.losses.isfinite() & (found.losses > 0)]
     low, high = (float(good.min()), float(good.max())) if len(good) else (0.1, 1.0)
     norm = LogNorm(max(low, high * 1e-4), high if high > low else low * 10)
@@ -195,7 +195,7 @@ def draw_surface(axes: Axes, found: Surface, x: str, y: str, unit: str = "loss")
 
 
 def say(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], colour: str = "white") -> None:
-    """Words that can be read on any shade, so many points from a place."""
+    """Write text that is readable on any shade, `offset` points from `place`."""
     note = axes.annotate(
         text, place, xytext=offset, textcoords="offset points", color=colour, fontsize=16, fontweight="bold", zorder=7
     )
@@ -213,22 +213,22 @@ def plane_picture(
     unit: str = "loss",
     progress: Progress = lambda done, total: None,
 ) -> str:
-    """Draw the loss around a model along a random plane; the sentence to put under it.
+    """Draw the loss around a model in a random plane; returns the caption.
 
     Args:
-        model: any model, in the mode (train, eval) in which `loss` should see it.
-        loss: of the model: a scalar that draws no random numbers.
+        model: any model, in the mode (train, eval) that `loss` needs.
+        loss: maps the model to a scalar, without random numbers.
         to: the PNG to write.
-        seed: of the plane; see `random_plane`.
-        span: how far to each side, in norms of the parameters.
-        side: points along each side, odd, so that one of them is the model; there are side² losses to compute.
-        unit: what the loss is, for its scale: "loss in nats per word".
+        seed: seed of the plane; see `random_plane`.
+        span: half-width of the picture, in norms of the parameters.
+        side: points along each side, odd, so that the middle one is the model; side² losses are computed.
+        unit: label of the scale: "loss in nats per word".
         progress: see `surface`.
 
     Raises:
-        ValueError: an even side, or one below 3.
+        ValueError: the side is even, or below 3.
 
-    Known limit: two directions of very many; the ground may be steeper along others.
+    Known limit: the plane has two of very many directions; the loss may be steeper along others.
     """
     if side < 3 or side % 2 == 0:
         raise ValueError(f"plane_picture: side should be odd and ≥ 3, so that one place is the model, but is {side}")
@@ -248,7 +248,7 @@ def plane_picture(
 
 
 def _surface_words(found: Surface, span: float, unit: str) -> str:
-    """What lies around the middle, where the model is, and whether a lower place was seen."""
+    """Sentences on the loss around the model, and whether a lower point was found."""
     losses, middle = found.losses, len(found.losses) // 2
     star = float(losses[middle, middle])
     ends = torch.cat([losses[middle, [0, -1]], losses[[0, -1], middle]])
@@ -265,7 +265,7 @@ def _surface_words(found: Surface, span: float, unit: str) -> str:
 
 
 def _contours(axes: Axes, found: Surface, bar: Colorbar) -> None:
-    """Lines of equal loss with their numbers, evenly over what nine tenths of the places stay below."""
+    """Draw labelled contour lines, evenly spaced up to the 90 % quantile of the losses."""
     good = found.losses[found.losses.isfinite()]
     if len(good) == 0 or good.min() == good.max():
         return
@@ -276,6 +276,6 @@ def _contours(axes: Axes, found: Surface, bar: Colorbar) -> None:
     for number in axes.clabel(lines, fontsize=14, fmt="%g"):
         number.set_path_effects([withStroke(linewidth=3, foreground="black")])
         x, y = number.get_position()
-        number.set_visible(abs(x) < reach[0] and abs(y) < reach[1])  # or the edge would cut it
+        number.set_visible(abs(x) < reach[0] and abs(y) < reach[1])  # the edge would cut it
     bar.set_ticks(levels, labels=[f"{level:g}" for level in levels])
     bar.ax.minorticks_off()

@@ -1,4 +1,4 @@
-"""Next-token surprise over a text: each token on a colour that says how many bits it cost, −log₂ p."""
+"""Next-token surprise over a text: each token coloured by −log₂ p, in bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from everstep.look import coloured_text
 from everstep.look.coloured_text import Pairs, Piece
 from everstep.look.style import canvas, save
 
-# from light to dark at even steps of lightness: reads the same in grey and to the colour-blind
+# even in lightness, so that it reads the same in grey and for the colour-blind
 COLOURS = colormaps["YlOrRd"]
 
 
@@ -24,9 +24,9 @@ def surprise_text(pairs: Pairs, to: Path | Axes, columns: int = 84, token: str =
 
     Args:
         pairs: the tokens' texts in order, each with its surprise in bits.
-        to: the PNG to write, or axes to draw on (of a figure with `layout="constrained"`, the last thing drawn on it).
-        columns: characters in a row at most.
-        token: what one token is, for the legend.
+        to: the PNG to write, or axes to draw on (in a figure with `layout="constrained"`, drawn last).
+        columns: most characters in a row.
+        token: the name of a token, for the legend.
     """
     pieces = coloured_text.layout(pairs, columns)
     if isinstance(to, Axes):
@@ -47,19 +47,19 @@ def _draw(axes: Axes, pieces: Sequence[Piece], pairs: Pairs, token: str) -> None
 
 
 def _scale(pairs: Pairs) -> Normalize:
-    """From 0 to what all but a twentieth of the tokens stay below, so that one odd token does not pale the rest."""
+    """The scale from 0 to the 95 % quantile, so that outliers do not make the other tokens pale."""
     bits = sorted(bits for _, bits in pairs if math.isfinite(bits))
     top = bits[int(0.95 * (len(bits) - 1))] if bits else 1.0
     return Normalize(0, max(1.0, math.ceil(top)))
 
 
 def mean_bits(pairs: Pairs) -> float:
-    """Mean surprise."""
+    """The mean surprise in bits."""
     return sum(bits for _, bits in pairs) / len(pairs) if pairs else 0.0
 
 
 def surprise_words(pairs: Pairs, token: str = "token") -> str:
-    """The sentence to put under a passage: its mean surprise, at the starts of words and within them, and the most."""
+    """The caption: mean surprise, also at starts of words and within words, and the largest surprise."""
     words = f"Dark is where the model did not expect the next {token}: {mean_bits(pairs):.2f} bits in the mean"
     starts, inside = _by_place(pairs)
     if token != "word" and starts and inside:
@@ -71,7 +71,7 @@ def surprise_words(pairs: Pairs, token: str = "token") -> str:
 
 
 def _by_place(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """The tokens that begin a word, and those within one."""
+    """The tokens that begin a word, and those within a word."""
     starts: list[tuple[str, float]] = []
     inside: list[tuple[str, float]] = []
     before = " "
@@ -90,7 +90,7 @@ def _quoted(shown: str) -> str:
 
 
 def surprise_html(pairs: Pairs, to: Path, token: str = "token") -> None:
-    """The same as a page of its own, with each token's bits and probability on hovering."""
+    """Write a self-contained page of the passage that shows each token's bits and probability on hovering."""
     scale = _scale(pairs)
     spans = []
     for shown, bits in pairs:

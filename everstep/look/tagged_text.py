@@ -1,4 +1,4 @@
-"""Sentences whose words are on the colours of their tags."""
+"""Sentences with words coloured by their tags."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from everstep.look import coloured_text as text
 from everstep.look.style import canvas, save
 
 PALE = ListedColormap([(1.0, 1.0, 1.0), *colormaps["tab20"].colors[1::2], *colormaps["tab20"].colors[::2]])  # type: ignore[attr-defined]
-"""White for what has no tag, then light colours, then their darker ones."""
+"""White for words without a tag, then light colours, then dark ones."""
 
 
 class Word(NamedTuple):
-    """A word, its predicted tag, and its own where it is known and another; "" is none."""
+    """A word, its predicted tag, and its true tag if it is known and different; "" is none."""
 
     text: str
     tag: str
@@ -27,14 +27,14 @@ class Word(NamedTuple):
 
 
 def tag_numbers(sentences: Sequence[Sequence[Word]]) -> dict[str, int]:
-    """The place of each tag among the colours; the most frequent first, "" at 0."""
+    """The colour index of each tag, most frequent first; "" has index 0."""
     tags = [word.tag for words in sentences for word in words if word.tag]
     order = sorted(set(tags), key=lambda tag: (-tags.count(tag), tag))
     return {"": 0, **{tag: 1 + place % (PALE.N - 1) for place, tag in enumerate(order)}}
 
 
 def draw_tagged(sentences: Sequence[Sequence[Word]], to: Path, columns: int = 84) -> None:
-    """Draw sentences with each word on the colour of its tag; in brackets after it its own, where that is another."""
+    """Draw sentences with each word coloured by its predicted tag; a different true tag follows in brackets."""
     numbers = tag_numbers(sentences)
     laid: list[text.Piece] = []
     for words in sentences:
@@ -62,7 +62,7 @@ def _colour(number: int) -> str:
 
 
 def tagged_html(sentences: Sequence[Sequence[Word]], to: Path, title: str) -> None:
-    """The same as a page; what is wrong is underlined, and pointing at a word says its tag."""
+    """Write the sentences as an HTML page; errors are underlined, and hovering over a word shows its tag."""
     numbers = tag_numbers(sentences)
     key = " ".join(_marked(f"\u00a0{tag}\u00a0", number) for tag, number in numbers.items() if tag)
     lines = (" ".join(_spelled(word, numbers[word.tag]) for word in words) for words in sentences)

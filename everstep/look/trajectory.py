@@ -1,4 +1,4 @@
-"""A run step by step, with the outputs and states of every layer kept: what the diagnostics measure."""
+"""Step-by-step runs that store the outputs and states of every layer, for diagnostics."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Moment:
 
     Attributes:
         output: y_t (batch, features).
-        made: s_t, leaves (batch, ...), as the step gives it: y_t may be one of its leaves.
-        state: s_t as the next step takes it: equal values, but nodes of the graph of their own, so that a derivative by
-            them is one by the state, and not by whatever else was made of the same tensors.
+        made: s_t, leaves (batch, ...), as returned by the step; y_t may be one of its leaves.
+        state: s_t as passed to the next step: equal values in separate graph nodes, so that a derivative with respect
+            to them is one with respect to the state alone.
     """
 
     output: Tensor
@@ -36,26 +36,26 @@ class Moment:
 
 
 def parts(layer: Layer) -> list[Layer]:
-    """The layers that a stack, or a stack of stacks, is made of, the lowest first; any other layer is one."""
+    """The layers of a stack, or of nested stacks, lowest first; any other layer is a single part."""
     if not plain_stack(layer):
         return [layer]
     return [part for child in layer.sublayers() for part in parts(child)]
 
 
 def plain_stack(layer: Layer) -> bool:
-    """Whether one step of it is one of each of its cells, the output of one being the input of the next."""
+    """Whether a step of the layer steps each of its cells once, the output of one being the input of the next."""
     return isinstance(layer, Stack) and type(layer).step is Stack.step
 
 
 def innermost(layer: nn.Module) -> nn.Module:
-    """The cell that wrappers such as `Residual` and `Zoneout` hold."""
+    """The cell inside wrappers such as `Residual` and `Zoneout`."""
     while isinstance(inside := getattr(layer, "cell", None), Layer):
         layer = inside
     return layer
 
 
 def names(layers: Sequence[Layer]) -> list[str]:
-    """A name for each layer: its cell's, and its number where there are several; dropout alone is not counted."""
+    """A name for each layer: that of its cell, with its number if there are several; dropout is not numbered."""
     cells = [innermost(layer) for layer in layers]
     counted = [not isinstance(cell, Identity | Dropout) for cell in cells]
     numbers = [f"layer {sum(counted[: place + 1])} " if counts else "" for place, counts in enumerate(counted)]
@@ -65,7 +65,7 @@ def names(layers: Sequence[Layer]) -> list[str]:
 
 
 def remembering(layers: Sequence[Layer], like: Tensor) -> list[int]:
-    """The places of the layers that have a state of real numbers."""
+    """The indices of the layers that have a floating-point state."""
     return [place for place, layer in enumerate(layers) if real(layer.initial_state(1, like))]
 
 
@@ -77,12 +77,12 @@ def real(state: State) -> list[tuple[str, Tensor]]:
 def ready(
     who: str, layer: AnyLayer, xs: Tensor, dtype: torch.dtype | None, shortest: int = 2
 ) -> tuple[AnyLayer, Tensor]:
-    """A copy of the layer in eval mode, whose parameters take no gradient, and the inputs, in `dtype`.
+    """A copy of the layer in eval mode without parameter gradients, and the inputs, both in `dtype`.
 
-    Both are on the CPU where that is float64 and their device has none.
+    Both are on the CPU if `dtype` is float64 and their device does not support it.
 
     Raises:
-        TypeError: inputs that are no floating-point tensor.
+        TypeError: the inputs are not a floating-point tensor.
         ValueError: inputs of another shape, or fewer than `shortest` steps.
     """
     if not isinstance(xs, Tensor) or not xs.is_floating_point():
@@ -104,15 +104,15 @@ def ready(
 
 
 def as_wide(values: Tensor) -> Tensor:
-    """The values in float64, on the CPU where their device has none."""
+    """The values in float64, on the CPU if their device does not support it."""
     return values.double() if processor.has_float64(values.device) else values.cpu().double()
 
 
 def check_causal(who: str, layer: Layer) -> Cell:
-    """The layer if it can be stepped.
+    """The layer, if it is a `Cell`.
 
     Raises:
-        TypeError: it is acausal, so that no state lies between the steps before and those after.
+        TypeError: it is acausal, so that no state separates earlier from later steps.
     """
     if not isinstance(layer, Cell):
         raise TypeError(
@@ -123,7 +123,7 @@ def check_causal(who: str, layer: Layer) -> Cell:
 
 
 def walk(cell: Layer, x: Tensor, state: State, seen: list[Moment]) -> tuple[Tensor, State]:
-    """One step, layer by layer; what each layer gives is appended to `seen`."""
+    """One step, layer by layer; the result of each layer is appended to `seen`."""
     if plain_stack(cell):
         new = []
         for child, old in zip(cell.sublayers(), state, strict=True):
@@ -138,7 +138,7 @@ def walk(cell: Layer, x: Tensor, state: State, seen: list[Moment]) -> tuple[Tens
 
 
 def _node(leaf: Tensor) -> Tensor:
-    """The same values as a node of its own, by which one can differentiate even if no parameter or input made them."""
+    """The values as a separate graph node that requires a gradient, even if no parameter or input leads to it."""
     node = leaf.view_as(leaf)
     if torch.is_grad_enabled() and node.is_floating_point() and not node.requires_grad:
         node.requires_grad_()
@@ -146,10 +146,10 @@ def _node(leaf: Tensor) -> Tensor:
 
 
 def follow(who: str, cell: Cell, xs: Tensor, state: State = None) -> list[list[Moment]]:
-    """Every layer (the inner list) after every step, from `state` or the initial one.
+    """Every layer (the inner list) after every step, starting from `state` or the initial state.
 
     Raises:
-        ValueError: a state that is not finite; names the layer and the step.
+        ValueError: a state is not finite; the message names the layer and the step.
     """
     state = cell.initial_state(len(xs), xs) if state is None else state
     moments = []
@@ -164,16 +164,16 @@ def follow(who: str, cell: Cell, xs: Tensor, state: State = None) -> list[list[M
 def directional(
     fn: Callable[..., tuple[Tensor, ...]], at: tuple[Tensor, ...], directions: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """The derivative of `fn` at `at` along `directions`, by forward differentiation: one for each result."""
+    """The derivative of each result of `fn` at `at` along `directions`, by forward differentiation."""
     with warnings.catch_warnings():
-        # PyTorch loads its rules for this by a function that it has itself deprecated
+        # PyTorch loads its forward rules with a function that it has deprecated itself
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         slopes: tuple[Tensor, ...] = torch.func.jvp(fn, at, directions)[1]
     return slopes
 
 
 def check_finite(who: str, called: Sequence[str], seen: Sequence[Moment], step: int, time: int) -> None:
-    """Raise a ValueError if an output or a state has become infinite or NaN."""
+    """Raise a ValueError if an output or a state is infinite or NaN."""
     for name, moment in zip(called, seen, strict=True):
         for leaf in (moment.output, *(leaf for _, leaf in real(moment.state))):
             if not bool(torch.isfinite(leaf).all()):

@@ -15,18 +15,18 @@ from everstep.look.style import GREY, canvas, save
 ORDER = colormaps["RdYlBu"]
 WRONG = "#D0006F"
 MOST = 60
-"""Nodes of a tree that is drawn; a larger one could not be read."""
+"""Most nodes of a drawn tree; a larger one would be unreadable."""
 
 
 class DrawnTree(NamedTuple):
-    """A tree to be drawn.
+    """A tree to draw.
 
     Attributes:
-        words: of each node; None where it has none.
-        children: of each node.
-        predicted: the class said of each node, by its place among the names.
-        probability: of that class, at each node.
-        right: of each node whether that is its class; None where nothing is known.
+        words: the word of each node, or None.
+        children: the indices of each node's children.
+        predicted: the predicted class of each node, as an index into the names.
+        probability: the probability of that class at each node.
+        right: whether the prediction is correct at each node; None if unknown.
     """
 
     words: Sequence[str | None]
@@ -37,11 +37,11 @@ class DrawnTree(NamedTuple):
 
 
 def draw_trees(trees: Sequence[DrawnTree], names: Sequence[str], path: Path) -> str:
-    """Draw trees one below the other, each node with its predicted class; returns what to see.
+    """Draw trees one below the other, each node with its predicted class; returns the caption.
 
     Args:
-        trees: to be drawn, of any shape.
-        names: of the classes.
+        trees: the trees, of any shape.
+        names: the class names.
         path: the PNG to write.
     """
     placed = [_placed(tree) for tree in trees]
@@ -59,7 +59,7 @@ def draw_trees(trees: Sequence[DrawnTree], names: Sequence[str], path: Path) -> 
 
 
 def _placed(tree: DrawnTree) -> list[tuple[float, float]]:
-    """x and depth of each node: leaves side by side, a parent above the middle of its children."""
+    """x and depth of each node: leaves side by side, parents centred above their children."""
     number = len(tree.children)
     below = {child for children in tree.children for child in children}
     ahead = [node for node in range(number) if node not in below]
@@ -98,11 +98,11 @@ def _draw(axes: Axes, tree: DrawnTree, places: Sequence[tuple[float, float]], na
 
 
 def _faded(place: float, probability: float) -> tuple[float, float, float]:
-    """The colour of a class, the nearer to white the less sure."""
+    """The colour of a class, closer to white at lower probability."""
     red, green, blue = (1 - (1 - part) * probability for part in to_rgb(ORDER(place)))
     return red, green, blue
 
 
 def _short(text: str, most: int = 10) -> str:
-    """A text that fits into a node."""
+    """The text, shortened to fit into a node."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

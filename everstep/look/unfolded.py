@@ -1,4 +1,4 @@
-"""The unfolded graph with every node shaded by how much of the first input is left in it (Graves 2012)."""
+"""The unfolded graph with every node shaded by its sensitivity to the first input (Graves 2012)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Unfolded:
     """One network over time.
 
     Attributes:
-        title: above its graph.
-        rows: from the input up, each node's sensitivity to x_1 at every step (time,).
-        asked: (time,): steps to be marked, at which an answer is wanted.
-        gates: "input", "forget" and "output", each (time,) in 0 … 1: drawn about the middle row; may be empty.
+        title: the title above its graph.
+        rows: from the input up, the sensitivity of each node to x_1 at every step (time,).
+        asked: (time,), steps to mark, at which the network must answer.
+        gates: "input", "forget" and "output", each (time,) in [0, 1]; drawn around the middle row; may be empty.
     """
 
     title: str
@@ -41,13 +41,13 @@ class Unfolded:
 
 
 def draw_unfolded(networks: Sequence[Unfolded], path: Path) -> None:
-    """Draw the graphs below one another: dark circles still depend on the first input, white ones do not.
+    """Draw the graphs one below the other: dark circles depend on the first input, white ones do not.
 
-    A gate above ½ is drawn open, as ○, and one below as —: the input gate below its cell, the forget gate on the arrow
-    from the step before, the output gate above.
+    A gate above ½ is drawn as ○ (open), one below as —: the input gate below its cell, the forget gate on the arrow
+    from the previous step, the output gate above.
 
     Args:
-        networks: from the top.
+        networks: the networks, from the top.
         path: the PNG to write.
     """
     figure = canvas(0.9 + 4.3 * len(networks))

@@ -1,4 +1,4 @@
-"""Pictures of units: gates and states over a passage, saturation, and which unit tells what."""
+"""Pictures of units: gates and states over a passage, saturation, and units that encode properties of a text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from everstep.look.units import Telling
 
 EXCERPT, PASSAGE = 300, 600
-"""Characters of a picture of several units, and of any other."""
+"""Characters in a picture of several units, and in any other picture."""
 SHOWN = 3
 REMEMBERED = "inside quotes", "position in the line", "depth of brackets"
 
 
 def draw_gates(given: Passage, out: Path) -> list[tuple[Path, str]]:
-    """The liveliest units and the gates of one over a passage, a page of all, saturation; each with what to see."""
+    """Draw the most variable units, the gates of one, a page of all gates, and saturation, each with a caption."""
     from everstep.look.gates import liveliest, saturation_picture, saturation_words, units_text
     from everstep.look.gates_page import gates_html
     from everstep.look.glyphs import note
@@ -56,7 +56,7 @@ def draw_gates(given: Passage, out: Path) -> list[tuple[Path, str]]:
 
 
 def draw_units(given: Passage, out: Path) -> list[tuple[Path, str]]:
-    """Which units tell properties of the text: a table, and the best of them over a passage."""
+    """Draw a table of units that encode properties of the text, and the best of them over a passage."""
     from everstep.look.units import PROPERTIES, predictive_units, table, table_words
 
     if not has_units(given):
@@ -76,7 +76,7 @@ def draw_units(given: Passage, out: Path) -> list[tuple[Path, str]]:
     (out / "properties.md").write_text(table(rows), encoding="utf-8", newline="\n")
     drawn = [(out / "properties.md", table_words(rows, len(tokens), given.shown))]
     known = {name: units[0] for name, units in rows.items() if not isinstance(units, str)}
-    # what a letter is, any unit can tell at once; what lies further back has to be remembered
+    # any unit can encode the current letter; properties that depend on earlier letters need memory
     known = {name: best for name, best in known.items() if name in REMEMBERED} or known
     if known:
         name = max(known, key=lambda key: (known[key].much != "not", abs(known[key].correlation)))
@@ -87,7 +87,7 @@ def draw_units(given: Passage, out: Path) -> list[tuple[Path, str]]:
 def _draw_property(
     tokens: list[str], found: list[Activity], best: Telling, target: list[float], name: str, out: Path
 ) -> list[tuple[Path, str]]:
-    """A unit and a property over a passage of the second half, by which the unit was not chosen."""
+    """Draw a unit and a property over a passage of the second half, which did not select the unit."""
     from everstep.look.glyphs import note
     from everstep.look.units import property_html, property_text, property_words
 
@@ -104,7 +104,7 @@ def _draw_property(
 
 
 def _fitting(tokens: Sequence[str], characters: int) -> int:
-    """How many tokens a picture shows: whole lines, if there are any."""
+    """The number of tokens to show: whole lines if possible."""
     length, best = 0, 0
     for place, token in enumerate(tokens, 1):
         length += len(token)
@@ -116,14 +116,14 @@ def _fitting(tokens: Sequence[str], characters: int) -> int:
 
 
 def has_units(given: Passage) -> bool:
-    """Whether what reads the passage keeps more than single numbers from step to step."""
+    """Whether the model of the passage has a state with more than one unit."""
     from everstep.look.trajectory import real
 
     return any(leaf.dim() > 1 for _, leaf in real(given.body.initial_state(1, given.inputs)))
 
 
 def read(given: Passage) -> tuple[list[str], list[Activity]]:
-    """The pieces of a passage, and what every layer that has units does after each."""
+    """The pieces of a passage, and the activity of every layer with units after each piece."""
     import torch
 
     from everstep.look.gates import activities
@@ -134,7 +134,7 @@ def read(given: Passage) -> tuple[list[str], list[Activity]]:
 
 
 def _ends(tokens: Sequence[str]) -> tuple[str, list[int]]:
-    """The text, and the place of each token's last character that is no space after a word."""
+    """The text, and the index of each token's last character, ignoring a space after a word."""
     whole, ends = "", []
     for token in tokens:
         plain = "\n" if token == "<eos>" else token

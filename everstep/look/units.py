@@ -1,4 +1,4 @@
-"""The units that tell a property of a text: inside quotes, the length of the line so far, depth of brackets, …"""
+"""Units that encode a property of a text: inside quotes, position in the line, depth of brackets, …"""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from everstep.look.gates import DIVERGING, Activity, check_text
 from everstep.look.style import canvas, save
 
 FEWEST = 50
-"""Steps that a half of the text needs at least."""
+"""Fewest steps in each half of the text."""
 WELL, PARTLY = 0.7, 0.3
-"""Correlations from which a unit is said to tell a property well, and in part."""
+"""Least correlations at which a unit encodes a property well, and partly."""
 
 
 def _quotes(passage: str) -> list[float]:
@@ -66,22 +66,22 @@ PROPERTIES: dict[str, Callable[[str], list[float]]] = {
     "inside a word": _each(lambda character: character.isalnum() or character in "'’-"),
     "line ends next": _line_ends_next,
 }
-"""From a text to one number a character, each read after that character: inside “…” or "…"; characters since the line
-began; brackets that are open; what the character is; whether a newline comes next."""
+"""Functions of a text to one number per character, as of after that character: whether inside “…” or "…"; characters
+since the start of the line; open brackets; the kind of the character; whether a newline comes next."""
 
 
 class Telling(NamedTuple):
-    """How well one unit tells a property.
+    """How well one unit encodes a property.
 
     Attributes:
         layer: the name of its layer.
         part: leaf of the state, gate or candidate.
-        unit: its number.
-        correlation: Pearson's r of its value and the property on the second half of the text, on which it was not
-            chosen; where the property is 0 or 1, this is the point-biserial correlation.
-        first: r on the first half, by which it was chosen.
-        auc: for a property of 0 and 1, the probability on the second half that the unit is higher (or lower, if so it
-            was on the first half) where the property holds than where it does not, ties counted half; else None.
+        unit: its index.
+        correlation: Pearson's r of its value and the property on the second half of the text, which did not select it;
+            for a binary property this is the point-biserial correlation.
+        first: r on the first half, which selected it.
+        auc: for a binary property, the probability on the second half that the unit is higher (lower, if r on the first
+            half is negative) where the property holds than where it does not, ties counted half; else None.
     """
 
     layer: str
@@ -93,7 +93,7 @@ class Telling(NamedTuple):
 
     @property
     def much(self) -> str:
-        """How well it tells: "well", "in part", or "not", as where the sign is another one than on the first half."""
+        """The degree: "well", "in part", or "not" (also if the sign differs from that on the first half)."""
         size = abs(self.correlation) if self.correlation * self.first > 0 else 0.0
         return "well" if size >= WELL else "in part" if size >= PARTLY else "not"
 
@@ -105,10 +105,10 @@ def predictive_units(
     parts: Sequence[str] | None = None,
     count: int | None = None,
 ) -> list[Telling]:
-    """All units by how well they tell a property, chosen on the first half of the text, measured on the second.
+    """All units by how well they encode a property, selected on the first half of the text, measured on the second.
 
-    Units are sorted by |r| on the first half of the steps, so that the figures of the first, which are those of the
-    second half, are not flattered by the choice among hundreds (nor need they fall along the list).
+    Units are sorted by |r| on the first half of the steps. The measures come from the second half, so that the choice
+    among hundreds of units does not bias them; they need not fall along the list.
 
     >>> from everstep import GRU
     >>> from everstep.look.gates import activities
@@ -116,14 +116,14 @@ def predictive_units(
     >>> best = predictive_units(found, lambda index: index % 7)[0]
 
     Args:
-        found: what the layers did at every step.
-        target: the property at each step, or a function from the step's index to it.
-        parts: which parts to look at, such as ("c",); the leaves of the state if not given.
-        count: how many units to give; all of them if not given.
+        found: the activities of the layers at every step.
+        target: the property at each step, or a function of the step's index.
+        parts: the parts to consider, such as ("c",); by default the leaves of the state.
+        count: number of units to return; all if None.
 
     Raises:
-        ValueError: fewer than 50 steps in a half, a property of another length, not finite, or constant in a half; a
-            part that no layer has.
+        ValueError: a half has fewer than 50 steps; the property has another length, is not finite, or constant in a
+            half; no layer has a part.
     """
     wanted = _checked(len(next(iter(found[0].parts.values()))), target)
     half = len(wanted) // 2
@@ -137,14 +137,14 @@ def predictive_units(
                 ranked.append((first, Telling(activity.name, part, unit, second, first, None), values[half:, unit]))
     ranked.sort(key=lambda item: -abs(item[0]))
     return [
-        # ranks are costly: they are taken of the units that are given alone
+        # ranks are costly, so the AUC is computed only for the units returned
         telling._replace(auc=_auc(values if first >= 0 else -values, wanted[half:]) if binary else None)
         for first, telling, values in ranked[:count]
     ]
 
 
 def _checked(steps: int, target: Sequence[float] | Callable[[int], float]) -> Tensor:
-    """The property at every step, if it is one that units could tell."""
+    """The property at every step (steps,), validated."""
     numbers = [target(step) for step in range(steps)] if callable(target) else target
     wanted = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
     if len(wanted) != steps:
@@ -173,7 +173,7 @@ def _parts(activity: Activity, found: Sequence[Activity], parts: Sequence[str] |
 
 
 def _correlations(values: Tensor, wanted: Tensor) -> Tensor:
-    """Pearson's r of each unit (steps, units) with the property (steps,); 0 for a unit that never changes."""
+    """Pearson's r of each unit (steps, units) with the property (steps,); 0 for a constant unit."""
     values, wanted = values - values.mean(0), wanted - wanted.mean()
     spread = values.square().sum(0).sqrt()
     scale = values.abs().amax(0) if len(values) else spread
@@ -191,7 +191,7 @@ def _auc(values: Tensor, wanted: Tensor) -> float:
 
 
 def table(rows: Mapping[str, Sequence[Telling] | str], count: int = 3) -> str:
-    """The best units of each property as a table in Markdown; for a property that was refused, why."""
+    """The best units of each property as a Markdown table; for a refused property, the reason."""
     lines = [
         "| property | layer | unit | r, chosen by | r, held out | AUC, held out | tells it |",
         "|---|---|---|---|---|---|---|",
@@ -209,7 +209,7 @@ def table(rows: Mapping[str, Sequence[Telling] | str], count: int = 3) -> str:
 
 
 def table_words(rows: Mapping[str, Sequence[Telling] | str], steps: int, token: str = "token") -> str:
-    """The sentence to put under the table: which properties some unit tells, and how well."""
+    """The caption of the table: the properties that some unit encodes, and how well."""
     told: dict[str, list[str]] = {"well": [], "in part": [], "not": []}
     left_out = [name for name, found in rows.items() if isinstance(found, str)]
     for name, found in rows.items():
@@ -229,7 +229,7 @@ def table_words(rows: Mapping[str, Sequence[Telling] | str], steps: int, token: 
 
 
 def property_words(best: Telling, name: str) -> str:
-    """The sentence to put under `property_text`, by the sign and the size of the correlation."""
+    """The caption of `property_text`, by sign and size of the correlation."""
     unit = f"unit {best.unit} of {best.part}, {best.layer}"
     figure = f"r = {best.correlation:+.2f} on text by which it was not chosen"
     if best.much == "not":
@@ -250,7 +250,7 @@ def property_words(best: Telling, name: str) -> str:
 
 
 def _range(values: Tensor, left_out: float = 0.05) -> Normalize:
-    """From a low value to a high one: `left_out` of them lie beyond each."""
+    """A scale between two quantiles; a share `left_out` of the values lies beyond each."""
     low, high = values.cpu().double().quantile(torch.tensor([left_out, 1 - left_out], dtype=torch.float64)).tolist()
     return Normalize(low, high if high > low else low + 1)
 
@@ -264,22 +264,21 @@ def property_text(
     to: Path,
     columns: int = 56,
 ) -> None:
-    """The text twice: coloured by a unit's value, and beside it by a property, so that what tells it looks alike.
+    """Draw the text twice: coloured by a unit's value, and by a property, so that a match is visible.
 
-    The unit's colours go from a low value of it to a high one; those of the property likewise, or the other way if r is
-    negative.
+    Colours run from low to high values; those of the property are reversed if r is negative.
 
     Args:
         tokens: the text of every step.
-        found: what the layers did, over that text.
-        best: the unit, with its figures.
+        found: the activities of the layers over the text.
+        best: the unit, with its measures.
         target: the property at each step.
-        name: of the property.
+        name: the name of the property.
         to: the PNG to write.
-        columns: characters in a row at most.
+        columns: most characters in a row.
 
     Raises:
-        ValueError: a text or property of another length than the steps.
+        ValueError: the length of the text or property differs from the number of steps.
     """
     panels = _panels(tokens, found, best, target, name)
     laid = [coloured_text.layout(panel.pairs, columns) for panel in panels]
@@ -298,9 +297,9 @@ def property_text(
 def property_html(
     tokens: Sequence[str], found: Sequence[Activity], best: Telling, target: Sequence[float], name: str, to: Path
 ) -> None:
-    """The same as a page of its own, with each token's value on hovering.
+    """Write a self-contained page like `property_text` that shows each token's value on hovering.
 
-    Args and errors: as `property_text`.
+    Arguments and errors as for `property_text`.
     """
     columns = []
     for panel in _panels(tokens, found, best, target, name):
@@ -323,7 +322,7 @@ class _Panel(NamedTuple):
 def _panels(
     tokens: Sequence[str], found: Sequence[Activity], best: Telling, target: Sequence[float], name: str
 ) -> tuple[_Panel, _Panel]:
-    """The unit, and the property in colours that are turned round where r is negative."""
+    """The panel of the unit, and that of the property, with reversed colours if r is negative."""
     activity = next(activity for activity in found if activity.name == best.layer)
     check_text("property_text", tokens, activity)
     if len(target) != len(tokens):
