@@ -70,7 +70,7 @@ def remembering(layers: Sequence[Layer], like: Tensor) -> list[int]:
 
 
 def real(state: State) -> list[tuple[str, Tensor]]:
-    """The leaves that gradients pass, with their names: those of floating point, but for an empty memory."""
+    """The floating-point leaves, with their names, without those of an empty memory."""
     return [(name, leaf) for name, leaf in leaves(state) if leaf.is_floating_point() and 0 not in leaf.shape[1:]]
 
 

@@ -1,1 +1,1 @@
-"""Networks that several jobs share, and how a recipe's `model` section becomes layers."""
+"""Networks shared by several jobs, and the layers of a recipe's `model` section."""

@@ -1,4 +1,4 @@
-"""Other answers than one class of many: several labels, and classes in an order."""
+"""Answers other than one of K classes: ordered classes, and several labels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from everstep.networks.answers import Answers, Array, Figures, OneOf
 
 
 class Ordered(OneOf):
-    """One class of K in an order: a score, and thresholds between the classes (see `Cumulative`).
+    """One of K ordered classes: a score, and thresholds between the classes (see `Cumulative`).
 
     Args:
-        classes: in their order.
+        classes: the class names in order.
     """
 
     def __init__(self, classes: Sequence[str]):
@@ -43,11 +43,11 @@ class Ordered(OneOf):
 
 
 class Several(Answers):
-    """Any of K labels, each there or not: a label is said if its probability is at least a half.
+    """Any number of K labels; a label is predicted if its probability is at least ½.
 
     Args:
         labels: the K names, sorted.
-        separator: what stands between the labels of one text, in the data and in what is said.
+        separator: the separator of the labels of one text, in data and predictions.
 
     Example:
         >>> Several(("good", "short"), ",").said(np.array([0.9, 0.2]))[0]
@@ -87,7 +87,7 @@ class Several(Answers):
         return -torch.where(there, log_p, _log_not(log_p)).sum(-1)
 
     def lead(self, log_p: Tensor) -> Tensor:
-        """Of the likeliest label, over that it is not there."""
+        """The log-odds of the most probable label, (B,) nats."""
         most = log_p.max(-1).values
         return most - _log_not(most)
 
@@ -101,7 +101,7 @@ class Several(Answers):
 
     def said(self, p: Array) -> tuple[str, dict[str, Any]]:
         labels = [name for name, one in zip(self.names, p, strict=True) if one >= 0.5]
-        whole = float(np.where(p >= 0.5, p, 1 - p).prod())  # of just these labels
+        whole = float(np.where(p >= 0.5, p, 1 - p).prod())  # probability of exactly these labels
         label = self.separator.join(labels)
         every = dict(zip(self.names, map(float, p), strict=True))
         return f"{label}\t{whole:.4f}", {
@@ -113,7 +113,7 @@ class Several(Answers):
 
 
 def split_labels(given: str, separator: str) -> list[str]:
-    """The labels of a text, without the spaces around them; none of an empty one.
+    """The labels in a string, stripped of spaces; none for an empty string.
 
     Example:
         >>> split_labels("good, short,", ","), split_labels("", ",")
@@ -123,5 +123,5 @@ def split_labels(given: str, separator: str) -> list[str]:
 
 
 def _log_not(log_p: Tensor) -> Tensor:
-    """ln(1 − p) of ln p."""
+    """ln(1 − p), from ln p."""
     return torch.log(-torch.expm1(log_p.clamp(max=-1e-12 if log_p.dtype == torch.float64 else -1e-7)))

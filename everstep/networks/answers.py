@@ -1,4 +1,4 @@
-"""What a classifier answers, from the head's numbers to words: one class of many."""
+"""The answers of a classifier: targets, losses, probabilities and printed predictions; one of K classes."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Array = NDArray[Any]
 
 
 class Figures(Protocol):
-    """What answers are worth."""
+    """Measures of answers."""
 
     @property
     def main(self) -> dict[str, float]:
-        """Those that a validation shows, "loss" among them."""
+        """The measures of a validation, including "loss"."""
 
     def report(self, names: Sequence[str]) -> dict[str, Any]:
-        """All, as JSON takes them."""
+        """All measures, as JSON values."""
 
 
 class Answers(ABC):
-    """The K things that can be said of a text, and how a head says them.
+    """The K possible answers for a text, and their head.
 
     Attributes:
-        names: (K,) what is said.
-        learned: the names that the head knows; `names` unless several of them are one thing to say.
+        names: the K names to predict.
+        learned: the names that the head learns; equal to `names` unless classes are merged.
     """
 
     names: tuple[str, ...]
@@ -44,19 +44,19 @@ class Answers(ABC):
 
     @abstractmethod
     def head(self, features: int) -> nn.Module:
-        """A head over one vector of a text; has `logits`."""
+        """A head with `logits`, for vectors (B, features)."""
 
     @abstractmethod
     def targets(self, found: Labelled, learn: bool = False) -> Array:
-        """(N, …) what is right of each text, by the places in `names`, or in `learned` if it is to `learn` from.
+        """The targets of texts (N, …), as indices into `names`, or into `learned` with `learn`.
 
         Raises:
-            DataError: a label that is none of them; names the place.
+            DataError: a label is unknown; the message names the text.
         """
 
     @abstractmethod
     def losses(self, head: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """From the head's numbers, (B, …): the loss to learn from and the one to show; (B,) nats each."""
+        """From logits (B, …): the loss to minimise and the loss to report, (B,) nats each."""
 
     @abstractmethod
     def log_probs(self, head: Any, logits: Tensor) -> Tensor:
@@ -64,37 +64,37 @@ class Answers(ABC):
 
     @abstractmethod
     def nats(self, log_p: Tensor, targets: Tensor) -> Tensor:
-        """−log p of what is right, (B,)."""
+        """−log p of the targets, (B,)."""
 
     @abstractmethod
     def lead(self, log_p: Tensor) -> Tensor:
-        """By how many nats what is said leads over what else could be, (B,)."""
+        """The lead of the predicted answer over the next most probable one, (B,) nats."""
 
     @abstractmethod
     def noted(self, log_p: Array, targets: Array) -> Array:
-        """(B, C) what `figures` needs of each text: little, since it is kept of all of them."""
+        """The values that `figures` needs of each text, (B, C), kept small since all texts are stored."""
 
     @abstractmethod
     def figures(self, noted: Array) -> Figures:
-        """The figures of (N, C) texts."""
+        """The measures of N texts, from `noted` (N, C)."""
 
     @abstractmethod
     def said(self, p: Array) -> tuple[str, dict[str, Any]]:
-        """(K,) probabilities as a line to print, and as all that is known."""
+        """The prediction from probabilities (K,): the line to print, and the full record."""
 
 
 class OneOf(Answers):
-    """One class of K: softmax over what is learned; p of a name is that of its classes, among those that have a name.
+    """One of K classes: a softmax over the learned classes, whose probabilities are summed by name and renormalised.
 
     p(k) = Σ_{j in k} softmax(z)_j / Σ_{j in any name} softmax(z)_j
 
     Args:
-        classes: what is learned, sorted.
-        merged: the classes that each name stands for; others are learned from, and never said. None: each by itself.
-        label_smoothing: ε of the loss to learn from, (1 − ε)(−ln p(target)) + ε mean_k(−ln p(k)).
+        classes: the learned classes, sorted.
+        merged: the classes of each name; other classes are learned, but never predicted. None: one name per class.
+        label_smoothing: ε of the minimised loss, (1 − ε)(−ln p(target)) + ε mean_k(−ln p(k)).
 
     Raises:
-        DataError: `merged` has a class that is none.
+        DataError: `merged` names an unknown class.
 
     Example:
         >>> OneOf(("bad", "fine", "good"), {"worse": ("bad",), "better": ("fine", "good")}).names

@@ -1,4 +1,4 @@
-"""A cell as a recipe names it: an exported cell, one with options, a tree, or one of the user's own."""
+"""Cells by their names in recipes: an exported cell, one with options, a tree, or one in a user's file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import nn
 from everstep.errors import ConfigError, users_part
 
 CellChoice: TypeAlias = str | dict[str, Any] | tuple[Any, ...]
-"""`LSTM`; `{type: RHN, depth: 3}`; the tree of a `ExpressionCell`, as a list; `mycells.py:Mine`, also as `type`."""
+"""`LSTM`; `{type: RHN, depth: 3}`; the tree of an `ExpressionCell`, as a list; `mycells.py:Mine`, also as `type`."""
 Find: TypeAlias = Callable[[str, str], Any]
-"""From a recipe's key and `FILE.py:NAME` to what it is."""
+"""A function of a recipe's key and `FILE.py:NAME` that returns the object."""
 
 
 SIZES = ("input_size", "hidden_size", "size")
 FUNCTIONS = (
     "tanh", "sigmoid", "relu", "elu", "selu", "gelu", "silu", "softplus", "softsign", "hardtanh", "hardsigmoid", "sin",
 )  # fmt: skip
-"""What an option may name whose default is a function."""
+"""Functions that options may name."""
 
 
 def no_code(key: str, name: str) -> Any:
-    """The `Find` of who loads no files."""
+    """A `Find` that loads no files."""
     raise ConfigError(f"{key}: {name} is in a file of Python; it is looked for where a recipe is read")
 
 
 def cell_names() -> list[str]:
-    """Every exported cell."""
+    """The names of all exported cells."""
     import everstep
     from everstep import cells
     from everstep.cell import Cell
@@ -41,10 +41,10 @@ def cell_names() -> list[str]:
 
 
 def make_cell(choice: CellChoice, input_size: int, hidden_size: int, find: Find, device: str | None = None) -> Any:
-    """The cell that `model.cell` names, of these sizes. A cell of one size alone gets a linear map before it.
+    """The cell that `model.cell` names, with these sizes. A cell with a single size gets a linear map before it.
 
     Raises:
-        ConfigError: no such cell, or one that cannot be made so; names its options.
+        ConfigError: there is no such cell, or it cannot be created; the message lists its options.
     """
     from everstep import cells
     from everstep.cell import Cell
@@ -78,7 +78,7 @@ def make_cell(choice: CellChoice, input_size: int, hidden_size: int, find: Find,
 
 
 def _made(name: str, kind: Any, sizes: Sequence[int], options: dict[str, Any], device: str | None) -> Any:
-    """What `kind` makes of the sizes and the recipe's options, whose failure is told in the recipe's words."""
+    """`kind(*sizes, **options)`, with errors in terms of the recipe."""
     known = _options(kind)
     named = [key for key in options if callable(known.get(key)) and known[key] is not inspect.Parameter.empty]
     functions = {key: _function(key, options[key]) for key in named}
@@ -118,9 +118,9 @@ def _parameters(kind: Any) -> list[inspect.Parameter]:
 
 
 def _options(kind: Any) -> dict[str, Any]:
-    """The options that a constructor takes, beyond its sizes, with their defaults.
+    """The options of a constructor except its sizes, with their defaults.
 
-    Where it hands on what it does not know, those of an equation, or of declared parameters, are among them.
+    If it has `**kwargs`, the options of its equation or its declared parameters are included.
     """
     from everstep.equation import Gated
 
@@ -135,14 +135,14 @@ def _options(kind: Any) -> dict[str, Any]:
 
 
 def _function(key: str, value: Any) -> Any:
-    """The function that an option names where its default is one: `{type: GRU, activation: relu}`."""
+    """The function that an option names, as in `{type: GRU, activation: relu}`."""
     if value not in FUNCTIONS:
         raise ConfigError(f"model.cell: expected {key} to be one of {', '.join(FUNCTIONS)}; got {value!r}")
     return getattr(torch, value, None) or getattr(nn.functional, value)
 
 
 def _known_options(known: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The end of a sentence on options that failed: the one that was probably meant, or those there are."""
+    """The end of a message about invalid options: the one that was probably meant, or all options."""
     own = [key for key in known if key not in ("device", "dtype")]
     for key in given:
         if key not in known and (near := get_close_matches(key, own, 1)):

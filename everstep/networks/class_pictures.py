@@ -1,4 +1,4 @@
-"""What a classifier takes for what, how sure it is, and by which words."""
+"""Pictures of a classifier: confusion, reliability, and relevance of words."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from everstep.networks.sequence_classifier import SequenceClassifier
 from everstep.networks.token_contributions import Relevance, by_piece, relevance
 from everstep.networks.token_passage import pieces
 
-EXAMPLES, LONGEST = 8, 60  # texts shown, and tokens of each
+EXAMPLES, LONGEST = 8, 60  # texts shown, and most tokens of each
 
 
 class Shown(NamedTuple):
-    """A text in a picture: its class if that is known, its tokens, their pieces, and each piece's first and last."""
+    """A text in a picture: its class ("" if unknown), tokens, pieces, and the first and last token of each piece."""
 
     label: str
     ids: Ints
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
 
 
 def figure_pictures(model: SequenceClassifier, measured: Figures, out: Path) -> Iterator[tuple[Path, str]]:
-    """The confusion of classes, and what probabilities are worth."""
+    """Draw the confusion matrix, and the reliability diagram."""
     if isinstance(measured, ClassMeasures):
         yield out / "confusion.png", draw_confusion(measured, model.answers.names, out / "confusion.png")
         if measured.reliability is not None:
@@ -44,7 +44,7 @@ def figure_pictures(model: SequenceClassifier, measured: Figures, out: Path) -> 
 
 
 def word_pictures(model: SequenceClassifier, shown: Sequence[Shown], out: Path) -> Iterator[tuple[Path, str]]:
-    """Texts in the colours of what decides: as each piece is left out, by gradient × input, by attention."""
+    """Draw texts coloured by relevance: by leaving out each piece, by gradient × input, by attention."""
     shown = [one for one in shown if len(one.ids)]
     if not shown:
         return
@@ -66,7 +66,7 @@ def word_pictures(model: SequenceClassifier, shown: Sequence[Shown], out: Path) 
 
 
 def text_passage(model: SequenceClassifier, tokenizer: Tokenizer, text: str, unit: str) -> Passage:
-    """A text as the cells read it; nothing is foreseen step by step."""
+    """A text as the cells read it, without step-by-step targets."""
     ids = tokenizer.encode(text, line_end=False).tolist()
     if not ids:
         raise DataError("the passage is empty; give a text with some words")
@@ -86,7 +86,7 @@ def _title(model: SequenceClassifier, one: Shown) -> str:
 
 
 def _left_out(model: SequenceClassifier, one: Shown) -> list[float]:
-    """What the lead of the answer loses without each piece."""
+    """The decrease of the answer's lead without each piece, in nats."""
     shorter = [np.concatenate([one.ids[:first], one.ids[last + 1 :]]) for first, last in one.spans]
     log_p = np.log(class_probabilities(model, to_score([one.ids, *shorter])))
     second, best = log_p[0].argsort()[-2:]

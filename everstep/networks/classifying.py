@@ -1,4 +1,4 @@
-"""Whole sequences to what is said of each: to learn from, to measure, to predict with."""
+"""Classification of whole sequences: batches, losses, measures, probabilities."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ MEANING = {
     "ece": "expected calibration error, 15 bins",
     "temperature": "logits are divided by it, as the validation asked for",
 }
-"""What each figure is."""
+"""A description of each measure."""
 SCORED_TOKENS = 16384
-"""Most padded tokens that are classified in one batch."""
+"""Most padded tokens in a batch for evaluation."""
 LEARNED_TOKENS = 65536
-"""Most padded tokens that are learned from in one batch; a longer text is a batch by itself."""
+"""Most padded tokens in a batch for training; a longer text is a batch by itself."""
 
 
 class ClassSection(Section):
-    """What is minimised: −log p of the class."""
+    """The objective: −log p of the class."""
 
     label_smoothing: Probability = 0.0
-    """share of the target's mass that is spread over all classes"""
+    """share of the target's probability that is spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: in training class k counts n / (K n_k), so that rare classes weigh as much as frequent ones"""
+    """balanced: in training class k has weight n / (K n_k), so that rare classes count as much as frequent ones"""
     bptt: Count | None = None
-    """of long texts: gradients end after so many tokens, the class is asked for after each such piece; null: never"""
+    """for long texts: tokens per piece, at whose end gradients are cut and the class is predicted; null: whole texts"""
     ordinal: bool = False
-    """classes are in an order, of numbers or of data.classes: a score and thresholds in place of a softmax"""
+    """classes are ordered, as numbers or by data.classes: a score with thresholds in place of a softmax"""
     calibrated: bool = False
-    """logits are divided by a temperature that each validation fits, so that probabilities mean what they say"""
+    """divide logits by a temperature that each validation fits, so that probabilities are calibrated"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """What thresholds do not have."""
+        """Options that ordered classes do not support."""
         if self.ordinal and self.label_smoothing:
             yield "label_smoothing", f"expected 0 beside ordinal; got {self.label_smoothing:g}"
 
     def weights(self, labels: Ints, classes: int) -> Tensor | None:
-        """(K,) the weight of each class, of which n_k of the n labels are; 0 where none is. None: 1 each."""
+        """The weight n / (K n_k) of each class (K,), 0 for a class without labels; None if all weights are 1."""
         if self.class_weights == "none":
             return None
         often = np.bincount(labels, minlength=classes)
@@ -63,7 +63,7 @@ class ClassSection(Section):
 
 
 def class_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tensor | None) -> Iterator[Loss]:
-    """One loss a batch: −log p(class), times the weight of the class."""
+    """One loss per batch: −log p(class), times the weight of the class."""
     own = batch.labels if model.training else None
     total, nats = model.answers.losses(model.head, model.logits(batch.tokens, batch.lengths, own), batch.labels)
     if weights is not None:
@@ -72,20 +72,20 @@ def class_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
 
 
 def to_learn(sequences: list[Ints], labels: Array, batch_size: int, seed: int) -> LabelledBatches:
-    """Batches to learn from, each epoch others; where some texts are so long that memory asks for it, of fewer rows."""
+    """Batches for training, shuffled in each epoch; long texts come in fewer rows, to bound memory."""
     longest = max(map(len, sequences), default=0)
     most = LEARNED_TOKENS if longest * batch_size > LEARNED_TOKENS else None
     return LabelledBatches(sequences, labels, batch_size, seed=seed, max_tokens=most)
 
 
 def to_score(sequences: list[Ints], labels: Array | None = None) -> LabelledBatches:
-    """Batches to be scored: near-equal lengths together, as many as memory holds well; unknown labels are 0."""
+    """Batches for evaluation, of near-equal lengths and bounded size; unknown labels are 0."""
     labels = np.zeros(len(sequences), np.int64) if labels is None else labels
     return LabelledBatches(sequences, labels, 256, shuffle=False, max_tokens=SCORED_TOKENS)
 
 
 def class_probabilities(model: SequenceClassifier, batches: Batches[LabelledBatch]) -> NDArray[Any]:
-    """(N, K) p of every answer of every sequence, in the order of the sequences."""
+    """The probability of every answer for every sequence, (N, K), in the order of the sequences."""
     found = [_classed(model, batches.batch(0, index)) for index in range(len(batches))]
     places, log_p = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return np.exp(log_p[places.argsort()])  # type: ignore[no-any-return]
@@ -96,7 +96,7 @@ def measured_classes(
     batches: Batches[LabelledBatch],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Figures:
-    """All figures of labelled sequences; the probabilities of one batch are kept at a time."""
+    """All measures of labelled sequences; only the probabilities of one batch are in memory at a time."""
     noted: list[Array] = []
     places: list[Array] = []
     for index in range(len(batches)):
@@ -105,13 +105,13 @@ def measured_classes(
         places.append(some)
         noted.append(model.answers.noted(log_p, batch.labels.numpy()))
         progress(index + 1, len(batches))
-    order = np.concatenate(places).argsort()  # so that sums do not depend on how the texts were put together
+    order = np.concatenate(places).argsort()  # so that sums do not depend on the batches
     return model.answers.figures(np.concatenate(noted)[order])
 
 
 @torch.inference_mode()
 def _classed(model: SequenceClassifier, batch: LabelledBatch) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The numbers of the sequences of a batch, and log p of their answers as float64."""
+    """The indices of the sequences of a batch, and log p of their answers in float64."""
     model.eval()
     device = model.embedding.weight.device
     log_p = model(batch.tokens.to(device), batch.lengths.to(device))

@@ -1,4 +1,4 @@
-"""A composition as a recipe names it: an exported one, one with options, or one of the user's own."""
+"""Compositions by their names in recipes: an exported one, one with options, or one in a user's file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from everstep.networks.cells_by_name import CellChoice, Find, cell_names, make_c
 from everstep.trees.composition import Composition
 
 CompositionChoice: TypeAlias = str | dict[str, Any]
-"""`NaryTreeLSTM`; `{type: NaryTreeLSTM, arity: 3}`; `GRU`, a cell, whose children are summed; `mine.py:Mine`."""
+"""`NaryTreeLSTM`; `{type: NaryTreeLSTM, arity: 3}`; a cell, such as `GRU`, over summed children; `mine.py:Mine`."""
 
 
 def composition_names() -> list[str]:
-    """Every exported composition."""
+    """The names of all exported compositions."""
     found = (name for name in sorted(vars(trees)) if isinstance(getattr(trees, name), type))
     kinds = {name: getattr(trees, name) for name in found}
     return [name for name, kind in kinds.items() if issubclass(kind, Composition) and kind is not Composition]
 
 
 def make_composition(choice: CompositionChoice, input_size: int, hidden_size: int, find: Find) -> Composition:
-    """The composition that `model.cell` names, of these sizes.
+    """The composition that `model.cell` names, with these sizes.
 
     Raises:
-        ConfigError: no such composition, or one that cannot be made so.
+        ConfigError: there is no such composition, or it cannot be created.
     """
     options = dict(choice) if isinstance(choice, Mapping) else {}
     name = options.pop("type", None) if options else choice
@@ -50,10 +50,10 @@ def make_composition(choice: CompositionChoice, input_size: int, hidden_size: in
 
 
 def check_trees(cell: Composition, trees: Sequence[AnyTree], source: str) -> None:
-    """Refuse trees that the composition does not take.
+    """Refuse trees that the composition does not support.
 
     Raises:
-        DataError: one has too many or too few children at a node, or words at inner nodes; names its line.
+        DataError: a node has too many or too few children, or an inner node has a word; the message names the line.
     """
     for tree in trees:
         counts = [len(below) for below in tree.children if below]
@@ -65,7 +65,7 @@ def check_trees(cell: Composition, trees: Sequence[AnyTree], source: str) -> Non
 def _of_cell(
     name: str, choice: CellChoice, known: list[str], input_size: int, hidden_size: int, find: Find
 ) -> Composition:
-    """A cell of sequences, from the sum of the children's states."""
+    """A cell for sequences as a composition, applied to the sum of the children's states."""
     if name in cell_names():
         return trees.ChildSum(make_cell(choice, input_size, hidden_size, find))
     near = get_close_matches(name.lower(), folded := {one.lower(): one for one in known}, 1)

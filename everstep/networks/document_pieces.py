@@ -1,4 +1,4 @@
-"""A long text in pieces: truncated backpropagation through time where one class is all that is foreseen."""
+"""Truncated backpropagation through time for the classification of long texts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from everstep.state import detach
 from everstep.wirings import ReadOut
 
 READ_OUTS = ("last", "sum", "mean", "max")
-"""Read-outs that go on from what was read before."""
+"""Read-outs that can be continued over pieces."""
 
 
 def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tensor | None, size: int) -> Iterator[Loss]:
     """Σ_j (n_j / n) · −log p(class | x_1 … x_{t_j}), one loss for each piece j of `size` tokens that ends at t_j.
 
-    The class is asked for after each piece, of what was read so far; n_j of a text's n tokens are in it. State and
-    read-out are carried on, gradients end where a piece begins: so memory is that of one piece, however long a text.
+    The class is predicted after each piece from all tokens so far; piece j has n_j of the n tokens of a text. State and
+    read-out are carried over, gradients are cut at the start of a piece. So memory is that of one piece.
 
     Args:
-        model: of a causal reader with one of READ_OUTS.
+        model: a causal model with one of READ_OUTS.
         batch: whole texts.
-        weights: (K,) of the classes, or None.
-        size: tokens of a piece.
+        weights: (K,) weights of the classes, or None.
+        size: tokens in a piece.
 
     Raises:
-        ValueError: a read-out that cannot go on.
+        ValueError: the read-out cannot be continued.
     """
     body = model.body
     if not isinstance(body, ReadOut) or body.reduce not in READ_OUTS:
@@ -56,7 +56,7 @@ def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
 
 
 def _read(reduce: str, ys: Tensor, live: Tensor, before: Tensor | None, so_far: Tensor) -> Tensor:
-    """The read-out of all that was read, (batch, features), from that of the pieces before and this piece's outputs."""
+    """The read-out of all steps so far, (batch, features), from that of earlier pieces and this piece's outputs."""
     there = (torch.arange(ys.shape[1], device=ys.device) < live[:, None])[..., None]
     before = ys.new_zeros(len(ys), ys.shape[-1]) if before is None else before
     some = (live > 0)[:, None]

@@ -1,4 +1,4 @@
-"""Long texts, sentence by sentence: words to the vector of a sentence, sentences to the vector of the text."""
+"""Hierarchical reading of long texts: words to sentence vectors, sentence vectors to a text vector."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from everstep.wirings import ReadOut
 
 LONGEST_SENTENCE = 60
-"""Tokens after which a sentence is cut that has no end."""
+"""Tokens after which a sentence without an end is cut."""
 
 
 class Places(NamedTuple):
-    """Where the tokens of a batch stand: of the T of all texts, in which of the S sentences, and of the texts.
+    """Positions of the T tokens and S sentences of a batch of texts.
 
     Attributes:
-        row, step: (T,) the token's text, and its place there.
-        sentence, word: (T,) the token's sentence, counted through all texts, and its place there.
-        text, order: (S,) the sentence's text, and its place there.
+        row, step: (T,) the text of each token, and its position there.
+        sentence, word: (T,) the sentence of each token, numbered over all texts, and its position there.
+        text, order: (S,) the text of each sentence, and its position there.
     """
 
     row: Tensor
@@ -31,16 +31,17 @@ class Places(NamedTuple):
 
 
 class Hierarchy(nn.Module):
-    """A read-out of a text's sentences, each of which is a read-out of its words (Yang 2016, "Hierarchical attention
-    networks for document classification"; there both are attention).
+    """A read-out over the sentences of a text, each of which is a read-out over its words.
+
+    Source: Yang 2016, "Hierarchical attention networks for document classification", where both are attention.
 
     Args:
         words: reads the words of a sentence.
-        sentences: reads what `words` gives of the sentences of a text.
+        sentences: reads the sentence vectors of a text.
 
     Attributes:
-        layer: that of `words`, for pictures.
-        output_size: features of the vector.
+        layer: the layer of `words`, for pictures.
+        output_size: features of the text vector.
     """
 
     def __init__(self, words: ReadOut, sentences: ReadOut):
@@ -49,14 +50,13 @@ class Hierarchy(nn.Module):
         self.layer, self.output_size = words.layer, sentences.output_size
 
     def forward(self, xs: Tensor, lengths: Tensor, ends: Tensor) -> Tensor:
-        """Texts (batch, time, features) to vectors (batch, output_size); `ends` (batch, time) are sentences' ends."""
+        """Text vectors (batch, output_size) of texts (batch, time, features); `ends` (batch, time): sentence ends."""
         at = places(lengths, ends)
         vector, _ = self.sentences(self._sentences(xs, at), lengths=_counts(at.text, len(xs)))
         return vector  # type: ignore[no-any-return]
 
     def attention(self, xs: Tensor, lengths: Tensor, ends: Tensor) -> Tensor | None:
-        """The weight of each token, that of its sentence times its own there, (batch, time); None unless both are
-        read out by attention."""
+        """The weight of each token, times the weight of its sentence, (batch, time); None unless both use attention."""
         at = places(lengths, ends)
         of_words = self.words.attention(_rows(xs[at.row, at.step], at.sentence, at.word), _counts(at.sentence))
         of_sentences = self.sentences.attention(self._sentences(xs, at), _counts(at.text, len(xs)))
@@ -66,7 +66,7 @@ class Hierarchy(nn.Module):
         return xs.new_zeros(xs.shape[:2]).index_put((at.row, at.step), weights)
 
     def _sentences(self, xs: Tensor, at: Places) -> Tensor:
-        """What `words` gives of each sentence, (batch, sentences, features)."""
+        """The sentence vectors, (batch, sentences, features)."""
         if not len(at.row):
             return xs.new_zeros(len(xs), 0, self.words.output_size)
         vectors, _ = self.words(_rows(xs[at.row, at.step], at.sentence, at.word), lengths=_counts(at.sentence))
@@ -74,7 +74,7 @@ class Hierarchy(nn.Module):
 
 
 def places(lengths: Tensor, ends: Tensor, longest: int = LONGEST_SENTENCE) -> Places:
-    """Cut texts into sentences: after each end, and after `longest` tokens without one.
+    """Split texts into sentences, after each end and after `longest` tokens without an end.
 
     Example:
         >>> at = places(torch.tensor([4, 1]), torch.tensor([[False, True, False, False], [True] * 4]))
@@ -106,7 +106,7 @@ def _counts(ids: Tensor, least: int = 0) -> Tensor:
 
 
 def _rows(values: Tensor, row: Tensor, place: Tensor, count: int | None = None) -> Tensor:
-    """(N, features) put at their rows and places, (rows, places, features), zeros elsewhere."""
+    """Scatter values (N, features) to (rows, places, features), zeros elsewhere."""
     rows = int(row[-1]) + 1 if count is None else count
     longest = int(place.max()) + 1 if len(place) else 0
     return values.new_zeros(rows, longest, values.shape[-1]).index_put((row, place), values)

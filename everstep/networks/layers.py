@@ -27,30 +27,30 @@ from everstep.wirings import (
 
 
 class LayersSection(Section):
-    """Cells on top of one another, and what is dropped where."""
+    """A stack of cells, and its dropouts."""
 
     cell: CellChoice = "LSTM"
-    """any exported cell, {type: NAME, option: value}, a list (the tree of an ExpressionCell), or FILE.py:NAME"""
+    """an exported cell, {type: NAME, option: value}, a list (the tree of an ExpressionCell), or FILE.py:NAME"""
     hidden_size: Size | tuple[Size, ...] = 256
-    """units of each layer; a list: one size a layer"""
+    """units of each layer; a list: one size per layer"""
     layers: int = Field(1, ge=1, le=1000)
-    """number of layers; with a list of sizes: its length, may be left out"""
+    """number of layers; may be omitted with a list of sizes"""
     dropout: Probability = 0.0
-    """between layers and after the last"""
+    """dropout between layers and after the last"""
     input_dropout: Probability = 0.0
-    """on what the first layer reads"""
+    """dropout on the inputs of the first layer"""
     variational: bool = False
     """the same dropout mask at every step (Gal 2016)"""
     weight_drop: Probability = 0.0
-    """of the weights of recurrent matrices (Merity 2018)"""
+    """dropout on the weights of recurrent matrices (Merity 2018)"""
     state_dropout: Probability = 0.0
-    """of what recurrent matrices read of h, one mask for all steps"""
+    """dropout on h as input of recurrent matrices, one mask for all steps"""
     zoneout: Probability = 0.0
-    """units that keep their state for a step (Krueger 2017)"""
+    """probability that a unit keeps its state for a step (Krueger 2017)"""
     residual: bool = False
-    """adds what a layer reads to what it gives, where sizes are equal"""
+    """add the input of a layer to its output, if sizes are equal"""
     init_range: Positive | None = None
-    """r: every weight is uniform in [-r, r] at first; null: each layer's own initialisation"""
+    """r: initialise every weight uniformly in [-r, r]; null: each layer's own initialisation"""
 
     @model_validator(mode="before")
     @classmethod
@@ -66,11 +66,11 @@ class LayersSection(Section):
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
-        """One size a layer."""
+        """The size of each layer."""
         return self.hidden_size if isinstance(self.hidden_size, tuple) else (self.hidden_size,) * self.layers
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Sizes that do not fit together, and dropouts that exclude each other."""
+        """Inconsistent sizes, and dropouts that exclude each other."""
         sizes = list(self.hidden_sizes)
         if len(sizes) != self.layers:
             yield "hidden_size", f"expected one size for each of {self.layers} layers (layers); got {sizes}"
@@ -81,20 +81,20 @@ class LayersSection(Section):
 
 
 class EmbeddedSection(LayersSection):
-    """Tokens as vectors, and the layers that read them."""
+    """An embedding of tokens, and the layers above."""
 
     embedding_size: Size = 128
     """features of each token"""
     embedding_dropout: Probability = 0.0
-    """of whole tokens: all places of a token at once"""
+    """dropout of whole tokens, at all their positions at once"""
 
     def problems(self, find: Find) -> Iterator[str]:
-        """A cell that cannot be made."""
+        """A cell that cannot be created."""
         yield from layer_problems(self, self.embedding_size, find)
 
 
 def layer_problems(section: LayersSection, input_size: int, find: Find) -> Iterator[str]:
-    """What is wrong with the layers: they are made once, without memory."""
+    """Problems of the layers, found by creating them once on the meta device."""
     small = section.model_copy(update={"dropout": 0.0, "input_dropout": 0.0, "weight_drop": 0.0})
     try:
         with torch.device("meta"):
@@ -103,7 +103,7 @@ def layer_problems(section: LayersSection, input_size: int, find: Find) -> Itera
         yield str(error)
     except (TypeError, ValueError) as error:
         yield f"model: {error}"
-    except (NotImplementedError, RuntimeError):  # one that reads numbers while it is made, or is too large
+    except (NotImplementedError, RuntimeError):  # its constructor reads values, or it is too large
         return
     else:
         if section.weight_drop and not _recurrent_matrices(cells):
@@ -111,7 +111,7 @@ def layer_problems(section: LayersSection, input_size: int, find: Find) -> Itera
 
 
 def stack_of(section: LayersSection, input_size: int, find: Find, device: str | None = None) -> Stack:
-    """The cells of the section over inputs of that size, causal."""
+    """The causal stack of the section's cells, for inputs with `input_size` features."""
     cells: list[Cell] = []
     size = input_size
     for depth, hidden in enumerate(section.hidden_sizes):
@@ -124,7 +124,7 @@ def stack_of(section: LayersSection, input_size: int, find: Find, device: str | 
 
 
 def encoder_of(section: LayersSection, input_size: int, find: Find) -> EncoderStack:
-    """The same layers in both directions, whose outputs are put together: each gives 2 × hidden_size features."""
+    """The same layers in both directions, with concatenated outputs of 2 × hidden_size features."""
     layers: list[Layer] = []
     size = input_size
     for depth, hidden in enumerate(section.hidden_sizes):
@@ -137,7 +137,7 @@ def encoder_of(section: LayersSection, input_size: int, find: Find) -> EncoderSt
 
 
 def initialise(section: LayersSection, module: torch.nn.Module) -> None:
-    """`init_range`, where it is given."""
+    """Apply `init_range`, if given."""
     if section.init_range is not None:
         for parameter in module.parameters():
             torch.nn.init.uniform_(parameter, -section.init_range, section.init_range)

@@ -1,4 +1,4 @@
-"""What tagging learns of its sentences beside weights."""
+"""Vocabularies and tag columns of a tagger."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from everstep.storage.reading import parse_json, read_small, reason
 
 @dataclass(frozen=True)
 class Learned:
-    """What a job learned of training sentences beside weights.
+    """Vocabularies and tag columns fitted to training sentences.
 
     Attributes:
-        words: what words are made of.
-        columns: the columns of tags.
-        format: of the training files, and of what is predicted.
-        separator: what parts columns there.
+        words: the vocabulary of words, characters and affixes.
+        columns: the tag columns.
+        format: the format of the training files and of predictions.
+        separator: the column separator of that format.
     """
 
     words: WordVocabulary
@@ -35,7 +35,7 @@ class Learned:
     separator: str
 
     def coded(self, sentences: Sequence[Sentence]) -> Coded:
-        """Sentences as numbers; without tags, where they have none."""
+        """The encoded sentences; without tags if they have none."""
         has_tags = bool(sentences) and bool(sentences[0].tags)
         columns = [
             [number for sentence in sentences for number in column.numbers(sentence.tags[place])]
@@ -48,7 +48,7 @@ class Learned:
         return self.words.coded([sentence.words for sentence in sentences], features, tags)
 
     def summary(self) -> list[str]:
-        """In words, the tags of each column, and how large the vocabulary is."""
+        """Lines on the tags of each column and the size of the vocabulary."""
         words, characters, _ = self.words.sizes()
         tags = [
             f"{len(column.tags):,} tags in column {column.name}: {', '.join(column.tags[:20])}"
@@ -59,7 +59,7 @@ class Learned:
         return [*tags, f"vocabulary: {words:,} words, {characters:,} characters"]
 
     def to_bytes(self) -> bytes:
-        """`vocabulary.json`."""
+        """The content of `vocabulary.json`."""
         raw = {
             "format": self.format,
             "separator": self.separator,
@@ -70,10 +70,10 @@ class Learned:
 
     @classmethod
     def load(cls, path: Path) -> Learned:
-        """What `to_bytes` gave.
+        """Read the result of `to_bytes` from a file.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: the file is missing or damaged.
         """
         try:
             raw: Any = parse_json(read_small(path, 1 << 30).decode("utf-8", "surrogatepass"))

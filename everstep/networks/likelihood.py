@@ -1,4 +1,4 @@
-"""−Σ log p(x_t | x_<t) under truncated back-propagation through time."""
+"""The objective −Σ log p(x_t | x_<t) under truncated backpropagation through time."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from everstep.state import State, detach
 
 
 class LikelihoodSection(Section):
-    """What is minimised: −log p of the next token, how far gradients go back, and penalties."""
+    """The objective: −log p of the next token, the reach of gradients, and penalties."""
 
     k1: Count = 64
-    """steps between updates; unused where data.sequence is lines"""
+    """steps between updates; unused if data.sequence is lines"""
     k2: Count | None = None
-    """steps the gradient goes back; null: k1"""
+    """steps that gradients reach back; null: k1"""
     label_smoothing: Probability = 0.0
-    """share of the target's mass that is spread over all tokens"""
+    """share of the target's probability that is spread over all tokens"""
     activation_penalty: NonNegative = 0.0
-    """α of AR: α times the mean square of the outputs, after dropout (Merity 2017)"""
+    """α of AR: α times the mean square of the outputs after dropout (Merity 2017)"""
     change_penalty: NonNegative = 0.0
-    """β of TAR: β times the mean square of their change in a step, before dropout"""
+    """β of TAR: β times the mean square of their change per step, before dropout"""
 
 
 def likelihood(k2: int | None = None, activation: float = 0.0, change: float = 0.0) -> Objective[TokenBatch]:
-    """The objective −Σ log p(x_t | x_<t) under truncated BPTT (Williams & Peng 1990), with AR and TAR if asked for.
+    """The objective −Σ log p(x_t | x_<t) under truncated BPTT (Williams & Peng 1990), with optional AR and TAR.
 
     Args:
-        k2: steps that the gradient goes back. Where a batch is longer, it is cut into pieces of k2 steps
-            whose gradients are added up; where it is longer, the batch brings the earlier steps along as context, run
-            again with today's weights. None: as far as the batch goes.
+        k2: steps that the gradient reaches back. A longer batch is cut into pieces of k2 steps, whose gradients are
+            added. If k2 exceeds the steps of an update, the batch brings earlier steps as context, which run again with
+            the current weights. None: the whole batch.
         activation: α of `activation_penalty`, in nats per target.
-        change: β of `change_penalty`, likewise; steps without a loss have none.
+        change: β of `change_penalty`, in nats per target; steps without a loss have none.
     """
 
     def objective(model: nn.Module, batch: TokenBatch, state: State | None) -> Iterator[Loss]:
@@ -65,7 +65,7 @@ def likelihood(k2: int | None = None, activation: float = 0.0, change: float = 0
 
 
 def _run(model: TokenModel, batch: TokenBatch, state: State | None) -> tuple[Tensor, Tensor, State, State]:
-    """Outputs after and before dropout, the final state, and that where the next batch begins, maybe within this."""
+    """Outputs after and before dropout, the final state, and the state where the next batch begins."""
     time = batch.inputs.shape[1]
     if not 0 < batch.advance < time:
         ys, plain, state = model.outputs(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)

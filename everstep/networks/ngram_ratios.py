@@ -1,4 +1,4 @@
-"""What the n-grams of a text say of its class, counted: naive Bayes beside a network, whose logits it is added to."""
+"""Naive Bayes over the n-grams of a text, added to the logits of a network."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from everstep.data.batches import Batches
 from everstep.data.labelled_batches import LabelledBatch
 
 BUCKETS = 1 << 18
-"""Places for counts, which n-grams find by a hash; two that meet in one are counted together."""
+"""Number of hash buckets for counts; n-grams that collide are counted together."""
 MOST_CLASSES = 64
-_MULTIPLIER, _MIXER = 6364136223846793005, -49064778989728563  # of Knuth's generator, and of MurmurHash3
+_MULTIPLIER, _MIXER = 6364136223846793005, -49064778989728563  # from Knuth's generator, and from MurmurHash3
 
 
 class NgramRatios(nn.Module):
     """z_k = s / √|F| · Σ_{f in F} (r_fk − mean_j r_fj) with r_fk = ln((c_fk + 1) / (Σ_f c_fk + V)).
 
-    F are the distinct n-grams of a text, n = 1 … N; c_fk is how many texts of class k of the training data have f, V
-    how many n-grams they have, and s is learned. N-grams that no other text has say nothing. In training a text's own
-    count is taken from c first: else what occurs in one text alone would give away its class.
+    F is the set of distinct n-grams of a text, n = 1 … N; c_fk is the number of training texts of class k that contain
+    f, V the number of n-grams in training, and s is learned. N-grams that no other text contains are ignored. In
+    training, the text's own count is subtracted from c first; otherwise n-grams that occur in one text alone would
+    reveal its class.
 
     Source: the ratios of Wang and Manning 2012, "Baselines and bigrams: simple, good sentiment and topic
-    classification"; what is learned with them there is a linear model, here the network.
+    classification", who use them in a linear model instead of a network.
 
     Args:
         longest: N.
@@ -32,7 +33,7 @@ class NgramRatios(nn.Module):
 
     Attributes:
         counts: (BUCKETS, K), c; filled by `count`.
-        scale: s, 1 at first.
+        scale: s, initially 1.
 
     Example:
         >>> ratios = NgramRatios(2, 2)
@@ -50,7 +51,7 @@ class NgramRatios(nn.Module):
 
     @torch.no_grad()
     def count(self, batches: Batches[LabelledBatch]) -> None:
-        """Count the texts to learn from, in place of what was counted before."""
+        """Count the training texts, replacing earlier counts."""
         self.counts.zero_()
         for index in range(len(batches)):
             batch = batches.batch(0, index).to(self.counts.device)
@@ -60,11 +61,11 @@ class NgramRatios(nn.Module):
                 self.counts.index_put_((places[new], labels), ones, accumulate=True)
 
     def forward(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
-        """Tokens (batch, time) to z, (batch, K); `own` (batch,) are the classes with which these texts are counted."""
+        """z (batch, K) of tokens (batch, time); `own` (batch,) are the classes under which these texts are counted."""
         return self.parts(tokens, lengths, own).sum(1)
 
     def parts(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
-        """What each token has in z, (batch, time, K): an n-gram's part is that of its n tokens, in equal shares."""
+        """The part of each token in z, (batch, time, K); an n-gram's part is shared equally by its n tokens."""
         totals = (self.counts.sum(0) + (self.counts.sum(1) > 0).sum()).clamp(min=1).log()
         total = tokens.new_zeros(len(tokens))
         found = self.counts.new_zeros(*tokens.shape, self.counts.shape[1])
@@ -82,7 +83,7 @@ class NgramRatios(nn.Module):
         return self.scale * found / total.clamp(min=1).sqrt()[:, None, None]
 
     def _ngrams(self, tokens: Tensor, lengths: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Of each n: the places of the n-grams, (batch, time − n + 1), and which are there for the first time."""
+        """For each n: n, buckets of the n-grams (batch, time − n + 1), and a mask of first occurrences in the text."""
         time = tokens.shape[1]
         hashed = torch.zeros_like(tokens)
         for n in range(1, min(self.longest, time) + 1):
@@ -94,7 +95,7 @@ class NgramRatios(nn.Module):
 
 
 def _first(values: Tensor) -> Tensor:
-    """Where a value stands in its row for the first time."""
+    """A mask of the first occurrence of each value in its row."""
     rising, order = values.sort(dim=1, stable=True)
     new = torch.ones_like(rising, dtype=torch.bool)
     new[:, 1:] = rising[:, 1:] != rising[:, :-1]

@@ -1,4 +1,4 @@
-"""Two texts in one row: each is read by itself, by the same network, and the two vectors are compared."""
+"""Pairs of texts in one row, read separately by the same network and compared."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from everstep.wirings import ReadOut
 
 
 def compared(body: ReadOut, tokens: Tensor, embedded: Tensor, lengths: Tensor, separator: int) -> Tensor:
-    """[u, v, |u − v|, u ∘ v] of the vectors u and v of two texts (Conneau 2017, "Supervised learning of universal
-    sentence representations"), (batch, 4 × features).
+    """[u, v, |u − v|, u ∘ v] of the vectors u and v of two texts, (batch, 4 × features).
+
+    Source: Conneau 2017, "Supervised learning of universal sentence representations".
 
     Args:
-        body: reads a text to a vector.
+        body: maps a text to a vector.
         tokens: (batch, time), in each row the first text, `separator`, the second text.
-        embedded: (batch, time, features), the tokens as `body` reads them.
-        lengths: (batch,), of both texts and the separator.
+        embedded: (batch, time, features), the embedded tokens.
+        lengths: (batch,), lengths of both texts with the separator.
+        separator: the id of the token between the texts.
     """
     firsts = (tokens == separator).int().argmax(1)
     rest = lengths - firsts - 1

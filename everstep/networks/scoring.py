@@ -1,4 +1,4 @@
-"""The probability of lines and of sequences of tokens, each by itself."""
+"""Log-probabilities of separate lines and token sequences."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Score:
 
     Attributes:
         logp: log p(line) in nats.
-        tokens: tokens scored, the `<eos>` included where the vocabulary has one.
-        line: the line as it came.
+        tokens: number of scored tokens, including `<eos>` if the vocabulary has it.
+        line: the line as given.
         token_logps: log p of each token given those before it, in nats.
-        unknown: how many of the tokens are `<unk>`, of which log p says that a word is unknown, not which one it is;
-            None where the vocabulary has no `<unk>`.
+        unknown: number of `<unk>` tokens, whose log p does not account for the actual word; None if the vocabulary has
+            no `<unk>`.
     """
 
     logp: float
@@ -37,7 +37,7 @@ class Score:
 
 
 def score_lines(model: TokenModel, tokenizer: Tokenizer, lines: Sequence[str], first_line: int = 1) -> list[Score]:
-    """log p of each line in nats, each from a fresh state; see `Run.score`."""
+    """log p of each line in nats, each from the initial state; see `Run.score`."""
     rows = [_encode(tokenizer, number, line) for number, line in enumerate(lines, first_line)]
     unk = tokenizer.unk_id
     unknown = [None if unk is None else ids[1:].count(unk) for ids in rows]
@@ -46,9 +46,9 @@ def score_lines(model: TokenModel, tokenizer: Tokenizer, lines: Sequence[str], f
 
 
 def score_rows(model: TokenModel, rows: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-    """log p of each token of each row but the first, given those before it, in nats.
+    """log p in nats of each token of each row, except the first, given those before it.
 
-    The result depends neither on the order of the rows nor on what else is scored with them.
+    Each row is scored independently of the others and their order.
     """
     device = model.embedding.weight.device
     found: list[tuple[float, ...]] = [()] * len(rows)
@@ -65,7 +65,7 @@ def score_rows(model: TokenModel, rows: Sequence[Sequence[int]]) -> list[tuple[f
 
 
 def _batches(order: list[int], rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Places by rising length in batches of at most SCORED_TOKENS padded tokens; empty rows are left out."""
+    """Row indices by rising length, in batches of at most SCORED_TOKENS padded tokens; empty rows are omitted."""
     batches: list[list[int]] = []
     for place in order:
         length = len(rows[place]) - 1
@@ -78,7 +78,7 @@ def _batches(order: list[int], rows: Sequence[Sequence[int]]) -> list[list[int]]
 
 
 def _encode(tokenizer: Tokenizer, number: int, line: str) -> list[int]:
-    """A line's tokens after the one that stands before the first."""
+    """The tokens of a line, preceded by the begin symbol."""
     text = as_read(line, head=number == 1).removesuffix("\n")
     try:
         ids = [int(i) for i in tokenizer.encode(text, line_end=bool(text))]

@@ -25,41 +25,41 @@ class ClassifierSection(EmbeddedSection):
     """The network: embedding, cells, one vector of their outputs, a head over classes."""
 
     bidirectional: bool = True
-    """each layer reads in both directions; hidden_size units each"""
+    """read in both directions, with hidden_size units each"""
     ngrams: int = Field(0, ge=0, le=5)
-    """n: beside the network, what n-grams of up to so many tokens say by their counts (naive Bayes); 0: none"""
+    """n: add naive Bayes log-ratios of n-grams of up to n tokens to the logits; 0: none"""
     reader: Literal["flat", "hierarchical"] = "flat"
-    """hierarchical: sentences are read to vectors, and these by layers of their own (Yang 2016), for long texts"""
+    """hierarchical: sentences are read to vectors, which further layers read (Yang 2016); for long texts"""
     read_out: Literal["last", "mean", "max", "sum", "attention"] = "max"
     """how the outputs of all steps become one vector"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of layers, what both directions do not have."""
+        """Those of the layers, and options that both directions do not support."""
         yield from super().disagreements()
         if self.bidirectional and self.residual:
             yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
 
     def read_out_of(self, input_size: int, find: Find) -> ReadOut:
-        """The layers over inputs of that size, and how they become one vector."""
+        """The layers for inputs with `input_size` features, with their read-out."""
         layers = encoder_of if self.bidirectional else stack_of
         return ReadOut(layers(self, input_size, find), self.read_out)
 
 
 class SequenceClassifier(nn.Module):
-    """Embedding → cells → read-out → head → logits (+ what n-grams say) → / T → log p.
+    """Embedding → cells → read-out → head → logits (+ n-gram log-ratios) → / T → log p.
 
     Args:
         vocabulary: number of tokens V.
-        answers: what the head says.
-        section: a recipe's `model`.
-        find: finds cells of the user's own.
-        calibrated: whether it has a temperature T, which is kept with the weights.
-        paired: whether a row is two texts, with the token V between them.
-        ends: tokens that end a sentence, for a hierarchical reader.
+        answers: the answers of the head.
+        section: the `model` section of a recipe.
+        find: finds cells in the user's files.
+        calibrated: whether there is a temperature T, stored with the weights.
+        paired: whether a row is a pair of texts with the token V between them.
+        ends: ids of tokens that end a sentence, for a hierarchical reader.
 
     Attributes:
-        ratios: what n-grams say; None: nothing.
-        temperature: T, a tensor without dimensions, 1 at first; None: no such buffer.
+        ratios: the n-gram ratios, or None.
+        temperature: T, a scalar buffer, initially 1; None if not calibrated.
     """
 
     temperature: Tensor | None
@@ -96,12 +96,12 @@ class SequenceClassifier(nn.Module):
         initialise(section, self)
 
     def count(self, batches: Batches[LabelledBatch]) -> None:
-        """Count the n-grams of the texts to learn from, where they are asked for."""
+        """Count the n-grams of the training texts, if `ngrams` is set."""
         if self.ratios is not None:
             self.ratios.count(batches)
 
     def read(self, tokens: Tensor, embedded: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens (batch, time), embedded (batch, time, features), to what the head reads, (batch, features)."""
+        """The input of the head (batch, features), from tokens (batch, time) and their embedding."""
         if self.separator is not None and isinstance(self.body, ReadOut):
             vector = compared(self.body, tokens, embedded, lengths, self.separator)
         elif isinstance(self.body, Hierarchy):
@@ -111,7 +111,7 @@ class SequenceClassifier(nn.Module):
         return self.dropout(vector)  # type: ignore[no-any-return]
 
     def attention(self, tokens: Tensor, embedded: Tensor, lengths: Tensor) -> Tensor | None:
-        """The weight of each token in the read-out, (batch, time); None where that is no attention."""
+        """The weight of each token in the read-out, (batch, time); None without attention."""
         if self.separator is not None:
             return None
         if isinstance(self.body, Hierarchy):
@@ -122,17 +122,17 @@ class SequenceClassifier(nn.Module):
         return torch.isin(tokens, torch.tensor(self.ends, dtype=tokens.dtype, device=tokens.device))
 
     def logits(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
-        """Tokens (batch, time) to what the head gives of each text, (batch, …), before the temperature.
+        """The logits (batch, …) of tokens (batch, time), before the temperature.
 
-        `own` (batch,) are the classes of texts that are learned from, whose n-grams are counted with them.
+        `own` (batch,) are the classes of training texts, whose own n-grams are subtracted from the counts.
         """
         found: Tensor = self.head.logits(self.read(tokens, self.embedding(tokens), lengths))  # type: ignore[operator]
         return found if self.ratios is None else found + self.ratios(tokens, lengths, own)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens (batch, time) to log p of each answer, (batch, answers), in nats."""
+        """log p of each answer (batch, answers), in nats, of tokens (batch, time)."""
         return self.log_probs(self.logits(tokens, lengths))
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """The head's numbers (batch, …) to log p of each answer, (batch, answers)."""
+        """log p of each answer (batch, answers), from logits (batch, …)."""
         return self.answers.log_probs(self.head, logits if self.temperature is None else logits / self.temperature)

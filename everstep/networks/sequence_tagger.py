@@ -1,4 +1,4 @@
-"""p(tags | words): a reader of words, cells in one direction or both, and for each column of tags a head."""
+"""p(tags | words): a reader of words, cells in one direction or both, and a head for each tag column."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from everstep.networks.word_reader import WordReader, WordSection
 from everstep.sections import Size
 
 Allowed = tuple[Tensor, Tensor, Tensor]
-"""Which tags may follow one another, which may be the first and which the last; see `CRF`."""
+"""Allowed transitions, first tags and last tags; see `CRF`."""
 
 
 class TaggerSection(WordSection):
-    """The network: what is read of words, cells, a head for each column of tags."""
+    """The network: reader of words, cells, a head for each tag column."""
 
     hidden_size: Size | tuple[Size, ...] = 100
-    """units of each layer, in each direction; a list: one size a layer"""
+    """units of each layer, in each direction; a list: one size per layer"""
     bidirectional: bool = True
-    """each layer reads in both directions; hidden_size units each"""
+    """read in both directions, with hidden_size units each"""
     head: Literal["crf", "softmax"] = "crf"
-    """crf: a tag depends on its neighbours, and what the scheme forbids is never predicted; softmax: each by itself"""
+    """crf: a tag depends on its neighbours, and the scheme is never violated; softmax: tags are independent"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of layers, what both directions do not have, and features without letters."""
+        """Those of the layers, options that both directions do not support, and invalid `affixes`."""
         yield from super().disagreements()
         if self.bidirectional and self.residual:
             yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
@@ -42,12 +42,12 @@ class TaggerSection(WordSection):
 
 
 class Decoded(NamedTuple):
-    """What is predicted of the words of a batch, in one column of tags.
+    """Predictions for a batch in one tag column.
 
     Attributes:
-        tags: (B, N, T) int64: the N best sequences of each sentence, the best first.
-        log_p: (B, N) nats, where several sequences or probabilities were asked for; −∞: there are not so many.
-        marginals: (B, T, K) p(tag) of each word, where they were asked for.
+        tags: (B, N, T) int64: the N best sequences of each sentence, best first.
+        log_p: (B, N) nats, if several sequences or probabilities were requested; −∞ where fewer than N exist.
+        marginals: (B, T, K) p(tag) of each word, if requested.
     """
 
     tags: Tensor
@@ -56,14 +56,14 @@ class Decoded(NamedTuple):
 
 
 class SequenceTagger(nn.Module):
-    """Word reader → cells → a softmax or a CRF for each column of tags.
+    """Word reader → cells → a softmax or a CRF for each tag column.
 
     Args:
-        section: a recipe's `model`.
-        reader: reads words.
-        tags: how many tags each column has.
-        allowed: of each column which tags may follow one another, or None: all.
-        find: finds cells of the user's own.
+        section: the `model` section of a recipe.
+        reader: maps words to vectors.
+        tags: number of tags in each column.
+        allowed: allowed transitions of each column, or None for all.
+        find: finds cells in the user's files.
     """
 
     def __init__(
@@ -87,16 +87,16 @@ class SequenceTagger(nn.Module):
         initialise(section, self)
 
     def encode(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """Vectors of words (B, T, …) to what the heads read, (B, T, features)."""
+        """The inputs of the heads (B, T, features), from word vectors (B, T, …)."""
         ys, _ = self.body(inputs, lengths=lengths)
         return self.dropout(ys)  # type: ignore[no-any-return]
 
     def forward(self, batch: TaggedBatch) -> Tensor:
-        """A batch to what the heads read."""
+        """The inputs of the heads, (B, T, features)."""
         return self.encode(self.reader(batch), batch.lengths)
 
     def losses(self, batch: TaggedBatch) -> Tensor:
-        """−log p(tags) of each sentence, all columns together, (B,) nats; 0 for one with a tag that is not known."""
+        """−log p(tags) of each sentence, summed over columns, (B,) nats; 0 for a sentence with an unknown tag."""
         ys = self(batch)
         lengths = torch.where(batch.known, batch.lengths, 0)
         tags = batch.tags.clamp_min(0)
@@ -105,7 +105,7 @@ class SequenceTagger(nn.Module):
 
     @torch.no_grad()
     def decode(self, batch: TaggedBatch, n_best: int = 1, marginals: bool = False) -> list[Decoded]:
-        """The likeliest tags of each column; with `marginals`, also their probabilities."""
+        """The most probable tags of each column; with `marginals`, also their probabilities."""
         ys = self(batch)
         return [_decoded(head, ys, batch.lengths, n_best, marginals) for head in self.heads]
 
@@ -118,7 +118,7 @@ def _decoded(head: nn.Module, ys: Tensor, lengths: Tensor, n_best: int, marginal
     every = head.predict(ys, lengths)
     if n_best == 1 and not marginals:
         return Decoded(every.argmax(-1)[:, None], None, None)
-    free = CRF(None, head.classes).to(every.device)  # whose transitions are all 0: each tag by itself
+    free = CRF(None, head.classes).to(every.device)  # its transitions are 0, so that tags are independent
     tags, log_p = _best(free, every, lengths, n_best, marginals)
     return Decoded(tags, log_p, every.exp() if marginals else None)
 
@@ -131,6 +131,6 @@ def _best(head: CRF, ys: Tensor, lengths: Tensor, n_best: int, wanted: bool) -> 
 
 
 def tag_losses(model: SequenceTagger, batch: TaggedBatch) -> Iterator[Loss]:
-    """One loss a batch: −log p of the tags of each sentence."""
+    """One loss per batch: −log p of the tags of each sentence."""
     nats = model.losses(batch)
     yield Loss(nats, nats.detach())

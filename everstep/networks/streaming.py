@@ -1,4 +1,4 @@
-"""One token after another through the compiled step."""
+"""Token-by-token generation with the compiled step."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from everstep.state import State
 from everstep.stream import Stream
 
 WARM = 64
-"""Steps by PyTorch before a step is compiled, which takes a second where the cache does not hold it."""
+"""Steps in PyTorch before the step is compiled, which takes a second if it is not cached."""
 
 
 class StreamedStep:
-    """The `StepFn` of a model in eval mode: on a CPU, from the 64th step on, by the compiled step of `everstep.Stream`.
+    """The `StepFn` of a model in eval mode; on a CPU, from the 64th step on, by the compiled step of `everstep.Stream`.
 
-    The state goes in and out like that of any step function; while each call gets what the last one gave, nothing is
-    copied back.
+    The state is passed like that of any step function. As long as each call receives the state that the last one
+    returned, nothing is copied.
     """
 
     def __init__(self, model: TokenModel):
@@ -30,7 +30,7 @@ class StreamedStep:
         self._held: State = None
 
     def __call__(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Tokens (batch,) to log p of the next ones (batch, V) in nats, and the new state."""
+        """log p of the next tokens (batch, V) in nats after tokens (batch,), and the new state."""
         model, stream = self._model, self._stream
         self._count += 1
         if self._count <= WARM or not tokens.is_cpu:
@@ -46,11 +46,11 @@ class StreamedStep:
 
 
 def token_decoder(model: TokenModel, tokenizer: Tokenizer, given: str) -> Decoder:
-    """The model ready to go on after a text, from a fresh state.
+    """A decoder that continues the text `given` from the initial state.
 
     Raises:
         DataError: the text has a symbol that the vocabulary lacks.
-        ConfigError: there is no text, and no symbol to begin with.
+        ConfigError: the text is empty, and the vocabulary has no begin symbol.
     """
     ids = tokenizer.encode(as_read(given), line_end=False).tolist()
     begin = [] if tokenizer.begin_id is None else [tokenizer.begin_id]

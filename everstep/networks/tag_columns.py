@@ -1,4 +1,4 @@
-"""The tags of a column: those of the data, those that a model learns, and the way between."""
+"""Tag columns: the tags of the data, the tags that a model learns, and the conversion between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from everstep.networks.sequence_tagger import Allowed
 
 Ints = NDArray[np.int64]
 UNSEEN = -1
-"""The number of a tag that training never saw."""
+"""The id of a tag not seen in training."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class TagColumn:
     """One column of tags.
 
     Attributes:
-        name: the column's, for tables.
-        scheme: of the data's tags; None: they are no tags of spans.
+        name: the name of the column, for tables.
+        scheme: the scheme of the data's tags; None if they are not span tags.
         learned: the scheme that the model learns.
-        tags: what the model learns, by number.
+        tags: the tags that the model learns, by id.
 
     Example:
         >>> column = TagColumn.of("ner", [["I-PER", "I-PER", "O"]], "auto", "iobes")
@@ -57,13 +57,13 @@ class TagColumn:
         """The column of training sentences.
 
         Args:
-            name: of the column.
-            sentences: the tags of each.
-            scheme: a `Scheme`, "none", or "auto": what `recognised` says.
+            name: the name of the column.
+            sentences: the tags of each sentence.
+            scheme: a `Scheme`, "none", or "auto" for the result of `recognised`.
             learned: a `Scheme`, or "same".
 
         Raises:
-            DataError: a scheme is named, and a tag is none of spans.
+            DataError: `scheme` is a span scheme, but a tag is not a span tag.
         """
         known: Any = recognised(sentences) if scheme == "auto" else None if scheme == "none" else scheme
         different = sorted({tag for tags in sentences for tag in tags})
@@ -79,15 +79,15 @@ class TagColumn:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> TagColumn:
-        """What `to_json` wrote.
+        """The column that `to_json` wrote.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: `raw` is malformed.
         """
         return cls(str(raw["name"]), raw["scheme"], raw["learned"], tuple(map(str, raw["tags"])))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON takes it."""
+        """The column as a JSON value."""
         return {"name": self.name, "scheme": self.scheme, "learned": self.learned, "tags": list(self.tags)}
 
     @cached_property
@@ -95,10 +95,10 @@ class TagColumn:
         return {tag: number for number, tag in enumerate(self.tags)}
 
     def numbers(self, tags: Sequence[str]) -> list[int]:
-        """What the model learns of a sentence's tags; −1 for a tag that training never saw."""
+        """The ids of a sentence's tags; −1 for a tag not seen in training."""
         if self.scheme is not None and self.learned is not None:
             own = converted(tags, self.scheme, self.learned)
-            # a tag that is none of its scheme would be read as O
+            # an invalid tag would be read as O
             return [
                 self._numbers.get(new, UNSEEN) if old == OUTSIDE or new != OUTSIDE else UNSEEN
                 for old, new in zip(tags, own, strict=True)
@@ -106,7 +106,7 @@ class TagColumn:
         return [self._numbers.get(tag, UNSEEN) for tag in tags]
 
     def written(self, numbers: Sequence[int]) -> list[str]:
-        """The tags of a sentence, as its data writes them."""
+        """The tags of a sentence from their ids, in the scheme of the data."""
         tags = [self.tags[number] for number in numbers]
         if self.scheme is None or self.learned is None:
             return tags
@@ -114,11 +114,11 @@ class TagColumn:
 
     @property
     def outside(self) -> str:
-        """What a line gets that has columns and no word."""
+        """The tag for a line with columns but no word."""
         return "_" if self.scheme is None else OUTSIDE
 
     def allowed(self) -> Allowed | None:
-        """Which learned tags may follow one another, be the first, and be the last; None: all."""
+        """The allowed transitions, first tags and last tags of the learned scheme; None if all are."""
         if self.learned is None:
             return None
         scheme, tags = self.learned, self.tags
@@ -129,7 +129,7 @@ class TagColumn:
         )
 
     def breaks(self, tags: Sequence[str]) -> Iterator[tuple[int, str]]:
-        """Words of a sentence whose tag its scheme does not allow there, each with what is wrong, in words."""
+        """The indices of words whose tag violates the scheme, each with a description."""
         if self.scheme is None:
             return
         for place in broken(tags, self.scheme):

@@ -1,4 +1,4 @@
-"""Sentences to tags, and what these are worth."""
+"""Prediction and measures of tags."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from everstep.networks.tag_columns import UNSEEN, TagColumn
 from everstep.rivals.frequent_tags import most_frequent_tags
 
 SCORED_WORDS = 8192
-"""Most padded words that are tagged in one batch."""
+"""Most padded words in a batch for evaluation."""
 
 
 class DecodedTags(NamedTuple):
-    """What is predicted of a sentence of N words in one column.
+    """The prediction for a sentence of N words in one column.
 
     Attributes:
-        tags: the likeliest sequences, the best first, as the data writes them.
-        learned: the best, by numbers of what the model learns.
-        log_p: log p of each sequence, in nats, where several or probabilities were asked for.
-        marginals: (N, K) p of each learned tag at each word, where they were asked for.
+        tags: the most probable sequences, best first, in the scheme of the data.
+        learned: the best sequence as ids of learned tags.
+        log_p: log p of each sequence, in nats, if several sequences or probabilities were requested.
+        marginals: (N, K) p of each learned tag at each word, if requested.
     """
 
     tags: list[list[str]]
@@ -48,7 +48,7 @@ def decoded(
     marginals: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[DecodedTags]]:
-    """Of each sentence, in order, what is predicted in each column."""
+    """The predictions for each sentence, in order, one per column."""
     model.eval()
     device = model.reader.embedding.weight.device
     batches = TaggedBatches(coded, 256, shuffle=False, max_tokens=SCORED_WORDS)
@@ -71,7 +71,7 @@ def decoded(
 
 @torch.inference_mode()
 def mean_nats(model: SequenceTagger, coded: Coded) -> float:
-    """−log p of the tags a word, all columns together, of sentences whose tags training saw all."""
+    """−log p of the tags per word, summed over columns, on the sentences without unknown tags."""
     model.eval()
     device = model.reader.embedding.weight.device
     batches = TaggedBatches(coded, 256, shuffle=False, max_tokens=SCORED_WORDS)
@@ -91,8 +91,11 @@ def tag_figures(
     words: WordVocabulary,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """The figures of tagged sentences, as JSON takes them; see `column_figures`. Those of the first column stand first,
-    and where there are several, those of each under its name in `columns`."""
+    """The measures of a model on tagged sentences, as JSON values; see `column_figures`.
+
+    The measures of the first column are at the top level; with several columns, those of each are also in `columns`,
+    by name.
+    """
     predictions = decoded(model, coded, columns, progress=progress)
     tags = [[found[place].tags[0] for found in predictions] for place in range(len(columns))]
     shared = {
@@ -111,7 +114,7 @@ def figures_of(
     columns: Sequence[TagColumn],
     words: WordVocabulary,
 ) -> dict[str, Any]:
-    """The figures of tags that were predicted by whatever, of each column those of each sentence."""
+    """The measures of predicted tags, given for each column and sentence."""
     known = [[words.knows(word) for word in sentence.words] for sentence in sentences]
     figures = [
         column_figures([sentence.tags[place] for sentence in sentences], predictions[place], known, column)
@@ -126,7 +129,7 @@ def figures_of(
 def frequent_tags_rival(
     train: Sequence[Sentence], others: Sequence[Sentence], columns: Sequence[TagColumn], words: WordVocabulary
 ) -> list[dict[str, Any]]:
-    """The figures of giving each word the tag that it has most often in training."""
+    """The measures of the baseline that tags each word with its most frequent tag in training."""
     seen, asked = ([sentence.words for sentence in some] for some in (train, others))
     tags = [
         most_frequent_tags(seen, [sentence.tags[place] for sentence in train], asked) for place in range(len(columns))
@@ -142,9 +145,11 @@ def column_figures(
     known: Sequence[Sequence[bool]],
     column: TagColumn,
 ) -> dict[str, Any]:
-    """accuracy, the same of words that training saw and of those that it did not, and of spans precision, recall and
-    F1 as conlleval counts, the same where only spans count that are written as the scheme writes them (strict), and
-    those of each type."""
+    """The measures of one column.
+
+    Accuracy in total and on words seen and not seen in training; for spans also precision, recall and F1 as in
+    conlleval, the same with only spans that obey the scheme (strict), and those of each type.
+    """
     right = np.array([old == new for pair in zip(targets, predictions, strict=True) for old, new in zip(*pair)], bool)  # noqa: B905
     seen = np.array([one for some in known for one in some], bool)
     found: dict[str, Any] = {"accuracy": _share(right)}
@@ -158,14 +163,14 @@ def column_figures(
 
 
 def _share(right: NDArray[np.bool_]) -> float | None:
-    """The share of what is right; None of nothing."""
+    """The share of True; None for an empty array."""
     return float(right.mean()) if len(right) else None
 
 
 def tag_confusion(
     targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]], column: TagColumn
 ) -> tuple[ClassMeasures, list[str]]:
-    """Which tags are taken for which, of spans by type; and their names."""
+    """The confusion of tags, of spans by type, and their names."""
     spelled = [
         [_kind(tag) if column.scheme else tag for tags in sentences for tag in tags]
         for sentences in (targets, predictions)
@@ -182,7 +187,7 @@ def _kind(tag: str) -> str:
 
 
 def blocks(sentences: Iterator[Sentence], words: int = 4096, most: int = 1024) -> Iterator[list[Sentence]]:
-    """Sentences in lists of about so many words; those before an error still come, then the error."""
+    """Sentences in lists of about `words` words; those before an error are yielded before it is raised."""
     block: list[Sentence] = []
     held = 0
     try:

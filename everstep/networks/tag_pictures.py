@@ -1,4 +1,4 @@
-"""Which tags a tagger takes for which, its spans in colours, and which characters tell it."""
+"""Pictures of a tagger: confusion of tags, coloured spans, relevance of characters."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from everstep.networks.tag_columns import TagColumn
 from everstep.networks.tag_decoding import decoded, tag_confusion
 
 EXAMPLES = 12
-"""Sentences that are drawn."""
+"""Sentences to draw."""
 TAGS, WIDE = 20, 80
-"""Tags of which words are drawn by character, and characters of each."""
+"""Most tags whose words are drawn by character, and most characters in a row."""
 MEASURED, LOOKED_AT, LONGEST = 2000, 500, 100
-"""Held-out sentences whose tags are set against those predicted, and in which such words are looked for; and most words
-of one of the latter."""
+"""Held-out sentences for the confusion, sentences searched for unknown words, and most words of one of the latter."""
 
 
 def tag_pictures(
     model: SequenceTagger, learned: Learned, held_out: Sequence[Sentence], own: Sequence[Sentence] | None, out: Path
 ) -> Iterator[tuple[Path, str]]:
-    """The confusion of tags of held-out sentences; some sentences in the colours of their tags; characters."""
+    """Draw the confusion of tags on held-out sentences, some sentences coloured by tag, and relevant characters."""
     column, some = learned.columns[0], held_out[:MEASURED]
     found = [of[0].tags[0] for of in decoded(model, learned.coded(some), learned.columns)]
     measured, names = tag_confusion([sentence.tags[0] for sentence in some], found, column)
@@ -59,7 +58,7 @@ def _coloured(sentence: Sentence, predicted: Sequence[str], column: TagColumn) -
 
 
 def _shown(tag: str, column: TagColumn) -> str:
-    """The type of a span, "" outside of spans; any other tag as it is."""
+    """The type of a span tag, "" outside of spans; any other tag unchanged."""
     if column.scheme is None:
         return tag
     letter, kind = letter_and_type(tag) or ("", tag)
@@ -69,8 +68,7 @@ def _shown(tag: str, column: TagColumn) -> str:
 def _telling(
     model: SequenceTagger, learned: Learned, sentences: Sequence[Sentence]
 ) -> list[tuple[str, list[str], list[float]]]:
-    """Of each predicted tag (of tags of spans, each type) some words that training never saw: their characters, with
-    the relevance of each to that tag."""
+    """For each predicted tag (or span type), some words not seen in training: their characters with relevance."""
     column = learned.columns[0]
     rows: dict[str, tuple[list[str], list[float]]] = {}
     seen: set[str] = set()
@@ -97,7 +95,7 @@ def _is_new(word: str, learned: Learned) -> bool:
 
 
 def _relevance(model: SequenceTagger, batch: TaggedBatch, place: int, tag: int) -> list[float]:
-    """Gradient × embedding of each character of a word, for log p of its tag; the largest is 1 or −1."""
+    """Gradient × embedding of each character of a word for log p of its tag, scaled to a maximum of 1 or −1."""
     batch = batch.to(model.reader.embedding.weight.device)
     characters = model.reader.characters
     assert characters is not None
@@ -106,7 +104,7 @@ def _relevance(model: SequenceTagger, batch: TaggedBatch, place: int, tag: int) 
         spelled = characters.read(embedded, batch.spelled_lengths)
         ys = model.encode(model.reader.joined(batch, spelled), batch.lengths)
         head = model.heads[0]
-        # of that one alone: the logarithm of what is forbidden has no derivative
+        # only of this tag, since the logarithm of a forbidden tag has no derivative
         log_p = head.marginals(ys)[0, place, tag].log() if isinstance(head, CRF) else head.predict(ys)[0, place, tag]  # type: ignore[operator]
         (gradient,) = torch.autograd.grad(log_p, embedded)
     form = batch.forms[0, place]
@@ -116,7 +114,7 @@ def _relevance(model: SequenceTagger, batch: TaggedBatch, place: int, tag: int) 
 
 
 def tag_passage(model: SequenceTagger, learned: Learned, sentences: Sequence[Sentence]) -> Passage:
-    """The first sentence as the cells read it; nothing is foreseen step by step."""
+    """The first sentence as the cells read it, without step-by-step targets."""
     sentence = sentences[0]
     device = model.reader.embedding.weight.device
     batch = TaggedBatches(learned.coded([sentence]), 1, shuffle=False).batch(0, 0).to(device)

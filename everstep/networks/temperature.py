@@ -1,4 +1,4 @@
-"""Temperature: one number by which logits are divided, so that probabilities of held-out texts are right on average."""
+"""Temperature scaling: a divisor of the logits that calibrates probabilities on held-out texts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from everstep.networks.sequence_classifier import SequenceClassifier
 
 LOWEST, HIGHEST = 0.05, 20.0
 FITTED = 1 << 20
-"""Most logits that a temperature is fitted to, of texts from all over."""
-_STEPS = 40  # the interval of log T shrinks by 0.618 in each: to 3e-8
+"""Most logits to fit a temperature to, from an even sample of texts."""
+_STEPS = 40  # each shrinks the interval of log T by 0.618, in total to 3e-8
 
 
 def fitted_temperature(nats: Callable[[float], float]) -> float:
-    """The T of LOWEST … HIGHEST with the lowest mean of −log p(target; logits / T), by golden sections of log T.
+    """The T in LOWEST … HIGHEST that minimises the mean of −log p(target; logits / T), by golden-section search.
 
-    The mean is convex in 1/T, so that there is one minimum (Guo et al. 2017, "On calibration of modern neural
-    networks").
+    The search is over log T. The mean is convex in 1/T, so that the minimum is unique (Guo et al. 2017, "On calibration
+    of modern neural networks").
 
     Args:
-        nats: the mean at some T.
+        nats: the mean as a function of T.
 
     Example:
         >>> round(fitted_temperature(lambda t: (1 / t - 0.5) ** 2), 4)
@@ -54,14 +54,14 @@ def reported(
     batches: Batches[LabelledBatch],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """All figures of labelled texts as JSON takes them, with the temperature where there is one."""
+    """All measures of labelled texts as JSON values, with the temperature if there is one."""
     figures = measured_classes(model, batches, progress).report(model.answers.names)
     return figures if model.temperature is None else {**figures, "temperature": float(model.temperature)}
 
 
 @torch.no_grad()
 def calibrate(model: SequenceClassifier, batches: Batches[LabelledBatch]) -> None:
-    """Fit the temperature of a model that has one to held-out texts, in place."""
+    """Fit the temperature of a model, if it has one, to held-out texts, in place."""
     if model.temperature is None:
         return
     model.eval()

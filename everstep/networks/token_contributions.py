@@ -1,4 +1,4 @@
-"""Why a classifier says what it says: what each token adds to the lead of the answer."""
+"""Explanations of a classifier: the contribution of each token to the lead of the answer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from everstep.networks.sequence_classifier import SequenceClassifier
 
 @dataclass(frozen=True)
 class Relevance:
-    """What the tokens of a text have to do with its answer.
+    """The relevance of the tokens of a text for its answer.
 
     Attributes:
-        gradient: of each token e · ∂lead/∂e, "gradient × input": to first order, what the answer's lead over the next
-            likeliest, in nats, owes to that the token's embedding e is not 0, and to its n-grams. Above 0 it speaks for
-            the answer.
-        attention: of each token the weight of its step in the read-out, which sum to 1; None: no such read-out.
+        gradient: e · ∂lead/∂e for each token with embedding e ("gradient × input"), plus the share of its n-grams: to
+            first order, the token's contribution to the lead of the answer over the next most probable one, in nats.
+            Positive values support the answer.
+        attention: the weight of each token in the read-out, with sum 1; None without attention.
     """
 
     gradient: list[float]
@@ -28,7 +28,7 @@ class Relevance:
 
 
 def relevance(model: SequenceClassifier, batches: Batches[LabelledBatch]) -> list[Relevance]:
-    """Of every sequence, in their order; that of one depends on no other."""
+    """The relevance for every sequence, in order; each is independent of the others."""
     found: dict[int, Relevance] = {}
     for index in range(len(batches)):
         batch = batches.batch(0, index)
@@ -56,12 +56,12 @@ def _of_batch(model: SequenceClassifier, given: LabelledBatch) -> Iterator[Relev
 
 
 def marked(pieces: Sequence[str], values: Sequence[float], share: float = 0.5) -> str:
-    """A text with what decides in marks: [+for+] and [-against-] the answer.
+    """A text with its relevant pieces marked: [+for+] and [-against-] the answer.
 
     Args:
-        pieces: the text in pieces; spaces around them stay outside of the marks.
-        values: the relevance of each.
-        share: of the strongest, from which on a piece is marked.
+        pieces: the pieces of the text; surrounding spaces stay outside the marks.
+        values: the relevance of each piece.
+        share: least share of the largest relevance for a mark.
 
     Example:
         >>> marked(["not ", "bad ", "at ", "all"], [2.0, -1.5, 0.1, 0.4])
@@ -77,5 +77,5 @@ def marked(pieces: Sequence[str], values: Sequence[float], share: float = 0.5) -
 
 
 def by_piece(values: Sequence[float], spans: Sequence[tuple[int, int]]) -> list[float]:
-    """The sums over the tokens of each piece, from first to last."""
+    """The sum of token values over each piece, given as (first, last) token."""
     return [sum(values[first : last + 1]) for first, last in spans]

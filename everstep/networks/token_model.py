@@ -18,7 +18,7 @@ class TokenModelSection(EmbeddedSection):
     """The network: embedding, a stack of cells, a softmax."""
 
     tied: bool = False
-    """the softmax's weights are the embedding's; a linear layer joins them where sizes differ"""
+    """share the weights of embedding and softmax; a linear layer adapts different sizes"""
 
 
 class TokenModel(nn.Module):
@@ -26,9 +26,9 @@ class TokenModel(nn.Module):
 
     Args:
         vocabulary: number of symbols V.
-        section: sizes, cell and dropouts, as in a recipe's `model`.
-        find: finds cells of the user's own.
-        label_smoothing: of the head.
+        section: the `model` section of a recipe.
+        find: finds cells in the user's files.
+        label_smoothing: label smoothing of the head.
     """
 
     def __init__(self, vocabulary: int, section: TokenModelSection, find: Find = no_code, label_smoothing: float = 0.0):
@@ -38,25 +38,25 @@ class TokenModel(nn.Module):
         self.body = stack_of(section, section.embedding_size, find)
         tied = self.embedding.weight if section.tied else None
         if section.tied:
-            # a softmax over N(0, 1) rows would start far from uniform
+            # tied to N(0, 1) rows, the softmax would start far from uniform
             nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         self.head = Categorical(self.body.output_size, vocabulary, tied=tied, label_smoothing=label_smoothing)
         initialise(section, self)
 
     def initial_state(self, batch: int, like: Tensor | None = None) -> State:
-        """The state before a text begins, leaves (batch, ...), of the dtype and device of `like` or of the weights."""
+        """The initial state, leaves (batch, ...), with the dtype and device of `like` or of the weights."""
         return self.body.initial_state(batch, self.embedding.weight if like is None else like)
 
     def forward(
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Tokens (batch, time) to what the head reads (batch, time, features), and the final state."""
+        """The inputs of the head (batch, time, features) for tokens (batch, time), and the final state."""
         return self.body(self.embedding(tokens), state, lengths=lengths, resets=resets)  # type: ignore[no-any-return]
 
     def outputs(
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, State]:
-        """As `forward`, and beside what the head reads the same before its dropout."""
+        """As `forward`, with the inputs of the head also before dropout."""
         xs = self.embedding(tokens)
         inputs, final = [], []
         layers = self.body.sublayers()
@@ -67,17 +67,17 @@ class TokenModel(nn.Module):
         return xs, inputs[-1] if self._dropped_at_top else xs, tuple(final)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Tokens (batch,) to log p of the next ones (batch, V) in nats, and the new state: a `StepFn`."""
+        """log p of the next tokens (batch, V) in nats after tokens (batch,), and the new state: a `StepFn`."""
         y, state = self.body.step(self.embedding(tokens), state)
         return self.head.predict(y), state
 
 
 @torch.inference_mode()
 def token_log_probs(model: TokenModel, inputs: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-    """log p(target_t | inputs_≤t) in nats, (batch, time), zero in the padding; in windows, to bound memory.
+    """log p(target_t | inputs_≤t) in nats, (batch, time), zero in the padding; computed in windows to bound memory.
 
     Raises:
-        RunError: the model gives NaN or infinity.
+        RunError: the model outputs NaN or infinity.
     """
     model.eval()
     batch, time = inputs.shape

@@ -15,7 +15,7 @@ from everstep.networks.token_model import TokenModel
 
 
 def token_passage(model: TokenModel, tokenizer: Tokenizer, ids: Sequence[int], unit: str) -> Passage:
-    """The tokens with their texts, what the body reads of them, the surprise at each; `unit` is one token's name."""
+    """A passage of tokens: texts, inputs of the body, surprise; `unit` is the name of a token."""
     begin = tokenizer.begin_id
     read = list(ids) if begin is None else [begin, *ids]
     skipped = len(read) - len(ids)
@@ -53,9 +53,9 @@ def _mean_loss(model: TokenModel, row: Tensor, rows: int, time: int) -> Tensor:
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int], unit: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """What is shown of the tokens: texts that stand one after another, with the first and last token of each.
+    """The pieces of text to show for tokens, with the first and last token of each.
 
-    The bytes of one character are one piece.
+    The bytes of a character form one piece.
     """
     labels, spans, start = [], [], 0
     for stop in range(1, len(ids) + 1):

@@ -21,53 +21,53 @@ from everstep.trees.forest import Forest
 from everstep.wirings import EmbeddingDropout, Tree
 
 UNKNOWN = 0
-"""The id of words that are not known."""
+"""The id of unknown words."""
 
 
 class TreeNetworkSection(Section):
     """The network: embedding, composition, a softmax over classes."""
 
     cell: CompositionChoice = "NaryTreeLSTM"
-    """any exported composition, {type: NAME, option: value}, a cell, whose children are summed, or FILE.py:NAME"""
+    """an exported composition, {type: NAME, option: value}, a cell (over summed children), or FILE.py:NAME"""
     embedding_size: Size = 300
-    """features of each word; the MVRNN takes what it needs"""
+    """features of each word; set by the cell for MVRNN"""
     hidden_size: Size = 150
     """units of each node"""
     embedding_dropout: Probability = 0.0
-    """of whole words: all places of a word at once"""
+    """dropout of whole words, at all their positions at once"""
     input_dropout: Probability = 0.0
-    """on the vectors of words"""
+    """dropout on the word vectors"""
     dropout: Probability = 0.0
-    """on what the softmax reads"""
+    """dropout on the inputs of the softmax"""
     unknown_rate: NonNegative = 0.0
-    """r: a word that training has n times is the unknown word with probability r / (r + n) while it learns"""
+    """r: in training a word that occurs n times is read as unknown with probability r / (r + n)"""
 
     def composition(self, find: Find) -> Composition:
-        """What the network is of.
+        """The composition that `cell` names.
 
         Raises:
-            ConfigError: it cannot be made.
+            ConfigError: it cannot be created.
         """
         return make_composition(self.cell, self.embedding_size, self.hidden_size, find)
 
 
 class TreeLossSection(Section):
-    """What is minimised: −log p of the classes of nodes."""
+    """The objective: −log p of the classes of nodes."""
 
     nodes: Literal["all", "roots"] = "all"
-    """which nodes with a class are learned from"""
+    """the labelled nodes to learn from"""
     label_smoothing: Probability = 0.0
-    """share of the target's mass that is spread over all classes"""
+    """share of the target's probability that is spread over all classes"""
 
 
 class TreeClassifier(nn.Module):
     """Words → embedding → composition → softmax, at every node.
 
     Args:
-        counts: how often training has each word, (V,).
+        counts: (V,), the count of each word in training.
         answers: the classes.
-        section: a recipe's `model`.
-        find: finds compositions of the user's own.
+        section: the `model` section of a recipe.
+        find: finds compositions in the user's files.
     """
 
     counts: Tensor
@@ -83,7 +83,7 @@ class TreeClassifier(nn.Module):
         self.head = Categorical(self.tree.output_size, len(answers.learned))
 
     def logits(self, words: Tensor, forest: Forest) -> Tensor:
-        """Of all nodes, (N, classes)."""
+        """The logits of all nodes, (N, classes)."""
         ys, _ = self.tree(self.input_dropout(self.embedding(self._seen(words))), forest)
         return self.head.logits(self.dropout(ys))
 
@@ -92,7 +92,7 @@ class TreeClassifier(nn.Module):
         return self.answers.log_probs(self.head, self.logits(words, forest))
 
     def _seen(self, words: Tensor) -> Tensor:
-        """The words, some of them as unknown while it learns."""
+        """The words, some replaced by the unknown word in training mode."""
         if not self.training or self.unknown_rate == 0:
             return words
         share = self.unknown_rate / (self.unknown_rate + self.counts[words])
@@ -100,7 +100,7 @@ class TreeClassifier(nn.Module):
 
 
 def tree_losses(model: TreeClassifier, batch: TreeBatch) -> Iterator[Loss]:
-    """One loss a batch: −log p of the class of each node that has one."""
+    """One loss per batch: −log p of the class of each labelled node."""
     chosen = (batch.targets != NONE).nonzero()[:, 0]
     logits = model.logits(batch.words, batch.forest).index_select(0, chosen)
     yield Loss(*model.answers.losses(model.head, logits, batch.targets[chosen]))
@@ -109,7 +109,7 @@ def tree_losses(model: TreeClassifier, batch: TreeBatch) -> Iterator[Loss]:
 def measured_trees(
     model: TreeClassifier, batches: TreeBatches, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Any]:
-    """The figures of the roots that have a class, and of all nodes that have one."""
+    """The measures on labelled roots, and on all labelled nodes."""
     roots: list[Array] = []
     right = count = 0
     for index in range(len(batches)):

@@ -1,4 +1,4 @@
-"""What a network reads of each word: its embedding, its characters, its features."""
+"""Word vectors from embeddings, characters and features."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class WordSection(EmbeddedSection):
     embedding_size: Size = 100
     """features of each word"""
     embedding_dropout: Probability = 0.0
-    """of whole words: all places of a word at once"""
+    """dropout of whole words, at all their positions at once"""
     unknown_rate: NonNegative = 0.25
     """α: in training a word that occurs n times is read as unknown with probability α / (α + n)"""
     vectors: str | None = None
-    """a file of word vectors in word2vec's or GloVe's text format, of embedding_size numbers, to begin with"""
+    """a file of pretrained vectors with embedding_size features, in the text format of word2vec or GloVe"""
     vectors_learned: bool = True
-    """false: the embedding stays as it is at first"""
+    """false: the embedding is frozen"""
     characters: Literal["none", "recurrent", "convolution"] = "recurrent"
-    """what reads the characters of a word: an LSTM in both directions, or filters of three and their maximum"""
+    """reader of characters: an LSTM in both directions, or filters over three characters with max pooling"""
     character_size: Size = 25
     """features of each character"""
     character_units: Size = 25
     """units in each direction; half the filters"""
     affixes: tuple[int, ...] = ()
-    """lengths of endings that are features of a word, such as [2, 3]; negative ones: of beginnings"""
+    """lengths of suffixes that are features of a word, such as [2, 3]; negative: lengths of prefixes"""
     feature_size: Whole = 8
-    """numbers for each feature: capitals, affixes, data.feature_columns; 0: no features"""
+    """embedding size of each feature (capitalisation, affixes, data.feature_columns); 0: no features"""
 
 
 class Characters(nn.Module):
-    """The characters of words to one vector each, (U, L) and lengths (U,) to (U, output_size).
+    """One vector per word from its characters: (U, L) and lengths (U,) to (U, output_size).
 
     "recurrent": an LSTM's last outputs in both directions (Lample 2016, "Neural architectures for named entity
     recognition"). "convolution": filters over three characters, and the maximum of each (Ma & Hovy 2016, "End-to-end
@@ -54,10 +54,10 @@ class Characters(nn.Module):
     torch.Size([2, 10])
 
     Args:
-        characters: how many there are.
-        size: features of each.
-        units: of each direction; there are twice as many filters.
-        how: the way.
+        characters: number of distinct characters.
+        size: features of each character.
+        units: units in each direction, or half the number of filters.
+        how: "recurrent" or "convolution".
     """
 
     def __init__(self, characters: int, size: int, units: int, how: Literal["recurrent", "convolution"]):
@@ -70,11 +70,11 @@ class Characters(nn.Module):
         self.filters = None if how == "recurrent" else nn.Conv1d(size, 2 * units, 3, padding=1)
 
     def forward(self, spelled: Tensor, lengths: Tensor) -> Tensor:
-        """Characters (U, L) to vectors (U, output_size)."""
+        """Vectors (U, output_size) of characters (U, L)."""
         return self.read(self.embedding(spelled), lengths)
 
     def read(self, embedded: Tensor, lengths: Tensor) -> Tensor:
-        """Embedded characters (U, L, size) to vectors."""
+        """Vectors (U, output_size) of embedded characters (U, L, size)."""
         if self.reader is not None:
             vectors: Tensor = self.reader(embedded, lengths=lengths)[0]
             return vectors
@@ -86,18 +86,18 @@ class Characters(nn.Module):
 
 
 class WordReader(nn.Module):
-    """Words to vectors: [E[word]; characters; features].
+    """Word vectors [E[word]; characters; features].
 
     Args:
-        section: sizes, as in a recipe's `model`.
-        words: how many words there are.
-        characters: how many characters.
-        features: how many values of each feature.
-        counts: how often each word occurs in training, (words,); those of unknown words are 0.
-        vectors: (words, embedding_size) to begin with; rows of NaN begin at random.
+        section: the `model` section of a recipe.
+        words: number of words.
+        characters: number of characters.
+        features: number of values of each feature.
+        counts: (words,), the count of each word in training; 0 for unknown words.
+        vectors: (words, embedding_size), initial embedding; rows of NaN are initialised randomly.
 
     Attributes:
-        output_size: numbers of a vector.
+        output_size: features of a word vector.
     """
 
     counts: Tensor
@@ -132,12 +132,12 @@ class WordReader(nn.Module):
         )
 
     def forward(self, batch: TaggedBatch) -> Tensor:
-        """A batch of sentences to (B, T, output_size)."""
+        """The word vectors of a batch, (B, T, output_size)."""
         spelled = None if self.characters is None else self.characters(batch.spelled, batch.spelled_lengths)
         return self.joined(batch, spelled)
 
     def joined(self, batch: TaggedBatch, spelled: Tensor | None) -> Tensor:
-        """The same, where the vectors of the forms are known, (U, …)."""
+        """As `forward`, with given character vectors of the forms (U, …)."""
         parts = [self.embedding(self._seen(batch.words))]
         if spelled is not None:
             parts.append(spelled[batch.forms])
@@ -145,7 +145,7 @@ class WordReader(nn.Module):
         return torch.cat(parts, -1)
 
     def _seen(self, words: Tensor) -> Tensor:
-        """The words, some of them as unknown while it learns."""
+        """The words, some replaced by the unknown word in training mode."""
         if not self.training or self.unknown_rate == 0:
             return words
         share = self.unknown_rate / (self.unknown_rate + self.counts[words])

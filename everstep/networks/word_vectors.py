@@ -1,4 +1,4 @@
-"""Word vectors from elsewhere, in the text formats of word2vec and GloVe."""
+"""Pretrained word vectors, in the text formats of word2vec and GloVe."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from everstep.storage.reading import read_small, reason
 
 @dataclass(frozen=True)
 class Vectors:
-    """A vector for each of some words.
+    """Words with vectors.
 
     Attributes:
-        words: N different words.
+        words: N distinct words.
         numbers: (N, D) float32.
     """
 
@@ -32,7 +32,7 @@ class Vectors:
     numbers: NDArray[np.float32]
 
     def rows(self, words: WordVocabulary) -> Tensor:
-        """(V, D): of each number of a vocabulary its vector, else that of the word in lower case, else NaN."""
+        """The vectors (V, D) for the ids of a vocabulary: that of the word, else of its lower case, else NaN."""
         places = {word: place for place, word in enumerate(self.words)}
         found = np.full((len(words.read_counts) + 1, self.numbers.shape[1]), np.nan, np.float32)
         for number, word in enumerate(words.read_counts, 1):
@@ -42,7 +42,7 @@ class Vectors:
         return torch.from_numpy(found)
 
     def coverage(self, words: WordVocabulary) -> str:
-        """In words, how many of the training words have a vector."""
+        """A sentence on how many training words have a vector."""
         known = set(self.words)
         covered = {word for word in words.counts if {words.read(word), words.read(word).lower()} & known}
         running, whole = sum(words.counts[word] for word in covered), sum(words.counts.values())
@@ -53,15 +53,16 @@ class Vectors:
 
 
 def read_vectors(path: str, size: int) -> Vectors:
-    """Vectors of a file: a word and its numbers a line, parted by spaces; the first line may say how many there are.
+    """Read vectors from a file: one word and its numbers per line, separated by spaces; the first line may be a header.
+
+    If a word occurs twice, the first vector is used.
 
     Args:
         path: the file (plain, `.gz`, `.xz`).
         size: D.
 
     Raises:
-        DataError: another number of numbers, one that is none or not finite; names the line. Of a word that occurs
-            twice, the first vector counts.
+        DataError: a line has another number of values, or one that is not a finite number; the message names it.
     """
     (file,) = expand(path)[:1]
     words: dict[str, None] = {}
@@ -96,16 +97,16 @@ def _check_size(file: Path, line: int, found: int, size: int, at_least: bool = F
 
 
 def saved_vectors(vectors: Vectors | None) -> bytes:
-    """The numbers of vectors as safetensors; an empty tensor where there are none."""
+    """The vectors as a safetensors file; an empty tensor for None."""
     numbers = torch.zeros(0) if vectors is None else torch.from_numpy(vectors.numbers)
     return save({"vectors": numbers})
 
 
 def vectors_of(path: Path, words: Sequence[str]) -> Vectors | None:
-    """What `saved_vectors` gave, of these words.
+    """Read the result of `saved_vectors` for these words.
 
     Raises:
-        RunError: it is missing or damaged.
+        RunError: the file is missing or damaged.
     """
     try:
         numbers = load(read_small(path, 1 << 33))["vectors"].numpy()
