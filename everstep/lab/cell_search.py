@@ -1,4 +1,4 @@
-"""Architecture search at random: cells of `random_tree`, each trained for as many steps, beside an LSTM and a GRU."""
+"""Random architecture search: cells of `random_tree`, trained for equally many steps, beside an LSTM and a GRU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from everstep.storage.reading import json_text
 from everstep.storage.records import Record, read_records, write_records
 
 YARDSTICKS = ("LSTM", "GRU")
-STEPS = 32  # of the sequence over which the choice of a backend is asked for
+STEPS = 32  # length of the sequence for which a backend is chosen
 RECORDS, RECIPE, BEST_TREE, BEST_RECIPE = "search.jsonl", "recipe.yaml", "best.json", "best.yaml"
 
 
@@ -47,36 +47,38 @@ def search(
     processes: int = 1,
     begin: Callable[[], None] | None = None,
 ) -> list[Record]:
-    """Train the trees of seeds 0 … cells − 1, an LSTM and a GRU, each for as many steps from the same start.
+    """Train the trees of seeds 0 … cells − 1, an LSTM and a GRU, each for equally many steps with the same seed.
 
-    What has been tried is in `OUT/search.jsonl`, a line each, and is not tried again: a stopped search goes on by the
-    same call, and a finished one can be asked for more cells. `OUT/best.json` is the best tree, as `model.cell` takes
-    it, and `OUT/best.yaml` the recipe with it.
+    Results are stored in `OUT/search.jsonl`, one line each, and not repeated: the same call resumes a stopped search or
+    adds cells to a finished one. `OUT/best.json` is the best tree, as a value of `model.cell`, and `OUT/best.yaml` the
+    recipe with it.
 
     Args:
-        recipe: a shipped name or a YAML file; its `model.cell` is what is searched for.
+        recipe: a shipped name or a YAML file; the search replaces its `model.cell`.
         out: the folder of the search.
-        log: takes each line for the user.
-        overrides: changes of the recipe, where it is a name or a file.
-        cells: how many.
-        steps: optimizer steps of each; `train.max_steps` of the recipe if None.
-        processes: cells at a time, each in a process of its own with `train.threads` threads (1 if not given).
-        begin: called at the start of each further process.
+        log: receives each line for the user.
+        overrides: changes of the recipe.
+        cells: number of random cells.
+        steps: optimizer steps per cell; `train.max_steps` of the recipe if None.
+        processes: number of cells trained in parallel, each in its own process with `train.threads` threads (default
+            1).
+        begin: called at the start of each new process.
 
     Returns:
-        The records of `search.jsonl`: name; seed and tree (None for LSTM and GRU); outcome, "trained", "diverged" (NaN
-        or infinity) or "refused" (by the compiled engine: not trained, and tried again the next time); reason; backend;
-        perplexity on the validation split, or None; seconds, with compilation; parameters and state of the cells.
+        The records of `search.jsonl`: name; seed and tree (None for LSTM and GRU); outcome: "trained", "diverged" (NaN
+        or infinity) or "refused" (by the compiled engine; not trained, and tried again the next time); reason; backend;
+        perplexity on the validation split, or None; seconds, including compilation; parameters and state size of the
+        cells.
 
     Raises:
         ConfigError: the recipe or an argument cannot be used.
-        DataError: its text cannot be used.
-        RunError: `out` is no search, one by another recipe, or in use.
-        Interrupted: a signal came; what was finished is kept.
+        DataError: the text cannot be used.
+        RunError: `out` is not a search, belongs to another recipe, or is in use.
+        Interrupted: a signal arrived; finished results are kept.
     """
     task = _limited(load_task(recipe, overrides), cells, steps, processes)
     out = Path(out)
-    # what is wrong with the data is said before there is a folder; and what was read is kept for all
+    # reports problems of the data before the folder is created; the data is read once for all cells
     task = _prepared(to_yaml(task.recipe))
     text = to_yaml(task.recipe)
     with RunLock(_folder(out)), stoppable(kept(out)):
@@ -103,12 +105,12 @@ def search(
 
 
 def ranked(records: list[Record]) -> list[Record]:
-    """Those that were trained, the best first."""
+    """The trained records, best first."""
     return sorted((r for r in records if r["outcome"] == "trained"), key=lambda record: record["perplexity"])
 
 
 def attempt(recipe: str, cell: Any) -> Record:
-    """Train a model of that cell (a name or a tree) and validate it, if the compiled engine takes its tree."""
+    """Train and validate a model with `cell` (a name or a tree), unless the compiled engine refuses its tree."""
     started = time.monotonic()
     task = _prepared(recipe)
     settings = task.recipe.train
@@ -148,7 +150,7 @@ def attempt(recipe: str, cell: Any) -> Record:
 
 
 def _limited(task: Task[Any], cells: int, steps: int | None, processes: int) -> Task[Any]:
-    """The job, limited by steps alone."""
+    """The job with `max_steps` as its only limit."""
     for name, value in (("cells", cells), ("steps", steps), ("processes", processes)):
         if value is not None and value < 1:
             raise ConfigError(f"search: expected {name} to be a whole number ≥ 1; got {value}")
@@ -173,7 +175,7 @@ def _folder(out: Path) -> Path:
 
 
 def _same(out: Path, recipe: Recipe) -> None:
-    """Begin the folder, or find it begun by the same recipe."""
+    """Begin the folder, or check that it was begun with the same recipe."""
     path = out / RECIPE
     if not path.is_file():
         card.write_environment(out)
@@ -186,7 +188,7 @@ def _same(out: Path, recipe: Recipe) -> None:
 
 
 def _dotted(raw: Any) -> dict[str, Any]:
-    """The keys of a recipe's YAML with their values; of what anyone may have written, so that no code is loaded."""
+    """The dotted keys of an untrusted recipe with their values; loads no code."""
     found: dict[str, Any] = {}
     for key, value in raw.items() if isinstance(raw, dict) else ():
         found |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
@@ -195,7 +197,7 @@ def _dotted(raw: Any) -> dict[str, Any]:
 
 @lru_cache(1)
 def _prepared(recipe: str) -> Task[Any]:
-    """The job of a recipe's YAML with its data read."""
+    """The job of a recipe, with its data read."""
     task = parse_task(recipe, RECIPE)
     begin_training(task, lambda line: None)
     return task
@@ -210,7 +212,7 @@ def _cells(explained: Explanation) -> Iterator[Explanation]:
 
 
 def _with_cell(task: Task[Any], cell: Any) -> Task[Any]:
-    """The same job, with its data as it was read, and another cell."""
+    """The job with another cell and the same data, not read again."""
     model = task.recipe.model.model_copy(update={"cell": cell})
     other = copy(task)
     other.recipe = task.recipe.model_copy(update={"model": model})

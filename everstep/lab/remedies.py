@@ -1,4 +1,4 @@
-"""Remedies for vanishing and exploding gradients, side by side: a line each."""
+"""Remedies for vanishing and exploding gradients, one line each."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Remedy:
     """One way to bridge a lag.
 
     Attributes:
-        name: in tables and records; it tells one remedy from another.
-        about: what it is, with its source.
-        cell: the cell for D features, H units and a lag that is to be bridged; drawn from PyTorch's generator.
-        clip: τ of the global norm of the gradient, or None.
-        rules: further ones, before clipping.
-        objective: what is minimised; a regulariser is a term of it.
+        name: unique name in tables and records.
+        about: a description with its source.
+        cell: makes the cell for D features, H units and a lag; initialised with PyTorch's generator.
+        clip: τ of clipping by the global gradient norm, or None.
+        rules: further rules, before clipping.
+        objective: the objective, including any regulariser.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Exam:
-    """A problem at any lag, and the error on held-out sequences below which it counts as solved.
+    """A problem at any lag, and the held-out error below which it counts as solved.
 
     Attributes:
-        problem: of a lag.
-        goal: for `HeldOutScore.error`.
-        measure: what that error is, for people.
+        problem: makes the problem for a lag.
+        goal: upper bound of `HeldOutScore.error`.
+        measure: a description of that error.
     """
 
     problem: Callable[[int], Problem]
@@ -119,10 +119,10 @@ def _independent(features: int, units: int, lag: int) -> Cell:
 
 
 def omega_objective(strength: float) -> Objective[TokenBatch]:
-    """The loss and λ Ω / T, with λ = `strength` and Ω of Pascanu 2013, eq. 9.
+    """The loss plus λ Ω / T, with λ = `strength` and Ω of Pascanu 2013, eq. 9.
 
-    The authors' code (trainingRNNs, RNN.py) has λ = 2 and a mean over steps too, but squares both norms, as eq. 10
-    does: near a ratio of 1 that is four times as strong. The paper names 4, for the temporal order (section 4.1.1).
+    The authors' code (trainingRNNs, RNN.py) uses λ = 2 and a mean over steps too, but squares both norms as in eq. 10,
+    which is four times as strong near a ratio of 1. The paper uses λ = 4 for temporal order (section 4.1.1).
     """
 
     def objective(model: nn.Module, batch: TokenBatch, state: State | None) -> Iterator[Loss]:

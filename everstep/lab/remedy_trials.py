@@ -1,4 +1,4 @@
-"""Trials of remedies: which of them reaches which lag, in parallel processes, and gone on with after a stop."""
+"""Trials of remedies at several lags, in parallel processes, resumable."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ SETTINGS, RECORDS = "lab.json", "remedies.jsonl"
 EXPERIMENT = "remedies"
 CHECK_EVERY, CHECK_ROWS, TEST_ROWS = 100, 500, 2000
 _CHECK, _TEST = 0, 1  # seeds of two sets of held-out sequences
-_MARGIN = 0.8  # a check below that share of the goal ends a trial, so that luck with its sequences alone does not
-_KEPT = ("processes",)  # settings that may differ when going on
+_MARGIN = 0.8  # a check below this share of the goal ends a trial; the margin guards against lucky sequences
+_KEPT = ("processes",)  # settings that may change at resume
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is tried.
+    """The settings of an experiment.
 
     Attributes:
-        task: of `TASKS`.
-        lags: rising.
-        remedies: names out of `REMEDIES`.
-        rates: learning rates of AdamW without weight decay; of each remedy at each lag, the best on the check counts.
-        seeds: trials of each, with seeds 0 … seeds − 1.
+        task: a name in `TASKS`.
+        lags: the lags, rising.
+        remedies: names in `REMEDIES`.
+        rates: learning rates of AdamW without weight decay; for each remedy and lag, the best on the check is used.
+        seeds: number of trials of each, with seeds 0 … seeds − 1.
         hidden: units H.
-        batch: sequences a step.
-        minutes: for all trials together, shared evenly; None: steps alone limit them, and results are reproducible.
-        steps: at most, of each trial; None: time alone limits them.
-        processes: trials at a time, one thread each.
+        batch: sequences per step.
+        minutes: total time, shared evenly by all trials; None: only steps limit trials, and results are reproducible.
+        steps: most steps of a trial; None: only time limits trials.
+        processes: number of parallel trials, one thread each.
 
     Raises:
-        ConfigError: a value that cannot be used, by name.
+        ConfigError: a value is out of range; the message names it.
     """
 
     task: str
@@ -89,7 +89,7 @@ class Experiment:
 
     @property
     def trials(self) -> list[tuple[str, int, float, int]]:
-        """(remedy, lag, rate, seed) of each, the shortest lags first."""
+        """(remedy, lag, rate, seed) of each trial, shortest lags first."""
         return [
             (remedy, lag, rate, seed)
             for lag in self.lags
@@ -100,7 +100,7 @@ class Experiment:
 
     @property
     def share(self) -> float:
-        """Seconds of each trial."""
+        """Seconds for each trial."""
         if self.minutes is None:
             return math.inf
         return 60 * self.minutes * self.processes / len(self.trials)
@@ -108,7 +108,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial, as a process gets it: `Experiment` for its sizes, and what is one's own."""
+    """One trial as passed to a process: the `Experiment` for its sizes, and the trial's own settings."""
 
     experiment: Experiment
     remedy: str
@@ -121,26 +121,25 @@ class Trial:
 def remedies(
     experiment: Experiment, out: str | Path, *, log: Callable[[str], None] | None = None, begin: Any = None
 ) -> list[Record]:
-    """Try every remedy at every lag; what has been tried is in `OUT/remedies.jsonl`, a line each, and not tried again.
+    """Try every remedy at every lag. Results are stored in `OUT/remedies.jsonl`, one line each, and not repeated.
 
-    A stopped experiment goes on by the same call; trials that had not ended start afresh. Each trial ends when it has
-    solved its problem, has diverged, or has used its share of the minutes or its steps. Where minutes decide, a faster
-    machine reaches further.
+    The same call resumes a stopped experiment; unfinished trials restart. A trial ends when it has solved its problem,
+    diverged, or used its share of the minutes or its steps. With limited minutes, a faster machine reaches longer lags.
 
     Args:
-        experiment: see `Experiment`.
-        out: its folder.
-        log: takes each line for the user; None is stderr, with a live line on a terminal.
-        begin: called at the start of each further process.
+        experiment: the settings.
+        out: the folder of the experiment.
+        log: receives each line for the user; None writes to stderr, with a live line on a terminal.
+        begin: called at the start of each new process.
 
     Returns:
-        The records: remedy, lag, rate, seed; outcome, "solved", "unsolved" or "diverged"; loss, relative (to the
-        baseline) and error on held-out sequences, of the weights that were best on others; check, relative, on those
-        others; steps, seconds, parameters; curve, the (step, check)s. NaN is None.
+        The records: remedy, lag, rate, seed; outcome: "solved", "unsolved" or "diverged"; loss, relative (to the
+        baseline) and error on held-out sequences, with the weights that were best on the check sequences; check, the
+        relative loss on those; steps, seconds, parameters; curve, a list of (step, check). NaN is None.
 
     Raises:
-        RunError: `out` is another kind of folder, of another experiment, or in use.
-        Interrupted: Ctrl-C or SIGTERM came; what was finished is kept.
+        RunError: `out` is another kind of folder, belongs to another experiment, or is in use.
+        Interrupted: SIGINT or SIGTERM; finished trials are kept.
     """
     out = Path(out)
     screen = Screen(log)
@@ -167,12 +166,12 @@ def remedies(
 
 
 def attempt(trial: Trial) -> Record:
-    """Train that remedy at that lag until it has solved the problem or its share is used."""
+    """Train a remedy at a lag until it has solved the problem or its share is used."""
     return examine(next(remedy for remedy in REMEDIES if remedy.name == trial.remedy), trial)
 
 
 def examine(remedy: Remedy, trial: Trial) -> Record:
-    """`attempt` of a remedy that need not be one of `REMEDIES`."""
+    """As `attempt`, for a remedy that need not be in `REMEDIES`."""
     torch.set_num_threads(1)
     experiment, exam = trial.experiment, TASKS[trial.experiment.task]
     torch.manual_seed(trial.seed)
@@ -210,9 +209,9 @@ def examine(remedy: Remedy, trial: Trial) -> Record:
 def _learn(
     learner: Learner, model: Predictor, goal: float, seconds: float, limit: int
 ) -> tuple[list[tuple[int, float]], bool, float]:
-    """The curve of checks, whether it diverged, and the seconds that it took; the best weights are left in the model.
+    """The curve of checks, whether training diverged, and its seconds; the model ends with the best weights.
 
-    The clock starts after the first step, which may have to compile the cell.
+    The clock starts after the first step, which may compile the cell.
     """
     curve: list[tuple[int, float]] = []
     best: dict[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
@@ -246,7 +245,7 @@ def _learn(
 
 
 def grid(experiment: Experiment, records: list[Record]) -> Grid:
-    """The records as remedies × lags: at the learning rate that was best on the check, the median over seeds."""
+    """The records as remedies × lags: the median over seeds at the learning rate that was best on the check."""
     reaches = {}
     for remedy in experiment.remedies:
         for lag in experiment.lags:
@@ -276,7 +275,7 @@ def _check(name: str, good: object, expected: str, came: object) -> None:
 
 
 def _folder(out: Path) -> Path:
-    begun = {".lock", TEMPORARY + SETTINGS, "environment.json"}  # what a start that was killed may have left
+    begun = {".lock", TEMPORARY + SETTINGS, "environment.json"}  # possible remains of a killed start
     if (
         out.exists()
         and not (out / SETTINGS).is_file()
@@ -287,7 +286,7 @@ def _folder(out: Path) -> Path:
 
 
 def _same(out: Path, experiment: Experiment) -> float:
-    """Begin the folder, or find it begun by the same experiment; the seconds of each trial."""
+    """Begin the folder, or check that it belongs to the same experiment; returns the seconds of each trial."""
     path = out / SETTINGS
     now: dict[str, Any] = json.loads(json_text({"experiment": EXPERIMENT, **asdict(experiment)}))
     if not path.is_file():

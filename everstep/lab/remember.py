@@ -1,4 +1,4 @@
-"""Remember the first symbol: a small task, and the two famous pictures drawn of networks trained on it."""
+"""Remembering the first symbol: a small task, and two well-known pictures of networks trained on it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from everstep.wirings import Stack
 
 SYMBOLS = 4
 UNITS, TIME, STEPS, BATCH = 8, 12, 800, 64
-SHOWN, ASKED, LAGS = 10, (5, 9), 80  # steps in the picture, those with a cue, and how far gradients are followed
+SHOWN, ASKED, LAGS = 10, (5, 9), 80  # steps in the picture, steps with a cue, and largest lag of gradients
 
 
 @dataclass(frozen=True)
 class Recalled:
-    """Sequences: x_1 shows one of four symbols, later steps any of them; at a cue x_1's is to be said again.
+    """Sequences of four symbols, in which every cue asks for the first symbol.
 
     Attributes:
         xs: (batch, time, 4 + 2): the symbol, one-hot; whether it is the first; whether this step is a cue.
-        targets: (batch, time, 4): the first symbol, one-hot, at a cue; zeros elsewhere.
+        targets: (batch, time, 4): the first symbol, one-hot, at cues; zeros elsewhere.
     """
 
     xs: Tensor
@@ -38,7 +38,7 @@ class Recalled:
 
 
 def sequences(batch: int, time: int, seed: int | torch.Generator, cues: tuple[int, ...] | None = None) -> Recalled:
-    """Random sequences, with cues at the steps `cues` (from 1) or, if None, at a quarter of those from the third on."""
+    """Random sequences with cues at the steps `cues` (from 1), or at a random quarter of the steps from 3 on."""
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     symbols = torch.randint(SYMBOLS, (batch, time), generator=generator)
     asked = torch.rand(batch, time, generator=generator) < 0.25
@@ -50,15 +50,15 @@ def sequences(batch: int, time: int, seed: int | torch.Generator, cues: tuple[in
 
 
 class Recaller(nn.Module):
-    """A cell with a linear read-out, trained on the task by Adam on the squared error; the same seed, the same numbers.
+    """A cell with a linear read-out, trained on the task by Adam on the squared error; deterministic for a seed.
 
     >>> model = Recaller(RNN, units=4).learn(time=6, steps=2)
     >>> 0 <= model.right(time=6) <= 1
     True
 
     Args:
-        kind: the class of the cell, made of (input_size, hidden_size).
-        units: its hidden size.
+        kind: the class of the cell, called with (input_size, hidden_size).
+        units: the hidden size.
     """
 
     def __init__(self, kind: Any, units: int = UNITS, seed: int = 0):
@@ -71,7 +71,7 @@ class Recaller(nn.Module):
         self.read = nn.Linear(units, SYMBOLS)
 
     def learn(self, time: int = TIME, steps: int = STEPS) -> Recaller:
-        """Train on sequences of `time` steps, and give itself."""
+        """Train on sequences of `time` steps; returns self."""
         generator = torch.Generator().manual_seed(self.seed)
         optimizer = torch.optim.Adam(self.parameters(), 0.02)
         for _ in range(steps):
@@ -85,14 +85,14 @@ class Recaller(nn.Module):
 
     @torch.no_grad()
     def right(self, time: int = TIME) -> float:
-        """The share of cues in new sequences at which its strongest output is the first symbol; 1/4 is chance."""
+        """The accuracy at cues in new sequences; chance level is 1/4."""
         batch = sequences(512, time, seed=1_000_000)
         asked = batch.targets.any(-1)
         said = self.read(self.cell(batch.xs)[0]).argmax(-1)
         return float((said == batch.targets.argmax(-1))[asked].float().mean())
 
     def unfolded(self, title: str) -> Unfolded:
-        """Its graph over a few steps, each node with its sensitivity to the first input."""
+        """Its unfolded graph, each node with its sensitivity to the first input."""
         xs = sequences(32, SHOWN, seed=1, cues=ASKED).xs
         outputs = sensitivity(Stack(self.cell, _ReadOut(self.read)), xs).norms
         states = dict(zip((found := sensitivity(self.cell, xs, leaves=True)).names, found.norms, strict=True))
@@ -121,9 +121,10 @@ class _ReadOut(Cell):
 
 @torch.no_grad()
 def _gates(cell: Any, xs: Tensor) -> dict[str, Any]:
-    """The gates of one unit, (time,) each, the mean over the rows.
+    """The gates of one unit, (time,) each, averaged over the rows.
 
-    The one that lets most of step 1 through to the first answer, and not before: i_1 · Π f_t · (o_cue − o_before).
+    The unit passes the most of step 1 to the first answer, but not before: it maximises i_1 · Π f_t · (o_cue −
+    o_before).
     """
     hs = cell(xs)[0]
     before = torch.cat([torch.zeros_like(hs[:, :1]), hs[:, :-1]], 1)
@@ -135,13 +136,13 @@ def _gates(cell: Any, xs: Tensor) -> dict[str, Any]:
 
 
 def unfolded_words(network: Unfolded) -> str:
-    """What is left of the first input, and when the gates of one unit are open."""
+    """A caption: the remaining sensitivity to the first input, and when the gates of one unit are open."""
     state = list(network.rows.values())[1]
     share = float(state[-1] / state[0])
     what = "fades" if share < 0.5 else "stays"
     words = f"state {what} ({share:.2g} is left after {len(state) - 1} steps)"
     for name, values in network.gates.items():
-        first = 1 if name == "forget" else 0  # nothing is kept from before the first step
+        first = 1 if name == "forget" else 0  # there is no state before the first step
         steps = [str(step) for step, value in enumerate(values[first:], first + 1) if value > 0.5]
         at = (
             "at every step"
@@ -155,10 +156,10 @@ def unfolded_words(network: Unfolded) -> str:
 
 
 def pictures(out: Path) -> list[tuple[Path, str]]:
-    """Train a tanh network and an LSTM for some seconds and draw the unfolded graph and the gradient flow of both.
+    """Train a tanh network and an LSTM for some seconds; draw the unfolded graph and the gradient flow of both.
 
     Returns:
-        Each picture's path, with a sentence that says what to see.
+        The path and the caption of each picture.
     """
     models = {"tanh network": Recaller(RNN).learn(), "LSTM": Recaller(LSTM).learn()}
     titles = [f"{name}: right at {model.right():.0%} of the steps where it is asked" for name, model in models.items()]

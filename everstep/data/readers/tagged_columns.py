@@ -66,7 +66,7 @@ class Sentence:
             outside: the entry for a document mark; CoNLL-U lines that are not words get `_`.
 
         Example:
-            >>> (sentence,) = read_columns(["# one", "The DET", "end NOUN", ""], TaggedColumns(0, (1,)), "here")
+            >>> (sentence,) = read_columns(["# one", "The DET", "end NOUN", ""], TagColumns(0, (1,)), "here")
             >>> sentence.with_columns({"tag": ["D", "N"]})
             ['# one', 'The DET D', 'end NOUN N', '']
         """

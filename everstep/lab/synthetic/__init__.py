@@ -1,4 +1,4 @@
-"""Small tasks: generated from a seed, at any lag, without end, and MNIST by pixels; and how a layer answers them."""
+"""Generated tasks at any lag, MNIST by pixels, and a predictor for them."""
 
 from everstep.lab.synthetic.adding import Adding
 from everstep.lab.synthetic.balls import BouncingBalls

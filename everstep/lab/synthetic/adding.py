@@ -1,4 +1,4 @@
-"""The adding problem: two numbers, far apart, to be added."""
+"""The adding problem: the sum of two distant numbers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class Adding(Problem):
     """The adding problem (Hochreiter & Schmidhuber 1997, experiment 4), in the form of Le 2015.
 
     x_t = (v_t, m_t): v_t ~ uniform(0, 1); the marker m_t is 1 at two steps, one in each half of the sequence
-    (Arjovsky 2016), and 0 elsewhere. After the last step, v_a + v_b of the marked steps is asked for. Answering 1
-    always has the squared error 1/6 = 0.1667: the baseline. Solved is below 0.01.
+    (Arjovsky 2016), and 0 elsewhere. The target after the last step is v_a + v_b of the marked steps. The constant
+    answer 1 has the squared error 1/6 = 0.1667, the baseline. An error below 0.01 counts as solved.
 
     >>> Adding(steps=100).batch(3).inputs.shape
     torch.Size([3, 100, 2])
 
     Args:
-        steps: T, from 2 on.
+        steps: T ≥ 2.
         stretch: lengths are drawn from T … T(1 + stretch), with the markers within the first T; 0.1 in 1997.
 
     Raises:
-        ValueError: too short for two markers, or a negative stretch.
+        ValueError: T is too short for two markers, or `stretch` is negative.
     """
 
     steps: int

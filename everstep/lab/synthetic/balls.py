@@ -1,4 +1,4 @@
-"""Balls that bounce in a box, as films or as coordinates."""
+"""Balls that bounce in a box, as video frames or coordinates."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ import numpy as np
 
 from everstep.lab.synthetic.problem import Array, Drawn, Kind, Problem, check_whole
 
-_SPEED = 0.05  # of every ball at first, in widths of the box a step
+_SPEED = 0.05  # initial speed of every ball, in box widths per step
 _SUBSTEPS = 4
 
 
 @dataclass(frozen=True)
 class BouncingBalls(Problem):
-    """The next frame of a film of balls in a box (after Sutskever, Hinton & Taylor 2009).
+    """The next frame of a video of balls in a box (after Sutskever, Hinton & Taylor 2009).
 
-    Balls of equal mass fly straight, bounce elastically off the walls and off one another. The box is 1 × 1; a ball
-    starts anywhere, in any direction, at 0.05 a step. A frame shows max over balls of exp(−(d/r)⁸) at each of
-    size × size pixels, d: its distance from the centre, r: the radius. Velocities are seen in no single frame.
+    Balls of equal mass move in straight lines and bounce elastically off walls and each other. The box is 1 × 1; balls
+    start at random positions in random directions, at 0.05 per step. A frame has size × size pixels with values max
+    over balls of exp(−(d/r)⁸), d the distance from the ball's centre and r the radius. A single frame does not show
+    velocities.
 
     >>> BouncingBalls(steps=10, size=8).batch(2).inputs.shape
     torch.Size([2, 10, 64])
 
     Args:
         steps: T.
-        balls: how many.
-        size: pixels a side; None for the coordinates (x, y of each ball, from −1 to 1) instead of frames.
+        balls: number of balls.
+        size: pixels per side; None gives the coordinates (x, y of each ball, from −1 to 1) instead of frames.
         radius: r.
 
     Raises:
-        ValueError: a size below 1, or balls that do not fit.
+        ValueError: a size is below 1, or the balls do not fit.
     """
 
     steps: int
@@ -75,7 +76,7 @@ class BouncingBalls(Problem):
         return Drawn(seen[:, :-1], seen[:, 1:])
 
     def _places(self, rows: int, random: np.random.Generator) -> Array:
-        """Where the balls start: anywhere within the walls, and apart."""
+        """Random initial positions, within the walls and without overlap."""
         low, high = self.radius, 1 - self.radius
         places = random.uniform(low, high, (rows, self.balls, 2))
         while len(close := np.flatnonzero(self._touching(places))):
@@ -89,7 +90,7 @@ class BouncingBalls(Problem):
         return touching
 
     def _bounce(self, places: Array, speeds: Array) -> None:
-        """Change, in place, the speeds of what touches and flies on towards it, and put back what is in a wall."""
+        """Update, in place, the speeds of balls that touch and approach, and move balls out of walls."""
         for a, b in combinations(range(self.balls), 2):
             apart = places[:, a] - places[:, b]
             distance = np.linalg.norm(apart, axis=-1, keepdims=True)
@@ -103,7 +104,7 @@ class BouncingBalls(Problem):
         np.copyto(places, np.where(places < low, 2 * low - places, np.where(places > high, 2 * high - places, places)))
 
     def _frames(self, film: Array) -> Array:
-        """(rows, frames, balls, 2) centres → (rows, frames, size²) pixels in 0 … 1."""
+        """Pixels (rows, frames, size²) in [0, 1], from centres (rows, frames, balls, 2)."""
         assert self.size is not None
         pixels = (np.arange(self.size) + 0.5) / self.size
         x, y = film[..., 0, None, None], film[..., 1, None, None]

@@ -11,11 +11,11 @@ import numpy as np
 
 from everstep.lab.synthetic.problem import Array, Drawn, Kind, Problem, check_whole
 
-# of the attractors, to scale what the network sees: long averages at the parameters below
+# mean and standard deviation of the attractors, to standardise inputs: long averages at the parameters below
 _LORENZ_MEAN, _LORENZ_SD = np.array([0.0, 0.0, 23.55]), np.array([7.92, 9.01, 8.62])
 _MACKEY_MEAN, _MACKEY_SD = 0.930, 0.226
-_SETTLED_LORENZ, _SETTLED_MACKEY = 20.0, 200  # units of time after which the attractor is reached
-_SPREAD_MACKEY = 256  # sequences start up to so many samples later: their phases stay alike for thousands of steps
+_SETTLED_LORENZ, _SETTLED_MACKEY = 20.0, 200  # time to reach the attractor
+_SPREAD_MACKEY = 256  # random offset of the start, since phases of series stay similar for thousands of steps
 
 
 def lorenz(
@@ -27,16 +27,16 @@ def lorenz(
     (1000, 3)
 
     Args:
-        count: points.
-        dt: the time between two points, one RK4 step.
-        start: (3,), or (rows, 3) for several trajectories at once.
-        discard: points left out at first; the very first is one step after `start`.
+        count: number of points.
+        dt: time between two points, one RK4 step.
+        start: (3,), or (rows, 3) for several trajectories.
+        discard: number of first points to drop; the first point is one step after `start`.
 
     Returns:
         (count, 3) or (rows, count, 3), float64.
 
     Raises:
-        ValueError: dt outside of (0, 0.1], where RK4 is not to be trusted, or no points.
+        ValueError: dt is outside (0, 0.1], where RK4 is inaccurate, or there are no points.
     """
     _check_dt("lorenz", dt)
     if count < 1 or discard < 0:
@@ -67,27 +67,27 @@ def mackey_glass(
     history: float | Array = 1.2,
     discard: int = 1001,
 ) -> Array:
-    """The Mackey–Glass series (1977): ẋ(t) = 0.2 x(t − τ) / (1 + x(t − τ)¹⁰) − 0.1 x(t); chaotic from τ ≈ 16.8 on.
+    """The Mackey–Glass series (1977): ẋ(t) = 0.2 x(t − τ) / (1 + x(t − τ)¹⁰) − 0.1 x(t); chaotic for τ ≳ 16.8.
 
-    RK4; the delayed value at a half step is the mean of its neighbours.
+    Integrated by RK4; the delayed value at a half step is the mean of its neighbours.
 
     >>> x = mackey_glass(100)
     >>> x.shape, bool((0.2 < x).all() and (x < 1.5).all())
     ((100,), True)
 
     Args:
-        count: samples.
+        count: number of samples.
         tau: the delay τ, a multiple of `step`.
-        step: of the integration.
-        sample: the time between two samples, a multiple of `step`.
-        history: x(t) for t ≤ 0: a number, or (rows,) of them for several series at once.
-        discard: samples left out at first, of which the first is x(0).
+        step: step of the integration.
+        sample: time between two samples, a multiple of `step`.
+        history: x(t) for t ≤ 0: a number, or (rows,) numbers for several series.
+        discard: number of first samples to drop; the first sample is x(0).
 
     Returns:
         (count,) or (rows, count), float64.
 
     Raises:
-        ValueError: no samples, or times that are no multiples of `step`.
+        ValueError: there are no samples, or a time is not a multiple of `step`.
     """
     if count < 1 or discard < 0:
         raise ValueError(f"mackey_glass: count should be ≥ 1 and discard ≥ 0, but they are {count} and {discard}")
@@ -120,7 +120,7 @@ def _check_dt(who: str, dt: float) -> None:
 
 @dataclass(frozen=True)
 class _Ahead(Problem):
-    """What a series is `horizon` points later, at every step."""
+    """The value of a series `horizon` points later, at every step."""
 
     steps: int
     horizon: int = 1
@@ -132,7 +132,7 @@ class _Ahead(Problem):
 
     @abstractmethod
     def points(self, rows: int, random: np.random.Generator) -> Array:
-        """Series (rows, steps + horizon, features), scaled."""
+        """Standardised series (rows, steps + horizon, features)."""
 
     def draw(self, rows: int, random: np.random.Generator) -> Drawn:
         """See the class."""
@@ -142,21 +142,21 @@ class _Ahead(Problem):
 
 @dataclass(frozen=True)
 class Lorenz(_Ahead):
-    """Where Lorenz' system is `horizon` points later, at every step; see `lorenz`.
+    """The state of Lorenz' system `horizon` points later, at every step; see `lorenz`.
 
-    Each sequence is of a trajectory of its own, on the attractor; all three coordinates, less their mean and divided by
-    their standard deviation, so that the baseline is about 1.
+    Each sequence is a different trajectory on the attractor. All three coordinates are standardised, so that the
+    baseline is about 1.
 
     >>> Lorenz(steps=50).batch(3).targets.shape
     torch.Size([3, 50, 3])
 
     Args:
         steps: T.
-        horizon: how far ahead, in points.
+        horizon: prediction horizon, in points.
         dt: time between two points. The largest Lyapunov exponent is about 0.906 per unit of time.
 
     Raises:
-        ValueError: a size below 1, or dt outside of (0, 0.1].
+        ValueError: a size is below 1, or dt is outside (0, 0.1].
     """
 
     dt: float = 0.02
@@ -168,7 +168,7 @@ class Lorenz(_Ahead):
         _check_dt("Lorenz", self.dt)
 
     def points(self, rows: int, random: np.random.Generator) -> Array:
-        """Trajectories on the attractor."""
+        """Standardised trajectories on the attractor."""
         start = _LORENZ_MEAN + _LORENZ_SD * random.standard_normal((rows, 3))
         points = lorenz(self.steps + self.horizon, self.dt, start, discard=round(_SETTLED_LORENZ / self.dt))
         scaled: Array = (points - _LORENZ_MEAN) / _LORENZ_SD
@@ -177,23 +177,23 @@ class Lorenz(_Ahead):
 
 @dataclass(frozen=True)
 class MackeyGlass(_Ahead):
-    """What the Mackey–Glass series is `horizon` samples later, at every step; see `mackey_glass`.
+    """The value of the Mackey–Glass series `horizon` samples later, at every step; see `mackey_glass`.
 
-    Each sequence is of a series of its own, with a constant history drawn from 0.5 … 1.3, from 200 … 455 samples on;
-    less the mean of the attractor of τ = 17 (0.930), divided by its standard deviation (0.226).
+    Each sequence is a different series, with a constant history drawn from 0.5 … 1.3, starting 200 … 455 samples later;
+    standardised by mean (0.930) and standard deviation (0.226) of the attractor of τ = 17.
 
     >>> MackeyGlass(steps=20, horizon=84).batch(2).targets.shape
     torch.Size([2, 20, 1])
 
     Args:
         steps: T.
-        horizon: how far ahead, in samples; 84 is customary.
+        horizon: prediction horizon, in samples; 84 is customary.
         tau: τ, a multiple of 0.1.
 
-    Known limit: a batch takes some 0.1 s whatever its rows, since the integration is a loop.
+    Known limit: a batch takes about 0.1 s for any number of rows, since the integration is a Python loop.
 
     Raises:
-        ValueError: a size below 1, or τ that is no multiple of 0.1.
+        ValueError: a size is below 1, or τ is not a multiple of 0.1.
     """
 
     tau: float = 17.0
@@ -205,7 +205,7 @@ class MackeyGlass(_Ahead):
         _multiple("tau", self.tau, 0.1)
 
     def points(self, rows: int, random: np.random.Generator) -> Array:
-        """Series from histories of their own, from places of their own on."""
+        """Standardised series with random histories and offsets."""
         history = random.uniform(0.5, 1.3, rows)
         count = self.steps + self.horizon
         series = mackey_glass(count + _SPREAD_MACKEY - 1, self.tau, history=history, discard=_SETTLED_MACKEY)

@@ -1,4 +1,4 @@
-"""Handwritten digits pixel by pixel: sequential and permuted MNIST."""
+"""Sequential and permuted MNIST: handwritten digits pixel by pixel."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from everstep.lab.synthetic.problem import Kind, Problem, Sequences
 Array = NDArray[Any]
 PERMUTATION_SEED = 0
 CLASSES = 10
-_MEAN, _DEVIATION = 0.1307, 0.3081  # of the 47,040,000 training pixels, over 255
+_MEAN, _DEVIATION = 0.1307, 0.3081  # of the 47,040,000 training pixels, divided by 255
 _NAMES = {"train": "train", "test": "t10k"}
 _IMAGES, _LABELS = 0x0803, 0x0801  # magic numbers: unsigned bytes in 3 dimensions, in 1
 
 
 @dataclass(frozen=True, eq=False)
 class PixelImages(Problem):
-    """Images read pixel by pixel, row after row, with their classes asked for at the end (Le 2015).
+    """Images read pixel by pixel, row by row, with the class as target after the last step (Le 2015).
 
-    It is a problem for `Predictor` and `Batches` for `fit` at once: every epoch has all images once, in a new order.
+    Both a problem for `Predictor` and `Batches` for `fit`; every epoch has all images once, in a new order.
 
-    First epochs may be of coarser images, of k² times fewer steps each: a network that has learned those in little time
-    needs but few epochs of the whole (a curriculum, Bengio et al. 2009). In the order of reading k × k pixels are
-    averaged; in another order every k²-th pixel of it is read.
+    The first epochs may use coarser images with k² times fewer steps, so that few epochs of full images suffice (a
+    curriculum, Bengio et al. 2009). In row order, k × k pixels are averaged; in another order, every k²-th pixel of the
+    order is read.
 
     Attributes:
         images: (N, R, C) uint8; the network sees `standardised` pixels, T = R·C of them.
         labels: (N,) uint8.
-        batch_size: images a batch; the last one of an epoch may be smaller.
-        seed: of the order of images.
-        order: (T,) in which order pixels are read; row after row if None.
-        coarse: k of the first epochs; all later ones have k = 1.
+        batch_size: images in a batch; the last batch of an epoch may be smaller.
+        seed: seed of the order of images.
+        order: (T,) the order of pixels; row by row if None.
+        coarse: k for each of the first epochs; later epochs have k = 1.
         baseline: ln 10.
 
     Raises:
-        ValueError: a k that does not divide R and C.
+        ValueError: some k does not divide R and C.
     """
 
     images: Array
@@ -73,13 +73,13 @@ class PixelImages(Problem):
         return -(-len(self.images) // self.batch_size)
 
     def batch(self, epoch: int, index: int) -> Sequences:  # type: ignore[override]
-        """Batch `index` of that epoch: (B, T/k², 1) inputs and (B, 1) classes; it depends on those numbers alone."""
+        """Batch `index` of `epoch`: inputs (B, T/k², 1) and classes (B, 1); depends on its arguments alone."""
         order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.images))
         k = self.coarse[epoch] if epoch < len(self.coarse) else 1
         return self.rows(order[index * self.batch_size : (index + 1) * self.batch_size], k)
 
     def rows(self, places: Array | slice, k: int = 1) -> Sequences:
-        """The images at those places, coarser by k in both directions."""
+        """The images with indices `places`, reduced by k in both directions."""
         pixels = standardised(self.images[places])
         if self.order is not None:
             pixels = pixels.flatten(1)[:, torch.from_numpy(self.order[:: k * k])]
@@ -89,10 +89,10 @@ class PixelImages(Problem):
         return Sequences(pixels.flatten(1)[..., None], targets, None, None, 0, 0)
 
     def parted(self, held_out: int) -> tuple[PixelImages, PixelImages]:
-        """All but the last `held_out` images, and those.
+        """Split into all but the last `held_out` images, and these.
 
         Raises:
-            ValueError: fewer than one image on either side.
+            ValueError: a part would be empty.
         """
         if not 0 < held_out < len(self.images):
             raise ValueError(f"PixelImages: held_out should be in 1 … {len(self.images) - 1}, but is {held_out}")
@@ -104,7 +104,7 @@ class PixelImages(Problem):
 
 
 def standardised(pixels: Array) -> Tensor:
-    """Bytes less the mean of MNIST's training pixels, over their standard deviation; float32."""
+    """Pixels (bytes) minus the mean of MNIST's training pixels, divided by their standard deviation; float32."""
     return (torch.from_numpy(pixels.astype(np.float32)) / 255 - _MEAN) / _DEVIATION
 
 
@@ -117,17 +117,17 @@ def sequential_mnist(
     seed: int = 0,
     coarse: tuple[int, ...] = (),
 ) -> PixelImages:
-    """MNIST (LeCun 1998) as 784 pixels: in the order of reading, or in one fixed random order for all images (Le 2015).
+    """MNIST (LeCun 1998) as sequences of 784 pixels, row by row or in a fixed random order (Le 2015).
 
     Args:
-        split: "train" (60,000) or "test" (10,000).
-        permuted: the order is `permutation(784)`.
-        folder: of the four `*-ubyte.gz`; `$EVERSTEP_DATA/mnist` if None.
+        split: "train" (60,000 images) or "test" (10,000).
+        permuted: whether to use the order `permutation(784)`.
+        folder: the folder of the four `*-ubyte.gz` files; `$EVERSTEP_DATA/mnist` if None.
         batch_size, seed, coarse: see `PixelImages`.
 
     Raises:
-        ValueError: another split, or a `coarse` that does not divide the images' sides.
-        DataError: a file is missing, damaged, or no IDX file of such a kind.
+        ValueError: another split, or a `coarse` that does not divide the sides of the images.
+        DataError: a file is missing, damaged, or not an IDX file of the expected kind.
     """
     if split not in _NAMES:
         raise ValueError(f"sequential_mnist: split should be train or test, but is {split!r}")
@@ -142,7 +142,7 @@ def sequential_mnist(
 
 
 def permutation(size: int, seed: int = PERMUTATION_SEED) -> Array:
-    """The fixed order of permuted MNIST: NumPy's PCG64 at that seed. No two papers share one.
+    """The fixed order of permuted MNIST, from NumPy's PCG64. Papers differ in their permutations.
 
     >>> permutation(784)[:4].tolist()
     [318, 2, 606, 446]
@@ -152,10 +152,10 @@ def permutation(size: int, seed: int = PERMUTATION_SEED) -> Array:
 
 
 def read_idx(path: Path, magic: int) -> Array:
-    """The array in a packed IDX file of unsigned bytes.
+    """The array in a compressed IDX file of unsigned bytes.
 
     Raises:
-        DataError: missing, damaged or another kind of file.
+        DataError: the file is missing, damaged or of another kind.
     """
     if not path.is_file():
         hint = "" if os.environ.get("EVERSTEP_DATA") else "; EVERSTEP_DATA is not set: it names the folder of data sets"
@@ -173,7 +173,7 @@ def read_idx(path: Path, magic: int) -> Array:
 
 
 def evaluate(model: Predictor, images: PixelImages, chunk: int = 500) -> tuple[float, float]:
-    """Mean nats and share of right answers over all images; the model is left in the mode that it was in."""
+    """Mean loss in nats and accuracy over all images; the model's mode is restored."""
     training = model.training
     model.eval()
     nats = right = 0.0

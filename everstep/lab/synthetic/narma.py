@@ -1,4 +1,4 @@
-"""NARMA: a nonlinear autoregressive moving average to be followed."""
+"""NARMA: prediction of a nonlinear autoregressive moving average."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from everstep.lab.synthetic.problem import Array, Drawn, Kind, Problem, check_whole
 
 _COEFFICIENTS = {10: (0.3, 0.05, 1.5, 0.1), 30: (0.2, 0.04, 1.5, 0.001)}  # α, β, γ, δ
-_BOUND = 2.0  # beyond it the series of order 10 runs away
+_BOUND = 2.0  # beyond it the series of order 10 diverges
 
 
 def narma(inputs: Array, order: int = 10) -> Array:
@@ -24,11 +24,11 @@ def narma(inputs: Array, order: int = 10) -> Array:
     [0.1, 0.1305, 0.1407]
 
     Args:
-        inputs: u (rows, T), customarily uniform in 0 … 0.5.
+        inputs: u (rows, T), usually uniform in 0 … 0.5.
         order: 10 or 30.
 
     Returns:
-        (rows, T): y_{t+1} at each t. It is not bounded: for some inputs the series of order 10 runs away.
+        (rows, T): y_{t+1} at each t. It is not bounded: for some inputs the series of order 10 diverges.
 
     Raises:
         ValueError: another order.
@@ -51,7 +51,7 @@ def narma(inputs: Array, order: int = 10) -> Array:
 
 @dataclass(frozen=True)
 class Narma(Problem):
-    """y_{t+1} of `narma` at every step, from u_t ~ uniform(0, 0.5). Sequences that run away (|y| > 2) are drawn anew.
+    """y_{t+1} of `narma` at every step, from u_t ~ uniform(0, 0.5). Sequences that diverge (|y| > 2) are redrawn.
 
     >>> Narma(steps=50).batch(3).targets.shape
     torch.Size([3, 50, 1])

@@ -1,4 +1,4 @@
-"""Temporal order: which symbol came first."""
+"""The temporal order of symbols."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from everstep.lab.synthetic.problem import Drawn, Kind, Problem, check_whole, on
 
 _LETTERS = 8  # a b c d, X Y, E (begin), B (end)
 _X, _BEGIN, _END = 4, 6, 7
-# where each important symbol lies, as shares of the sequence in percent: experiments 6a and 6b
+# positions of the relevant symbols, in percent of the sequence: experiments 6a and 6b
 _SPANS = {2: ((10, 20), (50, 60)), 3: ((10, 20), (33, 43), (66, 76))}
 
 
 @dataclass(frozen=True)
 class TemporalOrder(Problem):
-    """In what order X and Y came, long ago (Hochreiter & Schmidhuber 1997, experiments 6a and 6b).
+    """The order of X and Y in a long sequence (Hochreiter & Schmidhuber 1997, experiments 6a and 6b).
 
-    A sequence begins with E, ends with B, and is of a, b, c, d at random between, but for 2 (6a) or 3 (6b) places, each
-    X or Y: at 10–20 % and 50–60 % of the steps, or at 10–20, 33–43 and 66–76 %. The class of the 2² or 2³ orders is
-    asked for after the last step, the first place being the highest bit. One-hot inputs; the baseline is ln 4 or ln 8.
+    A sequence begins with E and ends with B. In between are random symbols a, b, c, d, except for 2 (6a) or 3 (6b)
+    positions with X or Y: at 10–20 % and 50–60 % of the steps, or at 10–20, 33–43 and 66–76 %. The target after the
+    last step is one of the 2² or 2³ orders, with the first position as the highest bit. Inputs are one-hot; the
+    baseline is ln 4 or ln 8.
 
     >>> TemporalOrder(steps=100, symbols=3).outputs
     8
 
     Args:
-        steps: T, from 10 on.
-        symbols: 2 or 3 places.
-        stretch: lengths are drawn from T … T(1 + stretch), with the places as in T; 0.1 in 1997.
+        steps: T ≥ 10.
+        symbols: 2 or 3 positions.
+        stretch: lengths are drawn from T … T(1 + stretch), with the positions as for T; 0.1 in 1997.
 
     Raises:
-        ValueError: another number of symbols, too few steps, or a negative stretch.
+        ValueError: another number of symbols, too few steps, or a negative `stretch`.
     """
 
     steps: int

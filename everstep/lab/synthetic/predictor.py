@@ -1,4 +1,4 @@
-"""How a layer answers a problem, what `fit` minimises, and how well it did on fresh sequences."""
+"""A predictor for generated problems, its objective, and its score on held-out sequences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from everstep.state import State
 
 
 class Predictor(nn.Module):
-    """a_t = V y_t + c of the last K outputs y of a layer: numbers, or logits of classes.
+    """a_t = V y_t + c for the last K outputs y of a layer: numbers, or logits of classes.
 
     >>> import everstep as es
     >>> from everstep.lab.synthetic import Adding
@@ -27,10 +27,10 @@ class Predictor(nn.Module):
 
     Args:
         layer: any layer or cell.
-        problem: what is asked.
+        problem: the problem.
 
     Raises:
-        ValueError: the layer's input_size is not the problem's.
+        ValueError: the input sizes of layer and problem differ.
     """
 
     def __init__(self, layer: Layer, problem: Problem):
@@ -44,12 +44,12 @@ class Predictor(nn.Module):
         self.answer = nn.Linear(layer.output_size, problem.outputs)
 
     def forward(self, batch: TokenBatch) -> Tensor:
-        """(B, K, outputs) for a batch of K targets."""
+        """The predictions (B, K, outputs) for a batch of K targets."""
         ys, _ = self.layer(batch.inputs, lengths=batch.lengths)
         return self.read(ys, batch)
 
     def read(self, ys: Tensor, batch: TokenBatch) -> Tensor:
-        """The same, from the layer's outputs (B, T, features)."""
+        """The predictions from the layer's outputs (B, T, features)."""
         last = batch.targets.shape[1]
         if batch.lengths is None:
             ys = ys[:, ys.shape[1] - last :]
@@ -61,27 +61,26 @@ class Predictor(nn.Module):
 
 
 def losses(model: Predictor, batch: TokenBatch, answers: Tensor) -> Tensor:
-    """(B, K): nats, or the squared error as a mean over the numbers asked for."""
+    """The loss of each target (B, K): nats, or the squared error averaged over the outputs."""
     if model.problem.kind == "class":
         return F.cross_entropy(answers.float().mT, batch.targets, reduction="none")
     return (answers.float() - batch.targets).square().mean(-1)
 
 
 def objective(model: nn.Module, batch: TokenBatch, state: State | None) -> Iterator[Loss]:
-    """The objective of a `Predictor` for `fit`, by BPTT over the whole sequence. What `fit` calls nats is squared error
-    where numbers are asked for."""
+    """The objective of a `Predictor` for `fit`, by BPTT over the whole sequence; nats, or squared error for numbers."""
     assert isinstance(model, Predictor)
     total = losses(model, batch, model(batch)).sum(1)
     yield Loss(total, total.detach(), ())
 
 
 class HeldOutScore(NamedTuple):
-    """How a model does on sequences that it never saw.
+    """The score of a model on held-out sequences.
 
     Attributes:
-        loss: mean over targets: nats, or squared error.
-        relative: loss ÷ the problem's baseline; 1 is as good as not looking.
-        error: share of wrong classes among the judged steps; where numbers are asked for, the loss.
+        loss: mean over targets, in nats or as squared error.
+        relative: loss ÷ baseline of the problem; 1 equals ignoring the input.
+        error: share of wrong classes among the judged steps; for numbers, the loss.
     """
 
     loss: float
@@ -90,7 +89,7 @@ class HeldOutScore(NamedTuple):
 
 
 def measure(model: Predictor, rows: int = 1000, *, seed: int = 0, chunk: int = 100) -> HeldOutScore:
-    """The score on `rows` held-out sequences; `seed` tells one set of them from another.
+    """The score on `rows` held-out sequences; `seed` selects the set of sequences.
 
     >>> import everstep as es
     >>> from everstep.lab.synthetic import CopyMemory

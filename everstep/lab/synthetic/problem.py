@@ -1,4 +1,4 @@
-"""What every generated task is: a rule that draws sequences, and streams of batches of it."""
+"""The base class of generated tasks, and streams of their batches."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from everstep.data.batches import TokenBatch
 
 Array: TypeAlias = NDArray[Any]
 Kind = Literal["number", "class"]
-_LEARN, _HELD_OUT, _BASELINE = range(3)  # streams of random numbers that never meet
+_LEARN, _HELD_OUT, _BASELINE = range(3)  # independent streams of random numbers
 _BASELINE_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences(TokenBatch):
-    """A batch of numbers rather than tokens, whose targets are those of the last K steps.
+    """A batch of vectors instead of tokens, with targets for the last K steps.
 
     Attributes:
         inputs: (B, T, D) float32.
-        targets: (B, K) int64, classes, or (B, K, outputs) float32, numbers: what is asked of the last K valid outputs.
+        targets: (B, K) int64 classes, or (B, K, outputs) float32 numbers, for the last K valid outputs.
     """
 
     @property
     def count(self) -> int:
-        """Number of targets, B · K."""
+        """The number of targets, B · K."""
         return self.targets.shape[0] * self.targets.shape[1]
 
 
@@ -43,18 +43,17 @@ class Drawn(NamedTuple):
 
 
 class Problem:
-    """A generated task; its subclasses are frozen dataclasses of its sizes.
+    """A generated task. Subclasses are frozen dataclasses of its sizes.
 
-    `problem.batch(rows, seed=…, epoch=…, index=…)` depends on nothing but the problem and those numbers.
+    `problem.batch(rows, seed=…, epoch=…, index=…)` depends on the problem and its arguments alone.
 
     Attributes:
         input_size: features D of x_t.
         kind: "number" (squared error) or "class" (nats).
-        outputs: numbers or classes that are asked for at each of the last K steps.
-        baseline: the loss, a mean over targets, of the best constant answer that looks at no input: what has to be
-            beaten. In nats for classes; the variance of the targets for numbers, exact where it is known, else measured
-            once on 256 sequences.
-        judged: `measure` counts wrong classes among that many last steps; None is all that are asked for.
+        outputs: number of outputs or classes at each of the last K steps.
+        baseline: the mean loss of the best prediction that ignores the input: in nats for classes; for numbers the
+            variance of the targets, exact if known, else measured once on 256 sequences.
+        judged: number of last steps among which `measure` counts wrong classes; None for all targets.
     """
 
     kind: ClassVar[Kind]
@@ -76,17 +75,17 @@ class Problem:
         return _variance(self)
 
     def draw(self, rows: int, random: np.random.Generator) -> Drawn:
-        """`rows` sequences from `random`."""
+        """Draw `rows` sequences with the generator `random`."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def batch(self, rows: int, *, seed: int = 0, epoch: int = 0, index: int = 0, held_out: bool = False) -> Sequences:
-        """The batch of that place: (rows, T, D) inputs with their targets.
+        """A batch of `rows` sequences: inputs (rows, T, D) and targets.
 
         Args:
-            rows: how many sequences.
-            seed: of the stream.
-            epoch, index: the place in it.
-            held_out: from another stream, of which no batch without `held_out` is part.
+            rows: number of sequences.
+            seed: seed of the stream.
+            epoch, index: position in the stream.
+            held_out: whether to draw from a separate stream for evaluation.
         """
         drawn = self.draw(rows, _random(seed, _HELD_OUT if held_out else _LEARN, epoch, index))
         targets = torch.from_numpy(drawn.targets)
@@ -100,13 +99,13 @@ class Problem:
         )
 
     def stream(self, batch_size: int, seed: int = 0, batches: int = 1000) -> ProblemStream:
-        """`Batches` for `fit`: `batches` fresh ones an epoch, and another set of them at each epoch."""
+        """`Batches` for `fit`: `batches` new ones in each epoch."""
         return ProblemStream(self, batch_size, seed, batches)
 
 
 @dataclass
 class ProblemStream:
-    """Batches of a problem, as `fit` takes them; no two are the same."""
+    """Endless different batches of a problem, for `fit`."""
 
     problem: Problem
     batch_size: int
@@ -118,18 +117,18 @@ class ProblemStream:
         return self.batches
 
     def batch(self, epoch: int, index: int) -> Sequences:
-        """The batch of that place."""
+        """Batch `index` of `epoch`."""
         return self.problem.batch(self.batch_size, seed=self.seed, epoch=epoch, index=index)
 
 
 def check_whole(who: Problem, name: str, value: object, least: int) -> None:
-    """Raise a ValueError that names `who` and `name` if `value` is no whole number ≥ `least`."""
+    """Raise a ValueError that names `who` and `name` unless `value` is a whole number ≥ `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{type(who).__name__}: {name} should be a whole number ≥ {least}, but is {value!r}")
 
 
 def one_hot(symbols: Array, size: int) -> Array:
-    """(…,) numbers of symbols → (…, size) float32."""
+    """One-hot vectors (…, size) float32 of symbols (…,)."""
     vectors: Array = np.eye(size, dtype=np.float32)[symbols]
     return vectors
 

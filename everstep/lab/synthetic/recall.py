@@ -1,4 +1,4 @@
-"""Symbols to be said again: all at the end, each after a while, or by their key."""
+"""Recall of symbols: all at the end, each after a delay, or by key."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from everstep.lab.synthetic.problem import Drawn, Kind, Problem, check_whole, on
 class CopyMemory(Problem):
     """The copy memory problem (Hochreiter & Schmidhuber 1997; in the form of Arjovsky 2016).
 
-    N symbols of an alphabet of S, `lag` − 1 blanks, the signal, N blanks: T + 2N steps with T = `lag`. Blanks are asked
-    for until the signal has been read, then the N symbols in their order. Inputs are one-hot, with S + 2 features: the
-    symbols, the blank, the signal. Who knows the form but remembers nothing has N ln S / (T + 2N) nats a step: the
-    baseline. Only the N last steps are judged.
+    N symbols of an alphabet of S, `lag` − 1 blanks, the signal, N blanks: T + 2N steps with T = `lag`. Targets are
+    blanks until the signal, then the N symbols in order. Inputs are one-hot with S + 2 features: the symbols, the
+    blank, the signal. The baseline, which knows the format but not the symbols, has N ln S / (T + 2N) nats per step.
+    Only the last N steps are judged.
 
     >>> problem = CopyMemory(lag=100)
     >>> problem.batch(3).inputs.shape, round(problem.baseline, 4)
     (torch.Size([3, 120, 10]), 0.1733)
 
     Args:
-        lag: T: the steps from a symbol to its place in the answer, less N.
+        lag: T, the steps from a symbol to its position in the answer, minus N.
         symbols: S.
         length: N.
 
     Raises:
-        ValueError: a lag or a length below 1, or fewer than 2 symbols.
+        ValueError: a lag or length below 1, or fewer than 2 symbols.
     """
 
     lag: int
@@ -72,21 +72,20 @@ class CopyMemory(Problem):
 
 @dataclass(frozen=True)
 class Echo(Problem):
-    """Every symbol is asked for again `lag` steps after it was read: a_t = x_{t − lag}, for t ≥ lag.
+    """Every symbol is the target `lag` steps later: a_t = x_{t − lag}, for t ≥ lag.
 
-    A memory of `lag` symbols at any time, each for `lag` steps: what a delay line does. One-hot inputs; the baseline is
-    ln S.
+    Needs a memory of `lag` symbols at any time, like a delay line. Inputs are one-hot; the baseline is ln S.
 
     >>> Echo(steps=20, lag=5).batch(3).targets.shape
     torch.Size([3, 15])
 
     Args:
         steps: T.
-        lag: from 1 to T − 1.
+        lag: 1 … T − 1.
         symbols: S.
 
     Raises:
-        ValueError: a lag that is not shorter than the sequence, or a size that is too small.
+        ValueError: the lag is not shorter than the sequence, or a size is too small.
     """
 
     steps: int
@@ -119,10 +118,10 @@ class Echo(Problem):
 
 @dataclass(frozen=True)
 class AssociativeRecall(Problem):
-    """Pairs of a key and a value, then one of the keys: its value is asked for (after Ba 2016, section 4.1).
+    """Pairs of key and value, then one of the keys, whose value is the target (after Ba 2016, section 4.1).
 
-    k₁ v₁ k₂ v₂ … k_P v_P, `lag` blanks, ?, k: 2P + lag + 2 steps. The keys of a sequence differ. Inputs are one-hot,
-    with `keys` + `values` + 2 features: keys, values, blank, question. The baseline is ln `values`.
+    k₁ v₁ k₂ v₂ … k_P v_P, `lag` blanks, ?, k: 2P + lag + 2 steps. The keys of a sequence are distinct. Inputs are
+    one-hot with `keys` + `values` + 2 features: keys, values, blank, question. The baseline is ln `values`.
 
     >>> AssociativeRecall(pairs=4, lag=10).batch(3).inputs.shape
     torch.Size([3, 20, 38])
@@ -130,11 +129,11 @@ class AssociativeRecall(Problem):
     Args:
         pairs: P.
         lag: blanks before the question.
-        keys: how many keys there are; 26 and 10 values in the paper.
-        values: how many values.
+        keys: number of keys; the paper has 26 keys and 10 values.
+        values: number of values.
 
     Raises:
-        ValueError: more pairs than keys, or a size that is too small.
+        ValueError: there are more pairs than keys, or a size is too small.
     """
 
     pairs: int
