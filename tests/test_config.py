@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,13 @@ def test_overrides_are_read_as_meant(override: str, read: tuple[str, str, object
     config = parse_recipe(MINIMAL, "r.yaml", [override])
     assert getattr(getattr(config, section), key) == value
     assert parse_recipe(to_yaml(config), "again") == config
+
+
+def test_a_column_is_a_number_or_a_name() -> None:
+    data: Any = load_recipe("tag-own", ["data.word_column=0", "data.tag_column=-1"]).data
+    assert (data.word_column, data.tag_column) == (0, -1)
+    data = load_recipe("tag-own", ["data.word_column='0'", "data.tag_column=ner"]).data
+    assert (data.word_column, data.tag_column) == ("0", "ner")
 
 
 def test_the_last_override_wins_and_leaves_the_rest() -> None:

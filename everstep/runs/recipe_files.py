@@ -262,13 +262,14 @@ def _put(raw: dict[Any, Any], key: str, text: str, kind: type[Recipe]) -> None:
 def _value(key: str, text: str, kind: type[Recipe]) -> Any:
     """Parse a value as YAML, except that text keys need no quotes: decode.prompt=ROMEO: is not a mapping."""
     field = fields(kind).get(key)
-    if field is not None and _takes_text(field.annotation) and not re.match(r"""["'\[{]|null$|~$""", text):
-        return text
+    if field is not None and _takes(str, field.annotation) and not re.match(r"""["'\[{]|null$|~$""", text):
+        is_number = _takes(int, field.annotation) and re.fullmatch(r"[+-]?[0-9]+", text)
+        return int(text) if is_number else text
     return parse_yaml(text, f"the value of {key}")
 
 
-def _takes_text(annotation: Any) -> bool:
-    return annotation is str or str in get_args(annotation) or any(map(_takes_text, get_args(annotation)))
+def _takes(kind: type, annotation: Any) -> bool:
+    return annotation is kind or any(_takes(kind, part) for part in get_args(annotation))
 
 
 def _tuples(value: Any) -> Any:
