@@ -146,7 +146,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
     return es.train(path, folder / "run", quietly)
 
 
-def test_any_number_of_labels_is_learned(several: es.Run) -> None:
+def test_any_number_of_labels_is_learned(several: es.Run, tmp_path: Path) -> None:
     scores = several.evaluate("valid")
     assert scores["count"] == 6
     assert (scores["accuracy"], scores["micro_f1"], scores["macro_f1"]) == (1, 1, 1)
@@ -161,6 +161,9 @@ def test_any_number_of_labels_is_learned(several: es.Run) -> None:
     assert names["bag of words"]["micro_f1"] == 1
     assert names["how often each label is"]["micro_f1"] < 1
     assert "| bag of n-grams | " in (several.path / "README.md").read_text()
+    drawn = {path.name: told for path, told in several.task.pictures(several.model, tmp_path, None)}
+    assert "confusion.png" not in drawn
+    assert f"Expected calibration error {scores['ece']:.3f}" in drawn["reliability.png"]
     (why,) = several.predict(["plain red thing"], explain=True)
     assert why.text.split("\t")[2].startswith("plain [+red+]")
     nats = -sum(math.log(q if label in ("red",) else 1 - q) for label, q in found[0].record["probabilities"].items())

@@ -124,6 +124,8 @@ def test_the_picture_says_on_which_side_of_the_line_it_is(tmp_path: Path) -> Non
     assert "made with 90.0% and 50.0% are right: more sure than right." in told
     assert told.endswith("Expected calibration error 0.400. The validation's temperature 2.00 is in them.")
     assert (tmp_path / "a.png").stat().st_size > 1000
+    told = draw_reliability(reliability([0.2] * 4, [True, True, False, False]), tmp_path / "b.png", several=True)
+    assert "a label has the probability 20.0%, and 50.0% of the labels are there: expected too rarely." in told
 
 
 # ------------------------------------------------------------------------------------------- names for several classes

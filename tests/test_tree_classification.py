@@ -71,10 +71,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
 # ------------------------------------------------------------------------------------------------------------ learning
 
 
-@pytest.mark.parametrize("cell", [*composition_names(), "GRU"])
-def test_one_batch_is_learned_by_heart(cell: str) -> None:
-    if cell == "ChildSum":
-        return  # GRU is one
+@pytest.mark.parametrize(
+    ("cell", "tracker"),
+    [*((cell, None) for cell in composition_names() if cell != "ChildSum"), ("GRU", None), ("NaryTreeLSTM", "LSTM")],
+)
+def test_one_batch_is_learned_by_heart(cell: str, tracker: str | None) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(3)
     trees = [parse_tree(opinion(random, 3)[1]) for _ in range(6)]
@@ -85,7 +86,7 @@ def test_one_batch_is_learned_by_heart(cell: str) -> None:
     ]
     if cell == "MVRNN":  # every inner node has two children there
         assert all(len(below) in (0, 2) for tree in trees for below in tree.children)
-    section = TreeNetworkSection(cell=cell, embedding_size=8, hidden_size=8)
+    section = TreeNetworkSection(cell=cell, tracker=tracker, tracker_size=4, embedding_size=8, hidden_size=8)
     model = TreeClassifier([0, *[1] * 6], OneOf(("1", "2", "3")), section)
     batches = TreeBatches(coded, 6, shuffle=False)
     optimizer = torch.optim.Adam(model.parameters(), 0.03)
@@ -274,6 +275,19 @@ def test_labels_out_of_range_are_told_with_their_line(tmp_path: Path) -> None:
 def test_a_composition_that_cannot_be_made_is_told(cell: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.cell: .*{told}"):
         make_composition(cell, 4, 3, no_code)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model.tracker=GRUU"], r"model\.tracker: there is no cell 'GRUU'; did you mean GRU\?"),
+        (["model.tracker=GRU", "model.cell=MVRNN"], r"model\.tracker: ShiftReduce\(MVRNN\): reads no inputs of inner"),
+        (["model.tracker={size: 3}"], r"model\.tracker: expected \{type: NAME, .*\}; got no type"),
+    ],
+)
+def test_a_tracker_that_cannot_be_made_is_told(overrides: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_task(recipe(tmp_path), [*SMALL, *overrides])
 
 
 def test_a_composition_of_ones_own_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

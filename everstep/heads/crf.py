@@ -91,6 +91,19 @@ class CRF(Head):
         scores = ys if self.linear is None else self.linear(ys.flatten(0, 1)).view(*ys.shape[:2], self.tags)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
+    def of_scores(self) -> CRF:
+        """The same chain without `linear`: it reads emission scores, such as `scores` gives, and shares its parameters.
+
+        >>> head, ys = CRF(8, 3), torch.randn(1, 5, 8)
+        >>> biased = head.scores(ys) - torch.tensor([0.5, 0.0, 0.0])  # tag 0 is the less likely by e^−0.5 at each step
+        >>> head.of_scores().predict(biased).shape
+        torch.Size([1, 5])
+        """
+        masks = self.allowed_transitions, self.allowed_start, self.allowed_end
+        chain = CRF(None, self.tags, allowed=None if masks[0] is None else masks)  # type: ignore[arg-type]
+        chain.transitions, chain.start, chain.end = self.transitions, self.start, self.end
+        return chain
+
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """−log p(target | y) of every row, (batch,), nats. Padding in target is ignored."""
         scores, lengths = self._given(ys, lengths)

@@ -10,32 +10,40 @@ from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 from everstep.measures import Reliability
 
 
-def draw_reliability(found: Reliability, path: Path, temperature: float | None = None) -> str:
+def draw_reliability(found: Reliability, path: Path, temperature: float | None = None, several: bool = False) -> str:
     """Draw the share of correct predictions against their probability; returns the caption.
 
     Args:
         found: the predictions in bins.
         path: the PNG to write.
         temperature: the divisor of the logits, for the caption.
+        several: whether a text has any number of labels; then each label of each text is a prediction.
     """
+    share, counted = ("share that is there", "labels") if several else ("share that is right", "texts")
     figure = canvas(7.0, 8.5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins, full = len(found.count), found.count > 0
     left = np.arange(bins) / bins
     upper.plot([0, 1], [0, 1], ":", color=GREY, label="as it should be")
     upper.bar(left[full], found.accuracy[full], 1 / bins, align="edge", color=COLOURS[4], edgecolor="white")
-    upper.plot(found.confidence[full], found.accuracy[full], "o-", color=COLOURS[0], label="share that is right")
-    label(upper, "", "share that is right")
+    upper.plot(found.confidence[full], found.accuracy[full], "o-", color=COLOURS[0], label=share)
+    label(upper, "", share)
     upper.set_ylim(0, 1)
     legend(upper, loc="upper left")
     lower.bar(left, found.count, 1 / bins, align="edge", color=COLOURS[1], edgecolor="white")
-    label(lower, "probability of what is predicted", "texts")
+    label(lower, f"probability of {'a label' if several else 'what is predicted'}", counted)
     lower.set_xlim(0, 1)
     save(figure, path)
     confidence, accuracy = (float(np.average(of, weights=found.count)) for of in (found.confidence, found.accuracy))
-    lead = "more sure than right" if confidence > accuracy else "less sure than right"
+    p, true = f"{confidence:.1%}", f"{accuracy:.1%}"
+    if several:
+        lead = "expected too often" if confidence > accuracy else "expected too rarely"
+        average = f"On average a label has the probability {p}, and {true} of the labels are there: {lead}"
+    else:
+        lead = "more sure than right" if confidence > accuracy else "less sure than right"
+        average = f"On average predictions are made with {p} and {true} are right: {lead}"
     heat = "" if temperature is None else f" The validation's temperature {temperature:.2f} is in them."
     return (
-        f"Points on the dotted line are probabilities that mean what they say. On average predictions are made with "
-        f"{confidence:.1%} and {accuracy:.1%} are right: {lead}. Expected calibration error {found.ece:.3f}.{heat}"
+        f"Points on the dotted line are probabilities that mean what they say. {average}. Expected calibration "
+        f"error {found.ece:.3f}.{heat}"
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from everstep.data.readers.labelled import Labelled
 from everstep.errors import DataError
 from everstep.heads import Categorical
-from everstep.measures import class_measures
+from everstep.measures import Reliability, class_measures
 
 Ints = NDArray[np.int64]
 Array = NDArray[Any]
@@ -26,6 +26,10 @@ class Figures(Protocol):
     @property
     def main(self) -> dict[str, float]:
         """The measures of a validation, including "loss"."""
+
+    @property
+    def reliability(self) -> Reliability | None:
+        """What probabilities are worth, if they are known."""
 
     def report(self, names: Sequence[str]) -> dict[str, Any]:
         """All measures, as JSON values."""

@@ -15,7 +15,7 @@ from everstep.look.confusion import draw_confusion
 from everstep.look.passage import Passage
 from everstep.look.relevance import ATTENTION, GRADIENT, LEFT_OUT, draw_relevance
 from everstep.look.reliability import draw_reliability
-from everstep.measures import ClassMeasures
+from everstep.measures import ClassMeasures, LabelMeasures
 from everstep.networks.answers import Figures, Ints
 from everstep.networks.classifying import class_probabilities, to_score
 from everstep.networks.sequence_classifier import SequenceClassifier
@@ -35,12 +35,13 @@ class Shown(NamedTuple):
 
 
 def figure_pictures(model: SequenceClassifier, measured: Figures, out: Path) -> Iterator[tuple[Path, str]]:
-    """Draw the confusion matrix, and the reliability diagram."""
+    """Draw the confusion matrix if each text has one class, and the reliability diagram."""
     if isinstance(measured, ClassMeasures):
         yield out / "confusion.png", draw_confusion(measured, model.answers.names, out / "confusion.png")
-        if measured.reliability is not None:
-            heat = None if model.temperature is None else float(model.temperature)
-            yield out / "reliability.png", draw_reliability(measured.reliability, out / "reliability.png", heat)
+    if measured.reliability is not None:
+        heat = None if model.temperature is None else float(model.temperature)
+        path, several = out / "reliability.png", isinstance(measured, LabelMeasures)
+        yield path, draw_reliability(measured.reliability, path, heat, several)
 
 
 def word_pictures(model: SequenceClassifier, shown: Sequence[Shown], out: Path) -> Iterator[tuple[Path, str]]:

@@ -14,7 +14,7 @@ from everstep.learn.objective import Loss
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import encoder_of, initialise, stack_of
 from everstep.networks.word_reader import WordReader, WordSection
-from everstep.sections import Size
+from everstep.sections import Section, Size
 
 Allowed = tuple[Tensor, Tensor, Tensor]
 """Allowed transitions, first tags and last tags; see `CRF`."""
@@ -41,6 +41,14 @@ class TaggerSection(WordSection):
             yield "affixes", f"expected each length once; got {list(self.affixes)}"
 
 
+class TagDecodeSection(Section):
+    """How tags are predicted."""
+
+    outside_penalty: float = 0.0
+    """subtracted from the score of O at each word, where tags are of spans: above 0, more spans are predicted and fewer
+    of them are right; choose it by F1 on the validation split; it may change after training"""
+
+
 class Decoded(NamedTuple):
     """Predictions for a batch in one tag column.
 
@@ -64,6 +72,8 @@ class SequenceTagger(nn.Module):
         tags: number of tags in each column.
         allowed: allowed transitions of each column, or None for all.
         find: finds cells in the user's files.
+        biases: of each column a tensor (K,) that is added to the scores of the tags when they are predicted, but not
+            in the loss, or None.
     """
 
     def __init__(
@@ -73,9 +83,11 @@ class SequenceTagger(nn.Module):
         tags: Sequence[int],
         allowed: Sequence[Allowed | None],
         find: Find = no_code,
+        biases: Sequence[Tensor | None] = (),
     ):
         super().__init__()
         self.reader = reader
+        self.biases = list(biases) or [None] * len(tags)
         layers = encoder_of if section.bidirectional else stack_of
         self.body = layers(section, reader.output_size, find)
         self.dropout = nn.Dropout(section.dropout if section.bidirectional else 0.0)  # a stack has its own
@@ -105,17 +117,29 @@ class SequenceTagger(nn.Module):
 
     @torch.no_grad()
     def decode(self, batch: TaggedBatch, n_best: int = 1, marginals: bool = False) -> list[Decoded]:
-        """The most probable tags of each column; with `marginals`, also their probabilities."""
+        """The most probable tags of each column; with `marginals`, also their probabilities.
+
+        With a bias b, the distribution is p(tags) · e^(Σ_t b[tag of word t]), normalised.
+        """
         ys = self(batch)
-        return [_decoded(head, ys, batch.lengths, n_best, marginals) for head in self.heads]
+        return [
+            _decoded(head, ys, batch.lengths, n_best, marginals, bias)
+            for head, bias in zip(self.heads, self.biases, strict=True)
+        ]
 
 
-def _decoded(head: nn.Module, ys: Tensor, lengths: Tensor, n_best: int, marginals: bool) -> Decoded:
+def _decoded(
+    head: nn.Module, ys: Tensor, lengths: Tensor, n_best: int, marginals: bool, bias: Tensor | None
+) -> Decoded:
     if isinstance(head, CRF):
+        if bias is not None:
+            head, ys = head.of_scores(), head.scores(ys) + bias.to(ys.device)
         tags, log_p = _best(head, ys, lengths, n_best, marginals)
         return Decoded(tags, log_p, head.marginals(ys, lengths) if marginals else None)
     assert isinstance(head, Categorical)
     every = head.predict(ys, lengths)
+    if bias is not None:
+        every = (every + bias.to(ys.device)).log_softmax(-1)
     if n_best == 1 and not marginals:
         return Decoded(every.argmax(-1)[:, None], None, None)
     free = CRF(None, head.classes).to(every.device)  # its transitions are 0, so that tags are independent

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from everstep.errors import DataError
 from everstep.measures.tag_schemes import (
@@ -116,6 +117,12 @@ class TagColumn:
     def outside(self) -> str:
         """The tag for a line with columns but no word."""
         return "_" if self.scheme is None else OUTSIDE
+
+    def bias(self, outside_penalty: float) -> Tensor | None:
+        """(K,) what is added to the scores of the tags so that O is the less likely; None where there is no O."""
+        if not outside_penalty or self.learned is None or OUTSIDE not in self.tags:
+            return None
+        return -outside_penalty * torch.tensor([float(tag == OUTSIDE) for tag in self.tags])
 
     def allowed(self) -> Allowed | None:
         """The allowed transitions, first tags and last tags of the learned scheme; None if all are."""

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from everstep.data.tree_batches import NONE, TreeBatch, TreeBatches
+from everstep.errors import ConfigError
 from everstep.heads import Categorical
 from everstep.learn.objective import Loss
 from everstep.networks.answers import Array, OneOf
-from everstep.networks.cells_by_name import Find, no_code
+from everstep.networks.cells_by_name import CellChoice, Find, make_cell, no_code
 from everstep.networks.compositions_by_name import CompositionChoice, make_composition
 from everstep.sections import NonNegative, Probability, Section, Size
 from everstep.trees import Composition
 from everstep.trees.forest import Forest
-from everstep.wirings import EmbeddingDropout, Tree
+from everstep.wirings import EmbeddingDropout, ShiftReduce, Tree
 
 UNKNOWN = 0
 """The id of unknown words."""
@@ -29,6 +30,11 @@ class TreeNetworkSection(Section):
 
     cell: CompositionChoice = "NaryTreeLSTM"
     """an exported composition, {type: NAME, option: value}, a cell (over summed children), or FILE.py:NAME"""
+    tracker: CellChoice | None = None
+    """a cell that reads the stack while trees are built by shift and reduce, and feeds every inner node (SPINN);
+    several times slower than null, which has no tracker and computes whole levels at once"""
+    tracker_size: Size = 64
+    """units of the tracker"""
     embedding_size: Size = 300
     """features of each word; set by the cell for MVRNN"""
     hidden_size: Size = 150
@@ -49,6 +55,24 @@ class TreeNetworkSection(Section):
             ConfigError: it cannot be created.
         """
         return make_composition(self.cell, self.embedding_size, self.hidden_size, find)
+
+    def network(self, find: Find) -> Tree | ShiftReduce:
+        """The composition over trees, with the tracker if there is one.
+
+        Raises:
+            ConfigError: one of them cannot be made, or they do not go together.
+        """
+        composition = self.composition(find)
+        if self.tracker is None:
+            return Tree(composition)
+        try:
+            tracker = make_cell(self.tracker, 3 * composition.output_size, self.tracker_size, find)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("model.cell", "model.tracker", 1)) from None
+        try:
+            return ShiftReduce(composition, tracker)
+        except ValueError as error:
+            raise ConfigError(f"model.tracker: {error}") from None
 
 
 class TreeLossSection(Section):
@@ -75,7 +99,7 @@ class TreeClassifier(nn.Module):
     def __init__(self, counts: list[int], answers: OneOf, section: TreeNetworkSection, find: Find = no_code):
         super().__init__()
         self.answers, self.unknown_rate = answers, section.unknown_rate
-        self.tree = Tree(section.composition(find))
+        self.tree = section.network(find)
         self.embedding = EmbeddingDropout(len(counts), self.tree.input_size, section.embedding_dropout)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.register_buffer("counts", torch.tensor(counts, dtype=torch.float32), persistent=False)

@@ -194,8 +194,9 @@ class Run:
 
     @property
     def decode(self) -> SamplingSection:
-        """The recipe's sampling settings, or the defaults if the job has no such section."""
-        return getattr(self.recipe, "decode", None) or SamplingSection()
+        """The recipe's sampling settings, or the defaults if the job does not sample."""
+        section = getattr(self.recipe, "decode", None)
+        return section if isinstance(section, SamplingSection) else SamplingSection()
 
     def stream(
         self,

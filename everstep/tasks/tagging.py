@@ -9,10 +9,11 @@ from typing import Any
 
 from everstep.data import Batches
 from everstep.data.tagged_batches import TaggedBatch, TaggedBatches
+from everstep.errors import ConfigError
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.networks.learned_tags import Learned
-from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection, tag_losses
+from everstep.networks.sequence_tagger import SequenceTagger, TagDecodeSection, TaggerSection, tag_losses
 from everstep.networks.tag_decoding import SCORED_WORDS, frequent_tags_rival, tag_figures
 from everstep.networks.tag_pictures import tag_passage, tag_pictures
 from everstep.networks.word_reader import WordReader
@@ -30,6 +31,7 @@ class TaggingRecipe(Recipe):
 
     data: TaggedSection = TaggedSection()
     model: TaggerSection = TaggerSection()
+    decode: TagDecodeSection = TagDecodeSection()
 
 
 class Tagging(Task[TaggingRecipe]):
@@ -64,6 +66,8 @@ class Tagging(Task[TaggingRecipe]):
         """Every split, what was left out of it, what may be a mistake; how many words have vectors."""
         for line in [*self.summary(), *self.texts.told(self.learned)]:
             say(line)
+        if self.recipe.decode.outside_penalty and not any(column.learned for column in self.learned.columns):
+            raise ConfigError("decode.outside_penalty: expected 0 where no column has tags of spans, which have an O")
         if self.vectors is not None:
             say(self.vectors.coverage(self.learned.words))
 
@@ -92,7 +96,8 @@ class Tagging(Task[TaggingRecipe]):
         begun = None if self.vectors is None else self.vectors.rows(words)
         reader = WordReader(section, *words.sizes(), [0, *words.read_counts.values()], begun)
         masks = [column.allowed() for column in columns]
-        return SequenceTagger(section, reader, [len(column.tags) for column in columns], masks, self.code.find)
+        biases = [column.bias(self.recipe.decode.outside_penalty) for column in columns]
+        return SequenceTagger(section, reader, [len(column.tags) for column in columns], masks, self.code.find, biases)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[TaggedBatch]:
         """Sentences of near-equal length together."""

@@ -52,9 +52,9 @@ class TreeClassification(Task[TreeRecipe]):
     classes: tuple[str, ...]
 
     def problems(self) -> Iterator[str]:
-        """A composition that cannot be made."""
+        """A composition or a tracker that cannot be made."""
         try:
-            self.recipe.model.composition(self.code.find)
+            self.recipe.model.network(self.code.find)
         except ConfigError as error:
             yield str(error)
 

@@ -34,6 +34,7 @@ from everstep.wirings.regularise import Dropout as Dropout
 from everstep.wirings.regularise import VariationalDropout as VariationalDropout
 from everstep.wirings.regularise import Zoneout as Zoneout
 from everstep.wirings.reservoir import Reservoir as Reservoir
+from everstep.wirings.shift_reduce import ShiftReduce as ShiftReduce
 from everstep.wirings.side_by_side import Parallel as Parallel
 from everstep.wirings.skip import TimeSkip as TimeSkip
 from everstep.wirings.skip import Window as Window

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell
-from everstep.state import State, leaves, like_nest, map_state, select, unflatten
-from everstep.trees.composition import Children, Composition
+from everstep.state import State, leaves, like_nest, map_state, select
+from everstep.trees.composition import Children
 from everstep.trees.forest import Forest, Level
 from everstep.trees.written_out import WrittenOut, run, transformed
+from everstep.wirings.composed import Composed, split_rows
 
 
-class Tree(nn.Module):
+class Tree(Composed):
     """A composition over batches of different trees, from the leaves to the roots, level by level.
 
     All leaves are computed in one call, and so are the input terms of inner nodes. Then each level is one call of the
@@ -42,15 +43,6 @@ class Tree(nn.Module):
         TypeError: `cell` is not a composition.
     """
 
-    def __init__(self, cell: Composition):
-        super().__init__()
-        given: object = cell
-        if not isinstance(given, Composition):
-            hint = "; for a cell of sequences, Tree(ChildSum(cell))" if isinstance(given, Cell) else ""
-            raise TypeError(f"Tree: expected a Composition, but {type(cell).__name__} came{hint}")
-        self.cell = cell
-        self.input_size, self.output_size = cell.input_size, cell.output_size
-
     def forward(self, xs: Tensor, forest: Forest) -> tuple[Tensor, State]:
         """The outputs of all nodes, and the states of the roots.
 
@@ -65,11 +57,8 @@ class Tree(nn.Module):
             ValueError: xs of another shape, a node with more children than the composition takes, or an inner node with
                 an input that the composition does not read.
         """
-        self._check(xs, forest)
-        if forest.lacking:
-            xs = torch.cat([xs, xs.new_zeros(1, self.input_size)])
-        of_leaves = self._leaves(xs, forest)
-        of_inner = self._inner(xs, forest)
+        of_leaves, rows = self._given(xs, forest)
+        of_inner = self._inputs(rows)
         if isinstance(self.cell, WrittenOut) and not transformed():
             return self._written_out(self.cell, forest, of_leaves, of_inner)
         return self._levels(forest, self.cell.combine, of_leaves, of_inner)
@@ -95,9 +84,9 @@ class Tree(nn.Module):
         self, forest: Forest, combine: Callable[[Any, Children], State], of_leaves: State, of_inner: State
     ) -> tuple[Tensor, State]:
         """All levels, from the deepest, given all leaves and the input terms of all inner nodes."""
-        below = _split(of_leaves, [level.leaves for level in forest.levels])
+        below = split_rows(of_leaves, [level.leaves for level in forest.levels])
         same = not forest.inner_fed  # one row for all inner nodes
-        rows = [of_inner] * len(below) if same else _split(of_inner, [level.inner for level in forest.levels])
+        rows = [of_inner] * len(below) if same else split_rows(of_inner, [level.inner for level in forest.levels])
         like = leaves(of_leaves)[0][1]
         state: State = None
         ys: list[Tensor] = []
@@ -110,30 +99,6 @@ class Tree(nn.Module):
                 state = leaf
             ys.append(leaves(state)[0][1])
         return torch.cat(ys[::-1]).index_select(0, forest.places), state
-
-    def _leaves(self, xs: Tensor, forest: Forest) -> State:
-        """The states of all leaves, in the order of the levels."""
-        states = self.cell.leaf(xs.index_select(0, forest.leaf_inputs))
-        return map_state(lambda leaf: leaf.to(xs.dtype), states)
-
-    def _inner(self, xs: Tensor, forest: Forest) -> State:
-        """The input terms of the inner nodes, in the order of the levels; one row if none has an input."""
-        if not self.cell.reads_inner:
-            return None
-        rows = xs.index_select(0, forest.inner_inputs) if forest.inner_fed else xs.new_zeros(1, self.input_size)
-        return map_state(lambda leaf: leaf.to(xs.dtype), self.cell.inputs(rows))
-
-    def _check(self, xs: Tensor, forest: Forest) -> None:
-        who = f"Tree({type(self.cell).__name__})"
-        if xs.shape != (forest.inputs, self.input_size):
-            raise ValueError(
-                f"{who}: xs should be ({forest.inputs}, {self.input_size}), a row for each node that has an input, but "
-                f"is {tuple(xs.shape)}"
-            )
-        if xs.device != forest.places.device:
-            raise ValueError(f"{who}: the forest should be on {xs.device}, as xs, but is on {forest.places.device}")
-        if told := self.cell.refuses(forest.fewest_children, forest.most_children, forest.inner_fed):
-            raise ValueError(f"{who}: {told}")
 
 
 class TopDown(nn.Module):
@@ -191,12 +156,6 @@ class TopDown(nn.Module):
             y, state = self.cell.step(x, select(state, level.above) if ys else state)
             ys.append(y)
         return torch.cat(ys).index_select(0, forest.places)
-
-
-def _split(nest: State, sizes: list[int]) -> list[State]:
-    """Every leaf split into chunks of these numbers of rows."""
-    parts = [leaf.split(sizes) for _, leaf in leaves(nest)]
-    return [unflatten(nest, some) for some in zip(*parts, strict=True)]
 
 
 def _merged(of_leaves: State, of_inner: State, level: Level) -> State:
