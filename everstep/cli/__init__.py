@@ -9,7 +9,7 @@ def main() -> None:
         from everstep.cli.ending import ended, heed_interrupts, prepare_streams
 
         heed_interrupts()
-    except KeyboardInterrupt:  # so early that nothing else can tell of it
+    except KeyboardInterrupt:  # before any other handler is installed
         if sys.stderr is not None:
             sys.stderr.write("everstep: interrupted.\n")
         sys.exit(130)

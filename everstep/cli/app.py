@@ -1,4 +1,4 @@
-"""The `everstep` command: its verbs."""
+"""The verbs of the `everstep` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`everstep bench`: the measurements of a source checkout, by name."""
+"""`everstep bench`: the benchmarks of a source checkout, by name."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 
 def bench(
     context: typer.Context,
-    name: str | None = typer.Argument(None, metavar="[NAME]", help="Which; without it, a list of all."),
+    name: str | None = typer.Argument(None, metavar="[NAME]", help="The benchmark; without it, all are listed."),
 ) -> None:
     """Measure the engine and models beside their rivals.
 
     \b
-      everstep bench                                    what there is
+      everstep bench                                    list all benchmarks
       everstep bench engine --quick                     the compiled engine beside torch.nn, a few minutes
-      everstep bench engine --help                      the options of one
-      everstep bench lm --json lm.json                  words per second, with the numbers kept
+      everstep bench engine --help                      the options of a benchmark
+      everstep bench lm --json lm.json                  words per second, also as JSON
       everstep bench lab/deep --out runs/deep           an experiment of the laboratory
 
-    What follows NAME goes to benchmarks/NAME.py. Leave the machine alone meanwhile.
+    Arguments after NAME are passed to benchmarks/NAME.py. Do not use the machine otherwise meanwhile.
     """
     known = benchmarks()
     if name in (None, "-h", "--help"):
@@ -43,7 +43,7 @@ def bench(
 
 
 def benchmarks() -> dict[str, str]:
-    """Name (its path in `FOLDER`, without .py) and first line of every script that tells how it is run."""
+    """Name (path in `FOLDER` without .py) and first docstring line of every script that documents its usage."""
     found = {}
     for path in sorted(FOLDER.rglob("*.py")):
         name = path.relative_to(FOLDER).with_suffix("").as_posix()

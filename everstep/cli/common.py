@@ -1,4 +1,4 @@
-"""What several verbs share: getting ready to compute, loading a run, saying things."""
+"""Functions shared by several verbs: preparation, loading of runs, messages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def log(line: str) -> None:
-    """A message to the person, not part of the data."""
+    """Print a message on stderr, apart from the data on stdout."""
     print(line, file=sys.stderr, flush=True)
 
 
 def prepare() -> None:
-    """Lets glibc keep large buffers mapped from step to step: 1.3 times faster training steps, measured."""
+    """Let glibc keep large buffers mapped between steps, which makes training steps 1.3 times faster (measured)."""
     if not sys.platform.startswith("linux"):
         return
     try:
@@ -34,7 +34,7 @@ def prepare() -> None:
 
 
 def me() -> str:
-    """What to type for `everstep` here: its name, or its path where the shell does not find it."""
+    """The command to type for `everstep`: its name, or its path if the shell does not find it."""
     program = Path(sys.argv[0])
     if shutil.which("everstep") or program.name != "everstep":
         return "everstep"
@@ -42,14 +42,14 @@ def me() -> str:
 
 
 def resuming(run: Path) -> str:
-    """What to type to go on with a run, with consent where it holds code of the user's."""
+    """The command that resumes a run, with `--trust-code` if the run holds user code."""
     from everstep.runs.folder import CODE
 
     return f"{me()} train --resume {shlex.quote(str(run))}{' --trust-code' if (run / CODE).is_dir() else ''}"
 
 
 def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:
-    """The run in that folder, ready to use; a path that cannot be one is refused before torch is imported."""
+    """Load the run in a folder; a path that is not a run is refused before torch is imported."""
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}: expected the folder of a run, as `everstep train … --out {path}` makes it.")

@@ -1,4 +1,4 @@
-"""`everstep demo`: from nothing to a trained model, its text, its score and its picture, in a minute."""
+"""`everstep demo`: trains a model in a minute, and shows its text, score and picture."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ RECIPE = "shakespeare-minute"
 
 
 def demo(
-    out: Path = typer.Option(Path("runs/demo"), "--out", "-o", metavar="RUN", help="Folder to make."),
+    out: Path = typer.Option(Path("runs/demo"), "--out", "-o", metavar="RUN", help="Folder to create."),
 ) -> None:
-    """Train on the bundled text for a minute; sample, score, draw.
+    """Train on the bundled text for a minute, then sample, score and draw.
 
     \b
       everstep demo
       everstep demo --out runs/another
 
-    A character model of Shakespeare's plays. A second time, it shows what is there; an interrupted one goes on.
+    A character model of Shakespeare's plays. A second call shows the model, or resumes an interrupted training.
     """
     if (out / "config.yaml").is_file():
         if (out / "model.safetensors").is_file():  # written at the end of training
@@ -45,7 +45,7 @@ def demo(
 
 
 def show(run: Run) -> None:
-    """Sample, score beside what knows less, picture, next commands."""
+    """Show a sample, the score beside simple baselines, the picture, and next commands."""
     sample = "".join(piece for (piece,) in run.stream(run.decode.replace(length=500), seed=1))
     print(f"─── 500 characters from the model ───\n{sample}")
     print("\n─── bits per character on the last tenth of the text, which it was not trained on (lower is better) ───")
@@ -62,7 +62,7 @@ def show(run: Run) -> None:
 
 
 def rivals(run: Any) -> list[tuple[float, str]]:
-    """Bits per character of guessers that know less, learned and held out on the same texts."""
+    """Bits per character of simple baselines, trained and evaluated on the same texts."""
     train, valid = ("".join(run.task.texts.read(split)) for split in ("train", "valid"))
     known = len(set(train))
     return [
@@ -74,7 +74,7 @@ def rivals(run: Any) -> list[tuple[float, str]]:
 
 
 def counted_bits(train: str, valid: str, order: int, known: int) -> float:
-    """Bits per character of p(c | the `order` before it) = (n(context, c) + 1) / (n(context) + known)."""
+    """Bits per character of p(c | context) = (n(context, c) + 1) / (n(context) + known), with `order` characters."""
 
     def count(text: str) -> Counter[str]:
         return Counter(text[i : i + order + 1] for i in range(len(text) - order))

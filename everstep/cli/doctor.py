@@ -1,4 +1,4 @@
-"""`everstep doctor`: what this machine has, and what everstep makes of it."""
+"""`everstep doctor`: the machine, and the backends available on it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from everstep.storage.reading import json_text
 def doctor(
     as_json: bool = typer.Option(False, "--json", help="JSON, for machines."),
     clear: bool = typer.Option(
-        False, "--clear", help="Remove the compiled steps from the cache; say how much it freed."
+        False, "--clear", help="Remove the compiled steps from the cache and report the space freed."
     ),
 ) -> None:
-    """Say what this machine has, and which backends can run.
+    """Report on the machine and the backends that can run.
 
     \b
       everstep doctor
       everstep doctor --json
       everstep doctor --clear
 
-    Versions, processor, memory, compiler, cache; nothing is changed, except with --clear.
+    Versions, processor, memory, compiler, cache. Changes nothing, except with --clear.
 
-    Where there is a C++ compiler, steps are compiled for this processor when they first run, and kept in the cache:
-    removing them loses nothing but the time to compile them again. CXX names another compiler; EVERSTEP_COMPILER=none
-    turns compiling off. ATEN_CPU_CAPABILITY=avx2 holds PyTorch and these steps to AVX2, ONEDNN_MAX_CPU_ISA=AVX2 oneDNN.
+    With a C++ compiler, steps are compiled for this processor when they first run, and cached; removed steps are
+    compiled again when needed. CXX names another compiler; EVERSTEP_COMPILER=none turns compilation off.
+    ATEN_CPU_CAPABILITY=avx2 restricts PyTorch and these steps to AVX2, ONEDNN_MAX_CPU_ISA=AVX2 restricts oneDNN.
     """
     if clear:
         _clear(as_json)
@@ -55,7 +55,7 @@ def _clear(as_json: bool) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """The facts, as `doctor --json` prints them."""
+    """The report of `doctor --json`."""
     import torch
 
     import everstep
@@ -104,7 +104,7 @@ def _memory() -> float | None:
 
 
 def _engine() -> dict[str, Any]:
-    """The compiler, the processor it compiles for, and what it compiled so far."""
+    """The compiler, its target processor, and the compiled steps."""
     from everstep.native import build, toolchain
 
     compiler = toolchain.compiler()
@@ -122,7 +122,7 @@ def _engine() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
-    """The folder of tokenised corpora and compiled steps, and how much is in it."""
+    """The cache folder of tokenised corpora and compiled steps, and its size."""
     from everstep.storage.cache_folder import cache_folder
 
     folder = cache_folder()

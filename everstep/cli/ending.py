@@ -1,8 +1,8 @@
-"""How the command ends: what a user can cause is one message and an exit code, whatever became of its streams.
+"""Exit of the command: an error that a user can cause gives one message and an exit code, even with closed streams.
 
-0 done, 2 wrong use, nowhere to write or a failure in a file of the user's, 3 diverged, 130 and 143 interrupted, 141 the
-reader has gone. Anything else is a bug and shows its traceback. Nothing heavy is imported here: Ctrl-C may come while
-everything else still is.
+0: success; 2: wrong use, no place to write, or a failure in the user's file; 3: divergence; 130 and 143: interrupted;
+141: the reader of a pipe has gone. Anything else is a bug and shows its traceback. This module imports nothing heavy,
+because Ctrl-C may arrive while other modules are being imported.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ _interrupted = False
 
 
 def prepare_streams() -> None:
-    """UTF-8 whatever the locale, and closed streams that behave: nothing else may be given their numbers.
+    """Set the streams to UTF-8 whatever the locale, and reserve the descriptors of closed streams.
 
-    What is written to a closed stdout fails, as on a full disk; what is said to a closed stderr is lost. A closed stdin
-    stays None.
+    Writing to a closed stdout fails as on a full disk; messages to a closed stderr are lost; a closed stdin stays None.
     """
     for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, flags)  # takes the lowest free number, which is this one
+            os.open(os.devnull, flags)  # takes the lowest free descriptor, which is this one
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
@@ -42,7 +41,7 @@ def prepare_streams() -> None:
 
 
 def heed_interrupts() -> None:
-    """Ctrl-C raises KeyboardInterrupt, as ever, but is noted: an import that it breaks may end in another error."""
+    """Let Ctrl-C raise KeyboardInterrupt as usual, but record it: an interrupted import may raise another error."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
 
@@ -50,7 +49,7 @@ def heed_interrupts() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _interrupted
     _interrupted = True
-    if _imports_torch(frame):  # whose C++ code would abort: it calls Python and expects no exception
+    if _imports_torch(frame):  # its C++ code, which calls Python, would abort on an exception
         os.write(2, b"everstep: interrupted.\n")
         os._exit(130)
     signal.default_int_handler(number, frame)
@@ -66,7 +65,7 @@ def _imports_torch(frame: FrameType | None) -> bool:
 
 @contextmanager
 def ended() -> Iterator[None]:
-    """Writes out what the block printed, and ends the process with a message and a code where it could not go on."""
+    """Flush the output of the block; on an error, end the process with a message and an exit code."""
     try:
         try:
             yield
@@ -78,7 +77,7 @@ def ended() -> Iterator[None]:
         _leave(error.exit_code, str(error))
     except KeyboardInterrupt:
         _leave(130, "interrupted.")
-    except BrokenPipeError:  # the reader has seen enough (… | head)
+    except BrokenPipeError:  # the reader closed the pipe (… | head)
         _leave(141)
     except OSError as error:  # disk full, read-only folder, no permission
         _leave(2, _why(error))
@@ -108,7 +107,7 @@ def _flushed(stream: TextIO) -> bool:
 
 
 def _leave(code: int, message: str = "") -> Any:
-    """Says the message and ends; what cannot be written any more is dropped, or Python would try again and complain."""
+    """Print the message and exit; unwritable output is dropped, or Python would retry and complain."""
     if signal.getsignal(signal.SIGINT) is _interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending
     if message:

@@ -1,4 +1,4 @@
-"""`everstep explain MODULE:CELL`: how a cell would run, and what stands in the way of speed."""
+"""`everstep explain MODULE:CELL`: the backend of a cell, and the obstacles to faster ones."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def explain(
     cell: str = typer.Argument(
         ...,
         metavar="CELL",
-        help="A cell of everstep (LSTM), MODULE:CELL or FILE.py:CELL: a cell, a class or a function.",
+        help="A cell of everstep (LSTM), MODULE:CELL or FILE.py:CELL; a cell, a class or a function.",
     ),
-    sizes: str = typer.Option("64,64", help="What a class or function is called with: input size, hidden size, …"),
-    batch: int = typer.Option(32, min=1, help="Sequences at once."),
-    time: int = typer.Option(100, min=1, help="Steps."),
+    sizes: str = typer.Option("64,64", help="Arguments of a class or function: input size, hidden size, …"),
+    batch: int = typer.Option(32, min=1, help="Batch size."),
+    time: int = typer.Option(100, min=1, help="Sequence length."),
 ) -> None:
-    """Say which backend runs a cell, and what stands in the way.
+    """Show which backend runs a cell, and why others do not.
 
-    What was taken out of its loop, and what a step costs.
+    Also shows what is computed outside the loop, and the cost of a step.
 
     \b
       everstep explain LSTM --sizes 128,256 --batch 8

@@ -24,7 +24,7 @@ def graph(
     unfolded: int | None = typer.Option(
         None, metavar="N", help="Unfold it over N steps (2 to 12).", show_default="folded"
     ),
-    sizes: str = typer.Option("64,128", help="What a class or function is called with: input size, hidden size, …"),
+    sizes: str = typer.Option("64,128", help="Arguments of a class or function: input size, hidden size, …"),
     trust_code: bool = TRUST,
 ) -> None:
     """Draw the graph of a cell or a run, with shapes on the arrows.
@@ -34,7 +34,7 @@ def graph(
       everstep graph mycells.py:Mine --sizes 32,64 --unfolded 4 --out mine.svg
       everstep graph runs/mine --out stack.png
 
-    One step of a cell shows its operations; a stack or steps in a row are boxes.
+    A folded cell shows the operations of its step; stacks and unfolded graphs show boxes.
     """
     if out.suffix not in (".svg", ".png"):
         raise typer.BadParameter(f"expected a file that ends in .svg or .png; came {out.name}.", param_hint="--out")
@@ -58,10 +58,10 @@ def graph(
 
 
 def _cell_of(run: Run) -> Any:
-    """The cells of a run; where they read in both directions, and so have no step, the first one with a state.
+    """The cells of a run; if bidirectional, and so without a step, the first cell with a state.
 
     Raises:
-        ConfigError: its model has none.
+        ConfigError: the model has no cell.
     """
     from everstep.cell import Cell, Layer
     from everstep.state import leaves

@@ -24,34 +24,34 @@ def lab() -> None:
     """The laboratory: what recurrent networks can remember.
 
     \b
-      everstep lab pictures --out pictures                                     gradients that vanish, gates that open
-      everstep lab remedies --lags 5,10,20 --minutes 5 --out runs/remedies     which remedy bridges which lag
+      everstep lab pictures --out pictures                                     vanishing gradients, open gates
+      everstep lab remedies --lags 5,10,20 --minutes 5 --out runs/remedies     the lags that each remedy solves
 
-    An experiment is a folder. Stop it whenever you like; the same command goes on.
+    An experiment is a folder. It can be stopped at any time; the same command resumes it.
     """
 
 
 @app.command("remedies")
 def remedies(
-    lags: str = typer.Option(..., metavar="N,N,…", help="Steps to be bridged, rising: 20,50,100,200,400."),
+    lags: str = typer.Option(..., metavar="N,N,…", help="Lags in steps, rising: 20,50,100,200,400."),
     out: Path = typer.Option(
-        ..., "--out", "-o", metavar="FOLDER", help="Folder of the experiment; it goes on if there is one."
+        ..., "--out", "-o", metavar="FOLDER", help="Folder of the experiment; an existing one is resumed."
     ),
     task: str = typer.Option("adding", help="adding, order (temporal order of two symbols) or copy (copy memory)."),
     minutes: float | None = typer.Option(
-        None, help="For all trials together, shared evenly; this or --steps is needed."
+        None, help="Total minutes, shared evenly by all trials; this or --steps is needed."
     ),
-    steps: int | None = typer.Option(None, help="Of each trial at most; without minutes, results are reproducible."),
-    processes: int = typer.Option(1, help="Trials at a time, one core each."),
+    steps: int | None = typer.Option(None, help="Most steps of a trial; without minutes, results are reproducible."),
+    processes: int = typer.Option(1, help="Parallel trials, one core each."),
     seeds: int = typer.Option(1, help="Trials of each remedy at each lag and rate."),
-    rates: str = typer.Option("0.0003,0.003", metavar="X,X,…", help="Learning rates (Adam); the best counts."),
+    rates: str = typer.Option("0.0003,0.003", metavar="X,X,…", help="Learning rates (Adam); the best is used."),
     hidden: int = typer.Option(64, help="Units of every network."),
-    batch: int = typer.Option(32, help="Sequences a step."),
+    batch: int = typer.Option(32, help="Sequences per step."),
     only: str | None = typer.Option(
         None, metavar="NAME;NAME", help="Some of the remedies; an unknown name lists them.", show_default="all"
     ),
 ) -> None:
-    """Which remedy for vanishing gradients reaches which lag?
+    """Find the lags that each remedy for vanishing gradients solves.
 
     \b
       everstep lab remedies --lags 5,10,20 --minutes 5 --out runs/quick
@@ -59,19 +59,19 @@ def remedies(
       everstep lab remedies --task order --lags 20,50,100 --minutes 60 --seeds 3 --out runs/order
       everstep lab remedies --only "tanh; LSTM; LSTM, chrono" --lags 50 --steps 2000 --out runs/three
 
-    Cells, starts and rules are trained side by side on one problem whose answer lies LAG steps back: simple networks
-    with and without clipping, orthogonal and identity starts, leaky and clockwork units, shortcuts, oscillators, LSTMs
-    and GRUs. All have as many units, see the same sequences and get the same share of the time. A trial ends early when
-    it has solved its problem: adding at a squared error below 0.01 (0.167 is not looking), order and copy at less than
-    1 % wrong.
+    Cells, initialisations and rules are trained side by side on a problem whose answer lies LAG steps back: simple
+    networks with and without clipping, orthogonal and identity initialisation, leaky and clockwork units, shortcuts,
+    oscillators, LSTMs and GRUs. All have equally many units, the same sequences and the same share of time. A trial
+    ends early when it has solved its problem: adding at a squared error below 0.01 (ignoring the input gives 0.167),
+    order and copy at less than 1 % errors.
 
     \b
-      FOLDER/remedies.md       the table: held-out loss ÷ that of not looking, ticked where solved
-      FOLDER/remedies.jsonl    a line for each trial, with its curve
+      FOLDER/remedies.md       table of held-out loss ÷ loss of ignoring the input, ticked if solved
+      FOLDER/remedies.jsonl    one line per trial, with its curve
       FOLDER/pictures/remedies.png
 
-    One trial may be luck: believe a difference when it holds over several --seeds. Where minutes limit it, a lag that a
-    remedy does not reach may need more of them: look at its curve.
+    A single trial may be luck; trust differences that hold over several --seeds. With limited minutes, an unsolved lag
+    may only need more of them; its curve shows this.
     """
     if minutes is None and steps is None:
         raise typer.BadParameter("expected --minutes or --steps, which end a trial that does not solve its problem.")
@@ -98,7 +98,7 @@ def remedies(
 
 
 def _report(grid: Grid, out: Path) -> None:
-    """Table and picture of an experiment, in its folder and on the terminal."""
+    """Write table and picture of an experiment, and print the table."""
     from everstep.look.gallery import write_gallery
     from everstep.look.remedy_results import draw_remedies, remedy_table, remedy_words
 

@@ -10,22 +10,22 @@ from everstep.cli.common import log, prepare
 
 
 def pictures(
-    out: Path = typer.Option(Path("pictures"), "--out", "-o", metavar="DIR", help="Where to draw."),
+    out: Path = typer.Option(Path("pictures"), "--out", "-o", metavar="DIR", help="Folder of the pictures."),
 ) -> None:
-    """Draw gradients that vanish, last and explode.
+    """Draw gradients that vanish, persist and explode.
 
     \b
       everstep lab pictures --out pictures
 
-    Trains a tanh network and an LSTM for some seconds to repeat the first symbol of a sequence when asked. The same
-    pictures each time.
+    Trains a tanh network and an LSTM for some seconds to repeat the first symbol of a sequence at cues. The pictures
+    are reproducible.
 
     \b
-      unfolded.png              what every node of the two still knows of the first symbol
-      gradient-flow.png         how much of a gradient is left after how many steps
+      unfolded.png              sensitivity of every node of both networks to the first symbol
+      gradient-flow.png         gradient norm against the number of steps back
       cliff.png                 a loss surface with a cliff, descended with and without clipping
       lstm.svg, lstm-steps.svg  the graph of an LSTM, folded and unfolded
-      README.md                 all of them, each with what to see
+      README.md                 all pictures with captions
     """
     prepare()
     from everstep.cells import LSTM
@@ -34,7 +34,7 @@ def pictures(
     from everstep.look.cliff import cliff_picture
     from everstep.look.gallery import write_gallery
 
-    out.mkdir(parents=True, exist_ok=True)  # or the training would be for nothing
+    out.mkdir(parents=True, exist_ok=True)  # before the training, which a failure here would waste
     log("Training a tanh network and an LSTM; this takes some seconds.")
     drawn = remember.pictures(out)
     drawn.append((out / "cliff.png", cliff_picture(out / "cliff.png")))

@@ -1,4 +1,4 @@
-"""Cells by name, for the verbs that take one."""
+"""Cells by name, for verbs with a CELL argument."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from everstep.errors import ConfigError
 
 
 def load_cell(who: str, name: str, sizes: str) -> Any:
-    """What NAME of everstep, MODULE:NAME or FILE.py:NAME is; a class or function is called with `sizes` ("64,128").
+    """The cell NAME of everstep, MODULE:NAME or FILE.py:NAME; a class or function is called with `sizes` ("64,128").
 
     Raises:
-        ConfigError: there is no such thing, or it cannot be called so; `who` is the verb that asks.
+        ConfigError: there is no such object, or the call fails; `who` is the verb, for the message.
     """
     found = _in_file(who, name) if ".py:" in name or name.endswith(".py") else _in_module(who, name)
     import torch
@@ -36,7 +36,7 @@ def load_cell(who: str, name: str, sizes: str) -> Any:
 
 
 def _in_file(who: str, name: str) -> Any:
-    """What FILE.py:NAME is; the file may import others beside it."""
+    """The object FILE.py:NAME; the file may import neighbouring files."""
     from everstep.runs.user_code import UserCode
 
     file, _, attribute = name.rpartition(":")
@@ -47,7 +47,7 @@ def _in_file(who: str, name: str) -> Any:
 
 
 def _in_module(who: str, name: str) -> Any:
-    """What NAME of everstep or MODULE:NAME is."""
+    """The object NAME of everstep or MODULE:NAME."""
     module, _, attribute = (name if ":" in name else f"everstep:{name}").rpartition(":")
     if not module or not attribute:
         raise _expected(who, name)

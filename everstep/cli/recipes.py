@@ -1,4 +1,4 @@
-"""`everstep recipes`: list, show and copy the recipes that come with the package."""
+"""`everstep recipes`: list, show, explain and copy the shipped recipes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ app = typer.Typer(invoke_without_command=True)
 def recipes(ctx: typer.Context) -> None:
     """The recipes that come with everstep: ls, show, keys, cp.
 
-    A recipe says what is learned from what: data, model, training. It is a YAML file; any key can be changed on the
-    command line of `train` (train.max_minutes=5), or copy a recipe and edit it.
+    A recipe is a YAML file that defines data, model and training. Any key can be changed on the command line of `train`
+    (train.max_minutes=5), or in a copy of the recipe.
 
     \b
-      everstep recipes                               list them
+      everstep recipes                               list the recipes
       everstep recipes show text-words               print one, with its comments
-      everstep recipes show text-words --all         every key with its value, defaults too
-      everstep recipes keys text-words               every key with its type, default and meaning
-      everstep recipes cp text-words mine.yaml       start your own
+      everstep recipes show text-words --all         every key with its value, including defaults
+      everstep recipes keys text-words               every key with type, default and meaning
+      everstep recipes cp text-words mine.yaml       copy one, to edit it
       everstep train mine.yaml --out runs/mine
     """
     if ctx.invoked_subcommand is None:
@@ -51,7 +51,7 @@ def ls(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")
 @app.command()
 def show(
     name: str = typer.Argument(metavar="NAME", help="A shipped name or a YAML file."),
-    every: bool = typer.Option(False, "--all", help="Every key with its value, defaults too."),
+    every: bool = typer.Option(False, "--all", help="Every key with its value, including defaults."),
 ) -> None:
     """Print a recipe.
 
@@ -65,10 +65,10 @@ def show(
 
 @app.command()
 def keys(
-    name: str = typer.Argument("text-words", metavar="NAME", help="A shipped name or a YAML file: of its job."),
+    name: str = typer.Argument("text-words", metavar="NAME", help="A shipped name or a YAML file."),
     as_json: bool = typer.Option(False, "--json", help="JSON, for machines."),
 ) -> None:
-    """Explain every key of a recipe: its type, its default, its value there, its meaning.
+    """Explain every key of a recipe: type, default, value, meaning.
 
     \b
       everstep recipes keys text-words
@@ -88,9 +88,9 @@ def keys(
 @app.command()
 def cp(
     name: str = typer.Argument(metavar="NAME", help="A shipped name."),
-    file: Path = typer.Argument(metavar="FILE", help="The file to make; an existing one is left alone."),
+    file: Path = typer.Argument(metavar="FILE", help="The file to create; an existing one is not overwritten."),
 ) -> None:
-    """Copy a recipe to a file of yours, to be edited.
+    """Copy a recipe to a new file, to edit it.
 
     \b
       everstep recipes cp text-words mine.yaml

@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
 BLOCK = 1024  # lines scored at a time
 CHUNK = 1 << 16  # bytes read at a time
-MOST_ROWS = 50  # of a printed table
+MOST_ROWS = 50  # most rows of a printed table
 
 
-TRUST = typer.Option(False, "--trust-code", help="Run the Python files that the run holds, with your rights.")
-DEVICE = typer.Option("cpu", help="Where the model runs: cpu, cuda, mps, or auto.")
+TRUST = typer.Option(False, "--trust-code", help="Execute the Python files stored in the run, with your rights.")
+DEVICE = typer.Option("cpu", help="Device of the model: cpu, cuda, mps, or auto.")
 
 
 def evaluate(
     run: Path = RUN,
     split: Literal["train", "valid", "test"] | None = typer.Option(
-        None, help="Which part; by default test where the run has one, else valid.", show_default=False
+        None, help="The split; by default test if the run has one, else valid.", show_default=False
     ),
     data: list[str] | None = typer.Option(
-        None, metavar="FILE", help="Other data, of the kind that the run was trained on, in place of its test part."
+        None, metavar="FILE", help="Other data of the same kind, in place of the test split."
     ),
-    rivals: bool = typer.Option(False, "--rivals", help="Beside it, what simpler models give on the same data."),
+    rivals: bool = typer.Option(False, "--rivals", help="Also show simpler models on the same data."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object, for machines."),
     device: str = DEVICE,
     trust_code: bool = TRUST,
@@ -53,7 +53,7 @@ def evaluate(
     if data and split:
         raise typer.BadParameter("--data FILE is a part of its own; expected no --split beside it.")
     loaded = load_run(run, trust_code, device)
-    others = loaded.rivals(split, data=data) if rivals else []  # first, since they may lack a package, or their data
+    others = loaded.rivals(split, data=data) if rivals else []  # first, since a package or their data may be missing
     scores = loaded.evaluate(split, data=data)
     if as_json:
         print(json_text({**scores, **({"rivals": others} if rivals else {})}, ensure_ascii=False))
@@ -71,7 +71,7 @@ def evaluate(
 
 
 def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
-    """Named rows of the same figures."""
+    """A table of named rows with the same measures."""
     from everstep.runs.card import shown_number
 
     left_out = len(rows) - MOST_ROWS
@@ -90,22 +90,22 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
 
 def predict(
     run: Path = RUN,
-    as_json: bool = typer.Option(False, "--json", help="JSON lines with everything that is known of each."),
+    as_json: bool = typer.Option(False, "--json", help="JSON lines with the full record of each prediction."),
     explain: bool = typer.Option(
         False,
         "--explain",
-        help="Which words decide: [+for+] and [-against-] the answer; in JSON, their relevance.",
+        help="Mark the deciding words, [+for+] and [-against-] the answer; in JSON, their relevance.",
     ),
-    probabilities: bool = typer.Option(False, "--probabilities", help="Also the probability of what is predicted."),
-    n_best: int = typer.Option(1, "--n-best", metavar="N", help="The N likeliest answers to each (≥ 1)."),
+    probabilities: bool = typer.Option(False, "--probabilities", help="Also print the probability of each prediction."),
+    n_best: int = typer.Option(1, "--n-best", metavar="N", help="The N most probable predictions for each (≥ 1)."),
     format: str | None = typer.Option(
-        None, help="Of the lines, such as text or jsonl.", show_default="that of the training data"
+        None, help="Format of the lines, such as text or jsonl.", show_default="that of the training data"
     ),
-    encoding: str = typer.Option("utf-8", help="Of the lines."),
+    encoding: str = typer.Option("utf-8", help="Encoding of the lines."),
     device: str = DEVICE,
     trust_code: bool = TRUST,
 ) -> None:
-    """Answer lines with lines: labels, tags, translations, by what RUN is.
+    """Predict labels, tags or translations for lines of text, depending on RUN.
 
     \b
       everstep predict runs/mine < lines.txt > answers.txt
@@ -113,8 +113,8 @@ def predict(
       echo "not bad at all" | everstep predict runs/reviews --explain
       everstep predict runs/tags --probabilities --n-best 3 < words.conll
 
-    The answers in the order of the input, as they are ready: one a line, or, where a sentence is many lines, as many.
-    Which of the options a RUN understands depends on what it is.
+    Predictions are printed in the order of the input as soon as they are ready: one per line, or per sentence if a
+    sentence has several lines. The supported options depend on the job of RUN.
     """
     if n_best < 1:
         raise typer.BadParameter(f"expected a whole number ≥ 1; came {n_best}.", param_hint="--n-best")
@@ -131,8 +131,8 @@ def score(
     as_json: bool = typer.Option(
         False, "--json", help='JSON lines: {"logp": …, "tokens": …, "line": …, "unknown": …}.'
     ),
-    tokens: bool = typer.Option(False, "--tokens", help="With --json: also token_logps, one number a token."),
-    encoding: str | None = typer.Option(None, help="Of the lines.", show_default="the recipe's data.encoding"),
+    tokens: bool = typer.Option(False, "--tokens", help="With --json: also token_logps, one number per token."),
+    encoding: str | None = typer.Option(None, help="Encoding of the lines.", show_default="the recipe's data.encoding"),
     device: str = DEVICE,
     trust_code: bool = TRUST,
 ) -> None:
@@ -142,8 +142,8 @@ def score(
       everstep score runs/mine < sentences.txt
       printf 'To be, or not to be\\n' | everstep score runs/mine --json --tokens
 
-    Prints log-probability<TAB>tokens<TAB>line in the order of the input. The logarithm is natural, the state is fresh
-    for each line, and the line's end counts where the vocabulary has <eos>. Lines end where they do in training.
+    Prints log-probability<TAB>tokens<TAB>line in the order of the input. Logarithms are natural. Each line starts in
+    the initial state, and its end is scored if the vocabulary has <eos>. Lines end as in training.
     """
     if tokens and not as_json:
         raise typer.BadParameter("--tokens needs --json.")
@@ -167,7 +167,7 @@ def score(
 
 
 def _row(item: Score, tokens: bool) -> str:
-    """A scored line as JSON."""
+    """A scored line as a JSON object."""
     fields: dict[str, Any] = {"logp": item.logp, "tokens": item.tokens, "line": item.line}
     if item.unknown is not None:
         fields["unknown"] = item.unknown
@@ -177,7 +177,7 @@ def _row(item: Score, tokens: bool) -> str:
 
 
 def blocks(lines: Iterator[str]) -> Iterator[list[str]]:
-    """The lines in lists of BLOCK; those before a bad line still come, then its error."""
+    """The lines in lists of BLOCK; lines before an invalid one are yielded before the error is raised."""
     block: list[str] = []
     try:
         for line in lines:
@@ -192,10 +192,10 @@ def blocks(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def standard_input(encoding: str) -> Iterator[str]:
-    """The lines of stdin, read as training reads text.
+    """The lines of stdin, read like training text.
 
     Raises:
-        DataError: it is closed, or a line is not text in that encoding; names the line and the byte in it.
+        DataError: stdin is closed, or a line is invalid in the encoding; the message names the line and the byte.
     """
     if sys.stdin is None:
         raise DataError("standard input is closed: expected lines there, such as … < sentences.txt")
@@ -208,30 +208,32 @@ def standard_input(encoding: str) -> Iterator[str]:
 
 def generate(
     run: Path = RUN,
-    prompt: str | None = typer.Option(None, help="The text goes on from this.", show_default="the recipe's"),
-    length: int | None = typer.Option(None, help="Tokens to draw (≥ 1).", show_default="the recipe's"),
+    prompt: str | None = typer.Option(None, help="Text to continue.", show_default="the recipe's"),
+    length: int | None = typer.Option(None, help="Tokens to sample (≥ 1).", show_default="the recipe's"),
     temperature: float | None = typer.Option(
-        None, help="Below 1 safer, above 1 wilder, 0 always the likeliest (≥ 0).", show_default="the recipe's"
+        None, help="Below 1 safer, above 1 more diverse, 0 greedy (≥ 0).", show_default="the recipe's"
     ),
-    top_k: int | None = typer.Option(None, help="Only from the K likeliest tokens (≥ 1)."),
-    top_p: float | None = typer.Option(None, help="Only from the likeliest that make up probability P (0 < P ≤ 1)."),
+    top_k: int | None = typer.Option(None, help="Sample only from the K most probable tokens (≥ 1)."),
+    top_p: float | None = typer.Option(
+        None, help="Sample only from the top tokens of total probability P (0 < P ≤ 1)."
+    ),
     seed: int | None = typer.Option(None, help="Same seed, same text (≥ 0).", show_default="another text each time"),
-    count: int = typer.Option(1, help="Samples, with a line --- between two of them (≥ 1)."),
+    count: int = typer.Option(1, help="Number of samples, separated by a line --- (≥ 1)."),
     stop: str | None = typer.Option(None, metavar="TEXT", help="End each sample before this text."),
     until_end: bool = typer.Option(False, "--until-end", help="End each sample at the symbol that ends a sequence."),
     unk: bool | None = typer.Option(
-        None, "--unk/--no-unk", help="Whether <unk> is drawn too.", show_default="the recipe's"
+        None, "--unk/--no-unk", help="Whether <unk> may be sampled.", show_default="the recipe's"
     ),
     device: str = DEVICE,
     trust_code: bool = TRUST,
 ) -> None:
-    """Write text by a run.
+    """Generate text with a run.
 
     \b
       everstep generate runs/mine --prompt "The" --length 200 --temperature 0.8 --top-k 40 --seed 1
       everstep generate runs/demo --prompt $'ROMEO:\\n' --count 3
 
-    Prints the text alone, as it is drawn; Ctrl-C ends it. What is not given comes from the recipe's decode section.
+    Prints only the text, while it is sampled; Ctrl-C ends it. Defaults come from the recipe's decode section.
     """
     limits = (
         ("--length", length, length is None or length >= 1, "a whole number ≥ 1"),
@@ -258,7 +260,7 @@ def generate(
 
 
 def write_texts(pieces: Iterator[list[str]]) -> None:
-    """The first text as it is drawn, the others after it; Ctrl-C leaves of each what was drawn."""
+    """Print the first text while it is sampled, then the others; after Ctrl-C, what was sampled so far."""
     others: list[list[str]] = []
     stopped: KeyboardInterrupt | None = None
     try:
@@ -276,19 +278,19 @@ def write_texts(pieces: Iterator[list[str]]) -> None:
 
 
 def _is_text(argument: str) -> bool:
-    """Whether the shell gave UTF-8: Python stands in for other bytes by surrogates."""
+    """Whether an argument is valid UTF-8; Python represents other bytes by surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def look(
     run: Path = RUN,
     out: Path | None = typer.Option(
-        None, "--out", "-o", metavar="DIR", help="Where to draw.", show_default="RUN/pictures"
+        None, "--out", "-o", metavar="DIR", help="Folder of the pictures.", show_default="RUN/pictures"
     ),
     text: Path | None = typer.Option(
         None,
         metavar="FILE",
-        help="A text of your own, in the encoding of the training text, to draw all but the curves over.",
+        help="A text, in the encoding of the training text, for all pictures but the curves.",
     ),
     trust_code: bool = TRUST,
 ) -> None:
@@ -300,13 +302,13 @@ def look(
 
     \b
       curves, surprise                     learning; the model's surprise over a passage
-      gradient-flow, sensitivity           how far back a gradient reaches; what the first input still changes
-      spectrum, memory                     eigenvalues of its steps; how much context it uses
-      units, gates, saturation, property   units and gates over the passage, and the units that tell something about it
-      loss-surface                         the loss around the model, as its weights move along two random directions
+      gradient-flow, sensitivity           the reach of gradients; the effect of the first input on later steps
+      spectrum, memory                     eigenvalues of the steps; the context that is used
+      units, gates, saturation, property   units and gates over the passage, and units that encode its properties
+      loss-surface                         the loss around the model, along two random directions
 
-    Pictures as PNG, some as HTML too; each is named as soon as it is drawn, and all stand in DIR/README.md with what to
-    see. The passage is from the held-out text, or FILE.
+    Pictures are PNG, some also HTML. Each is named as soon as it is drawn; DIR/README.md shows all with captions. The
+    passage is from the held-out text, or FILE.
     """
     loaded = load_run(run, trust_code)
     from everstep.runs.pictures import draw, pictures_of

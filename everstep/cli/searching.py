@@ -1,4 +1,4 @@
-"""`everstep search`: random cells tried one after another, and what came of it."""
+"""`everstep search`: random search for a cell, and its results."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def search(
     recipe: str = typer.Argument(..., metavar="RECIPE", help="A shipped name (search-ptb) or a YAML file."),
     overrides: list[str] | None = typer.Argument(None, metavar="KEY=VALUE", help="Changes of the recipe's keys."),
     out: Path = typer.Option(
-        ..., "--out", "-o", metavar="RUN", help="Folder of the search; it goes on if there is one."
+        ..., "--out", "-o", metavar="RUN", help="Folder of the search; an existing one is resumed."
     ),
     cells: int = typer.Option(50, min=1, help="Random cells to try."),
-    steps: int | None = typer.Option(None, min=1, help="Of each cell.", show_default="the recipe's train.max_steps"),
-    processes: int = typer.Option(1, min=1, help="Cells trained at a time, each on train.threads cores (1)."),
+    steps: int | None = typer.Option(None, min=1, help="Steps per cell.", show_default="the recipe's train.max_steps"),
+    processes: int = typer.Option(1, min=1, help="Cells trained in parallel, each on train.threads cores (1)."),
 ) -> None:
     """Search for a cell among random ones, beside LSTM and GRU.
 
     \b
       everstep search search-ptb --cells 50 --out runs/search
-      everstep search search-ptb --cells 200 --processes 2 --out runs/search        150 more
+      everstep search search-ptb --cells 200 --processes 2 --out runs/search        adds 150 cells
       everstep search text-words data.train=my.txt --steps 300 --out runs/mine
       everstep train runs/search/best.yaml train.max_steps=5000 --out runs/best     the best one, for longer
 
-    A cell is a random tree of sums, products and activations (Zoph & Le 2017), compiled like any other. All start from
-    the same seed and see the same text. Stop it whenever you like; the same command goes on.
+    A cell is a random tree of sums, products and activations (Zoph & Le 2017), compiled like any other. All cells use
+    the same seed and the same text. A search can be stopped at any time; the same command resumes it.
 
     \b
-      RUN/search.jsonl          a line each: seed, tree, perplexity on held-out text, seconds, parameters, state
+      RUN/search.jsonl          one line per cell: seed, tree, held-out perplexity, seconds, parameters, state
       RUN/best.json, best.yaml  the best tree, and the recipe with it
-      RUN/pictures/search.png   all of them beside the LSTM and the GRU
+      RUN/pictures/search.png   all cells beside the LSTM and the GRU
 
-    A few per cent between two cells may be luck: train both for longer, and with other seeds, before you believe it.
+    A difference of a few per cent may be luck; train both cells for longer and with other seeds before trusting it.
     """
     prepare()
     from everstep.lab import cell_search as searching
@@ -75,7 +75,7 @@ def search(
 
 
 def table(ranks: list[dict[str, Any]]) -> str:
-    """The best, the worst, and the yardsticks between, in their places."""
+    """A table of the best and the worst cells, with the known cells at their ranks."""
     lines = [f"{'place':>5}  {'cell':10}{'perplexity':>12}{'seconds':>9}{'parameters':>12}{'state':>7}"]
     last = 0
     for place, r in enumerate(ranks, 1):

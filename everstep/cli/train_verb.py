@@ -1,4 +1,4 @@
-"""`everstep train`: from a recipe to a run folder, and on with one that was stopped."""
+"""`everstep train`: train a recipe into a run folder, or resume a stopped run."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def train(
         None, metavar="RECIPE", help="A shipped name (`everstep recipes`) or a YAML file."
     ),
     overrides: list[str] | None = typer.Argument(None, metavar="KEY=VALUE", help="Changes of the recipe's keys."),
-    out: Path | None = typer.Option(None, "--out", "-o", metavar="RUN", help="Folder to make; never overwritten."),
-    resume: Path | None = typer.Option(None, "--resume", metavar="RUN", help="Go on with a stopped run."),
+    out: Path | None = typer.Option(None, "--out", "-o", metavar="RUN", help="Folder to create; never overwritten."),
+    resume: Path | None = typer.Option(None, "--resume", metavar="RUN", help="Resume a stopped run."),
     start_from: Path | None = typer.Option(
         None, "--from", metavar="RUN", help="Start from the weights and the vocabulary of another run."
     ),
     trust_code: bool = typer.Option(
-        False, "--trust-code", help="Run the Python files that a run to go on with, or to start from, holds."
+        False, "--trust-code", help="Execute the Python files stored in the run of --resume or --from."
     ),
 ) -> None:
-    """Train by a recipe, or go on with a run that was stopped.
+    """Train a recipe, or resume a stopped run.
 
     \b
       everstep train text-words data.train=my.txt --out runs/mine
@@ -43,11 +43,11 @@ def train(
       everstep train --resume runs/mine
       everstep train --resume runs/mine train.max_steps=5000
 
-    KEY=VALUE changes any key of the recipe (`everstep recipes keys NAME` explains them all); values are YAML. All
-    of it is checked before any work.
+    KEY=VALUE changes any key of the recipe (`everstep recipes keys NAME` explains all keys); values are YAML.
+    Everything is checked before any work.
 
-    Ctrl-C and SIGTERM finish the step and save; --resume then goes on as if nothing had happened: on a CPU, bit for
-    bit.
+    Ctrl-C and SIGTERM finish the step and save; --resume then continues with the same result as without the stop, on a
+    CPU bit for bit.
     """
     if resume is not None:
         changes = [*([recipe] if recipe else []), *(overrides or [])]
@@ -71,7 +71,7 @@ def train(
 
 
 def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code: bool = False) -> Run:
-    """Train into a new folder."""
+    """Train a job into a new folder."""
     from everstep.runs.folder import is_free, is_run
     from everstep.runs.text_data import check_files
 
@@ -89,7 +89,7 @@ def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code
 
 
 def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
-    """Resume the run in that folder."""
+    """Resume the run in a folder."""
     from everstep.runs.folder import is_run
 
     if not is_run(path):
@@ -109,7 +109,7 @@ def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
 
 
 def finish(run: Run) -> None:
-    """Where the run is, and what can be done with it."""
+    """Print the folder of the run, and commands to use it."""
     from everstep.runs.card import EXAMPLES
     from everstep.runs.task import abilities, trusting
 
@@ -126,12 +126,12 @@ def _prompt(run: Run, verb: str) -> str:
 
 
 def known_prompt(run: Run) -> str:
-    """A beginning to suggest, of what the vocabulary has; none where the recipe has its own."""
+    """A prompt to suggest that the vocabulary covers; "" if the recipe has one."""
     if run.decode.prompt:
         return ""
     first = "".join(run.passage(None, 60).labels).split(maxsplit=1)
     for prompt in ("The", *first[:1], *(word[:1] for word in first[:1])):
-        with suppress(DataError):  # a symbol that the vocabulary lacks
+        with suppress(DataError):  # the vocabulary lacks a symbol
             if not run.able("generate").decoder(run.model, prompt).unknown:
                 return prompt
     return ""
