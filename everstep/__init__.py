@@ -1,7 +1,6 @@
 """everstep: write one step `f(x_t, h_{t-1})`; run it over the sequence, learn it, decode from it, ship it.
 
-The public names stand in `__init__.pyi`, each once. They are resolved on first use, so that importing the package costs
-nothing until one of them is needed.
+`__init__.pyi` lists each public name once. Names are resolved on first use, so that importing the package is cheap.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def _imported(path: Path) -> dict[str, str]:
-    """The names that a file of imports imports, each with its module; `*` stands for all that a package's own does."""
+    """The names that a stub file imports, each with its module; `*` is replaced by the names of the package's stub."""
     found: dict[str, str] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.module is not None:

@@ -1,6 +1,6 @@
-"""What can go wrong for a user, as exceptions whose message says who, what was expected, what came and what to do.
+"""Errors that a user can cause. Messages say who, what was expected, what came and what to do.
 
-The command line prints the message of an `EverstepError` and leaves with its `exit_code`; no traceback is shown.
+The command line prints the message of an `EverstepError` without a traceback, and exits with its `exit_code`.
 """
 
 from __future__ import annotations
@@ -9,39 +9,39 @@ import math
 import traceback
 
 USER_CODE = "everstep_user_code_"
-"""What the names of modules begin with that are made of a file of the user's, which a recipe names."""
+"""Prefix of the names of modules loaded from user files that a recipe names."""
 
 
 class EverstepError(Exception):
-    """Base of every error a user can cause or meet."""
+    """Base class of the errors that a user can cause."""
 
     exit_code = 2
 
 
 class ConfigError(EverstepError):
-    """A recipe or an option that cannot be used: unknown key, wrong type, impossible value."""
+    """A recipe or an option cannot be used: unknown key, wrong type, value out of range."""
 
 
 class DataError(EverstepError):
-    """Input that cannot be read or used: missing, empty, not text, unknown symbols, too short."""
+    """Input cannot be read or used: missing, empty, not text, unknown symbols, too short."""
 
 
 class RunError(EverstepError):
-    """A run folder that cannot be used: it exists, is no run, is locked, is of a newer version."""
+    """A run folder cannot be used: it exists already, is not a run, is locked, is from a newer version."""
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is incomplete or damaged; names the file and the reason."""
+    """A checkpoint is incomplete or damaged; the message names the file and the reason."""
 
 
 class Diverged(EverstepError):
-    """Training met NaN or infinity; the last good checkpoint was kept."""
+    """Training reached NaN or infinity; the last good checkpoint is kept."""
 
     exit_code = 3
 
 
 class Interrupted(EverstepError):
-    """Training was asked to stop by a signal, finished its step and saved. `exit_code` is 128 + the signal's number."""
+    """A signal stopped the work after saving its results. `exit_code` is 128 + the number of the signal."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -50,7 +50,7 @@ class Interrupted(EverstepError):
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things in words.
+    """A count with its noun, in the plural if needed.
 
     >>> counted(1, "token"), counted(2000, "token")
     ('1 token', '2,000 tokens')
@@ -59,17 +59,17 @@ def counted(count: int, noun: str) -> str:
 
 
 def check_finite(what: str, loss: float) -> None:
-    """Refuse a score that is none.
+    """Raise unless a loss is finite.
 
     Raises:
-        RunError: it is NaN or infinite; `what` says of what it is.
+        RunError: the loss is NaN or infinite; `what` names it.
     """
     if not math.isfinite(loss):
         raise RunError(f"{what} is {loss}: the model diverged or its weights are damaged")
 
 
 def users_part(error: BaseException) -> str:
-    """An error with its traceback cut to files of the user's that a recipe names; "" if it passed through none."""
+    """An error as text, with its traceback reduced to the user's files; "" if it passed through none of them."""
     frames = [
         (frame, line)
         for frame, line in traceback.walk_tb(error.__traceback__)

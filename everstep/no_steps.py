@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def nothing(like: Tensor, shape: Sequence[int], tensors: Iterable[Tensor]) -> Tensor:
-    """Zeros of this shape, connected to the graph so that all of the tensors get zero gradients.
+    """Zeros of `shape` that give zero gradients to all `tensors`.
 
-    Otherwise `backward` would fail for a batch that happens to contain no step.
+    Without this connection, `backward` would fail for a batch without steps.
     """
     zeros = like.new_zeros(tuple(shape))
     empty = [t.reshape(-1)[:0].to(zeros) for t in (like, *tensors) if t.requires_grad]

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Declaring(nn.Module):
-    """A module whose parameters are of any shape; `declare` makes them, `reset_parameters` starts them."""
+    """A module that registers parameters with `declare` and initialises them in `reset_parameters`."""
 
     def declare(
         self,
@@ -20,7 +20,7 @@ class Declaring(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Register a parameter of each shape and start it; with `bias=False` those called `bias…` are None."""
+        """Register and initialise a parameter of each shape; with `bias=False`, those named `bias…` are None."""
         for name, shape in shapes.items():
             absent = name.startswith("bias") and not bias
             value = None if absent else nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -29,4 +29,4 @@ class Declaring(nn.Module):
 
     @abstractmethod
     def reset_parameters(self) -> None:
-        """Give every parameter its first value."""
+        """Initialise every parameter."""

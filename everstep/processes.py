@@ -1,4 +1,4 @@
-"""Further processes that end with the one that began them, however that one ends."""
+"""Worker processes that end with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 
 @contextmanager
 def process_pool(processes: int, begin: Callable[..., None] | None = None, *arguments: Any) -> Iterator[Any]:
-    """A `ProcessPoolExecutor` for a `with` block; where that ends by an error or an interruption, so does its work.
+    """A `ProcessPoolExecutor` for a `with` block. An error or an interruption of the block ends the workers.
 
-    Where this process is killed, the further ones see it and end, too.
+    Workers also end if this process is killed.
 
     Args:
-        processes: how many.
-        begin: called at the start of each, a function of a module.
-        arguments: what it is called with.
+        processes: number of processes.
+        begin: a module-level function, called at the start of each process.
+        arguments: the arguments of `begin`.
     """
     others = set(active_children())
-    most = 61 if sys.platform == "win32" else processes  # what Windows can wait for
+    most = 61 if sys.platform == "win32" else processes  # 61 is the limit of Windows
     pool = ProcessPoolExecutor(min(processes, most), get_context("spawn"), _begin, (begin, arguments))
     try:
         yield pool
     except BaseException:
-        for child in set(active_children()) - others:  # the pool would wait for what they are at
+        for child in set(active_children()) - others:  # else the pool would wait for their current work
             child.terminate()
         raise
     finally:
@@ -41,10 +41,10 @@ def _begin(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
     def watch() -> None:
         parent = parent_process()
         if parent is not None:
-            parent.join()  # a pipe whose other end the system closes with the parent
+            parent.join()  # waits on a pipe that the system closes when the parent ends
             os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; it is the first one's to act on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; only the parent reacts
     threading.Thread(target=watch, daemon=True).start()
     if begin is not None:
         begin(*arguments)
