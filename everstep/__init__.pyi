@@ -11,6 +11,7 @@ from everstep.decode import Decoder as Decoder
 from everstep.decode import Phrases as Phrases
 from everstep.decode import beam_search as beam_search
 from everstep.decode import ensemble as ensemble
+from everstep.decode import exact_search as exact_search
 from everstep.decode import sample as sample
 from everstep.equation import Gated as Gated
 from everstep.equation import gated as gated

@@ -4,6 +4,7 @@ from everstep.decode.beam import beam_search
 from everstep.decode.constraints import Constraint, Phrases
 from everstep.decode.decoder import Decoder
 from everstep.decode.ensemble import ensemble
+from everstep.decode.exact import Exact, exact_search
 from everstep.decode.hypotheses import Hypothesis
 from everstep.decode.sampling import Sampler, StepFn, draws, sample
 from everstep.decode.section import BeamSection
@@ -12,6 +13,7 @@ __all__ = [
     "BeamSection",
     "Constraint",
     "Decoder",
+    "Exact",
     "Hypothesis",
     "Phrases",
     "Sampler",
@@ -19,5 +21,6 @@ __all__ = [
     "beam_search",
     "draws",
     "ensemble",
+    "exact_search",
     "sample",
 ]
