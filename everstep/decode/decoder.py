@@ -17,7 +17,9 @@ class Decoder(NamedTuple):
     A batch of B sources is one decoder with B rows; a language model has one.
 
     Attributes:
-        step: tokens (batch,) and the state to log p of the next token (batch, vocabulary) in nats, and the new state.
+        step: tokens (batch,) and the state to log p of the next token (batch, vocabulary) in nats, and the new state,
+            the same nest. It writes nothing into the state it is given; leaves that it returns as they came are not
+            copied.
         state: the state before the prompt, leaves (B, …). Memory, attention keys and coverage are leaves of it.
         prompt: (n,) or (B, n) int64 tokens, n ≥ 1, that the model reads first; the first of them is the symbol that
             begins.

@@ -25,7 +25,7 @@ _SIDE_BY_SIDE = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Exact:
+class Certificate:
     """What `exact_search` says of a source.
 
     Attributes:
@@ -56,7 +56,7 @@ def exact_search(
     constraints: Sequence[Constraint | None] = (),
     allowed: Sequence[int] | None = None,
     banned: Sequence[int] = (),
-) -> list[Exact]:
+) -> list[Certificate]:
     """The best sequence of each source, found by depth-first search (Stahlberg & Byrne 2019, "On NMT search errors").
 
     A beginning is followed as long as its bound, the best score that any continuation of it may have, is above the
@@ -115,7 +115,7 @@ class _Node(NamedTuple):
         return int((self.bound[:_SIDE_BY_SIDE] > score).sum())
 
 
-def _searched(walk: Walk, beam: Hypothesis | None, nodes: int) -> Exact:
+def _searched(walk: Walk, beam: Hypothesis | None, nodes: int) -> Certificate:
     """The depth-first search of one source: path[t] holds beginnings of t tokens."""
     best: list[int] | None = None
     score = -math.inf if beam is None else beam.score
@@ -137,7 +137,7 @@ def _searched(walk: Walk, beam: Hypothesis | None, nodes: int) -> Exact:
         node, n = path[-1], path[-1].hopeful(score)
         rows = walk.onward(node.then.rows, node.row[:n], node.token[:n], node.total[:n])
         path[-1] = _Node(node.then, node.row[n:], node.token[n:], node.total[n:], node.bound[n:])
-    return Exact(beam if best is None else _read(walk, best), not path, beam, stepped)
+    return Certificate(beam if best is None else _read(walk, best), not path, beam, stepped)
 
 
 def _best_end(walk: Walk, then: Next, t: int) -> tuple[list[int], float]:

@@ -101,10 +101,8 @@ class Legality:
         if self._repeat is not None:
             log_p = _without_repeats(log_p, written, self._repeat)
         if self._end is not None and t < self._last_start:
-            early = (t < self._shortest[lane])[:, None] & (
-                torch.arange(log_p.shape[1], device=lane.device) == self._end
-            )
-            log_p = log_p.masked_fill(early, -torch.inf)
+            column = log_p[:, self._end].masked_fill(t < self._shortest[lane], -torch.inf)
+            log_p = log_p.index_copy(1, self._end_of(lane[:1]), column[:, None])
         if self._end is not None and t >= self._first_end:
             log_p = _only(log_p, log_p, self._end_of(lane), t >= self.longest[lane])
         if t < self._forced:

@@ -13,7 +13,7 @@ from everstep.decode.ranking import Ranking
 from everstep.decode.section import BeamSection
 from everstep.errors import ConfigError, RunError
 from everstep.native import processor
-from everstep.state import State, leaves, select, valid
+from everstep.state import State, leaves, select, unflatten, valid
 
 
 class Beginnings(NamedTuple):
@@ -62,6 +62,8 @@ class Walk:
         self.lanes = sources * how.groups
         self.legality = Legality(decoder, how, wishes, sources)
         self.ranking = Ranking(how.length_penalty, how.coverage_penalty)
+        # for each leaf, whether no step has changed it: then it is equal in all rows of a lane
+        self._still = [True for _ in leaves(decoder.state)]
 
     def begin(self) -> Beginnings:
         """One row a lane, which has read the prompt but for its last token."""
@@ -82,6 +84,8 @@ class Walk:
     def step(self, rows: Beginnings, t: int) -> Next:
         """The rows' next token, which is token t of what is written."""
         log_p, state = self.decoder.step(rows.token, rows.state)
+        pairs = zip(leaves(state), leaves(rows.state), self._still, strict=True)
+        self._still = [still and new is old for (_, new), (_, old), still in pairs]
         if t == 0:
             self.legality.learn(log_p.shape[1])
             if self.legality.automata is not None:
@@ -132,7 +136,12 @@ class Walk:
 
     def onward(self, rows: Beginnings, row: Tensor, token: Tensor, total: Tensor) -> Beginnings:
         """The rows `row` with a token more."""
-        rows = select(rows, row)._replace(token=token, log_p=total)
+        lane, state = rows.lane[row], leaves(rows.state)
+        as_before = torch.equal(lane, rows.lane)
+        kept = [leaf if still and as_before else leaf[row] for still, (_, leaf) in zip(self._still, state, strict=True)]
+        rows = select(rows._replace(state=()), row)._replace(
+            state=unflatten(rows.state, kept), token=token, log_p=total
+        )
         if isinstance(rows.written, Tensor):
             rows = rows._replace(written=torch.cat([rows.written, token[:, None]], 1))
         if self.legality.automata is not None and isinstance(rows.numbers, Tensor):
