@@ -1,0 +1,167 @@
+"""Many series of numbers on one grid of time, of different lengths, with what is known beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.data.readers.time_stamps import Frequency
+from everstep.errors import DataError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """S series, one after another in flat arrays of N rows, a row a step of time; a missing number is NaN.
+
+    Attributes:
+        ids: of the series, in their order.
+        starts: (S,) the row at which each begins.
+        rows: (S,) rows of each, those after its last value included, of which only covariates are known.
+        known: (S,) rows of each up to its last value.
+        first: (S,) the step of the grid at which each begins.
+        frequency: the grid.
+        counted: rows were counted from 1, since the file has no time stamps.
+        target: (N,) values.
+        past: (N, P) covariates that are known up to now.
+        future: (N, F) covariates that are known ahead.
+    """
+
+    ids: tuple[str, ...]
+    starts: Ints
+    rows: Ints
+    known: Ints
+    first: Ints
+    frequency: Frequency
+    counted: bool
+    target: Floats
+    past: Floats
+    future: Floats
+
+    def __len__(self) -> int:
+        """S."""
+        return len(self.ids)
+
+    def values(self, series: int) -> Floats:
+        """The values of one series up to its last."""
+        return self.target[self.starts[series] : self.starts[series] + self.known[series]]
+
+    def digest(self) -> str:
+        """A SHA-256 of all there is."""
+        found = hashlib.sha256("\0".join(self.ids).encode())
+        for values in (self.rows, self.first, self.target, self.past, self.future):
+            found.update(np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()
+
+    def with_values(self, target: Floats) -> Panel:
+        """The same with other values."""
+        return replace(self, target=target)
+
+
+def as_panel(
+    ids: Sequence[str],
+    series: Ints,
+    places: Ints,
+    frequency: Frequency,
+    columns: tuple[Floats, Floats, Floats],
+    counted: bool = False,
+) -> Panel:
+    """Rows in order of series and time as a panel: steps that are left out become rows of missing numbers.
+
+    Args:
+        ids: of the series.
+        series: (R,) of each row, rising.
+        places: (R,) the step of each row on the grid, rising within a series.
+        frequency: the grid.
+        columns: (R,) values, (R, P) and (R, F) covariates.
+        counted: see `Panel`.
+
+    Example:
+        >>> series, places = np.zeros(2, np.int64), np.array([3, 5])
+        >>> none = np.zeros((2, 0))
+        >>> as_panel(["a"], series, places, Frequency("step", 1), (np.array([1.0, 2.0]), none, none)).target.tolist()
+        [1.0, nan, 2.0]
+    """
+    bounds = np.searchsorted(series, np.arange(len(ids) + 1))
+    first, last = places[bounds[:-1]], places[bounds[1:] - 1]
+    rows = last - first + 1
+    starts = np.cumsum(rows) - rows
+    target, past, future = (_spread_out(values, starts[series] + places - first[series], rows) for values in columns)
+    there = np.where(np.isnan(target), -1, np.arange(len(target)))
+    known = np.maximum(np.maximum.reduceat(there, starts) - starts + 1, 0) if len(target) else rows
+    return Panel(tuple(ids), starts, rows, known, first, frequency, counted, target, past, future)
+
+
+def _spread_out(values: Floats, rows: Ints, sizes: Ints) -> Floats:
+    found: Floats = np.full((int(sizes.sum()), *values.shape[1:]), np.nan)
+    found[rows] = values
+    return found
+
+
+def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
+    """Series that go on in another file: both as one panel, and the rows (S,) of each at which the second file begins.
+
+    Series of one file alone keep what they have; of the second alone, they begin there.
+
+    Args:
+        before: what came first.
+        after: what follows; where rows are counted, its first row follows the last value of the same series.
+        what: the second file, for errors.
+
+    Raises:
+        DataError: another grid, or rows that both have.
+    """
+    if before.counted != after.counted or (not before.counted and after.frequency[:2] != before.frequency[:2]):
+        names = [panel.frequency.name if not panel.counted else "no time stamps" for panel in (after, before)]
+        raise DataError(f"{what}: expected the time stamps of the training data ({names[1]}); got {names[0]}")
+    ids = list(dict.fromkeys([*before.ids, *after.ids]))
+    number = {name: place for place, name in enumerate(ids)}
+    parts: list[tuple[Any, ...]] = []
+    borders = np.zeros(len(ids), np.int64)
+    for panel in (before, after):
+        own = np.array([number[name] for name in panel.ids], np.int64)
+        series = np.repeat(np.arange(len(panel)), panel.rows)
+        inside = np.arange(len(series)) - panel.starts[series]
+        places = panel.first[series] + inside
+        if panel is after and panel.counted:
+            shift = np.zeros(len(ids), np.int64)
+            shift[parts_own(before, number)] = before.known
+            places = inside + 1 + shift[own[series]]
+        parts.append((own[series], places, panel.target, panel.past, panel.future))
+    (series_a, places_a, *_), (series_b, places_b, *_) = parts
+    ends = np.full(len(ids), -1 << 62)
+    known = _known_rows(before)
+    np.maximum.at(ends, series_a[known], places_a[known])
+    ahead = places_a <= ends[series_a]  # what was known of covariates ahead is in the second file, too
+    clash = np.flatnonzero(places_b <= ends[series_b])
+    if len(clash):
+        name, stamp = ids[series_b[clash[0]]], before.frequency.texts(places_b[clash[:1]])[0]
+        raise DataError(
+            f"{what}: expected rows after those of data.train; series {name!r} has {stamp} there already, and "
+            f"{len(clash):,} rows do"
+        )
+    columns = [np.concatenate([a[ahead], b]) for a, b in zip(parts[0], parts[1], strict=True)]
+    order = np.lexsort((columns[1], columns[0]))
+    series, places, target, past, future = (column[order] for column in columns)
+    panel = as_panel(ids, series, places, before.frequency, (target, past, future), before.counted)
+    begins = np.full(len(ids), 1 << 62)
+    np.minimum.at(begins, series_b, places_b)
+    borders = np.minimum(begins - panel.first, panel.known)
+    return panel, borders
+
+
+def parts_own(panel: Panel, number: dict[str, int]) -> Ints:
+    """The numbers of a panel's series."""
+    return np.array([number[name] for name in panel.ids], np.int64)
+
+
+def _known_rows(panel: Panel) -> NDArray[np.bool_]:
+    series = np.repeat(np.arange(len(panel)), panel.rows)
+    return np.arange(len(series)) - panel.starts[series] < panel.known[series]

@@ -1,0 +1,135 @@
+"""Tables as people have them: CSV, TSV, JSON lines and Parquet, to columns of text and of numbers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.data.text.files import open_text
+from everstep.errors import DataError
+
+if TYPE_CHECKING:
+    import polars
+
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "-", "?")
+"""What stands for a missing number."""
+_SEPARATORS = (",", "\t", ";")
+
+
+def read_table(path: Path) -> polars.DataFrame:
+    """A file as a table, by its suffix: .parquet, .jsonl, else text with a header, parted as its first line is.
+
+    Columns of text files are text.
+
+    Raises:
+        DataError: it cannot be read, or has no rows.
+    """
+    import polars as pl
+
+    name = path.name.removesuffix(".gz").removesuffix(".xz").lower()
+    try:
+        if name.endswith((".parquet", ".pq")):
+            found = pl.read_parquet(path)
+        else:
+            with open_text(path) as lines:
+                content = lines.buffer.read()
+            found = table_of(content, json=name.endswith((".jsonl", ".ndjson", ".json")))
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a table: {_first_line(error)}") from None
+    if not found.height:
+        raise DataError(f"{path}: expected rows below the header; got none")
+    return found
+
+
+def table_of(content: bytes, json: bool = False) -> polars.DataFrame:
+    """A table of text with a header, or of JSON lines.
+
+    Raises:
+        polars.exceptions.PolarsError: it is none.
+    """
+    import polars as pl
+
+    if json:
+        return pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
+    head = content[: content.find(b"\n") + 1 or None]
+    separator = max(_SEPARATORS, key=lambda mark: head.count(mark.encode()))
+    return pl.read_csv(io.BytesIO(content), separator=separator, infer_schema=False)
+
+
+def numbers(table: polars.DataFrame, name: str, where: str) -> NDArray[np.float64]:
+    """A column as numbers, NaN where it is missing.
+
+    Raises:
+        DataError: it holds text, or an infinity; names the first.
+    """
+    import polars as pl
+
+    column = table[name]
+    if column.dtype == pl.String:
+        text = column.str.strip_chars()
+        text = text.set(text.is_in(MISSING), None)
+        found = text.cast(pl.Float64, strict=False)
+        if len(bad := (found.is_null() & text.is_not_null()).arg_true()):
+            what = f"{text[bad[0]][:40]!r}"
+            raise DataError(
+                f"{where}, row {bad[0] + 1} of its data: expected a number in column {name!r}, or nothing where it is "
+                f"missing; got {what}"
+            )
+    elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        found = column.cast(pl.Float64)
+    else:
+        raise DataError(f"{where}: expected numbers in column {name!r}; got {column.dtype}")
+    values: NDArray[np.float64] = found.fill_null(float("nan")).to_numpy()
+    if len(infinite := np.flatnonzero(np.isinf(values))):
+        raise DataError(
+            f"{where}, row {infinite[0] + 1} of its data: expected finite numbers in column {name!r}; got "
+            f"{values[infinite[0]]} ({len(infinite):,} such rows); leave it empty if it is missing"
+        )
+    return values
+
+
+def holds_numbers(table: polars.DataFrame, name: str) -> bool:
+    """Whether most of a column's entries are numbers or missing."""
+    import polars as pl
+
+    column = table[name]
+    if column.dtype != pl.String:
+        return column.dtype.is_numeric() or column.dtype == pl.Boolean
+    text = column.str.strip_chars()
+    filled = text.filter(text.is_not_null() & ~text.is_in(MISSING))
+    return bool(filled.cast(pl.Float64, strict=False).is_not_null().sum() * 2 >= len(filled))
+
+
+def texts(table: polars.DataFrame, name: str, where: str) -> list[str]:
+    """A column as text, without gaps.
+
+    Raises:
+        DataError: an entry is missing.
+    """
+    import polars as pl
+
+    column = table[name].cast(pl.String).str.strip_chars()
+    if len(gaps := (column.is_null() | (column == "")).arg_true()):
+        raise DataError(f"{where}, row {gaps[0] + 1} of its data: expected an entry in column {name!r}; it is empty")
+    return column.to_list()
+
+
+def needed(table: polars.DataFrame, names: Sequence[str], where: str, key: str) -> None:
+    """Refuse a table without a column that is needed.
+
+    Raises:
+        DataError: names it, what the table has, and the recipe's key.
+    """
+    lacking = [name for name in names if name not in table.columns]
+    if lacking:
+        shown = ", ".join(map(repr, table.columns[:12])) + (", …" if len(table.columns) > 12 else "")
+        raise DataError(f"{where}: expected the column {lacking[0]!r} ({key}); its columns are {shown}")
+
+
+def _first_line(error: Any) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

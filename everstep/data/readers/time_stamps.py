@@ -1,0 +1,255 @@
+"""Time stamps on a regular grid: what they are, how far apart, and back to text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.errors import ConfigError, DataError
+
+Ints = NDArray[np.int64]
+Unit = Literal["step", "microsecond", "business day", "month"]
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+_LENGTHS = {"second": SECOND, "minute": 60 * SECOND, "hour": 3600 * SECOND, "day": DAY, "week": 7 * DAY}
+_MONTHS = {"month": 1, "quarter": 3, "year": 12}
+_SEASONS = {"day": 7, "week": 52, "month": 12, "quarter": 4, "business day": 5}
+_MONTH = re.compile(r"(\d{4})[-/](\d{1,2})")
+_DIGITS = re.compile(r"(19|20)\d{6}")
+
+
+class Stamps(NamedTuple):
+    """Time stamps as numbers: integers as they are, or microseconds since 1970.
+
+    Attributes:
+        values: (N,) int64.
+        timed: whether they are microseconds.
+        utc: whether they came with offsets from UTC, which they are then in.
+    """
+
+    values: Ints
+    timed: bool
+    utc: bool = False
+
+
+class Frequency(NamedTuple):
+    """A regular grid of time: step i is at `phase` + `every` · i units.
+
+    Attributes:
+        unit: "step" (of integers), "microsecond", "business day" or "month", since 1970.
+        every: units from one step to the next.
+        phase: the unit's number of step 0, 0 … every − 1.
+        month_end: months are stamped by their last day.
+        utc: stamps are printed as UTC.
+    """
+
+    unit: Unit
+    every: int
+    phase: int = 0
+    month_end: bool = False
+    utc: bool = False
+
+    @property
+    def name(self) -> str:
+        """The step in words.
+
+        >>> Frequency("microsecond", 2 * 3600 * SECOND).name, Frequency("month", 3).name
+        ('2 hours', 'quarter')
+        """
+        lengths = {"microsecond": _LENGTHS, "month": _MONTHS}.get(self.unit, {self.unit: 1})
+        best = max(
+            (name for name, size in lengths.items() if self.every % size == 0), key=lengths.__getitem__, default=""
+        )
+        if not best:
+            return f"{self.every / SECOND:g} seconds"
+        count = self.every // lengths[best]
+        return best if count == 1 else f"{count} {best}s"
+
+    @property
+    def season(self) -> int:
+        """Steps of the season one would guess: a day of hours, a week of days, a year of months; 1: none."""
+        if self.unit == "microsecond" and self.every < DAY:
+            return DAY // self.every if DAY % self.every == 0 else 1
+        return _SEASONS.get(self.name, 1)
+
+    def places(self, stamps: Ints) -> Ints:
+        """The step of each stamp; of those off the grid, the step before."""
+        return (_units(self.unit, stamps) - self.phase) // self.every
+
+    def on_grid(self, stamps: Ints) -> NDArray[np.bool_]:
+        """Whether each stamp is one of the grid."""
+        found: NDArray[np.bool_] = self.stamps(self.places(stamps)) == stamps
+        return found
+
+    def stamps(self, places: Ints) -> Ints:
+        """The stamp of each step."""
+        units = places * self.every + self.phase
+        if self.unit == "month":
+            months = (units + 1 if self.month_end else units).astype("datetime64[M]").astype("datetime64[D]")
+            return (
+                (months - np.timedelta64(1, "D") if self.month_end else months)
+                .astype("datetime64[us]")
+                .astype(np.int64)
+            )
+        if self.unit == "business day":
+            days = np.busday_offset(np.datetime64("1970-01-01"), units, roll="forward")
+            return days.astype("datetime64[us]").astype(np.int64)
+        return units
+
+    def texts(self, places: Ints) -> list[str]:
+        """The stamps as text: integers, months as days, days, or times."""
+        stamps = self.stamps(places)
+        if self.unit == "step":
+            return [str(stamp) for stamp in stamps]
+        times = stamps.astype("datetime64[us]")
+        if not (stamps % DAY).any() and (self.unit != "microsecond" or self.every % DAY == 0):
+            return [str(day) for day in times.astype("datetime64[D]")]
+        whole = times if (stamps % SECOND).any() else times.astype("datetime64[s]")
+        return [str(time).replace("T", " ") + ("+00:00" if self.utc else "") for time in whole]
+
+
+def _units(unit: Unit, stamps: Ints) -> Ints:
+    if unit == "month":
+        return stamps.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)
+    if unit == "business day":
+        days = stamps.astype("datetime64[us]").astype("datetime64[D]")
+        return np.busday_count(np.datetime64("1970-01-01"), days).astype(np.int64)
+    return stamps
+
+
+def read_stamp(text: str, form: str | None = None) -> tuple[int, bool]:
+    """Microseconds since 1970 of one stamp, and whether it had an offset from UTC.
+
+    >>> read_stamp("1970-01-02"), read_stamp("1970-02"), read_stamp("1970-01-01 02:00:00+02:00")
+    ((86400000000, False), (2678400000000, False), (0, True))
+
+    Raises:
+        ValueError: it is no time.
+    """
+    if form is not None:
+        time = datetime.strptime(text, form)
+    elif month := _MONTH.fullmatch(text):
+        time = datetime(int(month[1]), int(month[2]), 1)
+    else:
+        time = datetime.fromisoformat(text.replace("/", "-"))
+    offset = time.tzinfo is not None
+    whole = time.astimezone(UTC) if offset else time.replace(tzinfo=UTC)
+    passed = whole - datetime(1970, 1, 1, tzinfo=UTC)
+    return passed.days * DAY + passed.seconds * SECOND + passed.microseconds, offset
+
+
+def are_integers(texts: list[str]) -> bool:
+    """Whether stamps are whole numbers, which are no dates such as 20160701."""
+    if all(_DIGITS.fullmatch(text) for text in texts):
+        try:
+            [datetime.strptime(text, "%Y%m%d") for text in texts]
+            return False
+        except ValueError:
+            return True
+    return all(re.fullmatch(r"[+-]?\d{1,18}", text) for text in texts)
+
+
+def named_frequency(name: str) -> Frequency:
+    """A frequency by its name: "hour", "15 minutes", "business day", "month", "step".
+
+    Raises:
+        ConfigError: there is no such.
+    """
+    found = re.fullmatch(
+        r"(?:([1-9]\d{0,8}) )?(second|minute|hour|day|week|business day|month|quarter|year|step)s?", name
+    )
+    if found is None:
+        raise ConfigError(
+            "data.frequency: expected such as hour, day, business day, week, month, quarter, year, step or 15 minutes; "
+            f"got {name!r}"
+        )
+    count, unit = int(found[1] or 1), found[2]
+    if unit in _LENGTHS:
+        return Frequency("microsecond", count * _LENGTHS[unit])
+    if unit in _MONTHS:
+        return Frequency("month", count * _MONTHS[unit])
+    return Frequency("step" if unit == "step" else "business day", count)
+
+
+def inferred(stamps: Stamps, inside: NDArray[np.bool_], given: str | None, where: str) -> Frequency:
+    """The grid that all stamps lie on.
+
+    Args:
+        stamps: N ≥ 1, rising within each series.
+        inside: (N − 1,) whether a stamp and the next are of one series.
+        given: the frequency by name, where it is known.
+        where: what they are of, for errors.
+
+    Raises:
+        DataError: there is no such grid, or nothing tells it.
+
+    >>> days = Stamps(np.arange(5) * DAY, True)
+    >>> inferred(days, np.ones(4, bool), None, "x").name
+    'day'
+    """
+    values = stamps.values
+    units: tuple[Unit, ...] = _candidates(stamps, inside)
+    wanted = None if given is None else named_frequency(given)
+    if wanted is not None:
+        if (wanted.unit == "step") == stamps.timed:
+            kind = "times" if stamps.timed else "whole numbers"
+            raise DataError(f"{where}: expected a data.frequency of {kind}, which its time stamps are; got {given!r}")
+        units = (wanted.unit,)
+    for unit in units:
+        gaps = np.diff(_units(unit, values))[inside]
+        if wanted is None and not len(gaps):
+            raise DataError(f"{where}: one row a series does not tell the frequency; set data.frequency, such as day")
+        every = wanted.every if wanted else int(_commonest(gaps))
+        if every < 1:
+            continue
+        ends = unit == "month" and not (_days(values) == 1).all()
+        phase = int(_units(unit, values[:1])[0]) % every
+        found = Frequency(unit, every, phase, ends, stamps.utc)
+        if found.on_grid(values).all():
+            return found
+    raise DataError(_off_grid(stamps, inside, given, where))
+
+
+def _candidates(stamps: Stamps, inside: NDArray[np.bool_]) -> tuple[Unit, ...]:
+    if not stamps.timed:
+        return ("step",)
+    if (stamps.values % DAY).any():
+        return ("microsecond",)
+    days, months = stamps.values.astype("datetime64[us]").astype("datetime64[D]"), _days(stamps.values)
+    last = _days(stamps.values + DAY) == 1
+    if (months == 1).all() or last.all():
+        return ("month", "microsecond")
+    gaps = np.diff(stamps.values)[inside]
+    working = np.is_busday(days).all() and len(gaps) and _commonest(gaps) == DAY and (gaps == 3 * DAY).any()
+    return ("business day", "microsecond") if working else ("microsecond",)
+
+
+def _days(stamps: Ints) -> Ints:
+    """The day of the month, from 1."""
+    times = stamps.astype("datetime64[us]")
+    days = times.astype("datetime64[D]") - times.astype("datetime64[M]").astype("datetime64[D]")
+    found: Ints = days.astype(np.int64) + 1
+    return found
+
+
+def _commonest(values: Ints) -> int:
+    found, counts = np.unique(values, return_counts=True)
+    return int(found[counts.argmax()]) if len(found) else 0
+
+
+def _off_grid(stamps: Stamps, inside: NDArray[np.bool_], given: str | None, where: str) -> str:
+    values, gaps = stamps.values, np.diff(stamps.values)
+    unit: Unit = "microsecond" if stamps.timed else "step"
+    every = _commonest(gaps[inside])
+    place = int(np.flatnonzero(inside & (gaps % max(every, 1) != 0))[:1].sum())
+    shown = Frequency(unit, 1, 0, False, stamps.utc).texts(values[place : place + 2])
+    usual = given or Frequency(unit, max(every, 1)).name
+    return (
+        f"{where}: mixed frequencies: most rows are one {usual} apart, but {' and '.join(shown)} are not a whole "
+        "number of those; round the time stamps to a grid, or train a model for each frequency. Hours that "
+        "daylight-saving time repeats or leaves out need stamps with an offset (2024-03-31T03:00+02:00)"
+    )

@@ -1,0 +1,192 @@
+"""Windows of series: what is read up to some step, and what follows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everstep.data.batches import Batches, Movable
+from everstep.data.calendar import calendar
+from everstep.data.panel import Ints, Panel
+from everstep.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class WindowBatch(Movable):
+    """B windows of W steps that are read and H steps that follow. A missing value is NaN.
+
+    Attributes:
+        values: (B, W) float32; what is before a series begins is missing.
+        past: (B, W, P) covariates that are known up to now; 0 where they are missing.
+        future: (B, W + H, F) covariates that are known ahead, those of the calendar last.
+        target: (B, H) float32.
+        series: (B,) int64, which series.
+        count: values in `target`.
+    """
+
+    values: Tensor
+    past: Tensor
+    future: Tensor
+    target: Tensor
+    series: Tensor
+    count: int
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.series)
+
+    def numbered(self, series: Tensor) -> WindowBatch:
+        """The same with other numbers of series."""
+        return replace(self, series=series)
+
+
+class Windows(Batches[WindowBatch]):
+    """Windows of a panel, each once an epoch, in batches whose order depends on seed and epoch alone.
+
+    A window without a value to read, or without one to predict, is left out, unless `every`.
+
+    Args:
+        panel: the series, normalised as the network reads them.
+        first, last: (S,) the rows of each series at which the first and the last window's targets begin; last < first:
+            it has none.
+        stops: (S,) the row of each series from which on no target is taken.
+        window, horizon: W and H.
+        batch_size: windows in a batch.
+        calendar: whether the calendar is among the covariates.
+        seed: of the order; None: as they come.
+        stride: steps from one window to the next.
+        every: keep windows whose targets are missing, to predict them.
+
+    Example:
+        >>> from everstep.data.panel import as_panel
+        >>> from everstep.data.readers.time_stamps import Frequency
+        >>> none, ones = np.zeros((5, 0)), np.zeros(5, np.int64)
+        >>> panel = as_panel(["a"], ones, np.arange(5), Frequency("step", 1), (np.arange(5.0), none, none))
+        >>> windows = Windows(panel, np.array([2]), np.array([3]), panel.known, window=3, horizon=2, batch_size=8)
+        >>> windows.batch(0, 0).values.tolist(), windows.batch(0, 0).target.tolist()
+        ([[nan, 0.0, 1.0], [0.0, 1.0, 2.0]], [[2.0, 3.0], [3.0, 4.0]])
+    """
+
+    carries_state = False
+
+    def __init__(
+        self,
+        panel: Panel,
+        first: Ints,
+        last: Ints,
+        stops: Ints,
+        *,
+        window: int,
+        horizon: int,
+        batch_size: int,
+        calendar: bool = False,
+        seed: int | None = None,
+        stride: int = 1,
+        every: bool = False,
+    ):
+        self.panel, self.window, self.horizon, self.batch_size, self._seed = panel, window, horizon, batch_size, seed
+        self._stops = stops
+        counts = np.maximum((last - first) // stride + 1, 0)
+        series = np.repeat(np.arange(len(panel)), counts)
+        inside = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = first[series] + inside * stride
+        if not every:
+            kept = self._useful(series, rows)
+            series, rows = series[kept], rows[kept]
+        self.series, self.rows = series, rows
+        self._target = panel.target.astype(np.float32)
+        self._past, self._future = (np.nan_to_num(c).astype(np.float32) for c in (panel.past, panel.future))
+        self._calendar: NDArray[np.float32] | None = None
+        self._from = int(panel.first.min(initial=0)) - window
+        if calendar:
+            self._calendar = self._table()
+        self._order: tuple[int, Ints] = (-1, np.zeros(0, np.int64))
+
+    def _useful(self, series: Ints, rows: Ints) -> NDArray[np.bool_]:
+        """Whether each window has a value to read and one to predict."""
+        panel = self.panel
+        seen = np.concatenate([[0], np.cumsum(~np.isnan(panel.target))])
+        begin, end = panel.starts[series], panel.starts[series] + np.minimum(self._stops, panel.known)[series]
+        at = begin + rows
+        read = seen[np.minimum(at, end)] > seen[np.maximum(at - self.window, begin)]
+        found: NDArray[np.bool_] = read & (seen[np.minimum(at + self.horizon, end)] > seen[np.minimum(at, end)])
+        return found
+
+    def _table(self) -> NDArray[np.float32]:
+        end = int((self.panel.first + self.panel.rows).max()) + self.horizon
+        return calendar(self.panel.frequency, np.arange(self._from, end))
+
+    @property
+    def number(self) -> int:
+        """Windows there are."""
+        return len(self.rows)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.number // self.batch_size)
+
+    def batch(self, epoch: int, index: int) -> WindowBatch:
+        """Batch `index` of `epoch`.
+
+        Raises:
+            IndexError: no such batch.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        return self.made_of(np.arange(self.number)[part] if self._seed is None else self._ordered(epoch)[part])
+
+    def _ordered(self, epoch: int) -> Ints:
+        if self._order[0] != epoch:
+            random = np.random.Generator(np.random.PCG64([self._seed or 0, epoch]))
+            self._order = (epoch, random.permutation(self.number))
+        return self._order[1]
+
+    def made_of(self, windows: Ints) -> WindowBatch:
+        """The batch of these windows."""
+        panel, series, rows = self.panel, self.series[windows], self.rows[windows]
+        steps = rows[:, None] + np.arange(-self.window, self.horizon)
+        limits = panel.known[series].repeat(self.window + self.horizon).reshape(steps.shape)
+        limits[:, self.window :] = np.minimum(limits[:, self.window :], self._stops[series][:, None])
+        values = self._taken(self._target, series, steps, limits, np.nan)
+        every = panel.rows[series][:, None]
+        past = self._taken(self._past, series, steps[:, : self.window], every, 0)
+        future = self._taken(self._future, series, steps, every, 0)
+        if self._calendar is not None:
+            future = np.concatenate([future, self._calendar[panel.first[series][:, None] + steps - self._from]], -1)
+        target = values[:, self.window :]
+        count = int((~np.isnan(target)).sum())
+        read, before, ahead, came = (
+            torch.from_numpy(np.ascontiguousarray(part)) for part in (values[:, : self.window], past, future, target)
+        )
+        return WindowBatch(read, before, ahead, came, torch.from_numpy(series), count)
+
+    def _taken(
+        self, values: NDArray[np.float32], series: Ints, steps: Ints, limits: Ints, filling: float
+    ) -> NDArray[np.float32]:
+        """Rows `steps` of each series; `filling` outside of 0 … limits − 1."""
+        inside = (steps >= 0) & (steps < limits)
+        at = np.where(inside, self.panel.starts[series][:, None] + steps, 0)
+        found: NDArray[np.float32] = values[at] if len(values) else np.zeros((*at.shape, *values.shape[1:]), np.float32)
+        found[~inside] = filling
+        return found
+
+
+def check_some(windows: Windows, split: str, key: str) -> None:
+    """Refuse a part of the data without a window.
+
+    Raises:
+        DataError: says what a series needs.
+    """
+    if not windows.number:
+        longest = int(windows.panel.known.max(initial=0))
+        raise DataError(
+            f"{split}: no series is long enough: a window needs a value to read and one of the {windows.horizon} that "
+            f"follow (model.horizon), beside the parts that are held out ({key}); the longest "
+            f"series has {longest:,} rows"
+        )

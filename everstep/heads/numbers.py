@@ -1,0 +1,236 @@
+"""Distributions of numbers, whose parameters a network gives directly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from everstep.heads.categorical import Head
+from everstep.heads.steps import over_steps
+
+SMALLEST = 1e-4
+"""Of spreads: a distribution that is surer than that of a normalised value learns rounding errors."""
+MOST_LOG = 15.0
+"""Of logarithms of means: what lies above is an overflow in the making."""
+
+
+class NumberHead(Head):
+    """p(target_t | y_t) of numbers. It has no weights: y_t, (batch, time, `size`), are the parameters of the
+    distribution before they are brought into their ranges. Targets that are NaN are missing and give no loss.
+
+    Attributes:
+        size: how many numbers each step needs.
+        in_data_units: whether the loss is of values as they are; else of values after a shift and a scaling.
+        has_bands: whether it says more than a point.
+    """
+
+    size: int
+    in_data_units = False
+    has_bands = True
+
+    def each(self, ys: Tensor, target: Tensor) -> Tensor:
+        """The loss of each step, (batch, time), of targets that are there."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Σ_t of `each` over targets that are there, (batch,)."""
+        there = ~target.isnan()
+        return over_steps(torch.where(there, self.each(ys.float(), torch.where(there, target, 0)), 0), lengths)
+
+    def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The median of each step, (batch, time)."""
+        return self.quantiles(ys, (0.5,))[..., 0]
+
+    def mean(self, ys: Tensor) -> Tensor:
+        """The mean of each step, (batch, time)."""
+        raise NotImplementedError(f"{type(self).__name__} has no mean")
+
+    def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
+        """The quantiles of each step, (batch, time, levels)."""
+        raise NotImplementedError(f"{type(self).__name__} has no quantiles")
+
+    def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """The parameters of scale · v + shift of those of v; both (batch, 1) or (batch, time), scale > 0."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be rescaled")
+
+
+class Point(NumberHead):
+    """One number a step, without a distribution: `quantiles` repeats it.
+
+    Loss of e = target − y: e² ("mse"), |e| ("mae"), or Huber's, e²/2 for |e| < 1 and |e| − ½ beyond (Huber 1964).
+
+    >>> Point("mae").loss(torch.zeros(1, 3, 1), torch.tensor([[1.0, -2.0, float("nan")]]))
+    tensor([3.])
+
+    Args:
+        error: which loss.
+    """
+
+    size = 1
+    has_bands = False
+
+    def __init__(self, error: Literal["mse", "mae", "huber"] = "mse"):
+        super().__init__()
+        self.error = error
+
+    def each(self, ys: Tensor, target: Tensor) -> Tensor:
+        e = ys[..., 0] - target
+        if self.error == "mse":
+            return e.square()
+        return e.abs() if self.error == "mae" else F.huber_loss(ys[..., 0], target, reduction="none")
+
+    def mean(self, ys: Tensor) -> Tensor:
+        return ys[..., 0]
+
+    def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
+        return ys.expand(*ys.shape[:-1], len(levels))
+
+    def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return ys * scale[..., None] + shift[..., None]
+
+
+class Quantiles(NumberHead):
+    """Quantiles q_k at levels τ_k, which need no family of distributions (Koenker & Bassett 1978).
+
+    Loss: the mean over k of 2 · max(τ_k e_k, (τ_k − 1) e_k), e_k = target − q_k, which with many levels is the
+    continuous ranked probability score. Quantiles that cross are sorted when they are asked for; between two levels
+    they are interpolated, beyond the outermost they stay. The mean is that of this distribution.
+
+    >>> head = Quantiles((0.1, 0.5, 0.9))
+    >>> head.loss(torch.zeros(1, 1, 3), torch.tensor([[1.0]]))
+    tensor([1.])
+    >>> head.quantiles(torch.tensor([[[3.0, 2.0, 4.0]]]), (0.5, 0.7))
+    tensor([[[3.0000, 3.5000]]])
+
+    Args:
+        levels: rising, each within (0, 1).
+    """
+
+    levels: Tensor
+
+    def __init__(self, levels: Sequence[float]):
+        super().__init__()
+        if not levels or any(not 0 < level < 1 for level in levels) or sorted(set(levels)) != list(levels):
+            raise ValueError(f"Quantiles: expected rising levels within (0, 1); got {tuple(levels)}")
+        self.size = len(levels)
+        self.register_buffer("levels", torch.tensor(levels, dtype=torch.float32), persistent=False)
+
+    def each(self, ys: Tensor, target: Tensor) -> Tensor:
+        e = target[..., None] - ys
+        return 2 * torch.maximum(self.levels * e, (self.levels - 1) * e).mean(-1)
+
+    def mean(self, ys: Tensor) -> Tensor:
+        found, levels = ys.sort(-1).values, self.levels.to(ys.dtype)
+        inner = ((found[..., 1:] + found[..., :-1]) / 2 * levels.diff()).sum(-1)
+        return inner + levels[0] * found[..., 0] + (1 - levels[-1]) * found[..., -1]
+
+    def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
+        found, own = ys.sort(-1).values, self.levels.double().cpu().numpy()
+        weights = np.stack([np.interp(levels, own, row) for row in np.eye(len(own))])  # linear between its neighbours
+        return found @ torch.from_numpy(weights).to(found)
+
+    def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return ys * scale[..., None] + shift[..., None]
+
+
+class Gaussian(NumberHead):
+    """N(μ, σ²), y = (μ, log σ). Loss: −log p in nats.
+
+    >>> Gaussian().loss(torch.zeros(1, 1, 2), torch.zeros(1, 1))
+    tensor([0.9190])
+    """
+
+    size = 2
+
+    def each(self, ys: Tensor, target: Tensor) -> Tensor:
+        mean, deviation = ys[..., 0], _spread(ys[..., 1])
+        found: Tensor = ((target - mean) / deviation).square() / 2 + deviation.log()
+        return found + 0.5 * math.log(2 * math.pi)
+
+    def mean(self, ys: Tensor) -> Tensor:
+        return ys[..., 0]
+
+    def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
+        normal: Tensor = torch.special.ndtri(torch.tensor(levels, dtype=torch.float64)).to(ys)
+        return ys[..., :1] + _spread(ys[..., 1:]) * normal
+
+    def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return torch.stack([ys[..., 0] * scale + shift, _spread(ys[..., 1]).log() + scale.log()], -1)
+
+
+class StudentT(NumberHead):
+    """Student's t about μ with spread σ and ν > 2 degrees of freedom, y = (μ, log σ, softplus⁻¹(ν − 2)).
+
+    Its tails are heavier than a Gaussian's: single far-off targets cost less. Loss: −log p in nats.
+
+    >>> head = StudentT()
+    >>> head.quantiles(torch.zeros(1, 1, 3), (0.5,))
+    tensor([[[0.]]])
+    """
+
+    size = 3
+
+    def each(self, ys: Tensor, target: Tensor) -> Tensor:
+        spread, degrees = _spread(ys[..., 1]), 2 + F.softplus(ys[..., 2])
+        family = torch.distributions.StudentT(degrees, ys[..., 0], spread, validate_args=False)
+        found: Tensor = -family.log_prob(target)
+        return found
+
+    def mean(self, ys: Tensor) -> Tensor:
+        return ys[..., 0]
+
+    def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
+        from scipy import stats
+
+        degrees = (2 + F.softplus(ys[..., 2:])).detach().cpu().double().numpy()
+        found = torch.from_numpy(np.asarray(stats.t.ppf(np.array(levels), degrees))).to(ys)
+        return ys[..., :1] + _spread(ys[..., 1:2]) * found
+
+    def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return torch.stack([ys[..., 0] * scale + shift, _spread(ys[..., 1]).log() + scale.log(), ys[..., 2]], -1)
+
+
+class NegativeBinomial(NumberHead):
+    """Counts 0, 1, 2, … with mean m and variance m + α m², y = (log m, softplus⁻¹(α)). Loss: −log p in nats.
+
+    A scaling multiplies m (Salinas et al. 2020, "DeepAR"); there is no shift of counts.
+
+    >>> NegativeBinomial().mean(torch.zeros(1, 1, 2))
+    tensor([[1.]])
+    """
+
+    size = 2
+    in_data_units = True
+
+    def each(self, ys: Tensor, target: Tensor) -> Tensor:
+        mean, alpha = self.mean(ys), F.softplus(ys[..., 1]) + SMALLEST
+        r = 1 / alpha
+        within = torch.lgamma(target + r) - torch.lgamma(r) - torch.lgamma(target + 1)
+        return -(
+            within - r * torch.log1p(alpha * mean) + target * (torch.log(alpha * mean) - torch.log1p(alpha * mean))
+        )
+
+    def mean(self, ys: Tensor) -> Tensor:
+        return ys[..., 0].clamp(-MOST_LOG, MOST_LOG).exp()
+
+    def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
+        from scipy import stats
+
+        mean = self.mean(ys)[..., None].detach().cpu().double().numpy()
+        alpha = (F.softplus(ys[..., 1:]) + SMALLEST).detach().cpu().double().numpy()
+        found = stats.nbinom.ppf(np.array(levels), 1 / alpha, 1 / (1 + alpha * mean))
+        return torch.from_numpy(np.asarray(found)).to(ys)
+
+    def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return torch.stack([ys[..., 0] + scale.log(), ys[..., 1].expand_as(ys[..., 0])], -1)
+
+
+def _spread(raw: Tensor) -> Tensor:
+    """A logarithm to a spread."""
+    return raw.clamp(-MOST_LOG, MOST_LOG).exp() + SMALLEST

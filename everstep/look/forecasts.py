@@ -1,0 +1,140 @@
+"""Forecasts beside what came, errors by step ahead, and whether quantiles mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from everstep.look.style import COLOURS, DASHES, GREY, canvas, label, legend, save
+
+Floats = NDArray[np.float64]
+
+
+class Shown(NamedTuple):
+    """One window.
+
+    Attributes:
+        name: of its series.
+        begins: the time at which the horizon begins, as text.
+        history: (T,) what came before.
+        target: (H,) what came; NaN where it is not known.
+        mean: (H,).
+        quantiles: (H, Q) at `levels`; None: a point alone.
+    """
+
+    name: str
+    begins: str
+    history: Floats
+    target: Floats
+    mean: Floats
+    quantiles: Floats | None
+
+
+def draw_forecasts(windows: Sequence[Shown], levels: Sequence[float], path: Path) -> str:
+    """Draw windows with their bands, two in a row; returns what to see.
+
+    Args:
+        windows: 1 … 6 of them.
+        levels: of the quantiles, the same number below as above ½.
+        path: the PNG to write.
+    """
+    rows = -(-len(windows) // 2)
+    figure = canvas(1.2 + 3.2 * rows)
+    grid = figure.subplots(rows, min(2, len(windows)), squeeze=False)
+    for axes, window in zip(grid.flat, windows, strict=False):
+        _draw_window(axes, window, levels)
+    for axes in list(grid.flat)[len(windows) :]:
+        axes.set_axis_off()
+    handles, names = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=13, frameon=False)
+    save(figure, path)
+    bands = (
+        "" if windows[0].quantiles is None else " Of the bands, the darker holds half of what comes, the lighter 90%."
+    )
+    return f"What came (black) and what was foretold (coloured) from where the dotted line is.{bands}"
+
+
+def _draw_window(axes: Axes, window: Shown, levels: Sequence[float]) -> None:
+    before, ahead = np.arange(-len(window.history) + 1, 1), np.arange(1, len(window.mean) + 1)
+    axes.plot(before, window.history, color="black", linewidth=1.2, label="came")
+    axes.plot(np.append(0, ahead), np.append(window.history[-1:], window.target), color="black", linewidth=1.2)
+    middle = window.mean
+    if window.quantiles is not None:
+        found = {level: window.quantiles[:, place] for place, level in enumerate(levels)}
+        for low, high, alpha, name in ((0.05, 0.95, 0.18, "90%"), (0.2, 0.8, 0.35, "60%")):
+            if low in found and high in found:
+                axes.fill_between(
+                    ahead, found[low], found[high], color=COLOURS[0], alpha=alpha, linewidth=0, label=name
+                )
+        middle = found[0.5]
+    axes.plot(ahead, middle, color=COLOURS[0], linewidth=2, label="foretold")
+    axes.axvline(0.5, color=GREY, linestyle=":")
+    axes.set_title(f"{window.name}, from {window.begins}", fontsize=13, loc="left")
+    label(axes, "", "")
+
+
+def draw_by_step(errors: Mapping[str, Floats], unit: str, path: Path) -> str:
+    """Draw the mean absolute error over the steps ahead, the first model in front; returns what to see.
+
+    Args:
+        errors: (H,) of each model by name, ours first.
+        unit: of a step.
+        path: the PNG to write.
+    """
+    figure = canvas(5.5)
+    axes = figure.subplots()
+    for place, (name, values) in enumerate(errors.items()):
+        style: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
+        marker = "o" if len(values) <= 2 else ""
+        axes.plot(
+            np.arange(1, len(values) + 1), values, linewidth=1.5 + 1.5 * (not place), marker=marker, label=name, **style
+        )
+    axes.set_ylim(bottom=0)
+    label(axes, f"steps ahead ({unit})", "mean |error|")
+    legend(axes)
+    save(figure, path)
+    ours, *others = errors.items()
+    first, last = (min(others, key=lambda other: other[1][place], default=ours) for place in (0, -1))
+    return (
+        f"How the error grows with the steps ahead: {ours[1][0]:.4g} at the first, {ours[1][-1]:.4g} at the last; the "
+        f"best of the others {first[1][0]:.4g} ({first[0]}) and {last[1][-1]:.4g} ({last[0]})."
+    )
+
+
+def draw_residuals(
+    target: Floats, median: Floats, quantiles: Floats | None, levels: Sequence[float], path: Path
+) -> str:
+    """Draw the errors of one step ahead in order, and the share of values below each quantile; returns what to see.
+
+    Args:
+        target, median: (N, H), in the order of time.
+        quantiles: (N, H, Q) at `levels`.
+        path: the PNG to write.
+    """
+    figure = canvas(5.5)
+    left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
+    errors = target[:, 0] - median[:, 0]
+    left.axhline(0, color=GREY, linestyle=":")
+    left.plot(errors, ".", color=COLOURS[0], markersize=3)
+    label(left, "window", "what came − median, a step ahead")
+    there = ~np.isnan(target)
+    right.plot([0, 1], [0, 1], ":", color=GREY, label="as it should be")
+    words = ""
+    if quantiles is not None:
+        shares = [(target[there] <= quantiles[..., place][there]).mean() for place in range(len(levels))]
+        right.plot(levels, shares, "o-", color=COLOURS[0], label="share of values below")
+        apart = max(zip(levels, shares, strict=True), key=lambda pair: abs(pair[0] - pair[1]))
+        words = f" Right: {apart[1]:.1%} of the values lie below q{apart[0]:g}, the quantile that is furthest off."
+    label(right, "quantile", "")
+    legend(right, loc="upper left")
+    save(figure, path)
+    known = errors[~np.isnan(errors)]
+    return (
+        f"Left: errors a step ahead, {known.mean():+.3g} on average with a deviation of {known.std():.3g}; what has a "
+        f"pattern could still be learned.{words}"
+    )

@@ -1,0 +1,166 @@
+"""What a model of series learns of its data beside weights: the grid of time, sizes, the scaling of each series."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from everstep.data.panel import Floats, Ints, Panel
+from everstep.data.readers.series import Roles, as_roles
+from everstep.data.readers.time_stamps import Frequency
+from everstep.errors import DataError, RunError
+from everstep.networks.forecaster import WindowShape
+from everstep.storage.reading import json_text, parse_json, read_small, reason
+
+Scaling = Literal["none", "mean", "standard", "median", "log"]
+LARGEST = 1 << 30
+
+
+@dataclass(frozen=True)
+class LearnedSeries:
+    """What was learned of the training part of the series.
+
+    Attributes:
+        roles: what the columns of the files are.
+        frequency: the grid.
+        counted: rows have no time stamps.
+        season: steps.
+        shape: sizes of the network.
+        calendar: whether the network reads it.
+        scaling: the kind.
+        scales: of each series (shift, scale).
+        covariates: mean and deviation of each, past ones first.
+    """
+
+    roles: Roles
+    frequency: Frequency
+    counted: bool
+    season: int
+    shape: WindowShape
+    calendar: bool
+    scaling: Scaling
+    scales: dict[str, tuple[float, float]]
+    covariates: tuple[tuple[float, float], ...]
+
+    def numbers(self, ids: tuple[str, ...]) -> Ints:
+        """The number of each series in training; one more than there are for one that was not there."""
+        known = {name: place for place, name in enumerate(self.scales)}
+        return np.array([known.get(name, len(known)) for name in ids], np.int64)
+
+    def scales_of(self, panel: Panel) -> tuple[Floats, Floats]:
+        """Shift and scale of each series, (S,); of one that training did not have, by what it has itself."""
+        found = [
+            self.scales.get(name) or fitted_scale(panel.values(place), self.scaling)
+            for place, name in enumerate(panel.ids)
+        ]
+        shift, scale = np.array(found, np.float64).reshape(-1, 2).T
+        return shift, scale
+
+    def normalised(self, panel: Panel) -> Panel:
+        """A panel as the network reads it.
+
+        Raises:
+            DataError: values that have no logarithm.
+        """
+        series = np.repeat(np.arange(len(panel)), panel.rows)
+        shift, scale = self.scales_of(panel)
+        target = panel.target
+        if self.scaling == "log":
+            check_positive(panel)
+            target = np.log(target)
+        many = panel.past.shape[1]
+        middle, spread = np.array(self.covariates, np.float64).reshape(-1, 2).T
+        return replace(
+            panel,
+            target=(target - shift[series]) / scale[series],
+            past=(panel.past - middle[:many]) / spread[:many],
+            future=(panel.future - middle[many:]) / spread[many:],
+        )
+
+    def restored(self, values: Floats, shift: Floats, scale: Floats) -> Floats:
+        """Values (N, …) of the network in units of the data; shift and scale are those of each row, (N,)."""
+        extent = (slice(None), *(None,) * (values.ndim - 1))
+        found: Floats = values * scale[extent] + shift[extent]
+        return np.exp(np.minimum(found, 700.0)) if self.scaling == "log" else found
+
+    def to_bytes(self) -> bytes:
+        """As JSON."""
+        content = {**asdict(self), "frequency": self.frequency._asdict(), "shape": self.shape._asdict()}
+        return (json_text(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def load(cls, path: Path) -> LearnedSeries:
+        """What `to_bytes` wrote.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        try:
+            raw: dict[str, Any] = parse_json(read_small(path, LARGEST))
+            return cls(
+                **{
+                    **raw,
+                    "roles": as_roles(raw["roles"]),
+                    "frequency": Frequency(**raw["frequency"]),
+                    "shape": WindowShape(**raw["shape"]),
+                    "scales": {name: tuple(pair) for name, pair in raw["scales"].items()},
+                    "covariates": tuple(tuple(pair) for pair in raw["covariates"]),
+                }
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
+
+    def summary(self) -> list[str]:
+        """Lines for the card."""
+        grid = "rows without time stamps" if self.counted else f"one step a {self.frequency.name}"
+        sizes = f"{self.shape.window} steps are read, {self.shape.segment} at once, and {self.shape.horizon} predicted"
+        return [f"series: {len(self.scales):,}, {grid}, season of {self.season}; {sizes}"]
+
+
+def fitted_scale(values: Floats, scaling: Scaling) -> tuple[float, float]:
+    """Shift and scale of a series: none (0, 1); mean (0, mean |v|); standard (mean, standard deviation); median
+    (median, median |v − median|); log, of logarithms, (0, 1). Where the scale would be 0, it is 1.
+
+    >>> fitted_scale(np.array([1.0, 3.0, np.nan]), "standard")
+    (2.0, 1.0)
+    """
+    known = values[~np.isnan(values)]
+    if scaling in ("none", "log") or not len(known):
+        return 0.0, 1.0
+    if scaling == "mean":
+        shift, scale = 0.0, float(np.abs(known).mean())
+    elif scaling == "standard":
+        shift, scale = float(known.mean()), float(known.std())
+    else:
+        shift = float(np.median(known))
+        scale = float(np.median(np.abs(known - shift)))
+    return shift, scale if scale > 1e-12 * max(abs(shift), 1e-300) else 1.0
+
+
+def fitted_covariates(*columns: Floats) -> tuple[tuple[float, float], ...]:
+    """Mean and standard deviation of each covariate; a constant one has deviation 1."""
+    found = []
+    for values in columns:
+        for column in values.T:
+            known = column[~np.isnan(column)]
+            middle, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+            found.append((middle, spread if spread > 1e-12 * max(abs(middle), 1e-300) else 1.0))
+    return tuple(found)
+
+
+def check_positive(panel: Panel) -> None:
+    """Refuse values without a logarithm.
+
+    Raises:
+        DataError: names the first.
+    """
+    bad = np.flatnonzero(panel.target <= 0)
+    if len(bad):
+        series = int(np.searchsorted(panel.starts, bad[0], side="right")) - 1
+        raise DataError(
+            f"data.scaling=log: expected values above 0; series {panel.ids[series]!r} has {panel.target[bad[0]]:g} "
+            f"({len(bad):,} such values); use standard or mean"
+        )

@@ -1,0 +1,103 @@
+"""What forecasts of a series are held against that learns nothing: naive, seasonal naive, drift, Naive2."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def naive(history: Floats, horizon: int, season: int = 1) -> Floats:
+    """The last value again and again; with a season m, ŷ_{t+h} = y_{t+h−m⌈h/m⌉}: the last season again.
+
+    Where values are missing, the one before takes their place (in a season: that of a season before).
+
+    >>> naive(np.array([1.0, 2.0, 3.0]), 4, 2).tolist()
+    [2.0, 3.0, 2.0, 3.0]
+    """
+    if len(history) < season:
+        season = 1
+    steps = np.arange(horizon) % season
+    found = np.full(horizon, np.nan)
+    for back in range(1, len(history) // season + 1):
+        found = np.where(np.isnan(found), history[len(history) - back * season + steps], found)
+        if not np.isnan(found).any():
+            return found
+    known = history[~np.isnan(history)]
+    return np.where(np.isnan(found), known[-1] if len(known) else 0.0, found)
+
+
+def drift(history: Floats, horizon: int) -> Floats:
+    """The straight line through the first and the last value, from the last on.
+
+    >>> drift(np.array([1.0, 2.0, 3.0]), 2).tolist()
+    [4.0, 5.0]
+    """
+    places = np.flatnonzero(~np.isnan(history))
+    if len(places) < 2:
+        return naive(history, horizon)
+    slope = (history[places[-1]] - history[places[0]]) / (places[-1] - places[0])
+    ahead = len(history) - 1 - places[-1] + np.arange(1, horizon + 1)
+    found: Floats = history[places[-1]] + slope * ahead
+    return found
+
+
+def is_seasonal(values: Floats, season: int) -> bool:
+    """The test of M4: |r_m| > 1.645 √((1 + 2 Σ_{k<m} r_k²) / N), with r the autocorrelation; False below 3 m values.
+
+    >>> is_seasonal(np.tile([1.0, 2.0, 5.0], 8), 3), is_seasonal(np.arange(5.0), 3)
+    (True, False)
+    """
+    number = len(values)
+    if season < 2 or number < 3 * season:
+        return False
+    centred = values - values.mean()
+    total = float(centred @ centred)
+    if total == 0:
+        return False
+    r = np.array([float(centred[lag:] @ centred[:-lag]) for lag in range(1, season + 1)]) / total
+    return bool(abs(r[-1]) > 1.645 * np.sqrt((1 + 2 * float(r[:-1] @ r[:-1])) / number))
+
+
+def seasonal_factors(values: Floats, season: int) -> Floats:
+    """What each place in a season is beside the moving average over one, (m,), of mean 1 (classical decomposition).
+
+    Args:
+        values: N ≥ 2 m, above 0.
+        season: m; place i of the result is that of values i, i + m, ….
+    """
+    if season % 2:
+        weights = np.full(season, 1 / season)
+    else:
+        weights = np.concatenate([[0.5], np.ones(season - 1), [0.5]]) / season
+    average = np.convolve(values, weights, mode="valid")
+    lead = len(weights) // 2
+    ratios = values[lead : lead + len(average)] / average
+    places = (np.arange(len(ratios)) + lead) % season
+    found = np.array([np.nanmean(ratios[places == place]) for place in range(season)])
+    whole: Floats = found / found.mean()
+    return whole
+
+
+def naive2(history: Floats, horizon: int, season: int) -> Floats:
+    """Naive of what is left after a season that multiplies is divided out, where `is_seasonal`; else naive.
+
+    Makridakis et al. 2020, "The M4 competition: 100,000 time series and 61 forecasting methods".
+
+    >>> naive2(np.tile([1.0, 3.0], 6), 3, 2).round(6).tolist()
+    [1.0, 3.0, 1.0]
+    """
+    known = _filled(history)
+    if not is_seasonal(known, season) or (known <= 0).any():
+        return naive(history, horizon)
+    factors = seasonal_factors(known, season)
+    ahead = (len(known) + np.arange(horizon)) % season
+    found: Floats = known[-1] / factors[(len(known) - 1) % season] * factors[ahead]
+    return found
+
+
+def _filled(history: Floats) -> Floats:
+    """Missing values between others on a straight line, those at the ends as the nearest."""
+    places = np.flatnonzero(~np.isnan(history))
+    return np.interp(np.arange(len(history)), places, history[places]) if len(places) else np.zeros(1)

@@ -1,0 +1,190 @@
+"""What a model says of windows: figures, and tables of what follows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from everstep.data.panel import Floats
+from everstep.data.readers.series import Read
+from everstep.data.windows import Windows
+from everstep.errors import DataError
+from everstep.measures.forecasts import LEVELS, TENTHS, Forecasts, as_levels, forecast_measures, mase_scale, owa
+from everstep.networks.forecaster import Forecaster
+from everstep.networks.learned_series import LearnedSeries
+from everstep.runs.series_data import SeriesData
+from everstep.runs.task import Prediction
+
+Progress = Callable[[int, int], None]
+
+
+class Said(NamedTuple):
+    """What a model says of N windows, in units of the network.
+
+    Attributes:
+        found: its forecasts.
+        target: (N, H) what came.
+        windows: which they are.
+        loss: mean loss a value.
+    """
+
+    found: Forecasts
+    target: Floats
+    windows: Windows
+    loss: float
+
+
+@torch.no_grad()
+def measured(model: Forecaster, windows: Windows, progress: Progress = lambda done, total: None) -> Said:
+    """All windows through the model."""
+    model.eval()
+    device = model.write.weight.device
+    means, quantiles, targets = [], [], []
+    total, count = 0.0, 0
+    for index in range(len(windows)):
+        batch = windows.batch(0, index).to(device)
+        mean, bands = model.predicted(batch)
+        means.append(mean.cpu().numpy())
+        targets.append(batch.target.cpu().numpy())
+        if bands is not None:
+            quantiles.append(bands.cpu().numpy())
+        if batch.count:
+            total, count = total + float(model.losses(batch).double().sum()), count + batch.count
+        progress(index + 1, len(windows))
+    whole = Forecasts(
+        np.concatenate(means).astype(np.float64),
+        np.concatenate(quantiles).astype(np.float64) if quantiles else None,
+    )
+    return Said(whole, np.concatenate(targets).astype(np.float64), windows, total / max(count, 1))
+
+
+class InUnits(NamedTuple):
+    """Windows in the units that errors are measured in.
+
+    Attributes:
+        target: (N, H).
+        series: (N,).
+        scales: (N,) what MASE divides by.
+        once: each series has one window.
+    """
+
+    target: Floats
+    series: NDArray[np.int64]
+    scales: Floats
+    once: bool
+
+
+def in_units(values: Floats, windows: Windows, data: SeriesData, learned: LearnedSeries) -> Floats:
+    """Values (N, …) of the network as errors are measured on them."""
+    if data.section.figures == "scaled":
+        return values
+    shift, scale = learned.scales_of(data.panel)
+    return learned.restored(values, shift[windows.series], scale[windows.series])
+
+
+def targets_of(target: Floats, windows: Windows, data: SeriesData, learned: LearnedSeries, split: str) -> InUnits:
+    """What came, in these units, and the scale of MASE: of each series before its part."""
+    panel = learned.normalised(data.panel) if data.section.figures == "scaled" else data.panel
+    begin = data.part(split).begin
+    scales = np.full(len(panel), np.nan)
+    for place in np.unique(windows.series):
+        scales[place] = mase_scale(panel.values(place)[: max(begin[place], 1)], learned.season)
+    once = len(np.unique(windows.series)) == windows.number
+    return InUnits(in_units(target, windows, data, learned), windows.series, scales[windows.series], once)
+
+
+def figures_of(said: Said, data: SeriesData, learned: LearnedSeries, split: str, rivals: Any = None) -> dict[str, Any]:
+    """All figures of a split; with those of `rivals`, quickly fitted, where they are given."""
+    windows = said.windows
+    came = targets_of(said.target, windows, data, learned, split)
+    quantiles = None if said.found.quantiles is None else in_units(said.found.quantiles, windows, data, learned)
+    found = Forecasts(in_units(said.found.mean, windows, data, learned), quantiles)
+    ours: dict[str, Any] = {
+        "loss": said.loss, "windows": windows.number,
+        **forecast_measures(found, came.target, came.series, came.scales),
+    }  # fmt: skip
+    if rivals is None:
+        return ours
+    others = rivals.beside(split, found)
+    if came.once:
+        naive2: dict[str, Any] = next((other for other in others if other["name"] == "Naive2"), {})
+        ours["owa"] = owa(ours, naive2)
+    better = [other["name"] for other in others if (other["mase"] or 0) < (ours["mase"] or 0)]
+    return {**ours, "better_by_mase": better, "rivals": others}
+
+
+HEADER = ["unique_id", "ds", "mean", *as_levels(TENTHS)]
+
+
+def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterator[Prediction]:
+    """A table of what follows each series: a header, then a row a step."""
+    panel, shape = given.panel, learned.shape
+    check_covariates(given, shape.horizon)
+    if len(empty := np.flatnonzero(panel.known == 0)):
+        raise DataError(f"the history: series {panel.ids[empty[0]]!r} has no value")
+    windows = Windows(
+        learned.normalised(panel),
+        panel.known,
+        panel.known,
+        panel.known,
+        window=shape.window,
+        horizon=shape.horizon,
+        batch_size=256,
+        calendar=learned.calendar,
+        every=True,
+    )
+    shift, scale = learned.scales_of(panel)
+    own = learned.numbers(panel.ids)
+    yield Prediction(_line(HEADER), {})
+    model.eval()
+    device = model.write.weight.device
+    for index in range(len(windows)):
+        batch = windows.batch(0, index)
+        series = batch.series.numpy()
+        batch = batch.numbered(torch.from_numpy(own[series])).to(device)
+        mean, bands = model.predicted(batch)
+        values = mean[..., None] if bands is None else torch.cat([mean[..., None], bands], 2)
+        told = learned.restored(values.cpu().double().numpy(), shift[series], scale[series])
+        for row, place in enumerate(series):
+            steps = panel.first[place] + panel.known[place] + np.arange(shape.horizon)
+            times = panel.frequency.texts(steps)
+            for time, numbers in zip(times, told[row], strict=True):
+                yield _said(panel.ids[place], time, numbers.tolist(), bool(own[place] == shape.series))
+
+
+def _said(name: str, time: str, numbers: list[float], unknown: bool) -> Prediction:
+    mean, *quantiles = numbers
+    shown = [f"{value:.6g}" for value in quantiles[1:-1]] or [""] * len(TENTHS)
+    record: dict[str, Any] = {"unique_id": name, "ds": time, "mean": mean}
+    record |= dict(zip(as_levels(LEVELS), quantiles, strict=False))
+    return Prediction(_line([name, time, f"{mean:.6g}", *shown]), {**record, "unknown_series": unknown})
+
+
+def _line(fields: list[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(fields)
+    return out.getvalue()
+
+
+def check_covariates(given: Read, horizon: int) -> None:
+    """Refuse a history without what should be known ahead.
+
+    Raises:
+        DataError: names the series and the column.
+    """
+    panel, names = given.panel, given.roles.future
+    for place in range(len(panel)) if names else ():
+        start = panel.starts[place] + panel.known[place]
+        ahead = panel.future[start : min(start + horizon, panel.starts[place] + panel.rows[place])]
+        if len(ahead) < horizon or np.isnan(ahead).any():
+            column = names[int(np.isnan(ahead).any(0).argmax())] if len(ahead) else names[0]
+            raise DataError(
+                f"the history: series {panel.ids[place]!r} needs {column!r} (data.future) of the {horizon} steps after "
+                "its last value: add rows with it and without a value"
+            )

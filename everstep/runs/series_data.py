@@ -1,0 +1,320 @@
+"""Series as data: a recipe's `data` section to panels, parts of them, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from everstep.data.calendar import cycles
+from everstep.data.panel import Ints, Panel, joined
+from everstep.data.readers.series import Read, panel_of, read_series
+from everstep.data.readers.tables import table_of
+from everstep.data.readers.time_stamps import SECOND, named_frequency
+from everstep.data.text.files import expand
+from everstep.data.windows import Windows, check_some
+from everstep.errors import ConfigError, DataError
+from everstep.networks.forecaster import ForecasterSection, WindowShape, checked_sizes
+from everstep.networks.learned_series import LearnedSeries, Scaling, fitted_covariates, fitted_scale
+from everstep.sections import Count, Files, NonNegative, Section
+
+VALIDATED = 1 << 15
+"""About so many windows are looked at in a validation."""
+SHOWN = 5
+"""Names that a note tells."""
+
+
+class SeriesSection(Section):
+    """Series of numbers: files, columns, parts, scaling."""
+
+    train: Files = "everstep:rides"
+    """path, list or globs of CSV, TSV, JSON lines or Parquet: long (a row a value), wide (a column a series), or a row
+    a series; ${EVERSTEP_DATA} is filled in"""
+    valid: Files | None = None
+    """rows that follow those of train; null: valid_part of the training rows"""
+    test: Files | None = None
+    """rows that follow; null: test_part of the training rows"""
+    valid_part: NonNegative | None = None
+    """the last rows before the test part: below 1 a share of each series, else steps; null: one horizon; 0: none"""
+    test_part: NonNegative | None = None
+    """likewise of the test part, where test is null"""
+    rows: Count | None = None
+    """rows of each series that are read, from the first; null: all"""
+    layout: Literal["auto", "long", "wide", "rows"] = "auto"
+    """of the files; auto: by the names of the columns"""
+    id: str | None = None
+    """the column that names the series of a row; null: unique_id, item_id, series_id, series or id, if there is one"""
+    time: str | None = None
+    """the column of time stamps; null: ds, date, timestamp, time, month, …, if there is one; else rows are counted"""
+    target: str | tuple[str, ...] | None = None
+    """the column of values, of wide files several; null: y, value or target; of wide files all"""
+    past: tuple[str, ...] = ()
+    """columns of covariates that are known up to now"""
+    future: tuple[str, ...] = ()
+    """columns of covariates that are known ahead; at prediction they are needed for the whole horizon"""
+    time_format: str | None = None
+    """of time stamps, such as %d/%m/%Y; null: ISO 8601, or whole numbers"""
+    frequency: str | None = None
+    """of the time stamps: hour, day, business day, week, month, 15 minutes, …; null: as most of them are apart"""
+    season: Annotated[int, Field(ge=1)] | None = None
+    """steps; null: a day of hours, a week of days, a year of months; 1: none"""
+    calendar: bool = True
+    """the time of the day, the week and the year are read, too, where there are time stamps"""
+    scaling: Scaling = "mean"
+    """of each series, by its training part: none; mean: divided by mean |y|; standard; median; log"""
+    figures: Literal["values", "scaled"] = "values"
+    """what errors are measured on; scaled: values after the scaling, as for ETT"""
+
+    @property
+    def validated(self) -> bool:
+        """Whether there is a part that is validated on."""
+        return self.valid is not None or self.valid_part != 0
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Files and parts that exclude one another, columns in two roles."""
+        for split in ("valid", "test"):
+            if getattr(self, split) is not None and getattr(self, f"{split}_part") is not None:
+                yield f"{split}_part", f"expected null where {split} is given; got {getattr(self, f'{split}_part'):g}"
+        targets = (self.target,) if isinstance(self.target, str) else self.target or ()
+        named = [*targets, *self.past, *self.future, *filter(None, (self.id, self.time))]
+        if twice := next((name for name in named if named.count(name) > 1), None):
+            yield "target", f"expected each column in one role; {twice!r} has more"
+        if self.frequency is not None:
+            try:
+                named_frequency(self.frequency)
+            except ConfigError as error:
+                yield "frequency", str(error).removeprefix("data.frequency: ")
+
+
+class Part(NamedTuple):
+    """Rows of each series: targets from `begin` up to `end`, (S,) each."""
+
+    begin: Ints
+    end: Ints
+
+
+class SeriesData:
+    """The panel of a recipe and its parts, read once.
+
+    Raises:
+        DataError: files that cannot be read or used; no such split.
+    """
+
+    def __init__(self, section: SeriesSection, model: ForecasterSection, seed: int):
+        self.section, self.model, self._seed = section, model, seed
+
+    def splits(self) -> tuple[str, ...]:
+        """train, valid and test, as far as there are such parts."""
+        tested = self.section.test is not None or self.section.test_part != 0
+        return ("train", *(("valid",) if self.section.validated else ()), *(("test",) if tested else ()))
+
+    def _read(self, files: Files, like: Read | None = None) -> Read:
+        section = self.section
+        targets = (section.target,) if isinstance(section.target, str) else section.target or ()
+        return read_series(
+            expand(files),
+            None if like is None else like.roles,
+            section.rows,
+            layout=section.layout,
+            id=section.id,
+            time=section.time,
+            targets=targets,
+            past=section.past,
+            future=section.future,
+            time_format=section.time_format,
+            frequency=section.frequency,
+        )
+
+    @cached_property
+    def train(self) -> Read:
+        """The files of data.train."""
+        return self._read(self.section.train)
+
+    @cached_property
+    def season(self) -> int:
+        """Steps of a season; 1: none."""
+        return self.section.season or self.train.panel.frequency.season
+
+    @cached_property
+    def _whole(self) -> tuple[Panel, dict[str, Part]]:
+        """All series to their ends, and the parts."""
+        panel = self.train.panel
+        ends = panel.known
+        borders: dict[str, Ints] = {}
+        for split in ("valid", "test"):
+            files = getattr(self.section, split)
+            if files is not None:
+                more = self._read(files, self.train).panel
+                panel, begins = joined(panel, more, f"data.{split}")
+                ends = np.concatenate([ends, np.zeros(len(panel) - len(ends), np.int64)])
+                more_series = np.zeros(len(panel) - len(next(iter(borders.values()), begins)), np.int64)
+                borders = {name: np.concatenate([at, more_series]) for name, at in borders.items()}
+                borders[split] = begins
+        return panel, self._parts(panel, ends, borders)
+
+    def _parts(self, panel: Panel, ends: Ints, borders: dict[str, Ints]) -> dict[str, Part]:
+        horizon = checked_sizes(self.model, self.season)[1]
+        parts: dict[str, Part] = {}
+        stop = panel.known
+        for split in ("test", "valid"):
+            if split not in self.splits():
+                continue
+            part = getattr(self.section, f"{split}_part")
+            if split in borders:
+                begin = np.minimum(borders[split], stop)
+            else:
+                until = np.minimum(stop, ends)
+                size = np.full(len(panel), horizon) if part is None else _sizes(part, ends)
+                begin, stop = np.maximum(until - size, 0), until
+            parts[split] = Part(begin, stop)
+            stop = begin
+        parts["train"] = Part(np.zeros(len(panel), np.int64), np.minimum(stop, ends))
+        return parts
+
+    @property
+    def panel(self) -> Panel:
+        """All series, in units of the data."""
+        return self._whole[0]
+
+    def part(self, split: str) -> Part:
+        """The rows of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if split not in self.splits():
+            raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
+        return self._whole[1][split]
+
+    def learned(self) -> LearnedSeries:
+        """What the training part says beside weights.
+
+        Raises:
+            DataError: values that the scaling cannot take.
+            ConfigError: a window that is not whole segments.
+        """
+        section, read = self.section, self.train
+        panel, end = self.panel, self.part("train").end
+        window, horizon, segment = checked_sizes(self.model, self.season)
+        trained = range(len(read.panel))  # those of further files alone come after them
+        series = np.repeat(np.arange(len(panel)), panel.rows)
+        inside = np.arange(len(series)) - panel.starts[series] < end[series]
+        covariates = fitted_covariates(panel.past[inside], panel.future[inside])
+        scales = {
+            panel.ids[place]: fitted_scale(panel.values(place)[: end[place]], section.scaling) for place in trained
+        }
+        calendar = section.calendar and bool(cycles(panel.frequency))
+        shape = WindowShape(
+            window,
+            horizon,
+            segment,
+            panel.past.shape[1],
+            panel.future.shape[1] + calendar * 2 * len(cycles(panel.frequency)),
+            len(scales),
+            bool(np.isnan(panel.target[inside]).any() or (end < window + horizon).any()),
+        )
+        return LearnedSeries(
+            read.roles,
+            panel.frequency,
+            panel.counted,
+            self.season,
+            shape,
+            calendar,
+            section.scaling,
+            scales,
+            covariates,
+        )
+
+    def windows(
+        self, split: str, learned: LearnedSeries, batch_size: int, learn: bool = False, most: int | None = None
+    ) -> Windows:
+        """The windows of a split: all of them at stride 1, unless `most` are wanted."""
+        part, shape = self.part(split), learned.shape
+        last = part.end - shape.horizon
+        if split == "train":
+            begin = np.minimum(shape.window, np.maximum(last // 2, 1))
+        else:
+            begin = np.maximum(part.begin, 1)
+            last = np.where(part.end > part.begin, np.maximum(last, part.begin), part.begin - 1)
+        total = int(np.maximum(last - begin + 1, 0).sum())
+        return Windows(
+            learned.normalised(self.panel),
+            begin,
+            last,
+            part.end,
+            window=shape.window,
+            horizon=shape.horizon,
+            batch_size=batch_size,
+            calendar=learned.calendar,
+            seed=self._seed if learn else None,
+            stride=1 if most is None else max(1, -(-total // most)),
+        )
+
+    def told(self, learned: LearnedSeries) -> Iterator[str]:
+        """Lines for the user: what was read, what was left out, what may be a mistake."""
+        panel, roles = self.panel, self.train.roles
+        columns = f"{roles.layout} table" + (f", time in {roles.time!r}" if roles.time else ", rows counted")
+        yield f"data: {columns}; {len(panel):,} series"
+        for split in self.splits():
+            windows = self.windows(split, learned, 1024)
+            check_some(windows, split, "data.valid_part, data.test_part")
+            short = sorted(set(range(len(panel))) - set(windows.series.tolist()))
+            left = f"; {len(short):,} series too short or empty: {_named(panel, short)}" if short else ""
+            yield f"{split}: {windows.number:,} windows{left}"
+        for line in self.train.notes:
+            yield f"note: {line}"
+        part = self.part("train")
+        missing = sum(int(np.isnan(panel.values(s)[: part.end[s]]).sum()) for s in range(len(panel)))
+        if missing:
+            yield f"note: {missing:,} missing values in training, which give no loss and are read as missing"
+        constant = [s for s in range(len(panel)) if _constant(panel.values(s)[: part.end[s]])]
+        if constant:
+            yield f"note: {len(constant):,} series constant in training, scaled by 1: {_named(panel, constant)}"
+        if np.isnan(panel.past).any() or np.isnan(panel.future).any():
+            yield "note: some covariates are missing, and read as their mean"
+
+    def given(self, lines: Iterable[str], learned: LearnedSeries) -> Read:
+        """The series of lines without their ends, in the form of the training files.
+
+        Raises:
+            DataError: they cannot be read, have no rows, or another grid of time.
+        """
+        import polars as pl
+
+        content = "\n".join(line.removesuffix("\n") for line in lines).encode()
+        where = "the history"
+        try:
+            table = table_of(content, json=content.lstrip().startswith(b"{"))
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{where}: cannot be read as a table: {str(error).splitlines()[0]}") from None
+        if not table.height:
+            raise DataError(f"{where}: expected a header and rows below it; got none")
+        grid = learned.frequency
+        sub_second = grid.unit == "microsecond" and grid.every % SECOND
+        frequency = None if learned.counted or sub_second else grid.name
+        found = panel_of([table], replace(learned.roles, frequency=frequency), where)
+        if not learned.counted and found.panel.frequency[:3] != learned.frequency[:3]:
+            raise DataError(
+                f"{where}: expected time stamps on the grid of the training data (one {learned.frequency.name}); got "
+                f"others"
+            )
+        return found
+
+
+def _sizes(part: float, known: Ints) -> Ints:
+    return np.round(known * part).astype(np.int64) if part < 1 else np.full(len(known), int(part))
+
+
+def _constant(values: NDArray[np.float64]) -> bool:
+    known = values[~np.isnan(values)]
+    return len(known) > 0 and bool((known == known[0]).all())
+
+
+def _named(panel: Panel, series: list[int]) -> str:
+    shown = ", ".join(panel.ids[place] for place in series[:SHOWN])
+    return shown + (", …" if len(series) > SHOWN else "")

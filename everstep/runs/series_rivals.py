@@ -1,0 +1,160 @@
+"""What forecasts of a run are held against, on the same windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from everstep.data.panel import Floats
+from everstep.data.windows import WindowBatch, Windows
+from everstep.measures.forecasts import LEVELS, Forecasts, diebold_mariano, forecast_measures, owa
+from everstep.networks.learned_series import LearnedSeries
+from everstep.networks.window_values import normalised
+from everstep.rivals.lag_ridge import LagRidge
+from everstep.rivals.series_rules import drift, naive, naive2
+from everstep.runs.forecasts import in_units, targets_of
+from everstep.runs.series_data import SeriesData
+
+FITTED = 30_000
+"""Training windows that ridge regression is fitted to."""
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+class SeriesRivals:
+    """Rules that learn nothing, and ridge regression on lags.
+
+    Args:
+        data: the series and their parts.
+        learned: what was learned of the training part.
+    """
+
+    def __init__(self, data: SeriesData, learned: LearnedSeries):
+        self.data, self.learned = data, learned
+        self._found: dict[tuple[str, bool], tuple[Windows, dict[str, Forecasts]]] = {}
+
+    def figures(self, split: str, quick: bool = True) -> list[dict[str, Any]]:
+        """The name and the errors of each on a split."""
+        windows, found = self._forecasts(split, quick)
+        came = targets_of(_targets(windows), windows, self.data, self.learned, split)
+        rows = [
+            {"name": name, **forecast_measures(of, came.target, came.series, came.scales)} for name, of in found.items()
+        ]
+        base = next(row for row in rows if row["name"] == "Naive2") if came.once else {}
+        for row in rows:
+            row.pop("count")
+            if came.once:
+                row["owa"] = owa(row, base)
+        return rows
+
+    def beside(self, split: str, ours: Forecasts) -> list[dict[str, Any]]:
+        """The same, with `p_equal`: how likely such a difference of absolute errors is among equals."""
+        windows, found = self._forecasts(split, True)
+        came = targets_of(_targets(windows), windows, self.data, self.learned, split)
+        overlap = 1 if came.once else self.learned.shape.horizon
+        losses = {name: _losses(of, came.target, came.scales) for name, of in {"": ours, **found}.items()}
+        kept = ~np.isnan(losses[""])
+        return [
+            {**row, "p_equal": diebold_mariano(losses[""][kept], losses[row["name"]][kept], overlap)}
+            for row in self.figures(split)
+        ]
+
+    def found(self, split: str) -> dict[str, Forecasts]:
+        """What each says of every window, in the units that errors are measured in."""
+        return self._forecasts(split, True)[1]
+
+    def _forecasts(self, split: str, quick: bool) -> tuple[Windows, dict[str, Forecasts]]:
+        """Of each rival what it says of every window, in the units that errors are measured in."""
+        if (split, quick) not in self._found:
+            windows = self.data.windows(split, self.learned, 1024)
+            season = self.learned.season
+            found = {"naive": self._ruled(windows, lambda history, horizon: naive(history, horizon), 1)}
+            if season > 1:
+                found["seasonal naive"] = self._ruled(windows, lambda h, horizon: naive(h, horizon, season), season)
+            found["drift"] = self._ruled(windows, drift)
+            if len(np.unique(windows.series)) == windows.number:
+                found["Naive2"] = self._ruled(windows, lambda h, horizon: naive2(h, horizon, season))
+            found["ridge on lags"] = self._ridge(windows)
+            self._found[split, quick] = (windows, found)
+        return self._found[split, quick]
+
+    def _ruled(self, windows: Windows, rule: Callable[[Floats, int], Floats], season: int = 0) -> Forecasts:
+        """A rule over the history before each window, in units of the data; with a `season`, bands of normal errors.
+
+        A naive forecast with season m errs by σ √k, k = ⌈h / m⌉, σ the deviation of seasonal differences.
+        """
+        panel, horizon = self.data.panel, windows.horizon
+        rows = np.stack(
+            [
+                rule(panel.values(int(series))[:row], horizon)
+                for series, row in zip(windows.series, windows.rows, strict=True)
+            ]
+        )
+        mean = self._in_units(rows, windows)
+        if not season:
+            return Forecasts(mean)
+        from scipy.special import ndtri
+
+        scaled = self.learned.normalised(panel) if self.data.section.figures == "scaled" else panel
+        first = dict(zip(windows.series[::-1], windows.rows[::-1], strict=True))
+        deviations = {series: _deviation(scaled.values(int(series))[:row], season) for series, row in first.items()}
+        sigma = np.array([deviations[series] for series in windows.series])
+        spread = sigma[:, None] * np.sqrt(np.arange(horizon) // season + 1)
+        return Forecasts(mean, mean[..., None] + spread[..., None] * ndtri(np.array(LEVELS)))
+
+    def _in_units(self, values: Floats, windows: Windows) -> Floats:
+        """Values of the data as errors are measured on them."""
+        if self.data.section.figures == "values":
+            return values
+        shift, scale = self.learned.scales_of(self.data.panel)
+        taken = np.log(values) if self.learned.scaling == "log" else values
+        return (taken - shift[windows.series][:, None]) / scale[windows.series][:, None]
+
+    def _ridge(self, windows: Windows) -> Forecasts:
+        """One regression for all series, on differences from the last value; λ by the split "valid"."""
+        fitted = LagRidge()
+        train = self.data.windows("train", self.learned, 1024, most=FITTED)
+        for index in range(len(train)):
+            x, y, _, _ = self._lags(train.batch(0, index))
+            kept = ~np.isnan(y).any(1)
+            fitted.add(x[kept], y[kept])
+        choices = [fitted.solve(penalty) for penalty in PENALTIES]
+        best = choices[2]
+        if "valid" in self.data.splits():
+            valid = self.data.windows("valid", self.learned, 1024, most=FITTED // 4)
+            errors = np.zeros(len(choices))
+            for index in range(len(valid)):
+                x, y, _, _ = self._lags(valid.batch(0, index))
+                errors += [float(np.nansum((y - x @ choice.T) ** 2)) for choice in choices]
+            best = choices[int(errors.argmin())]
+        found = []
+        for index in range(len(windows)):
+            x, _, level, spread = self._lags(windows.batch(0, index))
+            found.append(x @ best.T * spread + level)
+        return Forecasts(in_units(np.concatenate(found), windows, self.data, self.learned))
+
+    def _lags(self, batch: WindowBatch) -> tuple[Floats, Floats, Floats, Floats]:
+        spread = self.data.model.spread
+        known = normalised(batch.values.double(), "last", spread)
+        parts = (known.values, known.of_targets(batch.target.double()), known.level, known.spread)
+        x, y, level, size = (part.numpy() for part in parts)
+        return x, y, level, size
+
+
+def _targets(windows: Windows) -> Floats:
+    return torch.cat([windows.batch(0, index).target for index in range(len(windows))]).double().numpy()
+
+
+def _deviation(history: Floats, season: int) -> float:
+    gaps = history[season:] - history[:-season] if len(history) > season else np.zeros(1)
+    return float(np.sqrt(np.nanmean(gaps**2))) if (~np.isnan(gaps)).any() else 0.0
+
+
+def _losses(found: Forecasts, target: Floats, scales: Floats) -> Floats:
+    """Mean |e| of each window over its scale, (N,)."""
+    errors = np.abs(target - found.median)
+    there = ~np.isnan(errors)
+    total = np.where(there, errors, 0).sum(1) / np.maximum(there.sum(1), 1)
+    return np.where(there.any(1), total / np.where(np.isnan(scales), 1.0, scales), np.nan)

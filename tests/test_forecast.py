@@ -1,0 +1,250 @@
+"""The job `forecast`: what it learns, says, draws and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killed_runs import killed_and_resumed
+from typer.testing import CliRunner
+
+import everstep as es
+from everstep.cli.app import app
+from everstep.errors import ConfigError, DataError
+from everstep.networks.forecaster import Forecaster, ForecasterSection, WindowShape, window_losses
+from everstep.runs.recipe_files import load_task
+
+SMALL = ("model.hidden_size=12", "train.batch_size=32", "train.threads=1", "train.learning_rate=0.02")
+SHAPE = ("model.horizon=6", "model.window=12", "model.segment=6")
+
+
+def quietly(line: str) -> None:
+    del line
+
+
+def waves(days: int = 40, names: str = "ab") -> str:
+    """Hours with a season of 6, whose swing is another for each series; some noise."""
+    random = np.random.default_rng(1)
+    rows = ["unique_id,ds,y"]
+    for number, name in enumerate(names):
+        for hour in range(days * 6):
+            level = 20 + 5 * (number + 1) * np.sin(2 * np.pi * hour / 6) + 0.02 * hour
+            rows.append(f"{name},{hour},{level + random.normal(0, 0.5):.3f}")
+    return "\n".join(rows) + "\n"
+
+
+def recipe(folder: Path, text: str, data: str = "") -> Path:
+    (folder / "series.csv").write_text(text)
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"task: forecast\ndata:\n  train: {folder / 'series.csv'}\n  season: 6\n{data}train:\n  max_epochs: 1\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
+    folder = tmp_path_factory.mktemp("waves")
+    path = recipe(folder, waves(), "  valid_part: 30\n  test_part: 30\n")
+    return es.train(path, folder / "run", quietly, overrides=[*SMALL, *SHAPE, "train.max_epochs=12"])
+
+
+def test_it_beats_simple_rules_and_says_what_it_was_held_against(run: es.Run) -> None:
+    scores = run.evaluate("test")
+    wanted = {"task", "split", "loss", "mase", "smape", "mse", "mae", "rmse", "wql", "crps", "coverage_80", "rivals"}
+    assert wanted <= set(scores)
+    assert scores["windows"] == 2 * 25
+    rivals = {rival["name"]: rival for rival in scores["rivals"]}
+    assert set(rivals) == {"naive", "seasonal naive", "drift", "ridge on lags"}
+    assert scores["mase"] < 0.9
+    assert scores["mase"] < rivals["seasonal naive"]["mase"] < rivals["naive"]["mase"]
+    assert rivals["naive"]["p_equal"] < 0.05
+    assert 0.5 < scores["coverage_80"] < 0.98
+    assert scores["better_by_mase"] == [name for name, other in rivals.items() if other["mase"] < scores["mase"]]
+    assert {rival["name"] for rival in run.rivals("test")} >= set(rivals)
+
+
+def test_predictions_are_of_each_series_alone_in_the_same_units(run: es.Run) -> None:
+    lines = waves().splitlines()
+    found = [answer.text for answer in run.predict(lines)]
+    assert found[0] == "unique_id,ds,mean,q0.1,q0.2,q0.3,q0.4,q0.5,q0.6,q0.7,q0.8,q0.9"
+    rows = [row.split(",") for row in found[1:]]
+    assert [(row[0], row[1]) for row in rows] == [(name, str(240 + step)) for name in "ab" for step in range(6)]
+    numbers = np.array([row[2:] for row in rows], float)
+    assert (np.diff(numbers[:, 1:]) >= 0).all()
+    want = np.array([24.8 + 5 * (n + 1) * np.sin(2 * np.pi * hour / 6) for n in (0, 1) for hour in range(6)])
+    assert np.abs(numbers[:, 5] - want).max() < 3
+    alone = [answer.text for answer in run.predict([lines[0], *lines[241:]])]
+    assert alone[1:] == found[7:]
+    stranger = list(run.predict([lines[0], *(line.replace("b,", "new,") for line in lines[241:])]))
+    assert stranger[1].record["unknown_series"]
+    assert not next(iter(run.predict(lines))).record
+    scaled = [float(answer.text.split(",")[2]) for answer in stranger[1:]]
+    assert scaled == pytest.approx(numbers[6:, 0].tolist(), rel=0.02)
+
+
+def test_json_lines_and_the_command_line(run: es.Run, tmp_path: Path) -> None:
+    runner = CliRunner()
+    text = "\n".join(json.dumps({"unique_id": "a", "ds": hour, "y": 20.0 + hour % 6}) for hour in range(24))
+    done = runner.invoke(app, ["predict", str(run.path), "--json"], input=text)
+    assert done.exit_code == 0
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(records) == 6
+    assert records[0]["ds"] == "24"
+    assert records[0]["q0.05"] <= records[0]["q0.95"]
+    done = runner.invoke(app, ["eval", str(run.path), "--json"])
+    assert json.loads(done.stdout)["rivals"][0]["name"] == "naive"
+    assert runner.invoke(app, ["eval", str(run.path), "--rivals"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["unique_id,ds,value", "a,1,2"], r"the history: expected the column 'y' \(as in training\)"),
+        (["unique_id,ds,y", "a,1,x"], r"the history, row 1 of its data: expected a number in column 'y'.*'x'"),
+        (["unique_id,ds,y", "a,1,"], r"the history: series 'a' has no value"),
+        (["unique_id,ds,y"], "expected a header and rows below it"),
+        ([], "the history: cannot be read as a table"),
+        (["unique_id,ds,y", "a,2024-01-01,1", "a,2024-01-02,1"], "expected a data.frequency of times|time stamps"),
+    ],
+)
+def test_bad_histories_are_refused(run: es.Run, lines: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        list(run.predict(lines))
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+
+
+def shape(**changes: Any) -> WindowShape:
+    given = {"window": 12, "horizon": 5, "segment": 4, "past": 1, "future": 2, "series": 2, "gaps": True}
+    return WindowShape(**{**given, **changes})
+
+
+DECODES = ("direct", "parallel", "encoder-decoder", "recursive")
+HEADS = ("point", "quantiles", "gaussian", "student-t", "negative-binomial")
+
+
+@pytest.mark.parametrize(
+    ("decode", "head"), [*((d, "quantiles") for d in DECODES), *(("direct", h) for h in HEADS), ("recursive", "point")]
+)
+def test_every_network_learns_one_batch_by_heart(decode: Any, head: Any, tmp_path: Path) -> None:
+    from everstep.data.windows import WindowBatch
+
+    torch.manual_seed(0)
+    level = "none" if head == "negative-binomial" else "last"
+    section = ForecasterSection(hidden_size=16, decode=decode, head=head, level=level, embedding_size=2)
+    model = Forecaster(section, shape())
+    values = torch.rand(4, 12) * 10
+    values[0, 3:5] = float("nan")
+    target = torch.randint(9, (4, 5)).float()
+    target[1, 2] = float("nan")
+    series = torch.tensor([0, 1, 0, 2])
+    batch = WindowBatch(values, torch.randn(4, 12, 1), torch.randn(4, 17, 2), target, series, 19)
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    first = last = 0.0
+    for step in range(60):
+        (loss,) = window_losses(model, batch)
+        assert loss.total.shape == (4,)
+        optimizer.zero_grad()
+        (loss.total.sum() / batch.count).backward()
+        optimizer.step()
+        last = float(loss.reported.sum())
+        first = first if step else last
+    model.eval()
+    mean, _ = model.predicted(batch)
+    there = ~target.isnan()
+    assert last < first
+    assert float((mean - target)[there].abs().mean()) < (2.5 if head == "negative-binomial" else 1.5)
+    alone = WindowBatch(*(part[1:2] for part in (values, batch.past, batch.future, target, series)), 4)
+    torch.testing.assert_close(model.predicted(alone)[0], mean[1:2], rtol=1e-4, atol=1e-4)
+
+
+def test_a_shift_and_a_scaling_of_the_data_shift_and_scale_what_is_said() -> None:
+    from everstep.data.windows import WindowBatch
+
+    torch.manual_seed(0)
+    model = Forecaster(ForecasterSection(hidden_size=8), shape(past=0, future=0, gaps=False)).eval()
+    values = torch.randn(3, 12, dtype=torch.float64).float()
+    empty = torch.zeros(3, 12, 0), torch.zeros(3, 17, 0), torch.full((3, 5), float("nan")), torch.zeros(3).long()
+    mean, bands = model.predicted(WindowBatch(values, *empty, 0))
+    moved, moved_bands = model.predicted(WindowBatch(values * 7 + 3, *empty, 0))
+    torch.testing.assert_close(moved, mean * 7 + 3, rtol=1e-4, atol=1e-4)
+    assert bands is not None
+    torch.testing.assert_close(moved_bands, bands * 7 + 3, rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:
+    path = recipe(tmp_path, waves())
+    for settings, said in (
+        (["model.window=10", "model.segment=4"], r"model\.window: expected a multiple of segment \(4\); got 10"),
+        (["model.head=negative-binomial"], r"model\.level: expected none beside head: negative-binomial"),
+        (["model.error=mae"], r"model\.error: expected mse where head is not point"),
+        (["data.test_part=5", f"data.test={path}"], r"data\.test_part: expected null where test is given"),
+        (["model.cell=Nothing"], r"model\.cell"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_task(path, settings)
+
+
+# ----------------------------------------------------------------------------------------------------------- the rest
+
+
+def test_covariates_known_ahead_are_used_and_needed(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    heat, table = random.normal(size=260), ["ds,y,heat,wind"]
+    for hour, value in enumerate(heat):
+        y = "" if hour >= 250 else f"{50 + 10 * value:.3f}"
+        table.append(f"2024-01-{1 + hour // 24:02} {hour % 24:02}:00,{y},{value:.3f},{random.normal():.3f}")
+    path = recipe(tmp_path, "\n".join(table), "  target: y\n  future: [heat]\n  past: [wind]\n")
+    settings = [
+        *SMALL,
+        "model.horizon=4",
+        "model.window=8",
+        "model.segment=4",
+        "train.max_epochs=25",
+        "data.test_part=20",
+        "data.scaling=standard",
+        "model.level=none",
+        "model.spread=none",
+    ]
+    run = es.train(path, tmp_path / "run", quietly, overrides=settings)
+    scores = run.evaluate("test")
+    assert scores["mase"] < 0.4
+    assert all(other["mase"] > 0.8 for other in scores["rivals"])
+    found = [float(answer.text.split(",")[2]) for answer in list(run.predict(table))[1:]]
+    assert found == pytest.approx((50 + 10 * heat[250:254]).tolist(), abs=4)
+    with pytest.raises(
+        DataError, match=r"series 'y' needs 'heat' \(data\.future\) of the 4 steps after its last value"
+    ):
+        list(run.predict(table[:252]))
+
+
+def test_a_point_gets_its_bands_from_the_validation(tmp_path: Path) -> None:
+    path = recipe(tmp_path, waves(), "  valid_part: 40\n  test_part: 40\n")
+    settings = [*SMALL, *SHAPE, "model.head=point", "model.highway=true", "train.max_epochs=4"]
+    run = es.train(path, tmp_path / "run", quietly, overrides=settings)
+    scores = run.evaluate("test")
+    assert 0.6 < scores["coverage_80"] < 0.95
+    again = es.load(tmp_path / "run")
+    assert again.evaluate("test") == scores
+    assert torch.equal(again.model.residuals, run.model.residuals)
+    bare = es.train(path, tmp_path / "bare", quietly, overrides=[*settings, "data.valid_part=0", "train.max_epochs=1"])
+    assert bare.evaluate("test")["coverage_80"] is None
+    assert next(row for row in list(bare.predict(waves().splitlines()))[1:]).text.endswith(",,,,,,,,,")
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    path = recipe(tmp_path, waves(12))
+    settings = [*SMALL, *SHAPE, "train.max_steps=6", "train.max_epochs=null", "train.checkpoint_every=2"]
+    killed_and_resumed(path, tmp_path, settings, 5)
+
+
+def test_its_pictures(run: es.Run, tmp_path: Path) -> None:
+    drawn = dict(run.task.pictures(run.model, tmp_path, None))
+    assert {path.name for path in drawn} == {"forecasts.png", "errors-by-step.png", "residuals.png"}
+    assert all(path.stat().st_size > 5000 and len(words) > 40 for path, words in drawn.items())

@@ -1,0 +1,193 @@
+"""Heads of numbers, errors of forecasts and simple rules against values computed by hand and by scipy."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, Point, Quantiles, StudentT
+from everstep.measures.forecasts import (
+    LEVELS,
+    Forecasts,
+    by_step,
+    diebold_mariano,
+    forecast_measures,
+    mase_scale,
+    owa,
+)
+from everstep.networks.window_values import normalised
+from everstep.rivals.lag_ridge import LagRidge
+from everstep.rivals.series_rules import drift, naive, naive2, seasonal_factors
+
+HEADS = [Point("mse"), Point("mae"), Point("huber"), Quantiles(LEVELS), Gaussian(), StudentT(), NegativeBinomial()]
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("head", HEADS, ids=repr)
+def test_laws_of_every_head_of_numbers(head: NumberHead) -> None:
+    torch.manual_seed(1)
+    ys = torch.randn(3, 5, head.size, dtype=torch.float64).float().requires_grad_()
+    target = torch.randint(6, (3, 5)).float()
+    target[1, 2] = NAN
+    whole = head.loss(ys, target)
+    assert whole.shape == (3,)
+    alone = head.each(ys, target)
+    torch.testing.assert_close(whole, alone.nan_to_num(0).sum(1))
+    torch.testing.assert_close(head.loss(ys, target, torch.tensor([5, 0, 2]))[2], alone[2, :2].sum())
+    assert not head.loss(ys, target, torch.tensor([5, 0, 2]))[1].detach().any()
+    whole.sum().backward()
+    assert ys.grad is not None
+    assert ys.grad.isfinite().all()
+    assert not ys.grad[1, 2].any()
+    with torch.no_grad():
+        quantiles = head.quantiles(ys, LEVELS)
+        assert quantiles.shape == (3, 5, len(LEVELS))
+        assert (quantiles.diff(dim=-1) >= 0).all()
+        torch.testing.assert_close(head.predict(ys), quantiles[..., LEVELS.index(0.5)])
+        scale = torch.full((3, 1), 2.0)
+        shift = torch.zeros(3, 1) if isinstance(head, NegativeBinomial) else torch.full((3, 1), 7.0)
+        moved = head.rescaled(ys, shift, scale)
+        torch.testing.assert_close(head.mean(moved), head.mean(ys) * 2 + shift, rtol=1e-4, atol=1e-4)
+        if not isinstance(head, NegativeBinomial):
+            torch.testing.assert_close(head.quantiles(moved, LEVELS), quantiles * 2 + 7, rtol=1e-3, atol=1e-3)
+
+
+def test_losses_are_those_of_scipy() -> None:
+    ys, target = torch.tensor([[[0.3, -0.2, 0.5]]]), torch.tensor([[1.7]])
+    spread, degrees = float(np.exp(-0.2)), 2 + float(np.log1p(np.exp(0.5)))
+    want = -stats.norm.logpdf(1.7, 0.3, spread)
+    assert float(Gaussian().loss(ys[..., :2], target)) == pytest.approx(want, rel=1e-3)
+    assert float(StudentT().loss(ys, target)) == pytest.approx(-stats.t.logpdf(1.7, degrees, 0.3, spread), rel=1e-3)
+    mean, alpha = float(np.exp(0.3)), float(np.log1p(np.exp(-0.2)))
+    counts = -stats.nbinom.logpmf(4, 1 / alpha, 1 / (1 + alpha * mean))
+    assert float(NegativeBinomial().loss(ys[..., :2], torch.tensor([[4.0]]))) == pytest.approx(counts, rel=1e-3)
+    head = Quantiles((0.1, 0.5))
+    found = head.loss(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[3.0]]))
+    assert float(found) == pytest.approx((2 * 0.1 * 2 + 2 * 0.5 * 1) / 2)
+    with pytest.raises(ValueError, match="rising levels"):
+        Quantiles((0.5, 0.1))
+
+
+def test_quantiles_have_the_mean_of_their_distribution() -> None:
+    head = Quantiles(LEVELS)
+    uniform = torch.tensor(LEVELS)[None, None]
+    assert float(head.mean(uniform)) == pytest.approx(0.5, abs=1e-6)
+    assert head.quantiles(uniform, (0.15, 0.99))[0, 0].tolist() == pytest.approx([0.15, 0.95])
+
+
+def test_normalised_windows() -> None:
+    values = torch.tensor([[NAN, 2.0, NAN, 4.0], [5.0, 5.0, 5.0, 5.0], [NAN, NAN, NAN, NAN], [0.0, 0.0, 0.0, 0.0]])
+    found = normalised(values, "last", "window")
+    assert found.level[:, 0].tolist() == [4, 5, 0, 0]
+    assert found.spread[:, 0].tolist() == [1, 5, 1, 1]
+    assert found.values[0].tolist() == [0, -2, -2, 0]
+    assert found.there[0].tolist() == [0, 1, 0, 1]
+    assert found.since[0].tolist() == [1, 0, 0.25, 0]
+    assert all(torch.isfinite(part).all() for part in found)
+    assert normalised(values, "mean", "none").level[0].tolist() == [3]
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_errors_by_hand() -> None:
+    target = np.array([[1.0, 2.0], [10.0, NAN]])
+    quantiles = np.stack([np.full((2, 2), 3.0) + level for level in LEVELS], -1)
+    quantiles[1] += 6.6
+    found = forecast_measures(
+        Forecasts(np.full((2, 2), 3.0), quantiles), target, np.array([0, 2]), np.array([1.0, 4.0])
+    )
+    assert found["count"] == 3
+    assert found["mse"] == pytest.approx((4 + 1 + 49) / 3)
+    assert found["rmse"] == pytest.approx(((4 + 1 + 49) / 3) ** 0.5)
+    errors = np.array([2.5, 1.5, 0.1])  # of the medians 3.5, 3.5, 10.1
+    assert found["mae"] == pytest.approx(errors.mean())
+    assert found["mase"] == pytest.approx((2.0 / 1 + 0.1 / 4) / 2)
+    smape = (np.mean([200 * 2.5 / 4.5, 200 * 1.5 / 5.5]) + 200 * 0.1 / 20.1) / 2
+    assert found["smape"] == pytest.approx(smape)
+    assert found["coverage_80"] == pytest.approx(1 / 3)
+    losses = []
+    for level in LEVELS:
+        e = np.array([1.0, 2.0, 10.0]) - (np.array([3.0, 3.0, 9.6]) + level)
+        losses.append(2 * np.maximum(level * e, (level - 1) * e))
+    assert found["crps"] == pytest.approx(np.mean(losses))
+    assert found["wql"] == pytest.approx(np.mean(losses[1:-1]) * 3 / 13)
+    assert by_step(Forecasts(np.zeros((2, 2))), target).tolist() == [5.5, 2.0]
+    below = forecast_measures(Forecasts(np.zeros((1, 1))), np.array([[-1.0]]), np.array([0]), np.array([NAN]))
+    assert (below["smape"], below["mase"]) == (None, None)
+    assert below["coverage_80"] is None
+
+
+def test_owa_is_a_ratio_of_means() -> None:
+    assert owa({"smape": 12.0, "mase": 1.0}, {"smape": 18.0, "mase": 2.0}) == pytest.approx((12 / 18 + 0.5) / 2)
+    assert owa({"smape": None, "mase": 1.0}, {"smape": 18.0, "mase": 2.0}) is None
+
+
+def test_equal_forecasts_are_told_from_better_ones() -> None:
+    random = np.random.default_rng(0)
+    ours, noise = random.gamma(2.0, 1.0, 400), random.normal(0, 0.5, 400)
+    assert diebold_mariano(ours, ours, 5) == 1.0
+    assert diebold_mariano(ours, ours + noise, 1) > 0.05
+    assert diebold_mariano(ours, ours + noise + 0.3, 1) < 1e-6
+    d = np.array([1.0, 3.0, 2.0, 4.0, 1.0])
+    want = stats.ttest_1samp(d, 0).pvalue  # with one step ahead it is nearly a paired t test: variances differ by n − 1
+    assert diebold_mariano(d, np.zeros(5), 1) == pytest.approx(want, rel=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------------------- rivals
+
+
+def test_rules_by_hand() -> None:
+    history = np.array([1.0, 2.0, NAN, 4.0])
+    assert naive(history, 2).tolist() == [4, 4]
+    assert naive(history, 3, 2).tolist() == [1, 4, 1]
+    assert naive(history, 2, 9).tolist() == [4, 4]
+    assert drift(history, 2).tolist() == [5, 6]
+    assert naive(np.array([NAN]), 2).tolist() == [0, 0]
+    assert mase_scale(history, 1) == 1.0
+    assert np.isnan(mase_scale(np.ones(5), 1))
+    factors = seasonal_factors(np.tile([1.0, 2.0, 3.0, 2.0], 5), 4)
+    assert factors == pytest.approx(np.array([1, 2, 3, 2]) / 2)
+    falling = np.tile([1.0, 2.0, 3.0, 2.0], 8)[:-1]
+    assert naive2(falling, 2, 4) == pytest.approx([2.0, 1.0])
+
+
+def test_ridge_finds_the_lags_that_made_a_series() -> None:
+    random = np.random.default_rng(1)
+    x = random.normal(size=(200, 3))
+    weight = np.array([[0.0, 0.5, 1.0], [1.0, 0.0, -1.0]])
+    fitted = LagRidge()
+    fitted.add(x[:90], x[:90] @ weight.T)
+    fitted.add(x[90:], x[90:] @ weight.T)
+    assert fitted.solve(0.0) == pytest.approx(weight, abs=1e-6)
+    assert np.abs(fitted.solve(10.0)).max() < 0.2
+    with pytest.raises(ValueError, match="nothing to solve"):
+        LagRidge().solve(0.0)
+
+
+M4 = Path(os.environ.get("EVERSTEP_DATA", "missing")) / "m4"
+
+
+@pytest.mark.skipif(not M4.is_dir(), reason="EVERSTEP_DATA is not set")
+@pytest.mark.parametrize(
+    ("name", "season", "smape", "mase"), [("Hourly", 24, 18.383, 2.395), ("Weekly", 1, 9.161, 2.777)]
+)
+def test_naive2_gives_what_the_competition_published(name: str, season: int, smape: float, mase: float) -> None:
+    with gzip.open(M4 / f"{name}-train.csv.gz", "rt") as lines:
+        train = [np.array([float(v) for v in row[1:] if v]) for row in list(csv.reader(lines))[1:]]
+    with (M4 / f"{name}-test.csv").open() as lines:
+        test = np.array([[float(v) for v in row[1:]] for row in list(csv.reader(lines))[1:]])
+    found = np.stack([naive2(history, test.shape[1], season) for history in train])
+    scales = np.array([mase_scale(history, season) for history in train])
+    errors = forecast_measures(Forecasts(found), test, np.arange(len(test)), scales)
+    assert errors["smape"] is not None
+    assert errors["mase"] is not None
+    assert round(errors["smape"], 3) == smape
+    assert round(errors["mase"], 3) == mase
