@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everstep.heads.categorical import Head
-from everstep.heads.steps import over_steps
+from everstep.heads.sum_over_steps import over_steps
 
 SMALLEST = 1e-4
 """Of spreads: a distribution that is surer than that of a normalised value learns rounding errors."""

@@ -16,7 +16,7 @@ from everstep.data.panel import Ints, Panel, joined
 from everstep.data.readers.series import Read, panel_of, read_series
 from everstep.data.readers.tables import table_of
 from everstep.data.readers.time_stamps import SECOND, named_frequency
-from everstep.data.text.files import expand
+from everstep.data.text.text_files import expand
 from everstep.data.windows import Windows, check_some
 from everstep.errors import ConfigError, DataError
 from everstep.networks.forecaster import ForecasterSection, WindowShape, checked_sizes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data.text.files import open_text
+from everstep.data.text.text_files import open_text
 from everstep.errors import DataError
 
 if TYPE_CHECKING:
