@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy import stats
 
-from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, Point, Quantiles, StudentT
-from everstep.measures.forecasts import (
+from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, PointHead, Quantiles, StudentT
+from everstep.measures.forecast_errors import (
     LEVELS,
     Forecasts,
     by_step,
@@ -26,7 +26,15 @@ from everstep.networks.window_values import normalised
 from everstep.rivals.lag_ridge import LagRidge
 from everstep.rivals.series_rules import drift, naive, naive2, seasonal_factors
 
-HEADS = [Point("mse"), Point("mae"), Point("huber"), Quantiles(LEVELS), Gaussian(), StudentT(), NegativeBinomial()]
+HEADS = [
+    PointHead("mse"),
+    PointHead("mae"),
+    PointHead("huber"),
+    Quantiles(LEVELS),
+    Gaussian(),
+    StudentT(),
+    NegativeBinomial(),
+]
 NAN = float("nan")
 
 

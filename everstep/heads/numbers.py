@@ -60,12 +60,12 @@ class NumberHead(Head):
         raise NotImplementedError(f"{type(self).__name__} cannot be rescaled")
 
 
-class Point(NumberHead):
+class PointHead(NumberHead):
     """One number a step, without a distribution: `quantiles` repeats it.
 
     Loss of e = target − y: e² ("mse"), |e| ("mae"), or Huber's, e²/2 for |e| < 1 and |e| − ½ beyond (Huber 1964).
 
-    >>> Point("mae").loss(torch.zeros(1, 3, 1), torch.tensor([[1.0, -2.0, float("nan")]]))
+    >>> PointHead("mae").loss(torch.zeros(1, 3, 1), torch.tensor([[1.0, -2.0, float("nan")]]))
     tensor([3.])
 
     Args:

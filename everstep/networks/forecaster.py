@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from everstep.data.windows import WindowBatch, Windows
 from everstep.errors import ConfigError
-from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, Point, Quantiles, StudentT
+from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, PointHead, Quantiles, StudentT
 from everstep.learn.objective import Loss
-from everstep.measures.forecasts import LEVELS
+from everstep.measures.forecast_errors import LEVELS
 from everstep.networks.cells_by_name import CellChoice, Find, no_code
 from everstep.networks.layers import LayersSection, initialise, layer_problems, stack_of
 from everstep.networks.window_values import Normalised, normalised
@@ -72,7 +72,7 @@ class ForecasterSection(LayersSection):
     def make_head(self) -> NumberHead:
         """The head."""
         if self.head == "point":
-            return Point(self.error)
+            return PointHead(self.error)
         if self.head == "quantiles":
             return Quantiles(LEVELS)
         return {"gaussian": Gaussian, "student-t": StudentT, "negative-binomial": NegativeBinomial}[self.head]()
@@ -261,7 +261,7 @@ def _repeated(state: State, times: int) -> State:
 
 def _shifted(ys: Tensor, shift: Tensor, head: NumberHead) -> Tensor:
     """Distributions moved by (B, H)."""
-    moved = ys.shape[2] if isinstance(head, Point | Quantiles) else 1
+    moved = ys.shape[2] if isinstance(head, PointHead | Quantiles) else 1
     return torch.cat([ys[..., :moved] + shift[..., None], ys[..., moved:]], 2)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from everstep.data.panel import Floats
-from everstep.look.forecasts import Shown, draw_by_step, draw_forecasts, draw_residuals
-from everstep.measures.forecasts import LEVELS, Forecasts, by_step
+from everstep.look.drawn_forecasts import DrawnWindow, draw_by_step, draw_forecasts, draw_residuals
+from everstep.measures.forecast_errors import LEVELS, Forecasts, by_step
 from everstep.networks.forecaster import Forecaster
 from everstep.networks.learned_series import LearnedSeries
 from everstep.runs.forecasts import Said, in_units, measured, targets_of
@@ -41,7 +41,7 @@ def forecast_pictures(
     yield out / "residuals.png", words
 
 
-def _shown(said: Said, found: Forecasts, target: Floats, data: SeriesData, learned: LearnedSeries) -> list[Shown]:
+def _shown(said: Said, found: Forecasts, target: Floats, data: SeriesData, learned: LearnedSeries) -> list[DrawnWindow]:
     """Windows from all over, each with its history."""
     windows, panel = said.windows, learned.normalised(data.panel) if data.section.figures == "scaled" else data.panel
     places = np.unique(np.linspace(0, windows.number - 1, EXAMPLES).round().astype(int))
@@ -51,5 +51,5 @@ def _shown(said: Said, found: Forecasts, target: Floats, data: SeriesData, learn
         history = panel.values(series)[max(0, row - windows.window) : row]
         begins = panel.frequency.texts(panel.first[series : series + 1] + row)[0]
         bands = None if found.quantiles is None else found.quantiles[place]
-        shown.append(Shown(panel.ids[series], begins, history, target[place], found.mean[place], bands))
+        shown.append(DrawnWindow(panel.ids[series], begins, history, target[place], found.mean[place], bands))
     return shown

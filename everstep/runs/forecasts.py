@@ -15,7 +15,7 @@ from everstep.data.panel import Floats
 from everstep.data.readers.series import Read
 from everstep.data.windows import Windows
 from everstep.errors import DataError
-from everstep.measures.forecasts import LEVELS, TENTHS, Forecasts, as_levels, forecast_measures, mase_scale, owa
+from everstep.measures.forecast_errors import LEVELS, TENTHS, Forecasts, as_levels, forecast_measures, mase_scale, owa
 from everstep.networks.forecaster import Forecaster
 from everstep.networks.learned_series import LearnedSeries
 from everstep.runs.series_data import SeriesData

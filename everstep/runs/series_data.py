@@ -91,7 +91,7 @@ class SeriesSection(Section):
                 yield "frequency", str(error).removeprefix("data.frequency: ")
 
 
-class Part(NamedTuple):
+class SeriesPart(NamedTuple):
     """Rows of each series: targets from `begin` up to `end`, (S,) each."""
 
     begin: Ints
@@ -141,7 +141,7 @@ class SeriesData:
         return self.section.season or self.train.panel.frequency.season
 
     @cached_property
-    def _whole(self) -> tuple[Panel, dict[str, Part]]:
+    def _whole(self) -> tuple[Panel, dict[str, SeriesPart]]:
         """All series to their ends, and the parts."""
         panel = self.train.panel
         ends = panel.known
@@ -157,9 +157,9 @@ class SeriesData:
                 borders[split] = begins
         return panel, self._parts(panel, ends, borders)
 
-    def _parts(self, panel: Panel, ends: Ints, borders: dict[str, Ints]) -> dict[str, Part]:
+    def _parts(self, panel: Panel, ends: Ints, borders: dict[str, Ints]) -> dict[str, SeriesPart]:
         horizon = checked_sizes(self.model, self.season)[1]
-        parts: dict[str, Part] = {}
+        parts: dict[str, SeriesPart] = {}
         stop = panel.known
         for split in ("test", "valid"):
             if split not in self.splits():
@@ -171,9 +171,9 @@ class SeriesData:
                 until = np.minimum(stop, ends)
                 size = np.full(len(panel), horizon) if part is None else _sizes(part, ends)
                 begin, stop = np.maximum(until - size, 0), until
-            parts[split] = Part(begin, stop)
+            parts[split] = SeriesPart(begin, stop)
             stop = begin
-        parts["train"] = Part(np.zeros(len(panel), np.int64), np.minimum(stop, ends))
+        parts["train"] = SeriesPart(np.zeros(len(panel), np.int64), np.minimum(stop, ends))
         return parts
 
     @property
@@ -181,7 +181,7 @@ class SeriesData:
         """All series, in units of the data."""
         return self._whole[0]
 
-    def part(self, split: str) -> Part:
+    def part(self, split: str) -> SeriesPart:
         """The rows of a split.
 
         Raises:

@@ -10,7 +10,7 @@ import torch
 
 from everstep.data.panel import Floats
 from everstep.data.windows import WindowBatch, Windows
-from everstep.measures.forecasts import LEVELS, Forecasts, diebold_mariano, forecast_measures, owa
+from everstep.measures.forecast_errors import LEVELS, Forecasts, diebold_mariano, forecast_measures, owa
 from everstep.networks.learned_series import LearnedSeries
 from everstep.networks.window_values import normalised
 from everstep.rivals.lag_ridge import LagRidge

@@ -15,7 +15,7 @@ from everstep.look.style import COLOURS, DASHES, GREY, canvas, label, legend, sa
 Floats = NDArray[np.float64]
 
 
-class Shown(NamedTuple):
+class DrawnWindow(NamedTuple):
     """One window.
 
     Attributes:
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
     quantiles: Floats | None
 
 
-def draw_forecasts(windows: Sequence[Shown], levels: Sequence[float], path: Path) -> str:
+def draw_forecasts(windows: Sequence[DrawnWindow], levels: Sequence[float], path: Path) -> str:
     """Draw windows with their bands, two in a row; returns what to see.
 
     Args:
@@ -59,7 +59,7 @@ def draw_forecasts(windows: Sequence[Shown], levels: Sequence[float], path: Path
     return f"What came (black) and what was foretold (coloured) from where the dotted line is.{bands}"
 
 
-def _draw_window(axes: Axes, window: Shown, levels: Sequence[float]) -> None:
+def _draw_window(axes: Axes, window: DrawnWindow, levels: Sequence[float]) -> None:
     before, ahead = np.arange(-len(window.history) + 1, 1), np.arange(1, len(window.mean) + 1)
     axes.plot(before, window.history, color="black", linewidth=1.2, label="came")
     axes.plot(np.append(0, ahead), np.append(window.history[-1:], window.target), color="black", linewidth=1.2)
