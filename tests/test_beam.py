@@ -127,7 +127,7 @@ def test_a_full_beam_obeys_constraints_and_finds_the_best(seed: int) -> None:
     same(beam_search(decoder._replace(never=(3,)), how.replace(no_repeat=2))[0], wanted)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_what_a_narrow_beam_gives_is_legal(seed: int) -> None:
     draw = random.Random(seed)
     decoder = toy(seed, 6, sources=3)
@@ -146,7 +146,7 @@ def test_what_a_narrow_beam_gives_is_legal(seed: int) -> None:
 
 @pytest.mark.parametrize("kind", PACKS)
 def test_a_source_is_searched_as_if_alone(kind: str) -> None:
-    for seed in range(3):
+    for seed in range(2):
         draw = random.Random(seed)
         decoder = toy(seed, 6, sources=5, places=4, kind=kind, sure=draw.choice((0.5, 2, 4)))
         how = BeamSection(
@@ -171,6 +171,51 @@ def test_a_source_is_searched_as_if_alone(kind: str) -> None:
                 same(together[source], [(tuple(one.tokens), one.score) for one in other])
                 for one, two in zip(together[source], other, strict=True):
                     assert torch.allclose(one.attention, two.attention)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_is_the_same_however_many_are_asked_for(seed: int) -> None:
+    decoder = toy(seed, 6, sources=3, sure=random.Random(seed).choice((0.5, 2, 4)))
+    for more, wishes in (
+        ({}, {}),
+        ({"groups": 2}, {}),
+        ({"groups": 4, "diversity": 3.0}, {}),
+        ({}, {"constraints": [Phrases([[1], [2, 3]]), None, Phrases([[4]])]}),
+        ({}, {"constraints": [Even(6), Phrases([[5, 5]]), None]}),
+    ):
+        how = BeamSection(beam_width=4, max_length=8, length_penalty=1.0, **more)
+        several = beam_search(decoder, how.replace(n_best=4), **wishes)
+        for first, rest in zip(beam_search(decoder, how, **wishes), several, strict=True):
+            same(first, [(tuple(one.tokens), one.score) for one in rest[:1]])
+            scores, lines = [one.score for one in rest], [tuple(one.tokens) for one in rest]
+            assert scores == sorted(scores, reverse=True)
+            assert len(set(lines)) == len(lines)
+
+
+def test_groups_go_apart() -> None:
+    for seed in range(10):
+        decoder = toy(seed, 6, sure=3)
+        how = BeamSection(beam_width=6, n_best=6, max_length=6, groups=3, min_length=1)
+        narrow = beam_search(decoder, how.replace(beam_width=2, groups=1, n_best=2))[0]
+        alike = beam_search(decoder, how.replace(diversity=0.0))[0]
+        same(alike[:2], [(tuple(one.tokens), one.score) for one in narrow])
+        apart = beam_search(decoder, how.replace(beam_width=3, n_best=3, diversity=1e3))[0]
+        assert len({one.tokens[0] for one in apart}) == 3
+        first = beam_search(decoder, how.replace(beam_width=1, n_best=1, groups=1))[0][0]
+        assert first.tokens in [one.tokens for one in apart]
+
+
+def test_where_nothing_is_legal_nothing_is_found() -> None:
+    decoder = toy(0, 4, sources=2)
+    nothing, something = beam_search(
+        decoder, BeamSection(max_length=2, beam_width=3), constraints=[Phrases([[1, 2, 3]]), Phrases([[1], [2]])]
+    )
+    assert nothing == []
+    assert sorted(something[0].tokens) == [1, 2]
+    assert beam_search(decoder, BeamSection(min_length=1), allowed=[]) == [[], []]
+    (proof, _) = exact_search(decoder, BeamSection(max_length=2), constraints=[Phrases([[1, 2, 3]]), None])
+    assert proof.best is None
+    assert proof.proven
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

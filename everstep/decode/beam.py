@@ -80,9 +80,24 @@ def _advance(walk: Walk, rows: Beginnings, steps: list[Step], finished: Finished
         place = ends.nonzero()[:, 0]
         over = row[place]
         finished.add(lane[place], walk.score(then, over, total[place], t), t, place, walk.by_itself(then, over, t))
-    lives = (~ends & (walk.bound(lane, total) > finished.score[lane, -1])).nonzero()[:, 0]
+    lives = (~ends & _hopeful(walk, lane, total, ends, finished)).nonzero()[:, 0]
     steps.append(Step(row, token, total, lives, then.attention))
     return walk.onward(then.rows, row[lives], token[lives], total[lives])
+
+
+def _hopeful(walk: Walk, lane: Tensor, total: Tensor, ends: Tensor, finished: Finished) -> Tensor:
+    """(n,) bool: whether a beginning may still get among the best.
+
+    A beginning that may not takes no place that another would use: those less likely may not either. But where
+    beginnings change what others are worth, all of a source are kept as long as one of them may, so that the first
+    result does not depend on how many are asked for.
+    """
+    may = walk.bound(lane, total) > finished.score[lane, -1]
+    automata = walk.legality.automata
+    if walk.how.groups == 1 and (automata is None or not automata.share_beam):
+        return may
+    source = walk.source(lane)
+    return may.new_zeros(walk.lanes).index_fill(0, source[may & ~ends], True)[source]
 
 
 def _choice(walk: Walk, then: Next) -> tuple[Tensor, Tensor]:
@@ -98,10 +113,10 @@ def _choice(walk: Walk, then: Next) -> tuple[Tensor, Tensor]:
 
 
 def _merged(groups: list[list[Hypothesis]], n_best: int) -> list[Hypothesis]:
-    """The best of each group, then the second of each, …, without those that an earlier group has; by score."""
+    """The best of each group, then the second of each, …, each sequence once; by score."""
     found: dict[tuple[int, ...], Hypothesis] = {}
     for rank in itertools.zip_longest(*groups):
-        for one in rank:
-            if one is not None and len(found) < n_best:
+        for one in sorted(filter(None, rank), key=lambda one: -one.score):
+            if len(found) < n_best:
                 found.setdefault(tuple(one.tokens), one)
     return sorted(found.values(), key=lambda one: -one.score)
