@@ -1,1 +1,1 @@
-"""Ways to run a cell over time, each equal in result to `reference.py`."""
+"""Backends that run a cell over time, all with the results of `reference.py`."""

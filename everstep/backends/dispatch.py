@@ -1,4 +1,4 @@
-"""The choice of a backend: the one that is named, or the first that can run a cell and is not measured to be slower."""
+"""The choice of a backend: the named one, or the first that can run the cell and is not known to be slower."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from everstep.native import toolchain
 from everstep.state import State
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (fused, vendor, parallel, reference)}
-"""In order of preference."""
+"""All backends, in order of preference."""
 
 
 def dispatch(
     cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
 ) -> tuple[Tensor, State]:
-    """Run one cell on the backend named, or on the first that can and is not measured to be slower."""
+    """Run a cell on the named backend, or with "auto" on the first that can and is not known to be slower."""
     if torch.compiler.is_dynamo_compiling():
-        # the caller is compiled around the loop: unrolled, it would compile for minutes and run slower
+        # `torch.compile` breaks the graph around the loop; an unrolled loop would compile for minutes and run slower
         outside: Any = torch._dynamo.disable(_dispatch)
         return outside(cell, xs, state, lengths, resets, backend)  # type: ignore[no-any-return]
     return _dispatch(cell, xs, state, lengths, resets, backend)
@@ -39,7 +39,7 @@ def _dispatch(
             toolchain.notice(text, text)
         return run(state)
     found = BACKENDS[backend].prepare(cell, xs, lengths, resets)
-    if isinstance(found, fused.Hurry):  # which is for `auto` to heed
+    if isinstance(found, fused.Hurry):  # a reason for `auto` only
         found = fused.prepare(cell, xs, lengths, resets, patient=True)
     if isinstance(found, Refusal):
         raise ValueError(f"scan: backend {backend!r} cannot run {type(cell).__name__}: {found}")
@@ -49,10 +49,10 @@ def _dispatch(
 def choose(
     cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None
 ) -> tuple[str, Run, dict[str, str]]:
-    """The name of the backend that runs this cell, its run, and why those before it were passed over.
+    """The name of the backend for this call, its run, and the reasons why earlier backends were skipped.
 
     Raises:
-        RuntimeError: there is none, which is a fault of the package.
+        RuntimeError: there is none, which is a bug of the package.
     """
     passed: dict[str, str] = {}
     for backend in BACKENDS.values():

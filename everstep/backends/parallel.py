@@ -1,4 +1,4 @@
-"""Affine cells by associative scan: O(log T) depth, O(T) memory, gradients of every order."""
+"""Affine cells by an associative scan: O(log T) depth, O(T) memory, gradients of every order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ name = "parallel"
 
 
 def prepare(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> Run | Refusal:
-    """A parallel scan."""
+    """The run of a parallel scan, or the reason why the cell cannot be scanned."""
     reason = _refusal(cell, xs)
     return Refusal(reason) if reason is not None else lambda state: _run(cell, xs, state, lengths, resets)
 
 
 def _refusal(cell: AbstractCell, xs: Any) -> str | None:
-    """Why this cell is no parallel scan; None: it is one."""
+    """The reason why this cell cannot be scanned in parallel, or None."""
     if not isinstance(cell, AbstractAffine):
         return "its step is not declared affine in the state (see everstep.Affine)"
     if not cell.steps_as_declared():
@@ -36,7 +36,7 @@ def _refusal(cell: AbstractCell, xs: Any) -> str | None:
 
 
 def _effect(cell: AbstractAffine, xs: Tensor) -> str | None:
-    """What its step does at every step that can not be done at once."""
+    """A side effect of the step that a parallel scan would not repeat, or None."""
     return None if watched() else fused.effect(cell, xs)
 
 
@@ -73,7 +73,7 @@ def _run(
 
 @contextmanager
 def _unwritten(cell: AbstractAffine, method: str, *lent: Tensor) -> Iterator[None]:
-    """Raise if these are written over within the block."""
+    """Raise if these tensors are overwritten within the block."""
     before = [version(tensor) for tensor in lent]
     yield
     if [version(tensor) for tensor in lent] != before:
@@ -110,7 +110,7 @@ class _LinearScan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """λ_t = g_t + a_{t+1} ∘ λ_{t+1}, the same recurrence from the end; ∂a_t = λ_t ∘ h_{t-1}, ∂b_t = λ_t."""
         a, start, h = ctx.saved_tensors
-        # the first coefficient of the reversed run meets a zero state; any value of the right shape will do
+        # the first coefficient of the reversed run multiplies a zero state, so its value does not matter
         ahead = torch.cat([a[:, :1], a.flip(1)[:, :-1]], 1)
         adjoint = linear_scan(ahead, grads[0].flip(1), torch.zeros_like(start)).flip(1)
         before = torch.cat([start[:, None], h[:, :-1]], 1)
@@ -118,7 +118,7 @@ class _LinearScan(torch.autograd.Function):
 
 
 def _inclusive(a: Tensor, b: Tensor) -> Tensor:
-    """h_t = a_t ∘ h_{t-1} + b_t from a zero state: pairs of steps are joined, solved, and split again."""
+    """h_t = a_t ∘ h_{t-1} + b_t from a zero state: pairs of steps are merged, solved recursively, and split again."""
     time = b.shape[1]
     if time == 1:
         return b

@@ -1,4 +1,4 @@
-"""What a backend is: one way to run a cell over time, equal in result to `reference.py`."""
+"""The interface of a backend: a way to run a cell over time with the results of `reference.py`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from everstep.abstract import AbstractCell
 from everstep.state import State
 
 Run: TypeAlias = Callable[[State], tuple[Tensor, State]]
-"""From the state before the first step to outputs (batch, time, output_size) and the state after the last. It may be
-called more than once, and whatever else was prepared or run in between."""
+"""Maps the initial state to outputs (batch, time, output_size) and the final state. It may be called several times,
+with other calls prepared or run in between."""
 
 
 class Refusal(str):
-    """Why a backend cannot run a call, in words that a user understands."""
+    """The reason why a backend cannot run a call, as a message for users."""
 
 
 class Backend(Protocol):
-    """One way to run a cell over time."""
+    """A way to run a cell over time."""
 
     name: str
 
     def prepare(self, cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> Run | Refusal:
-        """What runs the cell over these inputs, or why this backend cannot; time ≥ 1, arguments checked."""
+        """A run of the cell over these inputs, or the reason why not. Arguments are checked, and time ≥ 1."""
 
     def slower(self, cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-        """The reason why another backend is measured to be faster here, or None. `auto` heeds it."""
+        """The reason why another backend is known to be faster, or None; used by "auto"."""

@@ -1,4 +1,4 @@
-"""The loop that states the meaning of `scan`; every other backend is tested against it."""
+"""The reference loop, which defines the meaning of `scan`; every other backend is tested against it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ name = "reference"
 
 
 def prepare(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> Run:
-    """Any step can be looped over."""
+    """The run of the loop; it supports any cell."""
     return lambda state: run(cell, xs, state, lengths, resets)
 
 
 def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Nothing is left to take instead."""
+    """None: no other backend remains."""
     return None
 
 
 def run(
     cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, State]:
-    """y_t, s_t = step(x_t, s_{t-1}) for t = 0 … T-1; rows past their length stand still and give zeros.
+    """y_t, s_t = step(x_t, s_{t-1}) for t = 0 … T−1; beyond a row's length the state is kept and outputs are zero.
 
     Raises:
-        TypeError, ValueError: the step changes the nest, a shape, the dtype or the device of its state, gives an output
-            of another size than `output_size`, or no state.
+        TypeError, ValueError: the step changes the nest, a shape, the dtype or the device of its state, returns an
+            output of another size than `output_size`, or no state.
     """
     like, nest = leaves(xs)[0][1], state
     ys = []
@@ -52,14 +52,14 @@ def run(
             y, new = where(live, y, torch.zeros_like(y)), where(live, new, state)
         ys.append(y)
         state = new
-    # copies, since a step may give as its state what it got, a part of x, or one tensor twice
+    # copies, since a step may return its inputs, a part of x, or one tensor twice as state
     return torch.stack(ys, 1), map_state(torch.clone, like_nest(state, nest))
 
 
 class _Lending:
-    """Calls a step so that it may write over what it is given: x and state are others' too.
+    """Calls a step so that it may overwrite its arguments, although x and state are shared.
 
-    At first it gets copies of all; then of those leaves alone that it has been seen to write over.
+    The first call gets copies of all leaves; later calls get copies only of the leaves that the step overwrote.
     """
 
     def __init__(self, cell: AbstractCell, like: Tensor):
@@ -68,10 +68,10 @@ class _Lending:
         self._copies, self._counted = False, not (torch.is_inference_mode_enabled() or like.is_inference())
 
     def step(self, x: Any, state: State) -> tuple[Tensor, State]:
-        """As the cell's own.
+        """Call the cell's step.
 
         Raises:
-            RuntimeError: the step writes over what it did not at first.
+            RuntimeError: the step overwrites a leaf that it did not overwrite at first.
         """
         lent = _leaves(x) + _leaves(state)
         written = self._written
@@ -107,7 +107,7 @@ def _leaves(nest: Any) -> list[Tensor]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """The same numbers in a tensor that counts how often it is written over, which those of inference mode do not."""
+    """A copy with a version counter, which tensors of inference mode lack."""
     if not torch.is_inference_mode_enabled():
         return tensor.clone()
     with torch.inference_mode(False), torch.no_grad():
@@ -115,8 +115,10 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _check(cell: AbstractCell, given: Any, state: State) -> None:
-    """Raise if the output is of another size than said, or the state not what it was, but for its dtype under autocast,
-    which changes that."""
+    """Raise if the output has another size than declared, or the state another structure.
+
+    Under autocast, the dtype of the state may change.
+    """
     if not isinstance(given, tuple) or len(given) != 2:
         came = "one tensor" if isinstance(given, Tensor) else f"a {type(given).__name__}"
         raise TypeError(f"{cell._get_name()}.step should give an output and the new state, but gives {came}")

@@ -19,13 +19,13 @@ name = "vendor"
 
 
 def prepare(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> Run | Refusal:
-    """A call of a kernel of PyTorch's."""
+    """The run of a PyTorch kernel, or the reason why there is none."""
     reason = refusal(cell, xs, lengths, resets)
     return Refusal(reason) if reason is not None else lambda state: _run(cell, xs, state, lengths, resets)
 
 
 def refusal(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Why this cell cannot run on a kernel of PyTorch's; None: it can."""
+    """The reason why this cell cannot run on a PyTorch kernel, or None."""
     if not isinstance(cell, AbstractGated) or cell.vendor_kernel() is None:
         return "its step is none of torch.nn.LSTM, GRU, RNN"
     if not cell.steps_as_declared():
@@ -40,15 +40,15 @@ def refusal(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor 
 
 
 def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Nothing measured so far is faster for the cells it takes."""
+    """None: no other backend was measured to be faster for the supported cells."""
     return None
 
 
 def has_autocast_lstm() -> bool:
-    """Whether oneDNN has the LSTM that `torch.lstm` calls under the present autocast on a CPU.
+    """Whether oneDNN has the LSTM that `torch.lstm` calls under the current autocast on a CPU.
 
-    PyTorch asks that for the inputs as they come, before autocast makes them short: given float32, it fails where there
-    is none.
+    PyTorch checks this for the dtype of the inputs before autocast converts them; with float32 inputs it therefore
+    fails if there is none.
     """
     dtype = torch.get_autocast_dtype("cpu")
     return processor.onednn(dtype) and not (dtype == torch.float16 and torch.is_grad_enabled())
@@ -57,7 +57,7 @@ def has_autocast_lstm() -> bool:
 def _run(
     cell: AbstractCell, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, State]:
-    """One dense call where all rows are whole; else one packed call over the segments between resets."""
+    """One dense call if there are no lengths and resets; else one packed call over the segments between resets."""
     assert isinstance(cell, AbstractGated)
     if lengths is not None and bool((lengths == xs.shape[1]).all()):
         lengths = None
@@ -73,14 +73,14 @@ def _kernel(cell: AbstractGated, data: Tensor, batch_sizes: Tensor | None, state
     """Call the kernel on (batch, time, features), or on packed data with its batch sizes."""
     parameters = [p for p in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) if p is not None]
     if data.is_cpu and torch.is_autocast_enabled("cpu") and cell.vendor_kernel() == "lstm" and not has_autocast_lstm():
-        data = data.to(torch.get_autocast_dtype("cpu"))  # with which PyTorch asks, and runs its own loop
+        data = data.to(torch.get_autocast_dtype("cpu"))  # so that PyTorch's check fails and its own loop runs
     if data.is_cuda:
         parameters = _in_one_piece(parameters)
     biases = len(parameters) == 4
     kernel: Any = getattr(torch, cell.vendor_kernel() or "")
     hx = [leaf.unsqueeze(0) for _, leaf in leaves(state)]
     start = hx if len(hx) > 1 else hx[0]
-    # the kernel keeps what backward needs only if told that it trains; `cell.training` says nothing of gradients
+    # the kernel stores what backward needs only in training mode; `cell.training` does not imply gradients
     # (a trace of torch.jit is called for both)
     train = torch.is_grad_enabled() or jitted()
     if batch_sizes is None:
@@ -91,7 +91,7 @@ def _kernel(cell: AbstractGated, data: Tensor, batch_sizes: Tensor | None, state
 
 
 def _in_one_piece(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Weights and biases in one piece of memory, as cuDNN has them: else it copies them too, with a warning."""
+    """Weights and biases in one piece of memory, as cuDNN needs them; else it copies them itself, with a warning."""
     if len(parameters) == 2:
         none = parameters[0].new_zeros(len(parameters[0]))
         parameters = [*parameters, none, none]
@@ -103,7 +103,7 @@ def _in_one_piece(parameters: Sequence[Tensor]) -> list[Tensor]:
 def _segments(
     cell: AbstractGated, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, State]:
-    """Cut every row at its resets; the segments, longest first, are the sequences of one packed call."""
+    """Cut every row at its resets, and run the segments, longest first, as the sequences of one packed call."""
     batch, time = xs.shape[:2]
     if lengths is None:
         lengths = torch.full((batch,), time, device=xs.device)
@@ -111,7 +111,7 @@ def _segments(
     live = steps < lengths[:, None]
     starts = live & (steps == 0) if resets is None else live & ((steps == 0) | resets)
     row, first = starts.nonzero(as_tuple=True)
-    if len(row) == 0:  # nothing to compute, but zeros that have gradients, of zeros
+    if len(row) == 0:  # no steps: zeros with zero gradients
         return reference.run(cell, xs, state, lengths, resets)
     last_of_row = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])
     stop = torch.where(last_of_row, lengths[row], torch.cat([first[1:], first[:1]]))

@@ -1,1 +1,1 @@
-"""What compiled code of any kind needs: compiler, build cache, threads, memory and products of matrices."""
+"""Infrastructure of compiled code: compiler, build cache, threads, memory, matrix products."""

@@ -1,7 +1,7 @@
-"""C++ source to a loaded library, through a cache on disk.
+"""Compilation of C++ source to a loaded library, with a cache on disk.
 
-The source has a plain C interface, so nothing of PyTorch is compiled and a step takes a second or so, once a machine:
-what is compiled is kept in the folder `engine` of the cache and checked by its digest whenever it is loaded.
+The source has a plain C interface, so that no PyTorch code is compiled, and a step takes about a second, once per
+machine. Libraries are stored in the folder `engine` of the cache and verified by their digest at each load.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from everstep.storage.cache_folder import cache_folder
 from everstep.storage.reading import open_regular, parse_json, read_small
 
 TIMEOUT = 300.0
-"""Seconds after which a compiler is taken to hang."""
+"""Seconds after which the compiler is considered to hang."""
 
 _STALE_SECONDS = 3600
 _KEPT = re.compile(r"[\w.]+-[0-9a-f]{24}\.(so|json|cpp|log)", re.ASCII)
 _ROOM = 1 << 20
-"""Bytes that should be free: with less a compiler may fail and not be able to say why."""
+"""Least free bytes; with less a compiler may fail without a reason."""
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 _lock = new_lock()
 _locks: dict[str, threading.RLock] = {}
@@ -52,7 +52,7 @@ _unusable: set[Path] = set()
 
 @dataclass(frozen=True)
 class CachedLibrary:
-    """A compiled step in the cache; `created` is in UTC, as ISO 8601."""
+    """A library in the cache; `created` is in UTC, as ISO 8601."""
 
     name: str
     bytes: int
@@ -75,7 +75,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Sidecar:
-    """What is written beside a library. A library without it, or with another digest, is not used."""
+    """Metadata stored beside a library. A library without it, or with another digest, is not used."""
 
     sha256: str
     name: str
@@ -88,15 +88,15 @@ class _Sidecar:
 
 
 def folder() -> Path:
-    """Where compiled steps are kept: `engine` in the cache folder."""
+    """The folder of compiled libraries: `engine` in the cache folder."""
     try:
         return cache_folder() / "engine"
-    except RuntimeError:  # a user without a home: below a file no folder can be made, so nothing is kept
+    except RuntimeError:  # a user without a home; no folder can be created below a file, so nothing is cached
         return Path(os.devnull) / "engine"
 
 
 def entries() -> list[CachedLibrary]:
-    """The compiled steps in the cache, by name."""
+    """The libraries in the cache, by name."""
     found = []
     for library in sorted(path for path in _kept() if path.suffix == ".so"):
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -107,9 +107,9 @@ def entries() -> list[CachedLibrary]:
 
 
 def clear() -> int:
-    """Remove all compiled steps, and what is kept of failed ones; gives the bytes freed.
+    """Remove all libraries and the logs of failed ones; returns the bytes freed.
 
-    Libraries that a process has loaded go on working.
+    Libraries that a process has loaded keep working.
     """
     _sweep(folder())
     freed = 0
@@ -122,13 +122,13 @@ def clear() -> int:
 
 
 def _kept() -> list[Path]:
-    """Our files in the cache; those of anyone else are left alone."""
+    """The files in the cache that belong to everstep."""
     place = folder()
     return [path for part in (place, place / "failed") for path in part.glob("*") if _KEPT.fullmatch(path.name)]
 
 
 def _sweep(place: Path) -> None:
-    """Remove what compilations that were killed left long ago."""
+    """Remove old remains of killed compilations."""
     for aside in place.glob(".build-*"):
         with contextlib.suppress(OSError):
             if time.time() - aside.stat().st_mtime > _STALE_SECONDS:
@@ -136,21 +136,21 @@ def _sweep(place: Path) -> None:
 
 
 def _own(path: Path) -> bool:
-    """Whether nobody but this user (and root) can have written that file, or made files in that folder.
+    """Whether only this user (and root) can have written a file, or created files in a folder.
 
-    Code is loaded from there: in a cache that others can write to, it might be theirs.
+    Code is loaded from there; in a cache that others can write to, it might be theirs.
     """
-    if not hasattr(os, "geteuid"):  # Windows has no such owners and modes
+    if not hasattr(os, "geteuid"):  # Windows has other owners and modes
         return True
     found = path.stat()
     return found.st_uid in (os.geteuid(), 0) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _make_own(place: Path) -> None:
-    """Make that folder, or take from others the right to write to it.
+    """Create a folder, or revoke the write permission of others.
 
     Raises:
-        OSError: it is another user's.
+        OSError: it belongs to another user.
     """
     place.mkdir(mode=0o755, parents=True, exist_ok=True)
     if not _own(place) and place.stat().st_uid == os.geteuid():
@@ -170,11 +170,11 @@ def _digest(path: Path) -> str:
 
 @functools.cache
 def _private() -> Path:
-    """A folder that lives as long as this process."""
+    """A temporary folder, removed when this process ends."""
     place, owner = Path(tempfile.mkdtemp(prefix="everstep-engine-")), os.getpid()
 
     def remove() -> None:
-        if os.getpid() == owner:  # and not a fork of it, which ends first
+        if os.getpid() == owner:  # not in a fork, which ends first
             shutil.rmtree(place, ignore_errors=True)
 
     atexit.register(remove)
@@ -185,17 +185,17 @@ def _private() -> Path:
 
 
 def load(source: str, name: str, symbols: Sequence[str] = ()) -> ctypes.CDLL:
-    """The library that `source` makes: from this process, else from the cache, else compiled now.
+    """The library of `source`: already loaded, else from the cache, else compiled now.
 
     Args:
         source: C++17 with `extern "C"` functions.
-        name: what its files are called; it need not be unique.
-        symbols: functions that the source has; a library in the cache that lacks one is damaged, and made again.
+        name: prefix of its file names; it need not be unique.
+        symbols: functions that the source defines; a cached library that lacks one is damaged, and rebuilt.
 
-    Where the cache cannot be written to, a folder that lives as long as the process is used, with one notice.
+    If the cache cannot be written to, a temporary folder is used, with one notice.
 
     Raises:
-        BuildError: there is no compiler, or it failed. A source that failed is not tried again in this process.
+        BuildError: there is no compiler, or it failed. A source that failed is not compiled again in this process.
     """
     tool = toolchain.compiler()
     if tool is None:
@@ -228,12 +228,12 @@ def _obtain(job: _Job) -> ctypes.CDLL:
 
 
 def _cached(job: _Job) -> ctypes.CDLL | None:
-    """The library in the cache, if nobody else can have put it there; one that is damaged is removed."""
+    """The library in the cache, if no other user can have written it; a damaged one is removed."""
     library = folder() / f"{job.stem}.so"
     try:
         if not _own(library.parent):
             return None
-    except OSError:  # there is no such folder yet
+    except OSError:  # the folder does not exist yet
         return None
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         beside = _sidecar(library)
@@ -249,7 +249,7 @@ def _cached(job: _Job) -> ctypes.CDLL | None:
 
 
 def _built(job: _Job) -> ctypes.CDLL:
-    """Compile in the cache, or in a private folder if the cache cannot hold it."""
+    """Compile in the cache, or in a private folder if the cache is not usable."""
     place = folder()
     reason: OSError | None = None
     if place not in _unusable:
@@ -261,7 +261,7 @@ def _built(job: _Job) -> ctypes.CDLL:
         library = _build_in(_private(), job)
     except OSError as error:
         raise BuildError(f"{job.compiler}: {job.name} cannot be compiled here: {error}") from error
-    if reason is not None:  # known only now: a library that cannot be loaded from anywhere is not the folder's fault
+    if reason is not None:  # only now: if the library loads from nowhere, the folder is not the reason
         _unusable.add(place)
         _cannot_keep(place, reason)
     return library
@@ -272,7 +272,7 @@ def _build_in(place: Path, job: _Job) -> ctypes.CDLL:
     _sweep(place)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=place, ignore_cleanup_errors=True) as aside:
         library = _compiled(job, Path(aside), place)
-        # loaded before it is moved: whatever other processes put there or clear, this process has its own
+        # loaded before it is moved, so that other processes cannot replace or remove it
         loaded = ctypes.CDLL(str(library))
         try:
             _publish(library, job, place)
@@ -282,12 +282,12 @@ def _build_in(place: Path, job: _Job) -> ctypes.CDLL:
 
 
 def _publish(library: Path, job: _Job, place: Path) -> None:
-    """Move a library into the cache, its sidecar last, so that no process sees half of it."""
+    """Move a library into the cache, its sidecar last, so that no process sees a partial entry."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     beside = _Sidecar(_digest(library), job.name, str(job.compiler), list(job.flags), created)
     sidecar = library.with_suffix(".json")
     sidecar.write_text(json.dumps(asdict(beside), indent=1, allow_nan=False), "utf-8", newline="\n")
-    library.chmod(0o755)  # whatever the umask allows others: see `_own`
+    library.chmod(0o755)  # independent of the umask, see `_own`
     sidecar.chmod(0o644)
     os.replace(library, place / f"{job.stem}.so")
     os.replace(sidecar, place / f"{job.stem}.json")
@@ -308,19 +308,19 @@ def _compiled(job: _Job, aside: Path, place: Path) -> Path:
     """Compile in the folder `aside`.
 
     Raises:
-        BuildError: the compiler failed; source and log are kept in `place`.
+        BuildError: the compiler failed; source and log are stored in `place`.
         OSError: the folder cannot be written to, or is full.
     """
     source, library, log = (aside / f"{job.name}.{ending}" for ending in ("cpp", "so", "log"))
     source.write_text(job.source, "utf-8", newline="\n")
-    # the folder's random name stays out of the library, so that two processes make the same one
+    # keeps the random folder name out of the library, so that builds are reproducible
     same = f"-ffile-prefix-map={aside}=."
     command = [*job.compiler.command, *job.flags, same, str(source), "-o", str(library)]
     trouble = _run(command, log, aside)
     if not trouble and library.is_file():
         return library
     output = log.read_text("utf-8", "replace").replace(f"{aside}{os.sep}", "")
-    if any(sign in output for sign in _DISK_FULL) or shutil.disk_usage(aside).free < _ROOM:  # for messages too
+    if any(sign in output for sign in _DISK_FULL) or shutil.disk_usage(aside).free < _ROOM:  # messages need space too
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
     lines = [line for line in output.splitlines() if "error" in line] or output.splitlines()
     log.write_text(f"{shlex.join(command)}\n{trouble or 'wrote no library'}\n\n{output}", "utf-8", newline="\n")
@@ -336,8 +336,8 @@ def _compiled(job: _Job, aside: Path, place: Path) -> Path:
 
 
 def _run(command: list[str], log: Path, aside: Path) -> str:
-    """Run the compiler with its output in `log`; says what went wrong, or nothing."""
-    # messages in English, since they are searched; and temporary files where they go with the folder
+    """Run the compiler with its output in `log`; returns the reason of a failure, or ""."""
+    # English messages, since they are searched; temporary files inside the folder, which is removed
     environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(aside)}
     with log.open("wb") as output:
         try:
@@ -355,7 +355,7 @@ def _run(command: list[str], log: Path, aside: Path) -> str:
             try:
                 status = process.wait(TIMEOUT)
             except BaseException as error:
-                with contextlib.suppress(OSError):  # it has just ended
+                with contextlib.suppress(OSError):  # the process has just ended
                     _end(process)
                 if isinstance(error, subprocess.TimeoutExpired):
                     return f"stopped after {TIMEOUT:g} s"
@@ -364,7 +364,7 @@ def _run(command: list[str], log: Path, aside: Path) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a compiler; and what it has started, where there are process groups: that does not end with it."""
+    """Kill a compiler and, with process groups, its children, which would survive it."""
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGKILL)
     else:

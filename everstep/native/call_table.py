@@ -1,4 +1,4 @@
-"""Tables of numbers and addresses that compiled code reads: what is known once and for all, and slots for the rest."""
+"""Tables of numbers and addresses that compiled code reads: constants, and slots that each call fills."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ ARGUMENTS = (
     "nontemporal",
     "workspace",
 )
-"""The numbers that every call brings, the first three where C reads them; after them come addresses of its arrays.
+"""The numbers that every call passes, the first three where C expects them; the addresses of its arrays follow.
 
-As in `writer.HEADER`, and: `steps`, `rows`, `time` of `work_layout.Rows`; on how many `threads` the loop runs and what
-comes then; where the working `memory` begins; `workspace` in it for each thread, for what comes then.
+As in `writer.HEADER`, and: `steps`, `rows`, `time` of `work_layout.Rows`; the number of `threads` of the loop, and of
+the function after it; the start of the working `memory`; the `workspace` per thread in it, for that function.
 """
 
 
 class Slot(NamedTuple):
-    """A number in a table.
+    """A number in a table that a call fills: call[at] + plus + each · steps.
 
     Attributes:
-        at: the place of one that the call brings; −1: none.
-        plus: what is added to it.
-        each: what is added to it for every step.
+        at: index of a number of the call; −1 for none.
+        plus: constant to add.
+        each: number to add for every step.
     """
 
     at: int
@@ -50,7 +50,7 @@ class Slot(NamedTuple):
     each: int = 0
 
     def behind(self, plus: int, each: int = 0) -> Slot:
-        """Further on in memory, in bytes."""
+        """The slot with an additional offset in bytes."""
         return Slot(self.at, self.plus + plus, self.each + each)
 
 
@@ -58,7 +58,7 @@ NULL = Slot(-1)
 
 
 def argument(name: str) -> Slot:
-    """One of `ARGUMENTS`."""
+    """The slot of a name in `ARGUMENTS`."""
     return Slot(ARGUMENTS.index(name))
 
 
@@ -66,15 +66,15 @@ class CallTable:
     """The tables of a call.
 
     Args:
-        loop: the address of what runs, 0 for nothing.
-        table: its table: numbers that are known, and slots.
-        jobs: where in it the matrices that are to be packed are described, 6 slots each.
-        packs: how many these are.
-        then: the address of what runs after that, 0 for nothing.
-        then_table: its table.
+        loop: address of the loop function, 0 for none.
+        table: its table of constants and slots.
+        jobs: index in the table of the descriptions of matrices to pack, 6 slots each.
+        packs: number of these matrices.
+        then: address of the function to run after the loop, 0 for none.
+        then_table: the table of that function.
 
     Attributes:
-        address: where C finds it, as long as this lives.
+        address: address for C, valid as long as this object lives.
     """
 
     def __init__(

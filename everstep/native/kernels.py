@@ -1,4 +1,4 @@
-"""The run-time library of the compiled loops: products of matrices, and PyTorch's own threads."""
+"""The run-time library of compiled loops: matrix products, and access to PyTorch's threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from everstep.native import build, processor, toolchain
 
 @functools.cache
 def _library(numbers: str) -> ctypes.CDLL:
-    """Products of one kind of number, "f32", "f64" or "bf16": each is compiled when it is first needed."""
+    """The products of one number format, "f32", "f64" or "bf16", compiled at first use."""
     source = (Path(__file__).with_name("kernels.cpp")).read_text(encoding="utf-8")
     each = ("gemm", "panel", "run", "call", "packed_size")
     symbols = [*(f"es_{name}_{numbers}" for name in each), "es_ragged", "es_barrier", "es_assign", "es_parallel"]
@@ -40,16 +40,16 @@ def _library(numbers: str) -> ctypes.CDLL:
 
 
 _RUNTIMES = ("libgomp", "libomp", "libiomp")
-"""Names of OpenMP runtimes: GNU's, LLVM's and Intel's, which have GNU's functions too."""
+"""Names of OpenMP runtimes: GNU's, LLVM's and Intel's, which also have GNU's functions."""
 
 
 def _openmp() -> tuple[int | None, ...]:
-    """The functions of the OpenMP runtime that PyTorch has loaded: a second one would fight it for the cores."""
+    """The functions of the OpenMP runtime that PyTorch has loaded; a second runtime would compete for the cores."""
     names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
     found = {path: Path(path).name for path in _libraries() if Path(path).name.startswith(_RUNTIMES)}
-    # PyTorch's wheels carry their own, beside their other libraries
+    # PyTorch's wheels contain their own runtime
     for path in sorted(found, key=lambda path: ("torch" not in path, not found[path].startswith("libgomp"), path)):
-        with contextlib.suppress(OSError, AttributeError):  # or without GNU's functions
+        with contextlib.suppress(OSError, AttributeError):  # the library lacks GNU's functions
             runtime = ctypes.CDLL(path)
             return tuple(ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in names)
     if torch.get_num_threads() > 1:
@@ -58,7 +58,7 @@ def _openmp() -> tuple[int | None, ...]:
 
 
 def _libraries() -> list[str]:
-    """The files of the libraries that this process has loaded, in no order; none where the system does not say."""
+    """The files of the libraries that this process has loaded, unordered; none if the system does not list them."""
     if sys.platform == "darwin":
         system = ctypes.CDLL(None)
         name = system._dyld_get_image_name
@@ -72,12 +72,12 @@ def _libraries() -> list[str]:
 
 
 def loops(name: str, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL | None:
-    """`NAME.cpp`, behind math.h, compiled at first use; None without a compiler, or with one notice where it fails.
+    """`NAME.cpp` with math.h, compiled at first use; None without a compiler, or, with a notice, if compilation fails.
 
     Args:
-        name: of the file.
+        name: the name of the file.
         symbols: its functions, for `Kernels.parallel`.
-        otherwise: what happens without it, to begin the notice.
+        otherwise: the consequence of a failure, with which the notice begins.
     """
     return None if os.environ.get("EVERSTEP_COMPILER") == "none" else _loops(name, symbols, otherwise)
 
@@ -87,7 +87,7 @@ def _loops(name: str, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL |
     here = Path(__file__).parent
     source = "".join((here / file).read_text(encoding="utf-8") for file in ("math.h", f"{name}.cpp"))
     try:
-        kernels(torch.float32)  # its threads
+        kernels(torch.float32)  # provides the threads
         return build.load(source, name, symbols)
     except toolchain.BuildError as error:
         toolchain.notice(name, f"{otherwise}: {error}")
@@ -95,21 +95,21 @@ def _loops(name: str, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL |
 
 
 GATE = 1 << 10
-"""Bytes that hold a barrier."""
+"""Bytes of a barrier."""
 
 
 class Kernels:
     """The library's functions for one dtype; `bf16` rounds the factors of float32 products to bfloat16.
 
     Attributes:
-        bf16: as given.
+        bf16: the argument.
         gemm, barrier: addresses, for the generated code.
-        call: makes the tables of a call (`call_table.py`) and runs it, given two addresses.
-        ragged: likewise of what `packing.py` runs.
-        bytes: of a number.
+        call: fills the tables of a call (`call_table.py`) and runs it, given two addresses.
+        ragged: the same for the functions of `packing.py`.
+        bytes: size of a number.
         panel: columns that are packed together.
-        barrier_bytes: memory of a barrier.
-        cache: bytes of a core's own cache.
+        barrier_bytes: size of a barrier.
+        cache: bytes of a core's private cache.
     """
 
     def __init__(self, dtype: torch.dtype, bf16: bool = False):
@@ -128,22 +128,22 @@ class Kernels:
         self.cache = processor.cache(2) or 1 << 20
 
     def packed_size(self, rows: int, columns: int) -> int:
-        """Numbers that a packed matrix takes."""
+        """The size of a packed matrix, in numbers."""
         return int(self._packed_size(rows, columns))
 
     def run(self, loop: int, table: int, threads: int, jobs: int = 0, count: int = 0) -> None:
-        """Pack matrices, then run the function at the address `loop`, on so many threads.
+        """Pack matrices, then run the function at the address `loop` on `threads` threads.
 
         Args:
             loop, table: addresses; 0 for no loop.
-            threads: how many.
-            jobs: where in the table the packing of `count` matrices is described, in bytes.
-            count: of matrices.
+            threads: number of threads.
+            jobs: offset in bytes of the descriptions of matrices to pack in the table.
+            count: number of matrices to pack.
         """
         self._run(loop, table, threads, jobs, count)
 
     def parallel(self, run: Any, table: Any, threads: int) -> None:
-        """Run a generated function on so many threads."""
+        """Run a generated function on `threads` threads."""
         self.library.es_parallel(ctypes.cast(run, ctypes.c_void_p), ctypes.byref(table), threads)
 
 
@@ -159,5 +159,5 @@ def kernels(dtype: torch.dtype, bf16: bool = False) -> Kernels:
 
 @functools.cache
 def has_bf16() -> bool:
-    """Whether the processor multiplies in bfloat16."""
+    """Whether the processor has bfloat16 products."""
     return bool(kernels(torch.float32).library.es_has_bf16())

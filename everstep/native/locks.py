@@ -1,4 +1,4 @@
-"""Locks that are open in a forked child: the threads that held them are not there to let go."""
+"""Locks that are free in a forked child, where the threads that held them do not exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _all: WeakSet[threading.RLock] = WeakSet()
 
 
 def new_lock() -> threading.RLock:
-    """A lock that the thread which holds it may take again. In a forked child no one holds it."""
+    """A reentrant lock that is free in a forked child."""
     lock = threading.RLock()
     _all.add(lock)
     return lock

@@ -1,11 +1,11 @@
-"""Memory for arrays of many steps, used again from call to call.
+"""A pool of memory for arrays of many steps, reused from call to call.
 
-The system hands out large pieces of memory page by page, which costs as much as filling them, and they are in no cache.
-So large arrays are kept when they are no longer in use, up to `KEPT` bytes, and given to a later call: to one that asks
-for about as much, or, for what no caller sees, for less.
+The system provides large memory page by page, which costs as much as filling it, and new pages are in no cache. So
+unused large arrays are kept, up to `KEPT` bytes, and reused by a later call that needs about as much memory, or less
+for arrays that no caller sees.
 
-So an array that a caller gets may be up to a quarter smaller than its memory; `torch.save` and `pickle` write all of
-that: save a clone.
+Known limit: an array that a caller gets may be up to a quarter smaller than its memory, all of which `torch.save` and
+`pickle` write. Save a clone.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from torch import Tensor
 from everstep.native.locks import new_lock
 
 KEPT = 1 << 29
-"""Bytes that are kept though nothing uses them."""
+"""Most unused bytes that are kept."""
 _SMALL = 1 << 17
-"""Numbers below which the system is fast enough."""
+"""Size in numbers below which the system's allocator is fast enough."""
 _OWN = 1 << 24
-"""Bytes up to which each thread has `scratch` of its own."""
+"""Most bytes of `scratch` per thread."""
 _lock = new_lock()
 _clock = itertools.count()
 
 
 class _Block:
-    """Memory, with the last tensor on it: mostly the next one is to have its shape.
+    """A block of memory, with its last tensor, whose shape the next one often has.
 
     Attributes:
-        capacity: numbers in it.
-        used: when it was last given away.
+        capacity: size in numbers.
+        used: time of the last use.
     """
 
     __slots__ = ("_alone", "_made", "_storage", "_tensor", "_whole", "capacity", "used")
 
     def __init__(self, like: Tensor, capacity: int):
-        with torch.inference_mode(False):  # where tensors could not be saved for backward
+        with torch.inference_mode(False):  # tensors of inference mode could not be saved for backward
             self._whole = like.new_empty(capacity)
         self.capacity, self.used, self._tensor = capacity, 0, self._whole.detach()
         self._storage = self._whole.untyped_storage()
@@ -53,7 +53,7 @@ class _Block:
         self._alone = self._uses()
 
     def _uses(self) -> tuple[int, int]:
-        """By tensors, and by whoever holds the storage itself: it is the same object for all."""
+        """The numbers of references by tensors, and to the storage object itself, which all tensors share."""
         return torch._C._storage_Use_Count(self._storage._cdata), sys.getrefcount(self._storage)
 
     @property
@@ -61,37 +61,37 @@ class _Block:
         return self._made[1]
 
     def ours(self) -> bool:
-        """Whether the memory is the one made here: resized, it is another; shared, other processes read it."""
+        """Whether the memory is still the pool's: not resized, and not shared with other processes."""
         storage = self._storage
         return (storage.data_ptr(), storage.nbytes()) == self._made and not storage.is_shared()
 
     def idle(self) -> bool:
-        """Whether the memory is ours, and nobody uses it."""
+        """Whether the memory is the pool's and unused."""
         return self._uses() == self._alone and self.ours()
 
     def over(self, shape: tuple[int, ...]) -> Tensor:
-        """A tensor of its own: no view, so that it can be anything's output."""
+        """A new tensor on the memory; not a view, so that any function may return it."""
         if self._tensor.shape != shape or self._tensor.is_inference():
             strides = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
             self._tensor = self._whole.new_empty(0).set_(self._storage, 0, shape, strides)
         return self._tensor.detach()
 
     def first(self, size: int) -> Tensor:
-        """The first numbers of it."""
+        """The first `size` numbers."""
         return self._whole.as_strided((size,), (1,))
 
 
 _capacity = attrgetter("capacity")
 _pool: dict[torch.dtype, list[_Block]] = {}
-"""Blocks, the smallest first."""
+"""Blocks by dtype, smallest first."""
 
 
 class _Own(threading.local):
-    """What each thread has for itself.
+    """Thread-local data.
 
     Attributes:
-        scratch, size: memory for `scratch`, and its bytes.
-        apart: whether arrays lie in memory that is made for them.
+        scratch, size: memory for `scratch`, and its size in bytes.
+        apart: whether arrays get new memory of their exact size.
     """
 
     scratch: Tensor
@@ -103,7 +103,7 @@ _own = _Own()
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
-    """An array of `like`'s dtype and device; its numbers are anything."""
+    """An uninitialised array with the dtype and device of `like`."""
     size = 1
     for n in shape:
         size *= n
@@ -114,7 +114,7 @@ def empty(like: Tensor, *shape: int) -> Tensor:
 
 
 def inner(like: Tensor, size: int) -> Tensor:
-    """So many numbers that no caller sees, of `like`'s dtype, on the CPU."""
+    """An uninitialised CPU array of `size` numbers with the dtype of `like`, which no caller sees."""
     if size < _SMALL or _own.apart:
         return like.new_empty(size)
     with _lock:
@@ -122,12 +122,12 @@ def inner(like: Tensor, size: int) -> Tensor:
 
 
 def scratch(like: Tensor, size: int) -> Tensor:
-    """Memory for as many numbers of `like`'s dtype, on the CPU, until the calling thread asks for some again."""
+    """CPU memory for `size` numbers with the dtype of `like`, valid until the next call in the same thread."""
     wanted = size * like.element_size()
     if wanted > _own.size:
         if wanted > _OWN:
             return inner(like, size)
-        _own.size = 0  # should there be too little memory
+        _own.size = 0  # in case the allocation fails
         _own.scratch = like.new_empty(wanted, dtype=torch.uint8)
         _own.size = wanted
     return _own.scratch
@@ -135,7 +135,7 @@ def scratch(like: Tensor, size: int) -> Tensor:
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Inside, this thread's arrays lie in memory that is made for them, so that its size is theirs."""
+    """Within the block, arrays of this thread get new memory of their exact size."""
     before, _own.apart = _own.apart, True
     try:
         yield
@@ -144,14 +144,14 @@ def apart() -> Iterator[None]:
 
 
 def clear() -> None:
-    """Keep nothing that is not in use, nor this thread's scratch memory."""
+    """Free all unused memory, and this thread's scratch memory."""
     with _lock:
         _pool.clear()
     _own.size, _own.scratch = 0, torch.empty(0)
 
 
 def _block(like: Tensor, size: int, most: float) -> _Block:
-    """An idle block that has room for so many numbers, and at `most` for so many; else a new one."""
+    """An idle block with a capacity from `size` to `most` numbers; else a new one."""
     blocks = _pool.setdefault(like.dtype, [])
     found = None
     for block in blocks[bisect_left(blocks, size, key=_capacity) :]:
@@ -167,7 +167,7 @@ def _block(like: Tensor, size: int, most: float) -> _Block:
 
 
 def _new(like: Tensor, size: int) -> _Block:
-    """A block for so many. What is no longer ours goes, and where too much is idle, what was not used for longest."""
+    """A new block; drops blocks that are no longer the pool's, and the least recently used if too much is idle."""
     for found in _pool.values():
         found[:] = [block for block in found if block.ours()]
     idle = [(block.used, dtype, block) for dtype, found in _pool.items() for block in found if block.idle()]

@@ -1,4 +1,4 @@
-"""What code may take that reads memory itself: plain numbers, where no one looks at what PyTorch does with them."""
+"""Checks for code that accesses memory directly: tensors must be plain, and PyTorch's operations unobserved."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from torch import _C, Tensor, nn
 from torch.autograd import forward_ad
 
 OPAQUE = "a tensor is no plain memory: a subclass of Tensor, sparse, or negated when it is read"
-"""Why such code refuses tensors that are not `plain`."""
+"""The reason to refuse tensors that are not `plain`."""
 _TYPES = frozenset({Tensor, nn.Parameter})
 
 
 def plain(*tensors: Tensor) -> bool:
-    """Whether the memory of these, on whatever device, holds their numbers as they are."""
-    for t in tensors:  # noqa: SIM110 - which is sooner than `all`
+    """Whether the memory of the tensors, on any device, holds their values directly."""
+    for t in tensors:  # noqa: SIM110 - faster than `all`
         if type(t) not in _TYPES or not _C._has_storage(t) or t.is_neg():
             return False
     return True
 
 
 def version(tensor: Tensor) -> int:
-    """How often it has been written over; 0 where nobody counts."""
+    """The tensor's version counter; 0 if there is none."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def transformed() -> str | None:
-    """Whether derivatives or a batch are being made of PyTorch's own operations, in words; None if not."""
+    """The active transform of PyTorch's operations (derivatives, `vmap`), as text; None if there is none."""
     if _C._are_functorch_transforms_active():
         return "it is inside of a torch.func transform, which sees through the loop that PyTorch runs"
     if forward_ad._current_level >= 0:
@@ -34,12 +34,12 @@ def transformed() -> str | None:
 
 
 def jitted() -> bool:
-    """Whether `torch.jit.trace` is looking."""
+    """Whether `torch.jit.trace` is active."""
     return torch._C._get_tracing_state() is not None
 
 
 def watched() -> str | None:
-    """Whether what matters is PyTorch's operations, and not only their numbers, in words; None if not."""
+    """What observes PyTorch's operations, besides their values, as text; None if nothing does."""
     if _C._len_torch_dispatch_stack() > 0:
         return "a mode (TorchDispatchMode) looks at the operations of the loop that PyTorch runs"
     if torch.compiler.is_compiling() or jitted():

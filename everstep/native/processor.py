@@ -1,8 +1,7 @@
-"""What this machine's processor has, and what an accelerator lacks. Nothing else in the package looks: whatever needs
-an instruction asks here.
+"""The abilities of the processor and of accelerators; the only module that reads them.
 
-ATEN_CPU_CAPABILITY, by which PyTorch can be held to older instructions ("avx2" or "default"), holds the compiled engine
-as well; oneDNN is held by ONEDNN_MAX_CPU_ISA. Set both before Python starts: each is read once.
+ATEN_CPU_CAPABILITY, which restricts PyTorch to older instructions ("avx2" or "default"), also restricts the compiled
+engine; ONEDNN_MAX_CPU_ISA restricts oneDNN. Set both before Python starts, since each is read once.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ _X86 = ("x86_64", "amd64", "i686")
 _FACTS = ("model name", "flags", "CPU implementer", "CPU variant", "CPU part", "Features", "isa")  # x86, ARM, RISC-V
 _BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 _BEYOND = {"avx2": ("avx512", "amx", "avx10"), "default": ("avx", "amx", "fma", "f16c")}
-"""What the names of the instructions begin with that PyTorch leaves alone at this value of ATEN_CPU_CAPABILITY."""
+"""Prefixes of instructions that PyTorch does not use at a value of ATEN_CPU_CAPABILITY."""
 
 
 def name() -> str:
-    """The processor's name as the system gives it.
+    """The name of the processor, from the system.
 
     >>> bool(name())
     True
@@ -34,7 +33,7 @@ def name() -> str:
 
 @functools.cache
 def facts() -> dict[str, str]:
-    """All that decides which instructions there are, as the system spells it."""
+    """The system's entries that determine the available instructions."""
     try:
         first_core = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
     except OSError:  # not Linux
@@ -46,25 +45,25 @@ def facts() -> dict[str, str]:
 
 
 def x86() -> bool:
-    """Whether it is one of the x86 family."""
+    """Whether the processor is of the x86 family."""
     return platform.machine().lower() in _X86
 
 
 def held() -> str | None:
-    """To which instructions ATEN_CPU_CAPABILITY holds PyTorch and the engine, "avx2" or "default"; None: to none."""
+    """The restriction by ATEN_CPU_CAPABILITY, "avx2" or "default"; None for none."""
     named = os.environ.get("ATEN_CPU_CAPABILITY", "")
     return named if x86() and named in _BEYOND else None
 
 
 @functools.cache
 def instructions() -> frozenset[str]:
-    """The instruction sets that may be used, as Linux names them: "avx2", "avx512f", "avx512_bf16", ….
+    """The instruction sets that may be used, by their Linux names: "avx2", "avx512f", "avx512_bf16", ….
 
-    Where the system does not list them, these three are asked of PyTorch.
+    If the system does not list them, PyTorch is asked for these three.
     """
     listed = facts().get("flags") or facts().get("Features")
     if listed is None:
-        from torch import cpu  # here, since the compiler is looked for without it
+        from torch import cpu  # local, since the search for a compiler does not need torch
 
         asked = {
             "avx2": cpu._is_avx2_supported,
@@ -80,7 +79,7 @@ def instructions() -> frozenset[str]:
 
 @functools.cache
 def onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN, as PyTorch has it here, computes in bfloat16 or float16, be it by those of float32."""
+    """Whether PyTorch's oneDNN supports bfloat16 or float16 here, possibly by float32 instructions."""
     import torch
 
     if not torch.backends.mkldnn.is_available():
@@ -90,19 +89,19 @@ def onednn(dtype: torch.dtype) -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether it multiplies bfloat16 by instructions of its own, faster than float32; False if that is not known."""
+    """Whether there are native bfloat16 products, faster than float32; False if unknown."""
     import torch
 
     return bool(_BFLOAT16 & instructions()) and onednn(torch.bfloat16)
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether a device computes in float64; Metal does not."""
+    """Whether a device supports float64; Metal does not."""
     return device.type != "mps"
 
 
 def cache(level: int) -> int:
-    """Bytes of the first core's cache of this level; 0 where the system does not say."""
+    """Bytes of the first core's cache of a level; 0 if unknown."""
     try:
         size = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text(encoding="ascii").strip()
         return int(size.rstrip("KM")) << {"K": 10, "M": 20}.get(size[-1:], 0)
@@ -111,5 +110,5 @@ def cache(level: int) -> int:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

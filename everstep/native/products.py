@@ -1,7 +1,7 @@
-"""Products over all steps at once: inputs by weights and their gradients, by the engine's own kernels.
+"""Products over all steps at once, of inputs by weights and for their gradients, with the engine's kernels.
 
-They differ from PyTorch's in speed, and in that a row of `mm` depends neither on other rows nor on the number of
-threads, to the last bit. (So small products are not left to PyTorch, which has them done some 10 µs earlier.)
+Besides speed, they differ from PyTorch's in that each row of `mm` is independent of other rows and of the number of
+threads, bit for bit. (So small products are not left to PyTorch either, which would be some 10 µs faster.)
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from everstep.native.memory_pool import empty, scratch
 from everstep.native.plain_memory import plain, watched
 
 _ALONE = 2e6
-"""Multiply-adds below which waking threads, which may be asleep, costs more than they save."""
+"""Multiply-adds below which waking threads costs more than they save."""
 
 
 class _Bodies:
-    """What a team of threads runs, for one dtype."""
+    """The functions that threads run, for one dtype."""
 
     def __init__(self, dtype: torch.dtype):
         self.kernels = kernels(dtype)
@@ -38,7 +38,7 @@ class _Bodies:
         self.memory = lru_cache(1 << 10)(memory)
 
     def multiply(self, threads: int, table: Sequence[int], matrix: Sequence[int]) -> None:
-        """Pack the matrix, and multiply rows by it."""
+        """Pack the matrix, and multiply the rows by it."""
         numbers = (ctypes.c_int64 * (len(table) + len(matrix)))(*table, *matrix)
         self.kernels.run(self.rows, ctypes.addressof(numbers), threads, 8 * len(table), 1)
 
@@ -52,9 +52,9 @@ def _bf16_columns() -> int:
 
 
 def mm(x: Tensor, w: Tensor) -> Tensor:
-    """`torch.mm(x, w)`: x (N, K) by w (K, M), of any strides.
+    """`torch.mm(x, w)`: x (N, K) by w (K, M), with any strides.
 
-    Under autocast, and wherever else the numbers of CPU tensors are not all there is to it, it is PyTorch's.
+    Calls PyTorch under autocast, on other devices, and where PyTorch's operations are observed.
 
     Raises:
         BuildError: the kernels cannot be compiled.
@@ -68,20 +68,20 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
 
 
 ALL, USED, BEFORE, USED_BEFORE = range(4)
-"""Rows of a matrix that belong to steps: that of the same number; that of the step's place in the caller's arrays; that
-of the step before it, in either order."""
+"""Rows of a matrix that belong to a step: by the step's index; by its position in the caller's arrays; and the row of
+the step before, in either order."""
 
 
 class OverSteps(NamedTuple):
-    """gᵀ·x, summed over all steps (a weight's gradient): what C reads of it.
+    """The description for C of gᵀ·x, summed over all steps (the gradient of a weight).
 
     Attributes:
-        g, by_g, x, by_x: (steps, rows) and (steps, columns), and the distance of their rows.
-        steps, rows, columns: their sizes.
-        out, by_out: (rows, columns), where the sum goes, and the distance of its rows.
-        way: which row of x belongs to a step: `ALL`, `USED`, `BEFORE`, `USED_BEFORE`.
-        others, by_others: other rows of x, and their distance: what is before the first step of rows, then what is
-            before their resets.
+        g, by_g, x, by_x: (steps, rows) and (steps, columns), and their row strides.
+        steps, rows, columns: the sizes.
+        out, by_out: (rows, columns), the output, and its row stride.
+        way: the row of x for a step: `ALL`, `USED`, `BEFORE`, `USED_BEFORE`.
+        others, by_others: other rows of x, and their stride: those before the first step of each row, then those before
+            resets.
     """
 
     g: Slot
@@ -99,12 +99,12 @@ class OverSteps(NamedTuple):
 
 
 class OverThreads(NamedTuple):
-    """A sum of which each thread has a part: what C reads of it.
+    """The description for C of a sum over parts of threads.
 
     Attributes:
-        parts, threads, by: (threads, numbers), how many there are, and their distance.
-        size: how many numbers are meant.
-        out: (size,), where the sum goes.
+        parts, threads, by: (threads, numbers), their number, and their stride.
+        size: the number of numbers to sum.
+        out: (size,), the output.
     """
 
     parts: Slot
@@ -115,10 +115,10 @@ class OverThreads(NamedTuple):
 
 
 class Padding(NamedTuple):
-    """Zeros behind the steps of each row of an array (rows, time, …): what C reads of it.
+    """The description for C of zeros after the steps of each row of an array (rows, time, …).
 
     Attributes:
-        array, each: the array, and bytes of a step.
+        array, each: the array, and the bytes of a step.
     """
 
     array: Slot
@@ -128,7 +128,7 @@ class Padding(NamedTuple):
 def over_steps(
     products: Sequence[OverSteps], totals: Sequence[OverThreads] = (), paddings: Sequence[Padding] = ()
 ) -> list[int | Slot]:
-    """The table of `columns`, which makes sums over steps, and zeros, in the memory that a call brings."""
+    """The table of `columns`, which computes sums over steps, and zeros, in the memory of a call."""
     table: list[int | Slot] = [len(products), len(totals), len(paddings)]
     table += map(argument, ("memory", "workspace", "offset", "length", "resets", "rows", "time"))
     for one in (*products, *totals, *paddings):
@@ -137,18 +137,20 @@ def over_steps(
 
 
 def columns(dtype: torch.dtype, bf16: bool = False) -> int:
-    """The address of what makes them. With `bf16` factors are rounded to bfloat16 (`kernels.has_bf16`), and summed in
-    float32."""
+    """The address of the function for `over_steps`.
+
+    With `bf16`, factors are rounded to bfloat16 (`kernels.has_bf16`) and products summed in float32.
+    """
     return _bf16_columns() if bf16 else _bodies(dtype).columns
 
 
 def workspace_over_steps(dtype: torch.dtype, steps: int, rows: int, columns: int) -> int:
-    """Numbers that a thread needs for one product."""
+    """The workspace of a thread for one product, in numbers."""
     return int(_bodies(dtype).memory(steps, rows, columns))
 
 
 def transposed(g: Tensor, x: Tensor, *, bf16: bool = False) -> Tensor:
-    """gᵀ·x of g (N, M) and x (N, K), on the CPU; no gradient goes through it. `bf16` as of `columns`."""
+    """gᵀ·x of g (N, M) and x (N, K), on the CPU, without gradients. For `bf16` see `columns`."""
     g, x = _lines(g), _lines(x)
     (steps, rows), width = g.shape, x.shape[1]
     out, threads = empty(g, rows, width), threads_for(steps * rows * width, torch.get_num_threads())
@@ -163,7 +165,7 @@ def transposed(g: Tensor, x: Tensor, *, bf16: bool = False) -> Tensor:
 
 
 def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, bf16: bool = False) -> Tensor:
-    """x (N, K) by w (K, M), on the CPU; no gradient goes through it. With `bf16` as in `transposed`."""
+    """x (N, K) by w (K, M), on the CPU, without gradients. For `bf16` see `columns`."""
     if out is None:
         out = empty(x, x.shape[0], w.shape[1])
     if bf16:
@@ -202,13 +204,13 @@ class _Product(torch.autograd.Function):
         if torch.is_grad_enabled() or not _takes(grad, x, w):
             return grad @ w.t() if want_x else None, x.t() @ grad if want_w else None
         d_w = None
-        if want_w:  # in the layout of w: a parameter's gradient is to be contiguous as the parameter is
+        if want_w:  # in the layout of w, so that a parameter's gradient is contiguous like the parameter
             d_w = transposed(x, grad) if w.is_contiguous() else transposed(grad, x).t()
         return _product(grad, w.t()) if want_x else None, d_w
 
 
 def _takes(*tensors: Tensor) -> bool:
-    """Whether the kernels can multiply these."""
+    """Whether the kernels support these tensors."""
     dtype = tensors[0].dtype
     return (
         dtype in (torch.float32, torch.float64)
@@ -219,10 +221,10 @@ def _takes(*tensors: Tensor) -> bool:
 
 
 def _lines(matrix: Tensor) -> Tensor:
-    """The matrix, its rows contiguous."""
+    """The matrix with contiguous rows."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
 def threads_for(work: int, threads: int) -> int:
-    """How many of these threads so many multiplications are worth."""
+    """The number of threads that `work` multiplications are worth, at most `threads`."""
     return 1 if work < _ALONE else max(1, min(threads, 64))

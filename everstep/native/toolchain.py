@@ -1,4 +1,4 @@
-"""The C++ compiler of this machine: which one, and how it is called."""
+"""The C++ compiler of this machine, and its options."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from everstep.errors import EverstepError
 from everstep.native import processor
 
 _OLDER = {"avx2": "haswell", "default": "x86-64"}
-"""What compilers call a processor that has no more than this."""
+"""Compiler names of processors with only these instructions."""
 _noticed: set[str] = set()
 
 
 class BuildError(EverstepError):
-    """Source that could not be compiled or loaded; says by which compiler, why, and where its full log is."""
+    """Source cannot be compiled or loaded; the message names the compiler, the reason and the log."""
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler that runs: how it is called, and the first line of its `--version`."""
+    """A working C++ compiler: its command, and the first line of its `--version`."""
 
     command: tuple[str, ...]
     version: str
@@ -39,17 +39,16 @@ class Compiler:
 
 
 def notice(kind: str, text: str) -> None:
-    """Log a warning, once a process for each kind."""
+    """Log a warning, once per process for each kind."""
     if kind not in _noticed:
         _noticed.add(kind)
         logging.getLogger("everstep").warning(text)
 
 
 def compiler() -> Compiler | None:
-    """The first that runs of `$CXX`, c++, g++, clang++ and the package ziglang; None with EVERSTEP_COMPILER=none.
+    """The first working one of `$CXX`, c++, g++, clang++ and the package ziglang; None with EVERSTEP_COMPILER=none.
 
-    On Windows only `$CXX` is tried: nothing of this has been run there, and g++ is known to misplace wide vectors on
-    its stack.
+    On Windows only `$CXX` is tried: the engine is untested there, and g++ misaligns wide vectors on its stack.
     """
     if os.environ.get("EVERSTEP_COMPILER") == "none":
         return None
@@ -62,7 +61,7 @@ def compiler() -> Compiler | None:
 
 
 def missing() -> str:
-    """Why there is no compiler, and how to get one."""
+    """The reason why there is no compiler, and how to get one."""
     if os.environ.get("EVERSTEP_COMPILER") == "none":
         return "EVERSTEP_COMPILER=none switches compiling off"
     if sys.platform == "win32":
@@ -90,7 +89,7 @@ def _chosen() -> tuple[str, ...]:
 
 @functools.cache
 def _version(command: tuple[str, ...], path: str | None) -> str | None:
-    """The first line of `--version`; `path` is what the command was looked up in, and only part of what is cached."""
+    """The first line of `--version`; `path`, the search path of the command, is only a key of the cache."""
     try:
         done = subprocess.run([*command, "--version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
@@ -100,30 +99,30 @@ def _version(command: tuple[str, ...], path: str | None) -> str | None:
 
 
 def flags(compiler: Compiler) -> tuple[str, ...]:
-    """The options a step is compiled with; EVERSTEP_CXXFLAGS is appended.
+    """The options of compilation; EVERSTEP_CXXFLAGS is appended.
 
-    Numbers keep their meaning: NaN and infinity go through, sums keep their order but in `omp simd` reductions.
+    Arithmetic is strict: NaN and infinity propagate, and sums keep their order except in `omp simd` reductions.
     """
-    optimise = ("-O2", "-ftree-vectorize")  # GCC before 12 vectorises at -O2 only if told to
-    # simd pragmas only: an OpenMP runtime beside PyTorch's would have threads of its own
+    optimise = ("-O2", "-ftree-vectorize")  # GCC before 12 needs the option to vectorise at -O2
+    # simd pragmas only, since a second OpenMP runtime would have its own threads
     simd = ("-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
     named = os.environ.get("EVERSTEP_CXXFLAGS", "")
     try:
         extra = shlex.split(named)
     except ValueError as error:  # an open quote
         raise BuildError(f"EVERSTEP_CXXFLAGS={named}: {error}") from None
-    free = () if sys.platform == "win32" else ("-fPIC",)  # there all code is
+    free = () if sys.platform == "win32" else ("-fPIC",)  # always on, on Windows
     return ("-std=gnu++17", *optimise, *target(compiler), *simd, *free, "-shared", *extra)
 
 
 def target(compiler: Compiler) -> tuple[str, ...]:
-    """The options that name the processor compiled for: this one, or an older one to which `processor.held` says."""
+    """The options that name the target processor: this one, or the older one of `processor.held`."""
     held = processor.held()
     which = "native" if held is None else _OLDER[held]
     if "ziglang" in compiler.command:
         return (f"-mcpu={which.replace('-', '_')}",)
     if not processor.x86():
         return ("-mcpu=native",)
-    # both GCC and clang otherwise keep to half of the width on some of these processors
+    # GCC and clang otherwise use half of the vector width on some of these processors
     wide = ("-mprefer-vector-width=512",) if "avx512f" in processor.instructions() else ()
     return (f"-march={which}", *wide)

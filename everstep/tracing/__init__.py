@@ -1,1 +1,1 @@
-"""A step becomes a graph of tensor operations; and what that graph depends on."""
+"""Tracing a step into a graph of tensor operations, and tracking what the graph depends on."""

@@ -1,4 +1,4 @@
-"""Whether two graphs of one step, traced with different numbers of rows, do the same."""
+"""Comparison of two graphs of one step, traced with different numbers of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everstep.tracing.operations import operation_name
 
 
 def differing(first: fx.GraphModule, second: fx.GraphModule, rows: int, others: int) -> fx.Node | None:
-    """The first node of a graph of `rows` rows that is another in one of `others` rows, in more than sizes."""
+    """The first node in which the graphs of `rows` and of `others` rows differ in more than sizes, or None."""
     places = [{node: place for place, node in enumerate(module.graph.nodes)} for module in (first, second)]
 
     def same(a: Any, b: Any, size: bool = False) -> bool:

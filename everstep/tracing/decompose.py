@@ -1,7 +1,7 @@
-"""Operations in simpler ones, where a step calls them on what is not known before the loop.
+"""Decompositions of operations into simpler ones, for arguments that are not known before the loop.
 
-Each has PyTorch's value, and its derivative too, also where a function has a corner. One raises `NotImplementedError`
-for arguments that it does not hold, in words that follow the operation's name.
+Each has the value and the derivative of PyTorch's operation, also at corners. It raises `NotImplementedError` for
+unsupported arguments, with a message that continues the name of the operation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 _RUNS = 64
-"""Most pieces that a tensor is put together from by indices."""
+"""Most slices in which an index is applied."""
 
 
 def _dims(x: Tensor, dim: Any) -> list[int]:
-    """Dimensions, of which none given means all."""
+    """The dimensions `dim`, non-negative; None or empty means all."""
     if dim is None or (isinstance(dim, Sequence) and not dim):
         return list(range(x.dim()))
     return [d % max(x.dim(), 1) for d in ([dim] if isinstance(dim, int) else dim)]
@@ -69,11 +69,11 @@ def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     most = x.detach().amax(dims, True)
     most = torch.where(most.abs() == math.inf, 0.0, most)
     total = torch.log(torch.exp(x - most).sum(dims, keepdim))
-    return total + (most if keepdim else most.sum(dims))  # of one number each
+    return total + (most if keepdim else most.sum(dims))  # one element each
 
 
 def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    apart = torch.where(a == b, 0.0, a - b)  # of two infinities too
+    apart = torch.where(a == b, 0.0, a - b)  # also for two infinities
     return torch.maximum(a, b) + torch.log1p(torch.exp(-apart.abs()))
 
 
@@ -109,7 +109,7 @@ def _below(x: Tensor, bound: float) -> Tensor:
 
 
 def _hardswish(x: Tensor) -> Tensor:
-    inside = torch.where(x.abs() < 3, x, 0.0)  # so that the branch not taken has no gradient of infinity
+    inside = torch.where(x.abs() < 3, x, 0.0)  # so that the branch not taken has no infinite gradient
     return torch.where(x < 3, torch.where(x > -3, inside * ((inside + 3) * (1 / 6)), 0.0), x)
 
 
@@ -241,7 +241,7 @@ def _indexed(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
 
 
 def _selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Numbers at places that are known: as few runs with a constant step as there are."""
+    """Elements at constant indices, as few slices with a constant step."""
     if index.dim() != 1:
         raise NotImplementedError("of one place or a table of places")
     if type(index) is not Tensor or index.dtype not in (torch.int64, torch.bool):
@@ -318,13 +318,13 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
     "index": _indexed,
     "index_select": _selected,
 }
-"""By PyTorch's name."""
+"""Decompositions by PyTorch's name of the operation."""
 
 
 def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     def turned(x: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-        return x / (norm + (norm.clamp_min(eps) - norm).detach())  # whose derivative is the norm's, as PyTorch has it
+        return x / (norm + (norm.clamp_min(eps) - norm).detach())  # with the derivative of the norm, as in PyTorch
 
     x1, x2 = torch.broadcast_tensors(x1, x2)
     similarity: Tensor = (turned(x1) * turned(x2)).sum(dim)
@@ -341,4 +341,4 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     torch.bilinear: _bilinear,
     torch.nn.functional.bilinear: _bilinear,
 }
-"""By the function that a step calls."""
+"""Replacements by the function that a step calls."""

@@ -1,4 +1,4 @@
-"""What a compiled step depends on besides numbers: shapes, modes, and what the cell's modules hold."""
+"""Guards of a compiled step: shapes, modes, and the attributes of the cell's modules."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _HOUSEHOLD = frozenset({*nn.Module().__dict__, "training", HOME})
 _SIMPLE = frozenset({int, float, str, bool, type(None)})
 _FIXED = (FunctionType, BuiltinFunctionType, ModuleType, type, nn.Module, Tensor, torch.dtype, torch.device)
 _DEPTH = 4
-"""How far objects and collections are looked into."""
+"""Levels of nested objects and collections that are inspected."""
 _MANY = 256
-"""Items of a collection of an object's, up to which they are looked at."""
+"""Most items of a collection in an object's attributes that are inspected."""
 
 
 def modules(module: nn.Module, found: list[nn.Module] | None = None) -> list[nn.Module]:
-    """The module and all inside, each once: `nn.Module.modules` without its cost."""
+    """The module and all its submodules, each once; a faster `nn.Module.modules`."""
     found = [] if found is None else found
     found.append(module)
     for child in module._modules.values():
@@ -38,21 +38,21 @@ def modules(module: nn.Module, found: list[nn.Module] | None = None) -> list[nn.
 
 
 def parameters(among: Iterable[nn.Module]) -> list[Tensor]:
-    """Parameters, then buffers, each once, in PyTorch's order."""
+    """Parameters, then buffers, of the modules, each once, in PyTorch's order."""
     found: dict[int, Tensor] = {id(p): p for m in among for p in m._parameters.values() if p is not None}
     buffers: dict[int, Tensor] = {id(b): b for m in among for b in m._buffers.values() if b is not None}
     return [*found.values(), *buffers.values()]
 
 
 def substituted(cell: AbstractCell) -> bool:
-    """Whether something stands in a parameter's place for this call (`torch.func.functional_call`)."""
+    """Whether a parameter is replaced for this call (`torch.func.functional_call`)."""
     inside = modules(cell)
     given = [t for m in inside for t in m._parameters.values() if t is not None]
     return not all(isinstance(t, nn.Parameter) for t in given) or not all(t.is_leaf for t in parameters(inside))
 
 
 def fingerprint(cell: AbstractCell, xs: Any) -> Any:
-    """Everything that a trace bakes in, as a key."""
+    """Everything that a trace assumes constant, as a hashable key."""
     inside = modules(cell)
     given = parameters(inside)
     places = {id(held): k for k, held in enumerate([*given, *inside])}
@@ -63,22 +63,22 @@ def fingerprint(cell: AbstractCell, xs: Any) -> Any:
 
 
 def changed(before: Any, after: Any) -> str | None:
-    """Which attribute or hook makes a fingerprint another one, in words."""
+    """A description of the attribute or hook in which two fingerprints differ, or None."""
     for old, new in zip(before[1], after[1], strict=False):
         for a, b in zip(old[2:], new[2:], strict=False):
-            if hash(a) != hash(b):  # equality of tensors is another matter
+            if hash(a) != hash(b):  # tensors define another equality
                 return f"{new[0].__name__}.{b[0]}"
     return "a hook" if hash(before[2]) != hash(after[2]) else None
 
 
 def _names(module: nn.Module, places: dict[int, int]) -> list[Any]:
-    """Under which names there is what, so that ties are told apart."""
+    """The names of submodules, parameters and buffers, so that tied ones are distinguished."""
     every = (module._parameters, module._buffers, module._modules)
     return [(name, places.get(id(held))) for names in every for name, held in names.items()]
 
 
 def _hooks(inside: Sequence[nn.Module]) -> list[dict[int, Any]]:
-    """What is called when a step calls one of the modules inside of the cell."""
+    """The hooks of the modules inside the cell."""
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     return [vars(module)[kind] for module in inside[1:] for kind in kinds]
 
@@ -86,16 +86,16 @@ def _hooks(inside: Sequence[nn.Module]) -> list[dict[int, Any]]:
 def _plain(module: nn.Module) -> list[Any]:
     return [
         (k, type(v), v) if type(v) in _SIMPLE and v else (k, _value(v))
-        for k, v in list(vars(module).items())  # at once: another thread may run a cell inside, which adds to it
+        for k, v in list(vars(module).items())  # a copy, since another thread may add to it
         if k not in _HOUSEHOLD
     ]
 
 
 def _value(value: Any, depth: int = 0) -> Any:
-    """The value in a form that can be a key: equal only for what a step computes the same with, as far as is known."""
+    """The value as a hashable key, equal only for values with which a step computes the same, as far as known."""
     kind = type(value)
     if kind in _SIMPLE:
-        return kind, value or str(value)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0
+        return kind, value or str(value)  # distinguishes 1, 1.0 and True, and 0.0 and -0.0
     if isinstance(value, Tensor):
         return _Alive(value)
     if isinstance(value, _FIXED):
@@ -110,17 +110,17 @@ def _value(value: Any, depth: int = 0) -> Any:
 
 
 def _inside(value: Any, depth: int) -> list[Any]:
-    """What a collection holds; of another object, which it is and what its attributes are."""
+    """The items of a collection; for another object, its identity and attributes."""
     if isinstance(value, dict):
         return [(k, _value(v, depth)) for k, v in value.items()]
     if isinstance(value, tuple | list | set | deque):
         return [repr([*value])] if _SIMPLE.issuperset(map(type, value)) else [_value(v, depth) for v in value]
-    # what an object refers to may be as large as a corpus
+    # attributes may refer to objects as large as a corpus
     return [_known(value), *[(k, _Same(v) if _long(v) else _value(v, depth)) for k, v in attributes(value)]]
 
 
 def _known(value: Any) -> Any:
-    """The object itself, if it can be a key."""
+    """The object itself, if it is hashable."""
     try:
         hash(value)
     except TypeError:
@@ -135,7 +135,7 @@ def _long(value: Any) -> bool:
 
 
 class _Same:
-    """An object as a key, by identity, which is no other's as long as the key lives."""
+    """A key that compares an object by identity, and keeps it alive."""
 
     __slots__ = ("value",)
 
@@ -150,7 +150,7 @@ class _Same:
 
 
 class _Alive:
-    """A tensor as a key, by identity, which does not keep it."""
+    """A key that compares a tensor by identity, without keeping it alive."""
 
     __slots__ = ("hash", "value")
 
@@ -165,13 +165,13 @@ class _Alive:
 
 
 class Snapshot:
-    """A cell as it was: whether it still is so is seen sooner than a fingerprint is taken.
+    """A snapshot of a cell. Checking that the cell is unchanged is faster than computing a fingerprint.
 
-    It holds what is inside of the cell, but not the cell, nor its dictionary, in which it lies itself.
+    It refers to the content of the cell, but not to the cell or its `__dict__`, where it is stored itself.
 
     Attributes:
-        parameters: as `parameters` has them; None if they are another call by call.
-        found: what belongs to the cell as it was, by the shape of a row, dtype and device of its input.
+        parameters: the result of `parameters`; None if they change from call to call.
+        found: cached results for the unchanged cell, by row shape, dtype and device of the input.
     """
 
     def __init__(self, cell: AbstractCell):
@@ -193,10 +193,10 @@ class Snapshot:
                 self._telling = self._telling and (name in _HOUSEHOLD or self._fixed(value))
 
     def _hold(self, values: Collection[Any]) -> None:
-        self._held.append((values, list(map(id, values)), tuple(values)))  # which live as long as their identities
+        self._held.append((values, list(map(id, values)), tuple(values)))  # references keep the ids valid
 
     def _fixed(self, value: Any) -> bool:
-        """Whether a change of it is always another object."""
+        """Whether the value is immutable, so that a change is always another object."""
         if isinstance(value, dict | list):
             values: Collection[Any] = value.values() if isinstance(value, dict) else value
             self._hold(values)
@@ -206,7 +206,7 @@ class Snapshot:
         return type(value) in _SIMPLE or isinstance(value, _FIXED)
 
     def still(self, cell: AbstractCell) -> bool:
-        """Whether the cell is certainly as it was."""
+        """Whether the cell is certainly unchanged."""
         if not self._telling or any(self._hooks) or type(cell) is not self._types[0]:
             return False
         if list(map(id, vars(cell).values())) != self._own[0]:
@@ -224,10 +224,10 @@ class Snapshot:
 
 
 class StaticSnapshot(Snapshot):
-    """In a snapshot's place, of a cell whose owner lends it the tensors of each call, always of one dtype and shapes.
+    """The snapshot of a cell whose owner passes its tensors at each call, always with the same dtypes and shapes.
 
     Attributes:
-        parameters: None: they are the call's.
+        parameters: None, since they belong to the call.
     """
 
     def __init__(self) -> None:
@@ -235,5 +235,5 @@ class StaticSnapshot(Snapshot):
         self.found = {}
 
     def still(self, cell: AbstractCell) -> bool:
-        """Yes: nothing but its tensors ever changes."""
+        """True: only its tensors ever change."""
         return True

@@ -1,4 +1,4 @@
-"""PyTorch's operations below autograd: their names, their kinds, and the shapes that they give."""
+"""PyTorch's operations below autograd: names, kinds, and output shapes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ VIEWS = {
     *("unsafe_split", "flip", "getitem", "_to_copy"),
     *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty"),
 }
-_EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # without the tag, some in torch 2.11 only
+_EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # lack the tag, some only in torch 2.11
 
 
 def operation_name(target: Any) -> str:
-    """PyTorch's name for an operation, without its overload."""
+    """PyTorch's name of an operation, without the overload."""
     return str(getattr(target, "__name__", target)).split(".")[0]
 
 
 def kind_of(target: Any) -> str | None:
-    """Its kind: "product", "reduction", "view" or "pointwise"; None for what is not known."""
+    """The kind of an operation: "product", "reduction", "view" or "pointwise"; None if unknown."""
     name = operation_name(target)
     if name in _PRODUCTS:
         return "product"
@@ -40,17 +40,17 @@ def kind_of(target: Any) -> str | None:
 
 
 def value_of(target: Any, args: Any, kwargs: Any) -> Any:
-    """What an operation makes of tensors on the meta device.
+    """The result of an operation on meta tensors, on the meta device.
 
-    Views are made there, and what the engine does not know, which may want numbers of some kind. Any other is computed,
-    on whatever numbers: many have Python code for the meta device, which imports PyTorch's compiler.
+    Views and unknown operations run on the meta device. Others run on real tensors with arbitrary values, because many
+    have Python code for the meta device that imports PyTorch's compiler.
     """
     if target.is_view or (kind_of(target) is None and target._schema.arguments and tensors_of(args, kwargs)):
         return target(*args, **kwargs)
     if operation_name(target) in _PRODUCTS:
         *others, left, right = args
         if min(left.dim(), right.dim()) > 1 and left.shape[-1] == right.shape[-2]:
-            args = *others, left[..., :0], right[..., :0, :]  # sums of nothing have the same shape, and take no time
+            args = *others, left[..., :0], right[..., :0, :]  # empty sums have the same shape and take no time
     if any(argument.name == "device" for argument in target._schema.arguments):
         kwargs = {**kwargs, "device": "cpu"}
     args, kwargs = tree_map_only(Tensor, _standing, (args, kwargs))
@@ -58,7 +58,7 @@ def value_of(target: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _standing(like: Tensor) -> Tensor:
-    """A tensor with some numbers, as they come where any will do: memory that is not touched costs nothing."""
+    """A real tensor with arbitrary values; untouched memory costs nothing."""
     if like.is_floating_point():
         return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="cpu")
     reach = sum((n - 1) * stride for n, stride in zip(like.shape, like.stride(), strict=True)) + 1
@@ -67,7 +67,7 @@ def _standing(like: Tensor) -> Tensor:
 
 
 def on_meta(like: Tensor) -> Tensor:
-    """The same tensor without numbers."""
+    """The tensor on the meta device."""
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="meta")
 
 

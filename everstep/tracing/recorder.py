@@ -1,4 +1,4 @@
-"""Operations on tensors as they are called, written down as a graph: a small tracer, on tensors without numbers."""
+"""A small tracer: records the operations on tensors without values as a graph."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from everstep.tracing.refusals import Impure, Untraceable, callers, users_line
 
 
 class _Traced(Tensor):
-    """A tensor without numbers that knows which node of the graph it is.
+    """A tensor without values that refers to its node in the graph.
 
     Attributes:
-        node: which, until the tensor is changed in place.
-        own: whether no other tensor has its memory, so that it may be.
+        node: its current node; an in-place change replaces it.
+        own: whether no other tensor shares its memory, so that it may be changed in place.
     """
 
     node: fx.Node
@@ -38,9 +38,9 @@ class _Traced(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def _look(self, *_: Any) -> Any:
-        return torch.ops.aten._local_scalar_dense(self)  # which is refused
+        return torch.ops.aten._local_scalar_dense(self)  # an operation that is refused
 
-    tolist = data_ptr = _look  # PyTorch's own do not pass through the recorder
+    tolist = data_ptr = _look  # PyTorch's own versions bypass the recorder
 
     @classmethod
     def __torch_dispatch__(cls, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
@@ -54,44 +54,43 @@ class _Traced(Tensor):
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down the operations below autograd as a graph, and refuses one where it is called, by the user's line.
+    """Records the operations below autograd as a graph; refuses an unsupported one at its call, with the user's line.
 
-    What depends on parameters alone is never refused for being unknown: it is computed before the loop. Each node's
-    `meta` has "val", a tensor on the meta device or a tuple of them; "free", whether it depends on more than
-    parameters; and "line", the user's, as `users_line` tells it.
+    Unknown operations on parameters alone are accepted, since they run before the loop. Each node's `meta` has "val", a
+    meta tensor or a tuple of them; "free", whether it depends on more than parameters; and "line", from `users_line`.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else PyTorch imports its compiler, which takes a second, for the first operation
+        return False  # else the first operation imports PyTorch's compiler, which takes a second
 
     def __init__(self, device: torch.device, rows: int, written: dict[int, Tensor]):
         super().__init__()
         self.device, self.rows, self.graph = device, rows, fx.Graph()
-        # no traced tensor is held here: PyTorch would see that it is shared, and detach a copy of each view
+        # holds no traced tensor: PyTorch would see that it is shared, and detach a copy of each view
         self.outside: dict[int, tuple[Tensor, fx.Node]] = {}
         self._constants: dict[str, Tensor] = {}
         self._written = written
-        self._within: list[str] = []  # which decompositions
+        self._within: list[str] = []  # names of the active decompositions
         self._trouble: Untraceable | None = None
 
     def input(self, name: str, told: str, like: Tensor, free: bool) -> _Traced:
-        """A traced tensor that comes in, shaped as `like`; `told`: what it is to the user."""
+        """A traced input with the shape of `like`; `told` describes it to the user."""
         node = self.graph.placeholder(name)
         node.meta["told"] = told
-        # what a step is given, it may write over: what it was given is what it was all the same
+        # a step may overwrite its inputs: the graph gets a new value, and the caller's tensors are unchanged
         return self._traced(node, on_meta(like), free, own=free)
 
     def check(self) -> None:
-        """Raise what the step has been refused for, if it caught that."""
+        """Raise the refusal of the step, if the step caught it."""
         if self._trouble is not None:
             raise self._trouble
 
     def finish(self, results: list[Any]) -> fx.GraphModule:
-        """The graph that gives `results`.
+        """The graph with the outputs `results`.
 
         Raises:
-            Untraceable: the step has met with one, and caught it.
+            Untraceable: the step was refused, but caught the exception.
         """
         self.check()
         self.graph.output([self._node(result) for result in results])
@@ -118,7 +117,7 @@ class Recorder(TorchDispatchMode):
         if known and (free or self._of_rows(args, kwargs)):
             with self:
                 return self._decomposed(name, args, kwargs)
-        if composite and name not in VIEWS:  # called by one of those, below PyTorch's own taking apart
+        if composite and name not in VIEWS:  # called by a composite, below PyTorch's own decomposition
             with self:
                 return target.decompose(*args, **kwargs)
         return self._written_down(target, name, args, kwargs, free)
@@ -133,7 +132,7 @@ class Recorder(TorchDispatchMode):
                 tensor.own = False
         args, kwargs = tree_map_only(Tensor, lambda tensor: self._node(tensor).meta["val"], (args, kwargs))
         value = value_of(target, args, kwargs)
-        if value is None:  # a check of numbers
+        if value is None:  # a check of values
             return None
         if isinstance(value, Tensor):
             return self._traced(node, value, free, own=not view)
@@ -142,7 +141,7 @@ class Recorder(TorchDispatchMode):
         return [self._traced(part, one, free, own=not view) for part, one in zip(parts, value, strict=True)]
 
     def _made(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """A constant; where others are changed for it, the graph has them as they were."""
+        """Compute a constant; if that changes other constants in place, the graph keeps their old values."""
         if target._schema.is_mutable:
             memory = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(args, kwargs)}
             changed = [k for k, (t, _) in self.outside.items() if t.untyped_storage().data_ptr() in memory]
@@ -153,7 +152,7 @@ class Recorder(TorchDispatchMode):
         return made
 
     def _out_of_nothing(self, name: str, args: Any, kwargs: Any) -> bool:
-        """Whether this is known now: no parameter, no size of the batch, no tensor that others may change."""
+        """Whether the result is constant: no parameters, no batch size, no tensors that others may change."""
         if name == "lift_fresh":  # torch.tensor(...)
             return True
         given = tree_leaves((args, kwargs))
@@ -163,14 +162,14 @@ class Recorder(TorchDispatchMode):
         )
 
     def _of_rows(self, args: Any, kwargs: Any) -> bool:
-        """Whether a size is that of the batch."""
+        """Whether a size argument is the batch size."""
         sizes = [n for tensor in tensors_of(args, kwargs) for n in tensor.shape]
         sizes += [one for one in tree_leaves((args, kwargs)) if type(one) is int]
         return any(n and n % self.rows == 0 for n in sizes)
 
     def _decomposed(self, name: str, args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(Tensor, self._constant, (args, kwargs))
-        if name in self._within:  # of itself: of a mask as large as the batch
+        if name in self._within:  # calls itself, on a mask with the size of the batch
             raise self.refusal(f"uses {name} across the batch")
         self._within.append(name)
         try:
@@ -183,17 +182,17 @@ class Recorder(TorchDispatchMode):
         return tree_map_only(Tensor, lambda t: torch.ops.aten.clone(t) if id(t) in given else t, made)
 
     def _constant(self, tensor: Tensor) -> Tensor:
-        """What others may change has no numbers here."""
+        """A constant tensor as a node; its values are read at run time, since others may change them."""
         if isinstance(tensor, _Traced) or id(tensor) in self._written:
             return tensor
         node = self._node(tensor)
         return self._traced(node, node.meta["val"], False, own=False)
 
     def _changed(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
-        """A change in place of a tensor that the step has made, and nothing shares, as a new value of it."""
+        """Record an in-place change of an unshared tensor of the step as a new value."""
         changed = args[0] if args else None
         packet = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
-        overloads = (f"Tensor_{target._overloadname}", target._overloadname)  # the first of pow
+        overloads = (f"Tensor_{target._overloadname}", target._overloadname)  # the first is for pow
         functional = next((found for one in overloads if (found := getattr(packet, one, None))), None)
         if functional is None or not isinstance(changed, _Traced) or not changed.own:
             raise self.refusal(f"changes a tensor in place by {name}", Impure)
@@ -205,7 +204,7 @@ class Recorder(TorchDispatchMode):
         return changed
 
     def _problem(self, target: Any, name: str, kwargs: Any, free: bool, known: bool) -> str | None:
-        """Why a step cannot hold this operation."""
+        """The reason to refuse this operation, or None."""
         device = kwargs.get("device")
         if not torch.is_grad_enabled():
             return f"calls {name} with gradients switched off (no_grad, or an autograd.Function); use detach"
@@ -219,13 +218,13 @@ class Recorder(TorchDispatchMode):
         return None
 
     def refusal(self, problem: str, kind: type[Untraceable] = Untraceable) -> Untraceable:
-        """To be raised; it counts also if the step catches it."""
+        """An exception to raise; it takes effect even if the step catches it."""
         trouble = kind(f"its step {problem}{users_line(callers())}")
         self._trouble = self._trouble or trouble
         return trouble
 
     def _node(self, tensor: Any) -> fx.Node:
-        """The node of a traced tensor; of any other, which is a constant, the node that reads it."""
+        """The node of a traced tensor; for any other tensor, which is constant, the node that reads it."""
         if isinstance(tensor, _Traced):
             if tensor.node.graph is not self.graph:
                 raise RuntimeError("a tensor is kept from one call of a step to another")
@@ -246,7 +245,7 @@ class Recorder(TorchDispatchMode):
 
 
 class Functions(TorchFunctionMode):
-    """Puts `decompose.FUNCTIONS` in the place of functions whose operations no graph can hold, beside a recorder."""
+    """Replaces functions whose operations cannot be traced by `decompose.FUNCTIONS`, while a recorder is active."""
 
     def __init__(self, recorder: Recorder):
         super().__init__()
@@ -268,12 +267,12 @@ _OF_AUTOGRAD: dict[Any, str] = {
     vars(torch._C.TensorBase)["grad_fn"].__get__: "decides by the grad_fn of a tensor",
     vars(torch._C.TensorBase)["is_leaf"].__get__: "decides by whether a tensor is a leaf",
 }
-"""What has no meaning for a tensor without derivatives, as a traced one is."""
+"""Functions without an effect on tensors without gradients, such as traced tensors."""
 _WANTS_GRADIENT = vars(torch._C.TensorBase)["requires_grad"].__get__
 DRAWN = "a mask belongs to the sequence: see VariationalDropout, Zoneout"
-"""What is said of random numbers."""
+"""The advice on random numbers."""
 _INSTEAD = {
     "max": "; use torch.amax for the largest value of a row",
     "min": "; use torch.amin for the least value of a row",
 }
-"""What to use in the place of an operation."""
+"""Advice on replacements for operations."""

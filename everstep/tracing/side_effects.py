@@ -1,4 +1,4 @@
-"""What a step writes besides its results: all that it can reach is looked at before and after, and put back."""
+"""Detection of side effects: everything that a step can reach is compared before and after, and restored."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ import torch
 from torch import Tensor, nn
 
 HOME = "_everstep_cache"
-"""Under which name a cell has what the engine knows of it."""
+"""The attribute of a cell in which the engine stores its data."""
 _PLAIN = (int, float, complex, str, bytes, type(None), Tensor, torch.dtype, torch.device, CodeType, ModuleType)
-"""What holds nothing else, or nothing that is looked at."""
+"""Types without content to inspect."""
 _EQUAL = (int, float, complex, str, bytes)
-"""Of which another one is no change, if it is equal."""
+"""Types that are compared by value."""
 _ALIVE = ("logging", "threading", "_thread", "weakref", "_weakref", "torch")
-"""Modules whose objects change by themselves."""
+"""Modules whose objects change on their own."""
 _DEPTH = 6
-"""How far objects, collections and functions are looked into."""
+"""Levels of nested objects, collections and functions that are inspected."""
 _MANY = 10_000
-"""Items up to which a collection is looked into."""
+"""Most items of a collection that is inspected."""
 _NOTHING = object()
 _STDLIB = sysconfig.get_paths()["stdlib"]
 _OTHERS = tuple(str(Path(str(m.__file__)).parent) for m in (torch, np, sys.modules["everstep"]))
 
 
 class Write(NamedTuple):
-    """What a step has written.
+    """A side effect of a step.
 
     Attributes:
-        told: what it was, in words.
-        frames: the file and line where the step does so, if that is found.
+        told: a description of what was written.
+        frames: the file and line of the write, if found.
     """
 
     told: str
@@ -50,7 +50,7 @@ class Write(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Something that can change: under which name the step knows it, what it holds, and how to put that back."""
+    """Mutable content: its name in the step, a function that reads it, and one that restores it."""
 
     name: str
     on: str
@@ -60,10 +60,10 @@ class _Part(NamedTuple):
 
 
 class Watch:
-    """What the step of a cell can reach, as it is: attributes, collections, objects, globals, closed-over variables.
+    """A record of everything that a cell's step can reach: attributes, collections, objects, globals, closures.
 
     Args:
-        cell: whose step is about to be called.
+        cell: the cell whose step is about to be called.
     """
 
     def __init__(self, cell: nn.Module):
@@ -76,7 +76,7 @@ class Watch:
             self._module(module, 0)
 
     def undo(self) -> Write | None:
-        """What has been written since, all of which is put back."""
+        """Restore everything; returns the first side effect found, or None."""
         found = None
         for part in self._parts:
             now = part.now()
@@ -90,7 +90,7 @@ class Watch:
         return found
 
     def _line(self, name: str, written: bool) -> list[tuple[str, int]]:
-        """Where a name is written, or else read."""
+        """The line where a name is written, or else read."""
         for kinds in (("STORE", "DELETE"), ("LOAD",))[0 if written else 1 :]:
             for code in self._codes:
                 if code.co_name == "__init__":
@@ -102,11 +102,11 @@ class Watch:
                         return [(code.co_filename, line)]
         return []
 
-    # what there is
+    # the reachable content
 
     def _module(self, module: nn.Module, depth: int) -> None:
         held = vars(module)
-        # PyTorch's own norms and masks make a weight anew whenever a module is called
+        # the norms and masks of `torch.nn.utils` recompute a weight at each call of a module
         hooks = [h for h in held["_forward_pre_hooks"].values() if type(h).__module__.startswith("torch.nn.utils")]
         spared = {getattr(h, key, None) for h in hooks for key in ("name", "_tensor_name")} | {HOME}
         self._names(held, " on its module", spared)
@@ -119,7 +119,7 @@ class Watch:
                 self._look(value, name, depth + 1)
 
     def _names(self, held: dict[str, Any], on: str, spared: set[Any]) -> None:
-        """Attributes, each under its own name."""
+        """Record attributes, each under its own name."""
 
         def now() -> dict[str, Any]:
             return {k: v for k, v in list(held.items()) if k not in spared}
@@ -135,7 +135,7 @@ class Watch:
         self._parts.append(_Part(name, on, now, put, now()))
 
     def _class(self, kind: type, depth: int) -> None:
-        """Functions and attributes of a class that is the user's."""
+        """Record functions and attributes of a user's class."""
         for one in kind.__mro__:
             if id(one) in self._seen or _foreign(getattr(sys.modules.get(one.__module__), "__file__", None)):
                 continue
@@ -162,7 +162,7 @@ class Watch:
         self._add("", f" on {kind.__name__}", now, put)
 
     def _look(self, value: Any, name: str, depth: int) -> None:
-        """At whatever a step knows under a name."""
+        """Record any value that the step knows under a name."""
         if isinstance(value, _PLAIN) or id(value) in self._seen or depth > _DEPTH:
             return
         self._seen[id(value)] = value
@@ -196,10 +196,10 @@ class Watch:
             self._look(held, inner, depth + 1)
 
     def _function(self, function: FunctionType, depth: int) -> None:
-        """What it can change of what it does not own: variables that it closes over, and globals that it names."""
+        """Record the closure variables and the named globals of a function."""
         code = function.__code__
         if _foreign(code.co_filename):
-            self._look(getattr(function, "__wrapped__", None), function.__name__, depth)  # as hooks wrap each step
+            self._look(getattr(function, "__wrapped__", None), function.__name__, depth)  # hooks wrap each step
             return
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             self._variable(cell, name, depth)
@@ -245,7 +245,7 @@ class Watch:
 
 
 def _foreign(file: str | None) -> bool:
-    """Whether code of this file is nobody's who writes steps: Python's own, PyTorch's, NumPy's, ours."""
+    """Whether a file belongs to Python, PyTorch, NumPy or everstep, rather than the user."""
     if file is None or file.startswith(_OTHERS):
         return True
     return file.startswith((_STDLIB, "<frozen")) and "-packages" not in file
@@ -259,7 +259,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """What a collection or an object holds."""
+    """The content of a collection or an object, with names."""
     if isinstance(value, dict):
         yield from ((name, v) for v in list(value.values()))
     elif isinstance(value, list | set | deque):
@@ -268,14 +268,14 @@ def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def attributes(value: Any) -> list[tuple[str, Any]]:
-    """Of an object, also those that lie in slots."""
+    """The attributes of an object, including slots."""
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
     found = [(name, getattr(value, name)) for name in slots if name[:2] != "__" and hasattr(value, name)]
     return [*found, *getattr(value, "__dict__", {}).items()]
 
 
 def _access(value: Any) -> tuple[Callable[[], Any], Callable[[Any], object]] | None:
-    """How to take down what an object holds by itself, apart from its dictionary, and how to put that back."""
+    """Functions that read and restore the content of an object besides its `__dict__`; None if there are none."""
     if isinstance(value, dict | list | deque | set):
         copy: Callable[[Any], Any] = dict if isinstance(value, dict) else set if isinstance(value, set) else list
         return lambda: copy(value), partial(_refill, value)
@@ -290,7 +290,7 @@ def _access(value: Any) -> tuple[Callable[[], Any], Callable[[Any], object]] | N
     if isinstance(value, np.random.Generator):
         bits = value.bit_generator
         return lambda: _State(bits.state), lambda was: setattr(bits, "state", was.state)
-    if isinstance(value, Iterator):  # of which one can see where it stands, and no more
+    if isinstance(value, Iterator):  # only its position can be read
         return lambda: (repr(value), length_hint(value, -1)), lambda was: None
     slots = [name for name, _ in attributes(value) if name not in getattr(value, "__dict__", {})]
     if slots:
@@ -299,7 +299,7 @@ def _access(value: Any) -> tuple[Callable[[], Any], Callable[[Any], object]] | N
 
 
 class _State:
-    """Of a generator, in dictionaries and arrays: another one if it reads otherwise."""
+    """The state of a random generator, in dictionaries and arrays, compared by its text."""
 
     def __init__(self, state: Any):
         self.state, self._told = deepcopy(state), repr(state)
@@ -324,7 +324,7 @@ def _set_slots(value: Any, was: dict[str, Any]) -> None:
 
 
 def _difference(before: Any, now: Any) -> Any:
-    """Which key is another, or True if something is; None if all is as it was."""
+    """The first key whose value differs, or True for another difference; None if there is none."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *(key for key in now if key not in before)]
         return next((k for k in keys if not _same(before.get(k, _NOTHING), now.get(k, _NOTHING))), None)

@@ -1,4 +1,4 @@
-"""One step as a graph of tensor operations: what an engine can hoist out of the loop, and what has to stay in it."""
+"""One step as a graph of tensor operations, which shows what can be hoisted out of the loop."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from everstep.tracing.refusals import Impure, Untraceable, in_words, size_told, 
 from everstep.tracing.side_effects import Watch
 
 _ROWS = (1009, 1013, 1019, 1021)
-"""The batches that are traced, of sizes that no other dimension has: two, since a number of one step must not be
-that of its rows."""
+"""Batch sizes for tracing. A step is traced with two that no other dimension has, to recognise the batch size."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Operation:
     Attributes:
         name: PyTorch's name for it.
         kind: "product" (with a matrix), "pointwise", "reduction" (over features) or "view".
-        needs: what it depends on, of "x", "state" and "parameters".
-        flops: multiplications and additions for each row of the batch; counted for products alone.
+        needs: its dependencies among "x", "state" and "parameters".
+        flops: multiplications and additions per row of the batch; counted for products only.
     """
 
     name: str
@@ -48,17 +47,17 @@ class Operation:
 
     @property
     def hoisted(self) -> bool:
-        """Whether it can be computed for all steps at once, before the loop."""
+        """Whether it can be computed for all steps before the loop."""
         return "state" not in self.needs
 
 
 @dataclass(frozen=True)
 class StepGraph:
-    """A traced step of `rows` rows.
+    """A step traced with `rows` rows.
 
-    `module(*parameters and buffers, *x leaves, *state leaves)` gives the output and the new state's leaves. A node's
-    `meta` is `record.Recorder`'s; `dtype` is x's; `held` are the numbers of state leaves of free sizes, which are only
-    read, and `free` is what stands for these sizes.
+    `module(*parameters and buffers, *x leaves, *state leaves)` returns the output and the leaves of the new state. For
+    `meta` of a node see `Recorder`; `dtype` is that of x; `held` are the indices of state leaves with free sizes, which
+    are only read, and `free` is the size used for them in the trace.
     """
 
     module: fx.GraphModule
@@ -78,17 +77,17 @@ class StepGraph:
 
 
 def trace(cell: AbstractCell, xs: Any, training: bool = False, free: int = 48) -> StepGraph:
-    """Follow one step of `cell` on tensors without numbers, shaped as one step of `xs` (a nest, (batch, time, …)).
+    """Trace one step of `cell` on tensors without values, shaped like one step of `xs` (a nest, (batch, time, …)).
 
-    In eval mode, or, with `training`, in the modes that its modules are in. Sizes of the state that are free
-    (`is_free`) are `free`.
+    Runs in eval mode; with `training`, in the current modes of the modules. Free sizes of the state (`is_free`) are set
+    to `free`.
 
     Raises:
-        Untraceable: control flow that depends on values, a change in place, random numbers, an unknown operation, or a
-            state whose nest, shape or dtype changes.
+        Untraceable: control flow that depends on values, an in-place change of shared data, random numbers, an unknown
+            operation, or a state whose nest, shape or dtype changes.
     """
     with _plainly():
-        for _ in range(3):  # another thread may draw meanwhile
+        for _ in range(3):  # retried, since another thread may draw meanwhile
             before = _drawn()
             found = _followed(cell, xs, training, free)
             if _drawn() == before:
@@ -97,12 +96,12 @@ def trace(cell: AbstractCell, xs: Any, training: bool = False, free: int = 48) -
 
 
 def _drawn() -> str:
-    """Where the random numbers of Python and NumPy stand."""
+    """The states of the random generators of Python and NumPy."""
     return repr((random.getstate(), np.random.get_state(legacy=False)))  # noqa: NPY002
 
 
 def is_free(leaf: Tensor) -> bool:
-    """Whether a leaf of an initial state has sizes that each call brings: those that are 0 there, beside the batch."""
+    """Whether a leaf of an initial state has free sizes, which are 0 in a dimension other than the batch."""
     return 0 in leaf.shape[1:]
 
 
@@ -113,20 +112,20 @@ def _filled(leaf: Tensor, free: int) -> Tensor:
 def _followed(cell: AbstractCell, xs: Any, training: bool, free: int) -> StepGraph:
     tensors = {id(t) for t in (*cell.parameters(), *cell.buffers())}
     try:
-        # a copy that shares the tensors: the tracer puts others in their places, which no other thread should meet
+        # a copy that shares the tensors, since the tracer replaces them, which other threads must not see
         found = _trace(_apart(cell), xs, training, free)
     except Untraceable:
         raise
-    except Exception:  # what cannot be copied is traced itself
+    except Exception:  # the cell cannot be copied, so it is traced itself
         return _trace(cell, xs, training, free)
     outside = [getattr(found.module, n.target) for n in found.module.graph.nodes if n.op == "get_attr"]
-    # a function that holds on to the cell itself has read parameters past the copy
+    # a function that refers to the cell itself has read parameters past the copy
     return _trace(cell, xs, training, free) if any(id(t) in tensors for t in outside) else found
 
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """With derivatives, so that operations come in basic ones, and with nothing traced kept in autocast's cache."""
+    """Enable gradients, so that operations decompose into basic ones, and disable autocast's cache."""
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -137,7 +136,7 @@ def _plainly() -> Iterator[None]:
 
 
 def _apart(cell: AbstractCell) -> AbstractCell:
-    """Another cell with the very same tensors, in modules and plain containers of its own."""
+    """A copy of the cell with new modules and containers, but the same tensors."""
     clones: dict[int, nn.Module] = {}
 
     def clone(module: nn.Module) -> nn.Module:
@@ -178,7 +177,7 @@ def _trace(cell: AbstractCell, xs: Any, training: bool, free: int) -> StepGraph:
 def _recorded(
     cell: AbstractCell, xs: Any, training: bool, rows: int, written: dict[int, Tensor], free: int
 ) -> tuple[fx.GraphModule, tuple[int, int], tuple[int, ...]]:
-    """The graph of a step of so many rows, how many parameters and x leaves it takes, and which leaves are free."""
+    """The graph of a step with `rows` rows, its numbers of parameters and x leaves, and the indices of free leaves."""
     xs_leaves = [leaf.new_zeros(rows, *leaf.shape[2:]) for _, leaf in leaves(xs)]
     like = xs_leaves[0]
     with torch.no_grad():
@@ -197,12 +196,12 @@ def _recorded(
     ]
     try:
         with nullcontext() if training else evaluating(cell), recorder, Functions(recorder):
-            # PyTorch's own tying puts the traced tensor into a module that two names share, and leaves it there
+            # PyTorch's own tying would leave the traced tensor in a module that two names share
             results = torch.func.functional_call(holder, everywhere, (inputs, state), tie_weights=False)
         module = recorder.finish(results)
     except Untraceable:
         raise
-    except Exception as error:  # what a step can do wrong has no common class
+    except Exception as error:  # errors in a step have no common class
         recorder.check()
         where = users_line((f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__)[::-1])
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -217,12 +216,12 @@ def _recorded(
 
 
 def _ends(module: fx.GraphModule) -> Any:
-    """What the step gives: the output and the new state's leaves."""
+    """The output nodes: the output and the leaves of the new state."""
     return next(n.args[0] for n in module.graph.nodes if n.op == "output")
 
 
 def _places(module: nn.Module) -> dict[str, str]:
-    """Of every place that holds a parameter or buffer, in modules taken once, the first place that holds the same."""
+    """For every name of a parameter or buffer, the first name of the same tensor."""
     first: dict[int, str] = {}
     found = {}
     for prefix, inner in module.named_modules():
@@ -244,7 +243,7 @@ class _Step(nn.Module):
     def forward(self, inputs: list[Tensor], state: list[Tensor]) -> list[Tensor]:
         watch = Watch(self.cell)
         try:
-            with hooks.running(self.cell):  # whose own hooks belong to the sequence
+            with hooks.running(self.cell):  # the cell's own hooks belong to the sequence
                 given = self.cell.step(unflatten(self._xs, inputs), unflatten(self.start, state))
         finally:
             written = watch.undo()
@@ -286,7 +285,7 @@ def _place_told(name: str) -> str:
 
 @contextmanager
 def evaluating(cell: nn.Module) -> Iterator[None]:
-    """`cell` in eval mode within the block, each module's own mode afterwards."""
+    """Put `cell` into eval mode within the block; each module's mode is restored."""
     modes = [(module, module.training) for module in cell.modules()]
     cell.eval()
     try:
@@ -310,7 +309,7 @@ def _operations(module: fx.GraphModule, rows: int, parameters: int, inputs: int)
 
 
 def _operation(node: fx.Node, needs: frozenset[str], rows: int) -> Operation:
-    kind = kind_of(node.target) or "view"  # what is unknown and takes no tensor makes a constant
+    kind = kind_of(node.target) or "view"  # an unknown operation without tensors gives a constant
     if kind != "product":
         return Operation(operation_name(node.target), kind, needs, 0)
     left, _ = [arg for arg in node.args if isinstance(arg, fx.Node)][-2:]

@@ -1,1 +1,1 @@
-"""Any cell at compiled speed: its step as a graph of one row, split, differentiated, written as C++ and run."""
+"""The compiled engine: a step as a graph of one row, split, differentiated, generated as C++, compiled and run."""

@@ -1,4 +1,4 @@
-"""The derivative of a step, as another graph of a row: reverse mode, symbolically, once for each cell."""
+"""The derivative of a step as another row graph: symbolic reverse mode, once per cell."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from everstep.backends.fused.row_graph import (
 from everstep.tracing.refusals import Untraceable
 
 _RECOMPUTE = 10
-"""What a saved number costs in cheap operations: values that take more are kept, others are computed again."""
+"""Cost of a saved number in cheap operations; values that cost more are saved, others are recomputed."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product of the step as its weight's gradient sees it: Σ over rows and steps of operandᵀ · gradient."""
+    """A product of the step, for the gradient of its weight: Σ over rows and steps of operandᵀ · gradient."""
 
     matrix: int
     operand: View
@@ -44,14 +44,14 @@ class Adjoint:
 
     Attributes:
         previous: gradient of each leaf of the state before the step.
-        inputs: gradient of each input; None where there is none.
-        constants: gradient of each constant in pointwise operations, to be summed over rows and steps; None likewise.
+        inputs: gradient of each input, or None.
+        constants: gradient of each constant in pointwise operations, to be summed over rows and steps, or None.
         held: gradient of each leaf that is only read, to be summed over steps.
-        products: the products, for the weights' gradients.
-        saved: what the forward loop has to keep, in the order of the "saved" inputs.
+        products: the products, for the gradients of weights.
+        saved: values that the forward loop must save, in the order of the "saved" inputs.
         kept: leaves of the state that are needed at every step.
-        flat_inputs, flat_constants: those that reach results by `floor` and the like alone: their gradient is zero.
-        apart: leaves of the state that reach no result at all, and so have no gradient.
+        flat_inputs, flat_constants: those that affect results only through `floor` and the like; their gradient is 0.
+        apart: leaves of the state that affect no result, and so have no gradient.
     """
 
     previous: list[View]
@@ -70,7 +70,7 @@ def derive(step: Lowered) -> Adjoint:
     """The adjoint of a step.
 
     Raises:
-        Untraceable: an operation without a known derivative.
+        Untraceable: an operation has no known derivative.
     """
     return _Derivation(step).run()
 
@@ -82,7 +82,7 @@ class _Derivation:
         self.saved: list[Node] = []
         self.kept: set[int] = set()
         self.flat: set[int] = set()
-        """Nodes that reach results, at least on some way by operations whose derivative is zero."""
+        """Nodes that affect results, on at least one path through operations with derivative zero."""
         self.flat_matrices: set[int] = set()
         self.again: dict[int, Node] = {}
         self.forward = {id(n) for n in ordered(v.node for v in (step.output, *step.following))}
@@ -136,7 +136,7 @@ class _Derivation:
         )
 
     def _hand_on(self, node: Node, gradient: View) -> None:
-        """The gradient of a node, times its derivative, to what it reads."""
+        """Propagate the gradient of a node, times its derivative, to its arguments."""
         if node.op == "product":
             size = math.prod(node.args[0].shape)
             self.contribute(node.args[0], self.build.product(gradient, (node.key, "transposed"), size))
@@ -151,7 +151,7 @@ class _Derivation:
             self._pointwise(node, gradient)
 
     def _flatten(self, node: Node, flat: bool) -> None:
-        """What a node reads reaches results, with a derivative of zero, if the node does."""
+        """Mark the arguments of a node as affecting results with derivative zero, if the node affects results."""
         if not flat or node.op in _UNRELATED or node.key == STOP:
             return
         self.flat.update(id(arg.node) for arg in node.args[node.op == "where" :])
@@ -166,12 +166,12 @@ class _Derivation:
 
     @staticmethod
     def _within(gradient: View, place: Place) -> Place:
-        """A part of a gradient that is itself whole (gradients of scatters are)."""
+        """The part `place` of a whole gradient (gradients of scatters are whole)."""
         assert gradient.whole
         return place
 
     def _reshaped(self, view: View, shape: tuple[int, ...]) -> View:
-        """The same numbers over a shape that differs in dimensions of size 1 alone, or is a copy in order."""
+        """The values over a shape that differs only in dimensions of size 1, or else an ordered copy."""
         if view.shape == shape:
             return view
         kept = view.place.reduced()
@@ -182,7 +182,7 @@ class _Derivation:
         return View(self.build.copy(view).node, Place(shape, dense(shape)))
 
     def contribute(self, view: View, gradient: View) -> None:
-        """Add to the gradient of what `view` reads."""
+        """Add to the gradient of the node that `view` reads."""
         if view.node.op == "literal" or (gradient.node.op == "literal" and gradient.node.key == 0):
             return
         gradient = broadcast(gradient, view.shape)
@@ -200,10 +200,10 @@ class _Derivation:
         return self.build.scatter(node.shape, list(sums.items()))
 
     def _maximum(self, node: Node, gradient: View) -> None:
-        """Shared between the places that reach the maximum, as in PyTorch."""
+        """The gradient of a maximum, shared by the elements that attain it, as in PyTorch."""
         view, build = node.args[0], self.build
         at = build.apply("eq", view, broadcast(whole(node), node.over))
-        # found in the forward loop, whose numbers the maximum is of: computed again they may differ in the last bit
+        # the mask is computed in the forward loop, since recomputed values may differ in the last bit
         self.exact.add(id(at.node))
         dims = [d for d, (a, b) in enumerate(zip(node.over, node.shape, strict=True)) if a != b]
         share = build.apply("div", gradient, build.total(at, dims))
@@ -221,10 +221,10 @@ class _Derivation:
             if part is not None and arg.node.op != "literal":
                 self.contribute(arg, part)
 
-    # what the backward loop reads of the forward one
+    # values of the forward step in the backward loop
 
     def primal(self, view: View) -> View:
-        """`view` of the adjoint with every value of the forward step replaced by what the backward loop has of it."""
+        """`view` with every value of the forward step replaced by the one available in the backward loop."""
         return View(self._replace(view.node), view.place)
 
     def _replace(self, node: Node) -> Node:
@@ -245,7 +245,7 @@ class _Derivation:
         return self.again[id(node)]
 
     def _at_hand(self, node: Node) -> Node | None:
-        """What the backward loop has of a value without computing it again."""
+        """The value in the backward loop, if it is available without recomputation."""
         if node.op == "input" and node.key[0] == "prev":
             self.kept.add(node.key[1])
         if node.op in ("input", "literal"):
@@ -261,7 +261,7 @@ class _Derivation:
         return self._save(node) if self._worth(node) else None
 
     def _worth(self, node: Node) -> bool:
-        """Whether to save a value, not to compute it again: not if it is quickly had from one that is worth saving."""
+        """Whether to save a value rather than recompute it; not if it follows cheaply from one worth saving."""
         if self.price(node) <= _RECOMPUTE:
             return False
         dear = {id(a.node): a.node for a in node.args if self.price(a.node) > _RECOMPUTE}
@@ -276,7 +276,7 @@ class _Derivation:
         return self.build.input("saved", self.saved.index(node), node.shape).node
 
     def _operand(self, view: View) -> View:
-        """A product's operand as an array of all steps: an input, a leaf of the state, or saved."""
+        """The operand of a product as an array over all steps: an input, a leaf of the state, or a saved value."""
         node = view.node
         if node.op == "input":
             if node.key[0] == "prev":
@@ -285,7 +285,7 @@ class _Derivation:
         return View(self._save(node), view.place)
 
     def price(self, node: Node) -> float:
-        """Cheap operations that computing it again takes; infinite behind products and reductions."""
+        """The cost of recomputation in cheap operations; infinite beyond products and reductions."""
         if id(node) not in self.prices:
             if node.op in ("input", "literal") or id(node) in self.leaf_after:
                 price = 0.0
@@ -299,9 +299,9 @@ class _Derivation:
 
 _Rule = Callable[..., tuple[View | None, ...]]
 _FLAT = {"sign", "floor"}
-"""Operations whose derivative is zero."""
+"""Operations with derivative zero."""
 _UNRELATED = {"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"}
-"""Those that have none."""
+"""Operations without a derivative."""
 
 
 def _where(b: Builder, g: View, y: View, condition: View, yes: View, no: View) -> tuple[View | None, ...]:
@@ -309,10 +309,10 @@ def _where(b: Builder, g: View, y: View, condition: View, yes: View, no: View) -
 
 
 def _extreme(op: str) -> _Rule:
-    """Of two equal values each has half, as in PyTorch."""
+    """The rule of a binary maximum or minimum; equal arguments share the gradient, as in PyTorch."""
 
     def rule(b: Builder, g: View, y: View, x: View, other: View) -> tuple[View | None, ...]:
-        shared = b.apply("where", b.apply("eq", x, other), b.apply("mul", g, 0.5), g)  # of NaN, whole to both
+        shared = b.apply("where", b.apply("eq", x, other), b.apply("mul", g, 0.5), g)  # NaN: whole to both
         first = b.apply("where", b.apply(op, other, x), 0.0, shared)
         second = b.apply("where", b.apply(op, x, other), 0.0, shared)
         return first, second

@@ -1,8 +1,9 @@
-"""Any cell at compiled speed: its step is traced, split, differentiated, written as C++, compiled and kept.
+"""The compiled engine: traces, splits, differentiates, generates and compiles the step of any cell, and caches it.
 
-What depends on x alone, PyTorch computes for all steps at once (`split.py`); of the rest `lowering.py` makes a graph of
-numbers of one row (`graph.py`), whose derivative is another (`adjoint.py`). Both are ordered into products and loops
-(`plan.py`), written as C++ (`steps.py`, `writer.py`), compiled into a cache (`build.py`) and called (`call.py`).
+PyTorch computes what depends on x alone for all steps at once (`split.py`). `lowering.py` turns the rest into a graph
+of the numbers of one row (`row_graph.py`), whose derivative is another graph (`adjoint.py`). Both are ordered into
+products and loops (`plan.py`), generated as C++ (`steps.py`, `writer.py`), compiled into a cache (`build.py`) and
+called (`call.py`).
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ name = "fused"
 
 
 class StepRefusal(Refusal):
-    """Why a step cannot be compiled: what it does, and where. The user is told of it."""
+    """The reason why a step cannot be compiled, with its line; reported to the user."""
 
 
 class Hurry(StepRefusal):
-    """Why it is not compiled now."""
+    """The reason why a step is not compiled for now."""
 
 
 class Effect(StepRefusal):
-    """Why it has to be called at every step: what else it does than to give its results."""
+    """A side effect of a step, because of which it must be called at every time."""
 
 
 _lock = new_lock()
 
 
 class _Recent(threading.local):
-    """What `_ragged` was last asked by this thread, and gave."""
+    """The last argument and result of `_ragged` in this thread."""
 
     ragged: tuple[list[int], Rows] | None = None
 
@@ -66,7 +67,7 @@ _recent = _Recent()
 def prepare(
     cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None, patient: bool = False
 ) -> Run | Refusal:
-    """A call of the compiled loop; `patient`: however often it is compiled."""
+    """The run of the compiled loop, or the reason why not; `patient`: compile no matter how often."""
     reason = watched()
     if reason is not None:
         return Refusal(reason)
@@ -81,7 +82,7 @@ def prepare(
 
 
 def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None) -> str | None:
-    """Where PyTorch's own kernel of the same cell is measured to be faster."""
+    """The reason, if PyTorch's kernel for the same cell is known to be faster."""
     if vendor.refusal(cell, xs, lengths, resets) is not None:
         return None
     assert isinstance(cell, AbstractGated)
@@ -99,9 +100,9 @@ def slower(cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor |
 
 
 def outrun(kind: str, hidden: int, steps: int, whole: bool) -> bool:
-    """Whether `torch.lstm`, `gru`, … is measured to be faster than the loop (`benchmarks/engine.py`).
+    """Whether `torch.lstm`, `gru`, … was measured to be faster than the loop (`benchmarks/engine.py`).
 
-    `whole`: float32 and no ragged rows, for which oneDNN has an LSTM in one piece.
+    `whole`: float32 and no ragged rows, for which oneDNN has an LSTM primitive.
     """
     if kind == "lstm" and whole:
         return torch.is_grad_enabled() and steps < 8 and hidden < 128
@@ -109,7 +110,7 @@ def outrun(kind: str, hidden: int, steps: int, whole: bool) -> bool:
 
 
 def describe_step(cell: AbstractCell, xs: Any) -> str:
-    """For `explain`: what the compiled loop does."""
+    """A description of the compiled loop, for `explain`."""
     program = _program(cell, xs)
     if isinstance(program, Refusal):
         return program
@@ -118,12 +119,12 @@ def describe_step(cell: AbstractCell, xs: Any) -> str:
 
 
 def effect(cell: AbstractCell, xs: Any) -> str | None:
-    """What a step does besides giving its results, for which it has to be called at every step; None: nothing."""
+    """A side effect of the step, because of which it must be called at every time; None if there is none."""
     found = _program(cell, xs)
     if not isinstance(found, Refusal) or isinstance(found, StepRefusal):
         return found if isinstance(found, Effect) else None
     effects = cell_cache(cell).effects[cell.training]
-    if not effects:  # not traced, for it is not for the compiled loop
+    if not effects:  # not traced, since the compiled loop does not support it
         try:
             with torch.inference_mode(False):
                 trace(cell, map_state(torch.Tensor.detach, xs), training=True)
@@ -136,14 +137,14 @@ def effect(cell: AbstractCell, xs: Any) -> str | None:
 
 
 def assume_static(cell: AbstractCell) -> None:
-    """Nothing but the tensors of this cell will change, to others of the same shapes, dtype and ties; none is kept."""
+    """Declare that only the tensors of this cell change, with the same shapes, dtypes and ties; none is kept alive."""
     cell_cache(cell).snapshot = StaticSnapshot()
 
 
 def _run(
     program: Program | Family, cell: AbstractCell, xs: Any, lengths: Tensor | None, resets: Tensor | None, state: State
 ) -> tuple[Tensor, State]:
-    """Hoisted work by PyTorch, then one compiled loop over the steps that there are."""
+    """Hoisted work in PyTorch, then one compiled loop over the valid steps."""
     parts = [xs] if isinstance(xs, Tensor) else [leaf for _, leaf in leaves(xs)]
     batch, time = parts[0].shape[:2]
     family = program if isinstance(program, Family) else None
@@ -153,9 +154,9 @@ def _run(
             return reference.run(cell, xs, state, lengths, resets)
         program = program.at(size)
     rows = _rows(parts[0], lengths, resets)
-    if rows.steps == 0:  # nothing to compute, but zeros that have gradients, of zeros
+    if rows.steps == 0:  # no steps: zeros with zero gradients
         return reference.run(cell, xs, state, lengths, resets)
-    direct = program.outside.direct  # the loop itself passes over padding in what comes as it is
+    direct = program.outside.direct  # the loop itself skips padding in inputs that are passed directly
     if not direct:
         parts = [leaf.flatten(0, 1) if rows.whole else packed(leaf, rows) for leaf in parts]
     hoisted = Hoisted(program, cell_cache(cell).parameters(cell), parts, rows.steps)
@@ -177,7 +178,7 @@ def _run(
 
 
 def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:
-    """The steps that there are."""
+    """The valid steps of a call."""
     batch, time = like.shape[:2]
     rows = _whole(batch, time) if lengths is None else _ragged(lengths, time)
     if resets is None:
@@ -186,7 +187,7 @@ def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:
 
 
 def _ragged(lengths: Tensor, time: int) -> Rows:
-    """Rows of these lengths. Layer after layer asks for the same ones, so the last are kept."""
+    """Rows with these lengths. The last result is cached, since all layers of a model need the same."""
     values = lengths.tolist()
     recent = _recent.ragged
     if recent is not None and recent[1].time == time and recent[0] == values:
@@ -201,21 +202,21 @@ def _ragged(lengths: Tensor, time: int) -> Rows:
 
 @lru_cache(64)
 def _whole(batch: int, time: int) -> Rows:
-    """Rows that all have as many steps."""
+    """Rows with `time` steps each."""
     order = torch.arange(batch, device="cpu")
     outer, length = order * time, torch.full((batch,), time, device="cpu")
     return Rows(order, outer, length, outer, batch, batch * time, time)
 
 
 def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Family | Refusal:
-    """The cell's compiled step, or why there is none."""
+    """The compiled step of the cell, or the reason why there is none."""
     row = (xs.shape[2:], xs.dtype, xs.device) if isinstance(xs, Tensor) else None
     about = cell_cache(cell)
     snapshot = about.snapshot
     if snapshot is None or not snapshot.still(cell):
         if not plain(*parameters(modules(cell))):
             return Refusal(OPAQUE)
-        # what stands there for one call, with the graph behind it, is not held any longer
+        # tensors substituted for one call, with their graph, are not kept alive
         snapshot = about.snapshot = None if substituted(cell) else Snapshot(cell)
     elif row in snapshot.found:
         return snapshot.found[row]  # type: ignore[no-any-return]
@@ -254,7 +255,7 @@ def _compile(cell: AbstractCell, xs: Any) -> Program | Family | Refusal:
         toolchain.notice("compiler", f"{reason}. Cells run on PyTorch's kernels where it has them, else step by step")
         return Refusal(reason)
     try:
-        # in the plain mode, whatever the mode of the first call: the result is kept for all
+        # independent of the modes of the first call, since the result is cached for all
         with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
             state = cell.initial_state(1, like)
             begin = [leaf for _, leaf in leaves(state)]

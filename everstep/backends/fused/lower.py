@@ -1,4 +1,4 @@
-"""From a traced step to the graph of a row, if rows are set against one another neither in the loop nor before it."""
+"""Translation of a traced step to the row graph; refuses operations that mix rows, in the loop or before it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from everstep.tracing.trace import StepGraph
 def lower(step: StepGraph, counts: tuple[int, int, int], hoist: bool = True) -> Lowered:
     """Split and translate a traced step; `counts` are its numbers of parameters, x leaves and state leaves.
 
-    Without `hoist`, products of x are computed in the loop too, as a single step wants them.
+    Without `hoist`, products of x are computed in the loop too, as a single step needs.
 
     Raises:
-        Untraceable: an operation, a shape or a dtype that the compiled loop does not hold.
+        Untraceable: an operation, a shape or a dtype that the compiled loop does not support.
     """
     split = Split(step, counts, hoist, known)
     _Before(split, step.dtype).check()
@@ -28,10 +28,10 @@ def lower(step: StepGraph, counts: tuple[int, int, int], hoist: bool = True) -> 
 
 
 class _Before(Lowering):
-    """Follows what is computed before the loop, to refuse what sets rows against one another: there, steps are rows."""
+    """Checks the computation before the loop, where steps are rows too, for operations that mix rows."""
 
     def check(self) -> None:
-        """Of each node that reads rows, in order."""
+        """Check each node that reads rows, in order."""
         for node in self.split.graph.nodes:
             before = node in self.split.early or self.split.is_constant(node)
             if before and node.op == "call_function" and any(map(self._reads_rows, node.all_input_nodes)):
@@ -43,7 +43,7 @@ class _Before(Lowering):
         return any(isinstance(v, Tensor) and self.split.batch(v.shape) for v in several)
 
     def value(self, node: Any) -> Any:
-        """As for the loop, but of what comes from further outside its shape alone."""
+        """As in the loop, but values from outside are represented by their shapes only."""
         if not isinstance(node, fx.Node):
             return float(node)
         if node not in self.rowwise:
@@ -69,7 +69,7 @@ class _Before(Lowering):
         return self._like(node)
 
     def _check_dtype(self, node: fx.Node, what: str = "computes", logic: bool = True) -> None:
-        """PyTorch computes in any."""
+        """Accept any dtype, since PyTorch computes these values."""
 
     def _matrix(self, view: View) -> int:
         return 0

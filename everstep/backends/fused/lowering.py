@@ -1,5 +1,7 @@
-"""From a traced step to the graph of a row: where the batch is, views, products; all else by `pointwise.py` and
-`rowwise.py`."""
+"""Translation of a traced step to the row graph: the batch dimension, views and products.
+
+Other operations are in `pointwise.py` and `rowwise.py`.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +28,16 @@ class Lowered:
     """A step ready for the loop.
 
     Attributes:
-        before: `before(parameters, x leaves, rows)` gives the inputs of every step, then the constants; PyTorch runs
-            it, with its own derivatives, over all steps at once.
-        inputs: shape of a row of each input.
-        factors: of the inputs that are products: the number of the constant that `before` gives the other factor of,
-            and the numbers in a row of that.
-        constants: shape of each constant: what depends on the parameters alone.
-        states: shape of a row of each leaf of the state that steps change.
-        held: shape of a row of each leaf that they only read, of free sizes.
-        output, following: y and the new state's leaves.
-        builder: which made the nodes.
+        before: `before(parameters, x leaves, rows)` returns the inputs of all steps, then the constants; PyTorch runs
+            it over all steps at once, with its own derivatives.
+        inputs: row shape of each input.
+        factors: for each input that is a product of x and a constant: the index of the constant, and the row size of
+            the factor that `before` returns instead.
+        constants: shape of each constant, which depends on parameters alone.
+        states: row shape of each leaf of the state that steps change.
+        held: row shape of each leaf with free sizes, which steps only read.
+        output, following: y and the leaves of the new state.
+        builder: the builder of the nodes.
     """
 
     before: fx.GraphModule
@@ -50,7 +52,7 @@ class Lowered:
 
 
 _BATCH_STRIDE = 1 << 40
-"""A stride that marks the batch."""
+"""A stride that marks the batch dimension."""
 _SAME = ("alias", "lift_fresh_copy", "clone")
 _VIEWING = (
     *("t", "transpose", "permute", "view", "_unsafe_view", "expand", "squeeze", "unsqueeze", "slice", "select"),
@@ -59,21 +61,21 @@ _VIEWING = (
 
 
 def known(node: fx.Node) -> bool:
-    """Whether the loop can compute it."""
+    """Whether the loop can compute the node."""
     name = operation_name(node.target)
     ours = ("getitem", "_to_copy", *_SAME, *_VIEWING, *PRODUCTS)
     return name in ours or name in POINTWISE or name in ROWWISE or filled(node) is not None
 
 
 class Lowering:
-    """Translates what of a traced step the loop computes; `run` gives all of it."""
+    """Translates the part of a traced step that the loop computes; see `run`."""
 
     def __init__(self, split: Split, dtype: torch.dtype):
         self.split, self.rows, self.dtype = split, split.rows, dtype
         self.build = Builder()
         self.rowwise: dict[fx.Node, View | tuple[View, ...]] = {}
         self.at: tuple[int, int] | None = None
-        """Of what is being computed number by number: the batch's place from the end, and what is folded into it."""
+        """The batch of the current pointwise operation: its dimension from the end, and the size folded into it."""
 
     def run(self) -> Lowered:
         split = self.split
@@ -94,7 +96,7 @@ class Lowering:
         return Lowered(split.before(), inputs, factors, constants, states, held, y, tuple(following), self.build)
 
     def _leaves(self, kind: str, nodes: Sequence[fx.Node]) -> tuple[Shape, ...]:
-        """The shapes of a row of leaves of the state, which come in as inputs of this kind."""
+        """The row shapes of state leaves, which are inputs of this kind."""
         shapes = tuple(self.shape(node) for node in nodes)
         for number, (node, shape) in enumerate(zip(nodes, shapes, strict=True)):
             self._check_dtype(node, "carries", logic=kind == "held")
@@ -107,13 +109,13 @@ class Lowering:
         return view if view.shape == shape else broadcast(view, shape)
 
     def _first(self, node: fx.Node) -> Shape:
-        """The shape of a row, of a tensor that has the batch first."""
+        """The row shape of a tensor whose first dimension is the batch."""
         if self._batch(node) != (0, 1):
             raise Untraceable(f"its step has ({self._size(node.meta['val'])}) where the batch should be first")
         return self.shape(node)
 
     def _inside(self, node: fx.Node) -> Any:
-        """`_call`, with the user's line in what it refuses."""
+        """`_call`, with the user's line in refusals."""
         try:
             return self._call(node)
         except Untraceable as reason:
@@ -122,7 +124,7 @@ class Lowering:
     # reading
 
     def value(self, node: Any) -> Any:
-        """A node as the loop sees it, wherever its batch is: a view of a row, several, or a number."""
+        """A node in the loop: a view of a row, several views, or a number; the batch may be any dimension."""
         if not isinstance(node, fx.Node):
             return float(node)
         if node not in self.rowwise:
@@ -130,7 +132,7 @@ class Lowering:
         return self.rowwise[node]
 
     def operand(self, node: Any) -> View | float:
-        """`value` beside what is being computed: of a constant, the dimension beside the batch goes."""
+        """`value` as an operand of the current operation; a constant loses the dimension aligned with the batch."""
         value: View | float | tuple[View, ...] = self.value(node)
         if isinstance(value, tuple):
             raise Untraceable(f"{node_told(node)} is several tensors")
@@ -145,12 +147,12 @@ class Lowering:
         return without(value, [beside]) if beside >= 0 else value
 
     def view(self, node: Any) -> View:
-        """`operand`, numbers as literals."""
+        """`operand`, with numbers as literals."""
         value = self.operand(node)
         return value if isinstance(value, View) else self.build.literal(value)
 
     def shape(self, node: Any) -> Shape:
-        """The shape of a row, of a tensor that has the batch somewhere."""
+        """The row shape of a tensor with the batch in any dimension."""
         value = node.meta["val"]
         if not isinstance(value, Tensor) or self.split.batch(value.shape) is None:
             came = f"({self._size(value)})" if isinstance(value, Tensor) else type(value).__name__
@@ -158,7 +160,7 @@ class Lowering:
         return self.split.row(value.shape)
 
     def dims(self, node: Any, tensor: Any, given: Sequence[int]) -> list[int]:
-        """Dimensions of a tensor as those of a row; a node that wants the batch's own is refused."""
+        """Dimensions of a tensor as dimensions of a row; the batch dimension is refused."""
         rank, place = self._rank(tensor), self._batch(tensor)
         dims = [d % rank for d in given]
         if place is None or place[0] in dims:
@@ -166,7 +168,7 @@ class Lowering:
         return [d - (place[1] == 1 and d > place[0]) for d in dims]
 
     def _size(self, value: Tensor) -> str:
-        """A shape in words, the traced batch by name."""
+        """A shape as text, with the traced batch size by name."""
         return ", ".join(size_told(n, self.rows) for n in value.shape)
 
     def _batch(self, node: fx.Node) -> tuple[int, int] | None:
@@ -186,20 +188,20 @@ class Lowering:
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or value.is_complex():
             raise Untraceable(f"{node_told(node)} is no tensor of real numbers")
-        # of a constant that was spread over the batch its row is all that counts
+        # a constant that was expanded over the batch is represented by its row
         if self._batch(node) or (node.op == "call_function" and filled(node) is not None):
             return self._call(node)
         return self.build.input("const", self.split.constant(node), tuple(value.shape))
 
     def _input(self, node: fx.Node) -> View:
-        """A row of what was computed before the loop."""
+        """A row of a value computed before the loop."""
         self._check_dtype(node)
         number, bias = self.split.input(node)
         view = self.build.input("x", number, self._first(node))
         return view if bias is None else self.build.apply("add", view, self.value(bias))
 
     def _check_dtype(self, node: fx.Node, what: str = "computes", logic: bool = True) -> None:
-        """Refuse numbers of another kind; with `logic`, true and false are held as 1 and 0."""
+        """Refuse other dtypes; with `logic`, booleans are accepted, as 1 and 0."""
         value = node.meta.get("val")
         if isinstance(value, Tensor) and value.dtype != self.dtype and not (logic and value.dtype == torch.bool):
             raise Untraceable(f"its step {what} {value.dtype}; the compiled loop holds {self.dtype} alone, like x")
@@ -238,7 +240,7 @@ class Lowering:
         return result
 
     def _cast(self, node: Any) -> Any:
-        """To numbers or to true and false: `_check_dtype` knows of no other dtype."""
+        """A conversion to the loop's dtype or to booleans; `_check_dtype` refuses other dtypes."""
         came: Any = node.args[0]
         if node.meta["val"].dtype != torch.bool or came.meta["val"].dtype == torch.bool:
             return self.value(came)
@@ -253,11 +255,11 @@ class Lowering:
         return View(source.node, Place(source.shape, tuple(strides), offset))
 
     def _viewed(self, node: Any, name: str) -> View | tuple[View, ...]:
-        """Ask PyTorch what the strides become, on a tensor without storage."""
+        """A view, with strides computed by PyTorch on a tensor without storage."""
         source, place = self.value(node.args[0]), self._batch(node.args[0])
         if not isinstance(source, View):
             raise Untraceable(f"its step takes a view of {node_told(node.args[0])}, which is no single tensor")
-        if min(source.place.strides, default=0) < 0:  # PyTorch has no such tensors
+        if min(source.place.strides, default=0) < 0:  # PyTorch has no negative strides
             source = self.build.copy(source)
         target = torch.ops.aten.view if name == "_unsafe_view" else node.target
         shadow, step = self._shadow(source, place, _BATCH_STRIDE)
@@ -266,7 +268,7 @@ class Lowering:
         except RuntimeError:
             if name not in ("view", "_unsafe_view") or (place and place[0] > 0):
                 raise Untraceable(f"its step folds the batch into another dimension by {name}") from None
-            # a view that needs the numbers of all rows in order: put those of a row in order, row after row
+            # the view needs contiguous rows, so the row is copied in order
             source = self._ordered(source)
             shadow, step = self._shadow(source, place, math.prod(source.shape))
             result = target(shadow, *node.args[1:])
@@ -281,7 +283,7 @@ class Lowering:
         return self.build.copy(source)
 
     def _shadow(self, source: View, place: tuple[int, int] | None, step: int) -> tuple[Tensor, int]:
-        """A tensor with the strides of `source` and its batch, and the distance of rows in it (0: all are one)."""
+        """A tensor with the strides of `source` and a batch dimension, and its row stride (0 if expanded)."""
         shape, strides = list(source.shape), list(source.place.strides)
         if place is None:
             step = 0
@@ -319,11 +321,11 @@ class Lowering:
         return self._beside(self._from_end(node), partial(_plus, product=product), node) if added else product
 
     def _matmul(self, node: Any, left: Any, right: Any) -> View:
-        """(g, n, k) by (g, k, m) of a row: products with constant matrices, or sums of products of numbers."""
+        """(g, n, k) by (g, k, m) of a row: products with constant matrices, or sums of pointwise products."""
         (a, rows_a), (b, rows_b) = self._stacked(left), self._stacked(right)
         if rows_a == 2 or rows_b == 1 or (rows_a, rows_b) == (1, 2):
             raise Untraceable(f"its step sets rows of the batch against one another by {operation_name(node.target)}")
-        # a product for each vector, but of as many as a free size says: these are one loop
+        # one product per vector, unless a free size counts the vectors; then one loop
         free = self.split.free and any(n % self.split.free == 0 for n in (*a.shape, b.shape[2]) if n)
         if _is_constant(b) and not free:
             result = self._by_matrices(a, b)
@@ -340,7 +342,7 @@ class Lowering:
         return without(result, gone)
 
     def _stacked(self, node: fx.Node) -> tuple[View, int | None]:
-        """A row of one matrix or many as (g, n, k), and which of the three holds the batch."""
+        """A row of one or many matrices as (g, n, k), and which of these dimensions holds the batch."""
         view, place, lacking = self.value(node), self._batch(node), 3 - self._rank(node)
         shape, strides = list(view.shape), list(view.place.strides)
         new = [place[0]] if place and place[1] == 1 else []
@@ -350,7 +352,7 @@ class Lowering:
         return View(view.node, Place(tuple(shape), tuple(strides), view.place.offset)), place and place[0] + lacking
 
     def _by_matrices(self, a: View, b: View) -> View:
-        """Each of the n vectors of the g-th part of a row by the g-th constant matrix."""
+        """The product of each of the n vectors of the g-th part of a row with the g-th constant matrix."""
         (parts, n, k), m = a.shape, b.shape[2]
         first, second, step = a.place.strides
         results = []
@@ -364,7 +366,7 @@ class Lowering:
         return self.build.scatter((parts, n, m), placed) if len(placed) > 1 else _shaped(results[0], (1, 1, m))
 
     def _matrix(self, view: View) -> int:
-        """The number of the constant that is this matrix."""
+        """The index of the constant that is this matrix."""
         number: int = view.node.key[1]
         if view.whole and view.node.shape == view.shape:
             return number
@@ -372,7 +374,7 @@ class Lowering:
 
 
 def _plus(self: Lowering, node: Any, product: View) -> View:
-    """β · what is added + α · the product."""
+    """β · addend + α · product."""
     product = scaled(self.build, product, node.kwargs.get("alpha", 1))
     bias = scaled(self.build, self.view(node.args[0]), node.kwargs.get("beta", 1))
     return self.build.apply("add", product, bias)
@@ -389,5 +391,5 @@ def _turned(view: View) -> View:
 
 
 def _shaped(view: View, shape: Shape) -> View:
-    """All of a node, over another shape."""
+    """The whole node over another shape."""
     return View(view.node, Place(shape, dense(shape)))

@@ -1,4 +1,4 @@
-"""PyTorch's operations number by number, as nodes of the engine's graph."""
+"""PyTorch's pointwise operations as nodes of the row graph."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _clamped(self: Reader, node: Any, low: Any, high: Any) -> View:
 
 def _pow(self: Reader, node: Any) -> View:
     view, power = self.view(node.args[0]), node.args[1]
-    if power == 0:  # 1, which hangs on x as PyTorch's does: with a derivative of zero
+    if power == 0:  # 1, with a zero derivative by x, as in PyTorch
         return self.build.apply("add", self.build.apply("mul", self.build.apply("sign", view), 0.0), 1.0)
     if isinstance(power, fx.Node):
         return self.build.apply("pow", view, self.view(power))
@@ -91,7 +91,7 @@ def _trunc(self: Reader, node: Any) -> View:
 
 
 def _round(self: Reader, node: Any) -> View:
-    """To the nearest whole number, of two to the even one."""
+    """Round half to even."""
     if node.kwargs.get("decimals"):
         raise Untraceable("its step rounds to decimals, which the compiled loop does not hold")
     view, build = self.view(node.args[0]), self.build
@@ -104,9 +104,9 @@ def _round(self: Reader, node: Any) -> View:
 
 
 def _remainder(self: Reader, node: Any) -> View:
-    """x − n · ⌊x / n⌋ for a whole number n: PyTorch's to the bit while x is below 2^24 (2^53 in float64).
+    """x − n · ⌊x / n⌋ for an integer n; equal to PyTorch bit for bit while x is below 2^24 (2^53 in float64).
 
-    The quotient can be rounded up to the next whole number, never down past one.
+    Rounding can raise the quotient to the next integer, but never lower it past one.
     """
     divisor = node.args[1]
     if isinstance(divisor, fx.Node) or divisor != int(divisor) or divisor <= 0:
@@ -125,7 +125,7 @@ def _softplus(self: Reader, node: Any) -> View:
     beta, threshold = float(argument(node, 1, "beta", 1)), float(argument(node, 2, "threshold", 20))
     view = self.view(node.args[0])
     multiple = self.build.apply("mul", view, beta)
-    # exp of what is kept alone, so that the branch not taken overflows into no gradient
+    # exp of the bounded value, so that the branch not taken does not overflow into the gradient
     bounded = self.build.apply("where", self.build.apply("gt", multiple, threshold), threshold, multiple)
     soft = self.build.apply("div", self.build.apply("log1p", self.build.apply("exp", bounded)), beta)
     return self.build.apply("where", self.build.apply("gt", multiple, threshold), view, soft)
@@ -173,7 +173,7 @@ def _prelu(self: Reader, node: Any) -> View:
 
 
 def _between(build: Builder, view: View, low: float, high: float, line: View, ends: tuple[float, float]) -> View:
-    """A line between bounds, beyond which it is constant; no gradient at the bounds themselves."""
+    """A linear function between bounds, constant beyond; the gradient at the bounds is zero."""
     below = build.apply("where", build.apply("ge", view, high), ends[1], line)
     return build.apply("where", build.apply("le", view, low), ends[0], below)
 
@@ -241,4 +241,4 @@ POINTWISE: dict[str, Handler] = {
     "addcmul": _addcmul,
     "lerp": _lerp,
 }
-"""Number by number, by PyTorch's name."""
+"""Pointwise operations by PyTorch's name."""

@@ -1,4 +1,4 @@
-"""What a translation of one of PyTorch's operations into the engine's graph reads."""
+"""The interface through which translations of PyTorch's operations read their arguments."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from everstep.tracing.operations import operation_name
 
 
 class Reader(Protocol):
-    """What a translation reads its arguments by."""
+    """Reads the arguments of an operation."""
 
     build: Builder
 
     def view(self, node: Any) -> View:
-        """A row of a tensor, or a number."""
+        """A tensor argument as a view of its row; a number as a literal."""
 
     def operand(self, node: Any) -> View | float:
-        """The same, a number as it is."""
+        """A tensor argument as a view of its row; a number unchanged."""
 
     def shape(self, node: Any) -> Shape:
-        """The shape of a row."""
+        """The row shape of a tensor."""
 
     def dims(self, node: Any, tensor: Any, given: Sequence[int]) -> list[int]:
-        """Dimensions of a tensor as those of a row; a node that wants the batch's own is refused."""
+        """Dimensions of a tensor as dimensions of a row; the batch dimension is refused."""
 
 
 _FILLS = {"ones_like": 1.0, "zeros_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "zeros": 0.0, "ones": 1.0}
@@ -35,13 +35,13 @@ _FILLED = {"full_like": 1, "new_full": 2, "full": 1, "scalar_tensor": 0}
 
 
 def filled(node: Any) -> float | None:
-    """The number that a tensor is filled with, if it is."""
+    """The constant that a tensor is filled with, or None."""
     name = operation_name(node.target)
     return _FILLS[name] if name in _FILLS else float(node.args[_FILLED[name]]) if name in _FILLED else None
 
 
 def without(view: View, dims: Sequence[int]) -> View:
-    """The same without dimensions, of which the first place is read."""
+    """The view without the dimensions `dims`, of which index 0 is read."""
     kept = [d for d in range(len(view.shape)) if d not in dims]
     place = view.place
     return View(
@@ -50,14 +50,14 @@ def without(view: View, dims: Sequence[int]) -> View:
 
 
 def scaled(build: Builder, view: View, scale: Any) -> View:
-    """A multiple of it."""
+    """The view times `scale`."""
     return build.apply("mul", view, float(scale)) if scale != 1 else view
 
 
 def argument(node: Any, place: int, name: str, default: Any = None) -> Any:
-    """An argument that may be named."""
+    """A positional or keyword argument of a node."""
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
 Handler = Callable[[Any, fx.Node], Any]
-"""From a `Reader` and a node of PyTorch's to a view, or views, of nodes of the graph."""
+"""Translates a PyTorch node, given a `Reader`, to one or several views of nodes of the row graph."""

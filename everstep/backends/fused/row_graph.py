@@ -1,7 +1,7 @@
-"""A step as numbers of one row: what the compiled loop computes, before anything is said of memory or threads.
+"""The row graph: the computation of a step on one row of the batch, independent of memory and threads.
 
-A `Node` is a value of each row of the batch, with the row's dimension left out. A `View` reads a node through strides,
-as PyTorch's views do, so that slices, transposes and broadcasts are no operations at all.
+A `Node` is a value of each row, without the batch dimension. A `View` reads a node through strides, like PyTorch's
+views, so that slices, transposes and broadcasts are not operations.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Node:
 
     Attributes:
         op: "input", "literal", "product", "sum", "amax", "scatter", or the name of a pointwise operation.
-        shape: of a row; () is a single number.
-        args: what it reads. A product reads a vector; a sum or maximum reads over the shape `over`.
-        key: of an input its kind and number, of a literal its value, of a product its matrix.
-        over: of a sum or maximum, the shape that is read; its own shape has 1 where dimensions were reduced.
-        parts: of a scatter, where each argument goes: its shape, strides and offset.
+        shape: the row shape; () is a single number.
+        args: the arguments. A product reads a vector; a sum or maximum reads over the shape `over`.
+        key: for an input its kind and number, for a literal its value, for a product its matrix.
+        over: for a sum or maximum, the shape that is read; its own shape has 1 in reduced dimensions.
+        parts: for a scatter, the position of each argument: shape, strides and offset.
     """
 
     op: str
@@ -39,12 +39,12 @@ class Node:
 
     @property
     def size(self) -> int:
-        """Numbers in a row."""
+        """The number of elements in a row."""
         return math.prod(self.shape)
 
     @property
     def iteration(self) -> Shape:
-        """The shape of the loop that computes it."""
+        """The shape of the loop that computes the node."""
         return self.over if self.op in REDUCTIONS else self.shape
 
 
@@ -58,18 +58,18 @@ class Place:
 
     @cached_property
     def whole(self) -> bool:
-        """Whether it is all of a row of this shape, in order."""
+        """Whether it covers a whole row of its shape, in order."""
         return self.offset == 0 and all(
             n == 1 or s == want for n, s, want in zip(self.shape, self.strides, dense(self.shape), strict=True)
         )
 
     def reduced(self) -> Place:
-        """The same without dimensions of size 1."""
+        """The place without dimensions of size 1."""
         kept = [(n, s) for n, s in zip(self.shape, self.strides, strict=True) if n != 1]
         return Place(tuple(n for n, _ in kept), tuple(s for _, s in kept), self.offset)
 
     def indices(self) -> np.ndarray[Any, Any]:
-        """Every element's place, flat."""
+        """The flat index of every element."""
         places = np.array([self.offset])
         for n, s in zip(self.shape, self.strides, strict=True):
             places = (places[:, None] + np.arange(n) * s).ravel()
@@ -78,14 +78,14 @@ class Place:
 
 @dataclass(frozen=True)
 class View:
-    """A node read through strides, over the shape of whoever reads it."""
+    """A node read through strides, over the shape of its reader."""
 
     node: Node
     place: Place
 
     @property
     def shape(self) -> Shape:
-        """The shape that is read."""
+        """The shape over which the node is read."""
         return self.place.shape
 
     @cached_property
@@ -96,7 +96,7 @@ class View:
 
 REDUCTIONS = ("sum", "amax")
 STOP = "stop"
-"""The key of a copy that lets no gradient through."""
+"""The key of a copy that stops gradients."""
 CHEAP = {
     *(
         "copy",
@@ -115,11 +115,11 @@ CHEAP = {
     ),
     *("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"),
 }
-"""Pointwise operations that cost no more than moving the numbers."""
+"""Pointwise operations that cost no more than moving the data."""
 
 
 def dense(shape: Shape) -> tuple[int, ...]:
-    """Row-major strides."""
+    """The row-major strides of a shape."""
     strides = [1]
     for n in reversed(shape[1:]):
         strides.append(strides[-1] * n)
@@ -127,17 +127,17 @@ def dense(shape: Shape) -> tuple[int, ...]:
 
 
 def flat(shape: Shape) -> Shape:
-    """Without dimensions of size 1."""
+    """The shape without dimensions of size 1."""
     return tuple(n for n in shape if n != 1)
 
 
 def whole(node: Node) -> View:
-    """All of a node."""
+    """A view of the whole node."""
     return View(node, Place(node.shape, dense(node.shape)))
 
 
 def broadcast(view: View, shape: Shape) -> View:
-    """`view` read over a larger shape, by PyTorch's rule."""
+    """`view` broadcast to a larger shape, by PyTorch's rule."""
     missing = len(shape) - len(view.shape)
     strides = (0,) * missing + tuple(0 if n == 1 else s for n, s in zip(view.shape, view.place.strides, strict=True))
     return View(view.node, Place(shape, strides, view.place.offset))
@@ -145,7 +145,7 @@ def broadcast(view: View, shape: Shape) -> View:
 
 @dataclass
 class Builder:
-    """Makes nodes; equal ones are one, and arithmetic on 0 and 1 is done here."""
+    """Creates nodes, with deduplication of equal nodes and simplification of arithmetic on 0 and 1."""
 
     known: dict[Any, Node] = field(default_factory=dict)
 
@@ -158,22 +158,22 @@ class Builder:
         over: Shape = (),
         parts: Sequence[Place] = (),
     ) -> Node:
-        """The node of this description."""
+        """The node with this description, new or existing."""
         identity = (op, shape, tuple((id(a.node), a.place) for a in args), key, over, tuple(parts))
         if identity not in self.known:
             self.known[identity] = Node(op, shape, tuple(args), key, over, tuple(parts))
         return self.known[identity]
 
     def literal(self, value: float, shape: Shape = ()) -> View:
-        """A number, read over `shape`."""
+        """A number broadcast to `shape`."""
         return View(self.node("literal", (), key=float(value)), Place(shape, (0,) * len(shape)))
 
     def input(self, kind: str, number: int, shape: Shape) -> View:
-        """What comes from outside of the step: "x", "const", "prev", …"""
+        """An input of the step, of kind "x", "const", "prev", …"""
         return whole(self.node("input", shape, key=(kind, number)))
 
     def apply(self, op: str, *args: View | float) -> View:
-        """A pointwise operation on arguments that are broadcast together."""
+        """A pointwise operation on broadcast arguments."""
         shape = shape_of(args)
         views = [broadcast(self.sliced(a), shape) if isinstance(a, View) else self.literal(a, shape) for a in args]
         simple = self._simpler(op, views)
@@ -182,7 +182,7 @@ class Builder:
         return whole(self.node(op, shape, views))
 
     def sliced(self, view: View) -> View:
-        """A slice of a sum as a sum of slices, so that no loop over the whole row is needed."""
+        """A slice of a pointwise sum, as a sum of slices, to avoid a loop over the whole row."""
         node, place = view.node, view.place.reduced()
         if (
             node.op not in CHEAP
@@ -206,7 +206,7 @@ class Builder:
         )
 
     def total(self, view: View, dims: Iterable[int], op: str = "sum") -> View:
-        """The sum (or maximum) over `dims`, which are kept with size 1."""
+        """The sum (or maximum) over `dims`, which keep size 1."""
         dims = set(dims)
         shape = tuple(1 if d in dims else n for d, n in enumerate(view.shape))
         if shape == view.shape:
@@ -214,27 +214,27 @@ class Builder:
         return whole(self.node(op, shape, [view], over=view.shape))
 
     def product(self, vector: View, matrix: Any, size: int) -> View:
-        """vector · matrix, `matrix` a key that whoever compiles understands."""
+        """vector · matrix; `matrix` is a key that the code generator interprets."""
         outside = vector.node.op == "literal" or (
             vector.node.op == "input" and vector.node.key[0] not in ("prev", "dnext")
         )
         return whole(self.node("product", (size,), [self.copy(vector) if outside else self.solid(vector)], key=matrix))
 
     def solid(self, view: View) -> View:
-        """The same numbers with stride 1, so that a product can read them."""
+        """The values with stride 1, so that a product can read them."""
         steps = [s for n, s in zip(view.shape, view.place.strides, strict=True) if n != 1]
         return view if steps == list(dense(view.place.reduced().shape)) else self.copy(view)
 
     def copy(self, view: View) -> View:
-        """The same numbers as a node of their own."""
+        """The values as a new node."""
         return whole(self.node("copy", view.shape, [view]))
 
     def stop(self, view: View) -> View:
-        """The same numbers, to which no gradient goes."""
+        """The values without a gradient."""
         return whole(self.node("copy", view.shape, [view], key=STOP))
 
     def scatter(self, shape: Shape, parts: Sequence[tuple[Place, View]]) -> View:
-        """A row put together from parts; zero where no part is. Parts that overlap are added."""
+        """A row assembled from parts, zero elsewhere; overlapping parts are added."""
         places = [(place.reduced(), view) for place, view in parts]
         if len(places) == 1 and places[0][0].whole and math.prod(places[0][0].shape) == math.prod(shape):
             return (
@@ -266,7 +266,7 @@ class Builder:
         return View(copied.node, Place(shape, dense(shape)))
 
     def _fresh(self, view: View) -> View:
-        """A view that is all of a computed node, so that its loop can store it anywhere."""
+        """A view of a whole computed node, so that its loop can store it anywhere."""
         computed = view.node.op not in ("input", "literal", "product", "scatter", *REDUCTIONS)
         alike = flat(view.node.shape) == flat(view.shape)
         return view if view.whole and computed and alike else self.copy(view)
@@ -289,13 +289,13 @@ class Builder:
 
 
 def shape_of(args: Sequence[View | float]) -> Shape:
-    """The shape that the arguments are broadcast to."""
+    """The broadcast shape of the arguments."""
     shapes = [a.shape for a in args if isinstance(a, View)]
     return tuple(int(n) for n in np.broadcast_shapes(*shapes)) if shapes else ()
 
 
 def ordered(ends: Iterable[Node]) -> list[Node]:
-    """All nodes that `ends` need, each after what it reads."""
+    """All nodes that `ends` need, in topological order."""
     done: dict[int, Node] = {}
     stack = [(node, False) for node in reversed(list(ends))]
     while stack:

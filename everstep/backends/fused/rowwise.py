@@ -1,4 +1,4 @@
-"""PyTorch's operations on whole rows, as nodes of the engine's graph. Products and views are `lowering.py`'s."""
+"""PyTorch's operations on whole rows as nodes of the row graph; for products and views see `lowering.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from everstep.backends.fused.row_graph import Builder, Place, View, broadcast, d
 
 
 def _dims(self: Reader, node: Any, given: Any) -> list[int]:
-    """Which of the row's dimensions are reduced; none given means all, and so the batch."""
+    """The reduced dimensions of the row; None means all, which includes the batch and is refused."""
     source, given = node.args[0], given if isinstance(given, (list, tuple)) else [given]
     if not given or None in given:
         given = range(source.meta["val"].dim())
@@ -20,7 +20,7 @@ def _dims(self: Reader, node: Any, given: Any) -> list[int]:
 
 
 def _part(view: View, dims: Sequence[int]) -> float:
-    """One over how many numbers there are; of none, NaN."""
+    """1 / the number of elements in `dims`; NaN for none."""
     count = math.prod(view.shape[d] for d in dims)
     return 1 / count if count else math.nan
 
@@ -57,7 +57,7 @@ def _any(self: Reader, node: Any, every: bool = False) -> View:
 
 
 def _moments(build: Builder, view: View, dims: Sequence[int], less: float) -> tuple[View, View, View]:
-    """Deviations, mean and variance (over n − `less`)."""
+    """Deviations from the mean, mean, and variance (divided by n − `less`)."""
     count = math.prod(view.shape[d] for d in dims)
     mean = build.apply("mul", build.total(view, dims), _part(view, dims))
     deviation = build.apply("sub", view, mean)
@@ -95,7 +95,7 @@ def _layer_norm(self: Reader, node: Any) -> tuple[View, ...]:
 def _softmax(self: Reader, node: Any, log: bool = False) -> View:
     view, build = self.view(node.args[0]), self.build
     dims = _dims(self, node, node.args[1])
-    # what is taken from all makes no difference, and so has no gradient
+    # the shift does not change the result, so it has no gradient
     shifted = build.apply("sub", view, build.stop(build.total(view, dims, "amax")))
     powers = build.apply("exp", shifted)
     total = build.total(powers, dims)
@@ -128,4 +128,4 @@ ROWWISE: dict[str, Handler] = {
     "_log_softmax": partial(_softmax, log=True),
     "cat": _cat,
 }
-"""Of whole rows, by PyTorch's name."""
+"""Row-wise operations by PyTorch's name."""

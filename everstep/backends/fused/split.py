@@ -1,4 +1,4 @@
-"""A traced step in two parts: what PyTorch runs over all steps at once, before the loop, and what the loop computes."""
+"""The split of a traced step into a part that PyTorch runs over all steps before the loop, and the loop's part."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 
 
 class Split:
-    """What of a step needs what.
+    """The dependencies of a step, and its split.
 
     Args:
         step: the traced step.
         counts: its numbers of parameters, x leaves and state leaves.
-        hoist: whether products of x are computed before the loop.
+        hoist: whether to compute products of x before the loop.
         known: whether the loop can compute a node.
 
     Attributes:
-        rows: the batch that was traced.
-        state: the old state's leaves.
-        held: the numbers of those that the step only reads.
-        free: what stands for their free sizes; 0: there are none.
+        rows: the traced batch size.
+        state: the leaves of the old state.
+        held: the indices of leaves that the step only reads.
+        free: the traced value of their free sizes; 0 if there are none.
         ends: output and new state.
-        early: what is computed before the loop, of x and parameters.
-        inside: what the loop computes, in order.
-        inputs: what comes into the loop at every step, in the order of `input`.
-        constants: what depends on the parameters alone, in the order of `constant`: a tensor, or a part of one.
+        early: nodes computed before the loop, from x and parameters.
+        inside: nodes computed in the loop, in order.
+        inputs: the inputs of the loop at every step, in the order of `input`.
+        constants: values that depend on parameters alone, in the order of `constant`: tensors, or parts of them.
 
     Raises:
         Untraceable: without `hoist`, an operation that the loop cannot compute.
@@ -71,11 +71,11 @@ class Split:
         self.constants: list[tuple[fx.Node, Place | None]] = []
 
     def is_constant(self, node: fx.Node) -> bool:
-        """Whether it depends on the parameters alone."""
+        """Whether the node depends on parameters alone."""
         return not self._needs[node] & {"x", "state"}
 
     def _found_early(self, nodes: list[fx.Node], hoist: bool, known: Callable[[fx.Node], bool]) -> set[fx.Node]:
-        """What is computed for all steps at once: products of x, what they need, and what the loop cannot do."""
+        """The nodes computed for all steps at once: products of x, their arguments, and unsupported operations."""
         free = [n for n in nodes if n.op == "call_function" and self._needs[n] - {"parameters"} == {"x"}]
         early: set[fx.Node] = set()
         for node in reversed(free):
@@ -87,7 +87,7 @@ class Split:
             name, line = operation_name(node.target), node.meta.get("line", "")
             raise Untraceable(f"its step uses {name}, which the compiled loop does not hold{line}")
         for node in free:
-            # the loop reads rows: what has the batch elsewhere goes on until it is first again
+            # the loop reads rows, so nodes with the batch elsewhere stay outside until it is first again
             moved = any(arg in early and set(self._batches(arg)) - {(0, 1)} for arg in node.all_input_nodes)
             if moved or (operation_name(node.target) == "getitem" and node.args[0] in early):
                 early.add(node)
@@ -100,10 +100,10 @@ class Split:
         return [place for place in places if place]
 
     def batch(self, shape: torch.Size | tuple[int, ...]) -> tuple[int, int] | None:
-        """Which dimension holds the batch, and how many numbers of a row are folded into it (1: none).
+        """The batch dimension, and the number of row elements folded into it (1 for none).
 
         Raises:
-            Untraceable: two dimensions hold it.
+            Untraceable: two dimensions hold the batch.
         """
         found = [(at, n // self.rows) for at, n in enumerate(shape) if n and n % self.rows == 0]
         if len(found) > 1:
@@ -112,7 +112,7 @@ class Split:
         return found[0] if found else None
 
     def row(self, shape: torch.Size | tuple[int, ...]) -> Shape:
-        """The shape of a row of a tensor that may hold the batch anywhere."""
+        """The row shape of a tensor with the batch in any dimension."""
         place = self.batch(shape)
         if place is None:
             return tuple(shape)
@@ -120,7 +120,7 @@ class Split:
         return (*shape[:at], *((folded,) if folded > 1 else ()), *shape[at + 1 :])
 
     def input(self, node: fx.Node) -> tuple[int, fx.Node | None]:
-        """Its number among the inputs, and the bias of the product that it is: added in the loop it costs nothing."""
+        """The index of a node among the inputs, and its bias if it is a product; the loop adds it at no cost."""
         if node not in self.inputs:
             self.inputs.append(node)
         return self.inputs.index(node), self._bias(node)
@@ -133,7 +133,7 @@ class Split:
         return bias if plain and not any(user in self.early for user in node.users) else None
 
     def factors(self, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-        """The two of an input that is a matrix of x times a constant one, which the loop multiplies itself."""
+        """The factors of an input that is a product of x and a constant matrix, which the loop computes itself."""
         if node.op != "call_function" or any(user in self.early for user in node.users):
             return None
         left: Any
@@ -147,18 +147,18 @@ class Split:
         return (left, right) if self.is_constant(right) and self._batches(left) == [(0, 1)] else None
 
     def constant(self, node: fx.Node, place: Place | None = None) -> int:
-        """Its number among the constants; with a place, that of a part of it."""
+        """The index of a node, or of its part at `place`, among the constants."""
         if (node, place) not in self.constants:
             self.constants.append((node, place))
         return self.constants.index((node, place))
 
     @property
     def constant_shapes(self) -> tuple[Shape, ...]:
-        """Of each constant."""
+        """The shape of each constant."""
         return tuple(tuple(n.meta["val"].shape) if place is None else place.shape for n, place in self.constants)
 
     def before(self) -> fx.GraphModule:
-        """The part that PyTorch runs: everything that the inputs and the constants need."""
+        """The part that PyTorch runs: everything that inputs and constants need."""
         graph = fx.Graph()
         copies = {node: graph.placeholder(node.name) for node in self._given}
         rows = graph.placeholder("rows")
@@ -187,13 +187,13 @@ class Split:
             target, arguments = node.target, node.args
             bias: Any = None
             if target is torch.ops.aten.addmm.default and not node.kwargs:
-                added = node in self.inputs and self._bias(node) is not None  # in the loop
+                added = node in self.inputs and self._bias(node) is not None  # added in the loop
                 bias = None if added else arguments[0]
                 target, arguments = products.mm, arguments[1:]
             elif target is torch.ops.aten.mm.default:
                 target = products.mm
             elif target is torch.ops.aten.t.default:
-                target = torch.t  # the same, called sooner
+                target = torch.t  # equal, with a faster call
             keywords = {k: argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
             copies[node] = graph.call_function(target, tuple(map(argument, arguments)), keywords)
             if bias is not None:
@@ -208,7 +208,7 @@ class Split:
 
 def _part(value: Tensor, shape: Shape, strides: tuple[int, ...], offset: int) -> Tensor:
     value = value.contiguous()
-    if min(strides, default=0) < 0:  # which PyTorch's tensors do not have
+    if min(strides, default=0) < 0:  # PyTorch has no negative strides
         places = torch.from_numpy(Place(shape, strides, offset).indices())
         return value.flatten()[places].view(shape)
-    return value.as_strided(shape, strides, value.storage_offset() + offset)  # which counts from the storage's start
+    return value.as_strided(shape, strides, value.storage_offset() + offset)  # offset in the storage

@@ -1,1 +1,1 @@
-"""From the graph of a row to C++: order, shared memory, loops."""
+"""Code generation from a row graph to C++: scheduling, memory sharing, loops."""

@@ -1,4 +1,4 @@
-"""C++ for one loop over numbers: pointwise values and reductions of one shape, for all active rows."""
+"""C++ for one loop: pointwise values and reductions of one shape, for all active rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from everstep.backends.fused.codegen.plan import Loop, Plan, fusible
 from everstep.backends.fused.row_graph import REDUCTIONS, Node, Place, Shape, View, dense
 
 _PIECE = 128
-"""Numbers that are worked on while the memory of as many is asked for."""
+"""Numbers processed per prefetch of equally many."""
 _EXPRESSIONS = {
     "copy": "{0}",
     "add": "({0} + {1})",
@@ -47,17 +47,16 @@ _EXPRESSIONS = {
 
 
 class LoopWriter:
-    """Where a loop reads and writes, and its lines.
+    """Generates the lines of a loop, with its reads and writes.
 
     Args:
-        loop: what to write.
-        plan: whose loop it is.
-        sums: names of arrays that are added to.
-        source, target: the start of a row's part of what is read, and of an array, at the step `at`, or `out` for a
-            caller's.
-        next_step: how far from there is a step that the loop comes to later, if its memory is to be fetched now: where
-            nothing is multiplied, that takes longest.
-        scratch: the number of a node's working memory, and the distance of its rows.
+        loop: the loop.
+        plan: the plan of the loop.
+        sums: names of arrays that are accumulated.
+        source, target: give the address of a row in a node that is read, and in an array, at the step `at`, or `out` in
+            a caller's array.
+        next_step: distance to a later step whose memory is prefetched, where memory bounds the loop; "" for none.
+        scratch: gives the index of a node's working memory, and its row stride.
     """
 
     real = "T"
@@ -77,7 +76,7 @@ class LoopWriter:
         self.next_step = next_step
         members = {id(n) for n in loop.nodes}
         self.reads: list[tuple[Node, Place]] = []
-        self.numbers: dict[tuple[int, Place], int] = {}  # of the reads
+        self.numbers: dict[tuple[int, Place], int] = {}  # indices of the reads
         for node in loop.nodes:
             for arg in node.args:
                 if arg.node.op == "literal" or (id(arg.node) in members and fusible(node, arg)):
@@ -97,16 +96,16 @@ class LoopWriter:
         first, second = len(self.reads), len(self.reads) + len(self.writes)
         self.read_strides, self.write_strides = strides[:first], strides[first:second]
         self.sum_strides = strides[second:]
-        # sums along the innermost dimension are held in a variable
+        # sums along the innermost dimension are kept in a variable
         self.held = [n for n, walk in enumerate(self.sum_strides) if not (walk and walk[-1])]
         self.divided = divided(loop, self.shape)
         self.fetched = bool(self.next_step) and self.divided
-        """Whether the memory of a later step is asked for."""
+        """Whether the memory of a later step is prefetched."""
         self.carried = {n: m for n in range(len(self.writes)) if (m := self._same(n)) is not None}
-        """Outputs that are carried to the next step too: those that `nontemporal.h` stores are copied from there."""
+        """Outputs that are also carried to the next step; non-temporal stores copy them from there."""
 
     def write(self) -> list[str]:
-        """The lines."""
+        """The lines of the loop."""
         indent = "        " + "  " * len(self.shape[:-1])
         return [
             "    {",
@@ -133,7 +132,7 @@ class LoopWriter:
         return self.shape[-1] if self.shape else 1
 
     def share(self) -> list[str]:
-        """All rows, of which each thread has the numbers from `low` to `high`, in whole vectors."""
+        """The loop over all rows, in which each thread owns the numbers `low` to `high`, in whole vectors."""
         return [
             f"      const int64_t units = ({self._inner} + 15) / 16;",
             "      const int64_t low = units * me / team * 16;",
@@ -161,7 +160,7 @@ class LoopWriter:
         return lines
 
     def _same(self, number: int) -> int | None:
-        """Of an output: the write of the same numbers to the next state, in a loop that memory bounds."""
+        """The write of an output's values to the next state, in a memory-bound loop; None if there is none."""
         node, where, *_ = self.writes[number]
         if where != "y" or not self.fetched or self.write_strides[number] != [1]:
             return None
@@ -169,7 +168,7 @@ class LoopWriter:
         return next((m for m in same if self.write_strides[m] == [1]), None)
 
     def _fetch(self) -> list[str]:
-        """Ask for the memory of a later step, which the processor does not foresee, piece by piece beside the work."""
+        """Prefetch the memory of a later step, which the processor does not predict, interleaved with the work."""
         if not self.fetched:
             return []
         starts = [f"{self.source(node)} + {place.offset}" for node, place in self.reads]
@@ -187,7 +186,7 @@ class LoopWriter:
         return [*lines, "        }"]
 
     def _numbers(self) -> list[str]:
-        """The innermost loop, with what is set before it and stored after it."""
+        """The innermost loop, with initialisation before and stores after it."""
         lines = [f"T h{n} = {_start(self.sums[n][0], '0')};" for n in self.held]
         if not any(self.sums[n][0].op == "amax" for n in self.held):
             clauses = "".join(f" reduction(+:h{n})" for n in self.held)
@@ -202,7 +201,7 @@ class LoopWriter:
         return lines
 
     def _body(self) -> list[str]:
-        lines, stored = [], []  # stored after all reads, which may be of the same memory (overlay.py)
+        lines, stored = [], []  # stored after all reads, which may share the memory (overlay.py)
         variables: dict[int, str] = {}
         for node in self.loop.nodes:
             terms = [self._term(node, arg, variables) for arg in node.args]
@@ -236,13 +235,13 @@ class LoopWriter:
 
 
 def later(starts: Sequence[str], distance: str) -> list[str]:
-    """Those of the addresses that depend on the step, at another one."""
+    """The addresses that depend on the step, moved to another step."""
     moved = [re.sub(r" (at|out) ", rf" (\1 {distance}) ", s) for s in starts]
     return sorted({s for s, before in zip(moved, starts, strict=True) if s != before})
 
 
 def _at(pointer: str, strides: Sequence[int]) -> str:
-    """The number that the loops' counters stand at."""
+    """The element at the current loop counters."""
     outer = "".join(f" + k{d} * {s}" for d, s in enumerate(strides[:-1]) if s)
     last = strides[-1] if strides else 0
     step = "" if last == 0 else " + j" if last == 1 else f" + j * {last}"
@@ -254,12 +253,12 @@ def _start(node: Node, zero: str) -> str:
 
 
 def _joined(node: Node, so_far: str, more: str) -> str:
-    """A sum or a maximum of both; NaN is larger than all."""
+    """The sum or maximum of two values; NaN counts as largest."""
     return f"{so_far} + {more}" if node.op == "sum" else f"({more} > {so_far} || {more} != {more} ? {more} : {so_far})"
 
 
 def divided(loop: Loop, shape: Sequence[int]) -> bool:
-    """Whether threads share the numbers of a row, not the rows."""
+    """Whether threads share the numbers of each row, rather than the rows."""
     return len(shape) <= 1 and not loop.reduces and math.prod(shape) >= 32
 
 
@@ -268,13 +267,13 @@ def _flat_place(place: Place) -> Place:
 
 
 def _reduced_place(node: Node) -> Place:
-    """Where a reduction's result goes, over the shape that it reads."""
+    """The place of a reduction's result over the shape that it reads."""
     strides = tuple(0 if n != m else s for n, m, s in zip(node.over, node.shape, dense(node.shape), strict=True))
     return Place(node.over, strides)
 
 
 def _collapse(shape: Shape, strides: Sequence[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:
-    """Join neighbouring dimensions that every access walks through as one."""
+    """Merge adjacent dimensions that every access traverses contiguously."""
     sizes, walks = list(shape), [list(s) for s in strides]
     d = 0
     while d + 1 < len(sizes):

@@ -1,7 +1,7 @@
-"""Arrays that share memory: what backward needs of a step overwrites the step's input, and is overwritten by gradients.
+"""Shared memory of arrays: saved values overwrite the step's input, and gradients overwrite saved values.
 
-A training step is bound by memory where layers are small. A hoisted input is read once, in the loop forward, and what
-that loop keeps for backward often has its very shape, as have the gradients that the loop backward leaves.
+Training of small layers is memory-bound. A hoisted input is read only once, in the forward loop, and the values that
+the loop saves for backward often have its shape, as have the gradients of the backward loop.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from everstep.native import products
 from everstep.tracing.operations import operation_name
 
 _OWN = {"addmm", "add", "sub"}
-"""Operations whose result is new memory, and which do not look at it again for their own gradient."""
+"""Operations whose result is new memory that their own gradient does not read."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where an array lies: in the memory of input `host`, from number `offset` of each step on."""
+    """The location of an array: in the memory of input `host`, at offset `offset` of each step."""
 
     host: int
     offset: int
@@ -32,7 +32,7 @@ class Home:
 
 @dataclass(frozen=True)
 class _Access:
-    """Numbers of an array that are read or written in a phase, in the order of its loop."""
+    """The elements of an array that a phase reads or writes, in the order of its loop."""
 
     phase: int
     name: tuple[str, int]
@@ -43,7 +43,7 @@ class _Access:
 
 
 def own(before: fx.GraphModule, inputs: int) -> list[int]:
-    """Inputs of the loop whose memory no one else will read."""
+    """Inputs of the loop whose memory nothing else reads."""
     (output,) = [n for n in before.graph.nodes if n.op == "output"]
     values = list(output.args[0])
     alone = [k for k, node in enumerate(values[:inputs]) if list(node.users) == [output] and values.count(node) == 1]
@@ -56,9 +56,9 @@ def _made(node: fx.Node) -> bool:
 
 
 def homes(hosts: Mapping[int, int], saved: Mapping[int, int], forward: Plan, backward: Plan) -> dict[int, Home]:
-    """Where saved values can lie, by their number.
+    """The locations of saved values, by index.
 
-    `hosts` and `saved`: numbers in a row of the inputs that may be overwritten, and of the saved values.
+    `hosts` and `saved`: row sizes of the inputs that may be overwritten, and of the saved values.
     """
     still = {node.key for node in inputs(backward)}
     reads = list(_reads(forward))
@@ -80,28 +80,28 @@ def homes(hosts: Mapping[int, int], saved: Mapping[int, int], forward: Plan, bac
 
 
 def hindering(backward: Plan, gradient: int, size: int, host: int, found: Mapping[int, Home]) -> set[int] | None:
-    """Saved values that a gradient would overwrite too early in an input of its size; None if it would in any case."""
+    """The saved values that a gradient would overwrite too early in an input of its size; None if it never fits."""
     writes = [w.moved(Home(host, 0)) for w in _writes(backward) if w.name == ("g", gradient)]
     if len({int(n) for w in writes for n in w.numbers}) < size:
-        return None  # what is not written in every step is cleared before it
+        return None  # arrays not written in every step are cleared before it
     reads = [a for a in _reads(backward) if a.name[0] == "saved" and a.name[1] in found]
     return {a.name[1] for a in reads if _clash([a.moved(found[a.name[1]])], writes)}
 
 
 def inputs(order: Plan) -> Iterator[Node]:
-    """All that a plan reads from outside, some of it more than once."""
+    """The inputs that a plan reads, with repetitions."""
     yield from (arg.node for node in order.nodes for arg in node.args if arg.node.op == "input")
 
 
 def _clash(reads: Iterable[_Access], writes: Sequence[_Access]) -> bool:
-    """Whether a number would be overwritten before it is read."""
+    """Whether an element would be overwritten before it is read."""
     return any(_early(write, read) for read in reads for write in writes if read.name == write.name)
 
 
 def _early(write: _Access, read: _Access) -> bool:
     if write.phase > read.phase or not np.intersect1d(write.numbers, read.numbers).size:
         return False
-    # a loop computes many elements at a time, but reads all of an element before it writes
+    # a loop computes many elements at once, but reads everything of an element before it writes it
     return write.phase < read.phase or not np.array_equal(write.numbers, read.numbers)
 
 

@@ -1,4 +1,4 @@
-"""In which order a graph of a row is computed: products, and loops that compute many pointwise values at once."""
+"""The schedule of a row graph: products, and loops that compute many pointwise values at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from everstep.backends.fused.row_graph import REDUCTIONS, Builder, Node, Place, 
 
 @dataclass(frozen=True)
 class End:
-    """A value that leaves the step: `where` names an array of the compiled code, `k` says which."""
+    """A result of the step: `where` names an array of the compiled code, `k` is its index."""
 
     where: str
     k: int
@@ -26,20 +26,20 @@ class Loop:
 
     @property
     def reduces(self) -> bool:
-        """Whether a value of a row is made of many."""
+        """Whether the loop has reductions."""
         return any(node.op in REDUCTIONS for node in self.nodes)
 
 
 @dataclass
 class Plan:
-    """What runs in every step, in order.
+    """The phases of every step, in order.
 
     Attributes:
         phases: products (nodes) and loops.
-        stores: for each node, the arrays (name, number, place in the array's row) that its loop writes.
+        stores: for each node, the arrays (name, index, place in the array's row) that its loop writes.
         scratch: nodes that need memory within the step.
-        carried: products written straight into the next state: node to leaf.
-        scattered: for each scatter, the arrays (name, number) that its parts are written to.
+        carried: products written directly into the next state: node to leaf.
+        scattered: for each scatter, the arrays (name, index) that its parts are written to.
     """
 
     phases: list[Node | Loop]
@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def nodes(self) -> list[Node]:
-        """All that is computed."""
+        """All computed nodes."""
         return [node for p in self.phases for node in ([p] if isinstance(p, Node) else p.nodes)]
 
     @property
@@ -60,7 +60,7 @@ class Plan:
 
 
 def plan(build: Builder, ends: Sequence[End], carry: str) -> Plan:
-    """Order the computation of `ends`; `carry` names the array that holds the state that the next step reads."""
+    """Schedule the computation of `ends`; `carry` names the array of the state that the next step reads."""
     taken: set[int] = set()
     computed = [_computed(build, end, carry, taken) for end in ends]
     nodes = ordered(end.view.node for end in computed)
@@ -99,14 +99,14 @@ def plan(build: Builder, ends: Sequence[End], carry: str) -> Plan:
 
 
 def _over(place: Place, shape: Shape) -> Place:
-    """A part's place over the shape of the value that fills it (dimensions of size 1 apart)."""
+    """The place of a part over the shape of its value, up to dimensions of size 1."""
     rest = list(zip(place.shape, place.strides, strict=True))
     strides = tuple(0 if n == 1 else rest.pop(0)[1] for n in shape)
     return Place(shape, strides, place.offset)
 
 
 def _computed(build: Builder, end: End, carry: str, taken: set[int]) -> End:
-    """The same end as all of a value that a loop (or, for the carried state, a product) computes."""
+    """The end as a whole value that a loop (or, for the carried state, a product) computes."""
     node, view = end.view.node, end.view
     direct = node.op not in ("input", "literal", "product", *REDUCTIONS)
     if view.whole and node.op == "product" and end.where == carry and id(node) not in taken:
@@ -118,7 +118,7 @@ def _computed(build: Builder, end: End, carry: str, taken: set[int]) -> End:
 
 
 def fusible(reader: Node, arg: View) -> bool:
-    """Whether `arg` can stay in a register between its computation and `reader`'s, in one loop."""
+    """Whether `arg` can stay in a register until `reader` uses it, in one loop."""
     node = arg.node
     if node.op in ("input", "literal", "product", "scatter", *REDUCTIONS) or reader.op in ("product", "scatter"):
         return False
@@ -126,13 +126,13 @@ def fusible(reader: Node, arg: View) -> bool:
 
 
 def _levels(active: Sequence[Node], ends: Sequence[End]) -> dict[int, int]:
-    """The phase of every node: as early as its arguments allow, but pointwise values as late as their readers do."""
+    """The phase of every node: as early as its arguments allow, but pointwise values as late as readers allow."""
     levels: dict[int, int] = {}
     for node in active:
         level = 0
         for arg in node.args:
             if id(arg.node) in levels:
-                # a scatter is complete when its parts are: it is no phase of its own
+                # a scatter is complete when its parts are, without a phase of its own
                 later = 0 if fusible(node, arg) or node.op == "scatter" else 1
                 level = max(level, levels[id(arg.node)] + later)
         levels[id(node)] = level
@@ -153,7 +153,7 @@ def _levels(active: Sequence[Node], ends: Sequence[End]) -> dict[int, int]:
 
 
 def _read_from_memory(active: Sequence[Node], levels: dict[int, int]) -> set[int]:
-    """Nodes that some reader finds in memory, because it runs in another phase or reads them out of order."""
+    """Nodes that a reader needs in memory, because it runs in another phase or reads them out of order."""
     return {
         id(arg.node)
         for node in active

@@ -1,4 +1,4 @@
-"""C++ for one step of the loop over time: products, and loops over numbers, for all rows that have such a step."""
+"""C++ for one step of the loop over time: products and pointwise loops, for all active rows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from everstep.backends.fused.row_graph import Node
 
 
 def leading(size: int, bytes_each: int) -> int:
-    """The distance of rows in memory: whole vectors, and no power of two, which would fall on the same cache lines."""
+    """The row stride in memory: whole vectors, and not a power of two, which would map rows to the same cache sets."""
     width = -(-size // 16) * 16
     return width + 16 if width * bytes_each % 1024 == 0 else width
 
 
 @dataclass(frozen=True)
 class InputProjection:
-    """A product that is computed for many steps at once: of inputs before these steps, of gradients after them.
+    """A product computed for many steps at once: of inputs before these steps, of gradients after them.
 
     Attributes:
         source, target: names of arrays.
-        depth, width: numbers in a row of each.
+        depth, width: their row sizes.
     """
 
     source: str
@@ -35,19 +35,19 @@ class InputProjection:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a loop over time is about.
+    """The parameters of a loop over time.
 
     Attributes:
-        backward: from the last step to the first.
-        states: sizes of the leaves that are carried.
-        sizes: numbers in a row of every array, by name.
-        sums: names of arrays that are added to (gradients of constants).
-        holds: those of which every row has a place (gradients of leaves that are only read).
+        backward: whether it runs from the last step to the first.
+        states: sizes of the carried leaves.
+        sizes: row size of every array, by name.
+        sums: names of arrays that are accumulated (gradients of constants).
+        holds: names of those with an entry per row (gradients of leaves that are only read).
         optional: names of arrays that may be absent.
-        following: for each leaf of the state, the array in which the forward loop left it after every step, or None.
-        apart: distance of the steps of arrays that lie within others.
+        following: for each leaf of the state, the array where the forward loop stored it after every step, or None.
+        apart: step strides of arrays within others.
         projections: products for many steps at once.
-        outer: names of arrays that are the caller's, whose rows may have steps that are padding.
+        outer: names of the caller's arrays, whose rows may have padding.
     """
 
     backward: bool
@@ -63,16 +63,16 @@ class Setting:
 
 
 class Steps:
-    """Writes what one step does, in a frame that defines `t`, `active`, `me`, `team`, `ROW`, `WAIT` and the arrays.
+    """Generates the code of one step, in a frame that defines `t`, `active`, `me`, `team`, `ROW`, `WAIT` and arrays.
 
-    `at` is the step's place among the steps that there are, `out` that in a caller's array.
+    `at` is the index of the step among the valid steps, `out` its index in a caller's array.
 
     Attributes:
-        carry: what the next step gets: "next", or backward "dprev".
-        lds: distance of the rows of each leaf of the state, in the memory `cur` and `nxt`.
-        scratch_lds: likewise of the memory `w` of values between phases.
-        zeros: values of which no phase writes every number.
-        elementwise_width: numbers of a row's one loop, where no number needs another of the step before; else 0.
+        carry: the array that the next step reads: "next", or "dprev" in backward.
+        lds: row stride of each leaf of the state, in the memory `cur` and `nxt`.
+        scratch_lds: row stride of values between phases, in the memory `w`.
+        zeros: values that phases do not write completely.
+        elementwise_width: row size of the single loop of a step without dependencies between elements; else 0.
     """
 
     def __init__(self, plan: Plan, setting: Setting, bytes_each: int):
@@ -107,13 +107,13 @@ class Steps:
                 lines += self._product(phase)
             else:
                 lines += self._loop(phase)
-            # numbers that need no others wait where whole rows are moved
+            # independent elements wait where whole rows are moved
             moved = "resets" if self.setting.backward else "resets || length[ROW(active - 1)] == t + 1"
             lines.append(f"    if ({moved}) WAIT();" if self.elementwise_width else "    WAIT();")
         return lines
 
     def projections(self) -> list[str]:
-        """The products for a chunk of steps that begins at `t`, backward that ends there."""
+        """The products for a chunk of steps that begins at `t`, or in backward ends there."""
         forward = not self.setting.backward
         if not self.setting.projections:
             return []
@@ -138,7 +138,7 @@ class Steps:
             "      const int64_t at = offset[ROW(i)] + t, out = outer[ROW(i)] + t; (void)at; (void)out;",
         ]
         for node in nodes:
-            # what is added up over the steps is not cleared in each
+            # accumulated arrays are not cleared in each step
             added = self.setting.sums | self.setting.holds
             for where, k in [a for a in self.plan.scattered[node] if f"{a[0]}{a[1]}" not in added]:
                 lines.append(f"      for (int64_t j = 0; j < {node.size}; ++j) {self._target(where, k)}[j] = 0;")
@@ -163,7 +163,7 @@ class Steps:
         ]
 
     def _compact(self, node: Node) -> tuple[str, int]:
-        """Where a product finds its operand, row after row."""
+        """The address of a product's operand with contiguous rows, and its row stride."""
         if node.op == "input":
             k = node.key[1]
             return f"cur{k}", self.lds[k]
@@ -174,7 +174,7 @@ class Steps:
         return f"w{k}", self.scratch_lds[k]
 
     def _target(self, where: str, k: int) -> str:
-        """The start of this row's part of an array."""
+        """The address of the current row in an array."""
         name = f"{where}{k}"
         if where == "scratch":
             return f"(w{k} + i * {self.scratch_lds[k]})"
@@ -186,7 +186,7 @@ class Steps:
         return f"({name} + {self._at(name)} * {step})"
 
     def _source(self, node: Node) -> str:
-        """The start of this row's part of what is read."""
+        """The address of the current row in a node that is read."""
         if node.op != "input":
             if id(node) in self.plan.carried:
                 k = self.plan.carried[id(node)]
@@ -215,7 +215,7 @@ class Steps:
         return f"({name} + {self._at(name)} * {self.setting.apart.get(name, node.size)})"
 
     def _at(self, name: str | None) -> str:
-        """The place of this step in an array, or of this row."""
+        """The index of the current step, or row, in an array."""
         if name in self.setting.holds:
             return "r"
         return "out" if name in self.setting.outer else "at"
@@ -227,7 +227,7 @@ class Steps:
         return LoopWriter(loop, self.plan, sums, self._source, self._target, self._memory, later).write()
 
     def strips(self) -> list[str]:
-        """Another way through all steps, taken where memory bounds them."""
+        """An alternative loop over all steps, for memory-bound steps."""
         if not self.elementwise_width or self.setting.backward:
             return []
         (loop,) = self.plan.phases

@@ -1,8 +1,7 @@
-"""C++ for loops that memory bounds: many steps of a strip of numbers at a time, with their state in registers.
+"""C++ for memory-bound loops: many steps of a strip of elements at a time, with the state in registers.
 
-Where only numbers of one place meet, as in h_t = a_t ∘ h_{t-1} + b_t, a processor waits for memory. How much of that is
-on its way at once depends on how little else there is to do: so the state is neither read nor written from step to
-step, and outputs go from registers past the caches.
+An elementwise recurrence such as h_t = a_t ∘ h_{t-1} + b_t waits for memory. The fewer other instructions there are,
+the more loads are in flight. So the state is neither read nor written between steps, and outputs bypass the caches.
 """
 
 from __future__ import annotations
@@ -10,28 +9,28 @@ from __future__ import annotations
 from everstep.backends.fused.codegen.loops import LoopWriter, later
 
 _STEPS, _WIDE = 16, 1024
-"""Steps of a strip before those of the next, which lies on the same pages; a strip of so many bytes takes them all."""
+"""Steps of a strip before the next strip, which shares its pages; bytes from which a strip runs all steps at once."""
 _LINES = 16
-"""Of a strip, as far as there are so many."""
+"""Most cache lines in a strip."""
 _EARLY = "+ 1"
-"""How many steps early an input's memory is asked for."""
+"""Prefetch distance in steps."""
 _ARITHMETIC = {"copy", "add", "sub", "mul", "div", "neg"}
 _LINE = 64
-"""Bytes of a line, at most."""
+"""Largest cache line in bytes."""
 
 
 class StripWriter(LoopWriter):
-    """All rows and steps of a loop whose outputs `nontemporal.h` stores and that leaves nothing for one backward."""
+    """Generates all rows and steps of a loop with non-temporal outputs that saves nothing for backward."""
 
     real = "V"
 
     @property
     def _leaving(self) -> list[tuple[int, str, int]]:
-        """Writes of outputs and of the next state: number, array and its number."""
+        """The writes of outputs and next state: index of the write, array, index of the array."""
         return [(n, where, k) for n, (_, where, k, _) in enumerate(self.writes) if where in ("y", "next")]
 
     def possible(self, states: tuple[int, ...], bytes_each: int) -> bool:
-        """Whether the loop is arithmetic alone, of whole lines that have one place in all arrays."""
+        """Whether the loop is pure arithmetic on whole cache lines at equal positions in all arrays."""
         size, leaving = self._inner, self._leaving
         return (
             size * bytes_each % _LINE == 0
@@ -44,7 +43,7 @@ class StripWriter(LoopWriter):
         )
 
     def write(self) -> list[str]:
-        """The lines. The first state comes in, and the last one stays, in `end`."""
+        """The lines of the loop; `end` holds the initial state, and then the final state."""
         size = self._inner
         leaves = sorted(k for _, where, k in self._leaving if where == "next")
         even = [f"(uintptr_t){where}{k} % ES_NONTEMPORAL_BYTES == 0" for _, where, k in self._leaving if where == "y"]
@@ -108,7 +107,7 @@ class StripWriter(LoopWriter):
         ]
 
     def _whole(self, number: int) -> bool:
-        """Whether a read is of another number for each place."""
+        """Whether a read has a different element for each position."""
         return self.read_strides[number] == [1]
 
     def _carried(self, number: int) -> bool:

@@ -1,7 +1,7 @@
-"""C++ for a planned step: the loop over time, forward or backward, over a block of rows or a share of the units.
+"""C++ for a scheduled step: the loop over time, forward or backward, over a block of rows or a share of the units.
 
 The generated function has one argument, a table of integers and pointers (`HEADER`, then the arrays in the order of
-`Code.arrays`), so that it is called through a plain C interface and compiles without any header but those in `native`.
+`Code.arrays`). So it has a plain C interface, and needs only the headers in `native`.
 """
 
 from __future__ import annotations
@@ -37,15 +37,14 @@ HEADER = (
 )
 """The first entries of the table, in the order in which `work_layout.py` writes them.
 
-`split` is 1 where threads share the units of all rows, 0 where each of `threads` owns those of `order` between two of
-`starts`. `chunk` is the number of steps for which the input projections are computed at once, 0 where that is not done
-here; in `near`, if it is no null pointer, each thread has `near_stride` numbers for those of one chunk.
-`nontemporal` is 1 where outputs go past the caches. `offset` says where a row begins among the steps that there are,
-`outer` where in the caller's arrays.
+`split` is 1 if threads share the units of all rows, 0 if each of `threads` owns the rows of `order` between two entries
+of `starts`. `chunk` is the number of steps for which input projections are computed at once, 0 if the loop does not
+compute them; `near`, unless null, has `near_stride` numbers per thread for those of one chunk. `nontemporal` is 1 if
+outputs bypass the caches. `offset` is the start of each row among the valid steps, `outer` that in the caller's arrays.
 """
 
 FREE = "free_size"
-"""The entry, and in the source the name, of a size that each call brings."""
+"""The table entry, and the name in the source, of a size that each call provides."""
 
 _NATIVE = Path(__file__).parents[3] / "native"
 _PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "nontemporal.h"))
@@ -58,11 +57,11 @@ class Code:
     Attributes:
         source: C++ with one function, `run`.
         arrays: names of the table's entries after `HEADER`.
-        row: numbers of memory that each row of a block needs.
+        row: numbers of working memory per row of a block.
         matrices: rows and columns of the matrix of each product.
         projections: products for many steps at once.
-        spare: numbers that each thread needs besides, for what is not kept.
-        elementwise_width: numbers of a row's one loop, where no number needs another of the step before; else 0.
+        spare: further numbers of working memory per thread, for discarded results.
+        elementwise_width: row size of the single loop of a step without dependencies between elements; else 0.
     """
 
     source: str
@@ -75,7 +74,7 @@ class Code:
 
 
 def generate(plan: Plan, setting: Setting, bytes_each: int, free: bool = False) -> Code:
-    """The source of one loop over time; `free`: its sizes stand for others too (`family.py`)."""
+    """The source of one loop over time; `free`: whether its sizes may be replaced by others (`family.py`)."""
     return _Writer(plan, setting, bytes_each, free).write()
 
 
@@ -88,7 +87,7 @@ class _Writer:
             name for k in range(len(setting.states)) for name in (f"start{k}", f"init{k}", f"end{k}")
         ]
         spare = [setting.sizes[name] for name in setting.optional | setting.sums]
-        # free sizes may become the smaller ones
+        # with free sizes, any entry may be the largest
         self.widest = 16 + sum(spare) if free else max([16, *spare])
         self.packs = [f"pack{k}" for k in range(len(plan.products))]
         self.packs += [f"projection{k}" for k in range(len(setting.projections))]
@@ -113,7 +112,7 @@ typedef void (*Barrier)(void*, int64_t);
         )
 
     def _over_time(self) -> str:
-        """All steps of a block of rows, or of a share of the units."""
+        """The function for all steps of a block of rows, or of a share of the units."""
         body = "\n".join(self.steps.write())
         return f"""\
 static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t capacity, int64_t me, int64_t team,
@@ -154,7 +153,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
 """
 
     def _run(self, row: int) -> str:
-        """What is called from outside: a thread's share of the work; each row of a block needs `row` numbers."""
+        """The entry function: the share of one thread; each row of a block needs `row` numbers."""
         return f"""extern "C" void run(void* table, int64_t i, int64_t n) {{
   const int64_t* const a = (const int64_t*)table;
   T* const memory = (T*)a[{self._at("memory")}];
@@ -180,7 +179,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
         return f"  const int64_t {FREE} = a[{self._slot(FREE)}]; (void){FREE};" if self.free else ""
 
     def _clear(self) -> str:
-        """Sums begin at zero, also those of threads that do not come."""
+        """Initialise sums to zero, also those of idle threads."""
         lines = [f"  for (int64_t k = i; k < a[{self._at('threads')}]; k += n) {{"]
         for name in sorted(self.setting.sums):
             bytes_ = 2 * leading(self.setting.sizes[name], self.bytes) * self.bytes
@@ -319,7 +318,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   }}"""
 
     def _flush(self) -> str:
-        """Sums over many steps are kept short: of 16 steps, then of those."""
+        """Accumulate sums over many steps in stages of 16 steps, for precision."""
         lines = []
         for name in sorted(self.setting.sums):
             size = self.setting.sizes[name]

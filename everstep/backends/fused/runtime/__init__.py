@@ -1,1 +1,1 @@
-"""Compiled steps: their programs, the tables of a call, and the call itself."""
+"""Execution of compiled steps: programs, call tables, calls."""

@@ -1,4 +1,4 @@
-"""The tables of a program's loop backward, with the sums over all steps that come after it."""
+"""The call tables of a program's backward loop, and of the sums over all steps after it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ from everstep.native.kernels import Kernels
 from everstep.native.products import ALL, BEFORE, USED, USED_BEFORE, OverSteps, OverThreads, columns, over_steps
 
 READY, SHARED, PROJECTED = -1, -2, -3
-"""Of the gradient of an input: it is there, in an array of steps; another input has the same; it is the caller's."""
+"""Kinds of input gradients: an array over steps; equal to that of another input; in the caller's layout."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BackwardTable(LoopTable):
-    """Of the loop backward. Given: inputs that are saved, constants, start state, initial state, outputs, what is
-    kept, and those gradients of outputs and final state that there are.
+    """The table of the backward loop.
+
+    Its given arrays are: saved inputs, constants, start state, initial state, outputs, saved values, and the existing
+    gradients of outputs and final state.
 
     Attributes:
-        packed: places of inputs that are needed once more, without padding; behind all that is made.
-        joined: places of start and initial state that are needed as one array; behind those.
+        packed: indices of inputs that are also needed without padding; these follow the allocated arrays.
+        joined: indices of start and initial state that are needed as one array; these follow the packed ones.
         sums: rows and columns of every product over steps.
-        padded: bytes of the steps of arrays that get padding.
-        results: where the gradient of each tensor is found that is no input, and whether it is to be transposed; of one
-            tensor there may be several, to be added.
-        inputs: of each input that is wanted: where its gradient is, the shape of a step of it, and what is to be done:
-            multiply it by this constant, or one of `READY`, `SHARED`, `PROJECTED`.
+        padded: bytes per step of arrays that get padding.
+        results: for each tensor that is not an input, the location of its gradient, and whether to transpose it;
+            several gradients of one tensor are added.
+        inputs: for each wanted input, the location of its gradient, its shape per step, and the constant to multiply it
+            by, or one of `READY`, `SHARED`, `PROJECTED`.
     """
 
     packed: tuple[int, ...]
@@ -62,27 +64,27 @@ def backward_table(
     present: Sequence[bool],
     row_major: Collection[int],
 ) -> BackwardTable:
-    """Of the loop backward.
+    """The table of the backward loop.
 
     Args:
-        program, library, resets, ragged, projections: as of the loop forward.
-        wanted: which gradients, of inputs, constants, start state and initial state.
-        present: which gradients of outputs and final state there are.
-        row_major: those constants of `Program.upright` that are contiguous.
+        program, library, resets, ragged, projections: see `forward_table`.
+        wanted: which gradients of inputs, constants, start state and initial state to compute.
+        present: which gradients of outputs and final state exist.
+        row_major: the constants of `Program.upright` that are contiguous.
     """
     return _Backward(program, library, resets, ragged).write(projections, wanted, present, row_major)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sum:
-    """A product over steps that is wanted: gᵀ·x of the gradient g of every step, or xᵀ·g.
+    """A product over steps: gᵀ·x with the gradients g of all steps, or xᵀ·g.
 
     Attributes:
-        number, transposed: the constant whose gradient it is, or is when it is transposed.
-        gradient: which of the gradients of every step.
-        operand: what x is, if it is a value of the loop.
-        factor: or which input.
-        row_major: xᵀ·g, in the layout of the constant: a parameter's gradient is to be contiguous as the parameter is.
+        number, transposed: the constant whose gradient it is, and whether it is the transpose.
+        gradient: index of g among the gradients of every step.
+        operand: x, if it is a value of the loop.
+        factor: otherwise, the index of x among the inputs.
+        row_major: whether to compute xᵀ·g, so that the gradient of a contiguous parameter is contiguous.
     """
 
     number: int
@@ -155,7 +157,7 @@ class _Backward(Maker):
         want_start: Sequence[bool],
         want_initial: Sequence[bool],
     ) -> None:
-        """Gradients of outputs and final state, and where those of start and initial state go."""
+        """Place the gradients of outputs and final state, and of start and initial state."""
         step, arrays = self.program.step, self.arrays
         arrays["dy0"] = grads[0] or self.given.make(CALLERS, step.output.shape, zero=True)
         for k, (shape, grad) in enumerate(zip(step.states, grads[1:], strict=True)):
@@ -169,7 +171,7 @@ class _Backward(Maker):
                     arrays[f"init{k}"] = self.given.make(ROWS, shape, zero=True)
 
     def _gradients(self, want_x: Sequence[bool], want_c: Sequence[bool]) -> None:
-        """The gradients of every step that are asked for, or that others are made of."""
+        """Place the gradients of every step that are wanted, or from which others are computed."""
         program, factors = self.program, self.program.step.factors
         used = {m for k, m in program.of_input.items() if want_x[k] or (k in factors and want_c[factors[k][0]])}
         pairs = zip(program.of_product, program.adjoint.products, strict=True)
@@ -185,7 +187,7 @@ class _Backward(Maker):
                 self.arrays[f"g{m}"] = self.given.make(INNER, (math.prod(program.gradients[m].shape),))
 
     def _totals(self, want_c: Sequence[bool], results: list[tuple[int, int, bool]]) -> list[OverThreads]:
-        """Sums of threads; two parameters may share numbers, but not their memory: each gets a sum of its own."""
+        """The sums over threads; parameters with equal gradients get separate sums, since memory is not shared."""
         program, totals = self.program, []
         for k, m in program.of_constant.items():
             if not want_c[k]:
@@ -216,7 +218,7 @@ class _Backward(Maker):
         return found
 
     def _shape(self, one: _Sum) -> tuple[int, int]:
-        """Rows and columns of the sum."""
+        """The rows and columns of the sum."""
         width = math.prod(self.program.gradients[one.gradient].shape)
         if one.operand is not None:
             return width, math.prod(one.operand.shape)
@@ -231,7 +233,7 @@ class _Backward(Maker):
         bare: dict[int, Slot],
         others: dict[int, Slot],
     ) -> OverSteps:
-        """`inputs`, `bare`: as saved, and without padding; `others`: states before the first step of rows."""
+        """The description of a sum. `inputs`: as saved; `bare`: without padding; `others`: states before the first."""
         program, steps = self.program, argument("steps")
         rows, columns = self._shape(one)
         gradient = self.arrays[f"g{one.gradient}"]

@@ -1,4 +1,4 @@
-"""Calling the compiled loops: from tensors to what the loops are told, and back to gradients."""
+"""Calls of the compiled loops, forward and backward."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from everstep.native.plain_memory import plain
 from everstep.native.products import product, threads_for, workspace_over_steps
 
 _retained = torch._C._autograd._get_current_graph_task_keep_graph
-"""Whether the graph that goes backward stays for another time."""
+"""Whether the graph of the current backward pass is retained."""
 
 
 def run(
@@ -37,9 +37,9 @@ def run(
     held: Sequence[Tensor],
     initial: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Outputs and final state.
+    """Run a program: outputs and final state.
 
-    Inputs and outputs are (batch, time, …) with padding where the program takes them as they are, else (steps, …).
+    Inputs and outputs are (batch, time, …) with padding if the program accepts them directly, else (steps, …).
     """
     tensors = [*hoisted(), *start, *held, *initial]
     call = _Call(program, _library(program), rows)
@@ -52,7 +52,7 @@ def run(
 
 
 def _library(program: Program) -> Kernels:
-    """What multiplies: under bfloat16 autocast in bfloat16, where the processor can."""
+    """The kernels of a program; bfloat16 under bfloat16 autocast, if the processor supports it."""
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu"):
         bf16 = torch.get_autocast_dtype("cpu") == torch.bfloat16
         if bf16 and program.dtype == torch.float32 and has_bf16():
@@ -61,11 +61,11 @@ def _library(program: Program) -> Kernels:
 
 
 class _Call:
-    """One call's program, with what multiplies and the steps that there are.
+    """A call: program, kernels and valid steps.
 
     Attributes:
         outer: whether inputs and outputs are the caller's, (batch, time, …).
-        ragged: whether there is padding in them.
+        ragged: whether they have padding.
     """
 
     __slots__ = ("library", "outer", "program", "ragged", "rows")
@@ -76,11 +76,11 @@ class _Call:
         self.ragged = self.outer and not rows.whole
 
     def forward(self, tensors: Sequence[Tensor], *, training: bool) -> list[Tensor]:
-        """Outputs and final state of inputs, constants, start and initial state; in training also what is kept."""
+        """Outputs and final state, from inputs, constants, start and initial state; in training also saved values."""
         program, rows, bf16 = self.program, self.rows, self.library.bf16
         factors = program.step.factors
         work = self._layout(forward=True, projections=bool(factors))
-        # at once, they fit no worse where they are kept
+        # computed for all steps at once, they may as well be stored
         stored = training and program.hosting and work.chunk > 0 and (program.stored or work.once)
         if work.chunk and not stored:
             work = self._layout(forward=True, projections=True, near=True)
@@ -133,7 +133,7 @@ class _Call:
         return found
 
     def _zeros(self, k: int, saved: Sequence[Tensor]) -> Tensor:
-        """The gradient of an input or a constant that is nothing but zeros."""
+        """The zero gradient of an input or constant."""
         program, rows = self.program, self.rows
         inputs = len(program.step.inputs)
         if k >= inputs:
@@ -150,7 +150,7 @@ class _Call:
         )
 
     def _given(self, table: LoopTable, tensors: Sequence[Tensor], work: Layout) -> list[Tensor]:
-        """The arrays of a call: those that come in, then those that it makes."""
+        """The arrays of a call: the given ones, then those it allocates."""
         given, rows = list(tensors), self.rows
         for i in table.even:
             given[i] = given[i].contiguous()
@@ -165,7 +165,7 @@ class _Call:
         return given
 
     def _run(self, table: LoopTable, given: Sequence[Tensor], work: Layout, threads: int, workspace: int = 0) -> None:
-        """`threads`, `workspace`: as `numbers` has them."""
+        """Run a table; for `threads` and `workspace` see `numbers`."""
         memory = scratch(given[0], max(work.numbers, threads * workspace + 16))
         start = -(-memory.data_ptr() // 64) * 64
         told = numbers(self.library, work, self.rows, start, threads, workspace)
@@ -180,11 +180,11 @@ class _Call:
         return pack(x, self.rows) if self.ragged else x.flatten(0, 1)
 
     def _as_used(self, constant: Tensor, number: int) -> Tensor:
-        """A constant as the step has it."""
+        """A constant in the layout of the step."""
         return constant.t() if number in self.program.outside.transposed else constant
 
     def _array(self, given: Sequence[Tensor], slot: Slot, shape: Shape) -> Tensor:
-        """(steps, …), of an array in which there may be others."""
+        """An array (steps, …), which may lie within another."""
         steps, array = self.rows.steps, given[place(slot)].detach()
         size = steps * math.prod(shape)
         if array.numel() != size:
@@ -193,7 +193,7 @@ class _Call:
         return array.view(steps, *shape)
 
     def _of_input(self, given: Sequence[Tensor], slot: Slot, shape: Shape, then: int) -> Tensor:
-        """The gradient of an input; `slot`, `shape` and `then` as in `BackwardTable.inputs`."""
+        """The gradient of an input; for `slot`, `shape` and `then` see `BackwardTable.inputs`."""
         if then == PROJECTED:
             return given[place(slot)]
         gradient = self._array(given, slot, shape)
@@ -210,7 +210,7 @@ class _Call:
 
 @lru_cache(1 << 10)
 def _workspace(dtype: torch.dtype, table: BackwardTable, steps: int, padded: int, threads: int) -> tuple[int, int]:
-    """On how many threads the sums over `steps` are made, `padded` with padding, and how many numbers each needs."""
+    """The threads for the sums over `steps` (`padded` with padding), and the numbers of workspace that each needs."""
     workspace, work = 0, table.padded * padded
     for rows, columns in table.sums:
         workspace = max(workspace, workspace_over_steps(dtype, steps, rows, columns))
@@ -232,18 +232,18 @@ class _Loop(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         found = _gradients(ctx, list(ctx.saved_tensors), grads)
         if not _retained():
-            del ctx.hoisted  # as PyTorch lets go of what it has saved
+            del ctx.hoisted  # as PyTorch frees saved tensors
         return None, None, *found
 
 
 _apply = super(torch.autograd.Function, _Loop).apply
-"""As `_Loop.apply`, which first looks for what `torch.func` may have left: such tensors are not `plain`."""
+"""`_Loop.apply` without its check for `torch.func` tensors, which are not `plain`."""
 
 
 def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
     call, wanted = ctx.call, ctx.needs_input_grad[2:]
     program = call.program
-    # a row without steps gives what it starts from
+    # a row without steps returns its start state
     if program.adjoint.apart and int(call.rows.length.min()) > 0:
         wanted = program.reaching(wanted)
     came = [grad for grad in grads if grad is not None]
@@ -255,7 +255,7 @@ def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) 
     if graph or not plain(*came):
         with torch.enable_grad():
             return _differentiable(call, [*ctx.hoisted.again(), *state], grads, wanted, graph)
-    if ctx.spent:  # by an earlier call, whose gradients have overwritten what was kept
+    if ctx.spent:  # gradients of an earlier call have overwritten the saved values
         values = [value.detach() for value in ctx.hoisted.again()]
         saved[:inputs] = [values[k] for k in program.saved_inputs]
         saved[-1] = call.forward([*values, *state], training=True)[-1]
@@ -266,8 +266,8 @@ def _gradients(ctx: Any, saved: list[Tensor], grads: tuple[Tensor | None, ...]) 
 def _differentiable(
     call: _Call, tensors: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool], graph: bool
 ) -> list[Tensor | None]:
-    """Gradients by PyTorch, from the loop replayed step by step: with a `graph`, and of gradients of any kind."""
-    # each on its own: a state that was carried here depends on the parameters too, and that path is not this call's
+    """Gradients by PyTorch, from a replay of the loop step by step; with `graph`, differentiable."""
+    # new views, since a carried state also depends on the parameters, by a path outside this call
     tensors = [t.view_as(t) for t in tensors]
     given, inputs = list(tensors), len(call.program.step.inputs)
     if call.outer:

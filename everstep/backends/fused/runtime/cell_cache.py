@@ -1,4 +1,4 @@
-"""What the engine knows of a cell, kept on the cell itself."""
+"""The engine's cache of a cell, stored on the cell itself."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from everstep.tracing.guards import Snapshot, changed, modules, parameters
 from everstep.tracing.side_effects import HOME
 
 KEPT = 8
-"""Programs that are kept for one cell."""
+"""Most programs per cell."""
 _PATIENCE = 8.0
-"""Seconds in all that making programs may take at once."""
+"""Seconds of compilation per cell before compilation is limited."""
 _SHARE = 20
-"""Beyond both, another one is made after so many times what the last has taken; meanwhile PyTorch's loop runs."""
+"""Beyond the limit, a program is compiled only after this multiple of the last compilation time; until then PyTorch's
+loop runs."""
 _LARGE = 1 << 26
-"""Bytes of tensors that kept programs have for themselves; the last one may have more."""
+"""Most bytes of tensors that cached programs own; the last program may own more."""
 EFFECTS = 3
-"""How often a step is seen to write something before it is believed always to do so."""
+"""Number of observed side effects after which a step is assumed to always have them."""
 
 
 class CellCache:
-    """What the engine knows of a cell.
+    """The cache of a cell.
 
-    In the cell's own dictionary it goes when the cell goes, whatever refers to what. A copy of the cell knows nothing:
-    it has None in its place, or another's, which counts for nothing.
+    It is stored in the cell's `__dict__`, so that it is freed with the cell. A copy of the cell has None in its place,
+    or the cache of another owner, which is ignored.
 
     Attributes:
         owner: the cell.
-        snapshot: as it last was; None if it should be looked at each time.
-        effects: what its step was seen to write, in eval mode and in training; "": nothing.
+        snapshot: the last snapshot; None if the cell must be inspected at each call.
+        effects: the observed side effects of its step, in eval mode and in training; "" for none.
     """
 
     __slots__ = ("_again", "_made", "_programs", "_spent", "effects", "owner", "snapshot")
@@ -52,24 +53,24 @@ class CellCache:
         return type(None), ()
 
     def parameters(self, cell: AbstractCell) -> list[Tensor]:
-        """What programs are given."""
+        """The parameters and buffers that programs receive."""
         snapshot = self.snapshot
         if snapshot is None or snapshot.parameters is None:
             return parameters(modules(cell))
         return snapshot.parameters
 
     def program(self, key: Any) -> Program | Family | Refusal | None:
-        """The one with this fingerprint."""
+        """The program with this fingerprint, or None."""
         return self._programs.get(key)
 
     def hurried(self, key: Any) -> str | None:
-        """Which attribute changes so often that no program is made for now, in words; None: one may be."""
+        """A description of the attribute that changes too often to compile for now; None to compile."""
         if (self._made < KEPT and self._spent < _PATIENCE) or clock() > self._again or not self._programs:
             return None
         return changed(next(reversed(self._programs)), key)
 
     def keep(self, key: Any, program: Program | Family | Refusal, seconds: float) -> None:
-        """A new one, which took some seconds, in place of the oldest if there are many."""
+        """Store a program that took `seconds` to compile; replaces the oldest if there are too many."""
         self._made += 1
         self._spent += seconds
         self._again = clock() + _SHARE * seconds
@@ -81,7 +82,7 @@ class CellCache:
 
 
 def cell_cache(cell: AbstractCell) -> CellCache:
-    """What is known of the cell."""
+    """The cache of a cell."""
     found: CellCache | None = cell.__dict__.get(HOME)
     if found is None or found.owner() is not cell:
         found = vars(cell)[HOME] = CellCache(cell)
@@ -89,6 +90,6 @@ def cell_cache(cell: AbstractCell) -> CellCache:
 
 
 def _bytes(program: Program | Family | Refusal) -> int:
-    """Of tensors that are no parameters, which a program has for itself."""
+    """Bytes of the tensors that a program owns."""
     whole = program.first if isinstance(program, Family) else program
     return 0 if isinstance(whole, Refusal) else whole.outside.bytes

@@ -1,4 +1,4 @@
-"""What the compiled loop of a cell does, in numbers that a reader can use."""
+"""A quantitative description of a compiled loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everstep.backends.fused.runtime.program import Program
 
 
 def describe(program: Program, batch: int) -> str:
-    """Products, arithmetic, memory and what bounds a step of `batch` rows."""
+    """Products, arithmetic, memory, and the bottleneck of a step of `batch` rows, as text."""
     step, plan = program.step, program.forward_plan
     weights = sum(math.prod(node.args[0].shape) * node.size for node in plan.products)
     loops = len(plan.phases) - len(plan.products)

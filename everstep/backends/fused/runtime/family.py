@@ -1,8 +1,8 @@
-"""Programs of one step that differ in a size of its state: compiled once, for any size.
+"""Families of programs that differ in a free size of the state, compiled once for all sizes.
 
-Sizes are numbers everywhere, in graphs, plans and generated code. So a step is translated for three sizes; where these
-translations differ in numbers alone, and each number is a + b · size, they are all one: the source has that expression
-in the place of the number, and a program for another size is made of two of the three by arithmetic.
+Sizes are plain numbers in graphs, plans and generated code. A step is translated for three sizes. If the translations
+differ only in numbers, and each number is a + b · size, the source gets that expression in place of the number, and the
+program for another size is interpolated from two of the three.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from everstep.state import State, leaves
 from everstep.tracing.refusals import Untraceable
 
 _KEPT = 256
-"""Sizes whose programs are kept."""
+"""Most sizes with cached programs."""
 _LARGEST = 1024
-"""Size of another dimension up to which a free size can be followed."""
+"""Largest other dimension for which free sizes are supported."""
 _APART = (
     "step",
     "builder",
@@ -38,10 +38,10 @@ _APART = (
 
 
 def sizes(shapes: Sequence[Sequence[int]]) -> tuple[int, int, int]:
-    """Three sizes that stand for any: larger than all others, of whole vectors but no powers of two.
+    """Three representative sizes: larger than all other dimensions, whole vectors, not powers of two.
 
     Raises:
-        Untraceable: another dimension is too large for that.
+        Untraceable: another dimension is too large.
     """
     largest = max((n for shape in shapes for n in shape), default=1)
     if largest > _LARGEST:
@@ -54,11 +54,11 @@ class Family:
     """A program for each size.
 
     Args:
-        programs: of three sizes, not loaded.
-        axes: by the number of each leaf of the state that has free dimensions, which.
+        programs: the programs of three sizes, not loaded.
+        axes: the free dimensions of each leaf of the state that has any, by index.
 
     Raises:
-        Untraceable: they differ in more than sizes.
+        Untraceable: the programs differ in more than sizes.
     """
 
     def __init__(self, programs: Sequence[Program], axes: Mapping[int, tuple[int, ...]]):
@@ -74,18 +74,18 @@ class Family:
         self._made: dict[int, Program] = {}
 
     def size(self, state: State) -> int | None:
-        """The free size of a state; None: it has several."""
+        """The free size of a state; None if it has several."""
         given = [leaf for _, leaf in leaves(state)]
         found = {given[k].shape[axis] for k, axes in self.axes.items() for axis in axes}
         return found.pop() if len(found) == 1 else None
 
     def parted(self, state: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Leaves that steps change, and those that they only read, as numbers."""
+        """The leaves that steps change, and those that they only read, converted to the loop's dtype."""
         held = [leaf.to(self.first.dtype) for k, leaf in enumerate(state) if k in self.axes]
         return [leaf for k, leaf in enumerate(state) if k not in self.axes], held
 
     def joined(self, changed: Sequence[Tensor], state: Sequence[Tensor]) -> list[Tensor]:
-        """All leaves: those that have changed, and copies of those of `state` that have not."""
+        """All leaves: the changed ones, and copies of the leaves of `state` that are only read."""
         rest = iter(changed)
         return [state[k].clone() if k in self.axes else next(rest) for k in range(len(state))]
 
@@ -120,7 +120,7 @@ def _merged(sources: Sequence[str], at: Sequence[int]) -> str:
 
 
 def _line(first: int, second: int, x: int, y: int) -> tuple[int, int]:
-    """a, b of a · x + b, which is `first` at x and `second` at y."""
+    """The coefficients a, b of a · x + b through (x, `first`) and (y, `second`)."""
     each, left = divmod(second - first, y - x)
     if left:
         raise _other()
@@ -137,7 +137,7 @@ def _nodes(program: Program) -> list[Node]:
 
 
 class _Blend:
-    """What two objects are for two sizes, for a third one."""
+    """Interpolates objects of two sizes to a third size."""
 
     def __init__(self, programs: tuple[Program, Program], size: int):
         self.programs, self.size = programs, size
@@ -145,10 +145,10 @@ class _Blend:
         self.made: dict[tuple[int, int], Any] = {}
 
     def program(self) -> Program:
-        """The program."""
+        """The interpolated program."""
         first, second = self.programs
         found = Program.__new__(Program)
-        for pair in zip(*map(_nodes, self.programs), strict=True):  # in order, so that nothing goes deep
+        for pair in zip(*map(_nodes, self.programs), strict=True):  # in topological order, to avoid deep recursion
             self.of(*pair)
         for name, value in vars(first).items():
             if name not in _APART:
@@ -159,7 +159,7 @@ class _Blend:
         return found
 
     def check(self, third: Program) -> None:
-        """Raise if a third program is not what the two make of its size."""
+        """Raise if the interpolation does not reproduce a third program."""
         found = self.program()
         for name in ("kept_places", "kept_sizes", "kept_numbers", "homes", "ends", "states"):
             if getattr(found, name) != getattr(third, name):
@@ -169,7 +169,7 @@ class _Blend:
             raise _other()
 
     def of(self, a: Any, b: Any) -> Any:
-        """The same of any two values."""
+        """The interpolation of two values of any type."""
         if type(a) is not type(b):
             raise _other()
         if type(a) is int:

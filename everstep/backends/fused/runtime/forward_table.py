@@ -1,6 +1,6 @@
-"""The tables of a program's two loops: which array of a call is meant by which slot.
+"""The call tables of a program's loops, which map slots to the arrays of a call.
 
-Nothing in them depends on sizes: a program has few, and each is made when it is first needed.
+They do not depend on sizes. A program has few tables, each created when it is first needed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from everstep.native.kernels import Kernels
 from everstep.native.products import Padding, columns, over_steps
 
 ONCE, ROWS, STEPS, CALLERS, THREADS, INNER = range(6)
-"""What there is one of in the first dimensions of an array: nothing, rows, steps, steps of the caller's, threads; or
-steps, of one that no caller sees and that need not have dimensions."""
+"""The first dimensions of an array: none, rows, valid steps, the caller's steps, threads; INNER: valid steps, of a flat
+array that no caller sees."""
 FIRST = len(ARGUMENTS)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoopTable:
-    """What a call is made of, given its arrays: those that come in, and behind them those that it makes.
+    """The tables of a call; its arrays are the given ones, followed by those that the call allocates.
 
     Attributes:
-        call_table: its tables.
-        numbers: the type of what it brings.
-        even: places of arrays that are to be contiguous.
-        made: dimensions of those that are made.
-        zero: places of those among them that begin as zeros.
-        strided: places of the matrices whose strides it brings.
+        call_table: the tables.
+        numbers: the ctypes type of the call's numbers.
+        even: indices of arrays that must be contiguous.
+        made: dimensions of the allocated arrays.
+        zero: indices of allocated arrays that are initialised to zero.
+        strided: indices of the matrices whose strides the call provides.
     """
 
     call_table: CallTable
@@ -48,13 +48,14 @@ class LoopTable:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ForwardTable(LoopTable):
-    """Of the loop forward. Given: inputs, constants, start state, what of it is only read, initial state.
+    """The table of the forward loop. Its given arrays are: inputs, constants, start state, read-only leaves, initial
+    state.
 
     Attributes:
-        ys: the place of the outputs; the final state is behind them, and in training what is kept.
-        before: products of inputs that are computed before the loop: input, constant, and where they go; None: they are
-            further arrays, behind all that are made.
-        padded: bytes of a step of outputs that get padding, or 0.
+        ys: index of the outputs, which the final state follows, and in training the saved values.
+        before: products of inputs that are computed before the loop: input, constant, and target; None for further
+            arrays after the allocated ones.
+        padded: bytes per step of outputs that get padding, or 0.
     """
 
     ys: int
@@ -63,7 +64,7 @@ class ForwardTable(LoopTable):
 
 
 class Given:
-    """Arrays of a call, in order."""
+    """The arrays of a call, in order."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -72,7 +73,7 @@ class Given:
         self.zero: list[int] = []
 
     def come(self, count: int, even: bool = False) -> list[Slot]:
-        """So many that come in; `even`: they are to be contiguous."""
+        """Add `count` given arrays; `even`: they must be contiguous."""
         places = range(self.count, self.count + count)
         self.count += count
         if even:
@@ -80,7 +81,7 @@ class Given:
         return [Slot(FIRST + place) for place in places]
 
     def make(self, first: int, shape: Shape, *, zero: bool = False) -> Slot:
-        """One that is made."""
+        """Add an allocated array."""
         self.made.append((first, shape))
         if zero:
             self.zero.append(self.count)
@@ -88,12 +89,12 @@ class Given:
 
 
 def place(slot: Slot) -> int:
-    """Of an array among a call's."""
+    """The index of a slot's array among the arrays of a call."""
     return slot.at - FIRST
 
 
 class Maker:
-    """What both loops' tables have in common."""
+    """The common part of both loops' tables."""
 
     def __init__(self, program: Program, library: Kernels, resets: bool, ragged: bool):
         self.program, self.library, self.resets, self.ragged = program, library, resets, ragged
@@ -101,7 +102,7 @@ class Maker:
         self.arrays: dict[str, Slot] = {FREE: Slot(-1, program.free)}
 
     def come_constants(self) -> tuple[list[Slot], list[Slot], list[Slot]]:
-        """Constants, start state, initial state; what is only read goes to its arrays."""
+        """Add constants, start state and initial state; read-only leaves are assigned to their arrays."""
         constants = self.given.come(len(self.program.step.constants))
         for k in self.program.elementwise:
             self.given.even.append(place(constants[k]))
@@ -113,7 +114,7 @@ class Maker:
         return constants, start, initial
 
     def lay(self, kept: Slot, inputs: dict[int, Slot]) -> None:
-        """Where the arrays are that the loop forward leaves for the one backward."""
+        """Place the arrays that the forward loop saves for the backward loop."""
         program = self.program
         for name in program.kept_sizes:
             self.arrays[name] = kept.behind(0, program.kept_places[name] * program.bytes)
@@ -122,7 +123,7 @@ class Maker:
             self.arrays[f"saved{k}"] = host.behind(home.offset * program.bytes)
 
     def hosted(self, kept: Slot, k: int) -> Slot:
-        """An input that the loop computes, where it is kept."""
+        """The location of a saved input that the loop computes."""
         return kept.behind(0, self.program.kept_places[f"x{k}"] * self.program.bytes)
 
     def common(
@@ -135,7 +136,7 @@ class Maker:
         then: int,
         then_table: Sequence[int | Slot],
     ) -> dict[str, Any]:
-        """What `LoopTable` has."""
+        """The fields of `LoopTable`."""
         factors = [(constants[number], transposed) for number, transposed in matrices]
         strides = FIRST + self.given.count
         entries, jobs, packs = table(self.library, code, self.arrays, factors, strides, projections, self.ragged)
@@ -149,21 +150,21 @@ class Maker:
         }
 
     def padding(self, array: Slot, size: int) -> Padding:
-        """Of a caller's array."""
+        """The description of padding in a caller's array."""
         return Padding(array, size * self.program.bytes)
 
 
 def forward_table(
     program: Program, library: Kernels, training: bool, resets: bool, ragged: bool, projections: bool, stored: bool
 ) -> ForwardTable:
-    """Of the loop forward.
+    """The table of the forward loop.
 
     Args:
-        program, library: what runs, and what multiplies.
-        training: whether it leaves something for the loop backward.
-        resets, ragged: whether there are any, and whether there is padding in the caller's arrays.
+        program, library: the program and the kernels.
+        training: whether the loop saves values for backward.
+        resets, ragged: whether there are resets, and padding in the caller's arrays.
         projections: whether the loop computes products of inputs.
-        stored: whether their results are kept.
+        stored: whether their results are stored.
     """
     made = Maker(program, library, resets, ragged)
     step, given, arrays = program.step, made.given, made.arrays

@@ -1,4 +1,4 @@
-"""What a compiled loop is given of one call: computed before the loop, and once more where backward needs it again."""
+"""Values computed before the loop of a call, and recomputed if backward needs them again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from everstep.backends.fused.runtime.program import Program
 
 
 class Hoisted:
-    """What needs no state, of one call.
+    """The state-independent values of a call.
 
     Args:
         given: the cell's parameters and buffers.
-        parts: the leaves of x, (steps, …), or as they came if the program takes them so.
-        steps: how many there are.
+        parts: the leaves of x, (steps, …), or unchanged if the program accepts them directly.
+        steps: number of valid steps.
     """
 
     __slots__ = ("_given", "_mixed", "_parts", "_program", "_steps", "_versions")
@@ -34,16 +34,16 @@ class Hoisted:
         return values
 
     def watch(self) -> None:
-        """From here on `again` is to give the same: in the precision of this call, of tensors that stay as they are."""
+        """Record autocast and tensor versions, so that `again` reproduces the values or raises."""
         mixed = torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu")
         self._mixed = torch.get_autocast_dtype("cpu") if mixed else None
         self._versions = _versions([*self._given, *self._parts])
 
     def again(self) -> list[Tensor]:
-        """The same for backward.
+        """Recompute the values for backward.
 
         Raises:
-            RuntimeError: a tensor that it is computed of has changed in place.
+            RuntimeError: a tensor that they depend on was changed in place.
         """
         every = [*self._given, *self._parts]
         versions = _versions(every)
@@ -61,7 +61,7 @@ class Hoisted:
 
 
 def _versions(tensors: Sequence[Tensor]) -> list[int]:
-    """How often each has changed in place; what inference mode has made does not know."""
+    """The version counter of each tensor; 0 for tensors of inference mode."""
     try:
         return [t._version for t in tensors]
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What PyTorch computes before a compiled loop, over all steps at once: the loop's inputs and constants."""
+"""The part of a step that PyTorch computes over all steps before the loop: its inputs and constants."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, fx
 
 
 class Outside:
-    """`split.Split.before`, without what the loop does as well itself.
+    """`split.Split.before`, without operations that the loop does itself.
 
     Args:
-        before: gives the inputs, then the constants, of parameters, x leaves and the number of steps.
-        inputs: how many inputs there are.
-        matrices: constants by which the loop multiplies, and which it does not read otherwise.
+        before: maps parameters, x leaves and the number of steps to the inputs, then the constants.
+        inputs: number of inputs.
+        matrices: constants that the loop only multiplies by.
 
     Attributes:
-        transposed: of those, those left as they are where `before` transposes them: matrices are packed with any
-            strides, and each transposition would cost a call here, and one for its gradient.
-        direct: whether all is passed on as it is.
-        reads: which of parameters and x leaves are read.
-        bytes: of tensors that it has besides.
+        transposed: the matrices whose transposition in `before` is skipped: packing accepts any strides, and each
+            transposition would cost a call here and another for its gradient.
+        direct: whether everything is passed on unchanged.
+        reads: which parameters and x leaves are read.
+        bytes: bytes of further tensors that it owns.
     """
 
     def __init__(self, before: fx.GraphModule, inputs: int, matrices: Collection[int]):

@@ -1,4 +1,4 @@
-"""Steps of ragged rows, one after the other without padding, and back; in used memory (`memory_pool.py`)."""
+"""Packing of ragged rows without padding, and unpacking, in pooled memory (`memory_pool.py`)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from everstep.native.kernels import kernels
 from everstep.native.memory_pool import empty
 
 _ALONE = 1 << 16
-"""Bytes that one thread moves sooner than others are called."""
+"""Bytes below which one thread is faster than several."""
 
 
 def packed(values: Tensor, rows: Rows) -> Tensor:
-    """(rows, time, …) without the padding: (steps that there are, …)."""
+    """The valid steps (steps, …) of (rows, time, …)."""
     found: Tensor = _Packed.apply(values, rows)
     return found
 
 
 def padded(values: Tensor, rows: Rows) -> Tensor:
-    """(steps that there are, …) with zeros as padding: (rows, time, …)."""
+    """The valid steps (steps, …) as (rows, time, …), padded with zeros."""
     found: Tensor = _Padded.apply(values, rows)
     return found
 
@@ -51,7 +51,7 @@ def _move(steps: Tensor, all_of_them: Tensor, rows: Rows, *, back: bool) -> None
     table = (steps.data_ptr(), all_of_them.data_ptr(), offset, length, rows.count, rows.time, each, int(back))
     numbers = (ctypes.c_int64 * len(table))(*table)
     threads = torch.get_num_threads() if size > _ALONE else 1
-    library = kernels(torch.float64 if steps.dtype == torch.float64 else torch.float32)  # which is there already
+    library = kernels(torch.float64 if steps.dtype == torch.float64 else torch.float32)  # already compiled
     library.run(library.ragged, ctypes.addressof(numbers), threads)
 
 

@@ -1,4 +1,4 @@
-"""A step in compiled form: what its loops forward and backward read and leave, in whose memory, and their code."""
+"""Programs: the forward and backward loops of a step, with their arrays, memory layout and code."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from everstep.native.kernels import Kernels, kernels
 
 
 class Program:
-    """A step in compiled form, for one cell, one shape of a row and one dtype.
+    """A compiled step, for one cell, row shape and dtype.
 
     Raises:
         toolchain.BuildError: the compiler failed.
-        Untraceable: an operation without a derivative.
+        Untraceable: an operation has no derivative.
     """
 
     def __init__(self, step: Lowered, dtype: torch.dtype, name: str, free: int = 0):
@@ -36,21 +36,21 @@ class Program:
         self.adjoint: Adjoint = derive(step)
         self.states = tuple(math.prod(shape) for shape in step.states)
         self.ends = tuple(accumulate(map(len, (step.inputs, step.constants, step.states, step.held))))
-        """How many inputs there are; with the constants; with the state; with what of it is only read."""
+        """Cumulative numbers of inputs, constants, state leaves and read-only leaves."""
         self.flat = sorted(self.adjoint.flat_inputs | {len(step.inputs) + k for k in self.adjoint.flat_constants})
-        """Inputs and constants whose gradient is always zero."""
+        """Indices of inputs and constants whose gradient is always zero."""
         self.shared = [
             k
             for k, view in enumerate(step.following)
             if view.node is step.output.node and view.whole and step.output.whole
         ]
-        """Leaves of the state that are the output itself, so that the outputs are also their values at every step."""
+        """Leaves of the state that equal the output, so that the outputs hold their values at every step."""
         self.kept = sorted(self.adjoint.kept)
         self._forward()
         self._backward()
         read = {node.key for order in (self.forward_plan, self.backward_plan) for node in overlay.inputs(order)}
         self.elementwise = sorted(k for kind, k in read if kind == "const")
-        """Constants that are read by pointwise operations."""
+        """Constants that pointwise operations read."""
         matrices = {number for number, _ in self._multiplied()} - {*self.elementwise}
         self.outside = Outside(step.before, len(step.inputs), matrices)
         self._overlay()
@@ -58,10 +58,10 @@ class Program:
         if not free:
             self.load(self.forward_code.source, self.backward_code.source)
         self.call_tables: dict[Any, Any] = {}
-        """`forward_table.py`, by what they depend on."""
+        """Cached call tables, by their options."""
 
     def sequence(self, leaf: int) -> str:
-        """The array that holds a leaf after every step."""
+        """The name of the array that holds a leaf after every step."""
         return "y0" if leaf in self.shared else f"seq{leaf}"
 
     def _forward(self) -> None:
@@ -77,9 +77,9 @@ class Program:
         step, adjoint = self.step, self.adjoint
         ends = [End("dprev", k, view) for k, view in enumerate(adjoint.previous)]
         self.gradients: list[View] = []
-        """What the backward loop leaves of every step: gradients of inputs and of products."""
+        """Outputs of the backward loop per step: gradients of inputs and products."""
         self.totals: list[View] = []
-        """What it adds up over all steps: gradients of constants."""
+        """Sums of the backward loop over all steps: gradients of constants."""
 
         def place(view: View, among: list[View]) -> int:
             found = [k for k, other in enumerate(among) if other.node is view.node and other.place == view.place]
@@ -90,7 +90,7 @@ class Program:
         self.of_input = {k: place(view, self.gradients) for k, view in adjoint.inputs.items()}
         self.of_product = [place(whole(p.gradient), self.gradients) for p in adjoint.products]
         self.projections = [k for k in self.step.factors if k in self.of_input]
-        """Inputs whose other factor gets its gradient in the loop."""
+        """Inputs that are products whose factor of x gets its gradient in the loop."""
         self.of_constant = {k: place(view, self.totals) for k, view in adjoint.constants.items()}
         ends += [End("g", k, view) for k, view in enumerate(self.gradients)]
         ends += [End("sum", k, view) for k, view in enumerate(self.totals)]
@@ -98,18 +98,18 @@ class Program:
         self.backward_plan = plan(step.builder, ends, "dprev")
 
     def _overlay(self) -> None:
-        """Which arrays lie in the memory of which input."""
+        """Assign saved values and gradients to the memory of inputs."""
         sizes = {k: math.prod(shape) for k, shape in enumerate(self.step.inputs)}
-        # operands of products are read once more, when the loop backward is over
+        # operands of products are read once more after the backward loop
         operands = {p.operand.node.key for p in self.adjoint.products}
         owned = [*overlay.own(self.step.before, len(sizes)), *self.step.factors]
         hosts = {k: sizes[k] for k in sorted(set(owned)) if ("x", k) not in operands}
         saved = {k: node.size for k, node in enumerate(self.adjoint.saved) if ("saved", k) not in operands}
         self.homes = overlay.homes(hosts, saved, self.forward_plan, self.backward_plan)
-        """Saved values that overwrite an input in training."""
+        """Saved values that overwrite an input in training, with their location."""
         hosts = {home.host: sizes[home.host] for home in self.homes.values()}
         self.over: dict[int, int] = {}
-        """Gradients that overwrite an input: the input's number."""
+        """Gradients that overwrite an input, with the index of the input."""
         for host, size in hosts.items():
             number = self.of_input.get(host, -1)
             early = overlay.hindering(self.backward_plan, number, size, host, self.homes)
@@ -122,27 +122,27 @@ class Program:
         self.needed = sorted({*hosts, *(k for kind, k in read if kind == "x")})
         """Inputs that backward needs."""
         self.saved_inputs = sorted({*self.needed, *self.step.factors})
-        """Inputs that are saved for it; in place of those that the loop computes, what they are computed of."""
+        """Inputs saved for backward; for those that the loop computes, their factors."""
         self.hosting = any(k in self.step.factors for k in self.needed)
-        """Whether inputs that the loop computes are kept."""
+        """Whether inputs that the loop computes are saved."""
         numbers = {self.step.factors[k][0] for k in self.projections}
         self.upright = sorted(numbers - self.outside.transposed)
-        """Constants that multiply inputs as they are, not transposed."""
+        """Constants that multiply inputs without transposition."""
 
     def _keep(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Numbers a step that the forward loop leaves for the backward one, and of the inputs that some lie within."""
+        """Sizes per step of the saved values, and of the inputs that contain some of them."""
         inputs = {k: math.prod(shape) for k, shape in enumerate(self.step.inputs)}
         kept = {f"saved{k}": node.size for k, node in enumerate(self.adjoint.saved)}
         kept |= {f"seq{k}": self.states[k] for k in self.extra}
         apart = {f"saved{k}": inputs[home.host] for k, home in self.homes.items()}
         self.kept_sizes = {name: size for name, size in kept.items() if name not in apart}
-        """What it leaves in memory of its own, numbers a step."""
+        """Sizes per step of saved values with their own memory."""
         all_kept = dict(self.kept_sizes)
         if self.hosting:
             all_kept |= {f"x{k}": inputs[k] for k in self.step.factors}
         *starts, self.kept_numbers = accumulate(all_kept.values(), initial=0)
         self.kept_places = dict(zip(all_kept, starts, strict=True))
-        """Where that is in one piece of memory, with inputs that the loop computes: numbers a step before it."""
+        """Their offsets per step in one piece of memory, together with inputs that the loop computes."""
         return kept, apart
 
     def _generate(self) -> None:
@@ -157,7 +157,7 @@ class Program:
         raws = {f"x_raw{k}": depth for k, (_, depth) in step.factors.items()}
         given = {f"x{k}" for k in inputs if k not in step.factors} if self.outside.direct else set()
         self.outer = frozenset({"y0", *given})
-        """Arrays that are the caller's, of those that both loops read."""
+        """The caller's arrays among those that both loops read."""
         forward = Setting(
             backward=False,
             states=self.states,
@@ -198,10 +198,10 @@ class Program:
         transposed, products = self.outside.transposed, len(self.forward_plan.products) + len(step.factors)
         matrices = [(number, back != (number in transposed)) for number, back in self._multiplied()]
         self.forward_matrices, self.backward_matrices = matrices[:products], matrices[products:]
-        """The number of the constant that each product multiplies by, and whether it is transposed."""
+        """For each product, the index of its constant, and whether it is transposed."""
 
     def load(self, forward: str, backward: str) -> None:
-        """Compile these sources of the two loops."""
+        """Compile the sources of the two loops."""
         with ThreadPoolExecutor() as pool:
             library = pool.submit(kernels, self.dtype)
             loops = [
@@ -212,7 +212,7 @@ class Program:
             self.forward, self.backward = (address(loop.result()) for loop in loops)
 
     def _multiplied(self) -> list[tuple[int, bool]]:
-        """The constants by which products multiply, forward and then backward, and whether they are transposed."""
+        """For the products, forward and then backward, the index of the constant, and whether it is transposed."""
         found = []
         for order, projections in ((self.forward_plan, [*self.step.factors]), (self.backward_plan, self.projections)):
             keys = [node.key for node in order.products]
@@ -221,18 +221,18 @@ class Program:
         return found
 
     def reaching(self, wanted: Sequence[bool]) -> tuple[bool, ...]:
-        """`wanted` without leaves of start and initial state that reach no result, and so have no gradient."""
+        """`wanted` without leaves of start and initial state that affect no result, and so have no gradient."""
         first, last, beyond = self.ends[1:]
         places = [*range(first, last), *range(beyond, beyond + last - first)]
         apart = {place for k, place in enumerate(places) if k % (last - first) in self.adjoint.apart}
         return tuple([w and k not in apart for k, w in enumerate(wanted)])
 
     def split(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
-        """Inputs, constants, start state, what of it is only read, initial state."""
+        """Split `tensors` into inputs, constants, start state, read-only leaves, initial state."""
         a, b, c, d = self.ends
         return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:d], tensors[d:]
 
 
 def address(library: ctypes.CDLL) -> int:
-    """Of a compiled loop."""
+    """The address of a compiled loop."""
     return ctypes.cast(library.run, ctypes.c_void_p).value or 0

@@ -1,4 +1,4 @@
-"""A step's graph computed by PyTorch, one operation at a time: slow, and differentiable as often as one likes."""
+"""Evaluation of a row graph by PyTorch, operation by operation: slow, but differentiable any number of times."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OPERATIONS: dict[str, Callable[..., Tensor]] = {
 def evaluate(
     views: Sequence[View], inputs: Mapping[tuple[str, int], Tensor], matrices: Callable[[Any], Tensor]
 ) -> list[Tensor]:
-    """The values of `views`, each (batch, …), from inputs by kind and number, and a product's matrix by its key."""
+    """The values of `views`, each (batch, …), from inputs by kind and index, and matrices of products by key."""
     like = next(iter(inputs.values()))
     values: dict[int, Tensor] = {}
 

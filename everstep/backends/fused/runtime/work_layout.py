@@ -1,4 +1,4 @@
-"""The one argument of the compiled loops, a table of sizes and pointers: how the work is divided, and its memory."""
+"""The argument of the compiled loops, a table of sizes and pointers: division of work, and memory."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from everstep.native.call_table import NULL, Slot, argument
 from everstep.native.kernels import GATE, Kernels
 
 _NEAR = 1 << 21
-"""Bytes of the input projections that a thread computes at once: they are read again while the cache has them."""
+"""Bytes of input projections that a thread computes at once, so that they are still cached when read."""
 _STEPS = 14
-"""Rows for which the products' inner loop is fastest."""
+"""Number of rows for which the inner loop of products is fastest."""
 _ALONE = 1 << 22
-"""Multiplications of input projections that a thread does sooner than others are called."""
+"""Multiplications of input projections below which one thread is faster than several."""
 _LARGE = 1 << 22
-"""Bytes of the matrices for input projections above which all steps are multiplied at once."""
+"""Bytes of the matrices of input projections above which all steps are multiplied at once."""
 _NONTEMPORAL = (processor.cache(3) or 1 << 25) // 2
-"""Bytes of outputs that nothing is multiplied for, from which on they would only drive others out of the caches."""
+"""Bytes of outputs of elementwise loops from which they bypass the caches, where they would only evict other data."""
 
 
 class Rows:
-    """Which steps there are: row i has `length[i]` steps from place `offset[i]` on.
+    """The valid steps: row i has `length[i]` steps, beginning at index `offset[i]`.
 
     Args, and attributes:
         order, offset, length: (batch,) int64; `order` sorts the lengths, longest first.
-        outer: (batch,) int64: where rows begin in the caller's arrays.
-        count: rows.
-        steps: in all.
+        outer: (batch,) int64: the start of each row in the caller's arrays.
+        count: number of rows.
+        steps: total number of valid steps.
         time: steps of a row in the caller's arrays, with padding.
 
     Attributes:
@@ -56,7 +56,7 @@ class Rows:
         self._assignments: dict[tuple[int, bool], Tensor] = {}
 
     def reset_at(self, resets: Tensor) -> Rows:
-        """The same steps with `resets`, which nobody else changes."""
+        """The same steps with `resets`, which must not be changed afterwards."""
         found = Rows(self.order, self.offset, self.length, self.outer, self.count, self.steps, self.time)
         offset, length, _, outer = self.addresses
         found.resets, found._assignments = resets, self._assignments
@@ -64,9 +64,9 @@ class Rows:
         return found
 
     def assignment(self, kernels: Kernels, threads: int, dense: bool) -> tuple[int, int]:
-        """The addresses of where each thread's rows begin, and of all threads' rows.
+        """Assign rows to threads by work: the addresses of the start of each thread's rows, and of all rows.
 
-        Each has about as much to do. `dense`: what rows are multiplied by has to be read as well.
+        `dense`: whether the cost of reading the matrices counts too.
         """
         found = self._assignments.get((threads, dense))
         if found is None:
@@ -74,7 +74,7 @@ class Rows:
             order, length = self.order.data_ptr(), self.length.data_ptr()
             numbers = (ctypes.c_int64 * 6)(order, length, self.count, threads, dense, found.data_ptr())
             kernels.library.es_assign(ctypes.addressof(numbers))
-            # not before it is filled: other threads may ask for the same rows
+            # stored only when filled, since other threads may read it
             self._assignments[threads, dense] = found
         start = found.data_ptr()
         return start, start + 8 * (threads + 1)
@@ -82,16 +82,16 @@ class Rows:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layout:
-    """How the work of a call is divided, and its memory; both depend on sizes alone.
+    """The division of work and the memory of a call, which depend on sizes alone.
 
     Attributes:
-        threads: how many run.
-        chunk: steps for which the input projections are computed at once; 0: not by the loop.
-        once: whether these are all steps.
-        numbers: the working memory, packed matrices included.
-        near: where in it the input projections of a chunk begin; 0: they have an array.
-        dense: whether there are products in the loop.
-        split, thread_stride, block, near_stride, nontemporal: of `writer.HEADER`.
+        threads: number of threads.
+        chunk: steps for which input projections are computed at once; 0 if the loop does not compute them.
+        once: whether a chunk covers all steps.
+        numbers: size of the working memory, including packed matrices.
+        near: offset of the input projections of a chunk in it; 0 if they have an array.
+        dense: whether the loop has products.
+        split, thread_stride, block, near_stride, nontemporal: see `writer.HEADER`.
     """
 
     threads: int
@@ -118,27 +118,27 @@ def layout(
     near: bool,
     threads: int,
 ) -> Layout:
-    """For a call of `count` rows with so many steps in all.
+    """The layout of a call of `count` rows with `steps` steps in total.
 
     Args:
         kernels: the run-time library.
         code: the compiled loop.
-        count, steps, whole: of `Rows`.
-        projections: whether input projections are wanted.
-        near: whether their results are wanted for a chunk alone.
-        threads: how many there are.
+        count, steps, whole: see `Rows`.
+        projections: whether the loop computes input projections.
+        near: whether their results are needed for one chunk only.
+        threads: number of available threads.
     """
     size, each = _packed(kernels, code, False), kernels.bytes
     if code.matrices:
         used, by_units = partition(threads, count, steps // max(1, count), size * each, kernels.cache)
     else:
         used, by_units = partition_elementwise(threads, count, steps * code.elementwise_width)
-    # without products, rows have nothing in common: one after the other, their memory is read in order
+    # without products, rows share nothing and run one after another, so that memory is read in order
     own = -(-count // used) if whole else count  # at most
     block = count if by_units else min(64 if code.matrices else 1, own)
     products = code.projections if projections else ()
     longest = steps // max(1, count) if whole else steps  # at most
-    # with few rows other threads would be idle
+    # with few rows, other threads would be idle
     idle = used < threads and steps * sum(a.depth * a.width for a in products) > _ALONE
     chunk = 0 if idle else min(_chunk(products, block, each), max(1, longest))
     apart = block * code.row + code.spare
@@ -147,7 +147,7 @@ def layout(
     first_near = place if near and chunk else 0
     near_stride = _lines(block * chunk * sum(a.width for a in products)) if first_near else 0
     place += near_stride if by_units else near_stride * used
-    grain = 1 << max(0, place.bit_length() - 4)  # forward and backward ask for nearly as much: the same memory serves
+    grain = 1 << max(0, place.bit_length() - 4)  # forward and backward, nearly equal, share memory
     return Layout(
         used,
         chunk,
@@ -165,19 +165,19 @@ def layout(
 
 @lru_cache
 def _packed(kernels: Kernels, code: writer.Code, projections: bool) -> int:
-    """Numbers of the packed matrices, with those of input projections or without."""
+    """The size of the packed matrices, with or without those of input projections."""
     return sum(_lines(kernels.packed_size(*shape)) for shape in _matrices(code, projections))
 
 
 def _matrices(code: writer.Code, projections: bool) -> list[tuple[int, int]]:
-    """Rows and columns of the matrices that are packed."""
+    """The rows and columns of the packed matrices."""
     return [*code.matrices, *((a.depth, a.width) for a in code.projections if projections)]
 
 
 def _chunk(products: Sequence[InputProjection], block: int, each: int) -> int:
-    """Steps of `block` rows for which products are computed at once, in numbers of `each` bytes; 0: not by the loop."""
+    """The steps of `block` rows for which products are computed at once, with `each` bytes a number; 0 for none."""
     weights = sum(a.depth * a.width for a in products)
-    if not weights or weights * each > _LARGE:  # which are read less often by one product of all steps
+    if not weights or weights * each > _LARGE:  # one product over all steps reads the matrices less often
         return 0
     bytes_a_step = block * each * sum(max(a.depth, a.width) for a in products)
     return max(1, _NEAR // bytes_a_step // _STEPS) * _STEPS
@@ -192,13 +192,13 @@ def table(
     projections: bool,
     padded: bool = False,
 ) -> tuple[list[int | Slot], int, int]:
-    """The table of a compiled loop, and which of its entries are about the first of how many matrices to pack.
+    """The table of a compiled loop, the index of its first entry on matrices to pack, and their number.
 
     Args:
-        kernels, code: as for `layout`.
-        arrays: by name; absent ones are null.
-        matrices: each product's, then those of input projections, and whether they are to be transposed.
-        strides: among what the call brings, the place of the first of the matrices' strides, two of each.
+        kernels, code: see `layout`.
+        arrays: slots by name; absent arrays are null.
+        matrices: those of the products, then those of input projections, and whether to transpose them.
+        strides: index of the first of the matrices' strides among the numbers of a call, two per matrix.
         projections: whether the loop computes the input projections.
         padded: whether the caller's arrays have padding.
     """
@@ -227,13 +227,13 @@ def table(
 def numbers(
     kernels: Kernels, work: Layout, rows: Rows, memory: int, then_threads: int = 1, workspace: int = 0, gate: Any = None
 ) -> tuple[int, ...]:
-    """What a call brings, but for its arrays (`call_table.ARGUMENTS`).
+    """The numbers of a call, without its arrays (`call_table.ARGUMENTS`).
 
     Args:
         kernels, work, rows: the library, the layout and the steps.
         memory: address of `work.numbers` numbers.
-        then_threads, workspace: the threads of what comes then, and how many of these numbers each of them may use.
-        gate: memory of the threads' barrier, for what other threads than this one may call.
+        then_threads, workspace: threads of the function after the loop, and the part of these numbers for each.
+        gate: memory of the threads' barrier, for calls from other threads than this one.
     """
     starts, order = rows.assignment(kernels, 1 if work.split else work.threads, work.dense)
     return (
@@ -259,7 +259,7 @@ def numbers(
 
 
 class _Own(threading.local):
-    """What each thread that calls has for itself: a barrier may be used again when all have passed it."""
+    """Thread-local data of a calling thread: a barrier, which may be reused when all threads have passed it."""
 
     def __init__(self) -> None:
         self.gate = ctypes.create_string_buffer(GATE)
@@ -269,30 +269,30 @@ _own = _Own()
 
 
 def _lines(numbers: int) -> int:
-    """Up to whole cache lines."""
+    """A size rounded up to whole cache lines."""
     return -(-numbers // 16) * 16
 
 
 def partition(threads: int, rows: int, steps: int, weights: int, cache: int) -> tuple[int, bool]:
-    """How many threads, and whether they share the units of all rows (True) or each own rows.
+    """The number of threads, and whether they share the units of all rows (True) or own rows (False).
 
-    Rows need no waiting, and nothing goes from one core's cache to another's. But each thread then reads all weights:
-    where they do not fit in a core's cache, few rows are little work for that. What is few was measured
+    Threads that own rows need no synchronisation and exchange no cache lines, but each reads all weights. If the
+    weights exceed a core's cache, few rows are too little work for that. The threshold was measured
     (`benchmarks/engine.py` at 2 threads). `weights` and `cache` are in bytes.
     """
     most = (
         1 if weights <= cache / 2 else 6 if weights <= cache else 4 * threads if weights <= 8 * cache else 32 * threads
     )
-    # a core does about 60 multiplications and additions, or reads about 90 bytes, in a nanosecond
+    # a core does about 60 multiply-adds, or reads about 90 bytes, per nanosecond
     nanoseconds = max(weights / 4 * rows / 60, weights / 90)
-    # with less to do between two waits, or before threads that may sleep are called, one does it sooner
+    # with less work between two barriers, or before sleeping threads wake, one thread is faster
     if threads > 1 and rows <= most and nanoseconds > (2000 if steps > 8 else 3000):
         return threads, True
     return min(threads, rows), False
 
 
 def partition_elementwise(threads: int, rows: int, numbers: int) -> tuple[int, bool]:
-    """The same where nothing is multiplied: threads own rows, or, where rows are few, numbers that need no others."""
+    """As `partition`, without products: threads own rows, or with few rows share the independent elements."""
     if rows < threads and numbers > 1 << 15:
         return threads, True
     return min(threads, rows), False
