@@ -68,7 +68,7 @@ def _of_cell(
     """A cell for sequences as a composition, applied to the sum of the children's states."""
     if name in cell_names():
         return trees.ChildSum(make_cell(choice, input_size, hidden_size, find))
-    near = get_close_matches(name.lower(), folded := {one.lower(): one for one in known}, 1)
+    near = get_close_matches(name.lower(), folded := {one.lower(): one for one in [*known, *cell_names()]}, 1)
     hint = f"; did you mean {folded[near[0]]}?" if near else ""
     raise ConfigError(
         f"model.cell: expected one of {', '.join(known)}, an exported cell, {{type: NAME, option: value}}, or "
