@@ -248,3 +248,34 @@ def test_its_pictures(run: es.Run, tmp_path: Path) -> None:
     drawn = dict(run.task.pictures(run.model, tmp_path, None))
     assert {path.name for path in drawn} == {"forecasts.png", "errors-by-step.png", "residuals.png"}
     assert all(path.stat().st_size > 5000 and len(words) > 40 for path, words in drawn.items())
+
+
+def test_a_highway_begins_as_ridge_regression(tmp_path: Path) -> None:
+    settings = [*SMALL, *SHAPE, "model.head=point", "model.highway=true", "model.spread=none"]
+    task: Any = load_task(recipe(tmp_path, waves(12)), settings)
+    task.prepare()
+    model = task.model()
+    windows = task.batches("train", model, "learn")
+    batch = windows.made_of(np.arange(windows.number))
+    last = batch.values[:, -1:]
+    x, y = (batch.values - last).double().numpy(), (batch.target - last).double().numpy()
+    want = np.linalg.solve(x.T @ x + 1e-4 * np.trace(x.T @ x) / 12 * np.eye(12), x.T @ y)
+    found, _ = model(batch)
+    np.testing.assert_allclose(found[..., 0].detach().numpy(), x @ want, atol=1e-4)
+
+
+def test_smoothing_follows_a_season_and_says_how_sure_it_is() -> None:
+    pytest.importorskip("statsmodels")
+    from everstep.rivals.smoothing import ets, theta
+
+    random = np.random.default_rng(3)
+    steps = np.arange(54)
+    history = 50 + 10 * np.sin(2 * np.pi * steps / 6) + random.normal(0, 1, 54)
+    want = history[:48].reshape(8, 6).mean(0)
+    mean, deviation = ets(history[:48], 6, 6)
+    assert mean == pytest.approx(want, abs=2)
+    assert (deviation > 0.4).all()
+    assert (deviation < 3).all()
+    assert theta(history[:48], 6, 6) == pytest.approx(want, abs=3)
+    assert ets(np.full(30, 2.0), 3, 6)[0].tolist() == [2, 2, 2]
+    assert theta(np.arange(5.0), 2, 6).tolist() == [4, 4]

@@ -17,9 +17,12 @@ from everstep.measures.forecast_errors import LEVELS
 from everstep.networks.cells_by_name import CellChoice, Find, no_code
 from everstep.networks.layers import LayersSection, initialise, layer_problems, stack_of
 from everstep.networks.window_values import Normalised, normalised
+from everstep.rivals.lag_ridge import LagRidge
 from everstep.sections import Size, Whole
 from everstep.state import State, map_state
 
+FITTED, PENALTY = 50_000, 1e-4
+"""Training windows that the linear map begins with, and its λ beside the mean square of a lag."""
 HeadName = Literal["point", "quantiles", "gaussian", "student-t", "negative-binomial"]
 
 
@@ -45,7 +48,8 @@ class ForecasterSection(LayersSection):
     after the window; encoder-decoder: the cells run on over the segments ahead; recursive: they read their own
     medians"""
     highway: bool = False
-    """a linear map from the window to the horizon is added (the autoregression of LSTNet, Lai 2018)"""
+    """a linear map from the window to the horizon is added (as in LSTNet, Lai 2018); it begins as a ridge
+    regression, and the cells with nothing"""
     embedding_size: Whole = 0
     """features that each series of the training data has of its own; 0: all series are alike"""
     head: HeadName = "quantiles"
@@ -143,8 +147,25 @@ class Forecaster(nn.Module):
         self.register_buffer("residuals", None if self.head.has_bands else empty)
         initialise(section, self)
         if self.highway is not None:
-            nn.init.zeros_(self.highway.weight)
-            nn.init.zeros_(self.highway.bias)
+            for module in (self.highway, self.write):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    @torch.no_grad()
+    def begin(self, windows: Windows) -> None:
+        """Let the linear map, where there is one, begin as the ridge regression of some training windows."""
+        if self.highway is None:
+            return
+        fitted, every = LagRidge(), max(1, windows.number // FITTED)
+        chosen = np.arange(0, windows.number, every)
+        for start in range(0, len(chosen), 1024):
+            batch = windows.made_of(chosen[start : start + 1024])
+            known = normalised(batch.values.double(), self.section.level, self.section.spread)
+            target = known.of_targets(batch.target.double())
+            whole = ~target.isnan().any(1)
+            fitted.add(known.values[whole].numpy(), target[whole].numpy())
+        if fitted.count:
+            self.highway.weight.copy_(torch.from_numpy(fitted.solve(PENALTY)))
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Normalised]:
         """The parameters of each step, (B, H, parameters), of normalised values, and the normalisation."""

@@ -13,6 +13,9 @@ class LagRidge:
 
     Windows come about their last value, so that no intercept is needed.
 
+    Attributes:
+        count: windows that came.
+
     >>> fitted = LagRidge()
     >>> fitted.add(np.eye(2), np.array([[1.0], [2.0]]))
     >>> fitted.solve(0.0).round(6).tolist()
@@ -22,16 +25,16 @@ class LagRidge:
     def __init__(self) -> None:
         self._products: Floats = np.zeros((0, 0))
         self._targets: Floats = np.zeros((0, 0))
-        self._count = 0
+        self.count = 0
 
     def add(self, windows: Floats, targets: Floats) -> None:
         """Take in windows (N, W) and targets (N, H) without gaps."""
-        if not self._count:
+        if not self.count:
             self._products = np.zeros((windows.shape[1],) * 2)
             self._targets = np.zeros((windows.shape[1], targets.shape[1]))
         self._products += windows.T @ windows
         self._targets += windows.T @ targets
-        self._count += len(windows)
+        self.count += len(windows)
 
     def solve(self, penalty: float) -> Floats:
         """W, (H, W), for λ = `penalty` times the mean square of a lag.
@@ -39,7 +42,7 @@ class LagRidge:
         Raises:
             ValueError: no window came.
         """
-        if not self._count:
+        if not self.count:
             raise ValueError("LagRidge: there is nothing to solve, add windows first")
         mean = float(np.trace(self._products)) / len(self._products)
         loaded = self._products + (penalty * mean + 1e-12 * max(mean, 1e-12)) * np.eye(len(self._products))

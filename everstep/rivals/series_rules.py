@@ -88,7 +88,7 @@ def naive2(history: Floats, horizon: int, season: int) -> Floats:
     >>> naive2(np.tile([1.0, 3.0], 6), 3, 2).round(6).tolist()
     [1.0, 3.0, 1.0]
     """
-    known = _filled(history)
+    known = filled(history)
     if not is_seasonal(known, season) or (known <= 0).any():
         return naive(history, horizon)
     factors = seasonal_factors(known, season)
@@ -97,7 +97,7 @@ def naive2(history: Floats, horizon: int, season: int) -> Floats:
     return found
 
 
-def _filled(history: Floats) -> Floats:
+def filled(history: Floats) -> Floats:
     """Missing values between others on a straight line, those at the ends as the nearest."""
     places = np.flatnonzero(~np.isnan(history))
     return np.interp(np.arange(len(history)), places, history[places]) if len(places) else np.zeros(1)

@@ -109,6 +109,8 @@ def figures_of(said: Said, data: SeriesData, learned: LearnedSeries, split: str,
         "loss": said.loss, "windows": windows.number,
         **forecast_measures(found, came.target, came.series, came.scales),
     }  # fmt: skip
+    if data.model.head == "point" and split == "valid":  # its bands were fitted to these very windows
+        ours |= {"coverage_80": None, "coverage_90": None}
     if rivals is None:
         return ours
     others = rivals.beside(split, found)

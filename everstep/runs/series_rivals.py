@@ -14,12 +14,15 @@ from everstep.measures.forecast_errors import LEVELS, Forecasts, diebold_mariano
 from everstep.networks.learned_series import LearnedSeries
 from everstep.networks.window_values import normalised
 from everstep.rivals.lag_ridge import LagRidge
-from everstep.rivals.series_rules import drift, naive, naive2
+from everstep.rivals.series_rules import drift, filled, naive, naive2
+from everstep.rivals.smoothing import ets, theta
 from everstep.runs.forecasts import in_units, targets_of
 from everstep.runs.series_data import SeriesData
 
 FITTED = 30_000
 """Training windows that ridge regression is fitted to."""
+SMOOTHED = 1000
+"""Windows up to which ETS and Theta are fitted: one fit of each a window takes up to a second."""
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -77,6 +80,8 @@ class SeriesRivals:
             if len(np.unique(windows.series)) == windows.number:
                 found["Naive2"] = self._ruled(windows, lambda h, horizon: naive2(h, horizon, season))
             found["ridge on lags"] = self._ridge(windows)
+            if not quick and windows.number <= SMOOTHED:
+                found |= self._smoothed(windows)
             self._found[split, quick] = (windows, found)
         return self._found[split, quick]
 
@@ -104,13 +109,33 @@ class SeriesRivals:
         spread = sigma[:, None] * np.sqrt(np.arange(horizon) // season + 1)
         return Forecasts(mean, mean[..., None] + spread[..., None] * ndtri(np.array(LEVELS)))
 
+    def _smoothed(self, windows: Windows) -> dict[str, Forecasts]:
+        """ETS, with bands of normal errors, and Theta, fitted to the history before each window."""
+        from scipy.special import ndtri
+
+        panel, season = self.data.panel, self.learned.season
+        means, deviations, thetas = [], [], []
+        for series, row in zip(windows.series, windows.rows, strict=True):
+            history = filled(panel.values(int(series))[:row])
+            mean, deviation = ets(history, windows.horizon, season)
+            means.append(mean)
+            deviations.append(deviation)
+            thetas.append(theta(history, windows.horizon, season))
+        bands = np.stack(means)[..., None] + np.stack(deviations)[..., None] * ndtri(np.array(LEVELS))
+        return {
+            "ETS": Forecasts(self._in_units(np.stack(means), windows), self._in_units(bands, windows)),
+            "Theta": Forecasts(self._in_units(np.stack(thetas), windows)),
+        }
+
     def _in_units(self, values: Floats, windows: Windows) -> Floats:
         """Values of the data as errors are measured on them."""
         if self.data.section.figures == "values":
             return values
         shift, scale = self.learned.scales_of(self.data.panel)
-        taken = np.log(values) if self.learned.scaling == "log" else values
-        return (taken - shift[windows.series][:, None]) / scale[windows.series][:, None]
+        taken = np.log(np.maximum(values, 1e-300)) if self.learned.scaling == "log" else values
+        extent = (slice(None), *(None,) * (values.ndim - 1))
+        found: Floats = (taken - shift[windows.series][extent]) / scale[windows.series][extent]
+        return found
 
     def _ridge(self, windows: Windows) -> Forecasts:
         """One regression for all series, on differences from the last value; λ by the split "valid"."""

@@ -87,9 +87,13 @@ class Forecast(Task[ForecastRecipe]):
         return Forecaster(self.recipe.model, self.learned.shape, self.code.find)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Windows:
-        """Windows in any order to learn from, in order else."""
+        """Windows: in any order to learn from, which the model begins with; in order else."""
         learn, most = purpose == "learn", VALIDATED if purpose == "validate" else None
-        return self.series.windows(split, self.learned, self.recipe.train.batch_size if learn else SCORED, learn, most)
+        size = self.recipe.train.batch_size if learn else SCORED
+        windows = self.series.windows(split, self.learned, size, learn, most)
+        if learn:
+            model.begin(windows)
+        return windows
 
     def objective(self, model: Any, batch: WindowBatch, state: State) -> Iterator[Loss]:
         """The loss of the head on all values that follow a window."""
