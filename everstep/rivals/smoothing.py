@@ -43,6 +43,7 @@ def ets(history: Floats, horizon: int, season: int) -> tuple[Floats, Floats]:
         ConfigError: statsmodels is missing.
     """
     check_installed()
+    from pandas import Series  # statsmodels foretells of nothing else
     from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 
     known = history[-LONGEST:]
@@ -52,11 +53,12 @@ def ets(history: Floats, horizon: int, season: int) -> tuple[Floats, Floats]:
     more = {"seasonal": "add", "seasonal_periods": season} if seasonal else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of optimisers that stop early: the fit is used as it is
-        fitted = ETSModel(known, error="add", trend="add", damped_trend=True, **more).fit(disp=False, maxiter=200)
+        fitted = ETSModel(Series(known), error="add", trend="add", damped_trend=True, **more).fit(
+            disp=False, maxiter=200
+        )
         found = fitted.get_prediction(start=len(known), end=len(known) + horizon - 1)
-        upper = np.asarray(found.pred_int(alpha=0.3173))[:, 1]
-    mean = np.asarray(found.predicted_mean, np.float64)
-    return mean, np.maximum(upper - mean, 0.0)
+    variance = np.asarray(found.forecast_variance, np.float64)
+    return np.asarray(found.predicted_mean, np.float64), np.sqrt(np.maximum(variance, 0.0))
 
 
 def theta(history: Floats, horizon: int, season: int) -> Floats:
