@@ -13,6 +13,7 @@ from everstep.data.readers.labelled import read_labelled
 from everstep.data.readers.trees import read_trees
 from everstep.errors import ConfigError
 from everstep.rivals import Rival, WordTexts, text_classes, text_rivals
+from everstep.rivals.class_means import ClassMeans
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed")
 
@@ -130,9 +131,30 @@ def test_a_class_that_training_never_saw_costs_infinitely():
     assert all(rival.nats == math.inf and rival.accuracy <= 0.5 for rival in found[1:])
 
 
-def test_very_many_classes_leave_the_majority():
-    train = WordTexts([["a"]] * 1000, np.arange(1000))
-    assert [rival.name for rival in text_rivals(train, train, classes=1000)] == ["majority class"]
+def test_very_many_classes_are_told_by_their_means(monkeypatch):
+    train, valid, test = (drawn(count, seed, 300) for count, seed in ((3000, 0), (300, 1), (300, 2)))
+    found = text_rivals(train, test, valid, classes=400)
+    assert [rival.name for rival in found][:3] == ["majority class", "bag of words", "bag of n-grams"]
+    assert all(rival.texts == 3000 for rival in found)
+    bag = by_name(found)["bag of words"]
+    assert bag.accuracy > 20 * found[0].accuracy
+    assert bag.nats < found[0].nats - 1
+    assert bag.chosen.startswith("β = ")
+    monkeypatch.setattr(text_classes, "_AT_ONCE", 1000)  # two texts at a time
+    again = by_name(text_rivals(train, test, valid, classes=400))["bag of words"]
+    assert (again.accuracy, again.nats) == (bag.accuracy, pytest.approx(bag.nats, rel=1e-12))
+
+
+def test_class_means_by_hand():
+    from scipy.sparse import csr_array
+
+    vectors = np.array([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    model = ClassMeans(csr_array(vectors), np.array([5, 5, 2]), sharpness=3.0)
+    mean = vectors[:2].mean(0)
+    scores = 3 * np.array([[0.0, vectors[1] @ mean / np.linalg.norm(mean)]])
+    want = scores - np.log(np.exp(scores).sum())
+    assert list(model.classes_) == [2, 5]
+    np.testing.assert_allclose(model.predict_log_proba(csr_array(vectors[1:2])), want, rtol=1e-12)
 
 
 def test_what_is_missing_is_told(monkeypatch):

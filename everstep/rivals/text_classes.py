@@ -1,7 +1,8 @@
 """Baselines for text classifiers, which ignore word order or see a window of words.
 
-Each is a logistic regression on another set of binary features, so that the measures compare the features. Features are
-weighted by inverse document frequency, and the vector of every text has norm 1.
+Each is a logistic regression (class means where there are very many classes) on another set of binary features, so that
+the measures compare the features. Features are weighted by inverse document frequency, and the vector of every text has
+norm 1.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from numpy.typing import NDArray
 
 from everstep.errors import ConfigError, counted
 from everstep.measures import ClassMeasures, class_measures
+from everstep.rivals.class_means import ClassMeans
 
 STRENGTHS = (1.0, 4.0, 16.0)
 """C, the inverse strength of the penalty; chosen on held-out texts."""
 BIG_WINDOW = 50
 MOST_CLASSES = 200
-"""With more classes, only the majority class is computed; the others would take minutes and gigabytes."""
-_DEFAULT_STRENGTH = 4.0
+"""With more classes, class means take the place of logistic regression, which would take minutes and gigabytes."""
+SHARPNESSES = (5.0, 20.0, 80.0)
+"""Values of β of the class means, from which held-out texts choose."""
+_DEFAULT_STRENGTH, _DEFAULT_SHARPNESS = 4.0, 20.0
+_AT_ONCE = 4_000_000  # scores of texts and classes in memory
 _MOST_WORDS = 2_000_000  # training words for two classes; bounds memory and time
 _MOST_WEIGHTS = 5_000_000  # weights of all classes; the solver allocates about twenty times as much
 _STEPS = 1000
@@ -90,8 +95,11 @@ def text_rivals(
     - *last 5 words* (`window`): the word at each of the last positions, as a feed-forward network would read them.
     - *one big window*: the same for as many positions as the longest training text has words, at most 50.
 
+    With more than `MOST_CLASSES` classes, each of these compares a text with the mean m_k of each class (Rocchio 1971)
+    instead of logistic regression: p(k | x) ∝ e^(β cos(x, m_k)). β is chosen like C, by default 20.
+
     C and n are chosen by the accuracy on `valid` (ties by fewer nats); without `valid`, C = 4 and n = 2. The test texts
-    choose nothing. If `train` has more than `most_words` words (fewer for more than 20 classes), an even sample of the
+    choose nothing. If `train` has more than `most_words` words (fewer for 21 to 200 classes), an even sample of the
     texts is used, with at least one of each class; `Rival.texts` says how many.
 
     Args:
@@ -114,9 +122,7 @@ def text_rivals(
     require_scikit_learn()
     _check(train, test, valid, classes)
     found = [_majority(train, test, classes)]
-    if classes > MOST_CLASSES:
-        return found
-    train = _at_most(train, min(most_words, 20 * most_words // classes))
+    train = _at_most(train, most_words if classes > MOST_CLASSES else min(most_words, 20 * most_words // classes))
     big = min(max(map(len, train.words)), BIG_WINDOW)
     kinds: list[tuple[str, list[tuple[str, Features]]]] = [
         ("bag of words", [("", partial(n_grams, longest=1))]),
@@ -213,26 +219,35 @@ def _regression(
 
 
 def _fits(told: str, features: Features, train: WordTexts, valid: WordTexts | None, classes: int) -> Iterator[_Fit]:
-    """One model for each C."""
-    from sklearn.exceptions import ConvergenceWarning
+    """One model for each C, or each β."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
 
-    most = _MOST_WEIGHTS // (1 if classes == 2 else classes)
+    most = _MOST_WEIGHTS // (1 if classes == 2 or classes > MOST_CLASSES else classes)
     vectors = TfidfVectorizer(analyzer=features, binary=True, max_features=most)
     given = vectors.fit_transform(train.words)
     held_out = None if valid is None else vectors.transform(valid.words)
-    for strength in (_DEFAULT_STRENGTH,) if valid is None else STRENGTHS:
-        two = len(np.unique(train.targets)) == 2
-        model = LogisticRegression(C=strength, solver="liblinear" if two else "lbfgs", max_iter=_STEPS, random_state=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(given, train.targets)
+    letter, strengths, default = ("C", STRENGTHS, _DEFAULT_STRENGTH)
+    if classes > MOST_CLASSES:
+        letter, strengths, default = ("β", SHARPNESSES, _DEFAULT_SHARPNESS)
+    for strength in (default,) if valid is None else strengths:
+        make = ClassMeans if classes > MOST_CLASSES else _logistic_regression
+        model = make(given, train.targets, strength)
         if valid is None:
             yield _Fit(vectors.transform, model, "", None)
         else:
-            chosen = ", ".join(part for part in (told, f"C = {strength:g}") if part)
+            chosen = ", ".join(part for part in (told, f"{letter} = {strength:g}") if part)
             yield _Fit(vectors.transform, model, chosen, _measured(model, held_out, valid.targets, classes))
+
+
+def _logistic_regression(vectors: Any, targets: NDArray[np.int64], strength: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    two = len(np.unique(targets)) == 2
+    model = LogisticRegression(C=strength, solver="liblinear" if two else "lbfgs", max_iter=_STEPS, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(vectors, targets)
 
 
 def _rank(fit: _Fit) -> tuple[float, float]:
@@ -240,10 +255,18 @@ def _rank(fit: _Fit) -> tuple[float, float]:
 
 
 def _measured(model: Any, vectors: Any, targets: NDArray[np.int64], classes: int) -> ClassMeasures:
-    known = model.predict_log_proba(vectors)
-    logs = np.full((len(targets), classes), -np.inf)
-    logs[:, model.classes_] = known
-    return class_measures(targets, logs.argmax(axis=1), classes, -logs[np.arange(len(targets)), targets])
+    """Some texts at a time, so that very many classes fit in memory."""
+    guesses, nats = np.empty(len(targets), np.int64), np.full(len(targets), np.inf)
+    place = np.full(classes, -1)
+    place[model.classes_] = np.arange(len(model.classes_))
+    some = max(1, _AT_ONCE // classes)
+    for start in range(0, len(targets), some):
+        part = slice(start, start + some)
+        logs = model.predict_log_proba(vectors[part])
+        guesses[part] = model.classes_[logs.argmax(axis=1)]
+        at = place[targets[part]]
+        nats[part] = np.where(at < 0, np.inf, -logs[np.arange(len(at)), at])
+    return class_measures(targets, guesses, classes, nats)
 
 
 def _rival(name: str, measured: ClassMeasures, start: float, chosen: str, train: WordTexts) -> Rival:
