@@ -20,7 +20,7 @@ from everstep.look.curves import Curves, curve_words
 from everstep.look.flow import Flow, draw_flow
 from everstep.look.gates import DIVERGING, Activity, saturation_words
 from everstep.look.memory import ContextCurve, context_change, draw_context
-from everstep.look.memory_pictures import rate_words
+from everstep.look.over_passages.memory_pictures import rate_words
 from everstep.look.remedy_results import Grid, Reach, remedy_words
 from everstep.look.search_results import search_words
 from everstep.look.surface import plane_picture

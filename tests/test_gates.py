@@ -28,8 +28,9 @@ from everstep.look.gates import (
     units_text,
 )
 from everstep.look.gates_page import gates_html
-from everstep.look.unit_pictures import read
-from everstep.runs.pictures import draw_gates, draw_units
+from everstep.look.over_passages import gate_pictures, unit_pictures
+from everstep.look.over_passages.unit_pictures import read
+from everstep.runs.pictures import draw_over
 
 D, H, T = 3, 4, 11
 
@@ -348,12 +349,12 @@ def test_a_run_is_read_character_by_character(run: Any, passage: Path) -> None:
 
 
 def test_pictures_of_a_run(run: Any, passage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("look.unit_pictures.EXCERPT", 40), ("look.unit_pictures.PASSAGE", 60)):
-        monkeypatch.setattr(f"everstep.{name}", value)
-    for name, value in (("PASSAGE", 60), ("LONG", 400)):
-        monkeypatch.setattr(f"everstep.runs.pictures.{name}", value)
+    for name, value in (("CHARACTERS", 60), ("EXCERPT", 40)):
+        monkeypatch.setattr(gate_pictures, name, value)
+    for name, value in (("CHARACTERS", 400), ("SHOWN_CHARACTERS", 60)):
+        monkeypatch.setattr(unit_pictures, name, value)
     text = passage.read_text(encoding="utf-8")
-    drawn = [*draw_gates(run, tmp_path / "p", text), *draw_units(run, tmp_path / "p", text)]
+    drawn = [*draw_over(gate_pictures, run, tmp_path / "p", text), *draw_over(unit_pictures, run, tmp_path / "p", text)]
     assert [path.name for path, _ in drawn] == [
         *("units.png", "units.html", "gates.png", "saturation.png", "properties.md", "property.png", "property.html")
     ]
@@ -366,13 +367,13 @@ def test_pictures_of_a_run(run: Any, passage: Path, tmp_path: Path, monkeypatch:
 def test_a_run_without_gates_or_text(run: Any, passage: Path, tmp_path: Path) -> None:
     plain = es.train("text-bytes", tmp_path / "rnn", overrides=[f"data.train={passage}", *SMALL, "model.cell=RNN"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("everstep.look.unit_pictures.EXCERPT", 20)
-        patch.setattr("everstep.runs.pictures.PASSAGE", 40)
-        assert [path.name for path, _ in draw_gates(plain, tmp_path / "p")] == ["units.png", "units.html"]
+        patch.setattr(gate_pictures, "EXCERPT", 20)
+        patch.setattr(gate_pictures, "CHARACTERS", 40)
+        assert [path.name for path, _ in draw_over(gate_pictures, plain, tmp_path / "p")] == ["units.png", "units.html"]
     with pytest.raises(DataError, match="empty"):
-        draw_gates(run, tmp_path, "\n\n")
+        draw_over(gate_pictures, run, tmp_path, "\n\n")
 
     class Silent:
         task = object()  # a job that shows no passages
 
-    assert draw_units(Silent(), tmp_path) == []  # type: ignore[arg-type]
+    assert draw_over(unit_pictures, Silent(), tmp_path) == []  # type: ignore[arg-type]

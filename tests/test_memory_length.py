@@ -17,7 +17,8 @@ import everstep as es
 from everstep.errors import DataError
 from everstep.look.flow import Flow, gradient_flow
 from everstep.look.memory import context_change, context_loss, draw_context, memory_by_gradient
-from everstep.runs.pictures import draw_memory
+from everstep.look.over_passages import memory_pictures
+from everstep.runs.pictures import draw_over
 from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
 
@@ -133,7 +134,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_run_is_drawn_with_sentences(run: Run, tmp_path: Path) -> None:
-    found = draw_memory(run, tmp_path / "pictures")
+    found = draw_over(memory_pictures, run, tmp_path / "pictures")
     names = ["gradient-flow", "sensitivity", "spectrum", "matrices", "memory"]
     assert [path.name for path, _ in found] == [f"{name}.png" for name in names]
     assert all(imread(path).shape[1] == 1200 for path, _ in found)
@@ -152,7 +153,7 @@ def test_a_gradient_is_followed_below_what_float32_holds(run: Run, tmp_path: Pat
             parameter.mul_(0.01)
             if parameter.dim() == 1:
                 parameter[8:16] -= 2  # of two biases: the forget gates leave σ(−4) = 0.018 of c at each step
-    sentence = draw_memory(run, tmp_path)[0][1]
+    sentence = draw_over(memory_pictures, run, tmp_path)[0][1]
     left = [float(number) for number in re.findall(r": (\S+) after 100 characters", sentence)]
     assert len(left) == 2
     assert all(0 < share < 1e-100 for share in left), left
@@ -169,18 +170,18 @@ def test_the_context_curve_of_a_run_ends_at_its_own_score(run: Run) -> None:
 
 @pytest.mark.parametrize("text", ["ab", "abc\nd", "To be, or not to be\n" * 9])
 def test_a_short_text_is_enough(run: Run, tmp_path: Path, text: str) -> None:
-    assert len(draw_memory(run, tmp_path / "pictures", text)) == 5
+    assert len(draw_over(memory_pictures, run, tmp_path / "pictures", text)) == 5
 
 
 def test_a_text_of_one_token_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"look: the text has 1 token; gradients need two.*Give a longer --text"):
-        draw_memory(run, tmp_path / "pictures", "a")
+        draw_over(memory_pictures, run, tmp_path / "pictures", "a")
     with pytest.raises(DataError, match="the passage is empty"):
-        draw_memory(run, tmp_path / "pictures", "")
+        draw_over(memory_pictures, run, tmp_path / "pictures", "")
 
 
 def test_a_run_whose_text_is_gone_says_so(run: Run, tmp_path: Path) -> None:
     gone = load_task("shakespeare-minute", [f"data.train={tmp_path / 'gone'}"])
     gone.tokenizer = run.task.tokenizer
     with pytest.raises(DataError, match="gone"):
-        draw_memory(Run(tmp_path, gone, run.model), tmp_path / "pictures")
+        draw_over(memory_pictures, Run(tmp_path, gone, run.model), tmp_path / "pictures")

@@ -15,10 +15,10 @@ from untrained import untrained
 import everstep as es
 from everstep.learn.rules import clip_by_global_norm, clip_by_value
 from everstep.look import cliff as cliffs
-from everstep.look import landscape
 from everstep.look.cliff import OneUnit, cliff, cliff_loss, cliff_picture
+from everstep.look.over_passages import landscape
 from everstep.look.surface import Surface, descend, draw_surface, plane_picture, random_plane, surface
-from everstep.runs.pictures import draw_landscape
+from everstep.runs.pictures import draw_over
 from everstep.runs.run import Run
 
 
@@ -176,7 +176,7 @@ def test_the_surface_of_a_run_is_that_of_its_loss_on_the_text(
     monkeypatch.setattr(landscape, "SIDE", 3)
     text = "To be, or not to be: that is the question:\n" * 12
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-    ((path, said),) = draw_landscape(run, tmp_path / "p", text)
+    ((path, said),) = draw_over(landscape, run, tmp_path / "p", text)
     assert (path.name, path.stat().st_size > 10_000) == ("loss-surface.png", True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
     ids = [run.task.tokenizer.begin_id, *run.task.tokenizer.encode(text, line_end=False).tolist()]
@@ -199,7 +199,7 @@ def test_how_much_of_a_text_a_surface_reads(
 ) -> None:
     monkeypatch.setattr(landscape, "SIDE", 3)
     monkeypatch.setattr(landscape, "WORK", work)
-    ((_, said),) = draw_landscape(run, tmp_path, text)
+    ((_, said),) = draw_over(landscape, run, tmp_path, text)
     assert said.endswith(f"Measured on {read:,} characters.")
 
 

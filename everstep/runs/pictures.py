@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
 Drawer: TypeAlias = Callable[[Any, Path, str | None], list[tuple[Path, str]]]
 """A function of a run, a folder and the user's text (or None) to pictures, each with a caption."""
 
-PASSAGE, LONG, REMEMBERED, LANDSCAPE = 600, 6000, 24_000, 12_000
-"""Characters of the passage that is shown, and of those for measuring units, memory, and the loss landscape."""
+PASSAGE = 600
+"""Characters of a passage that is shown."""
 
 
 def draw(run: Run, out: Path, text: Path | None = None) -> Iterator[tuple[Path, str]]:
@@ -53,7 +56,11 @@ def pictures_of(run: Path) -> Path:
 
 def drawers() -> list[Drawer]:
     """The drawers of `look` in order; each draws what the passages of the job allow."""
-    return [draw_learning, draw_beside, draw_own, draw_memory, draw_gates, draw_units, draw_landscape]
+    from everstep.look import over_passages
+
+    names = [f"{over_passages.__name__}.{module.name}" for module in pkgutil.iter_modules(over_passages.__path__)]
+    files = sorted(map(import_module, names), key=lambda picture: int(picture.CHARACTERS))
+    return [draw_learning, draw_beside, draw_own, *(partial(draw_over, picture) for picture in files)]
 
 
 def own_text(run: Run, path: Path) -> str:
@@ -134,40 +141,12 @@ def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path
     return drawn
 
 
-def draw_memory(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """What the model remembers of a text; see `look/memory_pictures.py`."""
-    from everstep.look import memory_pictures
-
-    found = passage(run, text, REMEMBERED)
-    return [] if found is None else memory_pictures.draw_memory(found, out)
-
-
-def draw_gates(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """Gates and units over a passage; see `look/unit_pictures.py`."""
-    from everstep.look import unit_pictures
-
-    found = passage(run, text, PASSAGE)
-    return [] if found is None else unit_pictures.draw_gates(found, out)
-
-
-def draw_units(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """Units that encode properties of a text; see `look/unit_pictures.py`."""
-    from everstep.look import unit_pictures
-
-    found = passage(run, text, LONG)
-    return [] if found is None else unit_pictures.draw_units(found, out)
-
-
-def draw_landscape(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """The loss around the model; see `look/landscape.py`."""
-    from everstep.look import landscape
+def draw_over(picture: Any, run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
+    """The pictures of a file of `look/over_passages/`."""
     from everstep.runs.progress_bar import progress_bar
 
-    found = passage(run, text, LANDSCAPE)
-    if found is None:
-        return []
-    with progress_bar("loss around the model") as progress:
-        return landscape.draw_landscape(found, run.model, out, progress)
+    found = passage(run, text, picture.CHARACTERS)
+    return [] if found is None else picture.draw(found, out, run.model, progress_bar)
 
 
 def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:

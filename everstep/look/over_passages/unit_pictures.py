@@ -1,4 +1,4 @@
-"""Pictures of units: gates and states over a passage, saturation, and units that encode properties of a text."""
+"""Pictures of units that encode properties of a text."""
 
 from __future__ import annotations
 
@@ -7,61 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from everstep.look.gates import Activity
+    from everstep.look.over_passages import Bar
     from everstep.look.passage import Passage
     from everstep.look.units import Telling
 
-EXCERPT, PASSAGE = 300, 600
-"""Characters in a picture of several units, and in any other picture."""
+CHARACTERS, SHOWN_CHARACTERS = 6000, 600
+"""Characters on which units are measured, and in the picture."""
 SHOWN = 3
 REMEMBERED = "inside quotes", "position in the line", "depth of brackets"
 
 
-def draw_gates(given: Passage, out: Path) -> list[tuple[Path, str]]:
-    """Draw the most variable units, the gates of one, a page of all gates, and saturation, each with a caption."""
-    from everstep.look.gates import liveliest, saturation_picture, saturation_words, units_text
-    from everstep.look.gates_page import gates_html
-    from everstep.look.glyphs import note
-
-    if not has_units(given):
-        return []
-    tokens, found = read(given)
-    top, token = found[-1], given.shown
-    memory = "c" if "c" in top.state else next(iter(top.state))
-    units = [(memory, unit) for unit in liveliest(top.state[memory], SHOWN)]
-    part = slice(0, _fitting(tokens, EXCERPT))
-    boxes = note(tokens[part], "units.html")
-    units_text(tokens[part], top.at(part), units, out / "units.png", columns=64)
-    gates_html(tokens, found, out / "units.html")
-    drawn = [
-        (
-            out / "units.png",
-            f"The {len(units)} units of {memory} that vary most, {top.name}: blue is below zero, red above. A unit "
-            f"that keeps one colour over many {token}s remembers something; see what begins and ends it.{boxes}",
-        ),
-        (out / "units.html", "Every gate and unit in a browser: choose by the arrow keys, point at the text."),
-    ]
-    last = units[0][1]
-    size = top.state[memory].shape[1]
-    gates = [(name, last) for name, values in top.gates.items() if name not in top.state and values.shape[1] == size]
-    if gates:
-        units_text(tokens[part], top.at(part), gates[:SHOWN], out / "gates.png", columns=64)
-        named = ", ".join(name for name, _ in gates[:SHOWN])
-        what = f"The gates {named} of unit {last}, {top.name}, the one that varies most: dark is open, light is closed."
-        drawn.append((out / "gates.png", what + boxes))
-    if any(activity.gates for activity in found):
-        saturation_picture(found, out / "saturation.png")
-        drawn.append((out / "saturation.png", saturation_words(found)))
-    return drawn
-
-
-def draw_units(given: Passage, out: Path) -> list[tuple[Path, str]]:
+def draw(found: Passage, out: Path, model: nn.Module, bar: Bar) -> list[tuple[Path, str]]:
     """Draw a table of units that encode properties of the text, and the best of them over a passage."""
     from everstep.look.units import PROPERTIES, predictive_units, table, table_words
 
-    if not has_units(given):
+    if not has_units(found):
         return []
-    tokens, found = read(given)
+    tokens, seen = read(found)
     whole, ends = _ends(tokens)
     rows: dict[str, Sequence[Telling] | str] = {}
     targets: dict[str, list[float]] = {}
@@ -69,18 +34,18 @@ def draw_units(given: Passage, out: Path) -> list[tuple[Path, str]]:
         numbers = measure(whole)
         targets[name] = [numbers[end] for end in ends]
         try:
-            rows[name] = predictive_units(found, targets[name], count=SHOWN)
+            rows[name] = predictive_units(seen, targets[name], count=SHOWN)
         except ValueError as reason:
             rows[name] = str(reason).removeprefix("predictive_units: ").split(",")[0]
     (out / "properties.md").parent.mkdir(parents=True, exist_ok=True)
     (out / "properties.md").write_text(table(rows), encoding="utf-8", newline="\n")
-    drawn = [(out / "properties.md", table_words(rows, len(tokens), given.shown))]
+    drawn = [(out / "properties.md", table_words(rows, len(tokens), found.shown))]
     known = {name: units[0] for name, units in rows.items() if not isinstance(units, str)}
     # any unit can encode the current letter; properties that depend on earlier letters need memory
     known = {name: best for name, best in known.items() if name in REMEMBERED} or known
     if known:
         name = max(known, key=lambda key: (known[key].much != "not", abs(known[key].correlation)))
-        drawn += _draw_property(tokens, found, known[name], targets[name], name, out)
+        drawn += _draw_property(tokens, seen, known[name], targets[name], name, out)
     return drawn
 
 
@@ -93,7 +58,7 @@ def _draw_property(
 
     half = len(tokens) // 2
     start = next((place + 1 for place in range(half, len(tokens) - 1) if tokens[place].endswith("\n")), half)
-    part = slice(start, start + _fitting(tokens[start:], PASSAGE))
+    part = slice(start, start + fitting(tokens[start:], SHOWN_CHARACTERS))
     shown = [activity.at(part) for activity in found]
     property_text(tokens[part], shown, best, target[part], name, out / "property.png")
     property_html(tokens[part], shown, best, target[part], name, out / "property.html")
@@ -103,7 +68,7 @@ def _draw_property(
     ]
 
 
-def _fitting(tokens: Sequence[str], characters: int) -> int:
+def fitting(tokens: Sequence[str], characters: int) -> int:
     """The number of tokens to show: whole lines if possible."""
     length, best = 0, 0
     for place, token in enumerate(tokens, 1):

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from everstep.look.over_passages import Bar
     from everstep.look.passage import Passage
 
+CHARACTERS = 24_000
 TOKENS = 2048  # most tokens of a text
 LAGS, ROWS, SAMPLES = 100, 8, 8
 LONGEST, TARGETS = 150, 192
@@ -19,7 +21,7 @@ STATE = 2 * 10**9  # most n³ over all step Jacobians, and over all powers of a 
 POWERS, LEAST_POWERS, GATES = 50, 8, 6
 
 
-def draw_memory(found: Passage, out: Path) -> list[tuple[Path, str]]:
+def draw(found: Passage, out: Path, model: nn.Module, bar: Bar) -> list[tuple[Path, str]]:
     """Draw what a model that predicts each step remembers of a passage, each picture with a caption.
 
     Raises:
