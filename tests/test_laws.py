@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import CELLS, LAYERS, LONG, OWN_DERIVATIVES, refused
+from laws import APART, CELLS, JOINED, LAYERS, LONG, OWN_DERIVATIVES, D, example, refused
 from torch import Tensor
 
 import everstep as es
+from everstep import wirings
 from everstep.backends.dispatch import BACKENDS
 from everstep.state import leaves, map_state, renewed, select, unflatten
 
@@ -125,6 +126,17 @@ def named_backends(layer: es.Layer, xs: Tensor) -> list[str]:
         return ["auto"]
     taken = [n for n in BACKENDS if n != "reference" and refused(BACKENDS[n], layer, xs, None, None) is None]
     return taken if "fused" in taken else ["auto", *taken]
+
+
+def test_wirings_join_by_themselves() -> None:
+    exported = {name: getattr(wirings, name) for name in es.__all__ if hasattr(wirings, name)}
+    layers = {name: kind for name, kind in exported.items() if isinstance(kind, type) and issubclass(kind, es.Layer)}
+    assert {*layers} <= {name.split()[0] for name in LAYERS} | {*APART} | {*JOINED}
+    for name in ("Bidirectional", "Delay", "Parallel", "RecurrentDropout", "Residual", "TimeSkip", "Window"):
+        layer = example(layers[name])
+        assert layer(torch.randn(2, 3, D))[0].shape == (2, 3, layer.output_size)
+    with pytest.raises(TypeError, match=r"TimeDistributed\(module: nn.Module\): give it a line of LAYERS"):
+        example(es.TimeDistributed)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -34,7 +34,8 @@ def learnable(cell: es.Cell) -> bool:
 
 
 NOTHING_TO_LEARN = {
-    "Accumulator", "Identity", "Dropout", "Window", "FeedForward", "TimeDistributed", "Reservoir", "Reservoirs",
+    "Accumulator", "Identity", "Dropout", "Window", "FeedForward", "TimeDistributed", "Reservoir",
+    "Parallel reservoirs",
 }  # fmt: skip
 LEARNABLE = [name for name in CELLS if name not in NOTHING_TO_LEARN]
 

@@ -20,7 +20,7 @@ from everstep.tracing.trace import is_free, trace
 OUTSIDE = torch.tensor([0.5, -1.0, 2.0])
 
 
-SPARSE = {"Reservoir", "Reservoirs", "EchoState", "EchoState feedback"}
+SPARSE = {"Reservoir", "Parallel reservoirs", "EchoState", "EchoState feedback"}
 """Sparse products are no operation of the engine; reservoirs have a loop of their own."""
 CHANGES_A_FREE_LEAF = {"Attend coverage"}
 

@@ -24,6 +24,8 @@ class Bernoulli(Head):
     Parameters: `weight` (K, D), initially uniform in ±1/√D; `bias` (K,), initially zero.
     """
 
+    targets = "labels"
+
     def __init__(self, input_size: int, classes: int):
         super().__init__()
         self.input_size, self.classes = input_size, classes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,7 +12,14 @@ from everstep.heads.sum_over_steps import over_steps
 
 
 class Head(nn.Module):
-    """Turns the outputs of a layer, (batch, time, features), into a distribution over targets."""
+    """Turns the outputs of a layer, (batch, time, features), into a distribution over targets.
+
+    Attributes:
+        targets: what the target of a step is: "class", one of K; "labels", (K,) of 0 and 1; None: something else. Heads
+            of classes and labels are made from (features, K).
+    """
+
+    targets: ClassVar[Literal["class", "labels"] | None] = None
 
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """−Σ_t log p(target_t | y_t) of every row, (batch,), in nats; padding is ignored."""
@@ -38,6 +47,8 @@ class Categorical(Head):
 
     Parameters: `weight` (K, D or E), initially uniform in ±1/√D; `bias` (K,), initially zero.
     """
+
+    targets = "class"
 
     def __init__(self, input_size: int, classes: int, *, tied: Tensor | None = None, label_smoothing: float = 0.0):
         super().__init__()

@@ -63,6 +63,7 @@ class CRF(Head):
             shape, a target that is not a tag or is forbidden, or a row whose length no allowed sequence has.
     """
 
+    targets = "class"
     allowed_transitions: Tensor | None
     allowed_start: Tensor | None
     allowed_end: Tensor | None

@@ -31,6 +31,8 @@ class Cumulative(Head):
         ValueError: fewer than two classes.
     """
 
+    targets = "class"
+
     def __init__(self, input_size: int, classes: int):
         super().__init__()
         if classes < 2:
