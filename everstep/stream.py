@@ -22,7 +22,8 @@ from everstep.backends.fused.runtime.program import address
 from everstep.backends.fused.runtime.work_layout import Rows, layout, numbers, table
 from everstep.cell import Cell
 from everstep.native import build, toolchain
-from everstep.native.call_table import CallTable, Slot
+from everstep.native.c_tables import Slot, int64_array
+from everstep.native.call_table import CallTable
 from everstep.native.kernels import GATE, Kernels, kernels
 from everstep.native.plain_memory import OPAQUE, plain
 from everstep.state import State, as_large, check_nest, leaves, unflatten
@@ -321,7 +322,7 @@ class Stream:
         brings += [matrix.data_ptr() for matrix in matrices]
         told, jobs, packs = table(program.kernels, program.code, entries, factors, len(brings), False)
         brings += [stride for matrix in matrices for stride in matrix.stride()]
-        self._brings = (ctypes.c_int64 * len(brings))(*brings)
+        self._brings = int64_array(brings)
         self._form = CallTable(program.run, told)
         self._call = self._form.address, ctypes.addressof(self._brings)
         self._held = arrays, rows, gate, memory, constants, before

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-import everstep
+from everstep.native.source import source_text
 
-SOURCE = Path(everstep.__file__).parent / "native" / "kernels.cpp"
 FLAGS = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
 MACHINES = {"native": "-march=native", "baseline": "-mtune=generic"}
 BODY = CFUNCTYPE(None, c_void_p, c_int64, c_int64)
@@ -33,7 +32,9 @@ def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     if compiler is None:
         pytest.skip("no C++ compiler (c++) on this machine")
     out = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    subprocess.run([compiler, *FLAGS, MACHINES[request.param], str(SOURCE), "-o", str(out)], check=True)
+    source = out.with_suffix(".cpp")
+    source.write_text(source_text("kernels.cpp"), "utf-8")
+    subprocess.run([compiler, *FLAGS, MACHINES[request.param], str(source), "-o", str(out)], check=True)
     lib = ctypes.CDLL(str(out))
     size = c_int64
     for s, real in REAL.items():

@@ -14,8 +14,9 @@ import everstep as es
 from everstep.backends.fused.backend import _rows
 from everstep.backends.fused.runtime.work_layout import Rows
 from everstep.native import products, toolchain
+from everstep.native.c_tables import OverSteps, Padding, SumsHeader, Way, int64_array
 from everstep.native.kernels import has_bf16, kernels
-from everstep.native.products import ALL, BEFORE, USED, USED_BEFORE, columns, mm, transposed, workspace_over_steps
+from everstep.native.products import columns, mm, transposed, workspace_over_steps
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -203,13 +204,13 @@ def gathered(x: Tensor, others: Tensor, rows: Rows, way: int) -> Tensor:
     found, here = [], 0
     for r, length in enumerate(rows.length.tolist()):
         for step in range(length):
-            before = way in (BEFORE, USED_BEFORE)
+            before = way in (Way.BEFORE, Way.USED_BEFORE)
             if before and rows.resets is not None and rows.resets[here]:
                 found.append(others[rows.count + r])
             elif before and step == 0:
                 found.append(others[r])
             else:
-                place = here if way in (ALL, BEFORE) else r * rows.time + step
+                place = here if way in (Way.ALL, Way.BEFORE) else r * rows.time + step
                 found.append(x[place - before])
             here += 1
     return torch.stack(found) if found else x[:0]
@@ -230,23 +231,23 @@ def test_rows_of_steps(lengths: list[int], resets: bool, dtype: torch.dtype, bf1
         g, padded, others = (
             torch.randn(k, w, dtype=dtype) for k, w in ((rows.steps, m), (count * time, n), (2 * count, n))
         )
-        array, width = torch.randn(count * time, 4, dtype=dtype), 4 * dtype.itemsize
-        wanted = array.clone()
+        values, width = torch.randn(count * time, 4, dtype=dtype), 4 * dtype.itemsize
+        wanted = values.clone()
         for r, length in enumerate(lengths):
             wanted[r * time + length : (r + 1) * time] = 0
-        for way in (ALL, USED, BEFORE, USED_BEFORE):
-            x = padded if way in (USED, USED_BEFORE) else padded[: rows.steps]
+        for way in (Way.ALL, Way.USED, Way.BEFORE, Way.USED_BEFORE):
+            x = padded if way in (Way.USED, Way.USED_BEFORE) else padded[: rows.steps]
             found = []
-            for threads, of, how in ((1, gathered(x, others, rows, way), ALL), (1, x, way), (3, x, way)):
+            for threads, of, how in ((1, gathered(x, others, rows, way), Way.ALL), (1, x, way), (3, x, way)):
                 out = torch.full((m, n), torch.nan, dtype=dtype)
                 room = workspace_over_steps(dtype, rows.steps, m, n)
                 memory = torch.empty(threads * room, dtype=dtype)
-                table = [1, 0, 1, memory.data_ptr(), room, *rows.addresses[:3], count, time]
-                table += [g.data_ptr(), m, of.data_ptr(), n, rows.steps, m, n, out.data_ptr(), n]
-                table += [how, others.data_ptr(), n, array.data_ptr(), width]
-                numbers = (ctypes.c_int64 * len(table))(*table)
+                header = SumsHeader(1, 0, 1, memory.data_ptr(), room, *rows.addresses[:3], count, time)
+                sizes = (rows.steps, m, n)
+                one = OverSteps(g.data_ptr(), m, of.data_ptr(), n, *sizes, out.data_ptr(), n, how, others.data_ptr(), n)
+                numbers = int64_array(header, one, Padding(values.data_ptr(), width))
                 kernels(dtype, bf16).run(columns(dtype, bf16), ctypes.addressof(numbers), threads)
                 found.append(out)
             assert torch.equal(found[0], found[1]), (way, m, n)
             assert torch.equal(found[0], found[2]), (way, m, n)
-        assert torch.equal(array, wanted)
+        assert torch.equal(values, wanted)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from everstep.native.c_tables import Count, Entry, Integers, IntegersOut, Numbers, NumbersOut, int64_array
 from everstep.native.kernels import kernels, loops
 from everstep.native.memory_pool import empty
 from everstep.native.plain_memory import plain, watched
@@ -19,6 +20,48 @@ _VECTOR = 64
 """Bytes of a vector register."""
 _SHARE = 1 << 18
 """Number of multiplications above which one more thread pays off."""
+
+
+_Moves: TypeAlias = Annotated[Entry, "int32_t*"]
+
+
+class ChainCall(NamedTuple):
+    """What a compiled loop reads.
+
+    Attributes:
+        batch, time, tags, wide: sizes; `wide`: tags, padded to whole vectors.
+        scores, transitions, start, end: (batch, time, tags), (tags, tags), (tags,), (tags,).
+        lengths, target: (batch,) and (batch, time), or null: all steps, and log Z.
+        state, sums: (batch, time, wide), or null: a, and Σ_i e^(a_i) W_ij, or −1 where it is made of logarithms.
+        nats, gradient: (batch,), and the gradient of it.
+        by_scores, by_chain: (batch, time, tags), and of each thread (tags + 2, wide): by transitions, start, end.
+        best, moves: (batch, time), and of each thread (time, wide): from which tag.
+        memory: of each thread (2 tags + 8, wide).
+    """
+
+    batch: Count
+    time: Count
+    tags: Count
+    wide: Count
+    scores: Numbers
+    transitions: Numbers
+    start: Numbers
+    end: Numbers
+    lengths: Integers
+    target: Integers
+    state: NumbersOut
+    sums: NumbersOut
+    nats: NumbersOut
+    gradient: Numbers
+    by_scores: NumbersOut
+    by_chain: NumbersOut
+    best: IntegersOut
+    moves: _Moves
+    memory: NumbersOut
+
+
+_OWN = ("state", "sums", "nats", "gradient", "by_scores", "by_chain", "best", "moves")
+"""What only some of the loops read or write."""
 
 
 def available(*tensors: Tensor | None) -> bool:
@@ -34,7 +77,7 @@ def available(*tensors: Tensor | None) -> bool:
 
 
 def _library() -> ctypes.CDLL | None:
-    return loops("chain", _LOOPS, "CRF runs step by step, slowly")
+    return loops("chain", ChainCall, _LOOPS, "CRF runs step by step, slowly")
 
 
 class _Call:
@@ -51,16 +94,23 @@ class _Call:
         self.threads = max(1, min(torch.get_num_threads(), self.batch, work // _SHARE))
 
     def run(self, loop: str, **own: Tensor | None) -> None:
-        """Run `es_chain_LOOP`; `own` are some of state, sums, nats, gradient, by_scores, by_chain, best and moves."""
+        """Run `es_chain_LOOP`; `own` are some of `_OWN`."""
         library = _library()
         assert library is not None
         memory = self.scores.new_empty(self.threads, 2 * self.tags + 8, self.wide)
-        names = ("state", "sums", "nats", "gradient", "by_scores", "by_chain", "best", "moves")
-        tensors = (self.scores, *self.chain, self.lengths, self.target, *map(own.get, names), memory)
-        places = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        table = (ctypes.c_int64 * (4 + len(places)))(self.batch, self.time, self.tags, self.wide, *places)
-        dtype = self.scores.dtype
-        kernels(dtype).parallel(getattr(library, f"es_chain_{loop}_{_NAMES[dtype]}"), table, self.threads)
+        given = dict(zip(("transitions", "start", "end"), self.chain, strict=True))
+        arrays: dict[str, Tensor | None] = {
+            "scores": self.scores,
+            **given,
+            "lengths": self.lengths,
+            "target": self.target,
+            "memory": memory,
+        }
+        arrays |= {name: own.get(name) for name in _OWN}
+        places = {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in arrays.items()}
+        table = ChainCall(self.batch, self.time, self.tags, self.wide, **places)
+        numbers, dtype = int64_array(table), self.scores.dtype
+        kernels(dtype).parallel(getattr(library, f"es_chain_{loop}_{_NAMES[dtype]}"), numbers, self.threads)
 
 
 class _Nats(torch.autograd.Function):

@@ -6,7 +6,8 @@
 // above LEAST; a smaller sum is made anew of K logarithms. So the result is exact, however far apart scores are.
 //
 // Rows of K numbers are padded to `wide`, whole vectors, by what never counts. What differences are taken of is added up
-// in double. Plain C interface; compiled behind math.h; GCC or Clang vector extensions.
+// in double. Plain C interface; compiled behind math.h and `ChainCall` of heads/compiled_chain.py; GCC or Clang vector
+// extensions.
 
 namespace {
 
@@ -28,22 +29,9 @@ template <class T> inline typename Vector<T>::type load(const T* from) {
 
 template <class T> inline void store(T* to, typename Vector<T>::type v) { __builtin_memcpy(to, &v, sizeof v); }
 
-template <class T> struct Call {
-  int64_t batch, time, tags, wide;
-  const T *scores, *transitions, *start, *end;  // (batch, time, tags), (tags, tags), (tags,), (tags,)
-  const int64_t* lengths;                       // (batch,) or null
-  const int64_t* target;                        // (batch, time), or null: log Z
-  T* state;                                     // (batch, time, wide): a, or null: it is not kept
-  T* sums;                                      // (batch, time, wide): Σ_i e^(a_i) W_ij; −1: made of logarithms
-  T* nats;                                      // (batch,)
-  const T* gradient;                            // (batch,), of nats
-  T* by_scores;                                 // (batch, time, tags)
-  T* by_chain;                                  // of each thread (tags + 2, wide): by A, start, end
-  int64_t* best;                                // (batch, time)
-  int32_t* moves;                               // of each thread (time, wide): from which tag
-  T* memory;                                    // of each thread, (2 tags + 8) wide
-  int64_t length(int64_t row) const { return lengths ? lengths[row] : time; }
-};
+template <class T> inline int64_t length_of(const ChainCall<T>& call, int64_t row) {
+  return call.lengths ? call.lengths[row] : call.time;
+}
 
 // f(j) for all j, a vector at a time.
 template <class T, class F> inline void each(int64_t wide, F f) {
@@ -89,7 +77,7 @@ template <class T> inline void product(const T* p, const T* M, int64_t tags, int
 }
 
 // W and c, or W transposed.
-template <class T> void weights(const Call<T>& call, bool transposed, T* W, T* c) {
+template <class T> void weights(const ChainCall<T>& call, bool transposed, T* W, T* c) {
   const int64_t tags = call.tags, wide = call.wide;
   each<T>(wide, [&](int64_t j) { c[j] = T(NEVER); });
   for (int64_t i = 0; i < tags; ++i)
@@ -105,7 +93,7 @@ template <class T> void weights(const Call<T>& call, bool transposed, T* W, T* c
 }
 
 // log Σ_i e^(a_i + A_ij).
-template <class T> T logarithm(const Call<T>& call, const T* a, int64_t j) {
+template <class T> T logarithm(const ChainCall<T>& call, const T* a, int64_t j) {
   const T* A = call.transitions + j;
   const int64_t tags = call.tags;
   T most = a[0] + A[0], sum = 0;
@@ -116,7 +104,7 @@ template <class T> T logarithm(const Call<T>& call, const T* a, int64_t j) {
 }
 
 // z = log s + c, and logarithms for sums that are too small, which are −1 from then on.
-template <class T> inline void step(const Call<T>& call, const T* a, const T* W, const T* c, T* p, T* s, T* z) {
+template <class T> inline void step(const ChainCall<T>& call, const T* a, const T* W, const T* c, T* p, T* s, T* z) {
   each<T>(call.wide, [&](int64_t j) { p[j] = es_exp(a[j]); });
   product(p, W, call.tags, call.wide, s);
   T least = s[0];
@@ -129,8 +117,8 @@ template <class T> inline void step(const Call<T>& call, const T* a, const T* W,
 }
 
 // nats: log Z less the target's score, or log Z itself; infinite where that has no sequence, or the target is forbidden.
-template <class T> void forward_row(const Call<T>& call, int64_t row, const T* W, const T* c, T* memory) {
-  const int64_t tags = call.tags, wide = call.wide, length = call.length(row);
+template <class T> void forward_row(const ChainCall<T>& call, int64_t row, const T* W, const T* c, T* memory) {
+  const int64_t tags = call.tags, wide = call.wide, length = length_of(call, row);
   const T* x = call.scores + row * call.time * tags;
   const int64_t* y = call.target ? call.target + row * call.time : nullptr;
   T *p = memory, *z = p + wide, *own = z + wide;  // two states and the sums, where they are not kept
@@ -167,8 +155,8 @@ template <class T> void forward_row(const Call<T>& call, int64_t row, const T* W
 }
 
 // Derivatives of nats: by the scores what p(tag at t) is, by A what p(tags at t − 1 and t) is, less 1 for the target's.
-template <class T> void backward_row(const Call<T>& call, int64_t row, const T* turned, T* by, T* memory) {
-  const int64_t tags = call.tags, wide = call.wide, length = call.length(row);
+template <class T> void backward_row(const ChainCall<T>& call, int64_t row, const T* turned, T* by, T* memory) {
+  const int64_t tags = call.tags, wide = call.wide, length = length_of(call, row);
   const T gradient = call.gradient[row];
   const T *state = call.state + row * call.time * wide, *sums = call.sums + row * call.time * wide;
   const int64_t* y = call.target ? call.target + row * call.time : nullptr;
@@ -220,10 +208,10 @@ template <class T> void backward_row(const Call<T>& call, int64_t row, const T* 
 }
 
 // The best sequence (Viterbi 1967), the lowest tag of equal ones.
-template <class T> void best_row(const Call<T>& call, int64_t row, const T* A, int32_t* moves, T* memory) {
+template <class T> void best_row(const ChainCall<T>& call, int64_t row, const T* A, int32_t* moves, T* memory) {
   typedef typename Vector<T>::type V;
   typedef decltype(V{} > V{}) Index;
-  const int64_t tags = call.tags, wide = call.wide, length = call.length(row);
+  const int64_t tags = call.tags, wide = call.wide, length = length_of(call, row);
   const T* x = call.scores + row * call.time * tags;
   int64_t* tag = call.best + row * call.time;
   T *a = memory, *z = a + wide;
@@ -263,25 +251,7 @@ enum class What { forward, backward, best };
 
 // Rows in turn; `thread` has memory of its own.
 template <class T, What WHAT> void run(const int64_t* table, int64_t thread, int64_t threads) {
-  const Call<T> call = {table[0],
-                        table[1],
-                        table[2],
-                        table[3],
-                        (const T*)table[4],
-                        (const T*)table[5],
-                        (const T*)table[6],
-                        (const T*)table[7],
-                        (const int64_t*)table[8],
-                        (const int64_t*)table[9],
-                        (T*)table[10],
-                        (T*)table[11],
-                        (T*)table[12],
-                        (const T*)table[13],
-                        (T*)table[14],
-                        (T*)table[15],
-                        (int64_t*)table[16],
-                        (int32_t*)table[17],
-                        (T*)table[18]};
+  const auto call = table_at<ChainCall<T>>(table);
   const int64_t tags = call.tags, wide = call.wide;
   T *const matrix = call.memory + thread * (2 * tags + 8) * wide, *const c = matrix + tags * wide, *const rest = c + wide;
   if (WHAT == What::best)

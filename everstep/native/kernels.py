@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from everstep.native import build, processor, toolchain
+from everstep.native import build, c_tables, processor, toolchain
+from everstep.native.source import source_text
 
 
 @functools.cache
 def _library(numbers: str) -> ctypes.CDLL:
     """The products of one number format, "f32", "f64" or "bf16", compiled at first use."""
-    source = (Path(__file__).with_name("kernels.cpp")).read_text(encoding="utf-8")
     each = ("gemm", "panel", "run", "call", "packed_size")
     symbols = [*(f"es_{name}_{numbers}" for name in each), "es_ragged", "es_barrier", "es_assign", "es_parallel"]
-    library = build.load(f"#define ES_{numbers.upper()}\n{source}", f"kernels-{numbers}", symbols)
+    library = build.load(f"#define ES_{numbers.upper()}\n{source_text('kernels.cpp')}", f"kernels-{numbers}", symbols)
     library.es_set_openmp.argtypes = [ctypes.c_void_p] * 3
     library.es_set_openmp(*_openmp())
     for name in ("es_has_bf16", "es_barrier_bytes", f"es_panel_{numbers}"):
@@ -71,23 +71,23 @@ def _libraries() -> list[str]:
     return list({fields[5] for line in maps.splitlines() if len(fields := line.split(maxsplit=5)) == 6})
 
 
-def loops(name: str, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL | None:
+def loops(name: str, table: type, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL | None:
     """`NAME.cpp` with math.h, compiled at first use; None without a compiler, or, with a notice, if compilation fails.
 
     Args:
         name: the name of the file.
+        table: the table that it reads (`c_tables.py`).
         symbols: its functions, for `Kernels.parallel`.
         otherwise: the consequence of a failure, with which the notice begins.
     """
-    return None if os.environ.get("EVERSTEP_COMPILER") == "none" else _loops(name, symbols, otherwise)
+    return None if os.environ.get("EVERSTEP_COMPILER") == "none" else _loops(name, table, symbols, otherwise)
 
 
 @functools.cache
-def _loops(name: str, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL | None:
-    here = Path(__file__).parent
-    source = "".join((here / file).read_text(encoding="utf-8") for file in ("math.h", f"{name}.cpp"))
+def _loops(name: str, table: type, symbols: tuple[str, ...], otherwise: str) -> ctypes.CDLL | None:
     try:
         kernels(torch.float32)  # provides the threads
+        source = source_text("math.h") + c_tables.declared(table) + source_text(f"{name}.cpp")
         return build.load(source, name, symbols)
     except toolchain.BuildError as error:
         toolchain.notice(name, f"{otherwise}: {error}")
@@ -137,7 +137,7 @@ class Kernels:
         Args:
             loop, table: addresses; 0 for no loop.
             threads: number of threads.
-            jobs: offset in bytes of the descriptions of matrices to pack in the table.
+            jobs: index in the table of the descriptions of matrices to pack (`Packing`).
             count: number of matrices to pack.
         """
         self._run(loop, table, threads, jobs, count)

@@ -9,12 +9,22 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from everstep.native.call_table import NULL, Slot, argument
+from everstep.native.c_tables import (
+    Entry,
+    OverSteps,
+    OverThreads,
+    Packing,
+    Padding,
+    RowsProduct,
+    SumsHeader,
+    argument,
+    int64_array,
+)
 from everstep.native.kernels import kernels
 from everstep.native.memory_pool import empty, scratch
 from everstep.native.plain_memory import plain, watched
@@ -37,10 +47,10 @@ class _Bodies:
         memory.restype, memory.argtypes = ctypes.c_int64, [ctypes.c_int64] * 3
         self.memory = lru_cache(1 << 10)(memory)
 
-    def multiply(self, threads: int, table: Sequence[int], matrix: Sequence[int]) -> None:
+    def multiply(self, threads: int, table: RowsProduct, matrix: Packing) -> None:
         """Pack the matrix, and multiply the rows by it."""
-        numbers = (ctypes.c_int64 * (len(table) + len(matrix)))(*table, *matrix)
-        self.kernels.run(self.rows, ctypes.addressof(numbers), threads, 8 * len(table), 1)
+        numbers = int64_array(table, matrix)
+        self.kernels.run(self.rows, ctypes.addressof(numbers), threads, len(table), 1)
 
 
 _bodies = cache(_Bodies)
@@ -67,70 +77,12 @@ def mm(x: Tensor, w: Tensor) -> Tensor:
     return _product(x, w)
 
 
-ALL, USED, BEFORE, USED_BEFORE = range(4)
-"""Rows of a matrix that belong to a step: by the step's index; by its position in the caller's arrays; and the row of
-the step before, in either order."""
-
-
-class OverSteps(NamedTuple):
-    """The description for C of gᵀ·x, summed over all steps (the gradient of a weight).
-
-    Attributes:
-        g, by_g, x, by_x: (steps, rows) and (steps, columns), and their row strides.
-        steps, rows, columns: the sizes.
-        out, by_out: (rows, columns), the output, and its row stride.
-        way: the row of x for a step: `ALL`, `USED`, `BEFORE`, `USED_BEFORE`.
-        others, by_others: other rows of x, and their stride: those before the first step of each row, then those before
-            resets.
-    """
-
-    g: Slot
-    by_g: int
-    x: Slot
-    by_x: int
-    steps: Slot
-    rows: int
-    columns: int
-    out: Slot
-    by_out: int
-    way: int = ALL
-    others: Slot = NULL
-    by_others: int = 0
-
-
-class OverThreads(NamedTuple):
-    """The description for C of a sum over parts of threads.
-
-    Attributes:
-        parts, threads, by: (threads, numbers), their number, and their stride.
-        size: the number of numbers to sum.
-        out: (size,), the output.
-    """
-
-    parts: Slot
-    threads: Slot
-    by: int
-    size: int
-    out: Slot
-
-
-class Padding(NamedTuple):
-    """The description for C of zeros after the steps of each row of an array (rows, time, …).
-
-    Attributes:
-        array, each: the array, and the bytes of a step.
-    """
-
-    array: Slot
-    each: int
-
-
 def over_steps(
     products: Sequence[OverSteps], totals: Sequence[OverThreads] = (), paddings: Sequence[Padding] = ()
-) -> list[int | Slot]:
+) -> list[Entry]:
     """The table of `columns`, which computes sums over steps, and zeros, in the memory of a call."""
-    table: list[int | Slot] = [len(products), len(totals), len(paddings)]
-    table += map(argument, ("memory", "workspace", "offset", "length", "resets", "rows", "time"))
+    shared = map(argument, SumsHeader._fields[3:])
+    table: list[Entry] = [*SumsHeader(len(products), len(totals), len(paddings), *shared)]
     for one in (*products, *totals, *paddings):
         table += one
     return table
@@ -156,10 +108,13 @@ def transposed(g: Tensor, x: Tensor, *, bf16: bool = False) -> Tensor:
     out, threads = empty(g, rows, width), threads_for(steps * rows * width, torch.get_num_threads())
     workspace = workspace_over_steps(g.dtype, steps, rows, width)
     memory = scratch(g, threads * workspace)
-    table = [1, 0, 0, memory.data_ptr(), workspace, *[0] * 5]
-    table += [g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), steps, rows, width, out.data_ptr(), width]
-    table += [ALL, 0, 0]
-    numbers = (ctypes.c_int64 * len(table))(*table)
+    header = SumsHeader(1, 0, 0, memory.data_ptr(), workspace)
+    one = OverSteps(
+        *(g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0)),
+        *(steps, rows, width, out.data_ptr(), width),
+        others=0,
+    )
+    numbers = int64_array(header, one)
     kernels(g.dtype).run(columns(g.dtype, bf16), ctypes.addressof(numbers), threads)
     return out
 
@@ -182,8 +137,9 @@ def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     line = 64 // x.element_size()
     memory = scratch(x, bodies.kernels.packed_size(depth, columns) + line)
     packed = (memory.data_ptr() + 63) // 64 * 64
-    table = [x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns]
-    matrix = [w.data_ptr(), depth, columns, *w.stride(), packed]
+    table = RowsProduct(x.data_ptr(), x.stride(0), steps, packed, depth, columns, out.data_ptr(), columns)
+    by_depth, by_column = w.stride()
+    matrix = Packing(w.data_ptr(), depth, columns, by_depth, by_column, packed)
     bodies.multiply(threads_for(steps * depth * columns, torch.get_num_threads()), table, matrix)
     return out
 

@@ -8,7 +8,8 @@
 // the batch share one pass over W; a row's result does not depend on the others. Threads own eight rows each, or where
 // rows are few, units of all of them, and wait for one another once a step (in a closed loop twice).
 //
-// Plain C interface; compiled behind math.h; GCC or Clang vector extensions.
+// Plain C interface; compiled behind math.h and `ReservoirLoop` of wirings/reservoir/loop.py; GCC or Clang vector
+// extensions.
 
 namespace {
 
@@ -20,40 +21,17 @@ template <> struct Eight<double> { typedef double type __attribute__((vector_siz
 
 struct Short { uint16_t bits; };  // bfloat16
 
-template <class T> struct Loop {
-  int64_t batch, time, units, connections;
-  const void* weights;
-  const void* columns;
-  double scale;
-  const T* leak;           // (units,)
-  T* ys;                   // (batch, time, units): u_t comes in, h_t goes out …
-  int64_t stride;          // … and from one row to the next it is so far
-  T* state;                // (batch, units)
-  const int64_t* lengths;  // (batch,) or null
-  const uint8_t* resets;   // (batch, time) or null
-  T* memory;               // 2 · 8 · units, rounded up to whole slices, of each thread that owns rows
-  int64_t outputs;         // features of y; 0: the loop is open, and there is nothing of what follows
-  const T* back;           // F (units, outputs)
-  const T* readout;        // R (outputs, units)
-  const T* offset;         // c (outputs,)
-  T* fed;                  // y_{t-1} (batch, outputs)
-  T* made;                 // y_t (batch, time, outputs)
-  bool shared;             // whether threads share the units of all rows
-  void (*barrier)(void*, int64_t);
-  void* gate;
-};
-
 // Who computes a block of rows, and which units of it are this one's: from first to last, padding included.
 struct Team {
   int64_t thread, count, first, last;
-  void (*barrier)(void*, int64_t);
+  Wait barrier;
   void* gate;
   void wait() const {
     if (count > 1) barrier(gate, count);
   }
 };
 
-template <class T> bool live(const Loop<T>& loop, int64_t row, int64_t t) {
+template <class T> bool live(const ReservoirLoop<T>& loop, int64_t row, int64_t t) {
   return !loop.lengths || t < loop.lengths[row];
 }
 
@@ -73,7 +51,7 @@ template <class T> inline typename Eight<T>::type wide(const T* w) {
 }
 
 // W h of one slice of units, without the scale, for one row.
-template <class T, class W, class I> inline void multiply(const Loop<T>& loop, const T* h, T* out, int64_t first) {
+template <class T, class W, class I> inline void multiply(const ReservoirLoop<T>& loop, const T* h, T* out, int64_t first) {
   using V = typename Eight<T>::type;
   const W* w = (const W*)loop.weights + first * loop.connections;
   const I* c = (const I*)loop.columns + first * loop.connections;
@@ -94,7 +72,7 @@ template <class T, class W, class I> inline void multiply(const Loop<T>& loop, c
 }
 
 // The same for eight rows, whose numbers lie interleaved.
-template <class T, class W, class I> inline void multiply_eight(const Loop<T>& loop, const T* h, T* out, int64_t first) {
+template <class T, class W, class I> inline void multiply_eight(const ReservoirLoop<T>& loop, const T* h, T* out, int64_t first) {
   using V = typename Eight<T>::type;
   const W* w = (const W*)loop.weights + first * loop.connections;
   const I* c = (const I*)loop.columns + first * loop.connections;
@@ -131,7 +109,7 @@ inline float quick_tanh(float x) { return es_tanh(x); }
 
 // What a row alone makes of its sums.
 template <class T>
-void settle(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row, int64_t first, int64_t last) {
+void settle(const ReservoirLoop<T>& loop, const T* h, T* next, int64_t t, int64_t row, int64_t first, int64_t last) {
   T* y = loop.ys + row * loop.stride + t * loop.units;
   const T scale = T(loop.scale);
   const T* leak = loop.leak;
@@ -148,7 +126,7 @@ void settle(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row, in
 
 // What up to eight rows, whose numbers lie interleaved, make of theirs.
 template <class T>
-void settle_eight(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t row, int64_t rows, int64_t first,
+void settle_eight(const ReservoirLoop<T>& loop, const T* h, T* next, int64_t t, int64_t row, int64_t rows, int64_t first,
                   int64_t last) {
   const T scale = T(loop.scale);
   bool alive[8] = {};
@@ -170,7 +148,7 @@ void settle_eight(const Loop<T>& loop, const T* h, T* next, int64_t t, int64_t r
 }
 
 // F y_{t-1}, added to what comes from outside.
-template <class T> void feed(const Loop<T>& loop, int64_t row, int64_t t, int64_t first, int64_t last) {
+template <class T> void feed(const ReservoirLoop<T>& loop, int64_t row, int64_t t, int64_t first, int64_t last) {
   T* u = loop.ys + row * loop.stride + t * loop.units;
   const T* y = loop.fed + row * loop.outputs;
   for (int64_t i = first; i < last; ++i)
@@ -178,7 +156,7 @@ template <class T> void feed(const Loop<T>& loop, int64_t row, int64_t t, int64_
 }
 
 // y_t from the state of a row that goes on, zeros from one that has ended.
-template <class T> void read(const Loop<T>& loop, int64_t row, int64_t t) {
+template <class T> void read(const ReservoirLoop<T>& loop, int64_t row, int64_t t) {
   const T* h = loop.ys + row * loop.stride + t * loop.units;
   T* y = loop.made + (row * loop.time + t) * loop.outputs;
   for (int64_t d = 0; d < loop.outputs; ++d) {
@@ -193,7 +171,7 @@ template <class T> void read(const Loop<T>& loop, int64_t row, int64_t t) {
 
 // The whole sequence of one row of the batch, or of up to eight.
 template <class T, class W, class I, int64_t B>
-void block(const Loop<T>& loop, int64_t row, int64_t rows, T* memory, const Team& team) {
+void block(const ReservoirLoop<T>& loop, int64_t row, int64_t rows, T* memory, const Team& team) {
   const int64_t size = (loop.units + SLICE - 1) / SLICE * SLICE * B;
   const int64_t first = team.first, last = team.last < loop.units ? team.last : loop.units;
   T *h = memory, *next = memory + size;
@@ -234,7 +212,7 @@ void block(const Loop<T>& loop, int64_t row, int64_t rows, T* memory, const Team
   team.wait();  // the next rows lie elsewhere in the same memory
 }
 
-template <class T, class W, class I> void run(const Loop<T>& loop, int64_t thread, int64_t threads) {
+template <class T, class W, class I> void run(const ReservoirLoop<T>& loop, int64_t thread, int64_t threads) {
   const int64_t slices = (loop.units + SLICE - 1) / SLICE;
   const Team alone = {0, 1, 0, slices * SLICE, nullptr, nullptr};
   const Team together = {thread,       threads,  slices * thread / threads * SLICE, slices * (thread + 1) / threads * SLICE,
@@ -251,35 +229,12 @@ template <class T, class W, class I> void run(const Loop<T>& loop, int64_t threa
 }
 
 template <class T> void dispatch(const int64_t* table, int64_t thread, int64_t threads) {
-  const Loop<T> loop = {table[0],
-                        table[1],
-                        table[2],
-                        table[3],
-                        (const void*)table[4],
-                        (const void*)table[5],
-                        __builtin_bit_cast(double, table[21]),
-                        (const T*)table[6],
-                        (T*)table[7],
-                        table[20],
-                        (T*)table[8],
-                        (const int64_t*)table[9],
-                        (const uint8_t*)table[10],
-                        (T*)table[11],
-                        table[14],
-                        (const T*)table[15],
-                        (const T*)table[16],
-                        (const T*)table[17],
-                        (T*)table[18],
-                        (T*)table[19],
-                        table[22] != 0,
-                        (void (*)(void*, int64_t))table[23],
-                        (void*)table[24]};
-  const bool short_weights = table[12], short_columns = table[13];
-  if (short_weights && short_columns)
+  const auto loop = table_at<ReservoirLoop<T>>(table);
+  if (loop.short_weights && loop.short_columns)
     run<T, Short, uint16_t>(loop, thread, threads);
-  else if (short_weights)
+  else if (loop.short_weights)
     run<T, Short, int32_t>(loop, thread, threads);
-  else if (short_columns)
+  else if (loop.short_columns)
     run<T, T, uint16_t>(loop, thread, threads);
   else
     run<T, T, int32_t>(loop, thread, threads);

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import struct
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from everstep.native.c_tables import Address, Count, Entry, Flags, Integers, Numbers, NumbersOut, Wait, int64_array
 from everstep.native.kernels import kernels, loops
 from everstep.native.memory_pool import empty
 from everstep.native.plain_memory import plain, watched
@@ -19,6 +20,56 @@ _SLICE = 8  # units interleaved in memory
 _BLOCK = 1 << 16  # numbers computed ahead of the loop
 _WAIT = 1500  # nanoseconds per step above which sharing a step among threads pays off
 _LOOPS = ("es_reservoir_f32", "es_reservoir_f64")
+
+
+_Real: TypeAlias = Annotated[Entry, "double"]
+
+
+class ReservoirLoop(NamedTuple):
+    """What the compiled loop reads.
+
+    Attributes:
+        batch, time, units, connections: sizes.
+        weights, columns: of `_Packed`.
+        short_weights, short_columns: 1 where they take two bytes each.
+        scale: s, as the bits of a float64.
+        leak: a (units,).
+        ys, stride: (batch, time, units), u_t comes in and h_t goes out; how far a row is from the next.
+        state: h (batch, units).
+        lengths, resets: (batch,) and (batch, time), or null.
+        memory: 2 · 8 · units, rounded up to whole slices, of each thread that owns rows.
+        outputs: features of y; 0: the loop is open, and what follows is null.
+        back, readout, offset, fed: F, R, c and y_{t-1} of `Closed`.
+        made: y_t (batch, time, outputs).
+        shared: 1 where threads share the units of all rows.
+        barrier, gate: what they wait by.
+    """
+
+    batch: Count
+    time: Count
+    units: Count
+    connections: Count
+    weights: Address
+    columns: Address
+    short_weights: Count
+    short_columns: Count
+    scale: _Real
+    leak: Numbers
+    ys: NumbersOut
+    stride: Count
+    state: NumbersOut
+    lengths: Integers
+    resets: Flags
+    memory: NumbersOut
+    shared: Count
+    barrier: Wait
+    gate: Address
+    outputs: Count = 0
+    back: Numbers = 0
+    readout: Numbers = 0
+    offset: Numbers = 0
+    fed: NumbersOut = 0
+    made: NumbersOut = 0
 
 
 @dataclass(frozen=True)
@@ -113,24 +164,33 @@ def _call(
     threads, shared = _share(len(drive), drive.shape[1], cell.weights.numel())
     memory = drive.new_empty((1 if shared else threads) * 2 * _SLICE * (cell.units + _SLICE))
     gate = ctypes.create_string_buffer(team.barrier_bytes + 64)
-    table = (
-        *drive.shape,
-        cell.weights.shape[1],
-        *(t.data_ptr() for t in (matrix.weights, matrix.columns, leak, drive, state)),
-        *(0 if t is None else t.data_ptr() for t in (lengths, resets, memory)),
-        matrix.weights.dtype == torch.bfloat16,
-        matrix.columns.dtype == torch.uint16,
-        closed[-1].shape[2] if closed else 0,
-        *(t.data_ptr() for t in closed),
-        *(() if closed else [0] * 5),
-        drive.stride(0),
-        *struct.unpack("q", struct.pack("d", float(cell.scale))),
-        shared,
-        team.barrier,
-        (ctypes.addressof(gate) + 63) // 64 * 64,
+    table = ReservoirLoop(
+        batch=drive.shape[0],
+        time=drive.shape[1],
+        units=drive.shape[2],
+        connections=cell.weights.shape[1],
+        weights=matrix.weights.data_ptr(),
+        columns=matrix.columns.data_ptr(),
+        short_weights=matrix.weights.dtype == torch.bfloat16,
+        short_columns=matrix.columns.dtype == torch.uint16,
+        scale=struct.unpack("q", struct.pack("d", float(cell.scale)))[0],
+        leak=leak.data_ptr(),
+        ys=drive.data_ptr(),
+        stride=drive.stride(0),
+        state=state.data_ptr(),
+        lengths=0 if lengths is None else lengths.data_ptr(),
+        resets=0 if resets is None else resets.data_ptr(),
+        memory=memory.data_ptr(),
+        shared=shared,
+        barrier=team.barrier,
+        gate=(ctypes.addressof(gate) + 63) // 64 * 64,
     )
+    if closed:
+        names = ("back", "readout", "offset", "fed", "made")
+        places = (tensor.data_ptr() for tensor in closed)
+        table = table._replace(outputs=closed[-1].shape[2], **dict(zip(names, places, strict=True)))
     loop = library.es_reservoir_f32 if drive.dtype == torch.float32 else library.es_reservoir_f64
-    team.parallel(loop, (ctypes.c_int64 * len(table))(*table), threads)
+    team.parallel(loop, int64_array(table), threads)
 
 
 def _share(rows: int, steps: int, connections: int) -> tuple[int, bool]:
@@ -169,4 +229,4 @@ def _sliced(matrix: Tensor) -> Tensor:
 
 def _library() -> ctypes.CDLL | None:
     """The loop; None where there is no compiler."""
-    return loops("sparse", _LOOPS, "reservoirs run without their compiled loop, slowly")
+    return loops("sparse", ReservoirLoop, _LOOPS, "reservoirs run without their compiled loop, slowly")

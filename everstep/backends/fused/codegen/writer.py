@@ -8,46 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from everstep.backends.fused.codegen.plan import Plan
 from everstep.backends.fused.codegen.steps import InputProjection, Setting, Steps, leading
+from everstep.native.c_tables import Arguments, Routines
+from everstep.native.source import source_text
 
-HEADER = (
-    "rows",
-    "split",
-    "threads",
-    "starts",
-    "order",
-    "offset",
-    "length",
-    "resets",
-    "gemm",
-    "barrier",
-    "gate",
-    "memory",
-    "thread_stride",
-    "block",
-    "panel",
-    "chunk",
-    "near",
-    "near_stride",
-    "nontemporal",
-    "outer",
-)
-"""The first entries of the table, in the order in which `work_layout.py` writes them.
-
-`split` is 1 if threads share the units of all rows, 0 if each of `threads` owns the rows of `order` between two entries
-of `starts`. `chunk` is the number of steps for which input projections are computed at once, 0 if the loop does not
-compute them; `near`, unless null, has `near_stride` numbers per thread for those of one chunk. `nontemporal` is 1 if
-outputs bypass the caches. `offset` is the start of each row among the valid steps, `outer` that in the caller's arrays.
-"""
+HEADER = (*Arguments._fields, *Routines._fields)
+"""The first entries of the table."""
 
 FREE = "free_size"
 """The table entry, and the name in the source, of a size that each call provides."""
 
-_NATIVE = Path(__file__).parents[3] / "native"
-_PRELUDE = "".join((_NATIVE / name).read_text(encoding="utf-8") for name in ("math.h", "nontemporal.h"))
+_PRELUDE = source_text("math.h", "nontemporal.h")
 
 
 @dataclass(frozen=True, eq=False)

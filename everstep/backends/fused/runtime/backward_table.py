@@ -20,9 +20,9 @@ from everstep.backends.fused.runtime.forward_table import (
     place,
 )
 from everstep.backends.fused.runtime.program import Program
-from everstep.native.call_table import NULL, Slot, argument
+from everstep.native.c_tables import NULL, OverSteps, OverThreads, Slot, Way, argument
 from everstep.native.kernels import Kernels
-from everstep.native.products import ALL, BEFORE, USED, USED_BEFORE, OverSteps, OverThreads, columns, over_steps
+from everstep.native.products import columns, over_steps
 
 READY, SHARED, PROJECTED = -1, -2, -3
 """Kinds of input gradients: an array over steps; equal to that of another input; in the caller's layout."""
@@ -117,9 +117,7 @@ class _Backward(Maker):
         totals = self._totals(want_c, results)
         sums = self._sums(want_c, row_major)
         outs = [given.make(ONCE, self._shape(one)) for one in sums]
-        for k in [k for k in program.adjoint.held if want_held[k]]:
-            arrays[f"hold{k}"] = given.make(ROWS, step.held[k], zero=True)
-            results.append((program.ends[2] + k, place(arrays[f"hold{k}"]), False))
+        self._holds(want_held, results)
         packed = sorted({one.factor for one in sums if one.row_major and self.ragged})
         bare = dict(zip(packed, given.come(len(packed)), strict=True))
         previous = {one.operand.node.key[1] for one in sums if one.operand and one.operand.node.key[0] == "prev"}
@@ -127,10 +125,10 @@ class _Backward(Maker):
         others = dict(enumerate(start)) | dict(zip(joined, given.come(len(joined)), strict=True))
         products = [self._over_steps(one, out, inputs, bare, others) for one, out in zip(sums, outs, strict=True)]
         paddings = [self.padding(arrays[f"dx_raw{k}"], step.factors[k][1]) for k in projected] if self.ragged else []
-        a, b, _, d = program.ends
-        results += [(a + one.number, place(out), one.transposed) for one, out in zip(sums, outs, strict=True)]
-        results += [(b + k, place(arrays[f"end{k}"]), False) for k, want in enumerate(want_start) if want]
-        results += [(d + k, place(arrays[f"init{k}"]), False) for k, want in enumerate(want_initial) if want]
+        results += [
+            (program.ends[0] + one.number, place(out), one.transposed) for one, out in zip(sums, outs, strict=True)
+        ]
+        results += self._state_results(want_start, want_initial)
         then, then_table = 0, []
         if products or totals or paddings:
             then = columns(program.dtype, self.library.bf16)
@@ -169,6 +167,23 @@ class _Backward(Maker):
                 arrays[f"before_init{k}"] = initial[k]
                 if want_initial[k]:
                     arrays[f"init{k}"] = self.given.make(ROWS, shape, zero=True)
+
+    def _holds(self, want_held: Sequence[bool], results: list[tuple[int, int, bool]]) -> None:
+        """The gradients of what of the state is only read."""
+        for k in [k for k in self.program.adjoint.held if want_held[k]]:
+            array = self.arrays[f"hold{k}"] = self.given.make(ROWS, self.program.step.held[k], zero=True)
+            results.append((self.program.ends[2] + k, place(array), False))
+
+    def _state_results(self, want_start: Sequence[bool], want_initial: Sequence[bool]) -> list[tuple[int, int, bool]]:
+        """Where the gradients of start and initial state are found, as in `BackwardTable.results`."""
+        _, start, _, initial = self.program.ends
+        wanted = [("end", start, want_start), ("init", initial, want_initial)]
+        return [
+            (first + k, place(self.arrays[f"{name}{k}"]), False)
+            for name, first, wants in wanted
+            for k, want in enumerate(wants)
+            if want
+        ]
 
     def _gradients(self, want_x: Sequence[bool], want_c: Sequence[bool]) -> None:
         """Place the gradients of every step that are wanted, or from which others are computed."""
@@ -242,7 +257,7 @@ class _Backward(Maker):
             if one.row_major:
                 raw = bare.get(one.factor, raw)
                 return OverSteps(raw, rows, gradient, columns, steps, rows, columns, out, columns)
-            way = USED if self.ragged else ALL
+            way = Way.USED if self.ragged else Way.ALL
             return OverSteps(gradient, rows, raw, columns, steps, rows, columns, out, columns, way)
         kind, k = one.operand.node.key
         name = program.sequence(k) if kind == "prev" else f"{kind}{k}"
@@ -251,8 +266,8 @@ class _Backward(Maker):
         padded = self.ragged and name in program.outer
         known = gradient, rows, operand, size, steps, rows, columns, out, columns
         if kind == "prev":
-            return OverSteps(*known, USED_BEFORE if padded else BEFORE, others[k].behind(offset), size)
-        return OverSteps(*known, USED if padded else ALL)
+            return OverSteps(*known, Way.USED_BEFORE if padded else Way.BEFORE, others[k].behind(offset), size)
+        return OverSteps(*known, Way.USED if padded else Way.ALL)
 
     def _of_inputs(self, wanted: Sequence[bool], projected: Sequence[int]) -> tuple[tuple[int, Slot, Shape, int], ...]:
         program, factors = self.program, self.program.step.factors

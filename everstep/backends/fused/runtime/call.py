@@ -19,7 +19,7 @@ from everstep.backends.fused.runtime.packing import pack, packed, pad, padded
 from everstep.backends.fused.runtime.program import Program
 from everstep.backends.fused.runtime.replay import replay
 from everstep.backends.fused.runtime.work_layout import Layout, Rows, layout, numbers
-from everstep.native.call_table import Slot
+from everstep.native.c_tables import Slot
 from everstep.native.kernels import Kernels, has_bf16, kernels
 from everstep.native.memory_pool import empty, inner, scratch
 from everstep.native.plain_memory import plain

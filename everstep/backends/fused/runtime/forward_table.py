@@ -15,14 +15,15 @@ from everstep.backends.fused.codegen.writer import FREE, Code
 from everstep.backends.fused.row_graph import Shape
 from everstep.backends.fused.runtime.program import Program
 from everstep.backends.fused.runtime.work_layout import table
-from everstep.native.call_table import ARGUMENTS, NULL, CallTable, Slot
+from everstep.native.c_tables import NULL, Arguments, Entry, Padding, Slot
+from everstep.native.call_table import CallTable
 from everstep.native.kernels import Kernels
-from everstep.native.products import Padding, columns, over_steps
+from everstep.native.products import columns, over_steps
 
 ONCE, ROWS, STEPS, CALLERS, THREADS, INNER = range(6)
 """The first dimensions of an array: none, rows, valid steps, the caller's steps, threads; INNER: valid steps, of a flat
 array that no caller sees."""
-FIRST = len(ARGUMENTS)
+FIRST = len(Arguments._fields)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -134,7 +135,7 @@ class Maker:
         matrices: Sequence[tuple[int, bool]],
         projections: bool,
         then: int,
-        then_table: Sequence[int | Slot],
+        then_table: Sequence[Entry],
     ) -> dict[str, Any]:
         """The fields of `LoopTable`."""
         factors = [(constants[number], transposed) for number, transposed in matrices]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from everstep.backends.fused.runtime.work_layout import Rows
+from everstep.native.c_tables import RaggedCopy, int64_array
 from everstep.native.kernels import kernels
 from everstep.native.memory_pool import empty
 
@@ -48,8 +49,8 @@ def _move(steps: Tensor, all_of_them: Tensor, rows: Rows, *, back: bool) -> None
     size = all_of_them.nbytes
     each = size // max(1, rows.count * rows.time)
     offset, length = rows.addresses[:2]
-    table = (steps.data_ptr(), all_of_them.data_ptr(), offset, length, rows.count, rows.time, each, int(back))
-    numbers = (ctypes.c_int64 * len(table))(*table)
+    table = RaggedCopy(steps.data_ptr(), all_of_them.data_ptr(), offset, length, rows.count, rows.time, each, back)
+    numbers = int64_array(table)
     threads = torch.get_num_threads() if size > _ALONE else 1
     library = kernels(torch.float64 if steps.dtype == torch.float64 else torch.float32)  # already compiled
     library.run(library.ragged, ctypes.addressof(numbers), threads)

@@ -146,19 +146,30 @@ class Program:
         return kept, apart
 
     def _generate(self) -> None:
-        step, adjoint = self.step, self.adjoint
-        inputs = {k: math.prod(shape) for k, shape in enumerate(step.inputs)}
-        sizes = {f"x{k}": size for k, size in inputs.items()}
-        sizes |= {f"const{k}": math.prod(shape) for k, shape in enumerate(step.constants)}
-        sizes |= {"y0": math.prod(step.output.shape)}
-        held = {f"held{k}": math.prod(shape) for k, shape in enumerate(step.held)}
-        sizes |= held
+        inputs = {k: math.prod(shape) for k, shape in enumerate(self.step.inputs)}
         kept, apart = self._keep()
-        raws = {f"x_raw{k}": depth for k, (_, depth) in step.factors.items()}
-        given = {f"x{k}" for k in inputs if k not in step.factors} if self.outside.direct else set()
+        given = {f"x{k}" for k in inputs if k not in self.step.factors} if self.outside.direct else set()
         self.outer = frozenset({"y0", *given})
         """The caller's arrays among those that both loops read."""
-        forward = Setting(
+        sizes = {f"x{k}": size for k, size in inputs.items()}
+        sizes |= {f"const{k}": math.prod(shape) for k, shape in enumerate(self.step.constants)}
+        sizes |= {"y0": math.prod(self.step.output.shape)}
+        sizes |= {f"held{k}": math.prod(shape) for k, shape in enumerate(self.step.held)}
+        forward = self._forward_setting(inputs, sizes, kept, apart)
+        backward = self._backward_setting(inputs, sizes, kept, apart)
+        self.forward_code = writer.generate(self.forward_plan, forward, self.bytes, self.free > 0)
+        self.backward_code = writer.generate(self.backward_plan, backward, self.bytes, self.free > 0)
+        transposed, products = self.outside.transposed, len(self.forward_plan.products) + len(self.step.factors)
+        matrices = [(number, back != (number in transposed)) for number, back in self._multiplied()]
+        self.forward_matrices, self.backward_matrices = matrices[:products], matrices[products:]
+        """For each product, the index of its constant, and whether it is transposed."""
+
+    def _forward_setting(
+        self, inputs: dict[int, int], sizes: dict[str, int], kept: dict[str, int], apart: dict[str, int]
+    ) -> Setting:
+        """The setting of the loop forward; `inputs` and `sizes` per step, `kept` and `apart` of `_keep`."""
+        raws = {f"x_raw{k}": depth for k, (_, depth) in self.step.factors.items()}
+        return Setting(
             backward=False,
             states=self.states,
             sizes=sizes | kept | raws,
@@ -167,18 +178,24 @@ class Program:
             following=(None,) * len(self.states),
             apart=apart,
             projections=tuple(
-                InputProjection(f"x_raw{k}", f"x{k}", depth, inputs[k]) for k, (_, depth) in step.factors.items()
+                InputProjection(f"x_raw{k}", f"x{k}", depth, inputs[k]) for k, (_, depth) in self.step.factors.items()
             ),
             outer=self.outer | {*raws},
         )
-        sizes |= {"dy0": math.prod(step.output.shape), **kept}
+
+    def _backward_setting(
+        self, inputs: dict[int, int], sizes: dict[str, int], kept: dict[str, int], apart: dict[str, int]
+    ) -> Setting:
+        """The setting of the loop backward; arguments as in `_forward_setting`."""
+        step, adjoint = self.step, self.adjoint
+        sizes = sizes | {"dy0": math.prod(step.output.shape), **kept}
         for k, size in enumerate(self.states):
             sizes |= {f"before{k}": size, f"before_init{k}": size}
         optional = {f"g{k}": math.prod(view.shape) for k, view in enumerate(self.gradients)}
         sums = {f"sum{k}": math.prod(view.shape) for k, view in enumerate(self.totals)}
         holds = {f"hold{k}": math.prod(step.held[k]) for k in adjoint.held}
         raws = {f"dx_raw{k}": step.factors[k][1] for k in self.projections}
-        backward = Setting(
+        return Setting(
             backward=True,
             states=self.states,
             sizes=sizes | optional | sums | raws | holds,
@@ -193,12 +210,6 @@ class Program:
             ),
             outer=self.outer | {"dy0", *raws},
         )
-        self.forward_code = writer.generate(self.forward_plan, forward, self.bytes, self.free > 0)
-        self.backward_code = writer.generate(self.backward_plan, backward, self.bytes, self.free > 0)
-        transposed, products = self.outside.transposed, len(self.forward_plan.products) + len(step.factors)
-        matrices = [(number, back != (number in transposed)) for number, back in self._multiplied()]
-        self.forward_matrices, self.backward_matrices = matrices[:products], matrices[products:]
-        """For each product, the index of its constant, and whether it is transposed."""
 
     def load(self, forward: str, backward: str) -> None:
         """Compile the sources of the two loops."""

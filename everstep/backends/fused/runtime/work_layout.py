@@ -15,7 +15,7 @@ from torch import Tensor
 from everstep.backends.fused.codegen import writer
 from everstep.backends.fused.codegen.steps import InputProjection
 from everstep.native import processor
-from everstep.native.call_table import NULL, Slot, argument
+from everstep.native.c_tables import NULL, Arguments, Assignment, Entry, Packing, Slot, argument, int64_array
 from everstep.native.kernels import GATE, Kernels
 
 _NEAR = 1 << 21
@@ -72,7 +72,8 @@ class Rows:
         if found is None:
             found = torch.empty(2 * self.count + threads + 1, dtype=torch.int64, device="cpu")
             order, length = self.order.data_ptr(), self.length.data_ptr()
-            numbers = (ctypes.c_int64 * 6)(order, length, self.count, threads, dense, found.data_ptr())
+            table = Assignment(order, length, self.count, threads, dense, found.data_ptr())
+            numbers = int64_array(table)
             kernels.library.es_assign(ctypes.addressof(numbers))
             # stored only when filled, since other threads may read it
             self._assignments[threads, dense] = found
@@ -91,7 +92,7 @@ class Layout:
         numbers: size of the working memory, including packed matrices.
         near: offset of the input projections of a chunk in it; 0 if they have an array.
         dense: whether the loop has products.
-        split, thread_stride, block, near_stride, nontemporal: see `writer.HEADER`.
+        split, thread_stride, block, near_stride, nontemporal: see `Arguments`.
     """
 
     threads: int
@@ -191,7 +192,7 @@ def table(
     strides: int,
     projections: bool,
     padded: bool = False,
-) -> tuple[list[int | Slot], int, int]:
+) -> tuple[list[Entry], int, int]:
     """The table of a compiled loop, the index of its first entry on matrices to pack, and their number.
 
     Args:
@@ -203,16 +204,16 @@ def table(
         padded: whether the caller's arrays have padding.
     """
     each, place = kernels.bytes, 0
-    jobs: list[int | Slot] = []
+    jobs: list[Packing] = []
     names = [f"pack{k}" for k in range(len(code.matrices))] + [f"projection{k}" for k in range(len(code.projections))]
     packed: dict[str, Slot] = {}
     for name, shape, (matrix, transposed) in zip(names, _matrices(code, projections), matrices, strict=False):
         packed[name] = argument("memory").behind(place * each)
         by_row, by_column = Slot(strides + transposed), Slot(strides + 1 - transposed)
-        jobs += [matrix, *shape, by_row, by_column, packed[name]]
+        jobs.append(Packing(matrix, *shape, by_row, by_column, packed[name]))
         place += _lines(kernels.packed_size(*shape))
         strides += 2
-    known: dict[str, int | Slot] = {
+    known: dict[str, Entry] = {
         "gemm": kernels.gemm,
         "barrier": kernels.barrier,
         "panel": kernels.panel,
@@ -221,13 +222,13 @@ def table(
     }
     header = [known[name] if name in known else argument(name) for name in writer.HEADER]
     entries = [*header, *({**arrays, **packed}.get(name, NULL) for name in code.arrays)]
-    return [*entries, *jobs], len(entries), len(jobs) // 6
+    return [*entries, *(entry for job in jobs for entry in job)], len(entries), len(jobs)
 
 
 def numbers(
     kernels: Kernels, work: Layout, rows: Rows, memory: int, then_threads: int = 1, workspace: int = 0, gate: Any = None
-) -> tuple[int, ...]:
-    """The numbers of a call, without its arrays (`call_table.ARGUMENTS`).
+) -> Arguments:
+    """The numbers of a call, without its arrays.
 
     Args:
         kernels, work, rows: the library, the layout and the steps.
@@ -236,7 +237,7 @@ def numbers(
         gate: memory of the threads' barrier, for calls from other threads than this one.
     """
     starts, order = rows.assignment(kernels, 1 if work.split else work.threads, work.dense)
-    return (
+    return Arguments(
         rows.steps,
         work.threads,
         then_threads,
