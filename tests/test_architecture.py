@@ -121,10 +121,14 @@ def test_no_pickle_anywhere() -> None:
             assert called not in ("torch.load", "torch.save"), path
 
 
-def test_help_imports_neither_torch_nor_matplotlib() -> None:
-    code = "import sys, everstep, everstep.cli.app; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+def test_help_and_recipes_import_neither_torch_nor_matplotlib() -> None:
+    code = (
+        "import sys, everstep, everstep.cli.app\n"
+        "try: everstep.cli.app.app(['recipes', 'show', 'text-chars'])\n"
+        "except SystemExit as end: print([m for m in ('torch', 'matplotlib') if m in sys.modules], end.code)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[] 0"
 
 
 def test_every_public_name_resolves_and_has_a_page() -> None:

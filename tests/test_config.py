@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from everstep.errors import ConfigError
-from everstep.runs.recipe_files import RECIPES, explained_keys, load_recipe, parse_recipe, recipes, to_yaml
+from everstep.runs.recipe_files import explained_keys, load_recipe, parse_recipe, to_yaml
+from everstep.runs.shipped_recipes import RECIPES, recipes
 
 MINIMAL = "task: language-model\ntrain:\n  max_steps: 3\n"
 

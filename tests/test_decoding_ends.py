@@ -12,7 +12,7 @@ import torch
 import everstep as es
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.runs.drawn_text import spelled
-from everstep.runs.recipe_files import recipes
+from everstep.runs.shipped_recipes import recipes
 from everstep.runs.training import resume
 
 TINY = [

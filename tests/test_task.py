@@ -416,7 +416,7 @@ def test_validation_that_is_the_training_text_is_said(text: Path, tmp_path: Path
 
 
 def test_every_shipped_recipe_trains_a_little(text: Path, tmp_path: Path, shared_data: Path, monkeypatch) -> None:
-    from everstep.runs.recipe_files import recipes
+    from everstep.runs.shipped_recipes import recipes
 
     monkeypatch.setenv("EVERSTEP_DATA", str(shared_data))
     for name, _ in recipes():

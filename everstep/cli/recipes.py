@@ -38,7 +38,7 @@ def ls(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")
     \b
       everstep recipes ls
     """
-    from everstep.runs.recipe_files import recipes as shipped
+    from everstep.runs.shipped_recipes import recipes as shipped
 
     if as_json:
         print(json_text([{"name": name, "about": about} for name, about in shipped()], ensure_ascii=False))
@@ -58,9 +58,14 @@ def show(
     \b
       everstep recipes show ptb-small
     """
-    from everstep.runs.recipe_files import load_recipe, recipe_path, to_yaml
+    from everstep.runs.shipped_recipes import recipe_path
 
-    print(to_yaml(load_recipe(name)) if every else recipe_path(name).read_text(encoding="utf-8"), end="")
+    if not every:
+        print(recipe_path(name).read_text(encoding="utf-8"), end="")
+        return
+    from everstep.runs.recipe_files import load_recipe, to_yaml
+
+    print(to_yaml(load_recipe(name)), end="")
 
 
 @app.command()
@@ -95,7 +100,7 @@ def cp(
     \b
       everstep recipes cp text-words mine.yaml
     """
-    from everstep.runs.recipe_files import recipe_path
+    from everstep.runs.shipped_recipes import recipe_path
 
     text = recipe_path(name).read_bytes()
     if file.is_dir():

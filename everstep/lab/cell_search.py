@@ -20,7 +20,8 @@ from everstep.explanation import Explanation, explain
 from everstep.learn import RunLock, fit
 from everstep.runs import card
 from everstep.runs.recipe import Recipe
-from everstep.runs.recipe_files import changed, load_task, parse_task, read_recipe, to_yaml
+from everstep.runs.recipe_files import changed, load_task, parse_task, to_yaml
+from everstep.runs.shipped_recipes import read_recipe
 from everstep.runs.task import Say, Task
 from everstep.runs.text_data import with_absolute_paths
 from everstep.runs.training import begin as begin_training

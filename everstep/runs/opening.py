@@ -11,7 +11,8 @@ from everstep.errors import RunError
 from everstep.runs import card
 from everstep.runs.folder import ENVIRONMENT, RECIPE, is_run
 from everstep.runs.recipe import Recipe
-from everstep.runs.recipe_files import code_of, flat, parse_task, read_recipe
+from everstep.runs.recipe_files import code_of, flat, parse_task
+from everstep.runs.shipped_recipes import read_recipe
 from everstep.runs.task import Task
 from everstep.storage.reading import read_small, reason
 

@@ -5,7 +5,6 @@ All problems are reported in one message: the dotted key, the expected and the g
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -20,14 +19,13 @@ from everstep.runs import card
 from everstep.runs.folder import CODE, ENVIRONMENT, RECIPE
 from everstep.runs.recipe import FORMAT, Recipe
 from everstep.runs.registry import find_task
+from everstep.runs.shipped_recipes import RECIPES, as_text, read_recipe, recipe_path
 from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode
 from everstep.runs.yaml_text import dump_yaml, parse_yaml
 from everstep.sections.messages import expected, explain, fields, given, nearest, sections
-from everstep.storage.reading import json_text, read_small, reason
+from everstep.storage.reading import json_text
 
-_LARGEST = 1 << 20  # largest recipe in bytes, for which the parser takes seconds
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 ORDER = ("task", "seed", "data", "model", "objective", "train", "decode")
 
 
@@ -45,7 +43,7 @@ def load_task(name_or_path: str | Path, overrides: Sequence[str] = (), trust_cod
     path = recipe_path(name_or_path)
     source = f"recipe {path.stem}" if path.parent == RECIPES else str(path)
     if path.suffix not in (".yaml", ".yml") and not _holds_recipe(path):
-        raise ConfigError(f"{path} is no recipe, which is a YAML file. {_as_text(path, str(path))}")
+        raise ConfigError(f"{path} is no recipe, which is a YAML file. {as_text(path, str(path))}")
     if path.name == RECIPE and (path.parent / ENVIRONMENT).is_file():
         code, version = code_of(path.parent, card.read_environment(path.parent), trust_code, files_named(overrides))
         return parse_task(read_recipe(path), source, overrides, code, version)
@@ -77,12 +75,6 @@ def _holds_recipe(path: Path) -> bool:
     except ConfigError:
         return False
     return isinstance(raw, dict) and not set(raw).isdisjoint(ORDER)
-
-
-def _as_text(path: Path, files: str) -> str:
-    """Advice for a text file given in place of a recipe."""
-    data = shlex.quote(f"data.train={files}")
-    return f"To learn from it as a text: everstep train text-chars {data} --out runs/{shlex.quote(path.stem or 'mine')}"
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -144,12 +136,6 @@ def flat(recipe: Recipe, leave_out: Sequence[str] = ()) -> dict[str, Any]:
     return found
 
 
-def recipes() -> list[tuple[str, str]]:
-    """Name and first comment line of each shipped recipe."""
-    files = sorted(RECIPES.glob("*.yaml"))
-    return [(file.stem, read_recipe(file).partition("\n")[0].removeprefix("#").strip()) for file in files]
-
-
 def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
     """Every dotted key of a recipe with its type, default, value and documentation, as text."""
     recipe = load_recipe(name_or_path)
@@ -179,23 +165,6 @@ def _on_one_line(value: Any) -> str:
     return dump_yaml(value).removesuffix("...\n").strip()
 
 
-def recipe_path(name_or_path: str | Path) -> Path:
-    """The file of a shipped name, or the given path. A name that ends in .yaml, exists or has a folder is a path."""
-    name = str(name_or_path)
-    shipped = RECIPES / f"{name}.yaml"
-    path = Path(name)
-    if os.sep not in name and path.suffix not in (".yaml", ".yml") and shipped.is_file():
-        return shipped
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise ConfigError(f"{name} is a folder; expected a recipe. {_as_text(path, os.path.join(name, '*.txt'))}")
-    names = [known for known, _ in recipes()]
-    near = difflib.get_close_matches(path.stem, names, 1)
-    hint = f" Did you mean {near[0]}?" if near else f" Shipped: {', '.join(names)}."
-    raise ConfigError(f"no recipe {name!r}: expected a shipped name or a YAML file.{hint}")
-
-
 def _place(key: str) -> tuple[int, str]:
     return (ORDER.index(key) if key in ORDER else len(ORDER), key)
 
@@ -220,21 +189,6 @@ def _validated(raw: dict[Any, Any], source: str, kind: type[Recipe]) -> Recipe:
 
 def _message(source: str, lines: list[str]) -> str:
     return f"{source}: {lines[0]}" if len(lines) == 1 else f"{source}:" + "".join(f"\n  {line}" for line in lines)
-
-
-def read_recipe(path: Path) -> str:
-    """The YAML text of a recipe file.
-
-    Raises:
-        ConfigError: the file cannot be read, is not regular, is too large, or is not UTF-8.
-    """
-    try:
-        return read_small(path, _LARGEST).decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {reason(error)}.") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}: expected YAML in UTF-8; line {line}, byte {error.start} is not UTF-8.") from None
 
 
 def _split(override: str) -> tuple[str, str]:
