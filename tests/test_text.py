@@ -192,7 +192,7 @@ def test_a_bad_byte_is_told_with_its_line(tmp_path, lines, end):
 def test_lines_come_whole_and_split_at_newlines_alone(tmp_path, monkeypatch, size):
     text = "\ufeffone\r\n\r\ntwo words \x85 and\u2028more\x0c\rthe end"
     path = write(tmp_path / "a.txt", text)
-    monkeypatch.setattr("everstep.data.text.files.file_blocks", partial(file_blocks, block_chars=size))
+    monkeypatch.setattr("everstep.data.text.text_files.file_blocks", partial(file_blocks, block_chars=size))
     assert list(file_lines(path)) == ["one\n", "\n", "two words \x85 and\u2028more\x0c\n", "the end"]
 
 
