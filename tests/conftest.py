@@ -37,6 +37,22 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, except for compiled code, which is keyed by its source: all tests share that.
+
+    Otherwise the first use of the kernels costs seconds of the compiler in each such cache.
+    """
+    from everstep.native import build
+
+    shared, cache = build.folder(), tmp_path / "cache"
+    shared.mkdir(parents=True, exist_ok=True)
+    cache.mkdir()
+    (cache / "engine").symlink_to(shared, target_is_directory=True)
+    monkeypatch.setenv("EVERSTEP_CACHE", str(cache))
+    return cache
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

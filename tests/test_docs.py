@@ -24,10 +24,8 @@ COMPILED = {"everstep.explanation", "everstep.stream", "everstep.wirings.acceler
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+@pytest.mark.usefixtures("own_cache")
+def test_docstring_examples(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if name not in COMPILED:
         request.getfixturevalue("uncompiled")
     module = importlib.import_module(name)
@@ -39,9 +37,9 @@ def test_docstring_examples(
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md", "docs/trees.md"])
+@pytest.mark.usefixtures("own_cache")
 def test_python_on_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
     assert len(blocks) >= 2
     for block in blocks:

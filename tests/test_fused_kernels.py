@@ -19,7 +19,7 @@ import torch
 from everstep.native.source import source_text
 
 FLAGS = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
-MACHINES = {"native": "-march=native", "baseline": "-mtune=generic"}
+MACHINES = {"native": ["-march=native"], "baseline": ["-mtune=generic", "-DES_F32", "-DES_F64"]}
 BODY = CFUNCTYPE(None, c_void_p, c_int64, c_int64)
 REAL: dict[str, Any] = {"f32": c_float, "f64": c_double}
 NUMPY: dict[str, Any] = {"f32": np.float32, "f64": np.float64}
@@ -34,7 +34,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     out = tmp_path_factory.mktemp("kernels") / "kernels.so"
     source = out.with_suffix(".cpp")
     source.write_text(source_text("kernels.cpp"), "utf-8")
-    subprocess.run([compiler, *FLAGS, MACHINES[request.param], str(source), "-o", str(out)], check=True)
+    subprocess.run([compiler, *FLAGS, *MACHINES[request.param], str(source), "-o", str(out)], check=True)
     lib = ctypes.CDLL(str(out))
     size = c_int64
     for s, real in REAL.items():
