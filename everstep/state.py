@@ -107,7 +107,9 @@ def detach(nest: State) -> State:
 
 def select(nest: State, rows: Tensor) -> State:
     """The rows `rows` (index or mask over the batch) of every leaf."""
-    return map_state(lambda leaf: leaf[rows], nest)
+    if rows.dtype == torch.bool or torch.is_grad_enabled():
+        return map_state(lambda leaf: leaf[rows], nest)
+    return map_state(lambda leaf: leaf.index_select(0, rows), nest)  # copies whole rows
 
 
 def where(mask: Tensor, new: State, old: State) -> State:

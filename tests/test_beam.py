@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from far_device import FarDevice
 from torch import Tensor
 from toy_decoders import PACKS, alone, plain_search, toy
 
@@ -295,6 +296,26 @@ def test_impossible_settings_are_refused(how: dict[str, Any], message: str) -> N
 def test_wishes_that_do_not_fit_are_refused(how: Any, change: Any, wishes: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         beam_search(toy(0, 4, sources=2)._replace(**change), BeamSection(**how), **wishes)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_all_of_a_search_is_where_its_prompt_is(kind: str) -> None:
+    table = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    with FarDevice(kind) as far:
+
+        def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+            assert far.is_far(tokens)
+            return there[tokens], (state[0], state[1] + 1)
+
+        there = table.to(kind)
+        state = (torch.full((2, 3), 1 / 3).to(kind), torch.zeros(2).to(kind))
+        lengths, prompt = torch.tensor([3, 2]).to(kind), torch.tensor([1, 2]).to(kind)
+        decoder = Decoder(step, state, prompt, 0, attention=lambda s: s[0], source_lengths=lengths)
+        how = BeamSection(beam_width=4, coverage_penalty=0.1, min_length=1, length_ratio=2, no_repeat=3)
+        wishes: Any = {"constraints": [Phrases([[1, 2]]), None], "prefixes": [[], [3]], "banned": [4]}
+        for both in (beam_search(decoder, how, **wishes), beam_search(decoder, how.replace(groups=2))):
+            assert [len(found) for found in both] == [1, 1]
+        assert all(proof.best for proof in exact_search(decoder, how, nodes=50, **wishes))
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -138,7 +138,10 @@ class Walk:
         """The rows `row` with a token more."""
         lane, state = rows.lane[row], leaves(rows.state)
         as_before = torch.equal(lane, rows.lane)
-        kept = [leaf if still and as_before else leaf[row] for still, (_, leaf) in zip(self._still, state, strict=True)]
+        kept = [
+            leaf if still and as_before else select(leaf, row)
+            for still, (_, leaf) in zip(self._still, state, strict=True)
+        ]
         rows = select(rows._replace(state=()), row)._replace(
             state=unflatten(rows.state, kept), token=token, log_p=total
         )
