@@ -133,6 +133,12 @@ class Automata:
         """(n, most) int64: tokens that bring each on; padded by token 0."""
         found = [self._states[number] for number in numbers.tolist()]
         rows = [one.wanted(state) if hasattr(one, "wanted") else [] for one, state in found]
+        wrong = [token for row in rows for token in row if token == self._end or not 0 <= token < self._vocabulary]
+        if wrong:
+            raise ConfigError(
+                f"beam_search: a phrase has token {wrong[0]}, which ends sequences or is not among the model's "
+                f"{self._vocabulary}, 0 … {self._vocabulary - 1}"
+            )
         most = max(map(len, rows))
         return self._tensor([row + [0] * (most - len(row)) for row in rows])
 

@@ -45,6 +45,8 @@ class Legality:
         self._end, self._device, self._repeat = decoder.end, decoder.prompt.device, how.no_repeat
         self._lanes = [source for source in range(sources) for _ in range(how.groups)]
         for name, given in (("prefixes", wishes.prefixes), ("constraints", wishes.constraints)):
+            if not isinstance(given, Sequence):
+                raise ConfigError(f"beam_search: expected {name} as a list, one a source; got {type(given).__name__}")
             if len(given) not in (0, sources):
                 raise ConfigError(f"beam_search: expected {name} for {sources} sources; got {len(given)}")
         shortest, longest = _limits(decoder, how, sources)
