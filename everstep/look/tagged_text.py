@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,8 +39,7 @@ def draw_tagged(sentences: Sequence[Sequence[Word]], to: Path, columns: int = 84
     laid: list[text.Piece] = []
     for words in sentences:
         row = laid[-1].row + 2 if laid else 0
-        pairs = [(_written(word), float(numbers[word.tag])) for word in words]
-        laid += [piece._replace(row=piece.row + row) for piece in text.layout(pairs, columns)]
+        laid += [piece._replace(row=piece.row + row) for piece in text.layout(_spaced(words, numbers), columns)]
     width, height = text.inches(laid)
     lines = -(-len(numbers) // 6)
     figure = canvas(height + 0.3 * lines, width)
@@ -52,9 +51,14 @@ def draw_tagged(sentences: Sequence[Sequence[Word]], to: Path, columns: int = 84
     save(figure, to)
 
 
-def _written(word: Word) -> str:
-    wrong = "" if word.truth is None else f"[{word.truth or 'none'}]"
-    return f"{word.text}{wrong} "
+def _spaced(words: Sequence[Word], numbers: Mapping[str, int]) -> list[tuple[str, float]]:
+    """The words with spaces between them, which are coloured within a span alone."""
+    found: list[tuple[str, float]] = []
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        wrong = "" if word.truth is None else f"[{word.truth or 'none'}]"
+        inside = following is not None and following.tag == word.tag
+        found += [(f"{word.text}{wrong}", float(numbers[word.tag])), (" ", float(numbers[word.tag]) if inside else 0.0)]
+    return found
 
 
 def _colour(number: int) -> str:

@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
+from everstep.look.coloured_text import ink
 from everstep.look.style import GREY, canvas, save
 
 ORDER = colormaps["RdYlBu"]
-WRONG = "#D0006F"
+WRONG = "black"
 MOST = 60
 """Most nodes of a drawn tree; a larger one would be unreadable."""
 
@@ -86,20 +87,22 @@ def _draw(axes: Axes, tree: DrawnTree, places: Sequence[tuple[float, float]], na
             axes.plot([x, places[child][0]], [y, places[child][1]], color=GREY, linewidth=1, zorder=1)
     for node, (x, y) in enumerate(places):
         said, word = tree.predicted[node], tree.words[node]
-        wrong, colour = tree.right[node] is False, _faded(said / max(len(names) - 1, 1), tree.probability[node])
+        wrong, colour = tree.right[node] is False, _faded(said, tree.probability[node], len(names))
         outline = {"edgecolor": WRONG if wrong else GREY, "linewidth": 2.5 if wrong else 0.8}
         box = {"boxstyle": "round,pad=0.25", "facecolor": colour, **outline}
-        ink = "black" if sum(colour) > 1.4 else "white"
-        axes.text(x, y, _short(names[said]), ha="center", va="center", fontsize=11, bbox=box, zorder=2, color=ink)
+        letters = ink(to_hex(colour))
+        axes.text(x, y, _short(names[said]), ha="center", va="center", fontsize=11, bbox=box, zorder=2, color=letters)
         if word is not None:
             axes.text(x, y + 0.42, _short(word, 14), ha="center", va="center", fontsize=11, zorder=2)
     axes.set_ylim(max(y for _, y in places) + 0.8, -0.5)
     axes.axis("off")
 
 
-def _faded(place: float, probability: float) -> tuple[float, float, float]:
-    """The colour of a class, closer to white at lower probability."""
-    red, green, blue = (1 - (1 - part) * probability for part in to_rgb(ORDER(place)))
+def _faded(said: int, probability: float, classes: int) -> tuple[float, float, float]:
+    """The colour of a class, closer to white at lower probability; white at 1/K, the least of a predicted class."""
+    least = 1 / max(classes, 2)
+    sure = max(0.0, (probability - least) / (1 - least))
+    red, green, blue = (1 - (1 - part) * sure for part in to_rgb(ORDER(said / max(classes - 1, 1))))
     return red, green, blue
 
 
