@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from everstep.heads import Categorical
+from everstep.heads.cross_entropy import cross_entropy
 
 
 def brute_force(head: Categorical, ys: torch.Tensor, target: torch.Tensor, lengths: list[int]) -> list[float]:
@@ -58,6 +59,55 @@ def test_smoothing_is_learned_from_and_never_reported() -> None:
     torch.testing.assert_close(learned, torch.where(live, each, 0).sum(1))
     assert learned.requires_grad
     assert not plain.requires_grad
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_one_array_of_logits_gives_the_gradients_of_the_plain_formula(smoothing: float) -> None:
+    ys, weight, bias = torch.randn(6, 4), torch.randn(5, 4), torch.randn(5)
+    given = [leaf.double().requires_grad_() for leaf in (ys, weight, bias)]
+    target = torch.tensor([0, 4, 2, 2, 1, 0])
+
+    def plain(ys: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        logits = ys @ weight.T + bias
+        return nn.functional.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+
+    def mine(ys: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(ys, weight, bias, target, smoothing)[0]
+
+    torch.testing.assert_close(mine(*given), plain(*given))
+    share = torch.rand(6, dtype=torch.float64)
+    wanted = torch.autograd.grad(plain(*given), given, share)
+    found = torch.autograd.grad(mine(*given), given, share)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert torch.autograd.gradcheck(mine, given)
+    assert torch.autograd.gradgradcheck(mine, given)
+    nats = cross_entropy(*given, target, smoothing)[1]
+    assert not nats.requires_grad
+    torch.testing.assert_close(
+        nats, nn.functional.cross_entropy(given[0] @ given[1].T + given[2], target, reduction="none").detach()
+    )
+
+
+def test_the_largest_logits_lose_no_digits() -> None:
+    weight = torch.tensor([[1000.0], [-1000.0], [999.0]])
+    loss, nats = cross_entropy(torch.ones(1, 1, requires_grad=True), weight, torch.zeros(3), torch.tensor([1]))
+    assert float(nats) == pytest.approx(2000 + math.log1p(math.exp(-1)), rel=1e-6)
+    loss.sum().backward()
+
+
+def test_what_is_learned_from_is_what_is_measured() -> None:
+    head = Categorical(6, 7, tied=torch.nn.Parameter(torch.randn(7, 4)), label_smoothing=0.1)
+    ys, target = torch.randn(3, 5, 6), torch.randint(7, (3, 5))
+    for lengths in (None, torch.tensor([5, 0, 2]), torch.tensor([0, 0, 0])):
+        learned = head.smoothed(ys, target, lengths)
+        with torch.no_grad():
+            measured = head.smoothed(ys, target, lengths)
+        for one, other in zip(learned, measured, strict=True):
+            torch.testing.assert_close(one.detach(), other)
+        learned[0].sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert head.smoothed(ys, target)[0].dtype == torch.float32
 
 
 def test_tied_weights_are_the_embedding() -> None:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everstep.heads.cross_entropy import cross_entropy
 from everstep.heads.sum_over_steps import over_steps
+from everstep.native.plain_memory import plain, watched
+from everstep.state import valid
 
 
 class Head(nn.Module):
@@ -78,15 +81,33 @@ class Categorical(Head):
         return over_steps(_nats(self.logits(ys).float(), target), lengths)
 
     def smoothed(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The training loss, with label smoothing, and the plain loss without a gradient; (batch,) nats each."""
+        """The training loss, with label smoothing, and the plain loss without a gradient; (batch,) nats each.
+
+        Where there is something to learn, logits of padding are not computed, and see `CrossEntropy`.
+        """
+        cast = torch.is_autocast_enabled(ys.device.type) or ys.dtype not in (torch.float32, torch.float64)
+        if torch.is_grad_enabled() and not cast and plain(ys, self.weight) and watched() is None:
+            return self._learned(ys, target, lengths)
         logits = self.logits(ys).float()
         nats = _nats(logits, target)
-        plain = over_steps(nats, lengths)
+        loss = over_steps(nats, lengths)
         if self.label_smoothing == 0:
-            return plain, plain.detach()
+            return loss, loss.detach()
         # (1 − ε)·(−log p_target) + ε·mean_k(−log p_k), where −log p_k = −log p_target + logit_target − logit_k
         extra = logits.gather(-1, target[..., None])[..., 0] - logits.mean(-1)
-        return over_steps(nats + self.label_smoothing * extra, lengths), plain.detach()
+        return over_steps(nats + self.label_smoothing * extra, lengths), loss.detach()
+
+    def _learned(self, ys: Tensor, target: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        inside = None if lengths is None else valid(lengths, ys.shape[1])
+        flat = ys.flatten(0, 1) if inside is None else ys[inside]
+        if self.join is not None:
+            flat = self.join(flat)
+        wanted = target.flatten() if inside is None else target[inside]
+        found = cross_entropy(flat, self.weight, self.bias, wanted, self.label_smoothing)
+        if inside is None:
+            return found[0].view_as(target).sum(1), found[1].view_as(target).sum(1)
+        loss, nats = (torch.zeros_like(target, dtype=one.dtype).masked_scatter(inside, one).sum(1) for one in found)
+        return loss, nats
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.classes}"

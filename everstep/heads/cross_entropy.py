@@ -1,0 +1,94 @@
+"""−log p of a class under a softmax of W y + b, with one array of the size of the logits, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class CrossEntropy(torch.autograd.Function):
+    """−(1 − ε) log p_k − ε · mean_j log p_j of n rows, and −log p_k; p = softmax(W y + b), k the row's class.
+
+    ∂/∂logits = p − (1 − ε) onehot_k − ε / K. The first two terms replace the logits where they lie. The third is the
+    same for every class, so that it needs no array: mean_j W_j and mean_j b_j give all that depends on it. Backward is
+    two products, W and y with that array; the gradient of the loss scales the n rows of y.
+
+    `F.linear` and `F.cross_entropy` keep the logits and log p, and make two more such arrays in backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> Any:
+        """(n, D), (K, D), (K,), (n,) int64, ε to (n,) and (n,) nats; the second has no gradient."""
+        logits = F.linear(ys, weight, bias)
+        rows = target[:, None]
+        largest = logits.amax(-1, keepdim=True)
+        wanted = logits.gather(1, rows)
+        p = torch.softmax(logits, -1, out=logits)
+        log_sum = largest - p.amax(-1, keepdim=True).log()  # the largest p is at least 1 / K
+        nats = (log_sum - wanted)[:, 0]
+        loss = nats
+        if smoothing:
+            mean_logit = F.linear(ys, weight.mean(0, keepdim=True), bias.mean()[None])
+            loss = nats + smoothing * (wanted - mean_logit)[:, 0]
+        slopes = p.scatter_add_(1, rows, torch.full_like(wanted, smoothing - 1))
+        ctx.save_for_backward(ys, weight, bias, target, slopes)
+        ctx.smoothing = smoothing
+        plain = nats.clone() if loss is nats else nats
+        ctx.mark_non_differentiable(plain)
+        return loss, plain
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        """Gradients of y, W and b; where they are differentiated in turn, those of the plain formula."""
+        gradient = given[0]
+        ys, weight, bias, target, slopes = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            inputs = [one for one, needed in zip((ys, weight, bias), ctx.needs_input_grad, strict=False) if needed]
+            logits = F.linear(ys, weight, bias)
+            loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=ctx.smoothing)
+            found = iter(torch.autograd.grad(loss, inputs, gradient, create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None
+        of_ys = of_weight = of_bias = None
+        scaled = ys * gradient[:, None]
+        share = ctx.smoothing / len(weight)
+        if ctx.needs_input_grad[0]:
+            of_ys = slopes @ weight
+            if share:
+                of_ys -= ctx.smoothing * weight.mean(0)
+            of_ys *= gradient[:, None]
+        if ctx.needs_input_grad[1]:
+            of_weight = slopes.T @ scaled
+            if share:
+                of_weight -= share * scaled.sum(0)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient @ slopes
+            if share:
+                of_bias -= share * gradient.sum()
+        return of_ys, of_weight, of_bias, None, None
+
+
+def cross_entropy(
+    ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The loss with label smoothing ε (Szegedy 2016) of each row, and −log p of its class, which has no gradient.
+
+    loss = −(1 − ε) log p_k − ε · mean_j log p_j with p = softmax(W y + b), in nats.
+
+    >>> ys, weight, bias = torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(4)
+    >>> cross_entropy(ys, weight, bias, torch.tensor([1, 3]))[0]
+    tensor([1.3863, 1.3863])
+
+    Args:
+        ys: (n, D) y.
+        weight, bias: (K, D) W and (K,) b.
+        target: (n,) int64, the class k of each row.
+        smoothing: ε.
+
+    Returns:
+        (n,) and (n,), in nats.
+    """
+    loss, plain = CrossEntropy.apply(ys, weight, bias, target, smoothing)
+    return loss, plain
