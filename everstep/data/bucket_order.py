@@ -28,6 +28,7 @@ class BucketOrder:
         pool: batches in a pool; larger pools need less padding.
         max_tokens: most sequences × steps in a batch, padding included. All sequences then form one pool, so that every
             epoch has the same number of batches; a longer sequence is a batch by itself.
+        ties: (N,) second lengths, such as those of translations: sequences of equal length are sorted by them.
 
     Raises:
         ConfigError: a size is below 1, or the seed is negative.
@@ -42,6 +43,7 @@ class BucketOrder:
         shuffle: bool = True,
         pool: int = 100,
         max_tokens: int | None = None,
+        ties: Ints | None = None,
     ):
         sizes = {"batch_size": batch_size, "pool": pool, "max_tokens": 1 if max_tokens is None else max_tokens}
         for name, value in sizes.items():
@@ -50,6 +52,7 @@ class BucketOrder:
         if seed < 0:
             raise ConfigError(f"seed={seed}: expected 0 or more")
         self._lengths, self._batch_size, self._seed, self._shuffle = lengths, batch_size, seed, shuffle
+        self._keys = (lengths,) if ties is None else (ties, lengths)
         number = len(lengths)
         self._pool = number if max_tokens else pool * batch_size
         self._bounds = self._cut(max_tokens) if max_tokens else np.append(np.arange(0, number, batch_size), number)
@@ -93,7 +96,7 @@ class BucketOrder:
                 random.shuffle(batches)
             for start in range(0, len(sequences), self._pool):
                 pool = sequences[start : start + self._pool]
-                sequences[start : start + self._pool] = pool[np.argsort(self._lengths[pool], kind="stable")]
+                sequences[start : start + self._pool] = pool[np.lexsort([key[pool] for key in self._keys])]
             self._arranged = (epoch, sequences, batches)
         return sequences, batches
 
@@ -103,7 +106,7 @@ class Bucketed(Batches[B]):
 
     Args:
         lengths: (N,) lengths of the sequences, N ≥ 1.
-        batch_size, seed, shuffle, pool, max_tokens: see `BucketOrder`.
+        batch_size, seed, shuffle, pool, max_tokens, ties: see `BucketOrder`.
     """
 
     carries_state = False

@@ -228,7 +228,10 @@ def check_files(section: object, splits: Sequence[str] = ("train", "valid", "tes
         if not isinstance(paths, str | tuple):
             continue
         try:
-            expand(paths, folders=getattr(section, "takes_folders", False))
+            if look_for := getattr(section, "look_for", None):
+                look_for(paths)
+            else:
+                expand(paths, folders=getattr(section, "takes_folders", False))
         except DataError as error:
             unset = "EVERSTEP_DATA" in str(paths) and not os.environ.get("EVERSTEP_DATA")
             hint = "; EVERSTEP_DATA is not set: set it to the folder that holds the data sets" if unset else ""

@@ -89,10 +89,7 @@ def _matches(pattern: str) -> tuple[list[Path], list[Path]]:
     """The files that a name or glob matches: those with text, and those without."""
     if pattern.startswith(_SCHEME):
         return [_bundled(pattern)], []
-    name = pattern
-    if "EVERSTEP_DATA" not in os.environ:
-        name = name.replace("${EVERSTEP_DATA}", _DEFAULT_DATA).replace("$EVERSTEP_DATA", _DEFAULT_DATA)
-    name = os.path.expanduser(os.path.expandvars(name))
+    name = filled_in(pattern)
     if os.path.lexists(name):
         return [Path(name)], []
     matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if not path.is_dir()]
@@ -102,6 +99,13 @@ def _matches(pattern: str) -> tuple[list[Path], list[Path]]:
     if len(empty) == len(matches):
         raise DataError(f"{pattern}: matches {counted(len(matches), 'empty file')} and no other")
     return [path for path in matches if path not in set(empty)], empty
+
+
+def filled_in(name: str) -> str:
+    """A name with `~` and environment variables expanded."""
+    if "EVERSTEP_DATA" not in os.environ:
+        name = name.replace("${EVERSTEP_DATA}", _DEFAULT_DATA).replace("$EVERSTEP_DATA", _DEFAULT_DATA)
+    return os.path.expanduser(os.path.expandvars(name))
 
 
 def _is_empty(path: Path) -> bool:
