@@ -110,15 +110,20 @@ def layer_problems(section: LayersSection, input_size: int, find: Find) -> Itera
             yield "model.weight_drop: expected a cell with a recurrent matrix weight_hh; this one has none"
 
 
-def stack_of(section: LayersSection, input_size: int, find: Find, device: str | None = None) -> Stack:
-    """The causal stack of the section's cells, for inputs with `input_size` features."""
+def stack_of(
+    section: LayersSection, input_size: int, find: Find, device: str | None = None, dropped_last: bool = True
+) -> Stack:
+    """The causal stack of the section's cells, for inputs with `input_size` features.
+
+    `dropped_last`: dropout follows the last cell too.
+    """
     cells: list[Cell] = []
     size = input_size
     for depth, hidden in enumerate(section.hidden_sizes):
         cell = _cell(section, size, hidden, find, device)
         cells += _dropped(cell, section.dropout if depth else section.input_dropout, section.variational)
         size = cell.output_size
-    if section.dropout:
+    if section.dropout and dropped_last:
         cells += _dropped(Identity(size), section.dropout, section.variational)
     return Stack(*cells)
 

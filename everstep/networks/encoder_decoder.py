@@ -1,0 +1,235 @@
+"""p(target | source): an encoder, what the decoder sees of it, a decoder and a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from everstep.cell import Cell, Layer
+from everstep.data.pair_batches import PairBatch
+from everstep.decode.decoder import Decoder
+from everstep.heads import Categorical
+from everstep.networks.attentions_by_name import AttentionName, make_attention
+from everstep.networks.cells_by_name import Find, no_code
+from everstep.networks.layers import EmbeddedSection, encoder_of, initialise, stack_of
+from everstep.sections import Count, Size
+from everstep.state import State
+from everstep.wirings import Attend, Bidirectional, Conditioned, Dropout, EmbeddingDropout, Identity, VariationalDropout
+
+CONTEXTS = Literal["attention", "initial", "every-step"]
+
+
+class EncoderDecoderSection(EmbeddedSection):
+    """The network: an encoder that reads the source, a decoder that writes the target, and what joins them."""
+
+    embedding_size: Size = 256
+    """features of each token, of both languages"""
+    hidden_size: Size | tuple[Size, ...] = 512
+    """units of each layer of the decoder"""
+    encoder_size: Size | None = None
+    """units of each layer of the encoder, in each direction; null: hidden_size, or half of it where bidirectional"""
+    encoder_layers: Count | None = None
+    """null: as many as layers"""
+    bidirectional: bool = True
+    """the encoder reads in both directions"""
+    context: CONTEXTS = "attention"
+    """attention: at each step the decoder looks back at the source; initial: one vector of the source, its initial
+    state (Sutskever 2014); every-step: that vector is an input of every step too (Cho 2014)"""
+    attention: AttentionName = "general"
+    """how places of the source are scored: additive (Bahdanau 2015), dot, general, concat, local-m, local-p (Luong
+    2015), location (Chorowski 2015), coverage (Tu 2016), multi-head"""
+    attention_size: Size | None = None
+    """of additive, concat, coverage, location and multi-head; null: hidden_size"""
+    heads: Count = 4
+    """of multi-head"""
+    reach: Count = 5
+    """of local-m and local-p: places read to each side"""
+    query: Literal["before", "after"] = "after"
+    """attention is asked before the cell's step, by its state (Bahdanau 2015), or after, by its output (Luong 2015)"""
+    input_feeding: bool = False
+    """what was read at a step is an input of the next one (Luong 2015); much slower to train with query after"""
+    tied: Literal["none", "target", "all"] = "target"
+    """target: the softmax's weights are the target embedding's; all: the source embedding is the same too, with a joint
+    vocabulary"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Beside those of layers, attentions whose sizes do not fit, and masks that steps cannot draw."""
+        yield from super().disagreements()
+        if self.residual and self.bidirectional:
+            yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
+        if self.context == "attention":
+            top = self.hidden_sizes[-1]
+            if self.attention == "dot" and self.memory_size != top:
+                sizes = f"{self.memory_size} features of the encoder, {top} of the decoder"
+                yield "attention", f"dot expects the encoder and the decoder to give as many features; got {sizes}"
+            if self.attention == "multi-head" and (self.attention_size or top) % self.heads:
+                yield "heads", f"expected a divisor of attention_size ({self.attention_size or top}); got {self.heads}"
+            if self.goes_back and (self.zoneout or self.state_dropout):
+                name = "zoneout" if self.zoneout else "state_dropout"
+                yield (
+                    name,
+                    "expected 0 where what attention reads goes back into the cell (query before, input_feeding)",
+                )
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether what attention reads goes back into the decoder's cells."""
+        return self.context == "attention" and (self.query == "before" or self.input_feeding)
+
+    @property
+    def encoder_units(self) -> int:
+        """Units of each of the encoder's layers, in each direction."""
+        if self.encoder_size is not None:
+            return self.encoder_size
+        top = self.hidden_sizes[-1]
+        return max(1, top // 2) if self.bidirectional else top
+
+    @property
+    def memory_size(self) -> int:
+        """Features of each place of the source."""
+        return self.encoder_units * (1 + self.bidirectional)
+
+
+class Decoding(NamedTuple):
+    """The state of a decoder in search: that of the cells, and the weights (rows, S) of the last step."""
+
+    cells: State
+    weights: Tensor
+
+
+class EncoderDecoder(nn.Module):
+    """Source embedding → encoder → attention or one vector → decoder over the target embedding → softmax.
+
+    s_0 = tanh(V v), v the last output of each direction of the encoder. With attention, the decoder is `Attend`.
+
+    Args:
+        section: a recipe's `model`.
+        source, target: number of symbols.
+        find: finds cells of the user's own.
+        label_smoothing: of the head.
+
+    Raises:
+        ValueError: one embedding of two vocabularies of different sizes.
+    """
+
+    def __init__(
+        self,
+        section: EncoderDecoderSection,
+        source: int,
+        target: int,
+        find: Find = no_code,
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__()
+        if section.tied == "all" and source != target:
+            raise ValueError(f"EncoderDecoder: tied='all' needs one vocabulary, but there are {source} and {target}")
+        size, p = section.embedding_size, section.embedding_dropout
+        self.target_embedding = EmbeddingDropout(target, size, p)
+        shared = section.tied == "all"
+        self.source_embedding = self.target_embedding if shared else EmbeddingDropout(source, size, p)
+        for embedding in {self.source_embedding, self.target_embedding}:
+            nn.init.uniform_(embedding.weight, -0.1, 0.1)  # a softmax over N(0, 1) rows would start far from uniform
+        self.encoder = _encoder(section, find)
+        self.input_dropout = _dropout(section, size)
+        self.decoder = _decoder(section, self.encoder.output_size, find)
+        self.dropout = nn.Dropout(section.dropout)
+        tied = None if section.tied == "none" else self.target_embedding.weight
+        self.head = Categorical(self.decoder.output_size, target, tied=tied, label_smoothing=label_smoothing)
+        initialise(section, self)
+
+    def start(self, source: Tensor, lengths: Tensor) -> State:
+        """The decoder's state before its first step, of tokens (B, S) of these lengths."""
+        memory, _ = self.encoder(self.source_embedding(source), lengths=lengths)
+        memory = self.dropout(memory)
+        vector = self._summary(memory, lengths)
+        decoder = self.decoder
+        if isinstance(decoder, Attend):
+            assert isinstance(decoder.cell, Conditioned)
+            return decoder.start(memory, lengths, decoder.cell.start(vector))
+        assert isinstance(decoder, Conditioned)
+        return decoder.start(vector)
+
+    def _summary(self, memory: Tensor, lengths: Tensor) -> Tensor:
+        """The last output of each direction, (B, features)."""
+        last = memory[torch.arange(len(memory), device=memory.device), (lengths - 1).clamp_min(0)]
+        top = self.encoder.sublayers()[-1]
+        if not isinstance(top, Bidirectional):
+            return last
+        ahead = top.forward_cell.output_size
+        return torch.cat([last[:, :ahead], memory[:, 0, ahead:]], -1)
+
+    def forward(self, batch: PairBatch) -> Tensor:
+        """A batch to what the head reads, (B, T, features)."""
+        state = self.start(batch.source, batch.source_lengths)
+        xs, _ = self.input_dropout(self.target_embedding(batch.inputs), lengths=batch.lengths)
+        ys, _ = self.decoder(xs, state, lengths=batch.lengths)
+        return self.dropout(ys)  # type: ignore[no-any-return]
+
+    def losses(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """The training loss and −log p(target | source) of each pair, (B,) nats."""
+        return self.head.smoothed(self(batch), batch.targets, batch.lengths)
+
+    def step(self, tokens: Tensor, state: Decoding) -> tuple[Tensor, Decoding]:
+        """Tokens (rows,) to log p of the next ones (rows, V) in nats, and the new state: a `StepFn`."""
+        x = self.target_embedding(tokens)
+        if isinstance(self.decoder, Attend):
+            y, cells, weights = self.decoder.step_with_weights(x, state.cells)
+        else:
+            (y, cells), weights = self.decoder.step(x, state.cells), state.weights
+        return self.head.predict(y), Decoding(cells, weights)
+
+    def search(self, source: Tensor, lengths: Tensor, begin: int, end: int, never: tuple[int, ...] = ()) -> Decoder:
+        """What a search needs: the model in eval mode, ready to write the translations of tokens (B, S)."""
+        attends = isinstance(self.decoder, Attend)
+        places = source.shape[1] if attends else 0
+        state = Decoding(self.start(source, lengths), self.target_embedding.weight.new_zeros(len(source), places))
+        return Decoder(
+            step=self.step,
+            state=state,
+            prompt=torch.tensor([begin], device=source.device),
+            end=end,
+            begins=1,
+            never=never,
+            attention=(lambda state: state.weights) if attends else None,
+            source_lengths=lengths,
+        )
+
+    def weights(self, batch: PairBatch) -> Tensor | None:
+        """Which places of the source each step of a decoder with attention reads, (B, T, S)."""
+        if not isinstance(self.decoder, Attend):
+            return None
+        state = self.start(batch.source, batch.source_lengths)
+        return self.decoder.weights(self.target_embedding(batch.inputs), state, batch.lengths)
+
+
+def _encoder(section: EncoderDecoderSection, find: Find) -> Layer:
+    layers = section.encoder_layers or section.layers
+    own = section.model_copy(update={"hidden_size": section.encoder_units, "layers": layers})
+    if section.bidirectional:
+        return encoder_of(own, section.embedding_size, find)
+    return stack_of(own, section.embedding_size, find, dropped_last=False)
+
+
+def _decoder(section: EncoderDecoderSection, memory: int, find: Find) -> Cell:
+    """The decoder, whose input and last output are dropped outside of it."""
+    read = section.embedding_size
+    attends, before = section.context == "attention", section.query == "before"
+    own = section.model_copy(update={"input_dropout": 0.0, **({"dropout": 0.0} if section.goes_back else {})})
+    top = section.hidden_sizes[-1]
+    read += memory if section.context == "every-step" or (attends and before) else 0
+    read += top if attends and section.input_feeding else 0
+    cells = stack_of(own, read, find, dropped_last=False)
+    if not attends:
+        return Conditioned(cells, memory, "start" if section.context == "initial" else "both")
+    asks = section.hidden_sizes[0] if before else top
+    attention = make_attention(section.attention, asks, memory, section.attention_size, section.heads, section.reach)
+    bridge = Conditioned(cells, memory, "start")
+    return Attend(bridge, attention, section.query, output="mixed", input_feeding=section.input_feeding)
+
+
+def _dropout(section: EncoderDecoderSection, size: int) -> Cell:
+    p = section.input_dropout
+    return VariationalDropout(Identity(size), p) if section.variational else Dropout(size, p)

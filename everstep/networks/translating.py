@@ -1,0 +1,91 @@
+"""Translations of token sequences, and how likely given ones are; the same whatever the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from everstep.data.bucket_order import Ints
+from everstep.data.pair_batches import PairBatches, TokenSequences
+from everstep.data.text.language import Language
+from everstep.decode.beam import beam_search
+from everstep.decode.hypotheses import Hypothesis
+from everstep.decode.section import BeamSection
+from everstep.networks.encoder_decoder import EncoderDecoder
+from everstep.sections import Count, Positive
+
+SEARCHED, ROWS = 4096, 64
+"""Most source tokens searched at a time, padding included, and most sources."""
+SCORED = 4096
+"""Most tokens scored in one batch, padding included."""
+Progress = Callable[[int, int], None]
+
+
+class TranslationSearch(BeamSection):
+    """How the best translation is searched for; lengths are in tokens, without the one that ends."""
+
+    max_length: Count = 200
+    """no translation gets longer"""
+    length_ratio: Positive | None = 4.0
+    """no translation gets longer than this multiple of its source's length, the end included; null: no such limit"""
+    max_source: Count = 1000
+    """of a longer source so many tokens are read"""
+    replace_unknown: bool = False
+    """words that the vocabulary lacks are written as the word of the source that attention reads most; unit words"""
+
+
+def translated(
+    model: EncoderDecoder,
+    source: TokenSequences,
+    target: Language,
+    how: TranslationSearch,
+    progress: Progress = lambda done, total: None,
+) -> list[list[Hypothesis]]:
+    """The `n_best` translations of each source, best first; sources are sorted by length and given back in order."""
+    model.eval()
+    found: list[list[Hypothesis]] = [[]] * len(source.lengths)
+    how = how.replace(unk=True) if how.replace_unknown else how
+    device = model.head.weight.device
+    done = 0
+    for rows in _by_length(source.lengths):
+        with torch.inference_mode():
+            tokens = torch.from_numpy(source.padded(rows)).to(device)
+            lengths = torch.from_numpy(source.lengths[rows]).to(device)
+            unk = target.tokenizer.unk_id
+            decoder = model.search(tokens, lengths, target.end, target.end, () if unk is None else (unk,))
+        for place, best in zip(rows.tolist(), beam_search(decoder, _plain(how)), strict=True):
+            found[place] = best
+        progress(done := done + len(rows), len(source.lengths))
+    return found
+
+
+def _plain(how: TranslationSearch) -> BeamSection:
+    return BeamSection(**{name: value for name, value in how if name in BeamSection.model_fields})
+
+
+def _by_length(lengths: Ints) -> Iterator[Ints]:
+    """Rows by rising length, some at a time."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        ahead = lengths[order[start : start + ROWS]] * np.arange(1, len(order[start : start + ROWS]) + 1)
+        fit = max(1, int(np.searchsorted(ahead, SEARCHED, side="right")))
+        yield order[start : start + fit]
+        start += fit
+
+
+@torch.no_grad()
+def token_log_p(model: EncoderDecoder, source: TokenSequences, target: TokenSequences, begin: int) -> list[list[float]]:
+    """log p of each token of each target given its source and the tokens before, in nats."""
+    model.eval()
+    device = model.head.weight.device
+    found: list[list[float]] = [[]] * len(source.lengths)
+    batches = PairBatches(source, target, begin, 64, shuffle=False, max_tokens=SCORED)
+    for index in range(len(batches)):
+        batch = batches.batch(0, index).to(device)
+        log_p = model.head.predict(model(batch)).gather(-1, batch.targets[..., None])[..., 0]
+        for place, row, length in zip(batch.places.tolist(), log_p.tolist(), batch.lengths.tolist(), strict=True):
+            found[place] = row[:length]
+    return found

@@ -1,0 +1,110 @@
+"""What a translator looks at while it writes, and how good it is by length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from everstep.data.readers.text_pairs import one_line
+from everstep.errors import DataError
+from everstep.look.alignment import Alignment, draw_alignments
+from everstep.look.by_length import Group, draw_by_length, length_groups
+from everstep.look.passage import Passage
+from everstep.measures.bleu import translation_measures
+from everstep.networks.encoder_decoder import EncoderDecoder
+from everstep.networks.token_passage import pieces
+from everstep.networks.translating import TranslationSearch, translated
+from everstep.runs.pair_data import PairTexts, Sides
+from everstep.runs.text_data import UNITS
+from everstep.runs.translations import best_texts
+
+MAPS, LONGEST = 4, 24
+"""Sources whose maps are drawn, and most tokens of one of the held-out ones."""
+MEASURED = 2000
+"""Held-out pairs that are translated for figures by length."""
+
+
+def translation_pictures(
+    model: EncoderDecoder, texts: PairTexts, sides: Sides, how: TranslationSearch, out: Path, text: str | None
+) -> Iterator[tuple[Path, str]]:
+    """Maps of held-out sources, or of lines of a text of the user's; BLEU and exact matches by length."""
+    if text is None:
+        split = texts.splits()[-1]
+        pairs = [(pair.source, pair.target) for pair in islice(texts.pairs(split), MEASURED) if pair.source]
+        shown = _shown([source for source, _ in pairs], sides)
+    else:
+        pairs, shown = [], [line for line in map(one_line, text.splitlines()) if line][:MAPS]
+    if maps := _maps(model, shown, sides, how):
+        yield out / "alignments.png", draw_alignments(maps, out / "alignments.png")
+    if pairs:
+        yield from _by_length(model, pairs, texts, sides, how, out)
+
+
+def _shown(sources: Sequence[str], sides: Sides) -> list[str]:
+    """Some sources that are long, but not too long to be read in a picture."""
+    lengths = sides.source.encode(sources).lengths
+    fit = [place for place in range(len(sources)) if lengths[place] <= LONGEST]
+    best = sorted(fit, key=lambda place: -int(lengths[place]))
+    return [sources[place] for place in best[: 5 * MAPS : 5]]
+
+
+def _maps(model: EncoderDecoder, lines: list[str], sides: Sides, how: TranslationSearch) -> list[Alignment]:
+    coded = sides.source.encode(lines)
+    found = translated(model, coded, sides.target, how.replace(n_best=1))
+    maps = []
+    for place, some in enumerate(found):
+        for one in some[:1]:
+            if one.attention is None:
+                continue
+            written = [*sides.target.pieces(one.tokens), *["<eos>"] * (len(one.token_log_p) - len(one.tokens))]
+            weights = one.attention.double().cpu().numpy()
+            maps.append(Alignment(sides.source.pieces(coded.row(place)), written, weights))
+    return maps
+
+
+def _by_length(
+    model: EncoderDecoder,
+    pairs: Sequence[tuple[str, str]],
+    texts: PairTexts,
+    sides: Sides,
+    how: TranslationSearch,
+    out: Path,
+) -> Iterator[tuple[Path, str]]:
+    sources, references = [source for source, _ in pairs], [target for _, target in pairs]
+    found, _ = best_texts(model, sources, sides, how)
+    section = texts.section
+    chars = section.unit in ("chars", "bytes")
+    lengths = [len(source) if chars else len(source.split()) for source in sources]
+    unit = "characters of the source" if chars else "words of the source"
+    bleu, exact = [], []
+    for group in length_groups(lengths):
+        some = [found[place] for place in group], [references[place] for place in group]
+        ends = lengths[group[0]], lengths[group[-1]], len(group)
+        value = translation_measures(*some, section.tokenisation == "given", section.lowercase)["bleu"]
+        bleu.append(Group(*ends, value))
+        right = [_same(one, other, section.lowercase) for one, other in zip(*some, strict=True)]
+        exact.append(Group(*ends, 100 * float(np.mean(right))))
+    yield out / "bleu-by-length.png", draw_by_length(bleu, "BLEU", unit, out / "bleu-by-length.png")
+    what = "% exactly as the reference"
+    yield out / "accuracy-by-length.png", draw_by_length(exact, what, unit, out / "accuracy-by-length.png")
+
+
+def _same(one: str, other: str, lowercase: bool) -> bool:
+    return one.lower() == other.lower() if lowercase else one == other
+
+
+def source_passage(model: EncoderDecoder, sides: Sides, text: str, unit: str) -> Passage:
+    """A source as the encoder reads it; nothing is foreseen step by step."""
+    ids = sides.source.encode([text]).row(0)[:-1]
+    if not ids:
+        raise DataError("the passage is empty; give a text with some words")
+    name = UNITS[unit]
+    labels, spans = pieces(sides.source.tokenizer, ids, name)
+    with torch.no_grad():
+        inputs = model.source_embedding(torch.tensor(ids, device=model.head.weight.device))
+    shown = "character" if name == "byte" else name
+    return Passage(model.encoder, inputs, labels, [last for _, last in spans], name, shown)

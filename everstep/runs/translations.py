@@ -1,0 +1,188 @@
+"""Translations as they are printed and recorded, their figures, and scores of given ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from everstep.data.pair_batches import TokenSequences
+from everstep.data.readers.text_pairs import one_line
+from everstep.decode.hypotheses import Hypothesis
+from everstep.errors import ConfigError, DataError, check_finite, counted
+from everstep.measures.bleu import translation_measures
+from everstep.networks.encoder_decoder import EncoderDecoder
+from everstep.networks.scoring import Score
+from everstep.networks.translating import Progress, TranslationSearch, token_log_p, translated
+from everstep.runs.pair_data import PairTexts, Sides
+from everstep.runs.run import warn
+from everstep.runs.task import Prediction
+
+MEANING = {
+    "loss": "nats per token of the references",
+    "nats_per_token": "mean of -ln p of the references",
+    "perplexity": "exp of nats per token",
+    "bleu": "n-grams that the references have too, 0 to 100",
+    "chrf": "character n-grams that the references have too, 0 to 100",
+    "brevity_penalty": "of BLEU: below 1 where translations are too short",
+    "length_ratio": "words of the translations per word of the references",
+    "ended": "share of translations that ended by themselves",
+}
+
+
+def asked_search(how: TranslationSearch, n_best: int) -> TranslationSearch:
+    """The search for so many translations.
+
+    Raises:
+        ConfigError: more than the beam holds.
+    """
+    if n_best > how.beam_width:
+        raise ConfigError(
+            f"predict: expected at most {how.beam_width} translations of a beam of that width (decode.beam_width), but "
+            f"{n_best} were asked for; raise decode.beam_width in the run's config.yaml"
+        )
+    return how.replace(n_best=n_best)
+
+
+def translations(
+    model: EncoderDecoder, lines: Sequence[str], sides: Sides, how: TranslationSearch
+) -> Iterator[Prediction]:
+    """Each line's translation; of n best, lines of rank, log p and text. An empty line stays empty."""
+    lines = [one_line(line) for line in lines]
+    source = _bounded(sides.source.encode(lines), how.max_source)
+    full = np.array([place for place, line in enumerate(lines) if line], np.int64)
+    best = iter(translated(model, source.select(full), sides.target, how))
+    for place, line in enumerate(lines):
+        found = next(best) if line else []
+        yield (
+            _prediction(line, source.row(place), found, sides, how)
+            if found
+            else Prediction("", {"source": line, "translation": ""})
+        )
+
+
+def _prediction(line: str, ids: list[int], found: list[Hypothesis], sides: Sides, how: TranslationSearch) -> Prediction:
+    records = [_record(one, _text(one, line, sides, how), sides) for one in found]
+    record = {"source": line, "source_tokens": sides.source.pieces(ids), **records[0]}
+    if how.n_best == 1:
+        return Prediction(records[0]["translation"], record)
+    printed = (f"{rank}\t{one['log_p']:.4f}\t{one['translation']}" for rank, one in enumerate(records, 1))
+    return Prediction("\n".join(printed), {**record, "n_best": records})
+
+
+def _record(one: Hypothesis, text: str, sides: Sides) -> dict[str, Any]:
+    end = ["<eos>"] * (len(one.token_log_p) - len(one.tokens))
+    found = {
+        "translation": text,
+        "log_p": one.log_p,
+        "score": one.score,
+        "ended": one.ended,
+        "tokens": [*sides.target.pieces(one.tokens), *end],
+        "token_log_p": one.token_log_p,
+    }
+    if one.attention is not None:
+        found["alignment"] = [[round(weight, 4) for weight in row] for row in one.attention.tolist()]
+    return found
+
+
+def _text(one: Hypothesis, line: str, sides: Sides, how: TranslationSearch) -> str:
+    """What is written; words that the vocabulary lacks are those of the source, where that is asked for."""
+    target, unk = sides.target, sides.target.tokenizer.unk_id
+    if not how.replace_unknown or one.attention is None or unk not in one.tokens:
+        return target.text(one.tokens)
+    words = sides.source.words(line)
+    written = target.pieces(one.tokens)
+    for step, (token, place) in enumerate(zip(one.tokens, one.attention.argmax(1).tolist(), strict=False)):
+        if token == unk and place < len(words):
+            written[step] = words[place]
+    return target.written(" ".join(written))
+
+
+def _bounded(source: TokenSequences, most: int) -> TokenSequences:
+    """Sources of at most so many tokens, the end included; what is cut is said."""
+    long = source.lengths > most
+    if not long.any():
+        return source
+    warn(
+        f"note: {counted(int(long.sum()), 'line')} of more than {most:,} tokens (the longest has "
+        f"{int(source.lengths.max()):,}): the first {most:,} are translated (decode.max_source)"
+    )
+    rows = [row if len(row) <= most else [*row[: most - 1], row[-1]] for row in map(source.row, range(len(long)))]
+    return TokenSequences.of(
+        np.array([token for row in rows for token in row], source.tokens.dtype), np.array([len(row) for row in rows])
+    )
+
+
+def figures(
+    model: EncoderDecoder,
+    texts: PairTexts,
+    split: str,
+    sides: Sides,
+    how: TranslationSearch,
+    likelihood: tuple[float, int],
+    progress: Progress,
+) -> dict[str, Any]:
+    """The figures of a split: of its references their likelihood, and how near the translations are to them.
+
+    Args:
+        likelihood: mean nats per token of the references, and their tokens.
+    """
+    nats, tokens = likelihood
+    sources, references = texts.texts(split)
+    found, ended = best_texts(model, sources, sides, how, progress)
+    section = texts.section
+    measures = translation_measures(found, references, section.tokenisation == "given", section.lowercase)
+    return {
+        "pairs": len(sources),
+        "tokens": tokens,
+        "loss": nats,
+        "nats_per_token": nats,
+        "perplexity": math.exp(min(nats, 700)),
+        **measures,
+        "ended": ended,
+    }
+
+
+def best_texts(
+    model: EncoderDecoder,
+    sources: Sequence[str],
+    sides: Sides,
+    how: TranslationSearch,
+    progress: Progress = lambda done, total: None,
+) -> tuple[list[str], float]:
+    """The best translation of each text, and which share of them ended by itself; of a blank one a blank one."""
+    how = how.replace(n_best=1)
+    coded = _bounded(sides.source.encode(sources), how.max_source)
+    full = np.array([place for place, text in enumerate(sources) if text], np.int64)
+    best = translated(model, coded.select(full), sides.target, how, progress)
+    found = [""] * len(sources)
+    for place, some in zip(full.tolist(), best, strict=True):
+        found[place] = _text(some[0], sources[place], sides, how) if some else ""
+    return found, sum(bool(some) and some[0].ended for some in best) / max(len(best), 1)
+
+
+def pair_scores(model: EncoderDecoder, lines: Sequence[str], sides: Sides, first_line: int) -> list[Score]:
+    """log p(target | source) of lines `source<TAB>target`, in nats.
+
+    Raises:
+        DataError: a line without a tab, or with several; with its number.
+    """
+    both = [line.split("\t") for line in lines]
+    for number, parts in enumerate(both, first_line):
+        if len(parts) != 2:
+            came = f"{len(parts) - 1} tabs" if len(parts) > 2 else "none"
+            raise DataError(
+                f"the lines to score, line {number}: expected a text and its translation with one tab between them, "
+                f"came {came}: {lines[number - first_line][:60]!r}"
+            )
+    source = sides.source.encode(one_line(one) for one, _ in both)
+    target = sides.target.encode(one_line(other) for _, other in both)
+    unk = sides.target.tokenizer.unk_id
+    scores = []
+    for place, row in enumerate(token_log_p(model, source, target, sides.target.end) if lines else []):
+        check_finite("the score of a line", sum(row))
+        unknown = None if unk is None else target.row(place).count(unk)
+        scores.append(Score(sum(row), len(row), lines[place], tuple(row), unknown))
+    return scores

@@ -1,0 +1,313 @@
+"""The job `translation`: what it learns, writes, scores, draws and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killed_runs import killed_and_resumed
+from typer.testing import CliRunner
+
+import everstep as es
+from everstep.cli.app import app
+from everstep.data.pair_batches import PairBatches, TokenSequences
+from everstep.decode.hypotheses import Hypothesis
+from everstep.errors import ConfigError, DataError, RunError
+from everstep.native import toolchain
+from everstep.networks.attentions_by_name import NAMES
+from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
+from everstep.runs.recipe_files import load_task
+from everstep.runs.translations import _text, translations
+
+SMALL = (
+    "model.embedding_size=8",
+    "model.hidden_size=12",
+    "model.input_dropout=0",
+    "model.dropout=0",
+    "train.batch_size=8",
+    "train.threads=1",
+    "train.patience=null",
+    "data.test=null",
+)
+QUICK = (*SMALL, "train.max_steps=2", "train.max_epochs=null")
+WORDS = "one two three four five six seven eight nine ten".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_loops() -> Iterator[None]:
+    """No compiler: steps this small run sooner by PyTorch's loop than they compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERSTEP_COMPILER", "none")
+        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
+        yield
+
+
+def quietly(line: str) -> None:
+    del line
+
+
+def numbers(folder: Path, count: int = 120, reverse: bool = False) -> str:
+    """The beginning of two files: rows of numbers, and the same in another language, maybe in reverse."""
+    random = np.random.default_rng(1)
+    rows = [random.choice(10, random.integers(1, 6)).tolist() for _ in range(count)]
+    other = [str(word)[::-1] for word in WORDS]
+    for name, words in (("en", WORDS), ("xx", other)):
+        turned = [row[::-1] if reverse and name == "xx" else row for row in rows]
+        (folder / f"n.{name}").write_text("".join(" ".join(words[i] for i in row) + "\n" for row in turned))
+    return str(folder / "n")
+
+
+def settings_of(folder: Path, *more: str) -> list[str]:
+    data = [f"data.train={numbers(folder)}", "data.valid=null", "data.source=en", "data.target=xx", "data.unit=words"]
+    return [*data, "data.max_size=null", "data.valid_fraction=0.1", *more]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
+    """A small run that has not learned much."""
+    folder = tmp_path_factory.mktemp("run")
+    return es.train("translate-own", folder / "run", quietly, overrides=settings_of(folder, *QUICK))
+
+
+def pairs(rows: list[list[int]], reverse: bool) -> tuple[TokenSequences, TokenSequences]:
+    """Rows of tokens and the same again, maybe in reverse, each with its end 0."""
+
+    def coded(rows: list[list[int]]) -> TokenSequences:
+        ended = [[*row, 0] for row in rows]
+        return TokenSequences.of(
+            np.concatenate([np.array(row) for row in ended]), np.array([len(row) for row in ended])
+        )
+
+    return coded(rows), coded([row[::-1] if reverse else row for row in rows])
+
+
+# ------------------------------------------------------------------------------------------------------------ it learns
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"context": "initial"},
+        {"context": "every-step", "cell": "GRU", "bidirectional": False},
+        {"attention": "general"},
+        {"attention": "additive", "query": "before", "cell": "GRU"},
+        {"attention": "dot", "input_feeding": True, "layers": 2, "tied": "none"},
+    ],
+    ids=lambda more: "-".join(str(value) for value in more.values()),
+)
+def test_it_overfits_one_batch(more: dict[str, Any]) -> None:
+    section = EncoderDecoderSection(**{"embedding_size": 12, "hidden_size": 24, "tied": "all", **more})
+    model = EncoderDecoder(section, 8, 8)
+    random = np.random.default_rng(0)
+    rows = [random.integers(1, 8, random.integers(1, 5)).tolist() for _ in range(6)]
+    batch = PairBatches(*pairs(rows, reverse=True), 0, 6).batch(0, 0)
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.losses(batch)[0].sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert float(model.losses(batch)[1].sum()) / batch.count < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("context", ["initial", "attention"])
+def test_random_strings_are_copied_and_turned_around(context: str, reverse: bool, tmp_path: Path) -> None:
+    data = [f"data.train={numbers(tmp_path, 1500, reverse)}", "data.valid=null", "data.source=en", "data.target=xx"]
+    more = ["data.unit=words", "data.max_size=null", "model.embedding_size=16", "model.hidden_size=64", *SMALL[2:]]
+    more += ["train.batch_size=32", "train.learning_rate=0.01", "train.max_epochs=14", "objective.label_smoothing=0"]
+    found = es.train("translate-own", tmp_path / "run", quietly, overrides=[*data, *more, f"model.context={context}"])
+    sources, references = found.task.texts.texts("valid")
+    written = [one.text for one in found.predict(sources)]
+    assert np.mean([one == other for one, other in zip(written, references, strict=True)]) == 1
+    assert found.evaluate("valid")["bleu"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("query", ["before", "after"])
+def test_every_attention_by_its_name(name: str, query: str) -> None:
+    section = EncoderDecoderSection(embedding_size=4, hidden_size=8, attention=name, query=query, heads=2)
+    model = EncoderDecoder(section, 9, 7).eval()
+    batch = PairBatches(*pairs([[1, 2, 3], [4], []], reverse=False), 0, 3).batch(0, 0)
+    together = model.losses(batch)[1]
+    weights = model.weights(batch)
+    assert weights is not None
+    assert weights.shape == (3, 4, 4)
+    for row, (place, length) in enumerate(zip(batch.places.tolist(), batch.lengths.tolist(), strict=True)):
+        alone = PairBatches(*pairs([[[1, 2, 3], [4], []][place]], reverse=False), 0, 1).batch(0, 0)
+        torch.testing.assert_close(together[row : row + 1], model.losses(alone)[1])
+        total = weights[row, :length, :length].sum(-1)
+        assert name == "local-p" or torch.allclose(total, torch.ones(length))  # its window is Gaussian
+        assert not weights[row, :, length:].any()
+    model.losses(batch)[0].sum().backward()
+    missing = [name for name, one in model.named_parameters() if one.grad is None]
+    assert not missing
+
+
+# ------------------------------------------------------------------------------------------------------------ it writes
+
+LINES = ["one two", "", "three", "nine nine nine ten one", "zzz unknown", "  four  "]
+
+
+def test_predictions_depend_on_neither_order_nor_company(run: es.Run) -> None:
+    together = [one.text for one in run.predict(LINES)]
+    assert together[1] == ""
+    assert [next(run.predict([line])).text for line in LINES] == together
+    assert [one.text for one in run.predict(LINES[::-1])] == together[::-1]
+    assert [one.text for one in es.load(run.path).predict(LINES)] == together
+
+
+def test_a_record_has_all_that_is_known(run: es.Run) -> None:
+    (found,) = run.predict(["one two"], n_best=3)
+    ranks = [line.split("\t") for line in found.text.splitlines()]
+    assert [rank for rank, _, _ in ranks] == ["1", "2", "3"]
+    record = found.record
+    assert [f"{one['log_p']:.4f}" for one in record["n_best"]] == [log_p for _, log_p, _ in ranks]
+    assert record["source_tokens"] == ["one", "two", "<eos>"]
+    for one in record["n_best"]:
+        assert len(one["tokens"]) == len(one["token_log_p"]) == len(one["alignment"])
+        assert sum(one["token_log_p"]) == pytest.approx(one["log_p"])
+        assert all(sum(row) == pytest.approx(1, abs=1e-3) and len(row) == 3 for row in one["alignment"])
+    best = record["n_best"][0]
+    if best["ended"] and best["tokens"][-1] == "<eos>":
+        (score,) = run.score([f"one two\t{best['translation']}"])
+        assert score.logp == pytest.approx(best["log_p"], abs=1e-4)
+    with pytest.raises(ConfigError, match=r"at most 5 translations of a beam"):
+        next(run.predict(["one"], n_best=6))
+    with pytest.raises(RunError, match=r"cannot predict with probabilities; it understands n_best"):
+        run.predict(["one"], probabilities=True)
+
+
+def test_a_very_long_line_is_cut_and_said(run: es.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    task: Any = run.task
+    how = task.recipe.decode.replace(max_source=20, max_length=5)
+    found = list(translations(run.model, ["one two", "one " * 10_000], task.sides, how))
+    assert len(found[1].record["source_tokens"]) == 20
+    assert len(found[1].record["tokens"]) <= 6
+    assert "1 line of more than 20 tokens (the longest has 10,001)" in capsys.readouterr().err
+
+
+def test_unknown_words_are_those_that_are_read(run: es.Run) -> None:
+    task: Any = run.task
+    unk = task.sides.target.tokenizer.unk_id
+    one = Hypothesis([unk, unk], -1.0, -1.0, True, [0.0] * 3, torch.tensor([[0, 1.0, 0], [0, 0, 1.0], [0, 0, 1.0]]))
+    assert _text(one, "two Zanzibar", task.sides, task.recipe.decode) == "<unk> <unk>"
+    how = task.recipe.decode.replace(replace_unknown=True)
+    assert _text(one, "two Zanzibar", task.sides, how) == "Zanzibar <unk>"  # the second reads the end
+
+
+def test_scores_are_of_a_text_and_its_translation(run: es.Run) -> None:
+    lines = ["one two\teno owt", "three\t", "\teerht", "one\tzzz"]
+    scores = run.score(lines)
+    assert [score.tokens for score in scores] == [3, 1, 2, 2]
+    assert [score.unknown for score in scores] == [0, 0, 0, 1]
+    for line, score in zip(lines, scores, strict=True):
+        (alone,) = run.score([line])
+        assert alone.logp == pytest.approx(score.logp, abs=1e-5)
+        assert sum(score.token_logps) == pytest.approx(score.logp)
+    with pytest.raises(
+        DataError, match=r"line 8: expected a text and its translation with one tab between them, came none"
+    ):
+        run.task.score(run.model, ["one\teno", "two"], 7)
+    assert run.score([]) == []
+
+
+def test_what_eval_says(run: es.Run) -> None:
+    scores = run.evaluate("valid")
+    assert {"bleu", "chrf", "nats_per_token", "perplexity", "ended", "bleu_signature", "loss"} <= scores.keys()
+    sources, references = run.task.texts.texts("valid")
+    lines = [f"{one}\t{other}" for one, other in zip(sources, references, strict=True)]
+    every = run.score(lines)
+    assert scores["nats_per_token"] == pytest.approx(-sum(s.logp for s in every) / sum(s.tokens for s in every))
+    assert scores["pairs"] == len(sources)
+
+
+def cli(*words: str, given: str = "") -> Any:
+    return CliRunner().invoke(app, words, input=given)
+
+
+def test_the_command_line(run: es.Run, tmp_path: Path) -> None:
+    assert len(cli("predict", str(run.path), given="one\n\ntwo\n").stdout.splitlines()) == 3
+    rows = cli("predict", str(run.path), "--json", given="one\r\n\r\n").stdout.splitlines()
+    assert [json.loads(row)["source"] for row in rows] == ["one", ""]
+    assert cli("score", str(run.path), given="one\teno\n").stdout.count("\t") == 3
+    (tmp_path / "other.en").write_text("one\n")
+    (tmp_path / "other.xx").write_text("eno\n")
+    found = cli("eval", str(run.path), "--data", str(tmp_path / "other"), "--json")
+    assert json.loads(found.stdout)["pairs"] == 1
+    assert "bleu" in cli("eval", str(run.path)).stdout
+
+
+# ----------------------------------------------------------------------------------------------------------- its folder
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
+    more = [*SMALL, "train.max_steps=8", "train.max_epochs=null", "train.validate_every=4", "model.dropout=0.2"]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"task: translation\ndata:\n  train: {numbers(tmp_path)}\ntrain:\n  max_epochs: 1\n")
+    killed_and_resumed(path, tmp_path, [*settings_of(tmp_path), *more], after=5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pictures_are_drawn(run: es.Run, tmp_path: Path) -> None:
+    drawn = dict(run.task.pictures(run.model, tmp_path / "held-out", None))
+    assert {path.name for path in drawn} == {"alignments.png", "bleu-by-length.png", "accuracy-by-length.png"}
+    own = dict(run.task.pictures(run.model, tmp_path / "own", "one two\n\nthree\n"))
+    assert {path.name for path in own} == {"alignments.png"}
+    assert all(path.is_file() for path in (*drawn, *own))
+    assert run.passage("one two").labels == ["one ", "two "]
+    assert len(run.passage().labels) >= 1
+    with pytest.raises(DataError, match="the passage is empty"):
+        run.passage(" \n")
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.vocabulary=separate", r"model\.tied: expected target or none"),
+        ("model.attention=dott", r"model\.attention"),
+        ("model.cell=LTSM", r"did you mean LSTM\?"),
+        ("model.residual=true", r"model\.residual: expected false beside bidirectional"),
+        ("decode.n_best=9", r"decode\.n_best"),
+        ("decode.replace_unknown=true", r"decode\.replace_unknown: expected false"),
+        ("model.heads=5", None),
+    ],
+)
+def test_settings_that_cannot_be_used(override: str, said: str | None, tmp_path: Path) -> None:
+    if said is None:
+        assert load_task("translate-own", [override])
+        return
+    with pytest.raises(ConfigError, match=said):
+        load_task("translate-own", [override])
+
+
+def test_sizes_that_do_not_fit_are_said() -> None:
+    with pytest.raises(ConfigError, match=r"dot expects the encoder and the decoder to give as many"):
+        EncoderDecoderSection(attention="dot", encoder_size=7)
+    with pytest.raises(ConfigError, match=r"heads: expected a divisor"):
+        EncoderDecoderSection(attention="multi-head", heads=5)
+    with pytest.raises(ConfigError, match=r"zoneout: expected 0"):
+        EncoderDecoderSection(input_feeding=True, zoneout=0.1)
+
+
+def test_a_missing_file_of_two_is_said_before_any_work(tmp_path: Path) -> None:
+    prefix = numbers(tmp_path)
+    (tmp_path / "n.xx").unlink()
+    with pytest.raises(DataError, match=r"data\.train: .*there is no .*n\.xx"):
+        es.train(
+            "translate-own",
+            tmp_path / "run",
+            quietly,
+            overrides=[f"data.train={prefix}", "data.source=en", "data.target=xx", "data.valid=null"],
+        )
+    assert not (tmp_path / "run").exists()
