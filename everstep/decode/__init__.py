@@ -1,4 +1,4 @@
-"""Text from a model: all that decoding sees is a step function."""
+"""Decoding: sampling and search, which see a model only as a step function."""
 
 from everstep.decode.beam import beam_search
 from everstep.decode.constraints import Constraint, Phrases

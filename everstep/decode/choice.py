@@ -1,4 +1,4 @@
-"""Which of all beginnings that are one token longer a beam keeps."""
+"""Selection of the hypotheses that a beam keeps after each token."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from everstep.decode.hypotheses import slots
 def likeliest(
     log_p: Tensor, so_far: Tensor, lane: Tensor, lanes: int, width: int, shared: tuple[Automata, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The `width` likeliest of each lane, best first; those of probability 0 never.
+    """The `width` most probable continuations of each lane, best first, without those of probability 0.
 
     Args:
         log_p: (rows, vocabulary) of the next token.
         so_far: (rows,) log p of the rows.
         lane: (rows,) sorted.
-        lanes: how many there are.
-        width: how many are kept.
+        lanes: number of lanes.
+        width: number to keep.
         shared: automata and the rows' states in them, if the beam is shared among beginnings of equal progress.
 
     Returns:
-        The rows they go on from and their tokens, in the order of lanes.
+        The rows that they continue, and their tokens, in the order of lanes.
     """
     if width == 1 and shared is None:
         best, token = log_p.max(1)
@@ -65,8 +65,8 @@ def diverse(
 ) -> tuple[Tensor, Tensor]:
     """As `likeliest`, for lanes that are the `groups` of a source in turn (Vijayakumar 2018, "Diverse beam search").
 
-    Before a group chooses, `strength` is taken from log p of a token for each choice of it at this step by an earlier
-    group of the source. This decides what is kept, not how it is scored.
+    Before a group chooses, `strength` is subtracted from log p of a token for each time an earlier group of the source
+    has chosen it at this step. This affects the choice, not the score.
     """
     counts = log_p.new_zeros(lanes // groups, log_p.shape[1])
     chosen = []
@@ -88,7 +88,7 @@ def diverse(
 def _with_wanted(
     log_p: Tensor, values: Tensor, tokens: Tensor, automata: Automata, numbers: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The candidates of each row and those that its automaton wants, each once."""
+    """The candidates of each row and the tokens that its automaton wants, without duplicates."""
     more = automata.wanted(numbers)
     tokens = torch.cat([tokens, more], 1)
     values = torch.cat([values, log_p.gather(1, more)], 1)
@@ -97,7 +97,7 @@ def _with_wanted(
 
 
 def _in_turn(totals: Tensor, progress: Tensor, width: int) -> Tensor:
-    """Places (lanes, width) of the best: of each progress the best, then of each the second, …; most progress first."""
+    """Indices (lanes, width): the best of each progress, then the second of each, …; most progress first."""
     order = totals.argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, progress.gather(1, order).argsort(dim=1, stable=True))
     sorted_progress = progress.gather(1, order)

@@ -1,4 +1,4 @@
-"""Automata that say which sequences are legal."""
+"""Automata that define the legal sequences."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from everstep.errors import ConfigError
 class Constraint(Protocol):
     """An automaton over tokens: a sequence is legal if every token of it is allowed and its last state accepts.
 
-    States are hashable values. What `allowed`, `advance` and `accepts` say of a state must not change. The token that
-    ends a sequence is no token of the automaton: it may be written where `accepts` is true.
+    States are hashable values; `allowed`, `advance` and `accepts` must be deterministic. The end token is not a token
+    of the automaton: it is allowed where `accepts` is true.
     """
 
     @property
     def start(self) -> Hashable:
-        """The state before the first token, which the prompt does not change."""
+        """The state before the first token after the prompt."""
 
     def allowed(self, state: Any) -> Tensor | None:
-        """(vocabulary,) bool: the tokens that may follow; None: all."""
+        """(vocabulary,) bool: the allowed next tokens; None for all."""
 
     def advance(self, state: Any, token: int) -> Hashable:
         """The state after one more token."""
@@ -33,11 +33,11 @@ class Constraint(Protocol):
 
 
 class Phrases:
-    """Sequences in which all of some phrases appear, each as tokens in a row, in any order; they may overlap.
+    """Sequences that contain all given phrases as consecutive tokens, in any order; phrases may overlap.
 
-    The beam is shared among beginnings that have as many tokens of the phrases, so that those which have none yet, and
-    are likelier, do not crowd out the others: dynamic beam allocation (Post & Vilar 2018, "Fast lexically constrained
-    decoding"), of grid beam search (Hokamp & Liu 2017).
+    The beam is divided among hypotheses by their number of phrase tokens, so that more probable ones without phrase
+    tokens do not crowd out the others: dynamic beam allocation (Post & Vilar 2018, "Fast lexically constrained
+    decoding"), after grid beam search (Hokamp & Liu 2017).
 
     >>> both = Phrases([[3], [4, 5]])
     >>> state = both.start
@@ -50,7 +50,7 @@ class Phrases:
         phrases: token ids, each at least one; a phrase given twice counts once.
 
     Raises:
-        ConfigError: an empty phrase.
+        ConfigError: a phrase is empty.
     """
 
     def __init__(self, phrases: Sequence[Sequence[int]]):
@@ -58,7 +58,7 @@ class Phrases:
         if () in self._phrases:
             raise ConfigError("Phrases: each phrase should have at least one token, but one is empty")
         self.start: tuple[tuple[int, ...], frozenset[int]] = ((), frozenset())
-        """What the end of the sequence has of an open phrase, and the phrases that have appeared."""
+        """The tokens of an open phrase at the end of the sequence, and the phrases that have appeared."""
 
     def allowed(self, state: Any) -> None:
         return None
@@ -74,12 +74,12 @@ class Phrases:
         return len(state[1]) == len(self._phrases)
 
     def progress(self, state: Any) -> int:
-        """How many tokens of the phrases there are, those of one that is begun among them."""
+        """The number of phrase tokens written, including those of an open phrase."""
         tail, seen = state
         return sum(len(self._phrases[n]) for n in seen) + len(tail)
 
     def wanted(self, state: Any) -> list[int]:
-        """Tokens that go on with a phrase, or begin one."""
+        """Tokens that continue or begin a phrase."""
         tail, seen = state
         on = [self._phrases[n][len(tail)] for n in self._open(seen) if self._opens(n, tail, seen)]
         return list(dict.fromkeys(on + [self._phrases[n][0] for n in self._open(seen)]))
@@ -93,13 +93,13 @@ class Phrases:
 
 
 class Automata:
-    """The constraints of a batch, with a number for each state that is met, so that tensors can carry the states.
+    """The constraints of a batch; numbers each state reached, so that tensors can hold states.
 
     Args:
-        constraints: one of each lane; None where all is legal.
-        vocabulary: how many tokens there are.
-        end: the token that ends a sequence.
-        device: of the tensors.
+        constraints: one for each lane; None for no constraint.
+        vocabulary: number of tokens.
+        end: the end token.
+        device: device of the tensors.
     """
 
     def __init__(
@@ -111,26 +111,26 @@ class Automata:
         self._masks: dict[tuple[int, bool], Tensor] = {}
         self._next: dict[tuple[int, int], int] = {}
         self.start = self._tensor([self._number(one, None if one is None else one.start) for one in constraints])
-        """(lanes,) the numbers of the states before the first token."""
+        """(lanes,), the numbers of the initial states."""
         self.share_beam = any(hasattr(one, "progress") for one in constraints)
-        """Whether beginnings compete only with those that have the same progress."""
+        """Whether hypotheses compete only with those of equal progress."""
 
     def mask(self, numbers: Tensor, last: bool) -> Tensor:
-        """(n, vocabulary) bool: what is legal next; `last`: no token comes after it."""
+        """(n, vocabulary) bool: the legal next tokens; `last`: whether it is the last token."""
         distinct, inverse = numbers.unique(return_inverse=True)
         return torch.stack([self._mask(number, last) for number in distinct.tolist()])[inverse]
 
     def advance(self, numbers: Tensor, tokens: Tensor) -> Tensor:
-        """The states after one more token (n,)."""
+        """The states after one more token, (n,)."""
         return self._tensor([self._after(*pair) for pair in zip(numbers.tolist(), tokens.tolist(), strict=True)])
 
     def progress(self, numbers: Tensor) -> Tensor:
-        """(n,) int64 ≥ 0: how far each is."""
+        """(n,) int64 ≥ 0: the progress of each state."""
         found = [self._states[number] for number in numbers.tolist()]
         return self._tensor([one.progress(state) if hasattr(one, "progress") else 0 for one, state in found])
 
     def wanted(self, numbers: Tensor) -> Tensor:
-        """(n, most) int64: tokens that bring each on; padded by token 0."""
+        """(n, most) int64: the tokens that advance each state, padded with token 0."""
         found = [self._states[number] for number in numbers.tolist()]
         rows = [one.wanted(state) if hasattr(one, "wanted") else [] for one, state in found]
         wrong = [token for row in rows for token in row if token == self._end or not 0 <= token < self._vocabulary]

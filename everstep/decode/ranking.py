@@ -1,4 +1,4 @@
-"""What makes one sequence better than another."""
+"""The ranking of finished sequences."""
 
 from __future__ import annotations
 

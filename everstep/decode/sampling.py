@@ -1,4 +1,4 @@
-"""Sampling step by step."""
+"""Sampling token by token."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from everstep.native import processor
 from everstep.state import State, leaves
 
 StepFn = Callable[[Tensor, State], tuple[Tensor, State]]
-"""Tokens (batch,) and the state to log p of the next token (batch, vocabulary), in nats, and the new state."""
+"""Maps tokens (batch,) and state to log p of the next token (batch, vocabulary), in nats, and the new state."""
 
 _COLD = 1e-30
-"""Below this temperature no two log-probabilities of different size keep a chance each, and some would overflow."""
+"""Temperature below which sampling is greedy, since scaled log-probabilities could overflow."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """Draws a token of each row.
+    """Samples a token for each row.
 
-    Without the tokens `never`, the log-probabilities are divided by the temperature, cut to the `top_k` likeliest (Fan
-    2018), then to the smallest set of likeliest whose mass reaches `top_p` (Holtzman 2020), and renormalised.
+    Tokens in `never` are excluded. Log-probabilities are divided by the temperature, restricted to the `top_k` most
+    probable tokens (Fan 2018), then to the smallest set of most probable tokens whose probability reaches `top_p`
+    (Holtzman 2020), and renormalised.
 
     >>> Sampler(temperature=0)(torch.tensor([[0.2, 0.5, 0.3]]).log())
     tensor([1])
 
     Args:
-        temperature: 1 is the model's own distribution, below 1 sharper; 0 always takes the likeliest.
-        top_k, top_p: cuts; None for none.
-        never: tokens that are not drawn, such as `<unk>`.
-        generator: of the random numbers, on the device of the log-probabilities; torch's own if None.
+        temperature: 1 for the model's distribution, below 1 sharper; 0 for greedy choice.
+        top_k, top_p: restrictions; None for none.
+        never: tokens that are not sampled, such as `<unk>`.
+        generator: random generator on the device of the log-probabilities; torch's default if None.
 
     Raises:
-        ConfigError: an impossible setting.
+        ConfigError: a setting is out of range.
     """
 
     temperature: float = 1.0
@@ -54,7 +55,7 @@ class Sampler:
             raise ConfigError(f"sample: top_p should lie in (0, 1], but is {self.top_p}")
 
     def __call__(self, log_p: Tensor) -> Tensor:
-        """From log p (batch, vocabulary), in nats, tokens (batch,)."""
+        """Tokens (batch,), sampled from log p (batch, vocabulary) in nats."""
         if self.never:
             log_p = log_p.index_fill(-1, torch.tensor(self.never, device=log_p.device), -torch.inf)
         if self.temperature < _COLD:
@@ -85,22 +86,22 @@ def sample(
     never: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw x_t ~ p(x | x_<t), one token after another.
+    """Sample x_t ~ p(x | x_<t) token by token.
 
     Args:
         step: the model.
         state: the state before the prompt, with leaves (count, ...).
-        prompt: at least one token; the model reads it first. Tokens are made on its device, if it is a tensor; else on
-            that of the state, or where the state has no leaf, on that of the generator.
-        length: tokens to draw.
-        count: sequences drawn side by side.
-        temperature, top_k, top_p, never, generator: of the `Sampler`.
+        prompt: at least one token, which the model reads first. Tokens are created on its device, if it is a tensor;
+            else on that of the state, or for a state without leaves, on that of the generator.
+        length: number of tokens to sample.
+        count: number of parallel sequences.
+        temperature, top_k, top_p, never, generator: see `Sampler`.
 
     Returns:
-        (count, length) int64, without the prompt. `draws` gives the same step by step.
+        (count, length) int64, without the prompt. `draws` yields the same step by step.
 
     Raises:
-        ConfigError: an impossible setting, or an empty prompt.
+        ConfigError: a setting is out of range, or the prompt is empty.
     """
     sampler = Sampler(temperature, top_k, top_p, never, generator)
     return torch.stack(list(draws(step, state, prompt, length, sampler, count)), 1)
@@ -109,10 +110,10 @@ def sample(
 def draws(
     step: StepFn, state: State, prompt: Sequence[int] | Tensor, length: int, sampler: Sampler, count: int = 1
 ) -> Iterator[Tensor]:
-    """As `sample`, token by token: `length` times (count,) int64, each as soon as it is drawn.
+    """As `sample`, but yields (count,) int64 for each token.
 
     Raises:
-        ConfigError: an empty prompt, or nothing to draw; at once, before the first token is asked for.
+        ConfigError: the prompt is empty, or `length` is 0; raised at the call, not at the first iteration.
     """
     device = _device(prompt, state, sampler.generator)
     tokens: list[int] = prompt.tolist() if isinstance(prompt, Tensor) else list(prompt)
@@ -125,7 +126,7 @@ def draws(
 
 
 def _device(prompt: Sequence[int] | Tensor, state: State, generator: torch.Generator | None) -> torch.device:
-    """Where tokens are made: where the model is, as far as what was given tells."""
+    """The device of tokens: that of the model, as far as the arguments tell."""
     if isinstance(prompt, Tensor):
         return prompt.device
     found = (leaf.device for _, leaf in leaves(state))

@@ -1,4 +1,4 @@
-"""How a recipe says that sequences are drawn or searched for."""
+"""Settings of sampling and search."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from everstep.sections import Count, NonNegative, Positive, Section, Whole
 
 
 class SamplingSection(Section):
-    """How sequences are drawn from the model; `everstep generate` takes them as options too."""
+    """Settings of sampling, which are also options of `everstep generate`."""
 
     prompt: str = ""
-    """what the sequence goes on from"""
+    """text to continue"""
     length: Count = 500
-    """tokens to draw"""
+    """tokens to sample"""
     temperature: NonNegative = 1.0
-    """below 1 safer, above 1 wilder; 0: always the likeliest"""
+    """below 1 safer, above 1 more diverse; 0: greedy"""
     top_k: Count | None = None
-    """only from the K likeliest tokens"""
+    """sample only from the K most probable tokens"""
     top_p: float | None = Field(None, gt=0, le=1)
-    """only from the likeliest that make up probability P"""
+    """sample only from the top tokens of total probability P"""
     unk: bool = False
-    """whether <unk>, which stands for what the vocabulary lacks, is drawn too"""
+    """whether <unk> may be sampled"""
 
 
 class BeamSection(Section):

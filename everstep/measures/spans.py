@@ -103,7 +103,7 @@ def span_measures(
     Example:
         >>> found = span_measures([["B-PER", "I-PER", "O"]], [["B-PER", "O", "B-LOC"]])
         >>> found.total, round(found.accuracy, 2)
-        (Found(there=1, predicted=2, right=0), 0.33)
+        (SpanCounts(there=1, predicted=2, right=0), 0.33)
     """
     words = right_tags = 0
     counts: list[Counter[str]] = [Counter(), Counter(), Counter()]

@@ -1,1 +1,1 @@
-"""The jobs, one file each: the file `my_job.py` defines one `Task`, whose name in recipes is `my-job`."""
+"""The jobs, one file each: `my_job.py` defines one `Task`, whose name in recipes is `my-job`."""

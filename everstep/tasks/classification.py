@@ -1,4 +1,4 @@
-"""Classification: a text to one class of many."""
+"""Classification of texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from everstep.storage.files import replace_file
 
 
 class ClassificationRecipe(Recipe):
-    """Labelled texts, a network that reads each, −log p of its class."""
+    """The recipe: labelled texts, a classifier, −log p of the class."""
 
     data: LabelledSection = LabelledSection()
     model: ClassifierSection = ClassifierSection()
@@ -39,7 +39,7 @@ class ClassificationRecipe(Recipe):
 
 
 class Classification(Task[ClassificationRecipe]):
-    """Sentiment, topics, questions: reads a text, says which class it is of."""
+    """Predicts the class of a text: sentiment, topics, kinds of questions."""
 
     Recipe = ClassificationRecipe
     files = ("tokenizer.json", "classes.json")
@@ -52,27 +52,27 @@ class Classification(Task[ClassificationRecipe]):
     classes: tuple[str, ...]
 
     def problems(self) -> Iterator[str]:
-        """A cell that cannot be made, and sections that do not go together."""
+        """A cell that cannot be created, and incompatible sections."""
         yield from disagreements(self.recipe.data, self.recipe.model, self.recipe.objective)
         yield from super().problems()
 
     def prepare(self) -> None:
-        """The classes and the vocabulary of the training texts."""
+        """Find the classes and the vocabulary of the training texts."""
         self.classes = classes_of(self.texts.learned(), self.recipe.data, self.recipe.objective)
         self.tokenizer = self.texts.tokenizer()
 
     def ready(self, say: Say) -> None:
-        """Every split's texts, and what was left out of them."""
+        """Report the texts of every split, and skipped entries."""
         for line in [*self.summary(), *self.texts.told(self.answers)]:
             say(line)
 
     def save(self, run: Path) -> None:
-        """`tokenizer.json` and `classes.json`."""
+        """Write `tokenizer.json` and `classes.json`."""
         replace_file(run / "tokenizer.json", self.tokenizer.to_bytes())
         replace_file(run / "classes.json", written_classes(self.classes))
 
     def open(self, run: Path) -> None:
-        """What `save` wrote."""
+        """Read the files of `save`."""
         self.tokenizer, self.classes = Tokenizer.load(run / "tokenizer.json"), read_classes(run / "classes.json")
 
     @cached_property
@@ -86,17 +86,17 @@ class Classification(Task[ClassificationRecipe]):
 
     @cached_property
     def answers(self) -> Answers:
-        """What can be said of a text."""
+        """The possible answers for a text."""
         return answers_of(self.classes, self.recipe.data, self.recipe.objective)
 
     def model(self) -> SequenceClassifier:
-        """Embedding, cells, read-out, softmax."""
+        """A new model: embedding, cells, read-out, head."""
         recipe, words = self.recipe, self.tokenizer.vocab_size
         ways = (recipe.objective.calibrated, recipe.data.paired, self.texts.ends(self.tokenizer))
         return SequenceClassifier(words, self.answers, recipe.model, self.code.find, *ways)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
-        """Texts of near-equal length together."""
+        """Batches of texts of near-equal length."""
         coded = self.texts.coded(split, self.tokenizer, self.answers, learn=purpose == "learn")
         if purpose != "learn":
             return to_score(*coded)
@@ -104,7 +104,7 @@ class Classification(Task[ClassificationRecipe]):
         return to_learn(*coded, self.recipe.train.batch_size, self.recipe.seed)
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
-        """−log p(class), weighted by class if asked for."""
+        """−log p(class), with the recipe's class weights."""
         weights, pieces = self._weights if model.training else None, self.recipe.objective.bptt
         return piece_losses(model, batch, weights, pieces) if pieces else class_losses(model, batch, weights)
 
@@ -113,37 +113,37 @@ class Classification(Task[ClassificationRecipe]):
         return self.recipe.objective.weights(self.answers.targets(self.texts.learned(), True), len(self.classes))
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """Accuracy, macro-F1, nats, calibration, and the figures of each class."""
+        """Accuracy, macro-F1, nats, calibration, and the measures of each class."""
         return reported(model, self.batches(split, model, "score"), progress)
 
     def validate(self, model: Any) -> dict[str, float]:
-        """The loss, accuracy and macro-F1 of the split "valid", to which a temperature is fitted."""
+        """Fit the temperature, if any, to the split "valid", and return its loss, accuracy and macro-F1."""
         calibrate(model, texts := self.batches("valid", model, "score"))
         return measured_classes(model, texts).main
 
     def digest(self, split: str) -> str:
-        """Of its texts and classes."""
+        """A digest of texts and classes."""
         return digest(self.texts.learned(split))
 
     def summary(self) -> list[str]:
-        """The texts, their classes, their vocabulary."""
+        """Lines on texts, classes and vocabulary."""
         return self.texts.summary(self.classes, self.tokenizer)
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
-        """label<TAB>probability of each line, all of them in the record; with `explain`, the words that decide."""
+        """label<TAB>probability of each line; the record has all probabilities; `explain` marks the deciding words."""
         answer = class_explanations if asked.explain else class_predictions
         return by_block(lines, lambda block: answer(model, self.tokenizer, self.texts, block))
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
-        """A held-out text, or one's own, as the cells read it."""
+        """The user's text, or a held-out text, as the cells read it."""
         return text_passage(model, self.tokenizer, self.texts.passage(text, characters), UNITS[self.recipe.data.unit])
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
-        """What knows no order, or a window alone, on the same texts."""
+        """Baselines without word order or with a window of words, on the same texts."""
         return self.texts.rivals(split, self.answers, quick)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
-        """Which classes are taken for which, what probabilities are worth, and the words that decide."""
+        """Confusion, reliability, and relevance of words."""
         split = self.splits()[-1]
         yield from figure_pictures(model, measured_classes(model, self.batches(split, model, "score")), out)
         yield from word_pictures(model, self.texts.shown(split, text, self.tokenizer), out)

@@ -29,7 +29,7 @@ from everstep.storage.files import replace_file
 
 
 class LanguageModelRecipe(Recipe):
-    """A text, a network over its tokens, likelihood."""
+    """The recipe: a text, a token model, likelihood."""
 
     data: TextSection = TextSection()
     model: TokenModelSection = TokenModelSection()
@@ -37,7 +37,7 @@ class LanguageModelRecipe(Recipe):
     decode: SamplingSection = SamplingSection()
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Sizes that cannot be added, and k2 where each line is read whole."""
+        """Incompatible sizes, and k2 with whole lines."""
         yield from super().disagreements()
         model = self.model
         if model.residual and model.layers == 1 and model.embedding_size != model.hidden_sizes[0]:
@@ -48,7 +48,7 @@ class LanguageModelRecipe(Recipe):
 
 
 class LanguageModel(Task[LanguageModelRecipe]):
-    """What comes next, whatever came before: trains on text, scores it and writes it."""
+    """Predicts the next token: trains on text, scores it and generates it."""
 
     Recipe = LanguageModelRecipe
     files = ("tokenizer.json",)
@@ -57,11 +57,11 @@ class LanguageModel(Task[LanguageModelRecipe]):
     tokenizer: Tokenizer
 
     def prepare(self) -> None:
-        """The vocabulary of the training text."""
+        """Find the vocabulary of the training text."""
         self.tokenizer = self.texts.tokenizer()
 
     def ready(self, say: Say) -> None:
-        """Every split as tokens."""
+        """Tokenise every split, and report it."""
         for line in [*self.summary(), *(f"{split}: {self.corpus(split).summary()}" for split in self.splits())]:
             say(line)
         if self.texts.config.unit == "chars" and self.texts.config.unk is None and self.tokenizer.unk_id is not None:
@@ -81,11 +81,11 @@ class LanguageModel(Task[LanguageModelRecipe]):
 
     @cached_property
     def texts(self) -> Texts:
-        """The files of the recipe."""
+        """The texts of the recipe."""
         return Texts(self.recipe.data)
 
     def corpus(self, split: str) -> Corpus:
-        """A split as tokens."""
+        """The tokens of a split."""
         if split not in self._corpora:
             self._corpora[split] = self.texts.corpus(split, self.tokenizer)
         return self._corpora[split]
@@ -99,7 +99,7 @@ class LanguageModel(Task[LanguageModelRecipe]):
         return self.texts.splits
 
     def model(self) -> TokenModel:
-        """Embedding, cells, softmax."""
+        """A new model: embedding, cells, softmax."""
         recipe = self.recipe
         return TokenModel(self.tokenizer.vocab_size, recipe.model, self.code.find, recipe.objective.label_smoothing)
 
@@ -118,7 +118,7 @@ class LanguageModel(Task[LanguageModelRecipe]):
         yield from likelihood(goal.k2, goal.activation_penalty, goal.change_penalty)(model, batch, state)
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """The split read once from its first token to its last: nats, bits, perplexity; unknown tokens counted."""
+        """Nats, bits, perplexity and unknown tokens of a split, read once from first to last token."""
         corpus = self.corpus(split)
         nats, tokens = self.mean_loss(model, exact_batches(self.recipe.data, corpus, self.tokenizer), progress)
         unknown = unknown_measures(corpus.unknown, tokens, self.tokenizer, self.texts.read(split))
@@ -130,36 +130,36 @@ class LanguageModel(Task[LanguageModelRecipe]):
         }
 
     def digest(self, split: str) -> str:
-        """Of its tokens."""
+        """A digest of the tokens."""
         return self.corpus(split).digest
 
     def summary(self) -> list[str]:
-        """The text and its vocabulary."""
+        """Lines on the text and its vocabulary."""
         data = self.recipe.data
         named = data.train if isinstance(data.train, str) else ", ".join(data.train)
         empty = [f"left out: {empty}"] if (empty := self.texts.left_out()) else []
         return [f"text: {named}", *empty, f"vocabulary: {self.tokenizer.vocab_size:,} {data.unit}"]
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
-        """log p of each line, each from a fresh state: Σ_t log p(x_t | x_<t), its end included where it is a token."""
+        """log p of each line from the initial state: Σ_t log p(x_t | x_<t), with its end if that is a token."""
         return score_lines(model, self.tokenizer, lines, first_line)
 
     def decoder(self, model: Any, given: str) -> Decoder:
-        """The model ready to go on after a text."""
+        """A decoder that continues the text `given`."""
         return token_decoder(model, self.tokenizer, given)
 
     def speller(self) -> Speller:
-        """Tokens as text."""
+        """An incremental converter from tokens to text."""
         return self.tokenizer.speller()
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
-        """Whole lines of a text, else of the held-out one, with the surprise of each piece."""
+        """Whole lines of the user's text, or else of the held-out text, with the surprise of each piece."""
         ids = self.tokenizer.encode(as_read(self.texts.passage(text, characters)), line_end=False).tolist()
         return token_passage(model, self.tokenizer, ids, UNITS[self.recipe.data.unit])
 
     @classmethod
     def upgraded(cls, raw: dict[str, Any], version: int) -> dict[str, Any]:
-        """Format 1 kept the objective's keys in `train`."""
+        """Convert format 1, which had the keys of the objective in `train`."""
         train = dict(raw.get("train") or {})
         moved = {key: train.pop(key) for key in LikelihoodSection.model_fields if key in train}
         return {**raw, "train": train, "objective": {**moved, **(raw.get("objective") or {})}}

@@ -27,7 +27,7 @@ from everstep.storage.files import replace_file
 
 
 class TaggingRecipe(Recipe):
-    """Sentences with a tag for each word, a network that reads them, −log p of the tags."""
+    """The recipe: tagged sentences, a tagger, −log p of the tags."""
 
     data: TaggedSection = TaggedSection()
     model: TaggerSection = TaggerSection()
@@ -35,7 +35,7 @@ class TaggingRecipe(Recipe):
 
 
 class Tagging(Task[TaggingRecipe]):
-    """Parts of speech, names, chunks: says of each word of a sentence what it is."""
+    """Predicts a tag for each word of a sentence: parts of speech, names, chunks."""
 
     Recipe = TaggingRecipe
     files = ("vocabulary.json", "vectors.safetensors")
@@ -56,14 +56,14 @@ class Tagging(Task[TaggingRecipe]):
     vectors: Vectors | None
 
     def prepare(self) -> None:
-        """The vocabulary and the tags of the training sentences; vectors of words, if there are some."""
+        """Find the vocabulary and the tags of the training sentences, and read pretrained vectors, if any."""
         model = self.recipe.model
         self.vectors = None if model.vectors is None else read_vectors(model.vectors, model.embedding_size)
         more = () if self.vectors is None else self.vectors.words
         self.learned = self.texts.learned(model.affixes, more)
 
     def ready(self, say: Say) -> None:
-        """Every split, what was left out of it, what may be a mistake; how many words have vectors."""
+        """Report every split, skipped entries, possible mistakes, and how many words have vectors."""
         for line in [*self.summary(), *self.texts.told(self.learned)]:
             say(line)
         if self.recipe.decode.outside_penalty and not any(column.learned for column in self.learned.columns):
@@ -72,12 +72,12 @@ class Tagging(Task[TaggingRecipe]):
             say(self.vectors.coverage(self.learned.words))
 
     def save(self, run: Path) -> None:
-        """`vocabulary.json`, and the vectors that the embedding begins with."""
+        """Write `vocabulary.json`, and the pretrained vectors."""
         replace_file(run / "vocabulary.json", self.learned.to_bytes())
         replace_file(run / "vectors.safetensors", saved_vectors(self.vectors))
 
     def open(self, run: Path) -> None:
-        """What `save` wrote."""
+        """Read the files of `save`."""
         self.learned = Learned.load(run / "vocabulary.json")
         self.vectors = vectors_of(run / "vectors.safetensors", self.learned.words.more)
 
@@ -91,7 +91,7 @@ class Tagging(Task[TaggingRecipe]):
         return self.texts.splits()
 
     def model(self) -> SequenceTagger:
-        """Words, their characters and features; cells; a head for each column of tags."""
+        """A new model: word reader, cells, a head for each tag column."""
         section, words, columns = self.recipe.model, self.learned.words, self.learned.columns
         begun = None if self.vectors is None else self.vectors.rows(words)
         reader = WordReader(section, *words.sizes(), [0, *words.read_counts.values()], begun)
@@ -100,18 +100,18 @@ class Tagging(Task[TaggingRecipe]):
         return SequenceTagger(section, reader, [len(column.tags) for column in columns], masks, self.code.find, biases)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[TaggedBatch]:
-        """Sentences of near-equal length together."""
+        """Batches of sentences of near-equal length."""
         coded = self.learned.coded(self.texts.examples(split).sentences)
         if purpose == "learn":
             return TaggedBatches(coded, self.recipe.train.batch_size, seed=self.recipe.seed)
         return TaggedBatches(coded, 256, shuffle=False, max_tokens=SCORED_WORDS)
 
     def objective(self, model: Any, batch: TaggedBatch, state: State) -> Iterator[Loss]:
-        """−log p(tags), all columns together."""
+        """−log p(tags), summed over columns."""
         return tag_losses(model, batch)
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """Accuracy, of known and unknown words; of spans precision, recall and F1, and those of each type."""
+        """Accuracy, also of known and unknown words; for spans, precision, recall and F1, also of each type."""
         sentences = self.texts.examples(split).sentences
         coded = self.learned.coded(sentences)
         return tag_figures(model, sentences, coded, self.learned.columns, self.learned.words, progress)
@@ -122,11 +122,11 @@ class Tagging(Task[TaggingRecipe]):
         return {name: found[name] for name in ("loss", "accuracy", "f1") if name in found}
 
     def digest(self, split: str) -> str:
-        """Of its words, features and tags."""
+        """A digest of words, features and tags."""
         return self.texts.examples(split).digest()
 
     def summary(self) -> list[str]:
-        """The sentences, their tags, their vocabulary."""
+        """Lines on sentences, tags and vocabulary."""
         return [f"sentences: {self.recipe.data.train}", *self.learned.summary()]
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
@@ -134,16 +134,16 @@ class Tagging(Task[TaggingRecipe]):
         return tag_predictions(model, lines, self.learned, self.recipe.data, asked)
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
-        """The most frequent tag of each word."""
+        """The baseline of the most frequent tag of each word."""
         train, others = self.texts.examples("train").sentences, self.texts.examples(split).sentences
         return frequent_tags_rival(train, others, self.learned.columns, self.learned.words)
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
-        """Some held-out sentence, or a text of one's own, as the cells read it."""
+        """The user's text, or a held-out sentence, as the cells read it."""
         return tag_passage(model, self.learned, self.texts.passage(text, self.learned, characters))
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
-        """Which tags are taken for which, spans in colours, which characters tell."""
+        """Confusion of tags, coloured spans, relevance of characters."""
         held_out = self.texts.examples(self.splits()[-1]).sentences
         own = None if text is None else self.texts.passage(text, self.learned, len(text))
         yield from tag_pictures(model, self.learned, held_out, own, out)

@@ -1,4 +1,4 @@
-"""Classification of trees: a parse tree of words to the class of each of its nodes."""
+"""Classification of the nodes of parse trees."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from everstep.storage.files import replace_file
 
 
 class TreeRecipe(Recipe):
-    """Trees with classes at their nodes, a network over trees, −log p of the classes."""
+    """The recipe: labelled trees, a network over trees, −log p of the classes."""
 
     data: TreeSection = TreeSection()
     model: TreeNetworkSection = TreeNetworkSection()
@@ -39,7 +39,7 @@ class TreeRecipe(Recipe):
 
 
 class TreeClassification(Task[TreeRecipe]):
-    """Sentiment of parse trees: says of a sentence, and of each of its phrases, which class it is of."""
+    """Predicts the class of a sentence and of each of its phrases, such as their sentiment."""
 
     Recipe = TreeRecipe
     files = ("words.json", "classes.json")
@@ -52,18 +52,18 @@ class TreeClassification(Task[TreeRecipe]):
     classes: tuple[str, ...]
 
     def problems(self) -> Iterator[str]:
-        """A composition or a tracker that cannot be made."""
+        """A composition or a tracker that cannot be created."""
         try:
             self.recipe.model.network(self.code.find)
         except ConfigError as error:
             yield str(error)
 
     def prepare(self) -> None:
-        """The classes and the words of the training trees."""
+        """Find the classes and the words of the training trees."""
         self.classes, self.words = self.trees.classes(), self.trees.words()
 
     def ready(self, say: Say) -> None:
-        """Every split's trees."""
+        """Report the trees of every split."""
         for line in [*self.summary(), *self.trees.told(self.ids, self.answers)]:
             say(line)
         cell = self.recipe.model.composition(self.code.find)
@@ -71,27 +71,27 @@ class TreeClassification(Task[TreeRecipe]):
             check_trees(cell, self.trees.trees(split), f"data.{split}")
 
     def save(self, run: Path) -> None:
-        """`words.json` and `classes.json`."""
+        """Write `words.json` and `classes.json`."""
         replace_file(run / "words.json", written_words(self.words))
         replace_file(run / "classes.json", written_classes(self.classes))
 
     def open(self, run: Path) -> None:
-        """What `save` wrote."""
+        """Read the files of `save`."""
         self.words, self.classes = read_words(run / "words.json"), read_classes(run / "classes.json")
 
     @cached_property
     def trees(self) -> Trees:
-        """The files of the recipe."""
+        """The trees of the recipe."""
         return Trees(self.recipe.data, self.recipe.seed)
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """The number of each word."""
+        """The id of each word."""
         return {word: number for number, word in enumerate(self.words)}
 
     @cached_property
     def answers(self) -> OneOf:
-        """What can be said of a node."""
+        """The possible answers for a node."""
         return OneOf(self.classes, self.recipe.data.merge, self.recipe.objective.label_smoothing)
 
     def splits(self) -> tuple[str, ...]:
@@ -99,11 +99,11 @@ class TreeClassification(Task[TreeRecipe]):
         return self.trees.splits()
 
     def model(self) -> TreeClassifier:
-        """Embedding, composition, softmax."""
+        """A new model: embedding, composition, softmax."""
         return TreeClassifier(list(self.words.values()), self.answers, self.recipe.model, self.code.find)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> TreeBatches:
-        """Some trees together; to learn from, those that have a class to learn."""
+        """Batches of trees; for training, of trees with a class to learn."""
         given = self.trees.trees(split)
         if purpose != "learn":
             return to_score(self.trees.coded(given, self.ids, self.answers))
@@ -113,37 +113,37 @@ class TreeClassification(Task[TreeRecipe]):
         return TreeBatches(learned, self.recipe.train.batch_size, seed=self.recipe.seed)
 
     def objective(self, model: Any, batch: TreeBatch, state: State) -> Iterator[Loss]:
-        """−log p(class) of every node that has one."""
+        """−log p(class) of every labelled node."""
         return tree_losses(model, batch)
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """Accuracy, macro-F1 and nats of the roots, those of each class, and the accuracy of all nodes."""
+        """Accuracy, macro-F1 and nats of the roots, the measures of each class, and the accuracy of all nodes."""
         return measured_trees(model, self.batches(split, model, "score"), progress)
 
     def validate(self, model: Any) -> dict[str, float]:
-        """The main figures of the split "valid"."""
+        """The main measures of the split "valid"."""
         found = self.metrics(model, "valid")
         return {name: found[name] for name in ("loss", "accuracy", "macro_f1", "node_accuracy")}
 
     def digest(self, split: str) -> str:
-        """Of its words, labels and children."""
+        """A digest of words, labels and children."""
         return self.trees.digest(split)
 
     def summary(self) -> list[str]:
-        """The trees, their classes, their vocabulary."""
+        """Lines on trees, classes and vocabulary."""
         return self.trees.summary(self.classes, self.words)
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
-        """label<TAB>probability of each tree, or the tree with the label of every node."""
+        """label<TAB>probability of each tree, or the tree with predicted labels at all nodes."""
         return tree_predictions(model, lines, self.trees, self.ids, asked)
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
-        """What knows no trees, fitted on the phrases that are learned from."""
+        """Baselines without trees, fitted on the phrases of the training trees."""
 
         phrases = self.recipe.objective.nodes == "all"
         return tree_rivals(self.trees, self.ids, self.answers, split, phrases, quick)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
-        """Some held-out trees, or one's own, with the predicted class of every node."""
+        """The user's trees, or some held-out trees, with the predicted class of every node."""
         given = self.trees.trees(self.splits()[-1]) if text is None else unlabelled(self.trees.of(text))
         return tree_pictures(model, given, self.trees.coded(given, self.ids, self.answers), out)

@@ -14,7 +14,7 @@ class TokenSpeller:
         spaced: whether to put a space between two pieces, except at line ends (for words).
 
     Example:
-        >>> speller = Speller(["to", "be", "\\n"], spaced=True)
+        >>> speller = TokenSpeller(["to", "be", "\\n"], spaced=True)
         >>> [speller.spell([0]), speller.spell([1, 2]), speller.spell([0]), speller.end()]
         ['to', ' be\\n', 'to', '']
     """
