@@ -1,4 +1,4 @@
-"""Search for the best sequences, side by side for all sources of a batch."""
+"""Beam search for the best sequences, in parallel for all sources of a batch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ def beam_search(
     allowed: Sequence[int] | None = None,
     banned: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
-    """The best finished sequences of each source, best first, all different.
+    """The best finished sequences of each source, best first, without duplicates.
 
-    From each of the beginnings that it holds, the search tries every token, and of all that result it keeps the
-    `beam_width` likeliest. Those that end leave the beam and are ranked by `Ranking`: log p over a power of the
-    length, and what attention has missed. With `beam_width=1` this is greedy search; with a beam wider than there are
-    beginnings it is exhaustive. A source is done as soon as none of its beginnings can get among its `n_best` any
-    more, and its rows leave the batch; each source is searched as if it were alone. A sequence that reaches its
-    greatest length ends there, with log p of the end.
+    Each step extends every hypothesis in the beam by every token, and keeps the `beam_width` most probable extensions.
+    Finished ones leave the beam and are ranked by `Ranking`: log p divided by a power of the length, plus a coverage
+    penalty. With `beam_width=1` this is greedy search; with a beam wider than the number of hypotheses, exhaustive.
+    A source is done when none of its hypotheses can enter its `n_best`; its rows then leave the batch. Sources are
+    independent. A sequence that reaches its maximal length ends there, with log p of the end token.
 
     >>> p = torch.tensor([0.5, 0.3, 0.2])
     >>> model = Decoder(lambda tokens, state: (p.log().expand(len(tokens), 3), state), (), torch.tensor([0]), end=2)
@@ -43,19 +42,19 @@ def beam_search(
     [([], -1.609), ([0], -1.974)]
 
     Args:
-        decoder: the model, with a row for each source; its step sees more and fewer rows.
-        how: width, number of results, penalties and lengths. None: the defaults.
-        prefixes: for each source the tokens that its sequences begin with, whatever is banned; () for none.
-        constraints: for each source an automaton or None, such as `Phrases`; () for none.
-        allowed: the only tokens that are written, besides the end; None: all.
-        banned: tokens that are not written.
+        decoder: the model, with a row for each source; its step is called with varying numbers of rows.
+        how: width, number of results, penalties and lengths; None for the defaults.
+        prefixes: for each source, forced first tokens, even if banned; () for none.
+        constraints: for each source, an automaton such as `Phrases`, or None; () for none.
+        allowed: the only allowed tokens, besides the end token; None for all.
+        banned: forbidden tokens.
 
     Returns:
-        For each source at most `n_best` hypotheses; fewer, perhaps none, if no more were found that are legal.
+        For each source, at most `n_best` hypotheses; fewer, perhaps none, if fewer legal ones were found.
 
     Raises:
-        ConfigError: settings or wishes that do not fit the decoder.
-        RunError: the model says NaN.
+        ConfigError: settings or restrictions do not match the decoder.
+        RunError: the model outputs NaN.
     """
     how = how or BeamSection()
     walk = Walk(decoder, how, Wishes(prefixes, constraints, allowed, banned))
@@ -70,7 +69,7 @@ def beam_search(
 
 
 def _advance(walk: Walk, rows: Beginnings, steps: list[Step], finished: Finished) -> Beginnings:
-    """One more token; what ends goes to `finished`, what was chosen to `steps`."""
+    """Extend the beam by one token; finished sequences are added to `finished`, the choice to `steps`."""
     t = len(steps)
     then = walk.step(rows, t)
     row, token = _choice(walk, then)
@@ -86,11 +85,11 @@ def _advance(walk: Walk, rows: Beginnings, steps: list[Step], finished: Finished
 
 
 def _hopeful(walk: Walk, lane: Tensor, total: Tensor, ends: Tensor, finished: Finished) -> Tensor:
-    """(n,) bool: whether a beginning may still get among the best.
+    """(n,) bool: whether a hypothesis may still become one of the best.
 
-    A beginning that may not takes no place that another would use: those less likely may not either. But where
-    beginnings change what others are worth, all of a source are kept as long as one of them may, so that the first
-    result does not depend on how many are asked for.
+    Dropping a hypothesis frees no place that another could use, since less probable ones cannot become one of the best
+    either. If hypotheses affect each other, all of a source are kept as long as one of them may, so that the first
+    result does not depend on `n_best`.
     """
     may = walk.bound(lane, total) > finished.score[lane, -1]
     automata = walk.legality.automata
@@ -101,7 +100,7 @@ def _hopeful(walk: Walk, lane: Tensor, total: Tensor, ends: Tensor, finished: Fi
 
 
 def _choice(walk: Walk, then: Next) -> tuple[Tensor, Tensor]:
-    """The rows and the tokens that the beam goes on with, by lane."""
+    """The rows and tokens with which the beam continues, by lane."""
     how, automata, numbers = walk.how, walk.legality.automata, then.rows.numbers
     shared = None
     if automata is not None and automata.share_beam and isinstance(numbers, Tensor):
@@ -113,7 +112,7 @@ def _choice(walk: Walk, then: Next) -> tuple[Tensor, Tensor]:
 
 
 def _merged(groups: list[list[Hypothesis]], n_best: int) -> list[Hypothesis]:
-    """The best of each group, then the second of each, …, each sequence once; by score."""
+    """The best of each group, then the second of each, …, without duplicates; sorted by score."""
     found: dict[tuple[int, ...], Hypothesis] = {}
     for rank in itertools.zip_longest(*groups):
         for one in sorted(filter(None, rank), key=lambda one: -one.score):

@@ -1,4 +1,4 @@
-"""Several models that decode as one."""
+"""Ensembles of models for decoding."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from everstep.state import State
 
 
 def ensemble(decoders: Sequence[Decoder]) -> Decoder:
-    """p(x) = mean over models of p_i(x), of the same sources in the same order and over the same vocabulary.
+    """p(x) = mean over models of p_i(x), for the same sources in the same order and the same vocabulary.
 
-    The state is the tuple of theirs. Attention is the mean, where all have it.
+    The state is the tuple of the models' states. Attention is the mean, if all models have it.
 
     >>> sure, fair = (torch.tensor(p).log() for p in ([0.9, 0.1], [0.5, 0.5]))
     >>> models = [
@@ -28,7 +28,7 @@ def ensemble(decoders: Sequence[Decoder]) -> Decoder:
     tensor([[0.7000, 0.3000]])
 
     Raises:
-        ConfigError: no model; prompts, ends or vocabularies that differ.
+        ConfigError: there is no model, or prompts, end tokens or vocabularies differ.
     """
     if not decoders:
         raise ConfigError("ensemble: expected at least one decoder; got none")

@@ -1,4 +1,4 @@
-"""The best sequences of all, with a proof."""
+"""Exact search for the best sequences, with a certificate."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from everstep.errors import ConfigError, RunError
 from everstep.state import select
 
 _SIDE_BY_SIDE = 32
-"""Beginnings that are stepped at a time."""
+"""Hypotheses stepped at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What `exact_search` says of a source.
+    """The result of `exact_search` for a source.
 
     Attributes:
-        best: the best sequence that was found; None: none is legal, or none was found.
-        proven: whether no sequence is better; False: the search used up its nodes.
-        beam: the best that the beam had found.
-        nodes: beginnings that were stepped.
+        best: the best sequence found; None if none is legal, or none was found.
+        proven: whether no sequence is better; False if the search used up its nodes.
+        beam: the best sequence of beam search.
+        nodes: number of hypotheses stepped.
     """
 
     best: Hypothesis | None
@@ -42,7 +42,7 @@ class Certificate:
 
     @property
     def search_error(self) -> bool:
-        """Whether the beam has missed a better sequence."""
+        """Whether beam search missed a better sequence."""
         return self.best is not None and (self.beam is None or self.best.tokens != self.beam.tokens)
 
 
@@ -59,10 +59,10 @@ def exact_search(
 ) -> list[Certificate]:
     """The best sequence of each source, found by depth-first search (Stahlberg & Byrne 2019, "On NMT search errors").
 
-    A beginning is followed as long as its bound, the best score that any continuation of it may have, is above the
-    score of the best sequence known. The first such sequence comes from `beam_search`. The bound is log p of the
-    beginning over the greatest divisor of `Ranking`, so the proof is quick where `length_penalty` is 0 and
-    `max_length` small, and can take all of `nodes` where they are not.
+    A hypothesis is extended as long as its bound, the best possible score of its continuations, exceeds the score of
+    the best known sequence, initially that of `beam_search`. The bound is log p of the hypothesis divided by the
+    largest divisor of `Ranking`. So the proof is quick if `length_penalty` is 0 and `max_length` small, and may
+    otherwise use up `nodes`.
 
     >>> p = torch.tensor([[0.0, 0.6, 0.4], [0.4, 0.6, 0.0], [1.0, 0.0, 0.0]]).log()
     >>> model = Decoder(lambda tokens, state: (p[tokens], state), (), torch.tensor([0]), end=0)
@@ -71,11 +71,11 @@ def exact_search(
     ([2], [1, 1, 1, 1], True, True)
 
     Args:
-        decoder, how, prefixes, constraints, allowed, banned: as of `beam_search`; `n_best` and `groups` are 1.
-        nodes: beginnings to step at most, for each source.
+        decoder, how, prefixes, constraints, allowed, banned: see `beam_search`; `n_best` and `groups` are 1.
+        nodes: most hypotheses to step, for each source.
 
     Raises:
-        ConfigError, RunError: as of `beam_search`.
+        ConfigError, RunError: as `beam_search`.
     """
     how = how or BeamSection()
     if how.n_best > 1 or how.groups > 1 or nodes < 1:
@@ -102,7 +102,7 @@ def _only(decoder: Decoder, source: int) -> Decoder:
 
 
 class _Node(NamedTuple):
-    """Beginnings of one length, and how they may go on, the highest bound first."""
+    """Hypotheses of one length with their continuations, highest bound first."""
 
     then: Next
     row: Tensor
@@ -111,12 +111,12 @@ class _Node(NamedTuple):
     bound: Tensor
 
     def hopeful(self, score: float) -> int:
-        """How many of the next few can still score above this."""
+        """The number of the next few that can still exceed `score`."""
         return int((self.bound[:_SIDE_BY_SIDE] > score).sum())
 
 
 def _searched(walk: Walk, beam: Hypothesis | None, nodes: int) -> Certificate:
-    """The depth-first search of one source: path[t] holds beginnings of t tokens."""
+    """The depth-first search of one source: path[t] holds hypotheses of t tokens."""
     best: list[int] | None = None
     score = -math.inf if beam is None else beam.score
     rows = walk.begin()
@@ -141,7 +141,7 @@ def _searched(walk: Walk, beam: Hypothesis | None, nodes: int) -> Certificate:
 
 
 def _best_end(walk: Walk, then: Next, t: int) -> tuple[list[int], float]:
-    """The best sequence that is over with token t, and its score."""
+    """The best sequence that is finished with token t, and its score."""
     end, rows = walk.decoder.end, then.rows
     if end is None and int(walk.legality.longest) != t + 1:
         return [], -math.inf
@@ -155,7 +155,7 @@ def _best_end(walk: Walk, then: Next, t: int) -> tuple[list[int], float]:
 
 
 def _continued(walk: Walk, then: Next, t: int, score: float) -> _Node:
-    """The beginnings with one more token, where they may score above this."""
+    """The extended hypotheses that may exceed `score`."""
     end, rows = walk.decoder.end, then.rows
     total = rows.log_p[:, None] + then.legal
     if total.isnan().any():
@@ -172,7 +172,7 @@ def _continued(walk: Walk, then: Next, t: int, score: float) -> _Node:
 
 
 def _read(walk: Walk, tokens: list[int]) -> Hypothesis:
-    """The sequence, with all that is said of one."""
+    """The sequence as a `Hypothesis`."""
     rows, steps = walk.begin(), list[Step]()
     finished = Finished(1, 1, rows.log_p)
     first = rows.lane  # (0,)

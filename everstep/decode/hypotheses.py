@@ -1,4 +1,4 @@
-"""Sequences that a search has finished, and how they are read back out of its steps."""
+"""Finished sequences of a search, and their reconstruction from its steps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Hypothesis:
     """A finished sequence.
 
     Attributes:
-        tokens: what was written, without the prompt and the token that ends.
-        log_p: log p of `tokens` and of the end, in nats.
-        score: what it is ranked by, see `Ranking`.
-        ended: whether it ended by itself: not because it was as long as is allowed.
-        token_log_p: what each token, and then the end if there is one, adds to `log_p`.
-        attention: (len(token_log_p), S): of each step, the weights over the source; None without attention.
+        tokens: the tokens, without prompt and end token.
+        log_p: log p of `tokens` and of the end token, in nats.
+        score: the score for ranking, see `Ranking`.
+        ended: whether it ended by itself, rather than by the maximal length.
+        token_log_p: log p of each token, and of the end token if there is one.
+        attention: (len(token_log_p), S), the attention of each step over the source; None without attention.
     """
 
     tokens: list[int]
@@ -31,22 +31,22 @@ class Hypothesis:
 
 
 class Step(NamedTuple):
-    """What a step of the search chose: C beginnings, each one token longer than the row it goes on from."""
+    """The choice of a step of the search: C hypotheses, each extending a row by one token."""
 
     row: Tensor
-    """(C,) the row it goes on from"""
+    """(C,) the extended row"""
     token: Tensor
     """(C,)"""
     log_p: Tensor
-    """(C,) log p of the beginning, in nats"""
+    """(C,) log p of the hypothesis, in nats"""
     lives: Tensor
-    """(R',) which of the C are the rows of the next step"""
+    """(R',) indices of the C hypotheses that are the rows of the next step"""
     attention: Tensor | None
-    """(R, S) of the rows"""
+    """(R, S) attention of the rows"""
 
 
 def slots(lane: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
-    """For sorted `lane` (n,): the place of each within its lane (n,), and how many each lane has (lanes,).
+    """For sorted `lane` (n,): the index of each entry within its lane (n,), and the size of each lane (lanes,).
 
     >>> slots(torch.tensor([0, 0, 2]), 3)[0].tolist()
     [0, 1, 0]
@@ -57,17 +57,17 @@ def slots(lane: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
 
 
 class Finished:
-    """The best finished sequences of each lane, as places in the steps of the search."""
+    """The best finished sequences of each lane, as indices into the steps of the search."""
 
     def __init__(self, lanes: int, n_best: int, like: Tensor):
         self.score = like.new_full((lanes, n_best), -torch.inf)
-        """(lanes, n_best) in falling order; -∞ where there are not as many."""
+        """(lanes, n_best) in falling order; −∞ for missing ones."""
         self._entry = torch.zeros(lanes, n_best, dtype=torch.int64, device=like.device)
-        self._entries: list[Tensor] = []  # (3, E): step, place among the step's choices, whether it ended by itself
+        self._entries: list[Tensor] = []  # (3, E): step, index in its choice, whether it ended by itself
         self._count = 0
 
     def add(self, lane: Tensor, score: Tensor, step: int, place: Tensor, ended: Tensor) -> None:
-        """Sequences (E,) in the order of their lanes."""
+        """Add sequences (E,), in the order of their lanes."""
         lanes, n_best = self.score.shape
         slot, counts = slots(lane, lanes)
         most = int(counts.max())
@@ -81,7 +81,7 @@ class Finished:
         self._entry = torch.cat([self._entry, new_entry], 1).gather(1, best)
 
     def read(self, steps: list[Step], end: int | None, widths: list[int] | None) -> list[list[Hypothesis]]:
-        """The sequences of each lane, best first; `widths` are the places of each lane's source."""
+        """The sequences of each lane, best first; `widths` are the source lengths of the lanes."""
         found: list[list[Hypothesis]] = [[] for _ in self.score]
         if not self._entries:
             return found
@@ -109,7 +109,7 @@ class Finished:
 
 
 def _traced(steps: list[Step], last: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Tokens, log p up to each, and attention (N, T, …) of sequences that are choice `place` of step `last`."""
+    """Tokens, cumulative log p and attention (N, T, …) of the sequences at index `place` of step `last`."""
     tokens = last.new_zeros(len(last), len(steps))
     log_p = steps[0].log_p.new_zeros(len(last), len(steps))
     first = steps[0].attention

@@ -1,4 +1,4 @@
-"""Which tokens may be written next."""
+"""The legal next tokens of a search."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from everstep.state import State
 
 
 class Wishes(NamedTuple):
-    """What a caller asks of the sequences, besides their lengths.
+    """Restrictions of the sequences, besides their lengths.
 
     Attributes:
-        prefixes: for each source the tokens that its sequences begin with, whatever is banned; () for none.
-        constraints: for each source an automaton or None; () for none.
-        allowed: the only tokens that are written, besides the end; None: all.
-        banned: tokens that are not written.
+        prefixes: for each source, forced first tokens, even if banned; () for none.
+        constraints: for each source, an automaton or None; () for none.
+        allowed: the only allowed tokens, besides the end token; None for all.
+        banned: forbidden tokens.
     """
 
     prefixes: Sequence[Sequence[int]] = ()
@@ -33,12 +33,12 @@ class Wishes(NamedTuple):
 
 
 class Legality:
-    """What a search may write: lengths, prefixes, tokens, repetitions and automata.
+    """The legal sequences of a search: lengths, prefixes, tokens, repetitions and automata.
 
-    A batch has lanes: each source once for each group of the beam.
+    A batch has a lane for each group of the beam of each source.
 
     Raises:
-        ConfigError: wishes that cannot be fulfilled, or are for another number of sources.
+        ConfigError: restrictions that cannot be satisfied, or for another number of sources.
     """
 
     def __init__(self, decoder: Decoder, how: BeamSection, wishes: Wishes, sources: int):
@@ -51,7 +51,7 @@ class Legality:
                 raise ConfigError(f"beam_search: expected {name} for {sources} sources; got {len(given)}")
         shortest, longest = _limits(decoder, how, sources)
         self.longest = self._of_lanes(longest)
-        """(lanes,) the most tokens of a sequence, without the end."""
+        """(lanes,) maximal length of a sequence, without the end token."""
         self._shortest = self._of_lanes(shortest)
         self._first_end, self._last_start = min(longest, default=0), max(shortest, default=0)
         self._forced = max(map(len, wishes.prefixes), default=0)
@@ -61,13 +61,13 @@ class Legality:
         self._constraints = wishes.constraints if any(one is not None for one in wishes.constraints) else ()
         self._forbidden: Tensor | None = None
         self.automata: Automata | None = None
-        """Of the constraints, once the vocabulary is known."""
+        """The automata of the constraints, once the vocabulary is known."""
 
     def learn(self, vocabulary: int) -> None:
-        """The size of the vocabulary, which the first step shows.
+        """Set the size of the vocabulary, which the first step reveals.
 
         Raises:
-            ConfigError: a token beyond it.
+            ConfigError: a token is beyond it.
         """
         ids = [*self._banned, *(self._allowed or ()), *self._prefix[self._prefix >= 0].tolist()]
         for token in ids if self._end is None else [*ids, self._end]:
@@ -86,14 +86,14 @@ class Legality:
             self.automata = Automata(each, vocabulary, self._end, self._device)
 
     def legal(self, log_p: Tensor, t: int, lane: Tensor, numbers: State, written: State) -> Tensor:
-        """log p (rows, vocabulary) of token t, -∞ where it may not be written.
+        """log p (rows, vocabulary) of token t, −∞ for illegal tokens.
 
         Args:
-            log_p: of the model; it is not changed.
-            t: how many tokens have been written.
-            lane: (rows,)
-            numbers: (rows,) states of the automata; () if there are none.
-            written: (rows, t) the tokens so far; () if repetitions are allowed.
+            log_p: log p of the model; not changed.
+            t: number of tokens written.
+            lane: (rows,), the lane of each row.
+            numbers: (rows,), states of the automata; () if there are none.
+            written: (rows, t), the tokens so far; () if repetitions are allowed.
         """
         if self.automata is not None:
             log_p = log_p.masked_fill(~self._lawful(self.automata, numbers, t, lane), -torch.inf)
@@ -126,7 +126,7 @@ class Legality:
         return torch.tensor([values[source] for source in self._lanes], dtype=torch.int64, device=self._device)
 
     def _prefixes(self, prefixes: Sequence[Sequence[int]], longest: Sequence[int]) -> Tensor:
-        """(lanes, longest prefix) with -1 where a token is free."""
+        """(lanes, longest prefix), with −1 for free tokens."""
         for source, prefix in enumerate(prefixes):
             if len(prefix) > longest[source]:
                 most = longest[source]
@@ -141,13 +141,13 @@ class Legality:
 
 
 def _only(log_p: Tensor, source: Tensor, token: Tensor, rows: Tensor) -> Tensor:
-    """log p with nothing but `token` (rows,), as `source` has it, in the rows where `rows` is true."""
+    """log p restricted to `token` (rows,), with its value in `source`, in the rows where `rows` is true."""
     alone = torch.full_like(log_p, -torch.inf).scatter(1, token[:, None], source.gather(1, token[:, None]))
     return torch.where(rows[:, None], alone, log_p)
 
 
 def _without_repeats(log_p: Tensor, written: Tensor, size: int) -> Tensor:
-    """-∞ for tokens that would write `size` tokens in a row once more; `written` is (rows, t)."""
+    """log p with −∞ for tokens that would repeat an n-gram of length `size` in `written` (rows, t)."""
     t = written.shape[1]
     if t < size:
         return log_p
@@ -158,7 +158,7 @@ def _without_repeats(log_p: Tensor, written: Tensor, size: int) -> Tensor:
 
 
 def _limits(decoder: Decoder, how: BeamSection, sources: int) -> tuple[list[int], list[int]]:
-    """The fewest and the most tokens for each source."""
+    """The minimal and the maximal length for each source."""
     if how.length_ratio is None and not how.min_ratio:
         return [how.min_length] * sources, [how.max_length] * sources
     if decoder.source_lengths is None:

@@ -27,32 +27,32 @@ class SamplingSection(Section):
 
 
 class BeamSection(Section):
-    """How the best sequences are searched for; lengths are in tokens, without the one that ends."""
+    """Settings of beam search; lengths are in tokens, without the end token."""
 
     beam_width: Count = 5
-    """beginnings that are followed at a time; 1: greedy, always the likeliest token"""
+    """number of hypotheses in the beam; 1: greedy search"""
     n_best: Count = 1
-    """how many of the best are given; at most beam_width"""
+    """number of results; at most beam_width"""
     length_penalty: NonNegative = 0.6
-    """α: log p is divided by ((5 + length) / 6)^α, so that long ones are not at a disadvantage; 0: log p itself"""
+    """α: log p is divided by ((5 + length) / 6)^α, which favours longer sequences; 0: log p itself"""
     coverage_penalty: NonNegative = 0.0
-    """β: by how much parts of the source that attention left out count against a sequence"""
+    """β: weight of the penalty for parts of the source without attention"""
     max_length: Count = 100
-    """no sequence gets longer"""
+    """maximal length of a sequence"""
     length_ratio: Positive | None = None
-    """no sequence gets longer than this multiple of its source's length"""
+    """maximal length as a multiple of the source's length"""
     min_length: Whole = 0
-    """no sequence ends before"""
+    """minimal length of a sequence"""
     min_ratio: NonNegative = 0.0
-    """no sequence ends before this multiple of its source's length"""
+    """minimal length as a multiple of the source's length"""
     groups: Count = 1
-    """the beam's parts, each of which avoids the tokens of those before it; beam_width is a multiple of it"""
+    """number of groups of the beam, each of which avoids the tokens of earlier groups; must divide beam_width"""
     diversity: NonNegative = 0.5
-    """by how much, in nats for each choice of a token by an earlier group"""
+    """strength of the avoidance, in nats per choice of a token by an earlier group"""
     no_repeat: Count | None = None
-    """no N tokens in a row are written twice"""
+    """N: no N-gram occurs twice"""
     unk: bool = False
-    """whether <unk>, which stands for what the vocabulary lacks, is written too"""
+    """whether <unk> is allowed"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         width = f"a beam of {self.beam_width} cannot"

@@ -1,4 +1,4 @@
-"""What every search does of a step: the model, what is legal, and what a finished sequence scores."""
+"""The common steps of searches: the model, legality, and scores of finished sequences."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from everstep.state import State, leaves, select, unflatten, valid
 
 
 class Beginnings(NamedTuple):
-    """Beginnings that a search goes on with, by lane. A nest, so that `select` reorders all of it."""
+    """The unfinished hypotheses of a search, by lane. A nest, so that `select` reorders all of it."""
 
     state: State
     lane: Tensor
-    """(R,) a lane is a group of a source"""
+    """(R,) the lane: a group of the beam of a source"""
     token: Tensor
-    """(R,) the last"""
+    """(R,) the last token"""
     log_p: Tensor
-    """(R,) in nats"""
+    """(R,) log p in nats"""
     covered: Tensor | tuple[()] = ()
-    """(R, S) the attention that each place of the source got"""
+    """(R, S) the total attention on each position of the source"""
     written: Tensor | tuple[()] = ()
-    """(R, t) the tokens so far, if no n of them may be repeated"""
+    """(R, t) the tokens so far, if n-grams must not repeat"""
     numbers: Tensor | tuple[()] = ()
     """(R,) states of the automata"""
 
 
 class Next(NamedTuple):
-    """What a step says of R rows."""
+    """The result of a step for R rows."""
 
     rows: Beginnings
     """The rows with their new state."""
     log_p: Tensor
-    """(R, vocabulary) of the next token"""
+    """(R, vocabulary) log p of the next token"""
     legal: Tensor
-    """(R, vocabulary) the same, -∞ where it may not be written"""
+    """(R, vocabulary) the same, −∞ for illegal tokens"""
     attention: Tensor | None
-    """(R, S)"""
+    """(R, S) the attention of the step"""
 
 
 class Walk:
-    """Beginnings, and the steps from them.
+    """Creates hypotheses and extends them.
 
     Raises:
-        ConfigError: settings or wishes that do not fit the decoder.
+        ConfigError: settings or restrictions do not match the decoder.
     """
 
     def __init__(self, decoder: Decoder, how: BeamSection, wishes: Wishes):
@@ -66,7 +66,7 @@ class Walk:
         self._still = [True for _ in leaves(decoder.state)]
 
     def begin(self) -> Beginnings:
-        """One row a lane, which has read the prompt but for its last token."""
+        """One row per lane, which has read the prompt except its last token."""
         prompt, state = self.decoder.prompt, self.decoder.state
         *first, last = prompt.expand(self.lanes // self.how.groups, prompt.shape[-1]).unbind(1)
         for token in first:
@@ -82,7 +82,7 @@ class Walk:
         return lane // self.how.groups
 
     def step(self, rows: Beginnings, t: int) -> Next:
-        """The rows' next token, which is token t of what is written."""
+        """The step of the rows that gives log p of token t."""
         log_p, state = self.decoder.step(rows.token, rows.state)
         pairs = zip(leaves(state), leaves(rows.state), self._still, strict=True)
         self._still = [still and new is old for (_, new), (_, old), still in pairs]
@@ -97,10 +97,10 @@ class Walk:
         return Next(rows._replace(state=state), log_p, legal, attention)
 
     def totals(self, then: Next, row: Tensor, token: Tensor) -> Tensor:
-        """(n,) log p of beginnings that are one token longer.
+        """log p of the extended hypotheses, (n,).
 
         Raises:
-            RunError: one is NaN.
+            RunError: a value is NaN.
         """
         total: Tensor = then.rows.log_p[row] + then.log_p[row, token]
         if total.isnan().any():
@@ -108,20 +108,20 @@ class Walk:
         return total
 
     def ends(self, lane: Tensor, token: Tensor, t: int) -> Tensor:
-        """(n,) bool: whether a sequence is over with this token, which is token t of it."""
+        """(n,) bool: whether a sequence is finished with this token, its token t."""
         if self.decoder.end is None:
             return self.legality.longest[lane] == t + 1
         return token == self.decoder.end
 
     def by_itself(self, then: Next, row: Tensor, t: int) -> Tensor:
-        """(n,) bool, of rows that end: whether they had room for more, or the end was the likeliest token anyway."""
+        """(n,) bool, for finished rows: whether more tokens were allowed, or the end was the most probable token."""
         if self.decoder.end is None:
             return torch.zeros_like(row, dtype=torch.bool)
         log_p = then.log_p[row]
         return (t < self.legality.longest[then.rows.lane[row]]) | (log_p[:, self.decoder.end] == log_p.amax(1))
 
     def score(self, then: Next, row: Tensor, total: Tensor, t: int) -> Tensor:
-        """(n,) scores of sequences that are over with token t."""
+        """(n,) scores of sequences that are finished with token t."""
         if not self.how.coverage_penalty or not isinstance(then.rows.covered, Tensor):
             return self.ranking.score(total, t + 1)
         covered, lengths = then.rows.covered[row], self.decoder.source_lengths
@@ -131,11 +131,11 @@ class Walk:
         return self.ranking.score(total, t + 1, self.ranking.missed(covered, inside))
 
     def bound(self, lane: Tensor, total: Tensor) -> Tensor:
-        """(n,) what no sequence scores above that begins so."""
+        """(n,) upper bounds of the scores of all continuations."""
         return self.ranking.bound(total, self.legality.longest[lane] + (self.decoder.end is not None))
 
     def onward(self, rows: Beginnings, row: Tensor, token: Tensor, total: Tensor) -> Beginnings:
-        """The rows `row` with a token more."""
+        """The rows `row`, extended by a token."""
         lane, state = rows.lane[row], leaves(rows.state)
         as_before = torch.equal(lane, rows.lane)
         kept = [
@@ -153,10 +153,10 @@ class Walk:
 
 
 def _sources(decoder: Decoder) -> int:
-    """How many rows the decoder has.
+    """The number of rows of the decoder.
 
     Raises:
-        ConfigError: parts of it that do not fit together.
+        ConfigError: its parts are inconsistent.
     """
     prompt, lengths = decoder.prompt, decoder.source_lengths
     sizes = {name: len(leaf) for name, leaf in leaves(decoder.state)}
