@@ -4,7 +4,7 @@
 
 Most names are people's in one message and places' in another ("Florence Miller ordered …", "… by train to Florence"):
 only what stands around them tells. Half of the names of `valid` and `test` occur in no text of `train`. Tags are IOB2,
-two columns parted by a tab, a blank line after each message.
+two columns separated by a tab, a blank line after each message.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def test_what_does_not_go_with_several_labels(tmp_path: Path) -> None:
             load_task(path, [key])
     with pytest.raises(ConfigError, match=r"data\.merge: expected null beside label_separator"):
         load_task(path, ["data.merge={y: [x]}"])
-    with pytest.raises(DataError, match=r"expected at least two labels, parted by .*came 'x'"):
+    with pytest.raises(DataError, match=r"expected at least two labels, separated by .*came 'x'"):
         load_task(path).prepare()
 
 

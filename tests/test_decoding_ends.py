@@ -135,7 +135,9 @@ def test_a_limit_below_what_is_done_is_refused(limit: str, done: str) -> None:
     train("run", "train.max_steps=4", "objective.k1=240")  # three steps an epoch
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     key = limit.partition("=")[0]
-    with pytest.raises(ConfigError, match=rf"^{key}: expected more than what is done \({done}\); got .* max_steps=4$"):
+    with pytest.raises(
+        ConfigError, match=rf"^{key}: expected more than the progress so far \({done}\); got .* max_steps=4$"
+    ):
         resume("run", quietly, overrides=[f"train.{limit}"])
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
     config = Path("run/config.yaml")

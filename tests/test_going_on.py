@@ -265,7 +265,7 @@ def test_a_file_of_another_kind_with_the_right_digest_is_refused(
         checkpoint.save(folder, found)
     lines: list[str] = []
     toy.run(out, resume=True, averaging="ema", log=lines.append)
-    told = next(line for line in lines if f"step-00000012: {name} is none that everstep writes" in line)
+    told = next(line for line in lines if f"step-00000012: {name} was not written by everstep" in line)
     assert "going on from step-" in told
 
 

@@ -188,5 +188,5 @@ class AffineInPlace(es.Affine):
 
 @pytest.mark.parametrize("where", ["coefficients", "output"])
 def test_coefficients_in_place_are_told(where: str) -> None:
-    with pytest.raises(RuntimeError, match=rf"AffineInPlace\.{where} changes in place what it is given"):
+    with pytest.raises(RuntimeError, match=rf"AffineInPlace\.{where} changes its arguments in place"):
         es.scan(AffineInPlace(where), torch.randn(2, 5, 3), backend="parallel")

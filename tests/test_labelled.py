@@ -193,9 +193,9 @@ def test_ten_thousand_classes(tmp_path):
 
 HEADED = "text\tlabel\n"
 BAD = [
-    ("a.tsv", HEADED + "a\tb\tc\n", r"a\.tsv, line 2: expected 2 fields parted by tabs \('text', 'label'\).*came 3"),
+    ("a.tsv", HEADED + "a\tb\tc\n", r"a\.tsv, line 2: expected 2 fields separated by tabs \('text', 'label'\).*came 3"),
     ("a.tsv", HEADED + "a\tb\nonly\n", r"line 3: expected 2 fields.*came 1, of which the last is 'only'"),
-    ("a.csv", "text,label\na,b\na, b,c\n", r"line 3: expected 2 fields parted by commas.*came 3.*quotation marks"),
+    ("a.csv", "text,label\na,b\na, b,c\n", r"line 3: expected 2 fields separated by commas.*came 3.*quotation marks"),
     ("a.csv", 'text,label\nx,a\n"so\nit\ngoes,b\n', r"line 3: in the row that starts here a field opens a quotation"),
     ("a.csv", 'text,label\n"so" it,b\n', r"line 2: in the row that starts here quotation marks do not match"),
     ("a.tsv", "good\tpos\nbad\tneg\n", r"line 1: expected a header with the columns 'text'.*came 2 columns: 'good'"),

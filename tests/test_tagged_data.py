@@ -117,8 +117,8 @@ def test_without_comments_every_line_is_a_word(tmp_path: Path) -> None:
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
-    ("a X\nb\n", {}, r"line 2: expected 2 columns parted by spaces, as in line 1, came 1 column: 'b'"),
-    ("a\tX\n\nb\tX\tY\n", {}, r"line 3: expected 2 columns parted by tabs, as in line 1, came 3 columns"),
+    ("a X\nb\n", {}, r"line 2: expected 2 columns separated by spaces, as in line 1, came 1 column: 'b'"),
+    ("a\tX\n\nb\tX\tY\n", {}, r"line 3: expected 2 columns separated by tabs, as in line 1, came 3 columns"),
     ("a\tX\nb\t\n", {}, r"line 2: the word 'b' has no tag in column -1, came ''"),
     ("a\tX\n\tX\n", {}, r"line 2: expected a word in column 0, came nothing"),
     ("a X\n", {"tags": 4}, r"line 1: expected a column 4 .*came 2 columns"),

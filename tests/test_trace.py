@@ -143,7 +143,7 @@ def test_a_tensor_kept_where_nobody_looks_is_told() -> None:
     cell = stepping(function)
     with pytest.raises(Untraceable, match=rf"followed \({__file__}:\d+\): a tensor is kept from one call of a step"):
         trace(cell, torch.zeros(2, 4, 3))
-    with pytest.raises(RuntimeError, match=r"add came upon a tensor that a step has kept"):
+    with pytest.raises(RuntimeError, match=r"add uses a tensor that a step stored"):
         cell.step(torch.zeros(2, 3), torch.zeros(2, 3))
     assert owner.tensors is kept
 

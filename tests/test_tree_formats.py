@@ -49,7 +49,7 @@ def test_a_sentence_is_a_tree_of_its_words() -> None:
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        (["a b"], "line 1: expected ten columns parted by tabs, as CoNLL-U has, came 1"),
+        (["a b"], "line 1: expected ten columns separated by tabs, as CoNLL-U has, came 1"),
         ([row(1, "a", 0), row(3, "b", 1)], "line 2: expected word number 2, came '3'"),
         ([row(1, " ", 0)], "line 1: the word is empty"),
         ([row(1, "a", "_")], r"line 1: expected the number of a head \(column 7\), came '_'"),

@@ -94,7 +94,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(f"d (steps); the lag is {found['settings']['lag']}", fontsize=14)
-    axes.set_ylabel("held-out loss ÷ loss of not looking", fontsize=14)
+    axes.set_ylabel("held-out loss ÷ loss of ignoring the input", fontsize=14)
     everywhere = sorted({run["d"] for run in found["runs"]})
     axes.set_xticks(everywhere, map(str, everywhere))
     axes.set_xticks([], minor=True)

@@ -78,8 +78,7 @@ def _unwritten(cell: AbstractAffine, method: str, *lent: Tensor) -> Iterator[Non
     yield
     if [version(tensor) for tensor in lent] != before:
         raise RuntimeError(
-            f"{cell._get_name()}.{method} changes in place what it is given, which others have too: make a new tensor "
-            "instead"
+            f"{cell._get_name()}.{method} changes its arguments in place, which are shared: make a new tensor instead"
         )
 
 

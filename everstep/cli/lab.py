@@ -104,7 +104,7 @@ def _report(grid: Grid, out: Path) -> None:
 
     table, picture = remedy_table(grid), out / "pictures" / "remedies.png"
     title = f"{grid.task}: which remedy reaches which lag"
-    caption = f"Held-out loss ÷ the loss of not looking (1 is no better); ✓ is solved: {grid.goal}."
+    caption = f"Held-out loss ÷ the loss of ignoring the input (1 is no better); ✓ is solved: {grid.goal}."
     written = f"# {title}\n\n{caption}\n\n{table}\n"
     (out / "remedies.md").write_text(written, encoding="utf-8", newline="\n")
     draw_remedies(grid, picture)

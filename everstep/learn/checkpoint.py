@@ -144,7 +144,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"reads up to {FORMAT}); update everstep"
         )
     if not _is_manifest(content):
-        raise CheckpointError(f"checkpoint {folder}: {_MANIFEST} is none that everstep writes")
+        raise CheckpointError(f"checkpoint {folder}: {_MANIFEST} was not written by everstep")
     return dict(content)
 
 
@@ -182,7 +182,7 @@ def load(folder: Path) -> Checkpoint:
             else:
                 tensors[name.removesuffix(_SUFFIX)] = safetensors.torch.load(content)
         except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"checkpoint {folder}: {name} is none that everstep writes: {error}") from None
+            raise CheckpointError(f"checkpoint {folder}: {name} was not written by everstep: {error}") from None
     return Checkpoint(tensors, data, manifest["valid"])
 
 
@@ -198,7 +198,7 @@ def load_data(folder: Path) -> dict[str, Any]:
     try:
         return _mapping(_whole(folder / _DATA, listed[_DATA]))
     except ValueError as error:
-        raise CheckpointError(f"checkpoint {folder}: {_DATA} is none that everstep writes: {error}") from None
+        raise CheckpointError(f"checkpoint {folder}: {_DATA} was not written by everstep: {error}") from None
 
 
 def _mapping(content: bytes) -> dict[str, Any]:

@@ -38,6 +38,6 @@ def check_lowered(settings: FitSettings, before: Mapping[str, Any], counts: RunC
         limit, old = getattr(settings, key), before.get(key)
         if limit is not None and limit < min(spent, math.inf if old is None else old):
             raise ConfigError(
-                f"{key}: expected more than what is done ({words}); got {limit:g}, by which training would end at "
-                f"once. To end the run where it is, as it is: max_steps={counts.step}"
+                f"{key}: expected more than the progress so far ({words}); got {limit:g}, by which training would end "
+                f"at once. To end the run where it is, as it is: max_steps={counts.step}"
             )

@@ -127,10 +127,10 @@ def _part(name: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise CheckpointError(f"its part {name} is none that everstep writes: it lacks {error}") from None
+        raise CheckpointError(f"its part {name} was not written by everstep: it lacks {error}") from None
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         first = str(error).partition("\n")[0]
-        raise CheckpointError(f"its part {name} is none that everstep writes: {first}") from None
+        raise CheckpointError(f"its part {name} was not written by everstep: {first}") from None
 
 
 def _typed(kind: Any, value: Any) -> Any:

@@ -131,7 +131,7 @@ def draw_remedies(grid: Grid, path: Path) -> None:
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=30)
     bar.set_ticks([0.02, 0.05, 0.1, 0.2, 0.5, 1.0], labels=["≤ 0.02", "0.05", "0.1", "0.2", "0.5", "≥ 1"])
     bar.ax.minorticks_off()
-    bar.set_label("held-out loss ÷ loss of not looking", fontsize=13)
+    bar.set_label("held-out loss ÷ loss of ignoring the input", fontsize=13)
     bar.ax.tick_params(labelsize=12)
     bar.outline.set_visible(False)
     save(figure, path)

@@ -44,7 +44,7 @@ def tag_pictures(
     wrong = sum(word.truth is not None for sentence in words for word in sentence)
     told = "" if own is not None else f" {wrong} of {sum(map(len, words))} words have another, in brackets."
     yield out / "tags.png", f"Each word on the colour of the tag that is predicted for it.{told}"
-    yield out / "tags.html", "The same in a browser: what is wrong is underlined; point at a word to see its tag."
+    yield out / "tags.html", "The same in a browser: errors are underlined; hover over a word to see its tag."
     if model.reader.characters is not None and (rows := _telling(model, learned, list(own or some))):
         yield out / "characters.png", draw_relevance(rows, out / "characters.png", CHARACTERS)
 

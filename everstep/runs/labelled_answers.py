@@ -60,8 +60,8 @@ def classes_of(found: Labelled, data: LabelledSection, objective: ClassSection) 
         labels = {label for given in set(found.labels) for label in split_labels(given, data.label_separator)}
         if len(labels) < 2:
             raise DataError(
-                f"data.train: expected at least two labels, parted by data.label_separator={data.label_separator!r}; "
-                f"came {', '.join(map(repr, labels)) or 'none'}"
+                f"data.train: expected at least two labels, separated by data.label_separator="
+                f"{data.label_separator!r}; came {', '.join(map(repr, labels)) or 'none'}"
             )
         return tuple(sorted(labels))
     if not objective.ordinal:

@@ -48,7 +48,7 @@ class VocabularySection(Section):
         if self.unit == "bytes" and (self.max_size is not None or self.min_count > 1):
             yield "min_count", "expected 1, and max_size null, where unit is bytes: there are 256 of them"
         if self.unit in ("bytes", "bpe") and self.unk:
-            yield "unk", f"expected null or false where unit is {self.unit}: no text is unknown to it; got true"
+            yield "unk", f"expected null or false where unit is {self.unit}, which has no unknown tokens; got true"
         if not reads_text(self.encoding):
             yield "encoding", f"expected an encoding that Python knows, such as utf-8; got {self.encoding!r}"
 

@@ -46,7 +46,7 @@ def in_processes(
             for future in as_completed(names):
                 yield names[future], future.result()
     except BrokenProcessPool:
-        raise RunError("a process ended without a word (out of memory?); the same command goes on") from None
+        raise RunError("a worker process was killed (out of memory?); run the same command to continue") from None
 
 
 @contextmanager

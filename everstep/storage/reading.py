@@ -98,7 +98,7 @@ def read_json(path: str | os.PathLike[str], limit: int) -> Any:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class _Traced(Tensor):
     @classmethod
     def __torch_dispatch__(cls, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise RuntimeError(
-            f"{operation_name(target)} came upon a tensor that a step has kept from when it was traced; a step is a "
-            "pure function and keeps nothing"
+            f"{operation_name(target)} uses a tensor that a step stored while it was traced; a step must be a "
+            "pure function and store nothing"
         )
 
     def __repr__(self) -> str:  # type: ignore[override]

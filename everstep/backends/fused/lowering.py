@@ -187,7 +187,7 @@ class Lowering:
     def _constant(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or value.is_complex():
-            raise Untraceable(f"{node_told(node)} is no tensor of real numbers")
+            raise Untraceable(f"{node_told(node)} is not a tensor of real numbers")
         # a constant that was expanded over the batch is represented by its row
         if self._batch(node) or (node.op == "call_function" and filled(node) is not None):
             return self._call(node)

@@ -92,7 +92,7 @@ def dependencies(lines: Iterable[str], name: str) -> Iterator[Dependencies]:
 
 def _row(row: list[str], expected: int, where: str) -> list[str]:
     if len(row) != 10:
-        raise DataError(f"{where}: expected ten columns parted by tabs, as CoNLL-U has, came {len(row)}")
+        raise DataError(f"{where}: expected ten columns separated by tabs, as CoNLL-U has, came {len(row)}")
     if row[0] != str(expected):
         raise DataError(f"{where}: expected word number {expected}, came {row[0]!r}")
     if not row[1].strip():

@@ -65,7 +65,7 @@ def _guessed(path: Path, first: str) -> str:
     told = ", ".join(_SUFFIXES)
     raise DataError(
         f"{path}: cannot tell its format by its name ({told}) nor by its first line, {first[:60]!r} (a JSON object, "
-        f"{_PREFIX}NAME, or columns parted by tabs); set data.format=tsv, csv, jsonl or fasttext"
+        f"{_PREFIX}NAME, or columns separated by tabs); set data.format=tsv, csv, jsonl or fasttext"
     )
 
 
@@ -103,7 +103,7 @@ class _Table:
                 return int(column)
             raise DataError(
                 f"{self._path}, line {line}: expected a column {column} (data.{key}, counted from 0), "
-                f"came {len(fields)} {_columns(len(fields))} parted by {self._parted}"
+                f"came {len(fields)} {_columns(len(fields))} separated by {self._parted}"
             )
         raise DataError(self._missing(key, column, fields, line))
 
@@ -115,7 +115,7 @@ class _Table:
         ]
         remedy = f"name the columns (for example data.{key}={near[0] if near else fields[0][:40]!r})"
         if len(fields) == 1:
-            remedy += f", or set data.format if they are not parted by {self._parted}"
+            remedy += f", or set data.format if they are not separated by {self._parted}"
         else:
             remedy += "; if the file has no header, count them from 0: data.text=0 data.label=1"
         return (
@@ -131,7 +131,7 @@ class _Table:
         }[self._parted]
         last = fields[-1][:60]
         return (
-            f"{self._path}, line {line}: expected {self._width} fields parted by {self._parted}{names}, as in the "
+            f"{self._path}, line {line}: expected {self._width} fields separated by {self._parted}{names}, as in the "
             f"first line, came {len(fields)}, of which the last is {last!r}; {remedy}"
         )
 

@@ -170,7 +170,7 @@ class _Reader:
         self._width, self._first = len(fields), number
         if self._conllu and len(fields) < len(CONLLU):
             raise DataError(
-                f"{self._source}, line {number}: expected CoNLL-U, of {len(CONLLU)} columns parted by tabs, came "
+                f"{self._source}, line {number}: expected CoNLL-U, of {len(CONLLU)} columns separated by tabs, came "
                 f"{_count(fields)}: {line[:60]!r}; set data.format=columns if it is none"
             )
         names = CONLLU if self._conllu else tuple(fields)
@@ -229,7 +229,7 @@ class _Reader:
     def _ragged(self, number: int, line: str, fields: list[str]) -> str:
         parted = {None: "spaces", "\t": "tabs"}.get(self._separator, repr(self._separator))
         return (
-            f"{self._source}, line {number}: expected {self._width} columns parted by {parted}, as in line "
+            f"{self._source}, line {number}: expected {self._width} columns separated by {parted}, as in line "
             f"{self._first}, came {_count(fields)}: {line[:60]!r}; is a word or a tag missing, or one too many?"
         )
 
