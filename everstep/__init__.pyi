@@ -30,10 +30,10 @@ from everstep.networks.layers import stack_of as stack_of
 from everstep.runs.recipe import Recipe as Recipe
 from everstep.runs.task import Prediction as Prediction
 from everstep.runs.task import Task as Task
-from everstep.runs.training import load as load
 from everstep.runs.training import resume as resume
 from everstep.runs.training import train as train
 from everstep.sections import Section as Section
+from everstep.ship.loading import load as load
 from everstep.stream import Stream as Stream
 from everstep.trees import *
 from everstep.wirings import *

@@ -45,7 +45,8 @@ def check_lengths(who: str, xs: Tensor, lengths: Tensor) -> None:
     _check_tensor(who, "lengths", lengths, (batch,), xs.device)
     if lengths.dtype not in _WHOLE:
         raise TypeError(f"{who}: lengths should be whole numbers (int64), but is {lengths.dtype}")
-    values = [] if lengths.is_meta else lengths.tolist()
+    known = type(lengths) is Tensor and not lengths.is_meta  # else it may have no numbers, as where it is traced
+    values = lengths.tolist() if known else []
     if values and (min(values) < 0 or max(values) > time):
         row, value = next((row, value) for row, value in enumerate(values) if not 0 <= value <= time)
         raise ValueError(f"{who}: lengths should lie in 0 … {time} (time), but row {row} has {value}")

@@ -23,7 +23,7 @@ FLOORS = (
     ("look",),
     ("networks",),
     ("runs",),
-    ("lab", "tasks"),
+    ("lab", "ship", "tasks"),
     ("cli",),
 )
 """The rooms of the package from the ground up; `docs/architecture.md` says what each is for."""

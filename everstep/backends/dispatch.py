@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,12 +19,29 @@ from everstep.state import State
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (fused, vendor, parallel, reference)}
 """All backends, in order of preference."""
+_taker: ContextVar[Callable[..., tuple[Any, State]] | None] = ContextVar("taker", default=None)
+
+
+@contextmanager
+def taking(run: Callable[..., tuple[Any, State]]) -> Iterator[None]:
+    """Within the block, `run(cell, xs, state, lengths, resets)` takes every call in the place of a backend.
+
+    That is for who writes calls down, as an export does.
+    """
+    token = _taker.set(run)
+    try:
+        yield
+    finally:
+        _taker.reset(token)
 
 
 def dispatch(
     cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None, backend: str
 ) -> tuple[Tensor, State]:
     """Run a cell on the named backend, or with "auto" on the first that can and is not known to be slower."""
+    taker = _taker.get()
+    if taker is not None:
+        return taker(cell, xs, state, lengths, resets)
     if torch.compiler.is_dynamo_compiling():
         # `torch.compile` breaks the graph around the loop; an unrolled loop would compile for minutes and run slower
         outside: Any = torch._dynamo.disable(_dispatch)

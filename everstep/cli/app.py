@@ -8,16 +8,29 @@ import typer
 from typer.core import TyperGroup
 
 from everstep import __version__
-from everstep.cli import benching, demo, doctor, explaining, graphing, lab, recipes, run_verbs, searching, train_verb
+from everstep.cli import (
+    benching,
+    demo,
+    doctor,
+    explaining,
+    exporting,
+    graphing,
+    lab,
+    recipes,
+    run_verbs,
+    searching,
+    train_verb,
+)
 from everstep.cli.ending import ended
 
-TOP = """Recurrent sequence models: train, resume, score, sample and look.
+TOP = """Recurrent sequence models: train, resume, score, sample, look and ship.
 
 \b
   everstep demo                                           a trained model in a minute
   everstep train text-words data.train=my.txt --out runs/mine
   everstep generate runs/mine --prompt "The" --length 100
   everstep eval runs/mine
+  everstep export runs/mine --to onnx
   everstep lab remedies --lags 5,10,20 --minutes 5 --out runs/lab
 
 A RUN is a folder: its recipe, model, tokenizer, metrics, checkpoints and pictures. `everstep VERB --help` has an
@@ -67,6 +80,7 @@ app.command("predict")(run_verbs.predict)
 app.command("score")(run_verbs.score)
 app.command("generate")(run_verbs.generate)
 app.command("look")(run_verbs.look)
+app.command("export")(exporting.export)
 app.command("explain")(explaining.explain)
 app.command("graph")(graphing.graph)
 app.command("search")(searching.search)

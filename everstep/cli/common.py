@@ -53,11 +53,11 @@ def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}: expected the folder of a run, as `everstep train … --out {path}` makes it.")
-    if not (path / "config.yaml").is_file():
+    if not (path / "config.yaml").is_file() and not (path / "export.json").is_file():
         raise RunError(
             f"{path} is not a run: it has no config.yaml, which `everstep train … --out {path}` would write."
         )
     prepare()
-    from everstep.runs.training import load
+    from everstep.ship.loading import load
 
     return load(path, trust_code=trust_code, device=device)

@@ -96,6 +96,37 @@ def places(lengths: Tensor, ends: Tensor, longest: int = LONGEST_SENTENCE) -> Pl
     return Places(row, step, sentence, _since(starts, time)[live], text, in_text)
 
 
+def laid_out(tokens: Tensor, lengths: Tensor, ends: Tensor) -> dict[str, Tensor]:
+    """Texts as a table of sentences, for a runtime that cannot cut them.
+
+    Args:
+        tokens: (batch, time).
+        lengths: (batch,).
+        ends: (batch, time) bool: where sentences end.
+
+    Returns:
+        `sentences` (S, W), the tokens of each; `words` (S,), how many; `order` (batch, N), which sentences each text
+        has; `lengths` (batch,), how many. A text without tokens has none; there is at least one row and one column.
+
+    Example:
+        >>> found = laid_out(torch.tensor([[5, 6, 7]]), torch.tensor([3]), torch.tensor([[False, True, False]]))
+        >>> found["sentences"].tolist(), found["words"].tolist(), found["order"].tolist(), found["lengths"].tolist()
+        ([[5, 6], [7, 0]], [2, 1], [[0, 1]], [2])
+    """
+    at = places(lengths, ends)
+    if not len(at.row):
+        nothing = lengths.new_zeros
+        empty = {"sentences": nothing(1, 1), "words": nothing(1), "order": nothing(len(tokens), 1)}
+        return {**empty, "lengths": nothing(len(tokens))}
+    numbers = torch.arange(len(at.text), device=tokens.device)
+    return {
+        "sentences": _rows(tokens[at.row, at.step][:, None], at.sentence, at.word)[..., 0],
+        "words": _counts(at.sentence),
+        "order": _rows(numbers[:, None], at.text, at.order, len(tokens))[..., 0],
+        "lengths": _counts(at.text, len(tokens)),
+    }
+
+
 def _since(starts: Tensor, time: Tensor) -> Tensor:
     """Steps since the last start."""
     return time - torch.where(starts, time, 0).cummax(1).values

@@ -79,7 +79,7 @@ class NgramRatios(nn.Module):
             said = said * (new & (often.sum(-1) > 0))[..., None] / n
             total = total + new.sum(1)
             for shift in range(n):
-                found[:, shift : shift + said.shape[1]] += said
+                found = found + nn.functional.pad(said, (0, 0, shift, n - 1 - shift))
         return self.scale * found / total.clamp(min=1).sqrt()[:, None, None]
 
     def _ngrams(self, tokens: Tensor, lengths: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -97,6 +97,6 @@ class NgramRatios(nn.Module):
 def _first(values: Tensor) -> Tensor:
     """A mask of the first occurrence of each value in its row."""
     rising, order = values.sort(dim=1, stable=True)
-    new = torch.ones_like(rising, dtype=torch.bool)
-    new[:, 1:] = rising[:, 1:] != rising[:, :-1]
+    first = rising[:, :1]
+    new = torch.cat([first == first, rising[:, 1:] != rising[:, :-1]], 1)
     return torch.zeros_like(new).scatter(1, order, new)

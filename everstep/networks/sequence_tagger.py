@@ -123,14 +123,15 @@ class SequenceTagger(nn.Module):
         """
         ys = self(batch)
         return [
-            _decoded(head, ys, batch.lengths, n_best, marginals, bias)
+            decoded_by(head, ys, batch.lengths, n_best, marginals, bias)
             for head, bias in zip(self.heads, self.biases, strict=True)
         ]
 
 
-def _decoded(
+def decoded_by(
     head: nn.Module, ys: Tensor, lengths: Tensor, n_best: int, marginals: bool, bias: Tensor | None
 ) -> Decoded:
+    """What a head, a CRF or a softmax, predicts of what it reads."""
     if isinstance(head, CRF):
         if bias is not None:
             head, ys = head.of_scores(), head.scores(ys) + bias.to(ys.device)

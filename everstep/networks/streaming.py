@@ -57,7 +57,7 @@ def token_decoder(model: TokenModel, tokenizer: Tokenizer, given: str) -> Decode
     if not begin + ids:
         raise ConfigError("generate: this vocabulary has neither <eos> nor newline to begin with; give a prompt")
     return Decoder(
-        step=StreamedStep(model),
+        step=StreamedStep(model) if model.streams else model.step,
         state=model.initial_state(1),
         prompt=torch.tensor(begin + ids, device=model.embedding.weight.device),
         end=tokenizer.eos_id,

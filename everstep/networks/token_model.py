@@ -29,7 +29,12 @@ class TokenModel(nn.Module):
         section: the `model` section of a recipe.
         find: finds cells in the user's files.
         label_smoothing: label smoothing of the head.
+
+    Attributes:
+        streams: whether `everstep.Stream` can step its body.
     """
+
+    streams = True
 
     def __init__(self, vocabulary: int, section: TokenModelSection, find: Find = no_code, label_smoothing: float = 0.0):
         super().__init__()

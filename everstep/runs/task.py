@@ -15,7 +15,9 @@ from everstep.decode.decoder import Decoder
 from everstep.learn.listed import as_batches
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
+from everstep.networks.forms import Exported
 from everstep.networks.scoring import Score as Score
+from everstep.networks.stand_ins import Runtime
 from everstep.runs.recipe import Recipe
 from everstep.runs.user_code import UserCode
 from everstep.sections import Section
@@ -269,12 +271,24 @@ class HasRivals(Protocol):
         """
 
 
+@runtime_checkable
+class Exports(Protocol):
+    """A job whose model can be written down for another runtime, and then asked there."""
+
+    def exported(self, model: Any) -> Exported:
+        """What the model computes, as functions of named tensors; or why there is none of a step, or of sequences."""
+
+    def stand_in(self, runtime: Runtime) -> nn.Module:
+        """A model without weights that asks the runtime, and answers as the model does."""
+
+
 ABILITIES: dict[str, Any] = {
     "predict": Predicts,
     "score": Scores,
     "generate": Generates,
     "look": Draws | Pictures,
     "eval --rivals": HasRivals,
+    "export": Exports,
 }
 """The protocols of a run's abilities besides `eval`, by verb."""
 

@@ -17,7 +17,10 @@ from everstep.networks.answers import Answers
 from everstep.networks.class_pictures import figure_pictures, text_passage, word_pictures
 from everstep.networks.classifying import MEANING, ClassSection, class_losses, measured_classes, to_learn, to_score
 from everstep.networks.document_pieces import piece_losses
+from everstep.networks.forms import Exported
+from everstep.networks.model_forms import classifier_forms
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
+from everstep.networks.stand_ins import ClassifierStandIn, Runtime
 from everstep.networks.temperature import calibrate, reported
 from everstep.runs.labelled_answers import answers_of, classes_of, disagreements, read_classes, written_classes
 from everstep.runs.labelled_data import LabelledTexts, digest
@@ -147,3 +150,12 @@ class Classification(Task[ClassificationRecipe]):
         split = self.splits()[-1]
         yield from figure_pictures(model, measured_classes(model, self.batches(split, model, "score")), out)
         yield from word_pictures(model, self.texts.shown(split, text, self.tokenizer), out)
+
+    def exported(self, model: Any) -> Exported:
+        """Tokens of texts to log p of each answer."""
+        return classifier_forms(model)
+
+    def stand_in(self, runtime: Runtime) -> SequenceClassifier:
+        """The same in another runtime."""
+        hierarchical = self.recipe.model.reader == "hierarchical"
+        return ClassifierStandIn(self.answers, runtime, self.texts.ends(self.tokenizer) if hierarchical else None)

@@ -16,8 +16,11 @@ from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
+from everstep.networks.forms import Exported
 from everstep.networks.likelihood import LikelihoodSection, likelihood
+from everstep.networks.model_forms import token_forms
 from everstep.networks.scoring import Score, score_lines
+from everstep.networks.stand_ins import Runtime, TokenStandIn
 from everstep.networks.streaming import token_decoder
 from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.networks.token_passage import token_passage
@@ -156,6 +159,14 @@ class LanguageModel(Task[LanguageModelRecipe]):
         """Whole lines of the user's text, or else of the held-out text, with the surprise of each piece."""
         ids = self.tokenizer.encode(as_read(self.texts.passage(text, characters)), line_end=False).tolist()
         return token_passage(model, self.tokenizer, ids, UNITS[self.recipe.data.unit])
+
+    def exported(self, model: Any) -> Exported:
+        """Tokens to log p of the next ones."""
+        return token_forms(model)
+
+    def stand_in(self, runtime: Runtime) -> TokenModel:
+        """The same in another runtime."""
+        return TokenStandIn(self.tokenizer.vocab_size, runtime)
 
     @classmethod
     def upgraded(cls, raw: dict[str, Any], version: int) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from everstep.data.tagged_batches import TaggedBatch, TaggedBatches
 from everstep.errors import ConfigError
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
+from everstep.networks.forms import Exported
 from everstep.networks.learned_tags import Learned
+from everstep.networks.model_forms import tagger_forms
 from everstep.networks.sequence_tagger import SequenceTagger, TagDecodeSection, TaggerSection, tag_losses
+from everstep.networks.stand_ins import Runtime, TaggerStandIn
 from everstep.networks.tag_decoding import SCORED_WORDS, frequent_tags_rival, tag_figures
 from everstep.networks.tag_pictures import tag_passage, tag_pictures
 from everstep.networks.word_reader import WordReader
@@ -147,3 +150,13 @@ class Tagging(Task[TaggingRecipe]):
         held_out = self.texts.examples(self.splits()[-1]).sentences
         own = None if text is None else self.texts.passage(text, self.learned, len(text))
         yield from tag_pictures(model, self.learned, held_out, own, out)
+
+    def exported(self, model: Any) -> Exported:
+        """Words to the scores of their tags."""
+        return tagger_forms(model)
+
+    def stand_in(self, runtime: Runtime) -> SequenceTagger:
+        """The same in another runtime."""
+        columns, crf = self.learned.columns, self.recipe.model.head == "crf"
+        biases = [column.bias(self.recipe.decode.outside_penalty) for column in columns]
+        return TaggerStandIn([len(c.tags) for c in columns], [c.allowed() for c in columns], crf, runtime, biases)

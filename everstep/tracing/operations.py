@@ -57,6 +57,12 @@ def value_of(target: Any, args: Any, kwargs: Any) -> Any:
     return tree_map_only(Tensor, on_meta, target(*args, **kwargs))
 
 
+def computed(target: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation makes of zeros of these shapes, on the meta device: places among them are there."""
+    args, kwargs = tree_map_only(Tensor, lambda like: torch.zeros(like.shape, dtype=like.dtype), (args, kwargs))
+    return tree_map_only(Tensor, on_meta, target(*args, **kwargs))
+
+
 def _standing(like: Tensor) -> Tensor:
     """A real tensor with arbitrary values; untouched memory costs nothing."""
     if like.is_floating_point():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from everstep.tracing.decompose import DECOMPOSITIONS, FUNCTIONS
-from everstep.tracing.operations import VIEWS, kind_of, on_meta, operation_name, tensors_of, value_of
+from everstep.tracing.operations import VIEWS, computed, kind_of, on_meta, operation_name, tensors_of, value_of
 from everstep.tracing.refusals import Impure, Untraceable, callers, users_line
 
 
@@ -58,14 +59,21 @@ class Recorder(TorchDispatchMode):
 
     Unknown operations on parameters alone are accepted, since they run before the loop. Each node's `meta` has "val", a
     meta tensor or a tuple of them; "free", whether it depends on more than parameters; and "line", from `users_line`.
+
+    Args:
+        device, rows: of the traced tensors.
+        written: tensors that are constants so far, by id.
+        as_they_are: names of operations that are recorded as they are called, whether or not the engine knows them: of
+            a graph that is not for the engine and has no derivatives.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else the first operation imports PyTorch's compiler, which takes a second
 
-    def __init__(self, device: torch.device, rows: int, written: dict[int, Tensor]):
+    def __init__(self, device: torch.device, rows: int, written: dict[int, Tensor], as_they_are: Collection[str] = ()):
         super().__init__()
+        self._as_they_are = frozenset(as_they_are)
         self.device, self.rows, self.graph = device, rows, fx.Graph()
         # holds no traced tensor: PyTorch would see that it is shared, and detach a copy of each view
         self.outside: dict[int, tuple[Tensor, fx.Node]] = {}
@@ -102,7 +110,7 @@ class Recorder(TorchDispatchMode):
         return self._called(target, operation_name(target), args, kwargs)
 
     def _called(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
-        known = name in DECOMPOSITIONS
+        known = name in DECOMPOSITIONS and name not in self._as_they_are
         if torch.Tag.nondeterministic_seeded in target.tags and not known:
             raise self.refusal(f"draws random numbers by {name}; {DRAWN}")
         if self._out_of_nothing(name, args, kwargs):
@@ -131,7 +139,8 @@ class Recorder(TorchDispatchMode):
             if isinstance(tensor, _Traced):
                 tensor.own = False
         args, kwargs = tree_map_only(Tensor, lambda tensor: self._node(tensor).meta["val"], (args, kwargs))
-        value = value_of(target, args, kwargs)
+        whole = kind_of(target) is None and name in self._as_they_are
+        value = (computed if whole else value_of)(target, args, kwargs)
         if value is None:  # a check of values
             return None
         if isinstance(value, Tensor):
@@ -157,15 +166,19 @@ class Recorder(TorchDispatchMode):
             return True
         given = tree_leaves((args, kwargs))
         return all(
-            id(one) in self._written if isinstance(one, Tensor) else type(one) is not int or not one or one % self.rows
+            id(one) in self._written if isinstance(one, Tensor) else type(one) is not int or not self._of_call(one)
             for one in given
         )
+
+    def _of_call(self, number: int) -> bool:
+        """Whether a number may be a size that each call brings, as that of the batch is."""
+        return number != 0 and number % self.rows == 0
 
     def _of_rows(self, args: Any, kwargs: Any) -> bool:
         """Whether a size argument is the batch size."""
         sizes = [n for tensor in tensors_of(args, kwargs) for n in tensor.shape]
         sizes += [one for one in tree_leaves((args, kwargs)) if type(one) is int]
-        return any(n and n % self.rows == 0 for n in sizes)
+        return any(map(self._of_call, sizes))
 
     def _decomposed(self, name: str, args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(Tensor, self._constant, (args, kwargs))
@@ -206,14 +219,14 @@ class Recorder(TorchDispatchMode):
     def _problem(self, target: Any, name: str, kwargs: Any, free: bool, known: bool) -> str | None:
         """The reason to refuse this operation, or None."""
         device = kwargs.get("device")
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not self._as_they_are:
             return f"calls {name} with gradients switched off (no_grad, or an autograd.Function); use detach"
         if torch.Tag.data_dependent_output in target.tags:
             differs = "differs from row to row" if free else "changes as it learns"
             return f"decides by the value of a tensor, which {differs}"
         if device is not None and device.type != self.device.type:
             return f"works on {device} by {name}, but x is on {self.device}"
-        if free and kind_of(target) is None and not known:
+        if free and kind_of(target) is None and not known and name not in self._as_they_are:
             return f"uses {name}, which the engine does not know{_INSTEAD.get(name, '')}"
         return None
 

@@ -7,7 +7,7 @@ import inspect
 import math
 import random
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -76,11 +76,13 @@ class StepGraph:
         return f"products that need x alone: {early}; operations that need the state: {inside}; {flops:,} FLOP a row"
 
 
-def trace(cell: AbstractCell, xs: Any, training: bool = False, free: int = 48) -> StepGraph:
+def trace(
+    cell: AbstractCell, xs: Any, training: bool = False, free: int = 48, as_they_are: Collection[str] = ()
+) -> StepGraph:
     """Trace one step of `cell` on tensors without values, shaped like one step of `xs` (a nest, (batch, time, …)).
 
     Runs in eval mode; with `training`, in the current modes of the modules. Free sizes of the state (`is_free`) are set
-    to `free`.
+    to `free`. `as_they_are` is that of `Recorder`.
 
     Raises:
         Untraceable: control flow that depends on values, an in-place change of shared data, random numbers, an unknown
@@ -89,7 +91,7 @@ def trace(cell: AbstractCell, xs: Any, training: bool = False, free: int = 48) -
     with _plainly():
         for _ in range(3):  # retried, since another thread may draw meanwhile
             before = _drawn()
-            found = _followed(cell, xs, training, free)
+            found = _followed(cell, xs, training, free, as_they_are)
             if _drawn() == before:
                 return found
         raise Untraceable(f"its step draws random numbers; {DRAWN}")
@@ -109,18 +111,18 @@ def _filled(leaf: Tensor, free: int) -> Tensor:
     return leaf.new_zeros(len(leaf), *(n or free for n in leaf.shape[1:])) if is_free(leaf) else leaf
 
 
-def _followed(cell: AbstractCell, xs: Any, training: bool, free: int) -> StepGraph:
+def _followed(cell: AbstractCell, xs: Any, training: bool, free: int, as_they_are: Collection[str]) -> StepGraph:
     tensors = {id(t) for t in (*cell.parameters(), *cell.buffers())}
     try:
         # a copy that shares the tensors, since the tracer replaces them, which other threads must not see
-        found = _trace(_apart(cell), xs, training, free)
+        found = _trace(_apart(cell), xs, training, free, as_they_are)
     except Untraceable:
         raise
     except Exception:  # the cell cannot be copied, so it is traced itself
-        return _trace(cell, xs, training, free)
+        return _trace(cell, xs, training, free, as_they_are)
     outside = [getattr(found.module, n.target) for n in found.module.graph.nodes if n.op == "get_attr"]
     # a function that refers to the cell itself has read parameters past the copy
-    return _trace(cell, xs, training, free) if any(id(t) in tensors for t in outside) else found
+    return _trace(cell, xs, training, free, as_they_are) if any(id(t) in tensors for t in outside) else found
 
 
 @contextmanager
@@ -154,7 +156,7 @@ def _apart(cell: AbstractCell) -> AbstractCell:
     return clone(cell)  # type: ignore[return-value]
 
 
-def _trace(cell: AbstractCell, xs: Any, training: bool, free: int) -> StepGraph:
+def _trace(cell: AbstractCell, xs: Any, training: bool, free: int, as_they_are: Collection[str]) -> StepGraph:
     parts = [leaf for _, leaf in leaves(xs)]
     hooked = next((m for m in cell.modules() if m is not cell and (m._backward_hooks or m._backward_pre_hooks)), None)
     if hooked is not None:
@@ -162,8 +164,8 @@ def _trace(cell: AbstractCell, xs: Any, training: bool, free: int) -> StepGraph:
     sizes = {n for leaf in (*parts, *cell.parameters(), *cell.buffers()) for n in leaf.shape}
     rows, others = [rows for rows in _ROWS if not any(n and n % rows == 0 for n in sizes)][:2]
     written: dict[int, Tensor] = {}
-    module, counts, held = _recorded(cell, xs, training, rows, written, free)
-    other, *_ = _recorded(cell, xs, training, others, written, free)
+    module, counts, held = _recorded(cell, xs, training, rows, written, free, as_they_are)
+    other, *_ = _recorded(cell, xs, training, others, written, free, as_they_are)
     node = differing(module, other, rows, others)
     if node is not None:
         line = next((n.meta["line"] for n in (node, *node.users) if "line" in n.meta), "")
@@ -175,7 +177,13 @@ def _trace(cell: AbstractCell, xs: Any, training: bool, free: int) -> StepGraph:
 
 
 def _recorded(
-    cell: AbstractCell, xs: Any, training: bool, rows: int, written: dict[int, Tensor], free: int
+    cell: AbstractCell,
+    xs: Any,
+    training: bool,
+    rows: int,
+    written: dict[int, Tensor],
+    free: int,
+    as_they_are: Collection[str],
 ) -> tuple[fx.GraphModule, tuple[int, int], tuple[int, ...]]:
     """The graph of a step with `rows` rows, its numbers of parameters and x leaves, and the indices of free leaves."""
     xs_leaves = [leaf.new_zeros(rows, *leaf.shape[2:]) for _, leaf in leaves(xs)]
@@ -183,12 +191,12 @@ def _recorded(
     with torch.no_grad():
         initial = cell.initial_state(rows, like)
         holder = _Step(cell, xs, map_state(lambda leaf: _filled(leaf, free), initial) if free else initial)
-    recorder = Recorder(like.device, rows, written)
+    recorder = Recorder(like.device, rows, written, as_they_are)
     parameters = [*holder.named_parameters(), *holder.named_buffers()]
     values = {}
     for k, (name, parameter) in enumerate(parameters):
         values[name] = recorder.input(f"value{k}", f"its {name.removeprefix('cell.')!r}", parameter, False)
-    everywhere: dict[str, Tensor] = {name: values[first] for name, first in _places(holder).items()}
+    everywhere: dict[str, Tensor] = {name: values[first] for name, first in shared_places(holder).items()}
     inputs = [recorder.input(f"x{k}", "x", leaf, True) for k, leaf in enumerate(xs_leaves)]
     state = [
         recorder.input(f"state{k}", f"state leaf {name!r}", leaf, True)
@@ -220,7 +228,7 @@ def _ends(module: fx.GraphModule) -> Any:
     return next(n.args[0] for n in module.graph.nodes if n.op == "output")
 
 
-def _places(module: nn.Module) -> dict[str, str]:
+def shared_places(module: nn.Module) -> dict[str, str]:
     """For every name of a parameter or buffer, the first name of the same tensor."""
     first: dict[int, str] = {}
     found = {}

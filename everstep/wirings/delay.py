@@ -60,7 +60,7 @@ class Delay(Layer):
         document = starts.cumsum(1)  # the index of each step's document
         place = steps + self.d * document
         added = self.d * (document[:, -1] + 1)
-        size = time + max(added.tolist(), default=0)
+        size = time + (self.d if resets is None else max(added.tolist(), default=0))
         line = xs.new_zeros(batch, size, self.input_size).scatter(
             1, place[..., None].expand_as(xs), zero_padding(xs, lengths)
         )

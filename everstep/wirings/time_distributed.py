@@ -58,6 +58,9 @@ class TimeDistributed(Memoryless):
         if lengths is None:
             return self.module(xs.flatten(0, 1)).unflatten(0, xs.shape[:2]), state
         live = valid(lengths, xs.shape[1])
+        if type(live) is not Tensor:  # one that is traced, and has no numbers to pick rows by
+            every = self.module(xs.flatten(0, 1)).unflatten(0, xs.shape[:2])
+            return torch.where(live[..., None], every, 0), state
         rows = self.module(xs[live])
         ys = rows.new_zeros(*xs.shape[:2], rows.shape[1])
         ys[live] = rows

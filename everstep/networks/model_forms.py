@@ -1,0 +1,109 @@
+"""The forms of the models that jobs share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from everstep.data.tagged_batches import TaggedBatch
+from everstep.heads import CRF, Categorical
+from everstep.networks.documents import Hierarchy
+from everstep.networks.forms import LENGTHS, Exported, Form, Input, Named
+from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.networks.sequence_tagger import SequenceTagger
+from everstep.networks.token_model import TokenModel
+from everstep.state import State
+
+TRANSITIONS = ("transitions", "start", "end")
+"""What a CRF has beside the scores of its tags."""
+
+
+def token_forms(model: TokenModel) -> Exported:
+    """`tokens` to `log_p` of the next ones, nats, with the state."""
+
+    def step(given: Named, state: State) -> tuple[Named, State]:
+        ys, state = model(given["tokens"][:, None], state)
+        return {"log_p": model.head.predict(ys[:, 0])}, state
+
+    def sequence(given: Named, state: State) -> tuple[Named, State]:
+        ys, state = model(given["tokens"], state, lengths=given["lengths"])
+        return {"log_p": model.head.predict(ys)}, state
+
+    words = model.embedding.num_embeddings
+    tokens = Input(("batch", "time"), words)
+    return Exported(
+        Form(model, step, {"tokens": Input(("batch",), words)}, model.initial_state),
+        Form(model, sequence, {"tokens": tokens, "lengths": LENGTHS}, model.initial_state),
+    )
+
+
+def classifier_forms(model: SequenceClassifier) -> Exported:
+    """`tokens` and `lengths` of texts to `log_p` of each answer, nats; a hierarchical reader has what `laid_out` gives,
+    and `tokens` where n-grams are counted."""
+    whole = "it answers whole texts, and has no state that it could hand on"
+    words = model.embedding.num_embeddings
+    inputs = {"tokens": Input(("batch", "time"), words), "lengths": LENGTHS}
+
+    def sequence(given: Named, state: State) -> tuple[Named, State]:
+        return {"log_p": model(given["tokens"], given["lengths"])}, state
+
+    if model.separator is not None:
+        return Exported(whole, "data.paired: where the second text begins, its words decide")
+    if isinstance(model.body, Hierarchy):
+        return Exported(whole, _hierarchical(model, model.body, inputs))
+    return Exported(whole, Form(model, sequence, inputs))
+
+
+def _hierarchical(model: SequenceClassifier, body: Hierarchy, flat: dict[str, Input]) -> Form:
+    def sequence(given: Named, state: State) -> tuple[Named, State]:
+        vectors, _ = body.words(model.embedding(given["sentences"]), lengths=given["words"])
+        found, _ = body.sentences(vectors[given["order"]], lengths=given["lengths"])
+        logits = model.head.logits(model.dropout(found))  # type: ignore[operator]
+        if model.ratios is not None:
+            logits = logits + model.ratios(given["tokens"], given["token_lengths"])
+        return {"log_p": model.log_probs(logits)}, state
+
+    inputs = {
+        "sentences": Input(("sentences", "words"), model.embedding.num_embeddings),
+        "words": Input(("sentences",), upto="words"),
+        "order": Input(("batch", "order"), "sentences"),
+        "lengths": Input(("batch",), upto="order"),
+    }
+    if model.ratios is not None:
+        inputs |= {"tokens": flat["tokens"], "token_lengths": LENGTHS}
+    return Form(model, sequence, inputs)
+
+
+def tagger_forms(model: SequenceTagger) -> Exported:
+    """The parts of a `TaggedBatch` that the model reads, to `scores.K` (batch, time, tags) of the K-th column of tags:
+    of a softmax log p, of a CRF its scores, whose `transitions.K`, `start.K` and `end.K` stand beside them."""
+    reader = model.reader
+
+    def sequence(given: Named, state: State) -> tuple[Named, State]:
+        words, lengths = given["words"], given["lengths"]
+        missing = {
+            name: words[..., None] for name in TaggedBatch.__annotations__ if name not in given and name != "count"
+        }
+        ys = model(TaggedBatch(**{**missing, **given}, count=0))
+        found: Named = {}
+        for place, head in enumerate(model.heads):
+            found |= _scores(str(place), head, ys, lengths)
+        return found, state
+
+    inputs = {"words": Input(("batch", "time"), reader.embedding.num_embeddings), "lengths": LENGTHS}
+    if reader.characters is not None:
+        characters = reader.characters.embedding.num_embeddings
+        inputs["forms"] = Input(("batch", "time"), "forms")
+        inputs["spelled"] = Input(("forms", "letters"), characters)
+        inputs["spelled_lengths"] = Input(("forms",), upto="letters", least=1)
+    if len(reader.features):
+        least = min(table.num_embeddings for table in reader.features)  # type: ignore[type-var]
+        inputs["features"] = Input(("batch", "time", len(reader.features)), int(least))  # type: ignore[arg-type]
+    return Exported("tags depend on the words that follow", Form(model, sequence, inputs))
+
+
+def _scores(name: str, head: object, ys: Tensor, lengths: Tensor) -> Named:
+    if isinstance(head, CRF):
+        parts = {f"{part}.{name}": getattr(head, part) * 1 for part in TRANSITIONS}
+        return {f"scores.{name}": head.scores(ys), **parts}
+    assert isinstance(head, Categorical)
+    return {f"scores.{name}": head.predict(ys, lengths)}

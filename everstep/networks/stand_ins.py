@@ -1,0 +1,178 @@
+"""Models that are asked of another runtime: they answer as those of PyTorch do, and have no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from everstep.data.tagged_batches import TaggedBatch
+from everstep.heads import CRF, Categorical
+from everstep.networks.answers import Answers
+from everstep.networks.documents import laid_out
+from everstep.networks.forms import Named
+from everstep.networks.model_forms import TRANSITIONS
+from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.networks.sequence_tagger import Allowed, Decoded, SequenceTagger, decoded_by
+from everstep.networks.token_model import TokenModel
+from everstep.state import State, where
+
+
+class Runtime(Protocol):
+    """What runs the two forms of an exported model; a state is a tuple of leaves."""
+
+    def initial(self, rows: int) -> tuple[Tensor, ...]:
+        """The state before the first step."""
+
+    def step(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
+        """One step.
+
+        Raises:
+            RunError: there is no such form.
+        """
+
+    def sequence(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
+        """Sequences.
+
+        Raises:
+            RunError: there is no such form.
+        """
+
+
+class _LogP(Categorical):
+    """A head that is given log p itself."""
+
+    def __init__(self, classes: int):
+        nn.Module.__init__(self)
+        self.input_size = self.classes = classes
+        self.label_smoothing = 0.0
+
+    def logits(self, ys: Tensor) -> Tensor:
+        return ys
+
+
+class _Nowhere(nn.Module):
+    """An embedding as far as one asks where it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(0), persistent=False)
+
+
+class TokenStandIn(TokenModel):
+    """A `TokenModel` of V symbols in another runtime."""
+
+    streams = False
+
+    def __init__(self, vocabulary: int, runtime: Runtime):
+        nn.Module.__init__(self)
+        self._runtime, self.head = runtime, _LogP(vocabulary)
+        self.embedding = _Nowhere()  # type: ignore[assignment]
+
+    def initial_state(self, batch: int, like: Tensor | None = None) -> State:
+        """The state before a text begins."""
+        return self._runtime.initial(batch)
+
+    def forward(
+        self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Tokens (batch, time) to log p, (batch, time, V), and the final state."""
+        rows, time = tokens.shape
+        state = self.initial_state(rows) if state is None else state
+        lengths = torch.full((rows,), time) if lengths is None else lengths
+        cuts = [] if resets is None else resets.any(0).nonzero()[:, 0].tolist()
+        parts = []
+        for start, stop in zip([0, *cuts], [*cuts, time], strict=True):
+            if start in cuts and resets is not None:
+                state = where(resets[:, start], self.initial_state(rows), state)
+            if stop > start:
+                live = (lengths - start).clamp(0, stop - start)
+                found, state = self._runtime.sequence({"tokens": tokens[:, start:stop], "lengths": live}, state)
+                parts.append(found["log_p"])
+        return torch.cat(parts, 1), state
+
+    def outputs(
+        self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """As `forward`, twice."""
+        ys, state = self(tokens, state, lengths=lengths, resets=resets)
+        return ys, ys, state
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step."""
+        found, state = self._runtime.step({"tokens": tokens}, state)
+        return found["log_p"], state
+
+
+class ClassifierStandIn(SequenceClassifier):
+    """A `SequenceClassifier` in another runtime.
+
+    Args:
+        answers: what it says.
+        runtime: where.
+        ends: of a hierarchical reader, the tokens that end a sentence; None: texts are read whole.
+    """
+
+    def __init__(self, answers: Answers, runtime: Runtime, ends: Sequence[int] | None = None):
+        nn.Module.__init__(self)
+        self._runtime, self.answers, self.temperature = runtime, answers, None
+        self.embedding = _Nowhere()  # type: ignore[assignment]
+        self._cut, self.ends = ends is not None, tuple(ends or ())
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens (batch, time) to log p of each answer, (batch, answers)."""
+        given = {"tokens": tokens, "lengths": lengths}
+        if self._cut:
+            given = {**laid_out(tokens, lengths, self._ending(tokens)), "tokens": tokens, "token_lengths": lengths}
+        return self._runtime.sequence(given, ())[0]["log_p"]
+
+
+class TaggerStandIn(SequenceTagger):
+    """A `SequenceTagger` in another runtime: the search for the best tags is here.
+
+    Args:
+        tags: how many tags each column has.
+        allowed: of each column which tags may follow one another; None: all.
+        crf: whether tags depend on their neighbours.
+        biases: of `SequenceTagger`.
+    """
+
+    def __init__(
+        self,
+        tags: Sequence[int],
+        allowed: Sequence[Allowed | None],
+        crf: bool,
+        runtime: Runtime,
+        biases: Sequence[Tensor | None],
+    ):
+        nn.Module.__init__(self)
+        self._runtime, self.biases = runtime, list(biases)
+        self.reader = nn.Module()  # type: ignore[assignment]
+        self.reader.embedding = _Nowhere()  # type: ignore[assignment]
+        heads = [
+            CRF(None, many, allowed=masks) if crf else _LogP(many) for many, masks in zip(tags, allowed, strict=True)
+        ]
+        self.heads = nn.ModuleList(heads)
+
+    def _asked(self, batch: TaggedBatch) -> list[Tensor]:
+        """The scores of each column; the heads get their transitions."""
+        names = ("words", "lengths", "forms", "spelled", "spelled_lengths", "features")
+        found, _ = self._runtime.sequence({name: getattr(batch, name) for name in names}, ())
+        with torch.no_grad():
+            for place, head in enumerate(self.heads):
+                for part in TRANSITIONS if isinstance(head, CRF) else ():
+                    getattr(head, part).copy_(found[f"{part}.{place}"])
+        return [found[f"scores.{place}"] for place in range(len(self.heads))]
+
+    def losses(self, batch: TaggedBatch) -> Tensor:
+        """−log p(tags) of each sentence."""
+        lengths, tags = torch.where(batch.known, batch.lengths, 0), batch.tags.clamp_min(0)
+        parts = zip(self.heads, self._asked(batch), strict=True)
+        return torch.stack([head.loss(ys, tags[..., k], lengths) for k, (head, ys) in enumerate(parts)]).sum(0)  # type: ignore[operator]
+
+    def decode(self, batch: TaggedBatch, n_best: int = 1, marginals: bool = False) -> list[Decoded]:
+        """The likeliest tags of each column."""
+        parts = zip(self.heads, self._asked(batch), self.biases, strict=True)
+        return [decoded_by(head, ys, batch.lengths, n_best, marginals, bias) for head, ys, bias in parts]

@@ -1,0 +1,115 @@
+"""Runs, trained or exported, ready to use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everstep.errors import RunError
+from everstep.look.passage import Passage
+from everstep.networks.forms import Named
+from everstep.runs import training
+from everstep.runs.opening import digest
+from everstep.runs.recipe_files import parse_task, read_recipe
+from everstep.runs.run import Run
+from everstep.runs.task import Prediction
+from everstep.ship import folder
+from everstep.ship.onnx.session import Session
+from everstep.state import State, leaves
+from everstep.storage.reading import read_small, unsealed
+
+_LARGEST = 1 << 34
+
+
+class OnnxRuntime:
+    """The forms of an exported run, each opened when it is first asked.
+
+    Args:
+        path: its folder.
+        card: what `export.json` says.
+    """
+
+    def __init__(self, path: Path, card: dict[str, Any]):
+        self._path, self._forms = path, card["forms"]
+        self._sessions: dict[str, Session] = {}
+
+    def initial(self, rows: int) -> tuple[Tensor, ...]:
+        """The state before the first step."""
+        found = []
+        for leaf in next(iter(self._forms.values()))["state"].values():
+            row = torch.tensor(leaf["start"], dtype=getattr(torch, leaf["dtype"]))
+            found.append(row.expand(rows, *leaf["shape"]).contiguous())
+        return tuple(found)
+
+    def step(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
+        """One step; without such a form, a sequence of one."""
+        if "step" in self._forms or "sequence" not in self._forms:
+            return self._run("step", given, state)
+        rows = len(next(iter(given.values())))
+        found, state = self.sequence(
+            {**{name: value[:, None] for name, value in given.items()}, "lengths": torch.ones(rows, dtype=torch.int64)},
+            state,
+        )
+        return {name: value[:, 0] for name, value in found.items()}, state
+
+    def sequence(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
+        """Sequences."""
+        return self._run("sequence", given, state)
+
+    def _run(self, name: str, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
+        if name not in self._forms:
+            raise RunError(f"{self._path} has no {name} form; export it with --form {name}, or both")
+        if name not in self._sessions:
+            file = self._forms[name]["file"]
+            self._sessions[name] = Session(str(self._path / file), read_small(self._path / file, _LARGEST))
+        return self._sessions[name].run(given, [leaf for _, leaf in leaves(state)])
+
+
+def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> Run:
+    """A run, ready to use: a trained one, or one that `everstep export --to onnx` has written, in onnxruntime.
+
+    Args:
+        path: the folder.
+        trust_code: whether code that the run holds (`RUN/code`) may be run; it has your rights.
+        device: where the model of a trained run is put.
+
+    Raises:
+        RunError: no run, of a newer version, not trained yet, damaged, or with code that is not trusted.
+        ConfigError: onnxruntime is missing.
+    """
+    path = Path(path)
+    if not folder.is_export(path):
+        return training.load(path, trust_code=trust_code, device=device)
+    if device not in ("cpu", "auto"):
+        raise RunError(f"{path} runs in onnxruntime, on the CPU; got device {device!r}")
+    card = folder.read_card(path)
+    try:
+        unsealed(card)
+    except ValueError as error:
+        raise RunError(f"{path / folder.CARD}: {error}") from None
+    if card["to"] != "onnx":
+        raise RunError(f"{path} is of the kind {card['to']}, which is for other programs; --to onnx can be loaded")
+    for name, before in card["files"].items():
+        if digest(path / name) != before:
+            raise RunError(f"{path / name} is not the one that was exported: it is damaged, or of another export")
+    task: Any = parse_task(read_recipe(path / folder.RECIPE), str(path / folder.RECIPE))
+    task.open(path)
+    return ExportedRun(path, task, task.stand_in(OnnxRuntime(path, card)))
+
+
+class ExportedRun(Run):
+    """A run whose model is asked of onnxruntime: it predicts, scores and generates; what needs gradients it lacks."""
+
+    def predict(self, lines: Iterable[str], explain: bool = False, **asked: Any) -> Iterator[Prediction]:
+        """As `Run.predict`, without reasons."""
+        if explain:
+            raise RunError(f"{self.path}: an exported run gives no reasons, which need gradients; ask the run itself")
+        return super().predict(lines, **asked)
+
+    def passage(self, text: str | None = None, characters: int = 600) -> Passage:
+        """None."""
+        raise RunError(f"{self.path}: an exported run shows no pictures of its states; look at the run itself")

@@ -1,0 +1,49 @@
+"""A form as a file of ONNX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from everstep.networks.forms import Form
+from everstep.ship.onnx.graph import Graph, info, model_of
+from everstep.ship.onnx.pointwise import POINTWISE
+from everstep.ship.onnx.recurrent import recurrence
+from everstep.ship.onnx.tensors import TENSORS
+from everstep.ship.onnx.writer import Writer
+from everstep.ship.recording import record
+from everstep.ship.sizes import Size
+
+_HANDLERS = {**POINTWISE, **TENSORS, "recurrence": recurrence}
+
+
+def written(form: Form, told: dict[str, str] | None = None) -> Any:
+    """The form as an `onnx.ModelProto`; `told` are texts that it holds beside.
+
+    Inputs and outputs have the names of the form; a leaf of the state comes in as `state.NAME` and goes out as
+    `new_state.NAME`, a lone one as `state` and `new_state`.
+
+    Raises:
+        NotExported: it has no counterpart; says what stood in the way.
+    """
+    recorded = record(form, list(_HANDLERS))
+    graph = Graph()
+    outs = [graph.fresh(name) for name in recorded.outputs]
+    writer = Writer(graph, recorded, _HANDLERS)
+    inputs = []
+    for name, node in recorded.inputs.items():
+        writer.values[node] = graph.fresh(name)
+        shape = recorded.shape(node)
+        inputs.append(info(name, writer.dtype(node), list(map(_told, shape))))
+        for place, size in enumerate(shape):
+            if isinstance(size, Size) and str(size) not in graph.sizes:
+                graph.sizes[str(size)] = graph.add("Shape", name, start=place, end=place + 1, wish=f"size.{size}")
+    writer.write()
+    outputs = []
+    for name, node in zip(outs, recorded.ends, strict=True):
+        graph.give(name, writer.name(node))
+        outputs.append(info(name, writer.dtype(node), list(map(_told, recorded.shape(node)))))
+    return model_of(graph.finished("everstep", inputs, outputs), told or {})
+
+
+def _told(size: int | Size) -> int | str:
+    return str(size) if isinstance(size, Size) else size

@@ -1,0 +1,209 @@
+"""Recurrences: ONNX's own LSTM, GRU and RNN where the cell is one of them, else a loop over the traced step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from everstep.abstract import AbstractCell, AbstractGated
+from everstep.ship.onnx.graph import Graph, info
+from everstep.ship.onnx.pointwise import POINTWISE
+from everstep.ship.onnx.tensors import TENSORS, reshaped
+from everstep.ship.onnx.writer import Writer, sized
+from everstep.ship.recording import Recorded, Steps
+from everstep.ship.sizes import NotExported, Size
+from everstep.tracing.guards import modules, parameters
+from everstep.tracing.refusals import Untraceable
+from everstep.tracing.trace import trace
+
+_HANDLERS = {**POINTWISE, **TENSORS}
+_OWN: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
+    "lstm": ("LSTM", (0, 3, 1, 2), {}),
+    "gru": ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
+    "rnn_tanh": ("RNN", (0,), {"activations": ["Tanh"]}),
+    "rnn_relu": ("RNN", (0,), {"activations": ["Relu"]}),
+}
+"""By PyTorch's kernel: ONNX's node, the order of its gates in PyTorch's, and what else it is told.
+
+PyTorch has i f g o and r z n, ONNX i o f c and z r h (Operators.md of ONNX, opset 14).
+"""
+
+
+def recurrence(
+    w: Writer, node: fx.Node, xs: Sequence[fx.Node], state: Sequence[fx.Node], lengths: fx.Node | None
+) -> list[str]:
+    """A cell over a sequence: the names of its outputs and of the leaves of its last state."""
+    assert isinstance(w.source, Recorded)
+    cell = w.source.cells[node]
+    if isinstance(cell, AbstractGated) and cell.steps_as_declared() and len(xs) == 1:
+        kernel = cell.vendor_kernel()
+        if kernel is not None:
+            return _own(w, cell, _OWN[kernel], xs[0], state, lengths)
+    step = _step(w, cell, xs, state)
+    if w.shape(xs[0])[1] == 1 and lengths is None:
+        return _once(w, step, xs, state)
+    return _loop(w, step, xs, state, lengths)
+
+
+def _own(
+    w: Writer,
+    cell: AbstractGated,
+    kind: tuple[str, tuple[int, ...], dict[str, Any]],
+    xs: fx.Node,
+    state: Sequence[fx.Node],
+    lengths: fx.Node | None,
+) -> list[str]:
+    """One node of ONNX's, which has time first, and a dimension for directions."""
+    operation, order, more = kind
+    assert cell.weight_ih is not None
+    assert cell.weight_hh is not None
+    biases = [b for b in (cell.bias_ih, cell.bias_hh) if b is not None]
+    weights = [_ordered(cell.weight_ih, order), _ordered(cell.weight_hh, order)]
+    weights += [torch.cat([_ordered(b, order) for b in biases], 1)] if biases else []
+    names = [w.graph.constant(t, f"{operation}.{part}") for t, part in zip(weights, ("W", "R", "B"), strict=False)]
+    short = "" if lengths is None else w.like(lengths, torch.int32)
+    starts = [w.name(leaf) for leaf in state]
+    first = [w.add("Unsqueeze", name, w.ints([0])) for name in starts]
+    turned = w.add("Transpose", w.name(xs), perm=[1, 0, 2])
+    given = [turned, *names, *([] if biases else [""]), short, *first]
+    ys, *ends = w.add(operation, *given, outputs=1 + len(state), hidden_size=cell.hidden_size, **more)
+    ys = w.add("Transpose", w.add("Squeeze", ys, w.ints([1])), perm=[1, 0, 2])
+    return [ys, *(w.add("Squeeze", end, w.ints([0])) for end in ends)]
+
+
+def _ordered(parameter: Tensor, order: Sequence[int]) -> Tensor:
+    """PyTorch's gates in ONNX's order, with one direction in front."""
+    parts = parameter.detach().chunk(len(order))
+    return torch.cat([parts[place] for place in order])[None]
+
+
+def _step(w: Writer, cell: AbstractCell, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> Steps:
+    like = [torch.zeros(1, 1, *node.meta["val"].shape[2:], dtype=w.dtype(node)) for node in xs]
+    try:
+        graph = trace(cell, like[0] if len(like) == 1 else tuple(like), as_they_are=list(_HANDLERS))
+    except Untraceable as error:
+        raise NotExported(f"{type(cell).__name__}: {error}") from error
+    if graph.held:
+        raise NotExported(f"{type(cell).__name__}: its state has sizes that each call brings")
+    return Steps(graph, parameters(modules(cell)))
+
+
+def _writer(graph: Graph, step: Steps, rows: Size, given: Sequence[Any]) -> Writer:
+    inside = Writer(graph, step, _HANDLERS, rows)
+    inside.values = dict(zip(step.free, given, strict=True))
+    return inside
+
+
+def _rows(w: Writer, node: fx.Node) -> Size:
+    rows = w.shape(node)[0]
+    if isinstance(rows, int):
+        raise NotExported(f"it runs a recurrence over {rows} rows, whatever the batch")
+    return rows
+
+
+def _once(w: Writer, step: Steps, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> list[str]:
+    """A single step, in place."""
+    given = [w.add("Squeeze", w.name(x), w.ints([1])) for x in xs]
+    inside = _writer(w.graph, step, _rows(w, xs[0]), [*given, *map(w.name, state)])
+    inside.write()
+    y, *new = map(inside.name, step.ends)
+    return [w.add("Unsqueeze", y, w.ints([1])), *new]
+
+
+def _loop(
+    w: Writer, step: Steps, xs: Sequence[fx.Node], state: Sequence[fx.Node], lengths: fx.Node | None
+) -> list[str]:
+    """A `Scan`; what needs x alone is computed for all steps before."""
+    batch, time = _rows(w, xs[0]), w.shape(xs[0])[1]
+    early, read = _hoisted(step, len(xs))
+    before = _early(w, step, early, read, xs)
+    body = Graph(w.graph)
+    starts, following = [body.fresh("state") for _ in state], list(map(w.name, state))
+    pieces = [body.fresh("x") for _ in (*xs, *read)]
+    inside = _writer(body, step, batch, [*pieces[: len(xs)], *starts])
+    inside.values |= dict(zip(read, pieces[len(xs) :], strict=True))
+    inside.write([node for node in step.nodes if node not in early])
+    y, *new = map(inside.name, step.ends)
+    scanned = [*map(w.name, xs), *(before[node] for node in read)]
+    types = [w.dtype(x) for x in xs] + [inside.dtype(node) for node in read]
+    if lengths is not None:
+        live = body.fresh("live")
+        y, new = _masked(body, live, y, [inside.rank(n) for n in step.ends], starts, new)
+        scanned, pieces, types = [*scanned, _live(w, lengths, time)], [*pieces, live], [*types, torch.bool]
+    dtypes = [w.dtype(leaf) for leaf in state]
+    outs = [body.fresh("new_state") for _ in state] + [body.fresh("y")]
+    for out, value in zip(outs, [*new, y], strict=True):
+        body.give(out, value)
+    graph = body.finished(
+        "step",
+        [info(name, dtype, None) for name, dtype in zip([*starts, *pieces], [*dtypes, *types], strict=True)],
+        [info(name, dtype, None) for name, dtype in zip(outs, [*dtypes, inside.dtype(step.ends[0])], strict=True)],
+    )
+    many = len(scanned)
+    found = w.graph.add(
+        "Scan", *following, *scanned, outputs=len(state) + 1, body=graph, num_scan_inputs=many,
+        scan_input_axes=[1] * many, scan_output_axes=[1],
+    )  # fmt: skip
+    found = [found] if isinstance(found, str) else found
+    return [found[-1], *found[:-1]]
+
+
+def _hoisted(step: Steps, inputs: int) -> tuple[list[fx.Node], list[fx.Node]]:
+    """The operations that need x alone, with those of constants that they need; and which of them the loop reads."""
+    alone, fixed = set(step.free[:inputs]), set(step.known)
+    early: set[fx.Node] = set()
+    for node in step.nodes:
+        if node.op != "call_function":
+            continue
+        needs = set(node.all_input_nodes)
+        if needs <= fixed and not sized(step.arguments(node)):
+            fixed.add(node)
+        elif needs and needs <= fixed | alone | early:
+            early.add(node)
+    read = [n for n in step.nodes if n in early and any(user not in early for user in n.users)]
+    return [n for n in step.nodes if early and (n in early or n in fixed)], read
+
+
+def _early(
+    w: Writer, step: Steps, early: Sequence[fx.Node], read: Sequence[fx.Node], xs: Sequence[fx.Node]
+) -> dict[fx.Node, str]:
+    """What needs x alone, with all steps as rows, and each again (batch, time, …)."""
+    batch, time = _rows(w, xs[0]), w.shape(xs[0])[1]
+    every = f"({batch})*({time})"
+    root = w.graph.root
+    if every not in root.sizes:
+        root.sizes[every] = root.add("Mul", root.size(batch), root.size(time), wish="size")
+    flat = [w.add("Reshape", w.name(x), w.ints([-1, *x.meta["val"].shape[2:]])) for x in xs]
+    writer = _writer(w.graph, step, Size(1, (every,)), [*flat, *step.free[len(flat) :]])
+    writer.write(early)
+    found = {}
+    for node in read:
+        sizes = step.shape(node)
+        if not sizes or sizes[0] != Size(1, ("rows",)):
+            raise NotExported("its step moves the batch from its place")
+        found[node] = reshaped(w, writer.name(node), [batch, time, *sizes[1:]])
+    return found
+
+
+def _live(w: Writer, lengths: fx.Node, time: int | Size) -> str:
+    """(batch, time): whether a step is within its row."""
+    steps = w.add("Range", *(w.like(n, torch.int64) for n in (0, time, 1)))
+    many = w.add("Unsqueeze", w.like(lengths, torch.int64), w.ints([1]))
+    return str(w.add("Less", steps, many))
+
+
+def _masked(
+    body: Graph, live: str, y: str, ranks: Sequence[int], old: Sequence[str], new: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Beyond a row's length the output is zero and the state stays."""
+
+    def mask(rank: int) -> str:
+        sizes = body.ints([-1, *[1] * (rank - 1)])
+        return live if rank == 1 else str(body.add("Reshape", live, sizes))
+
+    zero = body.constant(torch.zeros(()))
+    kept = [body.add("Where", mask(rank), b, a) for rank, a, b in zip(ranks[1:], old, new, strict=True)]
+    return str(body.add("Where", mask(ranks[0]), y, zero)), kept

@@ -1,0 +1,135 @@
+"""Recorded operations, written down as nodes of ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from everstep.ship.onnx.graph import TYPES, Graph
+from everstep.ship.sizes import NotExported, Size
+from everstep.tracing.operations import operation_name
+
+
+class Source(Protocol):
+    """A recorded graph: `Recorded` or `Steps`."""
+
+    nodes: list[fx.Node]
+    known: dict[fx.Node, Any]
+    names: dict[fx.Node, str]
+    ends: list[fx.Node]
+
+    def shape(self, node: fx.Node) -> list[int | Size]:
+        """Sizes of what a node gives."""
+
+    def arguments(self, node: fx.Node) -> tuple[Any, dict[str, Any]]:
+        """What it is called with."""
+
+
+class Writer:
+    """Writes the operations of one recorded graph into an ONNX graph.
+
+    Attributes:
+        graph: which grows.
+        source: what is written down.
+        values: of each node that is no constant, its name, or the names of all it gives.
+        rows: the name of the size that stands for the rows of a step.
+    """
+
+    def __init__(self, graph: Graph, source: Source, handlers: dict[str, Any], rows: Size | None = None):
+        self.graph, self.source, self.handlers, self._rows = graph, source, handlers, rows
+        self.values: dict[fx.Node, Any] = {}
+
+    def write(self, nodes: Sequence[fx.Node] | None = None) -> None:
+        """Write these operations, or all."""
+        for node in self.source.nodes if nodes is None else nodes:
+            if node.op == "call_function":
+                self._write(node)
+
+    def _write(self, node: fx.Node) -> None:
+        args, kwargs = self.source.arguments(node)
+        name, known = operation_name(node.target), self.source.known
+        if name == "getitem":
+            of, place = args
+            if of in known:
+                known[node] = known[of][place]
+            else:
+                self.values[node] = self.values[of][place]
+            return
+        if all(one in known for one in node.all_input_nodes) and not sized((args, kwargs)) and name != "recurrence":
+            given = fx.node.map_arg((node.args, dict(node.kwargs)), lambda one: known[one])
+            with torch.no_grad():
+                known[node] = node.target(*given[0], **given[1])  # type: ignore[operator]
+            return
+        handler = self.handlers.get(name)
+        if handler is None:
+            raise NotExported(f"it uses {name}, which has no counterpart here{node.meta.get('line', '')}")
+        self.values[node] = handler(self, node, *args, **kwargs)
+
+    def name(self, node: fx.Node) -> str:
+        """The name of a value."""
+        if node in self.source.known:
+            value = self.source.known[node]
+            return self.graph.constant(value, self.source.names.get(node, "constant"))
+        return str(self.values[node])
+
+    def dtype(self, value: Any) -> torch.dtype:
+        """The dtype of what a node gives."""
+        found: torch.dtype = value.meta["val"].dtype
+        return found
+
+    def shape(self, node: fx.Node) -> list[int | Size]:
+        """The sizes of what a node gives, in the words of the file."""
+        return [self.sized(n) for n in self.source.shape(node)]
+
+    def rank(self, node: fx.Node) -> int:
+        """How many sizes it has."""
+        return len(node.meta["val"].shape)
+
+    def sized(self, value: Any) -> Any:
+        """A size, where rows are those of the file."""
+        if isinstance(value, Size) and self._rows is not None:
+            return Size(value.times * self._rows.times, self._rows.of, self._rows.plus)
+        return value
+
+    def ints(self, values: Sequence[Any]) -> str:
+        """A list of sizes."""
+        return self.graph.ints([self.sized(value) for value in values])
+
+    def like(self, value: Any, dtype: torch.dtype) -> str:
+        """A value, or a number, of that dtype."""
+        if isinstance(value, fx.Node):
+            name = self.name(value)
+            return name if self.dtype(value) == dtype else self.cast(name, dtype)
+        if isinstance(value, Size):
+            scalar = self.graph.add("Squeeze", self.graph.size(self.sized(value)), wish="size")
+            return str(scalar) if dtype == torch.int64 else self.cast(scalar, dtype)
+        return self.graph.constant(torch.tensor(value, dtype=dtype))
+
+    def cast(self, name: str, dtype: torch.dtype) -> str:
+        """A value in another dtype."""
+        return str(self.graph.add("Cast", name, to=TYPES[dtype]))
+
+    def add(self, operation: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+        """A node."""
+        return self.graph.add(operation, *inputs, outputs=outputs, **attributes)
+
+    def number(self, value: float, dtype: torch.dtype) -> str:
+        """A constant without sizes."""
+        return self.graph.constant(torch.tensor(value, dtype=dtype))
+
+
+def sized(nest: Any) -> bool:
+    """Whether a size of the call is among the arguments."""
+    if isinstance(nest, Size):
+        return True
+    if isinstance(nest, dict):
+        nest = list(nest.values())
+    return isinstance(nest, list | tuple) and any(map(sized, nest))
+
+
+def axis(dim: int, rank: int) -> int:
+    """A dimension counted from the first."""
+    return dim % max(rank, 1)

@@ -1,0 +1,244 @@
+"""A form as a graph of operations on tensors, in which each recurrence is one node."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterator
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from everstep import hooks
+from everstep.abstract import AbstractCell
+from everstep.backends.dispatch import taking
+from everstep.networks.forms import Form
+from everstep.ship.sizes import NotExported, Size, pair_of_sizes, solved
+from everstep.state import State, leaves, unflatten
+from everstep.tracing.operations import operation_name
+from everstep.tracing.recorder import Functions, Recorder
+from everstep.tracing.refusals import Untraceable
+from everstep.tracing.trace import StepGraph, evaluating, shared_places
+
+_NEAR = 4
+"""How far from a multiple of a size a number may be that is made of it."""
+
+
+def recurrence(*_: Any) -> Any:
+    """Stands in the graph for a call of a cell over a sequence: (inputs, state, lengths) to (ys, *state)."""
+    raise RuntimeError("a recurrence of a recorded graph is written down, and not run")
+
+
+class Recorded:
+    """A recorded form: `nodes` in order, whose sizes are numbers or `Size`s.
+
+    Attributes:
+        nodes: without the last, which says what comes out.
+        known: the tensors that parameters and constants stand for.
+        names: of parameters, where they have one.
+        ends: the nodes that come out: the outputs, then the leaves of the state.
+        cells: of each recurrence, the cell.
+    """
+
+    def __init__(self, first: _Once, second: _Once, sizes: tuple[dict[str, int], dict[str, int]]):
+        self._sizes = sizes
+        self.nodes = [node for node in first.module.graph.nodes if node.op != "output"]
+        others = [node for node in second.module.graph.nodes if node.op != "output"]
+        self._partner = dict(zip(self.nodes, others, strict=False))
+        for node, other in zip_longest(self.nodes, others):
+            if node is None or other is None or (node.op, node.target) != (other.op, other.target):
+                raise NotExported("it takes other operations for other sizes of its input")
+        self.known, self.names = first.known, first.names
+        self.ends: list[fx.Node] = next(n.args[0] for n in first.module.graph.nodes if n.op == "output")
+        self.inputs, self.outputs, self.cells = first.inputs, first.outputs, first.cells
+
+    def shape(self, node: fx.Node) -> list[int | Size]:
+        """The sizes of what a node gives."""
+        value, other = node.meta["val"], self._partner[node].meta["val"]
+        return [solved(a, b, *self._sizes) for a, b in zip(value.shape, other.shape, strict=True)]
+
+    def arguments(self, node: fx.Node) -> tuple[Any, dict[str, Any]]:
+        """What a node is called with; numbers that sizes decide as `Size`s."""
+        other = self._partner[node]
+        return self._met(node.args, other.args), self._met(dict(node.kwargs), dict(other.kwargs))
+
+    def _met(self, a: Any, b: Any) -> Any:
+        if isinstance(a, fx.Node):
+            if self._partner[a] is not b:
+                raise NotExported("it takes other operations for other sizes of its input")
+            return a
+        if isinstance(a, list | tuple):
+            return [self._met(p, q) for p, q in zip(a, b, strict=True)]
+        if isinstance(a, dict):
+            return {key: self._met(value, b[key]) for key, value in a.items()}
+        if type(a) is int and type(b) is int:
+            return solved(a, b, *self._sizes)
+        if a != b and a == a:
+            raise NotExported(f"it computes with a number that is {a} for some sizes of its input and {b} for others")
+        return a
+
+
+class Steps:
+    """A traced step in the same words: rows are `Size(n, ("rows",))`."""
+
+    def __init__(self, graph: StepGraph, given: list[Tensor]):
+        self._rows = graph.rows
+        self.nodes = [node for node in graph.module.graph.nodes if node.op != "output"]
+        self.ends: list[fx.Node] = next(n.args[0] for n in graph.module.graph.nodes if n.op == "output")
+        places = [node for node in self.nodes if node.op == "placeholder"]
+        self.free = places[len(given) :]
+        self.known: dict[fx.Node, Any] = {node: t.detach() for node, t in zip(places, given, strict=False)}
+        self.known |= {n: getattr(graph.module, str(n.target)) for n in self.nodes if n.op == "get_attr"}
+        self.names: dict[fx.Node, str] = {}
+
+    def shape(self, node: fx.Node) -> list[int | Size]:
+        """The sizes of what a node gives."""
+        return [self._size(n) for n in node.meta["val"].shape]
+
+    def arguments(self, node: fx.Node) -> tuple[Any, dict[str, Any]]:
+        """What a node is called with."""
+        return self._met(node.args), self._met(dict(node.kwargs))
+
+    def _met(self, a: Any) -> Any:
+        if isinstance(a, list | tuple):
+            return [self._met(one) for one in a]
+        if isinstance(a, dict):
+            return {key: self._met(value) for key, value in a.items()}
+        return self._size(a) if type(a) is int else a
+
+    def _size(self, number: int) -> int | Size:
+        return number if not number or number % self._rows else Size(number // self._rows, ("rows",))
+
+
+class _Once(NamedTuple):
+    """A form, recorded for some sizes."""
+
+    module: fx.GraphModule
+    known: dict[fx.Node, Any]
+    names: dict[fx.Node, str]
+    inputs: dict[str, fx.Node]
+    outputs: list[str]
+    cells: dict[fx.Node, AbstractCell]
+
+
+class _Recorder(Recorder):
+    """Writes down a whole model: sizes of a call are those of `sizes`; a call of a cell is one node."""
+
+    def __init__(self, sizes: Collection[int], operations: Collection[str]):
+        super().__init__(torch.device("cpu"), 1, {}, operations)
+        self._sizes = tuple(sizes)
+        self.cells: dict[fx.Node, AbstractCell] = {}
+
+    def _of_call(self, number: int) -> bool:
+        return number > 0 and any(min(number % s, -number % s) <= _NEAR for s in self._sizes)
+
+    def recurrence(
+        self, cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """One node for a cell over a sequence."""
+        if resets is not None:
+            raise NotExported("it resets its state within a sequence")
+        first = leaves(xs)[0][1]
+        before = [leaf for _, leaf in leaves(state)]
+        given = [[self._node(leaf) for _, leaf in leaves(xs)], [self._node(leaf) for leaf in before]]
+        node = self.graph.call_function(recurrence, (*given, None if lengths is None else self._node(lengths)))
+        with torch.utils._python_dispatch._disable_current_modes():
+            ys = torch.empty(*first.shape[:2], cell.output_size, dtype=first.dtype, device="meta")
+            values = (ys, *(torch.empty(leaf.shape, dtype=leaf.dtype, device="meta") for leaf in before))
+        node.meta |= {"val": values, "free": True, "line": ""}
+        self.cells[node] = cell
+        parts = [self.graph.call_function(operator.getitem, (node, place)) for place in range(len(values))]
+        made = [self._traced(part, value, True, own=True) for part, value in zip(parts, values, strict=True)]
+        return made[0], unflatten(state, made[1:])
+
+
+class _Holder(nn.Module):
+    """A form as a module, so that its parameters can be replaced."""
+
+    def __init__(self, form: Form, start: State):
+        super().__init__()
+        self.model = form.model
+        self._form, self._start = form, (start,)  # in a tuple, so that a tensor is no attribute that is traced
+
+    def forward(self, given: list[Tensor], state: list[Tensor]) -> tuple[list[str], list[Tensor]]:
+        named = dict(zip(self._form.inputs, given, strict=True))
+        outputs, new = self._form.run(named, unflatten(self._start[0], state))
+        return list(outputs), [*outputs.values(), *(leaf for _, leaf in leaves(new))]
+
+
+def record(form: Form, operations: Collection[str]) -> Recorded:
+    """Follow a form on tensors without numbers, for two choices of its sizes.
+
+    `operations` are the names of those that can be written down beside those that a step may have.
+
+    Raises:
+        NotExported: it decides by the value of a tensor, or calls what cannot be written down.
+    """
+    hooked = next((m for m in form.model.modules() if hooks.hooked(m)), None)
+    if hooked is not None:
+        raise NotExported(f"its {type(hooked).__name__} has a hook, which no file can hold; remove it first")
+    names = list(dict.fromkeys(d for one in form.inputs.values() for d in one.dims if isinstance(d, str)))
+    names += [] if "batch" in names else ["batch"]
+    taken = {n for t in (*form.model.parameters(), *form.model.buffers()) for n in t.shape}
+    both = pair_of_sizes(names, taken | {d for one in form.inputs.values() for d in one.dims if isinstance(d, int)})
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            first, second = (_recorded(form, sizes, operations) for sizes in both)
+    except Untraceable as error:
+        raise NotExported(str(error).replace("its step ", "it ")) from error
+    return Recorded(first, second, both)
+
+
+def _recorded(form: Form, sizes: dict[str, int], operations: Collection[str]) -> _Once:
+    drawn = {name: one.drawn(sizes, torch.Generator()) for name, one in form.inputs.items()}
+    with torch.no_grad():
+        start = form.initial(sizes["batch"])
+    holder = _Holder(form, start)
+    recorder = _Recorder(set(sizes.values()), operations)
+    own = dict(_tensors(holder))
+    values: dict[str, Tensor] = {}
+    for place, (name, tensor) in enumerate(own.items()):
+        values[name] = recorder.input(f"value{place}", name, tensor, False)
+    everywhere: dict[str, Tensor] = {name: values[first] for name, first in shared_places(holder).items()}
+    given = [recorder.input(f"in{k}", name, leaf, True) for k, (name, leaf) in enumerate(drawn.items())]
+    state = [recorder.input(f"state{k}", name, leaf, True) for k, (name, leaf) in enumerate(leaves(start))]
+    try:
+        with evaluating(form.model), taking(recorder.recurrence), recorder, Functions(recorder):
+            names, results = torch.func.functional_call(holder, everywhere, (given, state), tie_weights=False)
+        module = recorder.finish(results)
+    except (Untraceable, NotExported):
+        raise
+    except Exception as error:
+        recorder.check()
+        raise NotExported(f"it cannot be followed: {error}") from error
+    places = [node for node in module.graph.nodes if node.op == "placeholder"]
+    parameters = dict(zip(places, own.items(), strict=False))
+    known: dict[fx.Node, Any] = {node: tensor.detach() for node, (_, tensor) in parameters.items()}
+    known |= {n: getattr(module, str(n.target)).detach() for n in module.graph.nodes if n.op == "get_attr"}
+    told = {node: name.removeprefix("model.") for node, (name, _) in parameters.items()}
+    inputs = dict(zip([*drawn, *leaf_names("state", start)], places[len(own) :], strict=True))
+    outputs = [*names, *leaf_names("new_state", start)]
+    return _Once(module, known, told, inputs, outputs, recorder.cells)
+
+
+def leaf_names(kind: str, state: State) -> list[str]:
+    """What the leaves of a state are called.
+
+    >>> leaf_names("state", torch.zeros(1)), leaf_names("state", (torch.zeros(1),))
+    (['state'], ['state.0'])
+    """
+    if isinstance(state, Tensor):
+        return [kind]
+    return [f"{kind}.{name}" for name, _ in leaves(state)]
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, then buffers, each once."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def operations_of(recorded: Recorded | Steps) -> list[str]:
+    """The names of the operations in a graph."""
+    return [operation_name(node.target) for node in recorded.nodes if node.op == "call_function"]

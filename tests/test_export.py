@@ -1,0 +1,259 @@
+"""What is written down for other runtimes computes what the model computes; what cannot be is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from laws import LAYERS
+from torch import Tensor, nn
+
+import everstep as es
+from everstep.errors import ConfigError, RunError
+from everstep.networks.answers import OneOf
+from everstep.networks.cells_by_name import cell_names
+from everstep.networks.forms import Exported, Form, layer_forms
+from everstep.networks.model_forms import classifier_forms, tagger_forms, token_forms
+from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
+from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection
+from everstep.networks.token_model import TokenModel, TokenModelSection
+from everstep.networks.tree_classifier import TreeNetworkSection
+from everstep.networks.word_reader import WordReader
+from everstep.runs.recipe_files import load_task, recipes
+from everstep.runs.run import Run
+from everstep.ship.checking import NotEqual, checked
+from everstep.ship.export import export
+from everstep.ship.onnx.forms import written
+from everstep.ship.onnx.session import Session
+from everstep.ship.sizes import NotExported
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps are compared, of few n-grams."""
+    monkeypatch.setattr("everstep.ship.checking.STEPS", 5)
+    monkeypatch.setattr("everstep.networks.ngram_ratios.BUCKETS", 1 << 8)
+
+
+def equal(form: Form, steps: int = 5) -> list[str]:
+    """The operations of the file, which computes what the form computes."""
+    model = written(form)
+    checked("file", form, Session("file", model.SerializeToString()).run, steps)
+    return [node.op_type for node in model.graph.node]
+
+
+# ------------------------------------------------------------------------------------------------ layers
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_computes_the_same_in_onnxruntime(name: str) -> None:
+    layer = LAYERS[name]().eval()
+    forms = layer_forms(layer)
+    equal(forms.sequence)  # type: ignore[arg-type]
+    assert isinstance(forms.step, Form) == isinstance(layer, es.Cell)
+    if isinstance(forms.step, Form):
+        equal(forms.step)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_standard_cells_become_nodes_of_their_own(kind: str) -> None:
+    cells = [getattr(es, kind)(*sizes) for sizes in ((3, 4), (4, 5), (3, 4), (3, 2))]
+    for layer in (es.Stack(*cells[:2]), es.Bidirectional(*cells[2:])):
+        operations = equal(layer_forms(layer).sequence)  # type: ignore[arg-type]
+        assert operations.count(kind) == 2
+        assert "Scan" not in operations
+    assert kind in equal(layer_forms(cells[0]).step)  # type: ignore[arg-type]
+
+
+def test_every_cell_of_the_catalogue_is_among_the_layers() -> None:
+    assert set(cell_names()) <= set(LAYERS)
+
+
+class Odd(es.Cell):
+    """What a user may write, with operations that no cell of the catalogue has."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.linear, self.norm = nn.Linear(8, 4), nn.LayerNorm(4)
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        both = self.linear(torch.cat([x, h], -1))
+        order = both.argsort(-1)
+        gate = torch.where(both.argmax(-1, keepdim=True) > 1, both.softmax(-1), nn.functional.gelu(both))
+        h = self.norm(gate).gather(-1, order) + torch.remainder(both, 0.7) + both.cumsum(-1).clamp(-1, 1)
+        return nn.functional.elu(h) - nn.functional.softplus(h, 2.0).round(), torch.tanh(h)
+
+
+def test_a_cell_of_the_users_own() -> None:
+    for form in layer_forms(Odd()):
+        assert isinstance(form, Form)
+        equal(form)
+
+
+class Fourier(es.Cell):
+    """A step with an operation that ONNX's table here lacks."""
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return x, torch.special.i0(x + h)
+
+
+def test_what_has_no_counterpart_is_refused_by_name() -> None:
+    with pytest.raises(NotExported, match="it uses i0, which has no counterpart"):
+        written(layer_forms(Fourier(2)).sequence)  # type: ignore[arg-type]
+    hooked = es.GRU(2, 2)
+    hooked.register_forward_hook(lambda *_: None)
+    with pytest.raises(NotExported, match="GRU has a hook"):
+        written(layer_forms(hooked).sequence)  # type: ignore[arg-type]
+
+
+def test_a_file_that_computes_something_else_is_noticed() -> None:
+    cell = es.GRU(2, 3)
+    form = layer_forms(cell).sequence
+    assert isinstance(form, Form)
+    session = Session("file", written(form).SerializeToString())
+    with torch.no_grad():
+        cell.weight_hh[0, 0] += 0.1
+    with pytest.raises(NotEqual, match=r"ys differs from the run's by"):
+        checked("file", form, session.run, 5)
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+TINY = ("model.hidden_size=4", "model.embedding_size=3", "model.layers=1")
+
+
+def exported(section: Any) -> Exported:
+    """The forms of a model as a recipe's section has it, over few symbols."""
+    if isinstance(section, TokenModelSection):
+        return token_forms(TokenModel(30, section))
+    if isinstance(section, ClassifierSection):
+        model = SequenceClassifier(30, OneOf(("a", "b", "c")), section, ends=(3, 7), calibrated=True)
+        if model.ratios is not None:
+            model.ratios.counts.copy_(torch.randint(4, model.ratios.counts.shape))
+        return classifier_forms(model)
+    assert isinstance(section, TaggerSection)
+    reader = WordReader(section, 20, 12, [3, 5], [0, *range(19)])
+    return tagger_forms(SequenceTagger(section, reader, [4, 6], [None, None]))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", [name for name, _ in recipes()])
+def test_the_model_of_every_recipe_exports(name: str) -> None:
+    task = load_task(name)
+    if not hasattr(task, "exported"):
+        assert isinstance(task.recipe.model, TreeNetworkSection)
+        return
+    sizes = {"hidden_size": 6, "embedding_size": 5, "layers": min(task.recipe.model.layers, 2)}
+    forms = exported(task.recipe.model.model_copy(update=sizes))
+    for form in forms:
+        assert isinstance(form, str) or equal(form)
+    assert isinstance(forms.sequence, Form)
+
+
+@pytest.mark.parametrize("how", [{}, {"characters": "convolution"}, {"head": "softmax", "bidirectional": False}])
+def test_taggers_of_every_kind(how: dict[str, Any]) -> None:
+    sizes = {"hidden_size": 4, "embedding_size": 3, "character_size": 3, "character_units": 2, "feature_size": 2}
+    equal(exported(TaggerSection(**{**sizes, **how})).sequence)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("read_out", ["last", "mean", "max", "sum", "attention"])
+def test_classifiers_of_every_kind(read_out: str) -> None:
+    for reader in ("flat", "hierarchical"):
+        how: Any = {"hidden_size": 4, "embedding_size": 3, "read_out": read_out, "reader": reader, "ngrams": 2}
+        equal(exported(ClassifierSection(**how)).sequence)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def made(folder: Path, name: str, *overrides: str) -> Run:
+    """A run with new weights, of bundled data."""
+    task: Any = load_task(name, [*TINY, *overrides])
+    task.prepare()
+    return Run(folder, task, task.model())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_language_model_is_asked_in_onnxruntime(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", "shakespeare-minute", "model.cell=MinGRU")
+    said: list[str] = []
+    path = export(run, tmp_path / "out", say=said.append)
+    assert said[0].startswith("step.onnx: ")
+    again = es.load(path)
+    lines = ["To be, or not to be", "", "I"]
+    for a, b in zip(run.score(lines), again.score(lines), strict=True):
+        assert a.token_logps == pytest.approx(b.token_logps, abs=1e-5)
+    how: dict[str, Any] = {"prompt": "To", "length": 80, "seed": 3, "count": 2}
+    assert run.generate(**how) == again.generate(**how)
+    only = es.load(export(run, tmp_path / "whole", form="sequence"))
+    assert only.generate(**how) == run.generate(**how)
+    with pytest.raises(RunError, match="has no sequence form"):
+        es.load(export(run, tmp_path / "step", form="step")).score(lines)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_classifier_and_a_tagger_are_asked_in_onnxruntime(tmp_path: Path) -> None:
+    texts = ["not bad at all", "", "good . bad"]
+    for reader in ("flat", "hierarchical"):
+        run = made(tmp_path, "classify-minute", f"model.reader={reader}", "model.ngrams=2")
+        again = es.load(export(run, tmp_path / reader))
+        for a, b in zip(run.predict(texts), again.predict(texts), strict=True):
+            assert a.record["probabilities"] == pytest.approx(b.record["probabilities"], abs=1e-5)
+        with pytest.raises(RunError, match="gives no reasons"):
+            list(again.predict(texts, explain=True))
+        assert run.evaluate("valid")["loss"] == pytest.approx(again.evaluate("valid")["loss"], abs=1e-5)
+    run = made(tmp_path, "tag-own")
+    again = es.load(export(run, tmp_path / "tags"))
+    words = ["two\tO", "pizzas\tO", "", "now\tO"]
+    for head in (run, again):
+        assert [one.text for one in head.predict(words)] == [one.text for one in run.predict(words)]
+    assert run.evaluate("valid")["loss"] == pytest.approx(again.evaluate("valid")["loss"], abs=1e-5)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made(tmp_path / "run", "shakespeare-minute")
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"no step form: it answers whole texts"):
+        export(made(tmp_path / "other", "classify-minute"), out, form="step")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="exists and is never overwritten"):
+        export(run, tmp_path / "file")
+    with pytest.raises(RunError, match="cannot write"):
+        export(run, tmp_path / "file" / "out")
+    monkeypatch.setattr("everstep.ship.checking.TOLERANCE", -1.0)
+    with pytest.raises(NotEqual, match=r"step\.onnx: log_p differs"):
+        export(run, out)
+    monkeypatch.undo()
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+    trees: Any = load_task("tree-sst2")
+    with pytest.raises(RunError, match="cannot export; it can eval"):
+        export(Run(tmp_path, trees, nn.Linear(1, 1)), out)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_export_is_refused(tmp_path: Path) -> None:
+    path = export(made(tmp_path / "run", "shakespeare-minute"), tmp_path / "out")
+    whole = (path / "export.json").read_text()
+    for old, new, said in [
+        ('"to": "onnx"', '"to": "c"', "SHA-256"),
+        ('"format": 1', '"format": 2', "newer version"),
+        ("{", "[", "cannot read"),
+    ]:
+        (path / "export.json").write_text(whole.replace(old, new, 1))
+        with pytest.raises(RunError, match=said):
+            es.load(path)
+    (path / "export.json").write_text(whole)
+    with pytest.raises(RunError, match="on the CPU"):
+        es.load(path, device="cuda")
+    (path / "step.onnx").write_bytes(b"no model")
+    with pytest.raises(RunError, match=r"step\.onnx is not the one"):
+        es.load(path)
+    with pytest.raises(RunError, match=r"onnxruntime .* refuses step"):
+        Session("step", b"no model")
