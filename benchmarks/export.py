@@ -24,7 +24,7 @@ from timing import alternately, summary
 import everstep as es
 from everstep.native.processor import name as cpu_name
 from everstep.networks.forms import Form, layer_forms
-from everstep.ship.onnx.forms import written
+from everstep.ship.onnx.onnx_file import written
 
 STEPS = 50
 

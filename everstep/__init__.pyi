@@ -33,7 +33,7 @@ from everstep.runs.task import Task as Task
 from everstep.runs.training import resume as resume
 from everstep.runs.training import train as train
 from everstep.sections import Section as Section
-from everstep.ship.loading import load as load
+from everstep.ship.loaded import load as load
 from everstep.stream import Stream as Stream
 from everstep.trees import *
 from everstep.wirings import *

@@ -25,7 +25,7 @@ from everstep.runs.recipe_files import load_task, recipes
 from everstep.runs.run import Run
 from everstep.ship.checking import NotEqual, checked
 from everstep.ship.export import export
-from everstep.ship.onnx.forms import written
+from everstep.ship.onnx.onnx_file import written
 from everstep.ship.onnx.session import Session
 from everstep.ship.sizes import NotExported
 

@@ -58,6 +58,6 @@ def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:
             f"{path} is not a run: it has no config.yaml, which `everstep train … --out {path}` would write."
         )
     prepare()
-    from everstep.ship.loading import load
+    from everstep.ship.loaded import load
 
     return load(path, trust_code=trust_code, device=device)

@@ -14,7 +14,7 @@ from everstep.networks.forms import Form
 from everstep.runs.opening import digests
 from everstep.runs.recipe_files import to_yaml
 from everstep.runs.run import Run
-from everstep.ship import folder
+from everstep.ship import export_folder as folder
 from everstep.ship.checking import Check, checked
 from everstep.ship.recording import leaf_names
 from everstep.state import leaves
@@ -103,8 +103,8 @@ def _written(aside: Path, name: str, form: Form, say: Say) -> dict[str, Any]:
     from everstep.ship.onnx.session import Session, needed
 
     needed()
-    from everstep.ship.onnx.forms import written
     from everstep.ship.onnx.graph import OPSET
+    from everstep.ship.onnx.onnx_file import written
 
     data: bytes = written(form).SerializeToString()
     file = f"{name}.onnx"

@@ -79,7 +79,7 @@ class Recorded:
         return a
 
 
-class Steps:
+class TracedStep:
     """A traced step in the same words: rows are `Size(n, ("rows",))`."""
 
     def __init__(self, graph: StepGraph, given: list[Tensor]):
@@ -239,6 +239,6 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers()
 
 
-def operations_of(recorded: Recorded | Steps) -> list[str]:
+def operations_of(recorded: Recorded | TracedStep) -> list[str]:
     """The names of the operations in a graph."""
     return [operation_name(node.target) for node in recorded.nodes if node.op == "call_function"]

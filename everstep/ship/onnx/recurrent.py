@@ -10,10 +10,10 @@ from torch import Tensor, fx
 
 from everstep.abstract import AbstractCell, AbstractGated
 from everstep.ship.onnx.graph import Graph, info
-from everstep.ship.onnx.pointwise import POINTWISE
+from everstep.ship.onnx.node_writer import Writer, sized
+from everstep.ship.onnx.pointwise_nodes import POINTWISE
 from everstep.ship.onnx.tensors import TENSORS, reshaped
-from everstep.ship.onnx.writer import Writer, sized
-from everstep.ship.recording import Recorded, Steps
+from everstep.ship.recording import Recorded, TracedStep
 from everstep.ship.sizes import NotExported, Size
 from everstep.tracing.guards import modules, parameters
 from everstep.tracing.refusals import Untraceable
@@ -80,7 +80,7 @@ def _ordered(parameter: Tensor, order: Sequence[int]) -> Tensor:
     return torch.cat([parts[place] for place in order])[None]
 
 
-def _step(w: Writer, cell: AbstractCell, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> Steps:
+def _step(w: Writer, cell: AbstractCell, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> TracedStep:
     like = [torch.zeros(1, 1, *node.meta["val"].shape[2:], dtype=w.dtype(node)) for node in xs]
     try:
         graph = trace(cell, like[0] if len(like) == 1 else tuple(like), as_they_are=list(_HANDLERS))
@@ -88,10 +88,10 @@ def _step(w: Writer, cell: AbstractCell, xs: Sequence[fx.Node], state: Sequence[
         raise NotExported(f"{type(cell).__name__}: {error}") from error
     if graph.held:
         raise NotExported(f"{type(cell).__name__}: its state has sizes that each call brings")
-    return Steps(graph, parameters(modules(cell)))
+    return TracedStep(graph, parameters(modules(cell)))
 
 
-def _writer(graph: Graph, step: Steps, rows: Size, given: Sequence[Any]) -> Writer:
+def _writer(graph: Graph, step: TracedStep, rows: Size, given: Sequence[Any]) -> Writer:
     inside = Writer(graph, step, _HANDLERS, rows)
     inside.values = dict(zip(step.free, given, strict=True))
     return inside
@@ -104,7 +104,7 @@ def _rows(w: Writer, node: fx.Node) -> Size:
     return rows
 
 
-def _once(w: Writer, step: Steps, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> list[str]:
+def _once(w: Writer, step: TracedStep, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> list[str]:
     """A single step, in place."""
     given = [w.add("Squeeze", w.name(x), w.ints([1])) for x in xs]
     inside = _writer(w.graph, step, _rows(w, xs[0]), [*given, *map(w.name, state)])
@@ -114,7 +114,7 @@ def _once(w: Writer, step: Steps, xs: Sequence[fx.Node], state: Sequence[fx.Node
 
 
 def _loop(
-    w: Writer, step: Steps, xs: Sequence[fx.Node], state: Sequence[fx.Node], lengths: fx.Node | None
+    w: Writer, step: TracedStep, xs: Sequence[fx.Node], state: Sequence[fx.Node], lengths: fx.Node | None
 ) -> list[str]:
     """A `Scan`; what needs x alone is computed for all steps before."""
     batch, time = _rows(w, xs[0]), w.shape(xs[0])[1]
@@ -151,7 +151,7 @@ def _loop(
     return [found[-1], *found[:-1]]
 
 
-def _hoisted(step: Steps, inputs: int) -> tuple[list[fx.Node], list[fx.Node]]:
+def _hoisted(step: TracedStep, inputs: int) -> tuple[list[fx.Node], list[fx.Node]]:
     """The operations that need x alone, with those of constants that they need; and which of them the loop reads."""
     alone, fixed = set(step.free[:inputs]), set(step.known)
     early: set[fx.Node] = set()
@@ -168,7 +168,7 @@ def _hoisted(step: Steps, inputs: int) -> tuple[list[fx.Node], list[fx.Node]]:
 
 
 def _early(
-    w: Writer, step: Steps, early: Sequence[fx.Node], read: Sequence[fx.Node], xs: Sequence[fx.Node]
+    w: Writer, step: TracedStep, early: Sequence[fx.Node], read: Sequence[fx.Node], xs: Sequence[fx.Node]
 ) -> dict[fx.Node, str]:
     """What needs x alone, with all steps as rows, and each again (batch, time, …)."""
     batch, time = _rows(w, xs[0]), w.shape(xs[0])[1]

@@ -14,7 +14,7 @@ from everstep.tracing.operations import operation_name
 
 
 class Source(Protocol):
-    """A recorded graph: `Recorded` or `Steps`."""
+    """A recorded graph: `Recorded` or `TracedStep`."""
 
     nodes: list[fx.Node]
     known: dict[fx.Node, Any]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from everstep.ship.onnx.writer import Writer
+from everstep.ship.onnx.node_writer import Writer
 from everstep.ship.sizes import NotExported, Size
 
 Handler = Callable[..., Any]

@@ -17,7 +17,7 @@ from everstep.runs.opening import digest
 from everstep.runs.recipe_files import parse_task, read_recipe
 from everstep.runs.run import Run
 from everstep.runs.task import Prediction
-from everstep.ship import folder
+from everstep.ship import export_folder as folder
 from everstep.ship.onnx.session import Session
 from everstep.state import State, leaves
 from everstep.storage.reading import read_small, unsealed

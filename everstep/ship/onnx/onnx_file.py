@@ -6,10 +6,10 @@ from typing import Any
 
 from everstep.networks.forms import Form
 from everstep.ship.onnx.graph import Graph, info, model_of
-from everstep.ship.onnx.pointwise import POINTWISE
+from everstep.ship.onnx.node_writer import Writer
+from everstep.ship.onnx.pointwise_nodes import POINTWISE
 from everstep.ship.onnx.recurrent import recurrence
 from everstep.ship.onnx.tensors import TENSORS
-from everstep.ship.onnx.writer import Writer
 from everstep.ship.recording import record
 from everstep.ship.sizes import Size
 
