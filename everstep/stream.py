@@ -42,12 +42,6 @@ class _Step:
     run: int
     kernels: Kernels
 
-    @property
-    def elementwise(self) -> list[int]:
-        """Constants that pointwise operations read."""
-        read = {arg.node.key for node in self.order.nodes for arg in node.args if arg.node.op == "input"}
-        return sorted(k for kind, k in read if kind == "const")
-
 
 def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
     """The compiled step, or why there is none."""
@@ -58,20 +52,47 @@ def _compile(cell: Cell, like: Tensor, initial: State) -> _Step | str:
     if reason is not None:
         return reason
     try:
-        counts = (len(given), 1, len(leaves(initial)))
-        with _plainly():
-            step = lower(trace(cell, like[:, None]), counts, hoist=False)
-        ends = [End("y", 0, step.output), *(End("next", k, view) for k, view in enumerate(step.following))]
-        order = plan(step.builder, ends, "next")
-        states = tuple(leaf[0].numel() for _, leaf in leaves(initial))
-        sizes = {"x0": like.shape[1], "y0": cell.output_size}
-        sizes |= {f"const{k}": torch.Size(shape).numel() for k, shape in enumerate(step.constants)}
-        setting = Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states), {})
-        code = writer.generate(order, setting, like.element_size())
+        step, order, code = written_step(cell, like, initial)
         run = address(build.load(code.source, f"{type(cell).__name__}-step", ["run"]))
         return _Step(step, order, code, run, kernels(like.dtype))
     except (Untraceable, toolchain.BuildError) as error:
         return str(error)
+
+
+def written_step(cell: Cell, like: Tensor, initial: State) -> tuple[Lowered, Plan, writer.Code]:
+    """One step as C++ that nobody has compiled yet: its graph of a row, the order of its work, and the source.
+
+    Args:
+        cell: whose step.
+        like: (rows, input_size), of the dtype of its numbers.
+        initial: its initial state.
+
+    Raises:
+        Untraceable: the step cannot be followed, or has what the engine does not know.
+    """
+    counts = (len(parameters(modules(cell))), 1, len(leaves(initial)))
+    with _plainly():
+        step = lower(trace(cell, like[:, None]), counts, hoist=False)
+    ends = [End("y", 0, step.output), *(End("next", k, view) for k, view in enumerate(step.following))]
+    order = plan(step.builder, ends, "next")
+    states = tuple(leaf[0].numel() for _, leaf in leaves(initial))
+    sizes = {"x0": like.shape[1], "y0": cell.output_size}
+    sizes |= {f"const{k}": torch.Size(shape).numel() for k, shape in enumerate(step.constants)}
+    setting = Setting(False, states, sizes, frozenset(), frozenset(), (None,) * len(states), {})
+    return step, order, writer.generate(order, setting, like.element_size())
+
+
+def constants_of(step: Lowered, cell: Cell, like: Tensor) -> list[Tensor]:
+    """The constants of a step by their number, which its matrices and its elementwise operations read."""
+    with _plainly():
+        outside = step.before.forward(*parameters(modules(cell)), like, len(like))
+        return [t.detach() for t in outside[len(step.inputs) :]]
+
+
+def elementwise(order: Plan) -> list[int]:
+    """Constants that pointwise operations read."""
+    read = {arg.node.key for node in order.nodes for arg in node.args if arg.node.op == "input"}
+    return sorted(k for kind, k in read if kind == "const")
 
 
 def _unfit(like: Tensor, given: list[Tensor], states: list[Tensor]) -> str | None:
@@ -295,11 +316,10 @@ class Stream:
         program = self._program
         assert isinstance(program, _Step)
         with _plainly():
-            outside = program.step.before.forward(*self._tensors, self._like, self.batch)
             # holds their memory, so that new data of a parameter has another address
-            constants = [t.detach() for t in outside[len(program.step.inputs) :]]
+            constants = constants_of(program.step, self.cell, self._like)
             before = [t.detach() for t in self._tensors]
-        arrays = {f"const{k}": constants[k].to(self._like.dtype).contiguous() for k in program.elementwise}
+        arrays = {f"const{k}": constants[k].to(self._like.dtype).contiguous() for k in elementwise(program.order)}
         for k, leaf in enumerate(self._state):
             arrays[f"start{k}"] = arrays[f"end{k}"] = leaf
         arrays["x0"] = arrays["y0"] = self._like

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.errors import ConfigError, RunError
+from everstep.native import toolchain
 from everstep.networks.answers import OneOf
 from everstep.networks.cells_by_name import cell_names
 from everstep.networks.forms import Exported, Form, layer_forms
@@ -19,11 +22,14 @@ from everstep.networks.model_forms import classifier_forms, tagger_forms, token_
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection
 from everstep.networks.token_model import TokenModel, TokenModelSection
-from everstep.networks.tree_classifier import TreeNetworkSection
 from everstep.networks.word_reader import WordReader
-from everstep.runs.recipe_files import load_task, recipes
+from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
+from everstep.runs.shipped_recipes import recipes
+from everstep.runs.task import Exports, abilities
+from everstep.ship import cpp
 from everstep.ship.checking import NotEqual, checked
+from everstep.ship.cpp import Compiled
 from everstep.ship.export import export
 from everstep.ship.onnx.onnx_file import written
 from everstep.ship.onnx.session import Session
@@ -37,6 +43,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps are compared, of few n-grams."""
     monkeypatch.setattr("everstep.ship.checking.STEPS", 5)
     monkeypatch.setattr("everstep.networks.ngram_ratios.BUCKETS", 1 << 8)
+
+
+compiled = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
 
 def equal(form: Form, steps: int = 5) -> list[str]:
@@ -145,8 +154,8 @@ def exported(section: Any) -> Exported:
 @pytest.mark.parametrize("name", [name for name, _ in recipes()])
 def test_the_model_of_every_recipe_exports(name: str) -> None:
     task = load_task(name)
-    if not hasattr(task, "exported"):
-        assert isinstance(task.recipe.model, TreeNetworkSection)
+    if not isinstance(task, Exports):
+        assert "export" not in abilities(task)
         return
     sizes = {"hidden_size": 6, "embedding_size": 5, "layers": min(task.recipe.model.layers, 2)}
     forms = exported(task.recipe.model.model_copy(update=sizes))
@@ -167,6 +176,111 @@ def test_classifiers_of_every_kind(read_out: str) -> None:
     for reader in ("flat", "hierarchical"):
         how: Any = {"hidden_size": 4, "embedding_size": 3, "read_out": read_out, "reader": reader, "ngrams": 2}
         equal(exported(ClassifierSection(**how)).sequence)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------ C++
+
+
+def built(form: Form, folder: Path) -> Compiled:
+    """The step in C++, which computes what the form computes."""
+    made = cpp.written(form)
+    (folder / "model.bin").write_bytes(made.weights)
+    found = Compiled(made, folder, form)
+    checked("model.cpp", form, found.run, 5)
+    return found
+
+
+@compiled
+@pytest.mark.parametrize("name", ["Stack", "UserCell", "MLSTM"])
+def test_a_step_computes_the_same_in_cpp(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSTEP_COMPILER")
+    form = layer_forms(LAYERS[name]().eval()).step
+    assert isinstance(form, Form)
+    found = built(form, tmp_path)
+    found.close()
+    (tmp_path / "model.bin").write_bytes(b"another model's")
+    with pytest.raises(NotExported, match="cannot be opened"):
+        Compiled(cpp.written(form), tmp_path, form)
+
+
+MAIN = r"""
+#include <stdio.h>
+#include "model.h"
+int main(int count, char** given) {
+  everstep_model* const model = everstep_open(given[1]);
+  if (!model) return 2;
+  everstep_session* const first = everstep_begin(model);
+  float y[EVERSTEP_OUTPUT];
+  if (everstep_step(first, -1, y) != 1 || everstep_step(first, 1000000, y) != 1) return 3;
+  everstep_step(first, 3, y);
+  everstep_session* const second = everstep_copy(first);
+  everstep_step(first, 1, y);
+  everstep_step(second, 2, y);
+  for (int k = 0; k < EVERSTEP_OUTPUT; ++k) printf("%.9g\n", y[k]);
+  everstep_end(first);
+  everstep_end(second);
+  everstep_close(model);
+}
+"""
+
+
+@compiled
+@pytest.mark.usefixtures("quick")
+def test_a_program_without_python_and_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSTEP_COMPILER")
+    run = made(tmp_path / "run", "shakespeare-minute")
+    out = export(run, tmp_path / "c", to="c")
+    (out / "main.cpp").write_text(MAIN)
+    command = toolchain.compiler()
+    assert command is not None
+    program = tmp_path / "program"
+    flags = ["-std=c++17", "-O1", "-fopenmp-simd", "-Wall", "-Werror"]
+    subprocess.run([*command.command, *flags, out / "main.cpp", out / "model.cpp", "-o", program], check=True)
+    said = subprocess.run([program, out / "model.bin"], capture_output=True, text=True, check=True).stdout
+    with torch.no_grad():
+        state = run.model.initial_state(1)
+        for token in (3, 2):
+            log_p, state = run.model.step(torch.tensor([token]), state)
+    assert list(map(float, said.split())) == pytest.approx(log_p[0].tolist(), abs=1e-5)
+    with pytest.raises(RunError, match="of the kind c, which is for other programs"):
+        es.load(out)
+
+
+def test_what_has_no_step_is_no_program(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no step form: it answers whole texts"):
+        export(made(tmp_path, "classify-minute"), tmp_path / "c", to="c")
+    reservoir = layer_forms(es.Reservoir(2, 9)).step
+    with pytest.raises(NotExported, match="index_select"):
+        cpp.written(reservoir)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------ precision
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
+def test_shorter_weights_and_what_they_cost(precision: Any, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("to be, or not to be, that is the question\n" * 50)
+    sizes = ("model.hidden_size=48", "model.embedding_size=40")
+    where = (f"data.train={tmp_path / 'text'}", "data.valid_fraction=0.1")
+    run = made(tmp_path / "run", "shakespeare-minute", *where, *sizes)
+    said: list[str] = []
+    path = export(run, tmp_path / "out", precision=precision, say=said.append)
+    told = json.loads((path / "export.json").read_text())["precision"]
+    assert told["loss"] == pytest.approx(told["loss_float32"], abs=0.01)
+    assert told["loss"] != told["loss_float32"]
+    assert (path / "step.onnx").stat().st_size < (0.45 if precision == "int8" else 0.6) * 4 * weights(run)
+    assert any(line.startswith(f"loss on valid: {told['loss_float32']:.4f} nats a token, with") for line in said)
+    with pytest.raises(NotEqual, match="--tolerance"):
+        export(run, tmp_path / "not", precision=precision, tolerance=-1.0)
+    with pytest.raises(ConfigError, match="for --to onnx"):
+        export(run, tmp_path / "not", to="c", precision=precision)
+    assert not (tmp_path / "not").exists()
+
+
+def weights(run: Run) -> int:
+    """How many numbers a model has."""
+    return sum(parameter.numel() for parameter in run.model.parameters())
 
 
 # ------------------------------------------------------------------------------------------------ folders

@@ -13,11 +13,15 @@ from everstep.cli.run_verbs import RUN, TRUST
 
 def export(
     run: Path = RUN,
-    to: Literal["onnx"] = typer.Option("onnx", help="What to write."),
+    to: Literal["onnx", "c"] = typer.Option("onnx", help="What to write."),
     form: Literal["step", "sequence", "both"] = typer.Option(
         "both", help="One step with its state in and out, whole sequences, or what there is of both."
     ),
-    out: Path | None = typer.Option(None, "--out", "-o", metavar="DIR", help="Where.", show_default="RUN/onnx"),
+    out: Path | None = typer.Option(None, "--out", "-o", metavar="DIR", help="Where.", show_default="RUN/onnx, RUN/c"),
+    precision: Literal["float32", "float16", "bfloat16", "int8"] = typer.Option(
+        "float32", help="Of the weights in ONNX; the loss that shorter ones cost is measured on the validation split."
+    ),
+    tolerance: float = typer.Option(0.01, help="By how much that loss may be larger than the run's."),
     trust_code: bool = TRUST,
 ) -> None:
     """Write a run as files that run without everstep and PyTorch.
@@ -25,18 +29,21 @@ def export(
     \b
       everstep export runs/mine --to onnx
       everstep export runs/mine --form step --out phone
+      everstep export runs/mine --precision int8 --out small
+      everstep export runs/mine --to c
       everstep generate runs/mine/onnx --prompt "The"       # in onnxruntime: predict, score and eval too
 
     \b
       step.onnx        one step: the inputs and state.NAME, to the outputs and new_state.NAME; feed these back
       sequence.onnx    sequences of any length and number, with their lengths; the state goes in and out as well
+      model.h, model.cpp, model.bin    with --to c: one step for programs in C and C++, and its weights
       export.json      names, types and sizes of what goes in and out, and how the state begins
       recipe.yaml, tokenizer.json, …    what turns text into numbers and back
 
     LSTM, GRU and RNN become ONNX's own; any other cell, also one of your own, a loop over its step. Before anything is
-    kept, onnxruntime runs it beside the run: outputs and states over 200 steps, within 1e-5.
+    kept, onnxruntime, or this machine's compiler, runs it beside the run: outputs and states of 200 steps, within 1e-5.
     """
     loaded = load_run(run, trust_code)
     from everstep.ship.export import export as write
 
-    print(write(loaded, out, to=to, form=form, say=log))
+    print(write(loaded, out, to=to, form=form, precision=precision, tolerance=tolerance, say=log))

@@ -62,12 +62,16 @@ class Form:
         run: the inputs by name and the state to the outputs by name and the new state.
         inputs: what it reads, by name.
         initial: the state of so many rows before the first step; `()` where there is none.
+        cell: of one step: what steps, from the input, or from its row of `table`, to the only output.
+        table: (numbers, features) the embedding that the input is a place in.
     """
 
     model: nn.Module
     run: Callable[[Named, State], tuple[Named, State]]
     inputs: dict[str, Input]
     initial: Callable[[int], State] = lambda rows: ()
+    cell: Cell | None = None
+    table: Tensor | None = None
 
 
 class Exported(NamedTuple):
@@ -101,4 +105,4 @@ def layer_forms(layer: Layer) -> Exported:
     whole = Form(layer, sequence, {"xs": Input(("batch", "time", size)), "lengths": LENGTHS}, initial)
     if not isinstance(layer, Cell):
         return Exported(f"a {type(layer).__name__} reads both ways, and needs the whole sequence", whole)
-    return Exported(Form(layer, step, {"x": Input(("batch", size))}, initial), whole)
+    return Exported(Form(layer, step, {"x": Input(("batch", size))}, initial, layer), whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from everstep.cell import Cell
 from everstep.data.tagged_batches import TaggedBatch
 from everstep.heads import CRF, Categorical
 from everstep.networks.documents import Hierarchy
@@ -15,6 +16,21 @@ from everstep.state import State
 
 TRANSITIONS = ("transitions", "start", "end")
 """What a CRF has beside the scores of its tags."""
+
+
+class _Next(Cell):
+    """An embedded token to log p of the next."""
+
+    def __init__(self, model: TokenModel):
+        super().__init__(model.body.input_size, model.head.classes)
+        self.body, self.head = model.body, model.head
+
+    def initial_state(self, batch: int, like: Tensor) -> State:
+        return self.body.initial_state(batch, like)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, state = self.body.step(x, state)
+        return self.head.predict(y), state
 
 
 def token_forms(model: TokenModel) -> Exported:
@@ -31,7 +47,9 @@ def token_forms(model: TokenModel) -> Exported:
     words = model.embedding.num_embeddings
     tokens = Input(("batch", "time"), words)
     return Exported(
-        Form(model, step, {"tokens": Input(("batch",), words)}, model.initial_state),
+        Form(
+            model, step, {"tokens": Input(("batch",), words)}, model.initial_state, _Next(model), model.embedding.weight
+        ),
         Form(model, sequence, {"tokens": tokens, "lengths": LENGTHS}, model.initial_state),
     )
 

@@ -58,7 +58,7 @@ class _Nowhere(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.zeros(0), persistent=False)
+        self.weight = nn.Parameter(torch.zeros(0), requires_grad=False)
 
 
 class TokenStandIn(TokenModel):

@@ -10,18 +10,21 @@ import torch
 
 import everstep
 from everstep.errors import ConfigError, RunError
-from everstep.networks.forms import Form
+from everstep.networks.forms import Exported, Form
 from everstep.runs.opening import digests
 from everstep.runs.recipe_files import to_yaml
 from everstep.runs.run import Run
 from everstep.ship import export_folder as folder
-from everstep.ship.checking import Check, checked
+from everstep.ship.checking import NotEqual
+from everstep.ship.loaded import OnnxRuntime
+from everstep.ship.onnx.session import needed
 from everstep.ship.recording import leaf_names
 from everstep.state import leaves
 from everstep.storage.reading import sealed
 
-Kind = Literal["onnx"]
+Kind = Literal["onnx", "c"]
 Which = Literal["step", "sequence", "both"]
+Short = Literal["float16", "bfloat16", "int8"]
 Say = Callable[[str], None]
 
 
@@ -31,26 +34,32 @@ def export(
     *,
     to: Kind = "onnx",
     form: Which = "both",
+    precision: Literal["float32"] | Short = "float32",
+    tolerance: float = 0.01,
     say: Say = lambda line: None,
 ) -> Path:
     """Write a run down for another runtime, and compare what that computes with the run.
 
     Args:
         run: what is exported.
-        out: the folder; `RUN/onnx` if None.
-        to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others.
+        out: the folder; `RUN/onnx` or `RUN/c` if None.
+        to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "c": `model.cpp`, `model.h` and
+            `model.bin`, one step for programs in C and C++.
         form: one step, whole sequences, or what there is of both.
+        precision: of the weights, of ONNX alone. What is shorter than float32 is held against the run on its validation
+            split.
+        tolerance: by how much the loss of that split may be larger with them, in the job's own unit, such as nats.
         say: is told what was written.
 
     Returns:
         The folder: the files, `export.json`, which says what goes in and out, `recipe.yaml`, and what the job needs to
-        read and write (`tokenizer.json`). `everstep.load` opens it.
+        read and write (`tokenizer.json`). `everstep.load` opens it if it is ONNX.
 
     Raises:
         RunError: a job that exports nothing, a folder that exists or cannot be written.
-        ConfigError: onnx or onnxruntime is missing, or the run has no such form.
+        ConfigError: a package or the compiler is missing, or the run has no such form.
         NotExported: an operation has no counterpart; says which.
-        NotEqual: the other runtime computes something else.
+        NotEqual: the other runtime computes something else, or the shorter weights lose too much.
 
     >>> import everstep as es
     >>> path = getfixture("tmp_path")
@@ -63,21 +72,20 @@ def export(
         raise RunError(f"{run.path} is exported already; export the run that it was made of")
     if next(run.model.parameters()).device.type != "cpu":
         raise RunError(f"{run.path}: load it on the CPU to export it")
-    found = task.exported(run.model)
-    wanted = ("step", "sequence") if form == "both" else (form,)
-    forms = {name: getattr(found, name) for name in wanted}
-    lacking = {name: reason for name, reason in forms.items() if isinstance(reason, str)}
-    if len(lacking) == len(forms):
-        told = "; ".join(f"no {name} form: {reason}" for name, reason in lacking.items())
-        raise ConfigError(f"{run.path} ({run.recipe.task}): {told}")
-    for name, reason in lacking.items():
-        say(f"note: no {name} form: {reason}")
+    if precision != "float32":
+        _check_precision(run, to, precision)
+    saved = _ways(to)
+    forms = _wanted(run, task.exported(run.model), to, form, say)
     out = Path(out) if out is not None else run.path / to
     with folder.made(out) as aside:
         card = _card(run, to)
         for name, one in forms.items():
-            if isinstance(one, Form):
-                card["forms"][name] = _written(aside, name, one, say)
+            found = {**saved(aside, name, one), "state": _starts(one)}
+            card["forms"][name] = found
+            check = found["check"]
+            say(f"{found['file']}: within {check['difference']:.1g} of the run over {check['steps']} steps")
+        if precision != "float32":
+            card["precision"] = _shortened(run, aside, card, precision, tolerance, say)
         task.save(aside)
         folder.write(aside, folder.RECIPE, to_yaml(run.recipe).encode())
         names = sorted(path.name for path in aside.iterdir())
@@ -85,6 +93,69 @@ def export(
         folder.write(aside, folder.CARD, folder.card_bytes(sealed(card)))
     say(f"{out}: {', '.join([*names, folder.CARD])}")
     return out
+
+
+def _check_precision(run: Run, to: Kind, precision: Short) -> None:
+    if to != "onnx":
+        raise ConfigError(f"export: precision {precision} is for --to onnx; --to {to} has float32")
+    if "valid" not in run.task.splits():
+        raise ConfigError(f"export: precision {precision} is measured on the validation split, which {run.path} lacks")
+
+
+def _ways(to: Kind) -> Callable[[Path, str, Form], dict[str, Any]]:
+    """What writes a form, and compares it with the run."""
+    if to == "c":
+        from everstep.ship.cpp import saved
+
+        return saved
+    needed()
+    from everstep.ship.onnx.onnx_file import saved as as_onnx
+
+    return as_onnx
+
+
+def _wanted(run: Run, found: Exported, to: Kind, which: Which, say: Say) -> dict[str, Form]:
+    """The forms that are asked for, as far as there are any; what is missing of both is said."""
+    if to == "c":
+        found = found._replace(sequence="in C++ a step is called again and again")
+    named = {name: getattr(found, name) for name in (("step", "sequence") if which == "both" else (which,))}
+    lacking = {name: reason for name, reason in named.items() if isinstance(reason, str)}
+    if len(lacking) == len(named):
+        told = "; ".join(f"no {name} form: {reason}" for name, reason in lacking.items())
+        raise ConfigError(f"{run.path} ({run.recipe.task}): {told}")
+    for name, reason in lacking.items():
+        say(f"note: no {name} form: {reason}")
+    return {name: one for name, one in named.items() if isinstance(one, Form)}
+
+
+def _shortened(
+    run: Run, aside: Path, card: dict[str, Any], precision: Short, tolerance: float, say: Say
+) -> dict[str, Any]:
+    """Make the files' weights shorter; what that costs on the validation split."""
+    import onnx
+
+    from everstep.ship.onnx.precision import shortened
+
+    for found in card["forms"].values():
+        path = aside / found["file"]
+        whole = path.stat().st_size
+        data = shortened(onnx.load(path), precision).SerializeToString()
+        folder.write(aside, found["file"], data)
+        say(f"{found['file']}: {precision}, {len(data) / whole:.2f} of the size in float32")
+    task: Any = run.task
+    before, after = _loss(task, run.model), _loss(task, task.stand_in(OnnxRuntime(aside, card)))
+    say(f"loss on valid: {before:.4f} {task.loss_unit} a {task.unit}, with {precision} {after:.4f}")
+    if not after - before <= tolerance:
+        raise NotEqual(
+            f"with {precision} weights the loss on valid is {after:.4f}, which is {after - before:.4f} more than the "
+            f"run's; expected at most {tolerance:g} more (--tolerance). Nothing is kept"
+        )
+    return {"weights": precision, "loss": after, "loss_float32": before}
+
+
+def _loss(task: Any, model: Any) -> float:
+    found = task.validate(model)
+    return float(found["loss"] if isinstance(found, dict) else found)
 
 
 def _card(run: Run, to: str) -> dict[str, Any]:
@@ -97,33 +168,6 @@ def _card(run: Run, to: str) -> dict[str, Any]:
         "to": to,
         "forms": {},
     }
-
-
-def _written(aside: Path, name: str, form: Form, say: Say) -> dict[str, Any]:
-    from everstep.ship.onnx.session import Session, needed
-
-    needed()
-    from everstep.ship.onnx.graph import OPSET
-    from everstep.ship.onnx.onnx_file import written
-
-    data: bytes = written(form).SerializeToString()
-    file = f"{name}.onnx"
-    session = Session(file, data)
-    check = checked(file, form, session.run)
-    folder.write(aside, file, data)
-    say(f"{file}: {len(data):,} bytes, opset {OPSET}; {_told(check)}")
-    return {
-        "file": file,
-        "opset": OPSET,
-        "inputs": session.described("inputs"),
-        "outputs": session.described("outputs"),
-        "state": _starts(form),
-        "check": {"batches": check.batches, "steps": check.steps, "difference": check.difference},
-    }
-
-
-def _told(check: Check) -> str:
-    return f"equal to the run within {check.difference:.1g} over {check.steps} steps"
 
 
 def _starts(form: Form) -> dict[str, Any]:

@@ -1,14 +1,18 @@
-"""A form as a file of ONNX."""
+"""A form as a file of ONNX, compared with the run before it is kept."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from everstep.networks.forms import Form
-from everstep.ship.onnx.graph import Graph, info, model_of
+from everstep.ship import export_folder as folder
+from everstep.ship.checking import checked
+from everstep.ship.onnx.graph import OPSET, Graph, info, model_of
 from everstep.ship.onnx.node_writer import Writer
 from everstep.ship.onnx.pointwise_nodes import POINTWISE
 from everstep.ship.onnx.recurrent import recurrence
+from everstep.ship.onnx.session import Session
 from everstep.ship.onnx.tensors import TENSORS
 from everstep.ship.recording import record
 from everstep.ship.sizes import Size
@@ -47,3 +51,23 @@ def written(form: Form, told: dict[str, str] | None = None) -> Any:
 
 def _told(size: int | Size) -> int | str:
     return str(size) if isinstance(size, Size) else size
+
+
+def saved(aside: Path, name: str, form: Form) -> dict[str, Any]:
+    """Write `NAME.onnx` into a folder, where onnxruntime computes what the form computes; what the card says of it.
+
+    Raises:
+        NotExported, RunError, NotEqual: it cannot be written or run, or it computes something else.
+    """
+    data: bytes = written(form).SerializeToString()
+    file = f"{name}.onnx"
+    session = Session(file, data)
+    check = checked(file, form, session.run)
+    folder.write(aside, file, data)
+    return {
+        "file": file,
+        "opset": OPSET,
+        "inputs": session.described("inputs"),
+        "outputs": session.described("outputs"),
+        "check": check._asdict(),
+    }

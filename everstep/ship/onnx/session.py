@@ -55,7 +55,9 @@ class Session:
     def described(self, which: Literal["inputs", "outputs"]) -> dict[str, Any]:
         """Of all that goes in, or comes out, the type and the sizes."""
         found = self._session.get_inputs() if which == "inputs" else self._session.get_outputs()
-        return {one.name: {"dtype": one.type.removeprefix("tensor(")[:-1], "shape": one.shape} for one in found}
+        names = {"tensor(float)": "float32", "tensor(double)": "float64"}
+        types = {one.name: names.get(one.type, one.type.removeprefix("tensor(").rstrip(")")) for one in found}
+        return {one.name: {"dtype": types[one.name], "shape": one.shape} for one in found}
 
     def run(self, given: Mapping[str, Tensor], state: Sequence[Tensor]) -> tuple[Named, tuple[Tensor, ...]]:
         """The inputs by name and the state's leaves, to the outputs by name and the new leaves."""
