@@ -116,7 +116,7 @@ def _source(
     table: Tensor | None,
     digest: bytes,
 ) -> str:
-    entries = []
+    entries: list[str] = []
     starts = [sum(-(-size // _LINE) * _LINE for size in sizes[:place]) for place in range(len(sizes))]
     for name in code.arrays:
         slot = len(HEADER) + len(entries)

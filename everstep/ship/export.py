@@ -134,7 +134,7 @@ def _shortened(
     """Make the files' weights shorter; what that costs on the validation split."""
     import onnx
 
-    from everstep.ship.onnx.precision import shortened
+    from everstep.ship.onnx.short_weights import shortened
 
     for found in card["forms"].values():
         path = aside / found["file"]
