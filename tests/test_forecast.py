@@ -121,8 +121,12 @@ def test_bad_histories_are_refused(run: es.Run, lines: list[str], said: str) -> 
 
 
 def shape(**changes: Any) -> WindowShape:
-    given = {"window": 12, "horizon": 5, "segment": 4, "past": 1, "future": 2, "series": 2, "gaps": True}
+    given = {"window": 12, "horizon": 5, "segment": 4, "season": 4, "past": 1, "future": 2, "series": 2, "gaps": True}
     return WindowShape(**{**given, **changes})
+
+
+def of_the_last_season(values: torch.Tensor, horizon: int) -> torch.Tensor:
+    return values[:, -4:].repeat(1, 2)[:, :horizon]
 
 
 DECODES = ("direct", "parallel", "encoder-decoder", "recursive")
@@ -176,6 +180,21 @@ def test_a_shift_and_a_scaling_of_the_data_shift_and_scale_what_is_said() -> Non
     torch.testing.assert_close(moved, mean * 7 + 3, rtol=1e-4, atol=1e-4)
     assert bands is not None
     torch.testing.assert_close(moved_bands, bands * 7 + 3, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("decode", DECODES)
+def test_targets_about_the_last_season_begin_as_the_seasonal_naive(decode: Any) -> None:
+    from everstep.data.windows import WindowBatch
+
+    torch.manual_seed(0)
+    section = ForecasterSection(hidden_size=8, level="season", decode=decode, head="point")
+    model = Forecaster(section, shape(past=0, future=0, gaps=False)).eval()
+    torch.nn.init.zeros_(model.write.weight)
+    torch.nn.init.zeros_(model.write.bias)
+    values = torch.randn(3, 12)
+    empty = torch.zeros(3, 12, 0), torch.zeros(3, 17, 0), torch.full((3, 5), float("nan")), torch.zeros(3).long()
+    mean, _ = model.predicted(WindowBatch(values, *empty, 0))
+    torch.testing.assert_close(mean, of_the_last_season(values, 5))
 
 
 def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:

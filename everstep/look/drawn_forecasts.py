@@ -53,9 +53,7 @@ def draw_forecasts(windows: Sequence[DrawnWindow], levels: Sequence[float], path
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=13, frameon=False)
     save(figure, path)
-    bands = (
-        "" if windows[0].quantiles is None else " Of the bands, the darker holds half of what comes, the lighter 90%."
-    )
+    bands = "" if windows[0].quantiles is None else " The darker band holds 60% of what comes, the lighter 90%."
     return f"What came (black) and what was foretold (coloured) from where the dotted line is.{bands}"
 
 

@@ -16,7 +16,7 @@ from everstep.learn.objective import Loss
 from everstep.measures.forecast_errors import LEVELS
 from everstep.networks.cells_by_name import CellChoice, Find, no_code
 from everstep.networks.layers import LayersSection, initialise, layer_problems, stack_of
-from everstep.networks.window_values import Normalised, normalised
+from everstep.networks.window_values import Level, Normalised, normalised, seasonal_weight
 from everstep.rivals.lag_ridge import LagRidge
 from everstep.sections import Size, Whole
 from everstep.state import State, map_state
@@ -39,17 +39,21 @@ class ForecasterSection(LayersSection):
     """steps that are read before them; null: three horizons or seasons, whichever is more"""
     segment: Size | None = None
     """steps that the cells read at once (SegRNN, Lin 2023); null: a season of at most 48, or 1 where there is none"""
-    level: Literal["none", "last", "mean"] = "last"
-    """what is subtracted from a window and its targets: its last value, or its mean"""
+    level: Level = "last"
+    """what is subtracted from a window and its targets: its last value, or its mean; season: from targets those of the
+    last season, which come again and again"""
     spread: Literal["none", "window"] = "window"
     """what both are divided by; window: the standard deviation of the window"""
+    weight: Literal["none", "season"] = "none"
+    """of the loss of a window; season: 1 over the mean seasonal difference in it, at most 20, so that errors count as
+    they do in MASE"""
     decode: Literal["direct", "parallel", "encoder-decoder", "recursive"] = "parallel"
     """direct: a linear map from the last output; parallel: each segment ahead is a step of the cells from the state
     after the window; encoder-decoder: the cells run on over the segments ahead; recursive: they read their own
     medians"""
     highway: bool = False
-    """a linear map from the window to the horizon is added (as in LSTNet, Lai 2018); it begins as a ridge
-    regression, and the cells with nothing"""
+    """a linear map from the window to the horizon is added (as in LSTNet, Lai 2018); for head: point it begins as a
+    ridge regression, else with nothing, as the cells do"""
     embedding_size: Whole = 0
     """features that each series of the training data has of its own; 0: all series are alike"""
     head: HeadName = "quantiles"
@@ -86,7 +90,7 @@ class WindowShape(NamedTuple):
     """Sizes of what a network reads and says.
 
     Attributes:
-        window, horizon, segment: steps; the window is whole segments.
+        window, horizon, segment, season: steps; the window is whole segments.
         past, future: covariates.
         series: of the training data, that have an embedding.
         gaps: whether values may be missing, so that the network is told which are.
@@ -95,6 +99,7 @@ class WindowShape(NamedTuple):
     window: int
     horizon: int
     segment: int
+    season: int
     past: int
     future: int
     series: int
@@ -151,16 +156,20 @@ class Forecaster(nn.Module):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
 
+    def _normalised(self, values: Tensor) -> Normalised:
+        ahead = (self.shape.season, self.shape.horizon)
+        return normalised(values, self.section.level, self.section.spread, ahead)
+
     @torch.no_grad()
     def begin(self, windows: Windows) -> None:
-        """Let the linear map, where there is one, begin as the ridge regression of some training windows."""
-        if self.highway is None:
+        """Let the linear map begin as the ridge regression of some training windows, where the head is a point."""
+        if self.highway is None or self.section.head != "point":
             return
         fitted, every = LagRidge(), max(1, windows.number // FITTED)
         chosen = np.arange(0, windows.number, every)
         for start in range(0, len(chosen), 1024):
             batch = windows.made_of(chosen[start : start + 1024])
-            known = normalised(batch.values.double(), self.section.level, self.section.spread)
+            known = self._normalised(batch.values.double())
             target = known.of_targets(batch.target.double())
             whole = ~target.isnan().any(1)
             fitted.add(known.values[whole].numpy(), target[whole].numpy())
@@ -169,7 +178,7 @@ class Forecaster(nn.Module):
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Normalised]:
         """The parameters of each step, (B, H, parameters), of normalised values, and the normalisation."""
-        known = normalised(batch.values, self.section.level, self.section.spread)
+        known = self._normalised(batch.values)
         ys = self._decoded(batch, known)[:, : self.shape.horizon]
         if self.highway is not None:
             ys = _shifted(ys, self.highway(known.values), self.head)
@@ -203,7 +212,8 @@ class Forecaster(nn.Module):
         shape = self.shape
         beside = self._own(batch)[:, None]
         later = self._padded(batch.future[:, shape.window :])
-        came = self._padded(known.of_targets(batch.target)) if self.training else None
+        came = self._padded((batch.target - known.level) / known.spread) if self.training else None
+        about = self._padded(((known.ahead - known.level) / known.spread).expand(-1, shape.horizon))
         ys, state = self.body(seen)
         found: list[Tensor] = []
         for place in range(shape.ahead):
@@ -212,7 +222,7 @@ class Forecaster(nn.Module):
             if place + 1 == shape.ahead:
                 break
             part = slice(place * shape.segment, (place + 1) * shape.segment)
-            told = self.head.predict(found[-1])
+            told = self.head.predict(found[-1]) + about[:, part]
             values = told if came is None else torch.where(came[:, part].isnan(), told.detach(), came[:, part])
             ones = torch.ones_like(values)
             nothing = values.new_zeros(*values.shape, shape.past)
@@ -244,14 +254,15 @@ class Forecaster(nn.Module):
         """The head's loss of each window, (B,)."""
         ys, known = self(batch)
         if self.head.in_data_units:
-            return self.head.loss(self.head.rescaled(ys, known.level, known.spread), batch.target)
-        return self.head.loss(ys, known.of_targets(batch.target))
+            return self.head.loss(self.head.rescaled(ys, known.ahead, known.spread), batch.target)
+        found = self.head.loss(ys, known.of_targets(batch.target))
+        return found if self.section.weight == "none" else found * seasonal_weight(known, self.shape.season)
 
     @torch.no_grad()
     def predicted(self, batch: WindowBatch) -> tuple[Tensor, Tensor | None]:
         """The mean of each step, (B, H), and its quantiles at LEVELS, (B, H, 11), where something is known of them."""
         ys, known = self(batch)
-        told = self.head.rescaled(ys, known.level, known.spread)
+        told = self.head.rescaled(ys, known.ahead, known.spread)
         mean = self.head.mean(told)
         if self.residuals is None:
             return mean, self.head.quantiles(told, LEVELS)
@@ -306,4 +317,8 @@ def checked_sizes(section: ForecasterSection, season: int) -> tuple[int, int, in
     window = section.window or -(-max(3 * horizon, 3 * season) // segment) * segment
     if window % segment:
         raise ConfigError(f"model.window: expected a multiple of the segment ({segment}, model.segment); got {window}")
+    if section.level == "season" and not 1 < season <= window:
+        raise ConfigError(
+            f"model.level: expected a season of at most the window ({window}) beside season; got {season}"
+        )
     return window, horizon, segment

@@ -213,6 +213,7 @@ class SeriesData:
             window,
             horizon,
             segment,
+            self.season,
             panel.past.shape[1],
             panel.future.shape[1] + calendar * 2 * len(cycles(panel.frequency)),
             len(scales),
