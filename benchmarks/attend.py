@@ -34,9 +34,8 @@ class Loop(nn.Module):
         super().__init__()
         self.source = cell
         self.cell = nn.LSTMCell(cell.cell.input_size, H)
-        inner = es.to_torch(cell.cell)
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            setattr(self.cell, name, getattr(inner, f"{name}_l0"))
+            setattr(self.cell, name, getattr(cell.cell, name))
 
     def read(self, query: Tensor, values: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """The context of one query."""

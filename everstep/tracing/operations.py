@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ VIEWS = {
     *("unsafe_split", "flip", "getitem", "_to_copy"),
     *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty"),
 }
+_LARGE = 1 << 22
+"""Numbers of a tensor whose shape is found without computing it."""
 _EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # lack the tag, some only in torch 2.11
 
 
@@ -51,9 +54,13 @@ def value_of(target: Any, args: Any, kwargs: Any) -> Any:
         *others, left, right = args
         if min(left.dim(), right.dim()) > 1 and left.shape[-1] == right.shape[-2]:
             args = *others, left[..., :0], right[..., :0, :]  # empty sums have the same shape and take no time
+    large = _large_pointwise(target, args, kwargs)
+    if large is not None:
+        return large
     if any(argument.name == "device" for argument in target._schema.arguments):
         kwargs = {**kwargs, "device": "cpu"}
-    args, kwargs = tree_map_only(Tensor, _standing, (args, kwargs))
+    stand = _one_row if operation_name(target) in ("sum", "mean", "amax", "amin") else _standing
+    args, kwargs = tree_map_only(Tensor, stand, (args, kwargs))
     return tree_map_only(Tensor, on_meta, target(*args, **kwargs))
 
 
@@ -61,6 +68,33 @@ def computed(target: Any, args: Any, kwargs: Any) -> Any:
     """What an operation makes of zeros of these shapes, on the meta device: places among them are there."""
     args, kwargs = tree_map_only(Tensor, lambda like: torch.zeros(like.shape, dtype=like.dtype), (args, kwargs))
     return tree_map_only(Tensor, on_meta, target(*args, **kwargs))
+
+
+def _large_pointwise(target: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """The result for tensors in order that make a large one, which take time to compute: its dtype is that of nothing.
+
+    None for all others.
+    """
+    tensors = tensors_of(args, kwargs)
+    if kind_of(target) != "pointwise" or not tensors or not all(t.is_contiguous() for t in tensors):
+        return None
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+    if math.prod(shape) < _LARGE:
+        return None
+
+    def nothing(like: Tensor) -> Tensor:
+        return torch.empty([n if n == 1 else 0 for n in like.shape], dtype=like.dtype, device="cpu")
+
+    args, kwargs = tree_map_only(Tensor, nothing, (args, kwargs))
+    found = target(*args, **kwargs)
+    return torch.empty(shape, dtype=found.dtype, device="meta") if isinstance(found, Tensor) else None
+
+
+def _one_row(like: Tensor) -> Tensor:
+    """`_standing`, of a large tensor in order one row, which is read for all."""
+    if like.numel() < _LARGE or not like.is_contiguous():
+        return _standing(like)
+    return torch.zeros(like.shape[1:], dtype=like.dtype, device="cpu").expand(like.shape)
 
 
 def _standing(like: Tensor) -> Tensor:

@@ -108,7 +108,9 @@ def is_free(leaf: Tensor) -> bool:
 
 
 def _filled(leaf: Tensor, free: int) -> Tensor:
-    return leaf.new_zeros(len(leaf), *(n or free for n in leaf.shape[1:])) if is_free(leaf) else leaf
+    """The leaf with its free sizes set; without numbers, which may be more than memory holds."""
+    sizes = [n or free for n in leaf.shape[1:]]
+    return leaf.new_empty(len(leaf), *sizes, device="meta") if is_free(leaf) else leaf
 
 
 def _followed(cell: AbstractCell, xs: Any, training: bool, free: int, as_they_are: Collection[str]) -> StepGraph:

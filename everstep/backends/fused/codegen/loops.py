@@ -11,6 +11,8 @@ from everstep.backends.fused.row_graph import REDUCTIONS, Node, Place, Shape, Vi
 
 _PIECE = 128
 """Numbers processed per prefetch of equally many."""
+_VECTOR = 8
+"""Numbers of a dimension that is worth processing in whole vectors."""
 _EXPRESSIONS = {
     "copy": "{0}",
     "add": "({0} + {1})",
@@ -92,7 +94,7 @@ class LoopWriter:
         ]
         self.sums = [(n, _flat_place(_reduced_place(n))) for n in loop.nodes if n.op in REDUCTIONS]
         places = [p for _, p in self.reads] + [p for *_, p in self.writes] + [p for _, p in self.sums]
-        self.shape, strides = _collapse(loop.shape, [p.strides for p in places])
+        self.shape, strides = _side_by_side(*_collapse(loop.shape, [p.strides for p in places]))
         first, second = len(self.reads), len(self.reads) + len(self.writes)
         self.read_strides, self.write_strides = strides[:first], strides[first:second]
         self.sum_strides = strides[second:]
@@ -284,6 +286,17 @@ def _collapse(shape: Shape, strides: Sequence[tuple[int, ...]]) -> tuple[list[in
         else:
             d += 1
     return sizes, walks
+
+
+def _side_by_side(sizes: list[int], walks: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """The dimension innermost along which most accesses find their numbers side by side, or one number for all."""
+    apart = [sum(walk[d] not in (0, 1) for walk in walks) for d in range(len(sizes))]
+    long = [d for d, size in enumerate(sizes) if size >= _VECTOR]
+    best = min(reversed(long), key=lambda d: apart[d], default=len(sizes) - 1)
+    if not sizes or apart[best] >= apart[-1]:
+        return sizes, walks
+    order = [*(d for d in range(len(sizes)) if d != best), best]
+    return [sizes[d] for d in order], [[walk[d] for d in order] for walk in walks]
 
 
 def _number(value: float) -> str:
