@@ -123,6 +123,7 @@ CELLS: dict[str, Callable[[], es.Cell]] = {
         es.Stack(es.LSTM(D, 3), es.GRU(3, H)), es.MultiHeadAttention(H, 2, 4, heads=2), "after", output="both"
     ),
     "Attend coverage": lambda: es.Attend(es.GRU(D, H), es.CoverageAttention(H, 2, 3), "after"),
+    "Passing": lambda: es.Passing(es.GRU(D, 2), 1, residual=True),
     "Reservoir": lambda: es.Reservoir(D, H, connections=2, leak=(0.3, 0.5, 1.0, 0.9), bias_scaling=0.2),
     "Parallel reservoirs": lambda: es.Parallel(
         es.SkipStack(es.Reservoir(D, 9), es.Reservoir(D + 9, H)), es.Identity(D)

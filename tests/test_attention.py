@@ -305,6 +305,30 @@ def test_a_beam_reorders_rows() -> None:
     torch.testing.assert_close(moved, cell.step(xs[:, 1], after)[0][rows])
 
 
+@pytest.mark.parametrize("query", ["before", "after"])
+def test_gnmt_written_out(query: str) -> None:
+    torch.manual_seed(6)
+    width = 3 + M if query == "before" else 3
+    first = es.Attend(es.LSTM(width, Q), es.GeneralAttention(Q, M), query, output="both")
+    second, third = es.Passing(es.LSTM(Q + M, Q), M, residual=True), es.LSTM(Q + M, 2)
+    decoder = es.Stack(first, second, third).to(F64)
+    xs, memory = torch.randn(2, 4, 3, dtype=F64), torch.randn(2, 5, M, dtype=F64)
+    start = (first.start(memory), *decoder.initial_state(2, xs)[1:])
+    ys, _ = decoder(xs, start)
+    inner, middle, top = start[0].cell, start[1], start[2]
+    for t, x in enumerate(xs.unbind(1)):
+        if query == "after":
+            h, inner = first.cell.step(x, inner)
+        weights = ((inner.h if query == "before" else h) @ first.attention.memory.weight)[:, None] @ memory.mT
+        context = (weights.softmax(-1) @ memory)[:, 0]
+        if query == "before":
+            h, inner = first.cell.step(torch.cat([x, context], -1), inner)
+        below = torch.cat([h, context], -1)
+        h, middle = second.cell.step(below, middle)
+        h, top = third.step(torch.cat([h + below[:, :Q], context], -1), top)
+        torch.testing.assert_close(ys[:, t], h)
+
+
 def test_without_a_memory_the_context_is_zero() -> None:
     cell, xs = decoder("Bahdanau"), torch.randn(2, 5, 3, dtype=F64)
     ys, _ = cell(xs)
@@ -367,6 +391,7 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "reach": (lambda: es.LocalMonotonicAttention(es.DotAttention(M), 0), ValueError, "reach should be"),
     "width": (lambda: es.LocationAwareAttention(Q, M, width=4), ValueError, "width should be odd"),
     "fertility": (lambda: es.CoverageAttention(Q, M, fertility=0), ValueError, "fertility should be above 0"),
+    "passing": (lambda: es.Passing(es.LSTM(3, 2), 2, residual=True), ValueError, "adds 2 and passes on 2 features"),
     "heads": (lambda: es.MultiHeadAttention(Q, M, 6, heads=4), ValueError, "multiple of heads 4"),
 }
 

@@ -215,6 +215,15 @@ def test_within_a_stack() -> None:
         torch.testing.assert_close(*(everything(layer, xs, state, b) for b in ("auto", "reference")))
 
 
+def test_what_is_kept_grows_with_the_places_not_with_their_features() -> None:
+    cell, xs = made("additive"), torch.randn(2, 4, X, dtype=F64)
+    es.scan(cell, xs, given(cell, 2, 3), backend="fused")
+    family = fused._program(cell, xs)
+    assert isinstance(family, fused.Family)
+    few, many = (family.at(size).kept_numbers for size in (20, 40))
+    assert 0 < (many - few) / 20 < H
+
+
 def changes(c: Attending, h: Tensor, memory: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     memory.mul_(0.5)
     return additive(c, h, memory, keys, mask)

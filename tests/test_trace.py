@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.state import leaves
+from everstep.tracing import operations
 from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import is_free, trace
 
@@ -306,3 +307,36 @@ def test_user_modules_are_followed() -> None:
 
     graph = trace(Normed(), torch.zeros(2, 4, 3))
     assert {o.kind for o in graph.operations} == {"view", "product", "reduction", "pointwise"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, b: torch.tanh(a),
+        lambda a, b: a + b[:, None],
+        lambda a, b: a * 2 > 1,
+        lambda a, b: torch.where(a > 0, a, 0.0),
+        lambda a, b: a / torch.tensor(2, dtype=torch.float64),
+        lambda a, b: (a * b[:, None]).sum(-1),
+        lambda a, b: a.amax(1, keepdim=True).expand(a.shape) * a,
+    ],
+)
+def test_what_is_not_computed_has_the_shape_that_it_would_have(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reads(es.Cell):
+        def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+            return like.new_zeros(batch, D), like.new_zeros(batch, 0, D)
+
+        def step(self, x, state):
+            found = call(state[1], x).to(x.dtype)
+            y = x + found.reshape(len(x), -1).sum(-1, keepdim=True)
+            return y, (y, state[1])
+
+    found = []
+    for large in (1, 1 << 40):
+        monkeypatch.setattr(operations, "_LARGE", large)
+        graph = trace(Reads(D), torch.zeros(1, 1, D))
+        found.append([node.meta.get("val") for node in graph.module.graph.nodes])
+    assert len(found[0]) == len(found[1])
+    for a, b in zip(*found, strict=True):
+        if isinstance(a, Tensor):
+            assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())

@@ -27,6 +27,7 @@ from everstep.wirings.feedback import Feedback as Feedback
 from everstep.wirings.interchange import from_torch as from_torch
 from everstep.wirings.interchange import to_torch as to_torch
 from everstep.wirings.online import Online as Online
+from everstep.wirings.passing import Passing as Passing
 from everstep.wirings.readout import ReadOut as ReadOut
 from everstep.wirings.recurrent_dropout import RecurrentDropout as RecurrentDropout
 from everstep.wirings.recurrent_dropout import WeightDrop as WeightDrop

@@ -24,6 +24,8 @@ from everstep.tracing.refusals import Untraceable
 
 _RECOMPUTE = 10
 """Cost of a saved number in cheap operations; values that cost more are saved, others are recomputed."""
+_OFTEN = 16
+"""A value read at least this often may be saved in place of what is computed from it."""
 
 
 @dataclass(frozen=True)
@@ -262,13 +264,22 @@ class _Derivation:
 
     def _worth(self, node: Node) -> bool:
         """Whether to save a value rather than recompute it; not if it follows cheaply from one worth saving."""
-        if self.price(node) <= _RECOMPUTE:
+        if self.price(node) <= _RECOMPUTE or self._spread_price(node) <= _RECOMPUTE:
             return False
         dear = {id(a.node): a.node for a in node.args if self.price(a.node) > _RECOMPUTE}
         if node.op not in CHEAP or len(dear) != 1:
             return True
         (only,) = dear.values()
         return only.op in ("product", "scatter", *REDUCTIONS) or only.size > node.size
+
+    def _spread_price(self, node: Node) -> float:
+        """Cost in cheap operations of recomputing it from values that are broadcast to it, which have far fewer numbers."""
+        if node.op in ("input", "literal") or id(node) in self.leaf_after:
+            return 0.0
+        if node.op in ("product", "scatter", *REDUCTIONS):
+            return math.inf
+        parts = sum(0.0 if _spread(a) else self._spread_price(a.node) for a in node.args)
+        return parts + (1 if node.op in CHEAP else 8)
 
     def _save(self, node: Node) -> Node:
         if node not in self.saved:
@@ -295,6 +306,11 @@ class _Derivation:
                 price = sum(self.price(a.node) for a in node.args) + (1 if node.op in CHEAP else 8)
             self.prices[id(node)] = price
         return self.prices[id(node)]
+
+
+def _spread(view: View) -> bool:
+    """Whether every number is read so often that saving it costs little beside what is computed from it."""
+    return math.prod(n for n, s in zip(view.shape, view.place.strides, strict=True) if s == 0) >= _OFTEN
 
 
 _Rule = Callable[..., tuple[View | None, ...]]

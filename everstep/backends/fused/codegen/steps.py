@@ -34,6 +34,25 @@ class InputProjection:
 
 
 @dataclass(frozen=True)
+class HeldProduct:
+    """A gradient of a leaf that is only read: Σ over steps of left ⊗ right, computed after all steps of a row.
+
+    Attributes:
+        leaf: whose gradient.
+        left, right: which of the gradients of every step.
+        rows, columns: numbers of these.
+        apart: distance of the rows in the leaf.
+    """
+
+    leaf: int
+    left: int
+    right: int
+    rows: int
+    columns: int
+    apart: int
+
+
+@dataclass(frozen=True)
 class Setting:
     """The parameters of a loop over time.
 
@@ -47,6 +66,7 @@ class Setting:
         following: for each leaf of the state, the array where the forward loop stored it after every step, or None.
         apart: step strides of arrays within others.
         projections: products for many steps at once.
+        held_products: sums over steps that are computed after the loop.
         outer: names of the caller's arrays, whose rows may have padding.
     """
 
@@ -60,6 +80,7 @@ class Setting:
     projections: tuple[InputProjection, ...] = ()
     outer: frozenset[str] = frozenset()
     holds: frozenset[str] = frozenset()
+    held_products: tuple[HeldProduct, ...] = ()
 
 
 class Steps:
@@ -131,6 +152,34 @@ class Steps:
                 "      }",
             ]
         return [*lines, *(["      WAIT();"] if forward else []), "    }"]
+
+    def after(self) -> list[str]:
+        """The sums over steps that are made at the end, row by row: four steps at once, for one row of the matrix."""
+        if not self.setting.held_products:
+            return []
+        lines = ["  for (int64_t i = me; i < count; i += team) {", "    const int64_t r = ROW(i), steps = length[r];"]
+        for a in self.setting.held_products:
+            left, right, hold = f"g{a.left}", f"g{a.right}", f"hold{a.leaf}"
+            lines += [
+                f"    if ({hold}_step) for (int64_t k = 0; k < {a.rows}; ++k) {{",
+                f"      T* const sum = {hold} + r * {hold}_step + k * {a.apart};",
+                f"      const T* const x = {left} + offset[r] * {a.rows} + k;",
+                f"      const T* y = {right} + offset[r] * {a.columns};",
+                "      int64_t s = 0;",
+                f"      for (; s + 4 <= steps; s += 4, y += 4 * {a.columns}) {{",
+                *(f"        const T x{n} = x[(s + {n}) * {a.rows}];" for n in range(4)),
+                "        #pragma omp simd",
+                f"        for (int64_t j = 0; j < {a.columns}; ++j)",
+                "          sum[j] += "
+                + "(x0 * y[j] + x1 * y[{0} + j]) + (x2 * y[2 * {0} + j] + x3 * y[3 * {0} + j]);".format(
+                    f"({a.columns})"
+                ),
+                "      }",
+                f"      for (; s < steps; ++s, y += {a.columns})",
+                f"        for (int64_t j = 0; j < {a.columns}; ++j) sum[j] += x[s * {a.rows}] * y[j];",
+                "    }",
+            ]
+        return [*lines, "  }"]
 
     def _clear(self, nodes: Sequence[Node]) -> list[str]:
         lines = [

@@ -288,7 +288,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   for (int64_t i = me; i < count; i += team) {{
     const int64_t r = ROW(i);
 {self._copy_states("end", "cur", "    ")}
-  }}"""
+  }}{"".join(chr(10) + line for line in self.steps.after())}"""
 
     def _flush(self) -> str:
         """Accumulate sums over many steps in stages of 16 steps, for precision."""

@@ -109,7 +109,7 @@ class _Backward(Maker):
             arrays[f"x{k}"] = self.hosted(kept, k) if k in step.factors else inputs[k]
         self.lay(kept, inputs)
         self._states([next(came) if there else None for there in present], start, initial, want_start, want_initial)
-        self._gradients(want_x, want_c)
+        self._gradients(want_x, want_c, want_held)
         projected = [k for k in program.projections if projections and want_x[k]]
         for k in projected:
             arrays[f"dx_raw{k}"] = given.make(CALLERS, (step.factors[k][1],))
@@ -185,12 +185,13 @@ class _Backward(Maker):
             if want
         ]
 
-    def _gradients(self, want_x: Sequence[bool], want_c: Sequence[bool]) -> None:
+    def _gradients(self, want_x: Sequence[bool], want_c: Sequence[bool], want_held: Sequence[bool]) -> None:
         """Place the gradients of every step that are wanted, or from which others are computed."""
         program, factors = self.program, self.program.step.factors
         used = {m for k, m in program.of_input.items() if want_x[k] or (k in factors and want_c[factors[k][0]])}
         pairs = zip(program.of_product, program.adjoint.products, strict=True)
         used |= {m for m, p in pairs if want_c[p.matrix]}
+        used |= {m for a in program.held_products if want_held[a.leaf] for m in (a.left, a.right)}
         given = {m for k, m in program.of_input.items() if want_x[k] and k not in factors}
         for m in sorted(used):
             over = program.over.get(m)

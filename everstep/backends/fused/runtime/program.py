@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
@@ -14,8 +14,9 @@ import torch
 from everstep.backends.fused.adjoint import Adjoint, derive
 from everstep.backends.fused.codegen import overlay, writer
 from everstep.backends.fused.codegen.plan import End, plan
-from everstep.backends.fused.codegen.steps import InputProjection, Setting
+from everstep.backends.fused.codegen.steps import HeldProduct, InputProjection, Setting
 from everstep.backends.fused.lowering import Lowered
+from everstep.backends.fused.outer_products import outer_products
 from everstep.backends.fused.row_graph import View, whole
 from everstep.backends.fused.runtime.outside import Outside
 from everstep.native import build
@@ -92,10 +93,26 @@ class Program:
         self.projections = [k for k in self.step.factors if k in self.of_input]
         """Inputs that are products whose factor of x gets its gradient in the loop."""
         self.of_constant = {k: place(view, self.totals) for k, view in adjoint.constants.items()}
+        holds = self._holds(place)
         ends += [End("g", k, view) for k, view in enumerate(self.gradients)]
         ends += [End("sum", k, view) for k, view in enumerate(self.totals)]
-        ends += [End("hold", k, view) for k, view in adjoint.held.items()]
+        ends += holds
         self.backward_plan = plan(step.builder, ends, "dprev")
+
+    def _holds(self, place: Callable[[View, list[View]], int]) -> list[End]:
+        """The ends of gradients of leaves that are only read, but for products of two vectors."""
+        ends = []
+        self.held_products: list[HeldProduct] = []
+        """Those, multiplied after all steps."""
+        for k, view in self.adjoint.held.items():
+            products, rest = outer_products(self.step.builder, view)
+            for one in products:
+                left, right = place(one.left, self.gradients), place(one.right, self.gradients)
+                sizes = one.left.shape[0], one.right.shape[0]
+                self.held_products.append(HeldProduct(k, left, right, *sizes, one.apart))
+            if rest is not None:
+                ends.append(End("hold", k, rest))
+        return ends
 
     def _overlay(self) -> None:
         """Assign saved values and gradients to the memory of inputs."""
@@ -201,6 +218,7 @@ class Program:
             sizes=sizes | optional | sums | raws | holds,
             sums=frozenset(sums),
             holds=frozenset(holds),
+            held_products=tuple(self.held_products),
             optional=frozenset(optional) | frozenset(holds),
             following=tuple(self.sequence(k) if k in adjoint.kept else None for k in range(len(self.states))),
             apart=apart,
