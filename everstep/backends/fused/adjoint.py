@@ -273,7 +273,7 @@ class _Derivation:
         return only.op in ("product", "scatter", *REDUCTIONS) or only.size > node.size
 
     def _spread_price(self, node: Node) -> float:
-        """Cost in cheap operations of recomputing it from values that are broadcast to it, which have far fewer numbers."""
+        """Cost in cheap operations of recomputing it from values broadcast to it, which have far fewer numbers."""
         if node.op in ("input", "literal") or id(node) in self.leaf_after:
             return 0.0
         if node.op in ("product", "scatter", *REDUCTIONS):
