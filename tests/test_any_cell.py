@@ -11,8 +11,9 @@ import torch
 
 import everstep as es
 from everstep.errors import ConfigError
+from everstep.networks import streaming
 from everstep.networks.cells_by_name import cell_names
-from everstep.networks.streaming import WARM, StreamedStep
+from everstep.networks.streaming import StreamedStep
 from everstep.runs.recipe_files import load_task
 from everstep.state import leaves
 
@@ -49,6 +50,8 @@ def test_every_exported_cell_is_trained_scored_and_drawn_from(
         assert len(run.generate(prompt="What", length=8, seed=1)) >= 12
         loaded = es.load(tmp_path / "run")
         assert loaded.evaluate("valid") == run.evaluate("valid")
+    if name not in QUICK:
+        monkeypatch.setattr(streaming, "WARM", 4)
     follows(run.model)
 
 
@@ -56,7 +59,7 @@ def test_every_exported_cell_is_trained_scored_and_drawn_from(
 def follows(model: Any) -> None:
     """The compiled step goes on where PyTorch's stood, in any nest of states, and agrees with it."""
     step, state, other = StreamedStep(model), model.initial_state(2), model.initial_state(2)
-    for t in range(WARM + 4):
+    for t in range(streaming.WARM + 4):
         tokens = torch.tensor([t % 7, (3 * t) % 7])
         log_p, state = step(tokens, state)
         wanted, other = model.step(tokens, other)
