@@ -86,7 +86,7 @@ def test_a_call_brings_each_number_under_its_name() -> None:
         "order": assigned,
         "gate": ctypes.addressof(gate),
     }
-    assert brought._asdict() == expected
+    assert Arguments(*brought)._asdict() == expected
 
 
 def test_entries() -> None:

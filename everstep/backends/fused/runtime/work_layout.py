@@ -15,7 +15,7 @@ from torch import Tensor
 from everstep.backends.fused.codegen import writer
 from everstep.backends.fused.codegen.steps import InputProjection
 from everstep.native import processor
-from everstep.native.c_tables import NULL, Arguments, Assignment, Entry, Packing, Slot, argument, int64_array
+from everstep.native.c_tables import NULL, Assignment, Entry, Packing, Slot, argument, int64_array
 from everstep.native.kernels import GATE, Kernels
 
 _NEAR = 1 << 21
@@ -227,8 +227,8 @@ def table(
 
 def numbers(
     kernels: Kernels, work: Layout, rows: Rows, memory: int, then_threads: int = 1, workspace: int = 0, gate: Any = None
-) -> Arguments:
-    """The numbers of a call, without its arrays.
+) -> tuple[int, ...]:
+    """The numbers of a call, without its arrays: `Arguments`, as a plain tuple, which takes a microsecond less.
 
     Args:
         kernels, work, rows: the library, the layout and the steps.
@@ -237,7 +237,7 @@ def numbers(
         gate: memory of the threads' barrier, for calls from other threads than this one.
     """
     starts, order = rows.assignment(kernels, 1 if work.split else work.threads, work.dense)
-    return Arguments(
+    return (
         rows.steps,
         work.threads,
         then_threads,
