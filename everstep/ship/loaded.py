@@ -14,8 +14,9 @@ from everstep.look.passage import Passage
 from everstep.networks.forms import Named
 from everstep.runs import training
 from everstep.runs.opening import digest
-from everstep.runs.recipe_files import parse_task, read_recipe
+from everstep.runs.recipe_files import parse_task
 from everstep.runs.run import Run
+from everstep.runs.shipped_recipes import read_recipe
 from everstep.runs.task import Prediction
 from everstep.ship import export_folder as folder
 from everstep.ship.onnx.session import Session
