@@ -15,9 +15,10 @@ from everstep.ship.onnx.pointwise_nodes import POINTWISE
 from everstep.ship.onnx.tensors import TENSORS, reshaped
 from everstep.ship.recording import Recorded, TracedStep
 from everstep.ship.sizes import NotExported, Size
+from everstep.state import leaves
 from everstep.tracing.guards import modules, parameters
 from everstep.tracing.refusals import Untraceable
-from everstep.tracing.trace import trace
+from everstep.tracing.trace import is_free, trace
 
 _HANDLERS = {**POINTWISE, **TENSORS}
 _OWN: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
@@ -82,12 +83,14 @@ def _ordered(parameter: Tensor, order: Sequence[int]) -> Tensor:
 
 def _step(w: Writer, cell: AbstractCell, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> TracedStep:
     like = [torch.zeros(1, 1, *node.meta["val"].shape[2:], dtype=w.dtype(node)) for node in xs]
+    if any(is_free(leaf) for _, leaf in leaves(cell.initial_state(1, like[0][:, 0]))):
+        raise NotExported(
+            f"{type(cell).__name__}: its state has sizes that each call brings, as attention's memory has"
+        )
     try:
         graph = trace(cell, like[0] if len(like) == 1 else tuple(like), as_they_are=list(_HANDLERS))
     except Untraceable as error:
         raise NotExported(f"{type(cell).__name__}: {error}") from error
-    if graph.held:
-        raise NotExported(f"{type(cell).__name__}: its state has sizes that each call brings")
     return TracedStep(graph, parameters(modules(cell)))
 
 
