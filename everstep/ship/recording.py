@@ -19,7 +19,7 @@ from everstep.state import State, leaves, unflatten
 from everstep.tracing.operations import operation_name
 from everstep.tracing.recorder import Functions, Recorder
 from everstep.tracing.refusals import Untraceable
-from everstep.tracing.trace import StepGraph, evaluating, shared_places
+from everstep.tracing.trace import StepGraph, evaluating, is_free, shared_places
 
 _NEAR = 4
 """How far from a multiple of a size a number may be that is made of it."""
@@ -178,6 +178,8 @@ def record(form: Form, operations: Collection[str]) -> Recorded:
     hooked = next((m for m in form.model.modules() if hooks.hooked(m)), None)
     if hooked is not None:
         raise NotExported(f"its {type(hooked).__name__} has a hook, which no file can hold; remove it first")
+    if any(is_free(leaf) for _, leaf in leaves(form.initial(1))):
+        raise NotExported("its state has sizes that each call brings, as attention's memory has")
     names = list(dict.fromkeys(d for one in form.inputs.values() for d in one.dims if isinstance(d, str)))
     names += [] if "batch" in names else ["batch"]
     taken = {n for t in (*form.model.parameters(), *form.model.buffers()) for n in t.shape}
