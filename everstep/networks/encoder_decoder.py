@@ -130,7 +130,7 @@ class EncoderDecoder(nn.Module):
         self.target_embedding = EmbeddingDropout(target, size, p)
         shared = section.tied == "all"
         self.source_embedding = self.target_embedding if shared else EmbeddingDropout(source, size, p)
-        for embedding in {self.source_embedding, self.target_embedding}:
+        for embedding in (self.target_embedding, *([] if shared else [self.source_embedding])):
             nn.init.uniform_(embedding.weight, -0.1, 0.1)  # a softmax over N(0, 1) rows would start far from uniform
         self.encoder = _encoder(section, find)
         self.input_dropout = _dropout(section, size)
