@@ -224,6 +224,31 @@ def test_what_is_kept_grows_with_the_places_not_with_their_features() -> None:
     assert 0 < (many - few) / 20 < H
 
 
+@pytest.mark.parametrize(
+    "attention",
+    [
+        lambda: es.LocalMonotonicAttention(es.GeneralAttention(H, E), 1),
+        lambda: es.LocalPredictiveAttention(es.DotAttention(H), 1),
+        lambda: es.MultiHeadAttention(H, E, 4, heads=2),
+    ],
+    ids=["local-m", "local-p", "multi-head"],
+)
+def test_attentions_compiled(attention: Callable[[], es.Attention]) -> None:
+    torch.manual_seed(1)
+    made = attention()
+    cell = es.Attend(es.GRU(X + made.memory_size, H), made).double()
+    resets = torch.zeros(3, 6, dtype=torch.bool)
+    resets[0, 3] = True
+    for size in (5, 1):
+        memory = torch.randn(3, size, made.memory_size, dtype=F64, requires_grad=True)
+        xs, found = torch.randn(3, 6, X, dtype=F64), []
+        for backend in ("fused", "reference"):
+            state = cell.start(memory, torch.tensor([size, 1, 0]))
+            ys, _ = es.scan(cell, xs, state, resets=resets, lengths=torch.tensor([6, 5, 3]), backend=backend)
+            found.append([ys, *torch.autograd.grad(ys.square().sum(), [memory, *cell.parameters()])])
+        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-10)
+
+
 def changes(c: Attending, h: Tensor, memory: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     memory.mul_(0.5)
     return additive(c, h, memory, keys, mask)

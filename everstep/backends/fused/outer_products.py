@@ -1,4 +1,4 @@
-"""Gradients of a memory that are products of two vectors at every step: kept apart, and multiplied after all steps."""
+"""Gradients of a memory that are outer products at every step: the vectors are saved and multiplied after all steps."""
 
 from __future__ import annotations
 
