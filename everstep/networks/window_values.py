@@ -91,4 +91,4 @@ def seasonal_weight(known: Normalised, season: int) -> Tensor:
     if known.values.shape[1] <= season:
         return known.values.new_ones(len(known.values))
     gaps = (known.values[:, season:] - known.values[:, :-season]).abs().mean(1)
-    return 1 / gaps.clamp_min(0.05)
+    return gaps.clamp_min(0.05).reciprocal()
