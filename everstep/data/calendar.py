@@ -1,4 +1,4 @@
-"""What the calendar says of each step: the time of day, of the week and of the year, as points on circles."""
+"""Calendar features of each step: the time of the day, week and year as sine and cosine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MONDAY = 3 * DAY
 
 
 def cycles(frequency: Frequency) -> tuple[str, ...]:
-    """The circles that a step of this length goes along: those of at least two steps.
+    """The calendar cycles of at least two steps of this frequency.
 
     >>> cycles(Frequency("microsecond", DAY))
     ('week', 'year')
@@ -28,7 +28,7 @@ def cycles(frequency: Frequency) -> tuple[str, ...]:
 
 
 def calendar(frequency: Frequency, places: Ints) -> NDArray[np.float32]:
-    """sin and cos of the place of each step on each of its `cycles`, (N, 2 · cycles), within ±1.
+    """Sine and cosine of the phase of each step in each of the `cycles`, (N, 2 · cycles), float32.
 
     >>> calendar(Frequency("microsecond", DAY // 4), np.arange(4)).round(1)[:, :2].tolist()
     [[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, -0.0]]

@@ -1,4 +1,4 @@
-"""Many series of numbers on one grid of time, of different lengths, with what is known beside them."""
+"""A panel: many series of different lengths on one regular time grid, with their covariates."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """S series, one after another in flat arrays of N rows, a row a step of time; a missing number is NaN.
+    """S series, concatenated in flat arrays of N rows. Each row is one time step; NaN marks a missing number.
 
     Attributes:
-        ids: of the series, in their order.
-        starts: (S,) the row at which each begins.
-        rows: (S,) rows of each, those after its last value included, of which only covariates are known.
-        known: (S,) rows of each up to its last value.
-        first: (S,) the step of the grid at which each begins.
-        frequency: the grid.
-        counted: rows were counted from 1, since the file has no time stamps.
+        ids: the names of the series, in order.
+        starts: (S,) the first row of each series.
+        rows: (S,) the number of rows of each series, including rows after its last value that hold only covariates.
+        known: (S,) the number of rows of each series up to its last value.
+        first: (S,) the grid step of the first row of each series.
+        frequency: the time grid.
+        counted: whether rows are numbered from 1 because the file has no time stamps.
         target: (N,) values.
-        past: (N, P) covariates that are known up to now.
-        future: (N, F) covariates that are known ahead.
+        past: (N, P) covariates known up to the present.
+        future: (N, F) covariates known ahead of time.
     """
 
     ids: tuple[str, ...]
@@ -46,22 +46,22 @@ class Panel:
     future: Floats
 
     def __len__(self) -> int:
-        """S."""
+        """The number of series, S."""
         return len(self.ids)
 
     def values(self, series: int) -> Floats:
-        """The values of one series up to its last."""
+        """The values of one series up to its last value, (known,)."""
         return self.target[self.starts[series] : self.starts[series] + self.known[series]]
 
     def digest(self) -> str:
-        """A SHA-256 of all there is."""
+        """The SHA-256 of the names, the rows, the values and the covariates."""
         found = hashlib.sha256("\0".join(self.ids).encode())
         for values in (self.rows, self.first, self.target, self.past, self.future):
             found.update(np.ascontiguousarray(values).tobytes())
         return found.hexdigest()
 
     def with_values(self, target: Floats) -> Panel:
-        """The same with other values."""
+        """The same panel with other values, (N,)."""
         return replace(self, target=target)
 
 
@@ -73,14 +73,14 @@ def as_panel(
     columns: tuple[Floats, Floats, Floats],
     counted: bool = False,
 ) -> Panel:
-    """Rows in order of series and time as a panel: steps that are left out become rows of missing numbers.
+    """A panel from R rows sorted by series and time. Skipped grid steps become rows of missing numbers.
 
     Args:
-        ids: of the series.
-        series: (R,) of each row, rising.
-        places: (R,) the step of each row on the grid, rising within a series.
-        frequency: the grid.
-        columns: (R,) values, (R, P) and (R, F) covariates.
+        ids: the names of the S series.
+        series: (R,) the series number of each row, non-decreasing.
+        places: (R,) the grid step of each row, increasing within a series.
+        frequency: the time grid.
+        columns: values (R,), past covariates (R, P) and future covariates (R, F).
         counted: see `Panel`.
 
     Example:
@@ -106,17 +106,20 @@ def _spread_out(values: Floats, rows: Ints, sizes: Ints) -> Floats:
 
 
 def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
-    """Series that go on in another file: both as one panel, and the rows (S,) of each at which the second file begins.
+    """Join two panels whose series continue from the first to the second.
 
-    Series of one file alone keep what they have; of the second alone, they begin there.
+    A series may be in only one of the two panels.
 
     Args:
-        before: what came first.
-        after: what follows; where rows are counted, its first row follows the last value of the same series.
-        what: the second file, for errors.
+        before: the earlier panel.
+        after: the later panel. If rows are counted, its first row follows the last value of the same series.
+        what: the name of the second file, for error messages.
+
+    Returns:
+        The joined panel, and for each series (S,) the row where the second panel begins.
 
     Raises:
-        DataError: another grid, or rows that both have.
+        DataError: the panels have different time grids, or the second has rows at times that the first already has.
     """
     if before.counted != after.counted or (not before.counted and after.frequency[:2] != before.frequency[:2]):
         names = [panel.frequency.name if not panel.counted else "no time stamps" for panel in (after, before)]
@@ -139,7 +142,7 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
     ends = np.full(len(ids), -1 << 62)
     known = _known_rows(before)
     np.maximum.at(ends, series_a[known], places_a[known])
-    ahead = places_a <= ends[series_a]  # what was known of covariates ahead is in the second file, too
+    ahead = places_a <= ends[series_a]  # the second file repeats the covariates known ahead
     clash = np.flatnonzero(places_b <= ends[series_b])
     if len(clash):
         name, stamp = ids[series_b[clash[0]]], before.frequency.texts(places_b[clash[:1]])[0]
@@ -158,7 +161,7 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
 
 
 def parts_own(panel: Panel, number: dict[str, int]) -> Ints:
-    """The numbers of a panel's series."""
+    """The series numbers of a panel's series, looked up by name, (S,)."""
     return np.array([number[name] for name in panel.ids], np.int64)
 
 

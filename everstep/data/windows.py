@@ -1,4 +1,4 @@
-"""Windows of series: what is read up to some step, and what follows it."""
+"""Windows of series: input steps and the target steps that follow them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from everstep.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class WindowBatch(Movable):
-    """B windows of W steps that are read and H steps that follow. A missing value is NaN.
+    """B windows of W input steps and H target steps. NaN marks a missing value.
 
     Attributes:
-        values: (B, W) float32; what is before a series begins is missing.
-        past: (B, W, P) covariates that are known up to now; 0 where they are missing.
-        future: (B, W + H, F) covariates that are known ahead, those of the calendar last.
-        target: (B, H) float32.
-        series: (B,) int64, which series.
-        count: values in `target`.
+        values: (B, W) float32 inputs; steps before the start of a series are missing.
+        past: (B, W, P) covariates known up to the present; 0 where they are missing.
+        future: (B, W + H, F) covariates known ahead of time, calendar features last; 0 where they are missing.
+        target: (B, H) float32 targets.
+        series: (B,) int64 series numbers.
+        count: the number of targets that are not missing.
     """
 
     values: Tensor
@@ -37,30 +37,30 @@ class WindowBatch(Movable):
 
     @property
     def rows(self) -> int:
-        """B."""
+        """The number of windows, B."""
         return len(self.series)
 
     def numbered(self, series: Tensor) -> WindowBatch:
-        """The same with other numbers of series."""
+        """The same batch with other series numbers (B,) int64."""
         return replace(self, series=series)
 
 
 class Windows(Batches[WindowBatch]):
-    """Windows of a panel, each once an epoch, in batches whose order depends on seed and epoch alone.
+    """Batches of windows of a panel. An epoch has each window once, in an order fixed by the seed and the epoch.
 
-    A window without a value to read, or without one to predict, is left out, unless `every`.
+    Windows without an input value or without a target value are left out, unless `every` is true.
 
     Args:
-        panel: the series, normalised as the network reads them.
-        first, last: (S,) the rows of each series at which the first and the last window's targets begin; last < first:
-            it has none.
-        stops: (S,) the row of each series from which on no target is taken.
-        window, horizon: W and H.
-        batch_size: windows in a batch.
-        calendar: whether the calendar is among the covariates.
-        seed: of the order; None: as they come.
-        stride: steps from one window to the next.
-        every: keep windows whose targets are missing, to predict them.
+        panel: the series, normalised for the network.
+        first, last: (S,) the row where the targets of the first and the last window of each series begin. A series
+            with last < first has no window.
+        stops: (S,) the row where the targets of each series end (exclusive).
+        window, horizon: the number of input steps W and of target steps H.
+        batch_size: the number of windows in a batch.
+        calendar: whether to add calendar features to the future covariates.
+        seed: the seed of the random order; None keeps the order of the series.
+        stride: the number of steps from one window to the next.
+        every: also keep windows without inputs or targets, as prediction needs.
 
     Example:
         >>> from everstep.data.panel import as_panel
@@ -123,18 +123,18 @@ class Windows(Batches[WindowBatch]):
 
     @property
     def number(self) -> int:
-        """Windows there are."""
+        """The number of windows."""
         return len(self.rows)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return -(-self.number // self.batch_size)
 
     def batch(self, epoch: int, index: int) -> WindowBatch:
         """Batch `index` of `epoch`.
 
         Raises:
-            IndexError: no such batch.
+            IndexError: the epoch has no such batch.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
@@ -148,7 +148,7 @@ class Windows(Batches[WindowBatch]):
         return self._order[1]
 
     def made_of(self, windows: Ints) -> WindowBatch:
-        """The batch of these windows."""
+        """The batch of the windows with these numbers, (B,)."""
         panel, series, rows = self.panel, self.series[windows], self.rows[windows]
         steps = rows[:, None] + np.arange(-self.window, self.horizon)
         limits = panel.known[series].repeat(self.window + self.horizon).reshape(steps.shape)
@@ -169,7 +169,7 @@ class Windows(Batches[WindowBatch]):
     def _taken(
         self, values: NDArray[np.float32], series: Ints, steps: Ints, limits: Ints, filling: float
     ) -> NDArray[np.float32]:
-        """Rows `steps` of each series; `filling` outside of 0 … limits − 1."""
+        """The rows `steps` of each series, with `filling` for steps outside 0 … limits − 1."""
         inside = (steps >= 0) & (steps < limits)
         at = np.where(inside, self.panel.starts[series][:, None] + steps, 0)
         found: NDArray[np.float32] = values[at] if len(values) else np.zeros((*at.shape, *values.shape[1:]), np.float32)
@@ -178,10 +178,10 @@ class Windows(Batches[WindowBatch]):
 
 
 def check_some(windows: Windows, split: str, key: str) -> None:
-    """Refuse a part of the data without a window.
+    """Check that a split has a window.
 
     Raises:
-        DataError: says what a series needs.
+        DataError: the split has no window; the message states the required length.
     """
     if not windows.number:
         longest = int(windows.panel.known.max(initial=0))

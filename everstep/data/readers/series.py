@@ -1,4 +1,4 @@
-"""Series in tables: long (a row a value), wide (a column a series) or a row a series, to a `Panel`."""
+"""Read tables of series into a `Panel`: long (a value per row), wide (a series per column) or a series per row."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ TIMES = ("ds", "date", "datetime", "timestamp", "time", "month", "day", "week", 
 IDS = ("unique_id", "item_id", "series_id", "series", "id")
 VALUES = ("y", "value", "target")
 MOST_GAPS = 20
-"""Steps that are left out to a row: more, and the frequency is taken for a mistake."""
+"""The most skipped grid steps per row; with more, the frequency is probably wrong and the reader refuses the table."""
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What the columns of a table are.
+    """The roles of the columns of a table.
 
     Attributes:
-        layout: long: a row a value; wide: a row a time, a column a series; rows: a row a series.
-        id, time: columns; None: there is none.
-        targets: the columns of values; of wide tables None: all that are nothing else.
-        past, future: covariates.
+        layout: long: one value per row; wide: one time per row, one series per column; rows: one series per row.
+        id, time: the columns of series names and of time stamps; None: the table has no such column.
+        targets: the columns of values; None: in wide tables all columns without another role.
+        past, future: the columns of covariates known up to the present and known ahead of time.
+        time_format: the `strptime` format of the time stamps; None: ISO 8601 or integers.
+        frequency: the name of the frequency; None: inferred from the time stamps.
     """
 
     layout: Layout
@@ -48,7 +50,7 @@ class Roles:
 
 @dataclass
 class Read:
-    """A panel as it was read, and what was noticed."""
+    """A panel, the roles of its columns, and notes on suspicious input."""
 
     panel: Panel
     roles: Roles
@@ -68,10 +70,10 @@ def roles_of(
     time_format: str | None = None,
     frequency: str | None = None,
 ) -> Roles:
-    """What each column is, of those that are named and of the usual names.
+    """Assign a role to each column, from the given names or else the usual names (`IDS`, `TIMES`, `VALUES`).
 
     Raises:
-        DataError: a named column is missing, or nothing tells what the values are.
+        DataError: a given column is missing, or the column of values or of series names cannot be determined.
     """
     for key, names in (
         ("data.id", [id] if id else []), ("data.time", [time] if time else []), ("data.target", targets),
@@ -107,15 +109,15 @@ def _usual(table: polars.DataFrame, names: Sequence[str]) -> str | None:
 
 
 def read_series(paths: Sequence[Path], roles: Roles | None = None, most: int | None = None, **named: Any) -> Read:
-    """The series of some files together.
+    """Read the series of one or more files into one panel.
 
     Args:
-        paths: files of one form.
-        roles: of the columns; None: as `named` says, see `roles_of`.
-        most: rows of each series that are read, from its first.
+        paths: files with the same columns.
+        roles: the roles of the columns; None: `roles_of` with the arguments `named`.
+        most: the number of rows to read of each series, from its first; None: all.
 
     Raises:
-        DataError: what cannot be read or used, by file and row.
+        DataError: a file cannot be read or used; the message names the file and the row.
     """
     where = str(paths[0])
     tables = [read_table(path) for path in paths]
@@ -126,7 +128,7 @@ def read_series(paths: Sequence[Path], roles: Roles | None = None, most: int | N
 
 
 def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most: int | None = None) -> Read:
-    """The series of some tables; `where` names them in errors.
+    """The series of one or more tables as one panel; `where` names the tables in error messages.
 
     Raises:
         DataError: see `read_series`.
@@ -145,7 +147,7 @@ def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most:
     order = np.lexsort((stamps.values, series))
     if (moved := np.flatnonzero(order != np.arange(len(order)))).size:
         where_moved = np.unique(series[order[moved]])
-        grouped = np.argsort(series, kind="stable")  # rows that are only not grouped by series are in order
+        grouped = np.argsort(series, kind="stable")  # mere lack of grouping needs no note
         unsorted = int((np.diff(stamps.values[grouped])[np.diff(series[grouped]) == 0] < 0).sum())
         if unsorted:
             notes.append(f"rows out of order in {len(where_moved):,} series, which were sorted by time")
@@ -164,7 +166,7 @@ def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most:
 
 
 def _counted(ids: list[str], series: Ints, columns: tuple[Floats, Floats, Floats], roles: Roles, most: Any) -> Read:
-    """Rows without time stamps, counted from 1 within each series."""
+    """A panel of rows without time stamps, numbered from 1 within each series."""
     order = np.argsort(series, kind="stable")
     series = series[order]
     starts = np.searchsorted(series, np.arange(len(ids)))
@@ -176,7 +178,7 @@ def _counted(ids: list[str], series: Ints, columns: tuple[Floats, Floats, Floats
 
 
 def _cut(panel: Panel, most: int | None) -> Panel:
-    """The first rows of each series."""
+    """The panel with at most the first `most` rows of each series."""
     if most is None or (panel.rows <= most).all():
         return panel
     series = np.repeat(np.arange(len(panel)), panel.rows)
@@ -198,7 +200,7 @@ def _gaps(panel: Panel, rows: int, where: str) -> list[str]:
 
 
 def _rows(table: polars.DataFrame, roles: Roles, where: str) -> tuple[list[str], Ints, Stamps, Floats, Floats, Floats]:
-    """The names of series, and of each row its number among them, its stamp, value and covariates."""
+    """The series names; and for each row its series number, time stamp, value, past and future covariates."""
     if roles.layout == "rows":
         return _from_rows(table, roles, where)
     past, future = (
@@ -236,7 +238,7 @@ def _rows(table: polars.DataFrame, roles: Roles, where: str) -> tuple[list[str],
 
 
 def replace_values(stamps: Stamps, values: Ints) -> Stamps:
-    """The same kind of stamps with other values."""
+    """Time stamps of the same kind with other values (N,)."""
     return stamps._replace(values=values)
 
 
@@ -291,6 +293,6 @@ def _stamps(table: polars.DataFrame, roles: Roles, where: str) -> Stamps:
 
 
 def as_roles(raw: dict[str, Any]) -> Roles:
-    """Roles of their JSON."""
+    """Roles from their JSON object."""
     lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
     return Roles(**lists)

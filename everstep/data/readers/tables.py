@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV, TSV, JSON lines and Parquet, to columns of text and of numbers."""
+"""Read tables (CSV, TSV, JSON lines, Parquet) as columns of text and of numbers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     import polars
 
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "-", "?")
-"""What stands for a missing number."""
+"""The texts that mark a missing number."""
 _SEPARATORS = (",", "\t", ";")
 
 
 def read_table(path: Path) -> polars.DataFrame:
-    """A file as a table, by its suffix: .parquet, .jsonl, else text with a header, parted as its first line is.
+    """Read a file as a table.
 
-    Columns of text files are text.
+    The suffix gives the format: .parquet or .pq, .jsonl, .ndjson or .json, else delimited text with a header. The
+    separator is the most frequent of comma, tab and semicolon in the first line. Columns of delimited text are strings.
 
     Raises:
-        DataError: it cannot be read, or has no rows.
+        DataError: the file cannot be read or has no rows.
     """
     import polars as pl
 
@@ -47,10 +48,10 @@ def read_table(path: Path) -> polars.DataFrame:
 
 
 def table_of(content: bytes, json: bool = False) -> polars.DataFrame:
-    """A table of text with a header, or of JSON lines.
+    """Parse delimited text with a header, or JSON lines.
 
     Raises:
-        polars.exceptions.PolarsError: it is none.
+        polars.exceptions.PolarsError: the content is not a table.
     """
     import polars as pl
 
@@ -62,10 +63,10 @@ def table_of(content: bytes, json: bool = False) -> polars.DataFrame:
 
 
 def numbers(table: polars.DataFrame, name: str, where: str) -> NDArray[np.float64]:
-    """A column as numbers, NaN where it is missing.
+    """A column as float64 (N,), with NaN for missing entries.
 
     Raises:
-        DataError: it holds text, or an infinity; names the first.
+        DataError: the column holds text, an infinity or another type; the message names the first such row.
     """
     import polars as pl
 
@@ -94,7 +95,7 @@ def numbers(table: polars.DataFrame, name: str, where: str) -> NDArray[np.float6
 
 
 def holds_numbers(table: polars.DataFrame, name: str) -> bool:
-    """Whether most of a column's entries are numbers or missing."""
+    """Whether at least half of the entries of a column that are not missing are numbers."""
     import polars as pl
 
     column = table[name]
@@ -106,10 +107,10 @@ def holds_numbers(table: polars.DataFrame, name: str) -> bool:
 
 
 def texts(table: polars.DataFrame, name: str, where: str) -> list[str]:
-    """A column as text, without gaps.
+    """A column as stripped text.
 
     Raises:
-        DataError: an entry is missing.
+        DataError: an entry is empty; the message names the first such row.
     """
     import polars as pl
 
@@ -120,10 +121,10 @@ def texts(table: polars.DataFrame, name: str, where: str) -> list[str]:
 
 
 def needed(table: polars.DataFrame, names: Sequence[str], where: str, key: str) -> None:
-    """Refuse a table without a column that is needed.
+    """Check that a table has all required columns.
 
     Raises:
-        DataError: names it, what the table has, and the recipe's key.
+        DataError: a column is missing; the message names it, the recipe's key and the columns of the table.
     """
     lacking = [name for name in names if name not in table.columns]
     if lacking:

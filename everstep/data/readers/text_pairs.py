@@ -1,4 +1,4 @@
-"""Pairs of texts, a text and its translation: two files line by line, tables, JSON lines."""
+"""Read pairs of a text and its translation from two parallel files, TSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from everstep.storage.reading import json_text
 
 Format = Literal["auto", "files", "tsv", "jsonl"]
 Side = int | str
-"""A language, the name of a column or key; a number counts columns from 0."""
+"""A language: the suffix of a file, the name of a column or key, or the number of a column from 0."""
 _SUFFIXES = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _PACKED = ("", ".gz", ".xz")
 _SPACE = str.maketrans("\n\t\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " " * 11)
 
 
 class Pair(NamedTuple):
-    """A text and its translation, each one line, and where they are: the first file, and the line in it from 1."""
+    """A text and its translation, one line each, with their position: the source file and the line number from 1."""
 
     source: str
     target: str
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 class PairFiles(NamedTuple):
-    """Where pairs are: two files, or one with both texts in each row."""
+    """The files of pairs: two parallel files, or one file (`target` is None) with both texts in each row."""
 
     source: Path
     target: Path | None
@@ -44,13 +44,13 @@ class PairFiles(NamedTuple):
 
 
 def found_pairs(names: str | Sequence[str], source: Side, target: Side, format: Format = "auto") -> list[PairFiles]:
-    """The files of each name, none of which is read.
+    """Find the files of each name without reading them.
 
-    A name is the beginning of two, PREFIX.SOURCE and PREFIX.TARGET, each plain, `.gz` or `.xz`; or it is one file with
-    both texts in every row, a pattern of such, or a bundled text.
+    A name is the prefix of two files, PREFIX.SOURCE and PREFIX.TARGET, each plain, `.gz` or `.xz`. Or it is one file
+    with both texts in every row, a glob of such files, or a bundled text.
 
     Raises:
-        DataError: there is no such file, or only one of two.
+        DataError: a file does not exist, or only one of the two exists.
     """
     return [
         found
@@ -60,16 +60,17 @@ def found_pairs(names: str | Sequence[str], source: Side, target: Side, format: 
 
 
 def read_pairs(found: Sequence[PairFiles], source: Side, target: Side, encoding: str = "utf-8") -> Iterator[Pair]:
-    """The pairs in the order of the files; memory is that of one block of text.
+    """Read the pairs in the order of the files, one block of text at a time.
 
     - two files: line i of one is the translation of line i of the other.
-    - `tsv`: columns parted by tabs; the first row names them, unless both are given by number.
-    - `jsonl`: one object a line with both as keys, or under the key "translation", as Hugging Face's sets are.
+    - `tsv`: tab-separated columns; the first row is a header, unless both columns are given by number.
+    - `jsonl`: one object per line with both texts as keys, or with both under the key "translation", the format of
+      Hugging Face data sets.
 
-    A byte-order mark, Windows' line ends and blank lines are no faults. White space in a text becomes spaces.
+    A byte-order mark, Windows line ends and blank lines are accepted. Other white space in a text becomes spaces.
 
     Raises:
-        DataError: a file that cannot be read, two files of different numbers of lines, a row without both texts.
+        DataError: a file cannot be read, two files differ in their number of lines, or a row lacks one of the texts.
     """
     for one in found:
         if one.target is not None:
@@ -84,7 +85,7 @@ def read_pairs(found: Sequence[PairFiles], source: Side, target: Side, encoding:
 
 
 def one_line(text: str) -> str:
-    """A text with every kind of white space but the space itself as a space, and none around it."""
+    """The text with line breaks, tabs and other separators replaced by spaces, without leading and trailing spaces."""
     return text.translate(_SPACE).strip(" ")
 
 

@@ -1,4 +1,4 @@
-"""Time stamps on a regular grid: what they are, how far apart, and back to text."""
+"""Time stamps on a regular grid: parse them, infer their frequency, format them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _DIGITS = re.compile(r"(19|20)\d{6}")
 
 
 class Stamps(NamedTuple):
-    """Time stamps as numbers: integers as they are, or microseconds since 1970.
+    """Time stamps as numbers: plain integers, or microseconds since 1970-01-01.
 
     Attributes:
         values: (N,) int64.
-        timed: whether they are microseconds.
-        utc: whether they came with offsets from UTC, which they are then in.
+        timed: whether the values are microseconds.
+        utc: whether the texts had an offset from UTC; the values are then in UTC.
     """
 
     values: Ints
@@ -37,14 +37,14 @@ class Stamps(NamedTuple):
 
 
 class Frequency(NamedTuple):
-    """A regular grid of time: step i is at `phase` + `every` · i units.
+    """A regular time grid: step i is at `phase` + `every` · i units.
 
     Attributes:
-        unit: "step" (of integers), "microsecond", "business day" or "month", since 1970.
-        every: units from one step to the next.
-        phase: the unit's number of step 0, 0 … every − 1.
-        month_end: months are stamped by their last day.
-        utc: stamps are printed as UTC.
+        unit: "step" (plain integers), or "microsecond", "business day" or "month", counted from 1970-01-01.
+        every: the number of units from one step to the next.
+        phase: the position of step 0 in units, 0 … every − 1.
+        month_end: whether the stamp of a month is its last day; else its first.
+        utc: whether to print stamps with the offset +00:00.
     """
 
     unit: Unit
@@ -55,7 +55,7 @@ class Frequency(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The step in words.
+        """The name of the step length.
 
         >>> Frequency("microsecond", 2 * 3600 * SECOND).name, Frequency("month", 3).name
         ('2 hours', 'quarter')
@@ -71,22 +71,22 @@ class Frequency(NamedTuple):
 
     @property
     def season(self) -> int:
-        """Steps of the season one would guess: a day of hours, a week of days, a year of months; 1: none."""
+        """The usual season in steps: a day for steps below a day, a week for days, a year for months; 1: none."""
         if self.unit == "microsecond" and self.every < DAY:
             return DAY // self.every if DAY % self.every == 0 else 1
         return _SEASONS.get(self.name, 1)
 
     def places(self, stamps: Ints) -> Ints:
-        """The step of each stamp; of those off the grid, the step before."""
+        """The grid step of each stamp (N,); a stamp off the grid gives the step before it."""
         return (_units(self.unit, stamps) - self.phase) // self.every
 
     def on_grid(self, stamps: Ints) -> NDArray[np.bool_]:
-        """Whether each stamp is one of the grid."""
+        """Whether each stamp (N,) lies on the grid."""
         found: NDArray[np.bool_] = self.stamps(self.places(stamps)) == stamps
         return found
 
     def stamps(self, places: Ints) -> Ints:
-        """The stamp of each step."""
+        """The stamp of each grid step (N,)."""
         units = places * self.every + self.phase
         if self.unit == "month":
             months = (units + 1 if self.month_end else units).astype("datetime64[M]").astype("datetime64[D]")
@@ -101,7 +101,7 @@ class Frequency(NamedTuple):
         return units
 
     def texts(self, places: Ints) -> list[str]:
-        """The stamps as text: integers, months as days, days, or times."""
+        """The stamps of grid steps as text: an integer, a date, or a date and time."""
         stamps = self.stamps(places)
         if self.unit == "step":
             return [str(stamp) for stamp in stamps]
@@ -122,13 +122,15 @@ def _units(unit: Unit, stamps: Ints) -> Ints:
 
 
 def read_stamp(text: str, form: str | None = None) -> tuple[int, bool]:
-    """Microseconds since 1970 of one stamp, and whether it had an offset from UTC.
+    """Parse one time stamp: microseconds since 1970-01-01, and whether the text has an offset from UTC.
+
+    `form` is a `strptime` format; None: ISO 8601, also with slashes, or year and month.
 
     >>> read_stamp("1970-01-02"), read_stamp("1970-02"), read_stamp("1970-01-01 02:00:00+02:00")
     ((86400000000, False), (2678400000000, False), (0, True))
 
     Raises:
-        ValueError: it is no time.
+        ValueError: the text is not a time.
     """
     if form is not None:
         time = datetime.strptime(text, form)
@@ -143,7 +145,7 @@ def read_stamp(text: str, form: str | None = None) -> tuple[int, bool]:
 
 
 def are_integers(texts: list[str]) -> bool:
-    """Whether stamps are whole numbers, which are no dates such as 20160701."""
+    """Whether all texts are integers, and not all of them dates such as 20160701."""
     if all(_DIGITS.fullmatch(text) for text in texts):
         try:
             [datetime.strptime(text, "%Y%m%d") for text in texts]
@@ -157,7 +159,7 @@ def named_frequency(name: str) -> Frequency:
     """A frequency by its name: "hour", "15 minutes", "business day", "month", "step".
 
     Raises:
-        ConfigError: there is no such.
+        ConfigError: the name is unknown.
     """
     found = re.fullmatch(
         r"(?:([1-9]\d{0,8}) )?(second|minute|hour|day|week|business day|month|quarter|year|step)s?", name
@@ -176,16 +178,16 @@ def named_frequency(name: str) -> Frequency:
 
 
 def inferred(stamps: Stamps, inside: NDArray[np.bool_], given: str | None, where: str) -> Frequency:
-    """The grid that all stamps lie on.
+    """Infer the regular grid of the stamps. The step is the most frequent difference between neighbours.
 
     Args:
-        stamps: N ≥ 1, rising within each series.
-        inside: (N − 1,) whether a stamp and the next are of one series.
-        given: the frequency by name, where it is known.
-        where: what they are of, for errors.
+        stamps: N ≥ 1 time stamps, increasing within each series.
+        inside: (N − 1,) whether a stamp and the next belong to the same series.
+        given: the name of the frequency; None: infer it.
+        where: the source of the stamps, for error messages.
 
     Raises:
-        DataError: there is no such grid, or nothing tells it.
+        DataError: the stamps do not lie on one grid, or single rows do not determine it.
 
     >>> days = Stamps(np.arange(5) * DAY, True)
     >>> inferred(days, np.ones(4, bool), None, "x").name
@@ -229,7 +231,7 @@ def _candidates(stamps: Stamps, inside: NDArray[np.bool_]) -> tuple[Unit, ...]:
 
 
 def _days(stamps: Ints) -> Ints:
-    """The day of the month, from 1."""
+    """The day of the month, from 1, (N,)."""
     times = stamps.astype("datetime64[us]")
     days = times.astype("datetime64[D]") - times.astype("datetime64[M]").astype("datetime64[D]")
     found: Ints = days.astype(np.int64) + 1
