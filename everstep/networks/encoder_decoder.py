@@ -1,4 +1,4 @@
-"""p(target | source): an encoder, what the decoder sees of it, a decoder and a softmax."""
+"""p(target | source): an encoder, a context (attention or one vector), a decoder and a softmax."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ CONTEXTS = Literal["attention", "initial", "every-step"]
 
 
 class EncoderDecoderSection(EmbeddedSection):
-    """The network: an encoder that reads the source, a decoder that writes the target, and what joins them."""
+    """The network: an encoder of the source, a decoder of the target, and the context that connects them."""
 
     embedding_size: Size = 256
-    """features of each token, of both languages"""
+    """features of each token, in both languages"""
     hidden_size: Size | tuple[Size, ...] = 512
     """units of each layer of the decoder"""
     encoder_size: Size | None = None
@@ -36,27 +36,28 @@ class EncoderDecoderSection(EmbeddedSection):
     bidirectional: bool = True
     """the encoder reads in both directions"""
     context: CONTEXTS = "attention"
-    """attention: at each step the decoder looks back at the source; initial: one vector of the source, its initial
-    state (Sutskever 2014); every-step: that vector is an input of every step too (Cho 2014)"""
+    """attention: each decoder step attends to the source; initial: one vector of the source gives the decoder's initial
+    state (Sutskever 2014); every-step: that vector is also an input of every step (Cho 2014)"""
     attention: AttentionName = "general"
-    """how places of the source are scored: additive (Bahdanau 2015), dot, general, concat, local-m, local-p (Luong
+    """score of source positions: additive (Bahdanau 2015), dot, general, concat, local-m, local-p (Luong
     2015), location (Chorowski 2015), coverage (Tu 2016), multi-head"""
     attention_size: Size | None = None
-    """of additive, concat, coverage, location and multi-head; null: hidden_size"""
+    """units of additive, concat, coverage, location and multi-head; null: hidden_size"""
     heads: Count = 4
-    """of multi-head"""
+    """number of heads of multi-head"""
     reach: Count = 5
-    """of local-m and local-p: places read to each side"""
+    """positions that local-m and local-p read on each side"""
     query: Literal["before", "after"] = "after"
-    """attention is asked before the cell's step, by its state (Bahdanau 2015), or after, by its output (Luong 2015)"""
+    """the query of attention: before: the state before the cell's step (Bahdanau 2015); after: the cell's output (Luong
+    2015)"""
     input_feeding: bool = False
-    """what was read at a step is an input of the next one (Luong 2015); much slower to train with query after"""
+    """the attention output of a step is an input of the next one (Luong 2015); much slower to train with query after"""
     tied: Literal["none", "target", "all"] = "target"
-    """target: the softmax's weights are the target embedding's; all: the source embedding is the same too, with a joint
-    vocabulary"""
+    """target: the softmax shares its weights with the target embedding; all: also with the source embedding, which
+    needs a joint vocabulary"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of layers, attentions whose sizes do not fit, and masks that steps cannot draw."""
+        """Those of layers, attentions whose sizes do not fit, and state masks that single steps cannot draw."""
         yield from super().disagreements()
         if self.residual and self.bidirectional:
             yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
@@ -76,7 +77,7 @@ class EncoderDecoderSection(EmbeddedSection):
 
     @property
     def goes_back(self) -> bool:
-        """Whether what attention reads goes back into the decoder's cells."""
+        """Whether the output of attention is an input of the decoder's cells."""
         return self.context == "attention" and (self.query == "before" or self.input_feeding)
 
     @property
@@ -89,12 +90,12 @@ class EncoderDecoderSection(EmbeddedSection):
 
     @property
     def memory_size(self) -> int:
-        """Features of each place of the source."""
+        """Features of each position of the encoded source."""
         return self.encoder_units * (1 + self.bidirectional)
 
 
 class Decoding(NamedTuple):
-    """The state of a decoder in search: that of the cells, and the weights (rows, S) of the last step."""
+    """The decoder state in a search: the state of the cells, and the attention weights (rows, S) of the last step."""
 
     cells: State
     weights: Tensor
@@ -103,16 +104,17 @@ class Decoding(NamedTuple):
 class EncoderDecoder(nn.Module):
     """Source embedding → encoder → attention or one vector → decoder over the target embedding → softmax.
 
-    s_0 = tanh(V v), v the last output of each direction of the encoder. With attention, the decoder is `Attend`.
+    The initial decoder state is s_0 = tanh(V v), where v concatenates the last output of each encoder direction. With
+    attention, the decoder is an `Attend`.
 
     Args:
         section: a recipe's `model`.
-        source, target: number of symbols.
-        find: finds cells of the user's own.
-        label_smoothing: of the head.
+        source, target: the number of symbols of each vocabulary.
+        find: finds the user's own cells.
+        label_smoothing: ε of the head (Szegedy 2016).
 
     Raises:
-        ValueError: one embedding of two vocabularies of different sizes.
+        ValueError: `tied: all` with vocabularies of different sizes.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class EncoderDecoder(nn.Module):
         initialise(section, self)
 
     def start(self, source: Tensor, lengths: Tensor) -> State:
-        """The decoder's state before its first step, of tokens (B, S) of these lengths."""
+        """The decoder's state before its first step, for source tokens (B, S) and their lengths (B,)."""
         memory, _ = self.encoder(self.source_embedding(source), lengths=lengths)
         memory = self.dropout(memory)
         vector = self._summary(memory, lengths)
@@ -153,7 +155,7 @@ class EncoderDecoder(nn.Module):
         return decoder.start(vector)
 
     def _summary(self, memory: Tensor, lengths: Tensor) -> Tensor:
-        """The last output of each direction, (B, features)."""
+        """The last encoder output of each direction, (B, features)."""
         last = memory[torch.arange(len(memory), device=memory.device), (lengths - 1).clamp_min(0)]
         top = self.encoder.sublayers()[-1]
         if not isinstance(top, Bidirectional):
@@ -162,18 +164,18 @@ class EncoderDecoder(nn.Module):
         return torch.cat([last[:, :ahead], memory[:, 0, ahead:]], -1)
 
     def forward(self, batch: PairBatch) -> Tensor:
-        """A batch to what the head reads, (B, T, features)."""
+        """The decoder outputs of a batch with teacher forcing, (B, T, features), which the head reads."""
         state = self.start(batch.source, batch.source_lengths)
         xs, _ = self.input_dropout(self.target_embedding(batch.inputs), lengths=batch.lengths)
         ys, _ = self.decoder(xs, state, lengths=batch.lengths)
         return self.dropout(ys)  # type: ignore[no-any-return]
 
     def losses(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """The training loss and −log p(target | source) of each pair, (B,) nats."""
+        """The training loss and −log p(target | source) of each pair, (B,) each, in nats."""
         return self.head.smoothed(self(batch), batch.targets, batch.lengths)
 
     def step(self, tokens: Tensor, state: Decoding) -> tuple[Tensor, Decoding]:
-        """Tokens (rows,) to log p of the next ones (rows, V) in nats, and the new state: a `StepFn`."""
+        """Tokens (rows,) to log p of the next tokens, (rows, V) in nats, and the new state: a `StepFn`."""
         x = self.target_embedding(tokens)
         if isinstance(self.decoder, Attend):
             y, cells, weights = self.decoder.step_with_weights(x, state.cells)
@@ -182,7 +184,14 @@ class EncoderDecoder(nn.Module):
         return self.head.predict(y), Decoding(cells, weights)
 
     def search(self, source: Tensor, lengths: Tensor, begin: int, end: int, never: tuple[int, ...] = ()) -> Decoder:
-        """What a search needs: the model in eval mode, ready to write the translations of tokens (B, S)."""
+        """The `Decoder` that a search needs for source tokens (B, S). The model must be in eval mode.
+
+        Args:
+            source: (B, S) source tokens.
+            lengths: (B,) their lengths.
+            begin, end: the tokens that begin and end a target.
+            never: tokens that the search must not write.
+        """
         attends = isinstance(self.decoder, Attend)
         places = source.shape[1] if attends else 0
         state = Decoding(self.start(source, lengths), self.target_embedding.weight.new_zeros(len(source), places))
@@ -198,7 +207,7 @@ class EncoderDecoder(nn.Module):
         )
 
     def weights(self, batch: PairBatch) -> Tensor | None:
-        """Which places of the source each step of a decoder with attention reads, (B, T, S)."""
+        """The attention weights of each decoder step over the source positions, (B, T, S); None without attention."""
         if not isinstance(self.decoder, Attend):
             return None
         state = self.start(batch.source, batch.source_lengths)
@@ -214,7 +223,7 @@ def _encoder(section: EncoderDecoderSection, find: Find) -> Layer:
 
 
 def _decoder(section: EncoderDecoderSection, memory: int, find: Find) -> Cell:
-    """The decoder, whose input and last output are dropped outside of it."""
+    """The decoder. `EncoderDecoder` applies dropout to its input and its last output."""
     read = section.embedding_size
     attends, before = section.context == "attention", section.query == "before"
     own = section.model_copy(update={"input_dropout": 0.0, **({"dropout": 0.0} if section.goes_back else {})})

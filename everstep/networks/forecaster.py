@@ -1,4 +1,4 @@
-"""p(what follows | a window of a series): normalisation, segments, cells, a head over the whole horizon."""
+"""p(horizon | window of a series): normalisation, segments, cells and a head over the whole horizon."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ from everstep.sections import Size, Whole
 from everstep.state import State, map_state
 
 FITTED, PENALTY = 50_000, 1e-4
-"""Training windows that the linear map begins with, and its λ beside the mean square of a lag."""
+"""Training windows that the highway's initial ridge regression uses, and its λ relative to the mean square of a lag."""
 HeadName = Literal["point", "quantiles", "gaussian", "student-t", "negative-binomial"]
 
 
 class ForecasterSection(LayersSection):
-    """The network: what is read of a window, cells, how the horizon is decoded, what is said of each step."""
+    """The network: window, segments, cells, decoding of the horizon, head."""
 
     cell: CellChoice = "GRU"
     """any exported cell, {type: NAME, option: value}, a list (the tree of an ExpressionCell), or FILE.py:NAME"""
     hidden_size: Size | tuple[Size, ...] = 64
-    """units of each layer; a list: one size a layer"""
+    """units of each layer; a list: one size per layer"""
     horizon: Size | None = None
-    """steps that are predicted; null: one season of the data, or 12 where it has none"""
+    """number of predicted steps; null: one season of the data, or 12 without a season"""
     window: Size | None = None
-    """steps that are read before them; null: three horizons or seasons, whichever is more"""
+    """number of input steps; null: three horizons or seasons, whichever is longer, rounded up to whole segments"""
     segment: Size | None = None
-    """steps that the cells read at once (SegRNN, Lin 2023); null: a season of at most 48, or 1 where there is none"""
+    """steps that the cells read as one input (SegRNN, Lin 2023); null: one season of 2 to 48 steps, else 1"""
     level: Level = "last"
-    """what is subtracted from a window and its targets: its last value, or its mean; season: from targets those of the
-    last season, which come again and again"""
+    """subtracted from a window and its targets: none, its last value, or its mean; season: from the inputs the last
+    value, from the targets the values of the last season, repeated"""
     spread: Literal["none", "window"] = "window"
-    """what both are divided by; window: the standard deviation of the window"""
+    """divides both; none: 1; window: the standard deviation of the window"""
     weight: Literal["none", "season"] = "none"
-    """of the loss of a window; season: 1 over the mean seasonal difference in it, at most 20, so that errors count as
-    they do in MASE"""
+    """weight of the loss of a window; season: 1 over its mean seasonal difference, at most 20, which weights errors as
+    MASE does"""
     decode: Literal["direct", "parallel", "encoder-decoder", "recursive"] = "parallel"
-    """direct: a linear map from the last output; parallel: each segment ahead is a step of the cells from the state
-    after the window; encoder-decoder: the cells run on over the segments ahead; recursive: they read their own
+    """direct: a linear map from the last output; parallel: one step of the cells for each segment ahead, each from the
+    state after the window; encoder-decoder: the cells continue over the segments ahead; recursive: they read their own
     medians"""
     highway: bool = False
-    """a linear map from the window to the horizon is added (as in LSTNet, Lai 2018); for head: point it begins as a
-    ridge regression, else with nothing, as the cells do"""
+    """adds a linear map from the window to the horizon (as in LSTNet, Lai 2018); its initial weights are those of a
+    ridge regression with head: point, else zero; the output layer of the cells starts at zero"""
     embedding_size: Whole = 0
-    """features that each series of the training data has of its own; 0: all series are alike"""
+    """size of the learned embedding of each training series; 0: none"""
     head: HeadName = "quantiles"
     """point; quantiles 0.05, 0.1, 0.2 … 0.9, 0.95; or the distribution of each step"""
     error: Literal["mse", "mae", "huber"] = "mse"
-    """of head: point"""
+    """the loss of head: point"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of layers, windows that are not whole segments, and heads that levels mean nothing to."""
+        """Those of layers, windows that are not whole segments, and options that the head does not support."""
         yield from super().disagreements()
         if self.window is not None and self.segment is not None and self.window % self.segment:
             yield "window", f"expected a multiple of segment ({self.segment}); got {self.window}"
@@ -74,11 +74,11 @@ class ForecasterSection(LayersSection):
             yield "error", f"expected mse where head is not point; got {self.error}"
 
     def problems(self, find: Find) -> Iterator[str]:
-        """A cell that cannot be made."""
+        """Cells that cannot be made."""
         yield from layer_problems(self, 8, find)
 
     def make_head(self) -> NumberHead:
-        """The head."""
+        """A new head."""
         if self.head == "point":
             return PointHead(self.error)
         if self.head == "quantiles":
@@ -87,13 +87,13 @@ class ForecasterSection(LayersSection):
 
 
 class WindowShape(NamedTuple):
-    """Sizes of what a network reads and says.
+    """The sizes of a network's inputs and outputs.
 
     Attributes:
-        window, horizon, segment, season: steps; the window is whole segments.
-        past, future: covariates.
-        series: of the training data, that have an embedding.
-        gaps: whether values may be missing, so that the network is told which are.
+        window, horizon, segment, season: in steps; the window is a multiple of the segment.
+        past, future: the number of covariates of each kind.
+        series: the number of training series.
+        gaps: whether values may be missing; the network then also reads which are.
     """
 
     window: int
@@ -107,21 +107,21 @@ class WindowShape(NamedTuple):
 
     @property
     def ahead(self) -> int:
-        """Segments of the horizon."""
+        """The number of segments in the horizon, rounded up."""
         return -(-self.horizon // self.segment)
 
 
 class Forecaster(nn.Module):
-    """Window → values about a level → segments → cells → the parameters of each step's distribution.
+    """Window → normalised values → segments → cells → the parameters of the distribution of each step.
 
     Args:
         section: a recipe's `model`.
-        shape: sizes.
-        find: finds cells of the user's own.
+        shape: the sizes.
+        find: finds the user's own cells.
 
     Attributes:
-        residuals: (H, 11) quantiles, at `LEVELS`, of target − mean on held-out windows over their spread, for heads
-            without a distribution; NaN until they are measured.
+        residuals: for heads without a distribution, the quantiles at `LEVELS`, (H, 11), of (target − mean) / spread on
+            held-out windows; NaN until `calibrate` measures them. None for other heads.
     """
 
     residuals: Tensor | None
@@ -162,7 +162,7 @@ class Forecaster(nn.Module):
 
     @torch.no_grad()
     def begin(self, windows: Windows) -> None:
-        """Let the linear map begin as the ridge regression of some training windows, where the head is a point."""
+        """Initialise the highway with a ridge regression on training windows. Only with the head "point"."""
         if self.highway is None or self.section.head != "point":
             return
         fitted, every = LagRidge(), max(1, windows.number // FITTED)
@@ -208,7 +208,7 @@ class Forecaster(nn.Module):
         return self.write(ys).view(len(seen), shape.ahead * shape.segment, -1)  # type: ignore[no-any-return]
 
     def _run_on(self, batch: WindowBatch, known: Normalised, seen: Tensor) -> Tensor:
-        """Segment after segment: in training after the segments that came, else after the medians of those foretold."""
+        """Decode segment by segment. The cells read the true segments in training, else their own medians."""
         shape = self.shape
         beside = self._own(batch)[:, None]
         later = self._padded(batch.future[:, shape.window :])
@@ -230,7 +230,7 @@ class Forecaster(nn.Module):
         return torch.cat(found, 1)
 
     def _segments(self, values: Tensor, there: Tensor, since: Tensor, past: Tensor, future: Tensor) -> Tensor:
-        """What the cells read: (B, steps / segment, size)."""
+        """The inputs of the cells, (B, steps / segment, size)."""
         parts = [values, there, since] if self.shape.gaps else [values]
         steps = torch.cat([torch.stack(parts, 2), past, future], 2)
         return self.read(steps.reshape(len(steps), -1, self.shape.segment * steps.shape[2]))  # type: ignore[no-any-return]
@@ -240,12 +240,12 @@ class Forecaster(nn.Module):
         return self._padded(future).reshape(len(future), self.shape.ahead, -1)
 
     def _padded(self, steps: Tensor) -> Tensor:
-        """(B, H, …) with zeros up to whole segments."""
+        """Pad (B, H, …) with zeros to a multiple of the segment."""
         more = self.shape.ahead * self.shape.segment - steps.shape[1]
         return torch.cat([steps, steps.new_zeros(len(steps), more, *steps.shape[2:])], 1) if more else steps
 
     def _own(self, batch: WindowBatch) -> Tensor:
-        """What each series has of its own, (B, embedding_size); a series that is unknown has the last one."""
+        """The embedding of each series, (B, embedding_size). Unknown series share the last one."""
         if self.embedding is None:
             return batch.values.new_zeros(len(batch.series), 0)
         return self.embedding(batch.series)  # type: ignore[no-any-return]
@@ -260,7 +260,7 @@ class Forecaster(nn.Module):
 
     @torch.no_grad()
     def predicted(self, batch: WindowBatch) -> tuple[Tensor, Tensor | None]:
-        """The mean of each step, (B, H), and its quantiles at LEVELS, (B, H, 11), where something is known of them."""
+        """The mean of each step, (B, H), and its quantiles at LEVELS, (B, H, 11), or None before `calibrate`."""
         ys, known = self(batch)
         told = self.head.rescaled(ys, known.ahead, known.spread)
         mean = self.head.mean(told)
@@ -272,7 +272,7 @@ class Forecaster(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, windows: Windows) -> None:
-        """Measure `residuals` on held-out windows, where the head has no distribution."""
+        """Measure `residuals` on held-out windows. Does nothing if the head has a distribution."""
         if self.residuals is None:
             return
         self.eval()
@@ -287,30 +287,30 @@ class Forecaster(nn.Module):
 
 
 def _repeated(state: State, times: int) -> State:
-    """Each row as many times, side by side."""
+    """Repeat each row `times` times in a row, as `repeat_interleave` does."""
     return map_state(lambda leaf: leaf.repeat_interleave(times, 0), state)
 
 
 def _shifted(ys: Tensor, shift: Tensor, head: NumberHead) -> Tensor:
-    """Distributions moved by (B, H)."""
+    """The parameters of the distributions shifted by `shift`, (B, H)."""
     moved = ys.shape[2] if isinstance(head, PointHead | Quantiles) else 1
     return torch.cat([ys[..., :moved] + shift[..., None], ys[..., moved:]], 2)
 
 
 def window_losses(model: Forecaster, batch: WindowBatch) -> Iterator[Loss]:
-    """One loss a batch: that of the head, a row a window."""
+    """One `Loss` per batch: the loss of each window, (B,)."""
     found = model.losses(batch)
     yield Loss(found, found.detach())
 
 
 def checked_sizes(section: ForecasterSection, season: int) -> tuple[int, int, int]:
-    """The window, the horizon and the segment: those of the recipe, else by the season.
+    """The window, the horizon and the segment in steps: from the recipe, or else from the season.
 
     >>> checked_sizes(ForecasterSection(), 12), checked_sizes(ForecasterSection(horizon=5), 1)
     ((36, 12, 12), (15, 5, 1))
 
     Raises:
-        ConfigError: the window is not whole segments.
+        ConfigError: the window is not a multiple of the segment, or `level: season` has no season within the window.
     """
     horizon = section.horizon or (season if season > 1 else 12)
     segment = section.segment or (season if 1 < season <= 48 else 1)

@@ -1,4 +1,4 @@
-"""What a trained model computes, as functions of named tensors: what an export writes down."""
+"""Forms: the computations of a trained model as functions of named tensors, which an export writes to a file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ Named: TypeAlias = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor that a form reads.
+    """An input tensor of a form.
 
     Attributes:
-        dims: its sizes: a number, or the name of a size that each call brings.
-        below: whole numbers from 0 up to, and without, this one; a name: that size of the call; None: real numbers,
-            or lengths.
-        upto: lengths: whole numbers up to that size of the call, and with it.
-        least: of lengths.
+        dims: its sizes: a number, or the name of a dynamic size.
+        below: for integers 0 … below − 1: the bound, or the name of a dynamic size; None: real numbers or lengths.
+        upto: for lengths: the name of the dynamic size that is their largest value (inclusive).
+        least: the smallest length.
     """
 
     dims: tuple[str | int, ...]
@@ -33,7 +32,7 @@ class Input:
     least: int = 0
 
     def drawn(self, sizes: Mapping[str, int], random: torch.Generator) -> Tensor:
-        """Numbers as the form may get them; the first of lengths is the longest, the second the shortest.
+        """Random valid values. Of lengths the first is the largest allowed and the second the smallest.
 
         >>> Input(("batch",), upto="time").drawn({"batch": 3, "time": 9}, torch.Generator()).tolist()[:2]
         [9, 0]
@@ -50,20 +49,20 @@ class Input:
 
 
 LENGTHS = Input(("batch",), upto="time")
-"""How many steps of each row count."""
+"""The number of valid steps of each row."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """A function of named tensors and of a state, which is taken apart into named leaves in a file.
+    """A function of named tensors and a state. A file holds the leaves of the state as named tensors.
 
     Attributes:
-        model: whose parameters it uses.
-        run: the inputs by name and the state to the outputs by name and the new state.
-        inputs: what it reads, by name.
-        initial: the state of so many rows before the first step; `()` where there is none.
-        cell: of one step: what steps, from the input, or from its row of `table`, to the only output.
-        table: (numbers, features) the embedding that the input is a place in.
+        model: the module with the parameters.
+        run: maps the inputs by name and the state to the outputs by name and the new state.
+        inputs: the inputs by name.
+        initial: maps a number of rows to their state before the first step; `()` without a state.
+        cell: for a step form, the cell from the input, or its row of `table`, to the only output; None: no such cell.
+        table: (symbols, features) the embedding that the input indexes; None: the input is the cell's own.
     """
 
     model: nn.Module
@@ -75,14 +74,14 @@ class Form:
 
 
 class Exported(NamedTuple):
-    """What of a model can be written down: a function of one step, and one of sequences; else the reason why not."""
+    """The forms of a model: a function of one step and a function of sequences, or the reason why there is none."""
 
     step: Form | str
     sequence: Form | str
 
 
 def layer_forms(layer: Layer) -> Exported:
-    """A cell or wiring: `xs` to `ys`, with its state; an acausal one has no step.
+    """The forms of a cell or wiring: `xs` to `ys`, with the state. An acausal layer has no step.
 
     >>> import everstep as es
     >>> layer_forms(es.Bidirectional(es.GRU(2, 3), es.GRU(2, 3))).step

@@ -1,4 +1,4 @@
-"""What a model of series learns of its data beside weights: the grid of time, sizes, the scaling of each series."""
+"""What a forecasting model learns from its data besides weights: time grid, sizes and the scaling of each series."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ LARGEST = 1 << 30
 
 @dataclass(frozen=True)
 class LearnedSeries:
-    """What was learned of the training part of the series.
+    """Properties of the training split that the network and prediction need.
 
     Attributes:
-        roles: what the columns of the files are.
-        frequency: the grid.
-        counted: rows have no time stamps.
-        season: steps.
-        shape: sizes of the network.
-        calendar: whether the network reads it.
-        scaling: the kind.
-        scales: of each series (shift, scale).
-        covariates: mean and deviation of each, past ones first.
+        roles: the roles of the columns.
+        frequency: the time grid.
+        counted: whether rows have no time stamps.
+        season: the season in steps; 1: none.
+        shape: the sizes of the network.
+        calendar: whether the network reads calendar features.
+        scaling: the kind of scaling, see `fitted_scale`.
+        scales: (shift, scale) of each training series.
+        covariates: the mean and the standard deviation of each covariate, past ones first.
     """
 
     roles: Roles
@@ -46,12 +46,12 @@ class LearnedSeries:
     covariates: tuple[tuple[float, float], ...]
 
     def numbers(self, ids: tuple[str, ...]) -> Ints:
-        """The number of each series in training; one more than there are for one that was not there."""
+        """The training number of each series, (S,); unknown series get the number of training series."""
         known = {name: place for place, name in enumerate(self.scales)}
         return np.array([known.get(name, len(known)) for name in ids], np.int64)
 
     def scales_of(self, panel: Panel) -> tuple[Floats, Floats]:
-        """Shift and scale of each series, (S,); of one that training did not have, by what it has itself."""
+        """The shift and the scale of each series, (S,) each; an unknown series is scaled by its own values."""
         found = [
             self.scales.get(name) or fitted_scale(panel.values(place), self.scaling)
             for place, name in enumerate(panel.ids)
@@ -60,10 +60,10 @@ class LearnedSeries:
         return shift, scale
 
     def normalised(self, panel: Panel) -> Panel:
-        """A panel as the network reads it.
+        """The panel with scaled values and covariates, as the network reads it.
 
         Raises:
-            DataError: values that have no logarithm.
+            DataError: a value without a logarithm, with the scaling "log".
         """
         series = np.repeat(np.arange(len(panel)), panel.rows)
         shift, scale = self.scales_of(panel)
@@ -81,22 +81,22 @@ class LearnedSeries:
         )
 
     def restored(self, values: Floats, shift: Floats, scale: Floats) -> Floats:
-        """Values (N, …) of the network in units of the data; shift and scale are those of each row, (N,)."""
+        """Convert values (N, …) of the network to data units; `shift` and `scale` are those of each row, (N,)."""
         extent = (slice(None), *(None,) * (values.ndim - 1))
         found: Floats = values * scale[extent] + shift[extent]
         return np.exp(np.minimum(found, 700.0)) if self.scaling == "log" else found
 
     def to_bytes(self) -> bytes:
-        """As JSON."""
+        """The content as JSON in UTF-8."""
         content = {**asdict(self), "frequency": self.frequency._asdict(), "shape": self.shape._asdict()}
         return (json_text(content, indent=1, ensure_ascii=False) + "\n").encode()
 
     @classmethod
     def load(cls, path: Path) -> LearnedSeries:
-        """What `to_bytes` wrote.
+        """Read a file that `to_bytes` wrote.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: the file is missing or damaged.
         """
         try:
             raw: dict[str, Any] = parse_json(read_small(path, LARGEST))
@@ -121,8 +121,10 @@ class LearnedSeries:
 
 
 def fitted_scale(values: Floats, scaling: Scaling) -> tuple[float, float]:
-    """Shift and scale of a series: none (0, 1); mean (0, mean |v|); standard (mean, standard deviation); median
-    (median, median |v − median|); log, of logarithms, (0, 1). Where the scale would be 0, it is 1.
+    """Fit the (shift, scale) of a series v; the scaled values are (v − shift) / scale.
+
+    none: (0, 1). mean: (0, mean |v|). standard: (mean, standard deviation). median: (median, median |v − median|).
+    log: (0, 1) for log v. A scale of 0 becomes 1.
 
     >>> fitted_scale(np.array([1.0, 3.0, np.nan]), "standard")
     (2.0, 1.0)
@@ -141,7 +143,7 @@ def fitted_scale(values: Floats, scaling: Scaling) -> tuple[float, float]:
 
 
 def fitted_covariates(*columns: Floats) -> tuple[tuple[float, float], ...]:
-    """Mean and standard deviation of each covariate; a constant one has deviation 1."""
+    """The mean and the standard deviation of each covariate, of arrays (N, covariates); 1 if it is constant."""
     found = []
     for values in columns:
         for column in values.T:
@@ -152,10 +154,10 @@ def fitted_covariates(*columns: Floats) -> tuple[tuple[float, float], ...]:
 
 
 def check_positive(panel: Panel) -> None:
-    """Refuse values without a logarithm.
+    """Check that all values are above 0.
 
     Raises:
-        DataError: names the first.
+        DataError: a value is 0 or below; the message names the first.
     """
     bad = np.flatnonzero(panel.target <= 0)
     if len(bad):

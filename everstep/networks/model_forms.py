@@ -1,4 +1,4 @@
-"""The forms of the models that jobs share."""
+"""The forms of token models, classifiers and taggers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from everstep.networks.token_model import TokenModel
 from everstep.state import State
 
 TRANSITIONS = ("transitions", "start", "end")
-"""What a CRF has beside the scores of its tags."""
+"""The parameters of a CRF besides the scores of its tags."""
 
 
 class _Next(Cell):
-    """An embedded token to log p of the next."""
+    """A cell from an embedded token to log p of the next token, in nats."""
 
     def __init__(self, model: TokenModel):
         super().__init__(model.body.input_size, model.head.classes)
@@ -34,7 +34,7 @@ class _Next(Cell):
 
 
 def token_forms(model: TokenModel) -> Exported:
-    """`tokens` to `log_p` of the next ones, nats, with the state."""
+    """The forms of a token model: `tokens` to `log_p` of the next tokens, in nats, with the state."""
 
     def step(given: Named, state: State) -> tuple[Named, State]:
         ys, state = model(given["tokens"][:, None], state)
@@ -55,8 +55,10 @@ def token_forms(model: TokenModel) -> Exported:
 
 
 def classifier_forms(model: SequenceClassifier) -> Exported:
-    """`tokens` and `lengths` of texts to `log_p` of each answer, nats; a hierarchical reader has what `laid_out` gives,
-    and `tokens` where n-grams are counted."""
+    """The form of a classifier: `tokens` and `lengths` of texts to `log_p` of each answer, in nats.
+
+    A hierarchical reader has the inputs that `laid_out` gives, and `tokens` if the model counts n-grams.
+    """
     whole = "it answers whole texts, and has no state that it could hand on"
     words = model.embedding.num_embeddings
     inputs = {"tokens": Input(("batch", "time"), words), "lengths": LENGTHS}
@@ -92,8 +94,11 @@ def _hierarchical(model: SequenceClassifier, body: Hierarchy, flat: dict[str, In
 
 
 def tagger_forms(model: SequenceTagger) -> Exported:
-    """The parts of a `TaggedBatch` that the model reads, to `scores.K` (batch, time, tags) of the K-th column of tags:
-    of a softmax log p, of a CRF its scores, whose `transitions.K`, `start.K` and `end.K` stand beside them."""
+    """The form of a tagger: the parts of a `TaggedBatch` that the model reads, to the scores of each column of tags.
+
+    `scores.K`, (batch, time, tags), are log p in nats for a softmax and scores for a CRF, which also gives
+    `transitions.K`, `start.K` and `end.K`.
+    """
     reader = model.reader
 
     def sequence(given: Named, state: State) -> tuple[Named, State]:

@@ -1,4 +1,4 @@
-"""Models that are asked of another runtime: they answer as those of PyTorch do, and have no weights."""
+"""Stand-ins for models: they have the interface of the PyTorch models, but another runtime computes."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from everstep.state import State, where
 
 
 class Runtime(Protocol):
-    """What runs the two forms of an exported model; a state is a tuple of leaves."""
+    """A runtime of the two forms of an exported model. A state is a tuple of leaves."""
 
     def initial(self, rows: int) -> tuple[Tensor, ...]:
-        """The state before the first step."""
+        """The state of `rows` rows before the first step."""
 
     def step(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
-        """One step.
+        """Run one step: inputs by name and the state to outputs by name and the new state.
 
         Raises:
-            RunError: there is no such form.
+            RunError: the export has no step form.
         """
 
     def sequence(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
-        """Sequences.
+        """Run sequences: inputs by name and the state to outputs by name and the final state.
 
         Raises:
-            RunError: there is no such form.
+            RunError: the export has no sequence form.
         """
 
 
 class _LogP(Categorical):
-    """A head that is given log p itself."""
+    """A head whose input is log p already."""
 
     def __init__(self, classes: int):
         nn.Module.__init__(self)
@@ -54,7 +54,7 @@ class _LogP(Categorical):
 
 
 class _Nowhere(nn.Module):
-    """An embedding as far as one asks where it is."""
+    """A placeholder for an embedding, whose empty weight only gives the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Nowhere(nn.Module):
 
 
 class TokenStandIn(TokenModel):
-    """A `TokenModel` of V symbols in another runtime."""
+    """A `TokenModel` of V symbols that another runtime computes."""
 
     streams = False
 
@@ -96,23 +96,23 @@ class TokenStandIn(TokenModel):
     def outputs(
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, State]:
-        """As `forward`, twice."""
+        """log p twice, (batch, time, V) each, and the final state, see `forward`."""
         ys, state = self(tokens, state, lengths=lengths, resets=resets)
         return ys, ys, state
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step."""
+        """Tokens (batch,) to log p of the next tokens, (batch, V), and the new state."""
         found, state = self._runtime.step({"tokens": tokens}, state)
         return found["log_p"], state
 
 
 class ClassifierStandIn(SequenceClassifier):
-    """A `SequenceClassifier` in another runtime.
+    """A `SequenceClassifier` that another runtime computes.
 
     Args:
-        answers: what it says.
-        runtime: where.
-        ends: of a hierarchical reader, the tokens that end a sentence; None: texts are read whole.
+        answers: the possible answers.
+        runtime: the runtime.
+        ends: for a hierarchical reader, the tokens that end a sentence; None: the model reads whole texts.
     """
 
     def __init__(self, answers: Answers, runtime: Runtime, ends: Sequence[int] | None = None):
@@ -130,13 +130,14 @@ class ClassifierStandIn(SequenceClassifier):
 
 
 class TaggerStandIn(SequenceTagger):
-    """A `SequenceTagger` in another runtime: the search for the best tags is here.
+    """A `SequenceTagger` whose scores another runtime computes. The search for the best tags runs here.
 
     Args:
-        tags: how many tags each column has.
-        allowed: of each column which tags may follow one another; None: all.
-        crf: whether tags depend on their neighbours.
-        biases: of `SequenceTagger`.
+        tags: the number of tags of each column.
+        allowed: for each column which tags may follow one another; None: all.
+        crf: whether the heads are CRFs.
+        runtime: the runtime.
+        biases: as of `SequenceTagger`.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class TaggerStandIn(SequenceTagger):
         self.heads = nn.ModuleList(heads)
 
     def _asked(self, batch: TaggedBatch) -> list[Tensor]:
-        """The scores of each column; the heads get their transitions."""
+        """Compute the scores of each column, and copy the transitions into CRF heads."""
         names = ("words", "lengths", "forms", "spelled", "spelled_lengths", "features")
         found, _ = self._runtime.sequence({name: getattr(batch, name) for name in names}, ())
         with torch.no_grad():
@@ -167,7 +168,7 @@ class TaggerStandIn(SequenceTagger):
         return [found[f"scores.{place}"] for place in range(len(self.heads))]
 
     def losses(self, batch: TaggedBatch) -> Tensor:
-        """−log p(tags) of each sentence."""
+        """−log p(tags) of each sentence, (batch,) nats."""
         lengths, tags = torch.where(batch.known, batch.lengths, 0), batch.tags.clamp_min(0)
         parts = zip(self.heads, self._asked(batch), strict=True)
         return torch.stack([head.loss(ys, tags[..., k], lengths) for k, (head, ys) in enumerate(parts)]).sum(0)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Translations of token sequences, and how likely given ones are; the same whatever the batch."""
+"""Translate token sequences, and compute log p of given translations, independently of the batch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from everstep.networks.encoder_decoder import EncoderDecoder
 from everstep.sections import Count, Positive
 
 SEARCHED, ROWS = 4096, 64
-"""Most source tokens searched at a time, padding included, and most sources."""
+"""The most source tokens, padding included, and the most sources in one batch of the search."""
 SCORED = 4096
 """Most tokens scored in one batch, padding included."""
 Progress = Callable[[int, int], None]
 
 
 class TranslationSearch(BeamSection):
-    """How the best translation is searched for; lengths are in tokens, without the one that ends."""
+    """The search for the best translation. Lengths are in tokens, without the end token."""
 
     max_length: Count = 200
-    """no translation gets longer"""
+    """longest translation, in tokens"""
     length_ratio: Positive | None = 4.0
-    """no translation gets longer than this multiple of its source's length, the end included; null: no such limit"""
+    """longest translation relative to the length of its source with the end token; null: no such limit"""
     max_source: Count = 1000
-    """of a longer source so many tokens are read"""
+    """tokens read of a longer source"""
     replace_unknown: bool = False
-    """words that the vocabulary lacks are written as the word of the source that attention reads most; unit words"""
+    """replaces unknown words by the source word with the largest attention weight; needs data.unit words"""
 
 
 def translated(
@@ -43,7 +43,15 @@ def translated(
     how: TranslationSearch,
     progress: Progress = lambda done, total: None,
 ) -> list[list[Hypothesis]]:
-    """The `n_best` translations of each source, best first; sources are sorted by length and given back in order."""
+    """The `n_best` translations of each source, best first, in the order of the sources.
+
+    Args:
+        model: the model, which this puts into eval mode.
+        source: the sources as tokens.
+        target: the target language.
+        how: the search.
+        progress: gets the number of translated sources and their total.
+    """
     model.eval()
     found: list[list[Hypothesis]] = [[]] * len(source.lengths)
     how = how.replace(unk=True) if how.replace_unknown else how
@@ -66,7 +74,7 @@ def _plain(how: TranslationSearch) -> BeamSection:
 
 
 def _by_length(lengths: Ints) -> Iterator[Ints]:
-    """Rows by rising length, some at a time."""
+    """Batches of rows sorted by length, within the limits ROWS and SEARCHED."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -78,7 +86,7 @@ def _by_length(lengths: Ints) -> Iterator[Ints]:
 
 @torch.no_grad()
 def token_log_p(model: EncoderDecoder, source: TokenSequences, target: TokenSequences, begin: int) -> list[list[float]]:
-    """log p of each token of each target given its source and the tokens before, in nats."""
+    """log p of each target token given the source and the tokens before it, in nats, as one list per target."""
     model.eval()
     device = model.head.weight.device
     found: list[list[float]] = [[]] * len(source.lengths)

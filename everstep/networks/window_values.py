@@ -1,4 +1,4 @@
-"""The values of windows about a level and over a spread of their own, with those that are missing carried forward."""
+"""Normalise the values of each window by its own level and spread, and carry the last value over gaps."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-5
-"""Of the spread beside the size of the values, so that a constant window is divided by something."""
+"""Smallest spread relative to the largest absolute value; below it that value is the spread (constant windows)."""
 
 
 class Normalised(NamedTuple):
-    """B windows of W steps as the network reads them.
+    """B normalised windows of W steps.
 
     Attributes:
-        values: (B, W) (v − level) / spread; the last one that was there where one is missing; 0 before the first.
-        there: (B, W) 1 where a value was there, else 0.
-        since: (B, W) steps since one was there over W, at most 1.
+        values: (B, W) (v − level) / spread; the last known value in gaps; 0 before the first value.
+        there: (B, W) 1 where the value is known, 0 where it is missing.
+        since: (B, W) steps since the last known value, divided by W; 1 before the first value.
         level, spread: (B, 1).
-        ahead: (B, 1) or (B, H), what targets are taken about.
+        ahead: (B, 1) or (B, H), the level of the targets.
     """
 
     values: Tensor
@@ -30,7 +30,7 @@ class Normalised(NamedTuple):
     ahead: Tensor
 
     def of_targets(self, target: Tensor) -> Tensor:
-        """(B, H) values as the network gives them; a missing one is NaN."""
+        """Normalise targets (B, H): (target − ahead) / spread; NaN where they are missing."""
         return (target - self.ahead) / self.spread
 
 
@@ -40,14 +40,14 @@ Level = Literal["none", "last", "mean", "season"]
 def normalised(
     values: Tensor, level: Level = "last", spread: Literal["none", "window"] = "window", ahead: tuple[int, int] = (1, 1)
 ) -> Normalised:
-    """Windows (B, W), NaN where a value is missing, about their level.
+    """Normalise windows by their level and spread.
 
     Args:
-        values: the windows.
-        level: none; last: the last value; mean; season: inputs are about the last value, targets about those of the
-            last season, which come again and again.
-        spread: none, or the standard deviation of the window.
-        ahead: of level: season its steps m ≤ W, and the horizon H.
+        values: (B, W), NaN where a value is missing.
+        level: what is subtracted. none: 0; last: the last value; mean: the mean; season: the last value from the
+            inputs, the values of the last season, repeated, from the targets.
+        spread: what both are divided by. none: 1; window: the standard deviation of the window.
+        ahead: for the level "season": the season m ≤ W and the horizon H, in steps.
 
     >>> normalised(torch.tensor([[1.0, float("nan"), 3.0]]), spread="none").values
     tensor([[-2., -2.,  0.]])
@@ -82,8 +82,9 @@ def normalised(
 
 
 def seasonal_weight(known: Normalised, season: int) -> Tensor:
-    """1 over mean |v_t − v_{t−m}| of normalised windows, (B,): the weight by which errors become those of MASE; at most
-    20.
+    """1 / mean |v_t − v_{t−m}| of each normalised window, (B,), at most 20, with m the season in steps.
+
+    It weights errors as MASE does. Windows of m steps or fewer have weight 1.
 
     >>> seasonal_weight(normalised(torch.tensor([[1.0, 3.0, 2.0]]), spread="none"), 1)
     tensor([0.6667])

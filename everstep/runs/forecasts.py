@@ -1,4 +1,4 @@
-"""What a model says of windows: figures, and tables of what follows."""
+"""The forecasts of a model: errors on windows, and tables of predictions."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Progress = Callable[[int, int], None]
 
 
 class Said(NamedTuple):
-    """What a model says of N windows, in units of the network.
+    """The forecasts of a model for N windows, in units of the network.
 
     Attributes:
-        found: its forecasts.
-        target: (N, H) what came.
-        windows: which they are.
-        loss: mean loss a value.
+        found: the forecasts.
+        target: (N, H) the targets; NaN where they are missing.
+        windows: the windows.
+        loss: the mean loss per value.
     """
 
     found: Forecasts
@@ -42,7 +42,7 @@ class Said(NamedTuple):
 
 @torch.no_grad()
 def measured(model: Forecaster, windows: Windows, progress: Progress = lambda done, total: None) -> Said:
-    """All windows through the model."""
+    """Run the model in eval mode on all windows."""
     model.eval()
     device = model.write.weight.device
     means, quantiles, targets = [], [], []
@@ -65,13 +65,13 @@ def measured(model: Forecaster, windows: Windows, progress: Progress = lambda do
 
 
 class InUnits(NamedTuple):
-    """Windows in the units that errors are measured in.
+    """The targets of N windows, in the units of the errors.
 
     Attributes:
-        target: (N, H).
-        series: (N,).
-        scales: (N,) what MASE divides by.
-        once: each series has one window.
+        target: (N, H) the targets.
+        series: (N,) the series numbers.
+        scales: (N,) the scale of MASE; NaN: none.
+        once: whether each series has one window.
     """
 
     target: Floats
@@ -81,7 +81,7 @@ class InUnits(NamedTuple):
 
 
 def in_units(values: Floats, windows: Windows, data: SeriesData, learned: LearnedSeries) -> Floats:
-    """Values (N, …) of the network as errors are measured on them."""
+    """Convert values (N, …) in units of the network to the units of the errors."""
     if data.section.figures == "scaled":
         return values
     shift, scale = learned.scales_of(data.panel)
@@ -89,7 +89,7 @@ def in_units(values: Floats, windows: Windows, data: SeriesData, learned: Learne
 
 
 def targets_of(target: Floats, windows: Windows, data: SeriesData, learned: LearnedSeries, split: str) -> InUnits:
-    """What came, in these units, and the scale of MASE: of each series before its part."""
+    """The targets in the units of the errors, with the scale of MASE from the rows of each series before the split."""
     panel = learned.normalised(data.panel) if data.section.figures == "scaled" else data.panel
     begin = data.part(split).begin
     scales = np.full(len(panel), np.nan)
@@ -100,7 +100,7 @@ def targets_of(target: Floats, windows: Windows, data: SeriesData, learned: Lear
 
 
 def figures_of(said: Said, data: SeriesData, learned: LearnedSeries, split: str, rivals: Any = None) -> dict[str, Any]:
-    """All figures of a split; with those of `rivals`, quickly fitted, where they are given."""
+    """All figures of a split. `rivals`, a `SeriesRivals`, adds those of the rivals that are quick to fit."""
     windows = said.windows
     came = targets_of(said.target, windows, data, learned, split)
     quantiles = None if said.found.quantiles is None else in_units(said.found.quantiles, windows, data, learned)
@@ -109,7 +109,7 @@ def figures_of(said: Said, data: SeriesData, learned: LearnedSeries, split: str,
         "loss": said.loss, "windows": windows.number,
         **forecast_measures(found, came.target, came.series, came.scales),
     }  # fmt: skip
-    if data.model.head == "point" and split == "valid":  # its bands were fitted to these very windows
+    if data.model.head == "point" and split == "valid":  # its quantiles were fitted to these windows
         ours |= {"coverage_80": None, "coverage_90": None}
     if rivals is None:
         return ours
@@ -125,7 +125,11 @@ HEADER = ["unique_id", "ds", "mean", *as_levels(TENTHS)]
 
 
 def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterator[Prediction]:
-    """A table of what follows each series: a header, then a row a step."""
+    """The forecasts of each series as CSV lines: a header, then one row per step.
+
+    Raises:
+        DataError: a series has no value, or covariates known ahead are missing.
+    """
     panel, shape = given.panel, learned.shape
     check_covariates(given, shape.horizon)
     if len(empty := np.flatnonzero(panel.known == 0)):
@@ -175,10 +179,10 @@ def _line(fields: list[str]) -> str:
 
 
 def check_covariates(given: Read, horizon: int) -> None:
-    """Refuse a history without what should be known ahead.
+    """Check that the future covariates are known for the whole horizon.
 
     Raises:
-        DataError: names the series and the column.
+        DataError: a covariate is missing; the message names the series and the column.
     """
     panel, names = given.panel, given.roles.future
     for place in range(len(panel)) if names else ():

@@ -1,4 +1,4 @@
-"""Series as data: a recipe's `data` section to panels, parts of them, windows."""
+"""The data of forecasting: from a recipe's `data` section to panels, splits and windows."""
 
 from __future__ import annotations
 
@@ -24,59 +24,59 @@ from everstep.networks.learned_series import LearnedSeries, Scaling, fitted_cova
 from everstep.sections import Count, Files, NonNegative, Section
 
 VALIDATED = 1 << 15
-"""About so many windows are looked at in a validation."""
+"""The approximate largest number of windows in a validation."""
 SHOWN = 5
-"""Names that a note tells."""
+"""The most series names in a note."""
 
 
 class SeriesSection(Section):
-    """Series of numbers: files, columns, parts, scaling."""
+    """Series of numbers: files, columns, splits, scaling."""
 
     train: Files = "everstep:rides"
-    """path, list or globs of CSV, TSV, JSON lines or Parquet: long (a row a value), wide (a column a series), or a row
-    a series; ${EVERSTEP_DATA} is filled in"""
+    """path, list or globs of CSV, TSV, JSON lines or Parquet: long (one value per row), wide (one series per column),
+    or one series per row; ${EVERSTEP_DATA} is filled in"""
     valid: Files | None = None
-    """rows that follow those of train; null: valid_part of the training rows"""
+    """files of the rows after those of train; null: valid_part of the training rows"""
     test: Files | None = None
-    """rows that follow; null: test_part of the training rows"""
+    """files of the rows after those of train and valid; null: test_part of the training rows"""
     valid_part: NonNegative | None = None
-    """the last rows before the test part: below 1 a share of each series, else steps; null: one horizon; 0: none"""
+    """the last rows before the test split: below 1 a share of each series, else steps; null: one horizon; 0: none"""
     test_part: NonNegative | None = None
-    """likewise of the test part, where test is null"""
+    """the last rows, if test is null: below 1 a share of each series, else steps; null: one horizon; 0: none"""
     rows: Count | None = None
-    """rows of each series that are read, from the first; null: all"""
+    """number of rows to read of each series, from the first; null: all"""
     layout: Literal["auto", "long", "wide", "rows"] = "auto"
-    """of the files; auto: by the names of the columns"""
+    """form of the files; auto: by the names of the columns"""
     id: str | None = None
-    """the column that names the series of a row; null: unique_id, item_id, series_id, series or id, if there is one"""
+    """column of series names; null: unique_id, item_id, series_id, series or id, if one exists"""
     time: str | None = None
-    """the column of time stamps; null: ds, date, timestamp, time, month, …, if there is one; else rows are counted"""
+    """column of time stamps; null: ds, date, timestamp, time, month, …, if one exists, else rows are counted"""
     target: str | tuple[str, ...] | None = None
-    """the column of values, of wide files several; null: y, value or target; of wide files all"""
+    """column of values, in wide files one or more; null: y, value or target; in wide files all"""
     past: tuple[str, ...] = ()
-    """columns of covariates that are known up to now"""
+    """columns of covariates known up to the present"""
     future: tuple[str, ...] = ()
-    """columns of covariates that are known ahead; at prediction they are needed for the whole horizon"""
+    """columns of covariates known ahead of time; prediction needs them for the whole horizon"""
     time_format: str | None = None
-    """of time stamps, such as %d/%m/%Y; null: ISO 8601, or whole numbers"""
+    """format of the time stamps, such as %d/%m/%Y; null: ISO 8601 or whole numbers"""
     frequency: str | None = None
-    """of the time stamps: hour, day, business day, week, month, 15 minutes, …; null: as most of them are apart"""
+    """step of the time grid: hour, day, business day, week, month, 15 minutes, …; null: the most frequent difference"""
     season: Annotated[int, Field(ge=1)] | None = None
-    """steps; null: a day of hours, a week of days, a year of months; 1: none"""
+    """season in steps; null: a day for hours, a week for days, a year for months; 1: none"""
     calendar: bool = True
-    """the time of the day, the week and the year are read, too, where there are time stamps"""
+    """adds the time of the day, the week and the year as covariates, if the files have time stamps"""
     scaling: Scaling = "mean"
-    """of each series, by its training part: none; mean: divided by mean |y|; standard; median; log"""
+    """scaling of each series by its training split: none; mean: divided by mean |y|; standard; median; log"""
     figures: Literal["values", "scaled"] = "values"
-    """what errors are measured on; scaled: values after the scaling, as for ETT"""
+    """what errors are measured on: values in data units, or scaled values, as is usual for ETT"""
 
     @property
     def validated(self) -> bool:
-        """Whether there is a part that is validated on."""
+        """Whether there is a validation split."""
         return self.valid is not None or self.valid_part != 0
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Files and parts that exclude one another, columns in two roles."""
+        """Files and parts that exclude one another, columns in two roles, and unknown frequencies."""
         for split in ("valid", "test"):
             if getattr(self, split) is not None and getattr(self, f"{split}_part") is not None:
                 yield f"{split}_part", f"expected null where {split} is given; got {getattr(self, f'{split}_part'):g}"
@@ -92,24 +92,29 @@ class SeriesSection(Section):
 
 
 class SeriesPart(NamedTuple):
-    """Rows of each series: targets from `begin` up to `end`, (S,) each."""
+    """A split: the target rows of each series, from `begin` to `end` (exclusive), (S,) each."""
 
     begin: Ints
     end: Ints
 
 
 class SeriesData:
-    """The panel of a recipe and its parts, read once.
+    """The panel of a recipe and its splits. It reads the files once, on first use.
+
+    Args:
+        section: a recipe's `data`.
+        model: a recipe's `model`, for the horizon.
+        seed: the seed of the order of training windows.
 
     Raises:
-        DataError: files that cannot be read or used; no such split.
+        DataError: on first use: a file cannot be read or used, or there is no such split.
     """
 
     def __init__(self, section: SeriesSection, model: ForecasterSection, seed: int):
         self.section, self.model, self._seed = section, model, seed
 
     def splits(self) -> tuple[str, ...]:
-        """train, valid and test, as far as there are such parts."""
+        """The splits of the recipe, among train, valid and test."""
         tested = self.section.test is not None or self.section.test_part != 0
         return ("train", *(("valid",) if self.section.validated else ()), *(("test",) if tested else ()))
 
@@ -137,12 +142,12 @@ class SeriesData:
 
     @cached_property
     def season(self) -> int:
-        """Steps of a season; 1: none."""
+        """The season in steps; 1: none."""
         return self.section.season or self.train.panel.frequency.season
 
     @cached_property
     def _whole(self) -> tuple[Panel, dict[str, SeriesPart]]:
-        """All series to their ends, and the parts."""
+        """All series with the rows of all files, and the splits."""
         panel = self.train.panel
         ends = panel.known
         borders: dict[str, Ints] = {}
@@ -182,26 +187,26 @@ class SeriesData:
         return self._whole[0]
 
     def part(self, split: str) -> SeriesPart:
-        """The rows of a split.
+        """The target rows of a split.
 
         Raises:
-            DataError: there is no such split.
+            DataError: the recipe has no such split.
         """
         if split not in self.splits():
             raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
         return self._whole[1][split]
 
     def learned(self) -> LearnedSeries:
-        """What the training part says beside weights.
+        """Fit the sizes and the scaling of each series to the training split.
 
         Raises:
-            DataError: values that the scaling cannot take.
-            ConfigError: a window that is not whole segments.
+            DataError: the files cannot be read or used.
+            ConfigError: the window, the segment and the season do not fit together, see `checked_sizes`.
         """
         section, read = self.section, self.train
         panel, end = self.panel, self.part("train").end
         window, horizon, segment = checked_sizes(self.model, self.season)
-        trained = range(len(read.panel))  # those of further files alone come after them
+        trained = range(len(read.panel))  # series that only later files have come after them
         series = np.repeat(np.arange(len(panel)), panel.rows)
         inside = np.arange(len(series)) - panel.starts[series] < end[series]
         covariates = fitted_covariates(panel.past[inside], panel.future[inside])
@@ -234,7 +239,7 @@ class SeriesData:
     def windows(
         self, split: str, learned: LearnedSeries, batch_size: int, learn: bool = False, most: int | None = None
     ) -> Windows:
-        """The windows of a split: all of them at stride 1, unless `most` are wanted."""
+        """The windows of a split at stride 1, or at the smallest stride that gives about `most` windows or fewer."""
         part, shape = self.part(split), learned.shape
         last = part.end - shape.horizon
         if split == "train":
@@ -257,7 +262,7 @@ class SeriesData:
         )
 
     def told(self, learned: LearnedSeries) -> Iterator[str]:
-        """Lines for the user: what was read, what was left out, what may be a mistake."""
+        """Lines for the user: columns, numbers of series and windows, rows left out, suspicious input."""
         panel, roles = self.panel, self.train.roles
         columns = f"{roles.layout} table" + (f", time in {roles.time!r}" if roles.time else ", rows counted")
         yield f"data: {columns}; {len(panel):,} series"
@@ -280,10 +285,10 @@ class SeriesData:
             yield "note: some covariates are missing, and read as their mean"
 
     def given(self, lines: Iterable[str], learned: LearnedSeries) -> Read:
-        """The series of lines without their ends, in the form of the training files.
+        """Read the lines of a table in the form of the training files.
 
         Raises:
-            DataError: they cannot be read, have no rows, or another grid of time.
+            DataError: the table cannot be read, has no rows, or has another time grid.
         """
         import polars as pl
 

@@ -1,4 +1,4 @@
-"""What forecasts of a run are held against, on the same windows."""
+"""Rival forecasts on the same windows as a run's."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from everstep.runs.forecasts import in_units, targets_of
 from everstep.runs.series_data import SeriesData
 
 FITTED = 30_000
-"""Training windows that ridge regression is fitted to."""
+"""The approximate largest number of training windows of the ridge regression."""
 SMOOTHED = 1000
-"""Windows up to which ETS and Theta are fitted: one fit of each a window takes up to a second."""
+"""The largest number of windows for ETS and Theta, which fit each window by itself in up to a second."""
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 class SeriesRivals:
-    """Rules that learn nothing, and ridge regression on lags.
+    """Naive rules, ridge regression on lags, ETS and Theta.
 
     Args:
-        data: the series and their parts.
-        learned: what was learned of the training part.
+        data: the series and their splits.
+        learned: the sizes and the scaling fitted to the training split.
     """
 
     def __init__(self, data: SeriesData, learned: LearnedSeries):
@@ -39,7 +39,7 @@ class SeriesRivals:
         self._found: dict[tuple[str, bool], tuple[Windows, dict[str, Forecasts]]] = {}
 
     def figures(self, split: str, quick: bool = True) -> list[dict[str, Any]]:
-        """The name and the errors of each on a split."""
+        """The name and the errors of each rival on a split; without `quick` also of ETS and Theta."""
         windows, found = self._forecasts(split, quick)
         came = targets_of(_targets(windows), windows, self.data, self.learned, split)
         rows = [
@@ -53,7 +53,12 @@ class SeriesRivals:
         return rows
 
     def beside(self, split: str, ours: Forecasts) -> list[dict[str, Any]]:
-        """The same, with `p_equal`: how likely such a difference of absolute errors is among equals."""
+        """`figures` with `p_equal`, the p-value of equal absolute errors (Diebold & Mariano 1995).
+
+        Args:
+            split: the split.
+            ours: the forecasts to compare with, in the units of the errors.
+        """
         windows, found = self._forecasts(split, True)
         came = targets_of(_targets(windows), windows, self.data, self.learned, split)
         overlap = 1 if came.once else self.learned.shape.horizon
@@ -65,11 +70,11 @@ class SeriesRivals:
         ]
 
     def found(self, split: str) -> dict[str, Forecasts]:
-        """What each says of every window, in the units that errors are measured in."""
+        """The forecasts of each rival, in the units of the errors."""
         return self._forecasts(split, True)[1]
 
     def _forecasts(self, split: str, quick: bool) -> tuple[Windows, dict[str, Forecasts]]:
-        """Of each rival what it says of every window, in the units that errors are measured in."""
+        """The windows of a split, and the forecasts of each rival in the units of the errors."""
         if (split, quick) not in self._found:
             windows = self.data.windows(split, self.learned, 1024)
             season = self.learned.season
@@ -86,9 +91,10 @@ class SeriesRivals:
         return self._found[split, quick]
 
     def _ruled(self, windows: Windows, rule: Callable[[Floats, int], Floats], season: int = 0) -> Forecasts:
-        """A rule over the history before each window, in units of the data; with a `season`, bands of normal errors.
+        """Apply a rule to the history before each window, in data units. A `season` adds quantiles of normal errors.
 
-        A naive forecast with season m errs by σ √k, k = ⌈h / m⌉, σ the deviation of seasonal differences.
+        The standard deviation of a naive forecast with season m at step h is σ √⌈h / m⌉, where σ is the root mean
+        square of the seasonal differences.
         """
         panel, horizon = self.data.panel, windows.horizon
         rows = np.stack(
@@ -110,7 +116,7 @@ class SeriesRivals:
         return Forecasts(mean, mean[..., None] + spread[..., None] * ndtri(np.array(LEVELS)))
 
     def _smoothed(self, windows: Windows) -> dict[str, Forecasts]:
-        """ETS, with bands of normal errors, and Theta, fitted to the history before each window."""
+        """ETS, with quantiles of normal errors, and Theta, fitted to the history before each window."""
         from scipy.special import ndtri
 
         panel, season = self.data.panel, self.learned.season
@@ -128,7 +134,7 @@ class SeriesRivals:
         }
 
     def _in_units(self, values: Floats, windows: Windows) -> Floats:
-        """Values of the data as errors are measured on them."""
+        """Convert values (N, …) in data units to the units of the errors."""
         if self.data.section.figures == "values":
             return values
         shift, scale = self.learned.scales_of(self.data.panel)
@@ -138,7 +144,7 @@ class SeriesRivals:
         return found
 
     def _ridge(self, windows: Windows) -> Forecasts:
-        """One regression for all series, on differences from the last value; λ by the split "valid"."""
+        """One ridge regression for all series, on differences from the last value; "valid" selects λ."""
         fitted = LagRidge()
         train = self.data.windows("train", self.learned, 1024, most=FITTED)
         for index in range(len(train)):

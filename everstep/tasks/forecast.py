@@ -1,4 +1,4 @@
-"""Forecasting: what follows in series of numbers, with bands that say how sure that is."""
+"""Forecasting: predict the next values of series of numbers, with quantiles."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from everstep.state import State
 from everstep.storage.files import replace_file
 
 SCORED = 1024
-"""Windows that are scored at once."""
+"""Windows in a batch of validation, scoring and metrics."""
 
 
 class ForecastRecipe(Recipe):
-    """Series of numbers, a network that reads windows of them, the loss of its head on what follows."""
+    """Series of numbers, and a network that reads a window and predicts the horizon after it."""
 
     data: SeriesSection = SeriesSection()
     model: ForecasterSection = ForecasterSection()
 
 
 class Forecast(Task[ForecastRecipe]):
-    """Load, demand, sensors: says what follows each series, and how sure that is."""
+    """Forecast series such as load, demand and sensor values, with quantiles."""
 
     Recipe = ForecastRecipe
     extras = ("polars",)
@@ -42,15 +42,15 @@ class Forecast(Task[ForecastRecipe]):
     loss_unit = "units of the loss"
     shown = ("mase", "mae", "rmse", "wql")
     meaning = {
-        "loss": "mean loss of the head a value, as in training",
+        "loss": "mean loss of the head per value, as in training",
         "mse": "mean squared error of the mean",
-        "rmse": "its root",
+        "rmse": "square root of mse",
         "mae": "mean absolute error of the median",
-        "mase": "the same over that of the seasonal naive in each series' past; below 1 is better",
+        "mase": "mae over that of the seasonal naive forecast in each series' past; below 1 is better",
         "smape": "symmetric mean absolute percentage error of the median",
         "owa": "mean of sMAPE and MASE over those of Naive2; below 1 is better",
         "wql": "mean quantile loss over the mean size of the values",
-        "crps": "continuous ranked probability score, of 11 quantiles",
+        "crps": "continuous ranked probability score, from 11 quantiles",
         "coverage_80": "share of values from q0.1 to q0.9",
         "coverage_90": "share of values from q0.05 to q0.95",
     }
@@ -58,36 +58,36 @@ class Forecast(Task[ForecastRecipe]):
 
     @cached_property
     def series(self) -> SeriesData:
-        """The series of the recipe and their parts."""
+        """The series of the recipe and their splits."""
         return SeriesData(self.recipe.data, self.recipe.model, self.recipe.seed)
 
     def prepare(self) -> None:
-        """The grid of time, the season, the scaling of each series of the training part."""
+        """Fit the time grid, the season and the scaling of each series to the training split."""
         self.learned = self.series.learned()
 
     def ready(self, say: Say) -> None:
-        """What the columns are, how many windows there are, what was left out, what may be a mistake."""
+        """Report the columns, the number of windows, the rows left out and suspicious input."""
         for line in [*self.summary(), *self.series.told(self.learned)]:
             say(line)
 
     def save(self, run: Path) -> None:
-        """`series.json`."""
+        """Write `series.json`."""
         replace_file(run / "series.json", self.learned.to_bytes())
 
     def open(self, run: Path) -> None:
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         self.learned = LearnedSeries.load(run / "series.json")
 
     def splits(self) -> tuple[str, ...]:
-        """train, valid and test, as far as there are such parts."""
+        """The splits of the recipe, among train, valid and test."""
         return self.series.splits()
 
     def model(self) -> Forecaster:
-        """Segments of a window, cells, what they say of each step ahead."""
+        """A new `Forecaster`."""
         return Forecaster(self.recipe.model, self.learned.shape, self.code.find)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Windows:
-        """Windows: in any order to learn from, which the model begins with; in order else."""
+        """Windows of a split: shuffled to learn from, which also initialises the highway; in order otherwise."""
         learn, most = purpose == "learn", VALIDATED if purpose == "validate" else None
         size = self.recipe.train.batch_size if learn else SCORED
         windows = self.series.windows(split, self.learned, size, learn, most)
@@ -96,31 +96,31 @@ class Forecast(Task[ForecastRecipe]):
         return windows
 
     def objective(self, model: Any, batch: WindowBatch, state: State) -> Iterator[Loss]:
-        """The loss of the head on all values that follow a window."""
+        """The loss of the head on the targets of each window."""
         return window_losses(model, batch)
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """The errors of every window, and those of simple rules."""
+        """The errors on all windows of a split, and those of simple rivals."""
         said = measured(model, self.batches(split, model, "score"), progress)
         return figures_of(said, self.series, self.learned, split, self._rivals)
 
     def validate(self, model: Any) -> dict[str, float]:
-        """The loss and the errors of the split "valid"; bands of heads without a distribution are fitted to it."""
+        """The loss and the errors on the split "valid". Heads without a distribution also fit their quantiles to it."""
         windows = self.batches("valid", model, "validate")
         model.calibrate(windows)
         found = figures_of(measured(model, windows), self.series, self.learned, "valid")
         return {name: value for name, value in found.items() if isinstance(value, float)}
 
     def digest(self, split: str) -> str:
-        """Of all values, since the parts are cut from the same series."""
+        """The SHA-256 of all series, since the splits are parts of the same series."""
         return self.series.panel.digest()
 
     def summary(self) -> list[str]:
-        """The series."""
+        """The series, for the card."""
         return [f"data: {self.recipe.data.train}", *self.learned.summary()]
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
-        """What follows each series of a table: unique_id, ds, mean and quantiles; all lines are read first."""
+        """Forecast each series of a table: unique_id, ds, mean and quantiles. Reads all lines first."""
         return predictions(model, self.series.given(lines, self.learned), self.learned)
 
     @cached_property
@@ -128,10 +128,10 @@ class Forecast(Task[ForecastRecipe]):
         return SeriesRivals(self.series, self.learned)
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
-        """Rules that learn nothing, ridge regression on lags; in full also ETS and Theta."""
+        """The errors of naive rules and of ridge regression on lags; without `quick` also of ETS and Theta."""
         return self._rivals.figures(split, quick)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
-        """Some forecasts with their bands, errors by step ahead, residuals; all of the data of the run."""
+        """Forecasts with their quantiles, errors by step ahead and residuals, from the data of the run."""
         del text
         yield from forecast_pictures(model, self.series, self.learned, self._rivals, out)
