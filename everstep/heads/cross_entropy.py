@@ -1,4 +1,4 @@
-"""−log p of a class under a softmax of W y + b, with one array of the size of the logits, forward and backward."""
+"""Cross-entropy of softmax(W y + b) with a single array of the size of the logits, forward and backward."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn import functional as F
 class CrossEntropy(torch.autograd.Function):
     """−(1 − ε) log p_k − ε · mean_j log p_j of n rows, and −log p_k; p = softmax(W y + b), k the row's class.
 
-    ∂/∂logits = p − (1 − ε) onehot_k − ε / K. The first two terms replace the logits where they lie. The third is the
-    same for every class, so that it needs no array: mean_j W_j and mean_j b_j give all that depends on it. Backward is
-    two products, W and y with that array; the gradient of the loss scales the n rows of y.
+    ∂/∂logits = p − (1 − ε) onehot_k − ε / K. The first two terms overwrite the logits in place. The third is equal for
+    all classes and needs no array: mean_j W_j and mean_j b_j give its contributions. Backward is two matrix products of
+    that array, with W and with y; the gradient of the loss scales the n rows of y.
 
-    `F.linear` and `F.cross_entropy` keep the logits and log p, and make two more such arrays in backward.
+    `F.linear` and `F.cross_entropy` instead keep the logits and log p, and allocate two more such arrays in backward.
     """
 
     @staticmethod
     def forward(ctx: Any, ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> Any:
-        """(n, D), (K, D), (K,), (n,) int64, ε to (n,) and (n,) nats; the second has no gradient."""
+        """y (n, D), W (K, D), b (K,), targets (n,) int64 and ε to (n,) and (n,) nats; the second has no gradient."""
         logits = F.linear(ys, weight, bias)
         rows = target[:, None]
         largest = logits.amax(-1, keepdim=True)
@@ -42,7 +42,7 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
-        """Gradients of y, W and b; where they are differentiated in turn, those of the plain formula."""
+        """The gradients of y, W and b. For second derivatives it differentiates the plain formula instead."""
         gradient = given[0]
         ys, weight, bias, target, slopes = ctx.saved_tensors
         if torch.is_grad_enabled():

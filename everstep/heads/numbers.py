@@ -1,4 +1,4 @@
-"""Distributions of numbers, whose parameters a network gives directly."""
+"""Heads for numbers: distributions whose parameters are the outputs of a network."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from everstep.heads.categorical import Head
 from everstep.heads.sum_over_steps import over_steps
 
 SMALLEST = 1e-4
-"""Of spreads: a distribution that is surer than that of a normalised value learns rounding errors."""
+"""Smallest spread and dispersion: a narrower distribution of a normalised value would fit rounding errors."""
 MOST_LOG = 15.0
-"""Of logarithms of means: what lies above is an overflow in the making."""
+"""Largest absolute logarithm of a mean or a spread, against overflow."""
 
 
 class NumberHead(Head):
-    """p(target_t | y_t) of numbers. It has no weights: y_t, (batch, time, `size`), are the parameters of the
-    distribution before they are brought into their ranges. Targets that are NaN are missing and give no loss.
+    """p(target_t | y_t) of numbers, without weights.
+
+    y, (batch, time, `size`), holds the unconstrained parameters of each step's distribution. A target that is NaN is
+    missing and has no loss.
 
     Attributes:
-        size: how many numbers each step needs.
-        in_data_units: whether the loss is of values as they are; else of values after a shift and a scaling.
-        has_bands: whether it says more than a point.
+        size: the number of parameters per step.
+        in_data_units: whether the loss needs targets in data units; else shifted and scaled targets.
+        has_bands: whether it has a distribution and so quantiles.
     """
 
     size: int
@@ -35,11 +37,11 @@ class NumberHead(Head):
     has_bands = True
 
     def each(self, ys: Tensor, target: Tensor) -> Tensor:
-        """The loss of each step, (batch, time), of targets that are there."""
+        """The loss of each step, (batch, time), for targets without NaN."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def loss(self, ys: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Σ_t of `each` over targets that are there, (batch,)."""
+        """The sum of `each` over the steps whose target is not missing, (batch,)."""
         there = ~target.isnan()
         return over_steps(torch.where(there, self.each(ys.float(), torch.where(there, target, 0)), 0), lengths)
 
@@ -56,12 +58,12 @@ class NumberHead(Head):
         raise NotImplementedError(f"{type(self).__name__} has no quantiles")
 
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """The parameters of scale · v + shift of those of v; both (batch, 1) or (batch, time), scale > 0."""
+        """Convert the parameters of v to those of scale · v + shift; both (batch, 1) or (batch, time), scale > 0."""
         raise NotImplementedError(f"{type(self).__name__} cannot be rescaled")
 
 
 class PointHead(NumberHead):
-    """One number a step, without a distribution: `quantiles` repeats it.
+    """One number per step, without a distribution: `quantiles` repeats it.
 
     Loss of e = target − y: e² ("mse"), |e| ("mae"), or Huber's, e²/2 for |e| < 1 and |e| − ½ beyond (Huber 1964).
 
@@ -96,11 +98,11 @@ class PointHead(NumberHead):
 
 
 class Quantiles(NumberHead):
-    """Quantiles q_k at levels τ_k, which need no family of distributions (Koenker & Bassett 1978).
+    """Quantiles q_k at levels τ_k, without a parametric family (Koenker & Bassett 1978).
 
-    Loss: the mean over k of 2 · max(τ_k e_k, (τ_k − 1) e_k), e_k = target − q_k, which with many levels is the
-    continuous ranked probability score. Quantiles that cross are sorted when they are asked for; between two levels
-    they are interpolated, beyond the outermost they stay. The mean is that of this distribution.
+    Loss: the mean over k of 2 · max(τ_k e_k, (τ_k − 1) e_k), e_k = target − q_k. With many levels it approaches the
+    continuous ranked probability score. `quantiles` sorts crossing quantiles, interpolates linearly between levels, and
+    is constant beyond the outermost levels. `mean` is the mean of this distribution.
 
     >>> head = Quantiles((0.1, 0.5, 0.9))
     >>> head.loss(torch.zeros(1, 1, 3), torch.tensor([[1.0]]))
@@ -109,7 +111,10 @@ class Quantiles(NumberHead):
     tensor([[[3.0000, 3.5000]]])
 
     Args:
-        levels: rising, each within (0, 1).
+        levels: the increasing levels τ_k, each within (0, 1).
+
+    Raises:
+        ValueError: levels that do not increase or are outside (0, 1).
     """
 
     levels: Tensor
@@ -167,7 +172,7 @@ class Gaussian(NumberHead):
 class StudentT(NumberHead):
     """Student's t about μ with spread σ and ν > 2 degrees of freedom, y = (μ, log σ, softplus⁻¹(ν − 2)).
 
-    Its tails are heavier than a Gaussian's: single far-off targets cost less. Loss: −log p in nats.
+    Its tails are heavier than a Gaussian's, so outliers cost less. Loss: −log p in nats.
 
     >>> head = StudentT()
     >>> head.quantiles(torch.zeros(1, 1, 3), (0.5,))
@@ -199,7 +204,7 @@ class StudentT(NumberHead):
 class NegativeBinomial(NumberHead):
     """Counts 0, 1, 2, … with mean m and variance m + α m², y = (log m, softplus⁻¹(α)). Loss: −log p in nats.
 
-    A scaling multiplies m (Salinas et al. 2020, "DeepAR"); there is no shift of counts.
+    `rescaled` multiplies m by the scale (Salinas et al. 2020, "DeepAR") and ignores the shift.
 
     >>> NegativeBinomial().mean(torch.zeros(1, 1, 2))
     tensor([[1.]])
@@ -232,5 +237,5 @@ class NegativeBinomial(NumberHead):
 
 
 def _spread(raw: Tensor) -> Tensor:
-    """A logarithm to a spread."""
+    """The spread of its logarithm, at least SMALLEST."""
     return raw.clamp(-MOST_LOG, MOST_LOG).exp() + SMALLEST

@@ -1,4 +1,4 @@
-"""How near translations are to those of people: BLEU and chrF of sacreBLEU."""
+"""Quality of translations against references: BLEU and chrF from sacreBLEU."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 def translation_measures(
     found: Sequence[str], references: Sequence[str], tokenised: bool = False, lowercase: bool = False
 ) -> dict[str, Any]:
-    """BLEU (Papineni 2002) and chrF (Popović 2015) of a whole set, with sacreBLEU's signatures (Post 2018).
+    """Corpus BLEU (Papineni 2002) and chrF (Popović 2015), with sacreBLEU's signatures (Post 2018).
 
-    BLEU is 100 · min(1, e^(1 − r/c)) · (Π_n p_n)^(1/4): p_n the share of n-grams of the translations that their
-    references have, n from 1 to 4, c and r the words of all translations and of all references. chrF is the F₂ of
-    character n-grams up to 6.
+    BLEU = 100 · min(1, e^(1 − r/c)) · (Π_n p_n)^(1/4), n = 1 … 4, where p_n is the share of n-grams of the translations
+    that occur in their references, and c and r are the numbers of words of all translations and of all references. chrF
+    is the F₂ score of character n-grams up to 6.
 
     >>> measures = translation_measures(["a man walks a dog ."], ["a man walks a dog ."], tokenised=True)
     >>> round(measures["bleu"], 6), measures["bleu_signature"][:36]
     (100.0, 'nrefs:1|case:mixed|eff:no|tok:none|s')
 
     Args:
-        found, references: one text each; references are what people wrote.
-        tokenised: words are what stands between spaces; else sacreBLEU's tokenizer 13a parts them.
-        lowercase: case does not count.
+        found, references: the translations and one reference for each.
+        tokenised: whether spaces separate the words; else sacreBLEU's tokenizer 13a splits them.
+        lowercase: whether to ignore case.
 
     Returns:
         bleu and chrf from 0 to 100, brevity_penalty, length_ratio c/r, bleu_signature, chrf_signature.
 
     Raises:
-        ValueError: as many texts as references are needed, and one or more.
+        ValueError: there are no texts, or not one reference for each.
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF

@@ -1,4 +1,4 @@
-"""How far forecasts of series are from what came, and whether their bands hold what they promise."""
+"""Errors of forecasts, coverage of their quantiles, and a test of equal accuracy."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""The quantiles that bands and scores are made of."""
+"""The levels of the quantiles that forecasts have."""
 TENTHS = LEVELS[1:-1]
 
 
 @dataclass(frozen=True, eq=False)
 class Forecasts:
-    """What was said of N windows of H steps.
+    """Forecasts of N windows of H steps.
 
     Attributes:
         mean: (N, H).
-        quantiles: (N, H, 11) at LEVELS; None: points alone, whose every quantile is the mean.
+        quantiles: (N, H, 11) at LEVELS; None: point forecasts, whose every quantile is the mean.
     """
 
     mean: Floats
@@ -29,12 +29,12 @@ class Forecasts:
 
     @property
     def median(self) -> Floats:
-        """(N, H)."""
+        """The median, (N, H)."""
         return self.mean if self.quantiles is None else self.quantiles[..., LEVELS.index(0.5)]
 
 
 def mase_scale(history: Floats, season: int) -> float:
-    """Mean |y_t − y_{t−m}| of a history, by which MASE divides; NaN where no such pair is there or all are equal.
+    """The scale of MASE: mean |y_t − y_{t−m}| of a history with season m; NaN without pairs or if all are equal.
 
     >>> mase_scale(np.array([1.0, 3.0, 2.0]), 1)
     1.5
@@ -47,23 +47,23 @@ def mase_scale(history: Floats, season: int) -> float:
 def forecast_measures(
     found: Forecasts, target: Floats, series: NDArray[np.int64], scales: Floats
 ) -> dict[str, float | int | None]:
-    """The errors of forecasts; those of missing targets do not count. e = target − forecast.
+    """The errors of forecasts, e = target − forecast. Missing targets do not count.
 
     - mse, rmse: of the mean, over all targets.
     - mae: of the median, over all targets.
     - mase: mean |e| of the median over the targets of a series, over its scale; the mean over series that have one
       (Hyndman & Koehler 2006).
-    - smape: 200 |e| / (|target| + |median|), %, the mean over the targets of a series, then over series; None where one
-      is not above 0, since the sum may then be near 0 (Makridakis et al. 2020, "The M4 competition").
+    - smape: 200 |e| / (|target| + |median|), %, the mean over the targets of a series, then over series; None if a
+      target is not above 0, since the sum may then be near 0 (Makridakis et al. 2020, "The M4 competition").
     - wql: Σ 2 ρ_τ(e) / Σ |target|, the mean over τ = 0.1 … 0.9, with ρ_τ(e) = max(τ e, (τ − 1) e).
     - crps: the mean over targets and the levels 0.05, 0.1 … 0.9, 0.95 of 2 ρ_τ(e).
     - coverage_80, coverage_90: share of targets from q0.1 to q0.9, and from q0.05 to q0.95; None without quantiles.
 
     Args:
-        found: of N windows.
-        target: (N, H).
-        series: (N,) which series each window is of.
-        scales: (N,) of MASE; NaN: none.
+        found: the forecasts of N windows.
+        target: (N, H) the targets; NaN where they are missing.
+        series: (N,) the series number of each window.
+        scales: (N,) the scale of MASE of its series; NaN: none.
 
     Example:
         >>> target = np.array([[1.0, 2.0], [4.0, np.nan]])
@@ -121,7 +121,9 @@ def _bands(found: Forecasts, target: Floats, there: NDArray[np.bool_]) -> dict[s
 
 
 def owa(ours: dict[str, Any], naive2: dict[str, Any]) -> float | None:
-    """½ (sMAPE / sMAPE of Naive2 + MASE / MASE of Naive2): ratios of means, not means of ratios; None where one lacks.
+    """½ (sMAPE / sMAPE of Naive2 + MASE / MASE of Naive2), the ratios of means (Makridakis et al. 2020).
+
+    None if a figure is missing or a figure of Naive2 is 0.
 
     >>> owa({"smape": 9.0, "mase": 1.0}, {"smape": 18.0, "mase": 2.0})
     0.5
@@ -133,18 +135,18 @@ def owa(ours: dict[str, Any], naive2: dict[str, Any]) -> float | None:
 
 
 def diebold_mariano(ours: Floats, theirs: Floats, overlap: int) -> float:
-    """p that two forecasts are as good as each other, by the losses of the same windows (Diebold & Mariano 1995).
+    """The two-sided p-value of equal accuracy, from the losses on the same windows (Diebold & Mariano 1995).
 
-    d = ours − theirs, N numbers; the statistic d̄ / √(variance of d̄) has Harvey, Leybourne & Newbold's correction
-    (1997) and is Student's t with N − 1 degrees of freedom. The variance takes in covariances of up to `overlap` − 1
-    windows apart, with Bartlett's weights, since windows that overlap err together.
+    d = ours − theirs has N numbers. The statistic d̄ / √(variance of d̄), with the correction of Harvey, Leybourne &
+    Newbold (1997), is compared with Student's t with N − 1 degrees of freedom. The variance includes autocovariances up
+    to lag `overlap` − 1 with Bartlett weights, since the errors of overlapping windows are correlated.
 
     >>> round(diebold_mariano(np.array([1.0, 2, 3, 4]), np.array([2.0, 2, 5, 5]), 1), 4)
     0.0917
 
     Args:
         ours, theirs: (N,) losses, in the order of time.
-        overlap: windows that share a target with one of them on one side, and it.
+        overlap: the number of consecutive windows that share a target; 1: windows do not overlap.
     """
     from scipy import stats
 
@@ -163,7 +165,7 @@ def diebold_mariano(ours: Floats, theirs: Floats, overlap: int) -> float:
 
 
 def by_step(found: Forecasts, target: Floats) -> Floats:
-    """Mean |target − median| of each step ahead, (H,); NaN where no target is there."""
+    """Mean |target − median| of each step ahead, (H,); NaN for steps without a target."""
     errors = np.abs(target - found.median)
     there = ~np.isnan(errors)
     with np.errstate(invalid="ignore"):
@@ -172,5 +174,5 @@ def by_step(found: Forecasts, target: Floats) -> Floats:
 
 
 def as_levels(names: Sequence[float]) -> list[str]:
-    """Names of columns: q0.1."""
+    """Column names of quantile levels, such as q0.1."""
     return [f"q{level:g}" for level in names]

@@ -1,4 +1,4 @@
-"""What forecasts of a series are held against that learns nothing: naive, seasonal naive, drift, Naive2."""
+"""Forecasting rules without learned parameters: naive, seasonal naive, drift, Naive2."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ Floats = NDArray[np.float64]
 
 
 def naive(history: Floats, horizon: int, season: int = 1) -> Floats:
-    """The last value again and again; with a season m, ŷ_{t+h} = y_{t+h−m⌈h/m⌉}: the last season again.
+    """Repeat the last value, or with a season m the last season: ŷ_{t+h} = y_{t+h−m⌈h/m⌉}, (horizon,).
 
-    Where values are missing, the one before takes their place (in a season: that of a season before).
+    Instead of a missing value it takes that of a season before, else the last known value. A history without values
+    gives 0.
 
     >>> naive(np.array([1.0, 2.0, 3.0]), 4, 2).tolist()
     [2.0, 3.0, 2.0, 3.0]
@@ -29,7 +30,7 @@ def naive(history: Floats, horizon: int, season: int = 1) -> Floats:
 
 
 def drift(history: Floats, horizon: int) -> Floats:
-    """The straight line through the first and the last value, from the last on.
+    """Extend the straight line through the first and the last known value, (horizon,).
 
     >>> drift(np.array([1.0, 2.0, 3.0]), 2).tolist()
     [4.0, 5.0]
@@ -44,7 +45,9 @@ def drift(history: Floats, horizon: int) -> Floats:
 
 
 def is_seasonal(values: Floats, season: int) -> bool:
-    """The test of M4: |r_m| > 1.645 √((1 + 2 Σ_{k<m} r_k²) / N), with r the autocorrelation; False below 3 m values.
+    """The seasonality test of M4: |r_m| > 1.645 √((1 + 2 Σ_{k<m} r_k²) / N), with r_k the autocorrelation at lag k.
+
+    False for fewer than 3 m values (Makridakis et al. 2020).
 
     >>> is_seasonal(np.tile([1.0, 2.0, 5.0], 8), 3), is_seasonal(np.arange(5.0), 3)
     (True, False)
@@ -61,11 +64,13 @@ def is_seasonal(values: Floats, season: int) -> bool:
 
 
 def seasonal_factors(values: Floats, season: int) -> Floats:
-    """What each place in a season is beside the moving average over one, (m,), of mean 1 (classical decomposition).
+    """Seasonal factors by classical multiplicative decomposition, (m,), with mean 1.
+
+    A factor is the mean ratio of the values to their centred moving average over one season.
 
     Args:
-        values: N ≥ 2 m, above 0.
-        season: m; place i of the result is that of values i, i + m, ….
+        values: (N,) N ≥ 2 m values above 0.
+        season: m, in steps; factor i belongs to values i, i + m, ….
     """
     if season % 2:
         weights = np.full(season, 1 / season)
@@ -81,7 +86,9 @@ def seasonal_factors(values: Floats, season: int) -> Floats:
 
 
 def naive2(history: Floats, horizon: int, season: int) -> Floats:
-    """Naive of what is left after a season that multiplies is divided out, where `is_seasonal`; else naive.
+    """Naive forecast of multiplicatively deseasonalised values if `is_seasonal`, else the naive forecast, (horizon,).
+
+    A history with a value of 0 or below also gets the naive forecast.
 
     Makridakis et al. 2020, "The M4 competition: 100,000 time series and 61 forecasting methods".
 
@@ -98,6 +105,9 @@ def naive2(history: Floats, horizon: int, season: int) -> Floats:
 
 
 def filled(history: Floats) -> Floats:
-    """Missing values between others on a straight line, those at the ends as the nearest."""
+    """Fill missing values by linear interpolation, and those at the ends by the nearest value.
+
+    A history without values becomes one 0.
+    """
     places = np.flatnonzero(~np.isnan(history))
     return np.interp(np.arange(len(history)), places, history[places]) if len(places) else np.zeros(1)

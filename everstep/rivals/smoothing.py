@@ -1,4 +1,4 @@
-"""Exponential smoothing and the Theta method, by statsmodels, fitted to each series by itself."""
+"""Exponential smoothing (ETS) and the Theta method from statsmodels, fitted to each series by itself."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from everstep.errors import ConfigError
 
 Floats = NDArray[np.float64]
 LONGEST = 1000
-"""Values at the end of a history that are fitted to."""
+"""The most values to fit, from the end of a history."""
 
 
 def check_installed() -> None:
-    """Refuse to go on without statsmodels.
+    """Check that statsmodels is installed.
 
     Raises:
-        ConfigError: it is missing.
+        ConfigError: statsmodels is missing.
     """
     try:
         import statsmodels  # noqa: F401
@@ -29,21 +29,21 @@ def check_installed() -> None:
 
 
 def ets(history: Floats, horizon: int, season: int) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each step ahead by ETS(A, Ad, A), without a season ETS(A, Ad, N).
+    """Mean and standard deviation of each step ahead, (H,) each, by ETS(A, Ad, A), or ETS(A, Ad, N) without a season.
 
-    Level, damped trend and season are smoothed with weights of maximal likelihood (Hyndman et al. 2008, "Forecasting
-    with exponential smoothing").
+    Maximum likelihood fits the smoothing weights of level, damped trend and season (Hyndman et al. 2008, "Forecasting
+    with exponential smoothing"). A history of fewer than 10 values or of equal values repeats its last value.
 
     Args:
-        history: values, without gaps.
-        horizon: H.
-        season: 1: none; a season of which the history has no three is left out, too.
+        history: (N,) N ≥ 1 values without gaps.
+        horizon: H, in steps.
+        season: in steps; 1: none. The model has no season if the history has fewer than three.
 
     Raises:
         ConfigError: statsmodels is missing.
     """
     check_installed()
-    from pandas import Series  # statsmodels foretells of nothing else
+    from pandas import Series  # the prediction of statsmodels needs one
     from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 
     known = history[-LONGEST:]
@@ -52,7 +52,7 @@ def ets(history: Floats, horizon: int, season: int) -> tuple[Floats, Floats]:
         return np.full(horizon, known[-1]), np.zeros(horizon)
     more = {"seasonal": "add", "seasonal_periods": season} if seasonal else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of optimisers that stop early: the fit is used as it is
+        warnings.simplefilter("ignore")  # an optimiser that stops early still gives a usable fit
         fitted = ETSModel(Series(known), error="add", trend="add", damped_trend=True, **more).fit(
             disp=False, maxiter=200
         )
@@ -62,13 +62,15 @@ def ets(history: Floats, horizon: int, season: int) -> tuple[Floats, Floats]:
 
 
 def theta(history: Floats, horizon: int, season: int) -> Floats:
-    """The Theta method: half of the trend line, half of simple exponential smoothing (Assimakopoulos & Nikolopoulos
-    2000), of what is left after the season.
+    """The Theta method: half the trend line plus simple exponential smoothing of deseasonalised values, (H,).
+
+    Assimakopoulos & Nikolopoulos 2000, "The theta model: a decomposition approach to forecasting". A history of fewer
+    than 10 values, of fewer than three seasons or of equal values repeats its last value.
 
     Args:
-        history: values, without gaps.
-        horizon: H.
-        season: 1: none.
+        history: (N,) N ≥ 1 values without gaps.
+        horizon: H, in steps.
+        season: in steps; 1: none.
 
     Raises:
         ConfigError: statsmodels is missing.

@@ -1,4 +1,4 @@
-"""Texts with their translations as data: a recipe's `data` section to pairs, vocabularies and tokens."""
+"""The data of translation: from a recipe's `data` section to pairs, vocabularies and tokens."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from everstep.runs.pair_section import PairSection
 from everstep.storage.files import replace_file
 
 SHOWN = 3
-"""Places named of each reason."""
+"""The most places that a note names for each reason."""
 FILES = ("tokenizer.json", "tokenizer.target.json")
 
 
 class Sides(NamedTuple):
-    """What is read and what is written."""
+    """The source language and the target language."""
 
     source: Language
     target: Language
 
     @property
     def joint(self) -> bool:
-        """Whether both have one vocabulary."""
+        """Whether both languages share one vocabulary."""
         return self.source.tokenizer.digest == self.target.tokenizer.digest
 
     def save(self, run: Path) -> None:
-        """`tokenizer.json` and `tokenizer.target.json`, which are equal where the vocabulary is joint."""
+        """Write `tokenizer.json` and `tokenizer.target.json`, which are equal if the vocabulary is joint."""
         for name, side in zip(FILES, self, strict=True):
             replace_file(run / name, side.tokenizer.to_bytes())
 
@@ -47,8 +47,8 @@ class CodedPairs(NamedTuple):
     """Pairs as tokens.
 
     Attributes:
-        source, target: the tokens, `<eos>` included.
-        left_out: how many pairs were, by reason, and the first places.
+        source, target: the tokens, with `<eos>`.
+        left_out: for each reason the number of pairs left out and the first places.
     """
 
     source: TokenSequences
@@ -57,10 +57,14 @@ class CodedPairs(NamedTuple):
 
 
 class PairTexts:
-    """The splits of a recipe. Texts are read from their files whenever they are needed; tokens are kept.
+    """The splits of a recipe. Every use of the texts reads their files again.
+
+    Args:
+        section: a recipe's `data`.
+        seed: selects the held-out source texts.
 
     Raises:
-        DataError: a file that cannot be read; no such split.
+        DataError: on use: a file cannot be read, or there is no such split.
     """
 
     def __init__(self, section: PairSection, seed: int):
@@ -68,12 +72,16 @@ class PairTexts:
         self._valid: CodedPairs | None = None
 
     def splits(self) -> tuple[str, ...]:
-        """The splits there are."""
+        """The splits of the recipe, among train, valid and test."""
         valid, test = self.section.validated, self.section.test is not None
         return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
 
     def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a split, blank lines included."""
+        """The pairs of a split, with blank lines.
+
+        Raises:
+            DataError: the recipe has no such split, or a file cannot be read.
+        """
         if split not in self.splits():
             raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
         section = self.section
@@ -92,7 +100,7 @@ class PairTexts:
 
     @cached_property
     def _held_out(self) -> NDArray[np.bool_]:
-        """Which training pairs are validated on: valid_fraction of the source texts, with all their translations."""
+        """Mask of held-out training pairs (N,): valid_fraction of the source texts, with all their translations."""
         key = self._seed.to_bytes(8, "little")
         hashes = np.array(
             [
@@ -112,19 +120,19 @@ class PairTexts:
         return held_out
 
     def languages(self) -> Sides:
-        """The vocabularies of the training pairs alone."""
+        """Both languages, with vocabularies from the training split alone."""
         if self.section.vocabulary == "joint":
             both = self._tokenizer(self._words((0, 1)))
             return self.sides(both, both)
         return self.sides(self._tokenizer(self._words((0,))), self._tokenizer(self._words((1,))))
 
     def sides(self, source: Tokenizer, target: Tokenizer) -> Sides:
-        """What is read and written with these vocabularies."""
+        """Both languages with these vocabularies."""
         reverse = self.section.reverse_source
         return Sides(Language(source, self._moses[0], reverse), Language(target, self._moses[1]))
 
     def opened(self, run: Path) -> Sides:
-        """What a run's `save` wrote."""
+        """Read what `Sides.save` wrote into a run."""
         source, target = (Tokenizer.load(run / name) for name in FILES)
         return self.sides(source, target)
 
@@ -143,7 +151,7 @@ class PairTexts:
 
     def _tokenizer(self, lines: Iterator[str]) -> Tokenizer:
         section = self.section
-        unk = None if section.unit in ("bytes", "bpe") else True  # texts to come may hold anything
+        unk = None if section.unit in ("bytes", "bpe") else True  # later texts may contain anything
         return Tokenizer.train(
             lines,
             section.unit,
@@ -156,10 +164,12 @@ class PairTexts:
         )
 
     def coded(self, split: str, sides: Sides, learn: bool = False) -> CodedPairs:
-        """The tokens of a split; those to `learn` from without pairs that are empty, too long or no translations.
+        """The tokens of a split without blank pairs.
+
+        With `learn`, also without pairs that are empty on one side, too long, or whose lengths differ too much.
 
         Raises:
-            DataError: nothing is left.
+            DataError: no pair is left.
         """
         if split == "valid" and self._valid is not None:
             return self._valid
@@ -187,7 +197,7 @@ class PairTexts:
         left_out: dict[str, tuple[int, list[str]]],
         learn: bool,
     ) -> NDArray[np.int64]:
-        """Which pairs of a block are used; the others are counted by reason."""
+        """The numbers of the pairs of a block to use. Counts the others by reason in `left_out`."""
         longest, ratio = self.section.max_length, self.section.max_ratio or np.inf
         one, other = source.lengths, target.lengths
         blank = np.array([not (pair.source or pair.target) for pair in block])
@@ -207,19 +217,19 @@ class PairTexts:
         return np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))
 
     def texts(self, split: str) -> tuple[list[str], list[str]]:
-        """The texts that are translated and what they should become, without lines that are blank on both sides."""
+        """The source texts and the references of a split, without lines that are blank on both sides."""
         pairs = [(pair.source, pair.target) for pair in self.pairs(split) if pair.source or pair.target]
         return [source for source, _ in pairs], [target for _, target in pairs]
 
     def digest(self, split: str) -> str:
-        """SHA-256 of the texts of a split."""
+        """The SHA-256 of the texts of a split."""
         found = hashlib.sha256()
         for pair in self.pairs(split):
             found.update(f"{pair.source}\t{pair.target}\n".encode("utf-8", "surrogatepass"))
         return found.hexdigest()
 
     def told(self, sides: Sides) -> Iterator[str]:
-        """Lines for the user: of each split how many pairs, and which were left out or may be mistakes."""
+        """Lines for the user: the number of pairs of each split, pairs left out, suspicious input."""
         for split in self.splits():
             coded = self.coded(split, sides, learn=split == "train")
             tokens = " and ".join(f"{len(side.tokens):,}" for side in coded[:2])
@@ -242,7 +252,7 @@ class PairTexts:
         return frozenset(_key(pair.source) for pair in self.pairs("train"))
 
     def summary(self, sides: Sides) -> list[str]:
-        """Lines for a card: the pairs, the languages, the vocabularies."""
+        """Lines for the card: the pairs, the languages, the vocabularies."""
         section = self.section
         sizes = [f"{side.tokenizer.vocab_size:,}" for side in sides]
         vocabulary = f"{sizes[0]} of both languages" if sides.joint else f"{sizes[0]} and {sizes[1]}"
@@ -253,8 +263,10 @@ class PairTexts:
         ]
 
     def passage(self, text: str | None, characters: int) -> tuple[str, str | None]:
-        """A text to look at and, where it is known, its translation: the first line of `text`, else the longest of the
-        first held-out texts of at most so many characters.
+        """A source text to draw, and its translation if known.
+
+        It is the first line of `text`, cut to `characters`; or if `text` is None, the longest of the first texts of the
+        last split with at most `characters` characters.
 
         Raises:
             DataError: the text is blank.

@@ -1,4 +1,4 @@
-"""A recipe's `data` section of texts with their translations."""
+"""The `data` section of a translation recipe."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ class PairSection(VocabularySection):
     """Texts and their translations: files, languages, vocabularies."""
 
     train: Files = "everstep:tatoeba.train"
-    """the beginning of two files, PREFIX.en and PREFIX.fr, plain, .gz or .xz; a table; JSON lines; or a list"""
+    """prefix of two files PREFIX.en and PREFIX.fr, plain, .gz or .xz; a table; JSON lines; or a list of these"""
     valid: Files | None = None
-    """null: valid_fraction of the training pairs; no source text is in both parts"""
+    """validation pairs, as train; null: valid_fraction of the training pairs; no source text is in both splits"""
     valid_fraction: Probability = 0.05
-    """0: no validation"""
+    """share of the training source texts to validate on; 0: no validation"""
     test: Files | None = None
-    """translated and scored at the end of training"""
+    """test pairs, as train; translated and scored at the end of training"""
     source: int | str = "en"
-    """what is translated: the end of a file's name, the name of a column or key, or a column counted from 0"""
+    """source language: the suffix of a file, the name of a column or key, or the number of a column from 0"""
     target: int | str = "fr"
-    """what it is translated into"""
+    """target language, as source"""
     format: Literal["auto", "files", "tsv", "jsonl"] = "auto"
-    """files: two, line by line; tsv: columns parted by tabs; auto: by name and first line"""
+    """files: two parallel files; tsv: tab-separated columns; jsonl: JSON lines; auto: by name and first line"""
     unit: Literal["chars", "bytes", "words", "bpe", "unigram"] = "bpe"
-    """what a token is; bpe and unigram are sub-words"""
+    """unit of a token; bpe and unigram are sub-words"""
     vocabulary: Literal["joint", "separate"] = "joint"
-    """joint: one of both languages; separate: each has its own, of max_size each"""
+    """joint: one vocabulary for both languages; separate: one for each, of max_size each"""
     tokenisation: Literal["none", "given", "moses"] = "none"
-    """given: the files' words and punctuation marks are parted by spaces already, and BLEU takes them as they are;
-    moses: that is done before and undone after (sacremoses)"""
+    """none: plain text; given: the files are tokenised by spaces, and BLEU uses their tokens; moses: tokenised before
+    and detokenised after the model (sacremoses)"""
     reverse_source: bool = False
-    """the source is read from its end to its start (Sutskever 2014)"""
+    """reads the source from its end to its start (Sutskever 2014)"""
     max_length: Count = 100
-    """tokens of a text; longer pairs are left out of training"""
+    """most tokens of a text; training leaves out longer pairs"""
     max_ratio: float | None = Field(9.0, ge=1)
-    """of the lengths of a text and its translation; pairs beyond are left out of training; null: none are"""
+    """largest ratio of the lengths of a text and its translation; training leaves out other pairs; null: no limit"""
     batch_tokens: Count | None = None
-    """most tokens of a batch, padding included, of the longer side; null: train.batch_size pairs"""
+    """most tokens of the longer side of a batch, with padding; null: train.batch_size pairs per batch"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of the vocabulary, languages that are one, and lines without an end."""
+        """Those of the vocabulary, missing paths, equal languages, no <eos>, and Moses without language names."""
         yield from super().disagreements()
         if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
             yield "train", "expected a path; got none"
@@ -62,7 +62,7 @@ class PairSection(VocabularySection):
             yield "tokenisation", f"moses needs languages as source and target, such as en; got {numbers[0]!r}"
 
     def problems(self, find: Callable[[str, str], Any]) -> Iterator[str]:
-        """A package that is missing."""
+        """Missing packages."""
         del find
         if self.tokenisation == "moses":
             try:
@@ -74,12 +74,12 @@ class PairSection(VocabularySection):
         """The files of a split.
 
         Raises:
-            DataError: there are none.
+            DataError: a file does not exist.
         """
         found = found_pairs(names, self.source, self.target, self.format)
         return [path for one in found for path in (one.source, one.target) if path is not None]
 
     @property
     def validated(self) -> bool:
-        """Whether some pairs are validated on."""
+        """Whether there is a validation split."""
         return self.valid is not None or self.valid_fraction > 0

@@ -1,4 +1,4 @@
-"""What a translator looks at while it writes, and how good it is by length."""
+"""Pictures of a translation model: attention maps, and accuracy by length."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from everstep.runs.text_data import UNITS
 from everstep.runs.translations import best_texts
 
 MAPS, LONGEST = 4, 24
-"""Sources whose maps are drawn, and most tokens of one of the held-out ones."""
+"""The most attention maps, and the most tokens of a held-out source with a map."""
 MEASURED = 2000
-"""Held-out pairs that are translated for figures by length."""
+"""The most held-out pairs that the figures by length translate."""
 
 
 def translation_pictures(
     model: EncoderDecoder, texts: PairTexts, sides: Sides, how: TranslationSearch, out: Path, text: str | None
 ) -> Iterator[tuple[Path, str]]:
-    """Maps of held-out sources, or of lines of a text of the user's; BLEU and exact matches by length."""
+    """Draw attention maps of held-out sources or of the lines of `text`; without `text` also accuracy by length."""
     if text is None:
         split = texts.splits()[-1]
         pairs = [(pair.source, pair.target) for pair in islice(texts.pairs(split), MEASURED) if pair.source]
@@ -45,7 +45,7 @@ def translation_pictures(
 
 
 def _shown(sources: Sequence[str], sides: Sides) -> list[str]:
-    """Some sources that are long, but not too long to be read in a picture."""
+    """Long sources of at most LONGEST tokens."""
     lengths = sides.source.encode(sources).lengths
     fit = [place for place in range(len(sources)) if lengths[place] <= LONGEST]
     best = sorted(fit, key=lambda place: -int(lengths[place]))
@@ -98,7 +98,11 @@ def _same(one: str, other: str, lowercase: bool) -> bool:
 
 
 def source_passage(model: EncoderDecoder, sides: Sides, text: str, unit: str) -> Passage:
-    """A source as the encoder reads it; nothing is foreseen step by step."""
+    """A source as the encoder reads it, without predictions.
+
+    Raises:
+        DataError: the text has no tokens.
+    """
     ids = sides.source.encode([text]).row(0)[:-1]
     if not ids:
         raise DataError("the passage is empty; give a text with some words")

@@ -1,4 +1,4 @@
-"""Translations as they are printed and recorded, their figures, and scores of given ones."""
+"""Translations as text and records, their figures, and scores of given translations."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from everstep.runs.task import Prediction
 
 MEANING = {
     "loss": "nats per token of the references",
-    "nats_per_token": "mean of -ln p of the references",
+    "nats_per_token": "mean -ln p per token of the references",
     "perplexity": "exp of nats per token",
-    "bleu": "n-grams that the references have too, 0 to 100",
-    "chrf": "character n-grams that the references have too, 0 to 100",
-    "brevity_penalty": "of BLEU: below 1 where translations are too short",
+    "bleu": "precision of n-grams against the references, 0 to 100",
+    "chrf": "F2 of character n-grams against the references, 0 to 100",
+    "brevity_penalty": "factor of BLEU, below 1 if the translations are shorter than the references",
     "length_ratio": "words of the translations per word of the references",
-    "ended": "share of translations that ended by themselves",
+    "ended": "share of translations that ended with <eos> within the length limit",
 }
 
 
 def asked_search(how: TranslationSearch, n_best: int) -> TranslationSearch:
-    """The search for so many translations.
+    """The search with `n_best` translations.
 
     Raises:
-        ConfigError: more than the beam holds.
+        ConfigError: `n_best` is larger than the beam.
     """
     if n_best > how.beam_width:
         raise ConfigError(
@@ -49,7 +49,7 @@ def asked_search(how: TranslationSearch, n_best: int) -> TranslationSearch:
 def translations(
     model: EncoderDecoder, lines: Sequence[str], sides: Sides, how: TranslationSearch
 ) -> Iterator[Prediction]:
-    """Each line's translation; of n best, lines of rank, log p and text. An empty line stays empty."""
+    """The translation of each line, or the n best as lines of rank, log p and text. An empty line stays empty."""
     lines = [one_line(line) for line in lines]
     source = _bounded(sides.source.encode(lines), how.max_source)
     full = np.array([place for place, line in enumerate(lines) if line], np.int64)
@@ -88,7 +88,7 @@ def _record(one: Hypothesis, text: str, sides: Sides) -> dict[str, Any]:
 
 
 def _text(one: Hypothesis, line: str, sides: Sides, how: TranslationSearch) -> str:
-    """What is written; words that the vocabulary lacks are those of the source, where that is asked for."""
+    """The text of a translation. With `replace_unknown`, source words replace unknown words."""
     target, unk = sides.target, sides.target.tokenizer.unk_id
     if not how.replace_unknown or one.attention is None or unk not in one.tokens:
         return target.text(one.tokens)
@@ -101,7 +101,7 @@ def _text(one: Hypothesis, line: str, sides: Sides, how: TranslationSearch) -> s
 
 
 def _bounded(source: TokenSequences, most: int) -> TokenSequences:
-    """Sources of at most so many tokens, the end included; what is cut is said."""
+    """Cut sources to at most `most` tokens with the end token, and warn about them."""
     long = source.lengths > most
     if not long.any():
         return source
@@ -124,10 +124,16 @@ def figures(
     likelihood: tuple[float, int],
     progress: Progress,
 ) -> dict[str, Any]:
-    """The figures of a split: of its references their likelihood, and how near the translations are to them.
+    """The figures of a split: the likelihood of its references, and BLEU and chrF of the translations.
 
     Args:
-        likelihood: mean nats per token of the references, and their tokens.
+        model: the model.
+        texts: the pairs.
+        split: the split.
+        sides: both languages.
+        how: the search.
+        likelihood: the mean nats per token of the references, and the number of their tokens.
+        progress: gets the number of translated sources and their total.
     """
     nats, tokens = likelihood
     sources, references = texts.texts(split)
@@ -152,7 +158,7 @@ def best_texts(
     how: TranslationSearch,
     progress: Progress = lambda done, total: None,
 ) -> tuple[list[str], float]:
-    """The best translation of each text, and which share of them ended by itself; of a blank one a blank one."""
+    """The best translation of each text, and the share that ended with <eos>. A blank text has a blank translation."""
     how = how.replace(n_best=1)
     coded = _bounded(sides.source.encode(sources), how.max_source)
     full = np.array([place for place, text in enumerate(sources) if text], np.int64)
@@ -167,7 +173,7 @@ def pair_scores(model: EncoderDecoder, lines: Sequence[str], sides: Sides, first
     """log p(target | source) of lines `source<TAB>target`, in nats.
 
     Raises:
-        DataError: a line without a tab, or with several; with its number.
+        DataError: a line does not have exactly one tab; the message has its number, counted from `first_line`.
     """
     both = [line.split("\t") for line in lines]
     for number, parts in enumerate(both, first_line):

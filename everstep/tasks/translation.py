@@ -1,4 +1,4 @@
-"""Translation: a sequence to another one."""
+"""Translation: from one sequence to another."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from everstep.state import State
 
 
 class TeacherForcing(Section):
-    """What is minimised: −log p of each target token given its source and the right tokens before."""
+    """The loss: −log p of each target token given the source and the true tokens before it."""
 
     label_smoothing: Probability = 0.1
-    """share of the target's mass that is spread over all tokens (Szegedy 2016)"""
+    """share of the target probability that is spread over all tokens (Szegedy 2016)"""
 
 
 class TranslationRecipe(Recipe):
-    """Texts with their translations, an encoder and a decoder, likelihood, a search."""
+    """Texts with their translations, an encoder and a decoder, likelihood, and a search."""
 
     data: PairSection = PairSection()
     model: EncoderDecoderSection = EncoderDecoderSection()
@@ -42,7 +42,7 @@ class TranslationRecipe(Recipe):
     decode: TranslationSearch = TranslationSearch()
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """One embedding of two vocabularies, and words replaced where no token is a word or nothing attends."""
+        """A tied embedding with two vocabularies, and search options without word tokens or without attention."""
         yield from super().disagreements()
         if self.model.tied == "all" and self.data.vocabulary != "joint":
             yield (
@@ -56,7 +56,7 @@ class TranslationRecipe(Recipe):
 
 
 class Translation(Task[TranslationRecipe]):
-    """From one language to another, or any sequence to any: reads a line, writes a line."""
+    """Translate lines from one language to another, or any sequences."""
 
     Recipe = TranslationRecipe
     extras = ("sacrebleu",)
@@ -69,20 +69,20 @@ class Translation(Task[TranslationRecipe]):
     sides: Sides
 
     def prepare(self) -> None:
-        """The vocabularies of the training pairs."""
+        """Build the vocabularies from the training pairs."""
         self.sides = self.texts.languages()
 
     def ready(self, say: Say) -> None:
-        """Every split as tokens, what was left out of it, what may be a mistake."""
+        """Report the size of every split, pairs left out and suspicious input."""
         for line in [*self.summary(), *self.texts.told(self.sides)]:
             say(line)
 
     def save(self, run: Path) -> None:
-        """`tokenizer.json` and `tokenizer.target.json`."""
+        """Write `tokenizer.json` and `tokenizer.target.json`."""
         self.sides.save(run)
 
     def open(self, run: Path) -> None:
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         self.sides = self.texts.opened(run)
 
     @cached_property
@@ -91,17 +91,17 @@ class Translation(Task[TranslationRecipe]):
         return PairTexts(self.recipe.data, self.recipe.seed)
 
     def splits(self) -> tuple[str, ...]:
-        """train, valid and test, as far as the recipe names them."""
+        """The splits of the recipe, among train, valid and test."""
         return self.texts.splits()
 
     def model(self) -> EncoderDecoder:
-        """Embeddings, encoder, decoder, softmax."""
+        """A new `EncoderDecoder`."""
         source, target = (side.tokenizer.vocab_size for side in self.sides)
         smoothing = self.recipe.objective.label_smoothing
         return EncoderDecoder(self.recipe.model, source, target, self.code.find, smoothing)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[PairBatch]:
-        """Pairs of near-equal lengths together."""
+        """Batches of pairs of similar lengths."""
         coded = self.texts.coded(split, self.sides, learn=purpose == "learn")
         pairs = coded.source, coded.target, self.sides.target.end
         recipe = self.recipe
@@ -110,16 +110,16 @@ class Translation(Task[TranslationRecipe]):
         return PairBatches(*pairs, 256, shuffle=False, max_tokens=SCORED)
 
     def objective(self, model: Any, batch: PairBatch, state: State) -> Iterator[Loss]:
-        """−log p(target | source), teacher forced."""
+        """−log p(target | source) with teacher forcing, in nats."""
         yield Loss(*model.losses(batch))
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """BLEU and chrF of the translations, likelihood of the references."""
+        """BLEU and chrF of the translations, and the likelihood of the references."""
         likelihood = self.mean_loss(model, self.batches(split, model, "score"))
         return figures(model, self.texts, split, self.sides, self.recipe.decode, likelihood, progress)
 
     def digest(self, split: str) -> str:
-        """Of its texts."""
+        """The SHA-256 of the texts of a split."""
         return self.texts.digest(split)
 
     def summary(self) -> list[str]:
@@ -127,18 +127,18 @@ class Translation(Task[TranslationRecipe]):
         return self.texts.summary(self.sides)
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
-        """The translation of each line; with alignment, scores and the n best in the record."""
+        """The translation of each line. The record has the alignment, the scores and the n best."""
         how = asked_search(self.recipe.decode, asked.n_best)
         return by_block(lines, lambda block: translations(model, block, self.sides, how))
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
-        """log p(target | source) of lines `source<TAB>target`."""
+        """log p(target | source) of lines `source<TAB>target`, in nats."""
         return pair_scores(model, lines, self.sides, first_line)
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
-        """A held-out source, or one's own text, as the encoder reads it."""
+        """A held-out source, or the given text, as the encoder reads it."""
         return source_passage(model, self.sides, self.texts.passage(text, characters)[0], self.recipe.data.unit)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
-        """What is looked at while writing, and how good translations are by length."""
+        """Attention maps, and accuracy by length."""
         yield from translation_pictures(model, self.texts, self.sides, self.recipe.decode, out, text)
