@@ -1,1 +1,1 @@
-"""What leaves the house: a trained model as a file for other runtimes."""
+"""Export of trained models as files for other runtimes."""

@@ -1,4 +1,4 @@
-"""Whether what was written down computes what the run computes."""
+"""Compare the outputs of an exported model with those of the run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ STEPS = 200
 TOLERANCE = 1e-5
 _BATCHES = (1, 7)
 _OTHERS = 11
-"""What other sizes than batch and time are."""
+"""The value of dynamic sizes other than batch and time."""
 Run = Callable[[Mapping[str, Tensor], Sequence[Tensor]], tuple[Named, tuple[Tensor, ...]]]
 
 
 class NotEqual(EverstepError):
-    """What was written down computes something else; it is not kept."""
+    """The exported model computes something else than the run. The export is not kept."""
 
 
 class Check(NamedTuple):
-    """What was compared.
+    """The result of a comparison.
 
     Attributes:
-        batches, steps: of how many rows and steps.
-        difference: the largest, of outputs and states, |a − b| / (1 + |b|).
+        batches: the numbers of rows in the compared batches.
+        steps: the number of steps.
+        difference: the largest |a − b| / (1 + |a|) of outputs and states, where a is the run's value.
     """
 
     batches: tuple[int, ...]
@@ -39,11 +40,20 @@ class Check(NamedTuple):
 
 
 def checked(name: str, form: Form, run: Run, steps: int | None = None, tolerance: float | None = None) -> Check:
-    """Compare a form with what `run` computes of the same numbers: outputs and states, over `steps` (STEPS) in 1 and 7
-    rows, of any lengths, and again from the state where that ends.
+    """Compare the outputs and states of a form with those of `run` for the same random inputs.
+
+    It compares batches of 1 and 7 rows. A step form runs for `steps` steps. A sequence form runs `steps` steps of
+    random lengths twice, the second time from the final state, and then one step.
+
+    Args:
+        name: the name of the file, for messages.
+        form: the form, in PyTorch.
+        run: the exported model.
+        steps: the number of steps; None: STEPS.
+        tolerance: the largest allowed |a − b| / (1 + |a|), where a is the form's value; None: TOLERANCE.
 
     Raises:
-        NotEqual: they differ by more than `tolerance`, or TOLERANCE; says where.
+        NotEqual: a difference exceeds the tolerance; the message names the output or state.
     """
     steps = STEPS if steps is None else steps
     tolerance = TOLERANCE if tolerance is None else tolerance
@@ -83,7 +93,7 @@ def _compared(
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two tensors, |a − b| / (1 + |a|); infinite where shapes or dtypes differ."""
+    """The largest |a − b| / (1 + |a|) of two tensors; infinite if shapes or dtypes differ or a difference is NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
     if a.dtype == torch.bool or not a.numel():

@@ -1,4 +1,4 @@
-"""One step as C++ that stands alone: a source, a header and a file of weights, without Python and PyTorch."""
+"""Export of one step as standalone C++: a source, a header and a file of weights, without Python and PyTorch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from everstep.tracing.trace import evaluating
 
 _HERE = Path(__file__).parent
 _LINE = 16
-"""Numbers of a line of a cache: each array begins at one."""
+"""Float32 numbers in a cache line. Every array begins at a multiple of it."""
 
 
 class Written(NamedTuple):
@@ -35,9 +35,9 @@ class Written(NamedTuple):
 
     Attributes:
         header, source: text; `source` includes the header by its name, `model.h`.
-        weights: a file of float32, whose first 32 bytes are the SHA-256 of the source's step.
-        leaves: names and sizes of the state.
-        input, output: numbers that a step reads and gives; `input` is 1 where it reads a token.
+        weights: the weight file: 32 bytes with the SHA-256 of the step's source, then float32 numbers.
+        leaves: the names and sizes of the leaves of the state.
+        input, output: the numbers that a step reads and returns; `input` is 1 if it reads a token.
     """
 
     header: str
@@ -49,10 +49,10 @@ class Written(NamedTuple):
 
 
 def written(form: Form) -> Written:
-    """A form of one step in C++.
+    """Write a step form as C++.
 
     Raises:
-        NotExported: its step is not one that the engine compiles; says why.
+        NotExported: the compiled engine does not support the step; the message gives the reason.
     """
     cell, table = form.cell, form.table
     if cell is None:
@@ -159,18 +159,19 @@ def _source(
 
 
 class Compiled:
-    """The files, built by this machine's compiler and run, to be compared with the run.
+    """The C++ step, built with the compiler of this machine, for the comparison with the run.
 
     Args:
-        made: what was written.
-        folder: where `model.bin` lies.
-        form: what it was written of.
+        made: the written files.
+        folder: the folder with `model.bin`.
+        form: the exported form.
 
     Attributes:
-        outputs: their names.
+        outputs: the names of the outputs.
 
     Raises:
         toolchain.BuildError: there is no compiler, or it fails.
+        NotExported: the built step cannot open `model.bin`.
     """
 
     def __init__(self, made: Written, folder: Path, form: Form):
@@ -189,14 +190,18 @@ class Compiled:
             self.outputs = list(form.run(given, form.initial(1))[0])
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the sessions and the model."""
         library = self._library
         for session in self._sessions:
             library.everstep_end(ctypes.c_void_p(session))
         library.everstep_close(ctypes.c_void_p(self._model))
 
     def run(self, given: Mapping[str, Tensor], state: Sequence[Tensor]) -> tuple[Named, tuple[Tensor, ...]]:
-        """One step of each row, each in a session of its own."""
+        """Run one step of each row, each row in its own session: a `Run` of `checked`.
+
+        Raises:
+            NotExported: the step refuses an input.
+        """
         values = next(iter(given.values()))
         while len(self._sessions) < len(values):
             self._sessions.append(self._library.everstep_begin(ctypes.c_void_p(self._model)))
@@ -216,11 +221,19 @@ class Compiled:
 
 
 def saved(aside: Path, name: str, form: Form) -> dict[str, Any]:
-    """Write `model.h`, `model.cpp` and `model.bin` into a folder, which compute what the form computes when this
-    machine's compiler has built them; what the card says of it.
+    """Write `model.h`, `model.cpp` and `model.bin`, build them and compare them with the form.
+
+    Args:
+        aside: the folder to write into.
+        name: the name of the form, for the interface; the files have fixed names.
+        form: a step form.
+
+    Returns:
+        The entry of the card.
 
     Raises:
-        NotExported, NotEqual: it cannot be written, or it computes something else.
+        NotExported: the form cannot be written as C++.
+        NotEqual: the C++ computes something else.
         ConfigError: there is no compiler, or it fails.
     """
     made = written(form)

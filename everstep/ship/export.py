@@ -1,4 +1,4 @@
-"""A run as a folder that another runtime can use."""
+"""Export a run to a folder that another runtime can use."""
 
 from __future__ import annotations
 
@@ -38,28 +38,29 @@ def export(
     tolerance: float = 0.01,
     say: Say = lambda line: None,
 ) -> Path:
-    """Write a run down for another runtime, and compare what that computes with the run.
+    """Export a run for another runtime, and compare the outputs of that runtime with the run's.
 
     Args:
-        run: what is exported.
-        out: the folder; `RUN/onnx` or `RUN/c` if None.
+        run: the run.
+        out: the new folder; `RUN/onnx` or `RUN/c` if None.
         to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "c": `model.cpp`, `model.h` and
             `model.bin`, one step for programs in C and C++.
-        form: one step, whole sequences, or what there is of both.
-        precision: of the weights, of ONNX alone. What is shorter than float32 is held against the run on its validation
-            split.
-        tolerance: by how much the loss of that split may be larger with them, in the job's own unit, such as nats.
-        say: is told what was written.
+        form: one step, whole sequences, or both as far as the run has them.
+        precision: the precision of the weights, below float32 only for ONNX. The loss on the validation split is then
+            compared with the run's.
+        tolerance: the largest allowed increase of that loss, in the unit of the job's loss, such as nats.
+        say: receives messages for the user.
 
     Returns:
-        The folder: the files, `export.json`, which says what goes in and out, `recipe.yaml`, and what the job needs to
-        read and write (`tokenizer.json`). `everstep.load` opens it if it is ONNX.
+        The folder: the files, `export.json` with the inputs and outputs, `recipe.yaml`, and the files of the job such
+        as `tokenizer.json`. `everstep.load` opens an ONNX export.
 
     Raises:
-        RunError: a job that exports nothing, a folder that exists or cannot be written.
-        ConfigError: a package or the compiler is missing, or the run has no such form.
-        NotExported: an operation has no counterpart; says which.
-        NotEqual: the other runtime computes something else, or the shorter weights lose too much.
+        RunError: the job has no export, the run is an export or is not on the CPU, or the folder exists or cannot be
+            written.
+        ConfigError: a package or the compiler is missing, the run has no such form, or `precision` does not fit.
+        NotExported: an operation has no counterpart; the message names it.
+        NotEqual: the other runtime computes something else, or the loss increases by more than `tolerance`.
 
     >>> import everstep as es
     >>> path = getfixture("tmp_path")
@@ -103,7 +104,7 @@ def _check_precision(run: Run, to: Kind, precision: Short) -> None:
 
 
 def _ways(to: Kind) -> Callable[[Path, str, Form], dict[str, Any]]:
-    """What writes a form, and compares it with the run."""
+    """The function that writes a form and compares it with the run."""
     if to == "c":
         from everstep.ship.cpp import saved
 
@@ -115,7 +116,7 @@ def _ways(to: Kind) -> Callable[[Path, str, Form], dict[str, Any]]:
 
 
 def _wanted(run: Run, found: Exported, to: Kind, which: Which, say: Say) -> dict[str, Form]:
-    """The forms that are asked for, as far as there are any; what is missing of both is said."""
+    """The requested forms. With "both", reports a missing one."""
     if to == "c":
         found = found._replace(sequence="in C++ a step is called again and again")
     named = {name: getattr(found, name) for name in (("step", "sequence") if which == "both" else (which,))}
@@ -131,7 +132,7 @@ def _wanted(run: Run, found: Exported, to: Kind, which: Which, say: Say) -> dict
 def _shortened(
     run: Run, aside: Path, card: dict[str, Any], precision: Short, tolerance: float, say: Say
 ) -> dict[str, Any]:
-    """Make the files' weights shorter; what that costs on the validation split."""
+    """Rewrite the files with shorter weights, and measure the loss on the validation split with them."""
     import onnx
 
     from everstep.ship.onnx.short_weights import shortened
@@ -171,7 +172,7 @@ def _card(run: Run, to: str) -> dict[str, Any]:
 
 
 def _starts(form: Form) -> dict[str, Any]:
-    """The leaves of the state before the first step, of one row: a number where all are equal."""
+    """The initial state of one row, by leaf: shape, dtype, and a list of numbers, or one number if all are equal."""
     with torch.no_grad():
         start = form.initial(2)
     found: dict[str, Any] = {}

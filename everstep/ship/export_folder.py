@@ -1,4 +1,4 @@
-"""The folder of an exported run: it is there whole, or not at all."""
+"""The folder of an exported run. It is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LARGEST = 1 << 26
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a run has been exported there."""
+    """Whether the folder holds an exported run."""
     return (folder / CARD).is_file()
 
 
 @contextmanager
 def made(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` when the block ends well; else nothing is left.
+    """A temporary folder, renamed to `out` if the block succeeds, else removed.
 
     Raises:
-        RunError: there is something, or nothing can be written there.
+        RunError: `out` exists or cannot be written.
     """
     if os.path.lexists(out):
         raise RunError(f"{out} exists and is never overwritten; give another folder (--out), or delete it")
@@ -45,13 +45,13 @@ def made(out: Path) -> Iterator[Path]:
 
 
 def write(folder: Path, name: str, data: bytes) -> None:
-    """A file of the folder."""
+    """Write a file of the folder."""
     with explained(folder):
         write_file(folder / name, data)
 
 
 def card_bytes(card: dict[str, Any]) -> bytes:
-    """The card as it is written."""
+    """The card as JSON in UTF-8."""
     return (json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -59,7 +59,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """The card of an exported run.
 
     Raises:
-        RunError: it is damaged, or of a newer version.
+        RunError: the card is missing, damaged, or of a newer version.
     """
     path = folder / CARD
     try:

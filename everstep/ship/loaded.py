@@ -1,4 +1,4 @@
-"""Runs, trained or exported, ready to use."""
+"""Load runs, trained or exported."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _LARGEST = 1 << 34
 
 
 class OnnxRuntime:
-    """The forms of an exported run, each opened when it is first asked.
+    """The forms of an exported run in onnxruntime. Each file is opened on first use.
 
     Args:
-        path: its folder.
-        card: what `export.json` says.
+        path: the folder.
+        card: the content of `export.json`.
     """
 
     def __init__(self, path: Path, card: dict[str, Any]):
@@ -39,7 +39,7 @@ class OnnxRuntime:
         self._sessions: dict[str, Session] = {}
 
     def initial(self, rows: int) -> tuple[Tensor, ...]:
-        """The state before the first step."""
+        """The state of `rows` rows before the first step."""
         found = []
         for leaf in next(iter(self._forms.values()))["state"].values():
             row = torch.tensor(leaf["start"], dtype=getattr(torch, leaf["dtype"]))
@@ -47,7 +47,11 @@ class OnnxRuntime:
         return tuple(found)
 
     def step(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
-        """One step; without such a form, a sequence of one."""
+        """Run one step; without a step form, a sequence of one step.
+
+        Raises:
+            RunError: the export has no such form, or onnxruntime fails.
+        """
         if "step" in self._forms or "sequence" not in self._forms:
             return self._run("step", given, state)
         rows = len(next(iter(given.values())))
@@ -58,7 +62,11 @@ class OnnxRuntime:
         return {name: value[:, 0] for name, value in found.items()}, state
 
     def sequence(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
-        """Sequences."""
+        """Run sequences.
+
+        Raises:
+            RunError: the export has no sequence form, or onnxruntime fails.
+        """
         return self._run("sequence", given, state)
 
     def _run(self, name: str, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
@@ -71,15 +79,16 @@ class OnnxRuntime:
 
 
 def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> Run:
-    """A run, ready to use: a trained one, or one that `everstep export --to onnx` has written, in onnxruntime.
+    """Load a trained run, or an export of `everstep export --to onnx`, which runs in onnxruntime.
 
     Args:
         path: the folder.
-        trust_code: whether code that the run holds (`RUN/code`) may be run; it has your rights.
-        device: where the model of a trained run is put.
+        trust_code: whether to run the code in the run (`RUN/code`), with your permissions.
+        device: the device of the model of a trained run.
 
     Raises:
-        RunError: no run, of a newer version, not trained yet, damaged, or with code that is not trusted.
+        RunError: the folder is not a run, is of a newer version, not trained yet or damaged, has code that is not
+            trusted, is a C export, or is an export and `device` is not the CPU.
         ConfigError: onnxruntime is missing.
     """
     path = Path(path)
@@ -103,14 +112,22 @@ def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> 
 
 
 class ExportedRun(Run):
-    """A run whose model is asked of onnxruntime: it predicts, scores and generates; what needs gradients it lacks."""
+    """A run whose model runs in onnxruntime. It predicts, scores and generates, but has no gradients."""
 
     def predict(self, lines: Iterable[str], explain: bool = False, **asked: Any) -> Iterator[Prediction]:
-        """As `Run.predict`, without reasons."""
+        """As `Run.predict`, without explanations.
+
+        Raises:
+            RunError: `explain` is true.
+        """
         if explain:
             raise RunError(f"{self.path}: an exported run gives no reasons, which need gradients; ask the run itself")
         return super().predict(lines, **asked)
 
     def passage(self, text: str | None = None, characters: int = 600) -> Passage:
-        """None."""
+        """Not available for an exported run.
+
+        Raises:
+            RunError: always.
+        """
         raise RunError(f"{self.path}: an exported run shows no pictures of its states; look at the run itself")

@@ -1,4 +1,4 @@
-"""A form as a graph of operations on tensors, in which each recurrence is one node."""
+"""Record a form as a graph of tensor operations in which each recurrence is one node."""
 
 from __future__ import annotations
 
@@ -22,23 +22,32 @@ from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import StepGraph, evaluating, is_free, shared_places
 
 _NEAR = 4
-"""How far from a multiple of a size a number may be that is made of it."""
+"""The largest distance from a multiple of a dynamic size at which a number counts as derived from it."""
 
 
 def recurrence(*_: Any) -> Any:
-    """Stands in the graph for a call of a cell over a sequence: (inputs, state, lengths) to (ys, *state)."""
+    """The graph's placeholder for a cell over a sequence: (inputs, state, lengths) to (ys, *state).
+
+    Raises:
+        RuntimeError: always; it must not be called.
+    """
     raise RuntimeError("a recurrence of a recorded graph is written down, and not run")
 
 
 class Recorded:
-    """A recorded form: `nodes` in order, whose sizes are numbers or `Size`s.
+    """A recorded form. Its sizes are numbers or `Size`s, solved from two recordings with different sizes.
 
     Attributes:
-        nodes: without the last, which says what comes out.
-        known: the tensors that parameters and constants stand for.
-        names: of parameters, where they have one.
-        ends: the nodes that come out: the outputs, then the leaves of the state.
-        cells: of each recurrence, the cell.
+        nodes: the nodes in order, without the output node.
+        known: the tensors of parameter and constant nodes.
+        names: the names of parameter nodes.
+        ends: the output nodes: the outputs, then the leaves of the state.
+        inputs: the input nodes by name.
+        outputs: the names of `ends`.
+        cells: the cell of each recurrence node.
+
+    Raises:
+        NotExported: the two recordings have different operations.
     """
 
     def __init__(self, first: _Once, second: _Once, sizes: tuple[dict[str, int], dict[str, int]]):
@@ -59,7 +68,7 @@ class Recorded:
         return [solved(a, b, *self._sizes) for a, b in zip(value.shape, other.shape, strict=True)]
 
     def arguments(self, node: fx.Node) -> tuple[Any, dict[str, Any]]:
-        """What a node is called with; numbers that sizes decide as `Size`s."""
+        """The positional and keyword arguments of a node; numbers derived from dynamic sizes are `Size`s."""
         other = self._partner[node]
         return self._met(node.args, other.args), self._met(dict(node.kwargs), dict(other.kwargs))
 
@@ -80,7 +89,7 @@ class Recorded:
 
 
 class TracedStep:
-    """A traced step in the same words: rows are `Size(n, ("rows",))`."""
+    """A traced step with the interface of `Recorded`. The size of n times the rows is `Size(n, ("rows",))`."""
 
     def __init__(self, graph: StepGraph, given: list[Tensor]):
         self._rows = graph.rows
@@ -97,7 +106,7 @@ class TracedStep:
         return [self._size(n) for n in node.meta["val"].shape]
 
     def arguments(self, node: fx.Node) -> tuple[Any, dict[str, Any]]:
-        """What a node is called with."""
+        """The positional and keyword arguments of a node."""
         return self._met(node.args), self._met(dict(node.kwargs))
 
     def _met(self, a: Any) -> Any:
@@ -112,7 +121,7 @@ class TracedStep:
 
 
 class _Once(NamedTuple):
-    """A form, recorded for some sizes."""
+    """One recording of a form, for one choice of its dynamic sizes."""
 
     module: fx.GraphModule
     known: dict[fx.Node, Any]
@@ -123,7 +132,7 @@ class _Once(NamedTuple):
 
 
 class _Recorder(Recorder):
-    """Writes down a whole model: sizes of a call are those of `sizes`; a call of a cell is one node."""
+    """Records a whole model. `sizes` are the dynamic sizes. A cell over a sequence becomes one node."""
 
     def __init__(self, sizes: Collection[int], operations: Collection[str]):
         super().__init__(torch.device("cpu"), 1, {}, operations)
@@ -136,7 +145,11 @@ class _Recorder(Recorder):
     def recurrence(
         self, cell: AbstractCell, xs: Any, state: State, lengths: Tensor | None, resets: Tensor | None
     ) -> tuple[Tensor, State]:
-        """One node for a cell over a sequence."""
+        """Record a cell over a sequence as one node.
+
+        Raises:
+            NotExported: `resets` are given.
+        """
         if resets is not None:
             raise NotExported("it resets its state within a sequence")
         first = leaves(xs)[0][1]
@@ -154,12 +167,12 @@ class _Recorder(Recorder):
 
 
 class _Holder(nn.Module):
-    """A form as a module, so that its parameters can be replaced."""
+    """A form as a module, for `torch.func.functional_call`."""
 
     def __init__(self, form: Form, start: State):
         super().__init__()
         self.model = form.model
-        self._form, self._start = form, (start,)  # in a tuple, so that a tensor is no attribute that is traced
+        self._form, self._start = form, (start,)  # a tuple keeps a tensor from becoming a traced attribute
 
     def forward(self, given: list[Tensor], state: list[Tensor]) -> tuple[list[str], list[Tensor]]:
         named = dict(zip(self._form.inputs, given, strict=True))
@@ -168,12 +181,13 @@ class _Holder(nn.Module):
 
 
 def record(form: Form, operations: Collection[str]) -> Recorded:
-    """Follow a form on tensors without numbers, for two choices of its sizes.
+    """Record a form on tensors without data, for two choices of its dynamic sizes.
 
-    `operations` are the names of those that can be written down beside those that a step may have.
+    `operations` names the supported operations besides those of a traced step.
 
     Raises:
-        NotExported: it decides by the value of a tensor, or calls what cannot be written down.
+        NotExported: a module has a hook, the state has dynamic sizes, the form branches on tensor values, or an
+            operation is not supported.
     """
     hooked = next((m for m in form.model.modules() if hooks.hooked(m)), None)
     if hooked is not None:
@@ -225,7 +239,7 @@ def _recorded(form: Form, sizes: dict[str, int], operations: Collection[str]) ->
 
 
 def leaf_names(kind: str, state: State) -> list[str]:
-    """What the leaves of a state are called.
+    """The names of the leaves of a state in a file; a lone leaf is named `kind`.
 
     >>> leaf_names("state", torch.zeros(1)), leaf_names("state", (torch.zeros(1),))
     (['state'], ['state.0'])
@@ -236,7 +250,7 @@ def leaf_names(kind: str, state: State) -> list[str]:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, then buffers, each once."""
+    """The parameters, then the buffers, each once, with their names."""
     yield from module.named_parameters()
     yield from module.named_buffers()
 

@@ -1,4 +1,4 @@
-"""Sizes that each call brings, told from those that are fixed."""
+"""Distinguish dynamic sizes, which each call sets, from fixed sizes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import NamedTuple
 from everstep.errors import EverstepError
 
 _PRIMES = (29, 41, 53, 67, 79, 97, 109, 127, 139, 151, 163, 179, 191, 211, 223, 239, 251)
-"""Apart by more than twice the largest shift, so that a number is near one of them alone."""
+"""More than twice the largest shift apart, so that a number is near only one of them."""
 _SHIFTS = (0, -1, 1, -2, 2, -3, 3, -4, 4)
 
 
 class NotExported(EverstepError):
-    """What cannot be written down for another runtime; the message says what stood in the way."""
+    """The model cannot be exported; the message gives the reason."""
 
 
 class Size(NamedTuple):
-    """times · (the product of some sizes of the call) + plus."""
+    """A dynamic size: times · (the product of the dynamic sizes `of`) + plus."""
 
     times: int
     of: tuple[str, ...]
@@ -31,10 +31,10 @@ class Size(NamedTuple):
 
 
 def pair_of_sizes(names: Sequence[str], taken: Iterable[int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Two numbers for each size of a call, of which none divides a size that is `taken`.
+    """Choose two different primes for each dynamic size, none of which divides a fixed size in `taken`.
 
     Raises:
-        NotExported: there are not enough.
+        NotExported: there are not enough such primes.
     """
     fixed = set(taken)
     free = [p for p in _PRIMES if not any(n and n % p == 0 for n in fixed)]
@@ -44,13 +44,13 @@ def pair_of_sizes(names: Sequence[str], taken: Iterable[int]) -> tuple[dict[str,
 
 
 def solved(value: int, other: int, sizes: dict[str, int], others: dict[str, int]) -> int | Size:
-    """What a number is of the sizes of a call, by its values for two of these.
+    """Express a number by dynamic sizes, from its values for two choices of them. An equal value is a fixed number.
 
     >>> solved(58, 106, {"batch": 29, "time": 41}, {"batch": 53, "time": 67})
     Size(times=2, of=('batch',), plus=0)
 
     Raises:
-        NotExported: it is no multiple of a product of them, plus a small number.
+        NotExported: it is not a multiple of a product of up to three of them plus a number from −4 to 4.
     """
     if value == other:
         return value

@@ -1,1 +1,1 @@
-"""Models as ONNX: recorded operations become nodes, recurrent layers ONNX's own where they are equal."""
+"""Export to ONNX. Recorded operations become nodes; LSTM, GRU and RNN layers become ONNX's own nodes."""

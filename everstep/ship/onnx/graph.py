@@ -1,4 +1,4 @@
-"""ONNX graphs as they grow: nodes with fresh names, constants once each, loops with graphs inside."""
+"""Build ONNX graphs: nodes with unique names, shared constants, and subgraphs for loops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from everstep.ship.sizes import Size
 
 OPSET = 18
-"""The version of ONNX's operators: the first with those that every part here needs."""
+"""The ONNX operator set: the first version with all operators that the export needs."""
 IR_VERSION = 10
 
 TYPES: dict[torch.dtype, int] = {
@@ -32,24 +32,24 @@ TYPES: dict[torch.dtype, int] = {
 
 
 class Names:
-    """Names of values, each given once in a file."""
+    """Unique names of values in a file."""
 
     def __init__(self) -> None:
         self._taken: dict[str, int] = {}
 
     def fresh(self, wish: str) -> str:
-        """The wish, with a number where it is taken."""
+        """The name `wish`, or with a number appended if it is taken."""
         count = self._taken.get(wish, 0)
         self._taken[wish] = count + 1
         return self.fresh(f"{wish}_{count}") if count else wish
 
 
 class Graph:
-    """Nodes in order. A graph within a loop shares the names and the constants of the `root`, and sees its values.
+    """An ONNX graph. A subgraph in a loop shares the names and constants of the `root` and can read its values.
 
     Attributes:
         root: the graph of the file.
-        nodes: so far.
+        nodes: the nodes so far, in order.
     """
 
     def __init__(self, root: Graph | None = None):
@@ -62,38 +62,38 @@ class Graph:
             self.sizes: dict[str, str] = {}
 
     def fresh(self, wish: str) -> str:
-        """A name that nothing has yet."""
+        """A new unique name."""
         return self.root._names.fresh(wish)
 
     def add(self, operation: str, *inputs: str, outputs: int = 1, wish: str = "", **attributes: Any) -> Any:
-        """A node; the name of what it gives, or of all that it gives."""
+        """Add a node. Returns the name of its output, or the list of names if it has several."""
         names = [self.fresh(wish or operation.lower()) for _ in range(outputs)]
         self.nodes.append(helper.make_node(operation, list(inputs), names, **attributes))
         return names[0] if outputs == 1 else names
 
     def give(self, name: str, value: str) -> None:
-        """Give what comes out its name."""
+        """Make `value` the output called `name`."""
         self.nodes.append(helper.make_node("Identity", [value], [name]))
 
     def constant(self, value: NDArray[Any] | Tensor, wish: str = "constant") -> str:
-        """The name of a constant; equal small ones are one."""
+        """The name of a constant. Equal constants of up to 64 numbers are stored once."""
         array = value.detach().contiguous().cpu().numpy() if isinstance(value, Tensor) else value
         key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 64 else (id(value),)
         root = self.root
         if key not in root._known:
             name = root._known[key] = self.fresh(wish)
-            root.initializers.append((name, array, value))  # the value too, so that its id stays its own
+            root.initializers.append((name, array, value))  # keeps the value alive, so that its id stays unique
         return root._known[key]
 
     def ints(self, values: Sequence[int | Size | str]) -> str:
-        """A list of whole numbers, of which names are one each."""
+        """The name of a 1-D int64 tensor of these numbers; a string is the name of a tensor of one number."""
         if all(isinstance(value, int) for value in values):
             return self.constant(np.array(values, np.int64))
         parts = [v if isinstance(v, str) else self.size(v) for v in values]
         return parts[0] if len(parts) == 1 else str(self.add("Concat", *parts, axis=0, wish="sizes"))
 
     def size(self, value: int | Size) -> str:
-        """One number, as a list of one."""
+        """The name of a size as an int64 tensor (1,)."""
         if isinstance(value, int):
             return self.constant(np.array([value], np.int64))
         key = str(value)
@@ -108,19 +108,19 @@ class Graph:
         return root.sizes[key]
 
     def finished(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-        """The graph as ONNX has it; of the root with its constants."""
+        """The graph as an `onnx.GraphProto`; the root includes the constants."""
         own = self.initializers if self.root is self else []
         constants = [numpy_helper.from_array(array, constant) for constant, array, _ in own]
         return helper.make_graph(self.nodes, name, list(inputs), list(outputs), constants)
 
 
 def info(name: str, dtype: torch.dtype, shape: Sequence[int | str] | None) -> Any:
-    """What a value is that goes in or comes out."""
+    """The type and shape of an input or output, as an `onnx.ValueInfoProto`."""
     return helper.make_tensor_value_info(name, TYPES[dtype], shape)
 
 
 def model_of(graph: Any, told: dict[str, str]) -> Any:
-    """A whole file, checked by ONNX's own checker."""
+    """An `onnx.ModelProto` with the metadata `told`, checked by ONNX's checker."""
     model = helper.make_model(
         graph, producer_name="everstep", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )

@@ -1,4 +1,4 @@
-"""Recorded operations, written down as nodes of ONNX."""
+"""Write recorded operations as ONNX nodes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ class Source(Protocol):
     ends: list[fx.Node]
 
     def shape(self, node: fx.Node) -> list[int | Size]:
-        """Sizes of what a node gives."""
+        """The sizes of the output of a node."""
 
     def arguments(self, node: fx.Node) -> tuple[Any, dict[str, Any]]:
-        """What it is called with."""
+        """The positional and keyword arguments of a node."""
 
 
 class Writer:
     """Writes the operations of one recorded graph into an ONNX graph.
 
+    Args:
+        graph: the ONNX graph to extend.
+        source: the recorded graph.
+        handlers: the function that writes each operation, by its PyTorch name.
+        rows: for a traced step, the size in the file that replaces its rows.
+
     Attributes:
-        graph: which grows.
-        source: what is written down.
-        values: of each node that is no constant, its name, or the names of all it gives.
-        rows: the name of the size that stands for the rows of a step.
+        values: for each node that is not constant, the name of its output, or the names of its outputs.
     """
 
     def __init__(self, graph: Graph, source: Source, handlers: dict[str, Any], rows: Size | None = None):
@@ -43,7 +46,11 @@ class Writer:
         self.values: dict[fx.Node, Any] = {}
 
     def write(self, nodes: Sequence[fx.Node] | None = None) -> None:
-        """Write these operations, or all."""
+        """Write these nodes, or all nodes of the source.
+
+        Raises:
+            NotExported: an operation has no handler.
+        """
         for node in self.source.nodes if nodes is None else nodes:
             if node.op == "call_function":
                 self._write(node)
@@ -69,37 +76,37 @@ class Writer:
         self.values[node] = handler(self, node, *args, **kwargs)
 
     def name(self, node: fx.Node) -> str:
-        """The name of a value."""
+        """The name of the value of a node."""
         if node in self.source.known:
             value = self.source.known[node]
             return self.graph.constant(value, self.source.names.get(node, "constant"))
         return str(self.values[node])
 
     def dtype(self, value: Any) -> torch.dtype:
-        """The dtype of what a node gives."""
+        """The dtype of the output of a node."""
         found: torch.dtype = value.meta["val"].dtype
         return found
 
     def shape(self, node: fx.Node) -> list[int | Size]:
-        """The sizes of what a node gives, in the words of the file."""
+        """The sizes of the output of a node, by the dynamic sizes of the file."""
         return [self.sized(n) for n in self.source.shape(node)]
 
     def rank(self, node: fx.Node) -> int:
-        """How many sizes it has."""
+        """The number of dimensions of the output of a node."""
         return len(node.meta["val"].shape)
 
     def sized(self, value: Any) -> Any:
-        """A size, where rows are those of the file."""
+        """A size with the rows of a step replaced by those of the file; other values unchanged."""
         if isinstance(value, Size) and self._rows is not None:
             return Size(value.times * self._rows.times, self._rows.of, self._rows.plus)
         return value
 
     def ints(self, values: Sequence[Any]) -> str:
-        """A list of sizes."""
+        """The name of a 1-D int64 tensor of sizes."""
         return self.graph.ints([self.sized(value) for value in values])
 
     def like(self, value: Any, dtype: torch.dtype) -> str:
-        """A value, or a number, of that dtype."""
+        """The name of a node's value, a size or a number, in the given dtype."""
         if isinstance(value, fx.Node):
             name = self.name(value)
             return name if self.dtype(value) == dtype else self.cast(name, dtype)
@@ -109,20 +116,20 @@ class Writer:
         return self.graph.constant(torch.tensor(value, dtype=dtype))
 
     def cast(self, name: str, dtype: torch.dtype) -> str:
-        """A value in another dtype."""
+        """The name of the value cast to `dtype`."""
         return str(self.graph.add("Cast", name, to=TYPES[dtype]))
 
     def add(self, operation: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """A node."""
+        """Add a node, see `Graph.add`."""
         return self.graph.add(operation, *inputs, outputs=outputs, **attributes)
 
     def number(self, value: float, dtype: torch.dtype) -> str:
-        """A constant without sizes."""
+        """The name of a 0-D constant."""
         return self.graph.constant(torch.tensor(value, dtype=dtype))
 
 
 def sized(nest: Any) -> bool:
-    """Whether a size of the call is among the arguments."""
+    """Whether the arguments contain a dynamic size."""
     if isinstance(nest, Size):
         return True
     if isinstance(nest, dict):
@@ -131,5 +138,5 @@ def sized(nest: Any) -> bool:
 
 
 def axis(dim: int, rank: int) -> int:
-    """A dimension counted from the first."""
+    """The non-negative index of a dimension."""
     return dim % max(rank, 1)

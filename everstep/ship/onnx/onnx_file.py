@@ -1,4 +1,4 @@
-"""A form as a file of ONNX, compared with the run before it is kept."""
+"""Write a form as an ONNX file, and compare it with the run before keeping it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _HANDLERS = {**POINTWISE, **TENSORS, "recurrence": recurrence}
 
 
 def written(form: Form, told: dict[str, str] | None = None) -> Any:
-    """The form as an `onnx.ModelProto`; `told` are texts that it holds beside.
+    """The form as an `onnx.ModelProto` with the metadata `told`.
 
-    Inputs and outputs have the names of the form; a leaf of the state comes in as `state.NAME` and goes out as
-    `new_state.NAME`, a lone one as `state` and `new_state`.
+    Inputs and outputs have the names of the form. A leaf of the state is the input `state.NAME` and the output
+    `new_state.NAME`; a lone leaf is `state` and `new_state`.
 
     Raises:
-        NotExported: it has no counterpart; says what stood in the way.
+        NotExported: an operation has no counterpart; the message gives the reason.
     """
     recorded = record(form, list(_HANDLERS))
     graph = Graph()
@@ -54,10 +54,15 @@ def _told(size: int | Size) -> int | str:
 
 
 def saved(aside: Path, name: str, form: Form) -> dict[str, Any]:
-    """Write `NAME.onnx` into a folder, where onnxruntime computes what the form computes; what the card says of it.
+    """Write `NAME.onnx` into the folder `aside` after comparing it, in onnxruntime, with the form.
+
+    Returns:
+        The entry of the card.
 
     Raises:
-        NotExported, RunError, NotEqual: it cannot be written or run, or it computes something else.
+        NotExported: the form cannot be written as ONNX.
+        RunError: onnxruntime cannot run the file.
+        NotEqual: the file computes something else.
     """
     data: bytes = written(form).SerializeToString()
     file = f"{name}.onnx"

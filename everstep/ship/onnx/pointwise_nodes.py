@@ -1,4 +1,4 @@
-"""Operations on numbers one by one, as ONNX has them."""
+"""Write pointwise operations as ONNX nodes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _binary(operation: str) -> Handler:
 
 
 def _common(a: Any, b: Any) -> torch.dtype:
-    """The dtype in which two are compared; a number of the call is a whole one."""
+    """The dtype in which two values are compared; a dynamic size is int64."""
     parts = [one.meta["val"] if isinstance(one, fx.Node) else 0 if isinstance(one, Size) else one for one in (a, b)]
     found: torch.dtype = torch.result_type(*parts)
     return found
@@ -83,7 +83,7 @@ def _bitwise_not(w: Writer, node: fx.Node, x: fx.Node) -> str:
 
 
 def _shift_right(w: Writer, node: fx.Node, x: fx.Node, by: int) -> str:
-    """Of signed numbers: (x − x mod 2^n) / 2^n, which rounds down."""
+    """Right shift; of signed numbers (x − x mod 2^n) / 2^n, which rounds down."""
     divisor = w.number(1 << by, w.dtype(node))
     rest = w.add("Mod", w.name(x), divisor)
     return str(w.add("Div", w.add("Sub", w.name(x), rest), divisor))
@@ -133,7 +133,7 @@ def _fmod(w: Writer, node: fx.Node, a: Any, b: Any) -> str:
 
 
 def _of_formula(formula: Callable[..., str]) -> Handler:
-    """Of x as a float and of numbers: `formula(w, x, constant, …)`, where `constant` names a number."""
+    """A handler that writes `formula(w, x, constant, …)`: x is a float value, `constant` gives the name of a number."""
 
     def write(w: Writer, node: fx.Node, x: fx.Node, *more: Any, **named: Any) -> str:
         dtype = w.dtype(node)
@@ -258,4 +258,4 @@ POINTWISE: dict[str, Handler] = {
     "lerp": _lerp,
     "addcmul": _addcmul,
 }
-"""By PyTorch's name."""
+"""The handlers of pointwise operations by PyTorch name."""

@@ -1,4 +1,4 @@
-"""Recurrences: ONNX's own LSTM, GRU and RNN where the cell is one of them, else a loop over the traced step."""
+"""Write recurrences: ONNX's LSTM, GRU or RNN node if the cell is one of them, else a `Scan` of the traced step."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ _OWN: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "rnn_tanh": ("RNN", (0,), {"activations": ["Tanh"]}),
     "rnn_relu": ("RNN", (0,), {"activations": ["Relu"]}),
 }
-"""By PyTorch's kernel: ONNX's node, the order of its gates in PyTorch's, and what else it is told.
+"""By PyTorch kernel: the ONNX operator, the PyTorch gate at each of its gates, and further attributes.
 
-PyTorch has i f g o and r z n, ONNX i o f c and z r h (Operators.md of ONNX, opset 14).
+The gate order is i f g o and r z n in PyTorch, i o f c and z r h in ONNX (Operators.md of ONNX, opset 14).
 """
 
 
 def recurrence(
     w: Writer, node: fx.Node, xs: Sequence[fx.Node], state: Sequence[fx.Node], lengths: fx.Node | None
 ) -> list[str]:
-    """A cell over a sequence: the names of its outputs and of the leaves of its last state."""
+    """Write a cell over a sequence. Returns the names of its outputs and of the leaves of its final state.
+
+    Raises:
+        NotExported: the step cannot be traced, or has an operation without a counterpart.
+    """
     assert isinstance(w.source, Recorded)
     cell = w.source.cells[node]
     if isinstance(cell, AbstractGated) and cell.steps_as_declared() and len(xs) == 1:
@@ -57,7 +61,7 @@ def _own(
     state: Sequence[fx.Node],
     lengths: fx.Node | None,
 ) -> list[str]:
-    """One node of ONNX's, which has time first, and a dimension for directions."""
+    """Write one ONNX recurrent node, whose tensors are time-first and have a dimension of directions."""
     operation, order, more = kind
     assert cell.weight_ih is not None
     assert cell.weight_hh is not None
@@ -76,7 +80,7 @@ def _own(
 
 
 def _ordered(parameter: Tensor, order: Sequence[int]) -> Tensor:
-    """PyTorch's gates in ONNX's order, with one direction in front."""
+    """The gates of a parameter in ONNX's order, with a leading dimension of one direction."""
     parts = parameter.detach().chunk(len(order))
     return torch.cat([parts[place] for place in order])[None]
 
@@ -108,7 +112,7 @@ def _rows(w: Writer, node: fx.Node) -> Size:
 
 
 def _once(w: Writer, step: TracedStep, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> list[str]:
-    """A single step, in place."""
+    """Write a sequence of one step without a loop."""
     given = [w.add("Squeeze", w.name(x), w.ints([1])) for x in xs]
     inside = _writer(w.graph, step, _rows(w, xs[0]), [*given, *map(w.name, state)])
     inside.write()
@@ -119,7 +123,7 @@ def _once(w: Writer, step: TracedStep, xs: Sequence[fx.Node], state: Sequence[fx
 def _loop(
     w: Writer, step: TracedStep, xs: Sequence[fx.Node], state: Sequence[fx.Node], lengths: fx.Node | None
 ) -> list[str]:
-    """A `Scan`; what needs x alone is computed for all steps before."""
+    """Write a `Scan`. Operations that depend on x alone are computed for all steps before the loop."""
     batch, time = _rows(w, xs[0]), w.shape(xs[0])[1]
     early, read = _hoisted(step, len(xs))
     before = _early(w, step, early, read, xs)
@@ -155,7 +159,7 @@ def _loop(
 
 
 def _hoisted(step: TracedStep, inputs: int) -> tuple[list[fx.Node], list[fx.Node]]:
-    """The operations that need x alone, with those of constants that they need; and which of them the loop reads."""
+    """The operations that depend on x and constants alone, and those among them whose outputs the loop reads."""
     alone, fixed = set(step.free[:inputs]), set(step.known)
     early: set[fx.Node] = set()
     for node in step.nodes:
@@ -173,7 +177,7 @@ def _hoisted(step: TracedStep, inputs: int) -> tuple[list[fx.Node], list[fx.Node
 def _early(
     w: Writer, step: TracedStep, early: Sequence[fx.Node], read: Sequence[fx.Node], xs: Sequence[fx.Node]
 ) -> dict[fx.Node, str]:
-    """What needs x alone, with all steps as rows, and each again (batch, time, …)."""
+    """Write the operations that depend on x alone with all steps as rows. Their outputs are (batch, time, …)."""
     batch, time = _rows(w, xs[0]), w.shape(xs[0])[1]
     every = f"({batch})*({time})"
     root = w.graph.root
@@ -192,7 +196,7 @@ def _early(
 
 
 def _live(w: Writer, lengths: fx.Node, time: int | Size) -> str:
-    """(batch, time): whether a step is within its row."""
+    """The name of a mask (batch, time): whether a step is within the length of its row."""
     steps = w.add("Range", *(w.like(n, torch.int64) for n in (0, time, 1)))
     many = w.add("Unsqueeze", w.like(lengths, torch.int64), w.ints([1]))
     return str(w.add("Less", steps, many))
@@ -201,7 +205,7 @@ def _live(w: Writer, lengths: fx.Node, time: int | Size) -> str:
 def _masked(
     body: Graph, live: str, y: str, ranks: Sequence[int], old: Sequence[str], new: Sequence[str]
 ) -> tuple[str, list[str]]:
-    """Beyond a row's length the output is zero and the state stays."""
+    """Beyond the length of a row set the output to zero and keep the state."""
 
     def mask(rank: int) -> str:
         sizes = body.ints([-1, *[1] * (rank - 1)])

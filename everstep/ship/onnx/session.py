@@ -1,4 +1,4 @@
-"""Files of ONNX, run by onnxruntime."""
+"""Run ONNX files in onnxruntime."""
 
 from __future__ import annotations
 
@@ -29,38 +29,43 @@ def needed() -> tuple[Any, Any]:
 
 
 class Session:
-    """One file, ready to run on the CPU.
+    """One ONNX file in an onnxruntime session on the CPU.
 
     Args:
-        name: the file's, for messages.
-        data: what it holds.
+        name: the name of the file, for messages.
+        data: the content of the file.
 
     Raises:
-        RunError: onnxruntime refuses it.
+        ConfigError: onnx or onnxruntime is missing.
+        RunError: onnxruntime refuses the file.
     """
 
     def __init__(self, name: str, data: bytes):
         _, runtime = needed()
         options = runtime.SessionOptions()
-        options.log_severity_level = 4  # what fails is raised
+        options.log_severity_level = 4  # failures raise exceptions
         options.intra_op_num_threads = torch.get_num_threads()
         try:
             self._session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own have no public common class
+        except Exception as error:  # onnxruntime's exceptions have no public base class
             raise RunError(f"onnxruntime {runtime.__version__} refuses {name}: {error}") from None
         self.inputs = [one.name for one in self._session.get_inputs()]
         self.outputs = [one.name for one in self._session.get_outputs()]
         self._name = name
 
     def described(self, which: Literal["inputs", "outputs"]) -> dict[str, Any]:
-        """Of all that goes in, or comes out, the type and the sizes."""
+        """The dtype and the shape of each input or output, by name."""
         found = self._session.get_inputs() if which == "inputs" else self._session.get_outputs()
         names = {"tensor(float)": "float32", "tensor(double)": "float64"}
         types = {one.name: names.get(one.type, one.type.removeprefix("tensor(").rstrip(")")) for one in found}
         return {one.name: {"dtype": types[one.name], "shape": one.shape} for one in found}
 
     def run(self, given: Mapping[str, Tensor], state: Sequence[Tensor]) -> tuple[Named, tuple[Tensor, ...]]:
-        """The inputs by name and the state's leaves, to the outputs by name and the new leaves."""
+        """Run inputs by name and the leaves of the state to outputs by name and the new leaves.
+
+        Raises:
+            RunError: onnxruntime fails.
+        """
         names = [name for name in self.inputs if not _of_state(name, "state")]
         starts = [name for name in self.inputs if _of_state(name, "state")]
         feed = {name: given[name].detach().numpy() for name in names}

@@ -1,4 +1,4 @@
-"""Weights in fewer bits: halves as they are read, int8 also as they are multiplied."""
+"""Store weights in fewer bits: float16 and bfloat16 for storage only, int8 also for products."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 from everstep.ship.onnx.graph import TYPES
 
 _FEWEST = 256
-"""Numbers of a weight from which on it is made shorter: small ones, such as biases, cost nothing."""
+"""The fewest numbers of a weight to shorten. Smaller ones, such as biases, hardly add to the file."""
 
 
 def shortened(model: Any, precision: Literal["float16", "bfloat16", "int8"]) -> Any:
-    """The file with its large weights in fewer bits.
+    """The `onnx.ModelProto` with its large weights in fewer bits.
 
-    float16, bfloat16: stored so, and widened where they are read. int8: symmetric, one scale for each column of a
-    matrix; matrices and LSTMs are multiplied in int8, by inputs that are made int8 as they come (onnxruntime's dynamic
-    quantisation); a table of an embedding is stored so.
+    float16, bfloat16: weights are stored in this type and cast to float32 before use. int8: onnxruntime's dynamic
+    quantisation, symmetric with one scale per column of a matrix. Matrix products and LSTMs compute in int8 and
+    quantise their inputs at run time; embedding tables are only stored in int8.
     """
     return _in_int8(model) if precision == "int8" else _halved(model, getattr(torch, precision))
 
@@ -49,7 +49,7 @@ def _in_int8(model: Any) -> Any:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-    add_pre_process_metadata(model)  # there is nothing to prepare, and it would say so
+    add_pre_process_metadata(model)  # suppresses a warning about preparation, which this model does not need
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "short.onnx"
         kinds = ["MatMul", "LSTM", "Gather"]

@@ -1,4 +1,4 @@
-"""Operations on whole tensors, as ONNX has them: products, sums, views, places."""
+"""Write tensor operations as ONNX nodes: products, reductions, views, indexing."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _any(operation: str) -> Handler:
 
 
 def _moments(w: Writer, x: fx.Node, dim: Any, correction: float, keepdim: bool) -> tuple[str, str]:
-    """The variance, and the mean."""
+    """The names of the variance and the mean."""
     dims, dtype, sizes = _dims(x, dim), w.dtype(x), w.shape(x)
     mean = w.add("ReduceMean", w.name(x), w.ints(dims), keepdims=1)
     apart = w.add("Sub", w.name(x), mean)
@@ -153,7 +153,7 @@ def _permute(w: Writer, node: fx.Node, x: fx.Node, dims: Sequence[int]) -> str:
 
 
 def reshaped(w: Writer, name: str, sizes: Sequence[int | Size]) -> str:
-    """A value with other sizes; the one that a call brings may be what is left over."""
+    """Reshape a value. If exactly one size is dynamic, ONNX infers it (−1)."""
     open_ended = sum(isinstance(n, Size) for n in sizes) == 1 and 0 not in sizes
     return str(w.add("Reshape", name, w.ints([-1 if open_ended and isinstance(n, Size) else n for n in sizes])))
 
@@ -223,7 +223,7 @@ def _diagonal(w: Writer, node: fx.Node, x: fx.Node, offset: int = 0, dim1: int =
 
 
 def _filled(value: float, at: int = 0) -> Handler:
-    """Of a size; `at`: how many arguments stand before it."""
+    """A handler that fills the output with `value`."""
 
     def write(w: Writer, node: fx.Node, *args: Any, **_: Any) -> str:
         return str(w.add("Expand", w.number(value, w.dtype(node)), w.ints(w.shape(node))))
@@ -276,7 +276,7 @@ def _scatter(w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, sou
 def _sort(
     w: Writer, node: fx.Node, x: fx.Node, *, stable: bool = False, dim: int = -1, descending: bool = False
 ) -> list[str]:
-    """All of the largest or least: of equal numbers ONNX has that of the lower place first."""
+    """Sort by a TopK of all numbers, which puts equal numbers in the order of their indices."""
     where = axis(dim, w.rank(x))
     size = w.ints([w.source.shape(x)[where]])
     return list(w.add("TopK", w.name(x), size, outputs=2, axis=where, largest=int(descending)))
@@ -339,4 +339,4 @@ TENSORS: dict[str, Handler] = {
     "sort": _sort,
     "constant_pad_nd": _pad,
 }
-"""By PyTorch's name."""
+"""The handlers of tensor operations by PyTorch name."""
