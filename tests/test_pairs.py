@@ -72,7 +72,7 @@ def test_white_space_inside_of_a_text_is_spaces(tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("t.tsv", "de\tfr\nx\ty\n", r"line 1: expected a header that names a column 'en', came 'de', 'fr'"),
-        ("t.tsv", "en\tfr\nx\n", r"line 2: expected 2 columns or more, parted by tabs, came 1"),
+        ("t.tsv", "en\tfr\nx\n", r"line 2: expected 2 columns or more, separated by tabs, came 1"),
         ("t.jsonl", '{"en": "x"}\n', r"line 1: expected a key 'fr'"),
         ("t.jsonl", '{"en": "x", "fr": 3}\n', r"line 1: expected a string at 'fr', came 3"),
         ("t.jsonl", '{"en": "x"\n', r"line 1: is no JSON"),
@@ -236,7 +236,7 @@ def test_texts_of_training_in_a_test_are_said(tmp_path: Path) -> None:
     prefix = two_files(tmp_path, ["a b", "c"], ["x", "y"])
     found = texts(prefix, valid_fraction=0, test=prefix)
     told = list(found.told(found.languages()))
-    assert any("test: 2 of 2 source texts (100.0%) are in the training data too" in line for line in told)
+    assert any("test: 2 of 2 source texts (100.0%) are also in the training data" in line for line in told)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def classifier_forms(model: SequenceClassifier) -> Exported:
 
     A hierarchical reader has the inputs that `laid_out` gives, and `tokens` if the model counts n-grams.
     """
-    whole = "it answers whole texts, and has no state that it could hand on"
+    whole = "it answers whole texts, and has no state between steps"
     words = model.embedding.num_embeddings
     inputs = {"tokens": Input(("batch", "time"), words), "lengths": LENGTHS}
 
@@ -67,7 +67,7 @@ def classifier_forms(model: SequenceClassifier) -> Exported:
         return {"log_p": model(given["tokens"], given["lengths"])}, state
 
     if model.separator is not None:
-        return Exported(whole, "data.paired: where the second text begins, its words decide")
+        return Exported(whole, "data.paired is not supported: the start of the second text depends on the tokens")
     if isinstance(model.body, Hierarchy):
         return Exported(whole, _hierarchical(model, model.body, inputs))
     return Exported(whole, Form(model, sequence, inputs))

@@ -112,7 +112,7 @@ class PairTexts:
         different = np.unique(hashes)
         if len(different) < 2:
             raise DataError(
-                f"data.train: expected two different texts or more, of which some can be held out, came "
+                f"data.train: expected two different texts or more to hold some out, came "
                 f"{len(different)}; give data.valid, or data.valid_fraction=0 train.patience=null"
             )
         many = min(max(1, round(self.section.valid_fraction * len(different))), len(different) - 1)
@@ -245,7 +245,7 @@ class PairTexts:
         seen = [_key(pair.source) in known for pair in self.pairs(split) if pair.source]
         if count := sum(seen):
             share = f"{count:,} of {counted(len(seen), 'source text')} ({count / len(seen):.1%})"
-            yield f"note: {split}: {share} are in the training data too; its figures tell less of new texts"
+            yield f"note: {split}: {share} are also in the training data; the figures are less valid for new texts"
 
     @cached_property
     def _train_sources(self) -> frozenset[bytes]:

@@ -277,12 +277,12 @@ class SeriesData:
         part = self.part("train")
         missing = sum(int(np.isnan(panel.values(s)[: part.end[s]]).sum()) for s in range(len(panel)))
         if missing:
-            yield f"note: {missing:,} missing values in training, which give no loss and are read as missing"
+            yield f"note: {missing:,} missing values in training, which have no loss and are read as missing"
         constant = [s for s in range(len(panel)) if _constant(panel.values(s)[: part.end[s]])]
         if constant:
             yield f"note: {len(constant):,} series constant in training, scaled by 1: {_named(panel, constant)}"
         if np.isnan(panel.past).any() or np.isnan(panel.future).any():
-            yield "note: some covariates are missing, and read as their mean"
+            yield "note: some covariates are missing; the network reads their mean instead"
 
     def given(self, lines: Iterable[str], learned: LearnedSeries) -> Read:
         """Read the lines of a table in the form of the training files.

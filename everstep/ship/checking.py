@@ -86,7 +86,7 @@ def _compared(
             if not difference <= tolerance:
                 raise NotEqual(
                     f"{name}: {key} differs from the run's by {difference:.2g} in a batch of {batch} rows and "
-                    f"{time} steps; expected at most {tolerance:g}. Nothing is kept"
+                    f"{time} steps; expected at most {tolerance:g}. No files are kept"
                 )
             worst = max(worst, difference)
     return worst

@@ -56,11 +56,11 @@ def written(form: Form) -> Written:
     """
     cell, table = form.cell, form.table
     if cell is None:
-        raise NotExported("it has no step that is a cell, which alone becomes C++")
+        raise NotExported("its step is not a single cell, which C++ needs")
     like = torch.zeros(1, cell.input_size)
     initial = form.initial(1)
     if any(leaf.dtype != torch.float32 for _, leaf in leaves(initial)):
-        raise NotExported("its state has leaves that are no float32")
+        raise NotExported("its state has leaves that are not float32")
     with evaluating(cell):
         try:
             step, order, code = written_step(cell, like, initial)

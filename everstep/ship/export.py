@@ -118,7 +118,7 @@ def _ways(to: Kind) -> Callable[[Path, str, Form], dict[str, Any]]:
 def _wanted(run: Run, found: Exported, to: Kind, which: Which, say: Say) -> dict[str, Form]:
     """The requested forms. With "both", reports a missing one."""
     if to == "c":
-        found = found._replace(sequence="in C++ a step is called again and again")
+        found = found._replace(sequence="C++ has the step form only; call it once for each step")
     named = {name: getattr(found, name) for name in (("step", "sequence") if which == "both" else (which,))}
     lacking = {name: reason for name, reason in named.items() if isinstance(reason, str)}
     if len(lacking) == len(named):
@@ -149,7 +149,7 @@ def _shortened(
     if not after - before <= tolerance:
         raise NotEqual(
             f"with {precision} weights the loss on valid is {after:.4f}, which is {after - before:.4f} more than the "
-            f"run's; expected at most {tolerance:g} more (--tolerance). Nothing is kept"
+            f"run's; expected at most {tolerance:g} more (--tolerance). No files are kept"
         )
     return {"weights": precision, "loss": after, "loss_float32": before}
 
@@ -179,7 +179,7 @@ def _starts(form: Form) -> dict[str, Any]:
     for name, (_, leaf) in zip(leaf_names("state", start), leaves(start), strict=True):
         row = leaf[0]
         if not torch.equal(row, leaf[1]):
-            raise RunError(f"its initial state differs from row to row ({name}), which no card can say")
+            raise RunError(f"its initial state differs from row to row ({name}), which an export does not support")
         same = row.numel() and bool((row == row.flatten()[0]).all())
         numbers = row.flatten()[0].item() if same else row.tolist()
         found[name] = {"shape": list(row.shape), "dtype": str(leaf.dtype).removeprefix("torch."), "start": numbers}

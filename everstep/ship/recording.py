@@ -31,7 +31,7 @@ def recurrence(*_: Any) -> Any:
     Raises:
         RuntimeError: always; it must not be called.
     """
-    raise RuntimeError("a recurrence of a recorded graph is written down, and not run")
+    raise RuntimeError("a recurrence of a recorded graph cannot be called; it is only written to a file")
 
 
 class Recorded:
@@ -191,9 +191,9 @@ def record(form: Form, operations: Collection[str]) -> Recorded:
     """
     hooked = next((m for m in form.model.modules() if hooks.hooked(m)), None)
     if hooked is not None:
-        raise NotExported(f"its {type(hooked).__name__} has a hook, which no file can hold; remove it first")
+        raise NotExported(f"its {type(hooked).__name__} has a hook, which cannot be exported; remove it first")
     if any(is_free(leaf) for _, leaf in leaves(form.initial(1))):
-        raise NotExported("its state has sizes that each call brings, as attention's memory has")
+        raise NotExported("its state has dynamic sizes, such as the memory of attention, beside the batch")
     names = list(dict.fromkeys(d for one in form.inputs.values() for d in one.dims if isinstance(d, str)))
     names += [] if "batch" in names else ["batch"]
     taken = {n for t in (*form.model.parameters(), *form.model.buffers()) for n in t.shape}

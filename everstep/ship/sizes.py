@@ -39,7 +39,7 @@ def pair_of_sizes(names: Sequence[str], taken: Iterable[int]) -> tuple[dict[str,
     fixed = set(taken)
     free = [p for p in _PRIMES if not any(n and n % p == 0 for n in fixed)]
     if len(free) < 2 * len(names):
-        raise NotExported("the sizes of its parameters leave no number that stands for a size of a call")
+        raise NotExported("the sizes of its parameters leave too few primes to represent its dynamic sizes")
     return dict(zip(names, free, strict=False)), dict(zip(names, free[len(names) :], strict=False))
 
 

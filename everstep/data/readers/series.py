@@ -193,8 +193,8 @@ def _gaps(panel: Panel, rows: int, where: str) -> list[str]:
     left_out = int(panel.rows.sum()) - rows
     if left_out > MOST_GAPS * rows:
         raise DataError(
-            f"{where}: on a grid of one {panel.frequency.name} {left_out:,} steps are left out between {rows:,} rows; "
-            "set data.frequency to what they are apart"
+            f"{where}: on a grid of one {panel.frequency.name}, {left_out:,} steps are left out between {rows:,} rows; "
+            "set data.frequency to the distance between rows"
         )
     return [f"{left_out:,} steps without a row, read as missing values"] if left_out else []
 
@@ -222,12 +222,12 @@ def _rows(table: polars.DataFrame, roles: Roles, where: str) -> tuple[list[str],
     needed(table, columns, where, "data.target")
     if roles.targets is None and (text := next((c for c in columns if not holds_numbers(table, c)), None)):
         raise DataError(
-            f"{where}: expected a number in each column but that of time; column {text!r} holds text, such as "
-            f"{str(table[text][0])[:40]!r}. Name the columns that are series (data.target), or the column that tells "
-            "series apart (data.id)"
+            f"{where}: expected numbers in all columns except the time column; column {text!r} holds text, such as "
+            f"{str(table[text][0])[:40]!r}. Name the columns that are series (data.target), or the column of series "
+            "names (data.id)"
         )
     if not columns:
-        raise DataError(f"{where}: expected a column of numbers beside that of time; there is none")
+        raise DataError(f"{where}: expected a column of numbers besides the time column; there is none")
     target = np.concatenate([numbers(table, name, where) for name in columns])
     own = np.repeat(np.arange(len(columns)), table.height)
     many = len(columns)

@@ -126,8 +126,8 @@ def _two_files(source: Path, target: Path, encoding: str) -> Iterator[Pair]:
         if one is None or other is None:
             counts = [sum(1 for _ in text_lines(path, encoding)) for path in (source, target)]
             raise DataError(
-                f"{source} has {counts[0]:,} lines, {target} has {counts[1]:,}; expected as many, each the translation "
-                "of the other's line of that number"
+                f"{source} has {counts[0]:,} lines, {target} has {counts[1]:,}; expected as many, where each line is "
+                "the translation of the other file's line with the same number"
             )
         yield Pair(one_line(one), one_line(other), source, number)
 
@@ -139,7 +139,7 @@ def _guessed(path: Path, first: str, source: Side, target: Side) -> str:
         return "tsv"
     raise DataError(
         f"{path}: cannot tell its format by its name ({', '.join(_SUFFIXES)}) nor by its first line, {first[:60]!r} (a "
-        f"JSON object, or columns parted by tabs); set data.format, or name the beginning of two files that end in "
+        f"JSON object, or columns separated by tabs); set data.format, or name the prefix of two files that end in "
         f".{source} and .{target}"
     )
 
@@ -158,7 +158,7 @@ def _tsv(path: Path, lines: Iterator[str], source: Side, target: Side) -> Iterat
             continue
         if len(fields) <= max(places):
             raise DataError(
-                f"{path}, line {number}: expected {max(places) + 1} columns or more, parted by tabs, came "
+                f"{path}, line {number}: expected {max(places) + 1} columns or more, separated by tabs, came "
                 f"{len(fields)}: {line[:60].strip()!r}"
             )
         one, other = (one_line(fields[place]) for place in places)

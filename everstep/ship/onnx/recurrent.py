@@ -89,7 +89,7 @@ def _step(w: Writer, cell: AbstractCell, xs: Sequence[fx.Node], state: Sequence[
     like = [torch.zeros(1, 1, *node.meta["val"].shape[2:], dtype=w.dtype(node)) for node in xs]
     if any(is_free(leaf) for _, leaf in leaves(cell.initial_state(1, like[0][:, 0]))):
         raise NotExported(
-            f"{type(cell).__name__}: its state has sizes that each call brings, as attention's memory has"
+            f"{type(cell).__name__}: its state has dynamic sizes, such as the memory of attention, beside the batch"
         )
     try:
         graph = trace(cell, like[0] if len(like) == 1 else tuple(like), as_they_are=list(_HANDLERS))
@@ -107,7 +107,7 @@ def _writer(graph: Graph, step: TracedStep, rows: Size, given: Sequence[Any]) ->
 def _rows(w: Writer, node: fx.Node) -> Size:
     rows = w.shape(node)[0]
     if isinstance(rows, int):
-        raise NotExported(f"it runs a recurrence over {rows} rows, whatever the batch")
+        raise NotExported(f"it runs a recurrence over a fixed number of rows ({rows}) instead of the batch")
     return rows
 
 
@@ -190,7 +190,7 @@ def _early(
     for node in read:
         sizes = step.shape(node)
         if not sizes or sizes[0] != Size(1, ("rows",)):
-            raise NotExported("its step moves the batch from its place")
+            raise NotExported("its step moves the batch from the first dimension")
         found[node] = reshaped(w, writer.name(node), [batch, time, *sizes[1:]])
     return found
 

@@ -85,7 +85,7 @@ def _moments(w: Writer, x: fx.Node, dim: Any, correction: float, keepdim: bool) 
     count = 1
     for dim in dims:
         if isinstance(sizes[dim], Size):
-            raise NotExported("it takes a variance over a size that each call brings")
+            raise NotExported("it computes a variance over a dynamic size")
         count *= sizes[dim]
     variance = w.add("Div", total, w.number(max(count - correction, 0), dtype))
     return variance, mean if keepdim else w.add("Squeeze", mean, w.ints(dims))
@@ -120,7 +120,7 @@ def _softmax(operation: str) -> Handler:
 def _arg(operation: str) -> Handler:
     def write(w: Writer, node: fx.Node, x: fx.Node, dim: int | None = None, keepdim: bool = False) -> str:
         if dim is None:
-            raise NotExported(f"it uses {operation} of all numbers")
+            raise NotExported(f"it uses {operation} without a dimension")
         numbers = w.like(x, torch.int32) if w.dtype(x) == torch.bool else w.name(x)
         return str(w.add(operation, numbers, axis=axis(dim, w.rank(x)), keepdims=int(keepdim)))
 
@@ -191,7 +191,7 @@ def _parted(w: Writer, node: fx.Node, x: fx.Node, sizes: Any, dim: int = 0) -> l
     fixed = w.shape(x)[where]
     if isinstance(fixed, Size):
         if fixed.times % len(given) or fixed.plus:
-            raise NotExported("it splits a size that each call brings into pieces of which the last is another")
+            raise NotExported("it splits a dynamic size into unequal parts")
         return list(w.add("Split", w.name(x), outputs=len(given), axis=where, num_outputs=len(given)))
     return list(w.add("Split", w.name(x), w.ints(given), outputs=len(given), axis=where))
 
@@ -214,10 +214,10 @@ def _flip(w: Writer, node: fx.Node, x: fx.Node, dims: Sequence[int]) -> str:
 def _diagonal(w: Writer, node: fx.Node, x: fx.Node, offset: int = 0, dim1: int = 0, dim2: int = 1) -> str:
     rank = w.rank(x)
     if offset or (axis(dim1, rank), axis(dim2, rank)) != (rank - 2, rank - 1):
-        raise NotExported("it takes a diagonal that is not that of the last two dimensions")
+        raise NotExported("it takes a diagonal other than the main one of the last two dimensions")
     size = w.shape(x)[-1]
     if isinstance(size, Size):
-        raise NotExported("it takes a diagonal whose size each call brings")
+        raise NotExported("it takes a diagonal of a dynamic size")
     own = w.graph.constant(torch.eye(size, dtype=w.dtype(x)))
     return str(w.add("ReduceSum", w.add("Mul", w.name(x), own), w.ints([rank - 1]), keepdims=0))
 
@@ -250,7 +250,7 @@ def _index(w: Writer, node: fx.Node, x: fx.Node, indices: Sequence[Any]) -> str:
     if len(given) == 1 and w.dtype(given[0][1]) != torch.bool:
         return str(w.add("Gather", w.name(x), w.name(given[0][1]), axis=given[0][0]))
     if [place for place, _ in given] != list(range(len(given))) or any(w.dtype(one) == torch.bool for _, one in given):
-        raise NotExported("it takes numbers from places by a mask, or along dimensions that are not the first")
+        raise NotExported("it indexes with a mask, or with several indices that do not start at the first dimension")
     sizes: list[Any] = w.ints(list(w.shape(given[0][1]))), *(w.name(index) for _, index in given)  # type: ignore[assignment]
     whole = [w.add("Expand", name, sizes[0]) for name in sizes[1:]]
     places = [w.add("Unsqueeze", name, w.ints([-1])) for name in whole]
