@@ -129,7 +129,7 @@ def test_the_last_override_wins_and_leaves_the_rest() -> None:
         ("train.max_steps", ["expected key=value", "got 'train.max_steps'"]),
         ("=3", ["expected key=value"]),
         ("model.layers=[", ["the value of model.layers", "line 1, column 2"]),
-        ("task=translation", ["task: expected one of ", "language-model", "got 'translation'"]),
+        ("task=composing", ["task: expected one of ", "language-model", "got 'composing'"]),
     ],
 )
 def test_a_wrong_key_or_value_is_named(override: str, said: list[str]) -> None:

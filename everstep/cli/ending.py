@@ -70,9 +70,9 @@ def ended() -> Iterator[None]:
         try:
             yield
         except SystemExit:
-            sys.stdout.flush()
+            _flush_output()
             raise
-        sys.stdout.flush()
+        _flush_output()
     except EverstepError as error:
         _leave(error.exit_code, str(error))
     except KeyboardInterrupt:
@@ -87,6 +87,15 @@ def ended() -> Iterator[None]:
         if lines := users_part(error):
             _leave(2, f"the code of a file of yours fails:\n{lines}")
         raise
+
+
+def _flush_output() -> None:
+    """Flush stdout; the error names it, since a failed write of more than a buffer leaves nothing to flush again."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror
+        raise OSError(error.errno, reason, "standard output") from None
 
 
 def _why(error: OSError) -> str:

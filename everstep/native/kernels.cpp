@@ -96,7 +96,8 @@ extern "C" {
     parallel(run_body<T, false>, &run, threads);                                                                       \
   }                                                                                                                    \
   void es_call_##S(const int64_t* form, const int64_t* numbers) { call<T, false>(form, numbers); }                     \
-  /* Bodies: rows times a packed matrix (`RowsProduct`), and sums over steps, threads and padding (`SumsHeader`). */   \
+  /* Bodies: a matrix packed (`Packing`), rows times it (`RowsProduct`), sums over steps and threads (`SumsHeader`). */\
+  void es_panels_##S(void* table, int64_t i, int64_t n) { packing_share(table_at<Packing<T>>(table), i, n); }          \
   void es_rows_##S(void* table, int64_t i, int64_t n) { rows_share(table_at<RowsProduct<T>>(table), i, n); }           \
   void es_columns_##S(void* table, int64_t i, int64_t n) { sums_share<T>(static_cast<int64_t*>(table), i, n); }
 #ifdef ES_F32

@@ -24,7 +24,7 @@ class ClassMeans:
     Example:
         >>> from scipy.sparse import csr_array
         >>> model = ClassMeans(csr_array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 7]), sharpness=2.0)
-        >>> model.predict_log_proba(csr_array([[0.0, 1.0]])).argmax()
+        >>> int(model.predict_log_proba(csr_array([[0.0, 1.0]])).argmax())
         1
     """
 

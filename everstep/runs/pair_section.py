@@ -56,7 +56,7 @@ class PairSection(VocabularySection):
         if self.source == self.target:
             yield "target", f"expected another than source; got {self.target!r} for both"
         if self.eos is False:
-            yield "eos", "expected null or true: a translation ends with <eos>; got false"
+            yield "eos", "expected null or true: outputs end with <eos>; got false"
         numbers = [side for side in (self.source, self.target) if str(side).isdecimal()]
         if self.tokenisation == "moses" and numbers:
             yield "tokenisation", f"moses needs languages as source and target, such as en; got {numbers[0]!r}"

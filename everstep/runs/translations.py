@@ -180,7 +180,7 @@ def pair_scores(model: EncoderDecoder, lines: Sequence[str], sides: Sides, first
         if len(parts) != 2:
             came = f"{len(parts) - 1} tabs" if len(parts) > 2 else "none"
             raise DataError(
-                f"the lines to score, line {number}: expected a text and its translation with one tab between them, "
+                f"the lines to score, line {number}: expected a source and its target with one tab between them, "
                 f"came {came}: {lines[number - first_line][:60]!r}"
             )
     source = sides.source.encode(one_line(one) for one, _ in both)

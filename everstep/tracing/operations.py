@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -78,8 +79,8 @@ def _large_pointwise(target: Any, args: Any, kwargs: Any) -> Tensor | None:
     tensors = tensors_of(args, kwargs)
     if kind_of(target) != "pointwise" or not tensors or not all(t.is_contiguous() for t in tensors):
         return None
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors))
-    if math.prod(shape) < _LARGE:
+    shape = _broadcast([t.shape for t in tensors])
+    if shape is None or math.prod(shape) < _LARGE:
         return None
 
     def nothing(like: Tensor) -> Tensor:
@@ -88,6 +89,17 @@ def _large_pointwise(target: Any, args: Any, kwargs: Any) -> Tensor | None:
     args, kwargs = tree_map_only(Tensor, nothing, (args, kwargs))
     found = target(*args, **kwargs)
     return torch.empty(shape, dtype=found.dtype, device="meta") if isinstance(found, Tensor) else None
+
+
+def _broadcast(shapes: list[torch.Size]) -> tuple[int, ...] | None:
+    """The common shape, None if they do not fit together; `torch.broadcast_shapes` would import a compiler."""
+    found = []
+    for sizes in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1):
+        others = {size for size in sizes if size != 1}
+        if len(others) > 1:
+            return None
+        found.append(others.pop() if others else 1)
+    return tuple(reversed(found))
 
 
 def _one_row(like: Tensor) -> Tensor:
