@@ -126,8 +126,8 @@ def _two_files(source: Path, target: Path, encoding: str) -> Iterator[Pair]:
         if one is None or other is None:
             counts = [sum(1 for _ in text_lines(path, encoding)) for path in (source, target)]
             raise DataError(
-                f"{source} has {counts[0]:,} lines, {target} has {counts[1]:,}; expected as many, where each line is "
-                "the translation of the other file's line with the same number"
+                f"{source} has {counts[0]:,} lines, {target} has {counts[1]:,}; expected as many, where lines "
+                "of one number mean the same"
             )
         yield Pair(one_line(one), one_line(other), source, number)
 
