@@ -85,6 +85,20 @@ def test_standard_cells_become_nodes_of_their_own(kind: str) -> None:
     assert kind in equal(layer_forms(cells[0]).step)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [lambda: es.LSTM(3, 4), lambda: es.GRU(3, 4), lambda: es.RNN(3, 4), lambda: es.RNN(3, 4, activation=torch.relu)],
+)
+def test_the_state_of_a_row_without_steps_stays(cell: Any) -> None:
+    form = layer_forms(cell()).sequence
+    assert isinstance(form, Form)
+    state = [torch.randn_like(leaf) for _, leaf in leaves(form.initial(3))]
+    given = {"xs": torch.randn(3, 2, 3), "lengths": torch.tensor([2, 0, 1])}
+    outputs, new = Session("file", written(form).SerializeToString()).run(given, state)
+    assert not outputs["ys"][1].any()
+    assert all(torch.equal(before[1], after[1]) for before, after in zip(state, new, strict=True))
+
+
 def test_every_cell_of_the_catalogue_is_among_the_layers() -> None:
     assert set(cell_names()) <= set(LAYERS)
 

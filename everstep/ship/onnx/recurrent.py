@@ -69,14 +69,24 @@ def _own(
     weights = [_ordered(cell.weight_ih, order), _ordered(cell.weight_hh, order)]
     weights += [torch.cat([_ordered(b, order) for b in biases], 1)] if biases else []
     names = [w.graph.constant(t, f"{operation}.{part}") for t, part in zip(weights, ("W", "R", "B"), strict=False)]
-    short = "" if lengths is None else w.like(lengths, torch.int32)
     starts = [w.name(leaf) for leaf in state]
+    short, idle = "", None
+    if lengths is not None:
+        short = w.like(lengths, torch.int32)
+        idle = w.add("Unsqueeze", w.add("Equal", short, w.number(0, torch.int32)), w.ints([1]))
+        if operation == "RNN":  # onnxruntime's reads before its buffer for length 0
+            short = w.add("Max", short, w.number(1, torch.int32))
     first = [w.add("Unsqueeze", name, w.ints([0])) for name in starts]
     turned = w.add("Transpose", w.name(xs), perm=[1, 0, 2])
     given = [turned, *names, *([] if biases else [""]), short, *first]
     ys, *ends = w.add(operation, *given, outputs=1 + len(state), hidden_size=cell.hidden_size, **more)
     ys = w.add("Transpose", w.add("Squeeze", ys, w.ints([1])), perm=[1, 0, 2])
-    return [ys, *(w.add("Squeeze", end, w.ints([0])) for end in ends)]
+    ends = [w.add("Squeeze", end, w.ints([0])) for end in ends]
+    if idle is not None:  # length 0 keeps the state, for which ONNX's nodes return zeros
+        ends = [w.add("Where", idle, start, end) for start, end in zip(starts, ends, strict=True)]
+        if operation == "RNN":
+            ys = w.add("Where", w.add("Unsqueeze", idle, w.ints([2])), w.number(0.0, torch.float32), ys)
+    return [ys, *ends]
 
 
 def _ordered(parameter: Tensor, order: Sequence[int]) -> Tensor:
