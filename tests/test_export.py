@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -296,7 +297,19 @@ def test_shorter_weights_and_what_they_cost(precision: Any, tmp_path: Path) -> N
         export(run, tmp_path / "not", precision=precision, tolerance=-1.0)
     with pytest.raises(ConfigError, match="for --to onnx"):
         export(run, tmp_path / "not", to="c", precision=precision)
+    with pytest.raises(ConfigError, match="on whole sequences; give --form both"):
+        export(run, tmp_path / "not", form="step", precision=precision)
     assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_measure_of_shorter_weights_leaves_the_run_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("text\tlabel\n" + "not bad at all\tgood\nnot good at all\tbad\n" * 20)
+    where = (f"data.train={tmp_path / 'texts'}", f"data.valid={tmp_path / 'texts'}", "data.test=null")
+    run = made(tmp_path / "run", "classify-minute", *where, "objective.calibrated=true")
+    before = float(run.model.temperature)
+    export(run, tmp_path / "out", precision="float16", tolerance=10.0)
+    assert float(run.model.temperature) == before
 
 
 def weights(run: Run) -> int:
@@ -360,8 +373,9 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="exists and is never overwritten"):
         export(run, tmp_path / "file")
-    with pytest.raises(RunError, match="cannot write"):
+    with pytest.raises(RunError, match=r"cannot write .*, then export again$"):
         export(run, tmp_path / "file" / "out")
+    (tmp_path / f".tmp-out.{os.getpid()}").mkdir()  # left by a process that was killed
     monkeypatch.setattr("everstep.ship.checking.TOLERANCE", -1.0)
     with pytest.raises(NotEqual, match=r"step\.onnx: log_p differs"):
         export(run, out)
@@ -379,6 +393,13 @@ def test_a_damaged_export_is_refused(tmp_path: Path) -> None:
     for old, new, said in [
         ('"to": "onnx"', '"to": "c"', "SHA-256"),
         ('"format": 1', '"format": 2', "newer version"),
+        ('"recipe_format": ', '"recipe_format": 9', "a recipe of a newer version"),
+        ('"to"', '"too"', "lacks 'to'"),
+        ('"files"', '"file"', "lacks 'files'"),
+        ('"forms"', '"form"', "lacks 'forms'"),
+        ('"recipe.yaml"', '"../recipe.yaml"', r"'\.\./recipe\.yaml', which is no file of the folder"),
+        ('"recipe.yaml"', '"/recipe.yaml"', "no file of the folder"),
+        ('"file": "step.onnx"', '"file": "other.onnx"', "no file of the folder"),
         ("{", "[", "cannot read"),
     ]:
         (path / "export.json").write_text(whole.replace(old, new, 1))
@@ -392,3 +413,36 @@ def test_a_damaged_export_is_refused(tmp_path: Path) -> None:
         es.load(path)
     with pytest.raises(RunError, match=r"onnxruntime .* refuses step"):
         Session("step", b"no model")
+
+
+OWN = (
+    Path(__file__).with_name("own_cells.py").read_text("utf-8")
+    + """
+from everstep.tasks.language_model import LanguageModel
+
+
+class Job(LanguageModel):
+    pass
+"""
+)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("own", ["model.cell=deep/mine.py:Mine", "task=deep/mine.py:Job"])
+def test_code_of_the_users_own_goes_along_and_needs_trust(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deep").mkdir()
+    Path("deep/mine.py").write_text(OWN)
+    run = made(tmp_path / "run", "shakespeare-minute", own)
+    out = export(run, tmp_path / "out", form="sequence")
+    for other in ("deep/mine.py", "mine.py"):  # files of that name elsewhere are no part of it
+        Path(other).write_text("raise SystemExit")
+    with pytest.raises(RunError, match=r"code/mine\.py.*--trust-code"):
+        es.load(out)
+    again = es.load(out, trust_code=True)
+    assert again.generate(prompt="To", length=20, seed=3) == run.generate(prompt="To", length=20, seed=3)
+    (out / "code" / "mine.py").write_text(OWN + "\n")
+    with pytest.raises(RunError, match=r"mine\.py is not the one that was exported"):
+        es.load(out, trust_code=True)

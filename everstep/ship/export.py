@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import everstep
 from everstep.errors import ConfigError, RunError
 from everstep.networks.forms import Exported, Form
 from everstep.runs.opening import digests
+from everstep.runs.recipe import FORMAT as RECIPE_FORMAT
 from everstep.runs.recipe_files import to_yaml
 from everstep.runs.run import Run
 from everstep.ship import export_folder as folder
@@ -77,6 +79,8 @@ def export(
         _check_precision(run, to, precision)
     saved = _ways(to)
     forms = _wanted(run, task.exported(run.model), to, form, say)
+    if precision != "float32" and "sequence" not in forms:
+        raise ConfigError(f"export: precision {precision} is measured on whole sequences; give --form both")
     out = Path(out) if out is not None else run.path / to
     with folder.made(out) as aside:
         card = _card(run, to)
@@ -88,8 +92,9 @@ def export(
         if precision != "float32":
             card["precision"] = _shortened(run, aside, card, precision, tolerance, say)
         task.save(aside)
+        task.code.save(aside)
         folder.write(aside, folder.RECIPE, to_yaml(run.recipe).encode())
-        names = sorted(path.name for path in aside.iterdir())
+        names = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
         card["files"] = digests(aside, names)
         folder.write(aside, folder.CARD, folder.card_bytes(sealed(card)))
     say(f"{out}: {', '.join([*names, folder.CARD])}")
@@ -144,7 +149,7 @@ def _shortened(
         folder.write(aside, found["file"], data)
         say(f"{found['file']}: {precision}, {len(data) / whole:.2f} of the size in float32")
     task: Any = run.task
-    before, after = _loss(task, run.model), _loss(task, task.stand_in(OnnxRuntime(aside, card)))
+    before, after = _loss(task, copy.deepcopy(run.model)), _loss(task, task.stand_in(OnnxRuntime(aside, card)))
     say(f"loss on valid: {before:.4f} {task.loss_unit} a {task.unit}, with {precision} {after:.4f}")
     if not after - before <= tolerance:
         raise NotEqual(
@@ -165,7 +170,8 @@ def _card(run: Run, to: str) -> dict[str, Any]:
         "everstep": everstep.__version__,
         "torch": torch.__version__,
         "task": run.recipe.task,
-        "run": str(run.path),
+        "recipe_format": RECIPE_FORMAT,
+        "run": run.path.absolute().name,
         "to": to,
         "forms": {},
     }

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from everstep.errors import RunError
+from everstep.runs.recipe import FORMAT as RECIPE_FORMAT
 from everstep.storage.files import TEMPORARY, explained, remove, rename, write_file
 from everstep.storage.reading import parse_json, read_small, reason
 
 CARD, RECIPE = "export.json", "recipe.yaml"
 FORMAT = 1
+_ENTRIES = {"to": str, "files": dict, "forms": dict, "recipe_format": int}
 _LARGEST = 1 << 26
 
 
@@ -33,12 +35,13 @@ def made(out: Path) -> Iterator[Path]:
     if os.path.lexists(out):
         raise RunError(f"{out} exists and is never overwritten; give another folder (--out), or delete it")
     aside = out.with_name(f"{TEMPORARY}{out.name}.{os.getpid()}")
-    with explained(out.parent):
+    with explained(out.parent, "export again"):
         out.parent.mkdir(parents=True, exist_ok=True)
+        remove(aside)  # of a killed process with the same id
         aside.mkdir()
     try:
         yield aside
-        with explained(out.parent):
+        with explained(out.parent, "export again"):
             rename(aside, out)
     finally:
         remove(aside)
@@ -46,7 +49,7 @@ def made(out: Path) -> Iterator[Path]:
 
 def write(folder: Path, name: str, data: bytes) -> None:
     """Write a file of the folder."""
-    with explained(folder):
+    with explained(folder, "export again"):
         write_file(folder / name, data)
 
 
@@ -66,8 +69,20 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = parse_json(read_small(path, _LARGEST))
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {reason(error) if isinstance(error, OSError) else error}") from None
-    if not isinstance(card, dict) or not isinstance(card.get("format"), int) or "forms" not in card:
+    if not isinstance(card, dict) or not isinstance(card.get("format"), int):
         raise RunError(f"{path} is no card of an exported run")
     if card["format"] > FORMAT:
         raise RunError(f"{folder} is of a newer version of everstep (format {card['format']}; this one reads {FORMAT})")
+    for key, kind in _ENTRIES.items():
+        if not isinstance(card.get(key), kind):
+            raise RunError(f"{path} is no card of an exported run: it lacks {key!r}")
+    if card["recipe_format"] > RECIPE_FORMAT:
+        raise RunError(
+            f"{folder} has a recipe of a newer version of everstep (format {card['recipe_format']}; this one reads "
+            f"formats up to {RECIPE_FORMAT})"
+        )
+    used = [form.get("file") if isinstance(form, dict) else None for form in card["forms"].values()]
+    for name in (*card["files"], *used):
+        if name not in card["files"] or Path(name).anchor or ".." in Path(name).parts:
+            raise RunError(f"{path} names {name!r}, which is no file of the folder")
     return card

@@ -13,11 +13,13 @@ from everstep.errors import RunError
 from everstep.look.passage import Passage
 from everstep.networks.forms import Named
 from everstep.runs import training
+from everstep.runs.folder import CODE
 from everstep.runs.opening import digest
 from everstep.runs.recipe_files import parse_task
 from everstep.runs.run import Run
 from everstep.runs.shipped_recipes import read_recipe
 from everstep.runs.task import Prediction
+from everstep.runs.user_code import UserCode
 from everstep.ship import export_folder as folder
 from everstep.ship.onnx.session import Session
 from everstep.state import State, leaves
@@ -83,7 +85,7 @@ def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> 
 
     Args:
         path: the folder.
-        trust_code: whether to run the code in the run (`RUN/code`), with your permissions.
+        trust_code: whether to run the code in the folder (`code/`), with your permissions.
         device: the device of the model of a trained run.
 
     Raises:
@@ -103,10 +105,14 @@ def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> 
         raise RunError(f"{path / folder.CARD}: {error}") from None
     if card["to"] != "onnx":
         raise RunError(f"{path} is of the kind {card['to']}, which is for other programs; --to onnx can be loaded")
-    for name, before in card["files"].items():
+    files: dict[str, str] = card["files"]
+    for name, before in files.items():
         if digest(path / name) != before:
             raise RunError(f"{path / name} is not the one that was exported: it is damaged, or of another export")
-    task: Any = parse_task(read_recipe(path / folder.RECIPE), str(path / folder.RECIPE))
+    own = {name.removeprefix(f"{CODE}/"): before for name, before in files.items() if name.startswith(f"{CODE}/")}
+    code = UserCode((path / CODE,), digests=own, trusted=trust_code, owner=path)
+    recipe = path / folder.RECIPE
+    task: Any = parse_task(read_recipe(recipe), str(recipe), code=code, version=card["recipe_format"])
     task.open(path)
     return ExportedRun(path, task, task.stand_in(OnnxRuntime(path, card)))
 

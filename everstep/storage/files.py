@@ -22,15 +22,18 @@ _rename = os.replace
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Convert an `OSError` of the block (disk full, read-only folder, …) into a `RunError` that says what to do."""
+def explained(folder: Path, then: str = "resume") -> Iterator[None]:
+    """Convert an `OSError` of the block (disk full, read-only folder, …) into a `RunError` that says what to do.
+
+    `then` is the last step of its advice.
+    """
     try:
         yield
     except OSError as error:
         where = error.filename or folder
         raise RunError(
             f"cannot write {where}: {error.strerror or error}. What was finished in {folder} is "
-            "untouched. Make the folder writable or free some space, then resume"
+            f"untouched. Make the folder writable or free some space, then {then}"
         ) from error
 
 
