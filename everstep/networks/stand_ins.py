@@ -91,7 +91,7 @@ class TokenStandIn(TokenModel):
                 live = (lengths - start).clamp(0, stop - start)
                 found, state = self._runtime.sequence({"tokens": tokens[:, start:stop], "lengths": live}, state)
                 parts.append(found["log_p"])
-        return torch.cat(parts, 1), state
+        return torch.cat(parts, 1) if parts else torch.zeros(rows, 0, self.head.classes), state
 
     def outputs(
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None

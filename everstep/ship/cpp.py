@@ -23,7 +23,7 @@ from everstep.ship.sizes import NotExported
 from everstep.state import leaves
 from everstep.stream import constants_of, elementwise, written_step
 from everstep.tracing.refusals import Untraceable
-from everstep.tracing.trace import evaluating
+from everstep.tracing.trace import evaluating, is_free
 
 _HERE = Path(__file__).parent
 _LINE = 16
@@ -59,6 +59,8 @@ def written(form: Form) -> Written:
         raise NotExported("its step is not a single cell, which C++ needs")
     like = torch.zeros(1, cell.input_size)
     initial = form.initial(1)
+    if any(is_free(leaf) for _, leaf in leaves(initial)):
+        raise NotExported("its state has dynamic sizes, such as the memory of attention, beside the batch")
     if any(leaf.dtype != torch.float32 for _, leaf in leaves(initial)):
         raise NotExported("its state has leaves that are not float32")
     with evaluating(cell):

@@ -155,7 +155,8 @@ def _permute(w: Writer, node: fx.Node, x: fx.Node, dims: Sequence[int]) -> str:
 def reshaped(w: Writer, name: str, sizes: Sequence[int | Size]) -> str:
     """Reshape a value. If exactly one size is dynamic, ONNX infers it (−1)."""
     open_ended = sum(isinstance(n, Size) for n in sizes) == 1 and 0 not in sizes
-    return str(w.add("Reshape", name, w.ints([-1 if open_ended and isinstance(n, Size) else n for n in sizes])))
+    told = w.ints([-1 if open_ended and isinstance(n, Size) else n for n in sizes])
+    return str(w.add("Reshape", name, told, allowzero=1))
 
 
 def _view(w: Writer, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> str:
@@ -251,8 +252,8 @@ def _index(w: Writer, node: fx.Node, x: fx.Node, indices: Sequence[Any]) -> str:
         return str(w.add("Gather", w.name(x), w.name(given[0][1]), axis=given[0][0]))
     if [place for place, _ in given] != list(range(len(given))) or any(w.dtype(one) == torch.bool for _, one in given):
         raise NotExported("it indexes with a mask, or with several indices that do not start at the first dimension")
-    sizes: list[Any] = w.ints(list(w.shape(given[0][1]))), *(w.name(index) for _, index in given)  # type: ignore[assignment]
-    whole = [w.add("Expand", name, sizes[0]) for name in sizes[1:]]
+    together = w.ints(w.shape(node)[: w.rank(node) - w.rank(x) + len(given)])
+    whole = [w.add("Expand", w.name(index), together) for _, index in given]
     places = [w.add("Unsqueeze", name, w.ints([-1])) for name in whole]
     return str(w.add("GatherND", w.name(x), w.add("Concat", *places, axis=-1)))
 
