@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import nullcontext
+from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,11 @@ BAD = {
     "no name": (LONG.replace("a,2024-01-05", ",2024-01-05"), r"row 5 .*an entry in column 'unique_id'"),
     "no value": ("unique_id,ds,p,q\na,2024-01-01,1,2\n", r"expected one column of values \(data\.target\).*'p', 'q'"),
     "rows twice": ("V1,V2,V3,V4\na,1,2,3\na,4,5,6\n", "expected one row a series; 'a' has more"),
+    "year 1": ("ds,y\n0001-01-01T00:00+05:00,1\n", r"row 1 .*a time in column 'ds'.*'0001-01-01T00:00\+05:00'"),
+    "far in seconds": (
+        "ds,y\n" + "".join(f"2024-01-01 00:00:0{second},1\n" for second in range(4)) + "2420-01-01 00:00:00,1\n",
+        "on a grid of one second, 12,.* steps are left out between 5 rows",
+    ),
     "far": ("ds,y\n1,1\n2,2\n3,3\n900000,4\n", "899,996 steps are left out between 4 rows"),
 }  # fmt: skip
 
@@ -127,6 +134,44 @@ def test_bad_tables_are_told_by_place(name: str, tmp_path: Path) -> None:
         read(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("stamps", "said"),
+    [
+        ([date(2024, 1, 1), None, date(2024, 1, 3)], r"row 2 of its data: expected an entry in column 'ds'"),
+        ([time(1), time(2), time(3)], r"expected dates, or dates with times, in column 'ds'; got Time"),
+        ([timedelta(1), timedelta(2), timedelta(3)], r"expected dates, .*got Duration"),
+    ],
+)
+def test_bad_times_of_parquet_are_told_by_place(stamps: list[Any], said: str, tmp_path: Path) -> None:
+    import polars as pl
+
+    pl.DataFrame({"ds": stamps, "y": [1.0, 2.0, 3.0]}).write_parquet(tmp_path / "s.parquet")
+    with pytest.raises(DataError, match=said):
+        read_series([tmp_path / "s.parquet"])
+
+
+def test_a_column_without_a_value_is_one_of_missing_numbers(tmp_path: Path) -> None:
+    text = "".join(f'{{"ds": "2024-01-0{day}", "a": {day}, "b": null}}\n' for day in (1, 2, 3))
+    assert read(tmp_path, text, "s.jsonl").panel.known.tolist() == [3, 0]
+
+
+def test_a_series_without_a_row_has_no_value(tmp_path: Path) -> None:
+    for text, rows in (
+        ("a,1,2,3\nb,,,\nc,4,5,\n", [[1, 2, 3], [], [4, 5]]),
+        ("a,,,\nb,1,2,3\n", [[], [1, 2, 3]]),
+        ("a,1,2,3\nb,,,\n", [[1, 2, 3], []]),
+    ):
+        panel = read(tmp_path, "V1,V2,V3,V4\n" + text).panel
+        assert [panel.values(place).tolist() for place in range(len(panel))] == rows
+        assert panel.rows.tolist() == [max(len(row), 1) for row in rows]
+    before = read(tmp_path, LONG + "c,2024-01-01,\nc,2024-01-02,\n").panel
+    panel, begins = joined(
+        before, read(tmp_path, "unique_id,ds,y\na,2024-02-01,1\na,2024-02-02,2\n").panel, "data.test"
+    )
+    assert panel.known.tolist() == [33, 30, 0]
+    assert begins.tolist() == [31, 30, 0]
+
+
 def test_named_columns_and_formats(tmp_path: Path) -> None:
     text = "when;what;load;heat\n31/12/2023;x;1;2\n01/01/2024;x;2;3\n02/01/2024;x;;4\n"
     found = read(tmp_path, text, time="when", id="what", targets=["load"], past=["heat"], time_format="%d/%m/%Y")
@@ -134,6 +179,9 @@ def test_named_columns_and_formats(tmp_path: Path) -> None:
     assert found.panel.known.tolist() == [2]
     with pytest.raises(DataError, match=r"expected the column 'cold' \(data\.past\); its columns are 'when', 'what'"):
         read(tmp_path, text, past=["cold"])
+    later = written(tmp_path, text.replace("heat", "warmth"), "later.csv")
+    with pytest.raises(DataError, match=r"later\.csv: expected the column 'heat' \(as in training\)"):
+        read_series([later], found.roles)
     with pytest.raises(ConfigError, match=r"frequency: expected such as hour, .*got 'fortnight'"):
         SeriesSection(frequency="fortnight")
     with pytest.raises(ConfigError, match="expected each column in one role; 'a' has more"):
@@ -155,8 +203,30 @@ def test_series_go_on_in_another_file(tmp_path: Path) -> None:
         DataError, match=r"data\.test: expected rows after those of data\.train; series 'a' has 2024-01-29"
     ):
         joined(long, read(tmp_path, "unique_id,ds,y\na,2024-01-29,1\na,2024-01-30,2\n").panel, "data.test")
-    with pytest.raises(DataError, match=r"expected the time stamps of the training data \(day\); got no time stamps"):
+    with pytest.raises(DataError, match=r"the time stamps of the training data \(day, .*\); got no time stamps"):
         joined(long, second, "data.test")
+
+
+HOURS = "ds,y\n" + "".join(f"2024-01-01 {hour:02}:00,{hour}\n" for hour in range(20))
+DAYS = "unique_id,ds,y\n"
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        (LONG, DAYS + "a,2024-02-02,1\na,2024-02-05,2\na,2024-02-06,3\n", ""),  # a weekend is left out
+        (LONG, DAYS + "a,2024-02-02,1\n", ""),  # one row does not determine a frequency
+        (HOURS, "ds,y\n2024-01-02 00:30,1\n2024-01-02 01:30,2\n", "got hour, such as at 1970-01-01 00:30:00"),
+        (HOURS, "ds,y\n2024-01-02 00:00+00:00,1\n2024-01-02 01:00+00:00,2\n", r"got hour, such as at .*\+00:00"),
+        (HOURS, "ds,y\n2124-01-02 00:00,1\n", "data.test: on a grid of one hour, .* steps are left out"),
+    ],
+)
+def test_a_further_file_is_on_the_grid_of_training(train: str, test: str, said: str, tmp_path: Path) -> None:
+    path, later = written(tmp_path, train), written(tmp_path, test, "later.csv")
+    data = data_of(path, {"horizon": 2, "window": 4, "segment": 1}, test=str(later))
+    with pytest.raises(DataError, match=said) if said else nullcontext():
+        assert data.panel.frequency == data.train.panel.frequency
+        assert data.panel.known[0] > data.train.panel.known[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- windows
@@ -164,6 +234,28 @@ def test_series_go_on_in_another_file(tmp_path: Path) -> None:
 
 def data_of(path: Path, model: dict[str, Any], **section: Any) -> SeriesData:
     return SeriesData(SeriesSection(train=str(path), **section), ForecasterSection(**model), 1)
+
+
+def test_a_test_split_is_taken_from_the_end_of_a_validation_file(tmp_path: Path) -> None:
+    later = "2024-01-31", *(f"2024-02-0{day}" for day in range(1, 6))
+    valid = written(tmp_path, DAYS + "".join(f"{name},{day},1\n" for name in "ab" for day in later), "valid.csv")
+    path, model = written(tmp_path, LONG), {"horizon": 3, "window": 4, "segment": 1}
+    for part, borders in (
+        (None, {"train": (0, 30), "valid": (30, 36)}),
+        (2, {"train": (0, 30), "valid": (30, 34), "test": (34, 36)}),
+    ):
+        data = data_of(path, model, valid=str(valid), test_part=part)
+        assert {s: (data.part(s).begin[0], data.part(s).end[0]) for s in data.splits()} == borders
+        assert len(list(data.told(data.learned()))) > len(borders)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("-1", "-1"), ("2.5", "2.5")])
+def test_counts_are_whole_numbers(value: str, shown: str, tmp_path: Path) -> None:
+    model = {"horizon": 3, "window": 4, "segment": 1, "head": "negative-binomial", "level": "none"}
+    data = data_of(written(tmp_path, LONG.replace("05,5", f"05,{value}")), model, scaling="none")
+    with pytest.raises(DataError, match=rf"expected counts 0, 1, 2, …; series 'a' has {shown} \(1 such values\)"):
+        data.learned()
+    data_of(written(tmp_path, LONG), model, scaling="none").learned()
 
 
 @pytest.mark.parametrize("horizon", [24, 96, 720])
@@ -219,6 +311,23 @@ def test_what_is_short_or_empty_or_constant_is_counted(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"data\.scaling=log: expected values above 0; series 'a' has -1"):
         list(negative.told(negative.learned()))
+
+
+def test_no_target_scales_a_series_without_training_values(tmp_path: Path) -> None:
+    late = "c,2024-01-01,\n" + "".join(f"c,2024-01-{day},900\n" for day in range(25, 31))
+    test = written(tmp_path, DAYS + "".join(f"{name},2024-02-0{day},700\n" for name in "bd" for day in (1, 2)), "t.csv")
+    data = data_of(
+        written(tmp_path, LONG + late), {"horizon": 2, "window": 4, "segment": 1}, valid_part=6, test=str(test)
+    )
+    learned = data.learned()
+    a, b = (np.arange(1, 25) + more for more in (0, 10))
+    usual = (a.mean() + b.mean()) / 2
+    assert learned.scales_of(data.panel)[1].tolist() == pytest.approx([a.mean(), b.mean(), usual, usual])
+    assert "note: 2 series without training values, scaled by the medians: c, d" in data.told(learned)
+    given = read(tmp_path, DAYS + "b,2024-02-01,3\nnew,2024-02-01,3\n", frequency="day").panel
+    history = learned.with_scales_of(given)
+    assert history.numbers(("new", "b")).tolist() == [3, 1]
+    assert history.scales["new"] == (0.0, 3.0)
 
 
 def test_windows_without_a_value_are_left_out(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from everstep.errors import DataError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+MOST_GAPS = 20
+"""The most skipped grid steps per row; with more, the frequency is probably wrong and the reader refuses the table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,8 @@ def as_panel(
 ) -> Panel:
     """A panel from R rows sorted by series and time. Skipped grid steps become rows of missing numbers.
 
+    A series without a row gets one, of missing numbers.
+
     Args:
         ids: the names of the S series.
         series: (R,) the series number of each row, non-decreasing.
@@ -89,6 +93,14 @@ def as_panel(
         >>> as_panel(["a"], series, places, Frequency("step", 1), (np.array([1.0, 2.0]), none, none)).target.tolist()
         [1.0, nan, 2.0]
     """
+    if len(none := np.setdiff1d(np.arange(len(ids)), series)):
+        order = np.argsort(np.concatenate([series, none]), kind="stable")
+        series = np.concatenate([series, none])[order]
+        places = np.concatenate([places, np.full(len(none), places[0] if len(places) else 1)])[order]
+        target, past, future = (
+            np.concatenate([values, np.full((len(none), *values.shape[1:]), np.nan)])[order] for values in columns
+        )
+        columns = (target, past, future)
     bounds = np.searchsorted(series, np.arange(len(ids) + 1))
     first, last = places[bounds[:-1]], places[bounds[1:] - 1]
     rows = last - first + 1
@@ -97,6 +109,25 @@ def as_panel(
     there = np.where(np.isnan(target), -1, np.arange(len(target)))
     known = np.maximum(np.maximum.reduceat(there, starts) - starts + 1, 0) if len(target) else rows
     return Panel(tuple(ids), starts, rows, known, first, frequency, counted, target, past, future)
+
+
+def gaps(series: Ints, places: Ints, frequency: Frequency, where: str) -> int:
+    """The number of grid steps without a row between the first and the last row of each series.
+
+    Args:
+        series, places, frequency: as for `as_panel`.
+        where: the source of the rows, for error messages.
+
+    Raises:
+        DataError: more than `MOST_GAPS` steps per row have none.
+    """
+    left_out = int((np.diff(places)[np.diff(series) == 0] - 1).sum(dtype=np.float64))
+    if left_out > MOST_GAPS * len(series):
+        raise DataError(
+            f"{where}: on a grid of one {frequency.name}, {left_out:,} steps are left out between {len(series):,} "
+            "rows; set data.frequency to the distance between rows, or correct the time stamps"
+        )
+    return left_out
 
 
 def _spread_out(values: Floats, rows: Ints, sizes: Ints) -> Floats:
@@ -121,8 +152,8 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
     Raises:
         DataError: the panels have different time grids, or the second has rows at times that the first already has.
     """
-    if before.counted != after.counted or (not before.counted and after.frequency[:2] != before.frequency[:2]):
-        names = [panel.frequency.name if not panel.counted else "no time stamps" for panel in (after, before)]
+    if before.counted != after.counted or (not before.counted and not before.frequency.agrees(after.frequency)):
+        names = [panel.frequency.described if not panel.counted else "no time stamps" for panel in (after, before)]
         raise DataError(f"{what}: expected the time stamps of the training data ({names[1]}); got {names[0]}")
     ids = list(dict.fromkeys([*before.ids, *after.ids]))
     number = {name: place for place, name in enumerate(ids)}
@@ -153,6 +184,7 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
     columns = [np.concatenate([a[ahead], b]) for a, b in zip(parts[0], parts[1], strict=True)]
     order = np.lexsort((columns[1], columns[0]))
     series, places, target, past, future = (column[order] for column in columns)
+    gaps(series, places, before.frequency, what)
     panel = as_panel(ids, series, places, before.frequency, (target, past, future), before.counted)
     begins = np.full(len(ids), 1 << 62)
     np.minimum.at(begins, series_b, places_b)

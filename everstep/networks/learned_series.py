@@ -47,16 +47,22 @@ class LearnedSeries:
 
     def numbers(self, ids: tuple[str, ...]) -> Ints:
         """The training number of each series, (S,); unknown series get the number of training series."""
-        known = {name: place for place, name in enumerate(self.scales)}
-        return np.array([known.get(name, len(known)) for name in ids], np.int64)
+        known = {name: place for place, name in enumerate(self.scales) if place < self.shape.series}
+        return np.array([known.get(name, self.shape.series) for name in ids], np.int64)
+
+    def with_scales_of(self, history: Panel) -> LearnedSeries:
+        """The same with the scales of unknown series, fitted to all values of a history."""
+        more = {
+            name: fitted_scale(history.values(place), self.scaling)
+            for place, name in enumerate(history.ids)
+            if name not in self.scales
+        }
+        return replace(self, scales=self.scales | more)
 
     def scales_of(self, panel: Panel) -> tuple[Floats, Floats]:
-        """The shift and the scale of each series, (S,) each; an unknown series is scaled by its own values."""
-        found = [
-            self.scales.get(name) or fitted_scale(panel.values(place), self.scaling)
-            for place, name in enumerate(panel.ids)
-        ]
-        shift, scale = np.array(found, np.float64).reshape(-1, 2).T
+        """The shift and the scale of each series, (S,) each; of an unknown series the medians, see `usual_scale`."""
+        usual = usual_scale(list(self.scales.values()))
+        shift, scale = np.array([self.scales.get(name, usual) for name in panel.ids], np.float64).reshape(-1, 2).T
         return shift, scale
 
     def normalised(self, panel: Panel) -> Panel:
@@ -142,6 +148,18 @@ def fitted_scale(values: Floats, scaling: Scaling) -> tuple[float, float]:
     return shift, scale if scale > 1e-12 * max(abs(shift), 1e-300) else 1.0
 
 
+def usual_scale(scales: list[tuple[float, float]]) -> tuple[float, float]:
+    """The median shift and the median scale; of no series (0, 1).
+
+    >>> usual_scale([(0.0, 1.0), (1.0, 3.0), (2.0, 90.0)])
+    (1.0, 3.0)
+    """
+    if not scales:
+        return 0.0, 1.0
+    shift, scale = np.median(scales, axis=0)
+    return float(shift), float(scale)
+
+
 def fitted_covariates(*columns: Floats) -> tuple[tuple[float, float], ...]:
     """The mean and the standard deviation of each covariate, of arrays (N, covariates); 1 if it is constant."""
     found = []
@@ -151,6 +169,21 @@ def fitted_covariates(*columns: Floats) -> tuple[tuple[float, float], ...]:
             middle, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
             found.append((middle, spread if spread > 1e-12 * max(abs(middle), 1e-300) else 1.0))
     return tuple(found)
+
+
+def check_counts(panel: Panel) -> None:
+    """Check that all values are 0, 1, 2, …
+
+    Raises:
+        DataError: the first value that is not.
+    """
+    bad = np.flatnonzero((panel.target < 0) | (panel.target % 1 > 0))
+    if len(bad):
+        series = int(np.searchsorted(panel.starts, bad[0], side="right")) - 1
+        raise DataError(
+            f"model.head=negative-binomial: expected counts 0, 1, 2, …; series {panel.ids[series]!r} has "
+            f"{panel.target[bad[0]]:g} ({len(bad):,} such values); use quantiles or student-t"
+        )
 
 
 def check_positive(panel: Panel) -> None:

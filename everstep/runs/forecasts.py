@@ -134,6 +134,7 @@ def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Itera
     check_covariates(given, shape.horizon)
     if len(empty := np.flatnonzero(panel.known == 0)):
         raise DataError(f"the history: series {panel.ids[empty[0]]!r} has no value")
+    learned = learned.with_scales_of(panel)
     windows = Windows(
         learned.normalised(panel),
         panel.known,

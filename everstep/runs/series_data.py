@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from itertools import compress
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -13,14 +14,21 @@ from pydantic import Field
 
 from everstep.data.calendar import cycles
 from everstep.data.panel import Ints, Panel, joined
-from everstep.data.readers.series import Read, panel_of, read_series
+from everstep.data.readers.series import Read, Roles, panel_of, read_series
 from everstep.data.readers.tables import table_of
-from everstep.data.readers.time_stamps import SECOND, named_frequency
+from everstep.data.readers.time_stamps import SECOND, Frequency, named_frequency
 from everstep.data.text.text_files import expand
 from everstep.data.windows import Windows, check_some
 from everstep.errors import ConfigError, DataError
 from everstep.networks.forecaster import ForecasterSection, WindowShape, checked_sizes
-from everstep.networks.learned_series import LearnedSeries, Scaling, fitted_covariates, fitted_scale
+from everstep.networks.learned_series import (
+    LearnedSeries,
+    Scaling,
+    check_counts,
+    fitted_covariates,
+    fitted_scale,
+    usual_scale,
+)
 from everstep.sections import Count, Files, NonNegative, Section
 
 VALIDATED = 1 << 15
@@ -42,7 +50,8 @@ class SeriesSection(Section):
     valid_part: NonNegative | None = None
     """the last rows before the test split: below 1 a share of each series, else steps; null: one horizon; 0: none"""
     test_part: NonNegative | None = None
-    """the last rows, if test is null: below 1 a share of each series, else steps; null: one horizon; 0: none"""
+    """the last rows, if test is null: below 1 a share of each series, else steps; 0: none; null: one horizon, or none
+    if valid is given"""
     rows: Count | None = None
     """number of rows to read of each series, from the first; null: all"""
     layout: Literal["auto", "long", "wide", "rows"] = "auto"
@@ -115,7 +124,9 @@ class SeriesData:
 
     def splits(self) -> tuple[str, ...]:
         """The splits of the recipe, among train, valid and test."""
-        tested = self.section.test is not None or self.section.test_part != 0
+        section = self.section
+        part = section.test_part != 0 if section.valid is None else bool(section.test_part)
+        tested = section.test is not None or part
         return ("train", *(("valid",) if self.section.validated else ()), *(("test",) if tested else ()))
 
     def _read(self, files: Files, like: Read | None = None) -> Read:
@@ -123,7 +134,7 @@ class SeriesData:
         targets = (section.target,) if isinstance(section.target, str) else section.target or ()
         return read_series(
             expand(files),
-            None if like is None else like.roles,
+            None if like is None else _on_grid(like.roles, like.panel.frequency, like.panel.counted),
             section.rows,
             layout=section.layout,
             id=section.id,
@@ -166,6 +177,7 @@ class SeriesData:
         horizon = checked_sizes(self.model, self.season)[1]
         parts: dict[str, SeriesPart] = {}
         stop = panel.known
+        whole = stop if "valid" in borders else ends
         for split in ("test", "valid"):
             if split not in self.splits():
                 continue
@@ -173,8 +185,8 @@ class SeriesData:
             if split in borders:
                 begin = np.minimum(borders[split], stop)
             else:
-                until = np.minimum(stop, ends)
-                size = np.full(len(panel), horizon) if part is None else _sizes(part, ends)
+                until = np.minimum(stop, whole)
+                size = np.full(len(panel), horizon) if part is None else _sizes(part, whole)
                 begin, stop = np.maximum(until - size, 0), until
             parts[split] = SeriesPart(begin, stop)
             stop = begin
@@ -205,14 +217,18 @@ class SeriesData:
         """
         section, read = self.section, self.train
         panel, end = self.panel, self.part("train").end
+        if self.model.head == "negative-binomial":
+            check_counts(panel)
         window, horizon, segment = checked_sizes(self.model, self.season)
         trained = range(len(read.panel))  # series that only later files have come after them
         series = np.repeat(np.arange(len(panel)), panel.rows)
         inside = np.arange(len(series)) - panel.starts[series] < end[series]
         covariates = fitted_covariates(panel.past[inside], panel.future[inside])
-        scales = {
-            panel.ids[place]: fitted_scale(panel.values(place)[: end[place]], section.scaling) for place in trained
-        }
+        values = [panel.values(place)[: end[place]] for place in trained]
+        there = [not np.isnan(own).all() for own in values]
+        fitted = [fitted_scale(own, section.scaling) for own in values]
+        usual = usual_scale(list(compress(fitted, there)))
+        scales = {panel.ids[place]: fitted[place] if there[place] else usual for place in trained}
         calendar = section.calendar and bool(cycles(panel.frequency))
         shape = WindowShape(
             window,
@@ -269,7 +285,7 @@ class SeriesData:
         for split in self.splits():
             windows = self.windows(split, learned, 1024)
             check_some(windows, split, "data.valid_part, data.test_part")
-            short = sorted(set(range(len(panel))) - set(windows.series.tolist()))
+            short = np.setdiff1d(np.arange(len(panel)), windows.series).tolist()
             left = f"; {len(short):,} series too short or empty: {_named(panel, short)}" if short else ""
             yield f"{split}: {windows.number:,} windows{left}"
         for line in self.train.notes:
@@ -278,6 +294,9 @@ class SeriesData:
         missing = sum(int(np.isnan(panel.values(s)[: part.end[s]]).sum()) for s in range(len(panel)))
         if missing:
             yield f"note: {missing:,} missing values in training, which have no loss and are read as missing"
+        empty = [s for s in range(len(panel)) if np.isnan(panel.values(s)[: part.end[s]]).all()]
+        if empty and learned.scaling not in ("none", "log"):
+            yield f"note: {len(empty):,} series without training values, scaled by the medians: {_named(panel, empty)}"
         constant = [s for s in range(len(panel)) if _constant(panel.values(s)[: part.end[s]])]
         if constant:
             yield f"note: {len(constant):,} series constant in training, scaled by 1: {_named(panel, constant)}"
@@ -300,16 +319,19 @@ class SeriesData:
             raise DataError(f"{where}: cannot be read as a table: {str(error).splitlines()[0]}") from None
         if not table.height:
             raise DataError(f"{where}: expected a header and rows below it; got none")
-        grid = learned.frequency
-        sub_second = grid.unit == "microsecond" and grid.every % SECOND
-        frequency = None if learned.counted or sub_second else grid.name
-        found = panel_of([table], replace(learned.roles, frequency=frequency), where)
-        if not learned.counted and found.panel.frequency[:3] != learned.frequency[:3]:
+        found = panel_of([table], _on_grid(learned.roles, learned.frequency, learned.counted), where)
+        if not learned.counted and not learned.frequency.agrees(found.panel.frequency):
             raise DataError(
-                f"{where}: expected time stamps on the grid of the training data (one {learned.frequency.name}); got "
-                f"others"
+                f"{where}: expected time stamps on the grid of the training data (one {learned.frequency.described}); "
+                f"got {found.panel.frequency.described}"
             )
         return found
+
+
+def _on_grid(roles: Roles, grid: Frequency, counted: bool) -> Roles:
+    """The roles with the frequency of a grid, as far as it has a name, so that few rows need not determine it."""
+    nameless = counted or (grid.unit == "microsecond" and grid.every % SECOND)
+    return replace(roles, frequency=None if nameless else grid.name)
 
 
 def _sizes(part: float, known: Ints) -> Ints:

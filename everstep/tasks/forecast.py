@@ -30,6 +30,15 @@ class ForecastRecipe(Recipe):
     data: SeriesSection = SeriesSection()
     model: ForecasterSection = ForecasterSection()
 
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Beside those of every recipe, counts that are scaled."""
+        yield from super().disagreements()
+        if self.model.head == "negative-binomial" and self.data.scaling != "none":
+            yield (
+                "data.scaling",
+                f"expected none beside model.head: negative-binomial, whose values are counts; got {self.data.scaling}",
+            )
+
 
 class Forecast(Task[ForecastRecipe]):
     """Forecast series such as load, demand and sensor values, with quantiles."""

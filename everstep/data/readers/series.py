@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from everstep.data.panel import Floats, Ints, Panel, as_panel
+from everstep.data.panel import Floats, Ints, Panel, as_panel, gaps
 from everstep.data.readers.tables import holds_numbers, needed, numbers, read_table, texts
 from everstep.data.readers.time_stamps import Frequency, Stamps, are_integers, inferred, named_frequency, read_stamp
 from everstep.errors import DataError
@@ -21,8 +21,6 @@ Layout = Literal["long", "wide", "rows"]
 TIMES = ("ds", "date", "datetime", "timestamp", "time", "month", "day", "week", "quarter", "year")
 IDS = ("unique_id", "item_id", "series_id", "series", "id")
 VALUES = ("y", "value", "target")
-MOST_GAPS = 20
-"""The most skipped grid steps per row; with more, the frequency is probably wrong and the reader refuses the table."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +159,10 @@ def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most:
         )
     frequency = inferred(stamps._replace(values=values), inside, roles.frequency, where)
     places = frequency.places(values)
+    if left_out := gaps(series, places, frequency, where):
+        notes.append(f"{left_out:,} steps without a row, read as missing values")
     panel = as_panel(ids, series, places, frequency, (target[order], past[order], future[order]))
-    return Read(_cut(panel, most), roles, [*notes, *_gaps(panel, len(series), where)])
+    return Read(_cut(panel, most), roles, notes)
 
 
 def _counted(ids: list[str], series: Ints, columns: tuple[Floats, Floats, Floats], roles: Roles, most: Any) -> Read:
@@ -189,20 +189,11 @@ def _cut(panel: Panel, most: int | None) -> Panel:
     return as_panel(panel.ids, series[kept], places, panel.frequency, columns, panel.counted)
 
 
-def _gaps(panel: Panel, rows: int, where: str) -> list[str]:
-    left_out = int(panel.rows.sum()) - rows
-    if left_out > MOST_GAPS * rows:
-        raise DataError(
-            f"{where}: on a grid of one {panel.frequency.name}, {left_out:,} steps are left out between {rows:,} rows; "
-            "set data.frequency to the distance between rows"
-        )
-    return [f"{left_out:,} steps without a row, read as missing values"] if left_out else []
-
-
 def _rows(table: polars.DataFrame, roles: Roles, where: str) -> tuple[list[str], Ints, Stamps, Floats, Floats, Floats]:
     """The series names; and for each row its series number, time stamp, value, past and future covariates."""
     if roles.layout == "rows":
         return _from_rows(table, roles, where)
+    needed(table, [*roles.past, *roles.future], where, "as in training")
     past, future = (
         np.stack([numbers(table, name, where) for name in names], 1) if names else np.zeros((table.height, 0))
         for names in (roles.past, roles.future)
@@ -268,9 +259,15 @@ def _stamps(table: polars.DataFrame, roles: Roles, where: str) -> Stamps:
         return Stamps(np.zeros(0, np.int64), False)
     needed(table, [roles.time], where, "data.time")
     column = table[roles.time]
-    if column.dtype.is_temporal():
+    if len(gaps_at := column.is_null().arg_true()):
+        raise DataError(
+            f"{where}, row {gaps_at[0] + 1} of its data: expected an entry in column {roles.time!r}; it is empty"
+        )
+    if isinstance(column.dtype, pl.Date | pl.Datetime):
         zoned = getattr(column.dtype, "time_zone", None) is not None
         return Stamps(column.cast(pl.Datetime("us")).to_physical().to_numpy().astype(np.int64), True, zoned)
+    if column.dtype.is_temporal():
+        raise DataError(f"{where}: expected dates, or dates with times, in column {roles.time!r}; got {column.dtype}")
     each = texts(table, roles.time, where)
     once = list(dict.fromkeys(each))
     if roles.time_format is None and are_integers(once):
@@ -279,7 +276,7 @@ def _stamps(table: polars.DataFrame, roles: Roles, where: str) -> Stamps:
     for text in once:
         try:
             read[text] = read_stamp(text, roles.time_format)
-        except ValueError:
+        except (ValueError, OverflowError):
             expected = roles.time_format or "such as 2024-01-31, 2024-01-31 13:00 or 2024-01, or whole numbers"
             hint = "" if roles.time_format else "; write how it is to be read into data.time_format, such as %d/%m/%Y"
             raise DataError(

@@ -81,7 +81,7 @@ def numbers(table: polars.DataFrame, name: str, where: str) -> NDArray[np.float6
                 f"{where}, row {bad[0] + 1} of its data: expected a number in column {name!r}, or nothing where it is "
                 f"missing; got {what}"
             )
-    elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
+    elif column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
         found = column.cast(pl.Float64)
     else:
         raise DataError(f"{where}: expected numbers in column {name!r}; got {column.dtype}")
@@ -100,7 +100,7 @@ def holds_numbers(table: polars.DataFrame, name: str) -> bool:
 
     column = table[name]
     if column.dtype != pl.String:
-        return column.dtype.is_numeric() or column.dtype == pl.Boolean
+        return column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)
     text = column.str.strip_chars()
     filled = text.filter(text.is_not_null() & ~text.is_in(MISSING))
     return bool(filled.cast(pl.Float64, strict=False).is_not_null().sum() * 2 >= len(filled))

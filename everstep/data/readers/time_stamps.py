@@ -76,6 +76,27 @@ class Frequency(NamedTuple):
             return DAY // self.every if DAY % self.every == 0 else 1
         return _SEASONS.get(self.name, 1)
 
+    def agrees(self, other: Frequency) -> bool:
+        """Whether both grids have the same steps; below a day also whether both or neither are in UTC.
+
+        >>> hour = named_frequency("hour")
+        >>> hour.agrees(hour._replace(phase=60 * SECOND)), hour.agrees(hour._replace(utc=True))
+        (False, False)
+        """
+        below_a_day = self.unit == "microsecond" and self.every % DAY != 0
+        return self[:3] == other[:3] and (self.utc == other.utc or not below_a_day)
+
+    @property
+    def described(self) -> str:
+        """The name, and one of the stamps where grids of the same name differ.
+
+        >>> named_frequency("hour")._replace(phase=60 * SECOND).described
+        'hour, such as at 1970-01-01 00:01:00'
+        """
+        if self.every == 1:
+            return self.name
+        return f"{self.name}, such as at {self.texts(np.zeros(1, np.int64))[0]}"
+
     def places(self, stamps: Ints) -> Ints:
         """The grid step of each stamp (N,); a stamp off the grid gives the step before it."""
         return (_units(self.unit, stamps) - self.phase) // self.every
