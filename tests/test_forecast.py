@@ -50,7 +50,7 @@ def recipe(folder: Path, text: str, data: str = "") -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
     folder = tmp_path_factory.mktemp("waves")
     path = recipe(folder, waves(), "  valid_part: 30\n  test_part: 30\n")
-    return es.train(path, folder / "run", quietly, overrides=[*SMALL, *SHAPE, "train.max_epochs=12"])
+    return es.train(path, folder / "run", quietly, overrides=[*SMALL, *SHAPE, "train.max_epochs=7"])
 
 
 def test_it_beats_simple_rules_and_says_what_it_was_held_against(run: es.Run) -> None:
@@ -65,7 +65,6 @@ def test_it_beats_simple_rules_and_says_what_it_was_held_against(run: es.Run) ->
     assert rivals["naive"]["p_equal"] < 0.05
     assert 0.5 < scores["coverage_80"] < 0.98
     assert scores["better_by_mase"] == [name for name, other in rivals.items() if other["mase"] < scores["mase"]]
-    assert {rival["name"] for rival in run.rivals("test")} >= set(rivals)
 
 
 def test_predictions_are_of_each_series_alone_in_the_same_units(run: es.Run) -> None:
@@ -79,7 +78,8 @@ def test_predictions_are_of_each_series_alone_in_the_same_units(run: es.Run) -> 
     want = np.array([24.8 + 5 * (n + 1) * np.sin(2 * np.pi * hour / 6) for n in (0, 1) for hour in range(6)])
     assert np.abs(numbers[:, 5] - want).max() < 3
     alone = [answer.text for answer in run.predict([lines[0], *lines[241:]])]
-    assert alone[1:] == found[7:]
+    kept = np.array([row.split(",")[2:] for row in alone[1:]], float)
+    assert kept == pytest.approx(numbers[6:], rel=1e-4)  # rounding of a batch of one and of two
     stranger = list(run.predict([lines[0], *(line.replace("b,", "new,") for line in lines[241:])]))
     assert stranger[1].record["unknown_series"]
     assert not next(iter(run.predict(lines))).record
@@ -130,11 +130,17 @@ def of_the_last_season(values: torch.Tensor, horizon: int) -> torch.Tensor:
 
 
 DECODES = ("direct", "parallel", "encoder-decoder", "recursive")
-HEADS = ("point", "quantiles", "gaussian", "student-t", "negative-binomial")
 
 
 @pytest.mark.parametrize(
-    ("decode", "head"), [*((d, "quantiles") for d in DECODES), *(("direct", h) for h in HEADS), ("recursive", "point")]
+    ("decode", "head"),
+    [
+        ("direct", "point"),
+        ("direct", "negative-binomial"),
+        ("parallel", "student-t"),
+        ("encoder-decoder", "gaussian"),
+        ("recursive", "quantiles"),
+    ],
 )
 def test_every_network_learns_one_batch_by_heart(decode: Any, head: Any, tmp_path: Path) -> None:
     from everstep.data.windows import WindowBatch
@@ -151,7 +157,7 @@ def test_every_network_learns_one_batch_by_heart(decode: Any, head: Any, tmp_pat
     batch = WindowBatch(values, torch.randn(4, 12, 1), torch.randn(4, 17, 2), target, series, 19)
     optimizer = torch.optim.Adam(model.parameters(), 0.05)
     first = last = 0.0
-    for step in range(60):
+    for step in range(40):
         (loss,) = window_losses(model, batch)
         assert loss.total.shape == (4,)
         optimizer.zero_grad()
@@ -197,11 +203,59 @@ def test_targets_about_the_last_season_begin_as_the_seasonal_naive(decode: Any) 
     torch.testing.assert_close(mean, of_the_last_season(values, 5))
 
 
+@pytest.mark.parametrize(
+    ("head", "level", "highway"),
+    [("point", "last", True), ("quantiles", "season", True), ("negative-binomial", "none", False)],
+)
+def test_recursive_decoding_reads_the_medians_that_are_said(
+    head: Any, level: Any, highway: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from everstep.data.windows import WindowBatch
+
+    torch.manual_seed(0)
+    section = ForecasterSection(hidden_size=8, decode="recursive", head=head, level=level, highway=highway)
+    model = Forecaster(section, shape(past=0, future=0, gaps=False)).eval()
+    for module in (model.write, model.highway):
+        if module is not None:
+            torch.nn.init.normal_(module.weight, 0.0, 0.3)
+    read: list[torch.Tensor] = []
+    segments = model._segments
+    monkeypatch.setattr(model, "_segments", lambda values, *more: (read.append(values), segments(values, *more))[1])
+    empty = torch.zeros(3, 12, 0), torch.zeros(3, 17, 0), torch.full((3, 5), float("nan")), torch.zeros(3).long()
+    ys, known = model(WindowBatch(torch.randint(40, (3, 12)).float(), *empty, 0))
+    said = model.head.predict(model.head.rescaled(ys, known.ahead, known.spread))
+    torch.testing.assert_close(read[1] * known.spread + known.level, said[:, :4], rtol=1e-4, atol=1e-3)
+
+
+def test_unknown_series_have_the_mean_embedding() -> None:
+    from everstep.data.windows import WindowBatch
+
+    torch.manual_seed(0)
+    model = Forecaster(ForecasterSection(hidden_size=8, embedding_size=3), shape(past=0, future=0, gaps=False))
+    empty = torch.zeros(4, 12, 0), torch.zeros(4, 17, 0), torch.full((4, 5), float("nan"))
+    own = model._own(WindowBatch(torch.zeros(4, 12), *empty, torch.tensor([0, 1, 2, 7]), 0))
+    torch.testing.assert_close(own[2:], own[:2].mean(0).expand(2, 3))
+
+
+def test_targets_with_gaps_still_fit_the_ridge_regression(tmp_path: Path) -> None:
+    lines = [line if place % 2 else line.rpartition(",")[0] + "," for place, line in enumerate(waves(12).splitlines())]
+    lines[0] = "unique_id,ds,y"
+    settings = [*SMALL, *SHAPE, "model.head=point", "model.highway=true"]
+    task: Any = load_task(recipe(tmp_path, "\n".join(lines)), settings)
+    task.prepare()
+    model = task.model()
+    task.batches("train", model, "learn")
+    assert model.highway.weight.abs().max() > 0.01
+    errors = {rival["name"]: rival["mase"] for rival in task.rivals("test", quick=True)}
+    assert errors["ridge on lags"] < errors["naive"]
+
+
 def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:
     path = recipe(tmp_path, waves())
     for settings, said in (
         (["model.window=10", "model.segment=4"], r"model\.window: expected a multiple of segment \(4\); got 10"),
         (["model.head=negative-binomial"], r"model\.level: expected none beside head: negative-binomial"),
+        (["model.head=negative-binomial", "model.level=none"], r"data\.scaling: expected none beside model\.head: neg"),
         (["model.error=mae"], r"model\.error: expected mse where head is not point"),
         (["data.test_part=5", f"data.test={path}"], r"data\.test_part: expected null where test is given"),
         (["model.cell=Nothing"], r"model\.cell"),
@@ -225,7 +279,7 @@ def test_covariates_known_ahead_are_used_and_needed(tmp_path: Path) -> None:
         "model.horizon=4",
         "model.window=8",
         "model.segment=4",
-        "train.max_epochs=25",
+        "train.max_epochs=14",
         "data.test_part=20",
         "data.scaling=standard",
         "model.level=none",
@@ -258,9 +312,9 @@ def test_a_point_gets_its_bands_from_the_validation(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    path = recipe(tmp_path, waves(12))
-    settings = [*SMALL, *SHAPE, "train.max_steps=6", "train.max_epochs=null", "train.checkpoint_every=2"]
-    killed_and_resumed(path, tmp_path, settings, 5)
+    path = recipe(tmp_path, waves(8))
+    settings = [*SMALL, *SHAPE, "train.max_steps=4", "train.max_epochs=null", "train.checkpoint_every=2"]
+    killed_and_resumed(path, tmp_path, settings, 3)
 
 
 def test_its_pictures(run: es.Run, tmp_path: Path) -> None:
@@ -298,3 +352,5 @@ def test_smoothing_follows_a_season_and_says_how_sure_it_is() -> None:
     assert theta(history[:48], 6, 6) == pytest.approx(want, abs=3)
     assert ets(np.full(30, 2.0), 3, 6)[0].tolist() == [2, 2, 2]
     assert theta(np.arange(5.0), 2, 6).tolist() == [4, 4]
+    for season, length in ((2, 11), (3, 11), (4, 13)):  # three seasons, but fewer values than statsmodels needs
+        assert np.isfinite(ets(random.normal(size=length), 2, season)[0]).all()

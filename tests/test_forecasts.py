@@ -23,7 +23,7 @@ from everstep.measures.forecast_errors import (
     owa,
 )
 from everstep.networks.window_values import normalised
-from everstep.rivals.lag_ridge import LagRidge
+from everstep.rivals.lag_ridge import LagRidge, carried
 from everstep.rivals.series_rules import drift, naive, naive2, seasonal_factors
 
 HEADS = [
@@ -176,6 +176,8 @@ def test_ridge_finds_the_lags_that_made_a_series() -> None:
     fitted.add(x[90:], x[90:] @ weight.T)
     assert fitted.solve(0.0) == pytest.approx(weight, abs=1e-6)
     assert np.abs(fitted.solve(10.0)).max() < 0.2
+    gaps = np.array([[NAN, 2.0, NAN], [1.0, NAN, 3.0]])
+    assert carried(gaps).tolist() == [[0.0, 2.0, 2.0], [1.0, 1.0, 3.0]]
     with pytest.raises(ValueError, match="nothing to solve"):
         LagRidge().solve(0.0)
 

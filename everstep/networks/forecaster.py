@@ -17,7 +17,7 @@ from everstep.measures.forecast_errors import LEVELS
 from everstep.networks.cells_by_name import CellChoice, Find, no_code
 from everstep.networks.layers import LayersSection, initialise, layer_problems, stack_of
 from everstep.networks.window_values import Level, Normalised, normalised, seasonal_weight
-from everstep.rivals.lag_ridge import LagRidge
+from everstep.rivals.lag_ridge import LagRidge, carried
 from everstep.sections import Size, Whole
 from everstep.state import State, map_state
 
@@ -135,7 +135,7 @@ class Forecaster(nn.Module):
         self.read = nn.Linear(shape.segment * (values + shape.past + shape.future), size)
         self.body = stack_of(section, size, find)
         features = self.body.output_size
-        self.embedding = nn.Embedding(shape.series + 1, section.embedding_size) if section.embedding_size else None
+        self.embedding = nn.Embedding(shape.series, section.embedding_size) if section.embedding_size else None
         beside = section.embedding_size
         outputs = self.head.size * shape.segment
         if section.decode == "direct":
@@ -171,8 +171,8 @@ class Forecaster(nn.Module):
             batch = windows.made_of(chosen[start : start + 1024])
             known = self._normalised(batch.values.double())
             target = known.of_targets(batch.target.double())
-            whole = ~target.isnan().any(1)
-            fitted.add(known.values[whole].numpy(), target[whole].numpy())
+            kept = ~target.isnan().all(1)
+            fitted.add(known.values[kept].numpy(), carried(target[kept].numpy()))
         if fitted.count:
             self.highway.weight.copy_(torch.from_numpy(fitted.solve(PENALTY)))
 
@@ -214,6 +214,8 @@ class Forecaster(nn.Module):
         later = self._padded(batch.future[:, shape.window :])
         came = self._padded((batch.target - known.level) / known.spread) if self.training else None
         about = self._padded(((known.ahead - known.level) / known.spread).expand(-1, shape.horizon))
+        if self.highway is not None:
+            about = about + self._padded(self.highway(known.values))
         ys, state = self.body(seen)
         found: list[Tensor] = []
         for place in range(shape.ahead):
@@ -222,12 +224,18 @@ class Forecaster(nn.Module):
             if place + 1 == shape.ahead:
                 break
             part = slice(place * shape.segment, (place + 1) * shape.segment)
-            told = self.head.predict(found[-1]) + about[:, part]
+            told = self._medians(found[-1], known.spread) + about[:, part]
             values = told if came is None else torch.where(came[:, part].isnan(), told.detach(), came[:, part])
             ones = torch.ones_like(values)
             nothing = values.new_zeros(*values.shape, shape.past)
             ys, state = self.body(self._segments(values, ones, 0 * ones, nothing, later[:, part]), state)
         return torch.cat(found, 1)
+
+    def _medians(self, ys: Tensor, spread: Tensor) -> Tensor:
+        """The normalised median of each step, (B, steps); that of counts is one in units of the data, over `spread`."""
+        if not self.head.in_data_units:
+            return self.head.predict(ys)
+        return self.head.predict(self.head.rescaled(ys, torch.zeros_like(spread), spread)) / spread
 
     def _segments(self, values: Tensor, there: Tensor, since: Tensor, past: Tensor, future: Tensor) -> Tensor:
         """The inputs of the cells, (B, steps / segment, size)."""
@@ -245,10 +253,11 @@ class Forecaster(nn.Module):
         return torch.cat([steps, steps.new_zeros(len(steps), more, *steps.shape[2:])], 1) if more else steps
 
     def _own(self, batch: WindowBatch) -> Tensor:
-        """The embedding of each series, (B, embedding_size). Unknown series share the last one."""
+        """The embedding of each series, (B, embedding_size); of unknown series the mean of all."""
         if self.embedding is None:
             return batch.values.new_zeros(len(batch.series), 0)
-        return self.embedding(batch.series)  # type: ignore[no-any-return]
+        own = self.embedding(batch.series.clamp_max(self.shape.series - 1))
+        return torch.where((batch.series < self.shape.series)[:, None], own, self.embedding.weight.mean(0))
 
     def losses(self, batch: WindowBatch) -> Tensor:
         """The head's loss of each window, (B,)."""

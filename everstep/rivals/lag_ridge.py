@@ -47,3 +47,13 @@ class LagRidge:
         mean = float(np.trace(self._products)) / len(self._products)
         loaded = self._products + (penalty * mean + 1e-12 * max(mean, 1e-12)) * np.eye(len(self._products))
         return np.linalg.solve(loaded, self._targets).T.astype(np.float64)
+
+
+def carried(targets: Floats) -> Floats:
+    """Fill the gaps of targets (N, H) with the value before; gaps at the start with 0, the level of the window.
+
+    >>> carried(np.array([[np.nan, 2.0, np.nan, 3.0]])).tolist()
+    [[0.0, 2.0, 2.0, 3.0]]
+    """
+    last = np.maximum.accumulate(np.where(np.isnan(targets), -1, np.arange(targets.shape[1])), 1)
+    return np.where(last < 0, 0.0, np.take_along_axis(targets, np.maximum(last, 0), 1))

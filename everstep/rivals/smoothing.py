@@ -47,7 +47,7 @@ def ets(history: Floats, horizon: int, season: int) -> tuple[Floats, Floats]:
     from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 
     known = history[-LONGEST:]
-    seasonal = season > 1 and len(known) >= 3 * season
+    seasonal = season > 1 and len(known) >= max(3 * season, 10 + 2 * (season // 2))  # statsmodels needs as many
     if len(known) < 10 or np.ptp(known) == 0:
         return np.full(horizon, known[-1]), np.zeros(horizon)
     more = {"seasonal": "add", "seasonal_periods": season} if seasonal else {}

@@ -13,7 +13,7 @@ from everstep.data.windows import WindowBatch, Windows
 from everstep.measures.forecast_errors import LEVELS, Forecasts, diebold_mariano, forecast_measures, owa
 from everstep.networks.learned_series import LearnedSeries
 from everstep.networks.window_values import normalised
-from everstep.rivals.lag_ridge import LagRidge
+from everstep.rivals.lag_ridge import LagRidge, carried
 from everstep.rivals.series_rules import drift, filled, naive, naive2
 from everstep.rivals.smoothing import ets, theta
 from everstep.runs.forecasts import in_units, targets_of
@@ -149,8 +149,8 @@ class SeriesRivals:
         train = self.data.windows("train", self.learned, 1024, most=FITTED)
         for index in range(len(train)):
             x, y, _, _ = self._lags(train.batch(0, index))
-            kept = ~np.isnan(y).any(1)
-            fitted.add(x[kept], y[kept])
+            kept = ~np.isnan(y).all(1)
+            fitted.add(x[kept], carried(y[kept]))
         choices = [fitted.solve(penalty) for penalty in PENALTIES]
         best = choices[2]
         if "valid" in self.data.splits():
