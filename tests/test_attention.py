@@ -13,6 +13,7 @@ from torch import Tensor
 
 import everstep as es
 from everstep.state import leaves, map_state, select, where
+from everstep.wirings.attention.attending import BatchedAttention
 
 pytestmark = pytest.mark.usefixtures("uncompiled")  # the laws hold the compiled engine to the same steps
 
@@ -105,6 +106,26 @@ def context_of(attention: es.Attention, memory: Tensor, q: Tensor, w: Tensor) ->
     parts = [slice(0, d), slice(d, A)]
     read = [(keys[:, h] @ q[h] / math.sqrt(d)).softmax(0) @ values[:, h] for h in parts]
     return attention.join.weight @ torch.cat(read)
+
+
+@pytest.mark.parametrize("name", ["additive", "concat"])
+def test_many_queries_without_a_gradient_are_scored_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, queries = made(name), torch.randn(2, 7, Q, dtype=F64)
+    memory = attention.prepare(torch.randn(2, 5, M, dtype=F64), torch.tensor([5, 2]))
+    assert isinstance(attention, BatchedAttention)
+    wanted = attention.attend_all(queries, memory)
+    largest, tanh = [0], torch.tanh
+
+    def watched(sums: Tensor) -> Tensor:
+        largest[0] = max(largest[0], sums.numel())
+        return tanh(sums)
+
+    monkeypatch.setattr("everstep.wirings.attention.scored.SUMS", 3 * 2 * 5 * A)
+    monkeypatch.setattr(torch, "tanh", watched)
+    with torch.no_grad():
+        found = attention.attend_all(queries, memory)
+    assert largest == [3 * 2 * 5 * A]
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch.nn import functional as F
 from everstep.cell import check_size
 from everstep.state import State
 from everstep.wirings.attention.attending import AttentionMemory, ScoredAttention
+
+SUMS = 2**24
+"""The most numbers of W q + U m_s at once, where no gradient is recorded."""
 
 
 class AdditiveAttention(ScoredAttention):
@@ -32,7 +36,7 @@ class AdditiveAttention(ScoredAttention):
         size: A; Q if None.
         device, dtype: of the parameters.
 
-    Known limit: T queries at once need batch · T · S · A numbers.
+    Known limit: T queries at once need batch · T · S · A numbers where gradients are recorded.
 
     Raises:
         ValueError: a size below 1.
@@ -59,7 +63,7 @@ class AdditiveAttention(ScoredAttention):
 
     def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
         """v · tanh(W q + b + U m_s)."""
-        return torch.tanh(memory.keys[:, None] + self.query(queries)[:, :, None]) @ self.vector
+        return _sums_scored(memory.keys, self.query(queries), self.vector)
 
 
 class ConcatAttention(ScoredAttention):
@@ -80,7 +84,7 @@ class ConcatAttention(ScoredAttention):
         size: A; Q if None.
         device, dtype: of the parameters.
 
-    Known limit: T queries at once need batch · T · S · A numbers.
+    Known limit: T queries at once need batch · T · S · A numbers where gradients are recorded.
 
     Raises:
         ValueError: a size below 1.
@@ -107,7 +111,7 @@ class ConcatAttention(ScoredAttention):
     def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
         """v · tanh(W [q; m_s])."""
         of_query = F.linear(queries, self.both.weight[:, : self.query_size])
-        return torch.tanh(memory.keys[:, None] + of_query[:, :, None]) @ self.vector
+        return _sums_scored(memory.keys, of_query, self.vector)
 
 
 class DotAttention(ScoredAttention):
@@ -181,3 +185,15 @@ def small_vector(size: int, device: torch.device | str | None, dtype: torch.dtyp
     """A vector (size,) that starts as a row of `nn.Linear` does."""
     bound = 1 / math.sqrt(size)
     return nn.Parameter(torch.empty(size, device=device, dtype=dtype).uniform_(-bound, bound))
+
+
+def _sums_scored(keys: Any, queries: Tensor, vector: Tensor) -> Tensor:
+    """v · tanh(q_t + k_s), (batch, T, S), of q (batch, T, A) and k (batch, S, A).
+
+    A recorded gradient needs all sums; without one, a few queries at a time save memory.
+    """
+    parts = [queries]
+    if queries.shape[1] > 1 and not torch.is_grad_enabled():
+        parts = list(queries.split(max(1, SUMS // max(1, keys.numel())), 1))
+    scores = [torch.tanh(keys[:, None] + part[:, :, None]) @ vector for part in parts]
+    return torch.cat(scores, 1) if len(scores) > 1 else scores[0]
