@@ -63,6 +63,13 @@ def test_every_format_gives_the_same_pairs(tmp_path: Path) -> None:
     assert read([str(tmp_path / "t.tsv"), str(tmp_path / "hf.json")]) == pairs * 2
 
 
+def test_a_format_that_is_given_wins_over_files_of_the_same_name(tmp_path: Path) -> None:
+    name = two_files(tmp_path)
+    Path(name).write_text("en\tfr\nx\ty\n")
+    assert read(name, format="tsv") == [("x", "y")]
+    assert read(name)[0] == ("a man", "un homme")
+
+
 def test_white_space_inside_of_a_text_is_spaces(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps({"en": " a\nb\t", "fr": "c\u2028d"}) + "\n")
     assert read(str(tmp_path / "t.jsonl")) == [("a b", "c d")]
@@ -230,6 +237,18 @@ def test_what_is_left_out_is_counted_by_line(tmp_path: Path) -> None:
     assert found.texts("train")[1] == ["x", "y", "", "z", "x y z w v u t s r q", "x"]
     with pytest.raises(DataError, match=r"data\.train: no pair is left to use \(1 empty on one side\)"):
         texts(two_files(tmp_path, ["a"], [""]), valid_fraction=0).coded("train", sides, learn=True)
+
+
+def test_a_text_of_exactly_the_longest_length_is_learnt(tmp_path: Path) -> None:
+    prefix = two_files(tmp_path, ["a b c", "a b c d"], ["x", "y"])
+    found = texts(prefix, valid_fraction=0, max_length=3)
+    assert found.coded("train", found.languages(), learn=True).source.lengths.tolist() == [4]
+
+
+def test_a_passage_needs_a_pair_with_both_texts(tmp_path: Path) -> None:
+    found = texts(two_files(tmp_path, ["a", ""], ["", "y"]), valid_fraction=0)
+    with pytest.raises(DataError, match=r"no held-out pair has both texts; give a text \(--text FILE\)"):
+        found.passage(None, 100)
 
 
 def test_texts_of_training_in_a_test_are_said(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ class PairTexts:
         if learn:
             half = np.array([not (pair.source and pair.target) for pair in block]) & ~blank
             reasons["empty on one side"] = half
-            reasons[f"longer than {longest} tokens (data.max_length)"] = long = np.maximum(one, other) > longest
+            reasons[f"longer than {longest} tokens (data.max_length)"] = long = np.maximum(one, other) - 1 > longest
             apart = np.maximum(one, other) > ratio * np.minimum(one, other)
             reasons[f"of lengths too far apart (data.max_ratio={ratio:g})"] = apart & ~half & ~long
         for reason, found in reasons.items():
@@ -269,7 +269,7 @@ class PairTexts:
         last split with at most `characters` characters.
 
         Raises:
-            DataError: the text is blank.
+            DataError: the text is blank, or no held-out pair has both texts.
         """
         if text is not None:
             line = next((one_line(line) for line in text.splitlines() if line.strip()), "")
@@ -277,6 +277,8 @@ class PairTexts:
                 raise DataError("the passage is empty; give a text with some words")
             return line[:characters], None
         pairs = [(p.source, p.target) for p in islice(self.pairs(self.splits()[-1]), BLOCK) if p.source and p.target]
+        if not pairs:
+            raise DataError("no held-out pair has both texts; give a text (--text FILE)")
         some = [pair for pair in pairs if len(pair[0]) <= characters]
         return max(some or pairs, key=lambda pair: len(pair[0]))
 

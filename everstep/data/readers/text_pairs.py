@@ -90,7 +90,7 @@ def one_line(text: str) -> str:
 
 
 def _found(name: str, source: Side, target: Side, format: Format) -> Iterator[PairFiles]:
-    sides = [_file(name, side) for side in (source, target)]
+    sides = [_file(name, side) if format in ("auto", "files") else None for side in (source, target)]
     if any(sides) or format == "files":
         if missing := [side for side, path in zip((source, target), sides, strict=True) if path is None]:
             tried = ", ".join(f"{name}.{side}" for side in missing)
