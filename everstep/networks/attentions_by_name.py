@@ -34,6 +34,9 @@ def make_attention(
         size: of the layer inside, where there is one; None: query_size.
         heads: of "multi-head".
         reach: places to each side that "local-m" and "local-p" (over a general score) read.
+
+    Raises:
+        ValueError: sizes that do not fit.
     """
     match name:
         case "additive":
@@ -47,6 +50,8 @@ def make_attention(
         case "multi-head":
             return MultiHeadAttention(query_size, memory_size, size, heads=heads)
         case "dot":
+            if query_size != memory_size:
+                raise ValueError(f"dot expects queries as large as the memory, {memory_size}; got {query_size}")
             return DotAttention(query_size)
         case "general":
             return GeneralAttention(query_size, memory_size)

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from everstep.cell import Cell, Layer
 from everstep.data.pair_batches import PairBatch
 from everstep.decode.decoder import Decoder
+from everstep.errors import ConfigError
 from everstep.heads import Categorical
 from everstep.networks.attentions_by_name import AttentionName, make_attention
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import EmbeddedSection, encoder_of, initialise, stack_of
 from everstep.sections import Count, Size
-from everstep.state import State
+from everstep.state import State, leaves
 from everstep.wirings import Attend, Bidirectional, Conditioned, Dropout, EmbeddingDropout, Identity, VariationalDropout
 
 CONTEXTS = Literal["attention", "initial", "every-step"]
@@ -57,23 +58,43 @@ class EncoderDecoderSection(EmbeddedSection):
     needs a joint vocabulary"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Those of layers, attentions whose sizes do not fit, and state masks that single steps cannot draw."""
+        """Those of layers, attentions whose sizes do not fit, and masks that single steps cannot draw."""
         yield from super().disagreements()
         if self.residual and self.bidirectional:
             yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
         if self.context == "attention":
-            top = self.hidden_sizes[-1]
+            top = self.hidden_sizes[0 if self.query == "before" else -1]
             if self.attention == "dot" and self.memory_size != top:
                 sizes = f"{self.memory_size} features of the encoder, {top} of the decoder"
                 yield "attention", f"dot expects the encoder and the decoder to give as many features; got {sizes}"
             if self.attention == "multi-head" and (self.attention_size or top) % self.heads:
                 yield "heads", f"expected a divisor of attention_size ({self.attention_size or top}); got {self.heads}"
-            if self.goes_back and (self.zoneout or self.state_dropout):
-                name = "zoneout" if self.zoneout else "state_dropout"
-                yield (
-                    name,
-                    "expected 0 where what attention reads goes back into the cell (query before, input_feeding)",
+            if self.goes_back:
+                where = "where what attention reads goes back into the cell (query before, input_feeding)"
+                yield from (
+                    (name, f"expected 0 {where}")
+                    for name in ("zoneout", "state_dropout", "weight_drop")
+                    if getattr(self, name)
                 )
+                if self.variational and self.dropout and self.layers > 1:
+                    yield "variational", f"expected false, or dropout 0, or one layer, {where}"
+
+    def problems(self, find: Find) -> Iterator[str]:
+        """A cell that cannot be created, or one that does not fit the attention."""
+        found = list(super().problems(find))
+        yield from found
+        if found:
+            return
+        plain = self.model_copy(update={"dropout": 0.0, "weight_drop": 0.0})
+        try:
+            with torch.device("meta"):
+                _decoder(plain, _encoder(plain, find).output_size, find)
+        except ConfigError as error:
+            yield str(error)
+        except (TypeError, ValueError) as error:
+            yield f"model: {error}"
+        except (NotImplementedError, RuntimeError):  # a constructor reads values, or the model is too large
+            return
 
     @property
     def goes_back(self) -> bool:
@@ -226,17 +247,24 @@ def _decoder(section: EncoderDecoderSection, memory: int, find: Find) -> Cell:
     """The decoder. `EncoderDecoder` applies dropout to its input and its last output."""
     read = section.embedding_size
     attends, before = section.context == "attention", section.query == "before"
-    own = section.model_copy(update={"input_dropout": 0.0, **({"dropout": 0.0} if section.goes_back else {})})
-    top = section.hidden_sizes[-1]
+    own = section.model_copy(update={"input_dropout": 0.0})
     read += memory if section.context == "every-step" or (attends and before) else 0
-    read += top if attends and section.input_feeding else 0
+    if attends and section.input_feeding:
+        with torch.random.fork_rng(devices=[]):  # the output's size is known only from a cell
+            read += stack_of(own, read, find, dropped_last=False).output_size
     cells = stack_of(own, read, find, dropped_last=False)
     if not attends:
         return Conditioned(cells, memory, "start" if section.context == "initial" else "both")
-    asks = section.hidden_sizes[0] if before else top
+    asks = _first_leaf(cells) if before else cells.output_size
     attention = make_attention(section.attention, asks, memory, section.attention_size, section.heads, section.reach)
     bridge = Conditioned(cells, memory, "start")
     return Attend(bridge, attention, section.query, output="mixed", input_feeding=section.input_feeding)
+
+
+def _first_leaf(cells: Cell) -> int:
+    """The features of the query before a step; `Attend` refuses cells without a leaf."""
+    found = leaves(cells.initial_state(1, torch.zeros(1)))
+    return found[0][1].shape[-1] if found else cells.output_size
 
 
 def _dropout(section: EncoderDecoderSection, size: int) -> Cell:

@@ -20,7 +20,7 @@ from everstep.networks.token_passage import pieces
 from everstep.networks.translating import TranslationSearch, translated
 from everstep.runs.pair_data import PairTexts, Sides
 from everstep.runs.text_data import UNITS
-from everstep.runs.translations import best_texts
+from everstep.runs.translations import best_texts, in_one_form
 
 MAPS, LONGEST = 4, 24
 """The most attention maps, and the most tokens of a held-out source with a map."""
@@ -74,9 +74,10 @@ def _by_length(
     how: TranslationSearch,
     out: Path,
 ) -> Iterator[tuple[Path, str]]:
-    sources, references = [source for source, _ in pairs], [target for _, target in pairs]
-    found, _ = best_texts(model, sources, sides, how)
     section = texts.section
+    sources = [source for source, _ in pairs]
+    references = in_one_form([target for _, target in pairs], section.normal_form)
+    found = in_one_form(best_texts(model, sources, sides, how)[0], section.normal_form)
     chars = section.unit in ("chars", "bytes")
     lengths = [len(source) if chars else len(source.split()) for source in sources]
     unit = "characters of the source" if chars else "words of the source"
@@ -94,6 +95,7 @@ def _by_length(
 
 
 def _same(one: str, other: str, lowercase: bool) -> bool:
+    one, other = (" ".join(text.split()) for text in (one, other))  # the output has no other white space
     return one.lower() == other.lower() if lowercase else one == other
 
 

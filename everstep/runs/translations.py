@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def translations(
 ) -> Iterator[Prediction]:
     """The translation of each line, or the n best as lines of rank, log p and text. An empty line stays empty."""
     lines = [one_line(line) for line in lines]
-    source = _bounded(sides.source.encode(lines), how.max_source)
+    source = _bounded(sides.source.encode(lines), how.max_source, sides.source.reverse)
     full = np.array([place for place, line in enumerate(lines) if line], np.int64)
     best = iter(translated(model, source.select(full), sides.target, how))
     for place, line in enumerate(lines):
@@ -93,15 +94,20 @@ def _text(one: Hypothesis, line: str, sides: Sides, how: TranslationSearch) -> s
     if not how.replace_unknown or one.attention is None or unk not in one.tokens:
         return target.text(one.tokens)
     words = sides.source.words(line)
-    written = target.pieces(one.tokens)
+    if sides.source.reverse:
+        words = words[max(0, len(words) + 1 - how.max_source) :]
+    written = [target.tokenizer.decode([token]).strip() for token in one.tokens]
     for step, (token, place) in enumerate(zip(one.tokens, one.attention.argmax(1).tolist(), strict=False)):
         if token == unk and place < len(words):
             written[step] = words[place]
     return target.written(" ".join(written))
 
 
-def _bounded(source: TokenSequences, most: int) -> TokenSequences:
-    """Cut sources to at most `most` tokens with the end token, and warn about them."""
+def _bounded(source: TokenSequences, most: int, reverse: bool) -> TokenSequences:
+    """Cut sources to the first `most` tokens with the end token, and warn about them.
+
+    `reverse`: the tokens come in reverse, so that the first ones of the text are the last ones of the row.
+    """
     long = source.lengths > most
     if not long.any():
         return source
@@ -109,7 +115,8 @@ def _bounded(source: TokenSequences, most: int) -> TokenSequences:
         f"note: {counted(int(long.sum()), 'line')} of more than {most:,} tokens (the longest has "
         f"{int(source.lengths.max()):,}): the first {most:,} are translated (decode.max_source)"
     )
-    rows = [row if len(row) <= most else [*row[: most - 1], row[-1]] for row in map(source.row, range(len(long)))]
+    every = map(source.row, range(len(long)))
+    rows = [row[-most:] if reverse or len(row) <= most else [*row[: most - 1], row[-1]] for row in every]
     return TokenSequences.of(
         np.array([token for row in rows for token in row], source.tokens.dtype), np.array([len(row) for row in rows])
     )
@@ -139,7 +146,8 @@ def figures(
     sources, references = texts.texts(split)
     found, ended = best_texts(model, sources, sides, how, progress)
     section = texts.section
-    measures = translation_measures(found, references, section.tokenisation == "given", section.lowercase)
+    both = in_one_form(found, section.normal_form), in_one_form(references, section.normal_form)
+    measures = translation_measures(*both, section.tokenisation == "given", section.lowercase)
     return {
         "pairs": len(sources),
         "tokens": tokens,
@@ -151,6 +159,12 @@ def figures(
     }
 
 
+def in_one_form(texts: Sequence[str], normal_form: str | None) -> list[str]:
+    """The texts as they are compared: composed where `data.normal_form` changes what the model writes."""
+    form: Literal["NFC", "NFKC"] = "NFKC" if normal_form in ("NFKC", "NFKD") else "NFC"
+    return list(texts) if normal_form is None else [unicodedata.normalize(form, text) for text in texts]
+
+
 def best_texts(
     model: EncoderDecoder,
     sources: Sequence[str],
@@ -160,7 +174,7 @@ def best_texts(
 ) -> tuple[list[str], float]:
     """The best translation of each text, and the share that ended with <eos>. A blank text has a blank translation."""
     how = how.replace(n_best=1)
-    coded = _bounded(sides.source.encode(sources), how.max_source)
+    coded = _bounded(sides.source.encode(sources), how.max_source, sides.source.reverse)
     full = np.array([place for place, text in enumerate(sources) if text], np.int64)
     best = translated(model, coded.select(full), sides.target, how, progress)
     found = [""] * len(sources)

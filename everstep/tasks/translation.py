@@ -51,6 +51,8 @@ class TranslationRecipe(Recipe):
             )
         if self.decode.replace_unknown and (self.data.unit != "words" or self.model.context != "attention"):
             yield "decode.replace_unknown", "expected false, or data.unit words and model.context attention beside it"
+        if self.decode.n_best > 1:
+            yield "decode.n_best", "expected 1: `everstep predict RUN --n-best N` asks for more translations of a line"
         if self.decode.coverage_penalty and self.model.context != "attention":
             yield "decode.coverage_penalty", f"expected 0 where model.context is {self.model.context}"
 
