@@ -264,7 +264,7 @@ def test_texts_of_training_in_a_test_are_said(tmp_path: Path) -> None:
         ({"source": "fr"}, r"target: expected another than source"),
         ({"eos": False}, r"eos: expected null or true"),
         ({"tokenisation": "moses", "source": 0}, r"moses needs languages"),
-        ({"unit": "bpe", "unk": True}, r"has no unknown tokens"),
+        ({"unit": "bpe", "unk": True}, r"which has no unknown tokens"),
         ({"max_ratio": 0.5}, r"max_ratio"),
     ],
 )
