@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,3 +79,16 @@ def text_lines(path: Path, encoding: str) -> Iterator[str]:
 def unpacked_name(path: Path) -> str:
     """The file name without a compression suffix."""
     return path.stem if path.suffix in (".gz", ".xz") else path.name
+
+
+def side_by_side(one: Path, other: Path, encoding: str, expected: str) -> Iterator[tuple[str, str]]:
+    """The lines of two files, pair by pair; `expected` says of what there should be as many.
+
+    Raises:
+        DataError: one file has more lines; the message gives both numbers.
+    """
+    for first, second in zip_longest(text_lines(one, encoding), text_lines(other, encoding)):
+        if first is None or second is None:
+            counts = [sum(1 for _ in text_lines(path, encoding)) for path in (one, other)]
+            raise DataError(f"{one} has {counts[0]:,} lines, {other} has {counts[1]:,}; expected as many {expected}")
+        yield first, second

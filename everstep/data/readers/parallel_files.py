@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import zip_longest
 from pathlib import Path
 
-from everstep.data.readers.labelled_rows import BLANK, Columns, Row, Skipped, text_lines, unpacked_name
+from everstep.data.readers.labelled_rows import BLANK, Columns, Row, Skipped, side_by_side, unpacked_name
 from everstep.errors import DataError
 
 
@@ -38,14 +37,8 @@ def parallel_rows(path: Path, columns: Columns, encoding: str) -> Iterator[Row |
         DataError: there is no such file, or it has another number of lines.
     """
     labels = _beside(path, columns)
-    pairs = zip_longest(text_lines(path, encoding), text_lines(labels, encoding))
+    pairs = side_by_side(path, labels, encoding, "labels as texts, in the same order")
     for number, (text, label) in enumerate(pairs, 1):
-        if text is None or label is None:
-            counts = [sum(1 for _ in text_lines(file, encoding)) for file in (path, labels)]
-            raise DataError(
-                f"{path} has {counts[0]:,} lines, {labels} has {counts[1]:,}; expected as many labels as texts, in the "
-                "same order"
-            )
         yield Row(text.removesuffix("\n"), label.strip(), path, number)
 
 

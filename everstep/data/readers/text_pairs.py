@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from everstep.data.readers.labelled_rows import text_lines, unpacked_name
+from everstep.data.readers.labelled_rows import side_by_side, text_lines, unpacked_name
 from everstep.data.text.text_files import expand, filled_in
 from everstep.errors import DataError
 from everstep.storage.reading import json_text
@@ -121,14 +121,8 @@ def _file(name: str, side: Side) -> str | None:
 
 
 def _two_files(source: Path, target: Path, encoding: str) -> Iterator[Pair]:
-    both = zip_longest(text_lines(source, encoding), text_lines(target, encoding))
+    both = side_by_side(source, target, encoding, "lines in both, where those of one number mean the same")
     for number, (one, other) in enumerate(both, 1):
-        if one is None or other is None:
-            counts = [sum(1 for _ in text_lines(path, encoding)) for path in (source, target)]
-            raise DataError(
-                f"{source} has {counts[0]:,} lines, {target} has {counts[1]:,}; expected as many, where lines "
-                "of one number mean the same"
-            )
         yield Pair(one_line(one), one_line(other), source, number)
 
 
