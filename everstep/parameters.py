@@ -30,3 +30,18 @@ class Declaring(nn.Module):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Initialise every parameter."""
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of learned values: of its parameters, or what its attribute `parameter_count` says.
+
+    >>> parameter_count(nn.Linear(2, 3))
+    9
+    """
+    said = getattr(model, "parameter_count", None)
+    return said if isinstance(said, int) else sum(parameter.numel() for parameter in model.parameters())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from everstep import __version__
 from everstep.cli import (
     benching,
+    comparing,
     demo,
     doctor,
     explaining,
@@ -30,6 +31,7 @@ TOP = """Recurrent sequence models: train, resume, score, sample, look and ship.
   everstep train text-words data.train=my.txt --out runs/mine
   everstep generate runs/mine --prompt "The" --length 100
   everstep eval runs/mine
+  everstep compare runs/mine runs/other --on letters.txt
   everstep export runs/mine --to onnx
   everstep lab remedies --lags 5,10,20 --minutes 5 --out runs/lab
 
@@ -79,6 +81,7 @@ app.command("eval")(run_verbs.evaluate)
 app.command("predict")(run_verbs.predict)
 app.command("score")(run_verbs.score)
 app.command("generate")(run_verbs.generate)
+app.command("compare")(comparing.compare)
 app.command("look")(run_verbs.look)
 app.command("export")(exporting.export)
 app.command("explain")(explaining.explain)

@@ -13,11 +13,13 @@ from everstep.cli.run_verbs import RUN, TRUST
 
 def export(
     run: Path = RUN,
-    to: Literal["onnx", "c"] = typer.Option("onnx", help="What to write."),
+    to: Literal["onnx", "c", "arpa"] = typer.Option("onnx", help="What to write."),
     form: Literal["step", "sequence", "both"] = typer.Option(
         "both", help="One step with its state in and out, whole sequences, or what there is of both."
     ),
-    out: Path | None = typer.Option(None, "--out", "-o", metavar="DIR", help="Where.", show_default="RUN/onnx, RUN/c"),
+    out: Path | None = typer.Option(
+        None, "--out", "-o", metavar="PATH", help="Where.", show_default="RUN/onnx, RUN/c, RUN/model.arpa"
+    ),
     precision: Literal["float32", "float16", "bfloat16", "int8"] = typer.Option(
         "float32", help="Of the weights in ONNX; the loss that shorter ones cost is measured on the validation split."
     ),
@@ -31,12 +33,14 @@ def export(
       everstep export runs/mine --form step --out phone
       everstep export runs/mine --precision int8 --out small
       everstep export runs/mine --to c
+      everstep export runs/counts --to arpa --out counts.arpa
       everstep generate runs/mine/onnx --prompt "The"       # in onnxruntime: predict, score and eval too
 
     \b
       step.onnx        one step: the inputs and state.NAME, to the outputs and new_state.NAME; feed these back
       sequence.onnx    sequences of any length and number, with their lengths; the state goes in and out as well
       model.h, model.cpp, model.bin    with --to c: one step for programs in C and C++, and its weights
+      model.arpa       with --to arpa: the n-grams of a model of counts, for KenLM, SRILM and others
       export.json      names, types and sizes of what goes in and out, and how the state begins
       recipe.yaml, tokenizer.json, …    what turns text into numbers and back
 

@@ -129,7 +129,9 @@ def known_prompt(run: Run) -> str:
     """A prompt to suggest that the vocabulary covers; "" if the recipe has one."""
     if run.decode.prompt:
         return ""
-    first = "".join(run.passage(None, 60).labels).split(maxsplit=1)
+    from everstep.runs.task import Draws
+
+    first = "".join(run.passage(None, 60).labels).split(maxsplit=1) if isinstance(run.task, Draws) else []
     for prompt in ("The", *first[:1], *(word[:1] for word in first[:1])):
         with suppress(DataError):  # the vocabulary lacks a symbol
             if not run.able("generate").decoder(run.model, prompt).unknown:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -27,6 +28,7 @@ class Score:
         token_logps: log p of each token given those before it, in nats.
         unknown: number of `<unk>` tokens, whose log p does not account for the actual word; None if the vocabulary has
             no `<unk>`.
+        ids: the scored tokens, as numbers of the run's vocabulary; empty if the job does not give them.
     """
 
     logp: float
@@ -34,15 +36,25 @@ class Score:
     line: str
     token_logps: tuple[float, ...]
     unknown: int | None = None
+    ids: tuple[int, ...] = ()
+
+
+RowScorer = Callable[[Sequence[Sequence[int]]], list[tuple[float, ...]]]
+"""Gives log p in nats of each token of each row, except the first, given those before it."""
 
 
 def score_lines(model: TokenModel, tokenizer: Tokenizer, lines: Sequence[str], first_line: int = 1) -> list[Score]:
     """log p of each line in nats, each from the initial state; see `Run.score`."""
+    return scored_lines(partial(score_rows, model), tokenizer, lines, first_line)
+
+
+def scored_lines(rows_of: RowScorer, tokenizer: Tokenizer, lines: Sequence[str], first_line: int = 1) -> list[Score]:
+    """log p of each line in nats, each by itself, by a function of rows of tokens."""
     rows = [_encode(tokenizer, number, line) for number, line in enumerate(lines, first_line)]
     unk = tokenizer.unk_id
     unknown = [None if unk is None else ids[1:].count(unk) for ids in rows]
-    scored = zip(lines, score_rows(model, rows), unknown, strict=True)
-    return [Score(sum(row), len(row), line, row, count) for line, row, count in scored]
+    scored = zip(lines, rows, rows_of(rows), unknown, strict=True)
+    return [Score(sum(row), len(row), line, row, count, tuple(ids[1:])) for line, ids, row, count in scored]
 
 
 def score_rows(model: TokenModel, rows: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:

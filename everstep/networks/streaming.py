@@ -8,6 +8,7 @@ from torch import Tensor
 from everstep.data import Tokenizer
 from everstep.data.text.decoding import as_read
 from everstep.decode.decoder import Decoder
+from everstep.decode.sampling import StepFn
 from everstep.errors import ConfigError
 from everstep.networks.token_model import TokenModel
 from everstep.state import State
@@ -52,14 +53,22 @@ def token_decoder(model: TokenModel, tokenizer: Tokenizer, given: str) -> Decode
         DataError: the text has a symbol that the vocabulary lacks.
         ConfigError: the text is empty, and the vocabulary has no begin symbol.
     """
+    step = StreamedStep(model) if model.streams else model.step
+    return stepped_decoder(step, model.initial_state(1), tokenizer, given, model.embedding.weight.device)
+
+
+def stepped_decoder(
+    step: StepFn, state: State, tokenizer: Tokenizer, given: str, device: torch.device | str = "cpu"
+) -> Decoder:
+    """A decoder of a step function and its initial state; see `token_decoder`."""
     ids = tokenizer.encode(as_read(given), line_end=False).tolist()
     begin = [] if tokenizer.begin_id is None else [tokenizer.begin_id]
     if not begin + ids:
         raise ConfigError("generate: this vocabulary has neither <eos> nor newline to begin with; give a prompt")
     return Decoder(
-        step=StreamedStep(model) if model.streams else model.step,
-        state=model.initial_state(1),
-        prompt=torch.tensor(begin + ids, device=model.embedding.weight.device),
+        step=step,
+        state=state,
+        prompt=torch.tensor(begin + ids, device=device),
         end=tokenizer.eos_id,
         begins=len(begin),
         unknown=0 if tokenizer.unk_id is None else ids.count(tokenizer.unk_id),

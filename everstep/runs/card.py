@@ -19,6 +19,7 @@ from everstep.learn import FitResult
 from everstep.learn.devices import device_name
 from everstep.learn.weights import MODEL_FILE, said_step
 from everstep.native import processor
+from everstep.parameters import device_of, parameter_count
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
 from everstep.runs.task import HasRivals, Task, abilities, trusting
@@ -126,7 +127,7 @@ def write_card(
 ) -> None:
     """Write `README.md` of a run: its job and model, its measures beside those of baselines, and its commands."""
     recipe = task.recipe
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = parameter_count(model)
     run = f"{shlex.quote(str(out))}{trusting(task)}"
     lines = [
         f"# {out.name}",
@@ -135,8 +136,7 @@ def write_card(
         "",
         *(f"- {line}" for line in task.summary()),
         f"- model: {parameters:,} parameters",
-        f"- training: {counted(result.steps, 'step')}, {result.epochs:.2f} epochs, {result.seconds / 60:.1f} minutes "
-        f"on {_where(model)}; ended by {result.stopped_by}; seed {recipe.seed}",
+        f"- training: {_trained(task, model, result)}; seed {recipe.seed}",
         f"- again: {_again(model, result)}",
         "",
         *_table(task, scores),
@@ -163,7 +163,7 @@ def in_one_line(out: Path, task: Task[Any], model: nn.Module) -> str:
     )
     layers = f"{len(sizes)} × {min(sizes)}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
     words = [task.recipe.task, f"{name} {layers}".strip()]
-    words.append(counted(sum(parameter.numel() for parameter in model.parameters()), "parameter"))
+    words.append(counted(parameter_count(model), "parameter"))
     if (step := said_step(out / MODEL_FILE)) is not None:
         words.append(f"step {step:,}")
     try:
@@ -175,15 +175,22 @@ def in_one_line(out: Path, task: Task[Any], model: nn.Module) -> str:
     return ", ".join(words)
 
 
+def _trained(task: Task[Any], model: nn.Module, result: FitResult) -> str:
+    if not task.optimised:
+        return f"the model is fitted to the data at once, without steps, on {_where(model)}"
+    minutes = f"{result.seconds / 60:.1f} minutes on {_where(model)}"
+    return f"{counted(result.steps, 'step')}, {result.epochs:.2f} epochs, {minutes}; ended by {result.stopped_by}"
+
+
 def _again(model: nn.Module, result: FitResult) -> str:
     """A sentence on the reproducibility of the run."""
     if result.clocked or result.stopped_by == "max_minutes":
         return _CLOCKED
-    return _SAME if next(model.parameters()).device.type == "cpu" else _SAME_BUT_FOR_ROUNDING
+    return _SAME if device_of(model).type == "cpu" else _SAME_BUT_FOR_ROUNDING
 
 
 def _where(model: nn.Module) -> str:
-    device = next(model.parameters()).device
+    device = device_of(model)
     return device_name(device) + (f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else "")
 
 

@@ -14,10 +14,9 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import code_of, flat, parse_task
 from everstep.runs.shipped_recipes import read_recipe
 from everstep.runs.task import Task
-from everstep.storage.reading import read_small, reason
+from everstep.storage.reading import open_regular, reason
 
 _FREE = ("seed", "train", "valid", "test", "variational", "init_range")
-_LARGEST = 1 << 30  # largest file in bytes that a job writes at the beginning of a run
 SAME, CHANGED, UNKNOWN = "as trained", "changed", "not recorded"
 
 
@@ -55,8 +54,9 @@ def digest(path: Path) -> str:
         RunError: the file cannot be read.
     """
     try:
-        return hashlib.sha256(read_small(path, _LARGEST)).hexdigest()
-    except (OSError, ValueError) as error:
+        with open(open_regular(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
         raise RunError(f"cannot read {path}: {reason(error)}") from None
 
 

@@ -18,6 +18,7 @@ from everstep.look.passage import Passage
 from everstep.networks.forms import Exported
 from everstep.networks.scoring import Score as Score
 from everstep.networks.stand_ins import Runtime
+from everstep.parameters import device_of
 from everstep.runs.recipe import Recipe
 from everstep.runs.user_code import UserCode
 from everstep.sections import Section
@@ -48,6 +49,8 @@ class Task(ABC, Generic[R]):
         meaning: a description of each measure, for `everstep eval`.
         shown: the measures printed at the end of a training.
         understands: the fields of `Asked` that its `predict` supports.
+        optimised: whether `fit` trains the model. If not, `prepare` fits all of it, such as a model of counts, and a
+            training writes the run without a step.
     """
 
     Recipe: ClassVar[type[Any]]
@@ -60,6 +63,7 @@ class Task(ABC, Generic[R]):
     meaning: ClassVar[dict[str, str]] = {}
     shown: ClassVar[tuple[str, ...]] = ()
     understands: ClassVar[frozenset[str]] = frozenset()
+    optimised: ClassVar[bool] = True
 
     def __init__(self, recipe: R, code: UserCode | None = None):
         self.recipe = recipe
@@ -142,7 +146,7 @@ class Task(ABC, Generic[R]):
         model.eval()
         batches = as_batches(given)
         total, count, state = 0.0, 0, None
-        device = next(model.parameters()).device
+        device = device_of(model)
         for index in range(len(batches)):
             batch: Batch = batches.batch(0, index).to(device)
             for loss in self.objective(model, batch, state):
@@ -282,13 +286,23 @@ class Exports(Protocol):
         """A model without weights that asks the runtime, and answers as the model does."""
 
 
+@runtime_checkable
+class Writes(Protocol):
+    """A job whose model other programs read from one file."""
+
+    formats: ClassVar[tuple[str, ...]]
+
+    def written(self, model: Any, to: str) -> Iterator[bytes]:
+        """The content of the file in one of the `formats`, in pieces."""
+
+
 ABILITIES: dict[str, Any] = {
     "predict": Predicts,
     "score": Scores,
     "generate": Generates,
     "look": Draws | Pictures,
     "eval --rivals": HasRivals,
-    "export": Exports,
+    "export": Exports | Writes,
 }
 """The protocols of a run's abilities besides `eval`, by verb."""
 

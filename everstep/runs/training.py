@@ -20,7 +20,8 @@ from everstep.learn.listed import as_batches
 from everstep.learn.progress import Units
 from everstep.learn.selection import LOSS, Selection
 from everstep.learn.update_rules import update_rules
-from everstep.learn.weights import MODEL_FILE
+from everstep.learn.weights import MODEL_FILE, save_weights, weights
+from everstep.parameters import device_of, parameter_count
 from everstep.runs import card
 from everstep.runs.folder import RECIPE, begun
 from everstep.runs.model_size import check_fits
@@ -35,7 +36,7 @@ from everstep.runs.user_code import UserCode, as_kept
 from everstep.runs.workers import stoppable
 from everstep.storage import files
 from everstep.storage.reading import json_text
-from everstep.storage.run_lock import check_idle
+from everstep.storage.run_lock import RunLock, check_idle
 
 Log = Callable[[str], None]
 FUNCTION = ("model.cell", "model.residual")
@@ -77,6 +78,8 @@ def train(
     before = None if start_from is None else load(start_from, trust_code=trust_code)
     if before is not None and type(before.task).__name__ != type(task).__name__:
         raise RunError(f"{before.path} is of another job ({before.recipe.task}) than the recipe ({task.recipe.task})")
+    if before is not None and not task.optimised:
+        raise RunError(f"--from {before.path}: a {task.recipe.task} has nothing to optimise, so nothing to start from")
     unharmed = "training had not begun, and nothing is left of it"
     with stoppable(unharmed), begun(out, task.files):
         _set_threads(task)
@@ -84,7 +87,7 @@ def train(
         job = _Job(out, task, say)
         if before is not None:
             _fill(job.model, before, task, say)
-        if task.code.digests:
+        if task.code.digests and task.optimised:
             job.try_out()
         job.try_selection()
         job.begin()
@@ -145,14 +148,14 @@ def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> 
     task, begun_with = opened(path, trust_code)
     if "recipe" in begun_with:
         check_recipe(path, task.recipe, begun_with["recipe"])
-    weights = path / MODEL_FILE
-    if not weights.exists():
+    file = path / MODEL_FILE
+    if not file.exists():
         check_idle(path, f"{path} has no {MODEL_FILE} yet, since it is being trained")
         raise RunError(f"{path} has no {MODEL_FILE} yet; finish it: {_resuming(path, task)}")
     check_fits(task)
     model = task.model()
     try:
-        load_weights(model, weights, sealed="recipe" in begun_with, run=begun_with.get("run", ""))
+        load_weights(model, file, sealed="recipe" in begun_with, run=begun_with.get("run", ""))
     except RunError as error:
         raise RunError(f"{error}. If its checkpoints are whole, they have it: {_resuming(path, task)}") from None
     return Run(path, task, model.to(pick_device(device)))
@@ -216,14 +219,14 @@ class _Job:
         self.device = pick_device(task.recipe.train.device)
         self.model: nn.Module = task.model().to(self.device)
         update_rules(self.model, task.recipe.train, task.recipe.seed)  # refuses unknown parameters before any work
-        self.batches = task.batches("train", self.model, "learn")
+        self.batches = task.batches("train", self.model, "learn") if task.optimised else []
 
     def try_out(self) -> None:
         """Run user code once, on a copy of the model and the first batch, before anything is written."""
         model = copy.deepcopy(self.model).train()
         batches = as_batches(self.batches)
         with torch.random.fork_rng():
-            batch = batches.batch(0, 0).to(next(model.parameters()).device)
+            batch = batches.batch(0, 0).to(device_of(model))
             next(iter(self.task.objective(model, batch, None)), None)
 
     def try_selection(self) -> None:
@@ -257,9 +260,11 @@ class _Job:
         """Train, evaluate, and write the card."""
         task, model, recipe = self.task, self.model, self.task.recipe
         if not resume:
-            self.say(f"model: {getattr(model, 'body', model)}\n{_count(model):,} parameters")
+            self.say(f"model: {getattr(model, 'body', model)}\n{parameter_count(model):,} parameters")
         if recipe.train.device == "auto":
             self.say(f"device: {self.device} (train.device: auto)")
+        if not task.optimised:
+            return self._as_prepared()
         made_by = flat(recipe, leave_out=("seed", "train"))
         name = _name(self.out)
         result = self._fitted(
@@ -286,6 +291,15 @@ class _Job:
         self._report(run, result)
         return run
 
+    def _as_prepared(self) -> Run:
+        """The run of a job whose `prepare` has fitted the model: no step is made."""
+        with RunLock(self.out):
+            save_weights(self.out / MODEL_FILE, weights(self.model), 0, _name(self.out))
+        self._amend()
+        run = Run(self.out, self.task, self.model)
+        self._report(run, FitResult(0, 0.0, 0, 0.0, None, None, "nothing to optimise"))
+        return run
+
     def _fitted(self, *given: Any, **options: Any) -> FitResult:
         """`fit`, with advice after a divergence on where to edit the recipe, which a resume reads again."""
         try:
@@ -307,10 +321,8 @@ class _Job:
         scores = {split: run.evaluate(split) for split in self.task.splits() if split != "train"}
         card.write_scores(self.out, scores)
         card.write_card(self.out, self.task, run.model, result, scores)
-        self.say(
-            f"done: {counted(result.steps, 'step')}, {result.epochs:.2f} epochs, {result.seconds:.0f} s; ended by "
-            f"{result.stopped_by}"
-        )
+        made = f"{counted(result.steps, 'step')}, {result.epochs:.2f} epochs, {result.seconds:.0f} s"
+        self.say(f"done: {made}; ended by {result.stopped_by}" if self.task.optimised else "done: no step is needed")
         for split, measures in scores.items():
             names = [name for name in self.task.shown if name in measures]
             share = measures.get("unknown_share")
@@ -345,7 +357,3 @@ def _set_threads(task: Task[Any]) -> None:
 
 def _resuming(path: Path, task: Task[Any]) -> str:
     return f"everstep train --resume {shlex.quote(str(path))}{trusting(task)}"
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

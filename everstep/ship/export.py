@@ -16,15 +16,17 @@ from everstep.runs.opening import digests
 from everstep.runs.recipe import FORMAT as RECIPE_FORMAT
 from everstep.runs.recipe_files import to_yaml
 from everstep.runs.run import Run
+from everstep.runs.task import Writes
 from everstep.ship import export_folder as folder
 from everstep.ship.checking import NotEqual
 from everstep.ship.loaded import OnnxRuntime
 from everstep.ship.onnx.session import needed
 from everstep.ship.recording import leaf_names
 from everstep.state import leaves
+from everstep.storage import files
 from everstep.storage.reading import sealed
 
-Kind = Literal["onnx", "c"]
+Kind = Literal["onnx", "c", "arpa"]
 Which = Literal["step", "sequence", "both"]
 Short = Literal["float16", "bfloat16", "int8"]
 Say = Callable[[str], None]
@@ -46,7 +48,8 @@ def export(
         run: the run.
         out: the new folder; `RUN/onnx` or `RUN/c` if None.
         to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "c": `model.cpp`, `model.h` and
-            `model.bin`, one step for programs in C and C++.
+            `model.bin`, one step for programs in C and C++. "arpa": the file `RUN/model.arpa` of an n-gram model, for
+            KenLM, SRILM and others; the other arguments do not matter.
         form: one step, whole sequences, or both as far as the run has them.
         precision: the precision of the weights, below float32 only for ONNX. The loss on the validation split is then
             compared with the run's.
@@ -70,7 +73,11 @@ def export(
     >>> es.load(export(run, path / "out")).generate(prompt="To be", length=3, seed=1)[:5]
     'To be'
     """
+    if to == "arpa":
+        return _one_file(run, None if out is None else Path(out), to)
     task = run.able("export")
+    if isinstance(task, Writes):
+        raise RunError(f"{run.path} ({run.recipe.task}) has no form for --to {to}; it has --to {task.formats[0]}")
     if folder.is_export(run.path):
         raise RunError(f"{run.path} is exported already; export the run that it was made of")
     if next(run.model.parameters()).device.type != "cpu":
@@ -99,6 +106,18 @@ def export(
         folder.write(aside, folder.CARD, folder.card_bytes(sealed(card)))
     say(f"{out}: {', '.join([*names, folder.CARD])}")
     return out
+
+
+def _one_file(run: Run, out: Path | None, to: Kind) -> Path:
+    """Write the model in a format that its job has."""
+    task, path = run.able("export"), out or run.path / f"model.{to}"
+    if not isinstance(task, Writes) or to not in task.formats:
+        raise RunError(f"{run.path} ({run.recipe.task}) has no n-grams to write with --to {to}")
+    if path.exists():
+        raise RunError(f"{path} exists and is never overwritten; give another --out")
+    with files.explained(path.parent, "export again"):
+        files.replace_file(path, task.written(run.model, to))
+    return path
 
 
 def _check_precision(run: Run, to: Kind, precision: Short) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,15 +62,16 @@ def refuse_link(folder: Path) -> None:
         raise RunError(f"{folder} is a link to {os.readlink(folder)}; put a folder there, or delete it")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to a new file `path` and fsync it.
+def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write `data`, which may come in pieces, to a new file `path` and fsync it.
 
     An existing file is removed first and never written to, since it may be a link to another file, or a pipe.
     """
     remove(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     try:
-        write_all(descriptor, data)
+        for piece in [data] if isinstance(data, bytes | bytearray | memoryview) else data:
+            write_all(descriptor, piece)
         _fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -93,8 +94,8 @@ def rename(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace the content of `path` by `data` atomically: readers see the old content or the new.
+def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Replace the content of `path` by `data`, which may come in pieces, atomically: readers see the old or the new.
 
     Example:
         >>> import tempfile

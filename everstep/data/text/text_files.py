@@ -172,9 +172,13 @@ def open_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> TextIO:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     stream = _Decompressed(raw, path)
     mark = MARK.encode(encoding, "ignore")  # for encodings that have a mark but do not remove it
-    with _reading(path):
-        if mark and stream.peek(len(mark)).startswith(mark):
-            stream.read(len(mark))
+    try:
+        with _reading(path):
+            if mark and stream.peek(len(mark)).startswith(mark):
+                stream.read(len(mark))
+    except DataError:
+        stream.close()
+        raise
     return io.TextIOWrapper(stream, encoding=encoding)
 
 

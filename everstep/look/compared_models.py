@@ -1,0 +1,41 @@
+"""Several models on one text, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from everstep.look.style import COLOURS, canvas, save
+
+
+def draw_compared(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
+    """Draw bits a character of several models as bars, the best first; returns the caption.
+
+    Args:
+        rows: name, bits_per_char, perplexity, adapted, and behind with low and high: bits a character above the best.
+        path: the PNG to write.
+    """
+    figure = canvas(1.8 + 0.75 * len(rows), 12.0)
+    axes = figure.subplots()
+    values = [row["bits_per_char"] for row in rows]
+    colours = [COLOURS[1] if row["adapted"] else COLOURS[0] for row in rows]
+    axes.barh(range(len(rows)), values, color=colours, height=0.62)
+    base = values[0]
+    spread = [[row["bits_per_char"] - (base + row["low"]) for row in rows], [0.0] * len(rows)]
+    spread[1] = [base + row["high"] - row["bits_per_char"] for row in rows]
+    axes.errorbar(values, range(len(rows)), xerr=spread, fmt="none", ecolor="black", capsize=4)
+    for place, row in enumerate(rows):
+        end = max(row["bits_per_char"], base + row["high"])
+        told = f"  {row['bits_per_char']:.3f}   (perplexity {row['perplexity']:,.1f})"
+        axes.text(end, place, told, va="center", fontsize=13)
+    axes.set_yticks(range(len(rows)), [fill(row["name"], 34) for row in rows], fontsize=13)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(values) * 1.32)
+    axes.set_xlabel("bits a character; lines: 95 % of the difference to the best", fontsize=14)
+    axes.tick_params(axis="x", labelsize=12)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+    orange = "; orange: adapted to the text before each token" if any(row["adapted"] for row in rows) else ""
+    return f"Bits a character, lowest first: {rows[0]['name']} {base:.3f}{orange}."

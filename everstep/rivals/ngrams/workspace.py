@@ -1,0 +1,64 @@
+"""Arrays within a memory limit: what exceeds it lies in mapped temporary files."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+ROW_BYTES = 128
+"""Bytes of temporary arrays for each row of a block, the copies of a sort included."""
+LEAST_ROWS = 1 << 12
+"""Rows of the smallest block; smaller ones would spend their time in Python."""
+
+
+class Workspace:
+    """Makes arrays, half of `limit` bytes of them in memory and the others in temporary files that are mapped.
+
+    The other half of the limit is for blocks of `rows` rows, in which all work on such arrays is done. The memory or
+    the disk space of an array is free again once nothing refers to it.
+
+    Args:
+        limit: bytes of memory. Mapped pages, which the system may drop at any time, do not count.
+
+    >>> work = Workspace(1 << 20)
+    >>> work.array(3, np.int64).tolist(), isinstance(work.array(1 << 20, np.int64), np.memmap)
+    ([0, 0, 0], True)
+    """
+
+    def __init__(self, limit: int):
+        self.rows = max(LEAST_ROWS, limit // 2 // ROW_BYTES)
+        self._left = limit // 2
+
+    def array(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+        """Zeros, (size,)."""
+        held = size * np.dtype(dtype).itemsize
+        if held <= self._left:
+            self._left -= held
+            found = np.zeros(size, dtype)
+            weakref.finalize(found, self._give_back, held)
+            return found
+        with tempfile.TemporaryFile(prefix="everstep-ngrams-") as file:  # the map keeps it
+            return np.memmap(file, dtype, "w+", shape=(size,))
+
+    def _give_back(self, held: int) -> None:
+        self._left += held
+
+    def blocks(self, size: int, *arrays: NDArray[Any] | None) -> Iterator[slice]:
+        """Slices of at most `rows` rows that cover `size` rows; mapped pages of `arrays` are released after each."""
+        for start in range(0, size, self.rows):
+            yield slice(start, min(start + self.rows, size))
+            for array in arrays:
+                release(array)
+
+
+def release(array: NDArray[Any] | None) -> None:
+    """Give the pages of a mapped array back to the system; it reads them again when they are needed."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)

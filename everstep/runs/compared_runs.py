@@ -1,0 +1,172 @@
+"""Runs side by side on one text: measures, paired bootstrap, mixtures and caches; for any job that scores lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.data import expand, read_blocks
+from everstep.errors import ConfigError, DataError, RunError
+from everstep.measures.bootstrap import paired_difference
+from everstep.measures.mixing import cache_probabilities, em_weights
+from everstep.parameters import parameter_count
+from everstep.runs.run import Run
+from everstep.runs.task import Score
+
+BLOCK = 1024  # lines scored at a time
+Floats = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One model on a text.
+
+    Attributes:
+        name: of the run, or of what was made of runs.
+        nats: (lines,) -log p of each line.
+        tokens: (lines,) scored tokens.
+        unknown: number of tokens that are <unk>; None if the vocabulary has none.
+        parameters: learned numbers.
+        logps: (T,) log p of each token of all lines.
+        ids: (T,) the tokens; empty if the job does not give them.
+        adapted: whether it was adapted to the text before each token.
+    """
+
+    name: str
+    nats: Floats
+    tokens: NDArray[np.int64]
+    unknown: int | None
+    parameters: int
+    logps: Floats = field(repr=False)
+    ids: NDArray[np.int64] = field(repr=False)
+    adapted: bool = False
+
+
+def lines_of(runs: Sequence[Run], split: str) -> tuple[list[str], str]:
+    """The lines of a split, from the files of the first run that names some, and these names.
+
+    Raises:
+        DataError: no run names a file for it.
+    """
+    for run in runs:
+        paths = getattr(getattr(run.recipe, "data", None), split, None)
+        if paths:
+            names = [paths] if isinstance(paths, str) else list(paths)
+            return read_lines_of(names, getattr(run.recipe.data, "encoding", "utf-8")), ", ".join(names)  # type: ignore[attr-defined]
+    raise DataError(f"no recipe of these runs names a file data.{split}; give the text with --on FILE")
+
+
+def read_lines_of(names: Sequence[str], encoding: str = "utf-8") -> list[str]:
+    """The lines of text files that are not blank.
+
+    Raises:
+        DataError: a file cannot be read, or there are none.
+    """
+    text = "".join(f"{block}" for block in read_blocks(expand(list(names)), encoding))
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise DataError(f"{', '.join(names)}: there is no line to score")
+    return lines
+
+
+def scored(run: Run, name: str, lines: Sequence[str], progress: Progress = lambda done, total: None) -> Scored:
+    """A run on lines, each by itself.
+
+    Raises:
+        RunError: the job does not score lines.
+        DataError: a line cannot be read.
+    """
+    found: list[Score] = []
+    for start in range(0, len(lines), BLOCK):
+        found += run.score(lines[start : start + BLOCK], start + 1)
+        progress(min(start + BLOCK, len(lines)), len(lines))
+    counts = [score.unknown for score in found if score.unknown is not None]
+    return Scored(
+        name,
+        np.array([-score.logp for score in found]),
+        np.array([score.tokens for score in found], np.int64),
+        sum(counts) if counts else None,
+        parameter_count(run.model),
+        np.array([p for score in found for p in score.token_logps]),
+        np.array([number for score in found for number in score.ids], np.int64),
+    )
+
+
+def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None = None) -> Scored:
+    """Σ_k w_k p_k of models, and of a unigram cache if given, with the weights that are best on `valids` (by EM).
+
+    The cache gives a token its share of the last `cache` tokens of the text (Kuhn & De Mori 1990), whose lines stay in
+    their order.
+
+    Raises:
+        RunError: the models cut the lines into other tokens, or a cache lacks the tokens.
+    """
+    for other in tests[1:]:
+        if not np.array_equal(other.tokens, tests[0].tokens) or other.unknown != tests[0].unknown:
+            raise RunError(
+                f"{other.name} cuts the lines into other tokens than {tests[0].name}, or knows other words, so that "
+                "their probabilities are not of the same things; mix models of one vocabulary"
+            )
+    if cache is not None and not len(tests[0].ids):
+        raise RunError(f"{tests[0].name}: a cache needs the tokens of each line, which this job does not give")
+    parts = [[np.exp(one.logps) for one in some] for some in (valids, tests)]
+    if cache is not None:
+        for part, some in zip(parts, (valids, tests), strict=True):
+            part.append(cache_probabilities(some[0].ids, cache))
+    weights = em_weights(np.stack(parts[0]))
+    names = [*(one.name for one in tests), *([] if cache is None else [f"cache {cache}"])]
+    told = " + ".join(f"{weight:.3f} {name}" for weight, name in zip(weights, names, strict=True))
+    logps, of = np.log(weights @ np.stack(parts[1])), tests[0]
+    nats = -np.add.reduceat(logps, np.cumsum(of.tokens) - of.tokens)
+    parameters = sum(one.parameters for one in tests)
+    return Scored(told, nats, of.tokens, of.unknown, parameters, logps, of.ids, cache is not None)
+
+
+def table(models: Sequence[Scored], lines: Sequence[str], seed: int = 1) -> list[dict[str, Any]]:
+    """A row for each model, best first: measures, and how much worse it is than the best.
+
+    Returns:
+        name, bits_per_char, perplexity (per token), nats_per_token, tokens, unknown_share, parameters, adapted, and
+        behind: bits a character above the best with a 95 % interval (low, high) of a paired bootstrap over lines.
+    """
+    chars = np.array([len(line) + 1 for line in lines], np.float64)
+    ranked = sorted(models, key=lambda one: float(one.nats.sum()))
+    rows = []
+    for one in ranked:
+        nats, tokens = float(one.nats.sum()), int(one.tokens.sum())
+        difference, low, high = paired_difference(one.nats, ranked[0].nats, chars * math.log(2), seed)
+        rows.append(
+            {
+                "name": one.name,
+                "bits_per_char": nats / math.log(2) / float(chars.sum()),
+                "perplexity": math.exp(min(nats / tokens, 700)),
+                "nats_per_token": nats / tokens,
+                "tokens": tokens,
+                "unknown_share": None if one.unknown is None else one.unknown / tokens,
+                "parameters": one.parameters,
+                "adapted": one.adapted,
+                "behind": difference,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A short name for each run: that of its folder, or the path where two folders have the same name.
+
+    Raises:
+        ConfigError: a run is given twice.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("compare: a run is given twice")
+    short = [path.resolve().name for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]

@@ -1,0 +1,141 @@
+"""The n-gram job: a run like any other, without a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import everstep as es
+from everstep.cli.app import app
+from everstep.errors import ConfigError, DataError, RunError
+from everstep.runs.run import Run
+from everstep.ship.export import export
+
+LINES = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog sat", "the mat and the log"] * 12
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "mine.txt"
+    path.write_text("\n".join(LINES) + "\n")
+    return path
+
+
+def trained(text: Path, out: Path, *more: str) -> Run:
+    given = [f"data.train={text}", f"data.test={text}", "model.order=3", *more]
+    return es.train("kneser-ney", out, log=lambda line: None, overrides=given)
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(text, tmp_path_factory.mktemp("runs") / "counts")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_run_is_like_any_other(run: Run) -> None:
+    found = run.evaluate("test")
+    assert 1 < found["perplexity"] < 6
+    assert found["tokens"] == sum(len(line.split()) + 1 for line in LINES)
+    again = es.load(run.path)
+    assert again.evaluate("test") == found
+    total = sum(score.logp for score in again.score(LINES))
+    assert np.isclose(-total / found["tokens"], found["nats_per_token"], rtol=1e-6)
+    assert [one.logp for one in again.score(LINES[3::-1])] == [one.logp for one in again.score(LINES[:4])][::-1]
+    first = again.generate(length=12, seed=1)
+    assert first == run.generate(length=12, seed=1)
+    assert set(first.split()) <= set(" ".join(LINES).split())
+    card = (run.path / "README.md").read_text()
+    assert "without steps" in card
+    assert "n-grams of orders 1 to 3" in card
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_resuming_and_starting_from_it(run: Run, text: Path, tmp_path: Path) -> None:
+    (run.path / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="finish it: everstep train --resume"):
+        es.load(run.path)
+    es.resume(run.path, log=lambda line: None)
+    assert es.load(run.path).evaluate("test") == run.evaluate("test")
+    with pytest.raises(RunError, match="nothing to optimise"):
+        es.train("kneser-ney", tmp_path / "from", start_from=run.path, overrides=[f"data.train={text}"])
+    with pytest.raises(ConfigError, match=r"train.learning_rate: expected no such key"):
+        trained(text, tmp_path / "rate", "train.learning_rate=0.1")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_the_command_trains_and_says_what_comes_next(text: Path, tmp_path: Path) -> None:
+    command = ["train", "kneser-ney", f"data.train={text}", "model.order=2", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert f"everstep generate {tmp_path / 'run'}" in done.stdout
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_damaged_table_is_refused(text: Path, tmp_path: Path) -> None:
+    run = trained(text, tmp_path / "run")
+    path = run.path / "ngrams.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"ngrams.safetensors is not the one that the run was begun with"):
+        es.load(run.path)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_small_texts_need_fallback_discounts(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"model.fallback_discounts"):
+        trained(text, tmp_path / "run", "model.fallback_discounts=null")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("more", [["data.unit=chars", "data.sequence=stream"], ["data.sequence=documents"]])
+def test_characters_and_streams(text: Path, tmp_path: Path, more: list[str]) -> None:
+    run = trained(text, tmp_path / "run", *more)
+    assert run.evaluate("test")["bits_per_char"] < 2.5
+    with pytest.raises(RunError, match=r"data.sequence=lines"):
+        export(run, to="arpa")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_an_arpa_file_goes_out_and_in(run: Run, text: Path, tmp_path: Path) -> None:
+    path = export(run, tmp_path / "counts.arpa", to="arpa")
+    other = es.train(
+        "kneser-ney", tmp_path / "run", log=lambda line: None, overrides=[f"model.arpa={path}", f"data.test={text}"]
+    )
+    ours, theirs = run.score(LINES[:4]), other.score(LINES[:4])
+    np.testing.assert_allclose([one.logp for one in ours], [one.logp for one in theirs], rtol=1e-5)
+    assert other.task.splits() == ("test",)
+    assert np.isclose(other.evaluate()["perplexity"], run.evaluate("test")["perplexity"], rtol=1e-5)
+    with pytest.raises(RunError, match="has no form for --to onnx"):
+        export(run, tmp_path / "onnx")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_runs_are_compared(run: Run, text: Path, tmp_path: Path) -> None:
+    other = trained(text, tmp_path / "unigrams", "model.order=1")
+    chars = trained(text, tmp_path / "chars", "data.unit=chars")
+    command = ["compare", *(str(one.path) for one in (other, run)), "--mix", "--cache", "20", "--weights-on", str(text)]
+    picture = tmp_path / "table.png"
+    done = CliRunner().invoke(app, [*command, "--json", "--picture", str(picture)])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["name"] for row in rows if "+" not in row["name"]] == ["counts", "unigrams"]
+    assert len(rows) == 6
+    assert sum(row["adapted"] for row in rows) == 3
+    assert rows == sorted(rows, key=lambda row: row["bits_per_char"])
+    assert rows[0]["behind"] == 0
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["unigrams"]["low"] > 0
+    assert picture.stat().st_size > 5000
+    assert np.isclose(by_name["counts"]["perplexity"], run.evaluate("test")["perplexity"], rtol=1e-6)
+    shown = CliRunner().invoke(app, ["compare", str(chars.path), str(run.path), "--markdown"])
+    assert shown.stdout.startswith("| run | bits/char |")
+    assert len(shown.stdout.splitlines()) == 4
+    mixed = CliRunner().invoke(app, ["compare", str(chars.path), str(run.path), "--mix", "--weights-on", str(text)])
+    assert mixed.exit_code == 2
+    assert "mix models of one vocabulary" in mixed.output
