@@ -36,7 +36,9 @@ def test_docstring_examples(name: str, tmp_path: Path, request: pytest.FixtureRe
     assert found.failed == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md", "docs/trees.md", "docs/export.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/laboratory.md", "docs/trees.md", "docs/export.md", "docs/serving.md"]
+)
 @pytest.mark.usefixtures("own_cache")
 def test_python_on_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

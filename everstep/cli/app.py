@@ -20,6 +20,7 @@ from everstep.cli import (
     recipes,
     run_verbs,
     searching,
+    serve_verb,
     train_verb,
 )
 from everstep.cli.ending import ended
@@ -33,6 +34,7 @@ TOP = """Recurrent sequence models: train, resume, score, sample, look and ship.
   everstep eval runs/mine
   everstep compare runs/mine runs/other --on letters.txt
   everstep export runs/mine --to onnx
+  everstep serve runs/mine                               a page and an API
   everstep lab remedies --lags 5,10,20 --minutes 5 --out runs/lab
 
 A RUN is a folder: its recipe, model, tokenizer, metrics, checkpoints and pictures. `everstep VERB --help` has an
@@ -84,6 +86,8 @@ app.command("generate")(run_verbs.generate)
 app.command("compare")(comparing.compare)
 app.command("look")(run_verbs.look)
 app.command("export")(exporting.export)
+app.command("serve")(serve_verb.serve)
+app.command("watch")(serve_verb.watch)
 app.command("explain")(explaining.explain)
 app.command("graph")(graphing.graph)
 app.command("search")(searching.search)

@@ -48,6 +48,11 @@ class OnnxRuntime:
             found.append(row.expand(rows, *leaf["shape"]).contiguous())
         return tuple(found)
 
+    def described(self, form: str) -> dict[str, Any] | None:
+        """The names, types and sizes of what a form reads and gives, as in `export.json`; None: no such form."""
+        found: dict[str, Any] | None = self._forms.get(form)
+        return found
+
     def step(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
         """Run one step; without a step form, a sequence of one step.
 
@@ -114,11 +119,19 @@ def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> 
     recipe = path / folder.RECIPE
     task: Any = parse_task(read_recipe(recipe), str(recipe), code=code, version=card["recipe_format"])
     task.open(path)
-    return ExportedRun(path, task, task.stand_in(OnnxRuntime(path, card)))
+    return ExportedRun(path, task, OnnxRuntime(path, card))
 
 
 class ExportedRun(Run):
-    """A run whose model runs in onnxruntime. It predicts, scores and generates, but has no gradients."""
+    """A run whose model runs in onnxruntime. It predicts, scores and generates, but has no gradients.
+
+    Attributes:
+        runtime: its forms in onnxruntime.
+    """
+
+    def __init__(self, path: Path, task: Any, runtime: OnnxRuntime):
+        super().__init__(path, task, task.stand_in(runtime))
+        self.runtime = runtime
 
     def predict(self, lines: Iterable[str], explain: bool = False, **asked: Any) -> Iterator[Prediction]:
         """As `Run.predict`, without explanations.

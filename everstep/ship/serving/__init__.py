@@ -1,0 +1,1 @@
+"""Runs as a service over HTTP and WebSocket, and its page."""

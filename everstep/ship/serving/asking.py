@@ -1,0 +1,209 @@
+"""Routes that ask a run: predictions, scores and texts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from everstep.runs.run import Run
+from everstep.ship.serving.faults import Fault, as_fault
+from everstep.ship.serving.requests import GenerateBody, PredictBody, ScoreBody
+from everstep.ship.serving.service import Service, StrictRoute, replied
+from everstep.ship.serving.work_pool import Stop, late
+from everstep.storage.reading import json_text
+
+T = TypeVar("T")
+BLOCK = 64
+"""Lines that are scored between two looks at the clock."""
+PIECE_SECONDS = 0.02
+"""Seconds of sampling between two events of a text."""
+
+
+def asking_routes(service: Service) -> APIRouter:
+    """`/predict`, `/score` and `/generate`."""
+    routes = APIRouter(route_class=StrictRoute, tags=["ask a run"])
+    limits, pool = service.limits, service.pool
+
+    @routes.post("/predict", summary="Predict for lines, as everstep predict does")
+    async def predict(request: Request, body: PredictBody) -> Response:
+        hosted = service.catalogue.named(body.run)
+        run = hosted.able("predict")
+
+        def work(stop: Stop) -> list[dict[str, Any]]:
+            return _predictions(run, body, stop)
+
+        found = await _while_there(request, pool.run(work, limits.seconds, hosted.alone))
+        return replied({"run": hosted.name, "predictions": found})
+
+    @routes.post("/score", summary="log p of lines, in nats")
+    async def score(request: Request, body: ScoreBody) -> Response:
+        hosted = service.catalogue.named(body.run)
+        run = hosted.able("score")
+
+        def work(stop: Stop) -> list[dict[str, Any]]:
+            return _scores(run, body, stop)
+
+        found = await _while_there(request, pool.run(work, limits.seconds, hosted.alone))
+        return replied({"run": hosted.name, "scores": found})
+
+    @routes.post("/generate", summary="Continue a text; with stream as server-sent events")
+    async def generate(request: Request, body: GenerateBody) -> Response:
+        run = service.catalogue.named(body.run).able("generate")
+        if body.length is not None and body.length > limits.tokens:
+            raise Fault(422, f"length: expected at most {limits.tokens:,} tokens; got {body.length:,}")
+        if service.texts >= limits.texts:
+            raise Fault(429, f"{service.texts} texts are being generated; try again later", retry_after=1)
+        pieces = _pieces(service, run, body)
+        if body.stream:
+            events = _events(pieces, service)
+            first = await anext(events)  # so that an error has its status
+            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            return StreamingResponse(_again(first, events), 200, headers, "text/event-stream")
+        start = time.perf_counter()
+        text, tokens = await _while_there(request, _gathered(pieces, limits.seconds))
+        seconds = round(time.perf_counter() - start, 4)
+        return replied({"run": run.path.name, "text": text, "tokens": tokens, "seconds": seconds})
+
+    return routes
+
+
+def _predictions(run: Run, body: PredictBody, stop: Stop) -> list[dict[str, Any]]:
+    asked = {"probabilities": body.probabilities, "n_best": body.n_best, "format": body.format}
+    found = []
+    try:
+        for prediction in run.predict(body.lines, body.explain, **asked):  # type: ignore[arg-type]
+            found.append({"text": prediction.text, "record": prediction.record})
+            stop.check()
+    except Exception as error:
+        raise as_fault(error, "predict", run) from error
+    return found
+
+
+def _scores(run: Run, body: ScoreBody, stop: Stop) -> list[dict[str, Any]]:
+    found = []
+    try:
+        for start in range(0, len(body.lines), BLOCK):
+            for one in run.score(body.lines[start : start + BLOCK], start + 1):
+                row: dict[str, Any] = {"logp": one.logp, "tokens": one.tokens, "unknown": one.unknown}
+                found.append({**row, "token_logps": list(one.token_logps)} if body.tokens else row)
+            stop.check()
+    except Exception as error:
+        raise as_fault(error, "score", run) from error
+    return found
+
+
+async def _pieces(service: Service, run: Run, body: GenerateBody) -> AsyncGenerator[tuple[str, int], None]:
+    """Pieces of the text and their numbers of tokens, each sampled in a thread when it is asked for."""
+    limits, pool = service.limits, service.pool
+    names = ("prompt", "length", "temperature", "top_k", "top_p", "unk")
+    wanted = {name: getattr(body, name) for name in names if getattr(body, name) is not None}
+
+    def begun(stop: Stop) -> Iterator[list[str]]:
+        try:
+            how = run.decode.replace(**wanted)
+            how = how.replace(length=min(how.length, limits.tokens))
+            return run.stream(how, seed=body.seed, stop=body.stop, until_end=body.until_end)
+        except Exception as error:
+            raise as_fault(error, "generate", run) from error
+
+    service.texts += 1
+    try:
+        texts = await pool.run(begun, limits.seconds)
+        is_prompt = True
+        while True:
+            piece = await pool.run(lambda stop: _sampled(run, texts, stop), limits.seconds)
+            service.tally.count("generated_pieces")
+            yield piece.text, piece.tokens - is_prompt  # the first is the prompt, which is no token of the text
+            is_prompt = False
+            if piece.is_last:
+                return
+    finally:
+        service.texts -= 1
+
+
+class _Piece:
+    def __init__(self, text: str, tokens: int, is_last: bool):
+        self.text, self.tokens, self.is_last = text, tokens, is_last
+
+
+def _sampled(run: Run, texts: Iterator[list[str]], stop: Stop) -> _Piece:
+    until = time.perf_counter() + PIECE_SECONDS
+    parts: list[str] = []
+    try:
+        for (text,) in texts:
+            parts.append(text)
+            stop.check()
+            if time.perf_counter() > until:
+                return _Piece("".join(parts), len(parts), False)
+    except Exception as error:
+        raise as_fault(error, "generate", run) from error
+    # what comes last is the rest of the text after the last token
+    return _Piece("".join(parts), max(0, len(parts) - 1), True)
+
+
+async def _gathered(pieces: AsyncIterator[tuple[str, int]], seconds: float) -> tuple[str, int]:
+    text, tokens = [], 0
+    try:
+        async with asyncio.timeout(seconds):
+            async for piece, count in pieces:
+                text.append(piece)
+                tokens += count
+    except TimeoutError:
+        raise late(seconds) from None
+    return "".join(text), tokens
+
+
+async def _events(pieces: AsyncIterator[tuple[str, int]], service: Service) -> AsyncGenerator[bytes, None]:
+    """Server-sent events: `{"text"}` for each piece, then `done` or `error`."""
+    start, tokens, is_first = time.perf_counter(), 0, True
+    try:
+        async for text, count in pieces:
+            tokens += count
+            yield _event({"text": text})
+            is_first = False
+    except Fault as fault:
+        if is_first:
+            raise
+        service.failed(fault)
+        yield _event({"error": fault.sentence}, "error")
+        return
+    yield _event({"tokens": tokens, "seconds": round(time.perf_counter() - start, 4)}, "done")
+
+
+def _event(value: dict[str, Any], name: str | None = None) -> bytes:
+    data = f"data: {json_text(value, ensure_ascii=False)}\n\n"
+    return (data if name is None else f"event: {name}\n{data}").encode("utf-8", "replace")
+
+
+async def _again(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for event in rest:
+        yield event
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves.
+
+    Raises:
+        Fault: 499, the client has left.
+    """
+    task, left = asyncio.create_task(work), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Fault(499, "the client has left")
+        return task.result()
+    finally:
+        task.cancel()
+        left.cancel()
+        await asyncio.gather(task, left, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,117 @@
+"""What all routes of a server share."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from everstep.ship.serving.batcher import StepBatcher
+from everstep.ship.serving.faults import Fault, Unexpected
+from everstep.ship.serving.hosted import Catalogue
+from everstep.ship.serving.serving_limits import ServingLimits
+from everstep.ship.serving.step_engine import StepEngine
+from everstep.ship.serving.stepping import StepSessions
+from everstep.ship.serving.tally import Tally
+from everstep.ship.serving.work_pool import WorkPool
+from everstep.storage.reading import json_text, parse_json
+
+Log = Callable[[str], None]
+
+
+class Service:
+    """The runs, the sessions and the threads of a server.
+
+    Args:
+        open_runs: makes the catalogue, given what makes the batcher of a step.
+        limits: what is allowed.
+        log: gets lines of JSON.
+
+    Attributes:
+        catalogue, limits, sessions, pool, tally: its parts.
+        draining: whether the server ends, and takes no more requests.
+        texts: texts that are being generated.
+    """
+
+    def __init__(
+        self,
+        open_runs: Callable[[Callable[[StepEngine], StepBatcher]], Catalogue],
+        limits: ServingLimits,
+        log: Log,
+    ):
+        self.limits, self._log = limits, log
+        self.draining, self.texts = False, 0
+        self.pool = WorkPool(limits.workers, limits.waiting)
+        self.tally = Tally(
+            {
+                "sessions": ("sessions kept", lambda: len(self.sessions.store)),
+                "session_bytes": ("bytes of the sessions", lambda: self.sessions.store.bytes),
+                "feeds_waiting": ("feeds that wait for a turn", self._waiting),
+                "work_waiting": ("requests that wait for a thread", lambda: self.pool.waiting),
+                "texts_in_progress": ("texts that are generated", lambda: self.texts),
+            }
+        )
+        self.catalogue = open_runs(lambda engine: StepBatcher(engine, limits.waiting, seen=self.tally.turn))
+        self.sessions = StepSessions(self.catalogue, limits)
+
+    def _waiting(self) -> int:
+        # of runs that were reloaded, those that still have sessions
+        batchers = {content.hosted.batcher for content in self.sessions.store}
+        batchers |= {hosted.batcher for hosted in self.catalogue.values()}
+        return sum(batcher.waiting for batcher in batchers if batcher is not None)
+
+    def event(self, name: str, **what: Any) -> None:
+        """Write down what happened."""
+        self._log(json_text({"time": round(time.time(), 3), "event": name, **what}))
+
+    def failed(self, fault: Fault) -> None:
+        """Write down a failure of the server: the kind of the error and where, but no values."""
+        if isinstance(fault, Unexpected):
+            frames = traceback.extract_tb(fault.cause.__traceback__)
+            where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]]
+            self.event("failure", error=type(fault.cause).__name__, where=where)
+
+
+class StrictRequest(Request):
+    """A request whose JSON is read strictly."""
+
+    async def json(self) -> Any:
+        """The value of the body.
+
+        Raises:
+            HTTPException: 400, the body is not JSON in UTF-8, or nested too deeply.
+        """
+        try:
+            return parse_json((await self.body()).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise HTTPException(400, f"the body should be UTF-8, but byte {error.start:,} is not") from None
+        except ValueError as error:
+            raise HTTPException(400, f"the body should be JSON: {error}") from None
+
+
+class StrictRoute(APIRoute):
+    """A route whose request is a `StrictRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of FastAPI, which is given the strict request."""
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+def replied(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A value as an answer in JSON; numbers that JSON lacks become null."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json_text(value, ensure_ascii=False)
+    return Response(text.encode("utf-8", "replace"), status, headers, "application/json")

@@ -1,0 +1,520 @@
+"""The server as its clients see it, in the process of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+from typer.testing import CliRunner
+
+import everstep as es
+from everstep.cli.app import app as cli
+from everstep.errors import ConfigError, RunError
+from everstep.native import toolchain
+from everstep.runs.run import Run
+from everstep.ship.export import export
+from everstep.ship.serving import frames
+from everstep.ship.serving.application import application
+from everstep.ship.serving.hosted import Catalogue
+from everstep.ship.serving.server import bound, token_of
+from everstep.ship.serving.service import Service
+from everstep.ship.serving.serving_limits import ServingLimits
+from everstep.ship.serving.sessions import new_id
+
+TOKEN = "a-token-that-nobody-guesses"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model of text and a model of labels, hardly trained."""
+    folder = tmp_path_factory.mktemp("serve")
+    short = ["train.max_steps=1", "train.max_minutes=null", "model.hidden_size=8", "train.validate_every=null"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERSTEP_COMPILER", "none")
+        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
+        for name, recipe in (("play", "shakespeare-minute"), ("reviews", "classify-minute")):
+            es.train(recipe, folder / name, lambda _: None, overrides=short)
+    return {name: folder / name for name in ("play", "reviews")}
+
+
+class Served:
+    """A client of a service in this process."""
+
+    def __init__(self, service: Service, client: TestClient, log: list[str]):
+        self.service, self.client, self.log = service, client, log
+
+    def post(self, path: str, status: int = 200, **body: Any) -> Any:
+        return self._answer(self.client.post(path, json=body), status)
+
+    def get(self, path: str, status: int = 200) -> Any:
+        return self._answer(self.client.get(path), status)
+
+    def delete(self, path: str, status: int = 204) -> Any:
+        return self._answer(self.client.delete(path), status)
+
+    def _answer(self, answer: Any, status: int) -> Any:
+        assert answer.status_code == status, answer.text
+        if status >= 400:
+            return answer.json()["error"]
+        return answer.json() if answer.content else None
+
+
+@contextmanager
+def served(paths: list[Path], token: str | None = None, load: Any = es.load, **limits: Any) -> Iterator[Served]:
+    log: list[str] = []
+    allowed = ServingLimits(**limits)
+    service = Service(lambda batched: Catalogue(paths, load, batched), allowed, log.append)
+    app = application(service, log.append, token)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with TestClient(app, base_url="http://localhost", headers=headers) as client:  # type: ignore[arg-type]
+        yield Served(service, client, log)
+
+
+@pytest.fixture(scope="module")
+def both(runs: dict[str, Path]) -> Iterator[Served]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERSTEP_COMPILER", "none")
+        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
+        with served(list(runs.values()), numbers=1000, tokens=200) as found:
+            yield found
+
+
+@pytest.fixture(scope="module")
+def play(runs: dict[str, Path]) -> Run:
+    return es.load(runs["play"])
+
+
+def test_runs_say_what_they_can(both: Served) -> None:
+    play, reviews = both.get("/runs")["runs"]
+    assert (play["name"], play["abilities"]) == ("play", ["score", "generate", "sessions"])
+    assert play["step"]["reads"]["name"] == "tokens"
+    assert play["step"]["output"] == "log_p"
+    assert (reviews["name"], reviews["abilities"]) == ("reviews", ["predict"])
+    assert reviews["no_sessions"] == "it answers whole texts, and has no state between steps"
+
+
+def test_answers_are_those_of_the_run(both: Served, play: Run, runs: dict[str, Path]) -> None:
+    lines = ["To be, or not to be", "", "that is the question"]
+    scores = both.post("/score", run="play", lines=lines, tokens=True)["scores"]
+    for found, own in zip(scores, play.score(lines), strict=True):
+        assert found == {
+            "logp": own.logp, "tokens": own.tokens, "unknown": own.unknown, "token_logps": list(own.token_logps)
+        }  # fmt: skip
+    how = {"prompt": "To be", "length": 40, "temperature": 0.7, "seed": 3}
+    assert both.post("/generate", run="play", **how)["text"] == play.generate(**how)  # type: ignore[arg-type]
+    reviews = es.load(runs["reviews"])
+    predictions = both.post("/predict", run="reviews", lines=["not bad at all", "dull"], explain=True)
+    own_predictions = list(reviews.predict(["not bad at all", "dull"], explain=True))
+    assert [one["text"] for one in predictions["predictions"]] == [one.text for one in own_predictions]
+    assert [one["record"] for one in predictions["predictions"]] == [one.record for one in own_predictions]
+
+
+def test_a_text_comes_as_events(both: Served, play: Run) -> None:
+    how = {"prompt": "To be", "length": 30, "seed": 3}
+    answer = both.client.post("/generate", json={"run": "play", "stream": True, **how})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    blocks = answer.text.strip().split("\n\n")
+    texts = [json.loads(block.removeprefix("data: "))["text"] for block in blocks[:-1]]
+    assert "".join(texts) == play.generate(**how)  # type: ignore[arg-type]
+    name, data = blocks[-1].split("\n")
+    assert name == "event: done"
+    assert json.loads(data.removeprefix("data: "))["tokens"] == 30
+    assert both.service.texts == 0
+
+
+def test_a_text_is_counted_without_events_too(both: Served) -> None:
+    assert both.post("/generate", run="play", prompt="", length=7, seed=1)["tokens"] == 7
+
+
+def test_sessions_step_like_the_model(both: Served, play: Run) -> None:
+    made = both.post("/sessions", 201, run="play")
+    path = f"/sessions/{made['session']}"
+    assert (made["run"], made["steps"]) == ("play", 0)
+    tokens = [3, 1, 4, 1, 5, 9]
+    first = both.post(f"{path}/steps", tokens=tokens[:4], outputs="all", surprise=True)
+    fork = both.post(f"{path}/fork", 201)
+    rest = both.post(f"{path}/steps", tokens=tokens[4:], outputs="last")
+    model: Any = play.model
+    with torch.no_grad():
+        log_p = model.head.predict(model(torch.tensor([tokens]))[0])[0]
+    torch.testing.assert_close(torch.tensor(first["outputs"]), log_p[:4])
+    torch.testing.assert_close(torch.tensor(rest["outputs"]), log_p[5:])
+    assert first["surprise"][0] is None
+    assert first["surprise"][1:] == pytest.approx([-log_p[k, tokens[k + 1]].item() for k in range(3)], rel=1e-5)
+    assert (rest["steps"], fork["steps"]) == (6, 4)
+    same = both.post(f"/sessions/{fork['session']}/steps", tokens=tokens[4:], outputs="last")
+    assert same["outputs"] == rest["outputs"]
+    read = both.get(f"{path}?outputs=true&top=2")
+    assert read["outputs"] == rest["outputs"]
+    assert [one["id"] for one in read["top"]] == log_p[5].topk(2).indices.tolist()
+    for one in (path, f"/sessions/{fork['session']}"):
+        both.delete(one)
+    assert "has ended" in both.get(path, 410)
+    assert both.service.sessions.store.bytes == 0
+
+
+def test_text_is_fed_as_its_symbols(both: Served, play: Run) -> None:
+    made = both.post("/sessions", 201, run="play", begin=True)
+    assert made["steps"] == 1
+    found = both.post(f"/sessions/{made['session']}/steps", text="To be", surprise=True, top=3)
+    score = play.score(["To be"])[0]
+    assert found["surprise"] == pytest.approx([-nats for nats in score.token_logps[:5]], rel=1e-4)
+    assert found["texts"] == list("To be")
+    assert [len(one["text"]) for one in found["top"]] == [1, 1, 1]
+    both.delete(f"/sessions/{made['session']}")
+
+
+def test_frames_do_what_requests_do(both: Served) -> None:
+    tokens = np.array([3, 1, 4, 1, 5], "<i4")
+    with both.client.websocket_connect("ws://localhost/sessions?run=play") as socket:
+
+        def asked(*request: Any, **more: Any) -> tuple[int, bytes]:
+            socket.send_bytes(frames.request(*request, number=7, **more))
+            number, status, payload = frames.answered(socket.receive_bytes())
+            assert number == 7
+            return status, payload
+
+        _, name = asked(frames.CREATE)
+        session = name.decode()
+        _, payload = asked(frames.FEED, session, tokens[:3].tobytes(), outputs=2)
+        outputs = np.frombuffer(payload, "<f4").reshape(3, -1)
+        _, fork = asked(frames.FORK, session)
+        _, payload = asked(frames.FEED, session, tokens[3:].tobytes())
+        last = np.frombuffer(payload, "<f4")
+        read = both.get(f"/sessions/{session}?outputs=true")
+        assert read["steps"] == 5
+        np.testing.assert_array_equal(np.float32(read["outputs"][0]), last)
+        assert asked(frames.READ, session) == (0, payload)
+        assert asked(frames.READ, fork.decode()) == (0, outputs[2].tobytes())
+        assert asked(frames.FEED, session, b"123")[0] == 422
+        assert asked(frames.FEED, session, struct.pack("<i", -1))[0] == 422
+        assert asked(frames.FEED, session, struct.pack("<i", 1 << 20))[0] == 422
+        assert asked(frames.FEED, session, tokens.tobytes(), outputs=9)[0] == 422
+        assert asked(9, session)[0] == 422
+        assert asked(frames.READ, new_id())[0] == 410
+        assert asked(frames.READ, "x")[0] == 404
+        for one in (session, fork.decode()):
+            assert asked(frames.DELETE, one) == (0, b"")
+        socket.send_bytes(b"short")
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_bytes()
+        assert closed.value.code == 1003
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("/predict", {"run": "play", "lines": ["x"]}, 409, "play cannot predict; it can score, generate, sessions"),
+        ("/score", {"run": "reviews", "lines": ["x"]}, 409, "reviews cannot score; it can predict"),
+        ("/score", {"run": "nobody", "lines": ["x"]}, 404, "expected one of play, reviews"),
+        ("/score", {"lines": ["x"]}, 422, "run: expected the name of a run: play, reviews"),
+        ("/score", {"run": "play", "lines": []}, 422, "lines"),
+        ("/score", {"run": "play", "lines": ["a\nb"]}, 422, "lines.0: expected one line"),
+        ("/score", {"run": "play", "lines": ["\ud800"]}, 422, "half of a character"),
+        ("/score", {"run": "play", "lines": ["é東"]}, 422, "is not in the vocabulary"),
+        ("/score", {"run": "play", "line": ["a"]}, 422, "line"),
+        ("/generate", {"run": "play", "length": 201}, 422, "length: expected at most 200 tokens"),
+        ("/generate", {"run": "play", "temperature": -1}, 422, "temperature"),
+        ("/generate", {"run": "play", "prompt": "東"}, 422, "not in the vocabulary"),
+        ("/generate", {"run": "play", "prompt": "東", "stream": True}, 422, "not in the vocabulary"),
+        ("/generate", {"run": "play", "until_end": True}, 422, "needs a symbol that ends"),
+        ("/predict", {"run": "reviews", "lines": ["x"], "n_best": 3}, 409, "cannot predict with n_best"),
+        ("/sessions", {"run": "reviews"}, 409, "reviews has no sessions: it answers whole texts"),
+        ("/sessions/x/steps", {"tokens": [1]}, 404, "this is no id of a session"),
+    ],
+)
+def test_what_cannot_be_done_is_said(both: Served, path: str, body: dict[str, Any], status: int, said: str) -> None:
+    content = json.dumps(body).encode()
+    answer = both.client.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert said in answer.json()["error"]
+    assert "/tmp" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"tokens": [1], "text": "a"}, "expected one of tokens, text and numbers; got tokens, text"),
+        ({}, "expected one of tokens, text and numbers; got none"),
+        ({"tokens": [1000]}, "expected symbols from 0 to"),
+        ({"tokens": [-1]}, "tokens.0"),
+        ({"tokens": [1.5]}, "tokens.0"),
+        ({"tokens": [True]}, "tokens.0"),
+        ({"numbers": [[1.0]]}, "reads symbols"),
+        ({"tokens": [1] * 201}, "expected 1 to 200 steps"),
+        ({"tokens": [1] * 100, "outputs": "all"}, "are more than 1,000"),
+        ({"text": "東"}, "not in the vocabulary"),
+    ],
+)
+def test_values_that_do_not_fit_leave_the_session_as_it_was(both: Served, body: dict[str, Any], said: str) -> None:
+    session = both.post("/sessions", 201, run="play")["session"]
+    assert said in both.post(f"/sessions/{session}/steps", 422, **body)
+    assert both.get(f"/sessions/{session}")["steps"] == 0
+    assert "of another run" in both.post(f"/sessions/{session}/steps", 409, tokens=[1], run="reviews")
+    both.delete(f"/sessions/{session}")
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "said"),
+    [
+        (b"[" * 10_000, 400, "too deep"),
+        (b'{"lines": ' + b"[" * 900 + b"]" * 900 + b"}", 422, "lines"),
+        (b'{"lines": ["\xff"]}', 400, "byte 12 is not"),
+        (b"{", 400, "should be JSON"),
+        (b'{"n_best": NaN}', 400, "NaN is not a JSON number"),
+        (b"1" * 5000, 400, "should be JSON"),
+        (b"", 422, "the body"),
+        (b" " * ((1 << 20) + 1), 413, "at most 1,048,576 bytes"),
+    ],
+)
+def test_bodies_that_are_no_requests_are_refused(both: Served, content: bytes, status: int, said: str) -> None:
+    answer = both.client.post("/predict", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert said in answer.json()["error"]
+
+
+def test_figures_and_health(both: Served) -> None:
+    assert both.get("/health") == {"status": "ok"}
+    assert both.get("/ready") == {"status": "ready"}
+    text = both.client.get("/metrics").text
+    assert 'everstep_requests_total{route="/health",status="200"}' in text
+    assert "everstep_sessions 0" in text
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r'\w+(\{(\w+="[^"]*",?)+\})? [-+.\de]+', line) for line in samples), samples
+    both.service.draining = True
+    try:
+        assert "is ending" in both.get("/ready", 503)
+    finally:
+        both.service.draining = False
+
+
+def test_the_log_has_no_content(both: Served) -> None:
+    session = both.post("/sessions", 201, run="play")["session"]
+    both.post(f"/sessions/{session}/steps", text="To be")
+    both.delete(f"/sessions/{session}")
+    both.log.clear()
+    both.post("/score", run="play", lines=["secret words"])
+    both.get(f"/sessions/{session}", 410)
+    entries = [json.loads(line) for line in both.log]
+    assert [(one["route"], one["status"]) for one in entries] == [("/score", 200), ("/sessions/{session}", 410)]
+    assert "secret" not in "".join(both.log)
+    assert session not in "".join(both.log)
+
+
+def test_a_page_is_served_without_anything_of_other_hosts(both: Served) -> None:
+    page = both.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in re.findall(r'(?:src|href)="(/page/[^"]+)"', page.text):
+        assert both.client.get(name).status_code == 200
+    assert "has no such file" in both.get("/page/nothing.js", 404)
+    assert both.client.get("/page/..%2fapplication.py").status_code == 404
+
+
+def test_other_hosts_and_origins_are_refused(both: Served) -> None:
+    for headers, said in (
+        ({"Host": "evil.example"}, "Host"),
+        ({"Origin": "http://evil.example"}, "Origin"),
+        ({"Origin": "null"}, "Origin"),
+    ):
+        answer = both.client.get("/runs", headers=headers)
+        assert answer.status_code == 403
+        assert answer.json()["error"].startswith(said)
+    assert both.client.get("/runs", headers={"Origin": "http://localhost"}).status_code == 200
+    asked = both.client.websocket_connect("ws://localhost/sessions?run=play", headers={"Origin": "http://evil.example"})
+    with pytest.raises(WebSocketDisconnect), asked:
+        pass
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_token_opens_all_but_health_and_the_page(runs: dict[str, Path]) -> None:
+    with served([runs["reviews"]], TOKEN) as one:
+        assert one.get("/runs")["runs"]
+        for header in ("", "Bearer wrong", f"Bearer {TOKEN}x", f"bearer {TOKEN}", "Bearer é"):
+            answer = one.client.get("/runs", headers={"Authorization": header.encode("latin-1")})  # type: ignore[dict-item]
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+        for path in ("/", "/health", "/ready", "/page/page.js"):
+            assert one.client.get(path, headers={"Authorization": ""}).status_code == 200
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_sessions_are_bounded_and_expire(runs: dict[str, Path]) -> None:
+    with served([runs["play"]], sessions=2, ttl=0.3) as one:
+        first = one.post("/sessions", 201)["session"]
+        one.post("/sessions", 201)
+        assert "there are 2 sessions" in one.post("/sessions", 429)
+        time.sleep(0.35)
+        assert "has ended" in one.post(f"/sessions/{first}/steps", 410, tokens=[1])
+        one.post("/sessions", 201)
+        assert len(one.service.sessions.store) == 1
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_reload_keeps_the_sessions_of_the_old_run(runs: dict[str, Path], tmp_path: Path) -> None:
+    with served([runs["play"]]) as one:
+        session = one.post("/sessions", 201)["session"]
+        before = one.post(f"/sessions/{session}/steps", tokens=[1, 2], outputs="last")["outputs"]
+        old = one.service.catalogue["play"]
+        one.service.catalogue.reload()
+        new = one.service.catalogue["play"]
+        assert new is not old
+        with torch.no_grad():
+            for parameter in new.run.model.parameters():  # type: ignore[union-attr]
+                parameter.add_(1)
+        fork = one.post(f"/sessions/{session}/fork", 201)["session"]
+        other = one.post("/sessions", 201)["session"]
+        again = one.post(f"/sessions/{other}/steps", tokens=[1, 2], outputs="last")["outputs"]
+        assert again != before
+        three = [one.post(f"/sessions/{name}/steps", tokens=[3], outputs="last")["outputs"] for name in (session, fork)]
+        assert three[0] == three[1]
+        assert one.get(f"/sessions/{session}?outputs=true")["outputs"] == three[0]
+
+        def broken(path: Path) -> Any:
+            raise RunError("damaged")
+
+        one.service.catalogue._load = broken
+        one.service.catalogue.reload()
+        assert one.service.catalogue["play"] is new
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_an_exported_run_is_served(runs: dict[str, Path], play: Run, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("everstep.ship.checking.STEPS", 5)
+        path = export(play, tmp_path / "onnx")
+    with served([path]) as one:
+        name = one.get("/runs")["runs"][0]["name"]
+        assert name == f"{tmp_path.name}-onnx"
+        session = one.post("/sessions", 201)["session"]
+        found = one.post(f"/sessions/{session}/steps", tokens=[3, 1], outputs="last")["outputs"]
+        model: Any = play.model
+        with torch.no_grad():
+            log_p = model.head.predict(model(torch.tensor([[3, 1]]))[0])[0, -1:]
+        torch.testing.assert_close(torch.tensor(found), log_p)
+        assert "from 0 to" in one.post(f"/sessions/{session}/steps", 422, tokens=[10_000])
+
+
+def test_runs_that_are_only_watched_show_their_curves(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    with served([runs["play"], tmp_path / "new"], load=None) as one:
+        found = one.get("/runs/play/learning")
+        assert found["curves"]["loss"][-1][0] == 1
+        assert one.get("/runs/new/learning") == {"run": "new", "curves": {}, "last": []}
+        assert "only watched" in one.post("/generate", 409, run="play")
+        assert "has no sessions: it is only watched" in one.post("/sessions", 409, run="play")
+        assert "there is no run" in one.get("/runs/other/learning", 404)
+
+
+def test_two_runs_of_one_name_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "play").mkdir()
+    with pytest.raises(ConfigError, match="are both called play"):
+        Catalogue([runs["play"], tmp_path / "play"], None)
+
+
+def test_a_slow_body_is_refused(both: Served) -> None:
+    """The guard alone, with a client that sends a byte and then nothing."""
+    both_guard: Any = both.client.app
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        if not sent:
+            await asyncio.sleep(0.05)
+            return {"type": "http.request", "body": b"{", "more_body": True}
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def run() -> None:
+        limits = ServingLimits(body_seconds=0.2)
+        kept, both_guard._limits = both_guard._limits, limits
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [(b"host", b"localhost")]}
+        try:
+            await both_guard(scope, receive, send)
+        finally:
+            both_guard._limits = kept
+
+    asyncio.run(run())
+    assert sent[0]["status"] == 408
+
+
+def test_tokens_and_addresses_are_checked_before_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSTEP_TOKEN", raising=False)
+    assert token_of(None) is None
+    monkeypatch.setenv("EVERSTEP_TOKEN", TOKEN)
+    assert token_of(None) == TOKEN
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}2\n")
+    assert token_of(file) == f"{TOKEN}2"
+    for bad in ("short", "with a space in it, long", "é" * 20):
+        file.write_text(bad)
+        with pytest.raises(ConfigError, match="at least 16 visible ASCII"):
+            token_of(file)
+    with pytest.raises(ConfigError, match="cannot read"):
+        token_of(tmp_path / "none")
+    with pytest.raises(ConfigError, match="other machines can ask this server"):
+        bound("0.0.0.0", 0, None, False)
+    with pytest.raises(ConfigError, match="is no address"):
+        bound("no such host", 0, None, False)
+    for token, insecure in ((TOKEN, False), (None, True)):
+        bound("0.0.0.0", 0, token, insecure).close()
+    with bound("127.0.0.1", 0, None, False) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is in use"):
+            bound("127.0.0.1", port, None, False)
+        done = CliRunner().invoke(cli, ["watch", str(tmp_path), "--port", str(port)])
+        assert done.exit_code == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_the_command_serves_and_drains(runs: dict[str, Path]) -> None:
+    environment = {**os.environ, "EVERSTEP_COMPILER": "none", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "everstep", "serve", str(runs["play"]), "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert server.stderr is not None
+        found = None
+        while found is None:
+            line = server.stderr.readline()
+            assert line, "the server ended"
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/ is ready", line)
+        port = int(found[1])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/runs", timeout=10) as answer:
+            assert json.load(answer)["runs"][0]["name"] == "play"
+        server.send_signal(signal.SIGHUP)
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+            body = json.dumps({"prompt": "To be", "length": 500, "stream": True}).encode()
+            head = ["POST /generate HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+            slow.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+            assert b"200 OK" in slow.recv(1 << 12)
+            server.send_signal(signal.SIGTERM)
+            rest = b""
+            while part := slow.recv(1 << 16):
+                rest += part
+            assert b"event: done" in rest  # what was in progress is finished
+        assert server.wait(20) == 0
+    finally:
+        server.kill()
+        server.communicate()
+    with pytest.raises((urllib.error.URLError, ConnectionError)):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/runs", timeout=2)
