@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from everstep import __version__
 from everstep.cli import (
+    average_verb,
     benching,
     comparing,
     demo,
@@ -85,6 +86,7 @@ app.command("score")(run_verbs.score)
 app.command("generate")(run_verbs.generate)
 app.command("compare")(comparing.compare)
 app.command("look")(run_verbs.look)
+app.command("average")(average_verb.average)
 app.command("export")(exporting.export)
 app.command("serve")(serve_verb.serve)
 app.command("watch")(serve_verb.watch)

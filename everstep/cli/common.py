@@ -50,6 +50,19 @@ def resuming(run: Path) -> str:
 
 def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:
     """Load the run in a folder; a path that is not a run is refused before torch is imported."""
+    check_run(path)
+    prepare()
+    from everstep.ship.loaded import load
+
+    return load(path, trust_code=trust_code, device=device)
+
+
+def check_run(path: Path) -> None:
+    """Refuse a path that is neither a run nor an export.
+
+    Raises:
+        RunError: there is no such folder, or it holds neither.
+    """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}: expected the folder of a run, as `everstep train … --out {path}` makes it.")
@@ -57,7 +70,3 @@ def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:
         raise RunError(
             f"{path} is not a run: it has no config.yaml, which `everstep train … --out {path}` would write."
         )
-    prepare()
-    from everstep.ship.loaded import load
-
-    return load(path, trust_code=trust_code, device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import everstep
-from everstep.errors import ConfigError, RunError, counted
+from everstep.errors import ConfigError, DataError, RunError, counted
 from everstep.learn import FitResult
 from everstep.learn.devices import device_name
 from everstep.learn.weights import MODEL_FILE, said_step
@@ -121,11 +121,14 @@ def write_card(
     out: Path,
     task: Task[Any],
     model: nn.Module,
-    result: FitResult,
+    made: Sequence[str],
     scores: dict[str, Any],
     rivals: Rivals | None = None,
 ) -> None:
-    """Write `README.md` of a run: its job and model, its measures beside those of baselines, and its commands."""
+    """Write `README.md` of a run: its job and model, its measures beside those of baselines, and its commands.
+
+    `made` says how the weights were made, in a line or more, such as those of `trained`.
+    """
     recipe = task.recipe
     parameters = parameter_count(model)
     run = f"{shlex.quote(str(out))}{trusting(task)}"
@@ -134,10 +137,9 @@ def write_card(
         "",
         f"A {recipe.task} run trained with everstep {everstep.__version__}.",
         "",
-        *(f"- {line}" for line in task.summary()),
+        *(f"- {line}" for line in _about(task)),
         f"- model: {parameters:,} parameters",
-        f"- training: {_trained(task, model, result)}; seed {recipe.seed}",
-        f"- again: {_again(model, result)}",
+        *(f"- {line}" for line in made),
         "",
         *_table(task, scores),
         "",
@@ -149,6 +151,20 @@ def write_card(
     ]
     with files.explained(out):
         files.replace_file(out / "README.md", "\n".join(lines).encode())
+
+
+def _about(task: Task[Any]) -> list[str]:
+    """The job's lines on its data, or why there are none: the data of an older run may be gone."""
+    try:
+        return task.summary()
+    except DataError as error:
+        return [f"data: {error}"]
+
+
+def trained(task: Task[Any], model: nn.Module, result: FitResult) -> list[str]:
+    """Lines for the card of a run that was trained: how long, and what a repetition gives."""
+    how = f"training: {_trained(task, model, result)}; seed {task.recipe.seed}"
+    return [how, f"again: {_again(model, result)}"]
 
 
 def in_one_line(out: Path, task: Task[Any], model: nn.Module) -> str:
@@ -208,7 +224,7 @@ def _table(task: Task[Any], scores: dict[str, dict[str, Any]]) -> list[str]:
     """A table with a row for each numeric measure and a column for each split."""
     names = [name for measures in scores.values() for name, value in measures.items() if isinstance(value, int | float)]
     if not names:
-        return ["No part of the data was held out, so that nothing is known of how well it does."]
+        return ["It was scored on no held-out data, so that nothing is known of how well it does."]
     rows = []
     for name in dict.fromkeys(names):
         meaning = next(filter(None, (meaning_of(task, measures, name) for measures in scores.values())), "")

@@ -177,7 +177,7 @@ def _fill(model: nn.Module, before: Run, task: Task[Any], say: Log) -> None:
         RunError: shapes differ, or a key of the recipe that changes the model's function.
     """
     try:
-        load_weights(model, before.path / MODEL_FILE, run=_name(before.path))
+        load_weights(model, before.path / MODEL_FILE, run=run_name(before.path))
         problem = ""
     except RunError as error:
         problem = f"{error}; "
@@ -249,7 +249,7 @@ class _Job:
             task.code.save(out)
             learned = digests(out, task.files)
             begun = {**self._begun_with, "files": learned, "code": task.code.digests}
-            card.write_environment(out, **begun, run=_name_of(begun))
+            card.write_environment(out, **begun, run=name_of(begun))
             files.replace_file(out / RECIPE, to_yaml(task.recipe).encode())
 
     @property
@@ -266,7 +266,7 @@ class _Job:
         if not task.optimised:
             return self._as_prepared()
         made_by = flat(recipe, leave_out=("seed", "train"))
-        name = _name(self.out)
+        name = run_name(self.out)
         result = self._fitted(
             model,
             task.objective,
@@ -294,7 +294,7 @@ class _Job:
     def _as_prepared(self) -> Run:
         """The run of a job whose `prepare` has fitted the model: no step is made."""
         with RunLock(self.out):
-            save_weights(self.out / MODEL_FILE, weights(self.model), 0, _name(self.out))
+            save_weights(self.out / MODEL_FILE, weights(self.model), 0, run_name(self.out))
         self._amend()
         run = Run(self.out, self.task, self.model)
         self._report(run, FitResult(0, 0.0, 0, 0.0, None, None, "nothing to optimise"))
@@ -320,7 +320,8 @@ class _Job:
     def _report(self, run: Run, result: FitResult) -> None:
         scores = {split: run.evaluate(split) for split in self.task.splits() if split != "train"}
         card.write_scores(self.out, scores)
-        card.write_card(self.out, self.task, run.model, result, scores)
+        about = card.trained(self.task, run.model, result)
+        card.write_card(self.out, self.task, run.model, about, scores)
         made = f"{counted(result.steps, 'step')}, {result.epochs:.2f} epochs, {result.seconds:.0f} s"
         self.say(f"done: {made}; ended by {result.stopped_by}" if self.task.optimised else "done: no step is needed")
         for split, measures in scores.items():
@@ -334,18 +335,18 @@ class _Job:
             rivals = card.quick_rivals(self.task, split)
             if rivals.found:
                 card.write_scores(self.out, scores | {split: {**scores[split], "rivals": rivals.found}})
-            card.write_card(self.out, self.task, run.model, result, scores, rivals)
+            card.write_card(self.out, self.task, run.model, about, scores, rivals)
             self.say(rivals.line(next(name for name in self.task.shown if name in scores[split])))
 
 
-def _name_of(begun: dict[str, Any]) -> str:
+def name_of(begun: dict[str, Any]) -> str:
     """The name of a run in its weights: a digest of its `begun` entries, without data paths and changeable keys."""
     free = {f"train.{key}" for key in RAISED} | {f"data.{split}" for split in ("train", "valid", "test")}
     recipe = {key: value for key, value in begun["recipe"].items() if key not in free}
     return hashlib.sha256(json_text({**begun, "recipe": recipe}, sort_keys=True).encode()).hexdigest()
 
 
-def _name(out: Path) -> str:
+def run_name(out: Path) -> str:
     """The name of the run in a folder; "" for runs begun by an early version."""
     return str(card.read_environment(out).get("run", ""))
 
