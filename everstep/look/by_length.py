@@ -36,7 +36,8 @@ def length_groups(lengths: Sequence[int], most: int = 8, fewest: int = 5) -> lis
             groups.append([])
         groups[-1].append(place)
     if len(groups) > 1 and len(groups[-1]) < fewest:
-        groups[-2] += groups.pop()
+        rest = groups.pop()
+        groups[-1] += rest
     return groups
 
 
