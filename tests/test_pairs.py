@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from everstep.data import Tokenizer
 from everstep.data.pair_batches import PairBatches, TokenSequences
+from everstep.data.readers.json_array import array_entries
 from everstep.data.readers.text_pairs import found_pairs, read_pairs
 from everstep.data.text.language import Language
 from everstep.data.text.moses import Moses
 from everstep.errors import ConfigError, DataError
 from everstep.measures.bleu import translation_measures
+from everstep.runs import pair_tokens
 from everstep.runs.pair_data import PairTexts
 from everstep.runs.pair_section import PairSection
 
@@ -63,6 +65,28 @@ def test_every_format_gives_the_same_pairs(tmp_path: Path) -> None:
     assert read([str(tmp_path / "t.tsv"), str(tmp_path / "hf.json")]) == pairs * 2
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_array_is_read_like_lines(tmp_path: Path, indent: int | None) -> None:
+    pairs = [(f"größe {number}", f'"x" [{number}], {{}}') for number in range(3000)]
+    entries = [{"id": number, "translation": {"en": a, "fr": b}} for number, (a, b) in enumerate(pairs)]
+    (tmp_path / "t.json").write_text("\ufeff\r\n " + json.dumps(entries, indent=indent) + "\n")
+    assert read(str(tmp_path / "t.json")) == pairs
+    (tmp_path / "t.json.gz").write_bytes(gzip.compress((tmp_path / "t.json").read_bytes()))
+    assert read(str(tmp_path / "t.json.gz"), format="jsonl") == pairs
+    (tmp_path / "none.json").write_text("[ ]")
+    assert read(str(tmp_path / "none.json")) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_entries_of_an_array_cut_anywhere(size: int) -> None:
+    values = [{"a": "]}, [{"}, 12, -3.5, "é\\n", None, [[], {}], True]
+    text = json.dumps(values)
+    cut = [text[start : start + size] for start in range(0, len(text), size)]
+    assert list(array_entries(iter(cut), "t")) == list(enumerate(values, 1))
+    with pytest.raises(DataError, match=r"t, entry 1: is no JSON"):
+        list(array_entries(iter(["[" * 100_000]), "t"))
+
+
 def test_a_format_that_is_given_wins_over_files_of_the_same_name(tmp_path: Path) -> None:
     name = two_files(tmp_path)
     Path(name).write_text("en\tfr\nx\ty\n")
@@ -83,7 +107,13 @@ def test_white_space_inside_of_a_text_is_spaces(tmp_path: Path) -> None:
         ("t.jsonl", '{"en": "x"}\n', r"line 1: expected a key 'fr'"),
         ("t.jsonl", '{"en": "x", "fr": 3}\n', r"line 1: expected a string at 'fr', came 3"),
         ("t.jsonl", '{"en": "x"\n', r"line 1: is no JSON"),
-        ("t.jsonl", "[\n", r"an array over many lines is not read"),
+        ("t.jsonl", "[\n", r"t\.jsonl, entry 1: is no JSON"),
+        ("t.json", '[{"en": "x", "fr": "y"}, {"en": "x"}]', r"t\.json, entry 2: expected a key 'fr'"),
+        ("t.json", '[{"en": "x", "fr": "y"} {', r"expected , or \] after entry 1 of the array, came '\{'"),
+        ("t.json", '[{"en": "x", "fr": "y"}', r"after entry 1 of the array, came the end of the file"),
+        ("t.json", '[{"en": "x", "fr": "y"}] 3', r"expected nothing after the array of 1 entries, came '3'"),
+        ("t.json", "[3]", r"t\.json, entry 1: expected a JSON object, came 3"),
+        ("t.json", '[{"en": nan}]', r"entry 1: is no JSON"),
         ("t.jsonl", "3\n", r"expected a JSON object, came 3"),
         ("t.jsonl", '{"en": "\\ud800", "fr": "y"}\n', r"half a surrogate pair"),
         ("t.txt", "no tab\n", r"cannot tell its format"),
@@ -271,6 +301,66 @@ def test_texts_of_training_in_a_test_are_said(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_used(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         PairSection(**settings)
+
+
+# ------------------------------------------------------------------------------------------------------------ the cache
+
+
+@pytest.fixture
+def small_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, in which also small files are kept."""
+    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pair_tokens, "CACHED", 0)
+    return tmp_path / "cache"
+
+
+def test_tokens_are_kept_and_mapped(tmp_path: Path, small_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = two_files(tmp_path, ["a b", "", "c c c", "d"] * 700, ["x", "y", "z z", ""] * 700)
+    found = texts(prefix, valid_fraction=0.3, valid=None)
+    sides = found.languages()
+    with monkeypatch.context() as patch:
+        patch.setattr(pair_tokens, "CACHED", 1 << 40)
+        plain = texts(prefix, valid_fraction=0.3).coded("train", sides, learn=True)
+    first = found.coded("train", sides, learn=True)
+    assert isinstance(first.source.tokens, np.memmap)
+    assert not list(small_cache.glob(".*"))
+
+    def fail(*given: Any) -> Any:
+        raise AssertionError("tokenised again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Language, "encode", fail)
+        again = texts(prefix, valid_fraction=0.3).coded("train", sides, learn=True)
+    for coded in (first, again):
+        assert coded.left_out == plain.left_out
+        for side in (0, 1):
+            for kept, wanted in zip(coded[side], plain[side], strict=True):
+                np.testing.assert_array_equal(kept, wanted)
+    assert (
+        texts(prefix, valid_fraction=0.3).coded("valid", sides).source.lengths.tolist() != first.source.lengths.tolist()
+    )
+
+
+def test_tokens_that_are_damaged_or_of_other_files_are_made_again(tmp_path: Path, small_cache: Path) -> None:
+    prefix = two_files(tmp_path, ["a b", "c"], ["x", "y"])
+    found = texts(prefix, valid_fraction=0)
+    sides = found.languages()
+    wanted = found.coded("train", sides).source.tokens.tolist()
+    (folder,) = small_cache.glob("pairs-*")
+    for name in ("source.bin", "source.lengths", "pairs.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert found.coded("train", sides).source.tokens.tolist() == wanted
+    two_files(tmp_path, ["c", "a b"], ["x", "y"])
+    assert found.coded("train", sides).source.tokens.tolist() != wanted
+    assert len(list(small_cache.glob("pairs-*"))) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, small_cache: Path) -> None:
+    found = texts(two_files(tmp_path, ["a"], ["x"]), valid_fraction=0)
+    small_cache.write_text("a file")
+    with pytest.raises(DataError, match=r"token files cannot be written there"):
+        found.coded("train", found.languages())
 
 
 # ------------------------------------------------------------------------------------------------------------- measures

@@ -23,14 +23,16 @@ from everstep.decode.beam import beam_search
 from everstep.decode.hypotheses import Hypothesis
 from everstep.decode.section import BeamSection
 from everstep.errors import ConfigError, DataError, RunError
+from everstep.look.by_length import length_groups
 from everstep.native import toolchain
 from everstep.networks.attentions_by_name import NAMES
 from everstep.networks.cells_by_name import no_code
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
-from everstep.runs.pair_data import Sides
+from everstep.runs.pair_tokens import Sides
 from everstep.runs.recipe_files import load_task
 from everstep.runs.translation_pictures import _same
 from everstep.runs.translations import _bounded, _text, in_one_form, translations
+from everstep.runs.wished_lines import wishes
 
 SMALL = (
     "model.embedding_size=8",
@@ -198,14 +200,14 @@ def test_a_record_has_all_that_is_known(run: es.Run) -> None:
         assert score.logp == pytest.approx(best["log_p"], abs=1e-4)
     with pytest.raises(ConfigError, match=r"at most 5 translations of a beam"):
         next(run.predict(["one"], n_best=6))
-    with pytest.raises(RunError, match=r"cannot predict with probabilities; it understands n_best"):
+    with pytest.raises(RunError, match=r"cannot predict with probabilities; it understands format, n_best"):
         run.predict(["one"], probabilities=True)
 
 
 def test_a_very_long_line_is_cut_and_said(run: es.Run, capsys: pytest.CaptureFixture[str]) -> None:
     task: Any = run.task
     how = task.recipe.decode.replace(max_source=20, max_length=5)
-    found = list(translations(run.model, ["one two", "one " * 10_000], task.sides, how))
+    found = list(translations(run.model, list(wishes(["one two", "one " * 10_000], None)), task.sides, how))
     assert len(found[1].record["source_tokens"]) == 20
     assert len(found[1].record["tokens"]) <= 6
     assert "1 line of more than 20 tokens (the longest has 10,001)" in capsys.readouterr().err
@@ -234,7 +236,7 @@ def test_words_beside_an_unknown_one_are_written_as_they_are(run: es.Run) -> Non
 def test_the_first_words_are_kept_of_a_long_line_in_reverse(run: es.Run) -> None:
     task: Any = run.task
     source = Language(task.sides.source.tokenizer, reverse=True)
-    kept = _bounded(source.encode(["one two three four"]), 3, source.reverse)
+    kept = _bounded(source.encode(["one two three four"]), 3, source)
     assert source.pieces(kept.row(0)) == ["two", "one", "<eos>"]
     unk = task.sides.target.tokenizer.unk_id
     one = Hypothesis([unk, unk], -1.0, -1.0, True, [0.0] * 3, torch.eye(3))
@@ -248,6 +250,12 @@ def test_texts_are_compared_in_one_form(form: Any) -> None:
     found = unicodedata.normalize(form, reference)
     assert in_one_form([found], form) == in_one_form([reference], form)
     assert in_one_form([found], None) == [found]
+
+
+def test_a_small_last_group_of_lengths_joins_the_one_before() -> None:
+    lengths = [1] * 6 + [2] * 6 + [3] * 2
+    assert length_groups(lengths) == [list(range(6)), list(range(6, 14))]
+    assert length_groups(lengths[:7]) == [list(range(7))]
 
 
 def test_spaces_of_other_widths_are_no_error() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -17,6 +17,7 @@ from everstep.storage.reading import json_text
 
 if TYPE_CHECKING:
     from everstep.networks.scoring import Score
+    from everstep.runs.run import Run
 
 RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
 BLOCK = 1024  # lines scored at a time
@@ -26,10 +27,27 @@ MOST_ROWS = 50  # most rows of a printed table
 
 TRUST = typer.Option(False, "--trust-code", help="Execute the Python files stored in the run, with your rights.")
 DEVICE = typer.Option("cpu", help="Device of the model: cpu, cuda, mps, or auto.")
+DECODE = typer.Argument(
+    None, metavar="KEY=VALUE", help="Settings of decode in place of the run's, such as decode.beam_width=10."
+)
+BESIDE = typer.Option(
+    None, "--with", metavar="RUN2", help="Another run of the same job and tokens, for an ensemble; may be repeated."
+)
+
+
+def load_asked(
+    path: Path, trust_code: bool, device: str, decode: Sequence[str] | None, beside: Sequence[Path] | None
+) -> Run:
+    """The run in a folder, with other settings of decode, and with other runs beside it."""
+    loaded = load_run(path, trust_code, device)
+    if decode:
+        loaded = loaded.decoding(decode)
+    return loaded.beside([load_run(other, trust_code, device) for other in beside]) if beside else loaded
 
 
 def evaluate(
     run: Path = RUN,
+    decode: list[str] | None = DECODE,
     split: Literal["train", "valid", "test"] | None = typer.Option(
         None, help="The split; by default test if the run has one, else valid.", show_default=False
     ),
@@ -38,6 +56,7 @@ def evaluate(
     ),
     rivals: bool = typer.Option(False, "--rivals", help="Also show simpler models on the same data."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object, for machines."),
+    beside: list[Path] | None = BESIDE,
     device: str = DEVICE,
     trust_code: bool = TRUST,
 ) -> None:
@@ -47,12 +66,13 @@ def evaluate(
       everstep eval runs/mine
       everstep eval runs/mine --split valid --json
       everstep eval runs/mine --data letters.txt
+      everstep eval runs/translator decode.beam_width=10
 
     The whole split is read; every target counts once.
     """
     if data and split:
         raise typer.BadParameter("--data FILE is a part of its own; expected no --split beside it.")
-    loaded = load_run(run, trust_code, device)
+    loaded = load_asked(run, trust_code, device, decode, beside)
     others = loaded.rivals(split, data=data) if rivals else []  # first, since a package or their data may be missing
     scores = loaded.evaluate(split, data=data)
     if as_json:
@@ -90,6 +110,7 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
 
 def predict(
     run: Path = RUN,
+    decode: list[str] | None = DECODE,
     as_json: bool = typer.Option(False, "--json", help="JSON lines with the full record of each prediction."),
     explain: bool = typer.Option(
         False,
@@ -101,6 +122,8 @@ def predict(
     format: str | None = typer.Option(
         None, help="Format of the lines, such as text or jsonl.", show_default="that of the training data"
     ),
+    to: str | None = typer.Option(None, metavar="LANGUAGE", help="Translate to it; the same as decode.to=LANGUAGE."),
+    beside: list[Path] | None = BESIDE,
     encoding: str = typer.Option("utf-8", help="Encoding of the lines."),
     device: str = DEVICE,
     trust_code: bool = TRUST,
@@ -112,13 +135,17 @@ def predict(
       echo "not bad at all" | everstep predict runs/reviews --json
       echo "not bad at all" | everstep predict runs/reviews --explain
       everstep predict runs/tags --probabilities --n-best 3 < words.conll
+      everstep predict runs/translator decode.beam_width=10 decode.coverage_penalty=0.2 < en.txt > de.txt
+      everstep predict runs/translator --with runs/another < en.txt > de.txt
+      everstep predict runs/multilingual --to fr < en.txt > fr.txt
 
     Predictions are printed in the order of the input as soon as they are ready: one per line, or per sentence if a
     sentence has several lines. The supported options depend on the job of RUN.
     """
     if n_best < 1:
         raise typer.BadParameter(f"expected a whole number ≥ 1; came {n_best}.", param_hint="--n-best")
-    loaded = load_run(run, trust_code, device)
+    asked = [*(decode or ()), *([] if to is None else [f"decode.to={to}"])]
+    loaded = load_asked(run, trust_code, device, asked, beside)
     loaded.able("predict")
     lines = standard_input(encoding)
     for found in loaded.predict(lines, explain, probabilities=probabilities, n_best=n_best, format=format):
@@ -128,10 +155,12 @@ def predict(
 
 def score(
     run: Path = RUN,
+    decode: list[str] | None = DECODE,
     as_json: bool = typer.Option(
         False, "--json", help='JSON lines: {"logp": …, "tokens": …, "line": …, "unknown": …}.'
     ),
     tokens: bool = typer.Option(False, "--tokens", help="With --json: also token_logps, one number per token."),
+    beside: list[Path] | None = BESIDE,
     encoding: str | None = typer.Option(None, help="Encoding of the lines.", show_default="the recipe's data.encoding"),
     device: str = DEVICE,
     trust_code: bool = TRUST,
@@ -147,7 +176,7 @@ def score(
     """
     if tokens and not as_json:
         raise typer.BadParameter("--tokens needs --json.")
-    loaded = load_run(run, trust_code, device)
+    loaded = load_asked(run, trust_code, device, decode, beside)
     loaded.able("score")
     from everstep.runs.pictures import recipe_encoding
 

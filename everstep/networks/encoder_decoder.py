@@ -133,6 +133,8 @@ class EncoderDecoder(nn.Module):
         source, target: the number of symbols of each vocabulary.
         find: finds the user's own cells.
         label_smoothing: ε of the head (Szegedy 2016).
+        tags: number of further source symbols, which have an embedding of their own and are never written, such as the
+            target languages of a multilingual model (Johnson 2017); they are `source`, `source` + 1, …
 
     Raises:
         ValueError: `tied: all` with vocabularies of different sizes.
@@ -145,6 +147,7 @@ class EncoderDecoder(nn.Module):
         target: int,
         find: Find = no_code,
         label_smoothing: float = 0.0,
+        tags: int = 0,
     ):
         super().__init__()
         if section.tied == "all" and source != target:
@@ -155,6 +158,7 @@ class EncoderDecoder(nn.Module):
         self.source_embedding = self.target_embedding if shared else EmbeddingDropout(source, size, p)
         for embedding in (self.target_embedding, *([] if shared else [self.source_embedding])):
             nn.init.uniform_(embedding.weight, -0.1, 0.1)  # a softmax over N(0, 1) rows would start far from uniform
+        self.tag_embedding = nn.Embedding(tags, size) if tags else None
         self.encoder = _encoder(section, find)
         self.input_dropout = _dropout(section, size)
         self.decoder = _decoder(section, self.encoder.output_size, find)
@@ -165,8 +169,7 @@ class EncoderDecoder(nn.Module):
 
     def start(self, source: Tensor, lengths: Tensor) -> State:
         """The decoder's state before its first step, for source tokens (B, S) and their lengths (B,)."""
-        memory, _ = self.encoder(self.source_embedding(source), lengths=lengths)
-        memory = self.dropout(memory)
+        memory = self.dropout(self.encoded(source, lengths))
         vector = self._summary(memory, lengths)
         decoder = self.decoder
         if isinstance(decoder, Attend):
@@ -174,6 +177,28 @@ class EncoderDecoder(nn.Module):
             return decoder.start(memory, lengths, decoder.cell.start(vector))
         assert isinstance(decoder, Conditioned)
         return decoder.start(vector)
+
+    def encoded(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """The encoder's outputs for source tokens (B, S), (B, S, features), zero beyond each length."""
+        memory, _ = self.encoder(self._embedded(source), lengths=lengths)
+        return memory  # type: ignore[no-any-return]
+
+    def _embedded(self, source: Tensor) -> Tensor:
+        """The features of source tokens; those of tags come from their own embedding."""
+        if self.tag_embedding is None:
+            return self.source_embedding(source)  # type: ignore[no-any-return]
+        symbols = self.source_embedding.num_embeddings
+        tags = self.tag_embedding((source - symbols).clamp_min(0))
+        return torch.where((source >= symbols)[..., None], tags, self.source_embedding(source.clamp_max(symbols - 1)))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return self.head.weight.device
+
+    def log_p(self, batch: PairBatch) -> Tensor:
+        """log p of each target token given the source and the true tokens before it, (B, T) in nats."""
+        return self.head.predict(self(batch)).gather(-1, batch.targets[..., None])[..., 0]  # type: ignore[no-any-return]
 
     def _summary(self, memory: Tensor, lengths: Tensor) -> Tensor:
         """The last encoder output of each direction, (B, features)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from everstep.data.bucket_order import Ints
 from everstep.data.pair_batches import PairBatches, TokenSequences
 from everstep.data.text.language import Language
 from everstep.decode.beam import beam_search
+from everstep.decode.constraints import Constraint
 from everstep.decode.hypotheses import Hypothesis
 from everstep.decode.section import BeamSection
 from everstep.networks.encoder_decoder import EncoderDecoder
+from everstep.networks.translator_ensemble import TranslatorEnsemble
 from everstep.sections import Count, Positive
 
 SEARCHED, ROWS = 4096, 64
@@ -21,11 +23,14 @@ SEARCHED, ROWS = 4096, 64
 SCORED = 4096
 """Most tokens scored in one batch, padding included."""
 Progress = Callable[[int, int], None]
+Translator = EncoderDecoder | TranslatorEnsemble
 
 
 class TranslationSearch(BeamSection):
     """The search for the best translation. Lengths are in tokens, without the end token."""
 
+    to: str | None = None
+    """language to translate to; a run of several target languages needs it"""
     max_length: Count = 200
     """longest translation, in tokens"""
     length_ratio: Positive | None = 4.0
@@ -37,11 +42,12 @@ class TranslationSearch(BeamSection):
 
 
 def translated(
-    model: EncoderDecoder,
+    model: Translator,
     source: TokenSequences,
     target: Language,
     how: TranslationSearch,
     progress: Progress = lambda done, total: None,
+    constraints: Sequence[Constraint | None] = (),
 ) -> list[list[Hypothesis]]:
     """The `n_best` translations of each source, best first, in the order of the sources.
 
@@ -51,11 +57,12 @@ def translated(
         target: the target language.
         how: the search.
         progress: gets the number of translated sources and their total.
+        constraints: for each source, an automaton that its translations obey, or None; () for none.
     """
     model.eval()
     found: list[list[Hypothesis]] = [[]] * len(source.lengths)
     how = how.replace(unk=True) if how.replace_unknown else how
-    device = model.head.weight.device
+    device = model.device
     done = 0
     for rows in _by_length(source.lengths):
         with torch.inference_mode():
@@ -63,7 +70,8 @@ def translated(
             lengths = torch.from_numpy(source.lengths[rows]).to(device)
             unk = target.tokenizer.unk_id
             decoder = model.search(tokens, lengths, target.end, target.end, () if unk is None else (unk,))
-        for place, best in zip(rows.tolist(), beam_search(decoder, _plain(how)), strict=True):
+        legal = [constraints[row] for row in rows.tolist()] if constraints else ()
+        for place, best in zip(rows.tolist(), beam_search(decoder, _plain(how), constraints=legal), strict=True):
             found[place] = best
         progress(done := done + len(rows), len(source.lengths))
     return found
@@ -85,15 +93,15 @@ def _by_length(lengths: Ints) -> Iterator[Ints]:
 
 
 @torch.no_grad()
-def token_log_p(model: EncoderDecoder, source: TokenSequences, target: TokenSequences, begin: int) -> list[list[float]]:
+def token_log_p(model: Translator, source: TokenSequences, target: TokenSequences, begin: int) -> list[list[float]]:
     """log p of each target token given the source and the tokens before it, in nats, as one list per target."""
     model.eval()
-    device = model.head.weight.device
+    device = model.device
     found: list[list[float]] = [[]] * len(source.lengths)
     batches = PairBatches(source, target, begin, 64, shuffle=False, max_tokens=SCORED)
     for index in range(len(batches)):
         batch = batches.batch(0, index).to(device)
-        log_p = model.head.predict(model(batch)).gather(-1, batch.targets[..., None])[..., 0]
-        for place, row, length in zip(batch.places.tolist(), log_p.tolist(), batch.lengths.tolist(), strict=True):
+        log_p = model.log_p(batch).tolist()
+        for place, row, length in zip(batch.places.tolist(), log_p, batch.lengths.tolist(), strict=True):
             found[place] = row[:length]
     return found

@@ -70,13 +70,14 @@ def check_recipe(path: Path, recipe: Recipe, before: dict[str, Any]) -> None:
         RunError: another key differs; the message names it.
     """
     now = flat(recipe)
-    changed = [key for key in before if _decides(key) and key in now and now[key] != before[key]]
+    changed = [key for key in before if decides(key) and key in now and now[key] != before[key]]
     if changed:
         told = "; ".join(f"{key}: was {before[key]!r}, now {now[key]!r}" for key in changed)
         raise RunError(f"{path / RECIPE} is not what the model was trained by: {told}. Put that back")
 
 
-def _decides(key: str) -> bool:
+def decides(key: str) -> bool:
+    """Whether the model or the encoding of its data depends on a dotted key of a recipe."""
     section, _, name = key.rpartition(".")
     return section in ("", "model", "data") and name not in _FREE and not name.endswith(("dropout", "drop"))
 

@@ -7,53 +7,18 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everstep.data import Tokenizer
-from everstep.data.pair_batches import TokenSequences
-from everstep.data.readers.text_pairs import Pair, PairFiles, found_pairs, one_line, read_pairs
+from everstep.data.readers.text_pairs import Pair, Side, one_line, read_pairs
 from everstep.data.text.language import BLOCK, Language, as_words
 from everstep.data.text.moses import Moses
-from everstep.errors import DataError, counted
+from everstep.errors import ConfigError, DataError, counted
+from everstep.runs.directions import Direction, mixture, repeated
 from everstep.runs.pair_section import PairSection
-from everstep.storage.files import replace_file
-
-SHOWN = 3
-"""The most places that a note names for each reason."""
-FILES = ("tokenizer.json", "tokenizer.target.json")
-
-
-class Sides(NamedTuple):
-    """The source language and the target language."""
-
-    source: Language
-    target: Language
-
-    @property
-    def joint(self) -> bool:
-        """Whether both languages share one vocabulary."""
-        return self.source.tokenizer.digest == self.target.tokenizer.digest
-
-    def save(self, run: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer.target.json`, which are equal if the vocabulary is joint."""
-        for name, side in zip(FILES, self, strict=True):
-            replace_file(run / name, side.tokenizer.to_bytes())
-
-
-class CodedPairs(NamedTuple):
-    """Pairs as tokens.
-
-    Attributes:
-        source, target: the tokens, with `<eos>`.
-        left_out: for each reason the number of pairs left out and the first places.
-    """
-
-    source: TokenSequences
-    target: TokenSequences
-    left_out: dict[str, tuple[int, list[str]]]
+from everstep.runs.pair_tokens import FILES, CodedPairs, NoPairs, Sides, coded_pairs
 
 
 class PairTexts:
@@ -76,48 +41,77 @@ class PairTexts:
         valid, test = self.section.validated, self.section.test is not None
         return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
 
-    def pairs(self, split: str) -> Iterator[Pair]:
-        """The pairs of a split, with blank lines.
+    def directions(self, split: str) -> tuple[Direction, ...]:
+        """The directions of a split: those to train, or those whose files it has; a test also has untrained ones.
 
         Raises:
-            DataError: the recipe has no such split, or a file cannot be read.
+            DataError: the recipe has no such split, or there is no file of any direction.
         """
         if split not in self.splits():
             raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
         section = self.section
-        if split == "test" or section.valid is not None or not section.validated:
-            yield from self._read(getattr(section, split))
-            return
-        held_out = self._held_out
-        for pair, out in zip(self._read(section.train), held_out, strict=True):
-            if out == (split == "valid"):
-                yield pair
+        if split == "train" or section.pairs is None:
+            return section.directions
+        names = section.train if getattr(section, split) is None else getattr(section, split)
+        among = section.tested if split == "test" else section.directions
+        found = tuple(direction for direction in among if section.files(names, direction))
+        if not found:
+            wanted = ", ".join(map(str, among))
+            raise DataError(f"data.{split}: expected files of at least one of the directions {wanted}; there is none")
+        return found
 
-    def _read(self, names: str | tuple[str, ...]) -> Iterator[Pair]:
+    def pairs(self, split: str, direction: Direction | None = None) -> Iterator[Pair]:
+        """The pairs of a split, with blank lines; of all its directions in turn, or of one.
+
+        Raises:
+            DataError: the recipe has no such split, or a file cannot be read.
+        """
+        for one in self.directions(split) if direction is None else (direction,):
+            yield from (pair for _, pair in self._numbered(split, one))
+
+    def _numbered(self, split: str, direction: Direction) -> Iterator[tuple[int, Pair]]:
+        """The pairs of a split in one direction, each with the number of the name whose files hold it."""
         section = self.section
-        found: list[PairFiles] = found_pairs(names, section.source, section.target, section.format)
-        return read_pairs(found, section.source, section.target, section.encoding)
+        if split == "test" or section.valid is not None or not section.validated:
+            yield from self._read(getattr(section, split), direction)
+            return
+        last = self._last_held_out
+        for number, pair in self._read(section.train, direction):
+            if (self._hash(number, pair) <= last) == (split == "valid"):
+                yield number, pair
+
+    def _read(self, names: str | tuple[str, ...], direction: Direction) -> Iterator[tuple[int, Pair]]:
+        section = self.section
+        found = section.files(names, direction)
+        if not found:
+            raise DataError(f"data.pairs: {direction}: none of {names} is the prefix of its two files")
+        for number, files in found.items():
+            for pair in read_pairs(files, *direction, section.encoding):
+                yield number, pair
+
+    def _hash(self, number: int, pair: Pair) -> int:
+        """A number by which pairs are held out: of the source text, so that its translations go with it; or of the line
+        where there are several directions, so that a text is not held out in one and learnt in another."""
+        text = pair.source if self.section.pairs is None else f"{number} {pair.line}"
+        key = self._seed.to_bytes(8, "little")
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7, key=key).digest(), "little")
 
     @cached_property
-    def _held_out(self) -> NDArray[np.bool_]:
-        """Mask of held-out training pairs (N,): valid_fraction of the source texts, with all their translations."""
-        key = self._seed.to_bytes(8, "little")
-        hashes = np.array(
-            [
-                int.from_bytes(hashlib.blake2b(pair.source.encode(), digest_size=7, key=key).digest(), "little")
-                for pair in self._read(self.section.train)
-            ],
-            np.int64,
-        )
-        different = np.unique(hashes)
+    def _last_held_out(self) -> int:
+        """The largest hash that is held out: valid_fraction of the different ones are at most that."""
+        hashes = [
+            self._hash(*numbered)
+            for direction in self.section.directions
+            for numbered in self._read(self.section.train, direction)
+        ]
+        different = np.unique(np.array(hashes, np.int64))
         if len(different) < 2:
             raise DataError(
                 f"data.train: expected two different texts or more to hold some out, came "
                 f"{len(different)}; give data.valid, or data.valid_fraction=0 train.patience=null"
             )
         many = min(max(1, round(self.section.valid_fraction * len(different))), len(different) - 1)
-        held_out: NDArray[np.bool_] = hashes <= different[many - 1]
-        return held_out
+        return int(different[many - 1])
 
     def languages(self) -> Sides:
         """Both languages, with vocabularies from the training split alone."""
@@ -130,6 +124,24 @@ class PairTexts:
         """Both languages with these vocabularies."""
         reverse = self.section.reverse_source
         return Sides(Language(source, self._moses[0], reverse), Language(target, self._moses[1]))
+
+    def toward(self, sides: Sides, direction: Direction) -> Sides:
+        """Both languages for one direction, whose target a tag names where there are several."""
+        targets = self.section.targets
+        return sides._replace(source=sides.source.toward(str(direction.target), targets)) if targets else sides
+
+    def asked(self, sides: Sides, to: str | None) -> Sides:
+        """Both languages for texts of any language that are to become `to`; None: the only target language.
+
+        Raises:
+            ConfigError: `to` is None, and there are several.
+        """
+        known = self.section.targets or (str(self.section.target),)
+        if to is None and len(known) > 1:
+            raise ConfigError(
+                f"this run translates to {', '.join(known)}: say to which (--to, or decode.to={known[0]})"
+            )
+        return self.toward(sides, Direction("", to or known[0]))
 
     def opened(self, run: Path) -> Sides:
         """Read what `Sides.save` wrote into a run."""
@@ -144,10 +156,14 @@ class PairTexts:
         return Moses(str(section.source)), Moses(str(section.target))
 
     def _words(self, sides: tuple[int, ...]) -> Iterator[str]:
-        for pair in self.pairs("train"):
-            yield from (
-                as_words(pair.texts[side], self.section.unit, self._moses[side]) for side in sides if pair.texts[side]
-            )
+        read: set[tuple[int, Side]] = set()
+        for direction in self.directions("train"):
+            before = frozenset(read)  # a text that several directions have counts once
+            for number, pair in self._numbered("train", direction):
+                for side in sides:
+                    read.add((number, direction[side]))
+                    if pair.texts[side] and (number, direction[side]) not in before:
+                        yield as_words(pair.texts[side], self.section.unit, self._moses[side])
 
     def _tokenizer(self, lines: Iterator[str]) -> Tokenizer:
         section = self.section
@@ -163,103 +179,105 @@ class PairTexts:
             unk=unk if section.unk is None else section.unk,
         )
 
-    def coded(self, split: str, sides: Sides, learn: bool = False) -> CodedPairs:
-        """The tokens of a split without blank pairs.
+    def coded(self, split: str, sides: Sides, learn: bool = False, direction: Direction | None = None) -> CodedPairs:
+        """The tokens of a split without blank pairs; of all its directions, or of one.
 
-        With `learn`, also without pairs that are empty on one side, too long, or whose lengths differ too much.
+        With `learn`, also without pairs that are empty on one side, too long, or whose lengths differ too much; and
+        directions have the shares that `mixture` gives them.
 
         Raises:
-            DataError: no pair is left.
+            DataError: a direction has no pair left.
         """
-        if split == "valid" and self._valid is not None:
+        if split == "valid" and direction is None and self._valid is not None:
             return self._valid
-        parts: list[tuple[TokenSequences, TokenSequences]] = []
-        left_out: dict[str, tuple[int, list[str]]] = {}
-        pairs = self.pairs(split)
-        while block := list(islice(pairs, BLOCK)):
-            source, target = (side.encode(pair.texts[at] for pair in block) for at, side in enumerate(sides))
-            kept = self._kept(block, source, target, left_out, learn)
-            parts.append((source.select(kept), target.select(kept)))
-        if not any(len(source.lengths) for source, _ in parts):
-            why = "; ".join(f"{count:,} {reason}" for reason, (count, _) in left_out.items()) or "there is none"
-            raise DataError(f"data.{split}: no pair is left to use ({why})")
-        source, target = (TokenSequences.joined(list(side)) for side in zip(*parts, strict=True))
-        coded = CodedPairs(source, target, left_out)
-        if split == "valid":
+        directions = self.directions(split) if direction is None else (direction,)
+        each = [self._coded(split, sides, one, learn) for one in directions]
+        coded = each[0] if len(each) == 1 else CodedPairs.joined(self._mixed(each) if learn else each)
+        if split == "valid" and direction is None:
             self._valid = coded
         return coded
 
-    def _kept(
-        self,
-        block: list[Pair],
-        source: TokenSequences,
-        target: TokenSequences,
-        left_out: dict[str, tuple[int, list[str]]],
-        learn: bool,
-    ) -> NDArray[np.int64]:
-        """The numbers of the pairs of a block to use. Counts the others by reason in `left_out`."""
-        longest, ratio = self.section.max_length, self.section.max_ratio or np.inf
-        one, other = source.lengths, target.lengths
-        blank = np.array([not (pair.source or pair.target) for pair in block])
-        reasons = {"blank on both sides": blank}
-        if learn:
-            half = np.array([not (pair.source and pair.target) for pair in block]) & ~blank
-            reasons["empty on one side"] = half
-            reasons[f"longer than {longest} tokens (data.max_length)"] = long = np.maximum(one, other) - 1 > longest
-            apart = np.maximum(one, other) > ratio * np.minimum(one, other)
-            reasons[f"of lengths too far apart (data.max_ratio={ratio:g})"] = apart & ~half & ~long
-        for reason, found in reasons.items():
-            count, places = left_out.get(reason, (0, []))
-            for at in np.flatnonzero(found)[: SHOWN - len(places)]:
-                places.append(f"{block[at].path.name}, line {block[at].line}")
-            if found.any():
-                left_out[reason] = count + int(found.sum()), places
-        return np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))
+    def _coded(self, split: str, sides: Sides, direction: Direction, learn: bool) -> CodedPairs:
+        """The tokens of one direction, from the cache if its files are large."""
+        section, held_out = self.section, split != "test" and self.section.valid is None and self.section.validated
+        names = section.train if held_out else getattr(section, split)
+        files = [(number, *one[:2]) for number, some in section.files(names, direction).items() for one in some]
+        request = {"split": [split, self._seed] if held_out else "all", "direction": str(direction), "learn": learn}
+        try:
+            return coded_pairs(
+                lambda: self.pairs(split, direction), self.toward(sides, direction), section, learn, files, request
+            )
+        except NoPairs as error:
+            where = f", {direction}" if self.section.pairs is not None else ""
+            raise DataError(f"data.{split}{where}: no pair is left to use ({error})") from None
 
-    def texts(self, split: str) -> tuple[list[str], list[str]]:
+    def _mixed(self, each: list[CodedPairs]) -> list[CodedPairs]:
+        """The pairs of each direction as often as `mixture` says."""
+        sizes = [len(coded.source.lengths) for coded in each]
+        many = mixture(sizes, self.section.mixing_temperature)
+        random = np.random.default_rng(self._seed)
+        return [
+            coded if size == count else coded.select(repeated(size, count, random))
+            for coded, size, count in zip(each, sizes, many, strict=True)
+        ]
+
+    def texts(self, split: str, direction: Direction | None = None) -> tuple[list[str], list[str]]:
         """The source texts and the references of a split, without lines that are blank on both sides."""
-        pairs = [(pair.source, pair.target) for pair in self.pairs(split) if pair.source or pair.target]
+        pairs = [(pair.source, pair.target) for pair in self.pairs(split, direction) if pair.source or pair.target]
         return [source for source, _ in pairs], [target for _, target in pairs]
 
     def digest(self, split: str) -> str:
         """The SHA-256 of the texts of a split."""
         found = hashlib.sha256()
-        for pair in self.pairs(split):
-            found.update(f"{pair.source}\t{pair.target}\n".encode("utf-8", "surrogatepass"))
+        for direction in self.directions(split):
+            if self.section.pairs is not None:
+                found.update(f"{direction}\n".encode())
+            for pair in self.pairs(split, direction):
+                found.update(f"{pair.source}\t{pair.target}\n".encode("utf-8", "surrogatepass"))
         return found.hexdigest()
 
     def told(self, sides: Sides) -> Iterator[str]:
         """Lines for the user: the number of pairs of each split, pairs left out, suspicious input."""
         for split in self.splits():
-            coded = self.coded(split, sides, learn=split == "train")
-            tokens = " and ".join(f"{len(side.tokens):,}" for side in coded[:2])
-            yield f"{split}: {counted(len(coded.source.lengths), 'pair')} of {tokens} tokens"
-            for reason, (count, places) in coded.left_out.items():
-                more = "; …" if count > len(places) else ""
-                yield f"note: {split}: {counted(count, 'pair')} left out, {reason}: {'; '.join(places)}{more}"
-            if split != "train":
-                yield from self._known(split)
+            for direction in self.directions(split):
+                yield from self._told(split, sides, direction)
 
-    def _known(self, split: str) -> Iterator[str]:
-        known = self._train_sources
-        seen = [_key(pair.source) in known for pair in self.pairs(split) if pair.source]
-        if count := sum(seen):
+    def _told(self, split: str, sides: Sides, direction: Direction) -> Iterator[str]:
+        where = split if self.section.pairs is None else f"{split}, {direction}"
+        coded = self.coded(split, sides, split == "train", direction)
+        tokens = " and ".join(f"{len(side.tokens):,}" for side in coded[:2])
+        untrained = (
+            "" if direction in self.section.directions else "; zero-shot: training has no pair of this direction"
+        )
+        yield f"{where}: {counted(len(coded.source.lengths), 'pair')} of {tokens} tokens{untrained}"
+        for reason, (count, places) in coded.left_out.items():
+            more = "; …" if count > len(places) else ""
+            yield f"note: {where}: {counted(count, 'pair')} left out, {reason}: {'; '.join(places)}{more}"
+        if split != "train":
+            yield from self._known(split, where, direction)
+
+    def _known(self, split: str, where: str, direction: Direction) -> Iterator[str]:
+        seen = np.isin(_keys(self.pairs(split, direction)), self._train_sources)
+        if count := int(seen.sum()):
             share = f"{count:,} of {counted(len(seen), 'source text')} ({count / len(seen):.1%})"
-            yield f"note: {split}: {share} are also in the training data; the figures are less valid for new texts"
+            yield f"note: {where}: {share} are also in the training data; the figures are less valid for new texts"
 
     @cached_property
-    def _train_sources(self) -> frozenset[bytes]:
-        return frozenset(_key(pair.source) for pair in self.pairs("train"))
+    def _train_sources(self) -> NDArray[np.uint64]:
+        return np.unique(_keys(self.pairs("train")))
 
     def summary(self, sides: Sides) -> list[str]:
         """Lines for the card: the pairs, the languages, the vocabularies."""
         section = self.section
         sizes = [f"{side.tokenizer.vocab_size:,}" for side in sides]
-        vocabulary = f"{sizes[0]} of both languages" if sides.joint else f"{sizes[0]} and {sizes[1]}"
+        vocabulary = f"{sizes[0]} of all languages" if section.pairs else f"{sizes[0]} of both languages"
+        untrained = f"; without training {', '.join(section.zero_shot)}" if section.zero_shot else ""
         return [
             f"pairs: {section.train}",
-            f"from {section.source} to {section.target}",
-            f"vocabulary: {vocabulary}, {section.unit}",
+            f"directions: {', '.join(section.pairs)}{untrained}"
+            if section.pairs
+            else f"from {section.source} to {section.target}",
+            f"vocabulary: {vocabulary if sides.joint else ' and '.join(sizes)}, {section.unit}",
         ]
 
     def passage(self, text: str | None, characters: int) -> tuple[str, str | None]:
@@ -276,12 +294,18 @@ class PairTexts:
             if not line:
                 raise DataError("the passage is empty; give a text with some words")
             return line[:characters], None
-        pairs = [(p.source, p.target) for p in islice(self.pairs(self.splits()[-1]), BLOCK) if p.source and p.target]
+        split = self.splits()[-1]
+        some_pairs = islice(self.pairs(split, self.directions(split)[0]), BLOCK)
+        pairs = [(pair.source, pair.target) for pair in some_pairs if pair.source and pair.target]
         if not pairs:
             raise DataError("no held-out pair has both texts; give a text (--text FILE)")
         some = [pair for pair in pairs if len(pair[0]) <= characters]
         return max(some or pairs, key=lambda pair: len(pair[0]))
 
 
-def _key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def _keys(pairs: Iterator[Pair]) -> NDArray[np.uint64]:
+    """Numbers of 64 bits that stand for the source texts that are not empty."""
+    texts = (pair.source.encode("utf-8", "surrogatepass") for pair in pairs if pair.source)
+    return np.fromiter(
+        (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts), np.uint64
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import TypeVar
 
 from everstep.data import Tokenizer
 from everstep.networks.classifying import class_probabilities, to_score
@@ -12,6 +13,7 @@ from everstep.networks.token_contributions import by_piece, marked, relevance
 from everstep.runs.labelled_data import LabelledTexts
 from everstep.runs.task import Prediction
 
+Given = TypeVar("Given")
 BLOCK = 1024
 """Lines predicted at a time."""
 
@@ -20,8 +22,15 @@ def by_block(
     lines: Iterable[str], answer: Callable[[list[str]], Iterable[Prediction]], size: int = BLOCK
 ) -> Iterator[Prediction]:
     """One prediction per line, in order; `answer` receives up to `size` lines at a time, without line ends."""
-    source = iter(lines)
-    while block := [line.removesuffix("\n") for line in islice(source, size)]:
+    yield from in_blocks((line.removesuffix("\n") for line in lines), answer, size)
+
+
+def in_blocks(
+    given: Iterable[Given], answer: Callable[[list[Given]], Iterable[Prediction]], size: int = BLOCK
+) -> Iterator[Prediction]:
+    """One prediction for each of what is given, in order; `answer` receives up to `size` of it at a time."""
+    source = iter(given)
+    while block := list(islice(source, size)):
         yield from answer(block)
 
 

@@ -21,12 +21,13 @@ from everstep.look.passage import Passage
 from everstep.runs.card import in_one_line
 from everstep.runs.drawn_text import spelled
 from everstep.runs.folder import RECIPE
-from everstep.runs.opening import CHANGED, compared
+from everstep.runs.opening import CHANGED, compared, decides, digest
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
-from everstep.runs.recipe_files import changed
+from everstep.runs.recipe_files import changed, flat
 from everstep.runs.task import ABILITIES, NOTHING_ELSE, Asked, Draws, Prediction, Score, Task, abilities
 from everstep.runs.text_data import absolute_path, check_files, gone
+from everstep.sections.messages import sections
 from everstep.state import leaves, map_state
 
 DRAWN_BYTES = 4 << 30
@@ -90,6 +91,38 @@ class Run:
         if data is None:
             self._scores[split] = found
         return dict(found)
+
+    def decoding(self, overrides: Sequence[str]) -> Run:
+        """This run with other settings of `decode`, such as "decode.beam_width=10"; its folder stays as it is.
+
+        Raises:
+            ConfigError: another key, an unknown one, or a value that cannot be used.
+            RunError: the job has no such settings.
+        """
+        for override in overrides:
+            if not override.strip().startswith("decode."):
+                raise ConfigError(
+                    f"expected a key of decode and a value, such as decode.beam_width=10; got {override!r}. What a "
+                    "model was trained by cannot change afterwards"
+                )
+        if overrides and "decode" not in sections(type(self.recipe)):
+            raise RunError(f"{self.path} ({self.recipe.task}) has no settings of decode; expected no {overrides[0]}")
+        other = changed(self.task, overrides)
+        other.open(self.path)
+        return type(self)(self.path, other, self.model)
+
+    def beside(self, others: Sequence[Run]) -> Run:
+        """This run and others as an ensemble, with the settings of this one.
+
+        Raises:
+            RunError: the job has no ensembles, or another run is of another job, or reads or writes other tokens.
+        """
+        task = self.able("predict --with")
+        for other in others:
+            if problem := _another(self, other):
+                raise RunError(f"{other.path} cannot predict beside {self.path}: {problem}")
+        models = [self.model, *(other.model for other in others)]
+        return type(self)(self.path, self.task, task.together(models))
 
     def rivals(self, split: str | None = None, *, data: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The measures of baselines fitted on the same training data; for the arguments see `evaluate`.
@@ -273,6 +306,18 @@ class Run:
             known = ", ".join(abilities(self.task))
             raise RunError(f"{self.path} ({self.recipe.task}) cannot {verb}; it can {known}")
         return task
+
+
+def _another(one: Run, other: Run) -> str:
+    """What makes the tokens of two runs differ; "" if nothing does."""
+    if other.recipe.task != one.recipe.task:
+        return f"it is of another job ({other.recipe.task}, not {one.recipe.task})"
+    for name in one.task.files:
+        if digest(one.path / name) != digest(other.path / name):
+            return f"its {name} is another one; runs with the same data and seed share it, and so do those of --from"
+    old, new = flat(one.recipe), flat(other.recipe)
+    changed = [key for key in old if key.startswith("data.") and decides(key) and new.get(key) != old[key]]
+    return "; ".join(f"its {key} is {new.get(key)!r}, not {old[key]!r}" for key in changed)
 
 
 def _generator(seed: int | None, device: torch.device) -> torch.Generator:

@@ -219,6 +219,14 @@ class Predicts(Protocol):
 
 
 @runtime_checkable
+class Ensembles(Protocol):
+    """A job in which several models of the same vocabularies can predict together."""
+
+    def together(self, models: Sequence[Any]) -> Any:
+        """A model whose probabilities are the mean of those of the models; it predicts, scores and is measured."""
+
+
+@runtime_checkable
 class Scores(Protocol):
     """A job that gives the probability of a line."""
 
@@ -298,6 +306,7 @@ class Writes(Protocol):
 
 ABILITIES: dict[str, Any] = {
     "predict": Predicts,
+    "predict --with": Ensembles,
     "score": Scores,
     "generate": Generates,
     "look": Draws | Pictures,

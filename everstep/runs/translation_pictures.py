@@ -18,7 +18,10 @@ from everstep.measures.bleu import translation_measures
 from everstep.networks.encoder_decoder import EncoderDecoder
 from everstep.networks.token_passage import pieces
 from everstep.networks.translating import TranslationSearch, translated
-from everstep.runs.pair_data import PairTexts, Sides
+from everstep.runs.directions import Direction
+from everstep.runs.language_maps import language_maps
+from everstep.runs.pair_data import PairTexts
+from everstep.runs.pair_tokens import Sides
 from everstep.runs.text_data import UNITS
 from everstep.runs.translations import best_texts, in_one_form
 
@@ -31,10 +34,15 @@ MEASURED = 2000
 def translation_pictures(
     model: EncoderDecoder, texts: PairTexts, sides: Sides, how: TranslationSearch, out: Path, text: str | None
 ) -> Iterator[tuple[Path, str]]:
-    """Draw attention maps of held-out sources or of the lines of `text`; without `text` also accuracy by length."""
+    """Draw attention maps of held-out sources or of the lines of `text`; without `text` also accuracy by length.
+
+    Among several directions they are of the first, or of the first to `decode.to`; a map of sentences is of all.
+    """
+    direction = _drawn(texts, how.to)
+    plain, sides = sides, texts.toward(sides, direction)
     if text is None:
         split = texts.splits()[-1]
-        pairs = [(pair.source, pair.target) for pair in islice(texts.pairs(split), MEASURED) if pair.source]
+        pairs = [(pair.source, pair.target) for pair in islice(texts.pairs(split, direction), MEASURED) if pair.source]
         shown = _shown([source for source, _ in pairs], sides)
     else:
         pairs, shown = [], [line for line in map(one_line, text.splitlines()) if line][:MAPS]
@@ -42,6 +50,13 @@ def translation_pictures(
         yield out / "alignments.png", draw_alignments(maps, out / "alignments.png")
     if pairs:
         yield from _by_length(model, pairs, texts, sides, how, out)
+    if text is None and texts.section.targets:
+        yield from language_maps(model, texts, plain, out)
+
+
+def _drawn(texts: PairTexts, to: str | None) -> Direction:
+    directions = texts.directions(texts.splits()[-1])
+    return next((one for one in directions if to in (None, str(one.target))), directions[0])
 
 
 def _shown(sources: Sequence[str], sides: Sides) -> list[str]:
@@ -111,6 +126,6 @@ def source_passage(model: EncoderDecoder, sides: Sides, text: str, unit: str) ->
     name = UNITS[unit]
     labels, spans = pieces(sides.source.tokenizer, ids, name)
     with torch.no_grad():
-        inputs = model.source_embedding(torch.tensor(ids, device=model.head.weight.device))
+        inputs = model.source_embedding(torch.tensor(ids, device=model.device))
     shown = "character" if name == "byte" else name
     return Passage(model.encoder, inputs, labels, [last for _, last in spans], name, shown)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from everstep.data.pair_batches import TokenSequences
 from everstep.data.readers.text_pairs import one_line
+from everstep.data.text.language import Language
 from everstep.decode.hypotheses import Hypothesis
 from everstep.errors import ConfigError, DataError, check_finite, counted
 from everstep.measures.bleu import translation_measures
-from everstep.networks.encoder_decoder import EncoderDecoder
 from everstep.networks.scoring import Score
-from everstep.networks.translating import Progress, TranslationSearch, token_log_p, translated
-from everstep.runs.pair_data import PairTexts, Sides
+from everstep.networks.translating import Progress, TranslationSearch, Translator, token_log_p, translated
+from everstep.runs.directions import Direction
+from everstep.runs.pair_data import PairTexts
+from everstep.runs.pair_tokens import Sides
 from everstep.runs.run import warn
 from everstep.runs.task import Prediction
+from everstep.runs.wished_lines import Wish, constraint
 
 MEANING = {
     "loss": "nats per token of the references",
@@ -32,6 +35,11 @@ MEANING = {
     "ended": "share of translations that ended with <eos> within the length limit",
 }
 
+MEANS = ("bleu", "chrf", "brevity_penalty", "length_ratio")
+"""Figures of one language, of which several directions have the mean."""
+SHOWN = ("pairs", *MEANS, "nats_per_token", "perplexity", "ended")
+"""Figures in the table of directions."""
+
 
 def asked_search(how: TranslationSearch, n_best: int) -> TranslationSearch:
     """The search with `n_best` translations.
@@ -42,26 +50,38 @@ def asked_search(how: TranslationSearch, n_best: int) -> TranslationSearch:
     if n_best > how.beam_width:
         raise ConfigError(
             f"predict: expected at most {how.beam_width} translations of a beam of that width (decode.beam_width), but "
-            f"{n_best} were asked for; raise decode.beam_width in the run's config.yaml"
+            f"{n_best} were asked for; widen the beam: decode.beam_width={n_best}"
         )
     return how.replace(n_best=n_best)
 
 
 def translations(
-    model: EncoderDecoder, lines: Sequence[str], sides: Sides, how: TranslationSearch
+    model: Translator, wishes: Sequence[Wish], sides: Sides, how: TranslationSearch
 ) -> Iterator[Prediction]:
-    """The translation of each line, or the n best as lines of rank, log p and text. An empty line stays empty."""
-    lines = [one_line(line) for line in lines]
-    source = _bounded(sides.source.encode(lines), how.max_source, sides.source.reverse)
+    """The translation of each text, or the n best as lines of rank, log p and text. An empty line stays empty.
+
+    Raises:
+        DataError: a phrase cannot be written with the vocabulary.
+    """
+    lines = [wish.text for wish in wishes]
+    source = _bounded(sides.source.encode(lines), how.max_source, sides.source)
     full = np.array([place for place, line in enumerate(lines) if line], np.int64)
-    best = iter(translated(model, source.select(full), sides.target, how))
-    for place, line in enumerate(lines):
-        found = next(best) if line else []
+    legal = [constraint(wishes[place], sides.target) for place in full.tolist()]
+    some = legal if any(one is not None for one in legal) else ()
+    best = iter(translated(model, source.select(full), sides.target, how, constraints=some))
+    for place, wish in enumerate(wishes):
+        found = next(best) if wish.text else []
+        if wish.text and not found:
+            warn(f"note: line {wish.line} has no hypothesis within the limits of decode{_with_phrases(wish)}")
         yield (
-            _prediction(line, source.row(place), found, sides, how)
+            _prediction(wish.text, source.row(place), found, sides, how)
             if found
-            else Prediction("", {"source": line, "translation": ""})
+            else Prediction("", {"source": wish.text, "translation": ""})
         )
+
+
+def _with_phrases(wish: Wish) -> str:
+    return f" that has {', '.join(map(repr, wish.phrases))}" if wish.phrases else ""
 
 
 def _prediction(line: str, ids: list[int], found: list[Hypothesis], sides: Sides, how: TranslationSearch) -> Prediction:
@@ -94,19 +114,20 @@ def _text(one: Hypothesis, line: str, sides: Sides, how: TranslationSearch) -> s
     if not how.replace_unknown or one.attention is None or unk not in one.tokens:
         return target.text(one.tokens)
     words = sides.source.words(line)
+    tags = int(sides.source.tag is not None)
     if sides.source.reverse:
-        words = words[max(0, len(words) + 1 - how.max_source) :]
+        words = words[max(0, len(words) + 1 + tags - how.max_source) :]
     written = [target.tokenizer.decode([token]).strip() for token in one.tokens]
     for step, (token, place) in enumerate(zip(one.tokens, one.attention.argmax(1).tolist(), strict=False)):
-        if token == unk and place < len(words):
-            written[step] = words[place]
+        if token == unk and 0 <= place - tags < len(words):
+            written[step] = words[place - tags]
     return target.written(" ".join(written))
 
 
-def _bounded(source: TokenSequences, most: int, reverse: bool) -> TokenSequences:
-    """Cut sources to the first `most` tokens with the end token, and warn about them.
+def _bounded(source: TokenSequences, most: int, language: Language) -> TokenSequences:
+    """Cut sources to the first `most` tokens with the tag and the end token, and warn about them.
 
-    `reverse`: the tokens come in reverse, so that the first ones of the text are the last ones of the row.
+    Where tokens come in reverse, the first ones of the text are the last ones of the row.
     """
     long = source.lengths > most
     if not long.any():
@@ -115,36 +136,46 @@ def _bounded(source: TokenSequences, most: int, reverse: bool) -> TokenSequences
         f"note: {counted(int(long.sum()), 'line')} of more than {most:,} tokens (the longest has "
         f"{int(source.lengths.max()):,}): the first {most:,} are translated (decode.max_source)"
     )
-    every = map(source.row, range(len(long)))
-    rows = [row[-most:] if reverse or len(row) <= most else [*row[: most - 1], row[-1]] for row in every]
+    rows = [_cut(source.row(number), most, language) for number in range(len(long))]
     return TokenSequences.of(
         np.array([token for row in rows for token in row], source.tokens.dtype), np.array([len(row) for row in rows])
     )
 
 
+def _cut(row: list[int], most: int, language: Language) -> list[int]:
+    if len(row) <= most:
+        return row
+    if not language.reverse:
+        return [*row[: most - 1], row[-1]]
+    tags = row[:1] if language.tag is not None and most > 1 else []
+    return [*tags, *row[len(tags) - most :]]
+
+
 def figures(
-    model: EncoderDecoder,
+    model: Translator,
     texts: PairTexts,
     split: str,
+    direction: Direction,
     sides: Sides,
     how: TranslationSearch,
     likelihood: tuple[float, int],
     progress: Progress,
 ) -> dict[str, Any]:
-    """The figures of a split: the likelihood of its references, and BLEU and chrF of the translations.
+    """The figures of a split in one direction: the likelihood of its references, and BLEU and chrF of the translations.
 
     Args:
         model: the model.
         texts: the pairs.
         split: the split.
+        direction: one of its directions.
         sides: both languages.
         how: the search.
         likelihood: the mean nats per token of the references, and the number of their tokens.
         progress: gets the number of translated sources and their total.
     """
     nats, tokens = likelihood
-    sources, references = texts.texts(split)
-    found, ended = best_texts(model, sources, sides, how, progress)
+    sources, references = texts.texts(split, direction)
+    found, ended = best_texts(model, sources, texts.toward(sides, direction), how, progress)
     section = texts.section
     both = in_one_form(found, section.normal_form), in_one_form(references, section.normal_form)
     measures = translation_measures(*both, section.tokenisation == "given", section.lowercase)
@@ -159,6 +190,32 @@ def figures(
     }
 
 
+def together(each: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a split in all directions: those of one, or sums and means, with a table of `directions`.
+
+    Of tokens, the likelihood is the mean over all; BLEU and chrF, which are of one language, are means of directions.
+    """
+    rows = list(each.values())
+    if len(rows) == 1:
+        return rows[0]
+    pairs, tokens = (sum(row[name] for row in rows) for name in ("pairs", "tokens"))
+    nats = sum(row["loss"] * row["tokens"] for row in rows) / tokens
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in MEANS}
+    signatures = {name: value for name, value in rows[0].items() if name.endswith("_signature")}
+    table = {name: {key: row[key] for key in SHOWN if key in row} for name, row in each.items()}
+    return {
+        "pairs": pairs,
+        "tokens": tokens,
+        "loss": nats,
+        "nats_per_token": nats,
+        "perplexity": math.exp(min(nats, 700)),
+        **means,
+        **signatures,
+        "ended": sum(row["ended"] * row["pairs"] for row in rows) / pairs,
+        "directions": table,
+    }
+
+
 def in_one_form(texts: Sequence[str], normal_form: str | None) -> list[str]:
     """The texts as they are compared: composed where `data.normal_form` changes what the model writes."""
     form: Literal["NFC", "NFKC"] = "NFKC" if normal_form in ("NFKC", "NFKD") else "NFC"
@@ -166,7 +223,7 @@ def in_one_form(texts: Sequence[str], normal_form: str | None) -> list[str]:
 
 
 def best_texts(
-    model: EncoderDecoder,
+    model: Translator,
     sources: Sequence[str],
     sides: Sides,
     how: TranslationSearch,
@@ -174,7 +231,7 @@ def best_texts(
 ) -> tuple[list[str], float]:
     """The best translation of each text, and the share that ended with <eos>. A blank text has a blank translation."""
     how = how.replace(n_best=1)
-    coded = _bounded(sides.source.encode(sources), how.max_source, sides.source.reverse)
+    coded = _bounded(sides.source.encode(sources), how.max_source, sides.source)
     full = np.array([place for place, text in enumerate(sources) if text], np.int64)
     best = translated(model, coded.select(full), sides.target, how, progress)
     found = [""] * len(sources)
@@ -183,7 +240,7 @@ def best_texts(
     return found, sum(bool(some) and some[0].ended for some in best) / max(len(best), 1)
 
 
-def pair_scores(model: EncoderDecoder, lines: Sequence[str], sides: Sides, first_line: int) -> list[Score]:
+def pair_scores(model: Translator, lines: Sequence[str], sides: Sides, first_line: int) -> list[Score]:
     """log p(target | source) of lines `source<TAB>target`, in nats.
 
     Raises:

@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from everstep.data.readers.json_array import array_entries, begins_array
 from everstep.data.readers.labelled_rows import side_by_side, text_lines, unpacked_name
-from everstep.data.text.text_files import expand, filled_in
+from everstep.data.text.text_files import decoded, expand, filled_in
 from everstep.errors import DataError
 from everstep.storage.reading import json_text
 
@@ -65,7 +66,8 @@ def read_pairs(found: Sequence[PairFiles], source: Side, target: Side, encoding:
     - two files: line i of one is the translation of line i of the other.
     - `tsv`: tab-separated columns; the first row is a header, unless both columns are given by number.
     - `jsonl`: one object per line with both texts as keys, or with both under the key "translation", the format of
-      Hugging Face data sets.
+      Hugging Face data sets; or one array of such objects, which may be of any size. `Pair.line` is then the number of
+      the entry.
 
     A byte-order mark, Windows line ends and blank lines are accepted. Other white space in a text becomes spaces.
 
@@ -76,8 +78,11 @@ def read_pairs(found: Sequence[PairFiles], source: Side, target: Side, encoding:
         if one.target is not None:
             yield from _two_files(one.source, one.target, encoding)
             continue
-        lines = text_lines(one.source, encoding)
         format = one.format
+        if format in ("auto", "jsonl") and begins_array(text for text, _ in decoded(one.source, encoding)):
+            yield from _array(one.source, encoding, source, target)
+            continue
+        lines = text_lines(one.source, encoding)
         if format == "auto":
             first = next(lines, "")
             format, lines = _guessed(one.source, first, source, target), chain([first], lines)
@@ -127,7 +132,7 @@ def _two_files(source: Path, target: Path, encoding: str) -> Iterator[Pair]:
 
 
 def _guessed(path: Path, first: str, source: Side, target: Side) -> str:
-    if first.lstrip().startswith(("{", "[")):
+    if first.lstrip().startswith("{"):
         return "jsonl"
     if "\t" in first:
         return "tsv"
@@ -180,10 +185,13 @@ def _jsonl(path: Path, lines: Iterator[str], source: Side, target: Side) -> Iter
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
-            hint = "; an array over many lines is not read" if line.lstrip().startswith("[") else ""
-            raise DataError(
-                f"{where}: is no JSON ({error}); expected one object a line{hint}: {line[:60].strip()}"
-            ) from None
+            raise DataError(f"{where}: is no JSON ({error}); expected one object a line: {line[:60].strip()}") from None
+        yield Pair(_value(where, entry, str(source)), _value(where, entry, str(target)), path, number)
+
+
+def _array(path: Path, encoding: str, source: Side, target: Side) -> Iterator[Pair]:
+    for number, entry in array_entries((text for text, _ in decoded(path, encoding)), str(path)):
+        where = f"{path}, entry {number}"
         yield Pair(_value(where, entry, str(source)), _value(where, entry, str(target)), path, number)
 
 

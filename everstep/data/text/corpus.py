@@ -8,8 +8,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,7 @@ from everstep.data.text.text_files import WHOLE, Span, expand
 from everstep.data.text.tokenise import SEQUENCES, Layout, TokenisedBlock, tokenised
 from everstep.data.text.tokenizer import Tokenizer
 from everstep.errors import DataError, counted
-from everstep.storage.cache_folder import cache_folder
+from everstep.storage.cache_folder import cache_explained, cache_folder, discard, made_aside, publish
 from everstep.storage.reading import open_regular, parse_json, read_small, sealed, unsealed
 
 _FORMAT = 1
@@ -31,7 +29,6 @@ _RELEASE_BYTES = 256 << 20
 _HASHED_BYTES = 64 << 20  # bytes hashed at a time
 _LARGEST = 1 << 28  # largest corpus.json in bytes; it lists every file
 _NEAR_BYTES = 1 << 16  # bytes that one read brings into memory around itself
-_STALE_SECONDS = 24 * 3600
 Progress = Callable[[int, int], None]
 
 
@@ -143,8 +140,8 @@ def prepare(
     found = _reuse(folder, request, files, sources)
     if found is not None:
         return found
-    with _explained(folder.parent):
-        aside = _aside(folder)
+    with cache_explained(folder.parent):
+        aside = made_aside(folder)
         try:
             with contextlib.closing(tokenised(files, tokenizer, encoding, layout, workers, span)) as parts:
                 meta = _write(aside, parts, tokenizer, progress, sum(source["size"] for source in sources))
@@ -319,54 +316,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return unsealed(parse_json(read_small(path, _LARGEST)))
 
 
-def _aside(folder: Path) -> Path:
-    """A new temporary folder beside `folder`; old temporary folders of dead processes are removed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for old in folder.parent.glob(f".{folder.name}.*"):
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-
-
 def _published(
     aside: Path, folder: Path, request: dict[str, Any], files: list[Path], sources: list[dict[str, Any]]
 ) -> Corpus:
     """The corpus written to `aside`, or an equal one that another process published first."""
     for _ in range(10):
-        _publish(aside, folder)
+        publish(aside, folder)
         if (found := _reuse(folder, request, files, sources)) is not None:
             return found
-        _discard(folder)
+        discard(folder)
     raise DataError(
         f"{folder}: cannot be read back, or other runs keep replacing it; set EVERSTEP_CACHE to another one"
     )
-
-
-def _publish(aside: Path, folder: Path) -> None:
-    """Rename a finished folder to its final name; if that exists, do nothing (the caller checks the existing one)."""
-    try:
-        aside.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-
-
-def _discard(folder: Path) -> None:
-    """Remove a folder that other processes may be reading; they keep what they have mapped."""
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    with contextlib.suppress(FileNotFoundError):  # another process was first
-        folder.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _explained(cache: Path) -> Iterator[None]:
-    """Convert an OSError about the cache folder into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{cache}: token files cannot be written there ({error.strerror or error}); "
-            "make room, or set EVERSTEP_CACHE to a folder that can be written"
-        ) from error

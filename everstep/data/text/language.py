@@ -31,19 +31,38 @@ class Language:
         tokenizer: of this language, or of both.
         moses: parts words and punctuation marks before, and puts them together after; None: nothing does.
         reverse: tokens come in reverse (Sutskever 2014), but the end.
+        tag: a token before each line, beyond those of the vocabulary, and its name.
 
     Raises:
         ValueError: a tokenizer without `<eos>`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, moses: Moses | None = None, reverse: bool = False):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        moses: Moses | None = None,
+        reverse: bool = False,
+        tag: tuple[int, str] | None = None,
+    ):
         if tokenizer.eos_id is None:
             raise ValueError("Language: expected a tokenizer whose lines end with <eos>")
-        self.tokenizer, self.moses, self.reverse = tokenizer, moses, reverse
+        self.tokenizer, self.moses, self.reverse, self.tag = tokenizer, moses, reverse, tag
         self.end: int = tokenizer.eos_id
 
+    def toward(self, target: str, targets: Sequence[str]) -> Language:
+        """This language as the source of a model of several target languages (Johnson 2017).
+
+        The token V + k, which is written as `<2fr>`, is before each line, where `target` is number k of `targets`.
+
+        >>> words = Language(Tokenizer.train(["a man\\n"], "words"))
+        >>> words.toward("fr", ["de", "fr"]).encode(["a man"]).tokens.tolist(), words.tokenizer.vocab_size
+        ([5, 2, 3, 0], 4)
+        """
+        tag = self.tokenizer.vocab_size + targets.index(target), f"<2{target}>"
+        return Language(self.tokenizer, self.moses, self.reverse, tag)
+
     def encode(self, lines: Iterable[str]) -> TokenSequences:
-        """The tokens of each line, `<eos>` included; an empty line is that alone."""
+        """The tokens of each line, the tag and `<eos>` included; an empty line is these alone."""
         source = iter(lines)
         tokens: list[NDArray[np.generic]] = [np.empty(0, self.tokenizer.dtype)]
         lengths: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
@@ -53,7 +72,8 @@ class Language:
                 found = found[_reversed(ends)]
             tokens.append(found)
             lengths.append(np.diff(ends, prepend=-1))
-        return TokenSequences.of(np.concatenate(tokens), np.concatenate(lengths))
+        coded = TokenSequences.of(np.concatenate(tokens), np.concatenate(lengths))
+        return coded if self.tag is None else _tagged(coded, self.tag[0])
 
     def _block(self, lines: list[str]) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """The tokens of some lines, and the place of each line's end."""
@@ -80,6 +100,8 @@ class Language:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself, for alignments; the end is `<eos>`."""
+        if self.tag is not None and self.tag[0] in ids:
+            return [self.tag[1] if i == self.tag[0] else self.pieces([i])[0] for i in ids]
         if self.tokenizer.kind in ("bytes", "bpe"):
             return [self.tokenizer.symbols[i].removeprefix(" ") or self.tokenizer.symbols[i] for i in ids]
         return [self.tokenizer.symbols[i] for i in ids]
@@ -89,6 +111,12 @@ def as_words(line: str, kind: str, moses: Moses | None) -> str:
     """A line as a tokenizer reads it: its first word with the space before it that any other has, and its end."""
     line = line if moses is None else moses.parted(line)
     return f" {line}\n" if kind in ("bpe", "unigram") and line else f"{line}\n"
+
+
+def _tagged(coded: TokenSequences, tag: int) -> TokenSequences:
+    """The sequences with one more token before each."""
+    kind = np.promote_types(coded.tokens.dtype, np.min_scalar_type(tag))
+    return TokenSequences.of(np.insert(coded.tokens.astype(kind), coded.starts, tag), coded.lengths + 1)
 
 
 def _reversed(ends: NDArray[np.int64]) -> NDArray[np.int64]:

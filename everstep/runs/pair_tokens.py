@@ -1,0 +1,181 @@
+"""Pairs of texts as tokens: those to use, and how many of the others are left out for which reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from hashlib import file_digest
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.data.pair_batches import TokenSequences
+from everstep.data.readers.text_pairs import Pair
+from everstep.data.text.language import BLOCK, Language
+from everstep.data.text.pair_cache import stored_pairs
+from everstep.runs.pair_section import PairSection
+from everstep.storage.files import replace_file
+
+SHOWN = 3
+"""The most places that a note names for each reason."""
+FILES = ("tokenizer.json", "tokenizer.target.json")
+CACHED = 1 << 20
+"""Fewest bytes of files, as they are stored, whose tokens are kept in the cache and mapped from there."""
+_FREE = ("train", "valid", "test", "batch_tokens", "mixing_temperature")
+LeftOut = dict[str, tuple[int, list[str]]]
+"""For each reason the number of pairs left out, and the first places."""
+
+
+class NoPairs(Exception):
+    """No pair is left to use; the message has the reasons."""
+
+
+class Sides(NamedTuple):
+    """The source language and the target language."""
+
+    source: Language
+    target: Language
+
+    @property
+    def joint(self) -> bool:
+        """Whether both languages share one vocabulary."""
+        return self.source.tokenizer.digest == self.target.tokenizer.digest
+
+    def save(self, run: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer.target.json`, which are equal if the vocabulary is joint."""
+        for name, side in zip(FILES, self, strict=True):
+            replace_file(run / name, side.tokenizer.to_bytes())
+
+
+class CodedPairs(NamedTuple):
+    """Pairs as tokens.
+
+    Attributes:
+        source, target: the tokens, with `<eos>`.
+        left_out: for each reason the number of pairs left out and the first places.
+    """
+
+    source: TokenSequences
+    target: TokenSequences
+    left_out: LeftOut
+
+    @classmethod
+    def joined(cls, each: Sequence[CodedPairs]) -> CodedPairs:
+        """The pairs of all, one after another."""
+        left_out: LeftOut = {}
+        for one in each:
+            for reason, (count, places) in one.left_out.items():
+                before, named = left_out.get(reason, (0, []))
+                left_out[reason] = before + count, [*named, *places][:SHOWN]
+        source, target = (TokenSequences.joined([one[:2][side] for one in each]) for side in (0, 1))
+        return cls(source, target, left_out)
+
+    def select(self, rows: NDArray[np.int64]) -> CodedPairs:
+        """Some of them."""
+        return CodedPairs(self.source.select(rows), self.target.select(rows), self.left_out)
+
+
+def coded_pairs(
+    pairs: Callable[[], Iterator[Pair]],
+    sides: Sides,
+    section: PairSection,
+    learn: bool,
+    files: Sequence[tuple[int, Path, Path | None]],
+    request: dict[str, Any],
+) -> CodedPairs:
+    """The tokens of pairs without blank ones; those of large files are written to the cache and mapped from there.
+
+    Args:
+        pairs: reads the texts.
+        sides: both languages.
+        section: a recipe's `data`.
+        learn: also without pairs that are empty on one side, too long, or whose lengths differ too much.
+        files: what is read, each with a number that says which name of the recipe it belongs to.
+        request: JSON with what else determines the pairs.
+
+    Raises:
+        NoPairs: none is left.
+    """
+    left_out: LeftOut = {}
+    paths = [path for _, *both in files for path in both if path is not None]
+    if sum(path.stat().st_size for path in paths) < CACHED:
+        parts = list(_blocks(pairs(), sides, section, left_out, learn)) or [
+            (sides.source.encode([]), sides.target.encode([]))
+        ]
+        source, target = (TokenSequences.joined(list(side)) for side in zip(*parts, strict=True))
+    else:
+        key = {
+            **request,
+            "tokenizers": [side.tokenizer.digest for side in sides],
+            "tag": sides.source.tag,
+            "files": [(number, *(None if path is None else _digest(path) for path in both)) for number, *both in files],
+            "section": {name: value for name, value in section.model_dump(mode="json").items() if name not in _FREE},
+        }
+        source, target, left_out = _stored(key, lambda: _blocks(pairs(), sides, section, left_out, learn), left_out)
+    if not len(source.lengths):
+        raise NoPairs("; ".join(f"{count:,} {reason}" for reason, (count, _) in left_out.items()) or "there is none")
+    return CodedPairs(source, target, left_out)
+
+
+def _stored(
+    key: dict[str, Any], blocks: Callable[[], Iterator[tuple[TokenSequences, TokenSequences]]], left_out: LeftOut
+) -> tuple[TokenSequences, TokenSequences, LeftOut]:
+    """The pairs from the cache, or written to it."""
+    request = json.loads(json.dumps(key, allow_nan=False))
+    found = stored_pairs(request, blocks, lambda: {"left_out": left_out})
+    noted = {reason: (int(count), list(places)) for reason, (count, places) in found.notes["left_out"].items()}
+    return found.source, found.target, noted
+
+
+def _digest(path: Path) -> str:
+    stat = path.stat()
+    return _digest_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    """The SHA-256 of a file, computed once in a process while its size and time are the same."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _blocks(
+    pairs: Iterator[Pair], sides: Sides, section: PairSection, left_out: LeftOut, learn: bool
+) -> Iterator[tuple[TokenSequences, TokenSequences]]:
+    """The tokens of the pairs to use, some at a time."""
+    tags = int(sides.source.tag is not None)
+    while block := list(islice(pairs, BLOCK)):
+        source, target = (side.encode(pair.texts[at] for pair in block) for at, side in enumerate(sides))
+        kept = _kept(block, source.lengths - tags, target.lengths, left_out, section, learn)
+        yield source.select(kept), target.select(kept)
+
+
+def _kept(
+    block: list[Pair],
+    one: NDArray[np.int64],
+    other: NDArray[np.int64],
+    left_out: LeftOut,
+    section: PairSection,
+    learn: bool,
+) -> NDArray[np.int64]:
+    """The numbers of the pairs to use, of a block with these numbers of tokens. Counts others in `left_out`."""
+    longest, ratio = section.max_length, section.max_ratio or np.inf
+    blank = np.array([not (pair.source or pair.target) for pair in block])
+    reasons = {"blank on both sides": blank}
+    if learn:
+        half = np.array([not (pair.source and pair.target) for pair in block]) & ~blank
+        reasons["empty on one side"] = half
+        reasons[f"longer than {longest} tokens (data.max_length)"] = long = np.maximum(one, other) - 1 > longest
+        apart = np.maximum(one, other) > ratio * np.minimum(one, other)
+        reasons[f"of lengths too far apart (data.max_ratio={ratio:g})"] = apart & ~half & ~long
+    for reason, found in reasons.items():
+        count, places = left_out.get(reason, (0, []))
+        for at in np.flatnonzero(found)[: SHOWN - len(places)]:
+            places.append(f"{block[at].path.name}, line {block[at].line}")
+        if found.any():
+            left_out[reason] = count + int(found.sum()), places
+    return np.flatnonzero(~np.logical_or.reduce(list(reasons.values())))

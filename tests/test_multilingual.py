@@ -1,0 +1,299 @@
+"""One model for several directions: tags, mixing, zero-shot directions, figures, pictures, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import everstep as es
+from everstep.cli.app import app
+from everstep.data import Tokenizer
+from everstep.data.pair_batches import PairBatches, TokenSequences
+from everstep.data.text.language import Language
+from everstep.errors import ConfigError, DataError
+from everstep.look.sentence_map import principal_plane, translations_found
+from everstep.native import toolchain
+from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
+from everstep.runs.directions import Direction, direction_of, mixture, repeated
+from everstep.runs.language_maps import parallel_texts, sentence_vectors
+from everstep.runs.pair_data import PairTexts
+from everstep.runs.pair_section import PairSection
+from everstep.runs.recipe_files import load_task
+from everstep.runs.translations import _bounded
+
+WORDS = {
+    "en": "one two three four five six seven eight".split(),  # noqa: SIM905
+    "de": "eins zwei drei vier fünf sechs sieben acht".split(),  # noqa: SIM905
+    "fr": "un deux trois quatre cinq six sept huit".split(),  # noqa: SIM905
+}
+PAIRS = "data.pairs=[en-de, de-en, en-fr, fr-en]"
+SMALL = [
+    "model.embedding_size=24", "model.hidden_size=32", "model.input_dropout=0", "model.dropout=0",
+    "train.batch_size=16", "train.threads=1", "train.patience=null", "train.learning_rate=0.02",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_loops() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERSTEP_COMPILER", "none")
+        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
+        yield
+
+
+def quietly(line: str) -> None:
+    del line
+
+
+def corpus(folder: Path, name: str, count: int, seed: int = 0, languages: str = "en de fr") -> str:
+    """Files of the same numbers, line by line, in several languages."""
+    random = np.random.default_rng(seed)
+    rows = [random.choice(8, random.integers(1, 4)).tolist() for _ in range(count)]
+    for language in languages.split():
+        lines = [" ".join(WORDS[language][word] for word in row) + "\n" for row in rows]
+        (folder / f"{name}.{language}").write_text("".join(lines))
+    return str(folder / name)
+
+
+def settings_of(folder: Path, *more: str) -> list[str]:
+    files = [f"data.train={corpus(folder, 'train', 160)}", f"data.test={corpus(folder, 'test', 12, 1)}"]
+    return [*files, PAIRS, "data.zero_shot=[de-fr]", "data.valid=null", "data.valid_fraction=0.1", "data.unit=words",
+            "data.max_size=null", *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
+    folder = tmp_path_factory.mktemp("run")
+    more = [*SMALL, "train.max_epochs=8"]
+    return es.train("translate-own", folder / "run", quietly, overrides=settings_of(folder, *more))
+
+
+def cli(*words: object, given: str = "") -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words], input=given)
+
+
+# ----------------------------------------------------------------------------------------------------------- directions
+
+
+def test_shares_follow_the_temperature() -> None:
+    sizes = [900, 100]
+    for temperature in (1.0, 2.0, 5.0, 1e6):
+        one, other = mixture(sizes, temperature)
+        assert one == 900
+        assert other / one == pytest.approx((1 / 9) ** (1 / temperature), rel=0.01)
+    rows = repeated(100, 250, np.random.default_rng(0))
+    counts = np.bincount(rows, minlength=100)
+    assert sorted(set(counts.tolist())) == [2, 3]
+    assert len(rows) == 250
+
+
+@pytest.mark.parametrize("text", ["ende", "en-", "-de", "en-de-fr", "en-en"])
+def test_directions_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match="expected two"):
+        direction_of(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pairs": ()}, r"pairs: expected a direction or more"),
+        ({"pairs": ("ende",)}, r"pairs: expected two languages with one hyphen .*got 'ende'"),
+        ({"pairs": ("en-de", "en-de")}, r"pairs: en-de is named twice"),
+        ({"pairs": ("en-de",), "zero_shot": ("en-de",)}, r"en-de is named twice"),
+        ({"pairs": ("en-de", "de-en"), "zero_shot": ("de-fr",)}, r"zero_shot: de-fr: no direction of pairs writes fr"),
+        ({"pairs": ("en-de",), "zero_shot": ("fr-de",)}, r"zero_shot: fr-de: no direction of pairs reads fr"),
+        ({"pairs": ("en-de",), "vocabulary": "separate"}, r"vocabulary: expected joint"),
+        ({"pairs": ("en-de",), "tokenisation": "moses"}, r"tokenisation: expected none or given beside pairs"),
+        ({"zero_shot": ("en-de",)}, r"zero_shot: expected pairs beside it"),
+        ({"mixing_temperature": 2.0}, r"mixing_temperature: expected pairs beside it"),
+        ({"pairs": ("en-de",), "mixing_temperature": 0.5}, r"mixing_temperature"),
+    ],
+)
+def test_settings_that_cannot_be_used(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        PairSection(**settings)
+
+
+def test_a_language_to_translate_to_that_the_recipe_lacks() -> None:
+    with pytest.raises(ConfigError, match=r"decode\.to: expected a target language of this recipe \(fr\); got de"):
+        load_task("translate-own", ["decode.to=de"])
+    assert load_task("translate-own", ["decode.to=fr"])
+
+
+# ----------------------------------------------------------------------------------------------------------------- tags
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_tag_is_before_each_line(reverse: bool) -> None:
+    plain = Language(Tokenizer.train(["a b c\n"] * 3, "words"), reverse=reverse)
+    size = plain.tokenizer.vocab_size
+    tagged = plain.toward("fr", ["de", "fr"])
+    assert plain.tag is None
+    for line in ("a b c", "", "b"):
+        assert tagged.encode([line]).row(0) == [size + 1, *plain.encode([line]).row(0)]
+    assert tagged.pieces(tagged.encode(["a b"]).row(0))[0] == "<2fr>"
+    assert tagged.encode([]).lengths.tolist() == []
+    cut = _bounded(tagged.encode(["a b c a b c"]), 4, tagged)
+    assert tagged.pieces(cut.row(0)) == (["<2fr>", "b", "a", "<eos>"] if reverse else ["<2fr>", "a", "b", "<eos>"])
+
+
+def test_a_tag_beyond_the_type_of_the_tokens() -> None:
+    tokenizer = Tokenizer.train(["".join(map(chr, range(0x4E00, 0x4E00 + 254))) + "\n"], "chars", eos=True, unk=True)
+    assert (tokenizer.vocab_size, tokenizer.dtype) == (256, np.uint8)
+    assert Language(tokenizer).toward("b", ["a", "b"]).encode(["一"]).row(0)[0] == 257
+
+
+def test_tags_have_an_embedding_of_their_own() -> None:
+    section = EncoderDecoderSection(embedding_size=4, hidden_size=6, tied="all")
+    model = EncoderDecoder(section, 5, 5, tags=2)
+    assert model.tag_embedding is not None
+
+    def losses(tag: int) -> torch.Tensor:
+        source = TokenSequences.of(np.array([tag, 1, 2, 0]), np.array([4]))
+        target = TokenSequences.of(np.array([3, 0]), np.array([2]))
+        return model.losses(PairBatches(source, target, 0, 1).batch(0, 0))[0]
+
+    assert not torch.equal(losses(5), losses(6))
+    losses(6).sum().backward()
+    grad = model.tag_embedding.weight.grad
+    assert grad is not None
+    assert not grad[0].any()
+    assert grad[1].any()
+    assert model.head.weight.shape[0] == 5  # tags are never written
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+def texts(train: Any, **more: Any) -> PairTexts:
+    given = {"pairs": ("en-de", "de-en", "en-fr", "fr-en"), "unit": "words", **more}
+    return PairTexts(PairSection(train=train, **given), 1)
+
+
+def test_a_line_is_held_out_in_every_direction(tmp_path: Path) -> None:
+    found = texts(corpus(tmp_path, "t", 200), valid_fraction=0.1)
+    lines = {
+        split: {str(d): {pair.line for pair in found.pairs(split, d)} for d in found.directions(split)}
+        for split in ("train", "valid")
+    }
+    assert len({frozenset(some) for some in lines["valid"].values()}) == 1
+    assert not lines["valid"]["en-de"] & lines["train"]["fr-en"]
+    assert len(lines["valid"]["en-de"]) == 20
+    assert len(lines["train"]["de-en"]) == 180
+
+
+def test_a_text_of_several_directions_counts_once_in_the_vocabulary(tmp_path: Path) -> None:
+    found = texts(corpus(tmp_path, "t", 50), valid_fraction=0)
+    words = sorted(word for line in found._words((0, 1)) for word in line.split())
+    every = [word for language in WORDS for word in (tmp_path / f"t.{language}").read_text().split()]
+    assert words == sorted(every)
+
+
+def test_names_may_lack_languages(tmp_path: Path) -> None:
+    one, other = corpus(tmp_path, "a", 20, languages="en de"), corpus(tmp_path, "b", 10, languages="en fr")
+    found = texts((one, other), valid_fraction=0, mixing_temperature=1e6)
+    sides = found.languages()
+    sizes = [len(found.coded("train", sides, True, one).source.lengths) for one in found.directions("train")]
+    assert sizes == [20, 20, 10, 10]
+    assert len(found.coded("train", sides, learn=True).source.lengths) == 80  # each direction as often
+    with pytest.raises(DataError, match=r"data\.pairs: en-fr: none of .* is the prefix of its two files"):
+        texts(one, valid_fraction=0).languages()
+    with pytest.raises(DataError, match=r"c: no file matches.*or the beginning of two files"):
+        PairSection(train=one, pairs=("en-de",)).look_for([one, corpus(tmp_path, "c", 3, languages="fr")])
+    section = PairSection(train=one, pairs=("en-de",))
+    assert {path.name for path in section.look_for(one)} == {"a.en", "a.de"}
+
+
+def test_what_is_told_and_digested(tmp_path: Path) -> None:
+    name = corpus(tmp_path, "t", 30)
+    found = texts(name, valid_fraction=0, test=corpus(tmp_path, "s", 5, 3), zero_shot=("fr-de",))
+    told = list(found.told(found.languages()))
+    assert any(line.startswith("train, en-de: 30 pairs of ") for line in told)
+    (zero,) = [line for line in told if "zero-shot" in line]
+    assert zero.startswith("test, fr-de: 5 pairs")
+    assert found.digest("train") != texts(name, valid_fraction=0, pairs=("en-de", "de-en")).digest("train")
+
+
+# ------------------------------------------------------------------------------------------------------------ the model
+
+
+def test_the_tag_decides_the_language(run: es.Run) -> None:
+    lines = ["one two", "three"]
+    german = [one.text for one in run.decoding(["decode.to=de"]).predict(lines)]
+    french = [one.text for one in run.decoding(["decode.to=fr"]).predict(lines)]
+    assert set(" ".join(german).split()) <= set(WORDS["de"])
+    assert set(" ".join(french).split()) <= set(WORDS["fr"])
+    with pytest.raises(ConfigError, match=r"translates to de, en, fr: say to which \(--to, or decode\.to=de\)"):
+        next(run.predict(lines))
+    with pytest.raises(
+        ConfigError, match=r"decode\.to: expected a target language of this recipe \(de, en, fr\); got es"
+    ):
+        run.decoding(["decode.to=es"])
+
+
+def test_the_command_line(run: es.Run) -> None:
+    done = cli("predict", run.path, "--to", "fr", "--json", given="one\n\n")
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first["source_tokens"] == ["<2fr>", "one", "<eos>"]
+    assert second["translation"] == ""
+    assert "got it" in cli("predict", run.path, "--to", "it", given="one\n").output
+    assert "say to which" in cli("predict", run.path, given="one\n").output
+    scored = cli("score", run.path, "decode.to=de", given="one\teins\none\tun\n").stdout.splitlines()
+    assert float(scored[0].split("\t")[0]) > float(scored[1].split("\t")[0])
+
+
+def test_figures_of_every_direction(run: es.Run) -> None:
+    found = run.evaluate("test")
+    assert list(found["directions"]) == ["en-de", "de-en", "en-fr", "fr-en", "de-fr"]
+    rows = found["directions"].values()
+    assert found["bleu"] == pytest.approx(np.mean([row["bleu"] for row in rows]))
+    assert found["pairs"] == 5 * 12
+    (alone,) = [run.decoding(["decode.to=de"]).score(["one two\teins zwei"])]
+    assert alone[0].tokens == 3
+    assert "de-fr" in cli("eval", run.path).stdout
+    assert "directions" not in run.evaluate("valid") or len(run.evaluate("valid")["directions"]) == 4
+
+
+def test_an_evaluation_of_files_without_some_languages(run: es.Run, tmp_path: Path) -> None:
+    name = corpus(tmp_path, "two", 4, 5, "en de")
+    assert list(run.evaluate(data=[name])["directions"]) == ["en-de", "de-en"]
+
+
+def test_predictions_depend_on_neither_order_nor_company(run: es.Run) -> None:
+    to = run.decoding(["decode.to=de"])
+    lines = ["one two", "", "seven", "trois un", "zzz"]
+    together = [one.text for one in to.predict(lines)]
+    assert [next(to.predict([line])).text for line in lines] == together
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_maps_of_sentences(run: es.Run, tmp_path: Path) -> None:
+    task: Any = run.task
+    parallel = parallel_texts(task.texts, "test")
+    assert list(parallel) == ["en", "de", "fr"]
+    assert parallel["de"][0].split() == [WORDS["de"][WORDS["en"].index(word)] for word in parallel["en"][0].split()]
+    sides = task.texts.toward(task.sides, Direction("en", "de"))
+    lines = ["one", "one two three", "two"]
+    vectors = sentence_vectors(run.model, sides, lines)
+    for row, line in zip(vectors, lines, strict=True):
+        np.testing.assert_allclose(sentence_vectors(run.model, sides, [line])[0], row, atol=1e-6)
+    drawn = dict(task.pictures(run.model, tmp_path, None))
+    assert {"sentences.png", "sentences-neighbours.png"} <= {path.name for path in drawn}
+    assert all(path.is_file() for path in drawn)
+
+
+def test_principal_plane_and_neighbours() -> None:
+    random = np.random.default_rng(0)
+    flat = random.standard_normal((30, 2)) @ random.standard_normal((2, 7)) + 3
+    plane, share = principal_plane(flat)
+    assert share == pytest.approx(1)
+    distances = [np.linalg.norm(points[:, None] - points[None], axis=-1) for points in (flat, plane)]
+    np.testing.assert_allclose(distances[0], distances[1], atol=1e-9)  # a plane is seen as it is
+    assert translations_found(flat, flat + 1) == 1.0
