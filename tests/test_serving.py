@@ -22,6 +22,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from typer.testing import CliRunner
@@ -34,6 +37,7 @@ from everstep.runs.run import Run
 from everstep.ship.export import export
 from everstep.ship.serving import frames
 from everstep.ship.serving.application import application
+from everstep.ship.serving.connections import bounded_protocol
 from everstep.ship.serving.hosted import Catalogue
 from everstep.ship.serving.server import bound, token_of
 from everstep.ship.serving.service import Service
@@ -456,6 +460,61 @@ def test_a_slow_body_is_refused(both: Served) -> None:
 
     asyncio.run(run())
     assert sent[0]["status"] == 408
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\n" + b"x: y\r\n" * 40_000])
+def test_headers_that_do_not_end_close_the_connection(sent: bytes) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    async def run() -> bytes:
+        config = uvicorn.Config(app, log_config=None, lifespan="off", http=bounded_protocol(0.2))
+        server = uvicorn.Server(config)
+        with bound("127.0.0.1", 0, None, False) as listening:
+            task = asyncio.create_task(server.serve([listening]))
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(sent)
+            try:
+                found = await asyncio.wait_for(reader.read(), 5)
+            except ConnectionError:  # closed while we were writing
+                found = b""
+            writer.close()
+            server.should_exit = True
+            await task
+            return found
+
+    assert asyncio.run(run()) == b""
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_request_makes_the_server_fail(both: Served, data: st.DataObject) -> None:
+    document = both.get("/openapi.json")
+    path = data.draw(st.sampled_from([path for path, ways in document["paths"].items() if "post" in ways]))
+    schemas = document["components"]["schemas"].values()
+    keys = sorted({key for schema in schemas for key in schema.get("properties", {})})
+    body = data.draw(st.dictionaries(st.sampled_from(keys), VALUES, max_size=3))
+    good = {"run": "play", "tokens": [1]}, {"run": "play", "lines": ["a"]}, {"run": "play", "length": 2}, {}
+    body |= data.draw(st.sampled_from(good))
+    session = both.post("/sessions", 201, run="play")["session"]
+    try:
+        content = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        answer = both.client.post(path.replace("{session}", session), content=content, headers=headers)
+        assert answer.status_code < 500, answer.text
+        if answer.status_code >= 400:
+            assert answer.json()["error"]
+    finally:
+        both.delete(f"/sessions/{session}")
+        both.service.sessions.store._kept.clear()
+        both.service.sessions.store.bytes = 0
 
 
 def test_tokens_and_addresses_are_checked_before_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

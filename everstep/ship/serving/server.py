@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from everstep.errors import ConfigError
+from everstep.ship.serving.connections import bounded_protocol
 from everstep.ship.serving.guard import Guard
 from everstep.ship.serving.hosted import Say
 from everstep.ship.serving.service import Service
@@ -90,6 +91,7 @@ def serve(service: Service, app: Guard, listening: socket.socket, say: Say) -> N
     host, port = listening.getsockname()[:2]
     config: dict[str, Any] = {
         "log_config": None,
+        "http": bounded_protocol(service.limits.body_seconds),
         "access_log": False,
         "server_header": False,
         "ws_max_size": service.limits.body,

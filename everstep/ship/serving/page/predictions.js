@@ -96,11 +96,14 @@ function forecasts(records) {
     const label = `Forecast of ${name}: from ${rows[0].mean.toPrecision(4)} at ${rows[0].ds} to `
       + `${rows.at(-1).mean.toPrecision(4)} at ${rows.at(-1).ds}`;
     const drawn = plot({ lines, bands: [...between("q0.05", "q0.95"), ...between("q0.1", "q0.9")], along: "time",
-      across: String(name), label, named: (k) => String(rows[k]?.ds ?? "").slice(0, 16) });
+      across: String(name), label, named: (k) => short(rows[k]?.ds) });
     const bands = has("q0.05") ? " Bands: 80 % and 90 % of the values are expected within." : "";
     return element("figure", {}, drawn, element("figcaption", {}, `${label}.${bands}`));
   });
 }
+
+// A time without its year, if it has one.
+const short = (ds) => { const text = String(ds ?? ""); return text.length > 10 ? text.slice(5, 16) : text; };
 
 function grouped(rows) {
   const found = new Map();
