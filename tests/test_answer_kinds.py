@@ -292,7 +292,7 @@ def test_each_text_is_read_by_itself() -> None:
     model = SequenceClassifier(9, OneOf("abc"), section, paired=True).eval()
     rows = [np.array(one) for one in ([1, 2, 9, 3], [9, 4, 5, 6], [7, 9], [9], [1, 2, 3, 4, 5, 9, 8])]
     batch = to_score(rows).batch(0, 0)
-    found = model.read(batch.tokens, model.embedding(batch.tokens), batch.lengths)
+    found = model.read(batch.inputs, model.embedding(batch.inputs), batch.lengths)
 
     def vector(ids: np.ndarray[Any, Any]) -> torch.Tensor:
         embedded = model.embedding(torch.from_numpy(ids)[None])
@@ -334,7 +334,7 @@ def test_a_document_is_read_sentence_by_sentence(read_out: Any) -> None:
     rows = [random.integers(0, 9, length) for length in (0, 1, 2, 30, 200)]
     rows += [np.full(130, 3), np.zeros(3, np.int64)]
     batch = to_score(rows).batch(0, 0)
-    found = model.read(batch.tokens, model.embedding(batch.tokens), batch.lengths)
+    found = model.read(batch.inputs, model.embedding(batch.inputs), batch.lengths)
     for place, ours in zip(batch.places.tolist(), found, strict=True):
         sentences: list[list[int]] = [[]]
         for token in rows[place].tolist():
@@ -380,7 +380,7 @@ def test_the_pieces_of_a_text_end_where_the_whole_does(read_out: Any) -> None:
     for row, length in enumerate(batch.lengths.tolist()):
         for start in range(0, max(1, length), 4):
             stop = min(start + 4, length)
-            log_p = model(batch.tokens[row : row + 1, : max(1, stop)], torch.tensor([stop]))[0]
+            log_p = model(batch.inputs[row : row + 1, : max(1, stop)], torch.tensor([stop]))[0]
             prefixes[row] -= log_p[batch.labels[row]] * ((stop - start) / length if length else 1)
     torch.testing.assert_close(sum(loss.total for loss in losses), prefixes)
     torch.testing.assert_close(sum(loss.reported for loss in losses), prefixes)

@@ -132,7 +132,7 @@ def test_class_weights_by_hand() -> None:
     (plain,) = class_losses(model, batch, None)
     torch.testing.assert_close(loss.total, plain.total * weights[batch.labels])
     torch.testing.assert_close(loss.reported, plain.total.detach())
-    torch.testing.assert_close(loss.reported, -model(batch.tokens, batch.lengths)[range(2), batch.labels])
+    torch.testing.assert_close(loss.reported, -model(batch.inputs, batch.lengths)[range(2), batch.labels])
 
 
 def test_the_job_learns_by_class_weights_and_scores_without(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_label_smoothing_moves_mass_and_reports_nats() -> None:
     model = SequenceClassifier(5, OneOf("abcd", label_smoothing=0.2), section).eval()
     batch = to_score([np.array([1, 2]), np.array([3])], np.array([1, 3])).batch(0, 0)
     (loss,) = class_losses(model, batch, None)
-    log_p = model(batch.tokens, batch.lengths)
+    log_p = model(batch.inputs, batch.lengths)
     wanted = torch.full_like(log_p, 0.05)
     wanted[range(2), batch.labels] += 0.8
     torch.testing.assert_close(loss.total, -(wanted * log_p).sum(1))
@@ -209,7 +209,7 @@ def test_long_texts_are_batches_of_few_rows() -> None:
     lengths = [50_000, *[10] * 100]
     batches = to_learn([np.ones(length, np.int64) for length in lengths], np.zeros(101, np.int64), 32, 1)
     drawn = [batches.batch(0, index) for index in range(len(batches))]
-    assert max(batch.tokens.numel() for batch in drawn) == 50_000
+    assert max(batch.inputs.numel() for batch in drawn) == 50_000
     assert sorted(place for batch in drawn for place in batch.places.tolist()) == list(range(101))
     usual = to_learn([np.ones(10, np.int64)] * 100, np.zeros(100, np.int64), 32, 1)
     assert len(usual) == 4

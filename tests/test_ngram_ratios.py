@@ -55,8 +55,8 @@ def test_the_formula(drawn: tuple[list[list[int]], list[int], NgramRatios]) -> N
     texts, labels, ratios = drawn
     batch = to_score([np.array(text, np.int64) for text in texts], np.array(labels)).batch(0, 0)
     for own in (None, batch.labels):
-        parts = ratios.parts(batch.tokens, batch.lengths, own)
-        torch.testing.assert_close(parts.sum(1), ratios(batch.tokens, batch.lengths, own))
+        parts = ratios.parts(batch.inputs, batch.lengths, own)
+        torch.testing.assert_close(parts.sum(1), ratios(batch.inputs, batch.lengths, own))
         for row, place in enumerate(batch.places.tolist()):
             wanted = by_hand(texts, labels, texts[place], None if own is None else labels[place])
             assert parts[row].sum(0).tolist() == pytest.approx(wanted, abs=1e-5)
@@ -73,8 +73,8 @@ def test_what_occurs_in_one_text_alone_does_not_tell_its_class() -> None:
     ratios = NgramRatios(2, 2)
     ratios.count(batches := to_score(texts, labels))
     batch = batches.batch(0, 0)
-    assert not ratios(batch.tokens, batch.lengths, batch.labels).any()
-    seen = ratios(batch.tokens, batch.lengths)
+    assert not ratios(batch.inputs, batch.lengths, batch.labels).any()
+    seen = ratios(batch.inputs, batch.lengths)
     assert (seen.argmax(1) == batch.labels).all()  # at prediction they are as any texts
 
 
@@ -87,7 +87,7 @@ def test_learning_leaves_the_own_count_out_and_scoring_does_not() -> None:
     batch = batches.batch(0, 0)
     for training, own in ((True, batch.labels), (False, None)):
         (loss,) = class_losses(model.train(training), batch, None)
-        log_p = model.logits(batch.tokens, batch.lengths, own).log_softmax(-1)
+        log_p = model.logits(batch.inputs, batch.lengths, own).log_softmax(-1)
         torch.testing.assert_close(loss.total, -log_p[range(3), batch.labels])
     loss.total.sum().backward()
     assert model.ratios.scale.grad is not None

@@ -154,8 +154,9 @@ class Padded(NamedTuple):
         inside = steps < lengths[:, None]
         return cls(inside, (starts[:, None] + steps)[inside])
 
-    def filled(self, values: NDArray[Any]) -> Ints:
-        """`values` (n, …), the entries at `places`, as (rows, longest, …), zero in the padding."""
-        found = np.zeros((*self.inside.shape, *values.shape[1:]), np.int64)
+    def filled(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`values` (n, …), the entries at `places`, as (rows, longest, …), zero in the padding; integers as int64."""
+        kind = np.int64 if values.dtype.kind in "iu" else values.dtype
+        found: NDArray[Any] = np.zeros((*self.inside.shape, *values.shape[1:]), kind)
         found[self.inside] = values
         return found

@@ -1,4 +1,4 @@
-"""Batches of whole token sequences, each with one class."""
+"""Batches of whole sequences of tokens or numbers, each with one class."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class LabelledBatch(Movable):
-    """B sequences of at most T tokens.
+    """B sequences of at most T steps.
 
     Attributes:
-        tokens: (B, T) int64, 0 beyond each length.
+        inputs: (B, T) int64 tokens; or (B, T, …) float32 numbers, NaN where they are missing; 0 beyond each length.
         lengths: (B,) int64.
         labels: (B,) int64 class ids; or (B, …), the target of each sequence.
         places: (B,) int64, the index of each sequence in the data set.
     """
 
-    tokens: Tensor
+    inputs: Tensor
     lengths: Tensor
     labels: Tensor
     places: Tensor
@@ -48,20 +48,20 @@ class LabelledBatches(Bucketed[LabelledBatch]):
     """Sequences with classes in padded batches of near-equal length; for the order see `BucketOrder`.
 
     Args:
-        sequences: N ≥ 1 arrays of token ids; an empty one is a row of length 0.
+        sequences: N ≥ 1 arrays of token ids (T,), or of numbers (T, …); an empty one is a row of length 0.
         labels: (N,) class ids, or (N, …) targets.
         batch_size, seed, shuffle, max_tokens: see `BucketOrder`.
 
     Example:
         >>> batches = LabelledBatches([np.array([5, 6]), np.array([7])], np.array([1, 0]), 2, shuffle=False)
         >>> batch = batches.batch(0, 0)
-        >>> batch.tokens.tolist(), batch.lengths.tolist(), batch.labels.tolist()
+        >>> batch.inputs.tolist(), batch.lengths.tolist(), batch.labels.tolist()
         ([[7, 0], [5, 6]], [1, 2], [0, 1])
     """
 
     def __init__(
         self,
-        sequences: Sequence[Ints],
+        sequences: Sequence[NDArray[Any]],
         labels: NDArray[Any],
         batch_size: int,
         *,
@@ -71,7 +71,8 @@ class LabelledBatches(Bucketed[LabelledBatch]):
     ):
         self._lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         self._starts = np.cumsum(self._lengths) - self._lengths
-        self._tokens = np.concatenate([*sequences, np.zeros(1, np.int64)]).astype(np.int32)
+        kind = np.int32 if sequences[0].dtype.kind in "iu" else np.float32
+        self._steps = np.concatenate([*sequences, np.zeros((1, *sequences[0].shape[1:]), kind)], dtype=kind)
         self._labels = np.asarray(labels)
         super().__init__(self._lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
 
@@ -79,5 +80,5 @@ class LabelledBatches(Bucketed[LabelledBatch]):
         """The batch of the sequences with indices `rows`."""
         lengths = self._lengths[rows]
         padded = Padded.of(self._starts[rows], lengths)
-        tokens = padded.filled(self._tokens[padded.places])
-        return LabelledBatch(*map(torch.from_numpy, (tokens, lengths, self._labels[rows], rows.copy())))
+        inputs = padded.filled(self._steps[padded.places])
+        return LabelledBatch(*map(torch.from_numpy, (inputs, lengths, self._labels[rows], rows.copy())))

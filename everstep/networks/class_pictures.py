@@ -17,6 +17,7 @@ from everstep.look.relevance import ATTENTION, GRADIENT, LEFT_OUT, draw_relevanc
 from everstep.look.reliability import draw_reliability
 from everstep.measures import ClassMeasures, LabelMeasures
 from everstep.networks.answers import Figures, Ints
+from everstep.networks.classifier import Classifier
 from everstep.networks.classifying import class_probabilities, to_score
 from everstep.networks.sequence_classifier import SequenceClassifier
 from everstep.networks.token_contributions import Relevance, by_piece, relevance
@@ -34,10 +35,10 @@ class Shown(NamedTuple):
     spans: list[tuple[int, int]]
 
 
-def figure_pictures(model: SequenceClassifier, measured: Figures, out: Path) -> Iterator[tuple[Path, str]]:
+def figure_pictures(model: Classifier, measured: Figures, out: Path, unit: str = "text") -> Iterator[tuple[Path, str]]:
     """Draw the confusion matrix if each text has one class, and the reliability diagram."""
     if isinstance(measured, ClassMeasures):
-        yield out / "confusion.png", draw_confusion(measured, model.answers.names, out / "confusion.png")
+        yield out / "confusion.png", draw_confusion(measured, model.answers.names, out / "confusion.png", unit)
     if measured.reliability is not None:
         heat = None if model.temperature is None else float(model.temperature)
         path, several = out / "reliability.png", isinstance(measured, LabelMeasures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from everstep.data.batches import Batches
 from everstep.data.labelled_batches import Ints, LabelledBatch, LabelledBatches
 from everstep.learn.objective import Loss
 from everstep.networks.answers import Array, Figures
-from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.networks.classifier import Classifier
 from everstep.sections import Count, Probability, Section
 
 MEANING = {
@@ -62,29 +62,29 @@ class ClassSection(Section):
         return torch.from_numpy(weights.astype(np.float32))
 
 
-def class_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tensor | None) -> Iterator[Loss]:
+def class_losses(model: Classifier, batch: LabelledBatch, weights: Tensor | None) -> Iterator[Loss]:
     """One loss per batch: −log p(class), times the weight of the class."""
     own = batch.labels if model.training else None
-    total, nats = model.answers.losses(model.head, model.logits(batch.tokens, batch.lengths, own), batch.labels)
+    total, nats = model.answers.losses(model.head, model.logits(batch.inputs, batch.lengths, own), batch.labels)
     if weights is not None:
         total = total * weights.to(total)[batch.labels]
     yield Loss(total, nats)
 
 
-def to_learn(sequences: list[Ints], labels: Array, batch_size: int, seed: int) -> LabelledBatches:
+def to_learn(sequences: Sequence[Array], labels: Array, batch_size: int, seed: int) -> LabelledBatches:
     """Batches for training, shuffled in each epoch; long texts come in fewer rows, to bound memory."""
     longest = max(map(len, sequences), default=0)
     most = LEARNED_TOKENS if longest * batch_size > LEARNED_TOKENS else None
     return LabelledBatches(sequences, labels, batch_size, seed=seed, max_tokens=most)
 
 
-def to_score(sequences: list[Ints], labels: Array | None = None) -> LabelledBatches:
+def to_score(sequences: Sequence[Array], labels: Array | None = None) -> LabelledBatches:
     """Batches for evaluation, of near-equal lengths and bounded size; unknown labels are 0."""
     labels = np.zeros(len(sequences), np.int64) if labels is None else labels
     return LabelledBatches(sequences, labels, 256, shuffle=False, max_tokens=SCORED_TOKENS)
 
 
-def class_probabilities(model: SequenceClassifier, batches: Batches[LabelledBatch]) -> NDArray[Any]:
+def class_probabilities(model: Classifier, batches: Batches[LabelledBatch]) -> NDArray[Any]:
     """The probability of every answer for every sequence, (N, K), in the order of the sequences."""
     found = [_classed(model, batches.batch(0, index)) for index in range(len(batches))]
     places, log_p = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -92,7 +92,7 @@ def class_probabilities(model: SequenceClassifier, batches: Batches[LabelledBatc
 
 
 def measured_classes(
-    model: SequenceClassifier,
+    model: Classifier,
     batches: Batches[LabelledBatch],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Figures:
@@ -110,9 +110,9 @@ def measured_classes(
 
 
 @torch.inference_mode()
-def _classed(model: SequenceClassifier, batch: LabelledBatch) -> tuple[NDArray[Any], NDArray[Any]]:
+def _classed(model: Classifier, batch: LabelledBatch) -> tuple[NDArray[Any], NDArray[Any]]:
     """The indices of the sequences of a batch, and log p of their answers in float64."""
     model.eval()
-    device = model.embedding.weight.device
-    log_p = model(batch.tokens.to(device), batch.lengths.to(device))
+    device = model.device
+    log_p = model(batch.inputs.to(device), batch.lengths.to(device))
     return batch.places.numpy(), log_p.cpu().double().numpy()

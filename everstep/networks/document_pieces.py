@@ -38,14 +38,14 @@ def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
         raise ValueError(f"piece_losses: expected a read-out of {', '.join(READ_OUTS)}, but came {body}")
     state, read = None, None
     own = batch.labels if model.training else None
-    for start in range(0, batch.tokens.shape[1], size):
-        tokens = batch.tokens[:, start : start + size]
+    for start in range(0, batch.inputs.shape[1], size):
+        tokens = batch.inputs[:, start : start + size]
         live = (batch.lengths - start).clamp(0, tokens.shape[1])
         ys, state = scan(body.layer, model.embedding(tokens), state, lengths=live)
         read = _read(body.reduce, ys, live, read, batch.lengths.clamp(max=start) + live)
         logits = model.head.logits(model.dropout(read))  # type: ignore[operator]
         if model.ratios is not None:
-            logits = logits + model.ratios(batch.tokens, batch.lengths, own)
+            logits = logits + model.ratios(batch.inputs, batch.lengths, own)
         total, nats = model.answers.losses(model.head, logits, batch.labels)
         share = live / batch.lengths.clamp(min=1)
         if not start:

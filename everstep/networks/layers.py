@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,6 +17,7 @@ from everstep.wirings import (
     Dropout,
     EncoderStack,
     Identity,
+    ReadOut,
     Residual,
     Stack,
     StateDropout,
@@ -91,6 +92,26 @@ class EmbeddedSection(LayersSection):
     def problems(self, find: Find) -> Iterator[str]:
         """A cell that cannot be created."""
         yield from layer_problems(self, self.embedding_size, find)
+
+
+class ReadOutSection(LayersSection):
+    """Layers over a sequence, and one vector of their outputs."""
+
+    bidirectional: bool = True
+    """read in both directions, with hidden_size units each"""
+    read_out: Literal["last", "mean", "max", "sum", "attention"] = "max"
+    """how the outputs of all steps become one vector"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Those of the layers, and options that both directions do not support."""
+        yield from super().disagreements()
+        if self.bidirectional and self.residual:
+            yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
+
+    def read_out_of(self, input_size: int, find: Find) -> ReadOut:
+        """The layers for inputs with `input_size` features, with their read-out."""
+        layers = encoder_of if self.bidirectional else stack_of
+        return ReadOut(layers(self, input_size, find), self.read_out)
 
 
 def layer_problems(section: LayersSection, input_size: int, find: Find) -> Iterator[str]:

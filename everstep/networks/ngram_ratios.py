@@ -55,7 +55,7 @@ class NgramRatios(nn.Module):
         self.counts.zero_()
         for index in range(len(batches)):
             batch = batches.batch(0, index).to(self.counts.device)
-            for _, places, new in self._ngrams(batch.tokens, batch.lengths):
+            for _, places, new in self._ngrams(batch.inputs, batch.lengths):
                 labels = batch.labels[:, None].expand_as(places)[new]
                 ones = self.counts.new_ones(len(labels))
                 self.counts.index_put_((places[new], labels), ones, accumulate=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,38 +14,24 @@ from everstep.data.labelled_batches import LabelledBatch
 from everstep.errors import ConfigError
 from everstep.networks.answers import Answers
 from everstep.networks.cells_by_name import Find, no_code
+from everstep.networks.classifier import Classifier
 from everstep.networks.documents import Hierarchy
-from everstep.networks.layers import EmbeddedSection, encoder_of, initialise, stack_of
+from everstep.networks.layers import EmbeddedSection, ReadOutSection, initialise
 from everstep.networks.ngram_ratios import MOST_CLASSES, NgramRatios
 from everstep.networks.pairs import compared
 from everstep.wirings import EmbeddingDropout, ReadOut
 
 
-class ClassifierSection(EmbeddedSection):
+class ClassifierSection(ReadOutSection, EmbeddedSection):
     """The network: embedding, cells, one vector of their outputs, a head over classes."""
 
-    bidirectional: bool = True
-    """read in both directions, with hidden_size units each"""
     ngrams: int = Field(0, ge=0, le=5)
     """n: add naive Bayes log-ratios of n-grams of up to n tokens to the logits; 0: none"""
     reader: Literal["flat", "hierarchical"] = "flat"
     """hierarchical: sentences are read to vectors, which further layers read (Yang 2016); for long texts"""
-    read_out: Literal["last", "mean", "max", "sum", "attention"] = "max"
-    """how the outputs of all steps become one vector"""
-
-    def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Those of the layers, and options that both directions do not support."""
-        yield from super().disagreements()
-        if self.bidirectional and self.residual:
-            yield "residual", "expected false beside bidirectional, whose layers give more features than they read"
-
-    def read_out_of(self, input_size: int, find: Find) -> ReadOut:
-        """The layers for inputs with `input_size` features, with their read-out."""
-        layers = encoder_of if self.bidirectional else stack_of
-        return ReadOut(layers(self, input_size, find), self.read_out)
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(Classifier):
     """Embedding → cells → read-out → head → logits (+ n-gram log-ratios) → / T → log p.
 
     Args:
@@ -59,10 +45,8 @@ class SequenceClassifier(nn.Module):
 
     Attributes:
         ratios: the n-gram ratios, or None.
-        temperature: T, a scalar buffer, initially 1; None if not calibrated.
     """
 
-    temperature: Tensor | None
     body: ReadOut | Hierarchy
 
     def __init__(
@@ -75,7 +59,7 @@ class SequenceClassifier(nn.Module):
         paired: bool = False,
         ends: Sequence[int] = (),
     ):
-        super().__init__()
+        super().__init__(answers, calibrated)
         self.separator = vocabulary if paired else None
         self.embedding = EmbeddingDropout(vocabulary + paired, section.embedding_size, section.embedding_dropout)
         nn.init.normal_(self.embedding.weight, std=0.1)
@@ -84,7 +68,6 @@ class SequenceClassifier(nn.Module):
         self.body = Hierarchy(body, section.read_out_of(body.output_size, find)) if hierarchical else body
         self.ends = tuple(ends)
         self.dropout = nn.Dropout(section.dropout)
-        self.answers: Answers = answers
         self.head = answers.head(self.body.output_size * (4 if paired else 1))
         if section.ngrams and len(answers.learned) > MOST_CLASSES:
             raise ConfigError(
@@ -92,7 +75,6 @@ class SequenceClassifier(nn.Module):
                 f"{len(answers.learned)}"
             )
         self.ratios = NgramRatios(section.ngrams, len(answers.learned)) if section.ngrams else None
-        self.register_buffer("temperature", torch.ones(()) if calibrated else None)
         initialise(section, self)
 
     def count(self, batches: Batches[LabelledBatch]) -> None:
@@ -121,18 +103,10 @@ class SequenceClassifier(nn.Module):
     def _ending(self, tokens: Tensor) -> Tensor:
         return torch.isin(tokens, torch.tensor(self.ends, dtype=tokens.dtype, device=tokens.device))
 
-    def logits(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
+    def logits(self, inputs: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
         """The logits (batch, …) of tokens (batch, time), before the temperature.
 
         `own` (batch,) are the classes of training texts, whose own n-grams are subtracted from the counts.
         """
-        found: Tensor = self.head.logits(self.read(tokens, self.embedding(tokens), lengths))  # type: ignore[operator]
-        return found if self.ratios is None else found + self.ratios(tokens, lengths, own)
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """log p of each answer (batch, answers), in nats, of tokens (batch, time)."""
-        return self.log_probs(self.logits(tokens, lengths))
-
-    def log_probs(self, logits: Tensor) -> Tensor:
-        """log p of each answer (batch, answers), from logits (batch, …)."""
-        return self.answers.log_probs(self.head, logits if self.temperature is None else logits / self.temperature)
+        found: Tensor = self.head.logits(self.read(inputs, self.embedding(inputs), lengths))  # type: ignore[operator]
+        return found if self.ratios is None else found + self.ratios(inputs, lengths, own)

@@ -121,11 +121,11 @@ class ClassifierStandIn(SequenceClassifier):
         self.embedding = _Nowhere()  # type: ignore[assignment]
         self._cut, self.ends = ends is not None, tuple(ends or ())
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (batch, time) to log p of each answer, (batch, answers)."""
-        given = {"tokens": tokens, "lengths": lengths}
+        given = {"tokens": inputs, "lengths": lengths}
         if self._cut:
-            given = {**laid_out(tokens, lengths, self._ending(tokens)), "tokens": tokens, "token_lengths": lengths}
+            given = {**laid_out(inputs, lengths, self._ending(inputs)), "tokens": inputs, "token_lengths": lengths}
         return self._runtime.sequence(given, ())[0]["log_p"]
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from everstep.data.batches import Batches
 from everstep.data.labelled_batches import LabelledBatch
+from everstep.networks.classifier import Classifier
 from everstep.networks.classifying import measured_classes
-from everstep.networks.sequence_classifier import SequenceClassifier
 
 LOWEST, HIGHEST = 0.05, 20.0
 FITTED = 1 << 20
@@ -50,7 +50,7 @@ def fitted_temperature(nats: Callable[[float], float]) -> float:
 
 
 def reported(
-    model: SequenceClassifier,
+    model: Classifier,
     batches: Batches[LabelledBatch],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -60,18 +60,18 @@ def reported(
 
 
 @torch.no_grad()
-def calibrate(model: SequenceClassifier, batches: Batches[LabelledBatch]) -> None:
+def calibrate(model: Classifier, batches: Batches[LabelledBatch]) -> None:
     """Fit the temperature of a model, if it has one, to held-out texts, in place."""
     if model.temperature is None:
         return
     model.eval()
-    device = model.embedding.weight.device
+    device = model.device
     logits: list[Tensor] = []
     targets: list[Tensor] = []
     every = 1
     for index in range(len(batches)):
         batch = batches.batch(0, index).to(device)
-        found = model.logits(batch.tokens, batch.lengths)
+        found = model.logits(batch.inputs, batch.lengths)
         if not index:
             every = -(-len(batches) * found.numel() // FITTED)
         logits.append(found[::every])

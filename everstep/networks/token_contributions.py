@@ -40,15 +40,15 @@ def _of_batch(model: SequenceClassifier, given: LabelledBatch) -> Iterator[Relev
     model.eval()
     batch = given.to(model.embedding.weight.device)
     with torch.enable_grad():
-        embedded = model.embedding(batch.tokens).detach().requires_grad_()
+        embedded = model.embedding(batch.inputs).detach().requires_grad_()
         inputs = [embedded]
-        logits = model.head.logits(model.read(batch.tokens, embedded, batch.lengths))  # type: ignore[operator]
+        logits = model.head.logits(model.read(batch.inputs, embedded, batch.lengths))  # type: ignore[operator]
         if model.ratios is not None:
-            inputs.append(model.ratios.parts(batch.tokens, batch.lengths).detach().requires_grad_())
+            inputs.append(model.ratios.parts(batch.inputs, batch.lengths).detach().requires_grad_())
             logits = logits + inputs[1].sum(1)
         slopes = torch.autograd.grad(model.answers.lead(model.log_probs(logits)).sum(), inputs)
     gradient = sum((slope * given).sum(-1).detach().cpu().double() for slope, given in zip(slopes, inputs, strict=True))
-    weights = model.attention(batch.tokens, embedded.detach(), batch.lengths)
+    weights = model.attention(batch.inputs, embedded.detach(), batch.lengths)
     attention = None if weights is None else weights.double().cpu()
     for row, length in enumerate(batch.lengths.tolist()):
         attended = None if attention is None else attention[row, :length].tolist()

@@ -14,11 +14,26 @@ from everstep.networks.classifying import ClassSection
 from everstep.networks.document_pieces import READ_OUTS
 from everstep.networks.sequence_classifier import ClassifierSection
 from everstep.runs.labelled_section import LabelledSection
+from everstep.runs.labelled_splits import ExamplesSection
 from everstep.storage.reading import read_json
 
 
 def disagreements(data: LabelledSection, model: ClassifierSection, objective: ClassSection) -> Iterator[str]:
     """Incompatible keys of several sections."""
+    yield from kind_disagreements(data, objective)
+    several, ordinal = data.label_separator is not None, objective.ordinal
+    if objective.bptt is not None:
+        yield from _needs_pieces(data, model)
+    if model.ngrams and (several or ordinal):
+        yield "model.ngrams: expected 0 beside data.label_separator and objective.ordinal: it is of one class of many"
+    if model.reader != "flat" and data.paired:
+        yield f"model.reader: expected flat where data.text names two columns; got {model.reader}"
+    if model.reader != "flat" and data.unit not in ("words", "chars", "bytes"):
+        yield f"model.reader: expected data.unit words, chars or bytes, of which marks end a sentence; got {data.unit}"
+
+
+def kind_disagreements(data: ExamplesSection, objective: ClassSection) -> Iterator[str]:
+    """Keys that the kind of answers excludes."""
     several, ordinal = data.label_separator is not None, objective.ordinal
     if several and ordinal:
         yield "objective.ordinal: expected false beside data.label_separator, whose labels have no order"
@@ -28,14 +43,6 @@ def disagreements(data: LabelledSection, model: ClassifierSection, objective: Cl
         yield "objective.label_smoothing: expected 0 beside data.label_separator"
     if ordinal and data.merge is not None:
         yield "data.merge: expected null beside objective.ordinal; data.classes joins classes before they are learned"
-    if objective.bptt is not None:
-        yield from _needs_pieces(data, model)
-    if model.ngrams and (several or ordinal):
-        yield "model.ngrams: expected 0 beside data.label_separator and objective.ordinal: it is of one class of many"
-    if model.reader != "flat" and data.paired:
-        yield f"model.reader: expected flat where data.text names two columns; got {model.reader}"
-    if model.reader != "flat" and data.unit not in ("words", "chars", "bytes"):
-        yield f"model.reader: expected data.unit words, chars or bytes, of which marks end a sentence; got {data.unit}"
 
 
 def _needs_pieces(data: LabelledSection, model: ClassifierSection) -> Iterator[str]:
@@ -50,7 +57,7 @@ def _needs_pieces(data: LabelledSection, model: ClassifierSection) -> Iterator[s
         yield "model.variational: expected false beside objective.bptt: one mask is for a whole text"
 
 
-def classes_of(found: Labelled, data: LabelledSection, objective: ClassSection) -> tuple[str, ...]:
+def classes_of(found: Labelled, data: ExamplesSection, objective: ClassSection) -> tuple[str, ...]:
     """The class names of a head, in its order.
 
     Raises:
@@ -78,8 +85,8 @@ def classes_of(found: Labelled, data: LabelledSection, objective: ClassSection) 
         ) from None
 
 
-def answers_of(classes: Sequence[str], data: LabelledSection, objective: ClassSection) -> Answers:
-    """The kind of answers for texts with these classes: one class, an ordered class, or several labels."""
+def answers_of(classes: Sequence[str], data: ExamplesSection, objective: ClassSection) -> Answers:
+    """The kind of answers for examples with these classes: one class, an ordered class, or several labels."""
     if data.label_separator is not None:
         return Several(classes, data.label_separator)
     if objective.ordinal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +19,7 @@ from everstep.networks.answers import Answers, Array, Ints
 from everstep.networks.class_pictures import EXAMPLES, LONGEST, Shown
 from everstep.networks.token_passage import pieces
 from everstep.runs.labelled_section import LabelledSection
+from everstep.runs.labelled_splits import LabelledSplits, class_summary
 from everstep.runs.text_data import UNITS
 
 SENTENCE_ENDS = (".", "!", "?", "…", "。")
@@ -27,7 +27,7 @@ QUICK_WORDS = 200_000
 """Most training words for baselines that are fitted after a training."""
 
 
-class LabelledTexts:
+class LabelledTexts(LabelledSplits):
     """The splits of a recipe; each is read once.
 
     Raises:
@@ -35,32 +35,9 @@ class LabelledTexts:
     """
 
     def __init__(self, section: LabelledSection, seed: int):
-        self.section, self._seed = section, seed
-        self._read: dict[str, Labelled] = {}
-        self._merged: dict[str, Labelled] = {}
+        super().__init__(section, seed)
+        self.section: LabelledSection = section
         self._coded: dict[str, tuple[list[Ints], Array]] = {}
-
-    def splits(self) -> tuple[str, ...]:
-        """The names of the splits."""
-        valid, test = self.section.validated, self.section.tested
-        return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
-
-    def examples(self, split: str) -> Labelled:
-        """The texts of a split with the labels to predict."""
-        merge = self.section.merge
-        if merge is None:
-            return self.learned(split)
-        if split not in self._merged:
-            self._merged[split] = _grouped(self.learned(split), merge, 1, split, "merge")
-        return self._merged[split]
-
-    def learned(self, split: str = "train") -> Labelled:
-        """The texts of a split with the labels to learn (before `merge`)."""
-        if split not in self.splits():
-            raise DataError(f"this run has no {split} split; it has {', '.join(self.splits())}")
-        if split not in self._read:
-            self._read[split] = self._whole[split] if split in self._parts else self._given(split)
-        return self._read[split]
 
     def shown(self, split: str, text: str | None, tokenizer: Tokenizer) -> list[Shown]:
         """Up to EXAMPLES texts for pictures, cut after LONGEST tokens.
@@ -80,11 +57,8 @@ class LabelledTexts:
 
     def summary(self, classes: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         """Lines for a card: the texts, their classes, their vocabulary."""
-        few = f"{len(classes):,} classes: {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}"
-        merged = [f"{name} ({', '.join(of)})" for name, of in (self.section.merge or {}).items()]
-        said = [f"said of them: {'; '.join(merged)}"] if merged else []
         vocabulary = f"vocabulary: {tokenizer.vocab_size:,} {self.section.unit}"
-        return [f"texts: {self.section.train}", few, *said, vocabulary]
+        return [f"texts: {self.section.train}", *class_summary(classes, self.section), vocabulary]
 
     def coded(
         self, split: str, tokenizer: Tokenizer, answers: Answers, learn: bool = False
@@ -127,25 +101,6 @@ class LabelledTexts:
     def _known(self) -> frozenset[str]:
         return frozenset(self.learned().texts)
 
-    @property
-    def _parts(self) -> tuple[str, ...]:
-        """The splits taken from the training files."""
-        section = self.section
-        valid = section.valid is None and section.valid_fraction > 0
-        return ("train", *(("valid",) if valid else ()), *(("test",) if section.folds and section.test is None else ()))
-
-    @cached_property
-    def _whole(self) -> dict[str, Labelled]:
-        """The training files split into test fold, validation and training."""
-        section, whole = self.section, self._given("train")
-        found = {"train": whole}
-        if section.folds:
-            found["train"], found["test"] = whole.fold(section.fold, section.folds, section.label_separator is None)
-        if "valid" in self._parts:
-            alike = section.label_separator is None
-            found["train"], found["valid"] = found["train"].held_out(section.valid_fraction, self._seed, alike)
-        return {**found, "train": replace(found["train"], skipped=whole.skipped, notes=whole.notes)}
-
     def _given(self, split: str) -> Labelled:
         section = self.section
         paths = getattr(section, split)
@@ -162,7 +117,7 @@ class LabelledTexts:
                 format=section.format,
                 fewest_classes=1 if section.classes else few,
             )
-        return found if section.classes is None else _grouped(found, section.classes, few, split, "classes")
+        return self.named(found, split)
 
     def tokenizer(self) -> Tokenizer:
         """The vocabulary of the training texts, with `<unk>`, since later texts may hold anything."""
@@ -300,18 +255,6 @@ def _of_trees(paths: str | tuple[str, ...], encoding: str, phrases: bool) -> Lab
             labels.append(example[1])
             lines.append(tree.line)
     return Labelled(texts, labels, {}, [], files, array("i", [0] * len(texts)), lines)
-
-
-def _grouped(found: Labelled, classes: dict[str, tuple[str, ...]], few: int, split: str, key: str) -> Labelled:
-    """The examples whose labels `classes` lists, under the new names."""
-    new = {old: name for name, olds in classes.items() for old in olds}
-    kept = [place for place, label in enumerate(found.labels) if label in new]
-    some = found.select(kept)
-    renamed = replace(some, labels=[new[label] for label in some.labels])
-    if len(set(renamed.labels)) < few:
-        known = ", ".join(sorted(set(found.labels))[:10])
-        raise DataError(f"data.{split}: data.{key} leaves fewer than {few} classes; the labels are {known}")
-    return renamed
 
 
 def digest(found: Labelled) -> str:

@@ -172,8 +172,10 @@ def _place(key: str) -> tuple[int, str]:
 def _kind(raw: dict[Any, Any], changes: list[tuple[str, str]], code: UserCode, source: str) -> type[Task[Any]]:
     """The class of the job named by the recipe or by the last override of `task`."""
     named = [value for key, value in changes if key == "task"]
+    data = raw.get("data") if isinstance(raw.get("data"), dict) else {}
+    data = {**(data or {}), **{key[5:]: value for key, value in changes if key.startswith("data.")}}
     try:
-        return find_task(named[-1] if named else raw.get("task"), code)
+        return find_task(named[-1] if named else raw.get("task"), code, data)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -27,10 +28,11 @@ def _own_names() -> list[str]:
     return [module.name.replace("_", "-") for module in pkgutil.iter_modules(importlib.import_module(GROUP).__path__)]
 
 
-def find_task(name: Any, code: UserCode) -> type[Task[Any]]:
+def find_task(name: Any, code: UserCode, data: Mapping[str, Any] | None = None) -> type[Task[Any]]:
     """The class of a job: the only `Task` in a file of `everstep/tasks`, FILE.py:CLASS, or an entry point.
 
-    An entry point cannot replace a job of `everstep/tasks`.
+    An entry point cannot replace a job of `everstep/tasks`. `data` is the raw section of a recipe, by which a job may
+    choose another class (`Task.for_data`).
 
     Raises:
         ConfigError: there is no such job, it is not a `Task`, or a package that it needs is missing.
@@ -40,6 +42,7 @@ def find_task(name: Any, code: UserCode) -> type[Task[Any]]:
         what = f"the class {found.__name__}, which is none" if isinstance(found, type) else f"a {type(found).__name__}"
         raise ConfigError(f"task: expected a subclass of everstep.Task; {name} is {what}")
     _check_whole(name, found)
+    found = found.for_data(data or {})
     missing = [package for package in found.extras if not _is_installed(package)]
     if missing:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -64,6 +64,15 @@ class Task(ABC, Generic[R]):
     shown: ClassVar[tuple[str, ...]] = ()
     understands: ClassVar[frozenset[str]] = frozenset()
     optimised: ClassVar[bool] = True
+
+    @classmethod
+    def for_data(cls, data: Mapping[str, Any]) -> type[Task[Any]]:
+        """The class of the job for the raw `data` section of a recipe: by default this one.
+
+        A job of several kinds of data chooses here, before the keys are read.
+        """
+        del data
+        return cls
 
     def __init__(self, recipe: R, code: UserCode | None = None):
         self.recipe = recipe

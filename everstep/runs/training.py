@@ -34,6 +34,7 @@ from everstep.runs.task import HasRivals, Task, trusting
 from everstep.runs.text_data import check_files, with_absolute_paths
 from everstep.runs.user_code import UserCode, as_kept
 from everstep.runs.workers import stoppable
+from everstep.sections import Section
 from everstep.storage import files
 from everstep.storage.reading import json_text
 from everstep.storage.run_lock import RunLock, check_idle
@@ -165,8 +166,8 @@ def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str], tru
     if isinstance(recipe, Task):
         return recipe
     if isinstance(recipe, Recipe):
-        code = UserCode()
-        return find_task(recipe.task, code)(recipe, code)
+        code, data = UserCode(), getattr(recipe, "data", None)
+        return find_task(recipe.task, code, dict(data) if isinstance(data, Section) else None)(recipe, code)
     return load_task(recipe, overrides, trust_code)
 
 

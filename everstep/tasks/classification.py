@@ -2,57 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from everstep.data import Batches, Tokenizer
 from everstep.data.labelled_batches import LabelledBatch
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
-from everstep.networks.answers import Answers
 from everstep.networks.class_pictures import figure_pictures, text_passage, word_pictures
-from everstep.networks.classifying import MEANING, ClassSection, class_losses, measured_classes, to_learn, to_score
+from everstep.networks.classifying import class_losses, measured_classes, to_learn, to_score
 from everstep.networks.document_pieces import piece_losses
 from everstep.networks.forms import Exported
 from everstep.networks.model_forms import classifier_forms
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.stand_ins import ClassifierStandIn, Runtime
-from everstep.networks.temperature import calibrate, reported
-from everstep.runs.labelled_answers import answers_of, classes_of, disagreements, read_classes, written_classes
+from everstep.runs.class_task import ClassRecipe, ClassTask
+from everstep.runs.labelled_answers import classes_of, disagreements, read_classes, written_classes
 from everstep.runs.labelled_data import LabelledTexts, digest
 from everstep.runs.labelled_section import LabelledSection
+from everstep.runs.number_section import holds_numbers
 from everstep.runs.predictions import by_block, class_explanations, class_predictions
-from everstep.runs.recipe import Recipe
-from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
+from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Purpose, Say, Task
 from everstep.runs.text_data import UNITS
 from everstep.state import State
 from everstep.storage.files import replace_file
 
 
-class ClassificationRecipe(Recipe):
+class ClassificationRecipe(ClassRecipe):
     """The recipe: labelled texts, a classifier, −log p of the class."""
 
     data: LabelledSection = LabelledSection()
     model: ClassifierSection = ClassifierSection()
-    objective: ClassSection = ClassSection()
 
 
-class Classification(Task[ClassificationRecipe]):
+class Classification(ClassTask[ClassificationRecipe]):
     """Predicts the class of a text: sentiment, topics, kinds of questions."""
 
     Recipe = ClassificationRecipe
     files = ("tokenizer.json", "classes.json")
     unit = "text"
-    scores = frozenset({"accuracy", "macro_f1", "micro_f1", "quadratic_kappa"})
-    shown = ("accuracy", "micro_f1", "macro_f1", "mae", "quadratic_kappa", "loss")
-    meaning = MEANING
     understands = frozenset({"explain"})
     tokenizer: Tokenizer
-    classes: tuple[str, ...]
+
+    @classmethod
+    def for_data(cls, data: Mapping[str, Any]) -> type[Task[Any]]:
+        """The job for sequences of numbers, if the files hold such."""
+        if not holds_numbers(data):
+            return cls
+        from everstep.tasks.number_classification import NumberClassification
+
+        return NumberClassification
 
     def problems(self) -> Iterator[str]:
         """A cell that cannot be created, and incompatible sections."""
@@ -83,14 +84,10 @@ class Classification(Task[ClassificationRecipe]):
         """The files of the recipe."""
         return LabelledTexts(self.recipe.data, self.recipe.seed)
 
-    def splits(self) -> tuple[str, ...]:
-        """train, valid and test, as far as the recipe names them."""
-        return self.texts.splits()
-
-    @cached_property
-    def answers(self) -> Answers:
-        """The possible answers for a text."""
-        return answers_of(self.classes, self.recipe.data, self.recipe.objective)
+    @property
+    def examples(self) -> LabelledTexts:
+        """The same, as what all jobs with classes have."""
+        return self.texts
 
     def model(self) -> SequenceClassifier:
         """A new model: embedding, cells, read-out, head."""
@@ -108,21 +105,8 @@ class Classification(Task[ClassificationRecipe]):
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
         """−log p(class), with the recipe's class weights."""
-        weights, pieces = self._weights if model.training else None, self.recipe.objective.bptt
+        weights, pieces = self.weights if model.training else None, self.recipe.objective.bptt
         return piece_losses(model, batch, weights, pieces) if pieces else class_losses(model, batch, weights)
-
-    @cached_property
-    def _weights(self) -> Tensor | None:
-        return self.recipe.objective.weights(self.answers.targets(self.texts.learned(), True), len(self.classes))
-
-    def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-        """Accuracy, macro-F1, nats, calibration, and the measures of each class."""
-        return reported(model, self.batches(split, model, "score"), progress)
-
-    def validate(self, model: Any) -> dict[str, float]:
-        """Fit the temperature, if any, to the split "valid", and return its loss, accuracy and macro-F1."""
-        calibrate(model, texts := self.batches("valid", model, "score"))
-        return measured_classes(model, texts).main
 
     def digest(self, split: str) -> str:
         """A digest of texts and classes."""

@@ -11,7 +11,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -210,6 +210,23 @@ def read_labelled(
     return read.result(files, fewest_classes if label_separator is None else 1)
 
 
+def labelled_of(
+    found: Iterable[Row | Skipped],
+    files: list[Path],
+    label_separator: str | None = None,
+    fewest_classes: int = 2,
+    unit: str = "text",
+) -> Labelled:
+    """Examples of rows that another reader found, with the checks of `read_labelled`; `unit` names one in messages.
+
+    Raises:
+        DataError: as `read_labelled`.
+    """
+    read = _Reading(label_separator is not None)
+    read.extend(found)
+    return read.result(files, fewest_classes if label_separator is None else 1, unit)
+
+
 class _Reading:
     """The rows read so far."""
 
@@ -222,7 +239,7 @@ class _Reading:
         self._files: list[Path] = []
         self._file, self._line = array("I"), array("Q")
 
-    def extend(self, found: Iterator[Row | Skipped]) -> None:
+    def extend(self, found: Iterable[Row | Skipped]) -> None:
         for row in found:
             if isinstance(row, Skipped):
                 self._skipped[row.reason] += 1
@@ -240,17 +257,17 @@ class _Reading:
             self._file.append(len(self._files) - 1)
             self._line.append(row.line)
 
-    def result(self, files: list[Path], fewest_classes: int) -> Labelled:
+    def result(self, files: list[Path], fewest_classes: int, unit: str = "text") -> Labelled:
         names = ", ".join(map(str, files[:3])) + (", …" if len(files) > 3 else "")
         if not self._texts:
             left_out = ", ".join(f"{count} × {reason}" for reason, count in self._skipped.items())
-            raise DataError(f"{names}: no labelled text" + (f"; left out: {left_out}" if left_out else ""))
+            raise DataError(f"{names}: no labelled {unit}" + (f"; left out: {left_out}" if left_out else ""))
         counts = Counter(self._labels)
         if len(counts) < fewest_classes:
             only = ", ".join(map(repr, counts))
             raise DataError(
                 f"{names}: expected at least {fewest_classes} classes, came {len(counts)}: {only} "
-                f"(of {counted(len(self._texts), 'text')}); is data.label the right column?"
+                f"(of {counted(len(self._texts), unit)}); is data.label the right column?"
             )
         return Labelled(
             self._texts,

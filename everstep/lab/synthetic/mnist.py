@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from everstep.data.readers.number_formats import read_idx
 from everstep.errors import DataError
 from everstep.lab.synthetic.predictor import Predictor, losses
 from everstep.lab.synthetic.problem import Kind, Problem, Sequences
@@ -25,7 +24,6 @@ PERMUTATION_SEED = 0
 CLASSES = 10
 _MEAN, _DEVIATION = 0.1307, 0.3081  # of the 47,040,000 training pixels, divided by 255
 _NAMES = {"train": "train", "test": "t10k"}
-_IMAGES, _LABELS = 0x0803, 0x0801  # magic numbers: unsigned bytes in 3 dimensions, in 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +131,8 @@ def sequential_mnist(
         raise ValueError(f"sequential_mnist: split should be train or test, but is {split!r}")
     if folder is None:
         folder = Path(os.environ.get("EVERSTEP_DATA", "")) / "mnist"
-    images = read_idx(folder / f"{_NAMES[split]}-images-idx3-ubyte.gz", _IMAGES)
-    labels = read_idx(folder / f"{_NAMES[split]}-labels-idx1-ubyte.gz", _LABELS)
+    images = _held(folder / f"{_NAMES[split]}-images-idx3-ubyte.gz", 3)
+    labels = _held(folder / f"{_NAMES[split]}-labels-idx1-ubyte.gz", 1)
     if len(images) != len(labels) or not len(images):
         raise DataError(f"{folder}: the {split} split has {len(images)} images but {len(labels)} labels")
     order = permutation(images[0].size) if permuted else None
@@ -151,25 +149,11 @@ def permutation(size: int, seed: int = PERMUTATION_SEED) -> Array:
     return order
 
 
-def read_idx(path: Path, magic: int) -> Array:
-    """The array in a compressed IDX file of unsigned bytes.
-
-    Raises:
-        DataError: the file is missing, damaged or of another kind.
-    """
+def _held(path: Path, dimensions: int) -> Array:
     if not path.is_file():
         hint = "" if os.environ.get("EVERSTEP_DATA") else "; EVERSTEP_DATA is not set: it names the folder of data sets"
         raise DataError(f"{path} is missing: expected an IDX file of MNIST, packed by gzip{hint}")
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}); get it again") from None
-    dimensions = magic & 0xFF
-    header = np.frombuffer(data[: 4 * (1 + dimensions)].ljust(4 * (1 + dimensions), b"\0"), ">u4")
-    shape = tuple(int(size) for size in header[1:])
-    if header[0] != magic or len(data) != 4 * (1 + dimensions) + math.prod(shape):
-        raise DataError(f"{path} is damaged or no IDX file of unsigned bytes in {dimensions} dimensions; get it again")
-    return np.frombuffer(data, np.uint8, offset=4 * (1 + dimensions)).reshape(shape)
+    return read_idx(path, dimensions)
 
 
 def evaluate(model: Predictor, images: PixelImages, chunk: int = 500) -> tuple[float, float]:

@@ -1,0 +1,66 @@
+"""What a classifier of numbers says after each step of some sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from everstep.look.over_time import MOST_CLASSES, DrawnSequence, draw_over_time
+from everstep.look.passage import Passage
+from everstep.networks.classifying import class_probabilities, to_score
+from everstep.networks.number_classifier import NumberClassifier
+from everstep.networks.number_scaling import NumberScaling
+
+MOST_READ = 64
+"""Most numbers of steps after which a sequence is read."""
+
+
+def over_time(
+    model: NumberClassifier, scaling: NumberScaling, shown: Sequence[tuple[str, NDArray[Any]]], path: Path
+) -> str:
+    """Draw sequences, each with its class ("" if unknown), and the probabilities after each step; returns what to see.
+
+    A sequence is read anew for each number of steps, since both directions may be read.
+    """
+    return draw_over_time([_drawn(model, scaling, label, steps) for label, steps in shown], path)
+
+
+def _drawn(model: NumberClassifier, scaling: NumberScaling, label: str, steps: NDArray[Any]) -> DrawnSequence:
+    scaled = scaling.scaled(steps)
+    read = np.unique(np.linspace(1, len(steps), MOST_READ).round().astype(np.int64))
+    p = class_probabilities(model, to_score([scaled[:many] for many in read]))
+    names = model.answers.names
+    likely = [int(place) for place in p.max(0).argsort()[::-1][:MOST_CLASSES]]
+    if label in names and names.index(label) not in likely:
+        likely[-1] = names.index(label)
+    told, _ = model.answers.said(p[-1])
+    what = told.replace("\t", " ")
+    title = f"{label}: read as {what}" if label else what
+    plain = steps if scaling.frames else steps.astype(np.float64)
+    return DrawnSequence(
+        title, scaling.columns, plain, read, {names[k]: p[:, k] for k in likely}, attention_of(model, scaled)
+    )
+
+
+@torch.no_grad()
+def attention_of(model: NumberClassifier, scaled: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    """The weight of each step in the read-out, (T,); None without attention."""
+    model.eval()
+    inputs, lengths = torch.from_numpy(scaled)[None].to(model.device), torch.tensor([len(scaled)], device=model.device)
+    found = model.body.attention(model.steps(inputs, lengths), lengths)
+    return None if found is None else found[0].double().cpu().numpy()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def number_passage(model: NumberClassifier, scaled: NDArray[np.float32]) -> Passage:
+    """A sequence as the cells read it, without step-by-step targets."""
+    model.eval()
+    inputs, lengths = torch.from_numpy(scaled)[None].to(model.device), torch.tensor([len(scaled)], device=model.device)
+    steps = model.steps(inputs, lengths)[0]
+    labels = [str(place + 1) for place in range(len(scaled))]
+    return Passage(model.body.layer, steps, labels, list(range(len(scaled))), "step", "step")

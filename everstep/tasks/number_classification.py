@@ -1,0 +1,138 @@
+"""Classification of sequences of numbers: sensors, pen strokes, clips of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from everstep.data.batches import Batches
+from everstep.data.labelled_batches import LabelledBatch
+from everstep.errors import ConfigError, DataError
+from everstep.learn.objective import Loss
+from everstep.look.passage import Passage
+from everstep.networks.class_pictures import figure_pictures
+from everstep.networks.classifying import class_losses, measured_classes, to_learn, to_score
+from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
+from everstep.networks.number_pictures import number_passage, over_time
+from everstep.networks.number_scaling import NumberScaling
+from everstep.rivals.number_classes import NumberSet, number_rivals
+from everstep.runs.asked_numbers import asked_numbers
+from everstep.runs.class_task import ClassRecipe, ClassTask
+from everstep.runs.labelled_answers import classes_of, kind_disagreements, read_classes, written_classes
+from everstep.runs.number_data import LabelledSequences
+from everstep.runs.number_predictions import number_predictions
+from everstep.runs.number_section import NumberSection
+from everstep.runs.task import Prediction, Purpose, Say
+from everstep.state import State
+from everstep.storage.files import replace_file
+
+SHOWN = 4
+"""Sequences that are drawn."""
+
+
+class NumberClassificationRecipe(ClassRecipe):
+    """The recipe: labelled sequences of numbers, a classifier, −log p of the class."""
+
+    data: NumberSection = NumberSection()
+    model: NumberClassifierSection = NumberClassifierSection()
+
+
+class NumberClassification(ClassTask[NumberClassificationRecipe]):
+    """Predicts the class of a sequence of numbers, or of a clip."""
+
+    Recipe = NumberClassificationRecipe
+    extras = ("polars",)
+    remedy = "pip install 'everstep[forecast]'"
+    files = ("numbers.json", "classes.json")
+    unit = "sequence"
+    scaling: NumberScaling
+
+    def problems(self) -> Iterator[str]:
+        """A cell that cannot be created, and incompatible sections."""
+        yield from kind_disagreements(self.recipe.data, self.recipe.objective)
+        if self.recipe.objective.bptt is not None:
+            yield "objective.bptt: expected null for sequences of numbers, which are read as a whole"
+        yield from super().problems()
+
+    def prepare(self) -> None:
+        """Find the classes, and fit the scaling to the training sequences."""
+        self.classes = classes_of(self.examples.learned(), self.recipe.data, self.recipe.objective)
+        self.scaling = self.examples.scaling()
+
+    def ready(self, say: Say) -> None:
+        """Report the sequences of every split, and skipped entries."""
+        for line in [*self.summary(), *self.examples.told(self.answers, self.scaling)]:
+            say(line)
+
+    def save(self, run: Path) -> None:
+        """Write `numbers.json` and `classes.json`."""
+        replace_file(run / "numbers.json", self.scaling.to_bytes())
+        replace_file(run / "classes.json", written_classes(self.classes))
+
+    def open(self, run: Path) -> None:
+        """Read the files of `save`."""
+        self.scaling, self.classes = NumberScaling.load(run / "numbers.json"), read_classes(run / "classes.json")
+
+    @cached_property
+    def examples(self) -> LabelledSequences:
+        """The files of the recipe."""
+        return LabelledSequences(self.recipe.data, self.recipe.seed)
+
+    def model(self) -> NumberClassifier:
+        """A new model: a convolutional network for frames, cells, read-out, head."""
+        recipe = self.recipe
+        calibrated = recipe.objective.calibrated
+        return NumberClassifier(self.scaling, self.answers, recipe.model, self.code.find, calibrated)
+
+    def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
+        """Batches of sequences of near-equal length."""
+        coded = self.examples.coded(split, self.scaling, self.answers, learn=purpose == "learn")
+        if purpose != "learn":
+            return to_score(*coded)
+        return to_learn(*coded, self.recipe.train.batch_size, self.recipe.seed)
+
+    def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
+        """−log p(class), with the recipe's class weights."""
+        return class_losses(model, batch, self.weights if model.training else None)
+
+    def digest(self, split: str) -> str:
+        """A digest of numbers and classes."""
+        return self.examples.digest(split)
+
+    def summary(self) -> list[str]:
+        """Lines on sequences, classes and steps."""
+        return self.examples.summary(self.classes, self.scaling)
+
+    def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
+        """label<TAB>probability of each sequence; the record has all probabilities."""
+        asked = asked_numbers(lines, self.scaling, self.recipe.data.columns)
+        return number_predictions(model, self.scaling, asked, self.recipe.data.max_length)
+
+    def passage(self, model: Any, text: str | None, characters: int) -> Passage:
+        """The first sequence of the user's lines, or a held-out one, as the cells read it."""
+        (_, steps), *_ = self._shown(text)
+        return number_passage(model, self.scaling.scaled(steps[:characters]))
+
+    def _shown(self, text: str | None) -> list[tuple[str, Any]]:
+        if text is None:
+            return [(one.label, one.steps) for one in self.examples.shown(self.splits()[-1], SHOWN)]
+        asked = asked_numbers(text.splitlines(), self.scaling, self.recipe.data.columns)
+        found = [("", one.steps) for one, _ in zip(asked, range(SHOWN), strict=False) if len(one.steps)]
+        if not found:
+            raise DataError("the text holds no sequence; give numbers, a sequence a line")
+        return found
+
+    def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
+        """Baselines on summaries, on resampled sequences and by nearest neighbours, on the same sequences."""
+        if self.recipe.data.label_separator is not None:
+            raise ConfigError("rivals: expected one class a sequence; there are several (data.label_separator)")
+        train, test = (NumberSet(*self.examples.coded(name, self.scaling, self.answers)) for name in ("train", split))
+        return number_rivals(train, test, len(self.answers.names), quick)
+
+    def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
+        """Confusion, reliability, and what is said after each step."""
+        measured = measured_classes(model, self.batches(self.splits()[-1], model, "score"))
+        yield from figure_pictures(model, measured, out, self.unit)
+        yield out / "over-time.png", over_time(model, self.scaling, self._shown(text), out / "over-time.png")
