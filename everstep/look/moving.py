@@ -84,7 +84,7 @@ def animate(tracks: Sequence[DrawnTrack], names: tuple[str, str], path: Path) ->
 
 def _from(one: DrawnTrack, ahead: Floats) -> Floats:
     """The positions ahead, from the last one that was seen on: (2, H + 1)."""
-    return np.concatenate([one.seen[-1:], ahead]).T  # type: ignore[no-any-return]
+    return np.concatenate([one.seen[-1:], ahead]).T
 
 
 def _draw_point(axes: Axes, positions: Floats, colour: str, size: int) -> None:

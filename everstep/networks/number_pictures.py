@@ -53,7 +53,7 @@ def attention_of(model: NumberClassifier, scaled: NDArray[np.float32]) -> NDArra
     model.eval()
     inputs, lengths = torch.from_numpy(scaled)[None].to(model.device), torch.tensor([len(scaled)], device=model.device)
     found = model.body.attention(model.steps(inputs, lengths), lengths)
-    return None if found is None else found[0].double().cpu().numpy()  # type: ignore[no-any-return]
+    return None if found is None else found[0].double().cpu().numpy()
 
 
 @torch.no_grad()

@@ -89,7 +89,8 @@ class NumberScaling:
 
     def restored(self, steps: NDArray[Any]) -> NDArray[np.float64]:
         """Steps (…, size) of the network in units of the data."""
-        return steps * np.array(self.scale) + np.array(self.shift)
+        found: NDArray[np.float64] = steps * np.array(self.scale) + np.array(self.shift)
+        return found
 
     def to_bytes(self) -> bytes:
         """The content as JSON in UTF-8."""
@@ -103,7 +104,8 @@ class NumberScaling:
             RunError: the file is missing or damaged.
         """
         try:
-            raw: dict[str, Any] = parse_json(read_small(path, LARGEST))
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
+            raw = parse_json(read_small(path, LARGEST))
+            given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
+            return cls(**given)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{path}: missing or damaged ({reason(error)})") from None

@@ -83,7 +83,7 @@ def _some(of: NumberSet, most: int) -> NumberSet:
     """An even sample."""
     every = np.arange(len(of.targets))
     chosen = np.unique(np.linspace(0, len(every) - 1, most).round().astype(int)) if len(every) > most else every
-    return NumberSet([of.sequences[place] for place in chosen], of.targets[chosen])
+    return NumberSet([of.sequences[int(place)] for place in chosen], of.targets[chosen])
 
 
 def _record(name: str, measured: ClassMeasures, start: float, used: int, of: int) -> dict[str, Any]:
@@ -211,4 +211,5 @@ def warped(asked: Floats, learned: Floats) -> Floats:
             cost = _euclidean(asked[:, i], learned[:, j])
             now[j + 1] = cost + np.minimum(np.minimum(before[j], before[j + 1]), now[j])
         before = now
-    return before[-1]
+    found: Floats = before[-1]
+    return found

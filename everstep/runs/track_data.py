@@ -161,7 +161,8 @@ def check_whole_track(track: NDArray[Any], where: str) -> None:
     Raises:
         DataError: one is.
     """
-    missing = np.flatnonzero(np.isnan(track).reshape(len(track), -1).any(1)) if track.dtype.kind == "f" else []
+    flat = track.reshape(len(track), -1).astype(np.float64)
+    missing = np.flatnonzero(np.isnan(flat).any(1))
     if len(missing):
         raise DataError(f"{where}: expected a position at each step; step {missing[0] + 1} lacks a number "
                         f"({len(missing):,} such steps); cut the track there")  # fmt: skip
