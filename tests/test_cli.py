@@ -68,7 +68,7 @@ class FakeRun:
         self.asked.append(len(lines))
         return [Score(-0.5 * len(line), len(line) + 1, line, [-0.5] * len(line) + [0.0]) for line in lines]
 
-    def evaluate(self, split: str | None = None, *, data: Any = None) -> dict[str, Any]:
+    def evaluate(self, split: str | None = None, *, data: Any = None, adapt: Any = None) -> dict[str, Any]:
         return {**SCORES, "split": split or ("test" if self.recipe.data.test else "valid")}
 
     def passage(self, text: str | None = None, characters: int = 600) -> Any:
@@ -315,7 +315,7 @@ def test_eval_json_is_one_object_on_stdout(cli: Everstep, run: FakeRun) -> None:
 
 
 def test_eval_json_has_no_infinity(cli: Everstep, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "evaluate", lambda split, data: {**SCORES, "word_perplexity": float("inf")})
+    monkeypatch.setattr(run, "evaluate", lambda split, data, adapt: {**SCORES, "word_perplexity": float("inf")})
     assert json.loads(cli("eval", "runs/mine", "--json").out, parse_constant=pytest.fail)["word_perplexity"] is None
 
 

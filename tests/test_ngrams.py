@@ -152,7 +152,7 @@ def test_a_table_is_mapped_from_its_file(tmp_path: Path) -> None:
     table = fitted(sentences(80, 12), 12, 3)
     path = tmp_path / "table"
     path.write_bytes(b"".join(table.pieces()))
-    again = NGramTable.open(path)
+    again = NGramTable.mapped(path)
     assert isinstance(again.keys[1], np.memmap)
     assert len(again) == len(table)
     assert again.order == 3
@@ -160,7 +160,7 @@ def test_a_table_is_mapped_from_its_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(RunError, match="expected a table of n-grams"):
-        NGramTable.open(path)
+        NGramTable.mapped(path)
 
 
 def kenlm(name: str) -> Path:

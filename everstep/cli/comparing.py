@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "run": lambda row: f"{row['name']}{' *' if row['adapted'] else ''}",
-    "bits/char": lambda row: f"{'≥ ' if row['unknown_share'] else ''}{row['bits_per_char']:.4f}",
+    "bits/char": lambda row: f"{'≥ ' if row['lower_bound'] else ''}{row['bits_per_char']:.4f}",
     "behind the best": lambda row: f"{row['behind']:.4f} [{row['low']:.4f}, {row['high']:.4f}]",
     "perplexity": lambda row: f"{row['perplexity']:,.2f}",
     "nats/token": lambda row: f"{row['nats_per_token']:.4f}",

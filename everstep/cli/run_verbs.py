@@ -54,6 +54,11 @@ def evaluate(
     data: list[str] | None = typer.Option(
         None, metavar="FILE", help="Other data of the same kind, in place of the test split."
     ),
+    adapt: Literal["cache", "dynamic"] | None = typer.Option(
+        None,
+        help="Adapt to the text before each token: by what followed similar states, or by learning on.",
+        show_default=False,
+    ),
     rivals: bool = typer.Option(False, "--rivals", help="Also show simpler models on the same data."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object, for machines."),
     beside: list[Path] | None = BESIDE,
@@ -67,14 +72,16 @@ def evaluate(
       everstep eval runs/mine --split valid --json
       everstep eval runs/mine --data letters.txt
       everstep eval runs/translator decode.beam_width=10
+      everstep eval runs/mine --adapt cache
 
-    The whole split is read; every target counts once.
+    The whole split is read; every target counts once. --adapt is for language models: cache mixes in a continuous cache
+    (Grave 2017), dynamic updates the weights after each segment (Krause 2018); settings come from the validation text.
     """
     if data and split:
         raise typer.BadParameter("--data FILE is a part of its own; expected no --split beside it.")
     loaded = load_asked(run, trust_code, device, decode, beside)
     others = loaded.rivals(split, data=data) if rivals else []  # first, since a package or their data may be missing
-    scores = loaded.evaluate(split, data=data)
+    scores = loaded.evaluate(split, data=data, adapt=adapt)
     if as_json:
         print(json_text({**scores, **({"rivals": others} if rivals else {})}, ensure_ascii=False))
         return

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everstep.data import expand, read_blocks
+from everstep.data.text.vocabulary import UNK
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.measures.bootstrap import paired_difference
 from everstep.measures.mixing import cache_probabilities, em_weights
@@ -133,10 +134,12 @@ def table(models: Sequence[Scored], lines: Sequence[str], seed: int = 1) -> list
     """A row for each model, best first: measures, and how much worse it is than the best.
 
     Returns:
-        name, bits_per_char, perplexity (per token), nats_per_token, tokens, unknown_share, parameters, adapted, and
-        behind: bits a character above the best with a 95 % interval (low, high) of a paired bootstrap over lines.
+        name, bits_per_char, perplexity (per token), nats_per_token, tokens, unknown_share, lower_bound (whether there
+        are <unk> for words that the text spells), parameters, adapted, and behind: bits a character above the best with
+        a 95 % interval (low, high) of a paired bootstrap over lines.
     """
     chars = np.array([len(line) + 1 for line in lines], np.float64)
+    spelled = sum(line.split().count(UNK) for line in lines)
     ranked = sorted(models, key=lambda one: float(one.nats.sum()))
     rows = []
     for one in ranked:
@@ -150,6 +153,7 @@ def table(models: Sequence[Scored], lines: Sequence[str], seed: int = 1) -> list
                 "nats_per_token": nats / tokens,
                 "tokens": tokens,
                 "unknown_share": None if one.unknown is None else one.unknown / tokens,
+                "lower_bound": (one.unknown or 0) > spelled,
                 "parameters": one.parameters,
                 "adapted": one.adapted,
                 "behind": difference,

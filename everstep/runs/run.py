@@ -25,7 +25,7 @@ from everstep.runs.opening import CHANGED, compared, decides, digest
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, flat
-from everstep.runs.task import ABILITIES, NOTHING_ELSE, Asked, Draws, Prediction, Score, Task, abilities
+from everstep.runs.task import ABILITIES, NOTHING_ELSE, Adaptation, Asked, Draws, Prediction, Score, Task, abilities
 from everstep.runs.text_data import absolute_path, check_files, gone
 from everstep.sections.messages import sections
 from everstep.state import leaves, map_state
@@ -61,12 +61,16 @@ class Run:
         """Job, model, training, measure and folder in one line."""
         return f"Run({in_one_line(self.path, self.task, self.model)}, {self.path})"
 
-    def evaluate(self, split: str | None = None, *, data: Sequence[str] | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, split: str | None = None, *, data: Sequence[str] | None = None, adapt: Adaptation | None = None
+    ) -> dict[str, Any]:
         """The measures on a split: by default "test" if the run has one, else "valid".
 
         Args:
             split: the name of the split.
             data: files of the same kind to use in place of the test split.
+            adapt: "cache" or "dynamic": the model adapts to the text before each target, and `adapted` says how. Such
+                measures are not those of the model alone.
 
         Returns:
             task, split, data, and the measures of the job, in which each target counts once. data is "as trained",
@@ -78,17 +82,22 @@ class Run:
             RunError: the model outputs NaN or infinity.
         """
         task, split = self._asked(split, data)
-        if data is None and split in self._scores:
+        if adapt is not None:
+            self.able("eval --adapt")
+        elif data is None and split in self._scores:
             return dict(self._scores[split])
         with progress_bar(f"scoring {split}") as progress, self._where("; to score other files: eval --data FILE"):
-            measures = task.metrics(self.model, split, progress)
+            if adapt is None:
+                measures = task.metrics(self.model, split, progress)
+            else:
+                measures = task.adapted(self.model, split, adapt, progress)  # type: ignore[attr-defined]
         if isinstance(loss := measures.get("loss", measures.get("nats_per_token")), float):
             check_finite(f"the score of {split}", loss)
         state = ", ".join(map(str, data)) if data else compared(self.path, split, task.digest(split))
         if state == CHANGED:
             warn(f"warning: {split} has changed since {self.path} was begun: this is the score of other data")
         found = {"task": self.recipe.task, "split": split, "data": state, **measures}
-        if data is None:
+        if data is None and adapt is None:
             self._scores[split] = found
         return dict(found)
 

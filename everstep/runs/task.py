@@ -292,6 +292,23 @@ class HasRivals(Protocol):
         """
 
 
+Adaptation = Literal["cache", "dynamic"]
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """A job whose model can adapt to a text while it is scored on it."""
+
+    def adapted(
+        self, model: Any, split: str, how: Adaptation, progress: Progress = lambda done, total: None
+    ) -> dict[str, Any]:
+        """The measures on a split by a continuous cache or by dynamic evaluation; `adapted` says with which settings.
+
+        Raises:
+            RunError: the text is not read in order, or there is none to choose the settings on.
+        """
+
+
 @runtime_checkable
 class Exports(Protocol):
     """A job whose model can be written down for another runtime, and then asked there."""
@@ -320,6 +337,7 @@ ABILITIES: dict[str, Any] = {
     "generate": Generates,
     "look": Draws | Pictures,
     "eval --rivals": HasRivals,
+    "eval --adapt": Adapts,
     "export": Exports | Writes,
 }
 """The protocols of a run's abilities besides `eval`, by verb."""

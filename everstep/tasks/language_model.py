@@ -20,7 +20,8 @@ from everstep.networks.stand_ins import Runtime, TokenStandIn
 from everstep.networks.streaming import token_decoder
 from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.networks.token_passage import token_passage
-from everstep.runs.task import Purpose
+from everstep.runs.adapted import adapted_measures
+from everstep.runs.task import Adaptation, Progress, Purpose
 from everstep.runs.text_data import UNITS, exact_batches, quick_batches, training_batches
 from everstep.runs.text_task import TextRecipe, TextTask
 from everstep.state import State
@@ -67,6 +68,12 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
         """−log p of each next token, under truncated BPTT."""
         goal = self.recipe.objective
         yield from likelihood(goal.k2, goal.activation_penalty, goal.change_penalty)(model, batch, state)
+
+    def adapted(
+        self, model: Any, split: str, how: Adaptation, progress: Progress = lambda done, total: None
+    ) -> dict[str, Any]:
+        """The measures by a continuous cache or dynamic evaluation, with settings chosen on "valid"."""
+        return adapted_measures(self, model, self.objective, split, how, progress)
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line from the initial state: Σ_t log p(x_t | x_<t), with its end if that is a token."""

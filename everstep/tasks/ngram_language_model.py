@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from everstep.data import Batches
+from everstep.data import Batches, Tokenizer
 from everstep.data.batches import TokenBatch
 from everstep.data.text.text_files import filled_in
 from everstep.decode.decoder import Decoder
@@ -96,8 +96,8 @@ class NGramLanguageModel(TextTask[NGramLanguageModelRecipe]):
 
     def open(self, run: Path) -> None:
         """Read `tokenizer.json`, and map the table into memory."""
-        super().open(run)
-        self.table = NGramTable.open(run / TABLE)
+        self.tokenizer = Tokenizer.load(run / "tokenizer.json")
+        self.table = NGramTable.mapped(run / TABLE)
 
     def splits(self) -> tuple[str, ...]:
         """train, valid and test, as far as the recipe names them; with an ARPA file only files for valid and test."""

@@ -127,7 +127,7 @@ class NGramTable:
         return words
 
     def pieces(self) -> Iterator[bytes]:
-        """The content of a file that `open` maps: a safetensors file, in pieces."""
+        """The content of a file that `mapped` maps: a safetensors file, in pieces."""
         arrays = self._arrays()
         header: dict[str, Any] = {"__metadata__": {"format": _FORMAT, "vocabulary": str(self.vocabulary)}}
         at = 0
@@ -150,7 +150,7 @@ class NGramTable:
         return found | {f"backoff.{n}": np.asarray(logs, "<f4") for n, logs in enumerate(self.backoff, 1)}
 
     @classmethod
-    def open(cls, path: Path) -> NGramTable:
+    def mapped(cls, path: Path) -> NGramTable:
         """Map a file of `pieces` into memory; nothing but its header is read.
 
         Raises:
