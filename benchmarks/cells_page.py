@@ -81,7 +81,9 @@ def made(name: str, size: int) -> es.Cell:
     if name in MADE:
         return MADE[name](size)
     given = inspect.signature(CELLS[name]).parameters.values()
-    return CELLS[name](*[size for p in given if p.default is p.empty and p.kind < p.VAR_POSITIONAL])
+    parts = len(getattr(CELLS[name], "parts", "x"))  # of the input, of the same size each
+    whole = {"input_size": -(-size // parts) * parts}
+    return CELLS[name](*[whole.get(p.name, size) for p in given if p.default is p.empty and p.kind < p.VAR_POSITIONAL])
 
 
 # --------------------------------------------------------------------------------------------------------- the page
@@ -112,7 +114,7 @@ def equation(cls: type[es.Cell]) -> str:
 def facts(name: str) -> tuple[dict[str, str], str]:
     """The row of a cell in the table, without speeds, and why it is not compiled. Its step is planned all the same."""
     cell = made(name, SIZE)
-    xs = torch.zeros(2, 8, SIZE)
+    xs = torch.zeros(2, 8, cell.input_size)
     kernels(torch.float32)
     with patch("everstep.native.build.load", return_value=SimpleNamespace(run=0)):
         found = {name: backend.prepare(cell, xs, None, None) for name, backend in BACKENDS.items()}

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import ConfigError, DataError
-from everstep.networks.forecaster import Forecaster, ForecasterSection, WindowShape, window_losses
+from everstep.networks.forecaster import Forecaster, window_losses
+from everstep.networks.forecaster_section import ForecasterSection, WindowShape
 from everstep.runs.recipe_files import load_task
 
 SMALL = ("model.hidden_size=12", "train.batch_size=32", "train.threads=1", "train.learning_rate=0.02")
@@ -139,6 +140,7 @@ DECODES = ("direct", "parallel", "encoder-decoder", "recursive")
         ("direct", "negative-binomial"),
         ("parallel", "student-t"),
         ("encoder-decoder", "gaussian"),
+        ("direct", "mixture"),
         ("recursive", "quantiles"),
     ],
 )

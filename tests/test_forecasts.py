@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
+from everstep.heads.mixture import GaussianMixture
 from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, PointHead, Quantiles, StudentT
 from everstep.measures.forecast_errors import (
     LEVELS,
@@ -33,6 +34,7 @@ HEADS = [
     Quantiles(LEVELS),
     Gaussian(),
     StudentT(),
+    GaussianMixture(),
     NegativeBinomial(),
 ]
 NAN = float("nan")
@@ -81,6 +83,30 @@ def test_losses_are_those_of_scipy() -> None:
     assert float(found) == pytest.approx((2 * 0.1 * 2 + 2 * 0.5 * 1) / 2)
     with pytest.raises(ValueError, match="rising levels"):
         Quantiles((0.5, 0.1))
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_parts() -> None:
+    head = GaussianMixture(2)
+    ys = torch.tensor([[[1.0, -2.0, 0.3, -0.4, 0.5, -0.2]]])
+    means, spreads = np.array([0.5, -1.5]), np.exp([0.3, -0.4]) + 1e-4
+    weights = np.exp([0.5, -0.2]) / np.exp([0.5, -0.2]).sum()
+    target = torch.tensor([[0.7]])
+    want = -np.log((weights * stats.norm.pdf(0.7, means, spreads)).sum())
+    assert float(head.loss(ys, target)) == pytest.approx(want, rel=1e-5)
+    assert float(head.mean(ys)) == pytest.approx((weights * means).sum(), rel=1e-5)
+    for level, value in zip((0.001, 0.3, 0.9), head.quantiles(ys, (0.001, 0.3, 0.9))[0, 0].tolist(), strict=True):
+        assert (weights * stats.norm.cdf(value, means, spreads)).sum() == pytest.approx(level, rel=1e-4)
+    tails = [np.log((weights * shape(0.7, means, spreads)).sum()) for shape in (stats.norm.cdf, stats.norm.sf)]
+    assert head.log_tails(ys, target)[0, 0].tolist() == pytest.approx(tails, rel=1e-5)
+    optimizer = torch.optim.Adam([two := torch.zeros(1, 1, 6, requires_grad=True)], 0.05)
+    for _ in range(300):  # values at −3 and 3 in the ratio 1 : 2 are learned as two parts
+        optimizer.zero_grad()
+        head.loss(two.expand(1, 3, 6), torch.tensor([[-3.0, 3.0, 3.0]])).sum().backward()
+        optimizer.step()
+    assert head.mean(two).item() == pytest.approx(1, abs=0.1)
+    assert head.quantiles(two, (0.2, 0.8))[0, 0].tolist() == pytest.approx([-3, 3], abs=0.3)
+    with pytest.raises(ValueError, match="at least one component; got 0"):
+        GaussianMixture(0)
 
 
 def test_quantiles_have_the_mean_of_their_distribution() -> None:
@@ -147,6 +173,30 @@ def test_equal_forecasts_are_told_from_better_ones() -> None:
     d = np.array([1.0, 3.0, 2.0, 4.0, 1.0])
     want = stats.ttest_1samp(d, 0).pvalue  # with one step ahead it is nearly a paired t test: variances differ by n − 1
     assert diebold_mariano(d, np.zeros(5), 1) == pytest.approx(want, rel=1e-6)
+
+
+def test_equal_accuracy_of_series_that_depend_on_each_other() -> None:
+    random = np.random.default_rng(4)
+    d, none = random.normal(0.3, 1, 60), np.zeros(60)
+    alone = diebold_mariano(d, none, 3)
+    times = np.arange(100, 160)
+    assert diebold_mariano(d, none, 3, times) == pytest.approx(alone)
+    order = random.permutation(60)
+    assert diebold_mariano(d[order], none, 3, times[order]) == pytest.approx(alone)
+    copies = np.tile(d, 50)  # fifty series that move as one say no more than one does
+    assert diebold_mariano(copies, 0 * copies, 3, np.tile(times, 50)) == pytest.approx(alone)
+    assert diebold_mariano(copies, 0 * copies, 3) < alone / 10
+    rejected = [
+        diebold_mariano(draw, 0 * draw, 1, np.tile(times, 4)) < 0.05
+        for draw in (random.normal(size=240) for _ in range(400))
+    ]
+    assert 0.02 < np.mean(rejected) < 0.09  # independent series: the test has its size
+    gaps = times[[0, 1, 5, 9]]
+    apart = diebold_mariano(np.array([1.0, 2, -1, 3]), np.zeros(4), 2, gaps)
+    centred = np.array([1.0, 2, -1, 3]) - 1.25
+    variance = centred @ centred + 2 * 0.5 * centred[0] * centred[1]  # only the first two are a step apart
+    statistic = 5 / np.sqrt(variance) * np.sqrt((5 - 4 + 2 / 4) / 4)
+    assert apart == pytest.approx(2 * stats.t.sf(statistic, 3))
 
 
 # --------------------------------------------------------------------------------------------------------------- rivals

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from everstep.data.calendar import calendar
 from everstep.data.panel import joined
@@ -17,7 +18,7 @@ from everstep.data.readers.series import read_series
 from everstep.data.readers.time_stamps import DAY, SECOND, Frequency, named_frequency, read_stamp
 from everstep.data.windows import Windows
 from everstep.errors import ConfigError, DataError
-from everstep.networks.forecaster import ForecasterSection
+from everstep.networks.forecaster_section import ForecasterSection
 from everstep.networks.learned_series import LearnedSeries, fitted_scale
 from everstep.runs.series_data import SeriesData, SeriesSection
 
@@ -356,3 +357,26 @@ def test_a_window_of_the_future_alone(tmp_path: Path) -> None:
     )
     with pytest.raises(IndexError):
         windows.batch(0, 1)
+
+
+def test_static_covariates_are_one_number_a_series(tmp_path: Path) -> None:
+    rows = ["unique_id,ds,y,size", *(f"{name},{step},{step},{'' if step == 1 else size}" for name, size in
+            (("a", 3), ("b", 5)) for step in range(12))]  # fmt: skip
+    path = written(tmp_path, "\n".join(rows))
+    found = read_series([path], static=["size"])
+    assert found.panel.static.tolist() == [[3.0], [5.0]]
+    data = data_of(path, {"horizon": 2, "window": 4, "segment": 2}, static=("size",), calendar=False)
+    learned = data.learned()
+    assert learned.covariates == ((4.0, 1.0),)
+    assert learned.shape.future == 1
+    batch = data.windows("train", learned, 100).batch(0, 0)
+    assert batch.future.shape[1:] == (6, 1)
+    assert (batch.future[:, :, 0] == torch.where(batch.series == 0, -1.0, 1.0)[:, None]).all()
+    later = written(tmp_path, "unique_id,ds,y,size\nb,12,1,5\nc,12,1,9\nc,13,1,9\n", "later.csv")
+    panel, _ = joined(found.panel, read_series([later], found.roles).panel, "data.test")
+    assert panel.static.tolist() == [[3.0], [5.0], [9.0]]
+    with pytest.raises(DataError, match=r"one value of 'y' \(data\.static\) for each series; 'a' has from 0 to 11"):
+        read_series([path], static=["y"], targets=["size"])
+    wide = written(tmp_path, "ds,u,v\n1,2,3\n2,3,4\n", "wide.csv")
+    with pytest.raises(DataError, match=r"expected a long table beside data\.static \(u\); it is wide"):
+        read_series([wide], static=["u"])

@@ -9,6 +9,7 @@ from everstep.cells.antisymmetric import GatedAntisymmetricRNN as GatedAntisymme
 from everstep.cells.batch_norm import BatchNormLSTM as BatchNormLSTM
 from everstep.cells.bistable import BRC as BRC
 from everstep.cells.bistable import NBRC as NBRC
+from everstep.cells.decaying import GRUD as GRUD
 from everstep.cells.delayed import TauGRU as TauGRU
 from everstep.cells.expression_cell import ExpressionCell as ExpressionCell
 from everstep.cells.expression_cell import random_tree as random_tree

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from everstep import __version__
 from everstep.cli import (
     average_verb,
+    backtesting,
     benching,
     comparing,
     demo,
@@ -81,6 +82,7 @@ app.command("demo")(demo.demo)
 app.add_typer(recipes.app, name="recipes")
 app.command("train")(train_verb.train)
 app.command("eval")(run_verbs.evaluate)
+app.command("backtest")(backtesting.backtest)
 app.command("predict")(run_verbs.predict)
 app.command("score")(run_verbs.score)
 app.command("generate")(run_verbs.generate)

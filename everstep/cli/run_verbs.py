@@ -89,15 +89,15 @@ def evaluate(
 
     for key, value in scores.items():
         if isinstance(value, dict):
-            print(_table(key, value))
+            print(table(key, value))
         elif not isinstance(value, list):
             meaning = meaning_of(loaded.task, scores, key)
             print(f"{key.replace('_', ' '):16} {shown_measure(scores, key):>16}   {meaning}".rstrip())
     if rivals:
-        print(_table("rivals", {str(other.pop("name")): other for other in others}))
+        print(table("rivals", {str(other.pop("name")): other for other in others}))
 
 
-def _table(title: str, rows: dict[str, dict[str, Any]]) -> str:
+def table(title: str, rows: dict[str, dict[str, Any]]) -> str:
     """A table of named rows with the same measures."""
     from everstep.runs.card import shown_number
 
@@ -131,11 +131,15 @@ def predict(
     ),
     to: str | None = typer.Option(None, metavar="LANGUAGE", help="Translate to it; the same as decode.to=LANGUAGE."),
     beside: list[Path] | None = BESIDE,
+    anomalies: bool = typer.Option(
+        False, "--anomalies", help="Score each value by its −log p given the values before it (series)."
+    ),
+    paths: int = typer.Option(0, "--paths", metavar="N", min=0, help="N sample paths instead of quantiles (series)."),
     encoding: str = typer.Option("utf-8", help="Encoding of the lines."),
     device: str = DEVICE,
     trust_code: bool = TRUST,
 ) -> None:
-    """Predict labels, tags or translations for lines of text, depending on RUN.
+    """Predict labels, tags, translations or forecasts for lines of text, depending on RUN.
 
     \b
       everstep predict runs/mine < lines.txt > answers.txt
@@ -145,6 +149,7 @@ def predict(
       everstep predict runs/translator decode.beam_width=10 decode.coverage_penalty=0.2 < en.txt > de.txt
       everstep predict runs/translator --with runs/another < en.txt > de.txt
       everstep predict runs/multilingual --to fr < en.txt > fr.txt
+      everstep predict runs/load --anomalies < history.csv > scores.csv
 
     Predictions are printed in the order of the input as soon as they are ready: one per line, or per sentence if a
     sentence has several lines. The supported options depend on the job of RUN.
@@ -155,7 +160,14 @@ def predict(
     loaded = load_asked(run, trust_code, device, asked, beside)
     loaded.able("predict")
     lines = standard_input(encoding)
-    for found in loaded.predict(lines, explain, probabilities=probabilities, n_best=n_best, format=format):
+    wanted = {
+        "probabilities": probabilities,
+        "n_best": n_best,
+        "format": format,
+        "anomalies": anomalies,
+        "paths": paths,
+    }
+    for found in loaded.predict(lines, explain, **wanted):  # type: ignore[arg-type]
         if found.record or not as_json:
             print(json_text(found.record, ensure_ascii=False) if as_json else found.text, flush=sys.stdout.isatty())
 

@@ -34,6 +34,7 @@ class Panel:
         target: (N,) values.
         past: (N, P) covariates known up to the present.
         future: (N, F) covariates known ahead of time.
+        static: (S, K) covariates of each series.
     """
 
     ids: tuple[str, ...]
@@ -46,6 +47,7 @@ class Panel:
     target: Floats
     past: Floats
     future: Floats
+    static: Floats
 
     def __len__(self) -> int:
         """The number of series, S."""
@@ -58,7 +60,7 @@ class Panel:
     def digest(self) -> str:
         """The SHA-256 of the names, the rows, the values and the covariates."""
         found = hashlib.sha256("\0".join(self.ids).encode())
-        for values in (self.rows, self.first, self.target, self.past, self.future):
+        for values in (self.rows, self.first, self.target, self.past, self.future, self.static):
             found.update(np.ascontiguousarray(values).tobytes())
         return found.hexdigest()
 
@@ -74,6 +76,7 @@ def as_panel(
     frequency: Frequency,
     columns: tuple[Floats, Floats, Floats],
     counted: bool = False,
+    static: Floats | None = None,
 ) -> Panel:
     """A panel from R rows sorted by series and time. Skipped grid steps become rows of missing numbers.
 
@@ -86,6 +89,7 @@ def as_panel(
         frequency: the time grid.
         columns: values (R,), past covariates (R, P) and future covariates (R, F).
         counted: see `Panel`.
+        static: (S, K) covariates of each series; None: there are none.
 
     Example:
         >>> series, places = np.zeros(2, np.int64), np.array([3, 5])
@@ -108,7 +112,8 @@ def as_panel(
     target, past, future = (_spread_out(values, starts[series] + places - first[series], rows) for values in columns)
     there = np.where(np.isnan(target), -1, np.arange(len(target)))
     known = np.maximum(np.maximum.reduceat(there, starts) - starts + 1, 0) if len(target) else rows
-    return Panel(tuple(ids), starts, rows, known, first, frequency, counted, target, past, future)
+    static = np.zeros((len(ids), 0)) if static is None else static
+    return Panel(tuple(ids), starts, rows, known, first, frequency, counted, target, past, future, static)
 
 
 def gaps(series: Ints, places: Ints, frequency: Frequency, where: str) -> int:
@@ -185,7 +190,10 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
     order = np.lexsort((columns[1], columns[0]))
     series, places, target, past, future = (column[order] for column in columns)
     gaps(series, places, before.frequency, what)
-    panel = as_panel(ids, series, places, before.frequency, (target, past, future), before.counted)
+    static = np.full((len(ids), before.static.shape[1]), np.nan)
+    for part in (after, before):
+        static[parts_own(part, number)] = part.static
+    panel = as_panel(ids, series, places, before.frequency, (target, past, future), before.counted, static)
     begins = np.full(len(ids), 1 << 62)
     np.minimum.at(begins, series_b, places_b)
     borders = np.minimum(begins - panel.first, panel.known)

@@ -22,7 +22,8 @@ class WindowBatch(Movable):
     Attributes:
         values: (B, W) float32 inputs; steps before the start of a series are missing.
         past: (B, W, P) covariates known up to the present; 0 where they are missing.
-        future: (B, W + H, F) covariates known ahead of time, calendar features last; 0 where they are missing.
+        future: (B, W + H, F) covariates known ahead of time, then static ones, calendar features last; 0 where they
+            are missing.
         target: (B, H) float32 targets.
         series: (B,) int64 series numbers.
         count: the number of targets that are not missing.
@@ -100,7 +101,9 @@ class Windows(Batches[WindowBatch]):
             series, rows = series[kept], rows[kept]
         self.series, self.rows = series, rows
         self._target = panel.target.astype(np.float32)
-        self._past, self._future = (np.nan_to_num(c).astype(np.float32) for c in (panel.past, panel.future))
+        self._past, self._future, self._static = (
+            np.nan_to_num(part).astype(np.float32) for part in (panel.past, panel.future, panel.static)
+        )
         self._calendar: NDArray[np.float32] | None = None
         self._from = int(panel.first.min(initial=0)) - window
         if calendar:
@@ -157,6 +160,8 @@ class Windows(Batches[WindowBatch]):
         every = panel.rows[series][:, None]
         past = self._taken(self._past, series, steps[:, : self.window], every, 0)
         future = self._taken(self._future, series, steps, every, 0)
+        if self._static.shape[1]:
+            future = np.concatenate([future, self._static[series][:, None].repeat(steps.shape[1], 1)], -1)
         if self._calendar is not None:
             future = np.concatenate([future, self._calendar[panel.first[series][:, None] + steps - self._from]], -1)
         target = values[:, self.window :]

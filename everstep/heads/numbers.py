@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from everstep.heads.categorical import Head
 from everstep.heads.sum_over_steps import over_steps
+from everstep.heads.tails import log_tails
 
 SMALLEST = 1e-4
 """Smallest spread and dispersion: a narrower distribution of a normalised value would fit rounding errors."""
@@ -28,11 +29,13 @@ class NumberHead(Head):
 
     Attributes:
         size: the number of parameters per step.
+        locations: how many of them, the first, move with a shift of the value.
         in_data_units: whether the loss needs targets in data units; else shifted and scaled targets.
         has_bands: whether it has a distribution and so quantiles.
     """
 
     size: int
+    locations = 1
     in_data_units = False
     has_bands = True
 
@@ -56,6 +59,10 @@ class NumberHead(Head):
     def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
         """The quantiles of each step, (batch, time, levels)."""
         raise NotImplementedError(f"{type(self).__name__} has no quantiles")
+
+    def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:
+        """log P(v ≤ target) and log P(v ≥ target) of each step, (batch, time, 2) float64."""
+        raise NotImplementedError(f"{type(self).__name__} has no distribution")
 
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Convert the parameters of v to those of scale · v + shift; both (batch, 1) or (batch, time), scale > 0."""
@@ -123,7 +130,7 @@ class Quantiles(NumberHead):
         super().__init__()
         if not levels or any(not 0 < level < 1 for level in levels) or sorted(set(levels)) != list(levels):
             raise ValueError(f"Quantiles: expected rising levels within (0, 1); got {tuple(levels)}")
-        self.size = len(levels)
+        self.size = self.locations = len(levels)
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.float32), persistent=False)
 
     def each(self, ys: Tensor, target: Tensor) -> Tensor:
@@ -139,6 +146,9 @@ class Quantiles(NumberHead):
         found, own = ys.sort(-1).values, self.levels.double().cpu().numpy()
         weights = np.stack([np.interp(levels, own, row) for row in np.eye(len(own))])  # linear between its neighbours
         return found @ torch.from_numpy(weights).to(found)
+
+    def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:
+        return log_tails(ys.sort(-1).values, self.levels, target)
 
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return ys * scale[..., None] + shift[..., None]
@@ -164,6 +174,11 @@ class Gaussian(NumberHead):
     def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
         normal: Tensor = torch.special.ndtri(torch.tensor(levels, dtype=torch.float64)).to(ys)
         return ys[..., :1] + _spread(ys[..., 1:]) * normal
+
+    def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:
+        z = (target.double() - ys[..., 0].double()) / _spread(ys[..., 1].double())
+        found: Tensor = torch.special.log_ndtr(torch.stack([z, -z], -1))
+        return found
 
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return torch.stack([ys[..., 0] * scale + shift, _spread(ys[..., 1]).log() + scale.log()], -1)
@@ -196,6 +211,13 @@ class StudentT(NumberHead):
         degrees = (2 + F.softplus(ys[..., 2:])).detach().cpu().double().numpy()
         found = torch.from_numpy(np.asarray(stats.t.ppf(np.array(levels), degrees))).to(ys)
         return ys[..., :1] + _spread(ys[..., 1:2]) * found
+
+    def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:
+        from scipy import stats
+
+        family = stats.t(_numbers(2 + F.softplus(ys[..., 2])), _numbers(ys[..., 0]), _numbers(_spread(ys[..., 1])))
+        value = _numbers(target)
+        return torch.from_numpy(np.stack([family.logcdf(value), family.logsf(value)], -1)).to(ys.device)
 
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return torch.stack([ys[..., 0] * scale + shift, _spread(ys[..., 1]).log() + scale.log(), ys[..., 2]], -1)
@@ -232,6 +254,14 @@ class NegativeBinomial(NumberHead):
         found = stats.nbinom.ppf(np.array(levels), 1 / alpha, 1 / (1 + alpha * mean))
         return torch.from_numpy(np.asarray(found)).to(ys)
 
+    def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:
+        from scipy import stats
+
+        mean, alpha = _numbers(self.mean(ys)), _numbers(F.softplus(ys[..., 1]) + SMALLEST)
+        family, value = stats.nbinom(1 / alpha, 1 / (1 + alpha * mean)), _numbers(target)
+        found = np.stack([family.logcdf(value), family.logsf(value - 1)], -1)
+        return torch.from_numpy(found).to(ys.device)
+
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return torch.stack([ys[..., 0] + scale.log(), ys[..., 1].expand_as(ys[..., 0])], -1)
 
@@ -239,3 +269,9 @@ class NegativeBinomial(NumberHead):
 def _spread(raw: Tensor) -> Tensor:
     """The spread of its logarithm, at least SMALLEST."""
     return raw.clamp(-MOST_LOG, MOST_LOG).exp() + SMALLEST
+
+
+def _numbers(values: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The values as float64 in numpy, for scipy."""
+    found: np.ndarray[Any, np.dtype[np.float64]] = values.detach().cpu().double().numpy()
+    return found

@@ -212,6 +212,10 @@ class _Drawer:
 
     def _part(self, node: fx.Node, span: tuple[int, int]) -> str:
         """The name of a slice of a block of gates."""
+        if node.op == "placeholder" and (parts := tuple(getattr(self.cell, "parts", ()))):  # of the input
+            share = _size(node) // len(parts)
+            if span[0] % share == 0 and span[1] - span[0] == share:
+                return str(parts[span[0] // share])
         return gate_name(self.cell, narrowed(self.step.rows[node], _size(node), *span)) or f"{span[0]}:{span[1]}"
 
     def _named(self, node: fx.Node, span: Span) -> str:

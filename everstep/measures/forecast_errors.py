@@ -134,33 +134,39 @@ def owa(ours: dict[str, Any], naive2: dict[str, Any]) -> float | None:
     return float(sum(a / b for a, b in pairs if a is not None and b)) / 2
 
 
-def diebold_mariano(ours: Floats, theirs: Floats, overlap: int) -> float:
+def diebold_mariano(ours: Floats, theirs: Floats, overlap: int, times: NDArray[np.int64] | None = None) -> float:
     """The two-sided p-value of equal accuracy, from the losses on the same windows (Diebold & Mariano 1995).
 
-    d = ours − theirs has N numbers. The statistic d̄ / √(variance of d̄), with the correction of Harvey, Leybourne &
-    Newbold (1997), is compared with Student's t with N − 1 degrees of freedom. The variance includes autocovariances up
-    to lag `overlap` − 1 with Bartlett weights, since the errors of overlapping windows are correlated.
+    d = ours − theirs has N numbers at T times. The statistic d̄ / √(variance of d̄), with the correction of Harvey,
+    Leybourne & Newbold (1997), is compared with Student's t with T − 1 degrees of freedom. Let s_t be the sum of d − d̄
+    at time t. The variance of d̄ is (Σ_t s_t² + 2 Σ_l w_l Σ_t s_t s_{t−l}) / N² over the lags l < `overlap`, with
+    Bartlett weights w_l = 1 − l / `overlap`, since the errors of overlapping windows are correlated. Several series may
+    so depend on each other at the same time (Driscoll & Kraay 1998); of one series it is the usual variance.
 
     >>> round(diebold_mariano(np.array([1.0, 2, 3, 4]), np.array([2.0, 2, 5, 5]), 1), 4)
     0.0917
 
     Args:
-        ours, theirs: (N,) losses, in the order of time.
-        overlap: the number of consecutive windows that share a target; 1: windows do not overlap.
+        ours, theirs: (N,) losses.
+        overlap: the number of consecutive times whose windows share a target; 1: windows do not overlap.
+        times: (N,) the time of each window; None: one window at each time, in order.
     """
     from scipy import stats
 
     d = ours - theirs
-    number = len(d)
+    at, own = np.unique(np.arange(len(d)) if times is None else times, return_inverse=True)
+    number = len(at)
     overlap = max(1, min(overlap, number - 1)) if number > 1 else 1
-    centred = d - d.mean()
-    variance = float(centred @ centred) / number
+    sums = np.bincount(own, d - d.mean()) if number else np.zeros(0)
+    variance = float(sums @ sums)
     for lag in range(1, overlap):
-        variance += 2 * (1 - lag / overlap) * float(centred[lag:] @ centred[:-lag]) / number
+        later = np.minimum(np.searchsorted(at, at + lag), number - 1)
+        pairs = at[later] == at + lag
+        variance += 2 * (1 - lag / overlap) * float(sums[later[pairs]] @ sums[pairs])
     if number < 2 or variance <= 0:
         return 1.0 if not d.any() else float("nan") if number < 2 else 0.0
     correction = (number + 1 - 2 * overlap + overlap * (overlap - 1) / number) / number
-    statistic = float(d.mean()) / (variance / number) ** 0.5 * max(correction, 0.0) ** 0.5
+    statistic = float(d.mean()) * len(d) / variance**0.5 * max(correction, 0.0) ** 0.5
     return float(2 * stats.t.sf(abs(statistic), number - 1))
 
 

@@ -41,22 +41,18 @@ def cell_names() -> list[str]:
 
 
 def make_cell(choice: CellChoice, input_size: int, hidden_size: int, find: Find, device: str | None = None) -> Any:
-    """The cell that `model.cell` names, with these sizes. A cell with a single size gets a linear map before it.
+    """The cell that `model.cell` names, with these sizes.
+
+    A cell with a single size, or whose input has several parts that `input_size` is no multiple of, gets a linear map
+    before it.
 
     Raises:
         ConfigError: there is no such cell, or it cannot be created; the message lists its options.
     """
-    from everstep import cells
     from everstep.cell import Cell
     from everstep.wirings import FeedForward, Stack
 
-    options = dict(choice) if isinstance(choice, Mapping) else {}
-    name = "ExpressionCell" if isinstance(choice, tuple) else options.pop("type", None) if options else choice
-    if not isinstance(name, str):
-        raise ConfigError("model.cell: expected {type: NAME, option: value, …}; got no type")
-    if isinstance(choice, tuple):
-        options["tree"] = choice
-    kind = find("model.cell", name) if ".py:" in name else _exported(cells, name)
+    name, kind, options = _named(choice, find)
     if isinstance(kind, nn.Module) or not callable(kind):
         raise ConfigError(
             f"model.cell: expected a class or a function that makes a Cell of (input_size, hidden_size); {name} is "
@@ -65,16 +61,43 @@ def make_cell(choice: CellChoice, input_size: int, hidden_size: int, find: Find,
     parameters = _parameters(kind)
     places = [p.kind for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
     one_size = len(places) == 1 and places[0] is not inspect.Parameter.VAR_POSITIONAL
-    sizes = (hidden_size,) if one_size else (input_size, hidden_size)
+    parts = len(getattr(kind, "parts", ())) or 1
+    read = hidden_size if one_size else input_size if input_size % parts == 0 else parts * input_size
+    sizes = (hidden_size,) if one_size else (read, hidden_size)
     cell = _made(name, kind, sizes, options, device)
     if not isinstance(cell, Cell):
         raise ConfigError(
             f"model.cell: expected a Cell, which is called with (input_size, hidden_size); {name} gives "
             f"{type(cell).__name__}"
         )
-    if one_size and input_size != hidden_size:
-        return Stack(FeedForward(input_size, hidden_size, linear_output=True, device=device), cell)
+    if read != input_size:
+        return Stack(FeedForward(input_size, read, linear_output=True, device=device), cell)
     return cell
+
+
+def _named(choice: CellChoice, find: Find) -> tuple[str, Any, dict[str, Any]]:
+    """The name that `model.cell` gives, the object of that name, and its options."""
+    from everstep import cells
+
+    options = dict(choice) if isinstance(choice, Mapping) else {}
+    name = "ExpressionCell" if isinstance(choice, tuple) else options.pop("type", None) if options else choice
+    if not isinstance(name, str):
+        raise ConfigError("model.cell: expected {type: NAME, option: value, …}; got no type")
+    if isinstance(choice, tuple):
+        options["tree"] = choice
+    return name, find("model.cell", name) if ".py:" in name else _exported(cells, name), options
+
+
+def takes_masks(choice: CellChoice, find: Find) -> bool:
+    """Whether the input of the cell is [x; mask; delta]: it has the class attribute `parts` of these names.
+
+    >>> takes_masks("GRUD", no_code), takes_masks("GRU", no_code)
+    (True, False)
+
+    Raises:
+        ConfigError: there is no such cell.
+    """
+    return tuple(getattr(_named(choice, find)[1], "parts", ())) == ("x", "mask", "delta")
 
 
 def _made(name: str, kind: Any, sizes: Sequence[int], options: dict[str, Any], device: str | None) -> Any:

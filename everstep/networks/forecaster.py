@@ -2,113 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from everstep.data.windows import WindowBatch, Windows
-from everstep.errors import ConfigError
-from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, PointHead, Quantiles, StudentT
+from everstep.heads.numbers import NumberHead, Quantiles
+from everstep.heads.tails import log_tails
 from everstep.learn.objective import Loss
 from everstep.measures.forecast_errors import LEVELS
-from everstep.networks.cells_by_name import CellChoice, Find, no_code
-from everstep.networks.layers import LayersSection, initialise, layer_problems, stack_of
-from everstep.networks.window_values import Level, Normalised, normalised, seasonal_weight
+from everstep.networks.cells_by_name import Find, no_code, takes_masks
+from everstep.networks.forecaster_section import ForecasterSection, WindowShape
+from everstep.networks.layers import initialise, stack_of
+from everstep.networks.learned_smoothing import LearnedSmoothing
+from everstep.networks.window_values import Normalised, normalised, seasonal_weight, since_seen
 from everstep.rivals.lag_ridge import LagRidge, carried
-from everstep.sections import Size, Whole
 from everstep.state import State, map_state
 
 FITTED, PENALTY = 50_000, 1e-4
 """Training windows that the highway's initial ridge regression uses, and its λ relative to the mean square of a lag."""
-HeadName = Literal["point", "quantiles", "gaussian", "student-t", "negative-binomial"]
-
-
-class ForecasterSection(LayersSection):
-    """The network: window, segments, cells, decoding of the horizon, head."""
-
-    cell: CellChoice = "GRU"
-    """any exported cell, {type: NAME, option: value}, a list (the tree of an ExpressionCell), or FILE.py:NAME"""
-    hidden_size: Size | tuple[Size, ...] = 64
-    """units of each layer; a list: one size per layer"""
-    horizon: Size | None = None
-    """number of predicted steps; null: one season of the data, or 12 without a season"""
-    window: Size | None = None
-    """number of input steps; null: three horizons or seasons, whichever is longer, rounded up to whole segments"""
-    segment: Size | None = None
-    """steps that the cells read as one input (SegRNN, Lin 2023); null: one season of 2 to 48 steps, else 1"""
-    level: Level = "last"
-    """subtracted from a window and its targets: none, its last value, or its mean; season: from the inputs the last
-    value, from the targets the values of the last season, repeated"""
-    spread: Literal["none", "window"] = "window"
-    """divides both; none: 1; window: the standard deviation of the window"""
-    weight: Literal["none", "season"] = "none"
-    """weight of the loss of a window; season: 1 over its mean seasonal difference, at most 20, which weights errors as
-    MASE does"""
-    decode: Literal["direct", "parallel", "encoder-decoder", "recursive"] = "parallel"
-    """direct: a linear map from the last output; parallel: one step of the cells for each segment ahead, each from the
-    state after the window; encoder-decoder: the cells continue over the segments ahead; recursive: they read their own
-    medians"""
-    highway: bool = False
-    """adds a linear map from the window to the horizon (as in LSTNet, Lai 2018); its initial weights are those of a
-    ridge regression with head: point, else zero; the output layer of the cells starts at zero"""
-    embedding_size: Whole = 0
-    """size of the learned embedding of each training series; 0: none"""
-    head: HeadName = "quantiles"
-    """point; quantiles 0.05, 0.1, 0.2 … 0.9, 0.95; or the distribution of each step"""
-    error: Literal["mse", "mae", "huber"] = "mse"
-    """the loss of head: point"""
-
-    def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Those of layers, windows that are not whole segments, and options that the head does not support."""
-        yield from super().disagreements()
-        if self.window is not None and self.segment is not None and self.window % self.segment:
-            yield "window", f"expected a multiple of segment ({self.segment}); got {self.window}"
-        if self.head == "negative-binomial" and self.level != "none":
-            yield "level", f"expected none beside head: negative-binomial, since counts have no shift; got {self.level}"
-        if self.highway and self.head == "negative-binomial":
-            yield "highway", "expected false beside head: negative-binomial"
-        if self.error != "mse" and self.head != "point":
-            yield "error", f"expected mse where head is not point; got {self.error}"
-
-    def problems(self, find: Find) -> Iterator[str]:
-        """Cells that cannot be made."""
-        yield from layer_problems(self, 8, find)
-
-    def make_head(self) -> NumberHead:
-        """A new head."""
-        if self.head == "point":
-            return PointHead(self.error)
-        if self.head == "quantiles":
-            return Quantiles(LEVELS)
-        return {"gaussian": Gaussian, "student-t": StudentT, "negative-binomial": NegativeBinomial}[self.head]()
-
-
-class WindowShape(NamedTuple):
-    """The sizes of a network's inputs and outputs.
-
-    Attributes:
-        window, horizon, segment, season: in steps; the window is a multiple of the segment.
-        past, future: the number of covariates of each kind.
-        series: the number of training series.
-        gaps: whether values may be missing; the network then also reads which are.
-    """
-
-    window: int
-    horizon: int
-    segment: int
-    season: int
-    past: int
-    future: int
-    series: int
-    gaps: bool
-
-    @property
-    def ahead(self) -> int:
-        """The number of segments in the horizon, rounded up."""
-        return -(-self.horizon // self.segment)
 
 
 class Forecaster(nn.Module):
@@ -130,11 +46,16 @@ class Forecaster(nn.Module):
         super().__init__()
         self.section, self.shape = section, shape
         self.head = section.make_head()
-        size = section.hidden_sizes[0]
-        values = 3 if shape.gaps else 1
-        self.read = nn.Linear(shape.segment * (values + shape.past + shape.future), size)
-        self.body = stack_of(section, size, find)
+        self.masked = takes_masks(section.cell, find)
+        self.flagged = shape.gaps and section.masks and not self.masked
+        values = 3 if self.flagged else 1
+        read = shape.segment * (values + shape.past + shape.future)
+        size = read if self.masked else section.hidden_sizes[0]
+        self.read = nn.Identity() if self.masked else nn.Linear(read, size)
+        self.body = stack_of(section, 3 * size if self.masked else size, find)
         features = self.body.output_size
+        learned = section.smoothing == "learned"
+        self.smoothing = LearnedSmoothing(shape.series, shape.season, shape.horizon) if learned else None
         self.embedding = nn.Embedding(shape.series, section.embedding_size) if section.embedding_size else None
         beside = section.embedding_size
         outputs = self.head.size * shape.segment
@@ -156,9 +77,11 @@ class Forecaster(nn.Module):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def _normalised(self, values: Tensor) -> Normalised:
+    def _normalised(self, batch: WindowBatch) -> Normalised:
+        if self.smoothing is not None:
+            return self.smoothing(batch.values, batch.series, self.section.spread)  # type: ignore[no-any-return]
         ahead = (self.shape.season, self.shape.horizon)
-        return normalised(values, self.section.level, self.section.spread, ahead)
+        return normalised(batch.values, self.section.level, self.section.spread, ahead)
 
     @torch.no_grad()
     def begin(self, windows: Windows) -> None:
@@ -169,7 +92,7 @@ class Forecaster(nn.Module):
         chosen = np.arange(0, windows.number, every)
         for start in range(0, len(chosen), 1024):
             batch = windows.made_of(chosen[start : start + 1024])
-            known = self._normalised(batch.values.double())
+            known = self._normalised(replace(batch, values=batch.values.double()))
             target = known.of_targets(batch.target.double())
             kept = ~target.isnan().all(1)
             fitted.add(known.values[kept].numpy(), carried(target[kept].numpy()))
@@ -178,7 +101,7 @@ class Forecaster(nn.Module):
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Normalised]:
         """The parameters of each step, (B, H, parameters), of normalised values, and the normalisation."""
-        known = self._normalised(batch.values)
+        known = self._normalised(batch)
         ys = self._decoded(batch, known)[:, : self.shape.horizon]
         if self.highway is not None:
             ys = _shifted(ys, self.highway(known.values), self.head)
@@ -200,6 +123,8 @@ class Forecaster(nn.Module):
         asked = self.position.expand(len(seen), -1, -1)
         if self.ask is not None:
             asked = asked + self.ask(torch.cat([beside[:, None].expand(-1, shape.ahead, -1), ahead], 2))
+        if self.masked:
+            asked = torch.cat([asked, torch.ones_like(asked), torch.zeros_like(asked)], 2)
         if section.decode == "encoder-decoder":
             ys, _ = self.body(asked, state)
         else:
@@ -239,9 +164,13 @@ class Forecaster(nn.Module):
 
     def _segments(self, values: Tensor, there: Tensor, since: Tensor, past: Tensor, future: Tensor) -> Tensor:
         """The inputs of the cells, (B, steps / segment, size)."""
-        parts = [values, there, since] if self.shape.gaps else [values]
+        parts = [values, there, since] if self.flagged else [values]
         steps = torch.cat([torch.stack(parts, 2), past, future], 2)
-        return self.read(steps.reshape(len(steps), -1, self.shape.segment * steps.shape[2]))  # type: ignore[no-any-return]
+        inputs: Tensor = self.read(steps.reshape(len(steps), -1, self.shape.segment * steps.shape[2]))
+        if not self.masked:
+            return inputs
+        seen = torch.cat([there[..., None], torch.ones_like(past), torch.ones_like(future)], 2).view_as(inputs)
+        return torch.cat([inputs, seen, since_seen(seen)], 2)
 
     def _ahead(self, future: Tensor) -> Tensor:
         """Covariates of each segment ahead, (B, segments, segment · F)."""
@@ -265,19 +194,54 @@ class Forecaster(nn.Module):
         if self.head.in_data_units:
             return self.head.loss(self.head.rescaled(ys, known.ahead, known.spread), batch.target)
         found = self.head.loss(ys, known.of_targets(batch.target))
-        return found if self.section.weight == "none" else found * seasonal_weight(known, self.shape.season)
+        if self.section.weight == "none":
+            return found
+        if self.smoothing is not None:  # the window with its season
+            known = normalised(batch.values, "last", self.section.spread)
+        return found * seasonal_weight(known, self.shape.season)
+
+    @property
+    def law_size(self) -> int:
+        """K, the numbers that `laws` has for each step."""
+        return self.head.size if self.residuals is None else len(LEVELS)
 
     @torch.no_grad()
     def predicted(self, batch: WindowBatch) -> tuple[Tensor, Tensor | None]:
         """The mean of each step, (B, H), and its quantiles at LEVELS, (B, H, 11), or None before `calibrate`."""
+        mean, quantiles, _ = self.laws(batch)
+        return mean, quantiles
+
+    @torch.no_grad()
+    def laws(self, batch: WindowBatch) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`predicted`, and the distribution of each step, (B, H, K), for `surprise`.
+
+        K numbers are the head's parameters, or the quantiles if it has no distribution (NaN before `calibrate`).
+        """
         ys, known = self(batch)
         told = self.head.rescaled(ys, known.ahead, known.spread)
         mean = self.head.mean(told)
         if self.residuals is None:
-            return mean, self.head.quantiles(told, LEVELS)
-        if self.residuals.isnan().any():
-            return mean, None
-        return mean, mean[..., None] + self.residuals * known.spread[..., None]
+            return mean, self.head.quantiles(told, LEVELS), told
+        bands = mean[..., None] + self.residuals * known.spread[..., None]
+        return mean, None if self.residuals.isnan().any() else bands, bands
+
+    @torch.no_grad()
+    def quantiles_of(self, law: Tensor, levels: Sequence[float]) -> Tensor:
+        """Quantiles at any levels of the distributions of `laws`, (B, H, levels)."""
+        return (self.head if self.residuals is None else Quantiles(LEVELS).to(law.device)).quantiles(law, levels)
+
+    @torch.no_grad()
+    def surprise(self, law: Tensor, values: Tensor) -> Tensor:
+        """−log p of values (B,) under the distributions `law` (B, K), (B,) float64; NaN if either is.
+
+        p is the two-sided tail probability min(1, 2 min(P(v ≤ value), P(v ≥ value))). Under a right distribution of
+        real numbers the score is above s with probability e^−s, whatever the unit.
+        """
+        if self.residuals is None:
+            tails = self.head.log_tails(law[:, None], values[:, None])[:, 0]
+        else:
+            tails = log_tails(law, torch.tensor(LEVELS, device=law.device), values)
+        return (-(tails.amin(-1) + math.log(2))).clamp_min(0)
 
     @torch.no_grad()
     def calibrate(self, windows: Windows) -> None:
@@ -302,7 +266,7 @@ def _repeated(state: State, times: int) -> State:
 
 def _shifted(ys: Tensor, shift: Tensor, head: NumberHead) -> Tensor:
     """The parameters of the distributions shifted by `shift`, (B, H)."""
-    moved = ys.shape[2] if isinstance(head, PointHead | Quantiles) else 1
+    moved = head.locations
     return torch.cat([ys[..., :moved] + shift[..., None], ys[..., moved:]], 2)
 
 
@@ -310,24 +274,3 @@ def window_losses(model: Forecaster, batch: WindowBatch) -> Iterator[Loss]:
     """One `Loss` per batch: the loss of each window, (B,)."""
     found = model.losses(batch)
     yield Loss(found, found.detach())
-
-
-def checked_sizes(section: ForecasterSection, season: int) -> tuple[int, int, int]:
-    """The window, the horizon and the segment in steps: from the recipe, or else from the season.
-
-    >>> checked_sizes(ForecasterSection(), 12), checked_sizes(ForecasterSection(horizon=5), 1)
-    ((36, 12, 12), (15, 5, 1))
-
-    Raises:
-        ConfigError: the window is not a multiple of the segment, or `level: season` has no season within the window.
-    """
-    horizon = section.horizon or (season if season > 1 else 12)
-    segment = section.segment or (season if 1 < season <= 48 else 1)
-    window = section.window or -(-max(3 * horizon, 3 * season) // segment) * segment
-    if window % segment:
-        raise ConfigError(f"model.window: expected a multiple of the segment ({segment}, model.segment); got {window}")
-    if section.level == "season" and not 1 < season <= window:
-        raise ConfigError(
-            f"model.level: expected a season of at most the window ({window}) beside season; got {season}"
-        )
-    return window, horizon, segment

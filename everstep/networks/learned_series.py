@@ -12,7 +12,7 @@ from everstep.data.panel import Floats, Ints, Panel
 from everstep.data.readers.series import Roles, as_roles
 from everstep.data.readers.time_stamps import Frequency
 from everstep.errors import DataError, RunError
-from everstep.networks.forecaster import WindowShape
+from everstep.networks.forecaster_section import WindowShape
 from everstep.storage.reading import json_text, parse_json, read_small, reason
 
 Scaling = Literal["none", "mean", "standard", "median", "log"]
@@ -32,7 +32,7 @@ class LearnedSeries:
         calendar: whether the network reads calendar features.
         scaling: the kind of scaling, see `fitted_scale`.
         scales: (shift, scale) of each training series.
-        covariates: the mean and the standard deviation of each covariate, past ones first.
+        covariates: the mean and the standard deviation of each covariate: past, future and static ones.
     """
 
     roles: Roles
@@ -73,18 +73,23 @@ class LearnedSeries:
         """
         series = np.repeat(np.arange(len(panel)), panel.rows)
         shift, scale = self.scales_of(panel)
-        target = panel.target
         if self.scaling == "log":
             check_positive(panel)
-            target = np.log(target)
-        many = panel.past.shape[1]
+        past, future, static = self.standardised(panel.past, panel.future, panel.static)
+        target = self.scaled(panel.target, shift[series], scale[series])
+        return replace(panel, target=target, past=past, future=future, static=static)
+
+    def scaled(self, values: Floats, shift: Floats, scale: Floats) -> Floats:
+        """Values in data units, as the network reads them; the inverse of `restored`."""
+        found: Floats = ((np.log(values) if self.scaling == "log" else values) - shift) / scale
+        return found
+
+    def standardised(self, *kinds: Floats) -> tuple[Floats, ...]:
+        """Past, future and static covariates, (…, P), (…, F) and (…, K), with mean 0 and deviation 1 in training."""
         middle, spread = np.array(self.covariates, np.float64).reshape(-1, 2).T
-        return replace(
-            panel,
-            target=(target - shift[series]) / scale[series],
-            past=(panel.past - middle[:many]) / spread[:many],
-            future=(panel.future - middle[many:]) / spread[many:],
-        )
+        ends = np.cumsum([kind.shape[-1] for kind in kinds])
+        parts = [slice(end - kind.shape[-1], end) for kind, end in zip(kinds, ends, strict=True)]
+        return tuple((kind - middle[part]) / spread[part] for kind, part in zip(kinds, parts, strict=True))
 
     def restored(self, values: Floats, shift: Floats, scale: Floats) -> Floats:
         """Convert values (N, …) of the network to data units; `shift` and `scale` are those of each row, (N,)."""

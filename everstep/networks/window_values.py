@@ -81,6 +81,21 @@ def normalised(
     return Normalised(found, there.to(values.dtype), since.to(values.dtype), base, size, target)
 
 
+def since_seen(there: Tensor) -> Tensor:
+    """δ_t of each feature: the steps since it was there before t, or since the first step, (B, T, D).
+
+    Args:
+        there: (B, T, D) 1 where a value is known, else 0.
+
+    >>> since_seen(torch.tensor([[[1.0], [1.0], [0.0], [0.0], [1.0]]])).flatten()
+    tensor([0., 1., 1., 2., 3.])
+    """
+    steps = torch.arange(there.shape[1], device=there.device)[:, None]
+    last = torch.where(there > 0, steps, 0).cummax(1).values
+    before = torch.cat([torch.zeros_like(last[:, :1]), last[:, :-1]], 1)
+    return (steps - before).to(there.dtype)
+
+
 def seasonal_weight(known: Normalised, season: int) -> Tensor:
     """1 / mean |v_t − v_{t−m}| of each normalised window, (B,), at most 20, with m the season in steps.
 

@@ -215,6 +215,7 @@ EXAMPLES = {
     "generate": "{me} generate {run} --length 200 --temperature 0.8",
     "score": "{me} score {run} < sentences.txt",
     "predict": "{me} predict {run} < lines.txt",
+    "backtest": "{me} backtest {run}",
     "look": "{me} look {run}",
 }
 """An example command for each verb; `me` is the name of the everstep command."""

@@ -122,10 +122,24 @@ def figures_of(said: Said, data: SeriesData, learned: LearnedSeries, split: str,
 
 
 HEADER = ["unique_id", "ds", "mean", *as_levels(TENTHS)]
+MEANING = {
+    "loss": "mean loss of the head per value, as in training",
+    "mse": "mean squared error of the mean",
+    "rmse": "square root of mse",
+    "mae": "mean absolute error of the median",
+    "mase": "mae over that of the seasonal naive rule in each series' past; below 1 is better",
+    "smape": "symmetric mean absolute percentage error of the median",
+    "owa": "mean of sMAPE and MASE over those of Naive2; below 1 is better",
+    "wql": "mean quantile loss over the mean size of the values",
+    "crps": "continuous ranked probability score, from 11 quantiles",
+    "coverage_80": "share of values from q0.1 to q0.9",
+    "coverage_90": "share of values from q0.05 to q0.95",
+}
+"""What each figure of a forecast means."""
 
 
-def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterator[Prediction]:
-    """The forecasts of each series as CSV lines: a header, then one row per step.
+def last_windows(given: Read, learned: LearnedSeries) -> tuple[Windows, LearnedSeries]:
+    """A window of each series of a history, whose horizon follows its last value; and the scales of all series.
 
     Raises:
         DataError: a series has no value, or covariates known ahead are missing.
@@ -146,6 +160,17 @@ def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Itera
         calendar=learned.calendar,
         every=True,
     )
+    return windows, learned
+
+
+def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterator[Prediction]:
+    """The forecasts of each series as CSV lines: a header, then one row per step.
+
+    Raises:
+        DataError: see `last_windows`.
+    """
+    windows, learned = last_windows(given, learned)
+    panel, shape = given.panel, learned.shape
     shift, scale = learned.scales_of(panel)
     own = learned.numbers(panel.ids)
     yield Prediction(_line(HEADER), {})

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import operator
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from everstep.decode import Sampler, draws
@@ -18,20 +16,30 @@ from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
 from everstep.errors import ConfigError, DataError, RunError, check_finite
 from everstep.look.passage import Passage
+from everstep.runs.call_checks import check_room, checked_lines, seeded
 from everstep.runs.card import in_one_line
 from everstep.runs.drawn_text import spelled
 from everstep.runs.folder import RECIPE
+from everstep.runs.frames import answered, is_frame, lines_of
 from everstep.runs.opening import CHANGED, compared, decides, digest
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, flat
-from everstep.runs.task import ABILITIES, NOTHING_ELSE, Adaptation, Asked, Draws, Prediction, Score, Task, abilities
+from everstep.runs.task import (
+    ABILITIES,
+    NOTHING_ELSE,
+    Adaptation,
+    Asked,
+    Draws,
+    Prediction,
+    Score,
+    Streams,
+    Task,
+    abilities,
+)
 from everstep.runs.text_data import absolute_path, check_files, gone
 from everstep.sections.messages import sections
-from everstep.state import leaves, map_state
-
-DRAWN_BYTES = 4 << 30
-"""Most bytes for texts that are sampled in parallel."""
+from everstep.state import map_state
 
 
 class Run:
@@ -144,6 +152,39 @@ class Run:
         with self._where(". Rivals are fitted to the training data, and --data FILE gives but what they are scored on"):
             return task.rivals(split)  # type: ignore[no-any-return, attr-defined]
 
+    def backtest(
+        self,
+        windows: int = 20,
+        *,
+        step: int | None = None,
+        split: str | None = None,
+        data: Sequence[str] | None = None,
+        quick: bool = True,
+    ) -> dict[str, Any]:
+        """The measures of forecasts from many origins in turn, of this run and of its rivals.
+
+        Args:
+            windows: the number of origins, at most.
+            step: steps from one origin to the next; None: as many as fit, at most the horizon.
+            split, data: see `evaluate`.
+            quick: leave out rivals that take longer than seconds.
+
+        Returns:
+            split, step, origins (each with its time and the measures of each model), models (means over origins).
+
+        Raises:
+            RunError: the job has no backtest.
+            DataError: the run has no such split, or it is too short.
+            ConfigError: `windows` or `step` is below 1.
+        """
+        self.able("backtest")
+        if windows < 1 or (step is not None and step < 1):
+            raise ConfigError(f"backtest: expected windows and step of at least 1; got {windows} and {step}")
+        task, split = self._asked(split, data)
+        with self._where("; to test on other files: backtest --data FILE"):
+            found = task.backtest(self.model, split, windows, step, quick)  # type: ignore[attr-defined]
+        return found  # type: ignore[no-any-return]
+
     def _asked(self, split: str | None, data: Sequence[str] | None) -> tuple[Task[Any], str]:
         """The job, on other data if given, and the name of the split."""
         if data is None:
@@ -154,7 +195,8 @@ class Run:
         if not hasattr(getattr(self.recipe, "data", None), "test"):
             raise RunError(f"{self.path} ({self.recipe.task}) reads no files of its own: it has no key data.test")
         paths = json.dumps([absolute_path(str(path)) for path in data], allow_nan=False)
-        other = changed(self.task, [f"data.test={paths}"])
+        part = ["data.test_part=null"] if hasattr(self.recipe.data, "test_part") else []  # type: ignore[attr-defined]
+        other = changed(self.task, [f"data.test={paths}", *part])
         check_files(other.recipe.data, ["test"])
         other.open(self.path)
         return other, "test"
@@ -167,6 +209,8 @@ class Run:
         probabilities: bool = False,
         n_best: int = 1,
         format: str | None = None,
+        anomalies: bool = False,
+        paths: int = 0,
     ) -> Iterator[Prediction]:
         """The prediction for each line, in order.
 
@@ -176,12 +220,14 @@ class Run:
             probabilities: whether to add the probability of each prediction.
             n_best: number of predictions per line, most probable first.
             format: the format of the lines, if it is not that of the training data.
+            anomalies: whether to score how unlikely each value is, instead of forecasting.
+            paths: number of sample paths to give, instead of quantiles.
 
         Raises:
             RunError: the job cannot predict, or does not support an option.
             DataError: a line cannot be read.
         """
-        task, asked = self.able("predict"), Asked(probabilities, n_best, format, explain)
+        task, asked = self.able("predict"), Asked(probabilities, n_best, format, explain, anomalies, paths)
         if n_best < 1:
             raise ConfigError(f"predict: n_best should be at least 1, but is {n_best}")
         for name, default in NOTHING_ELSE._asdict().items():
@@ -190,6 +236,22 @@ class Run:
                 raise RunError(f"{self.path} ({self.recipe.task}) cannot predict with {name}; it understands {known}")
         checked = checked_lines("predict", lines)
         return task.predict(self.model, checked, *((asked,) if task.understands else ()))  # type: ignore[no-any-return]
+
+    def predict_frame(self, frame: Any, **asked: Any) -> Any:
+        """The predictions for the rows of a data frame of pandas or polars, as a frame of the same library.
+
+        Args:
+            frame: the columns that `predict` reads as a table.
+            asked: options of `predict`.
+
+        Raises:
+            RunError, DataError: as `predict`; or the predictions are no table.
+            TypeError: `frame` is no data frame.
+        """
+        if not is_frame(frame):
+            raise TypeError(f"predict_frame: expected a DataFrame of pandas or polars, but got {type(frame).__name__}")
+        records = [found.record for found in self.predict(lines_of(frame), **asked) if found.record]
+        return answered(records, frame)
 
     def score(self, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line in nats; `first_line` is the number of the first line, for errors.
@@ -248,26 +310,30 @@ class Run:
         count: int = 1,
         stop: str = "",
         until_end: bool = False,
-    ) -> Iterator[list[str]]:
+    ) -> Any:
         """Yield the texts of `generate` incrementally: the next piece of each of `count` texts; first the prompt.
 
         `how` defaults to the recipe's `decode` section. A piece may be empty, because the bytes of a character are
-        returned together.
+        returned together. A job that `Streams` takes no arguments here, and returns what takes observations one by one.
 
         Raises:
             RunError, DataError, ConfigError: as `generate`; at the call, not at the first iteration.
         """
+        if isinstance(self.task, Streams):
+            if how is not None or (seed, count, stop, until_end) != (None, 1, "", False):
+                raise ConfigError(f"{self.path} ({self.recipe.task}): stream takes no settings of texts")
+            return self.task.stream(self.model)
         how = how or self.decode
         task = self.able("generate")
         decoder: Decoder = task.decoder(self.model, how.prompt)
-        _check_room(decoder, count)
+        check_room(decoder, count)
         if until_end and decoder.end is None:
             raise ConfigError(
                 "generate: until_end (--until-end) needs a symbol that ends a sequence, which this run's vocabulary "
                 "lacks; give a text to stop at (--stop)"
             )
         never = () if how.unk else decoder.never
-        generator = _generator(seed, decoder.prompt.device)
+        generator = seeded(seed, decoder.prompt.device)
         sampler = Sampler(how.temperature, how.top_k, how.top_p, never, generator)
         state = map_state(lambda leaf: leaf.expand(count, *leaf.shape[1:]), decoder.state)
         drawn = draws(decoder.step, state, decoder.prompt, how.length, sampler, count)
@@ -329,56 +395,6 @@ def _another(one: Run, other: Run) -> str:
     return "; ".join(f"its {key} is {new.get(key)!r}, not {old[key]!r}" for key in changed)
 
 
-def _generator(seed: int | None, device: torch.device) -> torch.Generator:
-    """A generator with the given seed, or with a random one."""
-    generator = torch.Generator(device)
-    if seed is None:
-        generator.seed()
-        return generator
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if not 0 <= number < 2**63:
-        raise ConfigError(f"generate: seed should be a whole number from 0 to 2^63 - 1, but is {seed!r}")
-    return generator.manual_seed(number)
-
-
-@torch.inference_mode()
-def _check_room(decoder: Decoder, count: int) -> None:
-    """Refuse more parallel sequences than fit into DRAWN_BYTES."""
-    if count < 1:
-        raise ConfigError(f"generate: count should be at least 1, but is {count}")
-    log_p, _ = decoder.step(decoder.prompt[:1], decoder.state)
-    row = sum(leaf.numel() * leaf.element_size() for _, leaf in leaves(decoder.state))
-    row += 4 * 8 * log_p.shape[-1]  # a few arrays of float64 over the vocabulary
-    if count * row > DRAWN_BYTES:
-        raise ConfigError(
-            f"generate: count should be at most {DRAWN_BYTES // row:,} for this model, since all texts are drawn side "
-            f"by side ({row:,} bytes each), but is {count:,}; draw them in turns, each with another seed"
-        )
-
-
 def warn(line: str) -> None:
     """Print a line for the user on stderr."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-
-def checked_lines(who: str, lines: Any) -> Any:
-    """The lines, each checked to be a string.
-
-    Raises:
-        TypeError: `lines` is a single string, or an entry is not a string.
-    """
-    if isinstance(lines, str | bytes):
-        example = [lines] if isinstance(lines, str) else ["To be, or not to be"]
-        raise TypeError(f"{who}: expected a list of lines, such as {example!r}, but got one {type(lines).__name__}")
-    if isinstance(lines, Iterator):
-        return lines
-    lines = list(lines)
-    wrong = next((type(line).__name__ for line in lines if not isinstance(line, str)), None)
-    if wrong is not None:
-        raise TypeError(
-            f"{who}: expected a list of lines, such as ['To be, or not to be'], but got one with {wrong} in it"
-        )
-    return lines

@@ -20,7 +20,7 @@ from everstep.data.readers.time_stamps import SECOND, Frequency, named_frequency
 from everstep.data.text.text_files import expand
 from everstep.data.windows import Windows, check_some
 from everstep.errors import ConfigError, DataError
-from everstep.networks.forecaster import ForecasterSection, WindowShape, checked_sizes
+from everstep.networks.forecaster_section import ForecasterSection, WindowShape, checked_sizes
 from everstep.networks.learned_series import (
     LearnedSeries,
     Scaling,
@@ -66,6 +66,8 @@ class SeriesSection(Section):
     """columns of covariates known up to the present"""
     future: tuple[str, ...] = ()
     """columns of covariates known ahead of time; prediction needs them for the whole horizon"""
+    static: tuple[str, ...] = ()
+    """columns of covariates that are the same in all rows of a series, in long tables"""
     time_format: str | None = None
     """format of the time stamps, such as %d/%m/%Y; null: ISO 8601 or whole numbers"""
     frequency: str | None = None
@@ -90,7 +92,7 @@ class SeriesSection(Section):
             if getattr(self, split) is not None and getattr(self, f"{split}_part") is not None:
                 yield f"{split}_part", f"expected null where {split} is given; got {getattr(self, f'{split}_part'):g}"
         targets = (self.target,) if isinstance(self.target, str) else self.target or ()
-        named = [*targets, *self.past, *self.future, *filter(None, (self.id, self.time))]
+        named = [*targets, *self.past, *self.future, *self.static, *filter(None, (self.id, self.time))]
         if twice := next((name for name in named if named.count(name) > 1), None):
             yield "target", f"expected each column in one role; {twice!r} has more"
         if self.frequency is not None:
@@ -142,6 +144,7 @@ class SeriesData:
             targets=targets,
             past=section.past,
             future=section.future,
+            static=section.static,
             time_format=section.time_format,
             frequency=section.frequency,
         )
@@ -223,7 +226,7 @@ class SeriesData:
         trained = range(len(read.panel))  # series that only later files have come after them
         series = np.repeat(np.arange(len(panel)), panel.rows)
         inside = np.arange(len(series)) - panel.starts[series] < end[series]
-        covariates = fitted_covariates(panel.past[inside], panel.future[inside])
+        covariates = fitted_covariates(panel.past[inside], panel.future[inside], panel.static[: len(read.panel)])
         values = [panel.values(place)[: end[place]] for place in trained]
         there = [not np.isnan(own).all() for own in values]
         fitted = [fitted_scale(own, section.scaling) for own in values]
@@ -236,7 +239,7 @@ class SeriesData:
             segment,
             self.season,
             panel.past.shape[1],
-            panel.future.shape[1] + calendar * 2 * len(cycles(panel.frequency)),
+            panel.future.shape[1] + panel.static.shape[1] + calendar * 2 * len(cycles(panel.frequency)),
             len(scales),
             bool(np.isnan(panel.target[inside]).any() or (end < window + horizon).any()),
         )

@@ -16,7 +16,7 @@ from everstep.networks.window_values import normalised
 from everstep.rivals.lag_ridge import LagRidge, carried
 from everstep.rivals.series_rules import drift, filled, naive, naive2
 from everstep.rivals.smoothing import ets, theta
-from everstep.runs.forecasts import in_units, targets_of
+from everstep.runs.forecasts import InUnits, in_units, targets_of
 from everstep.runs.series_data import SeriesData
 
 FITTED = 30_000
@@ -53,7 +53,7 @@ class SeriesRivals:
         return rows
 
     def beside(self, split: str, ours: Forecasts) -> list[dict[str, Any]]:
-        """`figures` with `p_equal`, the p-value of equal absolute errors (Diebold & Mariano 1995).
+        """`figures` with `p_equal`, the p-value of equal absolute errors, see `diebold_mariano`.
 
         Args:
             split: the split.
@@ -61,13 +61,22 @@ class SeriesRivals:
         """
         windows, found = self._forecasts(split, True)
         came = targets_of(_targets(windows), windows, self.data, self.learned, split)
+        p_values = self.compared(ours, found, windows, came)
+        return [{**row, "p_equal": p_values[row["name"]]} for row in self.figures(split)]
+
+    def compared(
+        self, ours: Forecasts, found: dict[str, Forecasts], windows: Windows, came: InUnits
+    ) -> dict[str, float]:
+        """The p-value of equal absolute errors, over the scale of MASE, of `ours` and of each rival.
+
+        If each series has one window, the windows count as independent; else those of the same time as dependent.
+        """
         overlap = 1 if came.once else self.learned.shape.horizon
+        times = None if came.once else windows.panel.first[windows.series] + windows.rows
         losses = {name: _losses(of, came.target, came.scales) for name, of in {"": ours, **found}.items()}
         kept = ~np.isnan(losses[""])
-        return [
-            {**row, "p_equal": diebold_mariano(losses[""][kept], losses[row["name"]][kept], overlap)}
-            for row in self.figures(split)
-        ]
+        own = None if times is None else times[kept]
+        return {name: diebold_mariano(losses[""][kept], losses[name][kept], overlap, own) for name in found}
 
     def found(self, split: str) -> dict[str, Forecasts]:
         """The forecasts of each rival, in the units of the errors."""
@@ -77,18 +86,22 @@ class SeriesRivals:
         """The windows of a split, and the forecasts of each rival in the units of the errors."""
         if (split, quick) not in self._found:
             windows = self.data.windows(split, self.learned, 1024)
-            season = self.learned.season
-            found = {"naive": self._ruled(windows, lambda history, horizon: naive(history, horizon), 1)}
-            if season > 1:
-                found["seasonal naive"] = self._ruled(windows, lambda h, horizon: naive(h, horizon, season), season)
-            found["drift"] = self._ruled(windows, drift)
-            if len(np.unique(windows.series)) == windows.number:
-                found["Naive2"] = self._ruled(windows, lambda h, horizon: naive2(h, horizon, season))
-            found["ridge on lags"] = self._ridge(windows)
-            if not quick and windows.number <= SMOOTHED:
-                found |= self._smoothed(windows)
-            self._found[split, quick] = (windows, found)
+            self._found[split, quick] = (windows, self.of_windows(windows, quick))
         return self._found[split, quick]
+
+    def of_windows(self, windows: Windows, quick: bool) -> dict[str, Forecasts]:
+        """The forecasts of each rival on windows, in the units of the errors; without `quick` also ETS and Theta."""
+        season = self.learned.season
+        found = {"naive": self._ruled(windows, lambda history, horizon: naive(history, horizon), 1)}
+        if season > 1:
+            found["seasonal naive"] = self._ruled(windows, lambda h, horizon: naive(h, horizon, season), season)
+        found["drift"] = self._ruled(windows, drift)
+        if len(np.unique(windows.series)) == windows.number:
+            found["Naive2"] = self._ruled(windows, lambda h, horizon: naive2(h, horizon, season))
+        found["ridge on lags"] = self._ridge(windows)
+        if not quick and windows.number <= SMOOTHED:
+            found |= self._smoothed(windows)
+        return found
 
     def _ruled(self, windows: Windows, rule: Callable[[Floats, int], Floats], season: int = 0) -> Forecasts:
         """Apply a rule to the history before each window, in data units. A `season` adds quantiles of normal errors.

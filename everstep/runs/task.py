@@ -205,12 +205,16 @@ class Asked(NamedTuple):
         n_best: number of predictions, most probable first.
         format: the format of the lines, if it is not that of the training data.
         explain: whether to add the relevance of each part of a line.
+        anomalies: whether to score how unlikely each value is, instead of forecasting.
+        paths: number of sample paths to give, instead of quantiles; 0: none.
     """
 
     probabilities: bool = False
     n_best: int = 1
     format: str | None = None
     explain: bool = False
+    anomalies: bool = False
+    paths: int = 0
 
 
 NOTHING_ELSE = Asked()
@@ -233,6 +237,14 @@ class Ensembles(Protocol):
 
     def together(self, models: Sequence[Any]) -> Any:
         """A model whose probabilities are the mean of those of the models; it predicts, scores and is measured."""
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A job that takes observations one by one."""
+
+    def stream(self, model: Any) -> Any:
+        """An object with `start`, which returns a state, and a call (observation, state) → (answer, state)."""
 
 
 @runtime_checkable
@@ -310,6 +322,25 @@ class Adapts(Protocol):
 
 
 @runtime_checkable
+class Backtests(Protocol):
+    """A job that forecasts from many origins in turn."""
+
+    def backtest(self, model: Any, split: str, number: int, step: int | None, quick: bool) -> dict[str, Any]:
+        """JSON with the `split`, the `step`, the `origins` and the `models`: the measures of each at each origin.
+
+        Args:
+            model: the model.
+            split: the split in which the origins and their horizons lie.
+            number: the number of origins, at most.
+            step: steps between two origins; None: as many as fit.
+            quick: leave out rivals that take longer than seconds.
+        """
+
+    def backtest_picture(self, found: dict[str, Any], path: Path) -> str:
+        """Draw what `backtest` returned; returns the caption."""
+
+
+@runtime_checkable
 class Exports(Protocol):
     """A job whose model can be written down for another runtime, and then asked there."""
 
@@ -335,10 +366,12 @@ ABILITIES: dict[str, Any] = {
     "predict --with": Ensembles,
     "score": Scores,
     "generate": Generates,
+    "stream": Streams,
     "look": Draws | Pictures,
     "eval --rivals": HasRivals,
     "eval --adapt": Adapts,
     "export": Exports | Writes,
+    "backtest": Backtests,
 }
 """The protocols of a run's abilities besides `eval`, by verb."""
 

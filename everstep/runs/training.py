@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from everstep.learn.weights import MODEL_FILE, save_weights, weights
 from everstep.parameters import device_of, parameter_count
 from everstep.runs import card
 from everstep.runs.folder import RECIPE, begun
+from everstep.runs.frames import GivenFrames
 from everstep.runs.model_size import check_fits
 from everstep.runs.opening import check_recipe, digests, opened
 from everstep.runs.recipe import Recipe
@@ -42,6 +43,7 @@ from everstep.storage.run_lock import RunLock, check_idle
 Log = Callable[[str], None]
 FUNCTION = ("model.cell", "model.residual")
 """Keys that change the model's function but not the names or shapes of its weights."""
+SPLITS = ("train", "valid", "test")
 RAISED = ("max_steps", "max_epochs", "max_minutes", "patience", "threads", "log_every_seconds", "keep_last", "device")
 """Keys of `train` that may change at resume."""
 
@@ -52,6 +54,7 @@ def train(
     log: Log | None = None,
     *,
     overrides: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
     start_from: str | Path | None = None,
     trust_code: bool = False,
 ) -> Run:
@@ -62,6 +65,8 @@ def train(
         out: the folder to create.
         log: receives each line for the user; None writes to stderr.
         overrides: changes such as "train.max_minutes=5", if `recipe` is a name or a file.
+        data: files, or data frames of pandas or polars, for keys of the recipe's `data` such as "train", if `recipe`
+            is a name or a file; frames are written into the run, as Parquet.
         start_from: a run whose vocabulary and weights to start from; its model must have the same shape.
         trust_code: whether code stored in `start_from` may be executed.
 
@@ -71,10 +76,12 @@ def train(
         RunError: `out` exists or cannot be written; `start_from` is not a matching run.
         Diverged, Interrupted: see `everstep.fit`.
     """
-    task = _task(recipe, overrides, trust_code)
-    check_files(getattr(task.recipe, "data", None))
+    out, given = Path(out), GivenFrames(data or {})
+    if data and isinstance(recipe, Task | Recipe):
+        raise ConfigError("train: expected the name or the file of a recipe beside `data`; got a whole recipe")
+    task = _task(recipe, [*overrides, *given.overrides(out)], trust_code)
+    check_files(getattr(task.recipe, "data", None), [name for name in SPLITS if name not in given.frames])
     task.recipe = with_absolute_paths(task.recipe)
-    out = Path(out)
     say = log or warn
     before = None if start_from is None else load(start_from, trust_code=trust_code)
     if before is not None and type(before.task).__name__ != type(task).__name__:
@@ -82,8 +89,9 @@ def train(
     if before is not None and not task.optimised:
         raise RunError(f"--from {before.path}: a {task.recipe.task} has nothing to optimise, so nothing to start from")
     unharmed = "training had not begun, and nothing is left of it"
-    with stoppable(unharmed), begun(out, task.files):
+    with stoppable(unharmed), begun(out, (*task.files, *given.names)):
         _set_threads(task)
+        given.write(out)
         begin(task, say, None if before is None else before.path)
         job = _Job(out, task, say)
         if before is not None:

@@ -9,14 +9,18 @@ from typing import Any
 
 from everstep.data.windows import WindowBatch, Windows
 from everstep.learn.objective import Loss
-from everstep.networks.forecaster import Forecaster, ForecasterSection, window_losses
+from everstep.networks.forecaster import Forecaster, window_losses
+from everstep.networks.forecaster_section import ForecasterSection
 from everstep.networks.learned_series import LearnedSeries
+from everstep.runs.answers_of_series import foretold
+from everstep.runs.backtests import backtest, backtest_picture
 from everstep.runs.forecast_pictures import forecast_pictures
-from everstep.runs.forecasts import figures_of, measured, predictions
+from everstep.runs.forecasts import MEANING, figures_of, measured
 from everstep.runs.recipe import Recipe
 from everstep.runs.series_data import VALIDATED, SeriesData, SeriesSection
 from everstep.runs.series_rivals import SeriesRivals
-from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
+from everstep.runs.series_stream import SeriesStream
+from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.state import State
 from everstep.storage.files import replace_file
 
@@ -50,19 +54,8 @@ class Forecast(Task[ForecastRecipe]):
     unit = "value"
     loss_unit = "units of the loss"
     shown = ("mase", "mae", "rmse", "wql")
-    meaning = {
-        "loss": "mean loss of the head per value, as in training",
-        "mse": "mean squared error of the mean",
-        "rmse": "square root of mse",
-        "mae": "mean absolute error of the median",
-        "mase": "mae over that of the seasonal naive forecast in each series' past; below 1 is better",
-        "smape": "symmetric mean absolute percentage error of the median",
-        "owa": "mean of sMAPE and MASE over those of Naive2; below 1 is better",
-        "wql": "mean quantile loss over the mean size of the values",
-        "crps": "continuous ranked probability score, from 11 quantiles",
-        "coverage_80": "share of values from q0.1 to q0.9",
-        "coverage_90": "share of values from q0.05 to q0.95",
-    }
+    meaning = MEANING
+    understands = frozenset({"anomalies", "paths"})
     learned: LearnedSeries
 
     @cached_property
@@ -128,9 +121,13 @@ class Forecast(Task[ForecastRecipe]):
         """The series, for the card."""
         return [f"data: {self.recipe.data.train}", *self.learned.summary()]
 
-    def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
+    def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """Forecast each series of a table: unique_id, ds, mean and quantiles. Reads all lines first."""
-        return predictions(model, self.series.given(lines, self.learned), self.learned)
+        return foretold(model, self.series.given(lines, self.learned), self.learned, asked, self.recipe.seed)
+
+    def stream(self, model: Any) -> SeriesStream:
+        """Forecasts after each value."""
+        return SeriesStream(model, self.learned)
 
     @cached_property
     def _rivals(self) -> SeriesRivals:
@@ -139,6 +136,12 @@ class Forecast(Task[ForecastRecipe]):
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """The errors of naive rules and of ridge regression on lags; without `quick` also of ETS and Theta."""
         return self._rivals.figures(split, quick)
+
+    def backtest(self, model: Any, split: str, number: int, step: int | None, quick: bool) -> dict[str, Any]:
+        """The errors from the last origins of a split, of this run and of its rivals."""
+        return backtest(model, self.series, self._rivals, split, number, step, quick)
+
+    backtest_picture = staticmethod(backtest_picture)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
         """Forecasts with their quantiles, errors by step ahead and residuals, from the data of the run."""

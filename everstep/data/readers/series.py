@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from everstep.data.panel import Floats, Ints, Panel, as_panel, gaps
-from everstep.data.readers.tables import holds_numbers, needed, numbers, read_table, texts
+from everstep.data.readers.tables import coded, holds_numbers, needed, numbers, read_table
 from everstep.data.readers.time_stamps import Frequency, Stamps, are_integers, inferred, named_frequency, read_stamp
 from everstep.errors import DataError
 
@@ -32,6 +32,7 @@ class Roles:
         id, time: the columns of series names and of time stamps; None: the table has no such column.
         targets: the columns of values; None: in wide tables all columns without another role.
         past, future: the columns of covariates known up to the present and known ahead of time.
+        static: the columns of covariates that are the same in all rows of a series; long tables alone have them.
         time_format: the `strptime` format of the time stamps; None: ISO 8601 or integers.
         frequency: the name of the frequency; None: inferred from the time stamps.
     """
@@ -44,6 +45,7 @@ class Roles:
     future: tuple[str, ...] = ()
     time_format: str | None = None
     frequency: str | None = None
+    static: tuple[str, ...] = ()
 
 
 @dataclass
@@ -65,6 +67,7 @@ def roles_of(
     targets: Sequence[str] = (),
     past: Sequence[str] = (),
     future: Sequence[str] = (),
+    static: Sequence[str] = (),
     time_format: str | None = None,
     frequency: str | None = None,
 ) -> Roles:
@@ -75,12 +78,12 @@ def roles_of(
     """
     for key, names in (
         ("data.id", [id] if id else []), ("data.time", [time] if time else []), ("data.target", targets),
-        ("data.past", past), ("data.future", future),
+        ("data.past", past), ("data.future", future), ("data.static", static),
     ):  # fmt: skip
         needed(table, names, where, key)
     time = time or _usual(table, TIMES)
     id = id or _usual(table, IDS)
-    known = {*past, *future}
+    known = {*past, *future, *static}
     values = list(targets) or [name for name in [_usual(table, VALUES)] if name]
     others = [name for name in table.columns if name not in {id, time, *known}]
     if layout == "auto":
@@ -88,6 +91,7 @@ def roles_of(
         layout = "rows" if by_row or (id and not time and not values and len(others) > 2) else "long" if id else "wide"
     if layout == "rows":
         name = id or table.columns[0]
+        _no_static(static, where, layout)
         return Roles("rows", name, None, tuple(column for column in table.columns if column != name))
     if layout == "long":
         if id is None:
@@ -97,8 +101,15 @@ def roles_of(
         if len(values) != 1:
             shown = ", ".join(map(repr, values or table.columns))
             raise DataError(f"{where}: expected one column of values (data.target), such as y; it has {shown}")
-        return Roles("long", id, time, (values[0],), tuple(past), tuple(future), time_format, frequency)
+        columns = (tuple(past), tuple(future))
+        return Roles("long", id, time, (values[0],), *columns, time_format, frequency, tuple(static))
+    _no_static(static, where, layout)
     return Roles("wide", None, time, tuple(targets) or None, tuple(past), tuple(future), time_format, frequency)
+
+
+def _no_static(static: Sequence[str], where: str, layout: str) -> None:
+    if static:
+        raise DataError(f"{where}: expected a long table beside data.static ({', '.join(static)}); it is {layout}")
 
 
 def _usual(table: polars.DataFrame, names: Sequence[str]) -> str | None:
@@ -135,9 +146,10 @@ def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most:
     ids = list(dict.fromkeys(name for names, *_ in parts for name in names))
     number = {name: place for place, name in enumerate(ids)}
     series = np.concatenate([np.array([number[name] for name in names], np.int64)[own] for names, own, *_ in parts])
-    target, past, future = (np.concatenate([part[place] for part in parts]) for place in (3, 4, 5))
+    target, past, future, each = (np.concatenate([part[place] for part in parts]) for place in (3, 4, 5, 6))
+    static = _constants(ids, series, each, roles.static, where)
     if roles.time is None:
-        return _counted(ids, series, (target, past, future), roles, most)
+        return _counted(ids, series, (target, past, future), roles, most, static)
     stamps = Stamps(
         np.concatenate([part[2].values for part in parts]), parts[0][2].timed, any(part[2].utc for part in parts)
     )
@@ -161,11 +173,31 @@ def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most:
     places = frequency.places(values)
     if left_out := gaps(series, places, frequency, where):
         notes.append(f"{left_out:,} steps without a row, read as missing values")
-    panel = as_panel(ids, series, places, frequency, (target[order], past[order], future[order]))
+    columns = (target[order], past[order], future[order])
+    panel = as_panel(ids, series, places, frequency, columns, static=static)
     return Read(_cut(panel, most), roles, notes)
 
 
-def _counted(ids: list[str], series: Ints, columns: tuple[Floats, Floats, Floats], roles: Roles, most: Any) -> Read:
+def _constants(ids: list[str], series: Ints, values: Floats, names: tuple[str, ...], where: str) -> Floats:
+    """The static covariates of each series, (S, K), from rows (R, K), where they may be missing in some."""
+    found = np.full((len(ids), len(names)), np.nan)
+    for place, name in enumerate(names):
+        there = ~np.isnan(values[:, place])
+        low, high = np.full(len(ids), np.inf), np.full(len(ids), -np.inf)
+        np.minimum.at(low, series[there], values[there, place])
+        np.maximum.at(high, series[there], values[there, place])
+        if len(changing := np.flatnonzero(low < high)):
+            raise DataError(
+                f"{where}: expected one value of {name!r} (data.static) for each series; {ids[changing[0]]!r} has from "
+                f"{low[changing[0]]:g} to {high[changing[0]]:g}; name what changes in data.past or data.future"
+            )
+        found[low <= high, place] = low[low <= high]
+    return found
+
+
+def _counted(
+    ids: list[str], series: Ints, columns: tuple[Floats, Floats, Floats], roles: Roles, most: Any, static: Floats
+) -> Read:
     """A panel of rows without time stamps, numbered from 1 within each series."""
     order = np.argsort(series, kind="stable")
     series = series[order]
@@ -173,7 +205,7 @@ def _counted(ids: list[str], series: Ints, columns: tuple[Floats, Floats, Floats
     places = np.arange(len(series)) - starts[series] + 1
     frequency = named_frequency("step")
     target, past, future = (column[order] for column in columns)
-    panel = as_panel(ids, series, places, frequency, (target, past, future), counted=True)
+    panel = as_panel(ids, series, places, frequency, (target, past, future), counted=True, static=static)
     return Read(_cut(panel, most), roles)
 
 
@@ -186,28 +218,28 @@ def _cut(panel: Panel, most: int | None) -> Panel:
     kept = inside < most
     columns = (panel.target[kept], panel.past[kept], panel.future[kept])
     places = panel.first[series[kept]] + inside[kept]
-    return as_panel(panel.ids, series[kept], places, panel.frequency, columns, panel.counted)
+    return as_panel(panel.ids, series[kept], places, panel.frequency, columns, panel.counted, panel.static)
 
 
-def _rows(table: polars.DataFrame, roles: Roles, where: str) -> tuple[list[str], Ints, Stamps, Floats, Floats, Floats]:
-    """The series names; and for each row its series number, time stamp, value, past and future covariates."""
+Rows: TypeAlias = "tuple[list[str], Ints, Stamps, Floats, Floats, Floats, Floats]"
+
+
+def _rows(table: polars.DataFrame, roles: Roles, where: str) -> Rows:
+    """The series names; and for each row its series number, time stamp, value, past, future and static covariates."""
     if roles.layout == "rows":
         return _from_rows(table, roles, where)
-    needed(table, [*roles.past, *roles.future], where, "as in training")
-    past, future = (
+    needed(table, [*roles.past, *roles.future, *roles.static], where, "as in training")
+    past, future, static = (
         np.stack([numbers(table, name, where) for name in names], 1) if names else np.zeros((table.height, 0))
-        for names in (roles.past, roles.future)
+        for names in (roles.past, roles.future, roles.static)
     )
     stamps = _stamps(table, roles, where)
     if roles.layout == "long":
         assert roles.id is not None
         assert roles.targets is not None
         needed(table, [roles.id, roles.targets[0]], where, "as in training")
-        each = texts(table, roles.id, where)
-        names = list(dict.fromkeys(each))
-        number = {name: place for place, name in enumerate(names)}
-        own = np.fromiter((number[name] for name in each), np.int64, len(each))
-        return names, own, stamps, numbers(table, roles.targets[0], where), past, future
+        names, own = coded(table, roles.id, where)
+        return names, own, stamps, numbers(table, roles.targets[0], where), past, future, static
     others = {roles.time, *roles.past, *roles.future}
     columns = list(roles.targets) if roles.targets is not None else [c for c in table.columns if c not in others]
     needed(table, columns, where, "data.target")
@@ -224,7 +256,7 @@ def _rows(table: polars.DataFrame, roles: Roles, where: str) -> tuple[list[str],
     many = len(columns)
     return (
         columns, own, replace_values(stamps, np.tile(stamps.values, many)), target, np.tile(past, (many, 1)),
-        np.tile(future, (many, 1)),
+        np.tile(future, (many, 1)), np.tile(static, (many, 1)),
     )  # fmt: skip
 
 
@@ -233,14 +265,12 @@ def replace_values(stamps: Stamps, values: Ints) -> Stamps:
     return stamps._replace(values=values)
 
 
-def _from_rows(
-    table: polars.DataFrame, roles: Roles, where: str
-) -> tuple[list[str], Ints, Stamps, Floats, Floats, Floats]:
+def _from_rows(table: polars.DataFrame, roles: Roles, where: str) -> Rows:
     assert roles.id is not None
     needed(table, [roles.id], where, "as in training")
-    names = texts(table, roles.id, where)
-    if len(set(names)) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
+    names, own = coded(table, roles.id, where)
+    if len(names) < len(own):
+        twice = next(name for name, rows in zip(names, np.bincount(own), strict=True) if rows > 1)
         raise DataError(f"{where}: expected one row a series; {twice!r} has more")
     columns = [column for column in table.columns if column != roles.id]
     values = np.stack([numbers(table, name, where) for name in columns], 1)
@@ -249,7 +279,7 @@ def _from_rows(
     kept = (np.arange(values.shape[1]) < lengths[:, None]) & filled
     own, _ = np.nonzero(kept)
     none = np.zeros((len(own), 0))
-    return names, own, Stamps(np.zeros(0, np.int64), False), values[kept], none, none
+    return names, own, Stamps(np.zeros(0, np.int64), False), values[kept], none, none, none
 
 
 def _stamps(table: polars.DataFrame, roles: Roles, where: str) -> Stamps:
@@ -268,25 +298,25 @@ def _stamps(table: polars.DataFrame, roles: Roles, where: str) -> Stamps:
         return Stamps(column.cast(pl.Datetime("us")).to_physical().to_numpy().astype(np.int64), True, zoned)
     if column.dtype.is_temporal():
         raise DataError(f"{where}: expected dates, or dates with times, in column {roles.time!r}; got {column.dtype}")
-    each = texts(table, roles.time, where)
-    once = list(dict.fromkeys(each))
+    once, own = coded(table, roles.time, where)
     if roles.time_format is None and are_integers(once):
-        return Stamps(np.array([int(text) for text in each], np.int64), False)
-    read: dict[str, tuple[int, bool]] = {}
-    for text in once:
+        return Stamps(np.array([int(text) for text in once], np.int64)[own], False)
+    read: list[tuple[int, bool]] = []
+    for place, text in enumerate(once):
         try:
-            read[text] = read_stamp(text, roles.time_format)
+            read.append(read_stamp(text, roles.time_format))
         except (ValueError, OverflowError):
             expected = roles.time_format or "such as 2024-01-31, 2024-01-31 13:00 or 2024-01, or whole numbers"
             hint = "" if roles.time_format else "; write how it is to be read into data.time_format, such as %d/%m/%Y"
+            row = int((own == place).argmax()) + 1
             raise DataError(
-                f"{where}, row {each.index(text) + 1} of its data: expected a time in column {roles.time!r} "
-                f"({expected}); got {text[:40]!r}{hint}"
+                f"{where}, row {row} of its data: expected a time in column {roles.time!r} ({expected}); got "
+                f"{text[:40]!r}{hint}"
             ) from None
-    offsets = {offset for _, offset in read.values()}
+    offsets = {offset for _, offset in read}
     if len(offsets) > 1:
         raise DataError(f"{where}: some time stamps in {roles.time!r} have an offset from UTC and some have none")
-    return Stamps(np.fromiter((read[text][0] for text in each), np.int64, len(each)), True, True in offsets)
+    return Stamps(np.array([stamp for stamp, _ in read], np.int64)[own], True, True in offsets)
 
 
 def as_roles(raw: dict[str, Any]) -> Roles:

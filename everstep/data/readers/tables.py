@@ -106,18 +106,28 @@ def holds_numbers(table: polars.DataFrame, name: str) -> bool:
     return bool(filled.cast(pl.Float64, strict=False).is_not_null().sum() * 2 >= len(filled))
 
 
-def texts(table: polars.DataFrame, name: str, where: str) -> list[str]:
-    """A column as stripped text.
+def coded(table: polars.DataFrame, name: str, where: str) -> tuple[list[str], NDArray[np.int64]]:
+    """The distinct stripped texts of a column, in the order of their first rows, and the number of each row's, (N,).
+
+    Memory for texts is that of the distinct ones.
 
     Raises:
         DataError: an entry is empty; the message names the first such row.
     """
     import polars as pl
 
-    column = table[name].cast(pl.String).str.strip_chars()
-    if len(gaps := (column.is_null() | (column == "")).arg_true()):
-        raise DataError(f"{where}, row {gaps[0] + 1} of its data: expected an entry in column {name!r}; it is empty")
-    return column.to_list()
+    column = table[name]
+    once = column.unique(maintain_order=True)
+    stripped = once.cast(pl.String).str.strip_chars()
+    if (stripped.is_null() | (stripped == "")).any():
+        whole = column.cast(pl.String).str.strip_chars()
+        row = (whole.is_null() | (whole == "")).arg_true()[0]
+        raise DataError(f"{where}, row {row + 1} of its data: expected an entry in column {name!r}; it is empty")
+    texts = stripped.to_list()
+    names = list(dict.fromkeys(texts))
+    number = {text: place for place, text in enumerate(names)}
+    own = column.replace_strict(once, pl.Series([number[text] for text in texts], dtype=pl.Int64))
+    return names, own.to_numpy().astype(np.int64, copy=False)
 
 
 def needed(table: polars.DataFrame, names: Sequence[str], where: str, key: str) -> None:
