@@ -11,7 +11,7 @@ import pytest
 
 import everstep as es
 from everstep.errors import ConfigError, DataError
-from everstep.runs.frames import as_polars, is_frame
+from everstep.runs.data_frames import as_polars, is_frame
 
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")

@@ -18,9 +18,9 @@ from everstep.errors import ConfigError, DataError, RunError, check_finite
 from everstep.look.passage import Passage
 from everstep.runs.call_checks import check_room, checked_lines, seeded
 from everstep.runs.card import in_one_line
+from everstep.runs.data_frames import answered, is_frame, lines_of
 from everstep.runs.drawn_text import spelled
 from everstep.runs.folder import RECIPE
-from everstep.runs.frames import answered, is_frame, lines_of
 from everstep.runs.opening import CHANGED, compared, decides, digest
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe

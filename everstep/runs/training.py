@@ -23,8 +23,8 @@ from everstep.learn.update_rules import update_rules
 from everstep.learn.weights import MODEL_FILE, save_weights, weights
 from everstep.parameters import device_of, parameter_count
 from everstep.runs import card
+from everstep.runs.data_frames import GivenFrames
 from everstep.runs.folder import RECIPE, begun
-from everstep.runs.frames import GivenFrames
 from everstep.runs.model_size import check_fits
 from everstep.runs.opening import check_recipe, digests, opened
 from everstep.runs.recipe import Recipe
