@@ -58,9 +58,9 @@ class Ways:
         return self._gradients(loss, ys)
 
     def everstep(self) -> list[Tensor]:
-        """`Categorical.smoothed`."""
+        """`Categorical.objective`."""
         ys = self.ys.clone().requires_grad_()
-        return self._gradients(self.head.smoothed(ys, self.target, self.lengths)[0], ys)
+        return self._gradients(self.head.objective(ys, self.target, self.lengths)[0], ys)
 
 
 def measured(shape: tuple[int, ...], smoothing: float, rounds: int) -> dict[str, Any]:

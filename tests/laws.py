@@ -69,6 +69,7 @@ CELLS: dict[str, Callable[[], es.Cell]] = {
     "GRU prelu": lambda: es.GRU(D, H, activation=torch.nn.PReLU()),
     "IntersectionRNN": lambda: es.IntersectionRNN(D),
     "ProjectedLSTM": lambda: es.ProjectedLSTM(D, H, 2),
+    "MogrifierLSTM low rank": lambda: es.MogrifierLSTM(D, H, rounds=4, rank=2),
     "RHN": lambda: es.RHN(D, H, depth=2),
     "SCRN": lambda: es.SCRN(D, H, context_size=2),
     "TauGRU": lambda: es.TauGRU(D, H, delay=2),

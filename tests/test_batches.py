@@ -202,3 +202,28 @@ def test_unshuffled_buckets_are_the_same_every_epoch():
 def test_impossible_sizes_of_buckets_are_named(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         Buckets(corpus_of([30]), **{"batch_size": 2, "begin_id": 0, **bad})
+
+
+def test_random_lengths_give_every_target_once_with_the_state_carried() -> None:
+    corpus = Corpus(np.arange(4001), np.array([0]))
+    for k2 in (None, 90):
+        lanes = Lanes(corpus, 4, 70, k2, seed=3, begin_id=0, random_k1=True)
+        plain = Lanes(corpus, 4, 70, seed=3, begin_id=0)
+        lengths = {}
+        for epoch in (0, 1):
+            batches = [lanes.batch(epoch, index) for index in range(len(lanes))]
+            assert len(batches) == len(plain)
+            seen = [batch.targets[:, batch.context :] for batch in batches]
+            valid = [torch.full((4,), 10**6) if b.lengths is None else b.lengths - b.context for b in batches]
+            rows = [
+                torch.cat([one[row, : int(n[row])] for one, n in zip(seen, valid, strict=True)]) for row in range(4)
+            ]
+            assert torch.cat(rows).tolist() == list(range(4001))
+            for batch, then in pairwise(batches):
+                assert batch.advance + then.context == batch.inputs.shape[1]
+            lengths[epoch] = [one.shape[1] for one in seen]
+        assert lengths[0] != lengths[1]
+        again = [lanes.batch(0, index) for index in range(len(lanes))]
+        assert [batch.targets.shape[1] - batch.context for batch in again] == lengths[0]
+        assert min(lengths[0]) > 30
+        assert max(lengths[0]) < 110

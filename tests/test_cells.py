@@ -384,3 +384,34 @@ def test_explain_says_what_runs_and_why_not_the_others() -> None:
     assert "MinGRU(4, 4): parallel" in half
     assert "GRUBefore(4, 4): reference" in half
     assert "not vendor: its step is none of torch.nn.LSTM, GRU, RNN" in half
+
+
+def test_mogrifier_is_its_formula() -> None:
+    cell = es.MogrifierLSTM(3, 4, rounds=3).double()
+    x, h, c = (torch.randn(2, size, dtype=torch.float64) for size in (3, 4, 4))
+    first, second = cell.weight_q.split(3)
+    low = 2 * torch.sigmoid(h @ first.T) * x
+    gated = 2 * torch.sigmoid(low @ cell.weight_r.T) * h
+    low = 2 * torch.sigmoid(gated @ second.T) * low
+    i, f, g, o = (low @ cell.weight_ih.T + cell.bias_ih + gated @ cell.weight_hh.T + cell.bias_hh).chunk(4, -1)
+    memory = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    y, state = cell.step(x, (h, c))
+    torch.testing.assert_close(state[1], memory)
+    torch.testing.assert_close(y, torch.sigmoid(o) * torch.tanh(memory))
+
+
+def test_mogrifier_of_full_rank_and_of_no_round() -> None:
+    full, low = es.MogrifierLSTM(3, 4, rounds=2), es.MogrifierLSTM(3, 4, rounds=2, rank=3)
+    with torch.no_grad():
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            getattr(low, name).copy_(getattr(full, name))
+        full.weight_q.copy_(low.left_q @ low.right_q)
+        full.weight_r.copy_(low.left_r @ low.right_r)
+    xs = torch.randn(2, 5, 3)
+    torch.testing.assert_close(full(xs)[0], low(xs)[0])
+    none, lstm = es.MogrifierLSTM(3, 4, rounds=0), es.LSTM(3, 4)
+    lstm.load_state_dict(none.state_dict())
+    torch.testing.assert_close(none(xs)[0], lstm(xs)[0])
+    for options, message in (({"rounds": -1}, "rounds should be"), ({"rank": 0}, "rank should be")):
+        with pytest.raises(ValueError, match=message):
+            es.MogrifierLSTM(3, 4, **options)

@@ -16,11 +16,19 @@ D, K = 4, 3
 EXPORTED = {name: kind for name in es.__all__ if isinstance(kind := getattr(heads, name, None), type)}
 HEADS = [name for name, kind in EXPORTED.items() if issubclass(kind, heads.Head) and kind.targets is not None]
 LENGTHS = torch.tensor([3, 0, 2, 1])
+OPTIONS: dict[str, dict[str, Any]] = {
+    "AdaptiveSoftmax": {"cutoffs": (1, 2)},
+    "ClassSoftmax": {"groups": [0, 1, 0]},
+    "SampledSoftmax": {"samples": 4},
+    "NCE": {"samples": 4},
+    "BlackOut": {"samples": 4},
+}
+"""Of those whose defaults are for large vocabularies."""
 
 
 def made(name: str) -> Any:
     """A head whose parameters are all different."""
-    head = EXPORTED[name](D, K)
+    head = EXPORTED[name](D, K, **OPTIONS.get(name, {}))
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(torch.randn_like(parameter) / 2)
@@ -36,6 +44,7 @@ def given(name: str, rows: int = 4, time: int = 3) -> tuple[Any, Tensor, Tensor]
 
 def test_heads_join_by_themselves() -> None:
     assert {"Bernoulli", "Categorical", "CRF", "Cumulative"} <= {*HEADS}
+    assert {"AdaptiveSoftmax", "ClassSoftmax", "MixtureOfSoftmaxes", "SampledSoftmax", "NCE", "BlackOut"} <= {*HEADS}
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -93,6 +102,6 @@ def test_learns_its_targets(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_saved_and_loaded_gives_the_same_bits(name: str) -> None:
     head, ys, target = given(name)
-    other = EXPORTED[name](D, K)
+    other = EXPORTED[name](D, K, **OPTIONS.get(name, {}))
     other.load_state_dict(head.state_dict())
     assert torch.equal(head.loss(ys, target, LENGTHS), other.loss(ys, target, LENGTHS))

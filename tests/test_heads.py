@@ -50,7 +50,7 @@ def test_padding_reaches_no_gradient() -> None:
 def test_smoothing_is_learned_from_and_never_reported() -> None:
     head = Categorical(4, 7, label_smoothing=0.2)
     ys, target, lengths = torch.randn(3, 5, 4), torch.randint(7, (3, 5)), torch.tensor([5, 0, 2])
-    learned, plain = head.smoothed(ys, target, lengths)
+    learned, plain = head.objective(ys, target, lengths)
     torch.testing.assert_close(plain, head.loss(ys, target, lengths).detach())
     log_p = head.predict(ys)
     picked = log_p.gather(-1, target[..., None])[..., 0]
@@ -100,14 +100,14 @@ def test_what_is_learned_from_is_what_is_measured() -> None:
     head = Categorical(6, 7, tied=torch.nn.Parameter(torch.randn(7, 4)), label_smoothing=0.1)
     ys, target = torch.randn(3, 5, 6), torch.randint(7, (3, 5))
     for lengths in (None, torch.tensor([5, 0, 2]), torch.tensor([0, 0, 0])):
-        learned = head.smoothed(ys, target, lengths)
+        learned = head.objective(ys, target, lengths)
         with torch.no_grad():
-            measured = head.smoothed(ys, target, lengths)
+            measured = head.objective(ys, target, lengths)
         for one, other in zip(learned, measured, strict=True):
             torch.testing.assert_close(one.detach(), other)
         learned[0].sum().backward()
     with torch.autocast("cpu", torch.bfloat16):
-        assert head.smoothed(ys, target)[0].dtype == torch.float32
+        assert head.objective(ys, target)[0].dtype == torch.float32
 
 
 def test_tied_weights_are_the_embedding() -> None:

@@ -16,6 +16,7 @@ from everstep.learn.averaging import Averaging, ema_decay, nt_asgd_triggers
 from everstep.learn.learner import Learner
 from everstep.learn.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors, parameter_groups, trainable
 from everstep.learn.precision import FEWEST, multiplied, uses_bfloat16
+from everstep.learn.rowwise_adam import RowwiseAdamW
 from everstep.learn.rules import global_norm
 from everstep.learn.schedules import Plateau, learning_rate
 
@@ -244,3 +245,85 @@ def test_weights_that_are_multiplied_are_counted_once() -> None:
     assert multiplied(model) == recurrent + model.embedding.weight.numel()
     assert multiplied(nn.Embedding(9, 9)) == 0
     assert not Learner(model, toy.objective, toy.Lanes(), settings()).bfloat16
+
+
+# ------------------------------------------------------------------------------------------------ sparse gradients
+
+
+class Rows(nn.Module):
+    """An embedding with sparse gradients below a dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3, sparse=True)
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, ids: list[int]) -> torch.Tensor:
+        return self.linear(self.embedding(torch.tensor(ids))).square().sum()
+
+
+def test_rows_are_updated_as_if_each_had_an_optimizer_of_its_own() -> None:
+    model = Rows()
+    before = model.embedding.weight.detach().clone()
+    optimizer = make_optimizer(model, settings(learning_rate=0.1, weight_decay=0.5))
+    assert type(optimizer) is RowwiseAdamW
+    alone = {row: nn.Parameter(before[row].clone()) for row in range(5)}
+    each = {row: torch.optim.AdamW([weight], lr=0.1, weight_decay=0.5) for row, weight in alone.items()}
+    dense = [nn.Parameter(p.detach().clone()) for p in model.linear.parameters()]
+    groups = [{"params": [one], "weight_decay": decay} for one, decay in zip(dense, (0.5, 0.0), strict=True)]
+    wanted = torch.optim.AdamW(groups, lr=0.1)
+    for ids in ([0, 1, 1], [1, 4], [4, 0, 0, 0], [1]):
+        optimizer.zero_grad()
+        model(ids).backward()
+        gradient = model.embedding.weight.grad.to_dense()
+        for row in set(ids):
+            alone[row].grad = gradient[row]
+            each[row].step()
+        for one, other in zip(dense, model.linear.parameters(), strict=True):
+            one.grad = other.grad.clone()
+        wanted.step()
+        optimizer.step()
+        assert model.embedding.weight.grad.is_sparse
+    for row in range(5):
+        torch.testing.assert_close(model.embedding.weight[row], alone[row])
+    for one, other in zip(dense, model.linear.parameters(), strict=True):
+        torch.testing.assert_close(other, one)
+    torch.testing.assert_close(model.embedding.weight[2:4].detach(), before[2:4], rtol=0, atol=0)
+
+
+def test_the_state_of_rows_survives_a_checkpoint() -> None:
+    model, other = Rows(), Rows()
+    optimizer, again = make_optimizer(model, settings()), make_optimizer(other, settings())
+    for ids in ([0, 1], [1, 2]):
+        optimizer.zero_grad()
+        model(ids).backward()
+        optimizer.step()
+    other.load_state_dict(model.state_dict())
+    stored = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, model).items()}
+    load_optimizer_tensors(again, other, stored)
+    for one, its in ((model, optimizer), (other, again)):
+        its.zero_grad()
+        one([1, 3]).backward()
+        its.step()
+    assert torch.equal(model.embedding.weight, other.embedding.weight)
+    assert optimizer.state[model.embedding.weight]["step"].tolist() == [1, 3, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "rmsprop"}, "optimizer: expected adamw or sgd, because the gradients of embedding are"),
+        ({"optimizer": "sgd", "momentum": 0.9}, "momentum: expected 0 beside sgd.*got 0.9"),
+        ({"optimizer": "sgd", "weight_decay": 0.1}, "weight_decay: expected 0 beside sgd"),
+        ({"optimizer": "adagrad"}, "optimizer: expected adamw or sgd.*got adagrad"),
+        ({"l2": 0.1}, "l2: expected 0"),
+    ],
+)
+def test_what_has_no_meaning_for_rows_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_optimizer(Rows(), settings(**options))
+    for name in ("sgd", "adamw"):
+        model = Rows()
+        optimizer = make_optimizer(model, settings(optimizer=name))
+        model([1, 1]).backward()
+        optimizer.step()

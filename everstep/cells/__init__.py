@@ -42,6 +42,7 @@ from everstep.cells.minimal import MinGRU as MinGRU
 from everstep.cells.minimal import MinLSTM as MinLSTM
 from everstep.cells.miru import MiRU1 as MiRU1
 from everstep.cells.miru import MiRU2 as MiRU2
+from everstep.cells.mogrifier import MogrifierLSTM as MogrifierLSTM
 from everstep.cells.multiplicative import MultiplicativeLSTM as MultiplicativeLSTM
 from everstep.cells.mut import MUT1 as MUT1
 from everstep.cells.mut import MUT2 as MUT2

@@ -13,6 +13,8 @@ from everstep.data.text.corpus import Corpus
 from everstep.errors import ConfigError, DataError, counted
 
 Ints = NDArray[np.int64]
+_HALVED, _SPREAD, _SHORTEST = 0.05, 5.0, 5.0
+"""Of random lengths: the share of half ones, the standard deviation, and the least, in steps."""
 
 
 class _Order(NamedTuple):
@@ -40,6 +42,8 @@ class Lanes(Batches[TokenBatch]):
         seed: seed of the order of documents, which depends on seed and epoch alone.
         begin_id: the symbol before the first token (`Tokenizer.begin_id`).
         shuffle: whether to reorder documents in each epoch.
+        random_k1: draw the length of each batch from N(k1, 25), at least 5, or for one in 20 from N(k1 / 2, 25)
+            (Merity 2018), of seed and epoch; then scale them, so that each epoch has as many batches as without.
 
     Raises:
         DataError: there are fewer targets than lanes, or documents without `begin_id`.
@@ -63,6 +67,7 @@ class Lanes(Batches[TokenBatch]):
         seed: int = 0,
         begin_id: int | None = None,
         shuffle: bool = True,
+        random_k1: bool = False,
     ):
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -95,6 +100,7 @@ class Lanes(Batches[TokenBatch]):
         self._lane_starts = lanes * share + np.minimum(lanes, more)
         self._lane_lengths = share + (lanes < more)
         self._order = self._arranged(0)
+        self._random, self._cuts = random_k1, (-1, np.arange(len(self) + 1) * k1)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -109,8 +115,9 @@ class Lanes(Batches[TokenBatch]):
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         longest = int(self._lane_lengths[0])
-        start = self._window(index)
-        stop = min((index + 1) * self.k1, longest)
+        cuts = self._cuts_of(epoch)
+        start = self._window(cuts, index)
+        stop = min(int(cuts[index + 1]), longest)
         valid = np.clip(self._lane_lengths - start, 0, stop - start)
         inside = np.arange(stop - start) < valid[:, None]
         targets, inputs, heads = self._gather(epoch, self._lane_starts[:, None] + np.arange(start, stop), inside)
@@ -121,13 +128,27 @@ class Lanes(Batches[TokenBatch]):
             torch.from_numpy(targets),
             torch.from_numpy(valid) if ragged else None,
             torch.from_numpy(heads) if heads.any() else None,
-            index * self.k1 - start,
-            min(self._window(index + 1), stop) - start,
+            int(cuts[index]) - start,
+            min(self._window(cuts, index + 1), stop) - start,
         )
 
-    def _window(self, index: int) -> int:
-        """The step within a lane at which batch `index` starts."""
-        return index * self.k1 - min(index * self.k1, self._overlap)
+    def _window(self, cuts: Ints, index: int) -> int:
+        """The step within a lane at which batch `index` starts, its context included."""
+        return int(cuts[index]) - min(int(cuts[index]), self._overlap)
+
+    def _cuts_of(self, epoch: int) -> Ints:
+        """The steps within a lane between which the batches of an epoch lie, (batches + 1,)."""
+        known, cuts = self._cuts
+        if self._random and known != epoch:
+            random = np.random.Generator(np.random.PCG64([self._seed, epoch, 1]))
+            middle = np.where(random.random(len(self)) < _HALVED, self.k1 / 2, self.k1)
+            lengths = np.maximum(random.normal(middle, _SPREAD), _SHORTEST)
+            longest, at = int(self._lane_lengths[0]), np.arange(1, len(self) + 1)
+            ends = np.rint(np.cumsum(lengths) * (longest / lengths.sum())).astype(np.int64)
+            ends = np.maximum.accumulate(np.maximum(ends - at, 0)) + at  # no batch is empty
+            cuts = np.concatenate([[0], np.minimum(ends, longest - len(self) + at)])
+            self._cuts = epoch, cuts
+        return cuts
 
     def _gather(self, epoch: int, places: Ints, inside: NDArray[np.bool_]) -> tuple[Ints, Ints, NDArray[np.bool_]]:
         """Targets, inputs and document starts at positions (B, T) of the epoch; 0 and False outside the lanes."""

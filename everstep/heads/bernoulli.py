@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everstep.heads.categorical import Head
+from everstep.heads.head import Head
 from everstep.heads.sum_over_steps import over_steps
 
 

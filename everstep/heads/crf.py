@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from everstep.arguments import check_lengths
 from everstep.cell import check_size
 from everstep.heads import chain
-from everstep.heads.categorical import Head
 from everstep.heads.chain import NEVER, Chain, ChainScore
+from everstep.heads.head import Head
 from everstep.native.plain_memory import watched
 from everstep.state import valid
 

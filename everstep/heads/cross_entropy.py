@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everstep.native.plain_memory import plain, watched
+
 
 class CrossEntropy(torch.autograd.Function):
     """−(1 − ε) log p_k − ε · mean_j log p_j of n rows, and −log p_k; p = softmax(W y + b), k the row's class.
@@ -92,3 +94,20 @@ def cross_entropy(
     """
     loss, plain = CrossEntropy.apply(ys, weight, bias, target, smoothing)
     return loss, plain
+
+
+def alone(ys: Tensor, weight: Tensor) -> bool:
+    """Whether `cross_entropy` may compute: a gradient is wanted, in full precision, and nobody watches operations."""
+    cast = torch.is_autocast_enabled(ys.device.type) or ys.dtype not in (torch.float32, torch.float64)
+    return torch.is_grad_enabled() and not cast and plain(ys, weight) and watched() is None
+
+
+def row_nats(ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+    """−log softmax(W y + b)_target of rows (n, D): (n,), in nats; by `cross_entropy` where it may compute.
+
+    >>> row_nats(torch.zeros(1, 3), torch.zeros(4, 3), torch.zeros(4), torch.tensor([2]))
+    tensor([1.3863])
+    """
+    if alone(ys, weight):
+        return cross_entropy(ys, weight, bias, target)[0]
+    return F.cross_entropy(F.linear(ys, weight, bias).float(), target, reduction="none")

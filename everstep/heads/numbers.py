@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everstep.heads.categorical import Head
+from everstep.heads.head import Head
 from everstep.heads.sum_over_steps import over_steps
 from everstep.heads.tails import log_tails
 

@@ -268,11 +268,16 @@ class Learner:
                 value = float(losses[bad[0]])
                 rows = ", ".join(map(str, bad[:_NAMED_AT_MOST])) + (", …" if len(bad) > _NAMED_AT_MOST else "")
                 return f"the loss of row {rows} of {len(losses)} in batch {piece.batch} is {value}"
-        bad = [n for n, p in trainable(self.model).items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+        bad = [n for n, p in trainable(self.model).items() if p.grad is not None and not _finite(p.grad)]
         if bad:
             names = ", ".join(bad[:_NAMED_AT_MOST]) + (", …" if len(bad) > _NAMED_AT_MOST else "")
             return f"the gradient of {names} is not finite"
         return "the sum of the losses or of the squared gradients is too large for its type"
+
+
+def _finite(gradient: Tensor) -> bool:
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return bool(values.isfinite().all())
 
 
 def _sum(parts: list[Tensor]) -> Tensor:

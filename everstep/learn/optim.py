@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adagrad, AdamW, Optimizer, RMSprop
 
 from everstep.errors import ConfigError, RunError
+from everstep.learn.rowwise_adam import RowwiseAdamW
 from everstep.learn.settings import FitSettings
 
 _SEPARATOR = "/"  # between the optimizer's name of a tensor and the parameter's name, which contains dots
@@ -43,10 +44,11 @@ MakeOptimizer: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
 def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer | None = None) -> Optimizer:
     """The optimizer that `settings` names, or that `make` makes, over the trainable parameters of `model`.
 
-    AdamW runs as one fused kernel where all parameters are float32 on a CPU or a CUDA device.
+    AdamW runs as one fused kernel where all parameters are float32 on a CPU or a CUDA device. Where a module has sparse
+    gradients (`torch.nn.Embedding(sparse=True)`, heads that sample), it is `RowwiseAdamW`.
 
     Raises:
-        ConfigError: the model has nothing to learn.
+        ConfigError: the model has nothing to learn, or sparse gradients, which the optimizer does not take.
 
     Example:
         >>> type(make_optimizer(nn.Linear(2, 2), FitSettings(max_steps=1, optimizer="sgd"))).__name__
@@ -58,6 +60,9 @@ def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer 
     if make is not None:
         return _made(make, groups)
     rate = settings.learning_rate
+    sparse = [name or "it" for name, module in model.named_modules() if getattr(module, "sparse", False) is True]
+    if sparse:
+        _check_sparse(settings, sparse[0])
     if settings.optimizer == "sgd":
         return SGD(groups, lr=rate, momentum=settings.momentum)
     if settings.optimizer == "rmsprop":
@@ -65,7 +70,24 @@ def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer 
     if settings.optimizer == "adagrad":
         return Adagrad(groups, lr=rate)
     fused = all(p.dtype == torch.float32 and p.device.type in ("cpu", "cuda") for g in groups for p in g["params"])
-    return AdamW(groups, lr=rate, betas=settings.betas, fused=fused)
+    kind = RowwiseAdamW if sparse else AdamW
+    return kind(groups, lr=rate, betas=settings.betas, fused=fused)
+
+
+def _check_sparse(settings: FitSettings, name: str) -> None:
+    """Refuse what has no meaning for rows alone.
+
+    Raises:
+        ConfigError: the settings name it.
+    """
+    who = f"the gradients of {name} are sparse"
+    if settings.optimizer not in ("adamw", "sgd"):
+        raise ConfigError(f"optimizer: expected adamw or sgd, because {who}; got {settings.optimizer}")
+    for key in ("momentum", "weight_decay"):
+        if settings.optimizer == "sgd" and (value := getattr(settings, key)):
+            raise ConfigError(f"{key}: expected 0 beside sgd, because {who}; got {value:g}")
+    if settings.l2:
+        raise ConfigError(f"l2: expected 0, because {who}; got {settings.l2:g}; weight_decay of adamw takes them")
 
 
 def _made(make: MakeOptimizer, groups: list[dict[str, Any]]) -> Optimizer:
@@ -134,7 +156,7 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: dict
             f"the checkpoint's optimizer has a state for {sorted(unknown)[0]!r}, which the model does not train; "
             "resume with the model the run was started with"
         )
-    if type(optimizer) in (AdamW, SGD, RMSprop, Adagrad):
+    if type(optimizer) in (AdamW, RowwiseAdamW, SGD, RMSprop, Adagrad):
         _check_alike(states, trainable(model))
     indexed = {index: states[name] for index, name in enumerate(order) if name in states}
     optimizer.load_state_dict({"state": indexed, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -154,6 +176,8 @@ def _check_alike(states: dict[str, dict[str, Any]], parameters: dict[str, nn.Par
                     f"the checkpoint's optimizer lacks {key}{_SEPARATOR}{name}, which it has of other weights"
                 )
             value, shape = state[key], parameters[name].shape
+            if key == "step" and isinstance(value, Tensor) and value.shape == shape[:1]:
+                continue  # one count a row
             if isinstance(value, Tensor) and value.dim() and value.shape != shape:
                 raise RunError(
                     f"the checkpoint's optimizer has {key}{_SEPARATOR}{name} of shape {tuple(value.shape)}, but the "

@@ -12,10 +12,10 @@ from everstep.cell import Cell, Layer
 from everstep.data.pair_batches import PairBatch
 from everstep.decode.decoder import Decoder
 from everstep.errors import ConfigError
-from everstep.heads import Categorical
 from everstep.networks.attentions_by_name import AttentionName, make_attention
 from everstep.networks.cells_by_name import Find, no_code
-from everstep.networks.layers import EmbeddedSection, encoder_of, initialise, stack_of
+from everstep.networks.layers import encoder_of, initialise, stack_of
+from everstep.networks.softmax_by_name import SoftmaxSection, make_softmax
 from everstep.sections import Count, Size
 from everstep.state import State, leaves
 from everstep.wirings import Attend, Bidirectional, Conditioned, Dropout, EmbeddingDropout, Identity, VariationalDropout
@@ -23,7 +23,7 @@ from everstep.wirings import Attend, Bidirectional, Conditioned, Dropout, Embedd
 CONTEXTS = Literal["attention", "initial", "every-step"]
 
 
-class EncoderDecoderSection(EmbeddedSection):
+class EncoderDecoderSection(SoftmaxSection):
     """The network: an encoder of the source, a decoder of the target, and the context that connects them."""
 
     embedding_size: Size = 256
@@ -138,6 +138,7 @@ class EncoderDecoder(nn.Module):
 
     Raises:
         ValueError: `tied: all` with vocabularies of different sizes.
+        ConfigError: options of the softmax that do not fit the vocabulary.
     """
 
     def __init__(
@@ -153,9 +154,12 @@ class EncoderDecoder(nn.Module):
         if section.tied == "all" and source != target:
             raise ValueError(f"EncoderDecoder: tied='all' needs one vocabulary, but there are {source} and {target}")
         size, p = section.embedding_size, section.embedding_dropout
-        self.target_embedding = EmbeddingDropout(target, size, p)
+        sparse = section.sparse_embedding(section.tied != "none")
+        self.target_embedding = EmbeddingDropout(target, size, p, sparse=sparse)
         shared = section.tied == "all"
-        self.source_embedding = self.target_embedding if shared else EmbeddingDropout(source, size, p)
+        self.source_embedding = (
+            self.target_embedding if shared else EmbeddingDropout(source, size, p, sparse=section.sparse)
+        )
         for embedding in (self.target_embedding, *([] if shared else [self.source_embedding])):
             nn.init.uniform_(embedding.weight, -0.1, 0.1)  # a softmax over N(0, 1) rows would start far from uniform
         self.tag_embedding = nn.Embedding(tags, size) if tags else None
@@ -164,7 +168,10 @@ class EncoderDecoder(nn.Module):
         self.decoder = _decoder(section, self.encoder.output_size, find)
         self.dropout = nn.Dropout(section.dropout)
         tied = None if section.tied == "none" else self.target_embedding.weight
-        self.head = Categorical(self.decoder.output_size, target, tied=tied, label_smoothing=label_smoothing)
+        try:
+            self.head = make_softmax(section, self.decoder.output_size, target, tied, label_smoothing)
+        except ValueError as error:
+            raise ConfigError(f"model.softmax: {error}") from error
         initialise(section, self)
 
     def start(self, source: Tensor, lengths: Tensor) -> State:
@@ -194,7 +201,7 @@ class EncoderDecoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
-        return self.head.weight.device
+        return self.target_embedding.weight.device
 
     def log_p(self, batch: PairBatch) -> Tensor:
         """log p of each target token given the source and the true tokens before it, (B, T) in nats."""
@@ -218,7 +225,7 @@ class EncoderDecoder(nn.Module):
 
     def losses(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """The training loss and −log p(target | source) of each pair, (B,) each, in nats."""
-        return self.head.smoothed(self(batch), batch.targets, batch.lengths)
+        return self.head.objective(self(batch), batch.targets, batch.lengths)
 
     def step(self, tokens: Tensor, state: Decoding) -> tuple[Tensor, Decoding]:
         """Tokens (rows,) to log p of the next tokens, (rows, V) in nats, and the new state: a `StepFn`."""

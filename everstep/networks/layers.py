@@ -132,11 +132,16 @@ def layer_problems(section: LayersSection, input_size: int, find: Find) -> Itera
 
 
 def stack_of(
-    section: LayersSection, input_size: int, find: Find, device: str | None = None, dropped_last: bool = True
+    section: LayersSection,
+    input_size: int,
+    find: Find,
+    device: str | None = None,
+    dropped_last: bool = True,
+    last: float | None = None,
 ) -> Stack:
     """The causal stack of the section's cells, for inputs with `input_size` features.
 
-    `dropped_last`: dropout follows the last cell too.
+    `dropped_last`: dropout follows the last cell too, with probability `last`; None: as between layers.
     """
     cells: list[Cell] = []
     size = input_size
@@ -144,8 +149,9 @@ def stack_of(
         cell = _cell(section, size, hidden, find, device)
         cells += _dropped(cell, section.dropout if depth else section.input_dropout, section.variational)
         size = cell.output_size
-    if section.dropout and dropped_last:
-        cells += _dropped(Identity(size), section.dropout, section.variational)
+    p = section.dropout if last is None else last
+    if p and dropped_last:
+        cells += _dropped(Identity(size), p, section.variational)
     return Stack(*cells)
 
 

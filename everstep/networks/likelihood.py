@@ -22,6 +22,8 @@ class LikelihoodSection(Section):
 
     k1: Count = 64
     """steps between updates; unused if data.sequence is lines"""
+    random_k1: bool = False
+    """draw the steps between updates anew in every epoch: about k1, and k1 / 2 for one in 20 (Merity 2018)"""
     k2: Count | None = None
     """steps that gradients reach back; null: k1"""
     label_smoothing: Probability = 0.0
@@ -52,7 +54,7 @@ def likelihood(k2: int | None = None, activation: float = 0.0, change: float = 0
             ys, plain, state, carried = _run(model, piece, state)
             seen = slice(piece.context, None)
             lengths = None if piece.lengths is None else (piece.lengths - piece.context).clamp_min(0)
-            total, nats = model.head.smoothed(ys[:, seen], piece.targets[:, seen], lengths)
+            total, nats = model.head.objective(ys[:, seen], piece.targets[:, seen], lengths)
             if activation:
                 total = total + activation * activation_penalty(ys[:, seen], lengths)
             if change:

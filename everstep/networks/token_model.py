@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from everstep.cell import scan
-from everstep.errors import check_finite
-from everstep.heads import Categorical
+from everstep.errors import ConfigError, check_finite
+from everstep.heads import BernoulliStop
+from everstep.heads.head import VocabularyHead
 from everstep.networks.cells_by_name import Find, no_code
-from everstep.networks.layers import EmbeddedSection, initialise, stack_of
+from everstep.networks.layers import initialise, stack_of
+from everstep.networks.softmax_by_name import SoftmaxSection, make_softmax
+from everstep.sections import Probability
 from everstep.state import State
 from everstep.wirings import EmbeddingDropout
 
 
-class TokenModelSection(EmbeddedSection):
+class TokenModelSection(SoftmaxSection):
     """The network: embedding, a stack of cells, a softmax."""
 
     tied: bool = False
     """share the weights of embedding and softmax; a linear layer adapts different sizes"""
+    output_dropout: Probability | None = None
+    """dropout after the last layer; null: as dropout"""
+
+    ends: Literal["symbol", "stop"] = "symbol"
+    """how a line ends: symbol: <eos> is a word like any other; stop: a coin is tossed beside each step (BernoulliStop).
+    stop needs data.eos, and softmax full"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Those of the softmax, and two output layers at once."""
+        yield from super().disagreements()
+        if self.ends == "stop" and self.softmax != "full":
+            yield "ends", f"expected symbol where softmax is {self.softmax}; got stop"
+
+    @property
+    def at_top(self) -> float:
+        """The dropout after the last layer."""
+        return self.dropout if self.output_dropout is None else self.output_dropout
 
 
 class TokenModel(nn.Module):
-    """Embedding → stack of cells → categorical head.
+    """Embedding → stack of cells → softmax.
 
     Args:
         vocabulary: number of symbols V.
         section: the `model` section of a recipe.
         find: finds cells in the user's files.
         label_smoothing: label smoothing of the head.
+        end: the symbol that ends a line, if there is one.
+
+    Raises:
+        ConfigError: options of the softmax that do not fit the vocabulary.
 
     Attributes:
         streams: whether `everstep.Stream` can step its body.
@@ -36,17 +63,38 @@ class TokenModel(nn.Module):
 
     streams = True
 
-    def __init__(self, vocabulary: int, section: TokenModelSection, find: Find = no_code, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        vocabulary: int,
+        section: TokenModelSection,
+        find: Find = no_code,
+        label_smoothing: float = 0.0,
+        end: int | None = None,
+    ):
         super().__init__()
-        self.embedding = EmbeddingDropout(vocabulary, section.embedding_size, section.embedding_dropout)
-        self._dropped_at_top = section.dropout > 0
-        self.body = stack_of(section, section.embedding_size, find)
+        sparse = section.sparse_embedding(section.tied)
+        size = section.embedding_size
+        self.embedding = EmbeddingDropout(vocabulary, size, section.embedding_dropout, sparse=sparse)
+        self._dropped_at_top = section.at_top > 0
+        self.body = stack_of(section, size, find, last=section.at_top)
         tied = self.embedding.weight if section.tied else None
         if section.tied:
             # tied to N(0, 1) rows, the softmax would start far from uniform
             nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        self.head = Categorical(self.body.output_size, vocabulary, tied=tied, label_smoothing=label_smoothing)
+        self.head = self._head(section, vocabulary, tied, label_smoothing, end)
         initialise(section, self)
+
+    def _head(
+        self, section: TokenModelSection, words: int, tied: Tensor | None, smoothing: float, end: int | None
+    ) -> VocabularyHead:
+        if section.ends == "stop":
+            if end is None:
+                raise ConfigError("model.ends: expected symbol, because the vocabulary has no <eos>; or data.eos true")
+            return BernoulliStop(self.body.output_size, words, end=end, tied=tied)
+        try:
+            return make_softmax(section, self.body.output_size, words, tied, smoothing)
+        except ValueError as error:
+            raise ConfigError(f"model.softmax: {error}") from error
 
     def initial_state(self, batch: int, like: Tensor | None = None) -> State:
         """The initial state, leaves (batch, ...), with the dtype and device of `like` or of the weights."""

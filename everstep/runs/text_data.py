@@ -272,12 +272,19 @@ def with_absolute_paths(recipe: R) -> R:
 
 
 def training_batches(
-    section: TextSection, corpus: Corpus, tokenizer: Tokenizer, batch_size: int, k1: int, k2: int | None, seed: int
+    section: TextSection,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    batch_size: int,
+    k1: int,
+    k2: int | None,
+    seed: int,
+    random_k1: bool = False,
 ) -> Batches[TokenBatch]:
     """Batches for training: lanes with carried state, or separate lines."""
     if section.sequence == "lines":
         return Buckets(corpus, batch_size, seed=seed, begin_id=tokenizer.begin_id)
-    return Lanes(corpus, batch_size, k1, k2, seed=seed, begin_id=tokenizer.begin_id)
+    return Lanes(corpus, batch_size, k1, k2, seed=seed, begin_id=tokenizer.begin_id, random_k1=random_k1)
 
 
 def exact_batches(section: TextSection, corpus: Corpus, tokenizer: Tokenizer) -> Batches[TokenBatch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from everstep.networks.encoder_decoder import EncoderDecoderSection
+from everstep.networks.softmax_by_name import smoothing_problem
 from everstep.networks.translating import TranslationSearch
 from everstep.runs.pair_section import PairSection
 from everstep.runs.recipe import Recipe
@@ -29,6 +30,7 @@ class TranslationRecipe(Recipe):
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """A tied embedding with two vocabularies, and search options without word tokens or without attention."""
         yield from super().disagreements()
+        yield from smoothing_problem(self.model, self.objective.label_smoothing)
         if self.model.tied == "all" and self.data.vocabulary != "joint":
             yield (
                 "model.tied",

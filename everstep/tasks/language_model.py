@@ -8,6 +8,7 @@ from typing import Any
 from everstep.data import Batches
 from everstep.data.batches import TokenBatch
 from everstep.data.text.decoding import as_read
+from everstep.data.text.perplexity import MEANING
 from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
 from everstep.learn.objective import Loss
@@ -16,6 +17,8 @@ from everstep.networks.forms import Exported
 from everstep.networks.likelihood import LikelihoodSection, likelihood
 from everstep.networks.model_forms import token_forms
 from everstep.networks.scoring import Score, score_lines
+from everstep.networks.self_normalisation import LOG_Z, log_z_measures
+from everstep.networks.softmax_by_name import smoothing_problem, tell_counts
 from everstep.networks.stand_ins import Runtime, TokenStandIn
 from everstep.networks.streaming import token_decoder
 from everstep.networks.token_model import TokenModel, TokenModelSection
@@ -37,6 +40,7 @@ class LanguageModelRecipe(TextRecipe):
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Incompatible sizes, and k2 with whole lines."""
         yield from super().disagreements()
+        yield from smoothing_problem(self.model, self.objective.label_smoothing)
         model = self.model
         if model.residual and model.layers == 1 and model.embedding_size != model.hidden_sizes[0]:
             sizes = [model.embedding_size, *model.hidden_sizes]
@@ -49,11 +53,13 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
     """Predicts the next token: trains on text, scores it and generates it."""
 
     Recipe = LanguageModelRecipe
+    meaning = MEANING | LOG_Z
 
     def model(self) -> TokenModel:
         """A new model: embedding, cells, softmax."""
-        recipe = self.recipe
-        return TokenModel(self.tokenizer.vocab_size, recipe.model, self.code.find, recipe.objective.label_smoothing)
+        recipe, tokenizer = self.recipe, self.tokenizer
+        smoothing = recipe.objective.label_smoothing
+        return TokenModel(tokenizer.vocab_size, recipe.model, self.code.find, smoothing, tokenizer.eos_id)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[TokenBatch]:
         """Lanes of the text with carried state, or its lines."""
@@ -61,7 +67,8 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
         corpus = self.corpus(split)
         if purpose == "learn":
             rows, seed = self.recipe.train.batch_size, self.recipe.seed
-            return training_batches(data, corpus, self.tokenizer, rows, goal.k1, goal.k2, seed)
+            tell_counts(model.head, corpus.tokens)
+            return training_batches(data, corpus, self.tokenizer, rows, goal.k1, goal.k2, seed, goal.random_k1)
         return (quick_batches if purpose == "validate" else exact_batches)(data, corpus, self.tokenizer)
 
     def objective(self, model: Any, batch: TokenBatch, state: State) -> Iterator[Loss]:
@@ -74,6 +81,12 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
     ) -> dict[str, Any]:
         """The measures by a continuous cache or dynamic evaluation, with settings chosen on "valid"."""
         return adapted_measures(self, model, self.objective, split, how, progress)
+
+    def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+        """Nats, bits, perplexity and unknown tokens of a split, and how far `nce` is from normalised."""
+        found = super().metrics(model, split, progress)
+        batches = exact_batches(self.recipe.data, self.corpus(split), self.tokenizer)
+        return {**found, **log_z_measures(model, batches)}
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line from the initial state: Σ_t log p(x_t | x_<t), with its end if that is a token."""

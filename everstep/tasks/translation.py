@@ -14,6 +14,7 @@ from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.networks.encoder_decoder import EncoderDecoder
 from everstep.networks.scoring import Score
+from everstep.networks.softmax_by_name import tell_counts
 from everstep.networks.translating import SCORED
 from everstep.networks.translator_ensemble import TranslatorEnsemble
 from everstep.runs.directions import Direction
@@ -79,6 +80,7 @@ class Translation(Task[TranslationRecipe]):
             return self._scored(split)
         coded, recipe = self.texts.coded(split, self.sides, learn=True), self.recipe
         size, most = recipe.train.batch_size, recipe.data.batch_tokens
+        tell_counts(model.head, coded.target.tokens)
         return PairBatches(*coded[:2], self.sides.target.end, size, seed=recipe.seed, max_tokens=most)
 
     def _scored(self, split: str, direction: Direction | None = None) -> PairBatches:

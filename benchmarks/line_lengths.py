@@ -1,0 +1,116 @@
+"""Three models of where a line ends, trained on lines of Shakespeare: the lengths they draw beside those of the text.
+
+"symbol": <eos> is a word like any other; "stop": a coin beside each step (`BernoulliStop`); "count": the number of
+words is drawn first and counted down (`CountedLines`). Each has one LSTM of 128 and sees the same batches. Of 5,000
+lines drawn, the Kolmogorov-Smirnov distance of the lengths to those of the training lines is printed; two samples of
+this size from one distribution differ by up to 0.02 (95 %).
+
+    python benchmarks/line_lengths.py [--steps 600] [--picture FILE.png] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import everstep as es
+from everstep.data import Tokenizer, expand, prepare, read_blocks
+from everstep.data.buckets import Buckets
+from everstep.networks.counted_lines import CountedLines
+from everstep.networks.likelihood import likelihood
+from everstep.networks.token_model import TokenModel, TokenModelSection
+
+NAMES = ("symbol", "stop", "count")
+SIZE, DRAWN, LONGEST = 128, 5000, 40
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The Kolmogorov-Smirnov distance: the largest difference of the shares of lengths up to n."""
+    most = int(max(one.max(), other.max())) + 1
+    shares = [np.bincount(values, minlength=most + 1).cumsum() / len(values) for values in (one, other)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def lengths_drawn(model: Any, name: str, words: int, end: int) -> np.ndarray:
+    """The words of each of 5,000 lines that the model draws."""
+    generator = torch.Generator().manual_seed(1)
+    state = model.initial_state(DRAWN)
+    drawn = es.sample(model.step, state, [end], LONGEST + 2, count=DRAWN, generator=generator).numpy()
+    if name == "count":
+        return drawn[:, 0] - words
+    ended = drawn == end
+    return np.where(ended.any(1), ended.argmax(1), LONGEST + 2)
+
+
+def drawing(found: dict[str, Any], text: np.ndarray, path: Path) -> None:
+    """The distributions beside the text's, one panel a model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(found), figsize=(11, 3), sharey=True)
+    places = np.arange(1, 16)
+    for panel, (name, one) in zip(axes, found.items(), strict=True):
+        share = [np.bincount(v, minlength=17)[1:16] / len(v) for v in (text, one["lengths"])]
+        panel.bar(places, share[0], color="#c8c8c8", label="text")
+        panel.plot(places, share[1], "o-", color="#1f5fa8", markersize=4, label="drawn")
+        panel.set_title(f"{name}: distance {one['distance']:.3f}", fontsize=10)
+        panel.set_xlabel("words of a line")
+    axes[0].set_ylabel("share of lines")
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Train, draw, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    blocks = list(read_blocks(expand("everstep:shakespeare")))
+    tokenizer = Tokenizer.train(blocks, "words", min_count=5, eos=True)
+    corpus = prepare("everstep:shakespeare", tokenizer, sequence="lines")
+    text = np.diff(corpus.starts, append=len(corpus)) - 1
+    words, end = tokenizer.vocab_size, tokenizer.eos_id
+    assert end is not None
+    settings = es.FitSettings(max_steps=given.steps, learning_rate=0.005, batch_size=64, precision="float32")
+    found: dict[str, Any] = {}
+    for name in NAMES:
+        torch.manual_seed(1)
+        batches = Buckets(corpus, 64, seed=1, begin_id=end)
+        if name == "count":
+            model: Any = CountedLines(es.LSTM(SIZE, SIZE), words, end, max(LONGEST, int(text.max())))
+            objective = model.objective
+        else:
+            section = TokenModelSection(embedding_size=SIZE, hidden_size=SIZE, ends=name)
+            model, objective = TokenModel(words, section, end=end), likelihood()
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as out:
+            es.fit(model, objective, batches, settings, out=out, log=lambda line: None)
+        seconds = time.perf_counter() - began
+        lengths = lengths_drawn(model.eval(), name, words, end)
+        found[name] = {"distance": distance(lengths, text), "mean": float(lengths.mean()), "seconds": seconds}
+        print(name, found[name], flush=True)
+        found[name]["lengths"] = lengths
+    print("text: mean", text.mean())
+    if given.picture:
+        drawing(found, text, given.picture)
+    if given.json:
+        kept = {name: {key: value for key, value in one.items() if key != "lengths"} for name, one in found.items()}
+        given.json.write_text(
+            json.dumps({"steps": given.steps, "text_mean": float(text.mean()), **kept}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Output layers over large vocabularies: words per second, and perplexity, on text whose words follow Zipf's law.
+
+Speed: forward and backward of a head alone, of 640 targets and 512 features, in turns in one process by the process's
+own time, beside `torch.nn.AdaptiveLogSoftmaxWithLoss` and `F.linear` with `F.cross_entropy`; then with the optimizer's
+step. Where a full softmax would need gigabytes it gets fewer targets, and the table says how many.
+
+Perplexity: a source whose words depend on the group of the word before. A word has weight 1 / rank; with probability
+one half it is any word, else one of the words of a group (rank mod 64), which the group before decides. A network that
+is told the group before (an embedding, a tanh layer of 512) learns it with each head from the same words. The entropy
+of the source is known, and is the last row.
+
+    python benchmarks/vocabularies.py speed [--words 10000 100000 800000] [--rounds 7] [--json FILE]
+    python benchmarks/vocabularies.py perplexity [--words 10000] [--steps 400] [--heads full adaptive …] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from timing import alternately
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everstep.cli.common import prepare as tune_malloc
+from everstep.heads import NCE, AdaptiveSoftmax, BlackOut, Categorical, ClassSoftmax, MixtureOfSoftmaxes, SampledSoftmax
+from everstep.learn import FitSettings
+from everstep.learn.optim import make_optimizer
+from everstep.native.processor import name as cpu_name
+
+FEATURES, TARGETS, GROUPS = 512, 640, 64
+MOST_LOGITS = 1 << 27
+MAKE: dict[str, Any] = {
+    "full": lambda words: Categorical(FEATURES, words),
+    "adaptive": lambda words: AdaptiveSoftmax(FEATURES, words),
+    "sampled": lambda words: SampledSoftmax(FEATURES, words, sparse=True),
+    "nce": lambda words: NCE(FEATURES, words, sparse=True),
+    "blackout": lambda words: BlackOut(FEATURES, words, sparse=True),
+    "classes": lambda words: ClassSoftmax(FEATURES, words, sparse=True),
+    "mixture of 3": lambda words: MixtureOfSoftmaxes(FEATURES, words, mixtures=3),
+}
+
+
+def zipf(words: int) -> Tensor:
+    """p of each word, (words,), float64."""
+    p = 1 / torch.arange(1, words + 1, dtype=torch.float64)
+    return p / p.sum()
+
+
+# ------------------------------------------------------------------------------------------------ speed
+
+
+class TorchFull(nn.Module):
+    """What most training loops do."""
+
+    def __init__(self, words: int):
+        super().__init__()
+        self.linear = nn.Linear(FEATURES, words)
+
+    def objective(self, ys: Tensor, target: Tensor) -> tuple[Tensor, None]:
+        return F.cross_entropy(self.linear(ys[0]), target[0], reduction="none"), None
+
+
+class TorchAdaptive(nn.Module):
+    """PyTorch's adaptive softmax."""
+
+    def __init__(self, words: int, cutoffs: list[int]):
+        super().__init__()
+        self.inside = nn.AdaptiveLogSoftmaxWithLoss(FEATURES, words, cutoffs, div_value=4.0)
+
+    def objective(self, ys: Tensor, target: Tensor) -> tuple[Tensor, None]:
+        return -self.inside(ys[0], target[0]).output, None
+
+
+def step(module: nn.Module, ys: Tensor, target: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+    """Forward, backward, and the update."""
+    module.zero_grad(set_to_none=True)
+    module.objective(ys, target)[0].sum().backward()  # type: ignore[operator]
+    if optimizer is not None:
+        optimizer.step()
+
+
+def speed(words: int, rounds: int, names: list[str]) -> dict[str, Any]:
+    """Words per second of every head, in turns."""
+    p = zipf(words)
+    modules: dict[str, nn.Module] = {name: MAKE[name](words) for name in names}
+    for parts in ((50, 10, 2.5), (25, 5), (100, 20, 4)):
+        cuts = [int(words // part) for part in parts]
+        modules[f"torch adaptive {cuts}"] = TorchAdaptive(words, cuts)
+    if words <= 100_000:
+        modules["torch full"] = TorchFull(words)
+    found = {}
+    for name, module in modules.items():
+        if hasattr(module, "counted"):
+            module.counted((p * 10**9).long())
+        times = 3 if name.startswith("mixture") else 1
+        few = name in ("full", "torch full") or times > 1
+        rows = min(TARGETS, max(1, MOST_LOGITS // (words * times))) if few else TARGETS
+        ys = torch.randn(1, rows, FEATURES, requires_grad=True)
+        target = torch.multinomial(p, rows, replacement=True)[None]
+        optimizer = make_optimizer(module, FitSettings(max_steps=1))
+        found[name] = (rows, lambda m=module, y=ys, t=target: step(m, y, t, None),
+                       lambda m=module, y=ys, t=target, o=optimizer: step(m, y, t, o))  # fmt: skip
+    report: dict[str, Any] = {}
+    slow = {name for name in found if name in ("full", "torch full") or name.startswith("mixture")}
+    for part, count in ((slow, max(2, rounds // 3)), ([n for n in found if n not in slow], rounds)):
+        plain = alternately({n: found[n][1] for n in part}, count, warmup=1, clock=time.process_time)
+        stepped = alternately({n: found[n][2] for n in part}, count, warmup=1, clock=time.process_time)
+        for n in part:
+            rows = found[n][0]
+            report[n] = {"targets": rows, "words_per_second": rows / median(plain[n]),
+                         "with_update": rows / median(stepped[n])}  # fmt: skip
+    return report
+
+
+# ------------------------------------------------------------------------------------------------ perplexity
+
+
+class Source:
+    """The text: `draw` gives groups before, and words; `nats` is its entropy per word."""
+
+    def __init__(self, words: int):
+        self.p, group = zipf(words), torch.arange(words) % GROUPS
+        self.mass = torch.zeros(GROUPS, dtype=torch.float64).index_add(0, group, self.p)
+        self.then = torch.randperm(GROUPS)
+        # of each group before: half of the words are any, half are of the group that follows
+        p_any = self.p / 2
+        nats = torch.zeros(GROUPS, dtype=torch.float64)
+        for before in range(GROUPS):
+            g = self.then[before]
+            p = torch.where(group == g, p_any + self.p / (2 * self.mass[g]), p_any)
+            nats[before] = -(p * p.log()).sum()
+        arrivals = torch.zeros(GROUPS, GROUPS, dtype=torch.float64)
+        for before in range(GROUPS):
+            arrivals[before] = self.mass / 2
+            arrivals[before, self.then[before]] += 0.5
+        often = torch.full((GROUPS,), 1 / GROUPS, dtype=torch.float64)
+        for _ in range(200):
+            often = often @ arrivals
+        self.nats = float((often * nats).sum())
+        self.members = [(group == g).nonzero()[:, 0] for g in range(GROUPS)]
+        self.often = often
+
+    def draw(self, number: int) -> tuple[Tensor, Tensor]:
+        """Groups before, and words, (number,) each; independent of one another."""
+        before = torch.multinomial(self.often, number, replacement=True)
+        word = torch.multinomial(self.p, number, replacement=True)
+        follows = torch.rand(number) < 0.5
+        for g in range(GROUPS):
+            rows = (follows & (self.then[before] == g)).nonzero()[:, 0]
+            if len(rows):
+                members = self.members[g]
+                word[rows] = members[torch.multinomial(self.p[members], len(rows), replacement=True)]
+        return before, word
+
+
+class Net(nn.Module):
+    """Group → tanh layer → head."""
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.embedding, self.layer, self.head = nn.Embedding(GROUPS, 64), nn.Linear(64, FEATURES), head
+
+    def forward(self, before: Tensor) -> Tensor:
+        return torch.tanh(self.layer(self.embedding(before)))[None]
+
+
+def perplexity(words: int, steps: int, names: list[str]) -> dict[str, Any]:
+    """The perplexity on new words after training with each head, and the seconds of training."""
+    torch.manual_seed(1)
+    source = Source(words)
+    texts = [source.draw(TARGETS) for _ in range(steps)]
+    held_before, held = source.draw(4096)
+    counts = torch.zeros(words, dtype=torch.int64)
+    for _, word in texts:
+        counts += torch.bincount(word, minlength=words)
+    found: dict[str, Any] = {}
+    for name in names:
+        torch.manual_seed(2)
+        net = Net(MAKE[name](words))
+        net.head.counted(counts)  # type: ignore[operator]
+        optimizer = make_optimizer(net, FitSettings(max_steps=1))
+        began = time.process_time()
+        for number, (before, word) in enumerate(texts):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.004 * (1 - number / steps)
+            optimizer.zero_grad(set_to_none=True)
+            (net.head.objective(net(before), word[None])[0].sum() / TARGETS).backward()  # type: ignore[operator]
+            nn.utils.clip_grad_norm_([p for p in net.parameters() if p.grad is not None and not p.grad.is_sparse], 1.0)
+            optimizer.step()
+        seconds = time.process_time() - began
+        net.eval()
+        chunk = max(1, min(256, MOST_LOGITS // words // 4))
+        with torch.no_grad():
+            pairs = list(zip(held_before.split(chunk), held.split(chunk), strict=True))
+            nats = sum(float(net.head.loss(net(b), w[None])) for b, w in pairs) / len(held)  # type: ignore[operator]
+            found[name] = {"perplexity": float(torch.tensor(nats).exp()), "seconds": seconds}
+            if isinstance(net.head, NCE):
+                log_z = net.head.log_z(net(torch.arange(GROUPS))[0])
+                found[name] |= {"log_z_mean": float(log_z.mean()), "log_z_rms": float(log_z.square().mean().sqrt())}
+        print(words, name, found[name], flush=True)
+    found["the source"] = {"perplexity": float(torch.tensor(source.nats).exp())}
+    return found
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "perplexity"])
+    parser.add_argument("--words", type=int, nargs="*", default=[10_000, 100_000, 800_000])
+    parser.add_argument("--heads", nargs="*", default=list(MAKE))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    tune_malloc()
+    torch.set_num_threads(1)
+    report: dict[str, Any] = {"cpu": cpu_name(), "threads": 1, "torch": torch.__version__}
+    for words in given.words:
+        if given.what == "speed":
+            found = speed(words, given.rounds, given.heads)
+        else:
+            found = perplexity(words, given.steps, given.heads)
+        report[str(words)] = found
+        print(words, json.dumps(found, indent=1), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

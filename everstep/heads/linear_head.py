@@ -1,0 +1,56 @@
+"""What heads share that score each class by a row of weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everstep.heads.cross_entropy import row_nats
+from everstep.heads.head import VocabularyHead
+
+
+class LinearHead(VocabularyHead):
+    """Base class: p(k | y) = softmax(W y + b)_k, where W may be an embedding's weight.
+
+    Args:
+        input_size: features D of y.
+        classes: K.
+        tied: an embedding's weight (K, E) to use as W (Press & Wolf 2017; Inan 2017); where E ≠ D, a linear layer
+            `join` without bias takes y to E features first.
+
+    Parameters: `weight` (K, D or E), initially uniform in ±1/√D; `bias` (K,), initially zero.
+
+    Raises:
+        ValueError: the tied weight has another number of rows.
+    """
+
+    def __init__(self, input_size: int, classes: int, tied: Tensor | None = None):
+        super().__init__()
+        self.input_size, self.classes = input_size, classes
+        if tied is not None and tied.shape[0] != classes:
+            name = type(self).__name__
+            raise ValueError(f"{name}: a tied weight should have {classes} rows, but has {tied.shape[0]}")
+        features = input_size if tied is None else tied.shape[1]
+        self.join = nn.Linear(input_size, features, bias=False) if features != input_size else None
+        bound = features**-0.5
+        self.weight = nn.Parameter(torch.empty(classes, features).uniform_(-bound, bound)) if tied is None else tied
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def joined(self, ys: Tensor) -> Tensor:
+        """y, or what `join` makes of it."""
+        return ys if self.join is None else self.join(ys)
+
+    def logits(self, ys: Tensor) -> Tensor:
+        """W y + b, (…, classes)."""
+        # on 2-D input the bias is added within the product, which saves a pass over all logits
+        flat = self.joined(ys.flatten(0, -2))
+        return F.linear(flat, self.weight, self.bias).view(*ys.shape[:-1], self.classes)
+
+    def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """log p(k | y), (…, classes), in float32."""
+        return self.logits(ys).float().log_softmax(-1)
+
+    def nats(self, ys: Tensor, target: Tensor) -> Tensor:
+        """−log p(target | y) of outputs (n, D) and targets (n,): (n,)."""
+        return row_nats(self.joined(ys), self.weight, self.bias, target)
