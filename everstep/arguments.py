@@ -23,7 +23,7 @@ def check_sequence(who: str, layer: nn.Module, xs: Tensor, lengths: Tensor | Non
         raise TypeError(f"{who}: {' and '.join(missing)} not set; give them to Cell.__init__ or set them there")
     if not isinstance(xs, Tensor) or xs.dim() != 3 or xs.shape[2] != layer.input_size:
         came = f"shape {tuple(xs.shape)}" if isinstance(xs, Tensor) else type(xs).__name__
-        raise ValueError(f"{who}: xs should be (batch, time, input_size={layer.input_size}), but {came} came")
+        raise ValueError(f"{who}: xs should be (batch, time, input_size={layer.input_size}), but got {came}")
     if not xs.is_floating_point():
         raise TypeError(f"{who}: xs should be floating point, but is {xs.dtype}; embed tokens first")
     parameter = _first_parameter(layer)

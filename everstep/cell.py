@@ -266,7 +266,7 @@ def check_call(
         ValueError: an argument of the wrong shape, device or range.
     """
     if not isinstance(layer, Layer):
-        raise TypeError(f"{caller}: expected a Cell or a wiring, but {type(layer).__name__} came")
+        raise TypeError(f"{caller}: expected a Cell or a wiring, but got {type(layer).__name__}")
     who = f"{caller}({type(layer).__name__})"
     if backend != "auto" and (not isinstance(backend, str) or backend not in BACKENDS):
         raise ValueError(f"{who}: backend should be 'auto' or one of {', '.join(BACKENDS)}, but is {backend!r}")

@@ -345,7 +345,7 @@ def _names(who: str, gates: str, state: str) -> tuple[tuple[str, ...], tuple[str
     for kind, names in zip(("gate", "state"), found, strict=True):
         bad = [n for n in names if not n.isidentifier() or n in ("of", "value") or n.startswith("_")]
         if bad or len(set(names)) != len(names) or (kind == "state" and not names):
-            raise ValueError(f"{who}: {kind} names should be different identifiers, but came as {' '.join(names)!r}")
+            raise ValueError(f"{who}: {kind} names should be different identifiers, but got as {' '.join(names)!r}")
     return found
 
 

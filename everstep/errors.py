@@ -1,4 +1,4 @@
-"""Errors that a user can cause. Messages say who, what was expected, what came and what to do.
+"""Errors that a user can cause. Messages say who, what was expected, what was given and what to do.
 
 The command line prints the message of an `EverstepError` without a traceback, and exits with its `exit_code`.
 """

@@ -43,7 +43,7 @@ def explain(layer: Layer, xs: Tensor, *, lengths: Tensor | None = None, resets: 
     >>> import everstep as es
     >>> print(explain(es.Accumulator(3), torch.zeros(2, 7, 3, dtype=torch.bfloat16)))
     Accumulator(3, 3): parallel
-      not fused: the compiled loop is for float32 or float64, but torch.bfloat16 came
+      not fused: the compiled loop is for float32 or float64, but got torch.bfloat16
       not vendor: its step is none of torch.nn.LSTM, GRU, RNN
       step: products that need x alone: 0; operations that need the state: 2 pointwise; 0 FLOP a row
 

@@ -68,7 +68,7 @@ def unflatten(like: State, values: Sequence[Any]) -> State:
     except StopIteration:
         rest = None
     if rest or rest is None:
-        raise ValueError(f"unflatten: the nest has {len(leaves(like))} leaves, {len(values)} values came")
+        raise ValueError(f"unflatten: the nest has {len(leaves(like))} leaves, but got {len(values)} values")
     return nest
 
 

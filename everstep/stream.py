@@ -105,7 +105,7 @@ def _unfit(like: Tensor, given: list[Tensor], states: list[Tensor]) -> str | Non
         return OPAQUE
     dtypes = {t.dtype for t in given if t.is_floating_point()}
     if not dtypes <= {like.dtype}:
-        return f"numbers of one dtype are compiled, but {', '.join(sorted(map(str, {like.dtype, *dtypes})))} came"
+        return f"numbers of one dtype are compiled, but got {', '.join(sorted(map(str, {like.dtype, *dtypes})))}"
     if toolchain.compiler() is None:
         return toolchain.missing()
     return None
@@ -175,7 +175,7 @@ class Stream:
 
     def __init__(self, cell: Cell, batch: int = 1, state: State = None):
         if not isinstance(cell, Cell):
-            raise TypeError(f"Stream: expected a Cell, which has a step, but {type(cell).__name__} came")
+            raise TypeError(f"Stream: expected a Cell, which has a step, but got {type(cell).__name__}")
         if batch < 0:
             raise ValueError(f"Stream({type(cell).__name__}): batch should be at least 0, but is {batch}")
         self.cell, self.batch = cell, batch

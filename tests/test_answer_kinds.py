@@ -62,7 +62,7 @@ def test_cumulative_is_a_difference_of_sigmoids() -> None:
     torch.testing.assert_close(
         two.predict(ys)[..., 0], torch.nn.functional.logsigmoid(two.first - ys @ two.weight[0]).float()
     )
-    with pytest.raises(ValueError, match="at least 2 classes, came 1"):
+    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
         Cumulative(3, 1)
 
 
@@ -113,7 +113,7 @@ def test_figures_of_labels_are_those_of_scikit_learn(labels: int, rows: int, see
 
 
 def test_labels_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"one shape \(N, K\), came \(2, 1\) and \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"one shape \(N, K\), got \(2, 1\) and \(1, 2\)"):
         label_measures([[1], [0]], [[1, 0]])
 
 
@@ -206,7 +206,7 @@ def test_what_does_not_go_with_several_labels(tmp_path: Path) -> None:
             load_task(path, [key])
     with pytest.raises(ConfigError, match=r"data\.merge: expected null beside label_separator"):
         load_task(path, ["data.merge={y: [x]}"])
-    with pytest.raises(DataError, match=r"expected at least two labels, separated by .*came 'x'"):
+    with pytest.raises(DataError, match=r"expected at least two labels, separated by .*got 'x'"):
         load_task(path).prepare()
 
 
@@ -271,7 +271,7 @@ def test_two_texts_are_compared(pairs: es.Run) -> None:
     assert [p.record["label"] for p in found][:2] == ["same", "other"]
     (alone,) = pairs.predict(lines[1:2])
     assert alone.record["probability"] == pytest.approx(found[1].record["probability"], abs=1e-5)
-    with pytest.raises(DataError, match=r"expected two texts with a tab between them, as in training; came 'only one'"):
+    with pytest.raises(DataError, match=r"expected two texts with a tab between them, as in training; got 'only one'"):
         list(pairs.predict(["only one"]))
     (why,) = pairs.predict(lines[:1], explain=True)
     assert why.record["explanation"]["pieces"] == ["a", "cat", "here", "|", "the", "cat"]
@@ -310,7 +310,7 @@ def test_two_columns_in_every_format(tmp_path: Path) -> None:
     found = read_labelled([tmp_path / "a.tsv", tmp_path / "b.jsonl"], text=("a", "b"))
     assert found.texts == ["so it\tgoes", "so it goes\t"]
     (tmp_path / "c.txt").write_text("__label__a x\n")
-    with pytest.raises(DataError, match=r"for two texts \(data\.text\), came the format fasttext"):
+    with pytest.raises(DataError, match=r"for two texts \(data\.text\), got the format fasttext"):
         read_labelled(tmp_path / "c.txt", text=("a", "b"))
     with pytest.raises(DataError, match=r"b\.jsonl, line 1: expected a key 'c'"):
         read_labelled(tmp_path / "b.jsonl", text=("a", "c"))

@@ -396,7 +396,7 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "memory": (
         lambda: decoder("Luong").start(torch.zeros(2, 3, M + 1)),
         ValueError,
-        r"GeneralAttention.prepare: memory should be \(batch, places, memory_size=4\), but shape \(2, 3, 5\) came",
+        r"GeneralAttention.prepare: memory should be \(batch, places, memory_size=4\), but got shape \(2, 3, 5\)",
     ),
     "whole memory": (lambda: decoder("Luong").start(torch.zeros(2, 3, M).long()), TypeError, "floating point"),
     "lengths": (

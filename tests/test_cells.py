@@ -272,8 +272,8 @@ XS = torch.zeros(2, 5, 3)
     ("arguments", "error", "message"),
     [
         ({"xs": torch.zeros(2, 5)}, ValueError, r"xs should be \(batch, time, input_size=3\), but shape \(2, 5\)"),
-        ({"xs": torch.zeros(2, 5, 4)}, ValueError, r"shape \(2, 5, 4\) came"),
-        ({"xs": [[1.0]]}, ValueError, "list came"),
+        ({"xs": torch.zeros(2, 5, 4)}, ValueError, r"got shape \(2, 5, 4\)"),
+        ({"xs": [[1.0]]}, ValueError, "got list"),
         ({"xs": torch.zeros(2, 5, 3, dtype=torch.int64)}, TypeError, "floating point"),
         ({"xs": XS.double()}, TypeError, "torch.float64, but the parameters are torch.float32"),
         ({"xs": XS.to("meta")}, ValueError, "xs is on meta"),

@@ -59,9 +59,9 @@ def test_reliability_by_hand() -> None:
     assert found.accuracy.tolist() == pytest.approx([0.5, 0, 0, 0, 2 / 3])
     assert found.ece == pytest.approx((2 * 0.35 + 0.3 + 0.95) / 6)
     assert reliability([0.0], [True]).count[0] == 1
-    with pytest.raises(ValueError, match=r"expected 0 … 1, came 0\.5 … 1\.5"):
+    with pytest.raises(ValueError, match=r"expected 0 … 1, got 0\.5 … 1\.5"):
         reliability([0.5, 1.5], [True, True])
-    with pytest.raises(ValueError, match=r"came shapes \(2,\) and \(1,\)"):
+    with pytest.raises(ValueError, match=r"got shapes \(2,\) and \(1,\)"):
         reliability([0.5, 0.5], [True])
 
 

@@ -181,12 +181,12 @@ def test_feedback_refuses_what_does_not_fit() -> None:
         es.Feedback(es.Bidirectional(es.GRU(9, 4), es.GRU(9, 4)))
     cell, (xs, targets) = jordan(), data()
     for x, target, message in (
-        (xs, targets[:, 1:], r"targets should be \(batch, time, 2\) as xs is, but shape \(3, 8, 2\) came"),
-        (xs, targets[..., :1], r"shape \(3, 9, 1\) came"),
-        (xs, None, "NoneType came"),
-        (xs[..., 1:], targets, r"xs should be \(batch, time, 3\) as xs is, but shape \(3, 9, 2\) came"),
+        (xs, targets[:, 1:], r"targets should be \(batch, time, 2\) as xs is, but got shape \(3, 8, 2\)"),
+        (xs, targets[..., :1], r"got shape \(3, 9, 1\)"),
+        (xs, None, "got NoneType"),
+        (xs[..., 1:], targets, r"xs should be \(batch, time, 3\) as xs is, but got shape \(3, 9, 2\)"),
         (xs[0], targets, r"xs should be"),
-        ([1.0], targets, "xs should be .* but list came"),
+        ([1.0], targets, "xs should be .* but got list"),
     ):
         with pytest.raises(ValueError, match=message):
             cell.teacher_forced(x, target)

@@ -230,7 +230,7 @@ def test_wrong_asks() -> None:
         pick(found, 1).unit("z", 0)
     with pytest.raises(ValueError, match=r"f has units 0 … 3, but 4 was asked for"):
         pick(found, 1).unit("f", 4)
-    with pytest.raises(ValueError, match="expected a token for each of the 11 steps, but 3 came"):
+    with pytest.raises(ValueError, match="expected a token for each of the 11 steps, but got 3"):
         units_text("abc", found[0], [("c", 0)], Path("never.png"))
     with pytest.raises(ValueError, match="all gates, or all none"):
         units_text("a" * T, found[0], [("c", 0), ("f", 0)], Path("never.png"))
@@ -238,7 +238,7 @@ def test_wrong_asks() -> None:
         activities(es.GRU(D, H), inputs().float().expand(2, -1, -1))
     with pytest.raises(ValueError, match="Identity has no state"):
         activities(es.Identity(D), inputs().float())
-    with pytest.raises(ValueError, match="at most 4000 tokens, but 4001 came"):
+    with pytest.raises(ValueError, match="at most 4000 tokens, but got 4001"):
         gates_html("a" * 4001, found, Path("never.html"))
 
 

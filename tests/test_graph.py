@@ -204,9 +204,9 @@ def test_what_cannot_be_drawn_says_so(tmp_path: Path) -> None:
         draw_graph(Steers(3), tmp_path / "s.svg")
     draw_graph(Steers(3), tmp_path / "s.svg", unfolded=2)
     assert "Steers" in words(tmp_path / "s.svg")
-    with pytest.raises(ValueError, match=r"ends in \.svg or \.png, but 'x.pdf' came"):
+    with pytest.raises(ValueError, match=r"ends in \.svg or \.png, but got 'x.pdf'"):
         draw_graph(es.RNN(3, 4), tmp_path / "x.pdf")
-    with pytest.raises(ValueError, match="expected 2 to 12 steps, but 1 came"):
+    with pytest.raises(ValueError, match="expected 2 to 12 steps, but got 1"):
         draw_graph(es.RNN(3, 4), tmp_path / "x.svg", unfolded=1)
     with pytest.raises(TypeError, match="Bidirectional is acausal"):
         draw_graph(es.Bidirectional(es.RNN(3, 4), es.RNN(3, 4)), tmp_path / "x.svg")

@@ -193,21 +193,21 @@ def test_ten_thousand_classes(tmp_path):
 
 HEADED = "text\tlabel\n"
 BAD = [
-    ("a.tsv", HEADED + "a\tb\tc\n", r"a\.tsv, line 2: expected 2 fields separated by tabs \('text', 'label'\).*came 3"),
-    ("a.tsv", HEADED + "a\tb\nonly\n", r"line 3: expected 2 fields.*came 1, of which the last is 'only'"),
-    ("a.csv", "text,label\na,b\na, b,c\n", r"line 3: expected 2 fields separated by commas.*came 3.*quotation marks"),
+    ("a.tsv", HEADED + "a\tb\tc\n", r"a\.tsv, line 2: expected 2 fields separated by tabs \('text', 'label'\).*got 3"),
+    ("a.tsv", HEADED + "a\tb\nonly\n", r"line 3: expected 2 fields.*got 1, of which the last is 'only'"),
+    ("a.csv", "text,label\na,b\na, b,c\n", r"line 3: expected 2 fields separated by commas.*got 3.*quotation marks"),
     ("a.csv", 'text,label\nx,a\n"so\nit\ngoes,b\n', r"line 3: in the row that starts here a field opens a quotation"),
     ("a.csv", 'text,label\n"so" it,b\n', r"line 2: in the row that starts here quotation marks do not match"),
-    ("a.tsv", "good\tpos\nbad\tneg\n", r"line 1: expected a header with the columns 'text'.*came 2 columns: 'good'"),
+    ("a.tsv", "good\tpos\nbad\tneg\n", r"line 1: expected a header with the columns 'text'.*got 2 columns: 'good'"),
     ("a.tsv", "good\tpos\nbad\tneg\n", r"columns: 'good', 'pos'.*no header.*data\.text=0 data\.label=1"),
     ("a.tsv", "Text\tlabel\nbad\tneg\n", r"columns: 'Text', 'label'.*data\.text='Text'"),
-    ("a.csv", "text;label\nbad;neg\n", r"came 1 column: 'text;label'.*set data\.format if they are not"),
+    ("a.csv", "text;label\nbad;neg\n", r"got 1 column: 'text;label'.*set data\.format if they are not"),
     ("a.tsv", "text\ttext\tlabel\na\tb\tc\n", r"two columns are named 'text'"),
     ("a.tsv", HEADED, r"no labelled text"),
     ("a.tsv", "", r"a\.tsv: the file is empty"),
     ("a.tsv", "\ufeff", r"holds no text"),
     ("a.tsv", HEADED + "\tpos\n\n", r"no labelled text; left out: 1 × empty text, 1 × blank line"),
-    ("a.tsv", HEADED + "a\tpos\nb\tpos\n", r"expected at least 2 classes, came 1: 'pos' \(of 2 texts\)"),
+    ("a.tsv", HEADED + "a\tpos\nb\tpos\n", r"expected at least 2 classes, got 1: 'pos' \(of 2 texts\)"),
     ("a.tsv", HEADED + "a\tpos\nb\t\n", r"line 3: the label is empty"),
     ("a.tsv", HEADED + "a\tpos\nb\t \n", r"line 3: the label is empty"),
     ("a.csv", 'text,label\na,"p\nos"\n', r"line 2: the class name 'p\\nos' holds a tab, a line break"),
@@ -217,20 +217,20 @@ BAD = [
     ("a.tsv", HEADED + "a\tpos\n" * 300_000 + "b\0\tneg\n", r"line 300002: holds a NUL byte"),
     ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": "a" "label"}\n', r"line 2: is no JSON \(.*, at character 14"),
     ("a.jsonl", "[\n", r"line 1: is no JSON.*array over many lines is not read"),
-    ("a.jsonl", '["a", "b"]\n', r"line 1: expected one JSON object.*came \[\"a\", \"b\"\]"),
-    ("a.jsonl", '{"text": "a", "lable": 1}\n', r"line 1: expected a key 'label', came 'text', 'lable'; .*data\.label="),
-    ("a.jsonl", '{"text": 1, "label": 1}\n', r"expected a string at 'text' \(data\.text\), came 1"),
-    ("a.jsonl", '{"text": "a", "label": null}\n', r"expected a string or a number at 'label' .*, came null"),
-    ("a.jsonl", '{"text": "a", "label": true}\n', r"expected a string or a number at 'label' .*, came true"),
-    ("a.jsonl", '{"text": "a", "label": {"x": 1}}\n', r"came \{\"x\": 1\}"),
+    ("a.jsonl", '["a", "b"]\n', r"line 1: expected one JSON object.*got \[\"a\", \"b\"\]"),
+    ("a.jsonl", '{"text": "a", "lable": 1}\n', r"line 1: expected a key 'label', got 'text', 'lable'; .*data\.label="),
+    ("a.jsonl", '{"text": 1, "label": 1}\n', r"expected a string at 'text' \(data\.text\), got 1"),
+    ("a.jsonl", '{"text": "a", "label": null}\n', r"expected a string or a number at 'label' .*, got null"),
+    ("a.jsonl", '{"text": "a", "label": true}\n', r"expected a string or a number at 'label' .*, got true"),
+    ("a.jsonl", '{"text": "a", "label": {"x": 1}}\n', r"got \{\"x\": 1\}"),
     ("a.jsonl", '{"text": "a", "label": ["x", "y"]}\n', r"several labels \(\[\"x\", \"y\"\]\) .*or data\.label_sep"),
     ("a.jsonl", '{"text": "a", "label": NaN}\n', r"line 1: is no JSON \(NaN is no JSON number\)"),
     ("a.jsonl", '{"text": "\\ud800", "label": "a"}\n', r"line 1: half a surrogate pair"),
     ("a.jsonl", "[" * 100_000 + "\n", r"line 1: is no JSON"),
     ("a.jsonl", '{"text": "a", "label": ' + "9" * 5000 + "}\n", r"line 1: is no JSON"),
-    ("a.txt", "__label__a x\n__label__a __label__b x\n", r"line 2: expected one label, came 2: __label__a __label__b"),
-    ("a.txt", "__label__a x __label__b\n", r"line 1: expected one label, came 2.*set data\.label_separator"),
-    ("a.txt", "__label__a x\nno label\n", r"line 2: expected one label, came 0: 'no label'; .*a label, __label__NAME"),
+    ("a.txt", "__label__a x\n__label__a __label__b x\n", r"line 2: expected one label, got 2: __label__a __label__b"),
+    ("a.txt", "__label__a x __label__b\n", r"line 1: expected one label, got 2.*set data\.label_separator"),
+    ("a.txt", "__label__a x\nno label\n", r"line 2: expected one label, got 0: 'no label'; .*a label, __label__NAME"),
     ("a.txt", "__label__a x\n__label__ y\n", r"line 2: the label is empty"),
     ("a.txt", "good film\n", r"cannot tell its format .*by its first line, 'good film\\n'.*set data\.format"),
 ]  # fmt: skip
@@ -248,13 +248,13 @@ def test_bad_options(tmp_path):
     path = write(tmp_path / "a.tsv", TSV)
     with pytest.raises(DataError, match=r"data\.format='xls': expected one of auto, tsv"):
         read_labelled(path, format="xls")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"expected a column 7 \(data\.label, counted from 0\), came 2 columns"):
+    with pytest.raises(DataError, match=r"expected a column 7 \(data\.label, counted from 0\), got 2 columns"):
         read_labelled(path, text="0", label="7")
     with pytest.raises(DataError, match=r"expected a folder that holds a folder per class"):
         read_labelled(path, format="folder")
-    with pytest.raises(DataError, match=r"expected a file \(data\.format=csv\), came a folder"):
+    with pytest.raises(DataError, match=r"expected a file \(data\.format=csv\), got a folder"):
         read_labelled(tmp_path, format="csv")
-    with pytest.raises(DataError, match=r"came one with 1 files and no folder"):
+    with pytest.raises(DataError, match=r"got one with 1 files and no folder"):
         read_labelled(tmp_path)
     (tmp_path / "pos").mkdir()
     with pytest.raises(DataError, match=r"pos: a class's folder without a file"):
@@ -354,5 +354,5 @@ def test_folds_part_the_texts_alike_in_each_class(tmp_path):
     assert all(sorted(rest.texts + fold.texts) == sorted(data.texts) for rest, fold in parts)
     assert data.fold(3, 10) == parts[2]
     assert [int(text.split()[1]) for text in parts[0][1].texts] != list(range(0, 97, 10))  # shuffled
-    with pytest.raises(DataError, match=r"expected at least one text a fold, came 97 for 98 folds"):
+    with pytest.raises(DataError, match=r"expected at least one text a fold, got 97 for 98 folds"):
         data.fold(1, 98)

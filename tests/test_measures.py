@@ -70,13 +70,13 @@ def test_many_classes_take_little_memory():
     ("targets", "predictions", "nats", "told"),
     [
         ([], [], None, "at least one target"),
-        ([0, 1], [0], None, "came 1 for 2"),
-        ([0, 2], [0, 1], None, r"targets: expected ids 0 … 1, came 0 … 2"),
-        ([0, 1], [0, -1], None, r"predictions: expected ids 0 … 1, came -1 … 0"),
-        ([0.0], [0], None, "targets: expected whole numbers, came float64"),
-        ([True], [0], None, "targets: expected whole numbers, came bool"),
+        ([0, 1], [0], None, "got 1 for 2"),
+        ([0, 2], [0, 1], None, r"targets: expected ids 0 … 1, got 0 … 2"),
+        ([0, 1], [0, -1], None, r"predictions: expected ids 0 … 1, got -1 … 0"),
+        ([0.0], [0], None, "targets: expected whole numbers, got float64"),
+        ([True], [0], None, "targets: expected whole numbers, got bool"),
         ([[0]], [0], None, r"shape \(1, 1\)"),
-        ([0], [0], [1.0, 2.0], r"nats: expected one number or shape \(1,\), came shape \(2,\)"),
+        ([0], [0], [1.0, 2.0], r"nats: expected one number or shape \(1,\), got shape \(2,\)"),
     ],
 )
 def test_what_makes_no_sense_is_refused(targets, predictions, nats, told):

@@ -177,7 +177,7 @@ def test_a_read_out_learns_which_row_held_the_mark() -> None:
 def test_read_outs_refuse_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="reduce should be one of last, sum, mean, max, attention, but is 'first'"):
         es.ReadOut(es.GRU(D, H), "first")
-    with pytest.raises(TypeError, match="a Cell or a wiring, but Linear came"):
+    with pytest.raises(TypeError, match="a Cell or a wiring, but got Linear"):
         es.ReadOut(nn.Linear(D, H), "last")
     with pytest.raises(ValueError, match=r"lengths should lie in 0 … 9 \(time\), but row 1 has 10"):
         es.ReadOut(es.GRU(D, H), "max")(torch.zeros(2, T, D), lengths=torch.tensor([T, 10]))
@@ -258,8 +258,8 @@ def test_conditioned_refuses_what_does_not_fit() -> None:
         es.Conditioned(es.GRU(D, H), 4, "feed")
     with pytest.raises(ValueError, match="size should be a whole number"):
         es.Conditioned(es.GRU(D, H), 0)
-    for v, came in ((torch.zeros(2, 3), r"shape \(2, 3\)"), (torch.zeros(2), r"shape \(2,\)"), ([1.0], "list")):
-        with pytest.raises(ValueError, match=rf"v should be \(batch, size=2\), but {came} came"):
+    for v, got in ((torch.zeros(2, 3), r"shape \(2, 3\)"), (torch.zeros(2), r"shape \(2,\)"), ([1.0], "list")):
+        with pytest.raises(ValueError, match=rf"v should be \(batch, size=2\), but got {got}"):
             es.Conditioned(es.GRU(D, H), 2).start(v)
 
 

@@ -351,18 +351,18 @@ def test_command_line(done: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (["--lags", "abc"], "--lags: expected whole numbers with commas between; came 'abc'"),
+        (["--lags", "abc"], "--lags: expected whole numbers with commas between; got 'abc'"),
         (["--lags", "0"], "a lag of 0 cannot be used: Adding: two markers need at least 2 steps"),
-        (["--lags", "5,3"], "expected lags to be rising whole numbers; came 5, 3"),
+        (["--lags", "5,3"], "expected lags to be rising whole numbers; got 5, 3"),
         (["--lags", "5", "--task", "order"], "a lag of 5 cannot be used: TemporalOrder: steps"),
-        (["--task", "adds"], "expected task to be one of adding, order, copy; came adds"),
-        (["--only", "tanh; LSTN"], "LSTM, chrono; .*; came LSTN"),
-        (["--rates", "-1"], "expected rates to be numbers above 0; came -1.0"),
-        (["--rates", "x"], "--rates: expected numbers with commas between; came 'x'"),
-        (["--seeds", "0"], "expected seeds to be a whole number ≥ 1; came 0"),
-        (["--minutes", "0"], "expected minutes to be a number above 0; came 0"),
-        (["--steps", "0"], "expected steps to be a whole number ≥ 1; came 0"),
-        (["--processes", "0"], "expected processes to be a whole number ≥ 1; came 0"),
+        (["--task", "adds"], "expected task to be one of adding, order, copy; got adds"),
+        (["--only", "tanh; LSTN"], "LSTM, chrono; .*; got LSTN"),
+        (["--rates", "-1"], "expected rates to be numbers above 0; got -1.0"),
+        (["--rates", "x"], "--rates: expected numbers with commas between; got 'x'"),
+        (["--seeds", "0"], "expected seeds to be a whole number ≥ 1; got 0"),
+        (["--minutes", "0"], "expected minutes to be a number above 0; got 0"),
+        (["--steps", "0"], "expected steps to be a whole number ≥ 1; got 0"),
+        (["--processes", "0"], "expected processes to be a whole number ≥ 1; got 0"),
     ],
 )
 def test_wrong_options(changed: list[str], message: str, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_what_is_missing_is_said_before_any_work(tmp_path: Path) -> None:
 
 
 def test_wrong_folders(done: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="minutes or steps to be a limit; came none"):
+    with pytest.raises(ConfigError, match="minutes or steps to be a limit; got none"):
         tiny(steps=None)
     with pytest.raises(RunError, match="is an experiment with other hidden, steps; give another folder"):
         tried(tiny(rates=(1e-3, 1e-2), hidden=9, steps=5), done)

@@ -319,7 +319,7 @@ def test_side_by_side_and_deep() -> None:
 def test_side_by_side_refuses() -> None:
     with pytest.raises(ValueError, match=r"cells of one input_size, but those of 2 cells are \[2, 3\]"):
         es.Parallel(es.RNN(2, 3), es.RNN(3, 3))
-    with pytest.raises(ValueError, match="no cell came"):
+    with pytest.raises(ValueError, match="there is none"):
         es.Parallel()
     with pytest.raises(TypeError, match="Bidirectional is no Cell"):
         es.Parallel(es.Bidirectional(es.RNN(2, 3), es.RNN(2, 3)))

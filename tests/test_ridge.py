@@ -421,14 +421,14 @@ def test_fit_refuses() -> None:
     xs[1, 7, 0] = math.nan
     with pytest.raises(ValueError, match="xs should be finite, but nan is at row 1, step 7, feature 0"):
         model.fit(xs, targets, washout=5)
-    with pytest.raises(ValueError, match="expected one sequence, but 2 came"):
+    with pytest.raises(ValueError, match="expected one sequence, but got 2"):
         model.fit_online(targets.expand(-1, -1, 2), targets)
 
 
 def test_running_freely_refuses() -> None:
     with pytest.raises(ValueError, match="input_size=2, output_size=1"):
         es.EchoState(reservoir(2), 1).generate(3, torch.zeros(1, 5, 2, dtype=F64))
-    with pytest.raises(ValueError, match="0 steps came"):
+    with pytest.raises(ValueError, match="0 steps"):
         es.EchoState(reservoir(1), 1).generate(3, torch.zeros(1, 0, 1, dtype=F64))
     model = es.EchoState(reservoir(2), 1, feedback=True)
     with pytest.raises(ValueError, match="feedback=True"):

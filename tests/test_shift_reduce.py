@@ -226,9 +226,9 @@ def test_what_it_does_not_take_is_told() -> None:
     forest = es.Forest.of([parse_tree("(S (A x) (B y) (C z))")])
     with pytest.raises(ValueError, match=r"ShiftReduce\(NaryTreeLSTM\): expected at most 2 children of a node"):
         network_of("NaryTreeLSTM")(torch.zeros(3, D).double(), forest)
-    with pytest.raises(TypeError, match=r"ShiftReduce: expected a Composition, but LSTM came; .* ShiftReduce\(Child"):
+    with pytest.raises(TypeError, match=r"ShiftReduce: expected a Composition, but got LSTM; .* ShiftReduce\(Child"):
         es.ShiftReduce(es.LSTM(D, H))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="tracker: expected a Cell, but Linear came"):
+    with pytest.raises(TypeError, match="tracker: expected a Cell, but got Linear"):
         es.ShiftReduce(es.TreeRNN(D, H), torch.nn.Linear(9, 4))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"the tracker should read 9 features, .* but reads 4"):
         es.ShiftReduce(es.TreeRNN(D, H), es.LSTM(4, 4))
@@ -238,7 +238,7 @@ def test_what_it_does_not_take_is_told() -> None:
         es.ShiftReduce(es.TreeRNN(D, H), parses=True)
     with pytest.raises(ValueError, match="make it with parses=True"):
         tracked("TreeRNN").parse(torch.zeros(2, D), [2])
-    with pytest.raises(ValueError, match=r"lengths ≥ 1 that sum to words, but came \(2, 4\) and \[2, 0\]"):
+    with pytest.raises(ValueError, match=r"lengths ≥ 1 that sum to words, but got \(2, 4\) and \[2, 0\]"):
         tracked("TreeRNN", parses=True).parse(torch.zeros(2, D).double(), [2, 0])
 
 

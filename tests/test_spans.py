@@ -33,7 +33,7 @@ def test_words_of_two_tokenisers_are_aligned_as_in_the_shared_task() -> None:
     assert aligned_accuracy([], [], [], []) == 0
     with pytest.raises(ValueError, match=r"expected the same characters; they differ at 'ab' and 'ac'"):
         aligned_words([Part("ab", ("ab",))], [Part("a c", ("ac",))])
-    with pytest.raises(ValueError, match=r"as many tags as words, \[1, 1\], came 0 and 1"):
+    with pytest.raises(ValueError, match=r"as many tags as words, \[1, 1\], got 0 and 1"):
         aligned_accuracy([Part("a", ("a",))], [], [Part("a", ("a",))], ["X"])
 
 
@@ -86,7 +86,7 @@ def test_broken_transitions_are_told() -> None:
     ]
     whole = TagColumn.of("ner", [["B-X", "E-X", "S-X"]], "auto", "same")
     assert list(whole.breaks(["B-X"])) == [(0, "the end after B-X is no transition of iobes")]
-    with pytest.raises(DataError, match=r"data\.scheme=iob2: expected tags of spans.*in column pos; came 'NOUN'"):
+    with pytest.raises(DataError, match=r"data\.scheme=iob2: expected tags of spans.*in column pos; got 'NOUN'"):
         TagColumn.of("pos", [["NOUN"]], "iob2", "iobes")
 
 

@@ -143,7 +143,7 @@ def test_out_is_checked(name: str) -> None:
 
 
 def test_what_has_no_step_is_refused() -> None:
-    with pytest.raises(TypeError, match="expected a Cell, which has a step, but Bidirectional came"):
+    with pytest.raises(TypeError, match="expected a Cell, which has a step, but got Bidirectional"):
         es.Stream(es.Bidirectional(es.GRU(3, 4), es.GRU(3, 4)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch should be at least 0, but is -1"):
         es.Stream(es.GRU(3, 4), -1)

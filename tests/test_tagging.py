@@ -306,7 +306,7 @@ def test_bad_lines_are_told_after_the_answers_before_them(run: es.Run) -> None:
     done = cli("predict", str(run.path), given="Anna\tX\n\nsaw\n\n")
     assert done.stdout.startswith("Anna\tX\tNOUN\tB-PER\n")
     assert done.exit_code == 2
-    assert "the lines to tag, line 3: expected 2 columns separated by tabs, as in line 1, came 1 column" in done.stderr
+    assert "the lines to tag, line 3: expected 2 columns separated by tabs, as in line 1, got 1 column" in done.stderr
 
 
 def test_features_have_to_be_there(tmp_path: Path) -> None:

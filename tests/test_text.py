@@ -68,7 +68,7 @@ def test_the_data_folder_has_a_default(tmp_path, monkeypatch):
     [
         ("{}/trian.txt", r"trian\.txt.*nearest.*train\.txt"),
         ("{}/none/*.txt", "there is no folder"),
-        ("{}", "came a folder"),
+        ("{}", "got a folder"),
         ("{}/empty.txt", r"empty\.txt: the file is empty"),
         ("$NO_SUCH_VARIABLE/a", "environment variable"),
         ("everstep:goethe", "everstep:shakespeare"),

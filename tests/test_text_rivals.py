@@ -159,9 +159,9 @@ def test_class_means_by_hand():
 
 def test_what_is_missing_is_told(monkeypatch):
     texts = drawn(20, 0)
-    with pytest.raises(ValueError, match="valid: expected texts and as many targets, came 0 and 0"):
+    with pytest.raises(ValueError, match="valid: expected texts and as many targets, got 0 and 0"):
         text_rivals(texts, texts, WordTexts([], np.array([], np.int64)), classes=2)
-    with pytest.raises(ValueError, match=r"test: expected targets 0 … 1, came one of 2"):
+    with pytest.raises(ValueError, match=r"test: expected targets 0 … 1, got one of 2"):
         text_rivals(texts, WordTexts([["a"]], np.array([2])), classes=2)
     with pytest.raises(ValueError, match="train: expected at least two classes"):
         text_rivals(WordTexts([["a"]], np.array([1])), texts, classes=2)

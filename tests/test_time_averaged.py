@@ -31,7 +31,7 @@ def test_gradient_averaged_over_time(lengths: Tensor | None) -> None:
 
 
 def test_average_over_time_takes_cells() -> None:
-    with pytest.raises(TypeError, match="expected a Cell, but Bidirectional came"):
+    with pytest.raises(TypeError, match="expected a Cell, but got Bidirectional"):
         es.TimeAveraged(es.Bidirectional(es.LSTM(3, 4), es.LSTM(3, 4)))  # type: ignore[arg-type]
     ys, _ = es.TimeAveraged(es.GRU(3, 4))(torch.zeros(2, 5, 3), lengths=torch.tensor([0, 0]))
     assert bool((ys == 0).all())

@@ -273,7 +273,7 @@ def test_scores_are_of_a_text_and_its_translation(run: es.Run) -> None:
         assert alone.logp == pytest.approx(score.logp, abs=1e-5)
         assert sum(score.token_logps) == pytest.approx(score.logp)
     with pytest.raises(
-        DataError, match=r"line 8: expected a source and its target with one tab between them, came none"
+        DataError, match=r"line 8: expected a source and its target with one tab between them, got none"
     ):
         run.task.score(run.model, ["one\teno", "two"], 7)
     assert run.score([]) == []

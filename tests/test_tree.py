@@ -405,8 +405,8 @@ def test_every_node_is_on_the_level_below_its_parents(seed: int, number: int) ->
 @pytest.mark.parametrize(
     ("trees", "told"),
     [
-        ([], "at least one node, came none"),
-        ([Shape([[]]), Shape([])], "came tree 1 with none"),
+        ([], "at least one node, got none"),
+        ([Shape([[]]), Shape([])], "got tree 1 with none"),
         (
             [Shape([[]]), Shape([[1], []]), Shape([[], [0, 2]])],
             "node 1 of tree 2 has the child 2; its tree has nodes 0 … 1",
@@ -440,10 +440,10 @@ def test_what_a_network_does_not_take_is_told() -> None:
     with pytest.raises(ValueError, match="expected inputs of leaves alone"):
         es.Tree(matrices)(torch.zeros(3, matrices.input_size), es.Forest.of([Shape([[], [], [0, 1]])]))
     with pytest.raises(
-        TypeError, match=r"expected a Composition, but LSTM came; for a cell of sequences, Tree\(ChildSum"
+        TypeError, match=r"expected a Composition, but got LSTM; for a cell of sequences, Tree\(ChildSum"
     ):
         es.Tree(es.LSTM(D, H))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="TopDown: expected a Cell, but ChildSumTreeLSTM came"):
+    with pytest.raises(TypeError, match="TopDown: expected a Cell, but got ChildSumTreeLSTM"):
         es.TopDown(es.ChildSumTreeLSTM(D, H))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"TopDown: xs should be \(4, 4\), a row for each node"):
         es.TopDown(es.GRU(D, H))(torch.zeros(3, D), forest)

@@ -237,7 +237,7 @@ def test_dependencies_with_a_label_each_are_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("(1 a)\n(1 b)\n", "expected nodes of at least two classes, came '1'"),
+        ("(1 a)\n(1 b)\n", "expected nodes of at least two classes, got '1'"),
         ("(1 a)\n", "valid_fraction=0.1 of 1 tree leaves none to learn from"),
         ("(1 (2 a)\n", "line 1: the tree that starts here is not closed"),
     ],

@@ -49,10 +49,10 @@ def test_a_sentence_is_a_tree_of_its_words() -> None:
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        (["a b"], "line 1: expected ten columns separated by tabs, as CoNLL-U has, came 1"),
-        ([row(1, "a", 0), row(3, "b", 1)], "line 2: expected word number 2, came '3'"),
+        (["a b"], "line 1: expected ten columns separated by tabs, as CoNLL-U has, got 1"),
+        ([row(1, "a", 0), row(3, "b", 1)], "line 2: expected word number 2, got '3'"),
         ([row(1, " ", 0)], "line 1: the word is empty"),
-        ([row(1, "a", "_")], r"line 1: expected the number of a head \(column 7\), came '_'"),
+        ([row(1, "a", "_")], r"line 1: expected the number of a head \(column 7\), got '_'"),
         ([row(1, "a", 0), row(2, "b", 7)], "line 2: the head 7 is none of the sentence's 2 words"),
         (["", row(1, "a", 0), row(2, "b", 0)], "line 2: expected one root in the sentence .* found it at lines 2, 3"),
         ([row(1, "a", 2), row(2, "b", 1)], "line 1: expected one root .* found it at no word"),
@@ -81,13 +81,13 @@ def test_trees_as_json_are_those_in_brackets(tmp_path: Path) -> None:
     [
         ("{", "is no JSON"),
         ('{"word": "a", "word": NaN}', "is no JSON"),
-        ("[1]", r"expected a node, .* came \[1\]"),
+        ("[1]", r"expected a node, .* got \[1\]"),
         ('{"label": "3"}', "has neither a word nor children"),
-        ('{"children": {}}', 'expected a list at "children", came {}'),
+        ('{"children": {}}', 'expected a list at "children", got {}'),
         ('{"children": [{"word": "a"}, {"children": []}]}', "has neither a word nor children"),
-        ('{"word": 3}', 'expected a word as text at "word", came 3'),
+        ('{"word": 3}', 'expected a word as text at "word", got 3'),
         ('{"word": " "}', 'expected a word as text at "word"'),
-        ('{"word": "a", "label": true}', 'expected text or a number at "label", came true'),
+        ('{"word": "a", "label": true}', 'expected text or a number at "label", got true'),
         ('{"children": [' * 3000, "is too deep|is no JSON"),
     ],
 )

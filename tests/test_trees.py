@@ -63,8 +63,8 @@ def test_deep_trees_need_no_recursion(tmp_path):
     [
         ("(1 a)\n(2 (3 b)\n", r"bad\.txt, line 2: .*not closed; expected 1 more '\)'"),
         ("(1 a)\n(2 (3 b) (4\n(5 c)\n", r"line 2: .*expected 2 more"),
-        ("(1 a)\n\n(2 b))\n", r"line 3: expected a tree, which starts with '\(', came '\)', near '\(2 b\)\)'"),
-        ("pos\tgood\n", r"line 1: expected a tree.*came 'pos'"),
+        ("(1 a)\n\n(2 b))\n", r"line 3: expected a tree, which starts with '\(', got '\)', near '\(2 b\)\)'"),
+        ("pos\tgood\n", r"line 1: expected a tree.*got 'pos'"),
         ("(1 a b)\n", r"line 1: the word 'b' comes after the word 'a'"),
         ("(1 (2 a) b)\n", r"line 1: the word 'b' comes after children"),
         ("(1 a (2 b))\n", r"line 1: a node holds the word 'a' and a child"),
@@ -82,7 +82,7 @@ def test_what_is_no_tree_is_told_with_its_line(tmp_path, content, told):
 
 
 def test_a_string_holds_one_tree():
-    with pytest.raises(DataError, match="expected one tree, came 2"):
+    with pytest.raises(DataError, match="expected one tree, got 2"):
         parse_tree("(1 a) (2 b)")
 
 

@@ -129,13 +129,13 @@ def test_wrong_properties_are_refused() -> None:
         predictive_units(found, [0.0] * steps)
     with pytest.raises(ValueError, match="the property is 1 all over the second half of the text"):
         predictive_units(found, [float(k % 2 or k > steps // 3) for k in range(steps)])
-    with pytest.raises(ValueError, match=f"a number for each of the {steps} steps, but 3 came"):
+    with pytest.raises(ValueError, match=f"a number for each of the {steps} steps, but got 3"):
         predictive_units(found, [1, 2, 3])
     with pytest.raises(ValueError, match="finite"):
         predictive_units(found, [math.nan] * steps)
     with pytest.raises(ValueError, match="no layer has a part 'f'; there are h"):
         predictive_units(found, lambda k: k, parts=["f"])
-    with pytest.raises(ValueError, match="expected 100 steps or more, but 99 came; give a longer text"):
+    with pytest.raises(ValueError, match="expected 100 steps or more, but got 99; give a longer text"):
         predictive_units([found[0].at(slice(0, 99))], lambda k: k)
 
 
@@ -168,5 +168,5 @@ def test_the_table_and_the_picture(tmp_path: Path) -> None:
     for name in "ab":
         property_text(text[:80], shown, told[0], target[:80], "depth of brackets", tmp_path / f"{name}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with pytest.raises(ValueError, match="a token for each of the 80 steps, but 400 came"):
+    with pytest.raises(ValueError, match="a token for each of the 80 steps, but got 400"):
         property_text(text, shown, told[0], target, "depth", tmp_path / "c.png")

@@ -37,9 +37,9 @@ def graph(
     A folded cell shows the operations of its step; stacks and unfolded graphs show boxes.
     """
     if out.suffix not in (".svg", ".png"):
-        raise typer.BadParameter(f"expected a file that ends in .svg or .png; came {out.name}.", param_hint="--out")
+        raise typer.BadParameter(f"expected a file that ends in .svg or .png; got {out.name}.", param_hint="--out")
     if unfolded is not None and not 2 <= unfolded <= 12:
-        raise typer.BadParameter(f"expected 2 to 12; came {unfolded}.", param_hint="--unfolded")
+        raise typer.BadParameter(f"expected 2 to 12; got {unfolded}.", param_hint="--unfolded")
     from everstep.cell import Cell
     from everstep.cli.common import load_run
     from everstep.look.cell_graph import draw_graph

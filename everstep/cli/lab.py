@@ -119,7 +119,7 @@ def _number(option: str, text: str, kind: type[N]) -> N:
         return kind(text)
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
-        raise ConfigError(f"{option}: expected {what} with commas between; came {text!r}") from None
+        raise ConfigError(f"{option}: expected {what} with commas between; got {text!r}") from None
 
 
 app.command("pictures")(pictures)

@@ -64,4 +64,4 @@ def _in_module(who: str, name: str) -> Any:
 
 
 def _expected(who: str, name: str) -> ConfigError:
-    return ConfigError(f"{who}: expected LSTM, MODULE:CELL or FILE.py:CELL, such as mycells.py:Mine, but {name!r} came")
+    return ConfigError(f"{who}: expected LSTM, MODULE:CELL or FILE.py:CELL, such as mycells.py:Mine, but got {name!r}")

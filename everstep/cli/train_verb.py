@@ -61,7 +61,7 @@ def train(
     if recipe is None:
         raise typer.BadParameter("expected a recipe, such as text-words; `everstep recipes` lists them.")
     if "=" in recipe:
-        raise typer.BadParameter(f"expected a recipe first, such as text-words; came {recipe!r}.")
+        raise typer.BadParameter(f"expected a recipe first, such as text-words; got {recipe!r}.")
     from everstep.runs.recipe_files import load_task
 
     task = load_task(recipe, overrides or [], trust_code)

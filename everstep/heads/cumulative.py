@@ -36,7 +36,7 @@ class Cumulative(Head):
     def __init__(self, input_size: int, classes: int):
         super().__init__()
         if classes < 2:
-            raise ValueError(f"Cumulative: expected at least 2 classes, came {classes}")
+            raise ValueError(f"Cumulative: expected at least 2 classes, got {classes}")
         self.input_size, self.classes = input_size, classes
         bound = input_size**-0.5
         self.weight = nn.Parameter(torch.empty(1, input_size).uniform_(-bound, bound))

@@ -271,7 +271,7 @@ def _mean_check(trials: list[Record]) -> float:
 
 def _check(name: str, good: object, expected: str, came: object) -> None:
     if not good:
-        raise ConfigError(f"lab remedies: expected {name} to be {expected}; came {came}")
+        raise ConfigError(f"lab remedies: expected {name} to be {expected}; got {came}")
 
 
 def _folder(out: Path) -> Path:

@@ -61,9 +61,9 @@ def draw_graph(layer: Layer, to: Path, *, unfolded: int | None = None) -> None:
     operations gives a wide picture.
     """
     if to.suffix not in (".svg", ".png"):
-        raise ValueError(f"draw_graph: expected a file that ends in .svg or .png, but {to.name!r} came")
+        raise ValueError(f"draw_graph: expected a file that ends in .svg or .png, but got {to.name!r}")
     if unfolded is not None and not 2 <= unfolded <= 12:
-        raise ValueError(f"draw_graph: expected 2 to 12 steps, but {unfolded} came")
+        raise ValueError(f"draw_graph: expected 2 to 12 steps, but got {unfolded}")
     cell = check_causal("draw_graph", layer)
     like = next((p.detach() for p in cell.parameters() if p.is_floating_point()), torch.zeros(1))
     x = like.new_zeros(1, cell.input_size)

@@ -110,7 +110,7 @@ def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
     """
     model, xs = ready("activities", layer, xs, None, shortest=1)
     if len(xs) != 1:
-        raise ValueError(f"activities: expected one sequence, (1, steps, input_size), but {len(xs)} came")
+        raise ValueError(f"activities: expected one sequence, (1, steps, input_size), but got {len(xs)}")
     steps = xs.shape[1]
     found = list(_remembering(model, xs, False, 1))
     if not found:
@@ -256,7 +256,7 @@ def check_text(who: str, tokens: Sequence[str], activity: Activity) -> None:
     """Raise a ValueError unless there is one token for each step."""
     steps = len(next(iter(activity.parts.values())))
     if len(tokens) != steps:
-        raise ValueError(f"{who}: expected a token for each of the {steps} steps, but {len(tokens)} came")
+        raise ValueError(f"{who}: expected a token for each of the {steps} steps, but got {len(tokens)}")
 
 
 def saturation(activity: Activity) -> dict[str, tuple[Tensor, Tensor]]:

@@ -87,7 +87,7 @@ def gates_html(tokens: Sequence[str], found: Sequence[Activity], to: Path) -> No
         ValueError: the text is too long, or its length differs from the number of steps.
     """
     if len(tokens) > LONGEST:
-        raise ValueError(f"gates_html: expected at most {LONGEST} tokens, but {len(tokens)} came; give a shorter text")
+        raise ValueError(f"gates_html: expected at most {LONGEST} tokens, but got {len(tokens)}; give a shorter text")
     for activity in found:
         check_text("gates_html", tokens, activity)
     parts = [(activity, part, values) for activity in found for part, values in activity.parts.items()]

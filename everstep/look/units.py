@@ -148,10 +148,10 @@ def _checked(steps: int, target: Sequence[float] | Callable[[int], float]) -> Te
     numbers = [target(step) for step in range(steps)] if callable(target) else target
     wanted = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
     if len(wanted) != steps:
-        raise ValueError(f"predictive_units: expected a number for each of the {steps} steps, but {len(wanted)} came")
+        raise ValueError(f"predictive_units: expected a number for each of the {steps} steps, but got {len(wanted)}")
     half = steps // 2
     if half < FEWEST:
-        raise ValueError(f"predictive_units: expected {2 * FEWEST} steps or more, but {steps} came; give a longer text")
+        raise ValueError(f"predictive_units: expected {2 * FEWEST} steps or more, but got {steps}; give a longer text")
     if not bool(wanted.isfinite().all()):
         raise ValueError("predictive_units: the property should be finite at every step, but is not")
     for name, piece in (("first", wanted[:half]), ("second", wanted[half:])):
@@ -326,7 +326,7 @@ def _panels(
     activity = next(activity for activity in found if activity.name == best.layer)
     check_text("property_text", tokens, activity)
     if len(target) != len(tokens):
-        raise ValueError(f"property_text: expected a number for each of {len(tokens)} tokens, but {len(target)} came")
+        raise ValueError(f"property_text: expected a number for each of {len(tokens)} tokens, but got {len(target)}")
     values, against = activity.unit(best.part, best.unit), best.correlation < 0
     unit = _Panel(
         f"{activity.name}, {best.part}, unit {best.unit}",

@@ -80,7 +80,7 @@ def aligned_accuracy(
     """
     counts = [sum(len(part.words) for part in parts) for parts in (gold, system)]
     if counts != [len(tags), len(predicted)]:
-        raise ValueError(f"expected as many tags as words, {counts}, came {len(tags)} and {len(predicted)}")
+        raise ValueError(f"expected as many tags as words, {counts}, got {len(tags)} and {len(predicted)}")
     right = sum(tags[i] == predicted[j] for i, j in aligned_words(gold, system))
     return 2 * right / sum(counts) if sum(counts) else 0.0
 

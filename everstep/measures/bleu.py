@@ -34,7 +34,7 @@ def translation_measures(
     from sacrebleu.metrics.chrf import CHRF
 
     if len(found) != len(references) or not found:
-        raise ValueError(f"expected one reference for each text, came {len(found)} and {len(references)}")
+        raise ValueError(f"expected one reference for each text, got {len(found)} and {len(references)}")
     bleu = BLEU(tokenize="none" if tokenised else "13a", lowercase=lowercase, force=tokenised)
     chrf = CHRF(lowercase=lowercase)
     one, other = bleu.corpus_score(list(found), [list(references)]), chrf.corpus_score(list(found), [list(references)])

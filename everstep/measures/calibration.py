@@ -49,9 +49,9 @@ def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = 15) -> Reli
     """
     p, hit = np.asarray(confidence, np.float64), np.asarray(right, bool)
     if p.ndim != 1 or p.shape != hit.shape or not len(p):
-        raise ValueError(f"expected (N,) probabilities and as many truth values, came shapes {p.shape} and {hit.shape}")
+        raise ValueError(f"expected (N,) probabilities and as many truth values, got shapes {p.shape} and {hit.shape}")
     if not (p.min() >= 0 and p.max() <= 1):
-        raise ValueError(f"confidence: expected 0 … 1, came {p.min():g} … {p.max():g}")
+        raise ValueError(f"confidence: expected 0 … 1, got {p.min():g} … {p.max():g}")
     places = np.clip(np.ceil(p * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(places, minlength=bins)
     full = np.maximum(count, 1)

@@ -104,9 +104,9 @@ def class_measures(
     """
     truth, guess = _ids("targets", targets, classes), _ids("predictions", predictions, classes)
     if len(truth) != len(guess):
-        raise ValueError(f"expected as many predictions as targets, came {len(guess)} for {len(truth)}")
+        raise ValueError(f"expected as many predictions as targets, got {len(guess)} for {len(truth)}")
     if not len(truth):
-        raise ValueError("expected at least one target, came none")
+        raise ValueError("expected at least one target, got none")
     pairs, often = np.unique(truth * classes + guess, return_counts=True)
     support, predicted = np.bincount(truth, minlength=classes), np.bincount(guess, minlength=classes)
     right = np.bincount(truth[truth == guess], minlength=classes)
@@ -129,11 +129,11 @@ def class_measures(
 def _ids(name: str, values: ArrayLike, classes: int) -> NDArray[np.int64]:
     ids = np.asarray(values)
     if ids.ndim != 1:
-        raise ValueError(f"{name}: expected class ids of shape (N,), came shape {ids.shape}")
+        raise ValueError(f"{name}: expected class ids of shape (N,), got shape {ids.shape}")
     if ids.size and not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name}: expected whole numbers, came {ids.dtype}")
+        raise ValueError(f"{name}: expected whole numbers, got {ids.dtype}")
     if ids.size and not (ids.min() >= 0 and ids.max() < classes):
-        raise ValueError(f"{name}: expected ids 0 … {classes - 1}, came {ids.min()} … {ids.max()}")
+        raise ValueError(f"{name}: expected ids 0 … {classes - 1}, got {ids.min()} … {ids.max()}")
     return ids.astype(np.int64)
 
 
@@ -144,5 +144,5 @@ def _quotient(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.
 def _mean(nats: ArrayLike, count: int) -> float:
     values = np.asarray(nats, np.float64)
     if values.shape not in ((), (count,)):
-        raise ValueError(f"nats: expected one number or shape ({count},), came shape {values.shape}")
+        raise ValueError(f"nats: expected one number or shape ({count},), got shape {values.shape}")
     return float(values.mean())

@@ -80,7 +80,7 @@ def label_measures(
     """
     truth, guess = np.asarray(targets, bool), np.asarray(predictions, bool)
     if truth.ndim != 2 or truth.shape != guess.shape or not truth.size:
-        raise ValueError(f"expected targets and predictions of one shape (N, K), came {truth.shape} and {guess.shape}")
+        raise ValueError(f"expected targets and predictions of one shape (N, K), got {truth.shape} and {guess.shape}")
     right, predicted, support = (truth & guess).sum(0), guess.sum(0), truth.sum(0)
     f1 = _quotient(2 * right, support + predicted)
     there = support + predicted > 0

@@ -110,7 +110,7 @@ def span_measures(
     strict = [0, 0, 0]
     for truth, guess in zip(targets, predictions, strict=True):
         if len(truth) != len(guess):
-            raise ValueError(f"expected as many predictions as tags, came {len(guess)} for {len(truth)}")
+            raise ValueError(f"expected as many predictions as tags, got {len(guess)} for {len(truth)}")
         words += len(truth)
         right_tags += sum(map(str.__eq__, truth, guess))
         for is_strict in (False, True):

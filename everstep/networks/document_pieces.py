@@ -35,7 +35,7 @@ def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
     """
     body = model.body
     if not isinstance(body, ReadOut) or body.reduce not in READ_OUTS:
-        raise ValueError(f"piece_losses: expected a read-out of {', '.join(READ_OUTS)}, but came {body}")
+        raise ValueError(f"piece_losses: expected a read-out of {', '.join(READ_OUTS)}, but got {body}")
     state, read = None, None
     own = batch.labels if model.training else None
     for start in range(0, batch.inputs.shape[1], size):

@@ -72,8 +72,7 @@ class TagColumn:
             return cls(name, None, None, tuple(different))
         if wrong := [tag for tag in different if letter_and_type(tag) is None]:
             raise DataError(
-                f"data.scheme={scheme}: expected tags of spans, such as B-PER and O, in column {name}; "
-                f"came {wrong[0]!r}"
+                f"data.scheme={scheme}: expected tags of spans, such as B-PER and O, in column {name}; got {wrong[0]!r}"
             )
         target: Any = known if learned == "same" else learned
         return cls(name, known, target, tuple(all_tags(different, target)))

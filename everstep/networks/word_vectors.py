@@ -91,7 +91,7 @@ def read_vectors(path: str, size: int) -> Vectors:
 def _check_size(file: Path, line: int, found: int, size: int, at_least: bool = False) -> None:
     if found < size or (found > size and not at_least):
         raise DataError(
-            f"{file}, line {line}: expected vectors of {size} numbers (model.embedding_size), came {found}; set "
+            f"{file}, line {line}: expected vectors of {size} numbers (model.embedding_size), got {found}; set "
             f"model.embedding_size={found}"
         )
 

@@ -153,12 +153,12 @@ def _check(train: WordTexts, test: WordTexts, valid: WordTexts | None, classes: 
             continue
         if not len(texts.words) or len(texts.words) != len(texts.targets):
             raise ValueError(
-                f"{name}: expected texts and as many targets, came {len(texts.words)} and {len(texts.targets)}"
+                f"{name}: expected texts and as many targets, got {len(texts.words)} and {len(texts.targets)}"
             )
         if texts.targets.min() < 0 or texts.targets.max() >= classes:
-            raise ValueError(f"{name}: expected targets 0 … {classes - 1}, came one of {texts.targets.max()}")
+            raise ValueError(f"{name}: expected targets 0 … {classes - 1}, got one of {texts.targets.max()}")
     if len(np.unique(train.targets)) < 2:
-        raise ValueError("train: expected at least two classes, came one")
+        raise ValueError("train: expected at least two classes, got one")
 
 
 def _at_most(texts: WordTexts, words: int) -> WordTexts:

@@ -68,7 +68,7 @@ def classes_of(found: Labelled, data: ExamplesSection, objective: ClassSection) 
         if len(labels) < 2:
             raise DataError(
                 f"data.train: expected at least two labels, separated by data.label_separator="
-                f"{data.label_separator!r}; came {', '.join(map(repr, labels)) or 'none'}"
+                f"{data.label_separator!r}; got {', '.join(map(repr, labels)) or 'none'}"
             )
         return tuple(sorted(labels))
     if not objective.ordinal:
@@ -80,7 +80,7 @@ def classes_of(found: Labelled, data: ExamplesSection, objective: ClassSection) 
     except ValueError:
         shown = ", ".join(map(repr, found.classes[:5]))
         raise DataError(
-            f"objective.ordinal: expected numbers as classes, or data.classes, whose order is theirs; came {shown}; "
+            f"objective.ordinal: expected numbers as classes, or data.classes, whose order is theirs; got {shown}; "
             "for example data.classes={bad: bad, fair: fair, good: good}"
         ) from None
 

@@ -157,7 +157,7 @@ class LabelledTexts(LabelledSplits):
             return [self.spaced(text)]
         first, tab, second = text.partition("\t")
         if not tab and text.strip():
-            raise DataError(f"expected two texts with a tab between them, as in training; came {text[:60]!r}")
+            raise DataError(f"expected two texts with a tab between them, as in training; got {text[:60]!r}")
         return [self.spaced(first), self.spaced(second)]
 
     def ends(self, tokenizer: Tokenizer) -> tuple[int, ...]:

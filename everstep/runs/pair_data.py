@@ -107,7 +107,7 @@ class PairTexts:
         different = np.unique(np.array(hashes, np.int64))
         if len(different) < 2:
             raise DataError(
-                f"data.train: expected two different texts or more to hold some out, came "
+                f"data.train: expected two different texts or more to hold some out, got "
                 f"{len(different)}; give data.valid, or data.valid_fraction=0 train.patience=null"
             )
         many = min(max(1, round(self.section.valid_fraction * len(different))), len(different) - 1)

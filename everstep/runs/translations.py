@@ -252,7 +252,7 @@ def pair_scores(model: Translator, lines: Sequence[str], sides: Sides, first_lin
             came = f"{len(parts) - 1} tabs" if len(parts) > 2 else "none"
             raise DataError(
                 f"the lines to score, line {number}: expected a source and its target with one tab between them, "
-                f"came {came}: {lines[number - first_line][:60]!r}"
+                f"got {came}: {lines[number - first_line][:60]!r}"
             )
     source = sides.source.encode(one_line(one) for one, _ in both)
     target = sides.target.encode(one_line(other) for _, other in both)

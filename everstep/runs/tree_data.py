@@ -130,7 +130,7 @@ class Trees:
         )
         if len(found - {""}) < 2:
             came = ", ".join(map(repr, sorted(found - {""}))) or "none"
-            raise DataError(f"data.train: expected nodes of at least two classes, came {came}")
+            raise DataError(f"data.train: expected nodes of at least two classes, got {came}")
         return tuple(sorted(found - {""}))
 
     def words(self) -> dict[str, int]:

@@ -86,7 +86,7 @@ def _said(tree: AnyTree, p: Array, model: TreeClassifier, format: str | None) ->
         return Prediction(text, record)
     if not isinstance(tree, LabelledTree):
         raise ConfigError(
-            f"--format {format}: expected trees in brackets or JSON, whose nodes have labels; came CoNLL-U"
+            f"--format {format}: expected trees in brackets or JSON, whose nodes have labels; got CoNLL-U"
         )
     return Prediction(relabelled(tree, names, cast(Format, format)), record)
 

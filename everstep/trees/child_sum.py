@@ -36,7 +36,7 @@ class ChildSum(Composition):
 
     def __init__(self, cell: Cell):
         if not isinstance(cell, Cell):
-            raise TypeError(f"ChildSum: expected a Cell, but {type(cell).__name__} came")
+            raise TypeError(f"ChildSum: expected a Cell, but got {type(cell).__name__}")
         super().__init__(cell.input_size, cell.output_size)
         self.cell = cell
 

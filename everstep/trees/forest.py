@@ -164,7 +164,7 @@ class Forest(_Moves):
         """
         sizes = np.fromiter((len(tree.children) for tree in trees), np.int64, len(trees))
         if not len(sizes) or not sizes.all():
-            raise ValueError("Forest: expected trees of at least one node, came " + _none(sizes))
+            raise ValueError("Forest: expected trees of at least one node, got " + _none(sizes))
         starts = np.cumsum(sizes) - sizes
         nodes = int(sizes.sum())
         counts = np.fromiter((len(below) for tree in trees for below in tree.children), np.int64, nodes)

@@ -51,7 +51,7 @@ def accelerate(model: nn.Module, *, undo: bool = False) -> nn.Module:
         TypeError: `model` is not a module.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"accelerate: expected an nn.Module, but {type(model).__name__} came")
+        raise TypeError(f"accelerate: expected an nn.Module, but got {type(model).__name__}")
     pairs = [(new, old) if undo else (old, new) for old, new in _CLASSES.items()]
     found = [(module, new) for module in model.modules() for old, new in pairs if type(module) is old]
     for module, new in found:

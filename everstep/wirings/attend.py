@@ -86,7 +86,7 @@ class Attend(Cell):
     ):
         check_cell("Attend", cell)
         if not isinstance(attention, Attention):
-            raise TypeError(f"Attend: expected an attention, but {type(attention).__name__} came")
+            raise TypeError(f"Attend: expected an attention, but got {type(attention).__name__}")
         if query not in ("before", "after"):
             raise ValueError(f"Attend: query should be 'before' or 'after', but is {query!r}")
         output = output or ("cell" if query == "before" else "mixed")

@@ -27,7 +27,7 @@ class Composed(nn.Module):
         if not isinstance(given, Composition):
             who = type(self).__name__
             hint = f"; for a cell of sequences, {who}(ChildSum(cell))" if isinstance(given, Cell) else ""
-            raise TypeError(f"{who}: expected a Composition, but {type(cell).__name__} came{hint}")
+            raise TypeError(f"{who}: expected a Composition, but got {type(cell).__name__}{hint}")
         self.cell = cell
         self.input_size, self.output_size = cell.input_size, cell.output_size
 

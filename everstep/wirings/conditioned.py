@@ -77,7 +77,7 @@ class Conditioned(Cell):
         """
         if not isinstance(v, Tensor) or v.dim() != 2 or v.shape[1] != self.size:
             came = f"shape {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
-            raise ValueError(f"Conditioned.start: v should be (batch, size={self.size}), but {came} came")
+            raise ValueError(f"Conditioned.start: v should be (batch, size={self.size}), but got {came}")
         # as in `scan`: the carried state is not in low precision
         like = v.float() if torch.is_autocast_enabled(v.device.type) else v
         state = self.cell.initial_state(len(v), like)

@@ -84,7 +84,7 @@ class Feedback(Cell):
             if not isinstance(value, Tensor) or value.shape != (*xs.shape[:2], size) or value.dim() != 3:
                 came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(
-                    f"Feedback.teacher_forced: {name} should be (batch, time, {size}) as xs is, but {came} came"
+                    f"Feedback.teacher_forced: {name} should be (batch, time, {size}) as xs is, but got {came}"
                 )
         return scan(_Taught(self), torch.cat([xs, targets], -1), state, **how)
 

@@ -30,7 +30,7 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> Layer:
         TypeError: any other module.
     """
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
-        raise TypeError(f"from_torch: expected nn.LSTM, nn.GRU or nn.RNN, but {type(module).__name__} came")
+        raise TypeError(f"from_torch: expected nn.LSTM, nn.GRU or nn.RNN, but got {type(module).__name__}")
     layers: list[Layer] = []
     for depth in range(module.num_layers):
         if depth and module.dropout:

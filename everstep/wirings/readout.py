@@ -60,7 +60,7 @@ class ReadOut(nn.Module):
     ):
         super().__init__()
         if not isinstance(layer, Layer):
-            raise TypeError(f"ReadOut: expected a Cell or a wiring, but {type(layer).__name__} came")
+            raise TypeError(f"ReadOut: expected a Cell or a wiring, but got {type(layer).__name__}")
         if reduce not in get_args(Reduction):
             raise ValueError(f"ReadOut: reduce should be one of {', '.join(get_args(Reduction))}, but is {reduce!r}")
         self.layer, self.reduce = layer, reduce

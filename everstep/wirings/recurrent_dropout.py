@@ -44,7 +44,7 @@ class RecurrentDropout(FeedingMasks):
         if not isinstance(cell, Gated) or not cell.steps_as_declared() or "activation" not in cell.options:
             raise TypeError(
                 f"RecurrentDropout: expected a `Gated` cell with the option `activation`, as ActivationLSTM "
-                f"and GRU are, but {type(cell).__name__} came"
+                f"and GRU are, but got {type(cell).__name__}"
             )
         super().__init__(cell, p)
         self.once = once

@@ -133,7 +133,7 @@ class ShiftReduce(Composed):
         if not lengths or min(lengths) < 1 or xs.shape != (sum(lengths), self.input_size):
             raise ValueError(
                 f"ShiftReduce: expected xs of shape (words, {self.input_size}) and lengths ≥ 1 that sum to words, but "
-                f"came {tuple(xs.shape)} and {list(lengths)}"
+                f"got {tuple(xs.shape)} and {list(lengths)}"
             )
         order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
         ends = np.cumsum(lengths).tolist()
@@ -293,7 +293,7 @@ def _check_tracker(cell: Composition, tracker: Cell | None, parses: bool) -> Non
             raise ValueError(f"{who}: parses=True needs a tracker, which says where to reduce; give a cell")
         return
     if not isinstance(tracker, Cell):
-        raise TypeError(f"{who}: tracker: expected a Cell, but {type(tracker).__name__} came")
+        raise TypeError(f"{who}: tracker: expected a Cell, but got {type(tracker).__name__}")
     if tracker.input_size != 3 * cell.output_size:
         raise ValueError(
             f"{who}: the tracker should read {3 * cell.output_size} features, h of the buffer's first node and of the "

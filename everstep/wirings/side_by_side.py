@@ -32,7 +32,7 @@ class Parallel(Cell):
             check_cell("Parallel", cell)
         sizes = sorted({cell.input_size for cell in cells})
         if len(sizes) != 1:
-            came = f"those of {len(cells)} cells are {sizes}" if cells else "no cell came"
+            came = f"those of {len(cells)} cells are {sizes}" if cells else "there is none"
             raise ValueError(f"Parallel: expected cells of one input_size, but {came}")
         super().__init__(sizes[0], sum(cell.output_size for cell in cells))
         self.cells = nn.ModuleList(cells)

@@ -35,8 +35,8 @@ class StateDropout(FeedingMasks):
     def __init__(self, cell: Gated, p: float):
         if not isinstance(cell, Gated) or not cell.steps_as_declared() or cell.weight_hh is None:
             raise TypeError(
-                f"StateDropout: expected a `Gated` cell with a recurrent matrix, as LSTM and GRU are, but "
-                f"{type(cell).__name__} came"
+                f"StateDropout: expected a `Gated` cell with a recurrent matrix, as LSTM and GRU are, but got "
+                f"{type(cell).__name__}"
             )
         super().__init__(cell, p)
 

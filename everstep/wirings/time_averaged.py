@@ -34,7 +34,7 @@ class TimeAveraged(CellWrapper):
 
     def __init__(self, cell: Cell):
         if not isinstance(cell, Cell):
-            raise TypeError(f"TimeAveraged: expected a Cell, but {type(cell).__name__} came; wrap the cells inside")
+            raise TypeError(f"TimeAveraged: expected a Cell, but got {type(cell).__name__}; wrap the cells inside")
         super().__init__(cell.input_size, cell.output_size)
         self.cell = cell
 

@@ -128,7 +128,7 @@ class TopDown(nn.Module):
     def __init__(self, cell: Cell):
         super().__init__()
         if not isinstance(cell, Cell):
-            raise TypeError(f"TopDown: expected a Cell, but {type(cell).__name__} came")
+            raise TypeError(f"TopDown: expected a Cell, but got {type(cell).__name__}")
         self.cell = cell
         self.input_size, self.output_size = cell.input_size, cell.output_size
 

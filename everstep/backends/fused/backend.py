@@ -249,7 +249,7 @@ def _compile(cell: AbstractCell, xs: Any) -> Program | Family | Refusal:
         return Refusal("the compiled loop runs on CPUs alone")
     dtypes = {t.dtype for t in (*parts, *given) if t.is_floating_point()}
     if dtypes not in ({torch.float32}, {torch.float64}):
-        return Refusal(f"the compiled loop is for float32 or float64, but {', '.join(sorted(map(str, dtypes)))} came")
+        return Refusal(f"the compiled loop is for float32 or float64, but got {', '.join(sorted(map(str, dtypes)))}")
     if toolchain.compiler() is None:
         reason = toolchain.missing()
         toolchain.notice("compiler", f"{reason}. Cells run on PyTorch's kernels where it has them, else step by step")

@@ -92,13 +92,13 @@ def dependencies(lines: Iterable[str], name: str) -> Iterator[Dependencies]:
 
 def _row(row: list[str], expected: int, where: str) -> list[str]:
     if len(row) != 10:
-        raise DataError(f"{where}: expected ten columns separated by tabs, as CoNLL-U has, came {len(row)}")
+        raise DataError(f"{where}: expected ten columns separated by tabs, as CoNLL-U has, got {len(row)}")
     if row[0] != str(expected):
-        raise DataError(f"{where}: expected word number {expected}, came {row[0]!r}")
+        raise DataError(f"{where}: expected word number {expected}, got {row[0]!r}")
     if not row[1].strip():
         raise DataError(f"{where}: the word is empty")
     if row[6] != "0" and not _WORD.fullmatch(row[6]):
-        raise DataError(f"{where}: expected the number of a head (column 7), came {row[6]!r}")
+        raise DataError(f"{where}: expected the number of a head (column 7), got {row[6]!r}")
     return row
 
 

@@ -28,12 +28,12 @@ def rows(path: Path, columns: Columns, encoding: str, format: str) -> Iterator[R
     """The rows of one file or folder; for `format` see `read_labelled`."""
     if path.is_dir():
         if format not in ("auto", "folder"):
-            raise DataError(f"{path}: expected a file (data.format={format}), came a folder")
+            raise DataError(f"{path}: expected a file (data.format={format}), got a folder")
         _check_columns(path, columns, "folder")
         yield from _folder(path, encoding)
         return
     if format == "folder":
-        raise DataError(f"{path}: expected a folder that holds a folder per class (data.format=folder), came a file")
+        raise DataError(f"{path}: expected a folder that holds a folder per class (data.format=folder), got a file")
     if format == "parallel":
         _check_columns(path, columns, format)
         yield from parallel_rows(path, columns, encoding)
@@ -48,7 +48,7 @@ def rows(path: Path, columns: Columns, encoding: str, format: str) -> Iterator[R
 
 def _check_columns(path: Path, columns: Columns, format: str) -> None:
     if len(columns.text) > 1 and format not in ("tsv", "csv", "jsonl"):
-        raise DataError(f"{path}: expected a table or JSON lines, for two texts (data.text), came the format {format}")
+        raise DataError(f"{path}: expected a table or JSON lines, for two texts (data.text), got the format {format}")
 
 
 def _guessed(path: Path, first: str) -> str:
@@ -103,7 +103,7 @@ class _Table:
                 return int(column)
             raise DataError(
                 f"{self._path}, line {line}: expected a column {column} (data.{key}, counted from 0), "
-                f"came {len(fields)} {_columns(len(fields))} separated by {self._parted}"
+                f"got {len(fields)} {_columns(len(fields))} separated by {self._parted}"
             )
         raise DataError(self._missing(key, column, fields, line))
 
@@ -120,7 +120,7 @@ class _Table:
             remedy += "; if the file has no header, count them from 0: data.text=0 data.label=1"
         return (
             f"{self._path}, line {line}: expected a header with the columns {told} (data.text) and "
-            f"{self._columns.label!r} (data.label), came {len(fields)} {_columns(len(fields))}: {found}; {remedy}"
+            f"{self._columns.label!r} (data.label), got {len(fields)} {_columns(len(fields))}: {found}; {remedy}"
         )
 
     def _ragged(self, fields: list[str], line: int) -> str:
@@ -132,7 +132,7 @@ class _Table:
         last = fields[-1][:60]
         return (
             f"{self._path}, line {line}: expected {self._width} fields separated by {self._parted}{names}, as in the "
-            f"first line, came {len(fields)}, of which the last is {last!r}; {remedy}"
+            f"first line, got {len(fields)}, of which the last is {last!r}; {remedy}"
         )
 
 
@@ -200,7 +200,7 @@ def _jsonl(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row |
         texts = [_json_value(where, entry, "text", name) for name in columns.text]
         for name, one in zip(columns.text, texts, strict=True):
             if not isinstance(one, str):
-                raise DataError(f"{where}: expected a string at {name!r} (data.text), came {_shown(one)}")
+                raise DataError(f"{where}: expected a string at {name!r} (data.text), got {_shown(one)}")
         text, label = pair(texts), _json_label(where, _json_value(where, entry, "label", columns.label), columns)
         if "\\u" in line and not _is_text(text + label):
             raise DataError(
@@ -220,7 +220,7 @@ def _json_label(where: str, found: Any, columns: Columns) -> str:
     for label in labels:
         if isinstance(label, bool) or not isinstance(label, str | int | float):
             expected = "strings or numbers" if several else "a string or a number"
-            raise DataError(f"{where}: expected {expected} at {columns.label!r} (data.label), came {_shown(label)}")
+            raise DataError(f"{where}: expected {expected} at {columns.label!r} (data.label), got {_shown(label)}")
     texts = [label if isinstance(label, str) else json_text(label) for label in labels]
     return texts[0] if columns.separator is None or not several else joined(where, texts, columns.separator)
 
@@ -235,7 +235,7 @@ def _json_object(where: str, line: str) -> dict[str, Any]:
             f"{where}: is no JSON ({reason}); expected one object a line{hint}: {line[:60].strip()}"
         ) from None
     if not isinstance(entry, dict):
-        raise DataError(f'{where}: expected one JSON object, {{"text": …, "label": …}}, came {_shown(entry)}')
+        raise DataError(f'{where}: expected one JSON object, {{"text": …, "label": …}}, got {_shown(entry)}')
     return entry
 
 
@@ -246,7 +246,7 @@ def _no_number(name: str) -> None:
 def _json_value(where: str, entry: dict[str, Any], key: str, name: str) -> Any:
     if name not in entry:
         found = ", ".join(repr(known[:40]) for known in list(entry)[:20]) or "none"
-        raise DataError(f"{where}: expected a key {name!r}, came {found}; name the right one: data.{key}=…")
+        raise DataError(f"{where}: expected a key {name!r}, got {found}; name the right one: data.{key}=…")
     return entry[name]
 
 
@@ -270,7 +270,7 @@ def _fasttext(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Ro
         if len(found) != 1 and separator is None:
             came = " ".join(match.group() for match in found[:5]) or repr(line[:60])
             why = "set data.label_separator for several" if found else f"every line needs a label, {_PREFIX}NAME"
-            raise DataError(f"{where}: expected one label, came {len(found)}: {came}; {why}")
+            raise DataError(f"{where}: expected one label, got {len(found)}: {came}; {why}")
         label = found[0].group(1) if separator is None else joined(where, [m.group(1) for m in found], separator)
         for match in reversed(found):
             start, end = match.span()
@@ -283,7 +283,7 @@ def _folder(path: Path, encoding: str) -> Iterator[Row | Skipped]:
     folders = [entry for entry in entries if entry.is_dir()]
     if not folders:
         raise DataError(
-            f"{path}: expected a folder that holds a folder per class, came one with {len(entries)} files and no "
+            f"{path}: expected a folder that holds a folder per class, got one with {len(entries)} files and no "
             f"folder; name its files instead, for example {path}/*.tsv"
         )
     for _ in range(len(entries) - len(folders)):

@@ -122,7 +122,7 @@ def read_tagged(
         found, lines = (format, lines) if format else format_of(path.name, lines)
         columns = columns_of(found, word, tags, features)
         if found == "text":
-            raise DataError(f"{path}: expected words with tags (data.format columns, conllu, jsonl), came plain text")
+            raise DataError(f"{path}: expected words with tags (data.format columns, conllu, jsonl), got plain text")
         for sentence in read_sentences(lines, found, columns, str(path), separator=separator, comments=comments):
             skipped.update(_left_out(sentence, found))
             if sentence.words:

@@ -170,7 +170,7 @@ class _Reader:
         self._width, self._first = len(fields), number
         if self._conllu and len(fields) < len(CONLLU):
             raise DataError(
-                f"{self._source}, line {number}: expected CoNLL-U, of {len(CONLLU)} columns separated by tabs, came "
+                f"{self._source}, line {number}: expected CoNLL-U, of {len(CONLLU)} columns separated by tabs, got "
                 f"{_count(fields)}: {line[:60]!r}; set data.format=columns if it is none"
             )
         names = CONLLU if self._conllu else tuple(fields)
@@ -183,14 +183,13 @@ class _Reader:
             near = difflib.get_close_matches(column, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise DataError(
-                f"{self._source}, line {number}: expected a column named {column!r}, came {', '.join(names)[:120]}"
-                f"{hint}"
+                f"{self._source}, line {number}: expected a column named {column!r}, got {', '.join(names)[:120]}{hint}"
             )
         place = column if column >= 0 else self._width + column
         if 0 <= place < self._width:
             return place
         raise DataError(
-            f"{self._source}, line {number}: expected a column {column} (counted from 0, or from -1 backwards), came "
+            f"{self._source}, line {number}: expected a column {column} (counted from 0, or from -1 backwards), got "
             f"{self._width} {'column' if self._width == 1 else 'columns'}: {', '.join(names)[:60]!r}; set "
             "data.word_column, data.tag_column, or data.separator"
         )
@@ -220,7 +219,7 @@ class _Reader:
             if found is None:
                 raise DataError(
                     f"{self._source}, line {number}: expected an id of CoNLL-U (1, or 1-2, or 1.1) in the first "
-                    f"column, came {fields[0][:40]!r}"
+                    f"column, got {fields[0][:40]!r}"
                 )
             return "node" if found["no_word"] else "word"
         word = fields[self._places.get(self._columns.word, 0)]
@@ -230,7 +229,7 @@ class _Reader:
         parted = {None: "spaces", "\t": "tabs"}.get(self._separator, repr(self._separator))
         return (
             f"{self._source}, line {number}: expected {self._width} columns separated by {parted}, as in line "
-            f"{self._first}, came {_count(fields)}: {line[:60]!r}; is a word or a tag missing, or one too many?"
+            f"{self._first}, got {_count(fields)}: {line[:60]!r}; is a word or a tag missing, or one too many?"
         )
 
     def sentence(self, block: Sequence[tuple[int, str]]) -> Sentence:
@@ -267,12 +266,12 @@ class _Reader:
         """Refuse an empty word or tag."""
         where = f"{self._source}, line {number}"
         if not fields[self._places.get(self._columns.word, 0)].strip(_NOTHING):
-            raise DataError(f"{where}: expected a word in column {self._columns.word!r}, came nothing")
+            raise DataError(f"{where}: expected a word in column {self._columns.word!r}, got nothing")
         for column in self._tags:
             tag = fields[self._places[column]]
             if not tag.strip() or (self._conllu and tag == "_" and column in ("upos", "xpos", 3, 4)):
                 word = fields[self._places[self._columns.word]]
-                raise DataError(f"{where}: the word {word[:40]!r} has no tag in column {column!r}, came {tag!r}")
+                raise DataError(f"{where}: the word {word[:40]!r} has no tag in column {column!r}, got {tag!r}")
 
 
 def _count(fields: list[str]) -> str:

@@ -112,10 +112,10 @@ def _json_lines(lines: Iterable[str], columns: TagColumns, source: str, words_on
         except ValueError as error:
             raise DataError(f"{where}: is no JSON ({error}); expected one object a line: {line[:60]!r}") from None
         if not isinstance(entry, dict):
-            raise DataError(f'{where}: expected an object, {{"tokens": […], "tags": […]}}, came {line[:60]!r}')
+            raise DataError(f'{where}: expected an object, {{"tokens": […], "tags": […]}}, got {line[:60]!r}')
         found = _strings(where, entry, columns.word, None)
         if any(not word.strip() for word in found):
-            raise DataError(f"{where}: expected words, came an empty one")
+            raise DataError(f"{where}: expected words, got an empty one")
         tags = () if words_only else columns.tags
         yield Sentence(
             found,
@@ -130,14 +130,14 @@ def _strings(where: str, entry: dict[str, Any], key: int | str, length: int | No
     """The list of strings at a key, which must have `length` entries."""
     if key not in entry:
         came = ", ".join(map(repr, list(entry)[:20])) or "none"
-        raise DataError(f"{where}: expected a key {key!r}, came {came}; set data.word_column or data.tag_column")
+        raise DataError(f"{where}: expected a key {key!r}, got {came}; set data.word_column or data.tag_column")
     values = entry[str(key)]
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise DataError(f"{where}: expected a list of texts at {key!r}, came {json_text(values)[:60]}")
+        raise DataError(f"{where}: expected a list of texts at {key!r}, got {json_text(values)[:60]}")
     if any("\ud800" <= character <= "\udfff" for value in values for character in value):
         raise DataError(f"{where}: half a surrogate pair (\\ud800 … \\udfff) at {key!r} is no character")
     if length is not None and len(values) != length:
-        raise DataError(f"{where}: expected one of {key!r} for each of {length} words, came {len(values)}")
+        raise DataError(f"{where}: expected one of {key!r} for each of {length} words, got {len(values)}")
     return values
 
 

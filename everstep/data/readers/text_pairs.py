@@ -157,7 +157,7 @@ def _tsv(path: Path, lines: Iterator[str], source: Side, target: Side) -> Iterat
             continue
         if len(fields) <= max(places):
             raise DataError(
-                f"{path}, line {number}: expected {max(places) + 1} columns or more, separated by tabs, came "
+                f"{path}, line {number}: expected {max(places) + 1} columns or more, separated by tabs, got "
                 f"{len(fields)}: {line[:60].strip()!r}"
             )
         one, other = (one_line(fields[place]) for place in places)
@@ -171,7 +171,7 @@ def _column(path: Path, fields: list[str], side: Side, named: bool) -> int:
         return int(side)
     names = ", ".join(repr(name[:40]) for name in fields[:20])
     raise DataError(
-        f"{path}, line 1: expected a header that names a column {str(side)!r}, came {names}; name the columns "
+        f"{path}, line 1: expected a header that names a column {str(side)!r}, got {names}; name the columns "
         "(data.source=… data.target=…), or count them from 0 where there is no header: data.source=0 data.target=1"
     )
 
@@ -197,13 +197,13 @@ def _array(path: Path, encoding: str, source: Side, target: Side) -> Iterator[Pa
 
 def _value(where: str, entry: Any, key: str) -> str:
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: expected a JSON object, came {json_text(entry)[:60]}")
+        raise DataError(f"{where}: expected a JSON object, got {json_text(entry)[:60]}")
     inside = entry if key in entry else entry.get("translation")
     if not isinstance(inside, dict) or key not in inside:
         names = ", ".join(repr(str(name)[:40]) for name in list(inside if isinstance(inside, dict) else entry)[:20])
-        raise DataError(f"{where}: expected a key {key!r} (data.source, data.target), came {names}")
+        raise DataError(f"{where}: expected a key {key!r} (data.source, data.target), got {names}")
     if not isinstance(inside[key], str):
-        raise DataError(f"{where}: expected a string at {key!r}, came {json_text(inside[key])[:60]}")
+        raise DataError(f"{where}: expected a string at {key!r}, got {json_text(inside[key])[:60]}")
     if any("\ud800" <= character <= "\udfff" for character in inside[key]):
         raise DataError(f"{where}: half a surrogate pair (\\ud800 … \\udfff) is no character; expected Unicode text")
     return one_line(inside[key])

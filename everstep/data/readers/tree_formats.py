@@ -153,16 +153,16 @@ def _json_tree(line: str, where: str, number: int) -> LabelledTree:
 def _checked(node: Any, where: str) -> tuple[dict[str, Any], list[Any]]:
     """A validated node, and its children in reverse order."""
     if not isinstance(node, dict):
-        raise DataError(f'{where}: expected a node, {{"label": …, "word": … or "children": […]}}, came {_short(node)}')
+        raise DataError(f'{where}: expected a node, {{"label": …, "word": … or "children": […]}}, got {_short(node)}')
     word, below, label = node.get("word"), node.get("children", []), node.get("label", "")
     if not isinstance(below, list):
-        raise DataError(f'{where}: expected a list at "children", came {_short(below)}')
+        raise DataError(f'{where}: expected a list at "children", got {_short(below)}')
     if word is None and not below:
         raise DataError(f"{where}: a node has neither a word nor children: {_short(node)}")
     if word is not None and not (isinstance(word, str) and word.strip()):
-        raise DataError(f'{where}: expected a word as text at "word", came {_short(word)}')
+        raise DataError(f'{where}: expected a word as text at "word", got {_short(word)}')
     if isinstance(label, bool) or not isinstance(label, str | int | float):
-        raise DataError(f'{where}: expected text or a number at "label", came {_short(label)}')
+        raise DataError(f'{where}: expected text or a number at "label", got {_short(label)}')
     return node, below[::-1]
 
 

@@ -110,7 +110,7 @@ def parse_tree(text: str) -> LabelledTree:
     """
     trees = list(_parsed([text], "the string"))
     if len(trees) != 1:
-        raise DataError(f"expected one tree, came {len(trees)}: {text[:60]!r}")
+        raise DataError(f"expected one tree, got {len(trees)}: {text[:60]!r}")
     return trees[0]
 
 
@@ -178,7 +178,7 @@ class _Building:
         if piece == "(":
             self._begin()
         elif not self._stack:
-            raise _Malformed(f"expected a tree, which starts with '(', came {piece!r}")
+            raise _Malformed(f"expected a tree, which starts with '(', got {piece!r}")
         elif piece == ")":
             self._end()
         else:

@@ -140,7 +140,7 @@ def _no_match(pattern: str, path: Path) -> str:
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise DataError(f"{path}: expected a text file, came a folder; name its files, for example {path}/*.txt")
+        raise DataError(f"{path}: expected a text file, got a folder; name its files, for example {path}/*.txt")
     try:
         size = path.stat().st_size
         os.close(open_regular(path))  # a file is read more than once, which a pipe does not allow

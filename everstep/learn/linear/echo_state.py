@@ -252,7 +252,7 @@ class EchoState(Cell):
         xs, targets = self._numbers("fit_online", "xs", xs), self._numbers("fit_online", "targets", targets)
         self._check("fit_online", xs, targets, None, 0)
         if len(xs) != 1:
-            raise ValueError(f"EchoState.fit_online: expected one sequence, but {len(xs)} came")
+            raise ValueError(f"EchoState.fit_online: expected one sequence, but got {len(xs)}")
         rls = RecursiveLeastSquares(self.cell.output_size + 1, self.output_size, ridge=ridge, forgetting=forgetting)
         rls.weight.copy_(torch.cat([self.readout.weight, self.readout.bias[:, None]], 1))
         if isinstance(state, OnlineFit):
@@ -326,8 +326,8 @@ class EchoState(Cell):
         if self.feedback or self.input_size != self.output_size or warm.shape[1] < 1:
             raise ValueError(
                 "EchoState.generate: expected a network without feedback whose outputs are its next inputs, and at "
-                f"least one step of warm-up, but feedback={self.feedback}, input_size={self.input_size}, "
-                f"output_size={self.output_size}, and {warm.shape[1]} steps came"
+                f"least one step of warm-up, but got feedback={self.feedback}, input_size={self.input_size}, "
+                f"output_size={self.output_size}, and {warm.shape[1]} steps"
             )
         ys, state = self(warm)
         made, left = [ys[:, -1:]], steps - 1
@@ -367,7 +367,7 @@ class EchoState(Cell):
         if xs.dim() != 3 or targets.dim() != 3 or xs.shape[2] != self.input_size:
             raise ValueError(
                 f"{who}: expected xs (batch, time, {self.input_size}) and targets (batch, time, {self.output_size}), "
-                f"but shapes {tuple(xs.shape)} and {tuple(targets.shape)} came"
+                f"but got shapes {tuple(xs.shape)} and {tuple(targets.shape)}"
             )
         if targets.shape != (*xs.shape[:2], self.output_size):
             want = (*xs.shape[:2], self.output_size)

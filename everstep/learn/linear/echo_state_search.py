@@ -108,8 +108,8 @@ def _check(xs: Tensor, targets: Tensor, trials: int, washout: int, validation: f
     """Check the arguments and return the first held-out step."""
     if xs.dim() != 3 or targets.dim() != 3 or xs.shape[:2] != targets.shape[:2]:
         raise ValueError(
-            "EchoState.search: expected xs (batch, time, features) and targets (batch, time, outputs), but shapes "
-            f"{tuple(xs.shape)} and {tuple(targets.shape)} came"
+            "EchoState.search: expected xs (batch, time, features) and targets (batch, time, outputs), but got shapes "
+            f"{tuple(xs.shape)} and {tuple(targets.shape)}"
         )
     if trials < 1 or not 0 < validation < 1 or washout < 1:
         raise ValueError(

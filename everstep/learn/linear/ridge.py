@@ -66,8 +66,8 @@ class Ridge:
         if not fit or sizes != (self._sizes or sizes):
             before = f" of {self._sizes} features and outputs, as before" if self._sizes else ""
             raise ValueError(
-                f"Ridge: expected features (steps, H) and targets (steps, outputs){before}, but shapes "
-                f"{tuple(features.shape)} and {tuple(targets.shape)} came"
+                f"Ridge: expected features (steps, H) and targets (steps, outputs){before}, but got shapes "
+                f"{tuple(features.shape)} and {tuple(targets.shape)}"
             )
         for name, values in (("features", features), ("targets", targets)):
             check_finite("Ridge", name, values, ("step", "feature" if name == "features" else "output"), self.steps)

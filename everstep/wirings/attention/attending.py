@@ -72,9 +72,7 @@ class Attention(nn.Module):
         who = f"{type(self).__name__}.prepare"
         if not isinstance(memory, Tensor) or memory.dim() != 3 or memory.shape[2] != self.memory_size:
             came = f"shape {tuple(memory.shape)}" if isinstance(memory, Tensor) else type(memory).__name__
-            raise ValueError(
-                f"{who}: memory should be (batch, places, memory_size={self.memory_size}), but {came} came"
-            )
+            raise ValueError(f"{who}: memory should be (batch, places, memory_size={self.memory_size}), but got {came}")
         if not memory.is_floating_point():
             raise TypeError(f"{who}: memory should be floating point, but is {memory.dtype}")
         # as in `scan`: what is carried along the sequence is not in low precision

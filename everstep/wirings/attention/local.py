@@ -32,8 +32,8 @@ class _Window(Attention):
     def __init__(self, score: ScoredAttention, reach: int):
         if not isinstance(score, ScoredAttention):
             raise TypeError(
-                f"{type(self).__name__}: expected an attention with a score (Dot, General, Additive, Concat), but "
-                f"{type(score).__name__} came"
+                f"{type(self).__name__}: expected an attention with a score (Dot, General, Additive, Concat), but got "
+                f"{type(score).__name__}"
             )
         super().__init__(score.query_size, score.memory_size)
         self.score, self.reach = score, check_size(self, "reach", reach)

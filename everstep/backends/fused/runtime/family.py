@@ -45,7 +45,7 @@ def sizes(shapes: Sequence[Sequence[int]]) -> tuple[int, int, int]:
     """
     largest = max((n for shape in shapes for n in shape), default=1)
     if largest > _LARGEST:
-        raise Untraceable(f"a free size of the state is compiled beside sizes up to {_LARGEST}, but {largest} came")
+        raise Untraceable(f"a free size of the state is compiled beside sizes up to {_LARGEST}, but got {largest}")
     first = 16 * (2 * -(-largest // 32) + 1)
     return first, first + 32, first + 64
 
