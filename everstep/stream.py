@@ -18,7 +18,7 @@ from everstep.backends.fused.codegen.plan import End, Plan, plan
 from everstep.backends.fused.codegen.steps import Setting
 from everstep.backends.fused.lower import lower
 from everstep.backends.fused.lowering import Lowered
-from everstep.backends.fused.runtime.program import address
+from everstep.backends.fused.runtime.compiled_loops import address
 from everstep.backends.fused.runtime.work_layout import Rows, layout, numbers, table
 from everstep.cell import Cell
 from everstep.native import build, toolchain

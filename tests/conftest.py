@@ -74,3 +74,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("EVERSTEP_DATA is not there")
     return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports compare a few steps, of few n-grams."""
+    monkeypatch.setattr("everstep.ship.checking.STEPS", 5)
+    monkeypatch.setattr("everstep.networks.ngram_ratios.BUCKETS", 1 << 8)

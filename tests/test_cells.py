@@ -271,7 +271,7 @@ XS = torch.zeros(2, 5, 3)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"xs": torch.zeros(2, 5)}, ValueError, r"xs should be \(batch, time, input_size=3\), but shape \(2, 5\)"),
+        ({"xs": torch.zeros(2, 5)}, ValueError, r"xs should be \(batch, time, input_size=3\), but got shape \(2, 5\)"),
         ({"xs": torch.zeros(2, 5, 4)}, ValueError, r"got shape \(2, 5, 4\)"),
         ({"xs": [[1.0]]}, ValueError, "got list"),
         ({"xs": torch.zeros(2, 5, 3, dtype=torch.int64)}, TypeError, "floating point"),

@@ -78,6 +78,8 @@ def prepare(
     program = _program(cell, xs, patient)
     if isinstance(program, Refusal):
         return program
+    if torch.is_grad_enabled() and (failed := _no_backward(program)) is not None:
+        return failed
     return partial(_run, program, cell, xs, lengths, resets)
 
 
@@ -177,6 +179,17 @@ def _run(
     return ys, unflatten(state, final)
 
 
+def _no_backward(program: Program | Family) -> Refusal | None:
+    """The reason why there is no loop backward; compiles it if it is not yet."""
+    loops = (program.first if isinstance(program, Family) else program).loops
+    try:
+        loops.differentiable()
+    except toolchain.BuildError as error:
+        toolchain.notice("build", str(error))
+        return Refusal(error)
+    return None
+
+
 def _rows(like: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Rows:
     """The valid steps of a call."""
     batch, time = like.shape[:2]
@@ -254,6 +267,7 @@ def _compile(cell: AbstractCell, xs: Any) -> Program | Family | Refusal:
         reason = toolchain.missing()
         toolchain.notice("compiler", f"{reason}. Cells run on PyTorch's kernels where it has them, else step by step")
         return Refusal(reason)
+    training = torch.is_grad_enabled()
     try:
         # independent of the modes of the first call, since the result is cached for all
         with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
@@ -264,12 +278,13 @@ def _compile(cell: AbstractCell, xs: Any) -> Program | Family | Refusal:
 
             def made(free: int) -> Program:
                 step = trace(cell, map_state(torch.Tensor.detach, xs), training=True, free=free)
-                return Program(lower(step, (len(given), len(parts), len(begin))), like.dtype, type(cell).__name__, free)
+                lowered = lower(step, (len(given), len(parts), len(begin)))
+                return Program(lowered, like.dtype, type(cell).__name__, training, free)
 
             if not axes:
                 return made(0)
             at = sizes([t.shape for t in (*given, *begin)] + [leaf.shape[2:] for leaf in parts])
-            return Family([made(size) for size in at], axes)
+            return Family([made(size) for size in at], axes, training)
     except Untraceable as reason:
         return Effect(reason) if isinstance(reason, Impure) else StepRefusal(reason)
     except toolchain.BuildError as error:

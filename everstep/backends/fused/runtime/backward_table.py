@@ -135,7 +135,7 @@ class _Backward(Maker):
             then_table = over_steps(products, totals, paddings)
         matrices = program.backward_matrices
         known = self.common(
-            program.backward, program.backward_code, constants, matrices, bool(projected), then, then_table
+            program.loops.backward, program.backward_code, constants, matrices, bool(projected), then, then_table
         )
         return BackwardTable(
             **known,

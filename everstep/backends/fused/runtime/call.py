@@ -57,7 +57,7 @@ def _library(program: Program) -> Kernels:
         bf16 = torch.get_autocast_dtype("cpu") == torch.bfloat16
         if bf16 and program.dtype == torch.float32 and has_bf16():
             return kernels(program.dtype, True)
-    return program.kernels
+    return program.loops.kernels
 
 
 class _Call:

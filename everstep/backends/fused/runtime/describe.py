@@ -32,7 +32,7 @@ def _bound(program: Program, batch: int, weights: int) -> str:
     if not weights:
         return "bound by memory: nothing is multiplied in the loop"
     threads = max(1, torch.get_num_threads())
-    small = weights * program.bytes <= program.kernels.cache
+    small = weights * program.bytes <= program.loops.kernels.cache
     if batch < 4 * threads:
         place = "the core's cache" if small else "the shared cache or memory"
         return f"bound by reading the weights from {place}: few rows share them"

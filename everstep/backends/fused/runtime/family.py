@@ -31,9 +31,7 @@ _APART = (
     "forward_plan",
     "backward_plan",
     "outside",
-    "kernels",
-    "forward",
-    "backward",
+    "loops",
 )
 
 
@@ -61,16 +59,15 @@ class Family:
         Untraceable: the programs differ in more than sizes.
     """
 
-    def __init__(self, programs: Sequence[Program], axes: Mapping[int, tuple[int, ...]]):
+    def __init__(self, programs: Sequence[Program], axes: Mapping[int, tuple[int, ...]], training: bool):
         self.axes = axes
         self.first, self.second, third = programs
         _Blend((self.first, self.second), third.free).check(third)
-        self.first.load(
-            *(
-                _merged([getattr(p, way).source for p in programs], [p.free for p in programs])
-                for way in ("forward_code", "backward_code")
-            )
+        forward, backward = (
+            _merged([getattr(p, way).source for p in programs], [p.free for p in programs])
+            for way in ("forward_code", "backward_code")
         )
+        self.first.load(forward, backward, training)
         self._made: dict[int, Program] = {}
 
     def size(self, state: State) -> int | None:
@@ -153,7 +150,7 @@ class _Blend:
         for name, value in vars(first).items():
             if name not in _APART:
                 setattr(found, name, self.of(value, getattr(second, name)))
-        for name in ("kernels", "forward", "backward", "outside", "forward_plan", "backward_plan"):
+        for name in ("loops", "outside", "forward_plan", "backward_plan"):
             setattr(found, name, getattr(first, name, None))
         found.step, found.call_tables, found.free = self.of(first.step, second.step), {}, self.size
         return found

@@ -194,6 +194,6 @@ def forward_table(
     then_table = over_steps([], [], paddings) if ragged else []
     then = columns(program.dtype) if ragged else 0
     known = made.common(
-        program.forward, program.forward_code, constants, program.forward_matrices, projections, then, then_table
+        program.loops.forward, program.forward_code, constants, program.forward_matrices, projections, then, then_table
     )
     return ForwardTable(**known, ys=place(ys), before=tuple(before), padded=sum(one.each for one in paddings))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
 
@@ -18,20 +16,19 @@ from everstep.backends.fused.codegen.steps import HeldProduct, InputProjection, 
 from everstep.backends.fused.lowering import Lowered
 from everstep.backends.fused.outer_products import outer_products
 from everstep.backends.fused.row_graph import View, whole
+from everstep.backends.fused.runtime.compiled_loops import CompiledLoops
 from everstep.backends.fused.runtime.outside import Outside
-from everstep.native import build
-from everstep.native.kernels import Kernels, kernels
 
 
 class Program:
-    """A compiled step, for one cell, row shape and dtype.
+    """A compiled step, for one cell, row shape and dtype; `training`: whether gradients are needed at once.
 
     Raises:
         toolchain.BuildError: the compiler failed.
         Untraceable: an operation has no derivative.
     """
 
-    def __init__(self, step: Lowered, dtype: torch.dtype, name: str, free: int = 0):
+    def __init__(self, step: Lowered, dtype: torch.dtype, name: str, training: bool, free: int = 0):
         self.step, self.dtype, self.name, self.free = step, dtype, name, free
         self.bytes = 4 if dtype == torch.float32 else 8
         self.adjoint: Adjoint = derive(step)
@@ -57,7 +54,7 @@ class Program:
         self._overlay()
         self._generate()
         if not free:
-            self.load(self.forward_code.source, self.backward_code.source)
+            self.load(self.forward_code.source, self.backward_code.source, training)
         self.call_tables: dict[Any, Any] = {}
         """Cached call tables, by their options."""
 
@@ -229,16 +226,9 @@ class Program:
             outer=self.outer | {"dy0", *raws},
         )
 
-    def load(self, forward: str, backward: str) -> None:
-        """Compile the sources of the two loops."""
-        with ThreadPoolExecutor() as pool:
-            library = pool.submit(kernels, self.dtype)
-            loops = [
-                pool.submit(build.load, source, f"{self.name}-{way}", ["run"])
-                for way, source in (("forward", forward), ("backward", backward))
-            ]
-            self.kernels: Kernels = library.result()
-            self.forward, self.backward = (address(loop.result()) for loop in loops)
+    def load(self, forward: str, backward: str, training: bool) -> None:
+        """Compile the sources of the loops; backward only in training, else when a call first needs gradients."""
+        self.loops = CompiledLoops(self.dtype, self.name, forward, backward, training)
 
     def _multiplied(self) -> list[tuple[int, bool]]:
         """For the products, forward and then backward, the index of the constant, and whether it is transposed."""
@@ -260,8 +250,3 @@ class Program:
         """Split `tensors` into inputs, constants, start state, read-only leaves, initial state."""
         a, b, c, d = self.ends
         return tensors[:a], tensors[a:b], tensors[b:c], tensors[c:d], tensors[d:]
-
-
-def address(library: ctypes.CDLL) -> int:
-    """The address of a compiled loop."""
-    return ctypes.cast(library.run, ctypes.c_void_p).value or 0
