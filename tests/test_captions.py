@@ -1,4 +1,4 @@
-"""The words under a picture follow its numbers: a rise, a fall, nothing; one, many; told well, in part, not at all."""
+"""Captions follow their numbers: rise, fall or neither; one or many; predicted well, in part or not at all."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ def test_how_well_a_unit_tells(held_out: float, first: float, much: str) -> None
     words = property_words(one, "inside quotes")
     assert one.much == much
     assert f"r = {held_out:+.2f}" in words
-    assert ("No unit tells the property “inside quotes”" in words) == (much == "not")
-    assert ("expect no likeness" in words) == (much == "not")
+    assert ("No unit predicts the property “inside quotes”" in words) == (much == "not")
+    assert ("they look unrelated" in words) == (much == "not")
     assert ("alike" in words) == (much != "not")
-    assert (f"which it tells {much}" in words) == (much != "not")
-    assert ("in some places alone" in words) == (much == "in part")
-    assert ("falls where it rises" in words) == ("turned round" in words) == (much != "not" and held_out < 0)
+    assert (f"predicted {much}" in words) == (much != "not")
+    assert ("in some places" in words) == (much == "in part")
+    assert ("falls where it rises" in words) == ("inverted" in words) == (much != "not" and held_out < 0)
     assert ("rises and falls with it" in words) == (much != "not" and held_out > 0)
-    assert ("it was chosen for +0.60" in words) == (held_out * first < 0)
+    assert ("r = +0.60 on the half that chose it" in words) == (held_out * first < 0)
 
 
 def test_the_tables_words_sort_the_properties() -> None:
     rows = {"a": [telling(-0.8)], "b": [telling(0.4)], "c": [telling(0.1)], "d": "the property is 0"}
     words = table_words(rows, 2000, "word")
-    assert "Told well: a (-0.80); in part: b (+0.40); by no unit: c (+0.10); left out: d." in words
+    assert "Predicted well: a (-0.80); in part: b (+0.40); by no unit: c (+0.10); left out: d." in words
     assert "first half of 2,000 words" in words
-    assert "Told by no unit: c (+0.10)." in table_words({"c": rows["c"]}, 200)
+    assert "Predicted by no unit: c (+0.10)." in table_words({"c": rows["c"]}, 200)
 
 
 def opposed(sign: float) -> tuple[list[str], Activity, list[float]]:
@@ -94,10 +94,10 @@ def test_what_a_unit_tells_is_alike_in_the_picture(
     middle = [place for place, value in enumerate(target) if 2 <= value <= 14]  # beyond, a colour ends
     assert max(abs(np.array(left)[middle] - np.array(right)[middle]).max(1)) < 0.2
     labels = [axes.get_xlabel() for axes in drawn[0].axes]
-    assert any("turned round" in label for label in labels) == (sign < 0)
+    assert any("inverted" in label for label in labels) == (sign < 0)
     property_html(text, [activity], best, target, "position", tmp_path / "p.html")
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
-    assert ("turned round" in page) == (sign < 0)
+    assert ("inverted" in page) == (sign < 0)
     assert page.count("<span style") == 2 * len(text)
     assert DIVERGING(0.0) != DIVERGING(1.0)
 
@@ -159,7 +159,7 @@ def test_surprise_at_the_starts_of_words_is_counted_not_claimed() -> None:
     [
         (0.05, "grows e-fold in 20.0 words: the model is chaotic"),
         (-0.5, "shrinks e-fold in 2.0 words"),
-        (0.0, "neither grows nor shrinks by what 100 words can tell"),
+        (0.0, "neither grows nor shrinks measurably in 100 words"),
         (0.004, "neither grows nor shrinks"),
         (-0.004, "neither grows nor shrinks"),
     ],
@@ -177,7 +177,7 @@ def test_what_becomes_of_a_gradient(share: float, fate: str, tmp_path: Path) -> 
     flow = Flow(("h",), np.arange(3), np.array([[[1.0, math.sqrt(share), share]] * 4]))
     words = draw_flow(flow, tmp_path / "f.png", "word")
     assert f"h: {share:.1e} after 2 words ({fate})" in words
-    assert "the mean of 4;" in words
+    assert ", mean of 4;" in words
 
 
 def test_a_context_curve_says_over_how_many_it_is_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,14 +186,14 @@ def test_a_context_curve_says_over_how_many_it_is_the_mean(tmp_path: Path, monke
     curve = context_change(es.Window(2, 5), torch.randn(1, 40, 2), longest=20, samples=7)
     assert curve.count == 7
     words = draw_context(curve, tmp_path / "c.png", "word", "change")
-    assert "the mean over 7 words" in words
+    assert ", mean over 7 words" in words
     assert drawn[0].axes[0].get_ylabel() == "change,\nmean over 7 words"
-    assert "does better with fewer" not in words
+    assert "Less context does better" not in words
     assert context_change(es.Window(2, 5), torch.randn(1, 40, 2), longest=20).count == 20  # there are no more
     one = ContextCurve(np.array([1, 2]), np.array([2.0, 3.0]), 3.0, 3.0, 1)
     words = draw_context(one, tmp_path / "c.png", "word", "loss")
-    assert "the mean over one word: 2 with one, 3 with 2, 3 with all." in words
-    assert "It does better with fewer than all: 2 with 1." in words
+    assert ", mean over one word: 2 with one, 3 with 2, 3 with all." in words
+    assert "Less context does better: 2 with 1." in words
     assert "mean over 1 word" in drawn[1].axes[0].get_ylabel()
 
 
@@ -227,9 +227,9 @@ def test_a_model_beside_the_lowest_place_is_said_to_be(tmp_path: Path) -> None:
         model.weight.fill_(1.0)
     at_the_bottom = plane_picture(model, lambda m: (m.weight - 1).square().sum() + 1, tmp_path / "a.png", side=5)
     assert "(star: 1.00)" in at_the_bottom
-    assert "does not stand at the lowest place" not in at_the_bottom
+    assert "The lowest point is elsewhere" not in at_the_bottom
     beside = plane_picture(model, lambda m: (m.weight - 2).square().sum() + 1, tmp_path / "b.png", side=5)
-    assert re.search(r"\(star: 2\.00\).* does not stand at the lowest place: 1\.\d\d at \(", beside)
+    assert re.search(r"\(star: 2\.00\).* The lowest point is elsewhere: 1\.\d\d at \(", beside)
 
 
 def grid(solved: dict[tuple[str, int], int], diverged: int = 0) -> Grid:

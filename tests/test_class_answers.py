@@ -121,11 +121,13 @@ def test_the_temperature_is_kept_with_the_weights_and_said(run: es.Run) -> None:
 
 def test_the_picture_says_on_which_side_of_the_line_it_is(tmp_path: Path) -> None:
     told = draw_reliability(reliability([0.9] * 10, [True] * 5 + [False] * 5), tmp_path / "a.png", 2.0)
-    assert "made with 90.0% and 50.0% are right: more sure than right." in told
-    assert told.endswith("Expected calibration error 0.400. The validation's temperature 2.00 is in them.")
+    assert "The mean confidence is 90.0%, the accuracy 50.0%: overconfident." in told
+    assert told.endswith(
+        "Expected calibration error 0.400. Probabilities use the temperature 2.00, fitted to the validation split."
+    )
     assert (tmp_path / "a.png").stat().st_size > 1000
     told = draw_reliability(reliability([0.2] * 4, [True, True, False, False]), tmp_path / "b.png", several=True)
-    assert "a label has the probability 20.0%, and 50.0% of the labels are there: expected too rarely." in told
+    assert "The mean probability of a label is 20.0%, and 50.0% of the labels are present: underconfident." in told
 
 
 # ------------------------------------------------------------------------------------------- names for several classes

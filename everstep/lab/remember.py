@@ -173,7 +173,7 @@ def pictures(out: Path) -> list[tuple[Path, str]]:
     return [
         (
             graph,
-            "Both were trained alike to say the first symbol again when asked; dark nodes still depend on it. "
+            "Both were trained alike to repeat the first symbol when asked; dark nodes still depend on it. "
             f"Here {'; '.join(kept)}. Of one unit the input gate is drawn below the cell, the forget gate left of it "
             "and the output gate above (○ open, — closed).",
         ),

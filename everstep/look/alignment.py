@@ -62,8 +62,8 @@ def draw_alignments(found: Sequence[Alignment], path: Path) -> str:
     steps = np.concatenate([one.weights.max(1) for one in found])
     ahead = np.mean([one.forward for one in found])
     return (
-        "Each row is a token that was written, each column one of the source; the darker, the more it was read. A step "
-        f"reads {steps.mean():.0%} from one token on average; {ahead:.0%} of the steps go on to the right, or stay."
+        "Attention weights: rows are output tokens, columns source tokens; darker is larger. The largest weight of a "
+        f"step is {steps.mean():.0%} on average; in {ahead:.0%} of the steps it moves right or stays."
     )
 
 

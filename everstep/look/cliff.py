@@ -85,9 +85,9 @@ def cliff_picture(to: Path, side: int = 121) -> str:
     save(figure, to)
     return (
         "One unit, h_t = w·σ(h_{t-1}) + b, after 50 steps: the edge between yellow and blue is the cliff. Without "
-        f"clipping (orange), one step upon it has a gradient of norm {float(without.norms.max()):.0f} and throws the "
-        f"weights {jump:.0f} away, out of the picture; clipped to norm {NORM:g} (white), the same descent turns at the "
-        f"wall and follows the blue valley down to a loss of {float(clipped.losses[-50:].min()):.1g}."
+        f"clipping (orange), one step at the cliff has a gradient of norm {float(without.norms.max()):.0f} and moves "
+        f"the weights by {jump:.0f}, out of the picture. Clipped to norm {NORM:g} (white), the same descent turns at "
+        f"the wall and follows the blue valley down to a loss of {float(clipped.losses[-50:].min()):.1g}."
     )
 
 

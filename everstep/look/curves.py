@@ -209,7 +209,7 @@ def _loss_words(curves: Curves, token: str, loss_unit: str) -> str:
         verb = "fell" if fell else "has not fallen: it went"
         words = f"The training loss {verb} from {training[0]:.2f} to {training[-1]:.2f} {unit}. "
     if not curves.validation:
-        return f"{words}There was no validation, so the curve does not tell learning from learning by heart."
+        return f"{words}There was no validation, so the curve cannot show overfitting."
     bits = [value for _, _, value in curves.validation]
     best = curves.lowest()
     step = curves.validation[best][0]

@@ -1,4 +1,4 @@
-"""Forecasts beside what came, errors by step ahead, and whether quantiles mean what they say."""
+"""Forecasts beside actual values, errors by step ahead, and the calibration of quantiles."""
 
 from __future__ import annotations
 
@@ -53,13 +53,15 @@ def draw_forecasts(windows: Sequence[DrawnWindow], levels: Sequence[float], path
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=13, frameon=False)
     save(figure, path)
-    bands = "" if windows[0].quantiles is None else " The darker band holds 60% of what comes, the lighter 90%."
-    return f"What came (black) and what was foretold (coloured) from where the dotted line is.{bands}"
+    bands = (
+        "" if windows[0].quantiles is None else " The darker band should contain 60 % of the values, the lighter 90 %."
+    )
+    return f"Actual values (black) and forecasts (coloured) after the dotted line.{bands}"
 
 
 def _draw_window(axes: Axes, window: DrawnWindow, levels: Sequence[float]) -> None:
     before, ahead = np.arange(-len(window.history) + 1, 1), np.arange(1, len(window.mean) + 1)
-    axes.plot(before, window.history, color="black", linewidth=1.2, label="came")
+    axes.plot(before, window.history, color="black", linewidth=1.2, label="actual")
     axes.plot(np.append(0, ahead), np.append(window.history[-1:], window.target), color="black", linewidth=1.2)
     middle = window.mean
     if window.quantiles is not None:
@@ -70,7 +72,7 @@ def _draw_window(axes: Axes, window: DrawnWindow, levels: Sequence[float]) -> No
                     ahead, found[low], found[high], color=COLOURS[0], alpha=alpha, linewidth=0, label=name
                 )
         middle = found[0.5]
-    axes.plot(ahead, middle, color=COLOURS[0], linewidth=2, label="foretold")
+    axes.plot(ahead, middle, color=COLOURS[0], linewidth=2, label="forecast")
     axes.axvline(0.5, color=GREY, linestyle=":")
     axes.set_title(f"{window.name}, from {window.begins}", fontsize=13, loc="left")
     label(axes, "", "")
@@ -99,8 +101,8 @@ def draw_by_step(errors: Mapping[str, Floats], unit: str, path: Path) -> str:
     ours, *others = errors.items()
     first, last = (min(others, key=lambda other: other[1][place], default=ours) for place in (0, -1))
     return (
-        f"How the error grows with the steps ahead: {ours[1][0]:.4g} at the first, {ours[1][-1]:.4g} at the last; the "
-        f"best of the others {first[1][0]:.4g} ({first[0]}) and {last[1][-1]:.4g} ({last[0]})."
+        f"Mean error by step ahead: {ours[1][0]:.4g} at the first, {ours[1][-1]:.4g} at the last; the best of the "
+        f"others {first[1][0]:.4g} ({first[0]}) and {last[1][-1]:.4g} ({last[0]})."
     )
 
 
@@ -119,9 +121,9 @@ def draw_residuals(
     errors = target[:, 0] - median[:, 0]
     left.axhline(0, color=GREY, linestyle=":")
     left.plot(errors, ".", color=COLOURS[0], markersize=3)
-    label(left, "window", "what came − median, a step ahead")
+    label(left, "window", "actual − median, one step ahead")
     there = ~np.isnan(target)
-    right.plot([0, 1], [0, 1], ":", color=GREY, label="as it should be")
+    right.plot([0, 1], [0, 1], ":", color=GREY, label="perfect calibration")
     words = ""
     if quantiles is not None:
         shares = [(target[there] <= quantiles[..., place][there]).mean() for place in range(len(levels))]
@@ -133,6 +135,6 @@ def draw_residuals(
     save(figure, path)
     known = errors[~np.isnan(errors)]
     return (
-        f"Left: errors a step ahead, {known.mean():+.3g} on average with a deviation of {known.std():.3g}; what has a "
-        f"pattern could still be learned.{words}"
+        f"Left: errors one step ahead, mean {known.mean():+.3g}, standard deviation {known.std():.3g}; a pattern here "
+        f"could still be learned.{words}"
     )

@@ -181,14 +181,14 @@ def draw_flow(flow: Flow | Mapping[str, Flow], path: Path, unit: str = "step") -
     )
     counts = " or ".join(str(count) for count in sorted({one.norms.shape[1] for one in flows.values()}))
     return (
-        f"The share of a loss's gradient left on its way back, the mean of {counts}; a straight fall forgets "
-        f"at a fixed rate. {ends}."
+        f"The share of a loss's gradient that is left some steps back, mean of {counts}; a straight line means a "
+        f"constant rate of forgetting. {ends}."
     )
 
 
 def _fate(share: float) -> str:
     """A description of a gradient of which `share` is left."""
     if not math.isfinite(share):
-        return "beyond what numbers hold"
+        return "overflow"
     bounds = ((0.01, "it vanishes"), (0.5, "it fades"), (2, "it is kept"), (100, "it grows"))
     return next((words for bound, words in bounds if share < bound), "it explodes")

@@ -287,9 +287,9 @@ def saturation_words(found: Sequence[Activity]) -> str:
             where = f"{activity.name}, {name}" if sum(bool(one.gates) for one in found) > 1 else name
             shares.append(f"{where} {opened:.0%} open, {closed:.0%} closed")
     return (
-        "Each mark is a unit: far to the right its gate is mostly open (above 0.9), far up mostly closed (below 0.1), "
-        "near the origin neither. A gate that lets the old state through (f of an LSTM, z of a GRU) keeps it while it "
-        f"is open. Units that are so in more than half of the steps: {'; '.join(shares)}."
+        "Each mark is a unit: its gate is mostly open (above 0.9) at the right, mostly closed (below 0.1) at the top, "
+        "and neither near the origin. While a gate of the old state (f of an LSTM, z of a GRU) is open, the unit keeps "
+        f"its state. Units open or closed in more than half of the steps: {'; '.join(shares)}."
     )
 
 

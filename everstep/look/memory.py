@@ -198,7 +198,7 @@ def draw_context(curve: ContextCurve, path: Path, unit: str = "step", what: str 
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_major_locator(MaxNLocator(8))
     mean = f"{what},\nmean over {curve.count} {unit}{'s' * (curve.count != 1)}"
-    label(axes, f"context $n$: {unit}s known, all before them forgotten", mean)
+    label(axes, f"context $n$: {unit}s that the model sees", mean)
     legend(axes)
     save(figure, path)
     return f"{_seen(curve, unit, what)} Effective memory by context, to within 1 %: {found}."
@@ -209,10 +209,10 @@ def _seen(curve: ContextCurve, unit: str, what: str) -> str:
     first, last, longest = float(curve.values[0]), float(curve.values[-1]), curve.lengths[-1]
     many = f"{curve.count} {unit}s" if curve.count != 1 else f"one {unit}"
     words = (
-        f"The {what} when only the last n {unit}s are known, the mean over {many}: {first:.3g} with one, {last:.3g} "
+        f"The {what} when the model sees the last n {unit}s only, mean over {many}: {first:.3g} with one, {last:.3g} "
         f"with {longest}, {curve.full:.3g} with all."
     )
     if (float(curve.values.min()) - curve.full) < -0.01 * curve.unit:
         best = int(curve.lengths[curve.values.argmin()])
-        words += f" It does better with fewer than all: {float(curve.values.min()):.3g} with {best}."
+        words += f" Less context does better: {float(curve.values.min()):.3g} with {best}."
     return words

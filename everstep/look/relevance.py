@@ -15,18 +15,18 @@ COLOURS = colormaps["RdBu"]
 
 
 LEFT_OUT = (
-    "What the score of the predicted class over the next likeliest loses where a word is left out, as a share of "
-    "the text's strongest word: blue speaks for the class, red against it."
+    "The drop of the predicted class's margin over the second class when a word is left out, relative to the "
+    "text's strongest word: blue supports the class, red opposes it."
 )
 GRADIENT = (
-    "Gradient × input: to first order, what the score of the predicted class over the next likeliest owes to each "
-    "word's embedding, as a share of the text's strongest word: blue speaks for the class, red against it."
+    "Gradient × input: the first-order contribution of each word's embedding to the predicted class's margin over "
+    "the second class, relative to the text's strongest word: blue supports the class, red opposes it."
 )
 CHARACTERS = (
-    "Words that training never saw, by the gradient of log p of the predicted tag, times what is read of each "
-    "character, as a share of the word's strongest: blue speaks for the tag, red against it."
+    "Words not seen in training: gradient × input of log p of the predicted tag for each character, relative to the "
+    "word's strongest: blue supports the tag, red opposes it."
 )
-ATTENTION = "The weight that the read-out gives to the step of each word, as a share of the text's largest."
+ATTENTION = "Attention weight of each word in the read-out, relative to the text's largest."
 
 
 def draw_relevance(
@@ -53,7 +53,7 @@ def draw_relevance(
     axes = figure.subplots()
     coloured_text.frame(axes, laid)
     scale = Normalize(-1, 1)
-    told = "weight" if what == ATTENTION else "speaks for (blue) or against (red) the predicted class"
+    told = "weight" if what == ATTENTION else "supports (blue) or opposes (red) the predicted class"
     coloured_text.legend(axes, scale, COLOURS, told)
     coloured_text.paint(axes, laid, scale, COLOURS)
     save(figure, path)

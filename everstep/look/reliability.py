@@ -24,7 +24,7 @@ def draw_reliability(found: Reliability, path: Path, temperature: float | None =
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins, full = len(found.count), found.count > 0
     left = np.arange(bins) / bins
-    upper.plot([0, 1], [0, 1], ":", color=GREY, label="as it should be")
+    upper.plot([0, 1], [0, 1], ":", color=GREY, label="perfect calibration")
     upper.bar(left[full], found.accuracy[full], 1 / bins, align="edge", color=COLOURS[4], edgecolor="white")
     upper.plot(found.confidence[full], found.accuracy[full], "o-", color=COLOURS[0], label=share)
     label(upper, "", share)
@@ -37,13 +37,17 @@ def draw_reliability(found: Reliability, path: Path, temperature: float | None =
     confidence, accuracy = (float(np.average(of, weights=found.count)) for of in (found.confidence, found.accuracy))
     p, true = f"{confidence:.1%}", f"{accuracy:.1%}"
     if several:
-        lead = "expected too often" if confidence > accuracy else "expected too rarely"
-        average = f"On average a label has the probability {p}, and {true} of the labels are there: {lead}"
+        lead = "overconfident" if confidence > accuracy else "underconfident"
+        average = f"The mean probability of a label is {p}, and {true} of the labels are present: {lead}"
     else:
-        lead = "more sure than right" if confidence > accuracy else "less sure than right"
-        average = f"On average predictions are made with {p} and {true} are right: {lead}"
-    heat = "" if temperature is None else f" The validation's temperature {temperature:.2f} is in them."
+        lead = "overconfident" if confidence > accuracy else "underconfident"
+        average = f"The mean confidence is {p}, the accuracy {true}: {lead}"
+    heat = (
+        ""
+        if temperature is None
+        else f" Probabilities use the temperature {temperature:.2f}, fitted to the validation split."
+    )
     return (
-        f"Points on the dotted line are probabilities that mean what they say. {average}. Expected calibration "
-        f"error {found.ece:.3f}.{heat}"
+        f"On the dotted line, probabilities are calibrated: 0.8 means right in 80 % of the cases. {average}. Expected "
+        f"calibration error {found.ece:.3f}.{heat}"
     )

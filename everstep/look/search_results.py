@@ -18,7 +18,7 @@ def search_words(results: Mapping[str, float], yardsticks: Sequence[str]) -> str
         f"{sum(value < results[name] for value in random)} of {len(random)} did better than {name}" for name in known
     ]
     told = f": {', '.join(better)}" if better else ""
-    return f"A dot below a line is a cell that did better{told}. A few per cent may be luck."
+    return f"A dot below a line is a cell that did better{told}. Differences of a few per cent may be chance."
 
 
 def draw_search(results: Mapping[str, float], yardsticks: Sequence[str], path: Path, diverged: int = 0) -> None:

@@ -146,6 +146,6 @@ def draw_sensitivity(result: Sensitivity, path: Path, unit: str = "step") -> str
         f"{name} {value / largest:.0e}" for name, value in zip(result.names, result.norms[:, -1], strict=True)
     )
     return (
-        f"How much of {unit} {result.source + 1} the output still depends on: bright is much, dark is forgotten. "
+        f"How much of {unit} {result.source + 1} the output still depends on: bright is strongly, dark is not. "
         f"Left after {time - result.source - 1} {unit}s, as a share of the largest: {last}."
     )

@@ -134,8 +134,8 @@ def draw_spectrum(found: Spectrum | Mapping[str, Spectrum], path: Path) -> str:
     save(figure, path)
     radii = ", ".join(f"{name} {one.radius:.2f}" for name, one in shown.items())
     return (
-        "Eigenvalues inside the unit circle (grey) shrink what is repeated, those outside blow it up; the powers may "
-        f"grow first and then follow ρ^k. Spectral radius ρ: {radii}."
+        "Repeated products shrink along eigenvalues inside the unit circle (grey) and grow along those outside; powers "
+        f"may grow at first, then follow ρ^k. Spectral radius ρ: {radii}."
     )
 
 
@@ -163,8 +163,8 @@ def draw_jacobians(found: Mapping[str, Jacobians], path: Path) -> str:
     save(figure, path)
     radii = ", ".join(f"{name} {abs(one).max(1).mean():.2f}" for name, one in values.items())
     return (
-        "Eigenvalues of ∂s_t/∂s_{t−1}: those near 1 (the grey circle) are what is kept from step to step, those near 0 "
-        f"are forgotten at once. Spectral radius, the mean over {len(next(iter(found.values())).steps)} steps: {radii}."
+        "Eigenvalues of ∂s_t/∂s_{t−1}: directions near 1 (on the grey circle) are kept from step to step, those near "
+        f"0 are forgotten at once. Spectral radius, mean over {len(next(iter(found.values())).steps)} steps: {radii}."
     )
 
 

@@ -260,8 +260,8 @@ def _surface_words(found: Surface, span: float, unit: str) -> str:
     if len(good) and float(good.min()) < star - 0.01 * abs(star):
         up, across = divmod(int(torch.where(losses.isfinite(), losses, math.inf).argmin()), losses.shape[1])
         at = f"({float(found.across[across]):.2g}, {float(found.up[up]):.2g})"
-        words += f"The model does not stand at the lowest place: {float(good.min()):.2f} at {at}. "
-    return words + "Wide, even rings are easy ground; where lines crowd together, a small step changes much."
+        words += f"The lowest point is elsewhere: {float(good.min()):.2f} at {at}. "
+    return words + "Wide, even contours are easy to optimise; where they crowd together, a small step changes much."
 
 
 def _contours(axes: Axes, found: Surface, bar: Colorbar) -> None:

@@ -55,8 +55,8 @@ def draw_trees(trees: Sequence[DrawnTree], names: Sequence[str], path: Path) -> 
         axes.set_xlim(-1, widest + 1)
     save(figure, path)
     known = any(one is not None for tree in trees for one in tree.right)
-    wrong = "; a thick outline where the node is of another class" if known else ""
-    return f"The predicted class of every node, the fainter the less sure{wrong}."
+    wrong = "; a thick outline marks a wrong prediction" if known else ""
+    return f"The predicted class of every node, fainter where the model is less confident{wrong}."
 
 
 def _placed(tree: DrawnTree) -> list[tuple[float, float]]:

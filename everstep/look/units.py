@@ -221,31 +221,31 @@ def table_words(rows: Mapping[str, Sequence[Telling] | str], steps: int, token: 
     if left_out:
         parts.append(f"left out: {', '.join(left_out)}")
     if all(isinstance(found, str) for found in rows.values()):
-        return f"No property could be measured on {steps:,} {token}s; the table says why of each."
+        return f"No property could be measured on {steps:,} {token}s; the table gives the reasons."
     return (
-        f"The units that tell each property best, chosen by r on the first half of {steps:,} {token}s, with the r of "
-        f"the second half, by which they were not. Told {'; '.join(parts)}."
+        f"The unit that predicts each property best, chosen by its correlation r on the first half of {steps:,} "
+        f"{token}s; r is shown for the second half. Predicted {'; '.join(parts)}."
     )
 
 
 def property_words(best: Telling, name: str) -> str:
     """The caption of `property_text`, by sign and size of the correlation."""
     unit = f"unit {best.unit} of {best.part}, {best.layer}"
-    figure = f"r = {best.correlation:+.2f} on text by which it was not chosen"
+    figure = f"r = {best.correlation:+.2f} on text that was not used to choose it"
     if best.much == "not":
         turned = abs(best.correlation) >= PARTLY
-        why = f"; by the other half it was chosen for {best.first:+.2f}" if turned else ""
+        why = f"; r = {best.first:+.2f} on the half that chose it" if turned else ""
         return (
-            f"No unit tells the property “{name}”. The nearest one, {unit}, has {figure}{why} (±1 would be all, 0 is "
-            "nothing): left its values, right the property; expect no likeness."
+            f"No unit predicts the property “{name}”. The best, {unit}, has {figure}{why} (±1 is perfect, 0 is none). "
+            "Left its values, right the property: they look unrelated."
         )
     if best.correlation > 0:
         how, alike = "rises and falls with it", "the colours are alike"
     else:
-        how, alike = "falls where it rises", "the colours of the property are turned round, so that they are alike"
-    where = "where it tells" if best.much == "well" else "where it tells, which is in some places alone"
+        how, alike = "falls where it rises", "the colours of the property are inverted, so that they are alike"
+    where = "in most places" if best.much == "well" else "in some places"
     return (
-        f"Left {unit}, right the property “{name}”, which it tells {best.much}: it {how} ({figure}); {alike} {where}."
+        f"Left {unit}, right the property “{name}”, predicted {best.much}: the unit {how} ({figure}); {alike} {where}."
     )
 
 
@@ -340,6 +340,6 @@ def _panels(
         list(zip(tokens, target, strict=True)),
         _range(torch.tensor(list(target)), 0),
         DIVERGING.reversed() if against else DIVERGING,
-        f"{name}{'  (colours turned round, as r is negative)' * against}",
+        f"{name}{'  (inverted, as r is negative)' * against}",
     )
     return unit, wanted

@@ -37,9 +37,9 @@ def draw(found: Passage, out: Path, model: nn.Module, bar: Bar) -> list[tuple[Pa
         (
             out / "units.png",
             f"The {len(units)} units of {memory} that vary most, {top.name}: blue is below zero, red above. A unit "
-            f"that keeps one colour over many {token}s remembers something; see what begins and ends it.{boxes}",
+            f"that keeps one colour over many {token}s remembers something: look at where it begins and ends.{boxes}",
         ),
-        (out / "units.html", "Every gate and unit in a browser: choose by the arrow keys, point at the text."),
+        (out / "units.html", "Every gate and unit, for a browser: choose with the arrow keys, point at the text."),
     ]
     last = units[0][1]
     size = top.state[memory].shape[1]

@@ -95,12 +95,12 @@ def _spectrum(found: Passage, inputs: Tensor, path: Path) -> tuple[Path, str]:
 def rate_words(rate: float, steps: int, unit: str) -> str:
     """A sentence on small differences of the state, from the largest Lyapunov exponent over `steps` steps."""
     if abs(rate) < 1 / steps:
-        fate = f"neither grows nor shrinks by what {steps} {unit}s can tell"
+        fate = f"neither grows nor shrinks measurably in {steps} {unit}s"
     elif rate < 0:
         fate = f"shrinks e-fold in {-1 / rate:.1f} {unit}s"
     else:
         fate = f"grows e-fold in {1 / rate:.1f} {unit}s: the model is chaotic"
-    return f"Largest Lyapunov exponent {rate:.3f} a {unit}: a small difference of state {fate}."
+    return f"Largest Lyapunov exponent {rate:.3f} a {unit}: a small difference of the state {fate}."
 
 
 def _matrices(body: Any, path: Path) -> list[tuple[Path, str]]:
