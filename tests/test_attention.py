@@ -370,7 +370,11 @@ def lstm() -> es.LSTM:
 
 WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no cell": (lambda: es.Attend(torch.nn.Linear(2, 2), es.DotAttention(2)), TypeError, "Linear is no Cell"),
-    "no attention": (lambda: es.Attend(lstm(), torch.nn.Linear(2, 2)), TypeError, "expected an attention, but Linear"),
+    "no attention": (
+        lambda: es.Attend(lstm(), torch.nn.Linear(2, 2)),
+        TypeError,
+        "expected an attention, but got Linear",
+    ),
     "query": (lambda: es.Attend(lstm(), es.GeneralAttention(Q, M), "during"), ValueError, "'before' or 'after'"),
     "output": (lambda: es.Attend(lstm(), es.GeneralAttention(Q, M), output="y"), ValueError, "'cell', 'both' or"),
     "unused": (

@@ -293,7 +293,7 @@ XS = torch.zeros(2, 5, 3)
         ({"state": (torch.zeros(2, 4), torch.zeros(2, 4).double())}, ValueError, "dtype torch.float32"),
         ({"backend": "warp"}, ValueError, "one of fused, vendor, parallel, reference"),
         ({"backend": "parallel"}, ValueError, "'parallel' cannot run LSTM: its step is not declared affine"),
-        ({"layer": nn.Linear(3, 4)}, TypeError, "a Cell or a wiring, but Linear"),
+        ({"layer": nn.Linear(3, 4)}, TypeError, "a Cell or a wiring, but got Linear"),
     ],
 )
 def test_scan_refuses_wrong_arguments(arguments: dict[str, object], error: type[Exception], message: str) -> None:

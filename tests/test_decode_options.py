@@ -149,7 +149,7 @@ def test_phrases_beyond_the_greatest_length_are_said(run: es.Run, capsys: pytest
         ('{"text": "a"', "jsonl", r"line 1 to translate: is no JSON"),
         ('["a"]', "jsonl", r"line 1 to translate: expected an object such as"),
         ('{"text": 3}', "jsonl", r"expected an object such as"),
-        ('{"text": "a", "phrases": "b"}', "jsonl", r'expected a list of strings at "phrases", came "b"'),
+        ('{"text": "a", "phrases": "b"}', "jsonl", r'expected a list of strings at "phrases", got "b"'),
         ('{"text": "a", "phrases": [1]}', "jsonl", r"expected a list of strings"),
         ('{"text": "a", "phrases": ["b", " "]}', "jsonl", r"expected phrases with some text, but number 2 is blank"),
         ("one\t\teno", "tsv", r"but number 1 is blank"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from laws import LAYERS
+from small_runs import made
 from torch import Tensor, nn
 
 import everstep as es
@@ -32,8 +32,6 @@ from everstep.ship import cpp
 from everstep.ship.checking import NotEqual, checked
 from everstep.ship.cpp import Compiled
 from everstep.ship.export import export
-from everstep.ship.export_folder import read_card
-from everstep.ship.loaded import ExportedRun, OnnxRuntime
 from everstep.ship.onnx.onnx_file import written
 from everstep.ship.onnx.session import Session
 from everstep.ship.sizes import NotExported
@@ -41,13 +39,6 @@ from everstep.state import leaves
 from everstep.tracing.trace import is_free
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few steps are compared, of few n-grams."""
-    monkeypatch.setattr("everstep.ship.checking.STEPS", 5)
-    monkeypatch.setattr("everstep.networks.ngram_ratios.BUCKETS", 1 << 8)
 
 
 compiled = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
@@ -160,9 +151,6 @@ def test_a_file_that_computes_something_else_is_noticed() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ runs
-
-
-TINY = ("model.hidden_size=4", "model.embedding_size=3", "model.layers=1")
 
 
 def exported(section: Any) -> Exported:
@@ -342,143 +330,3 @@ def test_the_measure_of_shorter_weights_leaves_the_run_as_it_is(tmp_path: Path) 
 def weights(run: Run) -> int:
     """How many numbers a model has."""
     return sum(parameter.numel() for parameter in run.model.parameters())
-
-
-# ------------------------------------------------------------------------------------------------ folders
-
-
-def made(folder: Path, name: str, *overrides: str) -> Run:
-    """A run with new weights, of bundled data."""
-    task: Any = load_task(name, [*TINY, *overrides])
-    task.prepare()
-    return Run(folder, task, task.model())
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_language_model_is_asked_in_onnxruntime(tmp_path: Path) -> None:
-    run = made(tmp_path / "run", "shakespeare-minute", "model.cell=MinGRU")
-    said: list[str] = []
-    path = export(run, tmp_path / "out", say=said.append)
-    assert said[0].startswith("step.onnx: ")
-    again = es.load(path)
-    lines = ["To be, or not to be", "", "I"]
-    for a, b in zip(run.score(lines), again.score(lines), strict=True):
-        assert a.token_logps == pytest.approx(b.token_logps, abs=1e-5)
-    how: dict[str, Any] = {"prompt": "To", "length": 80, "seed": 3, "count": 2}
-    assert run.generate(**how) == again.generate(**how)
-    log_p, _ = again.model(torch.zeros(2, 0, dtype=torch.int64))
-    assert log_p.shape == (2, 0, run.task.tokenizer.vocab_size)
-    card = read_card(path)
-    assert card["run"] == "run"
-
-    def only(name: str) -> ExportedRun:
-        forms = {name: card["forms"][name]}
-        task: Any = run.task
-        return ExportedRun(path, task, OnnxRuntime(path, {**card, "forms": forms}))
-
-    assert only("sequence").generate(**how) == run.generate(**how)
-    with pytest.raises(RunError, match="has no sequence form"):
-        only("step").score(lines)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_classifier_and_a_tagger_are_asked_in_onnxruntime(tmp_path: Path) -> None:
-    texts = ["not bad at all", "", "good . bad"]
-    for reader in ("flat", "hierarchical"):
-        run = made(tmp_path, "classify-minute", f"model.reader={reader}", "model.ngrams=2")
-        again = es.load(export(run, tmp_path / reader))
-        for a, b in zip(run.predict(texts), again.predict(texts), strict=True):
-            assert a.record["probabilities"] == pytest.approx(b.record["probabilities"], abs=1e-5)
-        with pytest.raises(RunError, match="gives no reasons"):
-            list(again.predict(texts, explain=True))
-        assert run.evaluate("valid")["loss"] == pytest.approx(again.evaluate("valid")["loss"], abs=1e-5)
-    run = made(tmp_path, "tag-own")
-    again = es.load(export(run, tmp_path / "tags"))
-    words = ["two\tO", "pizzas\tO", "", "now\tO"]
-    for head in (run, again):
-        assert [one.text for one in head.predict(words)] == [one.text for one in run.predict(words)]
-    assert run.evaluate("valid")["loss"] == pytest.approx(again.evaluate("valid")["loss"], abs=1e-5)
-
-
-@pytest.mark.usefixtures("quick")
-def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = made(tmp_path / "run", "shakespeare-minute")
-    out = tmp_path / "out"
-    with pytest.raises(ConfigError, match=r"no step form: it answers whole texts"):
-        export(made(tmp_path / "other", "classify-minute"), out, form="step")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="exists and is never overwritten"):
-        export(run, tmp_path / "file")
-    with pytest.raises(RunError, match=r"cannot write .*, then export again$"):
-        export(run, tmp_path / "file" / "out")
-    (tmp_path / f".tmp-out.{os.getpid()}").mkdir()  # left by a process that was killed
-    monkeypatch.setattr("everstep.ship.checking.TOLERANCE", -1.0)
-    with pytest.raises(NotEqual, match=r"step\.onnx: log_p differs"):
-        export(run, out)
-    monkeypatch.undo()
-    assert {path.name for path in tmp_path.iterdir()} == {"file"}
-    trees: Any = load_task("tree-sst2")
-    with pytest.raises(RunError, match="cannot export; it can eval"):
-        export(Run(tmp_path, trees, nn.Linear(1, 1)), out)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_damaged_export_is_refused(tmp_path: Path) -> None:
-    path = export(made(tmp_path / "run", "shakespeare-minute"), tmp_path / "out")
-    whole = (path / "export.json").read_text()
-    for old, new, said in [
-        ('"to": "onnx"', '"to": "c"', "SHA-256"),
-        ('"format": 1', '"format": 2', "newer version"),
-        ('"recipe_format": ', '"recipe_format": 9', "a recipe of a newer version"),
-        ('"to"', '"too"', "lacks 'to'"),
-        ('"files"', '"file"', "lacks 'files'"),
-        ('"forms"', '"form"', "lacks 'forms'"),
-        ('"recipe.yaml"', '"../recipe.yaml"', r"'\.\./recipe\.yaml', which is no file of the folder"),
-        ('"recipe.yaml"', '"/recipe.yaml"', "no file of the folder"),
-        ('"file": "step.onnx"', '"file": "other.onnx"', "no file of the folder"),
-        ("{", "[", "cannot read"),
-    ]:
-        (path / "export.json").write_text(whole.replace(old, new, 1))
-        with pytest.raises(RunError, match=said):
-            es.load(path)
-    (path / "export.json").write_text(whole)
-    with pytest.raises(RunError, match="on the CPU"):
-        es.load(path, device="cuda")
-    (path / "step.onnx").write_bytes(b"no model")
-    with pytest.raises(RunError, match=r"step\.onnx is not the one"):
-        es.load(path)
-    with pytest.raises(RunError, match=r"onnxruntime .* refuses step"):
-        Session("step", b"no model")
-
-
-OWN = (
-    Path(__file__).with_name("own_cells.py").read_text("utf-8")
-    + """
-from everstep.tasks.language_model import LanguageModel
-
-
-class Job(LanguageModel):
-    pass
-"""
-)
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("own", ["model.cell=deep/mine.py:Mine", "task=deep/mine.py:Job"])
-def test_code_of_the_users_own_goes_along_and_needs_trust(
-    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("deep").mkdir()
-    Path("deep/mine.py").write_text(OWN)
-    run = made(tmp_path / "run", "shakespeare-minute", own)
-    out = export(run, tmp_path / "out", form="sequence")
-    for other in ("deep/mine.py", "mine.py"):  # files of that name elsewhere are no part of it
-        Path(other).write_text("raise SystemExit")
-    with pytest.raises(RunError, match=r"code/mine\.py.*--trust-code"):
-        es.load(out)
-    again = es.load(out, trust_code=True)
-    assert again.generate(prompt="To", length=20, seed=3) == run.generate(prompt="To", length=20, seed=3)
-    (out / "code" / "mine.py").write_text(OWN + "\n")
-    with pytest.raises(RunError, match=r"mine\.py is not the one that was exported"):
-        es.load(out, trust_code=True)

@@ -586,7 +586,9 @@ def test_a_state_that_is_no_nest_is_an_error() -> None:
 
 
 def test_explain_checks_its_arguments_as_scan_does() -> None:
-    with pytest.raises(ValueError, match=r"explain\(Idiom\): xs should be \(batch, time, input_size=6\), but shape"):
+    with pytest.raises(
+        ValueError, match=r"explain\(Idiom\): xs should be \(batch, time, input_size=6\), but got shape"
+    ):
         es.explain(Idiom(torch.tanh), torch.randn(2, SIZE))
     with pytest.raises(TypeError, match="explain: expected a Cell or a wiring, but got LSTM"):
         es.explain(nn.LSTM(3, 3), torch.randn(2, 3, 3))  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ def test_time_stamps_order_and_unequal_distances_are_told(tmp_path: Path) -> Non
         (LONG.replace(",4,up", ",inf,up"), r"row 1 of its data: expected finite numbers in column 'y'"),
         (LONG.replace("unique_id", "who"), r"expected a column that names the sequence.*data\.format=rows"),
         (LONG.replace("label", "class"), r"expected the column 'label'"),
-        (LONG.replace("a,1,?,6,7\n", ""), r"expected at least 2 classes, came 1: 'up'"),
+        (LONG.replace("a,1,?,6,7\n", ""), r"expected at least 2 classes, got 1: 'up'"),
         (LONG.replace("b,2,3,4,up", "b,2,3,4,up,9"), r"cannot be read as a table"),
         ("unique_id,word,label\n1,a,b\n", r"expected a column of numbers"),
     ],

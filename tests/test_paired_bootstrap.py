@@ -77,7 +77,7 @@ def test_the_interval_is_that_of_brute_force() -> None:
 
 def test_systems_that_cannot_be_compared() -> None:
     one, other = systems(10, 0.0)
-    with pytest.raises(ValueError, match=r"the same texts of both, came 10 and 9"):
+    with pytest.raises(ValueError, match=r"the same texts of both, got 10 and 9"):
         paired_bootstrap(one, other[:9])
     with pytest.raises(ValueError, match="at least 1"):
         paired_bootstrap(one, other, samples=0)

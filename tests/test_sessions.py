@@ -90,14 +90,14 @@ def test_number_and_bytes_are_bounded() -> None:
     sessions, clock = store(most=2, most_bytes=100)
     first = sessions.create("a", 60)
     clock.now = 20
-    with pytest.raises(Fault, match=r"hold 60 bytes of 100, and 50 more came") as full:
+    with pytest.raises(Fault, match=r"hold 60 bytes of 100, and 50 more are asked for") as full:
         sessions.create("b", 50)
     assert (full.value.status, full.value.headers) == (429, {"Retry-After": "40"})
     second = sessions.create("b", 40)
     with pytest.raises(Fault, match="there are 2 sessions"):
         sessions.create("c", 0)
     sessions.begin(second)
-    with pytest.raises(Fault, match="1 more came"):
+    with pytest.raises(Fault, match="1 more are asked for"):
         sessions.commit(second, "larger", 41)
     assert sessions.read(second) == "b"
     sessions.begin(second)  # the refused commit left it free

@@ -29,7 +29,7 @@ def average(
     checkpoints that a training keeps, and train.checkpoint_every the steps between them.
     """
     if last < 2:
-        raise typer.BadParameter(f"expected a whole number ≥ 2; came {last}.", param_hint="--last")
+        raise typer.BadParameter(f"expected a whole number ≥ 2; got {last}.", param_hint="--last")
     check_run(run)
     prepare()
     from everstep.runs.weight_averages import average as averaged

@@ -155,7 +155,7 @@ def predict(
     sentence has several lines. The supported options depend on the job of RUN.
     """
     if n_best < 1:
-        raise typer.BadParameter(f"expected a whole number ≥ 1; came {n_best}.", param_hint="--n-best")
+        raise typer.BadParameter(f"expected a whole number ≥ 1; got {n_best}.", param_hint="--n-best")
     asked = [*(decode or ()), *([] if to is None else [f"decode.to={to}"])]
     loaded = load_asked(run, trust_code, device, asked, beside)
     loaded.able("predict")
@@ -294,7 +294,7 @@ def generate(
     )
     for name, value, good, expected in limits:
         if not good:
-            raise typer.BadParameter(f"expected {expected}; came {value}.", param_hint=name)
+            raise typer.BadParameter(f"expected {expected}; got {value}.", param_hint=name)
     loaded = load_run(run, trust_code, device)
     wanted = {
         "prompt": prompt, "length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "unk": unk

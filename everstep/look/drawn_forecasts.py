@@ -22,7 +22,7 @@ class DrawnWindow(NamedTuple):
         name: of its series.
         begins: the time at which the horizon begins, as text.
         history: (T,) what came before.
-        target: (H,) what came; NaN where it is not known.
+        target: (H,) the actual values; NaN where it is not known.
         mean: (H,).
         quantiles: (H, Q) at `levels`; None: a point alone.
     """

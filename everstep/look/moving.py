@@ -1,4 +1,4 @@
-"""Tracks that move: an animation of what came and of what was foretold, and their paths."""
+"""Tracks that move: an animation of true and predicted positions, and their paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MILLISECONDS = 120
 
 
 class DrawnTrack(NamedTuple):
-    """A track in a plane: positions seen (W, 2), those that came (H, 2), and those foretold (H, 2) by two sources."""
+    """A track in a plane: seen (W, 2), true (H, 2), and predicted (H, 2) by two sources."""
 
     seen: Floats
     came: Floats

@@ -33,7 +33,7 @@ def bleu_statistics(
         ValueError: there are no texts, or not one reference for each.
     """
     if len(found) != len(references) or not found:
-        raise ValueError(f"expected one reference for each text, came {len(found)} and {len(references)}")
+        raise ValueError(f"expected one reference for each text, got {len(found)} and {len(references)}")
     split = _split_13a() if not tokenised else _split_at_spaces
     rows = []
     for one, other in zip(found, references, strict=True):
@@ -130,7 +130,7 @@ def paired_bootstrap(one: Statistics, other: Statistics, samples: int = 1000, se
     Known limit: it treats texts as independent, and says nothing of another training of the same recipe.
     """
     if one.shape != other.shape or not len(one):
-        raise ValueError(f"paired_bootstrap: expected the same texts of both, came {len(one)} and {len(other)}")
+        raise ValueError(f"paired_bootstrap: expected the same texts of both, got {len(one)} and {len(other)}")
     if samples < 1:
         raise ValueError(f"paired_bootstrap: samples should be at least 1, but is {samples}")
     random = np.random.default_rng(seed)

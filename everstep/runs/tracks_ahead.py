@@ -31,7 +31,7 @@ BLOCK = 256
 
 
 class Foretold(NamedTuple):
-    """N windows in units of the data: seen (N, W, D), what came and what was foretold (N, H, D); the mean loss."""
+    """N windows in units of the data: seen (N, W, D), true and predicted positions (N, H, D); the mean loss."""
 
     seen: Floats
     came: Floats
@@ -63,7 +63,7 @@ def foretold(
 
 
 def distances(ours: Floats, came: Floats) -> Floats:
-    """The mean distance from what came at each step ahead, (H,)."""
+    """The mean distance from the true positions at each step ahead, (H,)."""
     return np.linalg.norm(ours - came, axis=2).mean(0)  # type: ignore[no-any-return]
 
 
@@ -90,13 +90,13 @@ def track_figures(found: Foretold) -> dict[str, Any]:
 
 
 def rule_figures(seen: Floats, came: Floats) -> list[dict[str, Any]]:
-    """The figures of simple rules, from positions seen (N, W, D) and those that came (N, H, D)."""
+    """The figures of simple rules, from positions seen (N, W, D) and the true ones after (N, H, D)."""
     by_rule = rules(seen, came.shape[1])
     return [{"name": name, **distance_figures(ahead, came)} for name, ahead in by_rule.items()]
 
 
 def watched(windows: TrackWindows, scaling: NumberScaling) -> tuple[Floats, Floats]:
-    """The positions seen (N, W, D) and those that came (N, H, D) of all windows, in units of the data."""
+    """The positions seen (N, W, D) and the true ones after (N, H, D) of all windows, in units of the data."""
     batches = [windows.batch(0, index) for index in range(len(windows))]
     seen, came = (np.concatenate([part.numpy() for part in parts]) for parts in
                   zip(*((batch.seen, batch.ahead) for batch in batches), strict=True))  # fmt: skip

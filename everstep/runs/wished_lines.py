@@ -63,10 +63,10 @@ def _object(line: str, number: int) -> tuple[str, list[str]]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is no JSON ({error}); {expected}: {line[:60]}") from None
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-        raise DataError(f"{where}: {expected}, came {json_text(entry)[:60]}")
+        raise DataError(f"{where}: {expected}, got {json_text(entry)[:60]}")
     phrases = entry.get("phrases", [])
     if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
-        raise DataError(f'{where}: expected a list of strings at "phrases", came {json_text(phrases)[:60]}')
+        raise DataError(f'{where}: expected a list of strings at "phrases", got {json_text(phrases)[:60]}')
     return entry["text"], phrases
 
 

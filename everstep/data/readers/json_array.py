@@ -54,9 +54,9 @@ def array_entries(pieces: Iterator[str], where: str) -> Iterator[tuple[int, Any]
                 break
             if follows != ",":
                 came = repr(follows) if follows else "the end of the file"
-                raise DataError(f"{where}: expected , or ] after entry {number} of the array, came {came}")
+                raise DataError(f"{where}: expected , or ] after entry {number} of the array, got {came}")
     if follows := text.next_character():
-        raise DataError(f"{where}: expected nothing after the array of {number:,} entries, came {follows!r}")
+        raise DataError(f"{where}: expected nothing after the array of {number:,} entries, got {follows!r}")
 
 
 class _Window:

@@ -130,7 +130,7 @@ class Labelled:
             [4, 3, 3]
         """
         if len(self) < count:
-            raise DataError(f"{self.place(0)}: expected at least one text a fold, came {len(self)} for {count} folds")
+            raise DataError(f"{self.place(0)}: expected at least one text a fold, got {len(self)} for {count} folds")
         random = np.random.default_rng(0)
         ids = self.ids() if alike else np.zeros(len(self), np.int64)
         by_class = np.argsort(ids[shuffled := random.permutation(len(self))], kind="stable")
@@ -266,7 +266,7 @@ class _Reading:
         if len(counts) < fewest_classes:
             only = ", ".join(map(repr, counts))
             raise DataError(
-                f"{names}: expected at least {fewest_classes} classes, came {len(counts)}: {only} "
+                f"{names}: expected at least {fewest_classes} classes, got {len(counts)}: {only} "
                 f"(of {counted(len(self._texts), unit)}); is data.label the right column?"
             )
         return Labelled(

@@ -190,7 +190,9 @@ class SessionStore(Generic[T]):
 
     def _check_room(self, more: int) -> None:
         if more > 0 and self.bytes + more > self.most_bytes:
-            raise self._full(f"the sessions hold {self.bytes:,} bytes of {self.most_bytes:,}, and {more:,} more came")
+            raise self._full(
+                f"the sessions hold {self.bytes:,} bytes of {self.most_bytes:,}, and {more:,} more are asked for"
+            )
 
     def _full(self, reason: str) -> Fault:
         first = next(iter(self._kept.values()), None)
