@@ -311,7 +311,7 @@ def test_a_leaf_of_a_deep_nest_is_named() -> None:
         stack(XS, (torch.zeros(2, 4), torch.zeros(2, 4)))
     with pytest.raises(TypeError, match="a dict with keys"):
         check_nest("x", {"a": 1}, {"b": torch.zeros(1)})
-    with pytest.raises(ValueError, match="2 leaves, 1 values"):
+    with pytest.raises(ValueError, match="2 leaves, but got 1 values"):
         unflatten((XS, XS), [XS])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everstep.data.readers.series import IDS, TIMES
-from everstep.data.readers.tables import holds_numbers, needed, numbers, texts
+from everstep.data.readers.tables import coded, holds_numbers, needed, numbers
 from everstep.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def found_in_table(
     needed(table, taken, where, "data.values")
     if not taken:
         raise DataError(f"{where}: expected a column of numbers (data.values); got {', '.join(table.columns)}")
-    names = texts(table, id, where)
+    names = _texts(table, id, where)
     first: dict[str, int] = {}
     own = np.array([first.setdefault(name, len(first)) for name in names])
     order, notes = _ordered(table, where, own, step)
@@ -79,7 +79,7 @@ def _ordered(
     if step is None:
         return np.argsort(own, kind="stable"), ()
     counted = holds_numbers(table, step)
-    places: NDArray[Any] = numbers(table, step, where) if counted else np.array(texts(table, step, where))
+    places: NDArray[Any] = numbers(table, step, where) if counted else np.array(_texts(table, step, where))
     if counted and len(none := np.flatnonzero(np.isnan(places))):
         raise DataError(f"{where}, row {none[0] + 1} of its data: expected a step in column {step!r}; it is empty")
     order = np.lexsort((places, own))
@@ -102,7 +102,7 @@ def _ordered(
 def _labels(table: polars.DataFrame, label: str, where: str, own: NDArray[Any], names: list[str]) -> list[str]:
     """The class of each sequence."""
     found: list[str | None] = [None] * len(names)
-    for row, (place, name) in enumerate(zip(own.tolist(), texts(table, label, where), strict=True), 1):
+    for row, (place, name) in enumerate(zip(own.tolist(), _texts(table, label, where), strict=True), 1):
         if found[place] not in (None, name):
             raise DataError(
                 f"{where}, row {row} of its data: expected one class for all rows of a sequence ({label!r}); "
@@ -110,3 +110,9 @@ def _labels(table: polars.DataFrame, label: str, where: str, own: NDArray[Any], 
             )
         found[place] = name
     return [name or "" for name in found]
+
+
+def _texts(table: polars.DataFrame, name: str, where: str) -> list[str]:
+    """The stripped texts of a column; raises as `coded`."""
+    names, own = coded(table, name, where)
+    return [names[k] for k in own.tolist()]
