@@ -130,7 +130,7 @@ class Framed:
     """Sessions over one WebSocket, one request after another."""
 
     def __init__(self, port: int):
-        self._socket = connect(f"ws://127.0.0.1:{port}/sessions", max_size=None, proxy=None)
+        self._socket = connect(f"ws://127.0.0.1:{port}/sessions", max_size=None, proxy=None, legacy=True)
 
     def ask(self, frames: list[bytes]) -> list[bytes]:
         """Send all, then read the answers, by their number."""

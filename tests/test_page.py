@@ -129,7 +129,7 @@ def test_every_control_is_used(chromium: Browser, address: str) -> None:
     page.open(address)
     page.until("document.querySelectorAll('#next li').length === 10")
     tabs = page.run("[...document.querySelectorAll('[role=tab]')].map((tab) => tab.textContent)")
-    assert tabs == ["Next symbol", "Generate", "Score", "Learning"]
+    assert tabs == ["Next symbol", "Generate", "Score", "Units", "Learning"]
 
     fill(page, "typed", "To be")
     page.until("document.querySelectorAll('#surprised span').length === 5")
@@ -172,6 +172,18 @@ def test_every_control_is_used(chromium: Browser, address: str) -> None:
     page.run("document.querySelector('#score-form button').click()")
     page.until("document.getElementById('trouble').textContent.includes('not in the vocabulary')")
 
+    page.run("document.getElementById('tab-units').click()")
+    fill(page, "units-text", "To be, or not")
+    page.run("document.querySelector('#units-form button').click()")
+    page.until("document.querySelectorAll('#unit-text span').length === 13")
+    fill(page, "unit", "3")
+    page.run(
+        "(() => { const select = document.getElementById('part'); select.selectedIndex = 1; "
+        "select.dispatchEvent(new Event('change')); })()"
+    )
+    page.until("document.getElementById('units-status').textContent.includes('of unit 3')")
+    assert page.run("document.querySelector('#unit-plot svg').getAttribute('aria-label')").startswith("c of unit 3")
+
     page.run("document.getElementById('tab-learning').click()")
     page.until("document.querySelector('#curves svg polyline, #curves svg circle')")
     page.run(
@@ -185,7 +197,7 @@ def test_every_control_is_used(chromium: Browser, address: str) -> None:
         "(() => { const select = document.getElementById('run'); select.value = 'reviews'; "
         "select.dispatchEvent(new Event('change')); })()"
     )
-    assert text_of(page, "tabs") == "PredictLearning"
+    assert text_of(page, "tabs") == "PredictUnitsLearning"
     fill(page, "lines", "not bad at all\ndull")
     page.run("document.getElementById('explain').click()")
     page.run("document.querySelector('#predict-form button').click()")
@@ -203,7 +215,7 @@ def test_nothing_is_wider_than_the_window(chromium: Browser, address: str, width
     page.size(width, height, dark)
     page.open(address)
     page.until("document.querySelectorAll('#next li').length === 10")
-    for name in ("next", "generate", "score", "learning"):
+    for name in ("next", "generate", "score", "units", "learning"):
         page.run(f"document.getElementById('tab-{name}').click()")
         assert page.run("document.documentElement.scrollWidth") <= width
         small = "[...document.querySelectorAll('button')].filter((one) => one.offsetParent && one.offsetHeight < 24)"

@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app as cli
 from everstep.errors import ConfigError, RunError
+from everstep.look.gates import activities
 from everstep.native import toolchain
 from everstep.runs.run import Run
 from everstep.ship.export import export
@@ -109,10 +110,10 @@ def play(runs: dict[str, Path]) -> Run:
 
 def test_runs_say_what_they_can(both: Served) -> None:
     play, reviews = both.get("/runs")["runs"]
-    assert (play["name"], play["abilities"]) == ("play", ["score", "generate", "sessions"])
+    assert (play["name"], play["abilities"]) == ("play", ["score", "generate", "units", "sessions"])
     assert play["step"]["reads"]["name"] == "tokens"
     assert play["step"]["output"] == "log_p"
-    assert (reviews["name"], reviews["abilities"]) == ("reviews", ["predict"])
+    assert (reviews["name"], reviews["abilities"]) == ("reviews", ["predict", "units"])
     assert reviews["no_sessions"] == "it answers whole texts, and has no state between steps"
 
 
@@ -187,6 +188,19 @@ def test_text_is_fed_as_its_symbols(both: Served, play: Run) -> None:
     both.delete(f"/sessions/{made['session']}")
 
 
+def test_units_are_those_of_the_passage(both: Served, play: Run) -> None:
+    passage = play.passage("To be", 5)
+    (activity,) = activities(passage.body, passage.inputs[None])
+    found = both.post("/units", run="play", text="To be", unit=3)
+    part = next(iter(activity.parts))
+    assert (found["part"], found["labels"]) == (part, list(passage.labels))
+    assert found["values"] == [float(activity.parts[part][place, 3]) for place in passage.places]
+    assert found["layers"][0]["parts"] == dict.fromkeys(activity.parts, 8)
+    for wrong, said in (({"layer": 1}, "expected 0 to 0"), ({"unit": 8}, "has units 0"), ({"part": "q"}, "no gate")):
+        assert said in both.post("/units", 422, run="play", text="To be", **wrong)
+    assert both.post("/units", run="reviews", text="not bad")["labels"]
+
+
 def test_frames_do_what_requests_do(both: Served) -> None:
     tokens = np.array([3, 1, 4, 1, 5], "<i4")
     with both.client.websocket_connect("ws://localhost/sessions?run=play") as socket:
@@ -227,8 +241,13 @@ def test_frames_do_what_requests_do(both: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [
-        ("/predict", {"run": "play", "lines": ["x"]}, 409, "play cannot predict; it can score, generate, sessions"),
-        ("/score", {"run": "reviews", "lines": ["x"]}, 409, "reviews cannot score; it can predict"),
+        (
+            "/predict",
+            {"run": "play", "lines": ["x"]},
+            409,
+            "play cannot predict; it can score, generate, units, sessions",
+        ),
+        ("/score", {"run": "reviews", "lines": ["x"]}, 409, "reviews cannot score; it can predict, units"),
         ("/score", {"run": "nobody", "lines": ["x"]}, 404, "expected one of play, reviews"),
         ("/score", {"lines": ["x"]}, 422, "run: expected the name of a run: play, reviews"),
         ("/score", {"run": "play", "lines": []}, 422, "lines"),

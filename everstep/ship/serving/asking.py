@@ -12,8 +12,9 @@ from fastapi.responses import StreamingResponse
 
 from everstep.runs.run import Run
 from everstep.ship.serving.faults import Fault, as_fault
-from everstep.ship.serving.requests import GenerateBody, PredictBody, ScoreBody
+from everstep.ship.serving.requests import GenerateBody, PredictBody, ScoreBody, UnitsBody
 from everstep.ship.serving.service import Service, StrictRoute, replied
+from everstep.ship.serving.unit_values import unit_values
 from everstep.ship.serving.work_pool import Stop, late
 from everstep.storage.reading import json_text
 
@@ -25,7 +26,7 @@ PIECE_SECONDS = 0.02
 
 
 def asking_routes(service: Service) -> APIRouter:
-    """`/predict`, `/score` and `/generate`."""
+    """`/predict`, `/score`, `/units` and `/generate`."""
     routes = APIRouter(route_class=StrictRoute, tags=["ask a run"])
     limits, pool = service.limits, service.pool
 
@@ -50,6 +51,20 @@ def asking_routes(service: Service) -> APIRouter:
 
         found = await _while_there(request, pool.run(work, limits.seconds, hosted.alone))
         return replied({"run": hosted.name, "scores": found})
+
+    @routes.post("/units", summary="The values of a unit or gate over a text")
+    async def units(request: Request, body: UnitsBody) -> Response:
+        hosted = service.catalogue.named(body.run)
+        run = hosted.able("units")
+
+        def work(stop: Stop) -> dict[str, Any]:
+            try:
+                return unit_values(run, body)
+            except Exception as error:
+                raise as_fault(error, "units", run) from error
+
+        found = await _while_there(request, pool.run(work, limits.seconds, hosted.alone))
+        return replied({"run": hosted.name, **found})
 
     @routes.post("/generate", summary="Continue a text; with stream as server-sent events")
     async def generate(request: Request, body: GenerateBody) -> Response:

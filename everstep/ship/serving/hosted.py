@@ -10,8 +10,9 @@ from typing import Any
 
 from everstep.errors import ConfigError, EverstepError
 from everstep.runs.run import Run
-from everstep.runs.task import abilities
+from everstep.runs.task import Draws, abilities
 from everstep.ship.export_folder import is_export
+from everstep.ship.loaded import ExportedRun
 from everstep.ship.serving.batcher import StepBatcher
 from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.step_engine import StepEngine, engine_of
@@ -70,6 +71,8 @@ class HostedRun:
         if self.run is None:
             return []
         found = [verb for verb in abilities(self.run.task) if verb in ASKED]
+        if isinstance(self.run.task, Draws) and not isinstance(self.run, ExportedRun):
+            found.append("units")
         return found if self.batcher is None else [*found, "sessions"]
 
     def described(self) -> dict[str, Any]:

@@ -66,6 +66,16 @@ class GenerateBody(Body):
     stream: bool = Field(False, description="server-sent events, as the text is sampled")
 
 
+class UnitsBody(Body):
+    """A text, and a unit whose values over it are asked for."""
+
+    run: str | None = Field(None, description="name of the run; may be left out where there is one")
+    text: Text = Field(min_length=1, max_length=3000, description="the text")
+    layer: int = Field(0, ge=0, lt=1000, description="the layer, from 0")
+    part: Text | None = Field(None, max_length=100, description="a gate, or a leaf of the state; the first if left out")
+    unit: int = Field(0, ge=0, lt=1 << 31, description="the unit, from 0")
+
+
 class SessionBody(Body):
     """A new session."""
 

@@ -5,12 +5,14 @@ import { byId, element, table } from "./elements.js";
 import { learn, stopLearning } from "./learning.js";
 import { shown } from "./predictions.js";
 import { readSoon } from "./reading.js";
+import { forgetUnits, showUnits } from "./units.js";
 
 const TABS = [
   ["next", "Next symbol", (run) => run.abilities.includes("sessions") && run.abilities.includes("generate")],
   ["generate", "Generate", (run) => run.abilities.includes("generate")],
   ["predict", "Predict", (run) => run.abilities.includes("predict")],
   ["score", "Score", (run) => run.abilities.includes("score")],
+  ["units", "Units", (run) => run.abilities.includes("units")],
   ["learning", "Learning", () => true],
 ];
 let runs = [];
@@ -54,8 +56,9 @@ function openRun() {
   for (const option of document.querySelectorAll(".option")) {
     option.hidden = !(one.understands ?? []).includes(option.dataset.needs);
   }
-  for (const place of ["predicted", "scored", "generated", "surprised", "next", "curves"]) byId(place).replaceChildren();
-  for (const place of ["surprise-words", "generate-status", "predict-status", "score-status"]) byId(place).textContent = "";
+  for (const place of ["predicted", "scored", "generated", "surprised", "next", "curves", "unit-text", "unit-plot"]) byId(place).replaceChildren();
+  for (const place of ["surprise-words", "generate-status", "predict-status", "score-status", "units-status"]) byId(place).textContent = "";
+  forgetUnits();
   openTab(names[0]);
 }
 
@@ -135,6 +138,10 @@ submitted("score-form", async () => {
   byId("scored").replaceChildren(table(["line", "log p (nats)", "tokens", "perplexity"], rows));
   byId("score-status").textContent = `${rows.length} ${rows.length === 1 ? "line" : "lines"}.`;
 });
+
+submitted("units-form", () => showUnits(run().name));
+byId("layer").addEventListener("change", () => { byId("part").value = ""; showUnits(run().name).catch(trouble); });
+byId("part").addEventListener("change", () => showUnits(run().name).catch(trouble));
 
 for (const slider of document.querySelectorAll("input[type=range]")) {
   const tell = () => {
