@@ -69,7 +69,8 @@ class GaussianMixture(NumberHead):
             middle = (low + high) / 2
             share = (weight.exp() * torch.special.ndtr((middle[..., None] - mean) / deviation)).sum(-1)
             low, high = torch.where(share < tau, middle, low), torch.where(share < tau, high, middle)
-        return ((low + high) / 2).to(ys.dtype)
+        found: Tensor = ((low + high) / 2).to(ys.dtype)
+        return found
 
     def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:
         mean, deviation, weight = (part.double() for part in self._parts(ys))

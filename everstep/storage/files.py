@@ -37,7 +37,7 @@ def explained(folder: Path, then: str = "resume") -> Iterator[None]:
         ) from error
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of `data`, repeating partial writes."""
     rest = memoryview(data)
     while rest:

@@ -122,7 +122,8 @@ async def _pieces(service: Service, run: Run, body: GenerateBody) -> AsyncGenera
         try:
             how = run.decode.replace(**wanted)
             how = how.replace(length=min(how.length, limits.tokens))
-            return run.stream(how, seed=body.seed, stop=body.stop, until_end=body.until_end)
+            found: Iterator[list[str]] = run.stream(how, seed=body.seed, stop=body.stop, until_end=body.until_end)
+            return found
         except Exception as error:
             raise as_fault(error, "generate", run) from error
 
