@@ -14,6 +14,9 @@ from everstep.data.calendar import calendar
 from everstep.data.panel import Ints, Panel
 from everstep.errors import DataError
 
+BLOCK = 1 << 18
+"""Windows that are checked at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class WindowBatch(Movable):
@@ -98,7 +101,8 @@ class Windows(Batches[WindowBatch]):
         rows = first[series] + inside * stride
         if not every:
             kept = self._useful(series, rows)
-            series, rows = series[kept], rows[kept]
+            if not kept.all():
+                series, rows = series[kept], rows[kept]
         self.series, self.rows = series, rows
         self._target = panel.target.astype(np.float32)
         self._past, self._future, self._static = (
@@ -114,10 +118,14 @@ class Windows(Batches[WindowBatch]):
         """Whether each window has a value to read and one to predict."""
         panel = self.panel
         seen = np.concatenate([[0], np.cumsum(~np.isnan(panel.target))])
-        begin, end = panel.starts[series], panel.starts[series] + np.minimum(self._stops, panel.known)[series]
-        at = begin + rows
-        read = seen[np.minimum(at, end)] > seen[np.maximum(at - self.window, begin)]
-        found: NDArray[np.bool_] = read & (seen[np.minimum(at + self.horizon, end)] > seen[np.minimum(at, end)])
+        stops = panel.starts + np.minimum(self._stops, panel.known)
+        found = np.empty(len(rows), np.bool_)
+        for first in range(0, len(rows), BLOCK):  # so that memory is that of the answer
+            part = slice(first, first + BLOCK)
+            begin, end = panel.starts[series[part]], stops[series[part]]
+            at = begin + rows[part]
+            read = seen[np.minimum(at, end)] > seen[np.maximum(at - self.window, begin)]
+            found[part] = read & (seen[np.minimum(at + self.horizon, end)] > seen[np.minimum(at, end)])
         return found
 
     def _table(self) -> NDArray[np.float32]:

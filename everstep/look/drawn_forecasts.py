@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from everstep.look.style import COLOURS, DASHES, GREY, canvas, label, legend, save
 
 Floats = NDArray[np.float64]
+Reals = NDArray[np.floating[Any]]
 
 
 class DrawnWindow(NamedTuple):
@@ -32,7 +33,7 @@ class DrawnWindow(NamedTuple):
     history: Floats
     target: Floats
     mean: Floats
-    quantiles: Floats | None
+    quantiles: Reals | None
 
 
 def draw_forecasts(windows: Sequence[DrawnWindow], levels: Sequence[float], path: Path) -> str:
@@ -106,9 +107,7 @@ def draw_by_step(errors: Mapping[str, Floats], unit: str, path: Path) -> str:
     )
 
 
-def draw_residuals(
-    target: Floats, median: Floats, quantiles: Floats | None, levels: Sequence[float], path: Path
-) -> str:
+def draw_residuals(target: Floats, median: Floats, quantiles: Reals | None, levels: Sequence[float], path: Path) -> str:
     """Draw the errors of one step ahead in order, and the share of values below each quantile; returns what to see.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Reals = NDArray[np.floating[Any]]
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """The levels of the quantiles that forecasts have."""
 TENTHS = LEVELS[1:-1]
@@ -21,16 +22,17 @@ class Forecasts:
 
     Attributes:
         mean: (N, H).
-        quantiles: (N, H, 11) at LEVELS; None: point forecasts, whose every quantile is the mean.
+        quantiles: (N, H, 11) at LEVELS, usually float32, to save memory; None: point forecasts, whose every quantile
+            is the mean.
     """
 
     mean: Floats
-    quantiles: Floats | None = None
+    quantiles: Reals | None = None
 
     @property
     def median(self) -> Floats:
         """The median, (N, H)."""
-        return self.mean if self.quantiles is None else self.quantiles[..., LEVELS.index(0.5)]
+        return self.mean if self.quantiles is None else self.quantiles[..., LEVELS.index(0.5)].astype(np.float64)
 
 
 def mase_scale(history: Floats, season: int) -> float:
@@ -102,20 +104,20 @@ def forecast_measures(
 
 def _bands(found: Forecasts, target: Floats, there: NDArray[np.bool_]) -> dict[str, float | None]:
     values = target[there]
-    if found.quantiles is None:
-        quantiles = np.repeat(found.mean[there][:, None], len(LEVELS), 1)
-    else:
-        quantiles = found.quantiles[there]
-    levels = np.array(LEVELS)
-    e = values[:, None] - quantiles
-    losses = 2 * np.maximum(levels * e, (levels - 1) * e).mean(0)
+    losses = np.zeros(len(LEVELS))
+    below = np.zeros((len(LEVELS), len(values)), np.bool_)
+    for place, level in enumerate(LEVELS):  # one at a time, so that memory is that of one
+        quantile = found.mean[there] if found.quantiles is None else found.quantiles[..., place][there]
+        e = values - quantile
+        losses[place] = 2 * np.maximum(level * e, (level - 1) * e).mean()
+        below[place] = quantile <= values if level < 0.5 else values <= quantile
     total = float(np.abs(values).mean())
     measures: dict[str, float | None] = {
         "wql": float(losses[1:-1].mean() / total) if total else None,
         "crps": float(losses.mean()),
     }
     for name, low, high in (("coverage_80", 1, -2), ("coverage_90", 0, -1)):
-        inside = (quantiles[:, low] <= values) & (values <= quantiles[:, high])
+        inside = below[low] & below[high]
         measures[name] = None if found.quantiles is None else float(inside.mean())
     return measures
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,13 +15,25 @@ from everstep.data.panel import Floats
 from everstep.data.readers.series import Read
 from everstep.data.windows import Windows
 from everstep.errors import DataError
-from everstep.measures.forecast_errors import LEVELS, TENTHS, Forecasts, as_levels, forecast_measures, mase_scale, owa
+from everstep.measures.forecast_errors import (
+    LEVELS,
+    TENTHS,
+    Forecasts,
+    Reals,
+    as_levels,
+    forecast_measures,
+    mase_scale,
+    owa,
+)
 from everstep.networks.forecaster import Forecaster
 from everstep.networks.learned_series import LearnedSeries
 from everstep.runs.series_data import SeriesData
 from everstep.runs.task import Prediction
 
 Progress = Callable[[int, int], None]
+R = TypeVar("R", bound=Reals)
+BLOCK = 4096
+"""Windows that are converted at once."""
 
 
 class Said(NamedTuple):
@@ -45,23 +57,23 @@ def measured(model: Forecaster, windows: Windows, progress: Progress = lambda do
     """Run the model in eval mode on all windows."""
     model.eval()
     device = model.write.weight.device
-    means, quantiles, targets = [], [], []
-    total, count = 0.0, 0
+    means, targets = (np.empty((windows.number, windows.horizon)) for _ in range(2))
+    quantiles: NDArray[np.float32] | None = None
+    total, count, begin = 0.0, 0, 0
     for index in range(len(windows)):
         batch = windows.batch(0, index).to(device)
         mean, bands = model.predicted(batch)
-        means.append(mean.cpu().numpy())
-        targets.append(batch.target.cpu().numpy())
+        part = slice(begin, begin + batch.rows)
+        means[part], targets[part] = mean.cpu().numpy(), batch.target.cpu().numpy()
         if bands is not None:
-            quantiles.append(bands.cpu().numpy())
+            if quantiles is None:
+                quantiles = np.empty((*means.shape, bands.shape[2]), np.float32)
+            quantiles[part] = bands.cpu().numpy()
         if batch.count:
             total, count = total + float(model.losses(batch).double().sum()), count + batch.count
+        begin += batch.rows
         progress(index + 1, len(windows))
-    whole = Forecasts(
-        np.concatenate(means).astype(np.float64),
-        np.concatenate(quantiles).astype(np.float64) if quantiles else None,
-    )
-    return Said(whole, np.concatenate(targets).astype(np.float64), windows, total / max(count, 1))
+    return Said(Forecasts(means, quantiles), targets, windows, total / max(count, 1))
 
 
 class InUnits(NamedTuple):
@@ -80,12 +92,17 @@ class InUnits(NamedTuple):
     once: bool
 
 
-def in_units(values: Floats, windows: Windows, data: SeriesData, learned: LearnedSeries) -> Floats:
+def in_units(values: R, windows: Windows, data: SeriesData, learned: LearnedSeries) -> R:
     """Convert values (N, …) in units of the network to the units of the errors."""
     if data.section.figures == "scaled":
         return values
     shift, scale = learned.scales_of(data.panel)
-    return learned.restored(values, shift[windows.series], scale[windows.series])
+    found = np.empty_like(values)
+    for begin in range(0, len(values), BLOCK):
+        part = slice(begin, begin + BLOCK)
+        own = windows.series[part]
+        found[part] = learned.restored(values[part].astype(np.float64), shift[own], scale[own])
+    return found
 
 
 def targets_of(target: Floats, windows: Windows, data: SeriesData, learned: LearnedSeries, split: str) -> InUnits:

@@ -126,7 +126,8 @@ class SeriesRivals:
         deviations = {series: _deviation(scaled.values(int(series))[:row], season) for series, row in first.items()}
         sigma = np.array([deviations[series] for series in windows.series])
         spread = sigma[:, None] * np.sqrt(np.arange(horizon) // season + 1)
-        return Forecasts(mean, mean[..., None] + spread[..., None] * ndtri(np.array(LEVELS)))
+        normal = ndtri(np.array(LEVELS)).astype(np.float32)
+        return Forecasts(mean, mean.astype(np.float32)[..., None] + spread.astype(np.float32)[..., None] * normal)
 
     def _smoothed(self, windows: Windows) -> dict[str, Forecasts]:
         """ETS, with quantiles of normal errors, and Theta, fitted to the history before each window."""
