@@ -139,3 +139,6 @@ def test_runs_are_compared(run: Run, text: Path, tmp_path: Path) -> None:
     mixed = CliRunner().invoke(app, ["compare", str(chars.path), str(run.path), "--mix", "--weights-on", str(text)])
     assert mixed.exit_code == 2
     assert "mix models of one vocabulary" in mixed.output
+    alone = CliRunner().invoke(app, ["compare", str(run.path), "--mix"])
+    assert alone.exit_code == 2
+    assert "two runs or more" in alone.output

@@ -36,6 +36,9 @@ def compare(
     ),
     split: Literal["train", "valid", "test"] = typer.Option("test", help="The split whose files are the text."),
     mix: bool = typer.Option(False, "--mix", help="Also the best linear mixture of the runs."),
+    log_linear: bool = typer.Option(
+        False, "--log-linear", help="Also the best renormalised product of the runs; needs a minute or more."
+    ),
     cache: int | None = typer.Option(
         None, min=1, metavar="N", help="Also each run mixed with a unigram cache of the last N tokens."
     ),
@@ -63,11 +66,13 @@ def compare(
     from everstep.runs.compared_runs import lines_of, names_of, read_lines_of, scored, table
     from everstep.runs.progress_bar import progress_bar
 
+    if (mix or log_linear) and len(runs) < 2:
+        raise typer.BadParameter("a mixture needs two runs or more.", param_hint="--mix, --log-linear")
     names, loaded = names_of(runs), [load_run(path, trust_code, device) for path in runs]
     for run in loaded:
         run.able("score")
     lines, named = (read_lines_of(on, encoding), ", ".join(on)) if on else lines_of(loaded, split)
-    needed = bool(mix or cache)
+    needed = bool(mix or cache or log_linear)
     others: list[str] = []
     if needed:
         others = read_lines_of(weights_on, encoding) if weights_on else lines_of(loaded, "valid")[0]
@@ -80,7 +85,15 @@ def compare(
         return found
 
     models = all_scored(lines, named)
-    models += _made(models, all_scored(others, "the validation text"), mix, cache) if needed else []
+    if needed:
+        valids = all_scored(others, "the validation text")
+        made = _made(models, valids, mix, cache)
+        if log_linear:
+            from everstep.runs.log_linear import log_linear as multiplied
+
+            with progress_bar("log-linear") as progress:
+                made.append(multiplied(loaded, models, valids, progress))
+        models += made
     rows = table(models, lines)
     if picture is not None:
         from everstep.look.compared_models import draw_compared
@@ -97,10 +110,10 @@ def _made(tests: list[Scored], valids: list[Scored], mix: bool, cache: int | Non
     """What is made of the runs: their mixture, each with a cache, and their mixture with a cache."""
     from everstep.runs.compared_runs import mixture
 
-    found = [mixture(tests, valids)] if mix and len(tests) > 1 else []
+    found = [mixture(tests, valids)] if mix else []
     if cache is not None:
         found += [mixture([test], [valid], cache) for test, valid in zip(tests, valids, strict=True)]
-        found += [mixture(tests, valids, cache)] if mix and len(tests) > 1 else []
+        found += [mixture(tests, valids, cache)] if mix else []
     return found
 
 

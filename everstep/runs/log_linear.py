@@ -1,0 +1,126 @@
+"""Log-linear mixtures of runs: products of their distributions, renormalised over the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everstep.errors import RunError
+from everstep.runs.compared_runs import Floats, Scored
+from everstep.runs.run import Run
+from everstep.state import State, map_state
+
+FITTED_TOKENS = 2000
+"""Most tokens of the validation text that the exponents are learned on; all distributions over them are in memory."""
+ROWS = 64  # lines that are stepped side by side
+ROUNDS = 30
+
+Lines = list[NDArray[np.int64]]
+
+
+def log_linear(
+    runs: Sequence[Run],
+    tests: Sequence[Scored],
+    valids: Sequence[Scored],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scored:
+    """p(w | h) ∝ Π_k p_k(w | h)^λ_k, with exponents that are best on the beginning of the validation text.
+
+    The log-likelihood is concave in λ (Klakow 1998); Newton's steps find its maximum, on at most 2,000 tokens. Every
+    distribution over the vocabulary is needed, so that a line is stepped through token by token, as in generation.
+
+    Raises:
+        RunError: a job does not generate, or the runs number other tokens.
+    """
+    for run in runs:
+        run.able("generate")
+    for other in tests[1:]:
+        if not len(tests[0].ids) or not np.array_equal(other.ids, tests[0].ids):
+            raise RunError(
+                f"a log-linear mixture needs runs of one vocabulary, whose words have the same numbers; those of "
+                f"{other.name} and {tests[0].name} differ"
+            )
+    exponents = _exponents(runs, _lines(valids[0], FITTED_TOKENS))
+    lines = _lines(tests[0])
+    nats = np.zeros(len(lines))
+    logps: list[Floats] = [np.empty(0)] * len(lines)
+    done = 0
+    for places, inside, targets, log_p in _distributions(runs, lines):
+        mixed = np.einsum("k,kntv->ntv", exponents.astype(np.float32), log_p)
+        found = np.take_along_axis(mixed, targets[..., None], -1)[..., 0] - _log_sum(mixed)
+        for row, place in enumerate(places):
+            logps[place] = np.concatenate([logps[place], found[row][inside[row]]])
+            nats[place] -= found[row][inside[row]].sum()
+            done += int(inside[row].sum())
+        progress(done, len(tests[0].ids))
+    told = " × ".join(f"{one.name}^{weight:.3f}" for one, weight in zip(tests, exponents, strict=True))
+    parameters, first = sum(one.parameters for one in tests), tests[0]
+    return Scored(told, nats, first.tokens, first.unknown, parameters, np.concatenate(logps), first.ids)
+
+
+def _lines(of: Scored, most: int | None = None) -> Lines:
+    """The tokens of each line; of the first lines with at most `most` tokens together."""
+    ends = np.cumsum(of.tokens)
+    lines = np.split(of.ids, ends[:-1])
+    return lines if most is None else lines[: max(1, int(np.searchsorted(ends, most, "right")))]
+
+
+def _distributions(
+    runs: Sequence[Run], lines: Lines
+) -> Iterator[tuple[list[int], NDArray[np.bool_], NDArray[np.int64], NDArray[np.float32]]]:
+    """For each step of blocks of lines: their places, which have a token there, it, and log p (runs, rows, 1, V)."""
+    order = sorted(range(len(lines)), key=lambda place: len(lines[place]))
+    for start in range(0, len(order), ROWS):
+        places = order[start : start + ROWS]
+        longest = len(lines[places[-1]])
+        ids = np.zeros((len(places), longest), np.int64)
+        for row, place in enumerate(places):
+            ids[row, : len(lines[place])] = lines[place]
+        lengths = np.array([len(lines[place]) for place in places])
+        decoders = [run.task.decoder(run.model, "") for run in runs]
+        states: list[State] = [
+            map_state(lambda leaf: leaf.expand(len(places), *leaf.shape[1:]), one.state)  # noqa: B023 - used at once
+            for one in decoders
+        ]
+        for step in range(longest):
+            found = []
+            for number, one in enumerate(decoders):
+                before: Tensor = one.prompt[-1:].expand(len(places)) if not step else torch.from_numpy(ids[:, step - 1])
+                with torch.inference_mode():
+                    log_p, states[number] = one.step(before.to(one.prompt.device), states[number])
+                found.append(log_p.float().cpu().numpy()[:, None])
+            yield places, (lengths > step)[:, None], ids[:, step : step + 1], np.stack(found)
+
+
+def _exponents(runs: Sequence[Run], lines: Lines) -> Floats:
+    """The exponents that make the lines likeliest."""
+    log_p, targets = [], []
+    for _, inside, target, found in _distributions(runs, lines):
+        log_p.append(found[:, inside])
+        targets.append(target[inside])
+    every, wanted = np.concatenate(log_p, 1), np.concatenate(targets)
+    given = np.take_along_axis(every, wanted[None, :, None], -1)[..., 0].astype(np.float64)
+    exponents = np.full(len(runs), 1 / len(runs))
+    for _ in range(ROUNDS):
+        mixed = np.einsum("k,ktv->tv", exponents.astype(np.float32), every)
+        p = np.exp(mixed - _log_sum(mixed)[:, None].astype(np.float32))
+        means = np.einsum("tv,ktv->kt", p, every, dtype=np.float64)
+        gradient = (given - means).mean(1)
+        second = np.stack([[(p * one * other).sum(1).mean() for other in every] for one in every])
+        curvature = second - means @ means.T / means.shape[1]
+        step = np.linalg.solve(curvature + 1e-9 * np.eye(len(runs)), gradient)
+        exponents = exponents + step
+        if np.abs(step).max() < 1e-6:
+            break
+    return exponents
+
+
+def _log_sum(values: NDArray[np.floating]) -> Floats:
+    """log Σ exp over the last dimension."""
+    top = values.max(-1, keepdims=True)
+    total: Floats = np.log(np.exp(values - top, dtype=np.float64).sum(-1)) + top[..., 0]
+    return total

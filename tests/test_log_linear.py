@@ -1,0 +1,67 @@
+"""Log-linear mixtures, against brute force over a small vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import everstep as es
+from everstep.errors import RunError
+from everstep.runs.compared_runs import Scored, scored
+from everstep.runs.log_linear import log_linear
+from everstep.runs.run import Run
+
+LINES = ["a b a c", "b a b", "c c a", "a a b c", "b c b a b"] * 8
+
+
+def counted(out: Path, lines: list[str], *more: str) -> Run:
+    text = out.with_suffix(".txt")
+    text.write_text("\n".join(lines) + "\n", "utf-8", newline="\n")
+    overrides = [f"data.train={text}", "data.valid_fraction=0", *more]
+    return es.train("kneser-ney", out, log=lambda line: None, overrides=overrides)
+
+
+def distributions(run: Run, score: Scored) -> np.ndarray:
+    """p of every word at every token, (T, V), one line at a time."""
+    found = []
+    for line in np.split(score.ids, np.cumsum(score.tokens)[:-1]):
+        decoder = run.task.decoder(run.model, "")
+        state, word = decoder.state, decoder.prompt[-1:]
+        for number in line:
+            log_p, state = decoder.step(word, state)
+            found.append(log_p[0].double().exp().numpy())
+            word = decoder.prompt.new_tensor([number])
+    return np.stack(found)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_the_product_is_renormalised_and_its_exponents_are_the_best(tmp_path: Path) -> None:
+    runs = [counted(tmp_path / "one", LINES, "model.order=1"), counted(tmp_path / "three", LINES, "model.order=3")]
+    valid, test = ["c a b", "b a", "a c c b", "b b a b"] * 3, ["a b", "c a b a b b a c", "b"]
+    valids, tests = ([scored(run, name, text) for run, name in zip(runs, "uv", strict=True)] for text in (valid, test))
+    found = log_linear(runs, tests, valids)
+
+    def likelihood(exponents: np.ndarray, scores: list[Scored]) -> np.ndarray:
+        mixed = sum(e * np.log(distributions(run, one)) for e, run, one in zip(exponents, runs, scores, strict=True))
+        p = np.exp(mixed) / np.exp(mixed).sum(1, keepdims=True)
+        return np.log(p[np.arange(len(p)), scores[0].ids])
+
+    exponents = np.array([float(part.partition("^")[2]) for part in found.name.split(" × ")])
+    np.testing.assert_allclose(found.logps, likelihood(exponents, tests), rtol=2e-3)
+    best = likelihood(exponents, valids).mean()
+    for change in ([0.03, 0], [-0.03, 0], [0, 0.03], [0, -0.03]):
+        assert likelihood(exponents + change, valids).mean() < best
+    assert np.isclose(found.nats.sum(), -found.logps.sum())
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_other_vocabularies_are_refused(tmp_path: Path) -> None:
+    runs = [
+        counted(tmp_path / "one", LINES, "model.order=1"),
+        counted(tmp_path / "two", ["c b d"] * 9, "model.order=1"),
+    ]
+    scores = [scored(run, name, ["a b"]) for run, name in zip(runs, "uv", strict=True)]
+    with pytest.raises(RunError, match="one vocabulary"):
+        log_linear(runs, scores, scores)
