@@ -49,7 +49,9 @@ def test_a_cache_is_its_definition_whatever_the_windows(model: TokenModel, size:
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_dynamic_evaluation_without_a_rate_is_the_model(model: TokenModel) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_dynamic_evaluation_without_a_rate_is_the_model(model: TokenModel, sparse: bool) -> None:
+    model.embedding.sparse = sparse
     rms = mean_squares(model, likelihood(), lanes(16), 5)
     nats, count = dynamic_nats(model, likelihood(), lanes(16), rms, DynamicRule(0.0, 0.02, 5))
     plain, _ = cached_probabilities(model, lanes(16), 1, (1.0,))
@@ -106,7 +108,16 @@ def test_runs_are_evaluated_while_they_adapt(tmp_path: Path, monkeypatch: pytest
     assert learned["perplexity"] < alone["perplexity"]
     assert cached["tokens"] == learned["tokens"] == alone["tokens"]
     assert run.evaluate("valid") == alone
+    rivals = run.rivals("valid")
+    assert [rival["name"] for rival in rivals] == ["Kneser-Ney, order 3", "Kneser-Ney, order 5"]
+    counts = es.train("kneser-ney", tmp_path / "counts", log=lambda line: None, overrides=_counts(text))
+    assert rivals[1]["perplexity"] == pytest.approx(counts.evaluate("valid")["perplexity"], rel=1e-6)
     lines = [*small, "data.sequence=lines", "data.min_count=1"]
     other = es.train("text-words", tmp_path / "lines", log=lambda line: None, overrides=lines)
     with pytest.raises(RunError, match=r"data.sequence should be stream"):
         other.evaluate("valid", adapt="cache")
+
+
+def _counts(text: Path) -> list[str]:
+    """n-grams of the same tokens."""
+    return [f"data.train={text}", "data.sequence=stream", "data.eos=true", "data.max_size=20000", "model.order=5"]

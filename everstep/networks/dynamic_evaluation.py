@@ -100,5 +100,8 @@ def _gradient(
     model.zero_grad()
     (loss,) = objective(model, batch, state)
     (loss.total.sum() / batch.count).backward()
-    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    found = [
+        torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
+        for p in model.parameters()
+    ]
     return found, float(loss.reported.double().sum()), detach(loss.state)

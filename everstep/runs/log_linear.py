@@ -81,7 +81,7 @@ def _distributions(
         for row, place in enumerate(places):
             ids[row, : len(lines[place])] = lines[place]
         lengths = np.array([len(lines[place]) for place in places])
-        decoders = [run.task.decoder(run.model, "") for run in runs]
+        decoders = [run.able("generate").decoder(run.model, "") for run in runs]
         states: list[State] = [
             map_state(lambda leaf: leaf.expand(len(places), *leaf.shape[1:]), one.state)  # noqa: B023 - used at once
             for one in decoders

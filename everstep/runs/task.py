@@ -297,7 +297,8 @@ class HasRivals(Protocol):
     """A job with baselines."""
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
-        """Name and measures on a split of each baseline, fitted on "train" alone; with `quick`, within seconds.
+        """Name and measures on a split of each baseline, fitted on "train" alone; with `quick`, those of
+        a few seconds, if any.
 
         Raises:
             ConfigError: an optional package is missing.

@@ -342,6 +342,8 @@ class _Job:
         if scores and isinstance(self.task, HasRivals):
             split = list(scores)[-1]
             rivals = card.quick_rivals(self.task, split)
+            if not rivals.found and not rivals.missing:  # none that is quick
+                return
             if rivals.found:
                 card.write_scores(self.out, scores | {split: {**scores[split], "rivals": rivals.found}})
             card.write_card(self.out, self.task, run.model, about, scores, rivals)

@@ -24,6 +24,7 @@ from everstep.networks.streaming import token_decoder
 from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.networks.token_passage import token_passage
 from everstep.runs.adapted import adapted_measures
+from everstep.runs.counted_rivals import counted_rivals
 from everstep.runs.task import Adaptation, Progress, Purpose
 from everstep.runs.text_data import UNITS, exact_batches, quick_batches, training_batches
 from everstep.runs.text_task import TextRecipe, TextTask
@@ -87,6 +88,10 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
         found = super().metrics(model, split, progress)
         batches = exact_batches(self.recipe.data, self.corpus(split), self.tokenizer)
         return {**found, **log_z_measures(model, batches)}
+
+    def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
+        """Kneser-Ney n-grams of the same tokens; none if `quick`, since a training text may be large."""
+        return [] if quick else counted_rivals(self, split)
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line from the initial state: Σ_t log p(x_t | x_<t), with its end if that is a token."""
