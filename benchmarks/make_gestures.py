@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-SIZES = {"train": 720, "test": 240}
+SIZES = {"train": 1440, "test": 480}
 MISSING = 0.05
 
 

@@ -60,6 +60,12 @@ def test_the_weights_that_are_kept_are_marked(
     assert ("Kept are" in said) == (len(marks) > 1)
 
 
+def test_of_errors_the_lowest_is_best(tmp_path: Path) -> None:
+    told = rivals.draw_rivals({"run": 0.3, "naive": 2.5, "other": 0.7}, "error", tmp_path / "errors.png", share=False)
+    assert told == "The error: run 0.3; the best of the others, other, 0.7."
+    assert (tmp_path / "errors.png").exists()
+
+
 def test_no_number_beside_a_bar_is_crossed_by_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(rivals, "save", lambda figure, to: figures.append(figure))

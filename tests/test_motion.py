@@ -125,6 +125,8 @@ def test_it_beats_constant_velocity_and_says_so(run: es.Run) -> None:
     assert scores["to_constant_velocity"] == pytest.approx(scores["last_distance"] / steady)
     assert scores["by_step"][-1] == scores["last_distance"]
     assert run.rivals("test") == scores["rivals"]
+    better = [name for name, rival in rivals.items() if rival["last_distance"] < scores["last_distance"]]
+    assert scores["better_by_last_distance"] == better
     assert es.load(run.path).evaluate("test") == scores
 
 

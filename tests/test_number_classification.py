@@ -251,6 +251,23 @@ def test_the_kind_of_data_decides_and_a_recipe_survives_a_round_trip(tmp_path: P
         load_task(path, ["data.values_=x"])
 
 
+def test_a_file_of_the_archive_of_time_series_is_enough(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    lines = ["@timeStamps false", "@univariate true", "@equalLength false", "@classLabel true -1 1", "@data"]
+    for number in range(40):
+        sign = 1 - 2 * (number % 2)
+        values = sign * np.sin(np.arange(random.integers(6, 12))) + random.normal(0, 0.1)
+        lines.append(f"{','.join(f'{value:.3f}' for value in values)}:{sign}")
+    (tmp_path / "Waves_TRAIN.ts").write_text("\n".join(lines) + "\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"task: classification\ndata:\n  train: {tmp_path}/Waves_TRAIN.ts\ntrain:\n  max_epochs: 12\n")
+    found = es.train(path, tmp_path / "run", quietly, overrides=SMALL)
+    assert found.task.classes == ("-1", "1")
+    said = [one.text.split("\t")[0] for one in found.predict([line.rpartition(":")[0] for line in lines[5:9]])]
+    assert said == ["1", "-1", "1", "-1"]
+    assert es.load(tmp_path / "run").evaluate(data=[str(tmp_path / "Waves_TRAIN.ts")])["accuracy"] > 0.9
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
     settings = [*SMALL, "train.max_steps=20", "train.max_epochs=null", "train.validate_every=4", "model.dropout=0.2"]

@@ -48,8 +48,10 @@ def draw_over_time(shown: Sequence[DrawnSequence], path: Path) -> str:
         path: the PNG to write.
     """
     rows = -(-len(shown) // 2)
-    figure = canvas(4.6 * rows)
-    grid = figure.subplots(2 * rows, min(2, len(shown)), squeeze=False, height_ratios=[1.3, 1] * rows)
+    figure = canvas((3.6 if shown[0].steps.ndim == 4 else 4.6) * rows)
+    grid = figure.subplots(
+        2 * rows, min(2, len(shown)), squeeze=False, height_ratios=[0.6 if shown[0].steps.ndim == 4 else 1.3, 1] * rows
+    )
     for place, one in enumerate(shown):
         row, column = divmod(place, 2)
         above, below = grid[2 * row, column], grid[2 * row + 1, column]
@@ -92,7 +94,7 @@ def _draw_frames(axes: Axes, one: DrawnSequence) -> None:
     frames = one.steps[chosen].astype(float)
     low, high = np.nanmin(frames), np.nanmax(frames)
     frames = (frames - low) / (high - low if high > low else 1)
-    edged = np.pad(frames, [(0, 0), (0, 0), (1, 1), (0, 0)], constant_values=1.0)
+    edged = np.pad(frames, [(0, 0), (0, 0), (1, 1), (0, 0)], constant_values=0.5)
     strip = np.concatenate(list(edged), axis=1)
     picture = strip if strip.shape[2] == 3 else strip[..., 0]
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect="equal")

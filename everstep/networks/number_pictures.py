@@ -62,5 +62,5 @@ def number_passage(model: NumberClassifier, scaled: NDArray[np.float32]) -> Pass
     model.eval()
     inputs, lengths = torch.from_numpy(scaled)[None].to(model.device), torch.tensor([len(scaled)], device=model.device)
     steps = model.steps(inputs, lengths)[0]
-    labels = [str(place + 1) for place in range(len(scaled))]
+    labels = [f"{place + 1} " for place in range(len(scaled))]
     return Passage(model.body.layer, steps, labels, list(range(len(scaled))), "step", "step")

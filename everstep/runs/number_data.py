@@ -147,14 +147,16 @@ class LabelledSequences(LabelledSplits):
         return total.hexdigest()
 
     def shown(self, split: str, most: int) -> list[ShownSequence]:
-        """The first sequences of each class, for pictures, the classes in turn."""
+        """The first sequences of classes, for pictures: of different classes, as far as there are so many."""
         found = self.examples(split)
         often: Counter[str] = Counter()
         turns = []
         for label in found.labels:
             turns.append(often[label])
             often[label] += 1
-        some = np.argsort(turns, kind="stable")[:most].tolist()
+        order = np.argsort(turns, kind="stable")
+        apart = max(1, len(often) // most)
+        some = order[: apart * most : apart].tolist()
         return [
             ShownSequence(self._names[int(found.texts[place])], found.labels[place], one)
             for place, one in zip(some, self.sequences(found.select(some)), strict=True)

@@ -136,7 +136,8 @@ def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path
         if rivals := measures.get("rivals"):
             measure = next(name for name in run.task.shown if name in measures)
             known = {"this run": measures[measure], **{rival["name"]: rival[measure] for rival in rivals}}
-            words = draw_rivals(known, f"{measure.replace('_', ' ')} on {split}", out / "rivals.png")
+            name, share = f"{measure.replace('_', ' ')} on {split}", measure in run.task.scores
+            words = draw_rivals(known, name, out / "rivals.png", share)
             drawn.append((out / "rivals.png", words))
     return drawn
 

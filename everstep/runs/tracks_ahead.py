@@ -84,6 +84,7 @@ def track_figures(found: Foretold) -> dict[str, Any]:
         "loss": found.loss,
         **ours,
         "to_constant_velocity": ratio,
+        "better_by_last_distance": [o["name"] for o in others if o["last_distance"] < ours["last_distance"]],
         "by_step": distances(found.ours, found.came).tolist(),
         "rivals": others,
     }
@@ -137,7 +138,7 @@ def track_pictures(found: Foretold, scaling: NumberScaling, out: Path) -> Iterat
     by_rule = rules(found.seen, found.came.shape[1])
     every = {"this run": distances(found.ours, found.came)}
     every |= {name: distances(ahead, found.came) for name, ahead in by_rule.items()}
-    yield out / "errors-by-step.png", draw_by_step(every, "steps", out / "errors-by-step.png")
+    yield out / "errors-by-step.png", draw_by_step(every, "rows", out / "errors-by-step.png")
     if scaling.size != 2:
         return
     chosen = np.unique(np.linspace(0, len(found.came) - 1, EXAMPLES + 1)[:-1].round().astype(int))
