@@ -54,6 +54,8 @@ def fit(
     order each time). An additional `max_minutes` changes nothing unless it will end the run; `schedule="cosine"` then
     follows the clock, and a message says so.
 
+    A model that is `MovesItself` changes its own weights by each batch; `objective` then serves validations alone.
+
     At resume, `objective` runs once on one batch, without effect, to find the structure of the carried state.
 
     Args:

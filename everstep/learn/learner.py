@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from everstep.data.batches import Batch, Batches
 from everstep.errors import DataError, Diverged
 from everstep.learn.averaging import Averaging
+from everstep.learn.moves_itself import MovesItself
 from everstep.learn.objective import Loss, Objective, begun, check_loss
 from everstep.learn.optim import MakeOptimizer, make_optimizer, set_learning_rate, trainable
 from everstep.learn.precision import multiplied, uses_bfloat16
@@ -66,10 +67,10 @@ class RunCounts:
 
 
 class StepResult(NamedTuple):
-    """One optimizer step: the reported loss summed over its targets, the gradient norm, the learning rate."""
+    """One step: the reported loss summed over its targets, the learning rate, and the gradient norm if there is one."""
 
     loss: float
-    norm: float
+    norm: float | None
     rate: float
 
 
@@ -152,7 +153,7 @@ class Learner:
 
     def _look_at_the_clock(self) -> None:
         """If time will end the run before its steps do, let the schedule follow the clock from now on."""
-        if self.settings.schedule != "cosine" or self.settings.max_minutes is None:
+        if self.settings.schedule not in ("cosine", "linear") or self.settings.max_minutes is None:
             return
         counted, timed = self._counted, self._timed
         self.counts.clocked |= counted is None or timed >= max(_SETTLED, counted)
@@ -167,6 +168,8 @@ class Learner:
         """
         group = self._group()
         count = sum(map(_count, group))
+        if isinstance(self.model, MovesItself):
+            return self._moved(self.model, group, count)
         self.optimizer.zero_grad(set_to_none=True)
         pieces = [piece for offset, batch in enumerate(group) for piece in self._backward(offset, batch, count)]
         for rule in self.rules:
@@ -189,6 +192,17 @@ class Learner:
         self.norms.append(norm_value)
         self._advance(len(group), count)
         return StepResult(plain, norm_value, rate)
+
+    def _moved(self, model: MovesItself, group: list[Batch], count: int) -> StepResult:
+        """A step of a model that has a rule of its own."""
+        rate = self._rate()
+        loss = sum(float(model.move(batch.to(self.device), rate).double().sum()) for batch in group)
+        if not math.isfinite(loss):
+            where = f"training diverged at step {self.counts.step + 1} (epoch {self.counts.epoch + 1})"
+            raise Diverged(f"{where}: the loss is {loss}. Lower learning_rate (now {rate:g})")
+        self.averaging.update()
+        self._advance(len(group), count)
+        return StepResult(loss, None, rate)
 
     def _group(self) -> list[Batch]:
         first = self.counts.index
@@ -222,10 +236,13 @@ class Learner:
         dtype = torch.float32 if low else leaf.dtype
         return leaf.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
 
-    def _move(self) -> float:
+    def _rate(self) -> float:
         counts = self.counts
         self._look_at_the_clock()
-        rate = learning_rate(self.settings, counts.step, counts.epoch, self.progress, self.plateau.factor)
+        return learning_rate(self.settings, counts.step, counts.epoch, self.progress, self.plateau.factor)
+
+    def _move(self) -> float:
+        rate = self._rate()
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.averaging.update()

@@ -127,8 +127,8 @@ class Reporter:
         self._window = _Window(self.start.tokens, self.start.seconds)
         self.screen, self.units = self.reporting.screen, self.reporting.units
 
-    def step(self, point: Point, loss: float, norm: float, rate: float) -> None:
-        """Record one optimizer step: summed loss, gradient norm, learning rate."""
+    def step(self, point: Point, loss: float, norm: float | None, rate: float) -> None:
+        """Record one step: summed loss, gradient norm (None: there is no gradient), learning rate."""
         self._window.loss += loss
         self._window.steps += 1
         self._norm, self._rate = norm, rate
@@ -149,7 +149,7 @@ class Reporter:
             f"{self.units.target}s": point.tokens,
             "seconds": round(point.seconds, 3),
             "loss": loss,
-            "gradient_norm": self._norm,
+            **({} if self._norm is None else {"gradient_norm": self._norm}),
             "learning_rate": self._rate,
             f"{self.units.target}s_per_second": round(speed, 1),
         }

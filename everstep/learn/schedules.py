@@ -2,8 +2,9 @@
 
 `progress` is the used share of `max_steps` or `max_epochs`, whichever is larger. So the learning rate depends on the
 step alone and runs are reproducible bit for bit, even if `max_minutes` is set too. If `max_minutes` is the only limit,
-"cosine" follows the clock. If it will end the run before its steps do (known after a tenth of the time), "cosine"
-follows the clock from then on, so that the schedule ends with the run on any machine. Such runs are not reproducible.
+"cosine" and "linear" follow the clock. If it will end the run before its steps do (known after a tenth of the time),
+they follow the clock from then on, so that the schedule ends with the run on any machine. Such runs are not
+reproducible.
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ def cosine(progress: float, high: float, low: float) -> float:
         0.5
     """
     return low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * progress))
+
+
+def linear(progress: float, high: float, low: float) -> float:
+    """η(p) = η_max − (η_max − η_min) p: from `high` at p = 0 to `low` at p = 1.
+
+    Example:
+        >>> linear(0.25, 1.0, 0.0)
+        0.75
+    """
+    return high - (high - low) * progress
 
 
 def step_decay(epoch: int, constant_epochs: int, decay: float) -> float:
@@ -75,8 +86,8 @@ class Plateau:
 def learning_rate(settings: FitSettings, step: int, epoch: int, progress: float, plateau: float = 1.0) -> float:
     """The learning rate of step `step` (from 0) in epoch `epoch` (from 0) at `progress` in [0, 1].
 
-    η = warmup(k) · s, with s = η₀ ("constant"), cosine(p, η₀, η_min) ("cosine"), or max(η_min, η₀ · f) with
-    f = step_decay(e) ("step") or the factor of `Plateau` ("plateau").
+    η = warmup(k) · s, with s = η₀ ("constant"), cosine(p, η₀, η_min) ("cosine"), linear(p, η₀, η_min) ("linear"), or
+    max(η_min, η₀ · f) with f = step_decay(e) ("step") or the factor of `Plateau` ("plateau").
 
     Example:
         >>> learning_rate(FitSettings(max_steps=10, schedule="cosine", learning_rate=2.0), 5, 0, 0.5)
@@ -85,6 +96,8 @@ def learning_rate(settings: FitSettings, step: int, epoch: int, progress: float,
     top, low = settings.learning_rate, settings.min_learning_rate
     if settings.schedule == "cosine":
         rate = cosine(progress, top, low)
+    elif settings.schedule == "linear":
+        rate = linear(progress, top, low)
     elif settings.schedule == "step":
         rate = max(low, top * step_decay(epoch, settings.constant_epochs, settings.decay))
     elif settings.schedule == "plateau":

@@ -11,7 +11,7 @@ from pydantic import Field
 from everstep.sections import Count, Names, NonNegative, Positive, Probability, Section, Whole
 
 OptimizerName = Literal["adamw", "sgd", "rmsprop", "adagrad"]
-ScheduleName = Literal["constant", "cosine", "step", "plateau"]
+ScheduleName = Literal["constant", "cosine", "linear", "step", "plateau"]
 AveragingName = Literal["none", "ema", "nt-asgd"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -40,7 +40,7 @@ class FitSettings(Section):
     weight_decay: NonNegative = 0.0
     """λ, for parameters of two or more dimensions except biases; decoupled for adamw, in the gradient for others"""
     schedule: ScheduleName = "cosine"
-    """schedule of the learning rate: constant, cosine (down to min_learning_rate), step, plateau"""
+    """schedule of the learning rate: constant, cosine or linear (down to min_learning_rate), step, plateau"""
     warmup_steps: Whole = 0
     """number of first steps over which the rate grows linearly"""
     constant_epochs: Count = 1
@@ -52,7 +52,7 @@ class FitSettings(Section):
     plateau_patience: Count = 2
     """plateau: validations in a row without a new best before the rate is reduced"""
     min_learning_rate: NonNegative = 0.0
-    """last value of cosine, lower bound of step and plateau"""
+    """last value of cosine and linear, lower bound of step and plateau"""
     l2: NonNegative = 0.0
     """λ: λ·w is added to the gradient of the weights in l2_on"""
     l2_on: Names = "*"
@@ -88,7 +88,7 @@ class FitSettings(Section):
     max_epochs: Count | None = None
     """passes over the training data"""
     max_minutes: Positive | None = None
-    """wall time over all resumed parts; if it ends the run, cosine follows the clock and the run is not reproducible"""
+    """wall time over all resumed parts; cosine and linear follow it if it ends the run, which then differs each time"""
     validate_every: Count | None = None
     """steps between validations; null: every epoch. The last step is always validated"""
     checkpoint_every: Count | None = None

@@ -1,4 +1,4 @@
-"""Pretrained word vectors, in the text formats of word2vec and GloVe."""
+"""Pretrained word vectors, as embeddings to begin with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from everstep.data.text.text_files import expand, file_lines
+from everstep.data.readers.vector_files import read_vector_file
 from everstep.data.word_features import WordVocabulary
-from everstep.errors import DataError, RunError
+from everstep.errors import RunError
 from everstep.storage.reading import read_small, reason
 
 
@@ -53,47 +53,13 @@ class Vectors:
 
 
 def read_vectors(path: str, size: int) -> Vectors:
-    """Read vectors from a file: one word and its numbers per line, separated by spaces; the first line may be a header.
-
-    If a word occurs twice, the first vector is used.
-
-    Args:
-        path: the file (plain, `.gz`, `.xz`).
-        size: D.
+    """Read vectors of D = `size` numbers from a file of word2vec's, GloVe's or fastText's (`read_vector_file`).
 
     Raises:
-        DataError: a line has another number of values, or one that is not a finite number; the message names it.
+        DataError: the file cannot be used; the message names the line.
     """
-    (file,) = expand(path)[:1]
-    words: dict[str, None] = {}
-    rows: list[NDArray[np.float32]] = []
-    for number, line in enumerate(file_lines(file), 1):
-        fields = line.rstrip("\n ").split(" ")
-        if number == 1 and len(fields) == 2 and all(map(str.isdecimal, fields)):
-            _check_size(file, number, int(fields[1]), size)
-            continue
-        _check_size(file, number, len(fields) - 1, size, at_least=True)
-        word = " ".join(fields[:-size])  # some files have words with spaces
-        try:
-            vector = np.array(fields[-size:], np.float32)
-        except ValueError:
-            raise DataError(f"{file}, line {number}: expected {size} numbers after the word {word[:40]!r}") from None
-        if not np.isfinite(vector).all():
-            raise DataError(f"{file}, line {number}: the vector of {word[:40]!r} holds NaN or an infinity")
-        if word not in words:
-            words[word] = None
-            rows.append(vector)
-    if not rows:
-        raise DataError(f"{file}: no vector")
-    return Vectors(tuple(words), np.stack(rows))
-
-
-def _check_size(file: Path, line: int, found: int, size: int, at_least: bool = False) -> None:
-    if found < size or (found > size and not at_least):
-        raise DataError(
-            f"{file}, line {line}: expected vectors of {size} numbers (model.embedding_size), got {found}; set "
-            f"model.embedding_size={found}"
-        )
+    found = read_vector_file(path, size)
+    return Vectors(found.words, found.numbers)
 
 
 def saved_vectors(vectors: Vectors | None) -> bytes:

@@ -1,0 +1,101 @@
+"""Words as points of a plane: a map of their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everstep.look.style import COLOURS, GREY, canvas, save
+
+Floats = NDArray[np.floating]
+GROUPS = len(COLOURS)
+
+
+def principal_plane(vectors: Floats) -> tuple[NDArray[np.float64], float]:
+    """The coordinates (N, 2) along the two directions in which N vectors differ most, and their share of the variance.
+
+    Example:
+        >>> plane, share = principal_plane(np.array([[0.0, 0, 1], [2, 0, 1], [4, 1, 1]]))
+        >>> plane.shape, round(share, 6)
+        ((3, 2), 1.0)
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(0)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    whole = float((sizes**2).sum())
+    plane = np.zeros((len(centred), 2))
+    plane[:, : len(directions[:2])] = centred @ directions[:2].T
+    return plane, float((sizes[:2] ** 2).sum()) / whole if whole else 1.0
+
+
+def near_plane(vectors: Floats, seed: int = 1) -> NDArray[np.float64] | None:
+    """Coordinates (N, 2) that keep neighbours together (t-SNE of cosines, van der Maaten and Hinton 2008).
+
+    None without scikit-learn, and for fewer than 10 vectors.
+    """
+    if len(vectors) < 10 or find_spec("sklearn") is None:
+        return None
+    from sklearn.manifold import TSNE
+
+    perplexity = min(15.0, (len(vectors) - 1) / 3)
+    placed = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed)
+    found: NDArray[np.float64] = placed.fit_transform(vectors.astype(np.float64))
+    return found
+
+
+def grouped(units: Floats, groups: int = GROUPS, rounds: int = 50) -> NDArray[np.int64]:
+    """Which of a few groups each of N vectors of length 1 is in, by k-means of cosines, begun far apart.
+
+    Example:
+        >>> grouped(np.array([[1.0, 0], [0, 1], [0.9, 0.1]]), groups=2).tolist()
+        [0, 1, 0]
+    """
+    chosen = [0]
+    while len(chosen) < min(groups, len(units)):
+        chosen.append(int((units @ units[chosen].T).max(1).argmin()))
+    centres = units[chosen]
+    of = np.zeros(len(units), np.int64)
+    for count in range(rounds):
+        new = (units @ centres.T).argmax(1)
+        if count and (new == of).all():
+            break
+        of = new
+        sums = np.stack([units[of == k].sum(0) if (of == k).any() else centres[k] for k in range(len(centres))])
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        centres = sums / np.where(lengths > 0, lengths, 1)
+    return of
+
+
+def draw_map(words: Sequence[str], plane: Floats, groups: NDArray[np.int64], path: Path, title: str) -> None:
+    """Write words at their places (N, 2), coloured by group; words that would cover others are dots.
+
+    Args:
+        words: N words, the most important first: these are written.
+        plane: (N, 2) places.
+        groups: (N,) numbers of colours.
+        path: the PNG to write.
+        title: what the axes are.
+    """
+    figure = canvas(9.0, 12.0)
+    axes = figure.subplots()
+    colours = [COLOURS[group % len(COLOURS)] for group in groups]
+    axes.scatter(plane[:, 0], plane[:, 1], s=9, c=colours, alpha=0.6, linewidths=0)
+    axes.set_title(title, fontsize=15, color=GREY)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.margins(0.06)
+    figure.canvas.draw()
+    taken: list[tuple[float, float, float, float]] = []
+    pixels = axes.transData.transform(plane)
+    for word, (x, y), (left, bottom), colour in zip(words, plane, pixels, colours, strict=True):
+        width, height = 9.0 * len(word) + 4, 17.0
+        box = (left - width / 2, bottom - height / 2, left + width / 2, bottom + height / 2)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        axes.text(x, y, word, fontsize=11, color=colour, ha="center", va="center", parse_math=False)
+    save(figure, path)
