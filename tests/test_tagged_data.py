@@ -20,7 +20,7 @@ from everstep.data.text.text_files import expand, read_blocks
 from everstep.data.word_features import CAPITALS, LONGEST, WordVocabulary, capitals
 from everstep.errors import DataError
 from everstep.measures.tag_schemes import broken, recognised, spans
-from everstep.networks.word_vectors import read_vectors, saved_vectors, vectors_of
+from everstep.networks.pretrained_vectors import read_vectors, saved_vectors, vectors_of
 
 CONLLU = """# sent_id = 1
 # text = Let's go

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
+from everstep.data.readers.vector_files import read_vector_file, vector_file
 from everstep.data.readers.word_sets import read_analogies, read_similarities
 from everstep.data.text.phrases import find_phrases, join_phrases
 from everstep.errors import ConfigError, DataError
@@ -22,10 +24,12 @@ from everstep.measures.word_relations import rank_correlation, solve_analogies, 
 from everstep.networks import compiled_word_vectors
 from everstep.networks.letter_ngrams import letter_ngrams
 from everstep.networks.word_embedding import WordBatch, WordContextSection, WordEmbedding, WordEmbeddingSection
-from everstep.networks.word_tables import alias_table, huffman, kept
+from everstep.networks.word_tables import drawn, huffman, kept
 from everstep.networks.word_vector_steps import WordByWord
 from everstep.runs.recipe_files import load_task
+from everstep.runs.word_measures import WordVectorView
 from everstep.runs.word_text import WordBatches
+from everstep.ship.export import export
 
 WORDS = ("<eos>", *(f"w{number}xy" for number in range(12)))
 
@@ -91,7 +95,7 @@ def test_a_move_is_minus_rate_times_the_gradient(negatives: int) -> None:
     steps = WordByWord(model.vectors.detach().numpy(), model.outputs.detach().numpy(), model.tables, False, rate, 1)
     next(steps.random)
     steps._skip_gram(3, [5])
-    assert steps.nats == pytest.approx(float(loss), rel=1e-5)
+    assert steps.nats == pytest.approx(float(loss.detach()), rel=1e-5)
     assert torch.allclose((h - model.vectors[3]) / rate, by_h, atol=1e-3)
     assert torch.allclose((u - model.outputs) / rate, by_u, atol=1e-3)
 
@@ -137,8 +141,9 @@ def test_without_a_compiler_it_learns_too(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_tables_by_hand() -> None:
-    weights = np.array([1.0, 0.0, 5.0, 2.0, 0.5])
-    below, alias = alias_table(weights)
+    counts = np.array([1, 0, 16, 81, 1])
+    weights = np.array([1, 0, 8, 27, 1])
+    below, alias = drawn(counts, 0.75)
     chance = np.zeros(5)
     for column in range(5):
         chance[column] += below[column] / 2**32 / 5
@@ -150,8 +155,6 @@ def test_tables_by_hand() -> None:
     assert np.diff(paths.starts).tolist() == [1, 2, 3, 3, 0]
     codes = {tuple(paths.codes[paths.starts[w] : paths.starts[w + 1]].tolist()) for w in range(4)}
     assert len(codes) == 4
-    with pytest.raises(ValueError, match="a weight above 0"):
-        alias_table(np.zeros(3))
 
 
 def test_letters_are_hashed_as_fasttext_does() -> None:
@@ -172,8 +175,9 @@ def test_letters_are_hashed_as_fasttext_does() -> None:
 def test_phrases_by_hand() -> None:
     tokens = np.array([0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 1, 3])
     pairs = find_phrases(tokens, 4, [0], 1, 1.0)
-    assert pairs.tolist() == [[1, 2]]  # (3 − 1) · 10 / (4 · 3) = 1.67; (2 − 1) · 10 / (3 · 3) = 1.1 of (2, 3)
-    assert find_phrases(tokens, 4, [0], 1, 1.2).tolist() == [[1, 2]]
+    assert pairs.tolist() == [[1, 2], [2, 3]]  # (3 − 1) · 10 / (4 · 3) = 1.67, and (2 − 1) · 10 / (3 · 3) = 1.11
+    pairs = find_phrases(tokens, 4, [0], 1, 1.2)
+    assert pairs.tolist() == [[1, 2]]
     assert join_phrases(tokens, pairs, 4).tolist() == [0, 4, 3, 0, 4, 3, 0, 4, 1, 3]
     assert join_phrases(tokens, np.empty((0, 2), np.int64), 4) is tokens
 
@@ -348,3 +352,69 @@ def test_bad_texts_are_refused(tmp_path: Path) -> None:
             "word-vectors-own", tmp_path / "run", quietly, overrides=[f"data.train={path}", "data.valid_fraction=0"]
         )
     assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("form", ["word2vec", "word2vec-binary", "glove", "vec"])
+def test_files_of_vectors_keep_their_bits(form: str, run: es.Run, tmp_path: Path) -> None:
+    path = export(run, tmp_path / "words", to=form)  # type: ignore[arg-type]
+    found = read_vector_file(str(path))
+    assert found.words[:1] == ("of",)
+    view = WordVectorView(run.model)
+    assert all(
+        np.array_equal(row, view.vectors[view.places[word]])
+        for word, row in zip(found.words, found.numbers, strict=True)
+    )
+    packed = tmp_path / "words.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert np.array_equal(read_vector_file(str(packed), 16).numbers, found.numbers)
+    with pytest.raises(DataError, match=r"expected vectors of 15 numbers \(model.embedding_size\), came 16"):
+        read_vector_file(str(path), 15)
+    path.write_bytes(path.read_bytes()[:-70])
+    if form != "glove":
+        with pytest.raises(
+            DataError, match=r"expected 21 vectors, as its first line says; got (19|20): it is cut off|numbers"
+        ):
+            read_vector_file(str(path))
+
+
+def test_words_that_files_cannot_hold(tmp_path: Path) -> None:
+    for word in ("new york", "", "a"):
+        with pytest.raises(DataError, match="files of word vectors cannot hold"):
+            list(vector_file(["a", word], np.zeros((2, 3), np.float32), "vec"))
+    path = tmp_path / "v.txt"
+    path.write_text("a 1 2\nnew york 3 4\na 5 6\n")
+    found = read_vector_file(str(path))
+    assert (found.words, found.repeated) == (("a", "new york"), 1)
+    assert found.numbers.tolist() == [[1, 2], [3, 4]]
+    path.write_bytes(b"2 2\na \x00\x00\x80\x7f\x00\x00\x80\x7f\nb 12345678\n")
+    with pytest.raises(DataError, match="vector 1: the vector of 'a' holds NaN or an infinity"):
+        read_vector_file(str(path))
+    path.write_bytes(b"1 2\n\xff\xfe \x00\x00\x80?\x00\x00\x80?\n")
+    with pytest.raises(DataError, match="vector 1: expected a word in UTF-8"):
+        read_vector_file(str(path))
+
+
+def test_other_jobs_begin_with_such_vectors(tmp_path: Path) -> None:
+    (tmp_path / "v.txt").write_text("the 1 2 3\nking 4 5 6\nzzz 7 8 9\n")
+    said: list[str] = []
+    settings = [f"model.vectors={tmp_path / 'v.txt'}", "train.max_steps=1", "train.learning_rate=1e-9"]
+    small = [*settings, "model.embedding_size=3", "model.hidden_size=4"]
+    words = [*small, "data.unit=words", "data.lowercase=true", "data.min_count=20"]
+    trained = es.train("shakespeare-minute", tmp_path / "lm", said.append, overrides=words)
+    row = trained.task.tokenizer.symbols.index("the")
+    assert trained.model.embedding.weight[row].tolist() == pytest.approx([1, 2, 3], abs=1e-4)
+    assert any(line.startswith("vectors: 3 of 3 numbers; 2 of ") for line in said)
+    again = es.load(tmp_path / "lm")
+    assert torch.equal(again.model.embedding.weight, trained.model.embedding.weight)
+    trained = es.train("classify-minute", tmp_path / "c", quietly, overrides=small)
+    row = trained.task.tokenizer.symbols.index("the")
+    assert trained.model.embedding.weight[row].tolist() == pytest.approx([1, 2, 3], abs=1e-4)
+    with pytest.raises(DataError, match=r"expected vectors of 5 numbers \(model.embedding_size\), came 3"):
+        es.train("classify-minute", tmp_path / "d", quietly, overrides=[*small, "model.embedding_size=5"])
+    assert not (tmp_path / "d").exists()
+    (tmp_path / "v.txt").write_text("qqq 1 2 3\n")
+    with pytest.raises(DataError, match=r"has none of the .* tokens of the vocabulary"):
+        es.train("classify-minute", tmp_path / "d", quietly, overrides=small)

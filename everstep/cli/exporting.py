@@ -13,7 +13,9 @@ from everstep.cli.run_verbs import RUN, TRUST
 
 def export(
     run: Path = RUN,
-    to: Literal["onnx", "c", "arpa"] = typer.Option("onnx", help="What to write."),
+    to: Literal["onnx", "c", "arpa", "word2vec", "word2vec-binary", "glove", "vec"] = typer.Option(
+        "onnx", help="What to write."
+    ),
     form: Literal["step", "sequence", "both"] = typer.Option(
         "both", help="One step with its state in and out, whole sequences, or what there is of both."
     ),
@@ -34,6 +36,7 @@ def export(
       everstep export runs/mine --precision int8 --out small
       everstep export runs/mine --to c
       everstep export runs/counts --to arpa --out counts.arpa
+      everstep export runs/words --to word2vec-binary --out words.bin
       everstep generate runs/mine/onnx --prompt "The"       # in onnxruntime: predict, score and eval too
 
     \b
@@ -41,6 +44,8 @@ def export(
       sequence.onnx    sequences of any length and number, with their lengths; the state goes in and out as well
       model.h, model.cpp, model.bin    with --to c: one step for programs in C and C++, and its weights
       model.arpa       with --to arpa: the n-grams of a model of counts, for KenLM, SRILM and others
+      model.word2vec, model.glove, model.vec …    with --to word2vec, word2vec-binary, glove or vec (fastText's text):
+                       each word with its vector
       export.json      names, types and sizes of what goes in and out, and how the state begins
       recipe.yaml, tokenizer.json, …    what turns text into numbers and back
 

@@ -66,7 +66,7 @@ class WordVectorCall(NamedTuple):
     sums: _Sums
 
 
-class Learned(NamedTuple):
+class Met(NamedTuple):
     """What a pass over a piece of text met: the loss in nats, summed, and the number of targets."""
 
     nats: float
@@ -84,7 +84,7 @@ def available() -> bool:
 
 def learn(
     vectors: Tensor, outputs: Tensor, tables: WordTables, tokens: Tensor, bag: bool, rate: float, seed: int
-) -> Learned:
+) -> Met:
     """Move `vectors` and `outputs` (float32, on the CPU) by the words `tokens` (N,) int32, on PyTorch's threads."""
     library = _library()
     assert library is not None
@@ -116,4 +116,4 @@ def learn(
     )
     kernels(torch.float32).parallel(library.es_word_vectors, int64_array(table), threads)
     nats, targets = sums[:, :2].sum(0).tolist()
-    return Learned(nats, int(targets))
+    return Met(nats, int(targets))

@@ -88,6 +88,9 @@ class EmbeddedSection(LayersSection):
     """features of each token"""
     embedding_dropout: Probability = 0.0
     """dropout of whole tokens, at all their positions at once"""
+    vectors: str | None = None
+    """a file of word vectors with embedding_size numbers to begin the embedding with: word2vec's text or binary format,
+    GloVe's or fastText's text, plain, .gz or .xz"""
 
     def problems(self, find: Find) -> Iterator[str]:
         """A cell that cannot be created."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from everstep.errors import ConfigError
 from everstep.learn.settings import FitSettings
 from everstep.networks import compiled_word_vectors
-from everstep.networks.compiled_word_vectors import Learned
+from everstep.networks.compiled_word_vectors import Met
 from everstep.networks.letter_ngrams import letter_ngrams
-from everstep.networks.word_tables import Ints, Parts, WordTables, alias_table, huffman, kept
+from everstep.networks.word_tables import Ints, Parts, WordTables, drawn, huffman, kept
 from everstep.networks.word_vector_steps import WordByWord
 from everstep.sections import Count, NonNegative, Section, Size
 
@@ -142,14 +142,12 @@ class WordEmbedding(nn.Module):
         self.words, self.section, self.bag = tuple(words), section, objective.predict == "word"
         self.known = counts > 0
         self.buckets, parts = _parts(self.words, self.known, section)
-        drawn = np.zeros(len(counts))
-        drawn[self.known] = counts[self.known].astype(float) ** objective.negatives_exponent
         self.tables = WordTables(
             end,
             objective.window,
             objective.negatives,
             kept(counts, objective.subsample),
-            *alias_table(drawn),
+            *drawn(counts, objective.negatives_exponent),
             parts,
             None if objective.negatives else huffman(counts),
         )
@@ -169,7 +167,7 @@ class WordEmbedding(nn.Module):
         """Read a batch and move the weights; the loss (1,) in nats, of all targets."""
         return torch.tensor([self.read(batch, rate).nats], dtype=torch.float64)
 
-    def read(self, batch: WordBatch, rate: float) -> Learned:
+    def read(self, batch: WordBatch, rate: float) -> Met:
         """As `move`; a rate of 0 measures alone.
 
         Raises:

@@ -27,7 +27,8 @@ class WordSection(EmbeddedSection):
     unknown_rate: NonNegative = 0.25
     """α: in training a word that occurs n times is read as unknown with probability α / (α + n)"""
     vectors: str | None = None
-    """a file of pretrained vectors with embedding_size features, in the text format of word2vec or GloVe"""
+    """a file of pretrained vectors with embedding_size features: word2vec's text or binary format, GloVe's or
+    fastText's text"""
     vectors_learned: bool = True
     """false: the embedding is frozen"""
     characters: Literal["none", "recurrent", "convolution"] = "recurrent"

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from everstep.heads.alias_method import alias_table
+
 Ints = NDArray[np.int64]
 Words = NDArray[np.int32]
 Thresholds = NDArray[np.uint32]
@@ -40,7 +42,7 @@ class WordTables:
         window: the most words to either side that a word meets.
         negatives: words drawn at random beside each target; 0: hierarchical softmax.
         keep: (V,) of 2^32, how often a word of the text is read; see `kept`.
-        alias_below, alias: (V,) see `alias_table`.
+        alias_below, alias: (V,) see `drawn`.
         parts: the rows of each word, or None where word w has row w alone.
         paths: of `huffman`, or None with negatives.
     """
@@ -91,34 +93,15 @@ def kept(counts: Ints, threshold: float) -> Thresholds:
     return (p * ALWAYS).astype(np.uint32)
 
 
-def alias_table(weights: NDArray[np.float64]) -> tuple[Thresholds, Words]:
-    """Tables to draw i with probability w_i / Σ w from 64 random bits (Walker 1977, as built by Vose 1991).
+def drawn(counts: Ints, exponent: float) -> tuple[Thresholds, Words]:
+    """Tables to draw word w in proportion to count^exponent from 64 random bits; words that never occur are not drawn.
 
     The upper bits choose a column k; if the lower 32 lie below `below[k]`, k is drawn, else `alias[k]`.
-
-    Raises:
-        ValueError: all weights are 0.
-
-    Example:
-        >>> below, alias = alias_table(np.array([1.0, 3.0]))
-        >>> (below / 2**32).round(2).tolist(), alias.tolist()
-        ([0.5, 1.0], [1, 1])
     """
-    if not weights.sum() > 0:
-        raise ValueError("alias_table: expected a weight above 0")
-    share = weights * (len(weights) / weights.sum())
-    below = np.ones(len(weights))
-    alias = np.arange(len(weights), dtype=np.int32)
-    left = share.tolist()
-    small = [k for k, value in enumerate(left) if value < 1]
-    large = [k for k, value in enumerate(left) if value >= 1]
-    while small and large:
-        k, other = small.pop(), large[-1]
-        below[k], alias[k] = left[k], other
-        left[other] -= 1 - left[k]
-        if left[other] < 1:
-            small.append(large.pop())
-    return (below * ALWAYS).astype(np.uint32), alias
+    weights = np.zeros(len(counts))
+    weights[counts > 0] = counts[counts > 0].astype(float) ** exponent
+    below, alias = alias_table(weights)
+    return (np.asarray(below) * ALWAYS).astype(np.uint32), np.asarray(alias).astype(np.int32)
 
 
 def huffman(counts: Ints) -> Paths:

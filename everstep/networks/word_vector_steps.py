@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.networks.compiled_word_vectors import Learned
+from everstep.networks.compiled_word_vectors import Met
 from everstep.networks.word_tables import ALWAYS, Ints, WordTables
 
 Floats = NDArray[np.float32]
@@ -45,7 +45,7 @@ class WordByWord:
         self.random = _random(seed)
         self.nats, self.targets = 0.0, 0
 
-    def learn(self, tokens: Ints) -> Learned:
+    def learn(self, tokens: Ints) -> Met:
         """Read words (N,)."""
         words: list[int] = []
         for word in tokens.tolist():
@@ -58,7 +58,7 @@ class WordByWord:
             if keep == ALWAYS or next(self.random) >> 32 < keep:
                 words.append(word)
         self._sentence(words)
-        return Learned(self.nats, self.targets)
+        return Met(self.nats, self.targets)
 
     def _sentence(self, words: list[int]) -> None:
         for at, word in enumerate(words):

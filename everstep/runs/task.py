@@ -221,6 +221,14 @@ NOTHING_ELSE = Asked()
 
 
 @runtime_checkable
+class Embeds(Protocol):
+    """A job with an embedding that `model.vectors` can begin."""
+
+    def embedded(self, model: Any) -> tuple[torch.Tensor, Sequence[str]]:
+        """The embedding (V or more rows, size), and the word of each of its first V rows."""
+
+
+@runtime_checkable
 class Predicts(Protocol):
     """A job that predicts from lines of text: labels, tags, translations, forecasts."""
 

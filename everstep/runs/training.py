@@ -23,6 +23,7 @@ from everstep.learn.update_rules import update_rules
 from everstep.learn.weights import MODEL_FILE, save_weights, weights
 from everstep.parameters import device_of, parameter_count
 from everstep.runs import card
+from everstep.runs.begun_vectors import begin_embedding
 from everstep.runs.data_frames import GivenFrames
 from everstep.runs.folder import RECIPE, begun
 from everstep.runs.model_size import check_fits
@@ -94,7 +95,9 @@ def train(
         given.write(out)
         begin(task, say, None if before is None else before.path)
         job = _Job(out, task, say)
-        if before is not None:
+        if before is None:
+            begin_embedding(task, job.model, say)
+        else:
             _fill(job.model, before, task, say)
         if task.code.digests and task.optimised:
             job.try_out()

@@ -109,7 +109,7 @@ class WordList:
             raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
 
 
-class WordTexts:
+class WordVectorTexts:
     """The splits of a recipe as word ids, with the phrases that were learned from the training split."""
 
     def __init__(self, config: WordTextSection, seed: int):

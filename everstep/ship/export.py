@@ -26,7 +26,7 @@ from everstep.state import leaves
 from everstep.storage import files
 from everstep.storage.reading import sealed
 
-Kind = Literal["onnx", "c", "arpa"]
+Kind = Literal["onnx", "c", "arpa", "word2vec", "word2vec-binary", "glove", "vec"]
 Which = Literal["step", "sequence", "both"]
 Short = Literal["float16", "bfloat16", "int8"]
 Say = Callable[[str], None]
@@ -73,7 +73,7 @@ def export(
     >>> es.load(export(run, path / "out")).generate(prompt="To be", length=3, seed=1)[:5]
     'To be'
     """
-    if to == "arpa":
+    if to not in ("onnx", "c"):
         return _one_file(run, None if out is None else Path(out), to)
     task = run.able("export")
     if isinstance(task, Writes):
@@ -112,7 +112,7 @@ def _one_file(run: Run, out: Path | None, to: Kind) -> Path:
     """Write the model in a format that its job has."""
     task, path = run.able("export"), out or run.path / f"model.{to}"
     if not isinstance(task, Writes) or to not in task.formats:
-        raise RunError(f"{run.path} ({run.recipe.task}) has no n-grams to write with --to {to}")
+        raise RunError(f"{run.path} ({run.recipe.task}) cannot be written with --to {to}")
     if path.exists():
         raise RunError(f"{path} exists and is never overwritten; give another --out")
     with files.explained(path.parent, "export again"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from everstep.data import Batches, Tokenizer
 from everstep.data.labelled_batches import LabelledBatch
@@ -134,6 +136,10 @@ class Classification(ClassTask[ClassificationRecipe]):
         split = self.splits()[-1]
         yield from figure_pictures(model, measured_classes(model, self.batches(split, model, "score")), out)
         yield from word_pictures(model, self.texts.shown(split, text, self.tokenizer), out)
+
+    def embedded(self, model: Any) -> tuple[Tensor, Sequence[str]]:
+        """The embedding, with the text of each token."""
+        return model.embedding.weight, self.tokenizer.symbols
 
     def exported(self, model: Any) -> Exported:
         """Tokens of texts to log p of each answer."""

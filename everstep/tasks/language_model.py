@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from everstep.data import Batches
 from everstep.data.batches import TokenBatch
 from everstep.data.text.decoding import as_read
@@ -105,6 +107,10 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
         """Whole lines of the user's text, or else of the held-out text, with the surprise of each piece."""
         ids = self.tokenizer.encode(as_read(self.texts.passage(text, characters)), line_end=False).tolist()
         return token_passage(model, self.tokenizer, ids, UNITS[self.recipe.data.unit])
+
+    def embedded(self, model: Any) -> tuple[Tensor, Sequence[str]]:
+        """The embedding, with the text of each token."""
+        return model.embedding.weight, self.tokenizer.symbols
 
     def exported(self, model: Any) -> Exported:
         """Tokens to log p of the next ones."""

@@ -15,12 +15,12 @@ from everstep.look.passage import Passage
 from everstep.networks.forms import Exported
 from everstep.networks.learned_tags import Learned
 from everstep.networks.model_forms import tagger_forms
+from everstep.networks.pretrained_vectors import Vectors, read_vectors, saved_vectors, vectors_of
 from everstep.networks.sequence_tagger import SequenceTagger, TagDecodeSection, TaggerSection, tag_losses
 from everstep.networks.stand_ins import Runtime, TaggerStandIn
 from everstep.networks.tag_decoding import SCORED_WORDS, frequent_tags_rival, tag_figures
 from everstep.networks.tag_pictures import tag_passage, tag_pictures
 from everstep.networks.word_reader import WordReader
-from everstep.networks.word_vectors import Vectors, read_vectors, saved_vectors, vectors_of
 from everstep.runs.recipe import Recipe
 from everstep.runs.tag_predictions import tag_predictions
 from everstep.runs.tagged_data import TaggedSection, TaggedTexts

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from everstep.data import Batches
 from everstep.data.pair_batches import PairBatch, PairBatches
 from everstep.data.text.moses import REMEDY
@@ -73,6 +75,10 @@ class Translation(Task[TranslationRecipe]):
         source, target = (side.tokenizer.vocab_size for side in self.sides)
         smoothing, tags = self.recipe.objective.label_smoothing, len(self.recipe.data.targets)
         return EncoderDecoder(self.recipe.model, source, target, self.code.find, smoothing, tags)
+
+    def embedded(self, model: Any) -> tuple[Tensor, Sequence[str]]:
+        """The source embedding, with the text of each token."""
+        return model.source_embedding.weight, self.sides.source.tokenizer.symbols
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[PairBatch]:
         """Batches of pairs of similar lengths."""

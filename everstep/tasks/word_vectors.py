@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from everstep.data import Tokenizer
+from everstep.data.readers.vector_files import VectorFormat, vector_file
 from everstep.data.readers.word_sets import read_analogies, read_similarities
 from everstep.errors import counted
 from everstep.learn.objective import Loss
@@ -24,7 +26,7 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.runs.word_measures import MEANING, figures, neighbours
 from everstep.runs.word_pictures import word_pictures
-from everstep.runs.word_text import WordBatches, WordList, WordTexts, WordTextSection
+from everstep.runs.word_text import WordBatches, WordList, WordTextSection, WordVectorTexts
 from everstep.sections import Count, Section
 from everstep.state import State
 from everstep.storage.files import replace_file
@@ -57,12 +59,13 @@ class WordVectors(Task[WordVectorRecipe]):
     shown = ("loss", "spearman", "analogies")
     meaning = MEANING
     understands = frozenset({"n_best"})
+    formats = get_args(VectorFormat)
     words: WordList
 
     @cached_property
-    def texts(self) -> WordTexts:
+    def texts(self) -> WordVectorTexts:
         """The text of the recipe."""
-        return WordTexts(self.recipe.data, self.recipe.seed)
+        return WordVectorTexts(self.recipe.data, self.recipe.seed)
 
     def prepare(self) -> None:
         """Find the words and phrases of the training text."""
@@ -132,6 +135,11 @@ class WordVectors(Task[WordVectorRecipe]):
         """The words nearest to that of each line, or to a sum such as `king - man + woman`."""
         most = asked.n_best if asked.n_best > 1 else self.recipe.decode.neighbours
         return neighbours(model, self.words.tokenizer, most, lines)
+
+    def written(self, model: Any, to: str) -> Iterator[bytes]:
+        """The words of the vocabulary, most frequent first, and their vectors, as other programs read them."""
+        rows = [int(row) for row in np.argsort(-self.words.counts, kind="stable") if self.words.counts[row]]
+        yield from vector_file([model.words[row] for row in rows], model.composed()[rows], to)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
         """Maps of frequent words, or of the words of a text."""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from everstep.data.text.text_files import expand, file_lines
 from everstep.errors import DataError
-from everstep.storage.files import replace_file
 
 VectorFormat = Literal["word2vec", "word2vec-binary", "glove", "vec"]
 """word2vec and vec: a line of the number of words and of numbers each, then a word and its numbers a line. glove: the
@@ -83,8 +82,8 @@ def _text(file: Path, size: int | None, key: str) -> Iterator[_Row]:
             announced, found = int(fields[0]), int(fields[1])
             size = _checked_size(f"{file}, line 1", found, size, key)
             continue
-        if size is None:
-            size = len(fields) - 1
+        if size is None or (number == 1 and all(map(_is_number, fields[1:]))):
+            size = _checked_size(f"{file}, line 1", len(fields) - 1, size, key)
         if len(fields) - 1 < size or size < 1:
             _checked_size(f"{file}, line {number}", len(fields) - 1, max(size, 1), key)
         word = " ".join(fields[:-size])
@@ -96,6 +95,14 @@ def _text(file: Path, size: int | None, key: str) -> Iterator[_Row]:
         yield f"line {number}", word, vector
     if announced is not None and count < announced:
         raise DataError(f"{file}: expected {announced:,} vectors, as its first line says; got {count:,}: it is cut off")
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _checked_size(where: str, found: int, size: int | None, key: str) -> int:
@@ -183,10 +190,13 @@ def _word(stream: BinaryIO) -> bytes | None:
     return None
 
 
-def write_vector_file(path: Path, words: Sequence[str], numbers: NDArray[np.float32], form: VectorFormat) -> None:
-    """Write N words and their vectors (N, D); read back, they have the same bits.
+def vector_file(words: Sequence[str], numbers: NDArray[np.float32], form: str) -> Iterator[bytes]:
+    """The content of a file of N words and their vectors (N, D), in pieces; read back, they have the same bits.
 
-    The file is put together in memory, then written aside and renamed.
+    Args:
+        words: distinct words.
+        numbers: their vectors.
+        form: a `VectorFormat`.
 
     Raises:
         DataError: a word is empty, holds white space, or is there twice, which no such file can hold.
@@ -195,13 +205,12 @@ def write_vector_file(path: Path, words: Sequence[str], numbers: NDArray[np.floa
     for word in words:
         if len(word.split()) != 1 or word.strip() != word or word in seen:
             why = "is there twice" if word in seen else "is empty or holds white space"
-            raise DataError(f"{path}: the word {word!r} {why}, which files of word vectors cannot hold")
+            raise DataError(f"the word {word!r} {why}, which files of word vectors cannot hold")
         seen.add(word)
-    head = b"" if form == "glove" else f"{len(words)} {numbers.shape[1]}\n".encode()
-    if form == "word2vec-binary":
-        rows = (word.encode() + b" " + row.astype("<f4").tobytes() + b"\n"
-                for word, row in zip(words, numbers, strict=True))  # fmt: skip
-    else:
-        rows = (f"{word} {' '.join(f'{value:.9g}' for value in row.tolist())}\n".encode()
-                for word, row in zip(words, numbers, strict=True))  # fmt: skip
-    replace_file(path, b"".join([head, *rows]))
+    if form != "glove":
+        yield f"{len(words)} {numbers.shape[1]}\n".encode()
+    for word, row in zip(words, numbers, strict=True):
+        if form == "word2vec-binary":
+            yield word.encode() + b" " + row.astype("<f4").tobytes() + b"\n"
+        else:
+            yield f"{word} {' '.join(f'{value:.9g}' for value in row.tolist())}\n".encode()
