@@ -370,7 +370,7 @@ def test_files_of_vectors_keep_their_bits(form: str, run: es.Run, tmp_path: Path
     packed = tmp_path / "words.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert np.array_equal(read_vector_file(str(packed), 16).numbers, found.numbers)
-    with pytest.raises(DataError, match=r"expected vectors of 15 numbers \(model.embedding_size\), came 16"):
+    with pytest.raises(DataError, match=r"expected vectors of 15 numbers \(model.embedding_size\), got 16"):
         read_vector_file(str(path), 15)
     path.write_bytes(path.read_bytes()[:-70])
     if form != "glove":
@@ -412,7 +412,7 @@ def test_other_jobs_begin_with_such_vectors(tmp_path: Path) -> None:
     trained = es.train("classify-minute", tmp_path / "c", quietly, overrides=small)
     row = trained.task.tokenizer.symbols.index("the")
     assert trained.model.embedding.weight[row].tolist() == pytest.approx([1, 2, 3], abs=1e-4)
-    with pytest.raises(DataError, match=r"expected vectors of 5 numbers \(model.embedding_size\), came 3"):
+    with pytest.raises(DataError, match=r"expected vectors of 5 numbers \(model.embedding_size\), got 3"):
         es.train("classify-minute", tmp_path / "d", quietly, overrides=[*small, "model.embedding_size=5"])
     assert not (tmp_path / "d").exists()
     (tmp_path / "v.txt").write_text("qqq 1 2 3\n")

@@ -107,7 +107,7 @@ def _is_number(field: str) -> bool:
 
 def _checked_size(where: str, found: int, size: int | None, key: str) -> int:
     if size is not None and found != size:
-        raise DataError(f"{where}: expected vectors of {size} numbers ({key}), came {found}; set {key}={found}")
+        raise DataError(f"{where}: expected vectors of {size} numbers ({key}), got {found}; set {key}={found}")
     return found
 
 
