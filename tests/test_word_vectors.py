@@ -18,7 +18,7 @@ from everstep.cli.app import app
 from everstep.data.readers.vector_files import read_vector_file, vector_file
 from everstep.data.readers.word_sets import read_analogies, read_similarities
 from everstep.data.text.phrases import find_phrases, join_phrases
-from everstep.errors import ConfigError, DataError
+from everstep.errors import ConfigError, DataError, Diverged
 from everstep.look.word_map import grouped, near_plane, principal_plane
 from everstep.measures.word_relations import rank_correlation, solve_analogies, unit_rows
 from everstep.networks import compiled_word_vectors
@@ -293,6 +293,12 @@ def test_it_resumes_bit_for_bit_after_a_kill(tmp_path: Path) -> None:
     again = killed_and_resumed(recipe, tmp_path, settings, after=5)
     (unseen,) = again.predict(["a1b"])
     assert unseen.record["neighbours"]
+
+
+def test_a_rate_that_is_too_high_is_said(tmp_path: Path) -> None:
+    settings = [*SMALL, f"data.train={pairs_of_words(tmp_path, 200)}", "train.learning_rate=1e30"]
+    with pytest.raises(Diverged, match="training diverged at step .*Lower learning_rate"):
+        es.train("word-vectors-own", tmp_path / "run", quietly, overrides=settings)
 
 
 def test_phrases_are_words(tmp_path: Path) -> None:
