@@ -297,7 +297,7 @@ def test_it_resumes_bit_for_bit_after_a_kill(tmp_path: Path) -> None:
 
 def test_a_rate_that_is_too_high_is_said(tmp_path: Path) -> None:
     settings = [*SMALL, f"data.train={pairs_of_words(tmp_path, 200)}", "train.learning_rate=1e30"]
-    with pytest.raises(Diverged, match="training diverged at step .*Lower learning_rate"):
+    with pytest.raises(Diverged, match=r"training diverged at step .*Lower learning_rate"):
         es.train("word-vectors-own", tmp_path / "run", quietly, overrides=settings)
 
 

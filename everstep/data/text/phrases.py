@@ -61,5 +61,5 @@ def join_phrases(tokens: NDArray[Any], pairs: Ints, first_id: int) -> NDArray[An
     begins &= (at - last_break) % 2 == 1
     joined = tokens.copy()
     joined[:-1][begins] = first_id + order[places[begins]]
-    left: NDArray[Any] = np.append(True, ~begins)
-    return joined[left]
+    found: NDArray[Any] = joined[np.append(True, ~begins)]
+    return found
