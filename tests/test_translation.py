@@ -316,6 +316,23 @@ def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
     killed_and_resumed(path, tmp_path, [*settings_of(tmp_path), *more], after=5)
 
 
+def test_back_translation_by_two_commands(tmp_path: Path) -> None:
+    """As in docs/translation.md: a run of the other direction makes the sources of more targets."""
+    corpus = numbers(tmp_path, 40)
+    data = ["data.valid=null", "data.unit=words", "data.max_size=null", "data.valid_fraction=0.1", *QUICK]
+    back, forth, made = tmp_path / "back", tmp_path / "forth", tmp_path / "made"
+    (tmp_path / "made.xx").write_text("eno owt\neerht\n\nxis\n")
+    first = ["data.source=xx", "data.target=en", f"data.train={corpus}"]
+    assert cli("train", "translate-own", *first, *data, "--out", str(back)).exit_code == 0
+    done = cli("predict", str(back), given=made.with_suffix(".xx").read_text())
+    made.with_suffix(".en").write_text(done.stdout)
+    assert len(done.stdout.splitlines()) == 4
+    second = ["data.source=en", "data.target=xx", f"data.train=[{corpus}, {made}]"]
+    assert cli("train", "translate-own", *second, *data, "--out", str(forth)).exit_code == 0
+    assert len(es.load(forth).task.texts.texts("train")[0]) > 36  # type: ignore[attr-defined]
+    assert cli("predict", str(forth), given="one two\n").stdout.count("\n") == 1
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_pictures_are_drawn(run: es.Run, tmp_path: Path) -> None:
     drawn = dict(run.task.pictures(run.model, tmp_path / "held-out", None))
