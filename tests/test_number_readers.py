@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import importlib
+import io
+import lzma
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import everstep
 from everstep.data.readers.labelled_numbers import NOTHING, LabelledNumbers, read_numbers
 from everstep.data.readers.number_formats import NumberColumns, NumberFormat, format_of
 from everstep.errors import DataError
@@ -216,3 +220,17 @@ def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
 def test_formats_by_name() -> None:
     names = ["a.npz", "b.TS.gz", "t-images-idx3-ubyte.gz", "c.csv", "shapes.train.npz.xz"]
     assert [format_of(Path(name)) for name in names] == ["npz", "ts", "idx", "long", "npz"]
+
+
+def test_bundled_files_are_what_their_scripts_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    bundled = Path(everstep.__file__).parent / "data" / "bundled"
+
+    def held(name: str) -> bytes:
+        return lzma.decompress((bundled / f"{name}.xz").read_bytes())
+
+    gestures, balls, shapes = (importlib.import_module(f"make_{name}") for name in ("gestures", "balls", "shapes"))
+    assert held("gestures.test.csv").decode().splitlines() == gestures.rows("test")
+    assert held("balls.test.csv").decode().splitlines() == balls.rows("test")
+    ours, theirs = (np.load(io.BytesIO(content)) for content in (held("shapes.test.npz"), shapes.clips("test")))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ("x", "y"))
