@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import http.client
 import json
 import os
 import random
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -37,7 +37,6 @@ from typing import Any
 import numpy as np
 import torch
 from websockets.asyncio.client import connect as connect_many
-from websockets.sync.client import connect
 
 import everstep as es
 from everstep.networks.model_forms import token_forms
@@ -79,15 +78,31 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
 
 
 class Client:
-    """JSON over one connection that stays."""
+    """JSON over one connection that stays. It does as little as it can, since the servers are what is measured."""
 
     def __init__(self, port: int):
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def raw(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        self._connection.request(method, path, body, {"Content-Type": "application/json"})
-        answer = self._connection.getresponse()
-        return answer.status, answer.read()
+        content = body or b""
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        self._socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        found = b""
+        while (end := found.find(b"\r\n\r\n")) < 0:
+            found += self._received()
+        lines = found[:end].lower().split(b"\r\n")
+        status, found = int(lines[0][9:12]), found[end + 4 :]
+        sizes = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
+        while len(found) < sizes[0] if sizes else not (status == 204 or found.endswith(b"0\r\n\r\n")):
+            found += self._received()
+        return status, found
+
+    def _received(self) -> bytes:
+        part = self._socket.recv(1 << 16)
+        if not part:
+            raise ConnectionError
+        return part
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         status, content = self.raw(method, path, None if body is None else json.dumps(body).encode())
@@ -96,8 +111,6 @@ class Client:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -127,18 +140,45 @@ def serving(run: Path, port: int) -> list[str]:
 
 
 class Framed:
-    """Sessions over one WebSocket, one request after another."""
+    """Sessions over one WebSocket, as plain as `Client`."""
 
     def __init__(self, port: int):
-        self._socket = connect(f"ws://127.0.0.1:{port}/sessions", max_size=None, proxy=None, legacy=True)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.sendall(
+            b"GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        self._rest = b""
+        while (end := self._rest.find(b"\r\n\r\n")) < 0:
+            self._rest += self._socket.recv(1 << 16)
+        assert b" 101 " in self._rest[:20], self._rest
+        self._rest = self._rest[end + 4 :]
+
+    def _frame(self) -> bytes:
+        """The next binary message; pings are answered."""
+        while True:
+            data = self._rest
+            start, size = 2, data[1] & 127 if len(data) > 1 else 1 << 62
+            if size in (126, 127):
+                start += 2 if size == 126 else 8
+                size = int.from_bytes(data[2:start], "big") if len(data) >= start else 1 << 62
+            if len(data) < start + size:
+                self._rest += self._socket.recv(1 << 16)
+                continue
+            self._rest = data[start + size :]
+            if data[0] == 0x82:
+                return data[start : start + size]
+            if data[0] == 0x89:
+                self._socket.sendall(b"\x8a\x80\0\0\0\0")
 
     def ask(self, frames: list[bytes]) -> list[bytes]:
         """Send all, then read the answers, by their number."""
-        for frame in frames:
-            self._socket.send(frame)
+        heads = (bytes((0x82, 0x80 | len(frame))) + bytes(4) for frame in frames)  # short, with a mask of zeros
+        self._socket.sendall(b"".join(head + frame for head, frame in zip(heads, frames, strict=True)))
         found: dict[int, bytes] = {}
         for _ in frames:
-            number, status, payload = answered(self._socket.recv())  # type: ignore[arg-type]
+            number, status, payload = answered(self._frame())
             assert status == 0, payload
             found[number] = payload
         return [found[number] for number in range(len(frames))]
@@ -204,11 +244,11 @@ def many(run: Any, port: int, sessions: int, steps: int = 20) -> dict[str, Any]:
     waits: list[float] = []
 
     async def one(texts: list[list[int]]) -> list[bytes]:
-        async with connect_many(f"ws://127.0.0.1:{port}/sessions", max_size=None, proxy=None) as socket:
+        async with connect_many(f"ws://127.0.0.1:{port}/sessions", max_size=None, proxy=None) as wire:
             waiting: dict[int, asyncio.Future[bytes]] = {}
 
             async def read() -> None:
-                async for frame in socket:
+                async for frame in wire:
                     number, status, payload = answered(frame)  # type: ignore[arg-type]
                     assert status == 0, payload
                     waiting.pop(number).set_result(payload)
@@ -218,7 +258,7 @@ def many(run: Any, port: int, sessions: int, steps: int = 20) -> dict[str, Any]:
             async def ask(number: int, *given: Any) -> bytes:
                 waiting[number] = asyncio.get_running_loop().create_future()
                 start = time.perf_counter()
-                await socket.send(request(*given, number=number))
+                await wire.send(request(*given, number=number))
                 found = await waiting[number]
                 waits.append(1000 * (time.perf_counter() - start))
                 return found
@@ -344,7 +384,7 @@ def fuzz(port: int, count: int) -> dict[str, Any]:
         start = time.perf_counter()
         try:
             status, _ = client.raw(method, path, content if method == "POST" else None)
-        except (http.client.HTTPException, ConnectionError):  # closed after a refusal
+        except ConnectionError:  # closed after a refusal
             client = Client(port)
             continue
         slowest = max(slowest, time.perf_counter() - start)

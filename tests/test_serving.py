@@ -343,6 +343,17 @@ def test_the_log_has_no_content(both: Served) -> None:
     assert session not in "".join(both.log)
 
 
+def test_steps_take_the_short_way_and_refuse_alike(both: Served) -> None:
+    session = both.post("/sessions", 201, run="play")["session"]
+    headers = {"Content-Type": "application/json"}
+    both.log.clear()
+    for content, status in ((b"[" * 10_000, 400), (b"{", 400), (b"\xff", 400), (b"[]", 422), (b'{"tokens": [1]}', 200)):
+        answer = both.client.post(f"/sessions/{session}/steps", content=content, headers=headers)
+        assert (answer.status_code, "error" in answer.json()) == (status, status >= 400), answer.text
+    assert {json.loads(line)["route"] for line in both.log} == {"/sessions/{session}/steps"}
+    both.delete(f"/sessions/{session}")
+
+
 def test_a_page_is_served_without_anything_of_other_hosts(both: Served) -> None:
     page = both.client.get("/")
     assert page.headers["content-type"].startswith("text/html")

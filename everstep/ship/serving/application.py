@@ -16,7 +16,7 @@ from everstep.ship.serving.about import PUBLIC, about_routes
 from everstep.ship.serving.asking import asking_routes
 from everstep.ship.serving.faults import Fault, Unexpected
 from everstep.ship.serving.guard import Guard
-from everstep.ship.serving.service import Log, Service, replied
+from everstep.ship.serving.service import Log, Service, replied, sentence_of
 from everstep.ship.serving.session_routes import session_routes
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -58,7 +58,7 @@ def application(service: Service, log: Log, token: str | None = None, anywhere: 
         redoc_url=None,
         responses=REFUSALS,
     )
-    for routes in (about_routes(service), asking_routes(service), session_routes(service)):
+    for routes in (session_routes(service), asking_routes(service), about_routes(service)):
         app.include_router(routes)
 
     @app.exception_handler(Fault)
@@ -68,7 +68,7 @@ def application(service: Service, log: Log, token: str | None = None, anywhere: 
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return replied({"error": _sentence(error)}, 422)
+        return replied({"error": sentence_of(error.errors()[0])}, 422)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
@@ -88,10 +88,3 @@ async def _swept(service: Service) -> None:
     while True:
         await asyncio.sleep(min(5.0, service.limits.ttl / 4))
         service.sessions.store.sweep()
-
-
-def _sentence(error: RequestValidationError) -> str:
-    """The first of the errors: where, and what was expected; never the value."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return f"{where or 'the body'}: {first['msg'].removeprefix('Value error, ')}"

@@ -94,6 +94,8 @@ def serve(service: Service, app: Guard, listening: socket.socket, say: Say) -> N
         "http": bounded_protocol(service.limits.body_seconds),
         "access_log": False,
         "server_header": False,
+        "ws": "websockets-sansio",
+        "ws_per_message_deflate": False,
         "ws_max_size": service.limits.body,
         "ws_max_queue": 8,
         "timeout_keep_alive": 30,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Request, Response
@@ -115,3 +115,9 @@ def replied(value: Any, status: int = 200, headers: dict[str, str] | None = None
     except ValueError:
         text = json_text(value, ensure_ascii=False)
     return Response(text.encode("utf-8", "replace"), status, headers, "application/json")
+
+
+def sentence_of(error: Mapping[str, Any]) -> str:
+    """An error of pydantic as a sentence: where, and what was expected; never the value."""
+    where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
+    return f"{where or 'the body'}: {error['msg'].removeprefix('Value error, ')}"

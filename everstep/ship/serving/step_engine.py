@@ -20,7 +20,7 @@ Leaves: TypeAlias = tuple[Tensor, ...]
 """The state of one row: leaves (1, ...), which are never changed in place."""
 Value: TypeAlias = int | Tensor
 """What one row reads in a step: a symbol, or numbers (features,)."""
-SIZES = (1, 4, 16, 64)
+SIZES = (1, 4, 16, 32, 64)
 """Numbers of rows for which a step is prepared. Rows that are missing are filled up."""
 
 
@@ -74,7 +74,7 @@ class StepEngine(ABC):
 
 
 class CompiledSteps(StepEngine):
-    """The compiled step of a form, for 1, 4, 16 and 64 rows; each number has its own packed weights.
+    """The compiled step of a form, for 1, 4, 16, 32 and 64 rows; each number has its own packed weights.
 
     The compiled products of a row do not depend on other rows, so that any batch gives the bits of a row alone.
 
@@ -121,7 +121,8 @@ class CompiledSteps(StepEngine):
         if rows == 1:
             return [Outcome(y[0], tuple(after))]
         # copies, since a view would keep the state of all rows
-        return [Outcome(y[k].clone(), tuple(leaf[k : k + 1].clone() for leaf in after)) for k in range(count)]
+        parts = zip(*([row.clone() for row in leaf[:count].split(1)] for leaf in (y, *after)), strict=True)
+        return [Outcome(output[0], tuple(state)) for output, *state in parts]
 
     def _inputs(self, values: list[Value]) -> Tensor:
         if self._table is not None:
