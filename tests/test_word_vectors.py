@@ -26,6 +26,7 @@ from everstep.networks.letter_ngrams import letter_ngrams
 from everstep.networks.word_embedding import WordBatch, WordContextSection, WordEmbedding, WordEmbeddingSection
 from everstep.networks.word_tables import drawn, huffman, kept
 from everstep.networks.word_vector_steps import WordByWord
+from everstep.runs.begun_vectors import begin_embedding
 from everstep.runs.recipe_files import load_task
 from everstep.runs.word_measures import WordVectorView
 from everstep.runs.word_text import WordBatches
@@ -421,6 +422,13 @@ def test_other_jobs_begin_with_such_vectors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected vectors of 5 numbers \(model.embedding_size\), got 3"):
         es.train("classify-minute", tmp_path / "d", quietly, overrides=[*small, "model.embedding_size=5"])
     assert not (tmp_path / "d").exists()
+    task = load_task("translate-minute", small, False)
+    task.prepare()
+    model = task.model()
+    begin_embedding(task, model, said.append)
+    symbols = task.sides.source.tokenizer.symbols
+    assert model.source_embedding.weight[symbols.index(" the")].tolist() == [1, 2, 3]
+    assert said[-1].startswith("vectors: 3 of 3 numbers; ")
     (tmp_path / "v.txt").write_text("qqq 1 2 3\n")
     with pytest.raises(DataError, match=r"has none of the .* tokens of the vocabulary"):
         es.train("classify-minute", tmp_path / "d", quietly, overrides=small)

@@ -13,6 +13,7 @@ from everstep.look.style import COLOURS, GREY, canvas, save
 
 Floats = NDArray[np.floating]
 GROUPS = len(COLOURS)
+_BEGINNINGS, _ROUNDS = 10, 50
 
 
 def principal_plane(vectors: Floats) -> tuple[NDArray[np.float64], float]:
@@ -46,27 +47,30 @@ def near_plane(vectors: Floats, seed: int = 1) -> NDArray[np.float64] | None:
     return found
 
 
-def grouped(units: Floats, groups: int = GROUPS, rounds: int = 50) -> NDArray[np.int64]:
-    """Which of a few groups each of N vectors of length 1 is in, by k-means of cosines, begun far apart.
+def grouped(units: Floats, groups: int = GROUPS, seed: int = 1) -> NDArray[np.int64]:
+    """Which of a few groups each of N vectors of length 1 is in: k-means of cosines, the best of ten beginnings.
 
     Example:
-        >>> grouped(np.array([[1.0, 0], [0, 1], [0.9, 0.1]]), groups=2).tolist()
-        [0, 1, 0]
+        >>> of = grouped(np.array([[1.0, 0], [0, 1], [0.9, 0.1]]), groups=2)
+        >>> bool(of[0] == of[2] != of[1])
+        True
     """
-    chosen = [0]
-    while len(chosen) < min(groups, len(units)):
-        chosen.append(int((units @ units[chosen].T).max(1).argmin()))
-    centres = units[chosen]
-    of = np.zeros(len(units), np.int64)
-    for count in range(rounds):
-        new = (units @ centres.T).argmax(1)
-        if count and (new == of).all():
-            break
-        of = new
+    random = np.random.default_rng(seed)
+    begun = [units[random.permutation(len(units))[:groups]] for _ in range(_BEGINNINGS)]
+    return max((_settled(units, centres) for centres in begun), key=lambda found: found[1])[0]
+
+
+def _settled(units: Floats, centres: Floats) -> tuple[NDArray[np.int64], float]:
+    """The groups that begin with these centres, and the sum of cosines to their centres."""
+    of = (units @ centres.T).argmax(1)
+    for _ in range(_ROUNDS):
         sums = np.stack([units[of == k].sum(0) if (of == k).any() else centres[k] for k in range(len(centres))])
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         centres = sums / np.where(lengths > 0, lengths, 1)
-    return of
+        before, of = of, (units @ centres.T).argmax(1)
+        if (of == before).all():
+            break
+    return of, float((units @ centres.T).max(1).sum())
 
 
 def draw_map(words: Sequence[str], plane: Floats, groups: NDArray[np.int64], path: Path, title: str) -> None:
@@ -88,7 +92,7 @@ def draw_map(words: Sequence[str], plane: Floats, groups: NDArray[np.int64], pat
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.margins(0.06)
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # only then are places in pixels final
     taken: list[tuple[float, float, float, float]] = []
     pixels = axes.transData.transform(plane)
     for word, (x, y), (left, bottom), colour in zip(words, plane, pixels, colours, strict=True):

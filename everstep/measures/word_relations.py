@@ -25,7 +25,7 @@ def rank_correlation(one: Sequence[float] | Floats, other: Sequence[float] | Flo
     Source: Spearman, "The Proof and Measurement of Association between Two Things", 1904.
 
     Example:
-        >>> rank_correlation([1.0, 2.0, 2.0, 5.0], [10.0, 30.0, 30.0, 40.0])
+        >>> round(rank_correlation([1.0, 2.0, 2.0, 5.0], [10.0, 30.0, 30.0, 40.0]), 6)
         1.0
     """
     first, second = _ranks(np.asarray(one, float)), _ranks(np.asarray(other, float))

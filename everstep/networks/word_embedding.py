@@ -188,7 +188,8 @@ class WordEmbedding(nn.Module):
         if parts is None:
             return rows
         sums = np.add.reduceat(rows[parts.rows], parts.starts[:-1], axis=0)
-        found: NDArray[np.float32] = sums / np.diff(parts.starts)[:, None].astype(np.float32)
+        counts = np.diff(parts.starts)[:, None]
+        found: NDArray[np.float32] = (sums / counts).astype(np.float32)
         return found
 
     def of_letters(self, word: str) -> NDArray[np.float32] | None:
@@ -210,7 +211,7 @@ def _parts(words: Sequence[str], known: NDArray[np.bool_], section: WordEmbeddin
     if section.ngrams is None:
         return np.empty(0, np.int64), None
     spelled = np.flatnonzero(known)
-    found = letter_ngrams([words[word] for word in spelled], *section.ngrams, section.buckets)
+    found = letter_ngrams([words[word] for word in spelled.tolist()], *section.ngrams, section.buckets)
     buckets = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
     rows: list[Ints] = [np.array([word]) for word in range(len(words))]
     for word, own in zip(spelled.tolist(), found, strict=True):

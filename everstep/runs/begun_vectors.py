@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from everstep.data.readers.vector_files import read_vector_file
+from everstep.data.text.vocabulary import METASPACE
 from everstep.errors import ConfigError, DataError
 from everstep.networks.word_reader import WordSection
 from everstep.runs.task import Embeds, Task
@@ -17,8 +18,8 @@ from everstep.runs.task import Embeds, Task
 def begin_embedding(task: Task[Any], model: nn.Module, say: Callable[[str], None]) -> None:
     """Fill the embedding of a new model from the file `model.vectors`, if there is one, and say how many words it has.
 
-    A word takes the vector of itself, else of its lower case; others keep their random beginning. All are learned
-    further.
+    A word takes the vector of itself, else of its lower case; others keep their random beginning, and so do sub-words
+    within a word. All are learned further.
 
     Raises:
         DataError: the file cannot be used, or has no word of the vocabulary.
@@ -33,7 +34,7 @@ def begin_embedding(task: Task[Any], model: nn.Module, say: Callable[[str], None
     weight, words = task.embedded(model)
     found = read_vector_file(path, weight.shape[1])
     places = {word: place for place, word in enumerate(found.words)}
-    rows = [(row, places.get(word, places.get(word.lower()))) for row, word in enumerate(words)]
+    rows = [(row, places.get(word, places.get(word.lower()))) for row, word in enumerate(_whole(words))]
     covered = [(row, place) for row, place in rows if place is not None]
     if not covered:
         raise DataError(
@@ -48,3 +49,10 @@ def begin_embedding(task: Task[Any], model: nn.Module, say: Callable[[str], None
         f"vectors: {len(found.words):,} of {weight.shape[1]} numbers; {len(covered):,} of {len(words):,} tokens of the "
         f"vocabulary begin with one ({len(covered) / len(words):.1%}){repeated}"
     )
+
+
+def _whole(tokens: Sequence[str]) -> list[str]:
+    """The words that tokens spell; among sub-words those that begin a word, "" for others."""
+    marks = (" ", METASPACE)
+    marked = any(len(token) > 1 and token[0] in marks for token in tokens)
+    return [token[1:] if token[:1] in marks else "" if marked else token for token in tokens]

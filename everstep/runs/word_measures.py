@@ -44,7 +44,8 @@ class WordVectorView:
         """The direction of a word: its own, or that of its n-grams if it is not in the vocabulary; else None."""
         row = self.place(word)
         if row is not None:
-            return self.units[row]
+            found: NDArray[np.float32] = self.units[row]
+            return found
         letters = self.model.of_letters(word)
         return None if letters is None else unit_rows(letters[None])[0]
 
@@ -57,8 +58,11 @@ def similarity_figures(view: WordVectorView, sets: Iterable[SimilarWords]) -> di
         both = [(float(a @ b), score) for (a, b), score in zip(found, scores, strict=True)
                 if a is not None and b is not None]  # fmt: skip
         rho = rank_correlation(*np.array(both).T) if len(both) > 1 else float("nan")
-        known = None if np.isnan(rho) else rho
-        rows[name] = {"spearman": known, "pairs": len(both), "left_out": len(pairs) - len(both)}
+        rows[name] = {
+            "spearman": None if np.isnan(rho) else rho,
+            "pairs": len(both),
+            "left_out": len(pairs) - len(both),
+        }
     known = [row["spearman"] for row in rows.values() if row["spearman"] is not None]
     mean = {"spearman": float(np.mean(known))} if known else {}
     return {**mean, "similarity": rows} if rows else {}

@@ -55,6 +55,7 @@ class WordVectors(Task[WordVectorRecipe]):
     Recipe = WordVectorRecipe
     files = ("tokenizer.json", "words.json")
     unit = "word"
+    loss_unit = "nats of targets"
     scores = frozenset({"spearman", "analogies"})
     shown = ("loss", "spearman", "analogies")
     meaning = MEANING
