@@ -64,7 +64,7 @@ def _draw_window(axes: Axes, window: DrawnWindow, levels: Sequence[float]) -> No
     before, ahead = np.arange(-len(window.history) + 1, 1), np.arange(1, len(window.mean) + 1)
     axes.plot(before, window.history, color="black", linewidth=1.2, label="actual")
     axes.plot(np.append(0, ahead), np.append(window.history[-1:], window.target), color="black", linewidth=1.2)
-    middle = window.mean
+    middle: Reals = window.mean
     if window.quantiles is not None:
         found = {level: window.quantiles[:, place] for place, level in enumerate(levels)}
         for low, high, alpha, name in ((0.05, 0.95, 0.18, "90%"), (0.2, 0.8, 0.35, "60%")):
