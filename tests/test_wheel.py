@@ -57,6 +57,13 @@ def test_a_bundled_recipe_trains_from_the_wheel(installed: Path) -> None:
     assert (installed.parent / "run" / "model.safetensors").is_file()
 
 
+def test_the_page_of_the_server_is_in_the_wheel(installed: Path) -> None:
+    folder = Path("ship") / "serving" / "page"
+    files = sorted(path.name for path in (ROOT / "everstep" / folder).iterdir())
+    assert "page.js" in files
+    assert files == sorted(path.name for path in (installed / "everstep" / folder).iterdir())
+
+
 def test_benchmarks_say_what_they_need_where_there_is_no_repository(installed: Path) -> None:
     done = run(installed, "-m", "everstep", "bench")
     assert done.returncode == 2
