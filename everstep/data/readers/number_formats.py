@@ -207,7 +207,7 @@ def _arrays(path: Path, columns: NumberColumns) -> FoundNumbers:
             held = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError, OSError, zlib.error) as error:
         raise DataError(f"{path}: expected arrays of numpy.savez, numbers and text alone; {error}") from None
-    x = _array(held, [*(columns.values or ()), "x", "X"][: 1 if columns.values else None], path, "data.values")
+    x = _array(held, columns.values[:1] if columns.values else ("x", "X"), path, "data.values")
     if x.ndim not in (2, 3, 4, 5) or x.dtype.kind not in "iufb":
         raise DataError(
             f"{path}: expected numbers (sequences, steps), (sequences, steps, values) or clips (sequences, steps, "
