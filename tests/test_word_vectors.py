@@ -351,6 +351,13 @@ def test_bad_recipes_are_refused(setting: str, said: str) -> None:
         load_task("word-vectors-own", [setting], False)
 
 
+def test_measures_are_found_from_anywhere(run: es.Run) -> None:
+    data = run.recipe.data  # type: ignore[attr-defined]
+    assert Path(data.similarity).is_absolute()
+    with pytest.raises(DataError, match=r"data.analogies: .*no file matches"):
+        es.train("word-vectors-minute", run.path / "other", quietly, overrides=["data.analogies=nowhere.txt"])
+
+
 def test_bad_texts_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text("every word is but once here\n" * 2)

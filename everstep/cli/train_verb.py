@@ -73,9 +73,10 @@ def train(
 def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code: bool = False) -> Run:
     """Train a job into a new folder."""
     from everstep.runs.folder import is_free, is_run
-    from everstep.runs.text_data import check_files
+    from everstep.runs.text_data import check_files, file_keys
 
-    check_files(getattr(task.recipe, "data", None))
+    section = getattr(task.recipe, "data", None)
+    check_files(section, file_keys(section))
     if not is_free(out, task.files):
         hint = f" To go on with it: {resuming(out)}" if is_run(out) else ""
         raise RunError(f"{out} exists and is not overwritten; give another --out, or delete it.{hint}")

@@ -16,7 +16,7 @@ from everstep.runs.shipped_recipes import read_recipe
 from everstep.runs.task import Task
 from everstep.storage.reading import open_regular, reason
 
-_FREE = ("seed", "train", "valid", "test", "variational", "init_range")
+_FREE = ("seed", "train", "valid", "test", "similarity", "analogies", "variational", "init_range")
 SAME, CHANGED, UNKNOWN = "as trained", "changed", "not recorded"
 
 

@@ -217,6 +217,11 @@ class Texts:
         return {"train": (train, (0, cut)), "valid": (train, (cut, None))}
 
 
+def file_keys(section: object) -> tuple[str, ...]:
+    """The keys of a `data` section that name files: those of splits, and its `further_files`."""
+    return ("train", "valid", "test", *getattr(section, "further_files", ()))
+
+
 def check_files(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> None:
     """Check that the files of a `data` section exist, before any work.
 
@@ -262,7 +267,7 @@ def with_absolute_paths(recipe: R) -> R:
     data = getattr(recipe, "data", None)
     if not isinstance(data, Section):
         return recipe
-    given = {split: getattr(data, split, None) for split in ("train", "valid", "test")}
+    given = {key: getattr(data, key, None) for key in file_keys(data)}
     found = {
         split: absolute_path(names) if isinstance(names, str) else tuple(map(absolute_path, names))
         for split, names in given.items()

@@ -33,7 +33,7 @@ from everstep.runs.recipe_files import changed, flat, load_task, to_yaml
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
 from everstep.runs.task import HasRivals, Task, trusting
-from everstep.runs.text_data import check_files, with_absolute_paths
+from everstep.runs.text_data import check_files, file_keys, with_absolute_paths
 from everstep.runs.user_code import UserCode, as_kept
 from everstep.runs.workers import stoppable
 from everstep.sections import Section
@@ -44,7 +44,6 @@ from everstep.storage.run_lock import RunLock, check_idle
 Log = Callable[[str], None]
 FUNCTION = ("model.cell", "model.residual")
 """Keys that change the model's function but not the names or shapes of its weights."""
-SPLITS = ("train", "valid", "test")
 RAISED = ("max_steps", "max_epochs", "max_minutes", "patience", "threads", "log_every_seconds", "keep_last", "device")
 """Keys of `train` that may change at resume."""
 
@@ -81,7 +80,8 @@ def train(
     if data and isinstance(recipe, Task | Recipe):
         raise ConfigError("train: expected the name or the file of a recipe beside `data`; got a whole recipe")
     task = _task(recipe, [*overrides, *given.overrides(out)], trust_code)
-    check_files(getattr(task.recipe, "data", None), [name for name in SPLITS if name not in given.frames])
+    section = getattr(task.recipe, "data", None)
+    check_files(section, [name for name in file_keys(section) if name not in given.frames])
     task.recipe = with_absolute_paths(task.recipe)
     say = log or warn
     before = None if start_from is None else load(start_from, trust_code=trust_code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class WordTextSection(TextSection):
     """least score of a phrase"""
     phrase_discount: Count = 5
     """pairs are phrases if they occur more often than this"""
+    further_files: ClassVar = ("similarity", "analogies")
     similarity: Files | None = None
     """files of a word, a word and a score a line, separated by tabs or spaces"""
     analogies: Files | None = None
