@@ -83,7 +83,7 @@ def draw(results: dict[str, list[float]], path: Path) -> None:
         colour, dash = COLOURS[number % 2], DASHES[number // 2]
         axes.plot(np.arange(1, LONGEST + 1), 100 * np.array(values), color=colour, linestyle=dash, label=name)
     axes.axvline(SEEN + 0.5, color=GREY, linewidth=1)
-    axes.annotate("longer than in training", (SEEN + 0.7, 50), fontsize=12, color=GREY)
+    axes.annotate("longer than in training →", (SEEN + 3, 20), fontsize=12, color=GREY)
     axes.set_xticks(range(1, LONGEST + 1, 1 + (LONGEST > 20)))
     label(axes, "symbols of the string", "% without an error")
     legend(axes)
@@ -93,7 +93,7 @@ def draw(results: dict[str, list[float]], path: Path) -> None:
 def main() -> None:
     """Train, measure, print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
