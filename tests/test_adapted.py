@@ -120,4 +120,4 @@ def test_runs_are_evaluated_while_they_adapt(tmp_path: Path, monkeypatch: pytest
 
 def _counts(text: Path) -> list[str]:
     """n-grams of the same tokens."""
-    return [f"data.train={text}", "data.sequence=stream", "data.eos=true", "data.max_size=20000", "model.order=5"]
+    return [f"data.train={text}", "data.sequence=stream", "data.eos=true", "data.min_count=1", "model.order=5"]

@@ -72,6 +72,9 @@ def test_the_command_trains_and_says_what_comes_next(text: Path, tmp_path: Path)
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert f"everstep generate {tmp_path / 'run'}" in done.stdout
+    looked = CliRunner().invoke(app, ["look", str(tmp_path / "run")])
+    assert looked.exit_code == 2
+    assert "cannot look; it can eval, score, generate, export" in looked.output
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -359,6 +359,8 @@ def look(
     passage is from the held-out text, or FILE.
     """
     loaded = load_run(run, trust_code)
+    if not loaded.task.optimised:  # no learning to draw
+        loaded.able("look")
     from everstep.runs.pictures import draw, pictures_of
 
     for path, what_to_see in draw(loaded, out or pictures_of(run), text):

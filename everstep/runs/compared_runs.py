@@ -21,7 +21,7 @@ from everstep.runs.run import Run
 from everstep.runs.task import Score
 
 BLOCK = 1024  # lines scored at a time
-LEAST_SHOWN = 0.0005  # smallest weight that the name of a mixture shows
+LEAST_SHOWN = 0.0005  # smallest weight of a run that the name of a mixture shows, if two others remain
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
@@ -124,8 +124,9 @@ def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None
             part.append(cache_probabilities(some[0].ids, cache))
     weights = em_weights(np.stack(parts[0]))
     names = [*(one.name for one in tests), *([] if cache is None else [f"cache {cache}"])]
-    parted = zip(weights, names, strict=True)
-    told = " + ".join(f"{weight:.3f} {name}" for weight, name in parted if weight >= LEAST_SHOWN)
+    parted = list(zip(weights, names, strict=True))
+    shown = [part for part in parted if part[0] >= LEAST_SHOWN or part[1] not in {one.name for one in tests}]
+    told = " + ".join(f"{weight:.3f} {name}" for weight, name in (shown if len(shown) > 1 else parted))
     logps, of = np.log(weights @ np.stack(parts[1])), tests[0]
     nats = -np.add.reduceat(logps, np.cumsum(of.tokens) - of.tokens)
     parameters = sum(one.parameters for one in tests)
