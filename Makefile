@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
+DOCS := .venv/.ready-docs
 WORKERS ?= 2
 # a file's tests stay together: they share what they compile
 SPREAD = -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-masked lint bench clean coverage sanitize
+.PHONY: demo test test-masked lint bench clean coverage sanitize docs
 
 demo: $(READY)  ## train on the bundled text for a minute, sample, score, draw
 	@$(BIN)/everstep demo
@@ -28,6 +29,9 @@ lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DOCS)  ## the documentation site, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
 
 bench: $(DEV)  ## speed beside rivals; minutes, on an otherwise idle machine
 	$(BIN)/python benchmarks/lm.py
@@ -55,4 +59,8 @@ $(READY): .venv/bin/python pyproject.toml constraints.txt
 
 $(DEV): .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(READY)
+
+$(DOCS): .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@ $(READY)

@@ -369,7 +369,8 @@ def _document(cls: type[Gated]) -> str:
         return text
     gates, (output, *_) = " ".join(cls.gates) or "none", cls.state_names
     names = f"Gates: {gates}. State: {' '.join(cls.state_names)}; the output is {output}."
-    made = "" if "Args:" in text else str(Gated.__doc__)[str(Gated.__doc__).index("    Args:") :]
+    base = inspect.cleandoc(str(Gated.__doc__))
+    made = "" if "Args:" in text else base[base.index("Args:") :]
     return f"{text}\n\n{names}\n\nThe equation::\n\n{textwrap.indent(_source(cls.equation), '    ')}\n{made}"
 
 
