@@ -181,6 +181,25 @@ def test_the_compiled_step_of_many_rows_has_the_bits_of_one(size: int) -> None:
 
 
 @compiled
+def test_sessions_that_step_alone_in_turns_keep_their_own_states() -> None:
+    engine, _ = token_engine("GRU", 16)
+    whole, _ = alone(engine, [1, 2, 3, 4])
+    start = engine.initial()
+    ((_, one),) = engine.step([1], [start])
+    ((_, two),) = engine.step([2], [one])
+    with pytest.raises(IndexError):
+        engine.step([1000], [two])
+    with pytest.raises(ValueError, match="2 leaves"):
+        engine.step([3], [(torch.zeros(1, 3),)])
+    ((output, three),) = engine.step([3], [two])
+    assert torch.equal(output, whole[2])
+    ((output, _),) = engine.step([2], [one])
+    assert torch.equal(output, whole[1])
+    ((output, _),) = engine.step([4], [three])
+    assert torch.equal(output, whole[3])
+
+
+@compiled
 def test_a_kept_state_holds_no_memory_of_other_rows() -> None:
     engine, _ = token_engine("GRU", 16)
     outcomes = engine.step([1, 2, 3], [engine.initial() for _ in range(3)])

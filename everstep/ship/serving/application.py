@@ -18,6 +18,7 @@ from everstep.ship.serving.faults import Fault, Unexpected
 from everstep.ship.serving.guard import Guard
 from everstep.ship.serving.service import Log, Service, replied, sentence_of
 from everstep.ship.serving.session_routes import session_routes
+from everstep.ship.serving.short_way import ShortWay
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "not JSON in UTF-8"},
@@ -80,7 +81,7 @@ def application(service: Service, log: Log, token: str | None = None, anywhere: 
         service.failed(fault)
         return replied({"error": fault.sentence}, 500)
 
-    return Guard(app, service.limits, token, anywhere, PUBLIC, service.tally, log)
+    return Guard(ShortWay(app, service), service.limits, token, anywhere, PUBLIC, service.tally, log)
 
 
 async def _swept(service: Service) -> None:

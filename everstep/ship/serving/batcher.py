@@ -14,6 +14,9 @@ from everstep.errors import EverstepError
 from everstep.ship.serving.faults import Fault, Unexpected
 from everstep.ship.serving.step_engine import Leaves, Outcome, StepEngine, Value
 
+JUST_NOW = 1e-4
+"""Seconds after a step in which a client that waits for its answer cannot have sent the next value."""
+
 
 @dataclass(frozen=True)
 class FedSteps:
@@ -86,6 +89,7 @@ class StepBatcher:
         self._waiting: deque[_Feed] = deque()
         self._turns: asyncio.Task[None] | None = None
         self._together = 1
+        self._ended = 0.0
 
     @property
     def waiting(self) -> int:
@@ -116,10 +120,20 @@ class StepBatcher:
         if len(self._waiting) >= self._most_waiting:
             raise Fault(429, f"{len(self._waiting):,} requests wait for a step; send fewer at once", retry_after=1)
         answer: asyncio.Future[FedSteps] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Feed(values, state, last, keep_all, answer, judged))
+        feed = _Feed(values, state, last, keep_all, answer, judged)
+        if len(values) == 1 and self._is_alone():
+            self._stepped([feed])  # without a task, which takes as long as a small step
+            self._ended = time.perf_counter()
+            return await answer
+        self._waiting.append(feed)
         if self._turns is None or self._turns.done():
             self._turns = asyncio.create_task(self._take_turns())
         return await answer
+
+    def _is_alone(self) -> bool:
+        """Whether no session takes part beside this one, as far as can be told: none waits, none has just stepped."""
+        is_idle = self._turns is None or self._turns.done()
+        return is_idle and self._together == 1 and time.perf_counter() - self._ended > JUST_NOW
 
     async def _take_turns(self) -> None:
         while self._waiting:

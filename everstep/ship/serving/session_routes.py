@@ -5,16 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response, WebSocket, WebSocketDisconnect
-from pydantic import ValidationError
-from starlette.routing import Route
+from fastapi import APIRouter, Query, Response, WebSocket, WebSocketDisconnect
 
 from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.frames import FramedSessions
 from everstep.ship.serving.requests import SessionBody, StepsBody
-from everstep.ship.serving.service import Service, StrictRoute, replied, sentence_of
+from everstep.ship.serving.service import Service, StrictRoute, replied
 from everstep.ship.serving.stepping import Stepped, likeliest, text_of, values_of
 
+STEPS = "/sessions/{session}/steps"
 Top = Annotated[int | None, Query(ge=1, le=1000, description="the K likeliest next symbols")]
 
 
@@ -24,45 +23,16 @@ def session_routes(service: Service) -> APIRouter:
     sessions = service.sessions
 
     def told(session: str, content: Stepped) -> dict[str, Any]:
-        expires = round(sessions.store.left(session), 1)
-        return {"session": session, "run": content.hosted.name, "steps": content.steps, "expires_in": expires}
+        return _told(service, session, content)
 
     @routes.post("/sessions", status_code=201, summary="Create a session: a state of a run, kept by the server")
     async def create(body: SessionBody) -> Response:
         session, content = await sessions.create(body.run, body.begin)
         return replied({**told(session, content), "bytes": content.size}, 201)
 
-    @routes.post("/sessions/{session}/steps", summary="Feed values, one a step; all of them or none")
+    @routes.post(STEPS, summary="Feed values, one a step; all of them or none")
     async def feed(session: str, body: StepsBody) -> Response:
-        content, fed = await sessions.feed(
-            session,
-            lambda hosted: values_of(hosted, body),
-            run=body.run,
-            keep_all=body.outputs == "all",
-            judged=body.surprise,
-        )
-        answer = told(session, content)
-        if body.outputs != "none":
-            answer["outputs"] = [output.tolist() for output in fed.outputs]
-        if body.surprise:
-            answer["surprise"] = fed.surprise
-            answer["texts"] = _texts(content, body)
-        if body.top is not None:
-            answer["top"] = likeliest(content, body.top)
-        return replied(answer)
-
-    async def quick(request: Request) -> Response:
-        request.scope["route"] = without_fastapi
-        try:
-            body = StepsBody.model_validate_json(await request.body())
-        except ValidationError as error:
-            is_json = error.errors()[0]["type"] != "json_invalid"
-            return replied({"error": sentence_of(error.errors()[0])}, 422 if is_json else 400)
-        return await feed(request.path_params["session"], body)
-
-    # the route that is asked for most, without the quarter of a millisecond that FastAPI takes; it documents the other
-    without_fastapi = Route("/sessions/{session}/steps", quick, methods=["POST"])
-    routes.routes.insert(0, without_fastapi)
+        return await fed_steps(service, session, body)
 
     @routes.get("/sessions/{session}", summary="Read a session: its steps, and its last output")
     async def read(session: str, run: str | None = None, top: Top = None, outputs: bool = False) -> Response:
@@ -89,6 +59,32 @@ def session_routes(service: Service) -> APIRouter:
         await _framed(service, socket, run)
 
     return routes
+
+
+def _told(service: Service, session: str, content: Stepped) -> dict[str, Any]:
+    """What every answer about a session holds."""
+    expires = round(service.sessions.store.left(session), 1)
+    return {"session": session, "run": content.hosted.name, "steps": content.steps, "expires_in": expires}
+
+
+async def fed_steps(service: Service, session: str, body: StepsBody) -> Response:
+    """Step a session as a request asks; the answer to it."""
+    content, fed = await service.sessions.feed(
+        session,
+        lambda hosted: values_of(hosted, body),
+        run=body.run,
+        keep_all=body.outputs == "all",
+        judged=body.surprise,
+    )
+    answer = _told(service, session, content)
+    if body.outputs != "none":
+        answer["outputs"] = [output.tolist() for output in fed.outputs]
+    if body.surprise:
+        answer["surprise"] = fed.surprise
+        answer["texts"] = _texts(content, body)
+    if body.top is not None:
+        answer["top"] = likeliest(content, body.top)
+    return replied(answer)
 
 
 def _texts(content: Stepped, body: StepsBody) -> list[str] | None:

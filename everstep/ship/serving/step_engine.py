@@ -92,6 +92,7 @@ class CompiledSteps(StepEngine):
         assert form.cell is not None
         self.reads, self.output, self.most = reads, output, SIZES[-1]
         self._table = form.table
+        self._held: Leaves | None = None  # the state that the stream of one row is in
         with torch.no_grad():
             self._nest: State = form.initial(1)
         self._streams = {}
