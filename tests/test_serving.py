@@ -198,6 +198,7 @@ def test_units_are_those_of_the_passage(both: Served, play: Run) -> None:
     assert found["layers"][0]["parts"] == dict.fromkeys(activity.parts, 8)
     for wrong, said in (({"layer": 1}, "expected 0 to 0"), ({"unit": 8}, "has units 0"), ({"part": "q"}, "no gate")):
         assert said in both.post("/units", 422, run="play", text="To be", **wrong)
+    assert both.post("/units", run="play", text="To be\nor")["labels"] == list("To be\nor\n")
     assert both.post("/units", run="reviews", text="not bad")["labels"]
 
 

@@ -21,7 +21,9 @@ def unit_values(run: Run, body: UnitsBody) -> dict[str, Any]:
         Fault: 422, there is no such layer, part or unit.
         EverstepError: the text cannot be read.
     """
-    passage = run.passage(body.text, len(body.text))
+    # a passage of several lines ends with a line
+    text = body.text if "\n" not in body.text or body.text.endswith("\n") else f"{body.text}\n"
+    passage = run.passage(text, len(text))
     try:
         found = activities(passage.body, passage.inputs[None])
         if body.layer >= len(found):
