@@ -28,7 +28,7 @@ from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
 
 NAMES = ("symbol", "stop", "count")
-SIZE, DRAWN, LONGEST = 128, 5000, 40
+SIZE, DRAWN, LONGEST, TOKENS = 128, 5000, 40, 512
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -74,22 +74,25 @@ def main() -> None:
     """Train, draw, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--models", nargs="*", default=list(NAMES))
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     blocks = list(read_blocks(expand("everstep:shakespeare")))
-    tokenizer = Tokenizer.train(blocks, "words", min_count=5, eos=True)
+    tokenizer = Tokenizer.train(blocks, "words", min_count=20, eos=True)
     corpus = prepare("everstep:shakespeare", tokenizer, sequence="lines")
     text = np.diff(corpus.starts, append=len(corpus)) - 1
     words, end = tokenizer.vocab_size, tokenizer.eos_id
     assert end is not None
-    settings = es.FitSettings(max_steps=given.steps, learning_rate=0.005, batch_size=64, precision="float32")
+    settings = es.FitSettings(max_steps=given.steps, learning_rate=0.005, batch_size=TOKENS, precision="float32")
     found: dict[str, Any] = {}
-    for name in NAMES:
+    for name in given.models:
         torch.manual_seed(1)
-        batches = Buckets(corpus, 64, seed=1, begin_id=end)
+        # batches of as many tokens, since `fit` weighs batches alike: with as many lines, short ones would count more
+        batches = Buckets(corpus, TOKENS, seed=1, begin_id=end, max_tokens=TOKENS)
         if name == "count":
             model: Any = CountedLines(es.LSTM(SIZE, SIZE), words, end, max(LONGEST, int(text.max())))
+            model.counted(torch.from_numpy(text))
             objective = model.objective
         else:
             section = TokenModelSection(embedding_size=SIZE, hidden_size=SIZE, ends=name)

@@ -35,6 +35,7 @@ from everstep.native.processor import name as cpu_name
 
 FEATURES, TARGETS, GROUPS = 512, 640, 64
 MOST_LOGITS = 1 << 27
+MOST_TOGETHER = 200_000
 MAKE: dict[str, Any] = {
     "full": lambda words: Categorical(FEATURES, words),
     "adaptive": lambda words: AdaptiveSoftmax(FEATURES, words),
@@ -85,36 +86,50 @@ def step(module: nn.Module, ys: Tensor, target: Tensor, optimizer: torch.optim.O
         optimizer.step()
 
 
-def speed(words: int, rounds: int, names: list[str]) -> dict[str, Any]:
-    """Words per second of every head, in turns."""
-    p = zipf(words)
-    modules: dict[str, nn.Module] = {name: MAKE[name](words) for name in names}
-    for parts in ((50, 10, 2.5), (25, 5), (100, 20, 4)):
-        cuts = [int(words // part) for part in parts]
-        modules[f"torch adaptive {cuts}"] = TorchAdaptive(words, cuts)
-    if words <= 100_000:
-        modules["torch full"] = TorchFull(words)
-    found = {}
-    for name, module in modules.items():
+class Trial:
+    """A head with its outputs and targets."""
+
+    def __init__(self, name: str, make: Any, p: Tensor):
+        words = len(p)
+        module = make(words)
         if hasattr(module, "counted"):
             module.counted((p * 10**9).long())
-        times = 3 if name.startswith("mixture") else 1
-        few = name in ("full", "torch full") or times > 1
-        rows = min(TARGETS, max(1, MOST_LOGITS // (words * times))) if few else TARGETS
-        ys = torch.randn(1, rows, FEATURES, requires_grad=True)
-        target = torch.multinomial(p, rows, replacement=True)[None]
+        self.slow = name in ("full", "torch full", "mixture of 3")
+        logits = words * (3 if name.startswith("mixture") else 1)
+        self.rows = min(TARGETS, max(1, MOST_LOGITS // logits)) if self.slow else TARGETS
+        ys = torch.randn(1, self.rows, FEATURES, requires_grad=True)
+        target = torch.multinomial(p, self.rows, replacement=True)[None]
         optimizer = make_optimizer(module, FitSettings(max_steps=1))
-        found[name] = (rows, lambda m=module, y=ys, t=target: step(m, y, t, None),
-                       lambda m=module, y=ys, t=target, o=optimizer: step(m, y, t, o))  # fmt: skip
+        self.plain = lambda: step(module, ys, target, None)
+        self.updated = lambda: step(module, ys, target, optimizer)
+
+    def report(self, plain: list[float], updated: list[float]) -> dict[str, Any]:
+        """Words per second."""
+        found: dict[str, Any] = {"targets": self.rows, "words_per_second": self.rows / median(plain)}
+        return found | ({"with_update": self.rows / median(updated)} if updated else {})
+
+
+def speed(words: int, rounds: int, names: list[str]) -> dict[str, Any]:
+    """Words per second of every head: in turns, or one after the other where they do not fit into memory together."""
+    p = zipf(words)
+    makers: dict[str, Any] = {name: MAKE[name] for name in names}
+    for parts in ((50, 10, 2.5), (25, 5), (100, 20, 4)):
+        cuts = [int(words // part) for part in parts]
+        makers[f"torch adaptive {cuts}"] = lambda words, cuts=cuts: TorchAdaptive(words, cuts)
+    if words <= MOST_TOGETHER:
+        makers["torch full"] = TorchFull
+        trials = {name: Trial(name, make, p) for name, make in makers.items()}
+        groups = [{n: t for n, t in trials.items() if t.slow == slow} for slow in (True, False)]
     report: dict[str, Any] = {}
-    slow = {name for name in found if name in ("full", "torch full") or name.startswith("mixture")}
-    for part, count in ((slow, max(2, rounds // 3)), ([n for n in found if n not in slow], rounds)):
-        plain = alternately({n: found[n][1] for n in part}, count, warmup=1, clock=time.process_time)
-        stepped = alternately({n: found[n][2] for n in part}, count, warmup=1, clock=time.process_time)
-        for n in part:
-            rows = found[n][0]
-            report[n] = {"targets": rows, "words_per_second": rows / median(plain[n]),
-                         "with_update": rows / median(stepped[n])}  # fmt: skip
+    for group in groups if words <= MOST_TOGETHER else ({name: make} for name, make in makers.items()):
+        if words > MOST_TOGETHER:  # without updates, whose state is twice the weights
+            group = {name: Trial(name, make, p) for name, make in group.items()}
+        count = max(2, rounds // 3) if any(trial.slow for trial in group.values()) else rounds
+        plain = alternately({n: t.plain for n, t in group.items()}, count, warmup=1, clock=time.process_time)
+        updated: dict[str, list[float]] = {}
+        if words <= MOST_TOGETHER:
+            updated = alternately({n: t.updated for n, t in group.items()}, count, warmup=1, clock=time.process_time)
+        report |= {n: trial.report(plain[n], updated.get(n, [])) for n, trial in group.items()}
     return report
 
 

@@ -63,6 +63,13 @@ def test_lines_that_do_not_fit_are_refused() -> None:
             made().nats(batch(lines))
 
 
+def test_it_can_begin_with_the_lengths_of_the_data() -> None:
+    model = made()
+    model.counted(torch.tensor([2, 2, 2, 5]))
+    p = model.counts.detach().softmax(0)
+    assert [round(share, 3) for share in p.tolist()] == [0.083, 0.5, 0.083, 0.083, 0.167, 0.083]
+
+
 def test_it_can_be_fitted(tmp_path: Path) -> None:
     model = CountedLines(es.GRU(6, 8), words=5, end=END, longest=6)
     tokens = np.array([1, 2, 0, 1, 2, 0, 3, 0, 1, 2, 0])

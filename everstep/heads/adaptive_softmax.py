@@ -15,18 +15,18 @@ from everstep.heads.head import VocabularyHead
 
 _TOUCH = 32
 """What passing over a logit costs (maximum, exponential, sum, slope), in multiply-adds of its product."""
-_NARROWEST = 16
-"""Fewest features of a tail."""
-_MOST_TAILS = 4
+_NARROWEST = 112
+"""Fewest features of a tail. With 16, the perplexity of `benchmarks/vocabularies.py` is 25 % above a full softmax's."""
+_MOST_TAILS = 8
 _GRID = 48
 """Places at which a cut-off is tried."""
 
 
 def tail_sizes(features: int, tails: int, divisor: float) -> list[int]:
-    """Features of each tail, from frequent to rare: D / divisor^i, at least 16 and at most D.
+    """Features of each tail, from frequent to rare: D / divisor^i, at least 112 and at most D.
 
     >>> tail_sizes(512, 3, 4)
-    [128, 32, 16]
+    [128, 112, 112]
     """
     return [max(min(_NARROWEST, features), round(features / divisor**i)) for i in range(1, tails + 1)]
 
@@ -40,7 +40,7 @@ def cheapest_cutoffs(classes: int, features: int, divisor: float = 4.0) -> tuple
     >>> cheapest_cutoffs(2, 8)
     ()
     >>> len(cheapest_cutoffs(100_000, 512))
-    4
+    8
 
     Args:
         classes: K.
@@ -76,8 +76,8 @@ class AdaptiveSoftmax(VocabularyHead):
 
     p(k | y) = softmax(W_0 y + b_0)_k for the c_1 most frequent classes, the head;
     p(k | y) = p(tail i | y) · softmax(W_i P_i y + b_i)_k for a class of tail i, with p(tail i | y) from the same
-    softmax as the head, and P_i (d_i, D) from D to d_i = D / divisor^i features. The head is computed for every step, a
-    tail for the steps whose target it has, so that a training step costs a small part of a full softmax.
+    softmax as the head, and P_i (d_i, D) from D to d_i = D / divisor^i features, but at least 112. The head is computed
+    for every step, a tail for the steps whose target it has, so that a training step costs a small part of a full one.
 
     >>> head = AdaptiveSoftmax(8, 100, cutoffs=(10, 40))
     >>> ys, target = torch.zeros(2, 7, 8), torch.arange(14).view(2, 7)

@@ -57,6 +57,12 @@ class CountedLines(nn.Module):
         like = self.embedding.weight
         return self.body.initial_state(batch, like), like.new_full((batch,), -1)
 
+    @torch.no_grad()
+    def counted(self, lengths: Tensor) -> None:
+        """Begin with the lengths (N,) of the training lines, in words: a_τ = log of how many have τ, at least ½."""
+        often = torch.bincount(lengths.long(), minlength=self.longest + 1)[1 : self.longest + 1]
+        self.counts.copy_(often.double().clamp_min(0.5).log())
+
     def _bias(self) -> Tensor:
         at = torch.arange(self.words, device=self.bias.device) == self.end
         return self.bias.masked_fill(at, -torch.inf)
