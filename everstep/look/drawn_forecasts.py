@@ -73,7 +73,7 @@ def _draw_window(axes: Axes, window: DrawnWindow, levels: Sequence[float]) -> No
                     ahead, found[low], found[high], color=COLOURS[0], alpha=alpha, linewidth=0, label=name
                 )
         middle = found[0.5]
-    axes.plot(ahead, middle, color=COLOURS[0], linewidth=2, label="forecast")
+    axes.plot(ahead, middle, color=COLOURS[0], linewidth=2, label="predicted")
     axes.axvline(0.5, color=GREY, linestyle=":")
     axes.set_title(f"{window.name}, from {window.begins}", fontsize=13, loc="left")
     label(axes, "", "")
