@@ -59,6 +59,7 @@ def batch(tokens: np.ndarray, seed: int = 7) -> WordBatch:
 # ------------------------------------------------------------------------------------------------------------ learning
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("ngrams", [None, (2, 4)])
 @pytest.mark.parametrize("predict", ["context", "word"])
 @pytest.mark.parametrize("negatives", [0, 4])
@@ -101,6 +102,7 @@ def test_a_move_is_minus_rate_times_the_gradient(negatives: int) -> None:
     assert torch.allclose((u - model.outputs) / rate, by_u, atol=1e-3)
 
 
+@pytest.mark.sanitize
 def test_same_seed_same_bits_and_a_rate_of_zero_changes_nothing() -> None:
     torch.set_num_threads(1)
     one, other = embedding(), embedding()
@@ -115,6 +117,7 @@ def test_same_seed_same_bits_and_a_rate_of_zero_changes_nothing() -> None:
     assert one.read(batch(text(), 8), 0.0).nats != first.nats
 
 
+@pytest.mark.sanitize
 def test_threads_meet_as_many_words() -> None:
     if not compiled_word_vectors.available():
         pytest.skip("no compiler")
