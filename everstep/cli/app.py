@@ -24,6 +24,7 @@ from everstep.cli import (
     searching,
     serve_verb,
     train_verb,
+    tune_verb,
 )
 from everstep.cli.ending import ended
 
@@ -95,6 +96,7 @@ app.command("watch")(serve_verb.watch)
 app.command("explain")(explaining.explain)
 app.command("graph")(graphing.graph)
 app.command("search")(searching.search)
+app.command("tune")(tune_verb.tune)
 app.add_typer(lab.app, name="lab")
 app.command("bench", context_settings=benching.ANYTHING)(benching.bench)
 app.command("doctor")(doctor.doctor)

@@ -17,7 +17,7 @@ from everstep.learn import FitResult, fit, load_weights, rng
 from everstep.learn.bookkeeping import check_resumable
 from everstep.learn.devices import pick_device
 from everstep.learn.listed import as_batches
-from everstep.learn.progress import Units
+from everstep.learn.progress import Callback, Units
 from everstep.learn.selection import LOSS, Selection
 from everstep.learn.update_rules import update_rules
 from everstep.learn.weights import MODEL_FILE, save_weights, weights
@@ -57,6 +57,7 @@ def train(
     data: Mapping[str, Any] | None = None,
     start_from: str | Path | None = None,
     trust_code: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a recipe into a new folder.
 
@@ -69,6 +70,7 @@ def train(
             is a name or a file; frames are written into the run, as Parquet.
         start_from: a run whose vocabulary and weights to start from; its model must have the same shape.
         trust_code: whether code stored in `start_from` may be executed.
+        callbacks: see `everstep.fit`.
 
     Raises:
         ConfigError: the recipe cannot be used; nothing was done.
@@ -103,7 +105,7 @@ def train(
             job.try_out()
         job.try_selection()
         job.begin()
-    return job.fit(resume=False)
+    return job.fit(resume=False, callbacks=callbacks)
 
 
 def begin(task: Task[Any], say: Log, adopted: Path | None = None) -> None:
@@ -116,7 +118,14 @@ def begin(task: Task[Any], say: Log, adopted: Path | None = None) -> None:
     task.ready(say)
 
 
-def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
+def resume(
+    out: str | Path,
+    log: Log | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    trust_code: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
     """Resume a stopped run from its newest checkpoint; the result equals that of an uninterrupted run.
 
     Args:
@@ -124,6 +133,7 @@ def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] 
         log: receives each line for the user; None writes to stderr.
         overrides: other limits, such as "train.max_steps=5000".
         trust_code: whether code stored in the run may be executed.
+        callbacks: see `everstep.fit`.
 
     Raises:
         ConfigError: an override of a key that cannot change, or a limit below the progress made; nothing was done.
@@ -142,7 +152,7 @@ def resume(out: str | Path, log: Log | None = None, *, overrides: Sequence[str] 
         if overrides:
             with files.explained(out):
                 files.replace_file(out / RECIPE, to_yaml(task.recipe).encode())
-    return job.fit(resume=True)
+    return job.fit(resume=True, callbacks=callbacks)
 
 
 def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> Run:
@@ -268,7 +278,7 @@ class _Job:
     def _begun_with(self) -> dict[str, Any]:
         return {"recipe": flat(self.task.recipe), "data": self.task.identity()}
 
-    def fit(self, resume: bool) -> Run:
+    def fit(self, resume: bool, callbacks: Sequence[Callback] = ()) -> Run:
         """Train, evaluate, and write the card."""
         task, model, recipe = self.task, self.model, self.task.recipe
         if not resume:
@@ -286,6 +296,7 @@ class _Job:
             recipe.train,
             out=self.out,
             validate=task.validate if "valid" in task.splits() else None,
+            callbacks=callbacks,
             seed=recipe.seed,
             resume=resume,
             identity=task.identity()
