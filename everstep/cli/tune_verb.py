@@ -11,7 +11,7 @@ import typer
 from everstep.cli.common import log, me, prepare
 
 if TYPE_CHECKING:
-    from everstep.lab.tuning import Plan
+    from everstep.lab.tuning import TuningPlan
 
 SHOWN = 10
 
@@ -90,7 +90,7 @@ def tune(
         _finish(plan, found, ranks[0], print if not json else log)
 
 
-def table(plan: Plan, found: list[dict[str, Any]], ranks: list[dict[str, Any]]) -> list[str]:
+def table(plan: TuningPlan, found: list[dict[str, Any]], ranks: list[dict[str, Any]]) -> list[str]:
     """The lines of the best trials, best first, and how many ended otherwise."""
     from everstep.lab.tuning import told
 
@@ -102,7 +102,7 @@ def table(plan: Plan, found: list[dict[str, Any]], ranks: list[dict[str, Any]]) 
     return lines
 
 
-def _finish(plan: Plan, found: list[dict[str, Any]], best: dict[str, Any], say: Any) -> None:
+def _finish(plan: TuningPlan, found: list[dict[str, Any]], best: dict[str, Any], say: Any) -> None:
     """Draw the trials, and say how to use the best one."""
     from everstep.lab.study_journal import importances
     from everstep.lab.tuned_keys import Range

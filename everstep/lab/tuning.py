@@ -37,7 +37,7 @@ _PRUNED = "pruned"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TuningPlan:
     """What every process of a study knows of it.
 
     Attributes:
@@ -97,7 +97,7 @@ def tune(
     unpruned: int = 5,
     trust_code: bool = False,
     begin: Callable[[], None] | None = None,
-) -> tuple[Plan, list[Record]]:
+) -> tuple[TuningPlan, list[Record]]:
     """Train a recipe `trials` times with other values of some keys, and find the best.
 
     Values come from Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), ten random trials first. A trial
@@ -158,7 +158,7 @@ def tune(
     return plan, found
 
 
-def work(log: Say, plan: Plan) -> None:
+def work(log: Say, plan: TuningPlan) -> None:
     """Work on trials until there is none left; several processes may."""
     journal = plan.journal()
     while True:
@@ -168,12 +168,12 @@ def work(log: Say, plan: Plan) -> None:
             _run(journal, trial, plan, log)
 
 
-def records(plan: Plan) -> list[Record]:
+def records(plan: TuningPlan) -> list[Record]:
     """What is known of each trial, in their order; see `tune`."""
     return [_record(plan, frozen) for frozen in plan.journal().study.get_trials(deepcopy=False)]
 
 
-def ranked(plan: Plan, found: Sequence[Record]) -> list[Record]:
+def ranked(plan: TuningPlan, found: Sequence[Record]) -> list[Record]:
     """The trained trials, best first."""
     trained = [record for record in found if record["outcome"] == "trained"]
     return sorted(trained, key=lambda record: record["value"], reverse=plan.highest)
@@ -188,7 +188,7 @@ def _planned(
     workers: int,
     unpruned: int,
     trust_code: bool,
-) -> Plan:
+) -> TuningPlan:
     """Check everything that can be checked before any work."""
     for name, value, least in (("trials", trials, 1), ("workers", workers, 1), ("unpruned", unpruned, 1)):
         if value < least:
@@ -207,7 +207,7 @@ def _planned(
     selection = Selection(settings, task.scores)
     given = settings.threads is not None or any(one.key == "train.threads" for one in tuned)
     threads = None if workers == 1 or given else max(1, (os.cpu_count() or 1) // workers)
-    return Plan(
+    return TuningPlan(
         recipe=recipe,
         out=out,
         fixed=tuple(fixed),
@@ -229,7 +229,7 @@ def _refuse_strangers(out: Path) -> None:
             raise RunError(f"{out} exists and is no study; give another folder, or delete it")
 
 
-def _begin(plan: Plan) -> None:
+def _begin(plan: TuningPlan) -> None:
     """Begin the folder, or check that it was begun with the same recipe and keys."""
     task = load_task(plan.recipe, plan.fixed, plan.trust_code)
     now: dict[str, Any] = {
@@ -257,13 +257,13 @@ def _begin(plan: Plan) -> None:
         raise RunError(f"{plan.out} is a study with another {told}; give another folder, or the same command")
 
 
-def _task(plan: Plan, number: int, values: dict[str, Any]) -> Task[Any]:
+def _task(plan: TuningPlan, number: int, values: dict[str, Any]) -> Task[Any]:
     task = load_task(plan.recipe, plan.overrides(number, values), plan.trust_code)
     task.recipe = with_absolute_paths(task.recipe)
     return task
 
 
-def _run(journal: StudyJournal, trial: Trial, plan: Plan, log: Say) -> None:
+def _run(journal: StudyJournal, trial: Trial, plan: TuningPlan, log: Say) -> None:
     """Train a trial, or go on with it, and tell the study how it ended."""
     from optuna.trial import TrialState
 
@@ -296,7 +296,7 @@ def _run(journal: StudyJournal, trial: Trial, plan: Plan, log: Say) -> None:
     log(told(plan, _record(plan, journal.study.get_trials(deepcopy=False)[trial.number])))
 
 
-def _watch(journal: StudyJournal, trial: Trial, plan: Plan, record: dict[str, Any]) -> None:
+def _watch(journal: StudyJournal, trial: Trial, plan: TuningPlan, record: dict[str, Any]) -> None:
     """Report a validation to the study.
 
     Raises:
@@ -314,13 +314,13 @@ def _watch(journal: StudyJournal, trial: Trial, plan: Plan, record: dict[str, An
         raise _Pruned
 
 
-def _validations(plan: Plan, run: Path) -> list[float]:
+def _validations(plan: TuningPlan, run: Path) -> list[float]:
     """The measure at each validation of a run."""
     found = (record.get(_key(plan)) for record in read_metrics(run / METRICS_FILE))
     return [float(value) for value in found if value is not None]
 
 
-def _key(plan: Plan) -> str:
+def _key(plan: TuningPlan) -> str:
     return "valid" if plan.measure == LOSS else f"valid.{plan.measure}"
 
 
@@ -329,7 +329,7 @@ def _warnings(log: Say, number: int, line: str) -> None:
         log(f"trial {number}: {line}")
 
 
-def _record(plan: Plan, frozen: FrozenTrial) -> Record:
+def _record(plan: TuningPlan, frozen: FrozenTrial) -> Record:
     from everstep.lab.study_journal import trial_name
 
     run = plan.out / trial_name(frozen.number)
@@ -348,7 +348,7 @@ def _record(plan: Plan, frozen: FrozenTrial) -> Record:
     }
 
 
-def told(plan: Plan, record: Record) -> str:
+def told(plan: TuningPlan, record: Record) -> str:
     """A trial in one line."""
     value = "" if record["value"] is None else f"{plan.measure} {record['value']:.4f}"
     keys = " ".join(f"{key}={shown(value)}" for key, value in record["values"].items())
