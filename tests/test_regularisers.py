@@ -252,9 +252,10 @@ def test_every_key_has_an_effect_and_together_they_resume_bit_for_bit(tmp_path: 
     assert fitted(tmp_path / "parts", together, resume=True) == whole
 
 
-def test_the_recipe_of_an_awd_lstm() -> None:
+@pytest.mark.parametrize("variational", ["true", "false"])
+def test_the_recipe_of_an_awd_lstm(variational: str) -> None:
     """Merity 2018: weight drop, one mask for all steps between layers, whole words dropped, AR, TAR, tied weights."""
-    config = recipe(*[f"{k}={v}" for k, v in KEYS.items()], "model.tied=true", "model.variational=true")
+    config = recipe(*[f"{k}={v}" for k, v in KEYS.items()], "model.tied=true", f"model.variational={variational}")
     model = TokenModel(9, config.model)
     assert model.head.weight is model.embedding.weight
     plain = TokenModel(9, recipe("model.tied=true").model)

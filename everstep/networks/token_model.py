@@ -75,7 +75,8 @@ class TokenModel(nn.Module):
         sparse = section.sparse_embedding(section.tied)
         size = section.embedding_size
         self.embedding = EmbeddingDropout(vocabulary, size, section.embedding_dropout, sparse=sparse)
-        self._dropped_at_top = section.at_top > 0
+        # the layers that stand for the dropout after the last cell: it and an Identity, or one of both
+        self._at_top = 0 if section.at_top == 0 else 1 if section.variational else 2
         self.body = stack_of(section, size, find, last=section.at_top)
         tied = self.embedding.weight if section.tied else None
         if section.tied:
@@ -117,7 +118,7 @@ class TokenModel(nn.Module):
             inputs.append(xs)
             xs, end = scan(layer, xs, start, lengths=lengths, resets=resets)
             final.append(end)
-        return xs, inputs[-1] if self._dropped_at_top else xs, tuple(final)
+        return xs, inputs[-self._at_top] if self._at_top else xs, tuple(final)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """log p of the next tokens (batch, V) in nats after tokens (batch,), and the new state: a `StepFn`."""
