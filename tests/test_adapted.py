@@ -121,3 +121,18 @@ def test_runs_are_evaluated_while_they_adapt(tmp_path: Path, monkeypatch: pytest
 def _counts(text: Path) -> list[str]:
     """n-grams of the same tokens."""
     return [f"data.train={text}", "data.sequence=stream", "data.eos=true", "data.min_count=1", "model.order=5"]
+
+
+@pytest.mark.usefixtures("own_cache", "uncompiled")
+def test_a_softmax_that_samples_keeps_what_it_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from everstep.runs import adapted
+
+    monkeypatch.setattr(adapted, "RATES", (0.001,))
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"the {noun} met the {noun} and\n" * 4 for noun in ("cat", "dog", "owl", "fox", "hen") * 4))
+    given = ["model.hidden_size=8", "model.embedding_size=8", "model.softmax=nce", "model.samples=5"]
+    given += ["train.max_steps=3", "train.learning_rate=0.1", f"data.train={text}", "data.min_count=1"]
+    run = es.train("text-words", tmp_path / "run", log=lambda line: None, overrides=given)
+    learned = copy.deepcopy(run.model.state_dict())
+    run.evaluate("valid", adapt="dynamic")
+    assert all(torch.equal(value, learned[name]) for name, value in run.model.state_dict().items())

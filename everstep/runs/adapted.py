@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ def adapted_measures(
     if how == "cache":
         nats, count, told = _cached(model, test, valid, progress)
     else:
-        learn = task.batches("train", model, "learn")
+        # of a copy, since a softmax that is told its counts begins anew
+        learn = task.batches("train", copy.deepcopy(model), "learn")
         nats, count, told = _dynamic(model, objective, test, valid, learn, progress)
     return {
         "tokens": count,
