@@ -202,6 +202,7 @@ def test_every_way_to_ask_gives_the_same_answer(run: es.Run) -> None:
         (["1,2", "1:2:3"], "line 2: expected 2 dimensions, separated by colons; got 3"),
         (["1,2", "1,x"], "line 2: expected a number, or . where it is missing; got 'x'"),
         (["[1e999, 2]"], "line 1: expected"),
+        (["[1" + "0" * 400 + ", 2]"], "line 1: expected a list of numbers"),
         (["unique_id,step,x", "a,1,2"], r"the input: expected the column 'y' \(data.values\)"),
         (["unique_id,step,x,y", "a,1,2,z"], "row 1 of its data: expected a number in column 'y'"),
         (["unique_id,step,x,y"], "expected rows below the names of columns"),
@@ -318,8 +319,12 @@ def test_clips_are_learned_and_a_single_frame_cannot_tell(tmp_path: Path) -> Non
     assert isinstance(found.model.front, es.TimeDistributed)
     drawn = dict(found.task.pictures(found.model, tmp_path / "drawn", None))
     assert tmp_path / "drawn" / "over-time.png" in drawn
-    line = json.dumps(np.load(io.BytesIO(clips(1, 3)))["x"][0].tolist())
-    assert next(found.predict([line])).text.startswith("left")
+    clip = np.load(io.BytesIO(clips(1, 3)))["x"][0]
+    for same in (clip, clip[..., None], clip.reshape(5, -1), clip.ravel()):
+        assert next(found.predict([json.dumps(same.tolist())])).text.startswith("left")
+    with pytest.raises(DataError, match="expected 4 × 6 × 1 numbers a step, as in training; got 6 × 4"):
+        next(found.predict([json.dumps(clip.swapaxes(1, 2).tolist())]))
+    assert next(found.predict([""])).record["steps"] == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- rivals

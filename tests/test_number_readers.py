@@ -59,8 +59,21 @@ def test_time_stamps_order_and_unequal_distances_are_told(tmp_path: Path) -> Non
     found = read(tmp_path / "a.csv", "id,time,x,label\n1,2024-01-02,2,a\n1,2024-01-01,1,a\n2,2024-01-01,5,b\n")
     assert equal(steps(found), [[[1], [2]], [[5]]])
     assert not found.examples.notes
+    found = read(tmp_path / "a.csv", "id,time,x,label\n1,2024-1,2,a\n1,2024-10,1,a\n1,2024-2,3,a\n2,2024-01,5,b\n")
+    assert equal(steps(found), [[[2], [3], [1]], [[5]]])
+    assert "unequal distances" in found.examples.notes[0]
+    for times in (("1/2/2024", "12/31/2023"), ("9:00", "10:00")):  # by their letters they would be in another order
+        with pytest.raises(DataError, match=f"expected numbers in column 'time', or times such as.*got '{times[0]}'"):
+            read(tmp_path / "a.csv", f"id,time,x,label\n1,{times[0]},2,a\n1,{times[1]},1,a\n2,{times[0]},5,b\n")
     found = read(tmp_path / "a.csv", "id,t,x,label\n1,0,1,a\n1,1,2,a\n1,5,2,a\n2,0,1,b\n")
     assert "unequal distances" in found.examples.notes[0]
+
+
+def test_columns_that_are_no_values_and_a_step_that_is_one(tmp_path: Path) -> None:
+    numbered = "".join(f"{place or ''},{line}\n" for place, line in enumerate(LONG.splitlines()))
+    assert read(tmp_path / "a.csv", numbered).columns == ("x", "y")  # a column without a name numbers the rows
+    warm = "unique_id,t,x,label\na,5,2,u\na,5,3,u\nb,1,3,v\n"
+    assert steps(read(tmp_path / "a.csv", warm, values=("t", "x"))) == [[[5, 2], [5, 3]], [[1, 3]]]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +104,12 @@ def test_a_sequence_a_row_with_and_without_a_header(tmp_path: Path) -> None:
     assert steps(some) == [[[2]], [[4]]]
     spaced = read(tmp_path / "a.txt", "0   1.5  2\n1   3  4\n", "rows", label="0")
     assert steps(spaced) == [[[1.5], [2]], [[3], [4]]]
+    numbered = read(tmp_path / "a.csv", "0,1,label\n1,2,a\n3,4,b\n", "rows")
+    assert steps(numbered) == [[[1], [2]], [[3], [4]]]
+    named = read(tmp_path / "a.csv", "s1,1,2,up\ns2,3,4,down\n", "rows", label="-1", values=("1", "2"))
+    assert steps(named) == [[[1], [2]], [[3], [4]]]  # two texts in the first row, which is no header yet
+    index = read(tmp_path / "a.csv", ",a,b,label\n0,1,2,u\n1,3,4,v\n", "rows")
+    assert steps(index) == [[[1], [2]], [[3], [4]]]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +144,8 @@ def test_arrays_of_numpy(tmp_path: Path) -> None:
     x[0, 1, 0] = NAN
     assert [len(one) for one in saved(path, x=x, y=np.array(["a", "b"])).sequences] == [3, 2]
     assert saved(path, X=x[..., 0], y=[0, 1]).shape == (1,)
+    assert saved(path, x=x, y=np.array([[0], [1]]), lengths=[[1], [2]]).examples.labels == ["0", "1"]
+    assert saved(path, x=x, y=np.array([b"a", b"b"])).examples.labels == ["a", "b"]
     clips = saved(path, x=np.zeros((2, 3, 4, 5), np.uint8), label=["a", "b"])
     assert (clips.shape, clips.columns, clips.sequences[0].dtype) == ((4, 5, 1), (), np.uint8)
     assert saved(path, x=np.zeros((2, 3, 4, 5, 3)), y=[0, 1]).shape == (4, 5, 3)
@@ -149,6 +170,15 @@ def test_sequences_without_a_number_are_skipped_and_counted(tmp_path: Path) -> N
         ({"x": np.zeros((2, 3)), "y": [0, 1], "lengths": [3]}, "expected as many lengths as sequences"),
         ({"x": np.zeros((2, 3)), "y": [0, 1], "lengths": [3, 4]}, "expected lengths from 0 to the 3 steps"),
         ({"x": np.zeros((2, 3)), "y": [1, 1]}, "expected at least 2 classes"),
+        ({"x": np.zeros((0, 3)), "y": []}, r"expected numbers .sequences, steps.*got float64 .0, 3"),
+        ({"x": np.zeros((2, 0)), "y": [0, 1]}, r"expected numbers .sequences, steps.*got float64 .2, 0"),
+        ({"x": np.zeros((2, 3)), "y": 1}, r"expected as many labels as sequences, 2; got an array \(\)"),
+        (
+            {"x": np.zeros((2, 3)), "y": np.eye(2)},
+            "as many labels as sequences, 2; got an array .*place of the larg",
+        ),
+        ({"x": np.zeros((2, 3)), "y": [NAN, 1]}, "the label is empty"),
+        ({"x": np.zeros((2, 3)), "y": [0, 1], "lengths": 3}, r"as many lengths as sequences, 2; got an array \(\)"),
     ],
 )
 def test_arrays_that_are_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -162,6 +192,18 @@ def test_arrays_of_objects_and_other_files_are_refused(tmp_path: Path) -> None:
         read_numbers([tmp_path / "a.npz"])
     with pytest.raises(DataError, match=r"expected arrays of numpy\.savez"):
         read(tmp_path / "b.npz", "no archive")
+    np.save(tmp_path / "c.npy", np.zeros((2, 2)))
+    with pytest.raises(DataError, match=r"numpy\.savez.*got a single one, as of numpy\.save"):
+        read(tmp_path / "c.npz", (tmp_path / "c.npy").read_bytes())
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).uniform(size=(9000, 9)), y=np.arange(9000))
+    packed = lzma.compress((tmp_path / "d.npz").read_bytes())
+    half = len(packed) // 2
+    with pytest.raises(DataError, match="cannot be read"):
+        read(tmp_path / "d.npz.xz", packed[:half] + b"xxxx" + packed[half + 4 :])
+    with pytest.raises(DataError, match=r"expected an array kind \(data\.label\)"):
+        read(tmp_path / "d.npz", (tmp_path / "d.npz").read_bytes(), label="kind")
+    with pytest.raises(DataError, match=r"expected one array \(data\.values\); got x, z"):
+        read(tmp_path / "d.npz", (tmp_path / "d.npz").read_bytes(), values=("x", "z"))
 
 
 TS = "# of an archive\n@problemName Two\n@timeStamps false\n@univariate false\n@classLabel true 1 2\n@data\n"
@@ -172,6 +214,8 @@ def test_the_archive_of_time_series(tmp_path: Path) -> None:
     assert equal(steps(found), [[[1, 4], [2, NAN], [3, 6]], [[7, 8]]])
     assert found.examples.labels == ["1", "2"]
     assert found.examples.place(1).endswith("A_TRAIN.ts, line 8")
+    slow = read(tmp_path / "c.ts", TS + "1,2:3,4:walk (slow)\n7:8:2\n")
+    assert slow.examples.labels == ["walk (slow)", "2"]
     one = read(tmp_path / "b.ts.gz", gzip.compress(f"{TS}1,2,3:a\n3,4:b\n".encode()))
     assert steps(one) == [[[1], [2], [3]], [[3], [4]]]
 
@@ -203,6 +247,10 @@ def test_images_a_row_a_step(tmp_path: Path) -> None:
     assert found.examples.labels == ["7", "3"]
     by_pixel = read(path, images, step_size=1)
     assert (by_pixel.shape, by_pixel.sequences[1].ravel().tolist()) == ((1,), [*range(6, 12)])
+    for kind in ("images-idx3", "labels-idx1"):
+        dotted = tmp_path / f"u-{kind.replace('-idx', '.idx')}-ubyte"
+        dotted.write_bytes((tmp_path / f"t-{kind}-ubyte").read_bytes())
+    assert read_numbers([tmp_path / "u-images.idx3-ubyte"]).examples.labels == ["7", "3"]
     with pytest.raises(DataError, match="damaged or no IDX file"):
         read(path, images[:-1])
     (tmp_path / "t-labels-idx1-ubyte").unlink()
@@ -218,8 +266,8 @@ def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
 
 
 def test_formats_by_name() -> None:
-    names = ["a.npz", "b.TS.gz", "t-images-idx3-ubyte.gz", "c.csv", "shapes.train.npz.xz"]
-    assert [format_of(Path(name)) for name in names] == ["npz", "ts", "idx", "long", "npz"]
+    names = ["a.npz", "b.TS.gz", "t-images-idx3-ubyte.gz", "c.csv", "shapes.train.npz.xz", "reviews-idx.tsv"]
+    assert [format_of(Path(name)) for name in names] == ["npz", "ts", "idx", "long", "npz", "long"]
 
 
 def test_bundled_files_are_what_their_scripts_write(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ from everstep.data.text.text_files import open_text
 from everstep.errors import DataError
 
 NumberFormat = Literal["auto", "long", "rows", "npz", "ts", "idx"]
+_IDX = re.compile(r"[.-]idx\d-ubyte")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def format_of(path: Path) -> NumberFormat:
     for ending in (".npz", ".ts"):
         if name.endswith(ending):
             return "npz" if ending == ".npz" else "ts"
-    return "idx" if "-idx" in name else "long"
+    return "idx" if _IDX.search(name) else "long"
 
 
 def found_numbers(path: Path, columns: NumberColumns, format: NumberFormat = "auto") -> FoundNumbers:
@@ -101,7 +104,7 @@ def without_end(steps: NDArray[Any]) -> NDArray[Any]:
     """The steps without those at the end at which every number is missing: padding of a ragged table."""
     if steps.dtype.kind != "f":
         return steps
-    there = np.flatnonzero(~np.isnan(steps.reshape(len(steps), -1)).all(1))
+    there = np.flatnonzero(~np.isnan(steps.reshape(len(steps), math.prod(steps.shape[1:]))).all(1))
     return steps[: there[-1] + 1 if len(there) else 0]
 
 
@@ -118,10 +121,10 @@ def _rows(path: Path, columns: NumberColumns) -> FoundNumbers:
     lines = _lines(path)
     _, first = next(lines, (0, ""))
     head = fields_of(first)
-    named = sum(_is_text(field) for field in head) > 1
+    named = _is_head(head, columns)
     label = _place(columns.label, head if named else None, len(head), f"{path}")
     if columns.values is None:
-        taken = [place for place in range(len(head)) if place != label]
+        taken = [place for place, name in enumerate(head) if place != label and not (named and not name)]
     else:
         taken = [_place(name, head if named else None, len(head), f"{path}") or 0 for name in columns.values]
     size = columns.step_size or 1
@@ -134,6 +137,16 @@ def _rows(path: Path, columns: NumberColumns) -> FoundNumbers:
         steps = without_end(steps_of(values, size, where))
         found.append(FoundSequence(f"line {line}", steps, "" if label is None else fields[label], line))
     return FoundNumbers(found, _numbered(size))
+
+
+def _is_head(fields: Sequence[str], columns: NumberColumns) -> bool:
+    """Whether a first row names the columns: it has a name that is asked for, or no number where numbers are read."""
+    asked = [name for name in (columns.label, *(columns.values or ())) if name is not None]
+    if any(_is_text(name) and name in fields for name in asked):
+        return True
+    places = [int(name) for name in asked if name.removeprefix("-").isdigit() and int(name) < len(fields)]
+    read = [fields[place] for place in places[columns.label is not None :]] if columns.values else fields
+    return sum(map(_is_text, fields)) > 1 and all(map(_is_text, read))
 
 
 def _is_text(field: str) -> bool:
@@ -196,19 +209,17 @@ def _content(path: Path) -> bytes:
     try:
         with open_text(path) as file:
             return file.buffer.read()
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
 def _arrays(path: Path, columns: NumberColumns) -> FoundNumbers:
     """`x` (N, T), (N, T, D) or clips (N, T, H, W[, C]), `y` (N,), and `lengths` (N,) if they differ."""
-    try:
-        with np.load(io.BytesIO(_content(path)), allow_pickle=False) as file:
-            held = {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: expected arrays of numpy.savez, numbers and text alone; {error}") from None
-    x = _array(held, columns.values[:1] if columns.values else ("x", "X"), path, "data.values")
-    if x.ndim not in (2, 3, 4, 5) or x.dtype.kind not in "iufb":
+    held = _held(path)
+    if columns.values and len(columns.values) > 1:
+        raise DataError(f"{path}: expected one array (data.values); got {', '.join(columns.values)}")
+    x = _array(held, columns.values or ("x", "X"), path, "data.values")
+    if x.ndim not in (2, 3, 4, 5) or x.dtype.kind not in "iufb" or not x.size:
         raise DataError(
             f"{path}: expected numbers (sequences, steps), (sequences, steps, values) or clips (sequences, steps, "
             f"height, width[, channels]); got {x.dtype} {x.shape}"
@@ -219,12 +230,10 @@ def _arrays(path: Path, columns: NumberColumns) -> FoundNumbers:
     x = x[..., None] if x.ndim in (2, 4) else x
     labels = [""] * len(x)
     if columns.label is not None:
-        names = [columns.label] if columns.label in held else [columns.label, "y", "labels"]
-        labels = [_as_label(one) for one in _array(held, names, path, "data.label").tolist()]
-    lengths = held.get("lengths")
-    for name, many in (("labels", len(labels)), ("lengths", len(x) if lengths is None else len(lengths))):
-        if many != len(x):
-            raise DataError(f"{path}: expected as many {name} as sequences, {len(x):,}; got {many:,}")
+        others = ["y", "labels"] if columns.label == "label" else []  # a name that was chosen is meant
+        given = _a_sequence(_array(held, [columns.label, *others], path, "data.label"), len(x), f"{path}", "label")
+        labels = [_as_label(one) for one in given.tolist()]
+    lengths = _a_sequence(held["lengths"], len(x), f"{path}", "length") if "lengths" in held else None
     if lengths is not None and not (lengths.dtype.kind in "iu" and ((lengths >= 0) & (lengths <= x.shape[1])).all()):
         raise DataError(f"{path}: expected lengths from 0 to the {x.shape[1]} steps; got {lengths.dtype} up to "
                         f"{lengths.max(initial=0)}")  # fmt: skip
@@ -240,8 +249,36 @@ def _array(held: dict[str, NDArray[Any]], names: Sequence[str], path: Path, key:
     return held[name]
 
 
+def _held(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file."""
+    told = "expected arrays of numpy.savez, numbers and text alone"
+    try:
+        found = np.load(io.BytesIO(_content(path)), allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: {told}; got a single one, as of numpy.save")
+        with found as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: {told}; {error}") from None
+
+
+def _a_sequence(found: NDArray[Any], many: int, path: str, what: str) -> NDArray[Any]:
+    """An array with an entry a sequence, (N,); (N, 1) is legal too."""
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.shape != (many,):
+        came = f"{len(found):,}" if found.ndim == 1 else f"an array {found.shape}"
+        hint = "; of several numbers a sequence take the place of the largest" if what == "label" else ""
+        raise DataError(f"{path}: expected as many {what}s as sequences, {many:,}; got {came}"
+                        f"{hint if found.ndim == 2 else ''}")  # fmt: skip
+    return found
+
+
 def _as_label(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    """The class as it is written; nothing, which is refused, of NaN."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _images(path: Path, columns: NumberColumns) -> FoundNumbers:
@@ -249,7 +286,7 @@ def _images(path: Path, columns: NumberColumns) -> FoundNumbers:
     images = read_idx(path, 3)
     labels = [""] * len(images)
     if columns.label is not None:
-        beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+        beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
         labels = [str(label) for label in read_idx(beside, 1).tolist()]
     if len(labels) != len(images):
         raise DataError(f"{path}: expected as many labels as images, {len(images):,}; got {len(labels):,}")

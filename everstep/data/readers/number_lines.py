@@ -78,11 +78,11 @@ def archive_line(line: str, dimensions: int | None, labelled: bool, where: str) 
         >>> archive_line("1,2:3,?:up", 2, True, "a.ts, line 9")[0].tolist()
         [[1.0, 3.0], [2.0, nan]]
     """
-    if "(" in line:
-        raise DataError(f"{where}: expected series without time stamps; got {line[:40]!r}; take them out of the file")
     *parts, last = line.split(":")
     label = last.strip() if labelled else ""
     parts = parts if labelled else [*parts, last]
+    if any("(" in part for part in parts):
+        raise DataError(f"{where}: expected series without time stamps; got {line[:40]!r}; take them out of the file")
     if not parts or (dimensions is not None and len(parts) != dimensions):
         told = f"expected {dimensions or 'one or more'} dimensions, separated by colons"
         raise DataError(f"{where}: {told}{' before the class' if labelled else ''}; got {len(parts)}")
@@ -112,7 +112,9 @@ def asked_sequence(line: str, shape: tuple[int, ...], where: str) -> Floats:
     text = line.strip()
     if text.startswith("["):
         found = _of_json(text, where)
-        if found.ndim > 1 and math.prod(found.shape[1:]) != size:
+        plain = shape[:-1] if shape[-1] == 1 else shape
+        legal = {shape, plain, (size,)} if len(shape) > 1 else {found.shape[1:]}  # a frame on its side is another
+        if found.ndim > 1 and (math.prod(found.shape[1:]) != size or found.shape[1:] not in legal):
             raise DataError(f"{where}: expected {_of(shape)} a step, as in training; got {_of(found.shape[1:])}")
     elif ":" in text:
         found, _ = archive_line(text, size, False, where)
@@ -126,7 +128,7 @@ def asked_sequence(line: str, shape: tuple[int, ...], where: str) -> Floats:
 def _of_json(text: str, where: str) -> Floats:
     try:
         found = np.array(parse_json(text), dtype=np.float64)  # None becomes NaN
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"{where}: expected a list of numbers, or of steps with equally many numbers each, with null where one is "
             f"missing; got {re.sub(chr(10), ' ', text)[:60]!r} ({error})"
