@@ -164,6 +164,13 @@ def test_owa_is_a_ratio_of_means() -> None:
     assert owa({"smape": None, "mase": 1.0}, {"smape": 18.0, "mase": 2.0}) is None
 
 
+def test_a_flat_series_lies_within_its_quantiles_of_single_precision() -> None:
+    target = np.full((2, 3), 0.1)
+    found = Forecasts(target, np.full((2, 3, len(LEVELS)), 0.1, np.float32))
+    measures = forecast_measures(found, target, np.arange(2), np.ones(2))
+    assert (measures["coverage_80"], measures["coverage_90"]) == (1.0, 1.0)
+
+
 def test_equal_forecasts_are_told_from_better_ones() -> None:
     random = np.random.default_rng(0)
     ours, noise = random.gamma(2.0, 1.0, 400), random.normal(0, 0.5, 400)
@@ -191,6 +198,10 @@ def test_equal_accuracy_of_series_that_depend_on_each_other() -> None:
         for draw in (random.normal(size=240) for _ in range(400))
     ]
     assert 0.02 < np.mean(rejected) < 0.09  # independent series: the test has its size
+    theirs = none + 0.5
+    apart, far = diebold_mariano(d, theirs, 1), times * 24  # origins a whole window apart share nothing
+    assert diebold_mariano(d, theirs, 24, far) == pytest.approx(apart)
+    assert diebold_mariano(d[:20], none[:20], 48, far[:20]) == pytest.approx(diebold_mariano(d[:20], none[:20], 2))
     gaps = times[[0, 1, 5, 9]]
     apart = diebold_mariano(np.array([1.0, 2, -1, 3]), np.zeros(4), 2, gaps)
     centred = np.array([1.0, 2, -1, 3]) - 1.25

@@ -110,7 +110,8 @@ def _bands(found: Forecasts, target: Floats, there: NDArray[np.bool_]) -> dict[s
         quantile = found.mean[there] if found.quantiles is None else found.quantiles[..., place][there]
         e = values - quantile
         losses[place] = 2 * np.maximum(level * e, (level - 1) * e).mean()
-        below[place] = quantile <= values if level < 0.5 else values <= quantile
+        rounded = values.astype(quantile.dtype)  # so that equal numbers stay equal in single precision
+        below[place] = quantile <= rounded if level < 0.5 else rounded <= quantile
     total = float(np.abs(values).mean())
     measures: dict[str, float | None] = {
         "wql": float(losses[1:-1].mean() / total) if total else None,
@@ -143,14 +144,15 @@ def diebold_mariano(ours: Floats, theirs: Floats, overlap: int, times: NDArray[n
     Leybourne & Newbold (1997), is compared with Student's t with T − 1 degrees of freedom. Let s_t be the sum of d − d̄
     at time t. The variance of d̄ is (Σ_t s_t² + 2 Σ_l w_l Σ_t s_t s_{t−l}) / N² over the lags l < `overlap`, with
     Bartlett weights w_l = 1 − l / `overlap`, since the errors of overlapping windows are correlated. Several series may
-    so depend on each other at the same time (Driscoll & Kraay 1998); of one series it is the usual variance.
+    so depend on each other at the same time (Driscoll & Kraay 1998); of one series it is the usual variance. The
+    correction counts the consecutive windows that share a target: 1 where they are at least `overlap` apart.
 
     >>> round(diebold_mariano(np.array([1.0, 2, 3, 4]), np.array([2.0, 2, 5, 5]), 1), 4)
     0.0917
 
     Args:
         ours, theirs: (N,) losses.
-        overlap: the number of consecutive times whose windows share a target; 1: windows do not overlap.
+        overlap: the length of a window in units of time; windows less apart share a target. 1: no two windows overlap.
         times: (N,) the time of each window; None: one window at each time, in order.
     """
     from scipy import stats
@@ -158,7 +160,7 @@ def diebold_mariano(ours: Floats, theirs: Floats, overlap: int, times: NDArray[n
     d = ours - theirs
     at, own = np.unique(np.arange(len(d)) if times is None else times, return_inverse=True)
     number = len(at)
-    overlap = max(1, min(overlap, number - 1)) if number > 1 else 1
+    overlap = max(1, min(overlap, int(at[-1] - at[0]))) if number > 1 else 1
     sums = np.bincount(own, d - d.mean()) if number else np.zeros(0)
     variance = float(sums @ sums)
     for lag in range(1, overlap):
@@ -167,7 +169,8 @@ def diebold_mariano(ours: Floats, theirs: Floats, overlap: int, times: NDArray[n
         variance += 2 * (1 - lag / overlap) * float(sums[later[pairs]] @ sums[pairs])
     if number < 2 or variance <= 0:
         return 1.0 if not d.any() else float("nan") if number < 2 else 0.0
-    correction = (number + 1 - 2 * overlap + overlap * (overlap - 1) / number) / number
+    shared = int((np.searchsorted(at, at + overlap) - np.arange(number)).max())
+    correction = (number + 1 - 2 * shared + shared * (shared - 1) / number) / number
     statistic = float(d.mean()) * len(d) / variance**0.5 * max(correction, 0.0) ** 0.5
     return float(2 * stats.t.sf(abs(statistic), number - 1))
 
