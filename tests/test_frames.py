@@ -11,7 +11,7 @@ import pytest
 
 import everstep as es
 from everstep.errors import ConfigError, DataError
-from everstep.runs.data_frames import as_polars, is_frame
+from everstep.runs.data_frames import answered, as_polars, is_frame, lines_of
 
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
@@ -68,8 +68,22 @@ def test_what_pandas_may_hold() -> None:
     found = as_polars(kinds, "x")
     assert found["c"].to_list() == ["u", None]
     assert found["p"][1] == datetime(2024, 2, 1)
+    times = pd.DataFrame({"ds": index, "y": [1.0, 2.0, 3.0]})
+    for twice in (times.set_index("ds", drop=False), times.set_axis(index)):
+        assert as_polars(twice, "x").columns == ["ds", "y"]
+    months = as_polars(pd.DataFrame({"y": [1, 2]}, index=pd.period_range("2024-01", periods=2, freq="M")), "x")
+    assert months["ds"].to_list() == [datetime(2024, 1, 1), datetime(2024, 2, 1)]
+    with pytest.raises(DataError, match=r"x: expected columns of different names; got \['y', 'y'\]"):
+        as_polars(pd.DataFrame([[1, 2]], columns=["y", "y"]), "x")
     with pytest.raises(DataError, match=r"x, column 'y': expected numbers, times or text; got \[1\] \(list\)"):
         as_polars(pd.DataFrame({"y": [[1], [2]]}), "x")
+
+
+def test_texts_of_a_frame_stay_texts() -> None:
+    frame = pl.DataFrame({"unique_id": ["a\u2028b"], "ds": [datetime(2024, 1, 1)]})
+    assert len(list(lines_of(frame))) == 2
+    found = answered([{"unique_id": "20240101", "ds": "2024-01-02 00:00:00"}], frame)
+    assert found.row(0) == ("20240101", datetime(2024, 1, 2))  # a name that could be a date is none
 
 
 def test_what_is_no_frame_is_refused(tmp_path: Path) -> None:

@@ -72,8 +72,10 @@ class GivenFrames:
 def as_polars(frame: Any, where: str) -> polars.DataFrame:
     """The frame as one of polars. An index of pandas that has a name, or holds times (`ds`), becomes a column.
 
+    An index of the name of a column is left out.
+
     Raises:
-        DataError: a column of pandas holds objects other than text.
+        DataError: a column of pandas holds objects other than text, or two columns have one name.
     """
     import polars as pl
 
@@ -81,16 +83,17 @@ def as_polars(frame: Any, where: str) -> polars.DataFrame:
         return frame  # type: ignore[no-any-return]
     import pandas as pd
 
-    if isinstance(frame.index, pd.DatetimeIndex) and frame.index.name is None:
+    if isinstance(frame.index, pd.DatetimeIndex | pd.PeriodIndex) and frame.index.name is None:
         frame = frame.rename_axis("ds")
     if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index([name for name in frame.index.names if name in frame.columns], drop=True)
+    if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
-    columns = {}
-    for name in frame.columns:
-        columns[str(name)] = _column(frame[name], f"{where}, column {str(name)!r}")
-    if len(columns) < len(frame.columns):
-        raise DataError(f"{where}: expected columns of different names; got {list(map(str, frame.columns))}")
-    return pl.DataFrame(columns)
+    names = list(map(str, frame.columns))
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: expected columns of different names; got {names}")
+    columns = [_column(frame.iloc[:, place], f"{where}, column {name!r}") for place, name in enumerate(names)]
+    return pl.DataFrame(dict(zip(names, columns, strict=True)))
 
 
 def _column(series: Any, where: str) -> polars.Series:
@@ -120,19 +123,19 @@ def _column(series: Any, where: str) -> polars.Series:
 
 def lines_of(frame: Any) -> Iterator[str]:
     """The frame as lines of CSV."""
-    yield from as_polars(frame, "the frame").write_csv().splitlines()
+    yield from as_polars(frame, "the frame").write_csv().removesuffix("\n").split("\n")  # other ends are in texts
 
 
 def answered(records: list[dict[str, Any]], given: Any) -> Any:
-    """Records as a frame of the same library as `given`; texts of times are times if `given` has a column of times."""
+    """Records as a frame of the same library as `given`; `ds` holds times if `given` has a column of times."""
     import polars as pl
 
     found = pl.DataFrame(records, infer_schema_length=None)
     timed = [kind for kind in as_polars(given, "the frame").dtypes if kind.is_temporal()]
     zone = next((kind.time_zone for kind in timed if isinstance(kind, pl.Datetime)), None)
-    for name in [name for name in found.columns if timed and found[name].dtype == pl.String]:
-        with suppress(ValueError):  # a column of other texts
-            stamps = pl.Series(name, [datetime.fromisoformat(text) for text in found[name]])
+    if timed and "ds" in found.columns:
+        with suppress(ValueError):  # numbers of steps
+            stamps = pl.Series("ds", [datetime.fromisoformat(text) for text in found["ds"]])
             found = found.with_columns(stamps.dt.convert_time_zone(zone) if zone else stamps)
     if _library(given) == "polars":
         return found
