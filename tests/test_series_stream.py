@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
+from everstep.data.windows import WindowBatch
 from everstep.errors import ConfigError, DataError
 from everstep.heads.numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
 from everstep.heads.tails import log_tails
 from everstep.measures.forecast_errors import LEVELS
+from everstep.networks.forecaster import Forecaster
+from everstep.networks.forecaster_section import ForecasterSection, WindowShape
 from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
 from everstep.runs.sample_paths import past_ranks
@@ -147,6 +150,9 @@ def test_bad_values_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=said):
             stream.start("a", ds)
+    for scaling in (3.0, (1.0, 0.0), (1.0, np.nan), "ab", (1.0, 2.0, 3.0)):
+        with pytest.raises(DataError, match="scaling, "):
+            stream.start("new", "2024-01-01", scaling=scaling)  # type: ignore[arg-type]
     state, ahead = stream.start("a", "2024-01-01"), np.zeros((4, 1))
     for value, future, said in (
         ("x", ahead, "expected numbers as value; got 'x'"),
@@ -217,6 +223,10 @@ def test_ranks_follow_the_past() -> None:
     noise = past_ranks(random.normal(size=4000) + 50 * (np.arange(4000) % 7), 5, 7, 100, random, "a")
     after = np.corrcoef(noise.T)[0, 1:]
     assert (np.abs(after - 0.5) < 0.25).all()  # differences from one value have correlation ½, seasons add none
+    step = random.normal(size=11)[:, None]
+    cycle = np.concatenate([0 * step, step, step, 2 * step], 1).ravel()[:41]  # the forecast begins a cycle
+    phase = past_ranks(cycle, 2, 4, 10, random, "a")
+    assert (phase[:, 0] == phase[:, 1]).all()  # from the middle of a cycle, one step rises as the next falls
     few = past_ranks(np.arange(7.0), 3, 1, 5, random, "a")
     assert (np.sort(few, 0) == np.arange(5)[:, None]).all()
 
@@ -239,6 +249,50 @@ def test_tails_of_heads_are_those_of_scipy() -> None:
     assert NegativeBinomial().log_tails(ys[..., :2], target)[0, 0].tolist() == pytest.approx(want, rel=1e-4)
 
 
+def test_tails_too_small_for_a_float_are_still_told_apart() -> None:
+    heavy = StudentT()
+    degrees = 2 + 60.0
+    z = torch.tensor([[1e4, 1e5, 1e8, -1e8]])
+    ys = torch.tensor([0.0, 0.0, 60.0]).expand(1, 4, 3)
+    found = heavy.log_tails(ys, z)[0]
+    assert found.isfinite().all()
+    place = np.log(1e8 / (1 + 1e-4))
+    tail = (degrees - 1) / 2 * np.log(degrees) - np.log(special.beta(degrees / 2, 0.5)) - degrees * place
+    assert float(found[2, 1]) == pytest.approx(tail - np.log(degrees) + 0.5 * np.log(degrees), abs=0.2)
+    assert float(found[3, 0]) == pytest.approx(float(found[2, 1]))
+    assert float(found[1, 1] - found[0, 1]) == pytest.approx(-degrees * np.log(10), rel=1e-3)
+    counts = NegativeBinomial()
+    ys = torch.tensor([np.log(1e4), -9.0]).expand(1, 3, 2)
+    found = counts.log_tails(ys, torch.tensor([[0.0, 5.0, 9e5]]))[0]
+    alpha = float(np.log1p(np.exp(-9.0))) + 1e-4
+    assert float(found[0, 0]) == pytest.approx(-np.log1p(alpha * 1e4) / alpha, rel=1e-4)
+    assert found.isfinite().all()
+    assert float(found[1, 0]) > float(found[0, 0])
+    many = stats.nbinom.logpmf(np.arange(900_000, 1_000_000), 1 / alpha, 1 / (1 + alpha * 1e4))
+    assert float(found[2, 1]) == pytest.approx(special.logsumexp(many), rel=1e-4)
+
+
+@pytest.mark.parametrize("head", ["gaussian", "student-t", "mixture", "quantiles"])
+def test_bands_and_scores_do_not_depend_on_the_unit(head: Any) -> None:
+    torch.manual_seed(0)
+    shape = WindowShape(window=8, horizon=2, segment=4, season=4, past=0, future=0, series=1, gaps=False)
+    model = Forecaster(ForecasterSection(hidden_size=4, head=head), shape).eval()
+    values, none = torch.randn(3, 8), torch.zeros(3, 0)
+    bands, scores = [], []
+    for unit in (1.0, 1e-6, 1e9):
+        batch = WindowBatch(
+            values * unit, none.new_zeros(3, 8, 0), none.new_zeros(3, 10, 0), torch.zeros(3, 2),
+            torch.zeros(3, dtype=torch.int64), 0,
+        )  # fmt: skip
+        _, quantiles, law = model.laws(batch)
+        assert quantiles is not None
+        bands.append(quantiles / unit)
+        scores.append(model.surprise(law[:, 0], torch.full((3,), 2.0) * unit))
+    for other in (1, 2):
+        torch.testing.assert_close(bands[other], bands[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scores[other], scores[0], rtol=1e-4, atol=1e-4)
+
+
 def test_tails_of_quantiles() -> None:
     levels, q = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([1.0, 2.0, 4.0])
     values = torch.tensor([0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -258,7 +312,7 @@ def test_tails_of_quantiles() -> None:
 def test_scores_are_exponential_under_the_right_law(tmp_path: Path) -> None:
     run = untrained(recipe(tmp_path, waves()), ("model.head=gaussian",))
     torch.manual_seed(0)
-    law = torch.tensor([[2.0, 0.5]]).expand(20_000, 2)
-    scores = run.model.surprise(law, 2 + np.exp(0.5) * torch.randn(20_000))
+    law = torch.tensor([[2.0, 0.5, 7.0, 3.0]]).expand(20_000, 4)  # a mean, a log deviation, a shift and a scale
+    scores = run.model.surprise(law, 7 + 3 * (2 + np.exp(0.5) * torch.randn(20_000)))
     assert float(scores.mean()) == pytest.approx(1, abs=0.03)
     assert float((scores > 3).double().mean()) == pytest.approx(np.exp(-3), abs=0.005)

@@ -65,7 +65,10 @@ class NumberHead(Head):
         raise NotImplementedError(f"{type(self).__name__} has no distribution")
 
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """Convert the parameters of v to those of scale · v + shift; both (batch, 1) or (batch, time), scale > 0."""
+        """Convert the parameters of v to those of scale · v + shift; both (batch, 1) or (batch, time), scale > 0.
+
+        Known limit: a spread below `SMALLEST` becomes about that, and one above exp(`MOST_LOG`) becomes that.
+        """
         raise NotImplementedError(f"{type(self).__name__} cannot be rescaled")
 
 
@@ -215,9 +218,15 @@ class StudentT(NumberHead):
     def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:
         from scipy import stats
 
-        family = stats.t(_numbers(2 + F.softplus(ys[..., 2])), _numbers(ys[..., 0]), _numbers(_spread(ys[..., 1])))
-        value = _numbers(target)
-        return torch.from_numpy(np.stack([family.logcdf(value), family.logsf(value)], -1)).to(ys.device)
+        degrees = _numbers(2 + F.softplus(ys[..., 2]))
+        z = _numbers((target.double() - ys[..., 0].double()) / _spread(ys[..., 1].double()))
+        both = np.stack([-z, z], -1)
+        degrees = np.broadcast_to(degrees[..., None], both.shape)
+        found = np.asarray(stats.t.logsf(both, degrees))
+        far = np.isneginf(found) & np.isfinite(both)  # too small for a float: density over hazard, as z → ∞
+        z, degrees = both[far], degrees[far]
+        found[far] = stats.t.logpdf(z, degrees) - np.log((degrees + 1) / (degrees / z + z))
+        return torch.from_numpy(found).to(ys.device)
 
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return torch.stack([ys[..., 0] * scale + shift, _spread(ys[..., 1]).log() + scale.log(), ys[..., 2]], -1)
@@ -258,9 +267,17 @@ class NegativeBinomial(NumberHead):
         from scipy import stats
 
         mean, alpha = _numbers(self.mean(ys)), _numbers(F.softplus(ys[..., 1]) + SMALLEST)
-        family, value = stats.nbinom(1 / alpha, 1 / (1 + alpha * mean)), _numbers(target)
-        found = np.stack([family.logcdf(value), family.logsf(value - 1)], -1)
-        return torch.from_numpy(found).to(ys.device)
+        r, q, value = 1 / alpha, alpha * mean / (1 + alpha * mean), _numbers(target)
+        most, least = np.floor(value), np.ceil(value)
+        family = stats.nbinom(r, 1 - q)
+        below, above = np.asarray(family.logcdf(most)), np.asarray(family.logsf(least - 1))
+        # too small for a float: a geometric series from the nearest count
+        with np.errstate(all="ignore"):
+            lower = family.logpmf(most) - np.log1p(-most / ((most - 1 + r) * q))
+            upper = family.logpmf(least) - np.log1p(-(least + r) / (least + 1) * q)
+        below = np.where(np.isneginf(below) & (most >= 0), lower, below)
+        above = np.where(np.isneginf(above) & np.isfinite(least), upper, above)
+        return torch.from_numpy(np.stack([below, above], -1)).to(ys.device)
 
     def rescaled(self, ys: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return torch.stack([ys[..., 0] + scale.log(), ys[..., 1].expand_as(ys[..., 0])], -1)

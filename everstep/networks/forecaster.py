@@ -203,7 +203,7 @@ class Forecaster(nn.Module):
     @property
     def law_size(self) -> int:
         """K, the numbers that `laws` has for each step."""
-        return self.head.size if self.residuals is None else len(LEVELS)
+        return self.head.size + 2 if self.residuals is None else len(LEVELS)
 
     @torch.no_grad()
     def predicted(self, batch: WindowBatch) -> tuple[Tensor, Tensor | None]:
@@ -215,20 +215,27 @@ class Forecaster(nn.Module):
     def laws(self, batch: WindowBatch) -> tuple[Tensor, Tensor | None, Tensor]:
         """`predicted`, and the distribution of each step, (B, H, K), for `surprise`.
 
-        K numbers are the head's parameters, or the quantiles if it has no distribution (NaN before `calibrate`).
+        K numbers are the head's parameters of normalised values, their shift and their scale; or the quantiles if it
+        has no distribution (NaN before `calibrate`). The head's limits of spreads hold for normalised values.
         """
         ys, known = self(batch)
-        told = self.head.rescaled(ys, known.ahead, known.spread)
-        mean = self.head.mean(told)
+        shift, scale = (part.expand(ys.shape[:2])[..., None] for part in (known.ahead, known.spread))
+        if self.head.in_data_units:
+            ys = self.head.rescaled(ys, known.ahead, known.spread)
+            shift, scale = torch.zeros_like(shift), torch.ones_like(scale)
+        mean = self.head.mean(ys) * scale[..., 0] + shift[..., 0]
         if self.residuals is None:
-            return mean, self.head.quantiles(told, LEVELS), told
-        bands = mean[..., None] + self.residuals * known.spread[..., None]
+            law = torch.cat([ys, shift, scale], -1)
+            return mean, self.quantiles_of(law, LEVELS), law
+        bands = mean[..., None] + self.residuals * scale
         return mean, None if self.residuals.isnan().any() else bands, bands
 
     @torch.no_grad()
     def quantiles_of(self, law: Tensor, levels: Sequence[float]) -> Tensor:
         """Quantiles at any levels of the distributions of `laws`, (B, H, levels)."""
-        return (self.head if self.residuals is None else Quantiles(LEVELS).to(law.device)).quantiles(law, levels)
+        if self.residuals is not None:
+            return Quantiles(LEVELS).to(law.device).quantiles(law, levels)
+        return self.head.quantiles(law[..., :-2], levels) * law[..., -1:] + law[..., -2:-1]
 
     @torch.no_grad()
     def surprise(self, law: Tensor, values: Tensor) -> Tensor:
@@ -238,7 +245,8 @@ class Forecaster(nn.Module):
         real numbers the score is above s with probability e^−s, whatever the unit.
         """
         if self.residuals is None:
-            tails = self.head.log_tails(law[:, None], values[:, None])[:, 0]
+            normal = (values - law[:, -2]) / law[:, -1]
+            tails = self.head.log_tails(law[:, None, :-2], normal[:, None])[:, 0]
         else:
             tails = log_tails(law, torch.tensor(LEVELS, device=law.device), values)
         return (-(tails.amin(-1) + math.log(2))).clamp_min(0)

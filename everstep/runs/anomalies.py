@@ -13,7 +13,7 @@ from everstep.data.readers.series import Read
 from everstep.data.windows import Windows
 from everstep.errors import DataError
 from everstep.networks.forecaster import Forecaster
-from everstep.networks.learned_series import LearnedSeries
+from everstep.networks.learned_series import LearnedSeries, check_counts
 from everstep.runs.task import Prediction
 
 HEADER = ("unique_id", "ds", "y", "score")
@@ -26,11 +26,14 @@ def anomalies(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterato
     is empty where the value is missing or the window before it has no value.
 
     Raises:
-        DataError: a point forecast without a validation split, which has no distribution.
+        DataError: a point forecast without a validation split, which has no distribution; values that are no counts,
+            with a distribution of counts.
     """
     if model.residuals is not None and model.residuals.isnan().any():
         raise DataError("anomalies: model.head=point needs the errors of a validation split (data.valid_part) to score")
     panel, shape = given.panel, learned.shape
+    if model.head.in_data_units:
+        check_counts(panel)
     learned = learned.with_scales_of(panel)
     begin = np.zeros(len(panel), np.int64)
     windows = Windows(
@@ -44,7 +47,7 @@ def anomalies(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterato
         calendar=learned.calendar,
         every=True,
     )
-    own = learned.numbers(panel.ids)
+    own, (shift, scale) = learned.numbers(panel.ids), learned.scales_of(panel)
     yield Prediction(_line(HEADER), {})
     model.eval()
     device = model.write.weight.device
@@ -56,7 +59,6 @@ def anomalies(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterato
         mean, _, law = model.laws(numbered)
         scores = model.surprise(law[:, 0], numbered.target[:, 0]).cpu()
         scores[(batch.values.isnan().all(1) | batch.target[:, 0].isnan())] = torch.nan
-        shift, scale = learned.scales_of(panel)
         means = learned.restored(mean[:, :1].cpu().double().numpy(), shift[places], scale[places])[:, 0]
         for place, row, score, expected in zip(places, rows, scores.tolist(), means.tolist(), strict=True):
             if place != series:

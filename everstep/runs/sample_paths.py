@@ -51,13 +51,13 @@ def sample_paths(
         batch = windows.batch(0, index)
         series = batch.series.numpy()
         law = model.laws(batch.numbered(torch.from_numpy(own[series])).to(model.write.weight.device))[2]
-        found = model.quantiles_of(law, levels).cpu().double().numpy()
-        values = learned.restored(found, shift[series], scale[series])
         for row, place in enumerate(series):
+            found = model.quantiles_of(law[row : row + 1], levels).cpu().double().numpy()  # memory of one series
+            values = learned.restored(found, shift[[place]], scale[[place]])[0]
             random = np.random.default_rng([seed, int(place)])
             name, history = panel.ids[place], filled(panel.values(int(place)))
             ranks = past_ranks(history, horizon, learned.season, number, random, name)
-            joint = np.take_along_axis(values[row], ranks.T, 1)
+            joint = np.take_along_axis(values, ranks.T, 1)
             times = panel.frequency.texts(panel.first[place] + panel.known[place] + np.arange(horizon))
             for time, numbers in zip(times, joint.tolist(), strict=True):
                 record = {"unique_id": name, "ds": time} | {f"path{n + 1}": v for n, v in enumerate(numbers)}
@@ -80,7 +80,8 @@ def past_ranks(
             f"paths: series {name!r} needs at least {horizon + 1} values, a past window of the horizon and the value "
             f"before it; it has {len(history)}"
         )
-    same = np.arange(latest, -1, -season)
+    same = np.arange(len(history) - 1, -1, -season)  # the phase of the forecast, which follows the last value
+    same = same[same <= latest]
     begins = same if len(same) >= SAME_PHASE else np.arange(latest + 1)
     drawn = np.concatenate([random.permutation(begins) for _ in range(-(-number // len(begins)))])[:number]
     past = history[drawn[:, None] + 1 + np.arange(horizon)] - history[drawn][:, None]

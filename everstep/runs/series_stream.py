@@ -95,13 +95,13 @@ class SeriesStream:
 
         Raises:
             DataError: the time stamp is missing, cannot be read, or is not on the grid of training; static covariates
-                are missing.
+                are missing; the scaling is no shift and scale above 0.
         """
         learned, shape = self._learned, self._learned.shape
         names = (series,) if isinstance(series, str) else tuple(series)
         if not names:
             raise DataError("stream: expected the name of at least one series; got none")
-        usual = scaling or usual_scale(list(learned.scales.values()))
+        usual = usual_scale(list(learned.scales.values())) if scaling is None else _scaling(scaling)
         shift, scale = np.array([learned.scales.get(name, usual) for name in names], np.float64).T
         rows, future = len(names), len(learned.roles.future)
         own = _numbers("static, of data.static", static, (rows, len(learned.roles.static)), learned.roles.static)
@@ -173,7 +173,7 @@ class SeriesStream:
         mean, quantiles, law = self._model.laws(self._batch(known, coming[:, 1:]))
         empty = known.values.isnan().all(1)
         surprise = self._surprise(newest, state)
-        law = torch.where(empty[:, None], torch.nan, law[:, 0])
+        law = torch.where(empty[:, None], torch.nan, law[:, 0].cpu())  # a state lies on the CPU
         return (
             SeriesForecast(
                 [learned.frequency.texts(int(step) + np.arange(shape.horizon)) for step in known.step],
@@ -192,8 +192,9 @@ class SeriesStream:
 
     def _surprise(self, newest: Floats, state: SeriesState) -> Floats:
         scaled = self._learned.scaled(newest, state.shift.numpy(), state.scale.numpy())
-        found = self._model.surprise(state.law, torch.from_numpy(scaled.astype(np.float32)).to(state.law.device))
-        return np.where(state.law.isnan().any(1).cpu().numpy() | np.isnan(newest), np.nan, found.cpu().numpy())
+        device = self._model.write.weight.device
+        found = self._model.surprise(state.law.to(device), torch.from_numpy(scaled.astype(np.float32)).to(device))
+        return np.where(state.law.isnan().any(1).numpy() | np.isnan(newest), np.nan, found.cpu().numpy())
 
     def _batch(self, known: SeriesState, coming: Floats) -> WindowBatch:
         """The windows as `predict` would make them."""
@@ -215,6 +216,13 @@ class SeriesStream:
         values = self._learned.restored(found.cpu().double().numpy(), state.shift.numpy(), state.scale.numpy())
         values[empty.numpy()] = np.nan
         return values
+
+
+def _scaling(given: Any) -> tuple[float, float]:
+    shift, scale = _numbers("scaling, a shift and a scale,", given, (2,), one=True).tolist()
+    if np.isnan(shift) or not scale > 0:
+        raise DataError(f"stream: expected a scale above 0 as scaling, (shift, scale); got {given!r}")
+    return shift, scale
 
 
 def _pushed(held: Tensor, newest: Floats) -> Tensor:
