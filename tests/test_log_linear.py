@@ -9,6 +9,7 @@ import pytest
 
 import everstep as es
 from everstep.errors import RunError
+from everstep.runs import log_linear as multiplied
 from everstep.runs.compared_runs import Scored, scored
 from everstep.runs.log_linear import log_linear
 from everstep.runs.run import Run
@@ -54,6 +55,24 @@ def test_the_product_is_renormalised_and_its_exponents_are_the_best(tmp_path: Pa
     for change in ([0.03, 0], [-0.03, 0], [0, 0.03], [0, -0.03]):
         assert likelihood(exponents + change, valids).mean() < best
     assert np.isclose(found.nats.sum(), -found.logps.sum())
+
+
+def test_exponents_of_overconfident_models_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    scores = 2 * random.normal(size=(80, 30))
+    targets = np.array([random.choice(30, p=row / row.sum()) for row in np.exp(scores)])
+    log_p = np.stack([6 * (random.normal(size=scores.shape) + 3 * scores) for _ in range(2)])
+    log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
+    block = [0], np.ones((80, 1), bool), targets[:, None], log_p[:, :, None].astype(np.float32)
+    monkeypatch.setattr(multiplied, "_distributions", lambda runs, lines: iter([block]))
+    found = multiplied._exponents([None, None], [])  # type: ignore[list-item]
+
+    def likelihood(exponents: np.ndarray) -> float:
+        mixed = np.einsum("k,ktv->tv", exponents, log_p)
+        return float((mixed[np.arange(80), targets] - np.log(np.exp(mixed).sum(1))).mean())
+
+    best = max(likelihood(np.array([a, b]) / 1000) for a in range(0, 81, 2) for b in range(0, 81, 2))
+    assert likelihood(found) > best - 1e-4
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import ConfigError, DataError, RunError
+from everstep.look.compared_models import draw_compared
+from everstep.runs.compared_runs import mixture, scored, table
 from everstep.runs.run import Run
 from everstep.ship.export import export
 
@@ -145,3 +148,33 @@ def test_runs_are_compared(run: Run, text: Path, tmp_path: Path) -> None:
     alone = CliRunner().invoke(app, ["compare", str(run.path), "--mix"])
     assert alone.exit_code == 2
     assert "two runs or more" in alone.output
+    asked = CliRunner().invoke(app, ["compare", str(run.path), str(other.path), "--mix"])
+    assert "names a file data.valid; give the text with --weights-on FILE" in asked.output
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_compared_lines_have_their_ends_whatever_the_tokens(run: Run, text: Path, tmp_path: Path) -> None:
+    chars = trained(text, tmp_path / "chars", "data.unit=chars", "data.sequence=stream")
+    assert chars.task.tokenizer.eos_id is None  # a line end is a character like any other
+    found = [scored(one, name, LINES) for one, name in ((run, "words"), (chars, "chars"))]
+    assert found[0].tokens.tolist() == [len(line.split()) + 1 for line in LINES]
+    assert found[1].tokens.tolist() == [len(line) + 1 for line in LINES]
+    assert found[1].ids[len(LINES[0])] == chars.task.tokenizer.newline_id
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_one_line_is_compared_and_drawn(run: Run, text: Path, tmp_path: Path) -> None:
+    other = trained(text, tmp_path / "unigrams", "model.order=1")
+    for line in ("the", "a b", "the cat sat", "dog and log"):
+        rows = table([scored(run, "a", [line]), scored(other, "b", [line])], [line])
+        assert [row["low"] for row in rows] == [row["high"] for row in rows]
+        draw_compared(rows, tmp_path / "one.png")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_mixtures_need_the_same_tokens_in_both_texts_and_allow_lines_without_any(run: Run) -> None:
+    one, other = scored(run, "a", LINES[:3]), scored(run, "b", LINES[:3])
+    with pytest.raises(RunError, match="b cuts the lines into other tokens than a"):
+        mixture([one, other], [one, scored(run, "b", LINES[:2])])
+    bare = replace(one, tokens=np.array([len(one.logps), 0, 0]))
+    assert mixture([bare, bare], [one, one]).nats == pytest.approx([one.nats.sum(), 0, 0])

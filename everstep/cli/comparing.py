@@ -75,7 +75,7 @@ def compare(
     needed = bool(mix or cache or log_linear)
     others: list[str] = []
     if needed:
-        others = read_lines_of(weights_on, encoding) if weights_on else lines_of(loaded, "valid")[0]
+        others = read_lines_of(weights_on, encoding) if weights_on else lines_of(loaded, "valid", "--weights-on")[0]
 
     def all_scored(text: Sequence[str], what: str) -> list[Scored]:
         found = []
@@ -95,15 +95,15 @@ def compare(
                 made.append(multiplied(loaded, models, valids, progress))
         models += made
     rows = table(models, lines)
-    if picture is not None:
+    if as_json:
+        print(json_text({"text": named, "lines": len(lines), "rows": rows}, ensure_ascii=False))
+    else:
+        log(f"{named}: {counted(len(lines), 'line')}")
+        print(_shown(rows, markdown))
+    if picture is not None:  # last, so that a picture that cannot be written costs no table
         from everstep.look.compared_models import draw_compared
 
         log(f"{picture}: {draw_compared(rows, picture)}")
-    if as_json:
-        print(json_text({"text": named, "lines": len(lines), "rows": rows}, ensure_ascii=False))
-        return
-    log(f"{named}: {counted(len(lines), 'line')}")
-    print(_shown(rows, markdown))
 
 
 def _made(tests: list[Scored], valids: list[Scored], mix: bool, cache: int | None) -> list[Scored]:

@@ -23,8 +23,8 @@ def draw_compared(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
     colours = [COLOURS[1] if row["adapted"] else COLOURS[0] for row in rows]
     axes.barh(range(len(rows)), values, color=colours, height=0.62)
     base = values[0]
-    spread = [[row["bits_per_char"] - (base + row["low"]) for row in rows], [0.0] * len(rows)]
-    spread[1] = [base + row["high"] - row["bits_per_char"] for row in rows]
+    ends = [(row["behind"] - row["low"], row["high"] - row["behind"]) for row in rows]
+    spread = [[max(end, 0.0) for end in side] for side in zip(*ends, strict=True)]  # rounding may fall below 0
     axes.errorbar(values, range(len(rows)), xerr=spread, fmt="none", ecolor="black", capsize=4)
     for place, row in enumerate(rows):
         end = max(row["bits_per_char"], base + row["high"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data import expand, read_blocks
+from everstep.data import Tokenizer, expand, read_blocks
 from everstep.data.text.vocabulary import UNK
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.measures.bootstrap import paired_difference
@@ -51,18 +51,18 @@ class Scored:
     adapted: bool = False
 
 
-def lines_of(runs: Sequence[Run], split: str) -> tuple[list[str], str]:
+def lines_of(runs: Sequence[Run], split: str, option: str = "--on") -> tuple[list[str], str]:
     """The lines of a split, from the files of the first run that names some, and these names.
 
     Raises:
-        DataError: no run names a file for it.
+        DataError: no run names a file for it; the message says to give one by `option`.
     """
     for run in runs:
         paths = getattr(getattr(run.recipe, "data", None), split, None)
         if paths:
             names = [paths] if isinstance(paths, str) else list(paths)
             return read_lines_of(names, getattr(run.recipe.data, "encoding", "utf-8")), ", ".join(names)  # type: ignore[attr-defined]
-    raise DataError(f"no recipe of these runs names a file data.{split}; give the text with --on FILE")
+    raise DataError(f"no recipe of these runs names a file data.{split}; give the text with {option} FILE")
 
 
 def read_lines_of(names: Sequence[str], encoding: str = "utf-8") -> list[str]:
@@ -79,15 +79,16 @@ def read_lines_of(names: Sequence[str], encoding: str = "utf-8") -> list[str]:
 
 
 def scored(run: Run, name: str, lines: Sequence[str], progress: Progress = lambda done, total: None) -> Scored:
-    """A run on lines, each by itself.
+    """A run on lines, each by itself and with its end, also where that is a token like any other.
 
     Raises:
         RunError: the job does not score lines.
         DataError: a line cannot be read.
     """
     found: list[Score] = []
+    end = _line_end(run)
     for start in range(0, len(lines), BLOCK):
-        found += run.score(lines[start : start + BLOCK], start + 1)
+        found += run.score([f"{line}{end}" for line in lines[start : start + BLOCK]], start + 1)
         progress(min(start + BLOCK, len(lines)), len(lines))
     counts = [score.unknown for score in found if score.unknown is not None]
     return Scored(
@@ -101,6 +102,13 @@ def scored(run: Run, name: str, lines: Sequence[str], progress: Progress = lambd
     )
 
 
+def _line_end(run: Run) -> str:
+    """What makes `score` count the end of a line too; it takes off one newline, and adds <eos> where there is one."""
+    tokenizer = getattr(run.task, "tokenizer", None)
+    newline = isinstance(tokenizer, Tokenizer) and tokenizer.eos_id is None and tokenizer.newline_id is not None
+    return "\n\n" if newline else ""
+
+
 def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None = None) -> Scored:
     """Σ_k w_k p_k of models, and of a unigram cache if given, with the weights that are best on `valids` (by EM).
 
@@ -110,10 +118,10 @@ def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None
     Raises:
         RunError: the models cut the lines into other tokens, or a cache lacks the tokens.
     """
-    for other in tests[1:]:
-        if not np.array_equal(other.tokens, tests[0].tokens) or other.unknown != tests[0].unknown:
+    for first, other in [(some[0], other) for some in (tests, valids) for other in some[1:]]:
+        if not np.array_equal(other.tokens, first.tokens) or other.unknown != first.unknown:
             raise RunError(
-                f"{other.name} cuts the lines into other tokens than {tests[0].name}, or knows other words, so that "
+                f"{other.name} cuts the lines into other tokens than {first.name}, or knows other words, so that "
                 "their probabilities are not of the same things; mix models of one vocabulary"
             )
     if cache is not None and not len(tests[0].ids):
@@ -128,7 +136,7 @@ def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None
     shown = [part for part in parted if part[0] >= LEAST_SHOWN or part[1] not in {one.name for one in tests}]
     told = " + ".join(f"{weight:.3f} {name}" for weight, name in (shown if len(shown) > 1 else parted))
     logps, of = np.log(weights @ np.stack(parts[1])), tests[0]
-    nats = -np.add.reduceat(logps, np.cumsum(of.tokens) - of.tokens)
+    nats = -np.bincount(np.repeat(np.arange(len(of.tokens)), of.tokens), logps, len(of.tokens))
     parameters = sum(one.parameters for one in tests)
     return Scored(told, nats, of.tokens, of.unknown, parameters, logps, of.ids, cache is not None)
 

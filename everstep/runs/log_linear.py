@@ -17,7 +17,8 @@ from everstep.state import State, map_state
 FITTED_TOKENS = 2000
 """Most tokens of the validation text that the exponents are learned on; all distributions over them are in memory."""
 ROWS = 64  # lines that are stepped side by side
-ROUNDS = 30
+ROUNDS = 100
+HALVINGS = 40
 
 Lines = list[NDArray[np.int64]]
 
@@ -30,7 +31,8 @@ def log_linear(
 ) -> Scored:
     """p(w | h) ∝ Π_k p_k(w | h)^λ_k, with exponents that are best on the beginning of the validation text.
 
-    The log-likelihood is concave in λ (Klakow 1998); Newton's steps find its maximum, on at most 2,000 tokens. Every
+    The log-likelihood is concave in λ (Klakow 1998); Newton's steps, halved where they would lower it, find its
+    maximum, on at most 2,000 tokens. Every
     distribution over the vocabulary is needed, so that a line is stepped through token by token, as in generation.
 
     Raises:
@@ -105,18 +107,31 @@ def _exponents(runs: Sequence[Run], lines: Lines) -> Floats:
     every, wanted = np.concatenate(log_p, 1), np.concatenate(targets)
     given = np.take_along_axis(every, wanted[None, :, None], -1)[..., 0].astype(np.float64)
     exponents = np.full(len(runs), 1 / len(runs))
+    mixed, reached = _likelihood(exponents, every, given)
     for _ in range(ROUNDS):
-        mixed = np.einsum("k,ktv->tv", exponents.astype(np.float32), every)
         p = np.exp(mixed - _log_sum(mixed)[:, None].astype(np.float32))
         means = np.einsum("tv,ktv->kt", p, every, dtype=np.float64)
         gradient = (given - means).mean(1)
         second = np.stack([[(p * one * other).sum(1).mean() for other in every] for one in every])
         curvature = second - means @ means.T / means.shape[1]
         step = np.linalg.solve(curvature + 1e-9 * np.eye(len(runs)), gradient)
-        exponents = exponents + step
+        for _ in range(HALVINGS):
+            mixed, likelihood = _likelihood(exponents + step, every, given)
+            if likelihood >= reached:
+                break
+            step = step / 2
+        else:  # no higher within float32
+            return exponents
+        exponents, reached = exponents + step, likelihood
         if np.abs(step).max() < 1e-6:
             break
     return exponents
+
+
+def _likelihood(exponents: Floats, every: NDArray[np.float32], given: Floats) -> tuple[NDArray[np.float32], float]:
+    """Σ_k λ_k log p_k of every word, (T, V), and the mean log p of the targets, whose log p_k are `given`."""
+    mixed = np.einsum("k,ktv->tv", exponents.astype(np.float32), every)
+    return mixed, float((exponents @ given - _log_sum(mixed)).mean())
 
 
 def _log_sum(values: NDArray[np.floating]) -> Floats:
