@@ -81,8 +81,8 @@ def test_settings_of_decode_at_prediction(run: es.Run) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.hidden_size=3", r"expected a key of decode and a value, .*got 'model\.hidden_size=3'"),
-        ("beam_width=3", r"expected a key of decode"),
+        ("model.hidden_size=3", r"only keys of decode can change .*got 'model\.hidden_size=3'"),
+        ("beam_width=3", r"only keys of decode can change"),
         ("decode.beam_widht=3", r"decode\.beam_widht: unknown key; did you mean decode\.beam_width\?"),
         ("decode.beam_width=0", r"decode\.beam_width: expected a whole number ≥ 1; got 0"),
         ("decode.beam_width", r"expected key=value"),

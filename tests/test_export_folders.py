@@ -36,6 +36,9 @@ def test_a_language_model_is_asked_in_onnxruntime(tmp_path: Path) -> None:
         assert a.token_logps == pytest.approx(b.token_logps, abs=1e-5)
     how: dict[str, Any] = {"prompt": "To", "length": 80, "seed": 3, "count": 2}
     assert run.generate(**how) == again.generate(**how)
+    other = again.decoding(["decode.temperature=0"])
+    assert (other.decode.temperature, again.decode.temperature) == (0, run.decode.temperature)
+    assert other.score(lines) == again.score(lines)
     log_p, _ = again.model(torch.zeros(2, 0, dtype=torch.int64))
     assert log_p.shape == (2, 0, run.task.tokenizer.vocab_size)
     card = read_card(path)

@@ -21,6 +21,7 @@ from everstep.errors import ConfigError, DataError
 from everstep.look.sentence_map import principal_plane, translations_found
 from everstep.native import toolchain
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
+from everstep.runs import pair_tokens
 from everstep.runs.directions import Direction, direction_of, mixture, repeated
 from everstep.runs.language_maps import parallel_texts, sentence_vectors
 from everstep.runs.pair_data import PairTexts
@@ -187,6 +188,20 @@ def test_a_line_is_held_out_in_every_direction(tmp_path: Path) -> None:
     assert not lines["valid"]["en-de"] & lines["train"]["fr-en"]
     assert len(lines["valid"]["en-de"]) == 20
     assert len(lines["train"]["de-en"]) == 180
+
+
+def test_what_another_name_adds_changes_which_lines_are_kept_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of a.en and a.de that are held out depend also on the number of lines in b.en and b.fr."""
+    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pair_tokens, "CACHED", 0)
+    one, other = corpus(tmp_path, "a", 60, languages="en de"), corpus(tmp_path, "b", 4, languages="en fr")
+    for count in (4, 400):
+        corpus(tmp_path, "b", count, languages="en fr")
+        found = texts((one, other), pairs=("en-de", "en-fr"), unit="bytes", valid_fraction=0.1)
+        coded = found.coded("valid", found.languages(), direction=Direction("en", "de"))
+        assert len(coded.source.lengths) == len(list(found.pairs("valid", Direction("en", "de"))))
 
 
 def test_a_text_of_several_directions_counts_once_in_the_vocabulary(tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ def test_one_array_is_read_like_lines(tmp_path: Path, indent: int | None) -> Non
     assert read(str(tmp_path / "none.json")) == []
 
 
+def test_a_table_whose_first_text_begins_with_a_bracket(tmp_path: Path) -> None:
+    (tmp_path / "film.txt").write_text("[Music]\t[Musik]\nhello\thallo\n")
+    assert read(str(tmp_path / "film.txt"), 0, 1) == [("[Music]", "[Musik]"), ("hello", "hallo")]
+    (tmp_path / "array.txt").write_text('[\n {"en": "x", "fr": "y"}]')
+    assert read(str(tmp_path / "array.txt")) == [("x", "y")]
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_entries_of_an_array_cut_anywhere(size: int) -> None:
     values = [{"a": "]}, [{"}, 12, -3.5, "é\\n", None, [[], {}], True]

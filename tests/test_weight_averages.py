@@ -82,6 +82,16 @@ def test_one_can_train_on_from_an_average(run: es.Run, tmp_path: Path) -> None:
         resume(mean.path, quietly)
 
 
+def test_an_average_of_the_working_folder_is_beside_it(
+    run: es.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied(run, tmp_path)
+    monkeypatch.chdir(path)
+    assert average(".", 2, log=quietly).path == tmp_path / "run-average-2"
+    monkeypatch.chdir(path / "checkpoints")
+    assert average("..", 3, log=quietly).path == tmp_path / "run-average-3"
+
+
 def test_averages_of_the_training_are_averaged(tmp_path: Path) -> None:
     """With an exponential average, validation saw that: checkpoints hold it apart from the raw weights."""
     (tmp_path / "play.txt").write_text("What say you to that? I say nothing, and so it goes.\n" * 20)

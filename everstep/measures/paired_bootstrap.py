@@ -112,8 +112,9 @@ class PairedBootstrap(NamedTuple):
 def paired_bootstrap(one: Statistics, other: Statistics, samples: int = 1000, seed: int = 0) -> PairedBootstrap:
     """Paired bootstrap resampling: BLEU of both systems on `samples` draws of as many texts, with replacement.
 
-    Source: Koehn, "Statistical significance tests for machine translation evaluation", 2004. The p-value is that of
-    sacreBLEU (Riezler and Maxwell 2005).
+    Source: Koehn, "Statistical significance tests for machine translation evaluation", 2004. The p-value shifts
+    the differences of the resamples to a mean of 0, the hypothesis of no difference (Riezler and Maxwell 2005). It is
+    not that of sacreBLEU, which shifts their absolute values.
 
     >>> same = bleu_statistics(["a b c d e"] * 5, ["a b c d f"] * 5, tokenised=True)
     >>> paired_bootstrap(same, same).p

@@ -202,7 +202,9 @@ class PairTexts:
         section, held_out = self.section, split != "test" and self.section.valid is None and self.section.validated
         names = section.train if held_out else getattr(section, split)
         files = [(number, *one[:2]) for number, some in section.files(names, direction).items() for one in some]
-        request = {"split": [split, self._seed] if held_out else "all", "direction": str(direction), "learn": learn}
+        # what is held out depends on the texts of all directions, of which `files` has one
+        part = [split, self._seed, self._last_held_out] if held_out else "all"
+        request = {"split": part, "direction": str(direction), "learn": learn}
         try:
             return coded_pairs(
                 lambda: self.pairs(split, direction), self.toward(sides, direction), section, learn, files, request

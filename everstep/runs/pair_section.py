@@ -22,7 +22,8 @@ class PairSection(VocabularySection):
     train: Files = "everstep:tatoeba.train"
     """prefix of two files PREFIX.en and PREFIX.fr, plain, .gz or .xz; a table; JSON lines; or a list of these"""
     valid: Files | None = None
-    """validation pairs, as train; null: valid_fraction of the training pairs; no source text is in both splits"""
+    """validation pairs, as train; null: valid_fraction of the training pairs; no source text (with pairs: no
+    line) is in both splits"""
     valid_fraction: Probability = 0.05
     """share of the training source texts to validate on; 0: no validation"""
     test: Files | None = None

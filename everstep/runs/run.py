@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +119,14 @@ class Run:
         """
         for override in overrides:
             if not override.strip().startswith("decode."):
-                raise ConfigError(
-                    f"expected a key of decode and a value, such as decode.beam_width=10; got {override!r}. What a "
-                    "model was trained by cannot change afterwards"
-                )
+                raise ConfigError(f"after training only keys of decode can change (decode.KEY=VALUE); got {override!r}")
         if overrides and "decode" not in sections(type(self.recipe)):
             raise RunError(f"{self.path} ({self.recipe.task}) has no settings of decode; expected no {overrides[0]}")
         other = changed(self.task, overrides)
         other.open(self.path)
-        return type(self)(self.path, other, self.model)
+        found = copy(self)  # an exported run is made of another model
+        found.task, found._scores = other, {}
+        return found
 
     def beside(self, others: Sequence[Run]) -> Run:
         """This run and others as an ensemble, with the settings of this one.
@@ -139,7 +139,7 @@ class Run:
             if problem := _another(self, other):
                 raise RunError(f"{other.path} cannot predict beside {self.path}: {problem}")
         models = [self.model, *(other.model for other in others)]
-        return type(self)(self.path, self.task, task.together(models))
+        return Run(self.path, self.task, task.together(models))
 
     def rivals(self, split: str | None = None, *, data: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The measures of baselines fitted on the same training data; for the arguments see `evaluate`.

@@ -59,7 +59,7 @@ def average(
     task, model = before.task, before.task.model()
     check_idle(path, f"{path} is being trained")
     folders = _last(path, task, last)
-    new = path.with_name(f"{path.name}-average-{last}") if out is None else Path(out)
+    new = _beside(path, f"-average-{last}") if out is None else Path(out)
     steps = _fill(model, folders, run_name(path))
     with stoppable("nothing is left of the average"), begun(new, task.files):
         _write(new, task, model, path, steps)
@@ -71,6 +71,12 @@ def average(
     ]
     card.write_card(new, task, model, made, _scores(averaged, say))
     return averaged
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A folder beside that of a run, also where this is given as `.` or `..`."""
+    named = path if path.name not in ("", "..") else path.resolve()
+    return named.with_name(named.name + ending)
 
 
 def _last(path: Path, task: Task[Any], last: int) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from everstep.errors import DataError
@@ -14,13 +15,13 @@ _LARGEST = 1 << 26
 """The most characters of one entry, so that a damaged file does not fill memory."""
 
 
-def begins_array(pieces: Iterator[str]) -> bool:
-    """Whether the first character of a text that is no white space is `[`; reads no further.
+def beginning(pieces: Iterator[str]) -> str:
+    """The first two characters of a text that are no white space, or fewer at its end; reads no further.
 
-    >>> begins_array(iter([" \\n", "[{}"])), begins_array(iter(["{}"]))
-    (True, False)
+    >>> beginning(iter([" \\n", "[", " {}"])), beginning(iter([" ["]))
+    ('[{', '[')
     """
-    return next((piece.lstrip()[0] == "[" for piece in pieces if piece.strip()), False)
+    return "".join(islice((character for piece in pieces for character in piece if not character.isspace()), 2))
 
 
 def array_entries(pieces: Iterator[str], where: str) -> Iterator[tuple[int, Any]]:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from everstep.data.readers.json_array import array_entries, begins_array
+from everstep.data.readers.json_array import array_entries, beginning
 from everstep.data.readers.labelled_rows import side_by_side, text_lines, unpacked_name
 from everstep.data.text.text_files import decoded, expand, filled_in
 from everstep.errors import DataError
@@ -17,7 +17,7 @@ from everstep.storage.reading import json_text
 Format = Literal["auto", "files", "tsv", "jsonl"]
 Side = int | str
 """A language: the suffix of a file, the name of a column or key, or the number of a column from 0."""
-_SUFFIXES = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_SUFFIXES = {".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 _PACKED = ("", ".gz", ".xz")
 _SPACE = str.maketrans("\n\t\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " " * 11)
 
@@ -79,7 +79,7 @@ def read_pairs(found: Sequence[PairFiles], source: Side, target: Side, encoding:
             yield from _two_files(one.source, one.target, encoding)
             continue
         format = one.format
-        if format in ("auto", "jsonl") and begins_array(text for text, _ in decoded(one.source, encoding)):
+        if _is_array(one, encoding):
             yield from _array(one.source, encoding, source, target)
             continue
         lines = text_lines(one.source, encoding)
@@ -123,6 +123,14 @@ def _file(name: str, side: Side) -> str | None:
         return None
     tried = (f"{filled_in(name)}.{side}{suffix}" for suffix in _PACKED)
     return next((path for path in tried if Path(path).is_file()), None)
+
+
+def _is_array(found: PairFiles, encoding: str) -> bool:
+    """Whether a file is one JSON array; a line of a table may begin with `[` too, but hardly with `[{`."""
+    if found.format not in ("auto", "jsonl"):
+        return False
+    begin = beginning(text for text, _ in decoded(found.source, encoding))
+    return begin in ("[{", "[]") or (begin[:1] == "[" and found.format == "jsonl")
 
 
 def _two_files(source: Path, target: Path, encoding: str) -> Iterator[Pair]:
