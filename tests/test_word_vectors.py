@@ -182,8 +182,8 @@ def test_phrases_by_hand() -> None:
     assert pairs.tolist() == [[1, 2], [2, 3]]  # (3 − 1) · 10 / (4 · 3) = 1.67, and (2 − 1) · 10 / (3 · 3) = 1.11
     pairs = find_phrases(tokens, 4, [0], 1, 1.2)
     assert pairs.tolist() == [[1, 2]]
-    assert join_phrases(tokens, pairs, 4).tolist() == [0, 4, 3, 0, 4, 3, 0, 4, 1, 3]
-    assert join_phrases(tokens, np.empty((0, 2), np.int64), 4) is tokens
+    assert join_phrases(tokens, pairs, np.array([4])).tolist() == [0, 4, 3, 0, 4, 3, 0, 4, 1, 3]
+    assert join_phrases(tokens, np.empty((0, 2), np.int64), np.empty(0, np.int64)) is tokens
 
 
 # ------------------------------------------------------------------------------------------------------------ measures
@@ -318,6 +318,40 @@ def test_phrases_are_words(tmp_path: Path) -> None:
     assert answer.record["neighbours"]
 
 
+def test_phrases_that_are_written_alike_are_one_word(tmp_path: Path) -> None:
+    """a_b c and a b_c, of two passes, and a word with the mark in it."""
+    path = tmp_path / "t.txt"
+    path.write_text("\n".join(["a b", "a b x c", "b c", "a b c d", "b c d", "a_b e", "a_b_c f"] * 20))
+    common = [*SMALL, f"data.train={path}", "data.valid_fraction=0", "train.max_epochs=1", "data.phrases=3"]
+    settings = [*common, "data.phrase_threshold=0.1"]
+    trained = es.train("word-vectors-own", tmp_path / "run", quietly, overrides=settings)
+    words = trained.task.words
+    assert len(set(words.names)) == len(words.names) == len(words.counts)
+    assert words.counts[words.names.index("a_b")] >= 20
+    exported = read_vector_file(str(export(trained, tmp_path / "words.vec", to="vec")))
+    assert exported.repeated == 0
+    assert es.load(tmp_path / "run").task.words.names == words.names
+
+
+def test_what_phrases_leave_of_a_word_is_too_rare(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text("\n".join([*["new york is far", "the far land"] * 30, "york the far"]))
+    settings = [*SMALL, f"data.train={path}", "data.valid_fraction=0", "data.phrases=1", "data.phrase_threshold=3"]
+    trained = es.train("word-vectors-own", tmp_path / "run", quietly, overrides=settings)
+    words = trained.task.words
+    assert words.counts[words.names.index("new_york")] == 30
+    assert words.counts[words.names.index("york")] == 0  # once, where min_count is 5
+
+
+def test_a_text_of_one_line_has_batches_too(run: es.Run) -> None:
+    """As text8: the learning rate changes within it."""
+    words = run.task.words
+    line = np.full(10_000, 3, np.int32)
+    batches = WordBatches(np.append(line, words.tokenizer.eos_id).astype(np.int32), words, 2000, 1)
+    sizes = [len(batches.batch(0, index).tokens) for index in range(len(batches))]
+    assert sizes == [2000, 2000, 2000, 2000, 2001]
+
+
 def test_batches_begin_where_lines_do(run: es.Run) -> None:
     batches = run.task.batches("train", None, "learn")
     assert isinstance(batches, WordBatches)
@@ -412,6 +446,20 @@ def test_words_that_files_cannot_hold(tmp_path: Path) -> None:
     path.write_bytes(b"1 2\n\xff\xfe \x00\x00\x80?\x00\x00\x80?\n")
     with pytest.raises(DataError, match="vector 1: expected a word in UTF-8"):
         read_vector_file(str(path))
+
+
+def test_damaged_archives_and_many_files_are_said(tmp_path: Path) -> None:
+    rows = "".join(f"w{row} {row} 1 2\n" for row in range(3000))
+    packed = bytearray(gzip.compress(f"3000 3\n{rows}".encode()))
+    packed[12:60] = b"\xff" * 48
+    path = tmp_path / "v.vec.gz"
+    path.write_bytes(packed)
+    with pytest.raises(DataError, match=r"v.vec.gz: (damaged|cannot be read)"):
+        read_vector_file(str(path))
+    (tmp_path / "a.vec").write_text("a 1 2\n")
+    (tmp_path / "b.vec").write_text("b 1 2\n")
+    with pytest.raises(DataError, match=r"expected one file of word vectors; it matches 2"):
+        read_vector_file(str(tmp_path / "*.vec"))
 
 
 def test_other_jobs_begin_with_such_vectors(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_BLOCK = 256
+_MOST_COSINES = 1 << 24
 
 
 def unit_rows(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -65,8 +65,9 @@ def solve_analogies(units: NDArray[np.float32], questions: NDArray[np.int64], kn
         [3]
     """
     sums, products = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
-    for start in range(0, len(questions), _BLOCK):
-        block = questions[start : start + _BLOCK]
+    rows = max(1, min(256, _MOST_COSINES // max(1, 3 * len(units))))
+    for start in range(0, len(questions), rows):
+        block = questions[start : start + rows]
         cosines = units[block.reshape(-1)] @ units.T
         a, b, c = cosines.reshape(len(block), 3, -1).transpose(1, 0, 2)
         halves = [(part + 1) / 2 for part in (a, b, c)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,8 @@ from everstep.storage.reading import json_text, parse_json, read_small, reason
 JOINED = "_"
 """What joins the words of a phrase."""
 _LARGEST = 1 << 31
+_LONG_LINE = 1000
+"""Words beyond which a batch does not wait for the end of a line; no window reaches further."""
 
 
 class WordTextSection(TextSection):
@@ -64,27 +67,31 @@ class WordList:
     Attributes:
         tokenizer: of single words.
         counts: how often each word or phrase occurs in the training text; 0 for `<eos>` and `<unk>`.
-        passes: for each pass that joined pairs of ids, these pairs; phrases follow the words, in this order.
+        passes: for each pass that joined pairs of ids, these pairs; phrases follow the words, in this order (`joined`).
     """
 
     tokenizer: Tokenizer
     counts: NDArray[np.int64]
     passes: tuple[NDArray[np.int64], ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
-        """The words and phrases."""
-        names = list(self.tokenizer.symbols)
+        """The words and phrases, all distinct."""
+        return self._phrases[0]
+
+    @cached_property
+    def _phrases(self) -> tuple[list[str], list[NDArray[np.int64]]]:
+        names, into = list(self.tokenizer.symbols), list[NDArray[np.int64]]()
         for pairs in self.passes:
-            names += [f"{names[first]}{JOINED}{names[second]}" for first, second in pairs.tolist()]
-        return names
+            names, ids = joined(names, pairs)
+            into.append(ids)
+        return names, into
 
     def read(self, tokens: NDArray[Any]) -> NDArray[np.int32]:
         """The ids of a text with its phrases joined."""
-        found, first = tokens.astype(np.int32), self.tokenizer.vocab_size
-        for pairs in self.passes:
-            found = join_phrases(found, pairs, first)
-            first += len(pairs)
+        found = tokens.astype(np.int32)
+        for pairs, into in zip(self.passes, self._phrases[1], strict=True):
+            found = join_phrases(found, pairs, into)
         return found
 
     def to_bytes(self) -> bytes:
@@ -103,11 +110,26 @@ class WordList:
             content = parse_json(read_small(path, _LARGEST))
             passes = tuple(np.array(pairs, np.int64).reshape(-1, 2) for pairs in content["passes"])
             counts = np.array(content["counts"], np.int64)
-            if len(counts) != tokenizer.vocab_size + sum(map(len, passes)):
+            found = cls(tokenizer, counts, passes)
+            if len(counts) != len(found.names):
                 raise ValueError("it counts other words than tokenizer.json has")
-            return cls(tokenizer, counts, passes)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return found
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise RunError(f"{path}: missing or damaged ({reason(error)})") from None
+
+
+def joined(names: Sequence[str], pairs: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """The names, followed by those of pairs of them, and the id of each pair.
+
+    Pairs that are written alike have one id: `new_york city` and `new york_city`, or a word with the mark in it.
+
+    Example:
+        >>> joined(["a", "b", "a_b"], np.array([[0, 1], [1, 0]]))
+        (['a', 'b', 'a_b', 'b_a'], array([2, 3]))
+    """
+    places = {name: place for place, name in enumerate(names)}
+    ids = [places.setdefault(f"{names[one]}{JOINED}{names[other]}", len(places)) for one, other in pairs.tolist()]
+    return list(places), np.array(ids, np.int64)
 
 
 class WordVectorTexts:
@@ -128,13 +150,15 @@ class WordVectorTexts:
         tokens = self.texts.corpus("train", tokenizer).tokens.astype(np.int32)
         special = [tokenizer.eos_id, tokenizer.unk_id]
         apart = [number for number in special if number is not None]
-        found, ids, passes = tokens, tokenizer.vocab_size, list[NDArray[np.int64]]()
+        found, names, passes = tokens, list(tokenizer.symbols), list[NDArray[np.int64]]()
         for _ in range(self.config.phrases):
-            pairs = find_phrases(found, ids, apart, self.config.phrase_discount, self.config.phrase_threshold)
-            found, ids = join_phrases(found, pairs, ids), ids + len(pairs)
+            pairs = find_phrases(found, len(names), apart, self.config.phrase_discount, self.config.phrase_threshold)
+            names, into = joined(names, pairs)
+            found = join_phrases(found, pairs, into)
             passes.append(pairs)
-        counts = np.bincount(found, minlength=ids)
+        counts = np.bincount(found, minlength=len(names))
         counts[apart] = 0
+        counts[counts < self.config.min_count] = 0  # what phrases left of a word may be too rare
         if np.count_nonzero(counts) < 2:
             raise DataError(
                 f"data.train: expected two words that occur at least {self.config.min_count} times (data.min_count); "
@@ -153,15 +177,16 @@ class WordVectorTexts:
         data = self.config
         named = data.train if isinstance(data.train, str) else ", ".join(data.train)
         empty = [f"left out: {empty}"] if (empty := self.texts.left_out()) else []
-        phrases = f", {sum(map(len, words.passes)):,} of them phrases" if data.phrases else ""
+        joined_words = int(np.count_nonzero(words.counts[words.tokenizer.vocab_size :]))
+        phrases = f", {joined_words:,} of them phrases" if data.phrases else ""
         known = counted(int(np.count_nonzero(words.counts)), "word")
         return [f"text: {named}", *empty, f"vocabulary: {known} of at least {data.min_count} occurrences{phrases}"]
 
 
 class WordBatches:
-    """Pieces of a text in its order, of about `batch_size` words, cut at line ends.
+    """Pieces of a text in its order, of about `batch_size` words, cut at line ends, or within a very long line.
 
-    `carries_state` is false: a batch begins where a line does.
+    `carries_state` is false: no word meets those of another batch.
     """
 
     carries_state = False
@@ -171,8 +196,8 @@ class WordBatches:
         self._tokens, self._counted = tokens, words.counts > 0
         ends = np.flatnonzero(tokens == words.tokenizer.eos_id) + 1
         wanted = np.arange(batch_size, len(tokens), batch_size)
-        places = np.searchsorted(ends, wanted)
-        cuts = ends[places[places < len(ends)]]
+        line_ends = np.append(ends, len(tokens))[np.searchsorted(ends, wanted)]
+        cuts = np.where(line_ends - wanted <= _LONG_LINE, line_ends, wanted)
         self._starts = np.unique(np.concatenate([[0], cuts, [len(tokens)]]))
 
     def __len__(self) -> int:

@@ -36,7 +36,7 @@ class NeighbourSection(Section):
     """What a prediction lists."""
 
     neighbours: Count = 10
-    """nearest words of each line; `everstep predict RUN --n-best N` asks for another number"""
+    """nearest words of each line; `everstep predict RUN --n-best N` asks for another number, above 1"""
 
 
 class WordVectorRecipe(Recipe):

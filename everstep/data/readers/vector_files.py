@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ VectorFormat = Literal["word2vec", "word2vec-binary", "glove", "vec"]
 same without the first line. word2vec-binary: that line, then each word, a space, and its numbers as float32."""
 _LONGEST = 1 << 12  # bytes of a word
 _BOUND = 1 << 40  # numbers that a header may announce
+_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def read_vector_file(path: str, size: int | None = None, key: str = "model.embed
         DataError: a vector has another size, a number is none or not finite, or the file ends early; the message names
             the line, or the word.
     """
-    (file,) = expand(path)[:1]
+    file, *others = expand(path)
+    if others:
+        raise DataError(f"{path}: expected one file of word vectors; it matches {1 + len(others)}")
     rows = _binary(file, size, key) if _is_binary(file) else _text(file, size, key)
     words: dict[str, None] = {}
     numbers: list[NDArray[np.float32]] = []
@@ -133,7 +137,7 @@ def _is_binary(file: Path) -> bool:
             if header is None:
                 return False
             piece = stream.read(min(1 << 16, _LONGEST + 64 * header[1]))
-    except (OSError, EOFError, lzma.LZMAError):
+    except _UNREADABLE:
         return False  # reported when the file is read
     line = piece.split(b"\n")[0]
     try:
@@ -172,7 +176,7 @@ def _binary(file: Path, size: int | None, key: str) -> Iterator[_Row]:
                     yield f"vector {number}", word.decode(), np.frombuffer(vector, "<f4").astype(np.float32)
                 except UnicodeDecodeError:
                     raise DataError(f"{file}, vector {number}: expected a word in UTF-8; got {word[:40]!r}") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{file}: cannot be read ({error})") from None
 
 

@@ -40,11 +40,11 @@ def find_phrases(tokens: NDArray[Any], ids: int, apart: Sequence[int], discount:
     return found
 
 
-def join_phrases(tokens: NDArray[Any], pairs: Ints, first_id: int) -> NDArray[Any]:
-    """The tokens with each pair, from left to right, replaced by one id: `first_id` + its place in `pairs`.
+def join_phrases(tokens: NDArray[Any], pairs: Ints, into: Ints) -> NDArray[Any]:
+    """The tokens with each pair, from left to right, replaced by its id in `into`.
 
     Example:
-        >>> join_phrases(np.array([1, 2, 1, 1, 1, 3]), np.array([[1, 2], [1, 1]]), 10).tolist()
+        >>> join_phrases(np.array([1, 2, 1, 1, 1, 3]), np.array([[1, 2], [1, 1]]), np.array([10, 11])).tolist()
         [10, 11, 1, 3]
     """
     if not len(pairs) or len(tokens) < 2:
@@ -60,6 +60,6 @@ def join_phrases(tokens: NDArray[Any], pairs: Ints, first_id: int) -> NDArray[An
     last_break = np.maximum.accumulate(np.where(begins, -1, at))
     begins &= (at - last_break) % 2 == 1
     joined = tokens.copy()
-    joined[:-1][begins] = first_id + order[places[begins]]
+    joined[:-1][begins] = into[order[places[begins]]]
     found: NDArray[Any] = joined[np.append(True, ~begins)]
     return found
