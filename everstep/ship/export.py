@@ -18,6 +18,7 @@ from everstep.runs.recipe_files import to_yaml
 from everstep.runs.run import Run
 from everstep.runs.task import Writes
 from everstep.ship import export_folder as folder
+from everstep.ship import torch_program
 from everstep.ship.checking import NotEqual
 from everstep.ship.loaded import OnnxRuntime
 from everstep.ship.onnx.session import needed
@@ -26,7 +27,7 @@ from everstep.state import leaves
 from everstep.storage import files
 from everstep.storage.reading import sealed
 
-Kind = Literal["onnx", "c", "arpa", "word2vec", "word2vec-binary", "glove", "vec"]
+Kind = Literal["onnx", "torch", "c", "arpa", "word2vec", "word2vec-binary", "glove", "vec"]
 Which = Literal["step", "sequence", "both"]
 Short = Literal["float16", "bfloat16", "int8"]
 Say = Callable[[str], None]
@@ -46,8 +47,9 @@ def export(
 
     Args:
         run: the run.
-        out: the new folder; `RUN/onnx` or `RUN/c` if None.
-        to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "c": `model.cpp`, `model.h` and
+        out: the new folder; `RUN/onnx`, `RUN/torch` or `RUN/c` if None.
+        to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "torch": `step.pt2`, one step as a
+            program of `torch.export`, for PyTorch without everstep. "c": `model.cpp`, `model.h` and
             `model.bin`, one step for programs in C and C++. "arpa": the file `RUN/model.arpa` of an n-gram model, for
             KenLM, SRILM and others; the other arguments do not matter.
         form: one step, whole sequences, or both as far as the run has them.
@@ -73,7 +75,7 @@ def export(
     >>> es.load(export(run, path / "out")).generate(prompt="To be", length=3, seed=1)[:5]
     'To be'
     """
-    if to not in ("onnx", "c"):
+    if to not in ("onnx", "torch", "c"):
         return _one_file(run, None if out is None else Path(out), to)
     task = run.able("export")
     if isinstance(task, Writes):
@@ -133,6 +135,8 @@ def _ways(to: Kind) -> Callable[[Path, str, Form], dict[str, Any]]:
         from everstep.ship.cpp import saved
 
         return saved
+    if to == "torch":
+        return torch_program.saved
     needed()
     from everstep.ship.onnx.onnx_file import saved as as_onnx
 
@@ -143,6 +147,8 @@ def _wanted(run: Run, found: Exported, to: Kind, which: Which, say: Say) -> dict
     """The requested forms. With "both", reports a missing one."""
     if to == "c":
         found = found._replace(sequence="C++ has the step form only; call it once for each step")
+    if to == "torch" and isinstance(found.sequence, Form):
+        found = found._replace(sequence=torch_program.NO_SEQUENCE)
     named = {name: getattr(found, name) for name in (("step", "sequence") if which == "both" else (which,))}
     lacking = {name: reason for name, reason in named.items() if isinstance(reason, str)}
     if len(lacking) == len(named):
