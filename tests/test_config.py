@@ -148,6 +148,7 @@ def test_a_wrong_key_or_value_is_named(override: str, said: list[str]) -> None:
         (["train.averaging=nt-asgd", "data.valid_fraction=0"], "nt-asgd needs validation"),
         (["train.patience=3", "data.valid_fraction=0"], "train.patience: patience needs validation"),
         (["data.sequence=lines", "objective.k2=5"], "objective.k2: expected null"),
+        (["data.sequence=lines", "objective.random_k1=true"], "objective.random_k1: expected false"),
         (["train.min_learning_rate=1"], "train.min_learning_rate: expected at most"),
         (["train.momentum=0.9"], "train.momentum: expected optimizer sgd or rmsprop"),
         (["data.unit=bytes", "data.min_count=2"], "data.min_count"),

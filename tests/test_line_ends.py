@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import everstep as es
+from everstep.data import Tokenizer
 from everstep.data.batches import TokenBatch
 from everstep.data.buckets import Buckets
 from everstep.data.text.corpus import Corpus
 from everstep.errors import ConfigError
 from everstep.networks.counted_lines import CountedLines
+from everstep.runs.text_data import TextSection, training_batches
 
 LINES = [[1, 2], [3], [1, 1, 2, 4], [2, 3]]
 END = 0
@@ -98,6 +100,26 @@ def test_a_coin_beside_each_step_in_a_recipe(tmp_path: Path) -> None:
     assert again.score(["a b"])[0].logp == run.score(["a b"])[0].logp
     drawn = again.generate("", 30, 1.0, seed=1)
     assert drawn == run.generate("", 30, 1.0, seed=1)
+
+
+def test_tokens_of_short_lines_weigh_as_much_as_others(tmp_path: Path) -> None:
+    """A step's loss is the mean over the targets of its batch."""
+    lengths = np.random.default_rng(0).integers(1, 30, 4000)
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(" ".join(["a"] * length) for length in lengths) + "\n", "utf-8")
+    tokenizer = Tokenizer.train([text.read_text("utf-8")], "words", eos=True)
+    section = TextSection(train=str(text), unit="words", sequence="lines")
+    corpus = Corpus(np.zeros(lengths.sum() + 4000, np.int64), np.cumsum([0, *(lengths[:-1] + 1)]))
+    batches = training_batches(section, corpus, tokenizer, 16, 64, None, 0)
+    assert len(batches) == pytest.approx(4000 / 16, rel=0.2)
+    weights = np.zeros(32)
+    for index in range(len(batches)):
+        given = batches.batch(0, index)
+        assert isinstance(given, TokenBatch)
+        for length in [given.targets.shape[1]] * len(given.targets) if given.lengths is None else given.lengths:
+            weights[int(length)] += int(length) / given.count
+    share = weights[2:31] / np.bincount(lengths + 1, lengths + 1, 31)[2:]
+    assert share.max() < 1.5 * share.min()
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ class TextSection(VocabularySection):
     test: Files | None = None
     """evaluated at the end of training"""
     sequence: Literal["stream", "documents", "lines"] = "stream"
-    """unit over which the state is carried: the whole text, each document, each line"""
+    """unit over which the state is carried: the whole text, each document, each line. With lines, a step learns from as
+    many tokens as train.batch_size lines have on average"""
     document_separator: Literal["blank-line", "file"] = "blank-line"
     """separator of documents"""
 
@@ -286,9 +287,14 @@ def training_batches(
     seed: int,
     random_k1: bool = False,
 ) -> Batches[TokenBatch]:
-    """Batches for training: lanes with carried state, or separate lines."""
+    """Batches for training: lanes with carried state, or separate lines, about `batch_size` of them.
+
+    Batches of lines hold as many tokens, not as many lines: since each step has the same weight, and the lines of a
+    batch are of similar length, short lines would count more.
+    """
     if section.sequence == "lines":
-        return Buckets(corpus, batch_size, seed=seed, begin_id=tokenizer.begin_id)
+        tokens = -(-batch_size * len(corpus) // max(1, len(corpus.starts)))
+        return Buckets(corpus, tokens, seed=seed, begin_id=tokenizer.begin_id, max_tokens=tokens)
     return Lanes(corpus, batch_size, k1, k2, seed=seed, begin_id=tokenizer.begin_id, random_k1=random_k1)
 
 

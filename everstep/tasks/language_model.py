@@ -50,6 +50,8 @@ class LanguageModelRecipe(TextRecipe):
             yield "model.residual", f"expected embedding_size = hidden_size, or more than one layer; got {sizes}"
         if self.data.sequence == "lines" and self.objective.k2 is not None:
             yield "objective.k2", "expected null where data.sequence is lines: gradients go back to each line's start"
+        if self.data.sequence == "lines" and self.objective.random_k1:
+            yield "objective.random_k1", "expected false where data.sequence is lines: a step reads whole lines"
 
 
 class LanguageModel(TextTask[LanguageModelRecipe]):
