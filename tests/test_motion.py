@@ -112,6 +112,16 @@ def test_rules_by_hand() -> None:
     assert near[..., 0].tolist() == [[1, 3], [0, 10]]
 
 
+def test_columns_that_lie_apart_have_a_shift_each_and_one_scale(tmp_path: Path) -> None:
+    rows = [f"p{n},{t},{52 + 1e-4 * (t + n):.5f},{13 - 2e-4 * t:.5f}" for n in range(4) for t in range(24)]
+    task: Any = load_task(recipe(tmp_path, "\n".join(["unique_id,step,x,y", *rows]) + "\n"), SMALL)
+    task.prepare()
+    scaled = np.concatenate([task.scaling.scaled(track) for track in task.tracks.tracks("train")])
+    assert len(task.scaling.scale) == 1
+    assert scaled.mean(0) == pytest.approx([0, 0], abs=1e-3)
+    assert np.square(scaled).mean() == pytest.approx(1, abs=1e-3)
+
+
 # ------------------------------------------------------------------------------------------------------------ the job
 
 
@@ -137,6 +147,8 @@ def test_predictions_are_of_each_track_alone(run: es.Run) -> None:
     assert [row.text.split(",")[:2] for row in found[1:]] == [[f"p{n}", str(k)] for n in range(3) for k in range(1, 7)]
     alone = [row.record["x"] for row in run.predict([lines[0], *lines[25:49]]) if row.record]
     assert alone == pytest.approx([row.record["x"] for row in found[7:13]], abs=1e-4)
+    late = [line for line in lines[25:49] if int(line.split(",")[1]) >= 20]  # the window of training, all that is read
+    assert alone == [row.record["x"] for row in run.predict([lines[0], *late]) if row.record]
     steps = json.dumps([[float(v) for v in line.split(",")[2:]] for line in lines[25:49]])
     assert [row.record["x"] for row in run.predict([steps]) if row.record] == pytest.approx(alone, abs=1e-4)
 
@@ -144,6 +156,7 @@ def test_predictions_are_of_each_track_alone(run: es.Run) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
+        (["1,2,3,4", ""], "expected two positions or more of each track; '2' has 0"),
         (["1,2"], "expected two positions or more of each track; '1' has 1"),
         (["1,2,3,?,5,6"], "track '1': expected a position at each step; step 2 lacks a number"),
         (["unique_id,step,x", "a,1,2"], r"expected the column 'y'"),

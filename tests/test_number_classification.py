@@ -18,13 +18,16 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
+from everstep.data.readers.number_formats import NumberColumns
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.networks.answers import OneOf
 from everstep.networks.classifying import class_losses, measured_classes, to_score
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection, with_gaps
 from everstep.networks.number_scaling import NumberScaling
+from everstep.rivals import number_classes
 from everstep.rivals.number_classes import NumberSet, number_rivals, warped
-from everstep.runs.number_section import holds_numbers
+from everstep.runs.asked_numbers import asked_numbers
+from everstep.runs.number_section import NumberSection, holds_numbers
 from everstep.runs.recipe_files import load_task, to_yaml
 
 NAN = float("nan")
@@ -145,6 +148,10 @@ def test_scaling_by_hand_and_its_file(tmp_path: Path) -> None:
     assert found.restored(found.scaled(two)) == pytest.approx(two)
     (tmp_path / "numbers.json").write_bytes(found.to_bytes())
     assert NumberScaling.load(tmp_path / "numbers.json") == found
+    near = NumberScaling.fitted([np.array([[52.5], [52.50001]])], ("x",), (1,), "each")  # metres, in degrees
+    assert near.scale == pytest.approx((5e-6,), rel=1e-6)
+    with pytest.raises(DataError, match=r"expected numbers like those of training; got 1e\+40"):
+        near.scaled(np.array([[52.5], [1e40]]))
     (tmp_path / "numbers.json").write_text("{}")
     with pytest.raises(RunError, match="missing or damaged"):
         NumberScaling.load(tmp_path / "numbers.json")
@@ -213,6 +220,15 @@ def test_input_that_is_refused(run: es.Run, lines: list[str], said: str) -> None
         list(run.predict(lines))
 
 
+def test_missing_steps_at_the_end_of_a_row_are_none_where_training_has_rows() -> None:
+    line, scaling = "1,2,3,?,,", scaling_of((2,))
+    read = {padded: [len(one.steps) for one in asked_numbers([line], scaling, NumberColumns(), padded)]
+            for padded in (False, True)}  # fmt: skip
+    assert read == {False: [3], True: [2]}
+    assert NumberSection(format="rows").padded
+    assert not NumberSection(format="long").padded
+
+
 def test_other_data_is_scored_and_other_columns_and_classes_are_refused(run: es.Run, tmp_path: Path) -> None:
     (tmp_path / "more.csv").write_text(waves(20, 3))
     assert run.evaluate(data=[str(tmp_path / "more.csv")])["count"] == 20
@@ -246,6 +262,11 @@ def test_the_kind_of_data_decides_and_a_recipe_survives_a_round_trip(tmp_path: P
     assert holds_numbers({"train": ("a.npz",)})
     assert not holds_numbers({"train": "a.csv", "text": "x"})
     assert holds_numbers({"train": "everstep:shapes.train"})
+    assert not holds_numbers({"train": ("a.ts", "b.ts"), "format": "lines"})  # programs, a line a text
+    (tmp_path / "bare.yaml").write_text("task: classification\ntrain:\n  max_epochs: 1\n")
+    several = load_task(tmp_path / "bare.yaml", ["data.train=[a.npz, b.npz]", "data.label=y"])
+    assert type(several).__name__ == "NumberClassification"
+    assert load_task("classify-numbers-own", ["data.train=a.npz"]).recipe.data.format == "auto"
     with pytest.raises(ConfigError, match=r"objective\.bptt: expected null for sequences of numbers"):
         load_task(path, ["objective.bptt=5"])
     with pytest.raises(ConfigError, match=r"data\.values_: unknown key"):
@@ -284,6 +305,11 @@ def test_what_is_suspicious_is_told(tmp_path: Path) -> None:
     assert "note: constant in training, and of no use: still" in said
     assert any(line.startswith("note:") and "missing numbers in train" in line for line in said)
     assert any(line.startswith("train: 18 sequences of 6 to 13 steps") for line in said)
+    assert not any("of train too" in line for line in said)
+    task = load_task(tmp_path / "recipe.yaml", [f"data.test={tmp_path}/waves.csv"])
+    task.prepare()
+    task.ready(said.append)
+    assert any(line.startswith("note: 18 of the 20 sequences of test are sequences of train too") for line in said)
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
@@ -359,6 +385,27 @@ def test_rivals_know_what_they_can_know() -> None:
     assert min(found[name]["accuracy"] for name in list(found)[1:]) > 0.9
     assert found["majority class"]["loss"] == pytest.approx(np.log(3))
     assert found["1-NN"]["loss"] is None
+
+
+def test_rivals_of_wide_frames_and_of_a_rare_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    targets = np.zeros(40, np.int64)
+    targets[-2] = 1  # an even sample lacks it
+    wide = NumberSet([random.normal(size=(20, 30, 30, 1)) + k for k in targets], targets)
+    monkeypatch.setattr(number_classes, "FITTED", 100)
+    monkeypatch.setattr(number_classes, "WARPED", 10)
+    monkeypatch.setattr(number_classes, "ASKED", 10)
+    found = [rival["name"] for rival in number_rivals(wide, wide, 2, quick=True)]
+    assert "linear, resampled to 4, of 11 sequences" in found  # 4 × 900 numbers
+    narrow = NumberSet([one[:3, 0, :2, 0] for one in wide.sequences], targets)
+    assert number_rivals(narrow, narrow, 2)[-1]["name"] == "1-NN, warped, asked 10 of 40, of 11 sequences"
+
+
+def test_batches_of_wide_frames_have_fewer_of_them() -> None:
+    frames = [np.zeros((8, 64, 64, 1), np.float32)] * 100
+    batch = to_score(frames).batch(0, 0)
+    assert batch.inputs.numel() <= 128 * 16384
+    assert to_score([frame[:, :8, :8] for frame in frames]).batch(0, 0).rows == 100
 
 
 # ---------------------------------------------------------------------------------------------------------- data sets

@@ -25,6 +25,7 @@ class DrawnSequence(NamedTuple):
 
     Attributes:
         title: its class and the prediction.
+        right: its class; "" if unknown.
         columns: the names of the numbers of a step; empty for frames.
         steps: (T, D) numbers in units of the data, NaN where one is missing; or (T, height, width, channels).
         read: (P,) numbers of steps read.
@@ -33,6 +34,7 @@ class DrawnSequence(NamedTuple):
     """
 
     title: str
+    right: str
     columns: tuple[str, ...]
     steps: NDArray[Any]
     read: NDArray[np.int64]
@@ -115,7 +117,7 @@ def _draw_attention(axes: Axes, one: DrawnSequence) -> None:
 
 def _draw_said(axes: Axes, one: DrawnSequence) -> None:
     for place, (name, values) in enumerate(one.said.items()):
-        thick = name == one.title.split(":")[0]
+        thick = name == one.right
         axes.plot(one.read, values, color=COLOURS[place % len(COLOURS)], linestyle=DASHES[place % len(DASHES)],
                   linewidth=3.0 if thick else 1.5, label=name, marker="." if len(one.read) < 30 else "")  # fmt: skip
     if one.steps.ndim == 4:

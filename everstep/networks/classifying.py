@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ MEANING = {
 """A description of each measure."""
 SCORED_TOKENS = 16384
 """Most padded tokens in a batch for evaluation."""
+WIDE = 128
+"""Numbers of a step, such as the pixels of a frame, that count as one token there."""
 LEARNED_TOKENS = 65536
 """Most padded tokens in a batch for training; a longer text is a batch by itself."""
 
@@ -81,7 +84,8 @@ def to_learn(sequences: Sequence[Array], labels: Array, batch_size: int, seed: i
 def to_score(sequences: Sequence[Array], labels: Array | None = None) -> LabelledBatches:
     """Batches for evaluation, of near-equal lengths and bounded size; unknown labels are 0."""
     labels = np.zeros(len(sequences), np.int64) if labels is None else labels
-    return LabelledBatches(sequences, labels, 256, shuffle=False, max_tokens=SCORED_TOKENS)
+    wide = max(1, math.prod(sequences[0].shape[1:]) // WIDE)
+    return LabelledBatches(sequences, labels, 256, shuffle=False, max_tokens=max(1, SCORED_TOKENS // wide))
 
 
 def class_probabilities(model: Classifier, batches: Batches[LabelledBatch]) -> NDArray[Any]:

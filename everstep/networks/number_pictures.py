@@ -43,7 +43,7 @@ def _drawn(model: NumberClassifier, scaling: NumberScaling, label: str, steps: N
     title = f"{label}: read as {what}" if label else what
     plain = steps if scaling.frames else steps.astype(np.float64)
     return DrawnSequence(
-        title, scaling.columns, plain, read, {names[k]: p[:, k] for k in likely}, attention_of(model, scaled)
+        title, label, scaling.columns, plain, read, {names[k]: p[:, k] for k in likely}, attention_of(model, scaled)
     )
 
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.errors import RunError
+from everstep.errors import DataError, RunError
 from everstep.storage.reading import json_text, parse_json, read_small, reason
 
 Scaled = Literal["each", "all", "none"]
 LARGEST = 1 << 26
-_LEAST = 1e-6  # a spread below it, relative to the largest number, is none
+_LEAST = 1e-10  # a spread below it, relative to the largest number, is none
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class NumberScaling:
             NumberScaling(columns=('x', 'y'), shape=(2,), shift=(2.0, 5.0), scale=(1.0, 1.0), gaps=True)
         """
         size = math.prod(shape) if scaled == "each" else 1
-        count, total, squares = (np.zeros(size) for _ in range(3))
-        largest, gaps = np.zeros(size), False
+        count, total, squares, largest = (np.zeros(size) for _ in range(4))
+        gaps = False
         for one in sequences:
             rows = one.reshape(-1, size).astype(np.float64)
             there = ~np.isnan(rows)
@@ -62,12 +62,13 @@ class NumberScaling:
             gaps = gaps or not there.all()
             count += there.sum(0)
             total += known.sum(0)
-            squares += np.square(known).sum(0)
             np.maximum(largest, np.abs(known).max(0, initial=0), out=largest)
         if scaled == "none":
             return cls(columns, shape, (0.0,), (1.0,), gaps)
         mean = total / np.maximum(count, 1)
-        spread = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+        for one in sequences:  # about the mean, since squares of large numbers near one another would cancel
+            squares += np.nansum(np.square(one.reshape(-1, size) - mean), 0)
+        spread = np.sqrt(squares / np.maximum(count, 1))
         spread = np.where(spread > _LEAST * largest, spread, 1.0)
         return cls(columns, shape, tuple(mean.tolist()), tuple(spread.tolist()), gaps)
 
@@ -82,9 +83,18 @@ class NumberScaling:
         return len(self.shape) == 3
 
     def scaled(self, steps: NDArray[Any]) -> NDArray[np.float32]:
-        """Steps (T, *shape) as the network reads them, float32."""
+        """Steps (T, *shape) as the network reads them, float32.
+
+        Raises:
+            DataError: a number lies so far from those of training that float32 cannot hold it.
+        """
         rows = steps.reshape(len(steps), self.size)
-        found: NDArray[np.float32] = ((rows - np.array(self.shift)) / np.array(self.scale)).astype(np.float32)
+        with np.errstate(over="ignore"):
+            found: NDArray[np.float32] = ((rows - np.array(self.shift)) / np.array(self.scale)).astype(np.float32)
+        if np.isinf(found).any():
+            raise DataError(
+                f"expected numbers like those of training; got {rows[np.isinf(found)][0]:g}, which is too far from them"
+            )
         return found.reshape(-1, *self.shape)
 
     def restored(self, steps: NDArray[Any]) -> NDArray[np.float64]:

@@ -20,6 +20,8 @@ STEPS = 32
 """Steps to which sequences are resampled, unless all have fewer."""
 MOST_FEATURES = 4096
 """Most features of the linear model; bounds the steps of wide ones."""
+MOST_NUMBERS = 1 << 26
+"""Most features of all sequences of the linear model together; bounds memory."""
 FITTED, NEIGHBOURS, WARPED = 20_000, 4_000, 600
 """Most training sequences of the linear model, of nearest neighbours, and of those by warped time."""
 ASKED = 300
@@ -44,9 +46,9 @@ def number_rivals(train: NumberSet, test: NumberSet, classes: int, quick: bool =
     - *linear, resampled*: logistic regression on all numbers of a sequence resampled to at most 32 steps (C = 1).
     - *linear, one step*: the same on the step in the middle.
     - *1-NN*: the class of the nearest training sequence of the resampled ones, by Euclidean distance.
-    - *1-NN, warped*: by dynamic time warping (Sakoe 1978), of at most 600 training and 300 test sequences.
+    - *1-NN, warped*: by dynamic time warping (Sakoe 1978), of about 600 training and at most 300 test sequences.
 
-    Where not all training sequences are used, the name says how many; an even sample is.
+    Where not all sequences are used, the name says how many; an even sample is, with each class of training in it.
 
     Args:
         train: sequences of at least two classes.
@@ -63,19 +65,22 @@ def number_rivals(train: NumberSet, test: NumberSet, classes: int, quick: bool =
     require_scikit_learn()
     less = QUICK if quick else 1
     found = [_majority(train, test, classes), _by_summaries(train, test, classes)]
-    size = train.sequences[0].shape[1]
+    size = math.prod(train.sequences[0].shape[1:])
     steps = min(STEPS, max(map(len, train.sequences)), max(1, MOST_FEATURES // size))
-    some = _some(train, FITTED // less)
+    some = _learned(train, min(FITTED // less, max(1, MOST_NUMBERS // (steps * size))))
     vectors, asked = ([resampled(one, steps).ravel() for one in of.sequences] for of in (some, test))
     found.append(_linear(f"linear, resampled to {steps}", vectors, asked, some, test, train, classes))
     if max(map(len, train.sequences)) > 1:
         middle, beside = ([_filled(one)[len(one) // 2] for one in of.sequences] for of in (some, test))
         found.append(_linear("linear, one step", middle, beside, some, test, train, classes))
-    near = _some(train, NEIGHBOURS // less)
+    near = _learned(train, NEIGHBOURS // less)
     found.append(_nearest("1-NN", near, test, train, classes, steps, _euclidean))
     if not quick:
-        near, few = _some(train, WARPED), _some(test, ASKED)
-        found.append(_nearest("1-NN, warped", near, few, train, classes, steps, warped))
+        near, few = _learned(train, WARPED), _some(test, ASKED)
+        asked_of = (
+            f", asked {len(few.targets)} of {len(test.targets):,}" if len(few.targets) < len(test.targets) else ""
+        )
+        found.append(_nearest(f"1-NN, warped{asked_of}", near, few, train, classes, steps, warped))
     return found
 
 
@@ -83,6 +88,15 @@ def _some(of: NumberSet, most: int) -> NumberSet:
     """An even sample."""
     every = np.arange(len(of.targets))
     chosen = np.unique(np.linspace(0, len(every) - 1, most).round().astype(int)) if len(every) > most else every
+    return NumberSet([of.sequences[int(place)] for place in chosen], of.targets[chosen])
+
+
+def _learned(of: NumberSet, most: int) -> NumberSet:
+    """An even sample to fit, with at least one sequence of each class."""
+    if len(of.targets) <= most:
+        return of
+    even = np.linspace(0, len(of.targets) - 1, most).round().astype(int)
+    chosen = np.union1d(even, np.unique(of.targets, return_index=True)[1])
     return NumberSet([of.sequences[int(place)] for place in chosen], of.targets[chosen])
 
 

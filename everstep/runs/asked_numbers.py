@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from everstep.data.readers.number_formats import NumberColumns
+from everstep.data.readers.number_formats import NumberColumns, without_end
 from everstep.data.readers.number_lines import asked_sequence, fields_of
 from everstep.data.readers.number_tables import found_in_table
 from everstep.data.readers.tables import MISSING, table_of
@@ -25,7 +25,9 @@ class AskedSequence(NamedTuple):
     steps: NDArray[Any]
 
 
-def asked_numbers(lines: Iterable[str], scaling: NumberScaling, columns: NumberColumns) -> Iterator[AskedSequence]:
+def asked_numbers(
+    lines: Iterable[str], scaling: NumberScaling, columns: NumberColumns, padded: bool = False
+) -> Iterator[AskedSequence]:
     """The sequences of lines, in order.
 
     A line is a sequence (see `asked_sequence`). If the first line names columns, all lines are one long table of the
@@ -35,6 +37,7 @@ def asked_numbers(lines: Iterable[str], scaling: NumberScaling, columns: NumberC
         lines: the input.
         scaling: columns and shape of training.
         columns: the names of the columns that name sequences and steps.
+        padded: whether missing steps at the end of a line are none, as in training files with a sequence a row.
 
     Raises:
         DataError: a line cannot be read, or has other numbers a step than training.
@@ -47,7 +50,8 @@ def asked_numbers(lines: Iterable[str], scaling: NumberScaling, columns: NumberC
         yield from _of_table(chain([first], source), scaling, columns)
         return
     for place, line in enumerate(chain([first], source), 1):
-        yield AskedSequence(str(place), asked_sequence(line, scaling.shape, f"{WHERE}, line {place}"))
+        steps = asked_sequence(line, scaling.shape, f"{WHERE}, line {place}")
+        yield AskedSequence(str(place), without_end(steps) if padded else steps)
 
 
 def _of_table(lines: Iterable[str], scaling: NumberScaling, columns: NumberColumns) -> Iterator[AskedSequence]:

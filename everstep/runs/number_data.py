@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,8 +120,20 @@ class LabelledSequences(LabelledSplits):
             if missing:
                 how = "are read as missing" if scaling.gaps else "are read as the last number, since training has none"
                 yield f"note: {missing:,} missing numbers in {split}, which {how}"
+            if split != "train" and (known := sum(mark in self._known for mark in self._marks(split))):
+                some, share = f"{known:,} of the {len(found):,} sequences of {split}", f"{known / len(found):.1%}"
+                yield f"note: {some} are sequences of train too ({share}): its figures tell less of new ones"
         if constant := [name for name, flat in zip(scaling.columns, self._constant(), strict=False) if flat]:
             yield f"note: constant in training, and of no use: {', '.join(constant[:MOST_COLUMNS])}"
+
+    def _marks(self, split: str) -> list[bytes]:
+        """A digest of the numbers of each sequence."""
+        return [hashlib.sha256(f"{one.shape}".encode() + np.ascontiguousarray(one).tobytes()).digest()
+                for one in self.sequences(self.learned(split))]  # fmt: skip
+
+    @cached_property
+    def _known(self) -> frozenset[bytes]:
+        return frozenset(self._marks("train"))
 
     def _constant(self) -> list[bool]:
         """Whether each number of a step is the same in all of training."""

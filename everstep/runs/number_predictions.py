@@ -16,15 +16,12 @@ BLOCK = 256
 
 
 def number_predictions(
-    model: Classifier, scaling: NumberScaling, asked: Iterable[AskedSequence], most: int | None = None
+    model: Classifier, scaling: NumberScaling, asked: Iterable[AskedSequence]
 ) -> Iterator[Prediction]:
-    """The class of each sequence, as `label<TAB>probability`; the record holds its name and all probabilities.
-
-    `most`: most steps read of a sequence; None: all.
-    """
+    """The class of each sequence, as `label<TAB>probability`; the record holds its name and all probabilities."""
     source = iter(asked)
     while block := list(islice(source, BLOCK)):
-        probabilities = class_probabilities(model, to_score([scaling.scaled(one.steps[:most]) for one in block]))
+        probabilities = class_probabilities(model, to_score([scaling.scaled(one.steps) for one in block]))
         for one, row in zip(block, probabilities, strict=True):
             text, record = model.answers.said(row)
             yield Prediction(text, {"sequence": one.name, "steps": len(one.steps), **record})

@@ -43,6 +43,11 @@ class NumberSection(ExamplesSection):
         values = (self.values,) if isinstance(self.values, str) else self.values
         return NumberColumns(values, self.label, self.id, self.step, self.step_size)
 
+    @property
+    def padded(self) -> bool:
+        """Whether missing steps at the end of a line are none."""
+        return self.format == "rows"
+
 
 OWN = frozenset(NumberSection.model_fields) - frozenset(ExamplesSection.model_fields) - {"format", "max_length"}
 FORMATS = frozenset({"long", "rows", "npz", "ts", "idx"})
@@ -51,13 +56,17 @@ FORMATS = frozenset({"long", "rows", "npz", "ts", "idx"})
 def holds_numbers(data: Mapping[str, Any]) -> bool:
     """Whether the raw `data` section of a recipe is of sequences of numbers, not of texts.
 
-    It is where it has a key of `NumberSection` alone, or one of its formats, or `train` has a name of them.
+    It is where it has a key of `NumberSection` alone, or one of its formats, or no format and a name in `train` that
+    tells one.
 
     >>> holds_numbers({"train": "pens.ts"}), holds_numbers({"train": "a.csv"}), holds_numbers({"format": "rows"})
     (True, False, True)
     """
-    if OWN & set(data) or data.get("format") in FORMATS:
+    kind = data.get("format", "auto")
+    if OWN & set(data) or (isinstance(kind, str) and kind in FORMATS):
         return True
+    if kind not in ("auto", None):
+        return False
     named = data.get("train")
     names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
     return any(_is_numeric(name) for name in names if isinstance(name, str))

@@ -173,7 +173,7 @@ def _kind(raw: dict[Any, Any], changes: list[tuple[str, str]], code: UserCode, s
     """The class of the job named by the recipe or by the last override of `task`."""
     named = [value for key, value in changes if key == "task"]
     data = raw.get("data") if isinstance(raw.get("data"), dict) else {}
-    data = {**(data or {}), **{key[5:]: value for key, value in changes if key.startswith("data.")}}
+    data = {**(data or {}), **{key[5:]: _read(key, value) for key, value in changes if key.startswith("data.")}}
     try:
         return find_task(named[-1] if named else raw.get("task"), code, data)
     except ConfigError as error:
@@ -218,10 +218,15 @@ def _put(raw: dict[Any, Any], key: str, text: str, kind: type[Recipe]) -> None:
 def _value(key: str, text: str, kind: type[Recipe]) -> Any:
     """Parse a value as YAML, except that text keys need no quotes: decode.prompt=ROMEO: is not a mapping."""
     field = fields(kind).get(key)
-    if field is not None and _takes(str, field.annotation) and not re.match(r"""["'\[{]|null$|~$""", text):
+    if field is not None and _takes(str, field.annotation):
         is_number = _takes(int, field.annotation) and re.fullmatch(r"[+-]?[0-9]+", text)
-        return int(text) if is_number else text
+        return int(text) if is_number else _read(key, text)
     return parse_yaml(text, f"the value of {key}")
+
+
+def _read(key: str, text: str) -> Any:
+    """A value that is a text, unless it is quoted, a list, a mapping or null."""
+    return parse_yaml(text, f"the value of {key}") if re.match(r"""["'\[{]|null$|~$""", text) else text
 
 
 def _takes(kind: type, annotation: Any) -> bool:

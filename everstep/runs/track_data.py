@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -54,6 +56,11 @@ class TrackSection(Section):
         """What the files hold where."""
         values = (self.values,) if isinstance(self.values, str) else self.values
         return NumberColumns(values, None, self.id, self.step, self.step_size)
+
+    @property
+    def padded(self) -> bool:
+        """Whether missing steps at the end of a line are none."""
+        return self.format == "rows"
 
 
 class Tracks:
@@ -121,9 +128,16 @@ class Tracks:
         return found
 
     def scaling(self) -> NumberScaling:
-        """One shift and one scale for all numbers of a position, fitted to the training tracks."""
+        """A shift for each number of a position and one scale for all, fitted to the training tracks.
+
+        One scale keeps directions; a shift each lets columns lie apart, such as a latitude and a longitude.
+        """
         tracks = self.tracks("train")
-        return NumberScaling.fitted(tracks, self.columns, tracks[0].shape[1:], "all")
+        shape = tracks[0].shape[1:]
+        shift = NumberScaling.fitted(tracks, self.columns, shape, "each").shift
+        return replace(
+            NumberScaling.fitted([track - shift for track in tracks], self.columns, shape, "all"), shift=shift
+        )
 
     def windows(
         self, split: str, scaling: NumberScaling, model: MoverSection, batch_size: int = SCORED, learn: bool = False
@@ -161,7 +175,7 @@ def check_whole_track(track: NDArray[Any], where: str) -> None:
     Raises:
         DataError: one is.
     """
-    flat = track.reshape(len(track), -1).astype(np.float64)
+    flat = track.reshape(len(track), math.prod(track.shape[1:])).astype(np.float64)
     missing = np.flatnonzero(np.isnan(flat).any(1))
     if len(missing):
         raise DataError(f"{where}: expected a position at each step; step {missing[0] + 1} lacks a number "

@@ -105,8 +105,12 @@ def watched(windows: TrackWindows, scaling: NumberScaling) -> tuple[Floats, Floa
 
 
 @torch.no_grad()
-def track_predictions(model: Mover, scaling: NumberScaling, asked: Iterable[AskedSequence]) -> Iterator[Prediction]:
+def track_predictions(
+    model: Mover, scaling: NumberScaling, asked: Iterable[AskedSequence], window: int
+) -> Iterator[Prediction]:
     """The positions ahead of each track as CSV lines: a header, then a row a step.
+
+    The last `window` positions of a track are read, as in training.
 
     Raises:
         DataError: a track has fewer than two positions, or one without a number.
@@ -120,10 +124,11 @@ def track_predictions(model: Mover, scaling: NumberScaling, asked: Iterable[Aske
             if len(one.steps) < 2:
                 raise DataError(f"the input: expected two positions or more of each track; {one.name!r} has "
                                 f"{len(one.steps)}")  # fmt: skip
-        lengths = torch.tensor([len(one.steps) for one in block])
+        read = [scaling.scaled(one.steps[-window:]) for one in block]
+        lengths = torch.tensor([len(steps) for steps in read])
         seen = torch.zeros(len(block), int(lengths.max()), scaling.size)
-        for row, one in zip(seen, block, strict=True):
-            row[: len(one.steps)] = torch.from_numpy(scaling.scaled(one.steps))
+        for row, steps in zip(seen, read, strict=True):
+            row[: len(steps)] = torch.from_numpy(steps)
         _, ahead = model(seen.to(model.device), None, lengths.to(model.device))
         told = scaling.restored(ahead.cpu().double().numpy())
         for one, positions in zip(block, told, strict=True):

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from everstep.data.readers.number_formats import NumberColumns
 from everstep.data.track_windows import TrackBatch, TrackWindows
 from everstep.learn.objective import Loss
 from everstep.networks.mover import Mover, MoverSection, track_losses
@@ -105,8 +104,8 @@ class Motion(Task[MotionRecipe]):
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """The positions ahead of each track: unique_id, ahead and the columns of the position."""
-        columns: NumberColumns = self.recipe.data.columns
-        return track_predictions(model, self.scaling, asked_numbers(lines, self.scaling, columns))
+        asked = asked_numbers(lines, self.scaling, self.recipe.data.columns, self.recipe.data.padded)
+        return track_predictions(model, self.scaling, asked, self.recipe.model.window)
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """Distances by constant velocity, by standing still, and by mirrored walls."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from everstep.networks.number_classifier import NumberClassifier, NumberClassifi
 from everstep.networks.number_pictures import number_passage, over_time
 from everstep.networks.number_scaling import NumberScaling
 from everstep.rivals.number_classes import NumberSet, number_rivals
-from everstep.runs.asked_numbers import asked_numbers
+from everstep.runs.asked_numbers import AskedSequence, asked_numbers
 from everstep.runs.class_task import ClassRecipe, ClassTask
 from everstep.runs.labelled_answers import classes_of, kind_disagreements, read_classes, written_classes
 from everstep.runs.number_data import LabelledSequences
@@ -107,19 +108,24 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """label<TAB>probability of each sequence; the record has all probabilities."""
-        asked = asked_numbers(lines, self.scaling, self.recipe.data.columns)
-        return number_predictions(model, self.scaling, asked, self.recipe.data.max_length)
+        return number_predictions(model, self.scaling, self._asked(lines))
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
         """The first sequence of the user's lines, or a held-out one, as the cells read it."""
         (_, steps), *_ = self._shown(text)
         return number_passage(model, self.scaling.scaled(steps[:characters]))
 
+    def _asked(self, lines: Iterable[str]) -> Iterator[AskedSequence]:
+        """The sequences of lines, as far as they are read."""
+        data = self.recipe.data
+        for one in asked_numbers(lines, self.scaling, data.columns, data.padded):
+            yield one._replace(steps=one.steps[: data.max_length])
+
     def _shown(self, text: str | None) -> list[tuple[str, Any]]:
         if text is None:
             return [(one.label, one.steps) for one in self.examples.shown(self.splits()[-1], SHOWN)]
-        asked = asked_numbers(text.splitlines(), self.scaling, self.recipe.data.columns)
-        found = [("", one.steps) for one, _ in zip(asked, range(SHOWN), strict=False) if len(one.steps)]
+        asked = (one for one in self._asked(text.splitlines()) if len(one.steps))
+        found = [("", one.steps) for one in islice(asked, SHOWN)]
         if not found:
             raise DataError("the text holds no sequence; give numbers, a sequence a line")
         return found
