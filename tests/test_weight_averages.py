@@ -18,6 +18,7 @@ from everstep.cli.app import app
 from everstep.errors import CheckpointError, ConfigError, RunError
 from everstep.learn import checkpoint
 from everstep.runs.card import read_environment
+from everstep.runs.pictures import draw_learning
 from everstep.runs.training import resume
 from everstep.runs.weight_averages import average
 from everstep.storage.run_lock import RunLock
@@ -80,6 +81,13 @@ def test_one_can_train_on_from_an_average(run: es.Run, tmp_path: Path) -> None:
     es.train("text-chars", tmp_path / "on", quietly, overrides=settings, start_from=mean.path)
     with pytest.raises(RunError, match=r"the checkpoints to go on from are gone"):
         resume(mean.path, quietly)
+
+
+def test_an_average_has_pictures_but_no_curves(run: es.Run, tmp_path: Path) -> None:
+    mean = average(run.path, 2, tmp_path / "mean", log=quietly)
+    names = [path.name for path, _ in draw_learning(mean, tmp_path)]
+    assert names == ["surprise.png", "surprise.html"]
+    assert [path.name for path, _ in draw_learning(run, tmp_path)] == ["curves.png", *names]
 
 
 def test_an_average_of_the_working_folder_is_beside_it(

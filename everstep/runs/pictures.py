@@ -101,16 +101,19 @@ def passage(run: Run, text: str | None, characters: int = PASSAGE) -> Passage | 
 
 
 def draw_learning(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """The learning curves of a run and its surprise over a passage."""
+    """The learning curves of a run, but of an average, which has none; and its surprise over a passage."""
     from everstep.look.curves import curve_words, learning_curves
     from everstep.look.glyphs import note
     from everstep.look.surprise import surprise_html, surprise_text, surprise_words
+    from everstep.runs.card import read_environment
 
     found = passage(run, text)
     unit = run.task.unit if found is None or found.surprise is None else found.unit
-    select = run.recipe.train.select
-    curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", unit, run.task.loss_unit, select)
-    drawn = [(out / "curves.png", curve_words(curves, unit, run.task.loss_unit))]
+    drawn = []
+    if "average_of" not in read_environment(run.path):
+        select = run.recipe.train.select
+        curves = learning_curves(run.path / "metrics.jsonl", out / "curves.png", unit, run.task.loss_unit, select)
+        drawn = [(out / "curves.png", curve_words(curves, unit, run.task.loss_unit))]
     if found is None or found.surprise is None:
         return drawn
     pairs = found.pairs
