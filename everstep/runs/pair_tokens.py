@@ -25,6 +25,7 @@ SHOWN = 3
 FILES = ("tokenizer.json", "tokenizer.target.json")
 CACHED = 1 << 20
 """Fewest bytes of files, as they are stored, whose tokens are kept in the cache and mapped from there."""
+_FORMAT = 1  # of what the cache keeps; another one where the same texts give other tokens or leave out other pairs
 _FREE = ("train", "valid", "test", "batch_tokens", "mixing_temperature")
 LeftOut = dict[str, tuple[int, list[str]]]
 """For each reason the number of pairs left out, and the first places."""
@@ -110,6 +111,7 @@ def coded_pairs(
     else:
         key = {
             **request,
+            "format": _FORMAT,
             "tokenizers": [side.tokenizer.digest for side in sides],
             "tag": sides.source.tag,
             "files": [(number, *(None if path is None else _digest(path) for path in both)) for number, *both in files],

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from everstep.data.readers.text_pairs import one_line
+from everstep.data.readers.text_pairs import check_characters, one_line
 from everstep.data.text.language import Language
 from everstep.decode.constraints import Phrases
 from everstep.errors import ConfigError, DataError
@@ -67,6 +67,8 @@ def _object(line: str, number: int) -> tuple[str, list[str]]:
     phrases = entry.get("phrases", [])
     if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
         raise DataError(f'{where}: expected a list of strings at "phrases", got {json_text(phrases)[:60]}')
+    for text in (entry["text"], *phrases):
+        check_characters(where, text)
     return entry["text"], phrases
 
 

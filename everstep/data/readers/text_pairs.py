@@ -212,6 +212,15 @@ def _value(where: str, entry: Any, key: str) -> str:
         raise DataError(f"{where}: expected a key {key!r} (data.source, data.target), got {names}")
     if not isinstance(inside[key], str):
         raise DataError(f"{where}: expected a string at {key!r}, got {json_text(inside[key])[:60]}")
-    if any("\ud800" <= character <= "\udfff" for character in inside[key]):
-        raise DataError(f"{where}: half a surrogate pair (\\ud800 … \\udfff) is no character; expected Unicode text")
+    check_characters(where, inside[key])
     return one_line(inside[key])
+
+
+def check_characters(where: str, text: str) -> None:
+    """Refuse half a surrogate pair, which JSON can spell and no file can hold.
+
+    Raises:
+        DataError: the text has one.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{where}: half a surrogate pair (\\ud800 … \\udfff) is no character; expected Unicode text")
