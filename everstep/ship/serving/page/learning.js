@@ -7,17 +7,23 @@ import { plot } from "./plot.js";
 const MAIN = ["loss", "valid"];
 const NAMES = { loss: "training loss", valid: "validation loss" };
 let timer = 0;
+let current = 0; // counts what was asked for, so that a late answer is known
 
 export function stopLearning() {
   clearTimeout(timer);
+  current += 1;
 }
 
 export async function learn(run, trouble) {
   stopLearning();
+  const mine = current;
   try {
-    draw(await ask(`/runs/${encodeURIComponent(run)}/learning`));
+    const found = await ask(`/runs/${encodeURIComponent(run)}/learning`);
+    if (mine !== current) return; // of another run, or the tab was left
+    draw(found);
     trouble(null);
   } catch (error) {
+    if (mine !== current) return;
     trouble(error);
   }
   if (byId("live").checked) timer = setTimeout(() => learn(run, trouble), 2000);

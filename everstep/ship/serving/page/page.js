@@ -104,12 +104,17 @@ submitted("generate-form", async () => {
     temperature: byId("temperature").valueAsNumber, top_p: byId("top-p").valueAsNumber, stream: true };
   if (byId("top-k").valueAsNumber) body.top_k = byId("top-k").valueAsNumber;
   if (byId("seed").value) body.seed = byId("seed").valueAsNumber;
+  let isDone = false;
   try {
     for await (const [name, value] of events("/generate", body, writing.signal)) {
       if (name === "message") output.append(value.text);
       if (name === "error") throw new Error(value.error);
-      if (name === "done") status.textContent = `${value.tokens} tokens in ${value.seconds.toFixed(1)} seconds.`;
+      if (name === "done") {
+        isDone = true;
+        status.textContent = `${value.tokens} tokens in ${value.seconds.toFixed(1)} seconds.`;
+      }
     }
+    if (!isDone) throw new Error("The text ended early: the server has left.");
   } catch (error) {
     status.textContent = error.name === "AbortError" ? "Stopped." : "";
     throw error;
@@ -126,6 +131,7 @@ submitted("predict-form", async () => {
   if (can.includes("probabilities")) body.probabilities = byId("probabilities").checked;
   if (can.includes("explain")) body.explain = byId("explain").checked;
   const found = await ask("/predict", body);
+  if (body.run !== run().name) return;
   const nodes = shown(found.predictions);
   byId("predicted").replaceChildren(...nodes);
   byId("predict-status").textContent = `${nodes.length} ${nodes.length === 1 ? "prediction" : "predictions"}.`;
@@ -133,8 +139,11 @@ submitted("predict-form", async () => {
 
 submitted("score-form", async () => {
   const lines = linesOf("scored-lines");
-  const found = await ask("/score", { run: run().name, lines });
-  const rows = found.scores.map((one, k) => [lines[k], one.logp, one.tokens, Math.exp(-one.logp / Math.max(1, one.tokens))]);
+  const asked = run().name;
+  const found = await ask("/score", { run: asked, lines });
+  if (asked !== run().name) return;
+  const rows = found.scores.map((one, k) => [lines[k], one.logp, one.tokens,
+    one.logp === null ? null : Math.exp(-one.logp / Math.max(1, one.tokens))]); // null: not a finite number
   byId("scored").replaceChildren(table(["line", "log p (nats)", "tokens", "perplexity"], rows));
   byId("score-status").textContent = `${rows.length} ${rows.length === 1 ? "line" : "lines"}.`;
 });

@@ -19,7 +19,9 @@ async function read(run, trouble) {
   const text = byId("typed").value;
   let session = null;
   try {
-    session = (await ask("/sessions", { run, begin: true }, { signal: mine.signal })).session;
+    // not aborted, since a session whose id never comes could not be deleted
+    session = (await ask("/sessions", { run, begin: true })).session;
+    if (mine !== pending) return;
     const path = `/sessions/${session}`;
     const found = text
       ? await ask(`${path}/steps`, { text, surprise: true, top: 10 }, { signal: mine.signal })
@@ -29,7 +31,7 @@ async function read(run, trouble) {
     next(found.top, run, trouble);
     trouble(null);
   } catch (error) {
-    if (error.name !== "AbortError") trouble(error);
+    if (mine === pending && error.name !== "AbortError") trouble(error);
   } finally {
     if (session) ask(`/sessions/${session}`, undefined, { method: "DELETE" }).catch(() => {});
   }
@@ -63,5 +65,7 @@ function next(top, run, trouble) {
     });
     return bar(add, p);
   });
+  const wasThere = byId("next").contains(document.activeElement);
   byId("next").replaceChildren(...items);
+  if (wasThere) byId("next").querySelector("button")?.focus(); // else the keyboard starts again at the top
 }

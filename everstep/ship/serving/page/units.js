@@ -9,6 +9,7 @@ export async function showUnits(run) {
     unit: byId("unit").valueAsNumber || 0 };
   if (byId("part").value) body.part = byId("part").value;
   const found = await ask("/units", body);
+  if (run !== byId("run").value) return;
   options(byId("layer"), found.layers.map(({ name }, k) => [k, name]), found.layer);
   const parts = Object.entries(found.layers[found.layer].parts);
   options(byId("part"), parts.map(([name, units]) => [name, `${name} (${units} units)`]), found.part);
