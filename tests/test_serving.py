@@ -38,12 +38,17 @@ from everstep.runs.run import Run
 from everstep.ship.export import export
 from everstep.ship.serving import frames
 from everstep.ship.serving.application import application
-from everstep.ship.serving.connections import bounded_protocol
+from everstep.ship.serving.asking import _gathered, _pieces
+from everstep.ship.serving.batcher import StepBatcher
+from everstep.ship.serving.connections import bounded_protocol, bounded_socket
+from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.hosted import Catalogue
+from everstep.ship.serving.requests import GenerateBody
 from everstep.ship.serving.server import bound, token_of
 from everstep.ship.serving.service import Service
 from everstep.ship.serving.serving_limits import ServingLimits
 from everstep.ship.serving.sessions import new_id
+from everstep.ship.serving.step_engine import Inlet, RowSteps
 
 TOKEN = "a-token-that-nobody-guesses"
 
@@ -316,6 +321,82 @@ def test_bodies_that_are_no_requests_are_refused(both: Served, content: bytes, s
     assert said in answer.json()["error"]
 
 
+def test_a_likeliest_symbol_that_there_is_not_is_refused_before_the_steps(
+    both: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = both.post("/sessions", 201, run="play")["session"]
+    monkeypatch.setattr(both.service.catalogue["play"].engine, "output", "y")
+    assert "top needs a step that gives log_p" in both.post(f"/sessions/{session}/steps", 422, tokens=[1], top=3)
+    assert both.get(f"/sessions/{session}")["steps"] == 0
+    both.delete(f"/sessions/{session}")
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_client_that_leaves_changes_no_session(runs: dict[str, Path]) -> None:
+    service = Service(lambda batched: Catalogue([runs["play"]], es.load, batched), ServingLimits(), lambda line: None)
+    app = application(service, lambda line: None)
+    status: list[int] = []
+
+    async def run() -> int:
+        session, _ = await service.sessions.create("play", begin=False)
+        messages = [{"type": "http.request", "body": json.dumps({"tokens": [1] * 300}).encode()}]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop() if messages else {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            status.append(message.get("status", 0))
+
+        headers = [(b"host", b"localhost")]
+        scope = {"type": "http", "method": "POST", "path": f"/sessions/{session}/steps", "headers": headers}
+        await app(scope, receive, send)
+        return service.sessions.read(session).steps
+
+    assert asyncio.run(run()) == 0
+    assert status[0] == 499
+
+
+def test_texts_that_begin_at_the_same_time_are_bounded(runs: dict[str, Path], play: Run) -> None:
+    limits = ServingLimits(texts=2)
+    service = Service(lambda batched: Catalogue([runs["play"]], None, batched), limits, lambda line: None)
+
+    async def run() -> list[Any]:
+        body = GenerateBody(prompt="a", length=2)
+        texts = (_gathered(_pieces(service, play, body), 60) for _ in range(3))
+        return await asyncio.gather(*texts, return_exceptions=True)
+
+    found = asyncio.run(run())
+    assert [one.status for one in found if isinstance(one, Fault)] == [429]
+    assert service.texts == 0
+
+
+def test_an_answer_that_cannot_be_looked_up_fails_its_own_feed() -> None:
+    engine = RowSteps(
+        lambda given, state: ({"log_p": torch.zeros(1, 3)}, state), (), Inlet("x", 9, None), "log_p", 3, ""
+    )
+    batcher = StepBatcher(engine)
+
+    async def run() -> list[Any]:
+        wrong = batcher.feed([1, 5], (), judged=True)  # 5 is no place of an output of 3
+        return await asyncio.wait_for(asyncio.gather(wrong, batcher.feed([1, 2], ()), return_exceptions=True), 10)
+
+    wrong, right = asyncio.run(run())
+    assert isinstance(wrong, Fault)
+    assert right.outputs[0].tolist() == [0, 0, 0]
+
+
+def test_a_step_gets_its_input_where_the_model_is() -> None:
+    seen = []
+
+    def step(given: Any, state: Any) -> Any:
+        seen.append(given["x"].device.type)
+        return {"y": given["x"]}, state
+
+    engine = RowSteps(step, torch.zeros(1, 1), Inlet("x", 0, 2), "y", 2, "", torch.device("meta"))
+    engine.step([torch.zeros(2)], [engine.initial()])
+    assert seen == ["meta"]
+
+
 def test_figures_and_health(both: Served) -> None:
     assert both.get("/health") == {"status": "ok"}
     assert both.get("/ready") == {"status": "ready"}
@@ -370,6 +451,7 @@ def test_other_hosts_and_origins_are_refused(both: Served) -> None:
         ({"Host": "evil.example"}, "Host"),
         ({"Origin": "http://evil.example"}, "Origin"),
         ({"Origin": "null"}, "Origin"),
+        ({"Origin": "http://["}, "Origin"),
     ):
         answer = both.client.get("/runs", headers=headers)
         assert answer.status_code == 403
@@ -499,7 +581,7 @@ def test_headers_that_do_not_end_close_the_connection(sent: bytes) -> None:
         raise AssertionError
 
     async def run() -> bytes:
-        config = uvicorn.Config(app, log_config=None, lifespan="off", http=bounded_protocol(0.2))
+        config = uvicorn.Config(app, log_config=None, lifespan="off", http=bounded_protocol(0.2, 0.2))
         server = uvicorn.Server(config)
         with bound("127.0.0.1", 0, None, False) as listening:
             task = asyncio.create_task(server.serve([listening]))
@@ -515,6 +597,78 @@ def test_headers_that_do_not_end_close_the_connection(sent: bytes) -> None:
             return found
 
     assert asyncio.run(run()) == b""
+
+
+async def _uvicorn(app: Any, client: Any, seconds: float = 0.2) -> Any:
+    """What `client` gives, which is called with a socket connected to a server of `app`; both must end in 20 s."""
+    config = uvicorn.Config(
+        app, log_config=None, lifespan="off", http=bounded_protocol(5, seconds), ws=bounded_socket(seconds)
+    )
+    server = uvicorn.Server(config)
+    with bound("127.0.0.1", 0, None, False) as listening, socket.socket() as own:
+        task = asyncio.create_task(server.serve([listening]))
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        own.settimeout(20)
+        await asyncio.to_thread(own.connect, listening.getsockname())
+        found = await asyncio.wait_for(client(own), 20)
+        server.should_exit = True
+        await asyncio.wait_for(task, 20)
+    return found
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", HANDSHAKE])
+def test_a_client_that_takes_nothing_is_left(head: bytes) -> None:
+    async def run() -> None:
+        ended = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                if scope["type"] == "http":
+                    await send({"type": "http.response.start", "status": 200, "headers": []})
+                    for _ in range(40):
+                        await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+                else:
+                    await send({"type": "websocket.accept"})
+                    for _ in range(40):
+                        await send({"type": "websocket.send", "bytes": bytes(1 << 20)})
+            finally:
+                ended.set()
+
+        async def client(own: socket.socket) -> None:
+            await asyncio.to_thread(own.sendall, head)
+            await ended.wait()
+
+        await _uvicorn(app, client)
+
+    asyncio.run(run())
+
+
+def test_pings_whose_answers_nobody_takes_end_the_connection() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await receive()
+        await receive()
+
+    def flood(own: socket.socket) -> bool:
+        own.sendall(HANDSHAKE)
+        pings = (b"\x89\xfd" + bytes(4) + bytes(125)) * 1000
+        try:
+            for _ in range(500):
+                own.sendall(pings)
+        except ConnectionError:
+            return True
+        return False
+
+    async def client(own: socket.socket) -> bool:
+        return await asyncio.to_thread(flood, own)
+
+    assert asyncio.run(_uvicorn(app, client, 60))
 
 
 VALUES = st.recursive(

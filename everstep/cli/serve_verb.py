@@ -102,7 +102,7 @@ def watch(
 
 def import_server() -> None:
     """Raise unless the packages of the server are installed."""
-    missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+    missing = [name for name in ("fastapi", "uvicorn", "httptools", "websockets") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"serve needs {', '.join(missing)}: pip install 'everstep[serve]'")
 

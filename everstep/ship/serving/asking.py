@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -13,12 +13,11 @@ from fastapi.responses import StreamingResponse
 from everstep.runs.run import Run
 from everstep.ship.serving.faults import Fault, as_fault
 from everstep.ship.serving.requests import GenerateBody, PredictBody, ScoreBody, UnitsBody
-from everstep.ship.serving.service import Service, StrictRoute, replied
+from everstep.ship.serving.service import Service, StrictRoute, replied, while_there
 from everstep.ship.serving.unit_values import unit_values
 from everstep.ship.serving.work_pool import Stop, late
 from everstep.storage.reading import json_text
 
-T = TypeVar("T")
 BLOCK = 64
 """Lines that are scored between two looks at the clock."""
 PIECE_SECONDS = 0.02
@@ -38,7 +37,7 @@ def asking_routes(service: Service) -> APIRouter:
         def work(stop: Stop) -> list[dict[str, Any]]:
             return _predictions(run, body, stop)
 
-        found = await _while_there(request, pool.run(work, limits.seconds, hosted.alone))
+        found = await while_there(request, pool.run(work, limits.seconds, hosted.alone))
         return replied({"run": hosted.name, "predictions": found})
 
     @routes.post("/score", summary="log p of lines, in nats")
@@ -49,7 +48,7 @@ def asking_routes(service: Service) -> APIRouter:
         def work(stop: Stop) -> list[dict[str, Any]]:
             return _scores(run, body, stop)
 
-        found = await _while_there(request, pool.run(work, limits.seconds, hosted.alone))
+        found = await while_there(request, pool.run(work, limits.seconds, hosted.alone))
         return replied({"run": hosted.name, "scores": found})
 
     @routes.post("/units", summary="The values of a unit or gate over a text")
@@ -63,16 +62,15 @@ def asking_routes(service: Service) -> APIRouter:
             except Exception as error:
                 raise as_fault(error, "units", run) from error
 
-        found = await _while_there(request, pool.run(work, limits.seconds, hosted.alone))
+        found = await while_there(request, pool.run(work, limits.seconds, hosted.alone))
         return replied({"run": hosted.name, **found})
 
     @routes.post("/generate", summary="Continue a text; with stream as server-sent events")
     async def generate(request: Request, body: GenerateBody) -> Response:
-        run = service.catalogue.named(body.run).able("generate")
+        hosted = service.catalogue.named(body.run)
+        run = hosted.able("generate")
         if body.length is not None and body.length > limits.tokens:
             raise Fault(422, f"length: expected at most {limits.tokens:,} tokens; got {body.length:,}")
-        if service.texts >= limits.texts:
-            raise Fault(429, f"{service.texts} texts are being generated; try again later", retry_after=1)
         pieces = _pieces(service, run, body)
         if body.stream:
             events = _events(pieces, service)
@@ -80,9 +78,9 @@ def asking_routes(service: Service) -> APIRouter:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(_again(first, events), 200, headers, "text/event-stream")
         start = time.perf_counter()
-        text, tokens = await _while_there(request, _gathered(pieces, limits.seconds))
+        text, tokens = await while_there(request, _gathered(pieces, limits.seconds))
         seconds = round(time.perf_counter() - start, 4)
-        return replied({"run": run.path.name, "text": text, "tokens": tokens, "seconds": seconds})
+        return replied({"run": hosted.name, "text": text, "tokens": tokens, "seconds": seconds})
 
     return routes
 
@@ -127,6 +125,8 @@ async def _pieces(service: Service, run: Run, body: GenerateBody) -> AsyncGenera
         except Exception as error:
             raise as_fault(error, "generate", run) from error
 
+    if service.texts >= limits.texts:
+        raise Fault(429, f"{service.texts} texts are being generated; try again later", retry_after=1)
     service.texts += 1
     try:
         texts = await pool.run(begun, limits.seconds)
@@ -200,26 +200,3 @@ async def _again(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
     yield first
     async for event in rest:
         yield event
-
-
-async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves.
-
-    Raises:
-        Fault: 499, the client has left.
-    """
-    task, left = asyncio.create_task(work), asyncio.create_task(_left(request))
-    try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Fault(499, "the client has left")
-        return task.result()
-    finally:
-        task.cancel()
-        left.cancel()
-        await asyncio.gather(task, left, return_exceptions=True)
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

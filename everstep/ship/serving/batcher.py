@@ -163,10 +163,13 @@ class StepBatcher:
             return [more for feed in feeds for more in self._stepped([feed])]
         going = []
         for feed, outcome in zip(feeds, outcomes, strict=True):
-            if bool(outcome.output.isnan().any()):
-                feed.answer.set_exception(Fault(422, "the model gives NaN for this input; the session is as it was"))
-            elif not feed.take(outcome):
-                going.append(feed)
+            try:
+                if bool(outcome.output.isnan().any()):
+                    raise Fault(422, "the model gives NaN for this input; the session is as it was")
+                if not feed.take(outcome):
+                    going.append(feed)
+            except Exception as error:  # of this feed alone: the turns of the others go on
+                feed.answer.set_exception(_step_fault(error))
         return going
 
     def _called(self, feeds: list[_Feed]) -> list[Outcome]:

@@ -1,18 +1,58 @@
-"""Connections whose clients must say what they want, within a time and a size."""
+"""Connections whose clients must say what they want, and take what they asked for, within a time and a size."""
 
 from __future__ import annotations
 
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 LARGEST_HEAD = 1 << 16
 """Most bytes of the line and the headers of a request."""
+UNTAKEN_PONGS = 1 << 20
+"""Most bytes that wait for a client which goes on to send pings."""
 
 
-def bounded_protocol(seconds: float) -> type[HttpToolsProtocol]:
-    """The protocol of uvicorn, with bounds that it lacks: a connection is closed if the headers of a request have not
-    come within `seconds`, or are larger than LARGEST_HEAD, about."""
+class Taking:
+    """Ends a connection whose client takes nothing of what waits for it during `seconds`.
+
+    Args:
+        loop: the event loop.
+        transport: the connection.
+        seconds: the time.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, seconds: float):
+        self._loop, self._transport, self._seconds = loop, transport, seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def paused(self) -> None:
+        """More waits than the client takes."""
+        if self._timer is None:
+            self._look_later()
+
+    def resumed(self) -> None:
+        """The client has taken it, or is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_later(self) -> None:
+        self._timer = self._loop.call_later(self._seconds, self._look, self._transport.get_write_buffer_size())
+
+    def _look(self, before: int) -> None:
+        if self._transport.get_write_buffer_size() < before:
+            self._look_later()
+        else:
+            self._transport.abort()  # close would wait for the client
+
+
+def bounded_protocol(head_seconds: float, taking_seconds: float) -> type[HttpToolsProtocol]:
+    """The protocol of uvicorn, with bounds that it lacks.
+
+    A connection is closed if the headers of a request have not come within `head_seconds`, or are larger than
+    LARGEST_HEAD, about; also if the client takes nothing of its answer during `taking_seconds`.
+    """
 
     class Bounded(HttpToolsProtocol):
         """A connection."""
@@ -22,11 +62,21 @@ def bounded_protocol(seconds: float) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._taking = Taking(self.loop, transport, taking_seconds)
             self._expect()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._come()
+            self._taking.resumed()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._taking.paused()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._taking.resumed()
 
         def data_received(self, data: bytes) -> None:
             if self._deadline is not None:
@@ -47,7 +97,7 @@ def bounded_protocol(seconds: float) -> type[HttpToolsProtocol]:
         def _expect(self) -> None:
             if self._deadline is None:
                 self._head = 0
-                self._deadline = self.loop.call_later(seconds, self._close)
+                self._deadline = self.loop.call_later(head_seconds, self._close)
 
         def _come(self) -> None:
             if self._deadline is not None:
@@ -58,3 +108,33 @@ def bounded_protocol(seconds: float) -> type[HttpToolsProtocol]:
             self.transport.close()
 
     return Bounded
+
+
+def bounded_socket(taking_seconds: float) -> type[WebSocketsSansIOProtocol]:
+    """The WebSockets of uvicorn, ended if the client takes nothing during `taking_seconds`, or no answer to pings."""
+
+    class BoundedSocket(WebSocketsSansIOProtocol):
+        """A connection."""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self._taking = Taking(self.loop, self.transport, taking_seconds)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._taking.resumed()
+            super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._taking.paused()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._taking.resumed()
+
+        def handle_ping(self) -> None:
+            super().handle_ping()
+            if self.transport.get_write_buffer_size() > UNTAKEN_PONGS:
+                self.transport.abort()
+
+    return BoundedSocket

@@ -108,7 +108,7 @@ class Guard:
         if self._token is None and not self._anywhere and not _is_local(host):
             raise Fault(403, "Host: expected an address of this machine, such as 127.0.0.1 or localhost")
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _place(origin) != host:
             raise Fault(403, "Origin: requests of pages of other hosts are refused")
         if self._token is not None and scope["path"] not in self._public:
             given = headers.get(b"authorization", "")
@@ -156,6 +156,14 @@ def _is_local(host: str) -> bool:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an `Origin` header; None: it is no URL."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 async def _refuse(scope: Message, receive: Receive, send: Send, fault: Fault) -> None:

@@ -147,8 +147,9 @@ class Catalogue(Mapping[str, HostedRun]):
         for name in self._paths:
             try:
                 self._runs[name] = self._opened(name)
-            except EverstepError as error:
-                self._say(f"{name} stays as it was: {error}")
+            except Exception as error:
+                what = error if isinstance(error, EverstepError) else repr(error)
+                self._say(f"{name} stays as it was: {what}")
 
     def _opened(self, name: str) -> HostedRun:
         path = self._paths[name]

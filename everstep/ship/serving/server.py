@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from everstep.errors import ConfigError
-from everstep.ship.serving.connections import bounded_protocol
+from everstep.ship.serving.connections import bounded_protocol, bounded_socket
 from everstep.ship.serving.guard import Guard
 from everstep.ship.serving.hosted import Say
 from everstep.ship.serving.service import Service
@@ -89,12 +89,13 @@ class _Server(uvicorn.Server):
 def serve(service: Service, app: Guard, listening: socket.socket, say: Say) -> None:
     """Serve until SIGTERM or SIGINT; requests in progress have `limits.drain` seconds. SIGHUP loads the runs again."""
     host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
     config: dict[str, Any] = {
         "log_config": None,
-        "http": bounded_protocol(service.limits.body_seconds),
+        "http": bounded_protocol(service.limits.body_seconds, service.limits.seconds),
         "access_log": False,
         "server_header": False,
-        "ws": "websockets-sansio",
+        "ws": bounded_socket(service.limits.seconds),
         "ws_per_message_deflate": False,
         "ws_max_size": service.limits.body,
         "ws_max_queue": 8,
@@ -123,10 +124,9 @@ def serve(service: Service, app: Guard, listening: socket.socket, say: Say) -> N
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, reload)
+        say(f"http://{shown}:{port}/ is ready; Ctrl-C ends it")
         await server.serve([listening])
 
-    shown = f"[{host}]" if ":" in host else host
-    say(f"http://{shown}:{port}/ is ready; Ctrl-C ends it")
     asyncio.run(run())
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -23,6 +24,7 @@ from everstep.ship.serving.work_pool import WorkPool
 from everstep.storage.reading import json_text, parse_json
 
 Log = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Service:
@@ -121,3 +123,26 @@ def sentence_of(error: Mapping[str, Any]) -> str:
     """An error of pydantic as a sentence: where, and what was expected; never the value."""
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
     return f"{where or 'the body'}: {error['msg'].removeprefix('Value error, ')}"
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves.
+
+    Raises:
+        Fault: 499, the client has left.
+    """
+    task, left = asyncio.create_task(work), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Fault(499, "the client has left")
+        return task.result()
+    finally:
+        task.cancel()
+        left.cancel()
+        await asyncio.gather(task, left, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Query, Response, WebSocket, WebSocketDisconnect
 
 from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.frames import FramedSessions
+from everstep.ship.serving.hosted import HostedRun
 from everstep.ship.serving.requests import SessionBody, StepsBody
 from everstep.ship.serving.service import Service, StrictRoute, replied
-from everstep.ship.serving.stepping import Stepped, likeliest, text_of, values_of
+from everstep.ship.serving.step_engine import Value
+from everstep.ship.serving.stepping import Stepped, check_log_p, likeliest, text_of, values_of
 
 STEPS = "/sessions/{session}/steps"
 Top = Annotated[int | None, Query(ge=1, le=1000, description="the K likeliest next symbols")]
@@ -69,9 +71,15 @@ def _told(service: Service, session: str, content: Stepped) -> dict[str, Any]:
 
 async def fed_steps(service: Service, session: str, body: StepsBody) -> Response:
     """Step a session as a request asks; the answer to it."""
+
+    def read(hosted: HostedRun) -> list[Value]:
+        if body.top is not None:
+            check_log_p(hosted, "top")  # before the steps, which an error must not leave behind
+        return values_of(hosted, body)
+
     content, fed = await service.sessions.feed(
         session,
-        lambda hosted: values_of(hosted, body),
+        read,
         run=body.run,
         keep_all=body.outputs == "all",
         judged=body.surprise,

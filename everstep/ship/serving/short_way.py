@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from everstep.ship.serving.faults import as_fault
 from everstep.ship.serving.guard import Application, Message, Receive, Send
 from everstep.ship.serving.requests import StepsBody
-from everstep.ship.serving.service import Service, replied, sentence_of
+from everstep.ship.serving.service import Service, replied, sentence_of, while_there
 from everstep.ship.serving.session_routes import STEPS, fed_steps
 
 _STEPS = re.compile(STEPS.replace("{session}", "([^/]+)"))
@@ -37,8 +37,11 @@ class ShortWay:
             return
         scope["route"] = _ROUTE
         try:
-            body = StepsBody.model_validate_json(await Request(scope, receive).body())
-            answer = await fed_steps(self._service, found[1], body)
+            request = Request(scope, receive)
+            body = StepsBody.model_validate_json(await request.body())
+            steps = fed_steps(self._service, found[1], body)
+            is_one = body.tokens is not None and len(body.tokens) == 1  # which is over before a client can leave
+            answer = await (steps if is_one else while_there(request, steps))
         except ValidationError as error:
             first = error.errors()[0]
             answer = replied({"error": sentence_of(first)}, 400 if first["type"] == "json_invalid" else 422)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -51,12 +52,14 @@ class StepEngine(ABC):
     Attributes:
         reads: what it reads.
         output: the name of its output, such as "log_p".
+        gives: how many numbers an output holds.
         most: most rows of a call.
         how: how it computes, in words.
     """
 
     reads: Inlet
     output: str
+    gives: int
     most: int
     how: str
 
@@ -90,9 +93,8 @@ class CompiledSteps(StepEngine):
 
     def __init__(self, form: Form, reads: Inlet, output: str):
         assert form.cell is not None
-        self.reads, self.output, self.most = reads, output, SIZES[-1]
+        self.reads, self.output, self.gives, self.most = reads, output, form.cell.output_size, SIZES[-1]
         self._table = form.table
-        self._held: Leaves | None = None  # the state that the stream of one row is in
         with torch.no_grad():
             self._nest: State = form.initial(1)
         self._streams = {}
@@ -137,7 +139,8 @@ class RowSteps(StepEngine):
     Args:
         run: maps the input by name and a state to outputs by name and the new state, a nest of leaves (1, ...).
         nest: the state before the first step, leaves (1, ...).
-        reads, output, how: see `StepEngine`.
+        reads, output, gives, how: see `StepEngine`.
+        device: where `run` wants its input; None: the CPU.
     """
 
     most = 1
@@ -148,10 +151,12 @@ class RowSteps(StepEngine):
         nest: State,
         reads: Inlet,
         output: str,
+        gives: int,
         how: str,
+        device: torch.device | None = None,
     ):
-        self._run, self._nest = run, nest
-        self.reads, self.output, self.how = reads, output, how
+        self._run, self._nest, self._device = run, nest, device
+        self.reads, self.output, self.gives, self.how = reads, output, gives, how
 
     def initial(self) -> Leaves:
         return tuple(leaf.clone() for _, leaf in leaves(self._nest))
@@ -162,7 +167,8 @@ class RowSteps(StepEngine):
         for value, state in zip(values, states, strict=True):
             x = value[None] if isinstance(value, Tensor) else torch.tensor([value])
             # copies, since a step may write over what it is given, and return it
-            outputs, after = self._run({self.reads.name: x}, unflatten(self._nest, [leaf.clone() for leaf in state]))
+            given = {self.reads.name: x.to(device=self._device)}
+            outputs, after = self._run(given, unflatten(self._nest, [leaf.clone() for leaf in state]))
             rows = tuple(leaf.detach().clone() for _, leaf in leaves(after))
             found.append(Outcome(outputs[self.output][0].detach().clone(), rows))
         return found
@@ -186,17 +192,19 @@ def engine_of(run: Run) -> StepEngine | str:
     with torch.no_grad():
         nest = form.initial(1)
         x = torch.zeros(1, *sizes) if sizes else torch.zeros(1, dtype=torch.int64)  # type: ignore[arg-type]
-        outputs, _ = form.run({name: x.to(next(form.model.parameters()).device)}, nest)
+        device = next(form.model.parameters()).device
+        outputs, _ = form.run({name: x.to(device)}, nest)
     if len(outputs) != 1:
         return f"its step gives {', '.join(outputs)}, and sessions answer with one output"
-    (output,) = outputs
+    ((output, first),) = outputs.items()
     reason = "its step is not that of one cell"
     if form.cell is not None:
         compiled = CompiledSteps(form, reads, output)
         if compiled.reason is None:
             return compiled
         reason = compiled.reason
-    return RowSteps(form.run, nest, reads, output, f"in PyTorch, one row at a time: {reason}")
+    how = f"in PyTorch, one row at a time: {reason}"
+    return RowSteps(form.run, nest, reads, output, first[0].numel(), how, device)
 
 
 def _of_runtime(runtime: OnnxRuntime) -> StepEngine | str:
@@ -212,7 +220,8 @@ def _of_runtime(runtime: OnnxRuntime) -> StepEngine | str:
     below = int(gives["shape"][-1]) if is_symbol and isinstance(gives["shape"][-1], int) else 0
     features = None if is_symbol else int(given["shape"][-1])
     reads = Inlet(name, below, features)
-    return RowSteps(runtime.step, runtime.initial(1), reads, output, "in onnxruntime, one row at a time")
+    size = math.prod(dim for dim in gives["shape"][1:] if isinstance(dim, int))
+    return RowSteps(runtime.step, runtime.initial(1), reads, output, size, "in onnxruntime, one row at a time")
 
 
 def _is_state(name: str, kind: str) -> bool:

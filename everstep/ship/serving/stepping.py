@@ -141,12 +141,12 @@ class StepSessions:
             bad = next((value for value in values if isinstance(value, int) and value >= reads.below), None)
             if bad is not None:
                 raise Fault(422, f"expected symbols from 0 to {reads.below - 1:,}; got {bad}")
-        if judged and engine.output != LOG_P:
-            raise Fault(422, f"surprise needs a step that gives {LOG_P}; this one gives {engine.output}")
-        if keep_all and reads.below and len(values) * reads.below > self._limits.numbers:
+        if judged:
+            check_log_p(hosted, "surprise")
+        if keep_all and len(values) * engine.gives > self._limits.numbers:
             raise Fault(
                 422,
-                f"{len(values):,} outputs of {reads.below:,} numbers are more than {self._limits.numbers:,}; ask for "
+                f"{len(values):,} outputs of {engine.gives:,} numbers are more than {self._limits.numbers:,}; ask for "
                 "outputs: last, or feed fewer at once",
             )
 
@@ -200,15 +200,20 @@ def symbols_of(hosted: HostedRun, text: str) -> list[int]:
     return list(map(int, decoder.prompt[decoder.begins :].tolist()))
 
 
+def check_log_p(hosted: HostedRun, what: str) -> None:
+    """Raise a `Fault`, 422, unless the output of the run's step is log p of the next symbol, which `what` needs."""
+    engine, _ = hosted.stepped()
+    if engine.output != LOG_P:
+        raise Fault(422, f"{what} needs a step that gives {LOG_P}; this one gives {engine.output}")
+
+
 def likeliest(content: Stepped, count: int) -> list[dict[str, Any]]:
     """The likeliest next symbols of a session: id, p, and the text of each, if it has one.
 
     Raises:
         Fault: 422, its step gives no log p, or has not run.
     """
-    engine, _ = content.hosted.stepped()
-    if engine.output != LOG_P:
-        raise Fault(422, f"top needs a step that gives {LOG_P}; this one gives {engine.output}")
+    check_log_p(content.hosted, "top")
     if content.last is None:
         raise Fault(422, "top: the session has made no step yet; feed it something, or create it with begin")
     found = content.last.topk(min(count, len(content.last)))
