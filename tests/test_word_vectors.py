@@ -448,6 +448,23 @@ def test_words_that_files_cannot_hold(tmp_path: Path) -> None:
         read_vector_file(str(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a\t1\t2\n", "line 1: expected a word and numbers, with a space between; got 'a"),
+        ("a 1 2\n\nb 3 4\n", "line 2: expected a word and numbers"),
+        ("3 0\na 1\n", "line 1: expected vectors of one number or more; got 0"),
+        ("a 1e50 2\n", "line 1: the vector of 'a' holds NaN or an infinity"),
+        ("a 1 2\nb 1\n", "line 2: expected vectors of 2 numbers"),
+        ("a 1 2\nb 1 x\n", "line 2: expected 2 numbers after the word 'b'"),
+    ],
+)
+def test_lines_that_are_no_vectors(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "v.vec").write_text(content)
+    with pytest.raises(DataError, match=said):
+        read_vector_file(str(tmp_path / "v.vec"))
+
+
 def test_damaged_archives_and_many_files_are_said(tmp_path: Path) -> None:
     rows = "".join(f"w{row} {row} 1 2\n" for row in range(3000))
     packed = bytearray(gzip.compress(f"3000 3\n{rows}".encode()))

@@ -47,11 +47,12 @@ def export(
 
     Args:
         run: the run.
-        out: the new folder; `RUN/onnx`, `RUN/torch` or `RUN/c` if None.
+        out: the new folder or file; `RUN/onnx`, `RUN/torch`, `RUN/c` or the file `RUN/model.TO` if None.
         to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "torch": `step.pt2`, one step as a
             program of `torch.export`, for PyTorch without everstep. "c": `model.cpp`, `model.h` and
-            `model.bin`, one step for programs in C and C++. "arpa": the file `RUN/model.arpa` of an n-gram model, for
-            KenLM, SRILM and others; the other arguments do not matter.
+            `model.bin`, one step for programs in C and C++. "arpa": one file of an n-gram model, for KenLM, SRILM and
+            others. "word2vec", "word2vec-binary", "glove", "vec": one file of word vectors. For a file the arguments
+            below do not matter.
         form: one step, whole sequences, or both as far as the run has them.
         precision: the precision of the weights, below float32 only for ONNX. The loss on the validation split is then
             compared with the run's.
@@ -59,8 +60,8 @@ def export(
         say: receives messages for the user.
 
     Returns:
-        The folder: the files, `export.json` with the inputs and outputs, `recipe.yaml`, and the files of the job such
-        as `tokenizer.json`. `everstep.load` opens an ONNX export.
+        The file, or the folder: the files, `export.json` with the inputs and outputs, `recipe.yaml`, and the files of
+        the job such as `tokenizer.json`. `everstep.load` opens an ONNX export.
 
     Raises:
         RunError: the job has no export, the run is an export or is not on the CPU, or the folder exists or cannot be

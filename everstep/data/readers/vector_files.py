@@ -82,17 +82,24 @@ def _text(file: Path, size: int | None, key: str) -> Iterator[_Row]:
     count = 0
     for number, line in enumerate(file_lines(file), 1):
         fields = line.rstrip("\n ").split(" ")
+        if len(fields) < 2:
+            raise DataError(
+                f"{file}, line {number}: expected a word and numbers, with a space between; got {line[:60]!r}"
+            )
         if number == 1 and len(fields) == 2 and all(map(str.isdecimal, fields)):
             announced, found = int(fields[0]), int(fields[1])
             size = _checked_size(f"{file}, line 1", found, size, key)
             continue
         if size is None or (number == 1 and all(map(_is_number, fields[1:]))):
             size = _checked_size(f"{file}, line 1", len(fields) - 1, size, key)
-        if len(fields) - 1 < size or size < 1:
-            _checked_size(f"{file}, line {number}", len(fields) - 1, max(size, 1), key)
+        if size < 1:
+            raise DataError(f"{file}, line 1: expected vectors of one number or more; got {size}")
+        if len(fields) - 1 < size:
+            _checked_size(f"{file}, line {number}", len(fields) - 1, size, key)
         word = " ".join(fields[:-size])
         try:
-            vector = np.array(fields[-size:], np.float32)
+            with np.errstate(over="ignore"):  # an infinity, which is reported
+                vector = np.array(fields[-size:], np.float32)
         except ValueError:
             raise DataError(f"{file}, line {number}: expected {size} numbers after the word {word[:40]!r}") from None
         count += 1
