@@ -129,15 +129,23 @@ def test_a_state_is_kept_by_the_caller(tmp_path: Path) -> None:
     run = untrained(recipe(tmp_path, waves()), ())
     stream = run.stream()
     begun = stream.start("a", "2024-01-01")
-    said, _ = stream(None, begun)
+    save_file(begun._asdict(), tmp_path / "begun.safetensors")
+    said, _ = stream(None, SeriesState(**load_file(tmp_path / "begun.safetensors")))
     assert np.isnan(said.mean).all()
     _, state = stream(20.0, begun)
-    save_file({name: leaf.contiguous() for name, leaf in state._asdict().items()}, tmp_path / "state.safetensors")
+    save_file(state._asdict(), tmp_path / "state.safetensors")
     again = SeriesState(**load_file(tmp_path / "state.safetensors"))
     first, second = stream(21.0, state)[0], run.stream()(21.0, again)[0]
     assert first.ds == second.ds == [["2024-01-01 02:00:00", "2024-01-01 03:00:00", "2024-01-01 04:00:00"]]
     np.testing.assert_array_equal(first.mean, second.mean)
     np.testing.assert_array_equal(stream(21.0, state)[0].mean, first.mean)  # a call leaves its state as it is
+
+
+def test_names_may_be_the_numbers_of_a_table(tmp_path: Path) -> None:
+    run = untrained(recipe(tmp_path, waves().replace("\na,", "\n7,").replace("\nb,", "\n8,")), ())
+    stream = run.stream()
+    for names, numbers in ((8, [1]), ("8", [1]), ([7, 8], [0, 1]), (np.array([8, 9]), [1, 2])):
+        assert stream.start(names, "2024-01-01").series.tolist() == numbers
 
 
 def test_bad_values_are_refused(tmp_path: Path) -> None:

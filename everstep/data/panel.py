@@ -192,7 +192,8 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
     gaps(series, places, before.frequency, what)
     static = np.full((len(ids), before.static.shape[1]), np.nan)
     for part in (after, before):
-        static[parts_own(part, number)] = part.static
+        own = parts_own(part, number)
+        static[own] = np.where(np.isnan(part.static), static[own], part.static)
     panel = as_panel(ids, series, places, before.frequency, (target, past, future), before.counted, static)
     begins = np.full(len(ids), 1 << 62)
     np.minimum.at(begins, series_b, places_b)

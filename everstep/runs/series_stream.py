@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +80,7 @@ class SeriesStream:
 
     def start(
         self,
-        series: str | Sequence[str],
+        series: str | int | Iterable[str | int],
         ds: str | int | None = None,
         scaling: tuple[float, float] | None = None,
         static: Any = None,
@@ -98,18 +98,19 @@ class SeriesStream:
                 are missing; the scaling is no shift and scale above 0.
         """
         learned, shape = self._learned, self._learned.shape
-        names = (series,) if isinstance(series, str) else tuple(series)
+        given = [series] if isinstance(series, str) or not isinstance(series, Iterable) else series
+        names = tuple(map(str, given))  # as tables are read, whose numbers are names, too
         if not names:
             raise DataError("stream: expected the name of at least one series; got none")
         usual = usual_scale(list(learned.scales.values())) if scaling is None else _scaling(scaling)
         shift, scale = np.array([learned.scales.get(name, usual) for name in names], np.float64).T
         rows, future = len(names), len(learned.roles.future)
         own = _numbers("static, of data.static", static, (rows, len(learned.roles.static)), learned.roles.static)
-        empty = torch.full((rows, shape.window, 1 + shape.past + future), torch.nan, dtype=torch.float64)
+        empty = torch.full((rows, shape.window), torch.nan, dtype=torch.float64)
         return SeriesState(
-            empty[..., 0],
-            empty[..., 1 : 1 + shape.past],
-            empty[..., 1 + shape.past :],
+            empty,
+            empty[..., None].repeat(1, 1, shape.past),
+            empty[..., None].repeat(1, 1, future),
             torch.from_numpy(own),
             torch.full((rows,), self._place(ds)),
             torch.from_numpy(shift.copy()),
