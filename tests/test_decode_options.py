@@ -14,8 +14,12 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
+from everstep.data import Tokenizer
+from everstep.data.text.language import Language
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.native import toolchain
+from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
+from everstep.networks.translating import TranslationSearch, translated
 from everstep.networks.translator_ensemble import TranslatorEnsemble
 from everstep.runs.wished_lines import wishes
 
@@ -198,6 +202,16 @@ def test_the_losses_of_an_ensemble_count_valid_steps_alone(home: Path) -> None:
         torch.testing.assert_close(nats, one.model.losses(batch)[1])  # type: ignore[operator]
     assert nats is same
     assert two.model is not one.model
+
+
+def test_unknown_words_are_replaced_only_where_every_model_has_attention() -> None:
+    language = Language(Tokenizer.train(["a b\n"], "words"))
+    size = language.tokenizer.vocab_size
+    sections = [EncoderDecoderSection(embedding_size=4, hidden_size=4, context=one) for one in ("attention", "initial")]
+    model = TranslatorEnsemble([EncoderDecoder(section, size, size) for section in sections])
+    how = TranslationSearch(replace_unknown=True, max_length=2)
+    with pytest.raises(ConfigError, match="expected attention, which a model of the ensemble lacks"):
+        translated(model, language.encode(["a"]), language, how)
 
 
 def test_runs_that_cannot_predict_together(home: Path) -> None:

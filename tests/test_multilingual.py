@@ -145,6 +145,11 @@ def test_a_tag_is_before_each_line(reverse: bool) -> None:
     assert tagged.pieces(cut.row(0)) == (["<2fr>", "b", "a", "<eos>"] if reverse else ["<2fr>", "a", "b", "<eos>"])
 
 
+def test_tags_do_not_depend_on_the_order_of_the_directions() -> None:
+    one, other = PairSection(pairs=("en-fr", "en-de")), PairSection(pairs=("en-de", "en-fr"))
+    assert one.targets == other.targets == ("de", "fr")
+
+
 def test_a_tag_beyond_the_type_of_the_tokens() -> None:
     tokenizer = Tokenizer.train(["".join(map(chr, range(0x4E00, 0x4E00 + 254))) + "\n"], "chars", eos=True, unk=True)
     assert (tokenizer.vocab_size, tokenizer.dtype) == (256, np.uint8)

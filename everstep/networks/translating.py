@@ -14,6 +14,7 @@ from everstep.decode.beam import beam_search
 from everstep.decode.constraints import Constraint
 from everstep.decode.hypotheses import Hypothesis
 from everstep.decode.section import BeamSection
+from everstep.errors import ConfigError
 from everstep.networks.encoder_decoder import EncoderDecoder
 from everstep.networks.translator_ensemble import TranslatorEnsemble
 from everstep.sections import Count, Positive
@@ -58,6 +59,9 @@ def translated(
         how: the search.
         progress: gets the number of translated sources and their total.
         constraints: for each source, an automaton that its translations obey, or None; () for none.
+
+    Raises:
+        ConfigError: `how.replace_unknown` and a model without attention.
     """
     model.eval()
     found: list[list[Hypothesis]] = [[]] * len(source.lengths)
@@ -70,6 +74,8 @@ def translated(
             lengths = torch.from_numpy(source.lengths[rows]).to(device)
             unk = target.tokenizer.unk_id
             decoder = model.search(tokens, lengths, target.end, target.end, () if unk is None else (unk,))
+        if how.replace_unknown and decoder.attention is None:
+            raise ConfigError("decode.replace_unknown: expected attention, which a model of the ensemble lacks")
         legal = [constraints[row] for row in rows.tolist()] if constraints else ()
         for place, best in zip(rows.tolist(), beam_search(decoder, _plain(how), constraints=legal), strict=True):
             found[place] = best

@@ -148,8 +148,11 @@ class PairSection(VocabularySection):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The target languages that a token before the source names; () where there is one direction alone."""
-        return () if self.pairs is None else tuple(dict.fromkeys(str(one.target) for one in self.directions))
+        """The target languages that a token before the source names; () where there is one direction alone.
+
+        They are sorted, so that a run that starts from another one, with pairs in another order, has the same tokens.
+        """
+        return () if self.pairs is None else tuple(sorted({str(one.target) for one in self.directions}))
 
     @property
     def validated(self) -> bool:
