@@ -70,6 +70,47 @@ def test_resuming_and_starting_from_it(run: Run, text: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_a_run_is_resumed_with_what_it_was_begun_with(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("\n".join(LINES) + "\n")
+    run = trained(own, tmp_path / "run")
+    recipe = run.path / "config.yaml"
+    kept = recipe.read_text()
+    recipe.write_text(kept.replace("order: 3", "order: 2"))
+    with pytest.raises(RunError, match=r"model.order: was 3, now 2"):
+        es.resume(run.path, log=lambda line: None)
+    recipe.write_text(kept)
+    own.write_text("\n".join(LINES) + "\nthe cat\n")
+    with pytest.raises(RunError, match=r"its data has changed since it was begun \(valid, test\)"):
+        es.resume(run.path, log=lambda line: None)
+    assert es.load(run.path).evaluate("test")["data"] == "changed"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_an_arpa_file_is_named_in_place_of_a_text(run: Run, tmp_path: Path) -> None:
+    path = export(run, tmp_path / "counts.arpa", to="arpa")
+    given = [f"model.arpa={path}"]
+    other = es.train("kneser-ney", tmp_path / "run", log=lambda line: None, overrides=given)
+    card = (other.path / "README.md").read_text()
+    assert f"ARPA file: {path}" in card
+    assert "everstep:shakespeare" not in card
+    with pytest.raises(DataError, match=r"has no train split; it has none"):
+        other.evaluate()
+    with pytest.raises(ConfigError, match=r"expected no data.lowercase"):
+        es.train("kneser-ney", tmp_path / "low", log=lambda line: None, overrides=[*given, "data.lowercase=true"])
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_an_export_that_fails_leaves_no_file(text: Path, tmp_path: Path) -> None:
+    chars = trained(text, tmp_path / "chars", "data.unit=chars")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(DataError, match="the symbol ' ' cannot be written"):
+        export(chars, out / "chars.arpa", to="arpa")
+    assert not list(out.iterdir())
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_the_command_trains_and_says_what_comes_next(text: Path, tmp_path: Path) -> None:
     command = ["train", "kneser-ney", f"data.train={text}", "model.order=2", "--out", str(tmp_path / "run")]
     done = CliRunner().invoke(app, command)

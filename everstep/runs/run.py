@@ -189,9 +189,10 @@ class Run:
         """The job, on other data if given, and the name of the split."""
         if data is None:
             splits = self.task.splits()
-            if split is not None and split not in splits:
-                raise DataError(f"{self.path} has no {split} split; it has {', '.join(splits)}")
-            return self.task, split or next((name for name in ("test", "valid") if name in splits), "train")
+            split = split or next((name for name in ("test", "valid") if name in splits), "train")
+            if split not in splits:
+                raise DataError(f"{self.path} has no {split} split; it has {', '.join(splits) or 'none (see --data)'}")
+            return self.task, split
         if not hasattr(getattr(self.recipe, "data", None), "test"):
             raise RunError(f"{self.path} ({self.recipe.task}) reads no files of its own: it has no key data.test")
         paths = json.dumps([absolute_path(str(path)) for path in data], allow_nan=False)
@@ -333,8 +334,7 @@ class Run:
                 "lacks; give a text to stop at (--stop)"
             )
         never = () if how.unk else decoder.never
-        generator = seeded(seed, decoder.prompt.device)
-        sampler = Sampler(how.temperature, how.top_k, how.top_p, never, generator)
+        sampler = Sampler(how.temperature, how.top_k, how.top_p, never, seeded(seed, decoder.prompt.device))
         state = map_state(lambda leaf: leaf.expand(count, *leaf.shape[1:]), decoder.state)
         drawn = draws(decoder.step, state, decoder.prompt, how.length, sampler, count)
         spellers = [task.speller() for _ in range(count)]

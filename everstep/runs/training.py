@@ -286,7 +286,7 @@ class _Job:
         if recipe.train.device == "auto":
             self.say(f"device: {self.device} (train.device: auto)")
         if not task.optimised:
-            return self._as_prepared()
+            return self._as_prepared(resume)
         made_by = flat(recipe, leave_out=("seed", "train"))
         name = run_name(self.out)
         result = self._fitted(
@@ -314,14 +314,26 @@ class _Job:
         self._report(run, result)
         return run
 
-    def _as_prepared(self) -> Run:
+    def _as_prepared(self, resume: bool) -> Run:
         """The run of a job whose `prepare` has fitted the model: no step is made."""
+        if resume:
+            self._check_as_begun()
         with RunLock(self.out):
             save_weights(self.out / MODEL_FILE, weights(self.model), 0, run_name(self.out))
         self._amend()
         run = Run(self.out, self.task, self.model)
         self._report(run, FitResult(0, 0.0, 0, 0.0, None, None, "nothing to optimise"))
         return run
+
+    def _check_as_begun(self) -> None:
+        """Refuse another recipe or other data than those that `prepare` has seen."""
+        before, now = card.read_environment(self.out), self._begun_with
+        check_recipe(self.out, self.task.recipe, before.get("recipe", {}))
+        if changed := [key for key in now["data"] if now["data"][key] != before.get("data", {}).get(key)]:
+            raise RunError(
+                f"cannot resume {self.out}: its data has changed since it was begun ({', '.join(changed)}); give it "
+                "what it was begun with, or train anew in another folder"
+            )
 
     def _fitted(self, *given: Any, **options: Any) -> FitResult:
         """`fit`, with advice after a divergence on where to edit the recipe, which a resume reads again."""

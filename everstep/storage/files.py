@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from everstep.errors import RunError
@@ -63,18 +63,23 @@ def refuse_link(folder: Path) -> None:
 
 
 def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write `data`, which may come in pieces, to a new file `path` and fsync it.
+    """Write `data`, which may come in pieces, to a new file `path` and fsync it; if that fails, there is no file.
 
     An existing file is removed first and never written to, since it may be a link to another file, or a pipe.
     """
     remove(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     try:
-        for piece in [data] if isinstance(data, bytes | bytearray | memoryview) else data:
-            write_all(descriptor, piece)
-        _fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        try:
+            for piece in [data] if isinstance(data, bytes | bytearray | memoryview) else data:
+                write_all(descriptor, piece)
+            _fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -56,13 +56,15 @@ class NGramLanguageModelRecipe(TextRecipe):
     train: NoSteps = NoSteps()
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Settings of an optimisation, and units that an ARPA file does not have."""
+        """Settings of an optimisation, and units and normal forms that an ARPA file does not have."""
         yield from super().disagreements()
         for name, value in self.train:
             if value != NoSteps.model_fields[name].default and name not in ("threads", "device"):
                 yield f"train.{name}", f"expected no such key, since nothing is optimised; got {value!r}"
         if self.model.arpa and (self.data.unit, self.data.sequence) != ("words", "lines"):
             yield "model.arpa", "expected data.unit words and data.sequence lines beside it, which ARPA files have"
+        if self.model.arpa and (self.data.lowercase or self.data.normal_form):
+            yield "model.arpa", "expected no data.lowercase and data.normal_form beside it: its words are as they are"
 
 
 class NGramLanguageModel(TextTask[NGramLanguageModelRecipe]):
@@ -120,7 +122,13 @@ class NGramLanguageModel(TextTask[NGramLanguageModelRecipe]):
     def summary(self) -> list[str]:
         """Lines on the text, its vocabulary and its n-grams."""
         sizes = ", ".join(f"{len(logs):,}" for logs in self.table.log_p)
-        return [*super().summary(), f"n-grams of orders 1 to {self.table.order}: {sizes}"]
+        text, *others = super().summary()
+        arpa = self.recipe.model.arpa  # in place of the text
+        return [
+            text if arpa is None else f"ARPA file: {arpa}",
+            *others,
+            f"n-grams of orders 1 to {self.table.order}: {sizes}",
+        ]
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line by itself, with its end if that is a token."""
