@@ -657,6 +657,7 @@ def test_pings_whose_answers_nobody_takes_end_the_connection() -> None:
 
     def flood(own: socket.socket) -> bool:
         own.sendall(HANDSHAKE)
+        assert b"101 Switching" in own.recv(1000)
         pings = (b"\x89\xfd" + bytes(4) + bytes(125)) * 1000
         try:
             for _ in range(500):
