@@ -113,3 +113,10 @@ def test_which_embeddings_are_sparse() -> None:
     ]:
         assert SoftmaxSection(softmax=name, sparse=True).sparse_embedding(tied) == wanted
     assert not SoftmaxSection(softmax="nce").sparse_embedding(False)
+
+
+@pytest.mark.parametrize("override", ["train.optimizer=rmsprop", "train.l2=0.1"])
+def test_what_sparse_gradients_do_not_go_with_is_refused_before_training(override: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="because the gradients of embedding are sparse"):
+        trained(tmp_path / "run", "nce", "model.sparse=true", override)
+    assert not (tmp_path / "run").exists()

@@ -60,9 +60,7 @@ def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer 
     if make is not None:
         return _made(make, groups)
     rate = settings.learning_rate
-    sparse = [name or "it" for name, module in model.named_modules() if getattr(module, "sparse", False) is True]
-    if sparse:
-        _check_sparse(settings, sparse[0])
+    sparse = sparse_gradients(model, settings)
     if settings.optimizer == "sgd":
         return SGD(groups, lr=rate, momentum=settings.momentum)
     if settings.optimizer == "rmsprop":
@@ -72,6 +70,18 @@ def make_optimizer(model: nn.Module, settings: FitSettings, make: MakeOptimizer 
     fused = all(p.dtype == torch.float32 and p.device.type in ("cpu", "cuda") for g in groups for p in g["params"])
     kind = RowwiseAdamW if sparse else AdamW
     return kind(groups, lr=rate, betas=settings.betas, fused=fused)
+
+
+def sparse_gradients(model: nn.Module, settings: FitSettings) -> bool:
+    """Whether a module of the model has sparse gradients: an attribute `sparse` that is True.
+
+    Raises:
+        ConfigError: one has, and the settings name what has no meaning for rows alone.
+    """
+    found = [name or "it" for name, module in model.named_modules() if getattr(module, "sparse", False) is True]
+    if found:
+        _check_sparse(settings, found[0])
+    return bool(found)
 
 
 def _check_sparse(settings: FitSettings, name: str) -> None:

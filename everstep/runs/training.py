@@ -17,6 +17,7 @@ from everstep.learn import FitResult, fit, load_weights, rng
 from everstep.learn.bookkeeping import check_resumable
 from everstep.learn.devices import pick_device
 from everstep.learn.listed import as_batches
+from everstep.learn.optim import sparse_gradients
 from everstep.learn.progress import Callback, Units
 from everstep.learn.selection import LOSS, Selection
 from everstep.learn.update_rules import update_rules
@@ -241,6 +242,8 @@ class _Job:
         self.device = pick_device(task.recipe.train.device)
         self.model: nn.Module = task.model().to(self.device)
         update_rules(self.model, task.recipe.train, task.recipe.seed)  # refuses unknown parameters before any work
+        if task.optimised:
+            sparse_gradients(self.model, task.recipe.train)  # refuses what they do not go with
         self.batches = task.batches("train", self.model, "learn") if task.optimised else []
 
     def try_out(self) -> None:
