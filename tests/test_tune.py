@@ -106,7 +106,7 @@ def test_wrong_keys_are_refused_before_any_work(text: Path, tmp_path: Path, key:
     assert not (tmp_path / "study").exists()
 
 
-def test_other_refusals(text: Path, whole: Path, tmp_path: Path) -> None:
+def test_other_refusals(text: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("trials", "workers", "unpruned"):
         with pytest.raises(ConfigError, match=f"expected {wrong} to be a whole number ≥ 1; got 0"):
             tuned(text, tmp_path / "study", **{wrong: 0})
@@ -116,6 +116,9 @@ def test_other_refusals(text: Path, whole: Path, tmp_path: Path) -> None:
         tuned(text, tmp_path / "study", KEYS[0], KEYS[0])
     with pytest.raises(DataError):
         tune(RECIPE, tmp_path / "study", print, keys=["data.train=nowhere.txt", *KEYS])
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match=r"pip install 'everstep\[tune\]'"):
+        patch.setattr(tuning, "find_spec", lambda name: None)
+        tuned(text, tmp_path / "study")
     assert not (tmp_path / "study").exists()
     with pytest.raises(RunError, match=r"another model.layers, model.hidden_size, unpruned; give another"):
         tuned(text, whole, "model.layers=2", "model.hidden_size=4..13", *KEYS[1:], unpruned=3)
