@@ -116,9 +116,10 @@ def test_other_refusals(text: Path, whole: Path, tmp_path: Path, monkeypatch: py
         tuned(text, tmp_path / "study", KEYS[0], KEYS[0])
     with pytest.raises(DataError):
         tune(RECIPE, tmp_path / "study", print, keys=["data.train=nowhere.txt", *KEYS])
-    with monkeypatch.context() as patch, pytest.raises(ConfigError, match=r"pip install 'everstep\[tune\]'"):
+    with monkeypatch.context() as patch:
         patch.setattr(tuning, "find_spec", lambda name: None)
-        tuned(text, tmp_path / "study")
+        with pytest.raises(ConfigError, match=r"pip install 'everstep\[tune\]'"):
+            tuned(text, tmp_path / "study")
     assert not (tmp_path / "study").exists()
     with pytest.raises(RunError, match=r"another model.layers, model.hidden_size, unpruned; give another"):
         tuned(text, whole, "model.layers=2", "model.hidden_size=4..13", *KEYS[1:], unpruned=3)

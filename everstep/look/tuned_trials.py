@@ -15,6 +15,8 @@ from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 MOST_KEYS = 6
 _MARKS = {"trained": ("o", COLOURS[0]), "pruned": ("v", COLOURS[5])}
 _FAILED = ("diverged", "refused")
+_WORST = {False: 0.97, True: 0.03}
+"""The height of trials without a value, at the end of the worst: the top, or the bottom if the highest is best."""
 
 
 def draw_trials(
@@ -49,7 +51,7 @@ def draw_trials(
     legend(whole, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
     for index, key in enumerate(keys):
         axes = figure.add_subplot(grid[1 + index // columns, index % columns], sharey=whole)
-        _by_key(axes, trials, key, best)
+        _by_key(axes, trials, key, best, highest)
         share = f"  ({shares[key]:.0%})" if shares and key in shares else ""
         label(axes, f"{key}{share}", "" if index % columns else measure)
         axes.tick_params(labelleft=index % columns == 0)
@@ -72,7 +74,9 @@ def _in_turn(axes: Axes, trials: Sequence[Mapping[str, Any]], highest: bool) -> 
         top = axes.get_xaxis_transform()
         if some:
             at = [trial["trial"] for trial in some]
-            axes.scatter(at, [0.97] * len(at), marker="x", color=shade, label=f"{len(at)} {outcome}", transform=top)
+            axes.scatter(
+                at, [_WORST[highest]] * len(at), marker="x", color=shade, label=f"{len(at)} {outcome}", transform=top
+            )
     trained = [trial for trial in trials if trial["outcome"] == "trained"]
     values = [trial["value"] for trial in trained]
     so_far = np.maximum.accumulate(values) if highest else np.minimum.accumulate(values)
@@ -80,7 +84,7 @@ def _in_turn(axes: Axes, trials: Sequence[Mapping[str, Any]], highest: bool) -> 
     return trained[int(np.argmax(values) if highest else np.argmin(values))]
 
 
-def _by_key(axes: Axes, trials: Sequence[Mapping[str, Any]], key: str, best: Mapping[str, Any]) -> None:
+def _by_key(axes: Axes, trials: Sequence[Mapping[str, Any]], key: str, best: Mapping[str, Any], highest: bool) -> None:
     known = [trial for trial in trials if key in trial["values"]]
     named = any(isinstance(trial["values"][key], str) for trial in known)
     names = sorted({str(trial["values"][key]) for trial in known}) if named else []
@@ -91,7 +95,8 @@ def _by_key(axes: Axes, trials: Sequence[Mapping[str, Any]], key: str, best: Map
     for outcome, shade in zip(_FAILED, (COLOURS[1], GREY), strict=True):
         some = [trial for trial in known if trial["outcome"] == outcome]
         at = [names.index(str(t["values"][key])) if named else t["values"][key] for t in some]
-        axes.scatter(at, [0.97] * len(at), marker="x", color=shade, transform=axes.get_xaxis_transform())
+        axes.plot(at, [best["value"]] * len(at), linestyle="")  # draws nothing, but widens the axis to hold them
+        axes.scatter(at, [_WORST[highest]] * len(at), marker="x", color=shade, transform=axes.get_xaxis_transform())
     place = names.index(str(best["values"][key])) if named else best["values"][key]
     axes.scatter([place], [best["value"]], s=260, marker="o", facecolors="none", edgecolors=COLOURS[2], linewidths=2.2)
     if named:
