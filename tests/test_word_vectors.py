@@ -19,7 +19,7 @@ from everstep.data.readers.vector_files import read_vector_file, vector_file
 from everstep.data.readers.word_sets import read_analogies, read_similarities
 from everstep.data.text.phrases import find_phrases, join_phrases
 from everstep.errors import ConfigError, DataError, Diverged
-from everstep.look.word_map import grouped, near_plane, principal_plane
+from everstep.look.word_map import draw_map, grouped, near_plane, principal_plane, written
 from everstep.measures.word_relations import rank_correlation, solve_analogies, unit_rows
 from everstep.networks import compiled_word_vectors
 from everstep.networks.letter_ngrams import letter_ngrams
@@ -230,6 +230,14 @@ def test_maps() -> None:
         spread = np.linalg.norm(near[:6] - near[:6].mean(0), axis=1).mean()
         assert spread < np.linalg.norm(near[:6].mean(0) - near[6:12].mean(0))
     assert near_plane(far[:5]) is None
+
+
+def test_a_map_names_what_a_font_has(tmp_path: Path) -> None:
+    """Warnings are errors: a character that no font has is not drawn; this one is for private use."""
+    words = ("one", "\ue123", "東京")
+    draw_map(words, np.eye(3)[:, :2], np.arange(3), tmp_path / "map.png", "a map")
+    assert (tmp_path / "map.png").stat().st_size > 5000
+    assert written(words[:2]) == 1
 
 
 # ----------------------------------------------------------------------------------------------------------------- job

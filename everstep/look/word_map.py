@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
 
+from everstep.look.glyphs import font_of, has, usual
 from everstep.look.style import COLOURS, GREY, canvas, save
 
 Floats = NDArray[np.floating]
@@ -74,7 +76,7 @@ def _settled(units: Floats, centres: Floats) -> tuple[NDArray[np.int64], float]:
 
 
 def draw_map(words: Sequence[str], plane: Floats, groups: NDArray[np.int64], path: Path, title: str) -> None:
-    """Write words at their places (N, 2), coloured by group; words that would cover others are dots.
+    """Write words at their places (N, 2), coloured by group; words that would cover others, or lack a font, are dots.
 
     Args:
         words: N words, the most important first: these are written.
@@ -100,6 +102,22 @@ def draw_map(words: Sequence[str], plane: Floats, groups: NDArray[np.int64], pat
         box = (left - width / 2, bottom - height / 2, left + width / 2, bottom + height / 2)
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             continue
+        font = _font(word)
+        if font is None:
+            continue
         taken.append(box)
-        axes.text(x, y, word, fontsize=11, color=colour, ha="center", va="center", parse_math=False)
+        axes.text(x, y, word, color=colour, ha="center", va="center", parse_math=False, font=font, fontsize=11)
     save(figure, path)
+
+
+def written(words: Sequence[str]) -> int:
+    """How many of the words have a font."""
+    return sum(_font(word) is not None for word in words)
+
+
+def _font(word: str) -> FontProperties | None:
+    """A font that has all characters of a word; None if none is found."""
+    if all(has(usual(), character) for character in word):
+        return FontProperties()
+    found = [font_of(character) for character in word]
+    return next((FontProperties(fname=path) for path in found if path and all(has(path, one) for one in word)), None)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from everstep.data import Tokenizer
-from everstep.errors import DataError
-from everstep.look.word_map import draw_map, grouped, near_plane, principal_plane
+from everstep.errors import DataError, counted
+from everstep.look.word_map import draw_map, grouped, near_plane, principal_plane, written
 from everstep.networks.word_embedding import WordEmbedding
 from everstep.runs.word_measures import WordVectorView
 
@@ -30,9 +30,9 @@ def word_pictures(
     view = WordVectorView(model)
     if text is None:
         order = [int(row) for row in np.argsort(-counts, kind="stable") if counts[row]]
-        written = [row for row in order if any(map(str.isalpha, model.words[row]))] or order
-        rows = written[PASSED : PASSED + DRAWN] if len(written) > 4 * PASSED else written[:DRAWN]
-        which = f"{len(rows)} frequent words" + (f", the first {PASSED} left out" if len(written) > 4 * PASSED else "")
+        spelled = [row for row in order if any(map(str.isalpha, model.words[row]))] or order
+        rows = spelled[PASSED : PASSED + DRAWN] if len(spelled) > 4 * PASSED else spelled[:DRAWN]
+        which = f"{len(rows)} frequent words" + (f", the first {PASSED} left out" if len(spelled) > 4 * PASSED else "")
     else:
         found = [view.place(word) for word in tokenizer.normalize(text).split()]
         rows = list(dict.fromkeys(row for row in found if row is not None))[:DRAWN]
@@ -45,6 +45,8 @@ def word_pictures(
     path = out / "word-map.png"
     draw_map(words, plane, groups, path, f"first two principal components, {share:.0%} of the variance")
     colours = "Colours are groups of near directions (k-means in all dimensions)."
+    if lacking := len(words) - written(words):
+        colours += f" {counted(lacking, 'word')} with characters in no font of this machine: dots without a name."
     yield path, f"A map of {which}: near words have near vectors, as far as a plane shows it. {colours}"
     near = near_plane(units)
     if near is not None:
