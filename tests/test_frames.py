@@ -86,6 +86,11 @@ def test_texts_of_a_frame_stay_texts() -> None:
     assert found.row(0) == ("20240101", datetime(2024, 1, 2))  # a name that could be a date is none
 
 
+def test_a_column_of_lists_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the frame: expected numbers, times or text in column 'y'; got List"):
+        list(lines_of(pl.DataFrame({"y": [[1], [2]]})))
+
+
 def test_what_is_no_frame_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\['train'\]: expected a DataFrame of pandas or polars, or files"):
         es.train("forecast-own", tmp_path / "run", data={"train": {"y": [1.0]}})

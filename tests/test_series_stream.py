@@ -160,7 +160,7 @@ def test_bad_values_are_refused(tmp_path: Path) -> None:
             stream.start("a", ds)
     for scaling in (3.0, (1.0, 0.0), (1.0, np.nan), "ab", (1.0, 2.0, 3.0)):
         with pytest.raises(DataError, match="scaling, "):
-            stream.start("new", "2024-01-01", scaling=scaling)  # type: ignore[arg-type]
+            stream.start("new", "2024-01-01", scaling=scaling)
     state, ahead = stream.start("a", "2024-01-01"), np.zeros((4, 1))
     for value, future, said in (
         ("x", ahead, "expected numbers as value; got 'x'"),

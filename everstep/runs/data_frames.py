@@ -122,8 +122,15 @@ def _column(series: Any, where: str) -> polars.Series:
 
 
 def lines_of(frame: Any) -> Iterator[str]:
-    """The frame as lines of CSV."""
-    yield from as_polars(frame, "the frame").write_csv().removesuffix("\n").split("\n")  # other ends are in texts
+    """The frame as lines of CSV.
+
+    Raises:
+        DataError: a column holds lists or structures.
+    """
+    table = as_polars(frame, "the frame")
+    if nested := next((name for name, kind in table.schema.items() if kind.is_nested()), None):
+        raise DataError(f"the frame: expected numbers, times or text in column {nested!r}; got {table[nested].dtype}")
+    yield from table.write_csv().removesuffix("\n").split("\n")  # other ends are in texts
 
 
 def answered(records: list[dict[str, Any]], given: Any) -> Any:
