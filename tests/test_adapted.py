@@ -12,7 +12,6 @@ import torch
 import everstep as es
 from everstep.data import Corpus, Lanes
 from everstep.errors import RunError
-from everstep.learn.objective import Loss
 from everstep.networks.continuous_cache import cached_probabilities
 from everstep.networks.dynamic_evaluation import DynamicRule, dynamic_nats, mean_squares
 from everstep.networks.likelihood import likelihood
@@ -52,26 +51,39 @@ def test_a_cache_is_its_definition_whatever_the_windows(model: TokenModel, size:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_dynamic_evaluation_without_a_rate_is_the_model(model: TokenModel, sparse: bool) -> None:
     model.embedding.sparse = sparse
-    rms = mean_squares(model, likelihood(), lanes(16), 5)
-    nats, count = dynamic_nats(model, likelihood(), lanes(16), rms, DynamicRule(0.0, 0.02, 5))
+    rms = mean_squares(model, lanes(16), 5)
+    nats, count = dynamic_nats(model, lanes(16), rms, DynamicRule(0.0, 0.02, 5))
     plain, _ = cached_probabilities(model, lanes(16), 1, (1.0,))
     assert count == 90
     assert nats == pytest.approx(-np.log(plain).sum(), rel=1e-5)
 
 
 @pytest.mark.usefixtures("uncompiled")
+def test_gradients_in_training_are_of_targets_alone(model: TokenModel) -> None:
+    corpus = Corpus(IDS, np.array([0]))
+    longer, plain = (Lanes(corpus, 2, 15, k2, seed=0, begin_id=0) for k2 in (30, None))
+    assert longer.batch(0, 1).context == 15
+    found = mean_squares(model, longer, 5)
+    for ours, theirs in zip(found, mean_squares(model, plain, 5), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    smoothed = TokenModel(7, TokenModelSection(cell="GRU", embedding_size=5, hidden_size=6), label_smoothing=0.3)
+    smoothed.load_state_dict(model.state_dict())
+    for ours, theirs in zip(mean_squares(smoothed, plain, 5), mean_squares(model, plain, 5), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_an_update_is_that_of_its_rule(model: TokenModel) -> None:
     before = copy.deepcopy(model.state_dict())
-    rms = mean_squares(model, likelihood(), lanes(16), 5)
+    rms = mean_squares(model, lanes(16), 5)
     seen = []
 
-    def watched(net: TokenModel, batch: object, state: object) -> object:
+    def watched(net: TokenModel, given: object) -> None:
         seen.append(copy.deepcopy(dict(net.named_parameters())))
-        for loss in likelihood()(net, batch, state):  # type: ignore[arg-type]
-            assert isinstance(loss, Loss)
-            yield loss
 
-    dynamic_nats(model, watched, lanes(16), rms, DynamicRule(0.01, 0.5, 16), most=48)  # type: ignore[arg-type]
+    model.register_forward_pre_hook(watched)
+    dynamic_nats(model, lanes(16), rms, DynamicRule(0.01, 0.5, 16), most=48)
     assert len(seen) == 3
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
     other, gradients, state = copy.deepcopy(model), [], None
@@ -104,6 +116,7 @@ def test_runs_are_evaluated_while_they_adapt(tmp_path: Path, monkeypatch: pytest
     cached, learned = run.evaluate("valid", adapt="cache"), run.evaluate("valid", adapt="dynamic")
     assert "continuous cache of 500 tokens" in cached["adapted"]
     assert "dynamic evaluation, rate" in learned["adapted"]
+    assert cached["unknown_share"] == alone["unknown_share"]
     assert cached["perplexity"] < alone["perplexity"]
     assert learned["perplexity"] < alone["perplexity"]
     assert cached["tokens"] == learned["tokens"] == alone["tokens"]

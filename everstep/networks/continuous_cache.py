@@ -11,6 +11,7 @@ from torch import Tensor
 
 from everstep.data.batches import Batches, TokenBatch
 from everstep.networks.token_model import TokenModel
+from everstep.parameters import device_of
 from everstep.state import State
 
 Floats = NDArray[np.float64]
@@ -40,16 +41,18 @@ def cached_probabilities(
         (T,) and (caches, T). The first target has nothing before it, and p = 0 in every cache.
     """
     model.eval()
-    theta = torch.tensor(sharpness, dtype=torch.float32)[:, None, None]
+    device = device_of(model)
+    theta = torch.tensor(sharpness, dtype=torch.float32, device=device)[:, None, None]
     state: State = None
-    keys, values = torch.empty(0, model.body.output_size), torch.empty(0, dtype=torch.int64)
+    keys = torch.empty(0, model.body.output_size, device=device)
+    values = torch.empty(0, dtype=torch.int64, device=device)
     plain, cached = [], []
     for index in range(len(batches)):
-        batch = batches.batch(0, index)
+        batch = batches.batch(0, index).to(device)
         ys, state = model(batch.inputs, state, resets=batch.resets)
-        plain.append(model.head.predict(ys)[0].gather(-1, batch.targets[0, :, None])[:, 0].double().exp())
+        plain.append(model.head.predict(ys)[0].gather(-1, batch.targets[0, :, None])[:, 0].cpu().double().exp())
         keys, values = torch.cat([keys, ys[0]]), torch.cat([values, batch.targets[0]])
-        cached.append(_shares(keys, values, len(ys[0]), size, theta))
+        cached.append(_shares(keys, values, len(ys[0]), size, theta).cpu())
         keys, values = keys[-size:].clone(), values[-size:].clone()
         progress(index + 1, len(batches))
     return torch.cat(plain).numpy(), torch.cat(cached, 1).double().numpy()
@@ -58,7 +61,8 @@ def cached_probabilities(
 def _shares(keys: Tensor, values: Tensor, new: int, size: int, theta: Tensor) -> Tensor:
     """p of the last `new` values, (caches, new), each by the `size` steps before its own."""
     before = len(keys) - new
-    ages = torch.arange(before, len(keys))[:, None] - torch.arange(len(keys))
+    places = torch.arange(len(keys), device=keys.device)
+    ages = places[before:, None] - places
     inside = (ages > 0) & (ages <= size)
     scores = (theta * (keys[before:] @ keys.T)).masked_fill(~inside, -torch.inf)
     weights = (scores - scores.amax(-1, keepdim=True).clamp_min(-1e30)).exp()

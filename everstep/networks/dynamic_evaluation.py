@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from everstep.data.batches import Batches, TokenBatch
 from everstep.learn.bptt import narrow
-from everstep.learn.objective import Objective
+from everstep.networks.token_model import TokenModel
+from everstep.parameters import device_of
 from everstep.state import State, detach
 
 EPSILON = 0.001
@@ -33,24 +34,22 @@ class DynamicRule:
     steps: int = 10
 
 
-def mean_squares(
-    model: nn.Module, objective: Objective[TokenBatch], batches: Batches[TokenBatch], steps: int, most: int = 200
-) -> list[Tensor]:
+def mean_squares(model: TokenModel, batches: Batches[TokenBatch], steps: int, most: int = 200) -> list[Tensor]:
     """√ of the mean square of the gradient of each parameter, over at most `most` segments of training batches."""
     model.eval()
     squares = [torch.zeros_like(parameter) for parameter in model.parameters()]
     count = min(most, len(batches))
     for index in range(count):
         batch = batches.batch(0, index)
-        piece = narrow(batch, 0, min(steps, batch.inputs.shape[1]))
-        for square, gradient in zip(squares, _gradient(model, objective, piece, None)[0], strict=True):
+        first = batch.context  # the steps before it have no loss
+        piece = narrow(batch, first, min(first + steps, batch.inputs.shape[1]))
+        for square, gradient in zip(squares, _gradient(model, piece, None)[0], strict=True):
             square += gradient**2 / count
     return [square.sqrt() for square in squares]
 
 
 def dynamic_nats(
-    trained: nn.Module,
-    objective: Objective[TokenBatch],
+    trained: TokenModel,
     batches: Batches[TokenBatch],
     rms: list[Tensor],
     rule: DynamicRule,
@@ -59,13 +58,12 @@ def dynamic_nats(
 ) -> tuple[float, int]:
     """-Σ log p of a text by a model that is updated after each segment, and the number of targets.
 
-    θ ← θ - η g / (√MS + ε) + λ (θ₀ - θ) √MS / mean(√MS), where g is the gradient of the mean loss of the segment just
+    θ ← θ - η g / (√MS + ε) + λ (θ₀ - θ) √MS / mean(√MS), where g is the gradient of the mean -log p of the segment just
     scored, MS the mean square of the gradient in training, and θ₀ the trained weights (Krause, Kahembwe, Murray &
     Renals 2018). λ √MS / mean(√MS) is at most 1. Each target is scored before the model learns from it.
 
     Args:
         trained: a copy of it is updated.
-        objective: yields one `Loss` a segment.
         batches: one lane with carried state.
         rms: the result of `mean_squares`.
         rule: η, λ and the length of a segment.
@@ -82,7 +80,7 @@ def dynamic_nats(
         batch = batches.batch(0, index)
         for first in range(0, batch.inputs.shape[1], rule.steps):
             piece = narrow(batch, first, min(first + rule.steps, batch.inputs.shape[1]))
-            gradient, loss, state = _gradient(model, objective, piece, state)
+            gradient, loss, state = _gradient(model, piece, state)
             nats, count = nats + loss, count + piece.count
             with torch.no_grad():
                 for theta, g, rate, pull, old in zip(model.parameters(), gradient, rates, back, start, strict=True):
@@ -93,15 +91,19 @@ def dynamic_nats(
     return nats, count
 
 
-def _gradient(
-    model: nn.Module, objective: Objective[TokenBatch], batch: TokenBatch, state: State
-) -> tuple[list[Tensor], float, State]:
-    """The gradient of the mean loss of a batch by every parameter, the summed loss, and the state after it."""
+def _gradient(model: TokenModel, batch: TokenBatch, state: State) -> tuple[list[Tensor], float, State]:
+    """The gradient of the mean -log p of a batch by every parameter, their sum, and the state after the batch.
+
+    It is that of the targets alone, whatever penalties and label smoothing the model was trained with.
+    """
     model.zero_grad()
-    (loss,) = objective(model, batch, state)
-    (loss.total.sum() / batch.count).backward()
+    batch = batch.to(device_of(model))
+    ys, state = model(batch.inputs, state, lengths=batch.lengths, resets=batch.resets)
+    nats = model.head.loss(ys, batch.targets, batch.lengths)
+    (nats.sum() / batch.count).backward()
     found = [
         torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
         for p in model.parameters()
     ]
-    return found, float(loss.reported.double().sum()), detach(loss.state)
+    model.zero_grad()
+    return found, float(nats.detach().cpu().double().sum()), detach(state)

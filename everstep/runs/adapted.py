@@ -9,8 +9,8 @@ import numpy as np
 
 from everstep.data.batches import Batches, TokenBatch
 from everstep.data.text.perplexity import text_measures
+from everstep.data.text.unknowns import unknown_measures
 from everstep.errors import RunError
-from everstep.learn.objective import Objective
 from everstep.measures.mixing import em_weights
 from everstep.networks.continuous_cache import cached_probabilities
 from everstep.networks.dynamic_evaluation import DynamicRule, dynamic_nats, mean_squares
@@ -30,7 +30,6 @@ TRIED = 8000
 def adapted_measures(
     task: TextTask[Any],
     model: TokenModel,
-    objective: Objective[TokenBatch],
     split: str,
     how: Adaptation,
     progress: Progress,
@@ -51,11 +50,12 @@ def adapted_measures(
     else:
         # of a copy, since a softmax that is told its counts begins anew
         learn = task.batches("train", copy.deepcopy(model), "learn")
-        nats, count, told = _dynamic(model, objective, test, valid, learn, progress)
+        nats, count, told = _dynamic(model, test, valid, learn, progress)
     return {
         "tokens": count,
         "loss": nats / count,
         "adapted": told,
+        **unknown_measures(corpus.unknown, count, task.tokenizer, task.texts.read(split)),
         **text_measures(nats / count, count, corpus.chars, corpus.bytes, corpus.words),
     }
 
@@ -75,14 +75,13 @@ def _cached(
 
 def _dynamic(
     model: TokenModel,
-    objective: Objective[TokenBatch],
     test: Batches[TokenBatch],
     valid: Batches[TokenBatch],
     learn: Any,
     progress: Progress,
 ) -> tuple[float, int, str]:
-    rms = mean_squares(model, objective, learn, DynamicRule(0).steps)
-    tried = {rate: dynamic_nats(model, objective, valid, rms, DynamicRule(rate), TRIED)[0] for rate in RATES}
+    rms = mean_squares(model, learn, DynamicRule(0).steps)
+    tried = {rate: dynamic_nats(model, valid, rms, DynamicRule(rate), TRIED)[0] for rate in RATES}
     rule = DynamicRule(min(tried, key=tried.__getitem__))
-    nats, count = dynamic_nats(model, objective, test, rms, rule, progress=progress)
+    nats, count = dynamic_nats(model, test, rms, rule, progress=progress)
     return nats, count, f"dynamic evaluation, rate {rule.rate:g}, decay {rule.decay:g}, {rule.steps} tokens an update"

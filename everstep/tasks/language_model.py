@@ -85,7 +85,7 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
         self, model: Any, split: str, how: Adaptation, progress: Progress = lambda done, total: None
     ) -> dict[str, Any]:
         """The measures by a continuous cache or dynamic evaluation, with settings chosen on "valid"."""
-        return adapted_measures(self, model, self.objective, split, how, progress)
+        return adapted_measures(self, model, split, how, progress)
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
         """Nats, bits, perplexity and unknown tokens of a split, and how far `nce` is from normalised."""
