@@ -2,6 +2,7 @@
 
 A class is a shape (square, circle, cross) and where it goes (left, right, up, down). It moves by a pixel or two a step
 and comes in again on the other side, from any place, so that one frame shows the shape, and nothing of where it goes.
+There are 6,912 such clips; none is in both files.
 
     python benchmarks/make_shapes.py everstep/data/bundled
 """
@@ -43,13 +44,25 @@ def clip(random: np.random.Generator, kind: str, way: str) -> np.ndarray:
     return found
 
 
-def clips(split: str) -> bytes:
-    """The arrays of a file: x (N, STEPS, SIDE, SIDE) of 0 and 1, y (N,)."""
+def drawn(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """x (N, STEPS, SIDE, SIDE) of 0 and 1, y (N,)."""
     random = np.random.default_rng(list(SIZES).index(split))
     classes = [(kind, way) for kind in ("square", "circle", "cross") for way in WAYS]
     chosen = [classes[number % len(classes)] for number in range(SIZES[split])]
+    known = set() if split == "train" else {one.tobytes() for one in drawn("train")[0]}
+    found = []
+    for one in chosen:
+        found.append(clip(random, *one))
+        while found[-1].tobytes() in known:
+            found[-1] = clip(random, *one)
+    return np.stack(found), np.array([" ".join(one) for one in chosen])
+
+
+def clips(split: str) -> bytes:
+    """The content of a file: the arrays x and y of `drawn`."""
     out = io.BytesIO()
-    np.savez(out, x=np.stack([clip(random, *one) for one in chosen]), y=np.array([" ".join(one) for one in chosen]))
+    x, y = drawn(split)
+    np.savez(out, x=x, y=y)
     return out.getvalue()
 
 

@@ -282,3 +282,5 @@ def test_bundled_files_are_what_their_scripts_write(monkeypatch: pytest.MonkeyPa
     assert held("balls.test.csv").decode().splitlines() == balls.rows("test")
     ours, theirs = (np.load(io.BytesIO(content)) for content in (held("shapes.test.npz"), shapes.clips("test")))
     assert all(np.array_equal(ours[name], theirs[name]) for name in ("x", "y"))
+    learned = {clip.tobytes() for clip in np.load(io.BytesIO(held("shapes.train.npz")))["x"]}
+    assert not any(clip.tobytes() in learned for clip in ours["x"])
