@@ -200,7 +200,7 @@ def test_frozen_and_shared_parameters() -> None:
         {"max_steps": 0},
         {"max_minutes": 0.0},
         {"optimizer": "adam"},
-        {"schedule": "linear"},
+        {"schedule": "triangular"},
         {"precision": "float16"},
         {"averaging": "swa"},
         {"learning_rate": 0.0},
