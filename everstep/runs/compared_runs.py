@@ -136,7 +136,8 @@ def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None
     shown = [part for part in parted if part[0] >= LEAST_SHOWN or part[1] not in {one.name for one in tests}]
     told = " + ".join(f"{weight:.3f} {name}" for weight, name in (shown if len(shown) > 1 else parted))
     logps, of = np.log(weights @ np.stack(parts[1])), tests[0]
-    nats = -np.bincount(np.repeat(np.arange(len(of.tokens)), of.tokens), logps, len(of.tokens))
+    nats = np.zeros(len(of.tokens))
+    np.subtract.at(nats, np.repeat(np.arange(len(of.tokens)), of.tokens), logps)
     parameters = sum(one.parameters for one in tests)
     return Scored(told, nats, of.tokens, of.unknown, parameters, logps, of.ids, cache is not None)
 
