@@ -35,7 +35,7 @@ def test_sizes_have_bounds(override: str, said: str) -> None:
 @pytest.mark.parametrize("size", ["model.hidden_size=1000000", "model.hidden_size=200000"])
 def test_a_model_too_large_for_this_machine_is_refused(tmp_path: Any, cell: str, size: str) -> None:
     task: Any = load_task("shakespeare-minute", ["model.layers=30", f"model.cell={cell}", size])
-    task.tokenizer = type("Vocabulary", (), {"vocab_size": 10**6})()
+    task.tokenizer = type("Vocabulary", (), {"vocab_size": 10**6, "eos_id": None})()
     with pytest.raises(ConfigError, match=r"^model: .*Lower model\.hidden_size, model\.layers"):
         check_fits(task)
 

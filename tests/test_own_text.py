@@ -47,7 +47,7 @@ def test_who_follows_the_advice_gets_a_model(
     text: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("everstep.runs.training._Job.fit", lambda job, resume: job)
+    monkeypatch.setattr("everstep.runs.training._Job.fit", lambda job, resume, callbacks=(): job)
     (tmp_path / "a.txt").write_text(text)
     overrides = [*SMALL, f"data.train={tmp_path}/a.txt"]
     for attempt in range(3):

@@ -29,6 +29,10 @@ import matplotlib.pyplot, numpy, pydantic, safetensors.torch, scipy.linalg, toke
 import multiprocessing.popen_spawn_posix, multiprocessing.resource_tracker, platform, platformdirs
 import subprocess, tempfile
 from filelock import lock_descriptor
+try:
+    import fastapi, uvicorn, websockets
+except ImportError:
+    pass
 
 platform.uname()
 for name in ("fcntl", "grp", "pwd", "resource", "termios", "syslog"):

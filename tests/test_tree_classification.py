@@ -197,7 +197,7 @@ def test_trees_are_drawn_with_parents_above_their_children(tmp_path: Path) -> No
     drawn = DrawnTree(tree.words, tree.children, [2, 3, 2, 4, 3], [0.5] * 5, [True, False, None, True, True])
     assert _placed(drawn) == [(0, 1), (1, 2), (2, 2), (1.5, 1), (0.75, 0)]
     told = draw_trees([drawn, drawn], list("01234"), tmp_path / "trees.png")
-    assert "a thick outline where the node is of another class" in told
+    assert "a thick outline marks a wrong prediction" in told
     assert (tmp_path / "trees.png").exists()
 
 

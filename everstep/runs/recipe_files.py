@@ -82,6 +82,17 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return load_task(name_or_path, overrides).recipe  # type: ignore[no-any-return]
 
 
+def listed_overrides(overrides: Sequence[str]) -> list[str]:
+    """The overrides, unless one string or a mapping is given in place of a list.
+
+    Raises:
+        TypeError: it is.
+    """
+    if isinstance(overrides, str | Mapping):
+        raise TypeError(f"overrides: expected a list, such as ['train.max_steps=2']; got {type(overrides).__name__}")
+    return list(overrides)
+
+
 def parse_task(
     text: str, source: str, overrides: Sequence[str] = (), code: UserCode | None = None, version: int = FORMAT
 ) -> Task[Any]:
@@ -91,9 +102,7 @@ def parse_task(
         raise ConfigError(f"{source} is empty: expected a recipe, such as `everstep recipes show text-words` prints.")
     if not isinstance(raw, dict):
         raise ConfigError(f"{source}: expected a mapping of keys (task, data, model, train, …); got {given(raw)}.")
-    if isinstance(overrides, str | Mapping):
-        raise TypeError(f"overrides: expected a list, such as ['train.max_steps=2']; got {type(overrides).__name__}")
-    changes = [_split(override) for override in overrides]
+    changes = [_split(override) for override in listed_overrides(overrides)]
     code = code or UserCode()
     kind = _kind(raw, changes, code, source)
     raw = kind.upgraded(raw, version) if version < FORMAT else raw

@@ -30,7 +30,7 @@ from everstep.runs.folder import RECIPE, begun
 from everstep.runs.model_size import check_fits
 from everstep.runs.opening import check_recipe, digests, opened
 from everstep.runs.recipe import Recipe
-from everstep.runs.recipe_files import changed, flat, load_task, to_yaml
+from everstep.runs.recipe_files import changed, flat, listed_overrides, load_task, to_yaml
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
 from everstep.runs.task import HasRivals, Task, trusting
@@ -82,7 +82,7 @@ def train(
     out, given = Path(out), GivenFrames(data or {})
     if data and isinstance(recipe, Task | Recipe):
         raise ConfigError("train: expected the name or the file of a recipe beside `data`; got a whole recipe")
-    task = _task(recipe, [*overrides, *given.overrides(out)], trust_code)
+    task = _task(recipe, [*listed_overrides(overrides), *given.overrides(out)], trust_code)
     section = getattr(task.recipe, "data", None)
     check_files(section, [name for name in file_keys(section) if name not in given.frames])
     task.recipe = with_absolute_paths(task.recipe)

@@ -124,8 +124,8 @@ def _checked_size(where: str, found: int, size: int | None, key: str) -> int:
 
 def _opened(file: Path) -> BinaryIO:
     if file.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(file))
-    return cast(BinaryIO, lzma.open(file)) if file.suffix == ".xz" else file.open("rb")
+        return cast(BinaryIO, gzip.open(file, "rb"))
+    return cast(BinaryIO, lzma.open(file, "rb")) if file.suffix == ".xz" else file.open("rb")
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
