@@ -162,8 +162,8 @@ def test_the_prompt_to_try_is_one_that_the_vocabulary_has(tmp_path: Path) -> Non
             return types.SimpleNamespace(unknown=int(known == "words" and tried not in text.split()))
 
         recipe = types.SimpleNamespace(decode=types.SimpleNamespace(prompt=prompt))
-        task = types.SimpleNamespace(recipe=recipe, decoder=decoder)
         shown = types.SimpleNamespace(labels=list(text))
+        task = types.SimpleNamespace(recipe=recipe, decoder=decoder, passage=lambda *_: shown)
         run = types.SimpleNamespace(
             task=task, decode=recipe.decode, model=None, able=lambda verb: task, passage=lambda *_: shown
         )
