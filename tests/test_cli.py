@@ -487,6 +487,7 @@ def test_look_prints_paths_and_what_to_see(cli: Everstep, run: FakeRun, monkeypa
     from everstep.runs import pictures
 
     monkeypatch.setattr(pictures, "drawers", lambda: [pictures.draw_learning])  # the others need a network
+    monkeypatch.setattr("everstep.runs.card.read_environment", lambda path: {})
     Path("own.txt").write_text("One line.\nAnother.\n", encoding="utf-8")
     done = cli("look", "runs/mine", "--text", "own.txt", "--out", "shown")
     assert done.code == 0, done.err
@@ -496,7 +497,8 @@ def test_look_prints_paths_and_what_to_see(cli: Everstep, run: FakeRun, monkeypa
     assert cli("look", "runs/mine").out.startswith("runs/mine/pictures/curves.png")
 
 
-def test_look_at_a_run_without_metrics(cli: Everstep, run: FakeRun) -> None:
+def test_look_at_a_run_without_metrics(cli: Everstep, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everstep.runs.card.read_environment", lambda path: {})
     Path("runs/mine/metrics.jsonl").unlink()
     done = cli("look", "runs/mine")
     assert (done.code, done.out) == (2, "")

@@ -277,7 +277,7 @@ def test_of_two_that_begin_at_once_one_is_refused_before_it_writes(
 
     begin, fit = runs._Job.begin, runs._Job.fit
     monkeypatch.setattr(runs._Job, "begin", lambda job: (second(), begin(job), second()))
-    monkeypatch.setattr(runs._Job, "fit", lambda job, resume: (second(), fit(job, resume))[1])
+    monkeypatch.setattr(runs._Job, "fit", lambda job, resume, callbacks=(): (second(), fit(job, resume))[1])
     trained(text, out)
     assert len(seen) == 3
     assert es.load(out).evaluate("valid")["data"] == "as trained"
@@ -300,7 +300,7 @@ def test_killed_at_any_write_of_its_beginning_it_is_a_run_or_can_begin_anew(
         pass
 
     jobs: list[Any] = []
-    monkeypatch.setattr(runs._Job, "fit", lambda job, resume: jobs.append(job))
+    monkeypatch.setattr(runs._Job, "fit", lambda job, resume, callbacks=(): jobs.append(job))
     trained(text, tmp_path / "first")
     real, outcomes = getattr(os, function), []
     for at in range(1, 30):

@@ -212,7 +212,7 @@ def test_a_step_that_is_not_compiled_runs_row_by_row() -> None:
     cell = es.GRU(3, 5)
     form = layer_forms(cell).step
     assert not isinstance(form, str)
-    engine = RowSteps(form.run, form.initial(1), Inlet("x", 0, 3), "y", "in PyTorch")
+    engine = RowSteps(form.run, form.initial(1), Inlet("x", 0, 3), "y", 5, "in PyTorch")
     xs = torch.randn(4, 3)
     outputs, state = alone(engine, list(xs))
     with torch.no_grad():
