@@ -41,14 +41,14 @@ def draw_paths(tracks: Sequence[DrawnTrack], names: tuple[str, str], rule: str, 
     for axes, one in zip(figure.subplots(1, len(tracks), squeeze=False).flat, tracks, strict=True):
         _frame(axes, tracks)
         axes.plot(*one.seen.T, "o-", color=GREY, markersize=3, linewidth=1, label="seen")
-        axes.plot(*_from(one, one.came), "o-", color="black", markersize=3, linewidth=1.2, label="came")
+        axes.plot(*_from(one, one.came), "o-", color="black", markersize=3, linewidth=1.2, label="true")
         axes.plot(*_from(one, one.ours), ".-", color=COLOURS[0], linewidth=2, label="this run")
         axes.plot(*_from(one, one.rule), ":", color=COLOURS[1], linewidth=2, label=rule)
         label(axes, *names)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=13, frameon=False)
     save(figure, path)
-    return f"Grey what is read, black what came, blue what was foretold, running free; dotted {rule}."
+    return f"Grey: read; black: true positions; blue: predicted, running free; dotted {rule}."
 
 
 def animate(tracks: Sequence[DrawnTrack], names: tuple[str, str], path: Path) -> str:
@@ -71,15 +71,15 @@ def animate(tracks: Sequence[DrawnTrack], names: tuple[str, str], path: Path) ->
             _draw_point(axes, np.concatenate([one.seen, one.came])[:step], "black", 14)
             if step > seen:
                 _draw_point(axes, np.concatenate([one.seen[-1:], one.ours])[: step - seen + 1], COLOURS[0], 9)
-            told = f"read, step {step}" if step <= seen else f"foretold, {step - seen} ahead"
-            axes.set_title(told, fontsize=12, loc="left")
+            title = f"read, step {step}" if step <= seen else f"predicted, {step - seen} ahead"
+            axes.set_title(title, fontsize=12, loc="left")
             label(axes, *names)
         drawing.draw()
         picture = Image.fromarray(np.asarray(drawing.buffer_rgba())[..., :3])
         frames.append(picture.resize((picture.width // 2, picture.height // 2)).quantize(64))
     path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0, optimize=True)
-    return f"Black what comes, blue what was foretold from the first {seen} steps alone, running free."
+    return f"Black: true positions; blue: predicted from the first {seen} steps alone, running free."
 
 
 def _from(one: DrawnTrack, ahead: Floats) -> Floats:

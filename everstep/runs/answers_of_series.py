@@ -14,7 +14,9 @@ from everstep.runs.sample_paths import sample_paths
 from everstep.runs.task import Asked, Prediction
 
 
-def foretold(model: Forecaster, given: Read, learned: LearnedSeries, asked: Asked, seed: int) -> Iterator[Prediction]:
+def asked_predictions(
+    model: Forecaster, given: Read, learned: LearnedSeries, asked: Asked, seed: int
+) -> Iterator[Prediction]:
     """The lines of the table that is asked for.
 
     Raises:

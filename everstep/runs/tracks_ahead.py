@@ -30,7 +30,7 @@ BLOCK = 256
 """Tracks predicted at a time."""
 
 
-class Foretold(NamedTuple):
+class PredictedTracks(NamedTuple):
     """N windows in units of the data: seen (N, W, D), true and predicted positions (N, H, D); the mean loss."""
 
     seen: Floats
@@ -40,12 +40,12 @@ class Foretold(NamedTuple):
 
 
 @torch.no_grad()
-def foretold(
+def predicted_tracks(
     model: Mover,
     windows: TrackWindows,
     scaling: NumberScaling,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Foretold:
+) -> PredictedTracks:
     """Run the model free over all windows."""
     model.eval()
     parts: list[tuple[Floats, Floats, Floats]] = []
@@ -59,7 +59,7 @@ def foretold(
         parts.append((seen, came, ours))
         progress(index + 1, len(windows))
     seen, came, ours = (np.concatenate(some) for some in zip(*parts, strict=True))
-    return Foretold(seen, came, ours, total / count)
+    return PredictedTracks(seen, came, ours, total / count)
 
 
 def distances(ours: Floats, came: Floats) -> Floats:
@@ -73,7 +73,7 @@ def distance_figures(ours: Floats, came: Floats) -> dict[str, float]:
     return {"distance": float(by_step.mean()), "last_distance": float(by_step[-1])}
 
 
-def track_figures(found: Foretold) -> dict[str, Any]:
+def track_figures(found: PredictedTracks) -> dict[str, Any]:
     """The figures of the model beside those of simple rules."""
     ours = distance_figures(found.ours, found.came)
     others = rule_figures(found.seen, found.came)
@@ -138,7 +138,7 @@ def track_predictions(
                 yield Prediction(f"{one.name},{step},{numbers}", {"unique_id": one.name, "ahead": step, **record})
 
 
-def track_pictures(found: Foretold, scaling: NumberScaling, out: Path) -> Iterator[tuple[Path, str]]:
+def track_pictures(found: PredictedTracks, scaling: NumberScaling, out: Path) -> Iterator[tuple[Path, str]]:
     """Errors by step ahead; of positions in a plane their paths and an animation."""
     by_rule = rules(found.seen, found.came.shape[1])
     every = {"this run": distances(found.ours, found.came)}

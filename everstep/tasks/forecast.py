@@ -12,7 +12,7 @@ from everstep.learn.objective import Loss
 from everstep.networks.forecaster import Forecaster, window_losses
 from everstep.networks.forecaster_section import ForecasterSection
 from everstep.networks.learned_series import LearnedSeries
-from everstep.runs.answers_of_series import foretold
+from everstep.runs.answers_of_series import asked_predictions
 from everstep.runs.backtests import backtest, backtest_picture
 from everstep.runs.forecast_pictures import forecast_pictures
 from everstep.runs.forecasts import MEANING, figures_of, measured
@@ -123,7 +123,7 @@ class Forecast(Task[ForecastRecipe]):
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """Forecast each series of a table: unique_id, ds, mean and quantiles. Reads all lines first."""
-        return foretold(model, self.series.given(lines, self.learned), self.learned, asked, self.recipe.seed)
+        return asked_predictions(model, self.series.given(lines, self.learned), self.learned, asked, self.recipe.seed)
 
     def stream(self, model: Any) -> SeriesStream:
         """Forecasts after each value."""

@@ -15,7 +15,14 @@ from everstep.runs.asked_numbers import asked_numbers
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
 from everstep.runs.track_data import SCORED, Tracks, TrackSection
-from everstep.runs.tracks_ahead import foretold, rule_figures, track_figures, track_pictures, track_predictions, watched
+from everstep.runs.tracks_ahead import (
+    predicted_tracks,
+    rule_figures,
+    track_figures,
+    track_pictures,
+    track_predictions,
+    watched,
+)
 from everstep.state import State
 from everstep.storage.files import replace_file
 
@@ -87,11 +94,11 @@ class Motion(Task[MotionRecipe]):
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
         """Distances from the true positions, beside those of simple rules."""
-        return track_figures(foretold(model, self.batches(split, model, "score"), self.scaling, progress))
+        return track_figures(predicted_tracks(model, self.batches(split, model, "score"), self.scaling, progress))
 
     def validate(self, model: Any) -> dict[str, float]:
         """The loss and the distances on the split "valid"."""
-        found = track_figures(foretold(model, self.batches("valid", model, "validate"), self.scaling))
+        found = track_figures(predicted_tracks(model, self.batches("valid", model, "validate"), self.scaling))
         return {name: value for name, value in found.items() if isinstance(value, float)}
 
     def digest(self, split: str) -> str:
@@ -113,5 +120,5 @@ class Motion(Task[MotionRecipe]):
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
         """Errors by step ahead, paths and an animation, from the data of the run."""
-        found = foretold(model, self.batches(self.splits()[-1], model, "score"), self.scaling)
+        found = predicted_tracks(model, self.batches(self.splits()[-1], model, "score"), self.scaling)
         yield from track_pictures(found, self.scaling, out)
