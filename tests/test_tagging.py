@@ -119,7 +119,9 @@ def test_both_columns_are_learned_and_what_training_says_is_what_eval_says(run: 
 
 
 def test_a_small_real_set_is_learned_better_than_by_words_alone(tmp_path: Path) -> None:
-    settings = [*SMALL[:3], "model.hidden_size=16", "model.embedding_size=16", "train.max_epochs=2", "train.threads=1"]
+    data = ["data.valid=everstep:orders.valid", "data.test=everstep:orders.test"]
+    sizes = [*SMALL[:3], "model.hidden_size=16", "model.embedding_size=16"]
+    settings = [*data, *sizes, "train.max_epochs=2", "train.threads=1"]
     found = es.train("tag-own", tmp_path / "run", quietly, overrides=settings)
     scores = found.evaluate("test")
     (rival,) = found.rivals("test")
