@@ -27,7 +27,7 @@ from everstep.networks.word_reader import WordReader
 from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
 from everstep.runs.shipped_recipes import recipes
-from everstep.runs.task import Exports, Writes, abilities
+from everstep.runs.capabilities import Exports, Writes, abilities
 from everstep.ship import cpp
 from everstep.ship.checking import NotEqual, checked
 from everstep.ship.cpp import Compiled

@@ -112,7 +112,8 @@ def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
 def finish(run: Run) -> None:
     """Print the folder of the run, and commands to use it."""
     from everstep.runs.card import EXAMPLES
-    from everstep.runs.task import abilities, trusting
+    from everstep.runs.capabilities import abilities
+    from everstep.runs.task import trusting
 
     folder = f"{shlex.quote(str(run.path))}{trusting(run.task)}"
     print(f"\nThe trained model is in {run.path}. Next:")
@@ -130,7 +131,7 @@ def known_prompt(run: Run) -> str:
     """A prompt to suggest that the vocabulary covers; "" if the recipe has one."""
     if run.decode.prompt:
         return ""
-    from everstep.runs.task import Draws
+    from everstep.runs.capabilities import Draws
 
     first = "".join(run.passage(None, 60).labels).split(maxsplit=1) if isinstance(run.task, Draws) else []
     for prompt in ("The", *first[:1], *(word[:1] for word in first[:1])):

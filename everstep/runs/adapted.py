@@ -15,7 +15,8 @@ from everstep.measures.mixing import em_weights
 from everstep.networks.continuous_cache import cached_probabilities
 from everstep.networks.dynamic_evaluation import DynamicRule, dynamic_nats, mean_squares
 from everstep.networks.token_model import TokenModel
-from everstep.runs.task import Adaptation, Progress
+from everstep.runs.capabilities import Adaptation
+from everstep.runs.task import Progress
 from everstep.runs.text_data import exact_batches
 from everstep.runs.text_task import TextTask
 

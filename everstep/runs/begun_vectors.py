@@ -12,7 +12,8 @@ from everstep.data.readers.vector_files import read_vector_file
 from everstep.data.text.vocabulary import METASPACE
 from everstep.errors import ConfigError, DataError
 from everstep.networks.word_reader import WordSection
-from everstep.runs.task import Embeds, Task
+from everstep.runs.capabilities import Embeds
+from everstep.runs.task import Task
 
 
 def begin_embedding(task: Task[Any], model: nn.Module, say: Callable[[str], None]) -> None:

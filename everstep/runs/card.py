@@ -22,7 +22,8 @@ from everstep.native import processor
 from everstep.parameters import device_of, parameter_count
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
-from everstep.runs.task import HasRivals, Task, abilities, trusting
+from everstep.runs.capabilities import HasRivals, abilities
+from everstep.runs.task import Task, trusting
 from everstep.storage import files
 from everstep.storage.reading import json_text, parse_json, read_small, reason, sealed, unsealed
 

@@ -16,9 +16,9 @@ from everstep.data.text.vocabulary import UNK
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.measures.bootstrap import paired_difference
 from everstep.measures.mixing import cache_probabilities, em_weights
+from everstep.networks.scoring import Score
 from everstep.parameters import parameter_count
 from everstep.runs.run import Run
-from everstep.runs.task import Score
 
 BLOCK = 1024  # lines scored at a time
 LEAST_SHOWN = 0.0005  # smallest weight of a run that the name of a mixture shows, if two others remain

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from everstep.runs.task import Speller
+from everstep.runs.capabilities import Speller
 
 
 class _Row:

@@ -90,7 +90,7 @@ def passage(run: Run, text: str | None, characters: int = PASSAGE) -> Passage | 
     Raises:
         DataError: the passage is blank.
     """
-    from everstep.runs.task import Draws
+    from everstep.runs.capabilities import Draws
 
     if not isinstance(run.task, Draws):
         return None
@@ -156,7 +156,7 @@ def draw_over(picture: Any, run: Run, out: Path, text: str | None = None) -> lis
 def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
     """The pictures that the job itself draws; with the user's text, those that need no missing data."""
     from everstep.runs.run import warn
-    from everstep.runs.task import Pictures
+    from everstep.runs.capabilities import Pictures
 
     drawn: list[tuple[Path, str]] = []
     if not isinstance(run.task, Pictures):

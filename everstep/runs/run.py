@@ -17,7 +17,9 @@ from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
 from everstep.errors import ConfigError, DataError, RunError, check_finite
 from everstep.look.passage import Passage
+from everstep.networks.scoring import Score
 from everstep.runs.call_checks import check_room, checked_lines, seeded
+from everstep.runs.capabilities import ABILITIES, Adaptation, Draws, Streams, abilities
 from everstep.runs.card import in_one_line
 from everstep.runs.data_frames import answered, is_frame, lines_of
 from everstep.runs.drawn_text import spelled
@@ -26,25 +28,16 @@ from everstep.runs.opening import CHANGED, compared, decides, digest
 from everstep.runs.progress_bar import progress_bar
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, flat
-from everstep.runs.task import (
-    ABILITIES,
-    NOTHING_ELSE,
-    Adaptation,
-    Asked,
-    Draws,
-    Prediction,
-    Score,
-    Streams,
-    Task,
-    abilities,
-)
+from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Task
 from everstep.runs.text_data import absolute_path, check_files, gone
 from everstep.sections.messages import sections
 from everstep.state import map_state
 
 
 class Run:
-    """A trained model with its job and its recipe.
+    """A trained model with its job and its recipe, as `everstep.train` and `everstep.load` return it.
+
+    A method that the job does not support raises RunError, which names the verbs that it does.
 
     Attributes:
         path: the run folder.
@@ -78,8 +71,8 @@ class Run:
         Args:
             split: the name of the split.
             data: files of the same kind to use in place of the test split.
-            adapt: "cache" or "dynamic": the model adapts to the text before each target, and `adapted` says how. Such
-                measures are not those of the model alone.
+            adapt: "cache" or "dynamic": the model adapts to the text before each target; the measure `adapted` has the
+                settings. Such measures are not those of the model alone.
 
         Returns:
             task, split, data, and the measures of the job, in which each target counts once. data is "as trained",
@@ -88,7 +81,7 @@ class Run:
 
         Raises:
             DataError: the run has no such split, or its data is missing.
-            RunError: the model outputs NaN or infinity.
+            RunError: the model outputs NaN or infinity; the job cannot adapt.
         """
         task, split = self._asked(split, data)
         if adapt is not None:
@@ -114,7 +107,7 @@ class Run:
         """This run with other settings of `decode`, such as "decode.beam_width=10"; its folder stays as it is.
 
         Raises:
-            ConfigError: another key, an unknown one, or a value that cannot be used.
+            ConfigError: a key outside `decode`, an unknown key, or an invalid value.
             RunError: the job has no such settings.
         """
         for override in overrides:
@@ -129,10 +122,10 @@ class Run:
         return found
 
     def beside(self, others: Sequence[Run]) -> Run:
-        """This run and others as an ensemble, with the settings of this one.
+        """An ensemble of this run and others: the mean of their probabilities, with the settings of this run.
 
         Raises:
-            RunError: the job has no ensembles, or another run is of another job, or reads or writes other tokens.
+            RunError: the job has no ensembles, or a run is of another job or has other vocabularies.
         """
         task = self.able("predict --with")
         for other in others:
@@ -222,11 +215,12 @@ class Run:
             n_best: number of predictions per line, most probable first.
             format: the format of the lines, if it is not that of the training data.
             anomalies: whether to score how unlikely each value is, instead of forecasting.
-            paths: number of sample paths to give, instead of quantiles.
+            paths: number of sample paths to give, instead of quantiles; 0: quantiles.
 
         Raises:
             RunError: the job cannot predict, or does not support an option.
-            DataError: a line cannot be read.
+            DataError: a line cannot be read; raised when its prediction is due.
+            ConfigError: `n_best` is below 1.
         """
         task, asked = self.able("predict"), Asked(probabilities, n_best, format, explain, anomalies, paths)
         if n_best < 1:
@@ -315,7 +309,8 @@ class Run:
         """Yield the texts of `generate` incrementally: the next piece of each of `count` texts; first the prompt.
 
         `how` defaults to the recipe's `decode` section. A piece may be empty, because the bytes of a character are
-        returned together. A job that `Streams` takes no arguments here, and returns what takes observations one by one.
+        returned together. For a job that processes observations one at a time (`Streams`), such as forecasting, there
+        are no arguments, and the result is the object that takes the observations.
 
         Raises:
             RunError, DataError, ConfigError: as `generate`; at the call, not at the first iteration.

@@ -10,7 +10,8 @@ from everstep.data import Corpus, Tokenizer
 from everstep.data.text.perplexity import MEANING, text_measures
 from everstep.data.text.unknowns import unknown_measures
 from everstep.runs.recipe import Recipe
-from everstep.runs.task import Progress, Say, Speller, Task
+from everstep.runs.capabilities import Speller
+from everstep.runs.task import Progress, Say, Task
 from everstep.runs.text_data import Texts, TextSection, exact_batches
 from everstep.storage.files import replace_file
 

@@ -25,6 +25,7 @@ from everstep.learn.weights import MODEL_FILE, save_weights, weights
 from everstep.parameters import device_of, parameter_count
 from everstep.runs import card
 from everstep.runs.begun_vectors import begin_embedding
+from everstep.runs.capabilities import HasRivals
 from everstep.runs.data_frames import GivenFrames
 from everstep.runs.folder import RECIPE, begun
 from everstep.runs.model_size import check_fits
@@ -33,7 +34,7 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, flat, listed_overrides, load_task, to_yaml
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
-from everstep.runs.task import HasRivals, Task, trusting
+from everstep.runs.task import Task, trusting
 from everstep.runs.text_data import check_files, file_keys, with_absolute_paths
 from everstep.runs.user_code import UserCode, as_kept
 from everstep.runs.workers import stoppable
@@ -364,8 +365,7 @@ class _Job:
         self.say(f"done: {made}; ended by {result.stopped_by}" if self.task.optimised else "done: no step is needed")
         for split, measures in scores.items():
             names = [name for name in self.task.shown if name in measures]
-            share = measures.get("unknown_share")
-            unknown = f" ({share:.2%} of the tokens are <unk>)" if share else ""
+            unknown = f" ({share:.2%} of the tokens are <unk>)" if (share := measures.get("unknown_share")) else ""
             shown = [f"{name.replace('_', ' ')} {card.shown_measure(measures, name)}" for name in names]
             self.say(f"{split}: {', '.join(shown)}{unknown}")
         if scores and isinstance(self.task, HasRivals):

@@ -10,7 +10,7 @@ from typing import Any
 
 from everstep.errors import ConfigError, EverstepError
 from everstep.runs.run import Run
-from everstep.runs.task import Draws, abilities
+from everstep.runs.capabilities import Draws, abilities
 from everstep.ship.export_folder import is_export
 from everstep.ship.loaded import ExportedRun
 from everstep.ship.serving.batcher import StepBatcher
