@@ -24,10 +24,10 @@ from everstep.networks.sequence_classifier import ClassifierSection, SequenceCla
 from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection
 from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.networks.word_reader import WordReader
+from everstep.runs.capabilities import Exports, Writes, abilities
 from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
 from everstep.runs.shipped_recipes import recipes
-from everstep.runs.capabilities import Exports, Writes, abilities
 from everstep.ship import cpp
 from everstep.ship.checking import NotEqual, checked
 from everstep.ship.cpp import Compiled

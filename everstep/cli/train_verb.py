@@ -111,8 +111,8 @@ def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
 
 def finish(run: Run) -> None:
     """Print the folder of the run, and commands to use it."""
-    from everstep.runs.card import EXAMPLES
     from everstep.runs.capabilities import abilities
+    from everstep.runs.card import EXAMPLES
     from everstep.runs.task import trusting
 
     folder = f"{shlex.quote(str(run.path))}{trusting(run.task)}"

@@ -20,9 +20,9 @@ from everstep.learn.devices import device_name
 from everstep.learn.weights import MODEL_FILE, said_step
 from everstep.native import processor
 from everstep.parameters import device_of, parameter_count
+from everstep.runs.capabilities import HasRivals, abilities
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
-from everstep.runs.capabilities import HasRivals, abilities
 from everstep.runs.task import Task, trusting
 from everstep.storage import files
 from everstep.storage.reading import json_text, parse_json, read_small, reason, sealed, unsealed

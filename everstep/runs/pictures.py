@@ -155,8 +155,8 @@ def draw_over(picture: Any, run: Run, out: Path, text: str | None = None) -> lis
 
 def draw_own(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
     """The pictures that the job itself draws; with the user's text, those that need no missing data."""
-    from everstep.runs.run import warn
     from everstep.runs.capabilities import Pictures
+    from everstep.runs.run import warn
 
     drawn: list[tuple[Path, str]] = []
     if not isinstance(run.task, Pictures):

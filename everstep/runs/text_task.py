@@ -9,8 +9,8 @@ from typing import Any, ClassVar, TypeVar
 from everstep.data import Corpus, Tokenizer
 from everstep.data.text.perplexity import MEANING, text_measures
 from everstep.data.text.unknowns import unknown_measures
-from everstep.runs.recipe import Recipe
 from everstep.runs.capabilities import Speller
+from everstep.runs.recipe import Recipe
 from everstep.runs.task import Progress, Say, Task
 from everstep.runs.text_data import Texts, TextSection, exact_batches
 from everstep.storage.files import replace_file

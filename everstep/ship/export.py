@@ -12,11 +12,11 @@ import torch
 import everstep
 from everstep.errors import ConfigError, RunError
 from everstep.networks.forms import Exported, Form
+from everstep.runs.capabilities import Writes
 from everstep.runs.opening import digests
 from everstep.runs.recipe import FORMAT as RECIPE_FORMAT
 from everstep.runs.recipe_files import to_yaml
 from everstep.runs.run import Run
-from everstep.runs.capabilities import Writes
 from everstep.ship import export_folder as folder
 from everstep.ship import torch_program
 from everstep.ship.checking import NotEqual

@@ -26,8 +26,8 @@ from everstep.networks.streaming import token_decoder
 from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.networks.token_passage import token_passage
 from everstep.runs.adapted import adapted_measures
-from everstep.runs.counted_rivals import counted_rivals
 from everstep.runs.capabilities import Adaptation
+from everstep.runs.counted_rivals import counted_rivals
 from everstep.runs.task import Progress, Purpose
 from everstep.runs.text_data import UNITS, exact_batches, quick_batches, training_batches
 from everstep.runs.text_task import TextRecipe, TextTask

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from everstep.errors import ConfigError, EverstepError
-from everstep.runs.run import Run
 from everstep.runs.capabilities import Draws, abilities
+from everstep.runs.run import Run
 from everstep.ship.export_folder import is_export
 from everstep.ship.loaded import ExportedRun
 from everstep.ship.serving.batcher import StepBatcher

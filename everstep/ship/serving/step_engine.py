@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from everstep.networks.forms import Form, Named
-from everstep.runs.run import Run
 from everstep.runs.capabilities import Exports
+from everstep.runs.run import Run
 from everstep.ship.loaded import ExportedRun, OnnxRuntime
 from everstep.state import State, leaves, unflatten
 from everstep.stream import Stream
