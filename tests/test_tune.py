@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tuned_runs import KEYS, RECIPE, given, tuned, written
 from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
-from everstep.data import expand, read_blocks
 from everstep.errors import ConfigError, DataError, Interrupted, RunError
 from everstep.lab import tuning
 from everstep.lab.tuned_keys import Choices, Range, parse_tuned, read_keys, usual_keys
@@ -30,34 +30,11 @@ pytest.importorskip("optuna", reason="optuna is not installed")
 from everstep.lab.study_journal import JOURNAL, StudyJournal
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
-RECIPE = "shakespeare-minute"
-TINY = [
-    "model.embedding_size=4",
-    "train.batch_size=4",
-    "objective.k1=16",
-    "train.threads=1",
-    "train.max_steps=4",
-    "train.max_minutes=null",
-    "train.validate_every=2",
-    "train.warmup_steps=0",
-]
-KEYS = ["model.hidden_size=4..12", "train.learning_rate=log:1e-3..1e-1", "model.cell=RNN,GRU"]
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "play.txt"
-    path.write_text("".join(read_blocks(expand("everstep:shakespeare")))[:6_000])
-    return path
-
-
-def given(text: Path, *more: str) -> list[str]:
-    return [*TINY, f"data.train={text}", *(more or KEYS)]
-
-
-def tuned(text: Path, out: Path, *more: str, **how: Any) -> list[dict[str, Any]]:
-    lines: list[str] = how.pop("lines", [])
-    return tune(RECIPE, out, lines.append, keys=given(text, *more), **{"trials": 4, "unpruned": 4, **how})[1]
+    return written(tmp_path_factory.mktemp("text"))
 
 
 def without_time(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

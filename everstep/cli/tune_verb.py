@@ -31,7 +31,7 @@ def tune(
         show_default="runs/tune-RECIPE",
     ),
     workers: int = typer.Option(1, min=1, help="Trials trained at once, each in a process of its own."),
-    unpruned: int = typer.Option(5, min=1, help="Trials that end before any is stopped early."),
+    unpruned: int = typer.Option(5, min=1, help="Trials trained to their end before any is stopped."),
     json: bool = typer.Option(False, "--json", help="Print the trials as JSON."),
     trust_code: bool = typer.Option(False, "--trust-code", help="Execute the Python files stored in trials."),
 ) -> None:
@@ -51,11 +51,11 @@ def tune(
 
     Without a key to tune: the learning rate, the size of the state and the dropouts that the recipe has.
 
-    A trial is a run like any other, in FOLDER/trial-0003, with a seed of its own. Values come from Optuna (TPE). A
-    trial that validates worse than the median of those before it, at the same number of validations, is stopped.
-    Everything can be stopped or killed at any time; the same command goes on, each trial from its last checkpoint. The
-    same command elsewhere, on a machine that sees the FOLDER, helps. The best of many trials looks better on the
-    validation split than it is: judge it by the test split alone.
+    A trial is a run like any other, in FOLDER/trial-0003, with a seed of its own, unless the seed decides what is held
+    out. Values come from Optuna (TPE). A trial that validates worse than the median of those trained before it, at the
+    same number of validations, is stopped. Everything can be stopped or killed at any time; the same command goes on,
+    each trial from its last checkpoint. The same command elsewhere, on a machine that sees the FOLDER, helps. The best
+    of many trials looks better on the validation split than it is: judge it by the test split alone.
 
     \b
       FOLDER/trial-0000 …           the trials
@@ -109,6 +109,7 @@ def _finish(plan: TuningPlan, found: list[dict[str, Any]], best: dict[str, Any],
     from everstep.lab.tuning import BEST_RECIPE
     from everstep.look.gallery import write_gallery
     from everstep.look.tuned_trials import draw_trials
+    from everstep.runs.folder import CODE, RECIPE
 
     picture = plan.out / "pictures" / "trials.png"
     logarithmic = [one.key for one in plan.keys if isinstance(one, Range) and one.log]
@@ -116,7 +117,9 @@ def _finish(plan: TuningPlan, found: list[dict[str, Any]], best: dict[str, Any],
     words = draw_trials(found, plan.measure, plan.highest, picture, logarithmic, shares)
     write_gallery(picture.parent, f"Trials of {plan.out.resolve().name}", [(picture, words)])
     say(f"\n{picture}\n    {words}")
-    run, recipe, longer = (shlex.quote(str(plan.out / name)) for name in (best["run"], BEST_RECIPE, "best"))
-    trust = " --trust-code" if (plan.out / best["run"] / "code").is_dir() else ""
+    own = (plan.out / best["run"] / CODE).is_dir()
+    named = best["run"], f"{best['run']}/{RECIPE}" if own else BEST_RECIPE, "best"  # beside its code
+    run, recipe, longer = (shlex.quote(str(plan.out / name)) for name in named)
+    trust = " --trust-code" if own else ""
     say(f"\nThe best run is {run}:\n  {me()} eval {run}{trust}")
-    say(f"Its recipe, for longer:\n  {me()} train {recipe} train.max_steps=… --out {longer}")
+    say(f"Its recipe, for longer:\n  {me()} train {recipe} train.max_steps=… --out {longer}{trust}")

@@ -7,6 +7,7 @@ process that looks for work goes on with it.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -52,10 +53,8 @@ class StudyJournal:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder = folder
         path = folder / JOURNAL
-        with FileLock(folder / _WRITING):
-            _drop_torn_line(path)
         try:
-            lock: Any = _JournalLock(folder / _WRITING)
+            lock: Any = _JournalLock(path)
             self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
             self.study = optuna.create_study(
                 storage=self.storage,
@@ -88,8 +87,10 @@ class StudyJournal:
         existing = self.study.get_trials(deepcopy=False)
         study_id = self.storage.get_study_id_from_name(_NAME)
         for frozen in existing:
-            if frozen.state == TrialState.RUNNING and self._claimed(claims, frozen.number):
-                number = self.storage.get_trial_id_from_study_id_trial_number(study_id, frozen.number)
+            if frozen.state != TrialState.RUNNING or not self._claimed(claims, frozen.number):
+                continue
+            number = self.storage.get_trial_id_from_study_id_trial_number(study_id, frozen.number)
+            if self.storage.get_trial(number).state == TrialState.RUNNING:  # else its process has just ended it
                 return Trial(self.study, number)
         if len(existing) >= most:
             return None
@@ -139,13 +140,21 @@ def _suggest(trial: Trial, one: Tuned) -> None:
 
 
 class _JournalLock:
-    """The lock of the journal's writers. Optuna's own leaves a file behind in a kill, and waits for half a minute."""
+    """The lock of the writers of a journal. Optuna's own leaves a file behind in a kill, and waits for half a minute.
 
-    def __init__(self, path: Path):
-        self._lock = FileLock(path)
+    A writer finds the journal without the torn line of one that was killed, since it would append to that.
+    """
+
+    def __init__(self, journal: Path):
+        self._journal, self._lock = journal, FileLock(journal.with_name(_WRITING))
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        try:
+            _drop_torn_line(self._journal)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
@@ -153,7 +162,12 @@ class _JournalLock:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line without its end: its writer was killed, and Optuna would append to it."""
-    content = path.read_bytes() if path.exists() else b""
-    if content and not content.endswith(b"\n"):
-        files.replace_file(path, content[: content.rfind(b"\n") + 1])
+    """Cut off a last line without its end."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+    content = path.read_bytes()
+    files.replace_file(path, content[: content.rfind(b"\n") + 1])

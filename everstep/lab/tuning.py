@@ -6,13 +6,15 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everstep.errors import ConfigError, Diverged, RunError, counted
+import torch
+
+from everstep.errors import ConfigError, DataError, Diverged, RunError, counted
 from everstep.lab.tuned_keys import Tuned, read_keys
 from everstep.learn.metrics import METRICS_FILE, read_metrics
 from everstep.learn.selection import LOSS, Selection
@@ -47,8 +49,9 @@ class TuningPlan:
         keys: what differs between trials.
         trials: the number of trials in all.
         measure: the validation measure that is compared; `highest` says whether its highest value is best.
-        unpruned: the number of trials that end before any is pruned.
-        seed: the recipe's; that of a trial is `seed` + its number.
+        unpruned: the number of trials that are trained to their end before any is pruned.
+        seed: the recipe's.
+        own_seeds: whether the seed of a trial is `seed` + its number; else it is `seed`.
         threads: threads of each process, or None for those of the recipe.
         trust_code: whether Python files stored in runs may be executed.
     """
@@ -62,6 +65,7 @@ class TuningPlan:
     highest: bool
     unpruned: int
     seed: int
+    own_seeds: bool
     threads: int | None
     trust_code: bool
 
@@ -69,7 +73,8 @@ class TuningPlan:
         """The changes of the recipe that make a trial."""
         shown = {key: value if isinstance(value, str) else repr(value) for key, value in values.items()}
         threads = [] if self.threads is None else [f"train.threads={self.threads}"]
-        return [*self.fixed, *threads, f"seed={self.seed + number}", *(f"{key}={text}" for key, text in shown.items())]
+        seed = self.seed + number * self.own_seeds
+        return [*self.fixed, *threads, f"seed={seed}", *(f"{key}={text}" for key, text in shown.items())]
 
     def journal(self) -> StudyJournal:
         """The study, opened in this process."""
@@ -103,7 +108,9 @@ def tune(
     Values come from Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), ten random trials first. A trial
     is a run folder, `OUT/trial-0003`. It is pruned if its best validation so far is worse than the median of the
     others' at the same number of validations (Golovin et al. 2017); `everstep train --resume` can still end it. A trial
-    that diverges counts as worse than all others, one that the recipe refuses does not count; neither ends the study.
+    that diverges counts as worse than all trained ones, one that the recipe or the data refuses does not count; neither
+    ends the study. Each trial has a seed of its own, except where the seed decides which examples are held out for
+    validation: there all have that of the recipe.
 
     The same call goes on with a study that was stopped or killed, each trial from its newest checkpoint, or adds trials
     to a finished one. Several processes, also on other machines that see `out`, may work on one study at a time.
@@ -117,7 +124,7 @@ def tune(
             a range or choices: learning rate, size of the state and dropouts.
         trials: number of trials in all.
         workers: number of trials trained at once, each in a process of its own.
-        unpruned: number of trials that end before any is pruned.
+        unpruned: number of trials that are trained to their end before any is pruned.
         trust_code: whether Python files stored in runs may be executed.
         begin: called at the start of each new process.
 
@@ -139,9 +146,9 @@ def tune(
     with stoppable(kept(out)), files.explained(plan.out, "repeat the command"):
         if not (plan.out / STUDY).is_file():
             _refuse_strangers(plan.out)
-            training.begin(_task(plan, 0, {}), lambda line: None)  # problems of the data, before the folder is made
+            plan = replace(plan, own_seeds=_validated_alike(plan))
         with one_at_a_time(plan.out):
-            _begin(plan)
+            plan = _begin(plan)
             before = records(plan)
         ended = sum(record["outcome"] != "running" for record in before)
         if before:
@@ -153,7 +160,8 @@ def tune(
         found = records(plan)
         best = ranked(plan, found)
         if best:
-            text = to_yaml(_task(plan, best[0]["trial"], best[0]["values"]).recipe)
+            of_any = replace(plan, threads=None)  # what one of several workers had is not for a training by itself
+            text = to_yaml(_task(of_any, best[0]["trial"], best[0]["values"]).recipe)
             files.replace_file(plan.out / BEST_RECIPE, text.encode())
     return plan, found
 
@@ -201,8 +209,7 @@ def _planned(
         raise ConfigError("tune: expected data.valid, or data.valid_fraction above 0: trials are compared by it")
     if not tuned:
         raise ConfigError("tune: expected a key to tune, such as train.learning_rate=log:1e-4..1e-2; got none")
-    section = getattr(task.recipe, "data", None)
-    check_files(section, file_keys(section))
+    _check_files(task)
     settings = task.recipe.train
     selection = Selection(settings, task.scores)
     given = settings.threads is not None or any(one.key == "train.threads" for one in tuned)
@@ -217,6 +224,7 @@ def _planned(
         highest=selection.highest,
         unpruned=unpruned,
         seed=task.recipe.seed,
+        own_seeds=True,
         threads=threads,
         trust_code=trust_code,
     )
@@ -229,20 +237,40 @@ def _refuse_strangers(out: Path) -> None:
             raise RunError(f"{out} exists and is no study; give another folder, or delete it")
 
 
-def _begin(plan: TuningPlan) -> None:
-    """Begin the folder, or check that it was begun with the same recipe and keys."""
+def _check_files(task: Task[Any]) -> None:
+    section = getattr(task.recipe, "data", None)
+    check_files(section, file_keys(section))
+
+
+def _validated_alike(plan: TuningPlan) -> bool:
+    """Whether trials of other seeds are validated on the same data, which some jobs hold out at random.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    digests = []
+    for number in (0, 1):
+        task = _task(plan, number, {})
+        training.begin(task, lambda line: None)
+        digests.append(task.digest("valid"))
+    return digests[0] is not None and digests[0] == digests[1]
+
+
+def _begin(plan: TuningPlan) -> TuningPlan:
+    """Begin the folder, or check that it was begun with the same recipe and keys; returns the plan with its seeds."""
     task = load_task(plan.recipe, plan.fixed, plan.trust_code)
     now: dict[str, Any] = {
         "recipe": flat(with_absolute_paths(task.recipe)),
         "code": task.code.digests,
         "keys": {one.key: asdict(one) for one in plan.keys},
         "unpruned": plan.unpruned,
+        "own_seeds": plan.own_seeds,
     }
     text = json_text(now, indent=1) + "\n"
     path = plan.out / STUDY
     if not path.is_file():
         files.replace_file(path, text.encode())
-        return
+        return plan
     before = read_json(path, _LARGEST)
     now = parse_json(text)
     different = [
@@ -255,6 +283,7 @@ def _begin(plan: TuningPlan) -> None:
     if different:
         told = ", ".join(dict.fromkeys(different))
         raise RunError(f"{plan.out} is a study with another {told}; give another folder, or the same command")
+    return replace(plan, own_seeds=bool(before.get("own_seeds", True)))
 
 
 def _task(plan: TuningPlan, number: int, values: dict[str, Any]) -> Task[Any]:
@@ -284,8 +313,11 @@ def _run(journal: StudyJournal, trial: Trial, plan: TuningPlan, log: Say) -> Non
         outcome = _PRUNED
     except Diverged as error:
         outcome, reason = "diverged", str(error).partition("; ")[0]
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
+        _check_files(load_task(plan.recipe, plan.fixed, plan.trust_code))  # files that are gone are no trial's fault
         outcome, reason = "refused", str(error)
+    except torch.OutOfMemoryError:
+        outcome, reason = "refused", "the memory of the device does not suffice"
     trial.set_user_attr("outcome", outcome)
     trial.set_user_attr("reason", reason)
     if outcome == "trained":
@@ -336,11 +368,12 @@ def _record(plan: TuningPlan, frozen: FrozenTrial) -> Record:
     last: dict[str, Any] = next(reversed(read_metrics(run / METRICS_FILE)), {})
     values = _validations(plan, run)
     ended = frozen.state.is_finished()
+    best = plan.best(values) if values else None
     return {
         "trial": frozen.number,
         "run": run.name,
         "outcome": frozen.user_attrs.get("outcome", "running") if ended else "running",
-        "value": (frozen.value if frozen.state.name == "COMPLETE" else plan.best(values)) if values else None,
+        "value": frozen.value if frozen.state.name == "COMPLETE" else best,
         "reason": frozen.user_attrs.get("reason") or None,
         "steps": last.get("step", 0),
         "seconds": last.get("seconds", 0.0),
