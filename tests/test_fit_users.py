@@ -203,6 +203,10 @@ def test_a_callback_sees_every_record_and_may_end_the_run(tmp_path: Path) -> Non
     assert "valid" in seen[-1]
     fitted(tmp_path, model=toy.Toy(), resume=True, max_steps=5, **options)
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 5
+    stopping = [lambda record: "valid" in record]
+    options["log_every_seconds"] = 1e9
+    result = fitted(tmp_path / "valid", model=toy.Toy(), callbacks=stopping, max_steps=50, **options)
+    assert (result.stopped_by, result.steps) == ("callback", 2)
 
 
 def test_an_exception_in_a_callback_is_the_users_own(tmp_path: Path) -> None:

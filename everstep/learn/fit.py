@@ -156,8 +156,10 @@ def _loop(run: TrainingRun, signals: StopSignals, resume_command: str) -> str:
         limit = run.limit_reached() or run.reporter.stop
         if run.validation_due(last=bool(limit)):
             run.validate()
-        if limit or run.stalled():
-            return limit or "early stopping"
+        if ended := limit or run.reporter.stop:  # a callback may have seen the validation
+            return ended
+        if run.stalled():
+            return "early stopping"
         if run.checkpoint_due():
             run.save()
         run.step()
