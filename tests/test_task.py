@@ -433,3 +433,9 @@ def test_a_rule_for_no_parameter_leaves_nothing_behind(text: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match="no trainable parameter is called 'nothing'"):
         trained(text, tmp_path / "run", "train.l2=0.1", "train.l2_on=nothing")
     assert not (tmp_path / "run").exists()
+
+
+def test_overrides_beside_a_whole_recipe_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the name or the file of a recipe beside `overrides`"):
+        es.train(load_recipe("shakespeare-minute"), tmp_path / "run", quietly, overrides=["train.max_steps=1"])
+    assert not (tmp_path / "run").exists()

@@ -81,8 +81,9 @@ def train(
         Diverged, Interrupted: see `everstep.fit`.
     """
     out, given = Path(out), GivenFrames(data or {})
-    if data and isinstance(recipe, Task | Recipe):
-        raise ConfigError("train: expected the name or the file of a recipe beside `data`; got a whole recipe")
+    if isinstance(recipe, Task | Recipe) and (data or overrides):
+        beside = "data" if data else "overrides"
+        raise ConfigError(f"train: expected the name or the file of a recipe beside `{beside}`; got a whole recipe")
     task = _task(recipe, [*listed_overrides(overrides), *given.overrides(out)], trust_code)
     section = getattr(task.recipe, "data", None)
     check_files(section, [name for name in file_keys(section) if name not in given.frames])
