@@ -151,6 +151,9 @@ def test_characters_and_streams(text: Path, tmp_path: Path, more: list[str]) -> 
 @pytest.mark.usefixtures("own_cache")
 def test_an_arpa_file_goes_out_and_in(run: Run, text: Path, tmp_path: Path) -> None:
     path = export(run, tmp_path / "counts.arpa", to="arpa")
+    for unfit in ({"form": "step"}, {"precision": "int8"}):
+        with pytest.raises(ConfigError, match="--to arpa has neither"):
+            export(run, tmp_path / "other.arpa", to="arpa", **unfit)  # type: ignore[arg-type]
     other = es.train(
         "kneser-ney", tmp_path / "run", log=lambda line: None, overrides=[f"model.arpa={path}", f"data.test={text}"]
     )
@@ -189,6 +192,9 @@ def test_runs_are_compared(run: Run, text: Path, tmp_path: Path) -> None:
     alone = CliRunner().invoke(app, ["compare", str(run.path), "--mix"])
     assert alone.exit_code == 2
     assert "two runs or more" in alone.output
+    twice = CliRunner().invoke(app, ["compare", str(run.path), "--on", str(text), "--split", "valid"])
+    assert twice.exit_code == 2
+    assert "expected no --split" in twice.output
     asked = CliRunner().invoke(app, ["compare", str(run.path), str(other.path), "--mix"])
     assert "names a file data.valid; give the text with --weights-on FILE" in asked.output
 

@@ -34,7 +34,9 @@ def compare(
     on: list[str] | None = typer.Option(
         None, "--on", metavar="FILE", help="The text.", show_default="the files of --split in the first recipe"
     ),
-    split: Literal["train", "valid", "test"] = typer.Option("test", help="The split whose files are the text."),
+    split: Literal["train", "valid", "test"] | None = typer.Option(
+        None, help="The split whose files are the text.", show_default="test"
+    ),
     mix: bool = typer.Option(False, "--mix", help="Also the best linear mixture of the runs."),
     log_linear: bool = typer.Option(
         False, "--log-linear", help="Also the best renormalised product of the runs; needs a minute or more."
@@ -68,10 +70,12 @@ def compare(
 
     if (mix or log_linear) and len(runs) < 2:
         raise typer.BadParameter("a mixture needs two runs or more.", param_hint="--mix, --log-linear")
+    if on and split:
+        raise typer.BadParameter("--on FILE is a text of its own; expected no --split beside it.")
     names, loaded = names_of(runs), [load_run(path, trust_code, device) for path in runs]
     for run in loaded:
         run.able("score")
-    lines, named = (read_lines_of(on, encoding), ", ".join(on)) if on else lines_of(loaded, split)
+    lines, named = (read_lines_of(on, encoding), ", ".join(on)) if on else lines_of(loaded, split or "test")
     needed = bool(mix or cache or log_linear)
     others: list[str] = []
     if needed:

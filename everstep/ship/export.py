@@ -51,8 +51,8 @@ def export(
         to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "torch": `step.pt2`, one step as a
             program of `torch.export`, for PyTorch without everstep. "c": `model.cpp`, `model.h` and
             `model.bin`, one step for programs in C and C++. "arpa": one file of an n-gram model, for KenLM, SRILM and
-            others. "word2vec", "word2vec-binary", "glove", "vec": one file of word vectors. For a file the arguments
-            below do not matter.
+            others. "word2vec", "word2vec-binary", "glove", "vec": one file of word vectors. One file has neither `form`
+            nor `precision`.
         form: one step, whole sequences, or both as far as the run has them.
         precision: the precision of the weights, below float32 only for ONNX. The loss on the validation split is then
             compared with the run's.
@@ -77,6 +77,8 @@ def export(
     'To be'
     """
     if to not in ("onnx", "torch", "c"):
+        if form != "both" or precision != "float32":
+            raise ConfigError(f"export: --form and --precision are for --to onnx, torch and c; --to {to} has neither")
         return _one_file(run, None if out is None else Path(out), to)
     task = run.able("export")
     if isinstance(task, Writes):
