@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import ExitStack
@@ -88,6 +89,11 @@ def test_what_the_data_or_the_memory_refuses_ends_nothing(
         assert record["outcome"] == ("refused" if record["values"]["train.batch_size"] == "100000" else "trained")
     assert {record["outcome"] for record in found} == {"refused", "trained"}
     assert any("train.batch_size=100000 needs" in (record["reason"] or "") for record in found)
+    none = ["train.batch_size=90000,100000", "--trials", "1", "--json", "--out", str(tmp_path / "none")]
+    shown = CliRunner().invoke(app, ["tune", RECIPE, *given(text, *none)])
+    assert shown.exit_code == 2
+    assert json.loads(shown.stdout)["best"] is None
+    assert "no trial of" in shown.stderr
     copy = tmp_path / "copy.txt"
     copy.write_text(text.read_text())
     train = training.train

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everstep.cli.common import log, me, prepare
+from everstep.errors import RunError
 
 if TYPE_CHECKING:
     from everstep.lab.tuning import TuningPlan
@@ -88,6 +89,8 @@ def tune(
         print("\n".join(table(plan, found, ranks)))
     if ranks:
         _finish(plan, found, ranks[0], print if not json else log)
+    elif all(record["outcome"] != "running" for record in found):
+        raise RunError(f"no trial of {folder} was trained to its end; give other ranges, and another --out")
 
 
 def table(plan: TuningPlan, found: list[dict[str, Any]], ranks: list[dict[str, Any]]) -> list[str]:

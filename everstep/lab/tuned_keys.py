@@ -91,8 +91,8 @@ def parse_tuned(text: str) -> Tuned | None:
 
     >>> parse_tuned("train.learning_rate=log:1e-4..1e-2")
     Range(key='train.learning_rate', low=0.0001, high=0.01, log=True, whole=False)
-    >>> parse_tuned("model.cell=LSTM,GRU,{type: LSTM, peepholes: true}").ends
-    ('LSTM', 'GRU', '{type: LSTM, peepholes: true}')
+    >>> parse_tuned("model.cell=LSTM,GRU,{type: LSTM, bias: false}").ends
+    ('LSTM', 'GRU', '{type: LSTM, bias: false}')
     >>> parse_tuned("data.train=[a.txt, b.txt]") is None
     True
 
