@@ -93,9 +93,8 @@ class Classification(ClassTask[ClassificationRecipe]):
 
     def model(self) -> SequenceClassifier:
         """A new model: embedding, cells, read-out, head."""
-        recipe, words = self.recipe, self.tokenizer.vocab_size
-        ways = (recipe.objective.calibrated, recipe.data.paired, self.texts.ends(self.tokenizer))
-        return SequenceClassifier(words, self.answers, recipe.model, self.code.find, *ways)
+        ways = (self.recipe.objective.calibrated, self.recipe.data.paired, self.texts.ends(self.tokenizer))
+        return SequenceClassifier(self.tokenizer.vocab_size, self.answers, self.recipe.model, self.code.find, *ways)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
         """Batches of texts of near-equal length."""
