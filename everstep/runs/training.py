@@ -94,8 +94,7 @@ def train(
         raise RunError(f"{before.path} is of another job ({before.recipe.task}) than the recipe ({task.recipe.task})")
     if before is not None and not task.optimised:
         raise RunError(f"--from {before.path}: a {task.recipe.task} has nothing to optimise, so nothing to start from")
-    unharmed = "training had not begun, and nothing is left of it"
-    with stoppable(unharmed), begun(out, (*task.files, *given.names)):
+    with stoppable("training had not begun, and nothing is left of it"), begun(out, (*task.files, *given.names)):
         _set_threads(task)
         given.write(out)
         begin(task, say, None if before is None else before.path)
