@@ -155,6 +155,7 @@ def test_phrases_beyond_the_greatest_length_are_said(run: es.Run, capsys: pytest
         ('{"text": 3}', "jsonl", r"expected an object such as"),
         ('{"text": "a", "phrases": "b"}', "jsonl", r'expected a list of strings at "phrases", got "b"'),
         ('{"text": "a", "phrases": [1]}', "jsonl", r"expected a list of strings"),
+        ('{"text": "a", "phrase": ["b"]}', "jsonl", r'expected no keys but text, phrases; got "phrase"'),
         ('{"text": "a", "phrases": ["b", " "]}', "jsonl", r"expected phrases with some text, but number 2 is blank"),
         ('{"text": "one \\ud800"}', "jsonl", r"line 1 to translate: half a surrogate pair"),
         ('{"text": "one", "phrases": ["\\udfff"]}', "jsonl", r"line 1 to translate: half a surrogate pair"),

@@ -17,7 +17,7 @@ from everstep.cli.app import app
 from everstep.data import Tokenizer
 from everstep.data.pair_batches import PairBatches, TokenSequences
 from everstep.data.text.language import Language
-from everstep.errors import ConfigError, DataError
+from everstep.errors import ConfigError, DataError, RunError
 from everstep.look.sentence_map import principal_plane, translations_found
 from everstep.native import toolchain
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
@@ -242,6 +242,34 @@ def test_what_is_told_and_digested(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ the model
+
+
+def test_a_run_to_start_from_has_the_same_target_languages(run: es.Run, tmp_path: Path) -> None:
+    files = [f"data.train={corpus(tmp_path, 'more', 40, 4)}", "data.unit=words", "data.max_size=null"]
+    more = [*files, *SMALL, "train.max_steps=1", "train.max_epochs=null", "data.valid=null"]
+    with pytest.raises(RunError, match=r"target languages is \['de', 'en', 'fr'\] there and \['de', 'en'\] here"):
+        es.train("translate-own", tmp_path / "fewer", quietly, overrides=[*more, "data.pairs=[en-de, de-en]"],
+                 start_from=run.path)  # fmt: skip
+    assert not (tmp_path / "fewer").exists()
+    other = "data.pairs=[fr-en, en-fr, en-de]"
+    es.train("translate-own", tmp_path / "same", quietly, overrides=[*more, other], start_from=run.path)
+
+
+def test_a_passage_is_read_with_its_tag(run: es.Run) -> None:
+    """The encoder gives at the pieces of a passage what it gives in a translation."""
+    task: Any = run.task
+    model = run.model.eval()
+    for to in ("de", "fr"):
+        passage = run.decoding([f"decode.to={to}"]).passage("one two seven")
+        assert passage.labels == ["one ", "two ", "seven "]
+        sides = task.texts.toward(task.sides, Direction("en", to))
+        coded = torch.tensor([sides.source.encode(["one two seven"]).row(0)[:-1]])
+        with torch.no_grad():
+            memory = model.encoded(coded, torch.tensor([4]))[0]
+            seen = passage.body(passage.inputs[None])[0][0]
+        torch.testing.assert_close(seen[passage.places], memory[1:])
+    with pytest.raises(DataError, match="the passage is empty"):
+        run.passage(" ")
 
 
 def test_the_tag_decides_the_language(run: es.Run) -> None:

@@ -23,6 +23,7 @@ from everstep.data.text.moses import Moses
 from everstep.errors import ConfigError, DataError
 from everstep.measures.bleu import translation_measures
 from everstep.runs import pair_tokens
+from everstep.runs.directions import Direction
 from everstep.runs.pair_data import PairTexts
 from everstep.runs.pair_section import PairSection
 
@@ -285,7 +286,7 @@ def test_a_text_of_exactly_the_longest_length_is_learnt(tmp_path: Path) -> None:
 def test_a_passage_needs_a_pair_with_both_texts(tmp_path: Path) -> None:
     found = texts(two_files(tmp_path, ["a", ""], ["", "y"]), valid_fraction=0)
     with pytest.raises(DataError, match=r"no held-out pair has both texts; give a text \(--text FILE\)"):
-        found.passage(None, 100)
+        found.passage(None, 100, Direction("en", "fr"))
 
 
 def test_texts_of_training_in_a_test_are_said(tmp_path: Path) -> None:

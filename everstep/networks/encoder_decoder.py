@@ -187,11 +187,11 @@ class EncoderDecoder(nn.Module):
 
     def encoded(self, source: Tensor, lengths: Tensor) -> Tensor:
         """The encoder's outputs for source tokens (B, S), (B, S, features), zero beyond each length."""
-        memory, _ = self.encoder(self._embedded(source), lengths=lengths)
+        memory, _ = self.encoder(self.read(source), lengths=lengths)
         return memory  # type: ignore[no-any-return]
 
-    def _embedded(self, source: Tensor) -> Tensor:
-        """The features of source tokens; those of tags come from their own embedding."""
+    def read(self, source: Tensor) -> Tensor:
+        """The features of source tokens, (…, features), as the encoder reads them; tags have their own embedding."""
         if self.tag_embedding is None:
             return self.source_embedding(source)  # type: ignore[no-any-return]
         symbols = self.source_embedding.num_embeddings

@@ -282,11 +282,17 @@ class PairTexts:
             f"vocabulary: {vocabulary if sides.joint else ' and '.join(sizes)}, {section.unit}",
         ]
 
-    def passage(self, text: str | None, characters: int) -> tuple[str, str | None]:
-        """A source text to draw, and its translation if known.
+    def drawn(self, to: str | None, held_out: bool) -> Direction:
+        """The direction that pictures are of: the first, or the first to the language `to`; if they are of held-out
+        texts, among those of the last split."""
+        directions = self.directions(self.splits()[-1]) if held_out else self.section.tested
+        return next((one for one in directions if to in (None, str(one.target))), directions[0])
 
-        It is the first line of `text`, cut to `characters`; or if `text` is None, the longest of the first texts of the
-        last split with at most `characters` characters.
+    def passage(self, text: str | None, characters: int, direction: Direction) -> str:
+        """A source text to draw.
+
+        It is the first line of `text`, cut to `characters`; or if `text` is None, the longest of the first texts of a
+        direction of the last split with at most `characters` characters.
 
         Raises:
             DataError: the text is blank, or no held-out pair has both texts.
@@ -295,14 +301,12 @@ class PairTexts:
             line = next((one_line(line) for line in text.splitlines() if line.strip()), "")
             if not line:
                 raise DataError("the passage is empty; give a text with some words")
-            return line[:characters], None
-        split = self.splits()[-1]
-        some_pairs = islice(self.pairs(split, self.directions(split)[0]), BLOCK)
-        pairs = [(pair.source, pair.target) for pair in some_pairs if pair.source and pair.target]
-        if not pairs:
+            return line[:characters]
+        some_pairs = islice(self.pairs(self.splits()[-1], direction), BLOCK)
+        sources = [pair.source for pair in some_pairs if pair.source and pair.target]
+        if not sources:
             raise DataError("no held-out pair has both texts; give a text (--text FILE)")
-        some = [pair for pair in pairs if len(pair[0]) <= characters]
-        return max(some or pairs, key=lambda pair: len(pair[0]))
+        return max([text for text in sources if len(text) <= characters] or sources, key=len)
 
 
 def _keys(pairs: Iterator[Pair]) -> NDArray[np.uint64]:

@@ -201,6 +201,13 @@ class Task(ABC, Generic[R]):
         found = {split: self.digest(split) for split in self.splits()}
         return {split: value for split, value in found.items() if value is not None}
 
+    def numbered(self) -> dict[str, Any]:
+        """What weights know by its number alone, such as languages, as JSON by a name for the user.
+
+        It must be equal in a run to start from, beside the shape of its model.
+        """
+        return {}
+
     def summary(self) -> list[str]:
         """Lines for the run's card: the data, vocabularies and scalings."""
         return []

@@ -198,15 +198,15 @@ def _fill(model: nn.Module, before: Run, task: Task[Any], say: Log) -> None:
     """Copy the weights of the run `before` into a model.
 
     Raises:
-        RunError: shapes differ, or a key of the recipe that changes the model's function.
+        RunError: shapes differ, a key of the recipe that changes the model's function, or what its weights number.
     """
     try:
         load_weights(model, before.path / MODEL_FILE, run=run_name(before.path))
         problem = ""
     except RunError as error:
         problem = f"{error}; "
-    old, new = flat(before.recipe), flat(task.recipe)
-    decide = [key for key in new if key.startswith("model.") and (problem or key in FUNCTION)]
+    old, new = (flat(some.recipe) | some.numbered() for some in (before.task, task))
+    decide = [key for key in new if key in task.numbered() or key in FUNCTION or (problem and key.startswith("model."))]
     keys = [key for key in decide if as_kept(old.get(key)) != as_kept(new[key])]
     if problem or keys:
         told = "; ".join(f"{key} is {old.get(key)!r} there and {new[key]!r} here" for key in keys)

@@ -18,7 +18,6 @@ from everstep.measures.bleu import translation_measures
 from everstep.networks.encoder_decoder import EncoderDecoder
 from everstep.networks.token_passage import pieces
 from everstep.networks.translating import TranslationSearch, translated
-from everstep.runs.directions import Direction
 from everstep.runs.language_maps import language_maps
 from everstep.runs.pair_data import PairTexts
 from everstep.runs.pair_tokens import Sides
@@ -38,7 +37,7 @@ def translation_pictures(
 
     Among several directions they are of the first, or of the first to `decode.to`; a map of sentences is of all.
     """
-    direction = _drawn(texts, how.to)
+    direction = texts.drawn(how.to, held_out=text is None)
     plain, sides = sides, texts.toward(sides, direction)
     if text is None:
         split = texts.splits()[-1]
@@ -52,11 +51,6 @@ def translation_pictures(
         yield from _by_length(model, pairs, texts, sides, how, out)
     if text is None and texts.section.targets:
         yield from language_maps(model, texts, plain, out)
-
-
-def _drawn(texts: PairTexts, to: str | None) -> Direction:
-    directions = texts.directions(texts.splits()[-1])
-    return next((one for one in directions if to in (None, str(one.target))), directions[0])
 
 
 def _shown(sources: Sequence[str], sides: Sides) -> list[str]:
@@ -115,17 +109,18 @@ def _same(one: str, other: str, lowercase: bool) -> bool:
 
 
 def source_passage(model: EncoderDecoder, sides: Sides, text: str, unit: str) -> Passage:
-    """A source as the encoder reads it, without predictions.
+    """A source as the encoder reads it, without predictions. A tag before it is read, but is no piece of the text.
 
     Raises:
         DataError: the text has no tokens.
     """
     ids = sides.source.encode([text]).row(0)[:-1]
-    if not ids:
+    tags = int(sides.source.tag is not None)
+    if len(ids) == tags:
         raise DataError("the passage is empty; give a text with some words")
     name = UNITS[unit]
-    labels, spans = pieces(sides.source.tokenizer, ids, name)
+    labels, spans = pieces(sides.source.tokenizer, ids[tags:], name)
     with torch.no_grad():
-        inputs = model.source_embedding(torch.tensor(ids, device=model.device))
+        inputs = model.read(torch.tensor(ids, device=model.device))
     shown = "character" if name == "byte" else name
-    return Passage(model.encoder, inputs, labels, [last for _, last in spans], name, shown)
+    return Passage(model.encoder, inputs, labels, [last + tags for _, last in spans], name, shown)

@@ -14,6 +14,8 @@ from everstep.storage.reading import json_text
 
 FORMATS = ("text", "tsv", "jsonl")
 """text: a text a line; tsv: a text, and phrases after it, with tabs between; jsonl: {"text": …, "phrases": […]}."""
+KEYS = ("text", "phrases")
+"""Those of a JSON object; any other is refused, since a misspelt one would be a wish that nobody hears."""
 
 
 class Wish(NamedTuple):
@@ -64,6 +66,8 @@ def _object(line: str, number: int) -> tuple[str, list[str]]:
         raise DataError(f"{where}: is no JSON ({error}); {expected}: {line[:60]}") from None
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
         raise DataError(f"{where}: {expected}, got {json_text(entry)[:60]}")
+    if unknown := [key for key in entry if key not in KEYS]:
+        raise DataError(f"{where}: expected no keys but {', '.join(KEYS)}; got {json_text(unknown[0])[:60]}")
     phrases = entry.get("phrases", [])
     if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
         raise DataError(f'{where}: expected a list of strings at "phrases", got {json_text(phrases)[:60]}')

@@ -110,6 +110,10 @@ class Translation(Task[TranslationRecipe]):
         """The SHA-256 of the texts of a split."""
         return self.texts.digest(split)
 
+    def numbered(self) -> dict[str, Any]:
+        """The target languages, each of which has a tag."""
+        return {"target languages": list(self.recipe.data.targets)}
+
     def summary(self) -> list[str]:
         """The pairs, the languages, the vocabularies."""
         return self.texts.summary(self.sides)
@@ -130,7 +134,9 @@ class Translation(Task[TranslationRecipe]):
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
         """A held-out source, or the given text, as the encoder reads it."""
-        return source_passage(model, self.sides, self.texts.passage(text, characters)[0], self.recipe.data.unit)
+        direction = self.texts.drawn(self.recipe.decode.to, held_out=text is None)
+        source, sides = self.texts.passage(text, characters, direction), self.texts.toward(self.sides, direction)
+        return source_passage(model, sides, source, self.recipe.data.unit)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
         """Attention maps, and accuracy by length."""
