@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from everstep.data.bucket_order import BucketOrder
 from everstep.data.buckets import Buckets
 from everstep.data.lanes import Lanes
 from everstep.data.text.corpus import Corpus
@@ -196,6 +197,28 @@ def test_unshuffled_buckets_are_the_same_every_epoch():
         [7, 8, 9, 10, 11],
         [12, 13, 14, 15],
     ]
+
+
+@pytest.mark.parametrize(("even", "least", "most"), [(True, 1, 1.1), (False, 8, 100)])
+def test_targets_weigh_the_same_in_even_batches(even, least, most):
+    """The weight of a target is 1 / the targets of its batch; compared by the length of its sequence."""
+    lengths = np.random.default_rng(0).integers(1, 31, 4000)
+    order = BucketOrder(lengths, 16, even=even)
+    weights = np.zeros(31)
+    batches = [lengths[order.rows(0, index)] for index in range(len(order))]
+    for batch in batches:
+        np.add.at(weights, batch, batch / batch.sum())
+    assert sum(map(len, batches)) == 4000
+    assert len(batches) == 4000 / 16
+    share = weights[1:] / np.bincount(lengths, lengths)[1:]
+    assert least <= share.max() / share.min() < most
+
+
+def test_even_batches_of_one_sequence_or_of_empty_ones():
+    given = [9], [0], [0, 0, 0], [1, 1, 1, 90]
+    orders = [BucketOrder(np.array(lengths), 2, even=True, shuffle=False) for lengths in given]
+    rows = [[order.rows(0, index).tolist() for index in range(len(order))] for order in orders]
+    assert rows == [[[0]], [[0]], [[0], [1, 2]], [[0, 1, 2, 3]]]
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"pool": 0}, {"max_tokens": 0}, {"seed": -1}])

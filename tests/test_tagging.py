@@ -130,6 +130,16 @@ def test_a_small_real_set_is_learned_better_than_by_words_alone(tmp_path: Path) 
     assert scores["accuracy"] > rival["accuracy"] > 0.7
 
 
+def test_a_step_learns_from_as_many_words_whatever_their_sentences(tmp_path: Path) -> None:
+    text = "a\tX\n\n" * 30 + ("b\tY\n" * 9 + "\n") * 30
+    task = load_task(recipe(tmp_path, text), ["train.batch_size=4", "data.valid_fraction=0"])
+    task.prepare()
+    batches = task.batches("train", None, "learn")
+    counts = [batches.batch(0, index).count for index in range(len(batches))]
+    assert len(counts) == 15
+    assert all(11 < count < 29 for count in counts)  # four sentences have 4 words, or 36
+
+
 @pytest.mark.parametrize("cell", ["GRU", "{type: IndRNN}"])
 def test_any_cell_reads(cell: str, tmp_path: Path) -> None:
     found = es.train(recipe(tmp_path, TEXT), tmp_path / "run", quietly, overrides=[*QUICK, f"model.cell={cell}"])

@@ -149,6 +149,13 @@ def test_attention_learns_to_copy_and_to_reverse(reverse: bool) -> None:
         assert np.mean(right) >= 0.99
 
 
+def test_a_step_learns_from_as_many_tokens_whatever_their_pairs(run: es.Run) -> None:
+    batches = run.task.batches("train", run.model, "learn")
+    counts = [batches.batch(0, index).count for index in range(len(batches))]
+    assert len(counts) > 10
+    assert max(counts) - min(counts) < 12  # eight pairs have 16 tokens, or 48
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("query", ["before", "after"])
 def test_every_attention_by_its_name(name: str, query: str) -> None:

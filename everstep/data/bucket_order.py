@@ -29,6 +29,13 @@ class BucketOrder:
         max_tokens: most sequences × steps in a batch, padding included. All sequences then form one pool, so that every
             epoch has the same number of batches; a longer sequence is a batch by itself.
         ties: (N,) second lengths, such as those of translations: sequences of equal length are sorted by them.
+        even: batches have equal numbers of steps, as nearly as whole sequences allow: as many as `batch_size` sequences
+            have on average. An optimizer step divides a loss by the targets of its batch, so that with equal numbers of
+            sequences, which are of similar length, a target of a short sequence would have a larger weight. All
+            sequences then form one pool, and `max_tokens` has no effect.
+
+    Attributes:
+        batch_size: most sequences in a batch.
 
     Raises:
         ConfigError: a size is below 1, or the seed is negative.
@@ -44,6 +51,7 @@ class BucketOrder:
         pool: int = 100,
         max_tokens: int | None = None,
         ties: Ints | None = None,
+        even: bool = False,
     ):
         sizes = {"batch_size": batch_size, "pool": pool, "max_tokens": 1 if max_tokens is None else max_tokens}
         for name, value in sizes.items():
@@ -51,11 +59,16 @@ class BucketOrder:
                 raise ConfigError(f"train.{name}={value}: expected 1 or more")
         if seed < 0:
             raise ConfigError(f"seed={seed}: expected 0 or more")
-        self._lengths, self._batch_size, self._seed, self._shuffle = lengths, batch_size, seed, shuffle
+        self._lengths, self._seed, self._shuffle = lengths, seed, shuffle
         self._keys = (lengths,) if ties is None else (ties, lengths)
         number = len(lengths)
-        self._pool = number if max_tokens else pool * batch_size
-        self._bounds = self._cut(max_tokens) if max_tokens else np.append(np.arange(0, number, batch_size), number)
+        batches = -(-number // batch_size)
+        self.batch_size = max(1, -(-int(lengths.sum()) // batches)) if even else batch_size
+        self._pool = number if max_tokens or even else pool * batch_size
+        if even:
+            self._bounds = self._cut_evenly(batches)
+        else:
+            self._bounds = self._cut(max_tokens) if max_tokens else np.append(np.arange(0, number, batch_size), number)
         self._arranged = (-1, np.empty(0, np.int64), np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -77,13 +90,19 @@ class BucketOrder:
     def _cut(self, max_tokens: int) -> Ints:
         """Bounds of the batches over all sequences sorted by length, each as large as `max_tokens` allows."""
         lengths = np.sort(self._lengths)
-        rows = np.arange(1, self._batch_size + 1)
+        rows = np.arange(1, self.batch_size + 1)
         bounds = [0]
         while bounds[-1] < len(lengths):
-            ahead = lengths[bounds[-1] : bounds[-1] + self._batch_size]
+            ahead = lengths[bounds[-1] : bounds[-1] + self.batch_size]
             fit = np.searchsorted(ahead * rows[: len(ahead)], max_tokens, side="right")
             bounds.append(bounds[-1] + max(int(fit), 1))
         return np.array(bounds)
+
+    def _cut_evenly(self, batches: int) -> Ints:
+        """Bounds of about so many batches over all sequences sorted by length, each with as many steps."""
+        ends = np.cumsum(np.sort(self._lengths))
+        shares = np.arange(1, batches) / batches * ends[-1]
+        return np.unique(np.concatenate([[0], np.searchsorted(ends, shares) + 1, [len(ends)]]))
 
     def _order(self, epoch: int) -> tuple[Ints, Ints]:
         """The sequences in the epoch's order, and the order of the batches cut from them."""
@@ -106,14 +125,14 @@ class Bucketed(Batches[B]):
 
     Args:
         lengths: (N,) lengths of the sequences, N ≥ 1.
-        batch_size, seed, shuffle, pool, max_tokens, ties: see `BucketOrder`.
+        batch_size, seed, shuffle, pool, max_tokens, ties, even: see `BucketOrder`.
     """
 
     carries_state = False
 
     def __init__(self, lengths: Ints, batch_size: int, **order: Any):
-        self.batch_size = batch_size
         self._order = BucketOrder(lengths, batch_size, **order)
+        self.batch_size = self._order.batch_size
 
     def __len__(self) -> int:
         """Batches in an epoch."""

@@ -25,6 +25,7 @@ class Buckets(Bucketed[TokenBatch]):
         shuffle: if false, file order in pools sorted by length, the same every epoch.
         pool: batches in a pool; larger pools need less padding.
         max_tokens: most rows × steps in a batch, padding included; see `BucketOrder`.
+        even: see `BucketOrder`.
 
     Raises:
         DataError: there is no `begin_id`, or no tokens.
@@ -47,6 +48,7 @@ class Buckets(Bucketed[TokenBatch]):
         shuffle: bool = True,
         pool: int = 100,
         max_tokens: int | None = None,
+        even: bool = False,
     ):
         if begin_id is None:
             raise DataError("the vocabulary has no symbol that stands before a line's first; set data.eos=true")
@@ -54,7 +56,8 @@ class Buckets(Bucketed[TokenBatch]):
             raise DataError("the corpus has no tokens: give a text that is not blank")
         self._corpus, self._begin_id = corpus, begin_id
         self._lengths = np.diff(corpus.starts, append=len(corpus))
-        super().__init__(self._lengths, batch_size, seed=seed, shuffle=shuffle, pool=pool, max_tokens=max_tokens)
+        order = {"pool": pool, "max_tokens": max_tokens, "even": even}
+        super().__init__(self._lengths, batch_size, seed=seed, shuffle=shuffle, **order)
 
     def made_of(self, rows: Ints) -> TokenBatch:
         """The batch of the lines with indices `rows`."""

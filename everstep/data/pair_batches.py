@@ -87,7 +87,7 @@ class PairBatches(Bucketed[PairBatch]):
         source, target: N ≥ 1 sequences each.
         begin: the symbol before a target's first.
         batch_size: most pairs in a batch.
-        seed, shuffle, max_tokens: as of `BucketOrder`; a pair is as long as the longer of its two sequences.
+        seed, shuffle, max_tokens, even: as of `BucketOrder`; a pair is as long as the longer of its two sequences.
 
     Example:
         >>> one, two = np.array([1, 2, 0, 3, 0]), np.array([4, 0, 5, 6, 0])
@@ -107,10 +107,11 @@ class PairBatches(Bucketed[PairBatch]):
         seed: int = 0,
         shuffle: bool = True,
         max_tokens: int | None = None,
+        even: bool = False,
     ):
         self._source, self._target, self._begin = source, target, begin
         longer = np.maximum(source.lengths, target.lengths)
-        order = {"seed": seed, "shuffle": shuffle, "max_tokens": max_tokens, "ties": target.lengths}
+        order = {"seed": seed, "shuffle": shuffle, "max_tokens": max_tokens, "ties": target.lengths, "even": even}
         super().__init__(longer, batch_size, **order)
 
     def made_of(self, rows: Ints) -> PairBatch:

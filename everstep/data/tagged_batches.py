@@ -55,7 +55,7 @@ class TaggedBatches(Bucketed[TaggedBatch]):
 
     Args:
         coded: S ≥ 1 sentences; one without words is a row of length 0.
-        batch_size, seed, shuffle, max_tokens: see `BucketOrder`.
+        batch_size, seed, shuffle, max_tokens, even: see `BucketOrder`.
 
     Example:
         >>> from everstep.data.word_features import WordVocabulary
@@ -74,11 +74,12 @@ class TaggedBatches(Bucketed[TaggedBatch]):
         seed: int = 0,
         shuffle: bool = True,
         max_tokens: int | None = None,
+        even: bool = False,
     ):
         self._coded = coded
         self._starts = np.cumsum(coded.lengths) - coded.lengths
         self._spelled_starts = np.cumsum(coded.spelled_lengths) - coded.spelled_lengths
-        super().__init__(coded.lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens)
+        super().__init__(coded.lengths, batch_size, seed=seed, shuffle=shuffle, max_tokens=max_tokens, even=even)
 
     def made_of(self, rows: Ints) -> TaggedBatch:
         """The batch of the sentences with indices `rows`."""

@@ -55,7 +55,8 @@ class PairSection(VocabularySection):
     max_ratio: float | None = Field(9.0, ge=1)
     """largest ratio of the lengths of a text and its translation; training leaves out other pairs; null: no limit"""
     batch_tokens: Count | None = None
-    """most tokens of the longer side of a batch, with padding; null: train.batch_size pairs per batch"""
+    """most tokens of the longer side of a batch, with padding; null: about as many as train.batch_size pairs have on
+    average"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Those of the vocabulary, missing paths, equal languages, no <eos>, and Moses without language names."""

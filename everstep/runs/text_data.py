@@ -289,12 +289,10 @@ def training_batches(
 ) -> Batches[TokenBatch]:
     """Batches for training: lanes with carried state, or separate lines, about `batch_size` of them.
 
-    Batches of lines hold as many tokens, not as many lines: since each step has the same weight, and the lines of a
-    batch are of similar length, short lines would count more.
+    Batches of lines hold as many tokens, not as many lines, so that tokens of short lines count no more.
     """
     if section.sequence == "lines":
-        tokens = -(-batch_size * len(corpus) // max(1, len(corpus.starts)))
-        return Buckets(corpus, tokens, seed=seed, begin_id=tokenizer.begin_id, max_tokens=tokens)
+        return Buckets(corpus, batch_size, seed=seed, begin_id=tokenizer.begin_id, even=True)
     return Lanes(corpus, batch_size, k1, k2, seed=seed, begin_id=tokenizer.begin_id, random_k1=random_k1)
 
 

@@ -103,10 +103,10 @@ class Tagging(Task[TaggingRecipe]):
         return SequenceTagger(section, reader, [len(column.tags) for column in columns], masks, self.code.find, biases)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[TaggedBatch]:
-        """Batches of sentences of near-equal length."""
+        """Batches of sentences of near-equal length; to learn from, with about as many words each."""
         coded = self.learned.coded(self.texts.examples(split).sentences)
         if purpose == "learn":
-            return TaggedBatches(coded, self.recipe.train.batch_size, seed=self.recipe.seed)
+            return TaggedBatches(coded, self.recipe.train.batch_size, seed=self.recipe.seed, even=True)
         return TaggedBatches(coded, 256, shuffle=False, max_tokens=SCORED_WORDS)
 
     def objective(self, model: Any, batch: TaggedBatch, state: State) -> Iterator[Loss]:

@@ -81,13 +81,14 @@ class Translation(Task[TranslationRecipe]):
         return model.source_embedding.weight, self.sides.source.tokenizer.symbols
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[PairBatch]:
-        """Batches of pairs of similar lengths."""
+        """Batches of pairs of similar lengths; to learn from, with about as many tokens each."""
         if purpose != "learn":
             return self._scored(split)
         coded, recipe = self.texts.coded(split, self.sides, learn=True), self.recipe
         size, most = recipe.train.batch_size, recipe.data.batch_tokens
         tell_counts(model.head, coded.target.tokens)
-        return PairBatches(*coded[:2], self.sides.target.end, size, seed=recipe.seed, max_tokens=most)
+        even = most is None
+        return PairBatches(*coded[:2], self.sides.target.end, size, seed=recipe.seed, max_tokens=most, even=even)
 
     def _scored(self, split: str, direction: Direction | None = None) -> PairBatches:
         coded = self.texts.coded(split, self.sides, direction=direction)
