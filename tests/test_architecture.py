@@ -11,7 +11,7 @@ import everstep
 
 PACKAGE = Path(everstep.__file__).parent
 FLOORS = (
-    ("errors", "hooks", "no_steps", "parameters", "processes", "state"),
+    ("cancellation", "errors", "hooks", "no_steps", "parameters", "processes", "state"),
     ("abstract", "arguments", "sections", "storage"),
     ("native", "tracing"),
     ("backends",),

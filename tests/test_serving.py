@@ -15,7 +15,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch
 import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.testclient import TestClient
+from service_client import Served, served
 from starlette.websockets import WebSocketDisconnect
 from typer.testing import CliRunner
 
@@ -64,39 +63,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for name, recipe in (("play", "shakespeare-minute"), ("reviews", "classify-minute")):
             es.train(recipe, folder / name, lambda _: None, overrides=short)
     return {name: folder / name for name in ("play", "reviews")}
-
-
-class Served:
-    """A client of a service in this process."""
-
-    def __init__(self, service: Service, client: TestClient, log: list[str]):
-        self.service, self.client, self.log = service, client, log
-
-    def post(self, path: str, status: int = 200, **body: Any) -> Any:
-        return self._answer(self.client.post(path, json=body), status)
-
-    def get(self, path: str, status: int = 200) -> Any:
-        return self._answer(self.client.get(path), status)
-
-    def delete(self, path: str, status: int = 204) -> Any:
-        return self._answer(self.client.delete(path), status)
-
-    def _answer(self, answer: Any, status: int) -> Any:
-        assert answer.status_code == status, answer.text
-        if status >= 400:
-            return answer.json()["error"]
-        return answer.json() if answer.content else None
-
-
-@contextmanager
-def served(paths: list[Path], token: str | None = None, load: Any = es.load, **limits: Any) -> Iterator[Served]:
-    log: list[str] = []
-    allowed = ServingLimits(**limits)
-    service = Service(lambda batched: Catalogue(paths, load, batched), allowed, log.append)
-    app = application(service, log.append, token)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with TestClient(app, base_url="http://localhost", headers=headers) as client:  # type: ignore[arg-type]
-        yield Served(service, client, log)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,12 @@ PORT = typer.Option(8000, min=0, max=65535, help="Port; 0: any free one.")
 TOKEN = typer.Option(
     None, metavar="FILE", help="File with the token that clients must send.", show_default="EVERSTEP_TOKEN"
 )
+STATE_KEY = typer.Option(
+    None,
+    metavar="FILE",
+    help="File with the key that signs states of clients.",
+    show_default="EVERSTEP_STATE_KEY, or a random one",
+)
 INSECURE = typer.Option(False, "--insecure", help="Allow other machines without a token.")
 
 
@@ -31,12 +37,14 @@ def serve(
     port: int = PORT,
     token_file: Path | None = TOKEN,
     insecure: bool = INSECURE,
+    state_key_file: Path | None = STATE_KEY,
     threads: int = typer.Option(1, min=1, help="Threads of each computation."),
     workers: int = typer.Option(2, min=1, help="Predictions, scores and texts at once; steps of sessions are apart."),
     ttl: float = typer.Option(600, min=1, help="Seconds from the last use of a session to its end."),
     max_sessions: int = typer.Option(1000, min=1, help="Most sessions."),
     max_state: int = typer.Option(512, min=1, help="Most MiB of the states of all sessions."),
     max_body: int = typer.Option(1024, min=1, help="Most KiB of a request."),
+    max_line: int = typer.Option(64, min=1, help="Most thousands of characters of a line."),
     max_tokens: int = typer.Option(4096, min=1, help="Most tokens of a generated text, and most steps of a feed."),
     timeout: float = typer.Option(60, min=0.1, help="Most seconds of an answer."),
     device: str = DEVICE,
@@ -53,6 +61,7 @@ def serve(
     \b
       /predict /score /generate     as the verbs of these names; generate also as server-sent events
       /sessions                     states of a model that the server keeps: create, feed steps, read, fork, delete
+      /steps                        the same with a signed state that the client keeps
       /runs /health /ready /metrics /openapi.json
 
     SIGTERM and Ctrl-C end it after the requests in progress; SIGHUP loads the runs again, and sessions go on with the
@@ -66,6 +75,7 @@ def serve(
     torch.set_num_threads(threads)
     limits = ServingLimits(
         body=max_body << 10,
+        line=1000 * max_line,
         seconds=timeout,
         workers=workers,
         tokens=max_tokens,
@@ -73,7 +83,9 @@ def serve(
         session_bytes=max_state << 20,
         ttl=ttl,
     )
-    _started(runs, lambda path: load_run(path, trust_code, device), limits, host, port, token_file, insecure)
+    _started(
+        runs, lambda path: load_run(path, trust_code, device), limits, host, port, token_file, insecure, state_key_file
+    )
 
 
 def watch(
@@ -115,18 +127,20 @@ def _started(
     port: int,
     token_file: Path | None,
     insecure: bool,
+    state_key_file: Path | None = None,
 ) -> None:
     from everstep.ship.serving.application import application
     from everstep.ship.serving.hosted import Catalogue
+    from everstep.ship.serving.server import STATE_KEY as STATE_KEY_VARIABLE
     from everstep.ship.serving.server import bound, token_of
     from everstep.ship.serving.server import serve as run_server
     from everstep.ship.serving.service import Service
 
-    token = token_of(token_file)
+    token, key = token_of(token_file), token_of(state_key_file, STATE_KEY_VARIABLE)
     with bound(host, port, token, insecure) as listening:  # before the runs, which take longer
 
         def opened(batched: Any) -> Catalogue:
             return Catalogue(runs, load, batched, log)
 
-        service = Service(opened, limits, log)
+        service = Service(opened, limits, log, None if key is None else key.encode())
         run_server(service, application(service, log, token, insecure), listening, log)

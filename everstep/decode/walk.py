@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from everstep.cancellation import check_cancelled
 from everstep.decode.decoder import Decoder
 from everstep.decode.legality import Legality, Wishes
 from everstep.decode.ranking import Ranking
@@ -83,6 +84,7 @@ class Walk:
 
     def step(self, rows: Beginnings, t: int) -> Next:
         """The step of the rows that gives log p of token t."""
+        check_cancelled()
         log_p, state = self.decoder.step(rows.token, rows.state)
         pairs = zip(leaves(state), leaves(rows.state), self._still, strict=True)
         self._still = [still and new is old for (_, new), (_, old), still in pairs]

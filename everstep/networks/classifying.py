@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everstep.cancellation import check_cancelled
 from everstep.data.batches import Batches
 from everstep.data.labelled_batches import Ints, LabelledBatch, LabelledBatches
 from everstep.learn.objective import Loss
@@ -116,6 +117,7 @@ def measured_classes(
 @torch.inference_mode()
 def _classed(model: Classifier, batch: LabelledBatch) -> tuple[NDArray[Any], NDArray[Any]]:
     """The indices of the sequences of a batch, and log p of their answers in float64."""
+    check_cancelled()
     model.eval()
     device = model.device
     log_p = model(batch.inputs.to(device), batch.lengths.to(device))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everstep.cancellation import check_cancelled
 from everstep.data.readers.tagged_columns import Sentence
 from everstep.data.tagged_batches import TaggedBatches
 from everstep.data.word_features import Coded, WordVocabulary
@@ -54,6 +55,7 @@ def decoded(
     batches = TaggedBatches(coded, 256, shuffle=False, max_tokens=SCORED_WORDS)
     found: list[list[DecodedTags]] = [[] for _ in coded.lengths]
     for index in range(len(batches)):
+        check_cancelled()
         batch = batches.batch(0, index)
         for column, of_batch in zip(columns, model.decode(batch.to(device), n_best, marginals), strict=True):
             tags = of_batch.tags.tolist()

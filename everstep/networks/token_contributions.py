@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from everstep.cancellation import check_cancelled
 from everstep.data.batches import Batches
 from everstep.data.labelled_batches import LabelledBatch
 from everstep.networks.sequence_classifier import SequenceClassifier
@@ -31,6 +32,7 @@ def relevance(model: SequenceClassifier, batches: Batches[LabelledBatch]) -> lis
     """The relevance for every sequence, in order; each is independent of the others."""
     found: dict[int, Relevance] = {}
     for index in range(len(batches)):
+        check_cancelled()
         batch = batches.batch(0, index)
         found.update(zip(batch.places.tolist(), _of_batch(model, batch), strict=True))
     return [found[place] for place in range(len(found))]

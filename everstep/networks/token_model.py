@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from everstep.cancellation import check_cancelled
 from everstep.cell import scan
 from everstep.errors import ConfigError, check_finite
 from everstep.heads import BernoulliStop
@@ -139,6 +140,7 @@ def token_log_probs(model: TokenModel, inputs: Tensor, targets: Tensor, lengths:
     state: State = model.initial_state(batch)
     parts = []
     for start in range(0, time, window):
+        check_cancelled()
         stop = min(start + window, time)
         live = (lengths - start).clamp(0, stop - start)
         ys, state = model(inputs[:, start:stop], state, lengths=live)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
+from everstep.cancellation import check_cancelled
 from everstep.data.bucket_order import Ints
 from everstep.data.pair_batches import PairBatches, TokenSequences
 from everstep.data.text.language import Language
@@ -106,6 +107,7 @@ def token_log_p(model: Translator, source: TokenSequences, target: TokenSequence
     found: list[list[float]] = [[]] * len(source.lengths)
     batches = PairBatches(source, target, begin, 64, shuffle=False, max_tokens=SCORED)
     for index in range(len(batches)):
+        check_cancelled()
         batch = batches.batch(0, index).to(device)
         log_p = model.log_p(batch).tolist()
         for place, row, length in zip(batch.places.tolist(), log_p, batch.lengths.tolist(), strict=True):

@@ -17,7 +17,8 @@ from everstep.storage.reading import parse_json, read_small, reason
 CARD, RECIPE = "export.json", "recipe.yaml"
 FORMAT = 1
 _ENTRIES = {"to": str, "files": dict, "forms": dict, "recipe_format": int}
-_LARGEST = 1 << 26
+LARGEST_CARD = 1 << 26
+"""Most bytes of a card."""
 
 
 def is_export(folder: Path) -> bool:
@@ -66,7 +67,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     path = folder / CARD
     try:
-        card = parse_json(read_small(path, _LARGEST))
+        card = parse_json(read_small(path, LARGEST_CARD))
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {reason(error) if isinstance(error, OSError) else error}") from None
     if not isinstance(card, dict) or not isinstance(card.get("format"), int):

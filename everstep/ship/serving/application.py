@@ -19,9 +19,11 @@ from everstep.ship.serving.guard import Guard
 from everstep.ship.serving.service import Log, Service, replied, sentence_of
 from everstep.ship.serving.session_routes import session_routes
 from everstep.ship.serving.short_way import ShortWay
+from everstep.ship.serving.state_routes import state_routes
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "not JSON in UTF-8"},
+    403: {"description": "a state that is not signed with the key of this server"},
     404: {"description": "no such run or session"},
     409: {"description": "the run cannot do this, or the session is in use"},
     410: {"description": "the session has ended"},
@@ -59,7 +61,7 @@ def application(service: Service, log: Log, token: str | None = None, anywhere: 
         redoc_url=None,
         responses=REFUSALS,
     )
-    for routes in (session_routes(service), asking_routes(service), about_routes(service)):
+    for routes in (session_routes(service), state_routes(service), asking_routes(service), about_routes(service)):
         app.include_router(routes)
 
     @app.exception_handler(Fault)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from everstep.cancellation import cancelled_by, check_cancelled
 from everstep.runs.run import Run
 from everstep.ship.serving.faults import Fault, as_fault
 from everstep.ship.serving.requests import GenerateBody, PredictBody, ScoreBody, UnitsBody
@@ -34,8 +35,11 @@ def asking_routes(service: Service) -> APIRouter:
         hosted = service.catalogue.named(body.run)
         run = hosted.able("predict")
 
+        check_lines(body.lines, limits.line)
+
         def work(stop: Stop) -> list[dict[str, Any]]:
-            return _predictions(run, body, stop)
+            with cancelled_by(stop.check):
+                return _predictions(run, body)
 
         found = await while_there(request, pool.run(work, limits.seconds, hosted.alone))
         return replied({"run": hosted.name, "predictions": found})
@@ -45,8 +49,11 @@ def asking_routes(service: Service) -> APIRouter:
         hosted = service.catalogue.named(body.run)
         run = hosted.able("score")
 
+        check_lines(body.lines, limits.line)
+
         def work(stop: Stop) -> list[dict[str, Any]]:
-            return _scores(run, body, stop)
+            with cancelled_by(stop.check):
+                return _scores(run, body)
 
         found = await while_there(request, pool.run(work, limits.seconds, hosted.alone))
         return replied({"run": hosted.name, "scores": found})
@@ -85,26 +92,33 @@ def asking_routes(service: Service) -> APIRouter:
     return routes
 
 
-def _predictions(run: Run, body: PredictBody, stop: Stop) -> list[dict[str, Any]]:
+def check_lines(lines: Sequence[str], most: int) -> None:
+    """Raise a `Fault`, 413, if a line has more than `most` characters: one line is read without a look at the clock."""
+    for number, line in enumerate(lines):
+        if len(line) > most:
+            raise Fault(413, f"lines.{number}: expected at most {most:,} characters; got {len(line):,}")
+
+
+def _predictions(run: Run, body: PredictBody) -> list[dict[str, Any]]:
     asked = {"probabilities": body.probabilities, "n_best": body.n_best, "format": body.format}
     found = []
     try:
         for prediction in run.predict(body.lines, body.explain, **asked):  # type: ignore[arg-type]
             found.append({"text": prediction.text, "record": prediction.record})
-            stop.check()
+            check_cancelled()
     except Exception as error:
         raise as_fault(error, "predict", run) from error
     return found
 
 
-def _scores(run: Run, body: ScoreBody, stop: Stop) -> list[dict[str, Any]]:
+def _scores(run: Run, body: ScoreBody) -> list[dict[str, Any]]:
     found = []
     try:
         for start in range(0, len(body.lines), BLOCK):
             for one in run.score(body.lines[start : start + BLOCK], start + 1):
                 row: dict[str, Any] = {"logp": one.logp, "tokens": one.tokens, "unknown": one.unknown}
                 found.append({**row, "token_logps": list(one.token_logps)} if body.tokens else row)
-            stop.check()
+            check_cancelled()
     except Exception as error:
         raise as_fault(error, "score", run) from error
     return found

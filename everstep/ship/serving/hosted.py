@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from everstep.errors import ConfigError, EverstepError
 from everstep.runs.capabilities import Draws, abilities
 from everstep.runs.run import Run
-from everstep.ship.export_folder import is_export
+from everstep.ship.export_folder import CARD, LARGEST_CARD, is_export
 from everstep.ship.loaded import ExportedRun
 from everstep.ship.serving.batcher import StepBatcher
 from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.step_engine import StepEngine, engine_of
+from everstep.storage.reading import read_small
 
 Load = Callable[[Path], Run]
 Say = Callable[[str], None]
 ASKED = ("predict", "score", "generate")
 """The abilities that a server offers."""
+IDENTITY = 16
+"""Bytes that tell models apart."""
 
 
 @dataclass(eq=False)
@@ -34,6 +40,7 @@ class HostedRun:
         engine: its step, or why sessions cannot step it.
         batcher: runs the steps of its sessions; None without a step.
         alone: held by predictions and scores, since some models may not be asked twice at a time.
+        identity: tells models apart: IDENTITY bytes of a digest of its weights; empty without a step.
     """
 
     name: str
@@ -42,6 +49,7 @@ class HostedRun:
     engine: StepEngine | str
     batcher: StepBatcher | None
     alone: asyncio.Semaphore
+    identity: bytes = b""
 
     def able(self, verb: str) -> Run:
         """The run, if it has the ability.
@@ -159,7 +167,20 @@ class Catalogue(Mapping[str, HostedRun]):
         if run is not None:
             steps = f"no sessions: {engine}" if isinstance(engine, str) else f"steps {engine.how}"
             self._say(f"{name}: {', '.join(abilities(run.task))}; {steps}")
-        return HostedRun(name, path, run, engine, batcher, asyncio.Semaphore(1))
+        identity = b"" if run is None or batcher is None else _identity(run)
+        return HostedRun(name, path, run, engine, batcher, asyncio.Semaphore(1), identity)
+
+
+def _identity(run: Run) -> bytes:
+    """A digest of the weights of a run; of an export, of its card, which has the digests of its files."""
+    total = hashlib.sha256()
+    if isinstance(run, ExportedRun):
+        total.update(read_small(run.path / CARD, LARGEST_CARD))
+    for name, tensor in sorted(run.model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.digest()[:IDENTITY]
 
 
 def _name(path: Path) -> str:

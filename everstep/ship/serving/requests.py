@@ -100,3 +100,11 @@ class StepsBody(Body):
         if len(given) != 1:
             raise ValueError(f"expected one of tokens, text and numbers; got {', '.join(given) or 'none of them'}")
         return self
+
+
+class KeptStepsBody(StepsBody):
+    """Values to feed to a state that the client keeps."""
+
+    run: str | None = Field(None, description="name of the run; may be left out where there is one")
+    state: str | None = Field(None, description="the state of an earlier answer; none: the state before the first step")
+    begin: bool = Field(False, description="without a state: feed the symbols that begin a text before the values")

@@ -24,17 +24,19 @@ from everstep.storage.reading import read_small, reason
 
 TOKEN = "EVERSTEP_TOKEN"
 """The variable of the environment that may hold the token."""
+STATE_KEY = "EVERSTEP_STATE_KEY"
+"""The variable that may hold the key of states that clients keep."""
 SHORTEST_TOKEN = 16
 
 
-def token_of(file: Path | None) -> str | None:
-    """The token in a file, or in the environment; None: there is none.
+def token_of(file: Path | None, variable: str = TOKEN) -> str | None:
+    """The token or key in a file, or in a variable of the environment; None: there is none.
 
     Raises:
         ConfigError: the file cannot be read, or the token is too short to be one, or not of visible ASCII.
     """
     if file is None:
-        token, where = os.environ.get(TOKEN), TOKEN
+        token, where = os.environ.get(variable), variable
     else:
         try:
             token, where = read_small(file, 1 << 12).decode("ascii", "replace").strip(), str(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,6 +18,7 @@ from everstep.ship.serving.batcher import StepBatcher
 from everstep.ship.serving.faults import Fault, Unexpected
 from everstep.ship.serving.hosted import Catalogue
 from everstep.ship.serving.serving_limits import ServingLimits
+from everstep.ship.serving.state_seal import StateSeal
 from everstep.ship.serving.step_engine import StepEngine
 from everstep.ship.serving.stepping import StepSessions
 from everstep.ship.serving.tally import Tally
@@ -34,9 +36,10 @@ class Service:
         open_runs: makes the catalogue, given what makes the batcher of a step.
         limits: what is allowed.
         log: gets lines of JSON.
+        key: signs the states that clients keep; None: a random one, so that they end with the process.
 
     Attributes:
-        catalogue, limits, sessions, pool, tally: its parts.
+        catalogue, limits, sessions, seal, pool, tally: its parts.
         draining: whether the server ends, and takes no more requests.
         texts: texts that are being generated.
     """
@@ -46,6 +49,7 @@ class Service:
         open_runs: Callable[[Callable[[StepEngine], StepBatcher]], Catalogue],
         limits: ServingLimits,
         log: Log,
+        key: bytes | None = None,
     ):
         self.limits, self._log = limits, log
         self.draining, self.texts = False, 0
@@ -61,6 +65,7 @@ class Service:
         )
         self.catalogue = open_runs(lambda engine: StepBatcher(engine, limits.waiting, seen=self.tally.turn))
         self.sessions = StepSessions(self.catalogue, limits)
+        self.seal = StateSeal(key or secrets.token_bytes(32), limits.body // 2)
 
     def _waiting(self) -> int:
         # of runs that were reloaded, those that still have sessions

@@ -12,6 +12,7 @@ class ServingLimits:
     Attributes:
         body: most bytes of a request.
         body_seconds: most seconds in which it must have come.
+        line: most characters of a line to predict from, or to score.
         seconds: most seconds of an answer; of one piece of it, where it is streamed.
         at_once: most requests in progress.
         waiting: most feeds, and most other requests, that wait for their turn.
@@ -26,6 +27,7 @@ class ServingLimits:
 
     body: int = 1 << 20
     body_seconds: float = 10
+    line: int = 64_000
     seconds: float = 60
     at_once: int = 1024
     waiting: int = 1024

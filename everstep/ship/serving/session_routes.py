@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response, WebSocket, WebSocketDisconnect
 
+from everstep.ship.serving.batcher import FedSteps
 from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.frames import FramedSessions
 from everstep.ship.serving.hosted import HostedRun
@@ -72,19 +73,26 @@ def _told(service: Service, session: str, content: Stepped) -> dict[str, Any]:
 async def fed_steps(service: Service, session: str, body: StepsBody) -> Response:
     """Step a session as a request asks; the answer to it."""
 
-    def read(hosted: HostedRun) -> list[Value]:
-        if body.top is not None:
-            check_log_p(hosted, "top")  # before the steps, which an error must not leave behind
-        return values_of(hosted, body)
-
     content, fed = await service.sessions.feed(
         session,
-        read,
+        lambda hosted: values_asked(hosted, body),
         run=body.run,
         keep_all=body.outputs == "all",
         judged=body.surprise,
     )
-    answer = _told(service, session, content)
+    return replied({**_told(service, session, content), **answer_of(content, fed, body)})
+
+
+def values_asked(hosted: HostedRun, body: StepsBody) -> list[Value]:
+    """The values of a request. What it asks for is checked before the steps, which an error must not leave behind."""
+    if body.top is not None:
+        check_log_p(hosted, "top")
+    return values_of(hosted, body)
+
+
+def answer_of(content: Stepped, fed: FedSteps, body: StepsBody) -> dict[str, Any]:
+    """What a request asked for of the steps that it fed."""
+    answer: dict[str, Any] = {}
     if body.outputs != "none":
         answer["outputs"] = [output.tolist() for output in fed.outputs]
     if body.surprise:
@@ -92,7 +100,7 @@ async def fed_steps(service: Service, session: str, body: StepsBody) -> Response
         answer["texts"] = _texts(content, body)
     if body.top is not None:
         answer["top"] = likeliest(content, body.top)
-    return replied(answer)
+    return answer
 
 
 def _texts(content: Stepped, body: StepsBody) -> list[str] | None:

@@ -109,18 +109,30 @@ class StepSessions:
         before = self.store.begin(session)
         try:
             self._check_run(before, run)
-            values = read(before.hosted)
-            self._check_values(before.hosted, values, keep_all, judged)
-            _, batcher = before.hosted.stepped()
-            async with asyncio.timeout(self._limits.seconds):
-                fed = await batcher.feed(values, before.state, before.last, keep_all=keep_all, judged=judged)
-            after = Stepped(before.hosted, fed.state, fed.outputs[-1], before.steps + len(values))
+            after, fed = await self.fed(before, read, keep_all=keep_all, judged=judged)
             self.store.commit(session, after, after.size)
-        except TimeoutError:
-            raise late(self._limits.seconds) from None
         finally:
             self.store.abandon(session)
         return after, fed
+
+    async def fed(
+        self,
+        before: Stepped,
+        read: Callable[[HostedRun], list[Value]],
+        *,
+        keep_all: bool = False,
+        judged: bool = False,
+    ) -> tuple[Stepped, FedSteps]:
+        """A state after values, and the results of the steps; changes no session. Arguments and errors as `feed`."""
+        values = read(before.hosted)
+        self._check_values(before.hosted, values, keep_all, judged)
+        _, batcher = before.hosted.stepped()
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                fed = await batcher.feed(values, before.state, before.last, keep_all=keep_all, judged=judged)
+        except TimeoutError:
+            raise late(self._limits.seconds) from None
+        return Stepped(before.hosted, fed.state, fed.outputs[-1], before.steps + len(values)), fed
 
     def read(self, session: str, run: str | None = None) -> Stepped:
         """The content of a session. Raises as `feed`."""
