@@ -25,7 +25,8 @@ class Passage:
         shown: the name of a piece; bytes are shown as characters.
         targets: (time,), the target of each step; None if the model does not predict step by step.
         loss: maps outputs of the body (batch, time, features) and targets (batch, time) to the loss of each step
-            (batch, time), which depends on that step's output alone; None together with `targets`.
+            (batch, time), which depends on that step's output alone; None without `targets`, and where it depends on
+            more.
         loss_unit: the unit of the loss: "nats".
         surprise: returns −log₂ p of each piece given those before it, in bits; None if the model predicts nothing.
         model_loss: maps a model of the same class, and the numbers of rows and steps in which to read the beginning of

@@ -27,8 +27,8 @@ def cached_probabilities(
 ) -> tuple[Floats, Floats]:
     """p of each target by the model and by continuous caches, in the order of the text (Grave, Joulin & Usunier 2017).
 
-    p_cache(w | t) ∝ Σ_i exp(θ h_t · h_i) [x_{i+1} = w] over the last `size` steps i before t, where h_t is the input of
-    the head at step t and x_{i+1} the token that followed step i.
+    p_cache(w | t) ∝ Σ_i exp(θ h_t · h_i) [x_{i+1} = w] over the last `size` steps i before t, where h_t is the output
+    of the body at step t and x_{i+1} the token that followed step i.
 
     Args:
         model: in eval mode.
@@ -51,7 +51,7 @@ def cached_probabilities(
         batch = batches.batch(0, index).to(device)
         ys, state = model(batch.inputs, state, resets=batch.resets)
         plain.append(model.head.predict(ys)[0].gather(-1, batch.targets[0, :, None])[:, 0].cpu().double().exp())
-        keys, values = torch.cat([keys, ys[0]]), torch.cat([values, batch.targets[0]])
+        keys, values = torch.cat([keys, ys[0, :, : keys.shape[1]]]), torch.cat([values, batch.targets[0]])
         cached.append(_shares(keys, values, len(ys[0]), size, theta).cpu())
         keys, values = keys[-size:].clone(), values[-size:].clone()
         progress(index + 1, len(batches))

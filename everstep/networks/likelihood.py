@@ -56,7 +56,8 @@ def likelihood(k2: int | None = None, activation: float = 0.0, change: float = 0
             lengths = None if piece.lengths is None else (piece.lengths - piece.context).clamp_min(0)
             total, nats = model.head.objective(ys[:, seen], piece.targets[:, seen], lengths)
             if activation:
-                total = total + activation * activation_penalty(ys[:, seen], lengths)
+                outputs = ys[:, seen, : model.body.output_size]  # without the words that a head may read
+                total = total + activation * activation_penalty(outputs, lengths)
             if change:
                 resets = None if piece.resets is None else piece.resets[:, seen]
                 total = total + change * change_penalty(plain[:, seen], lengths, resets)

@@ -35,6 +35,9 @@ class _Next(Cell):
 
 def token_forms(model: TokenModel) -> Exported:
     """The forms of a token model: `tokens` to `log_p` of the next tokens, in nats, with the state."""
+    if model.recent:
+        reason = "model.max_entropy_order is not supported: its softmax looks words up in a table by their hash"
+        return Exported(reason, reason)
 
     def step(given: Named, state: State) -> tuple[Named, State]:
         ys, state = model(given["tokens"][:, None], state)

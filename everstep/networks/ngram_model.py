@@ -35,7 +35,7 @@ class NGramModel(nn.Module):
 
     def extra_repr(self) -> str:
         """The number of n-grams of each order."""
-        return ", ".join(f"{len(logs):,} {n}-grams" for n, logs in enumerate(self.table.log_p, 1))
+        return self.table.described()
 
     def initial_state(self, batch: int) -> Tensor:
         """The state before any token."""

@@ -110,6 +110,8 @@ def tell_counts(head: VocabularyHead, tokens: NDArray[Any]) -> None:
 
 def smoothing_problem(section: SoftmaxSection, label_smoothing: float) -> Iterator[tuple[str, str]]:
     """Label smoothing beside a softmax that has none."""
-    if label_smoothing and (section.softmax != "full" or getattr(section, "ends", "symbol") != "symbol"):
+    if label_smoothing and getattr(section, "max_entropy_order", None) is not None:
+        yield "objective.label_smoothing", f"expected 0 beside model.max_entropy_order; got {label_smoothing:g}"
+    elif label_smoothing and (section.softmax != "full" or getattr(section, "ends", "symbol") != "symbol"):
         where = "where model.ends is stop" if section.softmax == "full" else f"where model.softmax is {section.softmax}"
         yield "objective.label_smoothing", f"expected 0 {where}; got {label_smoothing:g}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from everstep.cancellation import check_cancelled
@@ -13,10 +14,12 @@ from everstep.cell import scan
 from everstep.errors import ConfigError, check_finite
 from everstep.heads import BernoulliStop
 from everstep.heads.head import VocabularyHead
+from everstep.heads.max_entropy import MaxEntropy
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import initialise, stack_of
+from everstep.networks.recent_words import recent_words
 from everstep.networks.softmax_by_name import SoftmaxSection, make_softmax
-from everstep.sections import Probability
+from everstep.sections import Count, Probability
 from everstep.state import State
 from everstep.wirings import EmbeddingDropout
 
@@ -32,12 +35,25 @@ class TokenModelSection(SoftmaxSection):
     ends: Literal["symbol", "stop"] = "symbol"
     """how a line ends: symbol: <eos> is a word like any other; stop: a coin is tossed beside each step (BernoulliStop).
     stop needs data.eos, and softmax full"""
+    max_entropy_order: int | None = Field(None, ge=2, le=16)
+    """N: weights of n-grams of 2 to N words beside the network (Mikolov 2011), for the optimizer sgd; null: none"""
+    max_entropy_size: Count = 1 << 22
+    """numbers that hold these weights; n-grams share them where a hash says so"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Those of the softmax, and two output layers at once."""
         yield from super().disagreements()
         if self.ends == "stop" and self.softmax != "full":
             yield "ends", f"expected symbol where softmax is {self.softmax}; got stop"
+        if self.max_entropy_order is not None and (self.softmax, self.ends) != ("full", "symbol"):
+            yield "max_entropy_order", f"expected null where softmax is {self.softmax} and ends {self.ends}"
+        if self.max_entropy_order is None and self.max_entropy_size != 1 << 22:
+            yield "max_entropy_size", "expected max_entropy_order beside it"
+
+    @property
+    def recent(self) -> int:
+        """The last words that the softmax reads beside the network's output."""
+        return 0 if self.max_entropy_order is None else self.max_entropy_order - 1
 
     @property
     def at_top(self) -> float:
@@ -47,6 +63,8 @@ class TokenModelSection(SoftmaxSection):
 
 class TokenModel(nn.Module):
     """Embedding → stack of cells → softmax.
+
+    With `max_entropy_order` N, the softmax also reads the last N − 1 words (`MaxEntropy`), which are part of the state.
 
     Args:
         vocabulary: number of symbols V.
@@ -59,8 +77,11 @@ class TokenModel(nn.Module):
         ConfigError: options of the softmax that do not fit the vocabulary.
 
     Attributes:
-        streams: whether `everstep.Stream` can step its body.
+        streams: whether its body and head make the step of `everstep.Stream`: not where the head reads words too.
+        recent: the last words that the head reads beside the output of the body.
     """
+
+    recent = 0
 
     streams = True
 
@@ -85,6 +106,10 @@ class TokenModel(nn.Module):
             nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         self.head = self._head(section, vocabulary, tied, label_smoothing, end)
         initialise(section, self)
+        self.recent = section.recent
+        if isinstance(self.head, MaxEntropy):
+            self.streams = False
+            nn.init.zeros_(self.head.direct)  # whatever init_range says: unseen n-grams say nothing
 
     def _head(
         self, section: TokenModelSection, words: int, tied: Tensor | None, smoothing: float, end: int | None
@@ -94,37 +119,75 @@ class TokenModel(nn.Module):
                 raise ConfigError("model.ends: expected symbol, because the vocabulary has no <eos>; or data.eos true")
             return BernoulliStop(self.body.output_size, words, end=end, tied=tied)
         try:
+            if (order := section.max_entropy_order) is not None:
+                size = section.max_entropy_size
+                return MaxEntropy(self.body.output_size, words, longest=order, size=size, tied=tied)
             return make_softmax(section, self.body.output_size, words, tied, smoothing)
         except ValueError as error:
             raise ConfigError(f"model.softmax: {error}") from error
 
     def initial_state(self, batch: int, like: Tensor | None = None) -> State:
         """The initial state, leaves (batch, ...), with the dtype and device of `like` or of the weights."""
-        return self.body.initial_state(batch, self.embedding.weight if like is None else like)
+        given = self.embedding.weight if like is None else like
+        inner = self.body.initial_state(batch, given)
+        if not self.recent:
+            return inner
+        return inner, torch.zeros(batch, self.recent, dtype=torch.int64, device=given.device)
+
+    def _parts(self, state: State, batch: int) -> tuple[State, Tensor | None]:
+        """The state of the body, None at the beginning, and the last words."""
+        if not self.recent:
+            return state, None
+        if state is None:
+            return None, torch.zeros(batch, self.recent, dtype=torch.int64, device=self.embedding.weight.device)
+        inner, words = state
+        return inner, words
 
     def forward(
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """The inputs of the head (batch, time, features) for tokens (batch, time), and the final state."""
-        return self.body(self.embedding(tokens), state, lengths=lengths, resets=resets)  # type: ignore[no-any-return]
+        inner, words = self._parts(state, len(tokens))
+        ys, inner = self.body(self.embedding(tokens), inner, lengths=lengths, resets=resets)
+        return self._with_words(ys, inner, tokens, words, lengths, resets)
+
+    def _with_words(
+        self,
+        ys: Tensor,
+        inner: State,
+        tokens: Tensor,
+        words: Tensor | None,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Outputs and state of the body, with the last words of each step behind, if the head reads them."""
+        if words is None:
+            return ys, inner
+        found, after = recent_words(tokens, words, lengths, resets)
+        return torch.cat([ys, found], -1), (inner, after)
 
     def outputs(
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, State]:
-        """As `forward`, with the inputs of the head also before dropout."""
+        """As `forward`, with the outputs of the body also before dropout."""
+        inner, words = self._parts(state, len(tokens))
         xs = self.embedding(tokens)
         inputs, final = [], []
         layers = self.body.sublayers()
-        for layer, start in zip(layers, [None] * len(layers) if state is None else state, strict=True):
+        for layer, start in zip(layers, [None] * len(layers) if inner is None else inner, strict=True):
             inputs.append(xs)
             xs, end = scan(layer, xs, start, lengths=lengths, resets=resets)
             final.append(end)
-        return xs, inputs[-self._at_top] if self._at_top else xs, tuple(final)
+        plain = inputs[-self._at_top] if self._at_top else xs
+        ys, after = self._with_words(xs, tuple(final), tokens, words, lengths, resets)
+        return ys, plain, after
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """log p of the next tokens (batch, V) in nats after tokens (batch,), and the new state: a `StepFn`."""
-        y, state = self.body.step(self.embedding(tokens), state)
-        return self.head.predict(y), state
+        inner, words = self._parts(state, len(tokens))
+        y, inner = self.body.step(self.embedding(tokens), inner)
+        ys, state = self._with_words(y[:, None], inner, tokens[:, None], words)
+        return self.head.predict(ys[:, 0]), state
 
 
 @torch.inference_mode()

@@ -37,7 +37,7 @@ def token_passage(model: TokenModel, tokenizer: Tokenizer, ids: Sequence[int], u
         unit=unit,
         shown="character" if unit == "byte" else unit,
         targets=row[1:],
-        loss=lambda ys, targets: _nats(model, ys, targets),
+        loss=None if model.recent else lambda ys, targets: _nats(model, ys, targets),
         surprise=surprise,
         model_loss=lambda other, rows, time: _mean_loss(other, row, rows, time),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everstep.errors import RunError
-from everstep.storage.reading import open_regular, parse_json, reason
+from everstep.storage.array_file import array_pieces, mapped_arrays
+from everstep.storage.reading import reason
 
 Ints = NDArray[np.int64]
 Logs = NDArray[np.float32]
 _FORMAT = "everstep-ngrams-1"
-_HEADER = 1 << 20  # largest header in bytes
-_PIECE = 1 << 24  # entries that are written at a time
 
 
 class NGramTable:
@@ -126,28 +124,16 @@ class NGramTable:
         words[:, 0] = numbers
         return words
 
-    def pieces(self) -> Iterator[bytes]:
-        """The content of a file that `mapped` maps: a safetensors file, in pieces."""
-        arrays = self._arrays()
-        header: dict[str, Any] = {"__metadata__": {"format": _FORMAT, "vocabulary": str(self.vocabulary)}}
-        at = 0
-        for name, array in arrays.items():
-            size = array.size * array.dtype.itemsize
-            kind = {"i": "I64", "f": "F32"}[array.dtype.kind]
-            header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + size]}
-            at += size
-        text = json.dumps(header, allow_nan=False).encode()
-        text += b" " * (-len(text) % 8)
-        yield len(text).to_bytes(8, "little") + text
-        for array in arrays.values():
-            for start in range(0, len(array), _PIECE):
-                yield np.ascontiguousarray(array[start : start + _PIECE]).tobytes()
+    def described(self) -> str:
+        """The number of n-grams of each order."""
+        return ", ".join(f"{len(logs):,} {n}-grams" for n, logs in enumerate(self.log_p, 1))
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        """All arrays by name; the keys first, so that each is aligned to its size."""
+    def pieces(self) -> Iterator[bytes]:
+        """The content of a file that `mapped` maps, in pieces."""
         found: dict[str, NDArray[Any]] = {f"keys.{n}": np.asarray(keys, "<i8") for n, keys in enumerate(self.keys, 2)}
         found |= {f"log_p.{n}": np.asarray(logs, "<f4") for n, logs in enumerate(self.log_p, 1)}
-        return found | {f"backoff.{n}": np.asarray(logs, "<f4") for n, logs in enumerate(self.backoff, 1)}
+        found |= {f"backoff.{n}": np.asarray(logs, "<f4") for n, logs in enumerate(self.backoff, 1)}
+        return array_pieces(found, {"format": _FORMAT, "vocabulary": str(self.vocabulary)})
 
     @classmethod
     def mapped(cls, path: Path) -> NGramTable:
@@ -157,13 +143,8 @@ class NGramTable:
             RunError: the file is missing, damaged, or another one.
         """
         try:
-            with open(open_regular(path), "rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                header = parse_json(file.read(min(size, _HEADER)))
-            if header["__metadata__"]["format"] != _FORMAT:
-                raise ValueError("its format is another one")
-            vocabulary = int(header["__metadata__"]["vocabulary"])
-            arrays = {name: _mapped(path, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"}
+            arrays, about = mapped_arrays(path, _FORMAT)
+            vocabulary = int(about["vocabulary"])
             order = sum(name.startswith("log_p.") for name in arrays)
             keys = [arrays[f"keys.{n}"] for n in range(2, order + 1)]
             log_p = [arrays[f"log_p.{n}"] for n in range(1, order + 1)]
@@ -179,13 +160,3 @@ class NGramTable:
 def _at(values: Any, numbers: Ints) -> Any:
     """Values by their numbers; anything for -1."""
     return values[np.maximum(numbers, 0)] if len(values) else np.zeros(numbers.shape, np.float32)
-
-
-def _mapped(path: Path, begin: int, entry: dict[str, Any]) -> NDArray[Any]:
-    """One array of a safetensors file."""
-    dtype = np.dtype({"I64": "<i8", "F32": "<f4"}[entry["dtype"]])
-    first, last = entry["data_offsets"]
-    (size,) = entry["shape"]
-    if last - first != size * dtype.itemsize:
-        raise ValueError("an array has another size than its header says")
-    return np.memmap(path, dtype, "r", begin + first, (size,)) if size else np.empty(0, dtype)
