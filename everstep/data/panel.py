@@ -1,4 +1,4 @@
-"""A panel: many series of different lengths on one regular time grid, with their covariates."""
+"""A panel: many series of different lengths, on one regular time grid or at irregular times, with covariates."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Panel:
         past: (N, P) covariates known up to the present.
         future: (N, F) covariates known ahead of time.
         static: (S, K) covariates of each series.
+        times: (N,) the time stamp of each row of irregular series, whose `first` is 0; None: there is a grid.
     """
 
     ids: tuple[str, ...]
@@ -48,6 +49,7 @@ class Panel:
     past: Floats
     future: Floats
     static: Floats
+    times: Ints | None = None
 
     def __len__(self) -> int:
         """The number of series, S."""
@@ -57,11 +59,21 @@ class Panel:
         """The values of one series up to its last value, (known,)."""
         return self.target[self.starts[series] : self.starts[series] + self.known[series]]
 
+    def when(self, series: Ints, rows: Ints) -> Ints:
+        """The grid step, or the irregular time stamp, of rows of series, counted from 0 within each series."""
+        return self.first[series] + rows if self.times is None else self.times[self.starts[series] + rows]
+
+    def texts(self, series: int, rows: Ints) -> list[str]:
+        """The time stamps of rows of one series, as text."""
+        return self.frequency.texts(self.when(np.array([series]), rows))
+
     def digest(self) -> str:
-        """The SHA-256 of the names, the rows, the values and the covariates."""
+        """The SHA-256 of the names, the rows, the times, the values and the covariates."""
         found = hashlib.sha256("\0".join(self.ids).encode())
         for values in (self.rows, self.first, self.target, self.past, self.future, self.static):
             found.update(np.ascontiguousarray(values).tobytes())
+        if self.times is not None:
+            found.update(self.times.tobytes())
         return found.hexdigest()
 
     def with_values(self, target: Floats) -> Panel:
@@ -85,7 +97,7 @@ def as_panel(
     Args:
         ids: the names of the S series.
         series: (R,) the series number of each row, non-decreasing.
-        places: (R,) the grid step of each row, increasing within a series.
+        places: (R,) the grid step, or the irregular time stamp, of each row, increasing within a series.
         frequency: the time grid.
         columns: values (R,), past covariates (R, P) and future covariates (R, F).
         counted: see `Panel`.
@@ -106,6 +118,9 @@ def as_panel(
         )
         columns = (target, past, future)
     bounds = np.searchsorted(series, np.arange(len(ids) + 1))
+    times = None
+    if frequency.irregular:
+        times, places = places, np.arange(len(places)) - bounds[:-1][series]
     first, last = places[bounds[:-1]], places[bounds[1:] - 1]
     rows = last - first + 1
     starts = np.cumsum(rows) - rows
@@ -113,7 +128,46 @@ def as_panel(
     there = np.where(np.isnan(target), -1, np.arange(len(target)))
     known = np.maximum(np.maximum.reduceat(there, starts) - starts + 1, 0) if len(target) else rows
     static = np.zeros((len(ids), 0)) if static is None else static
-    return Panel(tuple(ids), starts, rows, known, first, frequency, counted, target, past, future, static)
+    return Panel(tuple(ids), starts, rows, known, first, frequency, counted, target, past, future, static, times)
+
+
+def usual_gap(panel: Panel, end: Ints) -> float:
+    """The median time between neighbouring rows of irregular series, up to row `end` (S,) (exclusive); else 1.
+
+    Microseconds if the stamps are times.
+    """
+    if panel.times is None:
+        return 1.0
+    series = np.repeat(np.arange(len(panel)), panel.rows)
+    inside = np.arange(len(series)) - panel.starts[series]
+    later = (inside > 0) & (inside < end[series])
+    gaps = np.diff(panel.times, prepend=0)[later]
+    return float(np.median(gaps)) if len(gaps) else 1.0
+
+
+def with_rows_ahead(panel: Panel, horizon: int, gap: float) -> tuple[Panel, NDArray[np.bool_]]:
+    """Irregular series with at least `horizon` rows after the last value; added rows are `gap` apart, in whole units.
+
+    Returns:
+        The panel, and for each series (S,) whether it got more rows. A panel on a grid stays as it is.
+    """
+    more = np.maximum(panel.known + horizon - panel.rows, 0)
+    if panel.times is None or not more.any():
+        return panel, np.zeros(len(panel), np.bool_)
+    every = panel.frequency.every
+    step = max(round(gap / every), 1) * every
+    own = np.repeat(np.arange(len(panel)), more)
+    ahead = np.arange(len(own)) - np.repeat(np.cumsum(more) - more, more) + 1
+    series = np.concatenate([np.repeat(np.arange(len(panel)), panel.rows), own])
+    places = np.concatenate([panel.times, panel.times[panel.starts + panel.rows - 1][own] + step * ahead])
+    order = np.lexsort((places, series))
+    target, past, future = (
+        np.concatenate([values, np.full((len(own), *values.shape[1:]), np.nan)])[order]
+        for values in (panel.target, panel.past, panel.future)
+    )
+    columns = (target, past, future)
+    longer = as_panel(panel.ids, series[order], places[order], panel.frequency, columns, panel.counted, panel.static)
+    return longer, more > 0
 
 
 def gaps(series: Ints, places: Ints, frequency: Frequency, where: str) -> int:
@@ -126,6 +180,8 @@ def gaps(series: Ints, places: Ints, frequency: Frequency, where: str) -> int:
     Raises:
         DataError: more than `MOST_GAPS` steps per row have none.
     """
+    if frequency.irregular:
+        return 0
     left_out = int((np.diff(places)[np.diff(series) == 0] - 1).sum(dtype=np.float64))
     if left_out > MOST_GAPS * len(series):
         raise DataError(
@@ -168,7 +224,7 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
         own = np.array([number[name] for name in panel.ids], np.int64)
         series = np.repeat(np.arange(len(panel)), panel.rows)
         inside = np.arange(len(series)) - panel.starts[series]
-        places = panel.first[series] + inside
+        places = panel.when(series, inside)
         if panel is after and panel.counted:
             shift = np.zeros(len(ids), np.int64)
             shift[parts_own(before, number)] = before.known
@@ -197,6 +253,8 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
     panel = as_panel(ids, series, places, before.frequency, (target, past, future), before.counted, static)
     begins = np.full(len(ids), 1 << 62)
     np.minimum.at(begins, series_b, places_b)
+    if panel.times is not None:
+        begins = np.bincount(series[places < begins[series]], minlength=len(ids))  # panel.first is 0
     borders = np.minimum(begins - panel.first, panel.known)
     return panel, borders
 

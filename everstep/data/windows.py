@@ -25,8 +25,9 @@ class WindowBatch(Movable):
     Attributes:
         values: (B, W) float32 inputs; steps before the start of a series are missing.
         past: (B, W, P) covariates known up to the present; 0 where they are missing.
-        future: (B, W + H, F) covariates known ahead of time, then static ones, calendar features last; 0 where they
-            are missing.
+        future: (B, W + H, F) covariates known ahead of time, then static ones, then of irregular series the time since
+            the row before and the time from the last input, ln(1 + t / `usual_gap`) each, calendar features last; 0
+            where they are missing.
         target: (B, H) float32 targets.
         series: (B,) int64 series numbers.
         count: the number of targets that are not missing.
@@ -65,6 +66,7 @@ class Windows(Batches[WindowBatch]):
         seed: the seed of the random order; None keeps the order of the series.
         stride: the number of steps from one window to the next.
         every: also keep windows without inputs or targets, as prediction needs.
+        usual_gap: the unit of the times of irregular series.
 
     Example:
         >>> from everstep.data.panel import as_panel
@@ -92,9 +94,10 @@ class Windows(Batches[WindowBatch]):
         seed: int | None = None,
         stride: int = 1,
         every: bool = False,
+        usual_gap: float = 1.0,
     ):
         self.panel, self.window, self.horizon, self.batch_size, self._seed = panel, window, horizon, batch_size, seed
-        self._stops = stops
+        self._stops, self._gap = stops, usual_gap
         counts = np.maximum((last - first) // stride + 1, 0)
         series = np.repeat(np.arange(len(panel)), counts)
         inside = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -129,6 +132,8 @@ class Windows(Batches[WindowBatch]):
         return found
 
     def _table(self) -> NDArray[np.float32]:
+        if self.panel.times is not None:
+            return calendar(self.panel.frequency, self.panel.times)
         end = int((self.panel.first + self.panel.rows).max()) + self.horizon
         return calendar(self.panel.frequency, np.arange(self._from, end))
 
@@ -170,14 +175,31 @@ class Windows(Batches[WindowBatch]):
         future = self._taken(self._future, series, steps, every, 0)
         if self._static.shape[1]:
             future = np.concatenate([future, self._static[series][:, None].repeat(steps.shape[1], 1)], -1)
+        if panel.times is not None:
+            future = np.concatenate([future, self._passed(series, rows)], -1)
         if self._calendar is not None:
-            future = np.concatenate([future, self._calendar[panel.first[series][:, None] + steps - self._from]], -1)
+            at = panel.first[series][:, None] + steps - self._from if panel.times is None else self._rows(series, steps)
+            future = np.concatenate([future, self._calendar[at]], -1)
         target = values[:, self.window :]
         count = int((~np.isnan(target)).sum())
         read, before, ahead, came = (
             torch.from_numpy(np.ascontiguousarray(part)) for part in (values[:, : self.window], past, future, target)
         )
         return WindowBatch(read, before, ahead, came, torch.from_numpy(series), count)
+
+    def _rows(self, series: Ints, steps: Ints) -> Ints:
+        """The rows of the panel at steps of each series; steps outside give the nearest row."""
+        panel = self.panel
+        found: Ints = panel.starts[series][:, None] + np.clip(steps, 0, panel.rows[series][:, None] - 1)
+        return found
+
+    def _passed(self, series: Ints, rows: Ints) -> NDArray[np.float32]:
+        """The time since the row before and the time from the last input, of each step, (B, W + H, 2)."""
+        assert self.panel.times is not None
+        steps = rows[:, None] + np.arange(-self.window - 1, self.horizon)
+        times = self.panel.times[self._rows(series, steps)]
+        since, away = np.diff(times, axis=1), np.abs(times[:, 1:] - times[:, [self.window]])
+        return np.log1p(np.stack([since, away], 2) / self._gap).astype(np.float32)
 
     def _taken(
         self, values: NDArray[np.float32], series: Ints, steps: Ints, limits: Ints, filling: float

@@ -10,7 +10,7 @@ import numpy as np
 
 from everstep.data.panel import Floats, Ints, Panel
 from everstep.data.readers.series import Roles, as_roles
-from everstep.data.readers.time_stamps import Frequency
+from everstep.data.readers.time_stamps import SECOND, Frequency
 from everstep.errors import DataError, RunError
 from everstep.networks.forecaster_section import WindowShape
 from everstep.storage.reading import json_text, parse_json, read_small, reason
@@ -33,6 +33,7 @@ class LearnedSeries:
         scaling: the kind of scaling, see `fitted_scale`.
         scales: (shift, scale) of each training series.
         covariates: the mean and the standard deviation of each covariate: past, future and static ones.
+        usual_gap: the median time between neighbouring rows of irregular series; else 1.
     """
 
     roles: Roles
@@ -44,6 +45,7 @@ class LearnedSeries:
     scaling: Scaling
     scales: dict[str, tuple[float, float]]
     covariates: tuple[tuple[float, float], ...]
+    usual_gap: float = 1.0
 
     def numbers(self, ids: tuple[str, ...]) -> Ints:
         """The training number of each series, (S,); unknown series get the number of training series."""
@@ -127,6 +129,10 @@ class LearnedSeries:
     def summary(self) -> list[str]:
         """Lines for the card."""
         grid = "rows without time stamps" if self.counted else f"one step a {self.frequency.name}"
+        if self.frequency.irregular:
+            length = self.usual_gap / (1 if self.frequency.unit == "step" else SECOND)
+            unit = "" if self.frequency.unit == "step" else " seconds"
+            grid = f"irregular, with a median of {length:g}{unit} between rows"
         sizes = f"{self.shape.window} steps are read, {self.shape.segment} at once, and {self.shape.horizon} predicted"
         return [f"series: {len(self.scales):,}, {grid}, season of {self.season}; {sizes}"]
 

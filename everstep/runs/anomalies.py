@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from everstep.data.panel import with_rows_ahead
 from everstep.data.readers.series import Read
 from everstep.data.windows import Windows
 from everstep.errors import DataError
@@ -35,6 +36,7 @@ def anomalies(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterato
     if model.head.in_data_units:
         check_counts(panel)
     learned = learned.with_scales_of(panel)
+    panel, _ = with_rows_ahead(panel, shape.horizon, learned.usual_gap)
     begin = np.zeros(len(panel), np.int64)
     windows = Windows(
         learned.normalised(panel),
@@ -46,6 +48,7 @@ def anomalies(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterato
         batch_size=1024,
         calendar=learned.calendar,
         every=True,
+        usual_gap=learned.usual_gap,
     )
     own, (shift, scale) = learned.numbers(panel.ids), learned.scales_of(panel)
     yield Prediction(_line(HEADER), {})
@@ -62,7 +65,7 @@ def anomalies(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterato
         means = learned.restored(mean[:, :1].cpu().double().numpy(), shift[places], scale[places])[:, 0]
         for place, row, score, expected in zip(places, rows, scores.tolist(), means.tolist(), strict=True):
             if place != series:
-                series, times = place, panel.frequency.texts(panel.first[place] + np.arange(panel.known[place]))
+                series, times = place, panel.texts(int(place), np.arange(panel.known[place]))
             value = float(panel.target[panel.starts[place] + row])
             known = not np.isnan(score)
             record = {

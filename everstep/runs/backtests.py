@@ -97,6 +97,7 @@ def _origins(
         batch_size=1024,
         calendar=learned.calendar,
         stride=step,
+        usual_gap=learned.usual_gap,
     )
     if not windows.number:
         raise DataError(f"backtest: no window of the {split} split has a value to read and one to predict")
@@ -112,7 +113,7 @@ def _errors(found: Forecasts, came: InUnits, kept: NDArray[np.bool_]) -> dict[st
 def _named(windows: Windows, kept: NDArray[np.bool_], back: int, step: int) -> str:
     """The time of the first step ahead, if it is the same for all series; else the distance from the last origin."""
     panel = windows.panel
-    places = np.unique(panel.first[windows.series[kept]] + windows.rows[kept])
+    places = np.unique(panel.when(windows.series[kept], windows.rows[kept]))
     return panel.frequency.texts(places)[0] if len(places) == 1 else f"last origin − {back * step}"
 
 

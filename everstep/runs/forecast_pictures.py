@@ -35,7 +35,7 @@ def forecast_pictures(
     )
     steps = {"this run": by_step(found, came.target)}
     steps |= {name: by_step(of, came.target) for name, of in rivals.found(split).items()}
-    unit = "rows" if learned.counted else learned.frequency.name
+    unit = "rows" if learned.counted or learned.frequency.irregular else learned.frequency.name
     yield out / "errors-by-step.png", draw_by_step(steps, unit, out / "errors-by-step.png")
     words = draw_residuals(came.target, found.median, found.quantiles, LEVELS, out / "residuals.png")
     yield out / "residuals.png", words
@@ -49,7 +49,7 @@ def _shown(said: Said, found: Forecasts, target: Floats, data: SeriesData, learn
     for place in places:
         series, row = int(windows.series[place]), int(windows.rows[place])
         history = panel.values(series)[max(0, row - windows.window) : row]
-        begins = panel.frequency.texts(panel.first[series : series + 1] + row)[0]
+        begins = panel.texts(series, np.array([row]))[0]
         bands = None if found.quantiles is None else found.quantiles[place]
         shown.append(DrawnWindow(panel.ids[series], begins, history, target[place], found.mean[place], bands))
     return shown

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from everstep.data.panel import Floats
+from everstep.data.panel import Floats, with_rows_ahead
 from everstep.data.readers.series import Read
 from everstep.data.windows import Windows
 from everstep.errors import DataError
@@ -27,6 +27,7 @@ from everstep.measures.forecast_errors import (
 )
 from everstep.networks.forecaster import Forecaster
 from everstep.networks.learned_series import LearnedSeries
+from everstep.runs.run import warn
 from everstep.runs.series_data import SeriesData
 from everstep.runs.task import Prediction
 
@@ -166,6 +167,12 @@ def last_windows(given: Read, learned: LearnedSeries) -> tuple[Windows, LearnedS
     if len(empty := np.flatnonzero(panel.known == 0)):
         raise DataError(f"the history: series {panel.ids[empty[0]]!r} has no value")
     learned = learned.with_scales_of(panel)
+    panel, added = with_rows_ahead(panel, shape.horizon, learned.usual_gap)
+    if added.any():
+        warn(
+            f"note: {added.sum():,} of {len(panel):,} series have fewer than {shape.horizon} time stamps after their "
+            "last value (rows without a value); more were added at the median distance of training"
+        )
     windows = Windows(
         learned.normalised(panel),
         panel.known,
@@ -176,6 +183,7 @@ def last_windows(given: Read, learned: LearnedSeries) -> tuple[Windows, LearnedS
         batch_size=256,
         calendar=learned.calendar,
         every=True,
+        usual_gap=learned.usual_gap,
     )
     return windows, learned
 
@@ -201,8 +209,7 @@ def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Itera
         values = mean[..., None] if bands is None else torch.cat([mean[..., None], bands], 2)
         told = learned.restored(values.cpu().double().numpy(), shift[series], scale[series])
         for row, place in enumerate(series):
-            steps = panel.first[place] + panel.known[place] + np.arange(shape.horizon)
-            times = panel.frequency.texts(steps)
+            times = windows.panel.texts(int(place), panel.known[place] + np.arange(shape.horizon))
             for time, numbers in zip(times, told[row], strict=True):
                 yield _said(panel.ids[place], time, numbers.tolist(), bool(own[place] == shape.series))
 

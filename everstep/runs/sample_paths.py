@@ -58,7 +58,7 @@ def sample_paths(
             name, history = panel.ids[place], filled(panel.values(int(place)))
             ranks = past_ranks(history, horizon, learned.season, number, random, name)
             joint = np.take_along_axis(values, ranks.T, 1)
-            times = panel.frequency.texts(panel.first[place] + panel.known[place] + np.arange(horizon))
+            times = windows.panel.texts(int(place), panel.known[place] + np.arange(horizon))
             for time, numbers in zip(times, joint.tolist(), strict=True):
                 record = {"unique_id": name, "ds": time} | {f"path{n + 1}": v for n, v in enumerate(numbers)}
                 yield Prediction(_line([name, time, *(f"{value:.6g}" for value in numbers)]), record)

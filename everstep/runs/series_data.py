@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from everstep.data.calendar import cycles
-from everstep.data.panel import Ints, Panel, joined
+from everstep.data.panel import Ints, Panel, joined, usual_gap
 from everstep.data.readers.series import Read, Roles, panel_of, read_series
 from everstep.data.readers.tables import table_of
 from everstep.data.readers.time_stamps import SECOND, Frequency, named_frequency
@@ -71,7 +71,8 @@ class SeriesSection(Section):
     time_format: str | None = None
     """format of the time stamps, such as %d/%m/%Y; null: ISO 8601 or whole numbers"""
     frequency: str | None = None
-    """step of the time grid: hour, day, business day, week, month, 15 minutes, …; null: the most frequent difference"""
+    """step of the time grid: hour, day, business day, week, month, 15 minutes, …; null: the most frequent difference;
+    irregular: there is no grid, a row is a step, and the network reads the time between rows"""
     season: Annotated[int, Field(ge=1)] | None = None
     """season in steps; null: a day for hours, a week for days, a year for months; 1: none"""
     calendar: bool = True
@@ -239,7 +240,10 @@ class SeriesData:
             segment,
             self.season,
             panel.past.shape[1],
-            panel.future.shape[1] + panel.static.shape[1] + calendar * 2 * len(cycles(panel.frequency)),
+            panel.future.shape[1]
+            + panel.static.shape[1]
+            + 2 * panel.frequency.irregular
+            + calendar * 2 * len(cycles(panel.frequency)),
             len(scales),
             bool(np.isnan(panel.target[inside]).any() or (end < window + horizon).any()),
         )
@@ -253,6 +257,7 @@ class SeriesData:
             section.scaling,
             scales,
             covariates,
+            usual_gap(panel, end),
         )
 
     def windows(
@@ -278,6 +283,7 @@ class SeriesData:
             calendar=learned.calendar,
             seed=self._seed if learn else None,
             stride=1 if most is None else max(1, -(-total // most)),
+            usual_gap=learned.usual_gap,
         )
 
     def told(self, learned: LearnedSeries) -> Iterator[str]:
@@ -333,7 +339,7 @@ class SeriesData:
 
 def _on_grid(roles: Roles, grid: Frequency, counted: bool) -> Roles:
     """The roles with the frequency of a grid, as far as it has a name, so that few rows need not determine it."""
-    nameless = counted or (grid.unit == "microsecond" and grid.every % SECOND)
+    nameless = counted or (grid.unit == "microsecond" and grid.every % SECOND and not grid.irregular)
     return replace(roles, frequency=None if nameless else grid.name)
 
 

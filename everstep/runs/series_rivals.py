@@ -72,7 +72,7 @@ class SeriesRivals:
         If each series has one window, the windows count as independent; else those of the same time as dependent.
         """
         overlap = 1 if came.once else self.learned.shape.horizon
-        times = None if came.once else windows.panel.first[windows.series] + windows.rows
+        times = None if came.once else windows.panel.when(windows.series, windows.rows)
         losses = {name: _losses(of, came.target, came.scales) for name, of in {"": ours, **found}.items()}
         kept = ~np.isnan(losses[""])
         own = None if times is None else times[kept]

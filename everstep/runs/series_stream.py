@@ -98,6 +98,9 @@ class SeriesStream:
                 are missing; the scaling is no shift and scale above 0.
         """
         learned, shape = self._learned, self._learned.shape
+        if learned.frequency.irregular:
+            raise DataError("stream: expected a model of a regular time grid; this one has irregular time stamps; use "
+                            "predict on the history")  # fmt: skip
         given = [series] if isinstance(series, str) or not isinstance(series, Iterable) else series
         names = tuple(map(str, given))  # as tables are read, whose numbers are names, too
         if not names:

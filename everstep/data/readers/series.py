@@ -170,6 +170,8 @@ def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most:
             "remove or average them. The hour that daylight-saving time repeats needs stamps with an offset from UTC"
         )
     frequency = inferred(stamps._replace(values=values), inside, roles.frequency, where)
+    if frequency.irregular and notes:
+        notes[0] += "; an hour that daylight-saving time repeats needs stamps with an offset from UTC"
     places = frequency.places(values)
     if left_out := gaps(series, places, frequency, where):
         notes.append(f"{left_out:,} steps without a row, read as missing values")
@@ -217,7 +219,7 @@ def _cut(panel: Panel, most: int | None) -> Panel:
     inside = np.arange(len(series)) - panel.starts[series]
     kept = inside < most
     columns = (panel.target[kept], panel.past[kept], panel.future[kept])
-    places = panel.first[series[kept]] + inside[kept]
+    places = panel.when(series[kept], inside[kept])
     return as_panel(panel.ids, series[kept], places, panel.frequency, columns, panel.counted, panel.static)
 
 

@@ -1,4 +1,4 @@
-"""Time stamps on a regular grid: parse them, infer their frequency, format them."""
+"""Time stamps: parse them, find the regular grid that they lie on, if they do, and format them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Stamps(NamedTuple):
 
 
 class Frequency(NamedTuple):
-    """A regular time grid: step i is at `phase` + `every` · i units.
+    """A regular time grid: step i is at `phase` + `every` · i units. Or irregular times, whose steps are the stamps.
 
     Attributes:
         unit: "step" (plain integers), or "microsecond", "business day" or "month", counted from 1970-01-01.
@@ -45,6 +45,7 @@ class Frequency(NamedTuple):
         phase: the position of step 0 in units, 0 … every − 1.
         month_end: whether the stamp of a month is its last day; else its first.
         utc: whether to print stamps with the offset +00:00.
+        irregular: whether there is no grid; `every` is then a day if all stamps are dates, else 1.
     """
 
     unit: Unit
@@ -52,6 +53,7 @@ class Frequency(NamedTuple):
     phase: int = 0
     month_end: bool = False
     utc: bool = False
+    irregular: bool = False
 
     @property
     def name(self) -> str:
@@ -60,6 +62,8 @@ class Frequency(NamedTuple):
         >>> Frequency("microsecond", 2 * 3600 * SECOND).name, Frequency("month", 3).name
         ('2 hours', 'quarter')
         """
+        if self.irregular:
+            return "irregular"
         lengths = {"microsecond": _LENGTHS, "month": _MONTHS}.get(self.unit, {self.unit: 1})
         best = max(
             (name for name, size in lengths.items() if self.every % size == 0), key=lengths.__getitem__, default=""
@@ -72,6 +76,8 @@ class Frequency(NamedTuple):
     @property
     def season(self) -> int:
         """The usual season in steps: a day for steps below a day, a week for days, a year for months; 1: none."""
+        if self.irregular:
+            return 1
         if self.unit == "microsecond" and self.every < DAY:
             return DAY // self.every if DAY % self.every == 0 else 1
         return _SEASONS.get(self.name, 1)
@@ -83,6 +89,8 @@ class Frequency(NamedTuple):
         >>> hour.agrees(hour._replace(phase=60 * SECOND)), hour.agrees(hour._replace(utc=True))
         (False, False)
         """
+        if self.irregular or other.irregular:
+            return (self.irregular, self.unit, self.utc) == (other.irregular, other.unit, other.utc)
         below_a_day = self.unit == "microsecond" and self.every % DAY != 0
         return self[:3] == other[:3] and (self.utc == other.utc or not below_a_day)
 
@@ -93,13 +101,13 @@ class Frequency(NamedTuple):
         >>> named_frequency("hour")._replace(phase=60 * SECOND).described
         'hour, such as at 1970-01-01 00:01:00'
         """
-        if self.every == 1:
+        if self.every == 1 or self.irregular:
             return self.name
         return f"{self.name}, such as at {self.texts(np.zeros(1, np.int64))[0]}"
 
     def places(self, stamps: Ints) -> Ints:
         """The grid step of each stamp (N,); a stamp off the grid gives the step before it."""
-        return (_units(self.unit, stamps) - self.phase) // self.every
+        return stamps if self.irregular else (_units(self.unit, stamps) - self.phase) // self.every
 
     def on_grid(self, stamps: Ints) -> NDArray[np.bool_]:
         """Whether each stamp (N,) lies on the grid."""
@@ -108,6 +116,8 @@ class Frequency(NamedTuple):
 
     def stamps(self, places: Ints) -> Ints:
         """The stamp of each grid step (N,)."""
+        if self.irregular:
+            return places
         units = places * self.every + self.phase
         if self.unit == "month":
             months = (units + 1 if self.month_end else units).astype("datetime64[M]").astype("datetime64[D]")
@@ -177,18 +187,20 @@ def are_integers(texts: list[str]) -> bool:
 
 
 def named_frequency(name: str) -> Frequency:
-    """A frequency by its name: "hour", "15 minutes", "business day", "month", "step".
+    """A frequency by its name: "hour", "15 minutes", "business day", "month", "step", "irregular".
 
     Raises:
         ConfigError: the name is unknown.
     """
+    if name == "irregular":
+        return Frequency("microsecond", 1, irregular=True)
     found = re.fullmatch(
         r"(?:([1-9]\d{0,8}) )?(second|minute|hour|day|week|business day|month|quarter|year|step)s?", name
     )
     if found is None:
         raise ConfigError(
-            "data.frequency: expected such as hour, day, business day, week, month, quarter, year, step or 15 minutes; "
-            f"got {name!r}"
+            "data.frequency: expected such as hour, day, business day, week, month, quarter, year, step, 15 minutes or "
+            f"irregular; got {name!r}"
         )
     count, unit = int(found[1] or 1), found[2]
     if unit in _LENGTHS:
@@ -200,6 +212,8 @@ def named_frequency(name: str) -> Frequency:
 
 def inferred(stamps: Stamps, inside: NDArray[np.bool_], given: str | None, where: str) -> Frequency:
     """Infer the regular grid of the stamps. The step is the most frequent difference between neighbours.
+
+    With the name "irregular" there is no grid.
 
     Args:
         stamps: N ≥ 1 time stamps, increasing within each series.
@@ -217,6 +231,9 @@ def inferred(stamps: Stamps, inside: NDArray[np.bool_], given: str | None, where
     values = stamps.values
     units: tuple[Unit, ...] = _candidates(stamps, inside)
     wanted = None if given is None else named_frequency(given)
+    if wanted is not None and wanted.irregular:
+        dates = stamps.timed and not (values % DAY).any()
+        return Frequency("microsecond" if stamps.timed else "step", DAY if dates else 1, 0, False, stamps.utc, True)
     if wanted is not None:
         if (wanted.unit == "step") == stamps.timed:
             kind = "times" if stamps.timed else "whole numbers"
@@ -273,6 +290,7 @@ def _off_grid(stamps: Stamps, inside: NDArray[np.bool_], given: str | None, wher
     usual = given or Frequency(unit, max(every, 1)).name
     return (
         f"{where}: mixed frequencies: most rows are one {usual} apart, but {' and '.join(shown)} are not a whole "
-        "number of those; round the time stamps to a grid, or train a model for each frequency. Hours that "
+        "number of those; round the time stamps to a grid, train a model for each frequency, or set "
+        "data.frequency=irregular, which reads the time between rows. Hours that "
         "daylight-saving time repeats or leaves out need stamps with an offset (2024-03-31T03:00+02:00)"
     )

@@ -1,0 +1,208 @@
+"""Irregular time stamps: what is read of them, what the network is told, and forecasts that the time decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import everstep as es
+from everstep.data.calendar import calendar
+from everstep.data.panel import joined, usual_gap, with_rows_ahead
+from everstep.data.readers.series import Read, read_series
+from everstep.data.readers.time_stamps import DAY, SECOND, Frequency
+from everstep.data.windows import Windows
+from everstep.errors import DataError
+from everstep.networks.learned_series import LearnedSeries
+
+TIMES = "unique_id,ds,y\na,10,1\na,11,2\na,15,\na,16,4\nb,3,7\nb,30,8\na,20,\n"
+
+
+def quietly(line: str) -> None:
+    del line
+
+
+def read(folder: Path, text: str, name: str = "series.csv") -> Read:
+    path = folder / name
+    path.write_text(text)
+    return read_series([path], frequency="irregular")
+
+
+def test_a_row_is_a_step_and_keeps_its_time(tmp_path: Path) -> None:
+    panel = read(tmp_path, TIMES).panel
+    assert panel.rows.tolist() == [5, 2]
+    assert panel.known.tolist() == [4, 2]
+    assert panel.frequency == Frequency("step", 1, irregular=True)
+    assert (panel.frequency.name, panel.frequency.season) == ("irregular", 1)
+    assert panel.times is not None
+    assert panel.times.tolist() == [10, 11, 15, 16, 20, 3, 30]
+    np.testing.assert_array_equal(panel.target, [1, 2, np.nan, 4, np.nan, 7, 8])
+    assert panel.texts(1, np.arange(2)) == ["3", "30"]
+    assert usual_gap(panel, np.array([3, 2])) == 4  # of 1, 4 and 27
+    assert panel.digest() != read(tmp_path, TIMES.replace("b,30", "b,31")).panel.digest()
+
+
+@pytest.mark.parametrize(
+    ("stamps", "every", "texts"),
+    [
+        (["2024-01-01", "2024-01-04", "2024-02-01"], DAY, ["2024-01-04"]),
+        (["2024-01-01", "2024-01-04 10:30", "2024-02-01"], 1, ["2024-01-04 10:30:00"]),
+        (["2024-01-01T00:00+01:00", "2024-01-04T10:30+01:00", "2024-02-01T00:00Z"], 1, ["2024-01-04 09:30:00+00:00"]),
+    ],
+)
+def test_stamps_are_printed_as_they_came(tmp_path: Path, stamps: list[str], every: int, texts: list[str]) -> None:
+    panel = read(tmp_path, "ds,y\n" + "".join(f"{stamp},1\n" for stamp in stamps)).panel
+    assert panel.frequency.every == every
+    assert panel.texts(0, np.array([1])) == texts
+    assert panel.frequency.agrees(Frequency("microsecond", 1, utc=panel.frequency.utc, irregular=True))
+    assert not panel.frequency.agrees(Frequency("microsecond", every, utc=panel.frequency.utc))
+
+
+def test_rows_ahead_are_added_where_none_are_given(tmp_path: Path) -> None:
+    panel = read(tmp_path, TIMES).panel
+    longer, added = with_rows_ahead(panel, 3, 4.4)
+    assert added.tolist() == [True, True]
+    assert longer.known.tolist() == [4, 2]
+    assert longer.times is not None
+    assert longer.times.tolist() == [10, 11, 15, 16, 20, 24, 28, 3, 30, 34, 38, 42]
+    same, added = with_rows_ahead(panel, 0, 4.4)
+    assert same is panel
+    assert not added.any()
+    dates = read(tmp_path, "ds,y\n2024-01-01,1\n2024-01-04,2\n").panel
+    longer, _ = with_rows_ahead(dates, 2, 1.6 * DAY)
+    assert longer.texts(0, np.arange(2, 4)) == ["2024-01-06", "2024-01-08"]
+
+
+def test_later_rows_follow_by_time(tmp_path: Path) -> None:
+    before = read(tmp_path, TIMES).panel
+    after = read(tmp_path, "unique_id,ds,y\na,18,5\na,20,6\nc,1,1\nc,9,2\n", "later.csv").panel
+    panel, borders = joined(before, after, "data.test")
+    assert panel.ids == ("a", "b", "c")
+    assert panel.times is not None
+    assert panel.times.tolist() == [10, 11, 15, 16, 18, 20, 3, 30, 1, 9]
+    assert borders.tolist() == [4, 2, 0]
+    with pytest.raises(DataError, match=r"data.test: expected rows after .*'a' has 16 there already"):
+        joined(before, read(tmp_path, "unique_id,ds,y\na,16,5\na,20,6\n", "later.csv").panel, "data.test")
+
+
+def test_windows_tell_the_time_between_rows_and_from_the_present(tmp_path: Path) -> None:
+    panel = read(tmp_path, "ds,y\n0,1\n2,2\n3,3\n7,4\n15,5\n").panel
+    rows = np.array([3])
+    windows = Windows(panel, rows, rows, panel.known, window=4, horizon=2, batch_size=1, usual_gap=2.0)
+    batch = windows.batch(0, 0)
+    since = np.array([0, 0, 2, 1, 4, 8])  # the window begins one step before the first row
+    away = np.array([3, 3, 1, 0, 4, 12])
+    np.testing.assert_allclose(batch.future[0], np.log1p(np.stack([since, away], 1) / 2), rtol=1e-6)
+    timed = read(tmp_path, "ds,y\n2024-01-01 03:00,1\n2024-01-01 06:00,2\n2024-01-02 12:00,2\n").panel
+    rows = np.array([2])
+    windows = Windows(timed, rows, rows, timed.known, window=2, horizon=1, batch_size=1, calendar=True)
+    assert timed.times is not None
+    found = windows.batch(0, 0).future[0, :, 2:]
+    np.testing.assert_array_equal(found, calendar(timed.frequency, timed.times))
+    np.testing.assert_allclose(found[:, 0], [np.sqrt(0.5), 1, 0], atol=1e-6)  # the sine of the time of the day
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ds,y\n1,1\n2,2\n2,3\n", "more than one row at 2 .*daylight-saving"),
+        ("ds,y\n2024-10-27 02:30,1\n2024-10-27 02:30,2\n", "more than one row at 2024-10-27 02:30:00 .*offset"),
+        ("ds,y\n2024-01-01 00:00,1\n2024-01-01T01:00+01:00,2\n", "some time stamps .* have an offset"),
+    ],
+)
+def test_repeated_times_stay_errors(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, text)
+
+
+def test_mixed_frequencies_name_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "series.csv"
+    path.write_text("ds,y\n0,1\n2,2\n4,3\n7,4\n")
+    with pytest.raises(DataError, match=r"mixed frequencies.*set data\.frequency=irregular"):
+        read_series([path])
+    path.write_text("ds,y\n2024-10-27 02:30,1\n2024-10-27 02:50,2\n2024-10-27 02:40,3\n")
+    assert read_series([path], frequency="irregular").notes == [
+        "rows out of order in 1 series, which were sorted by time; an hour that daylight-saving time repeats needs "
+        "stamps with an offset from UTC"
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- forecasts
+
+
+def clocks(rows: int = 400) -> str:
+    """Series that rise by 1 a time unit, seen at random times: the time alone tells the next value."""
+    random = np.random.default_rng(0)
+    lines = ["unique_id,ds,y"]
+    for name in "ab":
+        times = np.cumsum(random.choice([1, 2, 6], rows))
+        stamps = np.datetime64("2024-01-01", "s") + times
+        lines += [f"{name},{stamp},{time % 1000}" for stamp, time in zip(stamps, times, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+SETTINGS = [
+    "data.frequency=irregular", "data.calendar=false", "data.scaling=none", "data.valid_part=40", "data.test_part=40",
+    "model.horizon=2", "model.window=4", "model.segment=1", "model.hidden_size=16", "model.spread=none",
+    "model.head=point", "model.error=mae", "train.max_epochs=8", "train.batch_size=32", "train.learning_rate=0.02",
+    "train.threads=1", "train.validate_every=1000",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
+    folder = tmp_path_factory.mktemp("clocks")
+    (folder / "clocks.csv").write_text(clocks())
+    torch.manual_seed(0)
+    return es.train("forecast-own", folder / "run", quietly, overrides=[f"data.train={folder}/clocks.csv", *SETTINGS])
+
+
+def test_the_time_decides_the_forecast(run: es.Run) -> None:
+    learned = LearnedSeries.load(run.path / "series.json")
+    assert learned.usual_gap == 2 * SECOND
+    assert learned.frequency.irregular
+    scores = run.evaluate("test")
+    rivals = {rival["name"]: rival["mae"] for rival in scores["rivals"]}
+    assert scores["mae"] < 0.3 * min(rivals.values())
+    history = ["unique_id,ds,y", *(f"new,2024-03-01T00:00:0{second},{100 + second}" for second in (0, 1, 3, 4))]
+
+    def asked(*ahead: int) -> list[dict[str, Any]]:
+        rows = [f"new,2024-03-01T00:00:{second:02}," for second in ahead]
+        return [found.record for found in run.predict([*history, *rows]) if found.record]
+
+    for ahead in ((5, 6), (6, 8), (10, 11), (5, 11)):
+        found = asked(*ahead)
+        assert [row["ds"] for row in found] == [f"2024-03-01 00:00:{second:02}" for second in ahead]
+        assert [row["mean"] for row in found] == pytest.approx([100 + second for second in ahead], abs=1.6)
+
+
+def test_missing_times_ahead_are_the_median_and_told(run: es.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    history = ["unique_id,ds,y", *(f"new,2024-03-01T00:00:0{second},{100 + second}" for second in (0, 1, 3, 4))]
+    found = [row.record for row in run.predict(history) if row.record]
+    assert [row["ds"] for row in found] == ["2024-03-01 00:00:06", "2024-03-01 00:00:08"]
+    assert "1 of 1 series have fewer than 2 time stamps after their last value" in capsys.readouterr().err
+    given = [*history, "new,2024-03-01T00:00:06,", "new,2024-03-01T00:00:08,"]
+    assert [row.record for row in run.predict(given) if row.record] == found
+    assert not capsys.readouterr().err
+    paths = [row.record for row in run.predict(given, paths=3) if row.record]
+    assert [row["ds"] for row in paths] == [row["ds"] for row in found]
+    scored = [row.record for row in run.predict(given, anomalies=True) if row.record]
+    assert [row["ds"] for row in scored] == [f"2024-03-01 00:00:0{second}" for second in (0, 1, 3, 4)]
+
+
+def test_what_needs_a_grid_is_refused(run: es.Run) -> None:
+    with pytest.raises(DataError, match=r"stream: expected a model of a regular time grid.*use predict"):
+        run.stream().start("a", ds="2024-03-01")
+    with pytest.raises(DataError, match=r"on the grid of the training data \(one irregular\)"):
+        list(run.predict(["unique_id,ds,y", "a,1,2", "a,2,3"]))
+
+
+def test_backtests_and_pictures_name_times(run: es.Run, tmp_path: Path) -> None:
+    found = run.backtest(3, quick=True)
+    assert found["models"]["this run"]["mase"] < 0.3
+    assert len(found["origins"]) == 3
+    pictures = run.task.pictures(run.model, tmp_path, None)
+    assert {path.name for path, _ in pictures} == {"forecasts.png", "errors-by-step.png", "residuals.png"}
