@@ -122,7 +122,7 @@ def predict(
     explain: bool = typer.Option(
         False,
         "--explain",
-        help="Mark the deciding words, [+for+] and [-against-] the answer; in JSON, their relevance.",
+        help="Mark the deciding words or numbers, [+for+] and [-against-] the answer; in JSON, their relevance.",
     ),
     probabilities: bool = typer.Option(False, "--probabilities", help="Also print the probability of each prediction."),
     n_best: int = typer.Option(1, "--n-best", metavar="N", help="The N most probable predictions for each (≥ 1)."),

@@ -11,7 +11,7 @@ from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, Point
 from everstep.measures.forecast_errors import LEVELS
 from everstep.networks.cells_by_name import CellChoice, Find, takes_masks
 from everstep.networks.layers import LayersSection, layer_problems
-from everstep.networks.window_values import Level
+from everstep.networks.window_values import Level, Spread
 from everstep.sections import Size, Whole
 
 HeadName = Literal["point", "quantiles", "gaussian", "student-t", "mixture", "negative-binomial"]
@@ -36,8 +36,8 @@ class ForecasterSection(LayersSection):
     smoothing: Literal["none", "learned"] = "none"
     """learned: the level at the end of the window and the season at each step are those of exponential smoothing, with
     learned weights for each training series (ES-RNN, Smyl 2020); they are subtracted in place of `level`"""
-    spread: Literal["none", "window"] = "window"
-    """divides both; none: 1; window: the standard deviation of the window"""
+    spread: Spread = "window"
+    """divides both; none: 1; window: the standard deviation of the window; mean: the mean of its absolute values"""
     weight: Literal["none", "season"] = "none"
     """weight of the loss of a window; season: 1 over its mean seasonal difference, at most 20, which weights errors as
     MASE does"""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from everstep.cell import Cell
-from everstep.networks.window_values import Normalised, normalised
+from everstep.networks.window_values import Normalised, Spread, normalised
 from everstep.state import State
 
 
@@ -67,7 +65,7 @@ class LearnedSmoothing(nn.Module):
         self.weights = nn.Parameter(torch.tensor([0.0, -1.0]).repeat(max(series, 1), 1))
         self.cell = SmoothingStep(season)
 
-    def forward(self, values: Tensor, series: Tensor, spread: Literal["none", "window"]) -> Normalised:
+    def forward(self, values: Tensor, series: Tensor, spread: Spread) -> Normalised:
         """Windows (B, W) of series with the numbers (B,): less level and season, over their spread.
 
         A missing value is the level of its step.

@@ -1,4 +1,4 @@
-"""What a classifier of numbers says after each step of some sequences."""
+"""What a classifier of numbers says after each step of some sequences, and which numbers decide."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everstep.look.number_relevance import RelevantSequence, draw_number_relevance
 from everstep.look.over_time import MOST_CLASSES, DrawnSequence, draw_over_time
 from everstep.look.passage import Passage
 from everstep.networks.classifying import class_probabilities, to_score
 from everstep.networks.number_classifier import NumberClassifier
+from everstep.networks.number_contributions import number_contributions
 from everstep.networks.number_scaling import NumberScaling
 
 MOST_READ = 64
@@ -45,6 +47,21 @@ def _drawn(model: NumberClassifier, scaling: NumberScaling, label: str, steps: N
     return DrawnSequence(
         title, label, scaling.columns, plain, read, {names[k]: p[:, k] for k in likely}, attention_of(model, scaled)
     )
+
+
+def relevant_numbers(
+    model: NumberClassifier, scaling: NumberScaling, shown: Sequence[tuple[str, NDArray[Any]]], path: Path
+) -> str:
+    """Draw sequences with the contribution of each number to the prediction; returns what to see."""
+    batches = to_score([scaling.scaled(steps) for _, steps in shown])
+    reasons = number_contributions(model, batches)
+    drawn = []
+    for (name, steps), p, why in zip(shown, class_probabilities(model, batches), reasons, strict=True):
+        told = model.answers.said(p)[0].replace("\t", " ")
+        plain = None if scaling.frames else steps.astype(np.float64)
+        title = f"{name}: read as {told}" if name else told
+        drawn.append(RelevantSequence(title, scaling.columns or ("frame",), plain, why.gradient))
+    return draw_number_relevance(drawn, path)
 
 
 @torch.no_grad()

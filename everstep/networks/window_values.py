@@ -35,10 +35,11 @@ class Normalised(NamedTuple):
 
 
 Level = Literal["none", "last", "mean", "season"]
+Spread = Literal["none", "window", "mean"]
 
 
 def normalised(
-    values: Tensor, level: Level = "last", spread: Literal["none", "window"] = "window", ahead: tuple[int, int] = (1, 1)
+    values: Tensor, level: Level = "last", spread: Spread = "window", ahead: tuple[int, int] = (1, 1)
 ) -> Normalised:
     """Normalise windows by their level and spread.
 
@@ -46,7 +47,7 @@ def normalised(
         values: (B, W), NaN where a value is missing.
         level: what is subtracted. none: 0; last: the last value; mean: the mean; season: the last value from the
             inputs, the values of the last season, repeated, from the targets.
-        spread: what both are divided by. none: 1; window: the standard deviation of the window.
+        spread: what both are divided by. none: 1; window: the standard deviation of the window; mean: the mean of |v|.
         ahead: for the level "season": the season m ≤ W and the horizon H, in steps.
 
     >>> normalised(torch.tensor([[1.0, float("nan"), 3.0]]), spread="none").values
@@ -66,6 +67,9 @@ def normalised(
         base = mean if level == "mean" else filled[:, -1:]
     if spread == "none":
         size = torch.ones_like(mean)
+    elif spread == "mean":
+        size = known.abs().sum(1, keepdim=True) / count
+        size = torch.where(size > 0, size, 1.0)
     else:
         centred = torch.where(there, values - mean, 0)
         floor = FLOOR * known.abs().amax(1, keepdim=True)

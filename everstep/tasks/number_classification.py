@@ -16,7 +16,7 @@ from everstep.look.passage import Passage
 from everstep.networks.class_pictures import figure_pictures
 from everstep.networks.classifying import class_losses, measured_classes, to_learn, to_score
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
-from everstep.networks.number_pictures import number_passage, over_time
+from everstep.networks.number_pictures import number_passage, over_time, relevant_numbers
 from everstep.networks.number_scaling import NumberScaling
 from everstep.rivals.number_classes import NumberSet, number_rivals
 from everstep.runs.asked_numbers import AskedSequence, asked_numbers
@@ -25,7 +25,7 @@ from everstep.runs.labelled_answers import classes_of, kind_disagreements, read_
 from everstep.runs.number_data import LabelledSequences
 from everstep.runs.number_predictions import number_predictions
 from everstep.runs.number_section import NumberSection
-from everstep.runs.task import Prediction, Purpose, Say
+from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Purpose, Say
 from everstep.state import State
 from everstep.storage.files import replace_file
 
@@ -48,6 +48,7 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
     remedy = "pip install 'everstep[forecast]'"
     files = ("numbers.json", "classes.json")
     unit = "sequence"
+    understands = frozenset({"explain"})
     scaling: NumberScaling
 
     def problems(self) -> Iterator[str]:
@@ -106,9 +107,9 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
         """Lines on sequences, classes and steps."""
         return self.examples.summary(self.classes, self.scaling)
 
-    def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
-        """label<TAB>probability of each sequence; the record has all probabilities."""
-        return number_predictions(model, self.scaling, self._asked(lines))
+    def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
+        """label<TAB>probability of each sequence; the record has all probabilities; `explain` names what decides."""
+        return number_predictions(model, self.scaling, self._asked(lines), asked.explain)
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
         """The first sequence of the user's lines, or a held-out one, as the cells read it."""
@@ -138,7 +139,9 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
         return number_rivals(train, test, len(self.answers.names), quick)
 
     def pictures(self, model: Any, out: Path, text: str | None) -> Iterator[tuple[Path, str]]:
-        """Confusion, reliability, and what is said after each step."""
+        """Confusion, reliability, what is said after each step, and which numbers decide."""
         measured = measured_classes(model, self.batches(self.splits()[-1], model, "score"))
         yield from figure_pictures(model, measured, out, self.unit)
-        yield out / "over-time.png", over_time(model, self.scaling, self._shown(text), out / "over-time.png")
+        shown = self._shown(text)
+        yield out / "over-time.png", over_time(model, self.scaling, shown, out / "over-time.png")
+        yield out / "relevance.png", relevant_numbers(model, self.scaling, shown, out / "relevance.png")
