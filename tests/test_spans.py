@@ -103,6 +103,14 @@ def test_what_a_model_learns_and_writes() -> None:
     assert [bool(follows[pair]) for pair in pairs] == [True, False]
     assert [bool(first[names.index(tag)]) for tag in ("B-X", "E-X")] == [True, False]
     assert [bool(last[names.index(tag)]) for tag in ("B-X", "E-X")] == [False, True]
+    invalid = TagColumn.of("ner", [["B-X", "O", "I-X", "I-Y"]], "iobes", "iobes")  # it is IOB2
+    assert [invalid.tags[number] for number in invalid.numbers(["B-X", "O", "I-X", "I-Y"])] == [
+        "S-X",
+        "O",
+        "S-X",
+        "S-Y",
+    ]
+    assert invalid.numbers(["S-Z", "?"]) == [-1, -1]
     plain = TagColumn.of("pos", [["NOUN", "DET"]], "auto", "iobes")
     assert (plain.scheme, plain.tags, plain.outside, plain.allowed()) == (None, ("DET", "NOUN"), "_", None)
     assert TagColumn.from_json(json.loads(json.dumps(column.to_json()))) == column

@@ -124,6 +124,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("a X\n", {"tags": 4}, r"line 1: expected a column 4 .*got 2 columns"),
     ("word tag\na X\n", {"word": "words", "tags": "tag"}, r"line 1: expected a column named 'words'.*mean 'word'"),
     ("a\n", {"tags": 1}, r"line 1: expected a column 1"),
+    ("a\nb\n", {}, r"line 1: expected a column of tags beside that of words, got 1 column: 'a'; set data.word_column"),
+    ("a X\n", {"tags": [1, 0]}, r"line 1: expected a column of tags beside that of words, got 2 columns"),
     (CONLLU.replace("3\tgo", "x\tgo"), {}, r"line 7: expected an id of CoNLL-U \(1, or 1-2, or 1.1\).*got 'x'"),
     (CONLLU.replace("go\tgo\tVERB", "go\tgo\t_"), {}, r"line 7: the word 'go' has no tag in column 'upos', got '_'"),
     ('{"tokens": ["a"], "tags": ["X"]}\n{"tokens": ["a"]}\n', {}, r"line 2: expected a key 'tags', got 'tokens'"),

@@ -423,6 +423,21 @@ def test_settings_that_cannot_be_used(override: str, said: str, tmp_path: Path) 
         load_task(recipe(tmp_path, TEXT), [override])
 
 
+def test_the_best_f1_cannot_be_selected_without_spans(tmp_path: Path) -> None:
+    path = recipe(tmp_path, TEXT, "  tag_column: 1\n")
+    said = r"train\.select: expected accuracy or loss, since the tags of column 1 are no spans.*got f1"
+    with pytest.raises(ConfigError, match=said):
+        es.train(path, tmp_path / "run", quietly, overrides=[*SMALL, "train.select=f1"])
+
+
+def test_tags_that_violate_their_scheme_are_noted_and_learned_leniently(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = recipe(tmp_path, TEXT, "  tag_column: 2\n  scheme: iobes\n")  # it is IOB2
+    run = es.train(path, tmp_path / "run", said.append, overrides=[*SMALL, "train.max_steps=2"])
+    assert any("invalid transitions, read as conlleval does" in line for line in said)
+    assert run.evaluate("valid")["spans"] > 0
+
+
 def test_splits(tmp_path: Path) -> None:
     task: Any = load_task(recipe(tmp_path, TEXT), SMALL)
     texts = TaggedTexts(task.recipe.data, 1)

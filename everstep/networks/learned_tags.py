@@ -13,7 +13,7 @@ import numpy as np
 from everstep.data.readers.tagged_columns import Sentence
 from everstep.data.readers.tagged_formats import Format
 from everstep.data.word_features import Coded, WordVocabulary
-from everstep.errors import RunError
+from everstep.errors import ConfigError, RunError
 from everstep.networks.tag_columns import TagColumn
 from everstep.storage.reading import parse_json, read_small, reason
 
@@ -46,6 +46,20 @@ class Learned:
         tags = np.stack([np.asarray(column, np.int64) for column in columns], axis=1)
         features = [[sentence.features[place] for sentence in sentences] for place in range(len(self.words.columns))]
         return self.words.coded([sentence.words for sentence in sentences], features, tags)
+
+    def check_spans(self, outside_penalty: float, select: str | None) -> None:
+        """Refuse settings that need tags of spans.
+
+        Raises:
+            ConfigError: no column has spans, or the first has none but `select` is one of their measures.
+        """
+        if outside_penalty and not any(column.learned for column in self.columns):
+            raise ConfigError("decode.outside_penalty: expected 0 where no column has tags of spans, which have an O")
+        if select in ("f1", "precision", "recall") and self.columns[0].scheme is None:
+            raise ConfigError(
+                f"train.select: expected accuracy or loss, since the tags of column {self.columns[0].name} are no "
+                f"spans, such as B-PER and O; got {select}; set train.select=accuracy"
+            )
 
     def summary(self) -> list[str]:
         """Lines on the tags of each column and the size of the vocabulary."""

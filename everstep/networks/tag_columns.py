@@ -22,6 +22,8 @@ from everstep.measures.tag_schemes import (
     converted,
     letter_and_type,
     recognised,
+    spans,
+    tags_of,
 )
 from everstep.networks.sequence_tagger import Allowed
 
@@ -95,9 +97,12 @@ class TagColumn:
         return {tag: number for number, tag in enumerate(self.tags)}
 
     def numbers(self, tags: Sequence[str]) -> list[int]:
-        """The ids of a sentence's tags; −1 for a tag not seen in training."""
+        """The ids of a sentence's tags; −1 for a tag not seen in training.
+
+        Spans are read leniently, so that what is learned obeys the scheme where the data do not.
+        """
         if self.scheme is not None and self.learned is not None:
-            own = converted(tags, self.scheme, self.learned)
+            own = tags_of(spans(tags, self.scheme), len(tags), self.learned)
             # an invalid tag would be read as O
             return [
                 self._numbers.get(new, UNSEEN) if old == OUTSIDE or new != OUTSIDE else UNSEEN

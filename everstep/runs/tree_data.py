@@ -144,9 +144,17 @@ class Trees:
         return word.lower() if self.section.lowercase else word
 
     def coded(
-        self, trees: Sequence[AnyTree], ids: Mapping[str, int], answers: OneOf, learn: bool = False, roots: bool = False
+        self,
+        trees: Sequence[AnyTree],
+        ids: Mapping[str, int],
+        answers: OneOf,
+        learn: bool = False,
+        roots: bool = False,
+        source: str = "the trees",
     ) -> list[CodedTree]:
         """Encode trees with the class of each node, or with `roots` of the root alone; with `learn`, those to learn.
+
+        `source` names them in messages.
 
         Raises:
             DataError: a label was not seen in training.
@@ -157,20 +165,21 @@ class Trees:
         for tree in trees:
             words = (ids.get(self.word(word), UNKNOWN) for word in tree.words if word is not None)
             labels = self._renamed(naming, tree.labels)
-            targets = np.fromiter((self._target(label, names, tree) for label in labels), np.int64, len(labels))
+            where = f"{source}: the tree of line {tree.line}"
+            targets = np.fromiter((self._target(label, names, where) for label in labels), np.int64, len(labels))
             if roots:
                 below = {child for children in tree.children for child in children}
                 targets[[node in below for node in range(len(labels))]] = NONE
             found.append(CodedTree(tree, np.fromiter(words, np.int64), targets))
         return found
 
-    def _target(self, label: str, names: Mapping[str, int], tree: AnyTree) -> int:
+    def _target(self, label: str, names: Mapping[str, int], where: str) -> int:
         if not label:
             return NONE
         if label not in names:
             known = ", ".join(map(repr, list(names)[:10]))
             raise DataError(
-                f"the tree of line {tree.line} has a node of the class {label!r}, which training never saw: it knows "
+                f"{where} has a node of the class {label!r}, which training never saw: it knows "
                 f"{known}; correct the label, or train with examples of it"
             )
         return names[label]
@@ -189,7 +198,7 @@ class Trees:
             DataError: no root of a split has a class.
         """
         for split in self.splits():
-            coded = self.coded(self.trees(split), ids, answers)
+            coded = self.coded(self.trees(split), ids, answers, source=f"data.{split}")
             if not any((one.targets != NONE).any() for one in self.coded(self.trees(split), ids, answers, roots=True)):
                 raise DataError(f"data.{split}: expected trees with a class at their root; none has one")
             nodes = sum(int((one.targets != NONE).sum()) for one in coded)

@@ -9,7 +9,6 @@ from typing import Any
 
 from everstep.data import Batches
 from everstep.data.tagged_batches import TaggedBatch, TaggedBatches
-from everstep.errors import ConfigError
 from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.networks.forms import Exported
@@ -69,8 +68,7 @@ class Tagging(Task[TaggingRecipe]):
         """Report every split, skipped entries, possible mistakes, and how many words have vectors."""
         for line in [*self.summary(), *self.texts.told(self.learned)]:
             say(line)
-        if self.recipe.decode.outside_penalty and not any(column.learned for column in self.learned.columns):
-            raise ConfigError("decode.outside_penalty: expected 0 where no column has tags of spans, which have an O")
+        self.learned.check_spans(self.recipe.decode.outside_penalty, self.recipe.train.select)
         if self.vectors is not None:
             say(self.vectors.coverage(self.learned.words))
 

@@ -175,6 +175,11 @@ class _Reader:
             )
         names = CONLLU if self._conllu else tuple(fields)
         self._places = {column: self._place(column, names, number) for column in self._wanted}
+        if self._places[self._columns.word] in [self._places[column] for column in self._tags]:
+            raise DataError(
+                f"{self._source}, line {number}: expected a column of tags beside that of words, got "
+                f"{_count(fields)}: {line[:60]!r}; set data.word_column, data.tag_column, or data.separator"
+            )
 
     def _place(self, column: int | str, names: Sequence[str], number: int) -> int:
         if isinstance(column, str):

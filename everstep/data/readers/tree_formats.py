@@ -62,7 +62,8 @@ def format_of(name: str, lines: Iterator[str]) -> tuple[Format, Iterator[str]]:
     for line in lines:
         head.append(line)
         if start := line.strip(" \t\r\n\ufeff")[:1]:
-            return "jsonl" if start == "{" else "brackets" if start == "(" else "conllu", chain(head, lines)
+            rest: Format = "conllu" if start == "#" or "\t" in line.strip() else "brackets"
+            return "jsonl" if start == "{" else rest, chain(head, lines)
     return "brackets", iter(head)
 
 
