@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from child import Child
 from engine import QUICK, ratio, rounds, train
 from timing import summary
 from torch import Tensor, nn
@@ -181,34 +180,6 @@ def torchrl(quick: bool) -> Result:
     return {"shape": (steps, batch, features, size), "beside": beside, **found}
 
 
-class Child:
-    """`rivals_jax.py` under another interpreter."""
-
-    def __init__(self, python: str, threads: int):
-        command = [python, str(Path(__file__).with_name("rivals_jax.py")), str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.versions = self.read()
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args!r}: it ended instead of answering; its own message is above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def ask(self, **what: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def in_turns(child: Child, ours: Way, name: str) -> Result:
     """Like `ratio`, over two processes: each counts its own time, of the second of two calls, while the other waits."""
 
@@ -233,7 +204,7 @@ def jax(python: str | None, threads: int, quick: bool) -> Result:
     if python is None:
         print("left out: --jax-python not given. python -m venv V; V/bin/pip install jax==0.10.2 flax==0.12.8")
         return {}
-    child, results = Child(python, threads), []
+    child, results = Child(python, "rivals_jax.py", str(threads)), []
     print(", ".join(f"{name} {version}" for name, version in child.versions.items()))
     for shape in [(20, 4, 32, 32), (35, 20, 128, 128)] if quick else QUICK:
         steps, batch, features, size = shape

@@ -2,12 +2,17 @@
 
     pip install --no-deps --target FOLDER pytorch-crf==0.7.2
     PYTHONPATH=FOLDER python benchmarks/tagging.py speed [--json FILE] [--rounds N]
+    python -m venv V; V/bin/pip install spacy==3.8.18
+    python benchmarks/tagging.py spacy V/bin/python [--json FILE] [--rounds N]
     python benchmarks/tagging.py parts OUT [--recipe NAME] [--seeds N] [--json FILE] [KEY=VALUE …]
 
 `speed`: the rival is what tutorials show: a `DataLoader` that shuffles and pads, an embedding, the characters of every
 word of the batch packed through an `nn.LSTM` in both directions, such an `nn.LSTM` over the words, packed, and
 pytorch-crf; `torch.optim.AdamW`, clipped gradients. Ours is what `everstep train` and `predict` do. Same sentences,
 sizes, tags, batch size and one thread; in turns in one process, by its own time.
+
+`spacy`: the recipe `tag-pos-ewt` with one of its tag columns, as it is, beside spaCy's default tagger, which is in a
+process of its own: the same sentences, as many a step, in turns, each by its own time, one thread each.
 
 `parts`: a recipe as it is, and without one of its parts at a time, each with some seeds; a run that is there is not
 made again.
@@ -22,10 +27,12 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any
 
 import torch
+from child import Child
 from timing import alternately, summary
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
@@ -205,6 +212,36 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def beside_spacy(options: argparse.Namespace) -> dict[str, Any]:
+    """Words per second of ours and of spaCy's tagger, in turns."""
+    torch.set_num_threads(1)
+    tune_malloc()
+    task: Any = load_task(options.recipe, ["data.tag_column=xpos", *options.overrides])
+    task.prepare()
+    read = {split: task.texts.examples(split).sentences for split in ("train", "valid")}
+    child = Child(options.python, "spacy_tagger.py", *map(str, (STEPS, task.recipe.train.batch_size, 64)))
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "sentences.json")
+        file.write_text(json.dumps({split: [(s.words, s.tags[0]) for s in some] for split, some in read.items()}))
+        child.ask(file=str(file))
+    found: dict[str, Any] = {"cpu": cpu_name(), "torch": torch.__version__, "load": os.getloadavg()[0]}
+    for what, way in zip(("train", "tag"), our_ways(task), strict=True):
+        turns: dict[str, list[tuple[int, float]]] = {"spacy": [], "everstep": []}
+        for number in range(2 + options.rounds):
+            start = process_time()
+            own = (way(), process_time() - start)
+            other = child.ask(do=what)
+            if number > 1:
+                turns["everstep"].append(own)
+                turns["spacy"].append((other["words"], other["seconds"]))
+        rates = {name: sum(w for w, _ in some) / sum(s for _, s in some) for name, some in turns.items()}
+        found[what] = {f"{name}_words_per_second": rate for name, rate in rates.items()}
+        found[what]["ratio"] = rates["everstep"] / rates["spacy"]
+        print(f"{what}: {rates['everstep']:,.0f} words/s, spaCy {rates['spacy']:,.0f}: {found[what]['ratio']:.2f}x")
+    child.close()
+    return {**child.versions, **found}
+
+
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """The measures of each variant, by seed."""
     found: dict[str, Any] = {}
@@ -231,17 +268,20 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ways = parser.add_subparsers(dest="way", required=True)
-    for name, help in (("speed", "beside a plain loop"), ("parts", "what each part gives")):
+    told = {"speed": "beside a plain loop", "spacy": "beside spaCy's tagger", "parts": "what each part gives"}
+    for name, help in told.items():
         way = ways.add_parser(name, help=help)
         if name == "parts":
             way.add_argument("out", type=Path)
             way.add_argument("--seeds", type=int, default=3)
+        if name == "spacy":
+            way.add_argument("python", help="an interpreter that has spaCy")
         way.add_argument("--rounds", type=int, default=15)
-        way.add_argument("--recipe", default=RECIPE)
+        way.add_argument("--recipe", default="tag-pos-ewt" if name == "spacy" else RECIPE)
         way.add_argument("--json", type=Path)
         way.add_argument("overrides", nargs="*", default=[])
     options = parser.parse_args()
-    found = speed(options) if options.way == "speed" else parts(options)
+    found = {"speed": speed, "spacy": beside_spacy, "parts": parts}[options.way](options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
