@@ -19,179 +19,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
-import re
 import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from websockets.asyncio.client import connect as connect_many
+from serving_clients import RIVAL, Client, Framed, free_port, many_at_once, rss, serving, started
 
 import everstep as es
 from everstep.networks.model_forms import token_forms
 from everstep.ship.export import export
-from everstep.ship.serving.frames import CREATE, DELETE, FEED, READ, answered, request
+from everstep.ship.serving.frames import DELETE, READ, request
 
 STEPS = 100
-RIVAL = """
-import sys, uuid
-import numpy as np, onnxruntime, uvicorn
-from fastapi import FastAPI
-from pydantic import BaseModel
-
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-model = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-names = [one.name for one in model.get_inputs()][1:]
-shapes = [[1, *one.shape[1:]] for one in model.get_inputs()][1:]
-states, app = {}, FastAPI()
-
-class Step(BaseModel):
-    session: str
-    token: int
-
-@app.post("/create")
-async def create():
-    session = str(uuid.uuid4())
-    states[session] = [np.zeros(shape, np.float32) for shape in shapes]
-    return {"session": session}
-
-@app.post("/step")
-async def step(body: Step):
-    given = dict(zip(names, states[body.session]), tokens=np.array([body.token]))
-    log_p, *states[body.session] = model.run(None, given)
-    return {"log_p": log_p[0].tolist()}
-
-uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
-"""
-
-
-class Client:
-    """JSON over one connection that stays. It does as little as it can, since the servers are what is measured."""
-
-    def __init__(self, port: int):
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def raw(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        content = body or b""
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        self._socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        found = b""
-        while (end := found.find(b"\r\n\r\n")) < 0:
-            found += self._received()
-        lines = found[:end].lower().split(b"\r\n")
-        status, found = int(lines[0][9:12]), found[end + 4 :]
-        sizes = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
-        while len(found) < sizes[0] if sizes else not (status == 204 or found.endswith(b"0\r\n\r\n")):
-            found += self._received()
-        return status, found
-
-    def _received(self) -> bytes:
-        part = self._socket.recv(1 << 16)
-        if not part:
-            raise ConnectionError
-        return part
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        status, content = self.raw(method, path, None if body is None else json.dumps(body).encode())
-        assert status < 300, content
-        return json.loads(content) if content else None
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-@contextmanager
-def started(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a process of its own, once it answers."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            try:
-                Client(port).raw("GET", "/openapi.json")
-                break
-            except OSError:
-                assert process.poll() is None, f"{command} has ended"
-                time.sleep(0.1)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(40)
-
-
-def serving(run: Path, port: int) -> list[str]:
-    return ["-m", "everstep", "serve", str(run), "--port", str(port), "--ttl", "60"]
-
-
-class Framed:
-    """Sessions over one WebSocket, as plain as `Client`."""
-
-    def __init__(self, port: int):
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.sendall(
-            b"GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        self._rest = b""
-        while (end := self._rest.find(b"\r\n\r\n")) < 0:
-            self._rest += self._socket.recv(1 << 16)
-        assert b" 101 " in self._rest[:20], self._rest
-        self._rest = self._rest[end + 4 :]
-
-    def _frame(self) -> bytes:
-        """The next binary message; pings are answered."""
-        while True:
-            data = self._rest
-            start, size = 2, data[1] & 127 if len(data) > 1 else 1 << 62
-            if size in (126, 127):
-                start += 2 if size == 126 else 8
-                size = int.from_bytes(data[2:start], "big") if len(data) >= start else 1 << 62
-            if len(data) < start + size:
-                self._rest += self._socket.recv(1 << 16)
-                continue
-            self._rest = data[start + size :]
-            if data[0] == 0x82:
-                return data[start : start + size]
-            if data[0] == 0x89:
-                self._socket.sendall(b"\x8a\x80\0\0\0\0")
-
-    def ask(self, frames: list[bytes]) -> list[bytes]:
-        """Send all, then read the answers, by their number."""
-        heads = (bytes((0x82, 0x80 | len(frame))) + bytes(4) for frame in frames)  # short, with a mask of zeros
-        self._socket.sendall(b"".join(head + frame for head, frame in zip(heads, frames, strict=True)))
-        found: dict[int, bytes] = {}
-        for _ in frames:
-            number, status, payload = answered(self._frame())
-            assert status == 0, payload
-            found[number] = payload
-        return [found[number] for number in range(len(frames))]
-
-    def create(self, count: int) -> list[str]:
-        return [payload.decode() for payload in self.ask([request(CREATE, number=k) for k in range(count)])]
-
-    def step(self, sessions: list[str], token: int) -> list[bytes]:
-        values = np.int32(token).tobytes()
-        return self.ask([request(FEED, session, values, number=k) for k, session in enumerate(sessions)])
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def milliseconds(act: Callable[[], object], times: int) -> list[float]:
@@ -236,64 +82,42 @@ def at_once(port: int, rounds: int) -> dict[str, float]:
     return {str(count): statistics.median(values) for count, values in rates.items()}
 
 
+async def answers(port: int, texts: list[list[int]], connections: int = 10) -> tuple[list[bytes], list[float]]:
+    """What sessions answer to texts, all at once over some connections, and the milliseconds of every request."""
+
+    async def some(texts: list[list[int]]) -> tuple[list[bytes], list[float]]:
+        async with many_at_once(port) as clients:
+            found = await asyncio.gather(*(clients.session(number, text) for number, text in enumerate(texts)))
+            return found, clients.waits
+
+    parts = await asyncio.gather(*(some(texts[k::connections]) for k in range(connections)))
+    found: list[bytes] = [b""] * len(texts)
+    for k, (outputs, _) in enumerate(parts):
+        found[k::connections] = outputs
+    return found, [wait for _, waits in parts for wait in waits]
+
+
+@torch.no_grad()
+def streamed(run: Any, texts: list[list[int]]) -> Iterator[bytes]:
+    """The outputs for each text of a stream that begins anew."""
+    stream = es.Stream(token_forms(run.model).step.cell)  # type: ignore[union-attr]
+    for text in texts:
+        stream.reset()
+        ys = (stream(run.model.embedding(torch.tensor([token])))[0] for token in text)
+        yield b"".join(y.numpy().tobytes() for y in ys)
+
+
 def many(run: Any, port: int, sessions: int, steps: int = 20) -> dict[str, Any]:
     """Sessions step at once over ten connections; each is compared with a stream of its own."""
     draw = random.Random(1)
     below = run.model.head.classes
     texts = [[draw.randrange(below) for _ in range(steps)] for _ in range(sessions)]
-    waits: list[float] = []
-
-    async def one(texts: list[list[int]]) -> list[bytes]:
-        async with connect_many(f"ws://127.0.0.1:{port}/sessions", max_size=None, proxy=None) as wire:
-            waiting: dict[int, asyncio.Future[bytes]] = {}
-
-            async def read() -> None:
-                async for frame in wire:
-                    number, status, payload = answered(frame)  # type: ignore[arg-type]
-                    assert status == 0, payload
-                    waiting.pop(number).set_result(payload)
-
-            reader = asyncio.create_task(read())
-
-            async def ask(number: int, *given: Any) -> bytes:
-                waiting[number] = asyncio.get_running_loop().create_future()
-                start = time.perf_counter()
-                await wire.send(request(*given, number=number))
-                found = await waiting[number]
-                waits.append(1000 * (time.perf_counter() - start))
-                return found
-
-            async def session(number: int, text: list[int]) -> bytes:
-                name = (await ask(number, CREATE)).decode()
-                outputs = [await ask(number, FEED, name, np.int32(token).tobytes()) for token in text]
-                await ask(number, DELETE, name)
-                return b"".join(outputs)
-
-            try:
-                return await asyncio.gather(*(session(number, text) for number, text in enumerate(texts)))
-            finally:
-                reader.cancel()
-
-    async def every() -> list[bytes]:
-        parts = await asyncio.gather(*(one(texts[k::10]) for k in range(10)))
-        found: list[bytes] = [b""] * sessions
-        for k, part in enumerate(parts):
-            found[k::10] = part
-        return found
-
     start = time.perf_counter()
-    found = asyncio.run(every())
+    found, waits = asyncio.run(answers(port, texts))
     seconds = time.perf_counter() - start
-    cell = token_forms(run.model).step.cell  # type: ignore[union-attr]
-    stream, equal = es.Stream(cell), 0
-    with torch.no_grad():
-        for text, outputs in zip(texts, found, strict=True):
-            stream.reset()
-            ys = [stream(run.model.embedding(torch.tensor([token])))[0].numpy().tobytes() for token in text]
-            equal += b"".join(ys) == outputs
     return {
         "sessions": sessions,
-        "bit_equal": equal,
+        "bit_equal": sum(one == other for one, other in zip(found, streamed(run, texts), strict=True)),
         "p50_ms": statistics.median(waits),
         "p99_ms": statistics.quantiles(waits, n=100)[98],
         "steps_per_second": sessions * steps / seconds,
@@ -312,12 +136,6 @@ def killed(run: Path) -> dict[str, int]:
     with started(serving(run, port), port):
         status, _ = Client(port).raw("GET", f"/sessions/{session}")
     return {"status_after_restart": status}
-
-
-def rss(process: int) -> int:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    assert found is not None
-    return 1024 * int(found[1])
 
 
 def soak(port: int, process: int, seconds: float) -> dict[str, float]:

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import apart
 import torch
 from safetensors.torch import load_file
 
 import everstep as es
-from everstep.runs.training import resume
-
-KILLED = """
-import os, signal, sys
-import everstep as es
 from everstep.learn import learner
-step, count = learner.Learner.step, 0
-def counted(self, *given, **options):
-    global count
-    found = step(self, *given, **options)
-    count += 1
-    if count == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return found
-learner.Learner.step = counted
-es.train(sys.argv[1], sys.argv[2], print, overrides=sys.argv[4:])
-"""
+from everstep.runs.training import resume
 
 
 def quietly(line: str) -> None:
     del line
 
 
-def killed_and_resumed(recipe: Path, folder: Path, settings: Sequence[str], after: int) -> es.Run:
+def _train_until_killed(recipe: str, out: Path, settings: Sequence[str], after: int) -> None:
+    step, count = learner.Learner.step, 0
+
+    def counted(self: Any, *given: Any, **options: Any) -> Any:
+        nonlocal count
+        found = step(self, *given, **options)
+        count += 1
+        if count == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    learner.Learner.step = counted  # type: ignore[method-assign]
+    es.train(recipe, out, print, overrides=settings)
+
+
+def killed_and_resumed(recipe: Path | str, folder: Path, settings: Sequence[str], after: int) -> es.Run:
     """Train by a recipe in one go, and again killed after so many steps and resumed: the latter, of the same bits."""
     whole = es.train(recipe, folder / "whole", quietly, overrides=settings)
-    command = [sys.executable, "-c", KILLED, str(recipe), str(folder / "killed"), str(after), *settings]
-    ended = subprocess.run(command, capture_output=True, timeout=300, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    told = folder / "told.txt"
+    given = (str(recipe), folder / "killed", settings, after)
+    ended = apart.ended(apart.started(_train_until_killed, *given, told=told))
+    assert ended == -signal.SIGKILL, told.read_text()
     assert not (folder / "killed" / "scores.json").exists()
     again = resume(folder / "killed", quietly)
     one, other = (load_file(folder / name / "model.safetensors") for name in ("whole", "killed"))

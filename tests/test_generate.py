@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import apart
 import pytest
 import torch
 from untrained import untrained
@@ -169,24 +170,24 @@ def test_stopped_texts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "a a\n---\nb b\n---\nc c\n"
 
 
-def ready_for_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextmanager
+def piped(command: Sequence[str], folder: Path) -> Iterator[tuple[BinaryIO, ForkServerProcess]]:
+    """A command that runs, and the pipe that it writes to; what it tells is in `told.txt` of the folder."""
+    pipe, told = folder / "pipe", folder / "told.txt"
+    os.mkfifo(pipe)
+    process = apart.started(apart.command, command, told=told, out=pipe)
+    with pipe.open("rb") as reading:
+        yield reading, process
 
 
 @pytest.mark.parametrize("count", ["1", "2"])
-def test_text_shows_while_it_is_drawn_and_ctrl_c_keeps_it(runs: dict[str, Run], count: str) -> None:
-    command = [sys.executable, "-m", "everstep", "generate", str(runs["chars"].path), "--count", count]
-    command += ["--seed", "7", "--temperature", "1", "--prompt", "To be", "--length", "100000000"]
-    started = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=ready_for_ctrl_c, env=dict(os.environ)
-    )
-    assert started.stdout is not None
-    assert started.stderr is not None
-    with started:
-        shown = started.stdout.read(300)  # long before the end
-        started.send_signal(signal.SIGINT)
-        rest, told = started.stdout.read(), started.stderr.read()
-    assert (started.returncode, told.decode()) == (130, "everstep: interrupted.\n")
+def test_text_shows_while_it_is_drawn_and_ctrl_c_keeps_it(runs: dict[str, Run], count: str, tmp_path: Path) -> None:
+    command = ["generate", str(runs["chars"].path), "--count", count, "--seed", "7", "--temperature", "1"]
+    with piped([*command, "--prompt", "To be", "--length", "100000000"], tmp_path) as (reading, process):
+        shown = reading.read(300)  # long before the end
+        os.kill(process.pid, signal.SIGINT)
+        rest = reading.read()
+    assert (apart.ended(process), (tmp_path / "told.txt").read_text()) == (130, "everstep: interrupted.\n")
     texts = (shown + rest).decode().removesuffix("\n").split("\n---\n")
     assert len(texts) == int(count)
     whole = runs["chars"].generate("To be", 400, seed=7, count=int(count))
@@ -195,23 +196,24 @@ def test_text_shows_while_it_is_drawn_and_ctrl_c_keeps_it(runs: dict[str, Run], 
 
 
 def test_a_reader_that_has_seen_enough_ends_it(runs: dict[str, Run], tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    path = runs["chars"].path
-    line = f"{sys.executable} -m everstep generate {path} --length 100000000 2> {told} | head -c 20"
-    done = subprocess.run(["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=120)
-    assert (done.returncode, len(done.stdout), told.read_text()) == (141, 20, "")
+    command = ["generate", str(runs["chars"].path), "--length", "100000000"]
+    with piped(command, tmp_path) as (reading, process):
+        assert len(reading.read(20)) == 20
+    assert (apart.ended(process), (tmp_path / "told.txt").read_text()) == (141, "")
 
 
 @pytest.mark.parametrize(
-    ("verb", "said"),
+    ("command", "closed", "said"),
     [
-        ("generate {} --length 5 >&-", "everstep: standard output: it is closed.\n"),
-        ("score {} >&- <<< 'to be'", "everstep: standard output: it is closed.\n"),
-        ("eval {} >&-", "everstep: standard output: it is closed.\n"),
-        ("score {} <&-", "everstep: standard input is closed: expected lines there, such as … < sentences.txt\n"),
+        ("generate {} --length 5", "stdout", "everstep: standard output: it is closed.\n"),
+        ("score {}", "stdout", "everstep: standard output: it is closed.\n"),
+        ("eval {}", "stdout", "everstep: standard output: it is closed.\n"),
+        ("score {}", "stdin", "everstep: standard input is closed: expected lines there, such as … < sentences.txt\n"),
     ],
 )
-def test_closed_streams_are_told(runs: dict[str, Run], verb: str, said: str) -> None:
-    line = f"{sys.executable} -m everstep {verb.format(runs['chars'].path)}"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+def test_closed_streams_are_told(runs: dict[str, Run], command: str, closed: str, said: str, tmp_path: Path) -> None:
+    lines, told = tmp_path / "lines.txt", tmp_path / "told.txt"
+    lines.write_text("to be\n")
+    words = command.format(runs["chars"].path).split()
+    process = apart.started(apart.command, words, told=told, read=str(lines), closed=(closed,))
+    assert (apart.ended(process), told.read_text()) == (2, said)

@@ -6,13 +6,12 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
+import apart
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -274,13 +273,13 @@ def test_killed_in_parallel_it_goes_on_and_gives_the_same(tmp_path: Path) -> Non
         "--steps",
         "4",
     ]
-    command = [sys.executable, "-m", "everstep", "lab", "remedies", *options, "--processes", "2", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["lab", "remedies", *options, "--processes", "2", "--out", str(out)]
+    process = apart.started(apart.command, command, told=tmp_path / "told.txt")
     until = time.monotonic() + 60
-    while not (out / "remedies.jsonl").exists() and process.poll() is None and time.monotonic() < until:
+    while not (out / "remedies.jsonl").exists() and process.is_alive() and time.monotonic() < until:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    apart.ended(process)
     kept = read_records(out / RECORDS)
     assert kept
     done = CliRunner().invoke(app, ["lab", "remedies", *options, "--out", str(out)])

@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import apart
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -286,10 +285,11 @@ def test_of_two_that_begin_at_once_one_is_refused_before_it_writes(
 def subprocessed(text: Path, out: Path) -> None:
     """Another process that would train into the same folder."""
     overrides = [*TINY, f"data.train={text}", "model.hidden_size=8", "data.lowercase=true"]
-    command = [sys.executable, "-m", "everstep", "train", "shakespeare-minute", *overrides, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 2:
-        raise RunError(done.stderr.replace("not overwritten", "never overwritten"))
+    told = out.with_name("told.txt")
+    told.unlink(missing_ok=True)
+    command = ["train", "shakespeare-minute", *overrides, "--out", str(out)]
+    if apart.ended(apart.started(apart.command, command, told=told)) == 2:
+        raise RunError(told.read_text().replace("not overwritten", "never overwritten"))
 
 
 @pytest.mark.parametrize("function", ["write", "fsync", "rename"])

@@ -76,7 +76,8 @@ def test_resumed_is_as_trained_at_once(name: str, tmp_path: Path) -> None:
 def test_a_translator_with_each(name: str, tmp_path: Path) -> None:
     given = ["model.hidden_size=8", "model.embedding_size=8", "train.max_minutes=null", "train.max_steps=2"]
     given += [f"model.softmax={name}", *OPTIONS[name], "objective.label_smoothing=0", "train.validate_every=null"]
-    run = es.train("translate-minute", tmp_path / "run", lambda _: None, overrides=[*given, "train.max_epochs=null"])
+    given += ["train.max_epochs=null", "data.test=null", "decode.beam_width=2", "decode.max_length=5"]
+    run = es.train("translate-minute", tmp_path / "run", lambda _: None, overrides=given)
     assert len(list(run.predict(["Hello ."]))) == 1
     assert run.score(["Hello .\tBonjour ."])[0].logp < 0
 

@@ -6,11 +6,10 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import apart
 import pytest
 import torch
 
@@ -316,27 +315,22 @@ def test_the_same_seed_gives_the_same_bits(text: Path, tmp_path: Path) -> None:
     assert a == b != c
 
 
-COMMAND = [sys.executable, "-m", "everstep", "train"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("sequence", ["stream", "documents", "lines"])
 def test_stopped_by_a_signal_and_resumed_is_bit_for_bit(text: Path, tmp_path: Path, sequence: str) -> None:
     settings = [*TINY, f"data.train={text}", "train.max_steps=150", "model.dropout=0.3", "model.zoneout=0.1"]
     settings += [f"data.sequence={sequence}", "data.eos=true", "train.checkpoint_every=5", "train.threads=1"]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole, stopped, told = tmp_path / "whole", tmp_path / "stopped", tmp_path / "told.txt"
     es.train("shakespeare-minute", whole, quietly, overrides=settings)
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(
-        [*COMMAND, "shakespeare-minute", *settings, "--out", str(stopped)], stderr=subprocess.PIPE, text=True, env=env
-    )
-    while not list((stopped / "checkpoints").glob("step-*")) and child.poll() is None:
+    command = ["train", "shakespeare-minute", *settings, "--out", str(stopped)]
+    child = apart.started(apart.command, command, told=told)
+    while not list((stopped / "checkpoints").glob("step-*")) and child.is_alive():
         time.sleep(0.02)
-    child.send_signal(signal.SIGTERM)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 143, said
-    assert f"everstep train --resume {stopped}" in said
-    subprocess.run([*COMMAND, "--resume", str(stopped)], check=True, capture_output=True, env=env)
+    os.kill(child.pid, signal.SIGTERM)
+    assert apart.ended(child) == 143, told.read_text()
+    assert f"everstep train --resume {stopped}" in told.read_text()
+    again = apart.started(apart.command, ["train", "--resume", str(stopped)], told=told)
+    assert apart.ended(again) == 0, told.read_text()
     assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 

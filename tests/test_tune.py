@@ -6,11 +6,10 @@ import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import apart
 import pytest
 from tuned_runs import KEYS, RECIPE, given, tuned, written
 from typer.testing import CliRunner
@@ -134,28 +133,25 @@ def test_trials_are_runs(text: Path, whole: Path) -> None:
     assert flat(load_recipe(whole / "best.yaml")) == flat(load_recipe(whole / best["run"] / "config.yaml"))
 
 
-KILLED = """
-import os, signal, sys
-from everstep.lab import tuning
-from everstep.runs import training
-calls, resume, watch = [], training.resume, tuning._watch
-def dying(journal, trial, plan, record):
-    if trial.number == 2 and record["step"] == 4:
-        with open(plan.out / "journal.jsonl", "ab") as file:
-            file.write(b'{"op_code":8,"tri')  # as if the kill came while it wrote
-        os.kill(os.getpid(), signal.SIGKILL)
-    return watch(journal, trial, plan, record)
-tuning._watch = dying
-tuning.tune(sys.argv[1], sys.argv[2], print, keys=sys.argv[3:], trials=4, unpruned=4)
-"""
+def _tune_until_killed(text: Path, out: Path) -> None:
+    watch = tuning._watch
+
+    def dying(journal: Any, trial: Any, plan: Any, record: Any) -> Any:
+        if trial.number == 2 and record["step"] == 4:
+            with open(plan.out / "journal.jsonl", "ab") as file:
+                file.write(b'{"op_code":8,"tri')  # as if the kill came while it wrote
+            os.kill(os.getpid(), signal.SIGKILL)
+        return watch(journal, trial, plan, record)
+
+    tuning._watch = dying
+    tuned(text, out)
 
 
 def test_a_killed_study_has_the_trials_of_a_whole_one(
     text: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "study"
-    killed = subprocess.run([sys.executable, "-c", KILLED, RECIPE, str(out), *given(text)], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    out, told = tmp_path / "study", tmp_path / "told.txt"
+    assert apart.ended(apart.started(_tune_until_killed, text, out, told=told)) == -signal.SIGKILL, told.read_text()
     resumed: list[Path] = []
     resume = training.resume
 
