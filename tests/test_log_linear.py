@@ -84,3 +84,21 @@ def test_other_vocabularies_are_refused(tmp_path: Path) -> None:
     scores = [scored(run, name, ["a b"]) for run, name in zip(runs, "uv", strict=True)]
     with pytest.raises(RunError, match="one vocabulary"):
         log_linear(runs, scores, scores)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_large_vocabularies_have_fewer_tokens_to_fit_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [counted(tmp_path / "one", LINES, "model.order=1"), counted(tmp_path / "three", LINES, "model.order=3")]
+    valids = [scored(run, name, LINES[:9]) for run, name in zip(runs, "uv", strict=True)]
+    seen: list[list[int]] = []
+
+    def exponents(runs: list[Run], lines: list[np.ndarray]) -> np.ndarray:
+        seen.append([len(line) for line in lines])
+        return np.full(2, 0.5)
+
+    monkeypatch.setattr(multiplied, "_exponents", exponents)
+    words = runs[0].task.tokenizer.vocab_size
+    for tokens in (12, 3):
+        monkeypatch.setattr(multiplied, "FITTED_NUMBERS", 2 * words * tokens + 1)
+        log_linear(runs, valids, valids)
+    assert seen == [[5, 4], [3]]

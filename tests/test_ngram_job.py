@@ -223,5 +223,14 @@ def test_mixtures_need_the_same_tokens_in_both_texts_and_allow_lines_without_any
     one, other = scored(run, "a", LINES[:3]), scored(run, "b", LINES[:3])
     with pytest.raises(RunError, match="b cuts the lines into other tokens than a"):
         mixture([one, other], [one, scored(run, "b", LINES[:2])])
+    swapped = list(one.symbols)
+    cat, mat = swapped.index("cat"), swapped.index("mat")
+    swapped[cat], swapped[mat] = "mat", "cat"
+    stranger = replace(one, name="c", symbols=swapped)  # as many tokens, of other words
+    with pytest.raises(RunError, match=r"c cuts the lines into other tokens than a, .* \('mat' where that has 'cat'\)"):
+        mixture([one, stranger], [one, stranger])
+    order = np.arange(len(one.symbols))[::-1]  # the same words with other numbers are the same words
+    again = replace(one, symbols=[one.symbols[number] for number in order], ids=len(order) - 1 - one.ids)
+    assert mixture([one, again], [one, again]).nats == pytest.approx(one.nats)
     bare = replace(one, tokens=np.array([len(one.logps), 0, 0]))
     assert mixture([bare, bare], [one, one]).nats == pytest.approx([one.nats.sum(), 0, 0])

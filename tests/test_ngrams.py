@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -205,3 +206,23 @@ def test_without_unk_unknown_words_are_all_but_impossible() -> None:
     tokenizer, table, notes = read_arpa(kenlm("test_nounk.arpa"))
     assert math.isclose(table.log_p[0][tokenizer.unk_id] / math.log(10), -100, rel_tol=1e-6)
     assert "has no <unk>" in notes[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system does not reserve room for files")
+@pytest.mark.parametrize("reserves", [True, False])
+def test_a_full_disk_is_an_error_and_no_crash(reserves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    if not reserves:
+        monkeypatch.delattr(os, "posix_fallocate")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))  # as a disk with that much room
+    try:
+        work = Workspace(0)
+        array = work.array(1 << 12, np.int64)
+        array[:] = 7
+        assert array.sum() == 7 << 12
+        with pytest.raises(DataError, match=r"no room for 1,048,576 bytes of counts .* set TMPDIR to a folder"):
+            work.array(1 << 17, np.int64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,4 +1,4 @@
-"""An n-gram table as a model: it scores, steps and generates like a network, and has nothing to optimise."""
+"""A table of counts as a model: it scores, steps and generates like a network, and has nothing to optimise."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from torch import Tensor, nn
 from everstep.data.batches import TokenBatch
 from everstep.learn.objective import Loss
 from everstep.rivals.ngrams.ngram_table import NGramTable
+from everstep.rivals.sparse_matrix.sparse_matrix_table import SparseMatrixTable
 from everstep.state import State
 
 
 class NGramModel(nn.Module):
-    """p(x_t | the n - 1 tokens before) of a table.
+    """p(x_t | the tokens before) of a table.
 
-    The state is (batch, n - 1) int64, see `NGramTable`. It has no parameters of PyTorch: its numbers are the table's,
-    which may be mapped from a file.
+    The state is (batch, …) int64, see `NGramTable` and `SparseMatrixTable`. It has no parameters of PyTorch: its
+    numbers are the table's, which may be mapped from a file.
 
     Args:
-        table: the n-grams.
+        table: the n-grams, or the matrix.
 
     Attributes:
         parameter_count: number of values in the table.
     """
 
-    def __init__(self, table: NGramTable):
+    def __init__(self, table: NGramTable | SparseMatrixTable):
         super().__init__()
         self.table = table
         self.parameter_count = table.parameters
 
     def extra_repr(self) -> str:
-        """The number of n-grams of each order."""
+        """The sizes of the table."""
         return self.table.described()
 
     def initial_state(self, batch: int) -> Tensor:

@@ -38,6 +38,7 @@ class Scored:
         parameters: learned numbers.
         logps: (T,) log p of each token of all lines.
         ids: (T,) the tokens; empty if the job does not give them.
+        symbols: the name of each token, by its number; empty if the job has no vocabulary.
         adapted: whether it was adapted to the text before each token.
     """
 
@@ -49,6 +50,7 @@ class Scored:
     logps: Floats = field(repr=False)
     ids: NDArray[np.int64] = field(repr=False)
     adapted: bool = False
+    symbols: Sequence[str] = field(default=(), repr=False)
 
 
 def lines_of(runs: Sequence[Run], split: str, option: str = "--on") -> tuple[list[str], str]:
@@ -99,6 +101,7 @@ def scored(run: Run, name: str, lines: Sequence[str], progress: Progress = lambd
         parameter_count(run.model),
         np.array([p for score in found for p in score.token_logps]),
         np.array([number for score in found for number in score.ids], np.int64),
+        symbols=getattr(getattr(run.task, "tokenizer", None), "symbols", ()),
     )
 
 
@@ -119,10 +122,10 @@ def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None
         RunError: the models cut the lines into other tokens, or a cache lacks the tokens.
     """
     for first, other in [(some[0], other) for some in (tests, valids) for other in some[1:]]:
-        if not np.array_equal(other.tokens, first.tokens) or other.unknown != first.unknown:
+        if (difference := _difference(first, other)) is not None:
             raise RunError(
-                f"{other.name} cuts the lines into other tokens than {first.name}, or knows other words, so that "
-                "their probabilities are not of the same things; mix models of one vocabulary"
+                f"{other.name} cuts the lines into other tokens than {first.name}, or knows other words{difference}, "
+                "so that their probabilities are not of the same things; mix models of one vocabulary"
             )
     if cache is not None and not len(tests[0].ids):
         raise RunError(f"{tests[0].name}: a cache needs the tokens of each line, which this job does not give")
@@ -139,7 +142,23 @@ def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None
     nats = np.zeros(len(of.tokens))
     np.subtract.at(nats, np.repeat(np.arange(len(of.tokens)), of.tokens), logps)
     parameters = sum(one.parameters for one in tests)
-    return Scored(told, nats, of.tokens, of.unknown, parameters, logps, of.ids, cache is not None)
+    adapted = cache is not None
+    return Scored(told, nats, of.tokens, of.unknown, parameters, logps, of.ids, adapted, of.symbols)
+
+
+def _difference(one: Scored, other: Scored) -> str | None:
+    """Where two models have other tokens on the same lines, as text; None if nowhere, whatever their numbers."""
+    if not np.array_equal(other.tokens, one.tokens):
+        return ""
+    if one.symbols and other.symbols:
+        number = {symbol: place for place, symbol in enumerate(one.symbols)}
+        numbers = np.array([number.get(symbol, -1) for symbol in other.symbols])
+        unlike = np.flatnonzero(numbers[other.ids] != one.ids)
+        if not len(unlike):
+            return None
+        pair = (one.symbols[one.ids[unlike[0]]], other.symbols[other.ids[unlike[0]]])
+        return f" ({pair[1]!r} where that has {pair[0]!r})"
+    return None if other.unknown == one.unknown else ""
 
 
 def table(models: Sequence[Scored], lines: Sequence[str], seed: int = 1) -> list[dict[str, Any]]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from everstep.errors import DataError
 
 ROW_BYTES = 128
 """Bytes of temporary arrays for each row of a block, the copies of a sort included."""
 LEAST_ROWS = 1 << 12
 """Rows of the smallest block; smaller ones would spend their time in Python."""
+_ZEROS = bytes(1 << 20)
 
 
 class Workspace:
@@ -36,7 +41,11 @@ class Workspace:
         self._left = limit // 2
 
     def array(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """Zeros, (size,)."""
+        """Zeros, (size,).
+
+        Raises:
+            DataError: the disk has no room for them.
+        """
         held = size * np.dtype(dtype).itemsize
         if held <= self._left:
             self._left -= held
@@ -44,7 +53,8 @@ class Workspace:
             weakref.finalize(found, self._give_back, held)
             return found
         with tempfile.TemporaryFile(prefix="everstep-ngrams-") as file:  # the map keeps it
-            return np.memmap(file, dtype, "w+", shape=(size,))
+            _reserve(file, held)
+            return np.memmap(file, dtype, "r+", shape=(size,))
 
     def _give_back(self, held: int) -> None:
         self._left += held
@@ -55,6 +65,28 @@ class Workspace:
             yield slice(start, min(start + self.rows, size))
             for array in arrays:
                 release(array)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Give a file `size` bytes on the disk. A hole that is mapped would kill the process where the disk is full.
+
+    Raises:
+        DataError: there is no room.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS, Windows
+            for start in range(0, size, len(_ZEROS)):
+                file.write(_ZEROS[: size - start])
+            file.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DataError(
+            f"{tempfile.gettempdir()}: no room for {size:,} bytes of counts ({error.strerror}); expected some there, "
+            "because model.memory_mib does not hold them: set TMPDIR to a folder with more room, or raise it"
+        ) from None
 
 
 def release(array: NDArray[Any] | None) -> None:
