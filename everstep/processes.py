@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, however it ends."""
+"""Worker processes that end with their parent, however it ends; and those that `torchrun` has started."""
 
 from __future__ import annotations
 
@@ -48,3 +48,28 @@ def _begin(begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
     threading.Thread(target=watch, daemon=True).start()
     if begin is not None:
         begin(*arguments)
+
+
+def world_size() -> int:
+    """The number of processes that `torchrun` has started; 1 if this one was not started so.
+
+    >>> world_size()
+    1
+    """
+    size = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(size)) if size.isdecimal() and "RANK" in os.environ else 1
+
+
+def rank() -> int:
+    """The number of this process among those that `torchrun` has started; 0 if it was not started so."""
+    number = os.environ.get("RANK", "")
+    return int(number) if number.isdecimal() and world_size() > 1 else 0
+
+
+def launched(command: str = "everstep") -> str:
+    """The command to type for `everstep` so that as many processes run as now."""
+    if world_size() == 1:
+        return command
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    nodes = "" if local == str(world_size()) else "--nnodes … "
+    return f"torchrun {nodes}--nproc-per-node {local or '…'} -m everstep"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everstep.state import map_state
@@ -106,3 +109,57 @@ class Batches(Protocol[B]):
     def __len__(self) -> int: ...
 
     def batch(self, epoch: int, index: int) -> B: ...
+
+
+class Share(NamedTuple):
+    """The rows of every batch that one of several processes computes: `rank`, `rank + of`, `rank + 2 · of`, …
+
+    >>> Share(1, 3).part(np.arange(7)).tolist()
+    [1, 4]
+    """
+
+    rank: int = 0
+    of: int = 1
+
+    def part(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Those of `rows` that belong to this share."""
+        return rows[self.rank :: self.of]
+
+
+@runtime_checkable
+class Divides(Protocol):
+    """Batches that can give a share of the rows of each, as a training in several processes needs.
+
+    The shares of all processes hold each row of `batch(epoch, index)` once, and each share depends on its arguments
+    alone. Where state is carried, a share holds the same lanes in every batch.
+    """
+
+    def part(self, epoch: int, index: int, share: Share) -> Any:
+        """The rows of batch `index` of `epoch` that belong to `share`, as a batch; None if there are none."""
+
+
+class RowBatches(Batches[B]):
+    """Batches without carried state that a subclass makes of numbered rows."""
+
+    carries_state = False
+
+    def batch(self, epoch: int, index: int) -> B:
+        """Batch `index` of `epoch`. The order of an epoch is computed once.
+
+        Raises:
+            IndexError: there is no such batch.
+        """
+        return self.made_of(self.drawn(epoch, index))
+
+    def part(self, epoch: int, index: int, share: Share) -> B | None:
+        """The rows of a batch that belong to `share`, as a batch; None if there are none."""
+        rows = share.part(self.drawn(epoch, index))
+        return self.made_of(rows) if len(rows) else None
+
+    @abstractmethod
+    def drawn(self, epoch: int, index: int) -> NDArray[np.int64]:
+        """The numbers of the rows of a batch, (B,)."""
+
+    @abstractmethod
+    def made_of(self, rows: NDArray[np.int64]) -> B:
+        """The batch of these rows."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.data.batches import B, Batches
+from everstep.data.batches import B, RowBatches
 from everstep.errors import ConfigError
 
 Ints = NDArray[np.int64]
@@ -120,15 +119,13 @@ class BucketOrder:
         return sequences, batches
 
 
-class Bucketed(Batches[B]):
+class Bucketed(RowBatches[B]):
     """Batches in the order of a `BucketOrder`; a subclass makes a batch from `rows` in `made_of`.
 
     Args:
         lengths: (N,) lengths of the sequences, N ≥ 1.
         batch_size, seed, shuffle, pool, max_tokens, ties, even: see `BucketOrder`.
     """
-
-    carries_state = False
 
     def __init__(self, lengths: Ints, batch_size: int, **order: Any):
         self._order = BucketOrder(lengths, batch_size, **order)
@@ -138,17 +135,9 @@ class Bucketed(Batches[B]):
         """Batches in an epoch."""
         return len(self._order)
 
-    def batch(self, epoch: int, index: int) -> B:
-        """Batch `index` of `epoch`. The order of an epoch is computed once.
-
-        Raises:
-            IndexError: there is no such batch.
-        """
-        return self.made_of(self._order.rows(epoch, index))
-
-    @abstractmethod
-    def made_of(self, rows: Ints) -> B:
-        """The batch of these sequences."""
+    def drawn(self, epoch: int, index: int) -> Ints:
+        """The numbers of the sequences of a batch."""
+        return self._order.rows(epoch, index)
 
 
 class Padded(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from everstep.data.batches import Batches, TokenBatch
+from everstep.data.batches import Batches, Share, TokenBatch
 from everstep.data.text.corpus import Corpus
 from everstep.errors import ConfigError, DataError, counted
 
@@ -112,15 +112,23 @@ class Lanes(Batches[TokenBatch]):
         Raises:
             IndexError: there is no such batch.
         """
+        return self._of_lanes(epoch, index, Share())
+
+    def part(self, epoch: int, index: int, share: Share) -> TokenBatch | None:
+        """The lanes of a batch that belong to `share`; None if there are none."""
+        return self._of_lanes(epoch, index, share) if share.rank < self.batch_size else None
+
+    def _of_lanes(self, epoch: int, index: int, share: Share) -> TokenBatch:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         longest = int(self._lane_lengths[0])
         cuts = self._cuts_of(epoch)
         start = self._window(cuts, index)
         stop = min(int(cuts[index + 1]), longest)
-        valid = np.clip(self._lane_lengths - start, 0, stop - start)
+        lane_starts, lane_lengths = share.part(self._lane_starts), share.part(self._lane_lengths)
+        valid = np.clip(lane_lengths - start, 0, stop - start)
         inside = np.arange(stop - start) < valid[:, None]
-        targets, inputs, heads = self._gather(epoch, self._lane_starts[:, None] + np.arange(start, stop), inside)
+        targets, inputs, heads = self._gather(epoch, lane_starts[:, None] + np.arange(start, stop), inside)
         heads[:, 0] |= start == 0
         ragged = bool((valid < stop - start).any())
         return TokenBatch(

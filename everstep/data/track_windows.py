@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everstep.data.batches import Batches, Movable
+from everstep.data.batches import Movable, RowBatches
 from everstep.errors import DataError
 
 Ints = NDArray[np.int64]
@@ -40,7 +40,7 @@ class TrackBatch(Movable):
         return self.ahead.shape[0] * self.ahead.shape[1]
 
 
-class TrackWindows(Batches[TrackBatch]):
+class TrackWindows(RowBatches[TrackBatch]):
     """Batches of windows of tracks, each window once an epoch, in an order of the seed and the epoch alone.
 
     Args:
@@ -62,8 +62,6 @@ class TrackWindows(Batches[TrackBatch]):
         >>> windows.batch(0, 0).seen[..., 0].tolist(), windows.batch(0, 0).ahead[..., 0].tolist()
         ([[0.0, 1.0], [1.0, 2.0]], [[2.0, 3.0], [3.0, 4.0]])
     """
-
-    carries_state = False
 
     def __init__(
         self,
@@ -93,16 +91,12 @@ class TrackWindows(Batches[TrackBatch]):
         """Batches in an epoch."""
         return -(-len(self.starts) // self.batch_size)
 
-    def batch(self, epoch: int, index: int) -> TrackBatch:
-        """Batch `index` of `epoch`.
-
-        Raises:
-            IndexError: there is no such batch.
-        """
+    def drawn(self, epoch: int, index: int) -> Ints:
+        """The numbers of the windows of a batch."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        return self.made_of(self._ordered(epoch)[part])
+        return self._ordered(epoch)[part]
 
     def _ordered(self, epoch: int) -> Ints:
         if self._seed is None:

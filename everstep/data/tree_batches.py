@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everstep.data.batches import Batches
+from everstep.data.batches import RowBatches
 from everstep.data.bucket_order import BucketOrder
 from everstep.trees.forest import Branching, Forest
 
@@ -66,7 +66,7 @@ class TreeBatch:
         )
 
 
-class TreeBatches(Batches[TreeBatch]):
+class TreeBatches(RowBatches[TreeBatch]):
     """Trees in batches, shuffled in each epoch. Trees need no padding, so that a batch may mix sizes.
 
     Args:
@@ -82,8 +82,6 @@ class TreeBatches(Batches[TreeBatch]):
         >>> len(batches), batch.forest.nodes, batch.words.tolist(), batch.count
         (2, 6, [5, 6, 5, 6], 6)
     """
-
-    carries_state = False
 
     def __init__(
         self,
@@ -102,13 +100,12 @@ class TreeBatches(Batches[TreeBatch]):
         """Batches in an epoch."""
         return len(self._order)
 
-    def batch(self, epoch: int, index: int) -> TreeBatch:
-        """Batch `index` of `epoch`.
+    def drawn(self, epoch: int, index: int) -> Ints:
+        """The numbers of the trees of a batch."""
+        return self._order.rows(epoch, index)
 
-        Raises:
-            IndexError: there is no such batch.
-        """
-        rows = self._order.rows(epoch, index)
+    def made_of(self, rows: Ints) -> TreeBatch:
+        """The batch of these trees."""
         some = [self._trees[row] for row in rows]
         words, targets = (torch.from_numpy(np.concatenate([one[place] for one in some])) for place in (1, 2))
         return TreeBatch(Forest.of([one.tree for one in some]), words, targets, torch.from_numpy(rows.copy()))

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everstep.data.batches import Batches, Movable
+from everstep.data.batches import Movable, RowBatches
 from everstep.data.calendar import calendar
 from everstep.data.panel import Ints, Panel
 from everstep.errors import DataError
@@ -50,7 +50,7 @@ class WindowBatch(Movable):
         return replace(self, series=series)
 
 
-class Windows(Batches[WindowBatch]):
+class Windows(RowBatches[WindowBatch]):
     """Batches of windows of a panel. An epoch has each window once, in an order fixed by the seed and the epoch.
 
     Windows without an input value or without a target value are left out, unless `every` is true.
@@ -77,8 +77,6 @@ class Windows(Batches[WindowBatch]):
         >>> windows.batch(0, 0).values.tolist(), windows.batch(0, 0).target.tolist()
         ([[nan, 0.0, 1.0], [0.0, 1.0, 2.0]], [[2.0, 3.0], [3.0, 4.0]])
     """
-
-    carries_state = False
 
     def __init__(
         self,
@@ -146,16 +144,12 @@ class Windows(Batches[WindowBatch]):
         """The number of batches in an epoch."""
         return -(-self.number // self.batch_size)
 
-    def batch(self, epoch: int, index: int) -> WindowBatch:
-        """Batch `index` of `epoch`.
-
-        Raises:
-            IndexError: the epoch has no such batch.
-        """
+    def drawn(self, epoch: int, index: int) -> Ints:
+        """The numbers of the windows of a batch."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        return self.made_of(np.arange(self.number)[part] if self._seed is None else self._ordered(epoch)[part])
+        return np.arange(self.number)[part] if self._seed is None else self._ordered(epoch)[part]
 
     def _ordered(self, epoch: int) -> Ints:
         if self._order[0] != epoch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,9 +13,10 @@ from everstep.learn import checkpoint, rng
 from everstep.learn.checkpoint import JSON, Checkpoint, Store
 from everstep.learn.learner import Learner
 from everstep.learn.limits import check_lowered, limit_reached
-from everstep.learn.metrics import Metrics
+from everstep.learn.metrics import Metrics, Unwritten
+from everstep.learn.parts import joined_parts, part_of
 from everstep.learn.progress import Point, Reporter, Reporting
-from everstep.learn.selection import Selection, Validate, finite
+from everstep.learn.selection import Selection, Validate, Validation, finite
 from everstep.learn.settings import FitSettings
 from everstep.learn.snapshot import counts_of, fault, pack, unpack
 from everstep.learn.weights import (
@@ -60,7 +61,10 @@ class FitResult:
 
 
 class TrainingRun:
-    """A learner in its folder. The caller must hold the folder's lock."""
+    """A learner in its folder. The caller must hold the folder's lock.
+
+    Of several processes each has one; the leader's alone writes, and what it decides by is told to all.
+    """
 
     def __init__(
         self,
@@ -72,7 +76,7 @@ class TrainingRun:
         reporting: Reporting,
         seed: int,
     ):
-        self.learner = learner
+        self.learner, self.world = learner, learner.world
         self.store = Store(out / CHECKPOINTS, learner.settings.keep_last)
         self._settings = learner.settings
         self._out = out
@@ -87,26 +91,39 @@ class TrainingRun:
 
     def begin(self, resume: bool) -> None:
         """Start the run, or resume it from its newest intact checkpoint; open the metrics."""
-        self.store.clean()
-        found = self.store.newest(self._screen.say, self._fault) if resume else None
+        if self.world.leads:
+            self.store.clean()
+        found = self._newest() if resume else None
         if found is not None:
             try:
                 unpack(self._of_today(found), self.learner, self._identity, self._recipe, self._screen.say)
             except CheckpointError as error:
                 raise CheckpointError(f"checkpoint {self.store.folders()[0]}: {error}") from None
             self._saved, self._saved_at = self.learner.counts.step, self.learner.seconds
-            self._check_best()
+            self.world.checkpoint = self.store.folder(self._saved)
+            if self.world.leads:
+                self._check_best()
+            counts = self.learner.counts
+            counts.best_valid, counts.best_step = self.world.told([counts.best_valid, counts.best_step])
             self._screen.say(f"resuming after step {self._saved}")
         else:
-            self._check_new(resume)
-            self.store.begin()
-            rng.seed_all(self._seed)
+            if self.world.leads:
+                self._check_new(resume)
+                self.store.begin()
+            rng.seed_all(self._seed, self.world.rank)
         if self.learner.notice:
             self._screen.say(self.learner.notice)
         self._check_warmup()
         self.learner.model.train()
-        metrics = Metrics(self._out, self.learner.counts.step, self._settings.tensorboard)
+        step, board = self.learner.counts.step, self._settings.tensorboard
+        metrics = Metrics(self._out, step, board) if self.world.leads else Unwritten()
         self.reporter = Reporter(self._reporting, metrics, self._settings.log_every_seconds, self._point())
+
+    def _newest(self) -> Checkpoint | None:
+        """The newest intact checkpoint, which the leader finds, or None if there has never been one."""
+        found = self.store.newest(self._screen.say, self._fault) if self.world.leads else None
+        step = self.world.told(None if found is None else found.data["counts"]["step"])
+        return found if step is None or self.world.leads else checkpoint.load(self.store.folder(step))
 
     def _fault(self, found: Checkpoint) -> str | None:
         return fault(self._of_today(found), self.learner.watched)
@@ -193,8 +210,15 @@ class TrainingRun:
     def _diverged(self, message: str) -> NoReturn:
         """Set aside the checkpoints from this step on, which lead to the divergence, and raise."""
         self.reporter.flush(self._point())
-        aside = self.store.diverged(self.learner.counts.step)
+        aside = self.store.diverged(self.learner.counts.step) if self.world.leads else []
         raise Diverged(f"{message}; {_way_back(aside, self.store.folders())}") from None
+
+    def agree(self, caught: int | None) -> int | None:
+        """Agree on the time and on the callbacks' wish to stop; the signal that any process has caught, or None."""
+        self.learner.agree_on_time()
+        number, stop = self.world.largest([caught or 0, bool(self.reporter.stop)])
+        self.reporter.stop = "callback" if stop else ""
+        return int(number) or None
 
     def limit_reached(self) -> str:
         """The limit that has been reached, or ""."""
@@ -234,21 +258,32 @@ class TrainingRun:
         self.reporter.flush(self._point())
         with rng.untouched(), learner.averaging.applied():
             learner.model.eval()
-            found = self._selection.read(self._validate(learner.model))
+            found = self._found(self._validate)
             learner.model.train()
             if not finite(found):
                 name, value = (found.name, found.value) if math.isfinite(found.loss) else ("loss", found.loss)
                 self._diverged(f"the validation {name} at step {counts.step} is {value}; try a lower learning_rate")
             best = self._selection.better(found, counts.best_valid, counts.best_loss)
             if best:
-                save_weights(self._out / MODEL_FILE, weights(learner.model), counts.step, self._name)
+                if self.world.leads:
+                    save_weights(self._out / MODEL_FILE, weights(learner.model), counts.step, self._name)
                 counts.best_valid, counts.best_loss, counts.best_step = found.cost, found.loss, counts.step
         counts.valid, counts.validated = found.cost, counts.step
         counts.since_best = 0 if best else counts.since_best + 1
         learner.plateau.observe(found.cost, self._settings.plateau_factor, self._settings.plateau_patience)
         if learner.averaging.observe(found.cost):
             self._screen.say(f"step {counts.step}: averaging starts")
+        self.learner.agree_on_time()
         self.reporter.validation(self._point(), found, best)
+        self.agree(None)
+
+    def _found(self, validate: Validate) -> Validation:
+        """The leader's validation. What it fits on the way, such as a temperature, is in the buffers of all."""
+        model = self.learner.model
+        found = self._selection.read(validate(model)) if self.world.leads else None
+        told = Validation(**self.world.told(found and asdict(found)))
+        self.world.copy_from_leader(model.buffers())
+        return told if found is None else found
 
     def save(self) -> Path:
         """Save a checkpoint unless this step has one, and return its folder.
@@ -265,9 +300,20 @@ class TrainingRun:
         packed = pack(self.learner, self._identity, self._recipe)
         if found := self._fault(packed):
             self._diverged(f"training diverged at step {step}: {found} after it. {self.learner.advice()}")
-        folder = self.store.save(step, packed, self.learner.counts.best_step)
+        folder = self._written(step, packed)
         self._saved, self._saved_at = step, self.learner.seconds
         return folder
+
+    def _written(self, step: int, packed: Checkpoint) -> Path:
+        """Write a checkpoint with the parts of all processes, and return its folder."""
+        world, best = self.world, self.learner.counts.best_step
+        if world.size > 1 and (parts := world.gathered(part_of(packed, self.learner.model))):
+            packed = joined_parts(packed, parts)
+        if world.leads:
+            self.store.save(step, packed, best)
+        world.told(step)  # the others wait until it is there
+        world.checkpoint = self.store.folder(step)
+        return world.checkpoint
 
     def finish(self, stopped_by: str) -> FitResult:
         """Save a last checkpoint, load the best weights into the model, and return the result."""
@@ -281,9 +327,10 @@ class TrainingRun:
                 "lower one"
             )
         path = self._out / MODEL_FILE
-        if counts.best_step is None:
+        if counts.best_step is None and self.world.leads:
             with learner.averaging.applied():
                 save_weights(path, weights(learner.model), counts.step, self._name)
+        self.world.told(counts.step)
         load_weights(learner.model, path)
         return FitResult(
             steps=counts.step,

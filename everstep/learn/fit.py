@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from everstep.data.batches import Batches
 from everstep.errors import ConfigError, Interrupted
 from everstep.learn.bookkeeping import FitResult, TrainingRun
 from everstep.learn.checkpoint import JSON
+from everstep.learn.joining import joined
 from everstep.learn.learner import Learner
 from everstep.learn.listed import as_batches
 from everstep.learn.objective import Objective
@@ -23,6 +25,7 @@ from everstep.learn.selection import Validate
 from everstep.learn.settings import FitSettings
 from everstep.learn.signals import StopSignals
 from everstep.learn.update_rules import update_rules
+from everstep.learn.weights import all_tensors
 from everstep.storage.run_lock import RunLock
 
 
@@ -56,6 +59,11 @@ def fit(
 
     A model that is `MovesItself` changes its own weights by each batch; `objective` then serves validations alone.
 
+    Several processes, as `torchrun` starts them, train one model together if each calls `fit` with the same arguments:
+    each computes its rows of every batch, and the sum of their gradients is that of one process. `batches` must be
+    `everstep.data.batches.Divides`, and a run resumes with as many processes as it began with. The first one validates,
+    writes `out`, which all must see, and decides; `callbacks` and `log` are called there alone.
+
     At resume, `objective` runs once on one batch, without effect, to find the structure of the carried state.
 
     Args:
@@ -86,9 +94,10 @@ def fit(
         Diverged: NaN or infinity in a loss, a gradient or a validation; the message names the last checkpoint.
         Interrupted: SIGINT or SIGTERM; the step was finished and a checkpoint saved.
         CheckpointError: at resume, every checkpoint is damaged.
-        RunError: the folder is in use, cannot be written, or holds a run already (at resume: another run).
+        RunError: the folder is in use, cannot be written, or holds a run already (at resume: another run); or another
+            process of the training is lost. The message names the last checkpoint.
         ConfigError: settings need a `validate` that is missing, `select` names a measure that it does not return, or
-            `optimizer` cannot be used.
+            `optimizer` cannot be used; or several processes cannot divide `model` or `batches`.
         TypeError, ValueError: `batches` or the result of `validate` has the wrong type; `objective` yields no `Loss` of
             the right form (the message shows it); a batch has no targets.
 
@@ -112,24 +121,33 @@ def fit(
     """
     _check(settings, validate)
     out = Path(out)
-    screen = Screen(log)
-    try:
-        with RunLock(out), StopSignals(screen.say) as signals:
-            every = [*update_rules(model, settings, seed), *rules]
-            learner = Learner(model, objective, as_batches(batches, screen.say), settings, every, optimizer)
-            reporting = Reporting(screen, units, callbacks)
-            run = TrainingRun(learner, out, validate, identity or {}, recipe or {}, reporting, seed)
-            run.begin(resume)
-            try:
-                stopped_by = _loop(run, signals, resume_command)
-                result = run.finish(stopped_by)
-            finally:
-                run.reporter.close()
-            if signals.caught is not None:
-                raise Interrupted(f"training had just ended ({stopped_by}) when the signal came", signals.caught)
-            return result
-    finally:
-        screen.close()
+    with joined() as world:
+        screen = Screen(log if world.leads else _silent)
+        try:
+            with RunLock(out) if world.leads else nullcontext(), StopSignals(screen.say) as signals:
+                world.resume_command = resume_command
+                world.copy_from_leader(all_tensors(model).values())
+                every = [*update_rules(model, settings, seed), *rules]
+                learner = Learner(model, objective, as_batches(batches, screen.say), settings, every, optimizer, world)
+                reporting = Reporting(screen, units, callbacks if world.leads else ())
+                run = TrainingRun(learner, out, validate, identity or {}, recipe or {}, reporting, seed)
+                run.begin(resume)
+                try:
+                    with world.watched():
+                        stopped_by = _loop(run, signals, resume_command)
+                        result = run.finish(stopped_by)
+                        caught = run.agree(signals.caught)
+                finally:
+                    run.reporter.close()
+                if caught is not None:
+                    raise Interrupted(f"training had just ended ({stopped_by}) when the signal came", caught)
+                return result
+        finally:
+            screen.close()
+
+
+def _silent(line: str) -> None:
+    del line  # the leader says the same
 
 
 def _check(settings: Any, validate: Validate | None) -> None:
@@ -146,13 +164,11 @@ def _loop(run: TrainingRun, signals: StopSignals, resume_command: str) -> str:
     What is due follows from the counts alone, so that a resumed run does the same.
     """
     while True:
-        if signals.caught is not None:
+        if (caught := run.agree(signals.caught)) is not None:
             folder = run.save()
             then = f"; resume with: {resume_command}" if resume_command else ""
-            name = signal.Signals(signals.caught).name
-            raise Interrupted(
-                f"stopped by {name} after step {run.learner.counts.step}, saved in {folder}{then}", signals.caught
-            )
+            name = signal.Signals(caught).name
+            raise Interrupted(f"stopped by {name} after step {run.learner.counts.step}, saved in {folder}{then}", caught)
         limit = run.limit_reached() or run.reporter.stop
         if run.validation_due(last=bool(limit)):
             run.validate()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from everstep.data.batches import Batch, Batches
+from everstep.data.batches import Batch, Batches, Divides
 from everstep.errors import DataError, Diverged
 from everstep.learn.averaging import Averaging
 from everstep.learn.moves_itself import MovesItself
@@ -24,6 +24,7 @@ from everstep.learn.rules import Rule, global_norm, gradients, scale_to_norm
 from everstep.learn.schedules import Plateau, learning_rate
 from everstep.learn.settings import FitSettings
 from everstep.learn.weights import must_be_finite
+from everstep.learn.world import World, check_divisible
 from everstep.state import State, map_state
 
 _REMEMBERED_NORMS = 10
@@ -91,9 +92,12 @@ class Learner:
         settings: FitSettings,
         rules: Sequence[Rule] = (),
         optimizer: MakeOptimizer | None = None,
+        world: World | None = None,
     ):
         if not len(batches):
             raise DataError("the training data gives no batch: it is shorter than one batch needs")
+        self.world = world or World()
+        check_divisible(self.world, model, batches)
         self.model = model
         self.objective = objective
         self.batches = batches
@@ -113,11 +117,17 @@ class Learner:
     def start_clock(self) -> None:
         """Start the clock at `counts.seconds`."""
         self._began = time.monotonic() - self.counts.seconds
+        self._agreed = self.counts.seconds
+
+    def agree_on_time(self) -> None:
+        """Take the leader's time, by which all processes decide what is due."""
+        if self.world.size > 1:
+            self._agreed = float(self.world.told(time.monotonic() - self._began))
 
     @property
     def seconds(self) -> float:
-        """Wall time in seconds over all resumed parts."""
-        return time.monotonic() - self._began
+        """Wall time in seconds over all resumed parts; of several processes, the time that they last agreed on."""
+        return self._agreed if self.world.size > 1 else time.monotonic() - self._began
 
     @property
     def epoch(self) -> float:
@@ -161,29 +171,33 @@ class Learner:
     def step(self) -> StepResult:
         """One optimizer step over `accumulate` batches (fewer at the end of an epoch), all targets weighted equally.
 
+        Each of several processes computes the gradient of its rows; the sum is that of one process.
+
         Raises:
             Diverged: a loss or a gradient is not finite; the weights are unchanged.
             TypeError, ValueError: the objective yields no losses of the right form, or losses that do not depend on
                 any trainable parameter.
         """
         group = self._group()
-        count = sum(map(_count, group))
+        count = int(self.world.summed([sum(_count(batch) for batch in group if batch is not None)])[0])
         if isinstance(self.model, MovesItself):
             return self._moved(self.model, group, count)
         self.optimizer.zero_grad(set_to_none=True)
-        pieces = [piece for offset, batch in enumerate(group) for piece in self._backward(offset, batch, count)]
+        buffers = self._buffers()
+        pieces = [
+            piece
+            for offset, batch in enumerate(group)
+            if batch is not None
+            for piece in self._backward(offset, batch, count)
+        ]
+        self.world.sum_gradients(self.model)
         for rule in self.rules:
             rule(self.model, self.counts.step)
         found = gradients(self.model)
         if not found:
             raise ValueError(f"the loss reaches no parameter of {type(self.model).__name__} that learns")
         norm = global_norm(found)
-        # The only device synchronisation of a step: three numbers at once.
-        sums = [
-            torch.stack([p.total.sum() for p in pieces]).sum(),
-            torch.stack([p.reported.sum() for p in pieces]).sum(),
-        ]
-        total, plain, norm_value = torch.stack([*sums, norm.to(sums[0])]).tolist()
+        total, plain, norm_value = self._numbers(pieces, norm, buffers)
         if not math.isfinite(total + plain + norm_value):
             raise Diverged(self._diagnosis(pieces))
         if self.settings.clip_norm is not None and norm_value > self.settings.clip_norm:  # skips a useless pass
@@ -192,6 +206,34 @@ class Learner:
         self.norms.append(norm_value)
         self._advance(len(group), count)
         return StepResult(plain, norm_value, rate)
+
+    def _numbers(self, pieces: list[_Piece], norm: Tensor, buffers: list[tuple[int, int]]) -> list[float]:
+        """The loss, the reported loss and the gradient norm, the same numbers in all processes."""
+        sums = [_sum([p.total for p in pieces], norm), _sum([p.reported for p in pieces], norm)]
+        # The only device synchronisation of a step: three numbers at once.
+        numbers: list[float] = torch.stack([*sums, norm.to(sums[0])]).tolist()
+        if self.world.size == 1:
+            return numbers
+        # A norm of another machine may have other last bits, and the weights would drift apart.
+        changed = buffers != self._buffers()
+        *numbers, changes = self.world.summed([*numbers[:2], numbers[2] if self.world.leads else 0.0, changed])
+        norm.fill_(numbers[2])
+        if changes:
+            self._share_buffers(buffers)
+        return numbers
+
+    def _buffers(self) -> list[tuple[int, int]]:
+        """What changes with each change of a buffer; several processes compare it."""
+        if self.world.size == 1:
+            return []
+        return [(id(buffer), buffer._version) for buffer in self.model.buffers()]
+
+    def _share_buffers(self, before: list[tuple[int, int]]) -> None:
+        """Give all processes the leader's values of the buffers that a step has changed, such as running statistics."""
+        now = self._buffers()
+        places = self.world.told([at for at, one in enumerate(now) if at >= len(before) or one != before[at]])
+        every = list(self.model.buffers())
+        self.world.copy_from_leader(every[at] for at in places)
 
     def _moved(self, model: MovesItself, group: list[Batch], count: int) -> StepResult:
         """A step of a model that has a rule of its own."""
@@ -204,10 +246,14 @@ class Learner:
         self._advance(len(group), count)
         return StepResult(loss, None, rate)
 
-    def _group(self) -> list[Batch]:
+    def _group(self) -> list[Batch | None]:
+        """The batches of a step, or this process's share of each, which may be None."""
         first = self.counts.index
         last = min(first + self.settings.accumulate, len(self.batches))
-        return [self.batches.batch(self.counts.epoch, index) for index in range(first, last)]
+        epoch, share = self.counts.epoch, self.world.share
+        if share.of > 1 and isinstance(self.batches, Divides):
+            return [self.batches.part(epoch, index, share) for index in range(first, last)]
+        return [self.batches.batch(epoch, index) for index in range(first, last)]
 
     def _backward(self, offset: int, batch: Batch, count: int) -> Iterator[_Piece]:
         """Backpropagate each piece of `batch`, its loss divided by the `count` targets of the whole step."""
@@ -257,7 +303,8 @@ class Learner:
 
     def probe_state(self) -> State:
         """An example of the carried state, for its structure only; runs the objective on one batch."""
-        batch = self.batches.batch(self.counts.epoch, self.counts.index)
+        (batch, *_) = self._group()
+        assert batch is not None  # each process has a lane
         *_, last = begun(self.objective, self.model, batch.to(self.device), None)
         check_loss(last, batch, self.batches.carries_state)
         state: State = last.state
@@ -283,8 +330,10 @@ class Learner:
             bad = (~losses.isfinite()).nonzero().flatten().tolist()
             if bad:
                 value = float(losses[bad[0]])
+                bad = [self.world.rank + row * self.world.size for row in bad]
                 rows = ", ".join(map(str, bad[:_NAMED_AT_MOST])) + (", …" if len(bad) > _NAMED_AT_MOST else "")
-                return f"the loss of row {rows} of {len(losses)} in batch {piece.batch} is {value}"
+                of = f" of {len(losses)}" if self.world.size == 1 else ""
+                return f"the loss of row {rows}{of} in batch {piece.batch} is {value}"
         bad = [n for n, p in trainable(self.model).items() if p.grad is not None and not _finite(p.grad)]
         if bad:
             names = ", ".join(bad[:_NAMED_AT_MOST]) + (", …" if len(bad) > _NAMED_AT_MOST else "")
@@ -297,8 +346,9 @@ def _finite(gradient: Tensor) -> bool:
     return bool(values.isfinite().all())
 
 
-def _sum(parts: list[Tensor]) -> Tensor:
-    return torch.stack([rows.sum() for rows in parts]).sum()
+def _sum(parts: list[Tensor], like: Tensor) -> Tensor:
+    """The sum over all rows of all parts; of none, a zero beside `like`."""
+    return torch.stack([rows.sum() for rows in parts]).sum() if parts else like.new_zeros(())
 
 
 def _count(batch: Batch) -> int:

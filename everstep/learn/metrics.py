@@ -70,6 +70,16 @@ class Metrics:
             self._board.close()
 
 
+class Unwritten:
+    """The metrics of a process that leaves writing to another."""
+
+    def record(self, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _line(record: dict[str, Any]) -> bytes:
     return (json_text(record) + "\n").encode()
 

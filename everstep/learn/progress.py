@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from everstep.learn.metrics import Metrics
+from everstep.learn.metrics import Metrics, Unwritten
 from everstep.learn.selection import Validation
 
 _LIVE_SECONDS = 0.2
@@ -115,7 +115,7 @@ class Reporter:
     """
 
     reporting: Reporting
-    metrics: Metrics
+    metrics: Metrics | Unwritten
     every: float
     start: Point
     stop: str = ""

@@ -14,8 +14,10 @@ from torch import Tensor
 _CPU = "cpu"
 
 
-def seed_all(seed: int) -> None:
-    """Seed torch (CPU and CUDA) and the global generators of numpy and Python."""
+def seed_all(seed: int, rank: int = 0) -> None:
+    """Seed torch (CPU and CUDA) and the global generators of numpy and Python; each process `rank` otherwise."""
+    if rank:
+        seed = int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0])
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - user code may draw from numpy's global generator
     random.seed(seed)

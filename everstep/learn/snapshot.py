@@ -17,13 +17,14 @@ from everstep.learn.checkpoint import JSON, Checkpoint
 from everstep.learn.learner import Learner, RunCounts
 from everstep.learn.limits import check_lowered
 from everstep.learn.optim import load_optimizer_tensors, optimizer_tensors
+from everstep.learn.parts import named, restore_random
 from everstep.learn.schedules import Plateau
 from everstep.learn.weights import all_tensors, fill, first_not_finite
 from everstep.state import leaves, unflatten
 
 
 def pack(learner: Learner, identity: dict[str, JSON], recipe: dict[str, JSON]) -> Checkpoint:
-    """A checkpoint of everything that the next step depends on.
+    """A checkpoint of everything that the next step depends on; of several processes, each has its own.
 
     `identity` must be equal at resume; differences in `recipe` are only reported.
     """
@@ -84,7 +85,9 @@ def unpack(
     with _part("identity"):
         if "recipe" not in data:  # written by an earlier everstep, which did not store it
             identity = {key: value for key, value in identity.items() if key not in recipe or key in data["identity"]}
-        _check_identity(data["identity"] | counted | data.get("batches", {}), identity | counted)
+        alone = {"processes": 1}
+        before = data["identity"] | counted | alone | data.get("batches", {})
+        _check_identity(before, alone | identity | counted)
     learner.counts = counts_of(data)
     with _part("settings"):
         check_lowered(learner.settings, _typed(dict[str, Any], data["settings"]), learner.counts)
@@ -95,7 +98,8 @@ def unpack(
     # which are restored below.
     with _part("carried"):
         carries: bool = _typed(bool, data["carried"])
-    learner.carried = _carried(learner, tensors.get("carried", {})) if carries else None
+    mine = tensors.get(named("carried", learner.world.rank), {})
+    learner.carried = _carried(learner, mine) if carries else None
     fill(all_tensors(learner.model), tensors["model"], "the checkpoint")
     with _part("optimizer"):
         load_optimizer_tensors(learner.optimizer, learner.model, tensors.get("optimizer", {}))
@@ -106,7 +110,7 @@ def unpack(
     with _part("norms"):
         learner.norms.extend(_typed(list[float], data["norms"]))
     with _part("random"):
-        rng.restore(tensors["random"], data["random"])
+        restore_random(tensors, data, learner.world.rank)
     learner.start_clock()
 
 
@@ -150,11 +154,12 @@ def _carried(learner: Learner, tensors: dict[str, Tensor]) -> Any:
 
 
 def _counted(learner: Learner) -> dict[str, JSON]:
-    """What counts, carried state and optimizer state depend on: batches, their size, and the optimizer."""
+    """What counts, carried state and optimizer state depend on: batches, their size, optimizer, and processes."""
     return {
         "batch size": learner.batches.batch_size,
         "batches an epoch": len(learner.batches),
         "optimizer": type(learner.optimizer).__name__,
+        **({"processes": learner.world.size} if learner.world.size > 1 else {}),
     }
 
 
