@@ -60,7 +60,8 @@ class Lanes:
 
 
 def row_nats(logits: Tensor, targets: Tensor, lengths: Tensor | None) -> Tensor:
-    nats = nn.functional.cross_entropy(logits.float().mT, targets, reduction="none")
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    nats = nn.functional.cross_entropy(logits.mT, targets, reduction="none")
     if lengths is not None:
         nats = nats * (torch.arange(targets.shape[1]) < lengths[:, None])
     return nats.sum(1)

@@ -27,6 +27,8 @@ from everstep.cli import (
     tune_verb,
 )
 from everstep.cli.ending import ended
+from everstep.errors import RunError
+from everstep.processes import rank, world_size
 
 TOP = """Recurrent sequence models: train, resume, score, sample, look and ship.
 
@@ -74,9 +76,17 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    verb = context.invoked_subcommand
+    if world_size() > 1 and verb not in (None, "train"):
+        if rank():
+            raise typer.Exit(2)
+        raise RunError(
+            f"{verb} runs in one process; got {world_size()} of torchrun, in which only train runs: start it as "
+            f"everstep {verb} …"
+        )
 
 
 app.command("demo")(demo.demo)

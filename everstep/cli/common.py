@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everstep.errors import RunError
+from everstep.processes import launched
 
 if TYPE_CHECKING:
     from everstep.runs.run import Run
@@ -45,7 +46,7 @@ def resuming(run: Path) -> str:
     """The command that resumes a run, with `--trust-code` if the run holds user code."""
     from everstep.runs.folder import CODE
 
-    return f"{me()} train --resume {shlex.quote(str(run))}{' --trust-code' if (run / CODE).is_dir() else ''}"
+    return f"{launched(me())} train --resume {shlex.quote(str(run))}{' --trust-code' if (run / CODE).is_dir() else ''}"
 
 
 def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:
@@ -63,6 +64,9 @@ def check_run(path: Path) -> None:
     Raises:
         RunError: there is no such folder, or it holds neither.
     """
+    from everstep.runs.folder import refuse_url
+
+    refuse_url(path)
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise RunError(f"{path} {what}: expected the folder of a run, as `everstep train … --out {path}` makes it.")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everstep.cli.common import me, prepare, resuming
-from everstep.errors import DataError, Interrupted, RunError
+from everstep.errors import DataError, Diverged, Interrupted, RunError
+from everstep.processes import rank
 
 if TYPE_CHECKING:
     from everstep.runs.run import Run
@@ -48,6 +49,11 @@ def train(
 
     Ctrl-C and SIGTERM finish the step and save; --resume then continues with the same result as without the stop, on a
     CPU bit for bit.
+
+    Several processes train one model together, each on its rows of every batch, with the same gradient as one:
+
+    \b
+      torchrun --nproc-per-node 2 -m everstep train text-words data.train=my.txt --out runs/mine
     """
     if resume is not None:
         changes = [*([recipe] if recipe else []), *(overrides or [])]
@@ -56,12 +62,18 @@ def train(
                 "expected RUN alone, or with limits to raise, such as train.max_steps=5000; got more.",
                 param_hint="--resume",
             )
-        finish(go_on(resume, changes, trust_code))
+        if rank():
+            follow(resume, trust_code)
+        else:
+            finish(go_on(resume, changes, trust_code))
         return
     if recipe is None:
         raise typer.BadParameter("expected a recipe, such as text-words; `everstep recipes` lists them.")
     if "=" in recipe:
         raise typer.BadParameter(f"expected a recipe first, such as text-words; got {recipe!r}.")
+    if rank() and out is not None:
+        follow(out, trust_code=True)  # what the first process was given to train
+        return
     from everstep.runs.recipe_files import load_task
 
     task = load_task(recipe, overrides or [], trust_code)
@@ -72,9 +84,10 @@ def train(
 
 def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code: bool = False) -> Run:
     """Train a job into a new folder."""
-    from everstep.runs.folder import is_free, is_run
+    from everstep.runs.folder import is_free, is_run, refuse_url
     from everstep.runs.text_data import check_files, file_keys
 
+    refuse_url(out)
     section = getattr(task.recipe, "data", None)
     check_files(section, file_keys(section))
     if not is_free(out, task.files):
@@ -91,8 +104,9 @@ def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code
 
 def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
     """Resume the run in a folder."""
-    from everstep.runs.folder import is_run
+    from everstep.runs.folder import is_run, refuse_url
 
+    refuse_url(path)
     if not is_run(path):
         raise RunError(f"{path} is not a run: it has no config.yaml, so there is nothing to go on with.")
     prepare()
@@ -102,6 +116,17 @@ def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -
         return training.resume(path, overrides=overrides, trust_code=trust_code)
     except Interrupted as stop:
         raise _with_resume(stop, path) from None
+
+
+def follow(out: Path, trust_code: bool) -> None:
+    """Take part in the training that the first of several processes begins; it says how it ends."""
+    prepare()
+    from everstep.runs import training
+
+    try:
+        training.follow(out, trust_code=trust_code)
+    except (Diverged, Interrupted) as error:
+        raise typer.Exit(error.exit_code) from None
 
 
 def _with_resume(stop: Interrupted, out: Path) -> Interrupted:

@@ -215,8 +215,7 @@ class TrainingRun:
 
     def agree(self, caught: int | None) -> int | None:
         """Agree on the time and on the callbacks' wish to stop; the signal that any process has caught, or None."""
-        self.learner.agree_on_time()
-        number, stop = self.world.largest([caught or 0, bool(self.reporter.stop)])
+        number, stop = self.learner.exchanged([caught or 0, bool(self.reporter.stop)])
         self.reporter.stop = "callback" if stop else ""
         return int(number) or None
 
@@ -273,7 +272,7 @@ class TrainingRun:
         learner.plateau.observe(found.cost, self._settings.plateau_factor, self._settings.plateau_patience)
         if learner.averaging.observe(found.cost):
             self._screen.say(f"step {counts.step}: averaging starts")
-        self.learner.agree_on_time()
+        self.learner.exchanged([])  # so that the time of the validation is not that of later steps
         self.reporter.validation(self._point(), found, best)
         self.agree(None)
 

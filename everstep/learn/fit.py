@@ -168,7 +168,9 @@ def _loop(run: TrainingRun, signals: StopSignals, resume_command: str) -> str:
             folder = run.save()
             then = f"; resume with: {resume_command}" if resume_command else ""
             name = signal.Signals(caught).name
-            raise Interrupted(f"stopped by {name} after step {run.learner.counts.step}, saved in {folder}{then}", caught)
+            raise Interrupted(
+                f"stopped by {name} after step {run.learner.counts.step}, saved in {folder}{then}", caught
+            )
         limit = run.limit_reached() or run.reporter.stop
         if run.validation_due(last=bool(limit)):
             run.validate()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from everstep.learn.world import World
 from everstep.processes import world_size
@@ -35,8 +38,16 @@ def joined() -> Iterator[World]:
 
     group = ProcessGroup()
     _joined.append(group)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _later) if main else None
     try:
         yield group
     finally:
         _joined.pop()
         group.close()
+        if main and not group.lost:  # else torchrun's SIGTERM would come before the message
+            signal.signal(signal.SIGTERM, before)
+
+
+def _later(number: int, frame: FrameType | None) -> None:
+    """A process that waits for others ends with them: torchrun signals all, and the connection to the first closes."""

@@ -119,10 +119,11 @@ class Learner:
         self._began = time.monotonic() - self.counts.seconds
         self._agreed = self.counts.seconds
 
-    def agree_on_time(self) -> None:
-        """Take the leader's time, by which all processes decide what is due."""
-        if self.world.size > 1:
-            self._agreed = float(self.world.told(time.monotonic() - self._began))
+    def exchanged(self, numbers: Sequence[float]) -> list[float]:
+        """The largest of each number over all processes, which agree on the leader's time as well."""
+        own = time.monotonic() - self._began if self.world.leads else 0.0
+        *found, self._agreed = self.world.largest([*numbers, own])
+        return found
 
     @property
     def seconds(self) -> float:
@@ -179,17 +180,12 @@ class Learner:
                 any trainable parameter.
         """
         group = self._group()
-        count = int(self.world.summed([sum(_count(batch) for batch in group if batch is not None)])[0])
+        count = int(self.world.summed([sum(map(_count, group.values()))])[0])
         if isinstance(self.model, MovesItself):
             return self._moved(self.model, group, count)
         self.optimizer.zero_grad(set_to_none=True)
         buffers = self._buffers()
-        pieces = [
-            piece
-            for offset, batch in enumerate(group)
-            if batch is not None
-            for piece in self._backward(offset, batch, count)
-        ]
+        pieces = [piece for number, batch in group.items() for piece in self._backward(number, batch, count)]
         self.world.sum_gradients(self.model)
         for rule in self.rules:
             rule(self.model, self.counts.step)
@@ -204,7 +200,7 @@ class Learner:
             scale_to_norm(found, norm, self.settings.clip_norm)
         rate = self._move()
         self.norms.append(norm_value)
-        self._advance(len(group), count)
+        self._advance(count)
         return StepResult(plain, norm_value, rate)
 
     def _numbers(self, pieces: list[_Piece], norm: Tensor, buffers: list[tuple[int, int]]) -> list[float]:
@@ -235,32 +231,36 @@ class Learner:
         every = list(self.model.buffers())
         self.world.copy_from_leader(every[at] for at in places)
 
-    def _moved(self, model: MovesItself, group: list[Batch], count: int) -> StepResult:
+    def _moved(self, model: MovesItself, group: dict[int, Batch], count: int) -> StepResult:
         """A step of a model that has a rule of its own."""
         rate = self._rate()
-        loss = sum(float(model.move(batch.to(self.device), rate).double().sum()) for batch in group)
+        loss = sum(float(model.move(batch.to(self.device), rate).double().sum()) for batch in group.values())
         if not math.isfinite(loss):
             where = f"training diverged at step {self.counts.step + 1} (epoch {self.counts.epoch + 1})"
             raise Diverged(f"{where}: the loss is {loss}. Lower learning_rate (now {rate:g})")
         self.averaging.update()
-        self._advance(len(group), count)
+        self._advance(count)
         return StepResult(loss, None, rate)
 
-    def _group(self) -> list[Batch | None]:
-        """The batches of a step, or this process's share of each, which may be None."""
-        first = self.counts.index
-        last = min(first + self.settings.accumulate, len(self.batches))
-        epoch, share = self.counts.epoch, self.world.share
-        if share.of > 1 and isinstance(self.batches, Divides):
-            return [self.batches.part(epoch, index, share) for index in range(first, last)]
-        return [self.batches.batch(epoch, index) for index in range(first, last)]
+    def _group(self) -> dict[int, Batch]:
+        """The batches of a step by number, or this process's share of each that has rows for it."""
+        numbers, epoch, share = range(self.counts.index, self._next), self.counts.epoch, self.world.share
+        if share.of == 1 or not isinstance(self.batches, Divides):
+            return {number: self.batches.batch(epoch, number) for number in numbers}
+        parts = {number: self.batches.part(epoch, number, share) for number in numbers}
+        return {number: part for number, part in parts.items() if part is not None}
 
-    def _backward(self, offset: int, batch: Batch, count: int) -> Iterator[_Piece]:
+    @property
+    def _next(self) -> int:
+        """The number of the first batch after this step."""
+        return min(self.counts.index + self.settings.accumulate, len(self.batches))
+
+    def _backward(self, number: int, batch: Batch, count: int) -> Iterator[_Piece]:
         """Backpropagate each piece of `batch`, its loss divided by the `count` targets of the whole step."""
-        index, last = self.counts.index + offset, None
+        last = None
         for last in self._losses(batch):
             torch.autograd.backward(last.total.sum() / max(1, count))
-            yield _Piece(index, last.total.detach(), last.reported.detach())
+            yield _Piece(number, last.total.detach(), last.reported.detach())
         if last is None:
             raise ValueError("the objective yielded no Loss for a batch; it must yield at least one")
         self.carried = map_state(self._kept, last.state) if self.batches.carries_state else None
@@ -294,17 +294,16 @@ class Learner:
         self.averaging.update()
         return rate
 
-    def _advance(self, batches: int, count: int) -> None:
+    def _advance(self, count: int) -> None:
         self.counts.step += 1
         self.counts.tokens += count
-        self.counts.index += batches
+        self.counts.index = self._next
         if self.counts.index >= len(self.batches):
             self.counts.epoch, self.counts.index, self.carried = self.counts.epoch + 1, 0, None
 
     def probe_state(self) -> State:
         """An example of the carried state, for its structure only; runs the objective on one batch."""
-        (batch, *_) = self._group()
-        assert batch is not None  # each process has a lane
+        batch = next(iter(self._group().values()))  # where state is carried, each process has rows of all
         *_, last = begun(self.objective, self.model, batch.to(self.device), None)
         check_loss(last, batch, self.batches.carries_state)
         state: State = last.state

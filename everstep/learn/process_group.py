@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -34,6 +35,9 @@ class ProcessGroup(World):
 
     `close` must be called at the end.
 
+    Attributes:
+        lost: whether another process has ended before its time.
+
     Raises:
         ConfigError: a variable is missing or malformed, or `torch.distributed` is in use already.
         RunError: the others do not come.
@@ -48,7 +52,7 @@ class ProcessGroup(World):
         if dist.is_initialized():
             raise ConfigError("torch.distributed is in use already; let the training start it")
         self.rank, self.size = int(values[0]), int(values[1])
-        self._address = values[2], int(values[3])
+        self._address, self.lost = (values[2], int(values[3])), False
         global _begun
         _begun += 1
         try:
@@ -84,8 +88,9 @@ class ProcessGroup(World):
         return "gloo" if shared or not dist.is_nccl_available() else "cpu:gloo,cuda:nccl"
 
     def close(self) -> None:
-        """Leave the group."""
-        dist.destroy_process_group()
+        """Leave the group, unless it has broken: its end might wait for what is lost."""
+        if not self.lost:
+            dist.destroy_process_group()
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -93,9 +98,13 @@ class ProcessGroup(World):
         try:
             yield
         except RuntimeError as error:
-            raise RunError(self._lost(f"another process has ended or cannot be reached ({_first_line(error)})")) from None
+            self.lost = True
+            raise RunError(
+                self._without(f"another process has ended or cannot be reached ({_first_line(error)})")
+            ) from None
 
-    def _lost(self, what: str) -> str:
+    def _without(self, what: str) -> str:
+        """The message of a process that others have left."""
         if self.checkpoint is None:
             then = "no checkpoint had been saved yet"
         else:
@@ -175,7 +184,7 @@ class ProcessGroup(World):
         """Within the block, a process that is lost ends the others; its end waits for all of them."""
 
         def message(lost: int) -> str:
-            return self._lost(
+            return self._without(
                 f"process {lost} has not been heard of for {SILENCE:g} s: it was killed, or its machine is unreachable"
             )
 
@@ -189,4 +198,5 @@ def _bytes(content: bytes) -> Tensor:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    """What an error says, without the place in the source that it names first, and its advice."""
+    return re.sub(r"^\[[^]]*\] ", "", str(error).partition("\n")[0]).partition(". This")[0]

@@ -7,6 +7,7 @@ runs that begin at once, one is refused before it writes anything, and a run sto
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,19 @@ from everstep.errors import RunError
 RECIPE, ENVIRONMENT, CODE = "config.yaml", "environment.json", "code"
 _BEGINNING = (".lock", ENVIRONMENT, CODE)  # files that may exist before config.yaml, besides those of the job
 _TEMPORARY = ".tmp-"
+
+
+def refuse_url(folder: Path) -> None:
+    """Refuse a run folder at a URL, such as `s3://bucket/run`.
+
+    Raises:
+        RunError: it is one.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder), re.IGNORECASE):  # a Path has one slash where a URL has two
+        raise RunError(
+            f"{folder}: a run is a folder of a file system, which can lock and rename; expected its path, got a URL. "
+            "Data may be at URLs; a finished run may be copied there"
+        )
 
 
 def is_run(folder: Path) -> bool:
@@ -53,6 +67,7 @@ def begun(out: Path, names: Sequence[str] = ()) -> Iterator[None]:
     from everstep.storage import files
     from everstep.storage.run_lock import RunLock
 
+    refuse_url(out)
     taken = RunError(f"{out} exists and is never overwritten; give another folder, or delete it")
     try:
         if out.exists() and not is_free(out, names):

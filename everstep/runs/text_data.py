@@ -13,6 +13,7 @@ from pydantic import Field
 from everstep.data import Batches, Buckets, Corpus, Lanes, Tokenizer, expand, prepare, read_blocks
 from everstep.data.batches import TokenBatch
 from everstep.data.text.decoding import reads_text
+from everstep.data.text.remote_files import is_url
 from everstep.data.text.text_files import WHOLE, Span, empty_matches, line_end_at
 from everstep.errors import DataError, counted
 from everstep.runs.progress_bar import progress_bar
@@ -259,8 +260,8 @@ R = TypeVar("R", bound=Section)
 
 
 def absolute_path(name: str) -> str:
-    """The absolute path of a file; bundled texts, `~` and variables stay as written."""
-    return name if name.startswith(("everstep:", "~", "$")) else os.path.abspath(name)
+    """The absolute path of a file; bundled texts, URLs, `~` and variables stay as written."""
+    return name if name.startswith(("everstep:", "~", "$")) or is_url(name) else os.path.abspath(name)
 
 
 def with_absolute_paths(recipe: R) -> R:

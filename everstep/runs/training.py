@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,16 @@ from everstep.errors import ConfigError, Diverged, Interrupted, RunError, counte
 from everstep.learn import FitResult, fit, load_weights, rng
 from everstep.learn.bookkeeping import check_resumable
 from everstep.learn.devices import pick_device
+from everstep.learn.joining import joined
 from everstep.learn.listed import as_batches
 from everstep.learn.optim import sparse_gradients
 from everstep.learn.progress import Callback, Units
 from everstep.learn.selection import LOSS, Selection
 from everstep.learn.update_rules import update_rules
 from everstep.learn.weights import MODEL_FILE, save_weights, weights
+from everstep.learn.world import check_divisible
 from everstep.parameters import device_of, parameter_count
+from everstep.processes import launched, rank, world_size
 from everstep.runs import card
 from everstep.runs.begun_vectors import begin_embedding
 from everstep.runs.capabilities import HasRivals
@@ -34,20 +36,18 @@ from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import changed, flat, listed_overrides, load_task, to_yaml
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
+from everstep.runs.run_names import RAISED, name_of, run_name
+from everstep.runs.starting_weights import FUNCTION, fill_from
 from everstep.runs.task import Task, trusting
 from everstep.runs.text_data import check_files, file_keys, with_absolute_paths
-from everstep.runs.user_code import UserCode, as_kept
+from everstep.runs.user_code import UserCode
 from everstep.runs.workers import stoppable
 from everstep.sections import Section
 from everstep.storage import files
-from everstep.storage.reading import json_text
 from everstep.storage.run_lock import RunLock, check_idle
 
 Log = Callable[[str], None]
-FUNCTION = ("model.cell", "model.residual")
-"""Keys that change the model's function but not the names or shapes of its weights."""
-RAISED = ("max_steps", "max_epochs", "max_minutes", "patience", "threads", "log_every_seconds", "keep_last", "device")
-"""Keys of `train` that may change at resume."""
+_BEGUN, _RESUMED = "begun", "resumed"  # what the first of several processes tells the others
 
 
 def train(
@@ -80,6 +80,8 @@ def train(
         RunError: `out` exists or cannot be written; `start_from` is not a matching run.
         Diverged, Interrupted: see `everstep.fit`.
     """
+    if rank():
+        return follow(out, trust_code=True)
     out, given = Path(out), GivenFrames(data or {})
     if isinstance(recipe, Task | Recipe) and (data or overrides):
         beside = "data" if data else "overrides"
@@ -94,20 +96,22 @@ def train(
         raise RunError(f"{before.path} is of another job ({before.recipe.task}) than the recipe ({task.recipe.task})")
     if before is not None and not task.optimised:
         raise RunError(f"--from {before.path}: a {task.recipe.task} has nothing to optimise, so nothing to start from")
-    with stoppable("training had not begun, and nothing is left of it"), begun(out, (*task.files, *given.names)):
-        _set_threads(task)
-        given.write(out)
-        begin(task, say, None if before is None else before.path)
-        job = _Job(out, task, say)
-        if before is None:
-            begin_embedding(task, job.model, say)
-        else:
-            _fill(job.model, before, task, say)
-        if task.code.digests and task.optimised:
-            job.try_out()
-        job.try_selection()
-        job.begin()
-    return job.fit(resume=False, callbacks=callbacks)
+    with joined() as world:
+        with stoppable("training had not begun, and nothing is left of it"), begun(out, (*task.files, *given.names)):
+            _set_threads(task)
+            given.write(out)
+            begin(task, say, None if before is None else before.path)
+            job = _Job(out, task, say)
+            if before is None:
+                begin_embedding(task, job.model, say)
+            else:
+                fill_from(job.model, before, task, say)
+            if task.code.digests and task.optimised:
+                job.try_out()
+            job.try_selection()
+            job.begin()
+        world.told(_BEGUN)
+        return job.fit(resume=False, callbacks=callbacks)
 
 
 def begin(task: Task[Any], say: Log, adopted: Path | None = None) -> None:
@@ -142,19 +146,43 @@ def resume(
         RunError: there is no run, it is from a newer version or in use, or its data has changed.
         CheckpointError: every checkpoint is damaged.
     """
+    if rank():
+        return follow(out, trust_code=trust_code)
     out = Path(out)
-    with stoppable(f"training had not gone on, and {out} is as it was"):
-        task, _ = opened(out, trust_code)
-        if overrides:
-            task = _raised(task, out, overrides)
-            check_idle(out, f"{out} is being trained")
-            check_resumable(out, task.recipe.train)
+    with joined() as world:
+        with stoppable(f"training had not gone on, and {out} is as it was"):
+            task, _ = opened(out, trust_code)
+            if overrides:
+                task = _raised(task, out, overrides)
+                check_idle(out, f"{out} is being trained")
+                check_resumable(out, task.recipe.train)
+            _set_threads(task)
+            job = _Job(out, task, log or warn)
+            if overrides:
+                with files.explained(out):
+                    files.replace_file(out / RECIPE, to_yaml(task.recipe).encode())
+        world.told(_RESUMED)
+        return job.fit(resume=True, callbacks=callbacks)
+
+
+def follow(out: str | Path, *, trust_code: bool = False) -> Run:
+    """Take part in the training that the first of several processes begins or resumes, with the model as its result.
+
+    `train` and `resume` come here in every process but the first. This one reads the run folder and writes nothing.
+
+    Args:
+        out: the run folder, which all processes must see.
+        trust_code: whether code stored in the run may be executed.
+
+    Raises:
+        RunError: another process is lost.
+        Diverged, Interrupted: see `everstep.fit`.
+    """
+    with joined() as world:
+        resumed = world.told(None) == _RESUMED
+        task, _ = opened(Path(out), trust_code)
         _set_threads(task)
-        job = _Job(out, task, log or warn)
-        if overrides:
-            with files.explained(out):
-                files.replace_file(out / RECIPE, to_yaml(task.recipe).encode())
-    return job.fit(resume=True, callbacks=callbacks)
+        return _Job(Path(out), task, lambda line: None).fit(resume=resumed)
 
 
 def load(path: str | Path, *, trust_code: bool = False, device: str = "cpu") -> Run:
@@ -194,33 +222,6 @@ def _task(recipe: Recipe | Task[Any] | str | Path, overrides: Sequence[str], tru
     return load_task(recipe, overrides, trust_code)
 
 
-def _fill(model: nn.Module, before: Run, task: Task[Any], say: Log) -> None:
-    """Copy the weights of the run `before` into a model.
-
-    Raises:
-        RunError: shapes differ, a key of the recipe that changes the model's function, or what its weights number.
-    """
-    try:
-        load_weights(model, before.path / MODEL_FILE, run=run_name(before.path))
-        problem = ""
-    except RunError as error:
-        problem = f"{error}; "
-    old, new = (flat(some.recipe) | some.numbered() for some in (before.task, task))
-    decide = [key for key in new if key in task.numbered() or key in FUNCTION or (problem and key.startswith("model."))]
-    keys = [key for key in decide if as_kept(old.get(key)) != as_kept(new[key])]
-    if problem or keys:
-        told = "; ".join(f"{key} is {old.get(key)!r} there and {new[key]!r} here" for key in keys)
-        run = shlex.quote(str(before.path))
-        recipe = shlex.quote(str(before.path / RECIPE))
-        source = f"everstep train {recipe} KEY=VALUE --from {run}{trusting(before.task)}"
-        raise RunError(f"--from {before.path}: {problem}{told}. To take its model as it is: {source}")
-    theirs = before.task.code.digests
-    for name, digest in task.code.digests.items():
-        if theirs.get(name, digest) != digest:
-            was = f"the file that {before.path} was trained by"
-            say(f"warning: {name} is not {was}; its weights may not fit what it does now")
-
-
 def _raised(task: Task[Any], out: Path, overrides: Sequence[str]) -> Task[Any]:
     """The job with new limits, which are written into the run."""
     for override in overrides:
@@ -246,6 +247,12 @@ class _Job:
         if task.optimised:
             sparse_gradients(self.model, task.recipe.train)  # refuses what they do not go with
         self.batches = task.batches("train", self.model, "learn") if task.optimised else []
+        if not task.optimised and world_size() > 1:
+            raise ConfigError(
+                f"a {task.recipe.task} makes no step that several processes could divide; train it in one"
+            )
+        with joined() as world:
+            check_divisible(world, self.model, as_batches(self.batches))
 
     def try_out(self) -> None:
         """Run user code once, on a copy of the model and the first batch, before anything is written."""
@@ -312,6 +319,8 @@ class _Job:
             log=self.say if self.say is not warn else None,
         )
         run = Run(self.out, task, model)
+        if rank():
+            return run
         if resume and not result.metrics:
             key = "patience" if result.stopped_by == "early stopping" else result.stopped_by
             self.say(f"no step was left to make; to train on, raise {key}: {_resuming(self.out, task)} train.{key}=…")
@@ -354,6 +363,8 @@ class _Job:
 
     def _amend(self) -> None:
         """Store the digests of the recipe, which may have been edited since the run began."""
+        if rank():
+            return
         card.amend_environment(self.out, **self._begun_with)
 
     def _report(self, run: Run, result: FitResult) -> None:
@@ -379,22 +390,10 @@ class _Job:
             self.say(rivals.line(next(name for name in self.task.shown if name in scores[split])))
 
 
-def name_of(begun: dict[str, Any]) -> str:
-    """The name of a run in its weights: a digest of its `begun` entries, without data paths and changeable keys."""
-    free = {f"train.{key}" for key in RAISED} | {f"data.{split}" for split in ("train", "valid", "test")}
-    recipe = {key: value for key, value in begun["recipe"].items() if key not in free}
-    return hashlib.sha256(json_text({**begun, "recipe": recipe}, sort_keys=True).encode()).hexdigest()
-
-
-def run_name(out: Path) -> str:
-    """The name of the run in a folder; "" for runs begun by an early version."""
-    return str(card.read_environment(out).get("run", ""))
-
-
 def _set_threads(task: Task[Any]) -> None:
     if task.recipe.train.threads is not None:
         torch.set_num_threads(task.recipe.train.threads)
 
 
 def _resuming(path: Path, task: Task[Any]) -> str:
-    return f"everstep train --resume {shlex.quote(str(path))}{trusting(task)}"
+    return f"{launched()} train --resume {shlex.quote(str(path))}{trusting(task)}"

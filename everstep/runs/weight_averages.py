@@ -21,8 +21,9 @@ from everstep.runs.folder import RECIPE, begun
 from everstep.runs.opening import digests
 from everstep.runs.recipe_files import flat, to_yaml
 from everstep.runs.run import Run, warn
+from everstep.runs.run_names import name_of, run_name
 from everstep.runs.task import Task, trusting
-from everstep.runs.training import Log, load, name_of, run_name
+from everstep.runs.training import Log, load
 from everstep.runs.workers import stoppable
 from everstep.storage import files
 from everstep.storage.run_lock import check_idle

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from everstep.data.text.decoding import MARK, decode, reads_text
+from everstep.data.text.remote_files import fetched, is_url
 from everstep.errors import DataError, counted
 from everstep.storage.reading import open_regular
 
@@ -57,7 +58,8 @@ def expand(patterns: str | Sequence[str], folders: bool = False) -> list[Path]:
     """The files that names and globs match: in the given order, matches of a glob sorted, each file once.
 
     `~` and environment variables are expanded; an unset EVERSTEP_DATA means `../shared/data`. `everstep:NAME` is a text
-    bundled with the package, such as `everstep:shakespeare`. A string is one pattern. With `folders`, a name may be
+    bundled with the package, such as `everstep:shakespeare`. A URL, such as `s3://bucket/*.txt`, is read by fsspec and
+    copied into the cache. A string is one pattern. With `folders`, a name may be
     that of a folder, which is returned as it is. A glob skips empty files, such as the `__init__.py` of a source tree;
     `empty_matches` returns them.
 
@@ -89,6 +91,8 @@ def _matches(pattern: str) -> tuple[list[Path], list[Path]]:
     """The files that a name or glob matches: those with text, and those without."""
     if pattern.startswith(_SCHEME):
         return [_bundled(pattern)], []
+    if is_url(pattern):
+        return fetched(pattern), []
     name = filled_in(pattern)
     if os.path.lexists(name):
         return [Path(name)], []
