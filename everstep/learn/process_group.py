@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from everstep.errors import ConfigError, RunError
 from everstep.learn.heartbeat import SILENCE, Heartbeat
@@ -72,10 +73,10 @@ class ProcessGroup(World):
         """A connection to the store; under torchrun its agent serves, else the leader."""
         host, port = self._address
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        store = dist.TCPStore(
+        store = TCPStore(
             host, port, self.size, serves and not agent, timeout=_BEGINS, wait_for_workers=False, multi_tenant=True
         )
-        return dist.PrefixStore(f"everstep-{_begun}", store)
+        return PrefixStore(f"everstep-{_begun}", store)
 
     def _backend(self) -> str:
         """Where each kind of tensor is summed. Processes that share a GPU cannot use NCCL."""
