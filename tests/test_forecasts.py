@@ -126,6 +126,9 @@ def test_normalised_windows() -> None:
     assert found.since[0].tolist() == [1, 0, 0.25, 0]
     assert all(torch.isfinite(part).all() for part in found)
     assert normalised(values, "mean", "none").level[0].tolist() == [3]
+    by_size = normalised(torch.cat([values, torch.tensor([[-2.0, 4.0, NAN, NAN]])]), "none", "mean")
+    assert by_size.spread[:, 0].tolist() == [3, 5, 1, 1, 3]
+    assert by_size.values[0].tolist() == pytest.approx([0, 2 / 3, 2 / 3, 4 / 3])
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import weakref
 from contextlib import nullcontext
 from datetime import date, time, timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 
 from everstep.data.calendar import calendar
 from everstep.data.panel import joined
+from everstep.data.readers import series
 from everstep.data.readers.series import read_series
+from everstep.data.readers.tables import read_table
 from everstep.data.readers.time_stamps import DAY, SECOND, Frequency, named_frequency, read_stamp
 from everstep.data.windows import Windows
 from everstep.errors import ConfigError, DataError
@@ -62,6 +65,23 @@ def test_one_panel_of_every_layout_and_format(tmp_path: Path) -> None:
     assert rows.panel.known.tolist() == [3, 2]
     assert rows.panel.target.tolist() == [1, 2, 3, 4, 5]
     assert rows.panel.counted
+
+
+def test_no_table_outlives_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [written(tmp_path, LONG.replace("2024", str(year)), f"{year}.csv") for year in (2022, 2023, 2024)]
+    alive: list[Any] = []
+
+    def watched(path: Path) -> Any:
+        assert not [table for table in alive if table() is not None], "an earlier table is still in memory"
+        table = read_table(path)
+        alive.append(weakref.ref(table))
+        return table
+
+    monkeypatch.setattr(series, "read_table", watched)
+    found = read_series(paths)
+    assert len(alive) == 3
+    assert not any(table() is not None for table in alive)
+    assert found.panel.known.tolist() == [760, 760]
 
 
 def test_gaps_become_missing_values_and_order_is_told(tmp_path: Path) -> None:

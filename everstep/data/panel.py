@@ -109,7 +109,7 @@ def as_panel(
         >>> as_panel(["a"], series, places, Frequency("step", 1), (np.array([1.0, 2.0]), none, none)).target.tolist()
         [1.0, nan, 2.0]
     """
-    if len(none := np.setdiff1d(np.arange(len(ids)), series)):
+    if len(none := np.flatnonzero(np.bincount(series, minlength=len(ids)) == 0)):
         order = np.argsort(np.concatenate([series, none]), kind="stable")
         series = np.concatenate([series, none])[order]
         places = np.concatenate([places, np.full(len(none), places[0] if len(places) else 1)])[order]
@@ -124,7 +124,10 @@ def as_panel(
     first, last = places[bounds[:-1]], places[bounds[1:] - 1]
     rows = last - first + 1
     starts = np.cumsum(rows) - rows
-    target, past, future = (_spread_out(values, starts[series] + places - first[series], rows) for values in columns)
+    target, past, future = columns
+    if rows.sum() > len(series):
+        at = places + (starts - first)[series]
+        target, past, future = (_spread_out(values, at, rows) for values in columns)
     there = np.where(np.isnan(target), -1, np.arange(len(target)))
     known = np.maximum(np.maximum.reduceat(there, starts) - starts + 1, 0) if len(target) else rows
     static = np.zeros((len(ids), 0)) if static is None else static

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from everstep.look.style import GREY, canvas, label, save
+from everstep.look.style import DASHES, GREY, canvas, label, save
 
 MOST_LINES = 6
 """Most columns that are drawn as lines; more are a map."""
@@ -53,6 +54,7 @@ def draw_number_relevance(shown: Sequence[RelevantSequence], path: Path) -> str:
         bar.set_label("nats", fontsize=11)
         bar.ax.tick_params(labelsize=10)
         axes.set_title(one.title, fontsize=13, loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         label(axes, "step" if one is shown[-1] else "", "")
     save(figure, path)
     return (
@@ -67,7 +69,7 @@ def _draw_dots(axes: Axes, one: RelevantSequence, steps: NDArray[np.float64], mo
     found: Any = None
     for place, name in enumerate(one.columns):
         values, relevance = steps[:, place], one.relevance[:, place]
-        axes.plot(at, values, color=GREY, linewidth=1.0, zorder=1)
+        axes.plot(at, values, color=GREY, linewidth=1.0, linestyle=DASHES[place % len(DASHES)], zorder=1)
         found = axes.scatter(
             at, values, c=relevance, s=20 + 80 * np.abs(relevance) / most, cmap=COLOURS, vmin=-most, vmax=most,
             edgecolors=GREY, linewidths=0.4, zorder=2,

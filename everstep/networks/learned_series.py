@@ -73,12 +73,11 @@ class LearnedSeries:
         Raises:
             DataError: a value without a logarithm, with the scaling "log".
         """
-        series = np.repeat(np.arange(len(panel)), panel.rows)
-        shift, scale = self.scales_of(panel)
+        shift, scale = (np.repeat(part, panel.rows) for part in self.scales_of(panel))
         if self.scaling == "log":
             check_positive(panel)
         past, future, static = self.standardised(panel.past, panel.future, panel.static)
-        target = self.scaled(panel.target, shift[series], scale[series])
+        target = self.scaled(panel.target, shift, scale)
         return replace(panel, target=target, past=past, future=future, static=static)
 
     def scaled(self, values: Floats, shift: Floats, scale: Floats) -> Floats:

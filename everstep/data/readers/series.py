@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everstep.data.panel import Floats, Ints, Panel, as_panel, gaps
 from everstep.data.readers.tables import coded, holds_numbers, needed, numbers, read_table
@@ -17,6 +19,7 @@ from everstep.errors import DataError
 if TYPE_CHECKING:
     import polars
 
+Number = TypeVar("Number", np.int64, np.float64)
 Layout = Literal["long", "wide", "rows"]
 TIMES = ("ds", "date", "datetime", "timestamp", "time", "month", "day", "week", "quarter", "year")
 IDS = ("unique_id", "item_id", "series_id", "series", "id")
@@ -129,39 +132,50 @@ def read_series(paths: Sequence[Path], roles: Roles | None = None, most: int | N
         DataError: a file cannot be read or used; the message names the file and the row.
     """
     where = str(paths[0])
-    tables = [read_table(path) for path in paths]
-    roles = roles or roles_of(tables[0], where, **named)
-    for table, path in zip(tables[1:], paths[1:], strict=True):
-        needed(table, tables[0].columns, str(path), "a column of the first file")
-    return panel_of(tables, roles, where, most)
+    first = [read_table(paths[0])]
+    roles = roles or roles_of(first[0], where, **named)
+    columns = first[0].columns
+
+    def later(path: Path) -> polars.DataFrame:
+        table = read_table(path)
+        needed(table, columns, str(path), "a column of the first file")
+        return table
+
+    def tables() -> Iterator[polars.DataFrame]:
+        yield first.pop()
+        yield from map(later, paths[1:])
+
+    return panel_of(tables(), roles, where, most)
 
 
-def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most: int | None = None) -> Read:
+def panel_of(tables: Iterable[polars.DataFrame], roles: Roles, where: str, most: int | None = None) -> Read:
     """The series of one or more tables as one panel; `where` names the tables in error messages.
+
+    No table is kept longer than its rows take to be read, since texts take several times the memory of numbers.
 
     Raises:
         DataError: see `read_series`.
     """
-    parts = [_rows(table, roles, where) for table in tables]
+    parts = list(map(partial(_rows, roles=roles, where=where), tables))
     ids = list(dict.fromkeys(name for names, *_ in parts for name in names))
     number = {name: place for place, name in enumerate(ids)}
-    series = np.concatenate([np.array([number[name] for name in names], np.int64)[own] for names, own, *_ in parts])
-    target, past, future, each = (np.concatenate([part[place] for part in parts]) for place in (3, 4, 5, 6))
+    series = _joined([np.array([number[name] for name in names], np.int64)[own] for names, own, *_ in parts])
+    target, past, future, each = (_joined([part[place] for part in parts]) for place in (3, 4, 5, 6))
     static = _constants(ids, series, each, roles.static, where)
     if roles.time is None:
         return _counted(ids, series, (target, past, future), roles, most, static)
-    stamps = Stamps(
-        np.concatenate([part[2].values for part in parts]), parts[0][2].timed, any(part[2].utc for part in parts)
-    )
+    stamps = Stamps(_joined([part[2].values for part in parts]), parts[0][2].timed, any(part[2].utc for part in parts))
+    del parts
     notes = []
-    order = np.lexsort((stamps.values, series))
+    values, columns = stamps.values, (target, past, future)
+    order = np.lexsort((values, series))
     if (moved := np.flatnonzero(order != np.arange(len(order)))).size:
         where_moved = np.unique(series[order[moved]])
         grouped = np.argsort(series, kind="stable")  # mere lack of grouping needs no note
-        unsorted = int((np.diff(stamps.values[grouped])[np.diff(series[grouped]) == 0] < 0).sum())
+        unsorted = int((np.diff(values[grouped])[np.diff(series[grouped]) == 0] < 0).sum())
         if unsorted:
             notes.append(f"rows out of order in {len(where_moved):,} series, which were sorted by time")
-    series, values = series[order], stamps.values[order]
+        series, values, columns = series[order], values[order], (target[order], past[order], future[order])
     inside = np.diff(series) == 0
     if (twice := np.flatnonzero(inside & (np.diff(values) == 0))).size:
         shown = Frequency("microsecond" if stamps.timed else "step", 1, utc=stamps.utc).texts(values[twice[:1]])[0]
@@ -175,9 +189,12 @@ def panel_of(tables: Sequence[polars.DataFrame], roles: Roles, where: str, most:
     places = frequency.places(values)
     if left_out := gaps(series, places, frequency, where):
         notes.append(f"{left_out:,} steps without a row, read as missing values")
-    columns = (target[order], past[order], future[order])
     panel = as_panel(ids, series, places, frequency, columns, static=static)
     return Read(_cut(panel, most), roles, notes)
+
+
+def _joined(parts: list[NDArray[Number]]) -> NDArray[Number]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _constants(ids: list[str], series: Ints, values: Floats, names: tuple[str, ...], where: str) -> Floats:
