@@ -44,8 +44,7 @@ class MaxEntropy(LinearHead):
     Source: Mikolov, Deoras, Povey, Burget & Černocký 2011, "Strategies for training large scale neural network language
     models". There the softmax is over classes of words; here it is over all.
 
-    Known limits: no second derivatives; at most 2²⁴ − 2 words. AdamW moves entries that are hardly touched as far as
-    others; SGD, as in the source, suits d.
+    Known limits: no second derivatives; at most 2²⁴ − 2 words; the gradient of d is dense.
 
     Raises:
         ValueError: a size that does not fit.
@@ -99,7 +98,7 @@ class _Added(torch.autograd.Function):
         return scores
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         if not ctx.needs_input_grad[1]:
             return gradient, None, None

@@ -36,7 +36,7 @@ class TokenModelSection(SoftmaxSection):
     """how a line ends: symbol: <eos> is a word like any other; stop: a coin is tossed beside each step (BernoulliStop).
     stop needs data.eos, and softmax full"""
     max_entropy_order: int | None = Field(None, ge=2, le=16)
-    """N: weights of n-grams of 2 to N words beside the network (Mikolov 2011), for the optimizer sgd; null: none"""
+    """N: weights of n-grams of 2 to N words beside the network (Mikolov 2011); null: none"""
     max_entropy_size: Count = 1 << 22
     """numbers that hold these weights; n-grams share them where a hash says so"""
 

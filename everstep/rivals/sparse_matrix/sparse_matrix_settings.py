@@ -9,7 +9,7 @@ from everstep.data import Corpus, Tokenizer
 from everstep.rivals.sparse_matrix.context_kinds import context_keys, context_kinds, words_before
 from everstep.rivals.sparse_matrix.count_adjustment import fitted_adjustment
 from everstep.rivals.sparse_matrix.pair_counts import count_pairs
-from everstep.rivals.sparse_matrix.sparse_matrix_table import SparseMatrixTable
+from everstep.rivals.sparse_matrix.sparse_matrix_table import Floats, SparseMatrixTable
 from everstep.sections import Count, Section, Whole
 
 
@@ -41,11 +41,12 @@ def fitted_matrix(corpus: Corpus, tokenizer: Tokenizer, section: SparseMatrixSec
     near = [word[chosen] for word in before]
     contexts = [one.find(*context_keys(kind, near)) for kind, one in zip(kinds, counted, strict=True)]
     adjustment = fitted_adjustment(counted, contexts, tokens[chosen].astype(np.int64), size)
-    sums, values = [], []
+    sums: list[Floats] = []
+    values = []
     for kind, one in enumerate(counted):
         context = one.pairs // size
         found = adjustment.values(kind, one.totals[context], one.counts).astype(np.float32)
         values.append(found)
-        sums.append(np.bincount(context, found, len(one.keys)))
+        sums.append(np.bincount(context, found, len(one.keys)).astype(np.float64))
     keys, pairs = [one.keys for one in counted], [one.pairs for one in counted]
     return SparseMatrixTable(size, kinds, keys, pairs, sums, values, float(np.exp(adjustment.uniform)))
