@@ -22,6 +22,7 @@ from everstep.networks.answers import OneOf
 from everstep.networks.cells_by_name import no_code
 from everstep.networks.compositions_by_name import composition_names, make_composition
 from everstep.networks.tree_classifier import TreeClassifier, TreeNetworkSection, measured_trees, tree_losses
+from everstep.networks.tree_parsing import parsing_figures
 from everstep.runs.recipe_files import load_task
 
 SMALL = ("model.embedding_size=8", "model.hidden_size=8", "train.batch_size=8", "train.threads=1")
@@ -100,6 +101,72 @@ def test_one_batch_is_learned_by_heart(cell: str, tracker: str | None) -> None:
     found = measured_trees(model, batches)
     assert (found["accuracy"], found["node_accuracy"], found["count"]) == (1, 1, 6)
     assert found["loss"] < 0.2
+
+
+@pytest.fixture(scope="module")
+def parser(tmp_path_factory: pytest.TempPathFactory) -> es.Run:
+    """A classifier that learns to build trees, which is easy where "not" takes what follows."""
+    folder = tmp_path_factory.mktemp("parser")
+    written = ["(3 good)", "(1 bad)", "(1 (2 not) (3 good))", "(3 (2 not) (1 (2 so) (1 bad)))", "(3 (2 so) (3 good))"]
+    (folder / "train.txt").write_text("\n".join(written * 8))
+    (folder / "recipe.yaml").write_text(
+        f"task: tree-classification\ndata:\n  train: {folder}/train.txt\n  valid: {folder}/train.txt\nmodel:\n"
+        "  tracker: LSTM\n  tracker_size: 8\n  parses: true\ntrain:\n  max_epochs: 20\n  learning_rate: 0.05\n"
+    )
+    return es.train(folder / "recipe.yaml", folder / "run", quietly, overrides=SMALL)
+
+
+def test_plain_sentences_are_predicted_by_trees_of_its_own(parser: es.Run) -> None:
+    found = list(parser.predict(["not so bad", "", "good", "so  good "], format="brackets"))
+    assert [one.text for one in found] == ["(3 (2 not) (1 (2 so) (1 bad)))", "", "(3 good)", "(3 (2 so) (3 good))"]
+    assert [one.text.split("\t")[0] for one in parser.predict(["not so bad", "not good", "good"])] == ["3", "1", "3"]
+    as_trees = list(parser.predict(["(0 (0 not) (0 (0 so) (0 bad)))"]))
+    assert [one.text for one in as_trees] == [next(parser.predict(["not so bad"])).text]
+    assert list(parser.predict([])) == []
+    long = next(parser.predict(["so " * 300 + "good"]))
+    assert len(long.record["nodes"]) == 601
+    scores = parser.evaluate("valid")
+    assert (scores["parsed_accuracy"], scores["phrase_f1"], scores["accuracy"]) == (1, 1, 1)
+
+
+def test_figures_of_a_parser_count_spans_below_the_root() -> None:
+    trees = [
+        parse_tree("(1 (1 a) (1 (1 a) (1 (1 a) (1 a))))"),
+        parse_tree("(2 (2 (2 a) (2 a)) (2 a))"),
+        parse_tree("(1 a)"),
+    ]
+    section = TreeNetworkSection(tracker="LSTM", tracker_size=4, parses=True, embedding_size=8, hidden_size=8)
+    model = TreeClassifier([0, 1], OneOf(("1", "2")), section)
+    assert isinstance(model.tree, es.ShiftReduce)
+    assert model.tree.reduces is not None
+    torch.nn.init.zeros_(model.tree.reduces.weight)
+    torch.nn.init.ones_(model.tree.reduces.bias)  # it always reduces: trees branch to the left
+    coded = [CodedTree(t, np.ones(len(t.leaves), np.int64), np.array(list(map(int, t.labels))) - 1) for t in trees]
+    found = parsing_figures(model, coded)
+    assert found["phrase_f1"] == pytest.approx(
+        2 * 1 / (3 + 3)
+    )  # (0, 2), (0, 3) and (0, 2) beside (1, 4), (2, 4), (0, 2)
+    assert found["parsed_accuracy"] in (0, 1 / 3, 2 / 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ("(1 (1 a) (1 a) (1 b))", "NaryTreeLSTM expected at most 2 children of a node, but one has 3"),
+        (
+            "(1 (1 (1 a)) (1 b))",
+            r"line 1: model\.parses expected two children .* at each inner node, but one has one child",
+        ),
+    ],
+)
+def test_a_parser_learns_from_binary_trees(tree: str, told: str, tmp_path: Path) -> None:
+    asked = [*SMALL, "model.parses=true", "model.tracker=LSTM", "data.valid_fraction=0", "data.test=null"]
+    path = recipe(tmp_path)
+    (tmp_path / "train.txt").write_text(f"{tree}\n(2 b)\n")
+    with pytest.raises(DataError, match=told):
+        es.train(path, tmp_path / "run", quietly, overrides=[*asked, "train.select=null"])
+    with pytest.raises(ConfigError, match=r"model\.parses: expected a tracker beside it"):
+        load_task(path, ["model.parses=true"])
 
 
 def test_it_beats_what_knows_no_trees_and_what_training_says_is_what_eval_says(run: es.Run) -> None:

@@ -49,8 +49,8 @@ def make_composition(choice: CompositionChoice, input_size: int, hidden_size: in
     return made
 
 
-def check_trees(cell: Composition, trees: Sequence[AnyTree], source: str) -> None:
-    """Refuse trees that the composition does not support.
+def check_trees(cell: Composition, trees: Sequence[AnyTree], source: str, binary: bool = False) -> None:
+    """Refuse trees that the composition does not support, and with `binary` all but binary trees of leaves with words.
 
     Raises:
         DataError: a node has too many or too few children, or an inner node has a word; the message names the line.
@@ -60,6 +60,13 @@ def check_trees(cell: Composition, trees: Sequence[AnyTree], source: str) -> Non
         fed = any(below and word is not None for below, word in zip(tree.children, tree.words, strict=True))
         if told := cell.refuses(min(counts, default=0), max(counts, default=0), fed):
             raise DataError(f"{source}, the tree of line {tree.line}: {type(cell).__name__} {told}")
+        if binary and (fed or set(counts) - {2}):
+            count = next((count for count in counts if count != 2), 0)
+            came = "a word" if fed else "one child" if count == 1 else f"{count} children"
+            raise DataError(
+                f"{source}, the tree of line {tree.line}: model.parses expected two children and no word at each inner "
+                f"node, but one has {came}; make the trees binary, or set model.parses=false"
+            )
 
 
 def _of_cell(

@@ -35,6 +35,9 @@ class TreeNetworkSection(Section):
     several times slower than null, which has no tracker and computes whole levels at once"""
     tracker_size: Size = 64
     """units of the tracker"""
+    parses: bool = False
+    """also learn to build the trees, of two children at each inner node, so that plain sentences can be predicted;
+    with a tracker alone"""
     embedding_size: Size = 300
     """features of each word; set by the cell for MVRNN"""
     hidden_size: Size = 150
@@ -47,6 +50,11 @@ class TreeNetworkSection(Section):
     """dropout on the inputs of the softmax"""
     unknown_rate: NonNegative = 0.0
     """r: in training a word that occurs n times is read as unknown with probability r / (r + n)"""
+
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """`parses` without a tracker."""
+        if self.parses and self.tracker is None:
+            yield "parses", "expected a tracker beside it, which says where to reduce, such as model.tracker=LSTM"
 
     def composition(self, find: Find) -> Composition:
         """The composition that `cell` names.
@@ -70,9 +78,12 @@ class TreeNetworkSection(Section):
         except ConfigError as error:
             raise ConfigError(str(error).replace("model.cell", "model.tracker", 1)) from None
         try:
-            return ShiftReduce(composition, tracker)
+            made = ShiftReduce(composition, tracker, parses=self.parses)
         except ValueError as error:
             raise ConfigError(f"model.tracker: {error}") from None
+        if self.parses and (told := composition.refuses(2, 2, inner_fed=False)):
+            raise ConfigError(f"model.parses: expected a composition of two children: {self.cell} {told}")
+        return made
 
 
 class TreeLossSection(Section):
@@ -106,14 +117,23 @@ class TreeClassifier(nn.Module):
         self.input_dropout, self.dropout = nn.Dropout(section.input_dropout), nn.Dropout(section.dropout)
         self.head = Categorical(self.tree.output_size, len(answers.learned))
 
-    def logits(self, words: Tensor, forest: Forest) -> Tensor:
-        """The logits of all nodes, (N, classes)."""
-        ys, _ = self.tree(self.input_dropout(self.embedding(self._seen(words))), forest)
-        return self.head.logits(self.dropout(ys))
+    @property
+    def parses(self) -> bool:
+        """Whether it can build trees of its own."""
+        return isinstance(self.tree, ShiftReduce) and self.tree.reduces is not None
+
+    def logits(self, words: Tensor, forest: Forest) -> tuple[Tensor, Tensor | None]:
+        """The logits of all nodes, (N, classes), and −log p of the transitions of the trees, if it parses."""
+        xs, parsing = self.input_dropout(self.embedding(self._seen(words))), None
+        if isinstance(self.tree, ShiftReduce) and self.parses and self.training:
+            ys, _, parsing = self.tree.with_parsing_loss(xs, forest)
+        else:
+            ys, _ = self.tree(xs, forest)
+        return self.head.logits(self.dropout(ys)), parsing
 
     def forward(self, words: Tensor, forest: Forest) -> Tensor:
         """log p of each answer at each node, (N, answers)."""
-        return self.answers.log_probs(self.head, self.logits(words, forest))
+        return self.answers.log_probs(self.head, self.logits(words, forest)[0])
 
     def _seen(self, words: Tensor) -> Tensor:
         """The words, some replaced by the unknown word in training mode."""
@@ -124,10 +144,12 @@ class TreeClassifier(nn.Module):
 
 
 def tree_losses(model: TreeClassifier, batch: TreeBatch) -> Iterator[Loss]:
-    """One loss per batch: −log p of the class of each labelled node."""
+    """One loss per batch: −log p of the class of each labelled node; in training also that of the transitions, if the
+    model parses, which is not reported."""
     chosen = (batch.targets != NONE).nonzero()[:, 0]
-    logits = model.logits(batch.words, batch.forest).index_select(0, chosen)
-    yield Loss(*model.answers.losses(model.head, logits, batch.targets[chosen]))
+    logits, parsing = model.logits(batch.words, batch.forest)
+    total, reported = model.answers.losses(model.head, logits.index_select(0, chosen), batch.targets[chosen])
+    yield Loss(total if parsing is None else total + parsing.sum() / len(total), reported)
 
 
 def measured_trees(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import cast
 
@@ -11,14 +11,17 @@ import numpy as np
 
 from everstep.data.readers.tree_formats import AnyTree, Format, relabelled
 from everstep.data.readers.trees import LabelledTree
+from everstep.data.text.words import words
 from everstep.data.tree_batches import NONE, CodedTree, TreeBatches
 from everstep.errors import ConfigError
 from everstep.look.tree_pictures import MOST, DrawnTree, draw_trees
 from everstep.networks.answers import Array
 from everstep.networks.compositions_by_name import check_trees
-from everstep.networks.tree_classifier import TreeClassifier, node_log_probs
+from everstep.networks.tree_classifier import UNKNOWN, TreeClassifier, node_log_probs
+from everstep.networks.tree_parsing import built_trees, leaf_spans
 from everstep.runs.task import Asked, Prediction
 from everstep.runs.tree_data import Trees
+from everstep.wirings.shift_reduce import Parse
 
 BLOCK = 256
 """Trees predicted at a time."""
@@ -52,18 +55,56 @@ def tree_predictions(
 ) -> Iterator[Prediction]:
     """`label<TAB>probability` for each tree; with format `brackets` or `jsonl`, the tree with predicted labels.
 
+    If the model parses, and the first line begins with neither `(` nor `{`, each line is a sentence.
+
     Raises:
         ConfigError: the format is another one, or cannot express the tree.
         DataError: a line cannot be read; raised after the predictions for the lines before it.
     """
     if asked.format not in (None, *WRITTEN):
         raise ConfigError(f"--format: expected {' or '.join(WRITTEN)}; got {asked.format!r}")
-    trees = data.read(lines, SOURCE)
+    plain, source = of_sentences(iter(lines)) if model.parses else (False, iter(lines))
+    if plain:
+        yield from _sentences(model, source, data, ids, asked)
+        return
+    trees = data.read(source, SOURCE)
     while block := list(islice(trees, BLOCK)):
         check_trees(model.tree.cell, block, SOURCE)
         every = each_node(model, data.coded(unlabelled(block), ids, model.answers))
         for tree, p in zip(block, every, strict=True):
             yield _said(tree, p, model, asked.format)
+
+
+def of_sentences(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:
+    """Whether lines are sentences and no trees, by the first that is not blank; and all lines."""
+    head: list[str] = []
+    for line in lines:
+        head.append(line)
+        if line.strip():
+            break
+    return not (head and head[-1].lstrip().startswith(("(", "{"))), chain(head, lines)
+
+
+def _sentences(
+    model: TreeClassifier, lines: Iterator[str], data: Trees, ids: Mapping[str, int], asked: Asked
+) -> Iterator[Prediction]:
+    """Predictions for sentences, of the trees that the model builds; empty for a blank line."""
+    numbered = enumerate(lines, 1)
+    while block := [(number, words(line)) for number, line in islice(numbered, BLOCK)]:
+        some = [(number, found) for number, found in block if found]
+        coded = [np.array([ids.get(data.word(word), UNKNOWN) for word in found]) for _, found in some]
+        built = built_trees(model, coded) if coded else []
+        trees: list[AnyTree] = [_tree(*one, tree) for one, tree in zip(some, built, strict=True)]
+        every = iter(zip(trees, each_node(model, data.coded(trees, ids, model.answers)) if trees else [], strict=True))
+        for _, found in block:
+            yield _said(*next(every), model, asked.format) if found else Prediction("", {})
+
+
+def _tree(number: int, found: Sequence[str], built: Parse) -> LabelledTree:
+    """A built tree with its words."""
+    left = iter(found)
+    named = tuple(None if below else next(left) for below in built.children)
+    return LabelledTree(("",) * len(named), named, tuple(built.children), tuple(leaf_spans(built.children)), number)
 
 
 def unlabelled(trees: Sequence[AnyTree]) -> list[AnyTree]:
@@ -78,7 +119,8 @@ class _Unlabelled:
 
 
 def _said(tree: AnyTree, p: Array, model: TreeClassifier, format: str | None) -> Prediction:
-    root = next(node for node in range(len(p)) if node not in {c for some in tree.children for c in some})
+    below = {child for children in tree.children for child in children}
+    root = next(node for node in range(len(p)) if node not in below)
     text, record = model.answers.said(p[root])
     names = [model.answers.names[place] for place in p.argmax(1)]
     record = {"text": " ".join(tree.leaves), **record, "nodes": names}

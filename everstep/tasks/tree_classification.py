@@ -11,19 +11,18 @@ from everstep.data.tree_batches import NONE, TreeBatch, TreeBatches
 from everstep.errors import ConfigError
 from everstep.learn.objective import Loss
 from everstep.networks.answers import OneOf
-from everstep.networks.classifying import MEANING
 from everstep.networks.compositions_by_name import check_trees
 from everstep.networks.tree_classifier import (
     TreeClassifier,
     TreeLossSection,
     TreeNetworkSection,
-    measured_trees,
     tree_losses,
 )
 from everstep.runs.labelled_answers import read_classes, written_classes
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.runs.tree_data import Trees, TreeSection, read_words, written_words
+from everstep.runs.tree_figures import TREE_MEANING, tree_figures
 from everstep.runs.tree_predictions import to_score, tree_pictures, tree_predictions, unlabelled
 from everstep.runs.tree_rivals import tree_rivals
 from everstep.state import State
@@ -44,9 +43,9 @@ class TreeClassification(Task[TreeRecipe]):
     Recipe = TreeRecipe
     files = ("words.json", "classes.json")
     unit = "node"
-    scores = frozenset({"accuracy", "macro_f1", "node_accuracy"})
-    shown = ("accuracy", "node_accuracy", "loss")
-    meaning = {**MEANING, "node_accuracy": "share of all nodes with a class that is right", "nodes": "with a class"}
+    scores = frozenset({"accuracy", "macro_f1", "node_accuracy", "parsed_accuracy", "phrase_f1"})
+    shown = ("accuracy", "node_accuracy", "parsed_accuracy", "loss")
+    meaning = TREE_MEANING
     understands = frozenset({"format"})
     words: dict[str, int]
     classes: tuple[str, ...]
@@ -68,7 +67,7 @@ class TreeClassification(Task[TreeRecipe]):
             say(line)
         cell = self.recipe.model.composition(self.code.find)
         for split in self.splits():
-            check_trees(cell, self.trees.trees(split), f"data.{split}")
+            check_trees(cell, self.trees.trees(split), f"data.{split}", self.recipe.model.parses)
 
     def save(self, run: Path) -> None:
         """Write `words.json` and `classes.json`."""
@@ -118,12 +117,12 @@ class TreeClassification(Task[TreeRecipe]):
 
     def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
         """Accuracy, macro-F1 and nats of the roots, the measures of each class, and the accuracy of all nodes."""
-        return measured_trees(model, self.batches(split, model, "score"), progress)
+        return tree_figures(model, self.trees.coded(self.trees.trees(split), self.ids, self.answers), progress)
 
     def validate(self, model: Any) -> dict[str, float]:
         """The main measures of the split "valid"."""
         found = self.metrics(model, "valid")
-        return {name: found[name] for name in ("loss", "accuracy", "macro_f1", "node_accuracy")}
+        return {name: found[name] for name in ("loss", *sorted(self.scores)) if name in found}
 
     def digest(self, split: str) -> str:
         """A digest of words, labels and children."""
@@ -134,12 +133,11 @@ class TreeClassification(Task[TreeRecipe]):
         return self.trees.summary(self.classes, self.words)
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
-        """label<TAB>probability of each tree, or the tree with predicted labels at all nodes."""
+        """label<TAB>probability of each tree or, if the model parses, sentence; or the tree with predicted labels."""
         return tree_predictions(model, lines, self.trees, self.ids, asked)
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """Baselines without trees, fitted on the phrases of the training trees."""
-
         phrases = self.recipe.objective.nodes == "all"
         return tree_rivals(self.trees, self.ids, self.answers, split, phrases, quick)
 

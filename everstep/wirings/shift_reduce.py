@@ -99,9 +99,7 @@ class ShiftReduce(Composed):
         Raises:
             ValueError: as of `Tree`.
         """
-        built, moves, _ = self._built(xs, forest)
-        roots = moves.made.index_select(0, forest.roots).tolist()
-        return built.outputs().index_select(0, moves.made), built.states(roots)
+        return _outputs(*self._built(xs, forest)[:2], forest)
 
     def parsing_loss(self, xs: Tensor, forest: Forest) -> Tensor:
         """−log p of each transition of the trees where both kinds are possible, (choices,) nats, step by step.
@@ -111,12 +109,17 @@ class ShiftReduce(Composed):
         Raises:
             ValueError: the network has no layer for it (`parses=False`).
         """
+        return self.with_parsing_loss(xs, forest)[2]
+
+    def with_parsing_loss(self, xs: Tensor, forest: Forest) -> tuple[Tensor, State, Tensor]:
+        """What `forward` gives, and `parsing_loss`, of one pass."""
         self._check_parses()
-        built, _, odds = self._built(xs, forest)
+        built, moves, odds = self._built(xs, forest)
         free = [row for row, choice in enumerate(built.free) if choice]
         chosen = [built.reduced[row] for row in free]
         logits = torch.cat(odds)[free]
-        return F.binary_cross_entropy_with_logits(logits, logits.new_tensor(chosen), reduction="none")
+        nats = F.binary_cross_entropy_with_logits(logits, logits.new_tensor(chosen), reduction="none")
+        return *_outputs(built, moves, forest), nats
 
     @torch.no_grad()
     def parse(self, xs: Tensor, lengths: Sequence[int]) -> list[Parse]:
@@ -260,6 +263,12 @@ class _Building:
     def states(self, nodes: list[int]) -> State:
         """The states of some nodes, by their places."""
         return unflatten(self._like, [torch.stack([rows[node] for node in nodes]) for rows in self._rows])
+
+
+def _outputs(built: _Building, moves: Transitions, forest: Forest) -> tuple[Tensor, State]:
+    """The outputs of all nodes of a forest, and the states of its roots."""
+    roots = moves.made.index_select(0, forest.roots).tolist()
+    return built.outputs().index_select(0, moves.made), built.states(roots)
 
 
 def _level(counts: list[int], device: torch.device) -> Level:
