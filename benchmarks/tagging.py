@@ -4,7 +4,7 @@
     PYTHONPATH=FOLDER python benchmarks/tagging.py speed [--json FILE] [--rounds N]
     python -m venv V; V/bin/pip install spacy==3.8.18
     python benchmarks/tagging.py spacy V/bin/python [--json FILE] [--rounds N]
-    python benchmarks/tagging.py parts OUT [--recipe NAME] [--seeds N] [--json FILE] [KEY=VALUE …]
+    python benchmarks/tagging.py parts OUT [--recipe NAME] [--variant NAME] [--seeds N] [--json FILE] [KEY=VALUE …]
 
 `speed`: the rival is what tutorials show: a `DataLoader` that shuffles and pads, an embedding, the characters of every
 word of the batch packed through an `nn.LSTM` in both directions, such an `nn.LSTM` over the words, packed, and
@@ -245,8 +245,8 @@ def beside_spacy(options: argparse.Namespace) -> dict[str, Any]:
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """The measures of each variant, by seed."""
     found: dict[str, Any] = {}
-    for name, changes in PARTS.items():
-        runs = []
+    for name in options.variant or PARTS:
+        changes, runs = PARTS[name], []
         for seed in range(1, options.seeds + 1):
             path = options.out / f"{name.replace(' ', '-')}-{seed}"
             if (path / "scores.json").exists():
@@ -274,6 +274,7 @@ def main() -> None:
         if name == "parts":
             way.add_argument("out", type=Path)
             way.add_argument("--seeds", type=int, default=3)
+            way.add_argument("--variant", action="append", choices=PARTS, help="this one alone; may be repeated")
         if name == "spacy":
             way.add_argument("python", help="an interpreter that has spaCy")
         way.add_argument("--rounds", type=int, default=15)
