@@ -8,7 +8,7 @@ WORKERS ?= 2
 # a file's tests stay together: they share what they compile
 SPREAD = -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-masked lint bench clean coverage sanitize docs
+.PHONY: demo test test-masked lint bench clean coverage sanitize docs lowest
 
 demo: $(READY)  ## train on the bundled text for a minute, sample, score, draw
 	@$(BIN)/everstep demo
@@ -45,6 +45,13 @@ sanitize: export CXX := $(CXX)
 sanitize: export ASAN_OPTIONS = detect_leaks=0
 sanitize: $(DEV)  ## the compiled engine under the address and undefined-behaviour sanitizers; minutes
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" $(BIN)/python -m pytest -s -m sanitize
+
+lowest: export VIRTUAL_ENV = $(CURDIR)/build/lowest
+lowest:  ## the tests but the slow ones, with the oldest version of each direct dependency; PYTHON=python3.12 for another
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	build/lowest/bin/uv pip install --quiet --resolution lowest-direct --editable '.[dev]'
+	build/lowest/bin/python -m pytest $(SPREAD) -m 'not slow'
 
 clean:  ## remove what the other targets made, except runs
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

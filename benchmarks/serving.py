@@ -1,6 +1,6 @@
-"""`everstep serve` beside a plain FastAPI endpoint of onnxruntime: latency, throughput, isolation, memory.
+"""`everstep serve` beside a plain FastAPI endpoint of onnxruntime: latency and throughput.
 
-    python benchmarks/serving.py [--rounds 20] [--sessions 500] [--soak 60] [--fuzz 20000] [--json FILE]
+    python benchmarks/serving.py [--rounds 20] [--sessions 500] [--json FILE]
 
 An LSTM of 256 units over characters, one row a step, over loopback. The rival keeps the states of its clients in a dict
 and answers in JSON, as one would write it in an afternoon; both run by uvicorn, in processes of their own, one thread
@@ -9,9 +9,8 @@ each. Clients are in this process, and take turns between the two.
 1. one client: the median of its steps, over WebSocket and in JSON, beside the rival's, in turns
 2. steps per second of 32 sessions at once, over that of one
 3. many sessions at once, 20 steps each: all answered, bit for bit as by `everstep.Stream`; the 99th percentile
-4. the server is killed under load and started again: old ids give 410
-5. soak: bytes that the server's memory grows by, for 10,000 requests
-6. requests made of random JSON, bytes and paths: none gives a status of 500 or above, but 503
+
+Memory, isolation and faults have their own scripts: `soak_service.py`, `isolation.py`, `fuzz_service.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import argparse
 import asyncio
 import json
 import random
-import signal
 import statistics
 import tempfile
 import time
@@ -28,14 +26,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from serving_clients import RIVAL, Client, Framed, free_port, many_at_once, rss, serving, started
+from serving_clients import RIVAL, Client, Framed, free_port, many_at_once, serving, started
 
 import everstep as es
 from everstep.networks.model_forms import token_forms
 from everstep.ship.export import export
-from everstep.ship.serving.frames import DELETE, READ, request
 
 STEPS = 100
 
@@ -124,100 +120,10 @@ def many(run: Any, port: int, sessions: int, steps: int = 20) -> dict[str, Any]:
     }
 
 
-def killed(run: Path) -> dict[str, int]:
-    """Kill the server while a session steps, and ask the next one for that session."""
-    port = free_port()
-    with started(serving(run, port), port) as server:
-        framed = Framed(port)
-        (session,) = framed.create(1)
-        framed.step([session], 3)
-        server.send_signal(signal.SIGKILL)
-        server.wait()
-    with started(serving(run, port), port):
-        status, _ = Client(port).raw("GET", f"/sessions/{session}")
-    return {"status_after_restart": status}
-
-
-def soak(port: int, process: int, seconds: float) -> dict[str, float]:
-    """Half load: create, step, read, delete, then as long a pause. The slope of memory after the first fifth."""
-    framed, client = Framed(port), Client(port)
-    points: list[tuple[int, int]] = []
-    requests, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
-        start = time.perf_counter()
-        sessions = framed.create(20)
-        for token in range(10):
-            framed.step(sessions, token)
-        framed.ask([request(READ, session, number=k) for k, session in enumerate(sessions)])
-        framed.ask([request(DELETE, session, number=k) for k, session in enumerate(sessions)])
-        client.ask("POST", "/score", {"lines": ["To be, or not to be"] * 3})
-        requests += 13 * 20 + 1
-        points.append((requests, rss(process)))
-        time.sleep(time.perf_counter() - start)
-    framed.close()
-    late = points[len(points) // 5 :]
-    slope = np.polyfit([n for n, _ in late], [size for _, size in late], 1)[0]
-    return {"requests": requests, "bytes_per_10k_requests": float(slope * 10_000), "rss_mib": late[-1][1] / 2**20}
-
-
-def value(draw: random.Random, depth: int = 0) -> Any:
-    """A random value of JSON."""
-    kind = draw.randrange(9 if depth < 4 else 7)
-    if kind == 7:
-        return [value(draw, depth + 1) for _ in range(draw.randrange(4))]
-    if kind == 8:
-        return {value_text(draw): value(draw, depth + 1) for _ in range(draw.randrange(4))}
-    numbers = (0, -1, 1, 2**31, 2**63, 10**30, 1e308, -0.5)
-    return (None, True, draw.choice(numbers), value_text(draw), draw.randrange(100), [1, 2, 3], ["a", "b"])[kind]
-
-
-def value_text(draw: random.Random) -> str:
-    return "".join(
-        chr(draw.choice((10, 32, 97, 98, 233, 0x6771, 0x1F600, 0xD800, 0))) for _ in range(draw.randrange(8))
-    )
-
-
-def fuzz(port: int, count: int) -> dict[str, Any]:
-    """Random requests over the paths of the OpenAPI document."""
-    draw = random.Random(1)
-    client = Client(port)
-    document = client.ask("GET", "/openapi.json")
-    paths = [(method.upper(), path) for path, ways in document["paths"].items() for method in ways]
-    schemas = document["components"]["schemas"].values()
-    keys = sorted({key for schema in schemas for key in schema.get("properties", {})})
-    session = client.ask("POST", "/sessions", {})["session"]
-    statuses: dict[int, int] = {}
-    slowest = 0.0
-    for number in range(count):
-        if number % 500 == 0:
-            session = client.ask("POST", "/sessions", {})["session"]
-        method, path = draw.choice(paths)
-        path = path.replace("{session}", draw.choice((session, session, "x", "%00", "..%2f"))).replace("{name}", "run")
-        body: Any = {key: value(draw) for key in draw.sample(keys, draw.randrange(4))}
-        if draw.random() < 0.5:
-            body |= draw.choice(({"tokens": [1, 2]}, {"text": "To"}, {"lines": ["a"]}, {"length": 3, "prompt": "a"}))
-        content = json.dumps(body).encode()
-        if draw.random() < 0.1:
-            content = bytes(draw.choice(content + b"[{\xff") for _ in range(draw.randrange(40)))
-        start = time.perf_counter()
-        try:
-            status, _ = client.raw(method, path, content if method == "POST" else None)
-        except ConnectionError:  # closed after a refusal
-            client = Client(port)
-            continue
-        slowest = max(slowest, time.perf_counter() - start)
-        statuses[status] = statuses.get(status, 0) + 1
-        if status == 500:
-            print("500:", method, path, content)
-    return {"requests": count, "statuses": dict(sorted(statuses.items())), "slowest_s": slowest}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--sessions", type=int, default=500)
-    parser.add_argument("--soak", type=float, default=60, help="seconds")
-    parser.add_argument("--fuzz", type=int, default=20_000, help="requests")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -235,7 +141,7 @@ def main() -> None:
         code.write_text(RIVAL)
         ours, theirs = free_port(), free_port()
         found: dict[str, Any] = {}
-        with started(serving(path, ours), ours) as server:
+        with started(serving([path], ours), ours):
             with started([str(code), str(rival), str(theirs)], theirs):
                 found["one_client_p50_ms"] = told = one_client(ours, theirs, given.rounds)
                 for name in ("websocket", "json"):
@@ -244,14 +150,6 @@ def main() -> None:
             print(f"32 sessions at once: {rates['32']:,.0f} steps a second, {rates['32'] / rates['1']:.1f} × one")
             found["many"] = many(run, ours, given.sessions)
             print("many at once:", json.dumps(found["many"]))
-            if given.soak:
-                found["soak"] = soak(ours, server.pid, given.soak)
-                print("soak:", json.dumps(found["soak"]))
-            if given.fuzz:
-                found["fuzz"] = fuzz(ours, given.fuzz)
-                print("fuzz:", json.dumps(found["fuzz"]))
-        found["killed"] = killed(path)
-        print("killed:", json.dumps(found["killed"]))
         if given.json:
             given.json.write_text(json.dumps(found, indent=1) + "\n")
 

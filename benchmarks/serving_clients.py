@@ -1,4 +1,4 @@
-"""Servers in processes of their own and clients as plain as can be, for `serving.py`.
+"""Runs, servers in processes of their own, and clients as plain as can be, for benchmarks of `everstep serve`.
 
 Clients do as little as they can, since the servers are what is measured.
 """
@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
+import everstep as es
 from everstep.ship.serving.frames import CREATE, DELETE, FEED, answered, request
 
 RIVAL = """
@@ -56,16 +57,33 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
 """
 
 
+JOBS = {
+    "play": ("shakespeare-minute", "model.hidden_size=256"),
+    "reviews": ("classify-minute", "model.hidden_size=32"),
+    "orders": ("tag-own", "model.hidden_size=16"),
+    "tatoeba": ("translate-minute", "model.hidden_size=32", "model.embedding_size=32", "decode.max_length=20"),
+    "rides": ("forecast-minute", "model.hidden_size=16"),
+}
+"""A run of each kind of job: its name, its recipe, and overrides."""
+
+
 class Client:
     """JSON over one connection that stays. It does as little as it can, since the servers are what is measured."""
 
     def __init__(self, port: int):
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=90)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def raw(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def raw(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
+    ) -> tuple[int, bytes]:
+        """The status and the body of an answer.
+
+        Raises:
+            ConnectionError: the server has closed the connection.
+        """
         content = body or b""
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
         self._socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
         found = b""
         while (end := found.find(b"\r\n\r\n")) < 0:
@@ -84,12 +102,25 @@ class Client:
         return part
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON of an answer that is no refusal."""
         status, content = self.raw(method, path, None if body is None else json.dumps(body).encode())
         assert status < 300, content
         return json.loads(content) if content else None
 
+    def leave(self, path: str, body: Any) -> None:
+        """Ask, and go away before the answer."""
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        self._socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
 
 def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -101,7 +132,7 @@ def started(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(600):
+        for _ in range(1200):
             try:
                 Client(port).raw("GET", "/openapi.json")
                 break
@@ -114,25 +145,45 @@ def started(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(40)
 
 
-def serving(run: Path, port: int) -> list[str]:
-    return ["-m", "everstep", "serve", str(run), "--port", str(port), "--ttl", "60"]
+def serving(runs: Sequence[Path], port: int, *options: str) -> list[str]:
+    """The command that serves runs."""
+    return ["-m", "everstep", "serve", *map(str, runs), "--port", str(port), "--ttl", "60", *options]
+
+
+def minute_runs(folder: Path, names: Sequence[str] = tuple(JOBS)) -> list[Path]:
+    """A run of each job, hardly trained; those that are there stay."""
+    found = []
+    for name in names:
+        recipe, *sizes = JOBS[name]
+        found.append(folder / name)
+        if not found[-1].is_dir():
+            short = ["train.max_steps=2", "train.max_epochs=null", "train.max_minutes=null"]
+            es.train(recipe, found[-1], lambda _: None, overrides=[*short, "train.validate_every=null", *sizes])
+    return found
 
 
 class Framed:
     """Sessions over one WebSocket, as plain as `Client`."""
 
-    def __init__(self, port: int):
+    def __init__(self, port: int, run: str | None = None):
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        path = "/sessions" if run is None else f"/sessions?run={run}"
         self._socket.sendall(
-            b"GET /sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
         )
         self._rest = b""
         while (end := self._rest.find(b"\r\n\r\n")) < 0:
-            self._rest += self._socket.recv(1 << 16)
+            self._rest += self._received()
         assert b" 101 " in self._rest[:20], self._rest
         self._rest = self._rest[end + 4 :]
+
+    def _received(self) -> bytes:
+        part = self._socket.recv(1 << 16)
+        if not part:
+            raise ConnectionError
+        return part
 
     def _frame(self) -> bytes:
         """The next binary message; pings are answered."""
@@ -143,7 +194,7 @@ class Framed:
                 start += 2 if size == 126 else 8
                 size = int.from_bytes(data[2:start], "big") if len(data) >= start else 1 << 62
             if len(data) < start + size:
-                self._rest += self._socket.recv(1 << 16)
+                self._rest += self._received()
                 continue
             self._rest = data[start + size :]
             if data[0] == 0x82:
@@ -163,13 +214,16 @@ class Framed:
         return [found[number] for number in range(len(frames))]
 
     def create(self, count: int) -> list[str]:
+        """New sessions."""
         return [payload.decode() for payload in self.ask([request(CREATE, number=k) for k in range(count)])]
 
     def step(self, sessions: list[str], token: int) -> list[bytes]:
+        """The outputs of a step of each session."""
         values = np.int32(token).tobytes()
         return self.ask([request(FEED, session, values, number=k) for k, session in enumerate(sessions)])
 
     def close(self) -> None:
+        """End the connection."""
         self._socket.close()
 
 
@@ -216,6 +270,7 @@ async def many_at_once(port: int) -> AsyncIterator[ManyAtOnce]:
 
 
 def rss(process: int) -> int:
+    """Bytes of a process in memory."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
     assert found is not None
     return 1024 * int(found[1])

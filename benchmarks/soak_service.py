@@ -18,21 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from served import Client, Framed, free_port, minute_runs, rss, serving, started
+from serving_clients import Client, Framed, free_port, minute_runs, rss, serving, started
 
 from everstep.ship.serving.frames import DELETE, FORK, READ, request
 
 TAGGED = ["the", "red", "car", ""]
 
 
-def frames_round(framed: Framed) -> int:
-    """Sessions over a WebSocket: create, step, fork, read, delete."""
+def frames_round(port: int) -> int:
+    """Sessions over a WebSocket of their own: create, step, fork, read, delete."""
+    framed = Framed(port, "play")
     sessions = framed.create(20)
     for token in range(10):
         framed.step(sessions, token)
     sessions += [made.decode() for made in framed.ask([request(FORK, sessions[k], number=k) for k in range(5)])]
     for what in (READ, DELETE):
         framed.ask([request(what, session, number=k) for k, session in enumerate(sessions)])
+    framed.close()
     return 20 * 11 + 5 + 2 * 25
 
 
@@ -62,12 +64,12 @@ def json_round(client: Client, port: int) -> int:
 
 def soak(port: int, process: int, seconds: float) -> dict[str, Any]:
     """Rounds for so many seconds."""
-    framed, client = Framed(port, "play"), Client(port)
+    client = Client(port)
     points: list[tuple[int, int]] = []
     requests, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
         start = time.perf_counter()
-        requests += frames_round(framed) + json_round(client, port)
+        requests += frames_round(port) + json_round(client, port)
         points.append((requests, rss(process)))
         time.sleep(time.perf_counter() - start)
     sessions = next(

@@ -1,12 +1,16 @@
-"""A client of `everstep serve` in the process of a test."""
+"""`everstep serve` in the process of a test with a client, and in a process of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from apart import command, started
 from starlette.testclient import TestClient
 
 import everstep as es
@@ -14,6 +18,17 @@ from everstep.ship.serving.application import application
 from everstep.ship.serving.hosted import Catalogue
 from everstep.ship.serving.service import Service
 from everstep.ship.serving.serving_limits import ServingLimits
+
+
+def running(arguments: Sequence[str], log: Path) -> tuple[ForkServerProcess, str]:
+    """`everstep serve ARGUMENTS --port 0` in another process, and its address, once it answers; its log is a file."""
+    process = started(command, ["serve", *arguments, "--port", "0"], told=log)
+    end = time.monotonic() + 60
+    while (found := re.search(r"(http://[\d.:]+/) is ready", log.read_text("utf-8") if log.exists() else "")) is None:
+        assert process.is_alive(), log.read_text("utf-8")
+        assert time.monotonic() < end, "the server does not begin"
+        time.sleep(0.02)
+    return process, found[1]
 
 
 class Served:

@@ -11,7 +11,7 @@ import torch
 
 import everstep as es
 from everstep.errors import ConfigError, DataError, RunError
-from everstep.runs.drawn_text import spelled
+from everstep.runs.drawn_text import SpelledText, spelled
 from everstep.runs.shipped_recipes import recipes
 from everstep.runs.training import resume
 
@@ -49,7 +49,8 @@ class Letters:
 def drawn(rows: list[str], stop: str = "", end: str | None = None) -> list[str]:
     """What becomes of texts that are drawn letter by letter after `a`."""
     columns = (torch.tensor([ord(letter) - 97 for letter in letters]) for letters in zip(*rows, strict=True))
-    pieces = list(spelled([Letters() for _ in rows], [0], columns, None if end is None else ord(end) - 97, stop))
+    texts = [SpelledText(Letters(), None if end is None else ord(end) - 97, stop) for _ in rows]
+    pieces = list(spelled(texts, [0], columns))
     return ["".join(parts) for parts in zip(*pieces, strict=True)]
 
 
@@ -66,7 +67,7 @@ def test_texts_end_before_a_text_or_a_symbol() -> None:
 
 def test_no_more_is_drawn_when_all_have_ended() -> None:
     endless = (torch.tensor([k % 3 + 1]) for k in itertools.count())
-    assert ["".join(piece) for piece in spelled([Letters()], [0], endless, None, "d")][-1] == ""
+    assert ["".join(piece) for piece in spelled([SpelledText(Letters(), None, "d")], [0], endless)][-1] == ""
 
 
 def test_the_end_symbol_has_to_be_there() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -18,9 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from apart import ended
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from service_client import Served, served
+from service_client import Served, running, served
 
 import everstep as es
 from everstep.native import toolchain
@@ -158,31 +157,26 @@ def _load(port: int, sessions: list[str], states: list[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_after_a_kill_under_load_sessions_are_gone_and_kept_states_go_on(runs: list[Path]) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", STATE_KEY: KEY}
-    command = [sys.executable, "-m", "everstep", "serve", str(runs[0]), "--port", "0"]
+def test_after_a_kill_under_load_sessions_are_gone_and_kept_states_go_on(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STATE_KEY, KEY)
     sessions: list[str] = []
     states: list[str] = []
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    server, address = running([str(runs[0])], tmp_path / "log")
     try:
-        assert server.stderr is not None
-        port = next(int(found[1]) for line in server.stderr if (found := re.search(r"127\.0\.0\.1:(\d+)/ is", line)))
+        port = int(address.split(":")[2].strip("/"))
         clients = [threading.Thread(target=_load, args=(port, sessions, states)) for _ in range(3)]
-        log = threading.Thread(target=server.stderr.read)  # a full pipe would stop the server
-        log.start()
         for client in clients:
             client.start()
         while len(states) < 3:
             assert any(client.is_alive() for client in clients)
             clients[0].join(0.02)
-        server.send_signal(signal.SIGKILL)
-        for client in clients:
-            client.join(20)
     finally:
         server.kill()
-        server.wait()
-        log.join(20)
-        server.stderr.close()  # type: ignore[union-attr]
+    assert ended(server) == -signal.SIGKILL
+    for client in clients:
+        client.join(20)
     assert len(set(sessions)) == 3
     with served(runs[:1], key=KEY.encode()) as again:
         for _ in range(3):

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 import urllib.error
@@ -22,9 +21,10 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from apart import ended
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from service_client import Served, served
+from service_client import Served, running, served
 from starlette.websockets import WebSocketDisconnect
 from typer.testing import CliRunner
 
@@ -325,15 +325,68 @@ def test_a_client_that_leaves_changes_no_session(runs: dict[str, Path]) -> None:
 def test_texts_that_begin_at_the_same_time_are_bounded(runs: dict[str, Path], play: Run) -> None:
     limits = ServingLimits(texts=2)
     service = Service(lambda batched: Catalogue([runs["play"]], None, batched), limits, lambda line: None)
+    hosted = service.catalogue["play"]
 
     async def run() -> list[Any]:
         body = GenerateBody(prompt="a", length=2)
-        texts = (_gathered(_pieces(service, play, body), 60) for _ in range(3))
+        texts = (_gathered(_pieces(service, hosted, play, body), 60) for _ in range(3))
         return await asyncio.gather(*texts, return_exceptions=True)
 
     found = asyncio.run(run())
     assert [one.status for one in found if isinstance(one, Fault)] == [429]
     assert service.texts == 0
+
+
+def test_texts_of_several_clients_share_the_steps_of_the_model(
+    both: Served, play: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted, rows = both.service.catalogue["play"], []
+    engine, batcher = hosted.stepped()
+    step = engine.step
+
+    def counted(values: Any, states: Any) -> Any:
+        rows.append(len(values))
+        return step(values, states)
+
+    monkeypatch.setattr(engine, "step", counted)
+    monkeypatch.setattr(engine, "most", 8)  # its rows are made one after the other, and are those of a row alone
+    hows = [
+        {"prompt": "To be", "length": 40, "seed": 3},
+        {"prompt": "or not", "length": 30, "temperature": 0.5, "top_k": 5, "seed": 4},
+        {"prompt": "", "length": 50, "seed": 5, "stop": "e"},
+        {"prompt": "a", "length": 20, "temperature": 0},
+    ]
+
+    async def run() -> list[Any]:
+        texts = (_pieces(both.service, hosted, play, GenerateBody(**how)) for how in hows)  # type: ignore[arg-type]
+        return await asyncio.gather(*(_gathered(text, 60) for text in texts))
+
+    found = asyncio.run(run())
+    assert [text for text, _ in found] == [play.generate(**how) for how in hows]  # type: ignore[arg-type]
+    assert [tokens for _, tokens in found][:2] == [40, 30]
+    assert found[2][1] <= 50
+    assert max(rows) == 4
+    assert batcher.waiting == both.service.texts == 0
+
+
+def test_a_shared_text_whose_client_leaves_makes_no_further_steps(
+    both: Served, play: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted = both.service.catalogue["play"]
+    engine, _ = hosted.stepped()
+    monkeypatch.setattr(engine, "most", 8)
+
+    async def run() -> str:
+        text = _pieces(both.service, hosted, play, GenerateBody(prompt="To be", length=200, seed=1))
+        first, _ = await anext(text)
+        assert both.service.texts == 1
+        await text.aclose()
+        monkeypatch.setattr(engine, "step", None)  # another step would fail
+        await asyncio.sleep(0.01)
+        return first
+
+    assert asyncio.run(run()) == "To be"
+    assert both.service.texts == 0
 
 
 def test_an_answer_that_cannot_be_looked_up_fails_its_own_feed() -> None:
@@ -698,34 +751,26 @@ def test_tokens_and_addresses_are_checked_before_anything(tmp_path: Path, monkey
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_the_command_serves_and_drains(runs: dict[str, Path]) -> None:
-    environment = {**os.environ, "EVERSTEP_COMPILER": "none", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "everstep", "serve", str(runs["play"]), "--port", "0"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+@pytest.mark.usefixtures("uncompiled")
+def test_the_command_serves_and_drains(runs: dict[str, Path], tmp_path: Path) -> None:
+    server, address = running([str(runs["play"])], tmp_path / "log")
+    port = int(address.split(":")[2].strip("/"))
     try:
-        assert server.stderr is not None
-        found = None
-        while found is None:
-            line = server.stderr.readline()
-            assert line, "the server ended"
-            found = re.search(r"http://127\.0\.0\.1:(\d+)/ is ready", line)
-        port = int(found[1])
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/runs", timeout=10) as answer:
+        with urllib.request.urlopen(f"{address}runs", timeout=10) as answer:
             assert json.load(answer)["runs"][0]["name"] == "play"
-        server.send_signal(signal.SIGHUP)
+        os.kill(server.pid, signal.SIGHUP)  # type: ignore[arg-type]
         with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
             body = json.dumps({"prompt": "To be", "length": 500, "stream": True}).encode()
             head = ["POST /generate HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
             slow.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
             assert b"200 OK" in slow.recv(1 << 12)
-            server.send_signal(signal.SIGTERM)
+            server.terminate()
             rest = b""
             while part := slow.recv(1 << 16):
                 rest += part
             assert b"event: done" in rest  # what was in progress is finished
-        assert server.wait(20) == 0
+        assert ended(server) == 0
     finally:
         server.kill()
-        server.communicate()
     with pytest.raises((urllib.error.URLError, ConnectionError)):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/runs", timeout=2)
+        urllib.request.urlopen(f"{address}runs", timeout=2)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
+from everstep.decode import Sampler
+from everstep.decode.decoder import Decoder
 from everstep.runs.capabilities import Speller
 
 
-class _Row:
-    """One text, spelled until its end."""
+class SpelledText:
+    """One text, spelled until its end.
+
+    Args:
+        speller: turns tokens into text.
+        end: the token that ends the text; None: none does.
+        stop: the text ends before this string; "" for none.
+
+    Attributes:
+        done: whether the text has ended.
+    """
 
     def __init__(self, speller: Speller, end: int | None, stop: str):
         self._speller, self._end, self._stop = speller, end, stop
         self._held = ""  # text that may be the beginning of `stop`
         self.done = False
+
+    def begin(self, given: Sequence[int]) -> str:
+        """The text of the tokens of a prompt, in which nothing ends it."""
+        return self._speller.spell(given)
 
     def spell(self, token: int) -> str:
         """The text that is certain after one more token."""
@@ -42,17 +58,22 @@ class _Row:
         return self._held + self._speller.end()
 
 
-def spelled(
-    spellers: Sequence[Speller], given: Sequence[int], drawn: Iterator[Tensor], end: int | None, stop: str
-) -> Iterator[list[str]]:
+class Writing(NamedTuple):
+    """A model that continues a prompt, what chooses its tokens, and the texts that they become."""
+
+    decoder: Decoder
+    sampler: Sampler
+    texts: list[SpelledText]
+
+
+def spelled(texts: Sequence[SpelledText], given: Sequence[int], drawn: Iterator[Tensor]) -> Iterator[list[str]]:
     """Yield the next piece of each text for each step of `drawn`; the first piece is the text of `given`.
 
-    A text ends before the token `end` or the string `stop`; sampling stops when all texts have ended.
+    Sampling stops when all texts have ended.
     """
-    rows = [_Row(speller, end, stop) for speller in spellers]
-    yield [speller.spell(given) for speller in spellers]
+    yield [text.begin(given) for text in texts]
     for tokens in drawn:
-        yield [row.spell(token) for row, token in zip(rows, tokens.tolist(), strict=True)]
-        if all(row.done for row in rows):
+        yield [text.spell(token) for text, token in zip(texts, tokens.tolist(), strict=True)]
+        if all(text.done for text in texts):
             return
-    yield [row.finish() for row in rows]
+    yield [text.finish() for text in texts]

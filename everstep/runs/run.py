@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from everstep.decode import Sampler, draws
-from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
 from everstep.errors import ConfigError, DataError, RunError, check_finite
 from everstep.look.passage import Passage
@@ -22,7 +21,7 @@ from everstep.runs.call_checks import check_room, checked_lines, seeded
 from everstep.runs.capabilities import ABILITIES, Adaptation, Draws, Streams, abilities
 from everstep.runs.card import in_one_line
 from everstep.runs.data_frames import answered, is_frame, lines_of
-from everstep.runs.drawn_text import spelled
+from everstep.runs.drawn_text import SpelledText, Writing, spelled
 from everstep.runs.folder import RECIPE
 from everstep.runs.opening import CHANGED, compared, decides, digest
 from everstep.runs.progress_bar import progress_bar
@@ -320,21 +319,26 @@ class Run:
                 raise ConfigError(f"{self.path} ({self.recipe.task}): stream takes no settings of texts")
             return self.task.stream(self.model)
         how = how or self.decode
+        decoder, sampler, texts = self.writing(how, seed=seed, count=count, stop=stop, until_end=until_end)
+        state = map_state(lambda leaf: leaf.expand(count, *leaf.shape[1:]), decoder.state)
+        drawn = draws(decoder.step, state, decoder.prompt, how.length, sampler, count)
+        return spelled(texts, decoder.prompt[decoder.begins :].tolist(), drawn)
+
+    def writing(
+        self, how: SamplingSection, *, seed: int | None = None, count: int = 1, stop: str = "", until_end: bool = False
+    ) -> Writing:
+        """What `stream` writes texts with; for the arguments, and what is raised, see there."""
         task = self.able("generate")
-        decoder: Decoder = task.decoder(self.model, how.prompt)
-        check_room(decoder, count)
+        check_room(decoder := task.decoder(self.model, how.prompt), count)
         if until_end and decoder.end is None:
             raise ConfigError(
                 "generate: until_end (--until-end) needs a symbol that ends a sequence, which this run's vocabulary "
                 "lacks; give a text to stop at (--stop)"
             )
-        never = () if how.unk else decoder.never
-        sampler = Sampler(how.temperature, how.top_k, how.top_p, never, seeded(seed, decoder.prompt.device))
-        state = map_state(lambda leaf: leaf.expand(count, *leaf.shape[1:]), decoder.state)
-        drawn = draws(decoder.step, state, decoder.prompt, how.length, sampler, count)
-        spellers = [task.speller() for _ in range(count)]
+        never, random = () if how.unk else decoder.never, seeded(seed, decoder.prompt.device)
+        sampler = Sampler(how.temperature, how.top_k, how.top_p, never, random)
         end = decoder.end if until_end else None
-        return spelled(spellers, decoder.prompt[decoder.begins :].tolist(), drawn, end, stop)
+        return Writing(decoder, sampler, [SpelledText(task.speller(), end, stop) for _ in range(count)])
 
     def passage(self, text: str | None = None, characters: int = 600) -> Passage:
         """A text, or else held-out data, as the model reads it, for pictures.

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from everstep.cancellation import cancelled_by, check_cancelled
+from everstep.decode.section import SamplingSection
+from everstep.runs.drawn_text import Writing
 from everstep.runs.run import Run
 from everstep.ship.serving.faults import Fault, as_fault
+from everstep.ship.serving.hosted import HostedRun
 from everstep.ship.serving.requests import GenerateBody, PredictBody, ScoreBody, UnitsBody
 from everstep.ship.serving.service import Service, StrictRoute, replied, while_there
+from everstep.ship.serving.shared_texts import PIECE_SECONDS, shared_pieces, shares_steps
 from everstep.ship.serving.unit_values import unit_values
 from everstep.ship.serving.work_pool import Stop, late
 from everstep.storage.reading import json_text
 
 BLOCK = 64
 """Lines that are scored between two looks at the clock."""
-PIECE_SECONDS = 0.02
-"""Seconds of sampling between two events of a text."""
+Pieces = AsyncGenerator[tuple[str, int], None]
+"""Pieces of a text, and their numbers of tokens."""
 
 
 def asking_routes(service: Service) -> APIRouter:
@@ -78,7 +83,7 @@ def asking_routes(service: Service) -> APIRouter:
         run = hosted.able("generate")
         if body.length is not None and body.length > limits.tokens:
             raise Fault(422, f"length: expected at most {limits.tokens:,} tokens; got {body.length:,}")
-        pieces = _pieces(service, run, body)
+        pieces = _pieces(service, hosted, run, body)
         if body.stream:
             events = _events(pieces, service)
             first = await anext(events)  # so that an error has its status
@@ -124,36 +129,63 @@ def _scores(run: Run, body: ScoreBody) -> list[dict[str, Any]]:
     return found
 
 
-async def _pieces(service: Service, run: Run, body: GenerateBody) -> AsyncGenerator[tuple[str, int], None]:
-    """Pieces of the text and their numbers of tokens, each sampled in a thread when it is asked for."""
-    limits, pool = service.limits, service.pool
+async def _pieces(service: Service, hosted: HostedRun, run: Run, body: GenerateBody) -> Pieces:
+    """Pieces of the text and their numbers of tokens, each sampled when it is asked for."""
+    limits = service.limits
     names = ("prompt", "length", "temperature", "top_k", "top_p", "unk")
     wanted = {name: getattr(body, name) for name in names if getattr(body, name) is not None}
+    if service.texts >= limits.texts:
+        raise Fault(429, f"{service.texts} texts are being generated; try again later", retry_after=1)
+    service.texts += 1
+    try:
+        try:
+            how = run.decode.replace(**wanted)
+        except Exception as error:
+            raise as_fault(error, "generate", run) from error
+        how = how.replace(length=min(how.length, limits.tokens))
+        async with aclosing((_shared if shares_steps(hosted) else _threaded)(service, hosted, run, body, how)) as found:
+            async for piece in found:
+                service.tally.count("generated_pieces")
+                yield piece
+    finally:
+        service.texts -= 1
+
+
+async def _shared(service: Service, hosted: HostedRun, run: Run, body: GenerateBody, how: SamplingSection) -> Pieces:
+    """Pieces whose steps are shared with other texts and sessions."""
+    seconds = service.limits.seconds
+
+    def begun(stop: Stop) -> Writing:
+        try:
+            return run.writing(how, seed=body.seed, stop=body.stop, until_end=body.until_end)
+        except Exception as error:
+            raise as_fault(error, "generate", run) from error
+
+    writing = await service.pool.run(begun, seconds)
+    async with aclosing(shared_pieces(hosted, writing, how.length, seconds)) as found:
+        async for piece in found:
+            yield piece
+
+
+async def _threaded(service: Service, hosted: HostedRun, run: Run, body: GenerateBody, how: SamplingSection) -> Pieces:
+    """Pieces that are each sampled in a thread."""
+    limits, pool = service.limits, service.pool
 
     def begun(stop: Stop) -> Iterator[list[str]]:
         try:
-            how = run.decode.replace(**wanted)
-            how = how.replace(length=min(how.length, limits.tokens))
             found: Iterator[list[str]] = run.stream(how, seed=body.seed, stop=body.stop, until_end=body.until_end)
             return found
         except Exception as error:
             raise as_fault(error, "generate", run) from error
 
-    if service.texts >= limits.texts:
-        raise Fault(429, f"{service.texts} texts are being generated; try again later", retry_after=1)
-    service.texts += 1
-    try:
-        texts = await pool.run(begun, limits.seconds)
-        is_prompt = True
-        while True:
-            piece = await pool.run(lambda stop: _sampled(run, texts, stop), limits.seconds)
-            service.tally.count("generated_pieces")
-            yield piece.text, piece.tokens - is_prompt  # the first is the prompt, which is no token of the text
-            is_prompt = False
-            if piece.is_last:
-                return
-    finally:
-        service.texts -= 1
+    texts = await pool.run(begun, limits.seconds)
+    is_prompt = True
+    while True:
+        piece = await pool.run(lambda stop: _sampled(run, texts, stop), limits.seconds)
+        yield piece.text, piece.tokens - is_prompt  # the first is the prompt, which is no token of the text
+        is_prompt = False
+        if piece.is_last:
+            return
 
 
 class _Piece:

@@ -24,9 +24,10 @@ export function bar(name, p) {
   return element("li", {}, name, element("span", {}, drawn), element("span", { class: "number" }, percent(p)));
 }
 
-// A background from none (0) to strong (1), on which the text stays readable.
-export function heat(node, share) {
-  node.style.backgroundColor = `rgb(var(--heat) / ${(0.62 * Math.max(0, Math.min(1, share))).toFixed(3)})`;
+// A background from none (0) to strong (1), on which the text stays readable; kind: heat or band.
+export function heat(node, share, kind = "heat") {
+  const strength = Math.max(0, Math.min(1, share)).toFixed(3);
+  node.style.backgroundColor = `rgb(var(--${kind}) / calc(var(--strongest) * ${strength}))`;
 }
 
 export function table(heads, rows) {

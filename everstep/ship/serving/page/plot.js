@@ -1,7 +1,8 @@
 // A plot as inline SVG: lines, and bands between two lines.
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [900, 380, 74, 16, 16, 48];
+const [WIDTH, HEIGHT, RIGHT, TOP, BOTTOM] = [900, 380, 16, 16, 48];
+const NARROWEST = 1e-9; // range of an axis, relative to its numbers, which float64 can still part
 const KINDS = ["first", "second", "third"];
 const DASHES = ["", "dashed", "dotted"];
 
@@ -14,39 +15,59 @@ function shape(name, attributes, text) {
 
 // Round numbers between two limits.
 export function ticks(low, high, about = 5) {
-  const raw = (high - low) / about || 1;
+  const raw = high / about - low / about || 1;
   const size = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((factor) => factor * size).find((one) => one >= raw);
+  const first = Math.ceil(low / step);
   const found = [];
-  for (let k = Math.ceil(low / step); k * step <= high + step * 1e-9; k++) found.push(Number((k * step).toPrecision(12)));
+  for (let k = 0; k <= about + 1; k++) { // counted, since first + k may equal first + k + 1
+    const tick = Number(((first + k) * step).toPrecision(12));
+    if (tick > high + step * 1e-9) break;
+    if (tick !== found.at(-1)) found.push(tick);
+  }
   return found;
 }
 
-const short = (value) => {
+function short(value, digits = 4) {
   const size = Math.abs(value);
-  if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(0);
-  return value.toLocaleString("en", { maximumSignificantDigits: 4 });
-};
+  if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(digits - 4);
+  return value.toLocaleString("en", { maximumSignificantDigits: digits });
+}
+
+// The shortest names that say the numbers exactly.
+export function names(values) {
+  for (let digits = 4; ; digits++) {
+    const found = values.map((value) => short(value, digits));
+    const isExact = found.every((name, k) => Number(name.replaceAll(",", "")) === values[k]);
+    if (digits === 12 || isExact) return found;
+  }
+}
 
 // lines: [{ name, points: [[x, y], …] }], at most three; bands: [{ points: [[x, low, high], …] }].
-export function plot({ lines, bands = [], across, along, label, named = short }) {
+export function plot({ lines, bands = [], across, along, label, named }) {
   const xs = [...lines, ...bands].flatMap((one) => one.points.map((point) => point[0]));
   const ys = [...lines, ...bands].flatMap((one) => one.points.flatMap((point) => point.slice(1)));
   let [left, right] = [Math.min(...xs), Math.max(...xs)];
   let [low, high] = [Math.min(...ys), Math.max(...ys)];
   if (left === right) [left, right] = [left - 1, right + 1];
-  const margin = 0.06 * (high - low) || Math.abs(high) * 0.1 || 1;
+  const margin = low === high ? Math.abs(high) * 0.1 || 1
+    : Math.max(0.06 * (high - low), NARROWEST * Math.max(Math.abs(low), Math.abs(high)));
   [low, high] = [low - margin, high + margin];
+  const heights = ticks(low, high);
+  const told = names(heights);
+  const LEFT = Math.max(74, 32 + 9.5 * Math.max(...told.map((name) => name.length)));
   const x = (value) => LEFT + ((value - left) / (right - left)) * (WIDTH - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
   const svg = shape("svg", { class: "plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
-  for (const tick of ticks(low, high)) {
+  heights.forEach((tick, k) => {
     svg.append(shape("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }));
-    svg.append(shape("text", { x: LEFT - 8, y: y(tick) + 6, "text-anchor": "end", "font-size": 17 }, short(tick)));
-  }
-  for (const tick of ticks(left, right, 6)) {
-    svg.append(shape("text", { x: x(tick), y: HEIGHT - BOTTOM + 22, "text-anchor": "middle", "font-size": 17 }, named(tick)));
-  }
+    svg.append(shape("text", { x: LEFT - 8, y: y(tick) + 6, "text-anchor": "end", "font-size": 17 }, told[k]));
+  });
+  const places = ticks(left, right, 6);
+  const steps = named ? places.map(named) : names(places);
+  places.forEach((tick, k) => {
+    svg.append(shape("text", { x: x(tick), y: HEIGHT - BOTTOM + 22, "text-anchor": "middle", "font-size": 17 }, steps[k]));
+  });
   svg.append(shape("text", { x: (LEFT + WIDTH) / 2, y: HEIGHT - 4, "text-anchor": "middle", "font-size": 17 }, along));
   svg.append(shape("text", { x: 16, y: (TOP + HEIGHT - BOTTOM) / 2, "font-size": 17, "text-anchor": "middle",
     transform: `rotate(-90 16 ${(TOP + HEIGHT - BOTTOM) / 2})` }, across));

@@ -1,7 +1,7 @@
 // One unit or gate over a text: by colour, and as a line.
 
 import { ask } from "./api.js";
-import { byId, element, visible } from "./elements.js";
+import { byId, element, heat, visible } from "./elements.js";
 import { plot } from "./plot.js";
 
 export async function showUnits(run) {
@@ -31,8 +31,7 @@ function draw({ labels, values, part, unit }) {
   const most = Math.max(...values.map(Math.abs), 1e-9);
   byId("unit-text").replaceChildren(...labels.map((label, k) => {
     const piece = element("span", { title: `${visible(label)}: ${values[k].toFixed(3)}` }, label);
-    const colour = values[k] < 0 ? "band" : "heat";
-    piece.style.backgroundColor = `rgb(var(--${colour}) / ${(0.62 * Math.abs(values[k]) / most).toFixed(3)})`;
+    heat(piece, Math.abs(values[k]) / most, values[k] < 0 ? "band" : "heat");
     return piece;
   }));
   const name = `${part} of unit ${unit}`;
