@@ -326,3 +326,14 @@ def test_a_stream_takes_a_memory_of_any_length() -> None:
     cell.double().query.weight = nn.Parameter(torch.zeros(H, H, dtype=F64))  # taken anew, the state with it
     stream(xs[:, 0])
     torch.testing.assert_close(stream.state[1]["memory"], state[1]["memory"].detach())
+
+
+def test_beside_more_than_a_thousand_units() -> None:
+    torch.manual_seed(0)
+    cell = es.Attend(es.LSTM(4 + 300, 300), es.DotAttention(300)).to(F64)
+    xs = torch.randn(2, 3, 4, dtype=F64, requires_grad=True)
+    for size in (1, 7):
+        memory = torch.randn(2, size, 300, dtype=F64, requires_grad=True)
+        one, other = (everything(cell, xs, cell.start(memory), backend) for backend in ("fused", "reference"))
+        for found, wanted in zip(one, other, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)

@@ -22,7 +22,7 @@ from everstep.tracing.refusals import Untraceable
 
 _KEPT = 256
 """Most sizes with cached programs."""
-_LARGEST = 1024
+_LARGEST = 4096
 """Largest other dimension for which free sizes are supported."""
 _APART = (
     "step",
