@@ -111,7 +111,7 @@ def test_directions_that_cannot_be_read(text: str) -> None:
         ({"pairs": ("en-de", "de-en"), "zero_shot": ("de-fr",)}, r"zero_shot: de-fr: no direction of pairs writes fr"),
         ({"pairs": ("en-de",), "zero_shot": ("fr-de",)}, r"zero_shot: fr-de: no direction of pairs reads fr"),
         ({"pairs": ("en-de",), "vocabulary": "separate"}, r"vocabulary: expected joint"),
-        ({"pairs": ("en-de",), "tokenisation": "moses"}, r"tokenisation: expected none or given beside pairs"),
+        ({"pairs": ("0-1",), "tokenisation": "moses"}, r"tokenisation: moses needs languages .*got '0'"),
         ({"zero_shot": ("en-de",)}, r"zero_shot: expected pairs beside it"),
         ({"mixing_temperature": 2.0}, r"mixing_temperature: expected pairs beside it"),
         ({"pairs": ("en-de",), "mixing_temperature": 0.5}, r"mixing_temperature"),
@@ -126,6 +126,8 @@ def test_a_language_to_translate_to_that_the_recipe_lacks() -> None:
     with pytest.raises(ConfigError, match=r"decode\.to: expected a target language of this recipe \(fr\); got de"):
         load_task("translate-own", ["decode.to=de"])
     assert load_task("translate-own", ["decode.to=fr"])
+    with pytest.raises(ConfigError, match=r"decode\.source: expected a language that is read \(en\); got de"):
+        load_task("translate-own", ["decode.source=de"])
 
 
 # ----------------------------------------------------------------------------------------------------------------- tags
@@ -216,6 +218,24 @@ def test_a_text_of_several_directions_counts_once_in_the_vocabulary(tmp_path: Pa
     assert words == sorted(every)
 
 
+def test_moses_has_rules_for_each_language(tmp_path: Path) -> None:
+    lines = {"en": "it's here.", "fr": "l'été, d'accord."}
+    for language, line in lines.items():
+        (tmp_path / f"m.{language}").write_text(f"{line}\n")
+    found = texts(str(tmp_path / "m"), pairs=("en-fr", "fr-en"), tokenisation="moses", valid_fraction=0)
+    sides = found.languages()
+    parted = {"en": "it 's here .", "fr": "l' été , d' accord ."}
+    for source, target in (("en", "fr"), ("fr", "en")):
+        both = found.toward(sides, Direction(source, target))
+        (ids,) = (both.source.encode([lines[source]]).row(0),)
+        assert both.source.pieces(ids) == [f"<2{target}>", *parted[source].split(), "<eos>"]
+        assert both.target.text(both.target.encode([lines[target]]).row(0)) == lines[target]
+        assert found.asked(sides, target, source).source.encode([lines[source]]).row(0) == ids
+    with pytest.raises(ConfigError, match=r"reads en, fr, each with its own rules of Moses.*decode\.source=en"):
+        found.asked(sides, "fr", None)
+    assert found.coded("train", sides, learn=True).source.lengths.tolist() == [6, 8]
+
+
 def test_names_may_lack_languages(tmp_path: Path) -> None:
     one, other = corpus(tmp_path, "a", 20, languages="en de"), corpus(tmp_path, "b", 10, languages="en fr")
     found = texts((one, other), valid_fraction=0, mixing_temperature=1e6)
@@ -295,6 +315,27 @@ def test_the_command_line(run: es.Run) -> None:
     assert "say to which" in cli("predict", run.path, given="one\n").output
     scored = cli("score", run.path, "decode.to=de", given="one\teins\none\tun\n").stdout.splitlines()
     assert float(scored[0].split("\t")[0]) > float(scored[1].split("\t")[0])
+
+
+def test_a_run_knows_the_tokens_of_its_languages(run: es.Run) -> None:
+    known = es.load(run.path).task.sides.target.own  # type: ignore[attr-defined]
+    tokenizer = run.task.sides.target.tokenizer  # type: ignore[attr-defined]
+    assert sorted(known) == ["de", "en", "fr"]
+    words = {tokenizer.symbols[token] for token in known["fr"]} - {"<eos>", "<unk>"}
+    assert words == set(WORDS["fr"])
+    lines = ["drei eins", "acht", "fünf fünf zwei"]  # German to French is never trained
+    own = run.decoding(["decode.to=fr", "decode.own_tokens=true", "decode.min_length=1"])
+    written = {word for one in own.predict(lines) for word in one.text.split()}
+    assert written
+    assert written <= set(WORDS["fr"])
+    (run.path / "languages.json").rename(run.path / "away.json")
+    try:
+        with pytest.raises(RunError, match=r"languages\.json"):
+            es.load(run.path)
+    finally:
+        (run.path / "away.json").rename(run.path / "languages.json")
+    with pytest.raises(ConfigError, match=r"decode\.own_tokens: expected false, or data\.pairs"):
+        load_task("translate-own", ["decode.own_tokens=true"])
 
 
 def test_figures_of_every_direction(run: es.Run) -> None:

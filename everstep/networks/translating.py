@@ -33,6 +33,11 @@ class TranslationSearch(BeamSection):
 
     to: str | None = None
     """language to translate to; a run of several target languages needs it"""
+    source: str | None = None
+    """language of the texts; a run that reads several needs it where data.tokenisation is moses"""
+    own_tokens: bool = False
+    """writes only tokens that the training texts of the target language have; else a run of several languages may
+    answer an untrained direction (data.zero_shot) in the language that it was trained to write from this source"""
     max_length: Count = 200
     """longest translation, in tokens"""
     length_ratio: Positive | None = 4.0
@@ -62,9 +67,12 @@ def translated(
         constraints: for each source, an automaton that its translations obey, or None; () for none.
 
     Raises:
-        ConfigError: `how.replace_unknown` and a model without attention.
+        ConfigError: `how.replace_unknown` and a model without attention; `how.own_tokens` and none are known.
     """
     model.eval()
+    if how.own_tokens and target.only is None:
+        raise ConfigError("decode.own_tokens: this run has no record of the tokens of its languages; train it again")
+    allowed = target.only if how.own_tokens else None
     found: list[list[Hypothesis]] = [[]] * len(source.lengths)
     how = how.replace(unk=True) if how.replace_unknown else how
     device = model.device
@@ -78,7 +86,9 @@ def translated(
         if how.replace_unknown and decoder.attention is None:
             raise ConfigError("decode.replace_unknown: expected attention, which a model of the ensemble lacks")
         legal = [constraints[row] for row in rows.tolist()] if constraints else ()
-        for place, best in zip(rows.tolist(), beam_search(decoder, _plain(how), constraints=legal), strict=True):
+        for place, best in zip(
+            rows.tolist(), beam_search(decoder, _plain(how), constraints=legal, allowed=allowed), strict=True
+        ):
             found[place] = best
         progress(done := done + len(rows), len(source.lengths))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from everstep.data.text.moses import Moses
 from everstep.errors import ConfigError, DataError, counted
 from everstep.runs.directions import Direction, mixture, repeated
 from everstep.runs.pair_section import PairSection
-from everstep.runs.pair_tokens import FILES, CodedPairs, NoPairs, Sides, coded_pairs
+from everstep.runs.pair_tokens import FILES, CodedPairs, NoPairs, Sides, coded_pairs, own_tokens
 
 
 class PairTexts:
@@ -35,6 +35,7 @@ class PairTexts:
     def __init__(self, section: PairSection, seed: int):
         self.section, self._seed = section, seed
         self._valid: CodedPairs | None = None
+        self._of_languages: dict[Side, Moses] = {}
 
     def splits(self) -> tuple[str, ...]:
         """The splits of the recipe, among train, valid and test."""
@@ -117,43 +118,60 @@ class PairTexts:
         """Both languages, with vocabularies from the training split alone."""
         if self.section.vocabulary == "joint":
             both = self._tokenizer(self._words((0, 1)))
-            return self.sides(both, both)
+            sides = self.sides(both, both)
+            return self.sides(both, both, self._own(sides)) if self.section.pairs else sides
         return self.sides(self._tokenizer(self._words((0,))), self._tokenizer(self._words((1,))))
 
-    def sides(self, source: Tokenizer, target: Tokenizer) -> Sides:
-        """Both languages with these vocabularies."""
-        reverse = self.section.reverse_source
-        return Sides(Language(source, self._moses[0], reverse), Language(target, self._moses[1]))
+    def _own(self, sides: Sides) -> dict[str, list[int]]:
+        """The tokens that the training texts of each target language have."""
+        found: dict[str, set[int]] = {}
+        for direction in self.directions("train"):
+            tokens = self._coded("train", sides, direction, learn=True).target.tokens
+            found.setdefault(str(direction.target), set()).update(np.unique(tokens).tolist())
+        return {language: sorted(tokens) for language, tokens in found.items()}
+
+    def sides(self, source: Tokenizer, target: Tokenizer, own: Mapping[str, Sequence[int]] | None = None) -> Sides:
+        """Both languages with these vocabularies, and the tokens of each language where there are several."""
+        one, other = (self._moses(side) if self.section.pairs is None else None for side in self.section.directions[0])
+        return Sides(Language(source, one, self.section.reverse_source), Language(target, other, own=own))
 
     def toward(self, sides: Sides, direction: Direction) -> Sides:
-        """Both languages for one direction, whose target a tag names where there are several."""
+        """Both languages for one direction; where there are several, a tag names its target."""
         targets = self.section.targets
-        return sides._replace(source=sides.source.toward(str(direction.target), targets)) if targets else sides
+        if not targets:
+            return sides
+        one, other = map(self._moses, direction)
+        source = sides.source.toward(str(direction.target), targets, one)
+        return Sides(source, sides.target.written_as(str(direction.target), other))
 
-    def asked(self, sides: Sides, to: str | None) -> Sides:
-        """Both languages for texts of any language that are to become `to`; None: the only target language.
+    def asked(self, sides: Sides, to: str | None, source: str | None) -> Sides:
+        """Both languages for texts of the language `source` that are to become `to`; None: the only one there is.
 
         Raises:
-            ConfigError: `to` is None, and there are several.
+            ConfigError: `to` is None, and there are several; or `source`, which tokenisation by Moses asks for.
         """
+        readable = dict.fromkeys(str(direction.source) for direction in self.section.tested)
+        if source is None and self.section.tokenisation == "moses" and len(readable) > 1:
+            raise ConfigError(
+                f"this run reads {', '.join(readable)}, each with its own rules of Moses: say which "
+                f"(decode.source={next(iter(readable))})"
+            )
         known = self.section.targets or (str(self.section.target),)
         if to is None and len(known) > 1:
             raise ConfigError(
                 f"this run translates to {', '.join(known)}: say to which (--to, or decode.to={known[0]})"
             )
-        return self.toward(sides, Direction("", to or known[0]))
+        return self.toward(sides, Direction(source or next(iter(readable)), to or known[0]))
 
     def opened(self, run: Path) -> Sides:
         """Read what `Sides.save` wrote into a run."""
         source, target = (Tokenizer.load(run / name) for name in FILES)
-        return self.sides(source, target)
+        return self.sides(source, target, own_tokens(run, target.vocab_size))
 
-    @cached_property
-    def _moses(self) -> tuple[Moses | None, Moses | None]:
-        section = self.section
-        if section.tokenisation != "moses":
-            return None, None
-        return Moses(str(section.source)), Moses(str(section.target))
+    def _moses(self, language: Side) -> Moses | None:
+        if self.section.tokenisation != "moses":
+            return None
+        return self._of_languages.setdefault(language, Moses(str(language)))
 
     def _words(self, sides: tuple[int, ...]) -> Iterator[str]:
         read: set[tuple[int, Side]] = set()
@@ -163,7 +181,7 @@ class PairTexts:
                 for side in sides:
                     read.add((number, direction[side]))
                     if pair.texts[side] and (number, direction[side]) not in before:
-                        yield as_words(pair.texts[side], self.section.unit, self._moses[side])
+                        yield as_words(pair.texts[side], self.section.unit, self._moses(direction[side]))
 
     def _tokenizer(self, lines: Iterator[str]) -> Tokenizer:
         section = self.section
@@ -282,11 +300,12 @@ class PairTexts:
             f"vocabulary: {vocabulary if sides.joint else ' and '.join(sizes)}, {section.unit}",
         ]
 
-    def drawn(self, to: str | None, held_out: bool) -> Direction:
-        """The direction that pictures are of: the first, or the first to the language `to`; if they are of held-out
-        texts, among those of the last split."""
+    def drawn(self, source: str | None, to: str | None, held_out: bool) -> Direction:
+        """The direction that pictures are of: the first, or the first from and to these languages; if they are of
+        held-out texts, among those of the last split."""
         directions = self.directions(self.splits()[-1]) if held_out else self.section.tested
-        return next((one for one in directions if to in (None, str(one.target))), directions[0])
+        fit = (one for one in directions if source in (None, str(one.source)) and to in (None, str(one.target)))
+        return next(fit, directions[0])
 
     def passage(self, text: str | None, characters: int, direction: Direction) -> str:
         """A source text to draw.

@@ -72,9 +72,10 @@ class PairSection(VocabularySection):
             yield "target", f"expected another than source; got {self.target!r} for both"
         if self.eos is False:
             yield "eos", "expected null or true: outputs end with <eos>; got false"
-        numbers = [side for side in (self.source, self.target) if str(side).isdecimal()]
+        named = (self.source, self.target) if self.pairs is None else "-".join(self.pairs).split("-")
+        numbers = [side for side in named if str(side).isdecimal()]
         if self.tokenisation == "moses" and numbers:
-            yield "tokenisation", f"moses needs languages as source and target, such as en; got {numbers[0]!r}"
+            yield "tokenisation", f"moses needs languages such as en as sources and targets; got {numbers[0]!r}"
 
     def _directions_disagree(self, pairs: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         """Directions that cannot be read, are named twice or cannot be translated, and settings of one language."""
@@ -96,8 +97,6 @@ class PairSection(VocabularySection):
                 yield "zero_shot", f"{direction}: no direction of pairs {strange}"
         if self.vocabulary != "joint":
             yield "vocabulary", "expected joint beside pairs: every language is read and written by one model"
-        if self.tokenisation == "moses":
-            yield "tokenisation", "expected none or given beside pairs: moses is for one language on each side"
 
     def problems(self, find: Callable[[str, str], Any]) -> Iterator[str]:
         """Missing packages."""

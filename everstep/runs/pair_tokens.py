@@ -17,12 +17,16 @@ from everstep.data.pair_batches import TokenSequences
 from everstep.data.readers.text_pairs import Pair
 from everstep.data.text.language import BLOCK, Language
 from everstep.data.text.pair_cache import stored_pairs
+from everstep.errors import RunError
 from everstep.runs.pair_section import PairSection
 from everstep.storage.files import replace_file
+from everstep.storage.reading import parse_json, read_small
 
 SHOWN = 3
 """The most places that a note names for each reason."""
 FILES = ("tokenizer.json", "tokenizer.target.json")
+LANGUAGES, LARGEST = "languages.json", 1 << 28
+"""The file with the tokens of each target language, and its most bytes."""
 CACHED = 1 << 20
 """Fewest bytes of files, as they are stored, whose tokens are kept in the cache and mapped from there."""
 _FORMAT = 1  # of what the cache keeps; another one where the same texts give other tokens or leave out other pairs
@@ -47,9 +51,30 @@ class Sides(NamedTuple):
         return self.source.tokenizer.digest == self.target.tokenizer.digest
 
     def save(self, run: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer.target.json`, which are equal if the vocabulary is joint."""
+        """Write `tokenizer.json` and `tokenizer.target.json`, which are equal if the vocabulary is joint, and
+        `languages.json`."""
         for name, side in zip(FILES, self, strict=True):
             replace_file(run / name, side.tokenizer.to_bytes())
+        replace_file(run / LANGUAGES, json.dumps(dict(self.target.own)).encode())
+
+
+def own_tokens(run: Path, vocabulary: int) -> dict[str, list[int]]:
+    """The tokens of each target language, as `Sides.save` wrote them; {} for runs that know none.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = run / LANGUAGES
+    if not path.exists():  # runs of an earlier version
+        return {}
+    try:
+        found = parse_json(read_small(path, LARGEST))
+        rows = {str(language): [int(token) for token in tokens] for language, tokens in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: expected the tokens of each language, as JSON ({error})") from None
+    if any(not 0 <= token < vocabulary for tokens in rows.values() for token in tokens):
+        raise RunError(f"{path}: expected tokens below {vocabulary}, the size of the vocabulary")
+    return rows
 
 
 class CodedPairs(NamedTuple):

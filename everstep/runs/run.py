@@ -387,7 +387,8 @@ def _another(one: Run, other: Run) -> str:
     if other.recipe.task != one.recipe.task:
         return f"it is of another job ({other.recipe.task}, not {one.recipe.task})"
     for name in one.task.files:
-        if digest(one.path / name) != digest(other.path / name):
+        both = [some.path / name for some in (one, other)]  # a run of an earlier version may lack one
+        if all(path.exists() for path in both) and digest(both[0]) != digest(both[1]):
             return f"its {name} is another one; runs with the same data and seed share it, and so do those of --from"
     old, new = flat(one.recipe), flat(other.recipe)
     changed = [key for key in old if key.startswith("data.") and decides(key) and new.get(key) != old[key]]

@@ -35,9 +35,10 @@ def translation_pictures(
 ) -> Iterator[tuple[Path, str]]:
     """Draw attention maps of held-out sources or of the lines of `text`; without `text` also accuracy by length.
 
-    Among several directions they are of the first, or of the first to `decode.to`; a map of sentences is of all.
+    Among several directions they are of the first, or the first from `decode.source` to `decode.to`; a map of
+    sentences is of all.
     """
-    direction = texts.drawn(how.to, held_out=text is None)
+    direction = texts.drawn(how.source, how.to, held_out=text is None)
     plain, sides = sides, texts.toward(sides, direction)
     if text is None:
         split = texts.splits()[-1]

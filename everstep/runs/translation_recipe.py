@@ -43,5 +43,11 @@ class TranslationRecipe(Recipe):
         if self.decode.coverage_penalty and self.model.context != "attention":
             yield "decode.coverage_penalty", f"expected 0 where model.context is {self.model.context}"
         known = self.data.targets or (str(self.data.target),)
+        if self.decode.own_tokens and self.data.pairs is None:
+            yield "decode.own_tokens", "expected false, or data.pairs beside it: one direction writes one language"
+        readable = dict.fromkeys(str(direction.source) for direction in self.data.tested)
+        if self.decode.source is not None and self.decode.source not in readable:
+            known_sources = ", ".join(readable)
+            yield "decode.source", f"expected a language that is read ({known_sources}); got {self.decode.source}"
         if self.decode.to is not None and self.decode.to not in known:
             yield "decode.to", f"expected a target language of this recipe ({', '.join(known)}); got {self.decode.to}"

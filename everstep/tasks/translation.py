@@ -21,7 +21,7 @@ from everstep.networks.translating import SCORED
 from everstep.networks.translator_ensemble import TranslatorEnsemble
 from everstep.runs.directions import Direction
 from everstep.runs.pair_data import PairTexts
-from everstep.runs.pair_tokens import FILES, Sides
+from everstep.runs.pair_tokens import FILES, LANGUAGES, Sides
 from everstep.runs.predictions import in_blocks
 from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.runs.translation_pictures import source_passage, translation_pictures
@@ -37,7 +37,7 @@ class Translation(Task[TranslationRecipe]):
     Recipe = TranslationRecipe
     extras = ("sacrebleu",)
     remedy = REMEDY
-    files = FILES
+    files = (*FILES, LANGUAGES)
     scores = frozenset({"bleu", "chrf"})
     shown = ("bleu", "chrf", "nats_per_token", "perplexity")
     meaning = MEANING
@@ -54,7 +54,7 @@ class Translation(Task[TranslationRecipe]):
             say(line)
 
     def save(self, run: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer.target.json`."""
+        """Write the tokenizers and `languages.json`."""
         self.sides.save(run)
 
     def open(self, run: Path) -> None:
@@ -122,7 +122,7 @@ class Translation(Task[TranslationRecipe]):
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """The translation of each line. The record has the alignment, the scores and the n best."""
         how = asked_search(self.recipe.decode, asked.n_best)
-        sides = self.texts.asked(self.sides, how.to)
+        sides = self.texts.asked(self.sides, how.to, how.source)
         return in_blocks(wishes(lines, asked.format), lambda block: translations(model, block, sides, how))
 
     def together(self, models: Sequence[Any]) -> TranslatorEnsemble:
@@ -131,11 +131,13 @@ class Translation(Task[TranslationRecipe]):
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p(target | source) of lines `source<TAB>target`, in nats."""
-        return pair_scores(model, lines, self.texts.asked(self.sides, self.recipe.decode.to), first_line)
+        how = self.recipe.decode
+        return pair_scores(model, lines, self.texts.asked(self.sides, how.to, how.source), first_line)
 
     def passage(self, model: Any, text: str | None, characters: int) -> Passage:
         """A held-out source, or the given text, as the encoder reads it."""
-        direction = self.texts.drawn(self.recipe.decode.to, held_out=text is None)
+        how = self.recipe.decode
+        direction = self.texts.drawn(how.source, how.to, held_out=text is None)
         source, sides = self.texts.passage(text, characters, direction), self.texts.toward(self.sides, direction)
         return source_passage(model, sides, source, self.recipe.data.unit)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -32,6 +32,8 @@ class Language:
         moses: parts words and punctuation marks before, and puts them together after; None: nothing does.
         reverse: tokens come in reverse (Sutskever 2014), but the end.
         tag: a token before each line, beyond those of the vocabulary, and its name.
+        own: the tokens that training texts have, by language, where a model writes several.
+        only: those of this language; None: any.
 
     Raises:
         ValueError: a tokenizer without `<eos>`.
@@ -43,23 +45,31 @@ class Language:
         moses: Moses | None = None,
         reverse: bool = False,
         tag: tuple[int, str] | None = None,
+        own: Mapping[str, Sequence[int]] | None = None,
+        only: Sequence[int] | None = None,
     ):
         if tokenizer.eos_id is None:
             raise ValueError("Language: expected a tokenizer whose lines end with <eos>")
         self.tokenizer, self.moses, self.reverse, self.tag = tokenizer, moses, reverse, tag
         self.end: int = tokenizer.eos_id
+        self.own, self.only = own or {}, only
 
-    def toward(self, target: str, targets: Sequence[str]) -> Language:
+    def toward(self, target: str, targets: Sequence[str], moses: Moses | None = None) -> Language:
         """This language as the source of a model of several target languages (Johnson 2017).
 
         The token V + k, which is written as `<2fr>`, is before each line, where `target` is number k of `targets`.
+        `moses` is that of the lines.
 
         >>> words = Language(Tokenizer.train(["a man\\n"], "words"))
         >>> words.toward("fr", ["de", "fr"]).encode(["a man"]).tokens.tolist(), words.tokenizer.vocab_size
         ([5, 2, 3, 0], 4)
         """
         tag = self.tokenizer.vocab_size + targets.index(target), f"<2{target}>"
-        return Language(self.tokenizer, self.moses, self.reverse, tag)
+        return Language(self.tokenizer, moses, self.reverse, tag)
+
+    def written_as(self, target: str, moses: Moses | None = None) -> Language:
+        """This language as the target of a model of several: as `target`, whose lines are those of `moses`."""
+        return Language(self.tokenizer, moses, own=self.own, only=self.own.get(target))
 
     def encode(self, lines: Iterable[str]) -> TokenSequences:
         """The tokens of each line, the tag and `<eos>` included; an empty line is these alone."""
