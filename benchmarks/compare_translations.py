@@ -1,9 +1,10 @@
 """Two translation runs on the same test sets: BLEU of each, and whether the difference is more than chance.
 
-    python benchmarks/compare_translations.py RUN RUN2 [--data PREFIX …] [--json FILE] [decode.beam_width=5 …]
+    python benchmarks/compare_translations.py RUN RUN2 [--data PREFIX …] [--names NAME NAME2] [--json FILE]
+        [--picture PNG] [decode.beam_width=5 …]
 
-Without --data, the four test sets of Multi30k, en to de. All sets together are one test (Koehn 2004): one set of 1,000
-texts cannot tell 1 BLEU.
+Without --data, the four test sets of Multi30k. All sets together are one test (Koehn 2004): one set of 1,000 texts
+cannot tell 1 BLEU. All texts are also compared in groups of similar length, which the picture draws.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 
 import everstep as es
+from everstep.look.by_length import length_groups
+from everstep.look.style import COLOURS, DASHES, canvas, label, legend, save
 from everstep.measures.paired_bootstrap import PairedBootstrap, Statistics, bleu_statistics, paired_bootstrap
 from everstep.runs.recipe_files import changed
 from everstep.runs.translations import best_texts, in_one_form
@@ -24,8 +27,8 @@ TESTS = ("test_2016_flickr", "test_2017_flickr", "test_2017_mscoco", "test_2018_
 PREFIX = "${EVERSTEP_DATA}/multi30k/tok/{}.lc.norm.tok"
 
 
-def statistics(run: Any, data: str) -> Statistics:
-    """What BLEU counts in each translation of a test set by a run."""
+def statistics(run: Any, data: str) -> tuple[Statistics, list[int]]:
+    """What BLEU counts in each translation of a test set by a run, and the words of each source."""
     task: Any = changed(run.task, [f"data.test={json.dumps(data)}"])
     task.open(run.path)
     texts, section = task.texts, task.recipe.data
@@ -33,7 +36,34 @@ def statistics(run: Any, data: str) -> Statistics:
     sources, references = texts.texts("test", direction)
     found, _ = best_texts(run.model, sources, texts.toward(task.sides, direction), task.recipe.decode)
     one, other = (in_one_form(some, section.normal_form) for some in (found, references))
-    return bleu_statistics(one, other, section.tokenisation == "given", section.lowercase)
+    counted = bleu_statistics(one, other, section.tokenisation == "given", section.lowercase)
+    return counted, [len(source.split()) for source in sources]
+
+
+def by_length(one: Statistics, other: Statistics, words: list[int], samples: int) -> dict[str, PairedBootstrap]:
+    """The comparison of texts of similar length, by the range of their words."""
+    found = {}
+    for group in map(np.array, length_groups(words)):
+        ends = sorted({words[group[0]], words[group[-1]]})
+        found[f"{'–'.join(map(str, ends))} words"] = paired_bootstrap(one[group], other[group], samples)
+    return found
+
+
+def draw(groups: dict[str, PairedBootstrap], names: list[str], path: Path) -> None:
+    """BLEU of both by length; the band around the second is the 95 % interval of the difference."""
+    figure = canvas(height=5.0)
+    axes = figure.subplots()
+    found, places = list(groups.values()), np.arange(len(groups))
+    axes.plot(places, [one.one for one in found], DASHES[0], color=COLOURS[0], marker="o", label=names[0])
+    second = np.array([one.other for one in found])
+    within = np.array([[one.one - one.high, one.one - one.low] for one in found]).T
+    axes.plot(places, second, DASHES[1], color=COLOURS[1], marker="s", label=names[1])
+    axes.fill_between(places, *within, color=COLOURS[1], alpha=0.2, linewidth=0)
+    axes.set_xticks(places, [name.removesuffix(" words") for name in groups])
+    axes.set_ylim(0, 1.1 * max(one.one for one in found))
+    label(axes, "words of the source", "BLEU")
+    legend(axes, loc="center left")
+    save(figure, path)
 
 
 def row(name: str, found: PairedBootstrap) -> str:
@@ -51,22 +81,31 @@ def main() -> None:
     parser.add_argument("other", type=Path)
     parser.add_argument("decode", nargs="*", help="settings of decode for both, such as decode.beam_width=10")
     parser.add_argument("--data", nargs="+", default=[PREFIX.replace("{}", name) for name in TESTS])
+    parser.add_argument("--names", nargs=2, default=["one", "other"])
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     runs = [es.load(path).decoding(asked.decode) for path in (asked.one, asked.other)]
-    print(f"{'':24} {'texts':>6} {'one':>7} {'other':>7} {'':>7}  95 %            better  p")
-    each: dict[str, list[Statistics]] = {}
+    print(f"{'':24} {'texts':>6} {asked.names[0][:7]:>7} {asked.names[1][:7]:>7} {'':>7}  95 %            better  p")
+    each: list[tuple[Statistics, Statistics]] = []
     table: dict[str, PairedBootstrap] = {}
+    words: list[int] = []
     for data in asked.data:
-        each[data] = [statistics(run, data) for run in runs]
-        table[Path(data).name] = paired_bootstrap(each[data][0], each[data][1], asked.samples)
+        (first, lengths), (second, _) = (statistics(run, data) for run in runs)
+        each.append((first, second))
+        words += lengths
+        table[Path(data).name] = paired_bootstrap(first, second, asked.samples)
         print(row(Path(data).name[:24], table[Path(data).name]), flush=True)
-    one, other = (np.concatenate([both[side] for both in each.values()]) for side in (0, 1))
-    table["all"] = paired_bootstrap(one, other, asked.samples)
-    print(row("all", table["all"]))
+    one, other = (np.concatenate([both[side] for both in each]) for side in (0, 1))
+    groups = by_length(one, other, words, asked.samples)
+    table |= {"all": paired_bootstrap(one, other, asked.samples), **groups}
+    for name in ("all", *groups):
+        print(row(name, table[name]))
     if asked.json:
         asked.json.write_text(json.dumps({name: found._asdict() for name, found in table.items()}, indent=1) + "\n")
+    if asked.picture:
+        draw(groups, asked.names, asked.picture)
 
 
 if __name__ == "__main__":
