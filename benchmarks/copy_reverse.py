@@ -1,9 +1,11 @@
 """Strings of random symbols, copied and reversed: one vector of the source beside attention, by length.
 
-    python benchmarks/copy_reverse.py [--steps N] [--json FILE] [--picture PNG]
+    python benchmarks/copy_reverse.py [--share S] [--tasks copy] [--json FILE] [--picture PNG]
 
 Four models are trained on strings of 1 to 10 symbols out of 8 and search greedily. Accuracy is the share of 200
-held-out strings of each length, 1 to 20, that are written without an error.
+held-out strings of each length, 1 to 20, that are written without an error. With one vector, lengths grow during
+training: at first strings have at most 2 symbols, and all lengths come from six tenths of the steps on (a curriculum,
+Bengio 2009).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +27,28 @@ from everstep.look.style import COLOURS, DASHES, GREY, canvas, label, legend, sa
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 
 SYMBOLS, SEEN, LONGEST, TESTED = 8, 10, 20, 200
-CONTEXTS = {"attention": "attention", "one vector": "initial"}
+SHORTEST, GROWN = 2, 0.6
+"""The longest strings at first, and the share of the steps after which they are as long as SEEN."""
+
+
+class Training(NamedTuple):
+    """A network and how it is trained."""
+
+    network: dict[str, Any]
+    steps: dict[str, int]
+    growing: bool
+
+
+TRAININGS = {
+    "attention": Training(
+        {"context": "attention", "cell": "LSTM", "hidden_size": 128}, {"copy": 1500, "reverse": 1500}, growing=False
+    ),
+    "one vector": Training(
+        {"context": "initial", "cell": "GRU", "hidden_size": 256, "bidirectional": False},
+        {"copy": 6000, "reverse": 6000},
+        growing=True,
+    ),
+}
 
 
 def strings(
@@ -40,24 +64,27 @@ def strings(
     return source, target
 
 
-def trained(context: str, reverse: bool, steps: int) -> tuple[EncoderDecoder, float]:
-    """A model, and the seconds of its training."""
+def longest(step: int, steps: int) -> int:
+    """The longest strings of a step where lengths grow."""
+    return min(SEEN, int(SHORTEST + (SEEN + 1 - SHORTEST) * step / (GROWN * steps)))
+
+
+def trained(how: Training, reverse: bool, steps: int) -> tuple[EncoderDecoder, float]:
+    """A model, and the CPU seconds of its training."""
     torch.manual_seed(0)
-    section = EncoderDecoderSection(
-        context=context, embedding_size=32, hidden_size=128, bidirectional=context == "attention", tied="all"
-    )
-    model = EncoderDecoder(section, SYMBOLS + 1, SYMBOLS + 1)
+    model = EncoderDecoder(EncoderDecoderSection(embedding_size=32, tied="all", **how.network), *[SYMBOLS + 1] * 2)
     optimizer = torch.optim.Adam(model.parameters(), 0.004)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    random, start = np.random.default_rng(0), time.perf_counter()
-    for _ in range(steps):
-        batch = PairBatches(*strings(random, random.integers(1, SEEN + 1, 128), reverse), 0, 128).batch(0, 0)
+    random, start = np.random.default_rng(0), time.process_time()
+    for step in range(steps):
+        most = longest(step, steps) if how.growing else SEEN
+        batch = PairBatches(*strings(random, random.integers(1, most + 1, 128), reverse), 0, 128).batch(0, 0)
         optimizer.zero_grad()
         (model.losses(batch)[0].sum() / batch.count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return model.eval(), time.perf_counter() - start
+    return model.eval(), time.process_time() - start
 
 
 def accuracies(model: EncoderDecoder, reverse: bool) -> list[float]:
@@ -93,17 +120,20 @@ def draw(results: dict[str, list[float]], path: Path) -> None:
 def main() -> None:
     """Train, measure, print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps, for a quick look")
+    parser.add_argument("--tasks", nargs="+", choices=("copy", "reverse"), default=["copy", "reverse"])
+    parser.add_argument("--contexts", nargs="+", choices=tuple(TRAININGS), default=[*TRAININGS])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     results: dict[str, list[float]] = {}
-    for task in ("copy", "reverse"):
-        for name, context in CONTEXTS.items():
-            model, seconds = trained(context, task == "reverse", asked.steps)
+    for task in asked.tasks:
+        for name in asked.contexts:
+            how = TRAININGS[name]
+            model, seconds = trained(how, task == "reverse", round(asked.share * how.steps[task]))
             values = results[f"{task}, {name}"] = accuracies(model, task == "reverse")
             print(
-                f"{task}, {name}: {seconds:.0f} s; lengths seen {min(values[:SEEN]):.1%} or more; beyond "
+                f"{task}, {name}: {seconds:.0f} CPU s; lengths seen {min(values[:SEEN]):.1%} or more; beyond "
                 + ", ".join(f"{length}: {values[length - 1]:.0%}" for length in (11, 12, 14, 16, 20)),
                 flush=True,
             )
