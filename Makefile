@@ -51,7 +51,7 @@ lowest:  ## the tests but the slow ones, with the oldest version of each direct 
 	$(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	build/lowest/bin/uv pip install --quiet --resolution lowest-direct --editable '.[dev]'
-	build/lowest/bin/python -m pytest $(SPREAD) -m 'not slow'
+	build/lowest/bin/python -m pytest $(SPREAD) -o filterwarnings= -m 'not slow'
 
 clean:  ## remove what the other targets made, except runs
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

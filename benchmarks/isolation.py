@@ -4,7 +4,7 @@
 
 1. Events in this process: create, step, fork, read, expire, end, cancel within a step, fail within a batch. A step's
    state is a number that stands for the whole history, so that a mixed, lost or doubled step shows at once. At the end
-   no tensor is left, and the memory is what it was after the first tenth.
+   no tensor is left, and the memory is what it was after the first of ten parts.
 2. A server is killed with `kill -9` while 32 sessions step, and started again at the same port: each of the old ids
    gives 410, and new sessions begin at the beginning.
 """
@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,17 @@ from session_events import SessionEvents, tensors
 
 
 def isolated(number: int) -> dict[str, Any]:
-    """Events, and what they leave."""
-    asyncio.run(SessionEvents(0).run(number // 10))
-    before, start = tensors(), rss(os.getpid())
-    events = SessionEvents(1)
-    asyncio.run(events.run(number))
-    counts = {f"{kind} {status}": count for (kind, status), count in sorted(events.counts.items())}
-    del events
-    grown = (rss(os.getpid()) - start) / 2**20
-    return {"events": sum(counts.values()), "tensors_left": tensors() - before, "mib_grown": round(grown, 2), **counts}
+    """Events in ten parts, what they leave, and the memory after each part."""
+    before, counts, memory = tensors(), Counter[tuple[str, int]](), []
+    for seed in range(10):
+        events = SessionEvents(seed)
+        asyncio.run(events.run(number // 10))
+        counts += events.counts
+        del events
+        left = tensors() - before
+        memory.append(round(rss(os.getpid()) / 2**20, 1))
+    named = {f"{kind} {status}": count for (kind, status), count in sorted(counts.items())}
+    return {"events": counts.total(), "tensors_left": left, "rss_mib": memory, **named}
 
 
 def killed(run: Path) -> dict[str, Any]:

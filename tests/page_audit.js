@@ -56,6 +56,8 @@
     if (!walker.currentNode.textContent.trim() || done.has(node) || !isSeen(node)) continue;
     if (node.closest(":disabled, noscript, select")) continue;
     done.add(node);
+    const box = node.getBoundingClientRect();
+    if (Math.max(box.width, box.height) < 12) wrong.push(`text too small: ${told(node)}`);
     const style = getComputedStyle(node);
     const below = ground(node);
     const ink = over(parts(node instanceof SVGElement ? style.fill : style.color), below);

@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app as cli
+from everstep.decode import Sampler
 from everstep.errors import ConfigError, RunError
 from everstep.look.gates import activities
 from everstep.native import toolchain
@@ -367,6 +368,17 @@ def test_texts_of_several_clients_share_the_steps_of_the_model(
     assert found[2][1] <= 50
     assert max(rows) == 4
     assert batcher.waiting == both.service.texts == 0
+
+
+def test_a_choice_that_fails_ends_its_text_alone(both: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, log_p: Any) -> Any:
+        raise ArithmeticError("no choice")
+
+    monkeypatch.setattr(both.service.catalogue["play"].engine, "most", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "__call__", fail)
+        assert "generate failed; the server's log has the error" in both.post("/generate", 500, run="play", length=3)
+    assert both.post("/generate", run="play", length=3)["tokens"] == 3
 
 
 def test_a_shared_text_whose_client_leaves_makes_no_further_steps(

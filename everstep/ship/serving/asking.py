@@ -163,8 +163,11 @@ async def _shared(service: Service, hosted: HostedRun, run: Run, body: GenerateB
 
     writing = await service.pool.run(begun, seconds)
     async with aclosing(shared_pieces(hosted, writing, how.length, seconds)) as found:
-        async for piece in found:
-            yield piece
+        try:
+            async for piece in found:
+                yield piece
+        except Exception as error:
+            raise as_fault(error, "generate", run) from error
 
 
 async def _threaded(service: Service, hosted: HostedRun, run: Run, body: GenerateBody, how: SamplingSection) -> Pieces:

@@ -1,7 +1,7 @@
 // A plot as inline SVG: lines, and bands between two lines.
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, RIGHT, TOP, BOTTOM] = [900, 380, 16, 16, 48];
+const [RIGHT, TOP, BOTTOM] = [16, 16, 48];
 const NARROWEST = 1e-9; // range of an axis, relative to its numbers, which float64 can still part
 const KINDS = ["first", "second", "third"];
 const DASHES = ["", "dashed", "dotted"];
@@ -55,6 +55,8 @@ export function plot({ lines, bands = [], across, along, label, named }) {
   [low, high] = [low - margin, high + margin];
   const heights = ticks(low, high);
   const told = names(heights);
+  const WIDTH = Math.max(300, Math.min(900, document.documentElement.clientWidth - 24)); // so that text stays readable
+  const HEIGHT = Math.max(240, 0.42 * WIDTH);
   const LEFT = Math.max(74, 32 + 9.5 * Math.max(...told.map((name) => name.length)));
   const x = (value) => LEFT + ((value - left) / (right - left)) * (WIDTH - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
@@ -63,10 +65,11 @@ export function plot({ lines, bands = [], across, along, label, named }) {
     svg.append(shape("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }));
     svg.append(shape("text", { x: LEFT - 8, y: y(tick) + 6, "text-anchor": "end", "font-size": 17 }, told[k]));
   });
-  const places = ticks(left, right, 6);
+  const places = ticks(left, right, Math.max(2, Math.round(WIDTH / 150)));
   const steps = named ? places.map(named) : names(places);
   places.forEach((tick, k) => {
-    svg.append(shape("text", { x: x(tick), y: HEIGHT - BOTTOM + 22, "text-anchor": "middle", "font-size": 17 }, steps[k]));
+    const place = { x: x(tick), y: HEIGHT - BOTTOM + 22, "text-anchor": "middle", "font-size": 17 };
+    svg.append(shape("text", place, steps[k]));
   });
   svg.append(shape("text", { x: (LEFT + WIDTH) / 2, y: HEIGHT - 4, "text-anchor": "middle", "font-size": 17 }, along));
   svg.append(shape("text", { x: 16, y: (TOP + HEIGHT - BOTTOM) / 2, "font-size": 17, "text-anchor": "middle",
@@ -85,7 +88,8 @@ export function plot({ lines, bands = [], across, along, label, named }) {
       svg.append(shape("circle", { class: `line ${KINDS[kind]}`, cx: x(at), cy: y(value), r: 3 }));
     }
     const legend = { class: `${KINDS[kind]}-text`, x: WIDTH - RIGHT - 6, y: TOP + 18 + 22 * k, "text-anchor": "end" };
-    svg.append(shape("text", { ...legend, "font-size": 18, "font-weight": 600 }, `${["—", "- -", "···"][kind]} ${line.name}`));
+    const sign = ["—", "- -", "···"][kind];
+    svg.append(shape("text", { ...legend, "font-size": 18, "font-weight": 600 }, `${sign} ${line.name}`));
   });
   return svg;
 }
