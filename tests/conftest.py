@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ gc.disable()  # imports and collection make much and leave little garbage, in wh
 
 # threads that wait by spinning would take the time of those that work: of these and of the other process that tests
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# waiting for the disk is a tenth of a second a run; it protects from power failures, which no test has
+os.fsync = lambda descriptor: None
 
 import torch  # noqa: E402
 
@@ -58,13 +63,28 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No compiler: for what is the same on PyTorch's kernels and loop, to which the laws hold the compiled one."""
+@contextmanager
+def _without_compiler() -> Iterator[None]:
     from everstep.native import toolchain
 
-    monkeypatch.setenv("EVERSTEP_COMPILER", "none")
-    monkeypatch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERSTEP_COMPILER", "none")
+        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
+        yield
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    """No compiler: for what is the same on PyTorch's kernels and loop, to which the laws hold the compiled one."""
+    with _without_compiler():
+        yield
+
+
+@pytest.fixture(scope="module")
+def uncompiled_module() -> Iterator[None]:
+    """`uncompiled` for all tests and fixtures of a file."""
+    with _without_compiler():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,12 +18,13 @@ from everstep.runs.recipe_files import load_task
 from everstep.state import leaves
 
 OPTIONS = {
-    "ProjectedLSTM": "{type: ProjectedLSTM, proj_size: 4}",
+    "ProjectedLSTM": "{type: ProjectedLSTM, proj_size: 2}",
     "ExpressionCell": "[tanh, [add, x, h]]",
     "TauGRU": "{type: TauGRU, delay: 2}",
 }
 QUICK = ("LSTM", "RHN", "ProjectedLSTM", "TauGRU", "ExpressionCell", "IntersectionRNN")
-TINY = ["model.embedding_size=4", "model.hidden_size=8", "train.batch_size=4", "objective.k1=16", "train.max_steps=2"]
+# the sizes of the laws, so that what they compile serves here too
+TINY = ["model.embedding_size=3", "model.hidden_size=4", "train.batch_size=4", "objective.k1=16", "train.max_steps=2"]
 FREE = ["train.max_epochs=null", "train.max_minutes=null", "train.warmup_steps=0"]
 
 
@@ -78,7 +79,7 @@ def follows(model: Any) -> None:
         ("{type: GRU, activaton: relu}", "Did you mean activation?"),
         ("{type: GRU, activation: save}", "expected activation to be one of tanh, sigmoid, relu"),
         ("{type: GRU, activation: 3}", "expected activation to be one of"),
-        ("{type: JANET, colour: 1}", "JANET(4, 8, colour=1) fails"),
+        ("{type: JANET, colour: 1}", "JANET(3, 4, colour=1) fails"),
         ("ProjectedLSTM", "'proj_size'"),
         ("{depth: 3}", "got no type"),
     ],

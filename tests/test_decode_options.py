@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from everstep.cli.app import app
 from everstep.data import Tokenizer
 from everstep.data.text.language import Language
 from everstep.errors import ConfigError, DataError, RunError
-from everstep.native import toolchain
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 from everstep.networks.translating import TranslationSearch, translated
 from everstep.networks.translator_ensemble import TranslatorEnsemble
@@ -31,12 +29,7 @@ SMALL = [
 QUIET = "data.test=null"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _plain_loops() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERSTEP_COMPILER", "none")
-        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
-        yield
+pytestmark = pytest.mark.usefixtures("uncompiled_module")  # loops this small run sooner than they compile
 
 
 def quietly(line: str) -> None:

@@ -16,26 +16,58 @@ import numpy as np
 import pytest
 import torch
 
+from everstep.native import build, toolchain
 from everstep.native.source import source_text
 
-FLAGS = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
-MACHINES = {"native": ["-march=native"], "baseline": ["-mtune=generic", "-DES_F32", "-DES_F64"]}
+pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
+
+STRICT = ["-std=gnu++17", "-Wall", "-Wextra", "-Werror"]
+BASELINE = [*STRICT, "-O2", "-fPIC", "-shared", "-mtune=generic", "-DES_F32", "-DES_F64"]
 BODY = CFUNCTYPE(None, c_void_p, c_int64, c_int64)
 REAL: dict[str, Any] = {"f32": c_float, "f64": c_double}
 NUMPY: dict[str, Any] = {"f32": np.float32, "f64": np.float64}
 GUARD = 77.0
 
 
-@pytest.fixture(scope="module", params=MACHINES)
-def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> ctypes.CDLL:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler (c++) on this machine")
-    out = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    source = out.with_suffix(".cpp")
+class Joined:
+    """The libraries of both precisions, as the engine compiles them, in memory of their own; as if they were one."""
+
+    def __init__(self, folder: Path):
+        self._of = {}
+        for suffix in REAL:
+            job = build._job(f"#define ES_{suffix.upper()}\n{source_text('kernels.cpp')}", f"kernels-{suffix}")
+            build.load(job.source, f"kernels-{suffix}")
+            copied = shutil.copy(build.folder() / f"{job.stem}.so", folder)
+            self._of[suffix] = ctypes.CDLL(copied)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of["f64" if name.endswith("_f64") else "f32"], name)
+
+
+def baseline(folder: Path) -> ctypes.CDLL:
+    """Both precisions in one, for any processor of this family."""
+    source = folder / "kernels.cpp"
     source.write_text(source_text("kernels.cpp"), "utf-8")
-    subprocess.run([compiler, *FLAGS, *MACHINES[request.param], str(source), "-o", str(out)], check=True)
-    lib = ctypes.CDLL(str(out))
+    library = source.with_suffix(".so")
+    subprocess.run([*compiler(), *BASELINE, str(source), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def compiler() -> tuple[str, ...]:
+    found = toolchain.compiler()
+    assert found is not None
+    return found.command
+
+
+def test_no_format_is_warned_of_on_this_machine(tmp_path: Path) -> None:
+    source = tmp_path / "kernels.cpp"
+    source.write_text(source_text("kernels.cpp"), "utf-8")
+    subprocess.run([*compiler(), *STRICT, "-march=native", "-fsyntax-only", str(source)], check=True)
+
+
+@pytest.fixture(scope="module", params=[Joined, baseline], ids=["native", "baseline"])
+def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
+    lib = request.param(tmp_path_factory.mktemp("kernels"))
     size = c_int64
     for s, real in REAL.items():
         matrix = POINTER(real)
@@ -75,7 +107,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 class Kernels:
     """One precision of the library on numpy arrays; strides are counted in elements, as the library does."""
 
-    def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
+    def __init__(self, library: Any, suffix: str) -> None:
         self.library, self.suffix, self.dtype = library, suffix, NUMPY[suffix]
         self.panel: int = getattr(library, f"es_panel_{suffix}")()
         self.eps = float(np.finfo(self.dtype).eps)
@@ -155,7 +187,7 @@ class Kernels:
 
 
 @pytest.fixture(params=["f32", "f64"])
-def kernels(library: ctypes.CDLL, request: pytest.FixtureRequest) -> Kernels:
+def kernels(library: Any, request: pytest.FixtureRequest) -> Kernels:
     return Kernels(library, request.param)
 
 
@@ -313,20 +345,20 @@ def test_members_of_a_team_share_a_product(kernels: Kernels, members: int) -> No
             assert summed.tobytes() == (parts[0, :7] + parts[1, :7] + parts[2, :7]).tobytes()
 
 
-def threads_for(library: ctypes.CDLL, wanted: int) -> list[tuple[int, int]]:
+def threads_for(library: Any, wanted: int) -> list[tuple[int, int]]:
     """(i, n) of every call."""
     seen: list[tuple[int, int]] = []
     library.es_parallel(BODY(lambda _, i, n: seen.append((i, n))), None, wanted)
     return sorted(seen)
 
 
-def test_without_a_pool_the_caller_works_alone(library: ctypes.CDLL) -> None:
+def test_without_a_pool_the_caller_works_alone(library: Any) -> None:
     library.es_set_openmp(None, None, None)
     assert threads_for(library, 4) == [(0, 1)]
 
 
 @pytest.fixture
-def pool(library: ctypes.CDLL) -> Any:
+def pool(library: Any) -> Any:
     torch.zeros(1)
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
@@ -341,12 +373,12 @@ def pool(library: ctypes.CDLL) -> Any:
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3])
-def test_every_member_of_a_team_works_once(library: ctypes.CDLL, pool: Any, wanted: int) -> None:
+def test_every_member_of_a_team_works_once(library: Any, pool: Any, wanted: int) -> None:
     pool.omp_set_dynamic(0)
     assert threads_for(library, wanted) == [(i, wanted) for i in range(wanted)]
 
 
-def test_a_team_within_a_team_is_what_came(library: ctypes.CDLL, pool: Any) -> None:
+def test_a_team_within_a_team_is_what_came(library: Any, pool: Any) -> None:
     pool.omp_set_max_active_levels(1)
     inner: list[tuple[int, int]] = []
     outer = BODY(lambda _, i, n: inner.extend(threads_for(library, 2)))
@@ -354,7 +386,7 @@ def test_a_team_within_a_team_is_what_came(library: ctypes.CDLL, pool: Any) -> N
     assert inner == [(0, 1), (0, 1)]
 
 
-def rounds(library: ctypes.CDLL, n: int, run: Callable[[Callable[[int], None]], None]) -> None:
+def rounds(library: Any, n: int, run: Callable[[Callable[[int], None]], None]) -> None:
     """Each of `n` threads counts, waits, and must then find that all have counted."""
     barrier = (c_char * library.es_barrier_bytes())()
     counts, wrong = [0] * n, []
@@ -372,7 +404,7 @@ def rounds(library: ctypes.CDLL, n: int, run: Callable[[Callable[[int], None]], 
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_a_barrier_holds_threads_together(library: ctypes.CDLL, n: int) -> None:
+def test_a_barrier_holds_threads_together(library: Any, n: int) -> None:
     def run(member: Callable[[int], None]) -> None:
         threads = [threading.Thread(target=member, args=(i,)) for i in range(n)]
         for thread in threads:
@@ -383,14 +415,14 @@ def test_a_barrier_holds_threads_together(library: ctypes.CDLL, n: int) -> None:
     rounds(library, n, run)
 
 
-def test_a_barrier_within_a_team(library: ctypes.CDLL, pool: Any) -> None:
+def test_a_barrier_within_a_team(library: Any, pool: Any) -> None:
     def run(member: Callable[[int], None]) -> None:
         library.es_parallel(BODY(lambda _, i, n: member(i)), None, 2)
 
     rounds(library, 2, run)
 
 
-def test_threads_get_rows_of_equal_cost(library: ctypes.CDLL) -> None:
+def test_threads_get_rows_of_equal_cost(library: Any) -> None:
     """None is left out or done twice; each thread's are sorted; about as much work for all as can be had."""
     library.es_assign.argtypes, library.es_assign.restype = [c_void_p], None
     rng, over = np.random.default_rng(0), []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from everstep.data.pair_batches import PairBatches, TokenSequences
 from everstep.data.text.language import Language
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.look.sentence_map import principal_plane, translations_found
-from everstep.native import toolchain
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 from everstep.runs import pair_tokens
 from everstep.runs.directions import Direction, direction_of, mixture, repeated
@@ -41,12 +39,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _plain_loops() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERSTEP_COMPILER", "none")
-        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
-        yield
+pytestmark = pytest.mark.usefixtures("uncompiled_module")  # loops this small run sooner than they compile
 
 
 def quietly(line: str) -> None:

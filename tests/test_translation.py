@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from everstep.decode.hypotheses import Hypothesis
 from everstep.decode.section import BeamSection
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.look.by_length import length_groups
-from everstep.native import toolchain
 from everstep.networks.attentions_by_name import NAMES
 from everstep.networks.cells_by_name import no_code
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
@@ -48,13 +46,7 @@ QUICK = (*SMALL, "train.max_steps=2", "train.max_epochs=null")
 WORDS = "one two three four five six seven eight nine ten".split()  # noqa: SIM905
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _plain_loops() -> Iterator[None]:
-    """No compiler: steps this small run sooner by PyTorch's loop than they compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERSTEP_COMPILER", "none")
-        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
-        yield
+pytestmark = pytest.mark.usefixtures("uncompiled_module")  # loops this small run sooner than they compile
 
 
 def quietly(line: str) -> None:

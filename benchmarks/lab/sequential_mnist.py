@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -89,16 +90,7 @@ def main() -> None:
     best, right = evaluate(model, valid)
     nats, accuracy = evaluate(model, sequential_mnist("test", **how))
     found = {
-        "cell": options.cell,
-        "permuted": options.permuted,
-        "permutation_seed": PERMUTATION_SEED if options.permuted else None,
-        "hidden": options.hidden,
-        "batch": options.batch,
-        "rate": settings.learning_rate,
-        "coarse": coarse,
-        "seed": options.seed,
-        "threads": options.threads,
-        "cpu": cpu_name(),
+        **asked(options, settings.learning_rate, coarse),
         "minutes": result.seconds / 60,
         "epochs": result.epochs,
         "steps": result.steps,
@@ -107,14 +99,27 @@ def main() -> None:
         "valid_accuracy": right,
         "test_nats": nats,
         "test_accuracy": accuracy,
-        "curve": [
-            [r["epoch"], r["seconds"] / 60, r["valid"]]
-            for r in read_metrics(options.out / "metrics.jsonl")
-            if "valid" in r
-        ],
     }
+    print(json.dumps(found, indent=1))
+    validations = [r for r in read_metrics(options.out / "metrics.jsonl") if "valid" in r]
+    found["curve"] = [[r["epoch"], r["seconds"] / 60, r["valid"]] for r in validations]
     (options.out / "result.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    print(json.dumps({key: value for key, value in found.items() if key != "curve"}, indent=1))
+
+
+def asked(options: argparse.Namespace, rate: float, coarse: tuple[int, ...]) -> dict[str, Any]:
+    """What was asked for, and of which machine."""
+    return {
+        "cell": options.cell,
+        "permuted": options.permuted,
+        "permutation_seed": PERMUTATION_SEED if options.permuted else None,
+        "hidden": options.hidden,
+        "batch": options.batch,
+        "rate": rate,
+        "coarse": coarse,
+        "seed": options.seed,
+        "threads": options.threads,
+        "cpu": cpu_name(),
+    }
 
 
 def finite(nats: float) -> float:

@@ -197,21 +197,28 @@ def load(source: str, name: str, symbols: Sequence[str] = ()) -> ctypes.CDLL:
     Raises:
         BuildError: there is no compiler, or it failed. A source that failed is not compiled again in this process.
     """
-    tool = toolchain.compiler()
-    if tool is None:
-        raise BuildError(toolchain.missing())
-    options = toolchain.flags(tool)
-    basis = [source, tool.command, tool.version, options, processor.facts(), __version__]
-    key = hashlib.sha256(json.dumps(basis, allow_nan=False).encode()).hexdigest()
+    job = _job(source, name, symbols)
+    key = job.key
     if (known := _loaded.get(key)) is not None:  # without a lock: another source may be compiling
         return known
     with _lock:
         own = _locks.setdefault(key, new_lock())
     with own:
         if key not in _loaded:
-            safe_name = re.sub(r"[^\w.]", "_", name, flags=re.ASCII)[:60] or "step"
-            _loaded[key] = _obtain(_Job(source, safe_name, key, tool, options, tuple(symbols)))
+            _loaded[key] = _obtain(job)
         return _loaded[key]
+
+
+def _job(source: str, name: str, symbols: Sequence[str] = ()) -> _Job:
+    """What has to be compiled; see `load`."""
+    tool = toolchain.compiler()
+    if tool is None:
+        raise BuildError(toolchain.missing())
+    options = toolchain.flags(tool)
+    basis = [source, tool.command, tool.version, options, processor.facts(), __version__]
+    key = hashlib.sha256(json.dumps(basis, allow_nan=False).encode()).hexdigest()
+    safe_name = re.sub(r"[^\w.]", "_", name, flags=re.ASCII)[:60] or "step"
+    return _Job(source, safe_name, key, tool, options, tuple(symbols))
 
 
 def _obtain(job: _Job) -> ctypes.CDLL:

@@ -47,6 +47,24 @@ class Taking:
             self._transport.abort()  # close would wait for the client
 
 
+class _Watched(asyncio.Protocol):
+    """A protocol that tells `_taking` whether its client takes what waits for it."""
+
+    _taking: Taking
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._taking.resumed()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._taking.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._taking.resumed()
+
+
 def bounded_protocol(head_seconds: float, taking_seconds: float) -> type[HttpToolsProtocol]:
     """The protocol of uvicorn, with bounds that it lacks.
 
@@ -54,7 +72,7 @@ def bounded_protocol(head_seconds: float, taking_seconds: float) -> type[HttpToo
     LARGEST_HEAD, about; also if the client takes nothing of its answer during `taking_seconds`.
     """
 
-    class Bounded(HttpToolsProtocol):
+    class Bounded(_Watched, HttpToolsProtocol):
         """A connection."""
 
         _deadline: asyncio.TimerHandle | None = None
@@ -67,16 +85,7 @@ def bounded_protocol(head_seconds: float, taking_seconds: float) -> type[HttpToo
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._come()
-            self._taking.resumed()
             super().connection_lost(exc)
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._taking.paused()
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._taking.resumed()
 
         def data_received(self, data: bytes) -> None:
             if self._deadline is not None:
@@ -113,24 +122,12 @@ def bounded_protocol(head_seconds: float, taking_seconds: float) -> type[HttpToo
 def bounded_socket(taking_seconds: float) -> type[WebSocketsSansIOProtocol]:
     """The WebSockets of uvicorn, ended if the client takes nothing during `taking_seconds`, or no answer to pings."""
 
-    class BoundedSocket(WebSocketsSansIOProtocol):
+    class BoundedSocket(_Watched, WebSocketsSansIOProtocol):
         """A connection."""
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
             self._taking = Taking(self.loop, self.transport, taking_seconds)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._taking.resumed()
-            super().connection_lost(exc)
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._taking.paused()
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._taking.resumed()
 
         def handle_ping(self) -> None:
             super().handle_ping()
