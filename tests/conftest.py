@@ -44,18 +44,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, except for compiled code, which is keyed by its source: all tests share that.
+    """A cache of the test's own (`caches.py`)."""
+    from caches import cache_in
 
-    Otherwise the first use of the kernels costs seconds of the compiler in each such cache.
-    """
-    from everstep.native import build
-
-    shared, cache = build.folder(), tmp_path / "cache"
-    shared.mkdir(parents=True, exist_ok=True)
-    cache.mkdir()
-    (cache / "engine").symlink_to(shared, target_is_directory=True)
-    monkeypatch.setenv("EVERSTEP_CACHE", str(cache))
-    return cache
+    monkeypatch.setenv("EVERSTEP_CACHE", cache := cache_in(tmp_path))
+    return Path(cache)
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +78,22 @@ def uncompiled_module() -> Iterator[None]:
     """`uncompiled` for all tests and fixtures of a file."""
     with _without_compiler():
         yield
+
+
+@pytest.fixture
+def engine_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cells that the compiled engine has run, in order."""
+    from everstep.backends.fused import backend as fused
+
+    found: list[str] = []
+    run = fused._run
+
+    def counted(program: object, cell: object, *arguments: object) -> object:
+        found.append(type(cell).__name__)
+        return run(program, cell, *arguments)
+
+    monkeypatch.setattr(fused, "_run", counted)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -39,20 +39,6 @@ def _also_where_pytorch_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "outrun", lambda *arguments: False)
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The cells that the engine ran, in order."""
-    found: list[str] = []
-    run = fused._run
-
-    def counted(program: object, cell: es.Cell, *arguments: object) -> object:
-        found.append(type(cell).__name__)
-        return run(program, cell, *arguments)
-
-    monkeypatch.setattr(fused, "_run", counted)
-    return found
-
-
 def flat(results: object) -> list[Tensor]:
     """The floating point tensors of what a module gives."""
     if isinstance(results, Tensor):
@@ -96,7 +82,7 @@ OPTIONS += [(4, 3, False, False, False), (4, 1, True, False, True)]
 @pytest.mark.parametrize(("size", "layers", "both", "bias", "first"), OPTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_untouched_module(
-    kind: str, size: int, layers: int, both: bool, bias: bool, first: bool, runs: list[str]
+    kind: str, size: int, layers: int, both: bool, bias: bool, first: bool, engine_runs: list[str]
 ) -> None:
     model, plain = pair(KINDS[kind](size, 4, layers, bias=bias, batch_first=first, bidirectional=both))
     assert isinstance(model, type(plain))
@@ -117,7 +103,7 @@ def test_equals_the_untouched_module(
             assert isinstance(got, PackedSequence)
             for mine, theirs in zip(got[1:], want[1:], strict=True):
                 assert (mine is None and theirs is None) or torch.equal(mine, theirs)
-    assert len(runs) == (5 + 12) * layers * (1 + both)
+    assert len(engine_runs) == (5 + 12) * layers * (1 + both)
     with torch.no_grad():
         torch.testing.assert_close(model(xs), plain(xs), rtol=0, atol=1e-10)
         assert model(xs)[0].is_contiguous()
@@ -133,7 +119,7 @@ def test_float32(kind: str) -> None:
         torch.testing.assert_close(es.accelerate(copy.deepcopy(plain))(xs), plain(xs), rtol=0, atol=1e-5)
 
 
-def test_dropout_between_layers(runs: list[str]) -> None:
+def test_dropout_between_layers(engine_runs: list[str]) -> None:
     model, plain = pair(nn.LSTM(3, 8, 2, dropout=0.4))
     xs = torch.randn(7, 5, 3, dtype=F64)
     assert_same(model.eval(), plain.eval(), xs)
@@ -146,7 +132,7 @@ def test_dropout_between_layers(runs: list[str]) -> None:
         torch.testing.assert_close(mean.std(0), expected.std(0), rtol=0, atol=0.02)
     nothing = es.accelerate(nn.GRU(3, 4, 2, dropout=1.0))
     assert nothing(torch.randn(7, 5, 3))[0].isfinite().all()
-    assert runs
+    assert engine_runs
 
 
 WRONG = {
@@ -198,7 +184,7 @@ def test_state_dicts_go_both_ways() -> None:
     assert_same(model, plain, leaf(5, 2, 3))
 
 
-def test_copies_and_pickles(runs: list[str]) -> None:
+def test_copies_and_pickles(engine_runs: list[str]) -> None:
     model, plain = pair(nn.ModuleList([nn.LSTM(3, 4, 2), nn.GRU(4, 5, bidirectional=True)]))
     model[0](leaf(5, 2, 3))
     file = io.BytesIO()
@@ -206,10 +192,10 @@ def test_copies_and_pickles(runs: list[str]) -> None:
     file.seek(0)
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)]
     for other in copies:
-        before = len(runs)
+        before = len(engine_runs)
         assert_same(other[0], plain[0], leaf(5, 2, 3))
         assert_same(other[1], plain[1], leaf(5, 2, 4))
-        assert len(runs) == before + 4
+        assert len(engine_runs) == before + 4
         with torch.no_grad():
             other[0].weight_hh_l0.zero_()
         assert model[0].weight_hh_l0.any()
@@ -224,14 +210,14 @@ def test_weights_go_with_their_model() -> None:
     assert [ref() for ref in known] == [None] * len(known)
 
 
-def test_weights_that_are_tied_differently(runs: list[str]) -> None:
+def test_weights_that_are_tied_differently(engine_runs: list[str]) -> None:
     for ties in ({}, {"bias_hh_l0": "bias_ih_l0"}, {"weight_hh_l0": "weight_ih_l0"}, {}):
         model, plain = pair(nn.LSTM(4, 4))
         for both in (model, plain):
             for name, other in ties.items():
                 setattr(both, name, getattr(both, other))
         assert_same(model, plain, leaf(9, 2, 4))
-    assert len(runs) == 4
+    assert len(engine_runs) == 4
 
 
 def test_accelerate_is_idempotent_and_undone(caplog: pytest.LogCaptureFixture) -> None:
@@ -255,7 +241,7 @@ def test_accelerate_is_idempotent_and_undone(caplog: pytest.LogCaptureFixture) -
             es.accelerate(wrong)
 
 
-def test_hooks_ties_and_moves_go_on_working(runs: list[str]) -> None:
+def test_hooks_ties_and_moves_go_on_working(engine_runs: list[str]) -> None:
     model, plain = pair(nn.ModuleList([nn.LSTM(4, 4), nn.LSTM(4, 4)]))
     for both in (model, plain):
         both[1].weight_ih_l0 = both[0].weight_hh_l0  # tied, after the swap
@@ -269,7 +255,7 @@ def test_hooks_ties_and_moves_go_on_working(runs: list[str]) -> None:
     torch.testing.assert_close(model[1](xs.float()), plain[1](xs.float()))
     model.double(), plain.double()
     assert_same(*whole, xs)
-    assert len(runs) == 5
+    assert len(engine_runs) == 5
 
 
 class _First(nn.Module):
@@ -323,7 +309,7 @@ def test_modules_of_one_shape_do_not_disturb_each_other_in_threads() -> None:
     assert not wrong
 
 
-def test_falls_back(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_falls_back(engine_runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     plain = nn.LSTM(3, 4, 2).eval()
     model = es.accelerate(copy.deepcopy(plain))
     xs = torch.randn(5, 2, 3)
@@ -337,12 +323,12 @@ def test_falls_back(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         model(torch.zeros(5, 2, 3))
     monkeypatch.setattr(fused, "prepare", lambda *given, **more: Refusal("there is no compiler"))
     assert torch.equal(model(xs)[0], plain(xs)[0])
-    assert not runs
+    assert not engine_runs
 
 
 @pytest.mark.instructions
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_autocast_is_pytorchs(kind: Any, runs: list[str]) -> None:
+def test_autocast_is_pytorchs(kind: Any, engine_runs: list[str]) -> None:
     plain, xs = kind(3, 4, 2).eval(), torch.randn(5, 2, 3)
     model = es.accelerate(copy.deepcopy(plain))
     with torch.autocast("cpu", torch.bfloat16):
@@ -355,7 +341,7 @@ def test_autocast_is_pytorchs(kind: Any, runs: list[str]) -> None:
         else:
             assert model(xs)[0].dtype == want.dtype
             assert torch.equal(model(xs)[0], want)
-    assert not runs
+    assert not engine_runs
 
 
 def test_falls_back_where_pytorch_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +397,7 @@ def test_functional_call_and_vmap() -> None:
     torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=1e-10)
 
 
-def test_a_parametrized_weight(runs: list[str]) -> None:
+def test_a_parametrized_weight(engine_runs: list[str]) -> None:
     class Halved(nn.Module):
         def forward(self, weight: Tensor) -> Tensor:
             return weight / 2
@@ -420,7 +406,7 @@ def test_a_parametrized_weight(runs: list[str]) -> None:
     for module in (model, plain):
         nn.utils.parametrize.register_parametrization(module, "weight_hh_l0", Halved())
     assert_same(model, plain, leaf(5, 2, 3))
-    assert runs
+    assert engine_runs
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")

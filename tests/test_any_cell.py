@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from caches import cache_in
 
 import everstep as es
 from everstep.errors import ConfigError
@@ -41,7 +42,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_exported_cell_is_trained_scored_and_drawn_from(
     name: str, text: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("EVERSTEP_CACHE", cache_in(tmp_path_factory.getbasetemp()))
     changes = [*TINY, *FREE, f"data.train={text}", f"model.cell={OPTIONS.get(name, name)}"]
     with monkeypatch.context() as patch:
         if name not in QUICK:  # the laws hold each compiled cell to PyTorch's loop

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from caches import cache_in
 from safetensors.torch import load_file, save_file
 
 import everstep as es
@@ -29,7 +30,7 @@ LIMITS = ["train.max_minutes=null", "train.max_steps=4", "train.validate_every=2
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("EVERSTEP_CACHE", cache_in(tmp_path_factory.getbasetemp()))
 
 
 def quietly(_: str) -> None:

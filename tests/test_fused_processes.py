@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import apart
 import pytest
 import torch
 
 from everstep.native import toolchain
 
-F64 = torch.float64
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
 
@@ -24,15 +24,25 @@ want = es.scan(cell, xs, backend="reference")[0]
 """
 
 
-def process(body: str, **environment: str) -> str:
-    env = {**os.environ, **environment}
-    done = subprocess.run([sys.executable, "-c", SCRIPT + body], capture_output=True, text=True, env=env, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def _executed(code: str) -> None:
+    torch.set_num_threads(os.cpu_count() or 1)  # as PyTorch begins
+    exec(compile(code, "body", "exec"), {})
 
 
-def test_a_forked_child() -> None:
-    out = process("""
+def process(body: str, tmp_path: Path, **environment: str) -> str:
+    """What a process says that runs this after SCRIPT, and ends well."""
+    told = tmp_path / "told.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        ended = apart.ended(apart.started(_executed, SCRIPT + body, told=told))
+    assert ended == 0, told.read_text()
+    return told.read_text()
+
+
+def test_a_forked_child(tmp_path: Path) -> None:
+    out = process(
+        """
 first = es.scan(cell, xs, backend="fused")[0]
 child = os.fork()
 if child == 0:
@@ -41,12 +51,15 @@ if child == 0:
     ys.sum().backward()
     os._exit(0 if torch.allclose(ys, want, atol=1e-6) and torch.equal(ys, first) else 3)
 print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-""")
+""",
+        tmp_path,
+    )
     assert "child 0" in out
 
 
-def test_a_child_forked_while_another_thread_compiles() -> None:
-    out = process("""
+def test_a_child_forked_while_another_thread_compiles(tmp_path: Path) -> None:
+    out = process(
+        """
 import signal, threading
 from everstep.backends.fused import backend as fused
 from everstep.native import build, memory_pool as pool
@@ -68,11 +81,13 @@ if child == 0:
 done.set()
 thread.join()
 print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-""")
+""",
+        tmp_path,
+    )
     assert "child 0" in out
 
 
-def test_without_a_compiler() -> None:
+def test_without_a_compiler(tmp_path: Path) -> None:
     out = process(
         """
 for _ in range(3):
@@ -80,6 +95,7 @@ for _ in range(3):
 es.scan(es.LEM(3, 4), xs)
 print(es.explain(cell, xs))
 """,
+        tmp_path,
         EVERSTEP_COMPILER="none",
     )
     assert out.count("switches compiling off. Cells run on PyTorch's kernels where it has them, else step by step") == 1
@@ -97,6 +113,7 @@ for _ in range(3):
     assert torch.equal(es.scan(cell, xs)[0], want)
     es.scan(es.LEM(3, 4), xs)
 """,
+        tmp_path,
         CXX=str(broken),
         EVERSTEP_CACHE=str(tmp_path / "cache"),
     )
@@ -116,10 +133,8 @@ def test_a_cache_below_a_file(tmp_path: Path) -> None:
 
 
 def check_unwritable(cache: Path) -> None:
-    out = process(
-        """
-assert torch.allclose(es.scan(cell, xs, backend="fused")[0], want, atol=1e-6)
-""",
-        EVERSTEP_CACHE=str(cache),
-    )
-    assert out.count("cannot be kept there") == 1
+    body = 'assert torch.allclose(es.scan(cell, xs, backend="fused")[0], want, atol=1e-6)'
+    command = [sys.executable, "-c", SCRIPT + body]  # an interpreter that ends removes its private folder
+    environment = {**os.environ, "EVERSTEP_CACHE": str(cache)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    assert done.stderr.count("cannot be kept there") == 1

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import apart
 import pytest
 import torch
+from caches import cache_in
 from untrained import untrained
 
 import everstep as es
@@ -41,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     text = folder / "text.txt"
     text.write_text(TEXT, "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERSTEP_CACHE", str(folder / "cache"))
+        patch.setenv("EVERSTEP_CACHE", cache_in(folder))
         overrides = [*SIZES, f"data.train={text}", "train.batch_size=4", "objective.k1=8"]
         made = {"chars": es.train("shakespeare-minute", folder / "chars", lambda _: None, overrides=overrides)}
     for unit in KINDS[1:]:

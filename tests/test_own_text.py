@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+from caches import cache_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -46,7 +47,7 @@ ADVICE = re.compile(r"\b(?:data|train|model)\.\w+=[\w.\-]+")
 def test_who_follows_the_advice_gets_a_model(
     text: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EVERSTEP_CACHE", cache_in(tmp_path))
     monkeypatch.setattr("everstep.runs.training._Job.fit", lambda job, resume, callbacks=(): job)
     (tmp_path / "a.txt").write_text(text)
     overrides = [*SMALL, f"data.train={tmp_path}/a.txt"]
@@ -177,7 +178,7 @@ def test_the_prompt_to_try_is_one_that_the_vocabulary_has(tmp_path: Path) -> Non
 
 
 def test_a_run_that_is_being_trained_is_not_to_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EVERSTEP_CACHE", cache_in(tmp_path))
     (tmp_path / "a.txt").write_text("some text to learn from\n" * 20)
     overrides = [*SMALL, f"data.train={tmp_path}/a.txt", "train.batch_size=2"]
     run = es.train("text-chars", tmp_path / "run", lambda _: None, overrides=overrides)

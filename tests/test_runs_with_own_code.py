@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from caches import cache_in
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -43,8 +44,8 @@ def cli(*words: str | Path, given: str | None = None, code: int = 0) -> Any:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests of a session: what is compiled is compiled once."""
-    return tmp_path_factory.getbasetemp() / "cache"
+    """One for all tests of a session."""
+    return Path(cache_in(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="module")

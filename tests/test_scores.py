@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from caches import cache_in
 from typer.testing import CliRunner
 
 import everstep as es
@@ -31,7 +32,7 @@ def trained(folder: Path, name: str, train: str, valid: str, *more: str) -> Run:
         (folder / f"{name}.{split}").write_text(text, "utf-8")
     files = [f"data.train={folder}/{name}.train", f"data.valid={folder}/{name}.valid", "train.batch_size=4"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERSTEP_CACHE", str(folder / "cache"))
+        patch.setenv("EVERSTEP_CACHE", cache_in(folder))
         return es.train("shakespeare-minute", folder / name, lambda _: None, overrides=[*SIZES, *files, *more])
 
 

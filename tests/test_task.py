@@ -12,6 +12,7 @@ from pathlib import Path
 import apart
 import pytest
 import torch
+from caches import cache_in
 
 import everstep as es
 from everstep.cli.demo import counted_bits
@@ -38,7 +39,7 @@ SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("EVERSTEP_CACHE", cache_in(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="module")

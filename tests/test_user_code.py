@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from caches import cache_in
 
 import everstep as es
 from everstep.cli import main
@@ -41,7 +42,7 @@ TINY = [
 @pytest.fixture
 def here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a text and cells."""
-    monkeypatch.setenv("EVERSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("EVERSTEP_CACHE", cache_in(tmp_path_factory.getbasetemp()))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     Path("play.txt").write_text("What say you to that? I say nothing, and so it goes.\n" * 60)
