@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -28,41 +28,45 @@ BLOCK = 64
 """Lines that are scored between two looks at the clock."""
 Pieces = AsyncGenerator[tuple[str, int], None]
 """Pieces of a text, and their numbers of tokens."""
+Lines = TypeVar("Lines", PredictBody, ScoreBody)
+Records = list[dict[str, Any]]
 
 
 def asking_routes(service: Service) -> APIRouter:
     """`/predict`, `/score`, `/units` and `/generate`."""
     routes = APIRouter(route_class=StrictRoute, tags=["ask a run"])
+    _add_lines(routes, service)
+    _add_units(routes, service)
+    _add_generate(routes, service)
+    return routes
+
+
+def _add_lines(routes: APIRouter, service: Service) -> None:
     limits, pool = service.limits, service.pool
+
+    async def of_lines(request: Request, body: Lines, verb: str, work: Callable[[Run, Lines], Records]) -> Any:
+        hosted = service.catalogue.named(body.run)
+        run = hosted.able(verb)
+        check_lines(body.lines, limits.line)
+
+        def stoppable(stop: Stop) -> Records:
+            with cancelled_by(stop.check):
+                return work(run, body)
+
+        return hosted.name, await while_there(request, pool.run(stoppable, limits.seconds, hosted.alone))
 
     @routes.post("/predict", summary="Predict for lines, as everstep predict does")
     async def predict(request: Request, body: PredictBody) -> Response:
-        hosted = service.catalogue.named(body.run)
-        run = hosted.able("predict")
-
-        check_lines(body.lines, limits.line)
-
-        def work(stop: Stop) -> list[dict[str, Any]]:
-            with cancelled_by(stop.check):
-                return _predictions(run, body)
-
-        found = await while_there(request, pool.run(work, limits.seconds, hosted.alone))
-        return replied({"run": hosted.name, "predictions": found})
+        name, found = await of_lines(request, body, "predict", _predictions)
+        return replied({"run": name, "predictions": found})
 
     @routes.post("/score", summary="log p of lines, in nats")
     async def score(request: Request, body: ScoreBody) -> Response:
-        hosted = service.catalogue.named(body.run)
-        run = hosted.able("score")
+        name, found = await of_lines(request, body, "score", _scores)
+        return replied({"run": name, "scores": found})
 
-        check_lines(body.lines, limits.line)
 
-        def work(stop: Stop) -> list[dict[str, Any]]:
-            with cancelled_by(stop.check):
-                return _scores(run, body)
-
-        found = await while_there(request, pool.run(work, limits.seconds, hosted.alone))
-        return replied({"run": hosted.name, "scores": found})
-
+def _add_units(routes: APIRouter, service: Service) -> None:
     @routes.post("/units", summary="The values of a unit or gate over a text")
     async def units(request: Request, body: UnitsBody) -> Response:
         hosted = service.catalogue.named(body.run)
@@ -74,8 +78,12 @@ def asking_routes(service: Service) -> APIRouter:
             except Exception as error:
                 raise as_fault(error, "units", run) from error
 
-        found = await while_there(request, pool.run(work, limits.seconds, hosted.alone))
+        found = await while_there(request, service.pool.run(work, service.limits.seconds, hosted.alone))
         return replied({"run": hosted.name, **found})
+
+
+def _add_generate(routes: APIRouter, service: Service) -> None:
+    limits = service.limits
 
     @routes.post("/generate", summary="Continue a text; with stream as server-sent events")
     async def generate(request: Request, body: GenerateBody) -> Response:
@@ -94,8 +102,6 @@ def asking_routes(service: Service) -> APIRouter:
         seconds = round(time.perf_counter() - start, 4)
         return replied({"run": hosted.name, "text": text, "tokens": tokens, "seconds": seconds})
 
-    return routes
-
 
 def check_lines(lines: Sequence[str], most: int) -> None:
     """Raise a `Fault`, 413, if a line has more than `most` characters: one line is read without a look at the clock."""
@@ -104,7 +110,7 @@ def check_lines(lines: Sequence[str], most: int) -> None:
             raise Fault(413, f"lines.{number}: expected at most {most:,} characters; got {len(line):,}")
 
 
-def _predictions(run: Run, body: PredictBody) -> list[dict[str, Any]]:
+def _predictions(run: Run, body: PredictBody) -> Records:
     asked = {"probabilities": body.probabilities, "n_best": body.n_best, "format": body.format}
     found = []
     try:
@@ -116,7 +122,7 @@ def _predictions(run: Run, body: PredictBody) -> list[dict[str, Any]]:
     return found
 
 
-def _scores(run: Run, body: ScoreBody) -> list[dict[str, Any]]:
+def _scores(run: Run, body: ScoreBody) -> Records:
     found = []
     try:
         for start in range(0, len(body.lines), BLOCK):
