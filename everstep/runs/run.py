@@ -44,8 +44,7 @@ class Run:
         model: the network, in eval mode.
 
     >>> import everstep as es
-    >>> small = ["train.max_steps=1", "model.hidden_size=8"]
-    >>> run = es.train("shakespeare-minute", getfixture("tmp_path") / "run", overrides=small)
+    >>> run = es.train("shakespeare-minute", getfixture("tmp_path") / "run", overrides=["train.max_steps=1"])
     >>> len(run.generate(prompt="To be", length=20, seed=1))
     25
     """
