@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,14 @@ TINY = [
     "data.train=play.txt", "model.embedding_size=8", "model.hidden_size=16", "train.batch_size=4", "objective.k1=16",
     "train.max_steps=2", "train.max_epochs=null", "train.max_minutes=null", "train.warmup_steps=0",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_put_back() -> Iterator[None]:
+    """A command that ends ignores Ctrl-C from then on."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
