@@ -89,13 +89,16 @@ def small(out: Path, overrides: list[str]) -> None:
         for horizon in (1, 12):
             path = out / f"{name}.yaml"
             path.write_text(recipe.format(file=file))
-            run, spent = trained(path, out / f"{name}-{horizon}", [f"model.horizon={horizon}", *overrides])
+            more = [f"model.horizon={horizon}", *(AHEAD if name.startswith("air") and horizon > 1 else []), *overrides]
+            run, spent = trained(path, out / f"{name}-{horizon}", more)
             found = run.backtest(23, step=None if horizon == 1 else 1 if name.startswith("air") else 12, quick=False)
             errors = {model: row["mase"] for model, row in found["models"].items()}
             about = {"series": name, "horizon": horizon, "origins": len(found["origins"]), "step": found["step"]}
             print(json.dumps({**about, "mase": errors, **spent}), flush=True)
 
 
+AHEAD = ["model.level=last", "model.smoothing=learned", "model.highway=false", "train.max_epochs=80"]
+"""Airline passengers a year ahead; of ten settings the best on 26 months before the test."""
 SMALL = {
     "airline-passengers": """
 task: forecast

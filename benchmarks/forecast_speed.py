@@ -23,6 +23,7 @@ import importlib.util
 import json
 import logging
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -143,7 +144,6 @@ def watched(base: type, ends: list[float]) -> Any:
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-    "enable_checkpointing": False,
 }  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def neuralforecast() -> Turn:
             h=HORIZON, input_size=WINDOW, encoder_n_layers=1, encoder_hidden_size=UNITS, decoder_layers=1,
             decoder_hidden_size=UNITS, loss=MAE(), max_steps=steps + 1, windows_batch_size=BATCH, batch_size=12,
             scaler_type="standard", val_check_steps=10**6, callbacks=[watched(pytorch_lightning.Callback, ends)],
-            **QUIET,
+            enable_checkpointing=False, **QUIET,
         )  # fmt: skip
         NeuralForecast(models=[model], freq="h").fit(table)
         return np.diff(ends).tolist()
@@ -193,11 +193,13 @@ def gluonts() -> Turn:
 
     def turn(steps: int) -> list[float]:
         ends: list[float] = []
-        DeepAREstimator(
-            freq="h", prediction_length=HORIZON, context_length=WINDOW, num_layers=1, hidden_size=UNITS,
-            dropout_rate=0.0, lags_seq=[1], batch_size=BATCH, num_batches_per_epoch=steps + 1,
-            trainer_kwargs={**QUIET, "max_epochs": 1, "callbacks": [watched(Callback, ends)]},
-        ).train(data)  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:  # of its checkpoints
+            trainer = {**QUIET, "max_epochs": 1, "callbacks": [watched(Callback, ends)], "default_root_dir": folder}
+            DeepAREstimator(
+                freq="h", prediction_length=HORIZON, context_length=WINDOW, num_layers=1, hidden_size=UNITS,
+                dropout_rate=0.0, lags_seq=[1], batch_size=BATCH, num_batches_per_epoch=steps + 1,
+                trainer_kwargs=trainer,
+            ).train(data)  # fmt: skip
         return np.diff(ends).tolist()
 
     return turn

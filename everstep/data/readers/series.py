@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from everstep.data.panel import Floats, Ints, Panel, as_panel, gaps
 from everstep.data.readers.tables import coded, holds_numbers, needed, numbers, read_table
@@ -19,7 +18,7 @@ from everstep.errors import DataError
 if TYPE_CHECKING:
     import polars
 
-Number = TypeVar("Number", np.int64, np.float64)
+Array = TypeVar("Array", Ints, Floats)
 Layout = Literal["long", "wide", "rows"]
 TIMES = ("ds", "date", "datetime", "timestamp", "time", "month", "day", "week", "quarter", "year")
 IDS = ("unique_id", "item_id", "series_id", "series", "id")
@@ -160,8 +159,9 @@ def panel_of(tables: Iterable[polars.DataFrame], roles: Roles, where: str, most:
     ids = list(dict.fromkeys(name for names, *_ in parts for name in names))
     number = {name: place for place, name in enumerate(ids)}
     series = _joined([np.array([number[name] for name in names], np.int64)[own] for names, own, *_ in parts])
-    target, past, future, each = (_joined([part[place] for part in parts]) for place in (3, 4, 5, 6))
-    static = _constants(ids, series, each, roles.static, where)
+    target, past = _joined([part[3] for part in parts]), _joined([part[4] for part in parts])
+    future = _joined([part[5] for part in parts])
+    static = _constants(ids, series, _joined([part[6] for part in parts]), roles.static, where)
     if roles.time is None:
         return _counted(ids, series, (target, past, future), roles, most, static)
     stamps = Stamps(_joined([part[2].values for part in parts]), parts[0][2].timed, any(part[2].utc for part in parts))
@@ -193,7 +193,7 @@ def panel_of(tables: Iterable[polars.DataFrame], roles: Roles, where: str, most:
     return Read(_cut(panel, most), roles, notes)
 
 
-def _joined(parts: list[NDArray[Number]]) -> NDArray[Number]:
+def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
