@@ -1,10 +1,9 @@
-"""What each of several processes does in `tests/test_many_processes.py`: `python in_two.py STAGE FOLDER`."""
+"""What each of two processes does in `tests/test_many_processes.py`."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from torch import nn
 
 from everstep.data.batches import Share, TokenBatch
 from everstep.data.labelled_batches import LabelledBatch, LabelledBatches
-from everstep.errors import Interrupted, RunError
-from everstep.learn import Loss
+from everstep.errors import Diverged, Interrupted
+from everstep.learn import FitSettings, Loss, fit
 from everstep.processes import rank
 
 Toy = toy.Toy
@@ -120,6 +119,31 @@ def resumed(folder: Path) -> None:
               folder / f"resumed-{rank()}.safetensors")  # fmt: skip
 
 
+def ended(folder: Path) -> None:
+    """A callback of the leader ends both; a loss that is not finite in the second process alone, too."""
+    settings = FitSettings(max_steps=12, validate_every=3, **toy.PLAIN)
+    found = fit(
+        Toy(), toy.objective, SharedLanes(), settings, out=folder / "called", validate=toy.validation,
+        callbacks=[lambda record: record.get("step") == 6 and "valid" in record], log=lambda line: None,
+    )  # fmt: skip
+    assert (found.stopped_by, found.steps) == ("callback", 6)
+
+    def spoiled(model: nn.Module, batch: TokenBatch, state: Any) -> Iterator[Loss]:
+        for loss in toy.objective(model, batch, state):
+            bad = rank() == 1 and int(model.seen) >= 5 * 10  # type: ignore[arg-type]
+            yield loss._replace(total=loss.total * torch.nan) if bad else loss
+
+    with pytest.raises(Diverged, match=r"at step 5 .*the loss of row 1, 3 in batch 4 is nan.*step-00000004"):
+        toy.run(folder / "spoiled", objective=spoiled, batches=SharedLanes(), checkpoint_every=2)
+
+
+def all_three(folder: Path) -> None:
+    """The stages whose processes live on."""
+    equal(folder)
+    resumed(folder)
+    ended(folder)
+
+
 def killed(folder: Path) -> None:
     """The second process is killed after the checkpoint of step 4."""
 
@@ -127,13 +151,4 @@ def killed(folder: Path) -> None:
         if step == 5 and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    try:
-        toy.run(folder, batches=SharedLanes(), rules=[shot], checkpoint_every=4, resume_command="GO ON")
-    except RunError as error:
-        sys.stdout.write(f"{error}\n")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for stage in sys.argv[2:]:
-        {"equal": equal, "resumed": resumed, "killed": killed}[stage](Path(sys.argv[1]))
+    toy.run(folder, batches=SharedLanes(), rules=[shot], checkpoint_every=4, resume_command="GO ON")

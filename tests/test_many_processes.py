@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import apart
 import in_two
 import learn_toy as toy
 import numpy as np
@@ -31,28 +33,28 @@ from everstep.learn import heartbeat
 from everstep.learn.heartbeat import Heartbeat
 from everstep.learn.world import World, check_divisible
 
-ALONE = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
-
-def begun(folder: Path, *stages: str) -> list[subprocess.Popen[str]]:
-    """Two processes of `in_two.py`, as torchrun would start them, without its agent."""
+def begun(act: Callable[..., object], given: object, told: Path) -> list[ForkServerProcess]:
+    """Two processes that train together, as torchrun would start them, without its agent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder.mkdir()
-    command = [sys.executable, str(Path(in_two.__file__)), str(folder), *stages]
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return [subprocess.Popen(command, env={**shared, "RANK": rank}, text=True, **pipes) for rank in "01"]
+    processes = []
+    for rank in "01":
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": rank}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in shared.items():
+                patch.setenv(name, value)
+            processes.append(apart.started(act, given, told=told))
+    return processes
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes found of `equal` and `resumed`."""
-    folder = tmp_path_factory.mktemp("two") / "both"
-    for process in begun(folder, "equal", "resumed"):
-        said, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, said + errors
+    """What two processes leave that equal one, resume, and end together."""
+    folder = tmp_path_factory.mktemp("two")
+    codes = [apart.ended(process) for process in begun(in_two.all_three, folder, folder / "told.txt")]
+    assert codes == [0, 0], (folder / "told.txt").read_text()
     return folder
 
 
@@ -78,15 +80,15 @@ def test_a_run_resumes_bit_for_bit_with_as_many_processes(together: Path) -> Non
 
 
 def test_a_killed_process_ends_the_other_which_names_the_last_checkpoint(tmp_path: Path) -> None:
-    leader, other = begun(tmp_path / "run", "killed")
-    other.communicate(timeout=60)
-    assert other.returncode == -signal.SIGKILL
+    told, run = tmp_path / "told.txt", tmp_path / "run"
+    leader, other = begun(in_two.killed, run, told)
+    assert apart.ended(other) == -signal.SIGKILL
     since = time.monotonic()
-    said, errors = leader.communicate(timeout=30)
+    assert apart.ended(leader) == 1
     assert time.monotonic() - since < 15
-    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000004"
-    assert f"the last checkpoint is {checkpoint}; go on with: GO ON" in said, said + errors
-    assert checkpoint.is_dir()
+    expected = f"the last checkpoint is {run}/checkpoints/step-00000004; go on with: GO ON"
+    assert expected in told.read_text()
+    assert (run / "checkpoints" / "step-00000004").is_dir()
 
 
 class _Counts:
@@ -172,22 +174,49 @@ def test_the_shares_of_a_batch_are_its_rows(batches: Batches[Any]) -> None:
                 assert not whole.inputs[rank::3, steps:].any()
 
 
-TEXT = "the cat sat on the mat and the dog sat on the log\n" * 40
+SMALL = ["data.train=text.txt", "model.hidden_size=8", "train.batch_size=4", "objective.k1=8"]
 
 
-def test_torchrun_trains_a_recipe_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(TEXT)
-    clean = {key: value for key, value in os.environ.items() if key not in ALONE}
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`text.txt` in the working folder."""
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and the dog sat on the log\n" * 40)
+    monkeypatch.chdir(tmp_path)
 
-    def launched(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "everstep", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=clean, cwd=tmp_path, timeout=120)
 
-    small = ["data.train=text.txt", "model.hidden_size=8", "train.max_steps=6", "train.batch_size=4", "objective.k1=8"]
-    done = launched("train", "text-chars", *small, "--out", "run")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("done: 6 steps") == 1
-    assert done.stdout.count("The trained model is in run") == 1
+@pytest.mark.usefixtures("text")
+def test_train_is_the_only_verb_of_several_processes(tmp_path: Path) -> None:
+    told = tmp_path / "told.txt"
+    trained = begun(apart.command, ["train", "text-chars", *SMALL, "train.max_steps=6", "--out", "run"], told)
+    assert [apart.ended(process) for process in trained] == [0, 0], told.read_text()
+    assert told.read_text().count("done: 6 steps") == 1
+    assert told.read_text().count("The trained model is in run") == 1
     assert {path.name for path in (tmp_path / "run").iterdir()} > {"scores.json", "README.md", "model.safetensors"}
-    refused = launched("eval", "run")
-    assert len(re.findall("eval runs in one process; got 2 of torchrun", refused.stderr)) == 1
+    refused = tmp_path / "refused.txt"
+    assert [apart.ended(process) for process in begun(apart.command, ["eval", "run"], refused)] == [2, 2]
+    assert refused.read_text().count("eval runs in one process; got 2 of torchrun") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("text")
+def test_torchrun_trains_and_a_process_that_it_loses_ends_the_others(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "everstep"]
+    words = ["train", "text-chars", *SMALL, "train.max_epochs=100000", "train.max_minutes=5", "--out", "run"]
+    with (tmp_path / "told.txt").open("w") as told:
+        agent = subprocess.Popen([*launcher, *words, "train.checkpoint_every=10"], stderr=told)
+    end = time.monotonic() + 100
+    while not list(tmp_path.glob("run/checkpoints/step-*")):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    leader = int((tmp_path / "run" / ".lock").read_text())
+    listed = subprocess.run(["ps", "--ppid", str(agent.pid), "-o", "pid="], capture_output=True, text=True, check=True)
+    (other,) = {int(number) for number in listed.stdout.split()} - {leader}
+    os.kill(other, signal.SIGKILL)
+    since = time.monotonic()
+    assert agent.wait(60) == 1
+    assert time.monotonic() - since < 15
+    said = (tmp_path / "told.txt").read_text()
+    expected = (
+        r"the last checkpoint is run/checkpoints/step-\d+; go on with: torchrun --nproc-per-node 2 -m everstep train "
+    )
+    assert re.search(expected + "--resume run", said), said

@@ -31,6 +31,7 @@ _REMEMBERED_NORMS = 10
 _SETTLED = 0.1
 """Share of `max_minutes` after which the measured speed is reliable, because compilation is over."""
 _NAMED_AT_MOST = 5
+_ROW = "the loss of row"
 _END = object()
 
 
@@ -311,7 +312,10 @@ class Learner:
 
     def _diagnosis(self, pieces: list[_Piece]) -> str:
         where = f"training diverged at step {self.counts.step + 1} (epoch {self.counts.epoch + 1})"
-        return f"{where}: {self._culprit(pieces)}. {self.advice()}"
+        said = [text.decode() for text in self.world.gathered(self._culprit(pieces).encode())]
+        # Of several processes, one has the row; all others see no more than the sum.
+        culprit = self.world.told(min(said, key=lambda text: not text.startswith(_ROW), default=""))
+        return f"{where}: {culprit}. {self.advice()}"
 
     def advice(self) -> str:
         """Advice for the user after a divergence."""
@@ -332,7 +336,7 @@ class Learner:
                 bad = [self.world.rank + row * self.world.size for row in bad]
                 rows = ", ".join(map(str, bad[:_NAMED_AT_MOST])) + (", …" if len(bad) > _NAMED_AT_MOST else "")
                 of = f" of {len(losses)}" if self.world.size == 1 else ""
-                return f"the loss of row {rows}{of} in batch {piece.batch} is {value}"
+                return f"{_ROW} {rows}{of} in batch {piece.batch} is {value}"
         bad = [n for n, p in trainable(self.model).items() if p.grad is not None and not _finite(p.grad)]
         if bad:
             names = ", ".join(bad[:_NAMED_AT_MOST]) + (", …" if len(bad) > _NAMED_AT_MOST else "")

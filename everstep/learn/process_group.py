@@ -53,7 +53,8 @@ class ProcessGroup(World):
         if dist.is_initialized():
             raise ConfigError("torch.distributed is in use already; let the training start it")
         self.rank, self.size = int(values[0]), int(values[1])
-        self._address, self.lost = (values[2], int(values[3])), False
+        self._address = values[2], int(values[3])
+        self.lost = self._trains = False
         global _begun
         _begun += 1
         try:
@@ -106,7 +107,9 @@ class ProcessGroup(World):
 
     def _without(self, what: str) -> str:
         """The message of a process that others have left."""
-        if self.checkpoint is None:
+        if not self._trains:
+            then = "training had not begun; the message of that process says why, unless it was killed"
+        elif self.checkpoint is None:
             then = "no checkpoint had been saved yet"
         else:
             go_on = f"; go on with: {self.resume_command}" if self.resume_command else ""
@@ -189,6 +192,7 @@ class ProcessGroup(World):
                 f"process {lost} has not been heard of for {SILENCE:g} s: it was killed, or its machine is unreachable"
             )
 
+        self._trains = True
         with Heartbeat(self._connection(serves=False), self.rank, self.size, message):
             yield
             self.summed([0.0])
