@@ -35,6 +35,7 @@ def speed(out: Path, processes: int, threads: int, units: int, lanes: int, steps
         "train.log_every_seconds": 0,
         "train.precision": "float32",
         "data.train": "everstep:shakespeare",
+        "data.valid_fraction": 0.005,
     }
     words = ["train", "text-chars", *(f"{key}={value}" for key, value in changes.items()), "--out", str(out)]
     done = subprocess.run([sys.executable, *launcher, "-m", "everstep", *words], capture_output=True, text=True)

@@ -210,8 +210,10 @@ class TrainingRun:
     def _diverged(self, message: str) -> NoReturn:
         """Set aside the checkpoints from this step on, which lead to the divergence, and raise."""
         self.reporter.flush(self._point())
-        aside = self.store.diverged(self.learner.counts.step) if self.world.leads else []
-        raise Diverged(f"{message}; {_way_back(aside, self.store.folders())}") from None
+        back = ""
+        if self.world.leads:
+            back = _way_back(self.store.diverged(self.learner.counts.step), self.store.folders())
+        raise Diverged(f"{message}; {self.world.told(back)}") from None
 
     def agree(self, caught: int | None) -> int | None:
         """Agree on the time and on the callbacks' wish to stop; the signal that any process has caught, or None."""
