@@ -52,7 +52,7 @@ def trained(out: Path, name: str, share: float, data: Sequence[str]) -> Path:
     recipe, epochs, changes = MODELS[name]
     run, kept = folder_of(out, name), folder_of(out, name).with_suffix(".json")
     before = json.loads(kept.read_text())["cpu_seconds"] if kept.exists() else 0.0
-    if (run / "model.safetensors").exists():
+    if (run / "README.md").exists():  # its card, which is written last
         return run
     if (run / "config.yaml").exists():
         given = ["--resume", str(run)]
@@ -61,10 +61,12 @@ def trained(out: Path, name: str, share: float, data: Sequence[str]) -> Path:
         given = [recipe, *changes, *steps, *data, "--out", str(run)]
     print(name, *given, flush=True)
     begin = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "everstep", "train", *given], check=True, env=dict(os.environ))
-    end = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = before + end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
-    kept.write_text(json.dumps({"cpu_seconds": round(seconds, 1)}) + "\n")
+    try:
+        subprocess.run([sys.executable, "-m", "everstep", "train", *given], check=True, env=dict(os.environ))
+    finally:
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = before + end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
+        kept.write_text(json.dumps({"cpu_seconds": round(seconds, 1)}) + "\n")
     return run
 
 

@@ -32,7 +32,7 @@ def draw_compared(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
         axes.text(end, place, told, va="center", fontsize=13)
     axes.set_yticks(range(len(rows)), [fill(row["name"], 34) for row in rows], fontsize=13)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(values) * 1.32)
+    axes.set_xlim(0, max(values) * 1.4)
     axes.set_xlabel("bits a character; lines: 95 % of the difference to the best", fontsize=14)
     axes.tick_params(axis="x", labelsize=12)
     axes.spines[["top", "right"]].set_visible(False)
