@@ -12,6 +12,7 @@ from small_runs import made
 from torch import nn
 
 import everstep as es
+from everstep.backends.dispatch import BACKENDS
 from everstep.errors import ConfigError, RunError
 from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
@@ -93,6 +94,17 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
     trees: Any = load_task("tree-sst2")
     with pytest.raises(RunError, match="cannot export; it can eval"):
         export(Run(tmp_path, trees, nn.Linear(1, 1)), out)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_comparison_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepared(*_: Any) -> Any:
+        raise AssertionError("a backend was asked")
+
+    run = made(tmp_path / "run", "shakespeare-minute", "model.cell=MinGRU")
+    for backend in BACKENDS.values():
+        monkeypatch.setattr(backend, "prepare", prepared)
+    assert read_card(export(run, tmp_path / "out"))["forms"]["step"]["check"]["difference"] < 1e-5
 
 
 @pytest.mark.usefixtures("quick")
