@@ -12,22 +12,14 @@ import torch
 from laws import LAYERS
 from small_runs import made
 from torch import Tensor, nn
+from written_forms import equal
 
 import everstep as es
 from everstep.errors import ConfigError, RunError
 from everstep.native import toolchain
-from everstep.networks.answers import OneOf
 from everstep.networks.cells_by_name import cell_names
-from everstep.networks.forms import Exported, Form, layer_forms
-from everstep.networks.model_forms import classifier_forms, tagger_forms, token_forms
-from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
-from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection
-from everstep.networks.token_model import TokenModel, TokenModelSection
-from everstep.networks.word_reader import WordReader
-from everstep.runs.capabilities import Exports, Writes, abilities
-from everstep.runs.recipe_files import load_task
+from everstep.networks.forms import Form, layer_forms
 from everstep.runs.run import Run
-from everstep.runs.shipped_recipes import recipes
 from everstep.ship import cpp
 from everstep.ship.checking import NotEqual, checked
 from everstep.ship.cpp import Compiled
@@ -42,13 +34,6 @@ pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 compiled = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
-
-
-def equal(form: Form, steps: int = 5) -> list[str]:
-    """The operations of the file, which computes what the form computes."""
-    model = written(form)
-    checked("file", form, Session("file", model.SerializeToString()).run, steps)
-    return [node.op_type for node in model.graph.node]
 
 
 # ------------------------------------------------------------------------------------------------ layers
@@ -148,68 +133,6 @@ def test_a_file_that_computes_something_else_is_noticed() -> None:
         cell.weight_hh[0, 0] += 0.1
     with pytest.raises(NotEqual, match=r"ys differs from the run's by"):
         checked("file", form, session.run, 5)
-
-
-# ------------------------------------------------------------------------------------------------ runs
-
-
-def exported(section: Any) -> Exported:
-    """The forms of a model as a recipe's section has it, over few symbols."""
-    if isinstance(section, TokenModelSection):
-        return token_forms(TokenModel(30, section))
-    if isinstance(section, ClassifierSection):
-        model = SequenceClassifier(30, OneOf(("a", "b", "c")), section, ends=(3, 7), calibrated=True)
-        if model.ratios is not None:
-            model.ratios.counts.copy_(torch.randint(4, model.ratios.counts.shape))
-        return classifier_forms(model)
-    assert isinstance(section, TaggerSection)
-    reader = WordReader(section, 20, 12, [3, 5], [0, *range(19)])
-    return tagger_forms(SequenceTagger(section, reader, [4, 6], [None, None]))
-
-
-SEEN: set[tuple[str, str]] = set()
-"""The sections of the recipes so far: several recipes have one model."""
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", [name for name, _ in recipes()])
-def test_the_model_of_every_recipe_exports(name: str) -> None:
-    task = load_task(name)
-    if not isinstance(task, Exports):
-        assert ("export" in abilities(task)) == isinstance(task, Writes)
-        return
-    section = task.recipe.model
-    sizes = {"hidden_size": 6, "embedding_size": 5, "layers": min(section.layers, 2)}
-    dropouts = {key: 0.0 for key in type(section).model_fields if key.endswith(("dropout", "drop"))}
-    section = section.model_copy(update={**sizes, **dropouts})
-    key = (type(section).__name__, section.model_dump_json())
-    if key in SEEN:
-        return
-    SEEN.add(key)
-    forms = exported(section)
-    for form in forms:
-        assert isinstance(form, str) or equal(form)
-    assert isinstance(forms.sequence, Form)
-
-
-def test_dropouts_are_gone() -> None:
-    how = dict.fromkeys(("dropout", "input_dropout", "weight_drop", "embedding_dropout"), 0.5)
-    for form in exported(TokenModelSection(cell="GRU", hidden_size=4, embedding_size=3, **how)):  # type: ignore[arg-type]
-        equal(form)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("how", [{}, {"characters": "convolution"}, {"head": "softmax", "bidirectional": False}])
-def test_taggers_of_every_kind(how: dict[str, Any]) -> None:
-    sizes = {"hidden_size": 4, "embedding_size": 3, "character_size": 3, "character_units": 2, "feature_size": 2}
-    equal(exported(TaggerSection(**{**sizes, **how})).sequence)  # type: ignore[arg-type]
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("read_out", ["last", "mean", "max", "sum", "attention"])
-def test_classifiers_of_every_kind(read_out: str) -> None:
-    for reader in ("flat", "hierarchical"):
-        how: Any = {"hidden_size": 4, "embedding_size": 3, "read_out": read_out, "reader": reader, "ngrams": 2}
-        equal(exported(ClassifierSection(**how)).sequence)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------ C++

@@ -92,7 +92,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
     trees: Any = load_task("tree-sst2")
-    with pytest.raises(RunError, match="cannot export; it can eval"):
+    with pytest.raises(RunError, match="cannot export: the steps and their order"):
         export(Run(tmp_path, trees, nn.Linear(1, 1)), out)
 
 
@@ -167,3 +167,60 @@ def test_code_of_the_users_own_goes_along_and_needs_trust(
     (out / "code" / "mine.py").write_text(OWN + "\n")
     with pytest.raises(RunError, match=r"mine\.py is not the one that was exported"):
         es.load(out, trust_code=True)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_translator_is_asked_in_onnxruntime(width: int, tmp_path: Path) -> None:
+    how = ("data.max_size=300", f"decode.beam_width={width}", "decode.max_length=8")
+    run = made(tmp_path / "run", "translate-minute", *how)
+    for parameter in run.model.parameters():
+        parameter.data.mul_(5)  # so that hypotheses differ
+    said: list[str] = []
+    again = es.load(export(run, tmp_path / "out", say=said.append))
+    assert said[0] == "note: no sequence form: a translation is written step by step; use the step"
+    assert [line.partition(":")[0] for line in said[1:3]] == ["start.onnx", "step.onnx"]
+    lines = ["We are here.", "", "I see a dog and you"]
+    assert [one.text for one in run.predict(lines)] == [one.text for one in again.predict(lines)]
+    given = ["We are\tnous sommes", "I\tje"]
+    for a, b in zip(run.score(given), again.score(given), strict=True):
+        assert a.token_logps == pytest.approx(b.token_logps, abs=1e-5)
+    with pytest.raises(ConfigError, match="no sequence form: a translation is written step by step"):
+        export(run, tmp_path / "not", form="sequence")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("classify-numbers-minute", ["[[0, 1], [1, 0], [null, 2]]", "", "[[1, 2]]"]),
+        ("motion-minute", ["[[0, 1], [1, 0], [2, 2]]"]),
+        ("forecast-minute", None),
+    ],
+)
+def test_models_of_numbers_are_asked_in_onnxruntime(name: str, lines: list[str] | None, tmp_path: Path) -> None:
+    task: Any = load_task(name, ["model.hidden_size=4"])
+    task.prepare()
+    run = Run(tmp_path / "run", task, task.model())
+    again = es.load(export(run, tmp_path / "out"))
+    assert run.evaluate("valid")["loss"] == pytest.approx(again.evaluate("valid")["loss"], abs=1e-5)
+    if lines is None:
+        stream, other = run.stream(), again.stream()
+        first, second = stream.start("a", "2024-01-01 00:00"), other.start("a", "2024-01-01 00:00")
+        for value in (3.0, None, 5.0):
+            (a, first), (b, second) = stream(value, first), other(value, second)
+            assert b.quantiles == pytest.approx(a.quantiles, rel=1e-4, nan_ok=True)
+        return
+    for a, b in zip(run.predict(lines), again.predict(lines), strict=True):
+        fields = zip(*(one.text.replace("\t", ",").split(",") for one in (a, b)), strict=True)
+        assert all(one == other or float(one) == pytest.approx(float(other), abs=1e-4) for one, other in fields)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_onnxruntime_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made(tmp_path / "run", "shakespeare-minute")
+    monkeypatch.setattr("everstep.ship.onnx.graph.IR_VERSION", 1000)
+    monkeypatch.setattr("onnx.checker.check_model", lambda model: None)
+    with pytest.raises(RunError, match=r"onnxruntime .* refuses step\.onnx"):
+        export(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

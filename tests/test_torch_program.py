@@ -1,4 +1,4 @@
-"""Steps as programs of torch.export: what they compute without everstep, and what is refused."""
+"""Forms as programs of torch.export: what they compute without everstep, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch import Tensor
 
 import everstep as es
 from everstep.errors import ConfigError, RunError
+from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 from everstep.networks.forms import layer_forms
+from everstep.networks.translator_forms import translator_forms
 from everstep.ship import torch_program
 from everstep.ship.checking import NotEqual, checked
 from everstep.ship.export import export
@@ -47,14 +49,24 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_program_computes_what_the_step_computes(name: str) -> None:
+def test_a_program_computes_what_the_form_computes(name: str) -> None:
     torch.manual_seed(0)
-    form = layer_forms(LAYERS[name]()).step
-    assert not isinstance(form, str)
-    data = written(form)
-    found = checked("file", form, TorchProgram(data).run, 200)
-    assert found.batches == (1, 7)
-    assert found.difference <= 1e-5
+    for form in layer_forms(LAYERS[name]()):
+        assert not isinstance(form, str)
+        found = checked("file", form, TorchProgram(written(form)).run, 12)
+        assert found.batches == (1, 7)
+        assert found.difference <= 1e-5
+
+
+def test_both_directions_and_a_memory_of_any_size() -> None:
+    both = layer_forms(es.Bidirectional(es.GRU(3, 4), es.LSTM(3, 4))).sequence
+    section = EncoderDecoderSection(hidden_size=4, embedding_size=3)
+    step = translator_forms(EncoderDecoder(section, 20, 20).eval()).step
+    assert not isinstance(both, str)
+    assert not isinstance(step, str)
+    assert step.before is not None
+    for form in (both, step, step.before):
+        checked("file", form, TorchProgram(written(form)).run, 5)
 
 
 PROGRAM = """
@@ -74,12 +86,15 @@ def test_it_runs_without_everstep(tmp_path: Path) -> None:
     said: list[str] = []
     out = export(run, to="torch", say=said.append)
     assert out == run.path / "torch"
-    assert said[0].startswith("note: no sequence form: the exporter of PyTorch fixes the number of steps")
+    assert [line.partition(":")[0] for line in said[:2]] == ["step.pt2", "sequence.pt2"]
     card = json.loads((out / "export.json").read_text())
     one = card["forms"]["step"]
     assert one["file"] == "step.pt2"
     assert one["inputs"] == {"tokens": {"shape": ["batch"], "dtype": "int64"}}
     assert one["check"]["batches"] == [1, 7]
+    whole = card["forms"]["sequence"]
+    assert whole["inputs"]["tokens"] == {"shape": ["batch", "time"], "dtype": "int64"}
+    assert whole["outputs"]["log_p"]["shape"][:2] == ["batch", "time"]
     assert {leaf["start"] for leaf in one["state"].values()} == {0.0}
     sizes = json.dumps([leaf["shape"][0] for leaf in one["state"].values()])
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(out / "step.pt2"), sizes]
@@ -91,15 +106,13 @@ def test_it_runs_without_everstep(tmp_path: Path) -> None:
     assert json.loads(said_there) == pytest.approx(log_p[0].tolist(), abs=1e-5)
     with pytest.raises(RunError, match="of the kind torch, which is for other programs"):
         es.load(out)
-    with pytest.raises(ConfigError, match="no sequence form: the exporter of PyTorch"):
-        export(run, tmp_path / "whole", to="torch", form="sequence")
     with pytest.raises(ConfigError, match="for --to onnx"):
         export(run, tmp_path / "short", to="torch", precision="int8")
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no step form: it answers whole texts"):
-        export(made(tmp_path, "classify-minute"), tmp_path / "torch", to="torch")
+        export(made(tmp_path, "classify-minute"), tmp_path / "torch", to="torch", form="step")
 
     class Depends(Own):
         def step(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -109,7 +122,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     form = layer_forms(Depends()).step
     assert not isinstance(form, str)
-    with pytest.raises(NotExported, match=r"torch\.export cannot follow the step: ."):
+    with pytest.raises(NotExported, match=r"torch\.export cannot follow it: ."):
         written(form)
     other, own = layer_forms(Own()).step, layer_forms(Own()).step
     assert not isinstance(own, str)

@@ -44,7 +44,8 @@ def export(
       step.onnx        one step: the inputs and state.NAME, to the outputs and new_state.NAME; feed these back
       sequence.onnx    sequences of any length and number, with their lengths; the state goes in and out as well
       model.h, model.cpp, model.bin    with --to c: one step for programs in C and C++, and its weights
-      step.pt2         with --to torch: one step as a program of torch.export, for PyTorch without everstep
+      start.onnx       what comes before the first step, such as the encoder of a translator: the state of step.onnx
+      step.pt2, sequence.pt2    with --to torch: the same as programs of torch.export, for PyTorch without everstep
       model.arpa       with --to arpa: the n-grams of a model of counts, for KenLM, SRILM and others
       model.word2vec, model.glove, model.vec …    with --to word2vec, word2vec-binary, glove or vec (fastText's text):
                        each word with its vector

@@ -134,6 +134,7 @@ class Quantiles(NumberHead):
         if not levels or any(not 0 < level < 1 for level in levels) or sorted(set(levels)) != list(levels):
             raise ValueError(f"Quantiles: expected rising levels within (0, 1); got {tuple(levels)}")
         self.size = self.locations = len(levels)
+        self._own = tuple(levels)
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.float32), persistent=False)
 
     def each(self, ys: Tensor, target: Tensor) -> Tensor:
@@ -146,8 +147,12 @@ class Quantiles(NumberHead):
         return inner + levels[0] * found[..., 0] + (1 - levels[-1]) * found[..., -1]
 
     def quantiles(self, ys: Tensor, levels: Sequence[float]) -> Tensor:
-        found, own = ys.sort(-1).values, self.levels.double().cpu().numpy()
-        weights = np.stack([np.interp(levels, own, row) for row in np.eye(len(own))])  # linear between its neighbours
+        found = ys.sort(-1).values
+        if tuple(levels) == self._own:
+            return found
+        weights = np.stack(
+            [np.interp(levels, self._own, row) for row in np.eye(self.size)]
+        )  # linear between its neighbours
         return found @ torch.from_numpy(weights).to(found)
 
     def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:

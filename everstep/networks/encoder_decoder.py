@@ -209,7 +209,7 @@ class EncoderDecoder(nn.Module):
 
     def _summary(self, memory: Tensor, lengths: Tensor) -> Tensor:
         """The last encoder output of each direction, (B, features)."""
-        last = memory[torch.arange(len(memory), device=memory.device), (lengths - 1).clamp_min(0)]
+        last = memory[torch.arange(memory.shape[0], device=memory.device), (lengths - 1).clamp_min(0)]
         top = self.encoder.sublayers()[-1]
         if not isinstance(top, Bidirectional):
             return last

@@ -119,8 +119,8 @@ class Forecaster(nn.Module):
         if section.decode == "direct":
             flat = batch.future[:, shape.window :].flatten(1)
             found: Tensor = self.write(torch.cat([ys[:, -1], beside, flat], 1))
-            return found.view(len(found), shape.horizon, -1)
-        asked = self.position.expand(len(seen), -1, -1)
+            return found.view(found.shape[0], shape.horizon, -1)
+        asked = self.position.expand(seen.shape[0], -1, -1)
         if self.ask is not None:
             asked = asked + self.ask(torch.cat([beside[:, None].expand(-1, shape.ahead, -1), ahead], 2))
         if self.masked:
@@ -129,8 +129,8 @@ class Forecaster(nn.Module):
             ys, _ = self.body(asked, state)
         else:
             ys, _ = self.body(asked.flatten(0, 1)[:, None], _repeated(state, shape.ahead))
-            ys = ys.view(len(seen), shape.ahead, -1)
-        return self.write(ys).view(len(seen), shape.ahead * shape.segment, -1)  # type: ignore[no-any-return]
+            ys = ys.view(seen.shape[0], shape.ahead, -1)
+        return self.write(ys).view(seen.shape[0], shape.ahead * shape.segment, -1)  # type: ignore[no-any-return]
 
     def _run_on(self, batch: WindowBatch, known: Normalised, seen: Tensor) -> Tensor:
         """Decode segment by segment. The cells read the true segments in training, else their own medians."""
@@ -145,7 +145,7 @@ class Forecaster(nn.Module):
         found: list[Tensor] = []
         for place in range(shape.ahead):
             given = self.write(torch.cat([ys[:, -1:], beside.expand(-1, 1, -1)], 2))
-            found.append(given.view(len(seen), shape.segment, -1))
+            found.append(given.view(seen.shape[0], shape.segment, -1))
             if place + 1 == shape.ahead:
                 break
             part = slice(place * shape.segment, (place + 1) * shape.segment)
@@ -166,7 +166,7 @@ class Forecaster(nn.Module):
         """The inputs of the cells, (B, steps / segment, size)."""
         parts = [values, there, since] if self.flagged else [values]
         steps = torch.cat([torch.stack(parts, 2), past, future], 2)
-        inputs: Tensor = self.read(steps.reshape(len(steps), -1, self.shape.segment * steps.shape[2]))
+        inputs: Tensor = self.read(steps.reshape(steps.shape[0], -1, self.shape.segment * steps.shape[2]))
         if not self.masked:
             return inputs
         seen = torch.cat([there[..., None], torch.ones_like(past), torch.ones_like(future)], 2).view_as(inputs)
@@ -174,17 +174,17 @@ class Forecaster(nn.Module):
 
     def _ahead(self, future: Tensor) -> Tensor:
         """Covariates of each segment ahead, (B, segments, segment · F)."""
-        return self._padded(future).reshape(len(future), self.shape.ahead, -1)
+        return self._padded(future).reshape(future.shape[0], self.shape.ahead, -1)
 
     def _padded(self, steps: Tensor) -> Tensor:
         """Pad (B, H, …) with zeros to a multiple of the segment."""
         more = self.shape.ahead * self.shape.segment - steps.shape[1]
-        return torch.cat([steps, steps.new_zeros(len(steps), more, *steps.shape[2:])], 1) if more else steps
+        return torch.cat([steps, steps.new_zeros(steps.shape[0], more, *steps.shape[2:])], 1) if more else steps
 
     def _own(self, batch: WindowBatch) -> Tensor:
         """The embedding of each series, (B, embedding_size); of unknown series the mean of all."""
         if self.embedding is None:
-            return batch.values.new_zeros(len(batch.series), 0)
+            return batch.values.new_zeros(batch.series.shape[0], 0)
         own = self.embedding(batch.series.clamp_max(self.shape.series - 1))
         return torch.where((batch.series < self.shape.series)[:, None], own, self.embedding.weight.mean(0))
 

@@ -13,6 +13,8 @@ from everstep.cell import Cell, Layer
 from everstep.state import State
 
 Named: TypeAlias = dict[str, Tensor]
+_GAPS = 0.2
+"""The share of drawn numbers that are missing, where some may be."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Input:
         below: for integers 0 … below − 1: the bound, or the name of a dynamic size; None: real numbers or lengths.
         upto: for lengths: the name of the dynamic size that is their largest value (inclusive).
         least: the smallest length.
+        gaps: for real numbers: whether some may be NaN, where they are missing.
     """
 
     dims: tuple[str | int, ...]
     below: int | str | None = None
     upto: str | None = None
     least: int = 0
+    gaps: bool = False
 
     def drawn(self, sizes: Mapping[str, int], random: torch.Generator) -> Tensor:
         """Random valid values. Of lengths the first is the largest allowed and the second the smallest.
@@ -44,7 +48,8 @@ class Input:
             found[1:2] = self.least
             return found
         if self.below is None:
-            return torch.randn(shape, generator=random)
+            found = torch.randn(shape, generator=random)
+            return found.masked_fill(torch.rand(shape, generator=random) < _GAPS, torch.nan) if self.gaps else found
         return torch.randint(sizes[self.below] if isinstance(self.below, str) else self.below, shape, generator=random)
 
 
@@ -63,6 +68,8 @@ class Form:
         initial: maps a number of rows to their state before the first step; `()` without a state.
         cell: for a step form, the cell from the input, or its row of `table`, to the only output; None: no such cell.
         table: (symbols, features) the embedding that the input indexes; None: the input is the cell's own.
+        before: for a step over a memory: the form whose new state is the state before the first step, in place of
+            `initial`, such as an encoder; its dynamic sizes are also those of the state.
     """
 
     model: nn.Module
@@ -71,6 +78,20 @@ class Form:
     initial: Callable[[int], State] = lambda rows: ()
     cell: Cell | None = None
     table: Tensor | None = None
+    before: Form | None = None
+
+    def sizes(self, usual: int = 1, **known: int) -> dict[str, int]:
+        """A value of each dynamic size, in the order of the inputs: the known one, or else `usual`."""
+        inputs = [*self.inputs.values(), *(self.before.inputs.values() if self.before else ())]
+        found = dict.fromkeys((d for one in inputs for d in one.dims if isinstance(d, str)), usual)
+        return found | {"batch": usual} | known
+
+    def begun(self, sizes: Mapping[str, int], random: torch.Generator) -> State:
+        """A state before the first step; `before`, where there is one, makes it of random inputs."""
+        if self.before is None:
+            return self.initial(sizes["batch"])
+        given = {name: one.drawn(sizes, random) for name, one in self.before.inputs.items()}
+        return self.before.run(given, self.before.begun(sizes, random))[1]
 
 
 class Exported(NamedTuple):

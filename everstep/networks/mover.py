@@ -110,7 +110,7 @@ class Mover(nn.Module):
         # the cell at step t reads position t - 1; the state then holds the last position for the first free step
         told, state = self.body.teacher_forced(seen[..., :0], seen, lengths=lengths)
         many = self.horizon if horizon is None else horizon
-        ahead, _ = self.body(seen.new_zeros(len(seen), many, 0), state)
+        ahead, _ = self.body(seen.new_zeros(seen.shape[0], many, 0), state)
         return told, ahead
 
     def losses(self, batch: TrackBatch) -> tuple[Tensor, Tensor]:

@@ -98,6 +98,7 @@ class NumberClassifier(Classifier):
         calibrated: whether there is a temperature.
 
     Attributes:
+        shape: that of a step.
         front: the layer that reads frames; None where steps are plain numbers.
         body: the cells with their read-out.
     """
@@ -111,7 +112,7 @@ class NumberClassifier(Classifier):
         calibrated: bool = False,
     ):
         super().__init__(answers, calibrated)
-        self._shape, self._gaps = scaling.shape, scaling.gaps
+        self.shape, self._gaps = scaling.shape, scaling.gaps
         size = math.prod(scaling.shape) * (3 if scaling.gaps else 1)
         self.front: TimeDistributed | None = None
         if scaling.frames:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,14 @@ from everstep.networks.number_scaling import NumberScaling
 
 MOST_READ = 64
 """Most numbers of steps after which a sequence is read."""
+
+
+def shown_numbers(
+    model: NumberClassifier, scaling: NumberScaling, shown: Sequence[tuple[str, NDArray[Any]]], out: Path
+) -> Iterator[tuple[Path, str]]:
+    """The pictures of sequences: what is said after each step, and which numbers decide."""
+    yield out / "over-time.png", over_time(model, scaling, shown, out / "over-time.png")
+    yield out / "relevance.png", relevant_numbers(model, scaling, shown, out / "relevance.png")
 
 
 def over_time(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,17 @@ from everstep.state import State, where
 
 
 class Runtime(Protocol):
-    """A runtime of the two forms of an exported model. A state is a tuple of leaves."""
+    """A runtime of the forms of an exported model. A state is a tuple of leaves."""
+
+    def described(self, form: str) -> dict[str, Any] | None:
+        """The `inputs` and `outputs` of the form "start", "step" or "sequence" by name; None: there is no such form."""
+
+    def start(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The state before the first step, of what comes before it, such as a source to translate.
+
+        Raises:
+            RunError: the export has no such form.
+        """
 
     def initial(self, rows: int) -> tuple[Tensor, ...]:
         """The state of `rows` rows before the first step."""
@@ -53,7 +63,7 @@ class _LogP(Categorical):
         return ys
 
 
-class _Nowhere(nn.Module):
+class Nowhere(nn.Module):
     """A placeholder for an embedding, whose empty weight only gives the device."""
 
     def __init__(self) -> None:
@@ -69,7 +79,7 @@ class TokenStandIn(TokenModel):
     def __init__(self, vocabulary: int, runtime: Runtime):
         nn.Module.__init__(self)
         self._runtime, self.head = runtime, _LogP(vocabulary)
-        self.embedding = _Nowhere()  # type: ignore[assignment]
+        self.embedding = Nowhere()  # type: ignore[assignment]
 
     def initial_state(self, batch: int, like: Tensor | None = None) -> State:
         """The state before a text begins."""
@@ -118,7 +128,7 @@ class ClassifierStandIn(SequenceClassifier):
     def __init__(self, answers: Answers, runtime: Runtime, ends: Sequence[int] | None = None):
         nn.Module.__init__(self)
         self._runtime, self.answers, self.temperature = runtime, answers, None
-        self.embedding = _Nowhere()  # type: ignore[assignment]
+        self.embedding = Nowhere()  # type: ignore[assignment]
         self._cut, self.ends = ends is not None, tuple(ends or ())
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
@@ -151,7 +161,7 @@ class TaggerStandIn(SequenceTagger):
         nn.Module.__init__(self)
         self._runtime, self.biases = runtime, list(biases)
         self.reader = nn.Module()  # type: ignore[assignment]
-        self.reader.embedding = _Nowhere()  # type: ignore[assignment]
+        self.reader.embedding = Nowhere()  # type: ignore[assignment]
         heads = [
             CRF(None, many, allowed=masks) if crf else _LogP(many) for many, masks in zip(tags, allowed, strict=True)
         ]

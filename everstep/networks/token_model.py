@@ -147,7 +147,7 @@ class TokenModel(nn.Module):
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """The inputs of the head (batch, time, features) for tokens (batch, time), and the final state."""
-        inner, words = self._parts(state, len(tokens))
+        inner, words = self._parts(state, tokens.shape[0])
         ys, inner = self.body(self.embedding(tokens), inner, lengths=lengths, resets=resets)
         return self._with_words(ys, inner, tokens, words, lengths, resets)
 
@@ -170,7 +170,7 @@ class TokenModel(nn.Module):
         self, tokens: Tensor, state: State = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, State]:
         """As `forward`, with the outputs of the body also before dropout."""
-        inner, words = self._parts(state, len(tokens))
+        inner, words = self._parts(state, tokens.shape[0])
         xs = self.embedding(tokens)
         inputs, final = [], []
         layers = self.body.sublayers()
@@ -184,7 +184,7 @@ class TokenModel(nn.Module):
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """log p of the next tokens (batch, V) in nats after tokens (batch,), and the new state: a `StepFn`."""
-        inner, words = self._parts(state, len(tokens))
+        inner, words = self._parts(state, tokens.shape[0])
         y, inner = self.body.step(self.embedding(tokens), inner)
         ys, state = self._with_words(y[:, None], inner, tokens[:, None], words)
         return self.head.predict(ys[:, 0]), state

@@ -32,7 +32,7 @@ class Check(NamedTuple):
 
     Attributes:
         batches: the numbers of rows in the compared batches.
-        steps: the number of steps.
+        steps: the number of steps; 0: the form has neither time nor state.
         difference: the largest |a − b| / (1 + |a|) of outputs and states, where a is the run's value.
     """
 
@@ -44,8 +44,9 @@ class Check(NamedTuple):
 def checked(name: str, form: Form, run: Run, steps: int | None = None, tolerance: float | None = None) -> Check:
     """Compare the outputs and states of a form with those of `run` for the same random inputs.
 
-    The form's cells run as PyTorch's loop, the meaning of all backends, so that nothing is compiled for it. It compares batches of 1 and 7 rows. A step form runs for `steps` steps. A sequence form runs `steps` steps of
-    random lengths twice, the second time from the final state, and then one step.
+    The form's cells run as PyTorch's loop, the meaning of all backends, so that nothing is compiled for it. It compares
+    batches of 1 and 7 rows. A step form runs for `steps` steps. A sequence form runs `steps` steps of random lengths
+    twice, the second time from the final state, and then one step. A form without time and state runs twice.
 
     Args:
         name: the name of the file, for messages.
@@ -60,29 +61,30 @@ def checked(name: str, form: Form, run: Run, steps: int | None = None, tolerance
     steps = STEPS if steps is None else steps
     tolerance = TOLERANCE if tolerance is None else tolerance
     random = torch.Generator().manual_seed(1)
-    stepped = all("time" not in one.dims for one in form.inputs.values())
+    timed = any("time" in one.dims for one in form.inputs.values())
+    alone = not timed and not leaves(form.begun(form.sizes(batch=1), random))
+    times = [(steps, 2), (1, 1)] if timed else [(1, 2 if alone else steps)]
     worst = 0.0
     with torch.no_grad(), evaluating(form.model), taking(reference.run):
         for batch in _BATCHES:
-            for time, calls in [(1, steps)] if stepped else [(steps, 2), (1, 1)]:
+            for time, calls in times:
                 worst = max(worst, _compared(name, form, run, batch, time, calls, random, tolerance))
-    return Check(_BATCHES, steps, worst)
+    return Check(_BATCHES, 0 if alone else steps, worst)
 
 
 def _compared(
     name: str, form: Form, run: Run, batch: int, time: int, calls: int, random: torch.Generator, tolerance: float
 ) -> float:
-    sizes = dict.fromkeys((d for one in form.inputs.values() for d in one.dims if isinstance(d, str)), _OTHERS)
-    sizes |= {"batch": batch, "time": time}
-    want = form.initial(batch)
+    sizes = form.sizes(_OTHERS, batch=batch, time=time)
+    want = start = form.begun(sizes, random)
     got = tuple(leaf.contiguous() for _, leaf in leaves(want))
     pairs: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     for call in range(calls):
         given = {key: one.drawn(sizes, random) for key, one in form.inputs.items()}
         # each call has other longest and shortest rows: length 0 also meets a state that is not the initial one
         given = {key: value.roll(call, 0) if form.inputs[key].upto else value for key, value in given.items()}
-        outputs, want = form.run(given, want)
-        found, got = run(given, got)
+        outputs, want = form.run(given, want if leaves(start) else start)
+        found, got = run(given, got if leaves(start) else ())
         both = [(key, outputs[key], found[key]) for key in outputs]
         both += [(f"new_state.{key}", a, b) for (key, a), b in zip(leaves(want), got, strict=True)]
         for key, a, b in both:

@@ -198,6 +198,20 @@ class Compiled:
             library.everstep_end(ctypes.c_void_p(session))
         library.everstep_close(ctypes.c_void_p(self._model))
 
+    def begin(self) -> ctypes.c_void_p:
+        """A session, which `close` frees."""
+        self._sessions.append(self._library.everstep_begin(ctypes.c_void_p(self._model)))
+        return ctypes.c_void_p(self._sessions[-1])
+
+    def step(self, session: ctypes.c_void_p, read: ctypes.c_int32 | ctypes.c_void_p, y: ctypes.c_void_p) -> None:
+        """One step of a session: it reads a token, or numbers at an address, and writes its outputs to `y`.
+
+        Raises:
+            NotExported: the step refuses the input.
+        """
+        if self._library.everstep_step(session, read, y):
+            raise NotExported("a step in C++ refuses its input")
+
     def run(self, given: Mapping[str, Tensor], state: Sequence[Tensor]) -> tuple[Named, tuple[Tensor, ...]]:
         """Run one step of each row, each row in its own session: a `Run` of `checked`.
 
@@ -206,7 +220,7 @@ class Compiled:
         """
         values = next(iter(given.values()))
         while len(self._sessions) < len(values):
-            self._sessions.append(self._library.everstep_begin(ctypes.c_void_p(self._model)))
+            self.begin()
         y = torch.empty(len(values), self._made.output)
         new = [leaf.clone() for leaf in state]
         for row, value in enumerate(values):
@@ -215,8 +229,7 @@ class Compiled:
             for place, leaf in zip(places, new, strict=True):
                 ctypes.memmove(place, leaf[row].data_ptr(), leaf[row].numel() * 4)
             read = ctypes.c_int32(int(value)) if self._form.table is not None else ctypes.c_void_p(value.data_ptr())
-            if self._library.everstep_step(session, read, ctypes.c_void_p(y[row].data_ptr())):
-                raise NotExported("a step in C++ refuses its input")
+            self.step(session, read, ctypes.c_void_p(y[row].data_ptr()))
             for place, leaf in zip(places, new, strict=True):
                 ctypes.memmove(leaf[row].data_ptr(), place, leaf[row].numel() * 4)
         return {self.outputs[0]: y}, tuple(new)

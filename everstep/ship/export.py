@@ -48,8 +48,8 @@ def export(
     Args:
         run: the run.
         out: the new folder or file; `RUN/onnx`, `RUN/torch`, `RUN/c` or the file `RUN/model.TO` if None.
-        to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "torch": `step.pt2`, one step as a
-            program of `torch.export`, for PyTorch without everstep. "c": `model.cpp`, `model.h` and
+        to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "torch": `step.pt2` and
+            `sequence.pt2`, programs of `torch.export`, for PyTorch without everstep. "c": `model.cpp`, `model.h` and
             `model.bin`, one step for programs in C and C++. "arpa": one file of an n-gram model, for KenLM, SRILM and
             others. "word2vec", "word2vec-binary", "glove", "vec": one file of word vectors. One file has neither `form`
             nor `precision`.
@@ -76,6 +76,8 @@ def export(
     >>> es.load(export(run, path / "out")).generate(prompt="To be", length=3, seed=1)[:5]
     'To be'
     """
+    if run.task.no_export:
+        raise RunError(f"{run.path} ({run.recipe.task}) cannot export: {run.task.no_export}")
     if to not in ("onnx", "torch", "c"):
         if form != "both" or precision != "float32":
             raise ConfigError(f"export: --form and --precision are for --to onnx, torch and c; --to {to} has neither")
@@ -90,17 +92,19 @@ def export(
     if precision != "float32":
         _check_precision(run, to, precision)
     saved = _ways(to)
-    forms = _wanted(run, task.exported(run.model), to, form, say)
-    if precision != "float32" and "sequence" not in forms:
+    found = task.exported(run.model)
+    forms = _wanted(run, found, to, form, say)
+    if precision != "float32" and "sequence" not in forms and isinstance(found.sequence, Form):
         raise ConfigError(f"export: precision {precision} is measured on whole sequences; give --form both")
     out = Path(out) if out is not None else run.path / to
     with folder.made(out) as aside:
         card = _card(run, to)
         for name, one in forms.items():
-            found = {**saved(aside, name, one), "state": _starts(one)}
-            card["forms"][name] = found
-            check = found["check"]
-            say(f"{found['file']}: within {check['difference']:.1g} of the run over {check['steps']} steps")
+            entry = {**saved(aside, name, one), "state": _starts(one)}
+            card["forms"][name] = entry
+            check = entry["check"]
+            over = f" over {check['steps']} steps" if check["steps"] else ""
+            say(f"{entry['file']}: within {check['difference']:.1g} of the run{over}")
         if precision != "float32":
             card["precision"] = _shortened(run, aside, card, precision, tolerance, say)
         task.save(aside)
@@ -150,8 +154,6 @@ def _wanted(run: Run, found: Exported, to: Kind, which: Which, say: Say) -> dict
     """The requested forms. With "both", reports a missing one."""
     if to == "c":
         found = found._replace(sequence="C++ has the step form only; call it once for each step")
-    if to == "torch" and isinstance(found.sequence, Form):
-        found = found._replace(sequence=torch_program.NO_SEQUENCE)
     named = {name: getattr(found, name) for name in (("step", "sequence") if which == "both" else (which,))}
     lacking = {name: reason for name, reason in named.items() if isinstance(reason, str)}
     if len(lacking) == len(named):
@@ -159,7 +161,9 @@ def _wanted(run: Run, found: Exported, to: Kind, which: Which, say: Say) -> dict
         raise ConfigError(f"{run.path} ({run.recipe.task}): {told}")
     for name, reason in lacking.items():
         say(f"note: no {name} form: {reason}")
-    return {name: one for name, one in named.items() if isinstance(one, Form)}
+    forms = {name: one for name, one in named.items() if isinstance(one, Form)}
+    before = forms["step"].before if "step" in forms else None
+    return forms if before is None else {"start": before, **forms}
 
 
 def _shortened(
@@ -207,6 +211,8 @@ def _card(run: Run, to: str) -> dict[str, Any]:
 
 def _starts(form: Form) -> dict[str, Any]:
     """The initial state of one row, by leaf: shape, dtype, and a list of numbers, or one number if all are equal."""
+    if form.before is not None:
+        return {}
     with torch.no_grad():
         start = form.initial(2)
     found: dict[str, Any] = {}

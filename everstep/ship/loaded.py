@@ -53,6 +53,14 @@ class OnnxRuntime:
         found: dict[str, Any] | None = self._forms.get(form)
         return found
 
+    def start(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Run what comes before the first step, and return the state.
+
+        Raises:
+            RunError: the export has no such form, or onnxruntime fails.
+        """
+        return tuple(leaf for _, leaf in leaves(self._run("start", given, ())[1]))
+
     def step(self, given: Mapping[str, Tensor], state: State) -> tuple[Named, State]:
         """Run one step; without a step form, a sequence of one step.
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from everstep import hooks
 from everstep.abstract import AbstractCell
+from everstep.backends import reference
 from everstep.backends.dispatch import taking
 from everstep.networks.forms import Form
 from everstep.ship.sizes import NotExported, Size, pair_of_sizes, solved
@@ -132,7 +133,7 @@ class _Once(NamedTuple):
 
 
 class _Recorder(Recorder):
-    """Records a whole model. `sizes` are the dynamic sizes. A cell over a sequence becomes one node."""
+    """Records a whole model. `sizes` are values of the dynamic sizes. A cell over a sequence becomes one node."""
 
     def __init__(self, sizes: Collection[int], operations: Collection[str]):
         super().__init__(torch.device("cpu"), 1, {}, operations)
@@ -177,7 +178,7 @@ class _Holder(nn.Module):
     def forward(self, given: list[Tensor], state: list[Tensor]) -> tuple[list[str], list[Tensor]]:
         named = dict(zip(self._form.inputs, given, strict=True))
         outputs, new = self._form.run(named, unflatten(self._start[0], state))
-        return list(outputs), [*outputs.values(), *(leaf for _, leaf in leaves(new))]
+        return [*outputs, *leaf_names("new_state", new)], [*outputs.values(), *(leaf for _, leaf in leaves(new))]
 
 
 def record(form: Form, operations: Collection[str]) -> Recorded:
@@ -192,26 +193,28 @@ def record(form: Form, operations: Collection[str]) -> Recorded:
     hooked = next((m for m in form.model.modules() if hooks.hooked(m)), None)
     if hooked is not None:
         raise NotExported(f"its {type(hooked).__name__} has a hook, which cannot be exported; remove it first")
-    if any(is_free(leaf) for _, leaf in leaves(form.initial(1))):
+    if form.before is None and any(is_free(leaf) for _, leaf in leaves(form.initial(1))):
         raise NotExported("its state has dynamic sizes, such as the memory of attention, beside the batch")
-    names = list(dict.fromkeys(d for one in form.inputs.values() for d in one.dims if isinstance(d, str)))
-    names += [] if "batch" in names else ["batch"]
+    names = list(form.sizes())
     taken = {n for t in (*form.model.parameters(), *form.model.buffers()) for n in t.shape}
     both = pair_of_sizes(names, taken | {d for one in form.inputs.values() for d in one.dims if isinstance(d, int)})
     try:
         with torch.inference_mode(False), torch.no_grad():
-            first, second = (_recorded(form, sizes, operations) for sizes in both)
+            # of both choices, so that a fixed number near a multiple of one is recorded alike
+            near = {size for sizes in both for size in sizes.values()}
+            first, second = (_recorded(form, sizes, near, operations) for sizes in both)
     except Untraceable as error:
         raise NotExported(str(error).replace("its step ", "it ")) from error
     return Recorded(first, second, both)
 
 
-def _recorded(form: Form, sizes: dict[str, int], operations: Collection[str]) -> _Once:
-    drawn = {name: one.drawn(sizes, torch.Generator()) for name, one in form.inputs.items()}
-    with torch.no_grad():
-        start = form.initial(sizes["batch"])
+def _recorded(form: Form, sizes: dict[str, int], near: Collection[int], operations: Collection[str]) -> _Once:
+    random = torch.Generator()
+    drawn = {name: one.drawn(sizes, random) for name, one in form.inputs.items()}
+    with torch.no_grad(), evaluating(form.model), taking(reference.run):
+        start = form.begun(sizes, random)
     holder = _Holder(form, start)
-    recorder = _Recorder(set(sizes.values()), operations)
+    recorder = _Recorder(near, operations)
     own = dict(_tensors(holder))
     values: dict[str, Tensor] = {}
     for place, (name, tensor) in enumerate(own.items()):
@@ -221,7 +224,7 @@ def _recorded(form: Form, sizes: dict[str, int], operations: Collection[str]) ->
     state = [recorder.input(f"state{k}", name, leaf, True) for k, (name, leaf) in enumerate(leaves(start))]
     try:
         with evaluating(form.model), taking(recorder.recurrence), recorder, Functions(recorder):
-            names, results = torch.func.functional_call(holder, everywhere, (given, state), tie_weights=False)
+            outputs, results = torch.func.functional_call(holder, everywhere, (given, state), tie_weights=False)
         module = recorder.finish(results)
     except (Untraceable, NotExported):
         raise
@@ -234,7 +237,6 @@ def _recorded(form: Form, sizes: dict[str, int], operations: Collection[str]) ->
     known |= {n: getattr(module, str(n.target)).detach() for n in module.graph.nodes if n.op == "get_attr"}
     told = {node: name.removeprefix("model.") for node, (name, _) in parameters.items()}
     inputs = dict(zip([*drawn, *leaf_names("state", start)], places[len(own) :], strict=True))
-    outputs = [*names, *leaf_names("new_state", start)]
     return _Once(module, known, told, inputs, outputs, recorder.cells)
 
 

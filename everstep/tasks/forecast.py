@@ -18,6 +18,7 @@ from everstep.runs.forecast_pictures import forecast_pictures
 from everstep.runs.forecasts import MEANING, figures_of, measured
 from everstep.runs.recipe import Recipe
 from everstep.runs.series_data import VALIDATED, SeriesData, SeriesSection
+from everstep.runs.series_export import ExportsForecasts
 from everstep.runs.series_rivals import SeriesRivals
 from everstep.runs.series_stream import SeriesStream
 from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
@@ -44,7 +45,7 @@ class ForecastRecipe(Recipe):
             )
 
 
-class Forecast(Task[ForecastRecipe]):
+class Forecast(ExportsForecasts, Task[ForecastRecipe]):
     """Forecast series such as load, demand and sensor values, with quantiles."""
 
     Recipe = ForecastRecipe

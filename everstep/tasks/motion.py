@@ -10,7 +10,9 @@ from typing import Any
 from everstep.data.track_windows import TrackBatch, TrackWindows
 from everstep.learn.objective import Loss
 from everstep.networks.mover import Mover, MoverSection, track_losses
+from everstep.networks.mover_forms import MoverStandIn, mover_forms
 from everstep.networks.number_scaling import NumberScaling
+from everstep.networks.stand_ins import Runtime
 from everstep.runs.asked_numbers import asked_numbers
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
@@ -113,6 +115,12 @@ class Motion(Task[MotionRecipe]):
         """The positions ahead of each track: unique_id, ahead and the columns of the position."""
         asked = asked_numbers(lines, self.scaling, self.recipe.data.columns, self.recipe.data.padded)
         return track_predictions(model, self.scaling, asked, self.recipe.model.window)
+
+    exported = staticmethod(mover_forms)
+
+    def stand_in(self, runtime: Runtime) -> Mover:
+        """The same in another runtime."""
+        return MoverStandIn(self.recipe.model, runtime)
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """Distances by constant velocity, by standing still, and by mirrored walls."""

@@ -16,8 +16,10 @@ from everstep.look.passage import Passage
 from everstep.networks.class_pictures import figure_pictures
 from everstep.networks.classifying import class_losses, measured_classes, to_learn, to_score
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
-from everstep.networks.number_pictures import number_passage, over_time, relevant_numbers
+from everstep.networks.number_forms import NumberStandIn, number_forms
+from everstep.networks.number_pictures import number_passage, shown_numbers
 from everstep.networks.number_scaling import NumberScaling
+from everstep.networks.stand_ins import Runtime
 from everstep.rivals.number_classes import NumberSet, number_rivals
 from everstep.runs.asked_numbers import AskedSequence, asked_numbers
 from everstep.runs.class_task import ClassRecipe, ClassTask
@@ -29,8 +31,7 @@ from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Purpose, Say
 from everstep.state import State
 from everstep.storage.files import replace_file
 
-SHOWN = 4
-"""Sequences that are drawn."""
+SHOWN = 4  # sequences that are drawn
 
 
 class NumberClassificationRecipe(ClassRecipe):
@@ -84,16 +85,14 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
 
     def model(self) -> NumberClassifier:
         """A new model: a convolutional network for frames, cells, read-out, head."""
-        recipe = self.recipe
-        calibrated = recipe.objective.calibrated
-        return NumberClassifier(self.scaling, self.answers, recipe.model, self.code.find, calibrated)
+        calibrated = self.recipe.objective.calibrated
+        return NumberClassifier(self.scaling, self.answers, self.recipe.model, self.code.find, calibrated)
 
     def batches(self, split: str, model: Any, purpose: Purpose) -> Batches[LabelledBatch]:
         """Batches of sequences of near-equal length."""
-        coded = self.examples.coded(split, self.scaling, self.answers, learn=purpose == "learn")
-        if purpose != "learn":
-            return to_score(*coded)
-        return to_learn(*coded, self.recipe.train.batch_size, self.recipe.seed)
+        learn, recipe = purpose == "learn", self.recipe
+        coded = self.examples.coded(split, self.scaling, self.answers, learn=learn)
+        return to_learn(*coded, recipe.train.batch_size, recipe.seed) if learn else to_score(*coded)
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
         """−log p(class), with the recipe's class weights."""
@@ -115,6 +114,12 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
         """The first sequence of the user's lines, or a held-out one, as the cells read it."""
         (_, steps), *_ = self._shown(text)
         return number_passage(model, self.scaling.scaled(steps[:characters]))
+
+    exported = staticmethod(number_forms)
+
+    def stand_in(self, runtime: Runtime) -> NumberClassifier:
+        """The same in another runtime."""
+        return NumberStandIn(self.answers, runtime)
 
     def _asked(self, lines: Iterable[str]) -> Iterator[AskedSequence]:
         """The sequences of lines, as far as they are read."""
@@ -142,6 +147,4 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
         """Confusion, reliability, what is said after each step, and which numbers decide."""
         measured = measured_classes(model, self.batches(self.splits()[-1], model, "score"))
         yield from figure_pictures(model, measured, out, self.unit)
-        shown = self._shown(text)
-        yield out / "over-time.png", over_time(model, self.scaling, shown, out / "over-time.png")
-        yield out / "relevance.png", relevant_numbers(model, self.scaling, shown, out / "relevance.png")
+        yield from shown_numbers(model, self.scaling, self._shown(text), out)

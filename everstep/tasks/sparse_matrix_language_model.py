@@ -20,6 +20,7 @@ class SparseMatrixLanguageModel(CountedTask[SparseMatrixLanguageModelRecipe, Spa
     Table = SparseMatrixTable
     file = "sparse_matrix.safetensors"
     files = ("tokenizer.json", file)
+    no_export = "its features and adjustments have no format of other programs"
 
     def fitted(self) -> SparseMatrixTable:
         """The matrix of the training text."""

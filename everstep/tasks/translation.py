@@ -19,6 +19,7 @@ from everstep.networks.scoring import Score
 from everstep.networks.softmax_by_name import tell_counts
 from everstep.networks.translating import SCORED
 from everstep.networks.translator_ensemble import TranslatorEnsemble
+from everstep.networks.translator_forms import TranslatorStandIn, translator_forms
 from everstep.runs.directions import Direction
 from everstep.runs.pair_data import PairTexts
 from everstep.runs.pair_tokens import FILES, LANGUAGES, Sides
@@ -128,6 +129,8 @@ class Translation(Task[TranslationRecipe]):
     def together(self, models: Sequence[Any]) -> TranslatorEnsemble:
         """A model whose probabilities are the mean of those of the models."""
         return TranslatorEnsemble(models)
+
+    exported, stand_in = staticmethod(translator_forms), staticmethod(TranslatorStandIn)
 
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p(target | source) of lines `source<TAB>target`, in nats."""

@@ -47,6 +47,7 @@ class TreeClassification(Task[TreeRecipe]):
     shown = ("accuracy", "node_accuracy", "parsed_accuracy", "loss")
     meaning = TREE_MEANING
     understands = frozenset({"format"})
+    no_export = "the steps and their order are those of each tree, for which ONNX has no loop"
     words: dict[str, int]
     classes: tuple[str, ...]
 

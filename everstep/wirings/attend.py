@@ -126,7 +126,7 @@ class Attend(Cell):
         """
         given = self.attention.prepare(memory, lengths)
         like = given.mask
-        initial = self.cell.initial_state(len(like), like)
+        initial = self.cell.initial_state(like.shape[0], like)
         return AttendState(
             initial if state is None else like_nest(state, initial), given, self.attention.start(given), self._fed(like)
         )
@@ -206,7 +206,7 @@ class Attend(Cell):
 
     def _fed(self, like: Tensor) -> State:
         """The output before the first, of as many rows as `like`."""
-        return like.new_zeros(len(like), self.output_size) if self.input_feeding else ()
+        return like.new_zeros(like.shape[0], self.output_size) if self.input_feeding else ()
 
     def _check_sizes(self) -> None:
         cell, attention = self.cell, self.attention

@@ -80,7 +80,7 @@ class Conditioned(Cell):
             raise ValueError(f"Conditioned.start: v should be (batch, size={self.size}), but got {came}")
         # as in `scan`: the carried state is not in low precision
         like = v.float() if torch.is_autocast_enabled(v.device.type) else v
-        state = self.cell.initial_state(len(v), like)
+        state = self.cell.initial_state(v.shape[0], like)
         if self.mode != "feed":
             parts = [
                 leaf + torch.tanh(linear(v)).view_as(leaf)

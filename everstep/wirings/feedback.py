@@ -113,7 +113,7 @@ class _Taught(Layer):
         ys, inner = scan(self.cell, torch.cat([x, before], -1), inner, lengths=lengths, resets=resets, backend=backend)
         if lengths is None:
             return ys, (inner, line[:, -1])
-        return ys, (inner, line[torch.arange(len(line), device=line.device), lengths.long()])
+        return ys, (inner, line[torch.arange(line.shape[0], device=line.device), lengths.long()])
 
     def sublayers(self) -> Sequence[Layer]:
         return (self.cell,)

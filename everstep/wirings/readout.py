@@ -84,7 +84,7 @@ class ReadOut(nn.Module):
         layer, top = _parted(self.layer) if self.reduce == "last" else (self.layer, None)
         ys, final = scan(layer, xs, state, lengths=lengths, backend=backend)
         if ys.shape[1] == 0:
-            return nothing(ys, (len(ys), self.output_size), self.parameters()), final
+            return nothing(ys, (ys.shape[0], self.output_size), self.parameters()), final
         if self.reduce == "last":
             ends = _last(ys, lengths)
             return ends if top is None else _merged(top, ends, ys[:, 0]), final
@@ -128,7 +128,7 @@ def _last(ys: Tensor, lengths: Tensor | None) -> Tensor:
     """The output of each row's last step; for an empty row that of step 0, which is zeros."""
     if lengths is None:
         return ys[:, -1]
-    return ys[torch.arange(len(ys), device=ys.device), (lengths.long() - 1).clamp(min=0)]
+    return ys[torch.arange(ys.shape[0], device=ys.device), (lengths.long() - 1).clamp(min=0)]
 
 
 def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:

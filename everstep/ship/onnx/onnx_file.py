@@ -14,7 +14,7 @@ from everstep.ship.onnx.pointwise_nodes import POINTWISE
 from everstep.ship.onnx.recurrent import recurrence
 from everstep.ship.onnx.session import Session
 from everstep.ship.onnx.tensors import TENSORS
-from everstep.ship.recording import record
+from everstep.ship.recording import Recorded, record
 from everstep.ship.sizes import Size
 
 _HANDLERS = {**POINTWISE, **TENSORS, "recurrence": recurrence}
@@ -24,14 +24,15 @@ def written(form: Form, told: dict[str, str] | None = None) -> Any:
     """The form as an `onnx.ModelProto` with the metadata `told`.
 
     Inputs and outputs have the names of the form. A leaf of the state is the input `state.NAME` and the output
-    `new_state.NAME`; a lone leaf is `state` and `new_state`.
+    `new_state.NAME`; a lone leaf is `state` and `new_state`. A leaf that stays as it is has no output.
 
     Raises:
         NotExported: an operation has no counterpart; the message gives the reason.
     """
     recorded = record(form, list(_HANDLERS))
     graph = Graph()
-    outs = [graph.fresh(name) for name in recorded.outputs]
+    kept = {name: node for name, node in zip(recorded.outputs, recorded.ends, strict=True) if not _same(recorded, name)}
+    outs = [graph.fresh(name) for name in kept]
     writer = Writer(graph, recorded, _HANDLERS)
     inputs = []
     for name, node in recorded.inputs.items():
@@ -43,10 +44,16 @@ def written(form: Form, told: dict[str, str] | None = None) -> Any:
                 graph.sizes[str(size)] = graph.add("Shape", name, start=place, end=place + 1, wish=f"size.{size}")
     writer.write()
     outputs = []
-    for name, node in zip(outs, recorded.ends, strict=True):
+    for name, node in zip(outs, kept.values(), strict=True):
         graph.give(name, writer.name(node))
         outputs.append(info(name, writer.dtype(node), list(map(_told, recorded.shape(node)))))
     return model_of(graph.finished("everstep", inputs, outputs), told or {})
+
+
+def _same(recorded: Recorded, name: str) -> bool:
+    """Whether a leaf of the new state is that of the state before."""
+    end = recorded.ends[recorded.outputs.index(name)]
+    return name.startswith("new_") and end is recorded.inputs.get(name.removeprefix("new_"))
 
 
 def _told(size: int | Size) -> int | str:

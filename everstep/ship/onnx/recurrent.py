@@ -144,7 +144,7 @@ def _loop(
     inside.values |= dict(zip(read, pieces[len(xs) :], strict=True))
     inside.write([node for node in step.nodes if node not in early])
     y, *new = map(inside.name, step.ends)
-    scanned = [*map(w.name, xs), *(before[node] for node in read)]
+    scanned = [_scanned(w, x, batch, time) for x in xs] + [before[node] for node in read]
     types = [w.dtype(x) for x in xs] + [inside.dtype(node) for node in read]
     if lengths is not None:
         live = body.fresh("live")
@@ -168,6 +168,16 @@ def _loop(
     return [found[-1], *found[:-1]]
 
 
+def _scanned(w: Writer, x: fx.Node, batch: Size, time: int | Size) -> str:
+    """The name of what a loop reads for an input; numbers (batch, time) for one without features, to count the steps.
+
+    onnxruntime crashes on a loop over empty tensors. The step joins nothing to what else it reads.
+    """
+    if 0 not in w.shape(x)[2:]:
+        return w.name(x)
+    return str(w.add("Expand", w.number(0.0, w.dtype(x)), w.ints([batch, time])))
+
+
 def _hoisted(step: TracedStep, inputs: int) -> tuple[list[fx.Node], list[fx.Node]]:
     """The operations that depend on x and constants alone, and those among them whose outputs the loop reads."""
     alone, fixed = set(step.free[:inputs]), set(step.known)
@@ -188,6 +198,8 @@ def _early(
     w: Writer, step: TracedStep, early: Sequence[fx.Node], read: Sequence[fx.Node], xs: Sequence[fx.Node]
 ) -> dict[fx.Node, str]:
     """Write the operations that depend on x alone with all steps as rows. Their outputs are (batch, time, …)."""
+    if not early:
+        return {}
     batch, time = _rows(w, xs[0]), w.shape(xs[0])[1]
     every = f"({batch})*({time})"
     root = w.graph.root

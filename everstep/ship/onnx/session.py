@@ -63,6 +63,8 @@ class Session:
     def run(self, given: Mapping[str, Tensor], state: Sequence[Tensor]) -> tuple[Named, tuple[Tensor, ...]]:
         """Run inputs by name and the leaves of the state to outputs by name and the new leaves.
 
+        A leaf without an output stays the same tensor.
+
         Raises:
             RunError: onnxruntime fails.
         """
@@ -75,7 +77,10 @@ class Session:
         except Exception as error:
             raise RunError(f"onnxruntime cannot run {self._name}: {error}") from None
         found = {name: torch.from_numpy(value) for name, value in zip(self.outputs, values, strict=True)}
-        new = tuple(value for name, value in found.items() if _of_state(name, "new_state"))
+        if starts:
+            new = tuple(found.get(f"new_{name}", leaf) for name, leaf in zip(starts, state, strict=True))
+        else:
+            new = tuple(value for name, value in found.items() if _of_state(name, "new_state"))
         return {name: value for name, value in found.items() if not _of_state(name, "new_state")}, new
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from everstep.ship.onnx.graph import Graph, info
 from everstep.ship.onnx.node_writer import Writer, axis
 from everstep.ship.sizes import NotExported, Size
 
@@ -202,8 +203,10 @@ def _unbind(w: Writer, node: fx.Node, x: fx.Node, dim: int = 0) -> list[str]:
 
 
 def _cat(w: Writer, node: fx.Node, tensors: Sequence[fx.Node], dim: int = 0) -> str:
-    names = [w.like(one, w.dtype(node)) for one in tensors]
-    return names[0] if len(names) == 1 else str(w.add("Concat", *names, axis=axis(dim, w.rank(node))))
+    where = axis(dim, w.rank(node))
+    there = [one for one in tensors if w.shape(one)[where] != 0] or tensors[:1]
+    names = [w.like(one, w.dtype(node)) for one in there]
+    return names[0] if len(names) == 1 else str(w.add("Concat", *names, axis=where))
 
 
 def _flip(w: Writer, node: fx.Node, x: fx.Node, dims: Sequence[int]) -> str:
@@ -274,13 +277,45 @@ def _scatter(w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, sou
     return w.cast(w.add("ScatterElements", numbers[0], w.name(index), numbers[1], axis=where), dtype)
 
 
-def _sort(
-    w: Writer, node: fx.Node, x: fx.Node, *, stable: bool = False, dim: int = -1, descending: bool = False
-) -> list[str]:
+def _sort(w: Writer, node: fx.Node, x: fx.Node, *at: Any, **how: Any) -> list[str]:
     """Sort by a TopK of all numbers, which puts equal numbers in the order of their indices."""
+    dim, descending = [*at, *([how.get("dim", -1), how.get("descending", False)][len(at) :])]
     where = axis(dim, w.rank(x))
     size = w.ints([w.source.shape(x)[where]])
     return list(w.add("TopK", w.name(x), size, outputs=2, axis=where, largest=int(descending)))
+
+
+def _cummax(w: Writer, node: fx.Node, x: fx.Node, dim: int) -> list[str]:
+    """The largest number so far, by a `Scan`; without the places."""
+    if any(user.args[1] and user.users for user in node.users):
+        raise NotExported("it uses the places of cummax")
+    where, dtype, sizes = axis(dim, w.rank(x)), w.dtype(x), w.shape(x)
+    lowest = torch.finfo(dtype).min if dtype.is_floating_point else torch.iinfo(dtype).min
+    start = w.add("Expand", w.number(lowest, dtype), w.ints([*sizes[:where], *sizes[where + 1 :]]))
+    body = Graph(w.graph)
+    before, now, new, most = (body.fresh(name) for name in ("before", "now", "new", "most"))
+    found = body.add("Max", before, now)
+    body.give(new, found)
+    body.give(most, found)
+    infos = ([info(name, dtype, None) for name in pair] for pair in ((before, now), (new, most)))
+    how = {"num_scan_inputs": 1, "scan_input_axes": [where], "scan_output_axes": [where]}
+    _, ys = w.add("Scan", start, w.name(x), outputs=2, body=body.finished("cummax", *infos), **how)
+    return [ys, ""]
+
+
+def _max_pool(
+    w: Writer,
+    node: fx.Node,
+    x: fx.Node,
+    kernel: list[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil: bool = False,
+) -> list[str]:
+    pads = [*padding, *padding]
+    how: dict[str, Any] = {"strides": stride or kernel, "pads": pads, "dilations": dilation, "ceil_mode": int(ceil)}
+    return [w.add("MaxPool", w.name(x), kernel_shape=kernel, **how), ""]
 
 
 def _pad(w: Writer, node: fx.Node, x: fx.Node, pad: Sequence[int], value: float = 0.0) -> str:
@@ -316,6 +351,8 @@ TENSORS: dict[str, Handler] = {
     "argmax": _arg("ArgMax"),
     "argmin": _arg("ArgMin"),
     "cumsum": _cumsum,
+    "cummax": _cummax,
+    "max_pool2d_with_indices": _max_pool,
     **dict.fromkeys(("clone", "alias", "detach", "_to_copy", "contiguous", "lift_fresh"), _same),
     **dict.fromkeys(("t", "transpose"), _transpose),
     "permute": _permute,

@@ -1,0 +1,184 @@
+"""The models of all jobs compute the same in onnxruntime; those that have no export say why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from written_forms import equal
+
+from everstep.networks.answers import OneOf
+from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
+from everstep.networks.forecaster import Forecaster
+from everstep.networks.forecaster_forms import forecaster_forms
+from everstep.networks.forecaster_section import ForecasterSection, WindowShape, checked_sizes
+from everstep.networks.forms import Exported, Form
+from everstep.networks.model_forms import classifier_forms, tagger_forms, token_forms
+from everstep.networks.mover import Mover, MoverSection
+from everstep.networks.mover_forms import mover_forms
+from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
+from everstep.networks.number_forms import number_forms
+from everstep.networks.number_scaling import NumberScaling
+from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
+from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection
+from everstep.networks.token_model import TokenModel, TokenModelSection
+from everstep.networks.translator_forms import translator_forms
+from everstep.networks.word_reader import WordReader
+from everstep.runs.capabilities import Exports, Writes, abilities
+from everstep.runs.recipe_files import load_task
+from everstep.runs.shipped_recipes import recipes
+
+pytestmark = pytest.mark.usefixtures("uncompiled", "quick")
+
+NO_EXPORT = {"ptb-snm", "sparse-matrix", "tree-sst2", "tree-sst5"}
+"""The recipes whose job has no export: the count that the documentation states."""
+ANSWERS = OneOf(("a", "b", "c"))
+
+
+def model_of(section: Any, **sizes: Any) -> nn.Module:
+    """A model as a recipe's section has it, over few symbols, with weights that are nowhere zero."""
+    match section:
+        case TokenModelSection():
+            model: nn.Module = TokenModel(30, section)
+        case ClassifierSection():
+            model = SequenceClassifier(30, ANSWERS, section, ends=(3, 7), calibrated=True)
+            if model.ratios is not None:
+                model.ratios.counts.copy_(torch.randint(4, model.ratios.counts.shape))
+        case TaggerSection():
+            model = SequenceTagger(section, WordReader(section, 20, 12, [3, 5], [0, *range(19)]), [4, 6], [None, None])
+        case EncoderDecoderSection():
+            model = EncoderDecoder(section, 20, 20, tags=sizes.get("tags", 0))
+        case NumberClassifierSection():
+            frames = NumberScaling((), (5, 4, 2), (0.0,), (1.0,), False)
+            plain = NumberScaling(("x", "y"), (2,), (0.0, 0.0), (1.0, 1.0), sizes.get("gaps", False))
+            model = NumberClassifier(frames if sizes.get("frames") else plain, ANSWERS, section, calibrated=True)
+        case ForecasterSection():
+            window, horizon, segment = checked_sizes(section, 4)
+            shape = WindowShape(window, horizon, segment, 4, sizes.get("past", 0), sizes.get("future", 0), 3, True)
+            model = Forecaster(section, shape)
+        case MoverSection():
+            model = Mover(2, section)
+        case _:
+            raise AssertionError(type(section))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) / 10)
+    return model.eval()
+
+
+FORMS: dict[type, Any] = {
+    TokenModel: token_forms,
+    SequenceClassifier: classifier_forms,
+    SequenceTagger: tagger_forms,
+    EncoderDecoder: translator_forms,
+    NumberClassifier: number_forms,
+    Forecaster: forecaster_forms,
+    Mover: mover_forms,
+}
+
+
+def compared(model: nn.Module) -> Exported:
+    """The forms of a model, which compute the same in onnxruntime."""
+    found: Exported = FORMS[type(model)](model)
+    for form in found:
+        if isinstance(form, Form):
+            equal(form)
+            assert form.before is None or equal(form.before)
+    return found
+
+
+SEEN: set[tuple[str, str]] = set()
+"""The sections of the recipes so far: several recipes have one model."""
+
+
+@pytest.mark.parametrize("name", [name for name, _ in recipes()])
+def test_the_model_of_every_recipe_exports(name: str) -> None:
+    task = load_task(name)
+    if not isinstance(task, Exports):
+        assert bool(task.no_export) == (name in NO_EXPORT)
+        assert isinstance(task, Writes) == ("export" in abilities(task)) != bool(task.no_export)
+        return
+    assert not task.no_export
+    section = task.recipe.model
+    keys = type(section).model_fields
+    sizes = {"hidden_size": 6, "embedding_size": 5, "layers": min(section.layers, 2)}
+    small = {key: value for key, value in sizes.items() if getattr(section, key, 0)}
+    dropouts = {key: 0.0 for key in keys if key.endswith(("dropout", "drop"))}
+    section = section.model_copy(update={**small, **dropouts})
+    key = (type(section).__name__, section.model_dump_json())
+    if key in SEEN:
+        return
+    SEEN.add(key)
+    frames = name == "classify-clips-minute"
+    assert any(isinstance(form, Form) for form in compared(model_of(section, frames=frames, gaps=not frames)))
+
+
+def test_dropouts_are_gone() -> None:
+    how: Any = dict.fromkeys(("dropout", "input_dropout", "weight_drop", "embedding_dropout"), 0.5)
+    compared(model_of(TokenModelSection(cell="GRU", hidden_size=4, embedding_size=3, **how)))
+
+
+@pytest.mark.parametrize("how", [{}, {"characters": "convolution"}, {"head": "softmax", "bidirectional": False}])
+def test_taggers_of_every_kind(how: dict[str, Any]) -> None:
+    sizes = {"hidden_size": 4, "embedding_size": 3, "character_size": 3, "character_units": 2, "feature_size": 2}
+    compared(model_of(TaggerSection(**{**sizes, **how})))
+
+
+@pytest.mark.parametrize("read_out", ["last", "mean", "max", "sum", "attention"])
+def test_classifiers_of_every_kind(read_out: str) -> None:
+    for reader in ("flat", "hierarchical"):
+        how: Any = {"hidden_size": 4, "embedding_size": 3, "read_out": read_out, "reader": reader, "ngrams": 2}
+        compared(model_of(ClassifierSection(**how)))
+    numbers = NumberClassifierSection(hidden_size=4, filters=(2, 3), frame_size=5, read_out=read_out)
+    for sizes in ({}, {"gaps": True}, {"frames": True}):
+        compared(model_of(numbers, **sizes))
+
+
+TRANSLATORS: list[dict[str, Any]] = [
+    *({"attention": name} for name in ("additive", "dot", "concat", "local-m", "local-p")),
+    *({"attention": name} for name in ("location", "coverage", "multi-head")),
+    *({"context": "attention", "query": "before", "cell": cell} for cell in ("GRU", "LSTM")),
+    {"input_feeding": True, "layers": 2, "cell": "MinGRU"},
+    {"context": "initial", "bidirectional": False},
+    {"context": "every-step", "layers": 2},
+]
+
+
+@pytest.mark.parametrize("how", TRANSLATORS, ids=str)
+def test_translators_of_every_kind(how: dict[str, Any]) -> None:
+    section = EncoderDecoderSection(**{"hidden_size": 4, "embedding_size": 3, "attention_size": 4, "heads": 2, **how})
+    forms = compared(model_of(section, tags=2))
+    assert isinstance(forms.step, Form)
+    state = forms.step.begun({"batch": 1, "places": 3}, torch.Generator())
+    outputs, _ = forms.step.run({"tokens": torch.zeros(1, dtype=torch.int64)}, state)
+    assert set(outputs) == ({"log_p"} if "context" in how and how["context"] != "attention" else {"log_p", "weights"})
+
+
+FORECASTERS: list[dict[str, Any]] = [
+    *({"head": name} for name in ("gaussian", "student-t", "mixture", "point")),
+    {"head": "negative-binomial", "level": "none"},
+    {"decode": "recursive", "highway": True},
+    {"decode": "direct", "level": "season", "weight": "season"},
+    {"decode": "encoder-decoder", "level": "mean", "spread": "none"},
+    {"smoothing": "learned"},
+    {"cell": "GRUD", "segment": 1, "embedding_size": 3},
+]
+
+
+@pytest.mark.parametrize("how", FORECASTERS, ids=str)
+def test_forecasters_of_every_kind(how: dict[str, Any]) -> None:
+    section = ForecasterSection(**{"hidden_size": 4, "window": 12, "horizon": 6, "segment": 4, **how})
+    model = model_of(section, past=1, future=2)
+    assert isinstance(model, Forecaster)
+    has: Any = {"quantiles"} if section.head in ("gaussian", "quantiles") else set()
+    for _ in range(1 if model.residuals is None else 2):
+        form = compared(model).sequence
+        assert isinstance(form, Form)
+        assert set(form.inputs) >= {"values", "past", "future"}
+        given = {name: one.drawn({"batch": 2}, torch.Generator()) for name, one in form.inputs.items()}
+        assert set(form.run(given, ())[0]) == {"mean", "law"} | has
+        if model.residuals is not None:  # as after a validation
+            has = {"quantiles"}
+            model.residuals.copy_(torch.linspace(-1, 1, 11).expand_as(model.residuals))
