@@ -45,7 +45,7 @@ TRAININGS = {
     ),
     "one vector": Training(
         {"context": "initial", "cell": "GRU", "hidden_size": 256, "bidirectional": False},
-        {"copy": 6000, "reverse": 6000},
+        {"copy": 10000, "reverse": 6000},
         growing=True,
     ),
 }
