@@ -19,7 +19,7 @@ from everstep.learn.regularisers import activation_penalty, change_penalty, l2
 from everstep.learn.update_rules import update_rules
 from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
-from everstep.runs.recipe_files import parse_recipe
+from everstep.runs.recipe_files import load_recipe, parse_recipe
 from everstep.tasks.language_model import LanguageModelRecipe
 from everstep.wirings import EmbeddingDropout, StateDropout
 from everstep.wirings.masks import dropout_mask
@@ -337,6 +337,32 @@ def test_dropouts_within_the_recurrence_go_with_every_cell_that_has_one(tmp_path
             assert math.isfinite(float(ys.detach().sum()))
             matrices = [p for name, p in model.named_parameters() if name.endswith("weight_hh")]
             assert all((p.grad == 0).any() for p in matrices)  # of the weights that were dropped
+
+
+@pytest.mark.parametrize("kind", ["MogrifierLSTM", "QRNN"])
+def test_the_recipe_of_awd_lstm_takes_other_cells(kind: str) -> None:
+    """Every regulariser of `awd-lstm-ptb` acts; a cell without recurrent matrices says what to leave out."""
+    small = [f"model.cell={kind}", "model.embedding_size=4", "model.hidden_size=[6, 4]"]
+    if kind == "QRNN":
+        with pytest.raises(ConfigError, match=r"weight_hh; this one has none; set model\.weight_drop=0"):
+            load_recipe("awd-lstm-ptb", small)
+        small.append("model.weight_drop=0")
+    config = load_recipe("awd-lstm-ptb", small)
+    assert isinstance(config, LanguageModelRecipe)
+    goal, batch = config.objective, Tokens().batch(0, 0)
+    torch.manual_seed(0)
+    model = TokenModel(9, config.model)
+    losses = {}
+    for penalties in ((0.0, 0.0), (goal.activation_penalty, goal.change_penalty)):
+        torch.manual_seed(1)  # the same masks
+        (loss,) = likelihood(None, *penalties)(model, batch, None)
+        losses[penalties] = float(loss.total.detach().sum())
+    assert losses[2.0, 1.0] > losses[0.0, 0.0]
+    loss.total.sum().backward()
+    matrices = [p for name, p in model.named_parameters() if name.endswith("weight_hh")]
+    assert len(matrices) == (2 if kind == "MogrifierLSTM" else 0)
+    assert all(0.2 < float((p.grad == 0).float().mean()) < 0.8 for p in matrices)  # half of the weights were dropped
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 @pytest.mark.slow

@@ -131,7 +131,10 @@ def layer_problems(section: LayersSection, input_size: int, find: Find) -> Itera
         return
     else:
         if section.weight_drop and not _recurrent_matrices(cells):
-            yield "model.weight_drop: expected a cell with a recurrent matrix weight_hh; this one has none"
+            yield (
+                "model.weight_drop: expected a cell with a recurrent matrix weight_hh; this one has none; set "
+                "model.weight_drop=0"
+            )
 
 
 def stack_of(
