@@ -218,7 +218,7 @@ def test_even_batches_of_one_sequence_or_of_empty_ones():
     given = [9], [0], [0, 0, 0], [1, 1, 1, 90]
     orders = [BucketOrder(np.array(lengths), 2, even=True, shuffle=False) for lengths in given]
     rows = [[order.rows(0, index).tolist() for index in range(len(order))] for order in orders]
-    assert rows == [[[0]], [[0]], [[0], [1, 2]], [[0, 1, 2, 3]]]
+    assert rows == [[[0]], [[0]], [[0], [1, 2]], [[0, 1, 2], [3]]]
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"pool": 0}, {"max_tokens": 0}, {"seed": -1}])

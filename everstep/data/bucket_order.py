@@ -29,9 +29,9 @@ class BucketOrder:
             epoch has the same number of batches; a longer sequence is a batch by itself.
         ties: (N,) second lengths, such as those of translations: sequences of equal length are sorted by them.
         even: batches have equal numbers of steps, as nearly as whole sequences allow: as many as `batch_size` sequences
-            have on average. An optimizer step divides a loss by the targets of its batch, so that with equal numbers of
-            sequences, which are of similar length, a target of a short sequence would have a larger weight. All
-            sequences then form one pool, and `max_tokens` has no effect.
+            have on average; a longer sequence is a batch by itself. An optimizer step divides a loss by the targets of
+            its batch, so that with equal numbers of sequences, which are of similar length, a target of a short
+            sequence would have a larger weight. All sequences then form one pool, and `max_tokens` has no effect.
 
     Attributes:
         batch_size: most sequences in a batch.
@@ -99,9 +99,11 @@ class BucketOrder:
 
     def _cut_evenly(self, batches: int) -> Ints:
         """Bounds of about so many batches over all sequences sorted by length, each with as many steps."""
-        ends = np.cumsum(np.sort(self._lengths))
+        lengths = np.sort(self._lengths)
+        ends = np.cumsum(lengths)
         shares = np.arange(1, batches) / batches * ends[-1]
-        return np.unique(np.concatenate([[0], np.searchsorted(ends, shares) + 1, [len(ends)]]))
+        alone = np.searchsorted(lengths, ends[-1] / batches, side="right")  # else shorter ones would be padded to it
+        return np.unique(np.concatenate([[0, alone], np.searchsorted(ends, shares) + 1, [len(ends)]]))
 
     def _order(self, epoch: int) -> tuple[Ints, Ints]:
         """The sequences in the epoch's order, and the order of the batches cut from them."""
