@@ -84,6 +84,11 @@ def test_other_vocabularies_are_refused(tmp_path: Path) -> None:
     scores = [scored(run, name, ["a b"]) for run, name in zip(runs, "uv", strict=True)]
     with pytest.raises(RunError, match="one vocabulary"):
         log_linear(runs, scores, scores)
+    larger = counted(tmp_path / "larger", [*LINES, "d d"], "model.order=1")  # a, b and c have the same numbers
+    scores = [scored(run, name, ["a b"]) for run, name in zip((runs[0], larger), "uv", strict=True)]
+    assert scores[0].ids.tolist() == scores[1].ids.tolist()
+    with pytest.raises(RunError, match="one vocabulary"):
+        log_linear([runs[0], larger], scores, scores)
 
 
 @pytest.mark.usefixtures("own_cache")
