@@ -168,6 +168,15 @@ def test_the_loss_is_that_of_a_text_without_the_word(monkeypatch: pytest.MonkeyP
         assert gradient[place] == pytest.approx((loss(theta + step)[0] - loss(theta - step)[0]) / 2e-5, abs=1e-8)
 
 
+def test_as_many_kinds_as_settings_allow_are_learned() -> None:
+    kinds = context_kinds(16, 16, 4)
+    tokens, starts = flat(sentences(12))
+    before = words_before(tokens, starts, BEGIN, max(distance for kind in kinds for distance in kind))
+    counts = [count_pairs(kind, tokens, before, V) for kind in kinds]
+    contexts = [one.find(*context_keys(kind, before)) for kind, one in zip(kinds, counts, strict=True)]
+    assert len(fitted_adjustment(counts, contexts, tokens.astype(np.int64), V).grid) == len(kinds) == 176
+
+
 def test_adjustments_learn_what_new_text_is_like() -> None:
     text, new = sentences(400), sentences(200, seed=7)
     counts, contexts, tokens = counted(text)

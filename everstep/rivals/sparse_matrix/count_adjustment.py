@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import coo_matrix
 
+from everstep.errors import DataError
 from everstep.rivals.sparse_matrix.context_kinds import Ints
 from everstep.rivals.sparse_matrix.pair_counts import PairCounts
 
 Floats = NDArray[np.float64]
 ROUNDS = 200
-_SHIFT = 28  # bits of a count; with 7 bits of a kind, three numbers are one
+_SHIFT = 27  # bits of a count; with 9 bits of a kind, three numbers are one
 
 
 class Adjustment:
@@ -86,9 +87,14 @@ def fitted_adjustment(
         contexts: for each kind, the place of each event's context, (events,), −1 where it has none.
         words: (events,) the word of each event.
         vocabulary: V.
+
+    Raises:
+        DataError: the text has 2²⁷ tokens or more.
     """
-    events = _events(counted, contexts, words, vocabulary)
     most = max(int(one.totals.max(initial=1)) for one in counted)
+    if most >> _SHIFT:
+        raise DataError(f"a sparse matrix: expected a text of fewer than {1 << _SHIFT:,} tokens; got {most:,}")
+    events = _events(counted, contexts, words, vocabulary)
     levels = int(np.log2(most)) + 2
     shape = (len(counted), levels, levels)
     corners, shares = _corners(shape, events.kinds, events.totals, events.counts)
