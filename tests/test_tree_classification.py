@@ -167,6 +167,8 @@ def test_a_parser_learns_from_binary_trees(tree: str, told: str, tmp_path: Path)
         es.train(path, tmp_path / "run", quietly, overrides=[*asked, "train.select=null"])
     with pytest.raises(ConfigError, match=r"model\.parses: expected a tracker beside it"):
         load_task(path, ["model.parses=true"])
+    with pytest.raises(ConfigError, match=r"train\.select: expected model\.parses=true beside it; got phrase_f1"):
+        load_task(path, ["train.select=phrase_f1"])
 
 
 def test_it_beats_what_knows_no_trees_and_what_training_says_is_what_eval_says(run: es.Run) -> None:

@@ -107,6 +107,8 @@ def test_the_format_is_found_by_name_or_first_line(tmp_path: Path) -> None:
             (tmp_path / name).write_text(text)
             (tree,) = read_any_trees([tmp_path / name])
             assert tree.words == next(trees_in(text.splitlines(), format, "x")).words  # type: ignore[arg-type]
+    (tmp_path / "a.txt").write_text("(3\t(2 a)\t(4 b))\n")
+    assert read_any_trees([tmp_path / "a.txt"])[0].words == ("a", "b", None)
     (tmp_path / "a.txt").write_text("# nothing")
     with pytest.raises(DataError, match="holds no tree; expected trees in the format conllu"):
         read_any_trees([tmp_path / "a.txt"])

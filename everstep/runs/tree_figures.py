@@ -11,6 +11,8 @@ from everstep.networks.tree_classifier import TreeClassifier, measured_trees
 from everstep.networks.tree_parsing import parsing_figures
 from everstep.runs.tree_predictions import to_score
 
+PARSED = ("parsed_accuracy", "phrase_f1")
+"""Measures of a model that parses alone."""
 TREE_MEANING = {
     **MEANING,
     "node_accuracy": "share of all nodes with a class that is right",

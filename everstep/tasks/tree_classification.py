@@ -12,17 +12,12 @@ from everstep.errors import ConfigError
 from everstep.learn.objective import Loss
 from everstep.networks.answers import OneOf
 from everstep.networks.compositions_by_name import check_trees
-from everstep.networks.tree_classifier import (
-    TreeClassifier,
-    TreeLossSection,
-    TreeNetworkSection,
-    tree_losses,
-)
+from everstep.networks.tree_classifier import TreeClassifier, TreeLossSection, TreeNetworkSection, tree_losses
 from everstep.runs.labelled_answers import read_classes, written_classes
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.runs.tree_data import Trees, TreeSection, read_words, written_words
-from everstep.runs.tree_figures import TREE_MEANING, tree_figures
+from everstep.runs.tree_figures import PARSED, TREE_MEANING, tree_figures
 from everstep.runs.tree_predictions import to_score, tree_pictures, tree_predictions, unlabelled
 from everstep.runs.tree_rivals import tree_rivals
 from everstep.state import State
@@ -36,6 +31,12 @@ class TreeRecipe(Recipe):
     model: TreeNetworkSection = TreeNetworkSection()
     objective: TreeLossSection = TreeLossSection()
 
+    def disagreements(self) -> Iterator[tuple[str, str]]:
+        """Weights selected by a measure of trees that are not built."""
+        yield from super().disagreements()
+        if (select := (self.train.select or "").removeprefix("valid.")) in PARSED and not self.model.parses:
+            yield "train.select", f"expected model.parses=true beside it; got {select}"
+
 
 class TreeClassification(Task[TreeRecipe]):
     """Predicts the class of a sentence and of each of its phrases, such as their sentiment."""
@@ -43,7 +44,7 @@ class TreeClassification(Task[TreeRecipe]):
     Recipe = TreeRecipe
     files = ("words.json", "classes.json")
     unit = "node"
-    scores = frozenset({"accuracy", "macro_f1", "node_accuracy", "parsed_accuracy", "phrase_f1"})
+    scores = frozenset({"accuracy", "macro_f1", "node_accuracy", *PARSED})
     shown = ("accuracy", "node_accuracy", "parsed_accuracy", "loss")
     meaning = TREE_MEANING
     understands = frozenset({"format"})

@@ -63,7 +63,7 @@ def format_of(name: str, lines: Iterator[str]) -> tuple[Format, Iterator[str]]:
         head.append(line)
         if start := line.strip(" \t\r\n\ufeff")[:1]:
             rest: Format = "conllu" if start == "#" or "\t" in line.strip() else "brackets"
-            return "jsonl" if start == "{" else rest, chain(head, lines)
+            return "jsonl" if start == "{" else "brackets" if start == "(" else rest, chain(head, lines)
     return "brackets", iter(head)
 
 
