@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -183,6 +183,8 @@ def engine_of(run: Run) -> StepEngine | str:
     form = run.task.exported(run.model).step
     if isinstance(form, str):
         return form
+    if form.before is not None:
+        return _begun_by(form.before.inputs)
     (name, *others), spec = form.inputs, next(iter(form.inputs.values()))
     sizes = spec.dims[1:]
     if others or len(sizes) > 1 or not all(isinstance(size, int) for size in sizes):
@@ -211,6 +213,8 @@ def _of_runtime(runtime: OnnxRuntime) -> StepEngine | str:
     described = runtime.described("step")
     if described is None:
         return "the export has no step form; export it with --form both"
+    if before := runtime.described("start"):
+        return _begun_by(before["inputs"])
     inputs = {name: one for name, one in described["inputs"].items() if not _is_state(name, "state")}
     outputs = {name: one for name, one in described["outputs"].items() if not _is_state(name, "new_state")}
     if len(inputs) != 1 or len(outputs) != 1:
@@ -222,6 +226,10 @@ def _of_runtime(runtime: OnnxRuntime) -> StepEngine | str:
     reads = Inlet(name, below, features)
     size = math.prod(dim for dim in gives["shape"][1:] if isinstance(dim, int))
     return RowSteps(runtime.step, runtime.initial(1), reads, output, size, "in onnxruntime, one row at a time")
+
+
+def _begun_by(inputs: Iterable[str]) -> str:
+    return f"its state begins with {', '.join(inputs)}, and sessions begin without"
 
 
 def _is_state(name: str, kind: str) -> bool:
