@@ -18,7 +18,7 @@ import everstep as es
 from everstep.errors import ConfigError, RunError
 from everstep.native import toolchain
 from everstep.networks.cells_by_name import cell_names
-from everstep.networks.forms import Form, layer_forms
+from everstep.networks.forms import Form, Input, Named, layer_forms
 from everstep.runs.run import Run
 from everstep.ship import cpp
 from everstep.ship.checking import NotEqual, checked
@@ -27,7 +27,7 @@ from everstep.ship.export import export
 from everstep.ship.onnx.onnx_file import written
 from everstep.ship.onnx.session import Session
 from everstep.ship.sizes import NotExported
-from everstep.state import leaves
+from everstep.state import State, leaves
 from everstep.tracing.trace import is_free
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -122,6 +122,21 @@ def test_what_has_no_counterpart_is_refused_by_name() -> None:
     hooked.register_forward_hook(lambda *_: None)
     with pytest.raises(NotExported, match="GRU has a hook"):
         written(layer_forms(hooked).sequence)  # type: ignore[arg-type]
+
+
+def test_the_largest_so_far_and_parts_without_numbers() -> None:
+    def run(given: Named, state: State) -> tuple[Named, State]:
+        x = given["x"]
+        low = torch.where(x > 0, x, -torch.inf)
+        return {"most": low.cummax(1).values, "joined": torch.cat([x.new_zeros(0), x, x[:, :0]], 1)}, state
+
+    equal(Form(nn.Identity(), run, {"x": Input(("batch", 3))}))
+
+    def places(given: Named, state: State) -> tuple[Named, State]:
+        return {"places": nn.functional.max_pool2d(given["x"], 2, return_indices=True)[1]}, state
+
+    with pytest.raises(NotExported, match="it uses the places of max_pool2d"):
+        written(Form(nn.Identity(), places, {"x": Input(("batch", 1, 4, 4))}))
 
 
 def test_a_file_that_computes_something_else_is_noticed() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,13 @@ from small_runs import made
 from torch import Tensor
 
 import everstep as es
+from everstep.backends.dispatch import BACKENDS
 from everstep.errors import ConfigError, RunError
+from everstep.networks.answers import OneOf
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 from everstep.networks.forms import layer_forms
+from everstep.networks.model_forms import classifier_forms
+from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.translator_forms import translator_forms
 from everstep.ship import torch_program
 from everstep.ship.checking import NotEqual, checked
@@ -41,32 +46,33 @@ class Own(es.Cell):
         return h, {"h": h, "count": state["count"] + 1}
 
 
-LAYERS = {
-    "stack": lambda: es.Stack(es.LSTM(3, 4), es.Residual(es.GRU(4, 4))),
-    "own": Own,
-    "zoneout": lambda: es.Zoneout(es.RNN(3, 5), 0.1),
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_program_computes_what_the_form_computes(name: str) -> None:
-    torch.manual_seed(0)
-    for form in layer_forms(LAYERS[name]()):
-        assert not isinstance(form, str)
-        found = checked("file", form, TorchProgram(written(form)).run, 12)
-        assert found.batches == (1, 7)
-        assert found.difference <= 1e-5
-
-
-def test_both_directions_and_a_memory_of_any_size() -> None:
-    both = layer_forms(es.Bidirectional(es.GRU(3, 4), es.LSTM(3, 4))).sequence
-    section = EncoderDecoderSection(hidden_size=4, embedding_size=3)
-    step = translator_forms(EncoderDecoder(section, 20, 20).eval()).step
+@pytest.mark.usefixtures("quick")
+def test_a_program_computes_what_the_form_computes(tmp_path: Path) -> None:
+    step = layer_forms(es.Stack(Own(), es.Residual(es.GRU(4, 4)))).step
+    both = layer_forms(es.Bidirectional(Own(), es.Zoneout(es.LSTM(3, 4), 0.1))).sequence
+    assert not isinstance(step, str)
     assert not isinstance(both, str)
+    found = checked("file", step, TorchProgram(written(step)).run, 5)
+    assert found.batches == (1, 7)
+    assert found.difference <= 1e-5
+    whole = saved(tmp_path, "sequence", both)
+    assert (whole["file"], whole["check"]["batches"]) == ("sequence.pt2", (1, 7))
+    assert whole["inputs"]["xs"] == {"shape": ["batch", "time", 3], "dtype": "float32"}
+    assert whole["outputs"]["ys"]["shape"] == ["batch", "time", 8]
+
+
+def test_a_memory_of_any_size_and_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepared(*_: Any) -> Any:
+        raise AssertionError("a backend was asked")
+
+    for backend in BACKENDS.values():
+        monkeypatch.setattr(backend, "prepare", prepared)
+    section = EncoderDecoderSection(hidden_size=2, embedding_size=2, cell="RNN", bidirectional=False)
+    step = translator_forms(EncoderDecoder(section, 5, 5)).step
     assert not isinstance(step, str)
     assert step.before is not None
-    for form in (both, step, step.before):
-        checked("file", form, TorchProgram(written(form)).run, 5)
+    for form in (step, step.before):
+        checked("file", form, TorchProgram(written(form)).run, 3)
 
 
 PROGRAM = """
@@ -84,17 +90,14 @@ print(json.dumps(outputs["log_p"][1].tolist()))
 def test_it_runs_without_everstep(tmp_path: Path) -> None:
     run = made(tmp_path / "run", "shakespeare-minute")
     said: list[str] = []
-    out = export(run, to="torch", say=said.append)
+    out = export(run, to="torch", form="step", say=said.append)
     assert out == run.path / "torch"
-    assert [line.partition(":")[0] for line in said[:2]] == ["step.pt2", "sequence.pt2"]
+    assert [line.partition(":")[0] for line in said] == ["step.pt2", str(out)]
     card = json.loads((out / "export.json").read_text())
     one = card["forms"]["step"]
     assert one["file"] == "step.pt2"
     assert one["inputs"] == {"tokens": {"shape": ["batch"], "dtype": "int64"}}
     assert one["check"]["batches"] == [1, 7]
-    whole = card["forms"]["sequence"]
-    assert whole["inputs"]["tokens"] == {"shape": ["batch", "time"], "dtype": "int64"}
-    assert whole["outputs"]["log_p"]["shape"][:2] == ["batch", "time"]
     assert {leaf["start"] for leaf in one["state"].values()} == {0.0}
     sizes = json.dumps([leaf["shape"][0] for leaf in one["state"].values()])
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(out / "step.pt2"), sizes]
@@ -108,6 +111,13 @@ def test_it_runs_without_everstep(tmp_path: Path) -> None:
         es.load(out)
     with pytest.raises(ConfigError, match="for --to onnx"):
         export(run, tmp_path / "short", to="torch", precision="int8")
+
+
+def test_the_last_step_of_a_stack_in_both_directions() -> None:
+    section = ClassifierSection(cell="RNN", hidden_size=2, embedding_size=2, layers=2, read_out="last")
+    form = classifier_forms(SequenceClassifier(9, OneOf(("a", "b")), section)).sequence
+    assert not isinstance(form, str)
+    checked("file", form, TorchProgram(written(form)).run, 4)
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,9 +150,7 @@ class Quantiles(NumberHead):
         found = ys.sort(-1).values
         if tuple(levels) == self._own:
             return found
-        weights = np.stack(
-            [np.interp(levels, self._own, row) for row in np.eye(self.size)]
-        )  # linear between its neighbours
+        weights = np.stack([np.interp(levels, self._own, row) for row in np.eye(self.size)])  # linear between two
         return found @ torch.from_numpy(weights).to(found)
 
     def log_tails(self, ys: Tensor, target: Tensor) -> Tensor:

@@ -62,10 +62,10 @@ def checked(name: str, form: Form, run: Run, steps: int | None = None, tolerance
     tolerance = TOLERANCE if tolerance is None else tolerance
     random = torch.Generator().manual_seed(1)
     timed = any("time" in one.dims for one in form.inputs.values())
-    alone = not timed and not leaves(form.begun(form.sizes(batch=1), random))
-    times = [(steps, 2), (1, 1)] if timed else [(1, 2 if alone else steps)]
     worst = 0.0
     with torch.no_grad(), evaluating(form.model), taking(reference.run):
+        alone = not timed and not leaves(form.begun(form.sizes(batch=1), random))
+        times = [(steps, 2), (1, 1)] if timed else [(1, 2 if alone else steps)]
         for batch in _BATCHES:
             for time, calls in times:
                 worst = max(worst, _compared(name, form, run, batch, time, calls, random, tolerance))

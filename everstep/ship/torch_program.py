@@ -118,12 +118,12 @@ def written(form: Form) -> bytes:
         raise NotExported("its state has dynamic sizes, such as the memory of attention, beside the batch")
     sizes = _example(form)
     free = {name: torch.export.Dim(name, min=1) for name in sizes}
-    given, state = _drawn(form, sizes)
+    given, like = _drawn(form, sizes)
+    state = _parts(like)
     shapes = (
         {name: _dynamic(one.dims, free) for name, one in form.inputs.items()},
-        tuple(_dynamic(dims, free) for dims in _named(state, _drawn(form, _others(sizes))[1], sizes)),
+        tuple(_dynamic(dims, free) for dims in _named(state, _parts(_drawn(form, _others(sizes))[1]), sizes)),
     )
-    like = form.begun(sizes, torch.Generator())
     file = io.BytesIO()
     with evaluating(form.model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -147,12 +147,16 @@ def _others(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _drawn(form: Form, sizes: Mapping[str, int]) -> tuple[Named, tuple[Tensor, ...]]:
-    """Random inputs of these sizes, and the leaves of a state before the first step."""
+def _drawn(form: Form, sizes: Mapping[str, int]) -> tuple[Named, State]:
+    """Random inputs of these sizes, and a state before the first step."""
     random = torch.Generator().manual_seed(0)
     given = {name: one.drawn(sizes, random) for name, one in form.inputs.items()}
     with evaluating(form.model), taking(reference.run):
-        return given, tuple(leaf.contiguous() for _, leaf in leaves(form.begun(sizes, random)))
+        return given, form.begun(sizes, random)
+
+
+def _parts(state: State) -> tuple[Tensor, ...]:
+    return tuple(leaf.contiguous() for _, leaf in leaves(state))
 
 
 def _named(some: Sequence[Tensor], others: Sequence[Tensor], sizes: Mapping[str, int]) -> list[tuple[int | str, ...]]:
@@ -185,7 +189,7 @@ def saved(aside: Path, name: str, form: Form) -> dict[str, Any]:
     folder.write(aside, file, data)
     sizes = _example(form)
     both = [_drawn(form, some) for some in (sizes, _others(sizes))]
-    outputs, others = (program.run(*drawn)[0] for drawn in both)
+    outputs, others = (program.run(given, _parts(state))[0] for given, state in both)
     shapes = _named(list(outputs.values()), list(others.values()), sizes)
     return {
         "file": file,

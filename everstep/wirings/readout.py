@@ -142,7 +142,8 @@ def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:
         upper, both = _parted(top)
         if both is not None:
             whole = copy.copy(layer)
-            whole._modules = {**layer._modules, "layers": nn.ModuleList([*below, upper])}
+            # `torch.export` makes `_modules` a property, which cannot be set
+            vars(whole)["_modules"] = {**layer._modules, "layers": nn.ModuleList([*below, upper])}
             whole.output_size = upper.output_size
             return whole, both
     return layer, None

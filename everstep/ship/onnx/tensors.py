@@ -11,6 +11,7 @@ from torch import fx
 from everstep.ship.onnx.graph import Graph, info
 from everstep.ship.onnx.node_writer import Writer, axis
 from everstep.ship.sizes import NotExported, Size
+from everstep.tracing.operations import operation_name
 
 Handler = Callable[..., Any]
 _END = 1 << 62
@@ -204,7 +205,8 @@ def _unbind(w: Writer, node: fx.Node, x: fx.Node, dim: int = 0) -> list[str]:
 
 def _cat(w: Writer, node: fx.Node, tensors: Sequence[fx.Node], dim: int = 0) -> str:
     where = axis(dim, w.rank(node))
-    there = [one for one in tensors if w.shape(one)[where] != 0] or tensors[:1]
+    # as torch does, leave out what is empty, also of one dimension beside others of more
+    there = [one for one in tensors if w.rank(one) == w.rank(node) and w.shape(one)[where] != 0] or tensors[:1]
     names = [w.like(one, w.dtype(node)) for one in there]
     return names[0] if len(names) == 1 else str(w.add("Concat", *names, axis=where))
 
@@ -285,12 +287,16 @@ def _sort(w: Writer, node: fx.Node, x: fx.Node, *at: Any, **how: Any) -> list[st
     return list(w.add("TopK", w.name(x), size, outputs=2, axis=where, largest=int(descending)))
 
 
+def _without_places(node: fx.Node) -> None:
+    if any(user.args[1] and user.users for user in node.users):
+        raise NotExported(f"it uses the places of {operation_name(node.target)}")
+
+
 def _cummax(w: Writer, node: fx.Node, x: fx.Node, dim: int) -> list[str]:
     """The largest number so far, by a `Scan`; without the places."""
-    if any(user.args[1] and user.users for user in node.users):
-        raise NotExported("it uses the places of cummax")
+    _without_places(node)
     where, dtype, sizes = axis(dim, w.rank(x)), w.dtype(x), w.shape(x)
-    lowest = torch.finfo(dtype).min if dtype.is_floating_point else torch.iinfo(dtype).min
+    lowest = -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
     start = w.add("Expand", w.number(lowest, dtype), w.ints([*sizes[:where], *sizes[where + 1 :]]))
     body = Graph(w.graph)
     before, now, new, most = (body.fresh(name) for name in ("before", "now", "new", "most"))
@@ -313,6 +319,7 @@ def _max_pool(
     dilation: Sequence[int] = (1, 1),
     ceil: bool = False,
 ) -> list[str]:
+    _without_places(node)
     pads = [*padding, *padding]
     how: dict[str, Any] = {"strides": stride or kernel, "pads": pads, "dilations": dilation, "ceil_mode": int(ceil)}
     return [w.add("MaxPool", w.name(x), kernel_shape=kernel, **how), ""]
