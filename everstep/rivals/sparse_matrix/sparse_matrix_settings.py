@@ -29,7 +29,8 @@ class SparseMatrixSection(Section):
 def fitted_matrix(corpus: Corpus, tokenizer: Tokenizer, section: SparseMatrixSection, seed: int) -> SparseMatrixTable:
     """The matrix of a text, in which every sequence of the corpus stands by itself.
 
-    All counts are in memory, about 50 bytes for each feature and word that occur together.
+    All counts are in memory, about 75 bytes for each feature and word that occur together, and 1.6 KiB for each word
+    that the adjustments are learned on.
     """
     kinds = context_kinds(section.order, section.skips, section.skip_words)
     tokens, size = np.asarray(corpus.tokens), tokenizer.vocab_size
