@@ -229,6 +229,8 @@ def test_mixtures_need_the_same_tokens_in_both_texts_and_allow_lines_without_any
     stranger = replace(one, name="c", symbols=swapped)  # as many tokens, of other words
     with pytest.raises(RunError, match=r"c cuts the lines into other tokens than a, .* \('mat' where that has 'cat'\)"):
         mixture([one, stranger], [one, stranger])
+    empty = replace(one, name="c", ids=one.ids[:0])  # of a job that does not give them
+    assert mixture([one, empty], [one, empty]).nats == pytest.approx(one.nats)
     order = np.arange(len(one.symbols))[::-1]  # the same words with other numbers are the same words
     again = replace(one, symbols=[one.symbols[number] for number in order], ids=len(order) - 1 - one.ids)
     assert mixture([one, again], [one, again]).nats == pytest.approx(one.nats)

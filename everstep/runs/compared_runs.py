@@ -150,7 +150,7 @@ def _difference(one: Scored, other: Scored) -> str | None:
     """Where two models have other tokens on the same lines, as text; None if nowhere, whatever their numbers."""
     if not np.array_equal(other.tokens, one.tokens):
         return ""
-    if one.symbols and other.symbols:
+    if one.symbols and other.symbols and len(one.ids) == len(other.ids) > 0:
         number = {symbol: place for place, symbol in enumerate(one.symbols)}
         numbers = np.array([number.get(symbol, -1) for symbol in other.symbols])
         unlike = np.flatnonzero(numbers[other.ids] != one.ids)
