@@ -44,7 +44,9 @@ def killed_and_resumed(recipe: Path | str, folder: Path, settings: Sequence[str]
     ended = apart.ended(apart.started(_train_until_killed, *given, told=told))
     assert ended == -signal.SIGKILL, told.read_text()
     assert not (folder / "killed" / "scores.json").exists()
-    again = resume(folder / "killed", quietly)
+    said: list[str] = []
+    again = resume(folder / "killed", said.append)
+    assert any(line.startswith("resuming after step ") for line in said), said  # begun anew, its bits are the same
     one, other = (load_file(folder / name / "model.safetensors") for name in ("whole", "killed"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -105,6 +105,26 @@ def test_windows_tell_the_time_between_rows_and_from_the_present(tmp_path: Path)
     np.testing.assert_allclose(found[:, 0], [np.sqrt(0.5), 1, 0], atol=1e-6)  # the sine of the time of the day
 
 
+def test_without_times_there_is_nothing_irregular(tmp_path: Path) -> None:
+    for text in ("unique_id,y\na,1\na,2\n", "V1,V2,V3,V4\na,1,2,3\nb,1,2,3\n"):
+        with pytest.raises(DataError, match=r"a column of time stamps \(data\.time\) beside data\.frequency=irregular"):
+            read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ("2024-01-01 12:00+01:00", r"as in .*first\.csv \(times without an offset\); got times with an offset"),
+        ("20", r"as in .*first\.csv \(times without an offset\); got whole numbers"),
+    ],
+)
+def test_stamps_of_two_files_are_of_one_kind(tmp_path: Path, later: str, said: str) -> None:
+    read(tmp_path, "ds,y\n2024-01-01 10:00,1\n2024-01-01 12:30,2\n", "first.csv")
+    (tmp_path / "later.csv").write_text(f"ds,y\n{later},3\n")
+    with pytest.raises(DataError, match=r"later\.csv: expected time stamps " + said):
+        read_series([tmp_path / "first.csv", tmp_path / "later.csv"], frequency="irregular")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -191,6 +211,11 @@ def test_missing_times_ahead_are_the_median_and_told(run: es.Run, capsys: pytest
     assert [row["ds"] for row in paths] == [row["ds"] for row in found]
     scored = [row.record for row in run.predict(given, anomalies=True) if row.record]
     assert [row["ds"] for row in scored] == [f"2024-03-01 00:00:0{second}" for second in (0, 1, 3, 4)]
+
+
+def test_a_history_of_dates_alone_is_read_as_in_training(run: es.Run) -> None:
+    found = [row.record for row in run.predict(["unique_id,ds,y", "new,2024-03-01,100"]) if row.record]
+    assert [row["ds"] for row in found] == ["2024-03-01 00:00:02", "2024-03-01 00:00:04"]
 
 
 def test_what_needs_a_grid_is_refused(run: es.Run) -> None:

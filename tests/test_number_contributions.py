@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
+from everstep.look import number_relevance
 from everstep.networks.answers import OneOf
 from everstep.networks.classifying import to_score
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
@@ -72,6 +73,20 @@ def test_deciding_numbers_are_the_largest_in_order() -> None:
     assert deciding_numbers(["x", "y"], np.zeros((3, 2))) == ""
     assert deciding_numbers(["x", "y"], np.zeros((0, 2))) == ""
     assert deciding_numbers(["x"], np.ones((30, 1))).count("+") == 20
+
+
+@pytest.mark.parametrize(("steps", "columns"), [(1, 2), (2, 1), (25, 2), (9, 8)])
+def test_ticks_are_steps(steps: int, columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(number_relevance, "save", lambda figure, path: figures.append(figure))
+    numbers = np.random.default_rng(0).normal(size=(steps, columns))
+    one = number_relevance.RelevantSequence("a", tuple("abcdefgh"[:columns]), numbers, numbers)
+    number_relevance.draw_number_relevance([one], tmp_path / "drawn.png")
+    axes = figures[0].axes[0]
+    first, last = axes.get_xlim()
+    shown = [tick for tick in axes.get_xticks() if first <= tick <= last]
+    assert shown
+    assert set(shown) <= set(range(1, steps + 1))
 
 
 @pytest.fixture(scope="module")

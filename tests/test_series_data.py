@@ -84,6 +84,15 @@ def test_no_table_outlives_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.panel.known.tolist() == [760, 760]
 
 
+def test_an_error_names_its_file(tmp_path: Path) -> None:
+    paths = [
+        written(tmp_path, LONG, "good.csv"),
+        written(tmp_path, LONG.replace("2024", "2025") + "a,x,1\n", "bad.csv"),
+    ]
+    with pytest.raises(DataError, match=r"bad\.csv, row \d+ of its data: expected a time"):
+        read_series(paths)
+
+
 def test_gaps_become_missing_values_and_order_is_told(tmp_path: Path) -> None:
     lines = LONG.splitlines()
     shuffled = [lines[0], *lines[11:31], *lines[1:11], *lines[31:]]

@@ -45,6 +45,7 @@ def draw_number_relevance(shown: Sequence[RelevantSequence], path: Path) -> str:
     figure = canvas(2.6 * len(shown) + 0.6)
     grid = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     for axes, one in zip(grid, shown, strict=True):
+        label(axes, "step" if one is shown[-1] else "", "")
         most = float(np.abs(one.relevance).max(initial=0.0)) or 1.0
         if one.steps is None or one.steps.shape[1] > MOST_LINES:
             found = _draw_map(axes, one, most)
@@ -54,8 +55,8 @@ def draw_number_relevance(shown: Sequence[RelevantSequence], path: Path) -> str:
         bar.set_label("nats", fontsize=11)
         bar.ax.tick_params(labelsize=10)
         axes.set_title(one.title, fontsize=13, loc="left")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        label(axes, "step" if one is shown[-1] else "", "")
+        axes.set_xlim(0.5, len(one.relevance) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     save(figure, path)
     return (
         "Gradient × input: to first order, what each number, compared with the mean of training, adds to the predicted "
@@ -82,7 +83,8 @@ def _draw_dots(axes: Axes, one: RelevantSequence, steps: NDArray[np.float64], mo
 
 
 def _draw_map(axes: Axes, one: RelevantSequence, most: float) -> Any:
-    """A cell for each number: columns upwards, steps to the right."""
+    """A cell for each number: columns downwards, steps to the right."""
+    axes.grid(visible=False)
     wide = (0.5, len(one.relevance) + 0.5, len(one.columns) - 0.5, -0.5)
     found = axes.imshow(
         one.relevance.T, aspect="auto", cmap=COLOURS, vmin=-most, vmax=most, extent=wide, interpolation="nearest"

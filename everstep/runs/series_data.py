@@ -328,12 +328,14 @@ class SeriesData:
             raise DataError(f"{where}: cannot be read as a table: {str(error).splitlines()[0]}") from None
         if not table.height:
             raise DataError(f"{where}: expected a header and rows below it; got none")
-        found = panel_of([table], _on_grid(learned.roles, learned.frequency, learned.counted), where)
+        found = panel_of([(where, table)], _on_grid(learned.roles, learned.frequency, learned.counted))
         if not learned.counted and not learned.frequency.agrees(found.panel.frequency):
             raise DataError(
                 f"{where}: expected time stamps on the grid of the training data (one {learned.frequency.described}); "
                 f"got {found.panel.frequency.described}"
             )
+        if learned.frequency.irregular:  # a history may be of dates alone, where training has times of the day
+            found = replace(found, panel=replace(found.panel, frequency=learned.frequency))
         return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -91,6 +90,10 @@ def roles_of(
     if layout == "auto":
         by_row = time is None and not targets and len(others) > 2 and not holds_numbers(table, others[0])
         layout = "rows" if by_row or (id and not time and not values and len(others) > 2) else "long" if id else "wide"
+    if frequency == "irregular" and (time is None or layout == "rows"):
+        raise DataError(
+            f"{where}: expected a column of time stamps (data.time) beside data.frequency=irregular; there is none"
+        )
     if layout == "rows":
         name = id or table.columns[0]
         _no_static(static, where, layout)
@@ -130,32 +133,37 @@ def read_series(paths: Sequence[Path], roles: Roles | None = None, most: int | N
     Raises:
         DataError: a file cannot be read or used; the message names the file and the row.
     """
-    where = str(paths[0])
     first = [read_table(paths[0])]
-    roles = roles or roles_of(first[0], where, **named)
+    roles = roles or roles_of(first[0], str(paths[0]), **named)
     columns = first[0].columns
 
-    def later(path: Path) -> polars.DataFrame:
+    def later(path: Path) -> tuple[str, polars.DataFrame]:
         table = read_table(path)
         needed(table, columns, str(path), "a column of the first file")
-        return table
+        return str(path), table
 
-    def tables() -> Iterator[polars.DataFrame]:
-        yield first.pop()
+    def tables() -> Iterator[tuple[str, polars.DataFrame]]:
+        yield str(paths[0]), first.pop()
         yield from map(later, paths[1:])
 
-    return panel_of(tables(), roles, where, most)
+    return panel_of(tables(), roles, most)
 
 
-def panel_of(tables: Iterable[polars.DataFrame], roles: Roles, where: str, most: int | None = None) -> Read:
-    """The series of one or more tables as one panel; `where` names the tables in error messages.
+def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most: int | None = None) -> Read:
+    """The series of one or more tables, each with its name for error messages, as one panel.
 
     No table is kept longer than its rows take to be read, since texts take several times the memory of numbers.
 
     Raises:
         DataError: see `read_series`.
     """
-    parts = list(map(partial(_rows, roles=roles, where=where), tables))
+    names, parts = [], []
+    for name, table in tables:
+        names.append(name)
+        parts.append(_rows(table, roles, name))
+        del table
+    where = names[0]
+    _check_one_kind([part[2] for part in parts], names)
     ids = list(dict.fromkeys(name for names, *_ in parts for name in names))
     number = {name: place for place, name in enumerate(ids)}
     series = _joined([np.array([number[name] for name in names], np.int64)[own] for names, own, *_ in parts])
@@ -191,6 +199,18 @@ def panel_of(tables: Iterable[polars.DataFrame], roles: Roles, where: str, most:
         notes.append(f"{left_out:,} steps without a row, read as missing values")
     panel = as_panel(ids, series, places, frequency, columns, static=static)
     return Read(_cut(panel, most), roles, notes)
+
+
+def _check_one_kind(stamps: list[Stamps], names: list[str]) -> None:
+    """Files whose stamps cannot be compared: numbers and times, or times with and without an offset from UTC."""
+    found = [(name, *stamp[1:]) for name, stamp in zip(names, stamps, strict=True) if len(stamp.values)]
+    for name, *kind in found[1:]:
+        if kind != list(found[0][1:]):
+            shown = [
+                "times with an offset from UTC" if utc else "times without an offset" if timed else "whole numbers"
+                for timed, utc in (found[0][1:], kind)
+            ]
+            raise DataError(f"{name}: expected time stamps as in {found[0][0]} ({shown[0]}); got {shown[1]}")
 
 
 def _joined(parts: list[Array]) -> Array:
