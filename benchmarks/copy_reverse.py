@@ -3,9 +3,9 @@
     python benchmarks/copy_reverse.py [--share S] [--tasks copy] [--json FILE] [--picture PNG]
 
 Four models are trained on strings of 1 to 10 symbols out of 8 and search greedily. Accuracy is the share of 200
-held-out strings of each length, 1 to 20, that are written without an error. With one vector, lengths grow during
-training: at first strings have at most 2 symbols, and all lengths come from six tenths of the steps on (a curriculum,
-Bengio 2009).
+new random strings of each length, 1 to 20, that are written without an error; training has seen most strings of 4
+symbols or fewer. With one vector, lengths grow during training: at first strings have at most 2 symbols, and all
+lengths come from six tenths of the steps on (a curriculum, Bengio 2009).
 """
 
 from __future__ import annotations
