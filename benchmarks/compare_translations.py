@@ -3,8 +3,9 @@
     python benchmarks/compare_translations.py RUN RUN2 [--data PREFIX …] [--names NAME NAME2] [--json FILE]
         [--picture PNG] [decode.beam_width=5 …]
 
-Without --data, the four test sets of Multi30k. All sets together are one test (Koehn 2004): one set of 1,000 texts
-cannot tell 1 BLEU. All texts are also compared in groups of similar length, which the picture draws.
+Without --data, the four test sets of Multi30k; runs of several languages translate their first direction. All sets
+together are one test (Koehn 2004): one set of 1,000 texts cannot tell 1 BLEU. All texts are also compared in groups of
+similar length, which the picture draws.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import everstep as es
+from everstep.errors import DataError
 from everstep.look.by_length import length_groups
 from everstep.look.style import COLOURS, DASHES, canvas, label, legend, save
 from everstep.measures.paired_bootstrap import PairedBootstrap, Statistics, bleu_statistics, paired_bootstrap
@@ -27,8 +29,9 @@ TESTS = ("test_2016_flickr", "test_2017_flickr", "test_2017_mscoco", "test_2018_
 PREFIX = "${EVERSTEP_DATA}/multi30k/tok/{}.lc.norm.tok"
 
 
-def statistics(run: Any, data: str) -> tuple[Statistics, list[int]]:
-    """What BLEU counts in each translation of a test set by a run, and the words of each source."""
+def statistics(run: Any, data: str) -> tuple[Statistics, list[int], Any]:
+    """What BLEU counts in each translation of a test set by a run, the words of each source, and what
+    must be equal in both runs: the references, and how their words are counted."""
     task: Any = changed(run.task, [f"data.test={json.dumps(data)}"])
     task.open(run.path)
     texts, section = task.texts, task.recipe.data
@@ -36,8 +39,8 @@ def statistics(run: Any, data: str) -> tuple[Statistics, list[int]]:
     sources, references = texts.texts("test", direction)
     found, _ = best_texts(run.model, sources, texts.toward(task.sides, direction), task.recipe.decode)
     one, other = (in_one_form(some, section.normal_form) for some in (found, references))
-    counted = bleu_statistics(one, other, section.tokenisation == "given", section.lowercase)
-    return counted, [len(source.split()) for source in sources]
+    how = section.tokenisation == "given", section.lowercase
+    return bleu_statistics(one, other, *how), [len(source.split()) for source in sources], (other, how)
 
 
 def by_length(one: Statistics, other: Statistics, words: list[int], samples: int) -> dict[str, PairedBootstrap]:
@@ -92,7 +95,12 @@ def main() -> None:
     table: dict[str, PairedBootstrap] = {}
     words: list[int] = []
     for data in asked.data:
-        (first, lengths), (second, _) = (statistics(run, data) for run in runs)
+        (first, lengths, wanted), (second, _, also) = (statistics(run, data) for run in runs)
+        if wanted != also:
+            raise DataError(
+                f"compare_translations: {asked.one} and {asked.other} have other references in {data}, or count their "
+                "words in another way"
+            )
         each.append((first, second))
         words += lengths
         table[Path(data).name] = paired_bootstrap(first, second, asked.samples)

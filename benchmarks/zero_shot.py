@@ -21,7 +21,7 @@ from everstep.measures.bleu import translation_measures
 from everstep.measures.paired_bootstrap import bleu_statistics, paired_bootstrap
 from everstep.runs.directions import Direction, direction_of
 from everstep.runs.recipe_files import changed
-from everstep.runs.translations import best_texts
+from everstep.runs.translations import best_texts, in_one_form
 
 
 class Translator:
@@ -60,6 +60,8 @@ def main() -> None:
     ways = {"own tokens": translator.written(sources, straight, own=True), "copied": sources}
     ways["all tokens"] = translator.written(sources, straight)
     ways["pivot"] = translator.written(translator.written(sources, steps[0]), steps[1])
+    form = translator.section.normal_form
+    references, ways = in_one_form(references, form), {name: in_one_form(some, form) for name, some in ways.items()}
     given, lowercase = translator.section.tokenisation == "given", translator.section.lowercase
     counted = {name: bleu_statistics(texts, references, given, lowercase) for name, texts in ways.items()}
     rows = {}
