@@ -19,6 +19,7 @@ from everstep.data.text.language import Language
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.look.sentence_map import principal_plane, translations_found
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
+from everstep.networks.translating import TranslationSearch, translated
 from everstep.runs import pair_tokens
 from everstep.runs.directions import Direction, direction_of, mixture, repeated
 from everstep.runs.language_maps import parallel_texts, sentence_vectors
@@ -329,6 +330,48 @@ def test_a_run_knows_the_tokens_of_its_languages(run: es.Run) -> None:
         (run.path / "away.json").rename(run.path / "languages.json")
     with pytest.raises(ConfigError, match=r"decode\.own_tokens: expected false, or data\.pairs"):
         load_task("translate-own", ["decode.own_tokens=true"])
+
+
+def test_a_run_from_another_one_writes_the_tokens_of_both(run: es.Run, tmp_path: Path) -> None:
+    name = corpus(tmp_path, "few", 40, 4)
+    for language in WORDS:  # only one word of each language, and a word of English among the German ones
+        (tmp_path / f"few.{language}").write_text(f"{WORDS[language][0]}{' two' if language == 'de' else ''}\n" * 40)
+    more = [f"data.train={name}", PAIRS, "data.unit=words", "data.max_size=null", "data.valid_fraction=0", *SMALL]
+    more += ["data.valid=null", "train.max_steps=1", "train.max_epochs=null"]
+    started = es.train("translate-own", tmp_path / "from", quietly, overrides=more, start_from=run.path)
+    before, after = (es.load(one.path).task.sides.target for one in (run, started))  # type: ignore[attr-defined]
+    assert set(after.own["de"]) - set(before.own["de"]) == {before.tokenizer.symbols.index("two")}
+    assert after.own["fr"] == before.own["fr"]
+
+
+def test_only_own_tokens_are_written(run: es.Run) -> None:
+    sides = run.task.texts.asked(run.task.sides, "de", None)  # type: ignore[attr-defined]
+    target = sides.target
+    (eins,), unk = target.encode(["eins"]).row(0)[:-1], target.tokenizer.unk_id
+    source, how = sides.source.encode(["one two three"]), TranslationSearch(min_length=2, max_length=2, own_tokens=True)
+    only = Language(target.tokenizer, only=[eins])
+    ((best,),) = translated(run.model, source, only, how)
+    assert best.tokens == [eins] * 2
+    ((best,),) = translated(run.model, source, only, how.replace(replace_unknown=True, no_repeat=1))
+    assert sorted(best.tokens) == sorted([eins, unk])  # a source word takes the place of the unknown one
+
+
+def test_phrases_of_other_tokens_are_told(run: es.Run) -> None:
+    to, wish = run.decoding(["decode.to=de", "decode.own_tokens=true"]), '{"text": "one", "phrases": ["un"]}'
+    with pytest.raises(DataError, match=r"line 1 .*'un' has 'un', which no training text of the target language has"):
+        list(to.predict([wish], format="jsonl"))
+    (found,) = run.decoding(["decode.to=de", "decode.length_ratio=9"]).predict([wish], format="jsonl")
+    assert "un" in found.text.split()
+
+
+def test_pictures_of_own_texts_are_of_the_direction_that_is_asked_for(tmp_path: Path) -> None:
+    found = texts(corpus(tmp_path, "t", 20), valid_fraction=0)
+    assert found.drawn("fr", "de", held_out=False) == Direction("fr", "de")  # which is neither trained nor tested
+    assert found.drawn("fr", None, held_out=False) == Direction("fr", "en")
+    assert found.drawn("fr", "de", held_out=True) == Direction("en", "de")
+    moses = texts(str(tmp_path / "t"), valid_fraction=0, tokenisation="moses")
+    with pytest.raises(ConfigError, match=r"decode\.source=en"):
+        moses.drawn(None, "de", held_out=False)
 
 
 def test_figures_of_every_direction(run: es.Run) -> None:

@@ -72,7 +72,10 @@ def translated(
     model.eval()
     if how.own_tokens and target.only is None:
         raise ConfigError("decode.own_tokens: this run has no record of the tokens of its languages; train it again")
+    unk = target.tokenizer.unk_id
     allowed = target.only if how.own_tokens else None
+    if allowed is not None and how.replace_unknown and unk is not None:
+        allowed = [*allowed, unk]
     found: list[list[Hypothesis]] = [[]] * len(source.lengths)
     how = how.replace(unk=True) if how.replace_unknown else how
     device = model.device
@@ -81,7 +84,6 @@ def translated(
         with torch.inference_mode():
             tokens = torch.from_numpy(source.padded(rows)).to(device)
             lengths = torch.from_numpy(source.lengths[rows]).to(device)
-            unk = target.tokenizer.unk_id
             decoder = model.search(tokens, lengths, target.end, target.end, () if unk is None else (unk,))
         if how.replace_unknown and decoder.attention is None:
             raise ConfigError("decode.replace_unknown: expected attention, which a model of the ensemble lacks")

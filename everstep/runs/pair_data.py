@@ -118,17 +118,20 @@ class PairTexts:
         """Both languages, with vocabularies from the training split alone."""
         if self.section.vocabulary == "joint":
             both = self._tokenizer(self._words((0, 1)))
-            sides = self.sides(both, both)
-            return self.sides(both, both, self._own(sides)) if self.section.pairs else sides
+            return self.sides(both, both)
         return self.sides(self._tokenizer(self._words((0,))), self._tokenizer(self._words((1,))))
 
-    def _own(self, sides: Sides) -> dict[str, list[int]]:
-        """The tokens that the training texts of each target language have."""
-        found: dict[str, set[int]] = {}
+    def with_own(self, sides: Sides) -> Sides:
+        """Both languages with the tokens that the training texts of each target language have, where there are several;
+        and with those that they knew before, of a run that this one starts from."""
+        if self.section.pairs is None:
+            return sides
+        found = {language: set(tokens) for language, tokens in sides.target.own.items()}
         for direction in self.directions("train"):
             tokens = self._coded("train", sides, direction, learn=True).target.tokens
             found.setdefault(str(direction.target), set()).update(np.unique(tokens).tolist())
-        return {language: sorted(tokens) for language, tokens in found.items()}
+        own = {language: sorted(tokens) for language, tokens in found.items()}
+        return self.sides(sides.source.tokenizer, sides.target.tokenizer, own)
 
     def sides(self, source: Tokenizer, target: Tokenizer, own: Mapping[str, Sequence[int]] | None = None) -> Sides:
         """Both languages with these vocabularies, and the tokens of each language where there are several."""
@@ -150,18 +153,27 @@ class PairTexts:
         Raises:
             ConfigError: `to` is None, and there are several; or `source`, which tokenisation by Moses asks for.
         """
-        readable = dict.fromkeys(str(direction.source) for direction in self.section.tested)
-        if source is None and self.section.tokenisation == "moses" and len(readable) > 1:
-            raise ConfigError(
-                f"this run reads {', '.join(readable)}, each with its own rules of Moses: say which "
-                f"(decode.source={next(iter(readable))})"
-            )
+        readable = self._readable(source)
         known = self.section.targets or (str(self.section.target),)
         if to is None and len(known) > 1:
             raise ConfigError(
                 f"this run translates to {', '.join(known)}: say to which (--to, or decode.to={known[0]})"
             )
-        return self.toward(sides, Direction(source or next(iter(readable)), to or known[0]))
+        return self.toward(sides, Direction(source or readable[0], to or known[0]))
+
+    def _readable(self, source: str | None) -> list[str]:
+        """The languages that texts may have.
+
+        Raises:
+            ConfigError: `source` is None, but decides how Moses parts the texts.
+        """
+        readable = list(dict.fromkeys(str(direction.source) for direction in self.section.tested))
+        if source is None and self.section.tokenisation == "moses" and len(readable) > 1:
+            raise ConfigError(
+                f"this run reads {', '.join(readable)}, each with its own rules of Moses: say which "
+                f"(decode.source={readable[0]})"
+            )
+        return readable
 
     def opened(self, run: Path) -> Sides:
         """Read what `Sides.save` wrote into a run."""
@@ -302,10 +314,17 @@ class PairTexts:
 
     def drawn(self, source: str | None, to: str | None, held_out: bool) -> Direction:
         """The direction that pictures are of: the first, or the first from and to these languages; if they are of
-        held-out texts, among those of the last split."""
+        held-out texts, among those of the last split, else perhaps one that no split has.
+
+        Raises:
+            ConfigError: own texts of several languages that Moses parts, and `source` is None.
+        """
+        if not held_out:
+            self._readable(source)
         directions = self.directions(self.splits()[-1]) if held_out else self.section.tested
         fit = (one for one in directions if source in (None, str(one.source)) and to in (None, str(one.target)))
-        return next(fit, directions[0])
+        first = directions[0]
+        return next(fit, first if held_out else Direction(source or first.source, to or first.target))
 
     def passage(self, text: str | None, characters: int, direction: Direction) -> str:
         """A source text to draw.

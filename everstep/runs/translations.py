@@ -66,7 +66,7 @@ def translations(
     lines = [wish.text for wish in wishes]
     source = _bounded(sides.source.encode(lines), how.max_source, sides.source)
     full = np.array([place for place, line in enumerate(lines) if line], np.int64)
-    legal = [constraint(wishes[place], sides.target) for place in full.tolist()]
+    legal = [constraint(wishes[place], sides.target, how.own_tokens) for place in full.tolist()]
     some = legal if any(one is not None for one in legal) else ()
     best = iter(translated(model, source.select(full), sides.target, how, constraints=some))
     for place, wish in enumerate(wishes):

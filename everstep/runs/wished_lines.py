@@ -76,11 +76,13 @@ def _object(line: str, number: int) -> tuple[str, list[str]]:
     return entry["text"], phrases
 
 
-def constraint(wish: Wish, target: Language) -> Phrases | None:
+def constraint(wish: Wish, target: Language, own: bool = False) -> Phrases | None:
     """The automaton of translations with every phrase of a wish; None without a phrase.
 
+    With `own`, translations have only tokens that training texts of the target language have.
+
     Raises:
-        DataError: a phrase has an unknown word, or no tokens.
+        DataError: a phrase has an unknown word or a token that cannot be written, or no tokens.
     """
     if not wish.phrases:
         return None
@@ -94,5 +96,10 @@ def constraint(wish: Wish, target: Language) -> Phrases | None:
             raise DataError(f"{where} has {unknown!r}, which is not in the vocabulary of the translations")
         if not ids or target.end in ids:
             raise DataError(f"{where} cannot be written with the vocabulary of the translations")
+        if own and target.only is not None and (foreign := [token for token in ids if token not in target.only]):
+            raise DataError(
+                f"{where} has {target.pieces(foreign[:1])[0]!r}, which no training text of the target language has "
+                "(decode.own_tokens=false allows it)"
+            )
         rows.append(ids)
     return Phrases(rows)

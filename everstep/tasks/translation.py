@@ -50,7 +50,8 @@ class Translation(Task[TranslationRecipe]):
         self.sides = self.texts.languages()
 
     def ready(self, say: Say) -> None:
-        """Report the size of every split, pairs left out and suspicious input."""
+        """Note the tokens of each language; report the size of every split, pairs left out and suspicious input."""
+        self.sides = self.texts.with_own(self.sides)
         for line in [*self.summary(), *self.texts.told(self.sides)]:
             say(line)
 
