@@ -374,6 +374,14 @@ def test_pictures_of_own_texts_are_of_the_direction_that_is_asked_for(tmp_path: 
         moses.drawn(None, "de", held_out=False)
 
 
+def test_pictures_take_settings_of_decode(run: es.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    told = lambda loaded, out, text: asked.append(loaded.task.recipe.decode.to) or []  # noqa: E731
+    monkeypatch.setattr("everstep.runs.pictures.draw", told)
+    assert cli("look", run.path, "decode.to=fr").exit_code == 0
+    assert asked == ["fr"]
+
+
 def test_figures_of_every_direction(run: es.Run) -> None:
     found = run.evaluate("test")
     assert list(found["directions"]) == ["en-de", "de-en", "en-fr", "fr-en", "de-fr"]

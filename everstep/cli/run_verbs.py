@@ -332,6 +332,7 @@ def _is_text(argument: str) -> bool:
 
 def look(
     run: Path = RUN,
+    decode: list[str] | None = DECODE,
     out: Path | None = typer.Option(
         None, "--out", "-o", metavar="DIR", help="Folder of the pictures.", show_default="RUN/pictures"
     ),
@@ -358,7 +359,7 @@ def look(
     Pictures are PNG, some also HTML. Each is named as soon as it is drawn; DIR/README.md shows all with captions. The
     passage is from the held-out text, or FILE.
     """
-    loaded = load_run(run, trust_code)
+    loaded = load_asked(run, trust_code, "cpu", decode, None)
     if not loaded.task.optimised:  # no learning to draw
         loaded.able("look")
     from everstep.runs.pictures import draw, pictures_of
