@@ -370,6 +370,33 @@ def test_texts_of_several_clients_share_the_steps_of_the_model(
     assert batcher.waiting == both.service.texts == 0
 
 
+def test_a_text_alone_leaves_the_server_time_for_others(
+    both: Served, play: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted, turns = both.service.catalogue["play"], 0
+    monkeypatch.setattr(hosted.engine, "most", 8)
+    monkeypatch.setattr("everstep.ship.serving.batcher.JUST_NOW", 0.0)  # as where a choice takes longer than that
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        asked = GenerateBody(prompt="", length=40, seed=1)  # type: ignore[call-arg]
+        text = _pieces(both.service, hosted, play, asked)
+        await anext(text)
+        beside = asyncio.create_task(others())
+        await asyncio.sleep(0)
+        before = turns
+        await _gathered(text, 60)
+        beside.cancel()
+        assert turns - before >= 40
+
+    asyncio.run(run())
+
+
 def test_a_choice_that_fails_ends_its_text_alone(both: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Any, log_p: Any) -> Any:
         raise ArithmeticError("no choice")

@@ -12,15 +12,18 @@ from typing import Any
 from everstep.errors import DataError
 from everstep.storage.cache_folder import cache_explained, cache_folder, made_aside, publish
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+(::|://)", re.IGNORECASE)  # of two letters at least: C:// is a drive
+_NAME = r"[a-z][a-z0-9+.-]+"  # of two letters at least: C:// is a drive
+_URL = re.compile(rf"({_NAME}::)*{_NAME}://", re.IGNORECASE)
 _GLOB = re.compile(r"[*\[]")
 
 
 def is_url(name: str) -> bool:
     """Whether a name is a URL, as fsspec reads them.
 
-    >>> is_url("s3://bucket/a.txt"), is_url("everstep:shakespeare"), is_url("C:/a.txt")
-    (True, False, False)
+    >>> is_url("s3://bucket/a.txt"), is_url("simplecache::s3://bucket/a.txt")
+    (True, True)
+    >>> is_url("everstep:shakespeare"), is_url("C:/a.txt"), is_url("part::one.txt")
+    (False, False, False)
     """
     return _URL.match(name) is not None
 

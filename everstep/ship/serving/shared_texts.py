@@ -60,5 +60,6 @@ async def shared_pieces(
         values, tokens = [token], tokens + 1
         if text.done:
             break
+        await asyncio.sleep(0)  # the step of a text alone is made without a wait, in which others would have their turn
     parts.append(text.finish())
     yield "".join(parts), tokens
