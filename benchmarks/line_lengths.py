@@ -1,11 +1,14 @@
 """Three models of where a line ends, trained on lines of Shakespeare: the lengths they draw beside those of the text.
 
 "symbol": <eos> is a word like any other; "stop": a coin beside each step (`BernoulliStop`); "count": the number of
-words is drawn first and counted down (`CountedLines`). Each has one LSTM of 128 and sees the same batches. Of 5,000
-lines drawn, the Kolmogorov-Smirnov distance of the lengths to those of the training lines is printed; two samples of
-this size from one distribution differ by up to 0.02 (95 %).
+words is drawn first and counted down (`CountedLines`). Each has one LSTM of 128 and sees the same batches, of about 512
+tokens. Of 5,000 lines drawn, the Kolmogorov-Smirnov distance of the lengths to those of the training lines is printed;
+so is what chance alone gives, the 95 % quantile of that distance for 5,000 of these lines themselves.
 
-    python benchmarks/line_lengths.py [--steps 600] [--picture FILE.png] [--json FILE]
+A batch has lines drawn at random (`--batches random`). Where the lines of a batch have the same length (`similar`), it
+says of every place that all lines end there or none, which is as noisy as a single line.
+
+    python benchmarks/line_lengths.py [--steps 600] [--batches similar] [--picture FILE.png] [--json FILE]
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import torch
 import everstep as es
 from everstep.data import Tokenizer, expand, prepare, read_blocks
 from everstep.data.buckets import Buckets
+from everstep.data.text.corpus import Corpus
 from everstep.networks.counted_lines import CountedLines
 from everstep.networks.likelihood import likelihood
 from everstep.networks.token_model import TokenModel, TokenModelSection
@@ -49,6 +53,14 @@ def lengths_drawn(model: Any, name: str, words: int, end: int) -> np.ndarray:
     return np.where(ended.any(1), ended.argmax(1), LONGEST + 2)
 
 
+def batches_of(corpus: Corpus, kind: str, end: int) -> Buckets:
+    """Batches of about 512 tokens, of lines at random or of similar length."""
+    if kind == "similar":
+        # as many tokens in each, since `fit` weighs batches alike: with as many lines, short ones would count more
+        return Buckets(corpus, TOKENS, seed=1, begin_id=end, max_tokens=TOKENS)
+    return Buckets(corpus, TOKENS * len(corpus.starts) // len(corpus), seed=1, begin_id=end, pool=1)
+
+
 def drawing(found: dict[str, Any], text: np.ndarray, path: Path) -> None:
     """The distributions beside the text's, one panel a model."""
     import matplotlib
@@ -64,6 +76,7 @@ def drawing(found: dict[str, Any], text: np.ndarray, path: Path) -> None:
         panel.plot(places, share[1], "o-", color="#1f5fa8", markersize=4, label="drawn")
         panel.set_title(f"{name}: distance {one['distance']:.3f}", fontsize=10)
         panel.set_xlabel("words of a line")
+        panel.set_xticks([1, 5, 10, 15])
     axes[0].set_ylabel("share of lines")
     axes[0].legend(frameon=False)
     figure.tight_layout()
@@ -75,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--models", nargs="*", default=list(NAMES))
+    parser.add_argument("--batches", choices=("random", "similar"), default="random")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -88,8 +102,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for name in given.models:
         torch.manual_seed(1)
-        # batches of as many tokens, since `fit` weighs batches alike: with as many lines, short ones would count more
-        batches = Buckets(corpus, TOKENS, seed=1, begin_id=end, max_tokens=TOKENS)
+        batches = batches_of(corpus, given.batches, end)
         if name == "count":
             model: Any = CountedLines(es.LSTM(SIZE, SIZE), words, end, max(LONGEST, int(text.max())))
             model.counted(torch.from_numpy(text))
@@ -105,13 +118,16 @@ def main() -> None:
         found[name] = {"distance": distance(lengths, text), "mean": float(lengths.mean()), "seconds": seconds}
         print(name, found[name], flush=True)
         found[name]["lengths"] = lengths
-    print("text: mean", text.mean())
+    random = np.random.default_rng(1)
+    chance = float(np.quantile([distance(random.choice(text, DRAWN), text) for _ in range(200)], 0.95))
+    print(f"text: mean {text.mean():.3f}; of 200 samples of {DRAWN} of its lines, 95 % are within {chance:.4f}")
     if given.picture:
         drawing(found, text, given.picture)
     if given.json:
         kept = {name: {key: value for key, value in one.items() if key != "lengths"} for name, one in found.items()}
         given.json.write_text(
-            json.dumps({"steps": given.steps, "text_mean": float(text.mean()), **kept}, indent=1) + "\n"
+            json.dumps({"steps": given.steps, "text_mean": float(text.mean()), "chance": chance, **kept}, indent=1)
+            + "\n"
         )
 
 

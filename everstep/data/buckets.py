@@ -23,7 +23,7 @@ class Buckets(Bucketed[TokenBatch]):
         seed: seed of the order, which depends on seed and epoch alone.
         begin_id: the symbol before the first token (`Tokenizer.begin_id`).
         shuffle: if false, file order in pools sorted by length, the same every epoch.
-        pool: batches in a pool; larger pools need less padding.
+        pool: batches in a pool; larger pools need less padding. 1: the lines of a batch are drawn at random.
         max_tokens: most rows × steps in a batch, padding included; see `BucketOrder`.
         even: see `BucketOrder`.
 
