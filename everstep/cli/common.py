@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,31 @@ def log(line: str) -> None:
 
 def prepare() -> None:
     """Let glibc keep large buffers mapped between steps, which makes training steps 1.3 times faster (measured)."""
+    _mallopt({_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 2**31 - 1})
+
+
+def prepare_server() -> None:
+    """Let glibc give memory back, so that a process that lives for months does not keep what it once needed.
+
+    Threads share two arenas, since each arena keeps its own holes. Arrays of 1 MiB and more are mapped and unmapped one
+    by one, and the top of an arena is given back from 16 MiB on.
+    """
+    _mallopt({_ARENA_MAX: 2, _MMAP_THRESHOLD: 1 << 20, _TRIM_THRESHOLD: 16 << 20})
+
+
+# names and values of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+
+
+def _mallopt(options: Mapping[int, int]) -> None:
     if not sys.platform.startswith("linux"):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    for option, value in options.items():
+        mallopt(option, value)
 
 
 def me() -> str:
@@ -49,10 +67,10 @@ def resuming(run: Path) -> str:
     return f"{launched(me())} train --resume {shlex.quote(str(run))}{' --trust-code' if (run / CODE).is_dir() else ''}"
 
 
-def load_run(path: Path, trust_code: bool = False, device: str = "cpu") -> Run:
-    """Load the run in a folder; a path that is not a run is refused before torch is imported."""
+def load_run(path: Path, trust_code: bool = False, device: str = "cpu", prepared: Callable[[], None] = prepare) -> Run:
+    """Load the run in a folder, after `prepared`; a path that is not a run is refused before torch is imported."""
     check_run(path)
-    prepare()
+    prepared()
     from everstep.ship.loaded import load
 
     return load(path, trust_code=trust_code, device=device)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from everstep.cli.common import load_run, log
+from everstep.cli.common import load_run, log, prepare_server
 from everstep.cli.run_verbs import DEVICE, TRUST
 from everstep.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
+    from everstep.runs.run import Run
     from everstep.ship.serving.hosted import Load
     from everstep.ship.serving.serving_limits import ServingLimits
 
@@ -68,6 +69,7 @@ def serve(
     old ones.
     """
     import_server()
+    prepare_server()
     import torch
 
     from everstep.ship.serving.serving_limits import ServingLimits
@@ -83,9 +85,11 @@ def serve(
         session_bytes=max_state << 20,
         ttl=ttl,
     )
-    _started(
-        runs, lambda path: load_run(path, trust_code, device), limits, host, port, token_file, insecure, state_key_file
-    )
+
+    def load(path: Path) -> Run:
+        return load_run(path, trust_code, device, prepare_server)
+
+    _started(runs, load, limits, host, port, token_file, insecure, state_key_file)
 
 
 def watch(

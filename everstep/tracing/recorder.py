@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from everstep.tracing.decompose import DECOMPOSITIONS, FUNCTIONS
+from everstep.tracing.graph_modules import graph_module
 from everstep.tracing.operations import VIEWS, computed, kind_of, on_meta, operation_name, tensors_of, value_of
 from everstep.tracing.refusals import Impure, Untraceable, callers, users_line
 
@@ -103,7 +104,7 @@ class Recorder(TorchDispatchMode):
         self.check()
         self.graph.output([self._node(result) for result in results])
         self.graph.eliminate_dead_code()
-        return fx.GraphModule(self._constants, self.graph)
+        return graph_module(self._constants, self.graph)
 
     def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from everstep.backends.fused.row_graph import Place, Shape
 from everstep.native import products
+from everstep.tracing.graph_modules import graph_module
 from everstep.tracing.operations import operation_name
 from everstep.tracing.refusals import Untraceable, size_told
 from everstep.tracing.trace import StepGraph
@@ -203,7 +204,7 @@ class Split:
             for n, p in self.constants
         ]
         graph.output([*(copies[n] for n in inputs), *constants])
-        return fx.GraphModule(self.graph.owning_module or {}, graph)
+        return graph_module(self.graph.owning_module or {}, graph)
 
 
 def _part(value: Tensor, shape: Shape, strides: tuple[int, ...], offset: int) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from everstep.tracing.graph_modules import graph_module
+
 
 class Outside:
     """`split.Split.before`, without operations that the loop does itself.
@@ -36,7 +38,7 @@ class Outside:
                 self.transposed.add(number)
         graph.output(values)
         graph.eliminate_dead_code()
-        self._module = fx.GraphModule(before, graph)
+        self._module = graph_module(before, graph)
         self.bytes = sum(tensor.nbytes for tensor in self._module.buffers())
         given = [node for node in graph.nodes if node.op == "placeholder"]
         self.direct = all(v in given for v in values)
