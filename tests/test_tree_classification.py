@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.data import parse_tree
-from everstep.data.tree_batches import CodedTree, TreeBatches
+from everstep.data.tree_batches import NONE, CodedTree, TreeBatches
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.look.tree_pictures import DrawnTree, _placed, draw_trees
 from everstep.networks.answers import OneOf
@@ -101,6 +101,19 @@ def test_one_batch_is_learned_by_heart(cell: str, tracker: str | None) -> None:
     found = measured_trees(model, batches)
     assert (found["accuracy"], found["node_accuracy"], found["count"]) == (1, 1, 6)
     assert found["loss"] < 0.2
+
+
+def test_a_batch_without_a_class_gives_no_gradient_that_is_not_a_number() -> None:
+    """As the share of one of several processes may be."""
+    coded = [CodedTree(parse_tree("(1 (1 a) (1 (1 b) (1 c)))"), np.array([1, 2, 3]), np.full(5, NONE))]
+    section = TreeNetworkSection(cell="NaryTreeLSTM", tracker="LSTM", tracker_size=4, parses=True, hidden_size=4)
+    model = TreeClassifier([0, 1, 1, 1], OneOf(("1", "2")), section)
+    assert model.parses
+    (loss,) = tree_losses(model, TreeBatches(coded, 1).batch(0, 0))
+    loss.total.sum().backward()
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert found
+    assert all(bool(gradient.isfinite().all()) for gradient in found)
 
 
 @pytest.fixture(scope="module")

@@ -122,8 +122,8 @@ class TrainingRun:
     def _newest(self) -> Checkpoint | None:
         """The newest intact checkpoint, which the leader finds, or None if there has never been one."""
         found = self.store.newest(self._screen.say, self._fault) if self.world.leads else None
-        step = self.world.told(None if found is None else found.data["counts"]["step"])
-        return found if step is None or self.world.leads else checkpoint.load(self.store.folder(step))
+        name = self.world.told(None if found is None else self.store.folders()[0].name)
+        return found if name is None or self.world.leads else checkpoint.load(self.store.root / name)
 
     def _fault(self, found: Checkpoint) -> str | None:
         return fault(self._of_today(found), self.learner.watched)

@@ -149,7 +149,7 @@ def tree_losses(model: TreeClassifier, batch: TreeBatch) -> Iterator[Loss]:
     chosen = (batch.targets != NONE).nonzero()[:, 0]
     logits, parsing = model.logits(batch.words, batch.forest)
     total, reported = model.answers.losses(model.head, logits.index_select(0, chosen), batch.targets[chosen])
-    yield Loss(total if parsing is None else total + parsing.sum() / len(total), reported)
+    yield Loss(total if parsing is None else total + parsing.sum() / max(1, len(total)), reported)
 
 
 def measured_trees(
