@@ -23,10 +23,12 @@ from service_client import Served, running, served
 
 import everstep as es
 from everstep.native import toolchain
+from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.frames import CREATE, FEED, answered, request
 from everstep.ship.serving.hosted import IDENTITY
 from everstep.ship.serving.server import STATE_KEY, token_of
-from everstep.ship.serving.state_seal import HEAD, SIGNATURE
+from everstep.ship.serving.state_seal import HEAD, SIGNATURE, StateSeal
+from everstep.ship.serving.stepping import Stepped
 
 KEY = "a-key-of-many-characters"
 
@@ -101,6 +103,17 @@ def test_states_of_others_are_refused(one: Served, runs: list[Path], monkeypatch
     with served(runs, key=KEY.encode(), body=300) as small:
         said = small.post("/steps", 409, run="play", tokens=[1])
         assert "POST /sessions" in said
+
+
+def test_a_signed_state_of_another_form_is_refused(one: Served) -> None:
+    catalogue = one.service.catalogue
+    play, seal = catalogue["play"], StateSeal(KEY.encode(), most=1 << 20)
+    engine, _ = play.stepped()
+    whole = Stepped(play, tuple(engine.initial()), torch.zeros(engine.gives), 1)
+    assert seal.opened(seal.sealed(whole, True), play, catalogue).steps == 1
+    longer = Stepped(play, whole.state, torch.zeros(engine.gives + 1), 1)
+    with pytest.raises(Fault, match="play keeps its state in another form now"):
+        seal.opened(seal.sealed(longer, True), play, catalogue)
 
 
 def test_models_of_other_weights_have_other_identities(one: Served, runs: list[Path]) -> None:

@@ -43,6 +43,14 @@ def test_files_are_copied_once_and_again_when_they_change() -> None:
     assert expand("memory://a/one.txt")[0].read_bytes() == b"another one\n"
 
 
+def test_globs_at_urls_skip_empty_files_as_others_do() -> None:
+    put("a/one.txt", b"one\n")
+    put("a/two.txt", b"")
+    assert [path.name for path in expand("memory://a/*.txt")] == ["one.txt"]
+    with pytest.raises(DataError, match=r"memory://a/two.txt: matches 1 empty file"):
+        expand("memory://a/two.txt")
+
+
 def test_a_file_url_is_the_file_itself(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("text\n")
     assert expand(f"file://{tmp_path}/x.txt") == [tmp_path / "x.txt"]

@@ -59,8 +59,8 @@ def expand(patterns: str | Sequence[str], folders: bool = False) -> list[Path]:
 
     `~` and environment variables are expanded; an unset EVERSTEP_DATA means `../shared/data`. `everstep:NAME` is a text
     bundled with the package, such as `everstep:shakespeare`. A URL, such as `s3://bucket/*.txt`, is read by fsspec and
-    copied into the cache. A string is one pattern. With `folders`, a name may be
-    that of a folder, which is returned as it is. A glob skips empty files, such as the `__init__.py` of a source tree;
+    copied into the cache. A string is one pattern. With `folders`, a name may be that of a folder, which is returned as
+    it is. A glob skips empty files, such as the `__init__.py` of a source tree;
     `empty_matches` returns them.
 
     Raises:
@@ -91,12 +91,13 @@ def _matches(pattern: str) -> tuple[list[Path], list[Path]]:
     """The files that a name or glob matches: those with text, and those without."""
     if pattern.startswith(_SCHEME):
         return [_bundled(pattern)], []
-    if is_url(pattern):
-        return fetched(pattern), []
     name = filled_in(pattern)
-    if os.path.lexists(name):
+    if is_url(pattern):
+        matches = fetched(pattern)
+    elif os.path.lexists(name):
         return [Path(name)], []
-    matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if not path.is_dir()]
+    else:
+        matches = [path for path in map(Path, sorted(glob.glob(name, recursive=True))) if not path.is_dir()]
     if not matches:
         raise DataError(_no_match(pattern, Path(name)))
     empty = [path for path in matches if _is_empty(path)]

@@ -81,7 +81,7 @@ class StateSeal:
 
         Raises:
             Fault: 422, it is no such text; 403, it is not signed with this key; 409, it is of another run; 410, it is
-                of a model that the server has no more.
+                of a model that the server has no more, or of another form.
         """
         data = _decoded(text)
         signature, rest = data[:SIGNATURE], data[SIGNATURE:]
@@ -101,12 +101,17 @@ class StateSeal:
                 raise Fault(409, f"state: it is of another run than {hosted.name}")
             raise Fault(410, f"state: it is of another model than {hosted.name} is now; begin without a state")
         engine, _ = hosted.stepped()
-        place, state = HEAD.size, list[Tensor]()
-        for like in engine.initial():
-            state.append(_tensor(rest[place : place + like.nbytes], like))
+        likes = list(engine.initial())
+        if KINDS[kind] is not None:
+            likes.append(torch.empty(engine.gives, dtype=KINDS[kind]))
+        if len(rest) != HEAD.size + sum(like.nbytes for like in likes):
+            raise Fault(410, f"state: {hosted.name} keeps its state in another form now; begin without a state")
+        place, tensors = HEAD.size, list[Tensor]()
+        for like in likes:
+            tensors.append(_tensor(rest[place : place + like.nbytes], like))
             place += like.nbytes
-        last = None if KINDS[kind] is None else _tensor(rest[place:], torch.empty(engine.gives, dtype=KINDS[kind]))
-        return Stepped(hosted, tuple(state), last, steps)
+        last = None if KINDS[kind] is None else tensors.pop()
+        return Stepped(hosted, tuple(tensors), last, steps)
 
     def _signature(self, data: bytes) -> bytes:
         return hmac.digest(self._key, data, "sha256")
