@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,32 +50,40 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(cache)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _settings_are_put_back() -> Iterator[None]:
+    before = _settings()
+    yield
+    assert _settings() == before, "a file of tests changed the environment of those after it"
+
+
+def _settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("EVERSTEP_")}
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
 
 
-@contextmanager
-def _without_compiler() -> Iterator[None]:
+def _without_compiler(patch: pytest.MonkeyPatch) -> None:
     from everstep.native import toolchain
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERSTEP_COMPILER", "none")
-        patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
-        yield
+    patch.setenv("EVERSTEP_COMPILER", "none")
+    patch.setattr(toolchain, "_noticed", {*toolchain._noticed, "compiler"})
 
 
 @pytest.fixture
-def uncompiled() -> Iterator[None]:
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """No compiler: for what is the same on PyTorch's kernels and loop, to which the laws hold the compiled one."""
-    with _without_compiler():
-        yield
+    _without_compiler(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def uncompiled_module() -> Iterator[None]:
     """`uncompiled` for all tests and fixtures of a file."""
-    with _without_compiler():
+    with pytest.MonkeyPatch.context() as patch:
+        _without_compiler(patch)
         yield
 
 

@@ -32,6 +32,7 @@ def writers() -> list[str]:
     return [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "process_group.py"  # what processes tell one another is no file, and may hold NaN
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if careless(node)
     ]

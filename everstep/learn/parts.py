@@ -35,7 +35,7 @@ def part_of(checkpoint: Checkpoint, model: torch.nn.Module) -> bytes:
     """The part of this process in its own `checkpoint`, to be sent to the leader."""
     tensors = {f"{group}/{name}": t for group in _OF_EACH for name, t in checkpoint.tensors[group].items()}
     said = {"random": checkpoint.data["random"], "weights": _digest(all_tensors(model))}
-    return serialize(tensors, {"said": json.dumps(said)})
+    return serialize(tensors, {"said": json.dumps(said, allow_nan=False)})
 
 
 def joined_parts(checkpoint: Checkpoint, parts: list[bytes]) -> Checkpoint:

@@ -55,7 +55,7 @@ class Sides(NamedTuple):
         `languages.json`."""
         for name, side in zip(FILES, self, strict=True):
             replace_file(run / name, side.tokenizer.to_bytes())
-        replace_file(run / LANGUAGES, json.dumps(dict(self.target.own)).encode())
+        replace_file(run / LANGUAGES, json.dumps(dict(self.target.own), allow_nan=False).encode())
 
 
 def own_tokens(run: Path, vocabulary: int) -> dict[str, list[int]]:

@@ -142,7 +142,7 @@ class SparseMatrixTable:
             for kind, array in enumerate(getattr(self, name))
         }
         about = {"format": _FORMAT, "vocabulary": str(self.vocabulary), "uniform": repr(float(self.uniform))}
-        return array_pieces(arrays, {**about, "kinds": json.dumps(self.kinds)})
+        return array_pieces(arrays, {**about, "kinds": json.dumps(self.kinds, allow_nan=False)})
 
     @classmethod
     def mapped(cls, path: Path) -> SparseMatrixTable:
