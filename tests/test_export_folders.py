@@ -179,7 +179,7 @@ def test_a_translator_is_asked_in_onnxruntime(width: int, context: str, tmp_path
         parameter.data.mul_(5)  # so that hypotheses differ
     said: list[str] = []
     again = es.load(export(run, tmp_path / "out", say=said.append))
-    assert said[0] == "note: no sequence form: a translation is written step by step; use the step"
+    assert said[0] == "note: no sequence form: a target is written step by step; use the step"
     assert [line.partition(":")[0] for line in said[1:3]] == ["start.onnx", "step.onnx"]
     lines = ["We are here.", "", "I see a dog and you"]
     assert [one.text for one in run.predict(lines)] == [one.text for one in again.predict(lines)]
@@ -188,7 +188,7 @@ def test_a_translator_is_asked_in_onnxruntime(width: int, context: str, tmp_path
     given = ["We are\tnous sommes", "I\tje"]
     for a, b in zip(run.score(given), again.score(given), strict=True):
         assert a.token_logps == pytest.approx(b.token_logps, abs=1e-5)
-    with pytest.raises(ConfigError, match="no sequence form: a translation is written step by step"):
+    with pytest.raises(ConfigError, match="no sequence form: a target is written step by step"):
         export(run, tmp_path / "not", form="sequence")
 
 

@@ -37,7 +37,7 @@ def translator_forms(model: EncoderDecoder) -> Exported:
 
     tokens = {"tokens": Input(("batch",), model.target_embedding.num_embeddings)}
     before = Form(model, start, inputs)
-    return Exported(Form(model, step, tokens, before=before), "a translation is written step by step; use the step")
+    return Exported(Form(model, step, tokens, before=before), "a target is written step by step; use the step")
 
 
 class TranslatorStandIn(EncoderDecoder):
