@@ -143,7 +143,13 @@ def test_small_texts_need_fallback_discounts(text: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("more", [["data.unit=chars", "data.sequence=stream"], ["data.sequence=documents"]])
 def test_characters_and_streams(text: Path, tmp_path: Path, more: list[str]) -> None:
     run = trained(text, tmp_path / "run", *more)
-    assert run.evaluate("test")["bits_per_char"] < 2.5
+    found = run.evaluate("test")
+    assert found["bits_per_char"] < 2.5
+    carried = scored(run, "carried", LINES, carried=True)
+    stream = "data.sequence=stream" in more
+    assert np.isclose(carried.nats.sum() / found["tokens"], found["loss"], rtol=1e-6) == stream
+    assert np.allclose(carried.nats, scored(run, "alone", LINES).nats, rtol=1e-6) != stream
+    assert int(carried.tokens.sum()) == found["tokens"]
     with pytest.raises(RunError, match=r"data.sequence=lines"):
         export(run, to="arpa")
 
@@ -195,6 +201,8 @@ def test_runs_are_compared(run: Run, text: Path, tmp_path: Path) -> None:
     twice = CliRunner().invoke(app, ["compare", str(run.path), "--on", str(text), "--split", "valid"])
     assert twice.exit_code == 2
     assert "expected no --split" in twice.output
+    product = CliRunner().invoke(app, ["compare", str(run.path), str(other.path), "--log-linear", "--carry"])
+    assert "steps through each line by itself" in product.output
     asked = CliRunner().invoke(app, ["compare", str(run.path), str(other.path), "--mix"])
     assert "names a file data.valid; give the text with --weights-on FILE" in asked.output
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import DataError
+from everstep.runs.compared_runs import scored
 from everstep.runs.run import Run
 
 SIZES = [
@@ -107,6 +108,15 @@ def test_scored_lines_count_their_unknown_words(strange: Run, chars: Run) -> Non
     assert "note: 1 of 6 tokens (16.67%) is <unk>; the probability is that of any unknown word" in told
     assert "note" not in call("score", str(strange.path), stdin=b"the king\n")[2]
     assert "unknown" not in json.loads(call("score", str(chars.path), "--json", stdin=b"the king\n")[1])
+
+
+def test_lines_in_order_are_scored_as_the_text_is(strange: Run, chars: Run) -> None:
+    for run, text in ((strange, ["zounds " * 18 + "king"]), (chars, ["the king is dead"] * 4)):
+        ((carried, alone), told) = ([scored(run, "", text, carried=c) for c in (True, False)], run.evaluate("valid"))
+        assert carried.tokens.tolist() == alone.tokens.tolist()
+        assert carried.nats.sum() / told["tokens"] == pytest.approx(told["loss"], rel=1e-5)
+        assert carried.nats[0] == pytest.approx(alone.nats[0], rel=1e-5)
+        assert carried.nats[1:] != pytest.approx(alone.nats[1:], rel=1e-6) or len(text) == 1
 
 
 @pytest.mark.parametrize("lines", ["the king", b"the king", ["the king", b"dead"], [None], "", ("the", 1)])

@@ -44,6 +44,9 @@ def compare(
     cache: int | None = typer.Option(
         None, min=1, metavar="N", help="Also each run mixed with a unigram cache of the last N tokens."
     ),
+    carry: bool = typer.Option(
+        False, "--carry", help="Runs whose text is one stream carry their state over lines, as in `everstep eval`."
+    ),
     weights_on: list[str] | None = typer.Option(
         None, "--weights-on", metavar="FILE", help="The text for weights of mixtures.", show_default="data.valid"
     ),
@@ -60,10 +63,11 @@ def compare(
       everstep compare runs/counts runs/lstm --on letters.txt
       everstep compare runs/kn5 runs/lstm --mix --cache 500 --picture table.png
 
-    Each line is scored by itself, as by `everstep score`; blank lines are left out. Bits a character compare models of
-    any vocabulary; perplexity is per token, and compares models of the same tokens. The intervals are of a paired
-    bootstrap over lines: if one has 0 in it, the run may be as good as the best. ≥: unknown words are not spelled.
-    *: adapted to the text before each token. Weights of mixtures are learned by EM on the validation text.
+    Each line is scored by itself, as by `everstep score`, or with --carry after those before it; blank lines are left
+    out. Bits a character compare models of any vocabulary; perplexity is per token, and compares models of the same
+    tokens. The intervals are of a paired bootstrap over lines: if one has 0 in it, the run may be as good as the best.
+    ≥: unknown words are not spelled. *: adapted to the text before each token. Weights of mixtures are learned by EM on
+    the validation text.
     """
     from everstep.runs.compared_runs import lines_of, names_of, read_lines_of, scored, table
     from everstep.runs.progress_bar import progress_bar
@@ -72,6 +76,8 @@ def compare(
         raise typer.BadParameter("a mixture needs two runs or more.", param_hint="--mix, --log-linear")
     if on and split:
         raise typer.BadParameter("--on FILE is a text of its own; expected no --split beside it.")
+    if log_linear and carry:
+        raise typer.BadParameter("a product of runs steps through each line by itself.", param_hint="--carry")
     names, loaded = names_of(runs), [load_run(path, trust_code, device) for path in runs]
     for run in loaded:
         run.able("score")
@@ -85,7 +91,7 @@ def compare(
         found = []
         for run, name in zip(loaded, names, strict=True):
             with progress_bar(f"{name} on {what}") as progress:
-                found.append(scored(run, name, text, progress))
+                found.append(scored(run, name, text, progress, carry))
         return found
 
     models = all_scored(lines, named)

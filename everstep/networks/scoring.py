@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 
 import torch
 
@@ -55,6 +56,23 @@ def scored_lines(rows_of: RowScorer, tokenizer: Tokenizer, lines: Sequence[str],
     unknown = [None if unk is None else ids[1:].count(unk) for ids in rows]
     scored = zip(lines, rows, rows_of(rows), unknown, strict=True)
     return [Score(sum(row), len(row), line, row, count, tuple(ids[1:])) for line, ids, row, count in scored]
+
+
+def scored_in_order(rows_of: RowScorer, tokenizer: Tokenizer, lines: Sequence[str]) -> list[Score]:
+    """log p of each line in nats, each after all before it, by a function of rows of tokens.
+
+    Without a symbol that ends a line, each is scored by itself.
+    """
+    if tokenizer.begin_id is None:
+        return scored_lines(rows_of, tokenizer, lines)
+
+    def one_text(rows: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+        whole = [token for row in rows[:1] for token in row[:1]] + [token for row in rows for token in row[1:]]
+        (logps,) = rows_of([whole])
+        ends = [0, *accumulate(len(row) - 1 for row in rows)]
+        return [logps[start:end] for start, end in pairwise(ends)]
+
+    return scored_lines(one_text, tokenizer, lines)
 
 
 def score_rows(model: TokenModel, rows: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:

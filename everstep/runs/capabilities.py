@@ -70,6 +70,18 @@ class Scores(Protocol):
         """
 
 
+@runtime_checkable
+class ScoresInOrder(Protocol):
+    """A job that may also read lines as one text."""
+
+    def score_in_order(self, model: Any, lines: Sequence[str]) -> list[Score]:
+        """log p of each line in nats, after all before it where the recipe's text is one stream, else by itself.
+
+        Raises:
+            DataError: a line cannot be read.
+        """
+
+
 class Speller(Protocol):
     """Incremental conversion of tokens to text."""
 

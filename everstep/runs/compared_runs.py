@@ -18,6 +18,7 @@ from everstep.measures.bootstrap import paired_difference
 from everstep.measures.mixing import cache_probabilities, em_weights
 from everstep.networks.scoring import Score
 from everstep.parameters import parameter_count
+from everstep.runs.capabilities import ScoresInOrder
 from everstep.runs.run import Run
 
 BLOCK = 1024  # lines scored at a time
@@ -80,8 +81,16 @@ def read_lines_of(names: Sequence[str], encoding: str = "utf-8") -> list[str]:
     return lines
 
 
-def scored(run: Run, name: str, lines: Sequence[str], progress: Progress = lambda done, total: None) -> Scored:
+def scored(
+    run: Run,
+    name: str,
+    lines: Sequence[str],
+    progress: Progress = lambda done, total: None,
+    carried: bool = False,
+) -> Scored:
     """A run on lines, each by itself and with its end, also where that is a token like any other.
+
+    With `carried`, a run whose text is one stream reads the lines as one, its state carried over their ends.
 
     Raises:
         RunError: the job does not score lines.
@@ -89,7 +98,10 @@ def scored(run: Run, name: str, lines: Sequence[str], progress: Progress = lambd
     """
     found: list[Score] = []
     end = _line_end(run)
-    for start in range(0, len(lines), BLOCK):
+    if carried and isinstance(run.task, ScoresInOrder):
+        found = run.task.score_in_order(run.model, [f"{line}{end}" for line in lines])
+        progress(len(lines), len(lines))
+    for start in range(len(found), len(lines), BLOCK):
         found += run.score([f"{line}{end}" for line in lines[start : start + BLOCK]], start + 1)
         progress(min(start + BLOCK, len(lines)), len(lines))
     counts = [score.unknown for score in found if score.unknown is not None]

@@ -14,7 +14,7 @@ from everstep.decode.section import SamplingSection
 from everstep.learn.objective import Loss
 from everstep.learn.settings import FitSettings
 from everstep.networks.ngram_model import NGramModel
-from everstep.networks.scoring import Score, scored_lines
+from everstep.networks.scoring import Score, scored_in_order, scored_lines
 from everstep.networks.streaming import stepped_decoder
 from everstep.rivals.ngrams.ngram_table import NGramTable
 from everstep.rivals.sparse_matrix.sparse_matrix_table import SparseMatrixTable
@@ -109,6 +109,12 @@ class CountedTask(TextTask[R], Generic[R, T]):
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line by itself, with its end if that is a token."""
         return scored_lines(model.row_log_probs, self.tokenizer, lines, first_line)
+
+    def score_in_order(self, model: Any, lines: Sequence[str]) -> list[Score]:
+        """As `score`; contexts reach over lines where the text is one stream."""
+        if self.recipe.data.sequence != "stream":
+            return self.score(model, lines)
+        return scored_in_order(model.row_log_probs, self.tokenizer, lines)
 
     def decoder(self, model: Any, given: str) -> Decoder:
         """A decoder that continues the text `given`."""

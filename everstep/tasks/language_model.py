@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from everstep.look.passage import Passage
 from everstep.networks.forms import Exported
 from everstep.networks.likelihood import LikelihoodSection, likelihood
 from everstep.networks.model_forms import token_forms
-from everstep.networks.scoring import Score, score_lines
+from everstep.networks.scoring import Score, score_lines, score_rows, scored_in_order
 from everstep.networks.self_normalisation import LOG_Z, log_z_measures
 from everstep.networks.softmax_by_name import smoothing_problem, tell_counts
 from everstep.networks.stand_ins import Runtime, TokenStandIn
@@ -101,6 +102,12 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
     def score(self, model: Any, lines: Sequence[str], first_line: int = 1) -> list[Score]:
         """log p of each line from the initial state: Σ_t log p(x_t | x_<t), with its end if that is a token."""
         return score_lines(model, self.tokenizer, lines, first_line)
+
+    def score_in_order(self, model: Any, lines: Sequence[str]) -> list[Score]:
+        """As `score`; the state is carried over lines where the text is one stream."""
+        if self.recipe.data.sequence != "stream":
+            return self.score(model, lines)
+        return scored_in_order(partial(score_rows, model), self.tokenizer, lines)
 
     def decoder(self, model: Any, given: str) -> Decoder:
         """A decoder that continues the text `given`."""
