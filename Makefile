@@ -19,6 +19,7 @@ test: $(DEV)  ## the whole suite, by two processes; WORKERS=1 for one, WORKERS=a
 # PyTorch, oneDNN and, by the first, the compiled engine do without AVX-512; processors of another family ignore both
 test-masked: export ATEN_CPU_CAPABILITY = avx2
 test-masked: export ONEDNN_MAX_CPU_ISA = AVX2
+test-masked: export EVERSTEP_CXXFLAGS =
 test-masked: $(DEV)  ## what depends on the processor's instructions, with most of them held back
 	$(BIN)/python -m pytest -m instructions
 

@@ -15,6 +15,11 @@ gc.disable()  # imports and collection make much and leave little garbage, in wh
 # threads that wait by spinning would take the time of those that work: of these and of the other process that tests
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# compiling is a third of the suite: half of it with less optimisation. `as_shipped` gives a file all of it, and
+# EVERSTEP_CXXFLAGS= in the environment gives it to the suite
+QUICK = "-O1 -fno-tree-vectorize"
+os.environ.setdefault("EVERSTEP_CXXFLAGS", QUICK)
+
 # waiting for the disk is a tenth of a second a run; it protects from power failures, which no test has
 os.fsync = lambda descriptor: None
 
@@ -48,6 +53,23 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setenv("EVERSTEP_CACHE", cache := cache_in(tmp_path))
     return Path(cache)
+
+
+@pytest.fixture(scope="module")
+def as_shipped() -> Iterator[None]:
+    """Compiled code with the optimisation that users have, for a file of tests."""
+    from everstep.native import kernels
+
+    def forget() -> None:
+        for known in (kernels._library, kernels._loops, kernels.kernels, kernels.has_bf16):
+            known.cache_clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["EVERSTEP_CXXFLAGS"] == QUICK:
+            patch.delenv("EVERSTEP_CXXFLAGS")
+        forget()
+        yield
+    forget()
 
 
 @pytest.fixture(scope="module", autouse=True)

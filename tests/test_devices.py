@@ -177,7 +177,10 @@ def test_pictures_there(kind: str, far: FarDevice, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setenv("EVERSTEP_FIXTURES", str(FIXTURES))
     monkeypatch.setattr("everstep.look.over_passages.landscape.SIDE", 3)
+    monkeypatch.setattr("everstep.look.over_passages.landscape.CHARACTERS", 2000)
+    monkeypatch.setattr("everstep.look.over_passages.memory_pictures.CHARACTERS", 2000)
     monkeypatch.setattr("everstep.look.over_passages.memory_pictures.TOKENS", 200)
+    monkeypatch.setattr("everstep.look.over_passages.unit_pictures.CHARACTERS", 1500)
     path = FIXTURES / ("run-format-1" if kind == "text" else "run-format-2")
     run = es.load(path, device=far.kind)
     assert all(far_tensors(far, run.model))

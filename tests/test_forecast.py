@@ -88,7 +88,8 @@ def test_predictions_are_of_each_series_alone_in_the_same_units(run: es.Run) -> 
     assert scaled == pytest.approx(numbers[6:, 0].tolist(), rel=0.02)
 
 
-def test_json_lines_and_the_command_line(run: es.Run, tmp_path: Path) -> None:
+def test_json_lines_and_the_command_line(run: es.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everstep.runs.series_rivals.ets", lambda h, n, season: (h[-n:], np.ones(n)))
     runner = CliRunner()
     text = "\n".join(json.dumps({"unique_id": "a", "ds": hour, "y": 20.0 + hour % 6}) for hour in range(24))
     done = runner.invoke(app, ["predict", str(run.path), "--json"], input=text)

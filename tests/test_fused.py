@@ -20,7 +20,10 @@ import everstep as es
 from everstep.native import build, toolchain
 
 F64 = torch.float64
-pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
+pytestmark = [
+    pytest.mark.usefixtures("as_shipped"),
+    pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler"),
+]
 
 
 def make(cell: Callable[..., es.Cell] = es.GRU, *sizes: int, dtype: torch.dtype = F64, **options: Any) -> es.Cell:

@@ -19,7 +19,10 @@ import torch
 from everstep.native import build, toolchain
 from everstep.native.source import source_text
 
-pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
+pytestmark = [
+    pytest.mark.usefixtures("as_shipped"),
+    pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine"),
+]
 
 STRICT = ["-std=gnu++17", "-Wall", "-Wextra", "-Werror"]
 BASELINE = [*STRICT, "-O2", "-fPIC", "-shared", "-mtune=generic", "-DES_F32", "-DES_F64"]

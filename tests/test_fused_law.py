@@ -23,6 +23,7 @@ from everstep.native import toolchain
 
 F64 = torch.float64
 pytestmark = [
+    pytest.mark.usefixtures("as_shipped"),
     pytest.mark.sanitize,
     pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine"),
 ]

@@ -18,7 +18,10 @@ from everstep.native.c_tables import OverSteps, Padding, SumsHeader, Way, int64_
 from everstep.native.kernels import has_bf16, kernels
 from everstep.native.products import columns, mm, transposed, workspace_over_steps
 
-pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
+pytestmark = [
+    pytest.mark.usefixtures("as_shipped"),
+    pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine"),
+]
 
 SHAPES = [(0, 3, 4), (1, 1, 1), (5, 3, 7), (40, 1, 33), (37, 20, 1), (6, 0, 4), (300, 33, 70), (700, 64, 100)]
 
