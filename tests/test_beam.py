@@ -13,6 +13,7 @@ from torch import Tensor
 from toy_decoders import PACKS, alone, plain_search, toy
 
 from everstep.decode import BeamSection, Decoder, Hypothesis, Phrases, beam_search, ensemble, exact_search
+from everstep.decode.largest import largest
 from everstep.errors import ConfigError, RunError
 from everstep.state import select
 
@@ -388,3 +389,20 @@ def test_an_ensemble_says_the_mean() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             beam_search(ensemble(wrong), how)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_numbers_are_those_of_sorting(dtype: torch.dtype) -> None:
+    for columns in (1, 63, 64, 200):
+        numbers = torch.randn(9, columns, dtype=dtype)
+        numbers[0], numbers[1, ::2] = 0.5, -torch.inf
+        for count in {1, min(5, columns), min(33, columns)}:
+            best, places = largest(numbers, count)
+            assert best.equal(numbers.topk(count).values)
+            there = best > -torch.inf
+            assert numbers.gather(1, places)[there].equal(best[there])
+            assert all(len({*row.tolist()}) == len(row) for row in places[there.all(1)])
+    numbers[2, 7] = torch.nan
+    assert largest(numbers, 2)[1][2, 0] == 7
+    assert largest(torch.full((1, 90), torch.nan), 2)[0].isnan().all()
+    assert largest(numbers[3:].t(), 3)[0].equal(numbers[3:].t().topk(3).values)

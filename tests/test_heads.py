@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from everstep.heads import Categorical
+from everstep.heads import Categorical, compiled_softmax
 from everstep.heads.cross_entropy import cross_entropy
 
 
@@ -61,8 +61,13 @@ def test_smoothing_is_learned_from_and_never_reported() -> None:
     assert not plain.requires_grad
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_one_array_of_logits_gives_the_gradients_of_the_plain_formula(smoothing: float) -> None:
+def test_one_array_of_logits_gives_the_gradients_of_the_plain_formula(
+    smoothing: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(compiled_softmax, "available", lambda like: False)
     ys, weight, bias = torch.randn(6, 4), torch.randn(5, 4), torch.randn(5)
     given = [leaf.double().requires_grad_() for leaf in (ys, weight, bias)]
     target = torch.tensor([0, 4, 2, 2, 1, 0])
@@ -94,6 +99,25 @@ def test_the_largest_logits_lose_no_digits() -> None:
     loss, nats = cross_entropy(torch.ones(1, 1, requires_grad=True), weight, torch.zeros(3), torch.tensor([1]))
     assert float(nats) == pytest.approx(2000 + math.log1p(math.exp(-1)), rel=1e-6)
     loss.sum().backward()
+
+
+def test_the_compiled_softmax_is_the_plain_one() -> None:
+    for rows, classes in ((0, 3), (1, 1), (5, 63), (3, 64), (2, 333)):
+        head = Categorical(4, classes)
+        torch.nn.init.normal_(head.bias)
+        ys, target = 30 * torch.randn(rows, 4, requires_grad=True), torch.randint(classes, (rows,))
+        logits = head.logits(ys).detach()
+        with torch.no_grad():
+            torch.testing.assert_close(head.predict(ys), logits.log_softmax(-1))
+        loss, nats = cross_entropy(ys, head.weight, head.bias, target, 0.1)
+        wanted = nn.functional.cross_entropy(logits, target, reduction="none", label_smoothing=0.1)
+        torch.testing.assert_close(loss, wanted, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(nats, nn.functional.cross_entropy(logits, target, reduction="none"))
+    damaged = torch.tensor([[torch.nan, 0.0]])
+    with torch.no_grad():
+        assert Categorical(2, 3).predict(damaged).isnan().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        cross_entropy(torch.zeros(2, 1, requires_grad=True), torch.zeros(3, 1), torch.zeros(3), torch.tensor([1, 3]))
 
 
 def test_what_is_learned_from_is_what_is_measured() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from everstep.errors import ConfigError, RunError
 from everstep.learn import FitSettings, clip_by_global_norm
 from everstep.learn.averaging import Averaging, ema_decay, nt_asgd_triggers
+from everstep.learn.denormals import flushed_denormals
 from everstep.learn.learner import Learner
 from everstep.learn.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors, parameter_groups, trainable
 from everstep.learn.precision import FEWEST, multiplied, uses_bfloat16
@@ -327,3 +328,23 @@ def test_what_has_no_meaning_for_rows_is_refused(options: dict[str, Any], messag
         optimizer = make_optimizer(model, settings(optimizer=name))
         model([1, 1]).backward()
         optimizer.step()
+
+
+def test_numbers_below_the_normal_ones_are_zero_within_a_step_alone() -> None:
+    least = torch.tensor(1e-39)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor has no such mode")
+    torch.set_flush_denormal(False)
+    seen = []
+
+    def objective(model: nn.Module, batch: Any, state: Any) -> Any:
+        seen.append(float(least * 0.5))
+        yield from toy.objective(model, batch, state)
+
+    learner = Learner(toy.Toy(), objective, toy.Lanes(), settings())
+    learner.step()
+    with flushed_denormals():
+        learner.step()
+        assert float(least * 0.5) == 0
+    assert seen == [0, 0]
+    assert float(least * 0.5) > 0

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from everstep.decode.constraints import Automata
 from everstep.decode.hypotheses import slots
+from everstep.decode.largest import largest
 
 
 def likeliest(
@@ -26,10 +27,10 @@ def likeliest(
         The rows that they continue, and their tokens, in the order of lanes.
     """
     if width == 1 and shared is None:
-        best, token = log_p.max(1)
+        best, token = (found[:, 0] for found in largest(log_p, 1))
         row = (best != -torch.inf).nonzero()[:, 0]
         return row, token[row]
-    values, tokens = log_p.topk(min(width, log_p.shape[1]))
+    values, tokens = largest(log_p, min(width, log_p.shape[1]))
     if shared is not None:
         values, tokens = _with_wanted(log_p, values, tokens, *shared)
     slot, counts = slots(lane, lanes)

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everstep.heads import compiled_softmax
+from everstep.native.memory_pool import empty
 from everstep.native.plain_memory import plain, watched
 
 
 class CrossEntropy(torch.autograd.Function):
     """−(1 − ε) log p_k − ε · mean_j log p_j of n rows, and −log p_k; p = softmax(W y + b), k the row's class.
 
-    ∂/∂logits = p − (1 − ε) onehot_k − ε / K. The first two terms overwrite the logits in place. The third is equal for
-    all classes and needs no array: mean_j W_j and mean_j b_j give its contributions. Backward is two matrix products of
-    that array, with W and with y; the gradient of the loss scales the n rows of y.
+    ∂/∂logits = p − (1 − ε) onehot_k − ε / K overwrites the logits in place. Backward is two matrix products of that
+    array, with W and with y; the gradient of the loss scales the n rows of y.
 
     `F.linear` and `F.cross_entropy` instead keep the logits and log p, and allocate two more such arrays in backward.
     """
@@ -24,23 +25,13 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> Any:
         """y (n, D), W (K, D), b (K,), targets (n,) int64 and ε to (n,) and (n,) nats; the second has no gradient."""
-        logits = F.linear(ys, weight, bias)
-        rows = target[:, None]
-        largest = logits.amax(-1, keepdim=True)
-        wanted = logits.gather(1, rows)
-        p = torch.softmax(logits, -1, out=logits)
-        log_sum = largest - p.amax(-1, keepdim=True).log()  # the largest p is at least 1 / K
-        nats = (log_sum - wanted)[:, 0]
-        loss = nats
-        if smoothing:
-            mean_logit = F.linear(ys, weight.mean(0, keepdim=True), bias.mean()[None])
-            loss = nats + smoothing * (wanted - mean_logit)[:, 0]
-        slopes = p.scatter_add_(1, rows, torch.full_like(wanted, smoothing - 1))
-        ctx.save_for_backward(ys, weight, bias, target, slopes)
+        logits = torch.mm(ys, weight.t(), out=empty(ys, len(ys), len(weight)))
+        compiled = compiled_softmax.available(logits)
+        loss, nats = (compiled_softmax.slopes if compiled else _slopes)(logits, bias, target, smoothing)
+        ctx.save_for_backward(ys, weight, bias, target, logits)
         ctx.smoothing = smoothing
-        plain = nats.clone() if loss is nats else nats
-        ctx.mark_non_differentiable(plain)
-        return loss, plain
+        ctx.mark_non_differentiable(nats)
+        return loss, nats
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
@@ -54,22 +45,29 @@ class CrossEntropy(torch.autograd.Function):
             found = iter(torch.autograd.grad(loss, inputs, gradient, create_graph=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None
         of_ys = of_weight = of_bias = None
-        scaled = ys * gradient[:, None]
-        share = ctx.smoothing / len(weight)
         if ctx.needs_input_grad[0]:
-            of_ys = slopes @ weight
-            if share:
-                of_ys -= ctx.smoothing * weight.mean(0)
-            of_ys *= gradient[:, None]
+            of_ys = (slopes @ weight).mul_(gradient[:, None])
         if ctx.needs_input_grad[1]:
-            of_weight = slopes.T @ scaled
-            if share:
-                of_weight -= share * scaled.sum(0)
+            of_weight = slopes.t() @ (ys * gradient[:, None])
         if ctx.needs_input_grad[2]:
             of_bias = gradient @ slopes
-            if share:
-                of_bias -= share * gradient.sum()
         return of_ys, of_weight, of_bias, None, None
+
+
+def _slopes(logits: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """As `compiled_softmax.slopes`, by operations of PyTorch."""
+    logits += bias
+    rows = target[:, None]
+    largest, mean = logits.amax(-1, keepdim=True), logits.mean(-1) if smoothing else None
+    wanted = logits.gather(1, rows)
+    p = torch.softmax(logits, -1, out=logits)
+    log_sum = largest - p.amax(-1, keepdim=True).log()  # the largest p is at least 1 / K
+    nats = (log_sum - wanted)[:, 0]
+    loss = nats.clone() if mean is None else nats + smoothing * (wanted[:, 0] - mean)
+    p.scatter_add_(1, rows, torch.full_like(wanted, smoothing - 1))
+    if smoothing:
+        p -= smoothing / p.shape[1]
+    return loss, nats
 
 
 def cross_entropy(
@@ -100,6 +98,13 @@ def alone(ys: Tensor, weight: Tensor) -> bool:
     """Whether `cross_entropy` may compute: a gradient is wanted, in full precision, and nobody watches operations."""
     cast = torch.is_autocast_enabled(ys.device.type) or ys.dtype not in (torch.float32, torch.float64)
     return torch.is_grad_enabled() and not cast and plain(ys, weight) and watched() is None
+
+
+def in_one_pass(ys: Tensor, weight: Tensor) -> bool:
+    """Whether `compiled_softmax.log_softmax` may compute: no gradient is wanted, and nobody watches operations."""
+    cast = torch.is_autocast_enabled(ys.device.type)
+    free = not torch.is_grad_enabled() and not cast and plain(ys, weight) and watched() is None
+    return free and compiled_softmax.available(ys)
 
 
 def row_nats(ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everstep.heads.cross_entropy import row_nats
+from everstep.heads import compiled_softmax
+from everstep.heads.cross_entropy import in_one_pass, row_nats
 from everstep.heads.head import VocabularyHead
+from everstep.native.memory_pool import empty
 
 
 class LinearHead(VocabularyHead):
@@ -49,6 +51,10 @@ class LinearHead(VocabularyHead):
 
     def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
         """log p(k | y), (…, classes), in float32."""
+        if ys.dtype == self.weight.dtype == torch.float32 and in_one_pass(ys, self.weight):
+            flat = self.joined(ys.flatten(0, -2))
+            logits = torch.mm(flat, self.weight.t(), out=empty(flat, len(flat), self.classes))
+            return compiled_softmax.log_softmax(logits, self.bias).view(*ys.shape[:-1], self.classes)
         return self.logits(ys).float().log_softmax(-1)
 
     def nats(self, ys: Tensor, target: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from everstep.data.batches import Batch, Batches, Divides
 from everstep.errors import DataError, Diverged
 from everstep.learn.averaging import Averaging
+from everstep.learn.denormals import flushed_denormals
 from everstep.learn.moves_itself import MovesItself
 from everstep.learn.objective import Loss, Objective, begun, check_loss
 from everstep.learn.optim import MakeOptimizer, make_optimizer, set_learning_rate, trainable
@@ -170,6 +171,7 @@ class Learner:
         counted, timed = self._counted, self._timed
         self.counts.clocked |= counted is None or timed >= max(_SETTLED, counted)
 
+    @flushed_denormals()
     def step(self) -> StepResult:
         """One optimizer step over `accumulate` batches (fewer at the end of an epoch), all targets weighted equally.
 

@@ -14,6 +14,7 @@ from torch import nn
 from everstep.errors import ConfigError, Diverged, Interrupted, RunError, counted
 from everstep.learn import FitResult, fit, load_weights, rng
 from everstep.learn.bookkeeping import check_resumable
+from everstep.learn.denormals import flushed_denormals
 from everstep.learn.devices import pick_device
 from everstep.learn.joining import joined
 from everstep.learn.listed import as_batches
@@ -50,6 +51,7 @@ Log = Callable[[str], None]
 _BEGUN, _RESUMED = "begun", "resumed"  # what the first of several processes tells the others
 
 
+@flushed_denormals()  # PyTorch's threads, which begin here, do the same
 def train(
     recipe: Recipe | Task[Any] | str | Path,
     out: str | Path,
@@ -124,6 +126,7 @@ def begin(task: Task[Any], say: Log, adopted: Path | None = None) -> None:
     task.ready(say)
 
 
+@flushed_denormals()
 def resume(
     out: str | Path,
     log: Log | None = None,
