@@ -30,6 +30,7 @@ class Decoder(NamedTuple):
         attention: reads the attention of the last step out of the state: (batch, S) over the places of the sources, 0
             at padding. None: the model has no attention.
         source_lengths: (B,) int64 places of each source; None: nothing is known of the sources.
+        fresh: whether nobody else reads the memory of the log p that `step` returns, so that a search may overwrite it.
     """
 
     step: StepFn
@@ -41,3 +42,4 @@ class Decoder(NamedTuple):
     never: tuple[int, ...] = ()
     attention: Callable[[State], Tensor] | None = None
     source_lengths: Tensor | None = None
+    fresh: bool = False

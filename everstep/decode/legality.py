@@ -43,6 +43,7 @@ class Legality:
 
     def __init__(self, decoder: Decoder, how: BeamSection, wishes: Wishes, sources: int):
         self._end, self._device, self._repeat = decoder.end, decoder.prompt.device, how.no_repeat
+        self._fresh = decoder.fresh
         self._lanes = [source for source in range(sources) for _ in range(how.groups)]
         for name, given in (("prefixes", wishes.prefixes), ("constraints", wishes.constraints)):
             if not isinstance(given, Sequence):
@@ -89,7 +90,7 @@ class Legality:
         """log p (rows, vocabulary) of token t, −∞ for illegal tokens.
 
         Args:
-            log_p: log p of the model; not changed.
+            log_p: log p of the model. Only that of an end that comes too early is changed, of a decoder's that allows it.
             t: number of tokens written.
             lane: (rows,), the lane of each row.
             numbers: (rows,), states of the automata; () if there are none.
@@ -104,7 +105,8 @@ class Legality:
             log_p = _without_repeats(log_p, written, self._repeat)
         if self._end is not None and t < self._last_start:
             column = log_p[:, self._end].masked_fill(t < self._shortest[lane], -torch.inf)
-            log_p = log_p.index_copy(1, self._end_of(lane[:1]), column[:, None])
+            put = log_p.index_copy_ if self._fresh else log_p.index_copy
+            log_p = put(1, self._end_of(lane[:1]), column[:, None])
         if self._end is not None and t >= self._first_end:
             log_p = _only(log_p, log_p, self._end_of(lane), t >= self.longest[lane])
         if t < self._forced:

@@ -257,6 +257,7 @@ class EncoderDecoder(nn.Module):
             never=never,
             attention=(lambda state: state.weights) if attends else None,
             source_lengths=lengths,
+            fresh=True,
         )
 
     def weights(self, batch: PairBatch) -> Tensor | None:
