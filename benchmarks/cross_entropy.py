@@ -1,7 +1,8 @@
 """`Categorical`'s training loss beside `F.linear` and `F.cross_entropy`: forward and backward, in turns in one process.
 
 "padded" computes the logits of all steps, as most training loops do, of rows whose lengths are uniform in T/2 … T;
-"packed" computes those of valid steps, and `F.cross_entropy` on them. Before they are timed, the gradients of all are
+"packed" computes those of valid steps, and `F.cross_entropy` on them. "alone" is the loss by itself, from the logits of
+valid steps to their gradient. Before they are timed, the gradients of all are
 compared with the plain formula's in float64. Times are the process's own; what is reported are ratios.
 
     python benchmarks/cross_entropy.py [--shapes 64,14,512,8000 …] [--rounds 15] [--threads 1] [--json FILE]
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everstep.cli.common import prepare as tune_malloc
-from everstep.heads import Categorical
+from everstep.heads import Categorical, compiled_softmax
 from everstep.native.processor import name as cpu_name
 from everstep.state import valid
 
@@ -63,6 +64,25 @@ class Ways:
         return self._gradients(self.head.objective(ys, self.target, self.lengths)[0], ys)
 
 
+class Alone:
+    """From the logits of n rows to their gradient, and nothing else: `F.cross_entropy`, and this package's pass."""
+
+    def __init__(self, rows: int, classes: int, smoothing: float):
+        self.logits, self.bias = torch.randn(rows, classes), torch.zeros(classes)
+        self.target, self.smoothing = torch.randint(classes, (rows,)), smoothing
+        self.own = self.logits.clone()
+
+    def torch(self) -> Tensor:
+        """Forward and backward."""
+        logits = self.logits.requires_grad_()
+        loss = F.cross_entropy(logits, self.target, reduction="sum", label_smoothing=self.smoothing)
+        return torch.autograd.grad(loss, logits)[0]
+
+    def everstep(self) -> None:
+        """In place: what was the gradient is the next call's logits."""
+        compiled_softmax.slopes(self.own, self.bias, self.target, self.smoothing)
+
+
 def measured(shape: tuple[int, ...], smoothing: float, rounds: int) -> dict[str, Any]:
     """Errors of the gradients, and ratios of times."""
     ways = Ways(*shape, smoothing)
@@ -76,6 +96,9 @@ def measured(shape: tuple[int, ...], smoothing: float, rounds: int) -> dict[str,
         errors[name] = max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
     times = alternately({name: getattr(ways, name) for name in names}, rounds, clock=process_time)
     faster = {name: median(o / m for o, m in zip(times[name], times["everstep"], strict=True)) for name in names[:2]}
+    alone = Alone(int(ways.lengths.sum()), shape[3], smoothing)
+    times = alternately({"torch": alone.torch, "everstep": alone.everstep}, rounds, clock=process_time)
+    faster["alone"] = median(o / m for o, m in zip(times["torch"], times["everstep"], strict=True))
     return {"shape": shape, "smoothing": smoothing, "errors": errors, "times_faster_than": faster}
 
 

@@ -90,7 +90,7 @@ class Legality:
         """log p (rows, vocabulary) of token t, −∞ for illegal tokens.
 
         Args:
-            log_p: log p of the model. Only that of an end that comes too early is changed, of a decoder's that allows it.
+            log_p: log p of the model; not changed, but that of an end which comes too early if the decoder is `fresh`.
             t: number of tokens written.
             lane: (rows,), the lane of each row.
             numbers: (rows,), states of the automata; () if there are none.
