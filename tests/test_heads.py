@@ -120,6 +120,24 @@ def test_the_compiled_softmax_is_the_plain_one() -> None:
         cross_entropy(torch.zeros(2, 1, requires_grad=True), torch.zeros(3, 1), torch.zeros(3), torch.tensor([1, 3]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_under_autocast_factors_are_bfloat16_and_gradients_as_of_linear(dtype: torch.dtype) -> None:
+    head, target = Categorical(16, 50, label_smoothing=0.1), torch.randint(50, (40,))
+    ys = torch.randn(40, 16).to(dtype).requires_grad_()
+    given = [ys, head.weight, head.bias]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = nn.functional.linear(*given).float()
+        plain = nn.functional.cross_entropy(logits, target, reduction="none", label_smoothing=0.1)
+        loss = cross_entropy(*given, target, 0.1)[0]
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, plain, atol=0.02, rtol=0)
+    for one, other in zip(
+        torch.autograd.grad(loss.mean(), given), torch.autograd.grad(plain.mean(), given), strict=True
+    ):
+        assert one.dtype == other.dtype
+        assert (one - other).norm() < 0.01 * other.norm()
+
+
 def test_what_is_learned_from_is_what_is_measured() -> None:
     head = Categorical(6, 7, tied=torch.nn.Parameter(torch.randn(7, 4)), label_smoothing=0.1)
     ys, target = torch.randn(3, 5, 6), torch.randint(7, (3, 5))

@@ -25,11 +25,12 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> Any:
         """y (n, D), W (K, D), b (K,), targets (n,) int64 and ε to (n,) and (n,) nats; the second has no gradient."""
-        logits = torch.mm(ys, weight.t(), out=empty(ys, len(ys), len(weight)))
+        low = torch.is_autocast_enabled(ys.device.type)
+        logits = _product(ys, weight.t(), low, empty(weight, len(ys), len(weight)))
         compiled = compiled_softmax.available(logits)
         loss, nats = (compiled_softmax.slopes if compiled else _slopes)(logits, bias, target, smoothing)
         ctx.save_for_backward(ys, weight, bias, target, logits)
-        ctx.smoothing = smoothing
+        ctx.smoothing, ctx.low = smoothing, low
         ctx.mark_non_differentiable(nats)
         return loss, nats
 
@@ -40,18 +41,27 @@ class CrossEntropy(torch.autograd.Function):
         ys, weight, bias, target, slopes = ctx.saved_tensors
         if torch.is_grad_enabled():
             inputs = [one for one, needed in zip((ys, weight, bias), ctx.needs_input_grad, strict=False) if needed]
-            logits = F.linear(ys, weight, bias)
+            logits = F.linear(ys.to(weight.dtype), weight, bias)
             loss = F.cross_entropy(logits, target, reduction="none", label_smoothing=ctx.smoothing)
             found = iter(torch.autograd.grad(loss, inputs, gradient, create_graph=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None
-        of_ys = of_weight = of_bias = None
+        of_ys = of_weight = None
+        of_bias = gradient @ slopes if ctx.needs_input_grad[2] else None
+        if ctx.low:
+            slopes = slopes.bfloat16()
         if ctx.needs_input_grad[0]:
-            of_ys = (slopes @ weight).mul_(gradient[:, None])
+            of_ys = (_product(slopes, weight, ctx.low) * gradient[:, None]).to(ys.dtype)
         if ctx.needs_input_grad[1]:
-            of_weight = slopes.t() @ (ys * gradient[:, None])
-        if ctx.needs_input_grad[2]:
-            of_bias = gradient @ slopes
+            of_weight = _product(slopes.t(), ys * gradient[:, None], ctx.low)
         return of_ys, of_weight, of_bias, None, None
+
+
+def _product(x: Tensor, w: Tensor, low: bool, out: Tensor | None = None) -> Tensor:
+    """x · w in the dtype of float32 or float64 factors; `low`: of factors in bfloat16, in float32."""
+    if low:
+        found = torch.mm(x.bfloat16(), w.bfloat16())
+        return found.float() if out is None else out.copy_(found)
+    return torch.mm(x, w) if out is None else torch.mm(x, w, out=out)
 
 
 def _slopes(logits: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -95,9 +105,15 @@ def cross_entropy(
 
 
 def alone(ys: Tensor, weight: Tensor) -> bool:
-    """Whether `cross_entropy` may compute: a gradient is wanted, in full precision, and nobody watches operations."""
-    cast = torch.is_autocast_enabled(ys.device.type) or ys.dtype not in (torch.float32, torch.float64)
-    return torch.is_grad_enabled() and not cast and plain(ys, weight) and watched() is None
+    """Whether `cross_entropy` may compute: a gradient is wanted, and nobody watches operations.
+
+    Under autocast it computes on a CPU with factors in bfloat16, as `F.linear` would.
+    """
+    fits = ys.dtype in (torch.float32, torch.float64)
+    if torch.is_autocast_enabled(ys.device.type):
+        low = ys.is_cpu and torch.get_autocast_dtype("cpu") == torch.bfloat16 and weight.dtype == torch.float32
+        fits = low and ys.dtype in (torch.float32, torch.bfloat16)
+    return torch.is_grad_enabled() and fits and plain(ys, weight) and watched() is None
 
 
 def in_one_pass(ys: Tensor, weight: Tensor) -> bool:
