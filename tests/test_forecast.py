@@ -88,6 +88,15 @@ def test_predictions_are_of_each_series_alone_in_the_same_units(run: es.Run) -> 
     assert scaled == pytest.approx(numbers[6:, 0].tolist(), rel=0.02)
 
 
+def test_a_series_without_a_value_is_left_out_and_told(run: es.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = waves().splitlines()
+    rows = [answer.text for answer in run.predict(lines)]
+    assert not capsys.readouterr().err
+    found = [answer.text for answer in run.predict([*lines, "c,5,", "d,6,", "d,7,"])]
+    assert found == rows
+    assert "note: 2 series have no value and no forecast: 'c', 'd'\n" in capsys.readouterr().err
+
+
 def test_json_lines_and_the_command_line(run: es.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("everstep.runs.series_rivals.ets", lambda h, n, season: (h[-n:], np.ones(n)))
     runner = CliRunner()
@@ -108,7 +117,7 @@ def test_json_lines_and_the_command_line(run: es.Run, monkeypatch: pytest.Monkey
     [
         (["unique_id,ds,value", "a,1,2"], r"the history: expected the column 'y' \(as in training\)"),
         (["unique_id,ds,y", "a,1,x"], r"the history, row 1 of its data: expected a number in column 'y'.*'x'"),
-        (["unique_id,ds,y", "a,1,"], r"the history: series 'a' has no value"),
+        (["unique_id,ds,y", "a,1,"], r"the history: every series has no value: 'a'; expected one with at least 1"),
         (["unique_id,ds,y"], "expected a header and rows below it"),
         ([], "the history: cannot be read as a table"),
         (["unique_id,ds,y", "a,2024-01-01,1", "a,2024-01-02,1"], "expected a data.frequency of times|time stamps"),
@@ -309,6 +318,14 @@ def test_a_point_gets_its_bands_from_the_validation(tmp_path: Path) -> None:
     again = es.load(tmp_path / "run")
     assert again.evaluate("test") == scores
     assert torch.equal(again.model.residuals, run.model.residuals)
+    gaussian = ["model.head=gaussian", "model.highway=false", "train.max_epochs=1"]
+    normal = es.train(path, tmp_path / "normal", quietly, overrides=[*settings, *gaussian, "model.bands=errors"])
+    found = normal.evaluate("test")
+    assert 0.6 < found["coverage_80"] < 0.95
+    assert normal.evaluate("valid")["coverage_80"] is None
+    assert list(normal.stream()(1.0, normal.stream().start("a", ds=0))[0].quantiles.shape) == [1, 6, 11]
+    with pytest.raises(ConfigError, match=r"model\.bands: expected head without a validation split"):
+        load_task(path, ["model.bands=errors", "data.valid_part=0"])
     bare = es.train(path, tmp_path / "bare", quietly, overrides=[*settings, "data.valid_part=0", "train.max_epochs=1"])
     assert bare.evaluate("test")["coverage_80"] is None
     assert next(row for row in list(bare.predict(waves().splitlines()))[1:]).text.endswith(",,,,,,,,,")

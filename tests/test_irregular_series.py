@@ -14,9 +14,14 @@ from everstep.data.calendar import calendar
 from everstep.data.panel import joined, usual_gap, with_rows_ahead
 from everstep.data.readers.series import Read, read_series
 from everstep.data.readers.time_stamps import DAY, SECOND, Frequency
-from everstep.data.windows import Windows
+from everstep.data.windows import WindowBatch, Windows, passed
 from everstep.errors import DataError
+from everstep.measures.forecast_errors import LEVELS
+from everstep.networks.forecaster import Forecaster
+from everstep.networks.forecaster_section import ForecasterSection, WindowShape
 from everstep.networks.learned_series import LearnedSeries
+from everstep.runs.recipe_files import load_task
+from everstep.runs.run import Run
 
 TIMES = "unique_id,ds,y\na,10,1\na,11,2\na,15,\na,16,4\nb,3,7\nb,30,8\na,20,\n"
 
@@ -218,11 +223,96 @@ def test_a_history_of_dates_alone_is_read_as_in_training(run: es.Run) -> None:
     assert [row["ds"] for row in found] == ["2024-03-01 00:00:02", "2024-03-01 00:00:04"]
 
 
-def test_what_needs_a_grid_is_refused(run: es.Run) -> None:
-    with pytest.raises(DataError, match=r"stream: expected a model of a regular time grid.*use predict"):
-        run.stream().start("a", ds="2024-03-01")
+def test_a_history_has_the_times_of_training(run: es.Run) -> None:
     with pytest.raises(DataError, match=r"on the grid of the training data \(one irregular\)"):
         list(run.predict(["unique_id,ds,y", "a,1,2", "a,2,3"]))
+
+
+# -------------------------------------------------------------------------------------------------------------- streams
+
+
+def untrained(folder: Path, settings: tuple[str, ...]) -> Run:
+    (folder / "series.csv").write_text(clocks(80))
+    data = [f"data.train={folder}/series.csv", "data.frequency=irregular", "data.valid_part=20", "data.test_part=20"]
+    sizes = ["model.horizon=3", "model.window=6", "model.segment=1", "model.hidden_size=8"]
+    task: Any = load_task("forecast-own", [*data, *sizes, *settings])
+    task.prepare()
+    torch.manual_seed(3)
+    model = task.model()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    return Run(folder, task, model)
+
+
+STREAMED = [
+    (),
+    ("model.cell=GRUD", "data.calendar=false"),
+    ("model.cell=GRUD", "model.segment=3", "model.decode=encoder-decoder", "model.head=gaussian"),
+    ("model.cell=GRUD", "model.segment=2", "model.decode=recursive", "model.level=mean"),
+]
+
+
+@pytest.mark.parametrize("settings", STREAMED)
+def test_value_by_value_is_the_whole_irregular_history(settings: tuple[str, ...], tmp_path: Path) -> None:
+    run = untrained(tmp_path, settings)
+    rows = [line.split(",") for line in clocks(30).splitlines()[1:31]]
+    rows[7][2] = rows[8][2] = rows[15][2] = ""
+    table = list(run.predict(["unique_id,ds,y", *map(",".join, rows)], anomalies=True))
+    scores = [row.record["score"] for row in table[1:]]
+    stream = run.stream()
+    state = stream.start("a")
+    for place, (_, ds, y) in enumerate(rows[:27]):
+        ahead = [row[1] for row in rows[place + 1 : place + 4]]
+        told = ahead[: place % 4]
+        said, state = stream(float(y) if y else None, state, ds=ds, ahead=told or None)
+        if len(told) == 3:  # the table of scores knows all times
+            score = np.nan if scores[place] is None else scores[place]
+            np.testing.assert_allclose(said.surprise[0], score, rtol=1e-4, atol=1e-4)
+        if not y:
+            assert np.isnan(said.surprise[0])
+            continue
+        history = [f"a,{stamp},{value}" for _, stamp, value in rows[: place + 1]] + [f"a,{stamp}," for stamp in told]
+        records = [answer.record for answer in run.predict(["unique_id,ds,y", *history]) if answer.record]
+        assert said.ds[0] == [record["ds"] for record in records]
+        np.testing.assert_allclose(said.mean[0], [record["mean"] for record in records], rtol=1e-6, atol=1e-6)
+        bands = [[record[f"q{level:g}"] for level in LEVELS] for record in records]
+        np.testing.assert_allclose(said.quantiles[0], bands, rtol=1e-6, atol=1e-6)
+
+
+def test_times_of_a_stream_rise_and_are_as_in_training(tmp_path: Path) -> None:
+    stream = untrained(tmp_path, ()).stream()
+    with pytest.raises(DataError, match="expected ds beside each value, since the series is irregular"):
+        stream.start("a", ds="2024-03-01")
+    _, state = stream([1.0, 1.0], stream.start(["a", "new"]), ds=["2024-03-01T00:00:05", "2024-03-01"])
+    found, _ = stream([2.0, 3.0], state, ds="2024-03-02", ahead=["2024-03-03", "2024-03-05"])
+    assert found.ds[0] == found.ds[1] == [f"2024-03-0{day} 00:00:0{second}" for day, second in ((3, 0), (5, 0), (5, 2))]
+    for ds, ahead, said in (
+        (None, None, "expected ds, the time stamp of the value"),
+        ("soon", None, "expected ds as in the training data; got 'soon'"),
+        ("2024-03-01", None, "a ds after that of the value before"),
+        ("2024-03-02", ["2024-03-01"], "up to 3 rising times ahead"),
+        ("2024-03-02", [f"2024-03-0{day}" for day in (3, 4, 5, 6)], "up to 3 rising times ahead"),
+        ("2024-03-02T00:00+01:00", None, "no offset from UTC, as in training"),
+        (["2024-03-02"] * 3, None, "for all series or for each of 2"),
+    ):
+        with pytest.raises(DataError, match=said):
+            stream([1.0, 2.0], state, ds=ds, ahead=ahead)
+
+
+@pytest.mark.parametrize("decode", ["parallel", "encoder-decoder", "recursive"])
+def test_values_and_states_decay_by_time(decode: Any) -> None:
+    section = ForecasterSection(cell="GRUD", hidden_size=4, decode=decode)
+    model = Forecaster(section, WindowShape(4, 2, 1, 1, 0, 2, 1, True, 0)).eval()
+    times, values = np.array([[0, 1, 3, 6, 10, 15, 21]]), torch.tensor([[1.0, float("nan"), 3.0, 2.0]])
+    future = torch.from_numpy(passed(times, 4, 1.0))
+    read: list[torch.Tensor] = []
+    model.body.register_forward_pre_hook(lambda body, given: read.append(given[0]))
+    model(WindowBatch(values, torch.zeros(1, 4, 0), future, torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), 2))
+    since = [inputs.detach().chunk(3, 2)[2] for inputs in read]
+    np.testing.assert_allclose(since[0][0, :, 0], [0, 2, 5, 4], rtol=1e-5)  # the value at 3 is missing
+    np.testing.assert_allclose(since[0][0, :, 2], [0, 2, 3, 4], rtol=1e-5)
+    ahead = {"parallel": [[5], [11]], "encoder-decoder": [[5, 6]], "recursive": [[5]]}[decode]
+    np.testing.assert_allclose(torch.cat(since[1:])[..., 0], ahead, rtol=1e-5)
 
 
 def test_backtests_and_pictures_name_times(run: es.Run, tmp_path: Path) -> None:

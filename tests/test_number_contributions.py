@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.look import number_relevance
-from everstep.networks.answers import OneOf
+from everstep.networks.answer_kinds import Several
+from everstep.networks.answers import Answers, OneOf
 from everstep.networks.classifying import to_score
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
 from everstep.networks.number_contributions import deciding_numbers, number_contributions
+from everstep.networks.number_pictures import relevant_numbers
 from everstep.networks.number_scaling import NumberScaling
 
 
@@ -25,11 +27,12 @@ def quietly(line: str) -> None:
     del line
 
 
-def model_of(shape: tuple[int, ...], gaps: bool, read_out: Any) -> NumberClassifier:
+def model_of(shape: tuple[int, ...], gaps: bool, read_out: Any, answers: Answers | None = None) -> NumberClassifier:
     torch.manual_seed(0)
     columns = ("x", "y") if len(shape) == 1 else ()
     section = NumberClassifierSection(hidden_size=5, read_out=read_out, filters=(3,), frame_size=6)
-    return NumberClassifier(NumberScaling(columns, shape, (0.0,), (1.0,), gaps), OneOf("abc"), section).double().eval()
+    scaling = NumberScaling(columns, shape, (0.0,), (1.0,), gaps)
+    return NumberClassifier(scaling, answers or OneOf("abc"), section).double().eval()
 
 
 def lead(model: NumberClassifier, one: np.ndarray[Any, Any]) -> float:
@@ -66,6 +69,21 @@ def test_contributions_are_the_slope_of_each_number(shape: tuple[int, ...], gaps
     if gaps:
         assert found[0].gradient[2, 0] == 0
         assert found[0].gradient[1, 0] != 0
+
+
+@pytest.mark.parametrize(
+    ("shift", "answers", "said"),
+    [
+        (0.0, Several("abc", "+"), "compared with 0, adds to the log-odds of the most probable label."),
+        (2.0, OneOf("abc"), "compared with the mean of training, adds to the predicted class's lead over the second"),
+    ],
+)
+def test_the_caption_says_what_a_contribution_is(shift: float, answers: Answers, said: str, tmp_path: Path) -> None:
+    model, scaling = (
+        model_of((2,), False, "last", answers).float(),
+        NumberScaling(("x", "y"), (2,), (shift,), (1.0,), False),
+    )
+    assert said in relevant_numbers(model, scaling, [("a", np.ones((3, 2)))], tmp_path / "relevance.png")
 
 
 def test_deciding_numbers_are_the_largest_in_order() -> None:

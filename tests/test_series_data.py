@@ -17,6 +17,7 @@ from everstep.data.calendar import calendar
 from everstep.data.panel import joined
 from everstep.data.readers import series
 from everstep.data.readers.series import read_series
+from everstep.data.readers.static_columns import static_values
 from everstep.data.readers.tables import read_table
 from everstep.data.readers.time_stamps import DAY, SECOND, Frequency, named_frequency, read_stamp
 from everstep.data.windows import Windows
@@ -409,3 +410,38 @@ def test_static_covariates_are_one_number_a_series(tmp_path: Path) -> None:
     wide = written(tmp_path, "ds,u,v\n1,2,3\n2,3,4\n", "wide.csv")
     with pytest.raises(DataError, match=r"expected a long table beside data\.static \(u\); it is wide"):
         read_series([wide], static=["u"])
+
+
+def test_static_covariates_of_text_are_categories(tmp_path: Path) -> None:
+    rows = ["unique_id,ds,y,town,size", *(f"{name},{step},{step},{town if step else ''},{size}" for name, town, size in
+            (("a", "Oslo", 3), ("b", "Rome", 5), ("c", "Oslo", 4)) for step in range(12))]  # fmt: skip
+    path = written(tmp_path, "\n".join(rows))
+    data = data_of(path, {"horizon": 2, "window": 4, "segment": 2}, static=("town", "size"), calendar=False)
+    assert data.panel.static.tolist() == [[1.0, 0.0, 3.0], [0.0, 1.0, 5.0], [1.0, 0.0, 4.0]]
+    learned = LearnedSeries.load(saved(data.learned(), tmp_path))
+    assert learned.roles.categories == (("town", ("Oslo", "Rome")),)
+    assert learned.shape.future == 3
+    assert "note: 'town' (data.static) is text, read as 2 categories: 'Oslo', 'Rome'" in list(data.told(learned))
+    found = data.given(["unique_id,ds,y,town,size", "a,1,1,Rome,3", "d,1,2,Bonn,1", "e,1,2,,1"], learned)
+    np.testing.assert_array_equal(found.panel.static, [[0, 1, 3], [np.nan, np.nan, 1], [np.nan, np.nan, 1]])
+    assert found.notes == ["1 categories of 'town' (data.static) were not in training, and are read as missing: 'Bonn'"]
+    with pytest.raises(DataError, match=r"one value of 'town' .*'a' has from 'Oslo' to 'Rome'"):
+        read_series([written(tmp_path, "unique_id,ds,y,town\na,1,1,Oslo\na,2,1,Rome\n")], static=["town"])
+    with pytest.raises(DataError, match=r"expected a number in column 'town'.*got 'x'"):
+        read_series([written(tmp_path, "unique_id,ds,y,town\na,1,1,5\nb,2,1,x\n")], static=["town"])
+    ours = (learned.roles.static, learned.roles.categories)
+    assert static_values([["Rome", 2], ["Oslo", "3"]], *ours, 2).tolist() == [[0, 1, 2], [1, 0, 3]]
+    for given, said in (
+        (["Bonn", 2], "'town' as one of 'Oslo', 'Rome'; got 'Bonn'"),
+        (["Rome", "x"], "number as 'size'"),
+        (["Rome"], r"of shape \(1, 2\); got \(1,\)"),
+        (["Rome", np.inf], "finite"),
+    ):
+        with pytest.raises(DataError, match=said):
+            static_values(given, *ours, 1)
+
+
+def saved(learned: LearnedSeries, folder: Path) -> Path:
+    path = folder / "series.json"
+    path.write_bytes(learned.to_bytes())
+    return path

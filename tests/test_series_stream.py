@@ -203,7 +203,7 @@ def test_a_point_without_validation_scores_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["gaussian", "point"])
-def test_paths_have_the_quantiles_of_each_step(head: str, tmp_path: Path) -> None:
+def test_paths_have_the_quantiles_of_each_step(head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = untrained(recipe(tmp_path, waves()), (f"model.head={head}",))
     lines = [",".join(line.split(",")[:3]) for line in waves(6, gap=False).splitlines()]
     done = list(run.predict(lines, paths=9))
@@ -218,24 +218,29 @@ def test_paths_have_the_quantiles_of_each_step(head: str, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="either anomalies or paths"):
         run.predict(lines, paths=2, anomalies=True)
     short = ["unique_id,ds,y", "a,2024-01-01 00:00,1", "a,2024-01-01 01:00,2", "a,2024-01-01 02:00,2"]
-    with pytest.raises(DataError, match="series 'a' needs at least 4 values"):
+    with pytest.raises(DataError, match="every series has fewer than 4 rows up to the last value: 'a'"):
         list(run.predict(short, paths=2))
+    some = [
+        answer.record for answer in run.predict([*lines, *(line.replace("a,", "c,") for line in short[1:])], paths=9)
+    ]
+    assert some[1:] == records
+    assert "1 series have fewer than 4 rows up to the last value and no forecast: 'c'" in capsys.readouterr().err
 
 
 def test_ranks_follow_the_past() -> None:
     random = np.random.default_rng(0)
     walk = np.cumsum(random.normal(size=400))
-    ranks = past_ranks(walk, 5, 1, 100, random, "a")
+    ranks = past_ranks(walk, 5, 1, 100, random)
     assert (np.sort(ranks, 0) == np.arange(100)[:, None]).all()
     assert np.corrcoef(ranks[:, 3], ranks[:, 4])[0, 1] > 0.7  # a walk goes on from where it is
-    noise = past_ranks(random.normal(size=4000) + 50 * (np.arange(4000) % 7), 5, 7, 100, random, "a")
+    noise = past_ranks(random.normal(size=4000) + 50 * (np.arange(4000) % 7), 5, 7, 100, random)
     after = np.corrcoef(noise.T)[0, 1:]
     assert (np.abs(after - 0.5) < 0.25).all()  # differences from one value have correlation ½, seasons add none
     step = random.normal(size=11)[:, None]
     cycle = np.concatenate([0 * step, step, step, 2 * step], 1).ravel()[:41]  # the forecast begins a cycle
-    phase = past_ranks(cycle, 2, 4, 10, random, "a")
+    phase = past_ranks(cycle, 2, 4, 10, random)
     assert (phase[:, 0] == phase[:, 1]).all()  # from the middle of a cycle, one step rises as the next falls
-    few = past_ranks(np.arange(7.0), 3, 1, 5, random, "a")
+    few = past_ranks(np.arange(7.0), 3, 1, 5, random)
     assert (np.sort(few, 0) == np.arange(5)[:, None]).all()
 
 

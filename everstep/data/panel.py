@@ -148,6 +148,11 @@ def usual_gap(panel: Panel, end: Ints) -> float:
     return float(np.median(gaps)) if len(gaps) else 1.0
 
 
+def usual_step(frequency: Frequency, gap: float) -> int:
+    """The median time between rows in whole units of the time stamps, at least one."""
+    return max(round(gap / frequency.every), 1) * frequency.every
+
+
 def with_rows_ahead(panel: Panel, horizon: int, gap: float) -> tuple[Panel, NDArray[np.bool_]]:
     """Irregular series with at least `horizon` rows after the last value; added rows are `gap` apart, in whole units.
 
@@ -157,8 +162,7 @@ def with_rows_ahead(panel: Panel, horizon: int, gap: float) -> tuple[Panel, NDAr
     more = np.maximum(panel.known + horizon - panel.rows, 0)
     if panel.times is None or not more.any():
         return panel, np.zeros(len(panel), np.bool_)
-    every = panel.frequency.every
-    step = max(round(gap / every), 1) * every
+    step = usual_step(panel.frequency, gap)
     own = np.repeat(np.arange(len(panel)), more)
     ahead = np.arange(len(own)) - np.repeat(np.cumsum(more) - more, more) + 1
     series = np.concatenate([np.repeat(np.arange(len(panel)), panel.rows), own])

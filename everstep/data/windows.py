@@ -191,9 +191,7 @@ class Windows(RowBatches[WindowBatch]):
         """The time since the row before and the time from the last input, of each step, (B, W + H, 2)."""
         assert self.panel.times is not None
         steps = rows[:, None] + np.arange(-self.window - 1, self.horizon)
-        times = self.panel.times[self._rows(series, steps)]
-        since, away = np.diff(times, axis=1), np.abs(times[:, 1:] - times[:, [self.window]])
-        return np.log1p(np.stack([since, away], 2) / self._gap).astype(np.float32)
+        return passed(self.panel.times[self._rows(series, steps)], self.window, self._gap)
 
     def _taken(
         self, values: NDArray[np.float32], series: Ints, steps: Ints, limits: Ints, filling: float
@@ -204,6 +202,21 @@ class Windows(RowBatches[WindowBatch]):
         found: NDArray[np.float32] = values[at] if len(values) else np.zeros((*at.shape, *values.shape[1:]), np.float32)
         found[~inside] = filling
         return found
+
+
+def passed(times: Ints, window: int, gap: float) -> NDArray[np.float32]:
+    """The time since the row before and the time from the last input, ln(1 + t / gap), of each step, (B, W + H, 2).
+
+    Args:
+        times: (B, 1 + W + H) the time stamps of the steps and of the row before them.
+        window: W.
+        gap: the unit.
+
+    >>> passed(np.array([[0, 1, 3]]), 1, 1.0).round(2).tolist()
+    [[[0.69, 0.0], [1.1, 1.1]]]
+    """
+    since, away = np.diff(times, axis=1), np.abs(times[:, 1:] - times[:, [window]])
+    return np.log1p(np.stack([since, away], 2) / gap).astype(np.float32)
 
 
 def check_some(windows: Windows, split: str, key: str) -> None:

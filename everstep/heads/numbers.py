@@ -31,13 +31,11 @@ class NumberHead(Head):
         size: the number of parameters per step.
         locations: how many of them, the first, move with a shift of the value.
         in_data_units: whether the loss needs targets in data units; else shifted and scaled targets.
-        has_bands: whether it has a distribution and so quantiles.
     """
 
     size: int
     locations = 1
     in_data_units = False
-    has_bands = True
 
     def each(self, ys: Tensor, target: Tensor) -> Tensor:
         """The loss of each step, (batch, time), for targets without NaN."""
@@ -85,7 +83,6 @@ class PointHead(NumberHead):
     """
 
     size = 1
-    has_bands = False
 
     def __init__(self, error: Literal["mse", "mae", "huber"] = "mse"):
         super().__init__()

@@ -35,8 +35,8 @@ class RelevantSequence(NamedTuple):
     relevance: NDArray[np.float64]
 
 
-def draw_number_relevance(shown: Sequence[RelevantSequence], path: Path) -> str:
-    """Draw sequences below one another, each with a colour scale of its own; returns what to see.
+def draw_number_relevance(shown: Sequence[RelevantSequence], path: Path) -> None:
+    """Draw sequences below one another, each with a colour scale of its own: blue supports the answer, red opposes it.
 
     Args:
         shown: 1 or more.
@@ -58,10 +58,6 @@ def draw_number_relevance(shown: Sequence[RelevantSequence], path: Path) -> str:
         axes.set_xlim(0.5, len(one.relevance) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     save(figure, path)
-    return (
-        "Gradient × input: to first order, what each number, compared with the mean of training, adds to the predicted "
-        "class's lead over the second class. Blue supports the class, red opposes it."
-    )
 
 
 def _draw_dots(axes: Axes, one: RelevantSequence, steps: NDArray[np.float64], most: float) -> Any:

@@ -54,6 +54,8 @@ class Several(Answers):
         'good\\t0.7200'
     """
 
+    lead_name = "the log-odds of the most probable label"
+
     def __init__(self, labels: Sequence[str], separator: str):
         self.names = self.learned = tuple(labels)
         self.separator = separator

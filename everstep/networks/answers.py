@@ -41,10 +41,12 @@ class Answers(ABC):
     Attributes:
         names: the K names to predict.
         learned: the names that the head learns; equal to `names` unless classes are merged.
+        lead_name: what `lead` is, for captions.
     """
 
     names: tuple[str, ...]
     learned: tuple[str, ...]
+    lead_name = "the predicted class's lead over the second class"
 
     @abstractmethod
     def head(self, features: int) -> nn.Module:

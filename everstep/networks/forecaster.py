@@ -36,8 +36,8 @@ class Forecaster(nn.Module):
         find: finds the user's own cells.
 
     Attributes:
-        residuals: for heads without a distribution, the quantiles at `LEVELS`, (H, 11), of (target − mean) / spread on
-            held-out windows; NaN until `calibrate` measures them. None for other heads.
+        residuals: for heads without a distribution, and beside `bands: errors`, the quantiles at `LEVELS`, (H, 11), of
+            (target − mean) / spread on held-out windows; NaN until `calibrate` measures them. Else None.
     """
 
     residuals: Tensor | None
@@ -70,7 +70,7 @@ class Forecaster(nn.Module):
         self.write = nn.Linear(features, outputs)
         self.highway = nn.Linear(shape.window, shape.horizon) if section.highway else None
         empty = torch.full((shape.horizon, len(LEVELS)), torch.nan)
-        self.register_buffer("residuals", None if self.head.has_bands else empty)
+        self.register_buffer("residuals", empty if section.measured else None)
         initialise(section, self)
         if self.highway is not None:
             for module in (self.highway, self.write):
@@ -110,9 +110,13 @@ class Forecaster(nn.Module):
     def _decoded(self, batch: WindowBatch, known: Normalised) -> Tensor:
         """(B, segments ahead × segment, parameters)."""
         shape, section = self.shape, self.section
-        seen = self._segments(known.values, known.there, known.since, batch.past, batch.future[:, : shape.window])
+        times = self._times(batch.future)
+        begun = None if times is None else times[:, : shape.window]
+        seen = self._segments(
+            known.values, known.there, known.since, batch.past, batch.future[:, : shape.window], begun
+        )
         if section.decode == "recursive":
-            return self._run_on(batch, known, seen)
+            return self._run_on(batch, known, seen, times)
         ys, state = self.body(seen)
         beside = self._own(batch)
         ahead = self._ahead(batch.future[:, shape.window :])
@@ -124,7 +128,7 @@ class Forecaster(nn.Module):
         if self.ask is not None:
             asked = asked + self.ask(torch.cat([beside[:, None].expand(-1, shape.ahead, -1), ahead], 2))
         if self.masked:
-            asked = torch.cat([asked, torch.ones_like(asked), torch.zeros_like(asked)], 2)
+            asked = torch.cat([asked, torch.ones_like(asked), self._since_state(times, asked)], 2)
         if section.decode == "encoder-decoder":
             ys, _ = self.body(asked, state)
         else:
@@ -132,7 +136,23 @@ class Forecaster(nn.Module):
             ys = ys.view(seen.shape[0], shape.ahead, -1)
         return self.write(ys).view(seen.shape[0], shape.ahead * shape.segment, -1)  # type: ignore[no-any-return]
 
-    def _run_on(self, batch: WindowBatch, known: Normalised, seen: Tensor) -> Tensor:
+    def _times(self, future: Tensor) -> Tensor | None:
+        """The time of each step from the last input, (B, W + H), as a cell of times reads it; None on a grid."""
+        if not self.masked or self.shape.passed < 0:
+            return None
+        away = future[..., self.shape.passed + 1].exp() - 1
+        return torch.cat([-away[:, : self.shape.window], away[:, self.shape.window :]], 1)
+
+    def _since_state(self, times: Tensor | None, asked: Tensor) -> Tensor:
+        """The time from the state that an input ahead finds to the first step of its segment, like `asked`."""
+        if times is None:
+            return torch.zeros_like(asked)
+        begin = times[:, self.shape.window :: self.shape.segment]
+        if self.section.decode == "encoder-decoder":
+            begin = torch.cat([begin[:, :1], begin.diff(dim=1)], 1)
+        return begin[..., None].expand_as(asked)
+
+    def _run_on(self, batch: WindowBatch, known: Normalised, seen: Tensor, times: Tensor | None) -> Tensor:
         """Decode segment by segment. The cells read the true segments in training, else their own medians."""
         shape = self.shape
         beside = self._own(batch)[:, None]
@@ -153,7 +173,9 @@ class Forecaster(nn.Module):
             values = told if came is None else torch.where(came[:, part].isnan(), told.detach(), came[:, part])
             ones = torch.ones_like(values)
             nothing = values.new_zeros(*values.shape, shape.past)
-            ys, state = self.body(self._segments(values, ones, 0 * ones, nothing, later[:, part]), state)
+            passed = None if times is None else _since_segment(times[:, : shape.window + part.stop], shape.segment)
+            inputs = self._segments(values, ones, 0 * ones, nothing, later[:, part], None, passed)
+            ys, state = self.body(inputs, state)
         return torch.cat(found, 1)
 
     def _medians(self, ys: Tensor, spread: Tensor) -> Tensor:
@@ -162,15 +184,25 @@ class Forecaster(nn.Module):
             return self.head.predict(ys)
         return self.head.predict(self.head.rescaled(ys, torch.zeros_like(spread), spread)) / spread
 
-    def _segments(self, values: Tensor, there: Tensor, since: Tensor, past: Tensor, future: Tensor) -> Tensor:
-        """The inputs of the cells, (B, steps / segment, size)."""
+    def _segments(
+        self, values: Tensor, there: Tensor, since: Tensor, past: Tensor, future: Tensor,
+        times: Tensor | None = None, passed: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The inputs of the cells, (B, steps / segment, size).
+
+        A cell of times also reads the times since its values were known: from `times` (B, steps), or `passed` (B,
+        steps), if given; else it counts segments.
+        """
         parts = [values, there, since] if self.flagged else [values]
         steps = torch.cat([torch.stack(parts, 2), past, future], 2)
         inputs: Tensor = self.read(steps.reshape(steps.shape[0], -1, self.shape.segment * steps.shape[2]))
         if not self.masked:
             return inputs
         seen = torch.cat([there[..., None], torch.ones_like(past), torch.ones_like(future)], 2).view_as(inputs)
-        return torch.cat([inputs, seen, since_seen(seen)], 2)
+        if passed is not None:
+            return torch.cat([inputs, seen, passed[..., None].expand_as(steps).reshape(inputs.shape)], 2)
+        when = None if times is None else times[..., None].expand_as(steps).reshape(inputs.shape)
+        return torch.cat([inputs, seen, since_seen(seen, when)], 2)
 
     def _ahead(self, future: Tensor) -> Tensor:
         """Covariates of each segment ahead, (B, segments, segment · F)."""
@@ -215,8 +247,8 @@ class Forecaster(nn.Module):
     def laws(self, batch: WindowBatch) -> tuple[Tensor, Tensor | None, Tensor]:
         """`predicted`, and the distribution of each step, (B, H, K), for `surprise`.
 
-        K numbers are the head's parameters of normalised values, their shift and their scale; or the quantiles if it
-        has no distribution (NaN before `calibrate`). The head's limits of spreads hold for normalised values.
+        K numbers are the head's parameters of normalised values, their shift and their scale; or the quantiles if they
+        are those of errors (NaN before `calibrate`). The head's limits of spreads hold for normalised values.
         """
         ys, known = self(batch)
         shift, scale = (part.expand(ys.shape[:2])[..., None] for part in (known.ahead, known.spread))
@@ -253,7 +285,7 @@ class Forecaster(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, windows: Windows) -> None:
-        """Measure `residuals` on held-out windows. Does nothing if the head has a distribution."""
+        """Measure `residuals` on held-out windows. Does nothing if quantiles are those of the head."""
         if self.residuals is None:
             return
         self.eval()
@@ -270,6 +302,11 @@ class Forecaster(nn.Module):
 def _repeated(state: State, times: int) -> State:
     """Repeat each row `times` times in a row, as `repeat_interleave` does."""
     return map_state(lambda leaf: leaf.repeat_interleave(times, 0), state)
+
+
+def _since_segment(times: Tensor, segment: int) -> Tensor:
+    """The time from each step of the segment before the last to that of the last, (B, segment)."""
+    return times[:, -segment:] - times[:, -2 * segment : -segment]
 
 
 def _shifted(ys: Tensor, shift: Tensor, head: NumberHead) -> Tensor:

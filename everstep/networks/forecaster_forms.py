@@ -81,7 +81,7 @@ class ForecasterStandIn(Forecaster):
         self._inputs = tuple(form["inputs"])
         known = 0.0 if "quantiles" in form["outputs"] else torch.nan  # only whether they are known is asked
         errors = torch.full((shape.horizon, len(LEVELS)), known)
-        self.register_buffer("residuals", None if self.head.has_bands else errors)
+        self.register_buffer("residuals", errors if section.measured else None)
 
     def _asked(self, batch: WindowBatch) -> Named:
         return self._runtime.sequence({name: getattr(batch, name) for name in self._inputs}, ())[0]

@@ -58,6 +58,15 @@ class ForecasterSection(LayersSection):
     error: Literal["mse", "mae", "huber"] = "mse"
     """the loss of head: point"""
 
+    bands: Literal["head", "errors"] = "head"
+    """what quantiles are: head: those of its distribution (point has none: of errors); errors: those of the errors of
+    the mean at each step ahead on the validation split"""
+
+    @property
+    def measured(self) -> bool:
+        """Whether quantiles are those of errors on the validation split."""
+        return self.head == "point" or self.bands == "errors"
+
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Those of layers, windows that are not whole segments, and options that the head does not support."""
         yield from super().disagreements()
@@ -72,6 +81,8 @@ class ForecasterSection(LayersSection):
                 yield "smoothing", "expected none beside head: negative-binomial and decode: recursive"
         if self.highway and self.head == "negative-binomial":
             yield "highway", "expected false beside head: negative-binomial"
+        if self.bands == "errors" and self.head == "negative-binomial":
+            yield "bands", "expected head beside head: negative-binomial, whose values are counts; got errors"
         if self.error != "mse" and self.head != "point":
             yield "error", f"expected mse where head is not point; got {self.error}"
 
@@ -100,6 +111,7 @@ class WindowShape(NamedTuple):
         past, future: the number of covariates of each kind; static ones and the calendar count as future ones.
         series: the number of training series.
         gaps: whether values may be missing.
+        passed: the place of the two times of irregular series among the future covariates; -1: a grid.
     """
 
     window: int
@@ -110,6 +122,7 @@ class WindowShape(NamedTuple):
     future: int
     series: int
     gaps: bool
+    passed: int = -1
 
     @property
     def ahead(self) -> int:

@@ -24,9 +24,10 @@ class NumberContributions:
 
     Attributes:
         gradient: (T, D) x · ∂lead/∂x of each scaled number x ("gradient × input"): to first order, what the number,
-            compared with the mean of training, adds to the lead of the answer over the next most probable one, in
-            nats. Positive values support the answer. A missing number has 0: what is read in its place counts where
-            it was measured. Of frames (T, 1), the sum over the frame.
+            compared with the mean of training (unscaled numbers: with 0), adds to the lead of the answer over the next
+            most probable one (several labels: to the log-odds of the most probable), in nats. Positive values support
+            the answer. A missing number has 0: what is read in its place counts where it was measured. Of frames
+            (T, 1), the sum over the frame.
         attention: (T,) the weight of each step in the read-out, with sum 1; None without attention.
     """
 

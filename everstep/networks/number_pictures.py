@@ -69,7 +69,12 @@ def relevant_numbers(
         plain = None if scaling.frames else steps.astype(np.float64)
         title = f"{name}: read as {told}" if name else told
         drawn.append(RelevantSequence(title, scaling.columns or ("frame",), plain, why.gradient))
-    return draw_number_relevance(drawn, path)
+    draw_number_relevance(drawn, path)
+    origin = "the mean of training" if scaling.centred else "0"
+    return (
+        f"Gradient × input: to first order, what each number, compared with {origin}, adds to "
+        f"{model.answers.lead_name}. Blue supports the answer, red opposes it."
+    )
 
 
 @torch.no_grad()

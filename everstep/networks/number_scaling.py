@@ -82,6 +82,11 @@ class NumberScaling:
         """Whether a step is a frame."""
         return len(self.shape) == 3
 
+    @property
+    def centred(self) -> bool:
+        """Whether 0 is read where a number is the mean of training."""
+        return any(self.shift)
+
     def scaled(self, steps: NDArray[Any]) -> NDArray[np.float32]:
         """Steps (T, *shape) as the network reads them, float32.
 

@@ -85,11 +85,12 @@ def normalised(
     return Normalised(found, there.to(values.dtype), since.to(values.dtype), base, size, target)
 
 
-def since_seen(there: Tensor) -> Tensor:
-    """δ_t of each feature: the steps since it was there before t, or since the first step, (B, T, D).
+def since_seen(there: Tensor, times: Tensor | None = None) -> Tensor:
+    """δ_t of each feature: the time since it was there before t, or since the first step, (B, T, D).
 
     Args:
         there: (B, T, D) 1 where a value is known, else 0.
+        times: (B, T, D) the time of each; None: steps.
 
     >>> since_seen(torch.tensor([[[1.0], [1.0], [0.0], [0.0], [1.0]]])).flatten()
     tensor([0., 1., 1., 2., 3.])
@@ -97,7 +98,7 @@ def since_seen(there: Tensor) -> Tensor:
     steps = torch.arange(there.shape[1], device=there.device)[:, None]
     last = torch.where(there > 0, steps, 0).cummax(1).values
     before = torch.cat([torch.zeros_like(last[:, :1]), last[:, :-1]], 1)
-    return (steps - before).to(there.dtype)
+    return (steps - before).to(there.dtype) if times is None else times - times.gather(1, before)
 
 
 def seasonal_weight(known: Normalised, season: int) -> Tensor:

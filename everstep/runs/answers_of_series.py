@@ -10,6 +10,7 @@ from everstep.networks.forecaster import Forecaster
 from everstep.networks.learned_series import LearnedSeries
 from everstep.runs.anomalies import anomalies
 from everstep.runs.forecasts import predictions
+from everstep.runs.run import warn
 from everstep.runs.sample_paths import sample_paths
 from everstep.runs.task import Asked, Prediction
 
@@ -25,6 +26,8 @@ def asked_predictions(
     """
     if asked.anomalies and asked.paths:
         raise ConfigError("predict: expected either anomalies or paths; got both")
+    for line in given.notes:
+        warn(f"note: {line}")
     if asked.paths:
         return sample_paths(model, given, learned, asked.paths, seed)
     return (anomalies if asked.anomalies else predictions)(model, given, learned)

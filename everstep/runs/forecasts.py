@@ -28,7 +28,7 @@ from everstep.measures.forecast_errors import (
 from everstep.networks.forecaster import Forecaster
 from everstep.networks.learned_series import LearnedSeries
 from everstep.runs.run import warn
-from everstep.runs.series_data import SeriesData
+from everstep.runs.series_data import SHOWN, SeriesData
 from everstep.runs.task import Prediction
 
 Progress = Callable[[int, int], None]
@@ -127,7 +127,7 @@ def figures_of(said: Said, data: SeriesData, learned: LearnedSeries, split: str,
         "loss": said.loss, "windows": windows.number,
         **forecast_measures(found, came.target, came.series, came.scales),
     }  # fmt: skip
-    if data.model.head == "point" and split == "valid":  # its quantiles were fitted to these windows
+    if data.model.measured and split == "valid":  # its quantiles were fitted to these windows
         ours |= {"coverage_80": None, "coverage_90": None}
     if rivals is None:
         return ours
@@ -156,27 +156,30 @@ MEANING = {
 """What each figure of a forecast means."""
 
 
-def last_windows(given: Read, learned: LearnedSeries) -> tuple[Windows, LearnedSeries]:
+def last_windows(given: Read, learned: LearnedSeries, fewest: int = 1) -> tuple[Windows, LearnedSeries]:
     """A window of each series of a history, whose horizon follows its last value; and the scales of all series.
 
+    Series with fewer than `fewest` rows up to their last value have no window, which a note on stderr tells.
+
     Raises:
-        DataError: a series has no value, or covariates known ahead are missing.
+        DataError: no series is long enough, or covariates known ahead are missing.
     """
     panel, shape = given.panel, learned.shape
-    check_covariates(given, shape.horizon)
-    if len(empty := np.flatnonzero(panel.known == 0)):
-        raise DataError(f"the history: series {panel.ids[empty[0]]!r} has no value")
+    kept = panel.known >= fewest
+    if not kept.all():
+        _tell_left_out([panel.ids[place] for place in np.flatnonzero(~kept)], fewest, kept.any())
+    check_covariates(given, shape.horizon, np.flatnonzero(kept))
     learned = learned.with_scales_of(panel)
     panel, added = with_rows_ahead(panel, shape.horizon, learned.usual_gap)
-    if added.any():
+    if (added := added & kept).any():
         warn(
-            f"note: {added.sum():,} of {len(panel):,} series have fewer than {shape.horizon} time stamps after their "
+            f"note: {added.sum():,} of {kept.sum():,} series have fewer than {shape.horizon} time stamps after their "
             "last value (rows without a value); more were added at the median distance of training"
         )
     windows = Windows(
         learned.normalised(panel),
         panel.known,
-        panel.known,
+        np.where(kept, panel.known, panel.known - 1),
         panel.known,
         window=shape.window,
         horizon=shape.horizon,
@@ -186,6 +189,19 @@ def last_windows(given: Read, learned: LearnedSeries) -> tuple[Windows, LearnedS
         usual_gap=learned.usual_gap,
     )
     return windows, learned
+
+
+def _tell_left_out(names: list[str], fewest: int, some: bool) -> None:
+    """Tell which series of a history have no forecast.
+
+    Raises:
+        DataError: no series has one.
+    """
+    have = "no value" if fewest == 1 else f"fewer than {fewest} rows up to the last value"
+    shown = ", ".join(repr(name) for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    if not some:
+        raise DataError(f"the history: every series has {have}: {shown}; expected one with at least {fewest}")
+    warn(f"note: {len(names):,} series have {have} and no forecast: {shown}")
 
 
 def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterator[Prediction]:
@@ -228,14 +244,14 @@ def _line(fields: list[str]) -> str:
     return out.getvalue()
 
 
-def check_covariates(given: Read, horizon: int) -> None:
-    """Check that the future covariates are known for the whole horizon.
+def check_covariates(given: Read, horizon: int, series: NDArray[np.int64]) -> None:
+    """Check that the future covariates of these series are known for the whole horizon.
 
     Raises:
         DataError: a covariate is missing; the message names the series and the column.
     """
     panel, names = given.panel, given.roles.future
-    for place in range(len(panel)) if names else ():
+    for place in series if names else ():
         start = panel.starts[place] + panel.known[place]
         ahead = panel.future[start : min(start + horizon, panel.starts[place] + panel.rows[place])]
         if len(ahead) < horizon or np.isnan(ahead).any():

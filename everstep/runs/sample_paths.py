@@ -34,14 +34,14 @@ def sample_paths(
     Schaake shuffle: a method for reconstructing space–time variability …"). The same seed gives the same paths.
 
     Raises:
-        DataError: a series is too short for a past window, or has no distribution (a point without validation).
+        DataError: there is no distribution (a point without validation), or see `last_windows`.
     """
     if not 1 <= number <= MOST:
         raise DataError(f"paths: expected 1 to {MOST:,} of them; got {number:,}")
     if model.residuals is not None and model.residuals.isnan().any():
         raise DataError("paths: model.head=point needs the errors of a validation split (data.valid_part)")
-    windows, learned = last_windows(given, learned)
     panel, horizon = given.panel, learned.shape.horizon
+    windows, learned = last_windows(given, learned, horizon + 1)  # a past window, and the value before it
     shift, scale = learned.scales_of(panel)
     own = learned.numbers(panel.ids)
     levels = ((np.arange(number) + 0.5) / number).tolist()
@@ -56,7 +56,7 @@ def sample_paths(
             values = learned.restored(found, shift[[place]], scale[[place]])[0]
             random = np.random.default_rng([seed, int(place)])
             name, history = panel.ids[place], filled(panel.values(int(place)))
-            ranks = past_ranks(history, horizon, learned.season, number, random, name)
+            ranks = past_ranks(history, horizon, learned.season, number, random)
             joint = np.take_along_axis(values, ranks.T, 1)
             times = windows.panel.texts(int(place), panel.known[place] + np.arange(horizon))
             for time, numbers in zip(times, joint.tolist(), strict=True):
@@ -65,21 +65,14 @@ def sample_paths(
 
 
 def past_ranks(
-    history: Floats, horizon: int, season: int, number: int, random: np.random.Generator, name: str
+    history: Floats, horizon: int, season: int, number: int, random: np.random.Generator
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """The ranks, from 0, of `number` past windows less the value before each, at each step, (number, H).
 
-    Windows are drawn without repetition as long as there are enough; equal values are ranked at random.
-
-    Raises:
-        DataError: the history has no past window.
+    The history has more than H values. Windows are drawn without repetition as long as there are enough; equal values
+    are ranked at random.
     """
     latest = len(history) - horizon - 1
-    if latest < 0:
-        raise DataError(
-            f"paths: series {name!r} needs at least {horizon + 1} values, a past window of the horizon and the value "
-            f"before it; it has {len(history)}"
-        )
     same = np.arange(len(history) - 1, -1, -season)  # the phase of the forecast, which follows the last value
     same = same[same <= latest]
     begins = same if len(same) >= SAME_PHASE else np.arange(latest + 1)

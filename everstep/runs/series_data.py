@@ -67,7 +67,7 @@ class SeriesSection(Section):
     future: tuple[str, ...] = ()
     """columns of covariates known ahead of time; prediction needs them for the whole horizon"""
     static: tuple[str, ...] = ()
-    """columns of covariates that are the same in all rows of a series, in long tables"""
+    """columns of covariates that are the same in all rows of a series, in long tables: numbers, or text (categories)"""
     time_format: str | None = None
     """format of the time stamps, such as %d/%m/%Y; null: ISO 8601 or whole numbers"""
     frequency: str | None = None
@@ -234,18 +234,17 @@ class SeriesData:
         usual = usual_scale(list(compress(fitted, there)))
         scales = {panel.ids[place]: fitted[place] if there[place] else usual for place in trained}
         calendar = section.calendar and bool(cycles(panel.frequency))
+        irregular, given = panel.frequency.irregular, panel.future.shape[1] + panel.static.shape[1]
         shape = WindowShape(
             window,
             horizon,
             segment,
             self.season,
             panel.past.shape[1],
-            panel.future.shape[1]
-            + panel.static.shape[1]
-            + 2 * panel.frequency.irregular
-            + calendar * 2 * len(cycles(panel.frequency)),
+            given + 2 * irregular + calendar * 2 * len(cycles(panel.frequency)),
             len(scales),
             bool(np.isnan(panel.target[inside]).any() or (end < window + horizon).any()),
+            given if irregular else -1,
         )
         return LearnedSeries(
             read.roles,

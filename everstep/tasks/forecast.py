@@ -36,8 +36,10 @@ class ForecastRecipe(Recipe):
     model: ForecasterSection = ForecasterSection()
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Beside those of every recipe, counts that are scaled."""
+        """Beside those of every recipe, counts that are scaled, and bands of errors without a validation."""
         yield from super().disagreements()
+        if self.model.bands == "errors" and not self.data.validated:
+            yield "model.bands", "expected head without a validation split (data.valid_part); got errors"
         if self.model.head == "negative-binomial" and self.data.scaling != "none":
             yield (
                 "data.scaling",
@@ -108,7 +110,7 @@ class Forecast(ExportsForecasts, Task[ForecastRecipe]):
         return figures_of(said, self.series, self.learned, split, self._rivals)
 
     def validate(self, model: Any) -> dict[str, float]:
-        """The loss and the errors on the split "valid". Heads without a distribution also fit their quantiles to it."""
+        """The loss and the errors on the split "valid". Quantiles that are those of errors are fitted to it."""
         windows = self.batches("valid", model, "validate")
         model.calibrate(windows)
         found = figures_of(measured(model, windows), self.series, self.learned, "valid")

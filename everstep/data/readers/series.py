@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from everstep.data.panel import Floats, Ints, Panel, as_panel, gaps
+from everstep.data.readers.static_columns import Categories, StaticColumns
 from everstep.data.readers.tables import coded, holds_numbers, needed, numbers, read_table
 from everstep.data.readers.time_stamps import Frequency, Stamps, are_integers, inferred, named_frequency, read_stamp
 from everstep.errors import DataError
@@ -34,6 +35,7 @@ class Roles:
         targets: the columns of values; None: in wide tables all columns without another role.
         past, future: the columns of covariates known up to the present and known ahead of time.
         static: the columns of covariates that are the same in all rows of a series; long tables alone have them.
+        categories: those of them that are text, with their categories in training.
         time_format: the `strptime` format of the time stamps; None: ISO 8601 or integers.
         frequency: the name of the frequency; None: inferred from the time stamps.
     """
@@ -47,6 +49,7 @@ class Roles:
     time_format: str | None = None
     frequency: str | None = None
     static: tuple[str, ...] = ()
+    categories: Categories = ()
 
 
 @dataclass
@@ -106,8 +109,9 @@ def roles_of(
         if len(values) != 1:
             shown = ", ".join(map(repr, values or table.columns))
             raise DataError(f"{where}: expected one column of values (data.target), such as y; it has {shown}")
+        texts = tuple((name, ()) for name in static if not holds_numbers(table, name))
         columns = (tuple(past), tuple(future))
-        return Roles("long", id, time, (values[0],), *columns, time_format, frequency, tuple(static))
+        return Roles("long", id, time, (values[0],), *columns, time_format, frequency, tuple(static), texts)
     _no_static(static, where, layout)
     return Roles("wide", None, time, tuple(targets) or None, tuple(past), tuple(future), time_format, frequency)
 
@@ -158,9 +162,10 @@ def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most:
         DataError: see `read_series`.
     """
     names, parts = [], []
+    own = StaticColumns(roles.static, roles.categories)
     for name, table in tables:
         names.append(name)
-        parts.append(_rows(table, roles, name))
+        parts.append(_rows(table, roles, own, name))
         del table
     where = names[0]
     _check_one_kind([part[2] for part in parts], names)
@@ -169,12 +174,12 @@ def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most:
     series = _joined([np.array([number[name] for name in names], np.int64)[own] for names, own, *_ in parts])
     target, past = _joined([part[3] for part in parts]), _joined([part[4] for part in parts])
     future = _joined([part[5] for part in parts])
-    static = _constants(ids, series, _joined([part[6] for part in parts]), roles.static, where)
+    static = own.of_series(ids, series, _joined([part[6] for part in parts]), where)
+    roles, notes = replace(roles, categories=own.categories), own.notes()
     if roles.time is None:
-        return _counted(ids, series, (target, past, future), roles, most, static)
+        return Read(_counted(ids, series, (target, past, future), most, static), roles, notes)
     stamps = Stamps(_joined([part[2].values for part in parts]), parts[0][2].timed, any(part[2].utc for part in parts))
     del parts
-    notes = []
     values, columns = stamps.values, (target, past, future)
     order = np.lexsort((values, series))
     if (moved := np.flatnonzero(order != np.arange(len(order)))).size:
@@ -183,6 +188,8 @@ def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most:
         unsorted = int((np.diff(values[grouped])[np.diff(series[grouped]) == 0] < 0).sum())
         if unsorted:
             notes.append(f"rows out of order in {len(where_moved):,} series, which were sorted by time")
+            if roles.frequency == "irregular":
+                notes[-1] += "; an hour that daylight-saving time repeats needs stamps with an offset from UTC"
         series, values, columns = series[order], values[order], (target[order], past[order], future[order])
     inside = np.diff(series) == 0
     if (twice := np.flatnonzero(inside & (np.diff(values) == 0))).size:
@@ -192,8 +199,6 @@ def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most:
             "remove or average them. The hour that daylight-saving time repeats needs stamps with an offset from UTC"
         )
     frequency = inferred(stamps._replace(values=values), inside, roles.frequency, where)
-    if frequency.irregular and notes:
-        notes[0] += "; an hour that daylight-saving time repeats needs stamps with an offset from UTC"
     places = frequency.places(values)
     if left_out := gaps(series, places, frequency, where):
         notes.append(f"{left_out:,} steps without a row, read as missing values")
@@ -217,26 +222,9 @@ def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _constants(ids: list[str], series: Ints, values: Floats, names: tuple[str, ...], where: str) -> Floats:
-    """The static covariates of each series, (S, K), from rows (R, K), where they may be missing in some."""
-    found = np.full((len(ids), len(names)), np.nan)
-    for place, name in enumerate(names):
-        there = ~np.isnan(values[:, place])
-        low, high = np.full(len(ids), np.inf), np.full(len(ids), -np.inf)
-        np.minimum.at(low, series[there], values[there, place])
-        np.maximum.at(high, series[there], values[there, place])
-        if len(changing := np.flatnonzero(low < high)):
-            raise DataError(
-                f"{where}: expected one value of {name!r} (data.static) for each series; {ids[changing[0]]!r} has from "
-                f"{low[changing[0]]:g} to {high[changing[0]]:g}; name what changes in data.past or data.future"
-            )
-        found[low <= high, place] = low[low <= high]
-    return found
-
-
 def _counted(
-    ids: list[str], series: Ints, columns: tuple[Floats, Floats, Floats], roles: Roles, most: Any, static: Floats
-) -> Read:
+    ids: list[str], series: Ints, columns: tuple[Floats, Floats, Floats], most: int | None, static: Floats
+) -> Panel:
     """A panel of rows without time stamps, numbered from 1 within each series."""
     order = np.argsort(series, kind="stable")
     series = series[order]
@@ -245,7 +233,7 @@ def _counted(
     frequency = named_frequency("step")
     target, past, future = (column[order] for column in columns)
     panel = as_panel(ids, series, places, frequency, (target, past, future), counted=True, static=static)
-    return Read(_cut(panel, most), roles)
+    return _cut(panel, most)
 
 
 def _cut(panel: Panel, most: int | None) -> Panel:
@@ -263,15 +251,16 @@ def _cut(panel: Panel, most: int | None) -> Panel:
 Rows: TypeAlias = "tuple[list[str], Ints, Stamps, Floats, Floats, Floats, Floats]"
 
 
-def _rows(table: polars.DataFrame, roles: Roles, where: str) -> Rows:
+def _rows(table: polars.DataFrame, roles: Roles, columns_of_series: StaticColumns, where: str) -> Rows:
     """The series names; and for each row its series number, time stamp, value, past, future and static covariates."""
     if roles.layout == "rows":
         return _from_rows(table, roles, where)
     needed(table, [*roles.past, *roles.future, *roles.static], where, "as in training")
-    past, future, static = (
+    past, future = (
         np.stack([numbers(table, name, where) for name in names], 1) if names else np.zeros((table.height, 0))
-        for names in (roles.past, roles.future, roles.static)
+        for names in (roles.past, roles.future)
     )
+    static = columns_of_series.read(table, where)
     stamps = _stamps(table, roles, where)
     if roles.layout == "long":
         assert roles.id is not None
@@ -361,4 +350,5 @@ def _stamps(table: polars.DataFrame, roles: Roles, where: str) -> Stamps:
 def as_roles(raw: dict[str, Any]) -> Roles:
     """Roles from their JSON object."""
     lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-    return Roles(**lists)
+    categories = tuple((name, tuple(texts)) for name, texts in lists.pop("categories", ()))
+    return Roles(**lists, categories=categories)
