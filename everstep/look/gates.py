@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from everstep.cell import Cell, Layer, scan
 from everstep.look import coloured_text
-from everstep.look.step import gate_values, named_step
+from everstep.look.step import NamedStep, NamedSteps, gate_values
 from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 from everstep.look.trajectory import innermost, ready, real
 from everstep.state import State, leaves, map_state
@@ -86,7 +87,7 @@ class Activity:
         return f" that are known: {self.problem}" if self.problem else ""
 
 
-def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
+def activities(layer: Layer, xs: Tensor, state: State = None, kept: NamedSteps | None = None) -> list[Activity]:
     """Gates, candidates and states of every layer with a state, at every step of one sequence, in eval mode.
 
     A gate is the first bounded activation of a sum of products with x_t or h_{t-1}; its value is the output of the
@@ -103,6 +104,7 @@ def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
         layer: a cell or wiring; the values of backward cells are given in the order of the text.
         xs: (1, steps, input_size).
         state: the state to start from; the initial state if None.
+        kept: keeps traced steps from one call to the next; None: they are traced anew.
 
     Raises:
         TypeError: xs is not a floating-point tensor.
@@ -123,14 +125,15 @@ def activities(layer: Layer, xs: Tensor, state: State = None) -> list[Activity]:
     result, used = [], dict.fromkeys(records, 0)
     uses = {key: sum(id(cell) == key for cell, _, _ in found) for key in records}
     several = any(number > 1 for _, _, number in found)
-    for cell, back, number in found:
+    kept = NamedSteps() if kept is None else kept
+    for at, (cell, back, number) in enumerate(found):
         record, place = records[id(cell)], used[id(cell)]
         used[id(cell)] += 1
         share = len(record) // uses[id(cell)]  # a cell used in several positions runs once for each
         mine = record[place * share : place * share + steps]
         called, turned = type(innermost(cell)).__name__, ", right to left" if back else ""
         name = f"layer {number} {called}{turned}" if several else called + turned
-        result.append(_activity(name, cell, mine[::-1] if back else mine))
+        result.append(_activity(name, cell, mine[::-1] if back else mine, partial(kept.at, at)))
     return result
 
 
@@ -169,12 +172,12 @@ def _recorded(cell: Cell) -> Record:
     return record
 
 
-def _activity(name: str, cell: Cell, record: Record) -> Activity:
+def _activity(name: str, cell: Cell, record: Record, traced: Callable[[Cell, Tensor], NamedStep]) -> Activity:
     xs = torch.cat([x for x, _, _ in record])
     before, after = (map_state(lambda *steps: torch.cat(steps), *(r[k] for r in record)) for k in (1, 2))
     state = {"h" if leaf == "state" else leaf: value.flatten(1) for leaf, value in real(after) if value.dim() > 1}
     try:
-        step = named_step(cell, xs)
+        step = traced(cell, xs)
     except Untraceable as problem:
         return Activity(name, {}, {}, state, str(problem))
     values = gate_values(step, cell, xs, [leaf for _, leaf in leaves(before)])

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from everstep.cell import Cell
+from everstep.tracing.guards import fingerprint
 from everstep.tracing.operations import kind_of, operation_name
+from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import StepGraph, trace
 
 BOUNDED: dict[str, tuple[float, float]] = {
@@ -116,6 +118,36 @@ def named_step(cell: Cell, x: Tensor) -> NamedStep:
             rows[node] = frozenset() if _ends(node) else summed
     state = tuple(holders[len(named) + 1 :])
     return NamedStep(graph, parameters, holders[len(named)], state, rows, frozenset(constant), tuple(gates))
+
+
+class NamedSteps:
+    """Traced steps with names, kept from one call to the next, for models that are asked again and again.
+
+    Each place keeps one step, and traces anew where its cell is another than last time, as far as `fingerprint` knows.
+
+    >>> import everstep as es
+    >>> kept = NamedSteps()
+    >>> one, other = (kept.at(0, es.GRU(2, 3), torch.zeros(1, 2)) for _ in range(2))
+    >>> one is other, one is kept.at(0, es.GRU(2, 4), torch.zeros(1, 2))
+    (True, False)
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, NamedStep | str]] = {}
+
+    def at(self, place: int, cell: Cell, x: Tensor) -> NamedStep:
+        """`named_step(cell, x)`, or the one that this place keeps. Raises as `named_step`."""
+        key = fingerprint(cell, x[:1, None])
+        known = self._known.get(place)
+        if known is None or known[0] != key:
+            try:
+                known = key, named_step(cell, x)
+            except Untraceable as problem:
+                known = key, str(problem)
+            self._known[place] = known
+        if isinstance(known[1], str):
+            raise Untraceable(known[1])
+        return known[1]
 
 
 def gate_values(step: NamedStep, cell: Cell, xs: Tensor, state: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def _add_units(routes: APIRouter, service: Service) -> None:
 
         def work(stop: Stop) -> dict[str, Any]:
             try:
-                return unit_values(run, body)
+                return unit_values(run, body, hosted.named_steps)
             except Exception as error:
                 raise as_fault(error, "units", run) from error
 

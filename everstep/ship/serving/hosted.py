@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from everstep.errors import ConfigError, EverstepError
+from everstep.look.step import NamedSteps
 from everstep.runs.capabilities import Draws, abilities
 from everstep.runs.run import Run
 from everstep.ship.export_folder import CARD, LARGEST_CARD, is_export
@@ -41,6 +42,7 @@ class HostedRun:
         batcher: runs the steps of its sessions; None without a step.
         alone: held by predictions and scores, since some models may not be asked twice at a time.
         identity: tells models apart: IDENTITY bytes of a digest of its weights; empty without a step.
+        named_steps: the traced steps of its cells, for the values of their gates.
     """
 
     name: str
@@ -50,6 +52,7 @@ class HostedRun:
     batcher: StepBatcher | None
     alone: asyncio.Semaphore
     identity: bytes = b""
+    named_steps: NamedSteps = field(default_factory=NamedSteps)
 
     def able(self, verb: str) -> Run:
         """The run, if it has the ability.

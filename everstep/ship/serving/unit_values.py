@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from everstep.look.gates import activities
+from everstep.look.step import NamedSteps
 from everstep.runs.run import Run
 from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.requests import UnitsBody
 
 
-def unit_values(run: Run, body: UnitsBody) -> dict[str, Any]:
+def unit_values(run: Run, body: UnitsBody, kept: NamedSteps) -> dict[str, Any]:
     """What one unit holds after each piece of a text, and which units there are.
+
+    Args:
+        run: the run.
+        body: what is asked for.
+        kept: the traced steps of this run.
 
     Returns:
         `layers`: name and parts (gates, candidates and leaves of the state) of each, with their numbers of units;
@@ -25,7 +31,7 @@ def unit_values(run: Run, body: UnitsBody) -> dict[str, Any]:
     text = body.text if "\n" not in body.text or body.text.endswith("\n") else f"{body.text}\n"
     passage = run.passage(text, len(text))
     try:
-        found = activities(passage.body, passage.inputs[None])
+        found = activities(passage.body, passage.inputs[None], kept=kept)
         if body.layer >= len(found):
             raise Fault(422, f"layer: expected 0 to {len(found) - 1}; got {body.layer}")
         activity = found[body.layer]
