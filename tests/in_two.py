@@ -37,10 +37,10 @@ class SharedLanes(toy.Lanes):
 class Reader(nn.Module):
     """The mean of embeddings, then a linear layer to classes; a running count of rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, sparse: bool = False) -> None:
         super().__init__()
         torch.manual_seed(5)
-        self.embedding, self.out = nn.Embedding(20, 6), nn.Linear(6, 3)
+        self.embedding, self.out = nn.Embedding(20, 6, sparse=sparse), nn.Linear(6, 3)
         self.unread = nn.Linear(1, 1)
         self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
 
@@ -99,6 +99,19 @@ def equal(folder: Path) -> None:
     save_file({n: t.contiguous() for n, t in found.items()}, folder / f"equal-{rank()}.safetensors")
 
 
+def sparse(folder: Path) -> None:
+    """Train in float64 with gradients of rows alone; in the last batch of an epoch one process has none."""
+    kept, reader = Kept(), Reader(sparse=True).double()
+    toy.run(
+        folder / "sparse", model=reader, batches=buckets(), rules=[kept], objective=class_loss, clip_norm=0.05,
+        max_steps=6,
+    )  # fmt: skip
+    held = {n: (t._nnz(), t.to_dense()) if t.is_sparse else (0, t) for n, t in kept.of.items()}
+    assert any(0 < number < 20 for number, _ in held.values())
+    found = {n: t for n, (_, t) in held.items()} | {f"after/{n}": p.detach() for n, p in reader.named_parameters()}
+    save_file({n: t.contiguous() for n, t in found.items()}, folder / f"sparse-{rank()}.safetensors")
+
+
 def resumed(folder: Path) -> None:
     """With dropout: train in one go; and stop by a signal to the second process alone, and go on."""
     options: dict[str, Any] = {"batches": SharedLanes(), "validate": toy.validation, "validate_every": 3, "seed": 4}
@@ -140,6 +153,7 @@ def ended(folder: Path) -> None:
 def all_three(folder: Path) -> None:
     """The stages whose processes live on."""
     equal(folder)
+    sparse(folder)
     resumed(folder)
     ended(folder)
 

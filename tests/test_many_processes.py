@@ -60,6 +60,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_compute_the_gradient_of_one(together: Path, tmp_path: Path) -> None:
     in_two.equal(tmp_path)
+    in_two.sparse(tmp_path)
     alone = load_file(tmp_path / "equal-0.safetensors")
     both = [load_file(together / f"equal-{rank}.safetensors") for rank in range(2)]
     assert len(alone) > 100
@@ -68,6 +69,15 @@ def test_two_processes_compute_the_gradient_of_one(together: Path, tmp_path: Pat
         for name, value in alone.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10, msg=lambda said, n=name: f"{n}: {said}")
     assert all(torch.equal(both[0][name], both[1][name]) for name in alone)
+    rows, *both = (
+        load_file(folder / f"sparse-{r}.safetensors") for folder, r in ((tmp_path, 0), (together, 0), (together, 1))
+    )
+    assert len(rows) > 20
+    for found in both:
+        assert found.keys() == rows.keys()
+        for name, value in rows.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10)
+            assert torch.equal(found[name], both[0][name])
 
 
 def test_a_run_resumes_bit_for_bit_with_as_many_processes(together: Path) -> None:
@@ -141,7 +151,6 @@ def test_what_several_processes_cannot_divide_is_refused() -> None:
     check_divisible(World(), _Moving(), toy.Lanes())
     for given, batches, expected in (
         (_Moving(), lanes, "a _Moving changes its own weights"),
-        (nn.Sequential(nn.Embedding(3, 2, sparse=True)), lanes, "those of 0 are sparse"),
         (model, toy.Lanes(), r"a method part\(epoch, index, share\).*; got Lanes"),
         (model, in_two.SharedLanes(rows=1), "train.batch_size: expected at least 2, a lane for each process; got 1"),
     ):

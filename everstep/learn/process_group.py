@@ -156,9 +156,10 @@ class ProcessGroup(World):
 
         Each tensor that is summed ends with one number for each parameter: how many processes have a gradient of it.
         """
+        joined = self._join_rows(model)
         kinds: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
         for parameter in model.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and id(parameter) not in joined:
                 kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
         for parameters in kinds.values():
             own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -170,6 +171,45 @@ class ProcessGroup(World):
             for parameter, total, number in zip(parameters, sums, have.tolist(), strict=True):
                 if number:
                     parameter.grad = total.view_as(parameter)
+
+    def _join_rows(self, model: nn.Module) -> set[int]:
+        """Sum the gradients that hold rows alone in all processes that have them; returns the ids of their parameters.
+
+        One that holds all rows in some process becomes such a one here.
+        """
+        parts = [part for part in model.modules() if getattr(part, "sparse", False) is True]
+        mayhap = {id(p): p for part in parts for p in part.parameters(recurse=False) if p.requires_grad}
+        if not mayhap:
+            return set()
+        kinds = [None if p.grad is None else p.grad.is_sparse for p in mayhap.values()]
+        found = self.largest([*(kind is True for kind in kinds), *(kind is False for kind in kinds)])
+        joined = set()
+        for (key, p), rows, whole in zip(mayhap.items(), found, found[len(kinds) :], strict=False):
+            if rows and not whole:
+                p.grad = self._joined(p, p.grad)
+                joined.add(key)
+            elif rows and p.grad is not None:
+                p.grad = p.grad.to_dense()
+        return joined
+
+    def _joined(self, parameter: nn.Parameter, gradient: Tensor | None) -> Tensor:
+        """The rows of all processes in the order of the processes, in which all add those of the same number."""
+        if gradient is None:
+            ids = torch.empty(0, dtype=torch.int64, device=parameter.device)
+            rows = parameter.new_empty(0, *parameter.shape[1:])
+        else:
+            gradient = gradient.coalesce()
+            (ids,), rows = gradient.indices(), gradient.values()
+        sizes = [int(size) for size in self.summed([len(ids) * (self.rank == at) for at in range(self.size)])]
+        parts: list[Tensor] = []
+        for own in (ids, rows):
+            padded = own.new_zeros(max(1, *sizes), *own.shape[1:])
+            padded[: len(own)] = own
+            found = [torch.empty_like(padded) for _ in sizes]
+            with self._together():
+                dist.all_gather(found, padded)
+            parts.append(torch.cat([one[:size] for one, size in zip(found, sizes, strict=True)]))
+        return torch.sparse_coo_tensor(parts[0][None], parts[1], parameter.shape).coalesce()
 
     @torch.no_grad()
     def copy_from_leader(self, tensors: Iterable[Tensor]) -> None:

@@ -73,8 +73,7 @@ def check_divisible(world: World, model: nn.Module, batches: Batches[Any]) -> No
     """Refuse what several processes cannot divide.
 
     Raises:
-        ConfigError: the model moves itself or has sparse gradients, or there are batches without shares, or too few
-            lanes.
+        ConfigError: the model moves itself, or there are batches without shares, or too few lanes.
     """
     if world.size == 1:
         return
@@ -83,11 +82,6 @@ def check_divisible(world: World, model: nn.Module, batches: Batches[Any]) -> No
         raise ConfigError(
             f"expected a model with a gradient, of which {world.size} processes add their shares; a "
             f"{type(model).__name__} changes its own weights{alone}"
-        )
-    if found := next((name for name, part in model.named_modules() if getattr(part, "sparse", False) is True), None):
-        raise ConfigError(
-            f"expected dense gradients, which {world.size} processes add; those of {found} are sparse: set "
-            f"model.sparse=false, or train it in one process, without torchrun"
         )
     if not isinstance(batches, Divides):
         raise ConfigError(
