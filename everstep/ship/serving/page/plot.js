@@ -1,7 +1,7 @@
 // A plot as inline SVG: lines, and bands between two lines.
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
-const [RIGHT, TOP, BOTTOM] = [16, 16, 48];
+const [RIGHT, BOTTOM, ROW] = [16, 48, 22];
 const NARROWEST = 1e-9; // range of an axis, relative to its numbers, which float64 can still part
 const KINDS = ["first", "second", "third"];
 const DASHES = ["", "dashed", "dotted"];
@@ -56,7 +56,8 @@ export function plot({ lines, bands = [], across, along, label, named }) {
   const heights = ticks(low, high);
   const told = names(heights);
   const WIDTH = Math.max(300, Math.min(900, document.documentElement.clientWidth - 24)); // so that text stays readable
-  const HEIGHT = Math.max(240, 0.42 * WIDTH);
+  const TOP = 16 + ROW * lines.length; // names stand above, where no line passes
+  const HEIGHT = Math.max(240, 0.42 * WIDTH) + TOP - 16;
   const LEFT = Math.max(74, 32 + 9.5 * Math.max(...told.map((name) => name.length)));
   const x = (value) => LEFT + ((value - left) / (right - left)) * (WIDTH - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
@@ -87,9 +88,8 @@ export function plot({ lines, bands = [], across, along, label, named }) {
       const [[at, value]] = line.points;
       svg.append(shape("circle", { class: `line ${KINDS[kind]}`, cx: x(at), cy: y(value), r: 3 }));
     }
-    const legend = { class: `${KINDS[kind]}-text`, x: WIDTH - RIGHT - 6, y: TOP + 18 + 22 * k, "text-anchor": "end" };
-    const sign = ["—", "- -", "···"][kind];
-    svg.append(shape("text", { ...legend, "font-size": 18, "font-weight": 600 }, `${sign} ${line.name}`));
+    const legend = { class: `${KINDS[kind]}-text`, x: LEFT, y: ROW * (k + 1) - 4, "font-size": 18, "font-weight": 600 };
+    svg.append(shape("text", legend, `${["—", "- -", "···"][kind]} ${line.name}`));
   });
   return svg;
 }
