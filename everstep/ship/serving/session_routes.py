@@ -12,7 +12,7 @@ from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.frames import FramedSessions
 from everstep.ship.serving.hosted import HostedRun
 from everstep.ship.serving.requests import SessionBody, StepsBody
-from everstep.ship.serving.service import Service, StrictRoute, replied
+from everstep.ship.serving.service import Service, StrictRoute, as_json, replied
 from everstep.ship.serving.step_engine import Value
 from everstep.ship.serving.stepping import Stepped, check_log_p, likeliest, text_of, values_of
 
@@ -72,7 +72,6 @@ def _told(service: Service, session: str, content: Stepped) -> dict[str, Any]:
 
 async def fed_steps(service: Service, session: str, body: StepsBody) -> Response:
     """Step a session as a request asks; the answer to it."""
-
     content, fed = await service.sessions.feed(
         session,
         lambda hosted: values_asked(hosted, body),
@@ -81,6 +80,17 @@ async def fed_steps(service: Service, session: str, body: StepsBody) -> Response
         judged=body.surprise,
     )
     return replied({**_told(service, session, content), **answer_of(content, fed, body)})
+
+
+def fed_at_once(service: Service, session: str, body: StepsBody) -> bytes | None:
+    """The content of the answer to a request of one step; None: other sessions step beside it, and it has to wait."""
+    found = service.sessions.feed_at_once(
+        session, lambda hosted: values_asked(hosted, body), run=body.run, judged=body.surprise
+    )
+    if found is None:
+        return None
+    content, fed = found
+    return as_json({**_told(service, session, content), **answer_of(content, fed, body)})
 
 
 def values_asked(hosted: HostedRun, body: StepsBody) -> list[Value]:

@@ -10,7 +10,6 @@ from everstep.runs.drawn_text import Writing
 from everstep.ship.serving.hosted import HostedRun
 from everstep.ship.serving.step_engine import StepEngine, Value
 from everstep.ship.serving.stepping import LOG_P
-from everstep.ship.serving.work_pool import late
 
 PIECE_SECONDS = 0.02
 """Seconds of sampling between two events of a text."""
@@ -49,11 +48,7 @@ async def shared_pieces(
         if parts and time.perf_counter() >= until:
             yield "".join(parts), tokens
             parts, tokens, until = [], 0, time.perf_counter() + PIECE_SECONDS
-        try:
-            async with asyncio.timeout(seconds):
-                fed = await batcher.feed(values, state)
-        except TimeoutError:
-            raise late(seconds) from None
+        fed = await batcher.feed(values, state, seconds=seconds)
         state = fed.state
         (token,) = sampler(fed.outputs[-1][None]).tolist()
         parts.append(text.spell(token))

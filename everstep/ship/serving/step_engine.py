@@ -114,18 +114,21 @@ class CompiledSteps(StepEngine):
         rows = next(size for size in SIZES if size >= count)
         stream = self._streams[rows]
         fill = rows - count
-        x = self._inputs([*values, *[values[0]] * fill])
-        joined = (
-            states[0] if rows == 1 else [torch.cat([*leaf, *leaf[:1] * fill]) for leaf in zip(*states, strict=True)]
-        )
-        stream.state = unflatten(self._nest, list(joined))
-        y = stream(x)
-        after = [leaf for _, leaf in leaves(stream.state)]
         if rows == 1:
-            return [Outcome(y[0], tuple(after))]
+            y, after = stream.step_from(self._input(values[0]), states[0])
+            return [Outcome(y[0], after)]
+        x = self._inputs([*values, *[values[0]] * fill])
+        joined = [torch.cat([*leaf, *leaf[:1] * fill]) for leaf in zip(*states, strict=True)]
+        y, after = stream.step_from(x, joined)
         # copies, since a view would keep the state of all rows
-        parts = zip(*([row.clone() for row in leaf[:count].split(1)] for leaf in (y, *after)), strict=True)
-        return [Outcome(output[0], tuple(state)) for output, *state in parts]
+        parts = [torch.split_copy(leaf[:count], 1) for leaf in (y, *after)]  # type: ignore[func-returns-value]
+        return [Outcome(output[0], tuple(state)) for output, *state in zip(*parts, strict=True)]
+
+    def _input(self, value: Value) -> Tensor:
+        if isinstance(value, int):
+            assert self._table is not None
+            return self._table[value][None]
+        return value[None].to(self._dtype)
 
     def _inputs(self, values: list[Value]) -> Tensor:
         if self._table is not None:

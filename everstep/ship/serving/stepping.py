@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from everstep.ship.serving.requests import StepsBody
 from everstep.ship.serving.serving_limits import ServingLimits
 from everstep.ship.serving.sessions import SessionStore
 from everstep.ship.serving.step_engine import Leaves, Value
-from everstep.ship.serving.work_pool import late
 
 OVERHEAD = 1024
 """Bytes that a session takes beside its numbers, about."""
@@ -115,6 +113,23 @@ class StepSessions:
             self.store.abandon(session)
         return after, fed
 
+    def feed_at_once(
+        self, session: str, read: Callable[[HostedRun], list[Value]], *, run: str | None = None, judged: bool = False
+    ) -> tuple[Stepped, FedSteps] | None:
+        """As `feed`, for one value, where no other session steps or waits; None: there are others, nothing is done."""
+        before = self.store.begin(session)
+        try:
+            self._check_run(before, run)
+            values = self._values(before.hosted, read, False, judged)
+            fed = before.hosted.stepped()[1].feed_at_once(values, before.state, before.last, judged=judged)
+            if fed is None:
+                return None
+            after = _after(before, fed, 1)
+            self.store.commit(session, after, after.size)
+        finally:
+            self.store.abandon(session)
+        return after, fed
+
     async def fed(
         self,
         before: Stepped,
@@ -124,15 +139,12 @@ class StepSessions:
         judged: bool = False,
     ) -> tuple[Stepped, FedSteps]:
         """A state after values, and the results of the steps; changes no session. Arguments and errors as `feed`."""
-        values = read(before.hosted)
-        self._check_values(before.hosted, values, keep_all, judged)
+        values = self._values(before.hosted, read, keep_all, judged)
         _, batcher = before.hosted.stepped()
-        try:
-            async with asyncio.timeout(self._limits.seconds):
-                fed = await batcher.feed(values, before.state, before.last, keep_all=keep_all, judged=judged)
-        except TimeoutError:
-            raise late(self._limits.seconds) from None
-        return Stepped(before.hosted, fed.state, fed.outputs[-1], before.steps + len(values)), fed
+        fed = await batcher.feed(
+            values, before.state, before.last, keep_all=keep_all, judged=judged, seconds=self._limits.seconds
+        )
+        return _after(before, fed, len(values)), fed
 
     def read(self, session: str, run: str | None = None) -> Stepped:
         """The content of a session. Raises as `feed`."""
@@ -144,7 +156,11 @@ class StepSessions:
         if run is not None and run != content.hosted.name:
             raise Fault(409, f"this session is of another run than {self._catalogue.named(run).name}")
 
-    def _check_values(self, hosted: HostedRun, values: list[Value], keep_all: bool, judged: bool) -> None:
+    def _values(
+        self, hosted: HostedRun, read: Callable[[HostedRun], list[Value]], keep_all: bool, judged: bool
+    ) -> list[Value]:
+        """The values that `read` gives, if the session may be stepped through them."""
+        values = read(hosted)
         engine, _ = hosted.stepped()
         reads, most = engine.reads, self._limits.tokens
         if not 1 <= len(values) <= most:
@@ -161,6 +177,12 @@ class StepSessions:
                 f"{len(values):,} outputs of {engine.gives:,} numbers are more than {self._limits.numbers:,}; ask for "
                 "outputs: last, or feed fewer at once",
             )
+        return values
+
+
+def _after(before: Stepped, fed: FedSteps, steps: int) -> Stepped:
+    """A session after steps."""
+    return Stepped(before.hosted, fed.state, fed.outputs[-1], before.steps + steps)
 
 
 def begin_symbols(hosted: HostedRun) -> list[int]:
