@@ -7,7 +7,7 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from everstep.ship.serving.quick_protocol import Answers, QuickProtocol
+from everstep.ship.serving.quick_protocol import AtOnce, QuickProtocol
 
 LARGEST_HEAD = 1 << 16
 """Most bytes of the line and the headers of a request."""
@@ -68,7 +68,7 @@ class _Watched(asyncio.Protocol):
 
 
 def bounded_protocol(
-    head_seconds: float, taking_seconds: float, quick: Answers | None = None
+    head_seconds: float, taking_seconds: float, quick: AtOnce | None = None
 ) -> type[HttpToolsProtocol]:
     """The protocol of uvicorn, with bounds that it lacks.
 

@@ -13,7 +13,7 @@ Headers = list[tuple[bytes, bytes]]
 STEPS_OF = re.compile(rb"/sessions/([\w-]{24})/steps")
 
 
-class Answers(Protocol):
+class AtOnce(Protocol):
     """What answers a step of a session at once."""
 
     def answer(self, session: str, headers: Headers, body: bytes) -> bytes | None:
@@ -26,7 +26,7 @@ class QuickProtocol(HttpToolsProtocol):
     Until then the request is held back; if it is not answered at once, uvicorn gets it whole.
     """
 
-    answers: Answers | None = None
+    answers: AtOnce | None = None
     _held: bytearray | None = None
     _session = ""
 
