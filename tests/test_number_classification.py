@@ -22,6 +22,7 @@ from everstep.data.readers.number_formats import NumberColumns
 from everstep.errors import ConfigError, DataError, RunError
 from everstep.networks.answers import OneOf
 from everstep.networks.classifying import class_losses, measured_classes, to_score
+from everstep.networks.document_pieces import piece_losses
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection, with_gaps
 from everstep.networks.number_scaling import NumberScaling
 from everstep.rivals import number_classes
@@ -97,6 +98,28 @@ def scaling_of(shape: tuple[int, ...], gaps: bool = False) -> NumberScaling:
 
 
 SHAPES: list[tuple[tuple[int, ...], bool]] = [((2,), False), ((2,), True), ((5, 4, 1), False), ((4, 6, 2), True)]
+
+
+@pytest.mark.parametrize(("shape", "gaps"), SHAPES)
+def test_a_sequence_is_learned_in_pieces(shape: tuple[int, ...], gaps: bool) -> None:
+    torch.manual_seed(0)
+    section = NumberClassifierSection(hidden_size=5, bidirectional=False, read_out="mean", filters=(3,), frame_size=6)
+    model, random = NumberClassifier(scaling_of(shape, gaps), OneOf("abc"), section), np.random.default_rng(0)
+    sequences = [random.normal(size=(length, *shape)) for length in (9, 4, 8, 1)]
+    for one in sequences if gaps else ():
+        one[random.uniform(size=one.shape) < 0.3] = NAN
+    batch = to_score(sequences, np.array([0, 1, 2, 0])).batch(0, 0)
+    losses = list(piece_losses(model, batch, None, 4))
+    assert len(losses) == 3
+    wanted = torch.zeros(4)
+    for row, length in enumerate(batch.lengths.tolist()):
+        for start in range(0, length, 4):
+            stop = min(start + 4, length)
+            log_p = model(batch.inputs[row : row + 1, :stop], torch.tensor([stop]))[0]
+            wanted[row] -= log_p[batch.labels[row]] * (stop - start) / length
+    torch.testing.assert_close(sum(loss.total for loss in losses), wanted)
+    (whole,) = piece_losses(model, batch, None, 9)
+    torch.testing.assert_close(whole.total, next(iter(class_losses(model, batch, None))).total)
 
 
 @pytest.mark.parametrize(("shape", "gaps"), SHAPES)
@@ -267,8 +290,8 @@ def test_the_kind_of_data_decides_and_a_recipe_survives_a_round_trip(tmp_path: P
     several = load_task(tmp_path / "bare.yaml", ["data.train=[a.npz, b.npz]", "data.label=y"])
     assert type(several).__name__ == "NumberClassification"
     assert load_task("classify-numbers-own", ["data.train=a.npz"]).recipe.data.format == "auto"
-    with pytest.raises(ConfigError, match=r"objective\.bptt: expected null for sequences of numbers"):
-        load_task(path, ["objective.bptt=5"])
+    with pytest.raises(ConfigError, match=r"model\.bidirectional: expected false beside objective\.bptt"):
+        load_task(path, ["objective.bptt=5", "model.bidirectional=true"])
     with pytest.raises(ConfigError, match=r"data\.values_: unknown key"):
         load_task(path, ["data.values_=x"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,10 @@ class Classifier(nn.Module):
 
         `own` (batch,) are the classes of training sequences, for networks that leave out what they know of them.
         """
+
+    @abstractmethod
+    def pieces(self, inputs: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each piece of `size` steps: what the cells read of it (batch, size, features), and its steps (batch,)."""
 
     @property
     def device(self) -> torch.device:

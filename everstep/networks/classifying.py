@@ -46,7 +46,8 @@ class ClassSection(Section):
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: in training class k has weight n / (K n_k), so that rare classes count as much as frequent ones"""
     bptt: Count | None = None
-    """for long texts: tokens per piece, at whose end gradients are cut and the class is predicted; null: whole texts"""
+    """for long sequences: tokens or steps per piece, at whose end gradients are cut and the class is predicted; null:
+    whole sequences"""
     ordinal: bool = False
     """classes are ordered, as numbers or by data.classes: a score with thresholds in place of a softmax"""
     calibrated: bool = False

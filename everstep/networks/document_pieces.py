@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time for the classification of long texts."""
+"""Truncated backpropagation through time for the classification of long sequences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from everstep.cell import scan
 from everstep.data.labelled_batches import LabelledBatch
 from everstep.learn.objective import Loss
-from everstep.networks.sequence_classifier import SequenceClassifier
+from everstep.networks.classifier import Classifier
 from everstep.state import detach
 from everstep.wirings import ReadOut
 
@@ -18,17 +18,17 @@ READ_OUTS = ("last", "sum", "mean", "max")
 """Read-outs that can be continued over pieces."""
 
 
-def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tensor | None, size: int) -> Iterator[Loss]:
-    """Σ_j (n_j / n) · −log p(class | x_1 … x_{t_j}), one loss for each piece j of `size` tokens that ends at t_j.
+def piece_losses(model: Classifier, batch: LabelledBatch, weights: Tensor | None, size: int) -> Iterator[Loss]:
+    """Σ_j (n_j / n) · −log p(class | x_1 … x_{t_j}), one loss for each piece j of `size` steps that ends at t_j.
 
-    The class is predicted after each piece from all tokens so far; piece j has n_j of the n tokens of a text. State and
-    read-out are carried over, gradients are cut at the start of a piece. So memory is that of one piece.
+    The class is predicted after each piece from all steps so far; piece j has n_j of the n steps of a sequence. State
+    and read-out are carried over, gradients are cut at the start of a piece. So memory is that of one piece.
 
     Args:
         model: a causal model with one of READ_OUTS.
-        batch: whole texts.
+        batch: whole sequences.
         weights: (K,) weights of the classes, or None.
-        size: tokens in a piece.
+        size: steps in a piece: tokens, or rows of numbers.
 
     Raises:
         ValueError: the read-out cannot be continued.
@@ -36,16 +36,15 @@ def piece_losses(model: SequenceClassifier, batch: LabelledBatch, weights: Tenso
     body = model.body
     if not isinstance(body, ReadOut) or body.reduce not in READ_OUTS:
         raise ValueError(f"piece_losses: expected a read-out of {', '.join(READ_OUTS)}, but got {body}")
-    state, read = None, None
+    state, read, ratios = None, None, getattr(model, "ratios", None)  # numbers have none
     own = batch.labels if model.training else None
-    for start in range(0, batch.inputs.shape[1], size):
-        tokens = batch.inputs[:, start : start + size]
-        live = (batch.lengths - start).clamp(0, tokens.shape[1])
-        ys, state = scan(body.layer, model.embedding(tokens), state, lengths=live)
+    for place, (steps, live) in enumerate(model.pieces(batch.inputs, batch.lengths, size)):
+        start = place * size
+        ys, state = scan(body.layer, steps, state, lengths=live)
         read = _read(body.reduce, ys, live, read, batch.lengths.clamp(max=start) + live)
         logits = model.head.logits(model.dropout(read))  # type: ignore[operator]
-        if model.ratios is not None:
-            logits = logits + model.ratios(batch.inputs, batch.lengths, own)
+        if ratios is not None:
+            logits = logits + ratios(batch.inputs, batch.lengths, own)
         total, nats = model.answers.losses(model.head, logits, batch.labels)
         share = live / batch.lengths.clamp(min=1)
         if not start:

@@ -128,12 +128,24 @@ class NumberClassifier(Classifier):
 
     def steps(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """What the cells read, (batch, time, features), of numbers (batch, time, *shape)."""
-        values = inputs.flatten(2)
-        if self.front is None:
-            return with_gaps(values, lengths, self._gaps)
-        by_channel = inputs.movedim(-1, 2).flatten(2)  # (channels, height, width) of each frame
-        found, _ = self.front(with_gaps(by_channel, lengths, self._gaps), lengths=lengths)
-        return found  # type: ignore[no-any-return]
+        return self._seen(self._filled(inputs, lengths), lengths)
+
+    def pieces(self, inputs: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each piece of `size` steps: what the cells read of it (batch, size, features), and its steps (batch,)."""
+        filled = self._filled(inputs, lengths)  # also from what is known before a piece
+        for start in range(0, inputs.shape[1], size):
+            piece = filled[:, start : start + size]
+            live = (lengths - start).clamp(0, piece.shape[1])
+            yield self._seen(piece, live), live
+
+    def _filled(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """The numbers without gaps, (batch, time, D) or (batch, time, 3 D), in a frame by channel."""
+        frames = self.front is not None  # channels, height, width
+        return with_gaps(inputs.movedim(-1, 2).flatten(2) if frames else inputs.flatten(2), lengths, self._gaps)
+
+    def _seen(self, filled: Tensor, lengths: Tensor) -> Tensor:
+        """What the cells read of steps without gaps: themselves, or the features of frames."""
+        return filled if self.front is None else self.front(filled, lengths=lengths)[0]
 
     def read(self, steps: Tensor, lengths: Tensor) -> Tensor:
         """Logits (batch, …) of what the cells read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -102,6 +102,12 @@ class SequenceClassifier(Classifier):
 
     def _ending(self, tokens: Tensor) -> Tensor:
         return torch.isin(tokens, torch.tensor(self.ends, dtype=tokens.dtype, device=tokens.device))
+
+    def pieces(self, inputs: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each piece of `size` tokens: its embedded tokens (batch, size, features), and its tokens (batch,)."""
+        for start in range(0, inputs.shape[1], size):
+            tokens = inputs[:, start : start + size]
+            yield self.embedding(tokens), (lengths - start).clamp(0, tokens.shape[1])
 
     def logits(self, inputs: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
         """The logits (batch, …) of tokens (batch, time), before the temperature.

@@ -167,7 +167,7 @@ def last_windows(given: Read, learned: LearnedSeries, fewest: int = 1) -> tuple[
     panel, shape = given.panel, learned.shape
     kept = panel.known >= fewest
     if not kept.all():
-        _tell_left_out([panel.ids[place] for place in np.flatnonzero(~kept)], fewest, kept.any())
+        _tell_left_out([panel.ids[place] for place in np.flatnonzero(~kept)], fewest, bool(kept.any()))
     check_covariates(given, shape.horizon, np.flatnonzero(kept))
     learned = learned.with_scales_of(panel)
     panel, added = with_rows_ahead(panel, shape.horizon, learned.usual_gap)

@@ -12,6 +12,7 @@ from everstep.networks.answer_kinds import Ordered, Several, split_labels
 from everstep.networks.answers import Answers, OneOf
 from everstep.networks.classifying import ClassSection
 from everstep.networks.document_pieces import READ_OUTS
+from everstep.networks.layers import ReadOutSection
 from everstep.networks.sequence_classifier import ClassifierSection
 from everstep.runs.labelled_section import LabelledSection
 from everstep.runs.labelled_splits import ExamplesSection
@@ -23,7 +24,9 @@ def disagreements(data: LabelledSection, model: ClassifierSection, objective: Cl
     yield from kind_disagreements(data, objective)
     several, ordinal = data.label_separator is not None, objective.ordinal
     if objective.bptt is not None:
-        yield from _needs_pieces(data, model)
+        if model.reader != "flat" or data.paired:
+            yield "objective.bptt: expected null beside model.reader=hierarchical and pairs of texts"
+        yield from needs_whole(model)
     if model.ngrams and (several or ordinal):
         yield "model.ngrams: expected 0 beside data.label_separator and objective.ordinal: it is of one class of many"
     if model.reader != "flat" and data.paired:
@@ -45,16 +48,14 @@ def kind_disagreements(data: ExamplesSection, objective: ClassSection) -> Iterat
         yield "data.merge: expected null beside objective.ordinal; data.classes joins classes before they are learned"
 
 
-def _needs_pieces(data: LabelledSection, model: ClassifierSection) -> Iterator[str]:
-    """Keys that require whole texts, although the model reads texts in pieces."""
+def needs_whole(model: ReadOutSection) -> Iterator[str]:
+    """Keys that require whole sequences, beside objective.bptt, which reads them in pieces."""
     if model.bidirectional:
-        yield "model.bidirectional: expected false beside objective.bptt, which reads a text in pieces, onwards"
-    if model.reader != "flat" or data.paired:
-        yield "objective.bptt: expected null beside model.reader=hierarchical and pairs of texts"
+        yield "model.bidirectional: expected false beside objective.bptt, which reads in pieces, onwards"
     if model.read_out not in READ_OUTS:
         yield f"model.read_out: expected one of {', '.join(READ_OUTS)} beside objective.bptt; got {model.read_out}"
     if model.variational:
-        yield "model.variational: expected false beside objective.bptt: one mask is for a whole text"
+        yield "model.variational: expected false beside objective.bptt: one mask is for a whole sequence"
 
 
 def classes_of(found: Labelled, data: ExamplesSection, objective: ClassSection) -> tuple[str, ...]:

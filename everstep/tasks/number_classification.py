@@ -15,6 +15,7 @@ from everstep.learn.objective import Loss
 from everstep.look.passage import Passage
 from everstep.networks.class_pictures import figure_pictures
 from everstep.networks.classifying import class_losses, measured_classes, to_learn, to_score
+from everstep.networks.document_pieces import piece_losses
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
 from everstep.networks.number_forms import NumberStandIn, number_forms
 from everstep.networks.number_pictures import number_passage, shown_numbers
@@ -23,7 +24,7 @@ from everstep.networks.stand_ins import Runtime
 from everstep.rivals.number_classes import NumberSet, number_rivals
 from everstep.runs.asked_numbers import AskedSequence, asked_numbers
 from everstep.runs.class_task import ClassRecipe, ClassTask
-from everstep.runs.labelled_answers import classes_of, kind_disagreements, read_classes, written_classes
+from everstep.runs.labelled_answers import classes_of, kind_disagreements, needs_whole, read_classes, written_classes
 from everstep.runs.number_data import LabelledSequences
 from everstep.runs.number_predictions import number_predictions
 from everstep.runs.number_section import NumberSection
@@ -56,7 +57,7 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
         """A cell that cannot be created, and incompatible sections."""
         yield from kind_disagreements(self.recipe.data, self.recipe.objective)
         if self.recipe.objective.bptt is not None:
-            yield "objective.bptt: expected null for sequences of numbers, which are read as a whole"
+            yield from needs_whole(self.recipe.model)
         yield from super().problems()
 
     def prepare(self) -> None:
@@ -96,7 +97,8 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
         """−log p(class), with the recipe's class weights."""
-        return class_losses(model, batch, self.weights if model.training else None)
+        weights, pieces = self.weights if model.training else None, self.recipe.objective.bptt
+        return piece_losses(model, batch, weights, pieces) if pieces else class_losses(model, batch, weights)
 
     def digest(self, split: str) -> str:
         """A digest of numbers and classes."""
