@@ -18,9 +18,13 @@ import everstep as es
 from everstep.errors import ConfigError, RunError
 from everstep.native import toolchain
 from everstep.networks.cells_by_name import cell_names
+from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 from everstep.networks.forms import Form, Input, Named, layer_forms
+from everstep.networks.translator_forms import translator_forms
 from everstep.runs.run import Run
 from everstep.ship import cpp
+from everstep.ship.c import c_program
+from everstep.ship.c.c_built import saved
 from everstep.ship.checking import NotEqual, checked
 from everstep.ship.cpp import Compiled
 from everstep.ship.export import export
@@ -218,12 +222,28 @@ def test_a_program_without_python_and_pytorch(tmp_path: Path, monkeypatch: pytes
         es.load(out)
 
 
-def test_what_has_no_step_is_no_program(tmp_path: Path) -> None:
+@compiled
+def test_loops_compute_the_same_in_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSTEP_COMPILER")
+    section = EncoderDecoderSection(hidden_size=4, embedding_size=3, cell="RNN", attention="coverage", attention_size=2)
+    step = translator_forms(EncoderDecoder(section, 9, 9).eval()).step
+    assert isinstance(step, Form)
+    assert step.before is not None
+    found = dict(saved(tmp_path, {"start": step.before, "step": step}))
+    assert found["step"]["outputs"] == {"log_p": {"shape": ["batch", 9]}, "weights": {"shape": ["batch", "places"]}}
+    assert all(one["check"]["difference"] < 1e-5 for one in found.values())
+
+
+def test_what_the_engine_has_not_is_written_as_loops(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no step form: it answers whole texts"):
-        export(made(tmp_path, "classify-minute"), tmp_path / "c", to="c")
+        export(made(tmp_path, "classify-minute"), tmp_path / "c", to="c", form="step")
     reservoir = layer_forms(es.Reservoir(2, 9)).step
+    assert isinstance(reservoir, Form)
     with pytest.raises(NotExported, match="index_select"):
-        cpp.written(reservoir)  # type: ignore[arg-type]
+        cpp.written(reservoir)
+    assert "everstep_step" in c_program.written({"step": reservoir}).header
+    with pytest.raises(NotExported, match="it uses i0, which"):
+        c_program.written({"step": layer_forms(Fourier(2)).step})  # type: ignore[dict-item]
 
 
 # ------------------------------------------------------------------------------------------------ precision

@@ -76,6 +76,44 @@ def test_a_classifier_and_a_tagger_are_asked_in_onnxruntime(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "how", [("model.softmax=classes",), ("model.max_entropy_order=3", "model.max_entropy_size=50")]
+)
+def test_other_softmaxes_are_asked_in_onnxruntime(how: tuple[str, ...], tmp_path: Path) -> None:
+    run = made(tmp_path / "run", "shakespeare-minute", *how)
+    for parameter in run.model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) / 10)
+    again = es.load(export(run, tmp_path / "out", form="sequence"))
+    assert run.generate(prompt="To", length=20, seed=3) == again.generate(prompt="To", length=20, seed=3)
+    for a, b in zip(run.score(["To be", "", "I"]), again.score(["To be", "", "I"]), strict=True):
+        assert a.token_logps == pytest.approx(b.token_logps, abs=1e-5)
+
+
+@pytest.mark.usefixtures("quick")
+def test_pairs_and_trees_are_asked_in_onnxruntime(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("text\tother\tlabel\n" + "so good\tnot so bad\tsame\ngood\tbad\tother\n" * 9)
+    (tmp_path / "trees.txt").write_text(
+        "(3 good)\n(1 (2 not) (3 (2 so) (3 good)))\n(1 (2 (2 not) (2 too)) (3 good))\n" * 9
+    )
+    pairs = (f"data.train={tmp_path}/pairs.tsv", f"data.valid={tmp_path}/pairs.tsv", "data.text=[text, other]")
+    run = made(tmp_path, "classify-minute", *pairs, "data.test=null", "model.ngrams=2")
+    data = (
+        f"data.train={tmp_path}/trees.txt",
+        f"data.valid={tmp_path}/trees.txt",
+        "data.test=null",
+        'data.merge={low: ["1"], high: ["3"]}',
+    )
+    task: Any = load_task("tree-sst2", [*data, "model.hidden_size=4", "model.embedding_size=3"])
+    task.prepare()
+    trees = Run(tmp_path / "trees", task, task.model())
+    for one, lines in ((run, ["not bad\tso good", "\t", "good\t"]), (trees, ["(0 (0 not) (0 good))", "(0 bad)"])):
+        again = es.load(export(one, tmp_path / one.recipe.task))
+        for a, b in zip(one.predict(lines), again.predict(lines), strict=True):
+            assert a.record["probabilities"] == pytest.approx(b.record["probabilities"], abs=1e-5)
+        assert one.evaluate("valid")["loss"] == pytest.approx(again.evaluate("valid")["loss"], abs=1e-5)
+
+
+@pytest.mark.usefixtures("quick")
 def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made(tmp_path / "run", "shakespeare-minute")
     out = tmp_path / "out"
@@ -92,9 +130,9 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
         export(run, out)
     monkeypatch.undo()
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
-    trees: Any = load_task("tree-sst2")
-    with pytest.raises(RunError, match="cannot export: the steps and their order"):
-        export(Run(tmp_path, trees, nn.Linear(1, 1)), out)
+    counts: Any = load_task("sparse-matrix")
+    with pytest.raises(RunError, match="cannot export: its features and adjustments"):
+        export(Run(tmp_path, counts, nn.Linear(1, 1)), out)
 
 
 @pytest.mark.usefixtures("quick")

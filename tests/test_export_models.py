@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from written_forms import equal
 
+from everstep.heads import Categorical
 from everstep.networks.answers import OneOf
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 from everstep.networks.forecaster import Forecaster
@@ -25,14 +27,19 @@ from everstep.networks.sequence_classifier import ClassifierSection, SequenceCla
 from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection
 from everstep.networks.token_model import TokenModel, TokenModelSection
 from everstep.networks.translator_forms import translator_forms
+from everstep.networks.tree_classifier import TreeClassifier, TreeNetworkSection
+from everstep.networks.tree_forms import tree_forms
 from everstep.networks.word_reader import WordReader
 from everstep.runs.capabilities import Exports, Writes, abilities
 from everstep.runs.recipe_files import load_task
 from everstep.runs.shipped_recipes import recipes
+from everstep.ship.c import c_program
+from everstep.trees import Children, Composition
+from everstep.wirings import Tree
 
 pytestmark = pytest.mark.usefixtures("uncompiled", "quick")
 
-NO_EXPORT = {"ptb-snm", "sparse-matrix", "tree-sst2", "tree-sst5"}
+NO_EXPORT = {"ptb-snm", "sparse-matrix"}
 """The recipes whose job has no export: the count that the documentation states."""
 ANSWERS = OneOf(("a", "b", "c"))
 
@@ -43,7 +50,8 @@ def model_of(section: Any, **sizes: Any) -> nn.Module:
         case TokenModelSection():
             model: nn.Module = TokenModel(30, section)
         case ClassifierSection():
-            model = SequenceClassifier(30, ANSWERS, section, ends=(3, 7), calibrated=True)
+            paired = sizes.get("paired", False)
+            model = SequenceClassifier(30, ANSWERS, section, ends=(3, 7), calibrated=True, paired=paired)
             if model.ratios is not None:
                 model.ratios.counts.copy_(torch.randint(4, model.ratios.counts.shape))
         case TaggerSection():
@@ -60,6 +68,8 @@ def model_of(section: Any, **sizes: Any) -> nn.Module:
             model = Forecaster(section, shape)
         case MoverSection():
             model = Mover(2, section)
+        case TreeNetworkSection():
+            model = TreeClassifier([1] * 9, ANSWERS, section)
         case _:
             raise AssertionError(type(section))
     with torch.no_grad():
@@ -76,6 +86,7 @@ FORMS: dict[type, Any] = {
     NumberClassifier: number_forms,
     Forecaster: forecaster_forms,
     Mover: mover_forms,
+    TreeClassifier: tree_forms,
 }
 
 
@@ -89,8 +100,8 @@ def compared(model: nn.Module) -> Exported:
     return found
 
 
-SEEN: set[tuple[str, str]] = set()
-"""The sections of the recipes so far: several recipes have one model but for its sizes."""
+SEEN: dict[tuple[str, str], Exported] = {}
+"""What the sections of the recipes so far export: several recipes have one model but for its sizes."""
 SMALL = {"hidden_size": 4, "embedding_size": 3, "character_size": 3, "character_units": 2, "feature_size": 2}
 SMALL |= {"frame_size": 4, "window": 12, "horizon": 6, "segment": 4}
 UNREAD = {"unknown_rate", "init_range", "variational", "error", "filters"}
@@ -100,7 +111,8 @@ UNREAD = {"unknown_rate", "init_range", "variational", "error", "filters"}
 def small(section: Any) -> Any:
     """The section with few units, without dropout."""
     made: dict[str, Any] = {key: value for key, value in SMALL.items() if getattr(section, key, 0)}
-    made["layers"] = min(section.layers, 2 if isinstance(section, TokenModelSection) else 1)
+    if hasattr(section, "layers"):
+        made["layers"] = min(section.layers, 2 if isinstance(section, TokenModelSection) else 1)
     if getattr(section, "affixes", ()):
         made["affixes"] = section.affixes[:2]
     dropouts = {key: 0.0 for key in type(section).model_fields if key.endswith(("dropout", "drop"))}
@@ -113,15 +125,78 @@ def test_the_model_of_every_recipe_exports(name: str) -> None:
     if not isinstance(task, Exports):
         assert bool(task.no_export) == (name in NO_EXPORT)
         assert isinstance(task, Writes) == ("export" in abilities(task)) != bool(task.no_export)
+        assert in_the_guide(name) == ["–"] * 3
         return
     assert not task.no_export
     section = small(task.recipe.model)
     key = (type(section).__name__, section.model_dump_json(exclude=UNREAD))
-    if key in SEEN:
-        return
-    SEEN.add(key)
-    frames = name == "classify-clips-minute"
-    assert any(isinstance(form, Form) for form in compared(model_of(section, frames=frames, gaps=not frames)))
+    if key not in SEEN:
+        frames = name == "classify-clips-minute"
+        first = all(kind != key[0] for kind, _ in SEEN)
+        SEEN[key] = compared(model_of(section, frames=frames, gaps=not frames))
+        if first:
+            c_program.written(with_start(SEEN[key], ("step", "sequence")))
+    found = SEEN[key]
+    assert any(isinstance(form, Form) for form in found)
+    both, one = (", ".join(with_start(found, names)) for names in (("step", "sequence"), ("step",)))
+    assert in_the_guide(name) == [both, both, one or both]
+
+
+def with_start(found: Exported, names: tuple[str, ...]) -> dict[str, Form]:
+    """The forms of these names, and what comes before them."""
+    forms = {name: form for name in names if isinstance(form := getattr(found, name), Form)}
+    before = next((form.before for form in forms.values() if form.before is not None), None)
+    return forms if before is None else {"start": before, **forms}
+
+
+def in_the_guide(name: str) -> list[str]:
+    """What the guide says that a recipe exports to ONNX, PyTorch and C."""
+    lines = (Path(__file__).parents[1] / "docs/export.md").read_text("utf-8").splitlines()
+    (row,) = [line for line in lines if line.startswith("|") and f"`{name}`" in line]
+    return [cell.strip() for cell in row.strip("|").split("|")[1:]]
+
+
+SOFTMAXES: list[dict[str, Any]] = [
+    {"softmax": "classes"},
+    {"softmax": "adaptive", "cutoffs": (5, 12)},
+    {"max_entropy_order": 3, "max_entropy_size": 50},
+]
+
+
+@pytest.mark.parametrize("how", SOFTMAXES, ids=str)
+def test_language_models_with_every_softmax(how: dict[str, Any]) -> None:
+    section = TokenModelSection(cell="GRU", hidden_size=4, embedding_size=3, **how)
+    forms = compared(model_of(section))
+    assert c_program.written({"step": forms.step}).calls["step"].outputs  # type: ignore[dict-item]
+
+
+def test_pairs_of_texts() -> None:
+    section = ClassifierSection(hidden_size=4, embedding_size=3, ngrams=2)
+    form = compared(model_of(section, paired=True)).sequence
+    assert isinstance(form, Form)
+    assert set(form.inputs) >= {"first", "second"}
+
+
+class Counted(Composition):
+    """What reads how many children there are."""
+
+    def leaf(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def combine(self, x: torch.Tensor, children: Children) -> torch.Tensor:
+        return children.sum(torch.ones_like(children.states))
+
+
+def test_trees_of_every_kind() -> None:
+    for cell in ("ChildSumTreeGRU", "MVRNN", "LSTM"):
+        compared(model_of(TreeNetworkSection(cell=cell, embedding_size=3, hidden_size=4)))
+    forms = tree_forms(model_of(TreeNetworkSection(tracker="GRU", tracker_size=2, hidden_size=4)))  # type: ignore[arg-type]
+    assert isinstance(forms.sequence, str)
+    assert "tracker" in forms.sequence
+    model = model_of(TreeNetworkSection(cell="GRU", embedding_size=3, hidden_size=4))
+    assert isinstance(model, TreeClassifier)
+    model.tree, model.head = Tree(Counted(3, 3)), Categorical(3, 3)
+    assert "depends on the number of children" in str(tree_forms(model).sequence)
 
 
 def test_dropouts_are_gone() -> None:

@@ -113,9 +113,10 @@ def test_it_runs_without_everstep(tmp_path: Path) -> None:
         export(run, tmp_path / "short", to="torch", precision="int8")
 
 
-def test_the_last_step_of_a_stack_in_both_directions() -> None:
-    section = ClassifierSection(cell="RNN", hidden_size=2, embedding_size=2, layers=2, read_out="last")
-    form = classifier_forms(SequenceClassifier(9, OneOf(("a", "b")), section)).sequence
+def test_the_last_step_of_sentences_in_both_directions_and_ngrams() -> None:
+    how: dict[str, Any] = {"reader": "hierarchical", "read_out": "last", "ngrams": 2}
+    section = ClassifierSection(cell="RNN", hidden_size=2, embedding_size=2, **how)
+    form = classifier_forms(SequenceClassifier(9, OneOf(("a", "b")), section, ends=(3,))).sequence
     assert not isinstance(form, str)
     checked("file", form, TorchProgram(written(form)).run, 4)
 

@@ -9,6 +9,7 @@ from everstep.data.tagged_batches import TaggedBatch
 from everstep.heads import CRF, Categorical
 from everstep.networks.documents import Hierarchy
 from everstep.networks.forms import LENGTHS, Exported, Form, Input, Named
+from everstep.networks.pairs import joined
 from everstep.networks.sequence_classifier import SequenceClassifier
 from everstep.networks.sequence_tagger import SequenceTagger
 from everstep.networks.token_model import TokenModel
@@ -34,10 +35,10 @@ class _Next(Cell):
 
 
 def token_forms(model: TokenModel) -> Exported:
-    """The forms of a token model: `tokens` to `log_p` of the next tokens, in nats, with the state."""
-    if model.recent:
-        reason = "model.max_entropy_order is not supported: its softmax looks words up in a table by their hash"
-        return Exported(reason, reason)
+    """The forms of a token model: `tokens` to `log_p` of the next tokens, in nats, with the state.
+
+    Where the softmax reads the last words too, their numbers + 1 are the last leaf of the state.
+    """
 
     def step(given: Named, state: State) -> tuple[Named, State]:
         ys, state = model(given["tokens"][:, None], state)
@@ -48,19 +49,19 @@ def token_forms(model: TokenModel) -> Exported:
         return {"log_p": model.head.predict(ys)}, state
 
     words = model.embedding.num_embeddings
-    tokens = Input(("batch", "time"), words)
+    one, whole = {"tokens": Input(("batch",), words)}, {"tokens": Input(("batch", "time"), words), "lengths": LENGTHS}
+    cell = None if model.recent else _Next(model)
     return Exported(
-        Form(
-            model, step, {"tokens": Input(("batch",), words)}, model.initial_state, _Next(model), model.embedding.weight
-        ),
-        Form(model, sequence, {"tokens": tokens, "lengths": LENGTHS}, model.initial_state),
+        Form(model, step, one, model.initial_state, cell, None if cell is None else model.embedding.weight),
+        Form(model, sequence, whole, model.initial_state),
     )
 
 
 def classifier_forms(model: SequenceClassifier) -> Exported:
     """The form of a classifier: `tokens` and `lengths` of texts to `log_p` of each answer, in nats.
 
-    A hierarchical reader has the inputs that `laid_out` gives, and `tokens` if the model counts n-grams.
+    A hierarchical reader has the inputs that `documents.laid_out` gives, and a reader of pairs those of
+    `pairs.laid_out`; both with `tokens` and `token_lengths` if the model counts n-grams.
     """
     whole = "it answers whole texts, and has no state between steps"
     words = model.embedding.num_embeddings
@@ -70,20 +71,44 @@ def classifier_forms(model: SequenceClassifier) -> Exported:
         return {"log_p": model(given["tokens"], given["lengths"])}, state
 
     if model.separator is not None:
-        return Exported(whole, "data.paired is not supported: the start of the second text depends on the tokens")
+        return Exported(whole, _paired(model, inputs))
     if isinstance(model.body, Hierarchy):
         return Exported(whole, _hierarchical(model, model.body, inputs))
     return Exported(whole, Form(model, sequence, inputs))
+
+
+def _paired(model: SequenceClassifier, flat: dict[str, Input]) -> Form:
+    body = model.body
+
+    def sequence(given: Named, state: State) -> tuple[Named, State]:
+        both = [body(model.embedding(given[name]), lengths=given[f"{name}_lengths"])[0] for name in ("first", "second")]
+        return {"log_p": _answered(model, joined(*both), given)}, state
+
+    inputs = {}
+    for name in ("first", "second"):
+        inputs[name] = Input(("batch", name), model.embedding.num_embeddings)
+        inputs[f"{name}_lengths"] = Input(("batch",), upto=name)
+    return Form(model, sequence, inputs | _counted(model, flat))
+
+
+def _counted(model: SequenceClassifier, flat: dict[str, Input]) -> dict[str, Input]:
+    """The whole texts, which n-grams are counted in."""
+    return {} if model.ratios is None else {"tokens": flat["tokens"], "token_lengths": LENGTHS}
+
+
+def _answered(model: SequenceClassifier, read: Tensor, given: Named) -> Tensor:
+    """log p of each answer, of what the network made of a text and of the text's n-grams."""
+    logits: Tensor = model.head.logits(model.dropout(read))  # type: ignore[operator]
+    if model.ratios is not None:
+        logits = logits + model.ratios(given["tokens"], given["token_lengths"])
+    return model.log_probs(logits)
 
 
 def _hierarchical(model: SequenceClassifier, body: Hierarchy, flat: dict[str, Input]) -> Form:
     def sequence(given: Named, state: State) -> tuple[Named, State]:
         vectors, _ = body.words(model.embedding(given["sentences"]), lengths=given["words"])
         found, _ = body.sentences(vectors[given["order"]], lengths=given["lengths"])
-        logits = model.head.logits(model.dropout(found))  # type: ignore[operator]
-        if model.ratios is not None:
-            logits = logits + model.ratios(given["tokens"], given["token_lengths"])
-        return {"log_p": model.log_probs(logits)}, state
+        return {"log_p": _answered(model, found, given)}, state
 
     inputs = {
         "sentences": Input(("sentences", "words"), model.embedding.num_embeddings),
@@ -91,9 +116,7 @@ def _hierarchical(model: SequenceClassifier, body: Hierarchy, flat: dict[str, In
         "order": Input(("batch", "order"), "sentences"),
         "lengths": Input(("batch",), upto="order"),
     }
-    if model.ratios is not None:
-        inputs |= {"tokens": flat["tokens"], "token_lengths": LENGTHS}
-    return Form(model, sequence, inputs)
+    return Form(model, sequence, inputs | _counted(model, flat))
 
 
 def tagger_forms(model: SequenceTagger) -> Exported:

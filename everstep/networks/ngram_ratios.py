@@ -67,7 +67,7 @@ class NgramRatios(nn.Module):
     def parts(self, tokens: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
         """The part of each token in z, (batch, time, K); an n-gram's part is shared equally by its n tokens."""
         totals = (self.counts.sum(0) + (self.counts.sum(1) > 0).sum()).clamp(min=1).log()
-        total = tokens.new_zeros(len(tokens))
+        total = tokens.new_zeros(tokens.shape[0])
         found = self.counts.new_zeros(*tokens.shape, self.counts.shape[1])
         for n, places, new in self._ngrams(tokens, lengths):
             often = self.counts[places]
@@ -79,24 +79,26 @@ class NgramRatios(nn.Module):
             said = said * (new & (often.sum(-1) > 0))[..., None] / n
             total = total + new.sum(1)
             for shift in range(n):
-                found = found + nn.functional.pad(said, (0, 0, shift, n - 1 - shift))
+                found = found + nn.functional.pad(said, (0, 0, shift, 0))[:, : tokens.shape[1]]
         return self.scale * found / total.clamp(min=1).sqrt()[:, None, None]
 
     def _ngrams(self, tokens: Tensor, lengths: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For each n: n, buckets of the n-grams (batch, time − n + 1), and a mask of first occurrences in the text."""
+        """For each n, at each token: n, bucket of the n-gram that begins there, (batch, time), and whether it is the
+        first such in the text."""
         time = tokens.shape[1]
+        further = nn.functional.pad(tokens, (0, self.longest - 1))  # whatever the time, so that an export has no cases
         hashed = torch.zeros_like(tokens)
-        for n in range(1, min(self.longest, time) + 1):
-            hashed = hashed[:, : time - n + 1] * _MULTIPLIER + tokens[:, n - 1 :] + 1
+        for n in range(1, self.longest + 1):
+            hashed = hashed * _MULTIPLIER + further[:, n - 1 : n - 1 + time] + 1
             mixed = (hashed ^ (hashed >> 33)) * _MIXER
             places = (mixed ^ (mixed >> 29)) & (BUCKETS - 1)
-            there = torch.arange(time - n + 1, device=tokens.device) < (lengths - n + 1)[:, None]
+            there = torch.arange(time, device=tokens.device) < (lengths - n + 1)[:, None]
             yield n, places, there & _first(places.masked_fill(~there, -1))
 
 
 def _first(values: Tensor) -> Tensor:
     """A mask of the first occurrence of each value in its row."""
     rising, order = values.sort(dim=1, stable=True)
-    first = rising[:, :1]
-    new = torch.cat([first == first, rising[:, 1:] != rising[:, :-1]], 1)
+    before = torch.cat([rising[:, :1] - 1, rising], 1)[:, : values.shape[1]]
+    new = rising != before
     return torch.zeros_like(new).scatter(1, order, new)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from everstep.data.tagged_batches import TaggedBatch
 from everstep.heads import CRF, Categorical
+from everstep.networks import pairs
 from everstep.networks.answers import Answers
 from everstep.networks.documents import laid_out
 from everstep.networks.forms import Named
@@ -123,19 +124,24 @@ class ClassifierStandIn(SequenceClassifier):
         answers: the possible answers.
         runtime: the runtime.
         ends: for a hierarchical reader, the tokens that end a sentence; None: the model reads whole texts.
+        separator: for pairs of texts, the token between them; None: texts are no pairs.
     """
 
-    def __init__(self, answers: Answers, runtime: Runtime, ends: Sequence[int] | None = None):
+    def __init__(
+        self, answers: Answers, runtime: Runtime, ends: Sequence[int] | None = None, separator: int | None = None
+    ):
         nn.Module.__init__(self)
         self._runtime, self.answers, self.temperature = runtime, answers, None
         self.embedding = Nowhere()  # type: ignore[assignment]
-        self._cut, self.ends = ends is not None, tuple(ends or ())
+        self._cut, self.ends, self.separator = ends is not None, tuple(ends or ()), separator
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (batch, time) to log p of each answer, (batch, answers)."""
         given = {"tokens": inputs, "lengths": lengths}
         if self._cut:
             given = {**laid_out(inputs, lengths, self._ending(inputs)), "tokens": inputs, "token_lengths": lengths}
+        elif self.separator is not None:
+            given = {**pairs.laid_out(inputs, lengths, self.separator), "tokens": inputs, "token_lengths": lengths}
         return self._runtime.sequence(given, ())[0]["log_p"]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -235,6 +235,27 @@ class Compiled:
         return {self.outputs[0]: y}, tuple(new)
 
 
+Program = TypeVar("Program")
+
+
+def keep(aside: Path, header: str, source: str, weights: bytes) -> None:
+    """Write the three files into the folder `aside`."""
+    for file, data in (("model.h", header.encode()), ("model.cpp", source.encode()), ("model.bin", weights)):
+        folder.write(aside, file, data)
+
+
+def compiled(build_it: Callable[[], Program]) -> Program:
+    """A program, built here.
+
+    Raises:
+        ConfigError: there is no compiler, or it fails.
+    """
+    try:
+        return build_it()
+    except toolchain.BuildError as error:
+        raise ConfigError(f"export --to c: the source cannot be built and compared here: {error}") from None
+
+
 def saved(aside: Path, name: str, form: Form) -> dict[str, Any]:
     """Write `model.h`, `model.cpp` and `model.bin`, build them and compare them with the form.
 
@@ -252,16 +273,8 @@ def saved(aside: Path, name: str, form: Form) -> dict[str, Any]:
         ConfigError: there is no compiler, or it fails.
     """
     made = written(form)
-    for file, data in (
-        ("model.h", made.header.encode()),
-        ("model.cpp", made.source.encode()),
-        ("model.bin", made.weights),
-    ):
-        folder.write(aside, file, data)
-    try:
-        built = Compiled(made, aside, form)
-    except toolchain.BuildError as error:
-        raise ConfigError(f"export --to c: the source cannot be built and compared here: {error}") from None
+    keep(aside, made.header, made.source, made.weights)
+    built = compiled(lambda: Compiled(made, aside, form))
     try:
         check = checked("model.cpp", form, built.run)
     finally:

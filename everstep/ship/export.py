@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,9 +50,9 @@ def export(
         out: the new folder or file; `RUN/onnx`, `RUN/torch`, `RUN/c` or the file `RUN/model.TO` if None.
         to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "torch": `step.pt2` and
             `sequence.pt2`, programs of `torch.export`, for PyTorch without everstep. "c": `model.cpp`, `model.h` and
-            `model.bin`, one step for programs in C and C++. "arpa": one file of an n-gram model, for KenLM, SRILM and
-            others. "word2vec", "word2vec-binary", "glove", "vec": one file of word vectors. One file has neither `form`
-            nor `precision`.
+            `model.bin`, one step, or whole rows where there is no step, for programs in C and C++. "arpa": one file of
+            an n-gram model, for KenLM, SRILM and others. "word2vec", "word2vec-binary", "glove", "vec": one file of
+            word vectors. One file has neither `form` nor `precision`.
         form: one step, whole sequences, or both as far as the run has them.
         precision: the precision of the weights, below float32 only for ONNX. The loss on the validation split is then
             compared with the run's.
@@ -99,9 +99,8 @@ def export(
     out = Path(out) if out is not None else run.path / to
     with folder.made(out) as aside:
         card = _card(run, to)
-        for name, one in forms.items():
-            entry = {**saved(aside, name, one), "state": _starts(one)}
-            card["forms"][name] = entry
+        for name, entry in saved(aside, forms):
+            card["forms"][name] = {**entry, "state": _starts(forms[name])}
             check = entry["check"]
             over = f" over {check['steps']} steps" if check["steps"] else ""
             say(f"{entry['file']}: within {check['difference']:.1g} of the run{over}")
@@ -136,24 +135,25 @@ def _check_precision(run: Run, to: Kind, precision: Short) -> None:
         raise ConfigError(f"export: precision {precision} is measured on the validation split, which {run.path} lacks")
 
 
-def _ways(to: Kind) -> Callable[[Path, str, Form], dict[str, Any]]:
-    """The function that writes a form and compares it with the run."""
+def _ways(to: Kind) -> Callable[[Path, dict[str, Form]], Iterator[tuple[str, dict[str, Any]]]]:
+    """The function that writes forms, compares each with the run, and gives its entry of the card by its name."""
     if to == "c":
-        from everstep.ship.cpp import saved
+        from everstep.ship.c.c_built import saved
 
         return saved
-    if to == "torch":
-        return torch_program.saved
-    needed()
-    from everstep.ship.onnx.onnx_file import saved as as_onnx
+    one = torch_program.saved
+    if to == "onnx":
+        needed()
+        from everstep.ship.onnx.onnx_file import saved as as_onnx
 
-    return as_onnx
+        one = as_onnx
+    return lambda aside, forms: ((name, one(aside, name, form)) for name, form in forms.items())
 
 
 def _wanted(run: Run, found: Exported, to: Kind, which: Which, say: Say) -> dict[str, Form]:
     """The requested forms. With "both", reports a missing one."""
-    if to == "c":
-        found = found._replace(sequence="C++ has the step form only; call it once for each step")
+    if to == "c" and isinstance(found.step, Form):
+        found = found._replace(sequence="C++ has the step; call it once for each step")
     named = {name: getattr(found, name) for name in (("step", "sequence") if which == "both" else (which,))}
     lacking = {name: reason for name, reason in named.items() if isinstance(reason, str)}
     if len(lacking) == len(named):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from everstep import hooks
 from everstep.abstract import AbstractCell
 from everstep.backends import reference
 from everstep.backends.dispatch import taking
-from everstep.networks.forms import Form
+from everstep.networks.forms import Form, Input, Named
 from everstep.ship.sizes import NotExported, Size, pair_of_sizes, solved
 from everstep.state import State, leaves, unflatten
 from everstep.tracing.operations import operation_name
@@ -35,6 +35,19 @@ def recurrence(*_: Any) -> Any:
     raise RuntimeError("a recurrence of a recorded graph cannot be called; it is only written to a file")
 
 
+class Called(NamedTuple):
+    """A cell that is called over a sequence, and the nests that its x and its state are.
+
+    Attributes:
+        cell: the cell.
+        xs, state: nests of the same kind as those of the call.
+    """
+
+    cell: AbstractCell
+    xs: Any
+    state: State
+
+
 class Recorded:
     """A recorded form. Its sizes are numbers or `Size`s, solved from two recordings with different sizes.
 
@@ -45,7 +58,7 @@ class Recorded:
         ends: the output nodes: the outputs, then the leaves of the state.
         inputs: the input nodes by name.
         outputs: the names of `ends`.
-        cells: the cell of each recurrence node.
+        cells: the call of each recurrence node.
 
     Raises:
         NotExported: the two recordings have different operations.
@@ -62,6 +75,11 @@ class Recorded:
         self.known, self.names = first.known, first.names
         self.ends: list[fx.Node] = next(n.args[0] for n in first.module.graph.nodes if n.op == "output")
         self.inputs, self.outputs, self.cells = first.inputs, first.outputs, first.cells
+
+    @property
+    def free(self) -> list[fx.Node]:
+        """The input nodes in order."""
+        return list(self.inputs.values())
 
     def shape(self, node: fx.Node) -> list[int | Size]:
         """The sizes of what a node gives."""
@@ -129,7 +147,7 @@ class _Once(NamedTuple):
     names: dict[fx.Node, str]
     inputs: dict[str, fx.Node]
     outputs: list[str]
-    cells: dict[fx.Node, AbstractCell]
+    cells: dict[fx.Node, Called]
 
 
 class _Recorder(Recorder):
@@ -138,7 +156,7 @@ class _Recorder(Recorder):
     def __init__(self, sizes: Collection[int], operations: Collection[str]):
         super().__init__(torch.device("cpu"), 1, {}, operations)
         self._sizes = tuple(sizes)
-        self.cells: dict[fx.Node, AbstractCell] = {}
+        self.cells: dict[fx.Node, Called] = {}
 
     def _of_call(self, number: int) -> bool:
         return number > 0 and any(min(number % s, -number % s) <= _NEAR for s in self._sizes)
@@ -161,7 +179,7 @@ class _Recorder(Recorder):
             ys = torch.empty(*first.shape[:2], cell.output_size, dtype=first.dtype, device="meta")
             values = (ys, *(torch.empty(leaf.shape, dtype=leaf.dtype, device="meta") for leaf in before))
         node.meta |= {"val": values, "free": True, "line": ""}
-        self.cells[node] = cell
+        self.cells[node] = Called(cell, xs, state)
         parts = [self.graph.call_function(operator.getitem, (node, place)) for place in range(len(values))]
         made = [self._traced(part, value, True, own=True) for part, value in zip(parts, values, strict=True)]
         return made[0], unflatten(state, made[1:])
@@ -238,6 +256,40 @@ def _recorded(form: Form, sizes: dict[str, int], near: Collection[int], operatio
     told = {node: name.removeprefix("model.") for node, (name, _) in parameters.items()}
     inputs = dict(zip([*drawn, *leaf_names("state", start)], places[len(own) :], strict=True))
     return _Once(module, known, told, inputs, outputs, recorder.cells)
+
+
+def with_memory(
+    source: Recorded, called: Called, xs: Sequence[fx.Node], state: Sequence[fx.Node], operations: Collection[str]
+) -> Recorded:
+    """Record one step of a cell whose state has dynamic sizes beside the batch.
+
+    Args:
+        source: the recorded form.
+        called: the cell.
+        xs, state: the leaves that it is called with there.
+        operations: as of `record`.
+
+    Raises:
+        NotExported: as `record`.
+    """
+    named = [[str(n) if isinstance(n, Size) else n for n in source.shape(node)] for node in (*xs, *state)]
+    of_x, of_state = [[dims[0], *dims[2:]] for dims in named[: len(xs)]], named[len(xs) :]
+    sizes = list(dict.fromkeys(n for dims in of_state for n in dims if isinstance(n, str)))
+
+    def begin(given: Named, _: State) -> tuple[Named, State]:
+        known = dict(zip(sizes, (len(one) for one in given.values()), strict=True))
+        shapes = [[known[n] if isinstance(n, str) else n for n in dims] for dims in of_state]
+        return {}, unflatten(called.state, [torch.zeros(shape) for shape in shapes])
+
+    def step(given: Named, before: State) -> tuple[Named, State]:
+        y, new = called.cell.step(unflatten(called.xs, list(given.values())), before)
+        return {"y": y}, new
+
+    inputs = {}
+    for k, (node, dims) in enumerate(zip(xs, of_x, strict=True)):
+        inputs[f"x.{k}"] = Input(tuple(dims), None if node.meta["val"].dtype.is_floating_point else 1)
+    before = Form(called.cell, begin, {f"size.{name}": Input((name,)) for name in sizes})
+    return record(Form(called.cell, step, inputs, before=before), operations)
 
 
 def leaf_names(kind: str, state: State) -> list[str]:

@@ -57,7 +57,8 @@ class _Stepped(nn.Module):
         y, new = self.cell.step(x, state)
         for live in given[many + read :]:
             y, new = where(live, y, torch.zeros_like(y)), where(live, new, state)
-        return [leaf.clone() for leaf in (*(leaf for _, leaf in leaves(new)), y)]  # none may share its memory
+        found = (*(leaf for _, leaf in leaves(new)), y)
+        return [leaf.clone(memory_format=torch.contiguous_format) for leaf in found]  # none may share its memory
 
 
 def _looped(

@@ -146,5 +146,6 @@ class Classification(ClassTask[ClassificationRecipe]):
 
     def stand_in(self, runtime: Runtime) -> SequenceClassifier:
         """The same in another runtime."""
-        hierarchical = self.recipe.model.reader == "hierarchical"
-        return ClassifierStandIn(self.answers, runtime, self.texts.ends(self.tokenizer) if hierarchical else None)
+        ends = self.texts.ends(self.tokenizer) if self.recipe.model.reader == "hierarchical" else None
+        separator = self.tokenizer.vocab_size if self.recipe.data.paired else None
+        return ClassifierStandIn(self.answers, runtime, ends, separator)

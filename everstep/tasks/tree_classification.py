@@ -17,6 +17,7 @@ from everstep.runs.labelled_answers import read_classes, written_classes
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.runs.tree_data import Trees, TreeSection, read_words, written_words
+from everstep.runs.tree_export import ExportsTrees
 from everstep.runs.tree_figures import PARSED, TREE_MEANING, tree_figures
 from everstep.runs.tree_predictions import to_score, tree_pictures, tree_predictions, unlabelled
 from everstep.runs.tree_rivals import tree_rivals
@@ -38,7 +39,7 @@ class TreeRecipe(Recipe):
             yield "train.select", f"expected model.parses=true beside it; got {select}"
 
 
-class TreeClassification(Task[TreeRecipe]):
+class TreeClassification(ExportsTrees, Task[TreeRecipe]):
     """Predicts the class of a sentence and of each of its phrases, such as their sentiment."""
 
     Recipe = TreeRecipe
@@ -48,7 +49,6 @@ class TreeClassification(Task[TreeRecipe]):
     shown = ("accuracy", "node_accuracy", "parsed_accuracy", "loss")
     meaning = TREE_MEANING
     understands = frozenset({"format"})
-    no_export = "the steps and their order are those of each tree, for which ONNX has no loop"
     words: dict[str, int]
     classes: tuple[str, ...]
 

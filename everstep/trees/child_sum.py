@@ -42,7 +42,7 @@ class ChildSum(Composition):
 
     def leaf(self, x: Tensor) -> State:
         """The first step."""
-        return self.cell.step(x, self.cell.initial_state(len(x), x))
+        return self.cell.step(x, self.cell.initial_state(x.shape[0], x))
 
     def combine(self, x: Any, children: Children) -> State:
         """A step from the sum."""

@@ -104,7 +104,7 @@ class RNTN(Composition):
     def combine(self, x: Tensor, children: Children) -> Tensor:
         """The equation."""
         h = children.slots(self.arity).flatten(1)
-        by_unit = F.linear(h, self.tensor.flatten(0, 1)).view(len(h), self.output_size, -1)
+        by_unit = F.linear(h, self.tensor.flatten(0, 1)).view(h.shape[0], self.output_size, -1)
         bilinear = (by_unit @ h[..., None].to(by_unit.dtype))[..., 0]
         return torch.tanh(x + F.linear(h, self.weight_hh) + bilinear)
 

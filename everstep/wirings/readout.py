@@ -134,12 +134,16 @@ def _last(ys: Tensor, lengths: Tensor | None) -> Tensor:
 def _parted(layer: Layer) -> tuple[Layer, Bidirectional | None]:
     """The same layer with the directions of a bidirectional top concatenated, so that they can be separated."""
     if isinstance(layer, Bidirectional):
+        if layer.merge == "concat":
+            return layer, layer
         parted = copy.copy(layer)  # with its hooks
         parted.merge, parted.output_size = "concat", layer.forward_cell.output_size + layer.backward_cell.output_size
         return parted, layer
     if isinstance(layer, Stacked):
         *below, top = layer.sublayers()
         upper, both = _parted(top)
+        if upper is top:
+            return layer, both
         if both is not None:
             whole = copy.copy(layer)
             # `torch.export` makes `_modules` a property, which cannot be set

@@ -65,7 +65,8 @@ class Writer:
             else:
                 self.values[node] = self.values[of][place]
             return
-        if all(one in known for one in node.all_input_nodes) and not sized((args, kwargs)) and name != "recurrence":
+        fixed = all(one in known for one in node.all_input_nodes) and not sized((args, kwargs))
+        if fixed and name != "recurrence" and not of_windows(node):
             given = fx.node.map_arg((node.args, dict(node.kwargs)), lambda one: known[one])
             with torch.no_grad():
                 known[node] = node.target(*given[0], **given[1])  # type: ignore[operator]
@@ -140,3 +141,13 @@ def sized(nest: Any) -> bool:
 def axis(dim: int, rank: int) -> int:
     """The non-negative index of a dimension."""
     return dim % max(rank, 1)
+
+
+def of_windows(node: fx.Node) -> bool:
+    """Whether a value is all windows, one number apart, of one line of numbers, of which only some are looked up.
+
+    Such are many times the size of the line, which is read in their place.
+    """
+    if operation_name(node.target) != "unfold" or len(node.meta["val"].shape) != 2 or node.args[3] != 1:
+        return False
+    return all(operation_name(user.target) == "index_select" and user.args[1] == 0 for user in node.users)

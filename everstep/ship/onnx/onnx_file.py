@@ -9,6 +9,7 @@ from everstep.networks.forms import Form
 from everstep.ship import export_folder as folder
 from everstep.ship.checking import checked
 from everstep.ship.onnx.graph import OPSET, Graph, info, model_of
+from everstep.ship.onnx.indexing import INDEXING
 from everstep.ship.onnx.node_writer import Writer
 from everstep.ship.onnx.pointwise_nodes import POINTWISE
 from everstep.ship.onnx.recurrent import recurrence
@@ -17,7 +18,7 @@ from everstep.ship.onnx.tensors import TENSORS
 from everstep.ship.recording import Recorded, record
 from everstep.ship.sizes import Size
 
-_HANDLERS = {**POINTWISE, **TENSORS, "recurrence": recurrence}
+_HANDLERS = {**POINTWISE, **TENSORS, **INDEXING, "recurrence": recurrence}
 
 
 def written(form: Form, told: dict[str, str] | None = None) -> Any:

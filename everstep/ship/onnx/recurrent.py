@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from everstep.abstract import AbstractCell, AbstractGated
+from everstep.abstract import AbstractGated
 from everstep.ship.onnx.graph import Graph, info
+from everstep.ship.onnx.indexing import INDEXING
 from everstep.ship.onnx.node_writer import Writer, sized
 from everstep.ship.onnx.pointwise_nodes import POINTWISE
 from everstep.ship.onnx.tensors import TENSORS, reshaped
-from everstep.ship.recording import Recorded, TracedStep
+from everstep.ship.recording import Called, Recorded, TracedStep, with_memory
 from everstep.ship.sizes import NotExported, Size
 from everstep.state import leaves
 from everstep.tracing.guards import modules, parameters
 from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import is_free, trace
 
-_HANDLERS = {**POINTWISE, **TENSORS}
+_HANDLERS = {**POINTWISE, **TENSORS, **INDEXING}
 _OWN: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "lstm": ("LSTM", (0, 3, 1, 2), {}),
     "gru": ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
@@ -42,12 +43,13 @@ def recurrence(
         NotExported: the step cannot be traced, or has an operation without a counterpart.
     """
     assert isinstance(w.source, Recorded)
-    cell = w.source.cells[node]
+    called = w.source.cells[node]
+    cell = called.cell
     if isinstance(cell, AbstractGated) and cell.steps_as_declared() and len(xs) == 1:
         kernel = cell.vendor_kernel()
         if kernel is not None:
             return _own(w, cell, _OWN[kernel], xs[0], state, lengths)
-    step = _step(w, cell, xs, state)
+    step = _step(w, called, xs, state)
     if w.shape(xs[0])[1] == 1 and lengths is None:
         return _once(w, step, xs, state)
     return _loop(w, step, xs, state, lengths)
@@ -95,12 +97,11 @@ def _ordered(parameter: Tensor, order: Sequence[int]) -> Tensor:
     return torch.cat([parts[place] for place in order])[None]
 
 
-def _step(w: Writer, cell: AbstractCell, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> TracedStep:
+def _step(w: Writer, called: Called, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> TracedStep | Recorded:
+    cell = called.cell
     like = [torch.zeros(1, 1, *node.meta["val"].shape[2:], dtype=w.dtype(node)) for node in xs]
     if any(is_free(leaf) for _, leaf in leaves(cell.initial_state(1, like[0][:, 0]))):
-        raise NotExported(
-            f"{type(cell).__name__}: its state has dynamic sizes, such as the memory of attention, beside the batch"
-        )
+        return _with_memory(w, called, xs, state)
     try:
         graph = trace(cell, like[0] if len(like) == 1 else tuple(like), as_they_are=list(_HANDLERS))
     except Untraceable as error:
@@ -108,8 +109,17 @@ def _step(w: Writer, cell: AbstractCell, xs: Sequence[fx.Node], state: Sequence[
     return TracedStep(graph, parameters(modules(cell)))
 
 
-def _writer(graph: Graph, step: TracedStep, rows: Size, given: Sequence[Any]) -> Writer:
-    inside = Writer(graph, step, _HANDLERS, rows)
+def _with_memory(w: Writer, called: Called, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> Recorded:
+    """The step of a cell whose state has dynamic sizes beside the batch."""
+    for node in (*xs, *state):
+        for size in w.shape(node):
+            if isinstance(size, Size):
+                w.graph.root.size(size)  # which the step finds there by its name
+    return with_memory(w.source, called, xs, state, list(_HANDLERS))
+
+
+def _writer(graph: Graph, step: TracedStep | Recorded, rows: Size, given: Sequence[Any]) -> Writer:
+    inside = Writer(graph, step, _HANDLERS, rows if isinstance(step, TracedStep) else None)
     inside.values = dict(zip(step.free, given, strict=True))
     return inside
 
@@ -121,7 +131,7 @@ def _rows(w: Writer, node: fx.Node) -> Size:
     return rows
 
 
-def _once(w: Writer, step: TracedStep, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> list[str]:
+def _once(w: Writer, step: TracedStep | Recorded, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> list[str]:
     """Write a sequence of one step without a loop."""
     given = [w.add("Squeeze", w.name(x), w.ints([1])) for x in xs]
     inside = _writer(w.graph, step, _rows(w, xs[0]), [*given, *map(w.name, state)])
@@ -131,12 +141,11 @@ def _once(w: Writer, step: TracedStep, xs: Sequence[fx.Node], state: Sequence[fx
 
 
 def _loop(
-    w: Writer, step: TracedStep, xs: Sequence[fx.Node], state: Sequence[fx.Node], lengths: fx.Node | None
+    w: Writer, step: TracedStep | Recorded, xs: Sequence[fx.Node], state: Sequence[fx.Node], lengths: fx.Node | None
 ) -> list[str]:
     """Write a `Scan`. Operations that depend on x alone are computed for all steps before the loop."""
     batch, time = _rows(w, xs[0]), w.shape(xs[0])[1]
-    early, read = _hoisted(step, len(xs))
-    before = _early(w, step, early, read, xs)
+    early, read, before = _hoisted(w, step, xs)
     body = Graph(w.graph)
     starts, following = [body.fresh("state") for _ in state], list(map(w.name, state))
     pieces = [body.fresh("x") for _ in (*xs, *read)]
@@ -178,9 +187,14 @@ def _scanned(w: Writer, x: fx.Node, batch: Size, time: int | Size) -> str:
     return str(w.add("Expand", w.number(0.0, w.dtype(x)), w.ints([batch, time])))
 
 
-def _hoisted(step: TracedStep, inputs: int) -> tuple[list[fx.Node], list[fx.Node]]:
-    """The operations that depend on x and constants alone, and those among them whose outputs the loop reads."""
-    alone, fixed = set(step.free[:inputs]), set(step.known)
+def _hoisted(
+    w: Writer, step: TracedStep | Recorded, xs: Sequence[fx.Node]
+) -> tuple[list[fx.Node], list[fx.Node], dict[fx.Node, str]]:
+    """The operations that depend on x and constants alone, those among them whose outputs the loop reads, and these
+    outputs for all steps; none for a step with a memory, which has dynamic sizes of its own."""
+    if isinstance(step, Recorded):
+        return [], [], {}
+    alone, fixed = set(step.free[: len(xs)]), set(step.known)
     early: set[fx.Node] = set()
     for node in step.nodes:
         if node.op != "call_function":
@@ -191,7 +205,8 @@ def _hoisted(step: TracedStep, inputs: int) -> tuple[list[fx.Node], list[fx.Node
         elif needs and needs <= fixed | alone | early:
             early.add(node)
     read = [n for n in step.nodes if n in early and any(user not in early for user in n.users)]
-    return [n for n in step.nodes if early and (n in early or n in fixed)], read
+    whole = [n for n in step.nodes if early and (n in early or n in fixed)]
+    return whole, read, _early(w, step, whole, read, xs)
 
 
 def _early(

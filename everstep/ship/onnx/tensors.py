@@ -247,38 +247,6 @@ def _arange(w: Writer, node: fx.Node, *args: Any, **_: Any) -> str:
     return str(w.add("Range", *(w.like(one, dtype) for one in (start, end, step))))
 
 
-def _embedding(w: Writer, node: fx.Node, weight: fx.Node, indices: fx.Node, *_: Any, **__: Any) -> str:
-    return str(w.add("Gather", w.name(weight), w.name(indices), axis=0))
-
-
-def _index(w: Writer, node: fx.Node, x: fx.Node, indices: Sequence[Any]) -> str:
-    given = [(place, index) for place, index in enumerate(indices) if index is not None]
-    if len(given) == 1 and w.dtype(given[0][1]) != torch.bool:
-        return str(w.add("Gather", w.name(x), w.name(given[0][1]), axis=given[0][0]))
-    if [place for place, _ in given] != list(range(len(given))) or any(w.dtype(one) == torch.bool for _, one in given):
-        raise NotExported("it indexes with a mask, or with several indices that do not start at the first dimension")
-    together = w.ints(w.shape(node)[: w.rank(node) - w.rank(x) + len(given)])
-    whole = [w.add("Expand", w.name(index), together) for _, index in given]
-    places = [w.add("Unsqueeze", name, w.ints([-1])) for name in whole]
-    return str(w.add("GatherND", w.name(x), w.add("Concat", *places, axis=-1)))
-
-
-def _index_select(w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node) -> str:
-    return str(w.add("Gather", w.name(x), w.name(index), axis=axis(dim, w.rank(x))))
-
-
-def _gather(w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, **_: Any) -> str:
-    return str(w.add("GatherElements", w.name(x), w.name(index), axis=axis(dim, w.rank(x))))
-
-
-def _scatter(w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: fx.Node) -> str:
-    where, dtype = axis(dim, w.rank(x)), w.dtype(node)
-    if dtype != torch.bool:
-        return str(w.add("ScatterElements", w.name(x), w.name(index), w.like(source, dtype), axis=where))
-    numbers = [w.like(one, torch.int32) for one in (x, source)]
-    return w.cast(w.add("ScatterElements", numbers[0], w.name(index), numbers[1], axis=where), dtype)
-
-
 def _sort(w: Writer, node: fx.Node, x: fx.Node, *at: Any, **how: Any) -> list[str]:
     """Sort by a TopK of all numbers, which puts equal numbers in the order of their indices."""
     dim, descending = [*at, *([how.get("dim", -1), how.get("descending", False)][len(at) :])]
@@ -376,11 +344,6 @@ TENSORS: dict[str, Handler] = {
     **dict.fromkeys(("ones", "new_ones", "ones_like"), _filled(1)),
     **dict.fromkeys(("full", "new_full", "full_like"), _full),
     "arange": _arange,
-    "embedding": _embedding,
-    "index": _index,
-    "index_select": _index_select,
-    "gather": _gather,
-    "scatter": _scatter,
     "sort": _sort,
     "constant_pad_nd": _pad,
 }
