@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,8 +120,8 @@ def tree_forms(model: TreeClassifier) -> Exported:
 class _Branches(NamedTuple):
     """A tree: of each node its children, and its word."""
 
-    children: list[list[int]]
-    words: list[str | None]
+    children: Sequence[Sequence[int]]
+    words: Sequence[str | None]
 
 
 @torch.no_grad()

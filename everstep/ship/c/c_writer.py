@@ -111,7 +111,7 @@ class CWriter:
         value = node.meta["val"]
         if not isinstance(value, Tensor) or value.numel() <= _SMALL:
             return True
-        return value.numel() <= sum(one.meta["val"].numel() for one in node.all_input_nodes)
+        return bool(value.numel() <= sum(one.meta["val"].numel() for one in node.all_input_nodes))
 
     def value(self, node: fx.Node) -> Value:
         """The value of a node."""

@@ -48,7 +48,7 @@ def _scatter(
 ) -> str:
     where, dtype = axis(dim, w.rank(x)), w.dtype(node)
     if dtype != torch.bool:
-        how = {"axis": where, "reduction": reduction}
+        how: dict[str, Any] = {"axis": where, "reduction": reduction}
         return str(w.add("ScatterElements", w.name(x), w.name(index), w.like(source, dtype), **how))
     numbers = [w.like(one, torch.int32) for one in (x, source)]
     return w.cast(w.add("ScatterElements", numbers[0], w.name(index), numbers[1], axis=where), dtype)

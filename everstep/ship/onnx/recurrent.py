@@ -111,6 +111,7 @@ def _step(w: Writer, called: Called, xs: Sequence[fx.Node], state: Sequence[fx.N
 
 def _with_memory(w: Writer, called: Called, xs: Sequence[fx.Node], state: Sequence[fx.Node]) -> Recorded:
     """The step of a cell whose state has dynamic sizes beside the batch."""
+    assert isinstance(w.source, Recorded)
     for node in (*xs, *state):
         for size in w.shape(node):
             if isinstance(size, Size):
