@@ -65,6 +65,8 @@ def test_resuming_and_starting_from_it(run: Run, text: Path, tmp_path: Path) -> 
     assert es.load(run.path).evaluate("test") == run.evaluate("test")
     with pytest.raises(RunError, match="nothing to optimise"):
         es.train("kneser-ney", tmp_path / "from", start_from=run.path, overrides=[f"data.train={text}"])
+    with pytest.raises(ConfigError, match=r"model.prune: expected at most 3 thresholds, one for each order; got 4"):
+        trained(text, tmp_path / "pruned", "model.prune=[0,0,1,1]")
     with pytest.raises(ConfigError, match=r"train.learning_rate: expected no such key"):
         trained(text, tmp_path / "rate", "train.learning_rate=0.1")
 

@@ -102,6 +102,8 @@ def test_options_that_do_not_fit_are_refused(overrides: list[str], message: str)
 def test_cutoffs_above_the_vocabulary_are_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.softmax: AdaptiveSoftmax: expected rising cut-offs within 1 … 199"):
         trained(tmp_path / "run", "adaptive", "model.cutoffs=[50, 5000]")
+    with pytest.raises(ConfigError, match=r"model.tied: expected embedding_size = hidden_size where .*; got 10 and 12"):
+        trained(tmp_path / "run", "adaptive", "model.tied=true", "model.hidden_size=12")
     assert not (tmp_path / "run").exists()
 
 

@@ -244,7 +244,7 @@ def test_words_that_files_cannot_hold(tmp_path: Path) -> None:
         ("a 1 2\n\nb 3 4\n", "line 2: expected a word and numbers"),
         ("3 0\na 1\n", "line 1: expected vectors of one number or more; got 0"),
         ("a 1e50 2\n", "line 1: the vector of 'a' holds NaN or an infinity"),
-        ("a 1 2\nb 1\n", "line 2: expected vectors of 2 numbers"),
+        ("a 1 2\nb 1\n", "line 2: expected vectors of 2 numbers, as before it; got 1"),
         ("a 1 2\nb 1 x\n", "line 2: expected 2 numbers after the word 'b'"),
     ],
 )

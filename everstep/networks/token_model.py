@@ -118,6 +118,11 @@ class TokenModel(nn.Module):
             if end is None:
                 raise ConfigError("model.ends: expected symbol, because the vocabulary has no <eos>; or data.eos true")
             return BernoulliStop(self.body.output_size, words, end=end, tied=tied)
+        if tied is not None and section.softmax == "adaptive" and tied.shape[1] != self.body.output_size:
+            sizes = f"{tied.shape[1]} and {self.body.output_size}"
+            raise ConfigError(
+                f"model.tied: expected embedding_size = hidden_size where softmax is adaptive; got {sizes}"
+            )
         try:
             if (order := section.max_entropy_order) is not None:
                 size = section.max_entropy_size

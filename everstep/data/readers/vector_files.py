@@ -95,7 +95,10 @@ def _text(file: Path, size: int | None, key: str) -> Iterator[_Row]:
         if size < 1:
             raise DataError(f"{file}, line 1: expected vectors of one number or more; got {size}")
         if len(fields) - 1 < size:
-            _checked_size(f"{file}, line {number}", len(fields) - 1, size, key)
+            if number == 1:
+                _checked_size(f"{file}, line 1", len(fields) - 1, size, key)
+            got = len(fields) - 1
+            raise DataError(f"{file}, line {number}: expected vectors of {size} numbers, as before it; got {got}")
         word = " ".join(fields[:-size])
         try:
             with np.errstate(over="ignore"):  # an infinity, which is reported

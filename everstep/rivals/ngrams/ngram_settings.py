@@ -35,6 +35,8 @@ class NGramSection(Section):
                 "prune",
                 f"expected thresholds that begin with 0 and do not fall, such as [0,0,1]; got {[*self.prune]}",
             )
+        elif len(self.prune) > self.order:
+            yield "prune", f"expected at most {self.order} thresholds, one for each order; got {len(self.prune)}"
         if self.fallback_discounts and any(d > k for k, d in enumerate(self.fallback_discounts, 1)):
             yield "fallback_discounts", f"expected at most 1, 2 and 3; got {[*self.fallback_discounts]}"
 
