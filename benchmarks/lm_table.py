@@ -5,7 +5,10 @@ Each line stands by itself in training and scoring, as the sentences of the One 
 so many epochs that they take about equal CPU time on one thread; the table says how much each took.
 
     python benchmarks/lm_table.py --out runs/lm_table [--only NAME …] [--epochs 0.5] [--markdown FILE] [--json FILE]
-        [--picture FILE.png] [--train FILE --valid FILE --test FILE [--max-size N]]
+        [--picture FILE.png] [--train FILE --valid FILE --test FILE [--max-size N]] [--merge]
+
+`--merge` keeps those rows of an earlier `--json` that this call does not make, so that models may be trained one by
+one, on other machines. `benchmarks/make_words.py` writes a larger text.
 """
 
 from __future__ import annotations
@@ -97,6 +100,22 @@ def compared(out: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
+def merged(rows: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These rows and the earlier ones of other names, best first.
+
+    Between rows of two calls there is no paired bootstrap: if the best is an earlier one, rows of this call have no
+    interval, and the other way round.
+    """
+    names = {row["name"] for row in rows}
+    kept = [row for row in earlier if row["name"] not in names]
+    found = sorted([*rows, *kept], key=lambda row: float(row["bits_per_char"]))
+    with_best = rows if found[0] in rows else kept
+    for row in found:
+        if row not in with_best:
+            row["behind"] = row["low"] = row["high"] = row["bits_per_char"] - found[0]["bits_per_char"]
+    return found
+
+
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table as text."""
     lines = [
@@ -104,7 +123,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        behind = f"{row['behind']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" if row["behind"] else ""
+        behind = f"{row['behind']:.4f}" if row["behind"] else ""
+        behind += f" [{row['low']:.4f}, {row['high']:.4f}]" if row["low"] < row["high"] else ""
         minutes = "" if row["cpu_minutes"] is None else f"{row['cpu_minutes']:.1f}"
         parameters = f"{row['parameters']:,}"
         cells = [row["name"], f"{row['perplexity']:.2f}", f"{row['bits_per_char']:.4f}", behind, parameters, minutes]
@@ -118,6 +138,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder of the runs")
     parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--epochs", type=float, default=1.0, help="times the epochs of each network")
+    parser.add_argument("--merge", action="store_true", help="keep other rows of the file of --json")
     parser.add_argument("--train-only", action="store_true", help="no table")
     for name in ("train", "valid", "test"):
         parser.add_argument(f"--{name}", help="another text than Penn Treebank")
@@ -133,11 +154,13 @@ def main() -> None:
     if given.train_only:
         return
     rows = compared(given.out, given.only)
+    if given.merge and given.json and given.json.exists():
+        rows = merged(rows, json.loads(given.json.read_text("utf-8")))
     print(markdown(rows))
     if given.markdown:
         given.markdown.write_text(markdown(rows), "utf-8")
     if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+        given.json.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", "utf-8")
     if given.picture:
         print(draw_compared(rows, given.picture))
 

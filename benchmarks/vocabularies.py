@@ -7,10 +7,12 @@ step. Where a full softmax would need gigabytes it gets fewer targets, and the t
 Perplexity: a source whose words depend on the group of the word before. A word has weight 1 / rank; with probability
 one half it is any word, else one of the words of a group (rank mod 64), which the group before decides. A network that
 is told the group before (an embedding, a tanh layer of 512) learns it with each head from the same words. The entropy
-of the source is known, and is the last row.
+of the source is known, and is the last row. `--bfloat16` trains as `train.precision: auto` does where bfloat16 is
+native; steps whose logits would need gigabytes add up gradients of parts.
 
     python benchmarks/vocabularies.py speed [--words 10000 100000 800000] [--rounds 7] [--json FILE]
     python benchmarks/vocabularies.py perplexity [--words 10000] [--steps 400] [--heads full adaptive …] [--json FILE]
+        [--features 512] [--bfloat16]
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ FEATURES, TARGETS, GROUPS = 512, 640, 64
 MOST_LOGITS = 1 << 27
 MOST_TOGETHER = 200_000
 MAKE: dict[str, Any] = {
-    "full": lambda words: Categorical(FEATURES, words),
-    "adaptive": lambda words: AdaptiveSoftmax(FEATURES, words),
-    "sampled": lambda words: SampledSoftmax(FEATURES, words, sparse=True),
-    "nce": lambda words: NCE(FEATURES, words, sparse=True),
-    "blackout": lambda words: BlackOut(FEATURES, words, sparse=True),
-    "classes": lambda words: ClassSoftmax(FEATURES, words, sparse=True),
-    "mixture of 3": lambda words: MixtureOfSoftmaxes(FEATURES, words, mixtures=3),
+    "full": lambda words, features=FEATURES: Categorical(features, words),
+    "adaptive": lambda words, features=FEATURES: AdaptiveSoftmax(features, words),
+    "sampled": lambda words, features=FEATURES: SampledSoftmax(features, words, sparse=True),
+    "nce": lambda words, features=FEATURES: NCE(features, words, sparse=True),
+    "blackout": lambda words, features=FEATURES: BlackOut(features, words, sparse=True),
+    "classes": lambda words, features=FEATURES: ClassSoftmax(features, words, sparse=True),
+    "mixture of 3": lambda words, features=FEATURES: MixtureOfSoftmaxes(features, words, mixtures=3),
 }
 
 
@@ -177,15 +179,32 @@ class Source:
 class Net(nn.Module):
     """Group → tanh layer → head."""
 
-    def __init__(self, head: nn.Module):
+    def __init__(self, head: nn.Module, features: int):
         super().__init__()
-        self.embedding, self.layer, self.head = nn.Embedding(GROUPS, 64), nn.Linear(64, FEATURES), head
+        self.embedding, self.layer, self.head = nn.Embedding(GROUPS, 64), nn.Linear(64, features), head
 
     def forward(self, before: Tensor) -> Tensor:
         return torch.tanh(self.layer(self.embedding(before)))[None]
 
 
-def perplexity(words: int, steps: int, names: list[str]) -> dict[str, Any]:
+def trained(net: Net, texts: list[tuple[Tensor, Tensor]], rows: int, bfloat16: bool) -> float:
+    """Train on each text in turn, `rows` words at a time; the CPU seconds."""
+    optimizer = make_optimizer(net, FitSettings(max_steps=1))
+    began = time.process_time()
+    for number, (before, word) in enumerate(texts):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.004 * (1 - number / len(texts))
+        optimizer.zero_grad(set_to_none=True)
+        for b, w in zip(before.split(rows), word.split(rows), strict=True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = net.head.objective(net(b), w[None])[0].sum() / TARGETS  # type: ignore[operator]
+            loss.backward()
+        nn.utils.clip_grad_norm_([p for p in net.parameters() if p.grad is not None and not p.grad.is_sparse], 1.0)
+        optimizer.step()
+    return time.process_time() - began
+
+
+def perplexity(words: int, steps: int, names: list[str], features: int, bfloat16: bool) -> dict[str, Any]:
     """The perplexity on new words after training with each head, and the seconds of training."""
     torch.manual_seed(1)
     source = Source(words)
@@ -197,18 +216,11 @@ def perplexity(words: int, steps: int, names: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         torch.manual_seed(2)
-        net = Net(MAKE[name](words))
+        net = Net(MAKE[name](words, features), features)
         net.head.counted(counts)  # type: ignore[operator]
-        optimizer = make_optimizer(net, FitSettings(max_steps=1))
-        began = time.process_time()
-        for number, (before, word) in enumerate(texts):
-            for group in optimizer.param_groups:
-                group["lr"] = 0.004 * (1 - number / steps)
-            optimizer.zero_grad(set_to_none=True)
-            (net.head.objective(net(before), word[None])[0].sum() / TARGETS).backward()  # type: ignore[operator]
-            nn.utils.clip_grad_norm_([p for p in net.parameters() if p.grad is not None and not p.grad.is_sparse], 1.0)
-            optimizer.step()
-        seconds = time.process_time() - began
+        slow = name in ("full", "mixture of 3")
+        rows = max(1, MOST_LOGITS // words // (3 if name.startswith("mixture") else 1)) if slow else TARGETS
+        seconds = trained(net, texts, min(TARGETS, rows), bfloat16)
         net.eval()
         chunk = max(1, min(256, MOST_LOGITS // words // 4))
         with torch.no_grad():
@@ -216,7 +228,7 @@ def perplexity(words: int, steps: int, names: list[str]) -> dict[str, Any]:
             nats = sum(float(net.head.loss(net(b), w[None])) for b, w in pairs) / len(held)  # type: ignore[operator]
             found[name] = {"perplexity": float(torch.tensor(nats).exp()), "seconds": seconds}
             if isinstance(net.head, NCE):
-                log_z = net.head.log_z(net(torch.arange(GROUPS))[0])
+                log_z = torch.cat([net.head.log_z(net(group)[0]) for group in torch.arange(GROUPS).split(chunk)])
                 found[name] |= {"log_z_mean": float(log_z.mean()), "log_z_rms": float(log_z.square().mean().sqrt())}
         print(words, name, found[name], flush=True)
     found["the source"] = {"perplexity": float(torch.tensor(source.nats).exp())}
@@ -231,6 +243,8 @@ def main() -> None:
     parser.add_argument("--heads", nargs="*", default=list(MAKE))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--features", type=int, default=FEATURES, help="of the tanh layer, for perplexities")
+    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, for perplexities")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     tune_malloc()
@@ -240,7 +254,7 @@ def main() -> None:
         if given.what == "speed":
             found = speed(words, given.rounds, given.heads)
         else:
-            found = perplexity(words, given.steps, given.heads)
+            found = perplexity(words, given.steps, given.heads, given.features, given.bfloat16)
         report[str(words)] = found
         print(words, json.dumps(found, indent=1), flush=True)
     if given.json:

@@ -1,14 +1,15 @@
-"""Word vectors beside gensim 4.4: words a second in turns, similarities and analogies, of the same text and settings.
+"""Word vectors beside gensim 4.4 and fastText 0.9.2: words a second, similarities and analogies, of the same text.
 
 The text is Brown and the training text of the Penn Treebank, in lower case, without `<unk>`; d = 100, window 5, 5
 negatives, sub-sampling 1e-3, words of at least 5 occurrences, η from 0.025 down. `letters` is skip-gram with n-grams of
-3 to 6 letters on Brown alone, η from 0.05, sub-sampling 1e-4, as fastText's. Both programs' vectors are measured by
-everstep's measures. gensim runs in a process of its own, which waits while it has no turn; its speed is that of `train`
-alone, ours that of the whole of `fit`.
+3 to 6 letters on Brown alone, η from 0.05, sub-sampling 1e-4 (`--subsample`), as fastText's, which may stand beside it
+too; it always has the same seed. All vectors are measured by everstep's measures. The others run in a process of their
+own, which waits while it has no turn; gensim's speed is that of `train` alone, ours that of the whole of `fit`.
 
-    python -m venv FOLDER && FOLDER/bin/pip install gensim==4.4.0
+    python -m venv FOLDER && FOLDER/bin/pip install gensim==4.4.0 fasttext-wheel==0.9.2
     python benchmarks/word_vectors.py speed --gensim FOLDER/bin/python [--rounds 3] [--json FILE]
     python benchmarks/word_vectors.py quality --gensim FOLDER/bin/python [--seeds 5] [--kinds context word letters]
+        [--beside gensim fasttext] [--subsample 0.0001]
 """
 
 from __future__ import annotations
@@ -44,10 +45,20 @@ from gensim.models import FastText, Word2Vec
 texts = {}
 for line in sys.stdin:
     asked = json.loads(line)
+    if asked["fasttext"]:
+        import fasttext
+        model = fasttext.train_unsupervised(asked["text"], t=asked["subsample"], thread=1, verbose=0)
+        with open(asked["out"], "w") as file:
+            words = [word for word in model.words if word != "</s>"]
+            print(len(words), model.get_dimension(), file=file)
+            for word in words:
+                print(word, *map(repr, model.get_word_vector(word).tolist()), file=file)
+        print(json.dumps({"speed": 0}), flush=True)
+        continue
     text = texts.setdefault(asked["text"], [one.split() for one in open(asked["text"])])
     common = dict(vector_size=100, window=5, negative=5, min_count=5, workers=asked["workers"], seed=asked["seed"])
     if asked["kind"] == "letters":
-        model = FastText(sg=1, min_n=3, max_n=6, bucket=2000000, sample=1e-4, alpha=0.05, **common)
+        model = FastText(sg=1, min_n=3, max_n=6, bucket=2000000, sample=asked["subsample"], alpha=0.05, **common)
     else:
         model = Word2Vec(sg=asked["kind"] == "context", **common)
     model.build_vocab(text)
@@ -67,8 +78,9 @@ class Gensim:
     def __init__(self, python: str):
         self._process = subprocess.Popen([python, "-c", THEIRS], stdin=-1, stdout=-1, stderr=-3, text=True)
 
-    def train(self, **asked: Any) -> float:
-        """Words a second of one training."""
+    def train(self, fasttext: bool = False, subsample: float = 1e-3, **asked: Any) -> float:
+        """Words a second of one training; 0 of fastText's."""
+        asked |= {"fasttext": fasttext, "subsample": subsample}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(asked), file=self._process.stdin, flush=True)
@@ -93,9 +105,11 @@ def treebank() -> list[str]:
         return [" ".join(word for word in line.split() if word != "<unk>") for line in lines]
 
 
-def ours(folder: Path, text: Path, kind: str, threads: int, seed: int, epochs: int) -> tuple[es.Run, float]:
+def ours(
+    folder: Path, text: Path, kind: str, threads: int, seed: int, epochs: int, subsample: float = 1e-3
+) -> tuple[es.Run, float]:
     """A run, and its words a second."""
-    letters = ["model.ngrams=[3, 6]", "objective.subsample=0.0001", "train.learning_rate=0.05"]
+    letters = ["model.ngrams=[3, 6]", f"objective.subsample={subsample}", "train.learning_rate=0.05"]
     run = es.train(
         "word-vectors-own",
         folder,
@@ -152,18 +166,23 @@ def of_file(path: Path) -> WordVectorView:
     return WordVectorView(model)
 
 
-def quality(texts: dict[str, Path], gensim: Gensim, seeds: int, kinds: list[str], folder: Path) -> list[dict[str, Any]]:
+def quality(given: argparse.Namespace, texts: dict[str, Path], gensim: Gensim, folder: Path) -> list[dict[str, Any]]:
     """The measures of five epochs, as mean and standard deviation over seeds."""
     found = []
-    for kind in kinds:
+    seeds = given.seeds
+    for kind in given.kinds:
         text = texts["brown" if kind == "letters" else "both"]
-        rows: dict[str, list[dict[str, float]]] = {"ours": [], "gensim": []}
-        for seed in range(1, seeds + 1):
-            run, _ = ours(folder / f"quality-{kind}-{seed}", text, kind, 1, seed, 5)
+        subsample = given.subsample if kind == "letters" else 1e-3
+        others = [who for who in given.beside if who == "gensim" or kind == "letters"]
+        rows: dict[str, list[dict[str, float]]] = {who: [] for who in ("ours", *others)}
+        for seed in range(given.first_seed, given.first_seed + seeds):
+            run, _ = ours(folder / f"quality-{kind}-{seed}", text, kind, 1, seed, 5, subsample)
             rows["ours"].append(measured(WordVectorView(run.model)))
-            out = folder / "theirs.bin"
-            gensim.train(text=str(text), kind=kind, workers=1, seed=seed, epochs=5, out=str(out))
-            rows["gensim"].append(measured(of_file(out)))
+            for who in others:
+                out = folder / "theirs.bin"
+                asked = {"text": str(text), "kind": kind, "workers": 1, "seed": seed, "epochs": 5, "out": str(out)}
+                gensim.train(who == "fasttext", subsample, **asked)
+                rows[who].append(measured(of_file(out)))
             print(kind, seed, json.dumps({who: each[-1] for who, each in rows.items()}), flush=True)
         for who, each in rows.items():
             spread = statistics.stdev if seeds > 1 else lambda values: 0.0
@@ -180,7 +199,10 @@ def main() -> None:
     parser.add_argument("--gensim", required=True, metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", default=["context", "word", "letters"])
+    parser.add_argument("--beside", nargs="*", choices=("gensim", "fasttext"), default=["gensim"])
+    parser.add_argument("--subsample", type=float, default=1e-4, help="t for letters")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     gensim = Gensim(given.gensim)
@@ -192,7 +214,7 @@ def main() -> None:
         if given.what == "speed":
             found = speed(texts["both"], gensim, given.rounds, folder)
         else:
-            found = quality(texts, gensim, given.seeds, given.kinds, folder)
+            found = quality(given, texts, gensim, folder)
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
