@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import ConfigError, DataError
+from everstep.look import drawn_forecasts
 from everstep.networks.forecaster import Forecaster, window_losses
 from everstep.networks.forecaster_section import ForecasterSection, WindowShape
 from everstep.runs.recipe_files import load_task
@@ -186,6 +187,22 @@ def test_every_network_learns_one_batch_by_heart(decode: Any, head: Any, tmp_pat
     torch.testing.assert_close(model.predicted(alone)[0], mean[1:2], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("decode", DECODES)
+def test_without_a_projection_cells_read_the_numbers(decode: Any) -> None:
+    from everstep.data.windows import WindowBatch
+
+    model = Forecaster(ForecasterSection(hidden_size=8, decode=decode, projection=False), shape())
+    assert model.body.input_size == 4 * (3 + 1 + 2)  # of a segment: value, mask, time; covariates
+    read: list[torch.Tensor] = []
+    model.body.register_forward_pre_hook(lambda body, given: read.append(given[0]))
+    values, future = torch.rand(2, 12), torch.randn(2, 17, 2)
+    batch = WindowBatch(values, torch.randn(2, 12, 1), future, torch.rand(2, 5), torch.tensor([0, 1]), 10)
+    (loss,) = window_losses(model, batch)
+    loss.total.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    torch.testing.assert_close(read[0].view(2, 12, 6)[..., 4:], future[:, :12])
+
+
 def test_a_shift_and_a_scaling_of_the_data_shift_and_scale_what_is_said() -> None:
     from everstep.data.windows import WindowBatch
 
@@ -341,6 +358,19 @@ def test_its_pictures(run: es.Run, tmp_path: Path) -> None:
     drawn = dict(run.task.pictures(run.model, tmp_path, None))
     assert {path.name for path in drawn} == {"forecasts.png", "errors-by-step.png", "residuals.png"}
     assert all(path.stat().st_size > 5000 and len(words) > 40 for path, words in drawn.items())
+
+
+def test_ticks_of_pictures_are_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(drawn_forecasts, "save", lambda figure, path: figures.append(figure))
+    two, bands = np.zeros((2, 2)), np.zeros((2, 2, 1))
+    window = drawn_forecasts.DrawnWindow("a", "1", np.arange(3.0), two[0], two[0], None)
+    drawn_forecasts.draw_forecasts([window], (), tmp_path / "forecasts.png")
+    drawn_forecasts.draw_residuals(two, two, bands, (0.5,), tmp_path / "residuals.png")
+    drawn_forecasts.draw_by_step({"this run": two[0]}, "hour", tmp_path / "errors.png")
+    for figure in figures:
+        ticks = figure.axes[0].get_xticks()
+        assert set(ticks) == set(ticks.round())
 
 
 def test_a_highway_begins_as_ridge_regression(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from everstep.look.style import COLOURS, DASHES, GREY, canvas, label, legend, save
@@ -51,6 +52,8 @@ def draw_forecasts(windows: Sequence[DrawnWindow], levels: Sequence[float], path
         _draw_window(axes, window, levels)
     for axes in list(grid.flat)[len(windows) :]:
         axes.set_axis_off()
+    for axes in list(grid.flat)[max(0, len(windows) - 2) : len(windows)]:
+        label(axes, "steps from the forecast's origin", "")
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=13, frameon=False)
     save(figure, path)
@@ -77,6 +80,12 @@ def _draw_window(axes: Axes, window: DrawnWindow, levels: Sequence[float]) -> No
     axes.axvline(0.5, color=GREY, linestyle=":")
     axes.set_title(f"{window.name}, from {window.begins}", fontsize=13, loc="left")
     label(axes, "", "")
+    _whole(axes)
+
+
+def _whole(axes: Axes) -> None:
+    """Ticks of steps or windows, which are whole numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def draw_by_step(errors: Mapping[str, Floats], unit: str, path: Path) -> str:
@@ -97,6 +106,7 @@ def draw_by_step(errors: Mapping[str, Floats], unit: str, path: Path) -> str:
         )
     axes.set_ylim(bottom=0)
     label(axes, f"steps ahead ({unit})", "mean |error|")
+    _whole(axes)
     legend(axes)
     save(figure, path)
     ours, *others = errors.items()
@@ -119,8 +129,9 @@ def draw_residuals(target: Floats, median: Floats, quantiles: Reals | None, leve
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
     errors = target[:, 0] - median[:, 0]
     left.axhline(0, color=GREY, linestyle=":")
-    left.plot(errors, ".", color=COLOURS[0], markersize=3)
+    left.plot(errors, ".", color=COLOURS[0], markersize=3 if len(errors) > 100 else 8)
     label(left, "window", "actual − median, one step ahead")
+    _whole(left)
     there = ~np.isnan(target)
     right.plot([0, 1], [0, 1], ":", color=GREY, label="perfect calibration")
     words = ""

@@ -50,8 +50,9 @@ class Forecaster(nn.Module):
         self.flagged = shape.gaps and section.masks and not self.masked
         values = 3 if self.flagged else 1
         read = shape.segment * (values + shape.past + shape.future)
-        size = read if self.masked else section.hidden_sizes[0]
-        self.read = nn.Identity() if self.masked else nn.Linear(read, size)
+        plain = self.masked or not section.projection
+        size = read if plain else section.hidden_sizes[0]
+        self.read = nn.Identity() if plain else nn.Linear(read, size)
         self.body = stack_of(section, 3 * size if self.masked else size, find)
         features = self.body.output_size
         learned = section.smoothing == "learned"

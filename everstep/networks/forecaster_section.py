@@ -30,6 +30,8 @@ class ForecasterSection(LayersSection):
     """number of input steps; null: three horizons or seasons, whichever is longer, rounded up to whole segments"""
     segment: Size | None = None
     """steps that the cells read as one input (SegRNN, Lin 2023); null: one season of 2 to 48 steps, else 1"""
+    projection: bool = True
+    """a linear map of a segment's numbers to hidden_size ones before the cells; false: the cells read the numbers"""
     level: Level = "last"
     """subtracted from a window and its targets: none, its last value, or its mean; season: from the inputs the last
     value, from the targets the values of the last season, repeated"""
