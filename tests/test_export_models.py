@@ -152,8 +152,9 @@ def with_start(found: Exported, names: tuple[str, ...]) -> dict[str, Form]:
 def in_the_guide(name: str) -> list[str]:
     """What the guide says that a recipe exports to ONNX, PyTorch and C."""
     lines = (Path(__file__).parents[1] / "docs/export.md").read_text("utf-8").splitlines()
-    (row,) = [line for line in lines if line.startswith("|") and f"`{name}`" in line]
-    return [cell.strip() for cell in row.strip("|").split("|")[1:]]
+    rows = [line for line in lines if line.startswith("|") and f"`{name}`" in line]
+    assert len(rows) == 1, f"docs/export.md should say in one row what {name} exports"
+    return [cell.strip() for cell in rows[0].strip("|").split("|")[1:]]
 
 
 SOFTMAXES: list[dict[str, Any]] = [
