@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -48,17 +49,21 @@ def backtest(
     if as_json:
         print(json_text(found, ensure_ascii=False))
     else:
-        models = list(found["models"])
-        measure = "mase" if found["models"][models[0]]["mase"] is not None else "mae"
-        rows = {
-            origin["ds"]: {"windows": origin["windows"], **{name: origin[name][measure] for name in models}}
-            for origin in found["origins"]
-        }
-        print(table(f"{measure} from", rows))
-        print(table("mean", found["models"]))
+        print(_tables(found))
     if not as_json or out is not None:
         from everstep.runs.pictures import pictures_of
 
         path = (out or pictures_of(run)) / "backtest.png"
         words = loaded.able("backtest").backtest_picture(found, path)
         log(f"{path}\n    {words}")
+
+
+def _tables(found: dict[str, Any]) -> str:
+    """One measure at each origin, and the means of all."""
+    models = list(found["models"])
+    measure = "mase" if found["models"][models[0]]["mase"] is not None else "mae"
+    rows = {
+        origin["ds"]: {"windows": origin["windows"], **{name: origin[name][measure] for name in models}}
+        for origin in found["origins"]
+    }
+    return f"{table(f'{measure} from', rows)}\n{table('mean', found['models'])}"

@@ -15,6 +15,7 @@ from everstep.storage.reading import json_text
 
 if TYPE_CHECKING:
     from everstep.runs.compared_runs import Scored
+    from everstep.runs.run import Run
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "run": lambda row: f"{row['name']}{' *' if row['adapted'] else ''}",
@@ -69,8 +70,7 @@ def compare(
     ≥: unknown words are not spelled. *: adapted to the text before each token. Weights of mixtures are learned by EM on
     the validation text.
     """
-    from everstep.runs.compared_runs import lines_of, names_of, read_lines_of, scored, table
-    from everstep.runs.progress_bar import progress_bar
+    from everstep.runs.compared_runs import lines_of, names_of, read_lines_of, table
 
     if (mix or log_linear) and len(runs) < 2:
         raise typer.BadParameter("a mixture needs two runs or more.", param_hint="--mix, --log-linear")
@@ -82,28 +82,13 @@ def compare(
     for run in loaded:
         run.able("score")
     lines, named = (read_lines_of(on, encoding), ", ".join(on)) if on else lines_of(loaded, split or "test")
-    needed = bool(mix or cache or log_linear)
     others: list[str] = []
-    if needed:
+    if mixed := bool(mix or cache or log_linear):
         others = read_lines_of(weights_on, encoding) if weights_on else lines_of(loaded, "valid", "--weights-on")[0]
-
-    def all_scored(text: Sequence[str], what: str) -> list[Scored]:
-        found = []
-        for run, name in zip(loaded, names, strict=True):
-            with progress_bar(f"{name} on {what}") as progress:
-                found.append(scored(run, name, text, progress, carry))
-        return found
-
-    models = all_scored(lines, named)
-    if needed:
-        valids = all_scored(others, "the validation text")
-        made = _made(models, valids, mix, cache)
-        if log_linear:
-            from everstep.runs.log_linear import log_linear as multiplied
-
-            with progress_bar("log-linear") as progress:
-                made.append(multiplied(loaded, models, valids, progress))
-        models += made
+    models = _scored(loaded, names, lines, named, carry)
+    if mixed:
+        valids = _scored(loaded, names, others, "the validation text", carry)
+        models += _made(models, valids, mix, cache) + (_multiplied(loaded, models, valids) if log_linear else [])
     rows = table(models, lines)
     if as_json:
         print(json_text({"text": named, "lines": len(lines), "rows": rows}, ensure_ascii=False))
@@ -114,6 +99,27 @@ def compare(
         from everstep.look.compared_models import draw_compared
 
         log(f"{picture}: {draw_compared(rows, picture)}")
+
+
+def _scored(runs: Sequence[Run], names: Sequence[str], text: Sequence[str], what: str, carry: bool) -> list[Scored]:
+    """Each run on a text."""
+    from everstep.runs.compared_runs import scored
+    from everstep.runs.progress_bar import progress_bar
+
+    found = []
+    for run, name in zip(runs, names, strict=True):
+        with progress_bar(f"{name} on {what}") as progress:
+            found.append(scored(run, name, text, progress, carry))
+    return found
+
+
+def _multiplied(runs: Sequence[Run], tests: list[Scored], valids: list[Scored]) -> list[Scored]:
+    """The renormalised product of the runs."""
+    from everstep.runs.log_linear import log_linear
+    from everstep.runs.progress_bar import progress_bar
+
+    with progress_bar("log-linear") as progress:
+        return [log_linear(runs, tests, valids, progress)]
 
 
 def _made(tests: list[Scored], valids: list[Scored], mix: bool, cache: int | None) -> list[Scored]:

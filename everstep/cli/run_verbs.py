@@ -283,6 +283,21 @@ def generate(
 
     Prints only the text, while it is sampled; Ctrl-C ends it. Defaults come from the recipe's decode section.
     """
+    wanted = {
+        "prompt": prompt, "length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "unk": unk
+    }  # fmt: skip
+    _check_sampling(wanted, seed, count)
+    loaded = load_run(run, trust_code, device)
+    task = loaded.able("generate")
+    how = loaded.decode.replace(**{name: value for name, value in wanted.items() if value is not None})
+    if unknown := task.decoder(loaded.model, how.prompt).unknown:
+        tokens = f"{counted(unknown, 'token')} of the prompt {'is' if unknown == 1 else 'are'}"
+        log(f"note: {tokens} not in the vocabulary, and read as <unk>")
+    write_texts(loaded.stream(how, seed=seed, count=count, stop=stop or "", until_end=until_end))
+
+
+def _check_sampling(wanted: dict[str, Any], seed: int | None, count: int) -> None:
+    length, temperature, top_k, top_p = (wanted[name] for name in ("length", "temperature", "top_k", "top_p"))
     limits = (
         ("--length", length, length is None or length >= 1, "a whole number ≥ 1"),
         ("--temperature", temperature, temperature is None or 0 <= temperature < float("inf"), "a number ≥ 0"),
@@ -290,21 +305,11 @@ def generate(
         ("--top-p", top_p, top_p is None or 0 < top_p <= 1, "a number above 0 and at most 1"),
         ("--seed", seed, seed is None or 0 <= seed < 2**63, "a whole number ≥ 0"),
         ("--count", count, count >= 1, "a whole number ≥ 1"),
-        ("--prompt", repr(prompt), _is_text(prompt or ""), "UTF-8"),
+        ("--prompt", repr(wanted["prompt"]), _is_text(wanted["prompt"] or ""), "UTF-8"),
     )
     for name, value, good, expected in limits:
         if not good:
             raise typer.BadParameter(f"expected {expected}; got {value}.", param_hint=name)
-    loaded = load_run(run, trust_code, device)
-    wanted = {
-        "prompt": prompt, "length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "unk": unk
-    }  # fmt: skip
-    task = loaded.able("generate")
-    how = loaded.decode.replace(**{name: value for name, value in wanted.items() if value is not None})
-    if unknown := task.decoder(loaded.model, how.prompt).unknown:
-        tokens = f"{counted(unknown, 'token')} of the prompt {'is' if unknown == 1 else 'are'}"
-        log(f"note: {tokens} not in the vocabulary, and read as <unk>")
-    write_texts(loaded.stream(how, seed=seed, count=count, stop=stop or "", until_end=until_end))
 
 
 def write_texts(pieces: Iterator[list[str]]) -> None:

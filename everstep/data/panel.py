@@ -109,14 +109,7 @@ def as_panel(
         >>> as_panel(["a"], series, places, Frequency("step", 1), (np.array([1.0, 2.0]), none, none)).target.tolist()
         [1.0, nan, 2.0]
     """
-    if len(none := np.flatnonzero(np.bincount(series, minlength=len(ids)) == 0)):
-        order = np.argsort(np.concatenate([series, none]), kind="stable")
-        series = np.concatenate([series, none])[order]
-        places = np.concatenate([places, np.full(len(none), places[0] if len(places) else 1)])[order]
-        target, past, future = (
-            np.concatenate([values, np.full((len(none), *values.shape[1:]), np.nan)])[order] for values in columns
-        )
-        columns = (target, past, future)
+    series, places, columns = _each_with_a_row(len(ids), series, places, columns)
     bounds = np.searchsorted(series, np.arange(len(ids) + 1))
     times = None
     if frequency.irregular:
@@ -205,9 +198,7 @@ def _spread_out(values: Floats, rows: Ints, sizes: Ints) -> Floats:
 
 
 def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
-    """Join two panels whose series continue from the first to the second.
-
-    A series may be in only one of the two panels.
+    """Join two panels whose series continue from the first to the second, or are in one of them alone.
 
     Args:
         before: the earlier panel.
@@ -225,18 +216,11 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
         raise DataError(f"{what}: expected the time stamps of the training data ({names[1]}); got {names[0]}")
     ids = list(dict.fromkeys([*before.ids, *after.ids]))
     number = {name: place for place, name in enumerate(ids)}
-    parts: list[tuple[Any, ...]] = []
-    borders = np.zeros(len(ids), np.int64)
-    for panel in (before, after):
-        own = np.array([number[name] for name in panel.ids], np.int64)
-        series = np.repeat(np.arange(len(panel)), panel.rows)
-        inside = np.arange(len(series)) - panel.starts[series]
-        places = panel.when(series, inside)
-        if panel is after and panel.counted:
-            shift = np.zeros(len(ids), np.int64)
-            shift[parts_own(before, number)] = before.known
-            places = inside + 1 + shift[own[series]]
-        parts.append((own[series], places, panel.target, panel.past, panel.future))
+    if after.counted:  # its rows go on from the last value, not from the last row
+        seen = np.zeros(len(ids), np.int64)
+        seen[parts_own(before, number)] = before.known
+        after = replace(after, first=seen[parts_own(after, number)] + 1)
+    parts = [_placed_rows(panel, number) for panel in (before, after)]
     (series_a, places_a, *_), (series_b, places_b, *_) = parts
     ends = np.full(len(ids), -1 << 62)
     known = _known_rows(before)
@@ -262,8 +246,30 @@ def joined(before: Panel, after: Panel, what: str) -> tuple[Panel, Ints]:
     np.minimum.at(begins, series_b, places_b)
     if panel.times is not None:
         begins = np.bincount(series[places < begins[series]], minlength=len(ids))  # panel.first is 0
-    borders = np.minimum(begins - panel.first, panel.known)
-    return panel, borders
+    return panel, np.minimum(begins - panel.first, panel.known)
+
+
+def _placed_rows(panel: Panel, number: dict[str, int]) -> tuple[Any, ...]:
+    """Of each row its series, as numbered, and its place in time; the values and covariates of all rows."""
+    series = np.repeat(np.arange(len(panel)), panel.rows)
+    inside = np.arange(len(series)) - panel.starts[series]
+    return parts_own(panel, number)[series], panel.when(series, inside), panel.target, panel.past, panel.future
+
+
+def _each_with_a_row(
+    count: int, series: Ints, places: Ints, columns: tuple[Floats, Floats, Floats]
+) -> tuple[Ints, Ints, tuple[Floats, Floats, Floats]]:
+    """The rows, and one of missing numbers for each of `count` series that has none."""
+    none = np.flatnonzero(np.bincount(series, minlength=count) == 0)
+    if not len(none):
+        return series, places, columns
+    series = np.concatenate([series, none])
+    order = np.argsort(series, kind="stable")
+    places = np.concatenate([places, np.full(len(none), places[0] if len(places) else 1)])
+    target, past, future = (
+        np.concatenate([values, np.full((len(none), *values.shape[1:]), np.nan)])[order] for values in columns
+    )
+    return series[order], places[order], (target, past, future)
 
 
 def parts_own(panel: Panel, number: dict[str, int]) -> Ints:

@@ -107,14 +107,8 @@ def tune(
 
     Values come from Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), ten random trials first. A trial
     is a run folder, `OUT/trial-0003`. It is pruned if its best validation so far is worse than the median of the
-    others' at the same number of validations (Golovin et al. 2017); `everstep train --resume` can still end it. A trial
-    that diverges counts as worse than all trained ones, one that the recipe or the data refuses does not count; neither
-    ends the study. Each trial has a seed of its own, except where the seed decides which examples are held out for
-    validation: there all have that of the recipe.
-
-    The same call goes on with a study that was stopped or killed, each trial from its newest checkpoint, or adds trials
-    to a finished one. Several processes, also on other machines that see `out`, may work on one study at a time.
-    With one worker, a study that was killed and continued has the same trials as one that was not.
+    others' at the same number of validations (Golovin et al. 2017). The same call goes on with a study that was
+    stopped, or adds trials; other processes may take part. Seeds, failures and resuming: docs/tuning.md.
 
     Args:
         recipe: a shipped name or a YAML file.

@@ -52,40 +52,31 @@ def fit(
 
     One step: g = ∇ Σ total / N over N targets, the `rules` in order, a check that g is finite, clipping to `clip_norm`,
     the optimizer. At the end, `OUT/model.safetensors` and `model` hold the weights of the best validation (the last
-    ones without `validate`), averaged if averaging is on. A run limited by steps or epochs can be killed at any moment
-    and resumed; on a CPU with the same number of threads the result is equal bit for bit (a GPU may sum in another
-    order each time). An additional `max_minutes` changes nothing unless it will end the run; `schedule="cosine"` then
-    follows the clock, and a message says so.
+    ones without `validate`), averaged if averaging is on.
 
-    A model that is `MovesItself` changes its own weights by each batch; `objective` then serves validations alone.
-
-    Several processes, as `torchrun` starts them, train one model together if each calls `fit` with the same arguments:
-    each computes its rows of every batch, and the sum of their gradients is that of one process. `batches` must be
-    `everstep.data.batches.Divides`, and a run resumes with as many processes as it began with. The first one validates,
-    writes `out`, which all must see, and decides; `callbacks` and `log` are called there alone.
-
-    At resume, `objective` runs once on one batch, without effect, to find the structure of the carried state.
+    A run limited by steps or epochs can be killed at any moment and resumed; on a CPU with as many threads the result
+    is equal bit for bit. With `max_minutes`, schedules follow the clock once it is about to end the run. In several
+    processes (`torchrun`) all call `fit` alike; `batches` must be `everstep.data.batches.Divides`, and the first one
+    validates, writes `out`, and calls `callbacks` and `log` (docs/many_processes.md). A model that is `MovesItself`
+    changes its own weights by each batch; `objective` then serves validations alone.
 
     Args:
         model: trained in place, on its device.
-        objective: see `everstep.learn.Objective`.
-        batches: see `everstep.data.batches`; or a list or a `DataLoader` of batches, each with `count` and `to`.
-            A `DataLoader` draws its own order, so that such a run does not resume exactly.
+        objective: see `everstep.learn.Objective`; at resume it runs once without effect, for the form of the state.
+        batches: see `everstep.data.batches`; or a list or a `DataLoader` of batches, each with `count` and `to`
+            (a `DataLoader` draws its own order: such a run does not resume exactly).
         settings: see `FitSettings`.
         out: the run folder: `checkpoints/`, `metrics.jsonl`, `model.safetensors`.
-        validate: returns, for the model on held-out data, the mean loss per target, or a dict of measures that includes
-            "loss"; `settings.select` names the one that decides. Called in eval mode, with the averaged weights if
-            averaging is active, and without effect on any random generator.
+        validate: the mean loss per target of the model on held-out data, or a dict of measures that includes "loss", of
+            which `settings.select` decides. Called in eval mode, with averaged weights if there are any.
         rules: run after backward and after the rules of `settings`, before clipping.
-        optimizer: a function from parameter groups to a torch optimizer, such as `torch.optim.RAdam`; None:
-            `settings.optimizer`. The schedule sets its learning rate at every step; checkpoints hold its state, which
-            must consist of tensors and numbers.
+        optimizer: from parameter groups to a torch optimizer, such as `torch.optim.RAdam`; None: `settings.optimizer`.
+            The schedule sets its learning rate; checkpoints hold its state, which must be tensors and numbers.
         callbacks: called with each record of `metrics.jsonl`; returning True ends the training.
         seed: seeds every random generator at the start of the run.
         units: the names of targets and loss unit, and the measures of which the highest is best.
         resume: continue from the newest intact checkpoint in `out`, or from the start if there has never been one.
-        identity: identifies the run (a digest of the data, …); must be equal at resume. The text of its entry "run" is
-            also written into the metadata of `model.safetensors`; see `load_weights`.
+        identity: what must be equal at resume (a digest of the data, …); "run" also goes into `model.safetensors`.
         recipe: further options besides `settings` (dropouts, …); differences at resume are reported.
         resume_command: the command shown to the user after an interruption.
         log: receives each line for the user; None writes to stderr, with a live line on a terminal.
@@ -94,29 +85,23 @@ def fit(
         Diverged: NaN or infinity in a loss, a gradient or a validation; the message names the last checkpoint.
         Interrupted: SIGINT or SIGTERM; the step was finished and a checkpoint saved.
         CheckpointError: at resume, every checkpoint is damaged.
-        RunError: the folder is in use, cannot be written, or holds a run already (at resume: another run); or another
-            process of the training is lost. The message names the last checkpoint.
-        ConfigError: settings need a `validate` that is missing, `select` names a measure that it does not return, or
-            `optimizer` cannot be used; or several processes cannot divide `model` or `batches`.
-        TypeError, ValueError: `batches` or the result of `validate` has the wrong type; `objective` yields no `Loss` of
-            the right form (the message shows it); a batch has no targets.
+        RunError: the folder is in use, cannot be written, or holds a run (at resume: another run); or a process of the
+            training is lost. The message names the last checkpoint.
+        ConfigError: `validate`, the measure `select`, or the division of `model` or `batches` is missing; `optimizer`
+            cannot be used.
+        TypeError, ValueError: `batches`, or what `validate` or `objective` gives, has the wrong form; no targets.
 
     Example:
         >>> import tempfile, torch
         >>> from everstep.data.batches import TokenBatch
         >>> from everstep.learn import Loss
-        >>> class Ones:
-        ...     batch_size, carries_state = 2, False
-        ...     def __len__(self): return 1
-        ...     def batch(self, epoch, index):
-        ...         ones = torch.ones(2, 3, dtype=torch.int64)
-        ...         return TokenBatch(ones, ones, None, None, 0, 3)
+        >>> ones = torch.ones(2, 3, dtype=torch.int64)
         >>> def objective(model, batch, state):
         ...     nats = nn.functional.cross_entropy(model(batch.inputs).mT, batch.targets, reduction="none").sum(1)
-        ...     yield Loss(nats, nats.detach(), ())
-        >>> settings = FitSettings(max_steps=3, learning_rate=0.1)
-        >>> out = Path(tempfile.mkdtemp())
-        >>> fit(nn.Embedding(2, 2), objective, Ones(), settings, out=out, log=lambda line: None).stopped_by
+        ...     yield Loss(nats, nats.detach())
+        >>> batches, settings = [TokenBatch(ones, ones, None, None, 0, 3)], FitSettings(max_steps=3, learning_rate=0.1)
+        >>> out = tempfile.mkdtemp()
+        >>> fit(nn.Embedding(2, 2), objective, batches, settings, out=out, log=lambda line: None).stopped_by
         'max_steps'
     """
     _check(settings, validate)

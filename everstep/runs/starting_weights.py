@@ -20,6 +20,18 @@ FUNCTION = ("model.cell", "model.residual")
 """Keys that change the model's function but not the names or shapes of its weights."""
 
 
+def check_start(before: Run, task: Task[Any]) -> None:
+    """Refuse a run to start from that is of another job, or a job without weights.
+
+    Raises:
+        RunError: it is.
+    """
+    if type(before.task).__name__ != type(task).__name__:
+        raise RunError(f"{before.path} is of another job ({before.recipe.task}) than the recipe ({task.recipe.task})")
+    if not task.optimised:
+        raise RunError(f"--from {before.path}: a {task.recipe.task} has nothing to optimise, so nothing to start from")
+
+
 def fill_from(model: nn.Module, before: Run, task: Task[Any], say: Say) -> None:
     """Copy the weights of the run `before` into a model.
 

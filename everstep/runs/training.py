@@ -38,7 +38,7 @@ from everstep.runs.recipe_files import changed, flat, listed_overrides, load_tas
 from everstep.runs.registry import find_task
 from everstep.runs.run import Run, warn
 from everstep.runs.run_names import RAISED, name_of, run_name
-from everstep.runs.starting_weights import FUNCTION, fill_from
+from everstep.runs.starting_weights import FUNCTION, check_start, fill_from
 from everstep.runs.task import Task, trusting
 from everstep.runs.text_data import check_files, file_keys, with_absolute_paths
 from everstep.runs.user_code import UserCode
@@ -66,7 +66,7 @@ def train(
     """Train a recipe into a new folder.
 
     Args:
-        recipe: a shipped name, a YAML file, a `Recipe`, or a task.
+        recipe: a shipped name, a YAML file, the name of a job, a `Recipe`, or a task.
         out: the folder to create.
         log: receives each line for the user; None writes to stderr.
         overrides: changes such as "train.max_minutes=5", if `recipe` is a name or a file.
@@ -94,10 +94,8 @@ def train(
     task.recipe = with_absolute_paths(task.recipe)
     say = log or warn
     before = None if start_from is None else load(start_from, trust_code=trust_code)
-    if before is not None and type(before.task).__name__ != type(task).__name__:
-        raise RunError(f"{before.path} is of another job ({before.recipe.task}) than the recipe ({task.recipe.task})")
-    if before is not None and not task.optimised:
-        raise RunError(f"--from {before.path}: a {task.recipe.task} has nothing to optimise, so nothing to start from")
+    if before is not None:
+        check_start(before, task)
     with joined() as world:
         with stoppable("training had not begun, and nothing is left of it"), begun(out, (*task.files, *given.names)):
             _set_threads(task)

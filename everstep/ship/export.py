@@ -48,11 +48,9 @@ def export(
     Args:
         run: the run.
         out: the new folder or file; `RUN/onnx`, `RUN/torch`, `RUN/c` or the file `RUN/model.TO` if None.
-        to: "onnx": `step.onnx` and `sequence.onnx`, for onnxruntime and others. "torch": `step.pt2` and
-            `sequence.pt2`, programs of `torch.export`, for PyTorch without everstep. "c": `model.cpp`, `model.h` and
-            `model.bin`, one step, or whole rows where there is no step, for programs in C and C++. "arpa": one file of
-            an n-gram model, for KenLM, SRILM and others. "word2vec", "word2vec-binary", "glove", "vec": one file of
-            word vectors. One file has neither `form` nor `precision`.
+        to: "onnx", "torch" (programs of `torch.export`) or "c" (C++ source): a folder of forms (docs/export.md). "arpa"
+            (n-grams), "word2vec", "word2vec-binary", "glove", "vec" (word vectors): one file, which has neither `form`
+            nor `precision`.
         form: one step, whole sequences, or both as far as the run has them.
         precision: the precision of the weights, below float32 only for ONNX. The loss on the validation split is then
             compared with the run's.
@@ -82,13 +80,7 @@ def export(
         if form != "both" or precision != "float32":
             raise ConfigError(f"export: --form and --precision are for --to onnx, torch and c; --to {to} has neither")
         return _one_file(run, None if out is None else Path(out), to)
-    task = run.able("export")
-    if isinstance(task, Writes):
-        raise RunError(f"{run.path} ({run.recipe.task}) has no form for --to {to}; it has --to {task.formats[0]}")
-    if folder.is_export(run.path):
-        raise RunError(f"{run.path} is exported already; export the run that it was made of")
-    if next(run.model.parameters()).device.type != "cpu":
-        raise RunError(f"{run.path}: load it on the CPU to export it")
+    task = _exporting(run, to)
     if precision != "float32":
         _check_precision(run, to, precision)
     saved = _ways(to)
@@ -114,6 +106,18 @@ def export(
         folder.write(aside, folder.CARD, folder.card_bytes(sealed(card)))
     say(f"{out}: {', '.join([*names, folder.CARD])}")
     return out
+
+
+def _exporting(run: Run, to: Kind) -> Any:
+    """The job of a run whose model has forms."""
+    task = run.able("export")
+    if isinstance(task, Writes):
+        raise RunError(f"{run.path} ({run.recipe.task}) has no form for --to {to}; it has --to {task.formats[0]}")
+    if folder.is_export(run.path):
+        raise RunError(f"{run.path} is exported already; export the run that it was made of")
+    if next(run.model.parameters()).device.type != "cpu":
+        raise RunError(f"{run.path}: load it on the CPU to export it")
+    return task
 
 
 def _one_file(run: Run, out: Path | None, to: Kind) -> Path:

@@ -163,23 +163,8 @@ class Forest(_Moves):
             (2, 6, 4, [4, 5], 3)
         """
         sizes = np.fromiter((len(tree.children) for tree in trees), np.int64, len(trees))
-        if not len(sizes) or not sizes.all():
-            raise ValueError("Forest: expected trees of at least one node, got " + _none(sizes))
-        starts = np.cumsum(sizes) - sizes
-        nodes = int(sizes.sum())
-        counts = np.fromiter((len(below) for tree in trees for below in tree.children), np.int64, nodes)
-        below = np.fromiter(chain.from_iterable(chain.from_iterable(tree.children for tree in trees)), np.int64)
-        first, size = (np.repeat(np.repeat(values, sizes), counts) for values in (starts, sizes))
-        _check_children(below, first, size, counts, starts)
-        below = below + first
-        parents = np.full(nodes, -1)
-        parents[below] = np.repeat(np.arange(nodes), counts)
-        _check_parents(below, parents, starts, sizes)
-        roots = np.flatnonzero(parents < 0)
-        levels, by_level = _levels(roots, counts, below)
-        if len(by_level) < nodes:
-            lost = int(np.setdiff1d(np.arange(nodes), by_level)[0])
-            raise ValueError(f"Forest: {_named(lost, starts)} is below itself; expected a tree")
+        counts, roots, levels, by_level = _ordered(trees, sizes)
+        nodes = len(counts)
         has = np.fromiter(chain.from_iterable(map(_has_input, trees)), bool, nodes)
         inputs = np.where(has, np.cumsum(has) - 1, has.sum())[by_level]
         leaf = counts[by_level] == 0
@@ -243,6 +228,28 @@ def _levels(roots: Ints, counts: Ints, below: Ints) -> tuple[tuple[Level, ...], 
         above = inner[parents]
         level = below[np.repeat(starts[level[inner]], of_inner) + places]
     return tuple(levels), np.concatenate(nodes) if nodes else roots
+
+
+def _ordered(trees: Sequence[Branching], sizes: Ints) -> tuple[Ints, Ints, tuple[Level, ...], Ints]:
+    """Of trees with so many nodes each: the number of children of each node, the roots, the levels, nodes by level."""
+    if not len(sizes) or not sizes.all():
+        raise ValueError("Forest: expected trees of at least one node, got " + _none(sizes))
+    starts = np.cumsum(sizes) - sizes
+    nodes = int(sizes.sum())
+    counts = np.fromiter((len(below) for tree in trees for below in tree.children), np.int64, nodes)
+    below = np.fromiter(chain.from_iterable(chain.from_iterable(tree.children for tree in trees)), np.int64)
+    first, size = (np.repeat(np.repeat(values, sizes), counts) for values in (starts, sizes))
+    _check_children(below, first, size, counts, starts)
+    below = below + first
+    parents = np.full(nodes, -1)
+    parents[below] = np.repeat(np.arange(nodes), counts)
+    _check_parents(below, parents, starts, sizes)
+    roots = np.flatnonzero(parents < 0)
+    levels, by_level = _levels(roots, counts, below)
+    if len(by_level) < nodes:
+        lost = int(np.setdiff1d(np.arange(nodes), by_level)[0])
+        raise ValueError(f"Forest: {_named(lost, starts)} is below itself; expected a tree")
+    return counts, roots, levels, by_level
 
 
 def _check_children(below: Ints, first: Ints, size: Ints, counts: Ints, starts: Ints) -> None:

@@ -104,16 +104,19 @@ def roles_of(
     if layout == "long":
         if id is None:
             raise DataError(f"{where}: expected a column that names the series of each row (data.id); there is none")
-        if not values:
-            values = [name for name in others if holds_numbers(table, name)]
-        if len(values) != 1:
-            shown = ", ".join(map(repr, values or table.columns))
-            raise DataError(f"{where}: expected one column of values (data.target), such as y; it has {shown}")
+        value = _only_value(table, values or [name for name in others if holds_numbers(table, name)], where)
         texts = tuple((name, ()) for name in static if not holds_numbers(table, name))
         columns = (tuple(past), tuple(future))
-        return Roles("long", id, time, (values[0],), *columns, time_format, frequency, tuple(static), texts)
+        return Roles("long", id, time, (value,), *columns, time_format, frequency, tuple(static), texts)
     _no_static(static, where, layout)
     return Roles("wide", None, time, tuple(targets) or None, tuple(past), tuple(future), time_format, frequency)
+
+
+def _only_value(table: polars.DataFrame, values: list[str], where: str) -> str:
+    if len(values) != 1:
+        shown = ", ".join(map(repr, values or table.columns))
+        raise DataError(f"{where}: expected one column of values (data.target), such as y; it has {shown}")
+    return values[0]
 
 
 def _no_static(static: Sequence[str], where: str, layout: str) -> None:

@@ -122,12 +122,11 @@ def layout(
     """The layout of a call of `count` rows with `steps` steps in total.
 
     Args:
-        kernels: the run-time library.
-        code: the compiled loop.
+        kernels, code: the run-time library, and the compiled loop.
         count, steps, whole: see `Rows`.
         projections: whether the loop computes input projections.
         near: whether their results are needed for one chunk only.
-        threads: number of available threads.
+        threads: number of available ones.
     """
     size, each = _packed(kernels, code, False), kernels.bytes
     if code.matrices:
