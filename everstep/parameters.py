@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Declaring(nn.Module):
@@ -30,6 +31,12 @@ class Declaring(nn.Module):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Initialise every parameter."""
+
+
+def uniform_by_width(parameters: Iterable[Tensor], width: int) -> None:
+    """Initialise parameters uniformly in ±1/√width, as PyTorch does those of its recurrent layers."""
+    for parameter in parameters:
+        nn.init.uniform_(parameter, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
 
 def parameter_count(model: nn.Module) -> int:

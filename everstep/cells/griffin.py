@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everstep.cell import Affine
+from everstep.parameters import uniform_by_width
 
 
 class RGLRU(Affine):
@@ -42,8 +41,7 @@ class RGLRU(Affine):
 
     def reset_parameters(self) -> None:
         """The gates uniform in ±1/√size; Λ as in the class docstring."""
-        for parameter in (self.weight_ih, self.bias_ih):
-            nn.init.uniform_(parameter, -1 / math.sqrt(self.input_size), 1 / math.sqrt(self.input_size))
+        uniform_by_width((self.weight_ih, self.bias_ih), self.input_size)
         with torch.no_grad():
             self.decay.copy_(torch.logit(torch.empty_like(self.decay).uniform_(0.9, 0.999) ** (1 / 8)))
 

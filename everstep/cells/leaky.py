@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from everstep.cell import Cell, check_size
 from everstep.equation import Gated
+from everstep.parameters import uniform_by_width
 from everstep.state import State
 
 
@@ -161,8 +162,7 @@ class ClockworkRNN(Cell):
 
     def reset_parameters(self) -> None:
         """Every parameter uniform in ±1/√H."""
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(self.hidden_size), 1 / math.sqrt(self.hidden_size))
+        uniform_by_width(self.parameters(), self.hidden_size)
 
     def initial_state(self, batch: int, like: Tensor) -> State:
         """Zeros, and the clock at 0."""

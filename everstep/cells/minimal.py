@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everstep.cell import Affine
+from everstep.parameters import uniform_by_width
 
 
 class InputGated(Affine):
@@ -44,8 +44,7 @@ class InputGated(Affine):
 
     def reset_parameters(self) -> None:
         """Every parameter uniform in ±1/√H."""
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(self.hidden_size), 1 / math.sqrt(self.hidden_size))
+        uniform_by_width(self.parameters(), self.hidden_size)
 
     def rows(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """W x + b for the gates first … last − 1."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from everstep.cell import Cell, check_size
-from everstep.parameters import Declaring
+from everstep.parameters import Declaring, uniform_by_width
 
 
 class Parametric(Declaring, Cell):
@@ -34,9 +34,7 @@ class Parametric(Declaring, Cell):
 
     def reset_parameters(self) -> None:
         """Every parameter uniform in ±1/√H."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters(recurse=False):
-            nn.init.uniform_(parameter, -bound, bound)
+        uniform_by_width(self.parameters(recurse=False), self.hidden_size)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from everstep.cell import Affine, Cell
 from everstep.cells.minimal import InputGated
+from everstep.parameters import uniform_by_width
 
 
 class QRNN(InputGated):
@@ -80,9 +81,7 @@ class _SRU(Cell):
 
     def reset_parameters(self) -> None:
         """Weights uniform in ±1/√H; b_f = 0, b_r = `highway_bias`."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        uniform_by_width(self.parameters(), self.hidden_size)
         with torch.no_grad():
             self.bias_ih[: self.hidden_size].zero_()
             self.bias_ih[self.hidden_size :].fill_(self.highway_bias)

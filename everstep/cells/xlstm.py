@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everstep.cell import Cell, check_size
+from everstep.parameters import uniform_by_width
 from everstep.state import State
 
 NOTHING = -1e4
@@ -47,8 +48,7 @@ class _XLSTM(Cell):
 
     def reset_parameters(self) -> None:
         """Every parameter uniform in ±1/√H."""
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(self.hidden_size), 1 / math.sqrt(self.hidden_size))
+        uniform_by_width(self.parameters(), self.hidden_size)
 
     def rescaled(self, i: Tensor, f: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From ĩ, f̃ and the old m: i and f, scaled so that both are at most 1, and the new m."""

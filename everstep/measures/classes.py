@@ -110,14 +110,14 @@ def class_measures(
     pairs, often = np.unique(truth * classes + guess, return_counts=True)
     support, predicted = np.bincount(truth, minlength=classes), np.bincount(guess, minlength=classes)
     right = np.bincount(truth[truth == guess], minlength=classes)
-    f1 = _quotient(2 * right, support + predicted)
+    f1 = quotient(2 * right, support + predicted)
     return ClassMeasures(
         count=len(truth),
         accuracy=float(right.sum() / len(truth)),
         macro_f1=float(f1[(support + predicted) > 0].mean()),
         nats=None if nats is None else _mean(nats, len(truth)),
-        precision=_quotient(right, predicted),
-        recall=_quotient(right, support),
+        precision=quotient(right, predicted),
+        recall=quotient(right, support),
         f1=f1,
         support=support,
         predicted=predicted,
@@ -137,7 +137,8 @@ def _ids(name: str, values: ArrayLike, classes: int) -> NDArray[np.int64]:
     return ids.astype(np.int64)
 
 
-def _quotient(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.float64]:
+def quotient(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.float64]:
+    """above / below, 0 where below is 0."""
     return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from everstep.measures.calibration import Reliability, reliability
+from everstep.measures.classes import quotient
 
 Floats = NDArray[np.float64]
 
@@ -82,7 +83,7 @@ def label_measures(
     if truth.ndim != 2 or truth.shape != guess.shape or not truth.size:
         raise ValueError(f"expected targets and predictions of one shape (N, K), got {truth.shape} and {guess.shape}")
     right, predicted, support = (truth & guess).sum(0), guess.sum(0), truth.sum(0)
-    f1 = _quotient(2 * right, support + predicted)
+    f1 = quotient(2 * right, support + predicted)
     there = support + predicted > 0
     return LabelMeasures(
         count=len(truth),
@@ -90,13 +91,9 @@ def label_measures(
         micro_f1=float(2 * right.sum() / max(1, (support + predicted).sum())),
         macro_f1=float(f1[there].mean()) if there.any() else 0.0,
         nats=None if nats is None else float(np.mean(np.asarray(nats, np.float64))),
-        precision=_quotient(right, predicted),
-        recall=_quotient(right, support),
+        precision=quotient(right, predicted),
+        recall=quotient(right, support),
         f1=f1,
         support=support,
         reliability=None if p is None else reliability(np.asarray(p).ravel(), truth.ravel()),
     )
-
-
-def _quotient(above: NDArray[np.int64], below: NDArray[np.int64]) -> Floats:
-    return np.divide(above, below, out=np.zeros(len(above)), where=below > 0)

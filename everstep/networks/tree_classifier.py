@@ -16,6 +16,7 @@ from everstep.learn.objective import Loss
 from everstep.networks.answers import Array, OneOf
 from everstep.networks.cells_by_name import CellChoice, Find, make_cell, no_code
 from everstep.networks.compositions_by_name import CompositionChoice, make_composition
+from everstep.networks.word_reader import some_unknown
 from everstep.sections import NonNegative, Probability, Section, Size
 from everstep.trees import Composition
 from everstep.trees.forest import Forest
@@ -124,7 +125,8 @@ class TreeClassifier(nn.Module):
 
     def logits(self, words: Tensor, forest: Forest) -> tuple[Tensor, Tensor | None]:
         """The logits of all nodes, (N, classes), and −log p of the transitions of the trees, if it parses."""
-        xs, parsing = self.input_dropout(self.embedding(self._seen(words))), None
+        words = some_unknown(words, self.counts, self.unknown_rate if self.training else 0)
+        xs, parsing = self.input_dropout(self.embedding(words)), None
         if isinstance(self.tree, ShiftReduce) and self.parses and self.training:
             ys, _, parsing = self.tree.with_parsing_loss(xs, forest)
         else:
@@ -134,13 +136,6 @@ class TreeClassifier(nn.Module):
     def forward(self, words: Tensor, forest: Forest) -> Tensor:
         """log p of each answer at each node, (N, answers)."""
         return self.answers.log_probs(self.head, self.logits(words, forest)[0])
-
-    def _seen(self, words: Tensor) -> Tensor:
-        """The words, some replaced by the unknown word in training mode."""
-        if not self.training or self.unknown_rate == 0:
-            return words
-        share = self.unknown_rate / (self.unknown_rate + self.counts[words])
-        return torch.where(torch.rand(words.shape, device=words.device) < share, UNKNOWN, words)
 
 
 def tree_losses(model: TreeClassifier, batch: TreeBatch) -> Iterator[Loss]:

@@ -86,6 +86,20 @@ class Characters(nn.Module):
         return best
 
 
+def some_unknown(words: Tensor, counts: Tensor, rate: float) -> Tensor:
+    """Numbers of words, of which one that occurs n times is the unknown word with probability α / (α + n).
+
+    Args:
+        words: their numbers; the unknown word is 0.
+        counts: n of each word.
+        rate: α.
+    """
+    if rate == 0:
+        return words
+    share = rate / (rate + counts[words])
+    return torch.where(torch.rand(words.shape, device=words.device) < share, UNKNOWN, words)
+
+
 class WordReader(nn.Module):
     """Word vectors [E[word]; characters; features].
 
@@ -139,15 +153,8 @@ class WordReader(nn.Module):
 
     def joined(self, batch: TaggedBatch, spelled: Tensor | None) -> Tensor:
         """As `forward`, with given character vectors of the forms (U, …)."""
-        parts = [self.embedding(self._seen(batch.words))]
+        parts = [self.embedding(some_unknown(batch.words, self.counts, self.unknown_rate if self.training else 0))]
         if spelled is not None:
             parts.append(spelled[batch.forms])
         parts += [table(batch.features[..., place]) for place, table in enumerate(self.features)]
         return torch.cat(parts, -1)
-
-    def _seen(self, words: Tensor) -> Tensor:
-        """The words, some replaced by the unknown word in training mode."""
-        if not self.training or self.unknown_rate == 0:
-            return words
-        share = self.unknown_rate / (self.unknown_rate + self.counts[words])
-        return torch.where(torch.rand(words.shape, device=words.device) < share, UNKNOWN, words)

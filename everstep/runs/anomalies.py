@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +14,7 @@ from everstep.data.windows import Windows
 from everstep.errors import DataError
 from everstep.networks.forecaster import Forecaster
 from everstep.networks.learned_series import LearnedSeries, check_counts
+from everstep.runs.forecasts import csv_line
 from everstep.runs.task import Prediction
 
 HEADER = ("unique_id", "ds", "y", "score")
@@ -51,7 +51,7 @@ def anomalies(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterato
         usual_gap=learned.usual_gap,
     )
     own, (shift, scale) = learned.numbers(panel.ids), learned.scales_of(panel)
-    yield Prediction(_line(HEADER), {})
+    yield Prediction(csv_line(HEADER), {})
     model.eval()
     device = model.write.weight.device
     series, times = -1, list[str]()
@@ -67,20 +67,19 @@ def anomalies(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterato
             if place != series:
                 series, times = place, panel.texts(int(place), np.arange(panel.known[place]))
             value = float(panel.target[panel.starts[place] + row])
-            known = not np.isnan(score)
-            record = {
-                "unique_id": panel.ids[place],
-                "ds": times[row],
-                "y": None if np.isnan(value) else value,
-                "score": score if known else None,
-                "mean": expected if known else None,
-                "unknown_series": bool(own[place] == shape.series),
-            }
-            texts = ("" if np.isnan(value) else f"{value:.10g}", f"{score:.4f}" if known else "")
-            yield Prediction(_line((panel.ids[place], times[row], *texts)), record)
+            yield _answer((panel.ids[place], times[row]), value, score, expected, bool(own[place] == shape.series))
 
 
-def _line(fields: tuple[str, ...]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(fields)
-    return out.getvalue()
+def _answer(where: tuple[str, str], value: float, score: float, expected: float, unknown: bool) -> Prediction:
+    """The line and the record of a value of a series at a time."""
+    known = not math.isnan(score)
+    record = {
+        "unique_id": where[0],
+        "ds": where[1],
+        "y": None if math.isnan(value) else value,
+        "score": score if known else None,
+        "mean": expected if known else None,
+        "unknown_series": unknown,
+    }
+    texts = ("" if math.isnan(value) else f"{value:.10g}", f"{score:.4f}" if known else "")
+    return Prediction(csv_line((*where, *texts)), record)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from everstep.data.readers.number_formats import NumberColumns, without_end
+from everstep.data.readers.number_formats import NumberColumns, is_text, without_end
 from everstep.data.readers.number_lines import asked_sequence, fields_of
 from everstep.data.readers.number_tables import found_in_table
-from everstep.data.readers.tables import MISSING, table_of
+from everstep.data.readers.tables import table_of
 from everstep.errors import DataError
 from everstep.networks.number_scaling import NumberScaling
 
@@ -76,12 +76,4 @@ def names_columns(line: str) -> bool:
     """
     if ":" in line or line.lstrip().startswith(("[", "{")):
         return False
-    return any(field not in MISSING and not _is_number(field) for field in fields_of(line))
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+    return any(map(is_text, fields_of(line)))

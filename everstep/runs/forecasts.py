@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -214,7 +214,7 @@ def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Itera
     panel, shape = given.panel, learned.shape
     shift, scale = learned.scales_of(panel)
     own = learned.numbers(panel.ids)
-    yield Prediction(_line(HEADER), {})
+    yield Prediction(csv_line(HEADER), {})
     model.eval()
     device = model.write.weight.device
     for index in range(len(windows)):
@@ -235,10 +235,11 @@ def _said(name: str, time: str, numbers: list[float], unknown: bool) -> Predicti
     shown = [f"{value:.6g}" for value in quantiles[1:-1]] or [""] * len(TENTHS)
     record: dict[str, Any] = {"unique_id": name, "ds": time, "mean": mean}
     record |= dict(zip(as_levels(LEVELS), quantiles, strict=False))
-    return Prediction(_line([name, time, f"{mean:.6g}", *shown]), {**record, "unknown_series": unknown})
+    return Prediction(csv_line([name, time, f"{mean:.6g}", *shown]), {**record, "unknown_series": unknown})
 
 
-def _line(fields: list[str]) -> str:
+def csv_line(fields: Sequence[str]) -> str:
+    """One line of CSV, without its end."""
     out = io.StringIO()
     csv.writer(out, lineterminator="").writerow(fields)
     return out.getvalue()

@@ -17,6 +17,7 @@ from everstep.data.text.language import BLOCK, Language, as_words
 from everstep.data.text.moses import Moses
 from everstep.errors import ConfigError, DataError, counted
 from everstep.runs.directions import Direction, mixture, repeated
+from everstep.runs.named_files import split_names
 from everstep.runs.pair_section import PairSection
 from everstep.runs.pair_tokens import FILES, CodedPairs, NoPairs, Sides, coded_pairs, own_tokens
 
@@ -39,8 +40,7 @@ class PairTexts:
 
     def splits(self) -> tuple[str, ...]:
         """The splits of the recipe, among train, valid and test."""
-        valid, test = self.section.validated, self.section.test is not None
-        return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
+        return split_names(self.section)
 
     def directions(self, split: str) -> tuple[Direction, ...]:
         """The directions of a split: those to train, or those whose files it has; a test also has untrained ones.

@@ -59,10 +59,8 @@ class PairSection(VocabularySection):
     average"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Those of the vocabulary, missing paths, equal languages, no <eos>, and Moses without language names."""
+        """Those of the vocabulary, equal languages, no <eos>, and Moses without language names."""
         yield from super().disagreements()
-        if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
-            yield "train", "expected a path; got none"
         if self.pairs is not None:
             yield from self._directions_disagree(self.pairs)
         elif self.zero_shot or self.mixing_temperature != 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +13,7 @@ from everstep.errors import DataError
 from everstep.networks.forecaster import Forecaster
 from everstep.networks.learned_series import LearnedSeries
 from everstep.rivals.series_rules import filled
-from everstep.runs.forecasts import last_windows
+from everstep.runs.forecasts import csv_line, last_windows
 from everstep.runs.task import Prediction
 
 MOST = 10_000
@@ -45,7 +43,7 @@ def sample_paths(
     shift, scale = learned.scales_of(panel)
     own = learned.numbers(panel.ids)
     levels = ((np.arange(number) + 0.5) / number).tolist()
-    yield Prediction(_line(["unique_id", "ds", *(f"path{place + 1}" for place in range(number))]), {})
+    yield Prediction(csv_line(["unique_id", "ds", *(f"path{place + 1}" for place in range(number))]), {})
     model.eval()
     for index in range(len(windows)):
         batch = windows.batch(0, index)
@@ -61,7 +59,7 @@ def sample_paths(
             times = windows.panel.texts(int(place), panel.known[place] + np.arange(horizon))
             for time, numbers in zip(times, joint.tolist(), strict=True):
                 record = {"unique_id": name, "ds": time} | {f"path{n + 1}": v for n, v in enumerate(numbers)}
-                yield Prediction(_line([name, time, *(f"{value:.6g}" for value in numbers)]), record)
+                yield Prediction(csv_line([name, time, *(f"{value:.6g}" for value in numbers)]), record)
 
 
 def past_ranks(
@@ -82,9 +80,3 @@ def past_ranks(
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(number)[:, None].repeat(horizon, 1), 0)
     return ranks
-
-
-def _line(fields: list[str]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(fields)
-    return out.getvalue()

@@ -9,11 +9,11 @@ from typing import Literal, cast, get_args
 from everstep.data.readers.tagged import Tagged, read_tagged
 from everstep.data.readers.tagged_columns import Sentence
 from everstep.data.readers.tagged_formats import Format, columns_of, read_sentences
-from everstep.data.text.decoding import reads_text
 from everstep.data.word_features import WordVocabulary
 from everstep.errors import ConfigError, DataError
 from everstep.networks.learned_tags import Learned
 from everstep.networks.tag_columns import UNSEEN, TagColumn
+from everstep.runs.named_files import file_problems, split_names
 from everstep.sections import Count, Files, Probability, Section
 
 SHOWN_NOTES = 3
@@ -58,12 +58,9 @@ class TaggedSection(Section):
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Missing file names, unusable separators, unknown encodings."""
-        if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
-            yield "train", "expected a path; got none"
+        yield from file_problems(self)
         if self.separator == "" or self.separator == "\n":
             yield "separator", f"expected one character or more, such as a comma; got {self.separator!r}"
-        if not reads_text(self.encoding):
-            yield "encoding", f"expected an encoding that Python knows, such as utf-8; got {self.encoding!r}"
         if self.tag_column == ():
             yield "tag_column", "expected a column or more; got none"
 
@@ -86,8 +83,7 @@ class TaggedTexts:
 
     def splits(self) -> tuple[str, ...]:
         """The names of the splits."""
-        valid, test = self.section.validated, self.section.test is not None
-        return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
+        return split_names(self.section)
 
     def examples(self, split: str) -> Tagged:
         """The sentences of a split."""

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from everstep.data import Batches, Buckets, Corpus, Lanes, Tokenizer, expand, prepare, read_blocks
 from everstep.data.batches import TokenBatch
-from everstep.data.text.decoding import reads_text
 from everstep.data.text.remote_files import is_url
 from everstep.data.text.text_files import WHOLE, Span, empty_matches, line_end_at
 from everstep.errors import DataError, counted
+from everstep.runs.named_files import file_problems
 from everstep.runs.progress_bar import progress_bar
 from everstep.sections import Count, Files, Probability, Section
 
@@ -45,13 +45,12 @@ class VocabularySection(Section):
     """whether unknown tokens become <unk>; null: by unit, and for chars if a limit or a held-out text needs it"""
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
-        """`unk` for units without unknown tokens, and unknown encodings."""
+        """`unk` for units without unknown tokens, no path, and unknown encodings."""
         if self.unit == "bytes" and (self.max_size is not None or self.min_count > 1):
             yield "min_count", "expected 1, and max_size null, where unit is bytes: there are 256 of them"
         if self.unit in ("bytes", "bpe") and self.unk:
             yield "unk", f"expected null or false where unit is {self.unit}, which has no unknown tokens; got true"
-        if not reads_text(self.encoding):
-            yield "encoding", f"expected an encoding that Python knows, such as utf-8; got {self.encoding!r}"
+        yield from file_problems(self)
 
 
 class TextSection(VocabularySection):
@@ -72,12 +71,6 @@ class TextSection(VocabularySection):
     many tokens as train.batch_size lines have on average"""
     document_separator: Literal["blank-line", "file"] = "blank-line"
     """separator of documents"""
-
-    def disagreements(self) -> Iterator[tuple[str, str]]:
-        """Those of the vocabulary, and missing file names."""
-        yield from super().disagreements()
-        if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
-            yield "train", "expected a path; got none"
 
     @property
     def validated(self) -> bool:

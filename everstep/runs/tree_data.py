@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 
 from everstep.data.readers.tree_formats import AnyTree, format_of, read_any_trees, trees_in
-from everstep.data.text.decoding import reads_text
 from everstep.data.text.text_files import expand
 from everstep.data.tree_batches import NONE, CodedTree
 from everstep.errors import DataError, RunError, counted
 from everstep.networks.answers import OneOf
 from everstep.networks.tree_classifier import UNKNOWN
+from everstep.runs.named_files import file_problems, split_names
 from everstep.sections import Count, Files, LabelGroups, Probability, Section
 from everstep.storage.reading import read_json
 
@@ -52,10 +52,7 @@ class TreeSection(Section):
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Missing file names, unknown encodings, and `merge` together with `classes`."""
-        if not self.train or (isinstance(self.train, tuple) and not all(self.train)):
-            yield "train", "expected a path; got none"
-        if not reads_text(self.encoding):
-            yield "encoding", f"expected an encoding that Python knows, such as utf-8; got {self.encoding!r}"
+        yield from file_problems(self)
         if self.classes is not None and self.merge is not None:
             yield "merge", "expected null beside classes; one of them names the labels"
 
@@ -78,8 +75,7 @@ class Trees:
 
     def splits(self) -> tuple[str, ...]:
         """The names of the splits."""
-        valid, test = self.section.validated, self.section.test is not None
-        return ("train", *(("valid",) if valid else ()), *(("test",) if test else ()))
+        return split_names(self.section)
 
     def trees(self, split: str) -> list[AnyTree]:
         """The trees of a split."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.storage.reading import open_regular, parse_json
+from everstep.errors import RunError
+from everstep.storage.reading import open_regular, parse_json, reason
 
 _HEADER = 1 << 20  # largest header in bytes
 _PIECE = 1 << 24  # entries that are written at a time
@@ -52,6 +54,19 @@ def mapped_arrays(path: Path, format_: str) -> tuple[dict[str, NDArray[Any]], di
     if about["format"] != format_:
         raise ValueError("its format is another one")
     return {name: _mapped(path, 8 + size, entry) for name, entry in header.items()}, about
+
+
+@contextmanager
+def damage_told(path: Path, what: str) -> Iterator[None]:
+    """Explain what `mapped_arrays`, or the use of its arrays, finds wrong with a file; `what` it should be.
+
+    Raises:
+        RunError: the file is missing, damaged, or another one.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: expected {what}; it is missing or damaged ({reason(error)})") from None
 
 
 def _mapped(path: Path, begin: int, entry: dict[str, Any]) -> NDArray[Any]:

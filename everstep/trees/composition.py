@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from everstep.cell import check_size
-from everstep.parameters import Declaring
+from everstep.parameters import Declaring, uniform_by_width
 from everstep.state import State, map_state
 from everstep.trees.forest import Level
 
@@ -119,9 +118,7 @@ class Composition(Declaring):
 
     def reset_parameters(self) -> None:
         """Every parameter uniform in ±1/√H."""
-        bound = 1 / math.sqrt(self.output_size)
-        for parameter in self.parameters(recurse=False):
-            nn.init.uniform_(parameter, -bound, bound)
+        uniform_by_width(self.parameters(recurse=False), self.output_size)
 
     def extra_repr(self) -> str:
         arity = "" if self.arity is None else f", arity={self.arity}"

@@ -142,14 +142,19 @@ def _rows(path: Path, columns: NumberColumns) -> FoundNumbers:
 def _is_head(fields: Sequence[str], columns: NumberColumns) -> bool:
     """Whether a first row names the columns: it has a name that is asked for, or no number where numbers are read."""
     asked = [name for name in (columns.label, *(columns.values or ())) if name is not None]
-    if any(_is_text(name) and name in fields for name in asked):
+    if any(is_text(name) and name in fields for name in asked):
         return True
     places = [int(name) for name in asked if name.removeprefix("-").isdigit() and int(name) < len(fields)]
     read = [fields[place] for place in places[columns.label is not None :]] if columns.values else fields
-    return sum(map(_is_text, fields)) > 1 and all(map(_is_text, read))
+    return sum(map(is_text, fields)) > 1 and all(map(is_text, read))
 
 
-def _is_text(field: str) -> bool:
+def is_text(field: str) -> bool:
+    """Whether a field is neither a number nor marks a missing one.
+
+    >>> is_text("step"), is_text("1e3"), is_text("?")
+    (True, False, False)
+    """
     try:
         float(field)
     except ValueError:

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.errors import RunError
-from everstep.storage.array_file import array_pieces, mapped_arrays
-from everstep.storage.reading import reason
+from everstep.storage.array_file import array_pieces, damage_told, mapped_arrays
 
 Ints = NDArray[np.int64]
 Logs = NDArray[np.float32]
@@ -142,7 +140,7 @@ class NGramTable:
         Raises:
             RunError: the file is missing, damaged, or another one.
         """
-        try:
+        with damage_told(path, "a table of n-grams"):
             arrays, about = mapped_arrays(path, _FORMAT)
             vocabulary = int(about["vocabulary"])
             order = sum(name.startswith("log_p.") for name in arrays)
@@ -152,8 +150,6 @@ class NGramTable:
             sizes = [vocabulary, *map(len, keys)]
             if [*map(len, log_p)] != sizes or [*map(len, backoff)] != sizes[:-1]:
                 raise ValueError("its arrays have different lengths")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path}: expected a table of n-grams; it is missing or damaged ({reason(error)})") from None
         return cls(vocabulary, keys, log_p, backoff)
 
 

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.errors import RunError
 from everstep.rivals.sparse_matrix.context_kinds import Ints, Kind, context_keys
 from everstep.rivals.sparse_matrix.pair_counts import places
-from everstep.storage.array_file import array_pieces, mapped_arrays
-from everstep.storage.reading import reason
+from everstep.storage.array_file import array_pieces, damage_told, mapped_arrays
 
 Floats = NDArray[np.float64]
 _FORMAT = "everstep-sparse-matrix-1"
@@ -151,7 +149,7 @@ class SparseMatrixTable:
         Raises:
             RunError: the file is missing, damaged, or another one.
         """
-        try:
+        with damage_told(path, "a sparse matrix"):
             arrays, about = mapped_arrays(path, _FORMAT)
             kinds = [tuple(int(distance) for distance in kind) for kind in json.loads(about["kinds"])]
             parts: list[list[Any]] = [[arrays[f"{name}.{kind}"] for kind in range(len(kinds))] for name in _FIELDS]
@@ -159,5 +157,3 @@ class SparseMatrixTable:
             if [*map(len, keys)] != [*map(len, sums)] or [*map(len, pairs)] != [*map(len, values)]:
                 raise ValueError("its arrays have different lengths")
             return cls(int(about["vocabulary"]), kinds, keys, pairs, sums, values, float(about["uniform"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path}: expected a sparse matrix; it is missing or damaged ({reason(error)})") from None
