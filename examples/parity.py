@@ -1,6 +1,6 @@
 """A job of one's own in one file: whether the ones seen so far are odd in number.
 
-    everstep train examples/parity.yaml --out runs/parity
+    everstep train examples/parity.py:Parity --out runs/parity
     everstep eval runs/parity --trust-code
     printf '1101\n0011\n' | everstep predict runs/parity --trust-code
 
@@ -27,6 +27,7 @@ class Data(es.Section):
 class Recipe(es.Recipe):
     data: Data = Data()
     model: es.LayersSection = es.LayersSection(cell="LSTM", hidden_size=16)
+    train: es.FitSettings = es.FitSettings(learning_rate=0.02, schedule="constant", max_epochs=10, select="accuracy")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 import everstep
 
@@ -37,6 +42,14 @@ def module_of(path: Path) -> str:
 
 
 FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+FOLDERS = ("everstep", "tests", "benchmarks", "examples")
+SOURCES = [path for folder in FOLDERS for path in sorted((PACKAGE.parent / folder).rglob("*.py"))]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The tree of a file."""
+    return ast.parse(path.read_text("utf-8"))
 
 
 def room(module: str) -> str:
@@ -44,10 +57,11 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """The modules of the package that a file imports anywhere in it, also within functions and for types alone."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
@@ -104,7 +118,7 @@ def test_no_files_need_each_other() -> None:
 def test_no_two_files_or_public_classes_share_a_name() -> None:
     names: dict[str, list[str]] = {}
     for module, path in FILES.items():
-        classes = [node.name for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
+        classes = [node.name for node in parsed(path).body if isinstance(node, ast.ClassDef)]
         stem = [] if path.stem in OUTSIDE else [f"{path.stem}.py"]
         for name in [*stem, *(f"class {name}" for name in classes if not name.startswith("_"))]:
             names.setdefault(name, []).append(module)
@@ -112,9 +126,49 @@ def test_no_two_files_or_public_classes_share_a_name() -> None:
     assert not {name: where for name, where in names.items() if len(where) > 1}
 
 
+def functions(node: ast.AST, owner: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """All functions below a node; methods by the names of their classes, too."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{owner}{child.name}", child
+            yield from functions(child)
+        elif not isinstance(child, ast.expr):
+            yield from functions(child, f"{child.name}." if isinstance(child, ast.ClassDef) else owner)
+
+
+def bodies_of_long_functions() -> dict[str, list[int]]:
+    """The functions of more than 50 lines, and the lines of their bodies without docstring."""
+    found: dict[str, list[int]] = {}
+    for path in SOURCES:
+        for name, node in functions(parsed(path)):
+            if node.end_lineno is not None and node.end_lineno - node.lineno >= 50:
+                first = node.body[ast.get_docstring(node) is not None]
+                found.setdefault(name, []).append(node.end_lineno - first.lineno + 1)
+    return found
+
+
+def test_what_is_over_the_lines_has_a_reason() -> None:
+    told = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8").partition("## Over the lines")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in told.splitlines() if "`" in line]
+    functions = [(re.findall(r"`([\w.]+)`", row[0]), row[1], row[2]) for row in rows if len(row) == 3]
+    long = bodies_of_long_functions()
+    how = "shorten them, or give them a row with a reason"
+    named = {name for names, _, _ in functions for name in names}
+    assert named == long.keys(), f"docs/architecture.md, Over the lines: {named ^ long.keys()}; {how}"
+    for names, bounds, why in functions:
+        least, most = map(int, bounds.split(" to "))
+        lines = [body for name in names for body in long[name]]
+        assert min(lines) == pytest.approx(least, abs=5), (names, lines)
+        assert max(lines) == pytest.approx(most, abs=5), (names, lines)
+        assert len(why) > 20
+    files = {name for row in rows if len(row) == 2 for name in re.findall(r"`([\w.]+)`", row[0])}
+    there = {path.name for path in SOURCES if len(path.read_text("utf-8").splitlines()) > 400}
+    assert files == there, f"docs/architecture.md, Over the lines: {files ^ there}; {how}"
+
+
 def test_no_pickle_anywhere() -> None:
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             assert not {"pickle", "dill", "joblib", "shelve"} & set(names), path
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""

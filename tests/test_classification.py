@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed_runs import killed_and_resumed
+from job_laws import JobLaws
 from typer.testing import CliRunner
 
 import everstep as es
@@ -294,10 +294,14 @@ def test_pictures_are_drawn(run: es.Run, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- going on
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_it_has_the_same_bits(small: Path, tmp_path: Path) -> None:
-    settings = [*SMALL[:3], "train.max_steps=20", "train.max_epochs=null", "train.validate_every=4"]
-    killed_and_resumed(small, tmp_path, [*settings, "model.dropout=0.2"], after=11)
+class TestLaws(JobLaws):
+    job = "classification"
+    settings = (*SMALL[:3], "model.dropout=0.2")
+    asked = (["a good thing"], ["x"], [""], ["long " * 40])
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        return recipe(folder, texts(folder, ROWS))
 
 
 # ------------------------------------------------------------------------------------------------------ what is unusual

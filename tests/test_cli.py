@@ -270,7 +270,7 @@ def test_commands_to_type_are_whole_where_the_path_has_a_space(cli: Everstep, fa
     assert "everstep eval 'my run'\n" in done.out
     assert "everstep train --resume 'my run'\n" in cli("train", "shakespeare-minute", "--out", "my run").err
     fake.raises = Interrupted("stopped after step 7; resume with: everstep train --resume 'no run'", 2)
-    assert cli("demo", "--out", "no run").err.endswith("after step 7\nTo go on: everstep train --resume 'no run'\n")
+    assert cli("demo", "--out", "no run").err.endswith("after step 7\nTo resume: everstep train --resume 'no run'\n")
 
 
 @pytest.mark.parametrize(

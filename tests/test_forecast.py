@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed_runs import killed_and_resumed
+from job_laws import JobLaws
 from typer.testing import CliRunner
 
 import everstep as es
@@ -348,10 +348,14 @@ def test_a_point_gets_its_bands_from_the_validation(tmp_path: Path) -> None:
     assert next(row for row in list(bare.predict(waves().splitlines()))[1:]).text.endswith(",,,,,,,,,")
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    path = recipe(tmp_path, waves(8))
-    settings = [*SMALL, *SHAPE, "train.max_steps=4", "train.max_epochs=null", "train.checkpoint_every=2"]
-    killed_and_resumed(path, tmp_path, settings, 3)
+class TestLaws(JobLaws):
+    job = "forecast"
+    settings = (*SMALL, *SHAPE)
+    asked = [[f'{{"unique_id": "{name}", "ds": {hour}, "y": {hour % 6}}}' for hour in range(24)] for name in "ac"]
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        return recipe(folder, waves(8))
 
 
 def test_its_pictures(run: es.Run, tmp_path: Path) -> None:

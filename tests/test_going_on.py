@@ -139,7 +139,7 @@ def test_a_checkpoint_of_a_training_that_had_diverged_is_passed_over(group: str,
     assert toy.run(tmp_path, resume=True, log=lines.append, **options).steps == 12
     assert "out.bias" in lines[0]
     assert "not finite" in lines[0]
-    assert "going on from step-00000009" in lines[0]
+    assert "resuming from step-00000009" in lines[0]
 
 
 def test_with_none_but_diverged_checkpoints_it_does_not_go_on(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_file_of_another_kind_with_the_right_digest_is_refused(
     lines: list[str] = []
     toy.run(out, resume=True, averaging="ema", log=lines.append)
     told = next(line for line in lines if f"step-00000012: {name} was not written by everstep" in line)
-    assert "going on from step-" in told
+    assert "resuming from step-" in told
 
 
 # ------------------------------------------------------------------------------------------------- weights of a file

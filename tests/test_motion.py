@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed_runs import killed_and_resumed
+from job_laws import JobLaws
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -199,7 +199,12 @@ def test_data_that_is_refused(tmp_path: Path) -> None:
         prepared(bounces(4), f"data.valid={tmp_path}/valid.csv")
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
-    settings = [*SMALL, "train.max_steps=20", "train.max_epochs=null", "train.validate_every=4"]
-    killed_and_resumed(recipe(tmp_path), tmp_path, settings, after=11)
+class TestLaws(JobLaws):
+    job = "motion"
+    settings = SMALL
+    asked = (["0,1,2,1,4,1,6,1,8,1"], ["9,3,8,4,7,5"])
+    numbered = "unique_id"
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        return recipe(folder)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed_runs import killed_and_resumed
+from job_laws import JobLaws
 from torch import nn
 from typer.testing import CliRunner
 
@@ -313,10 +313,15 @@ def test_a_file_of_the_archive_of_time_series_is_enough(tmp_path: Path) -> None:
     assert es.load(tmp_path / "run").evaluate(data=[str(tmp_path / "Waves_TRAIN.ts")])["accuracy"] > 0.9
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
-    settings = [*SMALL, "train.max_steps=20", "train.max_epochs=null", "train.validate_every=4", "model.dropout=0.2"]
-    killed_and_resumed(recipe(tmp_path), tmp_path, settings, after=11)
+class TestLaws(JobLaws):
+    job = "number-classification"
+    settings = (*SMALL, "model.dropout=0.2")
+    asked = (["[[1, 2], [0.5, null], [0, 2]]"], ["[[-1, 3]]"])
+    numbered = "sequence"
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        return recipe(folder)
 
 
 def test_what_is_suspicious_is_told(tmp_path: Path) -> None:

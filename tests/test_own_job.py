@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import everstep as es
+from everstep.cli.app import app
 from everstep.errors import ConfigError, RunError, users_part
-from everstep.runs.recipe_files import load_task
-from everstep.runs.registry import GROUP, task_names
+from everstep.runs.job_names import GROUP, jobs, own_jobs, task_names
+from everstep.runs.recipe_files import explained_keys, load_task
+from everstep.runs.shipped_recipes import recipe_text
 from everstep.runs.training import resume
 
 PACKAGE = Path(es.__file__).parent
@@ -30,7 +33,7 @@ def quietly(_: str) -> None:
 def test_parity_is_learned_resumed_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len((EXAMPLES / "parity.py").read_text().splitlines()) <= 80
     monkeypatch.chdir(tmp_path)
-    run = es.train(EXAMPLES / "parity.yaml", "run", quietly)
+    run = es.train(f"{EXAMPLES}/parity.py:Parity", "run", quietly)
     assert run.evaluate("valid")["accuracy"] >= 0.99
     assert [found.text for found in run.predict(["1101", "0011", "1", ""])] == ["odd", "even", "odd", "even"]
     with pytest.raises(RunError, match=r"code/parity\.py.*--trust-code"):
@@ -117,6 +120,27 @@ def test_jobs_that_there_are_not(line: str, said: str, tmp_path: Path) -> None:
         load_task(tmp_path / "r.yaml")
 
 
+def test_a_job_stands_for_a_recipe_of_its_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = WHOLE.replace(
+        "pass\nclass Mine", "train: es.FitSettings = es.FitSettings(max_epochs=7, batch_size=3)\nclass Mine"
+    )
+    recipe_of(tmp_path, "Mine", source.replace("EXTRAS", "()"))
+    task = load_task("job.py:Mine", ["train.batch_size=5"])
+    assert (task.recipe.train.max_epochs, task.recipe.train.batch_size) == (7, 5)
+    assert load_task("r.yaml").recipe.train == task.recipe.train.replace(batch_size=3, max_steps=1)
+    keys = {row["key"]: row for row in explained_keys("job.py:Mine")}
+    assert (keys["train.max_epochs"]["default"], keys["train.max_steps"]["default"]) == ("7", "null")
+    assert keys["task"]["default"] == "required"
+    assert recipe_text("tagging").endswith("\ntask: tagging\n")
+    with pytest.raises(ConfigError, match=r"job tagging: train: expected at least one of max_steps"):
+        load_task("tagging")
+    with pytest.raises(ConfigError, match=r"no recipe 'taging'.*Did you mean tagging\?"):
+        load_task("taging")
+    listed = CliRunner().invoke(app, ["recipes", "jobs"]).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == task_names()
+
+
 def test_packages_bring_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "brought.py").write_text("import everstep as es\n" + WHOLE.replace("EXTRAS", "()"))
     entries = [("mine", "brought:Mine"), ("gone", "nowhere:Mine"), ("lost", "brought:Lost"), ("language-model", "x:Y")]
@@ -125,7 +149,7 @@ def test_packages_bring_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def entry_points(**which: Any) -> importlib.metadata.EntryPoints:
         return found.select(**which)
 
-    monkeypatch.setattr("everstep.runs.registry.entry_points", entry_points)
+    monkeypatch.setattr("everstep.runs.job_names.entry_points", entry_points)
     monkeypatch.syspath_prepend(tmp_path)
     assert {"mine", "gone", "language-model", "classification"} <= set(task_names())
     for name, said in (("gone", "No module named 'nowhere'"), ("lost", "has no attribute 'Lost'")):
@@ -135,6 +159,23 @@ def test_packages_bring_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "r.yaml").write_text("task: mine\ntrain: {max_steps: 1}\n")
     assert type(load_task(tmp_path / "r.yaml")).__module__ == "brought"
     assert type(load_task("text-words")).__module__ == "everstep.tasks.language_model"  # no package takes its name
+
+
+def test_every_job_is_described_and_held_to_the_laws() -> None:
+    assert all(len(about) > 20 for _, about in jobs())
+    held = []
+    for path in Path(__file__).parent.glob("test_*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and "JobLaws" in map(ast.unparse, node.bases):
+                said = [
+                    one.value
+                    for one in node.body
+                    if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "job"
+                ]
+                held += [ast.literal_eval(value) for value in said]
+    missing = set(own_jobs()) - set(held)
+    assert not missing, f"no test file holds them to the laws of tests/job_laws.py: {missing}"
+    assert len(held) == len(set(held)) == len(own_jobs())
 
 
 def test_nothing_but_jobs_and_recipes_names_a_job() -> None:

@@ -137,7 +137,7 @@ def test_metrics_tell_one_story_after_damage(tmp_path: Path) -> None:
     lines: list[str] = []
     result = toy.run(tmp_path, max_steps=6, resume=True, log_every_seconds=0.0, log=lines.append)
     assert "data.json is missing" in lines[0]
-    assert "going on from step-00000004" in lines[0]
+    assert "resuming from step-00000004" in lines[0]
     assert result.steps == 6
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
 

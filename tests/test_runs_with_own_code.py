@@ -26,7 +26,7 @@ SMALL = ["model.hidden_size=8", "train.batch_size=4", "train.warmup_steps=0", "t
 STEPS = ["train.max_steps=2", "train.validate_every=1", "train.max_epochs=null", "train.max_minutes=null"]
 MODEL = ["text-chars", "data.train=play.txt", "model.embedding_size=8", "objective.k1=8"]
 CLASSES = ["classify-own", "data.train=texts.tsv", "data.test=texts.tsv", "data.min_count=1", "model.embedding_size=8"]
-PARITY = [str(EXAMPLES / "parity.yaml"), "data.length=6"]
+PARITY = [f"{EXAMPLES}/parity.py:Parity", "data.length=6"]
 KINDS = {
     "model": [*MODEL, "model.cell=mycells.py:Mine"],
     "classes": [*CLASSES, "model.cell={type: mycells.py:Plain, scale: 0.5}"],
@@ -113,7 +113,7 @@ def test_the_end_of_a_training_and_its_hints_name_the_consent(tmp_path: Path) ->
     said = trained("parity", tmp_path / "run").stdout
     assert [command.endswith(("--trust-code", "< lines.txt")) for command in commands(said)] == [True, True]
     again = CliRunner().invoke(app, ["train", *KINDS["parity"], "--out", str(tmp_path / "run")])
-    assert f"To go on with it: everstep train --resume {tmp_path / 'run'} --trust-code" in str(again.stderr)
+    assert f"To resume it: everstep train --resume {tmp_path / 'run'} --trust-code" in str(again.stderr)
     assert resuming(tmp_path) == f"everstep train --resume {tmp_path}"  # a run without code
 
 

@@ -687,7 +687,7 @@ HANDSHAKE = (
 
 @pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", HANDSHAKE])
 def test_a_client_that_takes_nothing_is_left(head: bytes) -> None:
-    async def run() -> None:
+    async def run() -> bool:
         ended = asyncio.Event()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -703,13 +703,13 @@ def test_a_client_that_takes_nothing_is_left(head: bytes) -> None:
             finally:
                 ended.set()
 
-        async def client(own: socket.socket) -> None:
+        async def client(own: socket.socket) -> bool:
             await asyncio.to_thread(own.sendall, head)
-            await ended.wait()
+            return await ended.wait()
 
-        await _uvicorn(app, client)
+        return bool(await _uvicorn(app, client))
 
-    asyncio.run(run())
+    assert asyncio.run(run())
 
 
 def test_pings_whose_answers_nobody_takes_end_the_connection() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from job_laws import JobLaws
 from typer.testing import CliRunner
 
 import everstep as es
@@ -223,6 +224,19 @@ def test_a_run_is_like_any_other(more: list[str], tmp_path: Path) -> None:
     card = (run.path / "README.md").read_text("utf-8")
     assert "entries" in card
     assert "without steps" in card
+
+
+class TestLaws(JobLaws):
+    job = "sparse-matrix-language-model"
+    settings = ("model.order=3",)
+    asked = [[line] for line in (*LINES[:3], "")]
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        (folder / "mine.txt").write_text("\n".join(LINES) + "\n")
+        path = folder / "recipe.yaml"
+        path.write_text(f"task: sparse-matrix-language-model\ndata: {{train: {folder}/mine.txt}}\n")
+        return path
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed_runs import killed_and_resumed
+from job_laws import JobLaws
 from typer.testing import CliRunner
 
 import everstep as es
@@ -150,10 +150,10 @@ def test_words_are_read_as_unknown_while_it_learns() -> None:
     section = TaggerSection(embedding_size=4, characters="none", feature_size=0, unknown_rate=0.5)
     reader = WordReader(section, 3, 1, (), [0, 1, 9])
     batch = batch_of([["a"] * 4000, ["b"] * 4000])
-    seen = reader.train()._seen(batch.words)
-    shares = (seen == 0).double().mean(1).tolist()
+    unknown = reader.embedding(torch.tensor(0))
+    shares = (reader.train()(batch) == unknown).all(2).double().mean(1).tolist()
     assert sorted(shares) == pytest.approx([0.5 / 9.5, 0.5 / 1.5], abs=0.03)
-    assert torch.equal(reader.eval()._seen(batch.words), batch.words)
+    assert torch.equal(reader.eval()(batch), reader.embedding(batch.words))
 
 
 def batch_of(sentences: list[list[str]]) -> Any:
@@ -381,10 +381,14 @@ def test_vectors_are_read_once_said_and_learned_or_not(tmp_path: Path) -> None:
         es.train(tmp_path / "recipe.yaml", tmp_path / "other", quietly, overrides=settings)
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
-    settings = [*SMALL, "train.max_steps=10", "train.max_epochs=null", "train.validate_every=4", "model.dropout=0.2"]
-    killed_and_resumed(recipe(tmp_path, TEXT, BOTH), tmp_path, settings, after=6)
+class TestLaws(JobLaws):
+    job = "tagging"
+    settings = (*SMALL, "model.dropout=0.2")
+    asked = [[*row.splitlines(), ""] for row in ROWS[:2]] + [["word\tX\tO"] * 20 + [""]]
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        return recipe(folder, TEXT, BOTH)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -13,6 +13,7 @@ import apart
 import pytest
 import torch
 from caches import cache_in
+from job_laws import JobLaws
 
 import everstep as es
 from everstep.cli.demo import counted_bits
@@ -333,6 +334,19 @@ def test_stopped_by_a_signal_and_resumed_is_bit_for_bit(text: Path, tmp_path: Pa
     again = apart.started(apart.command, ["train", "--resume", str(stopped)], told=told)
     assert apart.ended(again) == 0, told.read_text()
     assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+class TestLaws(JobLaws):
+    job = "language-model"
+    settings = (*TINY[:4], "model.dropout=0.3", "model.zoneout=0.1", "data.unit=chars")
+    asked = [[line] for line in LINES[:4]]
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        (folder / "play.txt").write_text(SHAKESPEARE[:9_000])
+        path = folder / "recipe.yaml"
+        path.write_text(f"task: language-model\ndata: {{train: {folder}/play.txt}}\ntrain: {{max_epochs: 1}}\n")
+        return path
 
 
 def test_a_text_too_short_to_hold_some_out_is_told(tmp_path: Path) -> None:

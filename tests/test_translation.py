@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed_runs import killed_and_resumed
+from job_laws import JobLaws
 from typer.testing import CliRunner
 
 import everstep as es
@@ -27,7 +27,7 @@ from everstep.networks.attentions_by_name import NAMES
 from everstep.networks.cells_by_name import no_code
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 from everstep.runs.pair_tokens import Sides
-from everstep.runs.recipe_files import load_task
+from everstep.runs.recipe_files import load_task, to_yaml
 from everstep.runs.translation_pictures import _same
 from everstep.runs.translations import _bounded, _text, in_one_form, translations
 from everstep.runs.wished_lines import wishes
@@ -307,12 +307,18 @@ def test_the_command_line(run: es.Run, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- its folder
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
-    more = [*SMALL, "train.max_steps=8", "train.max_epochs=null", "train.validate_every=4", "model.dropout=0.2"]
-    path = tmp_path / "recipe.yaml"
-    path.write_text(f"task: translation\ndata:\n  train: {numbers(tmp_path)}\ntrain:\n  max_epochs: 1\n")
-    killed_and_resumed(path, tmp_path, [*settings_of(tmp_path), *more], after=5)
+class TestLaws(JobLaws):
+    job = "translation"
+    settings = (*SMALL, "model.dropout=0.2")
+    asked = [[line] for line in LINES]
+    scored = ("one two\tow eno", "three\teerht", "four\t")
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        keys = ("train.max_epochs=1", *settings_of(folder))
+        path = folder / "recipe.yaml"
+        path.write_text(to_yaml(load_task("translation", keys).recipe))
+        return path
 
 
 def test_back_translation_by_two_commands(tmp_path: Path) -> None:

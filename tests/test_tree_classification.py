@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed_runs import killed_and_resumed
+from job_laws import JobLaws
 from typer.testing import CliRunner
 
 import everstep as es
@@ -208,17 +208,20 @@ def test_roots_alone_are_learned_from_where_that_is_asked(tmp_path: Path) -> Non
     assert sum(batches.batch(0, index).count for index in range(len(batches))) > 2 * 180
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_it_has_the_same_bits(tmp_path: Path) -> None:
-    dropped = [f"model.{name}=0.2" for name in ("dropout", "input_dropout", "embedding_dropout", "unknown_rate")]
-    asked = [*SMALL, "train.max_steps=20", "train.max_epochs=null", "train.validate_every=4", *dropped]
-    assert (killed_and_resumed(recipe(tmp_path), tmp_path, asked, after=11).path / "words.json").exists()
-
-
 # ------------------------------------------------------------------------------------------------------------- asking
 
 
 LINES = ["(1 (2 not) (3 good))", "(2 good)", "(0 (0 good) (0 (9 not) (7 (5 good) (5 strange))))", "(1 not)"]
+
+
+class TestLaws(JobLaws):
+    job = "tree-classification"
+    settings = (*SMALL, *(f"model.{name}=0.2" for name in ("dropout", "input_dropout", "embedding_dropout")))
+    asked = [[line] for line in LINES]
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        return recipe(folder)
 
 
 def test_predictions_are_those_of_each_tree_alone(run: es.Run) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from killed_runs import killed_and_resumed
+from job_laws import JobLaws
 from test_word_vectors import quietly
 from typer.testing import CliRunner
 
@@ -79,13 +79,18 @@ def test_predictions_of_sums_and_of_unknown_words(run: es.Run) -> None:
     assert json.loads(done.stdout)["neighbours"][0]["word"][0] == "a"
 
 
-def test_it_resumes_bit_for_bit_after_a_kill(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"task: word-vectors\ndata:\n  train: {pairs_of_words(tmp_path, 300)}\ntrain:\n  max_epochs: 2\n")
-    settings = [*SMALL, "train.batch_size=500", "train.max_epochs=2", "model.ngrams=[2, 3]", "train.checkpoint_every=2"]
-    again = killed_and_resumed(recipe, tmp_path, settings, after=5)
-    (unseen,) = again.predict(["a1b"])
-    assert unseen.record["neighbours"]
+class TestLaws(JobLaws):
+    job = "word-vectors"
+    settings = (*SMALL, "train.batch_size=500", "model.ngrams=[2, 3]")
+    asked = (["a0 - a1 + b0"], ["b3"], ["unseen1"], [""])
+
+    @classmethod
+    def recipe(cls, folder: Path) -> Path:
+        path = folder / "recipe.yaml"
+        path.write_text(
+            f"task: word-vectors\ndata:\n  train: {pairs_of_words(folder, 300)}\ntrain: {{max_epochs: 2}}\n"
+        )
+        return path
 
 
 def test_a_rate_that_is_too_high_is_said(tmp_path: Path) -> None:

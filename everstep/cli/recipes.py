@@ -14,13 +14,14 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def recipes(ctx: typer.Context) -> None:
-    """The recipes that come with everstep: ls, show, keys, cp.
+    """The recipes that come with everstep: ls, jobs, show, keys, cp.
 
     A recipe is a YAML file that defines data, model and training. Any key can be changed on the command line of `train`
     (train.max_minutes=5), or in a copy of the recipe.
 
     \b
       everstep recipes                               list the recipes
+      everstep recipes jobs                          list the jobs, for `task:` of a recipe of your own
       everstep recipes show text-words               print one, with its comments
       everstep recipes show text-words --all         every key with its value, including defaults
       everstep recipes keys text-words               every key with type, default and meaning
@@ -40,17 +41,35 @@ def ls(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")
     """
     from everstep.runs.shipped_recipes import recipes as shipped
 
+    _print(shipped(), as_json)
+
+
+def _print(listed: list[tuple[str, str]], as_json: bool) -> None:
+    """Names and what they are, a line each."""
     if as_json:
-        print(json_text([{"name": name, "about": about} for name, about in shipped()], ensure_ascii=False))
+        print(json_text([{"name": name, "about": about} for name, about in listed], ensure_ascii=False))
         return
-    width = max(len(name) for name, _ in shipped())
-    for name, about in shipped():
+    width = max(len(name) for name, _ in listed)
+    for name, about in listed:
         print(f"{name:{width}}  {about}")
 
 
 @app.command()
+def jobs(as_json: bool = typer.Option(False, "--json", help="JSON, for machines.")) -> None:
+    """List the jobs. A job's name is also a recipe of all its defaults.
+
+    \b
+      everstep recipes jobs
+      everstep recipes keys motion
+    """
+    from everstep.runs.job_names import jobs as known
+
+    _print(known(), as_json)
+
+
+@app.command()
 def show(
-    name: str = typer.Argument(metavar="NAME", help="A shipped name or a YAML file."),
+    name: str = typer.Argument(metavar="NAME", help="A shipped name, a YAML file or a job."),
     every: bool = typer.Option(False, "--all", help="Every key with its value, including defaults."),
 ) -> None:
     """Print a recipe.
@@ -58,10 +77,10 @@ def show(
     \b
       everstep recipes show ptb-small
     """
-    from everstep.runs.shipped_recipes import recipe_path
+    from everstep.runs.shipped_recipes import recipe_text
 
     if not every:
-        print(recipe_path(name).read_text(encoding="utf-8"), end="")
+        print(recipe_text(name), end="")
         return
     from everstep.runs.recipe_files import load_recipe, to_yaml
 
@@ -70,7 +89,7 @@ def show(
 
 @app.command()
 def keys(
-    name: str = typer.Argument("text-words", metavar="NAME", help="A shipped name or a YAML file."),
+    name: str = typer.Argument("text-words", metavar="NAME", help="A shipped name, a YAML file or a job."),
     as_json: bool = typer.Option(False, "--json", help="JSON, for machines."),
 ) -> None:
     """Explain every key of a recipe: type, default, value, meaning.
@@ -92,7 +111,7 @@ def keys(
 
 @app.command()
 def cp(
-    name: str = typer.Argument(metavar="NAME", help="A shipped name."),
+    name: str = typer.Argument(metavar="NAME", help="A shipped name or a job."),
     file: Path = typer.Argument(metavar="FILE", help="The file to create; an existing one is not overwritten."),
 ) -> None:
     """Copy a recipe to a new file, to edit it.
@@ -100,9 +119,9 @@ def cp(
     \b
       everstep recipes cp text-words mine.yaml
     """
-    from everstep.runs.shipped_recipes import recipe_path
+    from everstep.runs.shipped_recipes import recipe_text
 
-    text = recipe_path(name).read_bytes()
+    text = recipe_text(name).encode()
     if file.is_dir():
         file = file / f"{name}.yaml"
     try:

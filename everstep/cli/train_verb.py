@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def train(
     recipe: str | None = typer.Argument(
-        None, metavar="RECIPE", help="A shipped name (`everstep recipes`) or a YAML file."
+        None,
+        metavar="RECIPE",
+        help="A shipped name (`everstep recipes`), a YAML file, or a job (`everstep recipes jobs`, FILE.py:CLASS).",
     ),
     overrides: list[str] | None = typer.Argument(None, metavar="KEY=VALUE", help="Changes of the recipe's keys."),
     out: Path | None = typer.Option(None, "--out", "-o", metavar="RUN", help="Folder to create; never overwritten."),
@@ -91,7 +93,7 @@ def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code
     section = getattr(task.recipe, "data", None)
     check_files(section, file_keys(section))
     if not is_free(out, task.files):
-        hint = f" To go on with it: {resuming(out)}" if is_run(out) else ""
+        hint = f" To resume it: {resuming(out)}" if is_run(out) else ""
         raise RunError(f"{out} exists and is not overwritten; give another --out, or delete it.{hint}")
     prepare()
     from everstep.runs import training
@@ -108,7 +110,7 @@ def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -
 
     refuse_url(path)
     if not is_run(path):
-        raise RunError(f"{path} is not a run: it has no config.yaml, so there is nothing to go on with.")
+        raise RunError(f"{path} is not a run: it has no config.yaml, so there is nothing to resume.")
     prepare()
     from everstep.runs import training
 
@@ -131,7 +133,7 @@ def follow(out: Path, trust_code: bool) -> None:
 
 def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
     text = str(stop).partition("; resume with: ")[0]
-    return Interrupted(f"{text}\nTo go on: {resuming(out)}", stop.signal_number)
+    return Interrupted(f"{text}\nTo resume: {resuming(out)}", stop.signal_number)
 
 
 def finish(run: Run) -> None:

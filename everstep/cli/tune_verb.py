@@ -28,7 +28,7 @@ def tune(
         "--out",
         "-o",
         metavar="FOLDER",
-        help="Folder of the study; an existing one is gone on with.",
+        help="Folder of the study; an existing one is resumed.",
         show_default="runs/tune-RECIPE",
     ),
     workers: int = typer.Option(1, min=1, help="Trials trained at once, each in a process of its own."),

@@ -318,7 +318,7 @@ class Store:
             for damaged, why in reasons.items():
                 with files.explained(self.root):
                     aside = _set_aside(damaged)
-                say(f"{why}. It was set aside as {aside.name}; going on from {folder.name}")
+                say(f"{why}. It was set aside as {aside.name}; resuming from {folder.name}")
             return checkpoint
         if reasons:
             listed = "\n  ".join(reasons.values())

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
 
 from everstep.errors import ConfigError
 from everstep.runs import card
 from everstep.runs.folder import CODE, ENVIRONMENT, RECIPE
 from everstep.runs.recipe import FORMAT, Recipe
 from everstep.runs.registry import find_task
-from everstep.runs.shipped_recipes import RECIPES, as_text, read_recipe, recipe_path
+from everstep.runs.shipped_recipes import RECIPES, as_text, job_recipe, read_recipe, recipe_path
 from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode
 from everstep.runs.yaml_text import dump_yaml, parse_yaml
+from everstep.sections import Section
 from everstep.sections.messages import expected, explain, fields, given, nearest, sections
 from everstep.storage.reading import json_text
 
@@ -30,7 +32,9 @@ ORDER = ("task", "seed", "data", "model", "objective", "train", "decode")
 
 
 def load_task(name_or_path: str | Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Task[Any]:
-    """The job of a recipe: a shipped name or a YAML file, with `key=value` overrides, validated; reads no data.
+    """The job of a recipe: a shipped name, a YAML file or a job, with `key=value` overrides, validated; reads no data.
+
+    A job, by its name or as FILE.py:CLASS, is a recipe of all its defaults.
 
     Executes the Python files that the recipe names. They are searched in the working folder, then beside the recipe.
     For the recipe of a run, RUN/config.yaml, they are in RUN/code and executed only with `trust_code`. Files named in
@@ -40,6 +44,8 @@ def load_task(name_or_path: str | Path, overrides: Sequence[str] = (), trust_cod
         ConfigError: the recipe cannot be found, read or used.
         RunError: the recipe belongs to a damaged run, or to one with untrusted code.
     """
+    if (text := job_recipe(name_or_path)) is not None:
+        return parse_task(text, f"job {name_or_path}", overrides)
     path = recipe_path(name_or_path)
     source = f"recipe {path.stem}" if path.parent == RECIPES else str(path)
     if path.suffix not in (".yaml", ".yml") and not _holds_recipe(path):
@@ -153,7 +159,8 @@ def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
     for key, field in fields(type(recipe)).items():
         section, _, name = key.rpartition(".")
         value = values[section][name] if section else values[name]
-        default = "required" if field.is_required() else _on_one_line(field.default)
+        own = getattr(type(recipe).model_fields[section].default, name, field.default) if section else field.default
+        default = "required" if own is PydanticUndefined else _on_one_line(own)
         shown = _on_one_line(value)
         rows.append(
             {
@@ -190,12 +197,25 @@ def _kind(raw: dict[Any, Any], changes: list[tuple[str, str]], code: UserCode, s
 
 
 def _validated(raw: dict[Any, Any], source: str, kind: type[Recipe]) -> Recipe:
-    # an empty section (`model:` and nothing below) has all defaults
-    raw = {"train": {}} | {key: {} if value is None and key in sections(kind) else value for key, value in raw.items()}
+    raw = _with_defaults(raw, kind)
     try:
         return kind.model_validate(_tuples(raw))
     except ValidationError as error:
         raise ConfigError(_message(source, explain(error, raw, kind))) from None
+
+
+def _with_defaults(raw: dict[Any, Any], kind: type[Recipe]) -> dict[Any, Any]:
+    """The recipe with what a job sets of its sections, such as `train: FitSettings = FitSettings(max_epochs=10)`.
+
+    An empty section (`model:` and nothing below) has all defaults.
+    """
+    filled = {"train": {}} | raw
+    for key in sections(kind):
+        default, value = kind.model_fields[key].default, filled.get(key)
+        if key in filled and (value is None or isinstance(value, dict)):
+            set_by_job = default.model_dump(exclude_unset=True) if isinstance(default, Section) else {}
+            filled[key] = set_by_job | (value or {})
+    return filled
 
 
 def _message(source: str, lines: list[str]) -> str:

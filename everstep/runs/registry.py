@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Mapping
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from typing import Any
 
 from everstep.errors import ConfigError
+from everstep.runs.job_names import module_of_job, other_jobs, task_names
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode, is_code
-
-GROUP = "everstep.tasks"
-"""The package whose files are jobs, and the entry point group for others: `name = "module:Class"`."""
-
-
-def task_names() -> list[str]:
-    """The names of all jobs, found without importing them."""
-    return sorted({*_own_names(), *(entry.name for entry in entry_points(group=GROUP))})
-
-
-def _own_names() -> list[str]:
-    return [module.name.replace("_", "-") for module in pkgutil.iter_modules(importlib.import_module(GROUP).__path__)]
 
 
 def find_task(name: Any, code: UserCode, data: Mapping[str, Any] | None = None) -> type[Task[Any]]:
@@ -80,9 +68,9 @@ def _named(name: Any) -> Any:
         hint = f"; did you mean {near[0]}?" if near else ""
         hint = f"; name the class in it: {name}:CLASS" if str(name).endswith(".py") else hint
         raise ConfigError(f"task: expected one of {words}; got {name!r}{hint}")
-    if name not in _own_names():
-        return _from_package(next(entry for entry in entry_points(group=GROUP) if entry.name == name))
-    module = importlib.import_module(f"{GROUP}.{name.replace('-', '_')}")
+    if (entry := other_jobs().get(name)) is not None:
+        return _from_package(entry)
+    module = importlib.import_module(module_of_job(name))
     own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
     return next(item for item in own if issubclass(item, Task))
 

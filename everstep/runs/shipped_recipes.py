@@ -1,4 +1,4 @@
-"""The recipes that come with the package, by name. Listing and showing them imports no torch."""
+"""The recipes that come with the package, and jobs by their defaults, by name. Showing them imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 from everstep.errors import ConfigError
+from everstep.runs.job_names import jobs
 from everstep.storage.reading import read_small, reason
 
 _LARGEST = 1 << 20  # largest recipe in bytes, for which the parser takes seconds
@@ -32,9 +33,29 @@ def recipe_path(name_or_path: str | Path) -> Path:
     if path.is_dir():
         raise ConfigError(f"{name} is a folder; expected a recipe. {as_text(path, os.path.join(name, '*.txt'))}")
     names = [known for known, _ in recipes()]
-    near = difflib.get_close_matches(path.stem, names, 1)
+    near = difflib.get_close_matches(path.stem, [*names, *dict(jobs())], 1)
     hint = f" Did you mean {near[0]}?" if near else f" Shipped: {', '.join(names)}."
-    raise ConfigError(f"no recipe {name!r}: expected a shipped name or a YAML file.{hint}")
+    raise ConfigError(f"no recipe {name!r}: expected a shipped name, a YAML file or a job.{hint}")
+
+
+def job_recipe(name_or_path: str | Path) -> str | None:
+    """The recipe of a job that is named in place of one: all defaults. None if a recipe or a file has that name.
+
+    >>> print(job_recipe("mine.py:Mine"))
+    task: mine.py:Mine
+    <BLANKLINE>
+    """
+    name = str(name_or_path)
+    if ".py:" in name:
+        return f"task: {name}\n"
+    if name not in dict(jobs()) or (RECIPES / f"{name}.yaml").is_file() or Path(name).exists():
+        return None
+    return f"# {dict(jobs())[name]}\ntask: {name}\n"
+
+
+def recipe_text(name_or_path: str | Path) -> str:
+    """The YAML text of a shipped name, a file or a job."""
+    return job_recipe(name_or_path) or read_recipe(recipe_path(name_or_path))
 
 
 def as_text(path: Path, files: str) -> str:
