@@ -6,8 +6,9 @@ An LSTM of 256 units over characters, one row a step, over loopback. The rival k
 and answers in JSON, as one would write it in an afternoon; both run by uvicorn, in processes of their own, one thread
 each. Clients are in this process, and take turns between the two.
 
-1. one client: the median of its steps, over WebSocket and in JSON, beside the rival's, in turns
-2. steps per second of 32 sessions at once, over that of one
+1. one client: the median of its steps, over WebSocket and in JSON, beside the rival's, in turns; and the CPU time of
+   the server for a step, which other work on the machine hardly changes
+2. steps per second of 32 sessions at once, over that of one; and the same by CPU time
 3. many sessions at once, 20 steps each: all answered, bit for bit as by `everstep.Stream`; the 99th percentile
 
 Memory, isolation and faults have their own scripts: `soak_service.py`, `isolation.py`, `fuzz_service.py`.
@@ -23,11 +24,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from serving_clients import RIVAL, Client, Framed, free_port, many_at_once, serving, started
+from serving_clients import RIVAL, Client, Framed, cpu_seconds, free_port, many_at_once, serving, started
 
 import everstep as es
 from everstep.networks.model_forms import token_forms
@@ -45,7 +47,8 @@ def milliseconds(act: Callable[[], object], times: int) -> list[float]:
     return found
 
 
-def one_client(ours: int, theirs: int, rounds: int) -> dict[str, float]:
+def one_client(ours: int, theirs: int, rounds: int, processes: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """Medians of the milliseconds of a step, and of CPU time of the server, by way."""
     client, rival, framed = Client(ours), Client(theirs), Framed(ours)
     session = client.ask("POST", "/sessions", {})["session"]
     mine = framed.create(1)
@@ -57,25 +60,36 @@ def one_client(ours: int, theirs: int, rounds: int) -> dict[str, float]:
         "rival": lambda: rival.ask("POST", "/step", {"session": other, "token": 5}),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
+    computed = dict.fromkeys(ways, 0.0)
     for number in range(rounds + 2):
         for name, way in ways.items():
+            before = cpu_seconds(processes[name == "rival"])
             found = milliseconds(way, STEPS)
-            times[name] += found if number >= 2 else []
+            if number >= 2:
+                times[name] += found
+                computed[name] += 1000 * (cpu_seconds(processes[name == "rival"]) - before) / (rounds * STEPS)
     framed.close()
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {"ms": {name: statistics.median(values) for name, values in times.items()}, "cpu_ms": computed}
 
 
-def at_once(port: int, rounds: int) -> dict[str, float]:
-    """Steps per second of one session and of 32 over one connection, in turns."""
+def at_once(port: int, rounds: int, process: int) -> dict[str, dict[str, float]]:
+    """Steps per second, and per second of CPU time, of one session and of 32 over one connection, in turns."""
     framed = Framed(port)
     sessions = framed.create(32)
     rates: dict[int, list[float]] = {1: [], 32: []}
+    computed = {1: 0.0, 32: 0.0}
     for number in range(rounds + 2):
         for count in rates:
+            before = cpu_seconds(process)
             seconds = sum(milliseconds(lambda: framed.step(sessions[:count], 7), STEPS)) / 1000  # noqa: B023
-            rates[count] += [count * STEPS / seconds] if number >= 2 else []
+            if number >= 2:
+                rates[count].append(count * STEPS / seconds)
+                computed[count] += cpu_seconds(process) - before
     framed.close()
-    return {str(count): statistics.median(values) for count, values in rates.items()}
+    return {
+        "all": {str(count): statistics.median(values) for count, values in rates.items()},
+        "cpu": {str(count): count * STEPS * rounds / seconds for count, seconds in computed.items()},
+    }
 
 
 async def answers(port: int, texts: list[list[int]], connections: int = 10) -> tuple[list[bytes], list[float]]:
@@ -141,13 +155,15 @@ def main() -> None:
         code.write_text(RIVAL)
         ours, theirs = free_port(), free_port()
         found: dict[str, Any] = {}
-        with started(serving([path], ours), ours):
-            with started([str(code), str(rival), str(theirs)], theirs):
-                found["one_client_p50_ms"] = told = one_client(ours, theirs, given.rounds)
-                for name in ("websocket", "json"):
-                    print(f"{name:10} {told[name]:.3f} ms a step, {told[name] / told['rival']:.2f} × the rival's")
-            found["steps_per_second"] = rates = at_once(ours, given.rounds)
-            print(f"32 sessions at once: {rates['32']:,.0f} steps a second, {rates['32'] / rates['1']:.1f} × one")
+        with started(serving([path], ours), ours) as server:
+            with started([str(code), str(rival), str(theirs)], theirs) as other:
+                found["one_client"] = told = one_client(ours, theirs, given.rounds, (server.pid, other.pid))
+                for kind, name in product(told, ("websocket", "json")):
+                    ms, theirs_ms = told[kind][name], told[kind]["rival"]
+                    print(f"{name:10} {ms:.3f} {kind} a step, {ms / theirs_ms:.2f} × the rival's {theirs_ms:.3f}")
+            found["steps_per_second"] = at_once(ours, given.rounds, server.pid)
+            for kind, rates in found["steps_per_second"].items():
+                print(f"32 sessions: {rates['32']:,.0f} steps a second ({kind}), {rates['32'] / rates['1']:.1f} × one")
             found["many"] = many(run, ours, given.sessions)
             print("many at once:", json.dumps(found["many"]))
         if given.json:

@@ -269,6 +269,12 @@ async def many_at_once(port: int) -> AsyncIterator[ManyAtOnce]:
             reader.cancel()
 
 
+def cpu_seconds(process: int) -> float:
+    """Seconds that a process has computed; a busy machine lengthens waits, and these much less."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def rss(process: int) -> int:
     """Bytes of a process in memory."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
