@@ -55,7 +55,7 @@ export function plot({ lines, bands = [], across, along, label, named }) {
   [low, high] = [low - margin, high + margin];
   const heights = ticks(low, high);
   const told = names(heights);
-  const WIDTH = Math.max(300, Math.min(900, document.documentElement.clientWidth - 24)); // so that text stays readable
+  const WIDTH = Math.max(300, Math.min(1152, document.documentElement.clientWidth - 24)); // so that text stays readable
   const TOP = 16 + ROW * lines.length; // names stand above, where no line passes
   const HEIGHT = Math.max(240, 0.42 * WIDTH) + TOP - 16;
   const LEFT = Math.max(74, 32 + 9.5 * Math.max(...told.map((name) => name.length)));
@@ -66,10 +66,13 @@ export function plot({ lines, bands = [], across, along, label, named }) {
     svg.append(shape("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }));
     svg.append(shape("text", { x: LEFT - 8, y: y(tick) + 6, "text-anchor": "end", "font-size": 17 }, told[k]));
   });
-  const places = ticks(left, right, Math.max(2, Math.round(WIDTH / 150)));
+  const inside = ticks(left, right, Math.max(2, Math.round(WIDTH / 150)));
+  const isFew = inside.length < 2;
+  const places = isFew ? [left, right] : inside;
   const steps = named ? places.map(named) : names(places);
   places.forEach((tick, k) => {
-    const place = { x: x(tick), y: HEIGHT - BOTTOM + 22, "text-anchor": "middle", "font-size": 17 };
+    const anchor = isFew ? ["middle", "end"][k] : "middle";
+    const place = { x: x(tick), y: HEIGHT - BOTTOM + 22, "text-anchor": anchor, "font-size": 17 };
     svg.append(shape("text", place, steps[k]));
   });
   svg.append(shape("text", { x: (LEFT + WIDTH) / 2, y: HEIGHT - 4, "text-anchor": "middle", "font-size": 17 }, along));

@@ -82,7 +82,7 @@ function aligned(record) {
     element("p", { class: "words", "aria-label": "Source" }, ...source),
     element("p", { class: "words", "aria-label": "Result; each word shows what it reads" }, ...target),
     element("p", {}, element("strong", {}, record.translation)),
-    others.length ? table(["log p", "other results"], others) : "");
+    others.length ? table(["log\u00a0p", "other results"], others) : "");
 }
 
 function forecasts(records) {
