@@ -312,6 +312,9 @@ def test_json_lines_in_json_lines_out(tmp_path: Path) -> None:
     assert len(json.loads(other.text)["predicted"]) == 2
     (ranked,) = found.predict([json.dumps(lines[1])], n_best=2)
     assert [json.loads(line)["rank"] for line in ranked.text.splitlines()] == [1, 2]
+    with pytest.raises(DataError, match=r"line 1: is no JSON .*--format, one of columns, conllu, jsonl, text"):
+        list(found.predict(["Anna saw Rome."]))
+    assert len(list(found.predict(["Anna saw Rome."], format="text"))) == 1
 
 
 def test_bad_lines_are_told_after_the_answers_before_them(run: es.Run) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from everstep.data.readers.tagged_columns import Sentence
 from everstep.data.readers.tagged_formats import Format, with_tags
+from everstep.errors import DataError
 from everstep.measures.tag_schemes import spans
 from everstep.networks.learned_tags import Learned
 from everstep.networks.sequence_tagger import SequenceTagger
@@ -32,6 +33,8 @@ def tag_predictions(
     """
     format = format_asked(asked.format, learned.format)
     read = sentences_to_tag((line.removesuffix("\n") for line in lines), learned, section, format, SOURCE)
+    if asked.format is None and format in ("jsonl", "conllu"):
+        read = _with_hint(read)
     for block in blocks(read):
         some = [sentence for sentence in block if sentence.words]
         every = iter(
@@ -41,6 +44,18 @@ def tag_predictions(
             found = next(every) if sentence.words else []
             text = _text(sentence, found, learned, format)
             yield Prediction(text, _record(sentence, found, learned.columns))
+
+
+def _with_hint(read: Iterator[Sentence]) -> Iterator[Sentence]:
+    """The sentences; an error in the first one says that there are other formats."""
+    try:
+        yield next(read)
+    except StopIteration:
+        return
+    except DataError as error:
+        names = ", ".join(get_args(Format))
+        raise DataError(f"{error}; if these lines have another format, name it: --format, one of {names}") from None
+    yield from read
 
 
 def _text(sentence: Sentence, found: list[DecodedTags], learned: Learned, format: Format) -> str:
