@@ -17,6 +17,7 @@ from everstep.native import build, toolchain
 from everstep.native.c_tables import ENGINE, NULL, Arguments, Routines, Slot, Way, argument, declared
 from everstep.native.call_table import CallTable
 from everstep.native.kernels import kernels
+from everstep.trees.compiled_tree_lstm import TreeCall
 from everstep.wirings.reservoir.loop import ReservoirLoop
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
@@ -24,7 +25,7 @@ BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
 
 TABLES: list[Any] = [
-    table for table in (*ENGINE, Routines, ChainCall, ReservoirLoop) if issubclass(table, tuple)
+    table for table in (*ENGINE, Routines, ChainCall, TreeCall, ReservoirLoop) if issubclass(table, tuple)
 ]  # fmt: skip
 
 

@@ -120,6 +120,7 @@ class Forest(_Moves):
         by_level: (N,) int64, the nodes in the order of the levels.
         places: (N,) int64, the place of each node in that order.
         leaf_rows: (leaves,) int64, the places of the leaves in that order.
+        inner_rows: (inner nodes,) int64, likewise.
         leaf_inputs: (leaves,) int64, in the order of the levels: which of the M inputs each leaf has; M if none.
         inner_inputs: (inner nodes,) int64, likewise.
         inner_fed: whether any inner node has an input.
@@ -136,6 +137,7 @@ class Forest(_Moves):
     by_level: Tensor
     places: Tensor
     leaf_rows: Tensor
+    inner_rows: Tensor
     leaf_inputs: Tensor
     inner_inputs: Tensor
     inner_fed: bool
@@ -181,6 +183,7 @@ class Forest(_Moves):
             by_level=torch.from_numpy(by_level),
             places=torch.from_numpy(places),
             leaf_rows=torch.from_numpy(np.flatnonzero(leaf)),
+            inner_rows=torch.from_numpy(np.flatnonzero(~leaf)),
             leaf_inputs=torch.from_numpy(inputs[leaf]),
             inner_inputs=torch.from_numpy(inputs[~leaf]),
             inner_fed=inner_fed,

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from everstep.trees.compiled_tree_lstm import CompiledLevels, available
 from everstep.trees.composition import Children
-from everstep.trees.forest import Level, added
-from everstep.trees.written_out import Above, WrittenOut, times
+from everstep.trees.forest import Forest, Level, added
+from everstep.trees.written_out import Above, OverLevels, WrittenOut, times
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -168,6 +169,11 @@ class NaryTreeLSTM(_TreeLSTM):
     def weights(self) -> Sequence[Tensor]:
         """U."""
         return (self.weight_hh,)
+
+    def over_levels(self, forest: Forest, h: Tensor, c: Tensor, x: Tensor, weights: Sequence[Tensor]) -> OverLevels:
+        """In one compiled call, if all inner nodes have N children."""
+        compiled = available(forest, self.arity, h, c, x, *weights)
+        return CompiledLevels() if compiled else super().over_levels(forest, h, c, x, weights)
 
     def combine_by(self, weights: Sequence[Tensor], x: Tensor, children: Children) -> TreeLSTMState:
         """The equations."""

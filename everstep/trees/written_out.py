@@ -5,7 +5,7 @@ Levels are small: beside the products, what nodes of the graph cost and what its
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +33,42 @@ class Above(NamedTuple):
     sums: tuple[tuple[Tensor, Tensor], ...]
 
 
+class OverLevels(ABC):
+    """All levels of a forest, and their derivative."""
+
+    @abstractmethod
+    def ahead(self, forest: Forest, h: Tensor, c: Tensor, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Fills the rows of inner nodes in h and c, (nodes, H) in the order of the levels; returns what `back` needs.
+
+        Args:
+            forest: the trees.
+            h, c: of which the rows of leaves are there.
+            x: of `inputs`, (inner nodes, G) or (1, G).
+            weights: the `weights` of the composition.
+        """
+
+    @abstractmethod
+    def back(
+        self,
+        forest: Forest,
+        kept: Sequence[Tensor],
+        h: Tensor,
+        c: Tensor,
+        by_h: Tensor,
+        by_c: Tensor,
+        x: Tensor,
+        weights: Sequence[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The derivatives by x and by each of the weights.
+
+        Args:
+            forest, h, c, x, weights: of `ahead`.
+            kept: what that returned.
+            by_h: (nodes, H), what comes from outputs; becomes the derivatives by the states.
+            by_c: the same by c, of which the rows of roots are there.
+        """
+
+
 class WrittenOut(Composition):
     """A composition of a state (h, c) that also computes a level without PyTorch's graph, and then its derivative.
 
@@ -42,6 +78,10 @@ class WrittenOut(Composition):
     @abstractmethod
     def weights(self) -> Sequence[Tensor]:
         """The matrices (rows, columns) that states are multiplied with, made once for all levels."""
+
+    def over_levels(self, forest: Forest, h: Tensor, c: Tensor, x: Tensor, weights: Sequence[Tensor]) -> OverLevels:
+        """What computes all levels of a forest, from what `OverLevels.ahead` takes: by default, each in PyTorch."""
+        return EachLevel(self)
 
     @abstractmethod
     def combine_by(self, weights: Sequence[Tensor], x: Tensor, children: Children) -> State:
@@ -118,26 +158,16 @@ class _Run(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         leaf_h, leaf_c, x, *weights = given
         h, c = (of.new_empty(forest.nodes, of.shape[1]).index_copy_(0, forest.leaf_rows, of) for of in (leaf_h, leaf_c))
-        last, last_inner, kept = forest.nodes, forest.inner, []
-        for level in reversed(forest.levels):
-            first = last - level.nodes
-            if level.inner:
-                rows = x[last_inner - level.inner : last_inner] if len(x) > 1 else x
-                below = slice(last, last + level.below)
-                *new, needed = cell.ahead(level, rows, h[below], c[below], weights)
-                for of, values in zip((h, c), new, strict=True):
-                    of[first:last].index_copy_(0, level.inner_rows, values)
-                kept.append(needed)
-            last, last_inner = first, last_inner - level.inner
-        ctx.save_for_backward(*given, h, c, *(tensor for some in kept for tensor in some))
-        ctx.cell, ctx.forest, ctx.again, ctx.weights, ctx.kept = cell, forest, again, len(weights), [*map(len, kept)]
+        way = cell.over_levels(forest, h, c, x, weights)
+        ctx.save_for_backward(*given, h, c, *way.ahead(forest, h, c, x, weights))
+        ctx.way, ctx.forest, ctx.again, ctx.weights = way, forest, again, len(weights)
         return h.index_select(0, forest.places), h[: forest.trees].clone(), c[: forest.trees].clone()
 
     @staticmethod
     def backward(ctx: Any, by_ys: Tensor, by_h: Tensor, by_c: Tensor) -> tuple[Tensor | None, ...]:
-        cell, forest = ctx.cell, ctx.forest
+        forest: Forest = ctx.forest
         leaf_h, leaf_c, x, *rest = ctx.saved_tensors
-        weights, (h, c, *rest) = rest[: ctx.weights], rest[ctx.weights :]
+        weights, (h, c, *kept) = rest[: ctx.weights], rest[ctx.weights :]
         if torch.is_grad_enabled():  # to be differentiated again
             given = (leaf_h, leaf_c, x, *weights)
             wanted = [tensor for tensor, needed in zip(given, ctx.needs_input_grad[3:], strict=True) if needed]
@@ -146,26 +176,64 @@ class _Run(torch.autograd.Function):
                 torch.autograd.grad(made, wanted, (by_ys, by_h, by_c), create_graph=True, materialize_grads=True)
             )
             return None, None, None, *(next(grads) if needed else None for needed in ctx.needs_input_grad[3:])
-        needed = iter(rest)
-        kept = [[next(needed) for _ in range(number)] for number in ctx.kept]
         all_h = by_ys.index_select(0, forest.by_level)
         all_c = torch.empty_like(all_h)
         all_h[: forest.trees] += by_h
         all_c[: forest.trees] = by_c
+        by_x, by_weights = ctx.way.back(forest, kept, h, c, all_h, all_c, x, weights)
+        by_leaves = (rows.index_select(0, forest.leaf_rows) for rows in (all_h, all_c))
+        return None, None, None, *by_leaves, by_x, *by_weights
+
+
+class EachLevel(OverLevels):
+    """Level by level in PyTorch, by a composition's `ahead` and `back`."""
+
+    def __init__(self, cell: WrittenOut):
+        self._cell = cell
+
+    def ahead(self, forest: Forest, h: Tensor, c: Tensor, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """From the deepest level up; what the levels keep, as many of each."""
+        last, last_inner = forest.nodes, forest.inner
+        kept: list[Tensor] = []
+        for level in reversed(forest.levels):
+            first = last - level.nodes
+            if level.inner:
+                rows = x[last_inner - level.inner : last_inner] if len(x) > 1 else x
+                below = slice(last, last + level.below)
+                *new, needed = self._cell.ahead(level, rows, h[below], c[below], weights)
+                for of, values in zip((h, c), new, strict=True):
+                    of[first:last].index_copy_(0, level.inner_rows, values)
+                kept += needed
+            last, last_inner = first, last_inner - level.inner
+        return tuple(kept)
+
+    def back(
+        self,
+        forest: Forest,
+        kept: Sequence[Tensor],
+        h: Tensor,
+        c: Tensor,
+        by_h: Tensor,
+        by_c: Tensor,
+        x: Tensor,
+        weights: Sequence[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """From the roots down."""
+        levels = [level for level in forest.levels if level.inner]
+        each = len(kept) // max(1, len(levels))
         found: list[Above] = []
         first = 0
-        for level in forest.levels:
+        for place, level in zip(range(len(levels) - 1, -1, -1), levels, strict=True):  # without one only the last is
             last = first + level.nodes
-            if level.inner:
-                below = slice(last, last + level.below)
-                of = (rows[first:last].index_select(0, level.inner_rows) for rows in (all_h, all_c))
-                above = cell.back(level, kept.pop(), h[below], c[below], *of, weights)
-                all_h[below] += above.by_h
-                all_c[below] = above.by_c
-                found.append(above)
+            below = slice(last, last + level.below)
+            of_h, of_c = (rows[first:last].index_select(0, level.inner_rows) for rows in (by_h, by_c))
+            needed = kept[place * each : (place + 1) * each]
+            above = self._cell.back(level, needed, h[below], c[below], of_h, of_c, weights)
+            by_h[below] += above.by_h
+            by_c[below] = above.by_c
+            found.append(above)
             first = last
-        by_leaves = (rows.index_select(0, forest.leaf_rows) for rows in (all_h, all_c))
-        return None, None, None, *by_leaves, _by_x(found, x), *_by_weights(found, weights)
+        return _by_x(found, x), _by_weights(found, weights)
 
 
 def _by_x(found: Sequence[Above], x: Tensor) -> Tensor:
