@@ -24,14 +24,14 @@ class LargestCall(NamedTuple):
     """What a compiled loop reads.
 
     Attributes:
-        rows, columns, count: their numbers.
+        rows, columns, wanted: their numbers.
         numbers: (rows, columns).
-        best, places: (rows, count), the largest ones and their columns.
+        best, places: (rows, wanted), the largest ones and their columns.
     """
 
     rows: Count
     columns: Count
-    count: Count
+    wanted: Count
     numbers: Numbers
     best: NumbersOut
     places: IntegersOut

@@ -9,7 +9,7 @@ constexpr int64_t PIECE = 64;  // numbers that are compared at once; few pieces 
 template <class T> inline bool above(T x, T y) { return !(x <= y) && y == y; }
 
 template <class T> void largest_row(const LargestCall<T>& call, int64_t row) {
-  const int64_t N = call.columns, count = call.count;
+  const int64_t N = call.columns, count = call.wanted;
   const T* x = call.numbers + row * N;
   T* best = call.best + row * count;
   int64_t* place = call.places + row * count;
