@@ -61,7 +61,7 @@ def test_counts_come_from_the_training_text(name: str, tmp_path: Path) -> None:
         assert sorted(head.rank.tolist()) == list(range(200))
 
 
-@pytest.mark.parametrize("name", ["nce", "full"])
+@pytest.mark.parametrize("name", ["nce", "adaptive"])
 def test_resumed_is_as_trained_at_once(name: str, tmp_path: Path) -> None:
     more = ["model.sparse=true", "train.validate_every=2", "train.schedule=constant"]
     whole = trained(tmp_path / "whole", name, *more, "train.max_steps=4")

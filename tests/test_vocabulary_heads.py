@@ -358,3 +358,12 @@ def test_the_base_class_of_vocabularies_is_no_head() -> None:
     with pytest.raises(NotImplementedError, match="VocabularyHead has no predict"):
         VocabularyHead().nats(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))
     assert issubclass(VocabularyHead, Head)
+
+
+@pytest.mark.parametrize("tied", [None, torch.zeros(K, D)])
+def test_an_adaptive_softmax_begins_with_the_frequencies(tied: Tensor | None) -> None:
+    for cutoffs in ((2, 4), ()):
+        head = AdaptiveSoftmax(D, K, cutoffs=cutoffs, tied=tied)
+        head.counted(COUNTS)
+        often = COUNTS.clamp_min(1) / COUNTS.clamp_min(1).sum()
+        torch.testing.assert_close(head.predict(torch.zeros(1, D)).exp()[0], often)

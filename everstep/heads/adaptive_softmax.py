@@ -94,8 +94,9 @@ class AdaptiveSoftmax(VocabularyHead):
             not used. Its classes must be sorted from frequent to rare already.
 
     Parameters: `head` (c_1 + tails, D), or (tails, D) where tied, and `head_bias`; `down.i` (d_i, D), `tail.i`
-    (K_i, d_i), `tail_bias.i` (K_i,); matrices initially uniform in ±1/√(columns), biases zero. Buffer: `rank` (K,), the
-    place of each class among all, sorted from frequent to rare: as they are numbered, until `counted`.
+    (K_i, d_i), `tail_bias.i` (K_i,); matrices initially uniform in ±1/√(columns), biases zero, until `counted` makes
+    them the logarithms of the frequencies of classes and tails. Buffer: `rank` (K,), the place of each class among all,
+    sorted from frequent to rare: as they are numbered, until `counted`.
 
     Raises:
         ValueError: cut-offs that do not rise or reach K, a divisor below 1, or a tied weight of another shape.
@@ -143,15 +144,25 @@ class AdaptiveSoftmax(VocabularyHead):
         return list(zip(self._ends, self._ends[1:], strict=False))
 
     def counted(self, counts: Tensor) -> None:
-        """Sort the classes by how often each occurs in the training data, (K,).
+        """Sort the classes by how often each occurs in the training data, (K,), and begin with these frequencies.
 
         Raises:
             ValueError: the counts do not fit.
         """
+        if counts.is_meta:
+            return
         check_counts("AdaptiveSoftmax", counts, self.classes)
         if self.tied is None:
             order = torch.argsort(counts, descending=True, stable=True).to(self.rank)
             self.rank[order] = torch.arange(self.classes, device=order.device)
+        often = torch.empty(self.classes, dtype=torch.float64, device=self.rank.device)
+        often[self.rank] = counts.to(often).clamp_min(1)
+        tails = often[self._ends[0] :].split([end - start for start, end in self._spans()]) if self.cutoffs else ()
+        sums = [tail.sum()[None] for tail in tails]
+        with torch.no_grad():
+            self.head_bias.copy_((torch.cat([often[: self._ends[0]], *sums]) / often.sum()).log())
+            for bias, tail in zip(self.tail_bias, tails, strict=True):
+                bias.copy_((tail / tail.sum()).log())
 
     def _rows(self) -> list[Tensor]:
         """W_0, the rows of the head's classes and of the tails, and then the W_i."""
