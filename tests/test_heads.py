@@ -120,6 +120,35 @@ def test_the_compiled_softmax_is_the_plain_one() -> None:
         cross_entropy(torch.zeros(2, 1, requires_grad=True), torch.zeros(3, 1), torch.zeros(3), torch.tensor([1, 3]))
 
 
+@pytest.mark.parametrize(
+    ("bias", "target", "message"),
+    [
+        (
+            torch.zeros(3),
+            torch.zeros(2, dtype=torch.int32),
+            "expected target .2,. of torch.int64; got .2,. of torch.int32",
+        ),
+        (torch.zeros(3), torch.zeros(1, dtype=torch.int64), "expected target"),
+        (torch.zeros(1), torch.zeros(2, dtype=torch.int64), "expected bias"),
+        (torch.zeros(3).double(), torch.zeros(2, dtype=torch.int64), "expected bias"),
+    ],
+)
+def test_memory_of_another_kind_is_not_read(bias: torch.Tensor, target: torch.Tensor, message: str) -> None:
+    ys = torch.zeros(2, 1, requires_grad=True)
+    with pytest.raises(ValueError, match=message):
+        cross_entropy(ys, torch.zeros(3, 1), bias, target)
+
+
+def test_a_head_with_other_logits_predicts_them() -> None:
+    class Doubled(Categorical):
+        def logits(self, ys: torch.Tensor) -> torch.Tensor:
+            return 2 * super().logits(ys)
+
+    head, ys = Doubled(4, 5), torch.randn(3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(head.predict(ys), head.logits(ys).log_softmax(-1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_under_autocast_factors_are_bfloat16_and_gradients_as_of_linear(dtype: torch.dtype) -> None:
     head, target = Categorical(16, 50, label_smoothing=0.1), torch.randint(50, (40,))

@@ -25,6 +25,7 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> Any:
         """y (n, D), W (K, D), b (K,), targets (n,) int64 and ε to (n,) and (n,) nats; the second has no gradient."""
+        _check(ys, weight, bias, target)
         low = torch.is_autocast_enabled(ys.device.type)
         logits = _product(ys, weight.t(), low, empty(weight, len(ys), len(weight)))
         compiled = compiled_softmax.available(logits)
@@ -54,6 +55,17 @@ class CrossEntropy(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_weight = _product(slopes.t(), ys * gradient[:, None], ctx.low)
         return of_ys, of_weight, of_bias, None, None
+
+
+def _check(ys: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> None:
+    """Raise ValueError unless b and the targets are as the compiled loop reads them."""
+    for name, given, size, dtype in (
+        ("bias", bias, len(weight), weight.dtype),
+        ("target", target, len(ys), torch.int64),
+    ):
+        if given.shape != (size,) or given.dtype != dtype:
+            got = f"{tuple(given.shape)} of {given.dtype}"
+            raise ValueError(f"cross_entropy: expected {name} ({size},) of {dtype}; got {got}")
 
 
 def _product(x: Tensor, w: Tensor, low: bool, out: Tensor | None = None) -> Tensor:
@@ -99,6 +111,9 @@ def cross_entropy(
 
     Returns:
         (n,) and (n,), in nats.
+
+    Raises:
+        ValueError: bias or target of another shape or dtype.
     """
     loss, plain = CrossEntropy.apply(ys, weight, bias, target, smoothing)
     return loss, plain

@@ -63,9 +63,6 @@ class _LogP(Categorical):
     def logits(self, ys: Tensor) -> Tensor:
         return ys
 
-    def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return ys.float().log_softmax(-1)
-
 
 class Nowhere(nn.Module):
     """A placeholder for an embedding, whose empty weight only gives the device."""
