@@ -67,6 +67,18 @@ class _Watched(asyncio.Protocol):
         self._taking.resumed()
 
 
+class _Finishing(QuickProtocol):
+    """A connection whose request in progress is finished when the server ends.
+
+    Uvicorn 0.44 and its neighbours would tell the application that the client has left.
+    """
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if getattr(self.cycle, "shutting_down", False):
+            self.cycle.shutting_down = False  # type: ignore[attr-defined, unused-ignore]
+
+
 def bounded_protocol(
     head_seconds: float, taking_seconds: float, quick: AtOnce | None = None
 ) -> type[HttpToolsProtocol]:
@@ -77,7 +89,7 @@ def bounded_protocol(
     `answers` of `QuickProtocol`.
     """
 
-    class Bounded(_Watched, QuickProtocol):
+    class Bounded(_Watched, _Finishing):
         """A connection."""
 
         answers = quick
