@@ -61,9 +61,14 @@ def test_a_step_at_once_is_the_step_of_the_usual_way(monkeypatch: pytest.MonkeyP
             (HEADERS, body(tokens=[NOT_A_NUMBER])),
             (HEADERS, body(tokens=[5], top=3, run="y")),
             (HEADERS, body(tokens=[5]) + b" " * 1000),
+            (HEADERS[:1], body(tokens=[5])),
+            ([*HEADERS[:1], (b"content-type", b"text/plain")], body(tokens=[5])),
         ):
             assert quick.answer(session, headers, content) is None
         assert quick.answer("A" * 24, HEADERS, body(tokens=[5])) is None
+        with monkeypatch.context() as failing:
+            failing.setattr("everstep.ship.serving.session_routes.as_json", json.loads)
+            assert quick.answer(session, HEADERS, body(tokens=[5])) is None
         assert service.sessions.read(session).steps == 2
         assert len(log) == 2
         other, _ = await service.sessions.create(None, begin=False)
@@ -116,12 +121,15 @@ def test_connections_answer_at_once_or_give_the_whole_request_on(parts: list[byt
             message = await receive()
             content, more = content + message["body"], message["more_body"]
         content = b"whole " + content
+        await asyncio.sleep(0.01)
         size = str(len(content)).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", size)]})
         await send({"type": "http.response.body", "body": content})
 
     async def run() -> bytes:
-        config = uvicorn.Config(app, log_config=None, lifespan="off", http=bounded_protocol(5, 5, _Told()))
+        idle = 0 if len(parts) == 1 else 5
+        quick = bounded_protocol(5, 5, _Told())
+        config = uvicorn.Config(app, log_config=None, lifespan="off", http=quick, timeout_keep_alive=idle)
         server = uvicorn.Server(config)
         with bound("127.0.0.1", 0, None, False) as listening:
             task = asyncio.create_task(server.serve([listening]))

@@ -40,7 +40,7 @@ class QuickProtocol(HttpToolsProtocol):
         if found is not None and self._may_answer():
             self._session, self._held = found[1].decode(), bytearray()
         else:
-            super().on_headers_complete()
+            self._begin()
 
     def on_body(self, body: bytes) -> None:
         if self._held is None:
@@ -71,9 +71,14 @@ class QuickProtocol(HttpToolsProtocol):
         held, self._held = self._held, None
         if held is None or self.transport.is_closing():
             return
-        super().on_headers_complete()
+        self._begin()
         if held:
             super().on_body(bytes(held))
+
+    def _begin(self) -> None:
+        """Let uvicorn answer; the connection is not idle, though a request that came with this one is answered."""
+        self._unset_keepalive_if_required()
+        super().on_headers_complete()
 
     def _write(self, content: bytes) -> None:
         size = (b"content-length", str(len(content)).encode())

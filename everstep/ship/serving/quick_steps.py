@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from everstep.ship.serving.guard import Guard
 from everstep.ship.serving.requests import StepsBody
@@ -25,10 +25,11 @@ class QuickSteps:
     def __init__(self, guard: Guard, service: Service):
         self._guard, self._service = guard, service
 
-    def answer(self, session: str, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes | None:
+    def answer(self, session: str, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes | None:
         """The content of an answer with status 200, in JSON; None: the usual way has to answer."""
         start = time.perf_counter()
-        if len(body) > self._service.limits.body:
+        kinds = [value for name, value in headers if name == b"content-type"]
+        if len(body) > self._service.limits.body or kinds != [b"application/json"]:
             return None
         try:
             self._guard.check(STEPS, headers)

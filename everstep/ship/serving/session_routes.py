@@ -84,13 +84,13 @@ async def fed_steps(service: Service, session: str, body: StepsBody) -> Response
 
 def fed_at_once(service: Service, session: str, body: StepsBody) -> bytes | None:
     """The content of the answer to a request of one step; None: other sessions step beside it, and it has to wait."""
-    found = service.sessions.feed_at_once(
-        session, lambda hosted: values_asked(hosted, body), run=body.run, judged=body.surprise
+
+    def answer(content: Stepped, fed: FedSteps) -> bytes:
+        return as_json({**_told(service, session, content), **answer_of(content, fed, body)})
+
+    return service.sessions.feed_at_once(
+        session, lambda hosted: values_asked(hosted, body), answer, run=body.run, judged=body.surprise
     )
-    if found is None:
-        return None
-    content, fed = found
-    return as_json({**_told(service, session, content), **answer_of(content, fed, body)})
 
 
 def values_asked(hosted: HostedRun, body: StepsBody) -> list[Value]:

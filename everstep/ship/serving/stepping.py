@@ -114,9 +114,18 @@ class StepSessions:
         return after, fed
 
     def feed_at_once(
-        self, session: str, read: Callable[[HostedRun], list[Value]], *, run: str | None = None, judged: bool = False
-    ) -> tuple[Stepped, FedSteps] | None:
-        """As `feed`, for one value, where no other session steps or waits; None: there are others, nothing is done."""
+        self,
+        session: str,
+        read: Callable[[HostedRun], list[Value]],
+        answer: Callable[[Stepped, FedSteps], bytes],
+        *,
+        run: str | None = None,
+        judged: bool = False,
+    ) -> bytes | None:
+        """As `feed`, for one value, where no other session steps or waits; None: there are others, nothing is done.
+
+        What `answer` makes of the step is returned. If it fails, the session is as it was.
+        """
         before = self.store.begin(session)
         try:
             self._check_run(before, run)
@@ -125,10 +134,11 @@ class StepSessions:
             if fed is None:
                 return None
             after = _after(before, fed, 1)
+            told = answer(after, fed)
             self.store.commit(session, after, after.size)
         finally:
             self.store.abandon(session)
-        return after, fed
+        return told
 
     async def fed(
         self,
