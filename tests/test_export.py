@@ -234,6 +234,19 @@ def test_loops_compute_the_same_in_cpp(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(one["check"]["difference"] < 1e-5 for one in found.values())
 
 
+@compiled
+def test_padding_that_cuts_off_and_corrections_in_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSTEP_COMPILER", raising=False)
+
+    def spread(given: Named, state: State) -> tuple[Named, State]:
+        cut = nn.functional.pad(given["x"], (-1, 2, 1, -1))
+        return {"y": cut.var(-1, correction=1.0)}, state
+
+    form = Form(nn.Linear(1, 1), spread, {"x": Input(("batch", "time", 4))})
+    ((_, entry),) = saved(tmp_path, {"sequence": form})
+    assert entry["check"]["difference"] < 1e-6
+
+
 def test_what_the_engine_has_not_is_written_as_loops(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no step form: it answers whole texts"):
         export(made(tmp_path, "classify-minute"), tmp_path / "c", to="c", form="step")

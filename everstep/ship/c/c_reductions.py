@@ -66,7 +66,8 @@ def _moments(w: CWriter, x: fx.Node, dim: Any, correction: Any, sizes: Sequence[
     mean = w.each(kind, total.sizes, lambda one: f"{one} / ({kind})({count})", total)
     squares = w.each(kind, value.sizes, lambda one, m: f"({one} - {m}) * ({one} - {m})", value, mean)
     of_squares = _folded(w, squares, dims, "0", "{0} + {1}")
-    variance = w.each(kind, total.sizes, lambda one: f"{one} / most(({kind})({count}) - {less}, ({kind})0)", of_squares)
+    left = f"most(({kind})({count}) - ({kind}){less}, ({kind})0)"
+    variance = w.each(kind, total.sizes, lambda one: f"{one} / {left}", of_squares)
     return shaped(variance, sizes), shaped(mean, sizes)
 
 

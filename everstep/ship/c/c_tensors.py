@@ -195,8 +195,12 @@ def _pad(w: CWriter, node: fx.Node, x: fx.Node, pad: Sequence[int], value: float
     given, out = w.value(x), _filled(w, node, value)
     part = out
     for number in range(len(pad) // 2):
-        d = len(given.sizes) - 1 - number
-        part = _part(part, d, pad[2 * number], given.sizes[d])
+        d, around = len(given.sizes) - 1 - number, pad[2 * number : 2 * number + 2]
+        if not all(isinstance(size, int) for size in around):
+            raise NotExported("it pads by a dynamic size, which C++ has no loop for here")
+        left, right = (max(0, -size) for size in around)  # which are cut off
+        given = _part(given, d, left, plus(given.sizes[d], -left - right))
+        part = _part(part, d, max(0, around[0]), given.sizes[d])
     w.store(part, given)
     return out
 
