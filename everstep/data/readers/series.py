@@ -175,7 +175,8 @@ def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most:
     ids = list(dict.fromkeys(name for names, *_ in parts for name in names))
     number = {name: place for place, name in enumerate(ids)}
     series = _joined([np.array([number[name] for name in names], np.int64)[own] for names, own, *_ in parts])
-    target, past, future = (_joined([part[place] for part in parts]) for place in (3, 4, 5))
+    target, past = _joined([part[3] for part in parts]), _joined([part[4] for part in parts])
+    future = _joined([part[5] for part in parts])
     static = own.of_series(ids, series, _joined([part[6] for part in parts]), where)
     roles, notes = replace(roles, categories=own.categories), own.notes()
     if roles.time is None:
