@@ -159,8 +159,6 @@ def read_series(paths: Sequence[Path], roles: Roles | None = None, most: int | N
 def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most: int | None = None) -> Read:
     """The series of one or more tables, each with its name for error messages, as one panel.
 
-    No table is kept longer than its rows take to be read, since texts take several times the memory of numbers.
-
     Raises:
         DataError: see `read_series`.
     """
@@ -169,21 +167,20 @@ def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most:
     for name, table in tables:
         names.append(name)
         parts.append(_rows(table, roles, own, name))
-        del table
+        del table  # texts take several times the memory of numbers
     where = names[0]
     _check_one_kind([part[2] for part in parts], names)
     ids = list(dict.fromkeys(name for names, *_ in parts for name in names))
     number = {name: place for place, name in enumerate(ids)}
     series = _joined([np.array([number[name] for name in names], np.int64)[own] for names, own, *_ in parts])
-    target, past = _joined([part[3] for part in parts]), _joined([part[4] for part in parts])
-    future = _joined([part[5] for part in parts])
+    columns = _joined([p[3] for p in parts]), _joined([p[4] for p in parts]), _joined([p[5] for p in parts])
     static = own.of_series(ids, series, _joined([part[6] for part in parts]), where)
     roles, notes = replace(roles, categories=own.categories), own.notes()
     if roles.time is None:
-        return Read(_counted(ids, series, (target, past, future), most, static), roles, notes)
+        return Read(_counted(ids, series, columns, most, static), roles, notes)
     stamps = Stamps(_joined([part[2].values for part in parts]), parts[0][2].timed, any(part[2].utc for part in parts))
     del parts
-    values, columns = stamps.values, (target, past, future)
+    values = stamps.values
     order = np.lexsort((values, series))
     if (moved := np.flatnonzero(order != np.arange(len(order)))).size:
         where_moved = np.unique(series[order[moved]])
@@ -193,7 +190,8 @@ def panel_of(tables: Iterable[tuple[str, polars.DataFrame]], roles: Roles, most:
             notes.append(f"rows out of order in {len(where_moved):,} series, which were sorted by time")
             if roles.frequency == "irregular":
                 notes[-1] += "; an hour that daylight-saving time repeats needs stamps with an offset from UTC"
-        series, values, columns = series[order], values[order], (target[order], past[order], future[order])
+        series, values = series[order], values[order]
+        columns = columns[0][order], columns[1][order], columns[2][order]
     inside = np.diff(series) == 0
     if (twice := np.flatnonzero(inside & (np.diff(values) == 0))).size:
         shown = Frequency("microsecond" if stamps.timed else "step", 1, utc=stamps.utc).texts(values[twice[:1]])[0]
