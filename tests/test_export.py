@@ -24,7 +24,7 @@ from everstep.networks.translator_forms import translator_forms
 from everstep.runs.run import Run
 from everstep.ship import cpp
 from everstep.ship.c import c_program
-from everstep.ship.c.c_built import saved
+from everstep.ship.c.c_built import Built, saved
 from everstep.ship.checking import NotEqual, checked
 from everstep.ship.cpp import Compiled
 from everstep.ship.export import export
@@ -235,16 +235,22 @@ def test_loops_compute_the_same_in_cpp(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @compiled
-def test_padding_that_cuts_off_and_corrections_in_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_leaves_its_bounds_is_cut_off_or_refused_in_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EVERSTEP_COMPILER", raising=False)
 
     def spread(given: Named, state: State) -> tuple[Named, State]:
         cut = nn.functional.pad(given["x"], (-1, 2, 1, -1))
-        return {"y": cut.var(-1, correction=1.0)}, state
+        return {"y": cut.var(-1, correction=1.0), "last": given["x"][:, -2:] * 1.0}, state
 
     form = Form(nn.Linear(1, 1), spread, {"x": Input(("batch", "time", 4))})
-    ((_, entry),) = saved(tmp_path, {"sequence": form})
-    assert entry["check"]["difference"] < 1e-6
+    program_of = c_program.written({"sequence": form})
+    (tmp_path / "model.bin").write_bytes(program_of.weights)
+    program, x = Built(program_of, tmp_path), torch.randn(2, 5, 4)
+    for key, found in program.run("sequence")({"x": x}, ())[0].items():
+        torch.testing.assert_close(found, spread({"x": x}, ())[0][key])
+    with pytest.raises(NotExported, match="refuses its input"):  # PyTorch gives one step, of a size nobody expects
+        program.run("sequence")({"x": x[:, :1]}, ())
+    program.close()
 
 
 def test_what_the_engine_has_not_is_written_as_loops(tmp_path: Path) -> None:

@@ -112,7 +112,16 @@ def _slice(
 ) -> Value:
     value = w.value(x)
     d = axis(dim, value)
-    return _part(value, d, _place(value.sizes[d], 0 if start is None else start), w.sizes(node)[d], step)
+    first, size = _place(value.sizes[d], 0 if start is None else start), w.sizes(node)[d]
+    _check(w, first, times(step, plus(size, -1)), value.sizes[d], size)
+    return _part(value, d, first, size, step)
+
+
+def _check(w: CWriter, first: Number, further: Number, size: Number, taken: Number = 1) -> None:
+    """Refuse an input with which places `first` … `first` + `further` are not all in a dimension, if any are taken."""
+    if not all(isinstance(number, int) for number in (first, further, size)):
+        inside = f"{first} >= 0 && {plus(first, further)} < {size}"
+        w.line(f"if ({taken} > 0 && !({inside})) return 1;")
 
 
 def _without(value: Value, dim: int, place: Number) -> Value:
@@ -127,7 +136,9 @@ def _without(value: Value, dim: int, place: Number) -> Value:
 def _select(w: CWriter, node: fx.Node, x: fx.Node, dim: int, index: Any) -> Value:
     value = w.value(x)
     d = axis(dim, value)
-    return _without(value, d, _place(value.sizes[d], index))
+    place = _place(value.sizes[d], index)
+    _check(w, place, 0, value.sizes[d])
+    return _without(value, d, place)
 
 
 def _parted(w: CWriter, node: fx.Node, x: fx.Node, sizes: Any, dim: int = 0) -> list[Value]:
