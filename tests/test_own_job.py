@@ -135,6 +135,8 @@ def test_a_job_stands_for_a_recipe_of_its_defaults(tmp_path: Path, monkeypatch: 
     assert recipe_text("tagging").endswith("\ntask: tagging\n")
     with pytest.raises(ConfigError, match=r"job tagging: train: expected at least one of max_steps"):
         load_task("tagging")
+    with pytest.raises(ConfigError, match=r"job\.py:: expected FILE\.py:CLASS"):
+        load_task("job.py:")
     with pytest.raises(ConfigError, match=r"no recipe 'taging'.*Did you mean tagging\?"):
         load_task("taging")
     listed = CliRunner().invoke(app, ["recipes", "jobs"]).stdout.splitlines()

@@ -138,13 +138,16 @@ def _problem(model: TreeClassifier, form: Form) -> str | None:
     ]
     forest = Forest.of(trees)
     words = torch.arange(forest.inputs) % model.embedding.num_embeddings
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
-    with taking(run):
-        want = model(words, forest)
-        table, at = laid_out(words, forest, cell.arity)
-        got = form.run(table, ())[0]["log_p"][at.tree, at.place]
-    model.train(training)
+    try:
+        with taking(run):
+            want = model(words, forest)
+            table, at = laid_out(words, forest, cell.arity)
+            got = form.run(table, ())[0]["log_p"][at.tree, at.place]
+    finally:
+        for module in training:
+            module.training = True
     if bool(((want - got).abs() <= _NEAR * (1 + want.abs())).all()):
         return None
     name = type(cell).__name__

@@ -44,9 +44,14 @@ def job_recipe(name_or_path: str | Path) -> str | None:
     >>> print(job_recipe("mine.py:Mine"))
     task: mine.py:Mine
     <BLANKLINE>
+
+    Raises:
+        ConfigError: no class is named after the file.
     """
     name = str(name_or_path)
     if ".py:" in name:
+        if not name.rpartition(":")[2].isidentifier():
+            raise ConfigError(f"{name}: expected FILE.py:CLASS, the file of a job and the class in it.")
         return f"task: {name}\n"
     if name not in dict(jobs()) or (RECIPES / f"{name}.yaml").is_file() or Path(name).exists():
         return None
