@@ -95,7 +95,7 @@ def test_a_series_without_a_value_is_left_out_and_told(run: es.Run, capsys: pyte
     assert not capsys.readouterr().err
     found = [answer.text for answer in run.predict([*lines, "c,5,", "d,6,", "d,7,"])]
     assert found == rows
-    assert "note: 2 series have no value and no forecast: 'c', 'd'\n" in capsys.readouterr().err
+    assert "note: 2 series have no value and are left out: 'c', 'd'\n" in capsys.readouterr().err
 
 
 def test_json_lines_and_the_command_line(run: es.Run, monkeypatch: pytest.MonkeyPatch) -> None:

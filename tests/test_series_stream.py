@@ -224,7 +224,7 @@ def test_paths_have_the_quantiles_of_each_step(head: str, tmp_path: Path, capsys
         answer.record for answer in run.predict([*lines, *(line.replace("a,", "c,") for line in short[1:])], paths=9)
     ]
     assert some[1:] == records
-    assert "1 series have fewer than 4 rows up to the last value and no forecast: 'c'" in capsys.readouterr().err
+    assert "1 series have fewer than 4 rows up to the last value and are left out: 'c'" in capsys.readouterr().err
 
 
 def test_ranks_follow_the_past() -> None:

@@ -53,7 +53,7 @@ def draw_forecasts(windows: Sequence[DrawnWindow], levels: Sequence[float], path
     for axes in list(grid.flat)[len(windows) :]:
         axes.set_axis_off()
     for axes in list(grid.flat)[max(0, len(windows) - 2) : len(windows)]:
-        label(axes, "steps from the forecast's origin", "")
+        label(axes, "steps from the origin", "")
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=13, frameon=False)
     save(figure, path)

@@ -201,7 +201,7 @@ def _tell_left_out(names: list[str], fewest: int, some: bool) -> None:
     shown = ", ".join(repr(name) for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     if not some:
         raise DataError(f"the history: every series has {have}: {shown}; expected one with at least {fewest}")
-    warn(f"note: {len(names):,} series have {have} and no forecast: {shown}")
+    warn(f"note: {len(names):,} series have {have} and are left out: {shown}")
 
 
 def predictions(model: Forecaster, given: Read, learned: LearnedSeries) -> Iterator[Prediction]:
