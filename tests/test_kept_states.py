@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import re
+import json
 import signal
 import sys
 import threading
@@ -166,7 +166,7 @@ def _load(port: int, sessions: list[str], states: list[str]) -> None:
                     f"http://127.0.0.1:{port}/steps", body, {"Content-Type": "application/json"}
                 )
                 with urllib.request.urlopen(asked, timeout=10) as answer:
-                    states.append(re.search(rb'"state": "([^"]+)"', answer.read())[1].decode())  # type: ignore[index]
+                    states.append(json.load(answer)["state"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -14,6 +14,8 @@ import everstep as es
 from everstep.learn.linear import echo_state
 from everstep.learn.linear import ridge as ridge_module
 
+pytestmark = pytest.mark.usefixtures("as_shipped")
+
 F64 = torch.float64
 
 

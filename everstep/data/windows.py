@@ -212,7 +212,7 @@ def passed(times: Ints, window: int, gap: float) -> NDArray[np.float32]:
         window: W.
         gap: the unit.
 
-    >>> passed(np.array([[0, 1, 3]]), 1, 1.0).round(2).tolist()
+    >>> passed(np.array([[0, 1, 3]]), 1, 1.0).astype(float).round(2).tolist()
     [[[0.69, 0.0], [1.1, 1.1]]]
     """
     since, away = np.diff(times, axis=1), np.abs(times[:, 1:] - times[:, [window]])

@@ -15,6 +15,7 @@ from torch import nn
 from everstep.decode import Sampler, draws
 from everstep.decode.section import SamplingSection
 from everstep.errors import ConfigError, DataError, RunError, check_finite
+from everstep.learn.denormals import flushed_denormals
 from everstep.look.passage import Passage
 from everstep.networks.scoring import Score
 from everstep.runs.call_checks import check_room, checked_lines, seeded
@@ -62,6 +63,7 @@ class Run:
         """Job, model, training, measure and folder in one line."""
         return f"Run({in_one_line(self.path, self.task, self.model)}, {self.path})"
 
+    @flushed_denormals()  # as at the end of training, so that the figures have the same bits
     def evaluate(
         self, split: str | None = None, *, data: Sequence[str] | None = None, adapt: Adaptation | None = None
     ) -> dict[str, Any]:
