@@ -72,13 +72,11 @@ class Run:
         Args:
             split: the name of the split.
             data: files of the same kind to use in place of the test split.
-            adapt: "cache" or "dynamic": the model adapts to the text before each target; the measure `adapted` has the
-                settings. Such measures are not those of the model alone.
+            adapt: "cache" or "dynamic": adapt to the text before each target; the measure `adapted` has the settings.
 
         Returns:
             task, split, data, and the measures of the job, in which each target counts once. data is "as trained",
-            "changed" since the run began (also reported on stderr), "not recorded" by an early version, or the given
-            files.
+            "changed" since the run began (said on stderr), "not recorded" by an early version, or the given files.
 
         Raises:
             DataError: the run has no such split, or its data is missing.
