@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,6 +16,19 @@ from everstep.state import leaves
 from tests.laws import LAYERS, PLAIN, WIRINGS, D, H, refused
 
 NOTHING = {"T = 0": (0, None), "T = 0, ragged": (0, [0, 0]), "T = 1": (1, [0, 0]), "T = 5": (5, [0, 0])}
+
+
+@cache
+def _built(name: str) -> es.Layer:
+    torch.manual_seed(0)
+    return LAYERS[name]()
+
+
+def without_gradients(name: str) -> es.Layer:
+    """The layer of that name which all tests here share, so that it is traced once."""
+    layer = _built(name)
+    layer.zero_grad(set_to_none=True)
+    return layer
 
 
 def check(module: nn.Module, xs: Tensor, state: Any, **how: Any) -> Tensor:
@@ -42,8 +56,7 @@ def check(module: nn.Module, xs: Tensor, state: Any, **how: Any) -> Tensor:
 def test_backward_through_no_step(name: str, backend: str, what: str) -> None:
     time, lengths = NOTHING[what]
     for carried in (False, True)[: 2 if backend == "auto" else 1]:
-        torch.manual_seed(0)
-        layer = LAYERS[name]()
+        layer = without_gradients(name)
         xs = torch.randn(2, time, layer.input_size, requires_grad=True)
         state = layer.initial_state(2, xs) if carried else None
         if isinstance(layer, es.Cell) and time and refused(BACKENDS.get(backend, reference), layer, xs, None, None):
@@ -57,7 +70,7 @@ def test_backward_through_no_step(name: str, backend: str, what: str) -> None:
 @pytest.mark.parametrize("name", ["GRU", "LSTM", "MinGRU", "Bidirectional", "Bidirectional sum", "EncoderStack"])
 def test_read_outs_of_no_step(name: str, how: Any, what: str) -> None:
     time, lengths = NOTHING[what]
-    readout = es.ReadOut(LAYERS[name](), how)
+    readout = es.ReadOut(without_gradients(name), how)
     xs = torch.randn(2, time, D, requires_grad=True)
     y = check(readout, xs, None, lengths=None if lengths is None else torch.tensor(lengths))
     assert y.shape == (2, readout.output_size)
