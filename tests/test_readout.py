@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -36,9 +37,17 @@ LAYERS = {
 }
 
 
-def read_out(name: str, how: str) -> es.ReadOut:
+@cache
+def _layer(name: str) -> es.Layer:
     torch.manual_seed(5)
-    return es.ReadOut(LAYERS[name](), how).to(F64)
+    return LAYERS[name]().to(F64)
+
+
+def read_out(name: str, how: str) -> es.ReadOut:
+    """Over the layer of that name, which all of them share, so that it is traced once."""
+    layer = _layer(name)
+    torch.manual_seed(6)
+    return es.ReadOut(layer, how).to(F64)
 
 
 def carried(layer: es.Layer, batch: int) -> object:
