@@ -296,13 +296,19 @@ def test_inputs_need_not_be_contiguous(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_frozen_parameters_and_no_grad(name: str) -> None:
-    layer = build(name).requires_grad_(False)
-    xs = inputs(layer, 2, 5).requires_grad_()
-    ys = layer(xs)[0]
-    (grad,) = torch.autograd.grad(ys.sum(), xs)
-    assert torch.isfinite(grad).all()
-    with torch.no_grad():
-        assert layer(xs)[0].grad_fn is None
+    layer = shared(name)
+    learned = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+    layer.requires_grad_(False)
+    try:
+        xs = inputs(layer, 2, 5).requires_grad_()
+        ys = layer(xs)[0]
+        (grad,) = torch.autograd.grad(ys.sum(), xs)
+        assert torch.isfinite(grad).all()
+        with torch.no_grad():
+            assert layer(xs)[0].grad_fn is None
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_()
 
 
 @pytest.mark.parametrize("name", LAYERS)
