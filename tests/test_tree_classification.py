@@ -24,6 +24,7 @@ from everstep.networks.compositions_by_name import composition_names, make_compo
 from everstep.networks.tree_classifier import TreeClassifier, TreeNetworkSection, measured_trees, tree_losses
 from everstep.networks.tree_parsing import parsing_figures
 from everstep.runs.recipe_files import load_task
+from everstep.runs.tree_figures import tree_figures
 
 SMALL = ("model.embedding_size=8", "model.hidden_size=8", "train.batch_size=8", "train.threads=1")
 
@@ -297,6 +298,11 @@ def test_labels_may_be_renamed_merged_and_left_out(tmp_path: Path) -> None:
     learned, scored = (task.batches("train", None, purpose) for purpose in ("learn", "score"))
     counts = [sum(one.batch(0, index).count for index in range(len(one))) for one in (learned, scored)]
     assert counts[0] > counts[1] > 0
+    neutral = task.trees.coded(task.trees.trees("train")[:2], task.ids, task.answers)
+    for one in neutral:
+        one.targets[:] = NONE
+    with pytest.raises(DataError, match="expected trees with a class at their root; none has one"):
+        tree_figures(task.model(), neutral)
     named = load_task(tmp_path / "recipe.yaml", [*SMALL, 'data.classes={"bad": 1, "good": 3}'])
     named.prepare()
     assert named.classes == ("bad", "good")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from everstep.data.tree_batches import NONE, TreeBatch, TreeBatches
-from everstep.errors import ConfigError
+from everstep.errors import ConfigError, DataError
 from everstep.heads import Categorical
 from everstep.learn.objective import Loss
 from everstep.networks.answers import Array, OneOf
@@ -150,7 +150,11 @@ def tree_losses(model: TreeClassifier, batch: TreeBatch) -> Iterator[Loss]:
 def measured_trees(
     model: TreeClassifier, batches: TreeBatches, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Any]:
-    """The measures on labelled roots, and on all labelled nodes."""
+    """The measures on labelled roots, and on all labelled nodes.
+
+    Raises:
+        DataError: no root has a class.
+    """
     roots: list[Array] = []
     right = count = 0
     for index in range(len(batches)):
@@ -164,6 +168,8 @@ def measured_trees(
         roots.append(np.column_stack([places, model.answers.noted(log_p[some], targets[some])]))
         progress(index + 1, len(batches))
     noted = np.concatenate(roots)
+    if not len(noted):
+        raise DataError("expected trees with a class at their root; none has one")
     figures = model.answers.figures(noted[noted[:, 0].argsort()][:, 1:])  # so that sums do not depend on the batches
     return {**figures.report(model.answers.names), "node_accuracy": right / count, "nodes": count}
 
