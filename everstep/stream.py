@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, empty_like
+from torch._C import _has_storage as has_storage
 
 from everstep import hooks
 from everstep.backends.fused.codegen import writer
@@ -172,6 +173,7 @@ class Stream:
 
     _versions: list[int]
     _pointers: list[int] | None
+    _call: tuple[int, int] | None
 
     def __init__(self, cell: Cell, batch: int = 1, state: State = None):
         if not isinstance(cell, Cell):
@@ -202,16 +204,17 @@ class Stream:
         parameter = next(cell.parameters(), torch.zeros(1))
         with torch.no_grad(), torch.inference_mode(False):
             self._like = torch.zeros(self.batch, cell.input_size, dtype=parameter.dtype, device=parameter.device)
+            self._blank = self._like.new_empty(self.batch, cell.output_size)
             self._initial = cell.initial_state(self.batch, self._like)
             self._state = [leaf.detach().clone().contiguous() for _, leaf in leaves(self._initial)]
             if len(before) == len(self._state):
                 like = as_large(self._initial, unflatten(self._initial, before))
                 if [leaf.shape for leaf in before] == [leaf.shape for _, leaf in leaves(like)]:
                     self._take(before)
-        self._shape, self._size = tuple(self._like.shape), (self.batch, cell.output_size)
+        self._shape, self._size, self._dtype = tuple(self._like.shape), tuple(self._blank.shape), self._like.dtype
         # tracing leaves the cell's own hooks to the sequence call; here they belong to the step
         self._program = _compile(_Hooked(cell) if hooks.hooked(cell) else cell, self._like, self._initial)
-        self._versions, self._pointers = [], None
+        self._versions, self._pointers, self._call = [], None, None
 
     def _kinds_now(self) -> list[tuple[Any, ...]]:
         return [(t.shape, t.dtype, t.device) for t in self._tensors]
@@ -269,6 +272,26 @@ class Stream:
         """
         if self._changed():
             self._follow()
+        # what comes at each step of live input takes as little of Python as can be: weights evict it from the caches
+        if not (
+            out is None
+            and type(x) is Tensor
+            and x.is_cpu
+            and x.dtype is self._dtype
+            and x.shape == self._shape
+            and has_storage(x)
+            and x.is_contiguous()
+            and not x.is_neg()
+            and self._call is not None
+        ):
+            return self._checked(x, out)
+        y = empty_like(self._blank)
+        self._brings[self._x], self._brings[self._y] = x.data_ptr(), y.data_ptr()
+        self._run(*self._call)
+        return y
+
+    def _checked(self, x: Tensor, out: Tensor | None) -> Tensor:
+        """A step whose arguments are anything."""
         like = self._like
         if x.shape != self._shape or x.dtype is not like.dtype or x.device != like.device:
             self._refuse("x", x, self._shape)
@@ -276,14 +299,13 @@ class Stream:
             self._refuse("out", out, self._size)
         if out is not None and not out.is_contiguous():
             raise ValueError(f"Stream({type(self.cell).__name__}): out should be contiguous, but has gaps")
-        program = self._program
-        if isinstance(program, str) or not plain(x) or (out is not None and not plain(out)):
+        if self._call is None or not plain(x) or (out is not None and not plain(out)):
             return self._eager(x, out)
-        y = x.new_empty(self._size) if out is None else out
+        y = empty_like(self._blank) if out is None else out
         if not x.is_contiguous():
             x = x.contiguous()
         self._brings[self._x], self._brings[self._y] = x.data_ptr(), y.data_ptr()
-        program.kernels.call(*self._call)
+        self._run(*self._call)
         return y
 
     def step_from(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -309,7 +331,7 @@ class Stream:
             return self._kinds_now() != self._kinds
         if [t._version for t in self._counting] != self._versions:
             return True
-        return [t.data_ptr() for t in self._tensors] != self._pointers
+        return list(map(Tensor.data_ptr, self._tensors)) != self._pointers
 
     def _refuse(self, name: str, value: Tensor, shape: tuple[int, ...]) -> NoReturn:
         raise ValueError(
@@ -359,7 +381,7 @@ class Stream:
         brings += [stride for matrix in matrices for stride in matrix.stride()]
         self._brings = int64_array(brings)
         self._form = CallTable(program.run, told)
-        self._call = self._form.address, ctypes.addressof(self._brings)
+        self._call, self._run = (self._form.address, ctypes.addressof(self._brings)), program.kernels.call
         self._held = arrays, rows, gate, memory, constants, before
         packing = CallTable(0, told, jobs, packs)
         program.kernels.call(packing.address, ctypes.addressof(self._brings))

@@ -253,6 +253,62 @@ def test_what_leaves_its_bounds_is_cut_off_or_refused_in_cpp(tmp_path: Path, mon
     program.close()
 
 
+def ordered(given: Named, state: State) -> tuple[Named, State]:
+    """Where PyTorch takes NaN as the largest number, and in `argmin` as the smallest."""
+    x = given["x"]
+    down, up = x.sort(1, descending=True), x.sort(1)
+    found = {"argmax": x.argmax(1), "argmin": x.argmin(1), "down": down.indices, "up": up.indices}
+    return {key: value.float() for key, value in found.items()} | {"values": up.values, "least": down.values}, state
+
+
+@compiled
+def test_nan_has_the_same_place_in_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSTEP_COMPILER", raising=False)
+    program_of = c_program.written({"sequence": Form(nn.Linear(1, 1), ordered, {"x": Input(("batch", 6))})})
+    (tmp_path / "model.bin").write_bytes(program_of.weights)
+    program, nan, inf = Built(program_of, tmp_path), torch.nan, torch.inf
+    x = torch.tensor([[1, nan, 3, 0, nan, 2.0], [nan, 1, 2, 0, 5, 4], [5, inf, -inf, 1, 0, nan], [nan] * 6, [1.0] * 6])
+    x = torch.cat([x, torch.where(torch.rand(40, 6) < 0.3, nan, torch.randint(4, (40, 6)).float())])
+    wanted = ordered({"x": x}, ())[0]
+    down, up = (x.sort(dim=1, descending=way, stable=True) for way in (True, False))
+    wanted |= {"down": down.indices.float(), "up": up.indices.float()}
+    for key, found in program.run("sequence")({"x": x}, ())[0].items():
+        torch.testing.assert_close({key: found}, {key: wanted[key]}, rtol=0, atol=0, equal_nan=True)
+    program.close()
+
+
+SCATTERED: dict[str, Any] = {
+    "numbers": lambda x, at: x.scatter(1, at, 2 * x),
+    "one": lambda x, at: x.scatter(1, at[:, :2], 2.0),
+    "added": lambda x, at: x.scatter(1, at, 2 * x, reduce="add"),
+    "multiplied": lambda x, at: x.scatter(1, at.clamp(max=1), 2.0, reduce="multiply"),
+    "truth": lambda x, at: (x > 0).scatter(1, at[:, :1], True).float(),
+}
+
+
+@compiled
+@pytest.mark.filterwarnings("ignore:The reduce argument of torch.scatter")
+def test_numbers_that_are_scattered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSTEP_COMPILER", raising=False)
+
+    def run(given: Named, state: State) -> tuple[Named, State]:
+        x = given["x"]
+        return {name: of(x, x.argsort(1)) for name, of in SCATTERED.items()}, state
+
+    form = Form(nn.Linear(1, 1), run, {"x": Input(("batch", 4))})
+    assert equal(form).count("ScatterElements") == len(SCATTERED)
+    assert dict(saved(tmp_path, {"sequence": form}))["sequence"]["check"]["difference"] < 1e-6
+
+
+def test_arguments_that_nothing_is_written_for_are_refused() -> None:
+    def run(given: Named, state: State) -> tuple[Named, State]:
+        x = given["x"]
+        return {"y": x.scatter(1, x.long()[:, :1], x)}, state
+
+    with pytest.raises(NotExported, match="it scatters some of the numbers of a tensor"):
+        written(Form(nn.Identity(), run, {"x": Input(("batch", 3))}))
+
+
 def test_what_the_engine_has_not_is_written_as_loops(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no step form: it answers whole texts"):
         export(made(tmp_path, "classify-minute"), tmp_path / "c", to="c", form="step")

@@ -333,6 +333,13 @@ def test_features_have_to_be_there(tmp_path: Path) -> None:
         list(found.predict(["Anna", "saw"]))
     with pytest.raises(DataError, match="plain text lacks the columns that this model reads beside words: 1"):
         list(found.predict(["Anna saw"], format="text"))
+    with pytest.raises(
+        DataError, match=r"line 2: expected one word a line.*got 'Anna saw', and training never saw 'saw'"
+    ):
+        list(found.predict(["", "Anna saw"]))
+    assert [one.text.split()[:2] for one in found.predict(["Anna saw"], format="columns")] == [["Anna", "saw"]]
+    with pytest.raises(DataError, match=r"line 2: expected 3 columns .* name it: --format, one of columns"):
+        list(found.predict(["Anna saw Rome", "He did"]))
 
 
 def test_a_sentence_of_five_thousand_words_and_no_words_at_all(spans_run: es.Run) -> None:

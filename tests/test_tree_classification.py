@@ -261,6 +261,14 @@ def test_trees_may_come_as_json_or_over_lines_and_wrong_ones_are_told(run: es.Ru
         list(run.predict(["(1 (1 a) (1 b) (1 c))"]))
 
 
+@pytest.mark.parametrize("bad", ["(1 (1 good)", "(1 (1 a) (1 b) (1 c))", '{"label": 1}'])
+def test_wrong_trees_are_told_after_the_answers_before_them(run: es.Run, bad: str) -> None:
+    answers = run.predict([*LINES, bad])
+    assert [next(answers).text for _ in LINES] == [found.text for found in run.predict(LINES)]
+    with pytest.raises(DataError, match=f"line {len(LINES) + 1}"):
+        next(answers)
+
+
 def test_the_command_line_predicts_evaluates_and_draws(run: es.Run, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["predict", str(run.path), "--format", "brackets"], input="\n".join(LINES))
     assert found.output.splitlines()[0] == "(1 (2 not) (3 good))"

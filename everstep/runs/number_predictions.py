@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from everstep.networks.classifying import class_probabilities, to_score
@@ -11,6 +10,7 @@ from everstep.networks.number_classifier import NumberClassifier
 from everstep.networks.number_contributions import NumberContributions, deciding_numbers, number_contributions
 from everstep.networks.number_scaling import NumberScaling
 from everstep.runs.asked_numbers import AskedSequence
+from everstep.runs.predictions import blocks_of
 from everstep.runs.task import Prediction
 
 BLOCK = 256
@@ -24,8 +24,7 @@ def number_predictions(
 
     With `explain` the line goes on with the numbers that decide, and the record holds the contribution of each.
     """
-    source = iter(asked)
-    while block := list(islice(source, BLOCK)):
+    for block in blocks_of(asked, BLOCK):
         batches = to_score([scaling.scaled(one.steps) for one in block])
         probabilities = class_probabilities(model, batches)
         reasons = number_contributions(model, batches) if explain else []

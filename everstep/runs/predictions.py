@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TypeVar
 
 from everstep.data import Tokenizer
+from everstep.errors import DataError
 from everstep.networks.classifying import class_probabilities, to_score
 from everstep.networks.sequence_classifier import SequenceClassifier
 from everstep.networks.token_contributions import by_piece, marked, relevance
@@ -29,9 +30,32 @@ def in_blocks(
     given: Iterable[Given], answer: Callable[[list[Given]], Iterable[Prediction]], size: int = BLOCK
 ) -> Iterator[Prediction]:
     """One prediction for each of what is given, in order; `answer` receives up to `size` of it at a time."""
-    source = iter(given)
-    while block := list(islice(source, size)):
+    for block in blocks_of(given, size):
         yield from answer(block)
+
+
+def blocks_of(given: Iterable[Given], size: int) -> Iterator[list[Given]]:
+    """What is given in lists of up to `size`; what comes before an error is yielded before it is raised.
+
+    >>> def lines():
+    ...     yield "good"
+    ...     raise DataError("line 2")
+    >>> next(blocks_of(lines(), 8))
+    ['good']
+    """
+    source, failed = iter(given), list[DataError]()
+
+    def until_an_error() -> Iterator[Given]:
+        try:
+            yield from source
+        except DataError as error:
+            failed.append(error)
+
+    readable = until_an_error()
+    while block := list(islice(readable, size)):
+        yield block
+    for error in failed:
+        raise error
 
 
 def class_explanations(

@@ -33,8 +33,8 @@ def tag_predictions(
     """
     format = format_asked(asked.format, learned.format)
     read = sentences_to_tag((line.removesuffix("\n") for line in lines), learned, section, format, SOURCE)
-    if asked.format is None and format in ("jsonl", "conllu"):
-        read = _with_hint(read)
+    if asked.format is None and format != "text":
+        read = _as_trained(read, learned)
     for block in blocks(read):
         some = [sentence for sentence in block if sentence.words]
         every = iter(
@@ -46,15 +46,28 @@ def tag_predictions(
             yield Prediction(text, _record(sentence, found, learned.columns))
 
 
-def _with_hint(read: Iterator[Sentence]) -> Iterator[Sentence]:
-    """The sentences; an error in the first one says that there are other formats."""
+def _as_trained(read: Iterator[Sentence], learned: Learned) -> Iterator[Sentence]:
+    """The sentences; an error in the first one says that there are other formats, and plain text is one."""
     try:
-        yield next(read)
+        first = next(read)
     except StopIteration:
         return
     except DataError as error:
         names = ", ".join(get_args(Format))
         raise DataError(f"{error}; if these lines have another format, name it: --format, one of {names}") from None
+    columns = list(zip(first.features, learned.words.columns, strict=True))
+    if (
+        columns
+        and first.words
+        and first.separator == " "
+        and not any(set(found) & set(seen) for found, seen in columns)
+    ):
+        raise DataError(
+            f"{SOURCE}, line {first.numbers[0]}: expected one word a line, with its columns; got "
+            f"{first.lines[first.places[0]][:60]!r}, and training never saw {first.features[0][0][:40]!r} there. "
+            "Plain text lacks the columns that this model reads beside words; if it is a word, add --format columns"
+        )
+    yield first
     yield from read
 
 

@@ -19,6 +19,7 @@ from everstep.networks.answers import Array
 from everstep.networks.compositions_by_name import check_trees
 from everstep.networks.tree_classifier import UNKNOWN, TreeClassifier, node_log_probs
 from everstep.networks.tree_parsing import built_trees, leaf_spans
+from everstep.runs.predictions import blocks_of
 from everstep.runs.task import Asked, Prediction
 from everstep.runs.tree_data import Trees
 from everstep.wirings.shift_reduce import Parse
@@ -67,12 +68,16 @@ def tree_predictions(
     if plain:
         yield from _sentences(model, source, data, ids, asked)
         return
-    trees = data.read(source, SOURCE)
-    while block := list(islice(trees, BLOCK)):
-        check_trees(model.tree.cell, block, SOURCE)
+    for block in blocks_of(_supported(model, data.read(source, SOURCE)), BLOCK):
         every = each_node(model, data.coded(unlabelled(block), ids, model.answers))
         for tree, p in zip(block, every, strict=True):
             yield _said(tree, p, model, asked.format)
+
+
+def _supported(model: TreeClassifier, trees: Iterable[AnyTree]) -> Iterator[AnyTree]:
+    for tree in trees:
+        check_trees(model.tree.cell, [tree], SOURCE)
+        yield tree
 
 
 def of_sentences(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from itertools import chain, combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from everstep.errors import EverstepError
 
@@ -16,6 +17,20 @@ _SHIFTS = (0, -1, 1, -2, 2, -3, 3, -4, 4)
 
 class NotExported(EverstepError):
     """The model cannot be exported; the message gives the reason."""
+
+
+def check_arguments(handler: Callable[..., Any], name: str, *given: Any, **how: Any) -> None:
+    """Refuse arguments of an operation that what writes it does not know.
+
+    >>> check_arguments(lambda writer, x: x, "sum", "writer", "x", wish=1)
+    Traceback (most recent call last):
+    ...
+    everstep.ship.sizes.NotExported: it uses sum with other arguments than are written here: got an unexpected ...
+    """
+    try:
+        signature(handler).bind(*given, **how)
+    except TypeError as error:
+        raise NotExported(f"it uses {name} with other arguments than are written here: {error}") from None
 
 
 class Size(NamedTuple):

@@ -58,9 +58,7 @@ def _gather(w: CWriter, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, **_
     return out
 
 
-def _scattered(
-    w: CWriter, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: Any, formula: str = "{1}"
-) -> Value:
+def _scattered(w: CWriter, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: Any, formula: str) -> Value:
     places, given = w.value(index), w.cast(source, node.meta["val"].dtype).spread(w.sizes(index))
     out = w.copied(w.cast(x, node.meta["val"].dtype))
     d = axis(dim, out)
@@ -71,6 +69,13 @@ def _scattered(
 
     w.loops(places.sizes, body)
     return out
+
+
+def _scatter(
+    w: CWriter, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: Any, reduce: str | None = None
+) -> Value:
+    formulas = {None: "{1}", "add": _JOINED["sum"], "multiply": _JOINED["prod"]}
+    return _scattered(w, node, x, dim, index, source, formulas[reduce])
 
 
 def _scatter_add(w: CWriter, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: fx.Node) -> Value:
@@ -105,7 +110,7 @@ INDEXING: dict[str, Handler] = {
     "index": _index,
     "index_select": _index_select,
     "gather": _gather,
-    "scatter": _scattered,
+    "scatter": _scatter,
     "scatter_add": _scatter_add,
     "scatter_reduce": _scatter_reduce,
     "sort": _sort,

@@ -94,7 +94,7 @@ def _softmax(log: bool) -> Handler:
     return write
 
 
-def _arg(sign: str) -> Handler:
+def _arg(test: str) -> Handler:
     def write(w: CWriter, node: fx.Node, x: fx.Node, dim: int | None = None, keepdim: bool = False) -> Value:
         if dim is None:
             raise NotExported("it uses argmax or argmin without a dimension, which C++ has no loop for here")
@@ -105,8 +105,8 @@ def _arg(sign: str) -> Handler:
 
         def body(at: list[str]) -> str:
             now, old = ([*at[:d], place, *at[d + 1 :]] for place in (best, out.one(at)))
-            test = f"if ({value.one(now)} {sign} {value.one(old)}) {out.one(at)} = {best};"
-            return f"{{ {out.one(at)} = 0; for (int64_t {best} = 1; {best} < {value.sizes[d]}; ++{best}) {test} }}"
+            better = f"if ({test}({value.one(now)}, {value.one(old)})) {out.one(at)} = {best};"
+            return f"{{ {out.one(at)} = 0; for (int64_t {best} = 1; {best} < {value.sizes[d]}; ++{best}) {better} }}"
 
         w.loops(sizes, body)
         return shaped(out, w.sizes(node))
@@ -151,8 +151,8 @@ REDUCTIONS: dict[str, Handler] = {
     "native_layer_norm": _layer_norm,
     "_softmax": _softmax(False),
     "_log_softmax": _softmax(True),
-    "argmax": _arg(">"),
-    "argmin": _arg("<"),
+    "argmax": _arg("above"),
+    "argmin": _arg("smaller"),
     "cumsum": _cumsum,
     "cummax": _cummax,
 }

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from everstep.ship.c.c_values import Number, Value, dense, kind_of, product, sized
 from everstep.ship.onnx.node_writer import Source
 from everstep.ship.onnx.node_writer import sized as has_sizes
-from everstep.ship.sizes import NotExported, Size
+from everstep.ship.sizes import NotExported, Size, check_arguments
 from everstep.tracing.operations import operation_name
 
 _LINE = 64
@@ -100,6 +100,7 @@ class CWriter:
         handler = self.handlers.get(name)
         if handler is None:
             raise NotExported(f"it uses {name}, which C++ has no loop for here{node.meta.get('line', '')}")
+        check_arguments(handler, name, self, node, *args, **kwargs)
         self.values[node] = handler(self, node, *args, **kwargs)
 
     def _fixed(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> bool:

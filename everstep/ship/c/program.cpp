@@ -49,6 +49,10 @@ struct Mark {
 
 template <class T> T most(T a, T b) { return a != a || a > b ? a : b; }
 template <class T> T least(T a, T b) { return a != a || a < b ? a : b; }
+// As PyTorch compares in sorting: NaN is above all, and a NaN that came first stays the largest or smallest.
+template <class T> bool above(T a, T b) { return a > b || (a != a && b == b); }
+template <class T> bool below(T a, T b) { return a < b || (b != b && a == a); }
+template <class T> bool smaller(T a, T b) { return a < b || (a != a && b == b); }
 template <class T> T sigmoid(T x) { return 1 / (1 + std::exp(-x)); }
 template <class T> T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
 template <class T> T softplus(T x, T beta, T threshold) {
@@ -141,7 +145,7 @@ void sorted(T* x, int64_t* places, int64_t size, int64_t stride, bool descending
   std::vector<int64_t> order(line.size());
   for (size_t k = 0; k < line.size(); ++k) line[k] = x[k * stride], order[k] = k;
   std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return descending ? line[a] > line[b] : line[a] < line[b]; });
+                   [&](int64_t a, int64_t b) { return descending ? above(line[a], line[b]) : below(line[a], line[b]); });
   for (size_t k = 0; k < line.size(); ++k) x[k * stride] = line[order[k]], places[k * stride] = order[k];
 }
 

@@ -44,18 +44,25 @@ def _gather(w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, **_:
 
 
 def _scatter(
-    w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: fx.Node, reduction: str = "none"
+    w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: Any, reduce: str | None = None
 ) -> str:
-    where, dtype = axis(dim, w.rank(x)), w.dtype(node)
-    if dtype != torch.bool:
-        how: dict[str, Any] = {"axis": where, "reduction": reduction}
-        return str(w.add("ScatterElements", w.name(x), w.name(index), w.like(source, dtype), **how))
-    numbers = [w.like(one, torch.int32) for one in (x, source)]
-    return w.cast(w.add("ScatterElements", numbers[0], w.name(index), numbers[1], axis=where), dtype)
+    return _scattered(w, node, x, dim, index, source, {None: "none", "add": "add", "multiply": "mul"}[reduce])
+
+
+def _scattered(w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: Any, reduction: str) -> str:
+    sizes, dtype = w.shape(index), w.dtype(node)
+    if isinstance(source, fx.Node) and w.shape(source) != sizes:
+        raise NotExported("it scatters some of the numbers of a tensor; slice it before")
+    kind = torch.int32 if dtype == torch.bool else dtype
+    given = w.like(source, kind)
+    given = given if isinstance(source, fx.Node) else w.add("Expand", given, w.ints(sizes))
+    how: dict[str, Any] = {"axis": axis(dim, w.rank(x)), "reduction": reduction}
+    found = w.add("ScatterElements", w.like(x, kind), w.name(index), given, **how)
+    return w.cast(found, dtype) if dtype != kind else str(found)
 
 
 def _scatter_add(w: Writer, node: fx.Node, x: fx.Node, dim: int, index: fx.Node, source: fx.Node) -> str:
-    return _scatter(w, node, x, dim, index, source, "add")
+    return _scattered(w, node, x, dim, index, source, "add")
 
 
 def _scatter_reduce(
@@ -63,7 +70,7 @@ def _scatter_reduce(
 ) -> str:
     if reduce not in _REDUCTIONS or not include_self:
         raise NotExported(f"it scatters with reduce={reduce!r}, include_self={bool(include_self)}")
-    return _scatter(w, node, x, dim, index, source, _REDUCTIONS[reduce])
+    return _scattered(w, node, x, dim, index, source, _REDUCTIONS[reduce])
 
 
 def _places(w: Writer, many: int | Size) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from everstep.ship.onnx.graph import TYPES, Graph
-from everstep.ship.sizes import NotExported, Size
+from everstep.ship.sizes import NotExported, Size, check_arguments
 from everstep.tracing.operations import operation_name
 
 
@@ -74,6 +74,7 @@ class Writer:
         handler = self.handlers.get(name)
         if handler is None:
             raise NotExported(f"it uses {name}, which has no counterpart here{node.meta.get('line', '')}")
+        check_arguments(handler, name, self, node, *args, **kwargs)
         self.values[node] = handler(self, node, *args, **kwargs)
 
     def name(self, node: fx.Node) -> str:
