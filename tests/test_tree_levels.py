@@ -29,7 +29,7 @@ def full(random: np.random.Generator, inner: int, arity: int, fed: bool) -> Shap
 @pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
 @pytest.mark.parametrize(
     ("dtype", "short", "near"),
-    [(torch.float64, False, 1e-12), (torch.float32, False, 2e-5), (torch.float32, True, 0.05)],
+    [(torch.float64, False, 1e-12), (torch.float32, False, 2e-5), (torch.float32, True, 0.01)],
 )
 @pytest.mark.parametrize(("arity", "fed"), [(2, False), (3, True), (1, True)])
 def test_all_levels_in_a_compiled_call_are_each_level(
@@ -62,3 +62,4 @@ def test_all_levels_in_a_compiled_call_are_each_level(
     for one, two, other in zip(alone, shared, wanted, strict=True):
         assert torch.equal(one, two)  # whatever the threads
         torch.testing.assert_close(one, other, rtol=near, atol=near * max(1, float(other.abs().max())))
+        assert (one - other).norm() <= near / 2 * other.norm()  # roundings differ, and not all one way
