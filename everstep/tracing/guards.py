@@ -18,8 +18,10 @@ from everstep.abstract import AbstractCell
 from everstep.state import leaves
 from everstep.tracing.side_effects import HOME, attributes
 
-_HOUSEHOLD = frozenset({*nn.Module().__dict__, "training", HOME})
-_SIMPLE = frozenset({int, float, str, bool, type(None)})
+HOUSEHOLD = frozenset({*nn.Module().__dict__, "training", HOME})
+"""Attributes that every module has."""
+SIMPLE = frozenset({int, float, str, bool, type(None)})
+"""Types of immutable values that are compared by value."""
 _FIXED = (FunctionType, BuiltinFunctionType, ModuleType, type, nn.Module, Tensor, torch.dtype, torch.device)
 _DEPTH = 4
 """Levels of nested objects and collections that are inspected."""
@@ -85,16 +87,16 @@ def _hooks(inside: Sequence[nn.Module]) -> list[dict[int, Any]]:
 
 def _plain(module: nn.Module) -> list[Any]:
     return [
-        (k, type(v), v) if type(v) in _SIMPLE and v else (k, _value(v))
+        (k, type(v), v) if type(v) in SIMPLE and v else (k, _value(v))
         for k, v in list(vars(module).items())  # a copy, since another thread may add to it
-        if k not in _HOUSEHOLD
+        if k not in HOUSEHOLD
     ]
 
 
 def _value(value: Any, depth: int = 0) -> Any:
     """The value as a hashable key, equal only for values with which a step computes the same, as far as known."""
     kind = type(value)
-    if kind in _SIMPLE:
+    if kind in SIMPLE:
         return kind, value or str(value)  # distinguishes 1, 1.0 and True, and 0.0 and -0.0
     if isinstance(value, Tensor):
         return _Alive(value)
@@ -114,7 +116,7 @@ def _inside(value: Any, depth: int) -> list[Any]:
     if isinstance(value, dict):
         return [(k, _value(v, depth)) for k, v in value.items()]
     if isinstance(value, tuple | list | set | deque):
-        return [repr([*value])] if _SIMPLE.issuperset(map(type, value)) else [_value(v, depth) for v in value]
+        return [repr([*value])] if SIMPLE.issuperset(map(type, value)) else [_value(v, depth) for v in value]
     # attributes may refer to objects as large as a corpus
     return [_known(value), *[(k, _Same(v) if _long(v) else _value(v, depth)) for k, v in attributes(value)]]
 
@@ -190,7 +192,7 @@ class Snapshot:
             if module is not cell:
                 self._hold(vars(module).values())
             for name, value in list(vars(module).items()):
-                self._telling = self._telling and (name in _HOUSEHOLD or self._fixed(value))
+                self._telling = self._telling and (name in HOUSEHOLD or self._fixed(value))
 
     def _hold(self, values: Collection[Any]) -> None:
         self._held.append((values, list(map(id, values)), tuple(values)))  # references keep the ids valid
@@ -203,7 +205,7 @@ class Snapshot:
             return all(map(self._fixed, values))
         if isinstance(value, tuple):
             return all(map(self._fixed, value))
-        return type(value) in _SIMPLE or isinstance(value, _FIXED)
+        return type(value) in SIMPLE or isinstance(value, _FIXED)
 
     def still(self, cell: AbstractCell) -> bool:
         """Whether the cell is certainly unchanged."""

@@ -9,6 +9,7 @@ called (`call.py`).
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from functools import lru_cache, partial
 from time import monotonic as clock
 from typing import Any
@@ -26,6 +27,7 @@ from everstep.backends.fused.runtime.family import Family, sizes
 from everstep.backends.fused.runtime.hoisted import Hoisted
 from everstep.backends.fused.runtime.packing import packed, padded
 from everstep.backends.fused.runtime.program import Program
+from everstep.backends.fused.runtime.shared_programs import share, shared_key, shared_program
 from everstep.backends.fused.runtime.work_layout import Rows
 from everstep.backends.protocol import Refusal, Run
 from everstep.native import toolchain
@@ -245,7 +247,7 @@ def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Fa
                     "call to call should be an input, a buffer or part of the state (of any size: see initial_state)"
                 )
             begin = clock()
-            found = _compile(cell, xs)
+            found = _compile(cell, xs, shared_key(cell, key))
             about.keep(key, found, clock() - begin)
             if isinstance(found, Effect):
                 effects.append(found)
@@ -254,7 +256,8 @@ def _program(cell: AbstractCell, xs: Any, patient: bool = False) -> Program | Fa
     return found
 
 
-def _compile(cell: AbstractCell, xs: Any) -> Program | Family | Refusal:
+def _compile(cell: AbstractCell, xs: Any, key: Hashable | None) -> Program | Family | Refusal:
+    """The compiled step, or the reason why there is none; `key` is that of `shared_key`."""
     parts = [leaf for _, leaf in leaves(xs)]
     given = parameters(modules(cell))
     like = parts[0]
@@ -267,6 +270,8 @@ def _compile(cell: AbstractCell, xs: Any) -> Program | Family | Refusal:
         reason = toolchain.missing()
         toolchain.notice("compiler", f"{reason}. Cells run on PyTorch's kernels where it has them, else step by step")
         return Refusal(reason)
+    if (shared := shared_program(key)) is not None:
+        return shared
     training = torch.is_grad_enabled()
     try:
         # independent of the modes of the first call, since the result is cached for all
@@ -282,7 +287,8 @@ def _compile(cell: AbstractCell, xs: Any) -> Program | Family | Refusal:
                 return Program(lowered, like.dtype, type(cell).__name__, training, free)
 
             if not axes:
-                return made(0)
+                share(key, program := made(0))
+                return program
             at = sizes([t.shape for t in (*given, *begin)] + [leaf.shape[2:] for leaf in parts])
             return Family([made(size) for size in at], axes, training)
     except Untraceable as reason:
