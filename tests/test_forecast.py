@@ -256,6 +256,26 @@ def test_recursive_decoding_reads_the_medians_that_are_said(
     torch.testing.assert_close(read[1] * known.spread + known.level, said[:, :4], rtol=1e-4, atol=1e-3)
 
 
+def test_members_learn_each_alone_and_say_their_mean() -> None:
+    from everstep.data.windows import WindowBatch
+
+    torch.manual_seed(0)
+    model = Forecaster(ForecasterSection(hidden_size=8, members=3), shape(past=0, future=0, gaps=False)).eval()
+    members = [model, *model.others]
+    empty = torch.zeros(3, 12, 0), torch.zeros(3, 17, 0)
+    batch = WindowBatch(torch.randn(3, 12), *empty, torch.randn(3, 5), torch.zeros(3).long(), 15)
+    ys, known = model(batch)
+    each = torch.stack([member._alone(batch)[0] for member in members])
+    assert each.std(0).min() > 0
+    torch.testing.assert_close(ys, each.mean(0))
+    torch.testing.assert_close(model.losses(batch), model.head.loss(ys, known.of_targets(batch.target)))
+    losses = model.train().losses(batch)
+    alone = torch.stack([model.head.loss(one, known.of_targets(batch.target)) for one in each])
+    torch.testing.assert_close(losses, alone.mean(0))
+    losses.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_unknown_series_have_the_mean_embedding() -> None:
     from everstep.data.windows import WindowBatch
 
@@ -285,6 +305,7 @@ def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> No
         (["model.window=10", "model.segment=4"], r"model\.window: expected a multiple of segment \(4\); got 10"),
         (["model.head=negative-binomial"], r"model\.level: expected none beside head: negative-binomial"),
         (["model.head=negative-binomial", "model.level=none"], r"data\.scaling: expected none beside model\.head: neg"),
+        (["model.members=2", "model.head=mixture"], r"model\.members: expected 1 beside head: mixture"),
         (["model.error=mae"], r"model\.error: expected mse where head is not point"),
         (["data.test_part=5", f"data.test={path}"], r"data\.test_part: expected null where test is given"),
         (["model.cell=Nothing"], r"model\.cell"),
@@ -350,7 +371,7 @@ def test_a_point_gets_its_bands_from_the_validation(tmp_path: Path) -> None:
 
 class TestLaws(JobLaws):
     job = "forecast"
-    settings = (*SMALL, *SHAPE)
+    settings = (*SMALL, *SHAPE, "model.members=2")
     asked = [[f'{{"unique_id": "{name}", "ds": {hour}, "y": {hour % 6}}}' for hour in range(24)] for name in "ac"]
 
     @classmethod

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class Forecaster(nn.Module):
         find: finds the user's own cells.
 
     Attributes:
+        others: the further networks of `section.members`.
         residuals: for heads without a distribution, and beside `bands: errors`, the quantiles at `LEVELS`, (H, 11), of
             (target − mean) / spread on held-out windows; NaN until `calibrate` measures them. Else None.
     """
@@ -77,6 +79,12 @@ class Forecaster(nn.Module):
             for module in (self.highway, self.write):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
+        alone = section.model_copy(update={"members": 1})
+        self.others = nn.ModuleList(Forecaster(alone, shape, find) for _ in range(section.members - 1))
+
+    @property
+    def _members(self) -> tuple[Forecaster, ...]:
+        return (self, *cast("Iterable[Forecaster]", self.others))
 
     def _normalised(self, batch: WindowBatch) -> Normalised:
         if self.smoothing is not None:
@@ -98,10 +106,22 @@ class Forecaster(nn.Module):
             kept = ~target.isnan().all(1)
             fitted.add(known.values[kept].numpy(), carried(target[kept].numpy()))
         if fitted.count:
-            self.highway.weight.copy_(torch.from_numpy(fitted.solve(PENALTY)))
+            weight = torch.from_numpy(fitted.solve(PENALTY))
+            for member in self._members:
+                if member.highway is not None:
+                    member.highway.weight.copy_(weight)
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Normalised]:
-        """The parameters of each step, (B, H, parameters), of normalised values, and the normalisation."""
+        """The parameters of each step, (B, H, parameters), of normalised values, and the normalisation.
+
+        Of several members the mean: of quantiles that is the mean of their quantile functions (Vincent 1912).
+        """
+        ys, known = self._alone(batch)
+        if self.others:
+            ys = torch.stack([ys, *(other._alone(batch)[0] for other in self._members[1:])]).mean(0)
+        return ys, known
+
+    def _alone(self, batch: WindowBatch) -> tuple[Tensor, Normalised]:
         known = self._normalised(batch)
         ys = self._decoded(batch, known)[:, : self.shape.horizon]
         if self.highway is not None:
@@ -222,8 +242,12 @@ class Forecaster(nn.Module):
         return torch.where((batch.series < self.shape.series)[:, None], own, self.embedding.weight.mean(0))
 
     def losses(self, batch: WindowBatch) -> Tensor:
-        """The head's loss of each window, (B,)."""
-        ys, known = self(batch)
+        """The head's loss of each window, (B,); in training the mean over the members, else that of their mean."""
+        if self.training and self.others:
+            return torch.stack([self._loss(batch, *member._alone(batch)) for member in self._members]).mean(0)
+        return self._loss(batch, *self(batch))
+
+    def _loss(self, batch: WindowBatch, ys: Tensor, known: Normalised) -> Tensor:
         if self.head.in_data_units:
             return self.head.loss(self.head.rescaled(ys, known.ahead, known.spread), batch.target)
         found = self.head.loss(ys, known.of_targets(batch.target))

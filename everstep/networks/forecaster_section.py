@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
 
 from everstep.errors import ConfigError
 from everstep.heads.mixture import GaussianMixture
@@ -59,7 +61,9 @@ class ForecasterSection(LayersSection):
     """point; quantiles 0.05, 0.1, 0.2 … 0.9, 0.95; or the distribution of each step; mixture: of three Gaussians"""
     error: Literal["mse", "mae", "huber"] = "mse"
     """the loss of head: point"""
-
+    members: Annotated[int, Field(ge=1, le=100)] = 1
+    """number of networks, with weights of their own, that learn side by side and whose mean is the forecast; it costs
+    that many times the time"""
     bands: Literal["head", "errors"] = "head"
     """what quantiles are: head: those of its distribution (point has none: of errors); errors: those of the errors of
     the mean at each step ahead on the validation split"""
@@ -85,6 +89,8 @@ class ForecasterSection(LayersSection):
             yield "highway", "expected false beside head: negative-binomial"
         if self.bands == "errors" and self.head == "negative-binomial":
             yield "bands", "expected head beside head: negative-binomial, whose values are counts; got errors"
+        if self.members > 1 and (self.head == "mixture" or self.smoothing == "learned"):
+            yield "members", f"expected 1 beside head: mixture and smoothing: learned; got {self.members}"
         if self.error != "mse" and self.head != "point":
             yield "error", f"expected mse where head is not point; got {self.error}"
 
