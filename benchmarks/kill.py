@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import learn_toy as toy  # noqa: E402
+import torch._dynamo  # noqa: E402, F401  what the first optimizer of a process imports, in a second: here once for all
 
 STEPS = 60
 OPTIONS = {

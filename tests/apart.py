@@ -5,16 +5,19 @@ What a test says about the interpreter's own start, or about its imports, still 
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.context import ForkServerProcess
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["everstep.cli.app", "everstep.runs.training", "everstep.look.style"])
 SECONDS = 120
 """After which a process counts as hanging."""
 
@@ -44,6 +47,16 @@ def _run(act: Callable[..., object], given: Sequence[Any], environment: Mapping[
     act(*given)
 
 
+@functools.cache
+def server() -> ForkServerContext:
+    """The context of processes forked from one that has the package; that one is started at the first call."""
+    _CONTEXT.set_forkserver_preload(["preloaded"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where it finds that; it is given no path before 3.13
+        forkserver.ensure_running()
+    return _CONTEXT
+
+
 def started(
     act: Callable[..., object],
     *given: Any,
@@ -63,9 +76,22 @@ def started(
         closed: "stdin", "stdout", "stderr": those that are closed, and None in `sys`, as Python begins without them.
     """
     streams = _Streams(Path(read), out or told, told, closed)
-    process = _CONTEXT.Process(target=_run, args=(act, given, dict(os.environ), streams))
+    process = server().Process(target=_run, args=(act, given, dict(os.environ), streams))
     process.start()
     return process
+
+
+def _in_environment(environment: Mapping[str, str], act: Callable[..., object], given: Sequence[Any]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    act(*given)
+
+
+class Workers(type(_CONTEXT)):  # type: ignore[misc]
+    """The start of a pool's processes as forks, with this environment; for `processes.get_context`."""
+
+    def Process(self, *, target: Callable[..., object], args: Sequence[Any]) -> ForkServerProcess:
+        return server().Process(target=_in_environment, args=(dict(os.environ), target, args))
 
 
 def ended(process: ForkServerProcess) -> int:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from everstep.native import toolchain
 
 gc.disable()  # imports and collection make much and leave little garbage, in which searches cost a third of their time
 
 # threads that wait by spinning would take the time of those that work: of these and of the other process that tests
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# compiling is a third of the suite: half of it with less optimisation. `as_shipped` gives a file all of it, and
+# compiling is a fifth of the suite: a third of it with less optimisation. `as_shipped` gives a file all of it, and
 # EVERSTEP_CXXFLAGS= in the environment gives it to the suite
 QUICK = "-O1 -fno-tree-vectorize"
+if (_compiler := toolchain.compiler()) is not None and "clang" not in _compiler.version and sys.platform == "linux":
+    # GCC without what takes long and what `omp simd` does not need; what the libraries have, this process has too
+    QUICK += " -fira-region=one -fno-ivopts -fno-tree-dominator-opts -fno-tree-dse -fno-tree-forwprop -fno-tree-pta"
+    QUICK += " -fno-tree-slsr -fno-tree-sink -fno-if-conversion -nostdlib"
 os.environ.setdefault("EVERSTEP_CXXFLAGS", QUICK)
 
 # waiting for the disk is a tenth of a second a run; it protects from power failures, which no test has
@@ -139,3 +146,30 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports compare a few steps, of few n-grams."""
     monkeypatch.setattr("everstep.ship.checking.STEPS", 5)
     monkeypatch.setattr("everstep.networks.ngram_ratios.BUCKETS", 1 << 8)
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are composed, but their pixels, a third of a second each, are left to the tests that look at them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: Path(path).write_bytes(bytes(20_000)))
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of a pool that are forked from one that has imported the package."""
+    import apart
+
+    monkeypatch.setattr("everstep.processes.get_context", lambda method: apart.Workers())
+
+
+@pytest.fixture(scope="session")
+def _beginnings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from little_data import written
+
+    return written(tmp_path_factory.mktemp("little"))
+
+
+@pytest.fixture
+def little_data(_beginnings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`everstep:NAME` is the beginning of the bundled file: where nothing is learned, only run."""
+    monkeypatch.setattr("everstep.data.text.text_files.files", lambda package: _beginnings)

@@ -171,6 +171,7 @@ def test_a_language_model_on_metal(far: FarDevice, tmp_path: Path) -> None:
     assert len(run.generate("the", length=5, seed=1, count=3, top_k=3, top_p=0.9)) == 3
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(("far", "kind"), [("mps", "text"), ("cuda", "classes"), ("mps", "classes")], indirect=["far"])
 def test_pictures_there(kind: str, far: FarDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from everstep.runs.pictures import draw

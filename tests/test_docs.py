@@ -39,7 +39,7 @@ def test_docstring_examples(name: str, tmp_path: Path, request: pytest.FixtureRe
 @pytest.mark.parametrize(
     "page", ["README.md", "docs/laboratory.md", "docs/trees.md", "docs/export.md", "docs/serving.md"]
 )
-@pytest.mark.usefixtures("own_cache", "quick")
+@pytest.mark.usefixtures("own_cache", "quick", "little_data")
 def test_python_on_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)

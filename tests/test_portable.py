@@ -77,22 +77,7 @@ sys.platform = "win32"
 """
 
 
-def run(body: str, *arguments: str, **environment: str) -> str:
-    """What a script prints on such a system."""
-    done = subprocess.run(
-        [sys.executable, "-c", FOREIGN + body, *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def test_every_module_can_be_imported() -> None:
-    out = run("""
+IMPORTED = """
 import importlib, pkgutil, everstep
 names = [m.name for m in pkgutil.walk_packages(everstep.__path__, "everstep.") if not m.name.endswith("__main__")]
 for name in names:
@@ -100,17 +85,12 @@ for name in names:
 for name in dir(everstep):
     getattr(everstep, name)
 print(len(names), "modules")
-""")
-    assert int(out.split()[-2]) > 100
-
-
-def test_cells_and_ridge() -> None:
-    out = run(
-        """
+"""
+CELLS = """
 import torch, everstep as es
-cell, xs = es.LayerNormLSTM(3, 5), torch.randn(2, 7, 3, requires_grad=True)
+cell, xs = es.LayerNormLSTM(3, 5).double(), torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
 got, want = (es.scan(cell, xs, backend=name)[0] for name in ("auto", "reference"))
-torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
 got.sum().backward()
 print(es.explain(cell, xs.detach()).backend, "after", torch.get_num_threads())
 wave = torch.sin(torch.arange(300.0).double()).view(1, -1, 1)
@@ -118,24 +98,15 @@ hs, _ = es.scan(es.Reservoir(1, 50, seed=1, dtype=torch.float64), wave)
 ridge = es.Ridge()
 ridge.add(hs[0], hs[0, :, :2])
 ridge.solve(1e-6)
-""",
-        CXX=shutil.which("c++") or "",  # whose name would end in .exe there
-        OMP_NUM_THREADS="2",
-    )
-    if shutil.which("c++"):
-        assert "fused after 2" in out
-        assert out.count("compiled loops run on one thread: PyTorch's OpenMP runtime is not found") == 1
-
-
-def test_runs_and_the_command_line(tmp_path: Path) -> None:
-    run(
-        """
+"""
+RUNS = """
 import pathlib, sys
 import everstep as es
 from everstep.cli.app import app
 from everstep.runs.training import resume, train
 
 out = pathlib.Path(sys.argv[1])
+os.environ |= {"EVERSTEP_COMPILER": "none", "EVERSTEP_CACHE": str(out / "cache")}
 text = out / "text.txt"
 text.write_text("ein Maß für alle – 你好\\n" * 200, "utf-8")
 changes = ["model.hidden_size=8", "model.embedding_size=8", "train.max_minutes=null", "train.max_steps=4"]
@@ -150,11 +121,42 @@ for verb in (["doctor"], ["doctor", "--json"], ["eval", str(out / "run")], ["gen
         assert not end.code, verb
 for name in ("config.yaml", "tokenizer.json", "environment.json", "scores.json", "README.md"):
     assert b"\\r" not in (out / "run" / name).read_bytes(), name
-""",
-        str(tmp_path),
-        EVERSTEP_COMPILER="none",
-        EVERSTEP_CACHE=str(tmp_path / "cache"),
+"""
+DONE = "-- done --"
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What each script prints on such a system, in one process; of one that fails the error, the last."""
+    scripts = f"\nprint({DONE!r}, flush=True)\n".join((FOREIGN, IMPORTED, CELLS, RUNS, ""))
+    done = subprocess.run(
+        [sys.executable, "-c", scripts, str(tmp_path_factory.mktemp("runs"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        # the name of a compiler would end in .exe there
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), "CXX": shutil.which("c++") or "", "OMP_NUM_THREADS": "2"},
+        timeout=300,
+        check=False,
     )
+    return f"{done.stdout}exit {done.returncode}".split(DONE)
+
+
+def test_every_module_can_be_imported(printed: list[str]) -> None:
+    assert len(printed) > 2, printed[-1]
+    assert int(printed[1].split()[-2]) > 100
+
+
+def test_cells_and_ridge(printed: list[str]) -> None:
+    assert len(printed) > 3, printed[-1]
+    if shutil.which("c++"):
+        assert "fused after 2" in printed[2]
+        assert printed[2].count("compiled loops run on one thread: PyTorch's OpenMP runtime is not found") == 1
+
+
+def test_runs_and_the_command_line(printed: list[str]) -> None:
+    assert len(printed) > 4, printed[-1]
+    assert printed[4].strip() == "exit 0"
 
 
 NO_FILES = {"os.open", "task.open", "other.open", "self.open"}

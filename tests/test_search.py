@@ -102,6 +102,7 @@ def test_it_goes_on_where_it_was(text: Path, tmp_path: Path, lines: list[str], m
     assert len(asked) == 7
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_same_seed_same_result_in_other_processes(done: Path, text: Path, tmp_path: Path, lines: list[str]) -> None:
     two = searched(text, tmp_path / "run", lines, cells=2, processes=2)
     alone = {r["name"]: r["perplexity"] for r in read_records(done / RECORDS)}

@@ -246,6 +246,7 @@ def test_a_trial_that_the_recipe_refuses_ends_nothing(text: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_several_processes_share_a_study(text: Path, tmp_path: Path) -> None:
     _, found = tune(RECIPE, tmp_path / "study", print, keys=given(text), trials=4, workers=2, unpruned=4)
     assert [record["outcome"] for record in found] == ["trained"] * 4

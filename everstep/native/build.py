@@ -358,21 +358,32 @@ def _run(command: list[str], log: Path, aside: Path) -> str:
             )
         except OSError as error:
             return f"it does not start: {error.strerror or error}"
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            _end(process)
+
+        limit = threading.Timer(TIMEOUT, stop)  # `wait(TIMEOUT)` would look only every 50 ms whether it has ended
+        limit.daemon = True
+        limit.start()
         with process:
             try:
-                status = process.wait(TIMEOUT)
-            except BaseException as error:
-                with contextlib.suppress(OSError):  # the process has just ended
-                    _end(process)
-                if isinstance(error, subprocess.TimeoutExpired):
-                    return f"stopped after {TIMEOUT:g} s"
+                status = process.wait()
+            except BaseException:
+                _end(process)
                 raise
+            finally:
+                limit.cancel()
+    if late.is_set():
+        return f"stopped after {TIMEOUT:g} s"
     return f"exit status {status}" if status else ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a compiler and, with process groups, its children, which would survive it."""
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
+    with contextlib.suppress(OSError):  # the process has just ended
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 from collections.abc import Iterable
 from typing import Any
@@ -45,19 +47,25 @@ def parse_yaml(text: str, source: str) -> Any:
             large.
     """
     try:
-        yaml = YAML(typ="safe", pure=True)
-        _check_events(yaml.parse(text))
-        node = yaml.compose(text)
-        if node is None:
-            return None
-        _check(node)
-        return yaml.constructor.construct_document(node)
+        return copy.deepcopy(_parsed(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}{where}: expected YAML; {error.problem or error.context}.") from None
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: expected YAML; {' '.join(str(error).split())}.") from None
+
+
+@functools.lru_cache(64)  # recipes and values are read several times, 10 ms each
+def _parsed(text: str) -> Any:
+    """The value of a text, which is not to be changed."""
+    yaml = YAML(typ="safe", pure=True)
+    _check_events(yaml.parse(text))
+    node = yaml.compose(text)
+    if node is None:
+        return None
+    _check(node)
+    return yaml.constructor.construct_document(node)
 
 
 def _check_events(events: Iterable[Event]) -> None:
