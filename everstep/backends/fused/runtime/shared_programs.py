@@ -75,12 +75,12 @@ def _settled(value: Any) -> bool:
 
 def _own(thing: type | FunctionType) -> bool:
     """Whether a class, or a function, is one of a module's own, not one made within a function."""
-    return thing.__module__.startswith(_OWN) and "<locals>" not in thing.__qualname__
+    return str(thing.__module__).startswith(_OWN) and "<locals>" not in thing.__qualname__
 
 
 def _functions(kind: type) -> tuple[Any, ...]:
     """The methods of a class, in case somebody replaces one."""
-    own = [base for base in kind.__mro__ if base.__module__.startswith("everstep.")]
+    own = [base for base in kind.__mro__ if str(base.__module__).startswith("everstep.")]
     return tuple([value for base in own for value in vars(base).values() if isinstance(value, _METHODS)])
 
 
