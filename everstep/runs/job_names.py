@@ -34,6 +34,14 @@ def jobs() -> list[tuple[str, str]]:
     return [(name, f"of {others[name].value}" if name in others else _described(name)) for name in task_names()]
 
 
+def described(name: str) -> str | None:
+    """The description of a job; None if there is no such job. Of a job of `everstep/tasks/` no package is searched."""
+    if name in own_jobs():
+        return _described(name)
+    entry = other_jobs().get(name)
+    return None if entry is None else f"of {entry.value}"
+
+
 def module_of_job(name: str) -> str:
     """The module of a job of `everstep/tasks/`."""
     return f"{GROUP}.{name.replace('-', '_')}"

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from everstep.errors import ConfigError
-from everstep.runs.job_names import module_of_job, other_jobs, task_names
+from everstep.runs.job_names import module_of_job, other_jobs, own_jobs, task_names
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode, is_code
@@ -59,6 +59,8 @@ def _is_installed(package: str) -> bool:
 
 
 def _named(name: Any) -> Any:
+    if isinstance(name, str) and name in own_jobs():  # other packages, which take long to search, cannot replace it
+        return _own(name)
     known = task_names()
     words = f"{', '.join(known)}, or FILE.py:CLASS for a job of your own"
     if name is None:
@@ -68,8 +70,10 @@ def _named(name: Any) -> Any:
         hint = f"; did you mean {near[0]}?" if near else ""
         hint = f"; name the class in it: {name}:CLASS" if str(name).endswith(".py") else hint
         raise ConfigError(f"task: expected one of {words}; got {name!r}{hint}")
-    if (entry := other_jobs().get(name)) is not None:
-        return _from_package(entry)
+    return _from_package(other_jobs()[name])
+
+
+def _own(name: str) -> Any:
     module = importlib.import_module(module_of_job(name))
     own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
     return next(item for item in own if issubclass(item, Task))

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from everstep.errors import ConfigError
-from everstep.runs.job_names import jobs
+from everstep.runs.job_names import described, jobs
 from everstep.storage.reading import read_small, reason
 
 _LARGEST = 1 << 20  # largest recipe in bytes, for which the parser takes seconds
@@ -53,9 +53,9 @@ def job_recipe(name_or_path: str | Path) -> str | None:
         if not name.rpartition(":")[2].isidentifier():
             raise ConfigError(f"{name}: expected FILE.py:CLASS, the file of a job and the class in it.")
         return f"task: {name}\n"
-    if name not in dict(jobs()) or (RECIPES / f"{name}.yaml").is_file() or Path(name).exists():
+    if (RECIPES / f"{name}.yaml").is_file() or Path(name).exists() or (about := described(name)) is None:
         return None
-    return f"# {dict(jobs())[name]}\ntask: {name}\n"
+    return f"# {about}\ntask: {name}\n"
 
 
 def recipe_text(name_or_path: str | Path) -> str:
