@@ -21,6 +21,8 @@ MODULES = sorted(
 )
 COMPILED = {"everstep.explanation", "everstep.stream", "everstep.wirings.accelerate"}
 """Those whose examples are about the compiled engine."""
+WHOLE = {"everstep.data.text.corpus", "everstep.data.text.text_files"}
+"""Those whose examples read a bundled text to its end."""
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -28,6 +30,8 @@ COMPILED = {"everstep.explanation", "everstep.stream", "everstep.wirings.acceler
 def test_docstring_examples(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if name not in COMPILED:
         request.getfixturevalue("uncompiled")
+    if name not in WHOLE:
+        request.getfixturevalue("little_data")
     module = importlib.import_module(name)
     import torch
 

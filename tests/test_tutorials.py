@@ -54,7 +54,7 @@ def shortened(text: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
-@pytest.mark.usefixtures("own_cache", "uncompiled", "little_data")
+@pytest.mark.usefixtures("own_cache", "uncompiled", "little_data", "unrendered")
 def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(NEEDS.get(page.stem, "everstep"))
     monkeypatch.chdir(tmp_path)
