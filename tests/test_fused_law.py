@@ -8,10 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from laws import UserCell
-from random_cells import differences, recipe, refused
 from test_laws import assert_same, carried, everything, exactly, ways
 from torch import Tensor, nn
 
@@ -194,8 +191,6 @@ CASES: dict[str, Case] = {
 }
 ROUNDS_ANEW = {"momentum", "momentum 1040"}
 """Where two products are added, compilers choose which of them is not rounded, in each loop anew."""
-RANDOM, SINGLE = 32, 6
-"""Random cells that the suite compiles in float64, and those of them that it also compiles in float32."""
 
 
 @pytest.fixture(autouse=True)
@@ -354,36 +349,3 @@ def test_not_a_number_is_gone_at_the_next_reset(name: str, threads: int) -> None
             with taken(limit):
                 ys, _ = es.scan(cell, xs, state, backend="fused", **how)
             torch.testing.assert_close(ys, want, equal_nan=True, rtol=1e-12, atol=1e-12)
-
-
-# --------------------------------------------------------------------------------------------------------- random cells
-
-_made: dict[int, es.Cell | None] = {}
-
-
-def random_cell(seed: int) -> es.Cell | None:
-    """The cell of this number, compiled once for all examples; None if the engine refuses it."""
-    if seed not in _made:
-        cell = recipe(seed).cell()
-        _made[seed] = None if refused(cell) else cell
-    return _made[seed]
-
-
-@settings(max_examples=300, deadline=None)
-@given(seed=st.integers(0, RANDOM - 1), batch=st.integers(1, 6), time=st.integers(0, 9), how=st.integers(0, 10**6))
-def test_random_cells_equal_the_reference(seed: int, batch: int, time: int, how: int) -> None:
-    cell = random_cell(seed)
-    if cell is not None:
-        assert not differences(cell, F64, how, batch, time), recipe(seed).source()
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, SINGLE - 1), batch=st.integers(1, 6), time=st.integers(1, 9), how=st.integers(0, 10**6))
-def test_random_cells_in_float32(seed: int, batch: int, time: int, how: int) -> None:
-    cell = random_cell(seed)
-    if cell is not None:
-        assert not differences(cell, torch.float32, how, batch, time), recipe(seed).source()
-
-
-def test_few_random_cells_are_refused() -> None:
-    assert sum(random_cell(seed) is None for seed in range(RANDOM)) < 0.2 * RANDOM
