@@ -169,7 +169,19 @@ def _beginnings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("little"))
 
 
+def _with_beginnings(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setattr("everstep.data.text.text_files.files", lambda package: folder)
+
+
 @pytest.fixture
 def little_data(_beginnings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`everstep:NAME` is the beginning of the bundled file: where nothing is learned, only run."""
-    monkeypatch.setattr("everstep.data.text.text_files.files", lambda package: _beginnings)
+    _with_beginnings(monkeypatch, _beginnings)
+
+
+@pytest.fixture(scope="module")
+def little_data_module(_beginnings: Path) -> Iterator[None]:
+    """`little_data` for all tests and fixtures of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        _with_beginnings(patch, _beginnings)
+        yield

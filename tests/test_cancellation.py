@@ -48,7 +48,7 @@ def test_a_search_ends_at_its_next_step() -> None:
     assert len(beam_search(decoder, BeamSection(beam_width=2, max_length=6))) == 1
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("uncompiled", "little_data")
 def test_predictions_and_scores_end_at_their_next_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = ["train.max_steps=1", "train.max_minutes=null", "model.hidden_size=8", "train.validate_every=null"]
     reviews = es.train("classify-minute", tmp_path / "reviews", lambda _: None, overrides=short)

@@ -34,7 +34,7 @@ from everstep.ship.sizes import NotExported
 from everstep.state import State, leaves
 from everstep.tracing.trace import is_free
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
+pytestmark = pytest.mark.usefixtures("uncompiled", "little_data")
 
 
 compiled = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")

@@ -23,7 +23,7 @@ from everstep.ship.loaded import ExportedRun, OnnxRuntime
 from everstep.ship.onnx.session import Session
 from everstep.ship.serving.step_engine import engine_of
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
+pytestmark = pytest.mark.usefixtures("uncompiled", "little_data")
 
 
 @pytest.mark.usefixtures("quick")

@@ -14,6 +14,7 @@ from everstep.errors import ConfigError
 from everstep.networks.softmax_by_name import SoftmaxSection
 from everstep.runs.recipe_files import load_recipe
 
+pytestmark = pytest.mark.usefixtures("little_data_module")
 SIZES = ["model.hidden_size=10", "model.embedding_size=10", "train.max_epochs=null", "train.max_minutes=null"]
 OPTIONS = {
     "full": [],

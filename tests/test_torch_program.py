@@ -28,7 +28,7 @@ from everstep.ship.export import export
 from everstep.ship.sizes import NotExported
 from everstep.ship.torch_program import TorchProgram, saved, written
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
+pytestmark = pytest.mark.usefixtures("uncompiled", "little_data")
 
 
 class Own(es.Cell):
