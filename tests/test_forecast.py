@@ -276,6 +276,23 @@ def test_members_learn_each_alone_and_say_their_mean() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_a_member_may_be_another_network() -> None:
+    from everstep.data.windows import WindowBatch
+    from everstep.networks.forecaster_section import MemberSection
+
+    changes = (MemberSection(decode="direct", weight="none"), MemberSection(cell="LSTM", hidden_size=5))
+    model = Forecaster(ForecasterSection(hidden_size=8, weight="season", members=changes), shape(past=0, future=0))
+    direct, lstm = model.others
+    assert direct.write.out_features == 5 * direct.head.size
+    assert lstm.write.in_features == 5
+    batch = WindowBatch(
+        torch.randn(3, 12), torch.zeros(3, 12, 0), torch.zeros(3, 17, 0), torch.randn(3, 5), torch.zeros(3).long(), 15
+    )
+    first = model._loss(batch, *model._alone(batch))
+    plain = direct.head.loss(direct(batch)[0], direct(batch)[1].of_targets(batch.target))  # each has its own weight
+    torch.testing.assert_close(model.losses(batch), torch.stack([first, plain, lstm.losses(batch)]).mean(0))
+
+
 def test_unknown_series_have_the_mean_embedding() -> None:
     from everstep.data.windows import WindowBatch
 
@@ -305,6 +322,8 @@ def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> No
         (["model.window=10", "model.segment=4"], r"model\.window: expected a multiple of segment \(4\); got 10"),
         (["model.head=negative-binomial"], r"model\.level: expected none beside head: negative-binomial"),
         (["model.head=negative-binomial", "model.level=none"], r"data\.scaling: expected none beside model\.head: neg"),
+        (["model.members=[{window: 4}]"], r"model\.members: expected .* a list \(each a mapping of cell, "),
+        (["model.members=[{cell: Nothing}]"], r"model\.cell.*Nothing"),
         (["model.members=2", "model.head=mixture"], r"model\.members: expected 1 beside head: mixture"),
         (["model.error=mae"], r"model\.error: expected mse where head is not point"),
         (["data.test_part=5", f"data.test={path}"], r"data\.test_part: expected null where test is given"),
@@ -371,7 +390,7 @@ def test_a_point_gets_its_bands_from_the_validation(tmp_path: Path) -> None:
 
 class TestLaws(JobLaws):
     job = "forecast"
-    settings = (*SMALL, *SHAPE, "model.members=2")
+    settings = (*SMALL, *SHAPE, "model.members=[{decode: direct, cell: LSTM}]")
     asked = [[f'{{"unique_id": "{name}", "ds": {hour}, "y": {hour % 6}}}' for hour in range(24)] for name in "ac"]
 
     @classmethod

@@ -170,8 +170,8 @@ def test_sequences_without_a_number_are_skipped_and_counted(tmp_path: Path) -> N
         ({"x": np.zeros((2, 3)), "y": [0, 1], "lengths": [3]}, "expected as many lengths as sequences"),
         ({"x": np.zeros((2, 3)), "y": [0, 1], "lengths": [3, 4]}, "expected lengths from 0 to the 3 steps"),
         ({"x": np.zeros((2, 3)), "y": [1, 1]}, "expected at least 2 classes"),
-        ({"x": np.zeros((0, 3)), "y": []}, r"expected numbers .sequences, steps.*got float64 .0, 3"),
-        ({"x": np.zeros((2, 0)), "y": [0, 1]}, r"expected numbers .sequences, steps.*got float64 .2, 0"),
+        ({"x": np.zeros((0, 3)), "y": []}, r"expected a sequence or more, of a step or more; got an empty array .0, 3"),
+        ({"x": np.zeros((2, 0)), "y": [0, 1]}, r"of a step or more; got an empty array .2, 0"),
         ({"x": np.zeros((2, 3)), "y": 1}, r"expected as many labels as sequences, 2; got an array \(\)"),
         (
             {"x": np.zeros((2, 3)), "y": np.eye(2)},
@@ -188,9 +188,12 @@ def test_arrays_that_are_refused(arrays: dict[str, Any], said: str, tmp_path: Pa
 
 def test_arrays_of_objects_and_other_files_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{}, 1], dtype=object), y=[0, 1])
-    with pytest.raises(DataError, match=r"expected arrays of numpy\.savez, numbers and text alone"):
+    told = (
+        r"numpy\.savez, numbers and text alone; got no such file, or one of Python objects: .* padded, beside `length"
+    )
+    with pytest.raises(DataError, match=told):  # not the advice to unpickle it
         read_numbers([tmp_path / "a.npz"])
-    with pytest.raises(DataError, match=r"expected arrays of numpy\.savez"):
+    with pytest.raises(DataError, match=told):
         read(tmp_path / "b.npz", "no archive")
     np.save(tmp_path / "c.npy", np.zeros((2, 2)))
     with pytest.raises(DataError, match=r"numpy\.savez.*got a single one, as of numpy\.save"):

@@ -79,8 +79,7 @@ class Forecaster(nn.Module):
             for module in (self.highway, self.write):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
-        alone = section.model_copy(update={"members": 1})
-        self.others = nn.ModuleList(Forecaster(alone, shape, find) for _ in range(section.members - 1))
+        self.others = nn.ModuleList(Forecaster(one, shape, find) for one in section.further())
 
     @property
     def _members(self) -> tuple[Forecaster, ...]:
@@ -244,7 +243,7 @@ class Forecaster(nn.Module):
     def losses(self, batch: WindowBatch) -> Tensor:
         """The head's loss of each window, (B,); in training the mean over the members, else that of their mean."""
         if self.training and self.others:
-            return torch.stack([self._loss(batch, *member._alone(batch)) for member in self._members]).mean(0)
+            return torch.stack([member._loss(batch, *member._alone(batch)) for member in self._members]).mean(0)
         return self._loss(batch, *self(batch))
 
     def _loss(self, batch: WindowBatch, ys: Tensor, known: Normalised) -> Tensor:

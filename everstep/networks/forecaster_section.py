@@ -14,9 +14,28 @@ from everstep.measures.forecast_errors import LEVELS
 from everstep.networks.cells_by_name import CellChoice, Find, takes_masks
 from everstep.networks.layers import LayersSection, layer_problems
 from everstep.networks.window_values import Level, Spread
-from everstep.sections import Size, Whole
+from everstep.sections import Probability, Section, Size, Whole
 
 HeadName = Literal["point", "quantiles", "gaussian", "student-t", "mixture", "negative-binomial"]
+Decode = Literal["direct", "parallel", "encoder-decoder", "recursive"]
+Weight = Literal["none", "season"]
+
+
+class MemberSection(Section):
+    """What a further network has otherwise than the first; null: the same."""
+
+    cell: CellChoice | None = None
+    """as model.cell"""
+    hidden_size: Size | None = None
+    """as model.hidden_size"""
+    dropout: Probability | None = None
+    """as model.dropout"""
+    decode: Decode | None = None
+    """as model.decode"""
+    weight: Weight | None = None
+    """as model.weight"""
+    highway: bool | None = None
+    """as model.highway"""
 
 
 class ForecasterSection(LayersSection):
@@ -42,10 +61,10 @@ class ForecasterSection(LayersSection):
     learned weights for each training series (ES-RNN, Smyl 2020); they are subtracted in place of `level`"""
     spread: Spread = "window"
     """divides both; none: 1; window: the standard deviation of the window; mean: the mean of its absolute values"""
-    weight: Literal["none", "season"] = "none"
+    weight: Weight = "none"
     """weight of the loss of a window; season: 1 over its mean seasonal difference, at most 20, which weights errors as
     MASE does"""
-    decode: Literal["direct", "parallel", "encoder-decoder", "recursive"] = "parallel"
+    decode: Decode = "parallel"
     """direct: a linear map from the last output; parallel: one step of the cells for each segment ahead, each from the
     state after the window; encoder-decoder: the cells continue over the segments ahead; recursive: they read their own
     medians"""
@@ -61,9 +80,9 @@ class ForecasterSection(LayersSection):
     """point; quantiles 0.05, 0.1, 0.2 … 0.9, 0.95; or the distribution of each step; mixture: of three Gaussians"""
     error: Literal["mse", "mae", "huber"] = "mse"
     """the loss of head: point"""
-    members: Annotated[int, Field(ge=1, le=100)] = 1
+    members: Annotated[int, Field(ge=1, le=100)] | tuple[MemberSection, ...] = 1
     """number of networks, with weights of their own, that learn side by side and whose mean is the forecast; it costs
-    that many times the time"""
+    that many times the time. A list: what each network after the first has otherwise, such as {decode: direct}"""
     bands: Literal["head", "errors"] = "head"
     """what quantiles are: head: those of its distribution (point has none: of errors); errors: those of the errors of
     the mean at each step ahead on the validation split"""
@@ -89,17 +108,33 @@ class ForecasterSection(LayersSection):
             yield "highway", "expected false beside head: negative-binomial"
         if self.bands == "errors" and self.head == "negative-binomial":
             yield "bands", "expected head beside head: negative-binomial, whose values are counts; got errors"
-        if self.members > 1 and (self.head == "mixture" or self.smoothing == "learned"):
+        if self.members != 1 and (self.head == "mixture" or self.smoothing == "learned"):
             yield "members", f"expected 1 beside head: mixture and smoothing: learned; got {self.members}"
+        try:
+            self.further()
+        except ConfigError as error:
+            yield "members", str(error)
         if self.error != "mse" and self.head != "point":
             yield "error", f"expected mse where head is not point; got {self.error}"
 
     def problems(self, find: Find) -> Iterator[str]:
         """Cells that cannot be made, and layers above a cell of values, masks and times."""
-        found = list(layer_problems(self, 9, find))
-        yield from found
+        found = [line for one in (self, *self.further()) for line in layer_problems(one, 9, find)]
+        yield from dict.fromkeys(found)
         if not found and self.layers > 1 and takes_masks(self.cell, find):
             yield f"model.layers: expected 1 beside a cell whose input is [x; mask; delta]; got {self.layers}"
+
+    def further(self) -> list[ForecasterSection]:
+        """The sections of the networks after the first.
+
+        Raises:
+            ConfigError: what a member has otherwise does not go together with the rest.
+        """
+        alone = self.model_copy(update={"members": 1})
+        if isinstance(self.members, int):
+            return [alone] * (self.members - 1)
+        given = [dict(member) for member in self.members]
+        return [alone.replace(**{key: value for key, value in one.items() if value is not None}) for one in given]
 
     def make_head(self) -> NumberHead:
         """A new head."""

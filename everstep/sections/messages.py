@@ -59,7 +59,7 @@ def explain(error: ValidationError, raw: dict[Any, Any], config: type[BaseModel]
         section, *rest = (str(part) for part in item["loc"])
         inside = section in sections(config) and bool(rest)
         key = f"{section}.{rest[0]}" if inside else section
-        if item["type"] in ("extra_forbidden", "invalid_key"):
+        if item["type"] in ("extra_forbidden", "invalid_key") and len(rest) <= inside:
             lines[f"{key}: unknown key{nearest(key, config)}"] = None
         elif key in sections(config):
             lines[f"{key}: expected a mapping of keys; got {given(item['input'])}"] = None
@@ -101,6 +101,8 @@ def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return " or ".join(expected(part, metadata) for part in parts)
     if annotation is type(None):
         return "null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a mapping of {', '.join(annotation.model_fields)}"
     word = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
     signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
     bounds = [f"{sign} {_bound(getattr(b, name))}" for b in metadata for name, sign in signs if hasattr(b, name)]

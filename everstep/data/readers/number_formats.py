@@ -224,7 +224,9 @@ def _arrays(path: Path, columns: NumberColumns) -> FoundNumbers:
     if columns.values and len(columns.values) > 1:
         raise DataError(f"{path}: expected one array (data.values); got {', '.join(columns.values)}")
     x = _array(held, columns.values or ("x", "X"), path, "data.values")
-    if x.ndim not in (2, 3, 4, 5) or x.dtype.kind not in "iufb" or not x.size:
+    if not x.size:
+        raise DataError(f"{path}: expected a sequence or more, of a step or more; got an empty array {x.shape}")
+    if x.ndim not in (2, 3, 4, 5) or x.dtype.kind not in "iufb":
         raise DataError(
             f"{path}: expected numbers (sequences, steps), (sequences, steps, values) or clips (sequences, steps, "
             f"height, width[, channels]); got {x.dtype} {x.shape}"
@@ -264,7 +266,9 @@ def _held(path: Path) -> dict[str, NDArray[Any]]:
         with found as file:
             return {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: {told}; {error}") from None
+        # NumPy advises to unpickle, which runs what the file says.
+        objects = "no such file, or one of Python objects: sequences of different lengths are padded, beside `lengths`"
+        raise DataError(f"{path}: {told}; {f'got {objects}' if 'pickle' in str(error) else error}") from None
 
 
 def _a_sequence(found: NDArray[Any], many: int, path: str, what: str) -> NDArray[Any]:
