@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from everstep.errors import ConfigError
 from everstep.heads.mixture import GaussianMixture
@@ -28,6 +28,9 @@ class MemberSection(Section):
     """as model.cell"""
     hidden_size: Size | None = None
     """as model.hidden_size"""
+    window: Size | None = None
+    """number of steps that it reads, the last ones of model.window; beside spread: none and a level that no window
+    changes"""
     dropout: Probability | None = None
     """as model.dropout"""
     decode: Decode | None = None
@@ -36,6 +39,10 @@ class MemberSection(Section):
     """as model.weight"""
     highway: bool | None = None
     """as model.highway"""
+
+    @model_serializer(mode="wrap")
+    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 class ForecasterSection(LayersSection):
@@ -133,6 +140,10 @@ class ForecasterSection(LayersSection):
         alone = self.model_copy(update={"members": 1})
         if isinstance(self.members, int):
             return [alone] * (self.members - 1)
+        if any(one.window and (one.window > (self.window or 0) or self.spread != "none") for one in self.members):
+            raise ConfigError(f"expected windows of at most model.window ({self.window}), and spread: none beside them")
+        if self.level == "mean" and any(one.window for one in self.members):
+            raise ConfigError("expected windows of one length beside level: mean")
         given = [dict(member) for member in self.members]
         return [alone.replace(**{key: value for key, value in one.items() if value is not None}) for one in given]
 
