@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -51,6 +52,10 @@ class VocabularyHead(Head):
     def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
         """log p(k | y), (…, classes), in float32; exact, whatever the training loss."""
         raise NotImplementedError(f"{type(self).__name__} has no predict")
+
+    def prepared(self) -> Callable[[Tensor], Tensor]:
+        """`predict` of outputs (n, D), for many calls between which the weights do not change."""
+        return self.predict
 
     def nats(self, ys: Tensor, target: Tensor) -> Tensor:
         """−log p(target | y) of outputs (n, D) and targets (n,): (n,), exact."""

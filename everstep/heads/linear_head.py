@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from everstep.heads import compiled_softmax
 from everstep.heads.cross_entropy import in_one_pass, row_nats
 from everstep.heads.head import VocabularyHead
 from everstep.native.memory_pool import empty
+from everstep.native.products import Packed
 
 
 class LinearHead(VocabularyHead):
@@ -51,12 +54,31 @@ class LinearHead(VocabularyHead):
 
     def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
         """log p(k | y), (…, classes), in float32."""
+        if not self._compiled(ys):
+            return self.logits(ys).float().log_softmax(-1)
+        flat = self.joined(ys.flatten(0, -2))
+        logits = torch.mm(flat, self.weight.t(), out=empty(flat, len(flat), self.classes))
+        return compiled_softmax.log_softmax(logits, self.bias).view(*ys.shape[:-1], self.classes)
+
+    def prepared(self) -> Callable[[Tensor], Tensor]:
+        """See `VocabularyHead.prepared`: W is packed, at the first call."""
+        if type(self).predict is not LinearHead.predict:
+            return self.predict
+        packed: list[Packed] = []
+
+        def predict(ys: Tensor) -> Tensor:
+            if ys.dim() != 2 or not self._compiled(ys):
+                return self.predict(ys)
+            if not packed:
+                packed.append(Packed(self.weight.t()))
+            return compiled_softmax.log_softmax(packed[0](self.joined(ys)), self.bias)
+
+        return predict
+
+    def _compiled(self, ys: Tensor) -> bool:
+        """Whether the loop of `compiled_softmax` may compute log p, and nothing but W y + b is in it."""
         own = type(self).logits is not LinearHead.logits  # of a subclass that adds to them
-        if not own and ys.dtype == self.weight.dtype == torch.float32 and in_one_pass(ys, self.weight):
-            flat = self.joined(ys.flatten(0, -2))
-            logits = torch.mm(flat, self.weight.t(), out=empty(flat, len(flat), self.classes))
-            return compiled_softmax.log_softmax(logits, self.bias).view(*ys.shape[:-1], self.classes)
-        return self.logits(ys).float().log_softmax(-1)
+        return not own and ys.dtype == self.weight.dtype == torch.float32 and in_one_pass(ys, self.weight)
 
     def nats(self, ys: Tensor, target: Tensor) -> Tensor:
         """−log p(target | y) of outputs (n, D) and targets (n,): (n,)."""

@@ -128,6 +128,38 @@ def product(x: Tensor, w: Tensor, out: Tensor | None = None, *, bf16: bool = Fal
     return _product(x, w, out)
 
 
+class Packed:
+    """x · w for many x (N, K), with w (K, M), of any strides, packed once; on the CPU, without gradients.
+
+    Rows are independent bit for bit. Later changes of w are not seen.
+
+    >>> Packed(torch.eye(3))(torch.ones(1, 3))
+    tensor([[1., 1., 1.]])
+
+    Raises:
+        BuildError: the kernels cannot be compiled.
+    """
+
+    def __init__(self, w: Tensor):
+        (depth, columns), bodies = w.shape, _bodies(w.dtype)
+        self._bodies, self._sizes = bodies, (depth, columns)
+        self._memory = empty(w, bodies.kernels.packed_size(depth, columns) + 64 // w.element_size())
+        self._place = (self._memory.data_ptr() + 63) // 64 * 64
+        by_depth, by_column = w.stride()
+        matrix = int64_array(Packing(w.data_ptr(), depth, columns, by_depth, by_column, self._place))
+        threads = threads_for(depth * columns, torch.get_num_threads())
+        bodies.kernels.run(0, ctypes.addressof(matrix), threads, 0, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x · w, (N, M)."""
+        x, (depth, columns) = _lines(x), self._sizes
+        out = empty(x, len(x), columns)
+        table = RowsProduct(x.data_ptr(), x.stride(0), len(x), self._place, depth, columns, out.data_ptr(), columns)
+        numbers, threads = int64_array(table), threads_for(len(x) * depth * columns, torch.get_num_threads())
+        self._bodies.kernels.run(self._bodies.rows, ctypes.addressof(numbers), threads)
+        return out
+
+
 def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     (steps, depth), columns = x.shape, w.shape[1]
     x = _lines(x)

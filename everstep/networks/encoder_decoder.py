@@ -12,6 +12,7 @@ from everstep.cell import Cell, Layer
 from everstep.data.pair_batches import PairBatch
 from everstep.decode.decoder import Decoder
 from everstep.errors import ConfigError
+from everstep.native.packed_linears import PackedLinears
 from everstep.networks.attentions_by_name import AttentionName, make_attention
 from everstep.networks.cells_by_name import Find, no_code
 from everstep.networks.layers import encoder_of, initialise, stack_of
@@ -229,12 +230,17 @@ class EncoderDecoder(nn.Module):
 
     def step(self, tokens: Tensor, state: Decoding) -> tuple[Tensor, Decoding]:
         """Tokens (rows,) to log p of the next tokens, (rows, V) in nats, and the new state: a `StepFn`."""
+        y, state = self._output(tokens, state)
+        return self.head.predict(y), state
+
+    def _output(self, tokens: Tensor, state: Decoding) -> tuple[Tensor, Decoding]:
+        """What the head reads after tokens (rows,), and the new state."""
         x = self.target_embedding(tokens)
         if isinstance(self.decoder, Attend):
             y, cells, weights = self.decoder.step_with_weights(x, state.cells)
         else:
             (y, cells), weights = self.decoder.step(x, state.cells), state.weights
-        return self.head.predict(y), Decoding(cells, weights)
+        return y, Decoding(cells, weights)
 
     def search(self, source: Tensor, lengths: Tensor, begin: int, end: int, never: tuple[int, ...] = ()) -> Decoder:
         """The `Decoder` that a search needs for source tokens (B, S). The model must be in eval mode.
@@ -248,8 +254,15 @@ class EncoderDecoder(nn.Module):
         attends = isinstance(self.decoder, Attend)
         places = source.shape[1] if attends else 0
         state = Decoding(self.start(source, lengths), self.target_embedding.weight.new_zeros(len(source), places))
+        packed, predict = PackedLinears(self.decoder), self.head.prepared()
+
+        def step(tokens: Tensor, state: Decoding) -> tuple[Tensor, Decoding]:
+            with packed:
+                y, state = self._output(tokens, state)
+            return predict(y), state
+
         return Decoder(
-            step=self.step,
+            step=step,
             state=state,
             prompt=torch.tensor([begin], device=source.device),
             end=end,
