@@ -1,24 +1,27 @@
 """Requests drawn by Hypothesis from the OpenAPI document of `everstep serve`: none may fail the server, or hang.
 
-    python benchmarks/fuzz_service.py [--requests 100000] [--log fuzz.json] [--runs FOLDER]
+    python benchmarks/fuzz_service.py [--requests 100000] [--clients 4] [--log fuzz.json] [--runs FOLDER]
 
 Five runs are served: a language model, a classifier, a tagger, a translator and a forecaster. Bodies are drawn from the
 schema of each operation, partly with values that runs understand (their names, sessions, signed states, their kinds of
 lines), partly with values of any other kind, keys that there are not, and damaged bytes. One in twenty is a frame over
 the WebSocket. A failure is a status of 500 or above, but 503, an answer without its sentence, or none within the time
-limit of the server and ten seconds. Requests come in blocks; `--log` counts those that are done, and a second call goes
-on after them. Leaves with 1 if any request failed.
+limit of the server and ten seconds. Requests come in blocks, of several clients at once; `--log` counts those that are
+done, and a second call goes on after them. Leaves with 1 if any request failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -54,11 +57,11 @@ class Fuzz:
 
     Args:
         port: where the server listens.
-        told: counts of earlier blocks.
     """
 
-    def __init__(self, port: int, told: dict[str, Any]):
-        self._port, self.told = port, told
+    def __init__(self, port: int):
+        self._port = port
+        self.told: dict[str, Any] = {}
         self._client = Client(port)
         self._socket: Any = None
         self._opened = ExitStack()
@@ -135,8 +138,9 @@ class Fuzz:
         """Bodies of an object of the document."""
         return Fuzz._object(self, schema.get("properties", {}))
 
-    def run(self, block: int) -> None:
-        """A block of requests."""
+    def run(self, block: int) -> dict[str, Any]:
+        """What came of a block of requests."""
+        self.told = {}
 
         @seed(block)
         @settings(
@@ -151,6 +155,7 @@ class Fuzz:
                 self._request(data)
 
         one()
+        return self.told
 
     def _request(self, data: st.DataObject) -> None:
         method, path, operation = data.draw(st.sampled_from(self._ways))
@@ -251,9 +256,37 @@ def _late(found: Sequence[str], back: int) -> str:
     return found[-1 - back % len(found)]
 
 
+_fuzz: list[Fuzz] = []
+"""That of this process, which keeps its connections from block to block."""
+
+
+def _run(port: int, block: int) -> dict[str, Any]:
+    if not _fuzz:
+        _fuzz.append(Fuzz(port))
+    return _fuzz[0].run(block)
+
+
+def _add(told: dict[str, Any], found: dict[str, Any]) -> None:
+    """Add what came of a block to what came before."""
+    for name in ("statuses", "ways"):
+        told[name] = dict(Counter(told.get(name, {})) + Counter(found.get(name, {})))
+    told["closed"] = told.get("closed", 0) + found.get("closed", 0)
+    told["failures"] = (told.get("failures", []) + found.get("failures", []))[:100]
+    if found.get("slowest_s", 0) > told.get("slowest_s", 0):
+        told["slowest_s"], told["slowest"] = found["slowest_s"], found["slowest"]
+
+
+def _run_blocks(port: int, blocks: Iterable[int], clients: int) -> Iterator[dict[str, Any]]:
+    """What came of each block, in their order, by so many processes at once."""
+    context = multiprocessing.get_context("fork")  # of a process of one thread, so that none imports all anew
+    with ProcessPoolExecutor(clients, mp_context=context) as pool:
+        yield from pool.map(partial(_run, port), blocks)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--log", type=Path, help="counts, so that a second call goes on")
     parser.add_argument("--runs", type=Path, help="folder in which runs are kept")
     given = parser.parse_args()
@@ -264,9 +297,9 @@ def main() -> None:
         runs, port = minute_runs(given.runs or Path(folder)), free_port()
         options = ("--timeout", str(LIMIT), "--max-tokens", "300", "--max-sessions", "300", "--ttl", "20")
         with started([*serving(runs, port), *options], port) as server:
-            fuzz = Fuzz(port, told)
-            while told["requests"] < given.requests:
-                fuzz.run(told["requests"] // BLOCK)
+            blocks = range(told["requests"] // BLOCK, -(-given.requests // BLOCK))
+            for found in _run_blocks(port, blocks, given.clients):
+                _add(told, found)
                 told["requests"] += BLOCK
                 told["rss_mib"] = round(rss(server.pid) / 2**20)
                 if given.log:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -124,6 +127,12 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatc
         export(run, tmp_path / "file")
     with pytest.raises(RunError, match=r"cannot write .*, then export again$"):
         export(run, tmp_path / "file" / "out")
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(
+            "everstep.storage.files._write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        )
+        with pytest.raises(RunError, match=rf"cannot write {re.escape(str(tmp_path))}: No space left"):
+            export(run, out)
     (tmp_path / f".tmp-out.{os.getpid()}").mkdir()  # left by a process that was killed
     monkeypatch.setattr("everstep.ship.checking.TOLERANCE", -1.0)
     with pytest.raises(NotEqual, match=r"step\.onnx: log_p differs"):

@@ -49,8 +49,8 @@ def made(out: Path) -> Iterator[Path]:
 
 
 def write(folder: Path, name: str, data: bytes) -> None:
-    """Write a file of the folder."""
-    with explained(folder, "export again"):
+    """Write a file of the temporary folder."""
+    with explained(folder.parent, "export again"):
         write_file(folder / name, data)
 
 

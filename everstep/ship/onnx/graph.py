@@ -68,12 +68,12 @@ class Graph:
     def add(self, operation: str, *inputs: str, outputs: int = 1, wish: str = "", **attributes: Any) -> Any:
         """Add a node. Returns the name of its output, or the list of names if it has several."""
         names = [self.fresh(wish or operation.lower()) for _ in range(outputs)]
-        self.nodes.append(helper.make_node(operation, list(inputs), names, **attributes))
+        self.nodes.append(helper.make_node(operation, list(inputs), names, name=names[0], **attributes))
         return names[0] if outputs == 1 else names
 
     def give(self, name: str, value: str) -> None:
         """Make `value` the output called `name`."""
-        self.nodes.append(helper.make_node("Identity", [value], [name]))
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=name))
 
     def constant(self, value: NDArray[Any] | Tensor, wish: str = "constant") -> str:
         """The name of a constant. Equal constants of up to 64 numbers are stored once."""

@@ -164,10 +164,16 @@ def _loop(
     outs = [body.fresh("new_state") for _ in state] + [body.fresh("y")]
     for out, value in zip(outs, [*new, y], strict=True):
         body.give(out, value)
+    kinds = [*dtypes, inside.dtype(step.ends[0])]
+    # onnxruntime 1.20 asks for them where it does not find them by itself
+    shapes = [
+        [n if isinstance(n, int) else str(n) for n in shape]
+        for shape in (*map(w.shape, state), inside.shape(step.ends[0]))
+    ]
     graph = body.finished(
         "step",
         [info(name, dtype, None) for name, dtype in zip([*starts, *pieces], [*dtypes, *types], strict=True)],
-        [info(name, dtype, None) for name, dtype in zip(outs, [*dtypes, inside.dtype(step.ends[0])], strict=True)],
+        [info(name, dtype, shape) for name, dtype, shape in zip(outs, kinds, shapes, strict=True)],
     )
     many = len(scanned)
     found = w.graph.add(

@@ -36,7 +36,7 @@ def _halved(model: Any, dtype: torch.dtype) -> Any:
         short = torch.from_numpy(array.copy()).to(dtype)
         raw = short.view(torch.int16).numpy().tobytes()
         kept.append(helper.make_tensor(f"{one.name}.short", TYPES[dtype], one.dims, raw, raw=True))
-        casts.append(helper.make_node("Cast", [f"{one.name}.short"], [one.name], to=TensorProto.FLOAT))
+        casts.append(helper.make_node("Cast", [f"{one.name}.short"], [one.name], name=one.name, to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.initializer.extend(kept)
