@@ -94,7 +94,8 @@ class Odd(es.Cell):
 
     def __init__(self) -> None:
         super().__init__(4, 4)
-        self.linear, self.norm = nn.Linear(8, 4), nn.LayerNorm(4)
+        # an eps as large as the errors of a variance that onnxruntime 1.20 takes as a difference of squares
+        self.linear, self.norm = nn.Linear(8, 4), nn.LayerNorm(4, eps=1e-2)
         self.table = nn.Parameter(torch.randn(4, 4))
 
     def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
