@@ -29,6 +29,9 @@ _WAITS = timedelta(days=30)
 """How long to wait for what another process computes, such as a validation; heartbeats notice one that is lost."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _begun = 0
+_stores: list[Any] = []
+"""Connections of the groups of this process. The leader's first serves the later ones, and stays: else another process
+that begins its next training first would meet the server of the last one as it closes."""
 
 
 class ProcessGroup(World):
@@ -59,6 +62,7 @@ class ProcessGroup(World):
         _begun += 1
         try:
             self._store = self._connection(serves=self.rank == 0)
+            _stores.append(self._store)
             self._store.set(f"here/{self.rank}", "")
             self._store.wait([f"here/{rank}" for rank in range(self.size)], _BEGINS)
             dist.init_process_group(
