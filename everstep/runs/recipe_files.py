@@ -176,7 +176,8 @@ def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
 
 def _on_one_line(value: Any) -> str:
     """A value as YAML that can follow `key=` on the command line."""
-    if isinstance(value, dict):
+    among = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, dict) for one in among):
         return json_text(value, ensure_ascii=False)
     return dump_yaml(value).removesuffix("...\n").strip()
 
