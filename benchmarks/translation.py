@@ -160,7 +160,8 @@ def searching(model: Any, pairs: CodedPairs, width: int) -> Callable[[int], floa
         start = time.process_time()
         for number in range(batches):
             rows = np.arange(number * ROWS, (number + 1) * ROWS)
-            tokens, lengths = torch.from_numpy(pairs.source.padded(rows)), torch.from_numpy(pairs.source.lengths[rows])
+            lengths = torch.from_numpy(pairs.source.lengths[rows].astype(np.int64))
+            tokens = torch.from_numpy(pairs.source.padded(rows))
             with torch.inference_mode():
                 model.searched(tokens, lengths, width, STEPS)
         return batches * ROWS / (time.process_time() - start)

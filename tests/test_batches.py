@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from everstep.data import length_groups
 from everstep.data.bucket_order import BucketOrder
 from everstep.data.buckets import Buckets
 from everstep.data.lanes import Lanes
@@ -212,6 +216,82 @@ def test_targets_weigh_the_same_in_even_batches(even, least, most):
     assert len(batches) == 4000 / 16
     share = weights[1:] / np.bincount(lengths, lengths)[1:]
     assert least <= share.max() / share.min() < most
+
+
+def sorted_at_once(lengths, ties, size, epoch, *, seed, shuffle, pool, max_tokens, even):
+    """The batches of `BucketOrder`, with all sequences in memory and sorted by their numbers."""
+    number, batches = len(lengths), -(-len(lengths) // size)
+    ascending = np.sort(lengths)
+    ends = np.cumsum(ascending)
+    bounds = np.append(np.arange(0, number, size), number)
+    if even:
+        alone = np.searchsorted(ascending, ends[-1] / batches, side="right")
+        full = np.searchsorted(ends, np.arange(1, batches) / batches * ends[-1]) + 1
+        bounds = np.unique([0, alone, *full, number])
+    elif max_tokens:
+        bounds = [0]
+        while bounds[-1] < number:
+            ahead = ascending[bounds[-1] : bounds[-1] + size] * np.arange(1, size + 1)[: number - bounds[-1]]
+            bounds.append(bounds[-1] + max(1, int((ahead <= max_tokens).sum())))
+    order, drawn = np.arange(number), np.arange(len(bounds) - 1)
+    random = np.random.Generator(np.random.PCG64([seed, epoch]))
+    if shuffle:
+        random.shuffle(order)
+        random.shuffle(drawn)
+    step = number if even or max_tokens else pool * size
+    pools = [order[start : start + step] for start in range(0, number, step)]
+    order = np.concatenate([some[np.lexsort([ties[some], lengths[some]])] for some in pools])
+    return [order[bounds[place] : bounds[place + 1]].tolist() for place in drawn]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=60),
+    size=st.integers(1, 7),
+    pool=st.integers(1, 4),
+    max_tokens=st.none() | st.integers(1, 40),
+    flags=st.tuples(st.booleans(), st.booleans()),
+    block=st.integers(1, 70),
+)
+def test_an_order_in_files_is_that_of_a_sort_in_memory(sizes, size, pool, max_tokens, flags, block):
+    lengths, ties = np.array(sizes).T
+    options = {"seed": 5, "shuffle": flags[0], "pool": pool, "max_tokens": max_tokens, "even": flags[1]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(length_groups, "_BLOCK", block)
+        order = BucketOrder(lengths.astype(np.int32), size, ties=ties, **options)
+        for epoch in (0, 3):
+            found = [order.rows(epoch, index).tolist() for index in range(len(order))]
+            assert found == sorted_at_once(lengths, ties, size, epoch, **options)
+
+
+def test_even_batches_of_many_sequences_end_where_the_sum_of_their_lengths_says():
+    lengths = np.random.default_rng(3).integers(1, 90, 70_001)
+    options = {"seed": 1, "shuffle": True, "pool": 1, "max_tokens": None, "even": True}
+    order = BucketOrder(lengths, 64, **options)
+    found = [order.rows(0, index).tolist() for index in range(len(order))]
+    assert found == sorted_at_once(lengths, np.zeros_like(lengths), 64, 0, **options)
+
+
+def test_memory_of_an_order_does_not_grow_with_the_sequences():
+    """In memory, an order of 600,000 sequences would take 20 MB and more."""
+    lengths = np.random.default_rng(0).integers(1, 30, 600_000)
+    tracemalloc.start()
+    try:
+        order = BucketOrder(lengths, 64, ties=lengths[::-1], even=True)
+        order.rows(0, 0)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_order_that_cannot_be_written_is_said(monkeypatch):
+    def full(**given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(DataError, match=r"No space left on device.*TMPDIR"):
+        BucketOrder(np.ones(100_000, np.int64), 10)
 
 
 def test_even_batches_of_one_sequence_or_of_empty_ones():

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
-from everstep.data import Tokenizer
+from everstep.data import Tokenizer, pair_batches
 from everstep.data.pair_batches import PairBatches, TokenSequences
 from everstep.data.text.language import Language
 from everstep.errors import ConfigError, DataError, RunError
@@ -87,6 +87,29 @@ def test_shares_follow_the_temperature() -> None:
     counts = np.bincount(rows, minlength=100)
     assert sorted(set(counts.tolist())) == [2, 3]
     assert len(rows) == 250
+
+
+def test_several_directions_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sequences(lengths: list[int]) -> TokenSequences:
+        return TokenSequences.of(np.arange(sum(lengths)) + 1, np.array(lengths, np.int64))
+
+    monkeypatch.setattr(pair_batches, "_BLOCK", 3)
+    parts = [sequences([2, 0, 3, 1, 4, 2, 2]), sequences([1, 5]), sequences([]), sequences([3, 3])]
+    chosen = [None, np.array([0, 0, 1, 1, 1]), None, np.array([1])]
+    rows = [
+        part.row(int(number))
+        for part, some in zip(parts, chosen, strict=True)
+        for number in (range(len(part.lengths)) if some is None else some)
+    ]
+    found = TokenSequences.joined(parts, chosen)
+    assert all(one is part.tokens for one, part in zip(found.tokens.parts, parts, strict=True))  # not copied
+    assert [found.row(number) for number in range(len(found.lengths))] == rows
+    assert np.concatenate(list(found.parts())).tolist() == [token for row in rows for token in row]
+    batches = PairBatches(found, found, 0, 4)
+    for index in range(len(batches)):
+        batch = batches.batch(0, index)
+        for place, tokens, length in zip(batch.places, batch.source, batch.source_lengths, strict=True):
+            assert tokens[:length].tolist() == rows[place]
 
 
 @pytest.mark.parametrize("text", ["ende", "en-", "-de", "en-de-fr", "en-en"])

@@ -355,7 +355,7 @@ def test_tokens_that_are_damaged_or_of_other_files_are_made_again(tmp_path: Path
     sides = found.languages()
     wanted = found.coded("train", sides).source.tokens.tolist()
     (folder,) = small_cache.glob("pairs-*")
-    for name in ("source.bin", "source.lengths", "pairs.json"):
+    for name in ("source.bin", "source.starts", "source.lengths", "pairs.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert found.coded("train", sides).source.tokens.tolist() == wanted

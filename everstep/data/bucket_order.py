@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everstep.data.batches import B, RowBatches
+from everstep.data.length_groups import LengthGroups, numbers
 from everstep.errors import ConfigError
+from everstep.storage.scratch import release
 
 Ints = NDArray[np.int64]
 
@@ -17,10 +19,11 @@ class BucketOrder:
     """Indices of sequences, in batches of similar length, each once per epoch.
 
     In each epoch the sequences are shuffled and divided into pools of `pool * batch_size`; each pool is sorted by
-    length and cut into batches, and the batches are shuffled.
+    length and cut into batches, and the batches are shuffled. The order is in temporary files, which are mapped: memory
+    does not grow with N.
 
     Args:
-        lengths: (N,) lengths of the sequences, N ≥ 1.
+        lengths: (N,) whole numbers, the lengths of the sequences, N ≥ 1.
         batch_size: most sequences in a batch.
         seed: seed of the order.
         shuffle: if false, the given order, in pools sorted by length, the same every epoch.
@@ -42,14 +45,14 @@ class BucketOrder:
 
     def __init__(
         self,
-        lengths: Ints,
+        lengths: NDArray[Any],
         batch_size: int,
         *,
         seed: int = 0,
         shuffle: bool = True,
         pool: int = 100,
         max_tokens: int | None = None,
-        ties: Ints | None = None,
+        ties: NDArray[Any] | None = None,
         even: bool = False,
     ):
         sizes = {"batch_size": batch_size, "pool": pool, "max_tokens": 1 if max_tokens is None else max_tokens}
@@ -58,17 +61,16 @@ class BucketOrder:
                 raise ConfigError(f"train.{name}={value}: expected 1 or more")
         if seed < 0:
             raise ConfigError(f"seed={seed}: expected 0 or more")
-        self._lengths, self._seed, self._shuffle = lengths, seed, shuffle
-        self._keys = (lengths,) if ties is None else (ties, lengths)
+        self._groups, self._seed, self._shuffle = LengthGroups.of(lengths, ties), seed, shuffle
         number = len(lengths)
         batches = -(-number // batch_size)
-        self.batch_size = max(1, -(-int(lengths.sum()) // batches)) if even else batch_size
+        self.batch_size = max(1, -(-int(self._groups.steps[-1]) // batches)) if even else batch_size
         self._pool = number if max_tokens or even else pool * batch_size
         if even:
             self._bounds = self._cut_evenly(batches)
         else:
             self._bounds = self._cut(max_tokens) if max_tokens else np.append(np.arange(0, number, batch_size), number)
-        self._arranged = (-1, np.empty(0, np.int64), np.empty(0, np.int64))
+        self._arranged: tuple[int, NDArray[Any], Ints] = (-1, np.empty(0, np.int64), np.empty(0, np.int64))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -84,41 +86,56 @@ class BucketOrder:
             raise IndexError(f"batch {index} of {len(self)}")
         sequences, batches = self._order(epoch)
         place = batches[index]
-        return sequences[self._bounds[place] : self._bounds[place + 1]]
+        rows = np.array(sequences[self._bounds[place] : self._bounds[place + 1]], np.int64)
+        release(sequences)
+        return rows
 
     def _cut(self, max_tokens: int) -> Ints:
         """Bounds of the batches over all sequences sorted by length, each as large as `max_tokens` allows."""
-        lengths = np.sort(self._lengths)
-        rows = np.arange(1, self.batch_size + 1)
+        number, rows = self._groups.number, np.arange(1, self.batch_size + 1)
         bounds = [0]
-        while bounds[-1] < len(lengths):
-            ahead = lengths[bounds[-1] : bounds[-1] + self.batch_size]
+        while bounds[-1] < number:
+            ahead = self._groups.lengths_at(np.arange(bounds[-1], min(bounds[-1] + self.batch_size, number)))
             fit = np.searchsorted(ahead * rows[: len(ahead)], max_tokens, side="right")
             bounds.append(bounds[-1] + max(int(fit), 1))
         return np.array(bounds)
 
     def _cut_evenly(self, batches: int) -> Ints:
         """Bounds of about so many batches over all sequences sorted by length, each with as many steps."""
-        lengths = np.sort(self._lengths)
-        ends = np.cumsum(lengths)
-        shares = np.arange(1, batches) / batches * ends[-1]
-        alone = np.searchsorted(lengths, ends[-1] / batches, side="right")  # else shorter ones would be padded to it
-        return np.unique(np.concatenate([[0, alone], np.searchsorted(ends, shares) + 1, [len(ends)]]))
+        lengths, before, steps = self._groups.lengths, self._groups.before, self._groups.steps
+        shares = np.arange(1, batches) / batches * steps[-1]
+        alone = np.searchsorted(lengths, steps[-1] / batches, side="right")  # else shorter ones would be padded to it
+        group = np.searchsorted(steps, shares)  # the one within which a share is complete
+        size, done = np.maximum(lengths[group], 1), np.append(0, steps)[group]
+        many = np.ceil((shares - done) / size).astype(np.int64)
+        many += done + many * size < shares  # rounding
+        many = np.maximum(many - (done + (many - 1) * size >= shares), 1)
+        number = self._groups.number
+        return np.unique(np.concatenate([[0, np.append(before, number)[alone]], before[group] + many, [number]]))
 
-    def _order(self, epoch: int) -> tuple[Ints, Ints]:
+    def _order(self, epoch: int) -> tuple[NDArray[Any], Ints]:
         """The sequences in the epoch's order, and the order of the batches cut from them."""
         known, sequences, batches = self._arranged
         if known != epoch:
-            sequences, batches = np.arange(len(self._lengths)), np.arange(len(self))
-            random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+            sequences, batches = numbers(self._groups.number), np.arange(len(self))
             if self._shuffle:
-                random.shuffle(sequences)
+                random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+                random.shuffle(np.asarray(sequences))
                 random.shuffle(batches)
-            for start in range(0, len(sequences), self._pool):
-                pool = sequences[start : start + self._pool]
-                sequences[start : start + self._pool] = pool[np.lexsort([key[pool] for key in self._keys])]
+            release(sequences)
+            sequences = self._sorted(sequences)
             self._arranged = (epoch, sequences, batches)
         return sequences, batches
+
+    def _sorted(self, sequences: NDArray[Any]) -> NDArray[Any]:
+        """The sequences with those of each pool sorted by length."""
+        if self._pool >= self._groups.number:
+            return self._groups.sorted(sequences)
+        for start in range(0, len(sequences), self._pool):
+            pool = sequences[start : start + self._pool]
+            sequences[start : start + self._pool] = pool[np.argsort(self._groups.which[pool], kind="stable")]
+            release(self._groups.which, sequences)
+        return sequences
 
 
 class Bucketed(RowBatches[B]):
@@ -129,7 +146,7 @@ class Bucketed(RowBatches[B]):
         batch_size, seed, shuffle, pool, max_tokens, ties, even: see `BucketOrder`.
     """
 
-    def __init__(self, lengths: Ints, batch_size: int, **order: Any):
+    def __init__(self, lengths: NDArray[Any], batch_size: int, **order: Any):
         self._order = BucketOrder(lengths, batch_size, **order)
         self.batch_size = self._order.batch_size
 

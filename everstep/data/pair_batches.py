@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,44 +13,106 @@ from torch import Tensor
 
 from everstep.data.batches import Movable
 from everstep.data.bucket_order import Bucketed, Ints, Padded
+from everstep.storage.scratch import release, scratch
+
+_BLOCK = 1 << 10  # sequences looked at together
 
 
 class TokenSequences(NamedTuple):
-    """N sequences of tokens, one after another in one array.
+    """N sequences of tokens, in one array or in several that count as one.
 
     Attributes:
-        tokens: all of them, of any integer type.
-        starts, lengths: (N,) int64.
+        tokens: the tokens of all, (T,) of any integer type, or `JoinedTokens`.
+        starts: (N,) int64.
+        lengths: (N,) of any integer type.
     """
 
-    tokens: NDArray[Any]
+    tokens: Any
     starts: Ints
-    lengths: Ints
+    lengths: NDArray[Any]
 
     @classmethod
-    def of(cls, tokens: NDArray[Any], lengths: Ints) -> TokenSequences:
-        """TokenSequences of these lengths."""
+    def of(cls, tokens: NDArray[Any], lengths: NDArray[Any]) -> TokenSequences:
+        """TokenSequences of these lengths, one after another in one array."""
         return cls(tokens, np.cumsum(lengths) - lengths, lengths)
 
     @classmethod
-    def joined(cls, parts: list[TokenSequences]) -> TokenSequences:
-        """The sequences of all parts, one after another; there is at least one part."""
-        return cls.of(np.concatenate([p.tokens for p in parts]), np.concatenate([p.lengths for p in parts]))
+    def joined(cls, parts: list[TokenSequences], chosen: list[Ints | None] | None = None) -> TokenSequences:
+        """The sequences of all parts, one after another; there is at least one part. No token is copied.
 
-    def select(self, rows: Ints) -> TokenSequences:
-        """Some of them."""
+        Args:
+            parts: sequences.
+            chosen: for each part the numbers of those to take, which may repeat; None: all, once.
+        """
+        tokens = JoinedTokens([part.tokens for part in parts])
+        each = list(zip(parts, [0, *tokens.ends[:-1]], chosen or [None] * len(parts), strict=True))
+        starts = (part.starts[rows] + at for part, at, some in each for rows in _rows(part, some))
+        lengths = (part.lengths[rows] for part, _, some in each for rows in _rows(part, some))
+        return cls(tokens, scratch(starts, np.int64), scratch(lengths, np.int32))
+
+    def select(self, rows: Ints | slice) -> TokenSequences:
+        """Some of them, as one array."""
         lengths = self.lengths[rows]
         return TokenSequences.of(self.tokens[Padded.of(self.starts[rows], lengths).places], lengths)
 
+    def parts(self) -> Iterator[NDArray[Any]]:
+        """The tokens of all sequences, of some sequences at a time."""
+        for rows in _rows(self, None):
+            yield self.select(rows).tokens
+            self.release()
+
     def row(self, number: int) -> list[int]:
         """One of them."""
-        start = self.starts[number]
-        return self.tokens[start : start + self.lengths[number]].tolist()  # type: ignore[no-any-return]
+        return self.select(np.array([number])).tokens.tolist()  # type: ignore[no-any-return]
 
     def padded(self, rows: Ints) -> Ints:
         """Some of them, (rows, longest) int64, zero beyond each length."""
         padded = Padded.of(self.starts[rows], self.lengths[rows])
         return padded.filled(self.tokens[padded.places])
+
+    def release(self) -> None:
+        """Give back the pages of arrays that are mapped from files."""
+        parts = self.tokens.parts if isinstance(self.tokens, JoinedTokens) else [self.tokens]
+        release(*parts, self.starts, self.lengths)
+
+
+class JoinedTokens:
+    """Arrays of tokens that are read as one, and not copied.
+
+    >>> JoinedTokens([np.array([5, 6]), np.array([7])])[np.array([2, 0])].tolist()
+    [7, 5]
+
+    Args:
+        parts: arrays of whole numbers.
+
+    Attributes:
+        parts: the arrays.
+        ends: the number of tokens of each part and those before it.
+    """
+
+    def __init__(self, parts: list[NDArray[Any]]):
+        self.parts, self.ends = parts, np.cumsum([len(part) for part in parts]).tolist()
+        self.dtype = np.result_type(*parts)
+
+    def __len__(self) -> int:
+        """The number of tokens of all parts."""
+        return self.ends[-1]  # type: ignore[no-any-return]
+
+    def __getitem__(self, places: Ints) -> NDArray[Any]:
+        """The tokens at some places, (n,)."""
+        found = np.empty(len(places), self.dtype)
+        which = np.searchsorted(self.ends, places, side="right")
+        for number in np.unique(which).tolist():
+            here = which == number
+            found[here] = self.parts[number][places[here] - self.ends[number] + len(self.parts[number])]
+        return found
+
+
+def _rows(part: TokenSequences, chosen: Ints | None) -> Iterator[Any]:
+    """All sequences or those chosen, some at a time, as what selects them."""
+    for start in range(0, len(part.lengths) if chosen is None else len(chosen), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        yield some if chosen is None else chosen[some]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +173,23 @@ class PairBatches(Bucketed[PairBatch]):
         even: bool = False,
     ):
         self._source, self._target, self._begin = source, target, begin
-        longer = np.maximum(source.lengths, target.lengths)
+        both = source.lengths, target.lengths
+        longer = scratch((np.maximum(*(side[rows] for side in both)) for rows in _rows(source, None)), np.int32)
         order = {"seed": seed, "shuffle": shuffle, "max_tokens": max_tokens, "ties": target.lengths, "even": even}
         super().__init__(longer, batch_size, **order)
 
     def made_of(self, rows: Ints) -> PairBatch:
         """Some pairs."""
-        lengths = self._target.lengths[rows]
+        lengths, source_lengths = (side.lengths[rows].astype(np.int64) for side in (self._target, self._source))
         targets = self._target.padded(rows)
         inputs = np.concatenate([np.full((len(rows), 1), self._begin), targets[:, :-1]], axis=1)
         inputs *= np.arange(inputs.shape[1]) < lengths[:, None]
+        source = self._source.padded(rows)
+        self._source.release()
+        self._target.release()
         return PairBatch(
-            source=torch.from_numpy(self._source.padded(rows)),
-            source_lengths=torch.from_numpy(self._source.lengths[rows]),
+            source=torch.from_numpy(source),
+            source_lengths=torch.from_numpy(source_lengths),
             inputs=torch.from_numpy(inputs),
             targets=torch.from_numpy(targets),
             lengths=torch.from_numpy(lengths),

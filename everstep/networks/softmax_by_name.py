@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -98,13 +98,14 @@ def make_softmax(
     return SAMPLING[section.softmax](features, words, tied=tied, **options)
 
 
-def tell_counts(head: VocabularyHead, tokens: NDArray[Any]) -> None:
-    """Tell a head how often each word occurs among the tokens (N,) of the training data."""
+def tell_counts(head: VocabularyHead, parts: Iterable[NDArray[Any]]) -> None:
+    """Tell a head how often each word occurs among the tokens of the training data, which are given in parts (N,)."""
     if type(head).counted is VocabularyHead.counted:
         return
     found = np.zeros(head.classes, np.int64)
-    for start in range(0, len(tokens), _COUNTED):
-        found += np.bincount(tokens[start : start + _COUNTED], minlength=head.classes)
+    for part in parts:
+        for start in range(0, len(part), _COUNTED):
+            found += np.bincount(part[start : start + _COUNTED], minlength=head.classes)
     head.counted(torch.from_numpy(found))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everstep.data import Tokenizer
+from everstep.data.bucket_order import Ints
 from everstep.data.readers.text_pairs import Pair, Side, one_line, read_pairs
 from everstep.data.text.language import BLOCK, Language, as_words
 from everstep.data.text.moses import Moses
@@ -100,12 +101,12 @@ class PairTexts:
     @cached_property
     def _last_held_out(self) -> int:
         """The largest hash that is held out: valid_fraction of the different ones are at most that."""
-        hashes = [
+        hashes = (
             self._hash(*numbered)
             for direction in self.section.directions
             for numbered in self._read(self.section.train, direction)
-        ]
-        different = np.unique(np.array(hashes, np.int64))
+        )
+        different = np.unique(np.fromiter(hashes, np.int64))
         if len(different) < 2:
             raise DataError(
                 f"data.train: expected two different texts or more to hold some out, got "
@@ -128,8 +129,8 @@ class PairTexts:
             return sides
         found = {language: set(tokens) for language, tokens in sides.target.own.items()}
         for direction in self.directions("train"):
-            tokens = self._coded("train", sides, direction, learn=True).target.tokens
-            found.setdefault(str(direction.target), set()).update(np.unique(tokens).tolist())
+            for tokens in self._coded("train", sides, direction, learn=True).target.parts():
+                found.setdefault(str(direction.target), set()).update(np.unique(tokens).tolist())
         own = {language: sorted(tokens) for language, tokens in found.items()}
         return self.sides(sides.source.tokenizer, sides.target.tokenizer, own)
 
@@ -222,7 +223,7 @@ class PairTexts:
             return self._valid
         directions = self.directions(split) if direction is None else (direction,)
         each = [self._coded(split, sides, one, learn) for one in directions]
-        coded = each[0] if len(each) == 1 else CodedPairs.joined(self._mixed(each) if learn else each)
+        coded = each[0] if len(each) == 1 else CodedPairs.joined(each, self._mixed(each) if learn else None)
         if split == "valid" and direction is None:
             self._valid = coded
         return coded
@@ -243,14 +244,13 @@ class PairTexts:
             where = f", {direction}" if self.section.pairs is not None else ""
             raise DataError(f"data.{split}{where}: no pair is left to use ({error})") from None
 
-    def _mixed(self, each: list[CodedPairs]) -> list[CodedPairs]:
-        """The pairs of each direction as often as `mixture` says."""
+    def _mixed(self, each: list[CodedPairs]) -> list[Ints | None]:
+        """The pairs of each direction, as often as `mixture` says; None: each once."""
         sizes = [len(coded.source.lengths) for coded in each]
         many = mixture(sizes, self.section.mixing_temperature)
         random = np.random.default_rng(self._seed)
         return [
-            coded if size == count else coded.select(repeated(size, count, random))
-            for coded, size, count in zip(each, sizes, many, strict=True)
+            None if size == count else repeated(size, count, random) for size, count in zip(sizes, many, strict=True)
         ]
 
     def texts(self, split: str, direction: Direction | None = None) -> tuple[list[str], list[str]]:
@@ -289,14 +289,23 @@ class PairTexts:
             yield from self._known(split, where, direction)
 
     def _known(self, split: str, where: str, direction: Direction) -> Iterator[str]:
-        seen = np.isin(_keys(self.pairs(split, direction)), self._train_sources)
+        seen = np.isin(_keys(self.pairs(split, direction)), self._seen)
         if count := int(seen.sum()):
             share = f"{count:,} of {counted(len(seen), 'source text')} ({count / len(seen):.1%})"
             yield f"note: {where}: {share} are also in the training data; the figures are less valid for new texts"
 
     @cached_property
-    def _train_sources(self) -> NDArray[np.uint64]:
-        return np.unique(_keys(self.pairs("train")))
+    def _seen(self) -> NDArray[np.uint64]:
+        """Keys of the held-out source texts that are also in the training data, which are read some at a time."""
+        pairs = chain.from_iterable(self.pairs(split) for split in self.splits() if split != "train")
+        held_out = np.unique(_keys(pairs))
+        found = np.zeros(len(held_out), bool)
+        training = self.pairs("train")
+        while len(held_out) and (block := list(islice(training, BLOCK))):
+            keys = _keys(iter(block))
+            places = np.searchsorted(held_out, keys, side="right") - 1
+            found[places[held_out[places] == keys]] = True
+        return held_out[found]
 
     def summary(self, sides: Sides) -> list[str]:
         """Lines for the card: the pairs, the languages, the vocabularies."""

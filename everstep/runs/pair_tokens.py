@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from everstep.data.bucket_order import Ints
 from everstep.data.pair_batches import TokenSequences
 from everstep.data.readers.text_pairs import Pair
 from everstep.data.text.language import BLOCK, Language
@@ -29,7 +30,7 @@ LANGUAGES, LARGEST = "languages.json", 1 << 28
 """The file with the tokens of each target language, and its most bytes."""
 CACHED = 1 << 20
 """Fewest bytes of files, as they are stored, whose tokens are kept in the cache and mapped from there."""
-_FORMAT = 1  # of what the cache keeps; another one where the same texts give other tokens or leave out other pairs
+_FORMAT = 2  # of what the cache keeps; another one where the same texts give other tokens or leave out other pairs
 _FREE = ("train", "valid", "test", "batch_tokens", "mixing_temperature")
 LeftOut = dict[str, tuple[int, list[str]]]
 """For each reason the number of pairs left out, and the first places."""
@@ -90,19 +91,15 @@ class CodedPairs(NamedTuple):
     left_out: LeftOut
 
     @classmethod
-    def joined(cls, each: Sequence[CodedPairs]) -> CodedPairs:
-        """The pairs of all, one after another."""
+    def joined(cls, each: Sequence[CodedPairs], chosen: list[Ints | None] | None = None) -> CodedPairs:
+        """The pairs of all, one after another; of each those that are chosen, or all."""
         left_out: LeftOut = {}
         for one in each:
             for reason, (count, places) in one.left_out.items():
                 before, named = left_out.get(reason, (0, []))
                 left_out[reason] = before + count, [*named, *places][:SHOWN]
-        source, target = (TokenSequences.joined([one[:2][side] for one in each]) for side in (0, 1))
+        source, target = (TokenSequences.joined([one[:2][side] for one in each], chosen) for side in (0, 1))
         return cls(source, target, left_out)
-
-    def select(self, rows: NDArray[np.int64]) -> CodedPairs:
-        """Some of them."""
-        return CodedPairs(self.source.select(rows), self.target.select(rows), self.left_out)
 
 
 def coded_pairs(
@@ -132,7 +129,10 @@ def coded_pairs(
         parts = list(_blocks(pairs(), sides, section, left_out, learn)) or [
             (sides.source.encode([]), sides.target.encode([]))
         ]
-        source, target = (TokenSequences.joined(list(side)) for side in zip(*parts, strict=True))
+        source, target = (
+            TokenSequences.of(np.concatenate([p.tokens for p in side]), np.concatenate([p.lengths for p in side]))
+            for side in zip(*parts, strict=True)
+        )
     else:
         key = {
             **request,

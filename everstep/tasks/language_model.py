@@ -74,7 +74,7 @@ class LanguageModel(TextTask[LanguageModelRecipe]):
         corpus = self.corpus(split)
         if purpose == "learn":
             rows, seed = self.recipe.train.batch_size, self.recipe.seed
-            tell_counts(model.head, corpus.tokens)
+            tell_counts(model.head, [corpus.tokens])
             return training_batches(data, corpus, self.tokenizer, rows, goal.k1, goal.k2, seed, goal.random_k1)
         return (quick_batches if purpose == "validate" else exact_batches)(data, corpus, self.tokenizer)
 

@@ -88,7 +88,7 @@ class Translation(Task[TranslationRecipe]):
             return self._scored(split)
         coded, recipe = self.texts.coded(split, self.sides, learn=True), self.recipe
         size, most = recipe.train.batch_size, recipe.data.batch_tokens
-        tell_counts(model.head, coded.target.tokens)
+        tell_counts(model.head, coded.target.parts())
         even = most is None
         return PairBatches(*coded[:2], self.sides.target.end, size, seed=recipe.seed, max_tokens=most, even=even)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from everstep.data.text.tokenizer import Tokenizer
 from everstep.errors import DataError, counted
 from everstep.storage.cache_folder import cache_explained, cache_folder, discard, made_aside, publish
 from everstep.storage.reading import open_regular, parse_json, read_small, sealed, unsealed
+from everstep.storage.scratch import release
 
 _FORMAT = 1
 _TOKENS, _STARTS, _META = "tokens.bin", "starts.npy", "corpus.json"
@@ -72,10 +72,9 @@ class Corpus:
         Mapped pages are released from time to time, so that an epoch does not fill memory with the file.
         """
         found = self.tokens[places].astype(np.int64)
-        mapped = getattr(self.tokens, "_mmap", None)
         self._touched += len(places) * _NEAR_BYTES + found.size
-        if self._touched > _RELEASE_BYTES and mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if self._touched > _RELEASE_BYTES:
+            release(self.tokens)
             self._touched = 0
         return found
 
@@ -254,12 +253,10 @@ def _digest(tokens: NDArray[Any], starts: NDArray[np.int64]) -> str:
     """The SHA-256 of a corpus; a memory map is read in pieces, which are released."""
     digest = hashlib.sha256()
     for array in (tokens, starts):
-        mapped = getattr(array, "_mmap", None)
         rows = _HASHED_BYTES // array.itemsize
         for start in range(0, len(array), rows):
             digest.update(np.ascontiguousarray(array[start : start + rows]).data)
-            if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
-                mapped.madvise(mmap.MADV_DONTNEED)
+            release(array)
     return digest.hexdigest()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,12 @@ from everstep.data.pair_batches import TokenSequences
 from everstep.errors import DataError
 from everstep.storage.cache_folder import cache_explained, cache_folder, discard, made_aside, publish
 from everstep.storage.reading import open_regular, parse_json, read_small, sealed, unsealed
+from everstep.storage.scratch import release
 
 _META, _SIDES = "pairs.json", ("source", "target")
 _LARGEST = 1 << 20  # largest pairs.json in bytes
-_HASHED = 1 << 24  # numbers hashed at a time
+_HASHED = 1 << 21  # numbers hashed at a time
+_STARTS, _LENGTHS = "<i8", "<i4"
 Block = tuple[TokenSequences, TokenSequences]
 
 
@@ -29,7 +32,7 @@ class StoredPairs(NamedTuple):
     """Pairs of sequences whose tokens are mapped from files, and what was noted of them.
 
     Attributes:
-        source, target: the tokens; starts and lengths, 16 bytes a text, are in memory.
+        source, target: the tokens, starts and lengths; all are mapped.
         notes: JSON.
     """
 
@@ -77,37 +80,35 @@ def stored_pairs(
 
 
 def _write(folder: Path, blocks: Iterator[Block]) -> dict[str, Any]:
-    """Write tokens and lengths of both sides; returns the types, numbers and digests."""
-    kinds: list[str] = ["|u1", "|u1"]
-    with (
-        (folder / "source.bin").open("wb") as one,
-        (folder / "target.bin").open("wb") as other,
-        (folder / "source.lengths").open("wb") as sizes,
-        (folder / "target.lengths").open("wb") as other_sizes,
-    ):
+    """Write tokens, starts and lengths of both sides; returns the types of the tokens and the digests."""
+    kinds, sizes = ["|u1", "|u1"], [0, 0]
+    with ExitStack() as opened:
+        files = [[opened.enter_context(path.open("wb")) for path in _paths(folder, side)] for side in _SIDES]
         for block in blocks:
-            for side, (part, file, lengths) in enumerate(zip(block, (one, other), (sizes, other_sizes), strict=True)):
+            for side, part in enumerate(block):
                 kinds[side] = part.tokens.dtype.str
-                file.write(np.ascontiguousarray(part.tokens).data)
-                lengths.write(part.lengths.astype("<i4").data)
-        for file in (one, other, sizes, other_sizes):
-            _synced(file)
-    digests = {side: _digest(*_files(folder, side, kind)) for side, kind in zip(_SIDES, kinds, strict=True)}
+                arrays = part.tokens, (part.starts + sizes[side]).astype(_STARTS), part.lengths.astype(_LENGTHS)
+                for file, array in zip(files[side], arrays, strict=True):
+                    file.write(np.ascontiguousarray(array).data)
+                sizes[side] += len(part.tokens)
+        for file in chain(*files):
+            file.flush()
+            os.fsync(file.fileno())
+    digests = {side: _digest(*_mapped(folder, side, kind)) for side, kind in zip(_SIDES, kinds, strict=True)}
     return {"kinds": kinds, "digests": digests}
 
 
-def _synced(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _paths(folder: Path, side: str) -> list[Path]:
+    return [folder / f"{side}.{name}" for name in ("bin", "starts", "lengths")]
 
 
-def _files(folder: Path, side: str, kind: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The tokens, mapped, and the lengths of one side; a file of size 0 cannot be mapped."""
-    path = folder / f"{side}.bin"
-    for name in (path, folder / f"{side}.lengths"):
-        os.close(open_regular(name))
-    tokens = np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
-    return tokens, np.fromfile(folder / f"{side}.lengths", "<i4")
+def _mapped(folder: Path, side: str, kind: str) -> list[NDArray[Any]]:
+    """The tokens, starts and lengths of one side, mapped; a file of size 0 cannot be mapped."""
+    found = []
+    for path, one in zip(_paths(folder, side), (kind, _STARTS, _LENGTHS), strict=True):
+        os.close(open_regular(path))
+        found.append(np.memmap(path, one, "r") if path.stat().st_size else np.empty(0, one))
+    return found
 
 
 def _open(folder: Path, request: dict[str, Any]) -> StoredPairs | None:
@@ -118,21 +119,21 @@ def _open(folder: Path, request: dict[str, Any]) -> StoredPairs | None:
             return None
         sides = []
         for side, kind in zip(_SIDES, meta["kinds"], strict=True):
-            tokens, lengths = _files(folder, side, kind)
-            if _digest(tokens, lengths) != meta["digests"][side] or int(lengths.sum(dtype=np.int64)) != len(tokens):
+            arrays = _mapped(folder, side, kind)
+            if _digest(*arrays) != meta["digests"][side]:
                 return None
-            sides.append(TokenSequences.of(tokens, lengths.astype(np.int64)))
+            sides.append(TokenSequences(*arrays))
         return StoredPairs(sides[0], sides[1], meta["notes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _digest(tokens: NDArray[Any], lengths: NDArray[Any]) -> str:
-    """The SHA-256 of one side; pages of the map are released as they are read."""
-    digest = hashlib.sha256(lengths.data)
-    mapped = getattr(tokens, "_mmap", None)
-    for start in range(0, len(tokens), _HASHED):
-        digest.update(np.ascontiguousarray(tokens[start : start + _HASHED]).data)
-        if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
-            mapped.madvise(mmap.MADV_DONTNEED)
+def _digest(*arrays: NDArray[Any]) -> str:
+    """The SHA-256 of one side; pages of the maps are released as they are read."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{len(array)} ".encode())
+        for start in range(0, len(array), _HASHED):
+            digest.update(np.ascontiguousarray(array[start : start + _HASHED]).data)
+            release(array)
     return digest.hexdigest()

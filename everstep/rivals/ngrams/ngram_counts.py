@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everstep.rivals.ngrams.sorted_runs import distinct
-from everstep.rivals.ngrams.workspace import Workspace, release
+from everstep.rivals.ngrams.workspace import Workspace
+from everstep.storage.scratch import release
 
 Ints = NDArray[np.int64]
 

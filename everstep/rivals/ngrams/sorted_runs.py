@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everstep.rivals.ngrams.workspace import Workspace, release
+from everstep.rivals.ngrams.workspace import Workspace
+from everstep.storage.scratch import release
 
 Ints = NDArray[np.int64]
 

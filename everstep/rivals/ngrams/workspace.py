@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import tempfile
 import weakref
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from everstep.errors import DataError
+from everstep.storage.scratch import release
 
 ROW_BYTES = 128
 """Bytes of temporary arrays for each row of a block, the copies of a sort included."""
@@ -87,10 +87,3 @@ def _reserve(file: IO[bytes], size: int) -> None:
             f"{tempfile.gettempdir()}: no room for {size:,} bytes of counts ({error.strerror}); expected some there, "
             "because model.memory_mib does not hold them: set TMPDIR to a folder with more room, or raise it"
         ) from None
-
-
-def release(array: NDArray[Any] | None) -> None:
-    """Give the pages of a mapped array back to the system; it reads them again when they are needed."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
-        mapped.madvise(mmap.MADV_DONTNEED)
