@@ -118,7 +118,9 @@ def test_the_verb_prints_tables_draws_and_notes_missing_origins(tmp_path: Path) 
     assert [origin["ds"] for origin in found["origins"]] == [str(80 + step) for step in range(9)]
 
 
+@pytest.mark.usefixtures("little_data")
 def test_other_jobs_have_none(tmp_path: Path) -> None:
-    run = es.train("shakespeare-minute", tmp_path / "run", lambda line: None, overrides=["train.max_steps=1"])
+    small = ["train.max_steps=1", "model.hidden_size=8"]
+    run = es.train("shakespeare-minute", tmp_path / "run", lambda line: None, overrides=small)
     with pytest.raises(RunError, match="cannot backtest; it can eval"):
         run.backtest()

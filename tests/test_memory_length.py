@@ -168,6 +168,7 @@ def test_the_context_curve_of_a_run_ends_at_its_own_score(run: Run) -> None:
     assert curve.full == pytest.approx(np.mean(bits[-50:]) * math.log(2), rel=1e-4)
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("text", ["ab", "abc\nd", "To be, or not to be\n" * 9])
 def test_a_short_text_is_enough(run: Run, tmp_path: Path, text: str) -> None:
     assert len(draw_over(memory_pictures, run, tmp_path / "pictures", text)) == 5
