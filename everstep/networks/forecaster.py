@@ -79,8 +79,7 @@ class Forecaster(nn.Module):
             for module in (self.highway, self.write):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
-        further = ((one, shape._replace(window=one.window or shape.window)) for one in section.further())
-        self.others = nn.ModuleList(Forecaster(one, its, find) for one, its in further)
+        self.others = nn.ModuleList(Forecaster(one, shape, find) for one in section.further())
 
     @property
     def _members(self) -> tuple[Forecaster, ...]:
@@ -118,16 +117,10 @@ class Forecaster(nn.Module):
         """
         ys, known = self._alone(batch)
         if self.others:
-            said = [other._alone(batch) for other in self._members[1:]]
-            about = [_shifted(its, own.ahead - known.ahead, self.head) for its, own in said]
-            ys = torch.stack([ys, *about]).mean(0)
+            ys = torch.stack([ys, *(other._alone(batch)[0] for other in self._members[1:])]).mean(0)
         return ys, known
 
     def _alone(self, batch: WindowBatch) -> tuple[Tensor, Normalised]:
-        """`forward` of this network without the others, from the last `shape.window` steps of a window."""
-        if more := batch.values.shape[1] - self.shape.window:
-            values, past, future = (part[:, more:] for part in (batch.values, batch.past, batch.future))
-            batch = replace(batch, values=values, past=past, future=future)
         known = self._normalised(batch)
         ys = self._decoded(batch, known)[:, : self.shape.horizon]
         if self.highway is not None:

@@ -28,17 +28,12 @@ class MemberSection(Section):
     """as model.cell"""
     hidden_size: Size | None = None
     """as model.hidden_size"""
-    window: Size | None = None
-    """number of steps that it reads, the last ones of model.window; beside spread: none and a level that no window
-    changes"""
     dropout: Probability | None = None
     """as model.dropout"""
     decode: Decode | None = None
     """as model.decode"""
     weight: Weight | None = None
     """as model.weight"""
-    highway: bool | None = None
-    """as model.highway"""
 
     @model_serializer(mode="wrap")
     def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -115,7 +110,7 @@ class ForecasterSection(LayersSection):
             yield "highway", "expected false beside head: negative-binomial"
         if self.bands == "errors" and self.head == "negative-binomial":
             yield "bands", "expected head beside head: negative-binomial, whose values are counts; got errors"
-        if self.members != 1 and (self.head == "mixture" or self.smoothing == "learned"):
+        if self.members not in (1, ()) and (self.head == "mixture" or self.smoothing == "learned"):
             yield "members", f"expected 1 beside head: mixture and smoothing: learned; got {self.members}"
         try:
             self.further()
@@ -140,10 +135,6 @@ class ForecasterSection(LayersSection):
         alone = self.model_copy(update={"members": 1})
         if isinstance(self.members, int):
             return [alone] * (self.members - 1)
-        if any(one.window and (one.window > (self.window or 0) or self.spread != "none") for one in self.members):
-            raise ConfigError(f"expected windows of at most model.window ({self.window}), and spread: none beside them")
-        if self.level == "mean" and any(one.window for one in self.members):
-            raise ConfigError("expected windows of one length beside level: mean")
         given = [dict(member) for member in self.members]
         return [alone.replace(**{key: value for key, value in one.items() if value is not None}) for one in given]
 
