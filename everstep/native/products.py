@@ -133,9 +133,6 @@ class Packed:
 
     Rows are independent bit for bit. Later changes of w are not seen.
 
-    >>> Packed(torch.eye(3))(torch.ones(1, 3))
-    tensor([[1., 1., 1.]])
-
     Raises:
         BuildError: the kernels cannot be compiled.
     """
