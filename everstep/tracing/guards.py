@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from everstep.abstract import AbstractCell
 from everstep.state import leaves
 from everstep.tracing.side_effects import HOME, attributes
+from everstep.tracing.surroundings import Surroundings
 
 HOUSEHOLD = frozenset({*nn.Module().__dict__, "training", HOME})
 """Attributes that every module has."""
@@ -61,16 +62,19 @@ def fingerprint(cell: AbstractCell, xs: Any) -> Any:
     shapes = tuple([(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)])
     held = tuple([(type(m), m.training, *_names(m, places), *_plain(m)) for m in inside])
     called = tuple([tuple(hooks.values()) for hooks in _hooks(inside)])
-    return shapes, held, called, tuple([(t.shape, t.dtype, t.device) for t in given])
+    read = tuple([(name, _outside(value)) for name, value in Surroundings(inside).named()])
+    return shapes, held, called, tuple([(t.shape, t.dtype, t.device) for t in given]), read
 
 
 def changed(before: Any, after: Any) -> str | None:
-    """A description of the attribute or hook in which two fingerprints differ, or None."""
+    """A description of the attribute, hook or variable in which two fingerprints differ, or None."""
     for old, new in zip(before[1], after[1], strict=False):
         for a, b in zip(old[2:], new[2:], strict=False):
             if hash(a) != hash(b):  # tensors define another equality
                 return f"{new[0].__name__}.{b[0]}"
-    return "a hook" if hash(before[2]) != hash(after[2]) else None
+    if hash(before[2]) != hash(after[2]):
+        return "a hook"
+    return next((b[0] for a, b in zip(before[4], after[4], strict=False) if hash(a) != hash(b)), None)
 
 
 def _names(module: nn.Module, places: dict[int, int]) -> list[Any]:
@@ -119,6 +123,13 @@ def _inside(value: Any, depth: int) -> list[Any]:
         return [repr([*value])] if SIMPLE.issuperset(map(type, value)) else [_value(v, depth) for v in value]
     # attributes may refer to objects as large as a corpus
     return [_known(value), *[(k, _Same(v) if _long(v) else _value(v, depth)) for k, v in attributes(value)]]
+
+
+def _outside(value: Any) -> Any:
+    """The key of a value that a step reads outside its module: objects, other than collections, by identity."""
+    simple = type(value) in SIMPLE or isinstance(value, _FIXED)
+    content = isinstance(value, dict | tuple | list | set | deque) and not _long(value)
+    return _value(value) if simple or content else _Same(value)
 
 
 def _known(value: Any) -> Any:
@@ -186,6 +197,10 @@ class Snapshot:
         self._held: list[tuple[Collection[Any], list[int], tuple[Any, ...]]] = []
         self._hooks = _hooks(inside)
         self._telling = not any(self._hooks)
+        self._surroundings = Surroundings(inside)
+        for _, value in self._surroundings.named():
+            if isinstance(value, dict | list) and not _long(value):
+                self._hold(value.values() if isinstance(value, dict) else value)
         for module in inside:
             for names in (module._parameters, module._buffers, module._modules):
                 self._hold(names.values())
@@ -222,7 +237,7 @@ class Snapshot:
         for tensor, shape, dtype, device in self._tensors:
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:
                 return False
-        return True
+        return self._surroundings.still()
 
 
 class StaticSnapshot(Snapshot):

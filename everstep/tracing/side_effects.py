@@ -137,7 +137,7 @@ class Watch:
     def _class(self, kind: type, depth: int) -> None:
         """Record functions and attributes of a user's class."""
         for one in kind.__mro__:
-            if id(one) in self._seen or _foreign(getattr(sys.modules.get(one.__module__), "__file__", None)):
+            if id(one) in self._seen or not users(one):
                 continue
             self._seen[id(one)] = one
             plain = [k for k in vars(one) if k[:2] != "__" and not isinstance(vars(one)[k], FunctionType | type)]
@@ -198,13 +198,13 @@ class Watch:
     def _function(self, function: FunctionType, depth: int) -> None:
         """Record the closure variables and the named globals of a function."""
         code = function.__code__
-        if _foreign(code.co_filename):
+        if foreign(code.co_filename):
             self._look(getattr(function, "__wrapped__", None), function.__name__, depth)  # hooks wrap each step
             return
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             self._variable(cell, name, depth)
         names: set[str] = set()
-        for one in _codes(code):
+        for one in codes_inside(code):
             self._codes[one] = None
             names.update(one.co_names)
         self._globals(function.__globals__, names, depth)
@@ -239,23 +239,30 @@ class Watch:
         for name, value in now().items():
             if not isinstance(value, ModuleType):
                 self._look(value, name, depth + 1)
-            elif not _foreign(getattr(value, "__file__", None)) and id(value) not in self._seen:
+            elif not foreign(getattr(value, "__file__", None)) and id(value) not in self._seen:
                 self._seen[id(value)] = value
                 self._globals(vars(value), names, depth + 1)
 
 
-def _foreign(file: str | None) -> bool:
+def foreign(file: str | None) -> bool:
     """Whether a file belongs to Python, PyTorch, NumPy or everstep, rather than the user."""
     if file is None or file.startswith(_OTHERS):
         return True
     return file.startswith((_STDLIB, "<frozen")) and "-packages" not in file
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
+def users(kind: type) -> bool:
+    """Whether a class is the user's; the module of an interactive session has no file."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return kind.__module__ == "__main__" or not foreign(file)
+
+
+def codes_inside(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function, and that of the functions and comprehensions in it."""
     yield code
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            yield from _codes(inner)
+            yield from codes_inside(inner)
 
 
 def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
