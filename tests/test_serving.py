@@ -293,6 +293,13 @@ def test_bodies_that_are_no_requests_are_refused(both: Served, content: bytes, s
     assert said in answer.json()["error"]
 
 
+def test_a_body_that_is_sent_as_a_form_is_told_its_type(both: Served) -> None:
+    for sent in ({"data": {"run": "play"}}, {"json": ["play"]}, {"content": b'{"run": "play"}'}):
+        answer = both.client.post("/generate", **sent)
+        assert answer.status_code == 422, answer.text
+        assert "sent with Content-Type: application/json" in answer.json()["error"]
+
+
 def test_a_likeliest_symbol_that_there_is_not_is_refused_before_the_steps(
     both: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,11 +167,12 @@ class Catalogue(Mapping[str, HostedRun]):
         run = None if self._load is None else self._load(path)
         engine = "it is only watched" if run is None else engine_of(run)
         batcher = self._batched(engine) if isinstance(engine, StepEngine) else None
+        identity = b"" if run is None or batcher is None else _identity(run)
+        hosted = HostedRun(name, path, run, engine, batcher, asyncio.Semaphore(1), identity)
         if run is not None:
             steps = f"no sessions: {engine}" if isinstance(engine, str) else f"steps {engine.how}"
-            self._say(f"{name}: {', '.join(abilities(run.task))}; {steps}")
-        identity = b"" if run is None or batcher is None else _identity(run)
-        return HostedRun(name, path, run, engine, batcher, asyncio.Semaphore(1), identity)
+            self._say(f"{name}: {', '.join(hosted.abilities)}; {steps}")
+        return hosted
 
 
 def _identity(run: Run) -> bytes:

@@ -135,6 +135,8 @@ def as_json(value: Any) -> bytes:
 def sentence_of(error: Mapping[str, Any]) -> str:
     """An error of pydantic as a sentence: where, and what was expected; never the value."""
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
+    if not where and error["type"] == "model_attributes_type":  # a client's default is a form, such as that of curl -d
+        return "the body: expected an object in JSON, sent with Content-Type: application/json, as curl --json does"
     return f"{where or 'the body'}: {error['msg'].removeprefix('Value error, ')}"
 
 
