@@ -21,8 +21,10 @@ from everstep.cli.app import app
 from everstep.cli.demo import counted_bits
 from everstep.errors import DataError, Diverged, Interrupted
 from everstep.native import build, toolchain
+from everstep.runs.card import example
 from everstep.runs.recipe_files import load_recipe, load_task, to_yaml
 
+ROOT = Path(__file__).resolve().parents[1]
 SCORES = {
     "task": "language-model",
     "split": "valid",
@@ -173,8 +175,22 @@ def test_benchmarks_by_name(cli: Everstep, capfd: pytest.CaptureFixture[str], mo
     assert "--layers" in capfd.readouterr().out
     unknown = cli("bench", "lmm")
     assert (unknown.code, "engine, " in unknown.err) == (2, True)
-    monkeypatch.setattr("everstep.cli.benching.FOLDER", tmp_path)
+    monkeypatch.setattr("everstep.cli.benching.FOLDER", tmp_path / "site-packages" / "benchmarks")
+    monkeypatch.chdir(tmp_path)
     assert cli("bench").code == 2
+    monkeypatch.chdir(ROOT)  # a package that was installed from the source in this folder
+    assert [line.split()[0] for line in cli("bench").out.splitlines()] == names
+    assert cli("bench", "lab/deep", "--help").code == 0
+    assert "--layers" in capfd.readouterr().out
+
+
+def test_examples_name_what_a_job_reads() -> None:
+    def ending(recipe: str, verb: str) -> str:
+        return example(load_task(recipe), verb, "RUN").partition("RUN < ")[2]
+
+    assert (ending("text-words", "score"), ending("classify-own", "predict")) == ("sentences.txt", "lines.txt")
+    assert (ending("translate-own", "score"), ending("translate-own", "predict")) == ("pairs.tsv", "lines.txt")
+    assert ending("forecast-own", "predict") == "history.csv"
 
 
 def test_version(cli: Everstep) -> None:
@@ -224,7 +240,9 @@ def test_resume(cli: Everstep, fake: types.SimpleNamespace, run: FakeRun) -> Non
         (["train", "train.max_steps=3", "--out", "x"], "expected a recipe first"),
         (["train", "shakespeare-minute"], "expected --out RUN"),
         (["train", "shakespeare-minute", "--resume", "runs/mine"], "--resume: expected RUN alone"),
-        (["train", "--resume", "runs/none"], "runs/none is not a run"),
+        (["train", "--resume", "runs/none"], "runs/none is not a run: it does not exist"),
+        (["train", "--resume", "runs/mine/config.yaml"], "config.yaml is not a run: it is a file"),
+        (["train", "--resume", "runs"], "runs is not a run: it has no config.yaml"),
         (["train", "shakespeare-minute", "--out", "runs/mine"], "runs/mine exists and is not overwritten"),
         (["train", "shakespere", "--out", "x"], "Did you mean shakespeare?"),
         (["train", "shakespeare", "model.layer=2", "--out", "x"], "did you mean model.layers?"),

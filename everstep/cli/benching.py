@@ -11,7 +11,7 @@ import typer
 
 from everstep.cli.common import log
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"  # of the source that everstep is imported from
 ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -30,7 +30,8 @@ def bench(
 
     Arguments after NAME are passed to benchmarks/NAME.py. Do not use the machine otherwise meanwhile.
     """
-    known = benchmarks()
+    folder = FOLDER if FOLDER.is_dir() else Path.cwd() / "benchmarks"
+    known = benchmarks(folder)
     if name in (None, "-h", "--help"):
         if name:
             print(context.get_help(), end="\n\n")
@@ -39,14 +40,14 @@ def bench(
         return
     if name not in known:
         raise typer.BadParameter(f"{name!r} is no benchmark; there are {', '.join(known)}.")
-    raise typer.Exit(subprocess.call([sys.executable, str(FOLDER / f"{name}.py"), *context.args]))
+    raise typer.Exit(subprocess.call([sys.executable, str(folder / f"{name}.py"), *context.args]))
 
 
-def benchmarks() -> dict[str, str]:
-    """Name (path in `FOLDER` without .py) and first docstring line of every script that documents its usage."""
+def benchmarks(folder: Path) -> dict[str, str]:
+    """Name (path in `folder` without .py) and first docstring line of every script that documents its usage."""
     found = {}
-    for path in sorted(FOLDER.rglob("*.py")):
-        name = path.relative_to(FOLDER).with_suffix("").as_posix()
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
         told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         if f"python benchmarks/{name}.py" in told:
             found[name] = told.splitlines()[0]

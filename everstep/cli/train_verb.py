@@ -106,11 +106,9 @@ def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code
 
 def go_on(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Run:
     """Resume the run in a folder."""
-    from everstep.runs.folder import is_run, refuse_url
+    from everstep.runs.folder import refuse_no_run
 
-    refuse_url(path)
-    if not is_run(path):
-        raise RunError(f"{path} is not a run: it has no config.yaml, so there is nothing to resume.")
+    refuse_no_run(path)
     prepare()
     from everstep.runs import training
 
@@ -139,14 +137,14 @@ def _with_resume(stop: Interrupted, out: Path) -> Interrupted:
 def finish(run: Run) -> None:
     """Print the folder of the run, and commands to use it."""
     from everstep.runs.capabilities import abilities
-    from everstep.runs.card import EXAMPLES
+    from everstep.runs.card import EXAMPLES, example
     from everstep.runs.task import trusting
 
     folder = f"{shlex.quote(str(run.path))}{trusting(run.task)}"
     print(f"\nThe trained model is in {run.path}. Next:")
     for verb in abilities(run.task):
         if verb in EXAMPLES:
-            print(f"  {EXAMPLES[verb].format(me=me(), run=folder)}{_prompt(run, verb)}")
+            print(f"  {example(run.task, verb, folder, me())}{_prompt(run, verb)}")
 
 
 def _prompt(run: Run, verb: str) -> str:

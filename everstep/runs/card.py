@@ -146,7 +146,7 @@ def write_card(
         "",
         *(_beside(rivals, scores[rivals.split]) if rivals else []),
         "```sh",
-        *(EXAMPLES[verb].format(me="everstep", run=run) for verb in EXAMPLES if verb in abilities(task)),
+        *(example(task, verb, run) for verb in EXAMPLES if verb in abilities(task)),
         "```",
         "",
     ]
@@ -214,12 +214,17 @@ def _where(model: nn.Module) -> str:
 EXAMPLES = {
     "eval": "{me} eval {run}",
     "generate": "{me} generate {run} --length 200 --temperature 0.8",
-    "score": "{me} score {run} < sentences.txt",
-    "predict": "{me} predict {run} < lines.txt",
+    "score": "{me} score {run} < {file}",
+    "predict": "{me} predict {run} < {file}",
     "backtest": "{me} backtest {run}",
     "look": "{me} look {run}",
 }
-"""An example command for each verb; `me` is the name of the everstep command."""
+FILES = {"score": "sentences.txt", "predict": "lines.txt"}
+
+
+def example(task: Task[Any], verb: str, run: str, me: str = "everstep") -> str:
+    """An example command for a verb of `EXAMPLES`; `me` is the name of the everstep command."""
+    return EXAMPLES[verb].format(me=me, run=run, file={**FILES, **task.reads}.get(verb))
 
 
 def _table(task: Task[Any], scores: dict[str, dict[str, Any]]) -> list[str]:

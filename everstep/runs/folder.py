@@ -37,6 +37,18 @@ def is_run(folder: Path) -> bool:
     return (folder / RECIPE).is_file()
 
 
+def refuse_no_run(folder: Path) -> None:
+    """Raise unless `folder` holds a run.
+
+    Raises:
+        RunError: it does not exist, is a file, has no recipe, or is a URL.
+    """
+    refuse_url(folder)
+    if not is_run(folder):
+        what = f"has no {RECIPE}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise RunError(f"{folder} is not a run: it {what}; expected the folder of a training, as --out named it")
+
+
 def is_free(folder: Path, files: Sequence[str] = ()) -> bool:
     """Whether a run may begin in `folder`: it is missing, empty, or holds only the remains of an incomplete beginning.
 

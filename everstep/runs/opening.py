@@ -9,7 +9,7 @@ from typing import Any
 
 from everstep.errors import RunError
 from everstep.runs import card
-from everstep.runs.folder import ENVIRONMENT, RECIPE, is_run, refuse_url
+from everstep.runs.folder import ENVIRONMENT, RECIPE, refuse_no_run
 from everstep.runs.recipe import Recipe
 from everstep.runs.recipe_files import code_of, flat, parse_task
 from everstep.runs.shipped_recipes import read_recipe
@@ -27,10 +27,7 @@ def opened(path: Path, trust_code: bool) -> tuple[Task[Any], dict[str, Any]]:
         RunError: there is no run, it is from a newer version, damaged, or holds code that is not trusted.
         ConfigError, DataError: its recipe or the files of its job cannot be used.
     """
-    refuse_url(path)
-    if not is_run(path):
-        what = f"has no {RECIPE}" if path.is_dir() else "does not exist"
-        raise RunError(f"{path} is not a run: it {what}")
+    refuse_no_run(path)
     begun_with = card.read_environment(path)
     code, version = code_of(path, begun_with, trust_code)
     task = parse_task(read_recipe(path / RECIPE), str(path / RECIPE), code=code, version=version)

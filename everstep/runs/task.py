@@ -52,6 +52,7 @@ class Task(ABC, Generic[R]):
         meaning: a description of each measure, for `everstep eval`.
         shown: the measures printed at the end of a training.
         understands: the fields of `Asked` that its `predict` supports.
+        reads: what examples of the verbs "predict" and "score" call their input, if it is more than lines of text.
         no_export: why it has no export, if it has none.
         optimised: whether `fit` trains the model. If not, `prepare` fits the whole model, such as one of counts, and a
             training writes the run without a step.
@@ -67,6 +68,7 @@ class Task(ABC, Generic[R]):
     meaning: ClassVar[dict[str, str]] = {}
     shown: ClassVar[tuple[str, ...]] = ()
     understands: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[Mapping[str, str]] = {}
     no_export: ClassVar[str] = ""
     optimised: ClassVar[bool] = True
 

@@ -59,6 +59,7 @@ class Forecast(ExportsForecasts, Task[ForecastRecipe]):
     shown = ("mase", "mae", "rmse", "wql")
     meaning = MEANING
     understands = frozenset({"anomalies", "paths"})
+    reads = {"predict": "history.csv"}
     learned: LearnedSeries
 
     @cached_property

@@ -43,6 +43,7 @@ class Motion(Task[MotionRecipe]):
     extras = ("polars",)
     remedy = "pip install 'everstep[forecast]'"
     files = ("numbers.json",)
+    reads = {"predict": "tracks.csv"}
     unit = "position"
     loss_unit = "squared error"
     shown = ("last_distance", "distance", "to_constant_velocity", "loss")

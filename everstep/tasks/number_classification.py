@@ -51,6 +51,7 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
     files = ("numbers.json", "classes.json")
     unit = "sequence"
     understands = frozenset({"explain"})
+    reads = {"predict": "table.csv"}
     scaling: NumberScaling
 
     def problems(self) -> Iterator[str]:

@@ -45,6 +45,7 @@ class Tagging(Task[TaggingRecipe]):
     scores = frozenset({"accuracy", "f1", "precision", "recall"})
     shown = ("f1", "accuracy", "loss")
     understands = frozenset({"probabilities", "n_best", "format"})
+    reads = {"predict": "words.conll"}
     meaning = {
         "loss": "mean of -ln p(tags) a word",
         "accuracy": "share of words whose tag is right",

@@ -43,6 +43,7 @@ class Translation(Task[TranslationRecipe]):
     shown = ("bleu", "chrf", "nats_per_token", "perplexity")
     meaning = MEANING
     understands = frozenset({"n_best", "format"})
+    reads = {"score": "pairs.tsv"}
     sides: Sides
 
     def prepare(self) -> None:

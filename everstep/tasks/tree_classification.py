@@ -49,6 +49,7 @@ class TreeClassification(ExportsTrees, Task[TreeRecipe]):
     shown = ("accuracy", "node_accuracy", "parsed_accuracy", "loss")
     meaning = TREE_MEANING
     understands = frozenset({"format"})
+    reads = {"predict": "trees.txt"}
     words: dict[str, int]
     classes: tuple[str, ...]
 
