@@ -17,6 +17,7 @@ from everstep.errors import ConfigError, DataError, RunError
 from everstep.look.compared_models import draw_compared
 from everstep.runs.compared_runs import mixture, scored, table
 from everstep.runs.run import Run
+from everstep.runs.weight_averages import average
 from everstep.ship.export import export
 
 LINES = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog sat", "the mat and the log"] * 12
@@ -234,11 +235,17 @@ def test_compared_lines_have_their_ends_whatever_the_tokens(run: Run, text: Path
 
 @pytest.mark.usefixtures("own_cache")
 def test_one_line_is_compared_and_drawn(run: Run, text: Path, tmp_path: Path) -> None:
+    assert "unknown words" in draw_compared(table([scored(run, "a", ["the zebra"])], ["the zebra"]), tmp_path / "a.png")
     other = trained(text, tmp_path / "unigrams", "model.order=1")
     for line in ("the", "a b", "the cat sat", "dog and log"):
         rows = table([scored(run, "a", [line]), scored(other, "b", [line])], [line])
         assert [row["low"] for row in rows] == [row["high"] for row in rows]
         draw_compared(rows, tmp_path / "one.png")
+
+
+def test_counts_have_no_checkpoints_to_average(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is fitted without steps, so that it has no checkpoints"):
+        average(run.path, 2, tmp_path / "mean", log=print)
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -113,7 +113,7 @@ def test_averages_of_the_training_are_averaged(tmp_path: Path) -> None:
 
 
 def test_too_few_checkpoints_are_said(run: es.Run, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"expected 4 checkpoints, but .* has the last 3 \(train\.keep_last=3\)"):
+    with pytest.raises(RunError, match=r"expected 4 checkpoints, but .* has 3 \(train\.keep_last=3\)"):
         average(run.path, 4, tmp_path / "mean", log=quietly)
     assert not (tmp_path / "mean").exists()
     with pytest.raises(ConfigError, match=r"expected at least 2 checkpoints"):

@@ -14,7 +14,8 @@ def draw_compared(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
     """Draw bits a character of several models as bars, the best first; returns the caption.
 
     Args:
-        rows: name, bits_per_char, perplexity, adapted, and behind with low and high: bits a character above the best.
+        rows: name, bits_per_char, lower_bound, perplexity, adapted, and behind with low and high: bits a character
+            above the best.
         path: the PNG to write.
     """
     figure = canvas(1.8 + 0.75 * len(rows), 12.0)
@@ -28,7 +29,7 @@ def draw_compared(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
     axes.errorbar(values, range(len(rows)), xerr=spread, fmt="none", ecolor="black", capsize=4)
     for place, row in enumerate(rows):
         end = max(row["bits_per_char"], base + row["high"])
-        told = f"  {row['bits_per_char']:.3f}   (perplexity {row['perplexity']:,.1f})"
+        told = f"  {_bits(row)}   (perplexity {row['perplexity']:,.1f})"
         axes.text(end, place, told, va="center", fontsize=13)
     axes.set_yticks(range(len(rows)), [fill(row["name"], 34) for row in rows], fontsize=13)
     axes.invert_yaxis()
@@ -38,4 +39,9 @@ def draw_compared(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
     orange = "; orange: adapted to the text before each token" if any(row["adapted"] for row in rows) else ""
-    return f"Bits a character, lowest first: {rows[0]['name']} {base:.3f}{orange}."
+    bound = "; ≥: unknown words are not spelled" if any(row["lower_bound"] for row in rows) else ""
+    return f"Bits a character, lowest first: {rows[0]['name']} {_bits(rows[0])}{bound}{orange}."
+
+
+def _bits(row: Mapping[str, Any]) -> str:
+    return f"{'≥ ' if row['lower_bound'] else ''}{row['bits_per_char']:.3f}"

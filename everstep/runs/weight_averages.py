@@ -82,11 +82,13 @@ def _beside(path: Path, ending: str) -> Path:
 
 def _last(path: Path, task: Task[Any], last: int) -> list[Path]:
     """The folders of the last N checkpoints, newest first. One kept only for its validation is not among them."""
+    if not task.optimised:
+        raise RunError(f"average: {path} ({task.recipe.task}) is fitted without steps, so that it has no checkpoints")
     kept = task.recipe.train.keep_last
     found = Store(path / CHECKPOINTS, kept).folders()[:kept]
     if len(found) < last:
         raise RunError(
-            f"average: expected {last} checkpoints, but {path} has the last {len(found)} (train.keep_last={kept}). Ask "
+            f"average: expected {last} checkpoints, but {path} has {len(found)} (train.keep_last={kept}). Ask "
             f"for fewer (--last), or train with train.keep_last={last} or more; train.checkpoint_every says how often "
             "one is saved"
         )
