@@ -41,6 +41,8 @@ def test_shipped_recipes_say_what_they_are() -> None:
         "text-chars",
     } <= set(listed)
     assert all(len(about) > 20 and not about.startswith("#") for about in listed.values())
+    further = [(RECIPES / f"{name}.yaml").read_text("utf-8").splitlines()[1] for name in listed]
+    assert not [line for line in further if line.startswith("#") and not line[2].isupper()]  # no sentence is cut
 
 
 def test_zarembas_small_setting_in_mean_per_token_terms() -> None:

@@ -131,7 +131,7 @@ def test_wrong_arguments(done: Path, text: Path, tmp_path: Path, lines: list[str
     for wrong in ({"cells": 0}, {"steps": 0}, {"processes": 0}):
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} to be a whole number ≥ 1; got 0"):
             searched(text, tmp_path / "run", lines, **wrong)
-    with pytest.raises(ConfigError, match="expected steps"):
+    with pytest.raises(ConfigError, match="expected --steps N"):
         searched(text, tmp_path / "run", lines, steps=None)
     with pytest.raises(ConfigError, match=r"data\.valid"):
         searched(text, tmp_path / "run", lines, "data.valid_fraction=0")

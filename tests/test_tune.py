@@ -88,6 +88,10 @@ def test_other_refusals(text: Path, whole: Path, tmp_path: Path, monkeypatch: py
             tuned(text, tmp_path / "study", **{wrong: 0})
     with pytest.raises(ConfigError, match=r"data\.valid"):
         tuned(text, tmp_path / "study", "data.valid_fraction=0", *KEYS)
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="ngram-language-model has none"):
+        tune("kneser-ney", tmp_path / "study", said.append)
+    assert not said  # no key of its own is told as refused
     with pytest.raises(ConfigError, match="each key once"):
         tuned(text, tmp_path / "study", KEYS[0], KEYS[0])
     with pytest.raises(DataError):

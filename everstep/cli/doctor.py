@@ -85,7 +85,7 @@ def examine() -> dict[str, Any]:
         **_cache(),
         "EVERSTEP_DATA": (data if Path(data).is_dir() else f"{data} (no such folder)")
         if data
-        else "not set (only recipes of real data need it: ptb, sst2)",
+        else "not set (only recipes of published data need it, such as ptb-small)",
     }
 
 

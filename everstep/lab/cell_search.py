@@ -157,7 +157,7 @@ def _limited(task: Task[Any], cells: int, steps: int | None, processes: int) -> 
             raise ConfigError(f"search: expected {name} to be a whole number ≥ 1; got {value}")
     steps = steps or task.recipe.train.max_steps
     if steps is None:
-        raise ConfigError("search: expected steps for each cell, since the recipe has no train.max_steps; got none")
+        raise ConfigError("search: expected --steps N for each cell, since the recipe has no train.max_steps; got none")
     if not task.recipe.validated():
         raise ConfigError("search: expected data.valid, or data.valid_fraction above 0: cells are compared by it")
     if task.code.digests:

@@ -60,7 +60,8 @@ def read_keys(
     Without a key to tune there are those of `usual_keys`; one whose ends the recipe refuses is left out, and told.
 
     Raises:
-        ConfigError: an unknown key, a range of a key that is no number, or a value that the recipe refuses.
+        ConfigError: an unknown key, a range of a key that is no number, a value that the recipe refuses, or a job
+            without steps.
     """
     fixed: list[str] = []
     tuned: list[Tuned] = []
@@ -68,7 +69,10 @@ def read_keys(
         found = parse_tuned(text)
         tuned += [] if found is None else [found]
         fixed += [text] if found is None else []
-    base = load_task(recipe, fixed, trust_code).recipe
+    task = load_task(recipe, fixed, trust_code)
+    if not task.optimised:
+        raise ConfigError(f"tune: expected a job that is trained in steps; {task.recipe.task} has none")
+    base = task.recipe
     keys = [one.key for one in tuned]
     if twice := {key for key in keys if keys.count(key) > 1}:
         raise ConfigError(f"tune: expected each key once; got {', '.join(sorted(twice))} again")

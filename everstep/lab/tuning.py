@@ -197,8 +197,6 @@ def _planned(
             raise ConfigError(f"tune: expected {name} to be a whole number ≥ {least}; got {value}")
     fixed, tuned = read_keys(recipe, keys, log, trust_code)
     task = load_task(recipe, fixed, trust_code)
-    if not task.optimised:
-        raise ConfigError(f"tune: expected a job that is trained in steps; a {task.recipe.task} has none")
     if not task.recipe.validated():
         raise ConfigError("tune: expected data.valid, or data.valid_fraction above 0: trials are compared by it")
     if not tuned:
