@@ -1,4 +1,4 @@
-"""Modules of graphs whose source is forgotten with them."""
+"""Modules of graphs, whose source is written when they are first called and forgotten with them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from torch.fx import graph_module as of_torch
 
 
 def graph_module(root: Any, graph: fx.Graph) -> fx.GraphModule:
-    """An `fx.GraphModule` whose source is forgotten when it is freed.
+    """An `fx.GraphModule` whose source is written at its first call and forgotten when it is freed.
 
-    PyTorch keeps the source of every such module for tracebacks, in `linecache` and in a table of its own, until the
-    process ends: 5 KiB for each trace of an LSTM.
+    Most graphs are only read, and the source of each takes milliseconds. PyTorch keeps it for tracebacks, in
+    `linecache` and in a table of its own, until the process ends: 5 KiB for each trace of an LSTM.
     """
-    made = fx.GraphModule(root, graph)
-    weakref.finalize(made, _forget, type(made).forward.__code__.co_filename).atexit = False
-    return made
+    return _Unwritten(root, graph)
+
+
+class _Unwritten(fx.GraphModule):
+    def recompile(self) -> Any:
+        """Leave the source to the first call; PyTorch calls this whenever the graph is set."""
+        type(self).forward = _written_first  # each such module has a class of its own
+
+
+def _written_first(self: fx.GraphModule, *given: Any) -> Any:
+    fx.GraphModule.recompile(self)
+    weakref.finalize(self, _forget, type(self).forward.__code__.co_filename).atexit = False
+    return self.forward(*given)
 
 
 def _forget(name: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv"}
 _REDUCTIONS = {
@@ -26,11 +27,13 @@ _LARGE = 1 << 22
 _EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # lack the tag, some only in torch 2.11
 
 
+@lru_cache(1024)
 def operation_name(target: Any) -> str:
     """PyTorch's name of an operation, without the overload."""
     return str(getattr(target, "__name__", target)).split(".")[0]
 
 
+@lru_cache(1024)
 def kind_of(target: Any) -> str | None:
     """The kind of an operation: "product", "reduction", "view" or "pointwise"; None if unknown."""
     name = operation_name(target)
@@ -61,14 +64,14 @@ def value_of(target: Any, args: Any, kwargs: Any) -> Any:
     if any(argument.name == "device" for argument in target._schema.arguments):
         kwargs = {**kwargs, "device": "cpu"}
     stand = _one_row if operation_name(target) in ("sum", "mean", "amax", "amin") else _standing
-    args, kwargs = tree_map_only(Tensor, stand, (args, kwargs))
-    return tree_map_only(Tensor, on_meta, target(*args, **kwargs))
+    args, kwargs = replaced(stand, (args, kwargs))
+    return replaced(on_meta, target(*args, **kwargs))
 
 
 def computed(target: Any, args: Any, kwargs: Any) -> Any:
     """What an operation makes of zeros of these shapes, on the meta device: places among them are there."""
-    args, kwargs = tree_map_only(Tensor, lambda like: torch.zeros(like.shape, dtype=like.dtype), (args, kwargs))
-    return tree_map_only(Tensor, on_meta, target(*args, **kwargs))
+    args, kwargs = replaced(lambda like: torch.zeros(like.shape, dtype=like.dtype), (args, kwargs))
+    return replaced(on_meta, target(*args, **kwargs))
 
 
 def _large_pointwise(target: Any, args: Any, kwargs: Any) -> Tensor | None:
@@ -86,7 +89,7 @@ def _large_pointwise(target: Any, args: Any, kwargs: Any) -> Tensor | None:
     def nothing(like: Tensor) -> Tensor:
         return torch.empty([n if n == 1 else 0 for n in like.shape], dtype=like.dtype, device="cpu")
 
-    args, kwargs = tree_map_only(Tensor, nothing, (args, kwargs))
+    args, kwargs = replaced(nothing, (args, kwargs))
     found = target(*args, **kwargs)
     return torch.empty(shape, dtype=found.dtype, device="meta") if isinstance(found, Tensor) else None
 
@@ -125,4 +128,24 @@ def on_meta(like: Tensor) -> Tensor:
 
 def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors among an operation's arguments."""
-    return [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    return [value for value in flattened((args, kwargs)) if isinstance(value, Tensor)]
+
+
+def flattened(nest: Any) -> list[Any]:
+    """What lists, tuples and dictionaries hold, in order."""
+    if isinstance(nest, dict):
+        nest = nest.values()
+    elif not isinstance(nest, list | tuple):
+        return [nest]
+    return [value for part in nest for value in flattened(part)]
+
+
+def replaced(function: Callable[[Tensor], Any], nest: Any) -> Any:
+    """The nest of `flattened` with `function` of each tensor in its place."""
+    if isinstance(nest, Tensor):
+        return function(nest)
+    if isinstance(nest, list):
+        return [replaced(function, part) for part in nest]
+    if isinstance(nest, tuple):
+        return tuple([replaced(function, part) for part in nest])
+    return {key: replaced(function, part) for key, part in nest.items()} if isinstance(nest, dict) else nest

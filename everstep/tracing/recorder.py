@@ -10,11 +10,20 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from everstep.tracing.decompose import DECOMPOSITIONS, FUNCTIONS
 from everstep.tracing.graph_modules import graph_module
-from everstep.tracing.operations import VIEWS, computed, kind_of, on_meta, operation_name, tensors_of, value_of
+from everstep.tracing.operations import (
+    VIEWS,
+    computed,
+    flattened,
+    kind_of,
+    on_meta,
+    operation_name,
+    replaced,
+    tensors_of,
+    value_of,
+)
 from everstep.tracing.refusals import Impure, Untraceable, callers, users_line
 
 
@@ -132,14 +141,14 @@ class Recorder(TorchDispatchMode):
         return self._written_down(target, name, args, kwargs, free)
 
     def _written_down(self, target: Any, name: str, args: Any, kwargs: Any, free: bool) -> Any:
-        args_of_node, kwargs_of_node = tree_map_only(Tensor, self._node, (args, kwargs))
+        args_of_node, kwargs_of_node = replaced(self._node, (args, kwargs))
         node = self.graph.create_node("call_function", target, args_of_node, kwargs_of_node, name=name)
         node.meta["line"] = users_line(callers())
         view = target.is_view
         for tensor in tensors_of(args, kwargs) if view or name == "unsafe_split" else []:
             if isinstance(tensor, _Traced):
                 tensor.own = False
-        args, kwargs = tree_map_only(Tensor, lambda tensor: self._node(tensor).meta["val"], (args, kwargs))
+        args, kwargs = replaced(lambda tensor: self._node(tensor).meta["val"], (args, kwargs))
         whole = kind_of(target) is None and name in self._as_they_are
         value = (computed if whole else value_of)(target, args, kwargs)
         if value is None:  # a check of values
@@ -165,7 +174,7 @@ class Recorder(TorchDispatchMode):
         """Whether the result is constant: no parameters, no batch size, no tensors that others may change."""
         if name == "lift_fresh":  # torch.tensor(...)
             return True
-        given = tree_leaves((args, kwargs))
+        given = flattened((args, kwargs))
         return all(
             id(one) in self._written if isinstance(one, Tensor) else type(one) is not int or not self._of_call(one)
             for one in given
@@ -178,11 +187,11 @@ class Recorder(TorchDispatchMode):
     def _of_rows(self, args: Any, kwargs: Any) -> bool:
         """Whether a size argument is the batch size."""
         sizes = [n for tensor in tensors_of(args, kwargs) for n in tensor.shape]
-        sizes += [one for one in tree_leaves((args, kwargs)) if type(one) is int]
+        sizes += [one for one in flattened((args, kwargs)) if type(one) is int]
         return any(map(self._of_call, sizes))
 
     def _decomposed(self, name: str, args: Any, kwargs: Any) -> Any:
-        args, kwargs = tree_map_only(Tensor, self._constant, (args, kwargs))
+        args, kwargs = replaced(self._constant, (args, kwargs))
         if name in self._within:  # calls itself, on a mask with the size of the batch
             raise self.refusal(f"uses {name} across the batch")
         self._within.append(name)
@@ -193,7 +202,7 @@ class Recorder(TorchDispatchMode):
         finally:
             self._within.pop()
         given = list(map(id, tensors_of(args, kwargs)))
-        return tree_map_only(Tensor, lambda t: torch.ops.aten.clone(t) if id(t) in given else t, made)
+        return replaced(lambda t: torch.ops.aten.clone(t) if id(t) in given else t, made)
 
     def _constant(self, tensor: Tensor) -> Tensor:
         """A constant tensor as a node; its values are read at run time, since others may change them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import pickle
 import random
 import traceback
 from collections.abc import Collection, Iterator
@@ -97,9 +98,9 @@ def trace(
         raise Untraceable(f"its step draws random numbers; {DRAWN}")
 
 
-def _drawn() -> str:
+def _drawn() -> tuple[object, bytes]:
     """The states of the random generators of Python and NumPy."""
-    return repr((random.getstate(), np.random.get_state(legacy=False)))  # noqa: NPY002
+    return random.getstate(), pickle.dumps(np.random.get_state(legacy=False))  # noqa: NPY002
 
 
 def is_free(leaf: Tensor) -> bool:
