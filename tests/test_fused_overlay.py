@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import everstep as es
 from everstep.backends.dispatch import dispatch
+from everstep.backends.fused import adjoint
 from everstep.backends.fused import backend as fused
 from everstep.native import memory_pool, toolchain
 
@@ -30,6 +31,34 @@ def test_what_a_training_step_keeps_besides_its_input(kind: type[es.Cell], kept:
     made = program(make(kind, 3, 16))
     assert sum(made.kept_sizes.values()) == kept * 16
     assert bool(made.over) == over
+
+
+class Logistic(es.Cell):
+    """h ← r h (1 - h), forty times: what is read twice at every turn has 2⁴⁰ ways back."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.rate = nn.Parameter(torch.tensor(3.7))
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.sigmoid(x + state)
+        for _ in range(40):
+            h = self.rate * h * (1 - h)
+        return h, h
+
+
+def test_what_a_value_costs_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    spread = adjoint._spread
+
+    def noted(view: Any) -> bool:
+        asked.append(view)
+        assert len(asked) < 1000
+        return spread(view)
+
+    monkeypatch.setattr(adjoint, "_spread", noted)
+    program(Logistic().double())
+    assert asked
 
 
 def gradients(cell: es.Cell, xs: Tensor, ys: Tensor, **options: Any) -> tuple[Tensor, ...]:

@@ -90,6 +90,7 @@ class _Derivation:
         self.forward = {id(n) for n in ordered(v.node for v in (step.output, *step.following))}
         self.exact: set[int] = set()
         self.prices: dict[int, float] = {}
+        self.spread_prices: dict[int, float] = {}
         self.leaf_after = {id(v.node): k for k, v in reversed(list(enumerate(step.following))) if v.whole}
 
     def run(self) -> Adjoint:
@@ -274,12 +275,16 @@ class _Derivation:
 
     def _spread_price(self, node: Node) -> float:
         """Cost in cheap operations of recomputing it from values broadcast to it, which have far fewer numbers."""
-        if node.op in ("input", "literal") or id(node) in self.leaf_after:
-            return 0.0
-        if node.op in ("product", "scatter", *REDUCTIONS):
-            return math.inf
-        parts = sum(0.0 if _spread(a) else self._spread_price(a.node) for a in node.args)
-        return parts + (1 if node.op in CHEAP else 8)
+        if id(node) not in self.spread_prices:
+            if node.op in ("input", "literal") or id(node) in self.leaf_after:
+                price = 0.0
+            elif node.op in ("product", "scatter", *REDUCTIONS):
+                price = math.inf
+            else:
+                parts = sum(0.0 if _spread(a) else self._spread_price(a.node) for a in node.args)
+                price = parts + (1 if node.op in CHEAP else 8)
+            self.spread_prices[id(node)] = price
+        return self.spread_prices[id(node)]
 
     def _save(self, node: Node) -> Node:
         if node not in self.saved:
