@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -15,8 +16,9 @@ import torch
 from everstep.data import Tokenizer
 from everstep.errors import CheckpointError, ConfigError, DataError, RunError
 from everstep.learn import Checkpoint, checkpoint, read_metrics
+from everstep.runs import yaml_text
 from everstep.runs.recipe_files import load_recipe
-from everstep.runs.yaml_text import parse_yaml
+from everstep.runs.yaml_text import dump_yaml, parse_yaml
 from everstep.storage.reading import open_regular, parse_json, read_small
 
 RECIPE = "task: language-model\ntrain: {max_steps: 1}\n"
@@ -106,6 +108,59 @@ def test_an_alias_is_its_anchor() -> None:
         "d": "12:30",
     }
     assert parse_yaml("# nothing", "r") is None
+
+
+PARTS = [
+    *(None, True, False, 0, -12, 10**20, 1.5, -0.25, 1e-5, 1e16, float("inf"), "", " ", "a", "a.txt", "/x/y-z.txt"),
+    *(
+        "everstep:shakespeare",
+        "a:",
+        "a: b",
+        "a, b",
+        "True",
+        "NULL",
+        "null",
+        "no",
+        "on",
+        "12",
+        "1e5",
+        ".5",
+        "~",
+        "-",
+        "- a",
+    ),
+    *(
+        "#a",
+        "a #b",
+        "a#b",
+        "[a]",
+        "{a}",
+        "*a",
+        "&a",
+        "!a",
+        "%a",
+        "@a",
+        "|",
+        ">",
+        "a\nb",
+        " a",
+        "a ",
+        "it's",
+        "ß",
+        "1:30",
+    ),
+    *([], {}, [1, "a", None], ["a: b", 2], [[1, 0.5], ["x"]], [{"a": [1]}]),
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=repr)
+def test_what_is_written_quickly_is_what_a_writer_of_all_yaml_writes(part: Any) -> None:
+    one, two, three = (copy.deepcopy(part) for _ in range(3))  # one object would be written once
+    keyed = {} if isinstance(part, dict | list) else {part: 1}
+    for value in (part, keyed, {"a": one, "b": {"c": two, "d": {"e": three}}}):
+        text = dump_yaml(value)
+        assert text == yaml_text._emitted(value)
+        assert parse_yaml(text, "r") == value
 
 
 @pytest.mark.parametrize(

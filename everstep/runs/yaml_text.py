@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import re
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,12 +20,47 @@ from everstep.errors import ConfigError
 
 _DEEPEST, _MOST = 100, 100_000  # levels and values of a recipe
 _TOO_DEEP = f"a nest deeper than {_DEEPEST} levels"
+_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+")
+_WORD = re.compile(r"[A-Za-z/]([A-Za-z0-9_/.-]|:(?=[A-Za-z0-9/]))*")
+_VALUES, _SHORT = {"true", "false", "null"}, 80  # words that are no text; a length that no line is broken for
 _TAG = "tag:yaml.org,2002:"
 _TYPES = {_TAG + name for name in ("map", "seq", "str", "bool", "null", "int", "float")}
 
 
 def dump_yaml(value: Any) -> str:
     """`value` as YAML in block style, keys in the given order, each list in one line."""
+    if not isinstance(value, dict) or not value:
+        text = _plain(value)
+        return _emitted(value) if text is None else f"{text}\n"
+    parts = []
+    for key, inner in value.items():
+        name, text = _plain(key), _plain(inner)
+        if name is not None and text is not None:
+            parts.append(f"{name}: {text}\n")
+        elif name is not None and isinstance(inner, dict):
+            parts.append(f"{name}:\n{textwrap.indent(dump_yaml(inner), '  ')}")
+        else:
+            parts.append(_emitted({key: inner}))
+    return "".join(parts)
+
+
+def _plain(value: Any) -> str | None:
+    """What needs no quotes and no second line, as `_emitted` writes it in a fiftieth of the time; else None."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if type(value) is int or (type(value) is float and _DECIMAL.fullmatch(repr(value))):
+        return repr(value)
+    if type(value) is str and len(value) <= _SHORT and _WORD.fullmatch(value) and value.lower() not in _VALUES:
+        return value
+    if isinstance(value, list | tuple):
+        parts = [_plain(part) for part in value]
+        text = f"[{', '.join([part for part in parts if part is not None])}]"
+        return None if None in parts or len(text) > _SHORT else text
+    return "{}" if value == {} else None
+
+
+def _emitted(value: Any) -> str:
+    """`value` as YAML, whatever it holds."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None alone
