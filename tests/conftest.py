@@ -32,6 +32,8 @@ os.fsync = lambda descriptor: None
 
 import torch  # noqa: E402
 
+if not torch.accelerator.is_available():  # for each kind that is not there, PyTorch notes who asked: a millisecond
+    torch.manual_seed = torch.default_generator.manual_seed
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
 
