@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -34,6 +35,8 @@ import torch  # noqa: E402
 
 if not torch.accelerator.is_available():  # for each kind that is not there, PyTorch notes who asked: a millisecond
     torch.manual_seed = torch.default_generator.manual_seed
+for _logger in logging.root.manager.loggerDict.values():  # those that hand nothing on are each watched by pytest
+    _logger.propagate = True  # type: ignore[union-attr]
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
 
