@@ -344,6 +344,25 @@ def test_what_is_not_computed_has_the_shape_that_it_would_have(call, monkeypatch
             assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
 
 
+def test_a_large_state_is_not_made() -> None:
+    """A matrix for each of a thousand rows takes gigabytes."""
+    asked: list[int] = []
+
+    class Matrices(es.Cell):
+        def initial_state(self, batch: int, like: Tensor) -> Tensor:
+            asked.append(batch)
+            return like.new_zeros(batch, 70, 70)
+
+        def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            state = 0.9 * state + x[:, :, None]
+            return state.sum(1), state
+
+    graph = trace(Matrices(70, 70), torch.zeros(1, 2, 70))
+    assert set(asked) == {1}
+    x, state, *_ = graph.module.graph.nodes
+    assert [tuple(node.meta["val"].shape) for node in (x, state)] == [(1009, 70), (1009, 70, 70)]
+
+
 def test_a_trace_that_is_gone_leaves_no_source() -> None:
     """A server traces a step for each picture of units: what PyTorch keeps for tracebacks would grow for months."""
 

@@ -22,7 +22,7 @@ VIEWS = {
     *("unsafe_split", "flip", "getitem", "_to_copy"),
     *("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty"),
 }
-_LARGE = 1 << 22
+_LARGE = 1 << 12
 """Numbers of a tensor whose shape is found without computing it."""
 _EXTRA_POINTWISE = {"_prelu_kernel", "leaky_relu", "log_sigmoid_forward"}  # lack the tag, some only in torch 2.11
 

@@ -29,6 +29,9 @@ from everstep.tracing.side_effects import Watch
 _ROWS = (1009, 1013, 1019, 1021)
 """Batch sizes for tracing. A step is traced with two that no other dimension has, to recognise the batch size."""
 
+_LARGE = 1 << 22
+"""Numbers of a state that a trace makes; of a larger one, shapes are enough."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -192,7 +195,7 @@ def _recorded(
     xs_leaves = [leaf.new_zeros(rows, *leaf.shape[2:]) for _, leaf in leaves(xs)]
     like = xs_leaves[0]
     with torch.no_grad():
-        initial = cell.initial_state(rows, like)
+        initial = _started(cell, rows, like)
         holder = _Step(cell, xs, map_state(lambda leaf: _filled(leaf, free), initial) if free else initial)
     recorder = Recorder(like.device, rows, written, as_they_are)
     parameters = [*holder.named_parameters(), *holder.named_buffers()]
@@ -224,6 +227,14 @@ def _recorded(
             name = leaves(initial)[k][0]
             raise Untraceable(f"its step changes state leaf {name!r}, whose size is free: such a leaf can only be read")
     return module, (len(values), len(xs_leaves)), held
+
+
+def _started(cell: AbstractCell, rows: int, like: Tensor) -> Any:
+    """The initial state; of a large one, such as a matrix for each row, the shapes alone."""
+    one = cell.initial_state(1, like)
+    if rows * sum(leaf.numel() for _, leaf in leaves(one)) < _LARGE:
+        return cell.initial_state(rows, like)
+    return map_state(lambda leaf: leaf.new_empty(rows, *leaf.shape[1:], device="meta"), one)
 
 
 def _ends(module: fx.GraphModule) -> Any:
