@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import pickle
 import random
 import traceback
 from collections.abc import Collection, Iterator
@@ -21,7 +20,7 @@ from everstep import hooks
 from everstep.abstract import AbstractCell
 from everstep.state import leaves, map_state, unflatten
 from everstep.tracing.comparison import differing
-from everstep.tracing.operations import kind_of, operation_name
+from everstep.tracing.operations import flattened, kind_of, operation_name
 from everstep.tracing.recorder import DRAWN, Functions, Recorder
 from everstep.tracing.refusals import Impure, Untraceable, in_words, size_told, users_line
 from everstep.tracing.side_effects import Watch
@@ -101,9 +100,10 @@ def trace(
         raise Untraceable(f"its step draws random numbers; {DRAWN}")
 
 
-def _drawn() -> tuple[object, bytes]:
+def _drawn() -> list[object]:
     """The states of the random generators of Python and NumPy."""
-    return random.getstate(), pickle.dumps(np.random.get_state(legacy=False))  # noqa: NPY002
+    parts = flattened(np.random.get_state(legacy=False))  # noqa: NPY002
+    return [random.getstate(), *(part.tobytes() if isinstance(part, np.ndarray) else part for part in parts)]
 
 
 def is_free(leaf: Tensor) -> bool:
