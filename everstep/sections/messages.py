@@ -50,6 +50,7 @@ def nearest(key: str, config: type[BaseModel]) -> str:
 def explain(error: ValidationError, raw: dict[Any, Any], config: type[BaseModel]) -> list[str]:
     """One line per problem; the alternatives of a union give one line together."""
     lines: dict[str, None] = {}
+    wholes: dict[str, str] = {}
     for item in error.errors():
         if item["type"] == DISAGREEMENT:
             where = [str(part) for part in item["loc"]]
@@ -64,8 +65,33 @@ def explain(error: ValidationError, raw: dict[Any, Any], config: type[BaseModel]
         elif key in sections(config):
             lines[f"{key}: expected a mapping of keys; got {given(item['input'])}"] = None
         else:
-            lines[_wrong_value(key, raw[section][rest[0]] if inside else raw[section], fields(config)[key])] = None
-    return list(lines)
+            value, field = raw[section][rest[0]] if inside else raw[section], fields(config)[key]
+            wholes[key] = _wrong_value(key, value, field)
+            lines[_wrong_entry(key, value, field, item["loc"]) or wholes[key]] = None
+    named = {line.partition("[")[0] for line in lines}
+    return [line for line in lines if not any(line == whole and key in named for key, whole in wholes.items())]
+
+
+def _wrong_entry(key: str, value: Any, field: FieldInfo, where: Sequence[int | str]) -> str | None:
+    """The line of a problem with a key of one of a list of sections; None: the problem is another one."""
+    kind = _listed(field.annotation)
+    place = next((place for place, part in enumerate(where[:-1]) if isinstance(part, int)), None)
+    if kind is None or place is None:
+        return None
+    entry, name = where[place], str(where[place + 1])
+    if name in kind.model_fields:
+        return _wrong_value(f"{key}[{entry}].{name}", value[entry][name], kind.model_fields[name])
+    near = difflib.get_close_matches(name, kind.model_fields, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known there: {', '.join(kind.model_fields)}"
+    return f"{key}[{entry}].{name}: unknown key; {hint}"
+
+
+def _listed(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key has a list of."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is tuple and isinstance(parts[0], type) and issubclass(parts[0], BaseModel):
+        return parts[0]
+    return next(filter(None, map(_listed, parts)), None)
 
 
 def _wrong_value(key: str, value: Any, field: FieldInfo) -> str:
