@@ -6,26 +6,17 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from everstep.native import toolchain
+from quick_loops import QUICK
 
 gc.disable()  # imports and collection make much and leave little garbage, in which searches cost a third of their time
 
 # threads that wait by spinning would take the time of those that work: of these and of the other process that tests
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# compiling is a fifth of the suite: a third of it with less optimisation. `as_shipped` gives a file all of it, and
-# EVERSTEP_CXXFLAGS= in the environment gives it to the suite
-QUICK = "-O1 -fno-tree-vectorize"
-if (_compiler := toolchain.compiler()) is not None and "clang" not in _compiler.version and sys.platform == "linux":
-    # GCC without what takes long and what `omp simd` does not need; what the libraries have, this process has too
-    QUICK += " -fira-region=one -fno-ivopts -fno-tree-dominator-opts -fno-tree-dse -fno-tree-forwprop -fno-tree-pta"
-    QUICK += " -fno-tree-slsr -fno-tree-sink -fno-if-conversion -nostdlib"
 os.environ.setdefault("EVERSTEP_CXXFLAGS", QUICK)
 
 # waiting for the disk is a tenth of a second a run; it protects from power failures, which no test has

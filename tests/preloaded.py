@@ -11,6 +11,7 @@ OURS = "cli.app look.style runs.training ship.serving.application ship.serving.s
 TASKS = (path.stem for path in (Path(__file__).parents[1] / "everstep" / "tasks").glob("[a-z]*.py"))
 for name in (*OTHERS.split(), *(f"everstep.{part}" for part in OURS.split())):
     import_module(name)
+import_module("quick_loops")  # shares what it compiles with the tests' own process
 for name in TASKS:
     import_module(f"everstep.tasks.{name}")
 os.fsync = lambda descriptor: None  # as in conftest.py
