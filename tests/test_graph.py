@@ -239,6 +239,7 @@ def test_the_verb(tmp_path: Path) -> None:
     for arguments, message in (
         (("lstm", "--out", "x.svg"), "graph: everstep has no 'lstm'; did you mean LSTM?"),
         (("Xyz", "--out", "x.svg"), "graph: everstep has no 'Xyz'\n"),
+        (("runs/nowhere", "--out", "x.svg"), "runs/nowhere does not exist: expected the folder of a run"),
         (("LSTM", "--out", "x.svg", "--sizes", "0,4"), "LSTM(0, 4) fails: LSTM: input_size should be a whole number"),
         (("Bidirectional", "--out", "x.svg"), "Bidirectional(64, 128) fails"),
         (("LSTM", "--out", "x.pdf"), "ends in .svg or .png"),

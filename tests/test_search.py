@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ def test_it_goes_on_where_it_was(text: Path, tmp_path: Path, lines: list[str], m
     assert more[:3] == first
     assert [r["seed"] for r in more[3:]] == [1, 2, 3]
     assert "done: 3 of 6 cells; 3 to go" in lines
+    assert re.search(r"   \(1 of 3, about \d+ s to go\)$", lines[lines.index("done: 3 of 6 cells; 3 to go") + 1])
+    assert lines[-1].endswith("   (3 of 3)")
     assert len(asked) == 7
     assert searched(text, tmp_path / "run", lines, cells=4) == more
     assert len(asked) == 7

@@ -11,6 +11,7 @@ from typing import Any
 
 import apart
 import pytest
+from matplotlib.figure import Figure
 from tuned_runs import KEYS, RECIPE, given, tuned, written
 from typer.testing import CliRunner
 
@@ -296,3 +297,16 @@ def test_the_picture_names_the_best_of_a_measure_that_should_be_high(tmp_path: P
     words = draw_trials(trials, "accuracy", True, tmp_path / "x.png", ["a"], {"b": 0.7, "a": 0.3})
     assert words.startswith("The highest accuracy on the validation split is 0.8000, that of trial 1")
     assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_whole_numbers_have_whole_ticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr("everstep.look.tuned_trials.save", lambda figure, path: figures.append(figure))
+    sizes = [21, 23, 32]
+    trials = [
+        {"trial": n, "outcome": "trained", "value": 0.5, "values": {"size": size}} for n, size in enumerate(sizes)
+    ]
+    draw_trials(trials, "loss", False, tmp_path / "x.png")
+    _, axes = figures[0].axes
+    assert len(axes.get_xticks()) > 2
+    assert all(tick == int(tick) for tick in axes.get_xticks())

@@ -45,7 +45,8 @@ def graph(
     from everstep.look.cell_graph import draw_graph
     from everstep.tracing.refusals import Untraceable
 
-    made = _cell_of(load_run(Path(cell), trust_code)) if Path(cell).is_dir() else load_cell("graph", cell, sizes)
+    named_folder = Path(cell).is_dir() or (len(Path(cell).parts) > 1 and ".py" not in cell)
+    made = _cell_of(load_run(Path(cell), trust_code)) if named_folder else load_cell("graph", cell, sizes)
     if not isinstance(made, Cell):
         raise ConfigError(f"graph: {cell} should be a cell, but is {type(made).__name__}")
     try:

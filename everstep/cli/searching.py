@@ -66,7 +66,7 @@ def search(
     best = out / searching.BEST_RECIPE
     if best.is_file():
         longer = " ".join(map(shlex.quote, [str(best), "train.max_steps=5000", "--out", str(out / "best")]))
-        print(f"\nThe best cell for longer:\n  {me()} train {longer}")
+        print(f"\nThe best random cell, for longer:\n  {me()} train {longer}")
     if failed["refused"]:
         raise RunError(
             f"the compiled engine refused {', '.join(failed['refused'])}; why is in {out / searching.RECORDS}; "

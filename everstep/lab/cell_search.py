@@ -96,8 +96,9 @@ def search(
                 seed = None if name in YARDSTICKS else int(name.removeprefix("tree-"))
                 records[name] = {"name": name, "seed": seed, **found}
                 write_records(out / RECORDS, records.values())
-                left = (time.monotonic() - started) / number * (len(todo) - number) / 60
-                log(f"{_told(records[name])}   ({number} of {len(todo)}, about {left:.0f} min to go)")
+                left = (time.monotonic() - started) / number * (len(todo) - number)
+                wait = f", about {left:.0f} s to go" if left < 90 else f", about {left / 60:.0f} min to go"
+                log(f"{_told(records[name])}   ({number} of {len(todo)}{wait if left else ''})")
         trees = [record for record in ranked(list(records.values())) if record["tree"] is not None]
         if trees:
             replace_file(out / BEST_TREE, (json_text(trees[0]["tree"]) + "\n").encode())

@@ -102,6 +102,8 @@ def _by_key(axes: Axes, trials: Sequence[Mapping[str, Any]], key: str, best: Map
     if named:
         axes.set_xticks(range(len(names)), [name if len(name) < 16 else f"{name[:14]}…" for name in names])
         axes.margins(x=0.2)
+    elif all(type(trial["values"][key]) is int for trial in known):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _limit(axes: Axes, trials: Sequence[Mapping[str, Any]]) -> None:
