@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from operator import is_
 from typing import Any, NoReturn
 
 import torch
@@ -31,6 +32,8 @@ from everstep.state import State, as_large, check_nest, leaves, unflatten
 from everstep.tracing.guards import modules, parameters
 from everstep.tracing.refusals import Untraceable
 from everstep.tracing.trace import is_free, trace
+
+END = object()  # follows what a cell has, so that one thing more, or less, is seen too
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,14 @@ def _plainly() -> Iterator[None]:
         yield
 
 
+def _counts(tensor: Tensor) -> bool:
+    """Whether PyTorch counts the changes of a tensor, as it does unless it was made in inference mode."""
+    try:
+        return tensor._version >= 0
+    except RuntimeError:
+        return False
+
+
 class _Hooked(Cell):
     """A cell whose step is that of another cell, including its hooks."""
 
@@ -171,9 +182,8 @@ class Stream:
     submodules; hooks that are added or removed.
     """
 
-    _versions: list[int]
-    _pointers: list[int] | None
-    _call: tuple[int, int] | None
+    _ready: tuple[Any, ...] | None
+    """What a compiled step reads, in one place; None before the weights are packed."""
 
     def __init__(self, cell: Cell, batch: int = 1, state: State = None):
         if not isinstance(cell, Cell):
@@ -195,12 +205,10 @@ class Stream:
         cell, before = self.cell, self._state
         inside = modules(cell)
         self._tensors = parameters(inside)
-        self._counting = [t for t in self._tensors if not t.is_inference()]
         self._kinds = self._kinds_now()
         held = [names for m in inside for names in (m._parameters, m._buffers, m._modules) if names]
-        self._places = [names.values() for names in held]
-        self._ids = list(map(id, chain.from_iterable(self._places)))
-        self._alive = inside  # keeps their ids valid
+        self._places: list[Collection[Any]] = [*(names.values() for names in held), (END,)]
+        self._inside = list(chain.from_iterable(self._places))
         parameter = next(cell.parameters(), torch.zeros(1))
         with torch.no_grad(), torch.inference_mode(False):
             self._like = torch.zeros(self.batch, cell.input_size, dtype=parameter.dtype, device=parameter.device)
@@ -214,14 +222,14 @@ class Stream:
         self._shape, self._size, self._dtype = tuple(self._like.shape), tuple(self._blank.shape), self._like.dtype
         # tracing leaves the cell's own hooks to the sequence call; here they belong to the step
         self._program = _compile(_Hooked(cell) if hooks.hooked(cell) else cell, self._like, self._initial)
-        self._versions, self._pointers, self._call = [], None, None
+        self._ready = None
 
     def _kinds_now(self) -> list[tuple[Any, ...]]:
         return [(t.shape, t.dtype, t.device) for t in self._tensors]
 
     def _follow(self) -> None:
         """Update to the changes of the cell's tensors."""
-        same = list(map(id, chain.from_iterable(self._places))) == self._ids
+        same = all(map(is_, chain.from_iterable(self._places), self._inside))
         if not same or self._kinds_now() != self._kinds:
             self._build()
         if self.compiled:
@@ -270,25 +278,38 @@ class Stream:
         Raises:
             ValueError: x or out of another shape, dtype or device, or out not contiguous.
         """
-        if self._changed():
-            self._follow()
         # what comes at each step of live input takes as little of Python as can be: weights evict it from the caches
+        if self._ready is None:
+            return self._followed(x, out)
+        places, inside, watched, uncounted, dtype, shape, blank, brings, at_x, at_y, run, form, address = self._ready
+        if not all(map(is_, chain.from_iterable(places), inside)):
+            return self._followed(x, out)
+        for tensor, version, pointer in watched:
+            if tensor._version != version or tensor.data_ptr() != pointer:
+                return self._followed(x, out)
+        for tensor, pointer in uncounted:
+            if tensor.data_ptr() != pointer:
+                return self._followed(x, out)
         if not (
             out is None
             and type(x) is Tensor
             and x.is_cpu
-            and x.dtype is self._dtype
-            and x.shape == self._shape
+            and x.dtype is dtype
+            and x.shape == shape
             and has_storage(x)
             and x.is_contiguous()
             and not x.is_neg()
-            and self._call is not None
         ):
             return self._checked(x, out)
-        y = empty_like(self._blank)
-        self._brings[self._x], self._brings[self._y] = x.data_ptr(), y.data_ptr()
-        self._run(*self._call)
+        y = empty_like(blank)
+        brings[at_x], brings[at_y] = x.data_ptr(), y.data_ptr()
+        run(form, address)
         return y
+
+    def _followed(self, x: Tensor, out: Tensor | None) -> Tensor:
+        """A step of a cell that may have changed."""
+        self._follow()
+        return self._checked(x, out)
 
     def _checked(self, x: Tensor, out: Tensor | None) -> Tensor:
         """A step whose arguments are anything."""
@@ -299,13 +320,14 @@ class Stream:
             self._refuse("out", out, self._size)
         if out is not None and not out.is_contiguous():
             raise ValueError(f"Stream({type(self.cell).__name__}): out should be contiguous, but has gaps")
-        if self._call is None or not plain(x) or (out is not None and not plain(out)):
+        if self._ready is None or not plain(x) or (out is not None and not plain(out)):
             return self._eager(x, out)
+        brings, at_x, at_y, run, form, address = self._ready[-6:]
         y = empty_like(self._blank) if out is None else out
         if not x.is_contiguous():
             x = x.contiguous()
-        self._brings[self._x], self._brings[self._y] = x.data_ptr(), y.data_ptr()
-        self._run(*self._call)
+        brings[at_x], brings[at_y] = x.data_ptr(), y.data_ptr()
+        run(form, address)
         return y
 
     def step_from(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -322,16 +344,6 @@ class Stream:
             self._take(list(state))
         y = self(x)
         return y, tuple([leaf.clone() for leaf in self._state])
-
-    def _changed(self) -> bool:
-        """Whether the cell's tensors were replaced, changed in place, or moved in memory, as far as can be detected."""
-        if list(map(id, chain.from_iterable(self._places))) != self._ids:
-            return True
-        if isinstance(self._program, str):
-            return self._kinds_now() != self._kinds
-        if [t._version for t in self._counting] != self._versions:
-            return True
-        return list(map(Tensor.data_ptr, self._tensors)) != self._pointers
 
     def _refuse(self, name: str, value: Tensor, shape: tuple[int, ...]) -> NoReturn:
         raise ValueError(
@@ -374,16 +386,15 @@ class Stream:
         for name, array in arrays.items():
             entries[name] = Slot(len(brings))
             brings.append(array.data_ptr())
-        self._x, self._y = entries["x0"].at, entries["y0"].at
         factors = [(Slot(len(brings) + k), False) for k in range(len(matrices))]
         brings += [matrix.data_ptr() for matrix in matrices]
         told, jobs, packs = table(program.kernels, program.code, entries, factors, len(brings), False)
         brings += [stride for matrix in matrices for stride in matrix.stride()]
-        self._brings = int64_array(brings)
-        self._form = CallTable(program.run, told)
-        self._call, self._run = (self._form.address, ctypes.addressof(self._brings)), program.kernels.call
-        self._held = arrays, rows, gate, memory, constants, before
-        packing = CallTable(0, told, jobs, packs)
-        program.kernels.call(packing.address, ctypes.addressof(self._brings))
-        self._versions = [t._version for t in self._counting]
-        self._pointers = [t.data_ptr() for t in self._tensors]
+        form, packing, given = CallTable(program.run, told), CallTable(0, told, jobs, packs), int64_array(brings)
+        run, address = program.kernels.call, ctypes.addressof(given)
+        run(packing.address, address)
+        self._held = arrays, rows, gate, memory, constants, before, form
+        watched = [(t, t._version, t.data_ptr()) for t in self._tensors if _counts(t)]
+        uncounted = [(t, t.data_ptr()) for t in self._tensors if not _counts(t)]
+        looked_at = self._places, self._inside, watched, uncounted, self._dtype, self._shape, self._blank
+        self._ready = *looked_at, given, entries["x0"].at, entries["y0"].at, run, form.address, address

@@ -112,6 +112,15 @@ def test_another_module_is_noticed() -> None:
     check(stream)
 
 
+def test_a_parameter_that_is_gone_is_noticed() -> None:
+    cell = es.LSTM(3, 4)
+    stream, x = es.Stream(cell), torch.randn(1, 3)
+    stream(x)
+    del cell.bias_hh
+    with pytest.raises(AttributeError, match="bias_hh"):
+        stream(x)
+
+
 def test_parameters_made_in_inference_mode() -> None:
     with torch.inference_mode():
         stream = es.Stream(es.LSTM(3, 4))
@@ -119,6 +128,8 @@ def test_parameters_made_in_inference_mode() -> None:
     assert stream.compiled
     check(stream)
     stream.state = stream.state
+    stream.cell.bias_hh.data = torch.ones(16)
+    check(stream)
 
 
 OUTS = {
