@@ -41,7 +41,7 @@ from everstep.ship.serving import frames
 from everstep.ship.serving.application import application
 from everstep.ship.serving.asking import _gathered, _pieces
 from everstep.ship.serving.batcher import StepBatcher
-from everstep.ship.serving.connections import bounded_protocol, bounded_socket
+from everstep.ship.serving.connections import TOGETHER, bounded_protocol, bounded_socket
 from everstep.ship.serving.faults import Fault
 from everstep.ship.serving.hosted import Catalogue
 from everstep.ship.serving.requests import GenerateBody
@@ -717,6 +717,40 @@ def test_a_client_that_takes_nothing_is_left(head: bytes) -> None:
         return bool(await _uvicorn(app, client))
 
     assert asyncio.run(run())
+
+
+def test_messages_of_one_turn_are_one_write_and_keep_their_order() -> None:
+    """Also those that are as long as what is written before the event loop goes on, and those of a close behind them."""
+    sizes = [0, 1, 40, TOGETHER + 1, 3, TOGETHER, 7]
+    writes: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await receive()
+        transport = send.__self__.transport
+        write = transport.write
+        transport.write = lambda data: (writes.append(len(data)), write(data))
+        for number, size in enumerate(sizes):
+            await send({"type": "websocket.send", "bytes": bytes([number]) * size})
+        await asyncio.sleep(0)
+        await send({"type": "websocket.send", "bytes": b"last"})
+        await send({"type": "websocket.close", "code": 1000})
+
+    def read(own: socket.socket) -> bytes:
+        own.sendall(HANDSHAKE)
+        found = b""
+        while part := own.recv(1 << 16):
+            found += part
+        return found
+
+    async def client(own: socket.socket) -> bytes:
+        return await asyncio.to_thread(read, own)
+
+    found: bytes = asyncio.run(_uvicorn(app, client, 60))
+    head = {size: bytes((0x82, size)) if size < 126 else b"\x82\x7e" + size.to_bytes(2, "big") for size in sizes}
+    frames = [head[size] + bytes([number]) * size for number, size in enumerate(sizes)]
+    assert found.partition(b"\r\n\r\n")[2].startswith(b"".join(frames) + b"\x82\x04last\x88\x02\x03\xe8")
+    assert writes == [len(b"".join(frames[:4])), len(b"".join(frames[4:6])), len(frames[6]), 10]
 
 
 def test_pings_whose_answers_nobody_takes_end_the_connection() -> None:

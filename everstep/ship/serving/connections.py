@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 from everstep.ship.serving.quick_protocol import AtOnce, QuickProtocol
 
@@ -13,6 +16,8 @@ LARGEST_HEAD = 1 << 16
 """Most bytes of the line and the headers of a request."""
 UNTAKEN_PONGS = 1 << 20
 """Most bytes that wait for a client which goes on to send pings."""
+TOGETHER = 1 << 12
+"""Bytes of messages that are written before the event loop goes on."""
 
 
 class Taking:
@@ -141,7 +146,9 @@ def bounded_socket(taking_seconds: float) -> type[WebSocketsSansIOProtocol]:
     """The WebSockets of uvicorn, ended if the client takes nothing during `taking_seconds`, or no answer to pings."""
 
     class BoundedSocket(_Watched, WebSocketsSansIOProtocol):
-        """A connection."""
+        """A connection. What is sent within one turn of the event loop is written at once: one call of the system."""
+
+        _unwritten = 0
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
@@ -151,5 +158,30 @@ def bounded_socket(taking_seconds: float) -> type[WebSocketsSansIOProtocol]:
             super().handle_ping()
             if self.transport.get_write_buffer_size() > UNTAKEN_PONGS:
                 self.transport.abort()
+
+        async def send(self, message: Any) -> None:
+            data = message.get("bytes") if message["type"] == "websocket.send" else None
+            if data is None or not self.handshake_complete:
+                await super().send(message)
+                return
+            await self.writable.wait()
+            if self.disconnected or self.close_sent:
+                raise ClientDisconnected
+            try:
+                self.conn.send_binary(data)
+            except InvalidState:
+                raise ClientDisconnected from None
+            if not self._unwritten:
+                self.loop.call_soon(self._write)
+            self._unwritten += len(data)
+            if self._unwritten > TOGETHER:
+                self._write()
+
+        def _write(self) -> None:
+            """Write what is left, in the order in which it was sent; whatever else uvicorn writes takes it along."""
+            self._unwritten = 0
+            output = b"".join(self.conn.data_to_send())
+            if output:
+                self.transport.write(output)
 
     return BoundedSocket

@@ -124,7 +124,7 @@ class FramedSessions:
 
 
 def _bytes(output: Tensor) -> bytes:
-    return output.detach().cpu().numpy().astype("<f4", copy=False).tobytes()
+    return output.numpy(force=True).astype("<f4", copy=False).tobytes()
 
 
 def _values(hosted: HostedRun, data: bytes) -> list[Value]:
