@@ -68,6 +68,18 @@ def check_finite(what: str, loss: float) -> None:
         raise RunError(f"{what} is {loss}: the model diverged or its weights are damaged")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory could not be had, in the words of Python, NumPy, PyTorch, ONNX Runtime, C++ or the system.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("std::bad_alloc")), out_of_memory(RuntimeError("no"))
+    (True, True, False)
+    """
+    if isinstance(error, EverstepError | ValueError | LookupError):  # which may quote what users wrote
+        return False
+    words = ("allocate memory", "out of memory", "bad_alloc", "bad allocation", "failed to map segment")
+    return isinstance(error, MemoryError) or any(told in str(error) for told in words)
+
+
 def users_part(error: BaseException) -> str:
     """An error as text, with its traceback reduced to the user's files; "" if it passed through none of them."""
     frames = [

@@ -720,7 +720,7 @@ def test_a_client_that_takes_nothing_is_left(head: bytes) -> None:
 
 
 def test_messages_of_one_turn_are_one_write_and_keep_their_order() -> None:
-    """Also those that are as long as what is written before the event loop goes on, and those of a close behind them."""
+    """Also those that are as long as what is written before the event loop goes on, and a close behind them."""
     sizes = [0, 1, 40, TOGETHER + 1, 3, TOGETHER, 7]
     writes: list[int] = []
 

@@ -1,4 +1,4 @@
-"""How commands end where a stream is closed, full or has no reader, and when Ctrl-C comes early."""
+"""How commands end where a stream is closed, full or has no reader, without memory, and when Ctrl-C comes early."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from everstep.cli.ending import NO_MEMORY, ended
+from everstep.errors import DataError
+from everstep.ship.serving.faults import as_fault
 
 EVERSTEP = f"{sys.executable} -m everstep"
 PRINTS = ["--help", "--version", "train --help", "recipes"]
@@ -69,6 +76,39 @@ def test_what_is_said_to_a_full_stderr_is_lost(tmp_path: Path) -> None:
     assert shell(f"{EVERSTEP} eval {tmp_path} 2> /dev/full")[0] == 2
     assert shell(f"{EVERSTEP} frobnicate 2> /dev/full")[0] == 2
     assert shell(f"{EVERSTEP} recipes 2> /dev/full")[0] == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+EXABYTE = 1 << 60
+ASKS: dict[str, Callable[[], object]] = {
+    "Python": lambda: bytearray(EXABYTE),
+    "NumPy": lambda: np.empty(EXABYTE, np.int8),
+    "PyTorch": lambda: torch.empty(EXABYTE, dtype=torch.int8),
+}
+
+
+@pytest.mark.parametrize("whose", ASKS)
+def test_memory_that_does_not_suffice_is_told(whose: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left, ended():
+        ASKS[whose]()
+    assert (left.value.code, capsys.readouterr().err) == (2, f"everstep: {NO_MEMORY}\n")
+    with pytest.raises((MemoryError, RuntimeError)) as asked:
+        ASKS[whose]()
+    assert as_fault(asked.value, "predict").status == 503
+
+
+def test_a_library_that_finds_no_place_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), ended():
+        raise ImportError("libopenblas.so: failed to map segment from shared object")
+    assert capsys.readouterr().err == f"everstep: {NO_MEMORY}\n"
+
+
+def test_an_error_that_quotes_the_words_is_none_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), ended():
+        raise DataError("line 3 has no tab: out of memory")
+    assert capsys.readouterr().err == "everstep: line 3 has no tab: out of memory\n"
+    assert as_fault(DataError("line 3 has no tab: out of memory"), "predict").status == 422
 
 
 # -------------------------------------------------------------------------------------------------------------- Ctrl-C

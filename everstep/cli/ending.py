@@ -1,8 +1,8 @@
 """Exit of the command: an error that a user can cause gives one message and an exit code, even with closed streams.
 
-0: success; 2: wrong use, no place to write, or a failure in the user's file; 3: divergence; 130 and 143: interrupted;
-141: the reader of a pipe has gone. Anything else is a bug and shows its traceback. This module imports nothing heavy,
-because Ctrl-C may arrive while other modules are being imported.
+0: success; 2: wrong use, no place to write, no memory, or a failure in the user's file; 3: divergence; 130 and 143:
+interrupted; 141: the reader of a pipe has gone. Anything else is a bug and shows its traceback. This module imports
+nothing heavy, because Ctrl-C may arrive while other modules are being imported.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
-from everstep.errors import EverstepError, users_part
+from everstep.errors import EverstepError, out_of_memory, users_part
 
+NO_MEMORY = (
+    "the memory does not suffice. Give this process more, or ask for less at once: smaller batches, shorter lines, a "
+    "smaller model; a training that had begun goes on from its last checkpoint with `everstep train --resume RUN`."
+)
 _interrupted = False
 
 
@@ -84,6 +88,8 @@ def ended() -> Iterator[None]:
     except Exception as error:
         if _interrupted:
             _leave(130, "interrupted.")
+        if out_of_memory(error):
+            _leave(2, NO_MEMORY)
         if lines := users_part(error):
             _leave(2, f"the code of a file of yours fails:\n{lines}")
         raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from everstep.errors import EverstepError
+from everstep.errors import EverstepError, out_of_memory
 from everstep.ship.serving.faults import Fault, Unexpected
 from everstep.ship.serving.step_engine import Leaves, Outcome, StepEngine, Value
 from everstep.ship.serving.work_pool import late
@@ -217,6 +217,6 @@ def _step_fault(error: Exception) -> Fault:
         return error
     if isinstance(error, EverstepError):
         return Fault(422, str(error))
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if out_of_memory(error):
         return Fault(503, "the server is out of memory; the session is as it was", retry_after=5)
     return Unexpected("a step", error)

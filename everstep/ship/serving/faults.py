@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from everstep.errors import EverstepError, RunError
+from everstep.errors import EverstepError, RunError, out_of_memory
 from everstep.runs.run import Run
 
 
@@ -43,7 +43,7 @@ def as_fault(error: BaseException, what: str, run: Run | None = None) -> Fault:
     """
     if isinstance(error, Fault):
         return error
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if out_of_memory(error):
         return Fault(503, f"{what}: the server is out of memory; ask for less, or later", retry_after=5)
     if isinstance(error, EverstepError):
         message = str(error)
