@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -50,6 +51,7 @@ from everstep.ship.serving.service import Service
 from everstep.ship.serving.serving_limits import ServingLimits
 from everstep.ship.serving.sessions import new_id
 from everstep.ship.serving.step_engine import Inlet, RowSteps
+from everstep.ship.serving.work_pool import WorkPool
 from everstep.tracing.trace import trace
 
 TOKEN = "a-token-that-nobody-guesses"
@@ -717,6 +719,23 @@ def test_a_client_that_takes_nothing_is_left(head: bytes) -> None:
         return bool(await _uvicorn(app, client))
 
     assert asyncio.run(run())
+
+
+def test_no_work_begins_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory has run out, it would wait for one that never comes, and all others for it."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise AssertionError
+
+    async def run() -> list[int]:
+        pool = WorkPool(3, 8)
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        together = threading.Barrier(3)
+        found = await asyncio.gather(*(pool.run(lambda _: together.wait(10), 20) for _ in range(3)))
+        pool.close()
+        return found
+
+    assert sorted(asyncio.run(run())) == [0, 1, 2]
 
 
 def test_messages_of_one_turn_are_one_write_and_keep_their_order() -> None:

@@ -151,9 +151,9 @@ def give_back() -> None:
 
 
 async def _give_back_often() -> None:
-    while True:
-        await asyncio.sleep(GIVE_BACK_SECONDS)
+    while True:  # at once for the first time, so that the thread for it is there also when memory runs out
         await asyncio.to_thread(give_back)
+        await asyncio.sleep(GIVE_BACK_SECONDS)
 
 
 async def _reload(service: Service) -> None:

@@ -57,6 +57,9 @@ class WorkPool:
     def __init__(self, workers: int, most_waiting: int):
         self.workers, self._most_waiting = workers, most_waiting
         self._threads = ThreadPoolExecutor(workers, "everstep-serve")
+        all_here = threading.Barrier(workers)  # they begin now: without memory, Python waits for ever for a new one
+        for _ in range(workers):
+            self._threads.submit(all_here.wait)
         self._slots = asyncio.Semaphore(workers)
         self.waiting = 0
 
