@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import ConfigError, DataError, RunError
+from everstep.look.drawn_backtest import draw_backtest
 from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
 
@@ -124,3 +125,14 @@ def test_other_jobs_have_none(tmp_path: Path) -> None:
     run = es.train("shakespeare-minute", tmp_path / "run", lambda line: None, overrides=small)
     with pytest.raises(RunError, match="cannot backtest; it can eval"):
         run.backtest()
+
+
+def test_the_caption_names_the_model_that_is_better_most_often(tmp_path: Path) -> None:
+    ours, worse, mixed = np.array([1.0, 1.0, 1.0]), np.array([2.0, 2.0, 2.0]), np.array([0.5, 3.0, 0.5])
+
+    def caption(**others: Any) -> str:
+        return draw_backtest(["a", "b", "c"], {"this run": ours, **others}, "MASE", tmp_path / "x.png")
+
+    assert caption(worse=worse, mixed=mixed).endswith(". Mixed is better at 2 of them.")
+    for others in ({}, {"worse": worse}):
+        assert caption(**others).endswith(". No other model is better at any of them.")

@@ -45,8 +45,11 @@ def draw_backtest(origins: Sequence[str], errors: Mapping[str, NDArray[np.float6
     better = {name: int((values < ours).sum()) for name, values in others}
     best = min(others, key=lambda other: float(np.nanmean(other[1])), default=("", ours))
     beside = f"; the best of the others, {best[0]}, {np.nanmean(best[1]):.4g}" if others else ""
-    count = max(better.values(), default=0)
+    most = max(better, key=lambda name: better[name], default="")
+    told = (
+        f"{most} is better at {better[most]} of them" if better.get(most) else "No other model is better at any of them"
+    )
     return (
         f"{measure} of the forecasts from each of {len(origins)} origins: {np.nanmean(ours):.4g} on average{beside}. "
-        f"No other model is better at more than {count} of them."
+        f"{told[0].upper()}{told[1:]}."
     )
