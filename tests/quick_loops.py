@@ -24,7 +24,7 @@ FEW = 16
 """Numbers of a loop that is not optimised at all, since compiling it takes longer than running it."""
 
 _load = build.load
-_LENGTH = re.compile(r"\bj < (\d+);")
+_LENGTH = re.compile(r"(?:\bj < |, |\bunits = \()(\d+)(?:;| \* sizeof\(T\)| \+ 15\))")
 
 
 def load(source: str, name: str, symbols: Sequence[str] = ()) -> CDLL:

@@ -213,20 +213,16 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
     def _copy_states(self, to: str, source: str, indent: str, also: str = "") -> str:
         lines = []
         for k, (size, ld) in enumerate(zip(self.setting.states, self.lds, strict=True)):
-            second = (
-                f" if ({also}{k} != {source}{k}) {also}{k}[r * {size} + j] = v;"
-                if also and not self.setting.backward
-                else ""
-            )
-            target = f"{to}{k}[i * {ld} + j]" if to in ("cur", "nxt") else f"{to}{k}[r * {size} + j]"
-            wanted = f"if ({to}{k}) " if self.setting.backward and to == "end" else ""
-            origin = f"{source}{k}[i * {ld} + j]" if source in ("cur", "nxt") else f"{source}{k}[r * {size} + j]"
+            rows = {name: f"{name}{k} + i * {ld}" for name in ("cur", "nxt")}
+            rows |= {name: f"{name}{k} + r * {size}" for name in ("start", "init", "end")}
+            line = _copied(rows[to], rows[source], size)
             if self.setting.backward and source == "start":
-                origin = f"start{k} ? {origin} : T(0)"
-            lines.append(
-                f"{indent}{wanted}for (int64_t j = 0; j < {size}; ++j) "
-                f"{{ const T v = {origin}; {target} = v;{second} }}"
-            )
+                line = f"if (start{k}) {line} else __builtin_memset({rows[to]}, 0, {size} * sizeof(T));"
+            elif self.setting.backward and to == "end":
+                line = f"if (end{k}) {line}"
+            elif also and not self.setting.backward:
+                line += f" if ({also}{k} != {source}{k}) {_copied(rows[also], rows[source], size)}"
+            lines.append(indent + line)
         return "\n".join(lines)
 
     def _time(self) -> str:
@@ -262,7 +258,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
         flush = self._flush()
         moved, waiting = [], []
         for k, (size, ld) in enumerate(zip(self.setting.states, self.lds, strict=True)):
-            waiting.append(f"      for (int64_t j = 0; j < {size}; ++j) nxt{k}[i * {ld} + j] = cur{k}[i * {ld} + j];")
+            waiting.append("      " + _copied(f"nxt{k} + i * {ld}", f"cur{k} + i * {ld}", size))
             moved.append(
                 f"        for (int64_t j = 0; j < {size}; ++j) {{ if (init{k}) init{k}[r * {size} + j] += "
                 f"nxt{k}[i * {ld} + j]; nxt{k}[i * {ld} + j] = 0; }}"
@@ -300,3 +296,8 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
                 f"{name}[{leading(size, self.bytes)} + j] += {name}[j]; {name}[j] = 0; }}"
             )
         return "\n".join(lines)
+
+
+def _copied(to: str, source: str, size: int) -> str:
+    """A copy of `size` numbers; compilers are quicker with it than with a loop."""
+    return f"__builtin_memcpy({to}, {source}, {size} * sizeof(T));"
