@@ -70,6 +70,9 @@ def test_labelled_texts_that_are_gone(capsys: pytest.CaptureFixture[str]) -> Non
     run = moved("classify-own", "words.tsv")
     Path("own.txt").write_text("so good\n")
     assert call("eval", "run", "--data", "more.tsv")[0] == 0
+    code, told = call("eval", "run", "--data", "missing.tsv")
+    assert code == 2
+    assert told.startswith(f"everstep: --data: {Path('missing.tsv').absolute()}: no file matches")
     code, told = call("eval", "run", "--data", "more.tsv", "--rivals")
     assert code == 2
     assert "words.tsv" in told

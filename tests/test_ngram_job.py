@@ -208,6 +208,7 @@ def test_runs_are_compared(run: Run, text: Path, tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["compare", str(chars.path), str(run.path), "--markdown"])
     assert shown.stdout.startswith("| run | bits/char |")
     assert len(shown.stdout.splitlines()) == 4
+    assert f"{text}: {len(LINES)} lines, blank ones left out\n" in shown.stderr
     mixed = CliRunner().invoke(app, ["compare", str(chars.path), str(run.path), "--mix", "--weights-on", str(text)])
     assert mixed.exit_code == 2
     assert "mix models of one vocabulary" in mixed.output

@@ -93,7 +93,7 @@ def compare(
     if as_json:
         print(json_text({"text": named, "lines": len(lines), "rows": rows}, ensure_ascii=False))
     else:
-        log(f"{named}: {counted(len(lines), 'line')}")
+        log(f"{named}: {counted(len(lines), 'line')}, blank ones left out")
         print(_shown(rows, markdown))
     if picture is not None:  # last, so that a picture that cannot be written costs no table
         from everstep.look.compared_models import draw_compared

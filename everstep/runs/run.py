@@ -190,7 +190,7 @@ class Run:
         paths = json.dumps([absolute_path(str(path)) for path in data], allow_nan=False)
         part = ["data.test_part=null"] if hasattr(self.recipe.data, "test_part") else []  # type: ignore[attr-defined]
         other = changed(self.task, [f"data.test={paths}", *part])
-        check_files(other.recipe.data, ["test"])
+        check_files(other.recipe.data, ["test"], called="--data")
         other.open(self.path)
         return other, "test"
 

@@ -217,8 +217,10 @@ def file_keys(section: object) -> tuple[str, ...]:
     return ("train", "valid", "test", *getattr(section, "further_files", ()))
 
 
-def check_files(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> None:
-    """Check that the files of a `data` section exist, before any work.
+def check_files(
+    section: object, splits: Sequence[str] = ("train", "valid", "test"), called: str = "data.{split}"
+) -> None:
+    """Check that the files of a `data` section exist, before any work; `called` names a key in messages.
 
     Raises:
         DataError: a name matches no file; the message names its key.
@@ -235,7 +237,7 @@ def check_files(section: object, splits: Sequence[str] = ("train", "valid", "tes
         except DataError as error:
             unset = "EVERSTEP_DATA" in str(paths) and not os.environ.get("EVERSTEP_DATA")
             hint = "; EVERSTEP_DATA is not set: set it to the folder that holds the data sets" if unset else ""
-            raise DataError(f"data.{split}: {error}{hint}") from None
+            raise DataError(f"{called.format(split=split)}: {error}{hint}") from None
 
 
 def gone(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> list[str]:
