@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import ConfigError, DataError, RunError
+from everstep.look import drawn_backtest
 from everstep.look.drawn_backtest import draw_backtest
 from everstep.runs.recipe_files import load_task
 from everstep.runs.run import Run
@@ -136,3 +138,28 @@ def test_the_caption_names_the_model_that_is_better_most_often(tmp_path: Path) -
     assert caption(worse=worse, mixed=mixed).endswith(". Mixed is better at 2 of them.")
     for others in ({}, {"worse": worse}):
         assert caption(**others).endswith(". No other model is better at any of them.")
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        (("00:00:00", "00:00:00"), ["2024-05-01", "2024-05-02"]),
+        (("00:00:00+00:00", "00:00:00+00:00"), ["2024-05-01", "2024-05-02"]),
+        (("00:00:00", "06:00:00"), ["2024-05-01 00:00:00", "2024-05-02 06:00:00"]),
+    ],
+)
+def test_origins_at_midnight_are_drawn_as_days(
+    times: tuple[str, str], shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(drawn_backtest, "save", lambda figure, path: figures.append(figure))
+    names = [f"2024-05-0{day} {time}" for day, time in enumerate(times, 1)]
+    draw_backtest(names, {"this run": np.array([1.0, 2.0])}, "MASE", tmp_path / "x.png")
+    assert [tick.get_text() for tick in figures[0].axes[0].get_xticklabels()] == shown
+
+
+def test_of_models_that_are_better_equally_often_the_caption_names_the_best(tmp_path: Path) -> None:
+    errors = {"this run": np.array([3.0]), "good": np.array([2.0]), "best": np.array([1.0])}
+    caption = draw_backtest(["a"], errors, "MASE", tmp_path / "x.png")
+    told = "MASE of the forecasts from 1 origin: 3 on average; the best of the others, best, 1. "
+    assert caption == f"{told}Best is better at 1 of them."

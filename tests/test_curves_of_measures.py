@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from everstep.look import curves, rivals
+from everstep.look import by_length, curves, rivals
 from everstep.look.curves import curve_words, learning_curves
+from everstep.runs.pictures import draw_beside
 
 
 def test_unlike_measures_have_an_axis_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +61,40 @@ def test_the_weights_that_are_kept_are_marked(
     said = curve_words(found, "text")
     assert words in said
     assert ("Kept are" in said) == (len(marks) > 1)
+
+
+def test_many_measures_have_room_and_steps_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = {f"valid.{name}": value for name, value in zip("abcdef", (0.5, 2, 3, 4, 5, 6), strict=True)}
+    records = [{"step": step, "seconds": 1.0, "valid": 1.0, **measures} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    figures: list[Figure] = []
+    monkeypatch.setattr(curves, "save", lambda figure, to: figures.append(figure))
+    learning_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    _, *below = figure.axes
+    boxes = [box for axes in below if (box := axes.get_tightbbox())]
+    assert len(boxes) == 6
+    assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+    for axes in figure.axes:
+        assert all(float(place).is_integer() for place in axes.get_xticks())
+
+
+def test_bars_of_nothing_stand_on_the_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(by_length, "save", lambda figure, to: figures.append(figure))
+    for value, top in ((0.0, 1.0), (40.0, 42.0)):
+        draw = [by_length.Group(1, 2, 9, value), by_length.Group(3, 3, 7, 0.0)]
+        by_length.draw_by_length(draw, "BLEU", "words", tmp_path / "x.png")
+        assert figures[-1].axes[0].get_ylim() == pytest.approx((0, top))
+
+
+def test_of_several_splits_the_test_split_is_drawn_beside_rivals(tmp_path: Path) -> None:
+    scores = {split: {"mae": 2.0, "rivals": [{"name": "naive", "mae": 3.0}]} for split in ("test", "valid")}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    run: Any = SimpleNamespace(path=tmp_path, task=SimpleNamespace(shown=("mae",), scores=()))
+    told = "The mae on test: this run 2; the best of the others, naive, 3."
+    assert draw_beside(run, tmp_path) == [(tmp_path / "rivals.png", told)]
 
 
 def test_of_errors_the_lowest_is_best(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def draw_by_length(groups: Sequence[Group], what: str, unit: str, path: Path) ->
     for place, group in enumerate(groups):
         axes.annotate(f"{group.inputs:,}", (place, group.value), ha="center", va="bottom", fontsize=12, color=GREY)
     axes.set_xticks(np.arange(len(groups)), names)
+    axes.set_ylim(0, None if any(values) else 1)
     label(axes, unit, what)
     axes.grid(visible=False, axis="x")
     save(figure, path)

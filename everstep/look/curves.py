@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 
 from everstep.errors import RunError
 from everstep.learn.metrics import read_metrics
-from everstep.look.style import COLOURS, DASHES, canvas, save
+from everstep.look.style import COLOURS, DASHES, canvas, save, whole
 
 TRAINING, VALIDATION = COLOURS[:2]
 BITS = 1 / math.log(2)
@@ -106,9 +106,9 @@ def learning_curves(
     if isinstance(to, Axes):
         draw_curves(to, curves, token, loss_unit)
         return curves
-    figure = canvas()
-    if curves.measures:
-        alike = _alike(curves.measures)
+    alike = _alike(curves.measures)
+    figure = canvas(max(6.0, 1.6 * len(alike)))
+    if alike:
         grid = figure.add_gridspec(len(alike), 2)
         draw_curves(figure.add_subplot(grid[:, 0]), curves, token, loss_unit)
         for row, measures in enumerate(alike):
@@ -116,6 +116,8 @@ def learning_curves(
             _draw_measures(axes, measures)
             if curves.select in measures:
                 _mark(axes, measures[curves.select], curves.kept, "best")
+            if row < len(alike) - 1:
+                axes.set_xlabel("")
     else:
         draw_curves(figure.subplots(), curves, token, loss_unit)
     save(figure, to)
@@ -134,8 +136,9 @@ def _draw_measures(axes: Axes, measures: dict[str, list[Point]]) -> None:
         steps, values = [step for step, _, _ in points], [value for _, _, value in points]
         axes.plot(steps, values, color=colour, linestyle=dash, marker="o", linewidth=2.2, label=name)
     axes.set_xlabel("optimizer steps", fontsize=14)
-    axes.set_ylabel("of the validation", fontsize=14)
+    axes.set_ylabel("validation", fontsize=14)
     axes.tick_params(labelsize=12)
+    whole(axes)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -183,6 +186,7 @@ def draw_curves(axes: Axes, curves: Curves, token: str = "token", loss_unit: str
     axes.set_xlabel(f"optimizer steps{_duration(curves)}", fontsize=14)
     axes.set_ylabel(f"{per(token, loss_unit)} (lower is better)", fontsize=14)
     axes.tick_params(labelsize=12)
+    whole(axes)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from everstep.errors import counted
 from everstep.look.style import COLOURS, DASHES, canvas, label, legend, save
+
+
+def _days(origins: Sequence[str]) -> list[str]:
+    """The names without the time of day where it is midnight in all."""
+    ends = (" 00:00:00", " 00:00:00+00:00")
+    end = next((end for end in ends if all(name.endswith(end) for name in origins)), "")
+    return [name.removesuffix(end) for name in origins]
 
 
 def draw_backtest(origins: Sequence[str], errors: Mapping[str, NDArray[np.float64]], measure: str, path: Path) -> str:
@@ -35,7 +43,7 @@ def draw_backtest(origins: Sequence[str], errors: Mapping[str, NDArray[np.float6
             label=name,
         )
     every = -(-len(origins) // 8)
-    axes.set_xticks(places[::every], list(origins)[::every], rotation=20, ha="right")
+    axes.set_xticks(places[::every], _days(origins)[::every], rotation=20, ha="right")
     axes.set_ylim(bottom=0)
     label(axes, "first step ahead", measure)
     handles, names = axes.get_legend_handles_labels()
@@ -45,11 +53,11 @@ def draw_backtest(origins: Sequence[str], errors: Mapping[str, NDArray[np.float6
     better = {name: int((values < ours).sum()) for name, values in others}
     best = min(others, key=lambda other: float(np.nanmean(other[1])), default=("", ours))
     beside = f"; the best of the others, {best[0]}, {np.nanmean(best[1]):.4g}" if others else ""
-    most = max(better, key=lambda name: better[name], default="")
+    most = max(better, key=lambda name: (better[name], -np.nanmean(errors[name])), default="")
     told = (
         f"{most} is better at {better[most]} of them" if better.get(most) else "No other model is better at any of them"
     )
     return (
-        f"{measure} of the forecasts from each of {len(origins)} origins: {np.nanmean(ours):.4g} on average{beside}. "
-        f"{told[0].upper()}{told[1:]}."
+        f"{measure} of the forecasts from {counted(len(origins), 'origin')}: {np.nanmean(ours):.4g} on average"
+        f"{beside}. {told[0].upper()}{told[1:]}."
     )

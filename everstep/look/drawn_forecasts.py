@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from everstep.look.style import COLOURS, DASHES, GREY, canvas, label, legend, save
+from everstep.look.style import COLOURS, DASHES, GREY, canvas, label, legend, save, whole
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating[Any]]
@@ -80,12 +79,7 @@ def _draw_window(axes: Axes, window: DrawnWindow, levels: Sequence[float]) -> No
     axes.axvline(0.5, color=GREY, linestyle=":")
     axes.set_title(f"{window.name}, from {window.begins}", fontsize=13, loc="left")
     label(axes, "", "")
-    _whole(axes)
-
-
-def _whole(axes: Axes) -> None:
-    """Ticks of steps or windows, which are whole numbers."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    whole(axes)
 
 
 def draw_by_step(errors: Mapping[str, Floats], unit: str, path: Path) -> str:
@@ -106,8 +100,8 @@ def draw_by_step(errors: Mapping[str, Floats], unit: str, path: Path) -> str:
         )
     axes.set_ylim(bottom=0)
     label(axes, f"steps ahead ({unit})", "mean |error|")
-    _whole(axes)
-    legend(axes)
+    whole(axes)
+    figure.legend(loc="outside upper center", ncols=min(len(errors), 6), fontsize=13, frameon=False)
     save(figure, path)
     ours, *others = errors.items()
     first, last = (min(others, key=lambda other: other[1][place], default=ours) for place in (0, -1))
@@ -131,7 +125,7 @@ def draw_residuals(target: Floats, median: Floats, quantiles: Reals | None, leve
     left.axhline(0, color=GREY, linestyle=":")
     left.plot(errors, ".", color=COLOURS[0], markersize=3 if len(errors) > 100 else 8)
     label(left, "window", "actual − median, one step ahead")
-    _whole(left)
+    whole(left)
     there = ~np.isnan(target)
     right.plot([0, 1], [0, 1], ":", color=GREY, label="perfect calibration")
     words = ""

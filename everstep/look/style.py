@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # the colours of Okabe and Ito, distinct for the colour-blind; light ones last
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -29,6 +30,11 @@ def label(axes: Axes, x: str, y: str) -> None:
     axes.tick_params(labelsize=13)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def whole(axes: Axes) -> None:
+    """Ticks of steps or windows, which are whole numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def legend(axes: Axes, **where: Any) -> None:

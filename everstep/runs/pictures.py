@@ -128,21 +128,21 @@ def draw_learning(run: Run, out: Path, text: str | None = None) -> list[tuple[Pa
 
 
 def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
-    """The run beside its baselines, if training measured them."""
+    """The run beside its baselines, on the test split if training measured them there."""
     from everstep.look.rivals import draw_rivals
     from everstep.storage.reading import parse_json, read_small
 
     path = run.path / "scores.json"
     scores = parse_json(read_small(path, 1 << 28)) if path.exists() else {}
-    drawn = []
-    for split, measures in scores.items():
-        if rivals := measures.get("rivals"):
-            measure = next(name for name in run.task.shown if name in measures)
-            known = {"this run": measures[measure], **{rival["name"]: rival[measure] for rival in rivals}}
-            name, share = f"{measure.replace('_', ' ')} on {split}", measure in run.task.scores
-            words = draw_rivals(known, name, out / "rivals.png", share)
-            drawn.append((out / "rivals.png", words))
-    return drawn
+    beside = [split for split, measures in scores.items() if measures.get("rivals")]
+    if not beside:
+        return []
+    split = "test" if "test" in beside else beside[-1]
+    measures = scores[split]
+    measure = next(name for name in run.task.shown if name in measures)
+    known = {"this run": measures[measure], **{rival["name"]: rival[measure] for rival in measures["rivals"]}}
+    name, share = f"{measure.replace('_', ' ')} on {split}", measure in run.task.scores
+    return [(out / "rivals.png", draw_rivals(known, name, out / "rivals.png", share))]
 
 
 def draw_over(picture: Any, run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:
