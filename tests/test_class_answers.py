@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import DataError, RunError
+from everstep.look import reliability as drawn
 from everstep.look.reliability import draw_reliability
 from everstep.measures import reliability
 from everstep.networks.answers import OneOf
@@ -128,6 +130,16 @@ def test_the_picture_says_on_which_side_of_the_line_it_is(tmp_path: Path) -> Non
     assert (tmp_path / "a.png").stat().st_size > 1000
     told = draw_reliability(reliability([0.2] * 4, [True, True, False, False]), tmp_path / "b.png", several=True)
     assert "The mean probability of a label is 20.0%, and 50.0% of the labels are present: underconfident." in told
+
+
+@pytest.mark.parametrize(("several", "counted"), [(False, "sequences"), (True, "labels")])
+def test_the_picture_of_probabilities_names_what_is_counted(
+    several: bool, counted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(drawn, "save", lambda figure, path: figures.append(figure))
+    draw_reliability(reliability([0.9], [True]), tmp_path / "a.png", several=several, unit="sequence")
+    assert figures[0].axes[1].get_ylabel() == counted
 
 
 # ------------------------------------------------------------------------------------------- names for several classes

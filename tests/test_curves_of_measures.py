@@ -80,6 +80,12 @@ def test_many_measures_have_room_and_steps_are_whole(tmp_path: Path, monkeypatch
         assert all(float(place).is_integer() for place in axes.get_xticks())
 
 
+def test_one_loss_neither_falls_nor_stays() -> None:
+    assert curve_words(curves.Curves(training=[(1, 0.1, 2.5)], validation=[(1, 0.1, 2.0)])) == (
+        "The training loss was measured once: 2.50 bits per token. Validation was measured once: 2.00."
+    )
+
+
 def test_bars_of_nothing_stand_on_the_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(by_length, "save", lambda figure, to: figures.append(figure))

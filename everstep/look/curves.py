@@ -209,7 +209,9 @@ def _loss_words(curves: Curves, token: str, loss_unit: str) -> str:
     training = smooth([bits for _, _, bits in curves.training])
     fell = len(training) > 1 and training[-1] < training[0] * (1 - LEVEL)
     words, lowest = "", "best" if curves.select is None else "lowest"
-    if training:
+    if len(training) == 1:
+        words = f"The training loss was measured once: {training[0]:.2f} {unit}. "
+    elif training:
         verb = "fell" if fell else "has not fallen: it went"
         words = f"The training loss {verb} from {training[0]:.2f} to {training[-1]:.2f} {unit}. "
     if not curves.validation:

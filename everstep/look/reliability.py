@@ -10,7 +10,9 @@ from everstep.look.style import COLOURS, GREY, canvas, label, legend, save
 from everstep.measures import Reliability
 
 
-def draw_reliability(found: Reliability, path: Path, temperature: float | None = None, several: bool = False) -> str:
+def draw_reliability(
+    found: Reliability, path: Path, temperature: float | None = None, several: bool = False, unit: str = "text"
+) -> str:
     """Draw the share of correct predictions against their probability; returns the caption.
 
     Args:
@@ -18,8 +20,9 @@ def draw_reliability(found: Reliability, path: Path, temperature: float | None =
         path: the PNG to write.
         temperature: the divisor of the logits, for the caption.
         several: whether a text has any number of labels; then each label of each text is a prediction.
+        unit: the name of what is classified, for the axis.
     """
-    share, counted = ("share that is there", "labels") if several else ("share that is right", "texts")
+    share, counted = ("share that is there", "labels") if several else ("share that is right", f"{unit}s")
     figure = canvas(7.0, 8.5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins, full = len(found.count), found.count > 0

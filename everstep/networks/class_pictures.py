@@ -42,7 +42,7 @@ def figure_pictures(model: Classifier, measured: Figures, out: Path, unit: str =
     if measured.reliability is not None:
         heat = None if model.temperature is None else float(model.temperature)
         path, several = out / "reliability.png", isinstance(measured, LabelMeasures)
-        yield path, draw_reliability(measured.reliability, path, heat, several)
+        yield path, draw_reliability(measured.reliability, path, heat, several, unit)
 
 
 def word_pictures(model: SequenceClassifier, shown: Sequence[Shown], out: Path) -> Iterator[tuple[Path, str]]:
