@@ -294,6 +294,26 @@ def test_ticks_end_also_where_numbers_hardly_differ(chromium: Browser, address: 
     assert all(8 < texts < 20 for texts in found["same"])
 
 
+LONG_TICKS = """(async () => {
+  const { plot } = await import("/page/plot.js");
+  const points = Array.from({ length: 24 }, (_, k) => [k, k]);
+  const svg = plot({ lines: [{ name: "a", points }], along: "x", across: "y", label: "z",
+    named: (k) => `06-08 ${k}:00` });
+  document.body.append(svg);
+  const named = [...svg.querySelectorAll("text")].filter((text) => text.textContent.startsWith("06-08"));
+  return [svg.viewBox.baseVal.width, ...named.map((text) => text.getBBox().x + text.getBBox().width)];
+})()"""
+
+
+def test_long_ticks_are_whole_where_the_window_is_narrow(chromium: Browser, address: str) -> None:
+    chromium.size(320, 640)
+    chromium.open(address)
+    chromium.until("document.readyState === 'complete' && document.activeElement?.id === 'token'")
+    width, *ends = chromium.run(LONG_TICKS)
+    assert len(ends) == 2
+    assert max(ends) <= width
+
+
 @pytest.mark.parametrize(("width", "height", "dark"), [(320, 640, True), (3840, 2160, False)])
 def test_nothing_is_wider_than_the_window(chromium: Browser, address: str, width: int, height: int, dark: bool) -> None:
     page = chromium

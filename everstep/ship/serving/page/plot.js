@@ -72,7 +72,8 @@ export function plot({ lines, bands = [], across, along, label, named }) {
   const steps = named ? places.map(named) : names(places);
   places.forEach((tick, k) => {
     const anchor = isFew ? ["middle", "end"][k] : "middle";
-    const place = { x: x(tick), y: HEIGHT - BOTTOM + 22, "text-anchor": anchor, "font-size": 17 };
+    const at = isFew ? x(tick) : Math.min(x(tick), WIDTH - 4.8 * steps[k].length); // half its width inside the edge
+    const place = { x: at, y: HEIGHT - BOTTOM + 22, "text-anchor": anchor, "font-size": 17 };
     svg.append(shape("text", place, steps[k]));
   });
   svg.append(shape("text", { x: (LEFT + WIDTH) / 2, y: HEIGHT - 4, "text-anchor": "middle", "font-size": 17 }, along));
