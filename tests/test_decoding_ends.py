@@ -168,7 +168,7 @@ def test_other_files_are_evaluated() -> None:
     found = run.evaluate(data=["a.txt", "b.txt"])
     assert found["tokens"] == 1590
     assert found["data"] == "a.txt, b.txt"
-    with pytest.raises(DataError, match=r"data\.test: .*c\.txt"):
+    with pytest.raises(DataError, match=r"--data: .*c\.txt"):
         run.evaluate(data=["c.txt"])
     assert run.evaluate(data=["everstep:shakespeare"])["tokens"] > 10**6
 

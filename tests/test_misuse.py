@@ -88,7 +88,7 @@ def test_a_run_is_scored_on_other_data_where_that_of_its_training_is_gone(tmp_pa
     shutil.rmtree(here)
     moved = es.load(tmp_path / "moved")
     assert 0 <= moved.evaluate(data=[str(texts(tmp_path, "other.tsv"))])["accuracy"] <= 1
-    with pytest.raises(DataError, match=r"data\.test: .*none\.tsv"):
+    with pytest.raises(DataError, match=r"--data: .*none\.tsv"):
         moved.evaluate(data=[str(tmp_path / "none.tsv")])
     with pytest.raises(DataError, match=r"texts\.tsv"):  # the data of its own that are gone
         moved.evaluate()
