@@ -85,6 +85,13 @@ def test_what_is_wrong_is_named_by_its_line(tmp_path: Path, old: str, new: str, 
         read_arpa(written(tmp_path, GOOD.replace(old, new)))
 
 
+def test_progress_counts_the_n_grams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everstep.rivals.ngrams.arpa_reader._BLOCK", 2)
+    told: list[tuple[int, int]] = []
+    read_arpa(written(tmp_path, GOOD), lambda done, total: told.append((done, total)))
+    assert told == [(2, 9), (4, 9), (5, 9), (7, 9), (8, 9), (9, 9)]
+
+
 def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD * 50, "m.arpa.gz")
     path.write_bytes(path.read_bytes()[:60])

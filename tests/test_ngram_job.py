@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +170,22 @@ def test_characters_and_streams(text: Path, tmp_path: Path, more: list[str]) -> 
     assert int(carried.tokens.sum()) == found["tokens"]
     with pytest.raises(RunError, match=r"data.sequence=lines"):
         export(run, to="arpa")
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_how_far_an_arpa_file_is_read(
+    run: Run, tmp_path: Path, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = export(run, tmp_path / "a {strange} [name].arpa", to="arpa")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    es.train("kneser-ney", tmp_path / "run", log=lambda line: None, overrides=[f"model.arpa={path}"])
+    size = sum(map(int, re.findall(r"ngram \d=(\d+)", path.read_text())))
+    shown = capsys.readouterr().err
+    assert (f"reading {path.name}" in shown and f" {size} n-grams" in shown) == terminal
+    assert terminal or not shown
 
 
 @pytest.mark.usefixtures("own_cache")

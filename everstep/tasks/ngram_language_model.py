@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from everstep.data.text.text_files import filled_in
@@ -12,6 +13,7 @@ from everstep.rivals.ngrams.arpa_writer import arpa_pieces
 from everstep.rivals.ngrams.ngram_settings import NGramSection, fitted_table
 from everstep.rivals.ngrams.ngram_table import NGramTable
 from everstep.runs.counted_text import CountedRecipe, CountedTask
+from everstep.runs.progress_bar import progress_bar
 from everstep.runs.task import Say
 
 
@@ -44,7 +46,8 @@ class NGramLanguageModel(CountedTask[NGramLanguageModelRecipe, NGramTable]):
         if (arpa := self.recipe.model.arpa) is None:
             super().prepare()
         else:
-            self.tokenizer, self.table, self._notes = read_arpa(filled_in(arpa))
+            with progress_bar(f"reading {Path(arpa).name}", "n-grams") as progress:
+                self.tokenizer, self.table, self._notes = read_arpa(filled_in(arpa), progress)
 
     def fitted(self) -> NGramTable:
         """The smoothed counts of the training text."""

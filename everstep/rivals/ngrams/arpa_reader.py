@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -33,11 +33,15 @@ class Arpa(NamedTuple):
     notes: list[str]
 
 
-def read_arpa(path: str | Path) -> Arpa:
+def read_arpa(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Arpa:
     r"""Read an ARPA file, plain, `.gz` or `.xz`, line by line.
 
     An n-gram without a back-off weight has weight 1. A file without <unk> gives unknown words log10 p = -100, as KenLM
     does, and a note; <UNK> is <unk>.
+
+    Args:
+        path: the file.
+        progress: called after every 65,536 n-grams of an order and at its end: n-grams read, and those in the header.
 
     Raises:
         DataError: the file cannot be read, counts are wrong, a line is no entry, log p is above 0, an n-gram has a word
@@ -49,7 +53,7 @@ def read_arpa(path: str | Path) -> Arpa:
     >>> arpa.tokenizer.symbols, arpa.table.order
     (['<eos>', '<unk>', 'a'], 1)
     """
-    return _Reader(Path(path)).read()
+    return _Reader(Path(path), progress).read()
 
 
 class _Entries(NamedTuple):
@@ -62,8 +66,8 @@ class _Entries(NamedTuple):
 
 
 class _Reader:
-    def __init__(self, path: Path):
-        self._path, self._number = path, 0
+    def __init__(self, path: Path, progress: Callable[[int, int], None]):
+        self._path, self._number, self._progress = path, 0, progress
         self._lines = self._read_lines()
         self._line = ""
         self._notes: list[str] = []
@@ -121,10 +125,12 @@ class _Reader:
             count += 1
             if len(block.lines) == _BLOCK:
                 yield block
+                self._progress(sum(sizes[: n - 1]) + count, sum(sizes))
                 block = _Entries([], [], [], [])
         if count != sizes[n - 1]:
             self._wrong(f"expected {sizes[n - 1]:,} {n}-grams, as the header says; got {count:,}")
         yield block
+        self._progress(sum(sizes[:n]), sum(sizes))
 
     def _entry(self, line: str, n: int, last: bool, block: _Entries) -> None:
         parts = line.replace("\t", " ").split(" ")
