@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
+from everstep.data.readers.series import roles_of
+from everstep.data.readers.tables import table_of
+from everstep.data.readers.trained_form import check_form
 from everstep.errors import ConfigError, DataError
 from everstep.look import drawn_forecasts
 from everstep.networks.forecaster import Forecaster, window_losses
@@ -116,17 +119,48 @@ def test_json_lines_and_the_command_line(run: es.Run, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["unique_id,ds,value", "a,1,2"], r"the history: expected the column 'y' \(as in training\)"),
+        (
+            ["unique_id,ds,value", "a,1,2"],
+            "the history: expected .* as in training: one value per row, with columns 'unique_id', 'ds', 'y'; "
+            "got one that has no column 'y'; its columns are 'unique_id', 'ds', 'value'. Rearrange or rename",
+        ),
+        (["ds,a,b", "1,2,3"], "one that has no column 'unique_id'; its columns are 'ds', 'a', 'b'"),
         (["unique_id,ds,y", "a,1,x"], r"the history, row 1 of its data: expected a number in column 'y'.*'x'"),
         (["unique_id,ds,y", "a,1,"], r"the history: every series has no value: 'a'; expected one with at least 1"),
         (["unique_id,ds,y"], "expected a header and rows below it"),
         ([], "the history: cannot be read as a table"),
-        (["unique_id,ds,y", "a,2024-01-01,1", "a,2024-01-02,1"], "expected a data.frequency of times|time stamps"),
+        (
+            ["unique_id,ds,y", "a,2024-01-01,1", "a,2024-01-02,1"],
+            "expected whole numbers as time stamps, since data.frequency is 'step'; got times",
+        ),
     ],
 )
 def test_bad_histories_are_refused(run: es.Run, lines: list[str], said: str) -> None:
     with pytest.raises(DataError, match=said):
         list(run.predict(lines))
+
+
+@pytest.mark.parametrize(
+    ("header", "form", "wrong"),
+    [
+        ("ds,a,b", "one time per row and one column of numbers per series, with column 'ds'", "text in column 'u'"),
+        ("name,1,2,3", "one series per row, with column 'name'", "no column 'name'"),
+    ],
+)
+def test_a_history_of_another_form_is_told_the_form_of_training(header: str, form: str, wrong: str) -> None:
+    rows = {"ds,a,b": [f"{hour},1,{hour % 3}" for hour in range(60)], "name,1,2,3": ["x,1,2,3", "y,2,3,4"]}[header]
+    table = table_of("\n".join([header, *rows]).encode())
+    with pytest.raises(DataError, match=f"{form}; got one that has {wrong}"):
+        check_form(table_of(b"u,ds,y\nnorth,1,2\n"), roles_of(table, "training"), "the history")
+    check_form(table, roles_of(table, "training"), "the history")
+
+
+def test_a_file_as_a_setting_is_told_how_to_be_given(run: es.Run, tmp_path: Path) -> None:
+    (file := tmp_path / "h.csv").write_text("ds,y\n1,2\n")
+    for verb, before in (("predict", "<"), ("eval", "--data"), ("look", "--text")):
+        done = CliRunner().invoke(app, [verb, str(run.path), str(file)], env={"COLUMNS": "500"})
+        assert done.exit_code == 2
+        assert f"a file. Files are given as: {before} {file}" in done.output
 
 
 # ------------------------------------------------------------------------------------------------------------- networks

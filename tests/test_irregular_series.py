@@ -146,7 +146,7 @@ def test_repeated_times_stay_errors(tmp_path: Path, text: str, said: str) -> Non
 def test_mixed_frequencies_name_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "series.csv"
     path.write_text("ds,y\n0,1\n2,2\n4,3\n7,4\n")
-    with pytest.raises(DataError, match=r"mixed frequencies.*set data\.frequency=irregular"):
+    with pytest.raises(DataError, match=r"mixed frequencies.*or one with data\.frequency=irregular"):
         read_series([path])
     path.write_text("ds,y\n2024-10-27 02:30,1\n2024-10-27 02:50,2\n2024-10-27 02:40,3\n")
     assert read_series([path], frequency="irregular").notes == [

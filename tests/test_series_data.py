@@ -143,7 +143,7 @@ BAD = {
     "infinity": (LONG.replace("2024-01-05,5", "2024-01-05,inf"), r"row 5 .* finite numbers in column 'y'; got inf"),
     "time": (LONG.replace("a,2024-01-05", "a,5/1/24"), r"row 5 .*a time in column 'ds'.*'5/1/24'.*time_format"),
     "offsets": ("ds,y\n2024-01-01 00:00,1\n2024-01-01T01:00+01:00,2\n", "some time stamps .* have an offset"),
-    "one": ("ds,y\n2024-01-01,1\n", r"one row a series does not tell the frequency; set data\.frequency"),
+    "one": ("ds,y\n2024-01-01,1\n", r"does not tell the frequency; give more rows, or train with data\.frequency"),
     "empty": ("ds,y\n", "expected rows below the header; got none"),
     "ragged": ("ds,y\n2024-01-01,1\n2024-01-02,2,3\n", "cannot be read as a table"),
     "no name": (LONG.replace("a,2024-01-05", ",2024-01-05"), r"row 5 .*an entry in column 'unique_id'"),

@@ -36,9 +36,20 @@ BESIDE = typer.Option(
 
 
 def load_asked(
-    path: Path, trust_code: bool, device: str, decode: Sequence[str] | None, beside: Sequence[Path] | None
+    path: Path,
+    trust_code: bool,
+    device: str,
+    decode: Sequence[str] | None,
+    beside: Sequence[Path] | None,
+    files: str = "<",
 ) -> Run:
-    """The run in a folder, with other settings of decode, and with other runs beside it."""
+    """The run in a folder, with other settings of decode, and with other runs beside it.
+
+    Raises:
+        typer.BadParameter: a file stands where settings are expected; `files` is what goes before one.
+    """
+    if file := next((text for text in decode or () if "=" not in text and Path(text).exists()), None):
+        raise typer.BadParameter(f"expected KEY=VALUE; got {file!r}, a file. Files are given as: {files} {file}")
     loaded = load_run(path, trust_code, device)
     if decode:
         loaded = loaded.decoding(decode)
@@ -79,7 +90,7 @@ def evaluate(
     """
     if data and split:
         raise typer.BadParameter("--data FILE is a part of its own; expected no --split beside it.")
-    loaded = load_asked(run, trust_code, device, decode, beside)
+    loaded = load_asked(run, trust_code, device, decode, beside, "--data")
     others = loaded.rivals(split, data=data) if rivals else []  # first, since a package or their data may be missing
     scores = loaded.evaluate(split, data=data, adapt=adapt)
     if as_json:
@@ -364,7 +375,7 @@ def look(
     Pictures are PNG, some also HTML. Each is named as soon as it is drawn; DIR/README.md shows all with captions. The
     passage is from the held-out text, or FILE.
     """
-    loaded = load_asked(run, trust_code, "cpu", decode, None)
+    loaded = load_asked(run, trust_code, "cpu", decode, None, "--text")
     if not loaded.task.optimised:  # no learning to draw
         loaded.able("look")
     from everstep.runs.pictures import draw, pictures_of

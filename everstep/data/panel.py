@@ -186,7 +186,7 @@ def gaps(series: Ints, places: Ints, frequency: Frequency, where: str) -> int:
     if left_out > MOST_GAPS * len(series):
         raise DataError(
             f"{where}: on a grid of one {frequency.name}, {left_out:,} steps are left out between {len(series):,} "
-            "rows; set data.frequency to the distance between rows, or correct the time stamps"
+            "rows; correct the time stamps, or train with data.frequency as the distance between rows"
         )
     return left_out
 

@@ -17,6 +17,7 @@ from everstep.data.panel import Ints, Panel, joined, usual_gap
 from everstep.data.readers.series import Read, Roles, panel_of, read_series
 from everstep.data.readers.tables import table_of
 from everstep.data.readers.time_stamps import SECOND, Frequency, named_frequency
+from everstep.data.readers.trained_form import check_form
 from everstep.data.text.text_files import expand
 from everstep.data.windows import Windows, check_some
 from everstep.errors import ConfigError, DataError
@@ -327,6 +328,7 @@ class SeriesData:
             raise DataError(f"{where}: cannot be read as a table: {str(error).splitlines()[0]}") from None
         if not table.height:
             raise DataError(f"{where}: expected a header and rows below it; got none")
+        check_form(table, learned.roles, where)
         found = panel_of([(where, table)], _on_grid(learned.roles, learned.frequency, learned.counted))
         if not learned.counted and not learned.frequency.agrees(found.panel.frequency):
             raise DataError(

@@ -336,7 +336,7 @@ def _stamps(table: polars.DataFrame, roles: Roles, where: str) -> Stamps:
             read.append(read_stamp(text, roles.time_format))
         except (ValueError, OverflowError):
             expected = roles.time_format or "such as 2024-01-31, 2024-01-31 13:00 or 2024-01, or whole numbers"
-            hint = "" if roles.time_format else "; write how it is to be read into data.time_format, such as %d/%m/%Y"
+            hint = "" if roles.time_format else "; other forms are for training to name: data.time_format=%d/%m/%Y"
             row = int((own == place).argmax()) + 1
             raise DataError(
                 f"{where}, row {row} of its data: expected a time in column {roles.time!r} ({expected}); got "

@@ -236,13 +236,18 @@ def inferred(stamps: Stamps, inside: NDArray[np.bool_], given: str | None, where
         return Frequency("microsecond" if stamps.timed else "step", DAY if dates else 1, 0, False, stamps.utc, True)
     if wanted is not None:
         if (wanted.unit == "step") == stamps.timed:
-            kind = "times" if stamps.timed else "whole numbers"
-            raise DataError(f"{where}: expected a data.frequency of {kind}, which its time stamps are; got {given!r}")
+            kinds = ("times", "whole numbers") if stamps.timed else ("whole numbers", "times")
+            raise DataError(
+                f"{where}: expected {kinds[1]} as time stamps, since data.frequency is {given!r}; got {kinds[0]}"
+            )
         units = (wanted.unit,)
     for unit in units:
         gaps = np.diff(_units(unit, values))[inside]
         if wanted is None and not len(gaps):
-            raise DataError(f"{where}: one row a series does not tell the frequency; set data.frequency, such as day")
+            raise DataError(
+                f"{where}: one row a series does not tell the frequency; give more rows, or train with data.frequency, "
+                "such as day"
+            )
         every = wanted.every if wanted else int(_commonest(gaps))
         if every < 1:
             continue
@@ -290,7 +295,7 @@ def _off_grid(stamps: Stamps, inside: NDArray[np.bool_], given: str | None, wher
     usual = given or Frequency(unit, max(every, 1)).name
     return (
         f"{where}: mixed frequencies: most rows are one {usual} apart, but {' and '.join(shown)} are not a whole "
-        "number of those; round the time stamps to a grid, train a model for each frequency, or set "
+        "number of those; round the time stamps to a grid, train a model for each frequency, or one with "
         "data.frequency=irregular, which reads the time between rows. Hours that "
         "daylight-saving time repeats or leaves out need stamps with an offset (2024-03-31T03:00+02:00)"
     )

@@ -1,0 +1,44 @@
+"""Whether a table has the form of the tables of training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from everstep.data.readers.series import Roles
+from everstep.data.readers.tables import holds_numbers
+from everstep.errors import DataError
+
+if TYPE_CHECKING:
+    import polars
+
+SHOWN = 12
+"""The most columns that a message names."""
+
+
+def check_form(table: polars.DataFrame, roles: Roles, where: str) -> None:
+    """Check that a table to predict from has the columns of training, whose roles cannot change any more.
+
+    Raises:
+        DataError: a column is missing, or text stands where a series would; the message gives the form of training.
+    """
+    values = () if roles.layout == "rows" else roles.targets or ()
+    expected = [name for name in (roles.id, roles.time, *values, *roles.past, *roles.future, *roles.static) if name]
+    wrong = next((f"has no column {name!r}" for name in expected if name not in table.columns), None)
+    if wrong is None and roles.layout == "wide" and roles.targets is None:
+        others = [name for name in table.columns if name not in expected]
+        wrong = next((f"has text in column {name!r}" for name in others if not holds_numbers(table, name)), None)
+    if wrong is not None:
+        form = {
+            "long": "one value per row",
+            "wide": "one time per row and one column of numbers per series",
+            "rows": "one series per row",
+        }[roles.layout]
+        columns = f", with {'column' if len(expected) == 1 else 'columns'} {_listed(expected)}" if expected else ""
+        raise DataError(
+            f"{where}: expected a table as in training: {form}{columns}; got one that {wrong}; its columns are "
+            f"{_listed(table.columns)}. Rearrange or rename them so that they are as in training"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
