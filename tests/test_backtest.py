@@ -121,6 +121,17 @@ def test_the_verb_prints_tables_draws_and_notes_missing_origins(tmp_path: Path) 
     assert [origin["ds"] for origin in found["origins"]] == [str(80 + step) for step in range(9)]
 
 
+@pytest.mark.parametrize(("lengths", "tested"), [((80,), False), ((80, 80), True)])
+def test_one_origin_of_one_series_gives_no_test(lengths: tuple[int, ...], tested: bool, tmp_path: Path) -> None:
+    run = es.train(recipe(tmp_path, lengths), tmp_path / "run", lambda line: None, overrides=SETTINGS)
+    done = CliRunner().invoke(app, ["backtest", str(run.path), "--windows", "1"])
+    assert next(line for line in done.stdout.splitlines()[::-1] if line.startswith("naive")).endswith("–") != tested
+    assert ("no test of equal accuracy; ask for more origins" in done.stderr) != tested
+    found = json.loads(CliRunner().invoke(app, ["backtest", str(run.path), "--windows", "1", "--json"]).stdout)
+    assert (found["models"]["naive"]["p_equal"] is not None) == tested == (not found["notes"])
+    assert run.backtest(2)["notes"] == []
+
+
 @pytest.mark.usefixtures("little_data")
 def test_other_jobs_have_none(tmp_path: Path) -> None:
     small = ["train.max_steps=1", "model.hidden_size=8"]

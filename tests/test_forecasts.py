@@ -178,6 +178,8 @@ def test_equal_forecasts_are_told_from_better_ones() -> None:
     random = np.random.default_rng(0)
     ours, noise = random.gamma(2.0, 1.0, 400), random.normal(0, 0.5, 400)
     assert diebold_mariano(ours, ours, 5) == 1.0
+    assert diebold_mariano(ours[:1], ours[1:2], 5) is None
+    assert diebold_mariano(ours, noise, 5, np.full(400, 7)) is None
     assert diebold_mariano(ours, ours + noise, 1) > 0.05
     assert diebold_mariano(ours, ours + noise + 0.3, 1) < 1e-6
     d = np.array([1.0, 3.0, 2.0, 4.0, 1.0])

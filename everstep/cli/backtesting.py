@@ -46,6 +46,8 @@ def backtest(
     found = loaded.backtest(windows, step=step, split=split, data=data, quick=not rivals)
     if (count := len(found["origins"])) < windows:
         log(f"note: {count} of {windows} origins lie in the {found['split']} split, {found['step']} steps apart")
+    for line in found["notes"]:
+        log(f"note: {line}")
     if as_json:
         print(json_text(found, ensure_ascii=False))
     else:

@@ -137,7 +137,7 @@ def owa(ours: dict[str, Any], naive2: dict[str, Any]) -> float | None:
     return float(sum(a / b for a, b in pairs if a is not None and b)) / 2
 
 
-def diebold_mariano(ours: Floats, theirs: Floats, overlap: int, times: NDArray[np.int64] | None = None) -> float:
+def diebold_mariano(ours: Floats, theirs: Floats, overlap: int, times: NDArray[np.int64] | None = None) -> float | None:
     """The two-sided p-value of equal accuracy, from the losses on the same windows (Diebold & Mariano 1995).
 
     d = ours − theirs has N numbers at T times. The statistic d̄ / √(variance of d̄), with the correction of Harvey,
@@ -154,21 +154,26 @@ def diebold_mariano(ours: Floats, theirs: Floats, overlap: int, times: NDArray[n
         ours, theirs: (N,) losses.
         overlap: the length of a window in units of time; windows less apart share a target. 1: no two windows overlap.
         times: (N,) the time of each window; None: one window at each time, in order.
+
+    Returns:
+        p, from 0 to 1; None where there are fewer than two times, since the variance is unknown then.
     """
     from scipy import stats
 
     d = ours - theirs
     at, own = np.unique(np.arange(len(d)) if times is None else times, return_inverse=True)
     number = len(at)
-    overlap = max(1, min(overlap, int(at[-1] - at[0]))) if number > 1 else 1
-    sums = np.bincount(own, d - d.mean()) if number else np.zeros(0)
+    if number < 2:
+        return None
+    overlap = max(1, min(overlap, int(at[-1] - at[0])))
+    sums = np.bincount(own, d - d.mean())
     variance = float(sums @ sums)
     for lag in range(1, overlap):
         later = np.minimum(np.searchsorted(at, at + lag), number - 1)
         pairs = at[later] == at + lag
         variance += 2 * (1 - lag / overlap) * float(sums[later[pairs]] @ sums[pairs])
-    if number < 2 or variance <= 0:
-        return 1.0 if not d.any() else float("nan") if number < 2 else 0.0
+    if variance <= 0:
+        return 0.0 if d.any() else 1.0
     shared = int((np.searchsorted(at, at + overlap) - np.arange(number)).max())
     correction = (number + 1 - 2 * shared + shared * (shared - 1) / number) / number
     statistic = float(d.mean()) * len(d) / variance**0.5 * max(correction, 0.0) ** 0.5

@@ -20,6 +20,7 @@ from everstep.runs.series_data import SeriesData
 from everstep.runs.series_rivals import SeriesRivals
 
 OURS = "this run"
+NO_TEST = "p_equal: windows of a single time give no test of equal accuracy; ask for more origins"
 SHOWN = ("mase", "mae", "rmse", "wql", "crps", "coverage_80")
 
 
@@ -43,7 +44,8 @@ def backtest(
     Returns:
         split, step, `origins` (a list from the oldest to the newest, each with its time `ds`, its number of `windows`
         and the measures of each model), and `models` (the means of measures over origins, the standard deviation of
-        MASE, at how many origins a rival has a smaller MASE, and `p_equal`, see `diebold_mariano`).
+        MASE, at how many origins a rival has a smaller MASE, and `p_equal`, see `diebold_mariano`). `notes` say why
+        figures are missing.
 
     Raises:
         DataError: no series has a whole horizon in the split.
@@ -68,6 +70,7 @@ def backtest(
         "split": split,
         "step": step,
         "origins": origins,
+        "notes": [NO_TEST] if all(p is None for p in p_equal.values()) else [],
         "models": {name: {**_summary(name, origins), "p_equal": p_equal.get(name)} for name in models},
     }
 

@@ -66,8 +66,8 @@ class SeriesRivals:
 
     def compared(
         self, ours: Forecasts, found: dict[str, Forecasts], windows: Windows, came: InUnits
-    ) -> dict[str, float]:
-        """The p-value of equal absolute errors, over the scale of MASE, of `ours` and of each rival.
+    ) -> dict[str, float | None]:
+        """The p-value of equal absolute errors, over the scale of MASE, of `ours` and of each rival; None: no test.
 
         If each series has one window, the windows count as independent; else those of the same time as dependent.
         """
