@@ -49,6 +49,31 @@ class Bad(es.Cell):
         return h, h
 
 
+class Uneven(es.Cell):
+    """A state that is wider for one row than for several."""
+
+    def __init__(self, width: int):
+        super().__init__(3, 3)
+        self.width = width
+
+    def initial_state(self, batch, like):
+        return torch.zeros(batch, 3, dtype=like.dtype), torch.ones(batch, self.width * (1 + (batch == 1)))
+
+    def step(self, x, state):
+        h = torch.tanh(x + state[0] + state[1].sum(1, keepdim=True) / (20 * self.width))
+        return h, (h, state[1])
+
+
+@pytest.mark.parametrize("width", [10, 10_000])  # of the second, tracing makes no state
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_state_whose_rows_depend_on_their_number(width: int, batch: int) -> None:
+    cell, xs = Uneven(width), torch.randn(batch, 4, 3)
+    assert (
+        refused(fused, cell, xs) == "its initial state has rows of other shapes or dtypes for one row than for several"
+    )
+    assert torch.equal(cell(xs)[0], es.scan(cell, xs, backend="reference")[0])
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -230,11 +230,18 @@ def _recorded(
 
 
 def _started(cell: AbstractCell, rows: int, like: Tensor) -> Any:
-    """The initial state; of a large one, such as a matrix for each row, the shapes alone."""
+    """The initial state; of a large one, such as a matrix for each row, the shapes alone.
+
+    Raises:
+        Untraceable: the shape or the dtype of a row depends on the number of rows.
+    """
     one = cell.initial_state(1, like)
-    if rows * sum(leaf.numel() for _, leaf in leaves(one)) < _LARGE:
-        return cell.initial_state(rows, like)
-    return map_state(lambda leaf: leaf.new_empty(rows, *leaf.shape[1:], device="meta"), one)
+    large = rows * sum(leaf.numel() for _, leaf in leaves(one)) >= _LARGE
+    many = cell.initial_state(2 if large else rows, like)
+    kinds = [[(name, tuple(leaf.shape[1:]), leaf.dtype) for name, leaf in leaves(state)] for state in (one, many)]
+    if kinds[0] != kinds[1]:
+        raise Untraceable("its initial state has rows of other shapes or dtypes for one row than for several")
+    return map_state(lambda leaf: leaf.new_empty(rows, *leaf.shape[1:], device="meta"), one) if large else many
 
 
 def _ends(module: fx.GraphModule) -> Any:
