@@ -89,8 +89,7 @@ class _Derivation:
         self.again: dict[int, Node] = {}
         self.forward = {id(n) for n in ordered(v.node for v in (step.output, *step.following))}
         self.exact: set[int] = set()
-        self.prices: dict[int, float] = {}
-        self.spread_prices: dict[int, float] = {}
+        self.prices: dict[tuple[Node, bool], float] = {}
         self.leaf_after = {id(v.node): k for k, v in reversed(list(enumerate(step.following))) if v.whole}
 
     def run(self) -> Adjoint:
@@ -265,26 +264,13 @@ class _Derivation:
 
     def _worth(self, node: Node) -> bool:
         """Whether to save a value rather than recompute it; not if it follows cheaply from one worth saving."""
-        if self.price(node) <= _RECOMPUTE or self._spread_price(node) <= _RECOMPUTE:
+        if self.price(node) <= _RECOMPUTE or self.price(node, spread=True) <= _RECOMPUTE:
             return False
         dear = {id(a.node): a.node for a in node.args if self.price(a.node) > _RECOMPUTE}
         if node.op not in CHEAP or len(dear) != 1:
             return True
         (only,) = dear.values()
         return only.op in ("product", "scatter", *REDUCTIONS) or only.size > node.size
-
-    def _spread_price(self, node: Node) -> float:
-        """Cost in cheap operations of recomputing it from values broadcast to it, which have far fewer numbers."""
-        if id(node) not in self.spread_prices:
-            if node.op in ("input", "literal") or id(node) in self.leaf_after:
-                price = 0.0
-            elif node.op in ("product", "scatter", *REDUCTIONS):
-                price = math.inf
-            else:
-                parts = sum(0.0 if _spread(a) else self._spread_price(a.node) for a in node.args)
-                price = parts + (1 if node.op in CHEAP else 8)
-            self.spread_prices[id(node)] = price
-        return self.spread_prices[id(node)]
 
     def _save(self, node: Node) -> Node:
         if node not in self.saved:
@@ -300,17 +286,21 @@ class _Derivation:
             return view
         return View(self._save(node), view.place)
 
-    def price(self, node: Node) -> float:
-        """The cost of recomputation in cheap operations; infinite beyond products and reductions."""
-        if id(node) not in self.prices:
+    def price(self, node: Node, spread: bool = False) -> float:
+        """The cost of recomputation in cheap operations; infinite beyond products and reductions.
+
+        With `spread`, values that are broadcast, which have far fewer numbers, are at hand.
+        """
+        if (node, spread) not in self.prices:
             if node.op in ("input", "literal") or id(node) in self.leaf_after:
                 price = 0.0
             elif node.op in ("product", "scatter", *REDUCTIONS):
                 price = math.inf
             else:
-                price = sum(self.price(a.node) for a in node.args) + (1 if node.op in CHEAP else 8)
-            self.prices[id(node)] = price
-        return self.prices[id(node)]
+                beyond = (0.0 if spread and _spread(a) else self.price(a.node, spread) for a in node.args)
+                price = sum(beyond) + (1 if node.op in CHEAP else 8)
+            self.prices[node, spread] = price
+        return self.prices[node, spread]
 
 
 def _spread(view: View) -> bool:
