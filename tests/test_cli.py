@@ -11,9 +11,10 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_origin
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import everstep.runs
@@ -226,6 +227,43 @@ def test_train_says_where_the_run_is_and_what_next(cli: Everstep, fake: types.Si
     assert (config.model.hidden_size, config.train.max_steps) == (16, 3)
     for command in ("everstep eval runs/a", "everstep generate runs/a", "everstep look runs/a"):
         assert command in done.out
+
+
+@pytest.mark.parametrize("given", [[], ["data.train=mine.txt"], ["data.train=[mine.txt, everstep:shakespeare]"]])
+def test_train_says_what_it_learns_from_without_data(
+    given: list[str], cli: Everstep, fake: types.SimpleNamespace
+) -> None:
+    Path("mine.txt").write_text("to be\n" * 50)
+    done = cli("train", "text-words", *given, "--out", "runs/a")
+    assert done.code == 0, done.err
+    said = "data: everstep:shakespeare, which comes with everstep; for data of your own: data.train=FILE\n"
+    assert (said in done.err) == ("mine.txt" not in str(given) or "everstep:" in str(given))
+
+
+def test_options_of_a_wrong_kind_are_told_as_settings_are(cli: Everstep) -> None:
+    found = {}
+    for path, verb in _verbs(typer.main.get_command(app)):
+        arguments = ["x" for one in verb.params if not one.opts[0].startswith("-")]
+        for option in verb.params:
+            kind = getattr(option.type_descriptor, "annotation", None)
+            if option.opts[0].startswith("-") and (kind in (int, float) or get_origin(kind) is Literal):
+                done = cli(*path, *arguments, option.opts[0], "wrong")
+                found[path[-1], option.opts[0]] = done.err.strip().splitlines()[-1]
+                assert done.code == 2
+    assert all(line.endswith("; got 'wrong'.") for line in found.values())
+    assert len(found) > 40
+    assert found["eval", "--split"] == (
+        "Error: Invalid value for '--split': expected one of train, valid, test; got 'wrong'."
+    )
+    assert found["serve", "--timeout"].endswith(": expected a number ≥ 0.1; got 'wrong'.")
+    assert "'--port': expected a whole number ≥ 0 and ≤ 65,535; got '-1'." in cli("watch", "x", "--port", "-1").err
+
+
+def _verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, one in getattr(command, "commands", {}).items():
+        yield from _verbs(one, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
 
 
 def test_resume(cli: Everstep, fake: types.SimpleNamespace, run: FakeRun) -> None:

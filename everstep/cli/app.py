@@ -27,6 +27,7 @@ from everstep.cli import (
     tune_verb,
 )
 from everstep.cli.ending import ended
+from everstep.cli.wrong_choices import plainly_said
 from everstep.errors import RunError
 from everstep.processes import rank, world_size
 
@@ -53,7 +54,7 @@ class _Verbs(TyperGroup):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        with ended():
+        with ended(), plainly_said():
             return super().invoke(ctx)
 
 

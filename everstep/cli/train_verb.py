@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from everstep.cli.common import me, prepare, resuming
+from everstep.cli.common import log, me, prepare, resuming
 from everstep.errors import DataError, Diverged, Interrupted, RunError
 from everstep.processes import rank
 
@@ -81,7 +81,16 @@ def train(
     task = load_task(recipe, overrides or [], trust_code)
     if out is None:
         raise typer.BadParameter(f"expected --out RUN, the folder to make, such as --out runs/{Path(recipe).stem}.")
+    tell_bundled(task)
     finish(start(task, out, start_from, trust_code))
+
+
+def tell_bundled(task: Task[Any]) -> None:
+    """Say that a job learns from data that come with everstep, and how to give other data."""
+    named = getattr(getattr(task.recipe, "data", None), "train", None) or ()
+    files = [named] if isinstance(named, str) else [name for name in named if isinstance(name, str)]
+    if bundled := [name for name in files if name.startswith("everstep:")]:
+        log(f"data: {', '.join(bundled)}, which comes with everstep; for data of your own: data.train=FILE")
 
 
 def start(task: Task[Any], out: Path, start_from: Path | None = None, trust_code: bool = False) -> Run:
