@@ -340,6 +340,9 @@ def test_shorter_weights_and_what_they_cost(precision: Any, tmp_path: Path) -> N
     assert told["loss"] != told["loss_float32"]
     assert (path / "sequence.onnx").stat().st_size < (0.45 if precision == "int8" else 0.6) * 4 * weights(run)
     assert any(line.startswith(f"loss on valid: {told['loss_float32']:.4f} nats a token, with") for line in said)
+    assert told["loss_float32"] == run.evaluate("valid")["loss"]
+    if which == "both":
+        assert told["loss"] == es.load(path).evaluate("valid")["loss"]
     if precision != "float16":
         return
     with pytest.raises(NotEqual, match="--tolerance"):

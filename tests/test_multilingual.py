@@ -414,7 +414,9 @@ def test_figures_of_every_direction(run: es.Run) -> None:
     (alone,) = [run.decoding(["decode.to=de"]).score(["one two\teins zwei"])]
     assert alone[0].tokens == 3
     assert "de-fr" in cli("eval", run.path).stdout
-    assert list(run.evaluate("valid")["directions"]) == ["en-de", "de-en", "en-fr", "fr-en"]
+    held_out = run.evaluate("valid")
+    assert list(held_out["directions"]) == ["en-de", "de-en", "en-fr", "fr-en"]
+    assert run.task.loss_on(run.model, "valid") == pytest.approx(held_out["loss"], rel=1e-6)  # nothing is translated
 
 
 def test_an_evaluation_of_files_without_some_languages(run: es.Run, tmp_path: Path) -> None:

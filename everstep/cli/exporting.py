@@ -23,7 +23,7 @@ def export(
         None, "--out", "-o", metavar="PATH", help="Where.", show_default="RUN/onnx, RUN/torch, RUN/c, RUN/model.arpa"
     ),
     precision: Literal["float32", "float16", "bfloat16", "int8"] = typer.Option(
-        "float32", help="Of the weights in ONNX; the loss that shorter ones cost is measured on the validation split."
+        "float32", help="Of the weights in ONNX; the loss that shorter ones cost is that of eval --split valid."
     ),
     tolerance: float = typer.Option(0.01, help="By how much that loss may be larger than the run's."),
     trust_code: bool = TRUST,

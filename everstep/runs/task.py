@@ -169,6 +169,10 @@ class Task(ABC, Generic[R]):
         loss, count = self.mean_loss(model, self.batches(split, model, "score"), progress)
         return {f"{self.unit}s": count, "loss": loss}
 
+    def loss_on(self, model: Any, split: str) -> float:
+        """The loss of `metrics`, for which a job may do less."""
+        return float(self.metrics(model, split)["loss"])
+
     def validate(self, model: Any) -> float | dict[str, float]:
         """The validation result: a loss, lower is better, or a dict of measures that includes "loss".
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -185,7 +184,7 @@ def _shortened(
         folder.write(aside, found["file"], data)
         say(f"{found['file']}: {precision}, {len(data) / whole:.2f} of the size in float32")
     task: Any = run.task
-    before, after = _loss(task, copy.deepcopy(run.model)), _loss(task, task.stand_in(OnnxRuntime(aside, card)))
+    before, after = (task.loss_on(model, "valid") for model in (run.model, task.stand_in(OnnxRuntime(aside, card))))
     say(f"loss on valid: {before:.4f} {task.loss_unit} a {task.unit}, with {precision} {after:.4f}")
     if not after - before <= tolerance:
         raise NotEqual(
@@ -193,11 +192,6 @@ def _shortened(
             f"run's; expected at most {tolerance:g} more (--tolerance). No files are kept"
         )
     return {"weights": precision, "loss": after, "loss_float32": before}
-
-
-def _loss(task: Any, model: Any) -> float:
-    found = task.validate(model)
-    return float(found["loss"] if isinstance(found, dict) else found)
 
 
 def _card(run: Run, to: str) -> dict[str, Any]:

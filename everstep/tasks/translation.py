@@ -110,6 +110,10 @@ class Translation(Task[TranslationRecipe]):
             each[str(direction)] = figures(model, *asked)
         return together(each)
 
+    def loss_on(self, model: Any, split: str) -> float:
+        """Nats per token of the references of all directions; nothing is translated."""
+        return self.mean_loss(model, self._scored(split))[0]
+
     def digest(self, split: str) -> str:
         """The SHA-256 of the texts of a split."""
         return self.texts.digest(split)
