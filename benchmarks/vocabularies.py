@@ -7,7 +7,8 @@ step. Where a full softmax would need gigabytes it gets fewer targets, and the t
 Perplexity: a source whose words depend on the group of the word before. A word has weight 1 / rank; with probability
 one half it is any word, else one of the words of a group (rank mod 64), which the group before decides. A network that
 is told the group before (an embedding, a tanh layer of 512) learns it with each head from the same words. The entropy
-of the source is known, and is the last row. `--bfloat16` trains as `train.precision: auto` does where bfloat16 is
+of the source is known, and is the last row. `nats_by_rank` are the mean nats of words of ranks 1 to 9, 10 to 99, and so
+on, which say where a head loses. `--bfloat16` trains as `train.precision: auto` does where bfloat16 is
 native; steps whose logits would need gigabytes add up gradients of parts.
 
     python benchmarks/vocabularies.py speed [--words 10000 100000 800000] [--rounds 7] [--json FILE]
@@ -163,6 +164,12 @@ class Source:
         self.members = [(group == g).nonzero()[:, 0] for g in range(GROUPS)]
         self.often = often
 
+    def log_p(self, before: Tensor, word: Tensor) -> Tensor:
+        """log p of each word after its group before, (number,)."""
+        group = word % GROUPS
+        again = torch.where(group == self.then[before], 1 / self.mass[group], 0)
+        return (self.p[word] * (1 + again) / 2).log()
+
     def draw(self, number: int) -> tuple[Tensor, Tensor]:
         """Groups before, and words, (number,) each; independent of one another."""
         before = torch.multinomial(self.often, number, replacement=True)
@@ -204,6 +211,30 @@ def trained(net: Net, texts: list[tuple[Tensor, Tensor]], rows: int, bfloat16: b
     return time.process_time() - began
 
 
+def by_rank(nats: Tensor, word: Tensor) -> dict[str, float]:
+    """The mean of each power of ten of ranks."""
+    decade = ((word + 1).double().log10() + 1e-9).floor().long()
+    return {str(10 ** int(one)): float(nats[decade == one].mean()) for one in decade.unique()}
+
+
+def measured(net: Net, before: Tensor, word: Tensor) -> dict[str, Any]:
+    """The exact perplexity of words after their groups before."""
+    chunk = max(1, min(GROUPS, MOST_LOGITS // net.head.classes // 4))  # type: ignore[operator]
+    nats = torch.empty(len(word))
+    log_z = torch.zeros(GROUPS)
+    with torch.no_grad():
+        for groups in torch.arange(GROUPS).split(chunk):  # all that the network is told
+            log_p = net.head.predict(net(groups)[0])  # type: ignore[operator]
+            rows = ((before >= groups[0]) & (before <= groups[-1])).nonzero()[:, 0]
+            nats[rows] = -log_p[before[rows] - groups[0], word[rows]]
+            if isinstance(net.head, NCE):
+                log_z[groups] = net.head.log_z(net(groups)[0])
+    found = {"perplexity": float(nats.mean().exp()), "nats_by_rank": by_rank(nats, word)}
+    if isinstance(net.head, NCE):
+        found |= {"log_z_mean": float(log_z.mean()), "log_z_rms": float(log_z.square().mean().sqrt())}
+    return found
+
+
 def perplexity(words: int, steps: int, names: list[str], features: int, bfloat16: bool) -> dict[str, Any]:
     """The perplexity on new words after training with each head, and the seconds of training."""
     torch.manual_seed(1)
@@ -221,17 +252,13 @@ def perplexity(words: int, steps: int, names: list[str], features: int, bfloat16
         slow = name in ("full", "mixture of 3")
         rows = max(1, MOST_LOGITS // words // (3 if name.startswith("mixture") else 1)) if slow else TARGETS
         seconds = trained(net, texts, min(TARGETS, rows), bfloat16)
-        net.eval()
-        chunk = max(1, min(256, MOST_LOGITS // words // 4))
-        with torch.no_grad():
-            pairs = list(zip(held_before.split(chunk), held.split(chunk), strict=True))
-            nats = sum(float(net.head.loss(net(b), w[None])) for b, w in pairs) / len(held)  # type: ignore[operator]
-            found[name] = {"perplexity": float(torch.tensor(nats).exp()), "seconds": seconds}
-            if isinstance(net.head, NCE):
-                log_z = torch.cat([net.head.log_z(net(group)[0]) for group in torch.arange(GROUPS).split(chunk)])
-                found[name] |= {"log_z_mean": float(log_z.mean()), "log_z_rms": float(log_z.square().mean().sqrt())}
+        found[name] = {"seconds": seconds, **measured(net.eval(), held_before, held)}
+        del net  # before the next one
         print(words, name, found[name], flush=True)
-    found["the source"] = {"perplexity": float(torch.tensor(source.nats).exp())}
+    found["the source"] = {
+        "perplexity": float(torch.tensor(source.nats).exp()),
+        "nats_by_rank": by_rank(-source.log_p(held_before, held), held),
+    }
     return found
 
 
