@@ -226,6 +226,7 @@ def test_every_control_is_used(chromium: Browser, address: str) -> None:
 
     choose(page, "run", "reviews")
     assert text_of(page, "tabs") == "PredictUnitsLearning"
+    assert text_of(page, "lines-form") == "One text per line."
     fill(page, "lines", "not bad at all\ndull")
     page.run("document.getElementById('explain').click()")
     page.run("document.querySelector('#predict-form button').click()")
@@ -233,6 +234,7 @@ def test_every_control_is_used(chromium: Browser, address: str) -> None:
     assert page.run("document.querySelectorAll('#predicted .bar').length") == 4
 
     choose(page, "run", "orders")
+    assert text_of(page, "lines-form") == "One word per line, and an empty line after each sentence."
     fill(page, "lines", "two\nlarge\npizzas\n")
     fill(page, "n-best", "2")
     page.run("document.getElementById('probabilities').click()")

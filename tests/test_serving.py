@@ -87,6 +87,7 @@ def play(runs: dict[str, Path]) -> Run:
 def test_runs_say_what_they_can(both: Served) -> None:
     play, reviews = both.get("/runs")["runs"]
     assert (play["name"], play["abilities"]) == ("play", ["score", "generate", "units", "sessions"])
+    assert play["lines"] == {"score": "One text per line."} != reviews["lines"] == {"predict": "One text per line."}
     assert play["step"]["reads"]["name"] == "tokens"
     assert play["step"]["output"] == "log_p"
     assert (reviews["name"], reviews["abilities"]) == ("reviews", ["predict", "units"])

@@ -18,6 +18,13 @@ from everstep.networks.number_scaling import NumberScaling
 WHERE = "the input"
 
 
+def asked_form(scaling: NumberScaling) -> str:
+    """What lines hold, see `asked_numbers`, in sentences for people."""
+    of_a_step = " × ".join(map(str, scaling.shape))
+    line = f"One sequence per line: its numbers in order ({of_a_step} a step), separated by commas or spaces."
+    return f"{line} Or a table as in training, with {', '.join(scaling.columns)}." if scaling.columns else line
+
+
 class AskedSequence(NamedTuple):
     """A sequence: its name, or the number of its line, and its steps (T, *shape) in units of the data."""
 

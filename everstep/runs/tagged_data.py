@@ -210,6 +210,16 @@ def sentences_to_tag(
     )
 
 
+def asked_form(trained: Format) -> str:
+    """What lines to tag hold, in a sentence for people."""
+    return {
+        "columns": "One word per line, and an empty line after each sentence.",
+        "conllu": "CoNLL-U: ten columns per word, with tabs between them, and an empty line after each sentence.",
+        "jsonl": "One sentence per line, as a JSON object with the words in a list.",
+        "text": "One sentence per line, with spaces between words.",
+    }[trained]
+
+
 def format_asked(name: str | None, trained: Format) -> Format:
     """The format of predictions: `name`, or that of the training data if None.
 

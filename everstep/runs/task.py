@@ -127,6 +127,10 @@ class Task(ABC, Generic[R]):
             RunError, DataError: a file is missing or damaged.
         """
 
+    def asked_lines(self, verb: str) -> str:
+        """What the lines given to `predict` or `score` hold, in a sentence for people."""
+        return "One text per line."
+
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
         """The names of the splits, "train" first; "valid" is used for validation during training."""

@@ -117,6 +117,10 @@ class Classification(ClassTask[ClassificationRecipe]):
         """Lines on texts, classes and vocabulary."""
         return self.texts.summary(self.classes, self.tokenizer)
 
+    def asked_lines(self, verb: str) -> str:
+        """A text or a pair of texts."""
+        return "Two texts per line, with a tab between them." if self.recipe.data.paired else super().asked_lines(verb)
+
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """label<TAB>probability of each line; the record has all probabilities; `explain` marks the deciding words."""
         answer = class_explanations if asked.explain else class_predictions

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from everstep.data.readers.trained_form import form_of
 from everstep.data.windows import WindowBatch, Windows
 from everstep.learn.objective import Loss
 from everstep.networks.forecaster import Forecaster, window_losses
@@ -124,6 +125,10 @@ class Forecast(ExportsForecasts, Task[ForecastRecipe]):
     def summary(self) -> list[str]:
         """The series, for the card."""
         return [f"data: {self.recipe.data.train}", *self.learned.summary()]
+
+    def asked_lines(self, verb: str) -> str:
+        """A table of the past."""
+        return f"The past values, as a table in the form of training: {form_of(self.learned.roles)}."
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """Forecast each series of a table: unique_id, ds, mean and quantiles. Reads all lines first."""

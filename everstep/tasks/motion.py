@@ -13,7 +13,7 @@ from everstep.networks.mover import Mover, MoverSection, track_losses
 from everstep.networks.mover_forms import MoverStandIn, mover_forms
 from everstep.networks.number_scaling import NumberScaling
 from everstep.networks.stand_ins import Runtime
-from everstep.runs.asked_numbers import asked_numbers
+from everstep.runs.asked_numbers import asked_form, asked_numbers
 from everstep.runs.recipe import Recipe
 from everstep.runs.task import Prediction, Progress, Purpose, Say, Task
 from everstep.runs.track_data import SCORED, Tracks, TrackSection
@@ -111,6 +111,10 @@ class Motion(Task[MotionRecipe]):
     def summary(self) -> list[str]:
         """The tracks, for the card."""
         return [f"tracks: {self.recipe.data.train}", f"position: {', '.join(self.scaling.columns)}"]
+
+    def asked_lines(self, verb: str) -> str:
+        """Numbers."""
+        return asked_form(self.scaling)
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """The positions ahead of each track: unique_id, ahead and the columns of the position."""

@@ -22,7 +22,7 @@ from everstep.networks.number_pictures import number_passage, shown_numbers
 from everstep.networks.number_scaling import NumberScaling
 from everstep.networks.stand_ins import Runtime
 from everstep.rivals.number_classes import NumberSet, number_rivals
-from everstep.runs.asked_numbers import AskedSequence, asked_numbers
+from everstep.runs.asked_numbers import AskedSequence, asked_form, asked_numbers
 from everstep.runs.class_task import ClassRecipe, ClassTask
 from everstep.runs.labelled_answers import classes_of, kind_disagreements, needs_whole, read_classes, written_classes
 from everstep.runs.number_data import LabelledSequences
@@ -108,6 +108,10 @@ class NumberClassification(ClassTask[NumberClassificationRecipe]):
     def summary(self) -> list[str]:
         """Lines on sequences, classes and steps."""
         return self.examples.summary(self.classes, self.scaling)
+
+    def asked_lines(self, verb: str) -> str:
+        """Numbers."""
+        return asked_form(self.scaling)
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """label<TAB>probability of each sequence; the record has all probabilities; `explain` names what decides."""

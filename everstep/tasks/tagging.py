@@ -22,7 +22,7 @@ from everstep.networks.tag_pictures import tag_passage, tag_pictures
 from everstep.networks.word_reader import WordReader
 from everstep.runs.recipe import Recipe
 from everstep.runs.tag_predictions import tag_predictions
-from everstep.runs.tagged_data import TaggedSection, TaggedTexts
+from everstep.runs.tagged_data import TaggedSection, TaggedTexts, asked_form
 from everstep.runs.task import NOTHING_ELSE, Asked, Prediction, Progress, Purpose, Say, Task
 from everstep.state import State
 from everstep.storage.files import replace_file
@@ -130,6 +130,10 @@ class Tagging(Task[TaggingRecipe]):
     def summary(self) -> list[str]:
         """Lines on sentences, tags and vocabulary."""
         return [f"sentences: {self.recipe.data.train}", *self.learned.summary()]
+
+    def asked_lines(self, verb: str) -> str:
+        """Words in the format of training."""
+        return asked_form(self.learned.format)
 
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """The lines, with tags appended to each word."""

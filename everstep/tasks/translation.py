@@ -110,6 +110,10 @@ class Translation(Task[TranslationRecipe]):
             each[str(direction)] = figures(model, *asked)
         return together(each)
 
+    def asked_lines(self, verb: str) -> str:
+        """Sentences, or pairs to score."""
+        return "Per line a sentence, a tab, and its translation." if verb == "score" else "One sentence per line."
+
     def loss_on(self, model: Any, split: str) -> float:
         """Nats per token of the references of all directions; nothing is translated."""
         return self.mean_loss(model, self._scored(split))[0]

@@ -135,6 +135,11 @@ class TreeClassification(ExportsTrees, Task[TreeRecipe]):
         """Lines on trees, classes and vocabulary."""
         return self.trees.summary(self.classes, self.words)
 
+    def asked_lines(self, verb: str) -> str:
+        """Trees, or sentences if the model parses."""
+        tree = "One tree per line, such as (2 (2 a) (3 (3 good) (2 film)))"
+        return f"{tree}, or one sentence per line." if self.recipe.model.parses else f"{tree}."
+
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """label<TAB>probability of each tree or, if the model parses, sentence; or the tree with predicted labels."""
         return tree_predictions(model, lines, self.trees, self.ids, asked)

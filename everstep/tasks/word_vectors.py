@@ -132,6 +132,10 @@ class WordVectors(Task[WordVectorRecipe]):
         """Lines on the text and its words."""
         return self.texts.summary(self.words)
 
+    def asked_lines(self, verb: str) -> str:
+        """Words and sums of words."""
+        return "One word per line, or a sum of words, such as king - man + woman."
+
     def predict(self, model: Any, lines: Iterable[str], asked: Asked = NOTHING_ELSE) -> Iterator[Prediction]:
         """The words nearest to that of each line, or to a sum such as `king - man + woman`."""
         most = asked.n_best if asked.n_best > 1 else self.recipe.decode.neighbours

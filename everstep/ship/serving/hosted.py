@@ -26,6 +26,8 @@ Load = Callable[[Path], Run]
 Say = Callable[[str], None]
 ASKED = ("predict", "score", "generate")
 """The abilities that a server offers."""
+LINED = ("predict", "score")
+"""Those that are asked about lines."""
 IDENTITY = 16
 """Bytes that tell models apart."""
 
@@ -91,6 +93,7 @@ class HostedRun:
         told: dict[str, Any] = {"name": self.name, "abilities": self.abilities, "watched": self.run is None}
         if self.run is not None:
             told["task"] = self.run.recipe.task
+            told["lines"] = {verb: self.run.task.asked_lines(verb) for verb in LINED if verb in self.abilities}
             told["understands"] = sorted(self.run.task.understands)
         if isinstance(self.engine, StepEngine):
             reads = self.engine.reads

@@ -46,6 +46,8 @@ function openTab(name) {
 function openRun() {
   trouble(null);
   const one = run();
+  byId("lines-form").textContent = one.lines?.predict ?? "";
+  byId("scored-lines-form").textContent = one.lines?.score ?? "";
   byId("job").textContent = one.task ?? "watched";
   const names = TABS.filter(([, , fits]) => fits(one)).map(([name]) => name);
   byId("tabs").replaceChildren(...TABS.filter(([name]) => names.includes(name)).map(([name, title]) => {
