@@ -136,6 +136,7 @@ class Gated(Cell, AbstractGated):
     state_names: ClassVar[tuple[str, ...]]
     state_type: ClassVar[Any]
     vendor: ClassVar[Callable[[Mapping[str, Any]], str | None] | None] = None
+    _made_of: ClassVar[Callable[..., Any]]
 
     weight_ih: Tensor | None
     weight_hh: Tensor | None
@@ -165,6 +166,7 @@ class Gated(Cell, AbstractGated):
         cls.gates, cls.state_names = _names(cls.__name__, gates, state)
         cls.state_type = _state_type(cls)
         cls.vendor = None if vendor is None else staticmethod(vendor)
+        cls._made_of = own
         cls.__doc__ = _document(cls)
         defaults = _option_defaults(cls.equation)
         if inspect.Parameter.empty not in defaults.values():
@@ -255,8 +257,9 @@ class Gated(Cell, AbstractGated):
         return None if vendor is None else vendor(self.options)
 
     def steps_as_declared(self) -> bool:
-        """Whether `step` is the equation; a subclass may have overridden it."""
-        return type(self).step is Gated.step
+        """Whether `step` is the equation of the class as it was made; either may have been replaced."""
+        kind = type(self)
+        return kind.step is Gated.step and kind.equation is kind._made_of
 
     def extra_repr(self) -> str:
         options = "".join(f", {k}={getattr(v, '__name__', v)}" for k, v in self.options.items())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import everstep as es
 from everstep.native import toolchain
+from everstep.state import map_state
 from everstep.tracing.guards import Snapshot
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler on this machine")
@@ -146,6 +147,70 @@ def test_cells_of_the_package_read_nothing_outside() -> None:
 
     for cell in (es.LSTM(2, 3), es.Stack(es.GRU(2, 3), es.LSTM(3, 3))):
         assert Surroundings(cell.modules()).named() == []
+
+
+RATE = 0.5
+
+
+class ByTexts(es.Cell):
+    """Looks everything up by its name."""
+
+    rate, rates = 0.5, {"a": 0.5}
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+
+    def step(self, x: Any, state: Any) -> Any:
+        own = getattr(self, "rate") * vars(type(self))["rates"]["a"]  # noqa: B009
+        for name in ("more", "most"):
+            own = own * getattr(self, name)()
+        y = x * own * globals()["RATE"]
+        return y, y
+
+    def more(self) -> float:
+        return 1.0
+
+    def most(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.setattr(ByTexts, "rate", 1.0),
+        lambda patch: patch.setattr(ByTexts, "rates", {"a": 1.0}),
+        lambda patch: patch.setitem(globals(), "RATE", 1.0),
+        lambda patch: patch.setattr(ByTexts, "most", lambda self: 2.0),
+    ],
+)
+def test_a_name_by_its_text_is_watched(
+    change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, xs = ByTexts(), torch.ones(2, 3, 3)
+    assert cell(xs)[0].unique().tolist() == [0.125]
+    change(monkeypatch)
+    assert cell(xs)[0].unique().tolist() == [0.25]
+
+
+@pytest.mark.parametrize("time", [2, 9])  # of two steps, PyTorch's kernel runs where there is one
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(es.GRU, "step"), (es.GRU, "equation"), (es.RNN, "equation"), (es.MGU, "equation"), (es.LayerNormLSTM, "step")],
+)
+def test_a_replaced_method_of_the_package_is_noticed_by_a_cell_that_has_run(
+    time: int, kind: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, xs = kind(3, 4), torch.randn(2, time, 3)
+    before = cell(xs)[0]
+    own = getattr(kind, name)
+
+    def of_zeros(*given: Any, **options: Any) -> Any:
+        return map_state(torch.zeros_like, own(*given, **options))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, name, of_zeros if name == "step" else staticmethod(of_zeros))
+        assert not cell(xs)[0].any()
+    assert torch.equal(cell(xs)[0], before)
 
 
 def test_an_equation_reads_the_variables_around_it() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from everstep.abstract import AbstractCell
 from everstep.state import leaves
-from everstep.tracing.side_effects import HOME, attributes
+from everstep.tracing.side_effects import HOME, attributes, users
 from everstep.tracing.surroundings import Surroundings
 
 HOUSEHOLD = frozenset({*nn.Module().__dict__, "training", HOME})
@@ -60,7 +60,7 @@ def fingerprint(cell: AbstractCell, xs: Any) -> Any:
     given = parameters(inside)
     places = {id(held): k for k, held in enumerate([*given, *inside])}
     shapes = tuple([(path, leaf.shape[2:], leaf.dtype, leaf.device) for path, leaf in leaves(xs)])
-    held = tuple([(type(m), m.training, *_names(m, places), *_plain(m)) for m in inside])
+    held = tuple([(type(m), m.training, *_methods(type(m)), *_names(m, places), *_plain(m)) for m in inside])
     called = tuple([tuple(hooks.values()) for hooks in _hooks(inside)])
     read = tuple([(name, _outside(value)) for name, value in Surroundings(inside).named()])
     return shapes, held, called, tuple([(t.shape, t.dtype, t.device) for t in given]), read
@@ -81,6 +81,12 @@ def _names(module: nn.Module, places: dict[int, int]) -> list[Any]:
     """The names of submodules, parameters and buffers, so that tied ones are distinguished."""
     every = (module._parameters, module._buffers, module._modules)
     return [(name, places.get(id(held))) for names in every for name, held in names.items()]
+
+
+def _methods(kind: type) -> list[tuple[str, Any]]:
+    """The step of a cell's class, in case somebody replaces it; `Surroundings` watches more of a user's class."""
+    cells = issubclass(kind, AbstractCell) and not users(kind)
+    return [(name, getattr(kind, name)) for name in ("step", "equation") if cells and hasattr(kind, name)]
 
 
 def _hooks(inside: Sequence[nn.Module]) -> list[dict[int, Any]]:
@@ -197,6 +203,7 @@ class Snapshot:
         self._held: list[tuple[Collection[Any], list[int], tuple[Any, ...]]] = []
         self._hooks = _hooks(inside)
         self._telling = not any(self._hooks)
+        self._methods = [(kind, *one) for kind in dict.fromkeys(map(type, inside)) for one in _methods(kind)]
         self._surroundings = Surroundings(inside)
         for _, value in self._surroundings.named():
             if isinstance(value, dict | list) and not _long(value):
@@ -233,6 +240,9 @@ class Snapshot:
                 return False
         for now, then, _ in self._held:
             if list(map(id, now)) != then:
+                return False
+        for kind, name, method in self._methods:
+            if getattr(kind, name, None) is not method:
                 return False
         for tensor, shape, dtype, device in self._tensors:
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != device:

@@ -15,6 +15,8 @@ from everstep.tracing.side_effects import codes_inside, foreign, users
 
 _ENTRIES = ("step", "equation", "forward")
 """Methods that a trace calls."""
+_BY_TEXT = frozenset({"getattr", "globals", "vars", "attrgetter", "__dict__"})
+"""Names by which code finds others by their texts."""
 _UNSET = object()
 """In place of a variable without a value."""
 
@@ -120,7 +122,7 @@ def _content(cell: CellType) -> Any:
 
 @lru_cache(4096)
 def _loads(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """The names of globals and of attributes that code loads."""
+    """The names of globals and of attributes that code loads, also by constant texts, as in `getattr(self, "rate")`."""
     found: tuple[set[str], set[str]] = set(), set()
     for one in codes_inside(code):
         for instruction in dis.get_instructions(one):
@@ -128,4 +130,9 @@ def _loads(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
                 found[0].add(instruction.argval)
             elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
                 found[1].add(instruction.argval)
+        if not _BY_TEXT.isdisjoint(found[0] | found[1]):
+            parts = chain.from_iterable(held if isinstance(held, tuple) else (held,) for held in one.co_consts)
+            texts = {text for text in parts if isinstance(text, str)}
+            found[0].update(texts)
+            found[1].update(texts)
     return frozenset(found[0]), frozenset(found[1])
