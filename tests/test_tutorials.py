@@ -21,6 +21,8 @@ QUICK = {
     "text-words": TINY,
     "translate-minute": [*TINY, "decode.beam_width=2", "decode.max_length=3", "data.test=null"],
     "motion-minute": ["model.hidden_size=8"],
+    "music-minute": ["model.hidden_size=8"],
+    "music-own": ["model.hidden_size=8"],
 }
 NEEDS = {"forecast": "polars", "translate": "sacrebleu"}
 MOST_LINES = 60

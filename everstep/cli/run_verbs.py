@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import typer
 
 from everstep.cli.common import load_run, log
+from everstep.cli.generated_files import OUT, GeneratedFiles
 from everstep.data.text.decoding import read_lines
 from everstep.errors import DataError, counted
 from everstep.storage.reading import json_text
@@ -283,14 +284,16 @@ def generate(
     unk: bool | None = typer.Option(
         None, "--unk/--no-unk", help="Whether <unk> may be sampled.", show_default="the recipe's"
     ),
+    out: Path | None = OUT,
     device: str = DEVICE,
     trust_code: bool = TRUST,
 ) -> None:
-    """Generate text with a run.
+    """Generate text with a run, or music.
 
     \b
       everstep generate runs/mine --prompt "The" --length 200 --temperature 0.8 --top-k 40 --seed 1
       everstep generate runs/demo --prompt $'ROMEO:\\n' --count 3
+      everstep generate runs/music --prompt "60,64,67 60,65,69" --out tune.mid
 
     Prints only the text, while it is sampled; Ctrl-C ends it. Defaults come from the recipe's decode section.
     """
@@ -304,7 +307,15 @@ def generate(
     if unknown := task.decoder(loaded.model, how.prompt).unknown:
         tokens = f"{counted(unknown, 'token')} of the prompt {'is' if unknown == 1 else 'are'}"
         log(f"note: {tokens} not in the vocabulary, and read as <unk>")
-    write_texts(loaded.stream(how, seed=seed, count=count, stop=stop or "", until_end=until_end))
+    pieces = loaded.stream(how, seed=seed, count=count, stop=stop or "", until_end=until_end)
+    if out is None:
+        write_texts(pieces)
+        return
+    files = GeneratedFiles(task, out, count)
+    try:
+        write_texts(files.kept(pieces))
+    finally:
+        files.write()
 
 
 def _check_sampling(wanted: dict[str, Any], seed: int | None, count: int) -> None:

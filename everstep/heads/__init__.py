@@ -9,6 +9,7 @@ from everstep.heads.crf import CRF as CRF
 from everstep.heads.cumulative import Cumulative as Cumulative
 from everstep.heads.head import Head as Head
 from everstep.heads.mixture_of_softmaxes import MixtureOfSoftmaxes as MixtureOfSoftmaxes
+from everstep.heads.nade import NADE as NADE
 from everstep.heads.sampled import NCE as NCE
 from everstep.heads.sampled import BlackOut as BlackOut
 from everstep.heads.sampled import SampledSoftmax as SampledSoftmax

@@ -37,6 +37,11 @@ class Bernoulli(Head):
         """W y + b, (…, K)."""
         return F.linear(ys, self.weight, self.bias)
 
+    def logits_after(self, ys: Tensor, present: Tensor) -> Tensor:
+        """The logit of each label, (…, K), which does not depend on those that are `present`."""
+        del present
+        return self.logits(ys)
+
     def predict(self, ys: Tensor, lengths: Tensor | None = None) -> Tensor:
         """log p(k is present | y), (…, K), in float32."""
         return F.logsigmoid(self.logits(ys).float())

@@ -108,6 +108,25 @@ class Generates(Protocol):
 
 
 @runtime_checkable
+class Renders(Protocol):
+    """A job whose generated text can be a file of another kind, such as MIDI.
+
+    Attributes:
+        renders: the endings of the files: (".mid",).
+    """
+
+    renders: ClassVar[tuple[str, ...]]
+
+    def rendered(self, text: str, suffix: str) -> bytes:
+        """The content of the file for a generated text; `suffix` is one of `renders`.
+
+        Raises:
+            DataError: the text has none, such as one that was edited.
+            ConfigError: an optional package is missing.
+        """
+
+
+@runtime_checkable
 class Draws(Protocol):
     """A job whose model `everstep look` can draw on a passage."""
 
