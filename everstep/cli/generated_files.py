@@ -12,7 +12,9 @@ from everstep.cli.common import log
 from everstep.errors import RunError
 
 OUT = typer.Option(
-    None, metavar="FILE", help="Also write it into a file: text, or of music .mid (with --count: FILE-1, FILE-2, …)."
+    None,
+    metavar="FILE",
+    help="Also write it into a file: text, or .mid where chords are generated (with --count FILE-1, FILE-2, …).",
 )
 
 
