@@ -1,9 +1,10 @@
-"""The bundled data, cut short: for pages and examples, which have to run, and learn nothing there."""
+"""The bundled data, whole, and cut short for pages and examples, which have to run, and learn nothing there."""
 
 from __future__ import annotations
 
 import io
 import lzma
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,12 @@ from everstep.data.text import text_files
 
 BUNDLED = Path(text_files.__file__).parents[1] / "bundled"
 CHARACTERS, LINES, SERIES, PICTURES = 60_000, 801, 60, 240
+
+
+@cache
+def shakespeare() -> str:
+    """The whole bundled text."""
+    return lzma.decompress((BUNDLED / "shakespeare.txt.xz").read_bytes()).decode()
 
 
 def _text(text: str, name: str) -> str:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from little_data import shakespeare
 from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
-from everstep.data import expand, read_blocks
 
-SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 OPTIONS = [
     "model.embedding_size=8", "model.hidden_size=12", "train.batch_size=4", "objective.k1=16", "train.max_minutes=null",
     "train.validate_every=2", "train.max_steps=4", "train.keep_last=1", "data.unk=true",
@@ -68,7 +67,7 @@ CACHED = ["corpus.json", "starts.npy", "tokens.bin"]
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a trained run, its token files, and results as they should be."""
     base = tmp_path_factory.mktemp("whole")
-    (base / "play.txt").write_text(SHAKESPEARE[: SHAKESPEARE.rfind("\n", 0, 6000) + 1])
+    (base / "play.txt").write_text(shakespeare()[: shakespeare().rfind("\n", 0, 6000) + 1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERSTEP_CACHE", str(base / "cache"))
         patch.setenv("EVERSTEP_COMPILER", "none")

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from everstep.heads.mixture import GaussianMixture
 from everstep.heads.numbers import Gaussian, NegativeBinomial, NumberHead, PointHead, Quantiles, StudentT
@@ -70,6 +69,8 @@ def test_laws_of_every_head_of_numbers(head: NumberHead) -> None:
 
 
 def test_losses_are_those_of_scipy() -> None:
+    from scipy import stats
+
     ys, target = torch.tensor([[[0.3, -0.2, 0.5]]]), torch.tensor([[1.7]])
     spread, degrees = float(np.exp(-0.2)), 2 + float(np.log1p(np.exp(0.5)))
     want = -stats.norm.logpdf(1.7, 0.3, spread)
@@ -86,6 +87,8 @@ def test_losses_are_those_of_scipy() -> None:
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_parts() -> None:
+    from scipy import stats
+
     head = GaussianMixture(2)
     ys = torch.tensor([[[1.0, -2.0, 0.3, -0.4, 0.5, -0.2]]])
     means, spreads = np.array([0.5, -1.5]), np.exp([0.3, -0.4]) + 1e-4
@@ -175,6 +178,8 @@ def test_a_flat_series_lies_within_its_quantiles_of_single_precision() -> None:
 
 
 def test_equal_forecasts_are_told_from_better_ones() -> None:
+    from scipy import stats
+
     random = np.random.default_rng(0)
     ours, noise = random.gamma(2.0, 1.0, 400), random.normal(0, 0.5, 400)
     assert diebold_mariano(ours, ours, 5) == 1.0
@@ -188,6 +193,8 @@ def test_equal_forecasts_are_told_from_better_ones() -> None:
 
 
 def test_equal_accuracy_of_series_that_depend_on_each_other() -> None:
+    from scipy import stats
+
     random = np.random.default_rng(4)
     d, none = random.normal(0.3, 1, 60), np.zeros(60)
     alone = diebold_mariano(d, none, 3)

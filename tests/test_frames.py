@@ -13,13 +13,20 @@ import everstep as es
 from everstep.errors import ConfigError, DataError
 from everstep.runs.data_frames import answered, as_polars, is_frame, lines_of
 
-pd = pytest.importorskip("pandas")
-pl = pytest.importorskip("polars")
-
 SMALL = (
     "model.hidden_size=6", "model.horizon=4", "model.window=8", "model.segment=4", "train.threads=1",
     "train.max_epochs=1", "train.batch_size=64",
 )  # fmt: skip
+
+
+@pytest.fixture
+def pd() -> Any:
+    return pytest.importorskip("pandas")
+
+
+@pytest.fixture
+def pl() -> Any:
+    return pytest.importorskip("polars")
 
 
 def quietly(line: str) -> None:
@@ -34,8 +41,8 @@ def columns() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_frames_in_and_forecasts_back(library: str, tmp_path: Path) -> None:
-    frame = (pd if library == "pandas" else pl).DataFrame(columns())
+def test_frames_in_and_forecasts_back(library: str, tmp_path: Path, pd: Any, pl: Any) -> None:
+    frame = {"pandas": pd, "polars": pl}[library].DataFrame(columns())
     assert is_frame(frame)
     run = es.train("forecast-own", tmp_path / "run", quietly, overrides=SMALL, data={"train": frame})
     found = run.predict_frame(frame)
@@ -53,7 +60,7 @@ def test_frames_in_and_forecasts_back(library: str, tmp_path: Path) -> None:
     assert len(scores) == 192
 
 
-def test_what_pandas_may_hold() -> None:
+def test_what_pandas_may_hold(pd: Any) -> None:
     index = pd.date_range("2024-01-01", periods=3, freq="h", tz="Europe/Berlin")
     frame = pd.DataFrame({"y": [1.0, np.nan, 3.0], 7: pd.array([1, None, 3], "Int64")}, index=index)
     found = as_polars(frame, "x")
@@ -79,19 +86,19 @@ def test_what_pandas_may_hold() -> None:
         as_polars(pd.DataFrame({"y": [[1], [2]]}), "x")
 
 
-def test_texts_of_a_frame_stay_texts() -> None:
+def test_texts_of_a_frame_stay_texts(pl: Any) -> None:
     frame = pl.DataFrame({"unique_id": ["a\u2028b"], "ds": [datetime(2024, 1, 1)]})
     assert len(list(lines_of(frame))) == 2
     found = answered([{"unique_id": "20240101", "ds": "2024-01-02 00:00:00"}], frame)
     assert found.row(0) == ("20240101", datetime(2024, 1, 2))  # a name that could be a date is none
 
 
-def test_a_column_of_lists_is_refused() -> None:
+def test_a_column_of_lists_is_refused(pl: Any) -> None:
     with pytest.raises(DataError, match=r"the frame: expected numbers, times or text in column 'y'; got List"):
         list(lines_of(pl.DataFrame({"y": [[1], [2]]})))
 
 
-def test_what_is_no_frame_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_frame_is_refused(tmp_path: Path, pl: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\['train'\]: expected a DataFrame of pandas or polars, or files"):
         es.train("forecast-own", tmp_path / "run", data={"train": {"y": [1.0]}})
     frame = pl.DataFrame(columns())

@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import pytest
-import scipy.sparse
+import scipy
 import torch
 from torch import Tensor
 

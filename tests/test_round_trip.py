@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from itertools import chain, pairwise
 
 import pytest
@@ -16,11 +17,13 @@ from everstep.data.text.vocabulary import KINDS
 LETTERS = "abe ▁▂\t\r\x0c\x1c\u0085\u00a0\u2028\ufeff\n\0é\u0301ﬁ🙂東<>|_\\\u200b\ufffd"
 SAMPLE = (LETTERS + "\n") * 3 + "to be or not to be ▁▂▃ cpu ▁ ▁▁ be\n" * 5
 SIZES = {"bpe": 300, "unigram": 90}
-MADE = {
-    (kind, eos): Tokenizer.train([SAMPLE], kind, eos=eos, unk=False, max_size=SIZES.get(kind))
-    for kind in KINDS
-    for eos in (False, True)
-}
+
+
+@cache
+def made(kind: str, eos: bool) -> Tokenizer:
+    return Tokenizer.train([SAMPLE], kind, eos=eos, unk=False, max_size=SIZES.get(kind))
+
+
 texts = st.text(LETTERS + "cpu▃tnor", max_size=30)
 
 
@@ -35,7 +38,7 @@ def expected(text: str, kind: str) -> str:
 @pytest.mark.parametrize("eos", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_comes_back(kind: str, eos: bool) -> None:
-    fixed = MADE[kind, eos]
+    fixed = made(kind, eos)
 
     @settings(max_examples=120, deadline=None, database=None)
     @given(text=texts)
@@ -54,7 +57,7 @@ def test_text_comes_back(kind: str, eos: bool) -> None:
 @settings(max_examples=100, deadline=None)
 @given(text=texts, kind=st.sampled_from(KINDS), cuts=st.lists(st.integers(0, 30), max_size=5))
 def test_what_is_spelled_as_it_comes_joins_to_the_same_text(text: str, kind: str, cuts: list[int]) -> None:
-    tokenizer = Tokenizer.train([SAMPLE, text], "words") if kind == "words" else MADE[kind, True]
+    tokenizer = Tokenizer.train([SAMPLE, text], "words") if kind == "words" else made(kind, True)
     ids = tokenizer.encode(text, line_end=False).tolist()
     bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
     speller = tokenizer.speller()
@@ -64,7 +67,7 @@ def test_what_is_spelled_as_it_comes_joins_to_the_same_text(text: str, kind: str
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
 def test_any_ids_are_spelled_as_they_are_decoded(kind: str) -> None:
-    tokenizer = MADE[kind, False]
+    tokenizer = made(kind, False)
 
     @settings(max_examples=100, deadline=None, database=None)
     @given(ids=st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
@@ -77,7 +80,7 @@ def test_any_ids_are_spelled_as_they_are_decoded(kind: str) -> None:
 
 
 def test_a_lower_bar_of_the_text_is_told_from_a_space() -> None:
-    tokenizer = MADE["unigram", False]
+    tokenizer = made("unigram", False)
     assert "\\u2581" in tokenizer.symbols
     assert "▁" in tokenizer.symbols  # the space
     plain = tokenizers.Tokenizer.from_str(tokenizer.to_json())
@@ -85,7 +88,7 @@ def test_a_lower_bar_of_the_text_is_told_from_a_space() -> None:
 
 
 def test_a_tokenizer_saved_without_that_distinction_still_gives_its_ids() -> None:
-    described = json.loads(MADE["unigram", True].to_json())
+    described = json.loads(made("unigram", True).to_json())
     described["normalizer"]["normalizers"] = described["normalizer"]["normalizers"][:1]
     described["decoder"]["decoders"] = described["decoder"]["decoders"][:-1]
     old = Tokenizer.from_json(json.dumps(described))

@@ -15,10 +15,10 @@ from typing import Any
 import apart
 import pytest
 import torch
+from little_data import shakespeare
 from safetensors.torch import load_file, save_file
 
 import everstep as es
-from everstep.data import expand, read_blocks
 from everstep.errors import CheckpointError, Interrupted, RunError
 from everstep.learn import RunLock, checkpoint
 from everstep.learn.weights import load_weights, weights_step
@@ -32,7 +32,6 @@ from everstep.runs.yaml_text import dump_yaml, parse_yaml
 from everstep.storage import files
 from everstep.storage.files import remove
 
-SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 TINY = [
     "model.embedding_size=8", "model.hidden_size=16", "train.batch_size=4", "objective.k1=16", "train.max_minutes=null",
     "train.validate_every=2", "train.max_steps=4",
@@ -54,7 +53,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "play.txt"
-    path.write_text(SHAKESPEARE[: SHAKESPEARE.rfind("\n", 0, 8_000) + 1])
+    path.write_text(shakespeare()[: shakespeare().rfind("\n", 0, 8_000) + 1])
     return path
 
 
@@ -86,14 +85,14 @@ def edit(run: Path, section: str, **values: Any) -> None:
 def test_a_score_of_a_text_that_changed_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = {name: tmp_path / f"{name}.txt" for name in ("train", "valid", "test")}
     for name, path in texts.items():
-        path.write_text(SHAKESPEARE[:4000] + name + "\n")
+        path.write_text(shakespeare()[:4000] + name + "\n")
     where = [f"data.{name}={path}" for name, path in texts.items()]
     run = trained(texts["train"], tmp_path / "run", *where)
     before = {name: es.load(run.path).evaluate(name) for name in texts}
     assert {score["data"] for score in before.values()} == {"as trained"}
     assert "warning" not in capsys.readouterr().err
     for name, path in texts.items():
-        path.write_text(SHAKESPEARE[:2000] + name + "\n")
+        path.write_text(shakespeare()[:2000] + name + "\n")
         score = es.load(run.path).evaluate(name)
         assert score["data"] == "changed"
         assert score["nats_per_token"] != before[name]["nats_per_token"]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
 from typer.testing import CliRunner
 
 import everstep as es
@@ -248,6 +247,8 @@ def test_ranks_follow_the_past() -> None:
 
 
 def test_tails_of_heads_are_those_of_scipy() -> None:
+    from scipy import stats
+
     ys, target = torch.tensor([[[0.3, -0.2, 0.5]]]), torch.tensor([[9.0]])
     spread, degrees = float(np.exp(-0.2)) + 1e-4, 2 + float(np.log1p(np.exp(0.5)))
     normal = stats.norm(0.3, spread)
@@ -263,6 +264,8 @@ def test_tails_of_heads_are_those_of_scipy() -> None:
 
 
 def test_tails_too_small_for_a_float_are_still_told_apart() -> None:
+    from scipy import special, stats
+
     heavy = StudentT()
     degrees = 2 + 60.0
     z = torch.tensor([[1e4, 1e5, 1e8, -1e8]])

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import everstep as es
 from everstep.cli.app import app
 from everstep.errors import ConfigError, RunError
-from everstep.rivals.sparse_matrix import SparseMatrixTable, context_kinds, count_adjustment, fitted_adjustment
+from everstep.rivals.sparse_matrix import SparseMatrixTable, context_kinds, fitted_adjustment
 from everstep.rivals.sparse_matrix.context_kinds import Kind, context_keys, words_before
 from everstep.rivals.sparse_matrix.count_adjustment import Adjustment
 from everstep.rivals.sparse_matrix.pair_counts import PairCounts, count_pairs
@@ -147,7 +147,7 @@ def test_the_loss_is_that_of_a_text_without_the_word(monkeypatch: pytest.MonkeyP
         losses.append((loss, start))
         return type("Found", (), {"x": start})
 
-    monkeypatch.setattr(count_adjustment, "minimize", minimize)
+    monkeypatch.setattr("scipy.optimize.minimize", minimize)
     fitted_adjustment(counts, contexts, tokens, V)
     ((loss, start),) = losses
     theta = np.random.default_rng(2).normal(size=len(start)) / 2

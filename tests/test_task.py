@@ -14,10 +14,10 @@ import pytest
 import torch
 from caches import cache_in
 from job_laws import JobLaws
+from little_data import shakespeare
 
 import everstep as es
 from everstep.cli.demo import counted_bits
-from everstep.data import expand, read_blocks
 from everstep.data.batches import TokenBatch
 from everstep.data.text.perplexity import text_measures
 from everstep.errors import ConfigError, DataError, RunError
@@ -35,7 +35,6 @@ TINY = [
     "objective.k1=16",
     "train.max_minutes=null",
 ]
-SHAKESPEARE = "".join(read_blocks(expand("everstep:shakespeare")))
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "play.txt"
-    path.write_text(SHAKESPEARE[: SHAKESPEARE.rfind("\n", 0, 20_000) + 1])
+    path.write_text(shakespeare()[: shakespeare().rfind("\n", 0, 20_000) + 1])
     return path
 
 
@@ -168,10 +167,10 @@ def test_it_overfits_one_batch(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_beats_counts_of_pairs_on_text_it_never_saw(tmp_path: Path) -> None:
     path = tmp_path / "play.txt"
-    path.write_text(SHAKESPEARE[:120_000])
+    path.write_text(shakespeare()[:120_000])
     run = trained(path, tmp_path / "run", "model.hidden_size=96", "train.batch_size=16", "objective.k1=48", steps=350)
-    cut = SHAKESPEARE.find("\n", 108_000 - 1) + 1
-    train, valid = SHAKESPEARE[:cut], SHAKESPEARE[cut:120_000]
+    cut = shakespeare().find("\n", 108_000 - 1) + 1
+    train, valid = shakespeare()[:cut], shakespeare()[cut:120_000]
     pairs = counted_bits(train, valid, 1, len(set(train)))
     assert run.evaluate("valid")["bits_per_char"] < pairs - 0.2
 
@@ -343,7 +342,7 @@ class TestLaws(JobLaws):
 
     @classmethod
     def recipe(cls, folder: Path) -> Path:
-        (folder / "play.txt").write_text(SHAKESPEARE[:9_000])
+        (folder / "play.txt").write_text(shakespeare()[:9_000])
         path = folder / "recipe.yaml"
         path.write_text(f"task: language-model\ndata: {{train: {folder}/play.txt}}\ntrain: {{max_epochs: 1}}\n")
         return path
@@ -367,9 +366,9 @@ def test_the_text_is_named(text: Path, tmp_path: Path) -> None:
 
 def test_resume_refuses_a_changed_text(tmp_path: Path) -> None:
     path = tmp_path / "play.txt"
-    path.write_text(SHAKESPEARE[:20_000])
+    path.write_text(shakespeare()[:20_000])
     run = trained(path, tmp_path / "run")
-    path.write_text(SHAKESPEARE[:19_990] + "otherwise\n")
+    path.write_text(shakespeare()[:19_990] + "otherwise\n")
     with pytest.raises(RunError, match="not the run that was started: valid"):
         resume(run.path, quietly)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def test_shakespeare_has_65_characters(shakespeare):
     assert tokenizer.decode(tokenizer.encode(shakespeare)) == shakespeare
 
 
-def make(kind: str, **options: object) -> Tokenizer:
+@cache
+def made(kind: str, **options: object) -> Tokenizer:
     size = {"bpe": 300, "unigram": 70}.get(kind)
     return Tokenizer.train([SAMPLE], kind, **{"max_size": size, **options})  # type: ignore[arg-type]
 
@@ -73,7 +75,7 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_the_saved_file_gives_the_same_ids_in_plain_tokenizers(kind, options, tmp_path):
-    ours = make(kind, **options)
+    ours = made(kind, **options)
     ours.save(tmp_path / "tokenizer.json")
     plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
@@ -103,13 +105,10 @@ def test_the_saved_file_gives_the_same_ids_in_plain_tokenizers(kind, options, tm
 @settings(max_examples=200, deadline=None)
 @given(text=texts)
 def test_bytes_and_pieces_of_bytes_round_trip(kind, eos, text):
-    tokenizer = ROUND[kind, eos]
+    tokenizer = made(kind, eos=eos)
     if eos:
         text = text.replace("<eos>", "")
     assert tokenizer.decode(tokenizer.encode(text, line_end=False)) == text
-
-
-ROUND = {(kind, eos): make(kind, eos=eos) for kind in ("bytes", "bpe") for eos in (False, True)}
 
 
 @settings(max_examples=200, deadline=None)
@@ -135,7 +134,7 @@ def test_characters_round_trip_and_words_up_to_white_space(text, eos, kind):
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(texts.map(lambda text: text + "\n"), max_size=5), last=texts, eos=st.booleans())
 def test_the_ids_do_not_depend_on_where_blocks_are_cut(kind, texts, last, eos):
-    tokenizer = CUT[kind, eos]
+    tokenizer = cut(kind, eos)
     parts = [tokenizer.encode(text).tolist() for text in [*texts, last]]
     assert list(chain.from_iterable(parts)) == tokenizer.encode("".join([*texts, last])).tolist()
     if kind in ("chars", "bytes", "words"):
@@ -144,11 +143,8 @@ def test_the_ids_do_not_depend_on_where_blocks_are_cut(kind, texts, last, eos):
         assert not newlines_alone or sum(map(len, parts)) == size
 
 
-CUT = {
-    (kind, eos): make(kind, eos=eos, unk=kind not in ("bytes", "bpe"), lowercase=True, normal_form="NFC")
-    for kind in KINDS
-    for eos in (False, True)
-}
+def cut(kind: str, eos: bool) -> Tokenizer:
+    return made(kind, eos=eos, unk=kind not in ("bytes", "bpe"), lowercase=True, normal_form="NFC")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -223,9 +219,9 @@ def test_an_unknown_symbol_is_told_with_its_place(kind):
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
 def test_half_a_character_is_told(kind):
     with pytest.raises(DataError, match=r"column 3: '\\ud800' \(U\+D800\)"):
-        ROUND[kind, False].encode("ab\ud800")
+        made(kind, eos=False).encode("ab\ud800")
     with pytest.raises(DataError, match="half of a character"):
-        CUT[kind, False].encode("ab\ud800")
+        cut(kind, False).encode("ab\ud800")
 
 
 def test_an_id_outside_the_vocabulary_is_told():
@@ -236,7 +232,7 @@ def test_an_id_outside_the_vocabulary_is_told():
 
 
 def test_broken_bytes_decode_to_a_mark():
-    tokenizer = ROUND["bytes", False]
+    tokenizer = made("bytes", eos=False)
     assert tokenizer.decode(tokenizer.encode("é")[:1]) == "\ufffd"
 
 
@@ -255,7 +251,7 @@ def test_files_that_are_no_tokenizer_are_named(tmp_path, content):
 
 
 def test_foreign_tokenizers_are_refused():
-    described = json.loads(make("chars").to_json())
+    described = json.loads(made("chars").to_json())
     with pytest.raises(DataError, match="no tokenizer that everstep made"):
         Tokenizer.from_json(json.dumps({**described, "pre_tokenizer": None}))
     described["model"]["vocab"]["t"] = 1_000

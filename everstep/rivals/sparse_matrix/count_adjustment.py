@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.sparse import coo_matrix
 
 from everstep.errors import DataError
 from everstep.rivals.sparse_matrix.context_kinds import Ints
@@ -100,7 +99,7 @@ def fitted_adjustment(
     corners, shares = _corners(shape, events.kinds, events.totals, events.counts)
     triples = np.arange(len(events.counts))
     size = int(np.prod(shape))
-    spread = coo_matrix(
+    spread = scipy.sparse.coo_matrix(
         (shares.ravel(), (np.tile(triples, 4), corners.ravel())), shape=(len(triples), size)
     ).tocsr()  # fmt: skip
     ratio = events.counts / events.totals
@@ -118,7 +117,7 @@ def fitted_adjustment(
         total = float(np.log(below).sum() - np.log(above).sum() + 0.5 * theta @ theta)
         return total / len(words), gradient / len(words)
 
-    found = minimize(
+    found = scipy.optimize.minimize(
         loss, np.zeros(size + 1), jac=True, method="L-BFGS-B", options={"maxiter": ROUNDS, "ftol": 1e-8, "gtol": 1e-7}
     )
     return Adjustment(found.x[:-1].reshape(shape), float(found.x[-1]))
@@ -149,12 +148,14 @@ def _events(counted: Sequence[PairCounts], contexts: Sequence[Ints], words: Ints
     def matrix(parts: Sequence[tuple[Any, ...]], height: int) -> Any:
         row, code = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
         values = np.concatenate([part[2] if len(part) > 2 else np.ones(len(part[0])) for part in parts])
-        return coo_matrix((values, (row, np.searchsorted(codes, code))), shape=(height, len(codes))).tocsr()
+        return scipy.sparse.coo_matrix(
+            (values, (row, np.searchsorted(codes, code))), shape=(height, len(codes))
+        ).tocsr()
 
     event, feature = (np.concatenate([part[place] for part in features]) for place in (0, 1))
     mask = (1 << _SHIFT) - 1
     return _Events(
-        coo_matrix((np.ones(len(event)), (event, feature)), shape=(len(words), at)).tocsr(),
+        scipy.sparse.coo_matrix((np.ones(len(event)), (event, feature)), shape=(len(words), at)).tocsr(),
         matrix(rows, at),
         matrix(changed, len(words)),
         matrix(own, len(words)),
