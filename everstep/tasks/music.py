@@ -59,6 +59,10 @@ class Music(Task[MusicRecipe]):
         for line in [*self.summary(), *self.pieces.told()]:
             say(line)
 
+    def asked_lines(self, verb: str) -> str:
+        """What a line to score holds."""
+        return "One piece per line: keys joined by commas, steps by spaces, - for silence, such as 60,64,67 60,65 -"
+
     def splits(self) -> tuple[str, ...]:
         """train, valid and test, as far as the recipe names them."""
         return split_names(self.recipe.data)
