@@ -175,6 +175,15 @@ def test_a_source_is_searched_as_if_alone(kind: str) -> None:
                     assert torch.allclose(one.attention, two.attention)
 
 
+def test_a_least_length_is_kept_where_the_source_is_short() -> None:
+    decoder = toy(3, 6, sources=2)._replace(source_lengths=torch.tensor([1, 9]))
+    for width in (1, 4):
+        how = BeamSection(beam_width=width, min_length=5, max_length=12, length_ratio=1.5)
+        short, long = (len(best[0].tokens) for best in beam_search(decoder, how))
+        assert short == 5
+        assert 5 <= long <= 12
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_first_is_the_same_however_many_are_asked_for(seed: int) -> None:
     decoder = toy(seed, 6, sources=3, sure=random.Random(seed).choice((0.5, 2, 4)))

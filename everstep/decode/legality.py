@@ -170,6 +170,7 @@ def _limits(decoder: Decoder, how: BeamSection, sources: int) -> tuple[list[int]
     lengths = decoder.source_lengths.tolist()
     longest = [how.max_length] * sources
     if how.length_ratio is not None:
-        longest = [min(how.max_length, math.floor(how.length_ratio * length)) for length in lengths]
+        within = [min(how.max_length, math.floor(how.length_ratio * length)) for length in lengths]
+        longest = [max(how.min_length, length) for length in within]
     shortest = [max(how.min_length, math.ceil(how.min_ratio * length)) for length in lengths]
     return [min(low, high) for low, high in zip(shortest, longest, strict=True)], longest

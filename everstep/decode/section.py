@@ -40,7 +40,7 @@ class BeamSection(Section):
     max_length: Count = 100
     """maximal length of a sequence"""
     length_ratio: Positive | None = None
-    """maximal length as a multiple of the source's length"""
+    """maximal length as a multiple of the source's length, but not below min_length"""
     min_length: Whole = 0
     """minimal length of a sequence"""
     min_ratio: NonNegative = 0.0

@@ -41,7 +41,8 @@ class TranslationSearch(BeamSection):
     max_length: Count = 200
     """longest translation, in tokens"""
     length_ratio: Positive | None = 4.0
-    """longest translation relative to the length of its source with the end token; null: no such limit"""
+    """longest translation relative to the length of its source with the end token, but not below min_length; null: no
+    such limit"""
     max_source: Count = 1000
     """tokens read of a longer source"""
     replace_unknown: bool = False
