@@ -254,6 +254,7 @@ FORECASTERS: list[dict[str, Any]] = [
     {"head": "student-t", "decode": "direct", "level": "season", "weight": "season"},
     {"head": "gaussian", "decode": "encoder-decoder", "level": "mean", "spread": "none"},
     {"smoothing": "learned"},
+    {"lags": (1, 3), "lags_difference": 4},
     {"cell": "GRUD", "segment": 1, "embedding_size": 3},
 ]
 

@@ -363,6 +363,8 @@ def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> No
         (["model.members=[3]"], r"model\.members: expected .* a list \(each a mapping of cell, "),
         (["model.members=[{cell: Nothing}]"], r"model\.cell.*Nothing"),
         (["model.members=2", "model.head=mixture"], r"model\.members: expected 1 beside head: mixture"),
+        (["model.lags_difference=4"], r"model\.lags_difference: expected 0 without lags; got 4"),
+        (["model.lags=[1]", "model.head=negative-binomial"], r"model\.lags: expected \[\] beside head: negative-binom"),
         (["model.error=mae"], r"model\.error: expected mse where head is not point"),
         (["data.test_part=5", f"data.test={path}"], r"data\.test_part: expected null where test is given"),
         (["model.cell=Nothing"], r"model\.cell"),

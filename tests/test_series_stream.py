@@ -72,6 +72,7 @@ def untrained(path: Path, settings: tuple[str, ...]) -> Run:
     [
         (),
         ("model.head=gaussian", "data.scaling=log"),
+        ("model.lags=[1, 2]", "model.lags_difference=6"),
         ("model.head=point", "model.highway=true", "model.decode=direct"),
         ("model.head=student-t", "model.decode=recursive", "model.level=mean", "model.embedding_size=2"),
     ],

@@ -20,6 +20,7 @@ from everstep.networks.cells_by_name import Find, no_code, takes_masks
 from everstep.networks.forecaster_section import ForecasterSection, WindowShape
 from everstep.networks.layers import initialise, stack_of
 from everstep.networks.learned_smoothing import LearnedSmoothing
+from everstep.networks.series_lags import SeriesLags
 from everstep.networks.window_values import Normalised, normalised, seasonal_weight, since_seen
 from everstep.rivals.lag_ridge import LagRidge, carried
 from everstep.state import State, map_state
@@ -59,6 +60,9 @@ class Forecaster(nn.Module):
         features = self.body.output_size
         learned = section.smoothing == "learned"
         self.smoothing = LearnedSmoothing(shape.series, shape.season, shape.horizon) if learned else None
+        self.lags: SeriesLags | None = None
+        if section.lags:
+            self.lags = SeriesLags(shape.series, section.lags, section.lags_difference, shape.horizon)
         self.embedding = nn.Embedding(shape.series, section.embedding_size) if section.embedding_size else None
         beside = section.embedding_size
         outputs = self.head.size * shape.segment
@@ -93,7 +97,12 @@ class Forecaster(nn.Module):
 
     @torch.no_grad()
     def begin(self, windows: Windows) -> None:
-        """Initialise the highway with a ridge regression on training windows. Only with the head "point"."""
+        """Fit the autoregressions of `lags` to training windows.
+
+        With the head "point" also initialise the highway with a ridge regression on them.
+        """
+        if self.lags is not None:
+            self.lags.fit(windows)
         if self.highway is None or self.section.head != "point":
             return
         fitted, every = LagRidge(), max(1, windows.number // FITTED)
@@ -113,11 +122,15 @@ class Forecaster(nn.Module):
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Normalised]:
         """The parameters of each step, (B, H, parameters), of normalised values, and the normalisation.
 
-        Of several members the mean: of quantiles that is the mean of their quantile functions (Vincent 1912).
+        Of several members the mean: of quantiles that is the mean of their quantile functions (Vincent 1912). Then the
+        autoregressions of `lags` move it.
         """
         ys, known = self._alone(batch)
         if self.others:
             ys = torch.stack([ys, *(other._alone(batch)[0] for other in self._members[1:])]).mean(0)
+        if self.lags is not None:
+            found = known.of_targets(self.lags(batch.values, batch.series))
+            ys = _shifted(ys, self.section.lags_share * (found - self._medians(ys, known.spread)), self.head)
         return ys, known
 
     def _alone(self, batch: WindowBatch) -> tuple[Tensor, Normalised]:
@@ -241,8 +254,8 @@ class Forecaster(nn.Module):
         return torch.where((batch.series < self.shape.series)[:, None], own, self.embedding.weight.mean(0))
 
     def losses(self, batch: WindowBatch) -> Tensor:
-        """The head's loss of each window, (B,); in training the mean over the members, else that of their mean."""
-        if self.training and self.others:
+        """The head's loss of each window, (B,); in training the mean over the members, else that of the forecast."""
+        if self.training:
             return torch.stack([member._loss(batch, *member._alone(batch)) for member in self._members]).mean(0)
         return self._loss(batch, *self(batch))
 

@@ -57,7 +57,7 @@ def forecaster_forms(model: Forecaster) -> Exported:
         inputs["past"] = Input(("batch", shape.window, shape.past))
     if shape.future:
         inputs["future"] = Input(("batch", shape.window + shape.horizon, shape.future))
-    if model.embedding is not None or model.smoothing is not None:
+    if any(part is not None for part in (model.embedding, model.smoothing, model.lags)):
         inputs["series"] = Input(("batch",), shape.series + 1)
     return Exported("it reads whole windows, each scaled by its own values", Form(model, sequence, inputs))
 

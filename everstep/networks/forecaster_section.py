@@ -76,6 +76,13 @@ class ForecasterSection(LayersSection):
     highway: bool = False
     """adds a linear map from the window to the horizon (as in LSTNet, Lai 2018); its initial weights are those of a
     ridge regression with head: point, else zero; the output layer of the cells starts at zero"""
+    lags: tuple[Size, ...] = ()
+    """lags of a linear autoregression of each training series, which a ridge regression fits before training and whose
+    forecast is mixed into the network's; []: none"""
+    lags_difference: Whole = 0
+    """d: the autoregression is one of the differences y_t − y_{t−d}; 0: of y_t less the mean of the window"""
+    lags_share: Probability = 0.5
+    """share s of the autoregression: its forecast a moves quantiles q with median m to q + s (a − m)"""
     embedding_size: Whole = 0
     """size of the learned embedding of each training series; 0: none"""
     head: HeadName = "quantiles"
@@ -108,6 +115,10 @@ class ForecasterSection(LayersSection):
                 yield "smoothing", "expected none beside head: negative-binomial and decode: recursive"
         if self.highway and self.head == "negative-binomial":
             yield "highway", "expected false beside head: negative-binomial"
+        if self.lags and self.head == "negative-binomial":
+            yield "lags", f"expected [] beside head: negative-binomial, since counts have no shift; got {self.lags}"
+        if self.lags_difference and not self.lags:
+            yield "lags_difference", f"expected 0 without lags; got {self.lags_difference}"
         if self.bands == "errors" and self.head == "negative-binomial":
             yield "bands", "expected head beside head: negative-binomial, whose values are counts; got errors"
         if self.members not in (1, ()) and (self.head == "mixture" or self.smoothing == "learned"):
@@ -132,7 +143,7 @@ class ForecasterSection(LayersSection):
         Raises:
             ConfigError: what a member has otherwise does not go together with the rest.
         """
-        alone = self.model_copy(update={"members": 1})
+        alone = self.model_copy(update={"members": 1, "lags": (), "lags_difference": 0})
         if isinstance(self.members, int):
             return [alone] * (self.members - 1)
         given = [dict(member) for member in self.members]
@@ -182,7 +193,8 @@ def checked_sizes(section: ForecasterSection, season: int) -> tuple[int, int, in
     ((36, 12, 12), (15, 5, 1))
 
     Raises:
-        ConfigError: the window is not a multiple of the segment, or `level: season` has no season within the window.
+        ConfigError: the window is not a multiple of the segment, or `level: season` has no season within the window, or
+            `lags` reach further back.
     """
     horizon = section.horizon or (season if season > 1 else 12)
     segment = section.segment or (season if 1 < season <= 48 else 1)
@@ -194,5 +206,10 @@ def checked_sizes(section: ForecasterSection, season: int) -> tuple[int, int, in
     if section.level == "season" and not 1 < season <= window:
         raise ConfigError(
             f"model.level: expected a season of at most the window ({window}) beside season; got {season}"
+        )
+    reach = max(section.lags, default=0) + section.lags_difference
+    if reach > window:
+        raise ConfigError(
+            f"model.lags: expected lags, plus lags_difference, of at most the window ({window}); got {reach}"
         )
     return window, horizon, segment
