@@ -358,7 +358,7 @@ def test_a_large_state_is_not_made() -> None:
             return state.sum(1), state
 
     graph = trace(Matrices(70, 70), torch.zeros(1, 2, 70))
-    assert set(asked) == {1}
+    assert set(asked) == {1, 2}  # two, since rows may depend on their number
     x, state, *_ = graph.module.graph.nodes
     assert [tuple(node.meta["val"].shape) for node in (x, state)] == [(1009, 70), (1009, 70, 70)]
 
