@@ -175,6 +175,21 @@ def test_no_pickle_anywhere() -> None:
             assert called not in ("torch.load", "torch.save"), path
 
 
+SLOW = ("pandas", "polars", "scipy.", "sklearn", "statsmodels")
+"""What takes a tenth of a second or more to import; `import scipy` alone does not."""
+
+
+def test_what_few_need_and_takes_long_is_imported_where_it_is_needed() -> None:
+    found = []
+    for path in SOURCES:
+        folder, *_ = path.relative_to(PACKAGE.parent).parts
+        for node in parsed(path).body if folder in ("everstep", "tests") else []:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                inside = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+                found += [f"{path}: {inside}{a.name}" for a in node.names if f"{inside}{a.name}".startswith(SLOW)]
+    assert found == []
+
+
 def test_help_and_recipes_import_neither_torch_nor_matplotlib() -> None:
     code = (
         "import sys, everstep, everstep.cli.app\n"

@@ -245,6 +245,8 @@ def test_every_key_says_what_it_means() -> None:
         "value": "2",
         "meaning": "rarer tokens become <unk>",
     }
+    own = explained_keys(f"{Path(__file__).parents[1]}/examples/parity.py:Parity")
+    assert [row["meaning"] for row in own if row["key"] == "data.length"] == ["symbols of each sequence"]
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -25,6 +25,7 @@ from everstep.runs.task import Task
 from everstep.runs.user_code import UserCode
 from everstep.runs.yaml_text import dump_yaml, parse_yaml
 from everstep.sections import Section
+from everstep.sections.documentation import meaning
 from everstep.sections.messages import expected, explain, fields, given, nearest, sections
 from everstep.storage.reading import json_text
 
@@ -168,7 +169,7 @@ def explained_keys(name_or_path: str | Path) -> list[dict[str, str]]:
                 "type": expected(field.annotation, field.metadata),
                 "default": default,
                 "value": shown,
-                "meaning": " ".join((field.description or "").split()),
+                "meaning": meaning(sections(type(recipe)).get(section, type(recipe)), name),
             }
         )
     return sorted(rows, key=lambda row: _place(row["key"].partition(".")[0]))

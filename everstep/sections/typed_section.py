@@ -66,9 +66,7 @@ class Section(BaseModel, metaclass=_Refusing):
         ConfigError: an unknown key, a value of the wrong type or out of range, NaN, infinity, or `disagreements`.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     def disagreements(self) -> Iterator[tuple[str, str]]:
         """Incompatible settings, as pairs of key ("" for the section itself) and message."""
