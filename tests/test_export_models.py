@@ -12,6 +12,8 @@ from written_forms import equal
 
 from everstep.heads import Categorical
 from everstep.networks.answers import OneOf
+from everstep.networks.chord_forms import chord_forms
+from everstep.networks.chord_model import ChordModel, ChordSection
 from everstep.networks.encoder_decoder import EncoderDecoder, EncoderDecoderSection
 from everstep.networks.forecaster import Forecaster
 from everstep.networks.forecaster_forms import forecaster_forms
@@ -68,6 +70,8 @@ def model_of(section: Any, **sizes: Any) -> nn.Module:
             model = Forecaster(section, shape)
         case MoverSection():
             model = Mover(2, section)
+        case ChordSection():
+            model = ChordModel(12, section)
         case TreeNetworkSection():
             model = TreeClassifier([1] * 9, ANSWERS, section)
         case _:
@@ -86,6 +90,7 @@ FORMS: dict[type, Any] = {
     NumberClassifier: number_forms,
     Forecaster: forecaster_forms,
     Mover: mover_forms,
+    ChordModel: chord_forms,
     TreeClassifier: tree_forms,
 }
 
