@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import lzma
 import math
 import sys
 from itertools import pairwise, product
@@ -188,6 +190,31 @@ def test_a_midi_file_as_people_play(tmp_path: Path) -> None:
     ]
 
 
+def test_times_between_two_steps_go_to_the_earlier_one(tmp_path: Path) -> None:
+    track = mido.MidiTrack()
+    for key in range(60, 66):
+        track += [mido.Message("note_on", note=key), mido.Message("note_off", note=key, time=30)]
+    mido.MidiFile(tracks=[track], ticks_per_beat=120).save(tmp_path / "sixteenths.mid")
+    assert midi_piece(tmp_path / "sixteenths.mid", 2) == [(60, 61), (62, 63), (64, 65)]
+
+
+def test_files_are_told_by_what_they_hold(tmp_path: Path) -> None:
+    piece, text = [(60, 64), (62,)], chords_text([(60, 64), (62,)])
+    for name in ("a.kar", "a.MID", "a.txt", "a.json", "a"):
+        (tmp_path / name).write_bytes(midi_bytes(piece))
+    (tmp_path / "a.mid.gz").write_bytes(gzip.compress(midi_bytes(piece)))
+    (tmp_path / "b.txt.xz").write_bytes(lzma.compress(text.encode()))
+    for path in sorted(tmp_path.iterdir()):
+        assert read_pieces(path, "train") == [piece], path.name
+    (tmp_path / "c.txt").write_text(f"{text}\n", "utf-16")
+    assert read_pieces(tmp_path / "c.txt", "train", encoding="utf-16") == [piece]
+    path = recipe(tmp_path)
+    path.write_text(path.read_text().replace("pieces.txt", "c.txt"))
+    with pytest.raises(DataError, match=r"set data\.encoding=utf-16"):
+        load_task(path, SMALL).ready(quietly)
+    load_task(path, [*SMALL, "data.encoding=utf-16", "data.valid_fraction=0"]).ready(quietly)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -200,12 +227,18 @@ def test_a_midi_file_as_people_play(tmp_path: Path) -> None:
         ("x.json", b'{"train": 3}', "train: expected a list of pieces; got 3"),
         ("x.json", b"[[60]]", "piece 1, step 1: expected a list of keys 0 to 127, or -1 for a pause; got 60"),
         ("x.json", b"[[[60.5]]]", "piece 1, step 1"),
+        ("x.json", b"[[[true]]]", "piece 1, step 1"),
         ("x.json", b"[[[NaN]]]", "is no JSON"),
         ("x.json", b"[" * 5000, "is no JSON"),
         ("x.json", b"[[[1e999]]]", r"is no JSON|piece 1, step 1"),
         ("x.mid", b"not midi at all", "is no MIDI file that can be read"),
-        ("x.mid", b"MThd\0\0\0\6\0\1\0\1\0\x78MTrk\0\0\0\x20\0\x90", "is no MIDI file that can be read"),
+        ("x.mid", b"MThd\0\0\0\6\0\1\0\1\0\x78MTrk\0\0\0\x20\0\x90", "it ends too early"),
         ("x.mid", b"MThd\0\0\0\6\0\1\0\0\xe8\x28", r"frames of a film \(SMPTE\)"),
+        ("x.mid", b"MThd\0\0\0\6\0\1\0\0\0\0", "expected 1 to 32,767 ticks a beat; got 0, which tells no time"),
+        ("x.mid", b"MThd\0\0\0\6\0\2\0\0\0\x78", "got type 2, songs of their own"),
+        ("x.mid", b"MThd\0\0\0\6\0\0\0\1\0\x78MTrk\0\0\0\6\0\xff\x59\2\x30\1", "be read .*48 sharps and mode 1"),
+        ("x.mid", b"MThd" + bytes(4 << 20), "expected a MIDI file of at most 4,194,304 bytes"),
+        ("x.mid.gz", b"MThd", "damaged or incomplete .gz file"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:

@@ -31,6 +31,8 @@ class MusicSection(Section):
     """0: no validation"""
     test: Files | None = None
     """evaluated at the end of training"""
+    encoding: str = "utf-8"
+    """encoding of text and JSON"""
     steps_per_beat: Count = 1
     """MIDI: steps of a quarter note; a note lasts a step at least"""
     lowest: int = Field(21, ge=0, le=HIGHEST)
@@ -122,7 +124,7 @@ class Pieces:
         names = getattr(section, split)
         found, given = [], 0
         for path in expand(names):
-            read = read_pieces(path, split, section.steps_per_beat)
+            read = read_pieces(path, split, section.steps_per_beat, section.encoding)
             if not read:
                 self.notes.append(f"{path}: no note, left out")
             given += sum(len(keys) for piece in read for keys in piece)

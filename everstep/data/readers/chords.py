@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from everstep.data.readers.midi import midi_piece
+from everstep.data.readers.midi import is_midi, midi_piece
 from everstep.data.text.text_files import file_lines, read_blocks
 from everstep.errors import DataError
 from everstep.storage.reading import parse_json
@@ -20,7 +20,6 @@ Chord: TypeAlias = tuple[int, ...]
 Piece: TypeAlias = list[Chord]
 HIGHEST = 127
 SILENCE = "-"
-MIDI = (".mid", ".midi")
 
 
 def chords_text(piece: Iterable[Chord]) -> str:
@@ -52,34 +51,35 @@ def _chord(step: str, where: str) -> Chord:
     return tuple(sorted({int(key) for key in keys}))
 
 
-def read_pieces(path: Path, part: str, steps_per_beat: int = 1) -> list[Piece]:
+def read_pieces(path: Path, part: str, steps_per_beat: int = 1, encoding: str = "utf-8") -> list[Piece]:
     """The pieces of a file, those without a step left out.
 
-    `.mid` and `.midi` hold one piece (`midi_piece`). `.json` holds a list of pieces, each a list of steps, each a list
-    of keys, of which negative ones are voices that pause; or an object with such a list for each part. Any other file
-    is text, a piece a line.
+    A MIDI file (`is_midi`) holds one piece (`midi_piece`). `.json` holds a list of pieces, each a list of steps, each a
+    list of keys, of which negative ones are voices that pause; or an object with such a list for each part. Any other
+    file is text, a piece a line.
 
     Args:
         path: the file.
         part: the part to read, where a JSON file has parts: "train", "valid", "test".
         steps_per_beat: steps of a quarter note, for MIDI.
+        encoding: Python's name of the encoding, for text and JSON.
 
     Raises:
         DataError: the file cannot be read, or has no such part.
     """
-    if path.suffix.lower() in MIDI:
+    if is_midi(path):
         found = [midi_piece(path, steps_per_beat)]
     elif path.name.lower().removesuffix(".gz").removesuffix(".xz").endswith(".json"):
-        found = list(_json_pieces(path, part))
+        found = list(_json_pieces(path, part, encoding))
     else:
-        lines = enumerate(file_lines(path), 1)
+        lines = enumerate(file_lines(path, encoding), 1)
         found = [chords_of(line, f"{path}, line {number}") for number, line in lines]
     return [piece for piece in found if piece]
 
 
-def _json_pieces(path: Path, part: str) -> Iterator[Piece]:
+def _json_pieces(path: Path, part: str, encoding: str) -> Iterator[Piece]:
     try:
-        given: Any = parse_json("".join(read_blocks(path)))
+        given: Any = parse_json("".join(read_blocks(path, encoding)))
     except ValueError as error:
         raise DataError(f"{path}: is no JSON ({error})") from None
     where = str(path)
@@ -97,7 +97,7 @@ def _json_pieces(path: Path, part: str) -> Iterator[Piece]:
 
 def _listed(step: Any, where: str) -> Chord:
     keys: Sequence[Any] = step if isinstance(step, list) else [None]
-    if not all(isinstance(key, int | float) and key == int(min(max(key, -1), HIGHEST)) for key in keys):
+    if not all(type(key) in (int, float) and key == int(min(max(key, -1), HIGHEST)) for key in keys):
         raise DataError(f"{where}: expected a list of keys 0 to {HIGHEST}, or -1 for a pause; got {_short(step)}")
     return tuple(sorted({int(key) for key in keys if key >= 0}))
 

@@ -7,42 +7,56 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from everstep.data.text.text_files import read_start
 from everstep.errors import ConfigError, DataError
-from everstep.storage.reading import read_small
 
 _DRUMS = 9
 _STEPS = 1_000_000
-_LARGEST = 64 << 20
+_LARGEST = 4 << 20
 _TICKS = 480
 _VELOCITY = 80
+_BEGINS = b"MThd"
+_SUFFIXES = (".mid", ".midi", ".kar")
 REMEDY = "MIDI files need mido: pip install 'everstep[music]'"
+
+
+def is_midi(path: Path) -> bool:
+    """Whether a file is MIDI by its name, with or without .gz or .xz behind, or by how it begins."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".xz")
+    return name.endswith(_SUFFIXES) or read_start(path, len(_BEGINS)) == _BEGINS
 
 
 def midi_piece(path: Path, steps_per_beat: int = 1) -> list[tuple[int, ...]]:
     """The keys that sound at each step of a MIDI file, as rising numbers; silence before and behind is left out.
 
-    A note sounds from the step nearest to its begin up to the one nearest to its end, at least for one. Channel 10,
-    which holds drums, is left out. All tracks are one piece.
+    A note sounds from the step nearest to its begin up to the one nearest to its end, the earlier one of two that are
+    as near, at least for one. Channel 10, which holds drums, is left out. All tracks are one piece.
 
     Args:
         path: the file.
         steps_per_beat: steps of a quarter note.
 
     Raises:
-        DataError: it is no MIDI file, has no beats, or more than a million steps.
+        DataError: it is no MIDI file, larger than 4 MiB, of type 2, without beats, or has more than a million steps.
         ConfigError: mido is missing.
     """
-    mido = _mido()
+    mido, content = _mido(), read_start(path, _LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise DataError(f"{path}: expected a MIDI file of at most {_LARGEST:,} bytes; it has more")
     try:
-        content = read_small(path, _LARGEST)
         file = mido.MidiFile(file=io.BytesIO(content), clip=True)
-        beat = int(file.ticks_per_beat)
         notes = list(_notes(mido.merge_tracks(file.tracks)))
-    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is no MIDI file that can be read ({error or type(error).__name__})") from None
+    except Exception as error:  # a damaged file makes mido raise anything, such as KeySignatureError
+        what = "it ends too early" if isinstance(error, EOFError) else str(error) or type(error).__name__
+        raise DataError(f"{path}: is no MIDI file that can be read ({what})") from None
+    beat = int(file.ticks_per_beat)
     if not 0 < beat < 1 << 15:
-        raise DataError(f"{path}: expected times in parts of a beat; it has frames of a film (SMPTE)")
-    spans = [(key, round(on * steps_per_beat / beat), round(off * steps_per_beat / beat)) for key, on, off in notes]
+        raise DataError(f"{path}: expected 1 to 32,767 ticks a beat; got {beat}, which "
+                        f"{'are frames of a film (SMPTE)' if beat else 'tells no time'}")  # fmt: skip
+    if file.type == 2:
+        raise DataError(f"{path}: expected tracks that sound together; got type 2, songs of their own: save each "
+                        "as a file")  # fmt: skip
+    spans = [(key, *(-((beat - 2 * at * steps_per_beat) // (2 * beat)) for at in times)) for key, *times in notes]
     if not spans:
         return []
     first, last = min(start for _, start, _ in spans), max(max(stop, start + 1) for _, start, stop in spans)

@@ -345,6 +345,16 @@ def decoded(path: Path, encoding: str) -> Iterator[tuple[str, int]]:
     return decode(_chunks(path), str(path), encoding)
 
 
+def read_start(path: Path, size: int) -> bytes:
+    """The first `size` bytes of a file of any kind, decompressed by its suffix; fewer if there are no more.
+
+    Raises:
+        DataError: it cannot be read, or is damaged.
+    """
+    with _reading(path), path.open("rb") as raw:
+        return _decompress(raw, path).read(size)
+
+
 def _chunks(path: Path) -> Iterator[tuple[bytes, int]]:
     """Chunks of the decompressed file, the last one empty, each with the number of stored bytes read so far."""
     with _reading(path), path.open("rb") as raw:
