@@ -332,10 +332,23 @@ def test_what_is_generated_becomes_files(run: es.Run, tmp_path: Path) -> None:
     assert midi_piece(tmp_path / "song.mid") == sung
     done = asked("--out", str(tmp_path / "song.txt"), "--count", "2")
     assert done.stdout == "---\n".join((tmp_path / f"song-{number}.txt").read_text() for number in (1, 2))
+    done = asked("--out", str(tmp_path / "none.mid"), "--length", "1", "--temperature", "0")
+    assert "none.mid: written, but nothing is in it; ask for more with --length" in done.output
     wrong = asked("--out", str(tmp_path / "song.wav"))
     assert wrong.exit_code == 2
     assert "expected a name that ends in .txt, .mid" in wrong.output
     assert "a folder that exists" in asked("--out", str(tmp_path / "no" / "song.mid")).output
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_runs_are_compared_on_pieces_of_any_file(tmp_path: Path, split: Literal["valid", "test"]) -> None:
+    (tmp_path / "test.json").write_text(json.dumps([[[54, 60], [], [72]], [[61], [62]]]))
+    path = recipe(tmp_path, echoes(20), f"  test: {tmp_path}/test.json\n")
+    run = es.train(path, tmp_path / "run", quietly, overrides=[*SMALL, "train.max_steps=1"])
+    done = CliRunner().invoke(app, ["compare", str(run.path), "--split", split, "--json"])
+    assert done.exit_code == 0, done.output
+    (first,) = json.loads(done.stdout)["rows"]
+    assert first["nats_per_token"] == pytest.approx(run.evaluate(split)["loss"], 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -63,4 +63,4 @@ class GeneratedFiles:
                 path.write_bytes(content)
             except OSError as error:
                 raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
-            log(f"{path}: written")
+            log(f"{path}: written" + ("" if text.strip() else ", but nothing is in it; ask for more with --length"))

@@ -41,7 +41,7 @@ def draw_surprise(roll: Roll, lowest: int, bits: Sequence[float], path: Path) ->
     label(below, "step", "bits")
     whole(below)
     save(figure, path)
-    return f"A held-out piece, and how much each chord surprised the model, {np.mean(bits):.1f} bits on average."
+    return f"A piece, and how much each chord surprised the model, {np.mean(bits):.1f} bits on average."
 
 
 def draw_continued(given: Roll, came: Roll, made: Roll, lowest: int, path: Path) -> str:

@@ -82,6 +82,14 @@ class ScoresInOrder(Protocol):
         """
 
 
+@runtime_checkable
+class HoldsLines(Protocol):
+    """A job that scores lines, but whose files need not hold them, such as MIDI files."""
+
+    def lines(self, split: str) -> list[str]:
+        """What a split holds, a line an example, as `score` reads them."""
+
+
 class Speller(Protocol):
     """Incremental conversion of tokens to text."""
 

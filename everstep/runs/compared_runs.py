@@ -18,7 +18,7 @@ from everstep.measures.bootstrap import paired_difference
 from everstep.measures.mixing import cache_probabilities, em_weights
 from everstep.networks.scoring import Score
 from everstep.parameters import parameter_count
-from everstep.runs.capabilities import ScoresInOrder
+from everstep.runs.capabilities import HoldsLines, ScoresInOrder
 from everstep.runs.run import Run
 
 BLOCK = 1024  # lines scored at a time
@@ -57,10 +57,14 @@ class Scored:
 def lines_of(runs: Sequence[Run], split: str, option: str = "--on") -> tuple[list[str], str]:
     """The lines of a split, from the files of the first run that names some, and these names.
 
+    Of jobs that hold lines (`HoldsLines`), those of the split, with or without a file of its own.
+
     Raises:
         DataError: no run names a file for it; the message says to give one by `option`.
     """
     for run in runs:
+        if isinstance(run.task, HoldsLines) and split in run.task.splits():
+            return run.task.lines(split), f"the {split} split of {run.path}"
         paths = getattr(getattr(run.recipe, "data", None), split, None)
         if paths:
             names = [paths] if isinstance(paths, str) else list(paths)

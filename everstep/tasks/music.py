@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from everstep.data.chord_batches import ChordBatch, ChordBatches
-from everstep.data.readers.chords import chords_of
+from everstep.data.readers.chords import chords_of, chords_text
 from everstep.data.readers.midi import midi_bytes
 from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
@@ -110,6 +111,12 @@ class Music(Task[MusicRecipe]):
             logps = [-value for value in nats.tolist()]
             found.append(Score(sum(logps), len(logps), line, tuple(logps)))
         return found
+
+    def lines(self, split: str) -> list[str]:
+        """The pieces of a split as text, of the keys that the model knows."""
+        lowest = self.recipe.data.lowest
+        rolls = self.pieces.rolls(split)
+        return [chords_text(tuple((np.flatnonzero(keys) + lowest).tolist()) for keys in roll) for roll in rolls]
 
     def decoder(self, model: Any, given: str) -> Decoder:
         """A decoder that continues the piece `given`."""
