@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from job_laws import JobLaws
+from service_client import served
 from typer.testing import CliRunner
 
 import everstep as es
@@ -127,7 +128,7 @@ def test_it_overfits_one_batch() -> None:
     rolls = [np.random.default_rng(seed).random((6, 5)) < 0.3 for seed in range(3)]
     model, batch = ChordModel(5, ChordSection(hidden_size=32, nade_size=16)), ChordBatches(rolls, 3).batch(0, 0)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(150):
+    for _ in range(250):
         (loss,) = chord_losses(model, batch)
         optimizer.zero_grad()
         loss.total.sum().backward()
@@ -349,6 +350,23 @@ def test_runs_are_compared_on_pieces_of_any_file(tmp_path: Path, split: Literal[
     assert done.exit_code == 0, done.output
     (first,) = json.loads(done.stdout)["rows"]
     assert first["nats_per_token"] == pytest.approx(run.evaluate(split)["loss"], 1e-5)
+
+
+def test_before_training_keys_sound_seldom() -> None:
+    for output in OUTPUTS:
+        model = ChordModel(88, ChordSection(hidden_size=8, output=output))
+        nats = model.loss(torch.zeros(1, 4, 88), torch.tensor([4])).item() / 4
+        assert nats < 88 * 0.1  # and not 88 log 2
+
+
+def test_the_server_names_no_symbols_that_people_could_type(run: es.Run) -> None:
+    with served([run.path]) as client:
+        (told,) = client.get("/runs")["runs"]
+        assert told["typed"] is False
+        session = client.post("/sessions", 201, begin=True)["session"]
+        found = client.get(f"/sessions/{session}?top=3")["top"]
+    assert [one["text"] for one in found] == [None] * 3
+    assert all(0 < one["p"] < 1 for one in found)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

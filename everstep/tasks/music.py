@@ -49,6 +49,7 @@ class Music(Task[MusicRecipe]):
     meaning = {"loss": "-log p of a chord given those before it, in nats", "bits": "the same in bits"}
     reads = {"score": "pieces.txt"}
     renders = (".mid",)
+    typed = False
 
     @cached_property
     def pieces(self) -> Pieces:

@@ -94,6 +94,7 @@ class HostedRun:
         if self.run is not None:
             told["task"] = self.run.recipe.task
             told["lines"] = {verb: self.run.task.asked_lines(verb) for verb in LINED if verb in self.abilities}
+            told["typed"] = self.run.task.typed
             told["understands"] = sorted(self.run.task.understands)
         if isinstance(self.engine, StepEngine):
             reads = self.engine.reads

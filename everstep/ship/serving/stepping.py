@@ -262,7 +262,7 @@ def likeliest(content: Stepped, count: int) -> list[dict[str, Any]]:
         raise Fault(422, "top: the session has made no step yet; feed it something, or create it with begin")
     found = content.last.topk(min(count, len(content.last)))
     texts: list[str | None] = [None] * len(found.indices)
-    if "generate" in content.hosted.abilities:
+    if "generate" in content.hosted.abilities and content.hosted.able("generate").task.typed:
         texts = [text_of(content.hosted, [symbol]) for symbol in found.indices.tolist()]
     chances = found.values.double().exp().tolist()
     return [

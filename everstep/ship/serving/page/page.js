@@ -8,7 +8,7 @@ import { readSoon } from "./reading.js";
 import { forgetUnits, showUnits } from "./units.js";
 
 const TABS = [
-  ["next", "Next symbol", (run) => run.abilities.includes("sessions") && run.abilities.includes("generate")],
+  ["next", "Next symbol", (run) => run.typed && ["sessions", "generate"].every((verb) => run.abilities.includes(verb))],
   ["generate", "Generate", (run) => run.abilities.includes("generate")],
   ["predict", "Predict", (run) => run.abilities.includes("predict")],
   ["score", "Score", (run) => run.abilities.includes("score")],
