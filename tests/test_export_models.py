@@ -107,8 +107,14 @@ def compared(model: nn.Module) -> Exported:
 
 SEEN: dict[tuple[str, str], Exported] = {}
 """What the sections of the recipes so far export: several recipes have one model but for its sizes."""
-SMALL = {"hidden_size": 4, "embedding_size": 3, "character_size": 3, "character_units": 2, "feature_size": 2}
-SMALL |= {"frame_size": 4, "window": 12, "horizon": 6, "segment": 4}
+SMALL: dict[str, Any] = {
+    "hidden_size": 4,
+    "embedding_size": 3,
+    "character_size": 3,
+    "character_units": 2,
+    "feature_size": 2,
+}
+SMALL |= {"frame_size": 4, "window": 12, "horizon": 6, "segment": 4, "lags": (1, 4), "lags_difference": 4}
 UNREAD = {"unknown_rate", "init_range", "variational", "error", "filters"}
 """Keys that change the training or sizes alone."""
 

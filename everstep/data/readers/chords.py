@@ -6,7 +6,6 @@ keys of a step are joined by commas, steps by spaces, and a step of silence is "
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -103,5 +102,5 @@ def _listed(step: Any, where: str) -> Chord:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]} …"
