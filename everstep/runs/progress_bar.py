@@ -13,6 +13,9 @@ def progress_bar(title: str, unit: str = "") -> Iterator[Callable[[int, int], No
 
     It shows the title, the share that is done and the time left; with a unit, such as "n-grams", also the amount done.
     """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -20,6 +23,6 @@ def progress_bar(title: str, unit: str = "") -> Iterator[Callable[[int, int], No
     name = TextColumn("{task.description}", markup=False)
     amount = (TextColumn("{task.completed:,} {task.fields[unit]}"),) if unit else ()
     columns = (name, BarColumn(), TaskProgressColumn(), *amount, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, unit=unit)
         yield lambda done, total: bar.update(task, completed=done, total=total)

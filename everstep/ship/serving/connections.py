@@ -165,7 +165,7 @@ def bounded_socket(taking_seconds: float) -> type[WebSocketsSansIOProtocol]:
                 await super().send(message)
                 return
             await self.writable.wait()
-            if self.disconnected or self.close_sent:
+            if self.close_sent or getattr(self, "disconnected", False):  # uvicorn 0.44 has no such attribute
                 raise ClientDisconnected
             try:
                 self.conn.send_binary(data)
