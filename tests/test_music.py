@@ -277,6 +277,8 @@ def test_keys_that_are_not_known_are_counted_and_splits_are_apart(tmp_path: Path
     assert max(int(batch.lengths.max()) for batch in batches) == 5
     assert sum(batch.count for batch in batches) == sum(map(len, train))
     assert task.batches("valid", None, "score").batch(0, 0).chords.shape[1] == max(map(len, valid))
+    two: Any = load_task(recipe(tmp_path, "60 62\n64\n"), [*SMALL, "data.valid_fraction=0.9"])
+    assert [len(two.pieces.rolls(split)) for split in ("train", "valid")] == [1, 1]
     alone: Any = load_task(recipe(tmp_path, "60 62\n"), SMALL)
     with pytest.raises(DataError, match="expected two pieces or more, of which one is held out"):
         alone.ready(quietly)

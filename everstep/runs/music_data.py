@@ -13,6 +13,7 @@ from everstep.data.chord_batches import ChordBatches, Roll
 from everstep.data.readers.chords import HIGHEST, Chord, read_pieces
 from everstep.data.text.text_files import expand
 from everstep.errors import DataError, counted
+from everstep.runs.held_out import train_and_valid
 from everstep.runs.named_files import split_names
 from everstep.sections import Count, Files, Probability, Section, Whole
 
@@ -108,16 +109,7 @@ class Pieces:
 
     @cached_property
     def _parted(self) -> dict[str, list[Roll]]:
-        every = self._given("train")
-        held = max(round(len(every) * self.section.valid_fraction), 1) if self.section.validated else 0
-        if held >= len(every):
-            raise DataError("data.train: expected two pieces or more, of which one is held out; got one; give "
-                            "data.valid, or train without validation: data.valid_fraction=0")  # fmt: skip
-        out = set(np.random.default_rng(self._seed).permutation(len(every))[:held].tolist())
-        return {
-            "train": [piece for place, piece in enumerate(every) if place not in out],
-            "valid": [piece for place, piece in enumerate(every) if place in out],
-        }
+        return train_and_valid(self._given("train"), self.section, self._seed, "piece")
 
     def _given(self, split: str) -> list[Roll]:
         section = self.section

@@ -18,6 +18,7 @@ from everstep.data.track_windows import TrackWindows
 from everstep.errors import DataError, counted
 from everstep.networks.mover import MoverSection
 from everstep.networks.number_scaling import NumberScaling
+from everstep.runs.held_out import train_and_valid
 from everstep.sections import Count, Files, Probability, Section
 
 SCORED = 1024
@@ -101,17 +102,7 @@ class Tracks:
 
     @cached_property
     def _parted(self) -> dict[str, list[NDArray[Any]]]:
-        every = self._given("train")
-        held = round(len(every) * self.section.valid_fraction) if self.section.validated else 0
-        held = min(max(held, 1 if self.section.validated else 0), len(every) - 1)
-        if self.section.validated and held < 1:
-            raise DataError("data.train: expected two tracks or more, of which one is held out; got one; give "
-                            "data.valid, or train without validation: data.valid_fraction=0")  # fmt: skip
-        out = set(np.random.default_rng(self._seed).permutation(len(every))[:held].tolist())
-        return {
-            "train": [track for place, track in enumerate(every) if place not in out],
-            "valid": [track for place, track in enumerate(every) if place in out],
-        }
+        return train_and_valid(self._given("train"), self.section, self._seed, "track")
 
     def _given(self, split: str) -> list[NDArray[Any]]:
         found: list[NDArray[Any]] = []
