@@ -25,6 +25,7 @@ from everstep.learn import fit as fit
 from everstep.learn.objective import Loss as Loss
 from everstep.learn.omega import omega as omega
 from everstep.learn.settings import FitSettings as FitSettings
+from everstep.memory import *
 from everstep.networks.layers import LayersSection as LayersSection
 from everstep.networks.layers import stack_of as stack_of
 from everstep.runs.recipe import Recipe as Recipe

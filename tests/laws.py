@@ -125,6 +125,9 @@ CELLS: dict[str, Callable[[], es.Cell]] = {
     ),
     "Attend coverage": lambda: es.Attend(es.GRU(D, H), es.CoverageAttention(H, 2, 3), "after"),
     "Passing": lambda: es.Passing(es.GRU(D, 2), 1, residual=True),
+    "NTM": lambda: es.NTM(es.LSTM(D + 2, H), 5, 2),
+    "NTM many heads": lambda: es.NTM(es.GRU(D + 3, H), 5, 3, reads=1, writes=2, shift=2),
+    "DNC": lambda: es.DNC(es.GRU(D + 4, H), 4, 2, reads=2),
     "Reservoir": lambda: es.Reservoir(D, H, connections=2, leak=(0.3, 0.5, 1.0, 0.9), bias_scaling=0.2),
     "Parallel reservoirs": lambda: es.Parallel(
         es.SkipStack(es.Reservoir(D, 9), es.Reservoir(D + 9, H)), es.Identity(D)

@@ -22,7 +22,7 @@ FLOORS = (
     ("backends",),
     ("cell",),
     ("equation", "explanation", "stream"),
-    ("cells", "trees"),
+    ("cells", "memory", "trees"),
     ("data", "heads", "measures", "wirings"),
     ("decode", "learn", "rivals"),
     ("look",),

@@ -16,6 +16,7 @@ from everstep.lab.synthetic import (
     Adding,
     AssociativeRecall,
     BouncingBalls,
+    Copying,
     CopyMemory,
     Echo,
     Lorenz,
@@ -38,6 +39,8 @@ PROBLEMS = [
     Adding(20, stretch=0.5),
     CopyMemory(6),
     CopyMemory(1, symbols=2, length=1),
+    Copying(5),
+    Copying(4, 4, bits=3),
     Echo(9, 4),
     AssociativeRecall(3),
     AssociativeRecall(5, lag=4, keys=5, values=3),
@@ -96,9 +99,26 @@ def test_the_baseline_is_what_the_best_constant_answer_has(problem: Problem) -> 
         assert problem.baseline == math.log(problem.outputs)
         shares = torch.bincount(targets.flatten(), minlength=problem.outputs) / targets.numel()
         assert shares.tolist() == pytest.approx([1 / problem.outputs] * problem.outputs, abs=0.05)
+    elif problem.kind == "bits":
+        assert problem.baseline == problem.outputs * math.log(2)
+        assert targets.unique().tolist() == [0, 1]
+        assert targets.mean((0, 1)).tolist() == pytest.approx([0.5] * problem.outputs, abs=0.05)
     else:
         variance = float(targets.flatten(0, 1).var(0, unbiased=False).mean())
         assert problem.baseline == pytest.approx(variance, rel=0.1)
+
+
+def test_copying() -> None:
+    problem, lengths = Copying(4, 2, bits=3), set()
+    for index in range(30):
+        batch = problem.batch(2, index=index)
+        length = batch.targets.shape[1]
+        lengths.add(length)
+        assert batch.inputs.shape == (2, 2 * length + 1, 4)
+        assert torch.equal(batch.inputs[:, :length, :3], batch.targets)
+        assert torch.equal(batch.inputs[..., 3], torch.eye(2 * length + 1)[length].expand(2, -1))
+        assert not batch.inputs[:, length:, :3].any()
+    assert lengths == {2, 3, 4}
 
 
 def test_adding() -> None:
@@ -295,6 +315,10 @@ def test_the_objective_is_the_loss_that_is_measured(problem: Problem) -> None:
         wrong = (answers.argmax(-1) != batch.targets).float().mean()
         assert score.error == pytest.approx(float(wrong))
         direct = -answers.log_softmax(-1).gather(-1, batch.targets[..., None]).mean()
+    elif problem.kind == "bits":
+        assert score.error == pytest.approx(float(((answers > 0) != batch.targets.bool()).float().mean()))
+        signs = 2 * batch.targets - 1
+        direct = -torch.nn.functional.logsigmoid(signs * answers).sum(-1).mean()
     else:
         assert score.error == score.loss
         direct = (answers - batch.targets).square().mean()

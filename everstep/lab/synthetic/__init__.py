@@ -3,6 +3,7 @@
 from everstep.lab.synthetic.adding import Adding
 from everstep.lab.synthetic.balls import BouncingBalls
 from everstep.lab.synthetic.chaos import Lorenz, MackeyGlass, lorenz, mackey_glass
+from everstep.lab.synthetic.copying import Copying
 from everstep.lab.synthetic.mnist import PixelImages, sequential_mnist
 from everstep.lab.synthetic.narma import Narma, narma
 from everstep.lab.synthetic.order import TemporalOrder
@@ -15,6 +16,7 @@ __all__ = [
     "AssociativeRecall",
     "BouncingBalls",
     "CopyMemory",
+    "Copying",
     "Echo",
     "HeldOutScore",
     "Lorenz",

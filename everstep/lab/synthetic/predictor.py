@@ -17,7 +17,7 @@ from everstep.state import State
 
 
 class Predictor(nn.Module):
-    """a_t = V y_t + c for the last K outputs y of a layer: numbers, or logits of classes.
+    """a_t = V y_t + c for the last K outputs y of a layer: numbers, or logits of classes or bits.
 
     >>> import everstep as es
     >>> from everstep.lab.synthetic import Adding
@@ -61,9 +61,11 @@ class Predictor(nn.Module):
 
 
 def losses(model: Predictor, batch: TokenBatch, answers: Tensor) -> Tensor:
-    """The loss of each target (B, K): nats, or the squared error averaged over the outputs."""
+    """The loss of each target (B, K): nats, summed over bits, or the squared error averaged over the outputs."""
     if model.problem.kind == "class":
         return F.cross_entropy(answers.float().mT, batch.targets, reduction="none")
+    if model.problem.kind == "bits":
+        return F.binary_cross_entropy_with_logits(answers.float(), batch.targets, reduction="none").sum(-1)
     return (answers.float() - batch.targets).square().mean(-1)
 
 
@@ -80,7 +82,7 @@ class HeldOutScore(NamedTuple):
     Attributes:
         loss: mean over targets, in nats or as squared error.
         relative: loss ÷ baseline of the problem; 1 equals ignoring the input.
-        error: share of wrong classes among the judged steps; for numbers, the loss.
+        error: share of wrong classes among the judged steps, or of wrong bits; for numbers, the loss.
     """
 
     loss: float
@@ -117,6 +119,8 @@ def _scored(model: Predictor, batch: Sequences) -> tuple[float, float]:
     loss = float(losses(model, batch, answers).mean())
     if model.problem.kind == "number":
         return loss, loss
+    if model.problem.kind == "bits":
+        return loss, float(((answers > 0) != (batch.targets > 0.5)).float().mean())
     judged = batch.targets.shape[1] if model.problem.judged is None else model.problem.judged
     wrong = answers.argmax(-1) != batch.targets
     return loss, float(wrong[:, -judged:].float().mean())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from everstep.data.batches import TokenBatch
 
 Array: TypeAlias = NDArray[Any]
-Kind = Literal["number", "class"]
+Kind = Literal["number", "class", "bits"]
 _LEARN, _HELD_OUT, _BASELINE = range(3)  # independent streams of random numbers
 _BASELINE_ROWS = 256
 
@@ -25,7 +25,7 @@ class Sequences(TokenBatch):
 
     Attributes:
         inputs: (B, T, D) float32.
-        targets: (B, K) int64 classes, or (B, K, outputs) float32 numbers, for the last K valid outputs.
+        targets: (B, K) int64 classes, or (B, K, outputs) float32 numbers or bits, for the last K valid outputs.
     """
 
     @property
@@ -49,10 +49,10 @@ class Problem:
 
     Attributes:
         input_size: features D of x_t.
-        kind: "number" (squared error) or "class" (nats).
-        outputs: number of outputs or classes at each of the last K steps.
-        baseline: the mean loss of the best prediction that ignores the input: in nats for classes; for numbers the
-            variance of the targets, exact if known, else measured once on 256 sequences.
+        kind: "number" (squared error), "class" (nats) or "bits" (nats of all bits of a step).
+        outputs: number of outputs, classes or bits at each of the last K steps.
+        baseline: the mean loss of the best prediction that ignores the input: in nats for classes and bits; for numbers
+            the variance of the targets, exact if known, else measured once on 256 sequences.
         judged: number of last steps among which `measure` counts wrong classes; None for all targets.
     """
 
