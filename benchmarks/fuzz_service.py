@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz_service.py [--requests 100000] [--clients 4] [--log fuzz.json] [--runs FOLDER]
 
-Five runs are served: a language model, a classifier, a tagger, a translator and a forecaster. Bodies are drawn from the
+Six runs are served: a language model, a classifier, a tagger, a translator, a forecaster and music. Bodies are drawn from the
 schema of each operation, partly with values that runs understand (their names, sessions, signed states, their kinds of
 lines), partly with values of any other kind, keys that there are not, and damaged bytes. One in twenty is a frame over
 the WebSocket. A failure is a status of 500 or above, but 503, an answer without its sentence, or none within the time
@@ -37,12 +37,13 @@ from everstep.ship.serving.frames import answered, request
 BLOCK = 500
 LIMIT = 20
 """Seconds that the server allows for an answer."""
-ABLE = {"/predict": ("reviews", "orders", "tatoeba", "rides"), "/score": ("play", "tatoeba")}
-"""Runs that can do what is asked; elsewhere "play" can."""
+ABLE = {"/predict": ("reviews", "orders", "tatoeba", "rides"), "/score": ("play", "tatoeba", "rounds")}
+"""Runs that can do what is asked; elsewhere those of `SPEAKING` can."""
+SPEAKING = ("play", "play", "rounds")
 LINES = (
     "not bad at all", "", "the red car", "To be, or not to be", "I am tired .", "a\tb", "東 é 😀", "x" * 3000,
     "two large pizzas O", "unique_id,ds,y", "a,2024-01-01 00:00:00,1.5", "a,2024-01-01 01:00:00,2", '{"text": "a"}',
-    "king - man", "0.5,1,2", "\u2028", "\x00", "9" * 400,
+    "king - man", "0.5,1,2", "60,64,67 60,65 - 67", "67 69 71", "\u2028", "\x00", "9" * 400,
 )  # fmt: skip
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
@@ -170,7 +171,7 @@ class Fuzz:
         content, kind = b"", "application/json"
         if "requestBody" in operation:
             body = data.draw(self.value(operation["requestBody"]["content"][kind]["schema"]))
-            able = ABLE.get(path, ("play",))
+            able = ABLE.get(path, SPEAKING)
             if "run" in body and data.draw(st.integers(0, 9)) < 8:
                 body["run"] = data.draw(st.sampled_from(able))
             content = json.dumps(body).encode()

@@ -63,6 +63,7 @@ JOBS = {
     "orders": ("tag-own", "model.hidden_size=16"),
     "tatoeba": ("translate-minute", "model.hidden_size=32", "model.embedding_size=32", "decode.max_length=20"),
     "rides": ("forecast-minute", "model.hidden_size=16"),
+    "rounds": ("music-minute", "model.hidden_size=32"),
 }
 """A run of each kind of job: its name, its recipe, and overrides."""
 
