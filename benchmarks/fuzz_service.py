@@ -2,12 +2,12 @@
 
     python benchmarks/fuzz_service.py [--requests 100000] [--clients 4] [--log fuzz.json] [--runs FOLDER]
 
-Six runs are served: a language model, a classifier, a tagger, a translator, a forecaster and music. Bodies are drawn from the
-schema of each operation, partly with values that runs understand (their names, sessions, signed states, their kinds of
-lines), partly with values of any other kind, keys that there are not, and damaged bytes. One in twenty is a frame over
-the WebSocket. A failure is a status of 500 or above, but 503, an answer without its sentence, or none within the time
-limit of the server and ten seconds. Requests come in blocks, of several clients at once; `--log` counts those that are
-done, and a second call goes on after them. Leaves with 1 if any request failed.
+Six runs are served: a language model, a classifier, a tagger, a translator, a forecaster and music. Bodies are drawn
+from the schema of each operation, partly with values that runs understand (their names, sessions, signed states, their
+kinds of lines), partly with values of any other kind, keys that there are not, and damaged bytes. One in twenty is a
+frame over the WebSocket. A failure is a status of 500 or above, but 503, an answer without its sentence, or none within
+the time limit of the server and ten seconds. Requests come in blocks, of several clients at once; `--log` counts those
+that are done, and a second call goes on after them. Leaves with 1 if any request failed.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def isolated(number: int) -> dict[str, Any]:
         asyncio.run(events.run(number // 10))
         counts += events.counts
         del events
-        left = tensors() - before
+        left = len(tensors()) - len(before)
         memory.append(round(rss(os.getpid()) / 2**20, 1))
     named = {f"{kind} {status}": count for (kind, status), count in sorted(counts.items())}
     return {"events": counts.total(), "tensors_left": left, "rss_mib": memory, **named}

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from everstep.data.chord_batches import ChordBatches, Roll
 from everstep.data.readers.chords import HIGHEST, Chord, read_pieces
+from everstep.data.readers.midi import is_midi
 from everstep.data.text.text_files import expand
 from everstep.errors import DataError, counted
 from everstep.runs.held_out import train_and_valid
@@ -115,12 +116,25 @@ class Pieces:
         section = self.section
         names = getattr(section, split)
         found, given = [], 0
-        for path in expand(names):
-            read = read_pieces(path, split, section.steps_per_beat, section.encoding)
+        unread: list[DataError] = []
+        paths = expand(names)
+        for path in paths:
+            try:
+                read = read_pieces(path, split, section.steps_per_beat, section.encoding)
+            except DataError as error:
+                if not is_midi(path):
+                    raise
+                unread.append(error)
+                continue
             if not read:
                 self.notes.append(f"{path}: no note, left out")
             given += sum(len(keys) for piece in read for keys in piece)
             found += [section.roll(piece) for piece in read]
+        if len(unread) == len(paths):
+            raise unread[0]
+        if unread:
+            self.notes.append(f"{split}: {len(unread):,} of {counted(len(paths), 'file')} cannot be read, left out: "
+                              f"{unread[0]}{', …' if len(unread) > 1 else ''}")  # fmt: skip
         kept = sum(int(roll.sum()) for roll in found)
         if not kept:
             raise DataError(f"data.{split}: expected notes from {section.lowest} to {section.highest}; got none in "
