@@ -23,6 +23,8 @@ QUICK = {
     "motion-minute": ["model.hidden_size=8"],
     "music-minute": ["model.hidden_size=8"],
     "music-own": ["model.hidden_size=8"],
+    "questions-minute": ["model.embedding_size=8"],
+    "questions-own": ["model.embedding_size=8"],
 }
 NEEDS = {"forecast": "polars", "translate": "sacrebleu"}
 MOST_LINES = 60
