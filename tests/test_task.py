@@ -417,11 +417,29 @@ def test_a_run_is_never_overwritten_and_a_failed_start_leaves_nothing(chars: Run
         trained(text, tmp_path / "run", "train.bach_size=3")
 
 
-def test_validation_that_is_the_training_text_is_said(text: Path, tmp_path: Path) -> None:
+def test_held_out_files_that_are_training_data_are_said(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(text.read_bytes())
+    (tmp_path / "b.txt").write_bytes(text.read_bytes()[::-1])
     said: list[str] = []
-    settings = [*TINY, f"data.train={text}", f"data.valid={text}", "train.max_steps=2"]
-    es.train("shakespeare-minute", tmp_path / "run", said.append, overrides=settings)
-    assert any("same text as data.train" in line for line in said)
+    settings = [*TINY, f"data.train=[{text}, {tmp_path}/b.txt]", f"data.valid={tmp_path}/b*.txt", "train.max_steps=2"]
+    es.train("shakespeare-minute", tmp_path / "run", said.append, overrides=[*settings, f"data.test={tmp_path}/a.txt"])
+    told = "is training data, too; what is measured there says nothing about new data"
+    expected = [f"data.{split}: {tmp_path}/{name}.txt {told}" for split, name in (("valid", "b"), ("test", "a"))]
+    assert [line.removeprefix("warning: ") for line in said if line.startswith("warning")] == expected
+
+
+def test_files_of_one_size_or_with_all_splits_are_no_training_data(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("60 62\n64\n")
+    (tmp_path / "b.txt").write_text("60 62\n65\n")
+    (tmp_path / "all.json").write_text('{"train": [[[60]], [[62]]], "test": [[[64]]]}')
+    for train, test in (
+        (f"[{tmp_path}/a.txt, {tmp_path}/all.json]", f"{tmp_path}/b.txt"),
+        (f"{tmp_path}/all.json",) * 2,
+    ):
+        said: list[str] = []
+        settings = [f"data.train={train}", f"data.test={test}", "train.max_steps=1", "model.hidden_size=4"]
+        es.train("music-own", tmp_path / f"run-{test[-5:]}", said.append, overrides=settings)
+        assert not [line for line in said if line.startswith("warning")]
 
 
 def test_every_shipped_recipe_trains_a_little(text: Path, tmp_path: Path, shared_data: Path, monkeypatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +25,8 @@ SCORED = 64
 
 class MusicSection(Section):
     """Pieces: files, keys, splits."""
+
+    holds_splits: ClassVar[tuple[str, ...]] = (".json", ".json.gz", ".json.xz")
 
     train: Files = "everstep:rounds.train"
     """path, list or globs of .mid, .json or text (a piece a line, `60,64,67 60,65 -`); ${EVERSTEP_DATA} is expanded"""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -226,18 +227,41 @@ def check_files(
         DataError: a name matches no file; the message names its key.
     """
     for split in splits:
-        paths = getattr(section, split, None)
-        if not isinstance(paths, str | tuple):
-            continue
         try:
-            if look_for := getattr(section, "look_for", None):
-                look_for(paths)
-            else:
-                expand(paths, folders=getattr(section, "takes_folders", False))
+            _files_of(section, split)
         except DataError as error:
-            unset = "EVERSTEP_DATA" in str(paths) and not os.environ.get("EVERSTEP_DATA")
+            unset = "EVERSTEP_DATA" in str(getattr(section, split)) and not os.environ.get("EVERSTEP_DATA")
             hint = "; EVERSTEP_DATA is not set: set it to the folder that holds the data sets" if unset else ""
             raise DataError(f"{called.format(split=split)}: {error}{hint}") from None
+
+
+def _files_of(section: object, split: str) -> list[Path]:
+    paths = getattr(section, split, None)
+    if not isinstance(paths, str | tuple):
+        return []
+    if look_for := getattr(section, "look_for", None):
+        return list(look_for(paths))
+    return expand(paths, folders=getattr(section, "takes_folders", False))
+
+
+def say_trained_files(section: object, say: Callable[[str], None]) -> None:
+    """Warn of each file of "valid" and "test" that is training data, too: by its place or its bytes.
+
+    Files whose names end as one of the section's `holds_splits` are not meant: each split reads its own part.
+    """
+    trained = {path.resolve(): path for path in _files_of(section, "train")}
+    sized: dict[int, list[Path]] = {}
+    for path in trained.values():
+        if path.is_file():
+            sized.setdefault(path.stat().st_size, []).append(path)
+    for split in ("valid", "test"):
+        for path in _files_of(section, split):
+            if path.name.lower().endswith(getattr(section, "holds_splits", ())):
+                continue
+            alike = sized.get(path.stat().st_size, []) if path.is_file() else []
+            if path.resolve() in trained or any(filecmp.cmp(path, one, shallow=False) for one in alike):
+                too = "is training data, too; what is measured there says nothing about new data"
+                say(f"warning: data.{split}: {path} {too}")
 
 
 def gone(section: object, splits: Sequence[str] = ("train", "valid", "test")) -> list[str]:

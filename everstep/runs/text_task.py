@@ -45,8 +45,6 @@ class TextTask(Task[R]):
             rare = self.corpus("train").unknown > 0
             why = "data.min_count or data.max_size cuts" if rare else "data.train lacks"
             say(f"note: there are characters that {why}; they are read as <unk>")
-        if {"train", "valid"} <= set(self.splits()) and self.digest("valid") == self.digest("train"):
-            say("warning: data.valid is the same text as data.train; its score will say nothing about new text")
 
     def save(self, run: Path) -> None:
         """`tokenizer.json`."""

@@ -40,7 +40,7 @@ from everstep.runs.run import Run, warn
 from everstep.runs.run_names import RAISED, name_of, run_name
 from everstep.runs.starting_weights import FUNCTION, check_start, fill_from
 from everstep.runs.task import Task, trusting
-from everstep.runs.text_data import check_files, file_keys, with_absolute_paths
+from everstep.runs.text_data import check_files, file_keys, say_trained_files, with_absolute_paths
 from everstep.runs.user_code import UserCode
 from everstep.runs.workers import stoppable
 from everstep.sections import Section
@@ -122,6 +122,7 @@ def begin(task: Task[Any], say: Log, adopted: Path | None = None) -> None:
     """
     task.prepare() if adopted is None else task.open(adopted)
     task.ready(say)
+    say_trained_files(getattr(task.recipe, "data", None), say)
 
 
 @flushed_denormals()
@@ -249,9 +250,7 @@ class _Job:
             sparse_gradients(self.model, task.recipe.train)  # refuses what they do not go with
         self.batches = task.batches("train", self.model, "learn") if task.optimised else []
         if not task.optimised and world_size() > 1:
-            raise ConfigError(
-                f"a {task.recipe.task} makes no step that several processes could divide; train it in one"
-            )
+            raise ConfigError(f"a {task.recipe.task} makes no step that several processes could do; train it in one")
         with joined() as world:
             check_divisible(world, self.model, as_batches(self.batches))
 
