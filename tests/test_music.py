@@ -322,6 +322,13 @@ def test_runs_are_compared_on_pieces_of_any_file(tmp_path: Path, split: Literal[
     assert done.exit_code == 0, done.output
     (first,) = json.loads(done.stdout)["rows"]
     assert first["nats_per_token"] == pytest.approx(run.evaluate(split)["loss"], 1e-5)
+    assert first["bits_per_step"] == pytest.approx(run.evaluate(split)["bits"], 1e-5)
+    assert "bits_per_char" not in first
+    picture = str(tmp_path / "table.png")
+    done = CliRunner().invoke(app, ["compare", str(run.path), "--split", split, "--picture", picture])
+    assert done.stdout.split("\n")[0].split()[:2] == ["run", "bits/step"]
+    assert done.stdout.split("\n")[0].split()[-4:-2] == ["nats/step", "steps"]
+    assert "Bits a step, lowest first: run" in done.stderr
 
 
 def test_before_training_keys_sound_seldom() -> None:

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "run": lambda row: f"{row['name']}{' *' if row['adapted'] else ''}",
-    "bits/char": lambda row: f"{'≥ ' if row['lower_bound'] else ''}{row['bits_per_char']:.4f}",
+    "bits/{unit}": lambda row: f"{'≥ ' if row['lower_bound'] else ''}{row['bits_per_' + row['unit']]:.4f}",
     "behind the best": lambda row: f"{row['behind']:.4f} [{row['low']:.4f}, {row['high']:.4f}]",
     "perplexity": lambda row: f"{row['perplexity']:,.2f}",
-    "nats/token": lambda row: f"{row['nats_per_token']:.4f}",
-    "tokens": lambda row: f"{row['tokens']:,}",
+    "nats/{token}": lambda row: f"{row['nats_per_token']:.4f}",
+    "{token}s": lambda row: f"{row['tokens']:,}",
     "unknown": lambda row: "–" if row["unknown_share"] is None else f"{row['unknown_share']:.2%}",
     "parameters": lambda row: f"{row['parameters']:,}",
 }
-"""The columns of the table, and their cells."""
+"""The columns of the table, named by the units, and their cells."""
 
 
 def compare(
@@ -65,10 +65,10 @@ def compare(
       everstep compare runs/kn5 runs/lstm --mix --cache 500 --picture table.png
 
     Each line is scored by itself, as by `everstep score`, or with --carry after those before it; blank lines are left
-    out. Bits a character compare models of any vocabulary; perplexity is per token, and compares models of the same
-    tokens. The intervals are of a paired bootstrap over lines: if one has 0 in it, the run may be as good as the best.
-    ≥: unknown words are not spelled. *: adapted to the text before each token. Weights of mixtures are learned by EM on
-    the validation text.
+    out. Bits a character (music: a step) compare models of any vocabulary; perplexity is per token, and compares models
+    of the same tokens. The intervals are of a paired bootstrap over lines: if one has 0 in it, the run may be as good
+    as the best. ≥: unknown words are not spelled. *: adapted to the text before each token. Weights of mixtures are
+    learned by EM on the validation text.
     """
     from everstep.runs.compared_runs import lines_of, names_of, read_lines_of, table
 
@@ -135,7 +135,9 @@ def _made(tests: list[Scored], valids: list[Scored], mix: bool, cache: int | Non
 
 def _shown(rows: list[dict[str, Any]], markdown: bool) -> str:
     """The table as text."""
-    cells = [list(COLUMNS), *([cell(row) for cell in COLUMNS.values()] for row in rows)]
+    unit = rows[0]["unit"]
+    names = [name.format(unit=unit, token="token" if unit == "char" else unit) for name in COLUMNS]
+    cells = [names, *([cell(row) for cell in COLUMNS.values()] for row in rows)]
     if markdown:
         head, *body = (f"| {' | '.join(row)} |" for row in cells)
         return "\n".join([head, "|---|" + "---|" * (len(COLUMNS) - 1), *body])

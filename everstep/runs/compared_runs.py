@@ -40,6 +40,7 @@ class Scored:
         logps: (T,) log p of each token of all lines.
         ids: (T,) the tokens; empty if the job does not give them.
         symbols: the name of each token, by its number; empty if the job has no vocabulary.
+        unit: by what bits are counted: "char", or the unit of a job whose lines stand for something else than text.
         adapted: whether it was adapted to the text before each token.
     """
 
@@ -52,6 +53,7 @@ class Scored:
     ids: NDArray[np.int64] = field(repr=False)
     adapted: bool = False
     symbols: Sequence[str] = field(default=(), repr=False)
+    unit: str = "char"
 
 
 def lines_of(runs: Sequence[Run], split: str, option: str = "--on") -> tuple[list[str], str]:
@@ -118,6 +120,7 @@ def scored(
         np.array([p for score in found for p in score.token_logps]),
         np.array([number for score in found for number in score.ids], np.int64),
         symbols=getattr(getattr(run.task, "tokenizer", None), "symbols", ()),
+        unit="char" if run.task.typed else run.task.unit,
     )
 
 
@@ -159,7 +162,7 @@ def mixture(tests: Sequence[Scored], valids: Sequence[Scored], cache: int | None
     np.subtract.at(nats, np.repeat(np.arange(len(of.tokens)), of.tokens), logps)
     parameters = sum(one.parameters for one in tests)
     adapted = cache is not None
-    return Scored(told, nats, of.tokens, of.unknown, parameters, logps, of.ids, adapted, of.symbols)
+    return Scored(told, nats, of.tokens, of.unknown, parameters, logps, of.ids, adapted, of.symbols, of.unit)
 
 
 def _difference(one: Scored, other: Scored) -> str | None:
@@ -181,21 +184,24 @@ def table(models: Sequence[Scored], lines: Sequence[str], seed: int = 1) -> list
     """A row for each model, best first: measures, and how much worse it is than the best.
 
     Returns:
-        name, bits_per_char, perplexity (per token), nats_per_token, tokens, unknown_share, lower_bound (whether there
-        are <unk> for words that the text spells), parameters, adapted, and behind: bits a character above the best with
-        a 95 % interval (low, high) of a paired bootstrap over lines.
+        name, unit (`Scored.unit`, "char" if they differ), bits_per_UNIT, perplexity (per token), nats_per_token,
+        tokens, unknown_share, lower_bound (whether there are <unk> for words that the text spells), parameters,
+        adapted, and behind: bits a unit above the best with a 95 % interval (low, high) of a paired bootstrap over
+        lines.
     """
-    chars = np.array([len(line) + 1 for line in lines], np.float64)
+    unit = models[0].unit if len({one.unit for one in models}) == 1 else "char"
+    counts = np.array([len(line) + 1 for line in lines] if unit == "char" else models[0].tokens, np.float64)
     spelled = sum(line.split().count(UNK) for line in lines)
     ranked = sorted(models, key=lambda one: float(one.nats.sum()))
     rows = []
     for one in ranked:
         nats, tokens = float(one.nats.sum()), int(one.tokens.sum())
-        difference, low, high = paired_difference(one.nats, ranked[0].nats, chars * math.log(2), seed)
+        difference, low, high = paired_difference(one.nats, ranked[0].nats, counts * math.log(2), seed)
         rows.append(
             {
                 "name": one.name,
-                "bits_per_char": nats / math.log(2) / float(chars.sum()),
+                "unit": unit,
+                f"bits_per_{unit}": nats / math.log(2) / float(counts.sum()),
                 "perplexity": math.exp(min(nats / tokens, 700)),
                 "nats_per_token": nats / tokens,
                 "tokens": tokens,

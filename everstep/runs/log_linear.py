@@ -67,7 +67,9 @@ def log_linear(
     told = " × ".join(f"{one.name}^{weight:.3f}" for one, weight in zip(tests, exponents, strict=True))
     parameters, first = sum(one.parameters for one in tests), tests[0]
     whole = np.concatenate([part for line in logps for part in line])
-    return Scored(told, nats, first.tokens, first.unknown, parameters, whole, first.ids, symbols=first.symbols)
+    return Scored(
+        told, nats, first.tokens, first.unknown, parameters, whole, first.ids, symbols=first.symbols, unit=first.unit
+    )
 
 
 def _words(run: Run) -> int:

@@ -54,7 +54,7 @@ class Task(ABC, Generic[R]):
         understands: the fields of `Asked` that its `predict` supports.
         reads: what examples of the verbs "predict" and "score" call their input, if it is more than lines of text.
         typed: whether a generated text is that of its tokens one behind another, so that people can type it token by
-            token.
+            token, and that bits are counted by its characters.
         no_export: why it has no export, if it has none.
         optimised: whether `fit` trains the model. If not, `prepare` fits the whole model, such as one of counts, and a
             training writes the run without a step.

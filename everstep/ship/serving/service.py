@@ -132,11 +132,17 @@ def as_json(value: Any) -> bytes:
         return json_text(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
+_LEAST = {"string_too_short": "a text", "too_short": "one or more"}
+"""What is missing where something is empty, by the name of pydantic's error."""
+
+
 def sentence_of(error: Mapping[str, Any]) -> str:
     """An error of pydantic as a sentence: where, and what was expected; never the value."""
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
     if not where and error["type"] == "model_attributes_type":  # a client's default is a form, such as that of curl -d
         return "the body: expected an object in JSON, sent with Content-Type: application/json, as curl --json does"
+    if (what := _LEAST.get(error["type"])) is not None:
+        return f"{where}: expected {what}; got none"
     return f"{where or 'the body'}: {error['msg'].removeprefix('Value error, ')}"
 
 
