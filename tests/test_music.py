@@ -355,6 +355,24 @@ def test_pictures_are_drawn(run: es.Run, tmp_path: Path) -> None:
     assert {"piece.png", "continued.png", "surprise.png"} <= {path.name for path in tmp_path.glob("*.png")}
 
 
+@pytest.mark.usefixtures("unrendered")
+def test_pictures_are_of_a_file_of_music(run: es.Run, tmp_path: Path) -> None:
+    from everstep.runs.pictures import own_text
+
+    (tmp_path / "song.mid").write_bytes(midi_bytes([(70,), (72, 60), ()]))
+    (tmp_path / "songs.json").write_text(json.dumps({"train": [], "test": [[[70], [72]], [[60]]]}))
+    (tmp_path / "songs.txt").write_text("70 72\n60\n")
+    (tmp_path / "none.mid").write_bytes(midi_bytes([]))
+    assert own_text(run, tmp_path / "song.mid") == "70 60,72"
+    assert own_text(run, tmp_path / "songs.json") == own_text(run, tmp_path / "songs.txt") == "70 72"
+    with pytest.raises(DataError, match=r"none\.mid: there is nothing in it"):
+        own_text(run, tmp_path / "none.mid")
+    asked = ["look", str(run.path), "--text", str(tmp_path / "song.mid"), "--out", str(tmp_path / "pictures")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "pictures" / "piece.png").exists()
+
+
 class TestLaws(JobLaws):
     job = "music"
     settings = SMALL

@@ -366,7 +366,7 @@ def look(
     text: Path | None = typer.Option(
         None,
         metavar="FILE",
-        help="A text, in the encoding of the training text, for all pictures but the curves.",
+        help="A text, in the encoding of the training text, for all pictures but the curves; of music, a file of it.",
     ),
     trust_code: bool = TRUST,
 ) -> None:

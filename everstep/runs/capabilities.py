@@ -89,6 +89,13 @@ class HoldsLines(Protocol):
     def lines(self, split: str) -> list[str]:
         """What a split holds, a line an example, as `score` reads them."""
 
+    def file_lines(self, path: Path) -> list[str]:
+        """What a file of the user holds, likewise.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+
 
 class Speller(Protocol):
     """Incremental conversion of tokens to text."""

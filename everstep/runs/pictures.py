@@ -64,14 +64,19 @@ def drawers() -> list[Drawer]:
 
 
 def own_text(run: Run, path: Path) -> str:
-    """The beginning of the user's text, decoded with the encoding of the training data.
+    """The beginning of the user's text, decoded with the encoding of the training data; of pieces, the first one.
 
     Raises:
-        DataError: the file cannot be read, or has another encoding.
+        DataError: the file cannot be read, has another encoding, or holds no piece.
     """
     from everstep.data.text.decoding import NotText
     from everstep.data.text.text_files import read_blocks
+    from everstep.runs.capabilities import HoldsLines
 
+    if isinstance(run.task, HoldsLines):
+        if not (lines := run.task.file_lines(path)):
+            raise DataError(f"look: {path}: there is nothing in it")
+        return lines[0]
     encoding = recipe_encoding(run)
     try:
         return next(iter(read_blocks([path], encoding)), "")

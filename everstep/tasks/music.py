@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from everstep.data.chord_batches import ChordBatch, ChordBatches
-from everstep.data.readers.chords import chords_of, chords_text
+from everstep.data.readers.chords import chords_of, chords_text, read_pieces
 from everstep.data.readers.midi import midi_bytes
 from everstep.decode.decoder import Decoder
 from everstep.decode.section import SamplingSection
@@ -118,6 +118,11 @@ class Music(Task[MusicRecipe]):
         lowest = self.recipe.data.lowest
         rolls = self.pieces.rolls(split)
         return [chords_text(tuple((np.flatnonzero(keys) + lowest).tolist()) for keys in roll) for roll in rolls]
+
+    def file_lines(self, path: Path) -> list[str]:
+        """The pieces of a MIDI, JSON or text file as text; of JSON with parts, those of "test"."""
+        data = self.recipe.data
+        return [chords_text(piece) for piece in read_pieces(path, "test", data.steps_per_beat, data.encoding)]
 
     def decoder(self, model: Any, given: str) -> Decoder:
         """A decoder that continues the piece `given`."""
