@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import everstep as es
 from everstep.cli.app import app
+from everstep.cli.printed_tables import rival_table
 from everstep.data.readers.series import roles_of
 from everstep.data.readers.tables import table_of
 from everstep.data.readers.trained_form import check_form
@@ -113,7 +114,18 @@ def test_json_lines_and_the_command_line(run: es.Run, monkeypatch: pytest.Monkey
     assert records[0]["q0.05"] <= records[0]["q0.95"]
     done = runner.invoke(app, ["eval", str(run.path), "--json"])
     assert json.loads(done.stdout)["rivals"][0]["name"] == "naive"
-    assert runner.invoke(app, ["eval", str(run.path), "--rivals"]).exit_code == 0
+    done = runner.invoke(app, ["eval", str(run.path), "--rivals"])
+    assert done.exit_code == 0
+    assert "– drift, ridge on lags, Theta: answers without the probabilities or quantiles of coverage" in done.stdout
+
+
+def test_missing_figures_have_a_reason() -> None:
+    rows = [{"name": "a", "loss": 1.0, "top_5": None}, {"name": "b", "loss": None}, {"name": "c", "top_5": None}]
+    assert rival_table(rows).split("\n")[-2:] == [
+        "– these data do not define top 5",
+        "– b, c: answers without the probabilities or quantiles of loss",
+    ]
+    assert rival_table([{"name": "a", "loss": 1.0}]).split("\n")[-1].split() == ["a", "1.0000"]
 
 
 @pytest.mark.parametrize(

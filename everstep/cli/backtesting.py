@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from everstep.cli.common import load_run, log
-from everstep.cli.run_verbs import DEVICE, RUN, TRUST, table
+from everstep.cli.printed_tables import table
+from everstep.cli.run_verbs import DEVICE, RUN, TRUST
 from everstep.storage.reading import json_text
 
 

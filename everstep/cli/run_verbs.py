@@ -12,6 +12,7 @@ import typer
 
 from everstep.cli.common import load_run, log
 from everstep.cli.generated_files import OUT, GeneratedFiles
+from everstep.cli.printed_tables import rival_table, table
 from everstep.data.text.decoding import read_lines
 from everstep.errors import DataError, counted
 from everstep.storage.reading import json_text
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 RUN = typer.Argument(metavar="RUN", help="The folder of a run.")
 BLOCK = 1024  # lines scored at a time
 CHUNK = 1 << 16  # bytes read at a time
-MOST_ROWS = 50  # most rows of a printed table
 
 
 TRUST = typer.Option(False, "--trust-code", help="Execute the Python files stored in the run, with your rights.")
@@ -106,25 +106,7 @@ def evaluate(
             meaning = meaning_of(loaded.task, scores, key)
             print(f"{key.replace('_', ' '):16} {shown_measure(scores, key):>16}   {meaning}".rstrip())
     if rivals:
-        print(table("rivals", {str(other.pop("name")): other for other in others}))
-
-
-def table(title: str, rows: dict[str, dict[str, Any]]) -> str:
-    """A table of named rows with the same measures."""
-    from everstep.runs.card import shown_number
-
-    left_out = len(rows) - MOST_ROWS
-    rows = dict(list(rows.items())[:MOST_ROWS])
-    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    table = [[title, *(name.replace("_", " ") for name in columns)]]
-    table += [[name, *(shown_number(row.get(column)) for column in columns)] for name, row in rows.items()]
-    first, *others = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    lines = [
-        "  ".join([f"{name:{first}}", *(f"{cell:>{max(width, 10)}}" for cell, width in zip(row, others, strict=True))])
-        for name, *row in table
-    ]
-    more = [f"… and {left_out:,} more; --json gives all"] if left_out > 0 else []
-    return "\n".join(["", *lines, *more])
+        print(rival_table(others))
 
 
 def predict(
