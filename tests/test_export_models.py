@@ -20,6 +20,8 @@ from everstep.networks.forecaster_forms import forecaster_forms
 from everstep.networks.forecaster_section import ForecasterSection, WindowShape, checked_sizes
 from everstep.networks.forms import Exported, Form
 from everstep.networks.model_forms import classifier_forms, tagger_forms, token_forms
+from everstep.networks.move_forms import move_forms
+from everstep.networks.move_model import MoveModel, MoveSection
 from everstep.networks.mover import Mover, MoverSection
 from everstep.networks.mover_forms import mover_forms
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
@@ -72,6 +74,8 @@ def model_of(section: Any, **sizes: Any) -> nn.Module:
             model = Mover(2, section)
         case ChordSection():
             model = ChordModel(12, section)
+        case MoveSection():
+            model = MoveModel(section)
         case TreeNetworkSection():
             model = TreeClassifier([1] * 9, ANSWERS, section)
         case _:
@@ -91,6 +95,7 @@ FORMS: dict[type, Any] = {
     Forecaster: forecaster_forms,
     Mover: mover_forms,
     ChordModel: chord_forms,
+    MoveModel: move_forms,
     TreeClassifier: tree_forms,
 }
 
@@ -115,6 +120,7 @@ SMALL: dict[str, Any] = {
     "feature_size": 2,
 }
 SMALL |= {"frame_size": 4, "window": 12, "horizon": 6, "segment": 4, "lags": (1, 4), "lags_difference": 4}
+SMALL |= {"components": 2}
 UNREAD = {"unknown_rate", "init_range", "variational", "error", "filters"}
 """Keys that change the training or sizes alone."""
 

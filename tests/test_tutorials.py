@@ -25,6 +25,8 @@ QUICK = {
     "music-own": ["model.hidden_size=8"],
     "questions-minute": ["model.embedding_size=8"],
     "questions-own": ["model.embedding_size=8"],
+    "strokes-minute": ["model.hidden_size=8"],
+    "strokes-own": ["model.hidden_size=8"],
 }
 NEEDS = {"forecast": "polars", "translate": "sacrebleu"}
 MOST_LINES = 60

@@ -14,7 +14,7 @@ from everstep.errors import RunError
 OUT = typer.Option(
     None,
     metavar="FILE",
-    help="Also write it into a file: text, or .mid where chords are generated (with --count FILE-1, FILE-2, …).",
+    help="Also write it into a file: text, .mid of chords, .svg of drawings (with --count FILE-1, FILE-2, …).",
 )
 
 

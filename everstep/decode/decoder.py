@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-from everstep.decode.sampling import StepFn
+from everstep.decode.sampling import Draw, StepFn
 from everstep.state import State
+
+
+class Numbers(NamedTuple):
+    """What makes sequences of numbers, where a step reads rows of numbers in place of tokens.
+
+    Attributes:
+        draw: draws what the step reads next; see `NumberSampler`.
+        end: the row that ends a sequence.
+    """
+
+    draw: Draw
+    end: Sequence[float]
 
 
 class Decoder(NamedTuple):
@@ -30,6 +42,8 @@ class Decoder(NamedTuple):
         attention: reads the attention of the last step out of the state: (batch, S) over the places of the sources, 0
             at padding. None: the model has no attention.
         source_lengths: (B,) int64 places of each source; None: nothing is known of the sources.
+        numbers: for steps that read numbers: what draws the next. `step` then gives whatever `draw` takes, and `prompt`
+            is (n, features). None: steps read tokens, and give log p of the next.
         fresh: whether nobody else reads the memory of the log p that `step` returns, so that a search may overwrite it.
     """
 
@@ -43,3 +57,4 @@ class Decoder(NamedTuple):
     attention: Callable[[State], Tensor] | None = None
     source_lengths: Tensor | None = None
     fresh: bool = False
+    numbers: Numbers | None = None

@@ -15,6 +15,9 @@ from everstep.state import State, leaves
 StepFn = Callable[[Tensor, State], tuple[Tensor, State]]
 """Maps tokens (batch,) and state to log p of the next token (batch, vocabulary), in nats, and the new state."""
 
+Draw = Callable[[Tensor, float, torch.Generator | None], Tensor]
+"""Draws a row of numbers (batch, features) of each output of a step (batch, size), at a temperature ≥ 0."""
+
 _COLD = 1e-30
 """Temperature below which sampling is greedy, since scaled log-probabilities could overflow."""
 
@@ -73,6 +76,25 @@ class Sampler:
         return torch.multinomial(log_p.exp(), 1, generator=self.generator)[:, 0]
 
 
+@dataclass(frozen=True, eq=False)
+class NumberSampler:
+    """Draws a row of numbers for each row of outputs.
+
+    Args:
+        draw: draws them.
+        temperature: 1 for the model's distribution, below 1 sharper; 0: the likeliest.
+        generator: random generator on the device of the outputs; torch's default if None.
+    """
+
+    draw: Draw
+    temperature: float = 1.0
+    generator: torch.Generator | None = None
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Rows (batch, features), drawn from outputs (batch, size)."""
+        return self.draw(outputs, self.temperature, self.generator)
+
+
 def sample(
     step: StepFn,
     state: State,
@@ -108,21 +130,26 @@ def sample(
 
 
 def draws(
-    step: StepFn, state: State, prompt: Sequence[int] | Tensor, length: int, sampler: Sampler, count: int = 1
+    step: StepFn,
+    state: State,
+    prompt: Sequence[int] | Tensor,
+    length: int,
+    sampler: Sampler | NumberSampler,
+    count: int = 1,
 ) -> Iterator[Tensor]:
-    """As `sample`, but yields (count,) int64 for each token.
+    """As `sample`, but yields (count,) int64 for each token; of a `NumberSampler` (count, features) for each step.
 
     Raises:
         ConfigError: the prompt is empty, or `length` is 0; raised at the call, not at the first iteration.
     """
     device = _device(prompt, state, sampler.generator)
-    tokens: list[int] = prompt.tolist() if isinstance(prompt, Tensor) else list(prompt)
-    if not tokens:
+    given = torch.as_tensor(prompt, device=device)
+    if not len(given):
         raise ConfigError("sample: the prompt is empty; the model needs at least one token to start from")
     for name, value in (("length", length), ("count", count)):
         if value < 1:
             raise ConfigError(f"sample: {name} should be at least 1, but is {value}")
-    return _drawn(step, state, tokens, length, count, sampler, device)
+    return _drawn(step, state, given, length, count, sampler)
 
 
 def _device(prompt: Sequence[int] | Tensor, state: State, generator: torch.Generator | None) -> torch.device:
@@ -135,12 +162,13 @@ def _device(prompt: Sequence[int] | Tensor, state: State, generator: torch.Gener
 
 @torch.inference_mode()
 def _drawn(
-    step: StepFn, state: State, prompt: list[int], length: int, count: int, sampler: Sampler, device: torch.device
+    step: StepFn, state: State, prompt: Tensor, length: int, count: int, sampler: Sampler | NumberSampler
 ) -> Iterator[Tensor]:
-    for token in prompt[:-1]:
-        _, state = step(torch.full((count,), token, device=device), state)
-    tokens = torch.full((count,), prompt[-1], device=device)
+    first, *others = prompt[:, None].repeat_interleave(count, 1)
+    for read in others:
+        _, state = step(first, state)
+        first = read
     for _ in range(length):
-        log_p, state = step(tokens, state)
-        tokens = sampler(log_p)
-        yield tokens
+        outputs, state = step(first, state)
+        first = sampler(outputs)
+        yield first

@@ -98,10 +98,10 @@ class HoldsLines(Protocol):
 
 
 class Speller(Protocol):
-    """Incremental conversion of tokens to text."""
+    """Incremental conversion of tokens, or rows of numbers, to text."""
 
-    def spell(self, ids: Sequence[int]) -> str:
-        """The text that the next tokens complete; may be empty."""
+    def spell(self, ids: Sequence[Any]) -> str:
+        """The text that the next tokens or rows complete; may be empty."""
 
     def end(self) -> str:
         """The remaining text."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from everstep.decode import Sampler
 from everstep.decode.decoder import Decoder
+from everstep.decode.sampling import NumberSampler
+from everstep.decode.section import SamplingSection
+from everstep.errors import ConfigError
 from everstep.runs.capabilities import Speller
 
 
@@ -17,24 +21,24 @@ class SpelledText:
 
     Args:
         speller: turns tokens into text.
-        end: the token that ends the text; None: none does.
+        end: the token, or the row of numbers, that ends the text; None: none does.
         stop: the text ends before this string; "" for none.
 
     Attributes:
         done: whether the text has ended.
     """
 
-    def __init__(self, speller: Speller, end: int | None, stop: str):
+    def __init__(self, speller: Speller, end: Any, stop: str):
         self._speller, self._end, self._stop = speller, end, stop
         self._held = ""  # text that may be the beginning of `stop`
         self.done = False
 
-    def begin(self, given: Sequence[int]) -> str:
+    def begin(self, given: Sequence[Any]) -> str:
         """The text of the tokens of a prompt, in which nothing ends it."""
         return self._speller.spell(given)
 
-    def spell(self, token: int) -> str:
-        """The text that is certain after one more token."""
+    def spell(self, token: Any) -> str:
+        """The text that is certain after one more token, or row of numbers."""
         if self.done:
             return ""
         if token == self._end:
@@ -59,14 +63,46 @@ class SpelledText:
 
 
 class Writing(NamedTuple):
-    """A model that continues a prompt, what chooses its tokens, and the texts that they become."""
+    """A model that continues a prompt, what chooses its tokens or numbers, and the texts that they become."""
 
     decoder: Decoder
-    sampler: Sampler
+    sampler: Sampler | NumberSampler
     texts: list[SpelledText]
 
 
-def spelled(texts: Sequence[SpelledText], given: Sequence[int], drawn: Iterator[Tensor]) -> Iterator[list[str]]:
+def begun_writing(
+    decoder: Decoder,
+    how: SamplingSection,
+    random: torch.Generator,
+    spellers: Sequence[Speller],
+    stop: str,
+    until_end: bool,
+) -> Writing:
+    """What writes a text with each of the spellers. A sequence of numbers always ends where its end is drawn.
+
+    Raises:
+        ConfigError: `until_end` without a token that ends a sequence; a setting that the decoder has no use for.
+    """
+    if decoder.numbers is not None:
+        if how.top_k is not None or how.top_p is not None:
+            raise ConfigError(
+                "generate: top_k and top_p choose among tokens, but this run draws numbers; leave them out, and set "
+                "the temperature"
+            )
+        end: Any = list(decoder.numbers.end)
+        drawn = NumberSampler(decoder.numbers.draw, how.temperature, random)
+        return Writing(decoder, drawn, [SpelledText(speller, end, stop) for speller in spellers])
+    if until_end and decoder.end is None:
+        raise ConfigError(
+            "generate: until_end (--until-end) needs a symbol that ends a sequence, which this run's vocabulary "
+            "lacks; give a text to stop at (--stop)"
+        )
+    sampler = Sampler(how.temperature, how.top_k, how.top_p, () if how.unk else decoder.never, random)
+    end = decoder.end if until_end else None
+    return Writing(decoder, sampler, [SpelledText(speller, end, stop) for speller in spellers])
+
+
+def spelled(texts: Sequence[SpelledText], given: Sequence[Any], drawn: Iterator[Tensor]) -> Iterator[list[str]]:
     """Yield the next piece of each text for each step of `drawn`; the first piece is the text of `given`.
 
     Sampling stops when all texts have ended.

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from everstep.decode import Sampler, draws
+from everstep.decode import draws
 from everstep.decode.section import SamplingSection
 from everstep.errors import ConfigError, DataError, RunError, check_finite
 from everstep.learn.denormals import flushed_denormals
@@ -22,7 +22,7 @@ from everstep.runs.call_checks import check_room, checked_lines, seeded
 from everstep.runs.capabilities import ABILITIES, Adaptation, Draws, Streams, abilities
 from everstep.runs.card import in_one_line
 from everstep.runs.data_frames import answered, is_frame, lines_of
-from everstep.runs.drawn_text import SpelledText, Writing, spelled
+from everstep.runs.drawn_text import Writing, begun_writing, spelled
 from everstep.runs.folder import RECIPE
 from everstep.runs.opening import CHANGED, compared, decides, digest
 from everstep.runs.progress_bar import progress_bar
@@ -330,15 +330,8 @@ class Run:
         """What `stream` writes texts with; for the arguments, and what is raised, see there."""
         task = self.able("generate")
         check_room(decoder := task.decoder(self.model, how.prompt), count)
-        if until_end and decoder.end is None:
-            raise ConfigError(
-                "generate: until_end (--until-end) needs a symbol that ends a sequence, which this run's vocabulary "
-                "lacks; give a text to stop at (--stop)"
-            )
-        never, random = () if how.unk else decoder.never, seeded(seed, decoder.prompt.device)
-        sampler = Sampler(how.temperature, how.top_k, how.top_p, never, random)
-        end = decoder.end if until_end else None
-        return Writing(decoder, sampler, [SpelledText(task.speller(), end, stop) for _ in range(count)])
+        spellers = [task.speller() for _ in range(count)]
+        return begun_writing(decoder, how, seeded(seed, decoder.prompt.device), spellers, stop, until_end)
 
     def passage(self, text: str | None = None, characters: int = 600) -> Passage:
         """A text, or else held-out data, as the model reads it, for pictures.

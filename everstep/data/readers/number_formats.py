@@ -220,7 +220,7 @@ def _content(path: Path) -> bytes:
 
 def _arrays(path: Path, columns: NumberColumns) -> FoundNumbers:
     """`x` (N, T), (N, T, D) or clips (N, T, H, W[, C]), `y` (N,), and `lengths` (N,) if they differ."""
-    held = _held(path)
+    held = held_arrays(path)
     if columns.values and len(columns.values) > 1:
         raise DataError(f"{path}: expected one array (data.values); got {', '.join(columns.values)}")
     x = _array(held, columns.values or ("x", "X"), path, "data.values")
@@ -249,6 +249,9 @@ def _arrays(path: Path, columns: NumberColumns) -> FoundNumbers:
     return FoundNumbers(found, _numbered(x.shape[2]) if x.ndim == 3 else ())
 
 
+OBJECTS = "got no such file, or one of Python objects: sequences of different lengths are padded, beside `lengths`"
+
+
 def _array(held: dict[str, NDArray[Any]], names: Sequence[str], path: Path, key: str) -> NDArray[Any]:
     name = next((name for name in names if name in held), None)
     if name is None:
@@ -256,8 +259,12 @@ def _array(held: dict[str, NDArray[Any]], names: Sequence[str], path: Path, key:
     return held[name]
 
 
-def _held(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file."""
+def held_arrays(path: Path, objects: str = OBJECTS) -> dict[str, NDArray[Any]]:
+    """The arrays of a file of `numpy.savez`, plain or compressed; `objects`: what to say of Python objects.
+
+    Raises:
+        DataError: it is no such file, or holds objects.
+    """
     told = "expected arrays of numpy.savez, numbers and text alone"
     try:
         found = np.load(io.BytesIO(_content(path)), allow_pickle=False)
@@ -267,8 +274,7 @@ def _held(path: Path) -> dict[str, NDArray[Any]]:
             return {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError, OSError, zlib.error) as error:
         # NumPy advises to unpickle, which runs what the file says.
-        objects = "no such file, or one of Python objects: sequences of different lengths are padded, beside `lengths`"
-        raise DataError(f"{path}: {told}; {f'got {objects}' if 'pickle' in str(error) else error}") from None
+        raise DataError(f"{path}: {told}; {objects if 'pickle' in str(error) else error}") from None
 
 
 def _a_sequence(found: NDArray[Any], many: int, path: str, what: str) -> NDArray[Any]:
