@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Rows = Sequence[NDArray[Any]]
 ADDED = 0.5
 """What each count of a pen begins with (Krichevsky & Trofimov 1981)."""
-MOST = 50_000
+MOST = 20_000
 """Most moves from which a mixture is fitted."""
 STEPS = 40
 """Steps of EM."""
@@ -38,7 +38,7 @@ def move_rivals(train: Rows, held_out: Rows, components: int, least: float) -> I
     points = sum(len(one) - 1 for one in held_out)
     moved, asked_moved = now[:, 4] < 1, asked[:, 4] < 1
     mixture = fitted_mixture(now[moved, :2], components, least)
-    alone = -_log_frequencies(now[:, 2:].sum(0)) @ asked[:, 2:].sum(0)
+    alone = -float(_log_frequencies(now[:, 2:].sum(0)) @ asked[:, 2:].sum(0))
     yield "one mixture", -float(mixture_log_p(asked[asked_moved, :2], *mixture).sum()) / points, alone / points
     nats = pen_nats = 0.0
     for pen in np.unique(asked_pens):

@@ -87,6 +87,8 @@ def drawing_pictures(
     made = made_drawings(model, SHOWN, most, temperature, seed=1)
     path = out / "drawings.png"
     yield path, draw_grid(held_out, [one * [scale, scale, 1] for one in made], path)
+    if len(moves) == 1:
+        return
     path = out / "next.png"
     bits = (point_nats(model, moves) / math.log(2)).tolist()
     yield path, draw_next(drawing, bits, lambda places: next_density(model, moves, places / scale), path)
