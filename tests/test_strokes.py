@@ -19,7 +19,7 @@ from everstep.cli.app import app
 from everstep.data.move_batches import MoveBatches, thinned, with_pens
 from everstep.data.readers.drawings import OBJECTS, drawing_of, drawing_text, read_drawings
 from everstep.errors import ConfigError, DataError
-from everstep.look.drawings import paths_of, svg_bytes
+from everstep.look.pen_pictures import paths_of, svg_bytes
 from everstep.networks.move_decoder import made_drawings
 from everstep.networks.move_model import MoveModel, MoveSection, move_losses
 from everstep.rivals.moves import fitted_mixture, mixture_log_p, move_rivals

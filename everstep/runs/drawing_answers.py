@@ -7,7 +7,7 @@ from typing import Any
 
 from everstep.data.move_batches import with_pens
 from everstep.data.readers.drawings import drawing_of
-from everstep.look.drawings import svg_bytes
+from everstep.look.pen_pictures import svg_bytes
 from everstep.networks.move_model import MoveModel, MoveSection, point_nats
 from everstep.networks.number_scaling import NumberScaling
 from everstep.networks.scoring import Score

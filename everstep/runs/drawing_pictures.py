@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from everstep.data.move_batches import Moves, with_pens
 from everstep.data.readers.drawings import Drawing, drawing_of
 from everstep.errors import DataError
-from everstep.look.drawings import draw_grid, draw_next
 from everstep.look.passage import Passage
+from everstep.look.pen_pictures import draw_grid, draw_next
 from everstep.networks.move_decoder import made_drawings
 from everstep.networks.move_model import MoveModel, begun, point_nats
 from everstep.networks.number_scaling import NumberScaling
