@@ -80,6 +80,7 @@ def test_a_call_brings_each_number_under_its_name() -> None:
         "time": 4,
         "then_threads": 3,
         "workspace": 77,
+        "turn": 0,
         "memory": 4096,
         "near": 0,
         **dict(zip(("offset", "length", "resets", "outer"), rows.addresses, strict=True)),
@@ -105,6 +106,9 @@ def test_entries() -> None:
     brought = (ctypes.c_int64 * (len(given) + 1))(*given, 100)
     kernels(torch.float32).call(made.address, ctypes.addressof(brought))
     assert seen == [("loop", [7, 4, 105, 125, 0]), ("then", [31, 100])]
+    turns = [brought[argument("turn").at]]
+    kernels(torch.float32).call(made.address, ctypes.addressof(brought))
+    assert [*turns, brought[argument("turn").at]] == [1, 0]
 
 
 def test_turns_are_not_seen_before_they_are_made() -> None:

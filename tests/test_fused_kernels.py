@@ -91,6 +91,7 @@ def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
             matrix,
             size,
             c_int,
+            c_int,
         ]
         getattr(lib, f"es_gemm_{s}").restype = None
         getattr(lib, f"es_gemm_tn_memory_{s}").restype = size
@@ -139,6 +140,7 @@ class Kernels:
         panels: tuple[int, int] | None = None,
         add: np.ndarray | None = None,
         slack: int = 0,
+        from_end: bool = False,
     ) -> np.ndarray:
         """C, from an A and a C with `slack` columns more than needed: NaN beside A, guards beside C."""
         m, k = rows.shape
@@ -149,7 +151,8 @@ class Kernels:
         if add is not None:
             c[:m, :n] = add
         product = getattr(self.library, f"es_gemm_{self.suffix}")
-        product(self.at(a), k + slack, m, self.at(packed), k, n, first, last, self.at(c), n + slack, add is not None)
+        given = (self.at(a), k + slack, m, self.at(packed), k, n, first, last, self.at(c), n + slack)
+        product(*given, add is not None, from_end)
         assert (c[m:] == GUARD).all()
         assert (c[:, n:] == GUARD).all()
         return c[:m, :n]
@@ -260,6 +263,31 @@ def test_panels_are_independent(kernels: Kernels) -> None:
             assert part[:, inside].tobytes() == whole[:, inside].tobytes()
             part[:, inside] = GUARD
             assert (part == GUARD).all()
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 5])
+@pytest.mark.parametrize("k", [70, 2500])
+def test_a_product_from_the_end_has_the_same_bits(kernels: Kernels, m: int, k: int) -> None:
+    n = 9 * kernels.panel + 3
+    packed, a, c = kernels.pack(kernels.random(k, n)), kernels.random(m, k), kernels.random(m, n, seed=1)
+    for add in (None, c):
+        for panels in ((0, 10), (3, 10), (2, 4), (5, 5)):
+            both = [kernels.gemm(a, packed, n, panels, add, from_end=from_end) for from_end in (False, True)]
+            assert both[0].tobytes() == both[1].tobytes()
+
+
+def test_a_product_from_the_end_takes_the_last_panels_first(kernels: Kernels) -> None:
+    n = 9 * kernels.panel
+    packed, product = kernels.pack(kernels.random(n, n)), getattr(kernels.library, f"es_gemm_{kernels.suffix}")
+
+    def overwriting(*parts: tuple[int, int], from_end: bool = False) -> bytes:
+        row = kernels.random(1, n)  # what is written is read by the parts that follow
+        for first, last in parts:
+            row_at = kernels.at(row)
+            product(row_at, n, 1, kernels.at(packed), n, n, first, last, row_at, n, False, from_end)
+        return row.tobytes()
+
+    assert overwriting((0, 9), from_end=True) == overwriting((5, 9), (1, 5), (0, 1))
 
 
 def test_nan_and_infinity_go_where_arithmetic_takes_them(kernels: Kernels) -> None:

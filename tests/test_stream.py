@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import everstep as es
 from everstep.native import toolchain
+from everstep.state import leaves
+from everstep.stream import written_step
 
 pytestmark = pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
 
@@ -41,6 +43,27 @@ class Bare(es.Cell):
 
 def zeros(batch: int, like: Tensor) -> Tensor:
     return like.new_zeros(batch, 3)
+
+
+def test_each_turn_gives_the_same_bits() -> None:
+    cell, x = es.Stack(es.LSTM(30, 100), es.GRU(100, 70)), torch.randn(2, 30)
+    for batch in (1, 2):
+        streams = [es.Stream(cell, batch) for _ in "ab"]
+        streams[0](x[:batch])  # from now on it has the other turn
+        state = streams[0].state
+        for _ in range(4):
+            for stream in streams:
+                stream.state = state
+            assert torch.equal(*(stream(x[:batch]) for stream in streams))
+            assert all(map(torch.equal, *([leaf for _, leaf in leaves(stream.state)] for stream in streams)))
+            state = streams[0].state
+
+
+def test_products_that_do_not_depend_on_one_another_are_neighbours() -> None:
+    cell, like = es.Stack(es.LSTM(3, 4), es.GRU(4, 4)), torch.zeros(1, 3)
+    _, order, code = written_step(cell, like, cell.initial_state(1, like))
+    assert [len(phase) for phase in order.independent if isinstance(phase, list)] == [2, 2]
+    assert code.source.count("switch (from_end ? 1 - p : p)") == 2
 
 
 def test_a_cell_without_parameters() -> None:

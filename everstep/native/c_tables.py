@@ -126,6 +126,8 @@ class Arguments(NamedTuple):
         near, near_stride: null, or memory for those of one chunk, and its numbers for each thread.
         nontemporal: 1 where outputs go past the caches.
         workspace: numbers of working memory for each thread of what comes then.
+        turn: 0 where the products of the first step read their matrices from the begin, 1 from the end; later steps
+            alternate, and so do calls with the same numbers, since C writes the next turn here.
     """
 
     steps: Count
@@ -149,6 +151,7 @@ class Arguments(NamedTuple):
     near_stride: Count
     nontemporal: Count
     workspace: Count
+    turn: Count
 
 
 class Routines(NamedTuple):

@@ -218,4 +218,11 @@ void gemm(const T* A, int64_t lda, int64_t M, const T* W, int64_t K, int64_t N, 
   }
 }
 
+// part(from, to) of panels `first` to `last`. With `from_end` the last panels come first, where rows are so few that reading
+// them takes longest: those that a product in the other direction read last are still in L2.
+template <class Part> void ordered(const Part& part, int64_t M, int64_t first, int64_t last, bool from_end) {
+  if (!from_end || M > 4) return part(first, last);
+  for (int64_t end = last; end > first; end -= 4) part(end - 4 > first ? end - 4 : first, end);  // four are read side by side
+}
+
 }  // namespace

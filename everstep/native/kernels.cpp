@@ -19,6 +19,8 @@
 #define ES_BF16
 #endif
 
+#include <cstddef>
+
 #include "rows.h"
 #include "shares.h"
 #include "tables.h"
@@ -58,13 +60,14 @@ void fill(const int64_t* slots, int64_t entries, const int64_t* numbers, int64_t
   }
 }
 
-// `form`: a header and the slots of two tables.
-template <class T, bool PAIRS> void call(const int64_t* form, const int64_t* numbers) {
+// `form`: a header and the slots of two tables. A next call with the same numbers has the other turn.
+template <class T, bool PAIRS> void call(const int64_t* form, int64_t* numbers) {
   const auto header = table_at<CallHeader>(form);
   const auto arguments = table_at<Arguments>(numbers);
   const int64_t entries = header.entries + header.then_entries;
   int64_t* table = static_cast<int64_t*>(__builtin_alloca((entries + 1) * sizeof(int64_t)));
   fill(form + ENTRIES<CallHeader>, entries, numbers, arguments.steps, table);
+  numbers[offsetof(Arguments, turn) / sizeof *numbers] = !arguments.turn;
   Run run = {header.loop, table,                  arguments.threads,      header.jobs, header.packs,
              header.then, table + header.entries, arguments.then_threads, {}};
   parallel(run_body<T, PAIRS>, &run, run.threads > run.then_threads ? run.threads : run.then_threads);
@@ -81,8 +84,9 @@ extern "C" {
     pack<T>(W, K, N, stride_k, stride_n, out);                                                                        \
   }                                                                                                                   \
   void es_gemm_##S(const T* A, int64_t lda, int64_t M, const T* packed, int64_t K, int64_t N, int64_t first,          \
-                   int64_t last, T* C, int64_t ldc, int add) {                                                        \
-    gemm<T>(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);                                                  \
+                   int64_t last, T* C, int64_t ldc, int add, int from_end) {                                          \
+    const auto part = [=](int64_t from, int64_t to) { gemm<T>(A, lda, M, packed, K, N, from, to, C, ldc, add != 0); }; \
+    ordered(part, M, first, last, from_end != 0);                                                                     \
   }                                                                                                                   \
   int64_t es_gemm_tn_memory_##S(int64_t steps, int64_t M, int64_t N) { return gemm_tn_memory<T>(steps, M, N); }       \
   void es_gemm_tn_##S(const T* G, int64_t ldg, const T* X, int64_t ldx, int64_t steps, int64_t, int64_t N,            \
@@ -95,7 +99,7 @@ extern "C" {
     Run run = {body, table, threads, jobs, packs, nullptr, nullptr, 1, {}};                                            \
     parallel(run_body<T, false>, &run, threads);                                                                       \
   }                                                                                                                    \
-  void es_call_##S(const int64_t* form, const int64_t* numbers) { call<T, false>(form, numbers); }                     \
+  void es_call_##S(const int64_t* form, int64_t* numbers) { call<T, false>(form, numbers); }                           \
   /* Bodies: a matrix packed (`Packing`), rows times it (`RowsProduct`), sums over steps and threads (`SumsHeader`). */\
   void es_panels_##S(void* table, int64_t i, int64_t n) { packing_share(table_at<Packing<T>>(table), i, n); }          \
   void es_rows_##S(void* table, int64_t i, int64_t n) { rows_share(table_at<RowsProduct<T>>(table), i, n); }           \
@@ -118,14 +122,15 @@ void es_pack_bf16(const float* W, int64_t K, int64_t N, int64_t stride_k, int64_
   pack_pairs(W, K, N, stride_k, stride_n, out);
 }
 void es_gemm_bf16(const float* A, int64_t lda, int64_t M, const float* packed, int64_t K, int64_t N, int64_t first,
-                   int64_t last, float* C, int64_t ldc, int add) {
-  gemm_bf16(A, lda, M, packed, K, N, first, last, C, ldc, add != 0);
+                   int64_t last, float* C, int64_t ldc, int add, int from_end) {
+  const auto part = [=](int64_t from, int64_t to) { gemm_bf16(A, lda, M, packed, K, N, from, to, C, ldc, add != 0); };
+  ordered(part, M, first, last, from_end != 0);
 }
 void es_run_bf16(Body body, int64_t* table, int64_t threads, int64_t jobs, int64_t packs) {
   Run run = {body, table, threads, jobs, packs, nullptr, nullptr, 1, {}};
   parallel(run_body<float, true>, &run, threads);
 }
-void es_call_bf16(const int64_t* form, const int64_t* numbers) { call<float, true>(form, numbers); }
+void es_call_bf16(const int64_t* form, int64_t* numbers) { call<float, true>(form, numbers); }
 void es_columns_bf16(void* table, int64_t i, int64_t n) {
   sums_share<float, true>(static_cast<int64_t*>(table), i, n);
 }

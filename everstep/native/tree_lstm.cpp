@@ -10,7 +10,7 @@ namespace {
 
 template <class T>
 using Gemm = void (*)(const T* A, int64_t lda, int64_t M, const T* packed, int64_t K, int64_t N, int64_t first,
-                      int64_t last, T* C, int64_t ldc, int add);
+                      int64_t last, T* C, int64_t ldc, int add, int from_end);
 
 // Sums become gates i, f_1 … f_N, g, o in their place; then c, tanh(c) and h.
 template <class T> void node_ahead(const TreeCall<T>& call, int64_t j) {
@@ -75,9 +75,10 @@ template <class T, bool BACK> void nodes(const TreeCall<T>& call, int64_t first,
   if (BACK)
     for (int64_t j = first; j < last; ++j) node_back(call, j);
   if (BACK)
-    gemm(call.above + first * wide, wide, last - first, call.packed, wide, both, 0, panels, call.by_h + below, both, 1);
+    gemm(call.above + first * wide, wide, last - first, call.packed, wide, both, 0, panels, call.by_h + below, both, 1,
+         0);
   else
-    gemm(call.h + below, both, last - first, call.packed, both, wide, 0, panels, call.gates + first * wide, wide, 0);
+    gemm(call.h + below, both, last - first, call.packed, both, wide, 0, panels, call.gates + first * wide, wide, 0, 0);
   if (!BACK)
     for (int64_t j = first; j < last; ++j) node_ahead(call, j);
 }

@@ -17,7 +17,7 @@ namespace {
 
 // y = x W, or y + x W: x (rows, depth), W (depth, width), whole.
 void product(const T* x, int64_t ldx, int64_t rows, const T* w, int64_t depth, int64_t width, int64_t first,
-             int64_t last, T* y, int64_t ldy, int add) {
+             int64_t last, T* y, int64_t ldy, int add, int) {
   if (first >= last) return;
   for (int64_t i = 0; i < rows; ++i) {
     T* const out = y + i * ldy;

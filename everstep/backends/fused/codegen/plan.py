@@ -49,6 +49,20 @@ class Plan:
     scattered: dict[Node, list[tuple[str, int]]]
 
     @property
+    def independent(self) -> list[list[Node] | Loop]:
+        """The phases, with neighbouring products of which none reads another as one."""
+        found: list[list[Node] | Loop] = []
+        for phase in self.phases:
+            before = found[-1] if found else None
+            if isinstance(phase, Loop):
+                found.append(phase)
+            elif isinstance(before, list) and all(arg.node not in before for arg in phase.args):
+                before.append(phase)
+            else:
+                found.append([phase])
+        return found
+
+    @property
     def nodes(self) -> list[Node]:
         """All computed nodes."""
         return [node for p in self.phases for node in ([p] if isinstance(p, Node) else p.nodes)]
@@ -126,7 +140,8 @@ def fusible(reader: Node, arg: View) -> bool:
 
 
 def _levels(active: Sequence[Node], ends: Sequence[End]) -> dict[int, int]:
-    """The phase of every node: as early as its arguments allow, but pointwise values as late as readers allow."""
+    """The phase of every node: as early as its arguments allow, but products, which so become neighbours, and pointwise
+    values as late as readers allow."""
     levels: dict[int, int] = {}
     for node in active:
         level = 0
@@ -142,7 +157,7 @@ def _levels(active: Sequence[Node], ends: Sequence[End]) -> dict[int, int]:
             readers.setdefault(id(arg.node), []).append((node, arg))
     leaving = {id(end.view.node) for end in ends}
     for node in reversed(active):
-        if node.op in ("product", "scatter", *REDUCTIONS) or id(node) not in readers or id(node) in leaving:
+        if node.op in ("scatter", *REDUCTIONS) or id(node) not in readers or id(node) in leaving:
             continue
         if any(reader.op == "scatter" for reader, _ in readers[id(node)]):
             continue

@@ -123,11 +123,8 @@ class Steps:
         lines = []
         if self.zeros:
             lines += self._clear(self.zeros)
-        for phase in self.plan.phases:
-            if isinstance(phase, Node):
-                lines += self._product(phase)
-            else:
-                lines += self._loop(phase)
+        for phase in self.plan.independent:
+            lines += self._loop(phase) if isinstance(phase, Loop) else self._products(phase)
             # independent elements wait where whole rows are moved
             moved = "resets" if self.setting.backward else "resets || length[ROW(active - 1)] == t + 1"
             lines.append(f"    if ({moved}) WAIT();" if self.elementwise_width else "    WAIT();")
@@ -148,7 +145,7 @@ class Steps:
                 f"        const int64_t panels = ({a.width} + panel - 1) / panel;",
                 f"        gemm({a.source} + {self._at(a.source)} * {a.depth}, {a.depth}, rest < chunk ? rest : chunk, "
                 f"projection{number}, {a.depth}, {a.width}, panels * me / team, panels * (me + 1) / team, "
-                f"{a.target} + {place} * {a.width}, {a.width}, 0);",
+                f"{a.target} + {place} * {a.width}, {a.width}, 0, 0);",
                 "      }",
             ]
         return [*lines, *(["      WAIT();"] if forward else []), "    }"]
@@ -193,6 +190,15 @@ class Steps:
                 lines.append(f"      for (int64_t j = 0; j < {node.size}; ++j) {self._target(where, k)}[j] = 0;")
         return [*lines, "    }", "    WAIT();"]
 
+    def _products(self, nodes: Sequence[Node]) -> list[str]:
+        """Products of which none reads another, in every second step from the last one to the first."""
+        if len(nodes) == 1:
+            return self._product(nodes[0])
+        lines = [f"    for (int p = 0; p < {len(nodes)}; ++p) switch (from_end ? {len(nodes) - 1} - p : p) {{"]
+        for number, node in enumerate(nodes):
+            lines += [f"    case {number}:", *self._product(node), "      break;"]
+        return [*lines, "    }"]
+
     def _product(self, node: Node) -> list[str]:
         number = self.plan.products.index(node)
         view = node.args[0]
@@ -207,7 +213,7 @@ class Steps:
             "    {",
             f"      const int64_t panels = ({node.size} + panel - 1) / panel;",
             f"      gemm({source} + {view.place.offset}, {ld}, active, pack{number}, {length}, {node.size}, "
-            f"panels * me / team, panels * (me + 1) / team, {target}, {target_ld}, 0);",
+            f"panels * me / team, panels * (me + 1) / team, {target}, {target_ld}, 0, from_end);",
             "    }",
         ]
 

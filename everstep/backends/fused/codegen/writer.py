@@ -74,7 +74,7 @@ class _Writer:
         row = 2 * sum(self.lds) + sum(self.steps.scratch_lds)
         source = f"""{_PRELUDE}
 typedef {real} T;
-typedef void (*Gemm)(const T*, int64_t, int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*, int64_t, int);
+typedef void (*Gemm)(const T*, int64_t, int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*, int64_t, int, int);
 typedef void (*Barrier)(void*, int64_t);
 
 {self._over_time()}
@@ -99,7 +99,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
   const Barrier barrier = (Barrier)a[{self._at("barrier")}];
   void* const gate = (void*)a[{self._at("gate")}];
   const int64_t panel = a[{self._at("panel")}], chunk = a[{self._at("chunk")}];
-  const int64_t nontemporal = a[{self._at("nontemporal")}];
+  const int64_t nontemporal = a[{self._at("nontemporal")}], turn = a[{self._at("turn")}];
   T* const near = a[{self._at("near")}] ? (T*)a[{self._at("near")}] + thread * a[{self._at("near_stride")}] : 0;
   (void)gemm; (void)outer; (void)panel; (void)resets; (void)chunk; (void)near; (void)nontemporal;
 #define ROW(i) order[base + (i)]
@@ -229,6 +229,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
         if not self.setting.backward:
             return f"""  int64_t active = count;
   for (int64_t t = 0; t < last; ++t) {{
+    const int from_end = (t + turn) & 1; (void)from_end;
     while (active && length[ROW(active - 1)] <= t) --active;
 {chr(10).join(self.steps.projections())}
     if (resets) {{
@@ -241,6 +242,7 @@ static void over_time(const int64_t* a, int64_t base, int64_t count, int64_t cap
     }}"""
         return """  int64_t active = 0;
   for (int64_t t = last - 1; t >= 0; --t) {
+    const int from_end = (t + turn) & 1; (void)from_end;
     while (active < count && length[ROW(active)] > t) ++active;"""
 
     def _close(self) -> str:

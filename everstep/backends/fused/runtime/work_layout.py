@@ -255,6 +255,7 @@ def numbers(
         work.near_stride,
         work.nontemporal,
         workspace,
+        0,
     )
 
 
