@@ -11,8 +11,7 @@ from operator import is_
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, empty_like
-from torch._C import _has_storage as has_storage
+from torch import Tensor
 
 from everstep import hooks
 from everstep.backends.fused.codegen import writer
@@ -27,7 +26,7 @@ from everstep.native import build, toolchain
 from everstep.native.c_tables import Slot, int64_array
 from everstep.native.call_table import CallTable
 from everstep.native.kernels import GATE, Kernels, kernels
-from everstep.native.plain_memory import OPAQUE, plain
+from everstep.native.plain_memory import OPAQUE, alike, empty_cpu, plain
 from everstep.state import State, as_large, check_nest, leaves, unflatten
 from everstep.tracing.guards import modules, parameters
 from everstep.tracing.refusals import Untraceable
@@ -212,14 +211,14 @@ class Stream:
         parameter = next(cell.parameters(), torch.zeros(1))
         with torch.no_grad(), torch.inference_mode(False):
             self._like = torch.zeros(self.batch, cell.input_size, dtype=parameter.dtype, device=parameter.device)
-            self._blank = self._like.new_empty(self.batch, cell.output_size)
+            blank = self._like.new_empty(self.batch, cell.output_size)
             self._initial = cell.initial_state(self.batch, self._like)
             self._state = [leaf.detach().clone().contiguous() for _, leaf in leaves(self._initial)]
             if len(before) == len(self._state):
                 like = as_large(self._initial, unflatten(self._initial, before))
                 if [leaf.shape for leaf in before] == [leaf.shape for _, leaf in leaves(like)]:
                     self._take(before)
-        self._shape, self._size, self._dtype = tuple(self._like.shape), tuple(self._blank.shape), self._like.dtype
+        self._shape, self._blank = tuple(self._like.shape), (tuple(blank.shape), blank.stride(), blank.dtype)
         # tracing leaves the cell's own hooks to the sequence call; here they belong to the step
         self._program = _compile(_Hooked(cell) if hooks.hooked(cell) else cell, self._like, self._initial)
         self._ready = None
@@ -281,7 +280,7 @@ class Stream:
         # what comes at each step of live input takes as little of Python as can be: weights evict it from the caches
         if self._ready is None:
             return self._followed(x, out)
-        places, inside, watched, uncounted, dtype, shape, blank, brings, at_x, at_y, run, form, address = self._ready
+        places, inside, watched, uncounted, blank, brings, at_x, at_y, run, form, address = self._ready
         if not all(map(is_, chain.from_iterable(places), inside)):
             return self._followed(x, out)
         for tensor, version, pointer in watched:
@@ -290,18 +289,9 @@ class Stream:
         for tensor, pointer in uncounted:
             if tensor.data_ptr() != pointer:
                 return self._followed(x, out)
-        if not (
-            out is None
-            and type(x) is Tensor
-            and x.is_cpu
-            and x.dtype is dtype
-            and x.shape == shape
-            and has_storage(x)
-            and x.is_contiguous()
-            and not x.is_neg()
-        ):
+        if out is not None or not self._seen(x):
             return self._checked(x, out)
-        y = empty_like(blank)
+        y = empty_cpu(*blank)
         brings[at_x], brings[at_y] = x.data_ptr(), y.data_ptr()
         run(form, address)
         return y
@@ -316,16 +306,19 @@ class Stream:
         like = self._like
         if x.shape != self._shape or x.dtype is not like.dtype or x.device != like.device:
             self._refuse("x", x, self._shape)
-        if out is not None and (out.shape != self._size or out.dtype is not like.dtype or out.device != like.device):
-            self._refuse("out", out, self._size)
+        size = self._blank[0]
+        if out is not None and (out.shape != size or out.dtype is not like.dtype or out.device != like.device):
+            self._refuse("out", out, size)
         if out is not None and not out.is_contiguous():
             raise ValueError(f"Stream({type(self.cell).__name__}): out should be contiguous, but has gaps")
         if self._ready is None or not plain(x) or (out is not None and not plain(out)):
             return self._eager(x, out)
         brings, at_x, at_y, run, form, address = self._ready[-6:]
-        y = empty_like(self._blank) if out is None else out
         if not x.is_contiguous():
             x = x.contiguous()
+        elif out is None:
+            self._seen = alike(x)
+        y = empty_cpu(*self._blank) if out is None else out
         brings[at_x], brings[at_y] = x.data_ptr(), y.data_ptr()
         run(form, address)
         return y
@@ -396,5 +389,6 @@ class Stream:
         self._held = arrays, rows, gate, memory, constants, before, form
         watched = [(t, t._version, t.data_ptr()) for t in self._tensors if _counts(t)]
         uncounted = [(t, t.data_ptr()) for t in self._tensors if not _counts(t)]
-        looked_at = self._places, self._inside, watched, uncounted, self._dtype, self._shape, self._blank
+        self._seen = alike(self._like)
+        looked_at = self._places, self._inside, watched, uncounted, self._blank
         self._ready = *looked_at, given, entries["x0"].at, entries["y0"].at, run, form.address, address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -247,6 +248,65 @@ def test_inputs_that_are_no_plain_memory() -> None:
     want = stream(x)
     stream.reset()
     torch.testing.assert_close(stream(torch._neg_view(-x)), want)
+
+
+def row(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(1, 3, dtype=dtype)
+
+
+KINDS: dict[str, tuple[Callable[[], Any], Callable[[], Tensor]]] = {
+    "alone": (nullcontext, row),
+    "in a sequence": (nullcontext, lambda: torch.randn(1, 7, 3)[:, 2]),
+    "made in inference mode": (torch.inference_mode, row),
+    "with a gradient": (nullcontext, lambda: row().requires_grad_()),
+    "a parameter": (nullcontext, lambda: nn.Parameter(row())),
+    "under autocast": (lambda: torch.autocast("cpu", torch.bfloat16), row),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_input_like_the_last_one_is_known(kind: str) -> None:
+    mode, make = KINDS[kind]
+    stream, plain = es.Stream(es.LSTM(3, 4)), row()
+    stream(plain)
+    assert stream._seen(plain)
+    assert stream._seen(torch.zeros(1, 7, 3)[:, 2])
+    with mode():
+        x = make()
+        stream(x)
+        assert stream._seen(x)
+        assert stream._seen(make())
+        stream.reset()
+        got = stream(x)
+        assert got.is_inference() == (mode is torch.inference_mode)
+        assert not got.requires_grad
+    stream.reset()
+    assert torch.equal(stream(x.detach().clone()), got)
+
+
+class Own(Tensor):
+    """A tensor of another type."""
+
+
+UNKNOWN = {
+    "of another shape": lambda: torch.zeros(2, 4),
+    "of other dimensions": lambda: torch.zeros(6),
+    "of another dtype": lambda: torch.zeros(2, 3, dtype=torch.float64),
+    "on another device": lambda: torch.zeros(2, 3, device="meta"),
+    "with gaps": lambda: torch.zeros(3, 2).t(),
+    "negated when it is read": lambda: torch._neg_view(torch.zeros(2, 3)),
+    "of another type": lambda: torch.zeros(2, 3).as_subclass(Own),
+    "sparse": lambda: torch.zeros(2, 3).to_sparse(),
+    "no tensor": lambda: [[0.0] * 3] * 2,
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_input_that_needs_a_look_gets_one(name: str) -> None:
+    stream = es.Stream(es.LSTM(3, 4), 2)
+    stream(torch.zeros(2, 3))
+    assert stream._seen(torch.zeros(2, 3))
+    assert not stream._seen(UNKNOWN[name]())  # type: ignore[arg-type]
 
 
 @pytest.mark.instructions

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import _C, Tensor, nn
 from torch.autograd import forward_ad
 
 OPAQUE = "a tensor is no plain memory: a subclass of Tensor, sparse, or negated when it is read"
 """The reason to refuse tensors that are not `plain`."""
+_guards: Any = _C._dynamo.guards  # its type stubs lack some of it
+empty_cpu: Callable[[Sequence[int], Sequence[int], torch.dtype], Tensor] = _guards._empty_strided_cpu
+"""New memory of this size, strides and dtype, without the dispatcher, which no mode then sees."""
 _TYPES = frozenset({Tensor, nn.Parameter})
 
 
@@ -17,6 +23,19 @@ def plain(*tensors: Tensor) -> bool:
         if type(t) not in _TYPES or not _C._has_storage(t) or t.is_neg():
             return False
     return True
+
+
+def alike(x: Tensor) -> Callable[[Tensor], bool]:
+    """Whether a tensor has the type, dispatch keys (device, modes), dtype, shape and strides of x, which is strided.
+
+    It takes one call of PyTorch's, whose compiler asks the same. The strides of dimensions of size 1 are free, so that
+    a row may also lie in a longer sequence.
+    """
+    strides = [step if size > 1 else None for size, step in zip(x.shape, x.stride(), strict=True)]
+    check: Callable[[Tensor], bool] = _guards.TensorGuards(
+        x, dynamic_dims_sizes=None, dynamic_dims_strides=[strides]
+    ).check
+    return check
 
 
 def version(tensor: Tensor) -> int:
