@@ -104,9 +104,19 @@ def test_of_several_splits_the_test_split_is_drawn_beside_rivals(tmp_path: Path)
 
 
 def test_of_errors_the_lowest_is_best(tmp_path: Path) -> None:
-    told = rivals.draw_rivals({"run": 0.3, "naive": 2.5, "other": 0.7}, "error", tmp_path / "errors.png", share=False)
+    told = rivals.draw_rivals({"run": 0.3, "naive": 2.5, "other": 0.7}, "error", tmp_path / "errors.png", highest=False)
     assert told == "The error: run 0.3; the best of the others, other, 0.7."
     assert (tmp_path / "errors.png").exists()
+
+
+def test_what_may_exceed_1_or_be_negative_is_no_share(tmp_path: Path) -> None:
+    words = rivals.draw_rivals({"run": 500.0, "random": 23.5, "linear": 40.7}, "return", tmp_path / "returns.png")
+    assert words == "The return: run 500; the best of the others, linear, 40.7."
+    words = rivals.draw_rivals({"run": 0.9, "random": -0.4, "linear": 0.3}, "return", tmp_path / "returns.png")
+    assert words == "The return: run 0.9; the best of the others, linear, 0.3."
+    risen = curves.Curves(training=[(1, 0.1, -9.0), (2, 0.2, -480.0)], validation=[(1, 0.1, -500.0), (2, 0.2, -500.0)])
+    assert "Validation has levelled off at -500.00" in curve_words(risen)
+    assert "fell from -9.00 to -480.00" in curve_words(risen)
 
 
 def test_no_number_beside_a_bar_is_crossed_by_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,3 +243,21 @@ def test_list_answers_may_be_labels(tmp_path: Path) -> None:
         recipe(tmp_path, "\n".join(lines) + "\n"), tmp_path / "run", quietly, overrides=["data.label_separator=','"]
     )
     assert "micro_f1" in run.evaluate("valid")
+
+
+def test_answers_that_training_lacks_count_as_wrong(tmp_path: Path) -> None:
+    path = recipe(tmp_path, more=f"  test: {tmp_path}/test.txt\n")
+    (tmp_path / "test.txt").write_text(stories(5, seed=1) + "1 Ada went to Mars.\n2 Where is Ada?\tMars\n")
+    told: list[str] = []
+    run = es.train(path, tmp_path / "run", told.append)
+    assert any("1 question of test with answers that training lacks: they count as wrong" in line for line in told)
+    found = run.evaluate("test")
+    right = sum(one.record["label"] == line for one, line in zip(
+        run.predict((tmp_path / "test.txt").read_text().splitlines()),
+        [line.split("\t")[1] for line in (tmp_path / "test.txt").read_text().splitlines() if "\t" in line],
+        strict=True))  # fmt: skip
+    assert (found["count"], found["unknown_answers"]) == (10, 1)
+    assert found["accuracy"] == pytest.approx(right / 11)
+    (tmp_path / "test.txt").write_text("1 Ada went to Mars.\n2 Where is Ada?\tMars\n")
+    with pytest.raises(DataError, match="training has none of the answers of test, such as 'Mars'"):
+        es.load(tmp_path / "run").evaluate("test")

@@ -27,8 +27,10 @@ QUICK = {
     "questions-own": ["model.embedding_size=8"],
     "strokes-minute": ["model.hidden_size=8"],
     "strokes-own": ["model.hidden_size=8"],
+    "cartpole-minute": ["model.hidden_size=8", "data.validated=2", "data.scored=2"],
+    "control-own": ["model.hidden_size=8", "data.validated=2", "data.scored=2"],
 }
-NEEDS = {"forecast": "polars", "translate": "sacrebleu"}
+NEEDS = {"forecast": "polars", "translate": "sacrebleu", "control": "gymnasium"}
 MOST_LINES = 60
 
 

@@ -207,7 +207,7 @@ def _loss_words(curves: Curves, token: str, loss_unit: str) -> str:
     """Sentences on the change of training and validation loss."""
     unit = per(token, loss_unit)
     training = smooth([bits for _, _, bits in curves.training])
-    fell = len(training) > 1 and training[-1] < training[0] * (1 - LEVEL)
+    fell = len(training) > 1 and training[-1] < training[0] - LEVEL * abs(training[0])
     words, lowest = "", "best" if curves.select is None else "lowest"
     if len(training) == 1:
         words = f"The training loss was measured once: {training[0]:.2f} {unit}. "
@@ -221,13 +221,13 @@ def _loss_words(curves: Curves, token: str, loss_unit: str) -> str:
     step = curves.validation[best][0]
     if len(bits) == 1:
         return f"{words}Validation was measured once: {bits[0]:.2f}."
-    if bits[-1] > bits[best] * (1 + LEVEL):
+    if bits[-1] > bits[best] + LEVEL * abs(bits[best]):
         words += f"Validation was {lowest} at step {step:,}, {bits[best]:.2f}, and has risen to {bits[-1]:.2f} since: "
         after = [value for (at, _, _), value in zip(curves.training, training, strict=True) if at >= step]
         if len(after) > 1 and after[-1] < after[0]:
             return f"{words}the model learns by heart; more dropout, or stop earlier."
         return f"{words}the training loss does not fall either; a smaller learning rate may help."
-    if bits[-1] < bits[-2] * (1 - LEVEL):
+    if bits[-1] < bits[-2] - LEVEL * abs(bits[-2]):
         return f"{words}Validation still falls at the end, to {bits[-1]:.2f}: longer training may help."
     return f"{words}Validation has levelled off at {bits[-1]:.2f}; the {lowest} is {bits[best]:.2f}, at step {step:,}."
 

@@ -146,8 +146,8 @@ def draw_beside(run: Run, out: Path, text: str | None = None) -> list[tuple[Path
     measures = scores[split]
     measure = next(name for name in run.task.shown if name in measures)
     known = {"this run": measures[measure], **{rival["name"]: rival[measure] for rival in measures["rivals"]}}
-    name, share = f"{measure.replace('_', ' ')} on {split}", measure in run.task.scores
-    return [(out / "rivals.png", draw_rivals(known, name, out / "rivals.png", share))]
+    name, highest = f"{measure.replace('_', ' ')} on {split}", measure in run.task.scores
+    return [(out / "rivals.png", draw_rivals(known, name, out / "rivals.png", highest))]
 
 
 def draw_over(picture: Any, run: Run, out: Path, text: str | None = None) -> list[tuple[Path, str]]:

@@ -75,17 +75,25 @@ def story_rivals(stories: Stories, answers: Answers, split: str, quick: bool = F
     from everstep.rivals.text_classes import WordTexts, text_rivals
 
     def read(name: str) -> WordTexts:
-        found = stories.examples(name)
+        found = stories.answerable(name, answers)
         return WordTexts([_marked(text) for text in found.texts], answers.targets(found))
 
     train, test = read("train"), read(split)
     if stories.section.label_separator is not None:
         return label_figures(*train, *test)
     valid = read("valid") if "valid" in stories.splits() and split != "valid" and not quick else None
-    asked = [[text.rpartition("\n")[2].lower() for text in stories.examples(name).texts] for name in ("train", split)]
+    asked = [
+        [text.rpartition("\n")[2].lower() for text in stories.answerable(name, answers).texts]
+        for name in ("train", split)
+    ]
     same = same_question(asked[0], train.targets, asked[1], test.targets, len(answers.names))
     others = [rival.record(len(train.words)) for rival in text_rivals(train, test, valid, classes=len(answers.names))]
-    return [same, *others]
+    return [with_unknown(one, len(test.words), stories.unanswerable(split, answers)) for one in (same, *others)]
+
+
+def with_unknown(figures: dict[str, Any], known: int, unknown: int) -> dict[str, Any]:
+    """Figures of `known` questions, of whose accuracy `unknown` more count as wrong."""
+    return {**figures, "accuracy": figures["accuracy"] * known / (known + unknown)} if unknown else figures
 
 
 def _marked(text: str) -> list[str]:

@@ -85,31 +85,48 @@ class Stories(LabelledSplits):
     def coded(
         self, split: str, tokenizer: Tokenizer, answers: Answers, memory: int, learn: bool = False
     ) -> tuple[list[Ints], Array]:
-        """The rows and the targets of a split; with `learn`, the targets of training.
-
-        Raises:
-            DataError: an answer is not among those of training.
-        """
+        """The rows and the targets of a split, of questions whose answer is known; with `learn`, those of training."""
         if split not in self._coded or learn:
-            found = self.learned(split) if learn else self.examples(split)
+            found = self.learned(split) if learn else self.answerable(split, answers)
             coded = self.rows(found.texts, tokenizer, memory), answers.targets(found, learn)
             if learn:
                 return coded
             self._coded[split] = coded
         return self._coded[split]
 
+    def answerable(self, split: str, answers: Answers) -> Labelled:
+        """The questions of a split whose answer is among `answers`.
+
+        Raises:
+            DataError: there is none; or, of several labels a question, one is not known.
+        """
+        found, names = self.examples(split), set(answers.names)
+        if self.section.label_separator is not None or names.issuperset(found.labels):
+            return found
+        kept = [place for place, label in enumerate(found.labels) if label in names]
+        if not kept:
+            raise DataError(f"{found.place(0)}: training has none of the answers of {split}, such as "
+                            f"{found.labels[0]!r}")  # fmt: skip
+        return found.select(kept)
+
+    def unanswerable(self, split: str, answers: Answers) -> int:
+        """How many questions of a split have an answer that training lacks."""
+        return len(self.examples(split)) - len(self.answerable(split, answers))
+
     def told(self, answers: Answers, memory: int) -> Iterator[str]:
         """Lines for the user, for each split: questions, sentences before them, and what is not read of them.
 
         Raises:
-            DataError: a split has an answer that training lacks.
+            DataError: training has none of the answers of a split.
         """
         for split in self.splits():
-            found = self.learned(split)
-            answers.targets(found, learn=True)
+            found, unknown = self.learned(split), self.unanswerable(split, answers)
             before = np.array([text.count("\n") for text in found.texts])
             yield f"{split}: {counted(len(found), 'question')}, {before.mean():.1f} sentences before each"
             yield from (f"note: {note}" for note in found.notes)
+            if unknown:
+                yield f"note: {counted(unknown, 'question')} of {split} with answers that training lacks: they count " \
+                      "as wrong, and their loss does not count"  # fmt: skip
             if longer := int((before > memory).sum()):
                 yield f"note: {counted(longer, 'question')} of {split} {'has' if longer == 1 else 'have'} more than " \
                       f"{memory} sentences before, of which the latest are read (model.memory)"  # fmt: skip

@@ -16,9 +16,9 @@ from everstep.networks.classifying import class_losses, measured_classes, to_lea
 from everstep.networks.memory_network import MemoryNetwork, MemoryNetworkSection
 from everstep.runs.class_task import ClassRecipe, ClassTask
 from everstep.runs.labelled_answers import classes_of, kind_disagreements, read_classes, written_classes
-from everstep.runs.story_answers import SHOWN, story_pictures, story_predictions, story_rivals
+from everstep.runs.story_answers import SHOWN, story_pictures, story_predictions, story_rivals, with_unknown
 from everstep.runs.story_data import Stories, StorySection
-from everstep.runs.task import Prediction, Purpose, Say
+from everstep.runs.task import Prediction, Progress, Purpose, Say
 from everstep.state import State
 from everstep.storage.files import replace_file
 
@@ -81,6 +81,12 @@ class QuestionAnswering(ClassTask[QuestionAnsweringRecipe]):
         learn, recipe = purpose == "learn", self.recipe
         coded = self.examples.coded(split, self.tokenizer, self.answers, recipe.model.memory, learn)
         return to_learn(*coded, recipe.train.batch_size, recipe.seed) if learn else to_score(*coded)
+
+    def metrics(self, model: Any, split: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+        """As of classes; a question whose answer training lacks counts as wrong, and not in the loss."""
+        found = super().metrics(model, split, progress)
+        unknown = self.examples.unanswerable(split, self.answers)
+        return {**with_unknown(found, found["count"], unknown), "unknown_answers": unknown} if unknown else found
 
     def objective(self, model: Any, batch: LabelledBatch, state: State) -> Iterator[Loss]:
         """−log p(answer), with the recipe's class weights."""
