@@ -144,6 +144,7 @@ def draws(
     """
     device = _device(prompt, state, sampler.generator)
     given = torch.as_tensor(prompt, device=device)
+    given = given if given.is_floating_point() else given.long()
     if not len(given):
         raise ConfigError("sample: the prompt is empty; the model needs at least one token to start from")
     for name, value in (("length", length), ("count", count)):

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Rows = Sequence[NDArray[Any]]
 ADDED = 0.5
 """What each count of a pen begins with (Krichevsky & Trofimov 1981)."""
-MOST = 20_000
+MOST = 50_000
 """Most moves from which a mixture is fitted."""
 STEPS = 40
 """Steps of EM."""
