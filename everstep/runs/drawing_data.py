@@ -30,8 +30,8 @@ class DrawingSection(Section):
     """Drawings: files, splits, changes."""
 
     train: Files = "everstep:omniglot.train"
-    """path, list or globs of JSON lines (a drawing a line), .ndjson of Quick, Draw!, or .npz; ${EVERSTEP_DATA} is
-    expanded"""
+    """path, list or globs of JSON lines (a drawing a line), .ndjson of Quick, Draw!, .svg (one each), or .npz;
+    ${EVERSTEP_DATA} is expanded"""
     valid: Files | None = None
     """null: valid_fraction of the drawings of train. Of an .npz, each split reads its own part"""
     valid_fraction: Probability = 0.1

@@ -1,4 +1,4 @@
-"""Drawings as moves of a pen: JSON lines, the drawings of Quick, Draw!, and arrays of numpy.
+"""Drawings as moves of a pen: JSON lines, the drawings of Quick, Draw!, SVG pictures, and arrays of numpy.
 
 A drawing is (T, 3): Δx and Δy from the point before, the first from where nothing is drawn yet, and whether the pen is
 lifted behind the point (1) or draws on to the next (0). As text it is a line of JSON: `[[0,0,0],[30,4,0],[-8,20,1]]`.
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everstep.data.readers.number_formats import held_arrays
+from everstep.data.readers.svg import svg_paths
 from everstep.data.text.text_files import file_lines
 from everstep.errors import DataError
 from everstep.storage.reading import parse_json
@@ -74,7 +75,11 @@ def _moves(given: list[Any]) -> Drawing | None:
         return np.array(given, np.float64).reshape(-1, 3)
     if not all(isinstance(path, list) and len(path) >= 2 and _is_path(path[0], path[1]) for path in given):
         return None
-    points = [np.array(path[:2], np.float64).T for path in given if path[0]]
+    return path_moves([np.array(path[:2], np.float64).T for path in given if path[0]])
+
+
+def path_moves(points: list[Drawing]) -> Drawing:
+    """Paths of points (n, 2), n ≥ 1, as moves; the first begins where it is."""
     if not points:
         return np.zeros((0, 3))
     lifted = np.concatenate([np.arange(len(path)) == len(path) - 1 for path in points])
@@ -94,7 +99,8 @@ def read_drawings(path: Path, part: str, encoding: str = "utf-8") -> Iterator[Dr
     """The drawings of a file.
 
     `.npz` holds for each part the moves of all drawings one behind another, PART_strokes (N, 3), and the number of
-    moves of each, PART_lengths. Any other file is text, a drawing a line (`drawing_of`), such as `.ndjson`.
+    moves of each, PART_lengths. `.svg` is one drawing (`svg_paths`). Any other file
+    is text, a drawing a line (`drawing_of`), such as `.ndjson`.
 
     Args:
         path: the file, plain or packed by gzip or xz.
@@ -104,9 +110,16 @@ def read_drawings(path: Path, part: str, encoding: str = "utf-8") -> Iterator[Dr
     Raises:
         DataError: the file cannot be read, has no such part, or holds something else.
     """
-    if path.name.lower().removesuffix(".gz").removesuffix(".xz").endswith(".npz"):
+    name = path.name.lower().removesuffix(".gz").removesuffix(".xz")
+    if name.endswith(".npz"):
         yield from _of_arrays(path, part)
-        return
+    elif name.endswith(".svg"):
+        yield path_moves(svg_paths(path))
+    else:
+        yield from _of_lines(path, encoding)
+
+
+def _of_lines(path: Path, encoding: str) -> Iterator[Drawing]:
     for number, line in enumerate(file_lines(path, encoding), 1):
         if line.strip():
             yield drawing_of(line, f"{path}, line {number}")
