@@ -6,6 +6,7 @@ from everstep.heads.bernoulli_stop import BernoulliStop as BernoulliStop
 from everstep.heads.categorical import Categorical as Categorical
 from everstep.heads.class_softmax import ClassSoftmax as ClassSoftmax
 from everstep.heads.crf import CRF as CRF
+from everstep.heads.ctc import CTC as CTC
 from everstep.heads.cumulative import Cumulative as Cumulative
 from everstep.heads.head import Head as Head
 from everstep.heads.mixture_of_softmaxes import MixtureOfSoftmaxes as MixtureOfSoftmaxes
