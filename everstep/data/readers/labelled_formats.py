@@ -85,8 +85,8 @@ class _Table:
             self._width = len(fields)
             if self._named:
                 self._header = fields
-            self._texts = [self._place("text", column, fields, line) for column in self._columns.text]
-            self._label = self._place("label", self._columns.label, fields, line)
+            self._texts = [self._place(self._columns.keys[0], column, fields, line) for column in self._columns.text]
+            self._label = self._place(self._columns.keys[1], self._columns.label, fields, line)
             if self._named:
                 return None
         if len(fields) != self._width:
@@ -108,6 +108,7 @@ class _Table:
         raise DataError(self._missing(key, column, fields, line))
 
     def _missing(self, key: str, column: str, fields: list[str], line: int) -> str:
+        one, other = self._columns.keys
         told = ", ".join(map(repr, self._columns.text))
         found = ", ".join(repr(name[:40]) for name in fields[:20])
         near = difflib.get_close_matches(column, fields, n=1) or [
@@ -117,10 +118,10 @@ class _Table:
         if len(fields) == 1:
             remedy += f", or set data.format if they are not separated by {self._parted}"
         else:
-            remedy += "; if the file has no header, count them from 0: data.text=0 data.label=1"
+            remedy += f"; if the file has no header, count them from 0: data.{one}=0 data.{other}=1"
         return (
-            f"{self._path}, line {line}: expected a header with the columns {told} (data.text) and "
-            f"{self._columns.label!r} (data.label), got {len(fields)} {_columns(len(fields))}: {found}; {remedy}"
+            f"{self._path}, line {line}: expected a header with the columns {told} (data.{one}) and "
+            f"{self._columns.label!r} (data.{other}), got {len(fields)} {_columns(len(fields))}: {found}; {remedy}"
         )
 
     def _ragged(self, fields: list[str], line: int) -> str:
@@ -197,11 +198,14 @@ def _jsonl(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row |
             continue
         where = f"{path}, line {number}"
         entry = _json_object(where, line)
-        texts = [_json_value(where, entry, "text", name) for name in columns.text]
+        texts = [_json_value(where, entry, columns.keys[0], name) for name in columns.text]
         for name, one in zip(columns.text, texts, strict=True):
             if not isinstance(one, str):
-                raise DataError(f"{where}: expected a string at {name!r} (data.text), got {_shown(one)}")
-        text, label = pair(texts), _json_label(where, _json_value(where, entry, "label", columns.label), columns)
+                raise DataError(f"{where}: expected a string at {name!r} (data.{columns.keys[0]}), got {_shown(one)}")
+        text, label = (
+            pair(texts),
+            _json_label(where, _json_value(where, entry, columns.keys[1], columns.label), columns),
+        )
         if "\\u" in line and not _is_text(text + label):
             raise DataError(
                 f"{where}: half a surrogate pair (\\ud800 … \\udfff) is no character; expected Unicode text"
@@ -210,17 +214,17 @@ def _jsonl(path: Path, lines: Iterator[str], columns: Columns) -> Iterator[Row |
 
 
 def _json_label(where: str, found: Any, columns: Columns) -> str:
-    several = isinstance(found, list)
+    several, key = isinstance(found, list), columns.keys[1]
     if several and columns.separator is None:
         raise DataError(
-            f"{where}: several labels ({_shown(found)}) at {columns.label!r} (data.label); expected one string or "
+            f"{where}: several labels ({_shown(found)}) at {columns.label!r} (data.{key}); expected one string or "
             'number, or data.label_separator, such as ",", with which a text may have any number of them'
         )
     labels = found if several else [found]
     for label in labels:
         if isinstance(label, bool) or not isinstance(label, str | int | float):
             expected = "strings or numbers" if several else "a string or a number"
-            raise DataError(f"{where}: expected {expected} at {columns.label!r} (data.label), got {_shown(label)}")
+            raise DataError(f"{where}: expected {expected} at {columns.label!r} (data.{key}), got {_shown(label)}")
     texts = [label if isinstance(label, str) else json_text(label) for label in labels]
     return texts[0] if columns.separator is None or not several else joined(where, texts, columns.separator)
 

@@ -20,11 +20,13 @@ class Columns(NamedTuple):
         text: one column, or two, whose texts are joined by a tab.
         label: the column of the labels.
         separator: separator of the labels of one text; None: a text has one label.
+        keys: what the recipe's `data` calls the two, for messages.
     """
 
     text: tuple[str, ...]
     label: str
     separator: str | None = None
+    keys: tuple[str, str] = ("text", "label")
 
 
 class Row(NamedTuple):
