@@ -29,6 +29,9 @@ QUICK = {
     "strokes-own": ["model.hidden_size=8"],
     "cartpole-minute": ["model.hidden_size=8", "data.validated=2", "data.scored=2"],
     "control-own": ["model.hidden_size=8", "data.validated=2", "data.scored=2"],
+    "speech-minute": ["model.hidden_size=8"],
+    "speech-own": ["model.hidden_size=8"],
+    "text-chars": TINY,
 }
 NEEDS = {"forecast": "polars", "translate": "sacrebleu", "control": "gymnasium"}
 MOST_LINES = 60

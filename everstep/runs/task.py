@@ -53,6 +53,8 @@ class Task(ABC, Generic[R]):
         shown: the measures printed at the end of a training.
         understands: the fields of `Asked` that its `predict` supports.
         reads: what examples of the verbs "predict" and "score" call their input, if it is more than lines of text.
+        names_files: whether lines to predict from and to score name files. A server opens none for its clients: there
+            a line begins with what the file holds, as data:audio/wav;base64,…
         typed: whether a generated text is that of its tokens one behind another, so that people can type it token by
             token, and that bits are counted by its characters.
         no_export: why it has no export, if it has none.
@@ -71,6 +73,7 @@ class Task(ABC, Generic[R]):
     shown: ClassVar[tuple[str, ...]] = ()
     understands: ClassVar[frozenset[str]] = frozenset()
     reads: ClassVar[Mapping[str, str]] = {}
+    names_files: ClassVar[bool] = False
     typed: ClassVar[bool] = True
     no_export: ClassVar[str] = ""
     optimised: ClassVar[bool] = True

@@ -48,6 +48,8 @@ def _add_lines(routes: APIRouter, service: Service) -> None:
         hosted = service.catalogue.named(body.run)
         run = hosted.able(verb)
         check_lines(body.lines, limits.line)
+        if run.task.names_files:
+            check_held(body.lines)
 
         def stoppable(stop: Stop) -> Records:
             with cancelled_by(stop.check):
@@ -101,6 +103,15 @@ def _add_generate(routes: APIRouter, service: Service) -> None:
         text, tokens = await while_there(request, _gathered(pieces, limits.seconds))
         seconds = round(time.perf_counter() - start, 4)
         return replied({"run": hosted.name, "text": text, "tokens": tokens, "seconds": seconds})
+
+
+def check_held(lines: Sequence[str]) -> None:
+    """Raise a `Fault`, 422, if a line names a file: clients may not read those of the server."""
+    for number, line in enumerate(lines):
+        if not line.startswith("data:"):
+            raise Fault(
+                422, f"lines.{number}: a server opens no files; expected data:TYPE;base64,… ; got {line[:40]!r}"
+            )
 
 
 def check_lines(lines: Sequence[str], most: int) -> None:
