@@ -24,6 +24,7 @@ from everstep.networks.move_decoder import made_drawings
 from everstep.networks.move_model import MoveModel, MoveSection, move_losses
 from everstep.rivals.moves import fitted_mixture, mixture_log_p, move_rivals
 from everstep.runs.recipe_files import load_task
+from everstep.ship.export import export
 
 SMALL = ("model.hidden_size=12", "model.components=3", "train.threads=1")
 V = [[0, 0, 0], [5, 20, 0], [5, -20, 1]]
@@ -302,6 +303,17 @@ def test_the_server_makes_drawings_and_steps_through_moves(run: es.Run) -> None:
     with torch.no_grad():
         want, _ = run.model.step(torch.tensor([[0.0, 0, 0, 1, 0]]), run.model.initial_state(1))  # type: ignore[operator]
     assert found["outputs"][-1] == pytest.approx(want[0].tolist(), abs=1e-5)
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_export_scores_and_makes_the_same(run: es.Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    other = es.load(export(run, tmp_path / "onnx"))
+    assert other.evaluate("test")["loss"] == pytest.approx(run.evaluate("test")["loss"], abs=1e-3)
+    made, same = (np.array(json.loads(one.generate(length=30, seed=2))) for one in (run, other))
+    assert made == pytest.approx(same, abs=0.05)
+    line = json.dumps(V)
+    assert other.score([line])[0].logp == pytest.approx(run.score([line])[0].logp, rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
