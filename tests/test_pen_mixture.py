@@ -154,6 +154,14 @@ def test_cold_draws_are_the_likeliest() -> None:
     best = found[:, :K].argmax(-1, keepdim=True)
     want = torch.cat([found[:, K : 2 * K].gather(1, best), found[:, 2 * K : 3 * K].gather(1, best)], 1)
     torch.testing.assert_close(cold[:, :2], want)
-    one = ys[:1].expand(4000, -1)
-    spread = [head.draw(head.predict(one), t, torch.Generator().manual_seed(1))[:, 0].std().item() for t in (0.1, 1.0)]
-    assert spread[0] < spread[1]
+
+
+def test_a_temperature_multiplies_deviations_by_its_root_and_sharpens_pens() -> None:
+    head = PenMixture(1)
+    found = head.predict(torch.zeros(1, head.size, dtype=torch.float64)).expand(20_000, -1).clone()
+    found[:, -PENS:] = torch.tensor([0.5, 0.4, 0.1]).log()
+    drawn = head.draw(found, 0.25, torch.Generator().manual_seed(1))
+    moved = drawn[drawn[:, 4] < 1, :2]
+    assert moved.std(0).tolist() == pytest.approx([1.01 / 2] * 2, rel=0.03)
+    total = 0.5**4 + 0.4**4 + 0.1**4
+    assert drawn[:, 2:].mean(0).tolist() == pytest.approx([p**4 / total for p in (0.5, 0.4, 0.1)], abs=0.02)
