@@ -27,6 +27,8 @@ from everstep.networks.mover_forms import mover_forms
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
 from everstep.networks.number_forms import number_forms
 from everstep.networks.number_scaling import NumberScaling
+from everstep.networks.recogniser import Recogniser, RecogniserSection
+from everstep.networks.recogniser_forms import recogniser_forms
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
 from everstep.networks.sequence_tagger import SequenceTagger, TaggerSection
 from everstep.networks.token_model import TokenModel, TokenModelSection
@@ -76,6 +78,8 @@ def model_of(section: Any, **sizes: Any) -> nn.Module:
             model = ChordModel(12, section)
         case MoveSection():
             model = MoveModel(section)
+        case RecogniserSection():
+            model = Recogniser(6, 4, section)
         case TreeNetworkSection():
             model = TreeClassifier([1] * 9, ANSWERS, section)
         case _:
@@ -96,6 +100,7 @@ FORMS: dict[type, Any] = {
     Mover: mover_forms,
     ChordModel: chord_forms,
     MoveModel: move_forms,
+    Recogniser: recogniser_forms,
     TreeClassifier: tree_forms,
 }
 
@@ -203,6 +208,11 @@ class Counted(Composition):
 
     def combine(self, x: torch.Tensor, children: Children) -> torch.Tensor:
         return children.sum(torch.ones_like(children.states))
+
+
+def test_recognisers_of_one_direction_have_a_step() -> None:
+    forms = compared(model_of(RecogniserSection(cell="GRU", hidden_size=4, layers=2, bidirectional=False)))
+    assert c_program.written({"step": forms.step}).calls["step"].outputs  # type: ignore[dict-item]
 
 
 def test_trees_of_every_kind() -> None:
