@@ -9,6 +9,7 @@ import learn_toy as toy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from everstep.errors import ConfigError, RunError
 from everstep.learn import FitSettings, clip_by_global_norm
@@ -290,6 +291,36 @@ def test_rows_are_updated_as_if_each_had_an_optimizer_of_its_own() -> None:
     for one, other in zip(dense, model.linear.parameters(), strict=True):
         torch.testing.assert_close(other, one)
     torch.testing.assert_close(model.embedding.weight[2:4].detach(), before[2:4], rtol=0, atol=0)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that `index_select` copies at once."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.index_select.default:
+            self.most = max(self.most, found.numel())
+        return found
+
+
+def test_many_rows_move_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    for together, most in ((1 << 22, 4 * 3), (6, 6), (2, 3)):
+        monkeypatch.setattr("everstep.learn.rowwise_adam._TOGETHER", together)
+        torch.manual_seed(1)
+        model, largest = Rows(), Largest()
+        optimizer = make_optimizer(model, settings(learning_rate=0.1))
+        for ids in ([0, 1, 1, 4, 3], [1, 4]):
+            optimizer.zero_grad()
+            model(ids).backward()
+            with largest:
+                optimizer.step()
+        assert largest.most == most
+        weights.append(model.embedding.weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
 
 
 def test_the_state_of_rows_survives_a_checkpoint() -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+_TOGETHER = 1 << 22  # numbers of the rows that move at once, since each step needs four arrays of that size
+
 
 class RowwiseAdamW(AdamW):
     """AdamW (Loshchilov & Hutter 2019); of a parameter with a sparse gradient, only the rows in it change.
@@ -53,14 +55,22 @@ class RowwiseAdamW(AdamW):
             state["step"] = torch.zeros(len(parameter), dtype=torch.float32, device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         rows, values = gradient._indices()[0], gradient._values()
-        rate, (first, second) = group["lr"], group["betas"]
-        number = state["step"].index_select(0, rows) + 1
-        mean = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - first)
-        square = state["exp_avg_sq"].index_select(0, rows).mul_(second).addcmul_(values, values, value=1 - second)
-        for name, value in (("step", number), ("exp_avg", mean), ("exp_avg_sq", square)):
-            state[name].index_copy_(0, rows, value)
-        aside = (slice(None), *[None] * (values.dim() - 1))
-        spread = square.div_((1 - second**number)[aside]).sqrt_().add_(group["eps"])
-        moved = mean.div_((1 - first**number)[aside]).div_(spread).mul_(-rate)
-        moved.add_(parameter.index_select(0, rows), alpha=1 - rate * group["weight_decay"])
-        parameter.index_copy_(0, rows, moved)
+        many = max(1, _TOGETHER * len(parameter) // max(1, parameter.numel()))
+        for some, of_some in zip(rows.split(many), values.split(many), strict=True):
+            _move_rows(parameter, state, some, of_some, group)
+
+
+def _move_rows(
+    parameter: Tensor, state: dict[str, Tensor], rows: Tensor, values: Tensor, group: dict[str, Any]
+) -> None:
+    rate, (first, second) = group["lr"], group["betas"]
+    number = state["step"].index_select(0, rows) + 1
+    mean = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - first)
+    square = state["exp_avg_sq"].index_select(0, rows).mul_(second).addcmul_(values, values, value=1 - second)
+    for name, value in (("step", number), ("exp_avg", mean), ("exp_avg_sq", square)):
+        state[name].index_copy_(0, rows, value)
+    aside = (slice(None), *[None] * (values.dim() - 1))
+    spread = square.div_((1 - second**number)[aside]).sqrt_().add_(group["eps"])
+    moved = mean.div_((1 - first**number)[aside]).div_(spread).mul_(-rate)
+    moved.add_(parameter.index_select(0, rows), alpha=1 - rate * group["weight_decay"])
+    parameter.index_copy_(0, rows, moved)
