@@ -111,7 +111,8 @@ class WordEmbedding(nn.Module):
     target t near it, the loss in nats is −log σ(u_t·h) − Σ_k log σ(−u_k·h), k over `negatives` words drawn in
     proportion to count^exponent (one that equals t is left out), or with hierarchical softmax Σ_n −log σ(±u_n·h) over
     the inner nodes n on the way to t. CBOW has for h the mean of the vectors around, and, as in word2vec, moves each of
-    them by the whole gradient of h.
+    them by the whole gradient of h. `vectors` begin uniform in ±1/size, as those of gensim 4 and fastText do (word2vec:
+    ±0.5/size), `outputs` at zero.
 
     Source: Mikolov, Chen, Corrado and Dean, "Efficient Estimation of Word Representations in Vector Space", 2013;
     Mikolov, Sutskever, Chen, Corrado and Dean, "Distributed Representations of Words and Phrases and their
@@ -154,8 +155,7 @@ class WordEmbedding(nn.Module):
         rows, size = len(words) + len(self.buckets), section.embedding_size
         self.vectors = nn.Parameter(torch.empty(rows, size))
         self.outputs = nn.Parameter(torch.zeros(len(words), size))
-        reach = 1 / size if section.ngrams else 0.5 / size
-        nn.init.uniform_(self.vectors, -reach, reach)
+        nn.init.uniform_(self.vectors, -1 / size, 1 / size)
 
     def extra_repr(self) -> str:
         """Sizes."""
