@@ -41,7 +41,8 @@ def far(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)  # of states of random generators
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # a CUDA build would ask the driver
+    graphs = "_accelerator_graph_capture_health_check"  # asks CUDA's driver, which is not there, for captured graphs
+    monkeypatch.setattr(torch.optim.Optimizer, graphs, lambda optimizer: None, raising=False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *index: "a stand-in")
     with FarDevice(kind) as mode:
