@@ -44,7 +44,7 @@ def by_open_text(path: Path, encoding: str) -> str:
 
 def by_passage(path: Path, encoding: str) -> str:
     text = f"task: language-model\ntrain: {{max_steps: 1}}\ndata: {{encoding: {encoding}}}"
-    return own_text(types.SimpleNamespace(recipe=parse_recipe(text, "recipe")), path)  # type: ignore[arg-type]
+    return own_text(types.SimpleNamespace(recipe=parse_recipe(text, "recipe"), task=None), path)  # type: ignore[arg-type]
 
 
 def by_stdin(path: Path, encoding: str) -> str:

@@ -19,6 +19,8 @@ from everstep.networks.forecaster import Forecaster
 from everstep.networks.forecaster_forms import forecaster_forms
 from everstep.networks.forecaster_section import ForecasterSection, WindowShape, checked_sizes
 from everstep.networks.forms import Exported, Form
+from everstep.networks.memory_forms import memory_forms
+from everstep.networks.memory_network import MemoryNetwork, MemoryNetworkSection
 from everstep.networks.model_forms import classifier_forms, tagger_forms, token_forms
 from everstep.networks.move_forms import move_forms
 from everstep.networks.move_model import MoveModel, MoveSection
@@ -27,6 +29,7 @@ from everstep.networks.mover_forms import mover_forms
 from everstep.networks.number_classifier import NumberClassifier, NumberClassifierSection
 from everstep.networks.number_forms import number_forms
 from everstep.networks.number_scaling import NumberScaling
+from everstep.networks.policy import Policy, PolicySection, policy_forms
 from everstep.networks.recogniser import Recogniser, RecogniserSection
 from everstep.networks.recogniser_forms import recogniser_forms
 from everstep.networks.sequence_classifier import ClassifierSection, SequenceClassifier
@@ -76,6 +79,10 @@ def model_of(section: Any, **sizes: Any) -> nn.Module:
             model = Mover(2, section)
         case ChordSection():
             model = ChordModel(12, section)
+        case MemoryNetworkSection():
+            model = MemoryNetwork(9, ANSWERS, section, calibrated=True)
+        case PolicySection():
+            model = Policy(3, 2, section)
         case MoveSection():
             model = MoveModel(section)
         case RecogniserSection():
@@ -99,7 +106,9 @@ FORMS: dict[type, Any] = {
     Forecaster: forecaster_forms,
     Mover: mover_forms,
     ChordModel: chord_forms,
+    MemoryNetwork: memory_forms,
     MoveModel: move_forms,
+    Policy: policy_forms,
     Recogniser: recogniser_forms,
     TreeClassifier: tree_forms,
 }

@@ -348,7 +348,8 @@ def look(
     text: Path | None = typer.Option(
         None,
         metavar="FILE",
-        help="A text, in the encoding of the training text, for all pictures but the curves; of music, a file of it.",
+        help="A text, in the encoding of the training text, for all pictures but the curves; or a file of the kind "
+        "that the run learned from.",
     ),
     trust_code: bool = TRUST,
 ) -> None:

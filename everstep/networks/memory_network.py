@@ -57,6 +57,7 @@ class MemoryNetwork(Classifier):
 
     def __init__(self, vocab_size: int, answers: Answers, section: MemoryNetworkSection, calibrated: bool = False):
         super().__init__(answers, calibrated)
+        self.vocab_size = vocab_size
         self.hops, self.places, self._noise = section.hops, section.memory, section.time_noise
         self._by_position, self._adjacent = section.sentence == "position", section.tying == "adjacent"
         size, sets = section.embedding_size, section.hops + 1 if self._adjacent else 2
@@ -92,6 +93,11 @@ class MemoryNetwork(Classifier):
             u = (u if self.between is None else self.between(u)) + (p[:, None] @ c)[:, 0]
             weights.append(p)
         return u, torch.stack(weights, 1)
+
+    def answered(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """log p of each answer (batch, answers), and what each hop reads (batch, hops, time − 1)."""
+        u, weights = self.hopped(inputs, lengths)
+        return self.log_probs(self.head.logits(u)), weights  # type: ignore[operator]
 
     def logits(self, inputs: Tensor, lengths: Tensor, own: Tensor | None = None) -> Tensor:
         """The logits (batch, …), before the temperature; `own` is not read."""

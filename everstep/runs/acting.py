@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ def episode_passage(model: Policy, worlds: Worlds, text: str | None, steps: int)
     return Passage(
         body=model.body,
         inputs=model.scaled(seen.to(model.device)).detach(),
-        labels=[json.dumps([round(number, 2) for number in row]) for row in seen.tolist()],
+        labels=[", ".join(f"{number:.2f}" for number in row) + " | " for row in seen.tolist()],
         places=list(range(len(seen))),
         unit="observation",
         shown="observation",

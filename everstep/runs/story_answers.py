@@ -36,8 +36,8 @@ def read_stories_of(
     found: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
     for index in range(len(batches)):
         batch = batches.batch(0, index).to(model.device)
-        u, weights = model.hopped(batch.inputs, batch.lengths)
-        p = model.log_probs(model.head.logits(u)).exp().cpu().double().numpy()  # type: ignore[operator]
+        log_p, weights = model.answered(batch.inputs, batch.lengths)
+        p = log_p.exp().cpu().double().numpy()
         for row, (place, length) in enumerate(zip(batch.places.tolist(), batch.lengths.tolist(), strict=True)):
             found[place] = p[row], weights[row, :, : length - 1].cpu().double().numpy()
     yield from (found[place] for place in range(len(texts)))

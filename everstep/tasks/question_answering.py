@@ -13,7 +13,9 @@ from everstep.data.labelled_batches import LabelledBatch
 from everstep.learn.objective import Loss
 from everstep.networks.class_pictures import figure_pictures
 from everstep.networks.classifying import class_losses, measured_classes, to_learn, to_score
+from everstep.networks.memory_forms import MemoryStandIn, memory_forms
 from everstep.networks.memory_network import MemoryNetwork, MemoryNetworkSection
+from everstep.networks.stand_ins import Runtime
 from everstep.runs.class_task import ClassRecipe, ClassTask
 from everstep.runs.labelled_answers import classes_of, kind_disagreements, read_classes, written_classes
 from everstep.runs.story_answers import SHOWN, story_pictures, story_predictions, story_rivals, with_unknown
@@ -37,7 +39,6 @@ class QuestionAnswering(ClassTask[QuestionAnsweringRecipe]):
     files = ("tokenizer.json", "classes.json")
     unit = "question"
     reads = {"predict": "stories.txt"}
-    no_export = "a memory network has no form yet"
     tokenizer: Tokenizer
 
     def problems(self) -> Iterator[str]:
@@ -107,6 +108,12 @@ class QuestionAnswering(ClassTask[QuestionAnsweringRecipe]):
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """answer<TAB>probability of each question; the record has all probabilities and what each hop reads."""
         return story_predictions(model, self.examples, self.tokenizer, self.examples.asked(lines))
+
+    exported = staticmethod(memory_forms)
+
+    def stand_in(self, runtime: Runtime) -> MemoryStandIn:
+        """The same in another runtime."""
+        return MemoryStandIn(self.answers, self.recipe.model.memory, runtime)
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """Baselines that do not read the story in order, or not at all."""
