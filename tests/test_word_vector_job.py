@@ -189,13 +189,19 @@ def test_measures_are_found_from_anywhere(run: es.Run) -> None:
         es.train("word-vectors-minute", run.path / "other", quietly, overrides=["data.analogies=nowhere.txt"])
 
 
-def test_bad_texts_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "min_count", "told"),
+    [
+        ("every word is but once here\n" * 2, 5, r"at least 5 times \(data.min_count\); there is none"),
+        ("word " * 30 + "\n", 1, r"at least 1 time \(data.min_count\); there is one"),
+    ],
+)
+def test_bad_texts_are_refused(tmp_path: Path, text: str, min_count: int, told: str) -> None:
     path = tmp_path / "t.txt"
-    path.write_text("every word is but once here\n" * 2)
-    with pytest.raises(DataError, match="expected two words that occur at least 5 times"):
-        es.train(
-            "word-vectors-own", tmp_path / "run", quietly, overrides=[f"data.train={path}", "data.valid_fraction=0"]
-        )
+    path.write_text(text)
+    given = [f"data.train={path}", "data.valid_fraction=0", f"data.min_count={min_count}"]
+    with pytest.raises(DataError, match=f"expected two words that occur {told}"):
+        es.train("word-vectors-own", tmp_path / "run", quietly, overrides=given)
     assert not (tmp_path / "run").exists()
 
 

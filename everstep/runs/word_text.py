@@ -159,10 +159,10 @@ class WordVectorTexts:
         counts = np.bincount(found, minlength=len(names))
         counts[apart] = 0
         counts[counts < self.config.min_count] = 0  # what phrases left of a word may be too rare
-        if np.count_nonzero(counts) < 2:
+        if (often := np.count_nonzero(counts)) < 2:
             raise DataError(
-                f"data.train: expected two words that occur at least {self.config.min_count} times (data.min_count); "
-                f"there is {counted(int(np.count_nonzero(counts)), 'such word')}"
+                f"data.train: expected two words that occur at least {counted(self.config.min_count, 'time')} "
+                f"(data.min_count); there is {('none', 'one')[often]}"
             )
         return WordList(tokenizer, counts, tuple(passes))
 
