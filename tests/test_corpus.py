@@ -288,20 +288,24 @@ def test_workers_give_what_one_process_gives(cache, tmp_path, monkeypatch):
         prepare(tmp_path / "b.txt", words("a b\n", unk=False), cache=cache, workers=2)
 
 
-def test_an_unguarded_script_is_told_what_to_do(tmp_path):
+@pytest.mark.parametrize("text", ["['ab'], 'chars'", "[f'w{n}' for n in range(9000)], 'words'"])
+def test_an_unguarded_script_is_told_what_to_do(tmp_path, text):
+    """Also where the tokenizer is longer than what a pipe holds."""
     script = tmp_path / "script.py"
     script.write_text(
         "from everstep.data import Tokenizer, prepare\nfrom everstep.data.text import tokenise\n"
         "from everstep.errors import DataError\n"
         "tokenise.INLINE_BYTES = 0\n"
         "try:\n"
-        "    tokenizer = Tokenizer.train(['ab'], 'chars', unk=True)\n"
+        f"    tokenizer = Tokenizer.train({text}, unk=True)\n"
         f"    prepare('everstep:shakespeare', tokenizer, workers=2, cache={str(tmp_path)!r})\n"
         "except DataError as error:\n"
         "    print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=True)
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, check=True, timeout=100
+    )
     assert "__main__" in run.stdout
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from itertools import accumulate, groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -149,10 +150,10 @@ def _tokenised_here(blocks: Iterator[Block], tokenizer: Tokenizer, layout: Layou
 _worker_tokenizer: Tokenizer
 
 
-def _start_worker(tokenizer_json: str) -> None:
+def _start_worker(tokenizer_file: Path) -> None:
     global _worker_tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are parallel already
-    _worker_tokenizer = Tokenizer.from_json(tokenizer_json)
+    _worker_tokenizer = Tokenizer.from_json(tokenizer_file.read_text("utf-8"))
 
 
 def _encode_in_worker(block: Block, layout: Layout) -> _Encoded:
@@ -164,13 +165,17 @@ def _tokenised_by_workers(
 ) -> Iterator[_Encoded]:
     waiting: deque[Future[_Encoded]] = deque()
     try:
-        with process_pool(workers, _start_worker, tokenizer.to_json()) as pool:
-            for block in blocks:
-                waiting.append(pool.submit(_encode_in_worker, block, layout))
-                if len(waiting) >= workers * _IN_FLIGHT:
+        with TemporaryDirectory() as folder:
+            # A file: what fills the pipe to a process that dies at its start would be written forever.
+            file = Path(folder, "tokenizer.json")
+            file.write_text(tokenizer.to_json(), "utf-8")
+            with process_pool(workers, _start_worker, file) as pool:
+                for block in blocks:
+                    waiting.append(pool.submit(_encode_in_worker, block, layout))
+                    if len(waiting) >= workers * _IN_FLIGHT:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise DataError(
             "a process that tokenises text died: memory may have run out, or a script starts work outside "
