@@ -351,3 +351,33 @@ def test_not_a_number_is_gone_at_the_next_reset(name: str, threads: int) -> None
             with taken(limit):
                 ys, _ = es.scan(cell, xs, state, backend="fused", **how)
             torch.testing.assert_close(ys, want, equal_nan=True, rtol=1e-12, atol=1e-12)
+
+
+class Masked(es.Cell):
+    """Rows of a matrix, kept where two masks, one of them a row's, say so; and a product, so that steps have phases."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(3, 3)
+        self.join, self.read = join, nn.Linear(4, 3)
+
+    def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_ones(batch, 4, 3), like.new_zeros(batch, 4)
+
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        kept, other = state
+        row = x.unsqueeze(1)
+        chosen = torch.where(self.join(kept < 0.3, row >= 0.1), kept, row)
+        return self.read(other), (torch.tanh(chosen * row), other)
+
+
+@pytest.mark.parametrize("join", [torch.logical_and, torch.logical_or])
+def test_two_masks_joined(join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    cell, xs = Masked(join).double(), torch.randn(3, 4, 3, dtype=F64).requires_grad_()
+    found = []
+    for backend in ("reference", "fused"):
+        state = tuple(leaf.requires_grad_() for leaf in cell.initial_state(3, xs.detach()))
+        ys, (kept, other) = es.scan(cell, xs, state, backend=backend)
+        total = ys.sum() + other.sum() + (kept * torch.linspace(0.5, 1, kept.numel(), dtype=F64).view_as(kept)).sum()
+        found.append(torch.autograd.grad(total, xs)[0])
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-9)

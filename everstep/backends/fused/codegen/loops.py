@@ -40,8 +40,9 @@ _EXPRESSIONS = {
     },
     "eq": "T({0} == {1})",
     "ne": "T({0} != {1})",
-    "and": "T({0} != 0 && {1} != 0)",
-    "or": "T({0} != 0 || {1} != 0)",
+    # in numbers, since GCC 12 loses lanes of && and || between a mask that is computed and one that is loaded
+    "and": "(T({0} != 0) * T({1} != 0))",
+    "or": "T(T({0} != 0) + T({1} != 0) != 0)",
     "not": "T({0} == 0)",
     "pow": "es_pow({0}, {1})",
     **{name: f"es_{name}({{0}})" for name in ("log", "log1p", "expm1", "sin", "cos", "erf", "atan", "floor")},
