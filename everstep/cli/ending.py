@@ -108,8 +108,12 @@ def _why(error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.filename:
         return f"{error.filename}: {reason}."
+    if (
+        error.errno == errno.EBADF
+    ):  # of what exceeds a buffer nothing is left to flush; another file may have its number
+        return "standard output: it is closed."
     if not _flushed(sys.stdout):
-        return f"standard output: {'it is closed' if error.errno == errno.EBADF else reason}."
+        return f"standard output: {reason}."
     return f"{reason}."
 
 

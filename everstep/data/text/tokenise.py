@@ -168,7 +168,7 @@ def _tokenised_by_workers(
         with TemporaryDirectory() as folder:
             # A file: what fills the pipe to a process that dies at its start would be written forever.
             file = Path(folder, "tokenizer.json")
-            file.write_text(tokenizer.to_json(), "utf-8")
+            file.write_bytes(tokenizer.to_bytes())
             with process_pool(workers, _start_worker, file) as pool:
                 for block in blocks:
                     waiting.append(pool.submit(_encode_in_worker, block, layout))
