@@ -199,3 +199,12 @@ def test_a_choice_as_observation_is_one_number_each(tmp_path: Path, monkeypatch:
     task = load_task(recipe(tmp_path, world), [])
     task.prepare()
     assert task.spaces == (3, 3)
+
+
+def test_a_world_without_an_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("everstep.runs.worlds.ENDLESS", 50)
+    path = recipe(tmp_path, WORLD.replace("action < 2, False", "False, False"))
+    with pytest.raises(DataError, match=r"has not ended after 50 actions; set data\.max_steps"):
+        load_task(path, ["data.max_steps=null"]).prepare()
+    load_task(path, ["data.max_steps=60"]).prepare()

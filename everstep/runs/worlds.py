@@ -25,6 +25,10 @@ RANDOM_EPISODES = 100
 """Episodes of a random policy to which the scaling is fitted."""
 
 
+ENDLESS = 100_000
+"""Actions after which an episode of a world without a limit is taken for endless."""
+
+
 class WorldSection(Section):
     """A world: an environment, what is seen of it, and how long an episode lasts at most."""
 
@@ -145,7 +149,7 @@ class Worlds:
             The episodes as the agent saw them, and all numbers of the observations, (count, T + 1, numbers).
 
         Raises:
-            DataError: an observation or a reward is no finite number.
+            DataError: an observation or a reward is no finite number, or an episode does not end.
         """
         random = np.random.default_rng(seed)
         worlds, (_, actions) = self._worlds(count), self.spaces
@@ -155,6 +159,9 @@ class Worlds:
         state = None if policy is None else policy.initial_state(count)
         while alive.any():
             check_cancelled()
+            if self.section.max_steps is None and len(done) >= ENDLESS:
+                raise DataError(f"{self.section.environment}: an episode has not ended after {ENDLESS:,} actions; set "
+                                "data.max_steps, which cuts episodes off")  # fmt: skip
             chances = np.full((count, actions), 1 / actions)
             if policy is not None:
                 read = torch.from_numpy(now[:, self._seen]).to(policy.device)
