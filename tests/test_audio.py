@@ -79,6 +79,13 @@ def test_channels_are_mixed_and_rates_changed(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[500:-500], expected[500:-500], atol=2e-3)
 
 
+@pytest.mark.parametrize("rate", [1, 999, 1_000_000_007])
+def test_a_rate_that_would_fill_the_memory_is_refused(rate: int) -> None:
+    found = read_wav(wav(encoded(16), 1, 16, rate=rate), "x.wav")
+    with pytest.raises(DataError, match=f"x.wav: expected from 1,000 to 1,000,000 .*16,000.*says {rate:,}"):
+        found.mono(16000, "x.wav")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -21,6 +21,8 @@ Samples = NDArray[np.float32]
 LARGEST = 1 << 31
 """Most bytes of a file."""
 REMEDY = "files other than WAV need soundfile: pip install 'everstep[speech]'"
+FARTHEST_UP, FASTEST = 16, 1_000_000
+"""A rate is raised at most so many times; the most samples a second of a recording that is resampled."""
 INLINE = "data:audio/"
 """How a recording begins that stands in a line itself, in base64."""
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -38,11 +40,20 @@ class Recording(NamedTuple):
     samples: Samples
     rate: int
 
-    def mono(self, rate: int) -> Samples:
-        """The mean of the channels at `rate` samples a second, (m,); other rates go through a polyphase filter."""
+    def mono(self, rate: int, where: str = "the recording") -> Samples:
+        """The mean of the channels at `rate` samples a second, (m,); other rates go through a polyphase filter.
+
+        Raises:
+            DataError: the rate of the file is so far from `rate` that its header is damaged; `where` names the file.
+        """
         found: Samples = self.samples.mean(1, dtype=np.float32)
         if rate == self.rate or not len(found):
             return found
+        if not rate / FARTHEST_UP <= self.rate <= FASTEST:  # a few bytes would become hours, or a filter of gigabytes
+            raise DataError(
+                f"{where}: expected from {-(-rate // FARTHEST_UP):,} to {FASTEST:,} samples a second, to resample it "
+                f"to {rate:,} (data.sample_rate); its header says {self.rate:,}"
+            )
         from scipy.signal import resample_poly
 
         common = gcd(rate, self.rate)
