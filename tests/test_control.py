@@ -190,6 +190,22 @@ def test_numbers_that_are_none_are_told(tmp_path: Path, changed: str, words: str
         load_task(recipe(tmp_path, WORLD.replace(changed, words)), []).prepare()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "error", "words"),
+    [
+        ("-0.02, False, False, {}", '-0.02, False, {"cut": 0}', DataError, "expected step to give five values.*got 4"),
+        ("Box(-1, 1, (2,))", "Box(-1, 1, (3,))", DataError, "expected observations of 3 numbers.*got one of 2"),
+        ("self.action_space =", "self.actions =", ConfigError, "expected .*Corridor to have an action_space"),
+    ],
+)
+def test_worlds_of_another_form_are_told(
+    tmp_path: Path, old: str, new: str, error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        load_task(recipe(tmp_path, WORLD.replace(old, new)), []).prepare()
+
+
 def test_a_choice_as_observation_is_one_number_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     world = WORLD.replace("Box(-1, 1, (2,))", "Discrete(3)")

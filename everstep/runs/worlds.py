@@ -96,7 +96,11 @@ class Worlds:
     def spaces(self) -> tuple[int, int]:
         """D, the numbers of an observation that are seen, and the number of actions."""
         (world,) = self._worlds(1)
-        name, seen, actions = self.section.environment, world.observation_space, world.action_space
+        name = self.section.environment
+        if lacking := [one for one in ("observation_space", "action_space") if not hasattr(world, one)]:
+            raise ConfigError(f"data.environment: expected {name} to have an {lacking[0]} of gymnasium.spaces, as an "
+                              "attribute of its instances; it has none")  # fmt: skip
+        seen, actions = world.observation_space, world.action_space
         if type(actions).__name__ != "Discrete":
             raise ConfigError(f"data.environment: expected one of several actions at each step (Discrete); {name} has "
                               f"{actions}")  # fmt: skip
@@ -123,7 +127,7 @@ class Worlds:
         """All numbers of an observation; of one that is a choice, 1 for what is chosen.
 
         Raises:
-            DataError: one is no finite number.
+            DataError: one is no finite number, or there are more or fewer than the space of observations has.
         """
         space = self._worlds(1)[0].observation_space
         found: NDArray[np.float32]
@@ -131,6 +135,10 @@ class Worlds:
             found = np.eye(int(space.n), dtype=np.float32)[int(observation) - int(space.start)]
         else:
             found = np.asarray(observation, np.float32).reshape(-1)
+        size = self.spaces[0] + len(set(self.section.hidden))
+        if len(found) != size:
+            raise DataError(f"{self.section.environment}: expected observations of {size} numbers, as its "
+                            f"observation_space says; got one of {len(found)}")  # fmt: skip
         if not np.isfinite(found).all():
             raise DataError(f"{self.section.environment}: an observation is no finite number: {found.tolist()}")
         return found
@@ -188,7 +196,11 @@ class Worlds:
     def _acted(self, world: Any, action: int) -> tuple[NDArray[np.float32], float, bool, bool]:
         """The observation and the reward after an action, whether the episode ended, and whether it was cut off."""
         space = world.action_space
-        observation, reward, ended, cut, *_ = world.step(action + int(getattr(space, "start", 0)))
+        found = world.step(action + int(getattr(space, "start", 0)))
+        if len(found) != 5:
+            raise DataError(f"{self.section.environment}: expected step to give five values, as of gymnasium "
+                            f"(observation, reward, terminated, truncated, info); got {len(found)}")  # fmt: skip
+        observation, reward, ended, cut, _ = found
         if not np.isfinite(reward):
             raise DataError(f"{self.section.environment}: a reward is no finite number: {reward}")
         return self.whole(observation), float(reward), bool(ended), bool(cut)
