@@ -155,6 +155,21 @@ def test_manifests_that_are_refused(tmp_path: Path, manifest: str, said: str) ->
         prepared()
 
 
+def test_a_split_of_which_no_text_can_be_spelled_has_no_loss(tmp_path: Path) -> None:
+    held = folder_of(tmp_path, "valid", ["ab"])
+    held.write_text(held.read_text().replace("\tab\n", "\txy\n"))
+    task: Any = load_task(recipe(tmp_path), [*SMALL, f"data.valid={held}"])
+    task.prepare()
+    for refused in (lambda: task.ready(print), lambda: task.metrics(task.model(), "valid")):
+        with pytest.raises(DataError, match=r"data\.valid: no text can be spelled"):
+            refused()
+
+
+def test_a_window_of_gigabytes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.window_ms: expected a number > 0 and ≤ 1,000"):
+        load_task("speech-own", ["data.window_ms=1e9"])
+
+
 def test_broken_recordings_can_be_left_out(tmp_path: Path) -> None:
     path = recipe(tmp_path)
     (tmp_path / "wav" / "train-3.wav").write_bytes(b"RIFF")

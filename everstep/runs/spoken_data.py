@@ -62,7 +62,7 @@ class SpokenSection(Section):
     """convert texts to lower case"""
     sample_rate: int = Field(16_000, ge=100, le=1_000_000)
     """samples a second; recordings of other rates are resampled"""
-    window_ms: Positive = 25.0
+    window_ms: float = Field(25.0, gt=0, le=1000)
     """length of a frame"""
     hop_ms: Positive = 10.0
     """time from a frame to the next"""
@@ -128,11 +128,11 @@ def heard(audio: str, section: SpokenSection, text: str = "", where: str = "") -
     """A recording with its features, (0, bands) of one without samples.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or its rate is far from that of the section.
         ConfigError: soundfile is missing.
     """
     found = read_recording(audio, where)
-    samples = torch.from_numpy(found.mono(section.sample_rate))
+    samples = torch.from_numpy(found.mono(section.sample_rate, where or audio[:80]))
     frames = np.zeros((0, section.bands), np.float32)
     if len(samples):
         frames = log_mel(samples, section.sample_rate, section.bands, section.window_ms, section.hop_ms).numpy()
@@ -229,10 +229,16 @@ class Recordings:
         return found
 
     def every(self, split: str, scaling: NumberScaling, alphabet: Alphabet) -> tuple[SpokenBatches, NDArray[np.bool_]]:
-        """All recordings of a split in order, and whether the text of each can be spelled; the others have no label."""
+        """All recordings of a split in order, and whether the text of each can be spelled; the others have no label.
+
+        Raises:
+            DataError: none can, so that there is no loss.
+        """
         coded = list(self.coded(split, alphabet))
         frames, labels = [scaling.scaled(one.frames) for one, _ in coded], [labels or [] for _, labels in coded]
         fit = np.array([labels is not None for _, labels in coded])
+        if not fit.any():
+            raise _none_spelled(split)
         return SpokenBatches(frames, labels, SCORED, stack=self.section.stack, max_steps=SCORED_STEPS), fit
 
     def batches(self, split: str, scaling: NumberScaling, alphabet: Alphabet, batch_size: int | None) -> SpokenBatches:
@@ -241,12 +247,7 @@ class Recordings:
         Raises:
             DataError: there is none.
         """
-        section = self.section
-        fit = [(one, labels) for one, labels in self.coded(split, alphabet) if labels is not None]
-        if not fit:
-            raise DataError(
-                f"data.{split}: no text can be spelled by the labels of train in the steps of its recording"
-            )
+        section, fit = self.section, self._spelled(split, alphabet)
         frames, labels = [scaling.scaled(one.frames) for one, _ in fit], [labels for _, labels in fit]
         if batch_size is None:
             return SpokenBatches(frames, labels, SCORED, stack=section.stack, max_steps=SCORED_STEPS)
@@ -256,6 +257,12 @@ class Recordings:
             frames, labels, batch_size, stack=section.stack, seed=self._seed, changes=changes, steps=least
         )
 
+    def _spelled(self, split: str, alphabet: Alphabet) -> list[tuple[Spoken, list[int]]]:
+        fit = [(one, labels) for one, labels in self.coded(split, alphabet) if labels is not None]
+        if not fit:
+            raise _none_spelled(split)
+        return fit
+
     def coded(self, split: str, alphabet: Alphabet) -> Iterator[tuple[Spoken, list[int] | None]]:
         """Each recording of a split with its labels; None if its text cannot be spelled in its steps."""
         for one in self.of(split):
@@ -263,7 +270,11 @@ class Recordings:
             yield one, labels if labels is not None and fits(labels, one.frames, self.section.stack) else None
 
     def told(self, alphabet: Alphabet) -> Iterator[str]:
-        """Lines for the user: recordings, their lengths and texts of each split."""
+        """Lines for the user: recordings, their lengths and texts of each split.
+
+        Raises:
+            DataError: no text of a split can be spelled, so that it would have no loss.
+        """
         for split in split_names(self.section):
             spoken = self.of(split)
             seconds = [one.seconds for one in spoken]
@@ -273,6 +284,7 @@ class Recordings:
                 f"{max(seconds):.1f} s, {counted(words, 'word')}"
             )
             yield from self._suspicious(split, alphabet)
+            self._spelled(split, alphabet)
         yield from (f"note: {note}" for note in self.notes)
 
     def _suspicious(self, split: str, alphabet: Alphabet) -> Iterator[str]:
@@ -296,6 +308,10 @@ class Recordings:
         for one in self.of(split):
             total.update(f"{one.frames.shape} {one.text}\n".encode() + one.frames.tobytes())
         return total.hexdigest()
+
+
+def _none_spelled(split: str) -> DataError:
+    return DataError(f"data.{split}: no text can be spelled by the labels of train in the steps of its recording")
 
 
 def needed(labels: Sequence[int]) -> int:
