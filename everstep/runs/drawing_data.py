@@ -121,12 +121,11 @@ class Drawings:
         )  # fmt: skip
 
     def told(self, scaling: NumberScaling) -> Iterator[str]:
-        """Lines for the user: drawings and points of each split, the scale, and moves that are strange."""
+        """Lines for the user: drawings and points of each split, and moves that are strange."""
         for split in split_names(self.section):
             drawings = self.drawings(split)
             points = sum(map(len, drawings))
             yield f"{split}: {counted(len(drawings), 'drawing')}, {points:,} points"
-        yield f"scale: moves are divided by their deviation, {scaling.scale[0]:.4g}"
         far = [float(np.abs(one[:, :2]).max()) / scaling.scale[0] for one in self.drawings("train")]
         if (longest := max(far)) > STRANGE:
             many = counted(sum(one > STRANGE for one in far), "training drawing")

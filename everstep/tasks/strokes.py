@@ -108,7 +108,8 @@ class Strokes(Task[StrokesRecipe]):
 
     def summary(self) -> list[str]:
         """The drawings, for the card."""
-        return [f"drawings: {self.recipe.data.train}", f"moves are divided by {self.scaling.scale[0]:.4g}"]
+        scale = f"moves are divided by their deviation, {self.scaling.scale[0]:.4g}"
+        return [f"drawings: {self.recipe.data.train}", scale]
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """Nats of a point by one mixture for all moves, and by a Gaussian given the last move."""
