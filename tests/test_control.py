@@ -206,6 +206,19 @@ def test_worlds_of_another_form_are_told(
         load_task(recipe(tmp_path, WORLD.replace(old, new)), []).prepare()
 
 
+def test_actions_have_the_numbers_of_their_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = WORLD.replace("Discrete(3)", "Discrete(3, start=5)").replace("action ==", "action - 5 ==")
+    path = recipe(tmp_path, world.replace("action < 2", "action < 7"))
+    task, again = load_task(path, []), load_task(path, [])
+    task.prepare()
+    task.save(tmp_path)
+    again.open(tmp_path)
+    (found,) = again.predict(task.model(), ["0 0"])
+    assert found.record["action"] in (5, 6, 7)
+    assert found.text.startswith(f"{found.record['action']}\t")
+
+
 def test_a_choice_as_observation_is_one_number_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     world = WORLD.replace("Box(-1, 1, (2,))", "Discrete(3)")

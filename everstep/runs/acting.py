@@ -26,8 +26,14 @@ FEW = 8
 
 
 @torch.no_grad()
-def actions_for(model: Policy, lines: Iterable[str], size: int) -> Iterator[Prediction]:
+def actions_for(model: Policy, lines: Iterable[str], size: int, first: int = 0) -> Iterator[Prediction]:
     """action<TAB>probability for each line with an observation; a blank line begins a new episode.
+
+    Args:
+        model: the policy.
+        lines: the observations, `size` numbers each.
+        size: D.
+        first: the number of the first action in its world.
 
     Raises:
         DataError: a line is no observation.
@@ -47,8 +53,14 @@ def actions_for(model: Policy, lines: Iterable[str], size: int) -> Iterator[Pred
         log_p, value, state = model.advance(read, state)
         p = log_p[0].exp().cpu().tolist()
         best = int(np.argmax(p))
-        record = {"action": best, "probability": p[best], "probabilities": p, "expected_return": float(value[0].cpu())}
-        yield Prediction(f"{best}\t{p[best]:.4f}", record)
+        action = first + best
+        record = {
+            "action": action,
+            "probability": p[best],
+            "probabilities": p,
+            "expected_return": float(value[0].cpu()),
+        }
+        yield Prediction(f"{action}\t{p[best]:.4f}", record)
 
 
 def return_figures(found: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -118,6 +118,11 @@ class Worlds:
             raise ConfigError(f"data.hidden: expected to leave something to see of {size} numbers; got all of them")
         return size - len(set(self.section.hidden)), int(actions.n)
 
+    @property
+    def first_action(self) -> int:
+        """The number that the world gives to its first action, mostly 0."""
+        return int(getattr(self._worlds(1)[0].action_space, "start", 0))
+
     @cached_property
     def _seen(self) -> NDArray[np.int64]:
         size, _ = self.spaces
@@ -195,8 +200,7 @@ class Worlds:
 
     def _acted(self, world: Any, action: int) -> tuple[NDArray[np.float32], float, bool, bool]:
         """The observation and the reward after an action, whether the episode ended, and whether it was cut off."""
-        space = world.action_space
-        found = world.step(action + int(getattr(space, "start", 0)))
+        found = world.step(action + self.first_action)
         if len(found) != 5:
             raise DataError(f"{self.section.environment}: expected step to give five values, as of gymnasium "
                             f"(observation, reward, terminated, truncated, info); got {len(found)}")  # fmt: skip

@@ -61,6 +61,7 @@ class Control(Task[ControlRecipe]):
     reads = {"predict": "observations.txt"}
     meaning = {"return": "mean sum of the rewards of an episode", "loss": "minus the same"}
     spaces: tuple[int, int]
+    first_action: int
     scaling: tuple[Tensor, Tensor] | None = None  # that of a run is among its weights
 
     @cached_property
@@ -71,16 +72,17 @@ class Control(Task[ControlRecipe]):
     def prepare(self) -> None:
         """Find the sizes of observations and actions, and fit the scaling to episodes of a random policy."""
         self.spaces, self.scaling = self.worlds.spaces, self.worlds.scaling()
+        self.first_action = self.worlds.first_action
 
     def save(self, run: Path) -> None:
         """Write `spaces.json`."""
-        found = {"observation": self.spaces[0], "actions": self.spaces[1]}
+        found = {"observation": self.spaces[0], "actions": self.spaces[1], "first": self.first_action}
         replace_file(run / "spaces.json", (json_text(found) + "\n").encode())
 
     def open(self, run: Path) -> None:
         """Read what `save` wrote."""
         found = read_json(run / "spaces.json", 1 << 16)
-        self.spaces = found["observation"], found["actions"]
+        self.spaces, self.first_action = (found["observation"], found["actions"]), found.get("first", 0)
 
     def splits(self) -> tuple[str, ...]:
         """train, valid and test: episodes that begin with other seeds."""
@@ -126,7 +128,7 @@ class Control(Task[ControlRecipe]):
 
     def predict(self, model: Any, lines: Iterable[str]) -> Iterator[Prediction]:
         """action<TAB>probability for each observation."""
-        return actions_for(model, lines, self.spaces[0])
+        return actions_for(model, lines, self.spaces[0], self.first_action)
 
     def rivals(self, split: str, quick: bool = False) -> list[dict[str, Any]]:
         """Returns of policies without memory."""
