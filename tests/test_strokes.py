@@ -23,6 +23,7 @@ from everstep.look.pen_pictures import paths_of, svg_bytes
 from everstep.networks.move_decoder import made_drawings
 from everstep.networks.move_model import MoveModel, MoveSection, move_losses
 from everstep.rivals.moves import fitted_mixture, mixture_log_p, move_rivals
+from everstep.runs.card import example
 from everstep.runs.recipe_files import load_task
 from everstep.ship.export import export
 
@@ -336,3 +337,7 @@ class TestLaws(JobLaws):
     @classmethod
     def recipe(cls, folder: Path) -> Path:
         return recipe(folder)
+
+
+def test_the_example_makes_a_picture_as_the_recipe_draws() -> None:
+    assert example(load_task("strokes-minute"), "generate", "RUN") == "everstep generate RUN --out made.svg"

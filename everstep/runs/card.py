@@ -20,7 +20,7 @@ from everstep.learn.devices import device_name
 from everstep.learn.weights import MODEL_FILE, said_step
 from everstep.native import processor
 from everstep.parameters import device_of, parameter_count
-from everstep.runs.capabilities import HasRivals, abilities
+from everstep.runs.capabilities import HasRivals, Renders, abilities
 from everstep.runs.folder import ENVIRONMENT
 from everstep.runs.recipe import FORMAT
 from everstep.runs.task import Task, trusting
@@ -224,6 +224,8 @@ FILES = {"score": "sentences.txt", "predict": "lines.txt"}
 
 def example(task: Task[Any], verb: str, run: str, me: str = "everstep") -> str:
     """An example command for a verb of `EXAMPLES`; `me` is the name of the everstep command."""
+    if verb == "generate" and isinstance(task, Renders):  # as its recipe draws, to a file that can be looked at
+        return f"{me} generate {run} --out made{task.renders[0]}"
     return EXAMPLES[verb].format(me=me, run=run, file={**FILES, **task.reads}.get(verb))
 
 
