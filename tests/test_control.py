@@ -237,3 +237,16 @@ def test_a_world_without_an_end_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=r"has not ended after 50 actions; set data\.max_steps"):
         load_task(path, ["data.max_steps=null"]).prepare()
     load_task(path, ["data.max_steps=60"]).prepare()
+
+
+def test_a_world_that_takes_no_seed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = WORLD.replace("def reset(self, seed=None, options=None):", "def reset(self):").replace(
+        "rng(seed)", "rng(0)"
+    )
+    with pytest.raises(ConfigError, match=r"expected reset\(seed=…\) of worlds.py:Corridor"):
+        load_task(recipe(tmp_path, world), []).prepare()
+    taking = WORLD.replace("seed=None, options=None", "**how").replace("rng(seed)", "rng(how['seed'])")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    load_task(recipe(tmp_path / "other", taking), []).prepare()

@@ -104,7 +104,7 @@ def evaluate(
             print(table(key, value))
         elif not isinstance(value, list):
             meaning = meaning_of(loaded.task, scores, key)
-            print(f"{key.replace('_', ' '):16} {shown_measure(scores, key):>16}   {meaning}".rstrip())
+            print(f"{key.replace('_', ' '):18} {shown_measure(scores, key):>16}   {meaning}".rstrip())
     if rivals:
         print(rival_table(others))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -79,7 +80,12 @@ class Worlds:
     def _new(self) -> Any:
         name = self.section.environment
         if is_code(name):
-            return self._find("data.environment", name)()
+            world = self._find("data.environment", name)()
+            taken = inspect.signature(world.reset).parameters.values()
+            if not any(one.name == "seed" or one.kind is one.VAR_KEYWORD for one in taken):
+                raise ConfigError(f"data.environment: expected reset(seed=…) of {name}, which decides where an "
+                                  "episode begins; it takes no seed")  # fmt: skip
+            return world
         import gymnasium
 
         try:

@@ -82,7 +82,7 @@ class Control(Task[ControlRecipe]):
     def open(self, run: Path) -> None:
         """Read what `save` wrote."""
         found = read_json(run / "spaces.json", 1 << 16)
-        self.spaces, self.first_action = (found["observation"], found["actions"]), found.get("first", 0)
+        self.spaces, self.first_action = (found["observation"], found["actions"]), found["first"]
 
     def splits(self) -> tuple[str, ...]:
         """train, valid and test: episodes that begin with other seeds."""
